@@ -1,0 +1,227 @@
+//! Which generation of which queue: the one place that keeps row and head in step.
+//!
+//! The row (management store) and the head (message store) change one after the other, and a process may die in between. The rules: a
+//! head is opened before its row is made and closed before its row goes, and never opened twice with one incarnation; the head's
+//! incarnation is the truth about what is in the queue, the row's version about its metadata. From any pair of row and head
+//! [`Directory::agree`] leads to a matching one without losing a message. Any number of processes may be at it at once: whoever opens the
+//! head first decides the incarnation, and the others take it over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use zaqar_core::metadata::Rules;
+use zaqar_core::storage::{Guarded, ManagementStore, MessageStore, QueueRow};
+use zaqar_core::{Generation, Incarnation, Metadata, QueueKey, Timestamp, Version};
+
+use crate::Error;
+
+/// How often an operation follows a queue that others delete and create meanwhile.
+pub(crate) const ATTEMPTS: usize = 16;
+
+/// What is remembered of a queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) generation: Generation,
+    pub(crate) rules: Rules,
+}
+
+impl From<&QueueRow> for Known {
+    fn from(row: &QueueRow) -> Self {
+        Self { generation: row.generation, rules: row.metadata.rules() }
+    }
+}
+
+pub(crate) struct Directory {
+    management: Arc<dyn ManagementStore>,
+    messages: Arc<dyn MessageStore>,
+    cache: Cache<QueueKey, Arc<Known>>,
+}
+
+impl Directory {
+    pub(crate) fn new(
+        management: Arc<dyn ManagementStore>,
+        messages: Arc<dyn MessageStore>,
+        cached_queues: u64,
+        cached_for: Duration,
+    ) -> Self {
+        let cache = Cache::builder().max_capacity(cached_queues).time_to_live(cached_for).build();
+        Self { management, messages, cache }
+    }
+
+    /// The queue as remembered or as its row says; `None` where there is no row.
+    pub(crate) async fn find(&self, key: &QueueKey) -> Result<Option<Arc<Known>>, Error> {
+        if let Some(known) = self.cache.get(key) {
+            return Ok(Some(known));
+        }
+        let row = self.management.get(key).await?;
+        Ok(row.map(|row| self.remember(key, &row)))
+    }
+
+    /// The queue, created without metadata where there is none.
+    pub(crate) async fn find_or_create(
+        &self,
+        key: &QueueKey,
+        now: Timestamp,
+    ) -> Result<Arc<Known>, Error> {
+        match self.find(key).await? {
+            Some(known) => Ok(known),
+            None => self.agree(key, now).await,
+        }
+    }
+
+    /// Creates a queue unless there is one; answers whether this call did.
+    pub(crate) async fn create(
+        &self,
+        key: &QueueKey,
+        metadata: Metadata,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        if self.management.get(key).await?.is_some() {
+            return Ok(false);
+        }
+        let generation = self.messages.open(key, new_life(None), now).await?;
+        let row = QueueRow { generation, metadata };
+        if self.management.create(key, &row).await?.is_some() {
+            return Ok(false);
+        }
+        self.remember(key, &row);
+        Ok(true)
+    }
+
+    /// After a step found no head or another generation: makes row and head agree, and creates what is missing of them.
+    pub(crate) async fn agree(&self, key: &QueueKey, now: Timestamp) -> Result<Arc<Known>, Error> {
+        self.forget(key);
+        for _ in 0..ATTEMPTS {
+            let row = self.management.get(key).await?;
+            let life = new_life(row.as_ref().map(|row| row.generation.version));
+            let head = self.messages.open(key, life, now).await?;
+            if let Some(row) = self.bring_together(key, row, head).await? {
+                return Ok(self.remember(key, &row));
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Brings a row to a head, or a head to its row; the row then, or `None` if others were faster.
+    async fn bring_together(
+        &self,
+        key: &QueueKey,
+        row: Option<QueueRow>,
+        head: Generation,
+    ) -> Result<Option<QueueRow>, Error> {
+        let Some(row) = row else {
+            let row = QueueRow { generation: head, metadata: Metadata::default() };
+            let found = self.management.create(key, &row).await?;
+            return Ok(found.is_none().then_some(row));
+        };
+        let one_life = row.generation.incarnation == head.incarnation;
+        if one_life && row.generation.version >= head.version {
+            return self.advance(key, row, head).await;
+        }
+        let version = row.generation.version.next().max(head.version);
+        let generation = Generation { incarnation: head.incarnation, version };
+        let moved = QueueRow { generation, metadata: row.metadata };
+        if !self.management.replace(key, row.generation, &moved).await? {
+            return Ok(None);
+        }
+        self.advance(key, moved, head).await
+    }
+
+    /// Raises a head to its row's version, if it is not there.
+    async fn advance(
+        &self,
+        key: &QueueKey,
+        row: QueueRow,
+        head: Generation,
+    ) -> Result<Option<QueueRow>, Error> {
+        if row.generation == head {
+            return Ok(Some(row));
+        }
+        match self.messages.advance(key, row.generation).await? {
+            Guarded::Done(()) => Ok(Some(row)),
+            Guarded::Absent | Guarded::Stale(_) => Ok(None),
+        }
+    }
+
+    /// Changes metadata: the row, then the head, then the answer.
+    pub(crate) async fn update(
+        &self,
+        key: &QueueKey,
+        change: impl Fn(&mut Metadata) -> Result<(), Error>,
+    ) -> Result<Metadata, Error> {
+        for _ in 0..ATTEMPTS {
+            let Some(row) = self.management.get(key).await? else {
+                return Err(Error::QueueNotFound { key: key.clone() });
+            };
+            let mut metadata = row.metadata;
+            change(&mut metadata)?;
+            let generation =
+                Generation { version: row.generation.version.next(), ..row.generation };
+            let changed = QueueRow { generation, metadata };
+            if !self.management.replace(key, row.generation, &changed).await? {
+                continue;
+            }
+            self.cache.invalidate(key);
+            match self.messages.advance(key, generation).await? {
+                Guarded::Done(()) => {
+                    self.remember(key, &changed);
+                }
+                // No head: the next post opens one. Another: the next post takes it over, with this metadata.
+                Guarded::Absent | Guarded::Stale(_) => {}
+            }
+            return Ok(changed.metadata);
+        }
+        Err(Error::Contended)
+    }
+
+    /// Deletes a queue: the head first, then the row if it is still of that life.
+    pub(crate) async fn delete(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let row = self.management.get(key).await?;
+            let head = match &row {
+                Some(row) => Some(row.generation.incarnation),
+                None => self.messages.generation(key).await?.map(|head| head.incarnation),
+            };
+            let Some(incarnation) = head else {
+                self.cache.invalidate(key);
+                return Ok(());
+            };
+            match self.messages.close(key, incarnation).await? {
+                Guarded::Done(()) | Guarded::Absent => {
+                    self.cache.invalidate(key);
+                    if row.is_some() {
+                        self.management.remove(key, incarnation).await?;
+                    }
+                    return Ok(());
+                }
+                Guarded::Stale(_) => {
+                    self.agree(key, now).await?;
+                }
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Forgets what is remembered, after a step found it wrong.
+    pub(crate) fn forget(&self, key: &QueueKey) {
+        self.cache.invalidate(key);
+    }
+
+    fn remember(&self, key: &QueueKey, row: &QueueRow) -> Arc<Known> {
+        let known = Arc::new(Known::from(row));
+        self.cache.insert(key.clone(), Arc::clone(&known));
+        known
+    }
+}
+
+/// A generation that no head has had, behind all that a row has had.
+fn new_life(row: Option<Version>) -> Generation {
+    let version = row.map_or(Version::new(1), Version::next);
+    Generation { incarnation: new_incarnation(), version }
+}
+
+/// Random, so that no two processes need to agree; 63 bits, so that every store can keep it.
+fn new_incarnation() -> Incarnation {
+    Incarnation::new(rand::random_range(1..=i64::MAX as u64))
+}

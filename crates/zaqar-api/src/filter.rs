@@ -1,0 +1,93 @@
+//! Which queues a filtered page shows.
+
+use regex::bytes::{Regex, RegexBuilder};
+use serde_json::Value;
+use zaqar_core::storage::QueueRow;
+use zaqar_core::{QueueName, storage};
+
+use crate::{Error, ListQueues};
+
+/// Queues that one filtered page looks at, at most; its `next` goes on behind the last of them.
+pub const MAX_ROWS_FILTERED: usize = 1000;
+
+/// Bytes that a compiled name pattern may take, so that a pattern cannot take a server's memory.
+const MAX_PATTERN_BYTES: usize = 64 * 1024;
+
+pub(crate) struct Filter {
+    name: Option<Regex>,
+    metadata: Vec<(String, Value)>,
+}
+
+impl Filter {
+    pub(crate) fn new(request: &mut ListQueues) -> Result<Self, Error> {
+        let name = match &request.name {
+            None => None,
+            Some(pattern) => Some(
+                RegexBuilder::new(pattern)
+                    .size_limit(MAX_PATTERN_BYTES)
+                    .dfa_size_limit(MAX_PATTERN_BYTES)
+                    // Names are ASCII.
+                    .unicode(false)
+                    .build()
+                    .map_err(|e| Error::request(format!("The name pattern is invalid: {e}")))?,
+            ),
+        };
+        Ok(Self { name, metadata: std::mem::take(&mut request.filters) })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.name.is_none() && self.metadata.is_empty()
+    }
+
+    pub(crate) fn shows(&self, name: &QueueName, row: &QueueRow) -> bool {
+        let metadata = row.metadata.as_object();
+        self.name.as_ref().is_none_or(|pattern| pattern.is_match(name.as_str().as_bytes()))
+            && self.metadata.iter().all(|(attribute, value)| metadata.get(attribute) == Some(value))
+    }
+}
+
+/// The rows of a page, and the last name that was looked at.
+pub(crate) struct Found {
+    pub(crate) rows: Vec<(QueueName, QueueRow)>,
+    pub(crate) next: Option<QueueName>,
+}
+
+/// Looks through rows until the page is full, the rows end, or enough were looked at.
+pub(crate) async fn page(
+    store: &dyn storage::ManagementStore,
+    request: &ListQueues,
+    project: &zaqar_core::ProjectId,
+    after: Option<QueueName>,
+    limit: usize,
+    filter: &Filter,
+) -> Result<Found, Error> {
+    if filter.is_empty() {
+        let rows = store.list(project, request.kind, after.as_ref(), limit).await?;
+        let next = rows.last().map(|(name, _)| name.clone());
+        return Ok(Found { rows, next });
+    }
+    let mut found = Found { rows: Vec::new(), next: after };
+    let mut seen = 0;
+    while seen < MAX_ROWS_FILTERED {
+        let piece = 100.min(MAX_ROWS_FILTERED - seen);
+        let rows = store.list(project, request.kind, found.next.as_ref(), piece).await?;
+        let ends = rows.len() < piece;
+        seen += rows.len();
+        for (name, row) in rows {
+            found.next = Some(name.clone());
+            if filter.shows(&name, &row) {
+                found.rows.push((name, row));
+                if found.rows.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+        if ends {
+            if found.rows.is_empty() {
+                found.next = None;
+            }
+            return Ok(found);
+        }
+    }
+    Ok(found)
+}

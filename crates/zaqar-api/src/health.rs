@@ -1,0 +1,101 @@
+//! The self-test of an administrator: every operation on a queue of its own, timed, that leaves nothing behind.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use zaqar_core::storage::Volume;
+use zaqar_core::{ClientId, Kind, QueueName};
+
+use crate::{
+    Api, Caller, CreateClaim, CreateQueue, DeleteMessages, Error, ListMessages, PostMessages,
+    PostedMessage, QueueRef, ReadClaim,
+};
+
+/// How a store is.
+#[derive(Debug)]
+pub struct Health {
+    /// Both stores answer.
+    pub reachable: bool,
+    /// Every operation by name, in the order they ran.
+    pub operations: Vec<(&'static str, Probe)>,
+    /// What the message store holds, where it can tell.
+    pub volume: Option<Volume>,
+}
+
+/// How one operation went.
+#[derive(Debug)]
+pub struct Probe {
+    /// How long it took.
+    pub took: Duration,
+    /// What went wrong.
+    pub error: Option<Error>,
+}
+
+impl Api {
+    /// Tests every operation on a queue of the caller's project with a name of chance. The queue is deleted at the end whatever
+    /// happened before.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for callers without the role `admin`. A store that does not work is an answer, not an error.
+    pub async fn health(&self, caller: &Caller) -> Result<Health, Error> {
+        caller.require_admin()?;
+        let reachable = self.ping().await.is_ok();
+        let mut health = Health { reachable, operations: Vec::new(), volume: None };
+        if reachable {
+            health.volume = self.inner.messages.volume().await.unwrap_or_default();
+            self.probe(caller, &mut health.operations).await;
+        }
+        Ok(health)
+    }
+
+    async fn probe(&self, caller: &Caller, out: &mut Vec<(&'static str, Probe)>) {
+        let client = ClientId::new("health");
+        let caller = &Caller { client, ..caller.clone() };
+        let chance: u128 = rand::random();
+        let Ok(name) = QueueName::new(&format!("zaqar-health-{chance:032x}")) else { return };
+        let queue = || QueueRef { kind: Kind::Queue, name: name.clone() };
+
+        let create = CreateQueue { queue: queue(), metadata: Default::default() };
+        timed(out, "create_queue", self.create_queue(caller, create)).await;
+        let body =
+            || PostedMessage { body: Bytes::from_static(b"\"health\""), ttl: None, delay: None };
+        let messages = (0..10).map(|_| body()).collect();
+        let post = PostMessages { queue: queue(), size: 0, messages };
+        timed(out, "post_messages", self.post_messages(caller, post)).await;
+        let list = ListMessages {
+            queue: queue(),
+            marker: None,
+            limit: None,
+            echo: true,
+            include_claimed: true,
+            include_delayed: false,
+        };
+        let page = timed(out, "list_messages", self.list_messages(caller, list)).await;
+        let claim = CreateClaim { queue: queue(), limit: Some(1), ttl: None, grace: None };
+        let claimed = timed(out, "claim_messages", self.create_claim(caller, claim)).await;
+        if let Some(Some((id, _))) = claimed {
+            let release = ReadClaim { queue: queue(), id: id.to_string() };
+            timed(out, "delete_claim", self.release_claim(caller, release)).await;
+        }
+        let ids = page.map(|page| page.messages).unwrap_or_default();
+        let ids = ids.iter().map(|message| message.id.to_string()).collect();
+        let claims = self.inner.limits.message_delete_with_claim_id.then(Vec::new);
+        let delete = DeleteMessages { queue: queue(), ids, claims };
+        timed(out, "bulk_delete_messages", self.delete_messages(caller, delete)).await;
+        timed(out, "delete_queue", self.delete_queue(caller, queue())).await;
+    }
+}
+
+async fn timed<T>(
+    out: &mut Vec<(&'static str, Probe)>,
+    name: &'static str,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Option<T> {
+    let start = Instant::now();
+    let (value, error) = match operation.await {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error)),
+    };
+    out.push((name, Probe { took: start.elapsed(), error }));
+    value
+}

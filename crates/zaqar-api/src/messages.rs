@@ -1,0 +1,301 @@
+//! Operations on messages.
+
+use zaqar_core::limits::{DEFAULT_PAGE, MIN_TTL};
+use zaqar_core::metadata::Rules;
+use zaqar_core::storage::{
+    Batch, Deletable, Deleted, Guarded, ListQuery, Message, MessagePage, NewMessage,
+};
+use zaqar_core::{Checksum, ClaimId, Limits, MessageId, Payload, ProjectId, QueueKey};
+
+use crate::directory::ATTEMPTS;
+use crate::seal;
+use crate::{
+    Api, Caller, DeleteMessage, DeleteMessages, Error, ListMessages, PopMessages, PostMessages,
+    PostedMessage, QueueRef, ReadMessages, checked_limit, checked_seconds,
+};
+
+impl Api {
+    /// Stores messages, all or none, and answers their ids in order. Creates the queue if it is not there. Cost: one store step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a document, ttl or delay past its limit and for an empty batch; [`Error::Storage`].
+    pub async fn post_messages(
+        &self,
+        caller: &Caller,
+        request: PostMessages,
+    ) -> Result<Vec<MessageId>, Error> {
+        let limits = &self.inner.limits;
+        check_posted_size(request.size, limits.max_messages_post_size)?;
+        let key = caller.key(request.queue);
+        let now = self.inner.clock.now();
+        let directory = &self.inner.directory;
+        let id = rand::random();
+        let mut known = None;
+        for _ in 0..ATTEMPTS {
+            let queue = match known.take() {
+                Some(known) => known,
+                // Before the queue is created: a request that breaks a limit leaves nothing behind.
+                None => match directory.find(&key).await? {
+                    Some(known) => known,
+                    None => {
+                        new_messages(&request.messages, &Rules::default(), limits)?;
+                        directory.find_or_create(&key, now).await?
+                    }
+                },
+            };
+            check_queue_size(request.size, &queue.rules, limits)?;
+            let mut messages = new_messages(&request.messages, &queue.rules, limits)?;
+            for message in &mut messages {
+                self.finish_payload(&key.project, &queue.rules, &mut message.payload)?;
+            }
+            let batch = Batch { request: id, client: caller.client.clone(), messages };
+            match self.inner.messages.post(&key, queue.generation, batch, now).await? {
+                Guarded::Done(ids) => return Ok(ids),
+                Guarded::Absent | Guarded::Stale(_) => {
+                    known = Some(directory.agree(&key, now).await?);
+                }
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Checks the size of a document against its queue's `_max_messages_post_size`, as [`Api::post_messages`] would.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the limit; [`Error::Storage`].
+    pub async fn check_post_size(
+        &self,
+        caller: &Caller,
+        queue: QueueRef,
+        size: u64,
+    ) -> Result<(), Error> {
+        match self.inner.directory.find(&caller.key(queue)).await? {
+            Some(known) => check_queue_size(size, &known.rules, &self.inner.limits),
+            None => Ok(()),
+        }
+    }
+
+    /// Lists messages in order. Cost: the messages shown, and a bounded number of hidden ones.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
+    pub async fn list_messages(
+        &self,
+        caller: &Caller,
+        request: ListMessages,
+    ) -> Result<MessagePage, Error> {
+        let limit = self.message_limit(request.limit)?;
+        let after = match request.marker.as_deref().map(str::parse::<MessageId>) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            // Nothing lies behind what is no position.
+            Some(Err(_)) => return Ok(MessagePage::default()),
+        };
+        let query = ListQuery {
+            after,
+            limit,
+            hide: (!request.echo).then(|| caller.client.clone()),
+            include_claimed: request.include_claimed,
+            include_delayed: request.include_delayed,
+        };
+        let key = caller.key(request.queue);
+        let mut page = self.inner.messages.list(&key, &query, self.inner.clock.now()).await?;
+        self.open(&key, &mut page.messages)?;
+        Ok(page)
+    }
+
+    /// Reads messages by id, in the queue's order. Those that are not there are left out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no or too many ids; [`Error::Storage`].
+    pub async fn read_messages(
+        &self,
+        caller: &Caller,
+        request: ReadMessages,
+    ) -> Result<Vec<Message>, Error> {
+        self.message_limit(Some(i64::try_from(request.ids.len()).unwrap_or(i64::MAX)))?;
+        let ids = parse_ids(&request.ids);
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let key = caller.key(request.queue);
+        let mut messages = self.inner.messages.get(&key, &ids, self.inner.clock.now()).await?;
+        self.open(&key, &mut messages)?;
+        Ok(messages)
+    }
+
+    /// Deletes one message. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::MessageClaimed`], [`Error::MessageNotClaimed`], [`Error::WrongClaim`]; [`Error::Storage`].
+    pub async fn delete_message(
+        &self,
+        caller: &Caller,
+        request: DeleteMessage,
+    ) -> Result<(), Error> {
+        let Ok(id) = request.id.parse() else { return Ok(()) };
+        let key = caller.key(request.queue);
+        let now = self.inner.clock.now();
+        let (claim, unreadable) = match request.claim.map(|claim| claim.parse::<ClaimId>()) {
+            None => (None, false),
+            Some(Ok(claim)) => (Some(claim), false),
+            // Asked with a claim that cannot be: whether the message is there still decides the answer.
+            Some(Err(_)) => (Some(ClaimId::new(rand::random())), true),
+        };
+        match self.inner.messages.delete(&key, id, claim, now).await? {
+            Deleted::Gone => Ok(()),
+            Deleted::Claimed => Err(Error::MessageClaimed),
+            Deleted::NotClaimed if !unreadable => Err(Error::MessageNotClaimed),
+            Deleted::NotClaimed | Deleted::WrongClaim => Err(Error::WrongClaim),
+        }
+    }
+
+    /// Deletes messages by id, in one step. Those that are not there are no error.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no or too many ids, and for a missing claim where the configuration asks for one; [`Error::Storage`].
+    pub async fn delete_messages(
+        &self,
+        caller: &Caller,
+        request: DeleteMessages,
+    ) -> Result<(), Error> {
+        let limits = &self.inner.limits;
+        let which = match (limits.message_delete_with_claim_id, &request.claims) {
+            (false, _) => Deletable::Any,
+            (true, Some(claims)) => {
+                Deletable::HeldBy(claims.iter().filter_map(|id| id.parse().ok()).collect())
+            }
+            (true, None) => {
+                return Err(Error::request(
+                    "The request should have both \"ids\" and \"claim_ids\" parameter in the \
+                     request when message_delete_with_claim_id is True.",
+                ));
+            }
+        };
+        let max = limits.max_messages_per_page;
+        if request.ids.is_empty() || request.ids.len() as u64 > max {
+            return Err(Error::request(format!(
+                "ids parameter should have at least 1 and not greater than {max} values."
+            )));
+        }
+        let key = caller.key(request.queue);
+        let ids = parse_ids(&request.ids);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        Ok(self.inner.messages.delete_many(&key, &ids, &which, self.inner.clock.now()).await?)
+    }
+
+    /// Takes the first free messages out of the queue.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
+    pub async fn pop_messages(
+        &self,
+        caller: &Caller,
+        request: PopMessages,
+    ) -> Result<Vec<Message>, Error> {
+        let max = self.inner.limits.max_messages_per_claim_or_pop;
+        let limit = checked_limit(Some(request.limit), max, max, |max| {
+            Error::request(format!(
+                "Pop value must be at least 1 and may not be greater than {max}."
+            ))
+        })?;
+        let key = caller.key(request.queue);
+        let mut messages = self.inner.messages.pop(&key, limit, self.inner.clock.now()).await?;
+        self.open(&key, &mut messages)?;
+        Ok(messages)
+    }
+
+    /// Opens what is sealed, on its way out.
+    pub(crate) fn open(&self, key: &QueueKey, messages: &mut [Message]) -> Result<(), Error> {
+        seal::open_all(self.inner.keyring.as_deref(), &key.project, messages)
+    }
+
+    /// Checksums the plain body, then seals it, as the queue and the configuration ask.
+    fn finish_payload(
+        &self,
+        project: &ProjectId,
+        rules: &Rules,
+        payload: &mut Payload,
+    ) -> Result<(), Error> {
+        if self.inner.checksums {
+            let checksum = Checksum::of_body(&payload.bytes);
+            payload.checksum = checksum.map_err(|e| Error::request(e.to_string()))?;
+        }
+        if rules.encrypt {
+            let keyring = self.inner.keyring.as_ref().ok_or(Error::CannotSeal)?;
+            *payload = keyring.seal(project, payload.clone())?;
+        }
+        Ok(())
+    }
+
+    fn message_limit(&self, limit: Option<i64>) -> Result<usize, Error> {
+        checked_limit(limit, DEFAULT_PAGE, self.inner.limits.max_messages_per_page, |max| {
+            Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
+        })
+    }
+}
+
+fn parse_ids(ids: &[String]) -> Vec<MessageId> {
+    ids.iter().filter_map(|id| id.parse().ok()).collect()
+}
+
+fn check_posted_size(size: u64, max: u64) -> Result<(), Error> {
+    if size > max {
+        let reason = format!("Message collection size is too large. Max size {max}");
+        return Err(Error::request(reason));
+    }
+    Ok(())
+}
+
+fn check_queue_size(size: u64, rules: &Rules, limits: &Limits) -> Result<(), Error> {
+    let Some(queue_max) = rules.max_messages_post_size else { return Ok(()) };
+    let config_max = limits.max_messages_post_size;
+    let max = queue_max.min(config_max);
+    if size > max {
+        return Err(Error::request(format!(
+            "Message collection size is too large. The max size for current queue is {max}. It is \
+             calculated by max size = min(max_messages_post_size_config: {config_max}, \
+             max_messages_post_size_queue: {queue_max})."
+        )));
+    }
+    Ok(())
+}
+
+fn new_messages(
+    posted: &[PostedMessage],
+    rules: &Rules,
+    limits: &Limits,
+) -> Result<Vec<NewMessage>, Error> {
+    if posted.is_empty() {
+        return Err(Error::request("No messages to enqueu."));
+    }
+    posted.iter().map(|message| new_message(message, rules, limits)).collect()
+}
+
+fn new_message(
+    message: &PostedMessage,
+    rules: &Rules,
+    limits: &Limits,
+) -> Result<NewMessage, Error> {
+    let ttl = match message.ttl {
+        None => rules.default_message_ttl.unwrap_or(limits.default_message_ttl),
+        Some(ttl) => checked_seconds(ttl, MIN_TTL, limits.max_message_ttl, |max, min| {
+            Error::request(format!(
+                "The TTL for a message may not exceed {max} seconds, and must be at least {min} \
+                 seconds long."
+            ))
+        })?,
+    };
+    let delay = match message.delay {
+        None => rules.default_message_delay.unwrap_or(limits.default_message_delay),
+        Some(delay) => checked_seconds(delay, 0, limits.max_message_delay, |max, min| {
+            Error::request(format!(
+                "The Delay TTL for a message may not exceed {max} seconds,and must be at least \
+                 {min} seconds long."
+            ))
+        })?,
+    };
+    Ok(NewMessage { payload: Payload::plain(message.body.clone()), ttl, delay })
+}

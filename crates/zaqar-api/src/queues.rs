@@ -1,0 +1,173 @@
+//! Operations on queues.
+
+use zaqar_core::limits::DEFAULT_PAGE;
+use zaqar_core::storage::Stats;
+use zaqar_core::{Kind, Metadata, QueueName};
+
+use crate::filter::{self, Filter};
+use crate::{
+    Api, Caller, Change, CreateQueue, Error, ListQueues, ListedQueue, Part, PatchQueue, Purge,
+    QueueList, QueueRef, checked_limit,
+};
+
+impl Api {
+    /// Lists queues of the caller's project by name. Cost: one row read a queue shown; filtered, at most
+    /// [`crate::MAX_ROWS_FILTERED`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit out of bounds or a pattern that cannot be used; [`Error::Storage`].
+    pub async fn list_queues(
+        &self,
+        caller: &Caller,
+        mut request: ListQueues,
+    ) -> Result<QueueList, Error> {
+        let limits = &self.inner.limits;
+        let limit =
+            checked_limit(request.limit, DEFAULT_PAGE, limits.max_queues_per_page, |max| {
+                Error::request(format!("Limit must be at least 1 and no greater than {max}."))
+            })?;
+        let filter = Filter::new(&mut request)?;
+        // A marker that no queue could have lies in no order of ours: the listing begins at the head.
+        let after = request.marker.as_deref().and_then(|marker| QueueName::new(marker).ok());
+        let store = self.inner.management.as_ref();
+        let found = filter::page(store, &request, &caller.project, after, limit, &filter).await?;
+        let count = match request.with_count {
+            true => Some(store.count(&caller.project, request.kind).await?),
+            false => None,
+        };
+        let shown = |metadata: Metadata| {
+            request.detailed.then(|| metadata.with_defaults(request.kind, limits))
+        };
+        let queues = found.rows.into_iter();
+        Ok(QueueList {
+            queues: queues
+                .map(|(name, row)| ListedQueue { name, metadata: shown(row.metadata) })
+                .collect(),
+            next: found.next,
+            count,
+        })
+    }
+
+    /// Creates a queue unless it is there; answers whether this request created it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a reserved attribute with a wrong value; [`Error::Storage`].
+    pub async fn create_queue(&self, caller: &Caller, request: CreateQueue) -> Result<bool, Error> {
+        self.check_metadata(&request.metadata, Part::Request)?;
+        let key = caller.key(request.queue);
+        self.inner.directory.create(&key, request.metadata, self.inner.clock.now()).await
+    }
+
+    /// A queue's metadata as it was given, without defaults; `None` for a queue that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn get_queue(
+        &self,
+        caller: &Caller,
+        queue: QueueRef,
+    ) -> Result<Option<Metadata>, Error> {
+        let row = self.inner.management.get(&caller.key(queue)).await?;
+        Ok(row.map(|row| row.metadata))
+    }
+
+    /// Changes a queue's metadata, all changes or none, and answers the whole, without defaults.
+    ///
+    /// # Errors
+    /// [`Error::QueueNotFound`]; [`Error::Conflict`] for a change of what is not there; [`Error::Invalid`] for a reserved attribute
+    /// with a wrong value and for metadata past `max_queue_metadata` bytes; [`Error::Storage`].
+    pub async fn patch_queue(
+        &self,
+        caller: &Caller,
+        request: PatchQueue,
+    ) -> Result<Metadata, Error> {
+        let limits = &self.inner.limits;
+        let key = caller.key(request.queue);
+        let change = |metadata: &mut Metadata| {
+            for change in &request.changes {
+                apply(metadata, key.kind, change)?;
+            }
+            self.check_metadata(metadata, Part::Body)?;
+            let max = limits.max_queue_metadata;
+            if metadata.to_json().len() as u64 > max {
+                let reason = format!("Queue metadata is too large. Max size: {max}");
+                return Err(Error::Invalid { part: Part::Body, reason });
+            }
+            Ok(())
+        };
+        self.inner.directory.update(&key, change).await
+    }
+
+    /// Deletes a queue and everything in it, in the same time whatever it holds. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn delete_queue(&self, caller: &Caller, queue: QueueRef) -> Result<(), Error> {
+        self.inner.directory.delete(&caller.key(queue), self.inner.clock.now()).await
+    }
+
+    /// Counts what is in a queue; `None` for a queue that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn stats(&self, caller: &Caller, queue: QueueRef) -> Result<Option<Stats>, Error> {
+        let key = caller.key(queue);
+        let stats = self.inner.messages.stats(&key, self.inner.clock.now()).await?;
+        match stats {
+            Some(stats) => Ok(Some(stats)),
+            // A row whose head a crash took, or that never had a post: there, and empty.
+            None => Ok(self.inner.management.get(&key).await?.map(|_| Stats::default())),
+        }
+    }
+
+    /// Removes everything in a queue, in the same time whatever it holds. One that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn purge(&self, caller: &Caller, request: Purge) -> Result<(), Error> {
+        let key = caller.key(request.queue);
+        if request.messages {
+            self.inner.messages.purge(&key, self.inner.clock.now()).await?;
+        }
+        if request.subscriptions {
+            self.inner.messages.unsubscribe_all(&key, self.inner.clock.now()).await?;
+        }
+        Ok(())
+    }
+
+    fn check_metadata(&self, metadata: &Metadata, part: Part) -> Result<(), Error> {
+        metadata.check(&self.inner.limits).map_err(|e| Error::metadata(part, &e))?;
+        if metadata.rules().encrypt && self.inner.keyring.is_none() {
+            let reason = "_enable_encrypt_messages needs a key, and [transport] \
+                          message_encryption_key is not configured."
+                .to_owned();
+            return Err(Error::Invalid { part, reason });
+        }
+        Ok(())
+    }
+}
+
+fn apply(metadata: &mut Metadata, kind: Kind, change: &Change) -> Result<(), Error> {
+    let missing = |verb: &str, attribute: &str| Error::Conflict {
+        reason: format!("Can't {verb} non-existent object {attribute}."),
+    };
+    let object = metadata.as_object_mut();
+    match change {
+        Change::Add { attribute, value } => {
+            object.insert(attribute.clone(), value.clone());
+        }
+        Change::Replace { attribute, value } => {
+            if !object.contains_key(attribute) && !Metadata::is_reserved(kind, attribute) {
+                return Err(missing("replace", attribute));
+            }
+            object.insert(attribute.clone(), value.clone());
+        }
+        Change::Remove { attribute } => {
+            // `shift_remove` keeps the order of what stays.
+            if object.shift_remove(attribute).is_none() && !Metadata::is_reserved(kind, attribute) {
+                return Err(missing("remove", attribute));
+            }
+        }
+    }
+    Ok(())
+}

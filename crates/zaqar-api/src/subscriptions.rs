@@ -1,0 +1,215 @@
+//! Operations on subscriptions.
+
+use serde_json::{Map, Value};
+use zaqar_core::limits::{DEFAULT_PAGE, MIN_TTL};
+use zaqar_core::metadata::check_retry_policy;
+use zaqar_core::storage::{
+    Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+};
+use zaqar_core::{SubscriptionId, Timestamp};
+
+use crate::directory::ATTEMPTS;
+use crate::{
+    Api, Caller, ChangeSubscription, ConfirmSubscription, CreateSubscription, Error,
+    ListSubscriptions, Part, SubscriptionRef, checked_limit,
+};
+
+/// The end of the calendar that clients know: 9999-12-31T23:59:59.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+impl Api {
+    /// Subscribes to a queue, created if it is not there. Answers the id; of a live subscription that the subscriber has not confirmed
+    /// yet, that one's.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a subscriber, ttl or options that cannot be; [`Error::SubscriptionExists`] when the subscriber has a
+    /// confirmed one; [`Error::Storage`].
+    pub async fn create_subscription(
+        &self,
+        caller: &Caller,
+        request: CreateSubscription,
+    ) -> Result<SubscriptionId, Error> {
+        let now = self.inner.clock.now();
+        self.check_subscriber(&request.subscriber)?;
+        check_options(&request.options)?;
+        let ttl = match request.ttl {
+            None => self.inner.limits.default_subscription_ttl,
+            Some(ttl) => checked_ttl(ttl, now)?,
+        };
+        let subscription = NewSubscription {
+            id: new_id(now),
+            subscriber: request.subscriber,
+            ttl,
+            options: Value::Object(request.options).to_string(),
+            confirmed: false,
+        };
+        let key = caller.key(request.queue);
+        let directory = &self.inner.directory;
+        let mut queue = directory.find_or_create(&key, now).await?;
+        for _ in 0..ATTEMPTS {
+            let store = &self.inner.messages;
+            match store.subscribe(&key, queue.generation, &subscription, now).await? {
+                Guarded::Done(Subscribed::Created) => return Ok(subscription.id),
+                Guarded::Done(Subscribed::Exists(found)) if found.confirmed => {
+                    return Err(Error::SubscriptionExists);
+                }
+                Guarded::Done(Subscribed::Exists(found)) => return Ok(found.id),
+                Guarded::Absent | Guarded::Stale(_) => queue = directory.agree(&key, now).await?,
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Lists subscriptions by id. Cost: one row read a subscription shown.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
+    pub async fn list_subscriptions(
+        &self,
+        caller: &Caller,
+        request: ListSubscriptions,
+    ) -> Result<Vec<Subscription>, Error> {
+        let max = self.inner.limits.max_subscriptions_per_page;
+        let limit = checked_limit(request.limit, DEFAULT_PAGE, max, |max| {
+            Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
+        })?;
+        let after = match request.marker.as_deref().map(str::parse) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            Some(Err(_)) => return Ok(Vec::new()),
+        };
+        let key = caller.key(request.queue);
+        let now = self.inner.clock.now();
+        Ok(self.inner.messages.subscriptions(&key, after, limit, now).await?)
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    pub async fn read_subscription(
+        &self,
+        caller: &Caller,
+        request: SubscriptionRef,
+    ) -> Result<Subscription, Error> {
+        let id = parse(&request.id)?;
+        let key = caller.key(request.queue);
+        let found = self.inner.messages.subscription(&key, id, self.inner.clock.now()).await?;
+        found.ok_or(Error::SubscriptionNotFound { id: request.id })
+    }
+
+    /// Changes what is given; what is not stays.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for values that cannot be and for a change of nothing; [`Error::SubscriptionNotFound`];
+    /// [`Error::SubscriptionTaken`] when the new subscriber has another one; [`Error::Storage`].
+    pub async fn change_subscription(
+        &self,
+        caller: &Caller,
+        request: ChangeSubscription,
+    ) -> Result<(), Error> {
+        let now = self.inner.clock.now();
+        if let Some(subscriber) = &request.subscriber {
+            self.check_subscriber(subscriber)?;
+        }
+        if let Some(options) = &request.options {
+            check_options(options)?;
+        }
+        let ttl = request.ttl.map(|ttl| checked_ttl(ttl, now)).transpose()?;
+        let change = SubscriptionChange {
+            subscriber: request.subscriber,
+            ttl,
+            options: request.options.map(|options| Value::Object(options).to_string()),
+            confirmed: None,
+        };
+        let SubscriptionRef { queue, id } = request.subscription;
+        let parsed = parse(&id)?;
+        if change == SubscriptionChange::default() {
+            return Err(Error::SubscriptionUnchanged { id });
+        }
+        let key = caller.key(queue);
+        match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
+            Changed::Done => Ok(()),
+            Changed::Absent => Err(Error::SubscriptionNotFound { id }),
+            Changed::Duplicate => Err(Error::SubscriptionTaken),
+        }
+    }
+
+    /// Says that the subscriber agrees, or no longer does.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    pub async fn confirm_subscription(
+        &self,
+        caller: &Caller,
+        request: ConfirmSubscription,
+    ) -> Result<(), Error> {
+        let SubscriptionRef { queue, id } = request.subscription;
+        let parsed = parse(&id)?;
+        let change =
+            SubscriptionChange { confirmed: Some(request.confirmed), ..Default::default() };
+        let key = caller.key(queue);
+        let now = self.inner.clock.now();
+        match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
+            Changed::Done => Ok(()),
+            Changed::Absent | Changed::Duplicate => Err(Error::SubscriptionNotFound { id }),
+        }
+    }
+
+    /// Ends one; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn delete_subscription(
+        &self,
+        caller: &Caller,
+        request: SubscriptionRef,
+    ) -> Result<(), Error> {
+        let Ok(id) = request.id.parse() else { return Ok(()) };
+        let key = caller.key(request.queue);
+        Ok(self.inner.messages.unsubscribe(&key, id, self.inner.clock.now()).await?)
+    }
+
+    fn check_subscriber(&self, subscriber: &str) -> Result<(), Error> {
+        let types = &self.inner.limits.subscriber_types;
+        let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        if scheme.is_some_and(|scheme| types.contains(&scheme)) {
+            return Ok(());
+        }
+        let types = types.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>().join(", ");
+        Err(Error::request(format!(
+            "The subscriber type of subscription must be supported in the list [{types}]."
+        )))
+    }
+}
+
+fn check_options(options: &Map<String, Value>) -> Result<(), Error> {
+    check_retry_policy(options.get("_retry_policy"))
+        .map_err(|error| Error::metadata(Part::Request, &error))
+}
+
+fn checked_ttl(ttl: i64, now: Timestamp) -> Result<u64, Error> {
+    let ttl = u64::try_from(ttl).unwrap_or(0);
+    if ttl < MIN_TTL {
+        return Err(Error::request(format!(
+            "The TTL for a subscription must be at least {MIN_TTL} seconds long."
+        )));
+    }
+    if ttl > LAST_SECOND.saturating_sub(now.as_secs()) {
+        return Err(Error::request(
+            "The TTL seconds for a subscription plus current time must be less than 9999-12-31 \
+             23:59:59.",
+        ));
+    }
+    Ok(ttl)
+}
+
+fn parse(id: &str) -> Result<SubscriptionId, Error> {
+    id.parse().map_err(|_| Error::SubscriptionNotFound { id: id.to_owned() })
+}
+
+/// The time in the upper 48 bits, so that ids ascend; chance below.
+fn new_id(now: Timestamp) -> SubscriptionId {
+    let chance: u128 = rand::random();
+    SubscriptionId::new(u128::from(now.as_millis()) << 80 | chance >> 48)
+}

@@ -1,0 +1,444 @@
+//! The operations over the store in memory: what two servers on one store see of each other, and what a crash between the two stores
+//! leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use zaqar_core::storage::{self, Heads, Messages, QueueRow, Queues};
+use zaqar_core::{
+    ClaimId, ClientId, Generation, Incarnation, Kind, ManualClock, MessageId, Metadata, ProjectId,
+    QueueKey, QueueName, Secret, Timestamp, Version,
+};
+use zaqar_storage_testkit::Memory;
+
+use super::*;
+
+/// Servers that share one store and one clock.
+struct World {
+    store: Arc<Memory>,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
+        Self { store: Arc::new(Memory::new()), clock }
+    }
+
+    fn server(&self) -> Api {
+        self.server_with(Options::default())
+    }
+
+    fn server_with(&self, options: Options) -> Api {
+        let options = Options { clock: self.clock.clone(), ..options };
+        Api::new(self.store.clone(), self.store.clone(), options)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+fn caller() -> Caller {
+    Caller::new(ProjectId::new("p").unwrap(), ClientId::new("c"))
+}
+
+fn queue(name: &str) -> QueueRef {
+    QueueRef { kind: Kind::Queue, name: QueueName::new(name).unwrap() }
+}
+
+fn key(name: &str) -> QueueKey {
+    caller().key(queue(name))
+}
+
+fn metadata(value: Value) -> Metadata {
+    Metadata::from_json(value.to_string().as_bytes()).unwrap()
+}
+
+fn generation(incarnation: u64, version: u64) -> Generation {
+    Generation { incarnation: Incarnation::new(incarnation), version: Version::new(version) }
+}
+
+async fn create(api: &Api, name: &str, attributes: Value) -> bool {
+    let request = CreateQueue { queue: queue(name), metadata: metadata(attributes) };
+    api.create_queue(&caller(), request).await.unwrap()
+}
+
+async fn post(api: &Api, name: &str, body: &str) -> Result<MessageId, Error> {
+    let message = PostedMessage { body: body.to_owned().into(), ttl: None, delay: None };
+    let request = PostMessages { queue: queue(name), size: 100, messages: vec![message] };
+    api.post_messages(&caller(), request).await.map(|ids| ids[0])
+}
+
+async fn bodies(api: &Api, name: &str) -> Vec<String> {
+    let request = ListMessages {
+        queue: queue(name),
+        marker: None,
+        limit: Some(20),
+        echo: true,
+        include_claimed: true,
+        include_delayed: true,
+    };
+    let page = api.list_messages(&caller(), request).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    page.messages.iter().map(|message| text(&message.payload.bytes)).collect()
+}
+
+async fn claim(api: &Api, name: &str) -> Option<(ClaimId, Vec<storage::Message>)> {
+    let request = CreateClaim { queue: queue(name), limit: None, ttl: Some(60), grace: Some(60) };
+    api.create_claim(&caller(), request).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_post_creates_its_queue_and_a_refused_one_does_not() {
+    let world = World::new();
+    let api = world.server();
+    let message = PostedMessage { body: "1".into(), ttl: Some(5), delay: None };
+    let request = PostMessages { queue: queue("q"), size: 1, messages: vec![message] };
+    let error = api.post_messages(&caller(), request).await.unwrap_err();
+    assert!(error.to_string().contains("1209600 seconds, and must be at least 60"), "{error}");
+    assert_eq!(Queues::get(&*world.store, &key("q")).await.unwrap(), None);
+
+    post(&api, "q", "1").await.unwrap();
+    assert!(Queues::get(&*world.store, &key("q")).await.unwrap().is_some());
+    assert!(!create(&api, "q", json!({"a": 1})).await);
+    assert_eq!(bodies(&api, "q").await, ["1"]);
+}
+
+#[tokio::test]
+async fn a_row_whose_head_a_crash_took_is_an_empty_queue_that_takes_posts() {
+    let world = World::new();
+    let api = world.server();
+    let row = QueueRow { generation: generation(7, 1), metadata: metadata(json!({"a": 1})) };
+    world.store.create(&key("q"), &row).await.unwrap();
+    assert_eq!(bodies(&api, "q").await, [""; 0]);
+    assert!(claim(&api, "q").await.is_none());
+
+    let id = post(&api, "q", "1").await.unwrap();
+    assert_ne!(id.incarnation, Incarnation::new(7), "a head is never opened twice in one life");
+    assert_eq!(bodies(&api, "q").await, ["1"]);
+    let kept = api.get_queue(&caller(), queue("q")).await.unwrap().unwrap();
+    assert_eq!(kept, metadata(json!({"a": 1})));
+}
+
+#[tokio::test]
+async fn a_head_without_a_row_gets_one_and_keeps_its_messages() {
+    let world = World::new();
+    let api = world.server();
+    post(&api, "q", "1").await.unwrap();
+    let row = Queues::get(&*world.store, &key("q")).await.unwrap().unwrap();
+    world.store.remove(&key("q"), row.generation.incarnation).await.unwrap();
+
+    let other = world.server();
+    post(&other, "q", "2").await.unwrap();
+    assert_eq!(bodies(&other, "q").await, ["1", "2"]);
+    let row = Queues::get(&*world.store, &key("q")).await.unwrap().unwrap();
+    assert_eq!(world.store.generation(&key("q")).await.unwrap(), Some(row.generation));
+}
+
+#[tokio::test]
+async fn row_and_head_of_two_lives_become_one() {
+    let world = World::new();
+    let row = QueueRow { generation: generation(9, 4), metadata: metadata(json!({"a": 1})) };
+    world.store.create(&key("q"), &row).await.unwrap();
+    world.store.open(&key("q"), generation(8, 2), world.now()).await.unwrap();
+
+    let api = world.server();
+    let id = post(&api, "q", "1").await.unwrap();
+    assert_eq!(id.incarnation, Incarnation::new(8), "the head's life goes on");
+    let row = Queues::get(&*world.store, &key("q")).await.unwrap().unwrap();
+    assert_eq!(world.store.generation(&key("q")).await.unwrap(), Some(row.generation));
+    assert_eq!(row.metadata, metadata(json!({"a": 1})));
+}
+
+#[tokio::test]
+async fn a_version_that_a_crash_kept_from_the_head_is_mended() {
+    let world = World::new();
+    let api = world.server();
+    create(&api, "q", json!({})).await;
+    let row = Queues::get(&*world.store, &key("q")).await.unwrap().unwrap();
+    let newer = Generation { version: row.generation.version.next(), ..row.generation };
+    let patched =
+        QueueRow { generation: newer, metadata: metadata(json!({"_max_messages_post_size": 10})) };
+    world.store.replace(&key("q"), row.generation, &patched).await.unwrap();
+
+    let fresh = world.server();
+    assert!(post(&fresh, "q", "1").await.unwrap_err().to_string().contains("current queue is 10"));
+    assert!(post(&api, "q", "1").await.is_ok(), "the patch was never acknowledged");
+}
+
+#[tokio::test]
+async fn a_queue_made_again_shows_nothing_of_before_to_warm_caches() {
+    let world = World::new();
+    let (one, two) = (world.server(), world.server());
+    let old = post(&one, "q", "\"old\"").await.unwrap();
+    post(&two, "q", "\"old\"").await.unwrap();
+    one.delete_queue(&caller(), queue("q")).await.unwrap();
+    assert_eq!(bodies(&two, "q").await, [""; 0]);
+    create(&one, "q", json!({"_default_message_ttl": 77})).await;
+
+    let new = post(&two, "q", "\"new\"").await.unwrap();
+    assert_eq!(bodies(&one, "q").await, ["\"new\""]);
+    let read = ReadMessages { queue: queue("q"), ids: vec![old.to_string(), new.to_string()] };
+    let found = two.read_messages(&caller(), read).await.unwrap();
+    assert_eq!(found.iter().map(|m| (m.id, m.ttl)).collect::<Vec<_>>(), [(new, 77)]);
+}
+
+/// Servers that all meet a queue for the first time, some of them while another deletes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_posts_at_once_all_succeed_and_end_in_one_life() {
+    for round in 0..20 {
+        let world = World::new();
+        let deleter = world.server();
+        let mut posts = tokio::task::JoinSet::new();
+        for i in 0..30 {
+            let api = world.server();
+            posts.spawn(async move { post(&api, "q", &i.to_string()).await });
+        }
+        if round % 2 == 1 {
+            deleter.delete_queue(&caller(), queue("q")).await.unwrap();
+        }
+        while let Some(posted) = posts.join_next().await {
+            posted.unwrap().unwrap();
+        }
+        let row = Queues::get(&*world.store, &key("q")).await.unwrap();
+        let head = world.store.generation(&key("q")).await.unwrap();
+        if let (Some(row), Some(head)) = (&row, head) {
+            assert_eq!(row.generation, head);
+        }
+        if round % 2 == 0 {
+            assert!(row.is_some());
+            let stats = deleter.stats(&caller(), queue("q")).await.unwrap().unwrap();
+            assert_eq!(stats.free, 30);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_patch_holds_for_every_server_once_it_is_answered() {
+    let world = World::new();
+    let (one, two) = (world.server(), world.server());
+    post(&two, "q", "1").await.unwrap();
+    let change = Change::Add { attribute: "_max_messages_post_size".to_owned(), value: json!(50) };
+    let patch = PatchQueue { queue: queue("q"), changes: vec![change] };
+    one.patch_queue(&caller(), patch).await.unwrap();
+    let error = post(&two, "q", "2").await.unwrap_err();
+    assert!(error.to_string().contains("max_messages_post_size_queue: 50"), "{error}");
+}
+
+#[tokio::test]
+async fn a_patch_happens_whole_or_not_at_all() {
+    let world = World::new();
+    let api = world.server();
+    create(&api, "q", json!({"a": 1})).await;
+    let changes = vec![
+        Change::Replace { attribute: "a".to_owned(), value: json!(2) },
+        Change::Remove { attribute: "missing".to_owned() },
+    ];
+    let error = api.patch_queue(&caller(), PatchQueue { queue: queue("q"), changes }).await;
+    assert!(matches!(error, Err(Error::Conflict { .. })));
+    let kept = api.get_queue(&caller(), queue("q")).await.unwrap().unwrap();
+    assert_eq!(kept, metadata(json!({"a": 1})));
+
+    let changes = vec![Change::Remove { attribute: "_max_claim_count".to_owned() }];
+    let request = PatchQueue { queue: queue("q"), changes };
+    assert!(api.patch_queue(&caller(), request).await.is_ok(), "reserved, though not set");
+    let request = PatchQueue { queue: queue("none"), changes: vec![] };
+    let missing = api.patch_queue(&caller(), request).await;
+    assert!(matches!(missing, Err(Error::QueueNotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_filtered_page_looks_at_a_bounded_number_of_queues_and_goes_on() {
+    let world = World::new();
+    let api = world.server();
+    let rare = MAX_ROWS_FILTERED + 5;
+    for i in 0..=rare {
+        let row = QueueRow {
+            generation: generation(1, 1),
+            metadata: metadata(json!({"n": i64::from(i == rare)})),
+        };
+        world.store.create(&key(&format!("q{i:06}")), &row).await.unwrap();
+    }
+    let ask = |marker: Option<String>, name: Option<&str>| ListQueues {
+        kind: Kind::Queue,
+        marker,
+        limit: None,
+        detailed: false,
+        name: name.map(str::to_owned),
+        with_count: true,
+        filters: vec![("n".to_owned(), json!(1))],
+    };
+    let first = api.list_queues(&caller(), ask(None, None)).await.unwrap();
+    assert!(first.queues.is_empty());
+    assert_eq!(first.count, Some(rare as u64 + 1));
+    let marker = first.next.unwrap().to_string();
+    let second = api.list_queues(&caller(), ask(Some(marker), Some("q0.+5$"))).await.unwrap();
+    assert_eq!(second.queues.len(), 1);
+    let third = second.next.unwrap().to_string();
+    let end = api.list_queues(&caller(), ask(Some(third), None)).await.unwrap();
+    assert!(end.queues.is_empty() && end.next.is_none());
+    assert!(api.list_queues(&caller(), ask(None, Some("("))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_message_claimed_often_enough_moves_to_the_dead_letter_queue() {
+    let world = World::new();
+    let api = world.server();
+    create(
+        &api,
+        "q",
+        json!({"_max_claim_count": 2, "_dead_letter_queue": "dead",
+        "_dead_letter_queue_messages_ttl": 99}),
+    )
+    .await;
+    post(&api, "q", "\"poison\"").await.unwrap();
+    for _ in 0..2 {
+        assert!(claim(&api, "q").await.is_some());
+        world.clock.advance(Duration::from_secs(61));
+    }
+    assert!(claim(&api, "q").await.is_none());
+    assert_eq!(bodies(&api, "q").await, [""; 0]);
+    assert_eq!(bodies(&api, "dead").await, ["\"poison\""]);
+    let (_, dead) = claim(&api, "dead").await.unwrap();
+    assert_eq!((dead[0].ttl, dead[0].claim_count), (120, 1), "99 s, lengthened by its claim");
+
+    // The dead-letter queue goes away and comes back while a server remembers it.
+    post(&api, "q", "\"second\"").await.unwrap();
+    for _ in 0..2 {
+        assert!(claim(&api, "q").await.is_some());
+        world.clock.advance(Duration::from_secs(61));
+    }
+    world.server().delete_queue(&caller(), queue("dead")).await.unwrap();
+    assert!(claim(&api, "q").await.is_none());
+    assert_eq!(bodies(&api, "dead").await, ["\"second\""]);
+}
+
+#[tokio::test]
+async fn encrypted_queues_store_ciphertext_and_hand_out_plain_bodies() {
+    let world = World::new();
+    let keyring = Keyring::parse(&Secret::new("0123456789abcdef".to_owned())).unwrap();
+    let options =
+        Options { keyring: Some(Arc::new(keyring)), checksums: true, ..Options::default() };
+    let api = world.server_with(options);
+    create(&api, "q", json!({"_enable_encrypt_messages": true})).await;
+    let id = post(&api, "q", "\"secret\"").await.unwrap();
+
+    let stored = Messages::get(&*world.store, &key("q"), &[id], world.now()).await;
+    let stored = stored.unwrap().remove(0).payload;
+    assert!(stored.sealed_with.is_some() && !stored.bytes.windows(6).any(|w| w == b"secret"));
+    assert_eq!(bodies(&api, "q").await, ["\"secret\""]);
+    let (claimed, messages) = claim(&api, "q").await.unwrap();
+    assert_eq!(messages[0].payload.bytes, "\"secret\"");
+    let checksum = messages[0].payload.checksum.unwrap().to_string();
+    assert!(checksum.starts_with("MD5:"), "of the plain body: {checksum}");
+    let read = ReadClaim { queue: queue("q"), id: claimed.to_string() };
+    let claim = api.read_claim(&caller(), read).await.unwrap();
+    assert_eq!(claim.messages[0].payload.bytes, "\"secret\"");
+
+    let keyless = world.server();
+    let request = CreateQueue {
+        queue: queue("other"),
+        metadata: metadata(json!({"_enable_encrypt_messages": true})),
+    };
+    let refused = keyless.create_queue(&caller(), request).await.unwrap_err();
+    assert!(refused.to_string().contains("message_encryption_key"), "{refused}");
+    let read = ReadMessages { queue: queue("q"), ids: vec![id.to_string()] };
+    let unreadable = keyless.read_messages(&caller(), read).await.unwrap_err();
+    assert!(matches!(unreadable, Error::CannotOpen { .. }));
+}
+
+#[tokio::test]
+async fn a_signed_url_lets_in_who_keeps_to_it() {
+    let world = World::new();
+    let key = Some(Secret::new("test".to_owned()));
+    let api = world.server_with(Options { signing_key: key, ..Options::default() });
+    let ask = |paths: &[&str], expires: Option<&str>| Share {
+        base: "/v2/queues/q".to_owned(),
+        paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        methods: vec![],
+        expires: expires.map(str::to_owned),
+    };
+    let shared = api.share(&caller(), ask(&[], None)).unwrap();
+    let expires = zaqar_core::iso8601::format(shared.grant.expires);
+    let headers = SignedHeaders {
+        project: "p",
+        paths: "/v2/queues/q/messages",
+        methods: "GET",
+        expires: &expires,
+        signature: &shared.signature,
+    };
+    let enter = |headers: &SignedHeaders<'_>, method: &str, path: &str| {
+        api.signed_caller(headers, ClientId::new("c"), method, path).is_some()
+    };
+    assert!(enter(&headers, "GET", "/v2/queues/q/messages"));
+    assert!(!enter(&headers, "POST", "/v2/queues/q/messages"));
+    assert!(!enter(&headers, "GET", "/v2/queues/q/claims"));
+    assert!(!enter(
+        &SignedHeaders { project: "other", ..headers.clone() },
+        "GET",
+        "/v2/queues/q/messages"
+    ));
+    assert!(!enter(
+        &SignedHeaders { signature: "", ..headers.clone() },
+        "GET",
+        "/v2/queues/q/messages"
+    ));
+    world.clock.advance(Duration::from_secs(86_400));
+    assert!(!enter(&headers, "GET", "/v2/queues/q/messages"), "it lasts a day");
+
+    assert!(api.share(&caller(), ask(&["stats"], None)).is_err());
+    assert!(api.share(&caller(), ask(&[], Some("2001-01-01"))).is_err());
+    assert!(world.server().share(&caller(), ask(&[], None)).is_err(), "no key is configured");
+}
+
+#[tokio::test]
+async fn the_self_test_runs_every_operation_and_leaves_nothing() {
+    let world = World::new();
+    let api = world.server();
+    assert!(matches!(api.health(&caller()).await, Err(Error::Forbidden)));
+    let admin = Caller { roles: vec!["Admin".to_owned()], ..caller() };
+    let health = api.health(&admin).await.unwrap();
+    assert!(health.reachable);
+    assert_eq!(health.operations.len(), 7);
+    for (name, probe) in &health.operations {
+        assert!(probe.error.is_none(), "{name}: {:?}", probe.error);
+    }
+    assert_eq!(world.store.count(&caller().project, Kind::Queue).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_subscriber_subscribes_once() {
+    let world = World::new();
+    let api = world.server();
+    let ask = |subscriber: &str, ttl: Option<i64>| CreateSubscription {
+        queue: queue("q"),
+        subscriber: subscriber.to_owned(),
+        ttl,
+        options: serde_json::Map::new(),
+    };
+    let first = api.create_subscription(&caller(), ask("http://h/x", None)).await.unwrap();
+    let again = api.create_subscription(&caller(), ask("http://h/x", Some(60))).await.unwrap();
+    assert_eq!(again, first, "not confirmed yet: the same one");
+    let subscription = SubscriptionRef { queue: queue("q"), id: first.to_string() };
+    let confirm = ConfirmSubscription { subscription: subscription.clone(), confirmed: true };
+    api.confirm_subscription(&caller(), confirm).await.unwrap();
+    let taken = api.create_subscription(&caller(), ask("http://h/x", None)).await;
+    assert!(matches!(taken, Err(Error::SubscriptionExists)));
+
+    for (subscriber, ttl, says) in [
+        ("ftp://h/x", None, "must be supported in the list ['http'"),
+        ("nothing", None, "must be supported in the list"),
+        ("http://h/y", Some(59), "at least 60 seconds"),
+        ("http://h/y", Some(i64::MAX), "must be less than 9999-12-31"),
+    ] {
+        let error = api.create_subscription(&caller(), ask(subscriber, ttl)).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{subscriber} {ttl:?}: {error}");
+    }
+    let long = Some(251_000_000_000);
+    assert!(api.create_subscription(&caller(), ask("HTTPS://h/y", long)).await.is_ok());
+    api.delete_subscription(&caller(), subscription.clone()).await.unwrap();
+    let gone = api.read_subscription(&caller(), subscription).await;
+    assert!(matches!(gone, Err(Error::SubscriptionNotFound { .. })));
+}

@@ -1,0 +1,339 @@
+#![doc = include_str!("../README.md")]
+
+mod backlog;
+mod compare;
+mod error;
+mod http;
+mod limit;
+mod load;
+mod process;
+mod table;
+mod wait;
+mod zaqar;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::backlog::Backlogs;
+use crate::compare::{Comparison, Server};
+use crate::error::Error;
+use crate::http::Connection;
+use crate::load::{Options, Outcome, Workload, millis};
+use crate::table::{Table, figure};
+use crate::zaqar::{Sender, Target};
+
+/// Measures a server of Zaqar's v2 HTTP API: requests and messages a second, and latencies, in a closed loop
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    run: Run,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The server; what stands behind the host goes before every path
+    #[arg(long, default_value = "http://127.0.0.1:8888")]
+    url: String,
+    #[command(flatten)]
+    sender: SenderArguments,
+    /// What is measured, one after the other
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "post,list,get,claim,round")]
+    workload: Vec<Workload>,
+    /// Connections at once; several numbers make a measurement each
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    connections: Vec<usize>,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Rounds of each measurement at most
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// Messages that the claim workload posts before, for each second
+    #[arg(long, default_value_t = 20_000)]
+    prefill: usize,
+    /// The queues' names begin with this
+    #[arg(long, default_value = "zaqar-bench")]
+    queue: String,
+    /// Leaves the queues there
+    #[arg(long)]
+    keep: bool,
+    /// The server's process on this machine: shows its CPU time and memory
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct SenderArguments {
+    /// Sent as X-Project-ID
+    #[arg(long, default_value = "bench")]
+    project: String,
+    /// Sent as X-Auth-Token
+    #[arg(long, env = "OS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl From<SenderArguments> for Sender {
+    fn from(SenderArguments { project, token }: SenderArguments) -> Self {
+        Self { project, token }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves a limit on a loopback port until it is killed
+    ServeLimit {
+        /// What it does before it answers
+        #[arg(value_enum)]
+        kind: limit::Kind,
+        /// The port
+        #[arg(long)]
+        port: u16,
+        /// Where `sync` writes its file
+        #[arg(long, default_value = ".")]
+        directory: PathBuf,
+    },
+    /// Measures a server and its limits in turn, and says which aims are met
+    Compare(Compare),
+    /// Compares latencies at a small and a large backlog
+    Backlog {
+        /// A server that gets only a short queue
+        #[arg(long)]
+        small: String,
+        /// A server that gets the long queues
+        #[arg(long)]
+        large: String,
+        /// Messages in the long queue
+        #[arg(long, default_value_t = 1_000_000)]
+        messages: usize,
+        /// Claimed messages in front of free ones
+        #[arg(long, default_value_t = 100_000)]
+        claimed: usize,
+        /// Operations of each kind
+        #[arg(long, default_value_t = 500)]
+        samples: usize,
+        #[command(flatten)]
+        sender: SenderArguments,
+    },
+    /// Waits until a server lists messages, and prints the milliseconds since its start
+    Wait {
+        /// The server
+        #[arg(long)]
+        url: String,
+        /// When it was started, in seconds since 1970: bash's $EPOCHREALTIME
+        #[arg(long)]
+        since: f64,
+        /// Seconds to wait at most
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+        #[command(flatten)]
+        sender: SenderArguments,
+    },
+    /// Times the append and fdatasync of 1 KiB
+    Disk {
+        /// Where
+        #[arg(long, default_value = ".")]
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Compare {
+    /// The server and its process, as URL,PID
+    #[arg(long, value_parser = url_and_pid)]
+    server: (String, u32),
+    /// `serve-limit memory` and its process
+    #[arg(long, value_parser = url_and_pid)]
+    memory: (String, u32),
+    /// `serve-limit sync` and its process
+    #[arg(long, value_parser = url_and_pid)]
+    sync: (String, u32),
+    /// What is measured
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Workload::ALL)]
+    workload: Vec<Workload>,
+    /// Connections at once
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    connections: Vec<usize>,
+    /// Seconds of a slice
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Slices of each measurement, the servers in turn
+    #[arg(long, default_value_t = 5)]
+    slices: usize,
+    /// Messages that the claim workload posts before, for each second
+    #[arg(long, default_value_t = 20_000)]
+    prefill: usize,
+    #[command(flatten)]
+    sender: SenderArguments,
+}
+
+fn url_and_pid(text: &str) -> Result<(String, u32), String> {
+    let (url, pid) = text.rsplit_once(',').ok_or("a comma and the process id are missing")?;
+    let pid = pid.parse().map_err(|error| format!("{pid}: {error}"))?;
+    Ok((url.to_owned(), pid))
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("zaqar-bench: {}", with_causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Error> {
+    let serves = matches!(arguments.command, Some(Command::ServeLimit { .. }));
+    // The load takes one thread; a limit takes as many as zaqar-server.
+    let mut builder = if serves {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder.enable_all().build().map_err(|source| Error::Serve { source })?;
+    runtime.block_on(async {
+        match arguments.command {
+            None => measure(arguments.run).await,
+            Some(command) => command.run().await,
+        }
+    })
+}
+
+impl Command {
+    async fn run(self) -> Result<(), Error> {
+        match self {
+            Self::ServeLimit { kind, port, directory } => {
+                limit::serve(kind, port, &directory).await
+            }
+            Self::Compare(arguments) => arguments.run().await,
+            Self::Backlog { small, large, messages, claimed, samples, sender } => {
+                let sender = sender.into();
+                let small = Target::new(&small, &sender).await?;
+                let large = Target::new(&large, &sender).await?;
+                backlog::run(&Backlogs { small, large, messages, claimed, samples }).await
+            }
+            Self::Wait { url, since, timeout, sender } => {
+                let target = Target::new(&url, &sender.into()).await?;
+                let millis = wait::first_answer(&target, since, timeout).await?;
+                println!("{millis:.1}");
+                Ok(())
+            }
+            Self::Disk { directory } => {
+                let times = limit::time_syncs(&directory, 500)?;
+                let at =
+                    |share: usize| figure(times[times.len() * share / 100].as_secs_f64() * 1e3);
+                println!("p50 {} ms, p99 {} ms", at(50), at(99));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Compare {
+    async fn run(self) -> Result<(), Error> {
+        let sender = self.sender.into();
+        let server = async |(url, pid): (String, u32)| {
+            Ok::<_, Error>(Server { target: Target::new(&url, &sender).await?, pid })
+        };
+        compare::run(&Comparison {
+            server: server(self.server).await?,
+            memory: server(self.memory).await?,
+            sync: server(self.sync).await?,
+            workloads: self.workload,
+            connections: self.connections,
+            seconds: self.seconds,
+            slices: self.slices,
+            prefill: self.prefill,
+        })
+        .await
+    }
+}
+
+/// Runs the workloads one after the other and prints a line for each kind of request.
+async fn measure(arguments: Run) -> Result<(), Error> {
+    let target = Target::new(&arguments.url, &arguments.sender.into()).await?;
+    let mut table = Table::new(&[
+        "workload",
+        "connections",
+        "requests/s",
+        "messages/s",
+        "request",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "CPU µs/request",
+        "memory MB",
+        "failures",
+    ]);
+    let mut failure = None;
+    for &workload in &arguments.workload {
+        for &connections in &arguments.connections {
+            let name = format!("{}-{}-{connections}", arguments.queue, workload.name());
+            let options = Options {
+                workload,
+                connections,
+                seconds: arguments.seconds,
+                rounds: arguments.rounds,
+                prefill: arguments.prefill,
+                pid: arguments.pid,
+            };
+            let outcome = load::measure(&target, &name, &options).await?;
+            let memory = arguments.pid.map(process::resident).transpose()?;
+            add_rows(&mut table, workload, connections, &outcome, memory);
+            failure = failure.or(outcome.failure);
+            if !arguments.keep {
+                let mut connection = Connection::open(target.address).await?;
+                connection
+                    .expect("the deletion of the queue", &target.queue(name).delete())
+                    .await?;
+            }
+        }
+    }
+    println!("{table}");
+    match failure {
+        Some(reason) => Err(Error::Answer { reason }),
+        None => Ok(()),
+    }
+}
+
+/// A row for each request of a round; what holds for the whole stands in the first.
+fn add_rows(
+    table: &mut Table,
+    workload: Workload,
+    connections: usize,
+    outcome: &Outcome,
+    memory: Option<u64>,
+) {
+    for (number, (step, latencies)) in outcome.steps.iter().enumerate() {
+        let once = |text: String| if number == 0 { text } else { String::new() };
+        table.row(vec![
+            once(workload.name().to_owned()),
+            once(connections.to_string()),
+            once(figure(outcome.rate())),
+            once(figure(outcome.message_rate())),
+            (*step).to_owned(),
+            figure(millis(latencies, 0.5)),
+            figure(millis(latencies, 0.99)),
+            figure(millis(latencies, 1.0)),
+            once(outcome.cpu_micros().map(figure).unwrap_or_default()),
+            once(memory.map(|kib| figure(kib as f64 / 1024.0)).unwrap_or_default()),
+            once(outcome.failures.to_string()),
+        ]);
+    }
+}
+
+/// An error with everything below it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(below) = cause {
+        text = format!("{text}: {below}");
+        cause = below.source();
+    }
+    text
+}

@@ -1,0 +1,216 @@
+//! Names that come from outside, checked once: project, queue, client.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a name is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Longer than [`ProjectId::MAX_CHARS`].
+    #[error("a project id has at most {max} characters, this one has {chars}")]
+    ProjectTooLong {
+        /// Characters in the id.
+        chars: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A project id without a character.
+    #[error("a project id is not empty")]
+    ProjectEmpty,
+    /// Longer than [`QueueName::MAX_CHARS`].
+    #[error("a queue name has at most {max} characters, this one has {chars}")]
+    QueueTooLong {
+        /// Characters in the name.
+        chars: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Empty, or with a character outside `[a-zA-Z0-9_.-]`.
+    #[error("a queue name consists of ASCII letters, digits, underscores, dots and dashes")]
+    QueueCharacters,
+}
+
+/// The tenant that owns a queue: 1 to 256 characters, any of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProjectId(Arc<str>);
+
+impl ProjectId {
+    /// The most characters a project id has, as in the original.
+    pub const MAX_CHARS: usize = 256;
+
+    /// Checks a project id.
+    ///
+    /// # Errors
+    /// [`NameError::ProjectEmpty`] and [`NameError::ProjectTooLong`].
+    pub fn new(id: &str) -> Result<Self, NameError> {
+        let chars = id.chars().count();
+        if chars == 0 {
+            return Err(NameError::ProjectEmpty);
+        }
+        if chars > Self::MAX_CHARS {
+            return Err(NameError::ProjectTooLong { chars, max: Self::MAX_CHARS });
+        }
+        Ok(Self(id.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a queue or topic: 1 to 64 characters of `[a-zA-Z0-9_.-]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName(Arc<str>);
+
+impl QueueName {
+    /// The most characters a queue name has, as in the original.
+    pub const MAX_CHARS: usize = 64;
+
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`NameError::QueueTooLong`] and [`NameError::QueueCharacters`], in this order.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        let chars = name.chars().count();
+        if chars > Self::MAX_CHARS {
+            return Err(NameError::QueueTooLong { chars, max: Self::MAX_CHARS });
+        }
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if chars == 0 || !name.bytes().all(allowed) {
+            return Err(NameError::QueueCharacters);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Queue or topic: part of an identity, so that queue `x` and topic `x` have nothing in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A queue: its messages are claimed by consumers.
+    Queue,
+    /// A topic: its messages go to subscribers.
+    Topic,
+}
+
+impl Kind {
+    /// `queue` or `topic`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Topic => "topic",
+        }
+    }
+}
+
+/// The whole identity of a queue or topic. Clones are cheap.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueKey {
+    /// Who owns it.
+    pub project: ProjectId,
+    /// Queue or topic.
+    pub kind: Kind,
+    /// Its name in the project.
+    pub name: QueueName,
+}
+
+impl fmt::Display for QueueKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} of project {}", self.kind.as_str(), self.name, self.project)
+    }
+}
+
+/// Who posted a message: the client's own id, so that it can leave its own messages out of a list.
+///
+/// Two spellings of one UUID (with dashes, without, in capitals) are one client, as in the original.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientId(Arc<str>);
+
+impl ClientId {
+    /// Takes any text; a UUID in any of its spellings becomes 32 lower-case hexadecimal digits.
+    pub fn new(id: &str) -> Self {
+        match uuid_digits(id) {
+            Some(digits) => Self(digits.into()),
+            None => Self(id.into()),
+        }
+    }
+
+    /// Takes a UUID in any spelling that Python's `uuid.UUID` reads (dashes anywhere, `urn:uuid:`, braces), nothing else.
+    pub fn uuid(id: &str) -> Option<Self> {
+        uuid_digits(id).map(|digits| Self(digits.into()))
+    }
+
+    /// The canonical text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn uuid_digits(id: &str) -> Option<String> {
+    let bare = id.replace("urn:", "").replace("uuid:", "");
+    let bare = bare.trim_matches(['{', '}']);
+    let digits: String = bare.chars().filter(|c| *c != '-').collect();
+    let is_uuid = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_uuid.then(|| digits.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queue_names_keep_to_their_alphabet_and_length() {
+        for good in ["a", "A.b-c_9", &"x".repeat(64)] {
+            assert_eq!(QueueName::new(good).unwrap().as_str(), good);
+        }
+        assert_eq!(
+            QueueName::new(&"x".repeat(65)),
+            Err(NameError::QueueTooLong { chars: 65, max: 64 })
+        );
+        for bad in ["", "a b", "a/b", "ä", "a\n"] {
+            assert_eq!(QueueName::new(bad), Err(NameError::QueueCharacters), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn project_ids_are_counted_in_characters() {
+        assert!(ProjectId::new(&"ä".repeat(256)).is_ok());
+        assert_eq!(
+            ProjectId::new(&"ä".repeat(257)),
+            Err(NameError::ProjectTooLong { chars: 257, max: 256 })
+        );
+        assert_eq!(ProjectId::new(""), Err(NameError::ProjectEmpty));
+    }
+
+    #[test]
+    fn spellings_of_one_uuid_are_one_client() {
+        let plain = ClientId::uuid("3381af92cb4f4d308e9e5c5cd4f5a0d1").unwrap();
+        for spelling in [
+            "3381AF92-CB4F-4D30-8E9E-5C5CD4F5A0D1",
+            "{3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1}",
+            "urn:uuid:3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1",
+        ] {
+            assert_eq!(ClientId::uuid(spelling).unwrap(), plain);
+            assert_eq!(ClientId::new(spelling), plain);
+        }
+        assert_eq!(ClientId::uuid("3381af92cb4f4d308e9e5c5cd4f5a0d"), None);
+        assert_eq!(ClientId::new("anything goes").as_str(), "anything goes");
+    }
+}

@@ -1,0 +1,42 @@
+//! What a store does: the traits that a driver implements, one a resource.
+//!
+//! Two roles, which may be two different backends: a [`ManagementStore`] keeps queue rows, a [`MessageStore`] keeps heads, messages
+//! and claims. Every method is one atomic step: it happens whole or not at all, and once it has answered `Ok` what it did is durable to
+//! the degree that the driver is configured for. Every method may be called from any number of tasks and processes at once.
+//!
+//! `now` never runs backwards for a queue: a store that sees an earlier `now` than before acts at the later one.
+
+mod claims;
+mod error;
+mod heads;
+mod messages;
+mod news;
+mod outbox;
+mod queues;
+mod subscriptions;
+mod upkeep;
+
+pub use claims::{Claim, ClaimRequest, Claimed, Claims, DeadLetters};
+pub use error::Error;
+pub use heads::{Guarded, Heads};
+pub use messages::{
+    Batch, Deletable, Deleted, Endpoint, ListQuery, Message, MessagePage, Messages, NewMessage,
+    Stats, Volume,
+};
+pub use news::{News, NewsStream, Posted};
+pub use outbox::{Outbox, OutboxEntry, OutboxMessage};
+pub use queues::{QueueRow, Queues};
+pub use subscriptions::{
+    Changed, NewSubscription, Subscribed, Subscription, SubscriptionChange, Subscriptions,
+};
+pub use upkeep::{Swept, Upkeep};
+
+/// Keeps what is known of queues: implemented by every type that has its parts.
+pub trait ManagementStore: Queues + Upkeep {}
+
+impl<T: Queues + Upkeep> ManagementStore for T {}
+
+/// Keeps what is in queues: implemented by every type that has its parts.
+pub trait MessageStore: Heads + Messages + Claims + Subscriptions + Outbox + News + Upkeep {}
+
+impl<T: Heads + Messages + Claims + Subscriptions + Outbox + News + Upkeep> MessageStore for T {}

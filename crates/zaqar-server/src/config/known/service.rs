@@ -1,0 +1,129 @@
+//! The service's own options: the original's `zaqar.conf` package without the stores.
+
+use super::{Kind, Known, KnownSection, boolean, choice, integer, list, port, text, unset, unused};
+
+/// Sixty-eight years: more seconds than any ttl needs, and no clock overflows by them.
+const SECONDS: i64 = 2_147_483_647;
+const TTL: i64 = 60;
+const PAGE: i64 = 100_000;
+const BYTES: i64 = 1 << 30;
+
+const UNSERVED: &str = "this build does not serve what it is about";
+const PUSHES: &str = "pushes reach every server through the store, without a port of their own";
+
+pub(super) const SECTIONS: &[KnownSection] = &[
+    KnownSection::new("DEFAULT", DEFAULT),
+    KnownSection::new("drivers", DRIVERS),
+    KnownSection::new("drivers:transport:wsgi", WSGI),
+    KnownSection::new("drivers:transport:websocket", WEBSOCKET),
+    KnownSection::new("transport", TRANSPORT),
+    KnownSection::new("signed_url", &[unset("secret_key").secret()]),
+    KnownSection::new("cors", CORS),
+    KnownSection::new("storage", STORAGE).without_effect(UNSERVED),
+    KnownSection::new("pooling:catalog", &[boolean("enable_virtual_pool", "false")])
+        .without_effect(UNSERVED),
+    KnownSection::new("notification", NOTIFICATION).without_effect(UNSERVED),
+];
+
+const DEFAULT: &[Known] = &[
+    boolean("admin_mode", "false"),
+    boolean("unreliable", "false").without_effect(UNSERVED),
+    boolean("pooling", "false").formerly(&["sharding"]),
+    choice("auth_strategy", "", &["", "keystone"]),
+    boolean("enable_checksum", "false"),
+    unused("enable_deprecated_api_versions", "the server speaks v2 only"),
+    unused("daemon", "the server stays in the foreground; let a supervisor start it"),
+    unused("config_source", "configuration comes from files and the environment only"),
+];
+
+const DRIVERS: &[Known] = &[
+    list("transport", Some("wsgi")),
+    text("message_store", "embedded").formerly(&["storage"]),
+    text("management_store", "embedded"),
+];
+
+const WSGI: &[Known] = &[host("bind", Some("127.0.0.1")), port("port", Some("8888"))];
+
+const WEBSOCKET: &[Known] = &[
+    host("bind", Some("127.0.0.1")),
+    port("port", Some("9000")),
+    port("external_port", None),
+    unused("notification_bind", PUSHES),
+    unused("notification_port", PUSHES),
+];
+
+const TRANSPORT: &[Known] = &[
+    integer("default_message_ttl", "3600", TTL, SECONDS),
+    integer("default_message_delay", "0", 0, SECONDS),
+    integer("default_claim_ttl", "300", TTL, SECONDS),
+    integer("default_claim_grace", "60", TTL, SECONDS),
+    integer("default_subscription_ttl", "3600", TTL, SECONDS),
+    integer("max_queues_per_page", "20", 1, PAGE),
+    integer("max_messages_per_page", "20", 1, PAGE),
+    integer("max_subscriptions_per_page", "20", 1, PAGE),
+    integer("max_messages_per_claim_or_pop", "20", 1, PAGE),
+    integer("max_queue_metadata", "65536", 1, BYTES),
+    integer("max_messages_post_size", "262144", 1, BYTES),
+    integer("max_message_ttl", "1209600", TTL, SECONDS),
+    integer("max_message_delay", "900", 0, SECONDS),
+    integer("max_claim_ttl", "43200", TTL, SECONDS),
+    integer("max_claim_grace", "43200", TTL, SECONDS),
+    list("subscriber_types", Some("http,https,mailto,trust+http,trust+https")),
+    integer("max_flavors_per_page", "20", 1, PAGE),
+    integer("max_pools_per_page", "20", 1, PAGE),
+    choice("client_id_uuid_safe", "strict", &["strict", "off"]),
+    integer("min_length_client_id", "10", 1, 1024),
+    integer("max_length_client_id", "36", 1, 1024),
+    boolean("message_delete_with_claim_id", "false"),
+    choice("message_encryption_algorithms", "AES256", &["AES256"]),
+    unset("message_encryption_key").secret(),
+];
+
+const CORS: &[Known] = &[
+    list("allowed_origin", None),
+    boolean("allow_credentials", "true"),
+    list(
+        "expose_headers",
+        Some("X-Auth-Token,X-Subject-Token,X-Service-Token,X-OpenStack-Request-ID"),
+    ),
+    integer("max_age", "3600", -1, SECONDS),
+    list("allow_methods", Some("GET,PUT,POST,DELETE,PATCH,HEAD")),
+    list(
+        "allow_headers",
+        Some(
+            "X-Auth-Token,X-Identity-Status,X-Roles,X-Service-Catalog,X-User-Id,X-Tenant-Id,X-OpenStack-Request-ID,X-Trace-Info,X-Trace-HMAC,Client-id",
+        ),
+    ),
+];
+
+const STORAGE: &[Known] = &[
+    list("queue_pipeline", Some("")),
+    list("message_pipeline", Some("zaqar.notification.notifier")),
+    list("claim_pipeline", Some("")),
+    list("subscription_pipeline", Some("")),
+    list("topic_pipeline", Some("")),
+];
+
+const NOTIFICATION: &[Known] = &[
+    choice("smtp_mode", "third_part", &["third_part", "self_local"]),
+    host("smtp_host", None),
+    port("smtp_port", None),
+    unset("smtp_user_name"),
+    unset("smtp_user_password").secret(),
+    text("smtp_command", "/usr/sbin/sendmail -t -oi"),
+    integer("max_notifier_workers", "10", 1, 10_000),
+    boolean("require_confirmation", "false"),
+    unset("external_confirmation_url"),
+    text(
+        "subscription_confirmation_email_template",
+        "topic:Zaqar Notification - Subscription Confirmation,body:Somebody asked that messages of the queue {0} of the project {1} be sent to this address. To confirm open this link: {2},sender:Zaqar Notifications <no-reply@openstack.org>",
+    ),
+    text(
+        "unsubscribe_confirmation_email_template",
+        "topic:Zaqar Notification - Unsubscribe Confirmation,body:Messages of the queue {0} of the project {1} are no longer sent to this address. To have them sent again open this link: {2},sender:Zaqar Notifications <no-reply@openstack.org>",
+    ),
+];
+
+const fn host(name: &'static str, default: Option<&'static str>) -> Known {
+    Known::new(name, Kind::Host, default)
+}

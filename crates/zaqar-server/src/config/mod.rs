@@ -1,0 +1,77 @@
+//! `zaqar.conf`: found, merged, checked and typed.
+//!
+//! [`load`] does it all. Below it, in the order of the work: `locate` finds files, `ini` parses them, `environment` adds variables, [`Raw`]
+//! holds the merged texts, `reference` follows `$name`, [`Section`] types single options, [`known`] lists all of them, and [`Settings`] is
+//! the outcome. Problems are collected, not met one by one.
+
+mod check;
+mod environment;
+mod error;
+mod ini;
+pub mod known;
+mod layer;
+mod locate;
+mod origin;
+mod raw;
+mod reader;
+mod reference;
+mod section;
+mod settings;
+mod source;
+mod suggest;
+mod value;
+
+use std::sync::Arc;
+
+pub use error::{Error, Errors, Warning};
+pub use layer::Layer;
+pub use origin::Origin;
+pub use raw::{Raw, Shown, Value};
+pub use section::Section;
+pub use settings::{
+    AuthStrategy, Cors, Drivers, Embedded, Level, Logging, MailTemplate, Mailer, Notification,
+    Pipelines, Registered, Settings, Sync, Websocket, Wsgi,
+};
+pub use source::{Environment, Flag, Sources};
+
+use reader::Reader;
+
+/// A configuration that holds.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub settings: Settings,
+    /// What is odd about it, in the order of the files.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads, merges and checks a configuration.
+///
+/// # Errors
+///
+/// Everything that is wrong with it at once: first files that cannot be read or parsed, and once there are none, values.
+pub fn load(sources: &Sources, registered: &Registered) -> Result<Loaded, Errors> {
+    let driver_sections = registered.sections();
+    let raw = Raw::load(sources, &driver_sections)?;
+    type_check(raw, registered, &driver_sections)
+}
+
+fn type_check(
+    raw: Raw,
+    registered: &Registered,
+    driver_sections: &[String],
+) -> Result<Loaded, Errors> {
+    let mut reader = Reader::new(Arc::new(raw));
+    let settings = Settings::read(&mut reader, registered);
+    let Reader { raw, mut problems, mut warnings } = reader;
+    if !problems.is_empty() {
+        problems.sort_by_key(|problem| problem.origin().map(|origin| raw.order(origin)));
+        return Err(Errors(problems));
+    }
+    warnings.extend(check::warnings(&raw, driver_sections));
+    warnings.sort_by_key(|warning| raw.order(warning.origin()));
+    Ok(Loaded { settings, warnings })
+}
+
+#[cfg(test)]
+mod tests;

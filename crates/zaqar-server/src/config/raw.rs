@@ -1,0 +1,242 @@
+//! The merged configuration before its values are typed: sections, options, texts, and where each came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::environment;
+use super::error::{Error, Errors, Warning};
+use super::ini::{self, Document};
+use super::known::{self, Kind};
+use super::locate;
+use super::origin::Origin;
+use super::source::Sources;
+
+/// A value as written.
+#[derive(Clone)]
+pub struct Value {
+    /// Its text, references not yet followed.
+    pub text: String,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// Everything that was configured, by section and option. Printing it masks secrets.
+#[derive(Clone, Default)]
+pub struct Raw {
+    sections: BTreeMap<String, Content>,
+    files: Vec<Arc<str>>,
+    old_names: Vec<Warning>,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    /// Where the section begins first; `None` when only variables or flags name it.
+    origin: Option<Origin>,
+    /// All values of each option, the one that counts last.
+    options: BTreeMap<String, Vec<Value>>,
+}
+
+/// One line of a report: see [`Raw::shown`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown<'a> {
+    /// The section.
+    pub section: &'a str,
+    /// The option.
+    pub option: &'a str,
+    /// The value in quotes, or stars when it is secret.
+    pub value: String,
+    /// Where it stands.
+    pub origin: &'a Origin,
+}
+
+impl Raw {
+    /// Reads and merges files, environment and flags. `more_sections` are sections beyond the known ones that a variable may
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// Every file that cannot be read, and every syntax error, at once.
+    pub(super) fn load(sources: &Sources, more_sections: &[String]) -> Result<Self, Errors> {
+        let paths = locate::files(&sources.files, &sources.dirs, &sources.environment);
+        let mut raw = Self::default();
+        let mut problems = Vec::new();
+        match paths {
+            Ok(paths) => raw.add_files(&paths, &mut problems),
+            Err(more) => problems.extend(more),
+        }
+        for found in environment::overrides(&sources.environment, &raw.names(more_sections)) {
+            match found.value.to_str() {
+                Some(text) => raw.set(found.section, found.option, text, found.origin),
+                None => problems.push(Error::Syntax { origin: found.origin, what: "not UTF-8" }),
+            }
+        }
+        for flag in &sources.flags {
+            let origin = Origin::CommandLine(Arc::from(flag.flag.as_str()));
+            raw.set(flag.section.clone(), flag.option.clone(), &flag.value, origin);
+        }
+        if problems.is_empty() { Ok(raw) } else { Err(Errors(problems)) }
+    }
+
+    /// The files that were read, in their order.
+    pub fn files(&self) -> &[Arc<str>] {
+        &self.files
+    }
+
+    /// The names of all sections that are there, sorted.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().map(String::as_str)
+    }
+
+    /// Where a section begins, or its first option stands; `None` when it is not there.
+    pub fn section_origin(&self, section: &str) -> Option<&Origin> {
+        let content = self.sections.get(section)?;
+        let first = || content.options.values().flatten().next().map(|value| &value.origin);
+        content.origin.as_ref().or_else(first)
+    }
+
+    /// The options that are set in a section, sorted.
+    pub fn options(&self, section: &str) -> impl Iterator<Item = &str> {
+        self.sections
+            .get(section)
+            .into_iter()
+            .flat_map(|content| content.options.keys())
+            .map(String::as_str)
+    }
+
+    /// All values of an option, in order; the last counts where one is wanted.
+    pub fn values(&self, section: &str, option: &str) -> &[Value] {
+        self.sections
+            .get(section)
+            .and_then(|content| content.options.get(option))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Where an option's value stands; [`Origin::Default`] when nobody set it.
+    pub fn origin(&self, section: &str, option: &str) -> Origin {
+        self.values(section, option).last().map_or(Origin::Default, |value| value.origin.clone())
+    }
+
+    /// Every option that is set with the value that counts, secrets masked: for reports.
+    pub fn shown(&self) -> impl Iterator<Item = Shown<'_>> {
+        self.sections.iter().flat_map(|(section, content)| {
+            content.options.iter().filter_map(move |(option, values)| {
+                let Value { text, origin } = values.last()?;
+                Some(Shown { section, option, value: quoted(section, option, text), origin })
+            })
+        })
+    }
+
+    pub(super) fn old_names(&self) -> &[Warning] {
+        &self.old_names
+    }
+
+    /// Where in the order of files an origin stands: files before variables before flags.
+    pub(super) fn order(&self, origin: &Origin) -> (usize, usize) {
+        let files = self.files.len();
+        match origin {
+            Origin::File { path, line } => {
+                (self.files.iter().position(|file| file == path).unwrap_or(files), *line)
+            }
+            Origin::Environment(_) => (files + 1, 0),
+            Origin::CommandLine(_) => (files + 2, 0),
+            Origin::Default => (files + 3, 0),
+        }
+    }
+
+    fn names(&self, more: &[String]) -> Vec<String> {
+        let known = known::sections().map(|section| section.name.to_owned());
+        let mut names: Vec<_> =
+            known.chain(self.sections.keys().cloned()).chain(more.iter().cloned()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn add_files(&mut self, paths: &[PathBuf], problems: &mut Vec<Error>) {
+        for path in paths {
+            let shown: Arc<str> = Arc::from(path.display().to_string());
+            match std::fs::read(path) {
+                Ok(bytes) => match ini::parse(&shown, &bytes) {
+                    Ok(document) => self.add(&shown, document),
+                    Err(more) => problems.extend(more),
+                },
+                Err(source) => {
+                    problems.push(Error::Unreadable { path: shown.to_string(), source });
+                }
+            }
+        }
+    }
+
+    /// Merges a parsed file; its values count more than those before.
+    pub(super) fn add(&mut self, path: &Arc<str>, document: Document) {
+        self.files.push(Arc::clone(path));
+        for (section, line) in document.sections {
+            let content = self.sections.entry(normalize(&section)).or_default();
+            content.origin.get_or_insert_with(|| Origin::file(path, line));
+        }
+        let mut file: BTreeMap<(String, String), Vec<Value>> = BTreeMap::new();
+        for entry in document.entries {
+            let origin = Origin::file(path, entry.line);
+            let key = (normalize(&entry.section), entry.option);
+            file.entry(key).or_default().push(Value { text: entry.value, origin });
+        }
+        self.rename(&mut file);
+        for ((section, option), values) in file {
+            let content = self.sections.entry(section).or_default();
+            content.options.entry(option).or_default().extend(values);
+        }
+    }
+
+    /// Within one file the current name of an option beats its old ones; across files the later file does.
+    fn rename(&mut self, file: &mut BTreeMap<(String, String), Vec<Value>>) {
+        for section in known::sections() {
+            for known in section.options {
+                for old in known.old_names {
+                    let key = (section.name.to_owned(), (*old).to_owned());
+                    let Some(values) = file.remove(&key) else { continue };
+                    self.old_names.extend(values.last().map(|value| Warning::OldName {
+                        origin: value.origin.clone(),
+                        section: section.name.to_owned(),
+                        option: (*old).to_owned(),
+                        name: known.name,
+                    }));
+                    file.entry((key.0, known.name.to_owned())).or_insert(values);
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, section: String, option: String, text: &str, origin: Origin) {
+        let content = self.sections.entry(section).or_default();
+        content.options.insert(option, vec![Value { text: text.to_owned(), origin }]);
+    }
+}
+
+/// Whether all values of an option count, not only the last.
+pub(super) fn is_repeated(section: &str, option: &str) -> bool {
+    known::find(section, option).is_some_and(|known| known.kind == Kind::Repeated)
+}
+
+/// A value for a message: in quotes, or stars when it is secret.
+pub(super) fn quoted(section: &str, option: &str, text: &str) -> String {
+    if known::is_secret(section, option) { "***".to_owned() } else { format!("{text:?}") }
+}
+
+/// Section names ignore case; `DEFAULT` is none of them.
+fn normalize(section: &str) -> String {
+    if section == "DEFAULT" { section.to_owned() } else { section.to_lowercase() }
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.shown()).finish()
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Value").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}

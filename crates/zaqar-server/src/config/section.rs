@@ -1,0 +1,259 @@
+//! One section with typed getters whose errors say where, what and what is allowed.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use zaqar_core::Secret;
+
+use super::error::Error;
+use super::origin::Origin;
+use super::raw::{Raw, Value, is_repeated, quoted};
+use super::reference;
+use super::value;
+
+/// One section, for whoever reads it: a driver reads its own.
+///
+/// Each getter answers `None` when the option is not set. A number or a host that is set to nothing is not set.
+#[derive(Debug, Clone)]
+pub struct Section {
+    raw: Arc<Raw>,
+    name: String,
+}
+
+impl Section {
+    /// The section of this name; one that is not there is empty.
+    pub fn new(raw: &Arc<Raw>, name: impl Into<String>) -> Self {
+        Self { raw: Arc::clone(raw), name: name.into() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The options that are set, sorted.
+    pub fn options(&self) -> impl Iterator<Item = &str> {
+        self.raw.options(&self.name)
+    }
+
+    /// Where an option's value stands.
+    pub fn origin(&self, option: &str) -> Origin {
+        self.raw.origin(&self.name, option)
+    }
+
+    /// A text as it is, also an empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reference`], as every getter.
+    pub fn text(&self, option: &str) -> Result<Option<String>, Error> {
+        self.raw
+            .values(&self.name, option)
+            .last()
+            .map(|value| self.follow(option, value))
+            .transpose()
+    }
+
+    /// A secret text; an empty one is not set, as an empty key or password protects nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reference`].
+    pub fn secret(&self, option: &str) -> Result<Option<Secret<String>>, Error> {
+        Ok(self.text(option)?.filter(|text| !text.is_empty()).map(Secret::new))
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for anything else than true, yes, on, 1, false, no, off, 0 in any case.
+    pub fn boolean(&self, option: &str) -> Result<Option<bool>, Error> {
+        self.parse(option, value::boolean, || value::BOOLEAN.to_owned())
+    }
+
+    /// An integer within bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for anything else.
+    pub fn integer(&self, option: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, Error> {
+        let allowed = || format!("an integer from {} to {}", range.start(), range.end());
+        if self.is_blank(option)? {
+            return Ok(None);
+        }
+        self.parse(option, |text| value::integer(text).filter(|n| range.contains(n)), allowed)
+    }
+
+    /// A number, perhaps with a fraction, within bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for anything else.
+    pub fn float(&self, option: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Error> {
+        let allowed = || format!("a number from {} to {}", range.start(), range.end());
+        if self.is_blank(option)? {
+            return Ok(None);
+        }
+        self.parse(option, |text| value::float(text).filter(|n| range.contains(n)), allowed)
+    }
+
+    /// One of a few words.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for another word.
+    pub fn choice<'a>(&self, option: &str, choices: &[&'a str]) -> Result<Option<&'a str>, Error> {
+        let one = |text: &str| choices.iter().copied().find(|choice| *choice == text);
+        self.parse(option, one, || value::one_of(choices))
+    }
+
+    /// An IP address or a host name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for anything else.
+    pub fn host(&self, option: &str) -> Result<Option<String>, Error> {
+        let host = |text: &str| value::is_host(text).then(|| text.to_owned());
+        if self.is_blank(option)? {
+            return Ok(None);
+        }
+        self.parse(option, host, || "an IP address or a host name".to_owned())
+    }
+
+    /// Texts separated by commas, white space around them taken off.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reference`].
+    pub fn list(&self, option: &str) -> Result<Option<Vec<String>>, Error> {
+        Ok(self.text(option)?.map(|text| value::list(&text)))
+    }
+
+    /// All values of an option that may be given several times, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reference`].
+    pub fn repeated(&self, option: &str) -> Result<Vec<String>, Error> {
+        let values = self.raw.values(&self.name, option);
+        values.iter().map(|value| self.follow(option, value)).collect()
+    }
+
+    /// An error about an option's value, for rules beyond a getter's: `must be {allowed}`.
+    pub fn invalid(&self, option: &str, allowed: impl Into<String>) -> Error {
+        let value = self.raw.values(&self.name, option).last();
+        let text = value.map_or("", |value| value.text.as_str());
+        Error::Value {
+            origin: self.origin(option),
+            section: self.name.as_str().into(),
+            option: option.into(),
+            value: quoted(&self.name, option, text).into(),
+            allowed: allowed.into().into(),
+        }
+    }
+
+    /// What the `config` crate's source shows of an option: all values, or the one that counts.
+    pub(super) fn source_values(&self, option: &str) -> Result<Vec<(String, Origin)>, Error> {
+        let values = self.raw.values(&self.name, option);
+        let count = if is_repeated(&self.name, option) { values.len() } else { 1 };
+        values[values.len().saturating_sub(count)..]
+            .iter()
+            .map(|value| Ok((self.follow(option, value)?, value.origin.clone())))
+            .collect()
+    }
+
+    fn is_blank(&self, option: &str) -> Result<bool, Error> {
+        Ok(self.text(option)?.is_some_and(|text| text.trim().is_empty()))
+    }
+
+    fn parse<T>(
+        &self,
+        option: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+        allowed: impl FnOnce() -> String,
+    ) -> Result<Option<T>, Error> {
+        let Some(text) = self.text(option)? else { return Ok(None) };
+        match parse(&text) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(self.invalid(option, allowed())),
+        }
+    }
+
+    fn follow(&self, option: &str, value: &Value) -> Result<String, Error> {
+        reference::follow(&self.raw, &self.name, option, &value.text, &value.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Section;
+    use crate::config::ini;
+    use crate::config::raw::Raw;
+
+    const NAME: &str = "drivers:message_store:mine";
+
+    fn section(options: &str) -> Section {
+        let path = Arc::from("z.conf");
+        let mut raw = Raw::default();
+        let text = format!("[{NAME}]\n{options}");
+        raw.add(&path, ini::parse(&path, text.as_bytes()).unwrap());
+        Section::new(&Arc::new(raw), NAME)
+    }
+
+    #[test]
+    fn a_driver_reads_its_own_section() {
+        let mine = section(
+            "on = Yes\nsize = 7\nempty =\nratio = 0.5\nmode = b\nhosts = a, b\nadd = 1\nadd = 2\n\
+             uri = redis://$user@h\nuser = me\nhost = ::1",
+        );
+        assert_eq!(mine.boolean("on").unwrap(), Some(true));
+        assert_eq!(mine.integer("size", 1..=7).unwrap(), Some(7));
+        assert_eq!(mine.integer("empty", 1..=7).unwrap(), None);
+        assert_eq!(mine.integer("missing", 1..=7).unwrap(), None);
+        assert_eq!(mine.float("ratio", 0.0..=1.0).unwrap(), Some(0.5));
+        assert_eq!(mine.choice("mode", &["a", "b"]).unwrap(), Some("b"));
+        assert_eq!(mine.list("hosts").unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(mine.repeated("add").unwrap(), ["1", "2"]);
+        assert_eq!(mine.secret("uri").unwrap().unwrap().expose(), "redis://me@h");
+        assert_eq!(mine.host("host").unwrap().unwrap(), "::1");
+        assert_eq!(mine.origin("size").to_string(), "z.conf:3");
+        assert_eq!(mine.options().count(), 10);
+    }
+
+    #[test]
+    fn an_empty_secret_is_none() {
+        assert_eq!(section("key =").secret("key").unwrap(), None);
+    }
+
+    #[test]
+    fn wrong_values_say_where_what_and_what_is_allowed() {
+        let mine = section("a = 8\nb = maybe\nsize = 1.5\npassword = 12\nhost = a b");
+        let messages = [
+            mine.integer("a", 1..=7).unwrap_err(),
+            mine.integer("size", 1..=7).unwrap_err(),
+            mine.float("a", 0.0..=1.5).unwrap_err(),
+            mine.boolean("b").unwrap_err(),
+            mine.choice("b", &["x", "y"]).unwrap_err(),
+            mine.integer("password", 1..=7).unwrap_err(),
+            mine.host("host").unwrap_err(),
+        ]
+        .map(|error| {
+            error.to_string().replace("z.conf:", "").replace(" [drivers:message_store:mine]", "")
+        });
+        assert_eq!(
+            messages,
+            [
+                "2: a = \"8\": must be an integer from 1 to 7",
+                "4: size = \"1.5\": must be an integer from 1 to 7",
+                "2: a = \"8\": must be a number from 0 to 1.5",
+                "3: b = \"maybe\": must be a boolean: true, yes, on, 1 or false, no, off, 0",
+                "3: b = \"maybe\": must be one of: x, y",
+                "5: password = ***: must be an integer from 1 to 7",
+                "6: host = \"a b\": must be an IP address or a host name",
+            ]
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! The typed settings: what the server does with the configuration, one module a part of it.
+
+mod drivers;
+mod limits;
+mod logging;
+mod notification;
+mod transports;
+
+use std::sync::Arc;
+
+use zaqar_core::{Limits, Secret};
+
+pub use drivers::{Drivers, Embedded, Registered, Sync};
+pub use logging::{Level, Logging};
+pub use notification::{MailTemplate, Mailer, Notification};
+pub use transports::{Cors, Websocket, Wsgi};
+
+use super::layer::Layer;
+use super::raw::Raw;
+use super::reader::{Options, Reader};
+use super::section::Section;
+
+/// A configuration, checked and typed; every option that is not set has its default.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[DEFAULT] admin_mode`: health, pools and flavors are served.
+    pub admin_mode: bool,
+    /// `[DEFAULT] unreliable`: a store may be used whose own configuration can lose acknowledged messages.
+    pub unreliable: bool,
+    /// `[DEFAULT] pooling`: queues are spread over pools.
+    pub pooling: bool,
+    /// `[pooling:catalog] enable_virtual_pool`: with pooling, the message store takes the queues that no pool takes.
+    pub virtual_pool: bool,
+    /// `[DEFAULT] enable_checksum`: messages show a checksum of their body.
+    pub enable_checksum: bool,
+    /// `[DEFAULT] auth_strategy`.
+    pub auth_strategy: AuthStrategy,
+    /// Logging, of `[DEFAULT]`.
+    pub logging: Logging,
+    /// `[drivers]`.
+    pub drivers: Drivers,
+    /// The embedded store, when it is one of the stores; when it is both, they share it.
+    pub embedded: Option<Embedded>,
+    /// `[drivers:transport:wsgi]`.
+    pub wsgi: Wsgi,
+    /// `[drivers:transport:websocket]`.
+    pub websocket: Websocket,
+    /// `[cors]`; `None` without an `allowed_origin`, which switches it off.
+    pub cors: Option<Cors>,
+    /// `[transport]` but for encryption.
+    pub limits: Limits,
+    /// `[transport] message_encryption_key`; there is no default key.
+    pub message_encryption_key: Option<Secret<String>>,
+    /// `[signed_url] secret_key`; without one no URL can be signed.
+    pub signed_url_key: Option<Secret<String>>,
+    /// `[storage]`.
+    pub pipelines: Pipelines,
+    /// `[notification]`.
+    pub notification: Notification,
+    pub(super) raw: Arc<Raw>,
+}
+
+/// Who is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthStrategy {
+    /// Nothing is checked: the headers of the caller, or of the proxy in front, are believed.
+    None,
+    /// Tokens are checked with Keystone.
+    Keystone,
+}
+
+/// Stages in front of the store, by resource, in order. Set to nothing, a pipeline has no stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pipelines {
+    /// `queue_pipeline`.
+    pub queue: Vec<String>,
+    /// `message_pipeline`; the notifier when it is not set.
+    pub message: Vec<String>,
+    /// `claim_pipeline`.
+    pub claim: Vec<String>,
+    /// `subscription_pipeline`.
+    pub subscription: Vec<String>,
+    /// `topic_pipeline`.
+    pub topic: Vec<String>,
+}
+
+impl Settings {
+    /// The section of a driver, a stage or anything else that reads its own options.
+    pub fn driver_section(&self, name: impl Into<String>) -> Section {
+        Section::new(&self.raw, name)
+    }
+
+    /// The merged texts behind the settings: files, origins, and all options for a report.
+    pub fn raw(&self) -> &Raw {
+        &self.raw
+    }
+
+    /// The merged texts as a source of the `config` crate.
+    pub fn source(&self) -> Layer {
+        Layer::new(&self.raw)
+    }
+
+    pub(super) fn read(reader: &mut Reader, registered: &Registered) -> Self {
+        let (drivers, embedded) = drivers::read(reader, registered);
+        let mut default = reader.section("DEFAULT");
+        Self {
+            admin_mode: default.boolean("admin_mode"),
+            unreliable: default.boolean("unreliable"),
+            pooling: default.boolean("pooling"),
+            enable_checksum: default.boolean("enable_checksum"),
+            auth_strategy: AuthStrategy::read(&mut default),
+            logging: Logging::read(&mut default),
+            virtual_pool: reader.section("pooling:catalog").boolean("enable_virtual_pool"),
+            drivers,
+            embedded,
+            wsgi: Wsgi::read(&mut reader.section("drivers:transport:wsgi")),
+            websocket: Websocket::read(&mut reader.section("drivers:transport:websocket")),
+            cors: Cors::read(&mut reader.section("cors")),
+            limits: limits::read(&mut reader.section("transport")),
+            message_encryption_key: encryption_key(&mut reader.section("transport")),
+            signed_url_key: reader.section("signed_url").secret("secret_key"),
+            pipelines: Pipelines::read(&mut reader.section("storage")),
+            notification: Notification::read(&mut reader.section("notification")),
+            raw: Arc::clone(&reader.raw),
+        }
+    }
+}
+
+impl AuthStrategy {
+    fn read(options: &mut Options<'_>) -> Self {
+        match options.choice("auth_strategy") {
+            "keystone" => Self::Keystone,
+            _ => Self::None,
+        }
+    }
+}
+
+impl Pipelines {
+    fn read(options: &mut Options<'_>) -> Self {
+        Self {
+            queue: options.list("queue_pipeline"),
+            message: options.list("message_pipeline"),
+            claim: options.list("claim_pipeline"),
+            subscription: options.list("subscription_pipeline"),
+            topic: options.list("topic_pipeline"),
+        }
+    }
+}
+
+/// The only algorithm is checked by name, the key is anything.
+fn encryption_key(options: &mut Options<'_>) -> Option<Secret<String>> {
+    options.choice("message_encryption_algorithms");
+    options.secret("message_encryption_key")
+}

@@ -1,0 +1,70 @@
+//! The sections of the two transports, and `[cors]`.
+
+use crate::config::reader::Options;
+
+/// The HTTP transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wsgi {
+    /// `bind`: an IP address or a host name.
+    pub bind: String,
+    /// `port`; 0 takes any that is free.
+    pub port: u16,
+}
+
+/// The WebSocket transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Websocket {
+    /// `bind`: an IP address or a host name.
+    pub bind: String,
+    /// `port`; 0 takes any that is free.
+    pub port: u16,
+    /// `external_port`: the port that clients see.
+    pub external_port: Option<u16>,
+}
+
+/// Which pages of other origins may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// `allowed_origin`: origins, or `*`.
+    pub allowed_origins: Vec<String>,
+    /// `allow_credentials`.
+    pub allow_credentials: bool,
+    /// `expose_headers`: headers of an answer that a page may read.
+    pub expose_headers: Vec<String>,
+    /// `max_age`: seconds that a browser may remember the answer; -1 for not at all.
+    pub max_age: i64,
+    /// `allow_methods`.
+    pub allow_methods: Vec<String>,
+    /// `allow_headers`: headers of a request that a page may set.
+    pub allow_headers: Vec<String>,
+}
+
+impl Wsgi {
+    pub(super) fn read(options: &mut Options<'_>) -> Self {
+        Self { bind: options.host("bind"), port: options.port("port") }
+    }
+}
+
+impl Websocket {
+    pub(super) fn read(options: &mut Options<'_>) -> Self {
+        Self {
+            bind: options.host("bind"),
+            port: options.port("port"),
+            external_port: options.optional_port("external_port"),
+        }
+    }
+}
+
+impl Cors {
+    pub(super) fn read(options: &mut Options<'_>) -> Option<Self> {
+        let cors = Self {
+            allowed_origins: options.list("allowed_origin"),
+            allow_credentials: options.boolean("allow_credentials"),
+            expose_headers: options.list("expose_headers"),
+            max_age: options.integer("max_age"),
+            allow_methods: options.list("allow_methods"),
+            allow_headers: options.list("allow_headers"),
+        };
+        (!cors.allowed_origins.is_empty()).then_some(cors)
+    }
+}

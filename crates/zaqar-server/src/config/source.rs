@@ -1,0 +1,92 @@
+//! What a configuration is made of before it is read: files, directories, environment and flags.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// Where the configuration comes from.
+///
+/// ```
+/// use zaqar_server::config::{Environment, Sources};
+///
+/// let sources = Sources {
+///     files: vec!["/etc/zaqar/zaqar.conf".into()],
+///     environment: Environment::of_process(),
+///     ..Sources::default()
+/// }
+/// .flag("--debug", "DEFAULT", "debug", "true");
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Files given (`--config-file`), later ones win; none for the default search.
+    pub files: Vec<PathBuf>,
+    /// Directories given (`--config-dir`), whose `*.conf` files are read after the files, sorted by name.
+    pub dirs: Vec<PathBuf>,
+    /// The environment: option overrides, and `HOME` for the default search.
+    pub environment: Environment,
+    /// Command line flags that stand for an option; they win over everything.
+    pub flags: Vec<Flag>,
+}
+
+/// A command line flag that stands for an option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flag {
+    /// The flag as written, for messages.
+    pub flag: String,
+    /// The option's section.
+    pub section: String,
+    /// The option.
+    pub option: String,
+    /// The value, as it would be written in a file.
+    pub value: String,
+}
+
+/// A set of environment variables. It prints no values.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Sources {
+    /// Adds a command line flag that stands for an option.
+    #[must_use]
+    pub fn flag(mut self, flag: &str, section: &str, option: &str, value: &str) -> Self {
+        self.flags.push(Flag {
+            flag: flag.to_owned(),
+            section: section.to_owned(),
+            option: option.to_owned(),
+            value: value.to_owned(),
+        });
+        self
+    }
+}
+
+impl Environment {
+    /// A set of variables.
+    pub fn new<N, V>(variables: impl IntoIterator<Item = (N, V)>) -> Self
+    where
+        N: Into<OsString>,
+        V: Into<OsString>,
+    {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    /// The variables of this process.
+    pub fn of_process() -> Self {
+        Self::new(std::env::vars_os())
+    }
+
+    /// One variable.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
+    /// All variables whose names are UTF-8, sorted by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.0.iter().filter_map(|(name, value)| Some((name.to_str()?, value.as_os_str())))
+    }
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

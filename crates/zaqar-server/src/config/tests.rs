@@ -1,0 +1,488 @@
+//! The whole way from files, variables and flags to settings, warnings and errors.
+
+mod sample;
+mod stores;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use zaqar_core::Limits;
+use zaqar_core::limits::ClientIds;
+
+use super::raw::Raw;
+use super::{
+    AuthStrategy, Environment, Errors, Level, Loaded, Mailer, Registered, Settings, Sources, Sync,
+    ini, load,
+};
+
+/// Loads a file of this text; messages call it `zaqar.conf`.
+fn read(text: &str) -> Result<Loaded, Vec<String>> {
+    let path = Arc::from("zaqar.conf");
+    let mut raw = Raw::default();
+    let document = ini::parse(&path, text.as_bytes());
+    raw.add(&path, document.map_err(|errors| messages(&Errors(errors)))?);
+    let registered = Registered::default();
+    super::type_check(raw, &registered, &registered.sections()).map_err(|errors| messages(&errors))
+}
+
+fn settings(text: &str) -> Settings {
+    read(text).unwrap().settings
+}
+
+fn problems(text: &str) -> Vec<String> {
+    read(text).unwrap_err()
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    read(text).unwrap().warnings.iter().map(ToString::to_string).collect()
+}
+
+fn messages(errors: &Errors) -> Vec<String> {
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn without_a_configuration_the_defaults_hold() {
+    let Loaded { settings, warnings } = read("").unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(settings.drivers.transports, ["wsgi"]);
+    assert_eq!(settings.drivers.message_store, "embedded");
+    assert_eq!(settings.drivers.management_store, "embedded");
+    let embedded = settings.embedded.unwrap();
+    assert_eq!((embedded.path.as_path(), embedded.sync), (Path::new("./zaqar-data"), Sync::Always));
+    assert_eq!(settings.limits, Limits::default());
+    assert_eq!((settings.wsgi.bind.as_str(), settings.wsgi.port), ("127.0.0.1", 8888));
+    assert_eq!(settings.websocket.port, 9000);
+    assert_eq!(settings.auth_strategy, AuthStrategy::None);
+    assert_eq!(settings.signed_url_key, None);
+    assert_eq!(settings.cors, None);
+    assert_eq!(settings.pipelines.message, ["zaqar.notification.notifier"]);
+    assert!(!settings.admin_mode && !settings.pooling && !settings.logging.debug);
+}
+
+#[test]
+fn every_kind_of_option_reaches_its_setting() {
+    let settings = settings(
+        "[DEFAULT]\nadmin_mode = on\nauth_strategy = keystone\nlog_dir = /var/log/zaqar\n\
+         default_log_levels = hyper=WARNING, a.b=critical\n\
+         [drivers]\ntransport = websocket,wsgi\n\
+         [drivers:transport:websocket]\nbind = ::\nexternal_port = 443\n\
+         [drivers:message_store:embedded]\npath = /srv/q\nsync = interval\nsync_interval_ms = 20\n\
+         [transport]\nmax_message_ttl = 7_200\nclient_id_uuid_safe = off\nsubscriber_types = https\n\
+         [signed_url]\nsecret_key = \"s e\"\n[storage]\nmessage_pipeline =\nqueue_pipeline = a, b\n\
+         [cors]\nallowed_origin = https://a,https://b\nmax_age = -1\n\
+         [notification]\nsmtp_mode = self_local\nsmtp_host = mail.example.org\nsmtp_user_password = pw\n\
+         subscription_confirmation_email_template = topic:T,body:B {2},sender:S\n",
+    );
+    assert!(settings.admin_mode);
+    assert_eq!(settings.auth_strategy, AuthStrategy::Keystone);
+    assert_eq!(settings.logging.file.unwrap(), Path::new("/var/log/zaqar/zaqar-server.log"));
+    assert_eq!(
+        settings.logging.levels,
+        [("hyper".to_owned(), Level::Warn), ("a.b".to_owned(), Level::Error)]
+    );
+    assert_eq!(settings.drivers.transports, ["websocket", "wsgi"]);
+    assert_eq!(
+        (settings.websocket.bind.as_str(), settings.websocket.external_port),
+        ("::", Some(443))
+    );
+    let embedded = settings.embedded.unwrap();
+    assert_eq!(embedded.path, Path::new("/srv/q"));
+    assert_eq!(embedded.sync, Sync::Interval(std::time::Duration::from_millis(20)));
+    assert_eq!(settings.limits.max_message_ttl, 7200);
+    assert_eq!(settings.limits.client_ids, ClientIds::Off { min: 10, max: 36 });
+    assert_eq!(settings.limits.subscriber_types, ["https"]);
+    assert_eq!(settings.signed_url_key.unwrap().expose(), "s e");
+    assert!(settings.pipelines.message.is_empty());
+    assert_eq!(settings.pipelines.queue, ["a", "b"]);
+    let cors = settings.cors.unwrap();
+    assert_eq!((cors.allowed_origins.len(), cors.max_age, cors.allow_credentials), (2, -1, true));
+    let Mailer::Smtp { host, port, user, password } = settings.notification.mailer else {
+        panic!("not by SMTP");
+    };
+    assert_eq!((host.as_str(), port, user), ("mail.example.org", None, None));
+    assert_eq!(password.unwrap().expose(), "pw");
+    assert_eq!(settings.notification.confirmation_mail.body, "B {2}");
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_is_allowed() {
+    let table = [
+        (
+            "[DEFAULT]\ndebug = maybe",
+            "debug = \"maybe\": must be a boolean: true, yes, on, 1 or false, no, off, 0",
+        ),
+        (
+            "[DEFAULT]\nauth_strategy = basic",
+            "auth_strategy = \"basic\": must be one of: (empty), keystone",
+        ),
+        (
+            "[DEFAULT]\ndefault_log_levels = a=LOUD",
+            "default_log_levels = \"a=LOUD\": must be a list of target=LEVEL, with LEVEL one of: TRACE, DEBUG, INFO, WARN, WARNING, ERROR, CRITICAL",
+        ),
+        (
+            "[transport]\nmax_message_ttl = -5",
+            "max_message_ttl = \"-5\": must be an integer from 60 to 2147483647",
+        ),
+        (
+            "[transport]\nmax_queues_per_page = 0",
+            "max_queues_per_page = \"0\": must be an integer from 1 to 100000",
+        ),
+        (
+            "[transport]\nmax_claim_ttl = 1h",
+            "max_claim_ttl = \"1h\": must be an integer from 60 to 2147483647",
+        ),
+        (
+            "[transport]\nclient_id_uuid_safe = Off",
+            "client_id_uuid_safe = \"Off\": must be one of: strict, off",
+        ),
+        (
+            "[transport]\nmin_length_client_id = 40\nclient_id_uuid_safe = off",
+            "min_length_client_id = \"40\": must be such that min_length_client_id (40) is not above max_length_client_id (36)",
+        ),
+        (
+            "[transport]\nsubscriber_types = http,ftp",
+            "subscriber_types = \"http,ftp\": must be a list of: http, https, mailto, trust+http, trust+https",
+        ),
+        (
+            "[transport]\nmessage_encryption_algorithms = RSA",
+            "message_encryption_algorithms = \"RSA\": must be one of: AES256",
+        ),
+        (
+            "[drivers:transport:wsgi]\nport = 65536",
+            "port = \"65536\": must be an integer from 0 to 65535",
+        ),
+        (
+            "[drivers:transport:wsgi]\nbind = 300.0.0.1",
+            "bind = \"300.0.0.1\": must be an IP address or a host name",
+        ),
+        (
+            "[drivers]\ntransport = wsgi,amqp",
+            "transport = \"wsgi,amqp\": must be one of: wsgi, websocket; each once, with commas between",
+        ),
+        (
+            "[drivers]\ntransport = wsgi,wsgi",
+            "transport = \"wsgi,wsgi\": must be one of: wsgi, websocket; each once, with commas between",
+        ),
+        (
+            "[drivers]\ntransport =",
+            "transport = \"\": must be one of: wsgi, websocket; each once, with commas between",
+        ),
+        (
+            "[drivers:message_store:embedded]\nsync = maybe",
+            "sync = \"maybe\": must be one of: always, interval, never",
+        ),
+        (
+            "[notification]\nsmtp_mode = self_local",
+            "smtp_mode = \"self_local\": must be third_part as long as smtp_host is not set",
+        ),
+        (
+            "[notification]\nsubscription_confirmation_email_template = topic:T,body:B",
+            "subscription_confirmation_email_template = \"topic:T,body:B\": must be topic:…,body:…,sender:… in any order",
+        ),
+        (
+            "[notification]\nunsubscribe_confirmation_email_template = topic:T,body:{3},sender:S",
+            "unsubscribe_confirmation_email_template = \"topic:T,body:{3},sender:S\": must be a template with no other braces than {0}, {1} and {2}",
+        ),
+    ];
+    for (text, expected) in table {
+        let section = &text[..=text.find(']').unwrap()];
+        assert_eq!(problems(text), [format!("zaqar.conf:2: {section} {expected}")], "{text}");
+    }
+}
+
+#[test]
+fn all_problems_are_reported_in_the_order_of_the_file() {
+    let text =
+        "[transport]\nmax_claim_ttl = x\n[DEFAULT]\npooling = 2\n[signed_url]\nsecret_key = a$b\n";
+    assert_eq!(
+        problems(text),
+        [
+            "zaqar.conf:2: [transport] max_claim_ttl = \"x\": must be an integer from 60 to 2147483647",
+            "zaqar.conf:4: [DEFAULT] pooling = \"2\": must be a boolean: true, yes, on, 1 or false, no, off, 0",
+            "zaqar.conf:6: [signed_url] secret_key: ${***} names no option; write $$ for a dollar sign",
+        ]
+    );
+}
+
+#[test]
+fn what_changes_nothing_is_warned_about() {
+    let table: &[(&str, &[&str])] = &[
+        (
+            "[transport]\nmax_mesage_ttl = 60",
+            &[
+                "2: [transport] max_mesage_ttl is no option of this server; did you mean max_message_ttl?",
+            ],
+        ),
+        (
+            "[transport]\nadmin_mode = true",
+            &[
+                "2: [transport] admin_mode is no option of this server; did you mean [DEFAULT] admin_mode?",
+            ],
+        ),
+        ("[transport]\ncolour = red", &["2: [transport] colour is no option of this server"]),
+        (
+            "[drivers:transport:websocket]\nexternal-port = 1",
+            &[
+                "2: [drivers:transport:websocket] external-port is no option of this server; did you mean external_port?",
+            ],
+        ),
+        (
+            "[default]\ndebug = true",
+            &["1: [default] is no section of this server; did you mean [DEFAULT]?"],
+        ),
+        ("[nothing-like-it]\na = 1\nb = 2", &["1: [nothing-like-it] is no section of this server"]),
+        (
+            "[cache]\nenabled = true",
+            &["2: [cache] enabled has no effect: the server caches in its own memory"],
+        ),
+        (
+            "[oslo_messaging_rabbit]\nssl = true",
+            &["2: [oslo_messaging_rabbit] ssl has no effect: the server has no message bus"],
+        ),
+        ("[DEFAULT]\nsharding = true", &["2: [DEFAULT] sharding is an old name; write pooling"]),
+        (
+            "[transport]\nmax_message_ttl = 600",
+            &["2: [transport] default_message_ttl (3600) is above max_message_ttl (600)"],
+        ),
+        (
+            "[drivers:management_store:embedded]\npath = /a",
+            &[
+                "1: [drivers:management_store:embedded] is not read: both stores share [drivers:message_store:embedded]",
+            ],
+        ),
+        (
+            "[drivers:transport:websocket]\nnotification_bind = ::",
+            &[
+                "2: [drivers:transport:websocket] notification_bind has no effect: pushes reach every server through the store, without a port of their own",
+            ],
+        ),
+        (
+            "[drivers:message_store:swift]\n#uri =\n[storage]\nqueue_pipeline = x",
+            &["4: [storage] queue_pipeline has no effect: this build does not serve what it is about"],
+        ),
+        ("[TRANSPORT]\nmax_message_ttl = 6000\n[cors]\n[drivers:message_store:redis]", &[]),
+    ];
+    for (text, expected) in table {
+        let expected: Vec<_> = expected.iter().map(|line| format!("zaqar.conf:{line}")).collect();
+        assert_eq!(warnings(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_driver_that_the_build_has_not_reads_nothing() {
+    let text = "[drivers:message_store:redis]\nuri = x\n[drivers:transport:websocket]\nport = 1\n\
+                [drivers]\nmessage_store = embedded\nmanagement_store = embedded\n";
+    assert_eq!(warnings(text), Vec::<String>::new());
+    let path = Arc::from("zaqar.conf");
+    let mut raw = Raw::default();
+    raw.add(&path, ini::parse(&path, text.as_bytes()).unwrap());
+    let embedded = || vec!["embedded".to_owned()];
+    let registered = Registered {
+        transports: vec!["wsgi".to_owned()],
+        message_stores: embedded(),
+        management_stores: embedded(),
+    };
+    let loaded = super::type_check(raw, &registered, &registered.sections()).unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "zaqar.conf:2: [drivers:message_store:redis] uri has no effect: this build has no such driver",
+            "zaqar.conf:4: [drivers:transport:websocket] port has no effect: this build has no such driver",
+        ]
+    );
+}
+
+#[test]
+fn an_old_name_counts_unless_the_new_one_is_in_the_same_file() {
+    assert!(settings("[DEFAULT]\nsharding = true").pooling);
+    assert!(!settings("[DEFAULT]\npooling = false\nsharding = true").pooling);
+}
+
+/// Files below a temporary directory, loaded with their variables and flags.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let host = Self(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            let path = host.0.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        host
+    }
+
+    fn sources(&self, files: &[&str], dirs: &[&str], variables: &[(&str, &str)]) -> Sources {
+        let paths = |names: &[&str]| names.iter().map(|name| self.0.path().join(name)).collect();
+        let environment = Environment::new(variables.iter().copied());
+        Sources { files: paths(files), dirs: paths(dirs), environment, flags: Vec::new() }
+    }
+
+    /// Messages with paths below the directory.
+    fn problems(&self, sources: &Sources) -> Vec<String> {
+        let root = format!("{}/", self.0.path().display());
+        let errors = load(sources, &Registered::default()).unwrap_err();
+        messages(&errors).iter().map(|message| message.replace(&root, "")).collect()
+    }
+}
+
+#[test]
+fn files_then_directories_then_variables_then_flags_win() {
+    let port = |n: u16| format!("[drivers:transport:wsgi]\nport = {n}\n");
+    let host = Host::new(&[
+        ("a.conf", &port(1)),
+        ("b.conf", &port(2)),
+        ("d/2.conf", &port(4)),
+        ("d/1.conf", &port(3)),
+        ("d/ignored.txt", "nonsense"),
+    ]);
+    let variable = ("OS_DRIVERS_TRANSPORT_WSGI__PORT", "5");
+    let flag = |sources: Sources| sources.flag("--port", "drivers:transport:wsgi", "port", "6");
+    let table = [
+        (host.sources(&["a.conf"], &["empty"], &[]), 1),
+        (host.sources(&["a.conf", "b.conf"], &["empty"], &[]), 2),
+        (host.sources(&["b.conf", "a.conf"], &["empty"], &[]), 1),
+        (host.sources(&["a.conf"], &["d"], &[]), 4),
+        (host.sources(&["a.conf"], &["d"], &[variable]), 5),
+        (flag(host.sources(&["a.conf"], &["d"], &[variable])), 6),
+    ];
+    fs::create_dir(host.0.path().join("empty")).unwrap();
+    for (sources, expected) in table {
+        let loaded = load(&sources, &Registered::default()).unwrap();
+        assert_eq!(loaded.settings.wsgi.port, expected, "{sources:?}");
+    }
+}
+
+#[test]
+fn problems_of_all_origins_are_named() {
+    let host = Host::new(&[
+        ("a.conf", "[DEFAULT]\ndebug = x\n"),
+        ("bad.conf", "[DEFAULT\n"),
+        ("d/.x", ""),
+    ]);
+    let values = host.sources(&["a.conf"], &["d"], &[("OS_TRANSPORT__MAX_CLAIM_TTL", "1")]).flag(
+        "--admin_mode",
+        "DEFAULT",
+        "admin_mode",
+        "perhaps",
+    );
+    assert_eq!(
+        host.problems(&values),
+        [
+            "a.conf:2: [DEFAULT] debug = \"x\": must be a boolean: true, yes, on, 1 or false, no, off, 0",
+            "environment variable OS_TRANSPORT__MAX_CLAIM_TTL: [transport] max_claim_ttl = \"1\": must be an integer from 60 to 2147483647",
+            "command line --admin_mode: [DEFAULT] admin_mode = \"perhaps\": must be a boolean: true, yes, on, 1 or false, no, off, 0",
+        ]
+    );
+    assert_eq!(
+        host.problems(&host.sources(&["none.conf", "bad.conf"], &["d"], &[])),
+        [
+            "none.conf: cannot be read: No such file or directory (os error 2)",
+            "bad.conf:1: a section header must end with ]",
+        ]
+    );
+}
+
+#[test]
+fn secrets_are_printed_nowhere() {
+    let loaded = read(
+        "[signed_url]\nsecret_key = hunter2\n[transport]\nmessage_encryption_key = hunter2\n\
+         [keystone_authtoken]\npassword = hunter2\n[notification]\nsmtp_user_password = hunter2\n\
+         smtp_mode = self_local\nsmtp_host = h\n",
+    )
+    .unwrap();
+    let shown: Vec<_> = loaded.settings.raw().shown().collect();
+    let printed =
+        format!("{loaded:?} {shown:?} {:?}", loaded.settings.driver_section("signed_url"));
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert!(printed.contains("self_local"), "{printed}");
+    let environment = Environment::new([("OS_SIGNED_URL__SECRET_KEY", "hunter2")]);
+    assert!(!format!("{environment:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_report_shows_what_counts_and_where_it_stands() {
+    let settings = settings("[DEFAULT]\ndebug = no\ndebug = yes\n[signed_url]\nsecret_key = x\n");
+    let shown: Vec<_> = settings
+        .raw()
+        .shown()
+        .map(|shown| {
+            format!("[{}] {} = {} ({})", shown.section, shown.option, shown.value, shown.origin)
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "[DEFAULT] debug = \"yes\" (zaqar.conf:3)",
+            "[signed_url] secret_key = *** (zaqar.conf:5)",
+        ]
+    );
+}
+
+#[test]
+fn serde_sees_the_merged_texts_with_their_origins() {
+    #[derive(Debug, serde::Deserialize)]
+    struct Mine {
+        #[serde(rename = "DEFAULT")]
+        default: Default,
+        cache: Cache,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    struct Default {
+        debug: bool,
+        log_file: String,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    struct Cache {
+        backend_argument: Vec<String>,
+    }
+    let mine = |debug: &str| {
+        let text = format!(
+            "[DEFAULT]\ndebug = false\ndebug = {debug}\nlog_file = $log_dir/z\nlog_dir = /l\n\
+             [cache]\nbackend_argument = a:1\nbackend_argument = b:2\n"
+        );
+        let path = Arc::from("zaqar.conf");
+        let mut raw = Raw::default();
+        raw.add(&path, ini::parse(&path, text.as_bytes()).unwrap());
+        let source = super::Layer::new(&Arc::new(raw));
+        config::Config::builder().add_source(source).build().unwrap().try_deserialize::<Mine>()
+    };
+    let good = mine("true").unwrap();
+    assert!(good.default.debug);
+    assert_eq!(good.default.log_file, "/l/z");
+    assert_eq!(good.cache.backend_argument, ["a:1", "b:2"]);
+    let bad = mine("maybe").unwrap_err().to_string();
+    assert!(bad.contains("\"maybe\"") && bad.contains("zaqar.conf:3"), "{bad}");
+}
+
+/// Lines that are nearly right find more than bytes that are nearly never.
+fn nearly_ini() -> impl Strategy<Value = String> {
+    let line = prop_oneof![
+        Just("[DEFAULT]".to_owned()),
+        Just("[drivers]".to_owned()),
+        Just("[transport]".to_owned()),
+        "\\[[a-z:]{0,12}\\]?",
+        "(debug|storage|message_store|transport|log_file|max_claim_ttl) ?[=:] ?[$a-z0-9_{}.\"',-]{0,16}",
+        "[ \t]{0,2}.{0,12}",
+    ];
+    proptest::collection::vec(line, 0..24).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        let _ = ini::parse(&Arc::from("zaqar.conf"), &bytes);
+    }
+
+    #[test]
+    fn what_is_nearly_a_configuration_is_read_or_refused_with_a_reason(text in nearly_ini()) {
+        match read(&text) {
+            Ok(loaded) => prop_assert!(!loaded.settings.drivers.transports.is_empty()),
+            Err(problems) => prop_assert!(!problems.is_empty() && problems.iter().all(|p| p.contains(": "))),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Claims and dead letters.
+//!
+//! A claim's row lists the positions it took. Which of them it still holds is in `held`: a message that leaves is not looked up in its
+//! claim.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use zaqar_core::storage::{
+    Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Message,
+};
+use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
+
+use crate::Embedded;
+use crate::error::Sql;
+use crate::ledger::{Head, Ledger, find_head, millis, time};
+use crate::rows::{State, StateRow, body, find_held, message};
+use crate::taking::{Found, Step};
+
+/// The columns of a [`ClaimRow`], and `number` behind them.
+macro_rules! claim_columns {
+    () => {
+        "SELECT id, ttl, since, expires, positions, number FROM claims"
+    };
+}
+pub(crate) use claim_columns;
+
+#[async_trait]
+impl Claims for Embedded {
+    async fn claim(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        request: &ClaimRequest,
+        now: Timestamp,
+    ) -> Result<Guarded<Claimed>, Error> {
+        let (key, request) = (key.clone(), request.clone());
+        self.repeat(now, move |ledger| {
+            let claimed = ledger.guarded(
+                &key,
+                |head| head == assumed,
+                |ledger, head| ledger.claim(head, &request),
+            )?;
+            Ok(match claimed {
+                Guarded::Done(Step::Done(claimed)) => Step::Done(Guarded::Done(claimed)),
+                Guarded::Done(Step::Again) => Step::Again,
+                Guarded::Absent => Step::Done(Guarded::Absent),
+                Guarded::Stale(generation) => Step::Done(Guarded::Stale(generation)),
+            })
+        })
+        .await
+    }
+
+    async fn claim_get(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<Option<Claim>, Error> {
+        let now = self.at(now);
+        self.read(|conn| {
+            let Some(head) = find_head(conn, key)? else { return Ok(None) };
+            let Some(claim) = ClaimRow::find(conn, head.number, id, now)? else { return Ok(None) };
+            let mut messages = Vec::with_capacity(claim.positions.len());
+            for position in &claim.positions {
+                let row = find_held(conn, head.number, *position)?;
+                let Some(row) = row.filter(|row| claim.holds(row) && row.is_live(now)) else {
+                    continue;
+                };
+                let body = body(conn, row.position, None)?;
+                let incarnation = head.generation.incarnation;
+                messages.extend(body.map(|body| message(incarnation, &row, body, Some(id))));
+            }
+            Ok(Some(Claim { ttl: claim.ttl.cast_unsigned(), since: time(claim.since), messages }))
+        })
+    }
+
+    async fn claim_renew(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        ttl: u64,
+        grace: u64,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| ledger.renew(&key, id, ttl, grace)).await
+    }
+
+    async fn claim_release(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| {
+            let Some(head) = ledger.head(&key)? else { return Ok(()) };
+            let Some(claim) = ClaimRow::find(&ledger.conn, head.number, id, ledger.now)? else {
+                return Ok(());
+            };
+            ledger.free_held(head.number, id, &claim.positions)?;
+            ledger.drop_claim(head.number, id)
+        })
+        .await
+    }
+}
+
+/// A claim as it is kept.
+pub(crate) struct ClaimRow {
+    pub(crate) id: ClaimId,
+    pub(crate) ttl: i64,
+    pub(crate) since: i64,
+    pub(crate) expires: i64,
+    /// Of the messages it took, in order.
+    pub(crate) positions: Vec<i64>,
+}
+
+impl ClaimRow {
+    /// Reads what [`claim_columns`] names.
+    pub(crate) fn read(row: &Row<'_>) -> Sql<Self> {
+        Ok(Self {
+            id: ClaimId::new(u128::from_be_bytes(row.get(0)?)),
+            ttl: row.get(1)?,
+            since: row.get(2)?,
+            expires: row.get(3)?,
+            positions: read_positions(row.get_ref(4)?.as_blob()?),
+        })
+    }
+
+    /// Finds a live claim.
+    fn find(conn: &Connection, number: i64, id: ClaimId, now: Timestamp) -> Sql<Option<Self>> {
+        let found = conn
+            .prepare_cached(concat!(claim_columns!(), " WHERE number = ?1 AND id = ?2"))?
+            .query_row(params![number, id.get().to_be_bytes()], Self::read)
+            .optional()?;
+        Ok(found.filter(|claim| claim.expires > millis(now)))
+    }
+
+    /// Whether it is the claim that a row names.
+    pub(crate) fn holds(&self, row: &StateRow) -> bool {
+        row.state == State::Held(self.id)
+    }
+}
+
+impl Ledger {
+    fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<Step<Claimed>> {
+        let rule = request.dead_letters.as_ref();
+        let worn = rule.map(|rule| rule.max_claim_count);
+        let found = self.first_free(head.number, request.limit, worn)?;
+        if let Some(rule) = rule
+            && !found.worn.is_empty()
+            && !self.bury(head, rule, &found.worn)?
+        {
+            return Ok(Step::Done(Claimed::TargetChanged));
+        }
+        self.pass(head.number, &found);
+        if found.is_unfinished() {
+            return Ok(Step::Again);
+        }
+        self.take(head, request, &found).map(|messages| Step::Done(Claimed::Messages(messages)))
+    }
+
+    fn take(&mut self, head: Head, request: &ClaimRequest, found: &Found) -> Sql<Vec<Message>> {
+        if found.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let until = millis(self.now.plus_secs(request.ttl).plus_secs(request.grace));
+        let mut messages = Vec::with_capacity(found.rows.len());
+        for row in &found.rows {
+            // Every state row has a body: both are written and removed in one transaction.
+            let Some(body) = body(&self.conn, row.position, None)? else { continue };
+            let held = StateRow {
+                claims: row.claims.saturating_add(1),
+                expires: row.expires.max(until),
+                ..*row
+            };
+            self.hold(head.number, row, request.id, held.expires)?;
+            messages.push(message(head.generation.incarnation, &held, body, Some(request.id)));
+        }
+        self.insert_claim(head.number, request, found)?;
+        Ok(messages)
+    }
+
+    fn insert_claim(&mut self, number: i64, request: &ClaimRequest, found: &Found) -> Sql<()> {
+        let expires = millis(self.now.plus_secs(request.ttl));
+        let positions: Vec<_> = found.rows.iter().map(|row| row.position).collect();
+        self.conn.prepare_cached("INSERT INTO claims VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+            params![
+                number,
+                request.id.get().to_be_bytes(),
+                request.ttl.cast_signed(),
+                millis(self.now),
+                expires,
+                write_positions(&positions),
+            ],
+        )?;
+        self.due.claim_ends(expires);
+        Ok(())
+    }
+
+    /// Moves worn messages to the dead-letter queue; `false` if that is not as assumed.
+    fn bury(&mut self, source: Head, rule: &DeadLetters, worn: &[StateRow]) -> Sql<bool> {
+        let target = self.head(&rule.target)?;
+        let Some(target) = target.filter(|head| head.generation == rule.generation) else {
+            return Ok(false);
+        };
+        let first = self.take_positions(worn.len());
+        let now = millis(self.now);
+        for (row, position) in worn.iter().zip(first..) {
+            let expires = match rule.ttl {
+                Some(ttl) => millis(self.now.plus_secs(ttl)),
+                None => row.expires,
+            };
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO messages SELECT ?2, ?3, client, sealed, checksum, body \
+                     FROM messages WHERE position = ?1",
+                )?
+                .execute([row.position, position, now])?;
+            self.insert_free(target.number, position, expires)?;
+            self.remove(source.number, row)?;
+        }
+        Ok(true)
+    }
+
+    fn renew(&mut self, key: &QueueKey, id: ClaimId, ttl: u64, grace: u64) -> Sql<bool> {
+        let Some(head) = self.head(key)? else { return Ok(false) };
+        let Some(claim) = ClaimRow::find(&self.conn, head.number, id, self.now)? else {
+            return Ok(false);
+        };
+        let expires = millis(self.now.plus_secs(ttl));
+        self.conn
+            .prepare_cached(
+                "UPDATE claims SET ttl = ?3, since = ?4, expires = ?5 WHERE number = ?1 AND id = ?2",
+            )?
+            .execute(params![
+                head.number,
+                id.get().to_be_bytes(),
+                ttl.cast_signed(),
+                millis(self.now),
+                expires,
+            ])?;
+        self.due.claim_ends(expires);
+        let until = millis(self.now.plus_secs(ttl).plus_secs(grace));
+        for position in &claim.positions {
+            let row = find_held(&self.conn, head.number, *position)?;
+            let Some(row) = row.filter(|row| claim.holds(row) && row.is_live(self.now)) else {
+                continue;
+            };
+            self.prolong(head.number, &row, row.expires.max(until))?;
+        }
+        Ok(true)
+    }
+
+    /// Frees those of a claim's messages that it still holds.
+    pub(crate) fn free_held(&mut self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<()> {
+        for position in positions {
+            let row = find_held(&self.conn, number, *position)?;
+            if let Some(row) = row.filter(|row| row.state == State::Held(id)) {
+                self.set_free(number, &row)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn drop_claim(&self, number: i64, id: ClaimId) -> Sql<()> {
+        self.conn
+            .prepare_cached("DELETE FROM claims WHERE number = ?1 AND id = ?2")?
+            .execute(params![number, id.get().to_be_bytes()])?;
+        Ok(())
+    }
+
+    /// Leaves a claim only some of its messages.
+    pub(crate) fn keep_positions(&self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<()> {
+        self.conn
+            .prepare_cached("UPDATE claims SET positions = ?3 WHERE number = ?1 AND id = ?2")?
+            .execute(params![number, id.get().to_be_bytes(), write_positions(positions)])?;
+        Ok(())
+    }
+}
+
+fn write_positions(positions: &[i64]) -> Vec<u8> {
+    positions.iter().flat_map(|position| position.to_be_bytes()).collect()
+}
+
+fn read_positions(bytes: &[u8]) -> Vec<i64> {
+    bytes.as_chunks().0.iter().map(|chunk| i64::from_be_bytes(*chunk)).collect()
+}

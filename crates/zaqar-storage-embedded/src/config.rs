@@ -1,0 +1,38 @@
+//! What can be set.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a store is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The directory that holds the store; it is created if it is missing. One process at a time owns it.
+    pub path: PathBuf,
+    /// When a change is safe from a power cut.
+    pub sync: Sync,
+    /// Changes that wait for the writer, at most. One more is refused with [`Overloaded`].
+    ///
+    /// [`Overloaded`]: zaqar_core::storage::Error::Overloaded
+    pub pending: usize,
+    /// Bytes of the file that the writer keeps in memory, about.
+    pub page_cache: usize,
+}
+
+/// When a change is safe from a power cut or a crash of the operating system. The end of the process alone loses nothing in any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before it is acknowledged.
+    Always,
+    /// At most this long after it was acknowledged, and the time that one write to the disk takes. What is lost are the latest changes;
+    /// the file stays whole.
+    Interval(Duration),
+    /// Whenever the operating system gets to it. A power cut can leave a file that cannot be read: for tests and caches.
+    Never,
+}
+
+impl Options {
+    /// The defaults for a directory: [`Sync::Always`], 4096 pending changes, 16 MiB of pages.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), sync: Sync::Always, pending: 4096, page_cache: 16 << 20 }
+    }
+}

@@ -1,0 +1,54 @@
+//! Heads.
+
+use async_trait::async_trait;
+use zaqar_core::storage::{Error, Guarded, Heads};
+use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
+
+use crate::Embedded;
+use crate::ledger::find_head;
+
+#[async_trait]
+impl Heads for Embedded {
+    async fn open(
+        &self,
+        key: &QueueKey,
+        generation: Generation,
+        now: Timestamp,
+    ) -> Result<Generation, Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| match ledger.head(&key)? {
+            Some(head) => Ok(head.generation),
+            None => ledger.open_head(&key, generation).map(|()| generation),
+        })
+        .await
+    }
+
+    async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
+        Ok(self.read(|conn| find_head(conn, key))?.map(|head| head.generation))
+    }
+
+    async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
+        let key = key.clone();
+        self.write(move |ledger| {
+            let belongs = |head: Generation| head.incarnation == generation.incarnation;
+            ledger.guarded(&key, belongs, |ledger, head| {
+                ledger.change(head.number, |head| {
+                    let version = &mut head.generation.version;
+                    *version = generation.version.max(*version);
+                });
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
+        let key = key.clone();
+        self.write(move |ledger| {
+            let belongs = |head: Generation| head.incarnation == incarnation;
+            ledger.guarded(&key, belongs, |ledger, head| ledger.close_head(&key, &head))
+        })
+        .await
+    }
+}

@@ -1,0 +1,31 @@
+#![doc = include_str!("../README.md")]
+
+mod checkpoint;
+mod claims;
+mod config;
+mod directory;
+mod driver;
+mod due;
+mod error;
+mod heads;
+mod ledger;
+mod listing;
+mod loose;
+mod messages;
+mod news;
+mod outbox;
+mod queues;
+mod reader;
+mod rows;
+mod schema;
+mod subscriptions;
+mod sync;
+mod taking;
+#[cfg(test)]
+mod testing;
+mod upkeep;
+mod writer;
+
+pub use config::{Options, Sync};
+pub use driver::Embedded;
+pub use error::Error;

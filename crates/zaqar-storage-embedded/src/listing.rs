@@ -1,0 +1,192 @@
+//! What shows messages: pages, messages by id, and counts.
+
+use rusqlite::Connection;
+use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volume};
+use zaqar_core::{ClaimId, MessageId, Timestamp};
+
+use crate::error::Sql;
+use crate::ledger::{Head, time};
+use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
+
+/// Messages that a page passes over beside those that it shows.
+const LOOK: usize = 1000;
+/// Expired messages that each end of a queue is looked for behind.
+const ENDS: usize = 10_000;
+
+/// One page.
+pub(crate) fn list(
+    conn: &Connection,
+    head: &Head,
+    query: &ListQuery,
+    now: Timestamp,
+) -> Sql<MessagePage> {
+    let incarnation = head.generation.incarnation;
+    let after = query
+        .after
+        .filter(|marker| marker.incarnation == incarnation)
+        .map_or(0, |marker| marker.position.get().cast_signed());
+    let mut holders = Holders::new(conn, head.number, now);
+    let mut page = MessagePage::default();
+    let mut statement = conn.prepare_cached(page_sql(query))?;
+    let mut rows = statement.query([head.number, after])?;
+    let mut last = None;
+    for _ in 0..query.limit.saturating_add(LOOK) {
+        if page.messages.len() >= query.limit {
+            break;
+        }
+        let Some(row) = rows.next()? else {
+            // Nothing is left: only a page that shows something has a next one.
+            last = last.filter(|_| !page.messages.is_empty());
+            break;
+        };
+        let row = StateRow::read(row)?;
+        last = Some(row.position);
+        if !row.is_live(now) {
+            continue;
+        }
+        if let Some(body) = body(conn, row.position, query.hide.as_ref())? {
+            page.messages.push(message(incarnation, &row, body, holders.of(&row)?));
+        }
+    }
+    page.next = last.map(|position| id(incarnation, position));
+    Ok(page)
+}
+
+/// Messages by id.
+pub(crate) fn get(
+    conn: &Connection,
+    head: &Head,
+    ids: &[MessageId],
+    now: Timestamp,
+) -> Sql<Vec<Message>> {
+    let incarnation = head.generation.incarnation;
+    let mut positions: Vec<_> = ids
+        .iter()
+        .filter(|id| id.incarnation == incarnation)
+        .map(|id| id.position.get().cast_signed())
+        .collect();
+    positions.sort_unstable();
+    positions.dedup();
+    let mut holders = Holders::new(conn, head.number, now);
+    let mut messages = Vec::with_capacity(positions.len());
+    for position in positions {
+        let row = find(conn, head.number, position)?;
+        let Some(row) = row.filter(|row| row.is_live(now)) else { continue };
+        if let Some(body) = body(conn, position, None)? {
+            messages.push(message(incarnation, &row, body, holders.of(&row)?));
+        }
+    }
+    Ok(messages)
+}
+
+/// Counts and ends.
+pub(crate) fn stats(conn: &Connection, head: &Head, now: Timestamp) -> Sql<Stats> {
+    let oldest = end(conn, head, &OLDEST, now, i64::min)?;
+    let newest = end(conn, head, &NEWEST, now, i64::max)?;
+    Ok(Stats {
+        free: head.free.cast_unsigned(),
+        claimed: head.held.cast_unsigned(),
+        delayed: head.delayed.cast_unsigned(),
+        ends: oldest.zip(newest),
+    })
+}
+
+/// Counts over all queues. Reads every head.
+pub(crate) fn volume(conn: &Connection) -> Sql<Volume> {
+    conn.prepare_cached("SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads")?.query_row(
+        [],
+        |row| {
+            Ok(Volume {
+                claimed: row.get::<_, i64>(0)?.cast_unsigned(),
+                free: row.get::<_, i64>(1)?.cast_unsigned(),
+            })
+        },
+    )
+}
+
+const OLDEST: [&str; 3] = [
+    concat!(columns!(free), " WHERE number = ?1 ORDER BY position"),
+    concat!(columns!(held), " WHERE number = ?1 ORDER BY position"),
+    concat!(columns!(delayed), " WHERE number = ?1 ORDER BY position"),
+];
+const NEWEST: [&str; 3] = [
+    concat!(columns!(free), " WHERE number = ?1 ORDER BY position DESC"),
+    concat!(columns!(held), " WHERE number = ?1 ORDER BY position DESC"),
+    concat!(columns!(delayed), " WHERE number = ?1 ORDER BY position DESC"),
+];
+
+fn end(
+    conn: &Connection,
+    head: &Head,
+    tables: &[&str; 3],
+    now: Timestamp,
+    better: fn(i64, i64) -> i64,
+) -> Sql<Option<Endpoint>> {
+    let mut best = None;
+    for sql in tables {
+        if let Some(position) = first_live(conn, sql, head.number, now)? {
+            best = Some(best.map_or(position, |it| better(it, position)));
+        }
+    }
+    let Some(position) = best else { return Ok(None) };
+    Ok(Some(Endpoint {
+        id: id(head.generation.incarnation, position),
+        created: time(created(conn, position)?),
+    }))
+}
+
+fn first_live(conn: &Connection, sql: &str, number: i64, now: Timestamp) -> Sql<Option<i64>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([number])?;
+    for _ in 0..ENDS {
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let row = StateRow::read(row)?;
+        if row.is_live(now) {
+            return Ok(Some(row.position));
+        }
+    }
+    Ok(None)
+}
+
+const fn page_sql(query: &ListQuery) -> &'static str {
+    macro_rules! merged {
+        ($first:ident $(, $more:ident)*) => {
+            concat!(
+                columns!($first),
+                " WHERE number = ?1 AND position > ?2",
+                $(" UNION ALL ", columns!($more), " WHERE number = ?1 AND position > ?2",)*
+                " ORDER BY position"
+            )
+        };
+    }
+    match (query.include_claimed, query.include_delayed) {
+        (false, false) => merged!(free),
+        (true, false) => merged!(free, held),
+        (false, true) => merged!(free, delayed),
+        (true, true) => merged!(free, held, delayed),
+    }
+}
+
+/// Which live claim holds a message. Neighbours mostly have one claim: it is looked up once.
+struct Holders<'a> {
+    conn: &'a Connection,
+    number: i64,
+    now: Timestamp,
+    last: Option<(ClaimId, bool)>,
+}
+
+impl<'a> Holders<'a> {
+    const fn new(conn: &'a Connection, number: i64, now: Timestamp) -> Self {
+        Self { conn, number, now, last: None }
+    }
+
+    fn of(&mut self, row: &StateRow) -> Sql<Option<ClaimId>> {
+        let State::Held(claim) = row.state else { return Ok(None) };
+        let is_live = match self.last {
+            Some((id, is_live)) if id == claim => is_live,
+            _ => is_live_claim(self.conn, self.number, claim, self.now)?,
+        };
+        self.last = Some((claim, is_live));
+        Ok(is_live.then_some(claim))
+    }
+}

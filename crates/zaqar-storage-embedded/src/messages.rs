@@ -1,0 +1,221 @@
+//! Messages of a queue: what changes them. What shows them is in [`crate::listing`].
+
+use async_trait::async_trait;
+use rusqlite::params;
+use zaqar_core::storage::{
+    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, Posted,
+    Stats, Volume,
+};
+use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
+
+use crate::Embedded;
+use crate::error::Sql;
+use crate::ledger::{Head, Ledger, find_head, millis};
+use crate::listing;
+use crate::rows::{State, StateRow, body, find, id, is_live_claim, message};
+use crate::taking::Step;
+
+#[async_trait]
+impl Messages for Embedded {
+    async fn post(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| {
+            ledger.guarded(&key, |head| head == assumed, |ledger, head| ledger.post(&key, head, &batch))
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        key: &QueueKey,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<MessagePage, Error> {
+        let now = self.at(now);
+        if !(query.include_claimed && query.include_delayed) {
+            self.settle_turns(now).await?;
+        }
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => listing::list(conn, &head, query, now),
+            None => Ok(MessagePage::default()),
+        })
+    }
+
+    async fn get(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        now: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        let now = self.at(now);
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => listing::get(conn, &head, ids, now),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    async fn delete(
+        &self,
+        key: &QueueKey,
+        id: MessageId,
+        claim: Option<ClaimId>,
+        now: Timestamp,
+    ) -> Result<Deleted, Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| ledger.delete(&key, id, claim)).await
+    }
+
+    async fn delete_many(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        which: &Deletable,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.at(now);
+        let (key, ids, which) = (key.clone(), ids.to_vec(), which.clone());
+        self.write(move |ledger| ledger.delete_many(&key, &ids, &which)).await
+    }
+
+    async fn pop(
+        &self,
+        key: &QueueKey,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        let key = key.clone();
+        self.repeat(now, move |ledger| ledger.pop(&key, limit)).await
+    }
+
+    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| match ledger.head(&key)? {
+            Some(head) => ledger.empty_head(&key, head),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
+        let now = self.at(now);
+        self.settle_turns(now).await?;
+        self.settle_expired(now).await?;
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => listing::stats(conn, &head, now).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    async fn volume(&self) -> Result<Option<Volume>, Error> {
+        self.read(|conn| listing::volume(conn).map(Some))
+    }
+}
+
+impl Ledger {
+    fn post(&mut self, key: &QueueKey, head: Head, batch: &Batch) -> Sql<Vec<MessageId>> {
+        let first = self.take_positions(batch.messages.len());
+        let created = millis(self.now);
+        let mut ids = Vec::with_capacity(batch.messages.len());
+        for (new, position) in batch.messages.iter().zip(first..) {
+            let payload = &new.payload;
+            self.conn
+                .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![
+                    position,
+                    created,
+                    batch.client.as_str(),
+                    payload.sealed_with.as_ref().map(|key| key.0.as_str()),
+                    payload.checksum.as_ref().map(|sum| sum.0),
+                    payload.bytes.as_ref(),
+                ])?;
+            let expires = millis(self.now.plus_secs(new.ttl));
+            if new.delay == 0 {
+                self.insert_free(head.number, position, expires)?;
+            } else {
+                let due = millis(self.now.plus_secs(new.delay));
+                self.insert_delayed(head.number, position, expires, due)?;
+            }
+            ids.push(id(head.generation.incarnation, position));
+        }
+        if self.is_heard(&head)? {
+            self.write_outbox(&head, first, batch)?;
+        }
+        self.posted.extend(ids.last().map(|last| Posted { key: key.clone(), last: *last }));
+        Ok(ids)
+    }
+
+    fn delete(&mut self, key: &QueueKey, id: MessageId, claim: Option<ClaimId>) -> Sql<Deleted> {
+        let Some(head) = self.head(key)? else { return Ok(Deleted::Gone) };
+        let Some(row) = self.live(&head, id)? else { return Ok(Deleted::Gone) };
+        match (claim, self.holder(head.number, &row)?) {
+            (None, Some(_)) => return Ok(Deleted::Claimed),
+            (Some(_), None) => return Ok(Deleted::NotClaimed),
+            (Some(named), Some(holder)) if named != holder => return Ok(Deleted::WrongClaim),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        self.remove(head.number, &row)?;
+        Ok(Deleted::Gone)
+    }
+
+    fn delete_many(&mut self, key: &QueueKey, ids: &[MessageId], which: &Deletable) -> Sql<()> {
+        let Some(head) = self.head(key)? else { return Ok(()) };
+        for id in ids {
+            let Some(row) = self.live(&head, *id)? else { continue };
+            let is_meant = match which {
+                Deletable::Any => true,
+                Deletable::HeldBy(claims) => {
+                    self.holder(head.number, &row)?.is_some_and(|holder| claims.contains(&holder))
+                }
+            };
+            if is_meant {
+                self.remove(head.number, &row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self, key: &QueueKey, limit: usize) -> Sql<Step<Vec<Message>>> {
+        let Some(head) = self.head(key)? else { return Ok(Step::Done(Vec::new())) };
+        let found = self.first_free(head.number, limit, None)?;
+        self.pass(head.number, &found);
+        if found.is_unfinished() {
+            return Ok(Step::Again);
+        }
+        let mut messages = Vec::with_capacity(found.rows.len());
+        for row in &found.rows {
+            let body = body(&self.conn, row.position, None)?;
+            let incarnation = head.generation.incarnation;
+            messages.extend(body.map(|body| message(incarnation, row, body, None)));
+            self.remove(head.number, row)?;
+        }
+        Ok(Step::Done(messages))
+    }
+
+    /// A live message of a head.
+    fn live(&self, head: &Head, id: MessageId) -> Sql<Option<StateRow>> {
+        if id.incarnation != head.generation.incarnation {
+            return Ok(None);
+        }
+        let row = find(&self.conn, head.number, id.position.get().cast_signed())?;
+        Ok(row.filter(|row| row.is_live(self.now)))
+    }
+
+    /// The live claim that holds a message.
+    fn holder(&self, number: i64, row: &StateRow) -> Sql<Option<ClaimId>> {
+        let State::Held(claim) = row.state else { return Ok(None) };
+        // Mostly no claim that is over is left, and then there is nothing to look up.
+        if !self.has_turns() || is_live_claim(&self.conn, number, claim, self.now)? {
+            return Ok(Some(claim));
+        }
+        Ok(None)
+    }
+}

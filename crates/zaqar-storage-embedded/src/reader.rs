@@ -1,0 +1,53 @@
+//! Connections that read.
+//!
+//! A read runs on the task that asks. It touches a bounded number of rows, waits for no writer and no lock, and costs less than
+//! handing it to another thread would; only pages that are not in memory make it wait for the disk.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+
+use crate::error::Sql;
+use crate::schema;
+
+/// Connections kept between reads, at most. More are opened when more threads read at once, and closed again.
+const IDLE: usize = 8;
+
+pub(crate) struct Readers {
+    directory: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(crate) const fn new(directory: PathBuf) -> Self {
+        Self { directory, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Reads from one state of the file.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Sql<T>) -> Sql<T> {
+        let waiting = self.idle().pop();
+        let conn = match waiting {
+            Some(conn) => conn,
+            None => schema::open_reader(&self.directory)?,
+        };
+        conn.prepare_cached("BEGIN")?.execute([])?;
+        let result = work(&conn)?;
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        // After an error the connection is dropped instead: that ends whatever it was in.
+        let mut idle = self.idle();
+        if idle.len() < IDLE {
+            idle.push(conn);
+        }
+        Ok(result)
+    }
+
+    /// Closes what is idle.
+    pub(crate) fn clear(&self) {
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

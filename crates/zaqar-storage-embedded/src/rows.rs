@@ -1,0 +1,300 @@
+//! The rows of one message: its state, its body, when it expires, and the moves between states.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use zaqar_core::storage::Message;
+use zaqar_core::{
+    Checksum, ClaimId, ClientId, Incarnation, KeyId, MessageId, Payload, Position, Timestamp,
+};
+
+use crate::error::Sql;
+use crate::ledger::{Head, Ledger, millis, time};
+
+/// What state a message is in, as the file has it: claims and delays may be over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Free,
+    Held(ClaimId),
+    Delayed(i64),
+}
+
+/// The row that says so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StateRow {
+    pub(crate) position: i64,
+    pub(crate) expires: i64,
+    pub(crate) claims: u32,
+    pub(crate) state: State,
+}
+
+/// The columns of a [`StateRow`], each table on its own. `claim` and `due` tell the tables apart.
+macro_rules! columns {
+    (free) => {
+        "SELECT position, expires, claims, NULL AS claim, NULL AS due FROM free"
+    };
+    (held) => {
+        "SELECT position, expires, claims, claim, NULL AS due FROM held"
+    };
+    (delayed) => {
+        "SELECT position, expires, claims, NULL AS claim, due FROM delayed"
+    };
+}
+pub(crate) use columns;
+
+impl StateRow {
+    /// Reads what [`columns`] names.
+    pub(crate) fn read(row: &Row<'_>) -> Sql<Self> {
+        let claim: Option<[u8; 16]> = row.get(3)?;
+        let due: Option<i64> = row.get(4)?;
+        Ok(Self {
+            position: row.get(0)?,
+            expires: row.get(1)?,
+            claims: row.get(2)?,
+            state: match (claim, due) {
+                (Some(claim), _) => State::Held(ClaimId::new(u128::from_be_bytes(claim))),
+                (None, Some(due)) => State::Delayed(due),
+                (None, None) => State::Free,
+            },
+        })
+    }
+
+    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
+        self.expires > millis(now)
+    }
+}
+
+/// Finds a message of a head in whatever state. What is asked for is mostly what was claimed.
+pub(crate) fn find(conn: &Connection, number: i64, position: i64) -> Sql<Option<StateRow>> {
+    const WHERE: [&str; 3] = [
+        concat!(columns!(held), " WHERE number = ?1 AND position = ?2"),
+        concat!(columns!(free), " WHERE number = ?1 AND position = ?2"),
+        concat!(columns!(delayed), " WHERE number = ?1 AND position = ?2"),
+    ];
+    for sql in WHERE {
+        let found =
+            conn.prepare_cached(sql)?.query_row([number, position], StateRow::read).optional()?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Finds a message of a head that a claim holds or held.
+pub(crate) fn find_held(conn: &Connection, number: i64, position: i64) -> Sql<Option<StateRow>> {
+    conn.prepare_cached(concat!(columns!(held), " WHERE number = ?1 AND position = ?2"))?
+        .query_row([number, position], StateRow::read)
+        .optional()
+}
+
+/// When a claim of a head ends or ended.
+pub(crate) fn claim_end(conn: &Connection, number: i64, id: ClaimId) -> Sql<Option<i64>> {
+    conn.prepare_cached("SELECT expires FROM claims WHERE number = ?1 AND id = ?2")?
+        .query_row(params![number, id.get().to_be_bytes()], |row| row.get(0))
+        .optional()
+}
+
+/// Whether a claim of a head is live.
+pub(crate) fn is_live_claim(
+    conn: &Connection,
+    number: i64,
+    id: ClaimId,
+    now: Timestamp,
+) -> Sql<bool> {
+    Ok(claim_end(conn, number, id)?.is_some_and(|end| end > millis(now)))
+}
+
+/// A message's body with what else never changes.
+pub(crate) struct Body {
+    pub(crate) created: i64,
+    pub(crate) payload: Payload,
+}
+
+const BODY: &str =
+    "SELECT created, client, sealed, checksum, body FROM messages WHERE position = ?1";
+
+/// Reads a body; `None` if `hide` posted it.
+pub(crate) fn body(conn: &Connection, position: i64, hide: Option<&ClientId>) -> Sql<Option<Body>> {
+    conn.prepare_cached(BODY)?.query_row([position], |row| {
+        if hide
+            .is_some_and(|client| row.get_ref(1).is_ok_and(|it| it.as_str() == Ok(client.as_str())))
+        {
+            return Ok(None);
+        }
+        let sealed: Option<String> = row.get(2)?;
+        let checksum: Option<[u8; 16]> = row.get(3)?;
+        let payload = Payload {
+            bytes: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
+            sealed_with: sealed.map(KeyId),
+            checksum: checksum.map(Checksum),
+        };
+        Ok(Some(Body { created: row.get(0)?, payload }))
+    })
+}
+
+/// When a message was created.
+pub(crate) fn created(conn: &Connection, position: i64) -> Sql<i64> {
+    conn.prepare_cached("SELECT created FROM messages WHERE position = ?1")?
+        .query_row([position], |row| row.get(0))
+}
+
+/// A message as the caller gets it.
+pub(crate) fn message(
+    incarnation: Incarnation,
+    row: &StateRow,
+    body: Body,
+    claim: Option<ClaimId>,
+) -> Message {
+    Message {
+        id: id(incarnation, row.position),
+        ttl: seconds(row.expires.saturating_sub(body.created)),
+        payload: body.payload,
+        created: time(body.created),
+        claim,
+        claim_count: row.claims,
+    }
+}
+
+/// Whole seconds, to the nearest: a claim can end a life between two.
+fn seconds(millis: i64) -> u64 {
+    u64::try_from(millis).unwrap_or(0).saturating_add(500) / 1000
+}
+
+/// The id of the message at a position.
+pub(crate) const fn id(incarnation: Incarnation, position: i64) -> MessageId {
+    MessageId { incarnation, position: Position::new(position.cast_unsigned()) }
+}
+
+impl Ledger {
+    /// Puts a new message's state into a head.
+    pub(crate) fn insert_free(&mut self, number: i64, position: i64, expires: i64) -> Sql<()> {
+        self.conn
+            .prepare_cached("INSERT INTO free VALUES (?1, ?2, ?3, 0)")?
+            .execute([number, position, expires])?;
+        self.change(number, |head| head.free += 1);
+        self.expires(number, position, expires)
+    }
+
+    /// As [`Self::insert_free`], for a message that is not shown until `due`.
+    pub(crate) fn insert_delayed(
+        &mut self,
+        number: i64,
+        position: i64,
+        expires: i64,
+        due: i64,
+    ) -> Sql<()> {
+        self.conn
+            .prepare_cached("INSERT INTO delayed VALUES (?1, ?2, ?3, 0, ?4)")?
+            .execute([number, position, expires, due])?;
+        self.change(number, |head| head.delayed += 1);
+        self.due.delay_ends(due);
+        self.expires(number, position, expires)
+    }
+
+    /// Frees a message in its old place.
+    pub(crate) fn set_free(&mut self, number: i64, row: &StateRow) -> Sql<()> {
+        self.drop_state(number, row)?;
+        self.conn.prepare_cached("INSERT INTO free VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            number,
+            row.position,
+            row.expires,
+            row.claims
+        ])?;
+        self.change(number, |head| {
+            head.free += 1;
+            head.floor = head.floor.min(row.position);
+        });
+        Ok(())
+    }
+
+    /// Gives a free message to a claim, to live until `expires`.
+    pub(crate) fn hold(
+        &mut self,
+        number: i64,
+        row: &StateRow,
+        claim: ClaimId,
+        expires: i64,
+    ) -> Sql<()> {
+        self.drop_state(number, row)?;
+        self.conn.prepare_cached("INSERT INTO held VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
+            params![number, row.position, expires, row.claims.saturating_add(1), claim.get().to_be_bytes()],
+        )?;
+        self.change(number, |head| head.held += 1);
+        self.move_expiry(number, row, expires)
+    }
+
+    /// Lets a held message live until `expires`.
+    pub(crate) fn prolong(&mut self, number: i64, row: &StateRow, expires: i64) -> Sql<()> {
+        if expires == row.expires {
+            return Ok(());
+        }
+        self.conn
+            .prepare_cached("UPDATE held SET expires = ?3 WHERE number = ?1 AND position = ?2")?
+            .execute(params![number, row.position, expires])?;
+        self.move_expiry(number, row, expires)
+    }
+
+    /// Removes a message of a head. Its body goes later, with its neighbours: see [`Loose`](crate::loose::Loose).
+    pub(crate) fn remove(&mut self, number: i64, row: &StateRow) -> Sql<()> {
+        self.drop_state(number, row)?;
+        self.loose.stage(row.position, row.expires);
+        Ok(())
+    }
+
+    /// Removes a message with everything at once.
+    pub(crate) fn remove_now(&mut self, number: i64, row: &StateRow) -> Sql<()> {
+        self.drop_state(number, row)?;
+        self.drop_body(row.position, row.expires)
+    }
+
+    /// Removes what is left of a message when nothing says its state any more.
+    pub(crate) fn drop_body(&self, position: i64, expires: i64) -> Sql<()> {
+        self.drop_expiry(position, expires)?;
+        self.conn.prepare_cached("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
+        Ok(())
+    }
+
+    fn drop_expiry(&self, position: i64, expires: i64) -> Sql<()> {
+        self.conn
+            .prepare_cached("DELETE FROM expiry WHERE at = ?1 AND position = ?2")?
+            .execute([expires, position])?;
+        Ok(())
+    }
+
+    /// Says when the message at a position expires.
+    fn expires(&mut self, number: i64, position: i64, at: i64) -> Sql<()> {
+        self.conn
+            .prepare_cached("INSERT INTO expiry VALUES (?1, ?2, ?3)")?
+            .execute([at, position, number])?;
+        self.due.message_expires(at);
+        Ok(())
+    }
+
+    fn move_expiry(&mut self, number: i64, row: &StateRow, expires: i64) -> Sql<()> {
+        if expires == row.expires {
+            return Ok(());
+        }
+        self.drop_expiry(row.position, row.expires)?;
+        self.expires(number, row.position, expires)
+    }
+
+    /// Removes the row that says what state a message is in, and counts it out.
+    fn drop_state(&mut self, number: i64, row: &StateRow) -> Sql<()> {
+        let (sql, count): (_, fn(&mut Head) -> &mut i64) = match row.state {
+            State::Free => {
+                ("DELETE FROM free WHERE number = ?1 AND position = ?2", |head| &mut head.free)
+            }
+            State::Held(_) => {
+                ("DELETE FROM held WHERE number = ?1 AND position = ?2", |head| &mut head.held)
+            }
+            State::Delayed(_) => {
+                ("DELETE FROM delayed WHERE number = ?1 AND position = ?2", |head| {
+                    &mut head.delayed
+                })
+            }
+        };
+        self.conn.prepare_cached(sql)?.execute([number, row.position])?;
+        self.change(number, |head| *count(head) -= 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! The file: its tables, its format number, and how connections to it are set up.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, Sql};
+use crate::{Options, Sync};
+
+/// `ZQAR`, so that `file` and we know the file.
+const APPLICATION_ID: i32 = 0x5a51_4152;
+/// The format written here.
+const FORMAT: i32 = 1;
+
+/// One page holds seven messages of 1 KiB.
+const PAGE_SIZE: u32 = 8192;
+/// The log is cut to this when it is reset after a burst.
+const LOG_BYTES: u32 = 64 << 20;
+/// A reader sees pages that others changed, so that it keeps few.
+const READER_CACHE_KIB: u32 = 1024;
+/// Long enough for an operator's `sqlite3` to finish a statement.
+pub(crate) const BUSY: Duration = Duration::from_secs(5);
+
+/// - A queue's head has numbers, which its rows are found by, a message has a `position`; both come from `sequence` and are never given
+///   twice. `number` is for messages and claims, and a purge changes it; `audience` is for subscriptions, and the removal of all
+///   changes it; `life` is for the outbox.
+/// - `messages` never change. What does is in three small tables, one a state, in order of position within a number.
+/// - `expiry`, `claims_due` and `delayed_due` tell what comes due next, over all queues.
+/// - An outbox entry is `ready` when it may be leased; its messages have the positions from `first` on. A head's `agenda` is when its
+///   first entry is due.
+/// - Numbers that no head has any more wait in `garbage` for the sweep.
+/// - Times are milliseconds since 1970; `ttl` is in seconds.
+const TABLES: &str = "
+CREATE TABLE sequence (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    position INTEGER NOT NULL, number INTEGER NOT NULL, seen INTEGER NOT NULL
+);
+INSERT INTO sequence VALUES (1, 1, 1, 0);
+CREATE TABLE queues (
+    project TEXT NOT NULL, kind INTEGER NOT NULL, name TEXT NOT NULL,
+    incarnation INTEGER NOT NULL, version INTEGER NOT NULL, metadata TEXT NOT NULL,
+    PRIMARY KEY (project, kind, name)
+) WITHOUT ROWID;
+CREATE TABLE queue_counts (
+    project TEXT NOT NULL, kind INTEGER NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (project, kind)
+) WITHOUT ROWID;
+CREATE TABLE heads (
+    number INTEGER PRIMARY KEY,
+    project TEXT NOT NULL, kind INTEGER NOT NULL, name TEXT NOT NULL,
+    incarnation INTEGER NOT NULL, version INTEGER NOT NULL,
+    free INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, delayed INTEGER NOT NULL DEFAULT 0,
+    audience INTEGER NOT NULL, life INTEGER NOT NULL UNIQUE, agenda INTEGER,
+    UNIQUE (project, kind, name)
+);
+CREATE INDEX heads_agenda ON heads (agenda) WHERE agenda IS NOT NULL;
+CREATE TABLE messages (
+    position INTEGER PRIMARY KEY, created INTEGER NOT NULL, client TEXT NOT NULL,
+    sealed TEXT, checksum BLOB, body BLOB NOT NULL
+);
+CREATE TABLE free (
+    number INTEGER NOT NULL, position INTEGER NOT NULL, expires INTEGER NOT NULL, claims INTEGER NOT NULL,
+    PRIMARY KEY (number, position)
+) WITHOUT ROWID;
+CREATE TABLE held (
+    number INTEGER NOT NULL, position INTEGER NOT NULL, expires INTEGER NOT NULL, claims INTEGER NOT NULL,
+    claim BLOB NOT NULL,
+    PRIMARY KEY (number, position)
+) WITHOUT ROWID;
+CREATE TABLE delayed (
+    number INTEGER NOT NULL, position INTEGER NOT NULL, expires INTEGER NOT NULL, claims INTEGER NOT NULL,
+    due INTEGER NOT NULL,
+    PRIMARY KEY (number, position)
+) WITHOUT ROWID;
+CREATE INDEX delayed_due ON delayed (due);
+CREATE TABLE claims (
+    number INTEGER NOT NULL, id BLOB NOT NULL,
+    ttl INTEGER NOT NULL, since INTEGER NOT NULL, expires INTEGER NOT NULL, positions BLOB NOT NULL,
+    PRIMARY KEY (number, id)
+) WITHOUT ROWID;
+CREATE INDEX claims_due ON claims (expires);
+CREATE TABLE expiry (
+    at INTEGER NOT NULL, position INTEGER NOT NULL, number INTEGER NOT NULL,
+    PRIMARY KEY (at, position)
+) WITHOUT ROWID;
+CREATE TABLE subscriptions (
+    audience INTEGER NOT NULL, id BLOB NOT NULL, subscriber TEXT NOT NULL,
+    ttl INTEGER NOT NULL, since INTEGER NOT NULL, expires INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL, options TEXT NOT NULL,
+    PRIMARY KEY (audience, id), UNIQUE (audience, subscriber)
+) WITHOUT ROWID;
+CREATE INDEX subscriptions_lives ON subscriptions (audience, expires);
+CREATE INDEX subscriptions_due ON subscriptions (expires);
+CREATE TABLE outbox (
+    first INTEGER PRIMARY KEY, life INTEGER NOT NULL, count INTEGER NOT NULL, created INTEGER NOT NULL,
+    due INTEGER NOT NULL, ready INTEGER NOT NULL
+);
+CREATE INDEX outbox_due ON outbox (life, ready, due);
+CREATE INDEX outbox_ready ON outbox (life, first) WHERE ready = 1;
+CREATE TABLE outbox_messages (
+    position INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, due INTEGER NOT NULL,
+    sealed TEXT, checksum BLOB, body BLOB NOT NULL
+);
+CREATE TABLE garbage (number INTEGER PRIMARY KEY);
+";
+
+/// The file of a store.
+pub(crate) fn file(directory: &Path) -> PathBuf {
+    directory.join("zaqar.db")
+}
+
+/// Its log.
+pub(crate) fn log(directory: &Path) -> PathBuf {
+    directory.join("zaqar.db-wal")
+}
+
+/// Opens the writer's connection; makes the file if it is new.
+pub(crate) fn open_writer(options: &Options) -> Result<Connection, Error> {
+    let path = file(&options.path);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let failed =
+        |source: rusqlite::Error| Error::Open { path: path.clone(), source: source.into() };
+    let conn = Connection::open_with_flags(&path, flags).map_err(failed)?;
+    set_up_writer(&conn, options).map_err(failed)?;
+    let (application, format) = marks(&conn).map_err(failed)?;
+    match (application, format) {
+        (0, 0) if is_empty(&conn).map_err(failed)? => create(&conn).map_err(failed)?,
+        (APPLICATION_ID, FORMAT) => {}
+        (APPLICATION_ID, found) => return Err(Error::Newer { path, found, supported: FORMAT }),
+        _ => return Err(Error::Foreign { path }),
+    }
+    // Only now: it writes to the file, which may have been another's.
+    use_log(&conn).map_err(failed)?;
+    Ok(conn)
+}
+
+/// Opens a connection that only reads.
+pub(crate) fn open_reader(directory: &Path) -> Sql<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(file(directory), flags)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.execute_batch(&format!(
+        "PRAGMA cache_size = -{READER_CACHE_KIB}; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;"
+    ))?;
+    Ok(conn)
+}
+
+/// Opens a connection that copies the log into the file.
+pub(crate) fn open_checkpointer(directory: &Path, sync: Sync) -> Sql<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(file(directory), flags)?;
+    conn.busy_timeout(Duration::ZERO)?;
+    conn.execute_batch(&format!(
+        "PRAGMA synchronous = {}; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {LOG_BYTES};",
+        synchronous(sync)
+    ))?;
+    Ok(conn)
+}
+
+const fn synchronous(sync: Sync) -> &'static str {
+    match sync {
+        Sync::Always => "FULL",
+        Sync::Interval(_) => "NORMAL",
+        Sync::Never => "OFF",
+    }
+}
+
+fn set_up_writer(conn: &Connection, options: &Options) -> Sql<()> {
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    conn.execute_batch(&format!(
+        "PRAGMA page_size = {PAGE_SIZE}; PRAGMA cache_size = -{}; PRAGMA temp_store = MEMORY; \
+         PRAGMA trusted_schema = OFF; PRAGMA synchronous = {}; PRAGMA wal_autocheckpoint = 0; \
+         PRAGMA journal_size_limit = {LOG_BYTES};",
+        options.page_cache >> 10,
+        synchronous(options.sync),
+    ))
+}
+
+fn marks(conn: &Connection) -> Sql<(i32, i32)> {
+    let application = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let format = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok((application, format))
+}
+
+fn is_empty(conn: &Connection) -> Sql<bool> {
+    conn.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}
+
+fn create(conn: &Connection) -> Sql<()> {
+    conn.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
+         PRAGMA user_version = {FORMAT}; COMMIT;"
+    ))
+}
+
+fn use_log(conn: &Connection) -> Sql<()> {
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    // A file system without shared memory, such as some network ones, keeps the old mode.
+    Err(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+        Some(format!("the file system allows no write-ahead log (journal mode {mode})")),
+    ))
+}

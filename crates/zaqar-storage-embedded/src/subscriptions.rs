@@ -1,0 +1,271 @@
+//! Subscriptions.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use zaqar_core::storage::{
+    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions,
+};
+use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+
+use crate::Embedded;
+use crate::error::Sql;
+use crate::ledger::{Head, Ledger, find_head, millis, time};
+
+/// What [`read`] reads.
+macro_rules! columns {
+    () => {
+        "SELECT id, subscriber, ttl, since, confirmed, options FROM subscriptions"
+    };
+}
+
+#[async_trait]
+impl Subscriptions for Embedded {
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        subscription: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<Guarded<Subscribed>, Error> {
+        self.at(now);
+        let (key, new) = (key.clone(), subscription.clone());
+        self.write(move |ledger| {
+            let is_assumed = |head: Generation| head == assumed;
+            ledger.guarded(&key, is_assumed, |ledger, head| ledger.subscribe(&head, &new))
+        })
+        .await
+    }
+
+    async fn subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>, Error> {
+        let now = self.at(now);
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => find(conn, head.audience, id, now),
+            None => Ok(None),
+        })
+    }
+
+    async fn subscriptions(
+        &self,
+        key: &QueueKey,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Subscription>, Error> {
+        let now = self.at(now);
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => list(conn, head.audience, after, limit, now),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    async fn change_subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Changed, Error> {
+        self.at(now);
+        let (key, change) = (key.clone(), change.clone());
+        self.write(move |ledger| match ledger.head(&key)? {
+            Some(head) => ledger.change_subscription(&head, id, &change),
+            None => Ok(Changed::Absent),
+        })
+        .await
+    }
+
+    async fn unsubscribe(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| match ledger.head(&key)? {
+            Some(head) => {
+                ledger.changes_audience(&head);
+                ledger.drop_subscription(head.audience, id)
+            }
+            None => Ok(()),
+        })
+        .await
+    }
+
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        self.at(now);
+        let key = key.clone();
+        self.write(move |ledger| match ledger.head(&key)? {
+            Some(head) => ledger.empty_audience(&head),
+            None => Ok(()),
+        })
+        .await
+    }
+}
+
+impl Ledger {
+    /// Whether a head has a live subscription.
+    pub(crate) fn is_heard(&mut self, head: &Head) -> Sql<bool> {
+        let until = match head.heard_until {
+            Some(until) => until,
+            None => {
+                let last: Option<i64> = self
+                    .conn
+                    .prepare_cached("SELECT max(expires) FROM subscriptions WHERE audience = ?1")?
+                    .query_row([head.audience], |row| row.get(0))?;
+                let until = last.unwrap_or(0);
+                self.note(head.number, |head| head.heard_until = Some(until));
+                until
+            }
+        };
+        Ok(until > millis(self.now))
+    }
+
+    fn subscribe(&mut self, head: &Head, new: &NewSubscription) -> Sql<Subscribed> {
+        if let Some(there) = self.with_subscriber(head.audience, &new.subscriber)? {
+            if is_live(&there, self.now) {
+                return Ok(Subscribed::Exists(there));
+            }
+            self.drop_subscription(head.audience, there.id)?;
+        }
+        self.insert_subscription(
+            head,
+            &Subscription {
+                id: new.id,
+                subscriber: new.subscriber.clone(),
+                ttl: new.ttl,
+                since: self.now,
+                options: new.options.clone(),
+                confirmed: new.confirmed,
+            },
+        )?;
+        Ok(Subscribed::Created)
+    }
+
+    fn change_subscription(
+        &mut self,
+        head: &Head,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+    ) -> Sql<Changed> {
+        let Some(mut one) = find(&self.conn, head.audience, id, self.now)? else {
+            return Ok(Changed::Absent);
+        };
+        if let Some(subscriber) = &change.subscriber {
+            let there = self.with_subscriber(head.audience, subscriber)?;
+            if let Some(there) = there.filter(|there| there.id != id) {
+                if is_live(&there, self.now) {
+                    return Ok(Changed::Duplicate);
+                }
+                self.drop_subscription(head.audience, there.id)?;
+            }
+            one.subscriber.clone_from(subscriber);
+        }
+        if let Some(ttl) = change.ttl {
+            (one.ttl, one.since) = (ttl, self.now);
+        }
+        if let Some(options) = &change.options {
+            one.options.clone_from(options);
+        }
+        one.confirmed = change.confirmed.unwrap_or(one.confirmed);
+        self.drop_subscription(head.audience, id)?;
+        self.insert_subscription(head, &one)?;
+        Ok(Changed::Done)
+    }
+
+    fn insert_subscription(&mut self, head: &Head, one: &Subscription) -> Sql<()> {
+        let expires = millis(end(one));
+        self.conn
+            .prepare_cached("INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+            .execute(params![
+                head.audience,
+                one.id.get().to_be_bytes(),
+                one.subscriber,
+                one.ttl.cast_signed(),
+                millis(one.since),
+                expires,
+                one.confirmed,
+                one.options,
+            ])?;
+        self.due.subscription_ends(expires);
+        self.changes_audience(head);
+        Ok(())
+    }
+
+    fn changes_audience(&mut self, head: &Head) {
+        self.note(head.number, |head| head.heard_until = None);
+    }
+
+    /// A subscription to a head that has this subscriber, live or not.
+    fn with_subscriber(&self, audience: i64, subscriber: &str) -> Sql<Option<Subscription>> {
+        self.conn
+            .prepare_cached(concat!(columns!(), " WHERE audience = ?1 AND subscriber = ?2"))?
+            .query_row(params![audience, subscriber], read)
+            .optional()
+    }
+
+    fn drop_subscription(&self, audience: i64, id: SubscriptionId) -> Sql<()> {
+        self.conn
+            .prepare_cached("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
+            .execute(params![audience, id.get().to_be_bytes()])?;
+        Ok(())
+    }
+}
+
+fn find(
+    conn: &Connection,
+    audience: i64,
+    id: SubscriptionId,
+    now: Timestamp,
+) -> Sql<Option<Subscription>> {
+    let found = conn
+        .prepare_cached(concat!(columns!(), " WHERE audience = ?1 AND id = ?2"))?
+        .query_row(params![audience, id.get().to_be_bytes()], read)
+        .optional()?;
+    Ok(found.filter(|one| is_live(one, now)))
+}
+
+fn list(
+    conn: &Connection,
+    audience: i64,
+    after: Option<SubscriptionId>,
+    limit: usize,
+    now: Timestamp,
+) -> Sql<Vec<Subscription>> {
+    // An empty id is before all.
+    let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
+    conn.prepare_cached(concat!(
+        columns!(),
+        " WHERE audience = ?1 AND id > ?2 AND expires > ?3 ORDER BY id LIMIT ?4"
+    ))?
+    .query_map(
+        params![audience, after, millis(now), i64::try_from(limit).unwrap_or(i64::MAX)],
+        read,
+    )?
+    .collect()
+}
+
+fn read(row: &Row<'_>) -> Sql<Subscription> {
+    Ok(Subscription {
+        id: SubscriptionId::new(u128::from_be_bytes(row.get(0)?)),
+        subscriber: row.get(1)?,
+        ttl: row.get::<_, i64>(2)?.cast_unsigned(),
+        since: time(row.get(3)?),
+        confirmed: row.get(4)?,
+        options: row.get(5)?,
+    })
+}
+
+fn is_live(one: &Subscription, now: Timestamp) -> bool {
+    now < end(one)
+}
+
+const fn end(one: &Subscription) -> Timestamp {
+    one.since.plus_secs(one.ttl)
+}

@@ -1,0 +1,310 @@
+//! What is particular to this store: its directory, its file, and what survives.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use tempfile::tempdir;
+use zaqar_core::storage::{
+    Batch, Claims, Deletable, Guarded, Heads, ListQuery, Messages, NewMessage, NewSubscription,
+    Subscriptions, Upkeep,
+};
+use zaqar_core::{
+    ClaimId, ClientId, Generation, Incarnation, Kind, MessageId, Payload, ProjectId, QueueKey,
+    QueueName, SubscriptionId, Timestamp, Version,
+};
+use zaqar_storage_embedded::{Embedded, Error, Options, Sync};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+
+fn key(name: &str) -> QueueKey {
+    QueueKey {
+        project: ProjectId::new("p").unwrap(),
+        kind: Kind::Queue,
+        name: QueueName::new(name).unwrap(),
+    }
+}
+
+fn life(incarnation: u64) -> Generation {
+    Generation { incarnation: Incarnation::new(incarnation), version: Version::new(1) }
+}
+
+fn batch(count: usize, bytes: usize) -> Batch {
+    let payload = Payload::plain(Bytes::from(vec![b'1'; bytes]));
+    let messages = vec![NewMessage { payload, ttl: 3600, delay: 0 }; count];
+    Batch { request: 0, client: ClientId::new("c"), messages }
+}
+
+fn open(path: &Path) -> Embedded {
+    Embedded::open(Options::new(path)).unwrap()
+}
+
+async fn post(store: &Embedded, name: &str, batch: Batch) -> Vec<MessageId> {
+    match store.post(&key(name), life(1), batch, NOW).await.unwrap() {
+        Guarded::Done(ids) => ids,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn claim(store: &Embedded, name: &str, limit: usize) {
+    let request = zaqar_core::storage::ClaimRequest {
+        id: ClaimId::new(5),
+        ttl: 60,
+        grace: 60,
+        limit,
+        dead_letters: None,
+    };
+    store.claim(&key(name), life(1), &request, NOW).await.unwrap();
+}
+
+async fn all(store: &Embedded, name: &str) -> Vec<MessageId> {
+    let query = ListQuery {
+        after: None,
+        limit: 100_000,
+        hide: None,
+        include_claimed: true,
+        include_delayed: true,
+    };
+    let page = Messages::list(store, &key(name), &query, NOW).await.unwrap();
+    page.messages.iter().map(|message| message.id).collect()
+}
+
+async fn sweep(store: &Embedded) {
+    while store.sweep(NOW, 1000).await.unwrap().more {}
+}
+
+fn file_bytes(path: &Path) -> u64 {
+    fs::metadata(path.join("zaqar.db")).unwrap().len()
+}
+
+/// What a process that is killed leaves behind: the files as they are, without the locks.
+fn copy_as_if_killed(from: &Path, to: &Path) {
+    for name in ["zaqar.db", "zaqar.db-wal"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_store_keeps_everything() {
+    let directory = tempdir().unwrap();
+    for sync in [Sync::Always, Sync::Interval(Duration::from_secs(3600)), Sync::Never] {
+        let path = directory.path().join(format!("{sync:?}"));
+        let options = Options { sync, ..Options::new(&path) };
+        let store = Embedded::open(options.clone()).unwrap();
+        store.open(&key("q"), life(1), NOW).await.unwrap();
+        let ids = post(&store, "q", batch(3, 100)).await;
+        claim(&store, "q", 1).await;
+        drop(store);
+        let store = Embedded::open(options).unwrap();
+        assert_eq!(all(&store, "q").await, ids);
+        let stats = store.stats(&key("q"), NOW).await.unwrap().unwrap();
+        assert_eq!((stats.free, stats.claimed), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_loses_nothing_that_was_acknowledged() {
+    let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = open(one.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    let mut ids = post(&store, "q", batch(100, 1000)).await;
+    store.delete_many(&key("q"), &ids[..10], &Deletable::Any, NOW).await.unwrap();
+    copy_as_if_killed(one.path(), two.path());
+    let after = open(two.path());
+    assert_eq!(all(&after, "q").await, ids.split_off(10));
+}
+
+#[tokio::test]
+async fn a_shut_down_store_is_one_file() {
+    let directory = tempdir().unwrap();
+    let store = open(directory.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    let ids = post(&store, "q", batch(10, 100)).await;
+    store.shut_down().await.unwrap();
+    assert!(!directory.path().join("zaqar.db-wal").exists());
+    let second = open(directory.path());
+    assert_eq!(all(&second, "q").await, ids, "the first one is still there, but not in the way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_accepted_before_the_end_is_kept() {
+    let directory = tempdir().unwrap();
+    let store = open(directory.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    let posts: Vec<_> = (0..200)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(
+                async move { store.post(&key("q"), life(1), batch(1, 100), NOW).await },
+            )
+        })
+        .collect();
+    store.shut_down().await.unwrap();
+    let mut acknowledged = Vec::new();
+    for post in posts {
+        match post.await.unwrap() {
+            Ok(Guarded::Done(ids)) => acknowledged.extend(ids),
+            Err(zaqar_core::storage::Error::Closed) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    acknowledged.sort();
+    assert_eq!(all(&open(directory.path()), "q").await, acknowledged);
+}
+
+#[tokio::test]
+async fn no_position_comes_twice_after_everything_was_deleted() {
+    let directory = tempdir().unwrap();
+    let store = open(directory.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    let ids = post(&store, "q", batch(10, 10)).await;
+    store.delete_many(&key("q"), &ids, &Deletable::Any, NOW).await.unwrap();
+    store.close(&key("q"), life(1).incarnation).await.unwrap();
+    sweep(&store).await;
+    drop(store);
+    let store = open(directory.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    assert!(post(&store, "q", batch(1, 10)).await[0].position > ids[9].position);
+}
+
+/// A tenant can create and delete queues as long as he likes: numbers are 63 bits wide, and nothing else counts lives.
+#[tokio::test]
+async fn numbers_do_not_run_out() {
+    let directory = tempdir().unwrap();
+    drop(open(directory.path()));
+    let used = (1i64 << 62) + 7;
+    Connection::open(directory.path().join("zaqar.db"))
+        .unwrap()
+        .execute("UPDATE sequence SET number = ?1, position = ?1", [used])
+        .unwrap();
+    let store = open(directory.path());
+    for _ in 0..100 {
+        store.open(&key("q"), life(1), NOW).await.unwrap();
+        let ids = post(&store, "q", batch(1, 10)).await;
+        assert_eq!(all(&store, "q").await, ids);
+        store.close(&key("q"), life(1).incarnation).await.unwrap();
+    }
+    sweep(&store).await;
+    drop(store);
+    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+    for table in ["heads", "messages", "free", "expiry", "garbage"] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let rows: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn space_comes_back_after_purge_and_close() {
+    let directory = tempdir().unwrap();
+    let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
+    let store = Embedded::open(options.clone()).unwrap();
+    for round in 0..4 {
+        store.open(&key("q"), life(1), NOW).await.unwrap();
+        post(&store, "q", batch(5000, 1000)).await;
+        claim(&store, "q", 1000).await;
+        match round {
+            0 | 1 => store.purge(&key("q"), NOW).await.unwrap(),
+            _ => drop(store.close(&key("q"), life(1).incarnation).await.unwrap()),
+        }
+        assert_eq!(all(&store, "q").await, []);
+        sweep(&store).await;
+    }
+    store.shut_down().await.unwrap();
+    let bytes = file_bytes(directory.path());
+    assert!(bytes < 9_000_000, "4 times 5 MB were posted, the file has {bytes} bytes");
+}
+
+#[tokio::test]
+async fn the_log_stays_bounded() {
+    let directory = tempdir().unwrap();
+    let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
+    let store = Embedded::open(options).unwrap();
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    for _ in 0..200 {
+        post(&store, "q", batch(10, 100_000)).await;
+    }
+    let log = fs::metadata(directory.path().join("zaqar.db-wal")).unwrap().len();
+    assert!(log < 128 << 20, "200 MB were posted, the log has {log} bytes");
+}
+
+#[tokio::test]
+async fn subscriptions_outlive_a_purge_and_end_with_the_queue() {
+    let directory = tempdir().unwrap();
+    let store = open(directory.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    let new = NewSubscription {
+        id: SubscriptionId::new(1),
+        subscriber: "http://example.com".to_owned(),
+        ttl: 3600,
+        options: "{}".to_owned(),
+        confirmed: true,
+    };
+    store.subscribe(&key("q"), life(1), &new, NOW).await.unwrap();
+    store.purge(&key("q"), NOW).await.unwrap();
+    assert_eq!(store.subscriptions(&key("q"), None, 10, NOW).await.unwrap().len(), 1);
+    store.close(&key("q"), life(1).incarnation).await.unwrap();
+    store.open(&key("q"), life(2), NOW).await.unwrap();
+    assert_eq!(store.subscriptions(&key("q"), None, 10, NOW).await.unwrap(), []);
+}
+
+#[test]
+fn a_second_owner_is_refused() {
+    let directory = tempdir().unwrap();
+    let store = open(directory.path());
+    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    assert!(matches!(error, Error::InUse { .. }));
+    drop(store);
+    open(directory.path());
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = tempdir().unwrap();
+    drop(open(directory.path()));
+    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+    conn.execute_batch("PRAGMA user_version = 1000").unwrap();
+    drop(conn);
+    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    assert!(matches!(error, Error::Newer { found: 1000, .. }), "{error}");
+}
+
+#[test]
+fn the_database_of_another_program_is_refused_and_left_alone() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("zaqar.db");
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+    let before = fs::read(&file).unwrap();
+    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_file_is_refused() {
+    let directory = tempdir().unwrap();
+    fs::write(directory.path().join("zaqar.db"), "no database, but longer than nothing").unwrap();
+    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error}");
+}
+
+#[test]
+fn a_file_in_the_directory_s_place_is_refused() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, "").unwrap();
+    let error = Embedded::open(Options::new(&path)).unwrap_err();
+    assert!(matches!(error, Error::NotADirectory { .. }), "{error}");
+    let error = Embedded::open(Options::new(path.join("below"))).unwrap_err();
+    assert!(matches!(error, Error::Create { .. }), "{error}");
+}
+
+#[test]
+fn missing_directories_are_made() {
+    let directory = tempdir().unwrap();
+    drop(open(&directory.path().join("a/b/c")));
+    assert!(directory.path().join("a/b/c/zaqar.db").exists());
+}

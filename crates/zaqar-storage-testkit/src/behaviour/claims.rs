@@ -1,0 +1,393 @@
+//! Claims: every line of [`zaqar_core::storage::Claims`] but those on dead letters.
+
+use zaqar_core::storage::{Claim, ClaimRequest, Guarded};
+use zaqar_core::{ClaimId, Generation, Version};
+
+use super::messages::{lives, waits};
+use crate::kit::{Kit, generation};
+use crate::queue::{Queue, ids, message, request, texts};
+
+/// `claim`: "at most `limit` free messages, in order, are held by the new claim until `now + ttl`".
+pub(crate) async fn a_claim_takes_the_first(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(7).await;
+    let (claim, taken) = queue.claim(3).await;
+    assert_eq!(ids(&taken), p[..3]);
+    assert_eq!(texts(&taken), ["0", "1", "2"]);
+    assert!(taken.iter().all(|message| message.claim == Some(claim)));
+    assert_eq!(queue.get(&p[..3]).await, taken);
+    assert_eq!(queue.shown().await, p[3..]);
+    let (_, taken) = queue.claim(100).await;
+    assert_eq!(ids(&taken), p[3..], "fewer than the limit where there are no more");
+}
+
+/// `Claimed::Messages`: "with none there is no claim".
+pub(crate) async fn a_claim_with_nothing_to_take_is_none(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for _ in 0..2 {
+        let (claim, taken) = queue.claim(5).await;
+        assert_eq!(taken, []);
+        assert_eq!(queue.claim_get(claim).await, None);
+        assert!(!queue.renew(claim, 100, 60).await);
+        queue.release(claim).await;
+        queue.post_one(waits(60)).await;
+    }
+}
+
+/// `claim`: "No head: `Absent`."
+pub(crate) async fn a_claim_without_a_head_is_absent(kit: &mut Kit) {
+    let queue = kit.queue_at(kit.key("q"), generation(1));
+    let request = request(1);
+    assert_eq!(queue.try_claim(queue.generation, &request).await, Guarded::Absent);
+    assert_eq!(queue.claim_get(request.id).await, None);
+    assert_eq!(queue.head().await, None);
+}
+
+/// `claim`: "Another generation: `Stale`. Nothing is taken."
+pub(crate) async fn a_claim_with_another_generation_is_stale(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let own = Generation { version: Version::new(3), ..queue.generation };
+    queue.advance(own).await;
+    let queue = Queue { generation: own, ..queue };
+    let p = queue.post(2).await;
+    let older = Generation { version: Version::new(2), ..own };
+    let newer = Generation { version: Version::new(4), ..own };
+    for assumed in [older, newer, Generation { version: own.version, ..generation(1) }] {
+        let request = request(5);
+        assert_eq!(queue.try_claim(assumed, &request).await, Guarded::Stale(own));
+        assert_eq!(queue.claim_get(request.id).await, None);
+    }
+    let (_, taken) = queue.claim(5).await;
+    assert_eq!(ids(&taken), p);
+    assert!(taken.iter().all(|message| message.claim_count == 1), "nothing was counted before");
+}
+
+/// `claim`: "A message is held by at most one live claim."
+pub(crate) async fn a_message_is_held_by_one_claim(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(6).await;
+    let (first, _) = queue.claim(2).await;
+    let (second, taken) = queue.claim(2).await;
+    assert_eq!(ids(&taken), p[2..4]);
+    let (third, taken) = queue.claim(10).await;
+    assert_eq!(ids(&taken), p[4..]);
+    assert_eq!(queue.claim(10).await.1, [], "all are held");
+    queue.release(second).await;
+    assert_eq!(ids(&queue.claim(10).await.1), p[2..4], "only what was released");
+    for (claim, held) in [(first, &p[..2]), (third, &p[4..])] {
+        let live = queue.claim_get(claim).await.expect("the claim lives");
+        assert_eq!(ids(&live.messages), held);
+    }
+}
+
+/// `claim`: "Claimed, delayed and expired ones are passed over."
+pub(crate) async fn claims_pass_over_what_is_not_free(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue
+        .post_new(vec![lives(60), waits(90), message("a"), lives(60), message("b"), waits(90)])
+        .await;
+    kit.pass(60);
+    let (_, taken) = queue.claim(1).await;
+    assert_eq!(ids(&taken), [p[2]]);
+    let (_, taken) = queue.claim(5).await;
+    assert_eq!(ids(&taken), [p[4]]);
+    assert_eq!(queue.ids().await, [p[1], p[2], p[4], p[5]]);
+}
+
+/// `claim`: "Takes the first free messages", "whatever is claimed, delayed or expired before".
+pub(crate) async fn a_claim_is_filled_from_behind_what_it_passes_over(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.post(150).await;
+    queue.claim(150).await;
+    queue.post_new((0..150).map(|_| lives(60)).collect()).await;
+    queue.post_new((0..150).map(|_| waits(600)).collect()).await;
+    kit.pass(60);
+    let p = queue.post(5).await;
+    assert_eq!(ids(&queue.claim(3).await.1), p[..3]);
+    assert_eq!(ids(&queue.pop(3).await), p[3..]);
+}
+
+/// `claim`: "Each message taken counts one claim more, and the answer shows the new count."
+pub(crate) async fn claims_are_counted(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(2).await;
+    for count in 1..=3 {
+        let (claim, taken) = queue.claim(1).await;
+        assert_eq!(ids(&taken), p[..1]);
+        assert_eq!(taken[0].claim_count, count);
+        assert_eq!(queue.get_one(p[0]).await.claim_count, count);
+        assert!(queue.renew(claim, 100, 60).await);
+        assert_eq!(queue.get_one(p[0]).await.claim_count, count, "a renewal takes nothing");
+        if count == 2 {
+            kit.pass(100);
+        } else {
+            queue.release(claim).await;
+        }
+        assert_eq!(queue.get_one(p[0]).await.claim_count, count, "what is left keeps its count");
+    }
+    assert_eq!(queue.get_one(p[1]).await.claim_count, 0, "only what is taken counts");
+}
+
+/// `claim`: "A message whose life would end before `now + ttl + grace` lives until then: its own ttl grows".
+pub(crate) async fn a_claim_lengthens_lives(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let id = queue.post_one(lives(70)).await;
+    kit.pass(50);
+    let (claim, taken) = queue.claim_for(1, 100, 60).await;
+    assert_eq!(taken[0].ttl, 50 + 100 + 60);
+    assert_eq!(queue.get_one(id).await, taken[0]);
+    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    assert_eq!(held, taken);
+    kit.pass(99);
+    assert_eq!(queue.ids().await, [id]);
+    assert_eq!(queue.shown().await, []);
+    kit.pass(1);
+    assert_eq!(queue.shown().await, [id], "the claim is over, the grace is not");
+    kit.pass_almost(60);
+    assert_eq!(queue.shown().await, [id]);
+    kit.pass_millis(1);
+    assert_eq!(queue.ids().await, []);
+}
+
+/// `claim`: only "a message whose life would end before".
+pub(crate) async fn a_claim_never_shortens_lives(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post_new(vec![lives(1000), lives(160), lives(159)]).await;
+    let (claim, taken) = queue.claim_for(3, 100, 60).await;
+    assert_eq!(taken.iter().map(|m| m.ttl).collect::<Vec<_>>(), [1000, 160, 160]);
+    assert!(queue.renew(claim, 1, 1).await);
+    kit.pass_almost(160);
+    assert_eq!(queue.shown().await, p);
+    kit.pass_millis(1);
+    assert_eq!(queue.shown().await, p[..1]);
+}
+
+/// `claim`: "lives until then: its own ttl grows, shown rounded to the nearest second".
+pub(crate) async fn a_lengthened_life_is_shown_in_whole_seconds(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for (millis, shown) in [(10_001, 170), (10_499, 170), (10_501, 171), (10_999, 171)] {
+        let id = queue.post_one(lives(60)).await;
+        kit.pass_millis(millis);
+        let (_, taken) = queue.claim_for(1, 100, 60).await;
+        assert_eq!(taken[0].ttl, shown, "from {millis} + 160 000 milliseconds");
+        assert_eq!(queue.get_one(id).await.ttl, shown);
+        kit.pass_almost(160);
+        assert_eq!(queue.shown().await, [id], "it lives exactly until then");
+        kit.pass_millis(1);
+        assert_eq!(queue.ids().await, []);
+    }
+}
+
+/// `claim`: a life that has grown stays so when the claim is released.
+pub(crate) async fn a_longer_life_outlives_its_claim(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let id = queue.post_one(lives(60)).await;
+    let (claim, _) = queue.claim_for(1, 100, 60).await;
+    queue.release(claim).await;
+    assert_eq!(queue.get_one(id).await.ttl, 160);
+    kit.pass_almost(160);
+    assert_eq!(queue.shown().await, [id]);
+}
+
+/// `Claims`: "live from when it is made until `now` reaches its expiry".
+pub(crate) async fn a_claim_lives_until_its_ttl_is_over(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(2).await;
+    let (claim, _) = queue.claim_for(1, 100, 60).await;
+    kit.pass_almost(100);
+    assert!(queue.claim_get(claim).await.is_some());
+    assert_eq!(queue.shown().await, p[1..]);
+    kit.pass_millis(1);
+    assert_eq!(queue.claim_get(claim).await, None);
+    assert_eq!(queue.shown().await, p);
+    assert_eq!(queue.get_one(p[0]).await.claim, None);
+    assert!(!queue.renew(claim, 100, 60).await, "what is over is not renewed");
+    assert_eq!(ids(&queue.claim(1).await.1), p[..1]);
+}
+
+/// `claim`: "Takes the first free messages": what an expired claim held is back in its old place, swept or not.
+pub(crate) async fn an_expired_claim_leaves_old_places(kit: &mut Kit) {
+    for (name, is_swept) in [("swept", true), ("unswept", false)] {
+        let queue = kit.queue(name).await;
+        let p = queue.post(6).await;
+        queue.claim_for(2, 100, 60).await;
+        queue.claim_for(2, 200, 60).await;
+        kit.pass(100);
+        if is_swept {
+            kit.sweep().await;
+        }
+        assert_eq!(queue.shown().await, [p[0], p[1], p[4], p[5]]);
+        assert_eq!(ids(&queue.claim(3).await.1), [p[0], p[1], p[4]]);
+        kit.pass(100);
+        assert_eq!(ids(&queue.pop(10).await), p, "all claims are over");
+    }
+}
+
+/// `claim_get`: its ttl, since when, and "the live messages it holds, in order".
+pub(crate) async fn claim_get_shows_what_is_held(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.post(5).await;
+    kit.pass_millis(1234);
+    let since = kit.now();
+    let (claim, messages) = queue.claim_for(3, 100, 60).await;
+    kit.pass(10);
+    let live = queue.claim_get(claim).await;
+    assert_eq!(live, Some(Claim { ttl: 100, since, messages }));
+    let (other, messages) = queue.claim_for(3, 70, 60).await;
+    assert_eq!(queue.claim_get(other).await, Some(Claim { ttl: 70, since: kit.now(), messages }));
+}
+
+/// `claim_get`: "`None` for one that is unknown, over, released".
+pub(crate) async fn claim_get_of_nothing(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.post(3).await;
+    assert_eq!(queue.claim_get(ClaimId::new(7)).await, None);
+    let (released, _) = queue.claim(1).await;
+    queue.release(released).await;
+    assert_eq!(queue.claim_get(released).await, None);
+    let (over, _) = queue.claim(1).await;
+    kit.pass(100);
+    assert_eq!(queue.claim_get(over).await, None);
+    kit.sweep().await;
+    assert_eq!(queue.claim_get(over).await, None);
+    assert_eq!(kit.queue_at(kit.key("closed"), generation(1)).claim_get(over).await, None);
+}
+
+/// `Claims`: a claim is live "also when its messages are gone before".
+pub(crate) async fn a_claim_outlives_its_messages(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(1).await;
+    let (claim, _) = queue.claim_for(1, 100, 60).await;
+    queue.delete(p[0], Some(claim)).await;
+    kit.pass(50);
+    kit.sweep().await;
+    assert_eq!(queue.claim_get(claim).await.expect("the claim lives").messages, []);
+    assert!(queue.renew(claim, 100, 60).await);
+    kit.pass_almost(100);
+    assert!(queue.claim_get(claim).await.is_some());
+    kit.pass_millis(1);
+    assert_eq!(queue.claim_get(claim).await, None);
+}
+
+/// `claim_renew`: "A live claim holds its messages until `now + ttl`; `true`".
+pub(crate) async fn renew_starts_again(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(3).await;
+    let (claim, _) = queue.claim_for(2, 100, 60).await;
+    kit.pass_almost(100);
+    let since = kit.now();
+    assert!(queue.renew(claim, 150, 60).await);
+    let live = queue.claim_get(claim).await.expect("the claim lives");
+    assert_eq!((live.ttl, live.since), (150, since));
+    assert_eq!(ids(&live.messages), p[..2]);
+    kit.pass_millis(1);
+    kit.sweep().await;
+    assert_eq!(queue.shown().await, p[2..], "its first ttl does not count any more");
+    kit.pass_millis(149_998);
+    assert!(queue.claim_get(claim).await.is_some());
+    assert_eq!(queue.shown().await, p[2..]);
+    kit.pass_millis(1);
+    assert_eq!(queue.claim_get(claim).await, None);
+    assert_eq!(queue.shown().await, p);
+}
+
+/// `claim_renew`: "until `now + ttl`", also where that is earlier than before.
+pub(crate) async fn renew_can_shorten_a_claim(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(1).await;
+    let (claim, _) = queue.claim_for(1, 1000, 60).await;
+    assert!(queue.renew(claim, 60, 60).await);
+    kit.pass_almost(60);
+    assert_eq!(queue.shown().await, []);
+    kit.pass_millis(1);
+    assert_eq!(queue.shown().await, p);
+    assert_eq!(queue.claim_get(claim).await, None);
+    assert_eq!(ids(&queue.claim(1).await.1), p);
+}
+
+/// `claim_renew`: "their lives are made longer as by `claim`".
+pub(crate) async fn renew_lengthens_lives(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post_new(vec![lives(60), lives(1000), lives(60)]).await;
+    let (claim, _) = queue.claim_for(2, 100, 60).await;
+    kit.pass_millis(59_500);
+    assert!(queue.renew(claim, 200, 100).await);
+    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    assert_eq!(held.iter().map(|m| m.ttl).collect::<Vec<_>>(), [360, 1000]);
+    kit.pass_millis(500);
+    assert_eq!(queue.ids().await, p[..2], "what it does not hold is not lengthened");
+    kit.pass(299);
+    assert_eq!(queue.ids().await, p[..2]);
+    kit.pass(1);
+    assert_eq!(queue.ids().await, p[1..2]);
+}
+
+/// `claim_renew`: "Unknown or over: nothing changes; `false`."
+pub(crate) async fn renew_of_nothing(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post_new(vec![lives(160), lives(160)]).await;
+    assert!(!queue.renew(ClaimId::new(7), 100, 60).await);
+    assert_eq!(queue.claim_get(ClaimId::new(7)).await, None);
+    let (over, _) = queue.claim_for(1, 60, 60).await;
+    kit.pass(60);
+    assert!(!queue.renew(over, 1000, 1000).await);
+    assert_eq!(queue.shown().await, p);
+    assert_eq!(queue.get_one(p[0]).await.ttl, 160);
+    let (released, _) = queue.claim_for(1, 60, 40).await;
+    queue.release(released).await;
+    assert!(!queue.renew(released, 1000, 1000).await);
+    assert_eq!(queue.shown().await, p);
+    kit.pass(100);
+    assert_eq!(queue.ids().await, [], "no life was lengthened");
+    let closed = kit.queue_at(kit.key("closed"), generation(1));
+    assert!(!closed.renew(over, 100, 60).await);
+}
+
+/// `claim_release`: "Its messages are free again, in their old places."
+pub(crate) async fn release_leaves_old_places(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let mut p = queue.post(5).await;
+    let (first, _) = queue.claim(2).await;
+    let (second, _) = queue.claim(2).await;
+    p.extend(queue.post(1).await);
+    queue.release(first).await;
+    assert_eq!(queue.claim_get(first).await, None);
+    assert_eq!(queue.shown().await, [p[0], p[1], p[4], p[5]]);
+    let stats = queue.stats().await;
+    assert_eq!((stats.free, stats.claimed), (4, 2));
+    let (_, taken) = queue.claim(3).await;
+    assert_eq!(ids(&taken), [p[0], p[1], p[4]]);
+    assert_eq!(taken.iter().map(|m| m.claim_count).collect::<Vec<_>>(), [2, 2, 1]);
+    queue.release(second).await;
+    assert_eq!(ids(&queue.pop(5).await), [p[2], p[3], p[5]]);
+}
+
+/// `claim_release`: "Unknown or over: nothing happens."
+pub(crate) async fn release_of_nothing(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(2).await;
+    let (over, _) = queue.claim_for(1, 60, 60).await;
+    kit.pass(60);
+    let (claim, _) = queue.claim_for(2, 100, 60).await;
+    for id in [over, ClaimId::new(7), over] {
+        queue.release(id).await;
+        assert_eq!(queue.shown().await, [], "another claim holds its own messages");
+    }
+    assert_eq!(ids(&queue.claim_get(claim).await.expect("the claim lives").messages), p);
+    queue.release(claim).await;
+    queue.release(claim).await;
+    assert_eq!(queue.shown().await, p);
+    kit.queue_at(kit.key("closed"), generation(1)).release(claim).await;
+}
+
+impl Queue {
+    async fn claim_for(
+        &self,
+        limit: usize,
+        ttl: u64,
+        grace: u64,
+    ) -> (ClaimId, Vec<zaqar_core::storage::Message>) {
+        let request = ClaimRequest { ttl, grace, ..request(limit) };
+        (request.id, self.claim_with(&request).await)
+    }
+}

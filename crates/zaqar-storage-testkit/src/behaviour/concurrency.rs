@@ -1,0 +1,286 @@
+//! Many tasks at once on one queue: "Every method is one atomic step", [`zaqar_core::storage`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use zaqar_core::MessageId;
+use zaqar_core::storage::{ClaimRequest, Guarded, ListQuery};
+
+use super::{answers, at_once, start};
+use crate::kit::{Kit, generation, sweep};
+use crate::queue::{CLIENT, Queue, batch, everything, ids, message, request, texts, visible};
+
+/// Consumers, producers or readers at once.
+const TASKS: usize = 4;
+
+/// Rounds after which a consumer is taken to get the same messages again and again.
+const MAX_ROUNDS: usize = 200;
+
+/// Checks that answers together hold each message once, and each answer in order.
+fn check_shared_out(answers: Vec<Vec<MessageId>>, posted: &[MessageId]) {
+    assert!(answers.iter().all(|answer| answer.is_sorted()), "each answer is in order");
+    let mut all = answers.concat();
+    all.sort();
+    let count = all.len();
+    all.dedup();
+    assert_eq!(count, all.len(), "no message is in two answers");
+    assert_eq!(all, posted, "every message is in one");
+}
+
+/// Claims until there is nothing left; what each claim took.
+async fn claim_all(queue: Queue, limit: usize) -> Vec<Vec<MessageId>> {
+    let mut answers = Vec::new();
+    for _ in 0..MAX_ROUNDS {
+        let (_, taken) = queue.claim(limit).await;
+        if taken.is_empty() {
+            return answers;
+        }
+        answers.push(ids(&taken));
+    }
+    panic!("after {MAX_ROUNDS} rounds the queue is not empty");
+}
+
+/// Pops until there is nothing left; what each pop took.
+async fn pop_all(queue: Queue, limit: usize) -> Vec<Vec<MessageId>> {
+    let mut answers = Vec::new();
+    for _ in 0..MAX_ROUNDS {
+        let taken = queue.pop(limit).await;
+        if taken.is_empty() {
+            return answers;
+        }
+        answers.push(ids(&taken));
+    }
+    panic!("after {MAX_ROUNDS} rounds the queue is not empty");
+}
+
+/// `claim`: "A message is held by at most one live claim", whoever claims at the same time.
+pub(crate) async fn claimers_share_out_messages(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = queue.post(60).await;
+    let answers = at_once((0..TASKS).map(|n| claim_all(queue.clone(), 2 + n))).await;
+    check_shared_out(answers.concat(), &posted);
+    assert_eq!(queue.stats().await.claimed, 60);
+    assert!(queue.all().await.iter().all(|message| message.claim_count == 1));
+}
+
+/// `pop`: "A message is in one answer only."
+pub(crate) async fn poppers_share_out_messages(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = queue.post(60).await;
+    let answers = at_once((0..TASKS).map(|n| pop_all(queue.clone(), 2 + n))).await;
+    check_shared_out(answers.concat(), &posted);
+    assert_eq!(queue.ids().await, []);
+}
+
+/// `claim`, `pop`: what one takes the other does not.
+pub(crate) async fn claimers_and_poppers_share_out_messages(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = queue.post(60).await;
+    let consumers = (0..TASKS).map(|n| {
+        let queue = queue.clone();
+        async move { if n % 2 == 0 { claim_all(queue, 3).await } else { pop_all(queue, 3).await } }
+    });
+    check_shared_out(at_once(consumers).await.concat(), &posted);
+}
+
+/// `claim`: what an expired claim held goes to one of those who claim next.
+pub(crate) async fn claimers_share_out_what_an_expired_claim_held(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = queue.post(30).await;
+    queue.claim(15).await;
+    queue.claim(15).await;
+    kit.pass(100);
+    let answers = at_once((0..TASKS).map(|_| claim_all(queue.clone(), 4))).await;
+    check_shared_out(answers.concat(), &posted);
+    assert!(queue.all().await.iter().all(|message| message.claim_count == 2));
+}
+
+/// `claim`: a message "leaves the queue and is stored in the dead-letter queue" once, whoever claims at the same time.
+pub(crate) async fn claimers_move_each_letter_once(kit: &mut Kit) {
+    let (source, dead) = (kit.queue("source").await, kit.queue("dead").await);
+    source.post(20).await;
+    let (claim, _) = source.claim(20).await;
+    source.release(claim).await;
+    let fresh = source.post(8).await;
+    let rule = dead.as_target(1, None);
+    let claimers = (0..TASKS).map(|_| {
+        let (source, rule) = (source.clone(), rule.clone());
+        async move {
+            let request = ClaimRequest { dead_letters: Some(rule), ..request(2) };
+            ids(&source.claim_with(&request).await)
+        }
+    });
+    check_shared_out(at_once(claimers).await, &fresh);
+    let mut letters = texts(&dead.all().await);
+    letters.sort_by_key(|text| text.parse::<u32>().ok());
+    assert_eq!(letters, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(source.ids().await, fresh);
+}
+
+/// Posts batches of three; text `b.n` is message `n` of this poster's batch `b`.
+async fn post_batches(queue: Queue, poster: usize, batches: usize) -> Vec<MessageId> {
+    let mut posted = Vec::new();
+    for b in 0..batches {
+        let texts = (0..3).map(|n| message(&format!("{poster} {b}.{n}"))).collect();
+        let ids = queue.post_new(texts).await;
+        assert!(posted.last() < ids.first(), "a poster's later batch is behind its earlier ones");
+        posted.extend(ids);
+    }
+    posted
+}
+
+/// `post`: "consecutive places behind every message stored before", with many posters at once.
+pub(crate) async fn posters_keep_their_orders(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posters = (0..TASKS).map(|n| post_batches(queue.clone(), n, 8));
+    let mut posted = at_once(posters).await.concat();
+    posted.sort();
+    let count = posted.len();
+    posted.dedup();
+    assert_eq!(posted.len(), count, "no position is given twice");
+    let listed = queue.all().await;
+    assert_eq!(ids(&listed), posted);
+    for three in listed.chunks(3) {
+        let first = &texts(three)[0];
+        let batch = first.trim_end_matches(".0");
+        let expected = [0, 1, 2].map(|n| format!("{batch}.{n}"));
+        assert_eq!(texts(three), expected, "a batch is not torn apart");
+    }
+}
+
+/// `post`: "A reader that follows `next` never meets a message before a place it has passed": it sees each message once, in order.
+pub(crate) async fn readers_see_each_message_once(kit: &mut Kit) {
+    const BATCHES: usize = 10;
+    let queue = kit.queue("q").await;
+    let posters = start((0..TASKS).map(|n| post_batches(queue.clone(), n, BATCHES)));
+    let readers = (0..2).map(|n| {
+        let queue = queue.clone();
+        async move { read_until(&queue, TASKS * BATCHES * 3, 2 + 3 * n).await }
+    });
+    let seen = at_once(readers).await;
+    answers(posters).await;
+    let posted = queue.ids().await;
+    for seen in seen {
+        assert_eq!(seen, posted, "a reader sees each message once, in order");
+    }
+}
+
+/// Follows `next` from the head until this many messages are seen.
+async fn read_until(queue: &Queue, count: usize, limit: usize) -> Vec<MessageId> {
+    let mut query = ListQuery { limit, ..everything() };
+    let mut seen: Vec<MessageId> = Vec::new();
+    // A reader that has missed one sees nothing more: the posters end, and then it is at the end for good.
+    let mut idle = 0;
+    while seen.len() < count && idle < 1000 {
+        let page = queue.page(&query).await;
+        idle = if page.messages.is_empty() { idle + 1 } else { 0 };
+        seen.extend(ids(&page.messages));
+        query.after = page.next.or(query.after);
+        if page.messages.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+    seen
+}
+
+/// Posts batches of four to queue after queue while `look` looks at the one in use: it answers how many messages it saw.
+async fn check_whole_batches<L, F>(kit: &Kit, name: &str, look: L)
+where
+    L: Fn(Queue) -> F + Send + Sync + Copy + 'static,
+    F: Future<Output = usize> + Send,
+{
+    for round in 0..4 {
+        let queue = kit.queue(&format!("{name}{round}")).await;
+        let is_done = Arc::new(AtomicBool::new(false));
+        let lookers = (0..2).map(|_| {
+            let (queue, is_done) = (queue.clone(), is_done.clone());
+            async move {
+                while !is_done.load(Ordering::Acquire) {
+                    let count = look(queue.clone()).await;
+                    assert_eq!(count % 4, 0, "whole batches of 4, or nothing of them");
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let lookers = start(lookers);
+        for _ in 0..5 {
+            queue.post(4).await;
+        }
+        is_done.store(true, Ordering::Release);
+        answers(lookers).await;
+    }
+}
+
+/// `post`: "Readers see the whole batch or nothing of it", on a page and in the counts.
+pub(crate) async fn readers_see_whole_batches(kit: &mut Kit) {
+    check_whole_batches(kit, "listed", |queue| async move {
+        queue.page(&ListQuery { limit: 20, ..visible() }).await.messages.len()
+    })
+    .await;
+    let counted = |queue: Queue| async move {
+        usize::try_from(queue.stats().await.free).expect("a small count")
+    };
+    check_whole_batches(kit, "counted", counted).await;
+}
+
+/// `post`: "Readers see the whole batch or nothing of it": so do consumers.
+pub(crate) async fn claims_and_pops_see_whole_batches(kit: &mut Kit) {
+    let claimed = |queue: Queue| async move { queue.claim(100).await.1.len() };
+    check_whole_batches(kit, "claimed", claimed).await;
+    check_whole_batches(kit, "popped", |queue| async move { queue.pop(100).await.len() }).await;
+}
+
+/// `close`: "from now on nothing of it is found", also of posts that race with it.
+pub(crate) async fn a_close_takes_racing_posts_along(kit: &mut Kit) {
+    for round in 0..5 {
+        let queue = kit.queue(&format!("q{round}")).await;
+        let posters = (0..TASKS).map(|_| {
+            let queue = queue.clone();
+            async move {
+                let mut posted = Vec::new();
+                for _ in 0..50 {
+                    let messages = vec![message("a"), message("b")];
+                    match queue.try_post(queue.generation, batch(CLIENT, messages)).await {
+                        Guarded::Done(ids) => posted.extend(ids),
+                        Guarded::Absent => return posted,
+                        Guarded::Stale(other) => panic!("there is no other life yet: {other:?}"),
+                    }
+                }
+                posted
+            }
+        });
+        let posters = start(posters);
+        queue.post(1).await;
+        tokio::task::yield_now().await;
+        assert_eq!(queue.close().await, Guarded::Done(()));
+        let posted = answers(posters).await.concat();
+        let next = kit.queue_at(queue.key.clone(), generation(1));
+        assert_eq!(next.open().await, next.generation);
+        kit.sweep().await;
+        assert_eq!(next.ids().await, []);
+        assert_eq!(next.get(&posted).await, []);
+        assert_eq!(next.claim(10).await.1, []);
+    }
+}
+
+/// `sweep` at the same time as claims, pops and posts changes none of their answers.
+pub(crate) async fn a_sweep_takes_nothing_from_claimers(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = queue.post(40).await;
+    queue.claim(20).await;
+    kit.pass(100);
+    let is_done = Arc::new(AtomicBool::new(false));
+    let (store, now, until) = (queue.store.clone(), kit.now(), is_done.clone());
+    let sweeper = start([async move {
+        while !until.load(Ordering::Acquire) {
+            sweep(&*store, now, 3).await;
+            tokio::task::yield_now().await;
+        }
+    }]);
+    let taken = at_once((0..TASKS).map(|_| claim_all(queue.clone(), 3))).await;
+    is_done.store(true, Ordering::Release);
+    answers(sweeper).await;
+    check_shared_out(taken.concat(), &posted);
+    kit.sweep().await;
+    assert_eq!(queue.stats().await.claimed, 40);
+}

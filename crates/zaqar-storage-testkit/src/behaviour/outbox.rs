@@ -1,0 +1,397 @@
+//! The outbox: every line of [`zaqar_core::storage::Outbox`].
+
+use bytes::Bytes;
+use zaqar_core::storage::{
+    ClaimRequest, Deletable, Guarded, NewMessage, NewSubscription, OutboxEntry,
+};
+use zaqar_core::{Checksum, Generation, Incarnation, KeyId, MessageId, Payload, QueueKey, Version};
+
+use super::messages::{lives, waits};
+use super::subscriptions::subscription;
+use super::{answers, at_once, start};
+use crate::kit::{Kit, generation};
+use crate::queue::{CLIENT, Queue, batch, message, request};
+
+/// Steps after which a worker is taken to be led in circles.
+const MAX_STEPS: usize = 1000;
+
+/// A queue with one subscription that lives long.
+pub(crate) async fn subscribed(kit: &Kit, name: &str) -> Queue {
+    let queue = kit.queue(name).await;
+    let long = NewSubscription { ttl: 1_000_000, ..subscription(1, "http://example.org") };
+    queue.subscribe(&long).await;
+    queue
+}
+
+impl Queue {
+    /// Leases for 60 seconds.
+    pub(crate) async fn lease(&self) -> Option<OutboxEntry> {
+        let until = self.now().plus_secs(60);
+        let leased = self.store.lease(&self.key, until, self.now()).await;
+        leased.expect("lease answers")
+    }
+
+    /// Leases an entry that must be there; the position of its first message.
+    async fn lease_first(&self) -> MessageId {
+        let entry = self.lease().await.expect("an entry is due");
+        assert_eq!(entry.first, entry.messages[0].id.position);
+        entry.messages[0].id
+    }
+
+    pub(crate) async fn settle(&self, first: MessageId) {
+        let settled = self.store.settle(&self.key, first.incarnation, first.position).await;
+        settled.expect("settle answers");
+    }
+}
+
+async fn due(kit: &Kit, limit: usize) -> Vec<QueueKey> {
+    let due = kit.store().due_queues(limit, kit.now()).await.expect("due_queues answers");
+    assert!(due.len() <= limit, "at most the limit");
+    due
+}
+
+/// The place of a queue among those that are due.
+async fn place(kit: &Kit, queue: &Queue) -> Option<usize> {
+    due(kit, 1000).await.iter().position(|key| *key == queue.key)
+}
+
+/// `lease`: "A post to a queue with a live subscription has written one entry, whole, in the same step".
+pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    assert_eq!(queue.lease().await, None, "nothing is posted yet");
+    kit.pass_millis(7);
+    let created = kit.now();
+    let sealed = Payload {
+        bytes: (0..=255).collect::<Bytes>(),
+        sealed_with: Some(KeyId("key 1".to_owned())),
+        checksum: Some(Checksum([9; 16])),
+    };
+    let new = vec![message("a"), NewMessage { payload: sealed, ..lives(77) }, waits(30)];
+    let posted = queue.post_new(new.clone()).await;
+    kit.pass(1);
+    let entry = queue.lease().await.expect("the post wrote an entry");
+    assert_eq!((entry.incarnation, entry.first), (posted[0].incarnation, posted[0].position));
+    assert_eq!(entry.created, created);
+    assert_eq!(entry.messages.len(), 3);
+    for ((id, new), kept) in posted.iter().zip(&new).zip(&entry.messages) {
+        assert_eq!((kept.id, kept.ttl), (*id, new.ttl));
+        assert!(kept.payload == new.payload, "bodies come along");
+        assert_eq!(kept.due, created.plus_secs(new.delay));
+    }
+    assert_eq!(queue.lease().await, None, "one entry a post");
+}
+
+/// `lease`: "a post to one without has not".
+pub(crate) async fn a_post_without_subscribers_writes_none(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.post(2).await;
+    assert_eq!(queue.lease().await, None, "there never was one");
+    queue.subscribe(&subscription(1, "http://a")).await;
+    assert_eq!(queue.lease().await, None, "it came later than the post");
+    queue.unsubscribe(1).await;
+    queue.post(2).await;
+    assert_eq!(queue.lease().await, None, "it is gone");
+    queue.subscribe(&subscription(2, "http://a")).await;
+    queue.unsubscribe_all().await;
+    queue.post(2).await;
+    assert_eq!(queue.lease().await, None, "all are gone");
+    queue.subscribe(&subscription(3, "http://a")).await;
+    kit.pass(300);
+    queue.post(2).await;
+    assert_eq!(queue.lease().await, None, "it is over");
+    let refused = queue.try_post(generation(1), batch(CLIENT, vec![message("x")])).await;
+    assert!(matches!(refused, Guarded::Stale(_)));
+    assert_eq!(queue.lease().await, None, "a refused post writes none");
+    let other = subscribed(kit, "other").await;
+    queue.post(1).await;
+    assert_eq!(queue.lease().await, None, "others' subscriptions do not count");
+    assert_eq!(other.lease().await, None);
+}
+
+/// `subscribe`: "Posts that are acknowledged after this answer write outbox entries"; also for one that is not confirmed.
+pub(crate) async fn every_live_subscription_counts(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let new = NewSubscription { confirmed: false, ..subscription(1, "http://a") };
+    queue.subscribe(&new).await;
+    let first = queue.post(1).await;
+    assert_eq!(queue.lease_first().await, first[0]);
+    kit.pass(299);
+    queue.subscribe(&subscription(2, "http://b")).await;
+    kit.pass(1);
+    let second = queue.post(1).await;
+    queue.settle(first[0]).await;
+    assert_eq!(queue.lease_first().await, second[0], "one of two is over");
+}
+
+/// `lease`: "A dead-letter move writes none."
+pub(crate) async fn a_dead_letter_writes_none(kit: &mut Kit) {
+    let (source, dead) = (kit.queue("source").await, subscribed(kit, "dead").await);
+    source.post(2).await;
+    for _ in 0..2 {
+        let rule = Some(dead.as_target(1, None));
+        let request = ClaimRequest { dead_letters: rule, ..request(2) };
+        source.claim_with(&request).await;
+        source.release(request.id).await;
+    }
+    assert_eq!(dead.ids().await.len(), 2);
+    assert_eq!(dead.lease().await, None);
+    let posted = dead.post(1).await;
+    assert_eq!(dead.lease_first().await, posted[0]);
+}
+
+/// `lease`: "Leases the oldest due entry of a queue"; `settle`: "It is gone".
+pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let mut firsts = Vec::new();
+    for _ in 0..4 {
+        firsts.push(queue.post(2).await[0]);
+        kit.pass(1);
+    }
+    let settled = queue.lease_first().await;
+    assert_eq!(settled, firsts[0]);
+    queue.settle(settled).await;
+    for first in &firsts[1..] {
+        assert_eq!(queue.lease_first().await, *first, "each once while its lease lasts");
+    }
+    assert_eq!(queue.lease().await, None);
+    kit.pass(60);
+    for first in &firsts[1..] {
+        assert_eq!(queue.lease_first().await, *first, "all but the settled one come back");
+        queue.settle(*first).await;
+    }
+    kit.pass(60);
+    kit.sweep().await;
+    assert_eq!(queue.lease().await, None);
+}
+
+/// `lease`: "A lease that has run out is as none: the entry is handed out again".
+pub(crate) async fn a_lease_lasts_until_it_runs_out(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    queue.post(3).await;
+    let entry = queue.lease().await;
+    kit.pass_almost(60);
+    assert_eq!(queue.lease().await, None);
+    kit.pass_millis(1);
+    for _ in 0..3 {
+        assert_eq!(queue.lease().await, entry, "whole, as often as it takes");
+        kit.pass(60);
+    }
+}
+
+/// `lease`: "Of two workers one gets the entry; the other gets the next one or `None`."
+pub(crate) async fn workers_share_out_entries(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let mut posted = Vec::new();
+    for _ in 0..24 {
+        posted.push(queue.post(1).await[0]);
+    }
+    let workers = (0..4).map(|_| {
+        let queue = queue.clone();
+        async move {
+            let mut leased = Vec::new();
+            for _ in 0..MAX_STEPS {
+                let Some(entry) = queue.lease().await else { return leased };
+                leased.push(entry.messages[0].id);
+                if leased.len() % 2 == 0 {
+                    queue.settle(entry.messages[0].id).await;
+                }
+            }
+            panic!("after {MAX_STEPS} leases there are still more");
+        }
+    });
+    let mut leased = at_once(workers).await.concat();
+    leased.sort();
+    assert_eq!(leased, posted, "each entry went to one worker");
+}
+
+/// `Outbox`: due when "`now` has reached the `due` of its first message to be delivered".
+pub(crate) async fn an_entry_is_due_with_its_first_message(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let late = queue.post_new([90, 60, 120].map(waits).into()).await;
+    assert_eq!(queue.lease().await, None);
+    let mixed = queue.post_new([900, 0].map(waits).into()).await;
+    assert_eq!(queue.lease_first().await, mixed[0], "an older entry that waits holds up nobody");
+    queue.settle(mixed[0]).await;
+    kit.pass_almost(60);
+    assert_eq!(queue.lease().await, None);
+    kit.pass_millis(1);
+    assert!(place(kit, &queue).await.is_some(), "it is announced when it is due");
+    assert_eq!(queue.lease_first().await, late[0]);
+}
+
+/// `lease`: "Deleting, claiming, popping or purging messages leaves entries as they are"; nor do they expire.
+pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let mut firsts = Vec::new();
+    for _ in 0..5 {
+        firsts.push(queue.post_new(vec![lives(60), lives(60)]).await);
+    }
+    queue.delete(firsts[0][0], None).await;
+    queue.delete_many(&firsts[1], &Deletable::Any).await;
+    queue.pop(1).await;
+    queue.claim(2).await;
+    queue.purge().await;
+    queue.unsubscribe_all().await;
+    let newer = Generation { version: Version::new(2), ..queue.generation };
+    queue.advance(newer).await;
+    kit.pass(100_000);
+    kit.sweep().await;
+    for posted in firsts {
+        let entry = queue.lease().await.expect("it is open until it is settled");
+        assert_eq!(entry.messages.iter().map(|m| m.id).collect::<Vec<_>>(), posted);
+        assert_eq!(entry.messages[1].payload, lives(60).payload);
+    }
+}
+
+/// `lease`: "closing the head ends them".
+pub(crate) async fn closing_ends_entries(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let old = queue.post(1).await;
+    queue.lease().await;
+    queue.post(1).await;
+    queue.close().await;
+    assert_eq!(queue.lease().await, None);
+    queue.settle(old[0]).await;
+    let next = subscribed(kit, "q").await;
+    assert_eq!(next.lease().await, None);
+    let new = next.post(1).await;
+    next.settle(MessageId { position: new[0].position, ..old[0] }).await;
+    kit.sweep().await;
+    assert_eq!(next.lease_first().await, new[0], "an old life's settlement is not the new one's");
+    kit.pass(60);
+    assert_eq!(next.lease_first().await, new[0]);
+    assert_eq!(next.lease().await, None);
+}
+
+/// `settle`: "One that is not there is no error", and nothing but the one named goes.
+pub(crate) async fn settling_nothing_is_no_error(kit: &mut Kit) {
+    let (queue, other) = (subscribed(kit, "q").await, subscribed(kit, "other").await);
+    let (p, theirs) = (queue.post(3).await, other.post(3).await);
+    queue.settle(p[1]).await;
+    queue.settle(theirs[0]).await;
+    queue.settle(MessageId { incarnation: Incarnation::new(5), ..p[0] }).await;
+    kit.queue_at(kit.key("closed"), generation(1)).settle(p[0]).await;
+    assert_eq!(queue.lease_first().await, p[0]);
+    assert_eq!(other.lease_first().await, theirs[0]);
+    queue.settle(p[0]).await;
+    queue.settle(p[0]).await;
+    kit.pass(60);
+    assert_eq!(queue.lease().await, None);
+    assert_eq!(other.lease_first().await, theirs[0]);
+}
+
+/// `due_queues`: "of every project", "the longest due first"; a queue without a head or with nothing due need not be named.
+pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
+    let mut queues = Vec::new();
+    for name in ["c", "a", "d", "b"] {
+        let queue = subscribed(kit, name).await;
+        queue.post(1).await;
+        queues.push(queue);
+        kit.pass(1);
+    }
+    let project = zaqar_core::ProjectId::new(&format!("}}{}", kit.tag)).expect("a project id");
+    let topic = kit.open(crate::kit::key(project, zaqar_core::Kind::Topic, "a")).await;
+    topic.subscribe(&subscription(1, "http://a")).await;
+    topic.post(1).await;
+    queues.push(topic);
+    let named = due(kit, 1000).await;
+    let named: Vec<_> = named.iter().filter(|key| queues.iter().any(|q| q.key == **key)).collect();
+    assert_eq!(named, queues.iter().map(|queue| &queue.key).collect::<Vec<_>>());
+    queues[0].lease().await;
+    kit.pass(60);
+    assert!(
+        place(kit, &queues[0]).await > place(kit, &queues[4]).await,
+        "due since its lease ended"
+    );
+}
+
+/// `due_queues`: "A queue with a due entry appears, once everything before it was settled or leased."
+pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
+    let mut waiting = Vec::new();
+    for n in 0..12 {
+        let queue = subscribed(kit, &format!("q{n}")).await;
+        for _ in 0..=n % 3 {
+            queue.post(1).await;
+        }
+        waiting.push(queue);
+    }
+    for step in 0..MAX_STEPS {
+        let limit = 1 + step % 2;
+        let named = due(kit, limit).await;
+        if named.is_empty() {
+            break;
+        }
+        for key in named {
+            let queue = kit.queue_at(key, generation(1));
+            let Some(entry) = queue.lease().await else { continue };
+            if step % 3 == 0 {
+                queue.settle(entry.messages[0].id).await;
+            }
+        }
+    }
+    for queue in waiting {
+        assert_eq!(queue.lease().await, None, "{} was never named", queue.key);
+    }
+}
+
+/// `due_queues`: "never keeps silent about one that has": also after its lease ran out, after more posts and after a sweep.
+pub(crate) async fn a_due_queue_is_named_until_it_is_settled(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let first = queue.post(1).await;
+    assert!(place(kit, &queue).await.is_some());
+    queue.lease().await;
+    let second = queue.post(1).await;
+    assert!(place(kit, &queue).await.is_some(), "the second is due");
+    assert_eq!(queue.lease_first().await, second[0]);
+    queue.settle(second[0]).await;
+    kit.pass(60);
+    kit.sweep().await;
+    assert!(place(kit, &queue).await.is_some(), "the first one's lease has run out");
+    assert_eq!(queue.lease_first().await, first[0]);
+    queue.settle(first[0]).await;
+    let late = queue.post_one(waits(30)).await;
+    kit.pass(30);
+    assert!(place(kit, &queue).await.is_some(), "its delay is over");
+    assert_eq!(queue.lease_first().await, late);
+    queue.settle(late).await;
+    kit.pass(100);
+    for _ in 0..MAX_STEPS {
+        if place(kit, &queue).await.is_none() {
+            return;
+        }
+        assert_eq!(queue.lease().await, None, "all are settled");
+    }
+    panic!("a queue without entries is named for ever");
+}
+
+/// `lease`: entries of racing posts are each leased once, while a worker is at it.
+pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let posters = start((0..4).map(|_| {
+        let queue = queue.clone();
+        async move {
+            let mut firsts = Vec::new();
+            for _ in 0..10 {
+                firsts.push(queue.post(2).await[0]);
+            }
+            firsts
+        }
+    }));
+    let mut leased = Vec::new();
+    for _ in 0..20 {
+        if let Some(entry) = queue.lease().await {
+            assert_eq!(entry.messages.len(), 2, "an entry is whole");
+            leased.push(entry.messages[0].id);
+            queue.settle(entry.messages[0].id).await;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut posted = answers(posters).await.concat();
+    while let Some(entry) = queue.lease().await {
+        assert!(leased.len() < posted.len(), "an entry is leased once");
+        leased.push(entry.messages[0].id);
+    }
+    posted.sort();
+    leased.sort();
+    assert_eq!(leased, posted);
+}

@@ -1,0 +1,358 @@
+//! Subscriptions: every line of [`zaqar_core::storage::Subscriptions`].
+
+use zaqar_core::storage::{
+    Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+};
+use zaqar_core::{Generation, SubscriptionId, Version};
+
+use super::at_once;
+use crate::kit::{Kit, generation};
+use crate::queue::Queue;
+
+/// A subscription of 300 seconds, with this number as its id.
+pub(crate) fn subscription(id: u128, subscriber: &str) -> NewSubscription {
+    NewSubscription {
+        id: SubscriptionId::new(id),
+        subscriber: subscriber.to_owned(),
+        ttl: 300,
+        options: "{}".to_owned(),
+        confirmed: true,
+    }
+}
+
+fn id(number: u128) -> SubscriptionId {
+    SubscriptionId::new(number)
+}
+
+fn numbers(subscriptions: &[Subscription]) -> Vec<u128> {
+    subscriptions.iter().map(|one| one.id.get()).collect()
+}
+
+impl Queue {
+    pub(crate) async fn subscribe(&self, new: &NewSubscription) -> Subscribed {
+        match self.try_subscribe(self.generation, new).await {
+            Guarded::Done(answer) => answer,
+            refused => panic!("a subscription with the head's own generation: {refused:?}"),
+        }
+    }
+
+    async fn try_subscribe(
+        &self,
+        assumed: Generation,
+        new: &NewSubscription,
+    ) -> Guarded<Subscribed> {
+        let answer = self.store.subscribe(&self.key, assumed, new, self.now()).await;
+        answer.expect("subscribe answers")
+    }
+
+    async fn subscription(&self, id: SubscriptionId) -> Option<Subscription> {
+        let answer = self.store.subscription(&self.key, id, self.now()).await;
+        answer.expect("subscription answers")
+    }
+
+    async fn subscriptions_behind(&self, after: Option<u128>, limit: usize) -> Vec<u128> {
+        let after = after.map(SubscriptionId::new);
+        let answer = self.store.subscriptions(&self.key, after, limit, self.now()).await;
+        numbers(&answer.expect("subscriptions answers"))
+    }
+
+    /// The numbers of all live subscriptions.
+    pub(crate) async fn subscribed(&self) -> Vec<u128> {
+        self.subscriptions_behind(None, 1000).await
+    }
+
+    async fn change(&self, id: SubscriptionId, change: &SubscriptionChange) -> Changed {
+        let answer = self.store.change_subscription(&self.key, id, change, self.now()).await;
+        answer.expect("change_subscription answers")
+    }
+
+    pub(crate) async fn unsubscribe(&self, number: u128) {
+        let answer = self.store.unsubscribe(&self.key, id(number), self.now()).await;
+        answer.expect("unsubscribe answers");
+    }
+
+    pub(crate) async fn unsubscribe_all(&self) {
+        let answer = self.store.unsubscribe_all(&self.key, self.now()).await;
+        answer.expect("unsubscribe_all answers");
+    }
+}
+
+/// `subscribe`: "The head has `assumed` and no live subscription has the subscriber: it is made."
+pub(crate) async fn what_was_subscribed_comes_back(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for (number, ttl, confirmed) in [
+        (1, 60, false),
+        (2, 1_209_600, true),
+        (1 << 64, i64::MAX as u64, true),
+        (u128::MAX, 60, false),
+    ] {
+        let new = NewSubscription {
+            ttl,
+            confirmed,
+            options: format!("{{ \"ünïcødé ☃\": [{number}, \"\\u0000\"] , \"a\": 1.0}}"),
+            ..subscription(number, &format!("http://example.org/ü?{number}&$x={{}}"))
+        };
+        kit.pass_millis(1);
+        let since = kit.now();
+        assert_eq!(queue.subscribe(&new).await, Subscribed::Created);
+        let NewSubscription { id, subscriber, ttl, options, confirmed } = new;
+        let expected = Subscription { id, subscriber, ttl, since, options, confirmed };
+        kit.pass(1);
+        assert_eq!(queue.subscription(id).await.as_ref(), Some(&expected));
+        let all = queue.store.subscriptions(&queue.key, None, 10, queue.now()).await;
+        assert!(all.expect("subscriptions answers").contains(&expected), "listed as it is read");
+    }
+}
+
+/// `subscribe`: "A live one has it: `Exists`, nothing changes."
+pub(crate) async fn a_subscriber_subscribes_once(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let first = NewSubscription { confirmed: false, ..subscription(1, "mailto:a@example.org") };
+    assert_eq!(queue.subscribe(&first).await, Subscribed::Created);
+    let there = queue.subscription(id(1)).await.expect("it was made");
+    kit.pass(10);
+    let second = NewSubscription { ttl: 900, ..subscription(2, "mailto:a@example.org") };
+    assert_eq!(queue.subscribe(&second).await, Subscribed::Exists(there.clone()));
+    assert_eq!(queue.subscription(id(1)).await, Some(there));
+    assert_eq!(queue.subscription(id(2)).await, None);
+    assert_eq!(
+        queue.subscribe(&subscription(3, "mailto:A@example.org")).await,
+        Subscribed::Created
+    );
+    assert_eq!(queue.subscribed().await, [1, 3], "subscribers are compared by byte");
+    let other = kit.queue("other").await;
+    assert_eq!(other.subscribe(&second).await, Subscribed::Created, "of another queue");
+}
+
+/// `subscribe`: "Of two callers at once one creates."
+pub(crate) async fn of_many_subscribers_one_subscribes(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for round in 0..5 {
+        let callers = (0..8).map(|n| {
+            let new = subscription(round * 10 + n + 1, &format!("http://example.org/{round}"));
+            let queue = queue.clone();
+            async move { (new.id, queue.subscribe(&new).await) }
+        });
+        let answers = at_once(callers).await;
+        let created: Vec<_> =
+            answers.iter().filter(|(_, answer)| *answer == Subscribed::Created).collect();
+        assert_eq!(created.len(), 1, "one of many callers subscribes");
+        for (_, answer) in &answers {
+            if let Subscribed::Exists(there) = answer {
+                assert_eq!(there.id, created[0].0, "the others see it");
+            }
+        }
+    }
+    assert_eq!(queue.subscribed().await.len(), 5);
+}
+
+/// `subscribe`: "No head: `Absent`. Another generation: `Stale`."
+pub(crate) async fn subscribe_needs_the_generation(kit: &mut Kit) {
+    let queue = kit.queue_at(kit.key("q"), generation(1));
+    let new = subscription(1, "http://example.org");
+    assert_eq!(queue.try_subscribe(queue.generation, &new).await, Guarded::Absent);
+    assert_eq!(queue.head().await, None);
+    assert_eq!(queue.subscribed().await, []);
+    queue.open().await;
+    let newer = Generation { version: Version::new(2), ..queue.generation };
+    for assumed in [newer, generation(1)] {
+        let answer = queue.try_subscribe(assumed, &new).await;
+        assert_eq!(answer, Guarded::Stale(queue.generation));
+    }
+    assert_eq!(queue.subscribed().await, []);
+}
+
+/// `Subscriptions`: "live until `now` reaches `since + ttl`. No method shows one that is not live."
+pub(crate) async fn a_subscription_lives_until_its_ttl_is_over(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for (number, ttl) in [(1, 60), (2, 90), (3, u64::MAX)] {
+        let new = NewSubscription { ttl, ..subscription(number, &format!("http://{number}")) };
+        queue.subscribe(&new).await;
+    }
+    kit.pass_almost(60);
+    assert_eq!(queue.subscribed().await, [1, 2, 3]);
+    kit.pass_millis(1);
+    assert_eq!(queue.subscribed().await, [2, 3]);
+    assert_eq!(queue.subscription(id(1)).await, None);
+    assert_eq!(queue.subscriptions_behind(None, 1).await, [2], "it takes no place on a page");
+    let change = SubscriptionChange { ttl: Some(600), ..SubscriptionChange::default() };
+    assert_eq!(queue.change(id(1), &change).await, Changed::Absent);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [2, 3]);
+    kit.pass(100_000_000);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [3], "what lies past the end of time lives until then");
+}
+
+/// `subscribe`: "One that is over is no obstacle."
+pub(crate) async fn one_that_is_over_is_no_obstacle(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.subscribe(&subscription(1, "http://a")).await;
+    queue.subscribe(&subscription(2, "http://b")).await;
+    kit.pass(300);
+    assert_eq!(queue.subscribe(&subscription(3, "http://a")).await, Subscribed::Created);
+    assert_eq!(queue.subscribed().await, [3]);
+    let change = SubscriptionChange {
+        subscriber: Some("http://b".to_owned()),
+        ..SubscriptionChange::default()
+    };
+    assert_eq!(queue.change(id(3), &change).await, Changed::Done);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [3], "the old one's end does not touch the new one");
+    let again = queue.subscribe(&subscription(4, "http://b")).await;
+    assert!(matches!(again, Subscribed::Exists(_)));
+    assert_eq!(queue.subscribe(&subscription(5, "http://a")).await, Subscribed::Created);
+}
+
+/// `subscription`: "`None` for one that is unknown, over, or of another queue."
+pub(crate) async fn a_subscription_is_of_one_queue(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let topic = kit.open(kit.key_of(zaqar_core::Kind::Topic, "q")).await;
+    queue.subscribe(&subscription(1, "http://a")).await;
+    for other in [&topic, &kit.queue("other").await, &kit.queue_at(kit.key("no"), generation(1))] {
+        assert_eq!(other.subscription(id(1)).await, None);
+        assert_eq!(other.subscribed().await, []);
+        let change = SubscriptionChange { ttl: Some(600), ..SubscriptionChange::default() };
+        assert_eq!(other.change(id(1), &change).await, Changed::Absent);
+        other.unsubscribe(1).await;
+        other.unsubscribe_all().await;
+    }
+    assert_eq!(queue.subscription(id(2)).await, None);
+    assert_eq!(queue.subscription(id(1)).await.expect("it is there").ttl, 300);
+    assert_eq!(topic.subscribe(&subscription(1, "http://a")).await, Subscribed::Created);
+    topic.unsubscribe(1).await;
+    assert_eq!(queue.subscribed().await, [1]);
+}
+
+/// `subscriptions`: "Begins with the first id greater than `after`, which need not exist. At most `limit`; fewer only at the end."
+pub(crate) async fn subscriptions_are_listed_by_id(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let all = [1, 2, 9, 10, 1 << 63, 1 << 64, u128::MAX - 1];
+    for number in [all[3], all[0], all[6], all[4], all[2], all[5], all[1]] {
+        queue.subscribe(&subscription(number, &format!("http://{number}"))).await;
+    }
+    assert_eq!(queue.subscribed().await, all);
+    for limit in 1..=8 {
+        let mut seen: Vec<u128> = Vec::new();
+        while seen.len() < all.len() {
+            let page = queue.subscriptions_behind(seen.last().copied(), limit).await;
+            assert_eq!(page.len(), limit.min(all.len() - seen.len()), "pages of {limit}");
+            seen.extend(page);
+        }
+        assert_eq!(seen, all);
+    }
+    assert_eq!(queue.subscriptions_behind(Some(5), 2).await, [9, 10], "5 need not exist");
+    assert_eq!(queue.subscriptions_behind(Some(u128::MAX - 1), 2).await, []);
+    queue.unsubscribe(9).await;
+    assert_eq!(queue.subscriptions_behind(Some(9), 1).await, [10], "9 is gone");
+}
+
+/// `change_subscription`: "All of `change` happens"; "A new ttl counts from `now`; without one `since` stays."
+pub(crate) async fn a_change_changes_what_it_names(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.subscribe(&subscription(1, "http://a")).await;
+    let mut expected = queue.subscription(id(1)).await.expect("it was made");
+    kit.pass(50);
+    assert_eq!(queue.change(id(1), &SubscriptionChange::default()).await, Changed::Done);
+    assert_eq!(queue.subscription(id(1)).await.as_ref(), Some(&expected));
+    let change = SubscriptionChange {
+        subscriber: Some("http://b".to_owned()),
+        options: Some("{\"b\": 2}".to_owned()),
+        confirmed: Some(false),
+        ttl: None,
+    };
+    assert_eq!(queue.change(id(1), &change).await, Changed::Done);
+    expected.subscriber = "http://b".to_owned();
+    expected.options = "{\"b\": 2}".to_owned();
+    expected.confirmed = false;
+    assert_eq!(queue.subscription(id(1)).await.as_ref(), Some(&expected));
+    let change = SubscriptionChange { ttl: Some(400), ..SubscriptionChange::default() };
+    assert_eq!(queue.change(id(1), &change).await, Changed::Done);
+    (expected.ttl, expected.since) = (400, kit.now());
+    assert_eq!(queue.subscription(id(1)).await.as_ref(), Some(&expected));
+    kit.pass(300);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [1], "its first life does not count any more");
+    kit.pass_almost(100);
+    assert_eq!(queue.subscribed().await, [1]);
+    kit.pass_millis(1);
+    assert_eq!(queue.subscribed().await, []);
+}
+
+/// `change_subscription`: "The new subscriber is taken by another live one: `Duplicate`"; "or nothing".
+pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.subscribe(&subscription(1, "http://a")).await;
+    queue.subscribe(&subscription(2, "http://b")).await;
+    let before = queue.subscription(id(1)).await;
+    let change = SubscriptionChange {
+        subscriber: Some("http://b".to_owned()),
+        ttl: Some(900),
+        options: Some("{\"x\": 1}".to_owned()),
+        confirmed: Some(false),
+    };
+    kit.pass(10);
+    assert_eq!(queue.change(id(1), &change).await, Changed::Duplicate);
+    assert_eq!(queue.subscription(id(1)).await, before);
+    let own = SubscriptionChange { subscriber: Some("http://a".to_owned()), ..change.clone() };
+    assert_eq!(queue.change(id(1), &own).await, Changed::Done, "its own is no duplicate");
+    queue.unsubscribe(2).await;
+    assert_eq!(queue.change(id(1), &change).await, Changed::Done);
+    assert_eq!(
+        queue.subscribe(&subscription(3, "http://a")).await,
+        Subscribed::Created,
+        "it is free"
+    );
+    let taken = queue.subscribe(&subscription(4, "http://b")).await;
+    assert!(matches!(taken, Subscribed::Exists(there) if there.id == id(1)));
+}
+
+/// `unsubscribe`: "one that is not there is no error"; "The subscriber may subscribe anew at once."
+pub(crate) async fn unsubscribe_removes_one(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for (number, subscriber) in [(1, "http://a"), (2, "http://b"), (3, "http://c")] {
+        queue.subscribe(&subscription(number, subscriber)).await;
+    }
+    queue.unsubscribe(2).await;
+    queue.unsubscribe(2).await;
+    queue.unsubscribe(77).await;
+    assert_eq!(queue.subscribed().await, [1, 3]);
+    assert_eq!(queue.subscription(id(2)).await, None);
+    assert_eq!(queue.subscribe(&subscription(4, "http://b")).await, Subscribed::Created);
+    assert_eq!(queue.subscribed().await, [1, 3, 4]);
+}
+
+/// `unsubscribe_all`: "Removes all of a queue."
+pub(crate) async fn unsubscribe_all_removes_all(kit: &mut Kit) {
+    let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
+    for number in 1..=30 {
+        queue.subscribe(&subscription(number, &format!("http://{number}"))).await;
+    }
+    other.subscribe(&subscription(1, "http://1")).await;
+    queue.unsubscribe_all().await;
+    assert_eq!(queue.subscribed().await, []);
+    assert_eq!(queue.subscription(id(7)).await, None);
+    assert_eq!(queue.subscribe(&subscription(31, "http://7")).await, Subscribed::Created);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [31], "what came later stays");
+    assert_eq!(other.subscribed().await, [1]);
+    queue.unsubscribe_all().await;
+    queue.unsubscribe_all().await;
+    assert_eq!(queue.subscribed().await, []);
+}
+
+/// `Subscriptions`: "Closing the queue's head ends all of them."; a purge of messages ends none.
+pub(crate) async fn closing_ends_subscriptions(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.subscribe(&subscription(1, "http://a")).await;
+    queue.purge().await;
+    assert_eq!(queue.subscribed().await, [1], "a purge is of messages");
+    queue.close().await;
+    assert_eq!(queue.subscribed().await, []);
+    assert_eq!(queue.subscription(id(1)).await, None);
+    let next = kit.open(queue.key.clone()).await;
+    assert_eq!(next.subscribed().await, []);
+    assert_eq!(next.subscribe(&subscription(2, "http://a")).await, Subscribed::Created);
+    kit.sweep().await;
+    assert_eq!(next.subscribed().await, [2]);
+}

@@ -1,0 +1,176 @@
+//! Health, cleaning and the end: lines of [`zaqar_core::storage::Upkeep`].
+
+use serde_json::json;
+use zaqar_core::storage::{
+    Claims, Error, Heads, Messages, NewMessage, Queues, Stats, SubscriptionChange, Swept,
+};
+use zaqar_core::{Kind, Timestamp};
+
+use super::messages::{lives, waits};
+use super::queues::row;
+use super::subscriptions::subscription;
+use crate::kit::{Kit, sweep};
+use crate::queue::{batch, everything, message, request};
+
+/// `ping`: "`Ok` only if the store would answer an operation now."
+pub(crate) async fn ping_answers(kit: &mut Kit) {
+    kit.store().ping().await.expect("the message store answers");
+    kit.rows().ping().await.expect("the management store answers");
+    kit.shut_down().await;
+    assert!(kit.store().ping().await.is_err(), "it is shut down");
+    assert!(kit.rows().ping().await.is_err(), "it is shut down");
+}
+
+/// `shut_down`: "refuses the rest with `Error::Closed`".
+pub(crate) async fn a_store_that_is_shut_down_refuses(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let id = queue.post(1).await[0];
+    let row = row(json!({}));
+    kit.shut_down().await;
+    let (rows, store, key, now) = (kit.rows(), kit.store(), &queue.key, kit.now());
+    let (generation, id_of_claim) = (queue.generation, request(1).id);
+    let batch = batch("c", vec![message("late")]);
+    let (subscriber, change) = (subscription(1, "http://a"), SubscriptionChange::default());
+    for (method, error) in [
+        ("create", rows.create(key, &row).await.err()),
+        ("get row", Queues::get(rows, key).await.err()),
+        ("replace", rows.replace(key, generation, &row).await.err()),
+        ("remove", rows.remove(key, generation.incarnation).await.err()),
+        ("list rows", Queues::list(rows, &key.project, Kind::Queue, None, 1).await.err()),
+        ("count", rows.count(&key.project, Kind::Queue).await.err()),
+        ("open", Heads::open(store, key, generation, now).await.err()),
+        ("generation", store.generation(key).await.err()),
+        ("advance", store.advance(key, generation).await.err()),
+        ("close", Heads::close(store, key, generation.incarnation).await.err()),
+        ("post", store.post(key, generation, batch, now).await.err()),
+        ("list", Messages::list(store, key, &everything(), now).await.err()),
+        ("get", Messages::get(store, key, &[id], now).await.err()),
+        ("delete", store.delete(key, id, None, now).await.err()),
+        ("pop", store.pop(key, 1, now).await.err()),
+        ("purge", store.purge(key, now).await.err()),
+        ("stats", store.stats(key, now).await.err()),
+        ("claim", Claims::claim(store, key, generation, &request(1), now).await.err()),
+        ("claim_get", store.claim_get(key, id_of_claim, now).await.err()),
+        ("claim_renew", store.claim_renew(key, id_of_claim, 60, 60, now).await.err()),
+        ("claim_release", store.claim_release(key, id_of_claim, now).await.err()),
+        ("volume", store.volume().await.err()),
+        ("subscribe", store.subscribe(key, generation, &subscriber, now).await.err()),
+        ("subscription", store.subscription(key, subscriber.id, now).await.err()),
+        ("subscriptions", store.subscriptions(key, None, 1, now).await.err()),
+        ("change", store.change_subscription(key, subscriber.id, &change, now).await.err()),
+        ("unsubscribe", store.unsubscribe(key, subscriber.id, now).await.err()),
+        ("unsubscribe_all", store.unsubscribe_all(key, now).await.err()),
+        ("due_queues", store.due_queues(1, now).await.err()),
+        ("lease", store.lease(key, now, now).await.err()),
+        ("settle", store.settle(key, generation.incarnation, id.position).await.err()),
+        ("news", store.news().await.err()),
+        ("sweep", store.sweep(now, 10).await.err()),
+    ] {
+        assert!(matches!(error, Some(Error::Closed)), "{method} after the end: {error:?}");
+    }
+}
+
+/// `shut_down`: "A second call does nothing."
+pub(crate) async fn shutting_down_twice_is_once(kit: &mut Kit) {
+    kit.shut_down().await;
+    kit.shut_down().await;
+}
+
+/// Fills a queue with messages of every state: 30 that live 60 s, 10 of them claimed for 100 s and so living 160 s, 10 delayed by
+/// 30 s, and 5 that stay.
+async fn fill(kit: &Kit, name: &str) -> crate::queue::Queue {
+    let queue = kit.queue(name).await;
+    queue.post_new((0..30).map(|_| lives(60)).collect()).await;
+    queue.claim(10).await;
+    queue.post_new((0..10).map(|_| NewMessage { ttl: 60, ..waits(30) }).collect()).await;
+    queue.post(5).await;
+    queue
+}
+
+/// `sweep`: "Repeated until `more` is false it leaves nothing that is due", whatever the budget.
+pub(crate) async fn sweeping_ends_and_leaves_nothing(kit: &mut Kit) {
+    for budget in [1, 7, 1000] {
+        let queue = fill(kit, &format!("q{budget}")).await;
+        for (secs, stats) in
+            [(30, (35, 10, 0)), (30, (5, 10, 0)), (40, (15, 0, 0)), (60, (5, 0, 0))]
+        {
+            kit.pass(secs);
+            sweep(kit.store(), kit.now(), budget).await;
+            let swept = kit.store().sweep(kit.now(), budget).await.expect("the store sweeps");
+            assert_eq!(swept, Swept { done: 0, more: false }, "nothing is left, budget {budget}");
+            let Stats { free, claimed, delayed, .. } = queue.stats().await;
+            assert_eq!((free, claimed, delayed), stats, "after {secs} more seconds");
+        }
+        queue.purge().await;
+        queue.post_new((0..20).map(|_| lives(60)).collect()).await;
+        queue.close().await;
+        sweep(kit.store(), kit.now(), budget).await;
+        let swept = kit.store().sweep(kit.now(), budget).await.expect("the store sweeps");
+        assert_eq!(swept, Swept { done: 0, more: false }, "nothing is left of a closed queue");
+    }
+}
+
+/// `sweep`: "Looks at no more than about `budget` rows".
+pub(crate) async fn a_sweep_is_bounded(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.post_new((0..500).map(|_| lives(60)).collect()).await;
+    kit.pass(60);
+    let swept = kit.store().sweep(kit.now(), 10).await.expect("the store sweeps");
+    assert!(swept.done <= 100, "a budget of 10 is about 10 rows, not {}", swept.done);
+    assert!(swept.more || swept.done == 0, "500 rows are due");
+    kit.sweep().await;
+    assert_eq!(queue.stats().await, Stats::default());
+}
+
+/// `sweep`: "Removes what has expired, frees what expired claims held and shows what was delayed, as of `now`", and nothing else.
+pub(crate) async fn a_sweep_leaves_what_is_not_due(kit: &mut Kit) {
+    let queue = fill(kit, "q").await;
+    let (claim, _) = queue.claim(3).await;
+    for (secs, live) in [(0, 45), (29, 45), (1, 45), (29, 45), (1, 18), (39, 18)] {
+        kit.pass(secs);
+        let (all, shown) = (queue.all().await, queue.shown().await);
+        let held = queue.claim_get(claim).await;
+        assert_eq!(all.len(), live, "after {secs} more seconds");
+        kit.sweep().await;
+        assert_eq!(queue.all().await, all);
+        assert_eq!(queue.shown().await, shown);
+        assert_eq!(queue.claim_get(claim).await, held);
+        assert_eq!(queue.head().await, Some(queue.generation));
+    }
+    let past = Timestamp::from_millis(0);
+    let swept = kit.store().sweep(past, 100).await.expect("the store sweeps");
+    assert_eq!(swept, Swept::default(), "nothing was due in 1970");
+}
+
+/// `sweep`: removes "what was purged or closed", and leaves what came after it and what is beside it.
+pub(crate) async fn a_sweep_after_purge_and_close_leaves_the_rest(kit: &mut Kit) {
+    let (purged, closed, beside) =
+        (fill(kit, "purged").await, fill(kit, "closed").await, fill(kit, "beside").await);
+    purged.purge().await;
+    let later = purged.post(5).await;
+    let (claim, _) = purged.claim(2).await;
+    closed.close().await;
+    let reopened = kit.open(closed.key.clone()).await;
+    let new = reopened.post(5).await;
+    let untouched = beside.all().await;
+    kit.sweep().await;
+    assert_eq!(purged.ids().await, later);
+    assert_eq!(purged.claim_get(claim).await.expect("the claim lives").messages.len(), 2);
+    assert_eq!(reopened.shown().await, new);
+    assert_eq!(beside.all().await, untouched);
+    for (queue, free, claimed) in [(&purged, 3, 2), (&reopened, 5, 0), (&beside, 25, 10)] {
+        let stats = queue.stats().await;
+        assert_eq!((stats.free, stats.claimed), (free, claimed), "{}", queue.key);
+    }
+}
+
+/// `sweep` of a management store: it ends, and rows do not expire.
+pub(crate) async fn management_sweeps_end(kit: &mut Kit) {
+    let (key, row) = (kit.key("q"), row(json!({"a": 1})));
+    kit.rows().create(&key, &row).await.expect("create answers");
+    for _ in 0..2 {
+        kit.pass(100_000_000);
+        sweep(kit.rows(), kit.now(), 10).await;
+        assert_eq!(Queues::get(kit.rows(), &key).await.expect("get answers").as_ref(), Some(&row));
+    }
+}

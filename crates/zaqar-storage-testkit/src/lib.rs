@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+
+mod behaviour;
+mod factory;
+mod kit;
+mod memory;
+pub mod model;
+mod queue;
+mod run;
+
+pub use factory::{About, Factory, Stores};
+pub use memory::{Fault, Memories, Memory};
+pub use run::{Outcome, block_on, check, names, run_all};

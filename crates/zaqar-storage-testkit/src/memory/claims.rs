@@ -1,0 +1,232 @@
+//! Claims and dead letters.
+
+use async_trait::async_trait;
+use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded};
+use zaqar_core::{ClaimId, Generation, Position, QueueKey, Timestamp};
+
+use super::head::{Head, Held, Status, Stored, rounded_secs};
+use super::{Fault, Memory, State};
+
+#[async_trait]
+impl Claims for Memory {
+    async fn claim(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        request: &ClaimRequest,
+        now: Timestamp,
+    ) -> Result<Guarded<Claimed>, Error> {
+        let key = self.place(key);
+        let chosen = {
+            let mut state = self.state()?;
+            self.open_by_itself(&mut state, &key, now);
+            let head = match state.heads.get_mut(&key) {
+                None => return Ok(Guarded::Absent),
+                Some(head) if head.generation != assumed && !head.has(Fault::AnyGeneration) => {
+                    return Ok(Guarded::Stale(head.generation));
+                }
+                Some(head) => head,
+            };
+            let chosen = head.choose(request, now);
+            if !self.has(Fault::RacingClaims) {
+                return Ok(Guarded::Done(self.carry_out(&mut state, &key, request, chosen, now)));
+            }
+            chosen
+        };
+        self.tear().await;
+        let mut state = self.state()?;
+        Ok(Guarded::Done(self.carry_out(&mut state, &key, request, chosen, now)))
+    }
+
+    async fn claim_get(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<Option<Claim>, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(None) };
+        let now = head.at(now);
+        if !head.is_live(id, now) {
+            return Ok(None);
+        }
+        let messages = head
+            .live(now)
+            .filter(|(.., status)| *status == Status::Claimed(id))
+            .map(|row| head.show(row))
+            .collect();
+        Ok(head.claims.get(&id).map(|held| Claim { ttl: held.ttl, since: held.since, messages }))
+    }
+
+    async fn claim_renew(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        ttl: u64,
+        grace: u64,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(false) };
+        let now = head.at(now);
+        if !head.is_live(id, now) {
+            return Ok(false);
+        }
+        let held = head.held_by(id, now);
+        head.extend(&held, now.plus_secs(ttl).plus_secs(grace));
+        if !head.has(Fault::RenewForgotten) {
+            head.claims.insert(id, Held { ttl, since: now });
+        }
+        Ok(true)
+    }
+
+    async fn claim_release(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(()) };
+        let now = head.at(now);
+        let held = head.held_by(id, now);
+        head.claims.remove(&id);
+        if head.has(Fault::ReleasedToEnd) {
+            for position in held {
+                if let Some(message) = head.messages.remove(&position) {
+                    head.push(message);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a claim takes, and what it must move before.
+#[derive(Debug, Default)]
+struct Chosen {
+    taken: Vec<Position>,
+    moved: Vec<Position>,
+}
+
+impl Memory {
+    fn carry_out(
+        &self,
+        state: &mut State,
+        key: &QueueKey,
+        request: &ClaimRequest,
+        chosen: Chosen,
+        now: Timestamp,
+    ) -> Claimed {
+        if let Some(rule) = &request.dead_letters
+            && !chosen.moved.is_empty()
+            && !self.bury(state, key, rule, &chosen.moved, now)
+        {
+            return Claimed::TargetChanged;
+        }
+        match state.heads.get_mut(key) {
+            Some(head) => head.take(request, &chosen.taken, now),
+            None => Claimed::Messages(Vec::new()),
+        }
+    }
+
+    /// Moves messages to the end of the dead-letter queue; `false` where that is not as assumed.
+    fn bury(
+        &self,
+        state: &mut State,
+        key: &QueueKey,
+        rule: &DeadLetters,
+        moved: &[Position],
+        now: Timestamp,
+    ) -> bool {
+        let target = self.place(&rule.target);
+        if state.heads.get(&target).map(|head| head.generation) != Some(rule.generation) {
+            return false;
+        }
+        let Some(source) = state.heads.get_mut(key) else { return false };
+        source.at(now);
+        let letters: Vec<_> =
+            moved.iter().filter_map(|position| source.messages.remove(position)).collect();
+        let Some(target) = state.heads.get_mut(&target) else { return false };
+        let created = target.at(now);
+        for letter in letters {
+            if self.has(Fault::DeadLetterLost) {
+                continue;
+            }
+            let end = rule.ttl.map_or(letter.end, |ttl| created.plus_secs(ttl));
+            let count = if self.has(Fault::DeadLetterCounted) { letter.claim_count } else { 0 };
+            target.push(Stored {
+                ttl: rule.ttl.unwrap_or_else(|| rounded_secs(created, end)),
+                created,
+                end,
+                shown_from: created,
+                claim: None,
+                claim_count: count,
+                ..letter
+            });
+        }
+        true
+    }
+}
+
+impl Head {
+    fn choose(&mut self, request: &ClaimRequest, now: Timestamp) -> Chosen {
+        let now = self.at(now);
+        let mut chosen = Chosen::default();
+        for (position, message, status) in self.live(now) {
+            if chosen.taken.len() == request.limit {
+                break;
+            }
+            let is_free = match status {
+                Status::Free => true,
+                Status::Claimed(_) => self.has(Fault::DoubleClaim),
+                Status::Delayed => self.has(Fault::DelayIgnored),
+            };
+            let is_dead = request
+                .dead_letters
+                .as_ref()
+                .is_some_and(|rule| message.claim_count >= rule.max_claim_count);
+            match (is_free, is_dead) {
+                (false, _) => {}
+                (true, true) => chosen.moved.push(position),
+                (true, false) => chosen.taken.push(position),
+            }
+        }
+        chosen
+    }
+
+    fn take(&mut self, request: &ClaimRequest, chosen: &[Position], now: Timestamp) -> Claimed {
+        let now = self.at(now);
+        if chosen.is_empty() {
+            return Claimed::Messages(Vec::new());
+        }
+        self.claims.insert(request.id, Held { ttl: request.ttl, since: now });
+        self.extend(chosen, now.plus_secs(request.ttl).plus_secs(request.grace));
+        let counts = !self.has(Fault::ClaimNotCounted);
+        let mut taken = Vec::with_capacity(chosen.len());
+        for position in chosen {
+            let Some(message) = self.messages.get_mut(position) else { continue };
+            message.claim = Some(request.id);
+            message.claim_count += u32::from(counts);
+            let message = message.clone();
+            taken.push(self.show((*position, &message, Status::Claimed(request.id))));
+        }
+        Claimed::Messages(taken)
+    }
+
+    fn held_by(&self, id: ClaimId, now: Timestamp) -> Vec<Position> {
+        let held = self.live(now).filter(|(.., status)| *status == Status::Claimed(id));
+        held.map(|(position, ..)| position).collect()
+    }
+
+    fn extend(&mut self, positions: &[Position], end: Timestamp) {
+        if self.has(Fault::LifeNotExtended) {
+            return;
+        }
+        for position in positions {
+            if let Some(message) = self.messages.get_mut(position) {
+                message.live_until(end);
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What one queue holds, and what its messages are at a given time.
+
+use std::collections::BTreeMap;
+
+use zaqar_core::storage::{Guarded, Message, Subscription};
+use zaqar_core::{
+    ClaimId, ClientId, Generation, MessageId, Payload, Position, SubscriptionId, Timestamp,
+};
+
+use super::Fault;
+use super::outbox::Letter;
+
+/// One queue.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) generation: Generation,
+    pub(super) last: Position,
+    pub(super) messages: BTreeMap<Position, Stored>,
+    pub(super) claims: BTreeMap<ClaimId, Held>,
+    pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    pub(super) outbox: BTreeMap<Position, Letter>,
+    latest: Timestamp,
+    fault: Option<Fault>,
+}
+
+/// One message.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) client: ClientId,
+    pub(super) payload: Payload,
+    pub(super) ttl: u64,
+    pub(super) created: Timestamp,
+    pub(super) end: Timestamp,
+    pub(super) shown_from: Timestamp,
+    pub(super) claim: Option<ClaimId>,
+    pub(super) claim_count: u32,
+}
+
+/// One claim.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) ttl: u64,
+    pub(super) since: Timestamp,
+}
+
+/// What a live message is at a given time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Free,
+    Delayed,
+    Claimed(ClaimId),
+}
+
+impl Head {
+    pub(super) fn new(generation: Generation, now: Timestamp, fault: Option<Fault>) -> Self {
+        Self {
+            fault,
+            generation,
+            last: Position::new(0),
+            messages: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            outbox: BTreeMap::new(),
+            latest: now,
+        }
+    }
+
+    /// The time to act at: `now`, or the latest that this queue has seen.
+    pub(super) fn at(&mut self, now: Timestamp) -> Timestamp {
+        self.latest = self.latest.max(now);
+        if self.has(Fault::TimeRounded) {
+            return Timestamp::from_millis(self.latest.as_secs() * 1000);
+        }
+        self.latest
+    }
+
+    /// The latest time that this queue has seen.
+    pub(super) fn latest(&self) -> Timestamp {
+        self.latest
+    }
+
+    pub(super) fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    pub(super) fn id(&self, position: Position) -> MessageId {
+        MessageId { incarnation: self.generation.incarnation, position }
+    }
+
+    /// Puts a message at the end.
+    pub(super) fn push(&mut self, message: Stored) -> MessageId {
+        if self.has(Fault::PositionTwice) {
+            self.last = self.messages.keys().next_back().copied().unwrap_or(Position::new(0));
+        }
+        self.last = self.last.next();
+        self.messages.insert(self.last, message);
+        self.id(self.last)
+    }
+
+    pub(super) fn is_live(&self, claim: ClaimId, now: Timestamp) -> bool {
+        self.claims.get(&claim).is_some_and(|held| {
+            let end = held.since.plus_secs(held.ttl);
+            now < end || (now == end && self.has(Fault::ExpiredClaimHolds))
+        })
+    }
+
+    /// `None` for one whose life is over.
+    pub(super) fn status(&self, message: &Stored, now: Timestamp) -> Option<Status> {
+        let end = message.end;
+        if end < now || (end == now && !self.has(Fault::ExpiredShown)) {
+            return None;
+        }
+        match message.claim {
+            Some(claim) if self.is_live(claim, now) => Some(Status::Claimed(claim)),
+            _ if message.shown_from > now => Some(Status::Delayed),
+            _ => Some(Status::Free),
+        }
+    }
+
+    /// A live message by id.
+    pub(super) fn find(&self, id: MessageId, now: Timestamp) -> Option<(&Stored, Status)> {
+        if id.incarnation != self.generation.incarnation {
+            return None;
+        }
+        let message = self.messages.get(&id.position)?;
+        self.status(message, now).map(|status| (message, status))
+    }
+
+    /// Every live message, in order.
+    pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = (Position, &Stored, Status)> {
+        self.messages.iter().filter_map(move |(position, message)| {
+            self.status(message, now).map(|status| (*position, message, status))
+        })
+    }
+
+    /// The first free messages.
+    pub(super) fn free(&self, now: Timestamp) -> impl Iterator<Item = (Position, &Stored)> {
+        self.live(now)
+            .filter(|(_, _, status)| *status == Status::Free)
+            .map(|(position, message, _)| (position, message))
+    }
+
+    /// Removes at most `budget` messages, claims and subscriptions whose life is over; how many.
+    pub(super) fn sweep(&mut self, now: Timestamp, budget: usize) -> usize {
+        if self.has(Fault::StatsStale) {
+            return 0;
+        }
+        let over = |message: &Stored| self.status(message, now).is_none();
+        let messages: Vec<_> =
+            self.messages.iter().filter(|(_, m)| over(m)).map(|(p, _)| *p).take(budget).collect();
+        let claims = self.claims.keys().filter(|id| !self.is_live(**id, now)).copied();
+        let claims: Vec<_> = claims.take(budget - messages.len()).collect();
+        self.messages.retain(|position, _| !messages.contains(position));
+        self.claims.retain(|id, _| !claims.contains(id));
+        let done = messages.len() + claims.len();
+        let live: Vec<_> = self.subscribed(now).map(|one| one.id).collect();
+        let over = self.subscriptions.keys().filter(|id| !live.contains(id)).copied();
+        let over: Vec<_> = over.take(budget - done).collect();
+        self.subscriptions.retain(|id, _| !over.contains(id));
+        done + over.len()
+    }
+
+    pub(super) fn show(&self, (position, message, status): (Position, &Stored, Status)) -> Message {
+        Message {
+            id: self.id(position),
+            payload: message.payload.clone(),
+            ttl: message.ttl,
+            created: message.created,
+            claim: match status {
+                Status::Claimed(claim) => Some(claim),
+                Status::Free | Status::Delayed => None,
+            },
+            claim_count: message.claim_count,
+        }
+    }
+}
+
+impl Stored {
+    /// Makes it live until `end` at least.
+    pub(super) fn live_until(&mut self, end: Timestamp) {
+        if end > self.end {
+            self.end = end;
+            self.ttl = rounded_secs(self.created, end);
+        }
+    }
+}
+
+/// Seconds from one time to another, to the nearest.
+pub(super) fn rounded_secs(from: Timestamp, to: Timestamp) -> u64 {
+    to.as_millis().saturating_sub(from.as_millis()).saturating_add(500) / 1000
+}
+
+/// Does a step if the head has the generation that its caller assumes.
+pub(super) fn guarded<T>(
+    head: Option<&mut Head>,
+    assumed: impl FnOnce(Generation) -> bool,
+    step: impl FnOnce(&mut Head) -> T,
+) -> Guarded<T> {
+    match head {
+        None => Guarded::Absent,
+        Some(head) if assumed(head.generation) || head.has(Fault::AnyGeneration) => {
+            Guarded::Done(step(head))
+        }
+        Some(head) => Guarded::Stale(head.generation),
+    }
+}

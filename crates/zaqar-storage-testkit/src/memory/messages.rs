@@ -1,0 +1,343 @@
+//! Messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use zaqar_core::storage::{
+    Batch, Deletable, Deleted, Endpoint, Error, Guarded, ListQuery, Message, MessagePage, Messages,
+    NewMessage, Stats, Volume,
+};
+use zaqar_core::{ClaimId, ClientId, Generation, MessageId, Position, QueueKey, Timestamp};
+
+use super::head::{Head, Status, Stored, guarded};
+use super::{Fault, Memory};
+
+#[async_trait]
+impl Messages for Memory {
+    async fn post(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        mut batch: Batch,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+        if self.has(Fault::RacingPosts) {
+            return self.store_torn(key, assumed, batch, now).await;
+        }
+        if !self.has(Fault::HalfBatch) || batch.messages.len() < 2 {
+            return self.store(key, assumed, batch, now);
+        }
+        let rest = batch.messages.split_off(batch.messages.len() / 2);
+        let rest = Batch { messages: rest, ..batch.clone() };
+        let Guarded::Done(mut ids) = self.store(key, assumed, batch, now)? else {
+            return self.store(key, assumed, rest, now);
+        };
+        self.tear().await;
+        if let Guarded::Done(more) = self.store(key, assumed, rest, now)? {
+            ids.extend(more);
+        }
+        Ok(Guarded::Done(ids))
+    }
+
+    async fn list(
+        &self,
+        key: &QueueKey,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<MessagePage, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else {
+            let next = query.after.filter(|_| self.has(Fault::EndlessListing));
+            return self.nothing(MessagePage { next, ..MessagePage::default() });
+        };
+        let now = head.at(now);
+        let after = head.place_of(query.after);
+        let is_shown = |(_, message, status): &(Position, &Stored, Status)| {
+            (query.include_claimed || !matches!(status, Status::Claimed(_)))
+                && (query.include_delayed || *status != Status::Delayed)
+                && query.hide.as_ref() != Some(&message.client)
+        };
+        let behind = head.live(now).filter(|(position, ..)| *position > after);
+        let messages: Vec<_> = if head.has(Fault::PageCutFirst) {
+            behind.take(query.limit).filter(is_shown).map(|row| head.show(row)).collect()
+        } else {
+            behind.filter(is_shown).take(query.limit).map(|row| head.show(row)).collect()
+        };
+        let next = match messages.last() {
+            None if head.has(Fault::EndlessListing) => Some(head.id(after)),
+            Some(last) if last.id.position == head.last && head.has(Fault::LastPageEnds) => None,
+            last => last.map(|message| message.id),
+        };
+        Ok(MessagePage { messages, next })
+    }
+
+    async fn get(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        now: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else {
+            return self.nothing(Vec::new());
+        };
+        let now = head.at(now);
+        let ids: BTreeSet<_> = ids.iter().copied().collect();
+        let found = ids.into_iter().filter_map(|id| {
+            let (message, status) = head.find(id, now)?;
+            Some(head.show((id.position, message, status)))
+        });
+        Ok(found.collect())
+    }
+
+    async fn delete(
+        &self,
+        key: &QueueKey,
+        id: MessageId,
+        claim: Option<ClaimId>,
+        now: Timestamp,
+    ) -> Result<Deleted, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else {
+            return self.nothing(Deleted::Gone);
+        };
+        let now = head.at(now);
+        let Some((_, status)) = head.find(id, now) else { return self.nothing(Deleted::Gone) };
+        let any = head.has(Fault::AnyClaimDeletes);
+        let refused = match (status, claim) {
+            (Status::Claimed(_), None) => Some(Deleted::Claimed),
+            (Status::Claimed(own), Some(named)) if own != named && !any => {
+                Some(Deleted::WrongClaim)
+            }
+            (Status::Claimed(_), Some(_)) | (Status::Free | Status::Delayed, None) => None,
+            (Status::Free | Status::Delayed, Some(_)) => Some(Deleted::NotClaimed),
+        };
+        if let Some(refused) = refused {
+            return Ok(refused);
+        }
+        if !head.has(Fault::DeleteForgotten) {
+            head.messages.remove(&id.position);
+        }
+        Ok(Deleted::Gone)
+    }
+
+    async fn delete_many(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        which: &Deletable,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(()) };
+        let now = head.at(now);
+        for id in ids {
+            let Some((_, status)) = head.find(*id, now) else { continue };
+            let goes = match (which, status) {
+                (Deletable::Any, _) => true,
+                (Deletable::HeldBy(claims), Status::Claimed(own)) => claims.contains(&own),
+                (Deletable::HeldBy(_), Status::Free | Status::Delayed) => false,
+            };
+            if goes {
+                head.messages.remove(&id.position);
+            }
+        }
+        Ok(())
+    }
+
+    async fn pop(
+        &self,
+        key: &QueueKey,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        let key = self.place(key);
+        let first = {
+            let mut state = self.state()?;
+            let Some(head) = state.heads.get_mut(&key) else { return self.nothing(Vec::new()) };
+            let first = head.first_free(limit, now);
+            if !self.has(Fault::RacingPops) {
+                head.take_out(&first);
+            }
+            first
+        };
+        if self.has(Fault::RacingPops) {
+            self.tear().await;
+            if let Some(head) = self.state()?.heads.get_mut(&key) {
+                head.take_out(&first);
+            }
+        }
+        Ok(first)
+    }
+
+    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(()) };
+        let now = head.at(now);
+        let claimed: BTreeSet<_> = head
+            .live(now)
+            .filter(|(.., status)| matches!(status, Status::Claimed(_)))
+            .map(|(position, ..)| position)
+            .collect();
+        let keeps = head.has(Fault::PurgeLeavesClaimed);
+        head.messages.retain(|position, _| keeps && claimed.contains(position));
+        if !keeps && !head.has(Fault::PurgeLeavesClaims) {
+            head.claims.clear();
+        }
+        if head.has(Fault::PurgeTakesOutbox) {
+            head.outbox.clear();
+        }
+        Ok(())
+    }
+
+    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
+        let mut state = self.state()?;
+        let place = self.place(key);
+        self.open_by_itself(&mut state, &place, now);
+        let Some(head) = state.heads.get_mut(&place) else { return self.nothing(None) };
+        let now = if head.has(Fault::StatsStale) { now } else { head.at(now) };
+        Ok(Some(head.stats(now)))
+    }
+
+    async fn volume(&self) -> Result<Option<Volume>, Error> {
+        let mut volume = Volume::default();
+        for head in self.state()?.heads.values() {
+            let Stats { free, claimed, delayed, .. } = head.stats(head.latest());
+            volume.claimed += claimed;
+            volume.free += free + delayed;
+        }
+        Ok(Some(volume))
+    }
+}
+
+impl Memory {
+    fn store(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+        let mut state = self.state()?;
+        let place = self.place(key);
+        self.open_by_itself(&mut state, &place, now);
+        let stale_too = self.has(Fault::StalePost);
+        let stored = guarded(
+            state.heads.get_mut(&place),
+            |own| own == assumed || (stale_too && own.incarnation == assumed.incarnation),
+            |head| head.append(&batch.client, batch.messages, now),
+        );
+        if let Guarded::Done(ids) = &stored
+            && let Some(last) = ids.last()
+        {
+            self.tell(&mut state, place, *last);
+        }
+        Ok(stored)
+    }
+}
+
+impl Memory {
+    /// Gives a batch its places, and the messages after a while.
+    async fn store_torn(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+        let place = self.place(key);
+        let answer = self.store(key, assumed, batch, now)?;
+        let Guarded::Done(ids) = &answer else { return Ok(answer) };
+        let mut torn = BTreeMap::new();
+        if let Some(head) = self.state()?.heads.get_mut(&place) {
+            torn.extend(ids.iter().filter_map(|id| head.messages.remove_entry(&id.position)));
+        }
+        // A part of the posts, so that others pass them.
+        if ids[0].position.get() % 2 == 0 {
+            self.tear().await;
+        }
+        if let Some(head) = self.state()?.heads.get_mut(&place) {
+            head.messages.extend(torn);
+        }
+        Ok(answer)
+    }
+}
+
+impl Head {
+    fn append(
+        &mut self,
+        client: &ClientId,
+        mut messages: Vec<NewMessage>,
+        now: Timestamp,
+    ) -> Vec<MessageId> {
+        let now = self.at(now);
+        if self.has(Fault::LostOrder) {
+            messages.reverse();
+        }
+        let stored = messages.into_iter().map(|new| Stored {
+            client: client.clone(),
+            payload: new.payload,
+            ttl: new.ttl,
+            created: now,
+            end: now.plus_secs(new.ttl),
+            shown_from: now.plus_secs(new.delay),
+            claim: None,
+            claim_count: 0,
+        });
+        let ids: Vec<_> = stored.map(|message| self.push(message)).collect();
+        if let Some(first) = ids.first() {
+            self.write_letter(first.position, now);
+        }
+        ids
+    }
+
+    /// The place that a listing begins behind.
+    fn place_of(&self, marker: Option<MessageId>) -> Position {
+        let head = Position::new(0);
+        let Some(marker) = marker.filter(|id| id.incarnation == self.generation.incarnation) else {
+            return head;
+        };
+        let is_gone = !self.messages.contains_key(&marker.position);
+        if is_gone && self.has(Fault::MarkerRestarts) {
+            return head;
+        }
+        if is_gone && self.has(Fault::MarkerSkips) {
+            return marker.position.next();
+        }
+        marker.position
+    }
+
+    fn first_free(&mut self, limit: usize, now: Timestamp) -> Vec<Message> {
+        let now = self.at(now);
+        let shown = |(position, message)| self.show((position, message, Status::Free));
+        self.free(now).take(limit).map(shown).collect()
+    }
+
+    fn take_out(&mut self, messages: &[Message]) {
+        for message in messages {
+            self.messages.remove(&message.id.position);
+        }
+    }
+
+    fn stats(&self, now: Timestamp) -> Stats {
+        let mut stats = Stats::default();
+        let mut ends: Option<(Endpoint, Endpoint)> = None;
+        for (position, message, status) in self.counted(now) {
+            match status {
+                Status::Free => stats.free += 1,
+                Status::Delayed => stats.delayed += 1,
+                Status::Claimed(_) => stats.claimed += 1,
+            }
+            let end = Endpoint { id: self.id(position), created: message.created };
+            ends = Some((ends.map_or(end, |(first, _)| first), end));
+        }
+        Stats { ends, ..stats }
+    }
+
+    fn counted(&self, now: Timestamp) -> Vec<(Position, &Stored, Status)> {
+        if !self.has(Fault::StatsStale) {
+            return self.live(now).collect();
+        }
+        self.messages.iter().map(|(position, message)| (*position, message, Status::Free)).collect()
+    }
+}

@@ -1,0 +1,130 @@
+//! A store in memory, of both roles: simple enough to be seen to be right.
+//!
+//! One lock, ordered maps, and no timer: what time changes is computed when it is asked. It keeps nothing across a restart. Its
+//! claims and pages look at every message before those they want, so it is for tests and small embedded uses.
+
+mod claims;
+mod factory;
+mod fault;
+mod head;
+mod heads;
+mod messages;
+mod news;
+mod outbox;
+mod queues;
+mod subscriptions;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use zaqar_core::storage::{Error, QueueRow};
+use zaqar_core::{
+    Generation, Incarnation, Kind, MessageId, ProjectId, QueueKey, Timestamp, Version,
+};
+
+pub use factory::Memories;
+pub use fault::Fault;
+use head::Head;
+
+/// A store in memory, for queue rows and for messages. Clones are one handle.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    fault: Option<Fault>,
+    is_shut_down: Arc<AtomicBool>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: BTreeMap<QueueKey, QueueRow>,
+    heads: BTreeMap<QueueKey, Head>,
+    /// Heads that [`Fault::CloseForgotten`] keeps.
+    forgotten: BTreeMap<QueueKey, Head>,
+    /// How many posts there were.
+    posts: u64,
+    /// The latest post of each queue: its number and its last message.
+    latest: BTreeMap<QueueKey, (u64, MessageId)>,
+    /// Listeners that wait for news.
+    listeners: Vec<Waker>,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store that does one thing wrong, to show that a test notices.
+    pub fn with_fault(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::default() }
+    }
+
+    /// Another handle on the same store, as a second server would have: it answers also when this one is shut down.
+    #[must_use]
+    pub fn connect(&self) -> Self {
+        Self { fault: self.fault, is_shut_down: Arc::default(), state: self.state.clone() }
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, State>, Error> {
+        if self.is_shut_down.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        // A panic under the lock is a bug here, and every step leaves the maps usable.
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The key that a queue is kept under: its own, unless a fault merges queues.
+    fn place(&self, key: &QueueKey) -> QueueKey {
+        let mut place = key.clone();
+        if self.has(Fault::ProjectLeak)
+            && let Ok(project) = ProjectId::new("everybody")
+        {
+            place.project = project;
+        }
+        if self.has(Fault::KindLeak) {
+            place.kind = Kind::Queue;
+        }
+        place
+    }
+
+    /// The number as it is kept.
+    fn kept(&self, number: u64) -> u64 {
+        if self.has(Fault::NumbersRounded) { number as f64 as u64 } else { number }
+    }
+
+    /// The generation as it is kept.
+    fn kept_generation(&self, generation: Generation) -> Generation {
+        let version = Version::new(self.kept(generation.version.get()));
+        Generation { version, ..generation }
+    }
+
+    /// The answer for a queue without a head.
+    fn nothing<T>(&self, answer: T) -> Result<T, Error> {
+        if self.has(Fault::NothingFails) {
+            return Err(Error::failed("there is no such queue"));
+        }
+        Ok(answer)
+    }
+
+    /// Opens a head that is missing, where a fault has it so.
+    fn open_by_itself(&self, state: &mut State, key: &QueueKey, now: Timestamp) {
+        if self.has(Fault::OpensByItself) {
+            let generation =
+                Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
+            let fresh = || Head::new(generation, now, self.fault);
+            state.heads.entry(key.clone()).or_insert_with(fresh);
+        }
+    }
+
+    /// Lets other tasks run between two halves of a step that a fault tears apart.
+    async fn tear(&self) {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}

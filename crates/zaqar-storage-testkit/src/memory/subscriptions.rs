@@ -1,0 +1,144 @@
+//! Subscriptions.
+
+use async_trait::async_trait;
+use zaqar_core::storage::{
+    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions,
+};
+use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+
+use super::head::{Head, guarded};
+use super::{Fault, Memory};
+
+#[async_trait]
+impl Subscriptions for Memory {
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        subscription: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<Guarded<Subscribed>, Error> {
+        let mut state = self.state()?;
+        let head = state.heads.get_mut(&self.place(key));
+        let ttl = self.kept(subscription.ttl);
+        let subscription = NewSubscription { ttl, ..subscription.clone() };
+        Ok(guarded(head, |own| own == assumed, |head| head.subscribe(&subscription, now)))
+    }
+
+    async fn subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(None) };
+        let now = head.at(now);
+        Ok(head.subscribed(now).find(|subscription| subscription.id == id).cloned())
+    }
+
+    async fn subscriptions(
+        &self,
+        key: &QueueKey,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Subscription>, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Vec::new()) };
+        let now = head.at(now);
+        let behind = head.subscribed(now).filter(|subscription| Some(subscription.id) > after);
+        let mut page: Vec<_> = behind.take(limit).cloned().collect();
+        if self.has(Fault::SubscriptionsReversed) {
+            page.reverse();
+        }
+        Ok(page)
+    }
+
+    async fn change_subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Changed, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Changed::Absent) };
+        let now = head.at(now);
+        Ok(head.change(id, change, now))
+    }
+
+    async fn unsubscribe(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if let Some(head) = self.state()?.heads.get_mut(&self.place(key)) {
+            head.at(now);
+            if !head.has(Fault::DeleteForgotten) {
+                head.subscriptions.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        if let Some(head) = self.state()?.heads.get_mut(&self.place(key)) {
+            head.at(now);
+            head.subscriptions.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    /// Live subscriptions, by id.
+    pub(super) fn subscribed(&self, now: Timestamp) -> impl Iterator<Item = &Subscription> {
+        let is_live = move |one: &&Subscription| now < one.since.plus_secs(one.ttl);
+        self.subscriptions.values().filter(is_live)
+    }
+
+    fn subscribe(&mut self, new: &NewSubscription, now: Timestamp) -> Subscribed {
+        let now = self.at(now);
+        let there = self.subscribed(now).find(|one| one.subscriber == new.subscriber).cloned();
+        if let Some(there) = there
+            && !self.has(Fault::SubscribedTwice)
+        {
+            return Subscribed::Exists(there);
+        }
+        let NewSubscription { id, subscriber, ttl, options, confirmed } = new.clone();
+        let subscription = Subscription { id, subscriber, ttl, since: now, options, confirmed };
+        self.subscriptions.insert(id, subscription);
+        Subscribed::Created
+    }
+
+    fn change(
+        &mut self,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Changed {
+        let is_taken = self
+            .subscribed(now)
+            .any(|one| one.id != id && Some(&one.subscriber) == change.subscriber.as_ref());
+        let is_live = self.subscribed(now).any(|one| one.id == id);
+        let keeps_since = self.has(Fault::ChangeKeepsSince);
+        let Some(one) = self.subscriptions.get_mut(&id).filter(|_| is_live) else {
+            return Changed::Absent;
+        };
+        if is_taken {
+            return Changed::Duplicate;
+        }
+        let SubscriptionChange { subscriber, ttl, options, confirmed } = change.clone();
+        if let Some(ttl) = ttl {
+            one.ttl = ttl;
+            one.since = if keeps_since { one.since } else { now };
+        }
+        one.subscriber = subscriber.unwrap_or_else(|| one.subscriber.clone());
+        one.options = options.unwrap_or_else(|| one.options.clone());
+        one.confirmed = confirmed.unwrap_or(one.confirmed);
+        Changed::Done
+    }
+}

@@ -1,0 +1,42 @@
+//! Health, cleaning and the end.
+
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use zaqar_core::Timestamp;
+use zaqar_core::storage::{Error, Swept, Upkeep};
+
+use super::{Fault, Memory};
+
+#[async_trait]
+impl Upkeep for Memory {
+    async fn ping(&self) -> Result<(), Error> {
+        self.state().map(drop)
+    }
+
+    async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
+        let mut state = self.state()?;
+        let mut done = 0;
+        for head in state.heads.values_mut() {
+            let now = head.at(now);
+            done += head.sweep(now, budget - done);
+            if done == budget {
+                break;
+            }
+        }
+        let more = done == budget || self.has(Fault::SweepNeverEnds);
+        Ok(Swept { done, more })
+    }
+
+    async fn shut_down(&self) -> Result<(), Error> {
+        let wakes = self.state();
+        if wakes.is_err() && self.has(Fault::EndsTwice) {
+            return Err(Error::Closed);
+        }
+        self.is_shut_down.store(!self.has(Fault::ClosedAnswers), Ordering::Release);
+        if let Ok(mut state) = wakes {
+            state.wake_listeners();
+        }
+        Ok(())
+    }
+}

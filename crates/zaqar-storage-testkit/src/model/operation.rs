@@ -1,0 +1,154 @@
+//! Operations, and how they are drawn at random.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+
+/// One operation. Queues, messages and claims are numbers: they choose among those that there are or were, so that any list of
+/// operations makes sense, and so does any part of it.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are the arguments of the storage method of that name")]
+pub enum Op {
+    /// Posts a batch; the messages' lives and delays are seconds.
+    Post { queue: usize, client: u8, messages: Vec<(u64, u64)> },
+    /// Posts with a version that is not the head's.
+    PostStale { queue: usize },
+    /// Follows a listing to its end.
+    List {
+        queue: usize,
+        after: Option<usize>,
+        limit: usize,
+        hide: Option<u8>,
+        claimed: bool,
+        delayed: bool,
+    },
+    /// Reads by id.
+    Get { queue: usize, ids: Vec<usize> },
+    /// Deletes one.
+    Delete { queue: usize, id: usize, claim: Option<usize> },
+    /// Deletes several: any, or what these claims hold.
+    DeleteMany { queue: usize, ids: Vec<usize>, claims: Option<Vec<usize>> },
+    /// Pops.
+    Pop { queue: usize, limit: usize },
+    /// Purges.
+    Purge { queue: usize },
+    /// Claims.
+    Claim { queue: usize, limit: usize, ttl: u64, grace: u64, dead_letters: Option<Reserve> },
+    /// Renews.
+    Renew { queue: usize, claim: usize, ttl: u64, grace: u64 },
+    /// Releases.
+    Release { queue: usize, claim: usize },
+    /// Raises the version of a head.
+    Advance { queue: usize },
+    /// Closes a head.
+    Close { queue: usize },
+    /// Opens a head with a new incarnation, if there is none.
+    Open { queue: usize },
+    /// Lets milliseconds pass, then sweeps.
+    Pass { millis: u64 },
+    /// Shuts the store down and opens it again, where it keeps what it holds.
+    Restart,
+}
+
+/// A dead-letter rule; the target is the next queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Reserve {
+    /// Claims after which a message moves.
+    pub max_claim_count: u32,
+    /// Seconds that it lives there.
+    pub ttl: Option<u64>,
+}
+
+/// Lists of at most `max` operations.
+pub fn operations(max: usize) -> impl Strategy<Value = Vec<Op>> {
+    vec(operation(), 1..=max)
+}
+
+fn operation() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => post(),
+        1 => queue().prop_map(|queue| Op::PostStale { queue }),
+        3 => list(),
+        1 => (queue(), vec(any_of(), 0..6)).prop_map(|(queue, ids)| Op::Get { queue, ids }),
+        3 => (queue(), any_of(), option::of(any_of()))
+            .prop_map(|(queue, id, claim)| Op::Delete { queue, id, claim }),
+        2 => (queue(), vec(any_of(), 0..6), option::of(vec(any_of(), 0..3)))
+            .prop_map(|(queue, ids, claims)| Op::DeleteMany { queue, ids, claims }),
+        2 => (queue(), 1usize..5).prop_map(|(queue, limit)| Op::Pop { queue, limit }),
+        1 => queue().prop_map(|queue| Op::Purge { queue }),
+        8 => claim(),
+        2 => (queue(), any_of(), claim_ttl(), grace())
+            .prop_map(|(queue, claim, ttl, grace)| Op::Renew { queue, claim, ttl, grace }),
+        4 => (queue(), any_of()).prop_map(|(queue, claim)| Op::Release { queue, claim }),
+        1 => queue().prop_map(|queue| Op::Advance { queue }),
+        1 => queue().prop_map(|queue| Op::Close { queue }),
+        1 => queue().prop_map(|queue| Op::Open { queue }),
+        5 => pass(),
+        1 => Just(Op::Restart),
+    ]
+}
+
+fn post() -> impl Strategy<Value = Op> {
+    let ttl = prop_oneof![Just(3600), Just(60), Just(61), Just(120), Just(600)];
+    let delay = prop_oneof![3 => Just(0), 1 => Just(30), 1 => Just(60), 1 => Just(200)];
+    (queue(), 0..3u8, vec((ttl, delay), 1..5)).prop_map(|(queue, client, messages)| Op::Post {
+        queue,
+        client,
+        messages,
+    })
+}
+
+fn list() -> impl Strategy<Value = Op> {
+    let flags = (any::<bool>(), any::<bool>());
+    (queue(), option::of(any_of()), 1usize..5, option::of(0..3u8), flags).prop_map(
+        |(queue, after, limit, hide, (claimed, delayed))| Op::List {
+            queue,
+            after,
+            limit,
+            hide,
+            claimed,
+            delayed,
+        },
+    )
+}
+
+fn claim() -> impl Strategy<Value = Op> {
+    let rule = (1..4u32, option::of(prop_oneof![Just(60u64), Just(500u64)]))
+        .prop_map(|(max_claim_count, ttl)| Reserve { max_claim_count, ttl });
+    (queue(), 1usize..6, claim_ttl(), grace(), option::of(rule)).prop_map(
+        |(queue, limit, ttl, grace, dead_letters)| Op::Claim {
+            queue,
+            limit,
+            ttl,
+            grace,
+            dead_letters,
+        },
+    )
+}
+
+/// Whole seconds or fifths of one: never half a second, where a rounded ttl could go either way.
+fn pass() -> impl Strategy<Value = Op> {
+    let millis = prop_oneof![
+        1 => (1..=4u64).prop_map(|fifths| fifths * 200),
+        3 => prop_oneof![Just(1u64), Just(30), Just(60), Just(100), 1..200u64]
+            .prop_map(|secs| secs * 1000),
+    ];
+    millis.prop_map(|millis| Op::Pass { millis })
+}
+
+fn queue() -> impl Strategy<Value = usize> {
+    // Mostly one queue, so that operations meet.
+    prop_oneof![4 => Just(0usize), 1 => Just(1), 1 => Just(2)]
+}
+
+fn any_of() -> impl Strategy<Value = usize> {
+    0..40usize
+}
+
+fn claim_ttl() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(60), Just(90), Just(300)]
+}
+
+fn grace() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(60), Just(400)]
+}

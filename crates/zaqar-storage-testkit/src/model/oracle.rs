@@ -1,0 +1,205 @@
+//! What a store should answer, written for clearness alone: plain lists, and every message says what it is.
+//!
+//! Unlike [`crate::Memory`], which computes states when it is asked, the oracle changes them as time passes.
+
+use zaqar_core::storage::{Claim, Deleted, Endpoint, Message, Stats};
+use zaqar_core::{ClaimId, ClientId, MessageId, Payload, Timestamp};
+
+/// One life of a queue.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    messages: Vec<Row>,
+    claims: Vec<Live>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) id: MessageId,
+    pub(super) client: ClientId,
+    pub(super) payload: Payload,
+    pub(super) ttl: u64,
+    pub(super) created: Timestamp,
+    pub(super) end: Timestamp,
+    pub(super) state: State,
+    pub(super) count: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Free,
+    Delayed(Timestamp),
+    Held(ClaimId),
+}
+
+#[derive(Debug)]
+struct Live {
+    id: ClaimId,
+    ttl: u64,
+    since: Timestamp,
+}
+
+/// A claim as it is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) id: ClaimId,
+    pub(super) limit: usize,
+    pub(super) ttl: u64,
+    pub(super) grace: u64,
+    pub(super) max_claim_count: Option<u32>,
+}
+
+impl Row {
+    fn show(&self) -> Message {
+        Message {
+            id: self.id,
+            payload: self.payload.clone(),
+            ttl: self.ttl,
+            created: self.created,
+            claim: match self.state {
+                State::Held(claim) => Some(claim),
+                State::Free | State::Delayed(_) => None,
+            },
+            claim_count: self.count,
+        }
+    }
+
+    fn lengthen(&mut self, end: Timestamp) {
+        if end > self.end {
+            self.end = end;
+            self.ttl = nearest_secs(self.created, end);
+        }
+    }
+}
+
+/// Seconds between two times, to the nearest; the operations leave no ties.
+pub(super) fn nearest_secs(from: Timestamp, to: Timestamp) -> u64 {
+    (to.as_millis() - from.as_millis() + 500) / 1000
+}
+
+impl Life {
+    /// Lets time reach `now`: lives, claims and delays end.
+    pub(super) fn pass(&mut self, now: Timestamp) {
+        self.messages.retain(|row| row.end > now);
+        self.claims.retain(|claim| claim.since.plus_secs(claim.ttl) > now);
+        let claims = &self.claims;
+        for row in &mut self.messages {
+            row.state = match row.state {
+                State::Held(id) if !claims.iter().any(|claim| claim.id == id) => State::Free,
+                State::Delayed(until) if until <= now => State::Free,
+                state => state,
+            };
+        }
+    }
+
+    pub(super) fn append(&mut self, row: Row) {
+        assert!(self.messages.last().is_none_or(|last| last.id < row.id), "new ids are behind");
+        self.messages.push(row);
+    }
+
+    pub(super) fn listed(&self, is_shown: impl Fn(&Row) -> bool) -> Vec<Message> {
+        self.messages.iter().filter(|row| is_shown(row)).map(Row::show).collect()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let count =
+            |is: fn(State) -> bool| self.messages.iter().filter(|row| is(row.state)).count() as u64;
+        let end = |row: &Row| Endpoint { id: row.id, created: row.created };
+        Stats {
+            free: count(|state| state == State::Free),
+            claimed: count(|state| matches!(state, State::Held(_))),
+            delayed: count(|state| matches!(state, State::Delayed(_))),
+            ends: self.messages.first().map(end).zip(self.messages.last().map(end)),
+        }
+    }
+
+    pub(super) fn delete(&mut self, id: MessageId, claim: Option<ClaimId>) -> Deleted {
+        let Some(row) = self.messages.iter().find(|row| row.id == id) else {
+            return Deleted::Gone;
+        };
+        match (row.state, claim) {
+            (State::Held(_), None) => return Deleted::Claimed,
+            (State::Held(own), Some(named)) if own != named => return Deleted::WrongClaim,
+            (State::Free | State::Delayed(_), Some(_)) => return Deleted::NotClaimed,
+            (State::Held(_), Some(_)) | (State::Free | State::Delayed(_), None) => {}
+        }
+        self.messages.retain(|row| row.id != id);
+        Deleted::Gone
+    }
+
+    pub(super) fn delete_many(&mut self, ids: &[MessageId], claims: Option<&[ClaimId]>) {
+        self.messages.retain(|row| {
+            let is_held =
+                |claims: &[ClaimId]| claims.iter().any(|id| row.state == State::Held(*id));
+            !(ids.contains(&row.id) && claims.is_none_or(is_held))
+        });
+    }
+
+    pub(super) fn pop(&mut self, limit: usize) -> Vec<Message> {
+        let mut popped = self.listed(|row| row.state == State::Free);
+        popped.truncate(limit);
+        self.messages.retain(|row| !popped.iter().any(|message| message.id == row.id));
+        popped
+    }
+
+    /// Takes out what a claim must move before it takes anything.
+    pub(super) fn worn(&mut self, wish: Wish) -> Vec<Row> {
+        let mut taken = 0;
+        let (worn, rest) = self.messages.drain(..).partition(|row| {
+            let is_met = row.state == State::Free && taken < wish.limit;
+            let is_worn = is_met && wish.max_claim_count.is_some_and(|max| row.count >= max);
+            taken += usize::from(is_met && !is_worn);
+            is_worn
+        });
+        self.messages = rest;
+        worn
+    }
+
+    /// Puts back what could not move.
+    pub(super) fn put_back(&mut self, rows: Vec<Row>) {
+        self.messages.extend(rows);
+        self.messages.sort_by_key(|row| row.id);
+    }
+
+    pub(super) fn claim(&mut self, wish: Wish, now: Timestamp) -> Vec<Message> {
+        let free = self.messages.iter_mut().filter(|row| row.state == State::Free);
+        let taken: Vec<_> = free
+            .take(wish.limit)
+            .map(|row| {
+                row.state = State::Held(wish.id);
+                row.count += 1;
+                row.lengthen(now.plus_secs(wish.ttl).plus_secs(wish.grace));
+                row.show()
+            })
+            .collect();
+        if !taken.is_empty() {
+            self.claims.push(Live { id: wish.id, ttl: wish.ttl, since: now });
+        }
+        taken
+    }
+
+    pub(super) fn claim_get(&self, id: ClaimId) -> Option<Claim> {
+        let claim = self.claims.iter().find(|claim| claim.id == id)?;
+        let messages = self.listed(|row| row.state == State::Held(id));
+        Some(Claim { ttl: claim.ttl, since: claim.since, messages })
+    }
+
+    pub(super) fn renew(&mut self, id: ClaimId, ttl: u64, grace: u64, now: Timestamp) -> bool {
+        let Some(claim) = self.claims.iter_mut().find(|claim| claim.id == id) else {
+            return false;
+        };
+        (claim.ttl, claim.since) = (ttl, now);
+        let held = self.messages.iter_mut().filter(|row| row.state == State::Held(id));
+        held.for_each(|row| row.lengthen(now.plus_secs(ttl).plus_secs(grace)));
+        true
+    }
+
+    pub(super) fn release(&mut self, id: ClaimId) {
+        self.claims.retain(|claim| claim.id != id);
+        let held = self.messages.iter_mut().filter(|row| row.state == State::Held(id));
+        held.for_each(|row| row.state = State::Free);
+    }
+
+    pub(super) fn purge(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,349 @@
+//! Request bodies: read up to a bound, then decoded without building a tree of what need not be one.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use zaqar_api::PostedMessage;
+use zaqar_core::json::{self, JsonError};
+
+use crate::error::HttpError;
+
+/// Bytes of an oversized body that are read and thrown away, so that a client that sends first and reads then gets its answer.
+const DRAINED: u64 = 4 * 1024 * 1024;
+
+/// How long such a client may pause; one that waits for the answer instead is not kept waiting longer.
+const DRAIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a body may cost.
+pub(crate) struct Bound {
+    /// Bytes.
+    pub(crate) max: u64,
+    /// Until the last byte.
+    pub(crate) timeout: Duration,
+    /// The client waits for a word before it sends the body (`Expect: 100-continue`): asking for a byte would give it.
+    pub(crate) expects: bool,
+}
+
+/// Reads a whole body. One that arrives in one piece is not copied.
+///
+/// # Errors
+/// `too_large(max)` for more than `bound.max` bytes: by its `Content-Length` before a byte is kept, else as soon as they have come.
+pub(crate) async fn read<B>(
+    mut body: B,
+    bound: &Bound,
+    too_large: impl FnOnce(u64) -> HttpError,
+) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    let reading = async {
+        if body.size_hint().lower() > bound.max {
+            if !bound.expects {
+                drain(&mut body).await;
+            }
+            return Err(too_large(bound.max));
+        }
+        let mut first = Bytes::new();
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Err(HttpError::BodyBroken) };
+            let Ok(data) = frame.into_data() else { continue };
+            let length = first.len() + whole.len() + data.len();
+            if length as u64 > bound.max {
+                drain(&mut body).await;
+                return Err(too_large(bound.max));
+            }
+            if first.is_empty() && whole.is_empty() {
+                first = data;
+                continue;
+            }
+            if whole.is_empty() {
+                whole.extend_from_slice(&std::mem::take(&mut first));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(if whole.is_empty() { first } else { whole.freeze() })
+    };
+    match tokio::time::timeout(bound.timeout, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(HttpError::BodyTimeout),
+    }
+}
+
+async fn drain<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut drained = 0;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_PAUSE, body.frame()).await {
+        drained += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if drained > DRAINED {
+            return;
+        }
+    }
+}
+
+/// Decodes a small document.
+///
+/// # Errors
+/// [`HttpError::Body`] that says what is wrong and where.
+pub(crate) fn decode<T: DeserializeOwned>(document: &Bytes) -> Result<T, HttpError> {
+    let text = check(document)?;
+    serde_json::from_str(text).map_err(|error| unreadable(text, &error))
+}
+
+/// Decodes the messages of a post. Bodies are slices of the document.
+///
+/// # Errors
+/// [`HttpError::Body`] that says what is wrong and where.
+pub(crate) fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
+    let text = check(document)?;
+    let posted: Posted<'_> =
+        serde_json::from_str(text).map_err(|error| unreadable(text, &error))?;
+    let Some(messages) = posted.0 else {
+        let reason = "No messages were found in the request body.";
+        return Err(zaqar_api::Error::Invalid {
+            part: zaqar_api::Part::Request,
+            reason: reason.to_owned(),
+        }
+        .into());
+    };
+    Ok(messages
+        .into_iter()
+        .map(|message| PostedMessage {
+            body: document.slice_ref(message.body.get().as_bytes()),
+            ttl: message.ttl,
+            delay: message.delay,
+        })
+        .collect())
+}
+
+fn check(document: &Bytes) -> Result<&str, HttpError> {
+    if document.is_empty() {
+        return Err(HttpError::body("Request body can not be empty"));
+    }
+    json::check(document).map_err(|error| match error {
+        JsonError::NotUtf8 => HttpError::body("Request body could not be parsed: it is not UTF-8."),
+        JsonError::IntegerTooLarge => HttpError::body(
+            "JSON contains integer that is too large: integers lie between -2^63 and 2^63-1.",
+        ),
+        JsonError::TooDeep | JsonError::Surrogate => {
+            HttpError::body(format!("Request body could not be parsed: {error}."))
+        }
+    })
+}
+
+/// The original's words, then what is wrong and where.
+fn unreadable(document: &str, error: &serde_json::Error) -> HttpError {
+    let is_structure = document.trim_start().starts_with(['{', '[']);
+    let text = error.to_string();
+    if error.is_data() && text.starts_with("invalid type") && is_structure {
+        return HttpError::body(format!("Document type not supported: {text}."));
+    }
+    if error.is_data() && is_structure {
+        return HttpError::body(format!("{text}."));
+    }
+    HttpError::body(format!("Request body could not be parsed: {text}."))
+}
+
+/// An integer of seconds; `true` is 1 and `false` is 0, as in the original.
+#[derive(Debug, Clone, Copy)]
+struct Seconds(i64);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SecondsVisitor;
+        impl Visitor<'_> for SecondsVisitor {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an integer")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Seconds, E> {
+                Ok(Seconds(i64::from(value)))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Seconds, E> {
+                Ok(Seconds(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Seconds, E> {
+                Ok(Seconds(i64::try_from(value).unwrap_or(i64::MAX)))
+            }
+        }
+        deserializer.deserialize_any(SecondsVisitor)
+    }
+}
+
+/// A field of seconds: wrong types are reported with the field's name.
+fn seconds<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<i64, A::Error> {
+    let value: Result<Seconds, A::Error> = map.next_value();
+    value.map(|Seconds(value)| value).map_err(|error| {
+        de::Error::custom(format!("The value of the \"{field}\" field must be a int: {error}"))
+    })
+}
+
+/// The document of a post: an object with `messages`; anything else in it is passed over, as in the original.
+struct Posted<'a>(Option<Vec<Item<'a>>>);
+
+impl<'de> Deserialize<'de> for Posted<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PostedVisitor;
+        impl<'de> Visitor<'de> for PostedVisitor {
+            type Value = Posted<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object with a list of messages")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut messages = None;
+                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                    if key == "messages" {
+                        messages = Some(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Posted(messages))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Posted(None))
+            }
+        }
+        deserializer.deserialize_any(PostedVisitor)
+    }
+}
+
+struct Item<'a> {
+    body: &'a RawValue,
+    ttl: Option<i64>,
+    delay: Option<i64>,
+}
+
+impl<'de> Deserialize<'de> for Item<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemVisitor;
+        impl<'de> Visitor<'de> for ItemVisitor {
+            type Value = Item<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a message: an object with a \"body\"")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut body, mut ttl, mut delay) = (None, None, None);
+                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                    match key.as_ref() {
+                        "body" => body = Some(map.next_value()?),
+                        "ttl" => ttl = Some(seconds(&mut map, "ttl")?),
+                        "delay" => delay = Some(seconds(&mut map, "delay")?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                let body = body.ok_or_else(|| de::Error::custom("Missing \"body\" field"))?;
+                Ok(Item { body, ttl, delay })
+            }
+        }
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+/// The document of a claim: unknown members are passed over.
+#[derive(Debug, Default)]
+pub(crate) struct ClaimDocument {
+    pub(crate) ttl: Option<i64>,
+    pub(crate) grace: Option<i64>,
+}
+
+impl<'de> Deserialize<'de> for ClaimDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ClaimVisitor;
+        impl<'de> Visitor<'de> for ClaimVisitor {
+            type Value = ClaimDocument;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object with \"ttl\" and \"grace\"")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut claim = ClaimDocument::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "ttl" => claim.ttl = Some(seconds(&mut map, "ttl")?),
+                        "grace" => claim.grace = Some(seconds(&mut map, "grace")?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(claim)
+            }
+        }
+        deserializer.deserialize_any(ClaimVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(document: &str) -> Result<Vec<PostedMessage>, String> {
+        decode_post(&Bytes::from(document.to_owned())).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn bodies_are_spliced_out_as_they_came() {
+        let posted = post(
+            r#"{"x":[1],"messages":[ {"ttl":60, "body": {"a" : [1.50, "\u00e9"]} , "delay":true}, {"body":null,"y":{}} ]}"#,
+        )
+        .unwrap();
+        assert_eq!(posted[0].body, r#"{"a" : [1.50, "\u00e9"]}"#);
+        assert_eq!((posted[0].ttl, posted[0].delay), (Some(60), Some(1)));
+        assert_eq!(posted[1].body, "null");
+        assert_eq!((posted[1].ttl, posted[1].delay), (None, None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (document, says) in [
+            ("", "can not be empty"),
+            ("{", "could not be parsed"),
+            ("3", "could not be parsed: invalid type: integer `3`, expected an object with a list"),
+            ("[]", "No messages were found"),
+            ("{}", "No messages were found"),
+            (r#"{"messages":null}"#, "Document type not supported: invalid type: null"),
+            (r#"{"messages":{}}"#, "invalid type: map"),
+            (r#"{"messages":[3]}"#, "invalid type: integer `3`, expected a message"),
+            (r#"{"messages":[{}]}"#, "Missing \"body\" field"),
+            (r#"{"messages":[{"body":1,"ttl":"60"}]}"#, "\"ttl\" field must be a int"),
+            (r#"{"messages":[{"body":1,"ttl":60.0}]}"#, "\"ttl\" field must be a int"),
+            (r#"{"messages":[{"body":1,"ttl":null}]}"#, "\"ttl\" field must be a int"),
+            (r#"{"messages":[{"body":NaN}]}"#, "could not be parsed"),
+            (r#"{"messages":[{"body":9223372036854775808}]}"#, "integer that is too large"),
+            (r#"{"messages":[{"body":1}]} x"#, "could not be parsed"),
+        ] {
+            let error = post(document).unwrap_err();
+            assert!(error.contains(says), "{document}: {error}");
+        }
+        let not_utf8 = decode_post(&Bytes::from_static(b"{\"messages\":[{\"body\":\"\xff\"}]}"));
+        assert!(not_utf8.unwrap_err().to_string().contains("not UTF-8"));
+    }
+
+    #[test]
+    fn the_last_of_two_members_counts() {
+        let posted = post(r#"{"messages":3,"messages":[{"body":1,"body":2,"ttl":60,"ttl":70}]}"#);
+        assert!(posted.is_err());
+        let posted = post(r#"{"messages":[],"messages":[{"body":1,"body":2,"ttl":60,"ttl":70}]}"#);
+        let posted = posted.unwrap();
+        assert_eq!((posted[0].body.as_ref(), posted[0].ttl), (&b"2"[..], Some(70)));
+    }
+}

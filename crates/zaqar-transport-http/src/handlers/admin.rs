@@ -1,0 +1,97 @@
+//! Pre-signed URLs and the self-test.
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::Body;
+use serde_json::{Map, Value, json};
+use zaqar_api::{Error, Part, QueueRef, Share};
+use zaqar_core::iso8601;
+
+use super::{Answered, Exchange};
+use crate::body;
+use crate::error::HttpError;
+use crate::respond::{self, queue_path};
+
+impl<B> Exchange<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    pub(super) async fn share(mut self, queue: QueueRef) -> Answered {
+        let document = self.small_document().await?;
+        let mut fields: Map<String, Value> = body::decode(&document)?;
+        let request = Share {
+            base: queue_path(queue.kind, &queue.name),
+            paths: texts(&mut fields, "paths")?,
+            methods: texts(&mut fields, "methods")?,
+            expires: match fields.remove("expires") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(expires)) => Some(expires),
+                Some(other) => {
+                    return Err(invalid(format!(
+                        "`expires` should be date format, for example 2016-01-01T00:00:00, not: \
+                         {other}"
+                    )));
+                }
+            },
+        };
+        if let Some(unknown) = fields.keys().next() {
+            return Err(invalid(format!("Unknown keys: {unknown:?}")));
+        }
+        let shared = self.inner.api.share(&self.caller, request)?;
+        let body = json!({
+            "paths": shared.grant.paths,
+            "methods": shared.grant.methods,
+            "project": shared.grant.project.as_str(),
+            "expires": iso8601::format(shared.grant.expires),
+            "signature": shared.signature,
+        });
+        Ok(respond::json(StatusCode::OK, body.to_string()))
+    }
+
+    pub(super) async fn health(self) -> Answered {
+        let health = self.inner.api.health(&self.caller).await?;
+        let operations: Map<String, Value> = health
+            .operations
+            .iter()
+            .map(|(name, probe)| {
+                let error = probe.error.as_ref().map(ToString::to_string);
+                let status = json!({
+                    "succeeded": error.is_none(),
+                    "seconds": probe.took.as_secs_f64(),
+                    "ref": error,
+                });
+                ((*name).to_owned(), status)
+            })
+            .collect();
+        let volume = health.volume.map(|volume| {
+            let (free, claimed) = (volume.free, volume.claimed);
+            json!({ "free": free, "claimed": claimed, "total": free + claimed })
+        });
+        let body = json!({
+            "storage_reachable": health.reachable,
+            "operation_status": operations,
+            "message_volume": volume,
+        });
+        Ok(respond::json(StatusCode::OK, body.to_string()))
+    }
+}
+
+fn invalid(reason: String) -> HttpError {
+    Error::Invalid { part: Part::Request, reason }.into()
+}
+
+/// A list of texts; absent and null are empty.
+fn texts(fields: &mut Map<String, Value>, name: &str) -> Result<Vec<String>, HttpError> {
+    let list = match fields.remove(name) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(invalid(format!("`{name}` should be a list"))),
+    };
+    list.into_iter()
+        .map(|item| match item {
+            Value::String(text) => Ok(text),
+            other => Err(invalid(format!("`{name}` should be a list of strings, not {other}"))),
+        })
+        .collect()
+}

@@ -1,0 +1,60 @@
+//! Claims.
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use hyper::body::Body;
+use zaqar_api::{CreateClaim, QueueRef, ReadClaim, RenewClaim};
+
+use super::{Answered, Exchange};
+use crate::body::{self, ClaimDocument};
+use crate::respond::{self, claim_path, queue_path};
+
+impl<B> Exchange<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    pub(super) async fn create_claim(mut self, queue: QueueRef) -> Answered {
+        let limit = self.query.integer("limit")?;
+        let document = self.small_document().await?;
+        let ClaimDocument { ttl, grace } =
+            if document.is_empty() { ClaimDocument::default() } else { body::decode(&document)? };
+        let base = queue_path(queue.kind, &queue.name);
+        let request = CreateClaim { queue, limit, ttl, grace };
+        let Some((id, messages)) = self.inner.api.create_claim(&self.caller, request).await? else {
+            return Ok(respond::empty(StatusCode::NO_CONTENT));
+        };
+        let now = self.inner.api.clock().now();
+        let document = respond::messages(&base, &messages, now, |_| {});
+        let mut response = respond::json(StatusCode::CREATED, document);
+        respond::set(&mut response, header::LOCATION, &claim_path(&base, id));
+        Ok(response)
+    }
+
+    pub(super) async fn get_claim(self, queue: QueueRef, id: &str) -> Answered {
+        let base = queue_path(queue.kind, &queue.name);
+        let request = ReadClaim { queue, id: id.to_owned() };
+        let claim = self.inner.api.read_claim(&self.caller, request).await?;
+        let now = self.inner.api.clock().now();
+        let document = respond::messages(&base, &claim.messages, now, |out| {
+            let (age, ttl) = (now.secs_since(claim.since), claim.ttl);
+            let rest = format!(",\"age\":{age},\"ttl\":{ttl},\"href\":\"{base}/claims/{id}\"");
+            out.extend_from_slice(rest.as_bytes());
+        });
+        Ok(respond::json(StatusCode::OK, document))
+    }
+
+    pub(super) async fn renew_claim(mut self, queue: QueueRef, id: &str) -> Answered {
+        let document = self.small_document().await?;
+        let ClaimDocument { ttl, grace } = body::decode(&document)?;
+        let request = RenewClaim { queue, id: id.to_owned(), ttl, grace };
+        self.inner.api.renew_claim(&self.caller, request).await?;
+        Ok(respond::empty(StatusCode::NO_CONTENT))
+    }
+
+    pub(super) async fn release_claim(self, queue: QueueRef, id: &str) -> Answered {
+        let request = ReadClaim { queue, id: id.to_owned() };
+        self.inner.api.release_claim(&self.caller, request).await?;
+        Ok(respond::empty(StatusCode::NO_CONTENT))
+    }
+}

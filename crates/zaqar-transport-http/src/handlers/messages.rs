@@ -1,0 +1,171 @@
+//! Messages.
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, header};
+use hyper::body::Body;
+use zaqar_api::{
+    DeleteMessage, DeleteMessages, Error, ListMessages, Part, PopMessages, PostMessages, QueueRef,
+    ReadMessages,
+};
+
+use super::{Answered, Exchange};
+use crate::body;
+use crate::error::HttpError;
+use crate::respond::{self, queue_path};
+
+impl<B> Exchange<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    pub(super) async fn post_messages(mut self, queue: QueueRef) -> Answered {
+        let max = self.inner.api.limits().max_messages_post_size;
+        let document = self
+            .document(max, |max| HttpError::TooLarge {
+                reason: format!("Message collection size is too large. Max size {max}"),
+            })
+            .await?;
+        let size = document.len() as u64;
+        let messages = match body::decode_post(&document) {
+            Ok(messages) => messages,
+            // Too large for the queue comes before malformed, though it costs a look at the queue.
+            Err(error) => {
+                self.inner.api.check_post_size(&self.caller, queue, size).await?;
+                return Err(error);
+            }
+        };
+        let base = queue_path(queue.kind, &queue.name);
+        let request = PostMessages { queue, size, messages };
+        let ids = self.inner.api.post_messages(&self.caller, request).await?;
+        let mut location = format!("{base}/messages?ids=");
+        let mut out = BytesMut::with_capacity(16 + ids.len() * (base.len() + 48));
+        out.extend_from_slice(b"{\"resources\":[");
+        respond::joined(&mut out, &ids, |out, id| {
+            out.extend_from_slice(format!("\"{base}/messages/{id}\"").as_bytes());
+            if !location.ends_with('=') {
+                location.push(',');
+            }
+            location.push_str(&id.to_string());
+        });
+        out.extend_from_slice(b"]}");
+        let mut response = respond::json(StatusCode::CREATED, out.freeze());
+        respond::set(&mut response, header::LOCATION, &location);
+        Ok(response)
+    }
+
+    pub(super) async fn list_messages(self, queue: QueueRef) -> Answered {
+        if let Some(ids) = self.query.list("ids") {
+            return self.messages_by_id(queue, ids).await;
+        }
+        let query = self.query;
+        let limit = query.integer("limit")?;
+        let echo = query.boolean("echo")?;
+        let include_claimed = query.boolean("include_claimed")?;
+        let include_delayed = query.boolean("include_delayed")?;
+        let base = queue_path(queue.kind, &queue.name);
+        let request = ListMessages {
+            queue,
+            marker: query.text("marker"),
+            limit,
+            echo: echo.unwrap_or(false),
+            include_claimed: include_claimed.unwrap_or(false),
+            include_delayed: include_delayed.unwrap_or(false),
+        };
+        let page = self.inner.api.list_messages(&self.caller, request).await?;
+        let next = page.next.map(|next| {
+            let mut href = format!("{base}/messages?");
+            if let Some(limit) = limit {
+                href.push_str(&format!("limit={limit}&"));
+            }
+            let flags = [
+                ("echo", echo),
+                ("include_claimed", include_claimed),
+                ("include_delayed", include_delayed),
+            ];
+            for (name, value) in flags {
+                if let Some(value) = value {
+                    href.push_str(&format!("{name}={value}&"));
+                }
+            }
+            href + &format!("marker={next}")
+        });
+        let now = self.inner.api.clock().now();
+        let document = respond::messages(&base, &page.messages, now, |out| {
+            respond::links(out, next);
+        });
+        Ok(respond::json(StatusCode::OK, document))
+    }
+
+    async fn messages_by_id(self, queue: QueueRef, ids: Vec<String>) -> Answered {
+        let base = queue_path(queue.kind, &queue.name);
+        let name = queue.name.clone();
+        let request = ReadMessages { queue, ids: ids.clone() };
+        let messages = self.inner.api.read_messages(&self.caller, request).await?;
+        if messages.is_empty() {
+            let project = &self.caller.project;
+            let ids = ids.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", ");
+            let description = format!(
+                "No messages with IDs: [{ids}] found in the queue {name} for project {project}."
+            );
+            return Err(HttpError::NotFound { description });
+        }
+        let now = self.inner.api.clock().now();
+        Ok(respond::json(StatusCode::OK, respond::messages(&base, &messages, now, |_| {})))
+    }
+
+    pub(super) async fn get_message(self, queue: QueueRef, id: &str) -> Answered {
+        let base = queue_path(queue.kind, &queue.name);
+        let name = queue.name.clone();
+        let request = ReadMessages { queue, ids: vec![id.to_owned()] };
+        let messages = self.inner.api.read_messages(&self.caller, request).await?;
+        let Some(message) = messages.first() else {
+            let project = &self.caller.project;
+            let description =
+                format!("Message {id} does not exist in queue {name} for project {project}");
+            return Err(HttpError::NotFound { description });
+        };
+        let mut out = BytesMut::new();
+        respond::message(&mut out, &base, message, self.inner.api.clock().now());
+        Ok(respond::json(StatusCode::OK, out.freeze()))
+    }
+
+    pub(super) async fn delete_message(self, queue: QueueRef, id: &str) -> Answered {
+        let claim = self.query.text("claim_id");
+        let request = DeleteMessage { queue, id: id.to_owned(), claim };
+        self.inner.api.delete_message(&self.caller, request).await?;
+        Ok(respond::empty(StatusCode::NO_CONTENT))
+    }
+
+    pub(super) async fn delete_messages(self, queue: QueueRef) -> Answered {
+        let invalid = |reason: &str| Error::Invalid { part: Part::Request, reason: reason.into() };
+        let ids = self.query.list("ids");
+        let pop = self.query.integer("pop")?;
+        match (ids, pop) {
+            (Some(_), Some(_)) => {
+                Err(invalid("pop and id params cannot be present together in the delete request.")
+                    .into())
+            }
+            (None, None) => Err(invalid(
+                "The request should have either \"ids\" or \"pop\" parameter in the request, to \
+                 be able to delete.",
+            )
+            .into()),
+            (Some(ids), None) => {
+                let claims = self.query.list("claim_ids");
+                let request = DeleteMessages { queue, ids, claims };
+                self.inner.api.delete_messages(&self.caller, request).await?;
+                Ok(respond::empty(StatusCode::NO_CONTENT))
+            }
+            (None, Some(limit)) => {
+                let request = PopMessages { queue, limit };
+                let messages = self.inner.api.pop_messages(&self.caller, request).await?;
+                let now = self.inner.api.clock().now();
+                let mut out = BytesMut::new();
+                out.extend_from_slice(b"{\"messages\":[");
+                respond::joined(&mut out, &messages, |out, one| respond::popped(out, one, now));
+                out.extend_from_slice(b"]}");
+                Ok(respond::json(StatusCode::OK, out.freeze()))
+            }
+        }
+    }
+}

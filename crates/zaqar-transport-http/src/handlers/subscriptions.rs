@@ -1,0 +1,171 @@
+//! Subscriptions.
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, header};
+use hyper::body::Body;
+use serde_json::{Map, Value};
+use zaqar_api::{
+    ChangeSubscription, ConfirmSubscription, CreateSubscription, Error, ListSubscriptions, Part,
+    QueueRef, SubscriptionRef,
+};
+use zaqar_core::Timestamp;
+use zaqar_core::storage::Subscription;
+
+use super::{Answered, Exchange};
+use crate::body;
+use crate::error::HttpError;
+use crate::respond::{self, queue_path};
+
+impl<B> Exchange<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    pub(super) async fn create_subscription(mut self, queue: QueueRef) -> Answered {
+        let document = self.small_document().await?;
+        let mut fields = Fields::read(&document)?;
+        let Some(subscriber) = fields.subscriber()? else {
+            return Err(invalid("Missing parameter subscriber in body."));
+        };
+        let (ttl, options) = (fields.ttl()?, fields.options()?.unwrap_or_default());
+        let path = format!("{}/subscriptions", queue_path(queue.kind, &queue.name));
+        let request = CreateSubscription { queue, subscriber, ttl, options };
+        let created = self.inner.api.create_subscription(&self.caller, request).await;
+        let mut response = match created {
+            Ok(id) => {
+                let body = format!("{{\"subscription_id\":\"{id}\"}}");
+                respond::json(StatusCode::CREATED, body)
+            }
+            Err(error) => HttpError::from(error).into_response(),
+        };
+        if matches!(response.status(), StatusCode::CREATED | StatusCode::CONFLICT) {
+            respond::set(&mut response, header::LOCATION, &path);
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn list_subscriptions(self, queue: QueueRef) -> Answered {
+        let limit = self.query.integer("limit")?;
+        let base = queue_path(queue.kind, &queue.name);
+        let source = queue.name.clone();
+        let request = ListSubscriptions { queue, marker: self.query.text("marker"), limit };
+        let list = self.inner.api.list_subscriptions(&self.caller, request).await?;
+        let now = self.inner.api.clock().now();
+        let next = list.last().map(|last| {
+            let limit = limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
+            format!("{base}/subscriptions?{limit}marker={}", last.id)
+        });
+        let mut out = BytesMut::new();
+        out.extend_from_slice(b"{\"subscriptions\":[");
+        respond::joined(&mut out, &list, |out, one| show(out, source.as_str(), one, now));
+        out.extend_from_slice(b"]");
+        respond::links(&mut out, next);
+        out.extend_from_slice(b"}");
+        Ok(respond::json(StatusCode::OK, out.freeze()))
+    }
+
+    pub(super) async fn get_subscription(self, queue: QueueRef, id: &str) -> Answered {
+        let source = queue.name.clone();
+        let request = SubscriptionRef { queue, id: id.to_owned() };
+        let found = self.inner.api.read_subscription(&self.caller, request).await?;
+        let mut out = BytesMut::new();
+        show(&mut out, source.as_str(), &found, self.inner.api.clock().now());
+        Ok(respond::json(StatusCode::OK, out.freeze()))
+    }
+
+    pub(super) async fn change_subscription(mut self, queue: QueueRef, id: &str) -> Answered {
+        let document = self.small_document().await?;
+        let mut fields = Fields::read(&document)?;
+        if fields.0.is_empty() {
+            return Err(invalid("No subscription to create."));
+        }
+        let (subscriber, ttl, options) = (fields.subscriber()?, fields.ttl()?, fields.options()?);
+        let path = subscription_path(&queue, id);
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        let request = ChangeSubscription { subscription, subscriber, ttl, options };
+        self.inner.api.change_subscription(&self.caller, request).await?;
+        let mut response = respond::empty(StatusCode::NO_CONTENT);
+        respond::set(&mut response, header::LOCATION, &path);
+        Ok(response)
+    }
+
+    pub(super) async fn confirm_subscription(mut self, queue: QueueRef, id: &str) -> Answered {
+        let document = self.small_document().await?;
+        let fields = Fields::read(&document)?;
+        let Some(Value::Bool(confirmed)) = fields.0.get("confirmed") else {
+            return Err(invalid("The 'confirmed' should be boolean."));
+        };
+        let path = format!("{}/confirm", subscription_path(&queue, id));
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        let request = ConfirmSubscription { subscription, confirmed: *confirmed };
+        self.inner.api.confirm_subscription(&self.caller, request).await?;
+        let mut response = respond::empty(StatusCode::NO_CONTENT);
+        respond::set(&mut response, header::LOCATION, &path);
+        Ok(response)
+    }
+
+    pub(super) async fn delete_subscription(self, queue: QueueRef, id: &str) -> Answered {
+        let request = SubscriptionRef { queue, id: id.to_owned() };
+        self.inner.api.delete_subscription(&self.caller, request).await?;
+        Ok(respond::empty(StatusCode::NO_CONTENT))
+    }
+}
+
+fn subscription_path(queue: &QueueRef, id: &str) -> String {
+    format!("{}/subscriptions/{id}", queue_path(queue.kind, &queue.name))
+}
+
+fn invalid(reason: &str) -> HttpError {
+    Error::Invalid { part: Part::Request, reason: reason.to_owned() }.into()
+}
+
+/// The members of a subscription document. A null counts as absent: real clients send it for what the user left out.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn read(document: &Bytes) -> Result<Self, HttpError> {
+        if document.is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        body::decode(document).map(Self)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn subscriber(&mut self) -> Result<Option<String>, HttpError> {
+        match self.take("subscriber") {
+            None => Ok(None),
+            Some(Value::String(subscriber)) => Ok(Some(subscriber)),
+            Some(_) => Err(invalid("Subscriber must be a string.")),
+        }
+    }
+
+    fn ttl(&mut self) -> Result<Option<i64>, HttpError> {
+        match self.take("ttl") {
+            None => Ok(None),
+            Some(Value::Number(ttl)) if ttl.is_i64() => Ok(ttl.as_i64()),
+            Some(_) => Err(invalid("TTL must be an integer.")),
+        }
+    }
+
+    fn options(&mut self) -> Result<Option<Map<String, Value>>, HttpError> {
+        match self.take("options") {
+            None => Ok(None),
+            Some(Value::Object(options)) => Ok(Some(options)),
+            Some(_) => Err(invalid("Options must be a dict.")),
+        }
+    }
+}
+
+fn show(out: &mut BytesMut, source: &str, subscription: &Subscription, now: Timestamp) {
+    let (id, ttl) = (subscription.id, subscription.ttl);
+    out.extend_from_slice(format!("{{\"id\":\"{id}\",\"source\":\"{source}\",").as_bytes());
+    out.extend_from_slice(b"\"subscriber\":");
+    respond::string(out, &subscription.subscriber);
+    let age = now.secs_since(subscription.since);
+    out.extend_from_slice(format!(",\"ttl\":{ttl},\"age\":{age},\"options\":").as_bytes());
+    out.extend_from_slice(subscription.options.as_bytes());
+    out.extend_from_slice(format!(",\"confirmed\":{}}}", subscription.confirmed).as_bytes());
+}

@@ -1,0 +1,83 @@
+#![doc = include_str!("../README.md")]
+
+mod body;
+mod cors;
+mod error;
+mod handlers;
+#[cfg(test)]
+mod openapi_tests;
+mod query;
+mod request;
+mod respond;
+mod route;
+mod server;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Body;
+use zaqar_api::Api;
+
+pub use cors::{CorsRules, WithCors};
+pub use server::{Server, ServerOptions};
+
+/// How the transport behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// Serves what is for administrators too (`admin_mode`).
+    pub admin: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { body_timeout: Duration::from_secs(60), admin: false }
+    }
+}
+
+/// Zaqar's REST API as a service. Clones are cheap. It never fails: every error is a response.
+#[derive(Clone)]
+pub struct HttpService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    api: Api,
+    options: Options,
+}
+
+impl HttpService {
+    /// Serves an API.
+    pub fn new(api: Api, options: Options) -> Self {
+        Self { inner: Arc::new(Inner { api, options }) }
+    }
+}
+
+impl<B> tower::Service<Request<B>> for HttpService
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(handlers::handle(&service.inner, request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! The wire over the store in memory, without a port. What every route answers beside the original is compared by the black-box tests;
+//! here is what this transport alone decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::{Service, ServiceExt};
+use zaqar_api::Api;
+use zaqar_core::limits::ClientIds;
+use zaqar_core::{Limits, Secret};
+use zaqar_storage_testkit::Memory;
+
+use crate::{CorsRules, HttpService, Options, WithCors};
+
+const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
+
+fn service_with(options: zaqar_api::Options) -> HttpService {
+    let store = Arc::new(Memory::new());
+    let options =
+        zaqar_api::Options { signing_key: Some(Secret::new("test".to_owned())), ..options };
+    let api = Api::new(store.clone(), store, options);
+    HttpService::new(api, Options { admin: true, ..Options::default() })
+}
+
+fn service() -> HttpService {
+    service_with(zaqar_api::Options::default())
+}
+
+fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let body = body.into();
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("Client-ID", CLIENT)
+        .header("X-Project-ID", "p")
+        .header(header::CONTENT_LENGTH, body.len())
+        .body(Full::new(body))
+        .unwrap()
+}
+
+async fn send(service: &HttpService, request: Request<Full<Bytes>>) -> (Response<()>, Bytes) {
+    let response = service.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    (Response::from_parts(head, ()), body.collect().await.unwrap().to_bytes())
+}
+
+async fn call(service: &HttpService, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (head, body) = send(service, request(method, path, body.to_owned())).await;
+    (head.status().as_u16(), serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+async fn error(service: &HttpService, method: &str, path: &str, body: &str) -> (u16, String) {
+    let (status, body) = call(service, method, path, body).await;
+    (status, body["description"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn bodies_come_back_byte_for_byte() {
+    let service = service();
+    let body = r#"{"a" : [1.50, 1e400, "\u00e9\/"],  "b":{}}"#;
+    let document = format!(r#"{{"messages": [{{"body": {body}, "ttl": 60}}]}}"#);
+    let (status, _) = call(&service, "POST", "/v2/queues/q/messages", &document).await;
+    assert_eq!(status, 201);
+    let list = request("GET", "/v2/queues/q/messages?echo=true", "");
+    let (_, page) = send(&service, list).await;
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    assert!(page.contains(body), "{page}");
+}
+
+/// Every limit of `[transport]` at the limit and one past it.
+#[tokio::test]
+async fn limits_hold_at_the_limit_and_one_past_it() {
+    let limits = Limits {
+        max_queue_metadata: 40,
+        max_messages_post_size: 100,
+        client_ids: ClientIds::Strict,
+        ..Limits::default()
+    };
+    let service = service_with(zaqar_api::Options { limits, ..zaqar_api::Options::default() });
+    let message = |fields: &str| format!(r#"{{"messages":[{{"body":1{fields}}}]}}"#);
+    let padded = |mut document: String, length: usize| {
+        document.push_str(&" ".repeat(length - document.len()));
+        document
+    };
+    let ids = |count: usize| vec!["0"; count].join(",");
+    let messages = "/v2/queues/q/messages";
+    let claims = "/v2/queues/q/claims";
+    call(&service, "POST", messages, &message("")).await;
+    let paths = [
+        ("GET", "/v2/queues?limit=20".to_owned(), "/v2/queues?limit=21".to_owned(), "20"),
+        ("GET", format!("{messages}?limit=20"), format!("{messages}?limit=21"), "20"),
+        ("GET", format!("{messages}?limit=1"), format!("{messages}?limit=0"), "at least 1"),
+        (
+            "DELETE",
+            format!("{messages}?ids={}", ids(20)),
+            format!("{messages}?ids={}", ids(21)),
+            "20",
+        ),
+        ("DELETE", format!("{messages}?pop=20"), format!("{messages}?pop=21"), "20"),
+        ("POST", format!("{claims}?limit=20"), format!("{claims}?limit=21"), "20"),
+        (
+            "GET",
+            "/v2/queues/q/subscriptions?limit=20".to_owned(),
+            "/v2/queues/q/subscriptions?limit=21".to_owned(),
+            "20",
+        ),
+    ];
+    for (method, good, bad, says) in paths {
+        let (status, _) = call(&service, method, &good, "").await;
+        assert!(status < 300, "{method} {good}: {status}");
+        let (status, text) = error(&service, method, &bad, "").await;
+        assert!(status == 400 && text.contains(says), "{method} {bad}: {status} {text}");
+    }
+    let bodies = [
+        ("POST", messages, message(r#","ttl":60"#), message(r#","ttl":59"#), "at least 60"),
+        ("POST", messages, message(r#","ttl":1209600"#), message(r#","ttl":1209601"#), "1209600"),
+        ("POST", messages, message(r#","delay":900"#), message(r#","delay":901"#), "900"),
+        ("POST", messages, message(r#","delay":0"#), message(r#","delay":-1"#), "at least 0"),
+        ("POST", claims, r#"{"ttl":60}"#.into(), r#"{"ttl":59}"#.into(), "at least 60"),
+        ("POST", claims, r#"{"ttl":43200}"#.into(), r#"{"ttl":43201}"#.into(), "43200"),
+        ("POST", claims, r#"{"grace":60}"#.into(), r#"{"grace":59}"#.into(), "at least 60"),
+        ("POST", claims, r#"{"grace":43200}"#.into(), r#"{"grace":43201}"#.into(), "43200"),
+        ("POST", messages, padded(message(""), 100), padded(message(""), 101), "Max size 100"),
+        ("PUT", "/v2/queues/m", padded("{}".into(), 40), padded("{}".into(), 41), "Max size: 40"),
+    ];
+    for (method, path, good, bad, says) in bodies {
+        let (status, answer) = call(&service, method, path, &good).await;
+        assert!(status < 300, "{method} {path} {good}: {status} {answer}");
+        let (status, text) = error(&service, method, path, &bad).await;
+        assert!(status == 400 && text.contains(says), "{method} {path} {bad}: {status} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_names_its_claims_where_the_configuration_says_so() {
+    let limits = Limits { message_delete_with_claim_id: true, ..Limits::default() };
+    let service = service_with(zaqar_api::Options { limits, ..zaqar_api::Options::default() });
+    let messages = "/v2/queues/q/messages";
+    let two = r#"{"messages":[{"body":1},{"body":2}]}"#;
+    call(&service, "POST", messages, two).await;
+    let (_, claimed) = call(&service, "POST", "/v2/queues/q/claims?limit=1", "").await;
+    let href = claimed["messages"][0]["href"].as_str().unwrap().to_owned();
+    let claim = href.split_once("claim_id=").unwrap().1.to_owned();
+    let (_, page) =
+        call(&service, "GET", &format!("{messages}?echo=true&include_claimed=true"), "").await;
+    let id = |i: usize| page["messages"][i]["id"].as_str().unwrap().to_owned();
+    let ids = format!("{messages}?ids={},{}", id(0), id(1));
+    let (status, text) = error(&service, "DELETE", &ids, "").await;
+    assert!(status == 400 && text.contains("claim_ids"), "{text}");
+    let (status, _) = call(&service, "DELETE", &format!("{ids}&claim_ids={claim}"), "").await;
+    assert_eq!(status, 204);
+    let (_, left) = call(&service, "GET", &format!("{messages}?echo=true"), "").await;
+    assert_eq!(left["messages"][0]["body"], json!(2), "the one that no named claim holds stays");
+}
+
+#[tokio::test]
+async fn a_signed_request_reaches_what_it_covers_and_has_no_roles() {
+    let service = service();
+    let (_, url) = call(&service, "POST", "/v2/queues/q/share", "{}").await;
+    let text = |name: &str| url[name].as_str().unwrap().to_owned();
+    let signed = |method: &str, path: &str| {
+        let mut request = request(method, path, "");
+        let headers = request.headers_mut();
+        headers.insert("URL-Signature", text("signature").parse().unwrap());
+        headers.insert("URL-Expires", text("expires").parse().unwrap());
+        headers.insert("URL-Methods", "GET".parse().unwrap());
+        headers.insert("URL-Paths", "/v2/queues/q/messages".parse().unwrap());
+        headers.insert("X-Roles", "admin".parse().unwrap());
+        request
+    };
+    let status = async |request| send(&service, request).await.0.status().as_u16();
+    assert_eq!(status(signed("GET", "/v2/queues/q/messages?echo=true")).await, 200);
+    for (method, path) in [
+        ("POST", "/v2/queues/q/messages"),
+        ("GET", "/v2/queues/other/messages"),
+        ("GET", "/v2/queues/q/messagesx"),
+        ("GET", "/v2/queues/q"),
+        ("GET", "/v2/health"),
+        ("GET", "/"),
+        ("GET", "/v2/topics/q/messages"),
+    ] {
+        assert_eq!(status(signed(method, path)).await, 404, "{method} {path}");
+    }
+    let mut empty = signed("GET", "/v2/queues/q/messages");
+    empty.headers_mut().insert("URL-Signature", "".parse().unwrap());
+    assert_eq!(status(empty).await, 404, "an empty signature opens nothing");
+}
+
+#[tokio::test]
+async fn health_is_for_administrators() {
+    let service = service();
+    assert_eq!(call(&service, "GET", "/v2/health", "").await.0, 403);
+    let mut admin = request("GET", "/v2/health", "");
+    admin.headers_mut().insert("X-Roles", "member, admin".parse().unwrap());
+    let (head, body) = send(&service, admin).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    let health: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(health["storage_reachable"], json!(true));
+    for name in ["create_queue", "post_messages", "claim_messages", "delete_queue"] {
+        assert_eq!(health["operation_status"][name]["succeeded"], json!(true), "{name}");
+    }
+    let public = HttpService::new(service.inner.api.clone(), Options::default());
+    assert_eq!(call(&public, "GET", "/v2/health", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn head_and_options_answer_where_http_expects_them() {
+    let service = service();
+    let (head, body) = send(&service, request("HEAD", "/v2/queues/q/stats", "")).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    drop(body);
+    let (head, _) = send(&service, request("OPTIONS", "/v2/queues/q", "")).await;
+    assert_eq!(head.headers()[header::ALLOW], "DELETE, GET, HEAD, PATCH, PUT, OPTIONS");
+    let (head, _) = send(&service, request("POST", "/v2/queues/q", "")).await;
+    assert_eq!(head.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(head.headers()[header::ALLOW], "DELETE, GET, HEAD, PATCH, PUT, OPTIONS");
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id() {
+    let service = service();
+    for path in ["/", "/v2/queues", "/nothing", "/v2/queues/b@d"] {
+        let (head, _) = send(&service, request("GET", path, "")).await;
+        let id = head.headers()["x-openstack-request-id"].to_str().unwrap().to_owned();
+        assert!(id.starts_with("req-") && id.len() == 40, "{path}: {id}");
+    }
+}
+
+#[tokio::test]
+async fn the_home_document_is_cacheable_and_names_every_resource() {
+    let service = service();
+    let (head, body) = send(&service, request("GET", "/v2/", "")).await;
+    assert_eq!(head.headers()[header::CONTENT_TYPE], "application/json-home");
+    assert_eq!(head.headers()[header::CACHE_CONTROL], "max-age=86400");
+    let home: Value = serde_json::from_slice(&body).unwrap();
+    for (relation, resource) in home["resources"].as_object().unwrap() {
+        let template = resource["href-template"].as_str().or(resource["href"].as_str()).unwrap();
+        let path = template.split("{?").next().unwrap().replace(['{', '}'], "");
+        let (status, _) = call(&service, "OPTIONS", &path, "").await;
+        let (head, _) = send(&service, request("OPTIONS", &path, "")).await;
+        assert_eq!(status, 200);
+        let allow = head.headers().get(header::ALLOW).map(|v| v.to_str().unwrap().to_owned());
+        let allow = allow.unwrap_or_else(|| panic!("{relation} leads nowhere: {path}"));
+        for method in resource["hints"]["allow"].as_array().unwrap() {
+            assert!(allow.contains(method.as_str().unwrap()), "{relation}: {method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cors_answers_the_origins_that_are_allowed() {
+    let rules = CorsRules {
+        origins: vec!["https://a.example".to_owned()],
+        credentials: true,
+        expose_headers: vec!["X-OpenStack-Request-ID".to_owned()],
+        max_age: Some(Duration::from_secs(600)),
+        methods: vec!["GET".to_owned(), "PUT".to_owned()],
+        headers: vec!["Client-ID".to_owned()],
+    };
+    let mut service = WithCors::new(service(), &rules);
+    let mut preflight = request("OPTIONS", "/v2/queues/q", "");
+    preflight.headers_mut().insert(header::ORIGIN, "https://a.example".parse().unwrap());
+    preflight.headers_mut().insert(header::ACCESS_CONTROL_REQUEST_METHOD, "PUT".parse().unwrap());
+    let answer = service.call(preflight).await.unwrap();
+    let headers = answer.headers();
+    assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
+    assert_eq!(headers[header::ACCESS_CONTROL_MAX_AGE], "600");
+    assert!(headers[header::ACCESS_CONTROL_ALLOW_METHODS].to_str().unwrap().contains("PUT"));
+
+    let mut other = request("GET", "/v2/queues", "");
+    other.headers_mut().insert(header::ORIGIN, "https://b.example".parse().unwrap());
+    let answer = service.call(other).await.unwrap();
+    assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
+
+    let plain = service.call(request("OPTIONS", "/v2/queues/q", "")).await.unwrap();
+    assert!(plain.headers().contains_key(header::ALLOW), "no preflight: an OPTIONS like any");
+}

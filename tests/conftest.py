@@ -1,0 +1,88 @@
+"""Fixtures: a server for all tests that only talk to it, servers of their own for the others."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.api import Api
+from support.powercut import build_library
+from support.server import RunningServer, Server, server_binary
+
+#: An already running server to test instead of our own process.
+EXTERNAL_URL = os.environ.get("ZAQAR_TEST_URL")
+#: Set when that server is the original: tests marked `differs` must then fail.
+ORIGINAL = os.environ.get("ZAQAR_TEST_ORIGINAL") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not ORIGINAL:
+        return
+    for item in items:
+        for mark in item.iter_markers("differs"):
+            item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=not mark.kwargs.get("sometimes")))
+
+
+def pytest_report_header() -> str:
+    return f"server under test: {EXTERNAL_URL or server_binary()}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | RunningServer]:
+    """The server that tests share: each uses projects of its own."""
+    if EXTERNAL_URL:
+        yield RunningServer(EXTERNAL_URL)
+        return
+    own = Server(tmp_path_factory.mktemp("shared"))
+    own.start()
+    yield own
+    assert own.stop() == 0, own.log_tail()
+
+
+@pytest.fixture
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Makes servers of the test's own; those still running at its end must stop cleanly."""
+    if EXTERNAL_URL:
+        pytest.skip("needs a server process of its own, and ZAQAR_TEST_URL names a running one")
+    made: list[Server] = []
+
+    def make(**arguments) -> Server:
+        made.append(Server(arguments.pop("root", None) or tmp_path_factory.mktemp("own"), **arguments))
+        return made[-1]
+
+    yield make
+    running = [one for one in made if one.running()]
+    codes = [one.stop() for one in running]
+    assert codes == [0] * len(running), [one.log_tail() for one in running]
+
+
+@pytest.fixture
+def api(server: Server | RunningServer) -> Iterator[Api]:
+    """A client of a new project on the shared server."""
+    with Api(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def seed() -> int:
+    """What decides the random choices of a test; it is printed with a failure, ZAQAR_TEST_SEED sets it."""
+    value = int(os.environ.get("ZAQAR_TEST_SEED", time.time_ns() % 1_000_000))
+    print(f"ZAQAR_TEST_SEED={value}")
+    return value
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue name that no other test uses."""
+    return f"q-{uuid.uuid4()}"
+
+
+@pytest.fixture(scope="session")
+def powercut_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that logs what a server writes and syncs."""
+    return build_library(tmp_path_factory.mktemp("powercut"))

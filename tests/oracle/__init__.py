@@ -1,0 +1,1 @@
+"""The original beside ours: the same requests to both, and every difference named with its reason."""

@@ -1,0 +1,1 @@
+"""What the tests share: the server as a process, small clients, the history checker, the power cut."""

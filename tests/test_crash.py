@@ -1,0 +1,51 @@
+"""SIGKILL under load, again and again, on one directory: what was acknowledged holds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.history import check
+from support.load import Load, save
+from support.server import Server
+
+KILLS = 20
+
+
+def load_until_killed(server: Server, load: Load, seconds: float) -> None:
+    """Runs the load on a started server and kills it while requests are under way."""
+
+    async def kill() -> None:
+        await asyncio.sleep(seconds)
+        killed.append(time.monotonic())
+        server.kill()
+
+    killed: list[float] = []
+    asyncio.run(load.run(server.address, kill))
+    losses = load.take_losses()
+    assert losses, "no connection was open when the server was killed"
+    assert losses[0][0] >= killed[0], f"a connection was lost before the kill: {losses[0]}"
+
+
+@pytest.mark.timeout(600)
+def test_kills_under_load_lose_nothing(new_server: Callable[..., Server], tmp_path: Path, seed: int):
+    load = Load(random=random.Random(seed))
+    server = new_server(options={"transport": {"max_messages_per_page": 200}})
+    for _ in range(KILLS):
+        server.start()
+        load.list_all(server.url)
+        load_until_killed(server, load, load.random.uniform(0.1, 1.2))
+    server.start()
+    load.list_all(server.url)
+
+    save(load.history, tmp_path / "history")
+    assert check(load.history) == []
+    assert load.server_errors() == {}
+    # The run is worth something only when there was much to lose.
+    for operation in ("post", "claim", "delete", "pop", "release", "renew"):
+        assert load.acknowledged(operation) >= KILLS, load.answers

@@ -1,0 +1,78 @@
+"""Power cuts under load: `sync = always` loses nothing, and the same check catches `sync = never`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.history import check
+from support.load import Load, save
+from support.powercut import Disk, environment, read_tree, write_tree
+from support.server import Server, ServerFailed
+from test_crash import load_until_killed
+
+CUTS = 6
+
+
+def cut_power(server: Server, load: Load, library: Path, choose: random.Random) -> None:
+    """Runs the load, kills the server, and leaves on its directory what a disk could have kept."""
+    log = server.root / "powercut.log"
+    log.unlink(missing_ok=True)
+    before = read_tree(server.data)
+    server.environment = environment(library, server.data, log)
+    server.start()
+    load.list_all(server.url)
+    load_until_killed(server, load, choose.uniform(0.2, 1.5))
+
+    disk = Disk(server.data, before).replay(log)
+    # From nothing at all to nearly all of what was not synced.
+    write_tree(server.data, disk.surviving(choose, keep=choose.choice((0, 0.4, 0.4, 0.9))))
+
+
+def prepared(new_server: Callable[..., Server], sync: str) -> Server:
+    server = new_server(sync=sync, options={"transport": {"max_messages_per_page": 200}})
+    # The name of the data directory itself is not the server's to sync.
+    server.data.mkdir()
+    return server
+
+
+@pytest.mark.timeout(600)
+def test_synced_data_outlives_power_cuts(
+    new_server: Callable[..., Server], powercut_library: Path, tmp_path: Path, seed: int
+):
+    choose = random.Random(seed)
+    load = Load(random=random.Random(seed + 1))
+    server = prepared(new_server, "always")
+    for _ in range(CUTS):
+        cut_power(server, load, powercut_library, choose)
+    server.environment = {}
+    server.start()
+    load.list_all(server.url)
+
+    save(load.history, tmp_path / "history")
+    assert check(load.history) == []
+    for operation in ("post", "claim", "delete", "pop"):
+        assert load.acknowledged(operation) >= CUTS, load.answers
+
+
+@pytest.mark.timeout(600)
+def test_the_same_check_catches_a_server_that_does_not_sync(
+    new_server: Callable[..., Server], powercut_library: Path, seed: int
+):
+    choose = random.Random(seed)
+    load = Load(random=random.Random(seed + 1))
+    server = prepared(new_server, "never")
+    cut_power(server, load, powercut_library, choose)
+    for _ in range(CUTS):
+        try:
+            cut_power(server, load, powercut_library, choose)
+        except (ServerFailed, AssertionError, httpx.HTTPError):
+            # The disk held so little that the server could not make a store of it: lost as well.
+            return
+        if check(load.history):
+            return
+    pytest.fail("no power cut lost anything although nothing was synced")
