@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from support import minute
 from support.api import Api
+from support.clients import connect
+from support.minute import half_requests, held_up_stop, past  # noqa: F401 # fixtures of all tests
 from support.powercut import build_library
 from support.server import RunningServer, Server, server_binary
 
@@ -21,6 +24,7 @@ ORIGINAL = os.environ.get("ZAQAR_TEST_ORIGINAL") == "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    minute.put_last(items)
     if not ORIGINAL:
         return
     for item in items:
@@ -38,10 +42,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | Runnin
     if EXTERNAL_URL:
         yield RunningServer(EXTERNAL_URL)
         return
-    own = Server(tmp_path_factory.mktemp("shared"))
+    own = Server(tmp_path_factory.mktemp("shared"), options={"signed_url": {"secret_key": "a key"}})
     own.start()
     yield own
     assert own.stop() == 0, own.log_tail()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def minute_begins(request: pytest.FixtureRequest) -> None:
+    """Starts what takes a minute, so that it is over when it is looked at."""
+    minute.begin(request)
 
 
 @pytest.fixture
@@ -66,6 +76,24 @@ def api(server: Server | RunningServer) -> Iterator[Api]:
     """A client of a new project on the shared server."""
     with Api(server.url) as client:
         yield client
+
+
+@pytest.fixture
+def project() -> str:
+    """A project that no other test uses."""
+    return f"project-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def client(server: Server | RunningServer, project: str):
+    """A python-zaqarclient of the project."""
+    return connect(server.url, project)
+
+
+@pytest.fixture
+def other_client(server: Server | RunningServer, project: str):
+    """Another one of the same project: it sees what `client` posts without asking for an echo."""
+    return connect(server.url, project)
 
 
 @pytest.fixture

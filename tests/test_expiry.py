@@ -1,56 +1,16 @@
-"""What a minute does: the shortest life of a message and of a claim is 60 s, and one wait serves all."""
+"""What a minute does, the shortest life of a message and of a claim. `support/minute.py` prepares it."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-
 import pytest
-
-from support.api import Api
-
-MINUTE = 60
 
 differs = pytest.mark.differs("it shows expired messages until MongoDB has collected them")
 
 
-@dataclass
-class Past:
-    """What was prepared a minute ago."""
-
-    api: Api
-    first_page: list[object] = field(default_factory=list)
-    next_page: str = ""
-    short_ids: list[str] = field(default_factory=list)
-    claim: str = ""
-
-
-@pytest.fixture(scope="module")
-def past(server):
-    """Prepares the queues, then lets the minute pass."""
-    with Api(server.url) as api:
-        past = Past(api)
-        for number in range(20):
-            past.short_ids += api.post("mixed", f"short {number}", ttl=MINUTE)
-            api.post("mixed", f"long {number}", ttl=3600)
-        page = api.call("GET", "/v2/queues/mixed/messages?limit=10&echo=true&include_claimed=true").json()
-        past.first_page = [message["body"] for message in page["messages"]]
-        past.next_page = page["links"][0]["href"]
-
-        api.post("claimed", *range(4), ttl=3600)
-        past.claim, _ = api.claim("claimed", limit=2, ttl=MINUTE)
-
-        api.post("extended", "kept alive", ttl=MINUTE)
-        api.claim("extended", ttl=3600, grace=60)
-
-        api.post("renewed", "held", ttl=3600)
-        claim, _ = api.claim("renewed", ttl=MINUTE)
-        renewal = api.call("PATCH", f"/v2/queues/renewed/claims/{claim}", json={"ttl": 600, "grace": 60})
-        assert renewal.status_code == 204
-
-        api.post("emptied", *range(3), ttl=MINUTE)
-        time.sleep(MINUTE + 1.5)
-        yield past
+@pytest.fixture(autouse=True)
+def minute(past):
+    """The minute has passed in every test of this file."""
+    past.wait()
 
 
 @differs
@@ -101,3 +61,8 @@ def test_a_claim_extends_the_life_of_its_messages(past):
 
 def test_a_renewed_claim_still_holds(past):
     assert past.api.claim("renewed") == ("", [])
+
+
+def test_an_expired_subscription_is_not_listed(past):
+    listed = past.api.subscriptions("queues/subscribed")
+    assert [one["subscriber"] for one in listed] == ["http://hooks.invalid/lasts"]

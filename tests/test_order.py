@@ -1,44 +1,95 @@
-"""Many producers and readers on one queue while messages come and go: one order, each message once."""
+"""Many producers and readers at one place while messages come and go: one order, each message once."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import pytest
 
+from support.connection import GONE, Connection
 from support.history import Key
-from support.load import GONE, Connection, key_of
+from support.workers import Place, key_of
 
 PRODUCERS = 8
 READERS = 4
 BATCHES = 60
 
-#: The queue as the promise of order wants it listed.
+#: A place as the promise of order wants it listed.
 LISTING = "messages?limit=20&echo=true&include_claimed=true&include_delayed=true"
+
+DEAD = Place("dead")
+
+Reading = list[Key]
+
+
+@dataclass
+class Seen:
+    """What each reader saw of the place and of its dead letters, and what was to last."""
+
+    readings: list[Reading]
+    dead_readings: list[Reading]
+    lasting: set[Key]
+    #: What is there at the end, nobody being at work any more.
+    left: Reading = field(default_factory=list)
+    dead: Reading = field(default_factory=list)
 
 
 class Scene:
-    """One queue, the producers at work on it, and what is going to stay in it."""
+    """One place, those at work on it, and what is going to stay in it or among its dead letters."""
 
-    def __init__(self, address: tuple[str, int], seed: int) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        seed: int,
+        place: Place,
+        *,
+        metadata: dict[str, object] | None = None,
+        delays: tuple[int, ...] = (0,),
+        subscribers: int = 0,
+    ) -> None:
         self.address = address
         self.project = f"order-{uuid.uuid4()}"
         self.random = random.Random(seed)
-        self.path = "/v2/queues/ordered"
+        self.place = place
+        self.path = f"/v2/{place.path}"
+        self.metadata = metadata or {}
+        self.delays = delays
+        self.subscribers = subscribers
         self.lasting: set[Key] = set()
-        self.posted = asyncio.Event()
+        self.ended = asyncio.Event()
 
-    async def run(self) -> list[list[Key]]:
-        """What each reader saw."""
-        readers = [asyncio.create_task(self.read()) for _ in range(READERS)]
-        claimers = [asyncio.create_task(self.claim()) for _ in range(2)]
+    async def run(self) -> Seen:
+        await self.prepare()
+        readers = [asyncio.create_task(self.read(self.path)) for _ in range(READERS)]
+        dead_readers = [asyncio.create_task(self.read(f"/v2/{DEAD.path}")) for _ in range(2)]
+        posted = asyncio.Event()
+        claimers = [asyncio.create_task(self.claim(posted)) for _ in range(2 if self.has_claims else 0)]
         await asyncio.gather(*(self.produce(f"producer-{number}") for number in range(PRODUCERS)))
-        self.posted.set()
+        posted.set()
         await asyncio.gather(*claimers)
-        return await asyncio.gather(*readers)
+        self.ended.set()
+        seen = Seen(await asyncio.gather(*readers), await asyncio.gather(*dead_readers), self.lasting)
+        seen.left, seen.dead = await self.read(self.path), await self.read(f"/v2/{DEAD.path}")
+        return seen
+
+    @property
+    def has_claims(self) -> bool:
+        return self.place.kind == "queues"
+
+    async def prepare(self) -> None:
+        connection = await self.connect()
+        status, _ = await connection.request("PUT", self.path, self.metadata)
+        assert status == 201
+        for number in range(self.subscribers):
+            subscription = {"subscriber": f"http://hooks.invalid/{number}", "ttl": 3600}
+            status, _ = await connection.request("POST", f"{self.path}/subscriptions", subscription)
+            assert status == 201
+        connection.close()
 
     async def connect(self) -> Connection:
         return await Connection.open(self.address, self.project)
@@ -53,37 +104,38 @@ class Scene:
                 lasts = self.random.random() < 0.6
                 if lasts:
                     self.lasting.add((name, number))
-                messages.append({"ttl": 3600, "body": {"key": [name, number], "lasts": lasts}})
+                body = {"key": [name, number], "lasts": lasts}
+                messages.append({"ttl": 3600, "delay": self.random.choice(self.delays), "body": body})
             status, _ = await connection.request("POST", f"{self.path}/messages", {"messages": messages})
             assert status == 201
             await asyncio.sleep(self.random.random() * 0.02)
         connection.close()
 
-    async def read(self) -> list[Key]:
+    async def read(self, path: str) -> Reading:
         """Follows the `next` links; now and then it deletes the message that its marker stands on."""
         connection = await self.connect()
-        seen: list[Key] = []
-        path = f"{self.path}/{LISTING}"
+        seen: Reading = []
+        following = f"{path}/{LISTING}"
         while True:
-            last_look = self.posted.is_set()
-            status, page = await connection.request("GET", path)
+            is_last_look = self.ended.is_set()
+            status, page = await connection.request("GET", following)
             assert status == 200
             messages = page["messages"]
             seen += [key_of(message) for message in messages]
             if messages:
-                path = next(link["href"] for link in page["links"] if link["rel"] == "next")
-                if not messages[-1]["body"]["lasts"]:
+                following = next(link["href"] for link in page["links"] if link["rel"] == "next")
+                if not messages[-1]["body"]["lasts"] and not is_last_look:
                     await self.delete(connection, messages[-1])
-            elif last_look:
+            elif is_last_look:
                 connection.close()
                 return seen
             else:
                 await asyncio.sleep(0.005)
 
-    async def claim(self) -> None:
+    async def claim(self, posted: asyncio.Event) -> None:
         """Claims, deletes what is not to last, and releases or keeps the rest."""
         connection = await self.connect()
-        while not self.posted.is_set():
+        while not posted.is_set():
             status, page = await connection.request(
                 "POST", f"{self.path}/claims?limit=10", {"ttl": 60, "grace": 60}
             )
@@ -104,39 +156,70 @@ class Scene:
         assert status in (204, 400, 403)
 
 
-@pytest.fixture(scope="module")
-def readings(server):
-    """What the readers saw, and what they all must have seen."""
+#: What each scene adds to a plain queue.
+SCENES: dict[str, Callable[[tuple[str, int], int], Scene]] = {
+    "queue": lambda address, seed: Scene(address, seed, Place("ordered")),
+    "delays and subscribers": lambda address, seed: Scene(
+        address, seed, Place("ordered"), delays=(0, 0, 1, 2), subscribers=3
+    ),
+    "dead letters": lambda address, seed: Scene(
+        address, seed, Place("ordered"), metadata={"_max_claim_count": 2, "_dead_letter_queue": DEAD.name}
+    ),
+    "topic": lambda address, seed: Scene(address, seed, Place("ordered", "topics"), subscribers=3),
+}
 
-    async def play() -> tuple[list[list[Key]], set[Key]]:
-        scene = Scene(server.address, seed=random.randrange(1_000_000))
+
+#: What the original can not play.
+DIFFERS = {
+    "dead letters": pytest.mark.differs("there only claims that expire count"),
+    "topic": pytest.mark.differs("topics there hold no messages"),
+}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=DIFFERS.get(name, ())) for name in SCENES])
+def seen(server, request) -> Seen:
+    async def play() -> Seen:
+        scene = SCENES[request.param](server.address, random.randrange(1_000_000))
         try:
-            return await asyncio.wait_for(scene.run(), 120), scene.lasting
+            return await asyncio.wait_for(scene.run(), 120)
         except GONE as error:
             raise AssertionError("the server closed a connection") from error
 
-    return asyncio.run(play())
+    seen = asyncio.run(play())
+    # Each scene is about something that must have happened in it.
+    assert len(seen.lasting) > PRODUCERS * BATCHES
+    assert (len(seen.dead) > 50) == (request.param == "dead letters"), len(seen.dead)
+    return seen
 
 
-def test_every_reader_sees_every_lasting_message_once(readings):
-    seen_by, lasting = readings
-    assert len(lasting) > PRODUCERS * BATCHES
-    for seen in seen_by:
-        assert len(seen) == len(set(seen))
-        assert lasting <= set(seen)
+def test_every_reader_sees_every_lasting_message_once(seen):
+    for reading in seen.readings:
+        assert len(reading) == len(set(reading))
+        # One that moved away before the reader came there is among the dead letters.
+        assert seen.lasting <= {*reading, *seen.dead}
 
 
-def test_every_reader_sees_each_producer_in_its_order(readings):
-    seen_by, _ = readings
-    for seen in seen_by:
+def test_every_reader_of_the_dead_letters_sees_each_once(seen):
+    for reading in seen.dead_readings:
+        assert len(reading) == len(set(reading))
+        assert set(seen.dead) <= set(reading)
+
+
+def test_every_lasting_message_is_in_one_place(seen):
+    assert sorted(key for key in [*seen.left, *seen.dead] if key in seen.lasting) == sorted(seen.lasting)
+    assert not {*seen.left} & {*seen.dead}
+
+
+def test_every_reader_sees_each_producer_in_its_order(seen):
+    for reading in seen.readings:
         last: dict[str, int] = {}
-        for producer, number in seen:
+        for producer, number in reading:
             assert number > last.get(producer, 0)
             last[producer] = number
 
 
-def test_all_readers_agree_on_one_order(readings):
-    seen_by, _ = readings
-    for one, other in combinations(seen_by, 2):
-        common = set(one) & set(other)
-        assert [key for key in one if key in common] == [key for key in other if key in common]
+def test_all_readers_agree_on_one_order(seen):
+    for readings in (seen.readings, seen.dead_readings):
+        for one, other in combinations(readings, 2):
+            common = {*one} & {*other}
+            assert [key for key in one if key in common] == [key for key in other if key in common]

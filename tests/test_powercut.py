@@ -13,7 +13,7 @@ from support.history import check
 from support.load import Load, save
 from support.powercut import Disk, environment, read_tree, write_tree
 from support.server import Server, ServerFailed
-from test_crash import load_until_killed
+from test_crash import assert_worth, load_until_killed
 
 CUTS = 6
 
@@ -55,8 +55,7 @@ def test_synced_data_outlives_power_cuts(
 
     save(load.history, tmp_path / "history")
     assert check(load.history) == []
-    for operation in ("post", "claim", "delete", "pop"):
-        assert load.acknowledged(operation) >= CUTS, load.answers
+    assert_worth(load, CUTS)
 
 
 @pytest.mark.timeout(600)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from support.api import Api
-from support.load import Connection
+from support.connection import Connection
 
 CLIENTS = 30
 

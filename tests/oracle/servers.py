@@ -178,8 +178,8 @@ def _listens(address: Address) -> bool:
 
 
 def _answers(address: Address) -> bool:
-    """Whether the version list comes: uwsgi listens before its workers can answer."""
+    """Whether the version list comes, soon: uwsgi listens before it answers, and forgets who came early."""
     try:
-        return exchange(address, "GET", "/", {}, None).status == 300
+        return exchange(address, "GET", "/", {}, None, timeout=2).status == 300
     except OSError:
         return False

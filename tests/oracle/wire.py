@@ -28,15 +28,20 @@ DROPPED = Answer(0, (), b"")
 
 
 def exchange(
-    address: tuple[str, int], method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    address: tuple[str, int],
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    timeout: float = TIMEOUT,
 ) -> Answer:
-    """One request on a connection of its own."""
+    """One request on a connection of its own; OSError when no answer comes in time."""
     fields = {"Host": "127.0.0.1", "Connection": "close", **headers}
     if body is not None and not any(name.lower() == "content-length" for name in fields):
         fields["Content-Length"] = str(len(body))
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-    with socket.create_connection(address, TIMEOUT) as connection:
+    with socket.create_connection(address, timeout) as connection:
         # The answer to a refused body can arrive before the body is sent.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(head + (body or b""))

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import httpx
 
+from support.connection import PATCH_TYPE
+
 
 class Api:
     """Requests on behalf of one project and one client."""
@@ -31,6 +33,19 @@ class Api:
     def call(self, method: str, path: str, **arguments) -> httpx.Response:
         return self.http.request(method, path, **arguments)
 
+    def set_metadata(self, queue: str, attributes: dict[str, object]) -> None:
+        """Adds attributes to the metadata of a queue that is there."""
+        answer = self.call(
+            "PATCH",
+            f"/v2/queues/{queue}",
+            json=[
+                {"op": "add", "path": f"/metadata/{name}", "value": value}
+                for name, value in attributes.items()
+            ],
+            headers={"Content-Type": PATCH_TYPE},
+        )
+        assert answer.status_code == 200, answer.text
+
     def post(self, queue: str, *bodies: object, ttl: int = 300) -> list[str]:
         """Posts one message a body; the ids."""
         document = {"messages": [{"ttl": ttl, "body": body} for body in bodies]}
@@ -48,23 +63,35 @@ class Api:
         assert answer.status_code == 201, answer.text
         return answer.headers["location"].rsplit("/", 1)[1], answer.json()["messages"]
 
-    def pages(self, queue: str, limit: int = 20) -> Iterator[list[dict]]:
-        """All pages of a queue, everything included, by following `next`."""
-        path = (
-            f"/v2/queues/{queue}/messages?limit={limit}&echo=true&include_claimed=true&include_delayed=true"
-        )
+    def pages(
+        self, queue: str, limit: int = 20, *, kind: str = "queues", include_delayed: bool = True
+    ) -> Iterator[list[dict]]:
+        """All pages of a queue or topic, everything included, by following `next`."""
+        path = f"/v2/{kind}/{queue}/messages?limit={limit}&echo=true&include_claimed=true"
+        path += "&include_delayed=true" if include_delayed else ""
+        return self._follow(path, "messages")
+
+    def messages(self, queue: str, limit: int = 20, **which: object) -> list[dict]:
+        """Every message of a queue, or those that `pages` is asked for."""
+        return [message for page in self.pages(queue, limit, **which) for message in page]
+
+    def subscriptions(self, path: str) -> list[dict]:
+        """Every subscription of a queue or topic, named by its kind and name."""
+        return [
+            one
+            for page in self._follow(f"/v2/{path}/subscriptions?limit=20", "subscriptions")
+            for one in page
+        ]
+
+    def _follow(self, path: str, what: str) -> Iterator[list[dict]]:
         while True:
             answer = self.call("GET", path)
             assert answer.status_code == 200, answer.text
             document = answer.json()
-            if not document["messages"]:
+            if not document[what]:
                 return
-            yield document["messages"]
+            yield document[what]
             path = next(link["href"] for link in document["links"] if link["rel"] == "next")
-
-    def messages(self, queue: str, limit: int = 20) -> list[dict]:
-        """Every message of a queue."""
-        return [message for page in self.pages(queue, limit) for message in page]
 
     def bodies(self, queue: str) -> list[object]:
         return [message["body"] for message in self.messages(queue)]

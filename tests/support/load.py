@@ -1,9 +1,8 @@
-"""Load from many connections: producers, claimers, deleters and poppers that record what they did."""
+"""Load from many connections, on one project with a queue of every sort, recorded as the clients see it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 import uuid
@@ -13,43 +12,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.api import Api
-from support.history import Claim, Delete, Event, History, Key, Listing, Pop, Post, Release, Renew
+from support.connection import GONE, Connection
+from support.history import DeadLetters, History, Key, Listing, Read, Write
+from support.workers import (
+    Claimer,
+    Deleter,
+    Patcher,
+    Place,
+    Popper,
+    Producer,
+    Subscriber,
+    Wearer,
+    Worker,
+    key_of,
+    shown_subscription,
+)
 
-#: Queues with claimers and deleters, and the one with poppers: an unanswered pop blurs its queue's history.
-WORK_QUEUES = ("work-0", "work-1", "work-2")
-POP_QUEUE = "popped"
+#: Queues with claimers and deleters; the first has subscribers as well.
+WORK_QUEUES = (Place("work-0"), Place("work-1"))
+#: The one with poppers: an unanswered pop blurs its queue's history.
+POP_QUEUE = Place("popped")
+#: A queue whose messages wear out, and where they go.
+WORN_QUEUE, DEAD_QUEUE = Place("worn"), Place("dead")
+MAX_CLAIMS = 2
+#: Its messages are delayed, by up to MAX_DELAY seconds.
+DELAYED_QUEUE = Place("delayed")
+MAX_DELAY = 3
+TOPIC = Place("news", "topics")
 
-CLAIM_TTL = 60
+PLACES = (*WORK_QUEUES, POP_QUEUE, WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC)
+SUBSCRIBED = (WORK_QUEUES[0], TOPIC)
 
-#: What ends a connection when the server is killed.
-GONE = (OSError, asyncio.IncompleteReadError)
-
-
-class Connection:
-    """HTTP/1.1 over one socket, as little of it as the load needs."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, project: str) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.fields = f"Host: t\r\nClient-ID: {uuid.uuid4()}\r\nX-Project-ID: {project}\r\n"
-
-    @classmethod
-    async def open(cls, address: tuple[str, int], project: str) -> Connection:
-        return cls(*await asyncio.open_connection(*address), project)
-
-    async def request(self, method: str, path: str, document: object = None) -> tuple[int, dict]:
-        """The status and the decoded body of the answer, empty when it had none."""
-        body = b"" if document is None else json.dumps(document).encode()
-        head = f"{method} {path} HTTP/1.1\r\n{self.fields}Content-Length: {len(body)}\r\n\r\n"
-        self.writer.write(head.encode() + body)
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
-        status = int(lines[0].split()[1])
-        length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
-        content = await self.reader.readexactly(length) if length else b""
-        return status, json.loads(content) if content else {}
-
-    def close(self) -> None:
-        self.writer.close()
+RULE = {"_max_claim_count": MAX_CLAIMS, "_dead_letter_queue": DEAD_QUEUE.name}
 
 
 @dataclass
@@ -57,10 +51,15 @@ class Load:
     """Workers of one project; their history and counts outlive the server's restarts."""
 
     project: str = field(default_factory=lambda: f"load-{uuid.uuid4()}")
-    history: History = field(default_factory=History)
+    history: History = field(
+        default_factory=lambda: History(
+            dead_letters=[DeadLetters(WORN_QUEUE.name, DEAD_QUEUE.name, MAX_CLAIMS)]
+        )
+    )
     #: Answers by operation and status.
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     random: random.Random = field(default_factory=random.Random)
+    #: How many messages, subscriptions and so on each worker has made.
     produced: Counter[str] = field(default_factory=Counter)
     #: When and how workers lost their connections.
     losses: list[tuple[float, str]] = field(default_factory=list)
@@ -70,25 +69,42 @@ class Load:
 
     async def run(self, address: tuple[str, int], end: Callable[[], Awaitable[None]]) -> None:
         """Works until `end` returns, which stops the workers or has taken the server from them."""
+        if not self.answers:
+            await asyncio.to_thread(self._prepare, f"http://{address[0]}:{address[1]}")
         stop = asyncio.Event()
         workers = [asyncio.create_task(self._work(worker, address, stop)) for worker in self._workers()]
         await end()
         stop.set()
         await asyncio.gather(*workers)
 
-    def listing(self, api: Api, queue: str) -> None:
-        """Records all that a queue holds; nobody may write meanwhile."""
-        start = time.monotonic()
-        messages = api.messages(queue, limit=200)
-        keys = tuple(key_of(message) for message in messages)
-        ids = tuple(message["id"] for message in messages)
-        self.history.add(Listing(queue, start, time.monotonic(), keys, ids))
-
     def list_all(self, url: str) -> None:
-        """Records all that all queues hold."""
+        """Records all that there is; nobody may write meanwhile."""
         with Api(url, self.project) as api:
-            for queue in (*WORK_QUEUES, POP_QUEUE):
-                self.listing(api, queue)
+            for place in PLACES:
+                self._list(api, place)
+            self._list(api, DELAYED_QUEUE, includes_delayed=False)
+            for place in SUBSCRIBED:
+                start = time.monotonic()
+                values = dict(map(shown_subscription, api.subscriptions(place.path)))
+                self.history.add(Read(place.subscriptions, start, time.monotonic(), values))
+            start = time.monotonic()
+            metadata = api.call("GET", f"/v2/{WORN_QUEUE.path}").json()
+            values = {name: value for name, value in metadata.items() if name in RULE or name[0] != "_"}
+            self.history.add(Read(WORN_QUEUE.metadata, start, time.monotonic(), values))
+
+    def listed(self, place: Place) -> set[Key]:
+        """What any listing of a place has shown."""
+        listings = self.history.of_queues(place.name).of(Listing)
+        return {key for listing in listings for key in listing.keys}
+
+    def held_back(self) -> set[Key]:
+        """What was listed while it was delayed."""
+        listings = sorted(self.history.of_queues(DELAYED_QUEUE.name).of(Listing), key=lambda one: one.start)
+        return {
+            key
+            for whole, visible in zip(listings[::2], listings[1::2], strict=True)
+            for key in {*whole.keys} - {*visible.keys}
+        }
 
     def take_losses(self) -> list[tuple[float, str]]:
         """The lost connections since the last call, the earliest first."""
@@ -104,14 +120,43 @@ class Load:
     def server_errors(self) -> dict[tuple[str, int], int]:
         return {what: count for what, count in self.answers.items() if what[1] >= 500}
 
+    def _prepare(self, url: str) -> None:
+        """Makes the queue that has dead letters; the other places are made by the first who comes."""
+        with Api(url, self.project) as api:
+            start = time.monotonic()
+            answer = api.call("PUT", f"/v2/{WORN_QUEUE.path}", json=RULE)
+            assert answer.status_code == 201, answer.text
+            for name, value in RULE.items():
+                self.history.add(Write(WORN_QUEUE.metadata, start, time.monotonic(), name, value))
+
+    def _list(self, api: Api, place: Place, *, includes_delayed: bool = True) -> None:
+        start = time.monotonic()
+        messages = api.messages(place.name, 200, kind=place.kind, include_delayed=includes_delayed)
+        keys = tuple(key_of(message) for message in messages)
+        ids = tuple(message["id"] for message in messages)
+        self.history.add(Listing(place.name, start, time.monotonic(), keys, ids, includes_delayed))
+
     def _workers(self) -> list[Worker]:
         workers: list[Worker] = []
-        for queue in (*WORK_QUEUES, POP_QUEUE):
-            workers += [Producer(self, queue, f"{queue}-producer-{n}") for n in range(self.producers)]
-        for queue in WORK_QUEUES:
-            workers += [Claimer(self, queue) for _ in range(self.claimers)]
-            workers += [Deleter(self, queue) for _ in range(self.deleters)]
-        return [*workers, Popper(self, POP_QUEUE), Popper(self, POP_QUEUE)]
+        for place in (*WORK_QUEUES, POP_QUEUE):
+            workers += [Producer(self, place, f"{place.name}-{n}") for n in range(self.producers)]
+        for place in WORK_QUEUES:
+            workers += [Claimer(self, place) for _ in range(self.claimers)]
+            workers += [Deleter(self, place) for _ in range(self.deleters)]
+        workers += [Popper(self, POP_QUEUE) for _ in range(2)]
+        # Two of each suffice: these are about what a message goes through, not about the crowd.
+        for number in range(2):
+            workers += [
+                Producer(self, WORN_QUEUE, f"worn-{number}"),
+                Wearer(self, WORN_QUEUE),
+                Wearer(self, WORN_QUEUE),
+                Producer(self, DELAYED_QUEUE, f"delayed-{number}", MAX_DELAY),
+                Claimer(self, DELAYED_QUEUE),
+                Producer(self, TOPIC, f"news-{number}"),
+            ]
+        workers += [Deleter(self, place) for place in (WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC)]
+        workers += [Claimer(self, DEAD_QUEUE), Patcher(self, WORN_QUEUE)]
+        return [*workers, *(Subscriber(self, place) for place in SUBSCRIBED)]
 
     async def _work(self, worker: Worker, address: tuple[str, int], stop: asyncio.Event) -> None:
         try:
@@ -126,164 +171,6 @@ class Load:
             self.losses.append((time.monotonic(), repr(error)))
         finally:
             worker.connection.close()
-
-
-class Worker:
-    """One client on one connection: `step` does one thing and records it."""
-
-    connection: Connection
-
-    def __init__(self, load: Load, queue: str) -> None:
-        self.load = load
-        self.queue = queue
-        self.random = load.random
-        self.path = f"/v2/queues/{queue}"
-
-    async def step(self) -> None:
-        raise NotImplementedError
-
-    async def call(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        document: object = None,
-        *,
-        unanswered: Callable[[float], Event] | None = None,
-    ) -> tuple[int, dict, float, float]:
-        """Sends a request; what it may have done is recorded even when no answer comes."""
-        start = time.monotonic()
-        try:
-            status, answer = await self.connection.request(method, path, document)
-        except GONE:
-            if unanswered:
-                self.load.history.add(unanswered(start))
-            raise
-        self.load.answers[operation, status] += 1
-        if status >= 500 and unanswered:
-            self.load.history.add(unanswered(start))
-        return status, answer, start, time.monotonic()
-
-    async def delete(self, messages: list[dict], path: str) -> None:
-        keys = tuple(key_of(message) for message in messages)
-        status, _, start, end = await self.call(
-            "delete", "DELETE", path, unanswered=lambda start: Delete(self.queue, start, None, keys)
-        )
-        if status == 204:
-            self.load.history.add(Delete(self.queue, start, end, keys))
-
-
-class Producer(Worker):
-    """Posts batches of numbered messages."""
-
-    def __init__(self, load: Load, queue: str, name: str) -> None:
-        super().__init__(load, queue)
-        self.name = name
-
-    async def step(self) -> None:
-        keys = tuple(self._next_key() for _ in range(self.random.randint(1, 4)))
-        messages = [{"ttl": 3600, "body": self._body(key)} for key in keys]
-        status, answer, start, end = await self.call(
-            "post",
-            "POST",
-            f"{self.path}/messages",
-            {"messages": messages},
-            unanswered=lambda start: Post(self.queue, start, None, keys),
-        )
-        if status == 201:
-            ids = tuple(href.rsplit("/", 1)[1] for href in answer["resources"])
-            self.load.history.add(Post(self.queue, start, end, keys, ids))
-        # Consumers are to keep up, so that listings stay short.
-        await asyncio.sleep(self.random.random() * 0.02)
-
-    def _next_key(self) -> Key:
-        self.load.produced[self.name] += 1
-        return self.name, self.load.produced[self.name]
-
-    def _body(self, key: Key) -> dict:
-        return {"key": list(key), "text": "x" * self.random.choice((10, 200, 3000))}
-
-
-class Claimer(Worker):
-    """Claims messages and deletes them, releases them, or leaves them to the claim."""
-
-    async def step(self) -> None:
-        limit = self.random.randint(1, 10)
-        status, answer, start, end = await self.call(
-            "claim", "POST", f"{self.path}/claims?limit={limit}", {"ttl": CLAIM_TTL, "grace": 60}
-        )
-        if status != 201:
-            await asyncio.sleep(0.01)
-            return
-        messages = answer["messages"]
-        claim = messages[0]["href"].split("claim_id=")[1]
-        keys = tuple(key_of(message) for message in messages)
-        self.load.history.add(Claim(self.queue, start, end, claim, CLAIM_TTL, keys))
-        chance = self.random.random()
-        if chance < 0.15:
-            await self._release(claim)
-        elif chance < 0.25:
-            await self._renew(claim)
-        elif chance < 0.30:
-            await self.delete(
-                messages, f"{self.path}/messages?ids=" + ",".join(one["id"] for one in messages)
-            )
-        else:
-            # Some messages stay behind in the claim.
-            for message in messages[: self.random.randint(1, 12)]:
-                await self.delete([message], message["href"])
-
-    async def _release(self, claim: str) -> None:
-        status, _, start, end = await self.call(
-            "release",
-            "DELETE",
-            f"{self.path}/claims/{claim}",
-            unanswered=lambda start: Release(self.queue, start, None, claim),
-        )
-        if status == 204:
-            self.load.history.add(Release(self.queue, start, end, claim))
-
-    async def _renew(self, claim: str) -> None:
-        status, _, start, end = await self.call(
-            "renew", "PATCH", f"{self.path}/claims/{claim}", {"ttl": CLAIM_TTL, "grace": 60}
-        )
-        if status == 204:
-            self.load.history.add(Renew(self.queue, start, end, claim, CLAIM_TTL))
-
-
-class Deleter(Worker):
-    """Lists what is free and deletes some of it by id; what a claimer was faster with is refused."""
-
-    async def step(self) -> None:
-        _, answer, _, _ = await self.call("list", "GET", f"{self.path}/messages?echo=true&limit=20")
-        messages = answer.get("messages", [])
-        for message in self.random.sample(messages, min(3, len(messages))):
-            await self.delete([message], f"{self.path}/messages/{message['id']}")
-        await asyncio.sleep(0.02)
-
-
-class Popper(Worker):
-    """Pops one message at a time."""
-
-    async def step(self) -> None:
-        status, answer, start, end = await self.call(
-            "pop",
-            "DELETE",
-            f"{self.path}/messages?pop=1",
-            unanswered=lambda start: Pop(self.queue, start, None, 1),
-        )
-        messages = answer.get("messages", [])
-        if status == 200 and messages:
-            keys = tuple(key_of(message) for message in messages)
-            self.load.history.add(Pop(self.queue, start, end, 1, keys))
-        else:
-            await asyncio.sleep(0.01)
-
-
-def key_of(message: dict) -> Key:
-    """The key that the producer wrote into a message."""
-    producer, number = message["body"]["key"]
-    return producer, number
 
 
 def save(history: History, path: Path) -> None:

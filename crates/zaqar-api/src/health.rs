@@ -7,8 +7,8 @@ use zaqar_core::storage::Volume;
 use zaqar_core::{ClientId, Kind, QueueName};
 
 use crate::{
-    Api, Caller, CreateClaim, CreateQueue, DeleteMessages, Error, ListMessages, PostMessages,
-    PostedMessage, QueueRef, ReadClaim,
+    Api, Caller, CreateClaim, CreateQueue, DeleteMessage, DeleteMessages, Error, ListMessages,
+    PostMessages, PostedMessage, QueueRef, ReadClaim,
 };
 
 /// How a store is.
@@ -77,8 +77,12 @@ impl Api {
             let release = ReadClaim { queue: queue(), id: id.to_string() };
             timed(out, "delete_claim", self.release_claim(caller, release)).await;
         }
-        let ids = page.map(|page| page.messages).unwrap_or_default();
-        let ids = ids.iter().map(|message| message.id.to_string()).collect();
+        let messages = page.map(|page| page.messages).unwrap_or_default();
+        let mut ids: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
+        if let Some(id) = ids.pop() {
+            let delete = DeleteMessage { queue: queue(), id, claim: None };
+            timed(out, "delete_messages", self.delete_message(caller, delete)).await;
+        }
         let claims = self.inner.limits.message_delete_with_claim_id.then(Vec::new);
         let delete = DeleteMessages { queue: queue(), ids, claims };
         timed(out, "bulk_delete_messages", self.delete_messages(caller, delete)).await;

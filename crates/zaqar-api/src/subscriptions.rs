@@ -173,8 +173,15 @@ impl Api {
     fn check_subscriber(&self, subscriber: &str) -> Result<(), Error> {
         let types = &self.inner.limits.subscriber_types;
         let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
-        if scheme.is_some_and(|scheme| types.contains(&scheme)) {
-            return Ok(());
+        match scheme {
+            // A trust is made with Keystone when the subscription is: without one nothing could ever be delivered.
+            Some(scheme) if types.contains(&scheme) && scheme.starts_with("trust+") => {
+                return Err(Error::request(format!(
+                    "The subscriber type {scheme} needs auth_strategy = keystone."
+                )));
+            }
+            Some(scheme) if types.contains(&scheme) => return Ok(()),
+            Some(_) | None => {}
         }
         let types = types.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>().join(", ");
         Err(Error::request(format!(

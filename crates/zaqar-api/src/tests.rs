@@ -401,7 +401,7 @@ async fn the_self_test_runs_every_operation_and_leaves_nothing() {
     let admin = Caller { roles: vec!["Admin".to_owned()], ..caller() };
     let health = api.health(&admin).await.unwrap();
     assert!(health.reachable);
-    assert_eq!(health.operations.len(), 7);
+    assert_eq!(health.operations.len(), 8);
     for (name, probe) in &health.operations {
         assert!(probe.error.is_none(), "{name}: {:?}", probe.error);
     }
@@ -430,6 +430,7 @@ async fn a_subscriber_subscribes_once() {
     for (subscriber, ttl, says) in [
         ("ftp://h/x", None, "must be supported in the list ['http'"),
         ("nothing", None, "must be supported in the list"),
+        ("trust+http://h/x", None, "needs auth_strategy = keystone"),
         ("http://h/y", Some(59), "at least 60 seconds"),
         ("http://h/y", Some(i64::MAX), "must be less than 9999-12-31"),
     ] {

@@ -41,16 +41,22 @@ pub(crate) enum Kind {
     Sync,
 }
 
-/// Serves a limit on a port of the loopback address until the process ends.
-pub(crate) async fn serve(kind: Kind, port: u16, directory: &Path) -> Result<(), Error> {
+/// Listens on a port of the loopback address.
+pub(crate) async fn listen(port: u16) -> Result<TcpListener, Error> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| Error::Serve { source })
+}
+
+/// Serves a limit until it fails.
+pub(crate) async fn serve(
+    kind: Kind,
+    listener: TcpListener,
+    directory: &Path,
+) -> Result<(), Error> {
     let log = match kind {
         Kind::Memory => None,
         Kind::Sync => Some(Log::open(directory)?),
     };
     let limit = Arc::new(Limit { answers: Answers::new(), log });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(|source| Error::Serve { source })?;
     let builder = builder();
     loop {
         let (stream, _) = listener.accept().await.map_err(|source| Error::Serve { source })?;

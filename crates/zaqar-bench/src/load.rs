@@ -377,3 +377,74 @@ async fn work(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::limit;
+    use crate::zaqar::Sender;
+
+    fn options(workload: Workload) -> Options {
+        Options {
+            workload,
+            connections: 3,
+            seconds: 30.0,
+            rounds: Some(20),
+            prefill: 10,
+            pid: None,
+        }
+    }
+
+    /// Runs a workload against a server that `serve` makes of a listener.
+    fn run<F>(workload: Workload, serve: impl FnOnce(tokio::net::TcpListener) -> F) -> Outcome
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = limit::listen(0).await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            tokio::spawn(serve(listener));
+            let target = Target::new(&url, &Sender::default()).await.unwrap();
+            measure(&target, "q", &options(workload)).await.unwrap()
+        })
+    }
+
+    #[test]
+    fn every_round_is_counted_once() {
+        for (workload, steps) in [(Workload::List, 1), (Workload::Claim, 2), (Workload::Round, 3)] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().to_owned();
+            let outcome = run(workload, async move |listener| {
+                limit::serve(limit::Kind::Sync, listener, &path).await.unwrap();
+            });
+            let counts: Vec<u64> = outcome.steps.iter().map(|(_, step)| step.len()).collect();
+            assert_eq!(counts, vec![20; steps]);
+            assert_eq!((outcome.messages, outcome.failures), (200, 0));
+            assert_eq!(outcome.latency().len(), 20 * steps as u64);
+        }
+    }
+
+    #[test]
+    fn failures_are_no_messages_and_closed_connections_are_opened_again() {
+        let outcome = run(Workload::Post, async |listener| {
+            const ANSWERS: [&str; 2] = ["201 Created", "503 Service Unavailable"];
+            for answer in ANSWERS.iter().cycle() {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                // The worker opens its connection before its first request, so that others may wait for it.
+                tokio::spawn(async move {
+                    let mut seen = [0; 4096];
+                    if stream.read(&mut seen).await.unwrap() > 0 {
+                        let answer = format!("HTTP/1.0 {answer}\r\n\r\nsorry");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(outcome.messages + outcome.failures, 20);
+        assert!((5..=15).contains(&outcome.failures), "{} failures", outcome.failures);
+        assert_eq!(outcome.failure.as_deref(), Some("post was answered 503: sorry"));
+    }
+}

@@ -208,7 +208,7 @@ impl Command {
     async fn run(self) -> Result<(), Error> {
         match self {
             Self::ServeLimit { kind, port, directory } => {
-                limit::serve(kind, port, &directory).await
+                limit::serve(kind, limit::listen(port).await?, &directory).await
             }
             Self::Compare(arguments) => arguments.run().await,
             Self::Backlog { small, large, messages, claimed, samples, sender } => {

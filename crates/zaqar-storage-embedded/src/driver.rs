@@ -30,8 +30,7 @@ const TURN_ROUNDS: usize = 8;
 /// What became of the last steps of a store.
 type End = Option<Result<(), Arc<rusqlite::Error>>>;
 
-/// An open store. Clones share it. When the last one is dropped without [`close`](storage::Upkeep::shut_down) the drop waits for the
-/// writer to end; nothing that was acknowledged is lost.
+#[doc = include_str!("docs.md")]
 #[derive(Clone)]
 pub struct Embedded {
     inner: Arc<Inner>,
@@ -253,7 +252,8 @@ mod tests {
 
     #[tokio::test]
     async fn each_mode_syncs_as_it_says() {
-        let modes = [(Sync::Always, 2), (Sync::Interval(Duration::from_secs(1)), 1), (Sync::Never, 0)];
+        let modes =
+            [(Sync::Always, 2), (Sync::Interval(Duration::from_secs(1)), 1), (Sync::Never, 0)];
         for (sync, level) in modes {
             let directory = tempfile::tempdir().unwrap();
             let options = Options { sync, ..Options::new(directory.path()) };

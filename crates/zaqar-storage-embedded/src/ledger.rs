@@ -241,11 +241,7 @@ impl Ledger {
                 "UPDATE heads SET number = ?2, version = ?3, free = 0, held = 0, delayed = 0 \
                  WHERE number = ?1",
             )?
-            .execute(params![
-                head.number,
-                number,
-                head.generation.version.get().cast_signed()
-            ])?;
+            .execute(params![head.number, number, head.generation.version.get().cast_signed()])?;
         self.discard(head.number)?;
         self.by_number.remove(&head.number);
         self.keep(key.clone(), Head { number, free: 0, held: 0, delayed: 0, floor: 0, ..head });
@@ -304,10 +300,7 @@ pub(crate) fn find_head(conn: &Connection, key: &QueueKey) -> Sql<Option<Head>> 
         "SELECT number, incarnation, version, free, held, delayed, audience, life, agenda \
          FROM heads WHERE project = ?1 AND kind = ?2 AND name = ?3",
     )?
-    .query_row(
-        params![key.project.as_str(), kind_number(key.kind), key.name.as_str()],
-        head_of,
-    )
+    .query_row(params![key.project.as_str(), kind_number(key.kind), key.name.as_str()], head_of)
     .optional()
 }
 

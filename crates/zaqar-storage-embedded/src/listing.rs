@@ -8,8 +8,10 @@ use crate::error::Sql;
 use crate::ledger::{Head, time};
 use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
 
-/// Messages that a page passes over beside those that it shows.
-const LOOK: usize = 1000;
+/// Expired messages that a page passes over beside those that it shows: half a millisecond.
+const LOOK: usize = 4000;
+/// As how many of them a hidden one counts, which must be read to see who posted it.
+const HIDDEN: usize = 4;
 /// Expired messages that each end of a queue is looked for behind.
 const ENDS: usize = 10_000;
 
@@ -30,10 +32,8 @@ pub(crate) fn list(
     let mut statement = conn.prepare_cached(page_sql(query))?;
     let mut rows = statement.query([head.number, after])?;
     let mut last = None;
-    for _ in 0..query.limit.saturating_add(LOOK) {
-        if page.messages.len() >= query.limit {
-            break;
-        }
+    let mut passed = 0;
+    while page.messages.len() < query.limit && passed < LOOK {
         let Some(row) = rows.next()? else {
             // Nothing is left: only a page that shows something has a next one.
             last = last.filter(|_| !page.messages.is_empty());
@@ -42,10 +42,12 @@ pub(crate) fn list(
         let row = StateRow::read(row)?;
         last = Some(row.position);
         if !row.is_live(now) {
+            passed += 1;
             continue;
         }
-        if let Some(body) = body(conn, row.position, query.hide.as_ref())? {
-            page.messages.push(message(incarnation, &row, body, holders.of(&row)?));
+        match body(conn, row.position, query.hide.as_ref())? {
+            Some(body) => page.messages.push(message(incarnation, &row, body, holders.of(&row)?)),
+            None => passed += HIDDEN,
         }
     }
     page.next = last.map(|position| id(incarnation, position));
@@ -93,15 +95,15 @@ pub(crate) fn stats(conn: &Connection, head: &Head, now: Timestamp) -> Sql<Stats
 
 /// Counts over all queues. Reads every head.
 pub(crate) fn volume(conn: &Connection) -> Sql<Volume> {
-    conn.prepare_cached("SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads")?.query_row(
-        [],
-        |row| {
-            Ok(Volume {
-                claimed: row.get::<_, i64>(0)?.cast_unsigned(),
-                free: row.get::<_, i64>(1)?.cast_unsigned(),
-            })
-        },
-    )
+    conn.prepare_cached(
+        "SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads",
+    )?
+    .query_row([], |row| {
+        Ok(Volume {
+            claimed: row.get::<_, i64>(0)?.cast_unsigned(),
+            free: row.get::<_, i64>(1)?.cast_unsigned(),
+        })
+    })
 }
 
 const OLDEST: [&str; 3] = [

@@ -27,7 +27,11 @@ impl Messages for Embedded {
         self.at(now);
         let key = key.clone();
         self.write(move |ledger| {
-            ledger.guarded(&key, |head| head == assumed, |ledger, head| ledger.post(&key, head, &batch))
+            ledger.guarded(
+                &key,
+                |head| head == assumed,
+                |ledger, head| ledger.post(&key, head, &batch),
+            )
         })
         .await
     }

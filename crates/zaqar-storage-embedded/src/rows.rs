@@ -217,7 +217,13 @@ impl Ledger {
     ) -> Sql<()> {
         self.drop_state(number, row)?;
         self.conn.prepare_cached("INSERT INTO held VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-            params![number, row.position, expires, row.claims.saturating_add(1), claim.get().to_be_bytes()],
+            params![
+                number,
+                row.position,
+                expires,
+                row.claims.saturating_add(1),
+                claim.get().to_be_bytes()
+            ],
         )?;
         self.change(number, |head| head.held += 1);
         self.move_expiry(number, row, expires)
@@ -250,7 +256,9 @@ impl Ledger {
     /// Removes what is left of a message when nothing says its state any more.
     pub(crate) fn drop_body(&self, position: i64, expires: i64) -> Sql<()> {
         self.drop_expiry(position, expires)?;
-        self.conn.prepare_cached("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
+        self.conn
+            .prepare_cached("DELETE FROM messages WHERE position = ?1")?
+            .execute([position])?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Sql};
@@ -143,6 +144,7 @@ pub(crate) fn open_reader(directory: &Path) -> Sql<Connection> {
     let conn = Connection::open_with_flags(file(directory), flags)?;
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(64);
+    keep_plans(&conn)?;
     conn.execute_batch(&format!(
         "PRAGMA cache_size = -{READER_CACHE_KIB}; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;"
     ))?;
@@ -172,13 +174,21 @@ const fn synchronous(sync: Sync) -> &'static str {
 fn set_up_writer(conn: &Connection, options: &Options) -> Sql<()> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(128);
+    keep_plans(conn)?;
     conn.execute_batch(&format!(
-        "PRAGMA page_size = {PAGE_SIZE}; PRAGMA cache_size = -{}; PRAGMA temp_store = MEMORY; \
+        "PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA cache_size = -{}; PRAGMA temp_store = MEMORY; \
          PRAGMA trusted_schema = OFF; PRAGMA synchronous = {}; PRAGMA wal_autocheckpoint = 0; \
          PRAGMA journal_size_limit = {LOG_BYTES};",
         options.page_cache >> 10,
         synchronous(options.sync),
     ))
+}
+
+/// Keeps a statement's plan whatever is bound to it. Otherwise SQLite looks at limits and other values, and prepares the statement anew
+/// where one has changed, which costs as much as running it.
+fn keep_plans(conn: &Connection) -> Sql<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 fn marks(conn: &Connection) -> Sql<(i32, i32)> {

@@ -12,7 +12,10 @@ use crate::ledger::{Ledger, millis};
 use crate::rows::{StateRow, columns, find};
 
 /// Rows that one transaction sweeps, at most: some milliseconds in which others wait.
-const STEP: usize = 1024;
+const STEP: usize = 512;
+
+/// Free pages that the file keeps for what comes, beside those that are fewer than the used ones: 32 MiB.
+const SPARE_PAGES: i64 = 4096;
 
 #[async_trait]
 impl Upkeep for Embedded {
@@ -49,11 +52,15 @@ impl Ledger {
         if done < budget {
             done += self.remove_garbage(budget - done)?;
         }
+        if done == 0 && self.has_room_to_spare()? {
+            done += self.give_back_pages()?;
+        }
         let more = self.has_turns()
             || self.has_expired()
             || self.loose.is_waiting()
             || self.due.has_subscriptions(millis(self.now))
-            || self.has_garbage()?;
+            || self.has_garbage()?
+            || self.has_room_to_spare()?;
         Ok(Swept { done, more })
     }
 
@@ -185,6 +192,26 @@ impl Ledger {
         }
         self.due.look_at_subscriptions(&self.conn)?;
         Ok(over.len())
+    }
+
+    /// Whether the file has so many free pages that new messages will not need them soon.
+    fn has_room_to_spare(&self) -> Sql<bool> {
+        let free = self.page_number("PRAGMA freelist_count")?;
+        Ok(free >= SPARE_PAGES && 2 * free >= self.page_number("PRAGMA page_count")?)
+    }
+
+    fn page_number(&self, pragma: &str) -> Sql<i64> {
+        self.conn.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+    }
+
+    /// Makes the file shorter by some free pages; how many it was.
+    fn give_back_pages(&self) -> Sql<usize> {
+        let before = self.page_number("PRAGMA freelist_count")?;
+        let mut statement = self.conn.prepare_cached("PRAGMA incremental_vacuum(64)")?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        let after = self.page_number("PRAGMA freelist_count")?;
+        Ok(usize::try_from(before - after).unwrap_or(0))
     }
 
     fn has_garbage(&self) -> Sql<bool> {

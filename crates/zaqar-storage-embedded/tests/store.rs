@@ -21,9 +21,9 @@ const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 
 fn key(name: &str) -> QueueKey {
     QueueKey {
-        project: ProjectId::new("p").unwrap(),
+        project: ProjectId::new("p").expect("a project id"),
         kind: Kind::Queue,
-        name: QueueName::new(name).unwrap(),
+        name: QueueName::new(name).expect("a queue name"),
     }
 }
 
@@ -38,11 +38,11 @@ fn batch(count: usize, bytes: usize) -> Batch {
 }
 
 fn open(path: &Path) -> Embedded {
-    Embedded::open(Options::new(path)).unwrap()
+    Embedded::open(Options::new(path)).expect("the store opens")
 }
 
 async fn post(store: &Embedded, name: &str, batch: Batch) -> Vec<MessageId> {
-    match store.post(&key(name), life(1), batch, NOW).await.unwrap() {
+    match store.post(&key(name), life(1), batch, NOW).await.expect("the store posts") {
         Guarded::Done(ids) => ids,
         other => panic!("{other:?}"),
     }
@@ -56,7 +56,7 @@ async fn claim(store: &Embedded, name: &str, limit: usize) {
         limit,
         dead_letters: None,
     };
-    store.claim(&key(name), life(1), &request, NOW).await.unwrap();
+    store.claim(&key(name), life(1), &request, NOW).await.expect("the store claims");
 }
 
 async fn all(store: &Embedded, name: &str) -> Vec<MessageId> {
@@ -67,22 +67,22 @@ async fn all(store: &Embedded, name: &str) -> Vec<MessageId> {
         include_claimed: true,
         include_delayed: true,
     };
-    let page = Messages::list(store, &key(name), &query, NOW).await.unwrap();
+    let page = Messages::list(store, &key(name), &query, NOW).await.expect("the store lists");
     page.messages.iter().map(|message| message.id).collect()
 }
 
 async fn sweep(store: &Embedded) {
-    while store.sweep(NOW, 1000).await.unwrap().more {}
+    while store.sweep(NOW, 1000).await.expect("the store sweeps").more {}
 }
 
 fn file_bytes(path: &Path) -> u64 {
-    fs::metadata(path.join("zaqar.db")).unwrap().len()
+    fs::metadata(path.join("zaqar.db")).expect("the file is there").len()
 }
 
 /// What a process that is killed leaves behind: the files as they are, without the locks.
 fn copy_as_if_killed(from: &Path, to: &Path) {
     for name in ["zaqar.db", "zaqar.db-wal"] {
-        fs::copy(from.join(name), to.join(name)).unwrap();
+        fs::copy(from.join(name), to.join(name)).expect("a file is copied");
     }
 }
 
@@ -136,9 +136,7 @@ async fn what_is_accepted_before_the_end_is_kept() {
     let posts: Vec<_> = (0..200)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(
-                async move { store.post(&key("q"), life(1), batch(1, 100), NOW).await },
-            )
+            tokio::spawn(async move { store.post(&key("q"), life(1), batch(1, 100), NOW).await })
         })
         .collect();
     store.shut_down().await.unwrap();
@@ -215,6 +213,47 @@ async fn space_comes_back_after_purge_and_close() {
     store.shut_down().await.unwrap();
     let bytes = file_bytes(directory.path());
     assert!(bytes < 9_000_000, "4 times 5 MB were posted, the file has {bytes} bytes");
+}
+
+#[tokio::test]
+async fn a_file_that_was_much_larger_gets_shorter() {
+    let directory = tempdir().unwrap();
+    let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
+    let store = Embedded::open(options.clone()).unwrap();
+    store.open(&key("large"), life(1), NOW).await.unwrap();
+    store.open(&key("kept"), life(1), NOW).await.unwrap();
+    let mut kept = Vec::new();
+    for _ in 0..80 {
+        post(&store, "large", batch(10, 100_000)).await;
+        kept.extend(post(&store, "kept", batch(10, 1000)).await);
+    }
+    store.close(&key("large"), life(1).incarnation).await.unwrap();
+    sweep(&store).await;
+    assert_eq!(all(&store, "kept").await, kept);
+    store.shut_down().await.unwrap();
+    let bytes = file_bytes(directory.path());
+    assert!(bytes < 40_000_000, "of 80 MB are 1 MB left, the file has {bytes} bytes");
+}
+
+/// The deletion is acknowledged before the body goes; if the process dies in between, the body goes later.
+#[tokio::test]
+async fn what_a_killed_process_deleted_goes_when_it_expires() {
+    let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = open(one.path());
+    store.open(&key("q"), life(1), NOW).await.unwrap();
+    let ids = post(&store, "q", batch(100, 1000)).await;
+    store.delete_many(&key("q"), &ids[1..], &Deletable::Any, NOW).await.unwrap();
+    copy_as_if_killed(one.path(), two.path());
+    let after = open(two.path());
+    assert_eq!(all(&after, "q").await, ids[..1]);
+    while after.sweep(NOW.plus_secs(3600), 10).await.unwrap().more {}
+    after.shut_down().await.unwrap();
+    let conn = Connection::open(two.path().join("zaqar.db")).unwrap();
+    for table in ["messages", "free", "expiry"] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let rows: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 mod behaviour;
 mod factory;
 mod kit;
+#[macro_use]
+mod list;
 mod memory;
 pub mod model;
 mod queue;

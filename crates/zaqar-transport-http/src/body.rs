@@ -139,6 +139,9 @@ fn check(document: &Bytes) -> Result<&str, HttpError> {
 /// The original's words, then what is wrong and where.
 fn unreadable(document: &str, error: &serde_json::Error) -> HttpError {
     let is_structure = document.trim_start().starts_with(['{', '[']);
+    // The wrong type at the beginning says nothing of the rest, which may be no JSON at all.
+    let broken = serde_json::from_str::<IgnoredAny>(document).err();
+    let error = broken.as_ref().unwrap_or(error);
     let text = error.to_string();
     if error.is_data() && text.starts_with("invalid type") && is_structure {
         return HttpError::body(format!("Document type not supported: {text}."));
@@ -322,6 +325,7 @@ mod tests {
             ("{}", "No messages were found"),
             (r#"{"messages":null}"#, "Document type not supported: invalid type: null"),
             (r#"{"messages":{}}"#, "invalid type: map"),
+            (r#"{"messages":{}"#, "could not be parsed: EOF"),
             (r#"{"messages":[3]}"#, "invalid type: integer `3`, expected a message"),
             (r#"{"messages":[{}]}"#, "Missing \"body\" field"),
             (r#"{"messages":[{"body":1,"ttl":"60"}]}"#, "\"ttl\" field must be a int"),

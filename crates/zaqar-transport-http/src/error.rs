@@ -80,7 +80,7 @@ impl HttpError {
                  type with the \"Content-Type\" header.",
             ),
             Self::PatchType => {
-                let accepted = crate::handlers::PATCH_TYPE;
+                let accepted = crate::request::PATCH_TYPE;
                 let text = format!("Accepted media type for PATCH: {accepted}.");
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 let mut response = described(status, "415 Unsupported Media Type", &text);

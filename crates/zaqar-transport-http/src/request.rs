@@ -7,6 +7,9 @@ use zaqar_core::{ClientId, Kind, Limits, NameError, ProjectId, QueueName};
 
 use crate::error::HttpError;
 
+/// The type of a metadata patch, the one media type that is asked for.
+pub(crate) const PATCH_TYPE: &str = "application/openstack-messaging-v2.0-json-patch";
+
 /// Refuses the type that HTML forms (and `curl -d` without a header) send with a body.
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
     let is_form = headers

@@ -42,7 +42,6 @@ pub(crate) fn queue_path(kind: Kind, name: &QueueName) -> String {
 
 /// Appends a message as lists, gets and claims show it.
 pub(crate) fn message(out: &mut BytesMut, base: &str, message: &Message, now: Timestamp) {
-    out.reserve(message.payload.bytes.len() + base.len() + 160);
     let id = message.id.encode();
     out.extend_from_slice(b"{\"id\":\"");
     out.extend_from_slice(&id);
@@ -110,7 +109,9 @@ pub(crate) fn messages(
     now: Timestamp,
     after: impl FnOnce(&mut BytesMut),
 ) -> Bytes {
-    let mut out = BytesMut::new();
+    let bodies: usize = list.iter().map(|one| one.payload.bytes.len()).sum();
+    // One allocation: a message's other members and the links take less than this.
+    let mut out = BytesMut::with_capacity(bodies + (list.len() + 2) * (base.len() + 256));
     out.extend_from_slice(b"{\"messages\":[");
     joined(&mut out, list, |out, one| message(out, base, one, now));
     out.extend_from_slice(b"]");

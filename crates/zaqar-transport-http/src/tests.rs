@@ -158,6 +158,23 @@ async fn a_deletion_names_its_claims_where_the_configuration_says_so() {
 }
 
 #[tokio::test]
+async fn a_large_batch_is_answered_with_headers_that_clients_can_read() {
+    let service = service();
+    let post = |count: usize| {
+        let messages = vec![r#"{"body":1}"#; count].join(",");
+        request("POST", "/v2/queues/q/messages", format!("{{\"messages\":[{messages}]}}"))
+    };
+    let (head, _) = send(&service, post(2)).await;
+    let location = head.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    assert_eq!(location.matches(',').count(), 1, "{location}");
+    assert_eq!(call(&service, "GET", &location, "").await.0, 200);
+    let (head, body) = send(&service, post(20_000)).await;
+    assert_eq!(head.headers()[header::LOCATION], "/v2/queues/q/messages");
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["resources"].as_array().unwrap().len(), 20_000);
+}
+
+#[tokio::test]
 async fn a_signed_request_reaches_what_it_covers_and_has_no_roles() {
     let service = service();
     let (_, url) = call(&service, "POST", "/v2/queues/q/share", "{}").await;

@@ -49,7 +49,9 @@ pub(crate) async fn batches_follow_each_other(kit: &mut Kit) {
         kit.pass(1);
     }
     assert_eq!(queue.ids().await, posted);
-    assert_eq!(ids(&queue.pop(12).await), posted);
+    let popped = queue.pop(12).await;
+    assert_eq!(ids(&popped), posted);
+    assert_eq!(texts(&popped), ["0", "0", "1", "2", "0", "1", "0", "1", "2", "3", "4", "0"]);
 }
 
 /// `post`: "every message is stored", also of a batch far larger than a page.

@@ -137,6 +137,7 @@ const PATIENCE: (u32, Duration) = (100, Duration::from_millis(100));
 
 /// `volume`: "The sum of `stats` over all queues; it may lag behind by what was changed in the last seconds", or `None`.
 pub(crate) async fn volume_is_the_sum_of_all(kit: &mut Kit) {
+    kit.sweep().await;
     let Some(before) = volume(kit).await else { return };
     let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
     queue.post(5).await;

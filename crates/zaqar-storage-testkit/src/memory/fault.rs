@@ -109,9 +109,9 @@ pub enum Fault {
     NothingFails,
     /// A post takes its places in one step and fills them in another.
     RacingPosts,
-    /// The page at the end has a next one.
+    /// The page of a queue that never had a message has a next one.
     EndlessListing,
-    /// The page with the last message has no next one.
+    /// A full page with the last message has no next one.
     LastPageEnds,
     /// Time is kept in whole seconds.
     TimeRounded,

@@ -34,7 +34,9 @@ impl Heads for Memory {
         if self.has(Fault::GenerationForgotten) {
             return self.state().map(|_| None);
         }
-        Ok(self.state()?.heads.get(&self.place(key)).map(|head| head.generation))
+        let (mut state, place) = (self.state()?, self.place(key));
+        self.open_by_itself(&mut state, &place, Timestamp::from_millis(0));
+        Ok(state.heads.get(&place).map(|head| head.generation))
     }
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {

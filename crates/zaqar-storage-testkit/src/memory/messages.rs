@@ -64,8 +64,16 @@ impl Messages for Memory {
             behind.filter(is_shown).take(query.limit).map(|row| head.show(row)).collect()
         };
         let next = match messages.last() {
-            None if head.has(Fault::EndlessListing) => Some(head.id(after)),
-            Some(last) if last.id.position == head.last && head.has(Fault::LastPageEnds) => None,
+            None if head.last == Position::new(0) && head.has(Fault::EndlessListing) => {
+                Some(head.id(after))
+            }
+            Some(last)
+                if last.id.position == head.last
+                    && messages.len() == query.limit
+                    && head.has(Fault::LastPageEnds) =>
+            {
+                None
+            }
             last => last.map(|message| message.id),
         };
         Ok(MessagePage { messages, next })

@@ -87,7 +87,9 @@ impl Subscriptions for Memory {
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         if let Some(head) = self.state()?.heads.get_mut(&self.place(key)) {
             head.at(now);
-            head.subscriptions.clear();
+            if !head.has(Fault::DeleteForgotten) {
+                head.subscriptions.clear();
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A model test: random operations on a store, each answer compared with that of a small pure [`oracle`].
+//! A model test: random operations on a store, each answer compared with that of a small pure oracle.
 //!
 //! After each operation the whole store is compared: every queue's listing and counts, and every claim. What time brings due is swept
 //! first, as a store may do that in pieces.

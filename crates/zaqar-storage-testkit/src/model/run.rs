@@ -138,11 +138,9 @@ impl Run {
         self.queues[queue].1.as_mut()
     }
 
-    /// The id that a number stands for: of any message that was posted, or of none.
+    /// The id that a number stands for, 0 for the latest: of any message that was posted, or of none.
     fn id(&self, n: usize) -> MessageId {
         let nothing = MessageId { incarnation: Incarnation::new(1), position: Position::new(1) };
-        // From the end, so that small numbers are recent ones and shrinking keeps its meaning.
-        let n = n % (self.ids.len() + 1);
         self.ids.iter().rev().nth(n).copied().unwrap_or(nothing)
     }
 
@@ -151,7 +149,6 @@ impl Run {
     }
 
     fn claim_id(&self, n: usize) -> ClaimId {
-        let n = n % (self.claims.len() + 1);
         self.claims.iter().rev().nth(n).copied().unwrap_or(ClaimId::new(1))
     }
 

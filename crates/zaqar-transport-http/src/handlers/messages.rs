@@ -13,6 +13,9 @@ use crate::body;
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 
+/// Ids in a `Location`, at most: clients refuse header lines of many KiB, and would post again what was stored. The body has them all.
+const MAX_LOCATED: usize = 100;
+
 impl<B> Exchange<'_, B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -37,18 +40,18 @@ where
         let base = queue_path(queue.kind, &queue.name);
         let request = PostMessages { queue, size, messages };
         let ids = self.inner.api.post_messages(&self.caller, request).await?;
-        let mut location = format!("{base}/messages?ids=");
         let mut out = BytesMut::with_capacity(16 + ids.len() * (base.len() + 48));
         out.extend_from_slice(b"{\"resources\":[");
         respond::joined(&mut out, &ids, |out, id| {
             out.extend_from_slice(format!("\"{base}/messages/{id}\"").as_bytes());
-            if !location.ends_with('=') {
-                location.push(',');
-            }
-            location.push_str(&id.to_string());
         });
         out.extend_from_slice(b"]}");
         let mut response = respond::json(StatusCode::CREATED, out.freeze());
+        let mut location = format!("{base}/messages");
+        if ids.len() <= MAX_LOCATED {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            location = format!("{location}?ids={}", ids.join(","));
+        }
         respond::set(&mut response, header::LOCATION, &location);
         Ok(response)
     }

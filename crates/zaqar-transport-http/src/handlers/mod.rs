@@ -20,9 +20,6 @@ use crate::query::Query;
 use crate::route::{self, Route};
 use crate::{Inner, request, respond};
 
-/// The type of a metadata patch, the one media type that is asked for.
-pub(crate) const PATCH_TYPE: &str = "application/openstack-messaging-v2.0-json-patch";
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
 type Answered = Result<Response<Full<Bytes>>, HttpError>;

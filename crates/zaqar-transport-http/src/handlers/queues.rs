@@ -12,9 +12,10 @@ use zaqar_api::{
 use zaqar_core::storage::{Endpoint, Stats};
 use zaqar_core::{Kind, Metadata, Timestamp, iso8601};
 
-use super::{Answered, Exchange, PATCH_TYPE};
+use super::{Answered, Exchange};
 use crate::body;
 use crate::error::HttpError;
+use crate::request::PATCH_TYPE;
 use crate::respond::{self, queue_path};
 
 /// What a query value needs to have escaped, and a little more.

@@ -1,0 +1,3 @@
+//! The store in memory shows every behaviour.
+
+zaqar_storage_testkit::behaviour!(zaqar_storage_testkit::Memories::new());

@@ -1,0 +1,66 @@
+//! The model test finds faults, and makes what it finds small.
+
+use std::sync::Once;
+
+use zaqar_storage_testkit::model::{Counterexample, search};
+use zaqar_storage_testkit::{Fault, Memories};
+
+/// The smallest operations found that show a fault.
+fn found(fault: Fault) -> Counterexample {
+    silence_the_kit();
+    search(|| Memories::with_fault(fault), 500).expect("500 cases show the fault")
+}
+
+/// The panics of the kit's threads are what these tests look for: they need not fill the screen.
+fn silence_the_kit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() != Some("zaqar-kit") {
+                default(info);
+            }
+        }));
+    });
+}
+
+#[test]
+fn a_right_store_agrees_with_the_oracle() {
+    let found = search(Memories::new, 300);
+    assert!(found.is_none(), "{found:#?}");
+}
+
+/// Of up to 40 operations, so many are few.
+const FEW: usize = 8;
+
+/// One test for each fault: it is found, and shown with few operations.
+macro_rules! found {
+    ($($test:ident: $fault:ident;)*) => {
+        $(#[test]
+        fn $test() {
+            let found = found(Fault::$fault);
+            assert!((1..=FEW).contains(&found.ops.len()), "{found:#?}");
+            assert!(!found.reason.is_empty());
+        })*
+    };
+}
+
+found! {
+    double_claim: DoubleClaim;
+    lost_order: LostOrder;
+    kind_leak: KindLeak;
+    expired_shown: ExpiredShown;
+    expired_claim_holds: ExpiredClaimHolds;
+    marker_skips: MarkerSkips;
+    page_cut_first: PageCutFirst;
+    position_twice: PositionTwice;
+    delay_ignored: DelayIgnored;
+    claim_not_counted: ClaimNotCounted;
+    life_not_extended: LifeNotExtended;
+    dead_letter_lost: DeadLetterLost;
+    dead_letter_counted: DeadLetterCounted;
+    released_to_end: ReleasedToEnd;
+    purge_leaves_claimed: PurgeLeavesClaimed;
+    close_forgotten: CloseForgotten;
+    any_claim_deletes: AnyClaimDeletes;
+}
