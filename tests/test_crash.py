@@ -56,7 +56,6 @@ def test_kills_under_load_lose_nothing(new_server: Callable[..., Server], tmp_pa
 
 
 def assert_worth(load: Load, runs: int) -> None:
-    print(load.answers, len(load.listed(DEAD_QUEUE)), len(load.listed(TOPIC)), len(load.held_back()))
     """A run is worth something only when there was much to lose."""
     for operation in OPERATIONS:
         assert load.acknowledged(operation) >= runs, load.answers

@@ -236,7 +236,12 @@ POSSIBLE_LETTERS = {
 IMPOSSIBLE_LETTERS = {
     "in both": ([post(A), *worn(A), *both((A,), (A,))], "in both"),
     "in neither": ([post(A), *worn(A), *both()], "is missing"),
+    "lost, whatever was tried where it had been": (
+        [post(A), *worn(A), Delete("q", 22, 23, (A,)), *both((), (A,)), *both(start=110)],
+        "is missing",
+    ),
     "twice": ([post(A), *worn(A), *both((), (A, A))], "2 times"),
+    "out of order where it was posted": ([post(A), post(B, start=2, end=3), *both((B, A))], "listed after"),
     "too early": ([post(A), *worn(A, times=1), *both((), (A,))], "after 1 claims"),
     "too early, as the unanswered claim came later": (
         [post(A), *worn(A, times=1), Glimpse("dead", 20, 21, (A,)), LostClaim("q", 30, None)],

@@ -169,14 +169,7 @@ SCENES: dict[str, Callable[[tuple[str, int], int], Scene]] = {
 }
 
 
-#: What the original can not play.
-DIFFERS = {
-    "dead letters": pytest.mark.differs("there only claims that expire count"),
-    "topic": pytest.mark.differs("topics there hold no messages"),
-}
-
-
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=DIFFERS.get(name, ())) for name in SCENES])
+@pytest.fixture(scope="module", params=SCENES)
 def seen(server, request) -> Seen:
     async def play() -> Seen:
         scene = SCENES[request.param](server.address, random.randrange(1_000_000))

@@ -356,6 +356,15 @@ class _Letters(_Queue):
     def _ordered(self) -> list[Listing]:
         return [listing for listing in self.listings if listing.queue == self.rule.source]
 
+    def _removed_before(self, key: Key, listing: Listing) -> bool:
+        if self.buried.get(key, math.inf) < listing.start:
+            # It did move, so what was tried where it had been can not have removed it.
+            return any(
+                removal.queue == self.rule.target and removal.start < _answered(listing)
+                for removal in self.removals[key]
+            )
+        return super()._removed_before(key, listing)
+
     def _removes(self, removal: Event, shown: Event) -> bool:
         """A dead letter has a new id: a deletion by its old one says nothing of it, unless held then."""
         is_held = isinstance(removal, Delete) and removal.held

@@ -2,6 +2,8 @@
 //!
 //! [`check`] runs once over a whole document. What parses the document afterwards can then splice message bodies out as raw bytes.
 
+use memchr::memchr2;
+
 /// The deepest nesting of arrays and objects accepted, so that nobody who parses a body later runs out of stack.
 pub const MAX_NESTING: usize = 128;
 
@@ -56,12 +58,12 @@ pub fn check(document: &[u8]) -> Result<&str, JsonError> {
 }
 
 fn after_string(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => return Ok(at + 1),
-            b'\\' => at = after_escape(bytes, at)?,
-            _ => at += 1,
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if bytes[at] == b'"' {
+            return Ok(at + 1);
         }
+        at = after_escape(bytes, at)?;
     }
     Ok(bytes.len())
 }
