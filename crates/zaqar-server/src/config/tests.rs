@@ -261,7 +261,9 @@ fn what_changes_nothing_is_warned_about() {
         ),
         (
             "[drivers:message_store:swift]\n#uri =\n[storage]\nqueue_pipeline = x",
-            &["4: [storage] queue_pipeline has no effect: this build does not serve what it is about"],
+            &[
+                "4: [storage] queue_pipeline has no effect: this build does not serve what it is about",
+            ],
         ),
         ("[TRANSPORT]\nmax_message_ttl = 6000\n[cors]\n[drivers:message_store:redis]", &[]),
     ];
