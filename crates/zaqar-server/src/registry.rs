@@ -9,7 +9,7 @@ use zaqar_api::Api;
 use zaqar_core::storage::{ManagementStore, MessageStore};
 
 use crate::config::{Registered, Settings};
-use crate::drivers::{embedded, wsgi};
+use crate::drivers::{embedded, redis, wsgi};
 
 /// Why a driver could not start; its text says what is wrong and what helps.
 pub type StartError = Box<dyn std::error::Error + Send + Sync>;
@@ -60,10 +60,11 @@ pub struct Registry {
 }
 
 impl Default for Registry {
-    /// Everything that comes with this crate: the `embedded` store, the `wsgi` transport.
+    /// Everything that comes with this crate: the stores `embedded` and `redis`, the `wsgi` transport.
     fn default() -> Self {
         Self { stores: BTreeMap::new(), transports: BTreeMap::new() }
             .store("embedded", Arc::new(embedded::Driver))
+            .store("redis", Arc::new(redis::Driver))
             .transport("wsgi", Arc::new(wsgi::Driver))
     }
 }

@@ -5,6 +5,7 @@ use super::{Known, KnownSection, choice, float, integer, text, unset, unused};
 const UNSUPPORTED: &str = "this server has no such store";
 const INTERVAL: i64 = 60_000;
 const ATTEMPTS: i64 = 1_000_000;
+const REPLICAS: i64 = 1000;
 
 pub(super) const SECTIONS: &[KnownSection] = &[
     KnownSection::new("drivers:message_store:embedded", EMBEDDED),
@@ -28,6 +29,7 @@ const REDIS: &[Known] = &[
     text("uri", "redis://127.0.0.1:6379").secret(),
     integer("max_reconnect_attempts", "10", 0, ATTEMPTS),
     float("reconnect_sleep", "1.0"),
+    integer("wait_replicas", "0", 0, REPLICAS),
 ];
 
 const MONGODB: &[Known] = &[

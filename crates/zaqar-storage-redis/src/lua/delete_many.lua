@@ -1,0 +1,18 @@
+-- Deletes messages. ARGV[5] is how many claims are named, or empty for no matter which; they follow, then groups of places.
+local named, from = nil, 6
+if ARGV[5] ~= '' then
+  named = {}
+  from = 6 + tonumber(ARGV[5])
+  for i = 6, from - 1 do named[ARGV[i]] = true end
+end
+local all, places, notes = own_places(from), {}, {}
+local ends, all_notes = ask('ZMSCORE', 'x', all), ask('HMGET', 'k', all)
+for i, place in ipairs(all) do
+  local owner = holder(all_notes[i])
+  if tonumber(ends[i] or 0) > now and (not named or (owner and named[owner])) then
+    places[#places + 1] = place
+    notes[#places] = all_notes[i]
+  end
+end
+drop(places, notes)
+return {'done'}

@@ -1,0 +1,2 @@
+-- The row ARGV[1].
+return redis.call('HGET', string.sub(KEYS[1], 1, -2) .. 'r', ARGV[1])

@@ -1,0 +1,117 @@
+//! What is kept of a message and never changes: one string a message.
+//!
+//! The time it was created (8 bytes, the highest first); a byte of flags; the client (4 bytes of length, then its text); the key that
+//! sealed it, likewise, if flagged; 16 bytes of checksum, if flagged; and the body. Scripts read the time and the client.
+
+use bytes::{Buf, Bytes};
+use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
+
+use crate::error::Garbled;
+
+const SEALED: u8 = 1;
+const SUMMED: u8 = 2;
+
+/// A message as it was posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) created: Timestamp,
+    pub(crate) payload: Payload,
+}
+
+/// Writes a record.
+pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -> Vec<u8> {
+    let mut record = Vec::with_capacity(64 + client.as_str().len() + payload.bytes.len());
+    record.extend(created.as_millis().to_be_bytes());
+    let sealed = if payload.sealed_with.is_some() { SEALED } else { 0 };
+    let summed = if payload.checksum.is_some() { SUMMED } else { 0 };
+    record.push(sealed | summed);
+    text(&mut record, client.as_str());
+    if let Some(KeyId(key)) = &payload.sealed_with {
+        text(&mut record, key);
+    }
+    if let Some(Checksum(sum)) = &payload.checksum {
+        record.extend(sum);
+    }
+    record.extend_from_slice(&payload.bytes);
+    record
+}
+
+/// A client as records have it.
+pub(crate) fn client(client: &ClientId) -> Vec<u8> {
+    let mut out = Vec::new();
+    text(&mut out, client.as_str());
+    out
+}
+
+/// Reads a record. The body is not copied.
+pub(crate) fn decode(record: Vec<u8>) -> Result<Record, Garbled> {
+    let mut rest = Bytes::from(record);
+    let created = Timestamp::from_millis(rest.try_get_u64().map_err(|_| Garbled)?);
+    let flags = rest.try_get_u8().map_err(|_| Garbled)?;
+    take_text(&mut rest)?;
+    let sealed_with = if flags & SEALED == 0 {
+        None
+    } else {
+        let key = take_text(&mut rest)?;
+        Some(KeyId(String::from_utf8(key.to_vec()).map_err(|_| Garbled)?))
+    };
+    let checksum = if flags & SUMMED == 0 {
+        None
+    } else {
+        let mut sum = [0; 16];
+        rest.try_copy_to_slice(&mut sum).map_err(|_| Garbled)?;
+        Some(Checksum(sum))
+    };
+    Ok(Record { created, payload: Payload { bytes: rest, sealed_with, checksum } })
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    // No text from outside comes near the 4 GiB that this length can say.
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    out.extend(length.to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take_text(rest: &mut Bytes) -> Result<Bytes, Garbled> {
+    let length = rest.try_get_u32().map_err(|_| Garbled)? as usize;
+    if length > rest.len() {
+        return Err(Garbled);
+    }
+    Ok(rest.split_to(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back() {
+        let plain = Payload::plain(Bytes::from_static(b"{\"a\": 1}"));
+        for payload in [
+            plain.clone(),
+            Payload::plain(Bytes::new()),
+            Payload { sealed_with: Some(KeyId("k".into())), ..plain.clone() },
+            Payload { checksum: Some(Checksum([7; 16])), ..plain.clone() },
+            Payload {
+                sealed_with: Some(KeyId(String::new())),
+                checksum: Some(Checksum([0xff; 16])),
+                bytes: (0..=255).collect(),
+            },
+        ] {
+            let created = Timestamp::from_millis(1_700_000_000_123);
+            let record = encode(created, &ClientId::new("me"), &payload);
+            assert_eq!(decode(record.clone()).unwrap(), Record { created, payload });
+            let mine = client(&ClientId::new("me"));
+            assert_eq!(record[9..9 + mine.len()], mine, "where scripts look for it");
+        }
+    }
+
+    #[test]
+    fn a_cut_record_is_refused() {
+        let payload = Payload { checksum: Some(Checksum([7; 16])), ..Payload::plain(Bytes::new()) };
+        let record = encode(Timestamp::from_millis(1), &ClientId::new("me"), &payload);
+        for length in 0..record.len() {
+            assert!(decode(record[..length].to_vec()).is_err(), "{length} bytes");
+        }
+    }
+}

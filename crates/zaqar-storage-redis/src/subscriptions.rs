@@ -1,0 +1,140 @@
+//! Subscriptions.
+
+use async_trait::async_trait;
+use zaqar_core::storage::{
+    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions,
+};
+use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+
+use crate::Redis;
+use crate::driver::{Repeat, Step, arguments, millis, number};
+use crate::error::Garbled;
+use crate::messages::bounded;
+use crate::reply::Reply;
+use crate::scripts;
+
+const CONFIRMED: &[u8] = b"1";
+
+#[async_trait]
+impl Subscriptions for Redis {
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        subscription: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<Guarded<Subscribed>, Error> {
+        let mut arguments = arguments(Some(assumed), self.at(now));
+        arguments.extend([
+            text(subscription.id),
+            millis(subscription.ttl),
+            number(subscription.ttl),
+            flag(subscription.confirmed),
+            subscription.subscriber.clone().into_bytes(),
+            subscription.options.clone().into_bytes(),
+        ]);
+        let (script, repeat) = (&scripts::SUBSCRIBE, Repeat::Harmless);
+        let made = self.step(key, Step { script, repeat, is_write: true, arguments }).await?;
+        let made = made.guarded(|said, mut reply| match said {
+            "exists" => Ok(Subscribed::Exists(read(&mut reply)?)),
+            _ => Ok(Subscribed::Created),
+        })?;
+        Ok(made)
+    }
+
+    async fn subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>, Error> {
+        let found = self.on_head(key, now, &scripts::SUBSCRIPTION, [text(id)]).await?;
+        let Some(("done", mut reply)) = found else { return Ok(None) };
+        Ok(Some(read(&mut reply)?))
+    }
+
+    async fn subscriptions(
+        &self,
+        key: &QueueKey,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Subscription>, Error> {
+        let own = [after.map_or_else(Vec::new, text), number(bounded(limit))];
+        let found = self.on_head(key, now, &scripts::SUBSCRIPTIONS, own).await?;
+        let Some((_, mut reply)) = found else { return Ok(Vec::new()) };
+        let mut subscriptions = Vec::new();
+        while !reply.is_empty() {
+            subscriptions.push(read(&mut reply)?);
+        }
+        Ok(subscriptions)
+    }
+
+    async fn change_subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Changed, Error> {
+        let mut own = vec![text(id)];
+        own.extend(pair(change.subscriber.clone().map(String::into_bytes)));
+        own.extend(pair(change.ttl.map(millis)));
+        own.extend(pair(change.ttl.map(number)));
+        own.extend(pair(change.options.clone().map(String::into_bytes)));
+        own.extend(pair(change.confirmed.map(flag)));
+        let script = &scripts::CHANGE_SUBSCRIPTION;
+        let said = self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        match said {
+            Some(("done", _)) => Ok(Changed::Done),
+            Some(("duplicate", _)) => Ok(Changed::Duplicate),
+            Some(("none", _)) | None => Ok(Changed::Absent),
+            Some(_) => Err(Garbled.into()),
+        }
+    }
+
+    async fn unsubscribe(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let (script, own) = (&scripts::UNSUBSCRIBE, [text(id)]);
+        self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        Ok(())
+    }
+
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        let (script, own) = (&scripts::UNSUBSCRIBE, [Vec::new()]);
+        self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        Ok(())
+    }
+}
+
+fn text(id: SubscriptionId) -> Vec<u8> {
+    id.encode().to_vec()
+}
+
+fn flag(is_set: bool) -> Vec<u8> {
+    if is_set { CONFIRMED.to_vec() } else { b"0".to_vec() }
+}
+
+/// Whether there is something, and what.
+fn pair(value: Option<Vec<u8>>) -> [Vec<u8>; 2] {
+    match value {
+        Some(value) => [b"1".to_vec(), value],
+        None => [Vec::new(), Vec::new()],
+    }
+}
+
+fn read(reply: &mut Reply) -> Result<Subscription, Garbled> {
+    Ok(Subscription {
+        id: reply.text()?.parse().map_err(|_| Garbled)?,
+        ttl: reply.number()?,
+        since: reply.time()?,
+        confirmed: reply.bytes()? == CONFIRMED,
+        subscriber: reply.text()?,
+        options: reply.text()?,
+    })
+}

@@ -1,0 +1,361 @@
+//! Where the servers are: the original's URIs, with TLS and Cluster added.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use zaqar_core::Secret;
+
+use crate::error::Error;
+
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A URI, taken apart: see `docs.md` for its forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uri {
+    /// The servers.
+    pub servers: Servers,
+    /// Who we are to them.
+    pub user: Option<User>,
+    /// How connections are encrypted; `None` where they are not.
+    pub tls: Option<Tls>,
+    /// `dbid`: the database.
+    pub database: i64,
+    /// `socket_timeout`: how long a server may take to answer.
+    pub socket_timeout: Duration,
+}
+
+/// The servers that a URI names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Servers {
+    /// One server.
+    Single(Host),
+    /// One server, by the socket in this file.
+    Socket(PathBuf),
+    /// Whichever server these Sentinels name as the master.
+    Sentinel {
+        /// The Sentinels.
+        hosts: Vec<Host>,
+        /// `master`: the name of what they watch.
+        master: String,
+        /// `sentinel_username` and `sentinel_password`.
+        user: Option<User>,
+    },
+    /// A Cluster, some nodes of which are these.
+    Cluster(Vec<Host>),
+}
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name or address.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A user and a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The user; `None` for the default one.
+    pub name: Option<String>,
+    /// The password.
+    pub password: Secret<String>,
+}
+
+/// Certificates, PEM.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `ssl_ca_certs`: whom to trust; the system's where it is not given.
+    pub roots: Option<Vec<u8>>,
+    /// `ssl_certfile`, `ssl_keyfile`: our own certificate and its key.
+    pub own: Option<(Vec<u8>, Secret<Vec<u8>>)>,
+}
+
+impl FromStr for Uri {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (scheme, rest) = text.split_once(':').ok_or_else(|| wrong("has no scheme"))?;
+        let is_encrypted = match scheme {
+            "redis" => false,
+            "rediss" => true,
+            _ => return Err(wrong("must begin with redis: or rediss:")),
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut query = Query::parse(query)?;
+        let (authority, path) = match rest.strip_prefix("//") {
+            Some(rest) => match rest.find('/') {
+                Some(at) => rest.split_at(at),
+                None => (rest, ""),
+            },
+            None => ("", rest),
+        };
+        let (user, hosts) = match authority.split_once('@') {
+            Some((user, hosts)) => (credentials(user)?, hosts),
+            None => (None, authority),
+        };
+        let servers = servers(hosts, path, &mut query)?;
+        let uri = Self {
+            user,
+            tls: if is_encrypted { Some(Tls::read(&mut query)?) } else { None },
+            database: query.number("dbid")?.unwrap_or(0),
+            socket_timeout: query.seconds("socket_timeout")?.unwrap_or(DEFAULT_TIMEOUT),
+            servers,
+        };
+        query.end()?;
+        uri.check()
+    }
+}
+
+impl Uri {
+    fn check(self) -> Result<Self, Error> {
+        match &self.servers {
+            Servers::Socket(_) if self.tls.is_some() => {
+                Err(wrong("cannot have both a socket's path and rediss:"))
+            }
+            Servers::Cluster(_) if self.database != 0 => {
+                Err(wrong("cannot have dbid: a Cluster has one database"))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+impl Tls {
+    fn read(query: &mut Query) -> Result<Self, Error> {
+        let own = match (query.file("ssl_certfile")?, query.file("ssl_keyfile")?) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, Secret::new(key))),
+            _ => return Err(wrong("must have ssl_certfile and ssl_keyfile, or neither")),
+        };
+        Ok(Self { roots: query.file("ssl_ca_certs")?, own })
+    }
+}
+
+fn servers(hosts: &str, path: &str, query: &mut Query) -> Result<Servers, Error> {
+    let master = query.take("master");
+    let is_cluster = query.boolean("cluster")?;
+    match (master, is_cluster) {
+        (Some(_), true) => Err(wrong("cannot have both master and cluster")),
+        (Some(master), false) => Ok(Servers::Sentinel {
+            hosts: all_hosts(hosts, SENTINEL_PORT)?,
+            master,
+            user: sentinel_user(query)?,
+        }),
+        (None, true) => Ok(Servers::Cluster(all_hosts(hosts, REDIS_PORT)?)),
+        (None, false) if hosts.contains(',') => Err(wrong(
+            "names several hosts: say master=NAME if they are Sentinels, or cluster=true if they are nodes of a Cluster",
+        )),
+        (None, false) if !hosts.is_empty() => Ok(Servers::Single(host(hosts, REDIS_PORT)?)),
+        (None, false) if !path.is_empty() => Ok(Servers::Socket(PathBuf::from(path))),
+        (None, false) => Err(wrong("names neither a host nor a socket")),
+    }
+}
+
+fn sentinel_user(query: &mut Query) -> Result<Option<User>, Error> {
+    let name = query.take("sentinel_username");
+    match query.take("sentinel_password") {
+        Some(password) => Ok(Some(User { name, password: Secret::new(password) })),
+        None if name.is_some() => Err(wrong("has sentinel_username without sentinel_password")),
+        None => Ok(None),
+    }
+}
+
+/// As the original does, takes a password as it stands: `%40` is these three characters.
+fn credentials(text: &str) -> Result<Option<User>, Error> {
+    let (name, password) = text.split_once(':').unwrap_or((text, ""));
+    match (name, password) {
+        ("", "") => Ok(None),
+        (_, "") => Err(wrong("has a user without a password")),
+        ("", password) => Ok(Some(User { name: None, password: Secret::new(password.to_owned()) })),
+        (name, password) => Ok(Some(User {
+            name: Some(name.to_owned()),
+            password: Secret::new(password.to_owned()),
+        })),
+    }
+}
+
+fn all_hosts(text: &str, default_port: u16) -> Result<Vec<Host>, Error> {
+    text.split(',').map(|text| host(text, default_port)).collect()
+}
+
+fn host(text: &str, default_port: u16) -> Result<Host, Error> {
+    let (name, port) = if let Some(rest) = text.strip_prefix('[') {
+        rest.split_once(']').ok_or_else(|| wrong("has a host with [ and no ]"))?
+    } else {
+        match text.rfind(':') {
+            Some(at) => text.split_at(at),
+            None => (text, ""),
+        }
+    };
+    if name.is_empty() {
+        return Err(wrong("has an empty host"));
+    }
+    let port = match port.strip_prefix(':') {
+        Some("") => default_port,
+        Some(port) => port.parse().map_err(|_| wrong("has a port that is none"))?,
+        None if port.is_empty() => default_port,
+        None => return Err(wrong("has something between a host and its port")),
+    };
+    Ok(Host { name: name.to_owned(), port })
+}
+
+struct Query(BTreeMap<String, String>);
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, Error> {
+        let mut options = BTreeMap::new();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = value.replace('+', " ");
+            let value = percent_decode_str(&value)
+                .decode_utf8()
+                .map_err(|_| wrong(&format!("has a {name} that is not UTF-8")))?;
+            options.insert(name.to_owned(), value.into_owned());
+        }
+        Ok(Self(options))
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name).filter(|value| !value.is_empty())
+    }
+
+    fn number(&mut self, name: &str) -> Result<Option<i64>, Error> {
+        let number = self.take(name).map(|text| text.parse().ok().filter(|n| *n >= 0));
+        match number {
+            Some(None) => Err(wrong(&format!("has a {name} that is no number"))),
+            Some(Some(number)) => Ok(Some(number)),
+            None => Ok(None),
+        }
+    }
+
+    fn seconds(&mut self, name: &str) -> Result<Option<Duration>, Error> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let seconds =
+            text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        match seconds {
+            Some(seconds) if !seconds.is_zero() => Ok(Some(seconds)),
+            _ => Err(wrong(&format!("has a {name} that is no number of seconds above 0"))),
+        }
+    }
+
+    fn boolean(&mut self, name: &str) -> Result<bool, Error> {
+        match self.take(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(wrong(&format!("has a {name} that is neither true nor false"))),
+        }
+    }
+
+    fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let Some(path) = self.take(name) else { return Ok(None) };
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(source) => Err(Error::File { path, source }),
+        }
+    }
+
+    /// An option that is not known may be one that matters to whoever wrote it.
+    fn end(self) -> Result<(), Error> {
+        match self.0.keys().next() {
+            Some(name) => Err(wrong(&format!("has the unknown option {name}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn wrong(reason: &str) -> Error {
+    Error::Uri { reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn at(name: &str, port: u16) -> Host {
+        Host { name: name.to_owned(), port }
+    }
+
+    #[test]
+    fn the_original_forms_are_read() {
+        assert_eq!(uri("redis://127.0.0.1:6379").servers, Servers::Single(at("127.0.0.1", 6379)));
+        assert_eq!(uri("redis://h").servers, Servers::Single(at("h", 6379)));
+        assert_eq!(uri("redis://[::1]").servers, Servers::Single(at("::1", 6379)));
+        assert_eq!(uri("redis://[::1]:7").servers, Servers::Single(at("::1", 7)));
+        assert_eq!(uri("redis://h/").servers, Servers::Single(at("h", 6379)));
+        let socket = Servers::Socket("/run/redis.sock".into());
+        for text in [
+            "redis:/run/redis.sock",
+            "redis:///run/redis.sock",
+            "redis://:secret@/run/redis.sock?dbid=1",
+        ] {
+            assert_eq!(uri(text).servers, socket, "{text}");
+        }
+        let sentinel =
+            uri("redis://u:p@h1,h2:5?master=m&socket_timeout=0.1&sentinel_password=s%26");
+        let Servers::Sentinel { hosts, master, user } = sentinel.servers else {
+            panic!("Sentinel")
+        };
+        assert_eq!((hosts, master.as_str()), (vec![at("h1", 26379), at("h2", 5)], "m"));
+        assert_eq!(user.unwrap().password.expose(), "s&");
+        assert_eq!(sentinel.user.unwrap().name.as_deref(), Some("u"));
+        assert_eq!(sentinel.socket_timeout, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn passwords_are_taken_as_they_stand() {
+        let user = uri("redis://:a%40b:c@h").user.unwrap();
+        assert_eq!((user.name, user.password.expose().as_str()), (None, "a%40b:c"));
+        assert_eq!(uri("redis://@h").user, None);
+        assert!(!format!("{:?}", uri("redis://:hidden@h")).contains("hidden"));
+    }
+
+    #[test]
+    fn tls_and_clusters_are_new() {
+        assert_eq!(uri("rediss://h").tls, Some(Tls::default()));
+        let cluster = uri("rediss://h1,h2:7000?cluster=true");
+        assert_eq!(cluster.servers, Servers::Cluster(vec![at("h1", 6379), at("h2", 7000)]));
+        assert_eq!(uri("redis://h?cluster=true").servers, Servers::Cluster(vec![at("h", 6379)]));
+    }
+
+    #[test]
+    fn wrong_uris_say_what_is_wrong() {
+        for (text, says) in [
+            ("h:6379", "must begin with redis:"),
+            ("http://h", "must begin with redis:"),
+            ("redis", "no scheme"),
+            ("redis:", "neither a host nor a socket"),
+            ("redis://", "neither a host nor a socket"),
+            ("redis://h1,h2", "master=NAME"),
+            ("redis://h:x", "a port that is none"),
+            ("redis://h:70000", "a port that is none"),
+            ("redis://,h?master=m", "an empty host"),
+            ("redis://[::1", "no ]"),
+            ("redis://[::1]x", "between a host and its port"),
+            ("redis://u@h", "a user without a password"),
+            ("redis://h?dbid=x", "a dbid that is no number"),
+            ("redis://h?dbid=-1", "a dbid that is no number"),
+            ("redis://h?socket_timeout=0", "above 0"),
+            ("redis://h?timeout=1", "the unknown option timeout"),
+            ("redis://h?cluster=true&dbid=1", "one database"),
+            ("redis://h?cluster=true&master=m", "both master and cluster"),
+            ("redis://h?cluster=yes", "neither true nor false"),
+            ("redis://h?master=m&sentinel_username=u", "without sentinel_password"),
+            ("rediss:/run/redis.sock", "both a socket's path and rediss:"),
+            ("rediss://h?ssl_certfile=Cargo.toml", "or neither"),
+            ("rediss://h?ssl_ca_certs=/no/such/file", "cannot read /no/such/file"),
+        ] {
+            let error = text.parse::<Uri>().expect_err(text).to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

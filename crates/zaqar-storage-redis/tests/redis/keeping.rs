@@ -1,0 +1,327 @@
+//! What a store keeps in its server, for how long, at what cost, and what it leaves alone.
+
+use std::process::Command;
+use std::time::Duration;
+
+use zaqar_core::storage::{
+    ClaimRequest, Claims, DeadLetters, Heads, Messages, NewMessage, NewSubscription, Outbox,
+    Queues, Subscriptions, Upkeep,
+};
+use zaqar_core::{ClaimId, ClientId, SubscriptionId, Timestamp};
+use zaqar_storage_redis::{Options, Redis};
+
+use crate::servers::{Cluster, Server};
+use crate::support::{Queue, full_text, impatient, key_of, message, now, open, options, rand};
+
+/// Sweeps as of some seconds from now until nothing is left to do.
+async fn sweep(store: &Redis, secs: u64) {
+    while store.sweep(now().plus_secs(secs), 500).await.expect("the store sweeps").more {}
+}
+
+fn keys(server: &Server) -> Vec<String> {
+    let all = server.cli(&["--scan"]);
+    let mut all: Vec<_> = all.lines().filter(|key| !key.is_empty()).map(str::to_owned).collect();
+    all.sort();
+    all
+}
+
+/// Fills a queue with all that there is.
+async fn fill(queue: &Queue, target: &Queue) {
+    let store = &queue.store;
+    let subscription = NewSubscription {
+        id: SubscriptionId::new(rand()),
+        subscriber: "http://example.org".to_owned(),
+        ttl: 600,
+        options: "{}".to_owned(),
+        confirmed: true,
+    };
+    store.subscribe(&queue.key, queue.generation, &subscription, now()).await.expect("it answers");
+    for _ in 0..3 {
+        queue
+            .try_post_new((0..400).map(|n| message(&n.to_string())).collect())
+            .await
+            .expect("it answers");
+    }
+    let late = NewMessage { delay: 60, ..message("late") };
+    queue.try_post_new(vec![late; 10]).await.expect("it answers");
+    queue.claim(300).await;
+    let (claim, _) = queue.try_claim(20).await.expect("it answers");
+    store.claim_release(&queue.key, claim, now()).await.expect("it answers");
+    let rule = DeadLetters {
+        max_claim_count: 1,
+        target: target.key.clone(),
+        generation: target.generation,
+        ttl: None,
+    };
+    let id = ClaimId::new(rand());
+    let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 5, dead_letters: Some(rule) };
+    store.claim(&queue.key, queue.generation, &request, now()).await.expect("it answers");
+    store
+        .lease(&queue.key, now().plus_secs(60), now())
+        .await
+        .expect("it answers")
+        .expect("there is an entry");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_what_is_closed() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let (queue, target) = (Queue::new(&store, "q").await, Queue::new(&store, "dead").await);
+    fill(&queue, &target).await;
+    assert!(keys(&server).len() > 20, "{:?}", keys(&server));
+    for queue in [&queue, &target] {
+        Heads::close(&store, &queue.key, queue.generation.incarnation).await.unwrap();
+    }
+    sweep(&store, 60).await;
+    sweep(&store, 3600).await;
+    while !store.due_queues(10, now().plus_secs(3600)).await.unwrap().is_empty() {}
+    assert_eq!(keys(&server), [""; 0], "not even an agenda");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_gives_its_space_back_and_the_rest_goes_in_time() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    for _ in 0..10 {
+        let body = format!("\"{}\"", "x".repeat(1000));
+        queue.try_post_new((0..200).map(|_| message(&body)).collect()).await.unwrap();
+    }
+    let chunks = || keys(&server).iter().filter(|key| key.contains(":b:")).count();
+    assert_eq!(chunks(), 8);
+    store.purge(&queue.key, now()).await.unwrap();
+    queue.post(&["later"]).await;
+    sweep(&store, 31).await;
+    assert_eq!(chunks(), 1);
+    assert_eq!(queue.texts().await, ["later"]);
+    sweep(&store, 3601).await;
+    let left = keys(&server);
+    assert!(left.iter().all(|key| key.ends_with(":h") || key.ends_with(":r0")), "{left:?}");
+    let remembered = format!("{}r0", left[0].strip_suffix('h').unwrap());
+    assert!(
+        server.cli(&["PTTL", &remembered]).parse::<i64>().unwrap() > 0,
+        "requests are forgotten"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_after_a_close_does_not_meet_what_is_left_of_the_last() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.try_post_new((0..700).map(|_| message("old")).collect()).await.unwrap();
+    Heads::close(&store, &queue.key, queue.generation.incarnation).await.unwrap();
+    let next = Queue { generation: crate::support::generation(), ..queue };
+    next.open().await.unwrap();
+    next.try_post_new((0..300).map(|_| message("new")).collect()).await.unwrap();
+    sweep(&store, 60).await;
+    assert_eq!(next.texts().await, vec!["new"; 300]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_and_its_names_go_with_it() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let (key, generation) = (crate::support::key("q"), crate::support::generation());
+    let metadata = zaqar_core::Metadata::default();
+    let row = zaqar_core::storage::QueueRow { generation, metadata };
+    store.create(&key, &row).await.unwrap();
+    assert!(store.remove(&key, generation.incarnation).await.unwrap());
+    assert_eq!(keys(&server), [""; 0]);
+}
+
+/// Commands that the server has carried out, those within scripts included.
+fn commands(server: &Server) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok();
+    stats.lines().filter(|line| !line.contains("info")).filter_map(calls).sum()
+}
+
+/// What one post, claim, page and deletion cost in commands.
+async fn cost(server: &Server, queue: &Queue) -> u64 {
+    let before = commands(server);
+    let ids = queue.post(&["a", "b"]).await;
+    let (claim, taken) = queue.try_claim(2).await.expect("it answers");
+    assert_eq!(taken.len(), 2);
+    queue.store.delete(&queue.key, taken[0].id, Some(claim), now()).await.expect("it answers");
+    let query = zaqar_core::storage::ListQuery {
+        after: None,
+        limit: 2,
+        hide: None,
+        include_claimed: false,
+        include_delayed: false,
+    };
+    let page = Messages::list(&queue.store, &queue.key, &query, now()).await.expect("it answers");
+    assert!(!page.messages.is_empty() || !ids.is_empty());
+    commands(server) - before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_or_is_claimed_costs_nothing() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let empty = Queue::new(&store, "q").await;
+    empty.post(&["x", "x", "x", "x"]).await;
+    cost(&server, &empty).await;
+    let least = cost(&server, &empty).await;
+    let full = Queue::new(&store, "q").await;
+    for _ in 0..20 {
+        full.try_post_new((0..500).map(|_| message("x")).collect()).await.unwrap();
+    }
+    let late = NewMessage { delay: 600, ..message("late") };
+    full.try_post_new(vec![late; 2000]).await.unwrap();
+    full.claim(4000).await;
+    cost(&server, &full).await;
+    let most = cost(&server, &full).await;
+    assert!(most <= least + 4, "{most} commands with thousands claimed, {least} without");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_of_the_smallest_messages_is_stored_whole() {
+    let (server, cluster) = (Server::start(&[]), Cluster::start());
+    for uri in [server.uri(), cluster.uri()] {
+        let store = open(options(&uri)).await;
+        let mut queue = Queue::new(&store, "q").await;
+        queue.key = key_of(&format!("{{}}{}", "☃".repeat(254)), "q");
+        queue.open().await.unwrap();
+        // 256 KiB of `{"body":1},`.
+        let count = 256 * 1024 / 11;
+        let ids = queue.try_post_new(vec![message("1"); count]).await.unwrap();
+        assert_eq!(ids.len(), count);
+        let stats = store.stats(&queue.key, now()).await.unwrap().unwrap();
+        assert_eq!(stats.free, count as u64);
+        let all: Vec<_> = queue.all().await.iter().map(|message| message.id).collect();
+        assert!(all == ids);
+        assert_eq!(Messages::get(&store, &queue.key, &ids, now()).await.unwrap().len(), count);
+        assert_eq!(queue.claim(count).await.len(), count);
+        let any = zaqar_core::storage::Deletable::Any;
+        store.delete_many(&queue.key, &ids, &any, now()).await.unwrap();
+        assert_eq!(queue.texts().await, [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_originals_data_is_left_alone() {
+    let server = Server::start(&["--enable-debug-command", "local"]);
+    server.cli(&["ZADD", "msgset_index", "1", "p.q.messages", "1", "p.r.messages"]);
+    server.cli(&["ZADD", "p.q.messages", "1", "3381af92", "2", "4381af92"]);
+    server.cli(&["HSET", "3381af92", "t", "300"]);
+    server.cli(&["ZADD", "p.queues_set", "1", "p.q"]);
+    let before = server.cli(&["DEBUG", "DIGEST"]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue { key: key_of("p", "q"), ..Queue::new(&store, "other").await };
+    assert_eq!(store.generation(&queue.key).await.unwrap(), None);
+    assert_eq!(store.count(&queue.key.project, queue.key.kind).await.unwrap(), 0);
+    queue.open().await.unwrap();
+    queue.post(&["ours"]).await;
+    assert_eq!(queue.texts().await, ["ours"]);
+    server.cli(&[
+        "EVAL",
+        "for _, k in ipairs(redis.call('KEYS', 'zq1:*')) do redis.call('DEL', k) end",
+        "0",
+    ]);
+    assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_of_a_waiting_message_is_bounded() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["1"]).await;
+    let used = || server.info("used_memory").parse::<u64>().unwrap();
+    let before = used();
+    const COUNT: u64 = 20_000;
+    let body = format!("\"{}\"", "x".repeat(1022));
+    for _ in 0..COUNT / 100 {
+        queue.try_post_new((0..100).map(|_| message(&body)).collect()).await.unwrap();
+    }
+    let each = (used() - before) / COUNT;
+    println!("a waiting message of 1 KiB takes {each} bytes");
+    assert!(each < 1600, "{each} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_with_other_prefixes_share_nothing() {
+    let server = Server::start(&[]);
+    let one = open(options(&server.uri())).await;
+    let two = open(Options { prefix: "two".to_owned(), ..options(&server.uri()) }).await;
+    let queue = Queue::new(&one, "q").await;
+    queue.post(&["a"]).await;
+    assert_eq!(two.generation(&queue.key).await.unwrap(), None);
+    assert!(keys(&server).iter().all(|key| key.starts_with("zq1:{")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_another_clock_is_followed() {
+    let server = Server::start(&[]);
+    let (early, late) = (open(options(&server.uri())).await, open(options(&server.uri())).await);
+    let queue = Queue::new(&early, "q").await;
+    let now = now();
+    let ahead = now.plus_secs(30);
+    let batch = |text: &str| zaqar_core::storage::Batch {
+        request: rand(),
+        client: ClientId::new("me"),
+        messages: vec![message(text)],
+    };
+    late.post(&queue.key, queue.generation, batch("a"), ahead).await.unwrap();
+    early.post(&queue.key, queue.generation, batch("b"), now).await.unwrap();
+    let created: Vec<Timestamp> = queue.all().await.iter().map(|it| it.created).collect();
+    assert_eq!(created, [ahead, ahead], "time does not go back for a queue");
+}
+
+/// Makes a certificate authority and a certificate for 127.0.0.1.
+fn certificates(dir: &std::path::Path) {
+    let script = "
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+            -subj /CN=ca -keyout ca.key -out ca.pem
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost \
+            -keyout own.key -out own.csr
+        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > extensions
+        openssl x509 -req -in own.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+            -extfile extensions -out own.pem";
+    let made =
+        Command::new("sh").args(["-ec", script]).current_dir(dir).output().expect("sh starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_encrypted() {
+    let dir = tempfile::tempdir().expect("there is room for a directory");
+    certificates(dir.path());
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (ca, own, key) = (file("ca.pem"), file("own.pem"), file("own.key"));
+    let tls_port = crate::servers::free_port().to_string();
+    let server = Server::start(&[
+        "--tls-port",
+        &tls_port,
+        "--tls-cert-file",
+        &own,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+    ]);
+    let at = |options: &str| format!("rediss://localhost:{tls_port}?{options}");
+    let mutual = at(&format!("ssl_ca_certs={ca}&ssl_certfile={own}&ssl_keyfile={key}"));
+    let store = open(options(&mutual)).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    assert_eq!(queue.texts().await, ["a"]);
+    assert!(
+        Redis::open(impatient(&at(&format!("ssl_ca_certs={ca}")))).await.is_err(),
+        "it wants to know us"
+    );
+    server.cli(&["CONFIG", "SET", "tls-auth-clients", "no"]);
+    queue.by(&open(options(&at(&format!("ssl_ca_certs={ca}")))).await).post(&["b"]).await;
+    let error = Redis::open(impatient(&at(""))).await.expect_err("the system does not know our CA");
+    assert!(full_text(&error).to_lowercase().contains("certificate"), "{}", full_text(&error));
+    tokio::time::timeout(
+        Duration::from_secs(10),
+        Redis::open(impatient(&format!("redis://localhost:{tls_port}"))),
+    )
+    .await
+    .expect("a bounded wait")
+    .expect_err("no server that speaks plainly");
+}

@@ -1,0 +1,337 @@
+//! Servers that are full, away, restarting, silent, or lose their connections.
+
+use std::time::{Duration, Instant};
+
+use zaqar_core::storage::{Claims, Deletable, Error, Heads, Messages, Queues, Upkeep};
+use zaqar_storage_redis::{Options, Redis};
+
+use crate::proxy::Proxy;
+use crate::servers::{Server, wait_until};
+use crate::support::{Queue, full_text, impatient, now, open, options, texts};
+
+/// Asserts that it is worth trying again later, and that it was said soon.
+async fn is_refused<T: std::fmt::Debug>(what: &str, step: impl Future<Output = Result<T, Error>>) {
+    let started = Instant::now();
+    let error = step.await.expect_err(what);
+    assert!(error.is_retryable(), "{what}: {error:?}");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(4), "{what}: a bounded wait, not {took:?}");
+}
+
+/// A request goes through again within a few seconds.
+async fn recovers(queue: &Queue) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = queue.try_post(&["back"]).await {
+        assert!(Instant::now() < deadline, "it stays away: {}", full_text(&error));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_survive_a_flush_and_a_restart() {
+    let mut server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    server.cli(&["SCRIPT", "FLUSH"]);
+    queue.post(&["b"]).await;
+    assert_eq!(texts(&queue.claim(2).await), ["a", "b"]);
+    server.kill();
+    server.launch();
+    assert_eq!(store.generation(&queue.key).await.unwrap(), None, "it kept nothing on disk");
+    queue.open().await.unwrap();
+    queue.post(&["c"]).await;
+    assert_eq!(queue.texts().await, ["c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_disk_is_there_after_a_restart() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let ids = queue.post(&["a", "b", "c"]).await;
+    let (claim, _) = queue.try_claim(1).await.unwrap();
+    queue.store.delete(&queue.key, ids[1], None, now()).await.unwrap();
+    server.kill();
+    server.launch();
+    assert_eq!(queue.texts().await, ["a", "c"]);
+    let held = store.claim_get(&queue.key, claim, now()).await.unwrap().unwrap();
+    assert_eq!(texts(&held.messages), ["a"]);
+    assert!(queue.post(&["d"]).await[0] > ids[2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_lets_consumers_go_on() {
+    let server = Server::start(&[]);
+    let store = open(impatient(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let ids = queue.post(&["a", "b", "c", "d", "e"]).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = queue.try_post(&["more"]).await.unwrap_err();
+    assert!(matches!(error, Error::Overloaded { .. }), "{error:?}");
+    is_refused("a new queue", Queue { key: crate::support::key("q2"), ..queue.clone() }.open())
+        .await;
+    is_refused("ping", store.ping()).await;
+    let (claim, taken) = queue.try_claim(2).await.unwrap();
+    assert_eq!(texts(&taken), ["a", "b"]);
+    store.delete(&queue.key, ids[0], Some(claim), now()).await.unwrap();
+    store.claim_release(&queue.key, claim, now()).await.unwrap();
+    assert_eq!(texts(&store.pop(&queue.key, 1, now()).await.unwrap()), ["b"]);
+    store.delete_many(&queue.key, &ids[2..3], &Deletable::Any, now()).await.unwrap();
+    assert_eq!(queue.texts().await, ["d", "e"], "nothing of what was refused");
+    store.purge(&queue.key, now()).await.unwrap();
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    recovers(&queue).await;
+    assert_eq!(queue.texts().await, ["back"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_no_place_to_write() {
+    let server = Server::start(&[]);
+    let store = open(impatient(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    is_refused("post", queue.try_post(&["b"])).await;
+    is_refused("claim", queue.try_claim(1)).await;
+    is_refused("ping", store.ping()).await;
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    recovers(&queue).await;
+    assert_eq!(queue.texts().await, ["a", "back"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_write_to_its_disk_is_away() {
+    let server = Server::start(&["--save", "3600 1"]);
+    let store = open(impatient(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    std::fs::create_dir(server.dir().join("dump.rdb")).expect("a directory in the file's place");
+    server.cli(&["BGSAVE"]);
+    wait_until("saving fails", || server.info("rdb_last_bgsave_status") == "err");
+    is_refused("post", queue.try_post(&["a"])).await;
+    server.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    recovers(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loads_its_data_is_waited_for() {
+    let mut server = Server::start(&[]);
+    let store = open(impatient(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    for n in 0..300 {
+        server.cli(&["SET", &format!("other{n}"), &"x".repeat(4096)]);
+    }
+    server.cli(&["SAVE"]);
+    server.kill();
+    // A hundredth of a second a key: some seconds in all.
+    server.add_options(&[
+        "--key-load-delay",
+        "10000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    server.launch();
+    is_refused("post", queue.try_post(&["b"])).await;
+    recovers(&queue).await;
+    assert_eq!(queue.texts().await, ["a", "back"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_is_waited_for() {
+    let mut server = Server::start(&["--appendonly", "yes"]);
+    let store = open(impatient(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    server.kill();
+    is_refused("post", queue.try_post(&["a"])).await;
+    let uri = server.uri();
+    let launched = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        server.launch();
+        server
+    });
+    let patient = open(options(&uri)).await;
+    queue.by(&patient).post(&["b"]).await;
+    recovers(&queue).await;
+    assert_eq!(queue.texts().await, ["b", "back"]);
+    drop(launched.join());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_holds_nobody_up() {
+    let server = Server::start(&[]);
+    let uri = format!("{}?socket_timeout=0.3", server.uri());
+    let store = open(impatient(&uri)).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    server.signal("STOP");
+    is_refused("post", queue.try_post(&["b"])).await;
+    is_refused("claim", queue.try_claim(1)).await;
+    let many = (0..100).map(|_| queue.try_post(&["c"]));
+    let started = Instant::now();
+    let answers = futures_util::future::join_all(many).await;
+    assert!(answers.iter().all(Result::is_err));
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    server.signal("CONT");
+    recovers(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_is_refused_at_once() {
+    let server = Server::start(&[]);
+    let store = open(Options { pending: 4, ..impatient(&server.uri()) }).await;
+    let queue = Queue::new(&store, "q").await;
+    server.signal("STOP");
+    let started = Instant::now();
+    let many = (0..20).map(|_| async {
+        let error = queue.try_post(&["a"]).await.expect_err("the server is stopped");
+        (matches!(error, Error::Overloaded { .. }), started.elapsed())
+    });
+    let answers = futures_util::future::join_all(many).await;
+    let at_once =
+        |(is_overloaded, took): &&(bool, Duration)| *is_overloaded && took.as_millis() < 100;
+    assert_eq!(answers.iter().filter(at_once).count(), 16, "{answers:?}");
+    server.signal("CONT");
+    recovers(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_whose_answer_is_lost_is_stored_once() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let store = open(options(&proxy.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let first = queue.post(&["a"]).await;
+    proxy.cut_next_answer();
+    let ids = queue.post(&["b", "c"]).await;
+    assert!(proxy.has_cut());
+    assert_eq!(
+        queue.texts().await,
+        ["a", "b", "c"],
+        "stored by the first attempt, not by the second"
+    );
+    let all: Vec<_> = queue.all().await.iter().map(|message| message.id).collect();
+    assert_eq!(all, [first, ids].concat(), "with the ids that were answered");
+    proxy.cut_next_request();
+    queue.post(&["d"]).await;
+    assert!(proxy.has_cut());
+    assert_eq!(queue.texts().await, ["a", "b", "c", "d"]);
+    // Also where consumers have taken it meanwhile, and where the rules were changed behind it.
+    proxy.cut_next_answer();
+    let posted = queue.post(&["e"]).await;
+    store.delete(&queue.key, posted[0], None, now()).await.unwrap();
+    assert_eq!(queue.texts().await, ["a", "b", "c", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_answer_is_lost_is_made_once() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let store = open(options(&proxy.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a", "b", "c", "d"]).await;
+    queue.claim(1).await;
+    proxy.cut_next_answer();
+    let (claim, taken) = queue.try_claim(2).await.unwrap();
+    assert!(proxy.has_cut());
+    assert_eq!(texts(&taken), ["b", "c"]);
+    assert!(taken.iter().all(|it| it.claim_count == 1 && it.claim == Some(claim)), "{taken:?}");
+    let held = store.claim_get(&queue.key, claim, now()).await.unwrap().unwrap();
+    assert_eq!(held.messages, taken);
+    assert_eq!(texts(&queue.claim(9).await), ["d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pop_whose_answer_is_lost_takes_no_more() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let store = open(options(&proxy.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a", "b", "c", "d"]).await;
+    // The server has to know the script, or the answer that gets lost is that it does not.
+    assert_eq!(texts(&store.pop(&queue.key, 1, now()).await.unwrap()), ["a"]);
+    proxy.cut_next_answer();
+    is_refused("pop", store.pop(&queue.key, 1, now())).await;
+    assert_eq!(queue.texts().await, ["c", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_made_once_whatever_is_lost() {
+    use zaqar_core::{Generation, Metadata, Version};
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let store = open(options(&proxy.uri())).await;
+    let (key, generation) = (crate::support::key("q"), crate::support::generation());
+    let row = zaqar_core::storage::QueueRow { generation, metadata: Metadata::default() };
+    Queues::get(&store, &key).await.unwrap();
+    proxy.cut_next_answer();
+    assert_eq!(store.create(&key, &row).await.unwrap(), None, "it was made, by us");
+    assert_eq!(store.create(&key, &row).await.unwrap().as_ref(), Some(&row), "not a second time");
+    assert_eq!(store.create(&key, &row_of(&row, 7)).await.unwrap().as_ref(), Some(&row));
+    let next = Generation { version: Version::new(2), ..generation };
+    let changed = zaqar_core::storage::QueueRow { generation: next, ..row.clone() };
+    proxy.cut_next_answer();
+    assert!(store.replace(&key, generation, &changed).await.unwrap(), "it was changed, by us");
+    assert!(!store.replace(&key, generation, &changed).await.unwrap(), "not from that");
+    assert!(!store.remove(&key, crate::support::generation().incarnation).await.unwrap());
+    proxy.cut_next_answer();
+    is_refused("remove", store.remove(&key, generation.incarnation)).await;
+    assert_eq!(Queues::get(&store, &key).await.unwrap(), None);
+    assert!(proxy.has_cut());
+}
+
+fn row_of(row: &zaqar_core::storage::QueueRow, version: u64) -> zaqar_core::storage::QueueRow {
+    let version = zaqar_core::Version::new(version);
+    let generation = zaqar_core::Generation { version, ..row.generation };
+    zaqar_core::storage::QueueRow { generation, ..row.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_passes_nothing_is_given_up() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let store = open(impatient(&format!("{}?socket_timeout=0.3", proxy.uri()))).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    proxy.be_silent();
+    is_refused("post", queue.try_post(&["b"])).await;
+    proxy.pass();
+    recovers(&queue).await;
+    assert_eq!(queue.texts().await, ["a", "back"], "what never arrived is not stored later");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_are_said() {
+    let server = Server::start(&[]);
+    let waiting =
+        Options { wait_replicas: 1, ..impatient(&format!("{}?socket_timeout=0.2", server.uri())) };
+    let store = open(waiting).await;
+    let key = crate::support::key("q");
+    let error = Heads::open(&store, &key, crate::support::generation(), now()).await.unwrap_err();
+    assert!(error.is_retryable());
+    assert!(full_text(&error).contains("0 replicas"), "{}", full_text(&error));
+    let of_master = format!("127.0.0.1 {}", server.port);
+    let replica = Server::start(&["--replicaof", &of_master]);
+    wait_until("the replica is in step", || replica.info("master_link_status") == "up");
+    let queue = Queue::new(&store, "q").await;
+    for _ in 0..20 {
+        queue.post(&["a"]).await;
+    }
+    replica.signal("STOP");
+    is_refused("post", queue.try_post(&["b"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_passwords_and_databases_are_used() {
+    let server = Server::start(&[]);
+    server.cli(&["ACL", "SETUSER", "worker", "on", ">s%40cret", "~zq1:*", "&zq1:*", "+@all"]);
+    let at = |user: &str| format!("redis://{user}@127.0.0.1:{}?dbid=3", server.port);
+    let store = open(options(&at("worker:s%40cret"))).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    assert_eq!(server.cli(&["-n", "0", "DBSIZE"]), "0");
+    assert_ne!(server.cli(&["-n", "3", "DBSIZE"]), "0");
+    let error = Redis::open(impatient(&at("worker:secret"))).await.expect_err("another password");
+    let text = full_text(&error);
+    assert!(text.contains("uthenticat") && !text.contains("secret"), "{text}");
+}
