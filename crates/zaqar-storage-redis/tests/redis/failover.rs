@@ -9,7 +9,7 @@ use zaqar_core::storage::{ClaimRequest, Claimed, Claims, DeadLetters, Deleted, G
 use zaqar_core::{ClaimId, MessageId};
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::servers::{Cluster, Server, Watched, wait_until};
+use crate::servers::{Cluster, PATIENCE, Server, Watched, wait_until};
 use crate::support::{Queue, generation, key_of, now, open, options, rand};
 
 const PRODUCERS: usize = 8;
@@ -38,6 +38,21 @@ impl Record {
     fn serves_since(&self, since: Instant) -> bool {
         let answers = self.answers.lock().expect("nobody panics with it");
         answers.iter().rev().take_while(|(at, _)| *at > since).any(|(_, is_ok)| *is_ok)
+    }
+
+    /// How much load there was.
+    fn load(&self) -> usize {
+        let posted = self.posted.lock().expect("nobody panics with it").len();
+        posted.min(self.deleted.lock().expect("nobody panics with it").len())
+    }
+
+    /// Waits until there is some more load than there was.
+    async fn until_busy(&self, before: usize) {
+        let started = Instant::now();
+        while self.load() <= before + 100 {
+            assert!(started.elapsed() < PATIENCE, "there is no load");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn wrong(&self, what: String) {
@@ -113,9 +128,10 @@ async fn under_load<F: Future<Output = ()>>(
             ]
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    record.until_busy(0).await;
     happens(record.clone()).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = record.load();
+    record.until_busy(before).await;
     record.is_over.store(true, Ordering::Release);
     for worker in workers {
         worker.await.expect("a worker ends");
@@ -166,18 +182,19 @@ async fn check(queues: &[Queue], record: &Record) {
 /// Waits until requests are served again.
 async fn until_served(record: &Record, since: Instant) {
     while !record.serves_since(since) {
-        assert!(since.elapsed() < Duration::from_secs(30), "nobody is served for 30 seconds");
+        assert!(since.elapsed() < PATIENCE, "nobody is served again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
+/// Options of a store that waits for a replica, for a second.
 fn safe(uri: &str) -> Options {
-    Options { wait_replicas: 1, ..options(uri) }
+    Options { wait_replicas: 1, ..options(&format!("{uri}&socket_timeout=1")) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sentinel_fail_over_loses_nothing() {
-    let mut watched = Watched::start();
+    let mut watched = Watched::that_fails_over();
     let watched = &mut watched;
     let store = open(safe(&watched.uri())).await;
     let queues = [Queue::new(&store, "q").await];
@@ -187,7 +204,7 @@ async fn a_sentinel_fail_over_loses_nothing() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         // The replica has no replica of its own: nothing is safe before the old master is back as one.
         wait_until("the replica is promoted", || watched.servers[1].info("role") == "master");
-        watched.servers[0].launch();
+        watched.bring_back();
         until_served(&record, killed + Duration::from_millis(100)).await;
     })
     .await;
@@ -196,7 +213,7 @@ async fn a_sentinel_fail_over_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sentinel_fail_over_is_survived_without_waiting() {
-    let mut watched = Watched::start();
+    let mut watched = Watched::that_fails_over();
     let store = open(options(&watched.uri())).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a"]).await;
@@ -207,10 +224,10 @@ async fn a_sentinel_fail_over_is_survived_without_waiting() {
     let killed = Instant::now();
     watched.servers[0].kill();
     while queue.try_post(&["b"]).await.is_err() {
-        assert!(killed.elapsed() < Duration::from_secs(30), "nobody is served for 30 seconds");
+        assert!(killed.elapsed() < PATIENCE, "nobody is served again");
     }
     assert_eq!(queue.texts().await, ["a", "b"]);
-    watched.servers[0].launch();
+    watched.bring_back();
     wait_until("the old master is a replica", || {
         watched.servers[0].info("master_link_status") == "up"
     });
@@ -227,21 +244,30 @@ async fn spread(store: &Redis) -> Vec<Queue> {
     queues
 }
 
+/// The key of a queue's head.
+fn head(queue: &Queue) -> String {
+    let project = queue.key.project.as_str().replace('{', "%7B").replace('}', "%7D");
+    format!("zq1:{{q/{project}/{}}}:h", queue.key.name)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_of_a_cluster_is_killed() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::that_fails_over();
     let cluster = &mut cluster;
     let store = open(safe(&cluster.uri())).await;
     let queues = spread(&store).await;
+    let head = head(&queues[0]);
     let record = under_load(&queues, |record| async move {
-        let at = cluster.nodes.iter().position(|node| node.info("role") == "master").unwrap();
+        let owner = cluster.owner(&head);
+        let at = cluster.nodes.iter().position(|node| node.port == owner).expect("it is a node");
         cluster.nodes[at].kill();
-        wait_until("the Cluster serves all slots", || {
-            let rest = cluster.nodes.iter().enumerate().filter(|(n, _)| *n != at);
-            rest.into_iter().all(|(_, node)| {
-                node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                    && node.cli(&["CLUSTER", "NODES"]).contains("fail")
-            })
+        wait_until("its replica is promoted", || {
+            let rest = || cluster.nodes.iter().filter(|node| node.port != owner);
+            rest().filter(|node| node.info("role") == "master").count() == 3
+                && rest().all(|node| {
+                    node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+                        && node.cli(&["CLUSTER", "NODES"]).contains("master,fail ")
+                })
         });
         cluster.nodes[at].launch();
         cluster.wait_until_well();
@@ -256,27 +282,10 @@ async fn slots_of_a_cluster_move() {
     let cluster = &Cluster::start();
     let store = open(options(&cluster.uri())).await;
     let queues = spread(&store).await;
+    let heads: Vec<_> = queues.iter().map(head).collect();
     let record = under_load(&queues, |record| async move {
-        let masters: Vec<_> =
-            cluster.nodes.iter().filter(|node| node.info("role") == "master").collect();
-        let id = |node: &Server| node.cli(&["CLUSTER", "MYID"]);
-        // Every slot of one master goes to another, and comes back.
-        for (from, to) in [(0, 1), (1, 0)] {
-            let host = format!("127.0.0.1:{}", masters[from].port);
-            cluster.manage(
-                "reshard",
-                &[
-                    &host,
-                    "--cluster-from",
-                    &id(masters[from]),
-                    "--cluster-to",
-                    &id(masters[to]),
-                    "--cluster-slots",
-                    "5461",
-                    "--cluster-pipeline",
-                    "1",
-                ],
-            );
+        for head in &heads {
+            tokio::task::block_in_place(|| cluster.move_slot(head));
             until_served(&record, Instant::now()).await;
         }
     })
@@ -286,58 +295,43 @@ async fn slots_of_a_cluster_move() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_cross_slots_while_they_move() {
+    const COUNT: usize = 400;
     let cluster = Cluster::start();
     let store = open(options(&cluster.uri())).await;
     let source = Queue::new(&store, "source").await;
-    // In slots of different masters, and with a project that looks like a tag.
-    let mut n = 0;
-    let dead = loop {
-        let key = key_of(&format!("}}{{{n}"), "dead");
-        let dead = Queue { store: store.clone(), key, generation: generation() };
-        let slot = |queue: &Queue| {
-            let tag =
-                format!("zq1:{{q/{}/{}}}:h", escaped(queue.key.project.as_str()), queue.key.name);
-            cluster.nodes[0].cli(&["CLUSTER", "KEYSLOT", &tag]).parse::<u32>().unwrap() / 5462
-        };
-        if slot(&dead) != slot(&source) {
-            break dead;
+    // On different masters, and with projects that look like tags.
+    let mut dead = source.clone();
+    for n in 0.. {
+        dead = Queue { key: key_of(&format!("}}{{{n}"), "dead"), generation: generation(), ..dead };
+        dead.open().await.expect("it answers");
+        if cluster.owner(&head(&dead)) != cluster.owner(&head(&source)) {
+            break;
         }
-        n += 1;
-    };
-    dead.open().await.unwrap();
-    const COUNT: usize = 400;
+    }
     for n in 0..COUNT {
         source.post(&[&n.to_string()]).await;
     }
     let (claim, _) = source.try_claim(COUNT).await.unwrap();
     store.claim_release(&source.key, claim, now()).await.unwrap();
-    let masters: Vec<_> =
-        cluster.nodes.iter().filter(|node| node.info("role") == "master").collect();
-    let from = masters[0].cli(&["CLUSTER", "MYID"]);
-    let to = masters[1].cli(&["CLUSTER", "MYID"]);
-    let host = format!("127.0.0.1:{}", masters[0].port);
-    let arguments =
-        [&host, "--cluster-from", &from, "--cluster-to", &to, "--cluster-slots", "3000"];
-    std::thread::scope(|threads| {
-        let moving = threads.spawn(|| cluster.manage("reshard", &arguments));
-        tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(async {
-                let bury = |_| {
-                    let (source, dead) = (source.clone(), dead.clone());
-                    async move {
-                        loop {
-                            match claim_with(&source, &dead).await {
-                                Ok(messages) => return assert_eq!(messages, 0),
-                                Err(error) => assert!(error.is_retryable(), "{error:?}"),
-                            }
-                        }
-                    }
-                };
-                futures_util::future::join_all((0..4).map(bury)).await;
-            });
-        });
-        moving.join().expect("the slots move");
+    let bury = |_| {
+        let (source, dead) = (source.clone(), dead.clone());
+        tokio::spawn(async move {
+            loop {
+                match claim_with(&source, &dead).await {
+                    Ok(messages) => return assert_eq!(messages, 0),
+                    Err(error) => assert!(error.is_retryable(), "{error:?}"),
+                }
+            }
+        })
+    };
+    let buriers: Vec<_> = (0..4).map(bury).collect();
+    tokio::task::block_in_place(|| {
+        cluster.move_slot(&head(&source));
+        cluster.move_slot(&head(&dead));
     });
+    for burier in buriers {
+        burier.await.expect("a claim ends");
+    }
     let mut letters = dead.texts().await;
     letters.sort_by_key(|text| text.parse::<usize>().unwrap());
     assert_eq!(letters, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
@@ -345,24 +339,16 @@ async fn letters_cross_slots_while_they_move() {
 }
 
 async fn claim_with(source: &Queue, dead: &Queue) -> Result<usize, zaqar_core::storage::Error> {
-    let request = ClaimRequest {
-        id: ClaimId::new(rand()),
-        ttl: 60,
-        grace: 60,
-        limit: 10,
-        dead_letters: Some(DeadLetters {
-            max_claim_count: 1,
-            target: dead.key.clone(),
-            generation: dead.generation,
-            ttl: None,
-        }),
+    let rule = DeadLetters {
+        max_claim_count: 1,
+        target: dead.key.clone(),
+        generation: dead.generation,
+        ttl: None,
     };
+    let id = ClaimId::new(rand());
+    let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: Some(rule) };
     match source.store.claim(&source.key, source.generation, &request, now()).await? {
         Guarded::Done(Claimed::Messages(messages)) => Ok(messages.len()),
         refused => panic!("{refused:?}"),
     }
-}
-
-fn escaped(project: &str) -> String {
-    project.replace('{', "%7B").replace('}', "%7D")
 }

@@ -9,7 +9,7 @@ use zaqar_core::{MessageId, QueueKey};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::proxy::Proxy;
-use crate::servers::{Cluster, Server, Watched};
+use crate::servers::{Cluster, PATIENCE, Server, Watched};
 use crate::support::{Queue, open, options};
 
 /// A store that never looks by itself: what it hears was told.
@@ -27,7 +27,7 @@ async fn hears(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("it is heard");
+    tokio::time::timeout(PATIENCE, heard).await.expect("it is heard");
 }
 
 async fn check(uri: &str) {
@@ -77,7 +77,7 @@ async fn many_posts_are_heard_by_a_slow_listener() {
     }
     let mut heard = 0;
     while !last.is_empty() {
-        let posted = tokio::time::timeout(Duration::from_secs(20), news.next()).await;
+        let posted = tokio::time::timeout(PATIENCE, news.next()).await;
         let posted = posted.expect("all are heard").expect("the stream goes on");
         heard += 1;
         if last.get(&posted.key).is_some_and(|last| posted.last >= *last) {

@@ -1,7 +1,6 @@
 //! What a store keeps in its server, for how long, at what cost, and what it leaves alone.
 
 use std::process::Command;
-use std::time::Duration;
 
 use zaqar_core::storage::{
     ClaimRequest, Claims, DeadLetters, Heads, Messages, NewMessage, NewSubscription, Outbox,
@@ -10,7 +9,7 @@ use zaqar_core::storage::{
 use zaqar_core::{ClaimId, ClientId, SubscriptionId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::servers::{Cluster, Server};
+use crate::servers::{Cluster, PATIENCE, Server};
 use crate::support::{Queue, full_text, impatient, key_of, message, now, open, options, rand};
 
 /// Sweeps as of some seconds from now until nothing is left to do.
@@ -318,7 +317,7 @@ async fn connections_are_encrypted() {
     let error = Redis::open(impatient(&at(""))).await.expect_err("the system does not know our CA");
     assert!(full_text(&error).to_lowercase().contains("certificate"), "{}", full_text(&error));
     tokio::time::timeout(
-        Duration::from_secs(10),
+        PATIENCE,
         Redis::open(impatient(&format!("redis://localhost:{tls_port}"))),
     )
     .await

@@ -50,7 +50,7 @@ impl Proxy {
         self.mode.store(CUT_REQUEST, Ordering::Release);
     }
 
-    /// Passes nothing on, and keeps connections open.
+    /// Passes nothing on, and keeps connections open. One that has lost something never passes anything again.
     pub(crate) fn be_silent(&self) {
         self.mode.store(SILENT, Ordering::Release);
     }
@@ -67,14 +67,15 @@ impl Proxy {
 
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU8>, cut: u8) {
     let mut buffer = vec![0; 64 << 10];
+    let mut is_lossy = false;
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if mode.compare_exchange(cut, PASS, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             // Dropping one half of each ends both connections.
             drop(to.shutdown().await);
             return;
         }
-        if mode.load(Ordering::Acquire) != SILENT && to.write_all(&buffer[..length]).await.is_err()
-        {
+        is_lossy |= mode.load(Ordering::Acquire) == SILENT;
+        if !is_lossy && to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }

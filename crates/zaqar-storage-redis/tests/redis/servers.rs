@@ -1,5 +1,7 @@
-//! Servers that the tests start. They end with the test process, however it ends.
+//! Servers that the tests start: `redis-server`, or the program that `ZAQAR_TEST_REDIS_SERVER` names. They end with the test process,
+//! however it ends.
 
+use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long what servers do by themselves may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Milliseconds of silence after which a server is taken to be dead: longer than any test, unless the test is about that.
+const NEVER: &str = "600000";
+const SOON: &str = "3000";
 
 /// A server, or a Sentinel.
 pub(crate) struct Server {
@@ -62,7 +67,7 @@ impl Server {
         let log = self.dir.path().join("log");
         let shell = Command::new("sh")
             .args(["-c", "\"$@\" & pid=$!; cat > /dev/null; kill -9 $pid 2> /dev/null; wait", "sh"])
-            .arg("redis-server")
+            .arg(env::var_os("ZAQAR_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
             .args(&self.arguments)
             .args(["--port", &port, "--bind", "127.0.0.1", "--dir", path(self.dir.path())])
             .args(["--pidfile", path(&self.pid_file()), "--logfile", path(&log)])
@@ -100,9 +105,9 @@ impl Server {
         ran.status.success().then(|| String::from_utf8_lossy(&ran.stdout).trim().to_owned())
     }
 
-    /// A field of `INFO`.
+    /// A field of `INFO`; empty while there is no answer: Sentinels end all connections to a server whose role they change.
     pub(crate) fn info(&self, field: &str) -> String {
-        let info = self.cli(&["INFO", "everything"]);
+        let info = self.try_cli(&["INFO", "everything"]).unwrap_or_default();
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()
     }
@@ -146,13 +151,22 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn start() -> Self {
+        Self::with_patience(NEVER)
+    }
+
+    /// With Sentinels that find out when the master is killed.
+    pub(crate) fn that_fails_over() -> Self {
+        Self::with_patience(SOON)
+    }
+
+    fn with_patience(millis: &str) -> Self {
         let master = Server::start(&[]);
         let of_master = ["127.0.0.1", &master.port.to_string()].join(" ");
         let replica = Server::start(&["--replicaof", &of_master]);
         let configuration = format!(
             "sentinel monitor zaqar {of_master} 2\n\
-             sentinel down-after-milliseconds zaqar 700\n\
-             sentinel failover-timeout zaqar 3000\n"
+             sentinel down-after-milliseconds zaqar {millis}\n\
+             sentinel failover-timeout zaqar 6000\n"
         );
         let sentinels = [(); 3].map(|()| Server::start_sentinel(&configuration));
         let watched = Self { servers: [master, replica], sentinels };
@@ -172,6 +186,13 @@ impl Watched {
         watched
     }
 
+    /// Starts the old master again, as what the Sentinels would make of it in ten seconds.
+    pub(crate) fn bring_back(&mut self) {
+        let successor = format!("127.0.0.1 {}", self.servers[1].port);
+        self.servers[0].add_options(&["--replicaof", &successor]);
+        self.servers[0].launch();
+    }
+
     pub(crate) fn uri(&self) -> String {
         let hosts =
             self.sentinels.each_ref().map(|sentinel| format!("127.0.0.1:{}", sentinel.port));
@@ -186,39 +207,76 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
+        Self::with_options(&["--cluster-node-timeout", NEVER])
+    }
+
+    /// With nodes that find out when one is killed, and that have what they had when they come back.
+    pub(crate) fn that_fails_over() -> Self {
+        Self::with_options(&["--cluster-node-timeout", SOON, "--appendonly", "yes"])
+    }
+
+    fn with_options(options: &[&str]) -> Self {
         let nodes: Vec<_> = (0..6)
             .map(|_| {
                 let bus = free_port().to_string();
-                Server::start(&[
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    &bus,
-                    "--cluster-node-timeout",
-                    "1500",
-                    "--cluster-allow-replica-migration",
-                    "no",
-                ])
+                let fixed = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+                let moves = ["--cluster-allow-replica-migration", "no"];
+                Server::start(&[&fixed[..], &moves, options].concat())
             })
             .collect();
         let cluster = Self { nodes };
-        let hosts = cluster.hosts();
-        let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
-        cluster.manage("create", &[hosts.as_slice(), &["--cluster-replicas", "1"]].concat());
+        cluster.create();
         cluster.wait_until_well();
         cluster
     }
 
-    /// Runs `redis-cli --cluster`.
-    pub(crate) fn manage(&self, command: &str, arguments: &[&str]) {
+    fn create(&self) {
         let ran = Command::new("redis-cli")
-            .args(["--cluster", command])
-            .args(arguments)
-            .arg("--cluster-yes")
+            .args(["--cluster", "create"])
+            .args(self.hosts())
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
             .output()
             .expect("redis-cli starts");
         let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success(), "redis-cli --cluster {command} says: {said}");
+        assert!(ran.status.success(), "redis-cli --cluster create says: {said}");
+    }
+
+    fn masters(&self) -> Vec<&Server> {
+        self.nodes.iter().filter(|node| node.info("role") == "master").collect()
+    }
+
+    pub(crate) fn slot(&self, key: &str) -> String {
+        self.nodes[0].cli(&["CLUSTER", "KEYSLOT", key])
+    }
+
+    /// Which of the masters has a key that exists.
+    pub(crate) fn owner(&self, key: &str) -> u16 {
+        let owner = self.masters().into_iter().find(|node| node.cli(&["EXISTS", key]) == "1");
+        owner.expect("a master has the key").port
+    }
+
+    /// Moves the slot of a key that exists to another master, and takes its time.
+    pub(crate) fn move_slot(&self, key: &str) {
+        let (slot, owner) = (self.slot(key), self.owner(key));
+        let (from, others): (Vec<_>, Vec<_>) =
+            self.masters().into_iter().partition(|node| node.port == owner);
+        let (from, to) = (from[0], others[0]);
+        let id = |node: &Server| node.cli(&["CLUSTER", "MYID"]);
+        to.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+        from.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+        loop {
+            let keys = from.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            if keys.is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            let said =
+                from.cli(&["MIGRATE", "127.0.0.1", &to.port.to_string(), &keys, "0", "5000"]);
+            assert!(said == "OK" || said == "NOKEY", "MIGRATE says {said}");
+        }
+        for node in [to, from].into_iter().chain(others[1..].iter().copied()) {
+            assert_eq!(node.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]), "OK");
+        }
     }
 
     /// Waits until all slots are served, and replicas are in step.
@@ -250,9 +308,11 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// A port that nobody listens on, below those that the system gives to outgoing connections.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
-    listener.local_addr().expect("it has an address").port()
+    let ports = std::iter::repeat_with(|| rand::random_range(15_000..32_000));
+    let mut free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("ports come without end")
 }
 
 fn path(path: &Path) -> &str {

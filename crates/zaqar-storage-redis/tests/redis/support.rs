@@ -15,6 +15,13 @@ use zaqar_core::{
 use zaqar_storage_redis::{Options, Redis};
 use zaqar_storage_testkit::{About, Factory, Stores};
 
+use crate::servers::PATIENCE;
+
+/// How long a server may take to answer.
+const SLOW: Duration = Duration::from_secs(15);
+/// Longer than a test lasts, in seconds.
+const HOUR: u64 = 3600;
+
 /// Stores on one server, told apart by what their keys begin with.
 pub(crate) struct Prefixes(pub(crate) String);
 
@@ -31,8 +38,18 @@ impl Factory for Prefixes {
     }
 }
 
+/// Options with a timeout that no slow machine runs into, unless the URI has one.
 pub(crate) fn options(uri: &str) -> Options {
-    Options::new(uri).expect("a good URI")
+    let mut options = Options::new(uri).expect("a good URI");
+    if !uri.contains("socket_timeout") {
+        options.uri.socket_timeout = SLOW;
+    }
+    options
+}
+
+/// Options of a store that waits as long as it takes.
+pub(crate) fn patient(uri: &str) -> Options {
+    Options { max_reconnect_attempts: u32::MAX, patience: PATIENCE, ..options(uri) }
 }
 
 /// Options of a store that does not wait for long.
@@ -91,7 +108,7 @@ impl Queue {
 
     pub(crate) async fn try_claim(&self, limit: usize) -> Result<(ClaimId, Vec<Message>), Error> {
         let id = ClaimId::new(rand());
-        let request = ClaimRequest { id, ttl: 60, grace: 60, limit, dead_letters: None };
+        let request = ClaimRequest { id, ttl: HOUR, grace: HOUR, limit, dead_letters: None };
         match self.store.claim(&self.key, self.generation, &request, now()).await? {
             Guarded::Done(Claimed::Messages(messages)) => Ok((id, messages)),
             refused => panic!("{refused:?}"),
