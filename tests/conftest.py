@@ -19,6 +19,8 @@ from support.server import RunningServer, Server, server_binary
 
 #: An already running server to test instead of our own process.
 EXTERNAL_URL = os.environ.get("ZAQAR_TEST_URL")
+#: Where that server speaks WebSocket.
+EXTERNAL_WEBSOCKET = os.environ.get("ZAQAR_TEST_WEBSOCKET_URL")
 #: Set when that server is the original: tests marked `differs` must then fail.
 ORIGINAL = os.environ.get("ZAQAR_TEST_ORIGINAL") == "1"
 
@@ -43,6 +45,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | Runnin
         yield RunningServer(EXTERNAL_URL)
         return
     own = Server(tmp_path_factory.mktemp("shared"), options={"signed_url": {"secret_key": "a key"}})
+    own.start()
+    yield own
+    assert own.stop() == 0, own.log_tail()
+
+
+@pytest.fixture(scope="session")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | RunningServer]:
+    """A server that speaks HTTP and WebSocket; tests that use it share it, each with projects of its own."""
+    if EXTERNAL_URL:
+        if not EXTERNAL_WEBSOCKET:
+            pytest.skip("ZAQAR_TEST_URL names a running server, and ZAQAR_TEST_WEBSOCKET_URL none")
+        yield RunningServer(EXTERNAL_URL, EXTERNAL_WEBSOCKET)
+        return
+    own = Server(
+        tmp_path_factory.mktemp("both"), options={"signed_url": {"secret_key": "a key"}}, websocket=True
+    )
     own.start()
     yield own
     assert own.stop() == 0, own.log_tail()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from support.api import Api
 from support.history import check
 from support.load import Load, save
 from support.powercut import Disk, environment, read_tree, write_tree
@@ -75,3 +77,26 @@ def test_the_same_check_catches_a_server_that_does_not_sync(
         if check(load.history):
             return
     pytest.fail("no power cut lost anything although nothing was synced")
+
+
+def test_an_interval_loses_nothing_older_than_itself(
+    new_server: Callable[..., Server], powercut_library: Path, seed: int
+):
+    server = new_server(
+        sync="interval", options={"drivers:message_store:embedded": {"sync_interval_ms": 200}}
+    )
+    server.data.mkdir()
+    log = server.root / "powercut.log"
+    server.environment = environment(powercut_library, server.data, log)
+    server.start()
+    with Api(server.url) as api:
+        posted = [api.post("q", n)[0] for n in range(20)]
+        # Far longer than the interval, and nothing else comes: it must sync by itself.
+        time.sleep(4)
+        server.kill()
+        disk = Disk(server.data, {}).replay(log)
+        write_tree(server.data, disk.surviving(random.Random(seed), keep=0))
+        server.environment = {}
+        server.start()
+        page = api.call("GET", "/v2/queues/q/messages?echo=true&limit=20").json()
+        assert [message["id"] for message in page["messages"]] == posted

@@ -54,8 +54,9 @@ def _report(result: Result, verdict: differences.Verdict, *, complete: bool) -> 
     for entry in unused:
         print(f"unused difference: {entry}")
     print(
-        f"{result.requests} requests in {result.scenarios} scenarios compared: {verdict.matched} named"
-        f" differences, {len(verdict.unmatched)} unnamed, {len(unused)} unused entries"
+        f"{result.requests} requests ({result.sockets} over WebSocket) in {result.scenarios} scenarios"
+        f" compared: {verdict.matched} named differences, {len(verdict.unmatched)} unnamed,"
+        f" {len(unused)} unused entries"
     )
     return 1 if verdict.unmatched or unused else 0
 

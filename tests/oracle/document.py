@@ -11,9 +11,10 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/compatibility.md"
 _HEAD = """\
 # Compatibility
 
-`zaqar-server` speaks the v2 API of OpenStack Zaqar. `tests/oracle` sends the same requests to the
-original (23.0.1 on its MongoDB driver) and to this server, and compares status, headers and bodies.
-These are all the differences that it knows, and each is meant; any other fails the suite.
+`zaqar-server` speaks the v2 API of OpenStack Zaqar. `tests/oracle` sends the same requests, over
+HTTP and over WebSocket, to the original (23.0.1 on its MongoDB driver) and to this server, and
+compares status, headers and bodies. These are all the differences that it knows, and each is
+meant; any other fails the suite.
 
 This page is generated from `tests/oracle/differences.toml` by `python -m oracle --document`.
 """

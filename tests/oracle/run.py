@@ -7,14 +7,15 @@ import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from .compare import Twins, compare
 from .differences import Found
-from .scenario import NO_BODY, Request, Save, Scenario, Wait, body_bytes, fill
+from .frames import Sockets
+from .scenario import NO_BODY, WEBSOCKET, Request, Save, Scenario, Wait, body_bytes, fill
+from .servers import Target
 from .wire import Answer, exchange
-
-Address = tuple[str, int]
 
 #: The client that scenarios speak as when they say nothing else, and another one for echoes.
 CLIENT = "3381af92-2b9e-11e3-b191-71861300734c"
@@ -31,6 +32,8 @@ class Result:
 
     scenarios: int = 0
     requests: int = 0
+    #: How many of the requests went over WebSocket.
+    sockets: int = 0
     found: list[Found] = field(default_factory=list)
 
 
@@ -38,20 +41,24 @@ class Result:
 class _Side:
     """One of the two servers, and what it has shown so far in a scenario."""
 
-    address: Address
+    target: Target
+    sockets: Sockets
     values: dict[str, str]
 
     def ask(self, request: Request, headers: dict[str, str]) -> Answer:
         filled = {name: fill(value, self.values) for name, value in headers.items()}
         body = None if request.body is None else fill(request.body, self.values)
         target = fill(request.target, self.values)
-        answer = exchange(self.address, request.method, target, filled, body_bytes(body))
+        if request.method == WEBSOCKET:
+            answer = self.sockets.ask(request, filled, target, None if body == NO_BODY else body)
+        else:
+            answer = exchange(self.target.http, request.method, target, filled, body_bytes(body))
         for save in request.saves:
             self.values[save.name] = _saved(save, answer)
         return answer
 
 
-def run(scenarios: Iterable[Scenario], original: Address, ours: Address) -> Result:
+def run(scenarios: Iterable[Scenario], original: Target, ours: Target) -> Result:
     """Plays every scenario; those that wait go on in the background meanwhile."""
     scenarios = list(scenarios)
     result = Result()
@@ -63,13 +70,23 @@ def run(scenarios: Iterable[Scenario], original: Address, ours: Address) -> Resu
             result.found += waiting.result()
     result.scenarios = len(scenarios)
     result.requests = sum(len(one.requests) for one in scenarios)
+    result.sockets = sum(one.sockets for one in scenarios)
     return result
 
 
-def play(scenario: Scenario, original: Address, ours: Address) -> list[Found]:
+def play(scenario: Scenario, original: Target, ours: Target) -> list[Found]:
     """Sends each request of a scenario to the original, then to ours."""
     known = {"project": scenario.project, "client": CLIENT, "other_client": OTHER_CLIENT}
-    sides = _Side(original, dict(known)), _Side(ours, dict(known))
+    with ExitStack() as stack:
+        sides = []
+        for target in (original, ours):
+            sockets = Sockets(target.websocket, scenario.encoding)
+            stack.callback(sockets.close)
+            sides.append(_Side(target, sockets, dict(known)))
+        return _play(scenario, sides)
+
+
+def _play(scenario: Scenario, sides: list[_Side]) -> list[Found]:
     twins = Twins()
     found = []
     for step in scenario.steps:
@@ -86,7 +103,7 @@ def play(scenario: Scenario, original: Address, ours: Address) -> list[Found]:
 def _headers(scenario: Scenario, request: Request) -> dict[str, str]:
     """The usual headers, with what the request adds, replaces and leaves out."""
     headers = {} if "bare" in scenario.flags else {"Client-ID": CLIENT, "X-Project-ID": scenario.project}
-    if request.body not in (None, NO_BODY):
+    if request.method != WEBSOCKET and request.body not in (None, NO_BODY):
         headers["Content-Type"] = "application/json"
     for name, value in request.headers.items():
         for known in [known for known in headers if known.lower() == name.lower()]:

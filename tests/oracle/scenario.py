@@ -18,7 +18,14 @@ _REQUEST = re.compile(r"^(?P<method>[A-Z]+|\$\{[a-z0-9_]+\}) (?P<target>\S+)(?: 
 _VARIABLE = re.compile(r"\$\{([a-z0-9_]+)\}")
 _EACH = re.compile(r"^each (?P<name>[a-z0-9_]+)(?::\s*(?P<values>.*))?$")
 _SAVE = re.compile(r"^save (?P<name>[a-z0-9_]+) (?P<source>location|json)(?: (?P<path>\S+))?$")
+_ON = re.compile(r"^on (?P<connection>[a-z0-9]+)$")
+_IN = re.compile(r"^in (?P<encoding>text|binary)$")
 _WAIT = re.compile(r"^wait (?P<seconds>\d+)$")
+
+#: The method of a line that is sent over WebSocket: its target is an action.
+WEBSOCKET = "WS"
+#: How a scenario with such lines is played: once each, unless it has one of them as a flag.
+ENCODINGS = ("text", "binary")
 
 #: What stands for a table value that is the empty string.
 EMPTY = "''"
@@ -49,6 +56,10 @@ class Request:
     body: str | None
     headers: Mapping[str, str | None]
     saves: tuple[Save, ...]
+    #: Which of the scenario's WebSocket connections to that server it goes over.
+    connection: str = ""
+    #: Of this WebSocket frame; that of the scenario when it is empty.
+    encoding: str = ""
 
     @property
     def title(self) -> str:
@@ -64,15 +75,29 @@ class Wait:
 
 @dataclass
 class Scenario:
-    """Steps in one project, in order. `name` is `file/title`."""
+    """Steps in one project, in order. `name` is `file/title`, or `file/title.encoding`."""
 
     name: str
     flags: frozenset[str]
     steps: list[Request | Wait] = field(default_factory=list)
+    #: Of WebSocket frames.
+    encoding: str = "text"
 
     @property
     def project(self) -> str:
         return self.name.replace("/", "-")
+
+    @property
+    def sockets(self) -> int:
+        """How many requests go over WebSocket."""
+        return sum(request.method == WEBSOCKET for request in self.requests)
+
+    def encoded(self) -> list[Scenario]:
+        """The scenario in each of its encodings; itself when nothing in it has one."""
+        if not self.sockets:
+            return [self]
+        wanted = [one for one in ENCODINGS if one in self.flags] or ENCODINGS
+        return [Scenario(f"{self.name}.{one}", self.flags, self.steps, one) for one in wanted]
 
     @property
     def requests(self) -> list[Request]:
@@ -94,6 +119,8 @@ class _Draft:
     headers: dict[str, str | None] = field(default_factory=dict)
     saves: list[Save] = field(default_factory=list)
     tables: dict[str, list[str]] = field(default_factory=dict)
+    connection: str = ""
+    encoding: str = ""
 
     def requests(self) -> Iterator[Request]:
         rows: list[dict[str, str]] = [{}]
@@ -107,6 +134,8 @@ class _Draft:
                 None if self.body is None else fill(self.body, row),
                 {name: value if value is None else fill(value, row) for name, value in self.headers.items()},
                 tuple(self.saves),
+                self.connection,
+                self.encoding,
             )
 
 
@@ -137,7 +166,7 @@ def parse(stem: str, text: str) -> list[Scenario]:
     names = [scenario.name for scenario in reader.scenarios]
     if len(names) != len(set(names)):
         raise FormatError(f"{stem}.txt: two scenarios of one name")
-    return reader.scenarios
+    return [encoded for scenario in reader.scenarios for encoded in scenario.encoded()]
 
 
 class _Reader:
@@ -187,6 +216,10 @@ class _Reader:
             self.table = None if values else values
         elif save := _SAVE.match(line):
             draft.saves.append(Save(save["name"], save["source"], save["path"]))
+        elif on := _ON.match(line):
+            draft.connection = on["connection"]
+        elif within := _IN.match(line):
+            draft.encoding = within["encoding"]
         elif line.startswith("-"):
             draft.headers[line[1:].strip()] = None
         elif ":" in line:

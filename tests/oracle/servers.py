@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from .wire import exchange
 
@@ -18,6 +19,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 Address = tuple[str, int]
+
+
+class Target(NamedTuple):
+    """Where a server is asked."""
+
+    http: Address
+    websocket: Address
+
+
 #: Sections of a configuration: section name to option to value.
 Sections = Mapping[str, Mapping[str, object]]
 
@@ -49,28 +59,47 @@ def our_binary() -> Path:
 
 
 @contextmanager
-def original(work: Path) -> Iterator[Address]:
-    """The original on its MongoDB driver, with a database of its own that is gone afterwards."""
+def original(work: Path) -> Iterator[Target]:
+    """The original on its MongoDB driver, with a database of its own that is gone afterwards.
+
+    It is two processes, as it has one transport a process.
+    """
     bin_folder = venv() / "bin"
-    database, wsgi = _free_address(), _free_address()
+    database, wsgi, websocket = _free_address(), _free_address(), _free_address()
     home = work / "home"
+    for_websocket = work / "websocket.conf"
     uri = {"uri": f"mongodb://{database[0]}:{database[1]}"}
-    _write(
-        home / "zaqar.conf",
-        {
-            "DEFAULT": {"admin_mode": True, "unreliable": True, "auth_strategy": "", "pooling": False},
-            "drivers": {"transport": "wsgi", "message_store": "mongodb", "management_store": "mongodb"},
-            "drivers:message_store:mongodb": uri,
-            "drivers:management_store:mongodb": uri,
-            **_COMMON,
-        },
-    )
+    for transport, path in (("wsgi", home / "zaqar.conf"), ("websocket", for_websocket)):
+        _write(
+            path,
+            {
+                "DEFAULT": {"admin_mode": True, "unreliable": True, "auth_strategy": "", "pooling": False},
+                "drivers": {
+                    "transport": transport,
+                    "message_store": "mongodb",
+                    "management_store": "mongodb",
+                },
+                "drivers:transport:websocket": {
+                    "bind": websocket[0],
+                    "port": websocket[1],
+                    "notification_bind": websocket[0],
+                    "notification_port": _free_address()[1],
+                },
+                "drivers:message_store:mongodb": uri,
+                "drivers:management_store:mongodb": uri,
+                **_COMMON,
+            },
+        )
     database_command = [bin_folder / "secantusd-py", "--port", database[1], "--storage-path", ":memory:"]
     with _process("secantusd", database_command, work, {}, lambda: _listens(database)):
         # Sets print in the order of their hashes: the same in every run.
         environment = {"HOME": str(home), "PYTHONHASHSEED": "0"}
-        with _process("uwsgi", _uwsgi(bin_folder, wsgi), work, environment, lambda: _answers(wsgi)):
-            yield wsgi
+        websocket_command = [bin_folder / "zaqar-server", "--config-file", for_websocket]
+        with (
+            _process("uwsgi", _uwsgi(bin_folder, wsgi), work, environment, lambda: _answers(wsgi)),
+            _process("websocket", websocket_command, work, environment, lambda: _listens(websocket)),
+        ):
+            yield Target(wsgi, websocket)
 
 
 def _uwsgi(bin_folder: Path, address: Address) -> list[object]:
@@ -87,24 +116,29 @@ def _uwsgi(bin_folder: Path, address: Address) -> list[object]:
 
 
 @contextmanager
-def ours(work: Path) -> Iterator[Address]:
+def ours(work: Path) -> Iterator[Target]:
     """Our server on the embedded store, in a folder of its own."""
-    address = _free_address()
+    address, websocket = _free_address(), _free_address()
     config = work / "zaqar.conf"
     store = {"path": work / "data"}
     _write(
         config,
         {
             "DEFAULT": {"admin_mode": True},
-            "drivers": {"message_store": "embedded", "management_store": "embedded"},
+            "drivers": {
+                "transport": "wsgi, websocket",
+                "message_store": "embedded",
+                "management_store": "embedded",
+            },
             "drivers:transport:wsgi": {"bind": address[0], "port": address[1]},
+            "drivers:transport:websocket": {"bind": websocket[0], "port": websocket[1]},
             "drivers:message_store:embedded": store,
             **_COMMON,
         },
     )
     command = [our_binary(), "--config-file", config]
     with _process("zaqar-server", command, work, {}, lambda: _answers(address)):
-        yield address
+        yield Target(address, websocket)
 
 
 def _write(path: Path, sections: Sections) -> None:

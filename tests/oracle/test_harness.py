@@ -9,16 +9,22 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgpack
 import pytest
+from websockets.sync.server import ServerConnection, serve
 
-from . import document
+from . import document, frames
 from .compare import ABSENT, Difference, Twins, compare
 from .differences import Differences, Entry, Found, Group, Match, load
 from .run import run
 from .scenario import FormatError, body_bytes, parse, read_all
+from .servers import Target
 from .wire import Answer
 
 Reply = tuple[int, dict[str, str], bytes]
+
+#: Where nobody listens.
+NOWHERE = ("127.0.0.1", 1)
 
 
 def answer(body: object, status: int = 200, **headers: str) -> Answer:
@@ -31,7 +37,7 @@ def facets(original: Answer, ours: Answer, twins: Twins | None = None) -> list[s
 
 
 @contextmanager
-def fake_server(reply: Callable[[str, str], Reply]) -> Iterator[tuple[str, int]]:
+def fake_server(reply: Callable[[str, str], Reply]) -> Iterator[Target]:
     """A server that answers each method and target as it is told."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,7 +62,7 @@ def fake_server(reply: Callable[[str, str], Reply]) -> Iterator[tuple[str, int]]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server.server_address[:2]
+        yield Target(server.server_address[:2], NOWHERE)
     finally:
         server.shutdown()
         server.server_close()
@@ -66,7 +72,8 @@ def fake_server(reply: Callable[[str, str], Reply]) -> Iterator[tuple[str, int]]
 class TestScenarioFiles:
     def test_every_file_can_be_read_and_there_is_enough_of_it(self) -> None:
         scenarios = read_all(Path(__file__).with_name("scenarios"))
-        assert sum(len(scenario.requests) for scenario in scenarios) >= 500
+        assert sum(len(scenario.requests) for scenario in scenarios) >= 1500
+        assert sum(scenario.sockets for scenario in scenarios) >= 1000
         assert len({scenario.project for scenario in scenarios}) == len(scenarios)
 
     def test_tables_make_every_combination(self) -> None:
@@ -74,6 +81,18 @@ class TestScenarioFiles:
             "f", "=== t\n${m} /${p}\n    each m: GET PUT\n    each p\n        a b\n        ''\n"
         )
         assert [request.title for request in scenario.requests] == ["GET /a b", "GET /", "PUT /a b", "PUT /"]
+
+    def test_websocket_scenarios_are_played_in_both_encodings(self) -> None:
+        scenarios = parse(
+            "f", "=== a\nWS x {}\n    on other\n    in text\n=== b [binary]\nWS x\n=== c\nGET /\n"
+        )
+        assert [(one.name, one.encoding, one.sockets) for one in scenarios] == [
+            ("f/a.text", "text", 1),
+            ("f/a.binary", "binary", 1),
+            ("f/b.binary", "binary", 1),
+            ("f/c", "text", 0),
+        ]
+        assert [(one.connection, one.encoding) for one in scenarios[1].requests] == [("other", "text")]
 
     def test_saved_values_stay_open_until_they_are_sent(self) -> None:
         (scenario,) = parse("f", "=== t\nGET /${id}\n    each x: ${id} b\n")
@@ -144,6 +163,16 @@ class TestComparison:
         }
         ours = {"age": 2, "created": "2026-01-01T00:00:01Z", "seconds": 2.5, "id": "b", "href": "/claims/b"}
         assert facets(answer(original), answer(ours)) == []
+
+    def test_a_claimed_message_may_live_a_moment_longer(self) -> None:
+        def shown(ttl: int, href: str = "/v2/queues/q/messages/a?claim_id=b") -> Answer:
+            return answer({"messages": [{"href": href, "age": 1, "ttl": ttl}]})
+
+        assert facets(shown(600), shown(602)) == []
+        assert facets(shown(600), shown(599)) == ["body.messages.0.ttl"]
+        assert facets(shown(600), shown(609)) == ["body.messages.0.ttl"]
+        plain = "/v2/queues/q/messages/a"
+        assert facets(shown(600, plain), shown(601, plain)) == ["body.messages.0.ttl"]
 
     def test_counts_of_the_whole_store_are_compared_by_kind(self) -> None:
         original = {"message_volume": {"free": 1, "total": 2}}
@@ -254,6 +283,85 @@ class TestRun:
             result = run(parse("f", self.text), one, two)
         assert [found.difference.facet for found in result.found] == [facet]
         assert len(Differences((), ()).judge(result.found).unmatched) == 1
+
+
+@contextmanager
+def fake_socket_server(reply: Callable[[dict], list[object]]) -> Iterator[Target]:
+    """A WebSocket server that sends what it is told for each request: documents, or None to hang up."""
+
+    def handler(connection: ServerConnection) -> None:
+        for frame in connection:
+            is_binary = isinstance(frame, bytes)
+            for sent in reply(msgpack.unpackb(frame) if is_binary else json.loads(frame)):
+                if sent is None:
+                    return
+                connection.send(msgpack.packb(sent) if is_binary else json.dumps(sent))
+
+    with serve(handler, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield Target(NOWHERE, server.socket.getsockname()[:2])
+        server.shutdown()
+        thread.join()
+
+
+def told(request: dict, body: object, status: int = 200) -> dict:
+    return {"request": request, "body": body, "headers": {"status": status}}
+
+
+class TestSocketRun:
+    """Two WebSocket servers that answer alike, and then one that does not."""
+
+    text = """\
+=== t
+WS post {"queue": "q"}
+    save id json body.message_ids.0
+WS get {"message_id": "${id}"}
+WS push
+"""
+
+    @staticmethod
+    def reply(request: dict, id: str = "a" * 24) -> list[object]:
+        """The second answer comes after what is pushed."""
+        if request["action"] == "post":
+            return [told(request, {"message_ids": [id]}, 201)]
+        return [{"body": "pushed"}, told(request, {"id": id, "text": f"{id} is there"})]
+
+    def play(self, other: Callable[[dict], list[object]]) -> list[Found]:
+        with fake_socket_server(self.reply) as one, fake_socket_server(other) as two:
+            result = run(parse("f", self.text), one, two)
+        assert (result.scenarios, result.requests, result.sockets) == (2, 6, 6)
+        return result.found
+
+    def test_a_server_does_not_differ_from_one_with_other_ids(self) -> None:
+        assert self.play(lambda request: self.reply(request, "B" * 30)) == []
+
+    @pytest.mark.parametrize(
+        ("planted", "facet"),
+        [
+            (lambda request: [{"body": "pushed"}, told(request, {"id": "c", "text": "x"})], "body.body.id"),
+            (lambda request: [{"body": "pushed"}, told(request, {"error": "no"}, 400)], "status"),
+            (lambda request: [{"body": "pushed"}, told({}, {"id": "a" * 24})], "body.request.action"),
+            (lambda request: [{"body": "else"}, TestSocketRun.reply(request)[1]], "body.body"),
+            (lambda request: [None], "status"),
+            (lambda request: [TestSocketRun.reply(request)[1]], "status"),
+        ],
+    )
+    def test_a_planted_difference_is_found(self, monkeypatch, planted, facet: str) -> None:
+        monkeypatch.setattr(frames, "_PATIENCE", 1.0)
+        found = self.play(lambda request: (planted if request["action"] == "get" else self.reply)(request))
+        assert {one.scenario for one in found} == {"f/t.text", "f/t.binary"}
+        assert facet in {one.difference.facet for one in found}
+
+    @pytest.mark.parametrize(("sent", "seen"), [([None], "closed 1000"), ([], "silence")])
+    def test_what_is_no_answer_has_a_name(self, monkeypatch, sent: list[object], seen: str) -> None:
+        monkeypatch.setattr(frames, "_PATIENCE", 1.0)
+        found = self.play(lambda request: sent if request["action"] == "post" else self.reply(request))
+        assert (found[0].difference.original, found[0].difference.ours) == ("201", seen)
+
+    def test_the_kind_of_frame_counts(self) -> None:
+        texts = [Answer(200, (("frame", kind),), b"{}") for kind in ("text", "binary")]
+        assert facets(*texts) == ["header.frame"]
 
 
 def test_the_compatibility_page_is_up_to_date() -> None:

@@ -26,6 +26,9 @@ class Answer:
 #: What stands for an answer that never came.
 DROPPED = Answer(0, (), b"")
 
+#: The status of what a server sends by itself, as a WebSocket server does to subscribers.
+PUSHED = 1
+
 
 def exchange(
     address: tuple[str, int],

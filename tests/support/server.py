@@ -44,6 +44,7 @@ class Server:
         options: Sections | None = None,
         environment: dict[str, str] | None = None,
         port: int | None = None,
+        websocket: bool = False,
     ) -> None:
         self.root = root
         self.data = root / "data"
@@ -58,6 +59,10 @@ class Server:
             "drivers": {"message_store": "embedded", "management_store": "embedded"},
             "drivers:message_store:embedded": {"path": self.data, "sync": sync},
         }
+        self.websocket_port = free_port() if websocket else None
+        if websocket:
+            self.sections["drivers"]["transport"] = "wsgi, websocket"
+            self.sections["drivers:transport:websocket"] = {"bind": "127.0.0.1", "port": self.websocket_port}
         for section, values in (options or {}).items():
             self.sections.setdefault(section, {}).update(values)
         root.mkdir(parents=True, exist_ok=True)
@@ -65,6 +70,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def websocket_url(self) -> str:
+        assert self.websocket_port is not None, "a server without the WebSocket transport"
+        return f"ws://127.0.0.1:{self.websocket_port}/"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -88,6 +98,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # SIGXFSZ stays ignored, as Python has it: at a limit a write then fails, as on a full disk.
+                restore_signals=False,
             )
         return self.process
 
@@ -103,13 +115,30 @@ class Server:
             if self.process is not None and self.process.poll() is not None:
                 raise ServerFailed(f"exit code {self.process.returncode}:\n{self.log_tail()}")
             try:
-                if httpx.get(self.url + "/", timeout=2).status_code == 300:
+                if httpx.get(self.url + "/", timeout=2).status_code == 300 and self._listens():
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.02)
         self.kill()
         raise ServerFailed(f"no answer within {timeout} s:\n{self.log_tail()}")
+
+    def _listens(self) -> bool:
+        """Whether the WebSocket port can be connected to, if there is one."""
+        if self.websocket_port is None:
+            return True
+        try:
+            socket.create_connection(("127.0.0.1", self.websocket_port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def wait_for_websocket(self, timeout: float = 30.0) -> None:
+        """Until the WebSocket port can be connected to; for a server without HTTP."""
+        deadline = time.monotonic() + timeout
+        while not self._listens():
+            assert time.monotonic() < deadline, self.log_tail()
+            time.sleep(0.02)
 
     def run_to_exit(self, timeout: float = 30.0) -> tuple[int, str]:
         """Starts a process that is expected to end by itself; its exit code and what it said."""
@@ -148,9 +177,10 @@ class Server:
 class RunningServer:
     """A server that somebody else started: it can be asked, not stopped."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, websocket_url: str = "") -> None:
         parsed = httpx.URL(url)
         self.url = url.rstrip("/")
+        self.websocket_url = websocket_url
         self.address = (parsed.host, parsed.port or 80)
 
     def running(self) -> bool:

@@ -5,8 +5,10 @@ mod directory;
 mod error;
 mod filter;
 mod health;
+mod home;
 mod messages;
 mod operation;
+mod pushes;
 mod queues;
 mod seal;
 mod share;
@@ -22,16 +24,20 @@ use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{Clock, Limits, QueueKey, Secret, SystemClock};
 
 use directory::Directory;
+use pushes::Audience;
 
 pub use error::{Error, Part};
 pub use filter::MAX_ROWS_FILTERED;
 pub use health::{Health, Probe};
+pub use home::home_document;
 pub use operation::{
     Answer, Caller, Change, ChangeSubscription, ConfirmSubscription, CreateClaim, CreateQueue,
     CreateSubscription, DeleteMessage, DeleteMessages, ListMessages, ListQueues, ListSubscriptions,
     ListedQueue, Operation, PatchQueue, PopMessages, PostMessages, PostedMessage, Purge, QueueList,
-    QueueRef, ReadClaim, ReadMessages, RenewClaim, Request, Share, Shared, SubscriptionRef,
+    QueueRef, ReadClaim, ReadMessages, RenewClaim, Request, Share, Shared, Subscriber,
+    SubscriptionRef,
 };
+pub use pushes::{Listener, Push, Pushed, Pushes, PushesEnded};
 pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
 pub use sweeper::Sweeper;
@@ -77,6 +83,7 @@ pub struct Api {
 
 struct Inner {
     directory: Directory,
+    audience: Arc<Audience>,
     management: Arc<dyn ManagementStore>,
     messages: Arc<dyn MessageStore>,
     limits: Limits,
@@ -100,8 +107,10 @@ impl Api {
             options.cached_for,
         );
         let Options { limits, clock, checksums, signing_key, keyring, .. } = options;
+        let audience = Audience::new(Arc::clone(&messages), Arc::clone(&clock), keyring.clone());
         let inner = Inner {
             directory,
+            audience: Arc::new(audience),
             management,
             messages,
             limits,
@@ -121,6 +130,18 @@ impl Api {
     /// Where this service takes its time from: what shows ages must ask the same clock.
     pub fn clock(&self) -> &dyn Clock {
         self.inner.clock.as_ref()
+    }
+
+    /// Opens a connection that messages can be pushed to; at most `capacity` pushes wait in it. Cheap: nothing runs before the first
+    /// subscription. Subscribe on a tokio runtime: from then on tasks of its own hear the store's news and keep a lease, as long as
+    /// anybody listens.
+    pub fn listen(&self, capacity: usize) -> (Listener, Pushes) {
+        pushes::listen(&self.inner.audience, capacity)
+    }
+
+    /// Ends the subscriptions of all connections of this server; each [`Pushes`] ends.
+    pub async fn stop_pushes(&self) {
+        self.inner.audience.shut_down().await;
     }
 
     /// Asks both stores whether they can serve.

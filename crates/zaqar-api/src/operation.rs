@@ -8,7 +8,7 @@ use zaqar_core::{
     ClaimId, ClientId, Kind, MessageId, Metadata, ProjectId, QueueName, SubscriptionId,
 };
 
-use crate::{Error, Health};
+use crate::{Error, Health, Listener};
 
 /// An operation and who asks for it.
 #[derive(Debug, Clone)]
@@ -178,7 +178,7 @@ pub struct QueueList {
 pub struct ListedQueue {
     /// Its name.
     pub name: QueueName,
-    /// Its metadata with defaults, if asked for.
+    /// Its metadata as it was given, without defaults, if asked for.
     pub metadata: Option<Metadata>,
 }
 
@@ -354,12 +354,21 @@ pub struct RenewClaim {
 pub struct CreateSubscription {
     /// The queue, created if it is not there.
     pub queue: QueueRef,
-    /// A URI with one of the schemes of `subscriber_types`.
-    pub subscriber: String,
+    /// Who is to hear of messages.
+    pub subscriber: Subscriber,
     /// Seconds it lives, at least 60; `default_subscription_ttl` where absent.
     pub ttl: Option<i64>,
     /// Kept as given; `_retry_policy` in it is checked.
     pub options: Map<String, Value>,
+}
+
+/// Who hears of messages.
+#[derive(Debug, Clone)]
+pub enum Subscriber {
+    /// A URI with one of the schemes of `subscriber_types`.
+    Address(String),
+    /// The connection that asks: the subscription ends with it.
+    Listener(Listener),
 }
 
 /// Asks for a page of subscriptions, by id.

@@ -35,9 +35,7 @@ impl Api {
             true => Some(store.count(&caller.project, request.kind).await?),
             false => None,
         };
-        let shown = |metadata: Metadata| {
-            request.detailed.then(|| metadata.with_defaults(request.kind, limits))
-        };
+        let shown = |metadata: Metadata| request.detailed.then_some(metadata);
         let queues = found.rows.into_iter();
         Ok(QueueList {
             queues: queues
@@ -103,7 +101,10 @@ impl Api {
     /// # Errors
     /// [`Error::Storage`].
     pub async fn delete_queue(&self, caller: &Caller, queue: QueueRef) -> Result<(), Error> {
-        self.inner.directory.delete(&caller.key(queue), self.inner.clock.now()).await
+        let key = caller.key(queue);
+        self.inner.directory.delete(&key, self.inner.clock.now()).await?;
+        self.inner.audience.forget_all(&key);
+        Ok(())
     }
 
     /// Counts what is in a queue; `None` for a queue that is not there.
@@ -131,6 +132,7 @@ impl Api {
         }
         if request.subscriptions {
             self.inner.messages.unsubscribe_all(&key, self.inner.clock.now()).await?;
+            self.inner.audience.forget_all(&key);
         }
         Ok(())
     }

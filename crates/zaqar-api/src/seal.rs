@@ -85,7 +85,8 @@ impl Keyring {
         })
     }
 
-    fn open(&self, project: &ProjectId, id: &KeyId, bytes: &[u8]) -> Option<Bytes> {
+    /// Opens a sealed body; `None` where its key is not here, or it was changed.
+    pub(crate) fn open(&self, project: &ProjectId, id: &KeyId, bytes: &[u8]) -> Option<Bytes> {
         let cipher = self.keys.get(id)?;
         let (nonce, sealed) = bytes.split_first_chunk::<NONCE>()?;
         let sealed = Sealed { msg: sealed, aad: project.as_str().as_bytes() };

@@ -4,14 +4,14 @@ use serde_json::{Map, Value};
 use zaqar_core::limits::{DEFAULT_PAGE, MIN_TTL};
 use zaqar_core::metadata::check_retry_policy;
 use zaqar_core::storage::{
-    Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+    self, Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
 };
-use zaqar_core::{SubscriptionId, Timestamp};
+use zaqar_core::{Incarnation, QueueKey, SubscriptionId, Timestamp};
 
 use crate::directory::ATTEMPTS;
 use crate::{
     Api, Caller, ChangeSubscription, ConfirmSubscription, CreateSubscription, Error,
-    ListSubscriptions, Part, SubscriptionRef, checked_limit,
+    ListSubscriptions, Part, Subscriber, SubscriptionRef, checked_limit,
 };
 
 /// The end of the calendar that clients know: 9999-12-31T23:59:59.
@@ -30,31 +30,61 @@ impl Api {
         request: CreateSubscription,
     ) -> Result<SubscriptionId, Error> {
         let now = self.inner.clock.now();
-        self.check_subscriber(&request.subscriber)?;
+        if let Subscriber::Address(subscriber) = &request.subscriber {
+            self.check_subscriber(subscriber)?;
+        }
         check_options(&request.options)?;
         let ttl = match request.ttl {
             None => self.inner.limits.default_subscription_ttl,
             Some(ttl) => checked_ttl(ttl, now)?,
         };
-        let subscription = NewSubscription {
-            id: new_id(now),
-            subscriber: request.subscriber,
-            ttl,
-            options: Value::Object(request.options).to_string(),
-            confirmed: false,
-        };
+        let id = new_id(now);
+        let options = Value::Object(request.options).to_string();
         let key = caller.key(request.queue);
-        let directory = &self.inner.directory;
-        let mut queue = directory.find_or_create(&key, now).await?;
-        for _ in 0..ATTEMPTS {
-            let store = &self.inner.messages;
-            match store.subscribe(&key, queue.generation, &subscription, now).await? {
-                Guarded::Done(Subscribed::Created) => return Ok(subscription.id),
-                Guarded::Done(Subscribed::Exists(found)) if found.confirmed => {
-                    return Err(Error::SubscriptionExists);
+        match request.subscriber {
+            Subscriber::Address(subscriber) => {
+                let (confirmed, lease) = (false, None);
+                let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
+                match self.subscribe(&key, &new, now).await?.1 {
+                    Subscribed::Created { .. } => Ok(id),
+                    Subscribed::Exists(found) if found.confirmed => Err(Error::SubscriptionExists),
+                    Subscribed::Exists(found) => Ok(found.id),
                 }
-                Guarded::Done(Subscribed::Exists(found)) => return Ok(found.id),
-                Guarded::Absent | Guarded::Stale(_) => queue = directory.agree(&key, now).await?,
+            }
+            Subscriber::Listener(listener) => {
+                // A connection that ends meanwhile must not leave half of this behind.
+                let api = self.clone();
+                let connected = async move {
+                    let arrival = api.inner.audience.receive().await?;
+                    let (subscriber, confirmed) = (format!("websocket:{id}"), true);
+                    let lease = arrival.lease();
+                    let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
+                    if let (incarnation, Subscribed::Created { after }) =
+                        api.subscribe(&key, &new, now).await?
+                    {
+                        arrival.admit(&listener, &key, incarnation, &new, after, now);
+                    }
+                    Ok(id)
+                };
+                tokio::spawn(connected).await.map_err(storage::Error::failed)?
+            }
+        }
+    }
+
+    /// Subscribes, and says to which life of the queue.
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        new: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<(Incarnation, Subscribed), Error> {
+        let directory = &self.inner.directory;
+        let mut queue = directory.find_or_create(key, now).await?;
+        for _ in 0..ATTEMPTS {
+            let assumed = queue.generation;
+            match self.inner.messages.subscribe(key, assumed, new, now).await? {
+                Guarded::Done(subscribed) => return Ok((assumed.incarnation, subscribed)),
+                Guarded::Absent | Guarded::Stale(_) => queue = directory.agree(key, now).await?,
             }
         }
         Err(Error::Contended)
@@ -167,7 +197,9 @@ impl Api {
     ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
         let key = caller.key(request.queue);
-        Ok(self.inner.messages.unsubscribe(&key, id, self.inner.clock.now()).await?)
+        self.inner.messages.unsubscribe(&key, id, self.inner.clock.now()).await?;
+        self.inner.audience.forget(&key, id);
+        Ok(())
     }
 
     fn check_subscriber(&self, subscriber: &str) -> Result<(), Error> {

@@ -15,22 +15,22 @@ use zaqar_storage_testkit::Memory;
 use super::*;
 
 /// Servers that share one store and one clock.
-struct World {
-    store: Arc<Memory>,
-    clock: Arc<ManualClock>,
+pub(crate) struct World {
+    pub(crate) store: Arc<Memory>,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
         Self { store: Arc::new(Memory::new()), clock }
     }
 
-    fn server(&self) -> Api {
+    pub(crate) fn server(&self) -> Api {
         self.server_with(Options::default())
     }
 
-    fn server_with(&self, options: Options) -> Api {
+    pub(crate) fn server_with(&self, options: Options) -> Api {
         let options = Options { clock: self.clock.clone(), ..options };
         Api::new(self.store.clone(), self.store.clone(), options)
     }
@@ -40,15 +40,15 @@ impl World {
     }
 }
 
-fn caller() -> Caller {
+pub(crate) fn caller() -> Caller {
     Caller::new(ProjectId::new("p").unwrap(), ClientId::new("c"))
 }
 
-fn queue(name: &str) -> QueueRef {
+pub(crate) fn queue(name: &str) -> QueueRef {
     QueueRef { kind: Kind::Queue, name: QueueName::new(name).unwrap() }
 }
 
-fn key(name: &str) -> QueueKey {
+pub(crate) fn key(name: &str) -> QueueKey {
     caller().key(queue(name))
 }
 
@@ -414,7 +414,7 @@ async fn a_subscriber_subscribes_once() {
     let api = world.server();
     let ask = |subscriber: &str, ttl: Option<i64>| CreateSubscription {
         queue: queue("q"),
-        subscriber: subscriber.to_owned(),
+        subscriber: Subscriber::Address(subscriber.to_owned()),
         ttl,
         options: serde_json::Map::new(),
     };

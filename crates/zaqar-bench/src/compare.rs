@@ -78,6 +78,7 @@ async fn pair(
             // A limit is never empty.
             prefill: if server.pid == limit.pid { 0 } else { comparison.prefill },
             pid: Some(server.pid),
+            store: None,
         };
         load::measure(&server.target, &name, &options).await
     };

@@ -23,6 +23,8 @@ pub(crate) enum Error {
     Nothing { reason: &'static str },
     #[error("process {pid} cannot be read")]
     Process { pid: u32, source: std::io::Error },
+    #[error("{program} failed: {reason}")]
+    Program { program: &'static str, reason: String },
     #[error("{path}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("the server could not be set up")]

@@ -81,6 +81,8 @@ pub(crate) struct Options {
     pub(crate) prefill: usize,
     /// The server's process, when it runs here.
     pub(crate) pid: Option<u32>,
+    /// The process of a store that is a process of its own.
+    pub(crate) store: Option<u32>,
 }
 
 /// What came out of one measurement, or of several.
@@ -90,8 +92,9 @@ pub(crate) struct Outcome {
     pub(crate) steps: Vec<(&'static str, Histogram<u64>)>,
     pub(crate) messages: u64,
     pub(crate) seconds: f64,
-    /// Seconds of CPU that the server used.
+    /// Seconds of CPU that the server used, and its store.
     pub(crate) cpu: Option<f64>,
+    pub(crate) store_cpu: Option<f64>,
     /// Answers that were no success, and the first of them.
     pub(crate) failures: u64,
     pub(crate) failure: Option<String>,
@@ -104,6 +107,7 @@ impl Outcome {
             messages: 0,
             seconds: 0.0,
             cpu: None,
+            store_cpu: None,
             failures: 0,
             failure: None,
         }
@@ -115,6 +119,7 @@ impl Outcome {
         self.messages += other.messages;
         self.seconds += other.seconds;
         self.cpu = self.cpu.zip(other.cpu).map(|(one, other)| one + other);
+        self.store_cpu = self.store_cpu.zip(other.store_cpu).map(|(one, other)| one + other);
         self.failures += other.failures;
         self.failure = self.failure.take().or(other.failure);
     }
@@ -151,6 +156,11 @@ impl Outcome {
     /// Microseconds of the server's CPU for one request.
     pub(crate) fn cpu_micros(&self) -> Option<f64> {
         self.cpu.map(|cpu| cpu * 1e6 / self.requests() as f64)
+    }
+
+    /// Microseconds of the store's CPU for one request.
+    pub(crate) fn store_cpu_micros(&self) -> Option<f64> {
+        self.store_cpu.map(|cpu| cpu * 1e6 / self.requests() as f64)
     }
 }
 
@@ -196,20 +206,26 @@ pub(crate) async fn measure(
         let (target, steps, run) = (target.clone(), Rc::clone(&steps), Rc::clone(&run));
         workers.push(local.spawn_local(work(target, steps, run, connection, number)));
     }
-    let cpu = local
+    let used = || -> Result<_, Error> {
+        let of = |pid: Option<u32>| pid.map(process::cpu).transpose();
+        Ok([of(options.pid)?, of(options.store)?])
+    };
+    let (before, after) = local
         .run_until(async {
             tokio::time::sleep_until(start.into()).await;
-            let before = options.pid.map(process::cpu).transpose()?;
+            let before = used()?;
             for worker in workers {
                 worker.await.map_err(|_| Error::Nothing { reason: "a worker panicked" })??;
             }
-            let after = options.pid.map(process::cpu).transpose()?;
-            Ok::<_, Error>(before.zip(after).map(|(before, after)| after - before))
+            Ok::<_, Error>((before, used()?))
         })
         .await?;
+    let spent =
+        |of: usize| Some((after[of]?.checked_sub(before[of]?)).unwrap_or_default().as_secs_f64());
     let mut outcome = run.outcome.replace(Outcome::new(&steps));
     outcome.seconds = run.last.get().duration_since(start).as_secs_f64();
-    outcome.cpu = cpu.map(|cpu| cpu.as_secs_f64());
+    outcome.cpu = spent(0);
+    outcome.store_cpu = spent(1);
     if outcome.requests() == 0 {
         return Err(Error::Nothing { reason: "no round ended in time, or no message was left" });
     }
@@ -394,6 +410,7 @@ mod tests {
             rounds: Some(20),
             prefill: 10,
             pid: None,
+            store: None,
         }
     }
 

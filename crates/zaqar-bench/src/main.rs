@@ -1,14 +1,17 @@
 #![doc = include_str!("../README.md")]
 
 mod backlog;
+mod beside;
 mod compare;
 mod error;
 mod http;
 mod limit;
 mod load;
 mod process;
+mod redis;
 mod table;
 mod wait;
+mod websocket;
 mod zaqar;
 
 use std::path::PathBuf;
@@ -21,6 +24,7 @@ use crate::compare::{Comparison, Server};
 use crate::error::Error;
 use crate::http::Connection;
 use crate::load::{Options, Outcome, Workload, millis};
+use crate::redis::Redis;
 use crate::table::{Table, figure};
 use crate::zaqar::{Sender, Target};
 
@@ -99,6 +103,8 @@ enum Command {
     },
     /// Measures a server and its limits in turn, and says which aims are met
     Compare(Compare),
+    /// Measures a server on Redis beside another one on the same Redis, which is emptied
+    Beside(Beside),
     /// Compares latencies at a small and a large backlog
     Backlog {
         /// A server that gets only a short queue
@@ -133,6 +139,10 @@ enum Command {
         #[command(flatten)]
         sender: SenderArguments,
     },
+    /// Measures the WebSocket transport in a closed loop
+    Websocket(websocket::Loops),
+    /// Measures what connections that subscribe and wait cost, and how soon a post reaches them
+    Subscribers(websocket::Subscribers),
     /// Times the append and fdatasync of 1 KiB
     Disk {
         /// Where
@@ -169,6 +179,41 @@ struct Compare {
     prefill: usize,
     #[command(flatten)]
     sender: SenderArguments,
+}
+
+#[derive(Debug, Args)]
+struct Beside {
+    /// The server and its process, as URL,PID
+    #[arg(long, value_parser = url_and_pid)]
+    server: (String, u32),
+    /// The other one, the original, and its process, as URL,PID
+    #[arg(long, value_parser = url_and_pid)]
+    other: (String, u32),
+    /// Their Redis on this machine, as PORT,PID. Everything in it is thrown away
+    #[arg(long, value_parser = port_and_pid)]
+    redis: (u16, u32),
+    /// Connections at once
+    #[arg(long, value_delimiter = ',', default_value = "1,8,64")]
+    connections: Vec<usize>,
+    /// Seconds of a slice
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Slices of each measurement, the servers in turn
+    #[arg(long, default_value_t = 3)]
+    slices: usize,
+    /// Messages that the claim workload posts before, for each second
+    #[arg(long, default_value_t = 60_000)]
+    prefill: usize,
+    /// The same for the other one
+    #[arg(long, default_value_t = 3_000)]
+    other_prefill: usize,
+    #[command(flatten)]
+    sender: SenderArguments,
+}
+
+fn port_and_pid(text: &str) -> Result<(u16, u32), String> {
+    let (port, pid) = url_and_pid(text)?;
+    Ok((port.parse().map_err(|error| format!("{port}: {error}"))?, pid))
 }
 
 fn url_and_pid(text: &str) -> Result<(String, u32), String> {
@@ -211,6 +256,7 @@ impl Command {
                 limit::serve(kind, limit::listen(port).await?, &directory).await
             }
             Self::Compare(arguments) => arguments.run().await,
+            Self::Beside(arguments) => arguments.run().await,
             Self::Backlog { small, large, messages, claimed, samples, sender } => {
                 let sender = sender.into();
                 let small = Target::new(&small, &sender).await?;
@@ -223,6 +269,8 @@ impl Command {
                 println!("{millis:.1}");
                 Ok(())
             }
+            Self::Websocket(loops) => loops.run().await,
+            Self::Subscribers(subscribers) => subscribers.run().await,
             Self::Disk { directory } => {
                 let times = limit::time_syncs(&directory, 500)?;
                 let at =
@@ -249,6 +297,27 @@ impl Compare {
             seconds: self.seconds,
             slices: self.slices,
             prefill: self.prefill,
+        })
+        .await
+    }
+}
+
+impl Beside {
+    async fn run(self) -> Result<(), Error> {
+        let sender = self.sender.into();
+        let server = async |(url, pid): (String, u32)| {
+            Ok::<_, Error>(Server { target: Target::new(&url, &sender).await?, pid })
+        };
+        let (port, pid) = self.redis;
+        beside::run(&beside::Beside {
+            server: server(self.server).await?,
+            other: server(self.other).await?,
+            redis: Redis { port, pid },
+            connections: self.connections,
+            seconds: self.seconds,
+            slices: self.slices,
+            prefill: self.prefill,
+            other_prefill: self.other_prefill,
         })
         .await
     }
@@ -281,6 +350,7 @@ async fn measure(arguments: Run) -> Result<(), Error> {
                 rounds: arguments.rounds,
                 prefill: arguments.prefill,
                 pid: arguments.pid,
+                store: None,
             };
             let outcome = load::measure(&target, &name, &options).await?;
             let memory = arguments.pid.map(process::resident).transpose()?;

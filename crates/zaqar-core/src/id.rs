@@ -110,6 +110,10 @@ bits! {
     /// digits as text.
     SubscriptionId
 }
+bits! {
+    /// Names the lease of one run of a server: 128 random bits, 32 lower-case hexadecimal digits as text.
+    LeaseId
+}
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,7 +15,9 @@ pub mod signing;
 pub mod storage;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use id::{ClaimId, IdError, Incarnation, MessageId, Position, SubscriptionId, Version};
+pub use id::{
+    ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, SubscriptionId, Version,
+};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use name::{ClientId, Kind, NameError, ProjectId, QueueKey, QueueName};

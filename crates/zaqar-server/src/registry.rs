@@ -9,7 +9,7 @@ use zaqar_api::Api;
 use zaqar_core::storage::{ManagementStore, MessageStore};
 
 use crate::config::{Registered, Settings};
-use crate::drivers::{embedded, redis, wsgi};
+use crate::drivers::{embedded, redis, websocket, wsgi};
 
 /// Why a driver could not start; its text says what is wrong and what helps.
 pub type StartError = Box<dyn std::error::Error + Send + Sync>;
@@ -60,12 +60,17 @@ pub struct Registry {
 }
 
 impl Default for Registry {
-    /// Everything that comes with this crate: the stores `embedded` and `redis`, the `wsgi` transport.
+    /// Everything that comes with this crate: the stores `embedded`, `redis` and, with the feature of that name, `mongodb`; the transports
+    /// `wsgi` and `websocket`.
     fn default() -> Self {
-        Self { stores: BTreeMap::new(), transports: BTreeMap::new() }
+        let registry = Self { stores: BTreeMap::new(), transports: BTreeMap::new() }
             .store("embedded", Arc::new(embedded::Driver))
             .store("redis", Arc::new(redis::Driver))
             .transport("wsgi", Arc::new(wsgi::Driver))
+            .transport("websocket", Arc::new(websocket::Driver));
+        #[cfg(feature = "mongodb")]
+        let registry = registry.store("mongodb", Arc::new(crate::drivers::mongodb::Driver));
+        registry
     }
 }
 

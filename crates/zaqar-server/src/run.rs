@@ -53,6 +53,8 @@ pub async fn run(
             shutdown.cancel();
         }
     }
+    // What connections did not end one by one goes with this server's lease.
+    api.stop_pushes().await;
     sweeping.cancel();
     while sweepers.join_next().await.is_some() {}
     messages.shut_down().await?;

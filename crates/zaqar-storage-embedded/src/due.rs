@@ -48,18 +48,21 @@ pub(crate) struct Due {
     delays: i64,
     expiry: i64,
     subscriptions: i64,
+    leases: i64,
+    followed: i64,
     outlook: Arc<Outlook>,
 }
 
 impl Due {
     /// Knows nothing: the first look tells.
     pub(crate) fn new(outlook: Arc<Outlook>) -> Self {
-        Self { claims: 0, delays: 0, expiry: 0, subscriptions: 0, outlook }
+        let [claims, delays, expiry, subscriptions, leases, followed] = [0; 6];
+        Self { claims, delays, expiry, subscriptions, leases, followed, outlook }
     }
 
     /// After a rollback: what was looked at may not be so.
     pub(crate) fn unknown(&mut self) {
-        (self.claims, self.delays, self.expiry, self.subscriptions) = (0, 0, 0, 0);
+        *self = Self::new(Arc::clone(&self.outlook));
         self.publish();
     }
 
@@ -84,6 +87,15 @@ impl Due {
         self.subscriptions = self.subscriptions.min(at);
     }
 
+    pub(crate) fn lease_ends(&mut self, at: i64) {
+        self.leases = self.leases.min(at);
+    }
+
+    /// A settled entry can be followed until then.
+    pub(crate) fn entry_ends(&mut self, at: i64) {
+        self.followed = self.followed.min(at);
+    }
+
     pub(crate) const fn has_claims(&self, now: i64) -> bool {
         self.claims <= now
     }
@@ -98,6 +110,26 @@ impl Due {
 
     pub(crate) const fn has_subscriptions(&self, now: i64) -> bool {
         self.subscriptions <= now
+    }
+
+    pub(crate) const fn has_leases(&self, now: i64) -> bool {
+        self.leases <= now
+    }
+
+    pub(crate) const fn has_entries(&self, now: i64) -> bool {
+        self.followed <= now
+    }
+
+    /// Looks when the next lease is over.
+    pub(crate) fn look_at_leases(&mut self, conn: &Connection) -> Sql<()> {
+        self.leases = next(conn, "SELECT min(until) FROM leases")?;
+        Ok(())
+    }
+
+    /// Looks when the next settled entry can no longer be followed.
+    pub(crate) fn look_at_entries(&mut self, conn: &Connection) -> Sql<()> {
+        self.followed = next(conn, "SELECT min(followed) FROM outbox WHERE ready = 2")?;
+        Ok(())
     }
 
     /// Looks when the next subscription is over.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zaqar_core::storage::{Guarded, Posted};
-use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp, Version};
+use zaqar_core::{Generation, Incarnation, Position, QueueKey, Timestamp, Version};
 
 use crate::due::Due;
 use crate::error::Sql;
@@ -32,10 +32,19 @@ pub(crate) struct Head {
     pub(crate) life: i64,
     /// When its first outbox entry is due; [`NEVER`] without one.
     pub(crate) agenda: i64,
-    /// When its last subscription is over, once that was looked up. Known in memory only.
-    pub(crate) heard_until: Option<i64>,
+    /// When its last subscriptions are over, once that was looked up. Known in memory only.
+    pub(crate) heard: Option<Heard>,
     /// Every free message before this position has expired, so that nobody looks at them again. Known in memory only.
     pub(crate) floor: i64,
+}
+
+/// Until when somebody hears of what is posted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
+    /// By deliveries to an address.
+    pub(crate) delivered: i64,
+    /// Over a connection.
+    pub(crate) followed: i64,
 }
 
 struct Cached {
@@ -140,6 +149,11 @@ impl Ledger {
         self.dirty.clear();
     }
 
+    /// The position that was given last.
+    pub(crate) const fn last_position(&self) -> Position {
+        Position::new((self.next_position - 1).cast_unsigned())
+    }
+
     /// The next `count` positions; the first of them.
     pub(crate) fn take_positions(&mut self, count: usize) -> i64 {
         let first = self.next_position;
@@ -200,6 +214,13 @@ impl Ledger {
         }
     }
 
+    /// Forgets who hears of what is posted, of every head.
+    pub(crate) fn forget_hearers(&mut self) {
+        for cached in self.by_number.values_mut() {
+            cached.head.heard = None;
+        }
+    }
+
     /// Makes a head.
     pub(crate) fn open_head(&mut self, key: &QueueKey, generation: Generation) -> Sql<()> {
         let head = Head {
@@ -211,7 +232,7 @@ impl Ledger {
             audience: self.take_number(),
             life: self.take_number(),
             agenda: NEVER,
-            heard_until: None,
+            heard: None,
             floor: 0,
         };
         self.conn
@@ -256,7 +277,7 @@ impl Ledger {
             .execute([head.number, audience])?;
         self.change(head.number, |head| {
             head.audience = audience;
-            head.heard_until = None;
+            head.heard = None;
         });
         self.discard(head.audience)
     }
@@ -314,7 +335,7 @@ fn head_of(row: &Row<'_>) -> Sql<Head> {
         audience: row.get(6)?,
         life: row.get(7)?,
         agenda: row.get::<_, Option<i64>>(8)?.unwrap_or(NEVER),
-        heard_until: None,
+        heard: None,
         floor: 0,
     })
 }

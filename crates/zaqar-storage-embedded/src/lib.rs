@@ -8,6 +8,7 @@ mod driver;
 mod due;
 mod error;
 mod heads;
+mod leases;
 mod ledger;
 mod listing;
 mod loose;

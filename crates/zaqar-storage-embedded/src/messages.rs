@@ -150,8 +150,9 @@ impl Ledger {
             }
             ids.push(id(head.generation.incarnation, position));
         }
-        if self.is_heard(&head)? {
-            self.write_outbox(&head, first, batch)?;
+        let heard = self.heard(&head)?;
+        if heard.delivered > created || heard.followed > created {
+            self.write_outbox(&head, first, batch, heard)?;
         }
         self.posted.extend(ids.last().map(|last| Posted { key: key.clone(), last: *last }));
         Ok(ids)

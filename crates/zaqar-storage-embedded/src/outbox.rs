@@ -5,15 +5,18 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{OptionalExtension, Row, params};
-use zaqar_core::storage::{Batch, Error, Outbox, OutboxEntry, OutboxMessage};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use zaqar_core::storage::{Batch, Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Checksum, Incarnation, KeyId, Payload, Position, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Head, Ledger, NEVER, millis, time};
+use crate::ledger::{Head, Heard, Ledger, NEVER, find_head, millis, time};
 use crate::queues::key_of;
 use crate::rows::id;
+
+/// What `ready` is for an entry that is never due again.
+const SETTLED: i64 = 2;
 
 /// Entries whose time has come that one lease makes ready, at most.
 const TURNS: i64 = 1000;
@@ -64,6 +67,24 @@ impl Outbox for Embedded {
         })
         .await
     }
+
+    async fn follow(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        after: Position,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        let now = self.at(now);
+        self.read(|conn| {
+            let head = find_head(conn, key)?;
+            match head.filter(|head| head.generation.incarnation == incarnation) {
+                Some(head) => follow(conn, &head, after, limit, now),
+                None => Ok(Vec::new()),
+            }
+        })
+    }
 }
 
 /// The row of an entry.
@@ -73,13 +94,25 @@ struct Entry {
     created: i64,
 }
 
+impl Entry {
+    fn read(row: &Row<'_>) -> Sql<Self> {
+        Ok(Self { first: row.get(0)?, count: row.get(1)?, created: row.get(2)? })
+    }
+}
+
 impl Ledger {
     /// Writes the entry of a post.
-    pub(crate) fn write_outbox(&mut self, head: &Head, first: i64, batch: &Batch) -> Sql<()> {
-        let mut earliest = NEVER;
+    pub(crate) fn write_outbox(
+        &mut self,
+        head: &Head,
+        first: i64,
+        batch: &Batch,
+        heard: Heard,
+    ) -> Sql<()> {
+        let (mut earliest, mut latest) = (NEVER, 0);
         for (new, position) in batch.messages.iter().zip(first..) {
             let due = millis(self.now.plus_secs(new.delay));
-            earliest = earliest.min(due);
+            (earliest, latest) = (earliest.min(due), latest.max(due));
             let payload = &new.payload;
             self.conn
                 .prepare_cached("INSERT INTO outbox_messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
@@ -94,9 +127,21 @@ impl Ledger {
         }
         let count = i64::try_from(batch.messages.len()).unwrap_or(i64::MAX);
         let now = millis(self.now);
+        let ready = match heard.delivered > now {
+            true => i64::from(earliest <= now),
+            false => SETTLED,
+        };
+        let followed = match heard.followed > now {
+            true => millis(time(latest).plus_secs(FOLLOWED_FOR.as_secs())),
+            false => 0,
+        };
         self.conn
-            .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![first, head.life, count, now, earliest, earliest <= now])?;
+            .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .execute(params![first, head.life, count, now, earliest, ready, followed])?;
+        if ready == SETTLED {
+            self.due.entry_ends(followed);
+            return Ok(());
+        }
         self.set_agenda(head, head.agenda.min(earliest))
     }
 
@@ -113,47 +158,56 @@ impl Ledger {
                 "SELECT first, count, created FROM outbox \
                  WHERE life = ?1 AND ready = 1 ORDER BY first LIMIT 1",
             )?
-            .query_row([head.life], |row| {
-                Ok(Entry { first: row.get(0)?, count: row.get(1)?, created: row.get(2)? })
-            })
+            .query_row([head.life], Entry::read)
             .optional()?;
         let Some(oldest) = oldest else { return Ok(None) };
         self.conn
             .prepare_cached("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
             .execute([oldest.first, millis(until)])?;
         self.look_at_agenda(head)?;
-        self.read_entry(head, &oldest).map(Some)
-    }
-
-    fn read_entry(&self, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {
-        let incarnation = head.generation.incarnation;
-        let messages = self
-            .conn
-            .prepare_cached(
-                "SELECT position, ttl, due, sealed, checksum, body FROM outbox_messages \
-                 WHERE position >= ?1 AND position < ?2 ORDER BY position",
-            )?
-            .query_map([entry.first, entry.first + entry.count], |row| {
-                read_message(row, incarnation)
-            })?
-            .collect::<Sql<_>>()?;
-        Ok(OutboxEntry {
-            incarnation,
-            first: Position::new(entry.first.cast_unsigned()),
-            messages,
-            created: time(entry.created),
-        })
+        read_entry(&self.conn, head, &oldest).map(Some)
     }
 
     fn settle(&mut self, head: &Head, first: i64) -> Sql<()> {
-        let count = self
+        let entry = self
             .conn
-            .prepare_cached("SELECT count FROM outbox WHERE first = ?1 AND life = ?2")?
-            .query_row([first, head.life], |row| row.get(0))
+            .prepare_cached("SELECT count, followed FROM outbox WHERE first = ?1 AND life = ?2")?
+            .query_row([first, head.life], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let Some(count) = count else { return Ok(()) };
-        self.drop_entry(first, count)?;
+        let Some((count, followed)) = entry else { return Ok(()) };
+        if followed > millis(self.now) {
+            self.conn
+                .prepare_cached("UPDATE outbox SET ready = 2 WHERE first = ?1")?
+                .execute([first])?;
+            self.due.entry_ends(followed);
+        } else {
+            self.drop_entry(first, count)?;
+        }
         self.look_at_agenda(head)
+    }
+
+    /// Removes settled entries that can no longer be followed, about `budget` rows; how many it was.
+    pub(crate) fn remove_entries(&mut self, budget: usize) -> Sql<usize> {
+        let now = millis(self.now);
+        let mut done = 0;
+        while done < budget && self.due.has_entries(now) {
+            let over = self
+                .conn
+                .prepare_cached(
+                    "SELECT first, count FROM outbox WHERE ready = 2 AND followed <= ?1 \
+                     ORDER BY followed LIMIT 1",
+                )?
+                .query_row([now], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            match over {
+                Some((first, count)) => {
+                    self.drop_entry(first, count)?;
+                    done += usize::try_from(count).unwrap_or(0);
+                }
+                None => self.due.look_at_entries(&self.conn)?,
+            }
+        }
+        Ok(done)
     }
 
     /// Removes an entry with its messages.
@@ -187,6 +241,42 @@ impl Ledger {
         self.change(head.number, |head| head.agenda = agenda);
         Ok(())
     }
+}
+
+/// What can be followed behind a position.
+fn follow(
+    conn: &Connection,
+    head: &Head,
+    after: Position,
+    limit: usize,
+    now: Timestamp,
+) -> Sql<Vec<OutboxEntry>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let after = after.get().cast_signed();
+    conn.prepare_cached(
+        "SELECT first, count, created FROM outbox WHERE life = ?1 AND first > ?2 AND followed > ?3 \
+         ORDER BY first LIMIT ?4",
+    )?
+    .query_map([head.life, after, millis(now), limit], Entry::read)?
+    .map(|entry| read_entry(conn, head, &entry?))
+    .collect()
+}
+
+fn read_entry(conn: &Connection, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {
+    let incarnation = head.generation.incarnation;
+    let messages = conn
+        .prepare_cached(
+            "SELECT position, ttl, due, sealed, checksum, body FROM outbox_messages \
+             WHERE position >= ?1 AND position < ?2 ORDER BY position",
+        )?
+        .query_map([entry.first, entry.first + entry.count], |row| read_message(row, incarnation))?
+        .collect::<Sql<_>>()?;
+    Ok(OutboxEntry {
+        incarnation,
+        first: Position::new(entry.first.cast_unsigned()),
+        messages,
+        created: time(entry.created),
+    })
 }
 
 fn read_message(row: &Row<'_>, incarnation: Incarnation) -> Sql<OutboxMessage> {

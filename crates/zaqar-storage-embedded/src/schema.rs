@@ -28,8 +28,10 @@ pub(crate) const BUSY: Duration = Duration::from_secs(5);
 ///   changes it; `life` is for the outbox.
 /// - `messages` never change. What does is in three small tables, one a state, in order of position within a number.
 /// - `expiry`, `claims_due` and `delayed_due` tell what comes due next, over all queues.
-/// - An outbox entry is `ready` when it may be leased; its messages have the positions from `first` on. A head's `agenda` is when its
-///   first entry is due.
+/// - An outbox entry is `ready` (1) when it may be leased, not yet (0) while it waits for its time or a lease on it lasts, and never
+///   again (2) once it is settled: it stays until `followed` is over. Its messages have the positions from `first` on. A head's
+///   `agenda` is when its first entry is due.
+/// - A subscription may hang on a row of `leases`.
 /// - Numbers that no head has any more wait in `garbage` for the sweep.
 /// - Times are milliseconds since 1970; `ttl` is in seconds.
 const TABLES: &str = "
@@ -88,21 +90,26 @@ CREATE TABLE expiry (
 CREATE TABLE subscriptions (
     audience INTEGER NOT NULL, id BLOB NOT NULL, subscriber TEXT NOT NULL,
     ttl INTEGER NOT NULL, since INTEGER NOT NULL, expires INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL, options TEXT NOT NULL,
+    confirmed INTEGER NOT NULL, options TEXT NOT NULL, lease BLOB,
     PRIMARY KEY (audience, id), UNIQUE (audience, subscriber)
 ) WITHOUT ROWID;
-CREATE INDEX subscriptions_lives ON subscriptions (audience, expires);
+CREATE INDEX subscriptions_lives ON subscriptions (audience, (lease IS NULL), expires);
+CREATE INDEX subscriptions_leased ON subscriptions (lease) WHERE lease IS NOT NULL;
 CREATE INDEX subscriptions_due ON subscriptions (expires);
 CREATE TABLE outbox (
     first INTEGER PRIMARY KEY, life INTEGER NOT NULL, count INTEGER NOT NULL, created INTEGER NOT NULL,
-    due INTEGER NOT NULL, ready INTEGER NOT NULL
+    due INTEGER NOT NULL, ready INTEGER NOT NULL, followed INTEGER NOT NULL
 );
+CREATE INDEX outbox_order ON outbox (life, first);
+CREATE INDEX outbox_settled ON outbox (followed) WHERE ready = 2;
 CREATE INDEX outbox_due ON outbox (life, ready, due);
 CREATE INDEX outbox_ready ON outbox (life, first) WHERE ready = 1;
 CREATE TABLE outbox_messages (
     position INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, due INTEGER NOT NULL,
     sealed TEXT, checksum BLOB, body BLOB NOT NULL
 );
+CREATE TABLE leases (id BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX leases_due ON leases (until);
 CREATE TABLE garbage (number INTEGER PRIMARY KEY);
 ";
 

@@ -6,16 +6,16 @@ use zaqar_core::storage::{
     Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
 };
-use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Head, Ledger, find_head, millis, time};
+use crate::ledger::{Head, Heard, Ledger, find_head, millis, time};
 
 /// What [`read`] reads.
 macro_rules! columns {
     () => {
-        "SELECT id, subscriber, ttl, since, confirmed, options FROM subscriptions"
+        "SELECT id, subscriber, ttl, since, confirmed, options, lease FROM subscriptions"
     };
 }
 
@@ -110,21 +110,25 @@ impl Subscriptions for Embedded {
 }
 
 impl Ledger {
-    /// Whether a head has a live subscription.
-    pub(crate) fn is_heard(&mut self, head: &Head) -> Sql<bool> {
-        let until = match head.heard_until {
-            Some(until) => until,
-            None => {
-                let last: Option<i64> = self
-                    .conn
-                    .prepare_cached("SELECT max(expires) FROM subscriptions WHERE audience = ?1")?
-                    .query_row([head.audience], |row| row.get(0))?;
-                let until = last.unwrap_or(0);
-                self.note(head.number, |head| head.heard_until = Some(until));
-                until
-            }
+    /// Until when somebody hears of a head's messages.
+    pub(crate) fn heard(&mut self, head: &Head) -> Sql<Heard> {
+        if let Some(heard) = head.heard {
+            return Ok(heard);
+        }
+        let last = |has_address: bool| -> Sql<i64> {
+            let last = self
+                .conn
+                .prepare_cached(
+                    "SELECT expires FROM subscriptions WHERE audience = ?1 AND (lease IS NULL) = ?2 \
+                     ORDER BY expires DESC LIMIT 1",
+                )?
+                .query_row(params![head.audience, has_address], |row| row.get(0))
+                .optional()?;
+            Ok(last.unwrap_or(0))
         };
-        Ok(until > millis(self.now))
+        let heard = Heard { delivered: last(true)?, followed: last(false)? };
+        self.note(head.number, |head| head.heard = Some(heard));
+        Ok(heard)
     }
 
     fn subscribe(&mut self, head: &Head, new: &NewSubscription) -> Sql<Subscribed> {
@@ -143,9 +147,13 @@ impl Ledger {
                 since: self.now,
                 options: new.options.clone(),
                 confirmed: new.confirmed,
+                lease: new.lease,
             },
         )?;
-        Ok(Subscribed::Created)
+        if let Some(lease) = new.lease {
+            self.hang_on(lease)?;
+        }
+        Ok(Subscribed::Created { after: self.last_position() })
     }
 
     fn change_subscription(
@@ -182,7 +190,9 @@ impl Ledger {
     fn insert_subscription(&mut self, head: &Head, one: &Subscription) -> Sql<()> {
         let expires = millis(end(one));
         self.conn
-            .prepare_cached("INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+            .prepare_cached(
+                "INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
             .execute(params![
                 head.audience,
                 one.id.get().to_be_bytes(),
@@ -192,6 +202,7 @@ impl Ledger {
                 expires,
                 one.confirmed,
                 one.options,
+                one.lease.map(|lease| lease.get().to_be_bytes()),
             ])?;
         self.due.subscription_ends(expires);
         self.changes_audience(head);
@@ -199,7 +210,7 @@ impl Ledger {
     }
 
     fn changes_audience(&mut self, head: &Head) {
-        self.note(head.number, |head| head.heard_until = None);
+        self.note(head.number, |head| head.heard = None);
     }
 
     /// A subscription to a head that has this subscriber, live or not.
@@ -259,6 +270,7 @@ fn read(row: &Row<'_>) -> Sql<Subscription> {
         since: time(row.get(3)?),
         confirmed: row.get(4)?,
         options: row.get(5)?,
+        lease: row.get::<_, Option<[u8; 16]>>(6)?.map(|id| LeaseId::new(u128::from_be_bytes(id))),
     })
 }
 

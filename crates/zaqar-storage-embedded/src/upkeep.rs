@@ -50,6 +50,12 @@ impl Ledger {
             done += self.remove_subscriptions(budget - done)?;
         }
         if done < budget {
+            done += self.remove_leased(budget - done)?;
+        }
+        if done < budget {
+            done += self.remove_entries(budget - done)?;
+        }
+        if done < budget {
             done += self.remove_garbage(budget - done)?;
         }
         if done == 0 && self.has_room_to_spare()? {
@@ -59,6 +65,8 @@ impl Ledger {
             || self.has_expired()
             || self.loose.is_waiting()
             || self.due.has_subscriptions(millis(self.now))
+            || self.due.has_leases(millis(self.now))
+            || self.due.has_entries(millis(self.now))
             || self.has_garbage()?
             || self.has_room_to_spare()?;
         Ok(Swept { done, more })

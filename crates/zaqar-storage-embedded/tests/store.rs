@@ -280,6 +280,7 @@ async fn subscriptions_outlive_a_purge_and_end_with_the_queue() {
         ttl: 3600,
         options: "{}".to_owned(),
         confirmed: true,
+        lease: None,
     };
     store.subscribe(&key("q"), life(1), &new, NOW).await.unwrap();
     store.purge(&key("q"), NOW).await.unwrap();

@@ -20,10 +20,12 @@
 //! | `:g` | garbage: ranges of chunks, and outboxes of closed heads |
 //! | `:r0` `:r1` | requests of posts, each with its first place |
 //! | `:t0` `:t1` | names of dead letters that arrived |
-//! | `:s` `:sx` `:si` `:sn` | subscriptions by id; ids by end; ids in order; id by subscriber |
+//! | `:s` `:sx` `:sl` `:si` `:sn` | subscriptions by id; ids by end, and those on leases; ids in order; id by subscriber |
 //! | `:ow` `:or` `:od` `:o:PLACE` | deliveries that wait, by when they are due; those that are, by age, and since when; one delivery |
+//! | `:of` `:ox` | deliveries that can be followed, by age, and until when |
 //! | `{n/q/PROJECT}:n` `:r` | names of a project's queues; rows by name |
 //! | `{a/N}:s` `:o` | agenda of queues to sweep, and of those with deliveries |
+//! | `{a/N}:l` `:lx` `:li:LEASE` `:lh` | leases by end; those that are over, by when to look at them; what hangs on one, by when that ends by itself; since when, with `?` before it where the lease was never kept |
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName};
@@ -86,6 +88,11 @@ impl Keys {
             Agenda::Deliveries => "o",
         };
         self.place(&format!("a/{shard}"), end).key
+    }
+
+    /// A shard of the leases.
+    pub(crate) fn leases(&self, shard: usize) -> Place {
+        self.place(&format!("a/{shard}"), "l")
     }
 
     /// What [`zaqar_core::storage::Upkeep::ping`] writes.

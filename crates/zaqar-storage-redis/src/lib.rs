@@ -10,6 +10,7 @@ mod error;
 mod foreign;
 mod heads;
 mod keys;
+mod leases;
 mod letters;
 mod messages;
 mod news;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Endpoint, Error, Guarded, ListQuery, Message, MessagePage, Messages,
-    Stats, Volume,
+    Batch, Deletable, Deleted, Endpoint, Error, FOLLOWED_FOR, Guarded, ListQuery, Message,
+    MessagePage, Messages, Stats, Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, MessageId, Position, QueueKey, Timestamp, Version,
@@ -36,8 +36,9 @@ impl Messages for Redis {
         let now = self.at(now);
         let count = batch.messages.len() as u64;
         let mut arguments = arguments(Some(assumed), now);
-        arguments.reserve(3 + 3 * batch.messages.len());
+        arguments.reserve(4 + 3 * batch.messages.len());
         arguments.extend([Vec::new(), batch.request.to_be_bytes().to_vec(), Vec::new()]);
+        arguments.push(millis(FOLLOWED_FOR.as_secs()));
         for message in &batch.messages {
             arguments.push(record::encode(now, &batch.client, &message.payload));
             arguments.extend([millis(message.ttl), millis(message.delay)]);

@@ -9,8 +9,9 @@ use crate::agenda::Entry;
 use crate::driver::{Repeat, Step, VERSION, arguments, number, time};
 use crate::error::Garbled;
 use crate::keys::{self, Agenda};
+use crate::messages::bounded;
 use crate::record;
-use crate::reply::{Reply, seconds};
+use crate::reply::{Outcome, Reply, seconds};
 use crate::scripts;
 
 /// Looks at the agenda for one answer, at most: each makes it shorter.
@@ -49,8 +50,10 @@ impl Outbox for Redis {
         let script = &scripts::LEASE;
         // A lease that nobody knows of runs out; a second one takes another entry.
         let leased = self.change_head_of(key, now, script, [time(until)], Repeat::Harmless).await?;
-        let Some(("done", reply)) = leased else { return Ok(None) };
-        Ok(Some(read(reply)?))
+        let Some(("done", mut reply)) = leased else { return Ok(None) };
+        let (incarnation, first) = (reply.incarnation()?, reply.number()?);
+        let parts = reply.len();
+        Ok(Some(read(incarnation, first, &mut reply, parts)?))
     }
 
     async fn settle(
@@ -66,6 +69,32 @@ impl Outbox for Redis {
         let (script, repeat) = (&scripts::SETTLE_ENTRY, Repeat::Harmless);
         self.step(key, Step { script, repeat, is_write: true, arguments }).await?;
         Ok(())
+    }
+
+    async fn follow(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        after: Position,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        let assumed = Generation { incarnation, version: Version::new(0) };
+        let mut arguments = arguments(Some(assumed), self.at(now));
+        arguments[VERSION].clear();
+        arguments.extend([number(after.get()), number(bounded(limit))]);
+        let (script, repeat) = (&scripts::FOLLOW, Repeat::Harmless);
+        let step = Step { script, repeat, is_write: false, arguments };
+        let Outcome::Said(_, mut reply) = self.step(key, step).await? else {
+            return Ok(Vec::new());
+        };
+        let incarnation = reply.incarnation()?;
+        let mut entries = Vec::new();
+        while !reply.is_empty() {
+            let (first, parts) = (reply.number()?, reply.number()?);
+            entries.push(read(incarnation, first, &mut reply, parts)?);
+        }
+        Ok(entries)
     }
 }
 
@@ -91,13 +120,18 @@ impl Redis {
     }
 }
 
-/// Reads what a lease says: incarnation, first place, when it was posted; then record, life and delay of each message.
-fn read(mut reply: Reply) -> Result<OutboxEntry, Garbled> {
-    let (incarnation, first, created) = (reply.incarnation()?, reply.number()?, reply.number()?);
+/// Reads the parts of an entry: when it was posted; then record, life and delay of each message.
+fn read(
+    incarnation: Incarnation,
+    first: u64,
+    reply: &mut Reply,
+    parts: u64,
+) -> Result<OutboxEntry, Garbled> {
+    let created = reply.number()?;
     let mut messages = Vec::new();
-    while !reply.is_empty() {
+    for at in 0..parts.saturating_sub(1) / 3 {
         let (record, life, delay) = (reply.bytes()?, reply.number()?, reply.number()?);
-        let position = Position::new(first + messages.len() as u64);
+        let position = Position::new(first + at);
         messages.push(OutboxMessage {
             id: MessageId { incarnation, position },
             payload: record::decode(record)?.payload,

@@ -19,6 +19,11 @@ impl Reply {
         }
     }
 
+    /// How many parts are left.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.as_slice().is_empty()
     }

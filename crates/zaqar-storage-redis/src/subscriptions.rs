@@ -5,7 +5,7 @@ use zaqar_core::storage::{
     Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
 };
-use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{Generation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Redis;
 use crate::driver::{Repeat, Step, arguments, millis, number};
@@ -25,7 +25,12 @@ impl Subscriptions for Redis {
         subscription: &NewSubscription,
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
-        let mut arguments = arguments(Some(assumed), self.at(now));
+        let now = self.at(now);
+        if let Some(lease) = subscription.lease {
+            let expires = now.plus_secs(subscription.ttl);
+            self.hang(lease, key, subscription.id, expires, now).await?;
+        }
+        let mut arguments = arguments(Some(assumed), now);
         arguments.extend([
             text(subscription.id),
             millis(subscription.ttl),
@@ -33,12 +38,13 @@ impl Subscriptions for Redis {
             flag(subscription.confirmed),
             subscription.subscriber.clone().into_bytes(),
             subscription.options.clone().into_bytes(),
+            subscription.lease.map_or_else(Vec::new, |lease| lease.encode().to_vec()),
         ]);
         let (script, repeat) = (&scripts::SUBSCRIBE, Repeat::Harmless);
         let made = self.step(key, Step { script, repeat, is_write: true, arguments }).await?;
         let made = made.guarded(|said, mut reply| match said {
             "exists" => Ok(Subscribed::Exists(read(&mut reply)?)),
-            _ => Ok(Subscribed::Created),
+            _ => Ok(Subscribed::Created { after: Position::new(reply.number()?) }),
         })?;
         Ok(made)
     }
@@ -78,6 +84,14 @@ impl Subscriptions for Redis {
         change: &SubscriptionChange,
         now: Timestamp,
     ) -> Result<Changed, Error> {
+        let now = self.at(now);
+        if let Some(ttl) = change.ttl {
+            // Its lease is told first, as for a new one.
+            let there = self.subscription(key, id, now).await?;
+            if let Some(lease) = there.and_then(|there| there.lease) {
+                self.hang(lease, key, id, now.plus_secs(ttl), now).await?;
+            }
+        }
         let mut own = vec![text(id)];
         own.extend(pair(change.subscriber.clone().map(String::into_bytes)));
         own.extend(pair(change.ttl.map(millis)));
@@ -101,7 +115,14 @@ impl Subscriptions for Redis {
         now: Timestamp,
     ) -> Result<(), Error> {
         let (script, own) = (&scripts::UNSUBSCRIBE, [text(id)]);
-        self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        let said = self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        if let Some((_, mut reply)) = said
+            && let Some(lease) = read_lease(&mut reply)?
+            && let Err(error) = self.unhang(lease, key, id, now).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(queue = %key, error, "a lease remembers a subscription that is gone");
+        }
         Ok(())
     }
 
@@ -136,5 +157,11 @@ fn read(reply: &mut Reply) -> Result<Subscription, Garbled> {
         confirmed: reply.bytes()? == CONFIRMED,
         subscriber: reply.text()?,
         options: reply.text()?,
+        lease: read_lease(reply)?,
     })
+}
+
+fn read_lease(reply: &mut Reply) -> Result<Option<LeaseId>, Garbled> {
+    let text = reply.text()?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Garbled) }
 }

@@ -30,9 +30,10 @@ impl Upkeep for Redis {
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         let (now, budget) = (self.at(now), budget.max(1));
+        let mut swept = self.sweep_leases(now, budget).await?;
         let first = self.inner.shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let entries = self.server().look(Agenda::Sweeps, first, LOOK.min(budget), now).await?;
-        let mut swept = Swept { done: 0, more: entries.len() >= LOOK.min(budget) };
+        swept.more |= entries.len() >= LOOK.min(budget);
         // A queue that has nothing to do costs a look, too.
         let mut looks = budget;
         for entry in &entries {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use zaqar_core::storage::{ManagementStore, MessageStore, Swept, Upkeep};
 use zaqar_core::{
-    Clock, Generation, Incarnation, Kind, ManualClock, ProjectId, QueueKey, QueueName, SystemClock,
-    Timestamp, Version,
+    Clock, Generation, Incarnation, Kind, LeaseId, ManualClock, ProjectId, QueueKey, QueueName,
+    SystemClock, Timestamp, Version,
 };
 
 use crate::factory::{Factory, Stores};
@@ -96,6 +96,12 @@ impl Kit {
     /// Sweeps the message store until nothing is due.
     pub(crate) async fn sweep(&self) {
         sweep(self.store(), self.now(), 100).await;
+    }
+
+    /// A lease of this test's own.
+    pub(crate) fn lease(&self, number: u128) -> LeaseId {
+        let tag = u128::from_str_radix(&self.tag, 16).expect("a tag is a number");
+        LeaseId::new(tag ^ number)
     }
 
     pub(crate) fn project(&self) -> ProjectId {

@@ -212,6 +212,24 @@ macro_rules! __behaviours {
                 a_due_queue_is_named_until_it_is_settled
                 no_racing_post_is_missed
             }
+            leases {
+                subscriptions_go_with_their_lease
+                a_lease_can_be_kept_longer
+                a_lease_that_is_over_stays_over
+                an_ended_lease_takes_its_own_with_it
+                nothing_hangs_on_a_lease_that_was_never_kept
+                a_lease_with_much_on_it_ends_in_pieces
+            }
+            following {
+                a_post_can_be_followed
+                what_nobody_follows_is_not_kept
+                who_follows_goes_on_behind_what_was_shown
+                workers_take_nothing_from_who_follows
+                what_is_open_outlasts_who_follows
+                entries_outlast_their_messages
+                a_subscriber_learns_where_to_begin
+                no_racing_post_is_missed
+            }
             news {
                 every_post_is_named
                 news_name_what_is_posted

@@ -152,6 +152,17 @@ faults! {
     outbox_always: OutboxAlways breaks "outbox::a_post_without_subscribers_writes_none";
     due_queues_stuck: DueQueuesStuck breaks "outbox::every_due_queue_appears";
     ends_twice: EndsTwice breaks "upkeep::shutting_down_twice_is_once";
+    subscribed_late: SubscribedLate breaks "following::a_subscriber_learns_where_to_begin";
+    follow_forgotten: FollowForgotten breaks "following::a_post_can_be_followed"
+        "following::workers_take_nothing_from_who_follows";
+    followed_is_due: FollowedIsDue breaks "following::a_post_can_be_followed";
+    follow_restarts: FollowRestarts breaks "following::who_follows_goes_on_behind_what_was_shown";
+    settled_hidden: SettledHidden breaks "following::workers_take_nothing_from_who_follows";
+    lease_forever: LeaseForever breaks "leases::subscriptions_go_with_their_lease"
+        "leases::an_ended_lease_takes_its_own_with_it"
+        "leases::nothing_hangs_on_a_lease_that_was_never_kept"
+        "leases::a_lease_with_much_on_it_ends_in_pieces";
+    lease_revived: LeaseRevived breaks "leases::a_lease_that_is_over_stays_over";
 }
 
 /// Behaviours that a fault breaks beyond which it says nothing on any single one of them.

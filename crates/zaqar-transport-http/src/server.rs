@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -127,11 +127,19 @@ fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
     builder
 }
 
+/// Bytes that a refused peer may still send.
+const REFUSED_BYTES: u64 = 1 << 20;
+
 async fn refuse(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
         content-length: 0\r\nconnection: close\r\n\r\n";
-    let answered = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER));
-    if answered.await.is_err() {
+    let answering = async {
+        stream.write_all(ANSWER).await?;
+        stream.shutdown().await?;
+        // Closed with bytes unread, the connection would be reset and the answer lost to a peer that is still sending.
+        tokio::io::copy(&mut stream.take(REFUSED_BYTES), &mut tokio::io::sink()).await
+    };
+    if !matches!(tokio::time::timeout(Duration::from_secs(1), answering).await, Ok(Ok(_))) {
         debug!("a refused peer does not read");
     }
 }

@@ -9,6 +9,7 @@
 mod claims;
 mod error;
 mod heads;
+mod leases;
 mod messages;
 mod news;
 mod outbox;
@@ -19,12 +20,13 @@ mod upkeep;
 pub use claims::{Claim, ClaimRequest, Claimed, Claims, DeadLetters};
 pub use error::Error;
 pub use heads::{Guarded, Heads};
+pub use leases::Leases;
 pub use messages::{
     Batch, Deletable, Deleted, Endpoint, ListQuery, Message, MessagePage, Messages, NewMessage,
     Stats, Volume,
 };
 pub use news::{News, NewsStream, Posted};
-pub use outbox::{Outbox, OutboxEntry, OutboxMessage};
+pub use outbox::{FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
 pub use queues::{QueueRow, Queues};
 pub use subscriptions::{
     Changed, NewSubscription, Subscribed, Subscription, SubscriptionChange, Subscriptions,
@@ -37,6 +39,12 @@ pub trait ManagementStore: Queues + Upkeep {}
 impl<T: Queues + Upkeep> ManagementStore for T {}
 
 /// Keeps what is in queues: implemented by every type that has its parts.
-pub trait MessageStore: Heads + Messages + Claims + Subscriptions + Outbox + News + Upkeep {}
+pub trait MessageStore:
+    Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Upkeep
+{
+}
 
-impl<T: Heads + Messages + Claims + Subscriptions + Outbox + News + Upkeep> MessageStore for T {}
+impl<T: Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Upkeep> MessageStore
+    for T
+{
+}

@@ -1,5 +1,7 @@
 //! The outbox: posts that subscribers are yet to hear of.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::Error;
@@ -31,10 +33,15 @@ pub struct OutboxMessage {
     pub due: Timestamp,
 }
 
+/// How long an entry can be followed after the last of its messages is due.
+pub const FOLLOWED_FOR: Duration = Duration::from_secs(60);
+
 /// Outbox entries by queue.
 ///
-/// An entry is *open* from its post until it is settled. It is *due* when it is open, no lease on it lasts, and `now` has reached the
-/// `due` of its first message to be delivered.
+/// Two kinds of readers need them. Workers deliver to addresses: for them an entry is *open* from its post until it is settled, and
+/// *due* when it is open, no lease on it lasts, and `now` has reached the `due` of its first message to be delivered. Servers push to
+/// the connections that they hold (subscriptions on a lease): for them an entry can be *followed*, whatever workers do, until
+/// [`FOLLOWED_FOR`] after the last of its messages is due.
 #[async_trait]
 pub trait Outbox: Send + Sync {
     /// Queues that have due entries, of every project.
@@ -47,8 +54,8 @@ pub trait Outbox: Send + Sync {
     /// Leases the oldest due entry of a queue until `until`.
     ///
     /// # Behavior
-    /// - A post to a queue with a live subscription has written one entry, whole, in the same step; a post to one without has not.
-    ///   A dead-letter move writes none.
+    /// - A post to a queue with a live subscription without a lease has written one entry, whole, in the same step; a post to one
+    ///   without has written none that is ever due. A dead-letter move writes none.
     /// - Of two workers one gets the entry; the other gets the next one or `None`.
     /// - A lease that has run out is as none: the entry is handed out again, so that nothing is lost with a worker.
     /// - Deleting, claiming, popping or purging messages leaves entries as they are; closing the head ends them.
@@ -62,11 +69,29 @@ pub trait Outbox: Send + Sync {
     /// Ends an entry: every subscriber has heard of it, or has deliveries of its own.
     ///
     /// # Behavior
-    /// - It is gone and its space comes back. One that is not there is no error.
+    /// - It is never due again, and its space comes back once it cannot be followed. One that is not there is no error.
     async fn settle(
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
         first: Position,
     ) -> Result<(), Error>;
+
+    /// Shows the entries behind a position, oldest first, at most `limit`; fewer only at the end.
+    ///
+    /// # Behavior
+    /// - A post to a queue with a live subscription on a lease has written one entry, whole, in the same step: it is shown until
+    ///   [`FOLLOWED_FOR`] after the last of its messages is due. Leasing and settling do not hide it.
+    /// - Begins with the first entry whose first message lies behind `after`. What is shown once is never preceded by something new:
+    ///   a reader that goes on behind the last message shown misses nothing.
+    /// - Deleting, claiming, popping or purging messages leaves entries as they are. No head, or another incarnation: none.
+    /// - Other entries may be shown as long as they are there.
+    async fn follow(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        after: Position,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, Error>;
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{Error, Guarded};
-use crate::{Generation, QueueKey, SubscriptionId, Timestamp};
+use crate::{Generation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
 /// A subscription to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct NewSubscription {
     pub options: String,
     /// Whether the subscriber has already agreed.
     pub confirmed: bool,
+    /// What it hangs on beside its ttl: the lease of the server that the subscriber is connected to. `None` for one with an address.
+    pub lease: Option<LeaseId>,
 }
 
 /// A live subscription.
@@ -35,6 +37,8 @@ pub struct Subscription {
     pub options: String,
     /// Whether the subscriber has agreed.
     pub confirmed: bool,
+    /// The lease that it hangs on, if any.
+    pub lease: Option<LeaseId>,
 }
 
 /// What to change; `None` keeps what is there.
@@ -53,8 +57,12 @@ pub struct SubscriptionChange {
 /// The answer to a new subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscribed {
-    /// It was made.
-    Created,
+    /// It was made. Every post that is acknowledged after this answer lies behind `after`, and every one that was acknowledged
+    /// before it was asked for lies at or before it.
+    Created {
+        /// The last position that is known not to concern the subscriber.
+        after: Position,
+    },
     /// The subscriber has a live subscription to this queue, this one; it stays as it is.
     Exists(Subscription),
 }
@@ -73,7 +81,7 @@ pub enum Changed {
 /// Subscriptions by queue.
 ///
 /// A subscription is *live* until it is removed or `now` reaches `since + ttl`. No method shows one that is not live. Closing the
-/// queue's head ends all of them.
+/// queue's head ends all of them. One that hangs on a lease is removed by a sweep once the lease is over: see [`super::Leases`].
 #[async_trait]
 pub trait Subscriptions: Send + Sync {
     /// Makes a subscription.

@@ -68,7 +68,7 @@ fn every_kind_of_option_reaches_its_setting() {
         "[DEFAULT]\nadmin_mode = on\nauth_strategy = keystone\nlog_dir = /var/log/zaqar\n\
          default_log_levels = hyper=WARNING, a.b=critical\n\
          [drivers]\ntransport = websocket,wsgi\n\
-         [drivers:transport:websocket]\nbind = ::\nexternal_port = 443\n\
+         [drivers:transport:websocket]\nbind = ::\nidle_timeout = 443\n\
          [drivers:message_store:embedded]\npath = /srv/q\nsync = interval\nsync_interval_ms = 20\n\
          [transport]\nmax_message_ttl = 7_200\nclient_id_uuid_safe = off\nsubscriber_types = https\n\
          [signed_url]\nsecret_key = \"s e\"\n[storage]\nmessage_pipeline =\nqueue_pipeline = a, b\n\
@@ -85,8 +85,8 @@ fn every_kind_of_option_reaches_its_setting() {
     );
     assert_eq!(settings.drivers.transports, ["websocket", "wsgi"]);
     assert_eq!(
-        (settings.websocket.bind.as_str(), settings.websocket.external_port),
-        ("::", Some(443))
+        (settings.websocket.bind.as_str(), settings.websocket.idle_timeout),
+        ("::", std::time::Duration::from_secs(443))
     );
     let embedded = settings.embedded.unwrap();
     assert_eq!(embedded.path, Path::new("/srv/q"));
@@ -224,9 +224,9 @@ fn what_changes_nothing_is_warned_about() {
         ),
         ("[transport]\ncolour = red", &["2: [transport] colour is no option of this server"]),
         (
-            "[drivers:transport:websocket]\nexternal-port = 1",
+            "[drivers:transport:websocket]\nnotification-port = 1",
             &[
-                "2: [drivers:transport:websocket] external-port is no option of this server; did you mean external_port?",
+                "2: [drivers:transport:websocket] notification-port is no option of this server; did you mean notification_port?",
             ],
         ),
         (

@@ -13,6 +13,7 @@ if ARGV[8] ~= '' then
   if at then return {'hint', at} end
   row[1], row[2] = ARGV[11], string.format('%.0f', now)
   call('ZADD', base .. 'sx', expires, id)
+  if row[6] ~= '' then call('ZADD', base .. 'sl', expires, id) end
   save('s', math.max(expires, tonumber(call('HGET', KEYS[1], 's') or 0)))
 end
 if ARGV[6] ~= '' then

@@ -1,6 +1,7 @@
 -- Stores a batch. ARGV[5] is when the agenda of deliveries looks at the queue, or empty; ARGV[6] names the request; ARGV[7] is set
--- where it may have been done before; then come three for each message: its record, its life and its delay in milliseconds.
-local FIRST = 8
+-- where it may have been done before; ARGV[8] is how long entries can be followed; then come three for each message: its record, its life
+-- and its delay, all times in milliseconds.
+local FIRST = 9
 -- How long a request is remembered, at least, and how many are.
 local REMEMBER, REQUESTS = 10000, 200000
 
@@ -15,15 +16,24 @@ if ARGV[7] ~= '' then
 end
 if ARGV[2] ~= head[2] then return {'stale', head[1], head[2]} end
 
--- What comes due first, of the messages and of the deliveries.
-local soonest, entry_due = math.huge, math.huge
+-- Whether workers and followers are to hear of it.
+local is_heard, is_followed = false, false
+if subscribed > now then
+  local live = string.format('(%.0f', now)
+  local all = call('ZCOUNT', base .. 'sx', live, '+inf')
+  local leased = all > 0 and call('ZCOUNT', base .. 'sl', live, '+inf') or 0
+  is_heard, is_followed = all > leased, leased > 0
+end
+-- What comes due first, of the messages and of the deliveries, and how long these can be followed.
+local soonest, entry_due, followed_till = math.huge, math.huge, 0
 for i = FIRST, #ARGV, 3 do
   local shown = now + tonumber(ARGV[i + 2])
   entry_due = math.min(entry_due, shown)
+  followed_till = math.min(math.max(followed_till, shown + tonumber(ARGV[8])), FOREVER)
   if shown == now then shown = math.huge end
   soonest = math.min(soonest, now + tonumber(ARGV[i + 1]), shown)
 end
-local is_heard = subscribed > now and call('ZCOUNT', base .. 'sx', string.format('(%.0f', now), '+inf') > 0
+if is_followed then soonest = math.min(soonest, followed_till) end
 local at, entry_at = unpromised(soonest), nil
 if is_heard then
   if entry_promised < now - OVERDUE then entry_promised = math.huge end
@@ -42,7 +52,7 @@ local entry = {now}
 for i = FIRST, #ARGV, 3 do
   local life, delay = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local record = append(ARGV[i], math.min(now + life, FOREVER), math.min(now + delay, FOREVER))
-  if is_heard then
+  if is_heard or is_followed then
     entry[#entry + 1] = record
     entry[#entry + 1] = life
     entry[#entry + 1] = delay
@@ -51,8 +61,13 @@ end
 flush()
 
 local news = ''
+if #entry > 1 then many('RPUSH', string.format('o:%.0f', first), entry) end
+if is_followed then
+  unfollow(10)
+  call('ZADD', base .. 'of', first, first)
+  call('ZADD', base .. 'ox', followed_till, first)
+end
 if is_heard then
-  many('RPUSH', string.format('o:%.0f', first), entry)
   -- Whoever finds an earlier entry due finds this one behind it.
   local earlier = tonumber(call('ZRANGE', base .. 'ow', 0, 0, 'WITHSCORES')[2]) or math.huge
   if earlier > entry_due and call('EXISTS', base .. 'or') == 0 then news = entry_due end

@@ -1,4 +1,4 @@
--- A row: ttl, since, whether confirmed, subscriber, options.
+-- A row: ttl, since, whether confirmed, subscriber, options, and the lease that it hangs on, or nothing.
 local function subscription(id)
   local row = call('HGET', base .. 's', id)
   return row and cmsgpack.unpack(row)
@@ -11,6 +11,7 @@ local function unsubscribe(id)
   if row and call('HGET', base .. 'sn', row[4]) == id then call('HDEL', base .. 'sn', row[4]) end
   call('HDEL', base .. 's', id)
   call('ZREM', base .. 'sx', id)
+  call('ZREM', base .. 'sl', id)
   call('ZREM', base .. 'si', id)
 end
 

@@ -6,6 +6,8 @@ if head[1] and done < budget then
   done = done + #ids
 end
 
+if head[1] and done < budget then done = done + unfollow(budget - done) end
+
 -- Whole chunks of what was purged or closed, and the deliveries of closed heads.
 while done < budget do
   local item = call('LINDEX', base .. 'g', 0)
@@ -22,7 +24,7 @@ while done < budget do
       call('LSET', base .. 'g', 0, string.format('b %.0f %.0f', last + 1, high))
     end
   else
-    for _, key in ipairs({'ow:', 'or:'}) do
+    for _, key in ipairs({'ow:', 'or:', 'of:'}) do
       key = base .. key .. string.sub(item, 3)
       local entries = call('ZPOPMIN', key, budget - done)
       for i = 1, #entries, 2 do call('UNLINK', base .. 'o:' .. entries[i]) end
@@ -36,7 +38,8 @@ while done < budget do
   if is_done then call('LPOP', base .. 'g') end
 end
 
-local next = math.min(due, head[1] and first_of('sx') or math.huge)
+local next = due
+if head[1] then next = math.min(due, first_of('sx'), first_of('ox')) end
 local is_left = next <= now or call('EXISTS', base .. 'g') == 1
 if head[1] then
   local fields = {'n', now, 'd', due == math.huge and '' or due}

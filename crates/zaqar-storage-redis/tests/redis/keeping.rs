@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use zaqar_core::storage::{
-    ClaimRequest, Claims, DeadLetters, Heads, Messages, NewMessage, NewSubscription, Outbox,
-    Queues, Subscriptions, Upkeep,
+    ClaimRequest, Claims, DeadLetters, Heads, Leases, Messages, NewMessage, NewSubscription,
+    Outbox, Queues, Subscriptions, Upkeep,
 };
-use zaqar_core::{ClaimId, ClientId, SubscriptionId, Timestamp};
+use zaqar_core::{ClaimId, ClientId, LeaseId, SubscriptionId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::servers::{Cluster, PATIENCE, Server};
@@ -24,17 +24,34 @@ fn keys(server: &Server) -> Vec<String> {
     all
 }
 
-/// Fills a queue with all that there is.
-async fn fill(queue: &Queue, target: &Queue) {
-    let store = &queue.store;
+/// Subscribes somebody for ten minutes.
+async fn subscribe(queue: &Queue, lease: Option<LeaseId>) {
+    let id = SubscriptionId::new(rand());
     let subscription = NewSubscription {
-        id: SubscriptionId::new(rand()),
-        subscriber: "http://example.org".to_owned(),
+        id,
+        subscriber: format!("http://example.org/{id}"),
         ttl: 600,
         options: "{}".to_owned(),
         confirmed: true,
+        lease,
     };
-    store.subscribe(&queue.key, queue.generation, &subscription, now()).await.expect("it answers");
+    let made = queue.store.subscribe(&queue.key, queue.generation, &subscription, now()).await;
+    made.expect("it answers");
+}
+
+/// Takes a lease that lasts for ten minutes.
+async fn lease(store: &Redis) -> LeaseId {
+    let lease = LeaseId::new(rand());
+    let kept = store.keep_lease(lease, now().plus_secs(600), now()).await;
+    assert!(kept.expect("it answers"));
+    lease
+}
+
+/// Fills a queue with all that there is.
+async fn fill(queue: &Queue, target: &Queue, lease: LeaseId) {
+    let store = &queue.store;
+    subscribe(queue, None).await;
+    subscribe(queue, Some(lease)).await;
     for _ in 0..3 {
         queue
             .try_post_new((0..400).map(|n| message(&n.to_string())).collect())
@@ -67,15 +84,56 @@ async fn nothing_is_left_of_what_is_closed() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let (queue, target) = (Queue::new(&store, "q").await, Queue::new(&store, "dead").await);
-    fill(&queue, &target).await;
+    let lease = lease(&store).await;
+    fill(&queue, &target, lease).await;
     assert!(keys(&server).len() > 20, "{:?}", keys(&server));
     for queue in [&queue, &target] {
         Heads::close(&store, &queue.key, queue.generation.incarnation).await.unwrap();
     }
+    store.end_lease(lease, now()).await.unwrap();
     sweep(&store, 60).await;
     sweep(&store, 3600).await;
     while !store.due_queues(10, now().plus_secs(3600)).await.unwrap().is_empty() {}
     assert_eq!(keys(&server), [""; 0], "not even an agenda");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_what_was_followed() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let lease = lease(&store).await;
+    subscribe(&queue, Some(lease)).await;
+    for _ in 0..30 {
+        queue.post(&["a", "b"]).await;
+    }
+    let entries = || keys(&server).iter().filter(|key| key.contains(":o")).count();
+    assert!(entries() > 30, "{:?}", keys(&server));
+    sweep(&store, 59).await;
+    assert!(entries() > 30);
+    sweep(&store, 61).await;
+    assert_eq!(entries(), 0, "{:?}", keys(&server));
+    sweep(&store, 601).await;
+    let of_leases = |key: &String| key.contains("{a/") && key.contains(":l");
+    assert!(!keys(&server).iter().any(of_leases), "{:?}", keys(&server));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_over_waits_for_what_is_on_its_way() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let lease = lease(&store).await;
+    subscribe(&queue, Some(lease)).await;
+    // The lease knows of a subscription that is not made yet.
+    let rows = keys(&server).into_iter().find(|key| key.contains("{q/") && key.ends_with(":s"));
+    server.cli(&["DEL", &rows.expect("there is a subscription")]);
+    store.end_lease(lease, now()).await.unwrap();
+    let is_known = || keys(&server).iter().any(|key| key.contains(":li:"));
+    sweep(&store, 0).await;
+    assert!(is_known(), "{:?}", keys(&server));
+    sweep(&store, 31).await;
+    assert!(!is_known(), "{:?}", keys(&server));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use zaqar_core::storage::{Claims, Deletable, Error, Heads, Messages, Queues, Upkeep};
+use zaqar_core::LeaseId;
+use zaqar_core::storage::{Claims, Deletable, Error, Heads, Leases, Messages, Queues, Upkeep};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::proxy::Proxy;
 use crate::servers::{PATIENCE, Server, wait_until};
-use crate::support::{Queue, full_text, impatient, now, open, options, patient, texts};
+use crate::support::{Queue, full_text, impatient, now, open, options, patient, rand, texts};
 
 /// More than a store that is impatient waits, on any machine.
 const BOUND: Duration = Duration::from_secs(30);
@@ -69,6 +70,8 @@ async fn a_full_server_lets_consumers_go_on() {
     let store = open(impatient(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     let ids = queue.post(&["a", "b", "c", "d", "e"]).await;
+    let lease = LeaseId::new(rand());
+    assert!(store.keep_lease(lease, now().plus_secs(10), now()).await.unwrap());
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = queue.try_post(&["more"]).await.unwrap_err();
     assert!(matches!(error, Error::Overloaded { .. }), "{error:?}");
@@ -83,6 +86,8 @@ async fn a_full_server_lets_consumers_go_on() {
     store.delete_many(&queue.key, &ids[2..3], &Deletable::Any, now()).await.unwrap();
     assert_eq!(queue.texts().await, ["d", "e"], "nothing of what was refused");
     store.purge(&queue.key, now()).await.unwrap();
+    assert!(store.keep_lease(lease, now().plus_secs(20), now()).await.unwrap());
+    store.sweep(now().plus_secs(40), 100).await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     recovers(&queue).await;
     assert_eq!(queue.texts().await, ["back"]);

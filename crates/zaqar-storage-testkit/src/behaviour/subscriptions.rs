@@ -3,7 +3,7 @@
 use zaqar_core::storage::{
     Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
 };
-use zaqar_core::{Generation, SubscriptionId, Version};
+use zaqar_core::{Generation, LeaseId, Position, SubscriptionId, Version};
 
 use super::at_once;
 use crate::kit::{Kit, generation};
@@ -17,6 +17,7 @@ pub(crate) fn subscription(id: u128, subscriber: &str) -> NewSubscription {
         ttl: 300,
         options: "{}".to_owned(),
         confirmed: true,
+        lease: None,
     }
 }
 
@@ -33,6 +34,14 @@ impl Queue {
         match self.try_subscribe(self.generation, new).await {
             Guarded::Done(answer) => answer,
             refused => panic!("a subscription with the head's own generation: {refused:?}"),
+        }
+    }
+
+    /// Subscribes a subscriber who is not subscribed; the place behind which posts concern him.
+    pub(crate) async fn subscribe_new(&self, new: &NewSubscription) -> Position {
+        match self.subscribe(new).await {
+            Subscribed::Created { after } => after,
+            Subscribed::Exists(there) => panic!("{there:?} is there already"),
         }
     }
 
@@ -80,23 +89,24 @@ impl Queue {
 /// `subscribe`: "The head has `assumed` and no live subscription has the subscriber: it is made."
 pub(crate) async fn what_was_subscribed_comes_back(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    for (number, ttl, confirmed) in [
-        (1, 60, false),
-        (2, 1_209_600, true),
-        (1 << 64, i64::MAX as u64, true),
-        (u128::MAX, 60, false),
+    for (number, ttl, confirmed, lease) in [
+        (1, 60, false, None),
+        (2, 1_209_600, true, Some(LeaseId::new(u128::MAX))),
+        (1 << 64, i64::MAX as u64, true, None),
+        (u128::MAX, 60, false, Some(LeaseId::new(1))),
     ] {
         let new = NewSubscription {
             ttl,
             confirmed,
+            lease,
             options: format!("{{ \"ünïcødé ☃\": [{number}, \"\\u0000\"] , \"a\": 1.0}}"),
             ..subscription(number, &format!("http://example.org/ü?{number}&$x={{}}"))
         };
         kit.pass_millis(1);
         let since = kit.now();
-        assert_eq!(queue.subscribe(&new).await, Subscribed::Created);
-        let NewSubscription { id, subscriber, ttl, options, confirmed } = new;
-        let expected = Subscription { id, subscriber, ttl, since, options, confirmed };
+        queue.subscribe_new(&new).await;
+        let NewSubscription { id, subscriber, ttl, options, confirmed, lease } = new;
+        let expected = Subscription { id, subscriber, ttl, since, options, confirmed, lease };
         kit.pass(1);
         assert_eq!(queue.subscription(id).await.as_ref(), Some(&expected));
         let all = queue.store.subscriptions(&queue.key, None, 10, queue.now()).await;
@@ -108,20 +118,17 @@ pub(crate) async fn what_was_subscribed_comes_back(kit: &mut Kit) {
 pub(crate) async fn a_subscriber_subscribes_once(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = NewSubscription { confirmed: false, ..subscription(1, "mailto:a@example.org") };
-    assert_eq!(queue.subscribe(&first).await, Subscribed::Created);
+    queue.subscribe_new(&first).await;
     let there = queue.subscription(id(1)).await.expect("it was made");
     kit.pass(10);
     let second = NewSubscription { ttl: 900, ..subscription(2, "mailto:a@example.org") };
     assert_eq!(queue.subscribe(&second).await, Subscribed::Exists(there.clone()));
     assert_eq!(queue.subscription(id(1)).await, Some(there));
     assert_eq!(queue.subscription(id(2)).await, None);
-    assert_eq!(
-        queue.subscribe(&subscription(3, "mailto:A@example.org")).await,
-        Subscribed::Created
-    );
+    queue.subscribe_new(&subscription(3, "mailto:A@example.org")).await;
     assert_eq!(queue.subscribed().await, [1, 3], "subscribers are compared by byte");
     let other = kit.queue("other").await;
-    assert_eq!(other.subscribe(&second).await, Subscribed::Created, "of another queue");
+    other.subscribe_new(&second).await;
 }
 
 /// `subscribe`: "Of two callers at once one creates."
@@ -134,8 +141,10 @@ pub(crate) async fn of_many_subscribers_one_subscribes(kit: &mut Kit) {
             async move { (new.id, queue.subscribe(&new).await) }
         });
         let answers = at_once(callers).await;
-        let created: Vec<_> =
-            answers.iter().filter(|(_, answer)| *answer == Subscribed::Created).collect();
+        let created: Vec<_> = answers
+            .iter()
+            .filter(|(_, answer)| matches!(answer, Subscribed::Created { .. }))
+            .collect();
         assert_eq!(created.len(), 1, "one of many callers subscribes");
         for (_, answer) in &answers {
             if let Subscribed::Exists(there) = answer {
@@ -190,7 +199,7 @@ pub(crate) async fn one_that_is_over_is_no_obstacle(kit: &mut Kit) {
     queue.subscribe(&subscription(1, "http://a")).await;
     queue.subscribe(&subscription(2, "http://b")).await;
     kit.pass(300);
-    assert_eq!(queue.subscribe(&subscription(3, "http://a")).await, Subscribed::Created);
+    queue.subscribe_new(&subscription(3, "http://a")).await;
     assert_eq!(queue.subscribed().await, [3]);
     let change = SubscriptionChange {
         subscriber: Some("http://b".to_owned()),
@@ -201,7 +210,7 @@ pub(crate) async fn one_that_is_over_is_no_obstacle(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, [3], "the old one's end does not touch the new one");
     let again = queue.subscribe(&subscription(4, "http://b")).await;
     assert!(matches!(again, Subscribed::Exists(_)));
-    assert_eq!(queue.subscribe(&subscription(5, "http://a")).await, Subscribed::Created);
+    queue.subscribe_new(&subscription(5, "http://a")).await;
 }
 
 /// `subscription`: "`None` for one that is unknown, over, or of another queue."
@@ -219,7 +228,7 @@ pub(crate) async fn a_subscription_is_of_one_queue(kit: &mut Kit) {
     }
     assert_eq!(queue.subscription(id(2)).await, None);
     assert_eq!(queue.subscription(id(1)).await.expect("it is there").ttl, 300);
-    assert_eq!(topic.subscribe(&subscription(1, "http://a")).await, Subscribed::Created);
+    topic.subscribe_new(&subscription(1, "http://a")).await;
     topic.unsubscribe(1).await;
     assert_eq!(queue.subscribed().await, [1]);
 }
@@ -298,11 +307,7 @@ pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit
     assert_eq!(queue.change(id(1), &own).await, Changed::Done, "its own is no duplicate");
     queue.unsubscribe(2).await;
     assert_eq!(queue.change(id(1), &change).await, Changed::Done);
-    assert_eq!(
-        queue.subscribe(&subscription(3, "http://a")).await,
-        Subscribed::Created,
-        "it is free"
-    );
+    queue.subscribe_new(&subscription(3, "http://a")).await;
     let taken = queue.subscribe(&subscription(4, "http://b")).await;
     assert!(matches!(taken, Subscribed::Exists(there) if there.id == id(1)));
 }
@@ -318,7 +323,7 @@ pub(crate) async fn unsubscribe_removes_one(kit: &mut Kit) {
     queue.unsubscribe(77).await;
     assert_eq!(queue.subscribed().await, [1, 3]);
     assert_eq!(queue.subscription(id(2)).await, None);
-    assert_eq!(queue.subscribe(&subscription(4, "http://b")).await, Subscribed::Created);
+    queue.subscribe_new(&subscription(4, "http://b")).await;
     assert_eq!(queue.subscribed().await, [1, 3, 4]);
 }
 
@@ -332,7 +337,7 @@ pub(crate) async fn unsubscribe_all_removes_all(kit: &mut Kit) {
     queue.unsubscribe_all().await;
     assert_eq!(queue.subscribed().await, []);
     assert_eq!(queue.subscription(id(7)).await, None);
-    assert_eq!(queue.subscribe(&subscription(31, "http://7")).await, Subscribed::Created);
+    queue.subscribe_new(&subscription(31, "http://7")).await;
     kit.sweep().await;
     assert_eq!(queue.subscribed().await, [31], "what came later stays");
     assert_eq!(other.subscribed().await, [1]);
@@ -352,7 +357,7 @@ pub(crate) async fn closing_ends_subscriptions(kit: &mut Kit) {
     assert_eq!(queue.subscription(id(1)).await, None);
     let next = kit.open(queue.key.clone()).await;
     assert_eq!(next.subscribed().await, []);
-    assert_eq!(next.subscribe(&subscription(2, "http://a")).await, Subscribed::Created);
+    next.subscribe_new(&subscription(2, "http://a")).await;
     kit.sweep().await;
     assert_eq!(next.subscribed().await, [2]);
 }

@@ -125,11 +125,25 @@ pub enum Fault {
     DueQueuesStuck,
     /// A store that is shut down again fails.
     EndsTwice,
+    /// A subscriber is told a place behind which the next post does not lie.
+    SubscribedLate,
+    /// A post to a queue with subscribers on leases writes nothing to follow.
+    FollowForgotten,
+    /// What is only there to be followed is handed to workers.
+    FollowedIsDue,
+    /// Who follows begins with the oldest entry each time.
+    FollowRestarts,
+    /// A settled entry cannot be followed.
+    SettledHidden,
+    /// A lease never ends for what hangs on it.
+    LeaseForever,
+    /// A lease that is over is kept again.
+    LeaseRevived,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 68] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -191,5 +205,12 @@ impl Fault {
         Self::OutboxAlways,
         Self::DueQueuesStuck,
         Self::EndsTwice,
+        Self::SubscribedLate,
+        Self::FollowForgotten,
+        Self::FollowedIsDue,
+        Self::FollowRestarts,
+        Self::SettledHidden,
+        Self::LeaseForever,
+        Self::LeaseRevived,
     ];
 }

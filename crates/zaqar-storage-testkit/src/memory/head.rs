@@ -140,7 +140,7 @@ impl Head {
             .map(|(position, message, _)| (position, message))
     }
 
-    /// Removes at most `budget` messages, claims and subscriptions whose life is over; how many.
+    /// Removes at most `budget` messages, claims, subscriptions and outbox entries whose life is over; how many.
     pub(super) fn sweep(&mut self, now: Timestamp, budget: usize) -> usize {
         if self.has(Fault::StatsStale) {
             return 0;
@@ -157,7 +157,11 @@ impl Head {
         let over = self.subscriptions.keys().filter(|id| !live.contains(id)).copied();
         let over: Vec<_> = over.take(budget - done).collect();
         self.subscriptions.retain(|id, _| !over.contains(id));
-        done + over.len()
+        let done = done + over.len();
+        let entries = self.outbox.iter().filter(|(_, letter)| letter.is_over(now));
+        let entries: Vec<_> = entries.map(|(first, _)| *first).take(budget - done).collect();
+        self.outbox.retain(|first, _| !entries.contains(first));
+        done + entries.len()
     }
 
     pub(super) fn show(&self, (position, message, status): (Position, &Stored, Status)) -> Message {

@@ -8,6 +8,7 @@ mod factory;
 mod fault;
 mod head;
 mod heads;
+mod leases;
 mod messages;
 mod news;
 mod outbox;
@@ -22,7 +23,7 @@ use std::task::Waker;
 
 use zaqar_core::storage::{Error, QueueRow};
 use zaqar_core::{
-    Generation, Incarnation, Kind, MessageId, ProjectId, QueueKey, Timestamp, Version,
+    Generation, Incarnation, Kind, LeaseId, MessageId, ProjectId, QueueKey, Timestamp, Version,
 };
 
 pub use factory::Memories;
@@ -47,6 +48,8 @@ struct State {
     posts: u64,
     /// The latest post of each queue: its number and its last message.
     latest: BTreeMap<QueueKey, (u64, MessageId)>,
+    /// Until when each lease that was ever kept lasts.
+    leases: BTreeMap<LeaseId, Timestamp>,
     /// Listeners that wait for news.
     listeners: Vec<Waker>,
 }

@@ -110,10 +110,12 @@ impl Head {
         {
             return Subscribed::Exists(there);
         }
-        let NewSubscription { id, subscriber, ttl, options, confirmed } = new.clone();
-        let subscription = Subscription { id, subscriber, ttl, since: now, options, confirmed };
+        let NewSubscription { id, subscriber, ttl, options, confirmed, lease } = new.clone();
+        let subscription =
+            Subscription { id, subscriber, ttl, since: now, options, confirmed, lease };
         self.subscriptions.insert(id, subscription);
-        Subscribed::Created
+        let after = if self.has(Fault::SubscribedLate) { self.last.next() } else { self.last };
+        Subscribed::Created { after }
     }
 
     fn change(

@@ -24,6 +24,7 @@ impl Upkeep for Memory {
                 break;
             }
         }
+        done += self.sweep_leases(&mut state, now, budget - done);
         let more = done == budget || self.has(Fault::SweepNeverEnds);
         Ok(Swept { done, more })
     }

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use serde_json::{Map, Value, json};
 
 use crate::respond;
 
@@ -17,64 +16,6 @@ const VERSIONS: &str = concat!(
     r#""links":[{"href":"/v2/","rel":"self"}]}]}"#
 );
 
-/// A resource of the home document. Variables are named after their parameters but for those in `renamed`.
-struct Resource {
-    relation: &'static str,
-    template: &'static str,
-    renamed: &'static [(&'static str, &'static str)],
-    methods: &'static [&'static str],
-}
-
-const fn resource(
-    relation: &'static str,
-    template: &'static str,
-    methods: &'static [&'static str],
-) -> Resource {
-    Resource { relation, template, renamed: &[], methods }
-}
-
-impl Resource {
-    const fn renamed(mut self, renamed: &'static [(&'static str, &'static str)]) -> Self {
-        self.renamed = renamed;
-        self
-    }
-}
-
-/// The original's relations, and the same for topics.
-#[rustfmt::skip]
-const RESOURCES: &[Resource] = &[
-    resource("rel/queues", "/v2/queues{?marker,limit,detailed,name,with_count}", &["GET"]).renamed(&[("limit", "queue_limit")]),
-    resource("rel/queue", "/v2/queues/{queue_name}", &["GET", "PUT", "DELETE", "PATCH"]),
-    resource("rel/queue_stats", "/v2/queues/{queue_name}/stats", &["GET"]),
-    resource("rel/queue_share", "/v2/queues/{queue_name}/share", &["POST"]),
-    resource("rel/queue_purge", "/v2/queues/{queue_name}/purge", &["POST"]),
-    resource("rel/messages", "/v2/queues/{queue_name}/messages{?marker,limit,echo,include_claimed,include_delayed}", &["GET"]).renamed(&[("limit", "messages_limit")]),
-    resource("rel/post_messages", "/v2/queues/{queue_name}/messages", &["POST"]),
-    resource("rel/messages_delete", "/v2/queues/{queue_name}/messages{?ids,pop}", &["DELETE"]),
-    resource("rel/message_delete", "/v2/queues/{queue_name}/messages/{message_id}{?claim_id}", &["DELETE"]),
-    resource("rel/message_get", "/v2/queues/{queue_name}/messages/{message_id}", &["GET"]),
-    resource("rel/claim", "/v2/queues/{queue_name}/claims/{claim_id}", &["GET"]),
-    resource("rel/post_claim", "/v2/queues/{queue_name}/claims{?limit}", &["POST"]).renamed(&[("limit", "claim_limit")]),
-    resource("rel/patch_claim", "/v2/queues/{queue_name}/claims/{claim_id}", &["PATCH"]),
-    resource("rel/delete_claim", "/v2/queues/{queue_name}/claims/{claim_id}", &["DELETE"]),
-    resource("rel/subscriptions_get", "/v2/queues/{queue_name}/subscriptions{?marker,limit}", &["GET"]).renamed(&[("limit", "subscription_limit")]),
-    resource("rel/subscriptions_post", "/v2/queues/{queue_name}/subscriptions", &["POST"]),
-    resource("rel/subscription", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}", &["GET", "DELETE"]),
-    resource("rel/subscription_patch", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}", &["PATCH"]),
-    resource("rel/subscription_confirm", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/confirm", &["PUT"]),
-    resource("rel/topics", "/v2/topics{?marker,limit,detailed,name,with_count}", &["GET"]).renamed(&[("limit", "topic_limit")]),
-    resource("rel/topic", "/v2/topics/{topic_name}", &["GET", "PUT", "DELETE", "PATCH"]),
-    resource("rel/topic_stats", "/v2/topics/{topic_name}/stats", &["GET"]),
-    resource("rel/topic_purge", "/v2/topics/{topic_name}/purge", &["POST"]),
-    resource("rel/topic_messages", "/v2/topics/{topic_name}/messages{?marker,limit,echo,include_delayed,ids,pop}", &["GET", "POST", "DELETE"]).renamed(&[("limit", "messages_limit")]),
-    resource("rel/topic_message", "/v2/topics/{topic_name}/messages/{message_id}", &["GET", "DELETE"]),
-    resource("rel/topic_subscriptions", "/v2/topics/{topic_name}/subscriptions{?marker,limit}", &["GET", "POST"]).renamed(&[("limit", "subscription_limit")]),
-    resource("rel/topic_subscription", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}", &["GET", "PATCH", "DELETE"]),
-    resource("rel/topic_subscription_confirm", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/confirm", &["PUT"]),
-    resource("rel/ping", "/v2/ping", &["GET", "HEAD"]),
-    resource("rel/health", "/v2/health", &["GET"]),
-];
-
 /// `GET /`: 300, with the one version there is.
 pub(super) fn versions() -> Response<Full<Bytes>> {
     respond::json(StatusCode::MULTIPLE_CHOICES, VERSIONS)
@@ -82,39 +23,9 @@ pub(super) fn versions() -> Response<Full<Bytes>> {
 
 /// `GET /v2/`: where the resources are (draft-nottingham-json-home-03), for a day.
 pub(super) fn document() -> Response<Full<Bytes>> {
-    let resources: Map<String, Value> = RESOURCES.iter().map(described).collect();
-    let document = json!({ "resources": resources }).to_string();
-    let mut response = respond::json(StatusCode::OK, document);
+    let mut response = respond::json(StatusCode::OK, zaqar_api::home_document().to_string());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=86400"));
     response
-}
-
-fn described(resource: &Resource) -> (String, Value) {
-    let mut hints = json!({ "allow": resource.methods, "formats": { "application/json": {} } });
-    if resource.methods.contains(&"POST") {
-        hints["accept-post"] = json!(["application/json"]);
-    }
-    let parameter = |name: &str| {
-        let renamed = resource.renamed.iter().find(|(variable, _)| *variable == name);
-        Value::from(format!("param/{}", renamed.map_or(name, |(_, parameter)| parameter)))
-    };
-    let variables: Map<String, Value> =
-        variables(resource.template).map(|name| (name.to_owned(), parameter(name))).collect();
-    let description = if variables.is_empty() {
-        json!({ "href": resource.template, "hints": hints })
-    } else {
-        json!({ "href-template": resource.template, "href-vars": variables, "hints": hints })
-    };
-    (resource.relation.to_owned(), description)
-}
-
-/// The variables of a URI template.
-fn variables(template: &str) -> impl Iterator<Item = &str> {
-    template
-        .split('{')
-        .skip(1)
-        .filter_map(|part| part.split('}').next())
-        .flat_map(|names| names.trim_start_matches('?').split(','))
 }

@@ -10,7 +10,7 @@ use zaqar_api::{
     Change, CreateQueue, Error, ListQueues, Part, PatchQueue, Purge, QueueList, QueueRef,
 };
 use zaqar_core::storage::{Endpoint, Stats};
-use zaqar_core::{Kind, Metadata, Timestamp, iso8601};
+use zaqar_core::{Kind, Limits, Metadata, Timestamp, iso8601};
 
 use super::{Answered, Exchange};
 use crate::body;
@@ -63,8 +63,9 @@ where
             Kind::Topic => "topics",
         };
         let list = self.inner.api.list_queues(&self.caller, request).await?;
+        let limits = self.inner.api.limits();
         let href = list.next.as_ref().map(|next| next_page(collection, &given, next.as_str()));
-        Ok(respond::json(StatusCode::OK, queue_list(collection, kind, list, href)))
+        Ok(respond::json(StatusCode::OK, queue_list(collection, kind, list, href, limits)))
     }
 
     pub(super) async fn create_queue(mut self, queue: QueueRef) -> Answered {
@@ -181,7 +182,13 @@ fn next_page(collection: &str, given: &[(String, String)], marker: &str) -> Stri
     href + "marker=" + marker
 }
 
-fn queue_list(collection: &str, kind: Kind, list: QueueList, next: Option<String>) -> Bytes {
+fn queue_list(
+    collection: &str,
+    kind: Kind,
+    list: QueueList,
+    next: Option<String>,
+    limits: &Limits,
+) -> Bytes {
     let mut out = BytesMut::new();
     out.extend_from_slice(format!("{{\"{collection}\":[").as_bytes());
     respond::joined(&mut out, list.queues, |out, queue| {
@@ -189,7 +196,8 @@ fn queue_list(collection: &str, kind: Kind, list: QueueList, next: Option<String
         let name = queue.name;
         out.extend_from_slice(format!("{{\"name\":\"{name}\",\"href\":\"{path}\"").as_bytes());
         if let Some(metadata) = queue.metadata {
-            out.extend_from_slice(format!(",\"metadata\":{}", metadata.to_json()).as_bytes());
+            let whole = metadata.with_defaults(kind, limits).to_json();
+            out.extend_from_slice(format!(",\"metadata\":{whole}").as_bytes());
         }
         out.extend_from_slice(b"}");
     });

@@ -6,7 +6,7 @@ use hyper::body::Body;
 use serde_json::{Map, Value};
 use zaqar_api::{
     ChangeSubscription, ConfirmSubscription, CreateSubscription, Error, ListSubscriptions, Part,
-    QueueRef, SubscriptionRef,
+    QueueRef, Subscriber, SubscriptionRef,
 };
 use zaqar_core::Timestamp;
 use zaqar_core::storage::Subscription;
@@ -29,7 +29,8 @@ where
         };
         let (ttl, options) = (fields.ttl()?, fields.options()?.unwrap_or_default());
         let path = format!("{}/subscriptions", queue_path(queue.kind, &queue.name));
-        let request = CreateSubscription { queue, subscriber, ttl, options };
+        let request =
+            CreateSubscription { queue, subscriber: Subscriber::Address(subscriber), ttl, options };
         let created = self.inner.api.create_subscription(&self.caller, request).await;
         let mut response = match created {
             Ok(id) => {

@@ -9,6 +9,7 @@ const PAGE: i64 = 100_000;
 const BYTES: i64 = 1 << 30;
 
 const UNSERVED: &str = "this build does not serve what it is about";
+const EXTERNAL_PORT: &str = "nothing that clients are told names a port";
 const PUSHES: &str = "pushes reach every server through the store, without a port of their own";
 
 pub(super) const SECTIONS: &[KnownSection] = &[
@@ -47,7 +48,12 @@ const WSGI: &[Known] = &[host("bind", Some("127.0.0.1")), port("port", Some("888
 const WEBSOCKET: &[Known] = &[
     host("bind", Some("127.0.0.1")),
     port("port", Some("9000")),
-    port("external_port", None),
+    integer("max_connections", "16384", 1, 10_000_000),
+    integer("max_message_size", "0", 0, BYTES),
+    integer("ping_interval", "30", 1, 86_400),
+    integer("idle_timeout", "300", 1, 604_800),
+    list("allowed_origin", None),
+    unused("external_port", EXTERNAL_PORT),
     unused("notification_bind", PUSHES),
     unused("notification_port", PUSHES),
 ];

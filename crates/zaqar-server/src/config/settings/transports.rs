@@ -1,5 +1,7 @@
 //! The sections of the two transports, and `[cors]`.
 
+use std::time::Duration;
+
 use crate::config::reader::Options;
 
 /// The HTTP transport.
@@ -18,8 +20,16 @@ pub struct Websocket {
     pub bind: String,
     /// `port`; 0 takes any that is free.
     pub port: u16,
-    /// `external_port`: the port that clients see.
-    pub external_port: Option<u16>,
+    /// `max_connections`: at once.
+    pub max_connections: u64,
+    /// `max_message_size`: bytes of a message from a client; 0 takes twice `max_messages_post_size`, at least 1 MiB.
+    pub max_message_size: u64,
+    /// `ping_interval`: how long a silent peer is not asked for a sign of life.
+    pub ping_interval: Duration,
+    /// `idle_timeout`: how long a peer may give none.
+    pub idle_timeout: Duration,
+    /// `allowed_origin`: origins of pages that may connect; any where it is empty.
+    pub allowed_origins: Vec<String>,
 }
 
 /// Which pages of other origins may call.
@@ -50,7 +60,11 @@ impl Websocket {
         Self {
             bind: options.host("bind"),
             port: options.port("port"),
-            external_port: options.optional_port("external_port"),
+            max_connections: options.number("max_connections"),
+            max_message_size: options.number("max_message_size"),
+            ping_interval: Duration::from_secs(options.number("ping_interval")),
+            idle_timeout: Duration::from_secs(options.number("idle_timeout")),
+            allowed_origins: options.list("allowed_origin"),
         }
     }
 }

@@ -1,0 +1,104 @@
+//! Leases, and the subscriptions that hang on them.
+
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, params};
+use zaqar_core::storage::{Error, Leases};
+use zaqar_core::{LeaseId, Timestamp};
+
+use crate::Embedded;
+use crate::error::Sql;
+use crate::ledger::{Ledger, millis};
+
+#[async_trait]
+impl Leases for Embedded {
+    async fn keep_lease(
+        &self,
+        lease: LeaseId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.at(now);
+        self.write(move |ledger| ledger.keep_lease(lease, until)).await
+    }
+
+    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
+        self.at(now);
+        self.write(move |ledger| {
+            ledger
+                .conn
+                .prepare_cached("UPDATE leases SET until = min(until, ?2) WHERE id = ?1")?
+                .execute(params![lease.get().to_be_bytes(), millis(ledger.now)])?;
+            ledger.due.lease_ends(millis(ledger.now));
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Ledger {
+    fn keep_lease(&mut self, lease: LeaseId, until: Timestamp) -> Sql<bool> {
+        let id = lease.get().to_be_bytes();
+        let lasting: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT until FROM leases WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        if lasting.is_some_and(|until| until <= millis(self.now)) {
+            return Ok(false);
+        }
+        let until = millis(until).max(lasting.unwrap_or(0));
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO leases VALUES (?1, ?2)")?
+            .execute(params![id, until])?;
+        self.due.lease_ends(until);
+        Ok(true)
+    }
+
+    /// Takes note that a subscription hangs on a lease: on one that nobody keeps it hangs until the next sweep.
+    pub(crate) fn hang_on(&mut self, lease: LeaseId) -> Sql<()> {
+        let made = self
+            .conn
+            .prepare_cached("INSERT OR IGNORE INTO leases VALUES (?1, ?2)")?
+            .execute(params![lease.get().to_be_bytes(), millis(self.now)])?;
+        if made > 0 {
+            self.due.lease_ends(millis(self.now));
+        }
+        Ok(())
+    }
+
+    /// Removes leases that are over with what hangs on them, about `budget` rows; how many it was.
+    pub(crate) fn remove_leased(&mut self, budget: usize) -> Sql<usize> {
+        let now = millis(self.now);
+        let mut done = 0;
+        while done < budget && self.due.has_leases(now) {
+            let over = self
+                .conn
+                .prepare_cached("SELECT id FROM leases WHERE until <= ?1 ORDER BY until LIMIT 1")?
+                .query_row([now], |row| row.get(0))
+                .optional()?;
+            match over {
+                Some(lease) => done += self.remove_what_hangs_on(lease, budget - done)?,
+                None => self.due.look_at_leases(&self.conn)?,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Removes a lease and what hangs on it, or the first `budget` of that; how many rows it was.
+    fn remove_what_hangs_on(&mut self, lease: [u8; 16], budget: usize) -> Sql<usize> {
+        let left = i64::try_from(budget).unwrap_or(i64::MAX);
+        let removed = self
+            .conn
+            .prepare_cached(
+                "DELETE FROM subscriptions WHERE (audience, id) IN \
+                 (SELECT audience, id FROM subscriptions WHERE lease = ?1 LIMIT ?2)",
+            )?
+            .execute(params![lease, left])?;
+        self.forget_hearers();
+        if removed == budget {
+            return Ok(removed);
+        }
+        self.conn.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([lease])?;
+        Ok(removed + 1)
+    }
+}

@@ -1,0 +1,180 @@
+//! Claimers.
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{DateTime, Document, doc};
+use zaqar_core::ClaimId;
+use zaqar_core::storage::{Claims, Messages};
+use zaqar_storage_testkit::block_on;
+
+use super::{Scene, request, server, texts};
+use crate::claims::{Holding, Taking};
+use crate::schema::{Fence, claim_bits, number};
+use crate::steps::Counter;
+use crate::stored::{Act, Step, state};
+
+/// Lets a claim be decided and not carried out; its step.
+async fn decide_claim(scene: &Scene, id: ClaimId, limit: usize) -> Step {
+    let view = scene.store.view(&scene.queue(), scene.now).await.unwrap().unwrap();
+    let found = scene.store.first(view.of_state(state::FREE), limit).await.unwrap();
+    let claim = claim_bits(id);
+    scene.store.write_own_claim(&view, &claim).await.unwrap();
+    let until = number(scene.now.plus_secs(100).as_millis());
+    let step = Step {
+        op: crate::schema::fresh_op(),
+        at: view.now,
+        room: view.head.room,
+        act: Act::Claim {
+            turn: view.head.turn + 1,
+            claim,
+            places: found.iter().map(|message| message.n).collect(),
+            ttl: 100,
+            until,
+            alive: until,
+            counts: 1,
+        },
+    };
+    let change = doc! { "$min": { "over": until } };
+    scene.store.try_step(&view.head, Counter::Turn, &step, change, None).await.unwrap();
+    step
+}
+
+#[test]
+fn a_claimer_that_dies_when_its_claim_is_decided_holds_its_messages_for_its_time() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        scene.post(&["a", "b", "c"]).await;
+        let id = ClaimId::new(7);
+        decide_claim(&scene, id, 2).await;
+        assert_eq!(texts(&scene.claim(&request(9, None)).await), ["c"]);
+        let held = scene.store.claim_get(&scene.key, id, scene.now).await.unwrap();
+        assert_eq!(texts(&held.expect("it lives").messages), ["a", "b"]);
+        scene.pass(100);
+        assert_eq!(texts(&scene.claim(&request(2, None)).await), ["a", "b"]);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_claim_that_is_carried_out_late_changes_nothing() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        scene.post(&["a", "b"]).await;
+        let id = ClaimId::new(7);
+        let step = decide_claim(&scene, id, 2).await;
+        scene.store.claim_release(&scene.key, id, scene.now).await.unwrap();
+        // A helper that had stopped.
+        scene.another().await.finish(&scene.queue(), &step).await.unwrap();
+        assert_eq!(scene.store.claim_get(&scene.key, id, scene.now).await.unwrap(), None);
+        let taken = scene.claim(&request(1, None)).await;
+        assert_eq!((taken[0].claim_count, texts(&taken)), (2, vec!["a".to_owned()]));
+        scene.another().await.finish(&scene.queue(), &step).await.unwrap();
+        let shown = scene.store.get(&scene.key, &[taken[0].id], scene.now).await.unwrap();
+        assert_eq!(shown, taken);
+        scene.pass(100);
+        assert_eq!(scene.claim(&request(9, None)).await.len(), 2);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_claimer_that_dies_before_the_decision_takes_nothing() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        scene.post(&["a"]).await;
+        let view = scene.store.view(&scene.queue(), scene.now).await.unwrap().unwrap();
+        let id = ClaimId::new(7);
+        scene.store.write_own_claim(&view, &claim_bits(id)).await.unwrap();
+        assert_eq!(scene.store.claim_get(&scene.key, id, scene.now).await.unwrap(), None);
+        assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
+        // A claimer that stopped at the same place takes nothing either: the turn is another's.
+        let claim = claim_bits(id);
+        let taking = Taking {
+            claim: &claim,
+            places: vec![1],
+            ttl: 100,
+            grace: Some(60),
+            fence: Fence::new(),
+        };
+        let held = scene.store.hold_places(&view, taking).await.unwrap();
+        assert!(matches!(held, Holding::Overtaken));
+        scene.pass(100);
+        assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_claimer_that_wakes_up_too_late_takes_nothing() {
+    block_on(async {
+        let scene = Scene::new().await;
+        scene.post(&["a"]).await;
+        let view = scene.store.view(&scene.queue(), scene.now).await.unwrap().unwrap();
+        let claim = claim_bits(ClaimId::new(7));
+        scene.store.write_own_claim(&view, &claim).await.unwrap();
+        let fence = Fence::past();
+        let taking = Taking { claim: &claim, places: vec![1], ttl: 100, grace: Some(60), fence };
+        let held = scene.store.hold_places(&view, taking).await.unwrap();
+        assert!(matches!(held, Holding::Overtaken));
+        assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn the_databases_collector_takes_claims_that_were_not_made_and_no_others() {
+    block_on(async {
+        let scene = Scene::new().await;
+        scene.post(&["a"]).await;
+        scene.claim(&request(1, None)).await;
+        let view = scene.store.view(&scene.queue(), scene.now).await.unwrap().unwrap();
+        scene.store.write_own_claim(&view, &claim_bits(ClaimId::new(7))).await.unwrap();
+        let claims = server::database(&scene.name).await.collection::<Document>("queue_claims");
+        let mut indexes = claims.list_indexes().await.unwrap();
+        let mut collected = Vec::new();
+        while let Some(index) = indexes.try_next().await.unwrap() {
+            if index.options.is_some_and(|options| options.expire_after.is_some()) {
+                collected.extend(index.keys.keys().cloned());
+            }
+        }
+        assert_eq!(collected, ["x"]);
+        for (live, is_collected) in [(true, 0), (false, 1)] {
+            let found = doc! { "live": live, "x": { "$exists": true } };
+            assert_eq!(claims.count_documents(found).await.unwrap(), is_collected, "{live}");
+        }
+        scene.end().await;
+    });
+}
+
+#[test]
+fn more_claims_than_one_step_ends_run_out_at_once() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let texts: Vec<_> = (0..120).map(|n| n.to_string()).collect();
+        let posted = scene.post(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let room = scene.head().await.room;
+        // As 120 claims leave it, without the time that they take.
+        let db = server::database(&scene.name).await;
+        let until = number(scene.now.plus_secs(100).as_millis());
+        let claim = |n: i64| claim_bits(ClaimId::new(u128::try_from(n).unwrap()));
+        let records = (1..=120).map(|n| {
+            doc! {
+                "_id": crate::schema::claim_key(room, &claim(n)), "h": room, "queue": scene.queue(),
+                "live": true, "e": DateTime::from_millis(until), "places": [n], "ttl": 100_i64,
+                "since": 0_i64, "turn": 0_i64,
+            }
+        });
+        db.collection::<Document>("queue_claims").insert_many(records).await.unwrap();
+        for n in 1..=120 {
+            let held = doc! { "$set": { "s": state::HELD, "c": claim(n) } };
+            let messages = db.collection::<Document>("queue_messages");
+            messages.update_one(doc! { "h": room, "n": n }, held).await.unwrap();
+        }
+        let over = doc! { "$set": { "over": until } };
+        let heads = db.collection::<Document>("queue_heads");
+        heads.update_one(doc! { "_id": scene.queue() }, over).await.unwrap();
+        assert_eq!(scene.claim(&request(200, None)).await.len(), 0);
+        scene.pass(100);
+        assert_eq!(scene.claim(&request(200, None)).await.len(), posted.len());
+        scene.end().await;
+    });
+}

@@ -1,0 +1,255 @@
+//! Writers of posts.
+
+use zaqar_core::storage::{
+    Error, Guarded, Heads, Leases, Messages, NewSubscription, Outbox, Subscribed, Subscriptions,
+};
+use zaqar_core::{LeaseId, Position, SubscriptionId};
+use zaqar_storage_testkit::block_on;
+
+use super::{Scene, batch, done, request, texts};
+use crate::posting::Draft;
+use crate::schema::Fence;
+
+#[test]
+fn a_writer_that_dies_before_its_post_is_decided_has_posted_nothing() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let draft = scene.draft(&["lost", "lost"]);
+        assert_eq!(scene.store.write_messages(&draft).await.unwrap(), None);
+        assert_eq!(scene.texts().await, [""; 0]);
+        let posted = scene.post(&["a"]).await;
+        assert_eq!(posted[0].position.get(), 1, "it took no place");
+        assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
+        assert_eq!(scene.count("queue_messages").await, 3);
+        scene.pass(24 * 3600);
+        scene.sweep().await;
+        assert_eq!(scene.count("queue_messages").await, 0, "its garbage expires");
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_writer_that_dies_when_its_post_is_decided_has_posted() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let first = scene.post(&["a"]).await;
+        let draft = scene.draft(&["b", "c"]);
+        scene.store.write_messages(&draft).await.unwrap();
+        scene.store.decide(&draft, false).await.unwrap().expect("the head takes it");
+        // Another server's post comes behind it, and nobody waits for the dead.
+        let other = scene.another().await;
+        let posted = other.post(&scene.key, scene.generation, batch(&["d"]), scene.now).await;
+        assert_eq!(done(posted.unwrap())[0].position.get(), first[0].position.get() + 3);
+        assert_eq!(scene.texts().await, ["a", "b", "c", "d"]);
+        assert_eq!(texts(&scene.claim(&request(3, None)).await), ["a", "b", "c"]);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn the_sweep_finishes_what_a_dead_writer_has_begun() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let draft = scene.draft(&["a", "b"]);
+        scene.store.write_messages(&draft).await.unwrap();
+        scene.store.decide(&draft, false).await.unwrap().expect("the head takes it");
+        scene.pass(2);
+        scene.sweep().await;
+        assert_eq!(scene.head().await.todo.len(), 0, "its step is off the list");
+        assert_eq!(scene.texts().await, ["a", "b"]);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_writer_that_stopped_before_the_decision_posts_at_the_end_when_it_wakes_up() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let sleeper = scene.another().await;
+        let draft = scene.draft(&["late", "later"]);
+        sleeper.write_messages(&draft).await.unwrap();
+        scene.post(&["a"]).await;
+        scene.store.purge(&scene.key, scene.now).await.unwrap();
+        scene.post(&["b", "c"]).await;
+        scene.pass(1000);
+        scene.sweep().await;
+        let head = sleeper.decide(&draft, false).await.unwrap().expect("the head takes it");
+        let placed = sleeper.place(&scene.key, &draft, &head).await.unwrap();
+        assert_eq!(placed.iter().map(|id| id.position.get()).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(scene.texts().await, ["b", "c", "late", "later"]);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_writer_that_wakes_up_too_late_is_refused_and_leaves_no_trace() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let sleeper = scene.another().await;
+        let mut draft = scene.draft(&["late", "later"]);
+        sleeper.write_messages(&draft).await.unwrap();
+        // As half a day later.
+        draft.fence = Fence::past();
+        let refused = sleeper.post_draft(&scene.key, draft).await;
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+        assert_eq!(scene.texts().await, [""; 0]);
+        assert_eq!(scene.count("queue_messages").await, 0);
+        assert_eq!(scene.post(&["a"]).await[0].position.get(), 1, "it took no place");
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_writer_that_wakes_up_when_its_queue_is_closed_leaves_no_trace() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let sleeper = scene.another().await;
+        let late = batch(&["late", "later"]);
+        let draft = Draft::new(&scene.key, scene.generation, &late, 0).unwrap();
+        sleeper.write_messages(&draft).await.unwrap();
+        Heads::close(&scene.store, &scene.key, scene.generation.incarnation).await.unwrap();
+        scene.sweep().await;
+        assert_eq!(scene.count("queue_heads").await, 0);
+        let refused = sleeper.post(&scene.key, scene.generation, late, scene.now).await.unwrap();
+        assert_eq!(refused, Guarded::Absent);
+        assert_eq!(scene.count("queue_messages").await, 0);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_writer_that_wakes_up_after_its_messages_were_consumed_leaves_no_trace() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let sleeper = scene.another().await;
+        let draft = scene.draft(&["a", "b", "c"]);
+        sleeper.write_messages(&draft).await.unwrap();
+        let head = sleeper.decide(&draft, false).await.unwrap().expect("the head takes it");
+        let popped = scene.store.pop(&scene.key, 2, scene.now).await.unwrap();
+        assert_eq!(texts(&popped), ["a", "b"]);
+        scene.pass(60);
+        scene.sweep().await;
+        let placed = sleeper.place(&scene.key, &draft, &head).await.unwrap();
+        assert_eq!(placed[2].position.get(), 3, "it is told the places that it has");
+        assert_eq!(scene.texts().await, ["c"]);
+        scene.store.purge(&scene.key, scene.now).await.unwrap();
+        scene.sweep().await;
+        sleeper.place(&scene.key, &draft, &head).await.unwrap();
+        assert_eq!(scene.count("queue_messages").await, 0);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_request_that_is_repeated_is_posted_once() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let batch = batch(&["a", "b"]);
+        let post = || scene.store.post(&scene.key, scene.generation, batch.clone(), scene.now);
+        let first = done(post().await.unwrap());
+        scene.post(&["c"]).await;
+        assert_eq!(done(post().await.unwrap()), first);
+        assert_eq!(scene.texts().await, ["a", "b", "c"]);
+        scene.store.pop(&scene.key, 1, scene.now).await.unwrap();
+        assert_eq!(done(post().await.unwrap()), first, "also when some of it is consumed");
+        assert_eq!(scene.texts().await, ["b", "c"]);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_decision_that_is_sent_twice_counts_once() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let draft = scene.draft(&["a", "b"]);
+        scene.store.write_messages(&draft).await.unwrap();
+        scene.store.decide(&draft, false).await.unwrap().expect("the head takes it");
+        let head = scene.store.decide(&draft, false).await.unwrap().expect("again");
+        let placed = scene.store.place(&scene.key, &draft, &head).await.unwrap();
+        assert_eq!(placed.iter().map(|id| id.position.get()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(scene.texts().await, ["a", "b"]);
+        assert_eq!(scene.head().await.todo.len(), 0);
+        scene.end().await;
+    });
+}
+
+/// Subscribes; the position behind which posts are new.
+async fn subscribe(scene: &Scene, number: u128, lease: Option<LeaseId>) -> u64 {
+    let subscription = NewSubscription {
+        id: SubscriptionId::new(number),
+        subscriber: format!("http://{number}"),
+        ttl: 3600,
+        options: "{}".to_owned(),
+        confirmed: true,
+        lease,
+    };
+    let subscribed =
+        scene.store.subscribe(&scene.key, scene.generation, &subscription, scene.now).await;
+    match done(subscribed.unwrap()) {
+        Subscribed::Created { after } => after.get(),
+        Subscribed::Exists(there) => panic!("{there:?}"),
+    }
+}
+
+#[test]
+fn who_follows_puts_the_posts_of_dead_writers_in_their_places() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let lease = LeaseId::new(1);
+        assert!(scene.store.keep_lease(lease, scene.now.plus_secs(100), scene.now).await.unwrap());
+        subscribe(&scene, 5, Some(lease)).await;
+        let draft = scene.draft(&["a", "b"]);
+        scene.store.write_messages(&draft).await.unwrap();
+        scene.store.write_entry(&draft).await.unwrap();
+        scene.store.decide(&draft, true).await.unwrap().expect("the head takes it");
+        scene.post(&["c"]).await;
+        let incarnation = scene.generation.incarnation;
+        let after = Position::new(0);
+        let follower = scene.another().await;
+        let shown = follower.follow(&scene.key, incarnation, after, 9, scene.now).await.unwrap();
+        let firsts: Vec<_> = shown.iter().map(|entry| entry.first.get()).collect();
+        assert_eq!(firsts, [1, 3]);
+        assert_eq!(shown[0].messages.len(), 2);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn what_is_decided_lies_before_who_subscribes_and_what_is_not_lies_behind() {
+    block_on(async {
+        let scene = Scene::new().await;
+        scene.post(&["a"]).await;
+        let (decided, late) = (scene.draft(&["b", "c"]), scene.draft(&["d"]));
+        scene.store.write_messages(&decided).await.unwrap();
+        scene.store.write_messages(&late).await.unwrap();
+        scene.store.decide(&decided, false).await.unwrap().expect("the head takes it");
+        assert_eq!(subscribe(&scene, 5, None).await, 3);
+        let posted = done(scene.store.post_draft(&scene.key, late).await.unwrap());
+        assert_eq!(posted[0].position.get(), 4);
+        let until = scene.now.plus_secs(60);
+        let entry = scene.store.lease(&scene.key, until, scene.now).await.unwrap();
+        assert_eq!(entry.expect("it is heard").messages[0].id, posted[0]);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_post_whose_writer_died_is_due_in_the_outbox() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        subscribe(&scene, 5, None).await;
+        let draft = scene.draft(&["a", "b"]);
+        scene.store.write_messages(&draft).await.unwrap();
+        let head = scene.store.decide(&draft, false).await.unwrap();
+        assert!(head.is_none(), "a post without an entry is refused while somebody subscribes");
+        scene.store.write_entry(&draft).await.unwrap();
+        scene.store.decide(&draft, true).await.unwrap().expect("the head takes it");
+        scene.pass(2);
+        let due = scene.another().await.due_queues(9, scene.now).await.unwrap();
+        assert_eq!(due, [scene.key.clone()]);
+        let until = scene.now.plus_secs(60);
+        let entry = scene.store.lease(&scene.key, until, scene.now).await.unwrap();
+        assert_eq!(entry.expect("it is due").messages.len(), 2);
+        scene.end().await;
+    });
+}

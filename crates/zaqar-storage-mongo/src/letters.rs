@@ -1,0 +1,129 @@
+//! Dead letters.
+//!
+//! Messages that were claimed often enough are first held by a claim of our own, so that nobody else takes them. The target's head then
+//! lists that it takes them over: that decides. A message moves by one change of its own document, so it is never in two queues and
+//! never in none. Where we die in between, our claim runs out and the next claimer begins anew.
+
+use mongodb::bson::{Binary, Document, doc, serialize_to_bson};
+use zaqar_core::storage::{DeadLetters, Error};
+
+use crate::Mongo;
+use crate::claims::{Holding, Taking};
+use crate::error::unreadable;
+use crate::schema::{Fence, fresh_op, later, number, queue_id, time};
+use crate::stored::{Head, Letter, Step, Stored, rounded_seconds};
+use crate::view::View;
+
+/// Seconds that a claim of our own lives.
+const HOLD: u64 = 60;
+
+/// What became of messages that must move.
+pub(crate) enum Buried {
+    /// They have moved, or others have come first: look again.
+    Moved,
+    /// The target is not as assumed; none has moved.
+    TargetChanged,
+}
+
+impl Mongo {
+    pub(crate) async fn bury(
+        &self,
+        view: &View,
+        rule: &DeadLetters,
+        worn: &[&Stored],
+    ) -> Result<Buried, Error> {
+        let target = queue_id(&rule.target);
+        let head = self.head(&target).await?;
+        if head.map(|head| head.generation()) != Some(rule.generation) {
+            return Ok(Buried::TargetChanged);
+        }
+        let (claim, fence) = (fresh_op(), Fence::new());
+        self.write_own_claim(view, &claim).await?;
+        let taking = Taking {
+            claim: &claim,
+            places: worn.iter().map(|message| message.n).collect(),
+            ttl: number(HOLD),
+            grace: None,
+            fence,
+        };
+        // Where it is not known whether we hold them: if we do, that runs out.
+        let Holding::Done(_) = self.hold_places(view, taking).await? else {
+            return Ok(Buried::Moved);
+        };
+        let moved = self.hand_over(view, rule, &target, &claim, worn).await?;
+        self.release(&view.head.id, &claim, time(view.now)).await?;
+        Ok(moved)
+    }
+
+    async fn hand_over(
+        &self,
+        view: &View,
+        rule: &DeadLetters,
+        target: &str,
+        claim: &Binary,
+        worn: &[&Stored],
+    ) -> Result<Buried, Error> {
+        let decided = self.decide_move(view, rule, target, claim, worn).await?;
+        let Some((head, step)) = decided else { return Ok(Buried::TargetChanged) };
+        self.finish(&head.id, &step).await?;
+        Ok(Buried::Moved)
+    }
+
+    /// Decides that the target takes messages over from a claim, if it is as assumed; its head then, and the step.
+    pub(crate) async fn decide_move(
+        &self,
+        view: &View,
+        rule: &DeadLetters,
+        target: &str,
+        claim: &Binary,
+        worn: &[&Stored],
+    ) -> Result<Option<(Head, Step)>, Error> {
+        let letters: Vec<_> = worn.iter().map(|message| letter(message, rule, view.now)).collect();
+        let op = fresh_op();
+        let change = takes_over(&op, view, claim, &letters)?;
+        let filter = doc! {
+            "_id": target, "open": true,
+            "incarnation": rule.generation.incarnation.get().cast_signed(),
+            "version": rule.generation.version.get().cast_signed(),
+        };
+        let Some(head) = self.change_head(filter, vec![change]).await? else { return Ok(None) };
+        let step = head.step(&op).ok_or_else(|| unreadable("letters that were just listed"))?;
+        let step = step.clone();
+        Ok(Some((head, step)))
+    }
+}
+
+/// The change of a target's head that takes letters over. Listed twice it does nothing the second time but leave places empty.
+fn takes_over(
+    op: &Binary,
+    view: &View,
+    claim: &Binary,
+    letters: &[Letter],
+) -> Result<Document, Error> {
+    let listed = serialize_to_bson(letters).map_err(Error::failed)?;
+    let at = doc! { "$max": ["$at", view.now] };
+    let step = doc! {
+        "op": op, "at": &at, "room": "$room",
+        "act": { "letters": {
+            "first": "$next", "source": view.head.room, "claim": claim,
+            "letters": { "$literal": listed },
+        } },
+    };
+    Ok(doc! { "$set": {
+        "next": { "$add": ["$next", number(letters.len() as u64)] },
+        "at": at,
+        "posted": "$$NOW",
+        "todo": { "$concatArrays": ["$todo", [step]] },
+    } })
+}
+
+fn letter(message: &Stored, rule: &DeadLetters, now: i64) -> Letter {
+    let (ttl, expires) = match rule.ttl {
+        Some(ttl) => (number(ttl), crate::schema::date(later(now, number(ttl)))),
+        None => {
+            let left = message.expires().timestamp_millis().saturating_sub(now);
+            (rounded_seconds(left), message.expires())
+        }
+    };
+    Letter { id: message.id.clone(), ttl, expires }
+}

@@ -1,0 +1,157 @@
+//! Queue rows.
+
+use async_trait::async_trait;
+use mongodb::bson::{Document, doc};
+use serde::Deserialize;
+use zaqar_core::storage::{Error, QueueRow, Queues};
+use zaqar_core::{Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName};
+
+use crate::Mongo;
+use crate::error::{is_duplicate, unreadable};
+use crate::query::Query;
+use crate::schema::{self, queue_id};
+
+/// A row as it is kept.
+#[derive(Deserialize)]
+struct Row {
+    name: String,
+    incarnation: i64,
+    version: i64,
+    /// JSON text: numbers and the order of members stay as they were given.
+    metadata: String,
+}
+
+impl Row {
+    fn read(self) -> Result<(QueueName, QueueRow), Error> {
+        let name = QueueName::new(&self.name).map_err(|_| unreadable("a queue's name"))?;
+        let metadata = Metadata::from_json(self.metadata.as_bytes())
+            .map_err(|_| unreadable("a queue's metadata"))?;
+        let generation = schema::generation(self.incarnation, self.version);
+        Ok((name, QueueRow { generation, metadata }))
+    }
+}
+
+#[async_trait]
+impl Queues for Mongo {
+    async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
+        self.act(async {
+            let (queue, mut document) = (queue_id(key), document(row));
+            document.extend(doc! {
+                "_id": &queue, "project": key.project.as_str(), "kind": key.kind.as_str(),
+                "name": key.name.as_str(),
+            });
+            loop {
+                let (is_made, was_sent) = self.insert_row(&document).await?;
+                if is_made {
+                    return Ok(None);
+                }
+                // A row that was removed in between leaves room for another try.
+                if let Some(there) = self.row(&queue).await? {
+                    let is_ours = was_sent && there == *row;
+                    return Ok((!is_ours).then_some(there));
+                }
+            }
+        })
+        .await
+    }
+
+    async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
+        self.act(async { self.row(&queue_id(key)).await }).await
+    }
+
+    async fn replace(
+        &self,
+        key: &QueueKey,
+        expected: Generation,
+        row: &QueueRow,
+    ) -> Result<bool, Error> {
+        self.act(async {
+            let queue = queue_id(key);
+            let filter = doc! {
+                "_id": &queue,
+                "incarnation": expected.incarnation.get().cast_signed(),
+                "version": expected.version.get().cast_signed(),
+            };
+            let change = doc! { "$set": document(row) };
+            let rows = &self.inner.rows;
+            let (replaced, was_sent) =
+                self.send_noting(|| rows.update_one(filter.clone(), change.clone())).await?;
+            if replaced.matched_count > 0 || !was_sent {
+                return Ok(replaced.matched_count > 0);
+            }
+            Ok(self.row(&queue).await?.as_ref() == Some(row))
+        })
+        .await
+    }
+
+    async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
+        self.act(async {
+            let filter =
+                doc! { "_id": queue_id(key), "incarnation": incarnation.get().cast_signed() };
+            let rows = &self.inner.rows;
+            let (removed, was_sent) = self.send_noting(|| rows.delete_one(filter.clone())).await?;
+            // Where the first answer was lost, what is gone was removed by it, or by another who wanted the same.
+            Ok(removed.deleted_count > 0 || was_sent)
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        project: &ProjectId,
+        kind: Kind,
+        after: Option<&QueueName>,
+        limit: usize,
+    ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
+        self.act(async {
+            // No name is empty: this is before all of them. Names are compared by byte, as collections have no collation.
+            let after = after.map_or("", QueueName::as_str);
+            let query = Query::new(doc! {
+                "project": project.as_str(), "kind": kind.as_str(), "name": { "$gt": after },
+            });
+            let query = query.sorted(doc! { "name": 1 }).limited(limit);
+            let rows: Vec<Row> = self.find(&self.inner.rows, &query).await?;
+            rows.into_iter().map(Row::read).collect()
+        })
+        .await
+    }
+
+    async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
+        self.act(async {
+            let filter = doc! { "project": project.as_str(), "kind": kind.as_str() };
+            self.send(|| self.inner.rows.count_documents(filter.clone())).await
+        })
+        .await
+    }
+}
+
+impl Mongo {
+    async fn row(&self, queue: &str) -> Result<Option<QueueRow>, Error> {
+        let rows = self.inner.rows.clone_with_type::<Row>();
+        let row = self.send(|| rows.find_one(doc! { "_id": queue })).await?;
+        row.map(|row| row.read().map(|(_, row)| row)).transpose()
+    }
+
+    /// Inserts a row; whether it did, and whether the command was sent before.
+    async fn insert_row(&self, row: &Document) -> Result<(bool, bool), Error> {
+        self.send_noting(|| {
+            let insert = self.inner.rows.insert_one(row);
+            async {
+                match insert.await {
+                    Ok(_) => Ok(true),
+                    Err(error) if is_duplicate(&error) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn document(row: &QueueRow) -> Document {
+    doc! {
+        "incarnation": row.generation.incarnation.get().cast_signed(),
+        "version": row.generation.version.get().cast_signed(),
+        "metadata": row.metadata.to_json(),
+    }
+}

@@ -1,0 +1,241 @@
+//! What a sweep does, kind by kind.
+
+use std::collections::HashMap;
+
+use mongodb::Collection;
+use mongodb::bson::{Binary, Bson, Document, doc};
+use serde::Deserialize;
+use zaqar_core::storage::{Error, Swept};
+
+use crate::Mongo;
+use crate::query::Query;
+use crate::schema::{bounds, date, time};
+use crate::steps::ABANDONED;
+use crate::stored::{Gone, Head, state};
+
+#[derive(Deserialize)]
+struct Id {
+    #[serde(rename = "_id")]
+    id: Bson,
+}
+
+/// Where a claim belongs.
+#[derive(Deserialize)]
+struct Owner {
+    #[serde(rename = "_id")]
+    id: Binary,
+    h: i64,
+    queue: String,
+}
+
+impl Mongo {
+    pub(crate) async fn sweep_all(&self, now: i64, budget: usize) -> Result<Swept, Error> {
+        let budget = budget.max(1);
+        let mut swept = Swept::default();
+        swept.more |= self.finish_abandoned(now, budget).await?;
+        let left = |swept: &Swept| budget.saturating_sub(swept.done);
+        let messages = &self.inner.messages;
+        let expired = doc! { "x": { "$lte": date(now) } };
+        self.remove(messages, expired, left(&swept), &mut swept).await?;
+        self.show_all_due(now, left(&swept), &mut swept).await?;
+        self.end_all_claims(now, left(&swept), &mut swept).await?;
+        let over = doc! { "e": { "$lte": date(now) } };
+        self.remove(&self.inner.subscriptions, over, left(&swept), &mut swept).await?;
+        self.sweep_leases(now, left(&swept), &mut swept).await?;
+        let unheard = doc! { "x": { "$lte": date(now) } };
+        self.remove(&self.inner.outbox, unheard, left(&swept), &mut swept).await?;
+        self.clear_rooms(now, budget, &mut swept).await?;
+        Ok(swept)
+    }
+
+    /// Carries out what writers that died have left listed; whether there is more.
+    pub(crate) async fn finish_abandoned(&self, now: i64, limit: usize) -> Result<bool, Error> {
+        let old = doc! { "todo.at": { "$lte": now.saturating_sub(ABANDONED) } };
+        let query = Query::new(old).limited(limit);
+        let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
+        for head in &heads {
+            self.settle_steps(head, now).await?;
+        }
+        Ok(heads.len() >= limit)
+    }
+
+    /// Removes documents that fit a filter, `budget` of them at most.
+    async fn remove(
+        &self,
+        from: &Collection<Document>,
+        filter: Document,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        let query = Query::new(filter.clone()).of(doc! { "_id": 1 }).limited(budget + 1);
+        let mut found: Vec<Id> = self.find(from, &query).await?;
+        swept.more |= found.len() > budget;
+        found.truncate(budget);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = found.into_iter().map(|found| found.id).collect();
+        let mut filter = filter;
+        filter.insert("_id", doc! { "$in": ids });
+        let removed = self.send(|| from.delete_many(filter.clone())).await?.deleted_count;
+        swept.done += usize::try_from(removed).unwrap_or(usize::MAX);
+        Ok(())
+    }
+
+    async fn show_all_due(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
+        let due = doc! { "t": { "$lte": now } };
+        let query = Query::new(due.clone()).of(doc! { "_id": 1 }).limited(budget + 1);
+        let mut found: Vec<Id> = self.find(&self.inner.messages, &query).await?;
+        swept.more |= found.len() > budget;
+        found.truncate(budget);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = found.into_iter().map(|found| found.id).collect();
+        let due = doc! { "_id": { "$in": ids }, "t": { "$lte": now }, "s": state::DELAYED };
+        let free = doc! { "$set": { "s": state::FREE }, "$unset": { "t": "" } };
+        let shown = self.update_messages(due, free).await?;
+        swept.done += usize::try_from(shown).unwrap_or(usize::MAX);
+        Ok(())
+    }
+
+    /// Ends claims that are over, each queue's together.
+    async fn end_all_claims(
+        &self,
+        now: i64,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        let over = doc! { "e": { "$lte": date(now) }, "live": true };
+        let query = Query::new(over).of(doc! { "_id": 1, "h": 1, "queue": 1 }).limited(budget + 1);
+        let mut found: Vec<Owner> = self.find(&self.inner.claims, &query).await?;
+        swept.more |= found.len() > budget;
+        found.truncate(budget);
+        let mut by_queue: HashMap<&str, Vec<&Owner>> = HashMap::new();
+        for owner in &found {
+            by_queue.entry(&owner.queue).or_default().push(owner);
+        }
+        for (queue, owners) in by_queue {
+            let view = self.view(queue, time(now)).await?;
+            let room = view.map(|view| view.head.room);
+            // A view has ended those of its own room. What is left are claims of rooms that are to be cleared.
+            let dead: Vec<_> = owners
+                .iter()
+                .filter(|owner| Some(owner.h) != room)
+                .map(|owner| owner.id.clone())
+                .collect();
+            let dead = doc! { "_id": { "$in": dead }, "e": { "$lte": date(now) } };
+            self.send(|| self.inner.claims.delete_many(dead.clone())).await?;
+            swept.done += owners.len();
+        }
+        Ok(())
+    }
+
+    /// Clears what purged and closed queues have left behind.
+    async fn clear_rooms(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
+        let query = Query::new(doc! { "garbage": true }).limited(budget);
+        let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
+        for head in &heads {
+            self.clear_head(head, now, budget, swept).await?;
+            if swept.done >= budget {
+                break;
+            }
+        }
+        swept.more |= heads.len() >= budget || (swept.done >= budget && !heads.is_empty());
+        Ok(())
+    }
+
+    async fn clear_head(
+        &self,
+        head: &Head,
+        now: i64,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        // What is listed of a room is carried out before the room is cleared for the last time. Nothing more will be.
+        self.settle_steps(head, now).await?;
+        for gone in &head.gone {
+            let left = budget.saturating_sub(swept.done);
+            let mut cleared = Swept::default();
+            if left == 0 {
+                swept.more = true;
+                return Ok(());
+            }
+            self.clear(gone, left, &mut cleared).await?;
+            swept.done += cleared.done;
+            if cleared.more {
+                swept.more = true;
+                return Ok(());
+            }
+            if head.open {
+                self.tick_off(&head.id, gone).await?;
+            }
+        }
+        self.drop_closed(head).await
+    }
+
+    async fn clear(&self, gone: &Gone, budget: usize, swept: &mut Swept) -> Result<(), Error> {
+        match gone {
+            Gone::Room(room) => {
+                self.remove(&self.inner.messages, doc! { "h": *room }, budget, swept).await?;
+                let (first, last) = bounds(*room);
+                let claims = doc! { "_id": { "$gte": first, "$lt": last } };
+                let left = budget.saturating_sub(swept.done.min(budget));
+                self.remove_range(&self.inner.claims, claims, left, swept).await
+            }
+            Gone::Hall(hall) => {
+                let (first, last) = bounds(*hall);
+                let all = doc! { "_id": { "$gte": first, "$lt": last } };
+                self.remove_range(&self.inner.subscriptions, all, budget, swept).await
+            }
+            Gone::Life(life) => {
+                self.remove(&self.inner.outbox, doc! { "life": *life }, budget, swept).await
+            }
+        }
+    }
+
+    /// As [`Mongo::remove`], for a filter on ids.
+    async fn remove_range(
+        &self,
+        from: &Collection<Document>,
+        range: Document,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        let query = Query::new(range).of(doc! { "_id": 1 }).limited(budget + 1);
+        let mut found: Vec<Id> = self.find(from, &query).await?;
+        swept.more |= found.len() > budget;
+        found.truncate(budget);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = found.into_iter().map(|found| found.id).collect();
+        let filter = doc! { "_id": { "$in": ids } };
+        let removed = self.send(|| from.delete_many(filter.clone())).await?.deleted_count;
+        swept.done += usize::try_from(removed).unwrap_or(usize::MAX);
+        Ok(())
+    }
+
+    async fn tick_off(&self, queue: &str, gone: &Gone) -> Result<(), Error> {
+        let change = doc! { "$pull": { "gone": gone.to_bson() } };
+        self.send(|| self.inner.heads.update_one(doc! { "_id": queue }, change.clone())).await?;
+        let nothing_left = doc! { "_id": queue, "gone": { "$size": 0 } };
+        let change = doc! { "$unset": { "garbage": "" } };
+        self.send(|| self.inner.heads.update_one(nothing_left.clone(), change.clone())).await?;
+        Ok(())
+    }
+
+    /// Removes a closed head of which nothing is left, unless it was opened again.
+    async fn drop_closed(&self, head: &Head) -> Result<(), Error> {
+        if head.open {
+            return Ok(());
+        }
+        let same = doc! { "_id": &head.id, "open": false, "life": head.life };
+        self.send(|| self.inner.heads.delete_one(same.clone())).await?;
+        Ok(())
+    }
+
+    fn heads(&self) -> Collection<Document> {
+        self.inner.heads.clone_with_type()
+    }
+}

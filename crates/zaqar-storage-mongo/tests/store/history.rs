@@ -1,0 +1,329 @@
+//! Several processes on one database at once, each with a store of its own: what all of them were answered fits together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use zaqar_core::storage::{
+    Batch, ClaimRequest, Claimed, Claims, Deleted, Guarded, Heads, ListQuery, Messages, NewMessage,
+    Upkeep,
+};
+use zaqar_core::{
+    ClaimId, ClientId, Clock, Generation, Incarnation, Kind, ManualClock, MessageId, Payload,
+    ProjectId, QueueKey, QueueName, SystemClock, Timestamp, Version,
+};
+use zaqar_storage_mongo::Mongo;
+use zaqar_storage_testkit::block_on;
+
+use crate::support::server;
+
+/// Stores, each as a process of its own would have.
+const STORES: usize = 4;
+const POSTERS: usize = 4;
+const BATCHES: usize = 10;
+const CONSUMERS: usize = 6;
+const MESSAGES: usize = POSTERS * BATCHES * 3;
+/// Rounds of a consumer or a reader without anything new, after which something is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Scene {
+    name: String,
+    stores: Vec<Mongo>,
+    next: AtomicUsize,
+    key: QueueKey,
+    generation: Generation,
+    clock: ManualClock,
+}
+
+impl Scene {
+    async fn new() -> Arc<Self> {
+        let name = server::name();
+        let mut stores = Vec::new();
+        for _ in 0..STORES {
+            stores.push(server::open(&name).await);
+        }
+        let key = QueueKey {
+            project: ProjectId::new("p").unwrap(),
+            kind: Kind::Queue,
+            name: QueueName::new("q").unwrap(),
+        };
+        let incarnation = Incarnation::new(rand::random::<u64>() >> 1);
+        let generation = Generation { incarnation, version: Version::new(1) };
+        let clock = ManualClock::new(SystemClock::default().now());
+        let scene = Self { name, stores, next: AtomicUsize::new(0), key, generation, clock };
+        Heads::open(scene.store(), &scene.key, generation, scene.now()).await.unwrap();
+        Arc::new(scene)
+    }
+
+    /// Another one each time.
+    fn store(&self) -> &Mongo {
+        &self.stores[self.next.fetch_add(1, Ordering::Relaxed) % STORES]
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn post(&self, poster: usize, number: usize) -> Vec<MessageId> {
+        let message = |n| NewMessage {
+            payload: Payload::plain(Bytes::from(format!("{poster} {number} {n}"))),
+            ttl: 100_000,
+            delay: 0,
+        };
+        let batch = Batch {
+            request: rand::random(),
+            client: ClientId::new("c"),
+            messages: (0..3).map(message).collect(),
+        };
+        match self.store().post(&self.key, self.generation, batch, self.now()).await.unwrap() {
+            Guarded::Done(ids) => ids,
+            refused => panic!("{refused:?}"),
+        }
+    }
+
+    async fn page(&self, after: Option<MessageId>) -> (Vec<MessageId>, Option<MessageId>) {
+        let query =
+            ListQuery { after, limit: 7, hide: None, include_claimed: true, include_delayed: true };
+        let page = Messages::list(self.store(), &self.key, &query, self.now()).await.unwrap();
+        (page.messages.iter().map(|message| message.id).collect(), page.next)
+    }
+
+    async fn end(&self) {
+        server::database(&self.name).await.drop().await.unwrap();
+    }
+}
+
+/// Runs posters; what each has posted.
+fn start_posters(scene: &Arc<Scene>) -> Vec<tokio::task::JoinHandle<Vec<MessageId>>> {
+    let posters = (0..POSTERS).map(|poster| {
+        let scene = scene.clone();
+        tokio::spawn(async move {
+            let mut posted: Vec<MessageId> = Vec::new();
+            for number in 0..BATCHES {
+                let ids = scene.post(poster, number).await;
+                assert!(posted.last() < ids.first(), "a later post is behind an earlier one");
+                assert!(ids.windows(2).all(|two| two[0].position.next() == two[1].position));
+                posted.extend(ids);
+            }
+            posted
+        })
+    });
+    posters.collect()
+}
+
+#[test]
+fn readers_on_other_servers_see_each_message_once_in_order() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let posters = start_posters(&scene);
+        let readers = (0..2).map(|_| {
+            let scene = scene.clone();
+            tokio::spawn(async move {
+                let (mut seen, mut after) = (Vec::new(), None);
+                let mut heard = Instant::now();
+                while seen.len() < MESSAGES && heard.elapsed() < PATIENCE {
+                    let (ids, next) = scene.page(after).await;
+                    if !ids.is_empty() {
+                        heard = Instant::now();
+                    }
+                    seen.extend(ids);
+                    after = next.or(after);
+                }
+                seen
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        let mut posted: Vec<_> =
+            join_all(posters).await.into_iter().flat_map(Result::unwrap).collect();
+        posted.sort();
+        for seen in join_all(readers).await {
+            assert_eq!(seen.unwrap(), posted);
+        }
+        scene.end().await;
+    });
+}
+
+/// Who holds what, as consumers know it: none may be answered what another still holds.
+#[derive(Default)]
+struct Ledger {
+    held: Mutex<BTreeMap<MessageId, u64>>,
+    consumed: Mutex<BTreeSet<MessageId>>,
+    consumers: AtomicU64,
+}
+
+impl Ledger {
+    fn take(&self, consumer: u64, ids: &[MessageId]) {
+        let mut held = self.held.lock().unwrap();
+        for id in ids {
+            let other = held.insert(*id, consumer);
+            assert_eq!(other, None, "{id} is in two live claims");
+        }
+        let consumed = self.consumed.lock().unwrap();
+        assert!(ids.iter().all(|id| !consumed.contains(id)), "a deleted message is claimed");
+    }
+
+    /// Before a message is given back or deleted.
+    fn give_up(&self, ids: &[MessageId]) {
+        let mut held = self.held.lock().unwrap();
+        for id in ids {
+            held.remove(id);
+        }
+    }
+
+    fn consume(&self, ids: &[MessageId]) {
+        self.consumed.lock().unwrap().extend(ids);
+    }
+
+    fn count(&self) -> usize {
+        self.consumed.lock().unwrap().len()
+    }
+}
+
+/// Claims and deletes, releases, abandons or pops until everything is consumed.
+async fn consume(scene: Arc<Scene>, ledger: Arc<Ledger>) {
+    let me = ledger.consumers.fetch_add(1, Ordering::Relaxed);
+    let start = Instant::now();
+    while ledger.count() < MESSAGES && start.elapsed() < 2 * PATIENCE {
+        match rand::random::<u8>() {
+            0..40 => {
+                let popped = scene.store().pop(&scene.key, 2, scene.now()).await.unwrap();
+                let ids: Vec<_> = popped.iter().map(|message| message.id).collect();
+                ledger.take(me, &ids);
+                ledger.consume(&ids);
+                ledger.give_up(&ids);
+            }
+            choice => claim_once(&scene, &ledger, me, choice).await,
+        }
+    }
+}
+
+async fn claim_once(scene: &Scene, ledger: &Ledger, me: u64, choice: u8) {
+    let request = ClaimRequest {
+        id: ClaimId::new(rand::random()),
+        ttl: 1000,
+        grace: 60,
+        limit: 1 + usize::from(choice % 5),
+        dead_letters: None,
+    };
+    let claimed =
+        scene.store().claim(&scene.key, scene.generation, &request, scene.now()).await.unwrap();
+    let Guarded::Done(Claimed::Messages(messages)) = claimed else { panic!("{claimed:?}") };
+    let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
+    assert!(ids.is_sorted(), "a claim is in order");
+    if ids.is_empty() {
+        return;
+    }
+    ledger.take(me, &ids);
+    if choice >= 230 {
+        ledger.give_up(&ids);
+        scene.store().claim_release(&scene.key, request.id, scene.now()).await.unwrap();
+        return;
+    }
+    for id in ids {
+        let store = scene.store();
+        if choice.is_multiple_of(2) {
+            let unheld = store.delete(&scene.key, id, None, scene.now()).await.unwrap();
+            assert_eq!(unheld, Deleted::Claimed, "it is held");
+        }
+        ledger.consume(&[id]);
+        let deleted = store.delete(&scene.key, id, Some(request.id), scene.now()).await.unwrap();
+        assert_eq!(deleted, Deleted::Gone);
+        ledger.give_up(&[id]);
+    }
+}
+
+#[test]
+fn consumers_on_many_servers_get_each_message_once() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let posters = start_posters(&scene);
+        let ledger = Arc::new(Ledger::default());
+        let consumers: Vec<_> =
+            (0..CONSUMERS).map(|_| tokio::spawn(consume(scene.clone(), ledger.clone()))).collect();
+        let sweeper = {
+            let (scene, ledger) = (scene.clone(), ledger.clone());
+            tokio::spawn(async move {
+                while ledger.count() < MESSAGES {
+                    scene.store().sweep(scene.now(), 50).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            })
+        };
+        let posted: BTreeSet<_> =
+            join_all(posters).await.into_iter().flat_map(Result::unwrap).collect();
+        for consumer in join_all(consumers).await {
+            consumer.unwrap();
+        }
+        assert_eq!(*ledger.consumed.lock().unwrap(), posted);
+        sweeper.await.unwrap();
+        assert_eq!(scene.page(None).await, (Vec::new(), None));
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_store_that_goes_away_in_the_middle_of_everything_leaves_nothing_half_done() {
+    block_on(async {
+        let scene = Scene::new().await;
+        // Tasks that are cut off wherever they are, as by a kill.
+        for round in 0..30 {
+            let cut = |work: usize| {
+                let scene = scene.clone();
+                tokio::spawn(async move {
+                    for number in 0..100 {
+                        if work == 0 {
+                            scene.post(round, number).await;
+                        } else {
+                            let request = ClaimRequest {
+                                id: ClaimId::new(rand::random()),
+                                ttl: 100,
+                                grace: 60,
+                                limit: 2,
+                                dead_letters: None,
+                            };
+                            let now = scene.now();
+                            let key = &scene.key;
+                            scene
+                                .store()
+                                .claim(key, scene.generation, &request, now)
+                                .await
+                                .unwrap();
+                        }
+                    }
+                })
+            };
+            let tasks: Vec<_> = (0..4).map(|n| cut(n % 2)).collect();
+            tokio::time::sleep(Duration::from_millis(rand::random_range(1..120))).await;
+            tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        }
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let (ids, next) = scene.page(after).await;
+            if ids.is_empty() {
+                break;
+            }
+            seen.extend(ids);
+            after = next;
+        }
+        assert!(seen.len() > 30, "something was posted: {}", seen.len());
+        assert_eq!(seen.len() % 3, 0, "whole batches of 3");
+        // All claims run out: everything is delivered.
+        scene.clock.advance(Duration::from_secs(100));
+        let mut delivered = Vec::new();
+        while delivered.len() < seen.len() {
+            let popped = scene.store().pop(&scene.key, 50, scene.now()).await.unwrap();
+            assert!(
+                !popped.is_empty(),
+                "{} of {} are stuck",
+                seen.len() - delivered.len(),
+                seen.len()
+            );
+            delivered.extend(popped.iter().map(|message| message.id));
+        }
+        assert_eq!(delivered, seen);
+        scene.end().await;
+    });
+}

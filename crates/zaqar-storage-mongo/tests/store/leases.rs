@@ -1,0 +1,88 @@
+//! Leases, when several processes are at them at once.
+
+use futures_util::future::{join, join_all};
+use zaqar_core::storage::{
+    Guarded, Heads, Leases, NewSubscription, Subscribed, Subscriptions, Upkeep,
+};
+use zaqar_core::{
+    Clock, Generation, Incarnation, Kind, LeaseId, ProjectId, QueueKey, QueueName, SubscriptionId,
+    SystemClock, Timestamp, Version,
+};
+use zaqar_storage_mongo::Mongo;
+use zaqar_storage_testkit::block_on;
+
+use crate::support::server;
+
+fn queue() -> (QueueKey, Generation) {
+    let key = QueueKey {
+        project: ProjectId::new("p").unwrap(),
+        kind: Kind::Queue,
+        name: QueueName::new("q").unwrap(),
+    };
+    (key, Generation { incarnation: Incarnation::new(7), version: Version::new(1) })
+}
+
+async fn subscribe(store: &Mongo, number: u128, lease: LeaseId, now: Timestamp) {
+    let (key, generation) = queue();
+    let subscription = NewSubscription {
+        id: SubscriptionId::new(number),
+        subscriber: format!("websocket:{number}"),
+        ttl: 3600,
+        options: "{}".to_owned(),
+        confirmed: true,
+        lease: Some(lease),
+    };
+    let made = store.subscribe(&key, generation, &subscription, now).await.unwrap();
+    assert!(matches!(made, Guarded::Done(Subscribed::Created { .. })), "{made:?}");
+}
+
+#[test]
+fn of_many_who_keep_a_new_lease_at_once_none_is_told_that_it_is_over() {
+    block_on(async {
+        let name = server::name();
+        let stores = [server::open(&name).await, server::open(&name).await];
+        let now = SystemClock::default().now();
+        for number in 0..10 {
+            let keep = |n: usize| {
+                let until = now.plus_secs(60 + n as u64);
+                stores[n % 2].keep_lease(LeaseId::new(number), until, now)
+            };
+            let kept = join_all((0..8).map(keep)).await;
+            assert!(kept.into_iter().all(Result::unwrap), "lease {number}");
+        }
+        server::database(&name).await.drop().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_hung_on_a_lease_while_a_sweep_ends_it_goes_too() {
+    block_on(async {
+        let name = server::name();
+        let (server, sweeper) = (server::open(&name).await, server::open(&name).await);
+        let now = SystemClock::default().now();
+        let (key, generation) = queue();
+        Heads::open(&server, &key, generation, now).await.unwrap();
+        for number in 0..20 {
+            let lease = LeaseId::new(number);
+            if number % 2 == 0 {
+                assert!(server.keep_lease(lease, now.plus_secs(60), now).await.unwrap());
+                server.end_lease(lease, now).await.unwrap();
+            }
+            subscribe(&server, 100 * number, lease, now).await;
+            let subscribing = async {
+                for more in 1..4 {
+                    subscribe(&server, 100 * number + more, lease, now).await;
+                }
+            };
+            let sweeping = async {
+                for _ in 0..4 {
+                    sweeper.sweep(now, 100).await.unwrap();
+                }
+            };
+            join(subscribing, sweeping).await;
+        }
+        while sweeper.sweep(now, 100).await.unwrap().more {}
+        assert_eq!(sweeper.subscriptions(&key, None, 100, now).await.unwrap(), []);
+        server::database(&name).await.drop().await.unwrap();
+    });
+}

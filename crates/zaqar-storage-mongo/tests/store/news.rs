@@ -1,0 +1,100 @@
+//! News from other processes, with change streams and without.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use mongodb::bson::doc;
+use zaqar_core::storage::{Batch, Guarded, Heads, Messages, NewMessage, News, NewsStream, Upkeep};
+use zaqar_core::{
+    ClientId, Clock, Generation, Incarnation, Kind, MessageId, Payload, ProjectId, QueueKey,
+    QueueName, SystemClock, Version,
+};
+use zaqar_storage_mongo::{Mongo, Options};
+use zaqar_storage_testkit::block_on;
+
+use crate::support::server;
+
+/// Longer than any news take on a slow machine, much shorter than the poll that is set where nobody is to look.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn key(name: &str) -> QueueKey {
+    let project = ProjectId::new("p").unwrap();
+    QueueKey { project, kind: Kind::Topic, name: QueueName::new(name).unwrap() }
+}
+
+async fn post(store: &Mongo, key: &QueueKey) -> MessageId {
+    let generation = Generation { incarnation: Incarnation::new(5), version: Version::new(1) };
+    let now = SystemClock::default().now();
+    Heads::open(store, key, generation, now).await.unwrap();
+    let payload = Payload::plain(Bytes::from_static(b"1"));
+    let batch = Batch {
+        request: rand::random(),
+        client: ClientId::new("c"),
+        messages: vec![NewMessage { payload, ttl: 60, delay: 0 }],
+    };
+    match store.post(key, generation, batch, now).await.unwrap() {
+        Guarded::Done(ids) => ids[0],
+        refused => panic!("{refused:?}"),
+    }
+}
+
+async fn hear(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
+    let heard = async {
+        while let Some(posted) = news.next().await {
+            if posted.key == *key && posted.last >= last {
+                return;
+            }
+        }
+        panic!("news have ended");
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("news come in time");
+}
+
+/// Another process posts; a listener with these options hears of it.
+async fn hears_of_another(options: impl Fn(Options) -> Options) {
+    let name = server::name();
+    let listener = Mongo::open(options(server::options(&name))).await.unwrap();
+    let poster = server::open(&name).await;
+    let mut news = listener.news().await.unwrap();
+    for _ in 0..5 {
+        for name in ["a", "b"] {
+            let last = post(&poster, &key(name)).await;
+            hear(&mut news, &key(name), last).await;
+        }
+        let mut late = listener.news().await.unwrap();
+        let last = post(&poster, &key("a")).await;
+        hear(&mut late, &key("a"), last).await;
+        hear(&mut news, &key("a"), last).await;
+    }
+    listener.shut_down().await.unwrap();
+    assert!(
+        tokio::time::timeout(PATIENCE, async { while news.next().await.is_some() {} })
+            .await
+            .is_ok()
+    );
+    server::database(&name).await.drop().await.unwrap();
+}
+
+#[test]
+fn news_of_other_processes_are_looked_up_where_nobody_tells() {
+    block_on(hears_of_another(|options| Options {
+        change_streams: false,
+        poll: Duration::from_millis(200),
+        ..options
+    }));
+}
+
+#[test]
+fn news_of_other_processes_come_by_change_stream() {
+    block_on(async {
+        let hello = server::database("any").await.run_command(doc! { "hello": 1 }).await.unwrap();
+        if !hello.contains_key("setName") && hello.get_str("msg").ok() != Some("isdbgrid") {
+            eprintln!("skipped: a server of its own has no change streams");
+            return;
+        }
+        // Nothing is looked up in time.
+        let poll = Duration::from_secs(3600);
+        hears_of_another(|options| Options { poll, ..options }).await;
+    });
+}

@@ -1,0 +1,81 @@
+//! The server that the tests of one binary share, and databases of their own on it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use mongodb::{Client, Database};
+use zaqar_storage_mongo::{Mongo, Options};
+
+/// Set to test on a server of one's own: a mongod, a replica set or a mongos.
+pub(crate) const URI: &str = "ZAQAR_TEST_MONGODB_URI";
+
+const START: Duration = Duration::from_secs(60);
+
+/// Where the server is.
+pub(crate) fn uri() -> &'static str {
+    static URI_IN_USE: OnceLock<(String, Option<Child>)> = OnceLock::new();
+    let (uri, _) = URI_IN_USE.get_or_init(|| match std::env::var(URI) {
+        Ok(uri) if !uri.is_empty() => (uri, None),
+        _ => {
+            let (port, server) = start(&compatible_server());
+            // Its list of retryable writes is long to search.
+            (format!("mongodb://127.0.0.1:{port}/?retryWrites=false"), Some(server))
+        }
+    });
+    uri
+}
+
+fn compatible_server() -> PathBuf {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/bin/secantusd-py");
+    assert!(
+        program.exists(),
+        "no MongoDB to test on: set {URI}, or run tools/test once, which installs a compatible server"
+    );
+    program
+}
+
+/// Starts a server that ends when this process does: a shell waits for the end of a pipe that we never close.
+fn start(program: &Path) -> (u16, Child) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let script = r#""$0" --port "$1" --storage-path :memory: & cat >/dev/null; kill $!"#;
+    let server = Command::new("sh")
+        .args(["-c", script])
+        .arg(program)
+        .arg(port.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let deadline = Instant::now() + START;
+    while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
+        assert!(Instant::now() < deadline, "the server does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    (port, server)
+}
+
+/// Opens the store of a name: a database of its own.
+pub(crate) async fn open(name: &str) -> Mongo {
+    Mongo::open(options(name)).await.unwrap()
+}
+
+pub(crate) fn options(name: &str) -> Options {
+    // The compatible server is slow, the machine may be busy, and this is not about time.
+    let patience = Duration::from_secs(100);
+    Options { deadline: patience, command_timeout: patience, ..Options::new(uri(), name) }
+}
+
+/// A name that nobody else uses.
+pub(crate) fn name() -> String {
+    format!("test_{:032x}", rand::random::<u128>())
+}
+
+/// The database of a store's name.
+pub(crate) async fn database(name: &str) -> Database {
+    Client::with_uri_str(uri()).await.unwrap().database(&format!("{name}_server"))
+}

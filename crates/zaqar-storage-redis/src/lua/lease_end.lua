@@ -1,0 +1,3 @@
+-- Ends the lease.
+if lasting(lease) then finish(lease) end
+return {1}

@@ -1,0 +1,218 @@
+//! What is there to be followed: every line of [`zaqar_core::storage::Outbox::follow`].
+
+use zaqar_core::storage::{Deletable, FOLLOWED_FOR, OutboxEntry};
+use zaqar_core::{Incarnation, MessageId, Position};
+
+use super::leases::{followed, keep, on_lease};
+use super::messages::{lives, waits};
+use super::subscriptions::subscription;
+use super::{answers, start};
+use crate::kit::{Kit, generation};
+use crate::queue::{Queue, message};
+
+/// Pages after which a reader is taken to be led in circles.
+const MAX_STEPS: usize = 1000;
+
+impl Queue {
+    /// What can be followed behind a position.
+    pub(crate) async fn entries(
+        &self,
+        incarnation: Incarnation,
+        after: u64,
+        limit: usize,
+    ) -> Vec<OutboxEntry> {
+        let after = Position::new(after);
+        let shown = self.store.follow(&self.key, incarnation, after, limit, self.now()).await;
+        let shown = shown.expect("follow answers");
+        assert!(shown.len() <= limit, "at most the limit");
+        shown
+    }
+
+    /// The first message of each entry that can be followed.
+    async fn firsts(&self) -> Vec<MessageId> {
+        let shown = self.entries(self.generation.incarnation, 0, 1000).await;
+        shown.iter().map(|entry| entry.messages[0].id).collect()
+    }
+}
+
+/// "A post to a queue with a live subscription on a lease has written one entry, whole, in the same step"; it is not due.
+pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    assert_eq!(queue.firsts().await, []);
+    let created = kit.now();
+    let new = vec![message("a"), lives(77), waits(30)];
+    let posted = queue.post_new(new.clone()).await;
+    let shown = queue.entries(posted[0].incarnation, 0, 10).await;
+    assert_eq!(shown.len(), 1, "one entry a post");
+    let entry = &shown[0];
+    assert_eq!((entry.incarnation, entry.first), (posted[0].incarnation, posted[0].position));
+    assert_eq!(entry.created, created);
+    assert_eq!(entry.messages.len(), 3);
+    for ((id, new), kept) in posted.iter().zip(&new).zip(&entry.messages) {
+        assert_eq!((kept.id, kept.ttl), (*id, new.ttl));
+        assert!(kept.payload == new.payload, "bodies come along");
+        assert_eq!(kept.due, created.plus_secs(new.delay));
+    }
+    kit.pass(1);
+    assert_eq!(queue.lease().await, None, "there is nobody to deliver to");
+    let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
+    assert!(!due.contains(&queue.key));
+}
+
+/// "A post to a queue with a live subscription …": not to one without.
+pub(crate) async fn what_nobody_follows_is_not_kept(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    queue.post(1).await;
+    let lease = kit.lease(1);
+    assert!(keep(kit, lease, 1_000_000).await);
+    queue.subscribe_new(&on_lease(lease, 1)).await;
+    assert_eq!(queue.firsts().await, [], "it was posted before");
+    let heard = queue.post(1).await;
+    queue.unsubscribe(1).await;
+    queue.post(1).await;
+    assert_eq!(queue.firsts().await, heard);
+}
+
+/// "Begins with the first entry whose first message lies behind `after`"; "oldest first, at most `limit`; fewer only at the end".
+pub(crate) async fn who_follows_goes_on_behind_what_was_shown(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    let mut posts = Vec::new();
+    for count in [1, 3, 2, 1, 4] {
+        posts.push(queue.post(count).await);
+    }
+    let incarnation = posts[0][0].incarnation;
+    let (mut after, mut seen) = (0, Vec::new());
+    for expected in [2, 2, 1, 0] {
+        let shown = queue.entries(incarnation, after, 2).await;
+        assert_eq!(shown.len(), expected);
+        for entry in shown {
+            let ids: Vec<_> = entry.messages.iter().map(|message| message.id).collect();
+            after = ids[ids.len() - 1].position.get();
+            seen.push(ids);
+        }
+    }
+    assert_eq!(seen, posts);
+    let later = queue.post(1).await;
+    assert_eq!(queue.entries(incarnation, after, 2).await[0].messages[0].id, later[0]);
+}
+
+/// "Leasing and settling do not hide it"; "shown until `FOLLOWED_FOR` after the last of its messages is due".
+pub(crate) async fn workers_take_nothing_from_who_follows(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    queue.subscribe_new(&subscription(1, "http://a")).await;
+    let posted = queue.post_new(vec![waits(0), waits(30)]).await;
+    let late = queue.post(1).await;
+    for first in [posted[0], late[0]] {
+        assert_eq!(queue.lease().await.map(|entry| entry.messages[0].id), Some(first));
+        queue.settle(first).await;
+    }
+    assert_eq!(queue.firsts().await, [posted[0], late[0]]);
+    kit.pass_almost(FOLLOWED_FOR.as_secs());
+    kit.sweep().await;
+    assert_eq!(queue.firsts().await, [posted[0], late[0]]);
+    kit.pass_millis(1);
+    kit.sweep().await;
+    assert_eq!(queue.firsts().await, [posted[0]], "its last message was due later");
+    assert_eq!(queue.lease().await, None, "what is settled is never due again");
+    kit.pass(30);
+    kit.sweep().await;
+    assert_eq!(queue.firsts().await, []);
+    let next = queue.post(1).await;
+    assert_eq!(queue.firsts().await, next);
+}
+
+/// An entry that is open is delivered however long it could be followed.
+pub(crate) async fn what_is_open_outlasts_who_follows(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    queue.subscribe_new(&subscription(1, "http://a")).await;
+    let posted = queue.post(2).await;
+    kit.pass(FOLLOWED_FOR.as_secs() * 2);
+    kit.sweep().await;
+    assert_eq!(queue.lease().await.map(|entry| entry.messages[0].id), Some(posted[0]));
+    queue.settle(posted[0]).await;
+    kit.sweep().await;
+    assert_eq!(queue.firsts().await, []);
+}
+
+/// "Deleting, claiming, popping or purging messages leaves entries as they are. No head, or another incarnation: none."
+pub(crate) async fn entries_outlast_their_messages(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    let mut firsts = Vec::new();
+    for _ in 0..4 {
+        firsts.push(queue.post(1).await[0]);
+    }
+    queue.delete(firsts[0], None).await;
+    queue.delete_many(&firsts[1..2], &Deletable::Any).await;
+    queue.pop(1).await;
+    queue.claim(1).await;
+    queue.purge().await;
+    kit.sweep().await;
+    assert_eq!(queue.firsts().await, firsts);
+    let other = Incarnation::new(firsts[0].incarnation.get() + 1);
+    assert_eq!(queue.entries(other, 0, 10).await, []);
+    queue.close().await;
+    assert_eq!(queue.firsts().await, []);
+    let next = kit.open(queue.key.clone()).await;
+    assert_eq!(next.firsts().await, []);
+    assert_eq!(next.entries(firsts[0].incarnation, 0, 10).await, []);
+    assert_eq!(kit.queue_at(kit.key("no"), generation(1)).firsts().await, []);
+}
+
+/// `Subscribed::Created`: "Every post that is acknowledged after this answer lies behind `after`, and every one that was acknowledged
+/// before it was asked for lies at or before it."
+pub(crate) async fn a_subscriber_learns_where_to_begin(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    let lease = kit.lease(7);
+    let posters = start((0..4).map(|_| {
+        let queue = queue.clone();
+        async move {
+            for _ in 0..15 {
+                queue.post(2).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    }));
+    for number in 2..12 {
+        let before = queue.post(1).await[0];
+        let after = queue.subscribe_new(&on_lease(lease, number)).await;
+        let behind = queue.post(1).await[0];
+        assert!(before.position <= after, "{before} was acknowledged before");
+        assert!(after < behind.position, "{behind} is posted later");
+    }
+    answers(posters).await;
+}
+
+/// "What is shown once is never preceded by something new: a reader that goes on behind the last message shown misses nothing."
+pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    let posters = start((0..4).map(|_| {
+        let queue = queue.clone();
+        async move {
+            let mut posted = Vec::new();
+            for _ in 0..15 {
+                posted.extend(queue.post(2).await);
+            }
+            posted
+        }
+    }));
+    let incarnation = queue.generation.incarnation;
+    let (mut after, mut seen) = (0, Vec::new());
+    let mut posters = Some(posters);
+    let mut posted = Vec::new();
+    for step in 0.. {
+        assert!(step < MAX_STEPS, "what was shown is shown again");
+        let shown = queue.entries(incarnation, after, 3).await;
+        if shown.is_empty() {
+            let Some(posters) = posters.take() else { break };
+            tokio::task::yield_now().await;
+            posted = answers(posters).await.concat();
+        }
+        for entry in shown {
+            assert_eq!(entry.messages.len(), 2, "an entry is whole");
+            seen.extend(entry.messages.iter().map(|message| message.id));
+            after = entry.messages[1].id.position.get();
+        }
+    }
+    posted.sort();
+    assert_eq!(seen, posted);
+}

@@ -1,0 +1,140 @@
+//! Leases: every line of [`zaqar_core::storage::Leases`], and what hangs on them.
+
+use zaqar_core::LeaseId;
+use zaqar_core::storage::{NewSubscription, SubscriptionChange};
+
+use super::subscriptions::subscription;
+use crate::kit::{Kit, sweep};
+use crate::queue::Queue;
+
+/// A subscription on a lease.
+pub(crate) fn on_lease(lease: LeaseId, number: u128) -> NewSubscription {
+    let subscriber = format!("websocket:{number}");
+    NewSubscription { lease: Some(lease), ttl: 1_000_000, ..subscription(number, &subscriber) }
+}
+
+/// Keeps a lease for this many seconds from now.
+pub(crate) async fn keep(kit: &Kit, lease: LeaseId, secs: u64) -> bool {
+    let kept = kit.store().keep_lease(lease, kit.now().plus_secs(secs), kit.now()).await;
+    kept.expect("keep_lease answers")
+}
+
+/// A queue with a subscription on a lease that lasts long.
+pub(crate) async fn followed(kit: &Kit, name: &str) -> Queue {
+    let queue = kit.queue(name).await;
+    let lease = kit.lease(7);
+    assert!(keep(kit, lease, 1_000_000).await);
+    queue.subscribe_new(&on_lease(lease, 1000)).await;
+    queue
+}
+
+async fn end(kit: &Kit, lease: LeaseId) {
+    kit.store().end_lease(lease, kit.now()).await.expect("end_lease answers");
+}
+
+/// `keep_lease`: "it lasts until `until`", and what hangs on it with it; a sweep looks at no other subscription.
+pub(crate) async fn subscriptions_go_with_their_lease(kit: &mut Kit) {
+    let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
+    let (short, long) = (kit.lease(1), kit.lease(2));
+    assert!(keep(kit, short, 20).await);
+    assert!(keep(kit, long, 1000).await);
+    queue.subscribe_new(&on_lease(short, 1)).await;
+    queue.subscribe_new(&on_lease(long, 2)).await;
+    queue.subscribe_new(&subscription(3, "http://a")).await;
+    other.subscribe_new(&on_lease(short, 4)).await;
+    kit.pass_almost(20);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [1, 2, 3]);
+    kit.pass_millis(1);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [2, 3]);
+    assert_eq!(other.subscribed().await, []);
+    other.subscribe_new(&NewSubscription { lease: None, ..on_lease(short, 5) }).await;
+    kit.sweep().await;
+    assert_eq!(other.subscribed().await, [5]);
+}
+
+/// `keep_lease`: "it lasts until `until` at least".
+pub(crate) async fn a_lease_can_be_kept_longer(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let lease = kit.lease(1);
+    assert!(keep(kit, lease, 20).await);
+    queue.subscribe_new(&on_lease(lease, 1)).await;
+    for _ in 0..3 {
+        kit.pass(15);
+        assert!(keep(kit, lease, 20).await);
+        assert!(keep(kit, lease, 5).await, "never shorter");
+        kit.sweep().await;
+        assert_eq!(queue.subscribed().await, [1]);
+    }
+    kit.pass(20);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, []);
+}
+
+/// `keep_lease`: "It is over: `false`, nothing changes."
+pub(crate) async fn a_lease_that_is_over_stays_over(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let (late, ended) = (kit.lease(1), kit.lease(2));
+    for (number, lease) in [(1, late), (2, ended)] {
+        assert!(keep(kit, lease, 20).await);
+        queue.subscribe_new(&on_lease(lease, number)).await;
+    }
+    end(kit, ended).await;
+    assert!(!keep(kit, ended, 1000).await);
+    kit.pass(20);
+    assert!(!keep(kit, late, 1000).await);
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, []);
+}
+
+/// `end_lease`: "one that is over or was never kept is no error", and nothing but the one named ends.
+pub(crate) async fn an_ended_lease_takes_its_own_with_it(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let (first, second) = (kit.lease(1), kit.lease(2));
+    for (number, lease) in [(1, first), (2, second)] {
+        assert!(keep(kit, lease, 1000).await);
+        queue.subscribe_new(&on_lease(lease, number)).await;
+    }
+    end(kit, kit.lease(3)).await;
+    end(kit, first).await;
+    end(kit, first).await;
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, [2]);
+    end(kit, first).await;
+    assert!(keep(kit, second, 1000).await);
+}
+
+/// `keep_lease`: "Sweeps remove subscriptions … on such as were never kept"; a change does not free one of its lease.
+pub(crate) async fn nothing_hangs_on_a_lease_that_was_never_kept(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let lease = kit.lease(1);
+    queue.subscribe_new(&on_lease(lease, 1)).await;
+    queue.subscribe_new(&on_lease(lease, 2)).await;
+    let change = SubscriptionChange { ttl: Some(600), ..SubscriptionChange::default() };
+    let changed =
+        queue.store.change_subscription(&queue.key, on_lease(lease, 2).id, &change, kit.now());
+    changed.await.expect("change_subscription answers");
+    kit.sweep().await;
+    assert_eq!(queue.subscribed().await, []);
+    let posted = queue.post(1).await;
+    assert_eq!(queue.entries(posted[0].incarnation, 0, 10).await, [], "nobody is there to hear");
+}
+
+/// `keep_lease`: many subscriptions go in bounded pieces.
+pub(crate) async fn a_lease_with_much_on_it_ends_in_pieces(kit: &mut Kit) {
+    let queues = [kit.queue("a").await, kit.queue("b").await];
+    let lease = kit.lease(1);
+    assert!(keep(kit, lease, 60).await);
+    for number in 0..40 {
+        queues[number % 2].subscribe_new(&on_lease(lease, number as u128)).await;
+    }
+    kit.pass(60);
+    let swept = kit.store().sweep(kit.now(), 10).await.expect("the store sweeps");
+    assert!(swept.done <= 20, "a budget of 10 is kept to, about: {swept:?}");
+    assert!(swept.more);
+    sweep(kit.store(), kit.now(), 10).await;
+    for queue in queues {
+        assert_eq!(queue.subscribed().await, []);
+    }
+}

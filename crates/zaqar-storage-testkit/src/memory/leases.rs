@@ -1,0 +1,54 @@
+//! Leases.
+
+use async_trait::async_trait;
+use zaqar_core::storage::{Error, Leases};
+use zaqar_core::{LeaseId, Timestamp};
+
+use super::{Fault, Memory, State};
+
+#[async_trait]
+impl Leases for Memory {
+    async fn keep_lease(
+        &self,
+        lease: LeaseId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut state = self.state()?;
+        let lasting = state.leases.entry(lease).or_insert(until);
+        let is_over = *lasting <= now && !self.has(Fault::LeaseRevived);
+        if !is_over {
+            *lasting = until.max(*lasting);
+        }
+        Ok(!is_over)
+    }
+
+    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
+        let mut state = self.state()?;
+        if self.has(Fault::LeaseForever) {
+            return Ok(());
+        }
+        if let Some(until) = state.leases.get_mut(&lease) {
+            *until = now.min(*until);
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Removes at most `budget` subscriptions that hang on leases that do not last; how many.
+    pub(super) fn sweep_leases(&self, state: &mut State, now: Timestamp, budget: usize) -> usize {
+        let State { leases, heads, .. } = state;
+        let lasts = |lease: &LeaseId| leases.get(lease).is_some_and(|until| now < *until);
+        let mut done = 0;
+        for head in heads.values_mut() {
+            head.subscriptions.retain(|_, one| {
+                let is_over = one.lease.is_some_and(|lease| !lasts(&lease));
+                let goes = is_over && done < budget && !self.has(Fault::LeaseForever);
+                done += usize::from(goes);
+                !goes
+            });
+        }
+        done
+    }
+}

@@ -1,0 +1,60 @@
+//! Claims.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::json;
+use zaqar_api::{CreateClaim, ReadClaim, RenewClaim};
+
+use super::{Call, Replied};
+use crate::reply::{self, Reply};
+
+impl Call {
+    pub(super) async fn create_claim(&self) -> Replied {
+        let body = &self.request.body;
+        let request = CreateClaim {
+            queue: self.queue()?,
+            limit: body.integer("limit"),
+            ttl: body.integer("ttl"),
+            grace: body.integer("grace"),
+        };
+        let Some((id, messages)) = self.api.create_claim(&self.caller, request).await? else {
+            return Ok(Reply::new(204, Bytes::from_static(b"{\"claim_id\":null}")));
+        };
+        let mut out = BytesMut::new();
+        out.put_slice(format!("{{\"claim_id\":\"{id}\",").as_bytes());
+        reply::messages(&mut out, &messages, Some(id), self.now());
+        out.put_slice(b"}");
+        Ok(Reply::new(201, out))
+    }
+
+    pub(super) async fn get_claim(&self) -> Replied {
+        let id = self.text("claim_id");
+        let parsed = id.parse().ok();
+        let request = ReadClaim { queue: self.queue()?, id };
+        let claim = self.api.read_claim(&self.caller, request).await?;
+        let now = self.now();
+        let mut out = BytesMut::new();
+        let (age, ttl) = (now.secs_since(claim.since), claim.ttl);
+        out.put_slice(format!("{{\"age\":{age},\"ttl\":{ttl},").as_bytes());
+        reply::messages(&mut out, &claim.messages, parsed, now);
+        out.put_slice(b"}");
+        Ok(Reply::new(200, out))
+    }
+
+    pub(super) async fn renew_claim(&self) -> Replied {
+        let id = self.text("claim_id");
+        let text = format!("Claim {id} updated.");
+        let ttl = self.request.body.integer("ttl");
+        let grace = self.loose_integer("grace")?;
+        let request = RenewClaim { queue: self.queue()?, id, ttl, grace };
+        self.api.renew_claim(&self.caller, request).await?;
+        Ok(Reply::json(204, json!(text)))
+    }
+
+    pub(super) async fn release_claim(&self) -> Replied {
+        let id = self.text("claim_id");
+        let text = format!("Claim {id} deleted.");
+        let request = ReadClaim { queue: self.queue()?, id };
+        self.api.release_claim(&self.caller, request).await?;
+        Ok(Reply::json(204, json!(text)))
+    }
+}

@@ -1,0 +1,177 @@
+//! Messages.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use zaqar_api::{
+    DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages, PostedMessage,
+    ReadMessages,
+};
+
+use super::{Call, Replied};
+use crate::error::WsError;
+use crate::members::{Members, Shape, shape};
+use crate::reply::{self, Reply};
+
+const NEITHER: &str = "The request should have either \"ids\" or \"pop\" parameter in the request, \
+                       to be able to delete.";
+const BOTH: &str = "pop and id params cannot be present together in the delete request.";
+
+impl Call {
+    pub(super) async fn post_messages(&self) -> Replied {
+        let queue = self.queue()?;
+        let written = self.request.body.get("messages").cloned().unwrap_or_default();
+        let size = written.len() as u64;
+        let max = self.api.limits().max_messages_post_size;
+        if size > max {
+            let reason = format!("Message collection size is too large. Max size {max}");
+            return Err(WsError::invalid(reason));
+        }
+        let messages = match posted(self.request.body.list("messages").unwrap_or_default()) {
+            Ok(messages) => messages,
+            // Too large for the queue comes before malformed, though it costs a look at the queue.
+            Err(error) => {
+                self.api.check_post_size(&self.caller, queue, size).await?;
+                return Err(error);
+            }
+        };
+        self.checked_client()?;
+        let request = PostMessages { queue, size, messages };
+        let ids = self.api.post_messages(&self.caller, request).await?;
+        let mut out = BytesMut::with_capacity(32 + ids.len() * 40);
+        out.put_slice(b"{\"message_ids\":[");
+        reply::joined(&mut out, &ids, |out, id| {
+            out.put_slice(b"\"");
+            out.put_slice(&id.encode());
+            out.put_slice(b"\"");
+        });
+        out.put_slice(b"]}");
+        Ok(Reply::new(201, out))
+    }
+
+    pub(super) async fn list_messages(&self) -> Replied {
+        let body = &self.request.body;
+        self.checked_client()?;
+        let request = ListMessages {
+            queue: self.queue()?,
+            marker: body.text("marker"),
+            limit: body.integer("limit"),
+            echo: self.loose_boolean("echo"),
+            include_claimed: self.loose_boolean("include_claimed"),
+            include_delayed: self.loose_boolean("include_delayed"),
+        };
+        let page = self.api.list_messages(&self.caller, request).await?;
+        Ok(self.shown(&page.messages))
+    }
+
+    pub(super) async fn get_messages(&self) -> Replied {
+        let ids = self.texts("message_ids").unwrap_or_default();
+        let request = ReadMessages { queue: self.queue()?, ids };
+        let messages = self.api.read_messages(&self.caller, request).await?;
+        Ok(self.shown(&messages))
+    }
+
+    pub(super) async fn get_message(&self) -> Replied {
+        let (queue, id) = (self.queue()?, self.text("message_id"));
+        let name = queue.name.to_string();
+        let request = ReadMessages { queue, ids: vec![id.clone()] };
+        let messages = self.api.read_messages(&self.caller, request).await?;
+        let Some(message) = messages.first() else {
+            let project = self.caller.project.to_string();
+            return Err(WsError::MessageNotFound { id, queue: name, project });
+        };
+        let mut out = BytesMut::new();
+        out.put_slice(b"{\"messages\":");
+        reply::message(&mut out, message, None, self.now());
+        out.put_slice(b"}");
+        Ok(Reply::new(200, out))
+    }
+
+    fn shown(&self, messages: &[zaqar_core::storage::Message]) -> Reply {
+        let mut out = BytesMut::new();
+        out.put_slice(b"{");
+        reply::messages(&mut out, messages, None, self.now());
+        out.put_slice(b"}");
+        Reply::new(200, out)
+    }
+
+    pub(super) async fn delete_message(&self) -> Replied {
+        let claim = self.request.body.text("claim_id");
+        let request = DeleteMessage { queue: self.queue()?, id: self.text("message_id"), claim };
+        self.api.delete_message(&self.caller, request).await?;
+        Ok(Reply::nothing())
+    }
+
+    pub(super) async fn delete_messages(&self) -> Replied {
+        let queue = self.queue()?;
+        match (self.texts("message_ids"), self.request.body.integer("pop")) {
+            (Some(_), Some(_)) => Err(WsError::invalid(BOTH)),
+            (None, None) => Err(WsError::invalid(NEITHER)),
+            (Some(ids), None) => {
+                let claims = self.texts("claim_ids");
+                let request = DeleteMessages { queue, ids, claims };
+                self.api.delete_messages(&self.caller, request).await?;
+                Ok(Reply::nothing())
+            }
+            (None, Some(limit)) => {
+                let request = PopMessages { queue, limit };
+                let messages = self.api.pop_messages(&self.caller, request).await?;
+                let (now, mut out) = (self.now(), BytesMut::new());
+                out.put_slice(b"{\"messages\":[");
+                reply::joined(&mut out, &messages, |out, one| reply::popped(out, one, now));
+                out.put_slice(b"]}");
+                Ok(Reply::new(200, out))
+            }
+        }
+    }
+}
+
+/// The messages of a post. Bodies are slices of the frame.
+fn posted(items: Vec<Bytes>) -> Result<Vec<PostedMessage>, WsError> {
+    items.into_iter().map(|item| one_posted(&item)).collect()
+}
+
+fn one_posted(item: &Bytes) -> Result<PostedMessage, WsError> {
+    let bad = |reason: &str| WsError::invalid(format!("Bad request. {reason}"));
+    let members = Members::of(item, &["body", "ttl", "delay"])
+        .map_err(|_| bad("A message is an object with a \"body\"."))?;
+    let seconds = |name: &str| {
+        let Some(value) = members.get(name) else { return Ok(None) };
+        match (value.as_ref(), shape(value)) {
+            (_, Shape::Integer) => Ok(members.integer(name)),
+            // As in the original, where a boolean is an integer.
+            (b"true", _) => Ok(Some(1)),
+            (b"false", _) => Ok(Some(0)),
+            _ => Err(bad(&format!("The value of the \"{name}\" field must be a int."))),
+        }
+    };
+    let body = members.get("body").ok_or_else(|| bad("Missing \"body\" field."))?;
+    Ok(PostedMessage { body: body.clone(), ttl: seconds("ttl")?, delay: seconds("delay")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_slices_of_the_frame() {
+        let item =
+            Bytes::from_static(b"{\"ttl\":60,\"x\":1,\"body\": {\"a\" : [1, 2]},\"delay\":true}");
+        let message = one_posted(&item).unwrap();
+        assert_eq!(message.body, "{\"a\" : [1, 2]}");
+        assert!(item.as_ptr_range().contains(&message.body.as_ptr()));
+        assert_eq!((message.ttl, message.delay), (Some(60), Some(1)));
+    }
+
+    #[test]
+    fn a_message_says_what_is_wrong_with_it() {
+        for (item, says) in [
+            ("3", "object"),
+            ("{\"ttl\":60}", "Missing \"body\""),
+            ("{\"body\":1,\"ttl\":\"x\"}", "\"ttl\" field must be a int"),
+            ("{\"body\":1,\"delay\":1.5}", "\"delay\" field must be a int"),
+            ("{\"body\":1,\"ttl\":null}", "\"ttl\" field must be a int"),
+        ] {
+            let error = one_posted(&Bytes::from_static(item.as_bytes())).unwrap_err().to_string();
+            assert!(error.starts_with("Bad request. ") && error.contains(says), "{item}: {error}");
+        }
+    }
+}

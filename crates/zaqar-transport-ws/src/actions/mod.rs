@@ -1,0 +1,186 @@
+//! What actions do: one file a resource, each decodes, calls the operation, and tells what came of it.
+
+mod claims;
+mod messages;
+mod node;
+mod queues;
+mod subscriptions;
+
+use zaqar_api::{Api, Caller, Listener, QueueRef};
+use zaqar_core::limits::ClientIds;
+use zaqar_core::{ClientId, Kind, NameError, QueueName, SubscriptionId, Timestamp};
+
+use crate::action::Action;
+use crate::error::{About, WsError};
+use crate::inbox::Place;
+use crate::members::{Shape, shape};
+use crate::reply::Reply;
+use crate::request::Request;
+
+type Replied = Result<Reply, WsError>;
+
+/// A request whose caller is known, on its way to its operation.
+pub(crate) struct Call {
+    pub(crate) api: Api,
+    pub(crate) caller: Caller,
+    pub(crate) request: Request,
+    /// Serves what is for administrators too.
+    pub(crate) admin: bool,
+    /// The connection, where the request makes it a subscriber.
+    pub(crate) connection: Option<Connected>,
+}
+
+/// A connection that is to be a subscriber.
+pub(crate) struct Connected {
+    pub(crate) listener: Listener,
+    /// The subscription that it has had to the queue; it may be over.
+    pub(crate) earlier: Option<SubscriptionId>,
+}
+
+/// What came of a call.
+pub(crate) struct Performed {
+    pub(crate) request: Request,
+    pub(crate) reply: Reply,
+    /// The subscription that the connection has now.
+    pub(crate) subscribed: Option<(Place, SubscriptionId)>,
+}
+
+impl Call {
+    /// Does what is asked.
+    pub(crate) async fn perform(mut self) -> Performed {
+        let mut subscribed = None;
+        let connection = self.connection.take();
+        let replied = match self.request.action {
+            Action::Authenticate => Ok(authenticated()),
+            Action::GetHomeDoc => self.home(),
+            Action::CheckNodeHealth => self.health().await,
+            Action::PingNode => self.ping().await,
+            Action::QueueList => self.list_queues().await,
+            Action::QueueCreate => self.create_queue().await,
+            Action::QueueDelete => self.delete_queue().await,
+            Action::QueueGet => self.get_queue().await,
+            Action::QueueGetStats => self.stats().await,
+            Action::QueuePurge => self.purge().await,
+            Action::MessageList => self.list_messages().await,
+            Action::MessageGet => self.get_message().await,
+            Action::MessageGetMany => self.get_messages().await,
+            Action::MessagePost => self.post_messages().await,
+            Action::MessageDelete => self.delete_message().await,
+            Action::MessageDeleteMany => self.delete_messages().await,
+            Action::ClaimCreate => self.create_claim().await,
+            Action::ClaimGet => self.get_claim().await,
+            Action::ClaimUpdate => self.renew_claim().await,
+            Action::ClaimDelete => self.release_claim().await,
+            Action::SubscriptionList => self.list_subscriptions().await,
+            Action::SubscriptionCreate => match connection {
+                None => self.create_subscription().await,
+                Some(connection) => self.connect(connection, &mut subscribed).await,
+            },
+            Action::SubscriptionGet => self.get_subscription().await,
+            Action::SubscriptionDelete => self.delete_subscription().await,
+        };
+        let reply = replied.unwrap_or_else(|error| error.into_reply(&self.about()));
+        Performed { request: self.request, reply, subscribed }
+    }
+
+    fn about(&self) -> About {
+        let text = |name| self.request.body.text(name).unwrap_or_default();
+        let id = match self.request.action {
+            Action::SubscriptionGet | Action::SubscriptionDelete => text("subscription_id"),
+            _ => text("message_id"),
+        };
+        About {
+            action: Some(self.request.action),
+            queue: text("queue_name"),
+            project: self.caller.project.to_string(),
+            id,
+            claim: text("claim_id"),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.api.clock().now()
+    }
+
+    /// The queue that the request names.
+    fn queue(&self) -> Result<QueueRef, WsError> {
+        let name = self.request.body.text("queue_name").unwrap_or_default();
+        match QueueName::new(&name) {
+            Ok(name) => Ok(QueueRef { kind: Kind::Queue, name }),
+            Err(NameError::QueueTooLong { max, .. }) => Err(WsError::invalid(format!(
+                "Queue names may not be more than {max} characters long."
+            ))),
+            Err(
+                NameError::QueueCharacters
+                | NameError::ProjectEmpty
+                | NameError::ProjectTooLong { .. },
+            ) => Err(WsError::invalid(
+                "Queue names may only contain ASCII letters, digits, underscores, and dashes.",
+            )),
+        }
+    }
+
+    /// A text that the rules of the action say is there.
+    fn text(&self, name: &str) -> String {
+        self.request.body.text(name).unwrap_or_default()
+    }
+
+    /// An integer that the rules of the action say nothing about: a text of one is taken too, as in the original.
+    fn loose_integer(&self, name: &str) -> Result<Option<i64>, WsError> {
+        let Some(value) = self.request.body.get(name) else { return Ok(None) };
+        match (value.as_ref(), shape(value)) {
+            (b"null", _) => return Ok(None),
+            (_, Shape::Integer) => return Ok(self.request.body.integer(name)),
+            (b"true", _) => return Ok(Some(1)),
+            (b"false", _) => return Ok(Some(0)),
+            (_, Shape::Text) => {
+                let text = self.text(name);
+                if let Ok(number) = text.trim().parse() {
+                    return Ok(Some(number));
+                }
+            }
+            _ => {}
+        }
+        Err(WsError::invalid(format!("The value of the \"{name}\" field must be a int.")))
+    }
+
+    /// A boolean that the rules of the action say nothing about: the words of the original are taken too.
+    fn loose_boolean(&self, name: &str) -> bool {
+        let Some(value) = self.request.body.get(name) else { return false };
+        let word = match shape(value) {
+            Shape::Text => self.text(name),
+            _ => String::from_utf8_lossy(value).into_owned(),
+        };
+        let word = word.trim().to_ascii_lowercase();
+        ["1", "t", "true", "on", "y", "yes"].contains(&word.as_str())
+    }
+
+    /// Items of a list that should be texts; what is none names nothing.
+    fn texts(&self, name: &str) -> Option<Vec<String>> {
+        let text = |item: &bytes::Bytes| {
+            serde_json::from_slice(item)
+                .unwrap_or_else(|_| String::from_utf8_lossy(item).into_owned())
+        };
+        Some(self.request.body.list(name)?.iter().map(text).collect())
+    }
+
+    /// The client, where the original looks at the form of its id: listing and posting.
+    fn checked_client(&self) -> Result<(), WsError> {
+        let id = self.request.headers.text("Client-ID").unwrap_or_default();
+        match self.api.limits().client_ids {
+            ClientIds::Strict => match ClientId::uuid(&id) {
+                Some(_) => Ok(()),
+                None => Err(WsError::invalid("badly formed hexadecimal UUID string")),
+            },
+            ClientIds::Off { min, max } if (min..=max).contains(&id.chars().count()) => Ok(()),
+            ClientIds::Off { min, max } => Err(WsError::invalid(format!(
+                "Length of client id must be at least {min} and no greater than {max}."
+            ))),
+        }
+    }
+}
+
+/// The answer to a token that was taken, or that nobody asks for.
+pub(crate) fn authenticated() -> Reply {
+    Reply::new(200, bytes::Bytes::from_static(b"{\"message\":\"Authentified.\"}"))
+}

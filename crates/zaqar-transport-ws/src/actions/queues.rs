@@ -1,0 +1,110 @@
+//! Queues.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::{Map, Value, json};
+use zaqar_api::{CreateQueue, ListQueues, Purge};
+use zaqar_core::storage::{Endpoint, Stats};
+use zaqar_core::{Kind, Metadata, Timestamp, iso8601};
+
+use super::{Call, Replied};
+use crate::error::WsError;
+use crate::reply::{self, Reply};
+
+impl Call {
+    pub(super) async fn list_queues(&self) -> Replied {
+        let body = &self.request.body;
+        let request = ListQueues {
+            kind: Kind::Queue,
+            marker: body.text("marker"),
+            limit: body.integer("limit"),
+            detailed: self.loose_boolean("detailed"),
+            name: None,
+            with_count: false,
+            filters: Vec::new(),
+        };
+        let list = self.api.list_queues(&self.caller, request).await?;
+        let mut out = BytesMut::new();
+        out.put_slice(b"{\"queues\":[");
+        reply::joined(&mut out, list.queues, |out, queue| {
+            out.put_slice(format!("{{\"name\":\"{}\"", queue.name).as_bytes());
+            if let Some(metadata) = queue.metadata {
+                out.put_slice(b",\"metadata\":");
+                out.put_slice(metadata.to_json().as_bytes());
+            }
+            out.put_slice(b"}");
+        });
+        out.put_slice(b"]}");
+        Ok(Reply::new(200, out))
+    }
+
+    pub(super) async fn create_queue(&self) -> Replied {
+        let queue = self.queue()?;
+        let text = Reply::json(201, json!(format!("Queue {} created.", queue.name)));
+        let request = CreateQueue { queue, metadata: self.metadata()? };
+        let created = self.api.create_queue(&self.caller, request).await?;
+        Ok(Reply { status: if created { 201 } else { 204 }, ..text })
+    }
+
+    fn metadata(&self) -> Result<Metadata, WsError> {
+        let Some(written) = self.request.body.get("metadata") else {
+            return Ok(Metadata::default());
+        };
+        let max = self.api.limits().max_queue_metadata;
+        if written.len() as u64 > max {
+            return Err(WsError::invalid(format!("Queue metadata is too large. Max size: {max}")));
+        }
+        match serde_json::from_slice(written) {
+            Ok(Value::Null) => Ok(Metadata::default()),
+            Ok(Value::Array(list)) if list.is_empty() => Ok(Metadata::default()),
+            Ok(Value::Object(members)) => Ok(Metadata::new(members)),
+            Ok(_) | Err(_) => Err(WsError::invalid("Queue metadata must be an object.")),
+        }
+    }
+
+    pub(super) async fn delete_queue(&self) -> Replied {
+        let queue = self.queue()?;
+        let text = format!("Queue {} removed.", queue.name);
+        self.api.delete_queue(&self.caller, queue).await?;
+        Ok(Reply::json(204, json!(text)))
+    }
+
+    pub(super) async fn get_queue(&self) -> Replied {
+        let metadata = self.api.get_queue(&self.caller, self.queue()?).await?;
+        Ok(Reply::new(200, metadata.unwrap_or_default().to_json()))
+    }
+
+    pub(super) async fn stats(&self) -> Replied {
+        let stats = self.api.stats(&self.caller, self.queue()?).await?;
+        let status = if stats.is_some() { 200 } else { 404 };
+        Ok(Reply::json(status, stats_document(&stats.unwrap_or_default(), self.now())))
+    }
+
+    pub(super) async fn purge(&self) -> Replied {
+        let types = self.texts("resource_types");
+        let has = |name: &str| types.as_ref().is_none_or(|types| types.iter().any(|t| t == name));
+        let (messages, subscriptions) = (has("messages"), has("subscriptions"));
+        let request = Purge { queue: self.queue()?, messages, subscriptions };
+        self.api.purge(&self.caller, request).await?;
+        Ok(Reply::new(204, Bytes::from_static(b"{}")))
+    }
+}
+
+fn stats_document(stats: &Stats, now: Timestamp) -> Value {
+    let free = stats.free + stats.delayed;
+    let mut messages = Map::new();
+    messages.insert("claimed".into(), stats.claimed.into());
+    messages.insert("free".into(), free.into());
+    messages.insert("total".into(), (free + stats.claimed).into());
+    if let Some((oldest, newest)) = &stats.ends {
+        let end = |end: &Endpoint| {
+            json!({
+                "id": end.id.to_string(),
+                "age": now.secs_since(end.created),
+                "created": iso8601::format(end.created) + "Z",
+            })
+        };
+        messages.insert("oldest".into(), end(oldest));
+        messages.insert("newest".into(), end(newest));
+    }
+    json!({ "messages": messages })
+}

@@ -1,0 +1,102 @@
+//! Subscriptions.
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Map, Value, json};
+use zaqar_api::{
+    CreateSubscription, Error, ListSubscriptions, QueueRef, Subscriber, SubscriptionRef,
+};
+use zaqar_core::storage::Subscription;
+use zaqar_core::{SubscriptionId, Timestamp};
+
+use super::{Call, Connected, Replied};
+use crate::error::WsError;
+use crate::inbox::Place;
+use crate::reply::{self, Reply};
+
+impl Call {
+    pub(super) async fn create_subscription(&self) -> Replied {
+        let queue = self.queue()?;
+        let subscriber = Subscriber::Address(self.text("subscriber"));
+        let (reply, _) = self.subscribe(queue, subscriber).await?;
+        Ok(reply)
+    }
+
+    /// Makes the connection a subscriber. It can be one of a queue once.
+    pub(super) async fn connect(
+        &self,
+        connection: Connected,
+        subscribed: &mut Option<(Place, SubscriptionId)>,
+    ) -> Replied {
+        let queue = self.queue()?;
+        if let Some(earlier) = connection.earlier {
+            let earlier = SubscriptionRef { queue: queue.clone(), id: earlier.to_string() };
+            match self.api.read_subscription(&self.caller, earlier).await {
+                Ok(_) => return Err(Error::SubscriptionExists.into()),
+                Err(Error::SubscriptionNotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let place = (self.caller.project.clone(), queue.name.clone());
+        let subscriber = Subscriber::Listener(connection.listener);
+        let (reply, id) = self.subscribe(queue, subscriber).await?;
+        *subscribed = Some((place, id));
+        Ok(reply)
+    }
+
+    async fn subscribe(
+        &self,
+        queue: QueueRef,
+        subscriber: Subscriber,
+    ) -> Result<(Reply, SubscriptionId), WsError> {
+        let name = queue.name.clone();
+        let body = &self.request.body;
+        let options = body.get("options").and_then(|options| serde_json::from_slice(options).ok());
+        let options: Map<String, Value> = options.unwrap_or_default();
+        let request = CreateSubscription { queue, subscriber, ttl: body.integer("ttl"), options };
+        let id = self.api.create_subscription(&self.caller, request).await?;
+        let message = format!("Subscription {name} created.");
+        let body = json!({ "subscription_id": id.to_string(), "message": message });
+        Ok((Reply::json(201, body), id))
+    }
+
+    pub(super) async fn list_subscriptions(&self) -> Replied {
+        let queue = self.queue()?;
+        let source = queue.name.clone();
+        let limit = self.loose_integer("limit")?;
+        let request = ListSubscriptions { queue, marker: self.request.body.text("marker"), limit };
+        let list = self.api.list_subscriptions(&self.caller, request).await?;
+        let (now, mut out) = (self.now(), BytesMut::new());
+        out.put_slice(b"{\"subscriptions\":[");
+        reply::joined(&mut out, &list, |out, one| show(out, source.as_str(), one, now));
+        out.put_slice(b"]}");
+        Ok(Reply::new(200, out))
+    }
+
+    pub(super) async fn get_subscription(&self) -> Replied {
+        let queue = self.queue()?;
+        let source = queue.name.clone();
+        let request = SubscriptionRef { queue, id: self.text("subscription_id") };
+        let found = self.api.read_subscription(&self.caller, request).await?;
+        let mut out = BytesMut::new();
+        show(&mut out, source.as_str(), &found, self.now());
+        Ok(Reply::new(200, out))
+    }
+
+    pub(super) async fn delete_subscription(&self) -> Replied {
+        let (queue, id) = (self.queue()?, self.text("subscription_id"));
+        let text = format!("Subscription {id} removed.");
+        self.api.delete_subscription(&self.caller, SubscriptionRef { queue, id }).await?;
+        Ok(Reply::json(204, json!(text)))
+    }
+}
+
+fn show(out: &mut BytesMut, source: &str, subscription: &Subscription, now: Timestamp) {
+    let (id, ttl) = (subscription.id, subscription.ttl);
+    out.put_slice(format!("{{\"id\":\"{id}\",\"source\":\"{source}\",").as_bytes());
+    out.put_slice(b"\"subscriber\":");
+    reply::string(out, &subscription.subscriber);
+    let age = now.secs_since(subscription.since);
+    out.put_slice(format!(",\"ttl\":{ttl},\"age\":{age},\"options\":").as_bytes());
+    out.put_slice(subscription.options.as_bytes());
+    out.put_slice(format!(",\"confirmed\":{}}}", subscription.confirmed).as_bytes());
+}

@@ -1,0 +1,72 @@
+//! The two encodings of the wire: JSON in text frames, MessagePack in binary frames.
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::{members, msgpack};
+
+/// How a frame is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Text frames.
+    Json,
+    /// Binary frames.
+    MessagePack,
+}
+
+impl Encoding {
+    /// Its name in answers.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "text (JSON)",
+            Self::MessagePack => "binary (MessagePack)",
+        }
+    }
+
+    /// Its mark on pushes.
+    pub(crate) const fn tag(self) -> u8 {
+        match self {
+            Self::Json => 0,
+            Self::MessagePack => 1,
+        }
+    }
+
+    /// The encoding with this mark.
+    pub(crate) const fn of_tag(tag: u8) -> Self {
+        if tag == Self::MessagePack.tag() { Self::MessagePack } else { Self::Json }
+    }
+
+    /// A document as JSON text that [`members::check`] lets pass.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the sender to read.
+    pub(crate) fn decode(self, document: Bytes) -> Result<Bytes, String> {
+        match self {
+            Self::Json => members::check(&document).map(|()| document),
+            Self::MessagePack => match msgpack::to_json(&document) {
+                Ok(text) => members::check(text.as_bytes()).map(|()| Bytes::from(text)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    /// JSON text as it goes out.
+    pub(crate) fn encode(self, text: Bytes) -> Bytes {
+        match self {
+            Self::Json => text,
+            Self::MessagePack => Bytes::from(msgpack::from_json(&text)),
+        }
+    }
+
+    /// A frame around what [`Encoding::encode`] gave.
+    pub(crate) fn frame(self, payload: Bytes) -> Message {
+        let data = match self {
+            Self::Json => Data::Text,
+            Self::MessagePack => Data::Binary,
+        };
+        // A bare frame, as a text message would have its UTF-8 checked once more for every receiver.
+        Message::Frame(Frame::message(payload, OpCode::Data(data), true))
+    }
+}

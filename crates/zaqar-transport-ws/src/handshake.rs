@@ -1,0 +1,147 @@
+//! The opening handshake (RFC 6455, 4.2): an HTTP request of bounded size, answered in bounded time.
+
+use std::io;
+
+use http::header::ORIGIN;
+use http::{HeaderName, HeaderValue, Request};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_response};
+use tracing::debug;
+
+use crate::ending::{self, FAREWELL};
+
+/// Bytes of the request at most.
+const MAX_HEAD: usize = 16 * 1024;
+/// Header lines at most.
+const MAX_HEADERS: usize = 100;
+
+/// Why there is no connection. The peer has been told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("the peer went away")]
+    Gone(#[from] io::Error),
+    #[error("not HTTP")]
+    NotHttp,
+    #[error("the request is larger than {MAX_HEAD} bytes")]
+    TooLarge,
+    #[error("not a WebSocket request")]
+    NotWebSocket,
+    #[error("a page that may not connect")]
+    Origin,
+}
+
+/// Answers the handshake. Gives back what the peer sent behind it.
+///
+/// # Errors
+/// [`HandshakeError`]; nothing more can be done with the stream.
+pub(crate) async fn accept<S>(
+    stream: &mut S,
+    allowed_origins: &[String],
+) -> Result<Vec<u8>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let answered = answer(stream, allowed_origins).await;
+    let (status, text) = match &answered {
+        Ok(_) | Err(HandshakeError::Gone(_)) => return answered,
+        Err(HandshakeError::NotHttp) => ("400 Bad Request", ""),
+        Err(HandshakeError::TooLarge) => ("431 Request Header Fields Too Large", ""),
+        Err(HandshakeError::Origin) => ("403 Forbidden", ""),
+        Err(HandshakeError::NotWebSocket) => {
+            ("426 Upgrade Required", "upgrade: websocket\r\nsec-websocket-version: 13\r\n")
+        }
+    };
+    let head = format!("HTTP/1.1 {status}\r\n{text}content-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    // What the peer has sent and nobody read would take the answer from it.
+    if timeout(FAREWELL, ending::leave(stream)).await.is_err() {
+        debug!("a refused peer does not go");
+    }
+    answered
+}
+
+async fn answer<S>(stream: &mut S, allowed_origins: &[String]) -> Result<Vec<u8>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (request, rest) = read(stream).await?;
+    let response = create_response(&request).map_err(|_| HandshakeError::NotWebSocket)?;
+    if !is_allowed(&request, allowed_origins) {
+        return Err(HandshakeError::Origin);
+    }
+    let mut answer = Vec::with_capacity(256);
+    write_response(&mut answer, &response).map_err(|_| HandshakeError::NotWebSocket)?;
+    stream.write_all(&answer).await?;
+    stream.flush().await?;
+    Ok(rest)
+}
+
+/// Tells a peer that there are too many already. It is heard first: some do not listen before they have asked.
+pub(crate) async fn refuse<S>(stream: &mut S) -> Result<(), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+        content-length: 0\r\nconnection: close\r\n\r\n";
+    read(stream).await?;
+    stream.write_all(ANSWER).await?;
+    ending::leave(stream).await;
+    Ok(())
+}
+
+/// Reads the request, and what came behind it.
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> Result<(Request<()>, Vec<u8>), HandshakeError> {
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(HandshakeError::Gone(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some((request, length)) = parse(&head)? {
+            return Ok((request, head.split_off(length)));
+        }
+        if head.len() > MAX_HEAD {
+            return Err(HandshakeError::TooLarge);
+        }
+    }
+}
+
+/// Whether the page that a request comes from, if it comes from one, may connect.
+fn is_allowed(request: &Request<()>, allowed_origins: &[String]) -> bool {
+    let is_origin = |origin: &HeaderValue| {
+        allowed_origins.iter().any(|allowed| {
+            allowed == "*" || origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes())
+        })
+    };
+    allowed_origins.is_empty() || request.headers().get(ORIGIN).is_none_or(is_origin)
+}
+
+/// The request, if all of it is there, and its length.
+fn parse(head: &[u8]) -> Result<Option<(Request<()>, usize)>, HandshakeError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let length = match parsed.parse(head) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(HandshakeError::TooLarge),
+        Err(_) => return Err(HandshakeError::NotHttp),
+    };
+    let mut request = Request::new(());
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    *request.method_mut() =
+        http::Method::from_bytes(method).map_err(|_| HandshakeError::NotHttp)?;
+    *request.version_mut() = match parsed.version {
+        Some(1) => http::Version::HTTP_11,
+        _ => http::Version::HTTP_10,
+    };
+    for header in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes());
+        let value = HeaderValue::from_bytes(header.value);
+        if let (Ok(name), Ok(value)) = (name, value) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    Ok(Some((request, length)))
+}

@@ -1,0 +1,205 @@
+//! Members of a JSON object as they are written: nothing is built of what only passes through.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use zaqar_core::json::{self, JsonError};
+
+/// The kind of a JSON value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Text,
+    Integer,
+    Boolean,
+    List,
+    Object,
+    /// Null, or a number with a point or an exponent.
+    Other,
+}
+
+/// The kind of a value, by how it is written.
+pub(crate) fn shape(value: &[u8]) -> Shape {
+    match value.first() {
+        Some(b'"') => Shape::Text,
+        Some(b'{') => Shape::Object,
+        Some(b'[') => Shape::List,
+        Some(b't' | b'f') => Shape::Boolean,
+        Some(b'-' | b'0'..=b'9') if !value.iter().any(|b| matches!(b, b'.' | b'e' | b'E')) => {
+            Shape::Integer
+        }
+        _ => Shape::Other,
+    }
+}
+
+/// Members of an object by name. Names that nobody asks for are not kept; of two with one name the last counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Members(Vec<(&'static str, Bytes)>);
+
+impl Members {
+    /// Takes the members of these names out of an object.
+    ///
+    /// # Errors
+    /// For text that is not a JSON object.
+    pub(crate) fn of(
+        object: &Bytes,
+        names: &'static [&'static str],
+    ) -> Result<Self, serde_json::Error> {
+        let mut found = Vec::new();
+        each(object, |name, value| {
+            if let Some(name) = names.iter().find(|wanted| **wanted == name) {
+                found.retain(|(earlier, _)| earlier != name);
+                found.push((*name, object.slice_ref(value.as_bytes())));
+            }
+        })?;
+        Ok(Self(found))
+    }
+
+    /// A member as it is written.
+    pub(crate) fn get(&self, name: &str) -> Option<&Bytes> {
+        self.0.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// A member that is a text.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        serde_json::from_slice(self.get(name)?).ok()
+    }
+
+    /// A member that is an integer.
+    pub(crate) fn integer(&self, name: &str) -> Option<i64> {
+        serde_json::from_slice(self.get(name)?).ok()
+    }
+
+    /// The items of a member that is a list.
+    pub(crate) fn list(&self, name: &str) -> Option<Vec<Bytes>> {
+        items(self.get(name)?).ok()
+    }
+}
+
+/// Shows each member of an object, its value as it is written. Text behind the object is an error.
+///
+/// # Errors
+/// For text that is not a JSON object.
+pub(crate) fn each(object: &[u8], found: impl FnMut(&str, &str)) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(object);
+    Each(found).deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// The items of a list as they are written.
+///
+/// # Errors
+/// For text that is not a JSON list.
+pub(crate) fn items(list: &Bytes) -> Result<Vec<Bytes>, serde_json::Error> {
+    let items: Vec<&RawValue> = serde_json::from_slice(list)?;
+    Ok(items.into_iter().map(|item| list.slice_ref(item.get().as_bytes())).collect())
+}
+
+/// Checks that text is JSON that this server takes.
+///
+/// # Errors
+/// What is wrong, for the sender to read.
+pub(crate) fn check(document: &[u8]) -> Result<(), String> {
+    json::check(document).map_err(|error| match error {
+        JsonError::IntegerTooLarge => {
+            "JSON contains integer that is too large: integers lie between -2^63 and 2^63-1."
+                .to_owned()
+        }
+        JsonError::NotUtf8 | JsonError::TooDeep | JsonError::Surrogate => format!("{error}."),
+    })?;
+    serde_json::from_slice::<IgnoredAny>(document).map_err(|error| format!("{error}."))?;
+    Ok(())
+}
+
+struct Each<F>(F);
+
+impl<'de, F: FnMut(&str, &str)> DeserializeSeed<'de> for Each<F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, F: FnMut(&str, &str)> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Name<'de>>()? {
+            let value: &RawValue = map.next_value()?;
+            (self.0)(&name.0, value.get());
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(serde::de::Error::custom("a list, not an object"))
+    }
+}
+
+/// A key, borrowed where nothing in it is escaped.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+        impl<'de> Visitor<'de> for NameVisitor {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_as_they_are_written() {
+        let object =
+            Bytes::from_static(b"{ \"a\": 1, \"\\u0062\" : [ 1 , 2 ], \"c\": 3, \"a\":\"x\" }");
+        let members = Members::of(&object, &["a", "b"]).unwrap();
+        assert_eq!(members.text("a").unwrap(), "x");
+        assert_eq!(members.get("b").unwrap(), &"[ 1 , 2 ]");
+        assert_eq!(members.list("b").unwrap(), ["1", "2"]);
+        assert_eq!(members.get("c"), None);
+        for bad in ["[]", "{} x", "1", "{\"a\"}", ""] {
+            assert!(Members::of(&Bytes::from_static(bad.as_bytes()), &["a"]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shapes_are_told_by_their_first_letter() {
+        for (value, expected) in [
+            ("1", Shape::Integer),
+            ("-1", Shape::Integer),
+            ("1.0", Shape::Other),
+            ("1e3", Shape::Other),
+            ("true", Shape::Boolean),
+            ("null", Shape::Other),
+            ("\"1\"", Shape::Text),
+            ("[1.0]", Shape::List),
+            ("{}", Shape::Object),
+        ] {
+            assert_eq!(shape(value.as_bytes()), expected, "{value}");
+        }
+    }
+}

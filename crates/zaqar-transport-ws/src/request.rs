@@ -1,0 +1,282 @@
+//! A request from its frame to what it asks for: decoding, and the rules that hold before anybody is asked.
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::Message;
+use zaqar_core::QueueName;
+
+use crate::action::{Action, FIELDS, Takes};
+use crate::encoding::Encoding;
+use crate::error::WsError;
+use crate::members::{Members, Shape, shape};
+use crate::pipeline::Footprint;
+
+/// The members of a frame that count.
+const PARTS: &[&str] = &["action", "headers", "body"];
+
+/// Headers that any action looks at.
+const HEADERS: &[&str] = &[
+    "Accept",
+    "Client-ID",
+    "Date",
+    "URL-Expires",
+    "URL-Methods",
+    "URL-Paths",
+    "URL-Signature",
+    "User-Agent",
+    "X-Auth-Token",
+    "X-Project-ID",
+    "X-Roles",
+];
+
+/// Headers that must be texts where they are there.
+const TEXTS: &[&str] =
+    &["Accept", "Client-ID", "Date", "User-Agent", "X-Auth-Token", "X-Project-ID"];
+
+/// A frame that is a request of some kind: what its answer repeats.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    /// What it came in, and what its answer goes out in.
+    pub(crate) encoding: Encoding,
+    /// `action` as it is written.
+    pub(crate) action: Bytes,
+    /// `headers` as they are written.
+    pub(crate) headers: Bytes,
+    /// `body` as it is written.
+    pub(crate) body: Option<Bytes>,
+}
+
+/// A request that is well formed.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) frame: Frame,
+    pub(crate) action: Action,
+    pub(crate) headers: Members,
+    pub(crate) body: Members,
+}
+
+/// A frame that is not done, and why.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) frame: Frame,
+    pub(crate) error: WsError,
+}
+
+impl Refused {
+    pub(crate) fn boxed(frame: Frame, error: WsError) -> Box<Self> {
+        Box::new(Self { frame, error })
+    }
+}
+
+impl Frame {
+    /// A frame that says nothing, for the answer to one that cannot be read.
+    pub(crate) const fn nothing(encoding: Encoding) -> Self {
+        Self {
+            encoding,
+            action: Bytes::from_static(b"null"),
+            headers: Bytes::from_static(b"{}"),
+            body: None,
+        }
+    }
+
+    /// Reads the outermost object. `None` for frames that are no messages.
+    ///
+    /// # Errors
+    /// [`WsError::Undecodable`] and [`WsError::NotAnObject`].
+    pub(crate) fn read(message: Message) -> Option<(Encoding, Result<Self, WsError>)> {
+        let (encoding, document) = match message {
+            Message::Text(text) => (Encoding::Json, Bytes::from(text)),
+            Message::Binary(bytes) => (Encoding::MessagePack, bytes),
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {
+                return None;
+            }
+        };
+        Some((encoding, Self::decode(encoding, document)))
+    }
+
+    fn decode(encoding: Encoding, document: Bytes) -> Result<Self, WsError> {
+        let text = encoding
+            .decode(document)
+            .map_err(|reason| WsError::Undecodable { kind: encoding.name(), reason })?;
+        let parts = Members::of(&text, PARTS).map_err(|_| WsError::NotAnObject)?;
+        let part = |name| parts.get(name).cloned();
+        Ok(Self {
+            encoding,
+            action: part("action").unwrap_or_else(|| Bytes::from_static(b"null")),
+            headers: part("headers")
+                .filter(|headers| !is_empty(headers))
+                .unwrap_or_else(|| Bytes::from_static(b"{}")),
+            body: part("body"),
+        })
+    }
+
+    /// Checks it against the rules of its action.
+    ///
+    /// # Errors
+    /// [`WsError::UnknownAction`] and [`WsError::Schema`], with the frame itself.
+    pub(crate) fn check(self) -> Result<Request, Box<Refused>> {
+        let Some(action) = self.named_action() else {
+            let name = self.shown_action();
+            return Err(Refused::boxed(self, WsError::UnknownAction { name }));
+        };
+        match self.checked_parts(action) {
+            Some((headers, body)) => Ok(Request { frame: self, action, headers, body }),
+            None => Err(Refused::boxed(self, WsError::Schema)),
+        }
+    }
+
+    /// Bytes that it keeps.
+    pub(crate) fn size(&self) -> usize {
+        self.action.len() + self.headers.len() + self.body.as_ref().map_or(0, Bytes::len)
+    }
+
+    fn named_action(&self) -> Option<Action> {
+        Action::named(&serde_json::from_slice::<String>(&self.action).ok()?)
+    }
+
+    /// The action as the original shows one that is none.
+    fn shown_action(&self) -> String {
+        match self.action.as_ref() {
+            b"null" => "None".to_owned(),
+            b"true" => "True".to_owned(),
+            b"false" => "False".to_owned(),
+            other => serde_json::from_slice(other)
+                .unwrap_or_else(|_| String::from_utf8_lossy(other).into_owned()),
+        }
+    }
+
+    fn checked_parts(&self, action: Action) -> Option<(Members, Members)> {
+        let headers = Members::of(&self.headers, HEADERS).ok()?;
+        let is_text =
+            |name: &&str| headers.get(name).is_none_or(|value| shape(value) == Shape::Text);
+        let is_there = |name: &&str| headers.get(name).is_some();
+        if !TEXTS.iter().all(is_text) || !action.required_headers().iter().all(is_there) {
+            return None;
+        }
+        let body = match (&self.body, action.takes()) {
+            (_, Takes::NoBody) | (None, Takes::OptionalBody) => {
+                return Some((headers, Members::default()));
+            }
+            (None, Takes::Body) => return None,
+            (Some(body), Takes::OptionalBody | Takes::Body) => Members::of(body, FIELDS).ok()?,
+        };
+        let fits = action.fields().iter().all(|field| match body.get(field.name) {
+            None => !field.required,
+            Some(value) => shape(value) == field.shape,
+        });
+        fits.then_some((headers, body))
+    }
+}
+
+/// What Python counts as false: the original takes such headers for none.
+fn is_empty(value: &[u8]) -> bool {
+    let without_space = || value.iter().filter(|byte| !byte.is_ascii_whitespace());
+    [&b"null"[..], b"false", b"0", b"\"\"", b"[]"].iter().any(|empty| without_space().eq(*empty))
+}
+
+impl Request {
+    /// The queue that it names.
+    pub(crate) fn queue(&self) -> Option<QueueName> {
+        QueueName::new(&self.body.text("queue_name")?).ok()
+    }
+
+    /// What it touches.
+    pub(crate) fn footprint(&self) -> Footprint {
+        let queue = self.queue();
+        let on = |of: fn(QueueName) -> Footprint| queue.clone().map_or(Footprint::Nothing, of);
+        match self.action {
+            Action::GetHomeDoc | Action::PingNode => Footprint::Nothing,
+            Action::MessageList
+            | Action::MessageGet
+            | Action::MessageGetMany
+            | Action::QueueGet
+            | Action::QueueGetStats
+            | Action::ClaimGet => on(Footprint::Reads),
+            Action::QueueCreate
+            | Action::QueueDelete
+            | Action::QueuePurge
+            | Action::MessagePost
+            | Action::MessageDelete
+            | Action::MessageDeleteMany
+            | Action::ClaimCreate
+            | Action::ClaimUpdate
+            | Action::ClaimDelete => on(Footprint::Writes),
+            Action::Authenticate
+            | Action::CheckNodeHealth
+            | Action::QueueList
+            | Action::SubscriptionList
+            | Action::SubscriptionCreate
+            | Action::SubscriptionGet
+            | Action::SubscriptionDelete => Footprint::Everything,
+        }
+    }
+
+    /// Asks for pushes to its own connection.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.action == Action::SubscriptionCreate
+            && self.body.text("subscriber").is_none_or(|subscriber| subscriber.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(document: &str) -> Result<Request, String> {
+        let read = Frame::read(Message::text(document)).unwrap().1;
+        read.map_err(|e| e.to_string())?.check().map_err(|refused| refused.error.to_string())
+    }
+
+    #[test]
+    fn schemas_are_the_originals() {
+        let headers = r#""headers":{"Client-ID":"c","X-Project-ID":"p"}"#;
+        for (rest, holds) in [
+            (r#""action":"queue_list""#, true),
+            (r#""action":"queue_list","body":{}"#, true),
+            (r#""action":"queue_list","body":null"#, false),
+            (r#""action":"queue_list","body":{"limit":true}"#, false),
+            (r#""action":"queue_list","body":{"limit":1.0}"#, false),
+            (r#""action":"queue_list","body":{"limit":null}"#, false),
+            (r#""action":"queue_list","body":{"limit":1,"more":[]}"#, true),
+            (r#""action":"queue_get","body":{}"#, false),
+            (r#""action":"queue_get""#, false),
+            (r#""action":"queue_get","body":{"queue_name":1}"#, false),
+            (r#""action":"queue_get","body":{"queue_name":1,"queue_name":"q"}"#, true),
+            (r#""action":"message_post","body":{"queue_name":"q","messages":{}}"#, false),
+            (
+                r#""action":"claim_update","body":{"queue_name":"q","claim_id":"c","grace":"x"}"#,
+                true,
+            ),
+            (r#""action":"subscription_create","body":{"queue_name":"q","options":[]}"#, false),
+        ] {
+            assert_eq!(check(&format!("{{{headers},{rest}}}")).is_ok(), holds, "{rest}");
+        }
+        for (document, holds) in [
+            (r#"{"action":"queue_list","headers":{"X-Project-ID":"p"}}"#, false),
+            (r#"{"action":"queue_list","headers":{"Client-ID":"c","x-project-id":"p"}}"#, false),
+            (r#"{"action":"queue_list","headers":{"Client-ID":1,"X-Project-ID":"p"}}"#, false),
+            (r#"{"action":"queue_list"}"#, false),
+            (r#"{"action":"ping_node","headers":{}}"#, true),
+            (r#"{"action":"ping_node","headers":[]}"#, true),
+            (r#"{"action":"ping_node","headers":"x"}"#, false),
+            (r#"{"action":"ping_node","headers":{"Date":1}}"#, false),
+            (r#"{"action":"authenticate","headers":{"X-Project-ID":"p"}}"#, false),
+            (
+                r#"{"action":"authenticate","headers":{"X-Project-ID":"p","X-Auth-Token":"t"}}"#,
+                true,
+            ),
+        ] {
+            assert_eq!(check(document).is_ok(), holds, "{document}");
+        }
+    }
+
+    #[test]
+    fn an_action_that_is_none_is_named() {
+        for (action, shown) in
+            [("\"nope\"", "nope"), ("null", "None"), ("true", "True"), ("[1]", "[1]"), ("7", "7")]
+        {
+            let error = check(&format!("{{\"action\":{action}}}")).unwrap_err();
+            assert_eq!(error, format!("{shown} is not a valid action"));
+        }
+        assert_eq!(check("{}").unwrap_err(), "None is not a valid action");
+    }
+}

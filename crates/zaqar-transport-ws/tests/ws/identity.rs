@@ -1,0 +1,212 @@
+//! Who a connection belongs to: tokens, their end, and signed URLs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use zaqar_api::{Api, Caller, Share};
+use zaqar_core::{ClientId, Clock, ManualClock, ProjectId, Secret, SystemClock, Timestamp};
+use zaqar_storage_testkit::Memory;
+use zaqar_transport_ws::{Authenticator, Identity, Options, Refusal};
+
+use crate::support::{BOTH, CLIENT, Encoding, Peer, Setup, api, split};
+
+/// Tokens are `project` for a day, or `project/seconds`; `down` is a Keystone that is.
+struct Double;
+
+#[async_trait]
+impl Authenticator for Double {
+    async fn authenticate(&self, token: &Secret<String>) -> Result<Identity, Refusal> {
+        let token = token.expose();
+        let (project, seconds) = token.split_once('/').unwrap_or((token, "86400"));
+        match project {
+            "bad" => return Err(Refusal::Invalid),
+            "down" => return Err(Refusal::Unavailable { source: "no Keystone".into() }),
+            _ => {}
+        }
+        let expires: Timestamp = SystemClock::default().now().plus_secs(seconds.parse().unwrap());
+        let project = ProjectId::new(project).unwrap();
+        Ok(Identity { project, roles: vec!["admin".to_owned()], expires })
+    }
+}
+
+fn setup() -> Setup {
+    let options = Options { admin: true, ..Options::default() };
+    Setup::with(api(), options, Some(Arc::new(Double)))
+}
+
+async fn authenticate(peer: &mut Peer, token: &str) -> Value {
+    let headers = json!({ "X-Auth-Token": token, "Client-ID": CLIENT, "X-Project-ID": "p" });
+    let request = json!({ "action": "authenticate", "headers": headers });
+    peer.send_raw(peer.encoding.message(&request)).await;
+    peer.next().await
+}
+
+#[tokio::test]
+async fn nothing_is_done_before_a_token_is_taken() {
+    let setup = setup();
+    for encoding in BOTH {
+        let peer = &mut setup.connect_as(encoding).await;
+        let refused = (403, json!({ "error": "Not authentified." }));
+        assert_eq!(peer.ask("queue_create", json!({ "queue_name": "q" })).await, refused);
+        assert_eq!(peer.ask("ping_node", json!({})).await, refused);
+        for (token, status) in [("bad", 401), ("down", 503), ("p/0", 401)] {
+            let answer = authenticate(peer, token).await;
+            let failed = (status, json!({ "error": "Authentication failed." }));
+            assert_eq!(split(answer), failed, "{token}");
+            assert_eq!(peer.ask("queue_list", json!({})).await, refused);
+        }
+        let answer = authenticate(peer, "p").await;
+        assert_eq!(
+            answer,
+            json!({
+                "request": { "action": "authenticate", "body": {}, "headers": {}, "api": "v2" },
+                "body": { "message": "Authentified." },
+                "headers": { "status": 200 },
+            })
+        );
+        assert_eq!(peer.ask("queue_list", json!({})).await, (200, json!({ "queues": [] })));
+        // A refused token takes nothing away from the one before it.
+        assert_eq!(split(authenticate(peer, "bad").await).0, 401);
+        assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_for_its_own_project() {
+    let setup = setup();
+    let peer = &mut setup.connect().await;
+    authenticate(peer, "p").await;
+    assert_eq!(peer.ask("queue_create", json!({ "queue_name": "q" })).await.0, 201);
+    peer.headers["X-Project-ID"] = "other".into();
+    let refused = (403, json!({ "error": "Not authenticated." }));
+    assert_eq!(peer.ask("queue_list", json!({})).await, refused);
+    assert_eq!(split(authenticate(peer, "other").await).0, 200);
+    assert_eq!(peer.ask("queue_list", json!({})).await, (200, json!({ "queues": [] })));
+    // What the node says of itself belongs to no project; roles are the token's, not the request's.
+    peer.headers = json!({ "X-Roles": "nobody" });
+    assert_eq!(peer.ask("check_node_health", json!({})).await.0, 200);
+}
+
+#[tokio::test]
+async fn requests_behind_a_token_wait_for_it() {
+    let setup = setup();
+    let peer = &mut setup.connect().await;
+    let headers = json!({ "X-Auth-Token": "p", "X-Project-ID": "p" });
+    let first = json!({ "action": "authenticate", "headers": headers });
+    peer.send_raw(Encoding::Json.message(&first)).await;
+    peer.send("queue_create", json!({ "queue_name": "q" })).await;
+    assert_eq!(split(peer.next().await).0, 200);
+    assert_eq!(split(peer.next().await).0, 201);
+}
+
+#[tokio::test]
+async fn an_expired_token_closes_with_4003_unless_it_is_renewed() {
+    let setup = setup();
+    let mut expiring = setup.connect().await;
+    let mut renewed = setup.connect().await;
+    assert_eq!(split(authenticate(&mut expiring, "p/3").await).0, 200);
+    assert_eq!(split(authenticate(&mut renewed, "p/3").await).0, 200);
+    assert_eq!(split(authenticate(&mut renewed, "p").await).0, 200);
+    let asked = std::time::Instant::now();
+    let frame = expiring.closed().await.unwrap();
+    // By its own time, not with the next ping.
+    assert!(asked.elapsed() < Options::default().ping_interval * 2 / 3);
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4003, "Authentication expired."));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(renewed.ask("queue_list", json!({})).await.0, 200);
+}
+
+#[tokio::test]
+async fn an_expired_token_opens_nothing_from_its_last_second_on() {
+    let clock = Arc::new(ManualClock::new(SystemClock::default().now()));
+    let store = Arc::new(Memory::new());
+    let options = zaqar_api::Options { clock: clock.clone(), ..zaqar_api::Options::default() };
+    let api = Api::new(store.clone(), store, options);
+    let setup = Setup::with(api, Options::default(), Some(Arc::new(Double)));
+    let peer = &mut setup.connect().await;
+    assert_eq!(split(authenticate(peer, "p/3600").await).0, 200);
+    assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
+    clock.advance(Duration::from_secs(3601));
+    assert_eq!(peer.ask("queue_list", json!({})).await.0, 403);
+}
+
+fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) -> Value {
+    let caller = Caller::new(ProjectId::new("p").unwrap(), ClientId::new("c"));
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    let share = Share {
+        base: format!("/v2/queues/{queue}"),
+        paths: owned(paths),
+        methods: owned(methods),
+        expires: None,
+    };
+    let shared = setup.api.share(&caller, share).unwrap();
+    json!({
+        "Client-ID": CLIENT,
+        "X-Project-ID": "p",
+        "URL-Signature": shared.signature,
+        "URL-Methods": shared.grant.methods.join(","),
+        "URL-Paths": shared.grant.paths.join(","),
+        "URL-Expires": zaqar_core::iso8601::format(shared.grant.expires),
+    })
+}
+
+#[tokio::test]
+async fn a_signed_url_opens_what_it_names_and_nothing_else() {
+    for setup in [setup(), Setup::new(Options::default())] {
+        let peer = &mut setup.connect().await;
+        peer.headers = shared(&setup, "q", &["messages"], &["GET", "POST", "DELETE"]);
+        let post = |queue: &str| json!({ "queue_name": queue, "messages": [{ "body": 1 }] });
+        let (status, body) = peer.ask("message_post", post("q")).await;
+        assert_eq!(status, 201, "{body}");
+        let id = body["message_ids"][0].clone();
+        let ids = json!([id]);
+        for (action, body, expected) in [
+            ("message_list", json!({ "queue_name": "q" }), 200),
+            ("message_get", json!({ "queue_name": "q", "message_id": id }), 200),
+            ("message_get_many", json!({ "queue_name": "q", "message_ids": ids }), 200),
+            ("message_delete", json!({ "queue_name": "q", "message_id": id }), 204),
+            ("message_delete_many", json!({ "queue_name": "q", "message_ids": ids }), 204),
+            // Other queues, and what no signed URL opens over this wire.
+            ("message_post", post("q2"), 403),
+            ("message_list", json!({ "queue_name": "other" }), 403),
+            ("message_list", json!({ "queue_name": "q/../other" }), 403),
+            ("queue_get", json!({ "queue_name": "q" }), 403),
+            ("queue_delete", json!({ "queue_name": "q" }), 403),
+            ("claim_create", json!({ "queue_name": "q" }), 403),
+            ("subscription_create", json!({ "queue_name": "q" }), 403),
+            ("queue_list", json!({}), 403),
+            ("check_node_health", json!({}), 403),
+        ] {
+            let (status, answer) = peer.ask(action, body).await;
+            assert_eq!(status, expected, "{action}: {answer}");
+        }
+
+        // As a share answers them: lists instead of texts with commas.
+        peer.headers["URL-Methods"] = json!(["DELETE", "GET", "POST"]);
+        assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 200);
+        for (name, value) in [
+            ("URL-Signature", json!("")),
+            ("URL-Signature", json!("0".repeat(64))),
+            ("URL-Signature", json!(1)),
+            ("URL-Methods", json!("GET")),
+            ("URL-Paths", json!("/v2/queues/other/messages")),
+            ("URL-Expires", json!("2001-01-01T00:00:00")),
+            ("X-Project-ID", json!("other")),
+        ] {
+            let mut headers = shared(&setup, "q", &["messages"], &["GET", "POST"]);
+            headers[name] = value;
+            peer.headers = headers;
+            let (status, body) = peer.ask("message_list", json!({ "queue_name": "q" })).await;
+            assert_eq!((status, body), (403, json!({ "error": "Not authentified." })), "{name}");
+        }
+
+        // For one resource and method only.
+        peer.headers = shared(&setup, "q", &["claims"], &["GET"]);
+        assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 403);
+        peer.headers = shared(&setup, "q", &["messages"], &["GET"]);
+        assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 200);
+        assert_eq!(peer.ask("message_post", post("q")).await.0, 403);
+    }
+}
