@@ -23,7 +23,9 @@ local after, limit, hide = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 if ARGV[10] ~= head[1] then after = 0 end
 local answer, shown, looked, is_end = {'done', head[1], ''}, 0, 0, false
 while shown < limit and looked < limit + LOOK and not is_end do
-  local want = math.min(math.max(limit - shown, 16), 256)
+  -- Where all are shown, no more than the page: bodies cost most. Where some may be left out, a few at least.
+  local least = (hide == '' and looked == 0) and 1 or 16
+  local want = math.min(math.max(limit - shown, least), 256)
   local places = behind(after, want)
   if #places < want then is_end = true end
   local ends = ask('ZMSCORE', 'x', places)
