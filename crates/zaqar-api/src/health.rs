@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde_json::{Map, Value, json};
 use zaqar_core::storage::Volume;
 use zaqar_core::{ClientId, Kind, QueueName};
 
@@ -20,6 +21,27 @@ pub struct Health {
     pub operations: Vec<(&'static str, Probe)>,
     /// What the message store holds, where it can tell.
     pub volume: Option<Volume>,
+}
+
+impl Health {
+    /// The document that both wires answer with.
+    pub fn document(&self) -> Value {
+        let status = |(name, probe): &(&str, Probe)| {
+            let error = probe.error.as_ref().map(ToString::to_string);
+            let seconds = probe.took.as_secs_f64();
+            let status = json!({ "succeeded": error.is_none(), "seconds": seconds, "ref": error });
+            ((*name).to_owned(), status)
+        };
+        let volume = self.volume.as_ref().map(|volume| {
+            let (free, claimed) = (volume.free, volume.claimed);
+            json!({ "free": free, "claimed": claimed, "total": free + claimed })
+        });
+        json!({
+            "storage_reachable": self.reachable,
+            "operation_status": self.operations.iter().map(status).collect::<Map<_, _>>(),
+            "message_volume": volume,
+        })
+    }
 }
 
 /// How one operation went.

@@ -51,29 +51,7 @@ where
 
     pub(super) async fn health(self) -> Answered {
         let health = self.inner.api.health(&self.caller).await?;
-        let operations: Map<String, Value> = health
-            .operations
-            .iter()
-            .map(|(name, probe)| {
-                let error = probe.error.as_ref().map(ToString::to_string);
-                let status = json!({
-                    "succeeded": error.is_none(),
-                    "seconds": probe.took.as_secs_f64(),
-                    "ref": error,
-                });
-                ((*name).to_owned(), status)
-            })
-            .collect();
-        let volume = health.volume.map(|volume| {
-            let (free, claimed) = (volume.free, volume.claimed);
-            json!({ "free": free, "claimed": claimed, "total": free + claimed })
-        });
-        let body = json!({
-            "storage_reachable": health.reachable,
-            "operation_status": operations,
-            "message_volume": volume,
-        });
-        Ok(respond::json(StatusCode::OK, body.to_string()))
+        Ok(respond::json(StatusCode::OK, health.document().to_string()))
     }
 }
 

@@ -1,7 +1,5 @@
 //! What the server says of itself.
 
-use serde_json::{Map, Value, json};
-
 use super::{Call, Replied};
 use crate::error::WsError;
 use crate::reply::Reply;
@@ -21,28 +19,6 @@ impl Call {
             return Err(WsError::Api(zaqar_api::Error::Forbidden));
         }
         let health = self.api.health(&self.caller).await?;
-        let operations: Map<String, Value> = health
-            .operations
-            .iter()
-            .map(|(name, probe)| {
-                let error = probe.error.as_ref().map(ToString::to_string);
-                let status = json!({
-                    "succeeded": error.is_none(),
-                    "seconds": probe.took.as_secs_f64(),
-                    "ref": error,
-                });
-                ((*name).to_owned(), status)
-            })
-            .collect();
-        let volume = health.volume.map(|volume| {
-            let (free, claimed) = (volume.free, volume.claimed);
-            json!({ "free": free, "claimed": claimed, "total": free + claimed })
-        });
-        let body = json!({
-            "storage_reachable": health.reachable,
-            "operation_status": operations,
-            "message_volume": volume,
-        });
-        Ok(Reply::json(200, body))
+        Ok(Reply::json(200, health.document()))
     }
 }
