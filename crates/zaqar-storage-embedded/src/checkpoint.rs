@@ -17,11 +17,11 @@ use crate::error::{Error, Sql};
 use crate::{Options, schema};
 
 /// Pages in the log that start a copy.
-const START: u32 = 2048;
+const START: u32 = 1024;
 /// Pages left behind that the writer may copy itself.
-const REST: i64 = 256;
+const REST: i64 = 64;
 /// Copies that may run after one another to get there.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 /// How long the writer waits for readers of the old log.
 const READERS: Duration = Duration::from_millis(20);
 

@@ -4,7 +4,7 @@
 //! claim.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{
     Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Message,
 };
@@ -14,6 +14,7 @@ use crate::Embedded;
 use crate::error::Sql;
 use crate::ledger::{Head, Ledger, find_head, millis, time};
 use crate::rows::{State, StateRow, body, find_held, message};
+use crate::statements::Statements;
 use crate::taking::{Found, Step};
 
 /// The columns of a [`ClaimRow`], and `number` behind them.
@@ -130,9 +131,9 @@ impl ClaimRow {
     }
 
     /// Finds a live claim.
-    fn find(conn: &Connection, number: i64, id: ClaimId, now: Timestamp) -> Sql<Option<Self>> {
+    fn find(conn: &Statements<'_>, number: i64, id: ClaimId, now: Timestamp) -> Sql<Option<Self>> {
         let found = conn
-            .prepare_cached(concat!(claim_columns!(), " WHERE number = ?1 AND id = ?2"))?
+            .statement(concat!(claim_columns!(), " WHERE number = ?1 AND id = ?2"))?
             .query_row(params![number, id.get().to_be_bytes()], Self::read)
             .optional()?;
         Ok(found.filter(|claim| claim.expires > millis(now)))
@@ -144,7 +145,7 @@ impl ClaimRow {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<Step<Claimed>> {
         let rule = request.dead_letters.as_ref();
         let worn = rule.map(|rule| rule.max_claim_count);
@@ -186,7 +187,7 @@ impl Ledger {
     fn insert_claim(&mut self, number: i64, request: &ClaimRequest, found: &Found) -> Sql<()> {
         let expires = millis(self.now.plus_secs(request.ttl));
         let positions: Vec<_> = found.rows.iter().map(|row| row.position).collect();
-        self.conn.prepare_cached("INSERT INTO claims VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+        self.conn.statement("INSERT INTO claims VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
             params![
                 number,
                 request.id.get().to_be_bytes(),
@@ -214,7 +215,7 @@ impl Ledger {
                 None => row.expires,
             };
             self.conn
-                .prepare_cached(
+                .statement(
                     "INSERT INTO messages SELECT ?2, ?3, client, sealed, checksum, body \
                      FROM messages WHERE position = ?1",
                 )?
@@ -232,7 +233,7 @@ impl Ledger {
         };
         let expires = millis(self.now.plus_secs(ttl));
         self.conn
-            .prepare_cached(
+            .statement(
                 "UPDATE claims SET ttl = ?3, since = ?4, expires = ?5 WHERE number = ?1 AND id = ?2",
             )?
             .execute(params![
@@ -267,7 +268,7 @@ impl Ledger {
 
     pub(crate) fn drop_claim(&self, number: i64, id: ClaimId) -> Sql<()> {
         self.conn
-            .prepare_cached("DELETE FROM claims WHERE number = ?1 AND id = ?2")?
+            .statement("DELETE FROM claims WHERE number = ?1 AND id = ?2")?
             .execute(params![number, id.get().to_be_bytes()])?;
         Ok(())
     }
@@ -275,7 +276,7 @@ impl Ledger {
     /// Leaves a claim only some of its messages.
     pub(crate) fn keep_positions(&self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<()> {
         self.conn
-            .prepare_cached("UPDATE claims SET positions = ?3 WHERE number = ?1 AND id = ?2")?
+            .statement("UPDATE claims SET positions = ?3 WHERE number = ?1 AND id = ?2")?
             .execute(params![number, id.get().to_be_bytes(), write_positions(positions)])?;
         Ok(())
     }

@@ -14,6 +14,9 @@ pub struct Options {
     ///
     /// [`Overloaded`]: zaqar_core::storage::Error::Overloaded
     pub pending: usize,
+    /// Bytes of bodies, with 512 for each message, and of metadata that wait for the writer, at most; so nobody waits for others
+    /// much longer than the writer needs for that. A single change always fits; else one more is refused like that, too.
+    pub pending_bytes: usize,
     /// Bytes of the file that the writer keeps in memory, about.
     pub page_cache: usize,
 }
@@ -31,8 +34,14 @@ pub enum Sync {
 }
 
 impl Options {
-    /// The defaults for a directory: [`Sync::Always`], 4096 pending changes, 16 MiB of pages.
+    /// The defaults for a directory: [`Sync::Always`], 4096 pending changes with 64 MiB, 16 MiB of pages.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), sync: Sync::Always, pending: 4096, page_cache: 16 << 20 }
+        Self {
+            path: path.into(),
+            sync: Sync::Always,
+            pending: 4096,
+            pending_bytes: 64 << 20,
+            page_cache: 16 << 20,
+        }
     }
 }

@@ -12,13 +12,15 @@ use tokio::sync::watch;
 use zaqar_core::{Timestamp, storage};
 
 use crate::checkpoint::Checkpointer;
-use crate::due::{Due, Outlook};
+use crate::due::Outlook;
 use crate::error::{Error, Sql, refused, uncommitted};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Start};
 use crate::news::{Bulletin, Listener};
 use crate::reader::Readers;
+use crate::room::{Room, Weight};
+use crate::statements::Statements;
 use crate::sync::LogSync;
-use crate::writer::{Aides, Job, Writer, call};
+use crate::writer::{Aides, Duties, Job, call};
 use crate::{Options, Sync, directory, schema};
 
 /// When a full queue of changes is worth another try.
@@ -40,6 +42,7 @@ struct Inner {
     outlook: Arc<Outlook>,
     bulletin: Arc<Bulletin>,
     readers: Readers,
+    room: Arc<Room>,
     closing: Arc<AtomicBool>,
     /// `None` only while it is dropped.
     jobs: Option<SyncSender<Box<dyn Job>>>,
@@ -55,36 +58,38 @@ impl Embedded {
     /// See [`Error`].
     pub fn open(options: Options) -> Result<Self, Error> {
         let lock = directory::own(&options.path)?;
-        let conn = schema::open_writer(&options)?;
+        let mut conn = schema::open_writer(&options)?;
         directory::sync(&options.path)
             .map_err(|source| Error::Create { path: options.path.clone(), source })?;
-        let outlook = Arc::new(Outlook::default());
-        let mut ledger = Ledger::new(conn, Due::new(Arc::clone(&outlook))).map_err(|source| {
-            Error::Open { path: schema::file(&options.path), source: source.into() }
+        let start = Start::read(&conn).map_err(|source| Error::Open {
+            path: schema::file(&options.path),
+            source: source.into(),
         })?;
-        outlook.at(ledger.now);
-        let aides = start_aides(&options, &mut ledger.conn)?;
+        let outlook = Arc::new(Outlook::default());
+        outlook.at(start.seen);
+        let aides = start_aides(&options, &mut conn)?;
         let bulletin = Arc::new(Bulletin::default());
         let closing = Arc::new(AtomicBool::new(false));
         let (jobs, waiting) = sync_channel(options.pending.max(1));
         let (ended, end) = watch::channel(None);
-        let writer = Writer::new(
-            ledger,
-            Arc::clone(&outlook),
-            Arc::clone(&bulletin),
-            waiting,
-            Arc::clone(&closing),
+        let duties = Duties {
+            start,
+            outlook: Arc::clone(&outlook),
+            bulletin: Arc::clone(&bulletin),
+            jobs: waiting,
+            closing: Arc::clone(&closing),
             aides,
-        );
+        };
         let thread = std::thread::Builder::new()
             .name("zaqar-writer".to_owned())
-            .spawn(move || write_until_closed(writer, lock, &ended))
+            .spawn(move || write_until_closed(conn, duties, lock, &ended))
             .map_err(|source| Error::Thread { source })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 outlook,
                 bulletin,
                 readers: Readers::new(options.path),
+                room: Room::new(options.pending_bytes),
                 closing,
                 jobs: Some(jobs),
                 thread: Some(thread),
@@ -101,9 +106,28 @@ impl Embedded {
     /// Changes the file, in the time that the store has seen last; answers once the change is safe.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnMut(&mut Ledger) -> Sql<T> + Send + 'static,
+        work: impl FnMut(&mut Ledger<'_>) -> Sql<T> + Send + 'static,
     ) -> Result<T, storage::Error> {
-        let (job, answer) = call(work);
+        self.carry(work, None).await
+    }
+
+    /// As [`Self::write`], for a change that brings so many bytes with it.
+    pub(crate) async fn write_bytes<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnMut(&mut Ledger<'_>) -> Sql<T> + Send + 'static,
+    ) -> Result<T, storage::Error> {
+        let weight = self.inner.room.take(bytes);
+        let weight = weight.ok_or(storage::Error::Overloaded { retry_after: RETRY_AFTER })?;
+        self.carry(work, Some(weight)).await
+    }
+
+    async fn carry<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&mut Ledger<'_>) -> Sql<T> + Send + 'static,
+        weight: Option<Weight>,
+    ) -> Result<T, storage::Error> {
+        let (job, answer) = call(work, weight);
         self.send(job)?;
         match answer.await {
             Ok(result) => result,
@@ -114,7 +138,7 @@ impl Embedded {
     /// Reads one state of the file: the latest that was acknowledged, or later.
     pub(crate) fn read<T>(
         &self,
-        work: impl FnOnce(&Connection) -> Sql<T>,
+        work: impl FnOnce(&Statements<'_>) -> Sql<T>,
     ) -> Result<T, storage::Error> {
         if self.is_closing() {
             return Err(storage::Error::Closed);
@@ -150,7 +174,7 @@ impl Embedded {
     pub(crate) async fn shut(&self) -> Result<(), storage::Error> {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.readers.clear();
-        let (job, _) = call(|_| Ok(()));
+        let (job, _) = call(|_| Ok(()), None);
         if let Some(jobs) = &self.inner.jobs {
             // It only wakes the writer; if there is no room it is awake, if it is gone it has ended.
             drop(jobs.try_send(job));
@@ -217,10 +241,9 @@ fn start_aides(options: &Options, writer: &mut Connection) -> Result<Aides, Erro
     Ok(Aides { checkpointer, log_sync })
 }
 
-fn write_until_closed(writer: Writer, lock: File, ended: &watch::Sender<End>) {
-    let (ledger, aides) = writer.run();
-    aides.stop();
-    let outcome = finish(ledger.conn);
+fn write_until_closed(conn: Connection, duties: Duties, lock: File, ended: &watch::Sender<End>) {
+    duties.run(&conn).stop();
+    let outcome = finish(conn);
     if let Err(error) = &outcome {
         tracing::warn!(%error, "the log stays beside the file and is read at the next start");
     }
@@ -286,6 +309,21 @@ mod tests {
         one.unwrap();
         two.unwrap();
         assert!(matches!(three, Err(storage::Error::Overloaded { .. })), "{three:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn too_many_waiting_bytes_are_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { pending_bytes: 1000, ..Options::new(directory.path()) };
+        let store = Embedded::open(options).unwrap();
+        store.open(&key("q"), generation(), time(0)).await.unwrap();
+        let held = hold(&store);
+        let q = key("q");
+        let post = |count| store.post(&q, generation(), batch(count, 60), time(0));
+        let (one, two, ()) = tokio::join!(post(1), post(1), async { drop(held) });
+        one.unwrap();
+        assert!(matches!(two, Err(storage::Error::Overloaded { .. })), "{two:?}");
+        post(9).await.unwrap();
     }
 
     #[tokio::test]

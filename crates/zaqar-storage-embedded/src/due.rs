@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use rusqlite::Connection;
 use zaqar_core::Timestamp;
 
 use crate::error::Sql;
+use crate::statements::Statements;
 
 /// What readers know of the writer's time and of its work.
 #[derive(Debug, Default)]
@@ -121,37 +121,37 @@ impl Due {
     }
 
     /// Looks when the next lease is over.
-    pub(crate) fn look_at_leases(&mut self, conn: &Connection) -> Sql<()> {
+    pub(crate) fn look_at_leases(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.leases = next(conn, "SELECT min(until) FROM leases")?;
         Ok(())
     }
 
     /// Looks when the next settled entry can no longer be followed.
-    pub(crate) fn look_at_entries(&mut self, conn: &Connection) -> Sql<()> {
+    pub(crate) fn look_at_entries(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.followed = next(conn, "SELECT min(followed) FROM outbox WHERE ready = 2")?;
         Ok(())
     }
 
     /// Looks when the next subscription is over.
-    pub(crate) fn look_at_subscriptions(&mut self, conn: &Connection) -> Sql<()> {
+    pub(crate) fn look_at_subscriptions(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.subscriptions = next(conn, "SELECT min(expires) FROM subscriptions")?;
         Ok(())
     }
 
     /// Looks when the next claim ends.
-    pub(crate) fn look_at_claims(&mut self, conn: &Connection) -> Sql<()> {
+    pub(crate) fn look_at_claims(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.claims = next(conn, "SELECT min(expires) FROM claims")?;
         Ok(())
     }
 
     /// Looks when the next delay ends.
-    pub(crate) fn look_at_delays(&mut self, conn: &Connection) -> Sql<()> {
+    pub(crate) fn look_at_delays(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.delays = next(conn, "SELECT min(due) FROM delayed")?;
         Ok(())
     }
 
     /// Looks when the next message expires.
-    pub(crate) fn look_at_expiry(&mut self, conn: &Connection) -> Sql<()> {
+    pub(crate) fn look_at_expiry(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.expiry = next(conn, "SELECT min(at) FROM expiry")?;
         Ok(())
     }
@@ -163,7 +163,7 @@ impl Due {
     }
 }
 
-fn next(conn: &Connection, sql: &str) -> Sql<i64> {
-    let earliest: Option<i64> = conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+fn next(conn: &Statements<'_>, sql: &'static str) -> Sql<i64> {
+    let earliest: Option<i64> = conn.statement(sql)?.query_row([], |row| row.get(0))?;
     Ok(earliest.unwrap_or(i64::MAX))
 }

@@ -26,7 +26,7 @@ impl Leases for Embedded {
         self.write(move |ledger| {
             ledger
                 .conn
-                .prepare_cached("UPDATE leases SET until = min(until, ?2) WHERE id = ?1")?
+                .statement("UPDATE leases SET until = min(until, ?2) WHERE id = ?1")?
                 .execute(params![lease.get().to_be_bytes(), millis(ledger.now)])?;
             ledger.due.lease_ends(millis(ledger.now));
             Ok(())
@@ -35,12 +35,12 @@ impl Leases for Embedded {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     fn keep_lease(&mut self, lease: LeaseId, until: Timestamp) -> Sql<bool> {
         let id = lease.get().to_be_bytes();
         let lasting: Option<i64> = self
             .conn
-            .prepare_cached("SELECT until FROM leases WHERE id = ?1")?
+            .statement("SELECT until FROM leases WHERE id = ?1")?
             .query_row([id], |row| row.get(0))
             .optional()?;
         if lasting.is_some_and(|until| until <= millis(self.now)) {
@@ -48,7 +48,7 @@ impl Ledger {
         }
         let until = millis(until).max(lasting.unwrap_or(0));
         self.conn
-            .prepare_cached("INSERT OR REPLACE INTO leases VALUES (?1, ?2)")?
+            .statement("INSERT OR REPLACE INTO leases VALUES (?1, ?2)")?
             .execute(params![id, until])?;
         self.due.lease_ends(until);
         Ok(true)
@@ -58,7 +58,7 @@ impl Ledger {
     pub(crate) fn hang_on(&mut self, lease: LeaseId) -> Sql<()> {
         let made = self
             .conn
-            .prepare_cached("INSERT OR IGNORE INTO leases VALUES (?1, ?2)")?
+            .statement("INSERT OR IGNORE INTO leases VALUES (?1, ?2)")?
             .execute(params![lease.get().to_be_bytes(), millis(self.now)])?;
         if made > 0 {
             self.due.lease_ends(millis(self.now));
@@ -73,7 +73,7 @@ impl Ledger {
         while done < budget && self.due.has_leases(now) {
             let over = self
                 .conn
-                .prepare_cached("SELECT id FROM leases WHERE until <= ?1 ORDER BY until LIMIT 1")?
+                .statement("SELECT id FROM leases WHERE until <= ?1 ORDER BY until LIMIT 1")?
                 .query_row([now], |row| row.get(0))
                 .optional()?;
             match over {
@@ -89,7 +89,7 @@ impl Ledger {
         let left = i64::try_from(budget).unwrap_or(i64::MAX);
         let removed = self
             .conn
-            .prepare_cached(
+            .statement(
                 "DELETE FROM subscriptions WHERE (audience, id) IN \
                  (SELECT audience, id FROM subscriptions WHERE lease = ?1 LIMIT ?2)",
             )?
@@ -98,7 +98,7 @@ impl Ledger {
         if removed == budget {
             return Ok(removed);
         }
-        self.conn.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([lease])?;
+        self.conn.statement("DELETE FROM leases WHERE id = ?1")?.execute([lease])?;
         Ok(removed + 1)
     }
 }

@@ -10,6 +10,7 @@ use crate::due::Due;
 use crate::error::Sql;
 use crate::loose::Loose;
 use crate::queues::{key_of, kind_number};
+use crate::statements::Statements;
 
 /// Heads kept in memory between transactions, at most.
 const HEADS: usize = 8192;
@@ -52,9 +53,27 @@ struct Cached {
     dirty: bool,
 }
 
+/// Where the writer takes up.
+pub(crate) struct Start {
+    next_position: i64,
+    next_number: i64,
+    /// The latest time that the store has acted at.
+    pub(crate) seen: Timestamp,
+}
+
+impl Start {
+    /// Reads what the store was left with.
+    pub(crate) fn read(conn: &Connection) -> Sql<Self> {
+        conn.query_row("SELECT position, number, seen FROM sequence", [], |row| {
+            let (next_position, next_number) = (row.get(0)?, row.get(1)?);
+            Ok(Self { next_position, next_number, seen: time(row.get(2)?) })
+        })
+    }
+}
+
 /// The state of the one writer.
-pub(crate) struct Ledger {
-    pub(crate) conn: Connection,
+pub(crate) struct Ledger<'c> {
+    pub(crate) conn: Statements<'c>,
     /// The time to act at, the same for all requests of a transaction.
     pub(crate) now: Timestamp,
     pub(crate) due: Due,
@@ -69,38 +88,34 @@ pub(crate) struct Ledger {
     changes: u64,
 }
 
-impl Ledger {
-    pub(crate) fn new(conn: Connection, due: Due) -> Sql<Self> {
-        let (next_position, next_number, seen): (i64, i64, i64) =
-            conn.query_row("SELECT position, number, seen FROM sequence", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
-        Ok(Self {
-            conn,
-            now: time(seen),
+impl<'c> Ledger<'c> {
+    pub(crate) fn new(conn: &'c Connection, start: &Start, due: Due) -> Self {
+        Self {
+            conn: Statements::new(conn),
+            now: start.seen,
             due,
             posted: Vec::new(),
             loose: Loose::default(),
             by_number: HashMap::new(),
             by_key: HashMap::new(),
             dirty: Vec::new(),
-            next_position,
-            next_number,
+            next_position: start.next_position,
+            next_number: start.next_number,
             changes: 0,
-        })
+        }
     }
 
     /// Begins a transaction at the time `now`.
     pub(crate) fn begin(&mut self, now: Timestamp) -> Sql<()> {
         self.now = self.now.max(now);
-        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.conn.statement("BEGIN IMMEDIATE")?.execute([])?;
         self.changes = self.conn.total_changes();
         Ok(())
     }
 
     /// Writes what the transaction changed in memory; nothing where it changed nothing at all.
     pub(crate) fn flush(&mut self) -> Sql<()> {
-        let mut update = self.conn.prepare_cached(
+        let mut update = self.conn.statement(
             "UPDATE heads SET version = ?2, free = ?3, held = ?4, delayed = ?5 WHERE number = ?1",
         )?;
         for number in self.dirty.drain(..) {
@@ -114,13 +129,13 @@ impl Ledger {
             return Ok(());
         }
         self.conn
-            .prepare_cached("UPDATE sequence SET position = ?1, number = ?2, seen = ?3")?
+            .statement("UPDATE sequence SET position = ?1, number = ?2, seen = ?3")?
             .execute(params![self.next_position, self.next_number, millis(self.now)])?;
         Ok(())
     }
 
     pub(crate) fn commit(&mut self) -> Sql<()> {
-        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.conn.statement("COMMIT")?.execute([])?;
         self.loose.committed();
         if self.by_number.len() > HEADS {
             self.forget();
@@ -186,7 +201,7 @@ impl Ledger {
         }
         let found = self
             .conn
-            .prepare_cached(
+            .statement(
                 "SELECT number, incarnation, version, free, held, delayed, audience, life, agenda, \
                  project, kind, name FROM heads WHERE number = ?1",
             )?
@@ -236,7 +251,7 @@ impl Ledger {
             floor: 0,
         };
         self.conn
-            .prepare_cached(
+            .statement(
                 "INSERT INTO heads (number, project, kind, name, incarnation, version, audience, life) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
@@ -258,7 +273,7 @@ impl Ledger {
     pub(crate) fn empty_head(&mut self, key: &QueueKey, head: Head) -> Sql<()> {
         let number = self.take_number();
         self.conn
-            .prepare_cached(
+            .statement(
                 "UPDATE heads SET number = ?2, version = ?3, free = 0, held = 0, delayed = 0 \
                  WHERE number = ?1",
             )?
@@ -273,7 +288,7 @@ impl Ledger {
     pub(crate) fn empty_audience(&mut self, head: &Head) -> Sql<()> {
         let audience = self.take_number();
         self.conn
-            .prepare_cached("UPDATE heads SET audience = ?2 WHERE number = ?1")?
+            .statement("UPDATE heads SET audience = ?2 WHERE number = ?1")?
             .execute([head.number, audience])?;
         self.change(head.number, |head| {
             head.audience = audience;
@@ -284,14 +299,14 @@ impl Ledger {
 
     /// Removes a head, and leaves its rows to the sweep.
     pub(crate) fn close_head(&mut self, key: &QueueKey, head: &Head) -> Sql<()> {
-        self.conn.prepare_cached("DELETE FROM heads WHERE number = ?1")?.execute([head.number])?;
+        self.conn.statement("DELETE FROM heads WHERE number = ?1")?.execute([head.number])?;
         self.by_number.remove(&head.number);
         self.by_key.remove(key);
         [head.number, head.audience, head.life].into_iter().try_for_each(|it| self.discard(it))
     }
 
     fn discard(&self, number: i64) -> Sql<()> {
-        self.conn.prepare_cached("INSERT INTO garbage VALUES (?1)")?.execute([number])?;
+        self.conn.statement("INSERT INTO garbage VALUES (?1)")?.execute([number])?;
         Ok(())
     }
 
@@ -316,8 +331,8 @@ impl Ledger {
 }
 
 /// Reads a head from the file.
-pub(crate) fn find_head(conn: &Connection, key: &QueueKey) -> Sql<Option<Head>> {
-    conn.prepare_cached(
+pub(crate) fn find_head(conn: &Statements<'_>, key: &QueueKey) -> Sql<Option<Head>> {
+    conn.statement(
         "SELECT number, incarnation, version, free, held, delayed, audience, life, agenda \
          FROM heads WHERE project = ?1 AND kind = ?2 AND name = ?3",
     )?

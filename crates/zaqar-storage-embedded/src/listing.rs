@@ -1,12 +1,12 @@
 //! What shows messages: pages, messages by id, and counts.
 
-use rusqlite::Connection;
 use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volume};
 use zaqar_core::{ClaimId, MessageId, Timestamp};
 
 use crate::error::Sql;
 use crate::ledger::{Head, time};
 use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
+use crate::statements::Statements;
 
 /// Expired messages that a page passes over beside those that it shows: half a millisecond.
 const LOOK: usize = 4000;
@@ -17,7 +17,7 @@ const ENDS: usize = 10_000;
 
 /// One page.
 pub(crate) fn list(
-    conn: &Connection,
+    conn: &Statements<'_>,
     head: &Head,
     query: &ListQuery,
     now: Timestamp,
@@ -29,7 +29,7 @@ pub(crate) fn list(
         .map_or(0, |marker| marker.position.get().cast_signed());
     let mut holders = Holders::new(conn, head.number, now);
     let mut page = MessagePage::default();
-    let mut statement = conn.prepare_cached(page_sql(query))?;
+    let mut statement = conn.statement(page_sql(query))?;
     let mut rows = statement.query([head.number, after])?;
     let mut last = None;
     let mut passed = 0;
@@ -56,7 +56,7 @@ pub(crate) fn list(
 
 /// Messages by id.
 pub(crate) fn get(
-    conn: &Connection,
+    conn: &Statements<'_>,
     head: &Head,
     ids: &[MessageId],
     now: Timestamp,
@@ -82,7 +82,7 @@ pub(crate) fn get(
 }
 
 /// Counts and ends.
-pub(crate) fn stats(conn: &Connection, head: &Head, now: Timestamp) -> Sql<Stats> {
+pub(crate) fn stats(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Stats> {
     let oldest = end(conn, head, &OLDEST, now, i64::min)?;
     let newest = end(conn, head, &NEWEST, now, i64::max)?;
     Ok(Stats {
@@ -94,16 +94,14 @@ pub(crate) fn stats(conn: &Connection, head: &Head, now: Timestamp) -> Sql<Stats
 }
 
 /// Counts over all queues. Reads every head.
-pub(crate) fn volume(conn: &Connection) -> Sql<Volume> {
-    conn.prepare_cached(
-        "SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads",
-    )?
-    .query_row([], |row| {
-        Ok(Volume {
-            claimed: row.get::<_, i64>(0)?.cast_unsigned(),
-            free: row.get::<_, i64>(1)?.cast_unsigned(),
+pub(crate) fn volume(conn: &Statements<'_>) -> Sql<Volume> {
+    conn.statement("SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads")?
+        .query_row([], |row| {
+            Ok(Volume {
+                claimed: row.get::<_, i64>(0)?.cast_unsigned(),
+                free: row.get::<_, i64>(1)?.cast_unsigned(),
+            })
         })
-    })
 }
 
 const OLDEST: [&str; 3] = [
@@ -118,9 +116,9 @@ const NEWEST: [&str; 3] = [
 ];
 
 fn end(
-    conn: &Connection,
+    conn: &Statements<'_>,
     head: &Head,
-    tables: &[&str; 3],
+    tables: &[&'static str; 3],
     now: Timestamp,
     better: fn(i64, i64) -> i64,
 ) -> Sql<Option<Endpoint>> {
@@ -137,8 +135,13 @@ fn end(
     }))
 }
 
-fn first_live(conn: &Connection, sql: &str, number: i64, now: Timestamp) -> Sql<Option<i64>> {
-    let mut statement = conn.prepare_cached(sql)?;
+fn first_live(
+    conn: &Statements<'_>,
+    sql: &'static str,
+    number: i64,
+    now: Timestamp,
+) -> Sql<Option<i64>> {
+    let mut statement = conn.statement(sql)?;
     let mut rows = statement.query([number])?;
     for _ in 0..ENDS {
         let Some(row) = rows.next()? else { return Ok(None) };
@@ -170,15 +173,15 @@ const fn page_sql(query: &ListQuery) -> &'static str {
 }
 
 /// Which live claim holds a message. Neighbours mostly have one claim: it is looked up once.
-struct Holders<'a> {
-    conn: &'a Connection,
+struct Holders<'a, 'c> {
+    conn: &'a Statements<'c>,
     number: i64,
     now: Timestamp,
     last: Option<(ClaimId, bool)>,
 }
 
-impl<'a> Holders<'a> {
-    const fn new(conn: &'a Connection, number: i64, now: Timestamp) -> Self {
+impl<'a, 'c> Holders<'a, 'c> {
+    const fn new(conn: &'a Statements<'c>, number: i64, now: Timestamp) -> Self {
         Self { conn, number, now, last: None }
     }
 

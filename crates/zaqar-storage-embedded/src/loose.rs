@@ -60,7 +60,7 @@ impl Loose {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     /// Drops most of the waiting bodies, if they are many: about as many as the transaction before deleted, or more.
     pub(crate) fn thin_loose(&mut self) -> Sql<()> {
         let waiting = self.loose.waiting.len();

@@ -15,6 +15,9 @@ use crate::listing;
 use crate::rows::{State, StateRow, body, find, id, is_live_claim, message};
 use crate::taking::Step;
 
+/// As how many bytes a message counts beside its body while it waits: writing its rows takes as long as writing these.
+const ROWS: usize = 512;
+
 #[async_trait]
 impl Messages for Embedded {
     async fn post(
@@ -26,7 +29,8 @@ impl Messages for Embedded {
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| {
+        let bytes = batch.messages.iter().map(|new| new.payload.bytes.len() + ROWS).sum();
+        self.write_bytes(bytes, move |ledger| {
             ledger.guarded(
                 &key,
                 |head| head == assumed,
@@ -124,23 +128,23 @@ impl Messages for Embedded {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     fn post(&mut self, key: &QueueKey, head: Head, batch: &Batch) -> Sql<Vec<MessageId>> {
         let first = self.take_positions(batch.messages.len());
         let created = millis(self.now);
         let mut ids = Vec::with_capacity(batch.messages.len());
         for (new, position) in batch.messages.iter().zip(first..) {
             let payload = &new.payload;
-            self.conn
-                .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-                .execute(params![
+            self.conn.statement("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+                params![
                     position,
                     created,
                     batch.client.as_str(),
                     payload.sealed_with.as_ref().map(|key| key.0.as_str()),
                     payload.checksum.as_ref().map(|sum| sum.0),
                     payload.bytes.as_ref(),
-                ])?;
+                ],
+            )?;
             let expires = millis(self.now.plus_secs(new.ttl));
             if new.delay == 0 {
                 self.insert_free(head.number, position, expires)?;

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{Batch, Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Checksum, Incarnation, KeyId, Payload, Position, QueueKey, Timestamp};
 
@@ -14,6 +14,7 @@ use crate::error::Sql;
 use crate::ledger::{Head, Heard, Ledger, NEVER, find_head, millis, time};
 use crate::queues::key_of;
 use crate::rows::id;
+use crate::statements::Statements;
 
 /// What `ready` is for an entry that is never due again.
 const SETTLED: i64 = 2;
@@ -26,7 +27,7 @@ impl Outbox for Embedded {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
         let now = self.at(now);
         self.read(|conn| {
-            conn.prepare_cached(
+            conn.statement(
                 "SELECT project, kind, name FROM heads WHERE agenda <= ?1 ORDER BY agenda LIMIT ?2",
             )?
             .query_map([millis(now), i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
@@ -100,7 +101,7 @@ impl Entry {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     /// Writes the entry of a post.
     pub(crate) fn write_outbox(
         &mut self,
@@ -115,7 +116,7 @@ impl Ledger {
             (earliest, latest) = (earliest.min(due), latest.max(due));
             let payload = &new.payload;
             self.conn
-                .prepare_cached("INSERT INTO outbox_messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .statement("INSERT INTO outbox_messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
                 .execute(params![
                     position,
                     new.ttl.cast_signed(),
@@ -136,7 +137,7 @@ impl Ledger {
             false => 0,
         };
         self.conn
-            .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .statement("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
             .execute(params![first, head.life, count, now, earliest, ready, followed])?;
         if ready == SETTLED {
             self.due.entry_ends(followed);
@@ -147,14 +148,14 @@ impl Ledger {
 
     fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Option<OutboxEntry>> {
         self.conn
-            .prepare_cached(
+            .statement(
                 "UPDATE outbox SET ready = 1 WHERE first IN (SELECT first FROM outbox \
                  WHERE life = ?1 AND ready = 0 AND due <= ?2 ORDER BY due LIMIT ?3)",
             )?
             .execute([head.life, millis(self.now), TURNS])?;
         let oldest = self
             .conn
-            .prepare_cached(
+            .statement(
                 "SELECT first, count, created FROM outbox \
                  WHERE life = ?1 AND ready = 1 ORDER BY first LIMIT 1",
             )?
@@ -162,7 +163,7 @@ impl Ledger {
             .optional()?;
         let Some(oldest) = oldest else { return Ok(None) };
         self.conn
-            .prepare_cached("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
+            .statement("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
             .execute([oldest.first, millis(until)])?;
         self.look_at_agenda(head)?;
         read_entry(&self.conn, head, &oldest).map(Some)
@@ -171,13 +172,13 @@ impl Ledger {
     fn settle(&mut self, head: &Head, first: i64) -> Sql<()> {
         let entry = self
             .conn
-            .prepare_cached("SELECT count, followed FROM outbox WHERE first = ?1 AND life = ?2")?
+            .statement("SELECT count, followed FROM outbox WHERE first = ?1 AND life = ?2")?
             .query_row([first, head.life], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((count, followed)) = entry else { return Ok(()) };
         if followed > millis(self.now) {
             self.conn
-                .prepare_cached("UPDATE outbox SET ready = 2 WHERE first = ?1")?
+                .statement("UPDATE outbox SET ready = 2 WHERE first = ?1")?
                 .execute([first])?;
             self.due.entry_ends(followed);
         } else {
@@ -193,7 +194,7 @@ impl Ledger {
         while done < budget && self.due.has_entries(now) {
             let over = self
                 .conn
-                .prepare_cached(
+                .statement(
                     "SELECT first, count FROM outbox WHERE ready = 2 AND followed <= ?1 \
                      ORDER BY followed LIMIT 1",
                 )?
@@ -212,9 +213,9 @@ impl Ledger {
 
     /// Removes an entry with its messages.
     pub(crate) fn drop_entry(&self, first: i64, count: i64) -> Sql<()> {
-        self.conn.prepare_cached("DELETE FROM outbox WHERE first = ?1")?.execute([first])?;
+        self.conn.statement("DELETE FROM outbox WHERE first = ?1")?.execute([first])?;
         self.conn
-            .prepare_cached("DELETE FROM outbox_messages WHERE position >= ?1 AND position < ?2")?
+            .statement("DELETE FROM outbox_messages WHERE position >= ?1 AND position < ?2")?
             .execute([first, first + count])?;
         Ok(())
     }
@@ -223,7 +224,7 @@ impl Ledger {
         let next = |ready: i64| -> Sql<i64> {
             let due: Option<i64> = self
                 .conn
-                .prepare_cached("SELECT min(due) FROM outbox WHERE life = ?1 AND ready = ?2")?
+                .statement("SELECT min(due) FROM outbox WHERE life = ?1 AND ready = ?2")?
                 .query_row([head.life, ready], |row| row.get(0))?;
             Ok(due.unwrap_or(NEVER))
         };
@@ -236,7 +237,7 @@ impl Ledger {
             return Ok(());
         }
         self.conn
-            .prepare_cached("UPDATE heads SET agenda = ?2 WHERE number = ?1")?
+            .statement("UPDATE heads SET agenda = ?2 WHERE number = ?1")?
             .execute(params![head.number, (agenda != NEVER).then_some(agenda)])?;
         self.change(head.number, |head| head.agenda = agenda);
         Ok(())
@@ -245,7 +246,7 @@ impl Ledger {
 
 /// What can be followed behind a position.
 fn follow(
-    conn: &Connection,
+    conn: &Statements<'_>,
     head: &Head,
     after: Position,
     limit: usize,
@@ -253,7 +254,7 @@ fn follow(
 ) -> Sql<Vec<OutboxEntry>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let after = after.get().cast_signed();
-    conn.prepare_cached(
+    conn.statement(
         "SELECT first, count, created FROM outbox WHERE life = ?1 AND first > ?2 AND followed > ?3 \
          ORDER BY first LIMIT ?4",
     )?
@@ -262,10 +263,10 @@ fn follow(
     .collect()
 }
 
-fn read_entry(conn: &Connection, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {
+fn read_entry(conn: &Statements<'_>, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {
     let incarnation = head.generation.incarnation;
     let messages = conn
-        .prepare_cached(
+        .statement(
             "SELECT position, ttl, due, sealed, checksum, body FROM outbox_messages \
              WHERE position >= ?1 AND position < ?2 ORDER BY position",
         )?

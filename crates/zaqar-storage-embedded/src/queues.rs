@@ -2,19 +2,20 @@
 
 use async_trait::async_trait;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{Error, QueueRow, Queues};
 use zaqar_core::{Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName};
 
 use crate::Embedded;
 use crate::error::Sql;
 use crate::ledger::{Ledger, generation};
+use crate::statements::Statements;
 
 #[async_trait]
 impl Queues for Embedded {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
         let (key, row) = (key.clone(), Columns::of(row));
-        self.write(move |ledger| create(ledger, &key, &row)).await
+        self.write_bytes(row.metadata.len(), move |ledger| create(ledger, &key, &row)).await
     }
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
@@ -28,7 +29,8 @@ impl Queues for Embedded {
         row: &QueueRow,
     ) -> Result<bool, Error> {
         let (key, row) = (key.clone(), Columns::of(row));
-        self.write(move |ledger| replace(ledger, &key, expected, &row)).await
+        self.write_bytes(row.metadata.len(), move |ledger| replace(ledger, &key, expected, &row))
+            .await
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
@@ -47,7 +49,7 @@ impl Queues for Embedded {
         let after = after.map_or("", QueueName::as_str);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read(|conn| {
-            conn.prepare_cached(
+            conn.statement(
                 "SELECT incarnation, version, metadata, name FROM queues \
                  WHERE project = ?1 AND kind = ?2 AND name > ?3 ORDER BY name LIMIT ?4",
             )?
@@ -60,7 +62,7 @@ impl Queues for Embedded {
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
         let count: Option<i64> = self.read(|conn| {
-            conn.prepare_cached("SELECT count FROM queue_counts WHERE project = ?1 AND kind = ?2")?
+            conn.statement("SELECT count FROM queue_counts WHERE project = ?1 AND kind = ?2")?
                 .query_row(params![project.as_str(), kind_number(kind)], |row| row.get(0))
                 .optional()
         })?;
@@ -85,11 +87,11 @@ impl Columns {
     }
 }
 
-fn create(ledger: &Ledger, key: &QueueKey, row: &Columns) -> Sql<Option<QueueRow>> {
+fn create(ledger: &Ledger<'_>, key: &QueueKey, row: &Columns) -> Sql<Option<QueueRow>> {
     if let Some(found) = find(&ledger.conn, key)? {
         return Ok(Some(found));
     }
-    ledger.conn.prepare_cached("INSERT INTO queues VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+    ledger.conn.statement("INSERT INTO queues VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
         params![
             key.project.as_str(),
             kind_number(key.kind),
@@ -103,10 +105,10 @@ fn create(ledger: &Ledger, key: &QueueKey, row: &Columns) -> Sql<Option<QueueRow
     Ok(None)
 }
 
-fn replace(ledger: &Ledger, key: &QueueKey, expected: Generation, row: &Columns) -> Sql<bool> {
+fn replace(ledger: &Ledger<'_>, key: &QueueKey, expected: Generation, row: &Columns) -> Sql<bool> {
     let changed = ledger
         .conn
-        .prepare_cached(
+        .statement(
             "UPDATE queues SET incarnation = ?6, version = ?7, metadata = ?8 \
              WHERE project = ?1 AND kind = ?2 AND name = ?3 AND incarnation = ?4 AND version = ?5",
         )?
@@ -123,10 +125,10 @@ fn replace(ledger: &Ledger, key: &QueueKey, expected: Generation, row: &Columns)
     Ok(changed > 0)
 }
 
-fn remove(ledger: &Ledger, key: &QueueKey, incarnation: Incarnation) -> Sql<bool> {
+fn remove(ledger: &Ledger<'_>, key: &QueueKey, incarnation: Incarnation) -> Sql<bool> {
     let removed = ledger
         .conn
-        .prepare_cached(
+        .statement(
             "DELETE FROM queues WHERE project = ?1 AND kind = ?2 AND name = ?3 AND incarnation = ?4",
         )?
         .execute(params![
@@ -141,23 +143,23 @@ fn remove(ledger: &Ledger, key: &QueueKey, incarnation: Incarnation) -> Sql<bool
     Ok(removed > 0)
 }
 
-fn count(ledger: &Ledger, key: &QueueKey, change: i64) -> Sql<()> {
+fn count(ledger: &Ledger<'_>, key: &QueueKey, change: i64) -> Sql<()> {
     ledger
         .conn
-        .prepare_cached(
+        .statement(
             "INSERT INTO queue_counts VALUES (?1, ?2, ?3) \
              ON CONFLICT DO UPDATE SET count = count + excluded.count",
         )?
         .execute(params![key.project.as_str(), kind_number(key.kind), change])?;
     ledger
         .conn
-        .prepare_cached("DELETE FROM queue_counts WHERE project = ?1 AND kind = ?2 AND count = 0")?
+        .statement("DELETE FROM queue_counts WHERE project = ?1 AND kind = ?2 AND count = 0")?
         .execute(params![key.project.as_str(), kind_number(key.kind)])?;
     Ok(())
 }
 
-fn find(conn: &Connection, key: &QueueKey) -> Sql<Option<QueueRow>> {
-    conn.prepare_cached(
+fn find(conn: &Statements<'_>, key: &QueueKey) -> Sql<Option<QueueRow>> {
+    conn.statement(
         "SELECT incarnation, version, metadata FROM queues \
          WHERE project = ?1 AND kind = ?2 AND name = ?3",
     )?

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use crate::error::Sql;
 use crate::schema;
+use crate::statements::Statements;
 
 /// Connections kept between reads, at most. More are opened when more threads read at once, and closed again.
 const IDLE: usize = 8;
@@ -25,15 +26,17 @@ impl Readers {
     }
 
     /// Reads from one state of the file.
-    pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Sql<T>) -> Sql<T> {
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Statements<'_>) -> Sql<T>) -> Sql<T> {
         let waiting = self.idle().pop();
         let conn = match waiting {
             Some(conn) => conn,
             None => schema::open_reader(&self.directory)?,
         };
-        conn.prepare_cached("BEGIN")?.execute([])?;
-        let result = work(&conn)?;
-        conn.prepare_cached("COMMIT")?.execute([])?;
+        let statements = Statements::new(&conn);
+        statements.statement("BEGIN")?.execute([])?;
+        let result = work(&statements)?;
+        statements.statement("COMMIT")?.execute([])?;
+        drop(statements);
         // After an error the connection is dropped instead: that ends whatever it was in.
         let mut idle = self.idle();
         if idle.len() < IDLE {

@@ -1,7 +1,7 @@
 //! The rows of one message: its state, its body, when it expires, and the moves between states.
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::Message;
 use zaqar_core::{
     Checksum, ClaimId, ClientId, Incarnation, KeyId, MessageId, Payload, Position, Timestamp,
@@ -9,6 +9,7 @@ use zaqar_core::{
 
 use crate::error::Sql;
 use crate::ledger::{Head, Ledger, millis, time};
+use crate::statements::Statements;
 
 /// What state a message is in, as the file has it: claims and delays may be over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl StateRow {
 }
 
 /// Finds a message of a head in whatever state. What is asked for is mostly what was claimed.
-pub(crate) fn find(conn: &Connection, number: i64, position: i64) -> Sql<Option<StateRow>> {
+pub(crate) fn find(conn: &Statements<'_>, number: i64, position: i64) -> Sql<Option<StateRow>> {
     const WHERE: [&str; 3] = [
         concat!(columns!(held), " WHERE number = ?1 AND position = ?2"),
         concat!(columns!(free), " WHERE number = ?1 AND position = ?2"),
@@ -72,7 +73,7 @@ pub(crate) fn find(conn: &Connection, number: i64, position: i64) -> Sql<Option<
     ];
     for sql in WHERE {
         let found =
-            conn.prepare_cached(sql)?.query_row([number, position], StateRow::read).optional()?;
+            conn.statement(sql)?.query_row([number, position], StateRow::read).optional()?;
         if found.is_some() {
             return Ok(found);
         }
@@ -81,22 +82,26 @@ pub(crate) fn find(conn: &Connection, number: i64, position: i64) -> Sql<Option<
 }
 
 /// Finds a message of a head that a claim holds or held.
-pub(crate) fn find_held(conn: &Connection, number: i64, position: i64) -> Sql<Option<StateRow>> {
-    conn.prepare_cached(concat!(columns!(held), " WHERE number = ?1 AND position = ?2"))?
+pub(crate) fn find_held(
+    conn: &Statements<'_>,
+    number: i64,
+    position: i64,
+) -> Sql<Option<StateRow>> {
+    conn.statement(concat!(columns!(held), " WHERE number = ?1 AND position = ?2"))?
         .query_row([number, position], StateRow::read)
         .optional()
 }
 
 /// When a claim of a head ends or ended.
-pub(crate) fn claim_end(conn: &Connection, number: i64, id: ClaimId) -> Sql<Option<i64>> {
-    conn.prepare_cached("SELECT expires FROM claims WHERE number = ?1 AND id = ?2")?
+pub(crate) fn claim_end(conn: &Statements<'_>, number: i64, id: ClaimId) -> Sql<Option<i64>> {
+    conn.statement("SELECT expires FROM claims WHERE number = ?1 AND id = ?2")?
         .query_row(params![number, id.get().to_be_bytes()], |row| row.get(0))
         .optional()
 }
 
 /// Whether a claim of a head is live.
 pub(crate) fn is_live_claim(
-    conn: &Connection,
+    conn: &Statements<'_>,
     number: i64,
     id: ClaimId,
     now: Timestamp,
@@ -114,8 +119,12 @@ const BODY: &str =
     "SELECT created, client, sealed, checksum, body FROM messages WHERE position = ?1";
 
 /// Reads a body; `None` if `hide` posted it.
-pub(crate) fn body(conn: &Connection, position: i64, hide: Option<&ClientId>) -> Sql<Option<Body>> {
-    conn.prepare_cached(BODY)?.query_row([position], |row| {
+pub(crate) fn body(
+    conn: &Statements<'_>,
+    position: i64,
+    hide: Option<&ClientId>,
+) -> Sql<Option<Body>> {
+    conn.statement(BODY)?.query_row([position], |row| {
         if hide
             .is_some_and(|client| row.get_ref(1).is_ok_and(|it| it.as_str() == Ok(client.as_str())))
         {
@@ -133,8 +142,8 @@ pub(crate) fn body(conn: &Connection, position: i64, hide: Option<&ClientId>) ->
 }
 
 /// When a message was created.
-pub(crate) fn created(conn: &Connection, position: i64) -> Sql<i64> {
-    conn.prepare_cached("SELECT created FROM messages WHERE position = ?1")?
+pub(crate) fn created(conn: &Statements<'_>, position: i64) -> Sql<i64> {
+    conn.statement("SELECT created FROM messages WHERE position = ?1")?
         .query_row([position], |row| row.get(0))
 }
 
@@ -165,11 +174,11 @@ pub(crate) const fn id(incarnation: Incarnation, position: i64) -> MessageId {
     MessageId { incarnation, position: Position::new(position.cast_unsigned()) }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     /// Puts a new message's state into a head.
     pub(crate) fn insert_free(&mut self, number: i64, position: i64, expires: i64) -> Sql<()> {
         self.conn
-            .prepare_cached("INSERT INTO free VALUES (?1, ?2, ?3, 0)")?
+            .statement("INSERT INTO free VALUES (?1, ?2, ?3, 0)")?
             .execute([number, position, expires])?;
         self.change(number, |head| head.free += 1);
         self.expires(number, position, expires)
@@ -184,7 +193,7 @@ impl Ledger {
         due: i64,
     ) -> Sql<()> {
         self.conn
-            .prepare_cached("INSERT INTO delayed VALUES (?1, ?2, ?3, 0, ?4)")?
+            .statement("INSERT INTO delayed VALUES (?1, ?2, ?3, 0, ?4)")?
             .execute([number, position, expires, due])?;
         self.change(number, |head| head.delayed += 1);
         self.due.delay_ends(due);
@@ -194,7 +203,7 @@ impl Ledger {
     /// Frees a message in its old place.
     pub(crate) fn set_free(&mut self, number: i64, row: &StateRow) -> Sql<()> {
         self.drop_state(number, row)?;
-        self.conn.prepare_cached("INSERT INTO free VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+        self.conn.statement("INSERT INTO free VALUES (?1, ?2, ?3, ?4)")?.execute(params![
             number,
             row.position,
             row.expires,
@@ -216,15 +225,13 @@ impl Ledger {
         expires: i64,
     ) -> Sql<()> {
         self.drop_state(number, row)?;
-        self.conn.prepare_cached("INSERT INTO held VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
-            params![
-                number,
-                row.position,
-                expires,
-                row.claims.saturating_add(1),
-                claim.get().to_be_bytes()
-            ],
-        )?;
+        self.conn.statement("INSERT INTO held VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            number,
+            row.position,
+            expires,
+            row.claims.saturating_add(1),
+            claim.get().to_be_bytes()
+        ])?;
         self.change(number, |head| head.held += 1);
         self.move_expiry(number, row, expires)
     }
@@ -235,7 +242,7 @@ impl Ledger {
             return Ok(());
         }
         self.conn
-            .prepare_cached("UPDATE held SET expires = ?3 WHERE number = ?1 AND position = ?2")?
+            .statement("UPDATE held SET expires = ?3 WHERE number = ?1 AND position = ?2")?
             .execute(params![number, row.position, expires])?;
         self.move_expiry(number, row, expires)
     }
@@ -256,15 +263,13 @@ impl Ledger {
     /// Removes what is left of a message when nothing says its state any more.
     pub(crate) fn drop_body(&self, position: i64, expires: i64) -> Sql<()> {
         self.drop_expiry(position, expires)?;
-        self.conn
-            .prepare_cached("DELETE FROM messages WHERE position = ?1")?
-            .execute([position])?;
+        self.conn.statement("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
         Ok(())
     }
 
     fn drop_expiry(&self, position: i64, expires: i64) -> Sql<()> {
         self.conn
-            .prepare_cached("DELETE FROM expiry WHERE at = ?1 AND position = ?2")?
+            .statement("DELETE FROM expiry WHERE at = ?1 AND position = ?2")?
             .execute([expires, position])?;
         Ok(())
     }
@@ -272,7 +277,7 @@ impl Ledger {
     /// Says when the message at a position expires.
     fn expires(&mut self, number: i64, position: i64, at: i64) -> Sql<()> {
         self.conn
-            .prepare_cached("INSERT INTO expiry VALUES (?1, ?2, ?3)")?
+            .statement("INSERT INTO expiry VALUES (?1, ?2, ?3)")?
             .execute([at, position, number])?;
         self.due.message_expires(at);
         Ok(())
@@ -301,7 +306,7 @@ impl Ledger {
                 })
             }
         };
-        self.conn.prepare_cached(sql)?.execute([number, row.position])?;
+        self.conn.statement(sql)?.execute([number, row.position])?;
         self.change(number, |head| *count(head) -= 1);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Subscriptions.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{
     Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
@@ -11,6 +11,7 @@ use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 use crate::Embedded;
 use crate::error::Sql;
 use crate::ledger::{Head, Heard, Ledger, find_head, millis, time};
+use crate::statements::Statements;
 
 /// What [`read`] reads.
 macro_rules! columns {
@@ -109,7 +110,7 @@ impl Subscriptions for Embedded {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     /// Until when somebody hears of a head's messages.
     pub(crate) fn heard(&mut self, head: &Head) -> Sql<Heard> {
         if let Some(heard) = head.heard {
@@ -118,7 +119,7 @@ impl Ledger {
         let last = |has_address: bool| -> Sql<i64> {
             let last = self
                 .conn
-                .prepare_cached(
+                .statement(
                     "SELECT expires FROM subscriptions WHERE audience = ?1 AND (lease IS NULL) = ?2 \
                      ORDER BY expires DESC LIMIT 1",
                 )?
@@ -190,9 +191,7 @@ impl Ledger {
     fn insert_subscription(&mut self, head: &Head, one: &Subscription) -> Sql<()> {
         let expires = millis(end(one));
         self.conn
-            .prepare_cached(
-                "INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
+            .statement("INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
             .execute(params![
                 head.audience,
                 one.id.get().to_be_bytes(),
@@ -216,34 +215,34 @@ impl Ledger {
     /// A subscription to a head that has this subscriber, live or not.
     fn with_subscriber(&self, audience: i64, subscriber: &str) -> Sql<Option<Subscription>> {
         self.conn
-            .prepare_cached(concat!(columns!(), " WHERE audience = ?1 AND subscriber = ?2"))?
+            .statement(concat!(columns!(), " WHERE audience = ?1 AND subscriber = ?2"))?
             .query_row(params![audience, subscriber], read)
             .optional()
     }
 
     fn drop_subscription(&self, audience: i64, id: SubscriptionId) -> Sql<()> {
         self.conn
-            .prepare_cached("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
+            .statement("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
             .execute(params![audience, id.get().to_be_bytes()])?;
         Ok(())
     }
 }
 
 fn find(
-    conn: &Connection,
+    conn: &Statements<'_>,
     audience: i64,
     id: SubscriptionId,
     now: Timestamp,
 ) -> Sql<Option<Subscription>> {
     let found = conn
-        .prepare_cached(concat!(columns!(), " WHERE audience = ?1 AND id = ?2"))?
+        .statement(concat!(columns!(), " WHERE audience = ?1 AND id = ?2"))?
         .query_row(params![audience, id.get().to_be_bytes()], read)
         .optional()?;
     Ok(found.filter(|one| is_live(one, now)))
 }
 
 fn list(
-    conn: &Connection,
+    conn: &Statements<'_>,
     audience: i64,
     after: Option<SubscriptionId>,
     limit: usize,
@@ -251,7 +250,7 @@ fn list(
 ) -> Sql<Vec<Subscription>> {
     // An empty id is before all.
     let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
-    conn.prepare_cached(concat!(
+    conn.statement(concat!(
         columns!(),
         " WHERE audience = ?1 AND id > ?2 AND expires > ?3 ORDER BY id LIMIT ?4"
     ))?

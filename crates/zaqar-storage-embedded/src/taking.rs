@@ -42,7 +42,7 @@ impl Embedded {
         step: W,
     ) -> Result<T, Error>
     where
-        W: FnMut(&mut Ledger) -> Sql<Step<T>> + Clone + Send + 'static,
+        W: FnMut(&mut Ledger<'_>) -> Sql<Step<T>> + Clone + Send + 'static,
     {
         self.at(now);
         loop {
@@ -53,7 +53,7 @@ impl Embedded {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     /// Finds the first `limit` free messages, without those that were claimed `worn` times.
     pub(crate) fn first_free(
         &mut self,
@@ -65,7 +65,7 @@ impl Ledger {
         self.take_turns(TURNS)?;
         let floor = self.head_by_number(number)?.map_or(0, |head| head.floor);
         let mut found = Found { rows: Vec::new(), worn: Vec::new(), floor, is_end: false };
-        let mut statement = self.conn.prepare_cached(concat!(
+        let mut statement = self.conn.statement(concat!(
             columns!(free),
             " WHERE number = ?1 AND position >= ?2 ORDER BY position"
         ))?;

@@ -21,7 +21,7 @@ const SPARE_PAGES: i64 = 4096;
 impl Upkeep for Embedded {
     async fn ping(&self) -> Result<(), Error> {
         self.write(|ledger| {
-            ledger.conn.prepare_cached("SELECT seen FROM sequence")?.query_row([], |_| Ok(()))
+            ledger.conn.statement("SELECT seen FROM sequence")?.query_row([], |_| Ok(()))
         })
         .await
     }
@@ -37,7 +37,7 @@ impl Upkeep for Embedded {
     }
 }
 
-impl Ledger {
+impl Ledger<'_> {
     fn sweep(&mut self, budget: usize) -> Sql<Swept> {
         let mut done = self.take_turns(budget)?;
         if done < budget {
@@ -108,10 +108,7 @@ impl Ledger {
 
     fn next_over(&self) -> Sql<Option<(i64, ClaimRow)>> {
         self.conn
-            .prepare_cached(concat!(
-                claim_columns!(),
-                " WHERE expires <= ?1 ORDER BY expires LIMIT 1"
-            ))?
+            .statement(concat!(claim_columns!(), " WHERE expires <= ?1 ORDER BY expires LIMIT 1"))?
             .query_row([millis(self.now)], |row| Ok((row.get(5)?, ClaimRow::read(row)?)))
             .optional()
     }
@@ -138,7 +135,7 @@ impl Ledger {
         }
         let over = self
             .conn
-            .prepare_cached(
+            .statement(
                 "SELECT position, expires, claims, NULL, due, number FROM delayed \
                  WHERE due <= ?1 ORDER BY due LIMIT ?2",
             )?
@@ -163,7 +160,7 @@ impl Ledger {
         }
         let over = self
             .conn
-            .prepare_cached(
+            .statement(
                 "SELECT number, position, at FROM expiry WHERE at <= ?1 ORDER BY at, position LIMIT ?2",
             )?
             .query_map([millis(self.now), limit(budget)], |row| {
@@ -188,14 +185,14 @@ impl Ledger {
         }
         let over = self
             .conn
-            .prepare_cached(
+            .statement(
                 "SELECT audience, id FROM subscriptions WHERE expires <= ?1 ORDER BY expires LIMIT ?2",
             )?
             .query_map([millis(self.now), limit(budget)], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Sql<Vec<(i64, [u8; 16])>>>()?;
         for (audience, id) in &over {
             self.conn
-                .prepare_cached("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
+                .statement("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
                 .execute(params![audience, id])?;
         }
         self.due.look_at_subscriptions(&self.conn)?;
@@ -208,14 +205,14 @@ impl Ledger {
         Ok(free >= SPARE_PAGES && 2 * free >= self.page_number("PRAGMA page_count")?)
     }
 
-    fn page_number(&self, pragma: &str) -> Sql<i64> {
-        self.conn.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+    fn page_number(&self, pragma: &'static str) -> Sql<i64> {
+        self.conn.statement(pragma)?.query_row([], |row| row.get(0))
     }
 
     /// Makes the file shorter by some free pages; how many it was.
     fn give_back_pages(&self) -> Sql<usize> {
         let before = self.page_number("PRAGMA freelist_count")?;
-        let mut statement = self.conn.prepare_cached("PRAGMA incremental_vacuum(64)")?;
+        let mut statement = self.conn.statement("PRAGMA incremental_vacuum(64)")?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
         let after = self.page_number("PRAGMA freelist_count")?;
@@ -223,7 +220,7 @@ impl Ledger {
     }
 
     fn has_garbage(&self) -> Sql<bool> {
-        self.conn.prepare_cached("SELECT 1 FROM garbage LIMIT 1")?.exists([])
+        self.conn.statement("SELECT 1 FROM garbage LIMIT 1")?.exists([])
     }
 
     /// Removes rows of purged and closed heads, at most `budget`; how many it was.
@@ -232,7 +229,7 @@ impl Ledger {
         while done < budget {
             let number = self
                 .conn
-                .prepare_cached("SELECT number FROM garbage LIMIT 1")?
+                .statement("SELECT number FROM garbage LIMIT 1")?
                 .query_row([], |row| row.get(0))
                 .optional()?;
             let Some(number) = number else { break };
@@ -252,7 +249,7 @@ impl Ledger {
         for sql in STATES {
             let rows = self
                 .conn
-                .prepare_cached(sql)?
+                .statement(sql)?
                 .query_map([number, limit(budget - done)], StateRow::read)?
                 .collect::<Sql<Vec<_>>>()?;
             for row in &rows {
@@ -262,21 +259,21 @@ impl Ledger {
         }
         done += self
             .conn
-            .prepare_cached(
+            .statement(
                 "DELETE FROM claims WHERE number = ?1 AND id IN \
                  (SELECT id FROM claims WHERE number = ?1 LIMIT ?2)",
             )?
             .execute([number, limit(budget - done)])?;
         done += self
             .conn
-            .prepare_cached(
+            .statement(
                 "DELETE FROM subscriptions WHERE audience = ?1 AND id IN \
                  (SELECT id FROM subscriptions WHERE audience = ?1 LIMIT ?2)",
             )?
             .execute([number, limit(budget - done)])?;
         done += self.remove_entries_of(number, budget.saturating_sub(done))?;
         if done < budget {
-            self.conn.prepare_cached("DELETE FROM garbage WHERE number = ?1")?.execute([number])?;
+            self.conn.statement("DELETE FROM garbage WHERE number = ?1")?.execute([number])?;
         }
         Ok(done)
     }
@@ -286,7 +283,7 @@ impl Ledger {
         while done < budget {
             let entry = self
                 .conn
-                .prepare_cached("SELECT first, count FROM outbox WHERE life = ?1 LIMIT 1")?
+                .statement("SELECT first, count FROM outbox WHERE life = ?1 LIMIT 1")?
                 .query_row([life], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let Some((first, count)) = entry else { break };

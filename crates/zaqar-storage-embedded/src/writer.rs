@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 use zaqar_core::storage;
 
 use crate::checkpoint::Checkpointer;
-use crate::due::Outlook;
+use crate::due::{Due, Outlook};
 use crate::error::{Sql, refused, uncommitted};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Start};
 use crate::news::Bulletin;
+use crate::room::Weight;
 use crate::sync::LogSync;
 
 /// Requests in one transaction, at most.
@@ -22,7 +24,7 @@ const TURNS: usize = 256;
 /// A change that waits for its turn.
 pub(crate) trait Job: Send {
     /// Does the work; called again after a rollback of what the first call did.
-    fn run(&mut self, ledger: &mut Ledger) -> Sql<()>;
+    fn run(&mut self, ledger: &mut Ledger<'_>) -> Sql<()>;
 
     /// Tells the caller.
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>);
@@ -33,33 +35,37 @@ struct Call<F, T> {
     work: F,
     result: Option<T>,
     caller: oneshot::Sender<Result<T, storage::Error>>,
+    /// Of what the function holds.
+    weight: Option<Weight>,
 }
 
 /// Where the result arrives.
 pub(crate) type Answer<T> = oneshot::Receiver<Result<T, storage::Error>>;
 
 /// Makes a job of a function.
-pub(crate) fn call<F, T>(work: F) -> (Box<dyn Job>, Answer<T>)
+pub(crate) fn call<F, T>(work: F, weight: Option<Weight>) -> (Box<dyn Job>, Answer<T>)
 where
-    F: FnMut(&mut Ledger) -> Sql<T> + Send + 'static,
+    F: FnMut(&mut Ledger<'_>) -> Sql<T> + Send + 'static,
     T: Send + 'static,
 {
     let (caller, answer) = oneshot::channel();
-    (Box::new(Call { work, result: None, caller }), answer)
+    (Box::new(Call { work, result: None, caller, weight }), answer)
 }
 
 impl<F, T> Job for Call<F, T>
 where
-    F: FnMut(&mut Ledger) -> Sql<T> + Send,
+    F: FnMut(&mut Ledger<'_>) -> Sql<T> + Send,
     T: Send,
 {
-    fn run(&mut self, ledger: &mut Ledger) -> Sql<()> {
+    fn run(&mut self, ledger: &mut Ledger<'_>) -> Sql<()> {
         self.result = Some((self.work)(ledger)?);
         Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>) {
-        let Self { result, caller, .. } = *self;
+        let Self { work, result, caller, weight } = *self;
+        // Whoever has the answer finds the room free again.
+        drop((work, weight));
         let result = outcome.and_then(|()| {
             result.ok_or_else(|| storage::Error::failed("a change was not carried out"))
         });
@@ -91,36 +97,40 @@ impl Aides {
     }
 }
 
-/// The writer.
-pub(crate) struct Writer {
-    ledger: Ledger,
-    outlook: Arc<Outlook>,
-    bulletin: Arc<Bulletin>,
-    jobs: Receiver<Box<dyn Job>>,
-    closing: Arc<AtomicBool>,
-    aides: Aides,
+/// What the writer is given beside its connection.
+pub(crate) struct Duties {
+    pub(crate) start: Start,
+    pub(crate) outlook: Arc<Outlook>,
+    pub(crate) bulletin: Arc<Bulletin>,
+    pub(crate) jobs: Receiver<Box<dyn Job>>,
+    pub(crate) closing: Arc<AtomicBool>,
+    pub(crate) aides: Aides,
+}
+
+impl Duties {
+    /// Works until the store is closed or nobody can send any more; then hands back who helped.
+    pub(crate) fn run(self, conn: &Connection) -> Aides {
+        let due = Due::new(Arc::clone(&self.outlook));
+        let ledger = Ledger::new(conn, &self.start, due);
+        let mut writer = Writer { ledger, duties: self, batch: Vec::with_capacity(BATCH) };
+        writer.run();
+        writer.duties.aides
+    }
+}
+
+struct Writer<'c> {
+    ledger: Ledger<'c>,
+    duties: Duties,
     batch: Vec<Box<dyn Job>>,
 }
 
-impl Writer {
-    pub(crate) fn new(
-        ledger: Ledger,
-        outlook: Arc<Outlook>,
-        bulletin: Arc<Bulletin>,
-        jobs: Receiver<Box<dyn Job>>,
-        closing: Arc<AtomicBool>,
-        aides: Aides,
-    ) -> Self {
-        Self { ledger, outlook, bulletin, jobs, closing, aides, batch: Vec::with_capacity(BATCH) }
-    }
-
-    /// Works until the store is closed or nobody can send any more; then hands back what it worked with.
-    pub(crate) fn run(mut self) -> (Ledger, Aides) {
-        while let Ok(job) = self.jobs.recv() {
+impl Writer<'_> {
+    fn run(&mut self) {
+        while let Ok(job) = self.duties.jobs.recv() {
             self.batch.push(job);
             self.take_waiting();
             self.work();
-            if self.closing.load(Ordering::Acquire) {
+            if self.duties.closing.load(Ordering::Acquire) {
                 self.finish_waiting();
                 break;
             }
@@ -128,7 +138,6 @@ impl Writer {
         if let Err(error) = self.tidy() {
             tracing::warn!(%error, "bodies of deleted messages stay until they expire");
         }
-        (self.ledger, self.aides)
     }
 
     /// Leaves nothing to be done that only memory knows of.
@@ -155,7 +164,7 @@ impl Writer {
 
     fn take_waiting(&mut self) {
         let room = BATCH - self.batch.len();
-        self.batch.extend(self.jobs.try_iter().take(room));
+        self.batch.extend(self.duties.jobs.try_iter().take(room));
     }
 
     fn work(&mut self) {
@@ -173,7 +182,7 @@ impl Writer {
                 self.work_apart(&mut batch);
             }
         }
-        self.aides.after_commit(&self.ledger);
+        self.duties.aides.after_commit(&self.ledger);
         self.batch = batch;
     }
 
@@ -208,23 +217,23 @@ impl Writer {
     fn attempt_apart(&mut self, job: &mut dyn Job) -> Sql<()> {
         let ledger = &mut self.ledger;
         let (posted, loose) = (ledger.posted.len(), ledger.loose.mark());
-        ledger.conn.prepare_cached("SAVEPOINT request")?.execute([])?;
+        ledger.conn.statement("SAVEPOINT request")?.execute([])?;
         let outcome = job.run(ledger).and_then(|()| ledger.flush());
         if outcome.is_err() && !ledger.conn.is_autocommit() {
-            ledger.conn.prepare_cached("ROLLBACK TO request")?.execute([])?;
+            ledger.conn.statement("ROLLBACK TO request")?.execute([])?;
             ledger.forget();
             ledger.posted.truncate(posted);
             ledger.loose.back_to(loose);
             ledger.due.unknown();
         }
         if !ledger.conn.is_autocommit() {
-            ledger.conn.prepare_cached("RELEASE request")?.execute([])?;
+            ledger.conn.statement("RELEASE request")?.execute([])?;
         }
         outcome
     }
 
     fn begin(&mut self) -> Sql<()> {
-        self.ledger.begin(self.outlook.latest())?;
+        self.ledger.begin(self.duties.outlook.latest())?;
         self.ledger.take_turns(TURNS)?;
         self.ledger.thin_loose()
     }
@@ -235,7 +244,7 @@ impl Writer {
             self.ledger.roll_back();
         }
         self.ledger.due.publish();
-        self.bulletin.announce(self.ledger.posted.drain(..));
+        self.duties.bulletin.announce(self.ledger.posted.drain(..));
         outcome.map_err(Arc::new)
     }
 

@@ -1,0 +1,107 @@
+//! Prepared statements at hand.
+//!
+//! rusqlite's cache finds a statement by its text and files it again after each use, which costs as much as running a small one. Here
+//! it is found by where its text stands in the program, and stays out of that cache for as long as this lives: one request of a
+//! reader, all the time of the writer.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+use rusqlite::{CachedStatement, Connection, Statement};
+
+use crate::error::Sql;
+
+/// A connection and the statements it has run. There are as many as the program has texts.
+pub(crate) struct Statements<'c> {
+    conn: &'c Connection,
+    /// The latest at the end, where it is looked for first.
+    idle: RefCell<Vec<(&'static str, CachedStatement<'c>)>>,
+}
+
+impl<'c> Statements<'c> {
+    pub(crate) const fn new(conn: &'c Connection) -> Self {
+        Self { conn, idle: RefCell::new(Vec::new()) }
+    }
+
+    /// A statement to run once or more; prepared if it is new.
+    pub(crate) fn statement(&self, sql: &'static str) -> Sql<Taken<'_, 'c>> {
+        let idle = self.take_idle(sql);
+        let statement = match idle {
+            Some(statement) => statement,
+            None => self.conn.prepare_cached(sql)?,
+        };
+        Ok(Taken { home: self, sql, statement: Some(statement) })
+    }
+
+    fn take_idle(&self, sql: &'static str) -> Option<CachedStatement<'c>> {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().rposition(|(text, _)| std::ptr::eq(*text, sql))?;
+        Some(idle.swap_remove(at).1)
+    }
+}
+
+impl Deref for Statements<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn
+    }
+}
+
+/// A statement in use. Dropped, it is at hand again.
+pub(crate) struct Taken<'s, 'c> {
+    home: &'s Statements<'c>,
+    sql: &'static str,
+    /// `None` only while it is dropped.
+    statement: Option<CachedStatement<'c>>,
+}
+
+impl<'c> Deref for Taken<'_, 'c> {
+    type Target = Statement<'c>;
+
+    fn deref(&self) -> &Statement<'c> {
+        let Some(statement) = &self.statement else { unreachable!("it is being dropped") };
+        statement
+    }
+}
+
+impl<'c> DerefMut for Taken<'_, 'c> {
+    fn deref_mut(&mut self) -> &mut Statement<'c> {
+        let Some(statement) = &mut self.statement else { unreachable!("it is being dropped") };
+        statement
+    }
+}
+
+impl Drop for Taken<'_, '_> {
+    fn drop(&mut self) {
+        if let Some(statement) = self.statement.take() {
+            self.home.idle.borrow_mut().push((self.sql, statement));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_prepared_once_and_used_by_one_at_a_time() {
+        const ONE: &str = "SELECT 1 + ?1";
+        let conn = Connection::open_in_memory().unwrap();
+        let statements = Statements::new(&conn);
+        let run = |outer: i64| -> i64 {
+            statements.statement(ONE).unwrap().query_row([outer], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((run(1), run(2)), (2, 3));
+        assert_eq!(statements.idle.borrow().len(), 1);
+        // Taken twice at once, there are two of it.
+        let mut outer = statements.statement(ONE).unwrap();
+        let mut rows = outer.query([5]).unwrap();
+        assert_eq!(run(7), 8);
+        assert_eq!(rows.next().unwrap().unwrap().get::<_, i64>(0).unwrap(), 6);
+        drop(rows);
+        drop(outer);
+        assert_eq!(statements.idle.borrow().len(), 2);
+        assert_eq!(statements.total_changes(), 0);
+    }
+}
