@@ -13,6 +13,7 @@ import pytest
 from support import minute
 from support.api import Api
 from support.clients import connect
+from support.expiring import expiring  # noqa: F401 # a fixture of all tests
 from support.minute import half_requests, held_up_stop, past  # noqa: F401 # fixtures of all tests
 from support.powercut import build_library
 from support.server import RunningServer, Server, server_binary

@@ -6,7 +6,6 @@ Without `ZAQAR_TEST_MONGODB_URI` the database is a compatible one; what only Mon
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import random
 import signal
@@ -14,22 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pymongo
 import pytest
 
 from support.api import Api
-from support.history import check
-from support.load import DELAYED_QUEUE, POP_QUEUE, WORK_QUEUES, Load, save
+from support.load import DELAYED_QUEUE, POP_QUEUE, WORK_QUEUES, Load
 from support.mongodb import REAL_URI, MongoDB, drop, new_name, on_mongodb
 from support.server import Server
-from support.spread import SpreadLoad
+from support.spread import SpreadLoad, share_queues_claims_and_markers
+from support.wait import wait_until
 from support.workers import CLAIM_TTL, Patcher, Worker, key_of
 
 SERVERS = 4
-#: How much of each a load does at least, and how long a slow machine may take for it.
-ENOUGH = {"post": 120, "claim": 40, "delete": 60}
-PATIENCE = 120.0
 #: A server is stopped for so long; for longer only until the others were seen to go on.
 PAUSE, LONGEST_PAUSE = 4.0, 12.0
 
@@ -72,27 +69,10 @@ class GentleLoad(SpreadLoad):
     """Leaves out who changes a queue without pause: posts follow that a bounded number of times, and the
     compatible server is slow."""
 
+    ENOUGH: ClassVar[dict[str, int]] = {"post": 120, "claim": 40, "delete": 60}
+
     def _workers(self) -> list[Worker]:
         return [worker for worker in super()._workers() if not isinstance(worker, Patcher)]
-
-
-def run(load: SpreadLoad, servers: list[Server], end) -> None:
-    asyncio.run(load.to(servers).run(servers[0].address, end))
-
-
-async def worked(load: Load) -> None:
-    """Until the load has done enough to be judged by."""
-    deadline = time.monotonic() + PATIENCE
-    while any(load.acknowledged(what) < count for what, count in ENOUGH.items()):
-        assert time.monotonic() < deadline, load.answers
-        await asyncio.sleep(0.1)
-
-
-def judge(load: Load, url: str, path: Path) -> None:
-    load.list_all(url)
-    save(load.history, path)
-    assert check(load.history) == []
-    print(load.answers)
 
 
 def refuses_little(load: Load) -> None:
@@ -129,10 +109,10 @@ def deaths(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Death
             await asyncio.sleep(load.random.uniform(2, 4))
             victim.kill()
         await asyncio.sleep(2)
-        await worked(load)
+        await load.until_enough()
 
     try:
-        run(load, servers, end)
+        load.run_on(servers, end)
         yield Deaths(load, servers[0], tmp_path_factory.mktemp("deaths") / "history", time.monotonic())
     finally:
         for server in servers:
@@ -145,7 +125,7 @@ def deaths(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Death
 def test_the_death_of_servers_loses_nothing(deaths: Deaths):
     assert deaths.load.take_losses()
     refuses_little(deaths.load)
-    judge(deaths.load, deaths.survivor.url, deaths.history)
+    deaths.load.judge(deaths.survivor.url, deaths.history)
 
 
 @pytest.mark.timeout(300)
@@ -154,12 +134,12 @@ def test_many_clients_of_several_servers(servers: list[Server], tmp_path: Path, 
 
     async def end() -> None:
         await asyncio.sleep(10)
-        await worked(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == []
     refuses_little(load)
-    judge(load, servers[1].url, tmp_path / "history")
+    load.judge(servers[1].url, tmp_path / "history")
 
 
 @pytest.mark.timeout(300)
@@ -180,12 +160,12 @@ def test_servers_that_stop_and_wake_up_leave_no_trace(servers: list[Server], tmp
             sleeper.process.send_signal(signal.SIGCONT)
             assert goes_on, "the others wait for it"
         await asyncio.sleep(2)
-        await worked(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == []
     refuses_little(load)
-    judge(load, servers[0].url, tmp_path / "history")
+    load.judge(servers[0].url, tmp_path / "history")
 
 
 @pytest.mark.timeout(300)
@@ -205,11 +185,11 @@ def test_the_database_is_restarted_under_load(
             await asyncio.sleep(3)
             await asyncio.to_thread(restart)
         await asyncio.sleep(4)
-        await worked(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == [], "servers answer, whatever the database does"
-    judge(load, servers[1].url, tmp_path / "history")
+    load.judge(servers[1].url, tmp_path / "history")
 
 
 @pytest.mark.timeout(300)
@@ -226,11 +206,11 @@ def test_a_fail_over_loses_nothing(uri: str, servers: list[Server], tmp_path: Pa
                 await asyncio.sleep(5)
                 await asyncio.to_thread(client.admin.command, "replSetStepDown", 10)
             await asyncio.sleep(15)
-            await worked(load)
+            await load.until_enough()
 
-        run(load, servers, end)
+        load.run_on(servers, end)
     assert load.take_losses() == []
-    judge(load, servers[1].url, tmp_path / "history")
+    load.judge(servers[1].url, tmp_path / "history")
 
 
 @pytest.mark.timeout(300)
@@ -250,9 +230,9 @@ def test_no_query_reads_a_whole_collection(
 
         async def end() -> None:
             await asyncio.sleep(10)
-            await worked(load)
+            await load.until_enough()
 
-        run(load, [server], end)
+        load.run_on([server], end)
         load.list_all(server.url)
         watched.command("profile", 0)
         ours = {"ns": {"$regex": r"\.queue_"}}
@@ -264,27 +244,7 @@ def test_no_query_reads_a_whole_collection(
 
 
 def test_servers_share_queues_claims_and_markers(servers: list[Server]):
-    one, two, three, four = (Api(server.url, "shared") for server in servers)
-    with one, two, three, four:
-        assert one.call("PUT", "/v2/queues/q", json={"a": 1}).status_code == 201
-        assert two.call("PUT", "/v2/queues/q", json={"a": 1}).status_code == 204
-        assert two.call("GET", "/v2/queues/q").json()["a"] == 1
-        ids = one.post("q", *range(30))
-        claim, held = two.claim("q", limit=3)
-        assert [message["body"] for message in held] == [0, 1, 2]
-        assert three.call("GET", f"/v2/queues/q/claims/{claim}").json()["messages"][0]["body"] == 0
-        assert one.call("DELETE", held[0]["href"].split("?")[0]).status_code == 403
-        assert four.call("DELETE", held[0]["href"]).status_code == 204
-        seen, path = [], "/v2/queues/q/messages?limit=7&echo=true&include_claimed=true"
-        for api in itertools.cycle((one, two, three, four)):
-            page = api.call("GET", path).json()
-            if not page["messages"]:
-                break
-            seen += [message["id"] for message in page["messages"]]
-            path = page["links"][0]["href"]
-        assert seen == ids[1:]
-        names = [queue["name"] for queue in three.call("GET", "/v2/queues").json()["queues"]]
-        assert names == ["q"]
+    share_queues_claims_and_markers(servers)
 
 
 def test_queues_outlive_their_servers(uri: str, database: str, new_server: Callable[..., Server]):
@@ -348,9 +308,7 @@ def test_without_its_database_a_server_answers_503_and_when_to_come_back(
                 assert int(answer.headers["Retry-After"]) > 0
         assert time.monotonic() - start < 40
         own.start()
-        deadline = time.monotonic() + 60
-        while api.call("GET", "/v2/ping").status_code != 204:
-            assert time.monotonic() < deadline, "the server does not recover"
+        wait_until(lambda: api.call("GET", "/v2/ping").status_code == 204, "the server recovers")
         assert [message["body"] for message in api.messages("q")] == [1]
 
 
@@ -361,7 +319,7 @@ def test_without_its_database_a_server_answers_503_and_when_to_come_back(
         ("mongodb://user:hidden@127.0.0.1:1/?serverSelectionTimeoutMS=200", "cannot be used"),
         ("mongodb://user:hidden@127.0.0.1:1/?w=1", "asks for w=1"),
         ("mongodb://user:hidden@127.0.0.1:1/?tls=true&tlsCAFile=/nonexistent", "cannot be read"),
-        ("", "uri is not set"),
+        ("", "uri must be set"),
     ],
 )
 def test_a_wrong_uri_says_what_is_wrong_and_keeps_the_password(

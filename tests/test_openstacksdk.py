@@ -242,6 +242,27 @@ def test_a_subscription_is_deleted(message):
     message.delete_subscription("orders", made.subscription_id, ignore_missing=False)
 
 
+def test_an_end_can_be_waited_for(message, api):
+    post(message, "work", "a")
+    claim_id, _ = api.claim("work")
+    claim = message.get_claim("work", claim_id)
+    message.delete_claim("work", claim_id)
+    message.wait_for_delete(claim, interval=0.1, wait=60)
+    made = message.create_subscription("orders", subscriber=HOOK, ttl=600)
+    subscription = message.get_subscription("orders", made.subscription_id)
+    message.delete_subscription("orders", subscription)
+    message.wait_for_delete(subscription, interval=0.1, wait=60)
+
+
+def test_what_was_got_can_be_handed_back(message):
+    """Objects of the SDK in the place of names and ids."""
+    post(message, "work", "goes", "stays")
+    message.delete_message("work", next(iter(message.messages("work"))))
+    assert bodies(message.messages("work")) == ["stays"]
+    message.delete_queue(message.get_queue("work"))
+    assert list(message.queues()) == []
+
+
 @pytest.mark.differs("there a delay counts only in a queue with a default delay")
 def test_a_delayed_message_is_not_listed_before_its_time(message):
     message.post_message("later", [{"body": "now", "ttl": 300}, {"body": "then", "ttl": 300, "delay": 30}])

@@ -13,24 +13,34 @@ import pytest
 from support.api import Api
 from support.history import check
 from support.load import Load, save
-from support.powercut import Disk, environment, read_tree, write_tree
+from support.powercut import Disk, Tree, environment, read_tree, write_tree
 from support.server import Server, ServerFailed
-from test_crash import assert_worth, load_until_killed
+from test_crash import load_until_killed, rounds
 
 CUTS = 6
+LOG = "powercut.log"
 
 
 def cut_power(server: Server, load: Load, library: Path, choose: random.Random) -> None:
     """Runs the load, kills the server, and leaves on its directory what a disk could have kept."""
-    log = server.root / "powercut.log"
+    before = start_watched(server, load, library)
+    run_and_cut(server, load, choose, before)
+
+
+def start_watched(server: Server, load: Load, library: Path) -> Tree:
+    """Starts the server and lists what it has; the directory as it was before."""
+    log = server.root / LOG
     log.unlink(missing_ok=True)
     before = read_tree(server.data)
     server.environment = environment(library, server.data, log)
     server.start()
     load.list_all(server.url)
-    load_until_killed(server, load, choose.uniform(0.2, 1.5))
+    return before
 
-    disk = Disk(server.data, before).replay(log)
+
+def run_and_cut(server: Server, load: Load, choose: random.Random, before: Tree) -> None:
+    load_until_killed(server, load, choose.uniform(0.2, 1.5))
+    disk = Disk(server.data, before).replay(server.root / LOG)
     # From nothing at all to nearly all of what was not synced.
     write_tree(server.data, disk.surviving(choose, keep=choose.choice((0, 0.4, 0.4, 0.9))))
 
@@ -47,9 +57,9 @@ def test_synced_data_outlives_power_cuts(
     new_server: Callable[..., Server], powercut_library: Path, tmp_path: Path, seed: int
 ):
     choose = random.Random(seed)
-    load = Load(random=random.Random(seed + 1))
+    load = Load(random=random.Random(seed + 1), clears=True)
     server = prepared(new_server, "always")
-    for _ in range(CUTS):
+    for _ in rounds(load, CUTS):
         cut_power(server, load, powercut_library, choose)
     server.environment = {}
     server.start()
@@ -57,7 +67,6 @@ def test_synced_data_outlives_power_cuts(
 
     save(load.history, tmp_path / "history")
     assert check(load.history) == []
-    assert_worth(load, CUTS)
 
 
 @pytest.mark.timeout(600)
@@ -65,17 +74,18 @@ def test_the_same_check_catches_a_server_that_does_not_sync(
     new_server: Callable[..., Server], powercut_library: Path, seed: int
 ):
     choose = random.Random(seed)
-    load = Load(random=random.Random(seed + 1))
+    load = Load(random=random.Random(seed + 1), clears=True)
     server = prepared(new_server, "never")
     cut_power(server, load, powercut_library, choose)
     for _ in range(CUTS):
         try:
-            cut_power(server, load, powercut_library, choose)
+            before = start_watched(server, load, powercut_library)
         except (ServerFailed, AssertionError, httpx.HTTPError):
             # The disk held so little that the server could not make a store of it: lost as well.
             return
         if check(load.history):
             return
+        run_and_cut(server, load, choose, before)
     pytest.fail("no power cut lost anything although nothing was synced")
 
 
@@ -86,7 +96,7 @@ def test_an_interval_loses_nothing_older_than_itself(
         sync="interval", options={"drivers:message_store:embedded": {"sync_interval_ms": 200}}
     )
     server.data.mkdir()
-    log = server.root / "powercut.log"
+    log = server.root / LOG
     server.environment = environment(powercut_library, server.data, log)
     server.start()
     with Api(server.url) as api:

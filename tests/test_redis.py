@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import threading
 import time
@@ -16,10 +15,10 @@ import pytest
 
 from support.api import Api
 from support.history import Claim, History, check
-from support.load import Load, save
-from support.redis import PATIENCE, Redis, Watched, on_redis, wait_until
+from support.redis import Redis, Watched, on_redis
 from support.server import Server
-from support.spread import SpreadLoad
+from support.spread import SpreadLoad, share_queues_claims_and_markers
+from support.wait import PATIENCE, wait_until
 
 SERVERS = 3
 
@@ -44,29 +43,6 @@ def servers(redis: Redis, new_server: Callable[..., Server]) -> list[Server]:
     return [new_server(options=on_redis(redis.uri)).start() for _ in range(SERVERS)]
 
 
-def run(load: SpreadLoad, servers: list[Server], end) -> None:
-    asyncio.run(load.to(servers).run(servers[0].address, end))
-
-
-def is_busy(load: Load) -> bool:
-    least = {"post": 100, "claim": 50, "delete": 100}
-    return all(load.acknowledged(operation) > count for operation, count in least.items())
-
-
-async def until_busy(load: Load) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_busy(load):
-        assert time.monotonic() < deadline, load.answers
-        await asyncio.sleep(0.1)
-
-
-def judge(load: Load, url: str, path: Path) -> None:
-    load.list_all(url)
-    save(load.history, path)
-    assert check(load.history) == []
-    assert is_busy(load)
-
-
 @pytest.mark.timeout(300)
 def test_many_clients_of_several_servers(servers: list[Server], tmp_path: Path, seed: int):
     load = SpreadLoad(random=random.Random(seed), producers=8, claimers=8)
@@ -74,12 +50,12 @@ def test_many_clients_of_several_servers(servers: list[Server], tmp_path: Path, 
 
     async def end() -> None:
         await asyncio.sleep(10)
-        await until_busy(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == []
     assert load.server_errors() == {}
-    judge(load, servers[1].url, tmp_path / "history")
+    load.judge(servers[1].url, tmp_path / "history")
     one = next(claim for claim in load.history.of(Claim) if claim.keys and claim.queue == "work-0")
     planted = History([*load.history.events, replace(one, claim="planted")], load.history.dead_letters)
     assert any(f"live claims {one.claim} and planted" in found for found in check(planted))
@@ -94,12 +70,12 @@ def test_the_death_of_a_server_loses_nothing(servers: list[Server], tmp_path: Pa
             await asyncio.sleep(2)
             victim.kill()
         await asyncio.sleep(2)
-        await until_busy(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses()
     assert load.server_errors() == {}
-    judge(load, servers[0].url, tmp_path / "history")
+    load.judge(servers[0].url, tmp_path / "history")
 
 
 @pytest.mark.timeout(300)
@@ -113,11 +89,11 @@ def test_redis_is_killed_and_comes_back(redis: Redis, servers: list[Server], tmp
             await asyncio.sleep(0.5)
             await asyncio.to_thread(redis.start)
         await asyncio.sleep(1.5)
-        await until_busy(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == [], "servers answer, whatever Redis does"
-    judge(load, servers[2].url, tmp_path / "history")
+    load.judge(servers[2].url, tmp_path / "history")
 
 
 @pytest.mark.timeout(300)
@@ -144,9 +120,9 @@ def test_a_fail_over_loses_nothing(
             assert time.monotonic() < deadline, "nobody is served again"
             await asyncio.sleep(0.1)
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == []
-    judge(load, servers[1].url, tmp_path / "history")
+    load.judge(servers[1].url, tmp_path / "history")
 
 
 def read_only(redis: Redis) -> None:
@@ -247,11 +223,11 @@ def test_dropped_connections_lose_and_double_nothing(
             await asyncio.sleep(0.15)
             killed = await asyncio.to_thread(redis.cli, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             assert int(killed.split()[-1]) > 0
-        await until_busy(load)
+        await load.until_enough()
 
-    run(load, servers, end)
+    load.run_on(servers, end)
     assert load.take_losses() == []
-    judge(load, servers[0].url, tmp_path / "history")
+    load.judge(servers[0].url, tmp_path / "history")
 
 
 def test_rules_hold_on_every_server_once_they_are_changed(servers: list[Server]):
@@ -334,27 +310,7 @@ def test_nothing_of_a_deleted_queue_returns(servers: list[Server]):
 
 
 def test_servers_share_queues_claims_and_markers(servers: list[Server]):
-    one, two, three = (Api(server.url, "shared") for server in servers)
-    with one, two, three:
-        assert one.call("PUT", "/v2/queues/q", json={"a": 1}).status_code == 201
-        assert two.call("PUT", "/v2/queues/q", json={"a": 1}).status_code == 204
-        assert two.call("GET", "/v2/queues/q").json()["a"] == 1
-        ids = one.post("q", *range(30))
-        claim, held = two.claim("q", limit=3)
-        assert [message["body"] for message in held] == [0, 1, 2]
-        assert three.call("GET", f"/v2/queues/q/claims/{claim}").json()["messages"][0]["body"] == 0
-        assert one.call("DELETE", held[0]["href"].split("?")[0]).status_code == 403
-        assert three.call("DELETE", held[0]["href"]).status_code == 204
-        seen, path = [], "/v2/queues/q/messages?limit=7&echo=true&include_claimed=true"
-        for api in itertools.cycle((one, two, three)):
-            page = api.call("GET", path).json()
-            if not page["messages"]:
-                break
-            seen += [message["id"] for message in page["messages"]]
-            path = page["links"][0]["href"]
-        assert seen == ids[1:]
-        names = [queue["name"] for queue in three.call("GET", "/v2/queues").json()["queues"]]
-        assert names == ["q"]
+    share_queues_claims_and_markers(servers)
 
 
 def test_a_wrong_uri_says_what_is_wrong_and_keeps_the_password(new_server: Callable[..., Server]):

@@ -10,7 +10,7 @@ import pytest
 from support.api import Api
 from support.browser import Browser, file_server
 from support.server import REPOSITORY
-from support.websocket import wait_until
+from support.wait import wait_until
 
 #: What the page shows of pushes, and of errors.
 PUSHES = "Array.from(document.querySelectorAll('#log .push'), line => line.textContent)"

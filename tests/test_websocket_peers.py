@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from support.api import Api
 from support.rawhttp import RawConnection
 from support.server import Server
-from support.websocket import PATIENCE, WebSocket, wait_until
+from support.wait import wait_until
+from support.websocket import PATIENCE, WebSocket
 
 #: What no buffer of the kernel's holds many of.
 LARGE = "x" * 100_000

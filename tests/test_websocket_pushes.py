@@ -15,7 +15,8 @@ from websockets.asyncio.client import connect
 
 from support.api import Api
 from support.server import REPOSITORY
-from support.websocket import ENCODINGS, PATIENCE, WebSocket, wait_until
+from support.wait import wait_until
+from support.websocket import ENCODINGS, PATIENCE, WebSocket
 
 #: Connections on one queue. Each is a socket here and one in the server.
 MANY = 300

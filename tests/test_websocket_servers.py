@@ -14,7 +14,8 @@ from support.api import Api
 from support.mongodb import REAL_URI, MongoDB, drop, new_name, on_mongodb
 from support.redis import Redis, on_redis
 from support.server import Sections, Server
-from support.websocket import ENCODINGS, LEASE_AND_SWEEP, WebSocket, wait_until
+from support.wait import wait_until
+from support.websocket import ENCODINGS, LEASE_AND_SWEEP, WebSocket
 
 SERVERS = 2
 

@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed
 
 from support.api import Api
 from support.server import Server, free_port
-from support.websocket import ENCODINGS, LEASE_AND_SWEEP, WebSocket, wait_until
+from support.wait import wait_until
+from support.websocket import ENCODINGS, LEASE_AND_SWEEP, WebSocket
 
 
 @pytest.fixture

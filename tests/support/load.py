@@ -16,6 +16,7 @@ from support.connection import GONE, Connection
 from support.history import DeadLetters, History, Key, Listing, Read, Write
 from support.workers import (
     Claimer,
+    Clearer,
     Deleter,
     Patcher,
     Place,
@@ -39,8 +40,10 @@ MAX_CLAIMS = 2
 DELAYED_QUEUE = Place("delayed")
 MAX_DELAY = 3
 TOPIC = Place("news", "topics")
+#: Those that are purged and deleted, one worker each.
+CLEARED = (Place("cleared"), Place("cleared-topic", "topics"))
 
-PLACES = (*WORK_QUEUES, POP_QUEUE, WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC)
+PLACES = (*WORK_QUEUES, POP_QUEUE, WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC, *CLEARED)
 SUBSCRIBED = (WORK_QUEUES[0], TOPIC)
 
 RULE = {"_max_claim_count": MAX_CLAIMS, "_dead_letter_queue": DEAD_QUEUE.name}
@@ -66,6 +69,8 @@ class Load:
     producers: int = 4
     claimers: int = 5
     deleters: int = 1
+    #: Whether there are those who purge and delete.
+    clears: bool = False
 
     async def run(self, address: tuple[str, int], end: Callable[[], Awaitable[None]]) -> None:
         """Works until `end` returns, which stops the workers or has taken the server from them."""
@@ -156,6 +161,7 @@ class Load:
             ]
         workers += [Deleter(self, place) for place in (WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC)]
         workers += [Claimer(self, DEAD_QUEUE), Patcher(self, WORN_QUEUE)]
+        workers += [Clearer(self, place, place.name) for place in CLEARED] if self.clears else []
         return [*workers, *(Subscriber(self, place) for place in SUBSCRIBED)]
 
     async def _work(self, worker: Worker, address: tuple[str, int], stop: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ from support.server import Server
 MINUTE = 60
 
 #: The fixtures below; the tests that use one come last.
-FIXTURES = ("past", "half_requests", "held_up_stop")
+FIXTURES = ("past", "half_requests", "held_up_stop", "expiring")
 
 
 def begin(request: pytest.FixtureRequest) -> None:

@@ -7,19 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
 import pymongo
 
 from support.server import Sections, free_port
+from support.wait import PATIENCE, wait_until
 
 #: A mongod, a replica set or a mongos. Without it a compatible server is started, which is not all of that.
 REAL_URI = os.environ.get("ZAQAR_TEST_MONGODB_URI")
-
-#: How long the compatible server may take to start or stop.
-PATIENCE = 60.0
 
 
 class MongoDB:
@@ -46,11 +43,7 @@ class MongoDB:
             stdout=(self.root / "log").open("ab"),
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + PATIENCE
-        while not self._answers():
-            assert self.process.poll() is None, (self.root / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "the MongoDB-compatible server does not start"
-            time.sleep(0.05)
+        wait_until(self._answers, "the MongoDB-compatible server starts")
         return self
 
     def stop(self) -> None:
@@ -65,6 +58,8 @@ class MongoDB:
             self.process.wait()
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.root / "log").read_text()[-2000:]
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:

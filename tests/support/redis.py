@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from support.server import Sections, free_port
+from support.wait import wait_until
 
-#: How long what servers do by themselves may take.
-PATIENCE = 120.0
 #: How long a server may take to answer, in seconds, where a test is not about that.
 SLOW = 15
 
@@ -119,10 +116,3 @@ def on_redis(uri: str, **options: object) -> Sections:
         "drivers:management_store:redis": section,
         "transport": {"max_messages_per_page": 200},
     }
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.05)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -45,8 +46,10 @@ class Server:
         environment: dict[str, str] | None = None,
         port: int | None = None,
         websocket: bool = False,
+        arguments: Sequence[str | Path] = (),
     ) -> None:
         self.root = root
+        self.arguments = arguments
         self.data = root / "data"
         self.config = root / "zaqar.conf"
         self.log = root / "server.log"
@@ -92,7 +95,7 @@ class Server:
         self.write_config()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [server_binary(), "--config-file", self.config],
+                [server_binary(), "--config-file", self.config, *self.arguments],
                 cwd=self.root,
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgpack
@@ -140,10 +138,3 @@ class WebSocket:
 def encode(document: object, encoding: str) -> str | bytes:
     """A document as a frame."""
     return msgpack.packb(document) if encoding == "messagepack" else json.dumps(document)
-
-
-def wait_until(is_so: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
-        time.sleep(0.1)

@@ -128,7 +128,12 @@ class Producer(Worker):
         self.max_delay = max_delay
 
     async def step(self) -> None:
-        keys = tuple((self.name, self.count(self.name)) for _ in range(self.random.randint(1, 4)))
+        await self.post(self.random.randint(1, 4))
+        # Consumers are to keep up, so that listings stay short.
+        await asyncio.sleep(self.random.random() * 0.02)
+
+    async def post(self, count: int) -> None:
+        keys = tuple((self.name, self.count(self.name)) for _ in range(count))
         delays = tuple(self.random.randint(0, self.max_delay) for _ in keys) if self.max_delay else ()
         messages = [{"ttl": 3600, "body": self._body(key)} for key in keys]
         for message, delay in zip(messages, delays, strict=False):
@@ -143,11 +148,34 @@ class Producer(Worker):
         if status == 201:
             ids = tuple(href.rsplit("/", 1)[1] for href in answer["resources"])
             self.load.history.add(Post(self.queue, start, end, keys, ids, delays))
-        # Consumers are to keep up, so that listings stay short.
-        await asyncio.sleep(self.random.random() * 0.02)
 
     def _body(self, key: Key) -> dict:
-        return {"key": list(key), "text": "x" * self.random.choice((10, 200, 3000))}
+        return {"key": list(key), "text": _words(key) * self.random.choice((1, 20, 300))}
+
+
+class Clearer(Producer):
+    """Fills a place of its own, and then purges or deletes it, so that the next post makes it again."""
+
+    async def step(self) -> None:
+        for _ in range(self.random.randint(1, 4)):
+            await self.post(self.random.randint(1, 20))
+        await asyncio.sleep(self.random.random() * 0.05)
+        if self.random.random() < 0.5:
+            await self._clear("purge", "POST", f"{self.path}/purge", {"resource_types": ["messages"]})
+        else:
+            await self._clear("remove", "DELETE", self.path)
+
+    async def _clear(self, operation: str, method: str, path: str, document: object = None) -> None:
+        produced, cleared = self.load.produced, f"{self.name} cleared"
+        # With those of before that an unanswered end may have left.
+        last = produced[self.name]
+        keys = tuple((self.name, number) for number in range(produced[cleared] + 1, last + 1))
+        status, _, start, end = await self.call(
+            operation, method, path, document, unanswered=lambda start: Delete(self.queue, start, None, keys)
+        )
+        if status == 204:
+            self.load.history.add(Delete(self.queue, start, end, keys))
+            produced[cleared] = last
 
 
 class Claimer(Worker):
@@ -279,9 +307,15 @@ class Patcher(Worker):
 
 
 def key_of(message: dict) -> Key:
-    """The key that the producer wrote into a message."""
+    """The key that the producer wrote into a message, whose text is what it wrote."""
     producer, number = message["body"]["key"]
+    text, words = message["body"].get("text", ""), _words((producer, number))
+    assert text == words * (len(text) // len(words)), message
     return producer, number
+
+
+def _words(key: Key) -> str:
+    return f"{key[0]} {key[1]} "
 
 
 def shown_subscription(shown: dict) -> tuple[str, object]:

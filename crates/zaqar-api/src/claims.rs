@@ -1,14 +1,12 @@
 //! Operations on claims.
 
-use zaqar_core::limits::{DEFAULT_PAGE, MIN_TTL};
-use zaqar_core::metadata::DeadLetterRule;
+use zaqar_core::limits::MIN_TTL;
+use zaqar_core::metadata::{DeadLetterRule, Rules};
 use zaqar_core::storage::{Claim, ClaimRequest, Claimed, DeadLetters, Guarded, Message};
 use zaqar_core::{ClaimId, QueueKey, Timestamp};
 
 use crate::directory::ATTEMPTS;
-use crate::{
-    Api, Caller, CreateClaim, Error, ReadClaim, RenewClaim, checked_limit, checked_seconds,
-};
+use crate::{Api, Caller, CreateClaim, Error, ReadClaim, RenewClaim, checked_seconds, page_limit};
 
 impl Api {
     /// Holds the first free messages for the caller; `None` when there are none. Cost: one store step.
@@ -22,42 +20,51 @@ impl Api {
     ) -> Result<Option<(ClaimId, Vec<Message>)>, Error> {
         let limits = &self.inner.limits;
         let ttl = self.claim_ttl(request.ttl)?;
-        let max = limits.max_messages_per_claim_or_pop;
-        let limit = checked_limit(request.limit, DEFAULT_PAGE, max, |max| {
-            Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
-        })?;
+        let limit = page_limit(request.limit, limits.max_messages_per_claim_or_pop)?;
         let grace = self.claim_grace(request.grace)?;
         let key = caller.key(request.queue);
-        let now = self.inner.clock.now();
         let id = ClaimId::new(rand::random());
+        let claim = ClaimRequest { id, ttl, grace, limit, dead_letters: None };
+        let messages = self.hold(&key, claim, |rules| rules.dead_letters.as_ref()).await?;
+        Ok((!messages.is_empty()).then_some((id, messages)))
+    }
+
+    /// Makes a claim, with the dead letters that `rule` finds in the queue's rules, and answers the messages as they can be shown.
+    pub(crate) async fn hold(
+        &self,
+        key: &QueueKey,
+        mut claim: ClaimRequest,
+        rule: impl Fn(&Rules) -> Option<&DeadLetterRule> + Send,
+    ) -> Result<Vec<Message>, Error> {
+        let now = self.inner.clock.now();
         let directory = &self.inner.directory;
-        let mut known = directory.find(&key).await?;
+        let mut known = directory.find(key).await?;
         for _ in 0..ATTEMPTS {
-            let Some(queue) = known else { return Ok(None) };
-            let dead_letters = match &queue.rules.dead_letters {
+            let Some(queue) = known else { return Ok(Vec::new()) };
+            claim.dead_letters = match rule(&queue.rules) {
                 None => None,
-                Some(rule) => Some(self.dead_letters(&key, rule, now).await?),
+                Some(rule) => Some(self.dead_letters(key, rule, now).await?),
             };
-            let claim = ClaimRequest { id, ttl, grace, limit, dead_letters };
-            match self.inner.messages.claim(&key, queue.generation, &claim, now).await? {
-                Guarded::Done(Claimed::Messages(messages)) if messages.is_empty() => {
-                    return Ok(None);
-                }
+            match self.inner.messages.claim(key, queue.generation, &claim, now).await? {
                 Guarded::Done(Claimed::Messages(mut messages)) => {
-                    self.open(&key, &mut messages)?;
-                    return Ok(Some((id, messages)));
+                    if let Err(error) = self.open(key, &mut messages) {
+                        // Nobody has them: they need not wait for the end of the claim.
+                        self.inner.messages.claim_release(key, claim.id, now).await?;
+                        return Err(error);
+                    }
+                    return Ok(messages);
                 }
                 Guarded::Done(Claimed::TargetChanged) => {
-                    if let Some(dead_letters) = claim.dead_letters {
+                    if let Some(dead_letters) = &claim.dead_letters {
                         directory.agree(&dead_letters.target, now).await?;
                     }
                     known = Some(queue);
                 }
                 Guarded::Absent => {
-                    directory.forget(&key);
-                    return Ok(None);
+                    directory.forget(key);
+                    return Ok(Vec::new());
                 }
-                Guarded::Stale(_) => known = Some(directory.agree(&key, now).await?),
+                Guarded::Stale(_) => known = Some(directory.agree(key, now).await?),
             }
         }
         Err(Error::Contended)
@@ -126,25 +133,23 @@ impl Api {
 
     fn claim_ttl(&self, ttl: Option<i64>) -> Result<u64, Error> {
         let limits = &self.inner.limits;
-        let Some(ttl) = ttl else { return Ok(limits.default_claim_ttl) };
-        checked_seconds(ttl, MIN_TTL, limits.max_claim_ttl, |max, min| {
-            Error::request(format!(
-                "The TTL for a claim may not exceed {max} seconds, and must be at least {min} \
-                 seconds long."
-            ))
-        })
+        claim_seconds("TTL", ttl, limits.default_claim_ttl, limits.max_claim_ttl)
     }
 
     fn claim_grace(&self, grace: Option<i64>) -> Result<u64, Error> {
         let limits = &self.inner.limits;
-        let Some(grace) = grace else { return Ok(limits.default_claim_grace) };
-        checked_seconds(grace, MIN_TTL, limits.max_claim_grace, |max, min| {
-            Error::request(format!(
-                "The grace for a claim may not exceed {max} seconds, and must be at least {min} \
-                 seconds long."
-            ))
-        })
+        claim_seconds("grace", grace, limits.default_claim_grace, limits.max_claim_grace)
     }
+}
+
+fn claim_seconds(what: &str, given: Option<i64>, default: u64, max: u64) -> Result<u64, Error> {
+    let Some(given) = given else { return Ok(default) };
+    checked_seconds(given, MIN_TTL, max, |max, min| {
+        Error::request(format!(
+            "The {what} for a claim may not exceed {max} seconds, and must be at least {min} \
+             seconds long."
+        ))
+    })
 }
 
 fn parse_claim(id: &str, key: &QueueKey) -> Result<ClaimId, Error> {

@@ -74,7 +74,7 @@ pub enum Error {
     #[error("not allowed")]
     Forbidden,
     /// A body could not be sealed, so nothing was stored.
-    #[error("the message could not be encrypted")]
+    #[error("the queue asks for encryption, and [transport] message_encryption_key gives no key")]
     CannotSeal,
     /// A stored body does not open: its key is not configured, or it was changed.
     #[error("a message is encrypted with key {key}, which does not open it")]

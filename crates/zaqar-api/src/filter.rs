@@ -15,7 +15,7 @@ const MAX_PATTERN_BYTES: usize = 64 * 1024;
 
 pub(crate) struct Filter {
     name: Option<Regex>,
-    metadata: Vec<(String, Value)>,
+    metadata: Vec<(String, String)>,
 }
 
 impl Filter {
@@ -42,7 +42,21 @@ impl Filter {
     pub(crate) fn shows(&self, name: &QueueName, row: &QueueRow) -> bool {
         let metadata = row.metadata.as_object();
         self.name.as_ref().is_none_or(|pattern| pattern.is_match(name.as_str().as_bytes()))
-            && self.metadata.iter().all(|(attribute, value)| metadata.get(attribute) == Some(value))
+            && self.metadata.iter().all(|(attribute, text)| {
+                metadata.get(attribute).is_some_and(|value| is_meant(value, text))
+            })
+    }
+}
+
+/// Whether a text of a query means a value. An integer means a number, as in the original, and never a string of digits.
+fn is_meant(value: &Value, text: &str) -> bool {
+    let integer = text.parse::<i64>();
+    match (value, integer) {
+        (Value::String(string), Err(_)) => string == text,
+        (Value::Bool(truth), Err(_)) => text.parse() == Ok(*truth),
+        (Value::Number(number), Ok(integer)) if number.is_i64() => number.as_i64() == Some(integer),
+        (Value::Number(number), _) => text.parse().ok() == number.as_f64(),
+        _ => false,
     }
 }
 
@@ -90,4 +104,37 @@ pub(crate) async fn page(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_text_means_values_of_its_kind() {
+        for (text, value, meant) in [
+            ("7", json!(7), true),
+            ("007", json!(7), true),
+            ("7", json!(7.0), true),
+            ("7.0", json!(7), true),
+            ("7", json!("7"), false),
+            ("8", json!(7), false),
+            ("9007199254740993", json!(9_007_199_254_740_992_i64), false),
+            ("1.5", json!(1.5), true),
+            ("1.5", json!("1.5"), true),
+            ("true", json!(true), true),
+            ("true", json!("true"), true),
+            ("false", json!(true), false),
+            ("1", json!(true), false),
+            ("x", json!("x"), true),
+            ("x", json!("X"), false),
+            ("null", json!(null), false),
+            ("NaN", json!(1), false),
+            ("1", json!([1]), false),
+        ] {
+            assert_eq!(is_meant(&value, text), meant, "{text} {value}");
+        }
+    }
 }

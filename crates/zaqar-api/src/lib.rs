@@ -6,6 +6,7 @@ mod error;
 mod filter;
 mod health;
 mod home;
+pub mod json;
 mod messages;
 mod operation;
 mod pushes;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use zaqar_core::limits::DEFAULT_PAGE;
 use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{Clock, Limits, QueueKey, Secret, SystemClock};
 
@@ -235,6 +237,13 @@ impl Caller {
     fn key(&self, queue: QueueRef) -> QueueKey {
         QueueKey { project: self.project.clone(), kind: queue.kind, name: queue.name }
     }
+}
+
+/// Checks how many messages or subscriptions a request wants.
+fn page_limit(limit: Option<i64>, max: u64) -> Result<usize, Error> {
+    checked_limit(limit, DEFAULT_PAGE, max, |max| {
+        Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
+    })
 }
 
 /// Checks how many of something a request wants.

@@ -1,9 +1,10 @@
 //! Operations on messages.
 
-use zaqar_core::limits::{DEFAULT_PAGE, MIN_TTL};
+use futures_util::future::try_join_all;
+use zaqar_core::limits::MIN_TTL;
 use zaqar_core::metadata::Rules;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Guarded, ListQuery, Message, MessagePage, NewMessage,
+    Batch, ClaimRequest, Deletable, Deleted, Guarded, ListQuery, Message, MessagePage, NewMessage,
 };
 use zaqar_core::{Checksum, ClaimId, Limits, MessageId, Payload, ProjectId, QueueKey};
 
@@ -11,7 +12,7 @@ use crate::directory::ATTEMPTS;
 use crate::seal;
 use crate::{
     Api, Caller, DeleteMessage, DeleteMessages, Error, ListMessages, PopMessages, PostMessages,
-    PostedMessage, QueueRef, ReadMessages, checked_limit, checked_seconds,
+    PostedMessage, QueueRef, ReadMessages, checked_limit, checked_seconds, page_limit,
 };
 
 impl Api {
@@ -59,7 +60,7 @@ impl Api {
         Err(Error::Contended)
     }
 
-    /// Checks the size of a document against its queue's `_max_messages_post_size`, as [`Api::post_messages`] would.
+    /// Checks the size of a document against `max_messages_post_size` and its queue's own, as [`Api::post_messages`] would.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the limit; [`Error::Storage`].
@@ -69,6 +70,7 @@ impl Api {
         queue: QueueRef,
         size: u64,
     ) -> Result<(), Error> {
+        check_posted_size(size, self.inner.limits.max_messages_post_size)?;
         match self.inner.directory.find(&caller.key(queue)).await? {
             Some(known) => check_queue_size(size, &known.rules, &self.inner.limits),
             None => Ok(()),
@@ -113,7 +115,7 @@ impl Api {
         caller: &Caller,
         request: ReadMessages,
     ) -> Result<Vec<Message>, Error> {
-        self.message_limit(Some(i64::try_from(request.ids.len()).unwrap_or(i64::MAX)))?;
+        self.check_ids(&request.ids)?;
         let ids = parse_ids(&request.ids);
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -172,12 +174,7 @@ impl Api {
                 ));
             }
         };
-        let max = limits.max_messages_per_page;
-        if request.ids.is_empty() || request.ids.len() as u64 > max {
-            return Err(Error::request(format!(
-                "ids parameter should have at least 1 and not greater than {max} values."
-            )));
-        }
+        self.check_ids(&request.ids)?;
         let key = caller.key(request.queue);
         let ids = parse_ids(&request.ids);
         if ids.is_empty() {
@@ -202,9 +199,35 @@ impl Api {
             ))
         })?;
         let key = caller.key(request.queue);
+        if self.may_be_sealed(&key).await? {
+            return self.pop_sealed(&key, limit).await;
+        }
         let mut messages = self.inner.messages.pop(&key, limit, self.inner.clock.now()).await?;
         self.open(&key, &mut messages)?;
         Ok(messages)
+    }
+
+    /// Whether bodies in a queue may be sealed. Where there are keys they may be in any, from when it asked for it.
+    async fn may_be_sealed(&self, key: &QueueKey) -> Result<bool, Error> {
+        if self.inner.keyring.is_some() {
+            return Ok(true);
+        }
+        Ok(self.inner.directory.find(key).await?.is_some_and(|queue| queue.rules.encrypt))
+    }
+
+    /// A pop in two steps, so that a message whose key is missing stays in the queue instead of being lost.
+    async fn pop_sealed(&self, key: &QueueKey, limit: usize) -> Result<Vec<Message>, Error> {
+        let id = ClaimId::new(rand::random());
+        let claim = ClaimRequest { id, ttl: MIN_TTL, grace: 0, limit, dead_letters: None };
+        let messages = self.hold(key, claim, |_| None).await?;
+        let now = self.inner.clock.now();
+        let deleting = messages.into_iter().map(async |mut message| {
+            let deleted = self.inner.messages.delete(key, message.id, Some(id), now).await?;
+            (message.claim, message.claim_count) = (None, message.claim_count.saturating_sub(1));
+            // Where the claim ended meanwhile, after a long pause, the message is another's.
+            Ok::<_, Error>((deleted == Deleted::Gone).then_some(message))
+        });
+        Ok(try_join_all(deleting).await?.into_iter().flatten().collect())
     }
 
     /// Opens what is sealed, on its way out.
@@ -230,10 +253,18 @@ impl Api {
         Ok(())
     }
 
+    fn check_ids(&self, ids: &[String]) -> Result<(), Error> {
+        let max = self.inner.limits.max_messages_per_page;
+        if ids.is_empty() || ids.len() as u64 > max {
+            return Err(Error::request(format!(
+                "ids parameter should have at least 1 and not greater than {max} values."
+            )));
+        }
+        Ok(())
+    }
+
     fn message_limit(&self, limit: Option<i64>) -> Result<usize, Error> {
-        checked_limit(limit, DEFAULT_PAGE, self.inner.limits.max_messages_per_page, |max| {
-            Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
-        })
+        page_limit(limit, self.inner.limits.max_messages_per_page)
     }
 }
 
@@ -292,7 +323,7 @@ fn new_message(
         None => rules.default_message_delay.unwrap_or(limits.default_message_delay),
         Some(delay) => checked_seconds(delay, 0, limits.max_message_delay, |max, min| {
             Error::request(format!(
-                "The Delay TTL for a message may not exceed {max} seconds,and must be at least \
+                "The Delay TTL for a message may not exceed {max} seconds, and must be at least \
                  {min} seconds long."
             ))
         })?,

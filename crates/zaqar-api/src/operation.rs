@@ -158,8 +158,8 @@ pub struct ListQueues {
     pub name: Option<String>,
     /// Count the project's queues.
     pub with_count: bool,
-    /// Attributes that the metadata must have, with these values.
-    pub filters: Vec<(String, Value)>,
+    /// Attributes that the metadata must have, with these values as a query writes them: an integer means a number.
+    pub filters: Vec<(String, String)>,
 }
 
 /// A page of queues.

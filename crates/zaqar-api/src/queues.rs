@@ -5,6 +5,7 @@ use zaqar_core::storage::Stats;
 use zaqar_core::{Kind, Metadata, QueueName};
 
 use crate::filter::{self, Filter};
+use crate::seal::MIN_SECRET_CHARS;
 use crate::{
     Api, Caller, Change, CreateQueue, Error, ListQueues, ListedQueue, Part, PatchQueue, Purge,
     QueueList, QueueRef, checked_limit,
@@ -140,9 +141,10 @@ impl Api {
     fn check_metadata(&self, metadata: &Metadata, part: Part) -> Result<(), Error> {
         metadata.check(&self.inner.limits).map_err(|e| Error::metadata(part, &e))?;
         if metadata.rules().encrypt && self.inner.keyring.is_none() {
-            let reason = "_enable_encrypt_messages needs a key, and [transport] \
-                          message_encryption_key is not configured."
-                .to_owned();
+            let reason = format!(
+                "_enable_encrypt_messages needs a key: [transport] message_encryption_key, of at \
+                 least {MIN_SECRET_CHARS} characters, is not configured."
+            );
             return Err(Error::Invalid { part, reason });
         }
         Ok(())

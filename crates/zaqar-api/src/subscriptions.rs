@@ -1,7 +1,7 @@
 //! Operations on subscriptions.
 
 use serde_json::{Map, Value};
-use zaqar_core::limits::{DEFAULT_PAGE, MIN_TTL};
+use zaqar_core::limits::MIN_TTL;
 use zaqar_core::metadata::check_retry_policy;
 use zaqar_core::storage::{
     self, Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
@@ -11,7 +11,7 @@ use zaqar_core::{Incarnation, QueueKey, SubscriptionId, Timestamp};
 use crate::directory::ATTEMPTS;
 use crate::{
     Api, Caller, ChangeSubscription, ConfirmSubscription, CreateSubscription, Error,
-    ListSubscriptions, Part, Subscriber, SubscriptionRef, checked_limit,
+    ListSubscriptions, Part, Subscriber, SubscriptionRef, page_limit,
 };
 
 /// The end of the calendar that clients know: 9999-12-31T23:59:59.
@@ -99,10 +99,7 @@ impl Api {
         caller: &Caller,
         request: ListSubscriptions,
     ) -> Result<Vec<Subscription>, Error> {
-        let max = self.inner.limits.max_subscriptions_per_page;
-        let limit = checked_limit(request.limit, DEFAULT_PAGE, max, |max| {
-            Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
-        })?;
+        let limit = page_limit(request.limit, self.inner.limits.max_subscriptions_per_page)?;
         let after = match request.marker.as_deref().map(str::parse) {
             None => None,
             Some(Ok(id)) => Some(id),

@@ -268,7 +268,7 @@ async fn a_filtered_page_looks_at_a_bounded_number_of_queues_and_goes_on() {
         detailed: false,
         name: name.map(str::to_owned),
         with_count: true,
-        filters: vec![("n".to_owned(), json!(1))],
+        filters: vec![("n".to_owned(), "1".to_owned())],
     };
     let first = api.list_queues(&caller(), ask(None, None)).await.unwrap();
     assert!(first.queues.is_empty());
@@ -313,6 +313,30 @@ async fn a_message_claimed_often_enough_moves_to_the_dead_letter_queue() {
     world.server().delete_queue(&caller(), queue("dead")).await.unwrap();
     assert!(claim(&api, "q").await.is_none());
     assert_eq!(bodies(&api, "dead").await, ["\"second\""]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_stays_in_the_queue() {
+    let world = World::new();
+    let with_key = || {
+        let keyring = Keyring::parse(&Secret::new("0123456789abcdef".to_owned())).unwrap();
+        world.server_with(Options { keyring: Some(Arc::new(keyring)), ..Options::default() })
+    };
+    create(&with_key(), "q", json!({"_enable_encrypt_messages": true})).await;
+    for body in ["1", "2"] {
+        post(&with_key(), "q", body).await.unwrap();
+    }
+    let pop = || PopMessages { queue: queue("q"), limit: 1 };
+    let keyless = world.server();
+    assert!(keyless.pop_messages(&caller(), pop()).await.is_err());
+    let held = CreateClaim { queue: queue("q"), limit: None, ttl: None, grace: None };
+    assert!(keyless.create_claim(&caller(), held).await.is_err());
+    for body in ["1", "2"] {
+        let popped = with_key().pop_messages(&caller(), pop()).await.unwrap();
+        assert_eq!(popped[0].payload.bytes, body);
+        assert!(popped[0].claim.is_none());
+    }
+    assert_eq!(with_key().pop_messages(&caller(), pop()).await.unwrap(), []);
 }
 
 #[tokio::test]

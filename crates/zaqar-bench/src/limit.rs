@@ -66,8 +66,7 @@ pub(crate) async fn serve(
             let limit = Arc::clone(&limit);
             async move { Ok::<_, Infallible>(limit.answer(request).await) }
         });
-        let connection =
-            builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 eprintln!("a connection ended: {error}");
@@ -84,7 +83,7 @@ fn builder() -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .pipeline_flush(true)
+        .half_close(true)
         .writev(false);
     builder
         .http2()

@@ -7,4 +7,4 @@ mod registry;
 mod run;
 
 pub use registry::{Registry, StartError, StoreDriver, Stores, Transport, TransportDriver};
-pub use run::run;
+pub use run::{run, with_causes};

@@ -1,8 +1,9 @@
 //! Logs: to standard error or a file, as lines or as JSON.
 
-use std::fs::OpenOptions;
-use std::io;
-use std::sync::Mutex;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::Level as TracingLevel;
 use tracing_subscriber::filter::Targets;
@@ -15,23 +16,69 @@ use crate::registry::StartError;
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Starts logging, once a process.
+/// The log file, which can be opened again after it was renamed.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    /// # Errors
+    /// The system's, with the path.
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: Arc::new(Mutex::new(open(path)?)) })
+    }
+
+    /// Opens the path anew: what is logged from now on goes to the file that is there then.
+    ///
+    /// # Errors
+    /// The system's; logs go on into the file that was open.
+    pub fn reopen(&self) -> io::Result<()> {
+        let file = open(&self.path)?;
+        *self.lock() = file;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, File> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for &LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lock().flush()
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Starts logging, once a process; answers the log file, where there is one.
 ///
 /// # Errors
 /// A log file that cannot be opened; a second start.
-pub fn start(logging: &Logging) -> Result<(), StartError> {
+pub fn start(logging: &Logging) -> Result<Option<LogFile>, StartError> {
     let mut outputs: Vec<Output> = Vec::new();
-    if let Some(path) = &logging.file {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file =
-            file.map_err(|error| format!("cannot open the log file {}: {error}", path.display()))?;
-        outputs.push(output(logging, Mutex::new(file)));
+    let file = logging.file.as_deref().map(log_file).transpose()?;
+    if let Some(file) = file.clone() {
+        outputs.push(output(logging, Arc::new(file)));
     }
-    if logging.file.is_none() || logging.stderr {
+    if file.is_none() || logging.stderr {
         outputs.push(output(logging, io::stderr));
     }
     tracing_subscriber::registry().with(outputs).try_init()?;
-    Ok(())
+    Ok(file)
+}
+
+fn log_file(path: &Path) -> Result<LogFile, String> {
+    let file = LogFile::open(path);
+    file.map_err(|error| format!("[DEFAULT] log_file: cannot open {}: {error}", path.display()))
 }
 
 fn output<W>(logging: &Logging, writer: W) -> Output

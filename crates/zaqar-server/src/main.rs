@@ -1,14 +1,20 @@
 //! `zaqar-server`: command line, signals, exit codes.
 
-use std::path::PathBuf;
+mod arguments;
+
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use zaqar_server::config::{self, Environment, Loaded, Sources};
-use zaqar_server::{Registry, StartError, logs, run};
+use zaqar_server::config::{self, Loaded};
+use zaqar_server::{Registry, StartError, logs, run, with_causes};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Nothing went wrong.
 const OK: u8 = 0;
@@ -17,82 +23,57 @@ const FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 const USAGE: u8 = 2;
 
-/// A message queue and notification service that speaks OpenStack Zaqar's v2 API.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    /// Reads this configuration file; may be given several times, later ones win
-    #[arg(long, value_name = "PATH")]
-    config_file: Vec<PathBuf>,
-    /// Reads every *.conf in this directory, sorted by name, after the files
-    #[arg(long, value_name = "DIR")]
-    config_dir: Vec<PathBuf>,
-    /// Logs from debug on
-    #[arg(long, short)]
-    debug: bool,
-    /// Serves health, pools and flavors too
-    #[arg(long = "admin_mode", alias = "admin-mode")]
-    admin_mode: bool,
-    /// Accepted from old start scripts; the server stays in the foreground
-    #[arg(long)]
-    daemon: bool,
-}
-
-impl Arguments {
-    fn sources(self) -> Sources {
-        let mut sources = Sources {
-            files: self.config_file,
-            dirs: self.config_dir,
-            environment: Environment::of_process(),
-            ..Sources::default()
-        };
-        if self.debug {
-            sources = sources.flag("--debug", "DEFAULT", "debug", "true");
-        }
-        if self.admin_mode {
-            sources = sources.flag("--admin_mode", "DEFAULT", "admin_mode", "true");
-        }
-        if self.daemon {
-            sources = sources.flag("--daemon", "DEFAULT", "daemon", "true");
-        }
-        sources
-    }
-}
-
 fn main() -> ExitCode {
-    ExitCode::from(serve(Arguments::parse()))
+    ExitCode::from(serve())
 }
 
-fn serve(arguments: Arguments) -> u8 {
+fn serve() -> u8 {
     let registry = Registry::default();
-    let Loaded { settings, warnings } = match config::load(&arguments.sources(), &registry.names())
+    let Loaded { settings, warnings } = match config::load(&arguments::sources(), &registry.names())
     {
         Ok(loaded) => loaded,
         Err(errors) => {
-            eprintln!("{errors}");
+            say(&errors);
             return USAGE;
         }
     };
-    if let Err(error) = logs::start(&settings.logging) {
-        eprintln!("{error}");
-        return FAILED;
-    }
+    let log_file = match logs::start(&settings.logging) {
+        Ok(log_file) => log_file,
+        Err(error) => {
+            say(&error);
+            return FAILED;
+        }
+    };
     for file in settings.raw().files() {
         info!(%file, "configuration read");
     }
     for warning in warnings {
-        warn!("{warning}");
+        warn!(%warning, "odd configuration");
     }
-    match serve_until_signal(&registry, &settings) {
+    match serve_until_signal(&registry, &settings, log_file) {
         Ok(()) => OK,
         Err(error) => {
-            error!("{}", with_causes(error.as_ref()));
-            FAILED
+            let text = with_causes(error.as_ref());
+            error!(error = text, "the server cannot go on");
+            if settings.logging.file.is_some() && !settings.logging.stderr {
+                say(&text);
+            }
+            // Some values only their driver can judge.
+            if error.is::<config::Error>() { USAGE } else { FAILED }
         }
     }
 }
 
-fn serve_until_signal(registry: &Registry, settings: &config::Settings) -> Result<(), StartError> {
+/// Tells whoever started the server, before there is a log; that nobody may be listening is no reason to fail otherwise.
+fn say(what: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+fn serve_until_signal(
+    registry: &Registry,
+    settings: &config::Settings,
+    log_file: Option<logs::LogFile>,
+) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -107,17 +88,23 @@ fn serve_until_signal(registry: &Registry, settings: &config::Settings) -> Resul
             info!("stopping");
             stop.cancel();
         });
+        if let Some(file) = log_file {
+            reopen_on_hangup(file)?;
+        }
         run(registry, settings, shutdown).await
     })
 }
 
-/// An error with everything below it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(below) = cause {
-        text = format!("{text}: {below}");
-        cause = below.source();
-    }
-    text
+/// Who rotates logs renames the file and sends SIGHUP.
+fn reopen_on_hangup(file: logs::LogFile) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match file.reopen() {
+                Ok(()) => info!("log file opened again"),
+                Err(error) => error!(%error, "the log file cannot be opened again"),
+            }
+        }
+    });
+    Ok(())
 }

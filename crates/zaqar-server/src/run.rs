@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use zaqar_api::{Api, Keyring, Options, Sweeper};
 use zaqar_core::{Clock, SystemClock};
 
-use crate::config::{AuthStrategy, Settings};
+use crate::config::{self, AuthStrategy, Settings};
 use crate::registry::{Registry, StartError, Stores};
 
 /// Serves as the settings say until `shutdown`; then answers what was accepted and closes the stores.
@@ -22,7 +22,12 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     check_served(settings)?;
-    let Stores { management, messages } = registry.open_stores(settings).await?;
+    let opened = tokio::select! {
+        // A store that is away is waited for, which is no reason to make a stop wait.
+        () = shutdown.cancelled() => return Ok(()),
+        opened = registry.open_stores(settings) => opened?,
+    };
+    let Stores { management, messages } = opened;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let options = Options {
         limits: settings.limits.clone(),
@@ -64,20 +69,16 @@ pub async fn run(
 }
 
 /// Refuses settings that would change who may do what if they were passed over.
-fn check_served(settings: &Settings) -> Result<(), StartError> {
+fn check_served(settings: &Settings) -> Result<(), config::Error> {
+    let default = settings.driver_section("DEFAULT");
     if settings.auth_strategy == AuthStrategy::Keystone {
-        return Err(
-            "[DEFAULT] auth_strategy = keystone: this build has no Keystone support; serving \
-                    without it would let anybody in, so the server does not start"
-                .into(),
-        );
+        let allowed =
+            "empty: this build has no Keystone support, and would let anybody in without it";
+        return Err(default.invalid("auth_strategy", allowed));
     }
     if settings.pooling {
-        return Err(
-            "[DEFAULT] pooling = True: this build has no pools; serving without them would \
-                    put queues into the wrong store, so the server does not start"
-                .into(),
-        );
+        let allowed = "false: this build has no pools, and would put queues into the wrong store without them";
+        return Err(default.invalid("pooling", allowed));
     }
     Ok(())
 }
@@ -88,10 +89,22 @@ fn keyring(settings: &Settings) -> Option<Arc<Keyring>> {
     match Keyring::parse(option) {
         Ok(keyring) => Some(Arc::new(keyring)),
         Err(error) => {
-            warn!(
-                "[transport] message_encryption_key is not used: {error}; no queue can be encrypted"
-            );
+            let origin = settings.raw().origin("transport", "message_encryption_key");
+            warn!(%error, %origin, "[transport] message_encryption_key is not used; no queue can be encrypted");
             None
         }
     }
+}
+
+/// An error with everything below it, in one line.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()) {
+        let cause = cause.to_string();
+        // Some errors show their cause themselves.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

@@ -136,8 +136,10 @@ impl Mongo {
         let (mut written, fence) = (None, Fence::new());
         let mut may_be_made = false;
         let _gate = self.gate(queue).await?;
-        for attempt in 0..self.inner.options.max_attempts.max(1) {
+        let mut attempt = 0;
+        while attempt < self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
+            attempt += 1;
             let view = match self.guarded_view(queue, assumed, now).await? {
                 Guarded::Done(view) => view,
                 Guarded::Absent => {
@@ -155,17 +157,17 @@ impl Mongo {
             }
             let found = self.first(view.of_state(state::FREE), request.limit).await?;
             if let Some(rule) = &request.dead_letters {
-                let is_worn = |message: &&Stored| {
-                    u32::try_from(message.k).is_ok_and(|count| count >= rule.max_claim_count)
-                };
-                let worn: Vec<_> = found.iter().filter(is_worn).collect();
-                if !worn.is_empty() {
-                    match self.bury(&view, rule, &worn).await? {
-                        Buried::Moved => continue,
-                        Buried::TargetChanged => {
-                            self.forget(written).await;
-                            return Ok(Guarded::Done(Claimed::TargetChanged));
-                        }
+                match self.bury(&view, rule, &found, request.limit).await? {
+                    Buried::Nothing => {}
+                    // Not overtaken: nobody is to wait for each piece of many.
+                    Buried::Moved => {
+                        attempt = 0;
+                        continue;
+                    }
+                    Buried::Overtaken => continue,
+                    Buried::TargetChanged => {
+                        self.forget(written).await;
+                        return Ok(Guarded::Done(Claimed::TargetChanged));
                     }
                 }
             }

@@ -11,22 +11,48 @@ use crate::Mongo;
 use crate::claims::{Holding, Taking};
 use crate::error::unreadable;
 use crate::schema::{Fence, fresh_op, later, number, queue_id, time};
-use crate::stored::{Head, Letter, Step, Stored, rounded_seconds};
+use crate::stored::{Head, Letter, Step, Stored, rounded_seconds, state};
 use crate::view::View;
 
 /// Seconds that a claim of our own lives.
 const HOLD: u64 = 60;
 
+/// Messages that one step moves at least, where so many must.
+const LETTERS: usize = 100;
+
 /// What became of messages that must move.
 pub(crate) enum Buried {
-    /// They have moved, or others have come first: look again.
+    /// There are none.
+    Nothing,
+    /// Some have moved: look again.
     Moved,
+    /// Others have come first: look again.
+    Overtaken,
     /// The target is not as assumed; none has moved.
     TargetChanged,
 }
 
 impl Mongo {
+    /// Moves what must move before a claim of `limit` messages, of which `found` are the first.
     pub(crate) async fn bury(
+        &self,
+        view: &View,
+        rule: &DeadLetters,
+        found: &[Stored],
+        limit: usize,
+    ) -> Result<Buried, Error> {
+        if worn(found, rule, limit).is_empty() {
+            return Ok(Buried::Nothing);
+        }
+        // A claim of few messages does not come back for each few of many.
+        let found = self.first(view.of_state(state::FREE), limit.max(LETTERS)).await?;
+        match worn(&found, rule, limit) {
+            worn if worn.is_empty() => Ok(Buried::Overtaken),
+            worn => self.bury_worn(view, rule, &worn).await,
+        }
+    }
+
+    async fn bury_worn(
         &self,
         view: &View,
         rule: &DeadLetters,
@@ -48,7 +74,7 @@ impl Mongo {
         };
         // Where it is not known whether we hold them: if we do, that runs out.
         let Holding::Done(_) = self.hold_places(view, taking).await? else {
-            return Ok(Buried::Moved);
+            return Ok(Buried::Overtaken);
         };
         let moved = self.hand_over(view, rule, &target, &claim, worn).await?;
         self.release(&view.head.id, &claim, time(view.now)).await?;
@@ -91,6 +117,21 @@ impl Mongo {
         let step = step.clone();
         Ok(Some((head, step)))
     }
+}
+
+/// Those of the first free messages that must move before `limit` others are met.
+fn worn<'a>(found: &'a [Stored], rule: &DeadLetters, limit: usize) -> Vec<&'a Stored> {
+    let (mut worn, mut kept) = (Vec::new(), 0);
+    for message in found {
+        if kept == limit {
+            break;
+        }
+        match u32::try_from(message.k) {
+            Ok(count) if count >= rule.max_claim_count => worn.push(message),
+            _ => kept += 1,
+        }
+    }
+    worn
 }
 
 /// The change of a target's head that takes letters over. Listed twice it does nothing the second time but leave places empty.

@@ -143,6 +143,7 @@ macro_rules! __behaviours {
                 a_letter_without_a_rule_lives_out_its_life
                 letters_keep_their_order
                 a_claim_is_filled_from_behind_letters
+                many_letters_do_not_hide_the_rest
                 only_claims_with_a_rule_move_messages
                 a_changed_target_stops_the_claim
                 a_changed_target_matters_only_to_letters
@@ -161,6 +162,7 @@ macro_rules! __behaviours {
                 claimers_share_out_messages
                 poppers_share_out_messages
                 claimers_and_poppers_share_out_messages
+                a_claim_or_a_deletion_gets_a_message
                 claimers_share_out_what_an_expired_claim_held
                 claimers_move_each_letter_once
                 posters_keep_their_orders
@@ -191,6 +193,7 @@ macro_rules! __behaviours {
                 subscriptions_are_listed_by_id
                 a_change_changes_what_it_names
                 a_change_to_a_taken_subscriber_changes_nothing
+                of_many_changes_to_one_subscriber_one_is_made
                 unsubscribe_removes_one
                 unsubscribe_all_removes_all
                 closing_ends_subscriptions

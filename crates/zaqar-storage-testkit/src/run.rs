@@ -20,6 +20,13 @@ const AT_ONCE: usize = 8;
 
 type Test = for<'k> fn(&'k mut Kit) -> Pin<Box<dyn Future<Output = ()> + Send + 'k>>;
 
+struct Behaviour {
+    name: &'static str,
+    test: Test,
+    /// The file that the test is written in: its documentation is part of what a failure says.
+    source: &'static str,
+}
+
 /// How one behaviour's test ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -31,50 +38,70 @@ pub struct Outcome {
 
 macro_rules! registry {
     ($($module:ident { $($test:ident)* })*) => {
-        &[$($((
-            concat!(stringify!($module), "::", stringify!($test)),
-            |kit| Box::pin(b::$module::$test(kit)),
-        ),)*)*]
+        &[$($(Behaviour {
+            name: concat!(stringify!($module), "::", stringify!($test)),
+            test: |kit| Box::pin(b::$module::$test(kit)),
+            source: include_str!(concat!("behaviour/", stringify!($module), ".rs")),
+        },)*)*]
     };
 }
 
-static BEHAVIOURS: &[(&str, Test)] = __behaviours!(registry);
+static BEHAVIOURS: &[Behaviour] = __behaviours!(registry);
 
 /// The names of all behaviours.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    BEHAVIOURS.iter().map(|(name, _)| *name)
+    BEHAVIOURS.iter().map(|behaviour| behaviour.name)
 }
 
 /// Tests one behaviour of a store.
 ///
 /// # Panics
-/// Where the store does not show it, takes longer than two minutes, or `name` is none of [`names`].
+/// Where the store does not show it, takes longer than two minutes, or `name` is none of [`names`]. The text quotes the line of the
+/// traits' documentation that the store breaks.
 pub async fn check(factory: impl Factory, name: &str) {
-    let (_, test) =
-        BEHAVIOURS.iter().find(|(own, _)| *own == name).expect("the behaviour is listed");
-    run(Arc::new(factory), *test).await;
+    let behaviour =
+        BEHAVIOURS.iter().find(|own| own.name == name).expect("the behaviour is listed");
+    if let Some(failure) = behaviour.try_out(Arc::new(factory)).await {
+        panic!("{failure}");
+    }
 }
 
 /// Tests all behaviours of a store, eight at a time; how each one ended.
 pub async fn run_all(factory: impl Factory) -> Vec<Outcome> {
     let factory: Arc<dyn Factory> = Arc::new(factory);
     let permits = Arc::new(Semaphore::new(AT_ONCE));
-    let start = |(name, test): &(&'static str, Test)| {
-        let (name, test, factory, permits) = (*name, *test, factory.clone(), permits.clone());
-        let task = tokio::spawn(async move {
+    let start = |behaviour: &'static Behaviour| {
+        let (factory, permits) = (factory.clone(), permits.clone());
+        tokio::spawn(async move {
             let _permit = permits.acquire().await;
-            run(factory, test).await;
-        });
-        (name, task)
+            Outcome { name: behaviour.name, failure: behaviour.try_out(factory).await }
+        })
     };
     let tasks: Vec<_> = BEHAVIOURS.iter().map(start).collect();
     let mut outcomes = Vec::with_capacity(tasks.len());
-    for (name, task) in tasks {
-        // A task of its own for each: its panic is an answer here.
-        let failure = task.await.err().map(failure_text);
-        outcomes.push(Outcome { name, failure });
+    for task in tasks {
+        outcomes.push(task.await.expect("a failed behaviour is an outcome"));
     }
     outcomes
+}
+
+impl Behaviour {
+    /// Why a store does not show it.
+    async fn try_out(&self, factory: Arc<dyn Factory>) -> Option<String> {
+        // A task of its own: its panic is an answer here.
+        let failure = failure_text(tokio::spawn(run(factory, self.test)).await.err()?);
+        Some(format!("{failure}\nThe store does not show {}:\n{}", self.name, self.rule()))
+    }
+
+    /// What it tests, in the words of the test's documentation.
+    fn rule(&self) -> String {
+        let test = self.name.rsplit("::").next().unwrap_or(self.name);
+        let before = self.source.split(&format!("async fn {test}(")).next().unwrap_or_default();
+        let lines = before.lines().rev().skip(1).map_while(|line| line.strip_prefix("/// "));
+        let mut lines: Vec<_> = lines.collect();
+        lines.reverse();
+        lines.join(" ")
+    }
 }
 
 /// Runs a test on a runtime of its own, with two worker threads and timers.
@@ -97,7 +124,9 @@ pub(crate) fn runtime() -> Runtime {
 
 async fn run(factory: Arc<dyn Factory>, test: Test) {
     let mut kit = Kit::new(factory).await;
-    tokio::time::timeout(TIMEOUT, test(&mut kit)).await.expect("the behaviour is shown in time");
+    tokio::time::timeout(TIMEOUT, test(&mut kit))
+        .await
+        .expect("the behaviour is shown within two minutes");
     kit.finish().await;
 }
 
@@ -111,5 +140,32 @@ pub(crate) fn failure_text(error: JoinError) -> String {
         (Some(text), _) => (*text).to_owned(),
         (None, Some(text)) => text.clone(),
         (None, None) => "a panic without a text".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_quotes_what_the_store_breaks() {
+        for behaviour in BEHAVIOURS {
+            let rule = behaviour.rule();
+            assert!(
+                rule.len() > 20 && rule.ends_with('.') | rule.ends_with('"'),
+                "{}: {rule}",
+                behaviour.name
+            );
+        }
+        let failure = block_on(async {
+            let lost = crate::Memories::with_fault(crate::Fault::LostOrder);
+            let outcomes = run_all(lost).await;
+            outcomes.into_iter().find(|one| one.name == "messages::a_batch_keeps_its_order")
+        });
+        let text = failure.and_then(|outcome| outcome.failure).unwrap();
+        assert!(text.ends_with(
+            "messages::a_batch_keeps_its_order:\n`post`: \"answers the ids, in the batch's order\"; \
+             \"every message is stored, at consecutive places\"."
+        ), "{text}");
     }
 }

@@ -72,6 +72,7 @@ faults! {
     double_claim: DoubleClaim breaks "claims::a_message_is_held_by_one_claim";
     racing_claims: RacingClaims breaks "concurrency::claimers_share_out_messages";
     racing_pops: RacingPops breaks "concurrency::poppers_share_out_messages";
+    racing_deletes: RacingDeletes breaks "concurrency::a_claim_or_a_deletion_gets_a_message";
     two_creators: TwoCreators breaks "queues::of_many_creators_one_creates";
     lost_order: LostOrder breaks "messages::a_batch_keeps_its_order";
     project_leak: ProjectLeak breaks "isolation::projects_share_nothing"
@@ -108,6 +109,8 @@ faults! {
     closed_answers: ClosedAnswers breaks "upkeep::a_store_that_is_shut_down_refuses";
     subscribed_twice: SubscribedTwice breaks "subscriptions::a_subscriber_subscribes_once"
         "subscriptions::of_many_subscribers_one_subscribes";
+    changed_twice: ChangedTwice breaks "subscriptions::of_many_changes_to_one_subscriber_one_is_made"
+        "subscriptions::a_change_to_a_taken_subscriber_changes_nothing";
     change_keeps_since: ChangeKeepsSince breaks "subscriptions::a_change_changes_what_it_names";
     outbox_forgotten: OutboxForgotten breaks "outbox::a_post_writes_one_entry";
     outbox_hasty: OutboxHasty breaks "outbox::an_entry_is_due_with_its_first_message";

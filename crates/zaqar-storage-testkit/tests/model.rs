@@ -8,7 +8,7 @@ use zaqar_storage_testkit::{Fault, Memories};
 /// The smallest operations found that show a fault.
 fn found(fault: Fault) -> Counterexample {
     silence_the_kit();
-    search(|| Memories::with_fault(fault), 500).expect("500 cases show the fault")
+    search(|| Memories::with_fault(fault), 2000).expect("2000 cases show the fault")
 }
 
 /// The panics of the kit's threads are what these tests look for: they need not fill the screen.
@@ -71,4 +71,18 @@ found! {
     purge_leaves_claimed: PurgeLeavesClaimed;
     close_forgotten: CloseForgotten;
     any_claim_deletes: AnyClaimDeletes;
+    subscribed_twice: SubscribedTwice;
+    subscribed_late: SubscribedLate;
+    subscriptions_reversed: SubscriptionsReversed;
+    changed_twice: ChangedTwice;
+    change_keeps_since: ChangeKeepsSince;
+    outbox_forgotten: OutboxForgotten;
+    outbox_hasty: OutboxHasty;
+    leased_twice: LeasedTwice;
+    leased_forever: LeasedForever;
+    purge_takes_outbox: PurgeTakesOutbox;
+    follow_forgotten: FollowForgotten;
+    followed_is_due: FollowedIsDue;
+    settled_hidden: SettledHidden;
+    lease_forever: LeaseForever;
 }

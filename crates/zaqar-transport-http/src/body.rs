@@ -43,7 +43,8 @@ where
     B::Error: std::error::Error,
 {
     let reading = async {
-        if body.size_hint().lower() > bound.max {
+        let announced = body.size_hint().lower();
+        if announced > bound.max {
             if !bound.expects {
                 drain(&mut body).await;
             }
@@ -64,6 +65,7 @@ where
                 continue;
             }
             if whole.is_empty() {
+                whole.reserve(usize::try_from(announced).unwrap_or(length).max(length));
                 whole.extend_from_slice(&std::mem::take(&mut first));
             }
             whole.extend_from_slice(&data);

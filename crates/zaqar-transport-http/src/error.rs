@@ -22,6 +22,8 @@ pub(crate) enum HttpError {
     MethodNotAllowed { allow: String },
     #[error("not a method of HTTP")]
     UnknownMethod,
+    #[error("no host, or several")]
+    NotForUs,
     #[error("the answer would be JSON")]
     NotAcceptable,
     #[error("form content")]
@@ -33,7 +35,7 @@ pub(crate) enum HttpError {
     #[error("{title}")]
     Header { title: String, description: &'static str },
     #[error("bad {kind} name")]
-    Identification { kind: &'static str },
+    Identification { kind: &'static str, rule: String },
     #[error("bad parameter {name}")]
     Parameter { name: &'static str, rule: &'static str },
     #[error("{reason}")]
@@ -59,13 +61,25 @@ impl HttpError {
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         let bad_request = StatusCode::BAD_REQUEST;
         match self {
-            Self::NoSuchPath => titled(StatusCode::NOT_FOUND, "404 Not Found"),
+            // Also for a signature that does not hold: it is not told from a path that leads nowhere.
+            Self::NoSuchPath => described(
+                StatusCode::NOT_FOUND,
+                "404 Not Found",
+                "Nothing is at this path for this request.",
+            ),
             Self::MethodNotAllowed { allow } => {
-                let mut response = titled(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed");
-                respond::set(&mut response, header::ALLOW, &allow);
+                let text = format!("The methods of this resource are {allow}.");
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let mut response = described(status, "405 Method Not Allowed", &text);
+                respond::set(&mut response, header::ALLOW, allow);
                 response
             }
             Self::UnknownMethod => described(bad_request, "Bad request", "Invalid HTTP method"),
+            Self::NotForUs => described(
+                bad_request,
+                "Bad request",
+                "The request must name one host, in its \"Host\" header, and a path.",
+            ),
             Self::NotAcceptable => described(
                 StatusCode::NOT_ACCEPTABLE,
                 "406 Not Acceptable",
@@ -96,10 +110,12 @@ impl HttpError {
                 described(bad_request, "Missing header value", &text)
             }
             Self::Header { title, description } => described(bad_request, &title, description),
-            Self::Identification { kind } => described(
+            Self::Identification { kind, rule } => described(
                 bad_request,
                 &format!("Invalid {kind} identification"),
-                &format!("The format of the submitted {kind} name or project id is not valid."),
+                &format!(
+                    "The format of the submitted {kind} name or project id is not valid: {rule}."
+                ),
             ),
             Self::Parameter { name, rule } => described(
                 bad_request,
@@ -174,7 +190,10 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
         Error::SubscriptionUnchanged { id } => described(
             StatusCode::BAD_REQUEST,
             "Unable to update subscription",
-            &format!("Subscription {id} could not be updated."),
+            &format!(
+                "Subscription {id} could not be updated: the body names none of subscriber, ttl and \
+                 options."
+            ),
         ),
         Error::Forbidden => described(
             StatusCode::FORBIDDEN,
@@ -220,20 +239,13 @@ pub(crate) fn unavailable(retry_after: Duration) -> Response<Full<Bytes>> {
     );
     // Whole seconds, rounded up: 0 would ask for a storm.
     let seconds = retry_after.as_millis().div_ceil(1000).max(1).to_string();
-    respond::set(&mut response, header::RETRY_AFTER, &seconds);
+    respond::set(&mut response, header::RETRY_AFTER, seconds);
     response
-}
-
-fn titled(status: StatusCode, title: &str) -> Response<Full<Bytes>> {
-    varying(respond::json(status, json!({ "title": title }).to_string()))
 }
 
 fn described(status: StatusCode, title: &str, description: &str) -> Response<Full<Bytes>> {
     let body = json!({ "title": title, "description": description });
-    varying(respond::json(status, body.to_string()))
-}
-
-fn varying(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    let mut response = respond::json(status, body.to_string());
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }

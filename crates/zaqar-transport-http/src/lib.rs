@@ -6,6 +6,7 @@ mod error;
 mod handlers;
 #[cfg(test)]
 mod openapi_tests;
+mod patience;
 mod query;
 mod request;
 mod respond;

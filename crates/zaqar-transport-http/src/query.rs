@@ -29,8 +29,16 @@ impl<'a> Query<'a> {
         self.raw().filter_map(|(name, value)| Some((name, last(value)?)))
     }
 
+    /// Whether a name can be there. Most are not, and taking the query to pieces costs more.
+    fn may_have(self, name: &str) -> bool {
+        self.0.contains(name) || self.0.contains(['%', '+'])
+    }
+
     /// The last value of a parameter.
     pub(crate) fn text(self, name: &str) -> Option<String> {
+        if !self.may_have(name) {
+            return None;
+        }
         let values = self.raw().filter(|(found, _)| found == name);
         values.last().and_then(|(_, value)| last(value)).map(Cow::into_owned)
     }
@@ -38,6 +46,9 @@ impl<'a> Query<'a> {
     /// All values of a parameter, from repeats and comma lists; `None` where it is absent.
     pub(crate) fn list(self, name: &str) -> Option<Vec<String>> {
         let mut list = None;
+        if !self.may_have(name) {
+            return list;
+        }
         for (_, value) in self.raw().filter(|(found, _)| found == name) {
             let values = value.split(',').filter(|value| !value.is_empty());
             let list: &mut Vec<String> = list.get_or_insert_default();
@@ -100,6 +111,8 @@ mod tests {
         assert_eq!(query.list("ids").unwrap(), ["1", "2", "3"]);
         assert_eq!(query.list("n").unwrap(), [""; 0]);
         assert_eq!(query.list("b"), None);
+        assert_eq!(Query::new(Some("%61=1&%61+=2")).text("a").as_deref(), Some("1"));
+        assert_eq!(Query::new(None).text("a"), None);
     }
 
     #[test]

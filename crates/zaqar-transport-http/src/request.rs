@@ -20,6 +20,13 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
     if is_form && has_body { Err(HttpError::FormContent) } else { Ok(()) }
 }
 
+/// Whether a body is said to be a metadata patch.
+pub(crate) fn is_patch(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(PATCH_TYPE))
+}
+
 /// Checks that the caller takes JSON. `also` is another type that the resource serves.
 pub(crate) fn check_accept(headers: &HeaderMap, also: &str) -> Result<(), HttpError> {
     let mut ranges = headers
@@ -130,7 +137,21 @@ fn project(headers: &HeaderMap, kind: Kind) -> Result<ProjectId, HttpError> {
 pub(crate) fn queue(kind: Kind, name: &str) -> Result<QueueRef, HttpError> {
     match QueueName::new(name) {
         Ok(name) => Ok(QueueRef { kind, name }),
-        Err(_) => Err(HttpError::Identification { kind: kind.as_str() }),
+        Err(error) => {
+            let kind = kind.as_str();
+            let rule = match error {
+                NameError::QueueTooLong { chars, max } => {
+                    format!("a {kind} name has at most {max} characters, this one has {chars}")
+                }
+                NameError::QueueCharacters
+                | NameError::ProjectEmpty
+                | NameError::ProjectTooLong { .. } => format!(
+                    "a {kind} name has 1 to {} ASCII letters, digits, underscores, dots and dashes",
+                    QueueName::MAX_CHARS
+                ),
+            };
+            Err(HttpError::Identification { kind, rule })
+        }
     }
 }
 

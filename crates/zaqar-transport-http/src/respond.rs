@@ -1,9 +1,11 @@
 //! Responses and the JSON in them. Message bodies are copied as they are stored, never parsed.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Body;
+use zaqar_api::json;
 use zaqar_core::storage::Message;
 use zaqar_core::{ClaimId, Kind, QueueName, Timestamp};
 
@@ -24,9 +26,19 @@ pub(crate) fn empty(status: StatusCode) -> Response<Full<Bytes>> {
     response
 }
 
+/// The answer to HEAD: the length of what GET would bring stays, and is all that does. Over HTTP/2 nobody else sees to that.
+pub(crate) fn without_body(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    let (mut head, body) = response.into_parts();
+    if head.status != StatusCode::NO_CONTENT {
+        let length = body.size_hint().exact().unwrap_or_default();
+        head.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, Full::default())
+}
+
 /// Sets a header; a value that HTTP cannot carry is left out.
-pub(crate) fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+pub(crate) fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: impl Into<Bytes>) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         response.headers_mut().insert(name, value);
     }
 }
@@ -43,63 +55,25 @@ pub(crate) fn queue_path(kind: Kind, name: &QueueName) -> String {
 /// Appends a message as lists, gets and claims show it.
 pub(crate) fn message(out: &mut BytesMut, base: &str, message: &Message, now: Timestamp) {
     let id = message.id.encode();
-    out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&id);
-    out.extend_from_slice(b"\",\"href\":\"");
-    out.extend_from_slice(base.as_bytes());
-    out.extend_from_slice(b"/messages/");
-    out.extend_from_slice(&id);
+    out.put_slice(b"{\"id\":\"");
+    out.put_slice(&id);
+    out.put_slice(b"\",\"href\":\"");
+    out.put_slice(base.as_bytes());
+    out.put_slice(b"/messages/");
+    out.put_slice(&id);
     if let Some(claim) = message.claim {
-        out.extend_from_slice(b"?claim_id=");
-        out.extend_from_slice(&claim.encode());
+        out.put_slice(b"?claim_id=");
+        out.put_slice(&claim.encode());
     }
-    out.extend_from_slice(b"\",\"ttl\":");
-    number(out, message.ttl);
-    out.extend_from_slice(b",\"age\":");
-    number(out, now.secs_since(message.created));
-    out.extend_from_slice(b",\"body\":");
-    out.extend_from_slice(&message.payload.bytes);
-    checksum(out, message);
-    out.extend_from_slice(b"}");
+    out.put_u8(b'"');
+    json::ttl_age_body(out, message, now);
+    json::checksum(out, message);
+    out.put_u8(b'}');
 }
 
-/// Appends the checksum of a body that has one.
-fn checksum(out: &mut BytesMut, message: &Message) {
-    if let Some(checksum) = message.payload.checksum {
-        out.extend_from_slice(format!(",\"checksum\":\"{checksum}\"").as_bytes());
-    }
-}
-
-/// Appends a message as a pop shows it: it has no place any more, so no href.
-pub(crate) fn popped(out: &mut BytesMut, message: &Message, now: Timestamp) {
-    out.reserve(message.payload.bytes.len() + 160);
-    out.extend_from_slice(b"{\"id\":\"");
-    out.extend_from_slice(&message.id.encode());
-    out.extend_from_slice(b"\",\"age\":");
-    number(out, now.secs_since(message.created));
-    out.extend_from_slice(b",\"ttl\":");
-    number(out, message.ttl);
-    out.extend_from_slice(b",\"claim_count\":");
-    number(out, u64::from(message.claim_count));
-    out.extend_from_slice(b",\"body\":");
-    out.extend_from_slice(&message.payload.bytes);
-    out.extend_from_slice(b",\"claim_id\":null");
-    checksum(out, message);
-    out.extend_from_slice(b"}");
-}
-
-/// Appends things with commas between them.
-pub(crate) fn joined<T>(
-    out: &mut BytesMut,
-    items: impl IntoIterator<Item = T>,
-    mut one: impl FnMut(&mut BytesMut, T),
-) {
-    for (i, item) in items.into_iter().enumerate() {
-        if i > 0 {
-            out.extend_from_slice(b",");
-        }
-        one(out, item);
-    }
+/// Bytes to reserve for messages as [`message`] shows them.
+pub(crate) fn room(base: &str, list: &[Message]) -> usize {
+    json::room(list, base.len() + 96)
 }
 
 /// `{"messages":[…]}` with the messages as [`message`] shows them, and what `after` adds behind the list.
@@ -109,36 +83,25 @@ pub(crate) fn messages(
     now: Timestamp,
     after: impl FnOnce(&mut BytesMut),
 ) -> Bytes {
-    let bodies: usize = list.iter().map(|one| one.payload.bytes.len()).sum();
-    // One allocation: a message's other members and the links take less than this.
-    let mut out = BytesMut::with_capacity(bodies + (list.len() + 2) * (base.len() + 256));
-    out.extend_from_slice(b"{\"messages\":[");
-    joined(&mut out, list, |out, one| message(out, base, one, now));
-    out.extend_from_slice(b"]");
+    // One allocation: the links take less than the rest of this.
+    let mut out = BytesMut::with_capacity(room(base, list) + 2 * (base.len() + 256));
+    out.put_slice(b"{\"messages\":[");
+    json::joined(&mut out, list, |out, one| message(out, base, one, now));
+    out.put_u8(b']');
     after(&mut out);
-    out.extend_from_slice(b"}");
+    out.put_u8(b'}');
     out.freeze()
 }
 
 /// Appends `,"links":[…]` with a link to the next page, or none.
 pub(crate) fn links(out: &mut BytesMut, next: Option<String>) {
-    out.extend_from_slice(b",\"links\":[");
+    out.put_slice(b",\"links\":[");
     if let Some(href) = next {
-        out.extend_from_slice(b"{\"rel\":\"next\",\"href\":");
-        string(out, &href);
-        out.extend_from_slice(b"}");
+        out.put_slice(b"{\"rel\":\"next\",\"href\":");
+        json::string(out, &href);
+        out.put_u8(b'}');
     }
-    out.extend_from_slice(b"]");
-}
-
-/// Appends a JSON string.
-pub(crate) fn string(out: &mut BytesMut, text: &str) {
-    out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
-}
-
-/// Appends a number.
-pub(crate) fn number(out: &mut BytesMut, number: u64) {
-    out.extend_from_slice(number.to_string().as_bytes());
+    out.put_u8(b']');
 }
 
 /// The path of a claim.

@@ -2,10 +2,12 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::future::{Either, Ready, ready};
+use http::{Method, Request, Response, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,12 +21,17 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{debug, info, warn};
 
+use crate::error::HttpError;
+use crate::handlers::{REQUEST_ID, request_id};
+use crate::patience::Patient;
+
 /// The bounds of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Connections at once. One more is told 503 and closed.
     pub max_connections: usize,
-    /// How long the head of a request may take, and how long a connection may idle between requests.
+    /// How long the head of a request may take, how long a connection may idle between requests, and how long a peer may take nothing
+    /// of its answers.
     pub header_timeout: Duration,
     /// How long open requests have to finish when the server stops.
     pub grace: Duration,
@@ -63,6 +70,7 @@ where
         let Self { listener, service, options } = self;
         let builder = builder(&options);
         let slots = Arc::new(Semaphore::new(options.max_connections));
+        let refusals = Arc::new(Semaphore::new(REFUSALS));
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
@@ -80,16 +88,22 @@ where
                 }
             };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                tokio::spawn(refuse(stream));
+                // More than this many at once are not told.
+                if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+                    tokio::spawn(async move {
+                        refuse(stream).await;
+                        drop(refusal);
+                    });
+                }
                 continue;
             };
             // Without it, answers wait for the peer's acknowledgements.
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "no TCP_NODELAY");
             }
-            let service = TowerToHyperService::new(service.clone());
-            let connection =
-                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            let service = TowerToHyperService::new(WithHost(service.clone()));
+            let stream = TokioIo::new(Patient::new(stream, options.header_timeout));
+            let connection = builder.serve_connection(stream, service).into_owned();
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -109,13 +123,19 @@ where
     }
 }
 
+/// Bytes of a request's head at most: what one connection can make the server keep before anything is known of it. A target alone may
+/// have half of them.
+const MAX_HEAD: usize = 128 * 1024;
+
 fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        .pipeline_flush(true)
+        .max_buf_size(MAX_HEAD)
+        // A client that has said all it wants to say may close its side and wait for the answer.
+        .half_close(true)
         // Bodies are spliced into one buffer already: one write a response.
         .writev(false);
     builder
@@ -126,6 +146,41 @@ fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
         .keep_alive_interval(options.header_timeout);
     builder
 }
+
+/// Refuses what HTTP/1.1 says must be: a request that names no host or several (RFC 9112, 3.2), and the form of a request to a proxy's
+/// tunnel without its method (3.2.3).
+#[derive(Clone)]
+struct WithHost<S>(S);
+
+impl<S> Service<Request<Incoming>> for WithHost<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let uri = request.uri();
+        let is_tunnel = uri.scheme().is_none() && uri.authority().is_some();
+        let hosts = request.headers().get_all(header::HOST).iter().count();
+        if request.version() == Version::HTTP_11 && hosts != 1
+            || is_tunnel && request.method() != Method::CONNECT
+        {
+            let mut response = HttpError::NotForUs.into_response();
+            response.headers_mut().insert(REQUEST_ID, request_id());
+            return Either::Right(ready(Ok(response)));
+        }
+        Either::Left(self.0.call(request))
+    }
+}
+
+/// Connections that are being told at once that there is no place.
+const REFUSALS: usize = 256;
 
 /// Bytes that a refused peer may still send.
 const REFUSED_BYTES: u64 = 1 << 20;

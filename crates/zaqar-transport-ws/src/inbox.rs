@@ -6,11 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
-use zaqar_api::{Api, Listener, Push, Pushed, PushesEnded};
+use zaqar_api::{Api, Listener, Push, Pushed, PushesEnded, json};
 use zaqar_core::{ProjectId, QueueName, SubscriptionId};
 
 use crate::encoding::Encoding;
-use crate::reply;
 
 /// What a connection subscribes to.
 pub(crate) type Place = (ProjectId, QueueName);
@@ -78,7 +77,7 @@ impl Inbox {
 fn notice(push: &Push) -> Bytes {
     let mut out = BytesMut::with_capacity(push.body.len() + 160);
     out.put_slice(b"{\"ttl\":");
-    reply::number(&mut out, push.ttl);
+    json::number(&mut out, push.ttl);
     out.put_slice(b",\"body\":");
     out.put_slice(&push.body);
     out.put_slice(b",\"Message_Type\":\"Notification\",\"queue_name\":\"");

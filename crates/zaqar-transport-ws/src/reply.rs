@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
+use zaqar_api::json;
 use zaqar_core::storage::Message;
 use zaqar_core::{ClaimId, Timestamp};
 
@@ -50,10 +51,10 @@ impl Reply {
         out.put_slice(b",\"api\":\"v2\"},\"body\":");
         out.put_slice(&self.body);
         out.put_slice(b",\"headers\":{\"status\":");
-        number(&mut out, self.status.into());
+        json::number(&mut out, self.status.into());
         if let Some(seconds) = self.retry_after {
             out.put_slice(b",\"Retry-After\":");
-            number(&mut out, seconds);
+            json::number(&mut out, seconds);
         }
         out.put_slice(b"}}");
         frame.encoding.encode(out.freeze())
@@ -73,7 +74,7 @@ fn headers(out: &mut BytesMut, written: &[u8]) {
             out.put_slice(b",");
         }
         is_first = false;
-        string(out, name);
+        json::string(out, name);
         out.put_slice(b":");
         out.put_slice(value.as_bytes());
     });
@@ -92,43 +93,18 @@ pub(crate) fn message(
     claim: Option<ClaimId>,
     now: Timestamp,
 ) {
-    out.reserve(message.payload.bytes.len() + 160);
     out.put_slice(b"{\"id\":\"");
     out.put_slice(&message.id.encode());
     match claim {
-        None => out.put_slice(b"\",\"claim_id\":null,\"ttl\":"),
+        None => out.put_slice(b"\",\"claim_id\":null"),
         Some(claim) => {
             out.put_slice(b"\",\"claim_id\":\"");
             out.put_slice(&claim.encode());
-            out.put_slice(b"\",\"ttl\":");
+            out.put_u8(b'"');
         }
     }
-    number(out, message.ttl);
-    out.put_slice(b",\"age\":");
-    number(out, now.secs_since(message.created));
-    out.put_slice(b",\"body\":");
-    out.put_slice(&message.payload.bytes);
-    out.put_slice(b"}");
-}
-
-/// Appends a message as a pop shows it.
-pub(crate) fn popped(out: &mut BytesMut, message: &Message, now: Timestamp) {
-    out.reserve(message.payload.bytes.len() + 160);
-    out.put_slice(b"{\"id\":\"");
-    out.put_slice(&message.id.encode());
-    out.put_slice(b"\",\"age\":");
-    number(out, now.secs_since(message.created));
-    out.put_slice(b",\"ttl\":");
-    number(out, message.ttl);
-    out.put_slice(b",\"claim_count\":");
-    number(out, message.claim_count.into());
-    out.put_slice(b",\"body\":");
-    out.put_slice(&message.payload.bytes);
-    out.put_slice(b",\"claim_id\":null");
-    if let Some(checksum) = message.payload.checksum {
-        out.put_slice(format!(",\"checksum\":\"{checksum}\"").as_bytes());
-    }
-    out.put_slice(b"}");
+    json::ttl_age_body(out, message, now);
+    out.put_u8(b'}');
 }
 
 /// Appends `"messages":[…]`.
@@ -138,33 +114,10 @@ pub(crate) fn messages(
     claim: Option<ClaimId>,
     now: Timestamp,
 ) {
+    out.reserve(json::room(list, 0) + 16);
     out.put_slice(b"\"messages\":[");
-    joined(out, list, |out, one| message(out, one, claim, now));
-    out.put_slice(b"]");
-}
-
-/// Appends things with commas between them.
-pub(crate) fn joined<T>(
-    out: &mut BytesMut,
-    items: impl IntoIterator<Item = T>,
-    mut one: impl FnMut(&mut BytesMut, T),
-) {
-    for (at, item) in items.into_iter().enumerate() {
-        if at > 0 {
-            out.put_slice(b",");
-        }
-        one(out, item);
-    }
-}
-
-/// Appends a JSON string.
-pub(crate) fn string(out: &mut BytesMut, text: &str) {
-    out.put_slice(Value::from(text).to_string().as_bytes());
-}
-
-/// Appends a number.
-pub(crate) fn number(out: &mut BytesMut, number: u64) {
-    out.put_slice(number.to_string().as_bytes());
+    json::joined(out, list, |out, one| message(out, one, claim, now));
+    out.put_u8(b']');
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{ClaimId, Generation, QueueKey, Timestamp};
 /// A claim to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRequest {
-    /// The id it will have, drawn at random by the caller.
+    /// The id it will have, drawn at random by the caller for this request: a store may use it to make a repeat harmless.
     pub id: ClaimId,
     /// Seconds it lives, from `now`.
     pub ttl: u64,
@@ -25,11 +25,11 @@ pub struct ClaimRequest {
 pub struct DeadLetters {
     /// A message that was claimed this often, at least 1, is not claimed again: it moves.
     pub max_claim_count: u32,
-    /// The queue it moves to, in the same store.
+    /// The queue it moves to, in the same store. It may be the one it comes from.
     pub target: QueueKey,
     /// The generation that the target is assumed to have.
     pub generation: Generation,
-    /// Seconds it lives there, from `now`; what is left of its life where `None`.
+    /// Seconds it lives there, from `now`; what is left of its life where `None`, shown rounded to the nearest second.
     pub ttl: Option<u64>,
 }
 
@@ -69,6 +69,8 @@ pub trait Claims: Send + Sync {
     /// - A message that was claimed `max_claim_count` times is not taken: it leaves the queue and is stored in the dead-letter
     ///   queue, with a new id at the end, free, uncounted, created `now`, with the same payload and client. One step where the
     ///   store can; else the target first, keyed by the source's id, so that a repeat after a crash changes nothing.
+    /// - Only free messages before the last one taken move, in their order. A store may move many in pieces and then answer fewer than
+    ///   `limit`, but not none while a message could be taken. A move is no post: nobody is told of it.
     /// - The claim costs a logarithm of the backlog, whatever is claimed, delayed or expired before the messages it takes.
     async fn claim(
         &self,

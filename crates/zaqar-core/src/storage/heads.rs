@@ -16,7 +16,7 @@ pub enum Guarded<T> {
     Stale(Generation),
 }
 
-/// Heads by key. A head is opened once in a life and never again after it was closed.
+/// Heads by key. Callers open a head with an incarnation that the queue never had before.
 #[async_trait]
 pub trait Heads: Send + Sync {
     /// Opens a head unless there is one, and answers the generation that the head has then.
@@ -47,7 +47,7 @@ pub trait Heads: Send + Sync {
     /// Closes a head with everything in it.
     ///
     /// # Behavior
-    /// - The head has the incarnation: from now on nothing of it is found: no message, no claim.
+    /// - The head has the incarnation: from now on nothing of it is found: no message, no claim, no subscription, no outbox entry.
     /// - No head: `Absent`. Another incarnation: `Stale`.
     /// - Answers in the same time whatever the queue holds; the space comes back through [`super::Upkeep::sweep`].
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error>;

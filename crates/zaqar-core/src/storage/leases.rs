@@ -24,6 +24,9 @@ pub trait Leases: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, Error>;
 
-    /// Ends a lease; one that is over or was never kept is no error.
+    /// Ends a lease.
+    ///
+    /// # Behavior
+    /// - It is over from now on, and no other. One that is over or was never kept is no error.
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error>;
 }

@@ -172,6 +172,7 @@ pub trait Messages: Send + Sync {
     /// Deletes one message.
     ///
     /// # Behavior
+    /// - Of a deletion without a claim and a claim at once, one gets the message.
     /// - Not live, unknown or of another incarnation: `Gone`, whatever claim is named.
     /// - No claim named: deletes a free or delayed one; a claimed one stays: `Claimed`.
     /// - A claim named: deletes if that claim is live and holds it. No live claim holds it: `NotClaimed`. Another live claim
@@ -201,6 +202,7 @@ pub trait Messages: Send + Sync {
     ///
     /// # Behavior
     /// - At most `limit`, in order; claimed and delayed ones stay. A message is in one answer only.
+    /// - It is shown as it was: a pop is no claim and counts for none.
     async fn pop(
         &self,
         key: &QueueKey,
@@ -211,6 +213,7 @@ pub trait Messages: Send + Sync {
     /// Removes every message, claimed and delayed ones included, and every claim.
     ///
     /// # Behavior
+    /// - Subscriptions and outbox entries stay.
     /// - Markers stay valid; later messages get later places.
     /// - Answers in the same time whatever the queue holds; the space comes back through [`super::Upkeep::sweep`].
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error>;

@@ -1,10 +1,24 @@
 //! What a store does: the traits that a driver implements, one a resource.
 //!
-//! Two roles, which may be two different backends: a [`ManagementStore`] keeps queue rows, a [`MessageStore`] keeps heads, messages
-//! and claims. Every method is one atomic step: it happens whole or not at all, and once it has answered `Ok` what it did is durable to
-//! the degree that the driver is configured for. Every method may be called from any number of tasks and processes at once.
+//! Two roles, which may be two different backends: a [`ManagementStore`] keeps queue rows, a [`MessageStore`] keeps heads and what is in
+//! queues.
 //!
-//! `now` never runs backwards for a queue: a store that sees an earlier `now` than before acts at the later one.
+//! | trait | what it keeps |
+//! |---|---|
+//! | [`Queues`] | rows: metadata by queue |
+//! | [`Heads`] | that a queue is there, and in which generation: nothing of what follows is kept for a queue without a head |
+//! | [`Messages`], [`Claims`] | messages in order, who holds them, dead letters |
+//! | [`Subscriptions`], [`Leases`] | who hears of posts, and whose end ends that |
+//! | [`Outbox`], [`News`] | what subscribers are yet to hear, and that there is something to hear |
+//! | [`Upkeep`] | both roles: health, cleaning, the end |
+//!
+//! Of every method it holds that
+//! - it is one atomic step: it happens whole or not at all, and once it has answered `Ok` what it did is durable to the degree that the
+//!   driver is configured for;
+//! - any number of tasks and processes may call it at once;
+//! - a queue without a head holds nothing: what reads it finds nothing, what removes from it does nothing, neither is an error, and only
+//!   [`Heads::open`] gives it a head;
+//! - `now` never runs backwards for a queue: a store that sees an earlier `now` than before acts at the later one.
 
 mod claims;
 mod error;

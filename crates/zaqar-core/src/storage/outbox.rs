@@ -51,11 +51,11 @@ pub trait Outbox: Send + Sync {
     /// - May name a queue that has none left; never keeps silent about one that has.
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error>;
 
-    /// Leases the oldest due entry of a queue until `until`.
+    /// Leases the oldest due entry of a queue until `until`: of those that are due the one that was posted first.
     ///
     /// # Behavior
-    /// - A post to a queue with a live subscription without a lease has written one entry, whole, in the same step; a post to one
-    ///   without has written none that is ever due. A dead-letter move writes none.
+    /// - A post to a queue with a live subscription without a lease, confirmed or not, has written one entry, whole, in the same step;
+    ///   a post to one without has written none that is ever due. A dead-letter move writes none.
     /// - Of two workers one gets the entry; the other gets the next one or `None`.
     /// - A lease that has run out is as none: the entry is handed out again, so that nothing is lost with a worker.
     /// - Deleting, claiming, popping or purging messages leaves entries as they are; closing the head ends them.
@@ -69,7 +69,7 @@ pub trait Outbox: Send + Sync {
     /// Ends an entry: every subscriber has heard of it, or has deliveries of its own.
     ///
     /// # Behavior
-    /// - It is never due again, and its space comes back once it cannot be followed. One that is not there is no error.
+    /// - It is never due again, leased or not, and its space comes back once it cannot be followed. One that is not there is no error.
     async fn settle(
         &self,
         key: &QueueKey,

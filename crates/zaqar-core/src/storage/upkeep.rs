@@ -30,6 +30,10 @@ pub trait Upkeep: Send + Sync {
     /// - Repeated until `more` is false it leaves nothing that is due.
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error>;
 
-    /// Finishes what was accepted, makes it durable and refuses the rest with [`Error::Closed`]. A second call does nothing.
+    /// Ends the store for this process.
+    ///
+    /// # Behavior
+    /// - Finishes what was accepted, makes it durable and refuses the rest with [`Error::Closed`]; [`super::News`] end.
+    /// - A second call does nothing.
     async fn shut_down(&self) -> Result<(), Error>;
 }

@@ -40,6 +40,16 @@ pub enum Error {
         /// What the option takes: type, range or choices.
         allowed: Box<str>,
     },
+    /// An option that is needed and has no default.
+    #[error("{origin}: [{section}] {option} must be set")]
+    Missing {
+        /// Where the section begins, or the store is named.
+        origin: Origin,
+        /// The section.
+        section: Box<str>,
+        /// The option.
+        option: Box<str>,
+    },
     /// A `$` reference in a value cannot be followed.
     #[error("{origin}: [{section}] {option}: ${{{reference}}} {what}")]
     Reference {
@@ -91,6 +101,7 @@ impl Error {
             Self::Unreadable { .. } => None,
             Self::Syntax { origin, .. }
             | Self::Value { origin, .. }
+            | Self::Missing { origin, .. }
             | Self::Reference { origin, .. }
             | Self::Unsupported { origin, .. }
             | Self::Unnamed { origin, .. } => Some(origin),

@@ -153,6 +153,17 @@ impl Section {
         }
     }
 
+    /// An error about an option that is needed and not set.
+    pub fn missing(&self, option: &str) -> Error {
+        // Where the section is missing too, the line that asks for a driver is the one to look at.
+        let wanted = || self.raw.origin("drivers", self.name.split(':').nth(1).unwrap_or_default());
+        Error::Missing {
+            origin: self.raw.section_origin(&self.name).cloned().unwrap_or_else(wanted),
+            section: self.name.as_str().into(),
+            option: option.into(),
+        }
+    }
+
     /// What the `config` crate's source shows of an option: all values, or the one that counts.
     pub(super) fn source_values(&self, option: &str) -> Result<Vec<(String, Origin)>, Error> {
         let values = self.raw.values(&self.name, option);

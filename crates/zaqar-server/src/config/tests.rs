@@ -72,7 +72,7 @@ fn every_kind_of_option_reaches_its_setting() {
          [drivers:message_store:embedded]\npath = /srv/q\nsync = interval\nsync_interval_ms = 20\n\
          [transport]\nmax_message_ttl = 7_200\nclient_id_uuid_safe = off\nsubscriber_types = https\n\
          [signed_url]\nsecret_key = \"s e\"\n[storage]\nmessage_pipeline =\nqueue_pipeline = a, b\n\
-         [cors]\nallowed_origin = https://a,https://b\nmax_age = -1\n\
+         [cors]\nallowed_origin = https://a:8443,*\nmax_age = -1\n\
          [notification]\nsmtp_mode = self_local\nsmtp_host = mail.example.org\nsmtp_user_password = pw\n\
          subscription_confirmation_email_template = topic:T,body:B {2},sender:S\n",
     );
@@ -173,6 +173,22 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         (
             "[drivers:message_store:embedded]\nsync = maybe",
             "sync = \"maybe\": must be one of: always, interval, never",
+        ),
+        (
+            "[drivers:transport:websocket]\nallowed_origin = https://a, b.example.org",
+            "allowed_origin = \"https://a, b.example.org\": must be origins such as https://console.example.org, or *, with commas between",
+        ),
+        (
+            "[cors]\nallowed_origin = https://a/",
+            "allowed_origin = \"https://a/\": must be origins such as https://console.example.org, or *, with commas between",
+        ),
+        (
+            "[cors]\nallow_methods = GET, a b",
+            "allow_methods = \"GET, a b\": must be HTTP methods, with commas between",
+        ),
+        (
+            "[cors]\nexpose_headers = X-Ok, ü",
+            "expose_headers = \"X-Ok, ü\": must be names of headers, with commas between",
         ),
         (
             "[notification]\nsmtp_mode = self_local",

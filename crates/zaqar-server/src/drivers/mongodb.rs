@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use zaqar_core::storage::{ManagementStore, MessageStore};
-use zaqar_storage_mongo::{Mongo, Options, Tls};
+use zaqar_storage_mongo::{Error, Mongo, Options, Tls};
 
 use crate::config::{self, Section, Settings};
+use crate::drivers::in_section;
 use crate::registry::{StartError, StoreDriver, Stores};
+use crate::run::with_causes;
 
 const MESSAGES: &str = "drivers:message_store:mongodb";
 const MANAGEMENT: &str = "drivers:management_store:mongodb";
@@ -26,29 +28,29 @@ impl StoreDriver for Driver {
         &self,
         settings: &Settings,
     ) -> Result<Arc<dyn ManagementStore>, StartError> {
-        Ok(Arc::new(open(read(settings, MANAGEMENT)?, MANAGEMENT).await?))
+        Ok(Arc::new(open(read(settings, MANAGEMENT)?, settings, MANAGEMENT).await?))
     }
 
     async fn messages(&self, settings: &Settings) -> Result<Arc<dyn MessageStore>, StartError> {
-        Ok(Arc::new(open(read(settings, MESSAGES)?, MESSAGES).await?))
+        Ok(Arc::new(open(read(settings, MESSAGES)?, settings, MESSAGES).await?))
     }
 
     async fn both(&self, settings: &Settings) -> Result<Stores, StartError> {
         let (messages, management) = (read(settings, MESSAGES)?, read(settings, MANAGEMENT)?);
         if messages.is_same_place(&management) {
-            let store = Arc::new(open(messages, MESSAGES).await?);
+            let store = Arc::new(open(messages, settings, MESSAGES).await?);
             return Ok(Stores { management: Arc::clone(&store) as _, messages: store });
         }
         Ok(Stores {
-            management: Arc::new(open(management, MANAGEMENT).await?),
-            messages: Arc::new(open(messages, MESSAGES).await?),
+            management: Arc::new(open(management, settings, MANAGEMENT).await?),
+            messages: Arc::new(open(messages, settings, MESSAGES).await?),
         })
     }
 }
 
 fn read(settings: &Settings, name: &str) -> Result<Options, StartError> {
     let section = settings.driver_section(name);
-    let uri = section.secret("uri")?.ok_or_else(|| format!("[{name}] uri is not set"))?;
+    let uri = section.secret("uri")?.ok_or_else(|| section.missing("uri"))?;
     let database = section.text("database")?.filter(|database| !database.is_empty());
     let mut options = Options::new(uri.expose().clone(), database.as_deref().unwrap_or(DATABASE));
     options.unreliable = settings.unreliable;
@@ -93,17 +95,12 @@ fn file(section: &Section, option: &str) -> Result<Option<PathBuf>, config::Erro
     Ok(section.text(option)?.filter(|path| !path.is_empty()).map(PathBuf::from))
 }
 
-async fn open(options: Options, name: &str) -> Result<Mongo, StartError> {
-    Mongo::open(options).await.map_err(|error| in_section(name, &error))
-}
-
-/// Says which section an error is about, and everything behind it.
-fn in_section(name: &str, error: &dyn std::error::Error) -> StartError {
-    let mut text = format!("[{name}] {error}");
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text.into()
+async fn open(options: Options, settings: &Settings, name: &str) -> Result<Mongo, StartError> {
+    Mongo::open(options).await.map_err(|error| match error {
+        Error::Uri { .. } | Error::Unreliable { .. } => {
+            let allowed = format!("usable: {}", with_causes(&error));
+            settings.driver_section(name).invalid("uri", allowed).into()
+        }
+        error => in_section(name, &error),
+    })
 }

@@ -8,7 +8,9 @@ use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::config::{Section, Settings};
+use crate::drivers::in_section;
 use crate::registry::{StartError, StoreDriver, Stores};
+use crate::run::with_causes;
 
 const MESSAGES: &str = "drivers:message_store:redis";
 const MANAGEMENT: &str = "drivers:management_store:redis";
@@ -49,7 +51,9 @@ fn read(settings: &Settings, name: &str) -> Result<Options, StartError> {
     let section: Section = settings.driver_section(name);
     let uri = section.secret("uri")?;
     let uri = uri.as_ref().map_or(DEFAULT_URI, |uri| uri.expose());
-    let mut options = Options::new(uri).map_err(|error| in_section(name, error.into()))?;
+    let mut options = Options::new(uri).map_err(|error| {
+        section.invalid("uri", format!("an address of Redis: {}", with_causes(&error)))
+    })?;
     if let Some(attempts) = section.integer("max_reconnect_attempts", 0..=1_000_000)? {
         options.max_reconnect_attempts = u32::try_from(attempts)?;
     }
@@ -63,16 +67,5 @@ fn read(settings: &Settings, name: &str) -> Result<Options, StartError> {
 }
 
 async fn open(options: Options, name: &str) -> Result<Redis, StartError> {
-    Redis::open(options).await.map_err(|error| in_section(name, error.into()))
-}
-
-/// Says which section an error is about, and everything behind it.
-fn in_section(name: &str, error: StartError) -> StartError {
-    let mut text = format!("[{name}] {error}");
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text.into()
+    Redis::open(options).await.map_err(|error| in_section(name, &error))
 }

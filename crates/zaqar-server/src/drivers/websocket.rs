@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 use zaqar_api::Api;
 use zaqar_transport_ws::{Options, Server, ServerOptions, WsService};
 
-use crate::config::{AuthStrategy, Settings, Websocket};
+use crate::config::{Settings, Websocket};
+use crate::drivers::warn_of_strangers;
 use crate::registry::{StartError, Transport, TransportDriver};
 
 /// A message that is not allowed to be posted must still fit: its sender is to be told why.
@@ -28,13 +29,7 @@ impl TransportDriver for Driver {
             format!("[drivers:transport:websocket] cannot listen on {host} port {port}: {error}")
         })?;
         let local = listener.local_addr()?;
-        if settings.auth_strategy == AuthStrategy::None && !local.ip().is_loopback() {
-            tracing::warn!(
-                address = %local,
-                "auth_strategy is empty and the server listens on more than loopback: whoever \
-                 reaches it is any project it says it is"
-            );
-        }
+        warn_of_strangers(local, settings);
         let service = WsService::new(api, options(section, settings)?);
         let max_connections = usize::try_from(section.max_connections)?;
         let server = Server { listener, service, options: ServerOptions { max_connections } };
@@ -54,22 +49,21 @@ impl Transport for Bound {
 }
 
 fn options(section: &Websocket, settings: &Settings) -> Result<Options, StartError> {
+    let raw = settings.driver_section("drivers:transport:websocket");
     let post_size = settings.limits.max_messages_post_size;
     let max_message_size = match section.max_message_size {
         0 => LEAST_MESSAGE_SIZE.max(post_size.saturating_mul(2)),
         size if size < post_size => {
-            return Err(format!(
-                "[drivers:transport:websocket] max_message_size = {size} is less than [transport] \
-                 max_messages_post_size = {post_size}"
-            )
-            .into());
+            let allowed = format!("0, or at least [transport] max_messages_post_size, {post_size}");
+            return Err(raw.invalid("max_message_size", allowed).into());
         }
         size => size,
     };
     if section.idle_timeout <= section.ping_interval {
-        return Err("[drivers:transport:websocket] idle_timeout must be longer than \
-                    ping_interval, or no client could answer in time"
-            .into());
+        let allowed = "such that no client is gone before it is asked: ping_interval must be less than idle_timeout";
+        let is_set = raw.options().any(|option| option == "idle_timeout");
+        let option = if is_set { "idle_timeout" } else { "ping_interval" };
+        return Err(raw.invalid(option, allowed).into());
     }
     Ok(Options {
         max_message_size: usize::try_from(max_message_size)?,

@@ -14,7 +14,8 @@ use tower::Service;
 use zaqar_api::Api;
 use zaqar_transport_http::{CorsRules, HttpService, Options, Server, ServerOptions, WithCors};
 
-use crate::config::{AuthStrategy, Cors, Settings};
+use crate::config::{Cors, Settings};
+use crate::drivers::warn_of_strangers;
 use crate::registry::{StartError, Transport, TransportDriver};
 
 pub(crate) struct Driver;
@@ -32,13 +33,7 @@ impl TransportDriver for Driver {
             format!("[drivers:transport:wsgi] cannot listen on {host} port {port}: {error}")
         })?;
         let local = listener.local_addr()?;
-        if settings.auth_strategy == AuthStrategy::None && !local.ip().is_loopback() {
-            tracing::warn!(
-                address = %local,
-                "auth_strategy is empty and the server listens on more than loopback: whoever \
-                 reaches it is any project it says it is"
-            );
-        }
+        warn_of_strangers(local, settings);
         let options = Options { admin: settings.admin_mode, ..Options::default() };
         let service = HttpService::new(api, options);
         let address = format!("http://{local}");

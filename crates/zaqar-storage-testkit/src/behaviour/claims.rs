@@ -14,7 +14,10 @@ pub(crate) async fn a_claim_takes_the_first(kit: &mut Kit) {
     let (claim, taken) = queue.claim(3).await;
     assert_eq!(ids(&taken), p[..3]);
     assert_eq!(texts(&taken), ["0", "1", "2"]);
-    assert!(taken.iter().all(|message| message.claim == Some(claim)));
+    assert!(
+        taken.iter().all(|m| m.claim == Some(claim)),
+        "the answer names the new claim: {taken:?}"
+    );
     assert_eq!(queue.get(&p[..3]).await, taken);
     assert_eq!(queue.shown().await, p[3..]);
     let (_, taken) = queue.claim(100).await;
@@ -195,7 +198,7 @@ pub(crate) async fn a_claim_lives_until_its_ttl_is_over(kit: &mut Kit) {
     let p = queue.post(2).await;
     let (claim, _) = queue.claim_for(1, 100, 60).await;
     kit.pass_almost(100);
-    assert!(queue.claim_get(claim).await.is_some());
+    assert!(queue.claim_get(claim).await.is_some(), "the claim lives until its ttl is over");
     assert_eq!(queue.shown().await, p[1..]);
     kit.pass_millis(1);
     assert_eq!(queue.claim_get(claim).await, None);
@@ -264,7 +267,7 @@ pub(crate) async fn a_claim_outlives_its_messages(kit: &mut Kit) {
     assert_eq!(queue.claim_get(claim).await.expect("the claim lives").messages, []);
     assert!(queue.renew(claim, 100, 60).await);
     kit.pass_almost(100);
-    assert!(queue.claim_get(claim).await.is_some());
+    assert!(queue.claim_get(claim).await.is_some(), "the claim lives until its ttl is over");
     kit.pass_millis(1);
     assert_eq!(queue.claim_get(claim).await, None);
 }
@@ -284,7 +287,7 @@ pub(crate) async fn renew_starts_again(kit: &mut Kit) {
     kit.sweep().await;
     assert_eq!(queue.shown().await, p[2..], "its first ttl does not count any more");
     kit.pass_millis(149_998);
-    assert!(queue.claim_get(claim).await.is_some());
+    assert!(queue.claim_get(claim).await.is_some(), "the claim lives until its ttl is over");
     assert_eq!(queue.shown().await, p[2..]);
     kit.pass_millis(1);
     assert_eq!(queue.claim_get(claim).await, None);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use zaqar_core::MessageId;
-use zaqar_core::storage::{ClaimRequest, Guarded, ListQuery};
+use zaqar_core::storage::{ClaimRequest, Deleted, Guarded, ListQuery};
 
 use super::{answers, at_once, start};
 use crate::kit::{Kit, generation, sweep};
@@ -60,7 +60,7 @@ pub(crate) async fn claimers_share_out_messages(kit: &mut Kit) {
     let answers = at_once((0..TASKS).map(|n| claim_all(queue.clone(), 2 + n))).await;
     check_shared_out(answers.concat(), &posted);
     assert_eq!(queue.stats().await.claimed, 60);
-    assert!(queue.all().await.iter().all(|message| message.claim_count == 1));
+    assert!(queue.all().await.iter().all(|m| m.claim_count == 1), "each was claimed once");
 }
 
 /// `pop`: "A message is in one answer only."
@@ -83,6 +83,30 @@ pub(crate) async fn claimers_and_poppers_share_out_messages(kit: &mut Kit) {
     check_shared_out(at_once(consumers).await.concat(), &posted);
 }
 
+/// `delete`: "Of a deletion without a claim and a claim at once, one gets the message."
+pub(crate) async fn a_claim_or_a_deletion_gets_a_message(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = queue.post(60).await;
+    let claimers = start((0..TASKS).map(|_| claim_all(queue.clone(), 2)));
+    let deleters = start((0..TASKS).map(|n| {
+        let queue = queue.clone();
+        let own: Vec<_> = posted.iter().copied().skip(n).step_by(TASKS).collect();
+        async move {
+            let mut deleted = Vec::new();
+            for id in own {
+                match queue.delete(id, None).await {
+                    Deleted::Gone => deleted.push(id),
+                    answer => assert_eq!(answer, Deleted::Claimed),
+                }
+            }
+            deleted
+        }
+    }));
+    let mut taken = answers(claimers).await.concat();
+    taken.extend(answers(deleters).await);
+    check_shared_out(taken, &posted);
+}
+
 /// `claim`: what an expired claim held goes to one of those who claim next.
 pub(crate) async fn claimers_share_out_what_an_expired_claim_held(kit: &mut Kit) {
     let queue = kit.queue("q").await;
@@ -92,7 +116,7 @@ pub(crate) async fn claimers_share_out_what_an_expired_claim_held(kit: &mut Kit)
     kit.pass(100);
     let answers = at_once((0..TASKS).map(|_| claim_all(queue.clone(), 4))).await;
     check_shared_out(answers.concat(), &posted);
-    assert!(queue.all().await.iter().all(|message| message.claim_count == 2));
+    assert!(queue.all().await.iter().all(|m| m.claim_count == 2), "each was claimed twice");
 }
 
 /// `claim`: a message "leaves the queue and is stored in the dead-letter queue" once, whoever claims at the same time.

@@ -83,7 +83,7 @@ pub(crate) async fn a_letter_starts_anew(kit: &mut Kit) {
     assert_eq!(ids(&listed[..2]), old);
     let letter = &listed[2];
     assert_eq!(letter.id.incarnation, dead.generation.incarnation);
-    assert!(letter.id > old[1]);
+    assert!(letter.id > old[1], "a letter goes to the end");
     assert_eq!((letter.claim, letter.claim_count, letter.created), (None, 0, now));
     assert_eq!(&dead.get_one(letter.id).await, letter);
     let later = dead.post(1).await;
@@ -158,6 +158,19 @@ pub(crate) async fn a_claim_is_filled_from_behind_letters(kit: &mut Kit) {
     assert_eq!(source.ids().await, fresh);
 }
 
+/// `claim`: "A store may move many in pieces and then answer fewer than `limit`, but not none while a message could be taken."
+pub(crate) async fn many_letters_do_not_hide_the_rest(kit: &mut Kit) {
+    let (source, dead) = pair(kit).await;
+    let rule = dead.as_target(1, None);
+    source.post(150).await;
+    wear(&source, 150, &rule).await;
+    let fresh = source.post(2).await;
+    let taken = source.claim_with(&with_rule(1, rule)).await;
+    assert_eq!(ids(&taken), fresh[..1]);
+    assert_eq!(texts(&dead.all().await), (0..150).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(source.ids().await, fresh);
+}
+
 /// `claim`: without a rule nothing moves, and with one only what was claimed as often as it says.
 pub(crate) async fn only_claims_with_a_rule_move_messages(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
@@ -229,5 +242,5 @@ pub(crate) async fn a_queue_can_be_its_own_target(kit: &mut Kit) {
     let listed = queue.all().await;
     assert_eq!(texts(&listed), ["1", "0"]);
     assert_eq!(listed[0].id, p[1]);
-    assert!(listed[1].id > p[1]);
+    assert!(listed[1].id > p[1], "a letter gets a new place");
 }

@@ -56,7 +56,7 @@ pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
     kit.pass(1);
     assert_eq!(queue.lease().await, None, "there is nobody to deliver to");
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(!due.contains(&queue.key));
+    assert!(!due.contains(&queue.key), "nor is the queue due");
 }
 
 /// "A post to a queue with a live subscription …": not to one without.

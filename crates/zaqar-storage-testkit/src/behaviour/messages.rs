@@ -58,7 +58,10 @@ pub(crate) async fn batches_follow_each_other(kit: &mut Kit) {
 pub(crate) async fn a_large_batch_is_stored_whole(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(1000).await;
-    assert!(posted.windows(2).all(|two| two[0].position.next() == two[1].position));
+    assert!(
+        posted.windows(2).all(|two| two[0].position.next() == two[1].position),
+        "consecutive places"
+    );
     assert_eq!(queue.stats().await.free, 1000);
     let listed = queue.all().await;
     assert_eq!(ids(&listed), posted);
@@ -181,7 +184,7 @@ pub(crate) async fn no_position_twice_after_expiry(kit: &mut Kit) {
     let first = queue.post_new(vec![lives(60), lives(60)]).await;
     kit.pass(60);
     let second = queue.post_new(vec![lives(60)]).await;
-    assert!(second[0] > first[1]);
+    assert!(second[0] > first[1], "{} is not behind {}", second[0], first[1]);
     kit.pass(60);
     kit.sweep().await;
     post_behind(&queue, second[0]).await;

@@ -81,7 +81,7 @@ pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
     assert_eq!(queue.lease().await, None, "one entry a post");
 }
 
-/// `lease`: "a post to one without has not".
+/// `lease`: "a post to one without has written none that is ever due".
 pub(crate) async fn a_post_without_subscribers_writes_none(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(2).await;
@@ -139,7 +139,7 @@ pub(crate) async fn a_dead_letter_writes_none(kit: &mut Kit) {
     assert_eq!(dead.lease_first().await, posted[0]);
 }
 
-/// `lease`: "Leases the oldest due entry of a queue"; `settle`: "It is gone".
+/// `lease`: "Leases the oldest due entry of a queue": "the one that was posted first"; `settle`: "It is never due again".
 pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -162,6 +162,12 @@ pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     kit.pass(60);
     kit.sweep().await;
     assert_eq!(queue.lease().await, None);
+    let late = queue.post_one(waits(30)).await;
+    kit.pass(10);
+    let prompt = queue.post(1).await[0];
+    kit.pass(20);
+    assert_eq!(queue.lease_first().await, late, "it was posted first, though it was due later");
+    assert_eq!(queue.lease_first().await, prompt);
 }
 
 /// `lease`: "A lease that has run out is as none: the entry is handed out again".

@@ -45,7 +45,7 @@ impl Queue {
         }
     }
 
-    async fn try_subscribe(
+    pub(crate) async fn try_subscribe(
         &self,
         assumed: Generation,
         new: &NewSubscription,
@@ -70,7 +70,7 @@ impl Queue {
         self.subscriptions_behind(None, 1000).await
     }
 
-    async fn change(&self, id: SubscriptionId, change: &SubscriptionChange) -> Changed {
+    pub(crate) async fn change(&self, id: SubscriptionId, change: &SubscriptionChange) -> Changed {
         let answer = self.store.change_subscription(&self.key, id, change, self.now()).await;
         answer.expect("change_subscription answers")
     }
@@ -310,6 +310,24 @@ pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit
     queue.subscribe_new(&subscription(3, "http://a")).await;
     let taken = queue.subscribe(&subscription(4, "http://b")).await;
     assert!(matches!(taken, Subscribed::Exists(there) if there.id == id(1)));
+}
+
+/// `change_subscription`: "The new subscriber is taken by another live one", whoever changes at the same time.
+pub(crate) async fn of_many_changes_to_one_subscriber_one_is_made(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for number in 1..=8 {
+        queue.subscribe(&subscription(number, &format!("http://{number}"))).await;
+    }
+    let subscriber = Some("http://wanted".to_owned());
+    let change = SubscriptionChange { subscriber, ..SubscriptionChange::default() };
+    let callers = (1..=8).map(|number| {
+        let (queue, change) = (queue.clone(), change.clone());
+        async move { queue.change(id(number), &change).await }
+    });
+    let answers = at_once(callers).await;
+    let made = answers.iter().filter(|answer| **answer == Changed::Done).count();
+    let refused = answers.iter().filter(|answer| **answer == Changed::Duplicate).count();
+    assert_eq!((made, refused), (1, 7), "{answers:?}");
 }
 
 /// `unsubscribe`: "one that is not there is no error"; "The subscriber may subscribe anew at once."

@@ -9,6 +9,8 @@ pub enum Fault {
     RacingClaims,
     /// A pop chooses its messages in one step and takes them in another.
     RacingPops,
+    /// A deletion looks at its message in one step and removes it in another.
+    RacingDeletes,
     /// Two callers at once both create a row.
     TwoCreators,
     /// A batch is stored in reverse.
@@ -63,6 +65,8 @@ pub enum Fault {
     ClosedAnswers,
     /// A subscriber is subscribed a second time.
     SubscribedTwice,
+    /// A subscription is changed to the subscriber of another.
+    ChangedTwice,
     /// A new ttl of a subscription counts from when it was made.
     ChangeKeepsSince,
     /// A post to a queue with subscribers writes no outbox entry.
@@ -143,10 +147,11 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 70] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
+        Self::RacingDeletes,
         Self::TwoCreators,
         Self::LostOrder,
         Self::ProjectLeak,
@@ -174,6 +179,7 @@ impl Fault {
         Self::SweepNeverEnds,
         Self::ClosedAnswers,
         Self::SubscribedTwice,
+        Self::ChangedTwice,
         Self::ChangeKeepsSince,
         Self::OutboxForgotten,
         Self::OutboxHasty,

@@ -105,25 +105,35 @@ impl Messages for Memory {
         claim: Option<ClaimId>,
         now: Timestamp,
     ) -> Result<Deleted, Error> {
-        let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else {
-            return self.nothing(Deleted::Gone);
-        };
-        let now = head.at(now);
-        let Some((_, status)) = head.find(id, now) else { return self.nothing(Deleted::Gone) };
-        let any = head.has(Fault::AnyClaimDeletes);
-        let refused = match (status, claim) {
-            (Status::Claimed(_), None) => Some(Deleted::Claimed),
-            (Status::Claimed(own), Some(named)) if own != named && !any => {
-                Some(Deleted::WrongClaim)
+        let key = self.place(key);
+        {
+            let mut state = self.state()?;
+            let Some(head) = state.heads.get_mut(&key) else {
+                return self.nothing(Deleted::Gone);
+            };
+            let now = head.at(now);
+            let Some((_, status)) = head.find(id, now) else { return self.nothing(Deleted::Gone) };
+            let any = head.has(Fault::AnyClaimDeletes);
+            let refused = match (status, claim) {
+                (Status::Claimed(_), None) => Some(Deleted::Claimed),
+                (Status::Claimed(own), Some(named)) if own != named && !any => {
+                    Some(Deleted::WrongClaim)
+                }
+                (Status::Claimed(_), Some(_)) | (Status::Free | Status::Delayed, None) => None,
+                (Status::Free | Status::Delayed, Some(_)) => Some(Deleted::NotClaimed),
+            };
+            if let Some(refused) = refused {
+                return Ok(refused);
             }
-            (Status::Claimed(_), Some(_)) | (Status::Free | Status::Delayed, None) => None,
-            (Status::Free | Status::Delayed, Some(_)) => Some(Deleted::NotClaimed),
-        };
-        if let Some(refused) = refused {
-            return Ok(refused);
+            if !self.has(Fault::RacingDeletes) {
+                if !self.has(Fault::DeleteForgotten) {
+                    head.messages.remove(&id.position);
+                }
+                return Ok(Deleted::Gone);
+            }
         }
-        if !head.has(Fault::DeleteForgotten) {
+        self.tear().await;
+        if let Some(head) = self.state()?.heads.get_mut(&key) {
             head.messages.remove(&id.position);
         }
         Ok(Deleted::Gone)

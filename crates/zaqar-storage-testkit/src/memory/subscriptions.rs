@@ -126,7 +126,8 @@ impl Head {
     ) -> Changed {
         let is_taken = self
             .subscribed(now)
-            .any(|one| one.id != id && Some(&one.subscriber) == change.subscriber.as_ref());
+            .any(|one| one.id != id && Some(&one.subscriber) == change.subscriber.as_ref())
+            && !self.has(Fault::ChangedTwice);
         let is_live = self.subscribed(now).any(|one| one.id == id);
         let keeps_since = self.has(Fault::ChangeKeepsSince);
         let Some(one) = self.subscriptions.get_mut(&id).filter(|_| is_live) else {

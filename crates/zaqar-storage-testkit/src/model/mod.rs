@@ -1,7 +1,7 @@
 //! A model test: random operations on a store, each answer compared with that of a small pure oracle.
 //!
-//! After each operation the whole store is compared: every queue's listing and counts, and every claim. What time brings due is swept
-//! first, as a store may do that in pieces.
+//! After each operation the whole store is compared: every queue's listing, counts, subscriptions and what can be followed of its
+//! outbox, which queues are due, and the latest claims. What time brings due is swept first, as a store may do that in pieces.
 
 mod operation;
 mod oracle;

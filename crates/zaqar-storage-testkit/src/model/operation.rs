@@ -44,6 +44,27 @@ pub enum Op {
     Close { queue: usize },
     /// Opens a head with a new incarnation, if there is none.
     Open { queue: usize },
+    /// Subscribes, for seconds; on the lease that lasts, or with an address.
+    Subscribe { queue: usize, subscriber: u8, ttl: u64, is_on_lease: bool },
+    /// Changes a subscription.
+    ChangeSubscription {
+        queue: usize,
+        subscription: usize,
+        subscriber: Option<u8>,
+        ttl: Option<u64>,
+    },
+    /// Ends a subscription.
+    Unsubscribe { queue: usize, subscription: usize },
+    /// Ends all subscriptions.
+    UnsubscribeAll { queue: usize },
+    /// Leases an outbox entry, for seconds.
+    LeaseEntry { queue: usize, secs: u64 },
+    /// Settles the outbox entry that begins with a message.
+    Settle { queue: usize, id: usize },
+    /// Makes the lease that subscriptions hang on last longer, seconds from now.
+    KeepLease { secs: u64 },
+    /// Ends that lease, sweeps, and takes another.
+    EndLease,
     /// Lets milliseconds pass, then sweeps.
     Pass { millis: u64 },
     /// Shuts the store down and opens it again, where it keeps what it holds.
@@ -59,9 +80,10 @@ pub struct Reserve {
     pub ttl: Option<u64>,
 }
 
-/// Lists of at most `max` operations.
+/// Lists of at most `max` operations: on messages and claims, or on these and who hears of them.
 pub fn operations(max: usize) -> impl Strategy<Value = Vec<Op>> {
-    vec(operation(), 1..=max)
+    let heard = prop_oneof![operation(), hearing()];
+    prop_oneof![3 => vec(operation(), 1..=max), 2 => vec(heard, 1..=max)]
 }
 
 fn operation() -> impl Strategy<Value = Op> {
@@ -85,6 +107,37 @@ fn operation() -> impl Strategy<Value = Op> {
         1 => queue().prop_map(|queue| Op::Open { queue }),
         5 => pass(),
         1 => Just(Op::Restart),
+    ]
+}
+
+/// Operations on subscriptions, leases and the outbox.
+fn hearing() -> impl Strategy<Value = Op> {
+    let subscription_ttl = || prop_oneof![Just(60u64), Just(120), Just(3600)];
+    let lease = || prop_oneof![Just(60u64), Just(500)];
+    prop_oneof![
+        4 => (queue(), 0..3u8, subscription_ttl(), any::<bool>()).prop_map(
+            |(queue, subscriber, ttl, is_on_lease)| Op::Subscribe {
+                queue,
+                subscriber,
+                ttl,
+                is_on_lease,
+            },
+        ),
+        2 => (queue(), 0..4usize, option::of(0..3u8), option::of(subscription_ttl())).prop_map(
+            |(queue, subscription, subscriber, ttl)| Op::ChangeSubscription {
+                queue,
+                subscription,
+                subscriber,
+                ttl,
+            },
+        ),
+        1 => (queue(), 0..4usize)
+            .prop_map(|(queue, subscription)| Op::Unsubscribe { queue, subscription }),
+        1 => queue().prop_map(|queue| Op::UnsubscribeAll { queue }),
+        3 => (queue(), lease()).prop_map(|(queue, secs)| Op::LeaseEntry { queue, secs }),
+        3 => (queue(), any_of()).prop_map(|(queue, id)| Op::Settle { queue, id }),
+        1 => lease().prop_map(|secs| Op::KeepLease { secs }),
+        1 => Just(Op::EndLease),
     ]
 }
 

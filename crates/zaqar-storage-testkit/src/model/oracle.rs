@@ -2,14 +2,19 @@
 //!
 //! Unlike [`crate::Memory`], which computes states when it is asked, the oracle changes them as time passes.
 
+mod hearing;
+
 use zaqar_core::storage::{Claim, Deleted, Endpoint, Message, Stats};
 use zaqar_core::{ClaimId, ClientId, MessageId, Payload, Timestamp};
+
+use hearing::Hearing;
 
 /// One life of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Life {
     messages: Vec<Row>,
     claims: Vec<Live>,
+    pub(super) hearing: Hearing,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +84,7 @@ pub(super) fn nearest_secs(from: Timestamp, to: Timestamp) -> u64 {
 impl Life {
     /// Lets time reach `now`: lives, claims and delays end.
     pub(super) fn pass(&mut self, now: Timestamp) {
+        self.hearing.pass(now);
         self.messages.retain(|row| row.end > now);
         self.claims.retain(|claim| claim.since.plus_secs(claim.ttl) > now);
         let claims = &self.claims;
@@ -200,6 +206,7 @@ impl Life {
     }
 
     pub(super) fn purge(&mut self) {
-        *self = Self::default();
+        self.messages.clear();
+        self.claims.clear();
     }
 }

@@ -1,11 +1,16 @@
 //! Does operations on a store and on the oracle, and compares.
 
+mod hearing;
+
 use std::sync::Arc;
 
 use zaqar_core::storage::{
     ClaimRequest, Claimed, DeadLetters, Deletable, Guarded, ListQuery, Message, NewMessage,
 };
-use zaqar_core::{ClaimId, ClientId, Generation, Incarnation, Kind, MessageId, Position, QueueKey};
+use zaqar_core::{
+    ClaimId, ClientId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, QueueKey,
+    Timestamp,
+};
 
 use super::operation::{Op, Reserve};
 use super::oracle::{Life, Row, State, Wish, nearest_secs};
@@ -22,6 +27,10 @@ pub(super) async fn run(factory: Arc<dyn Factory>, ops: Vec<Op>) {
         run.at = format!("operation {n}, {op:?}");
         run.step(op).await;
         run.compare().await;
+        // Where nobody ever subscribed there is nothing to hear.
+        if run.subscriptions > 0 {
+            run.compare_hearing().await;
+        }
     }
     run.kit.finish().await;
 }
@@ -34,6 +43,10 @@ struct Run {
     ids: Vec<MessageId>,
     /// Every claim that was ever asked for.
     claims: Vec<ClaimId>,
+    /// How many subscriptions were ever asked for: the last one's id.
+    subscriptions: u128,
+    /// The lease that subscriptions hang on, and until when it lasts.
+    lease: (LeaseId, Timestamp),
     posted: u64,
     at: String,
 }
@@ -45,7 +58,20 @@ impl Run {
         for key in keys {
             queues.push((kit.open(key).await, Some(Life::default())));
         }
-        Self { kit, queues, ids: Vec::new(), claims: Vec::new(), posted: 0, at: String::new() }
+        let lease = (LeaseId::new(0), kit.now());
+        let (ids, claims) = (Vec::new(), Vec::new());
+        let mut run = Self {
+            kit,
+            queues,
+            ids,
+            claims,
+            subscriptions: 0,
+            lease,
+            posted: 0,
+            at: String::new(),
+        };
+        run.renew_lease().await;
+        run
     }
 
     async fn step(&mut self, op: &Op) {
@@ -101,10 +127,25 @@ impl Run {
                 self.kit.sweep().await;
             }
             Op::Open { queue } => self.open(queue).await,
+            Op::Subscribe { queue, subscriber, ttl, is_on_lease } => {
+                self.subscribe(queue, subscriber, ttl, is_on_lease).await;
+            }
+            Op::ChangeSubscription { queue, subscription, subscriber, ttl } => {
+                self.change_subscription(queue, subscription, subscriber, ttl).await;
+            }
+            Op::Unsubscribe { queue, subscription } => self.unsubscribe(queue, subscription).await,
+            Op::UnsubscribeAll { queue } => self.unsubscribe_all(queue).await,
+            Op::LeaseEntry { queue, secs } => self.lease_entry(queue, secs).await,
+            Op::Settle { queue, id } => self.settle(queue, id).await,
+            Op::KeepLease { secs } => self.keep_lease(secs).await,
+            Op::EndLease => self.end_lease().await,
             Op::Pass { millis } => {
                 self.kit.pass_millis(millis);
                 let now = self.kit.now();
                 self.queues.iter_mut().flat_map(|(_, l)| l).for_each(|life| life.pass(now));
+                if self.lease.1 <= now {
+                    self.renew_lease().await;
+                }
                 self.kit.sweep().await;
             }
             Op::Restart if self.kit.keeps() => {
@@ -173,6 +214,7 @@ impl Run {
         };
         let Guarded::Done(given) = answer else { panic!("{at} is refused: {answer:?}") };
         assert_eq!(given.len(), new.len(), "{at}");
+        life.hearing.post(Self::entry(&given, &new, now));
         let last =
             self.ids.iter().filter(|id| id.incarnation == queue.generation.incarnation).max();
         assert!(given.first() > last, "{at}: {:?} is not behind {last:?}", given.first());

@@ -27,7 +27,7 @@ where
         let now = self.inner.api.clock().now();
         let document = respond::messages(&base, &messages, now, |_| {});
         let mut response = respond::json(StatusCode::CREATED, document);
-        respond::set(&mut response, header::LOCATION, &claim_path(&base, id));
+        respond::set(&mut response, header::LOCATION, claim_path(&base, id));
         Ok(response)
     }
 

@@ -1,12 +1,13 @@
 //! Messages.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{StatusCode, header};
 use hyper::body::Body;
 use zaqar_api::{
     DeleteMessage, DeleteMessages, Error, ListMessages, Part, PopMessages, PostMessages, QueueRef,
-    ReadMessages,
+    ReadMessages, json,
 };
+use zaqar_core::MessageId;
 
 use super::{Answered, Exchange};
 use crate::body;
@@ -41,18 +42,17 @@ where
         let request = PostMessages { queue, size, messages };
         let ids = self.inner.api.post_messages(&self.caller, request).await?;
         let mut out = BytesMut::with_capacity(16 + ids.len() * (base.len() + 48));
-        out.extend_from_slice(b"{\"resources\":[");
-        respond::joined(&mut out, &ids, |out, id| {
-            out.extend_from_slice(format!("\"{base}/messages/{id}\"").as_bytes());
+        out.put_slice(b"{\"resources\":[");
+        json::joined(&mut out, &ids, |out, id| {
+            out.put_u8(b'"');
+            out.put_slice(base.as_bytes());
+            out.put_slice(b"/messages/");
+            out.put_slice(&id.encode());
+            out.put_u8(b'"');
         });
-        out.extend_from_slice(b"]}");
+        out.put_slice(b"]}");
         let mut response = respond::json(StatusCode::CREATED, out.freeze());
-        let mut location = format!("{base}/messages");
-        if ids.len() <= MAX_LOCATED {
-            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            location = format!("{location}?ids={}", ids.join(","));
-        }
-        respond::set(&mut response, header::LOCATION, &location);
+        respond::set(&mut response, header::LOCATION, location(&base, &ids).freeze());
         Ok(response)
     }
 
@@ -127,7 +127,7 @@ where
                 format!("Message {id} does not exist in queue {name} for project {project}");
             return Err(HttpError::NotFound { description });
         };
-        let mut out = BytesMut::new();
+        let mut out = BytesMut::with_capacity(respond::room(&base, &messages));
         respond::message(&mut out, &base, message, self.inner.api.clock().now());
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
@@ -163,12 +163,21 @@ where
                 let request = PopMessages { queue, limit };
                 let messages = self.inner.api.pop_messages(&self.caller, request).await?;
                 let now = self.inner.api.clock().now();
-                let mut out = BytesMut::new();
-                out.extend_from_slice(b"{\"messages\":[");
-                respond::joined(&mut out, &messages, |out, one| respond::popped(out, one, now));
-                out.extend_from_slice(b"]}");
-                Ok(respond::json(StatusCode::OK, out.freeze()))
+                let document = json::all_popped(&messages, now).freeze();
+                Ok(respond::json(StatusCode::OK, document))
             }
         }
     }
+}
+
+/// Where posted messages are.
+fn location(base: &str, ids: &[MessageId]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(base.len() + 16 + ids.len().min(MAX_LOCATED) * 33);
+    out.put_slice(base.as_bytes());
+    out.put_slice(b"/messages");
+    if ids.len() <= MAX_LOCATED {
+        out.put_slice(b"?ids=");
+        json::joined(&mut out, ids, |out, id| out.put_slice(&id.encode()));
+    }
+    out
 }

@@ -8,7 +8,7 @@ mod queues;
 mod subscriptions;
 
 use bytes::Bytes;
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Body;
@@ -20,7 +20,7 @@ use crate::query::Query;
 use crate::route::{self, Route};
 use crate::{Inner, request, respond};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
 type Answered = Result<Response<Full<Bytes>>, HttpError>;
 
@@ -40,7 +40,7 @@ where
     B::Error: std::error::Error,
 {
     let (head, body) = request.into_parts();
-    let id = format!("req-{}", uuid());
+    let id = request_id();
     // Logged beside ours, so that one request can be followed through several services.
     let from = head.headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).unwrap_or("");
     let mut response = match answer(inner, &head, body).await {
@@ -49,11 +49,11 @@ where
     };
     let status = response.status();
     tracing::debug!(
-        request_id = %id, global_request_id = from, method = %head.method, path = head.uri.path(),
-        status = status.as_u16(), "request"
+        request_id = %id.to_str().unwrap_or_default(), global_request_id = from,
+        method = %head.method, path = head.uri.path(), status = status.as_u16(), "request"
     );
-    respond::set(&mut response, REQUEST_ID, &id);
-    response
+    response.headers_mut().insert(REQUEST_ID, id);
+    if head.method == Method::HEAD { respond::without_body(response) } else { response }
 }
 
 async fn answer<B>(inner: &Inner, head: &http::request::Parts, body: B) -> Answered
@@ -72,7 +72,7 @@ where
     };
     if method == Method::OPTIONS {
         let mut response = respond::empty(StatusCode::OK);
-        respond::set(&mut response, header::ALLOW, &allow(&route));
+        respond::set(&mut response, header::ALLOW, allow(&route));
         return Ok(response);
     }
     let signed = request::signed(&head.headers);
@@ -152,10 +152,18 @@ where
         }
     }
 
-    /// Reads a document of queue metadata, a claim or the like.
-    async fn small_document(&mut self) -> Result<Bytes, HttpError> {
+    /// Reads queue metadata, or a patch of it.
+    async fn metadata_document(&mut self) -> Result<Bytes, HttpError> {
         self.document(self.inner.api.limits().max_queue_metadata, |max| HttpError::TooLarge {
             reason: format!("Queue metadata is too large. Max size: {max}"),
+        })
+        .await
+    }
+
+    /// Reads a claim, a subscription or the like.
+    async fn small_document(&mut self) -> Result<Bytes, HttpError> {
+        self.document(self.inner.api.limits().max_queue_metadata, |max| HttpError::TooLarge {
+            reason: format!("The request body is too large. Max size: {max}"),
         })
         .await
     }
@@ -202,25 +210,38 @@ fn allow(route: &Route) -> String {
     names.join(", ")
 }
 
-/// A random UUID, version 4.
-fn uuid() -> String {
-    let bits: u128 = rand::random();
-    let bits = (bits & !(0xf << 76 | 0b11 << 62)) | 4 << 76 | 0b10 << 62;
-    let digits = format!("{bits:032x}");
-    let (a, b, c) = (&digits[..8], &digits[8..12], &digits[12..16]);
-    format!("{a}-{b}-{c}-{}-{}", &digits[16..20], &digits[20..])
+/// A new request id: `req-` and a random UUID, version 4.
+pub(crate) fn request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut id = *b"req-xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx";
+    let mut chance: u128 = rand::random();
+    for place in &mut id[4..] {
+        let digit = DIGITS[(chance & 15) as usize];
+        match *place {
+            b'x' => *place = digit,
+            // The variant: 8, 9, a or b.
+            b'y' => *place = DIGITS[(8 | chance & 3) as usize],
+            _ => continue,
+        }
+        chance >>= 4;
+    }
+    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("req-"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::uuid;
+    use super::request_id;
 
     #[test]
     fn a_request_id_is_a_version_4_uuid() {
-        let id = uuid();
-        assert_eq!(id.len(), 36);
-        assert_eq!(&id[14..15], "4");
-        assert!(["8", "9", "a", "b"].contains(&&id[19..20]), "{id}");
-        assert_ne!(id, uuid());
+        let id = request_id();
+        let text = id.to_str().unwrap();
+        let uuid = text.strip_prefix("req-").unwrap();
+        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+        assert!(uuid.bytes().all(|b| b == b'-' || matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        assert_eq!(&uuid[14..15], "4");
+        assert!(["8", "9", "a", "b"].contains(&&uuid[19..20]), "{uuid}");
+        assert_ne!(id, request_id());
     }
 }

@@ -1,22 +1,20 @@
 //! Queues and topics.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Body;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use zaqar_api::{
-    Change, CreateQueue, Error, ListQueues, Part, PatchQueue, Purge, QueueList, QueueRef,
+    Change, CreateQueue, Error, ListQueues, Part, PatchQueue, Purge, QueueList, QueueRef, json,
 };
-use zaqar_core::storage::{Endpoint, Stats};
-use zaqar_core::{Kind, Limits, Metadata, Timestamp, iso8601};
+use zaqar_core::{Kind, Limits, Metadata};
 
 use super::{Answered, Exchange};
-use crate::body;
 use crate::error::HttpError;
-use crate::request::PATCH_TYPE;
 use crate::respond::{self, queue_path};
+use crate::{body, request};
 
 /// What a query value needs to have escaped, and a little more.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -30,10 +28,10 @@ where
 {
     pub(super) async fn list_queues(self, kind: Kind) -> Answered {
         let query = self.query;
-        let filters: Vec<(String, Value)> = query
+        let filters: Vec<(String, String)> = query
             .pairs()
             .filter(|(name, _)| !OWN_PARAMETERS.contains(&name.as_ref()))
-            .map(|(name, value)| (name.into_owned(), filter_value(&value)))
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
             .collect();
         let (limit, detailed) = (query.integer("limit")?, query.boolean("detailed")?);
         let (name, with_count) = (query.text("name"), query.boolean("with_count")?);
@@ -45,10 +43,7 @@ where
         keep("detailed", detailed.map(|detailed| detailed.to_string()));
         keep("name", name.clone());
         keep("with_count", with_count.map(|with_count| with_count.to_string()));
-        for (attribute, value) in &filters {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            keep(attribute, Some(text));
-        }
+        given.extend_from_slice(&filters);
         let request = ListQueues {
             kind,
             marker: query.text("marker"),
@@ -69,7 +64,7 @@ where
     }
 
     pub(super) async fn create_queue(mut self, queue: QueueRef) -> Answered {
-        let document = self.small_document().await?;
+        let document = self.metadata_document().await?;
         let metadata = if document.is_empty() {
             Metadata::default()
         } else {
@@ -80,7 +75,7 @@ where
         let created = self.inner.api.create_queue(&self.caller, request).await?;
         let status = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
         let mut response = respond::empty(status);
-        respond::set(&mut response, header::LOCATION, &path);
+        respond::set(&mut response, header::LOCATION, path);
         Ok(response)
     }
 
@@ -91,10 +86,8 @@ where
     }
 
     pub(super) async fn patch_queue(mut self, queue: QueueRef) -> Answered {
-        let is_patch =
-            self.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == PATCH_TYPE);
-        let document = self.small_document().await?;
-        if !is_patch {
+        let document = self.metadata_document().await?;
+        if !request::is_patch(self.headers) {
             return Err(HttpError::PatchType);
         }
         if document.is_empty() {
@@ -117,7 +110,8 @@ where
         let base = queue_path(queue.kind, &queue.name);
         let stats = self.inner.api.stats(&self.caller, queue).await?.unwrap_or_default();
         let now = self.inner.api.clock().now();
-        Ok(respond::json(StatusCode::OK, stats_document(&base, &stats, now).to_string()))
+        let place = |id| ("href", format!("{base}/messages/{id}"));
+        Ok(respond::json(StatusCode::OK, json::stats(&stats, now, place).to_string()))
     }
 
     pub(super) async fn purge(mut self, queue: QueueRef) -> Answered {
@@ -167,11 +161,6 @@ fn resource_types(document: &Value) -> Result<Vec<String>, HttpError> {
     Ok(types.iter().map(text).collect())
 }
 
-/// A filter's value: numbers are meant as numbers.
-fn filter_value(text: &str) -> Value {
-    text.parse::<i64>().map_or_else(|_| Value::from(text), Value::from)
-}
-
 /// The same request for what lies behind the marker.
 fn next_page(collection: &str, given: &[(String, String)], marker: &str) -> String {
     let mut href = format!("/v2/{collection}?");
@@ -190,45 +179,32 @@ fn queue_list(
     limits: &Limits,
 ) -> Bytes {
     let mut out = BytesMut::new();
-    out.extend_from_slice(format!("{{\"{collection}\":[").as_bytes());
-    respond::joined(&mut out, list.queues, |out, queue| {
-        let path = queue_path(kind, &queue.name);
-        let name = queue.name;
-        out.extend_from_slice(format!("{{\"name\":\"{name}\",\"href\":\"{path}\"").as_bytes());
+    out.put_slice(b"{\"");
+    out.put_slice(collection.as_bytes());
+    out.put_slice(b"\":[");
+    json::joined(&mut out, list.queues, |out, queue| {
+        let name = queue.name.as_str().as_bytes();
+        out.put_slice(b"{\"name\":\"");
+        out.put_slice(name);
+        out.put_slice(b"\",\"href\":\"/v2/");
+        out.put_slice(collection.as_bytes());
+        out.put_u8(b'/');
+        out.put_slice(name);
+        out.put_u8(b'"');
         if let Some(metadata) = queue.metadata {
-            let whole = metadata.with_defaults(kind, limits).to_json();
-            out.extend_from_slice(format!(",\"metadata\":{whole}").as_bytes());
+            out.put_slice(b",\"metadata\":");
+            out.put_slice(metadata.with_defaults(kind, limits).to_json().as_bytes());
         }
-        out.extend_from_slice(b"}");
+        out.put_u8(b'}');
     });
-    out.extend_from_slice(b"]");
+    out.put_u8(b']');
     respond::links(&mut out, next);
     if let Some(count) = list.count.filter(|count| *count > 0) {
-        out.extend_from_slice(b",\"count\":");
-        respond::number(&mut out, count);
+        out.put_slice(b",\"count\":");
+        json::number(&mut out, count);
     }
-    out.extend_from_slice(b"}");
+    out.put_u8(b'}');
     out.freeze()
-}
-
-fn stats_document(base: &str, stats: &Stats, now: Timestamp) -> Value {
-    let free = stats.free + stats.delayed;
-    let mut messages = Map::new();
-    messages.insert("claimed".into(), stats.claimed.into());
-    messages.insert("free".into(), free.into());
-    messages.insert("total".into(), (free + stats.claimed).into());
-    if let Some((oldest, newest)) = &stats.ends {
-        let end = |end: &Endpoint| {
-            json!({
-                "href": format!("{base}/messages/{}", end.id),
-                "age": now.secs_since(end.created),
-                "created": iso8601::format(end.created) + "Z",
-            })
-        };
-        messages.insert("oldest".into(), end(oldest));
-        messages.insert("newest".into(), end(newest));
-    }
-    json!({ "messages": messages })
 }
 
 /// One operation of a metadata patch: RFC 6902's add, remove and replace under `/metadata/`.

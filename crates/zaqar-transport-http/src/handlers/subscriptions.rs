@@ -1,15 +1,13 @@
 //! Subscriptions.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{StatusCode, header};
 use hyper::body::Body;
 use serde_json::{Map, Value};
 use zaqar_api::{
     ChangeSubscription, ConfirmSubscription, CreateSubscription, Error, ListSubscriptions, Part,
-    QueueRef, Subscriber, SubscriptionRef,
+    QueueRef, Subscriber, SubscriptionRef, json,
 };
-use zaqar_core::Timestamp;
-use zaqar_core::storage::Subscription;
 
 use super::{Answered, Exchange};
 use crate::body;
@@ -40,7 +38,7 @@ where
             Err(error) => HttpError::from(error).into_response(),
         };
         if matches!(response.status(), StatusCode::CREATED | StatusCode::CONFLICT) {
-            respond::set(&mut response, header::LOCATION, &path);
+            respond::set(&mut response, header::LOCATION, path);
         }
         Ok(response)
     }
@@ -57,11 +55,13 @@ where
             format!("{base}/subscriptions?{limit}marker={}", last.id)
         });
         let mut out = BytesMut::new();
-        out.extend_from_slice(b"{\"subscriptions\":[");
-        respond::joined(&mut out, &list, |out, one| show(out, source.as_str(), one, now));
-        out.extend_from_slice(b"]");
+        out.put_slice(b"{\"subscriptions\":[");
+        json::joined(&mut out, &list, |out, one| {
+            json::subscription(out, source.as_str(), one, now);
+        });
+        out.put_u8(b']');
         respond::links(&mut out, next);
-        out.extend_from_slice(b"}");
+        out.put_u8(b'}');
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
@@ -70,7 +70,7 @@ where
         let request = SubscriptionRef { queue, id: id.to_owned() };
         let found = self.inner.api.read_subscription(&self.caller, request).await?;
         let mut out = BytesMut::new();
-        show(&mut out, source.as_str(), &found, self.inner.api.clock().now());
+        json::subscription(&mut out, source.as_str(), &found, self.inner.api.clock().now());
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
@@ -78,7 +78,9 @@ where
         let document = self.small_document().await?;
         let mut fields = Fields::read(&document)?;
         if fields.0.is_empty() {
-            return Err(invalid("No subscription to create."));
+            return Err(invalid(
+                "Nothing to change: the body must be an object with a subscriber, ttl or options.",
+            ));
         }
         let (subscriber, ttl, options) = (fields.subscriber()?, fields.ttl()?, fields.options()?);
         let path = subscription_path(&queue, id);
@@ -86,7 +88,7 @@ where
         let request = ChangeSubscription { subscription, subscriber, ttl, options };
         self.inner.api.change_subscription(&self.caller, request).await?;
         let mut response = respond::empty(StatusCode::NO_CONTENT);
-        respond::set(&mut response, header::LOCATION, &path);
+        respond::set(&mut response, header::LOCATION, path);
         Ok(response)
     }
 
@@ -101,7 +103,7 @@ where
         let request = ConfirmSubscription { subscription, confirmed: *confirmed };
         self.inner.api.confirm_subscription(&self.caller, request).await?;
         let mut response = respond::empty(StatusCode::NO_CONTENT);
-        respond::set(&mut response, header::LOCATION, &path);
+        respond::set(&mut response, header::LOCATION, path);
         Ok(response)
     }
 
@@ -158,15 +160,4 @@ impl Fields {
             Some(_) => Err(invalid("Options must be a dict.")),
         }
     }
-}
-
-fn show(out: &mut BytesMut, source: &str, subscription: &Subscription, now: Timestamp) {
-    let (id, ttl) = (subscription.id, subscription.ttl);
-    out.extend_from_slice(format!("{{\"id\":\"{id}\",\"source\":\"{source}\",").as_bytes());
-    out.extend_from_slice(b"\"subscriber\":");
-    respond::string(out, &subscription.subscriber);
-    let age = now.secs_since(subscription.since);
-    out.extend_from_slice(format!(",\"ttl\":{ttl},\"age\":{age},\"options\":").as_bytes());
-    out.extend_from_slice(subscription.options.as_bytes());
-    out.extend_from_slice(format!(",\"confirmed\":{}}}", subscription.confirmed).as_bytes());
 }

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use zaqar_api::{
     DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages, PostedMessage,
-    ReadMessages,
+    ReadMessages, json,
 };
 
 use super::{Call, Replied};
@@ -20,14 +20,9 @@ impl Call {
         let queue = self.queue()?;
         let written = self.request.body.get("messages").cloned().unwrap_or_default();
         let size = written.len() as u64;
-        let max = self.api.limits().max_messages_post_size;
-        if size > max {
-            let reason = format!("Message collection size is too large. Max size {max}");
-            return Err(WsError::invalid(reason));
-        }
         let messages = match posted(self.request.body.list("messages").unwrap_or_default()) {
             Ok(messages) => messages,
-            // Too large for the queue comes before malformed, though it costs a look at the queue.
+            // Too large comes before malformed, though it costs a look at the queue.
             Err(error) => {
                 self.api.check_post_size(&self.caller, queue, size).await?;
                 return Err(error);
@@ -38,7 +33,7 @@ impl Call {
         let ids = self.api.post_messages(&self.caller, request).await?;
         let mut out = BytesMut::with_capacity(32 + ids.len() * 40);
         out.put_slice(b"{\"message_ids\":[");
-        reply::joined(&mut out, &ids, |out, id| {
+        json::joined(&mut out, &ids, |out, id| {
             out.put_slice(b"\"");
             out.put_slice(&id.encode());
             out.put_slice(b"\"");
@@ -78,7 +73,7 @@ impl Call {
             let project = self.caller.project.to_string();
             return Err(WsError::MessageNotFound { id, queue: name, project });
         };
-        let mut out = BytesMut::new();
+        let mut out = BytesMut::with_capacity(json::room(&messages, 16));
         out.put_slice(b"{\"messages\":");
         reply::message(&mut out, message, None, self.now());
         out.put_slice(b"}");
@@ -114,11 +109,7 @@ impl Call {
             (None, Some(limit)) => {
                 let request = PopMessages { queue, limit };
                 let messages = self.api.pop_messages(&self.caller, request).await?;
-                let (now, mut out) = (self.now(), BytesMut::new());
-                out.put_slice(b"{\"messages\":[");
-                reply::joined(&mut out, &messages, |out, one| reply::popped(out, one, now));
-                out.put_slice(b"]}");
-                Ok(Reply::new(200, out))
+                Ok(Reply::new(200, json::all_popped(&messages, self.now())))
             }
         }
     }

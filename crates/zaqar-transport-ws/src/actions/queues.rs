@@ -1,14 +1,13 @@
 //! Queues.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde_json::{Map, Value, json};
-use zaqar_api::{CreateQueue, ListQueues, Purge};
-use zaqar_core::storage::{Endpoint, Stats};
-use zaqar_core::{Kind, Metadata, Timestamp, iso8601};
+use serde_json::Value;
+use zaqar_api::{CreateQueue, ListQueues, Purge, json};
+use zaqar_core::{Kind, MessageId, Metadata};
 
 use super::{Call, Replied};
 use crate::error::WsError;
-use crate::reply::{self, Reply};
+use crate::reply::Reply;
 
 impl Call {
     pub(super) async fn list_queues(&self) -> Replied {
@@ -25,8 +24,10 @@ impl Call {
         let list = self.api.list_queues(&self.caller, request).await?;
         let mut out = BytesMut::new();
         out.put_slice(b"{\"queues\":[");
-        reply::joined(&mut out, list.queues, |out, queue| {
-            out.put_slice(format!("{{\"name\":\"{}\"", queue.name).as_bytes());
+        json::joined(&mut out, list.queues, |out, queue| {
+            out.put_slice(b"{\"name\":\"");
+            out.put_slice(queue.name.as_str().as_bytes());
+            out.put_u8(b'"');
             if let Some(metadata) = queue.metadata {
                 out.put_slice(b",\"metadata\":");
                 out.put_slice(metadata.to_json().as_bytes());
@@ -39,7 +40,7 @@ impl Call {
 
     pub(super) async fn create_queue(&self) -> Replied {
         let queue = self.queue()?;
-        let text = Reply::json(201, json!(format!("Queue {} created.", queue.name)));
+        let text = Reply::json(201, format!("Queue {} created.", queue.name).into());
         let request = CreateQueue { queue, metadata: self.metadata()? };
         let created = self.api.create_queue(&self.caller, request).await?;
         Ok(Reply { status: if created { 201 } else { 204 }, ..text })
@@ -65,7 +66,7 @@ impl Call {
         let queue = self.queue()?;
         let text = format!("Queue {} removed.", queue.name);
         self.api.delete_queue(&self.caller, queue).await?;
-        Ok(Reply::json(204, json!(text)))
+        Ok(Reply::json(204, text.into()))
     }
 
     pub(super) async fn get_queue(&self) -> Replied {
@@ -76,7 +77,8 @@ impl Call {
     pub(super) async fn stats(&self) -> Replied {
         let stats = self.api.stats(&self.caller, self.queue()?).await?;
         let status = if stats.is_some() { 200 } else { 404 };
-        Ok(Reply::json(status, stats_document(&stats.unwrap_or_default(), self.now())))
+        let place = |id: MessageId| ("id", id.to_string());
+        Ok(Reply::json(status, json::stats(&stats.unwrap_or_default(), self.now(), place)))
     }
 
     pub(super) async fn purge(&self) -> Replied {
@@ -87,24 +89,4 @@ impl Call {
         self.api.purge(&self.caller, request).await?;
         Ok(Reply::new(204, Bytes::from_static(b"{}")))
     }
-}
-
-fn stats_document(stats: &Stats, now: Timestamp) -> Value {
-    let free = stats.free + stats.delayed;
-    let mut messages = Map::new();
-    messages.insert("claimed".into(), stats.claimed.into());
-    messages.insert("free".into(), free.into());
-    messages.insert("total".into(), (free + stats.claimed).into());
-    if let Some((oldest, newest)) = &stats.ends {
-        let end = |end: &Endpoint| {
-            json!({
-                "id": end.id.to_string(),
-                "age": now.secs_since(end.created),
-                "created": iso8601::format(end.created) + "Z",
-            })
-        };
-        messages.insert("oldest".into(), end(oldest));
-        messages.insert("newest".into(), end(newest));
-    }
-    json!({ "messages": messages })
 }

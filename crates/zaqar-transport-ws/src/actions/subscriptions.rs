@@ -1,17 +1,16 @@
 //! Subscriptions.
 
 use bytes::{BufMut, BytesMut};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use zaqar_api::{
-    CreateSubscription, Error, ListSubscriptions, QueueRef, Subscriber, SubscriptionRef,
+    CreateSubscription, Error, ListSubscriptions, QueueRef, Subscriber, SubscriptionRef, json,
 };
-use zaqar_core::storage::Subscription;
-use zaqar_core::{SubscriptionId, Timestamp};
+use zaqar_core::SubscriptionId;
 
 use super::{Call, Connected, Replied};
 use crate::error::WsError;
 use crate::inbox::Place;
-use crate::reply::{self, Reply};
+use crate::reply::Reply;
 
 impl Call {
     pub(super) async fn create_subscription(&self) -> Replied {
@@ -55,7 +54,7 @@ impl Call {
         let request = CreateSubscription { queue, subscriber, ttl: body.integer("ttl"), options };
         let id = self.api.create_subscription(&self.caller, request).await?;
         let message = format!("Subscription {name} created.");
-        let body = json!({ "subscription_id": id.to_string(), "message": message });
+        let body = serde_json::json!({ "subscription_id": id.to_string(), "message": message });
         Ok((Reply::json(201, body), id))
     }
 
@@ -67,7 +66,9 @@ impl Call {
         let list = self.api.list_subscriptions(&self.caller, request).await?;
         let (now, mut out) = (self.now(), BytesMut::new());
         out.put_slice(b"{\"subscriptions\":[");
-        reply::joined(&mut out, &list, |out, one| show(out, source.as_str(), one, now));
+        json::joined(&mut out, &list, |out, one| {
+            json::subscription(out, source.as_str(), one, now);
+        });
         out.put_slice(b"]}");
         Ok(Reply::new(200, out))
     }
@@ -78,7 +79,7 @@ impl Call {
         let request = SubscriptionRef { queue, id: self.text("subscription_id") };
         let found = self.api.read_subscription(&self.caller, request).await?;
         let mut out = BytesMut::new();
-        show(&mut out, source.as_str(), &found, self.now());
+        json::subscription(&mut out, source.as_str(), &found, self.now());
         Ok(Reply::new(200, out))
     }
 
@@ -86,17 +87,6 @@ impl Call {
         let (queue, id) = (self.queue()?, self.text("subscription_id"));
         let text = format!("Subscription {id} removed.");
         self.api.delete_subscription(&self.caller, SubscriptionRef { queue, id }).await?;
-        Ok(Reply::json(204, json!(text)))
+        Ok(Reply::json(204, text.into()))
     }
-}
-
-fn show(out: &mut BytesMut, source: &str, subscription: &Subscription, now: Timestamp) {
-    let (id, ttl) = (subscription.id, subscription.ttl);
-    out.put_slice(format!("{{\"id\":\"{id}\",\"source\":\"{source}\",").as_bytes());
-    out.put_slice(b"\"subscriber\":");
-    reply::string(out, &subscription.subscriber);
-    let age = now.secs_since(subscription.since);
-    out.put_slice(format!(",\"ttl\":{ttl},\"age\":{age},\"options\":").as_bytes());
-    out.put_slice(subscription.options.as_bytes());
-    out.put_slice(format!(",\"confirmed\":{}}}", subscription.confirmed).as_bytes());
 }

@@ -28,7 +28,7 @@ pub(super) const SECTIONS: &[KnownSection] = &[
 
 const DEFAULT: &[Known] = &[
     boolean("admin_mode", "false"),
-    boolean("unreliable", "false").without_effect(UNSERVED),
+    boolean("unreliable", "false"),
     boolean("pooling", "false").formerly(&["sharding"]),
     choice("auth_strategy", "", &["", "keystone"]),
     boolean("enable_checksum", "false"),

@@ -1,6 +1,9 @@
 //! The sections of the two transports, and `[cors]`.
 
+use std::str::FromStr;
 use std::time::Duration;
+
+use http::{HeaderName, Method};
 
 use crate::config::reader::Options;
 
@@ -64,7 +67,7 @@ impl Websocket {
             max_message_size: options.number("max_message_size"),
             ping_interval: Duration::from_secs(options.number("ping_interval")),
             idle_timeout: Duration::from_secs(options.number("idle_timeout")),
-            allowed_origins: options.list("allowed_origin"),
+            allowed_origins: origins(options),
         }
     }
 }
@@ -72,13 +75,39 @@ impl Websocket {
 impl Cors {
     pub(super) fn read(options: &mut Options<'_>) -> Option<Self> {
         let cors = Self {
-            allowed_origins: options.list("allowed_origin"),
+            allowed_origins: origins(options),
             allow_credentials: options.boolean("allow_credentials"),
-            expose_headers: options.list("expose_headers"),
+            expose_headers: parsed::<HeaderName>(options, "expose_headers", "names of headers"),
             max_age: options.integer("max_age"),
-            allow_methods: options.list("allow_methods"),
-            allow_headers: options.list("allow_headers"),
+            allow_methods: parsed::<Method>(options, "allow_methods", "HTTP methods"),
+            allow_headers: parsed::<HeaderName>(options, "allow_headers", "names of headers"),
         };
         (!cors.allowed_origins.is_empty()).then_some(cors)
     }
+}
+
+/// One that is mistyped would match no page, and nobody would see why.
+fn origins(options: &mut Options<'_>) -> Vec<String> {
+    let origins = options.list("allowed_origin");
+    if !origins.iter().all(|origin| is_origin(origin)) {
+        let allowed = "origins such as https://console.example.org, or *, with commas between";
+        options.refuse("allowed_origin", allowed);
+    }
+    origins
+}
+
+fn is_origin(text: &str) -> bool {
+    let is_host = |host: &str| {
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@".contains(&b))
+    };
+    let is_web = |(scheme, host): (&str, &str)| !scheme.is_empty() && is_host(host);
+    ["*", "null"].contains(&text) || text.split_once("://").is_some_and(is_web)
+}
+
+fn parsed<T: FromStr>(options: &mut Options<'_>, option: &str, what: &str) -> Vec<String> {
+    let texts = options.list(option);
+    if texts.iter().any(|text| text.parse::<T>().is_err()) {
+        options.refuse(option, format!("{what}, with commas between"));
+    }
+    texts
 }

@@ -1,0 +1,153 @@
+//! The JSON that both wires write alike. Message bodies are copied as they are stored, numbers and ids written without allocating;
+//! what a wire shows in its own way stays with it.
+
+use std::fmt::Write;
+
+use bytes::{BufMut, BytesMut};
+use serde_json::{Map, Value, json};
+use zaqar_core::storage::{Endpoint, Message, Stats, Subscription};
+use zaqar_core::{MessageId, Timestamp, iso8601};
+
+/// Bytes that a message takes at most beside its body and what a wire adds.
+const MESSAGE_ROOM: usize = 192;
+
+/// Appends things with commas between them.
+pub fn joined<T>(
+    out: &mut BytesMut,
+    items: impl IntoIterator<Item = T>,
+    mut one: impl FnMut(&mut BytesMut, T),
+) {
+    for (at, item) in items.into_iter().enumerate() {
+        if at > 0 {
+            out.put_u8(b',');
+        }
+        one(out, item);
+    }
+}
+
+/// Appends a string with its quotes, escaped where it must be.
+pub fn string(out: &mut BytesMut, text: &str) {
+    // Neither a text nor memory can refuse.
+    let _written = serde_json::to_writer(out.writer(), text);
+}
+
+/// Appends a number.
+pub fn number(out: &mut BytesMut, number: u64) {
+    out.put_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends `,"ttl":…,"age":…,"body":…` of a message.
+pub fn ttl_age_body(out: &mut BytesMut, message: &Message, now: Timestamp) {
+    out.put_slice(b",\"ttl\":");
+    number(out, message.ttl);
+    out.put_slice(b",\"age\":");
+    number(out, now.secs_since(message.created));
+    out.put_slice(b",\"body\":");
+    out.put_slice(&message.payload.bytes);
+}
+
+/// Appends `,"checksum":…` for a body that has one.
+pub fn checksum(out: &mut BytesMut, message: &Message) {
+    if let Some(checksum) = message.payload.checksum {
+        // Memory takes everything.
+        let _written = write!(out, ",\"checksum\":\"{checksum}\"");
+    }
+}
+
+/// Appends a message as a pop shows it: it has no place any more, so no address.
+pub fn popped(out: &mut BytesMut, message: &Message, now: Timestamp) {
+    out.put_slice(b"{\"id\":\"");
+    out.put_slice(&message.id.encode());
+    out.put_slice(b"\",\"age\":");
+    number(out, now.secs_since(message.created));
+    out.put_slice(b",\"ttl\":");
+    number(out, message.ttl);
+    out.put_slice(b",\"claim_count\":");
+    number(out, message.claim_count.into());
+    out.put_slice(b",\"body\":");
+    out.put_slice(&message.payload.bytes);
+    out.put_slice(b",\"claim_id\":null");
+    checksum(out, message);
+    out.put_u8(b'}');
+}
+
+/// Bytes to reserve for messages, so that writing them does not allocate again; each takes `beside` bytes of the wire's own.
+pub fn room(messages: &[Message], beside: usize) -> usize {
+    let bodies: usize = messages.iter().map(|one| one.payload.bytes.len()).sum();
+    bodies + messages.len() * (MESSAGE_ROOM + beside)
+}
+
+/// `{"messages":[…]}` of a pop.
+pub fn all_popped(messages: &[Message], now: Timestamp) -> BytesMut {
+    let mut out = BytesMut::with_capacity(room(messages, 0) + 16);
+    out.put_slice(b"{\"messages\":[");
+    joined(&mut out, messages, |out, one| popped(out, one, now));
+    out.put_slice(b"]}");
+    out
+}
+
+/// Appends a subscription to the queue or topic `source`.
+pub fn subscription(out: &mut BytesMut, source: &str, subscription: &Subscription, now: Timestamp) {
+    out.put_slice(b"{\"id\":\"");
+    out.put_slice(&subscription.id.encode());
+    out.put_slice(b"\",\"source\":\"");
+    // Of an alphabet that needs no escapes.
+    out.put_slice(source.as_bytes());
+    out.put_slice(b"\",\"subscriber\":");
+    string(out, &subscription.subscriber);
+    out.put_slice(b",\"ttl\":");
+    number(out, subscription.ttl);
+    out.put_slice(b",\"age\":");
+    number(out, now.secs_since(subscription.since));
+    out.put_slice(b",\"options\":");
+    out.put_slice(subscription.options.as_bytes());
+    out.put_slice(match subscription.confirmed {
+        true => b",\"confirmed\":true}",
+        false => b",\"confirmed\":false}".as_slice(),
+    });
+}
+
+/// The counts of a queue, and its ends as `place` names them: a member's name and its value.
+pub fn stats(
+    stats: &Stats,
+    now: Timestamp,
+    place: impl Fn(MessageId) -> (&'static str, String),
+) -> Value {
+    let free = stats.free + stats.delayed;
+    let mut messages = Map::new();
+    messages.insert("claimed".into(), stats.claimed.into());
+    messages.insert("free".into(), free.into());
+    messages.insert("total".into(), (free + stats.claimed).into());
+    if let Some((oldest, newest)) = &stats.ends {
+        let end = |end: &Endpoint| {
+            let (name, place) = place(end.id);
+            json!({
+                name: place,
+                "age": now.secs_since(end.created),
+                "created": iso8601::format(end.created) + "Z",
+            })
+        };
+        messages.insert("oldest".into(), end(oldest));
+        messages.insert("newest".into(), end(newest));
+    }
+    json!({ "messages": messages })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_numbers_read_back() {
+        let mut out = BytesMut::new();
+        out.put_u8(b'[');
+        string(&mut out, "a\"\\\n\u{e9}\u{0}");
+        for one in [0, 7, u64::MAX] {
+            out.put_u8(b',');
+            number(&mut out, one);
+        }
+        out.put_u8(b']');
+        let read: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(read, json!(["a\"\\\n\u{e9}\u{0}", 0, 7, u64::MAX]));
+    }
+}

@@ -1,0 +1,162 @@
+//! The command line: where the configuration is, and the flags of the original that stand for an option of `[DEFAULT]`.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use zaqar_server::config::{Environment, Sources};
+
+/// Options with the flags that switch them on and off.
+const SWITCHES: [(&str, &str, &str); 6] = [
+    ("debug", "nodebug", "Logs from debug on"),
+    ("admin_mode", "noadmin_mode", "Serves health, pools and flavors too"),
+    ("use-json", "nouse-json", "Logs one JSON object a line"),
+    ("use-syslog", "nouse-syslog", "Accepted from old start scripts, without effect"),
+    ("use-journal", "nouse-journal", "Accepted from old start scripts, without effect"),
+    ("daemon", "nodaemon", "Accepted from old start scripts; the server stays in the foreground"),
+];
+
+/// Options that take a value, with their older flags.
+const VALUES: [(&str, &[&str], &str); 5] = [
+    ("log-file", &["logfile"], "Logs to this file instead of standard error"),
+    ("log-dir", &["logdir"], "The directory of the log file"),
+    ("log-config-append", &["log-config", "log_config"], ""),
+    ("log-date-format", &[], ""),
+    ("syslog-log-facility", &[], ""),
+];
+
+fn command() -> Command {
+    let path = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .help(help)
+            .action(ArgAction::Append)
+            .value_parser(value_parser!(PathBuf))
+    };
+    let switch = |name, opposite| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).overrides_with(opposite)
+    };
+    let switches = SWITCHES
+        .into_iter()
+        .flat_map(|(on, off, help)| [switch(on, off).help(help), switch(off, on).hide(true)]);
+    let values = VALUES.into_iter().map(|(name, older, help)| {
+        Arg::new(name)
+            .long(name)
+            .aliases(older)
+            .value_name("VALUE")
+            .help(help)
+            .hide(help.is_empty())
+    });
+    Command::new("zaqar-server")
+        // As in the original, the last of a repeated flag counts.
+        .args_override_self(true)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A message queue server that speaks OpenStack Zaqar's v2 API")
+        .arg(path(
+            "config-file",
+            "PATH",
+            "Reads this configuration file; may be given several times, later ones win",
+        ))
+        .arg(path(
+            "config-dir",
+            "DIR",
+            "Reads every *.conf in this directory, sorted by name, after the files",
+        ))
+        .args(switches)
+        .args(values)
+        .mut_arg("debug", |debug| debug.short('d'))
+        .mut_arg("admin_mode", |admin| admin.alias("admin-mode"))
+}
+
+/// What the command line and the environment of this process say; ends the process where the command line is wrong.
+pub(crate) fn sources() -> Sources {
+    sources_of(&command().get_matches(), Environment::of_process())
+}
+
+fn sources_of(matches: &ArgMatches, environment: Environment) -> Sources {
+    let paths = |name| matches.get_many(name).into_iter().flatten().cloned().collect();
+    let mut sources = Sources {
+        files: paths("config-file"),
+        dirs: paths("config-dir"),
+        environment,
+        ..Sources::default()
+    };
+    let mut set = |flag: &str, name: &str, value: &str| {
+        let flag = format!("--{flag}");
+        sources =
+            std::mem::take(&mut sources).flag(&flag, "DEFAULT", &name.replace('-', "_"), value);
+    };
+    for (on, off, _) in SWITCHES {
+        for (flag, value) in [(on, "true"), (off, "false")] {
+            if matches.get_flag(flag) {
+                set(flag, on, value);
+            }
+        }
+    }
+    for (name, _, _) in VALUES {
+        if let Some(value) = matches.get_one::<String>(name) {
+            set(name, name, value);
+        }
+    }
+    sources
+}
+
+#[cfg(test)]
+mod tests {
+    use zaqar_server::config::Environment;
+
+    use super::{command, sources_of};
+
+    /// `flag: option = value` of each flag that stands for an option.
+    fn flags(line: &str) -> Vec<String> {
+        let words = std::iter::once("zaqar-server").chain(line.split(' '));
+        let matches = command().try_get_matches_from(words).unwrap();
+        sources_of(&matches, Environment::default())
+            .flags
+            .iter()
+            .map(|flag| format!("{}: {} = {}", flag.flag, flag.option, flag.value))
+            .collect()
+    }
+
+    #[test]
+    fn flags_of_the_original_stand_for_options() {
+        let table: [(&str, &[&str]); 10] = [
+            (
+                "--debug -d --log-file a --log-file b",
+                &["--debug: debug = true", "--log-file: log_file = b"],
+            ),
+            ("-d", &["--debug: debug = true"]),
+            ("--nodebug", &["--nodebug: debug = false"]),
+            ("--debug --nodebug", &["--nodebug: debug = false"]),
+            ("--nodebug --debug", &["--debug: debug = true"]),
+            ("--admin_mode", &["--admin_mode: admin_mode = true"]),
+            (
+                "--admin-mode --daemon",
+                &["--admin_mode: admin_mode = true", "--daemon: daemon = true"],
+            ),
+            ("--use-syslog", &["--use-syslog: use_syslog = true"]),
+            (
+                "--log-file=/l/z --logdir /d",
+                &["--log-file: log_file = /l/z", "--log-dir: log_dir = /d"],
+            ),
+            ("--config-file a --config-file b --config-dir c", &[]),
+        ];
+        for (line, expected) in table {
+            assert_eq!(flags(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn files_and_directories_are_taken_in_their_order() {
+        let line = ["zaqar-server", "--config-file", "b", "--config-file=a", "--config-dir", "c"];
+        let matches = command().try_get_matches_from(line).unwrap();
+        let sources = sources_of(&matches, Environment::default());
+        assert_eq!(sources.files, ["b", "a"].map(std::path::PathBuf::from));
+        assert_eq!(sources.dirs, [std::path::PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn the_command_is_sound() {
+        command().debug_assert();
+    }
+}
