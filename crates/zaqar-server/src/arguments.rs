@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use zaqar_server::config::{Environment, Sources};
+
+use crate::config::{Environment, Sources};
 
 /// Options with the flags that switch them on and off.
 const SWITCHES: [(&str, &str, &str); 6] = [
@@ -103,7 +104,7 @@ fn sources_of(matches: &ArgMatches, environment: Environment) -> Sources {
 
 #[cfg(test)]
 mod tests {
-    use zaqar_server::config::Environment;
+    use crate::config::Environment;
 
     use super::{command, sources_of};
 

@@ -1,7 +1,7 @@
 //! The directory of a store, and the lock that says who owns it.
 
-use std::fs::{File, OpenOptions, TryLockError, create_dir_all};
-use std::io::{Read, Write};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::error::Error;
@@ -11,13 +11,7 @@ pub(crate) fn own(path: &Path) -> Result<File, Error> {
     make(path)?;
     let lock = path.join("lock");
     let failed = |source| Error::Lock { path: lock.clone(), source };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&lock)
-        .map_err(failed)?;
+    let mut file = private(&lock).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -30,8 +24,17 @@ pub(crate) fn own(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
+/// Opens a file for reading and writing; makes it if it is missing, for its owner alone.
+pub(crate) fn private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
 /// Makes the names in a directory safe from a power cut.
-pub(crate) fn sync(path: &Path) -> std::io::Result<()> {
+pub(crate) fn sync(path: &Path) -> io::Result<()> {
     // Only Unix opens directories as files; elsewhere the file system sees to it.
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
@@ -44,12 +47,17 @@ fn make(path: &Path) -> Result<(), Error> {
         return Err(Error::NotADirectory { path: path.to_path_buf() });
     }
     let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
-    create_dir_all(path)
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(path)
         .and_then(|()| missing.iter().filter_map(|path| path.parent()).try_for_each(sync_named))
         .map_err(|source| Error::Create { path: path.to_path_buf(), source })
 }
 
-fn sync_named(path: &Path) -> std::io::Result<()> {
+fn sync_named(path: &Path) -> io::Result<()> {
     sync(if path.as_os_str().is_empty() { Path::new(".") } else { path })
 }
 

@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Sql};
-use crate::{Options, Sync};
+use crate::{Options, Sync, directory};
 
 /// `ZQAR`, so that `file` and we know the file.
 const APPLICATION_ID: i32 = 0x5a51_4152;
@@ -129,6 +129,9 @@ pub(crate) fn open_writer(options: &Options) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // SQLite makes its other files as it finds this one: bodies are for nobody else to read.
+    directory::private(&path)
+        .map_err(|source| Error::Open { path: path.clone(), source: source.into() })?;
     let failed =
         |source: rusqlite::Error| Error::Open { path: path.clone(), source: source.into() };
     let conn = Connection::open_with_flags(&path, flags).map_err(failed)?;

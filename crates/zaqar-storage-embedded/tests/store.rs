@@ -86,6 +86,21 @@ fn copy_as_if_killed(from: &Path, to: &Path) {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_store_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = tempdir().expect("a directory");
+    let path = parent.path().join("data");
+    let store = open(&path);
+    store.open(&key("q"), life(1), NOW).await.expect("a head");
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    for file in ["zaqar.db", "zaqar.db-wal", "zaqar.db-shm", "lock"] {
+        assert_eq!(mode(&path.join(file)), 0o600, "{file}");
+    }
+}
+
 #[tokio::test]
 async fn a_dropped_store_keeps_everything() {
     let directory = tempdir().unwrap();

@@ -41,16 +41,23 @@ where
 {
     let (head, body) = request.into_parts();
     let id = request_id();
-    // Logged beside ours, so that one request can be followed through several services.
-    let from = head.headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let mut response = match answer(inner, &head, body).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    let status = response.status();
+    let answered = answer(inner, &head, body).await;
+    let told = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let (ours, project) = (id.to_str().unwrap_or_default(), told("x-project-id"));
+    let (method, path) = (head.method.as_str(), head.uri.path());
+    let mut response = answered.unwrap_or_else(|error| {
+        let about = tracing::error_span!("request", request_id = ours, project, method, path);
+        about.in_scope(|| error.into_response())
+    });
     tracing::debug!(
-        request_id = %id.to_str().unwrap_or_default(), global_request_id = from,
-        method = %head.method, path = head.uri.path(), status = status.as_u16(), "request"
+        request_id = ours,
+        // So that one request can be followed through several services.
+        global_request_id = told(REQUEST_ID.as_str()),
+        project,
+        method,
+        path,
+        status = response.status().as_u16(),
+        "request"
     );
     response.headers_mut().insert(REQUEST_ID, id);
     if head.method == Method::HEAD { respond::without_body(response) } else { response }

@@ -79,7 +79,13 @@ impl Call {
             Action::SubscriptionGet => self.get_subscription().await,
             Action::SubscriptionDelete => self.delete_subscription().await,
         };
-        let reply = replied.unwrap_or_else(|error| error.into_reply(&self.about()));
+        let reply = replied.unwrap_or_else(|error| {
+            let about = self.about();
+            let (project, queue) = (&about.project, &about.queue);
+            let span =
+                tracing::error_span!("request", project, queue, action = ?self.request.action);
+            span.in_scope(|| error.into_reply(&about))
+        });
         Performed { request: self.request, reply, subscribed }
     }
 
