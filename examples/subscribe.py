@@ -32,7 +32,8 @@ class Zaqar:
     def request(self, action: str, body: dict | None = None, **headers: str) -> object:
         """Sends a request; the body of its answer."""
         document = {"action": action, "headers": {**self._headers, **headers}, "body": body or {}}
-        # The answer comes in the encoding of the request: text frames are JSON, binary ones MessagePack.
+        # The answer comes in the encoding of the request: text frames are JSON, binary ones
+        # MessagePack.
         self._connection.send(msgpack.packb(document) if self._messagepack else json.dumps(document))
         while "request" not in (answer := self._receive()):
             self._pushes.append(answer)
@@ -57,7 +58,8 @@ def main() -> None:
         zaqar = Zaqar(connection, arguments.project, messagepack=arguments.messagepack)
         if arguments.token:
             zaqar.request("authenticate", **{"X-Auth-Token": arguments.token})
-        # Without a subscriber it is this connection, and ends with it. The queue is made if it is not there.
+        # Without a subscriber it is this connection, and ends with it. The queue is made if it is
+        # not there.
         body = zaqar.request("subscription_create", {"queue_name": arguments.queue, "ttl": 3600})
         print(f"subscribed: {body['subscription_id']}", flush=True)
         for number, push in enumerate(zaqar.pushes(), 1):

@@ -13,6 +13,7 @@ import pytest
 from support import minute
 from support.api import Api
 from support.clients import connect
+from support.cloud import cloud, other_token, token  # noqa: F401 # fixtures of tests with Keystone
 from support.expiring import expiring  # noqa: F401 # a fixture of all tests
 from support.minute import half_requests, held_up_stop, past  # noqa: F401 # fixtures of all tests
 from support.powercut import build_library
@@ -40,7 +41,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | RunningServer]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | RunningServer]:
     """The server that tests share: each uses projects of its own."""
     if EXTERNAL_URL:
         yield RunningServer(EXTERNAL_URL)
@@ -49,6 +50,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | Runnin
     own.start()
     yield own
     assert own.stop() == 0, own.log_tail()
+
+
+@pytest.fixture(scope="session")
+def server(shared_server: Server | RunningServer) -> Server | RunningServer:
+    """The shared server; files whose tests need another have a fixture of this name."""
+    return shared_server
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +140,9 @@ def queue() -> str:
 def powercut_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that logs what a server writes and syncs."""
     return build_library(tmp_path_factory.mktemp("powercut"))
+
+
+@pytest.fixture(scope="session")
+def iofault_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that lets writes and syncs fail."""
+    return build_library(tmp_path_factory.mktemp("iofault"), "iofault")

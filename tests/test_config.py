@@ -23,8 +23,10 @@ FAILED, USAGE = 1, 2
 
 #: Values that the table of options lets pass, and a driver or the wiring does not.
 JUDGED_LATER: dict[str, tuple[Sections, str]] = {
-    "keystone": ({"DEFAULT": {"auth_strategy": "keystone"}}, "[DEFAULT] auth_strategy"),
-    "pools": ({"DEFAULT": {"pooling": True}}, "[DEFAULT] pooling"),
+    "a Keystone without an address": (
+        {"DEFAULT": {"auth_strategy": "keystone"}},
+        "[keystone_authtoken] auth_url must be set",
+    ),
     "an address that is no Redis": (
         {
             "drivers": {"message_store": "redis"},
@@ -190,3 +192,20 @@ def test_without_a_configuration_it_says_where_the_data_is(tmp_path: Path):
     assert process.wait(30) == 0
     assert str(tmp_path / "zaqar-data") in log.read_text()
     assert (tmp_path / "zaqar-data").is_dir()
+
+
+def test_no_other_signal_ends_the_server(new_server: NewServer):
+    server = new_server().start()
+    assert server.process is not None
+    server.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: 'signal ignored signal="SIGUSR1"' in server.log_tail(), "it is ignored")
+    assert exchange(server.address, head("GET", "/")).status == 300
+    assert server.stop() == 0
+
+
+def test_keystone_settings_without_the_line_that_uses_them_are_told_of(new_server: NewServer):
+    filled = {"keystone_authtoken": {"www_authenticate_uri": "http://127.0.0.1:5000"}}
+    server = new_server(options=filled).start()
+    said = server.log_tail()
+    assert "NO AUTHENTICATION: [keystone_authtoken] is filled" in said
+    assert "auth_strategy = keystone" in said

@@ -17,6 +17,9 @@ from support.server import Server
 SHORT, LONG = 1_000, 100_000
 ROUNDS = 50
 
+#: How many messages are posted or claimed at a time: few enough for the time limit of an operation.
+STEP = 4_000
+
 #: How many times as long it may take, and the seconds that a busy machine may add to a median.
 FACTOR, NOISE = 2, 0.0005
 
@@ -76,10 +79,10 @@ def prepare(api: Api, case: Case, path: str, backlog: int) -> None:
         subscription = {"subscriber": f"http://hooks.invalid/{number}", "ttl": 3600}
         assert api.call("POST", f"/v2/{path}/subscriptions", json=subscription).status_code == 201
     message = {"body": 1, "ttl": 3600, **case.message}
-    for start in range(0, backlog, 20_000):
-        post(api, path, [message] * min(20_000, backlog - start))
+    for start in range(0, backlog, STEP):
+        post(api, path, [message] * min(STEP, backlog - start))
     while case.is_claimed:
-        answer = api.call("POST", f"/v2/{path}/claims?limit=20000", json={"ttl": 3600, "grace": 60})
+        answer = api.call("POST", f"/v2/{path}/claims?limit={STEP}", json={"ttl": 3600, "grace": 60})
         if answer.status_code == 204:
             break
         assert answer.status_code == 201, answer.text
@@ -148,7 +151,8 @@ def test_an_operation_takes_the_same_at_any_backlog(api: Api, case: Case, queue:
     if case.has_claims:
         operations.append(claim_ten)
     for operation in operations:
-        # What costs more does so each time; a machine that is busy with something else, seldom thrice.
+        # What costs more does so each time; a machine that is busy with something else, seldom
+        # thrice.
         assert any(is_the_same(api, operation, paths) for _ in range(3)), operation.__name__
 
 

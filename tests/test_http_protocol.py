@@ -13,12 +13,27 @@ import h2.events
 import httpx
 import pytest
 
+from support.http2 import END_HEADERS, END_STREAM, FRAME_SIZE, HEADERS, Connection, block, frame
 from support.rawhttp import RawConnection, exchange, head
+from support.wait import wait_until
 
 #: The original's HTTP is uwsgi's.
 pytestmark = pytest.mark.skipif(
     os.environ.get("ZAQAR_TEST_ORIGINAL") == "1", reason="the original leaves HTTP to its front end"
 )
+
+
+def has_credit(connection: Connection) -> bool:
+    connection.read(0.01)
+    assert not connection.closed
+    return connection.credit >= FRAME_SIZE
+
+
+def has_answered(connection: Connection, stream: int) -> bool:
+    connection.read(0.05)
+    assert not connection.closed or stream in connection.statuses
+    return stream in connection.statuses
+
 
 POST = b'{"messages": [{"ttl": 300, "body": 1}]}'
 
@@ -213,6 +228,32 @@ class TestHttp2:
             http.read_until(1)
             assert http.over
         assert exchange(server.address, head("GET", "/")).status == 300
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [("POST", "/v2/nothing", 404), ("PATCH", "/v2/queues/q/messages", 405), ("GET", "/v2/queues/q", 200)],
+    )
+    def test_an_answer_before_the_end_of_a_body_leaves_the_connection_usable(
+        self, server, project, method, path, status
+    ):
+        """More bytes than the window of the connection are never read; it must be given back."""
+        headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}
+        early, whole = block(method, path, headers), block("POST", "/v2/queues/r/messages", headers)
+        connection = Connection(server.address)
+        for number in range(12):
+            stream = 2 * number + 1
+            connection.send(frame(HEADERS, END_HEADERS, stream, early))
+            for _ in range(3):
+                wait_until(lambda: has_credit(connection), "the window is given back")
+                connection.send_body(stream, b"x" * FRAME_SIZE)
+            wait_until(lambda stream=stream: has_answered(connection, stream), "an early answer")
+            assert connection.statuses[stream] == status
+        connection.send(frame(HEADERS, END_HEADERS, 101, whole))
+        connection.send_body(101, POST, END_STREAM)
+        wait_until(lambda: has_answered(connection, 101), "the next request is answered")
+        assert connection.statuses[101] == 201
+        assert not connection.closed
+        connection.close()
 
     def test_head_brings_no_body(self, server, project):
         headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}

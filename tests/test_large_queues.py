@@ -24,7 +24,8 @@ BIG = "big"
 BATCH = 20_000
 BATCH_BODY = json.dumps({"messages": [{"body": 1}] * BATCH}, separators=(",", ":")).encode()
 
-#: A deletion that touched each message would take seconds; one that does not has noise alone to fear.
+#: A deletion that touched each message would take seconds; one that does not has noise alone to
+#: fear.
 FACTOR, NOISE = 20, 0.2
 
 PROJECT = "large"
@@ -182,7 +183,8 @@ class Others:
         self.calm = quantiles(self._work(200), n=100)[-1]
 
     def do_not_wait(self) -> None:
-        # Once it is over nobody can wait for it any more: on a slow machine there is time for fewer.
+        # Once it is over nobody can wait for it any more: on a slow machine there is time for
+        # fewer.
         times = self._work(500, lambda: self.space.free() > self.space.used * 0.9)
         assert len(times) > 100, "the clean-up was over too soon to tell"
         busy = quantiles(times, n=100)[-1]

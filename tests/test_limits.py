@@ -174,7 +174,6 @@ def asked_of(kind: str) -> Iterator[Asked]:
     yield Asked("max_message_delay", send("POST", f"{new}/messages", lambda n: message(delay=n)))
     yield Asked("max_message_delay", send("PUT", new, lambda n: {"_default_message_delay": n}))
     yield Asked("max_queue_metadata", send_padded("PUT", new, {"a": 1}))
-    yield Asked("max_queue_metadata", send_padded("POST", f"{new}/purge", {"resource_types": ["messages"]}))
     yield Asked("max_queue_metadata", grow(f"{kind}/patched"))
 
 

@@ -20,7 +20,8 @@ HOOK = "http://hooks.example.com/orders"
 #: The one who posts and lists.
 ME = ("--client-id", str(uuid.uuid4()))
 
-#: Runs `openstack messaging` with arguments: what it printed as JSON, or None when it printed nothing.
+#: Runs `openstack messaging` with arguments: what it printed as JSON, or None when it printed
+#: nothing.
 Openstack = Callable[..., object]
 
 
@@ -34,7 +35,8 @@ def api(server, project) -> Iterator[Api]:
 @pytest.fixture
 def openstack(server, project, capsys) -> Iterator[Openstack]:
     with FakeKeystone(server.url, project) as keystone:
-        # Given as options: of the environment the command line makes its defaults once in a process.
+        # Given as options: of the environment the command line makes its defaults once in a
+        # process.
         login = [
             *("--os-auth-url", keystone.url, "--os-username", "user", "--os-password", "secret"),
             *("--os-user-domain-id", "default", "--os-region-name", "here"),
@@ -52,7 +54,8 @@ def openstack(server, project, capsys) -> Iterator[Openstack]:
             return json.loads(printed.out) if printed.out.strip() else None
 
         yield run
-    # A process of the command line has one login: it keeps the endpoint and the client of the first.
+    # A process of the command line has one login: it keeps the endpoint and the client of the
+    # first.
     cli._MESSAGING_ENDPOINT = None
     inspect.getattr_static(ClientManager, "messaging")._handle = None
 

@@ -176,3 +176,48 @@ def test_sqlite_that_does_not_sync_is_caught(after, tmp_path):
 def test_what_the_log_cannot_follow_is_refused(after, program):
     with pytest.raises(LogError):
         after(program)
+
+
+def test_a_failed_sync_loses_pages_for_good(powercut_library: Path, tmp_path: Path):
+    directory, log = tmp_path / "d", tmp_path / "log"
+    directory.mkdir()
+    program = """
+fd = make('f'); sync_dir(); os.write(fd, b'x' * 40960)
+try:
+    os.fsync(fd); raise SystemExit('the sync did not fail')
+except OSError as error:
+    assert error.errno == 5
+os.fsync(fd)
+"""
+    watched = {**os.environ, **environment(powercut_library, directory, log)}
+    watched["POWERCUT_FAIL_SYNCS"] = "3"
+    program = "g = make('g'); os.fsync(g); os.fsync(g)" + program
+    code = f"d = {str(directory)!r}\n{PREAMBLE}{program}"
+    subprocess.run([sys.executable, "-c", code], env=watched, check=True)
+    disk = Disk(directory, {}, random.Random(1)).replay(log)
+    assert disk.failed_syncs == 1
+    content = nothing_kept(disk)["f"]
+    pages = [content[start : start + PAGE] for start in range(0, 40960, PAGE)]
+    assert {page[:1] for page in pages} >= {b"x", b"\0"}, "some are on disk, some are not"
+
+
+def test_a_failed_sync_is_reported_to_every_descriptor_that_is_open(powercut_library: Path, tmp_path: Path):
+    directory, log = tmp_path / "d", tmp_path / "log"
+    directory.mkdir()
+    program = """
+def outcome(fd):
+    try:
+        os.fsync(fd); return True
+    except OSError as error:
+        assert error.errno == 5; return False
+one, other = make('f'), make('f')
+assert [outcome(one), outcome(one), outcome(one)] == [True, True, False]
+later = make('f')
+assert outcome(later), 'it was opened after the failure'
+assert [outcome(other), outcome(other)] == [False, True], 'it is told once'
+"""
+    watched = {**os.environ, **environment(powercut_library, directory, log)}
+    watched["POWERCUT_FAIL_SYNCS"] = "3"
+    code = f"d = {str(directory)!r}\n{PREAMBLE}{program}"
+    subprocess.run([sys.executable, "-c", code], env=watched, check=True)
+    assert Disk(directory, {}).replay(log).failed_syncs == 1, "only one has lost something"

@@ -13,7 +13,8 @@ import pytest
 from conftest import EXTERNAL_URL
 from support.server import REPOSITORY, Server, server_binary
 
-#: Where the page says that the server listens. The tests' own listens elsewhere: the port may be taken.
+#: Where the page says that the server listens. The tests' own listens elsewhere: the port may be
+#: taken.
 ADDRESS = "127.0.0.1:8888"
 
 #: A command, over as many lines as end in a backslash, and what it prints.
@@ -64,7 +65,8 @@ def test_the_examples_do_what_they_print(bare: Bare):
     for example in examples:
         printed = run(example["command"], bare)
         for line in example["printed"].splitlines():
-            # An ellipsis stands for what nobody can know before; on a slow machine that is the age too.
+            # An ellipsis stands for what nobody can know before; on a slow machine that is the age
+            # too.
             pieces = line.strip().replace('"age":0', '"age":…').split("…")
             expected = r"[^\n]+".join(map(re.escape, pieces))
             assert re.search(rf"^{expected}\r?$", printed, re.M), (line, printed)

@@ -119,6 +119,7 @@ def test_a_fail_over_loses_nothing(
         while load.acknowledged("post") < before + 50:
             assert time.monotonic() < deadline, "nobody is served again"
             await asyncio.sleep(0.1)
+        await load.until_enough()
 
     load.run_on(servers, end)
     assert load.take_losses() == []
@@ -246,10 +247,10 @@ def test_rules_hold_on_every_server_once_they_are_changed(servers: list[Server])
 
     with Api(servers[0].url, project) as api:
         assert api.call("PUT", "/v2/queues/q", json={"_default_message_ttl": 100}).status_code == 201
+        changes = [(time.monotonic(), 100)]
         posters = [threading.Thread(target=post, args=(server.url,)) for server in servers]
         for poster in posters:
             poster.start()
-        changes = [(time.monotonic(), 100)]
         for ttl in range(101, 121):
             known = len(posts)
             wait_until(lambda known=known: len(posts) >= known + 6, "others post")
@@ -336,3 +337,70 @@ def test_data_of_the_original_is_a_warning(redis: Redis, new_server: Callable[..
     with Api(server.url, "p") as api:
         assert api.call("GET", "/v2/ping").status_code == 204
     assert redis.cli("ZCARD", "p.q.messages") == "2"
+
+
+def health_problems(server: Server) -> str:
+    """What health says is wrong; empty when nothing is."""
+    with Api(server.url) as api:
+        answer = api.call("GET", "/v2/health", headers={"X-Roles": "admin"})
+    return "" if answer.status_code == 200 and answer.json()["storage_reachable"] else answer.text
+
+
+def lines_of(server: Server, text: str) -> int:
+    return sum(text in line for line in server.log.read_text(errors="replace").splitlines())
+
+
+#: What happens to Redis, how it ends, and the lines that tell of its beginning and of its end.
+CONDITIONS = {
+    "it hangs": (Redis.suspend, Redis.resume, "Redis is away", "Redis is back"),
+    "it is full": (
+        lambda redis: redis.cli("CONFIG", "SET", "maxmemory", "1"),
+        lambda redis: redis.cli("CONFIG", "SET", "maxmemory", "0"),
+        "Redis is full",
+        "Redis takes posts again",
+    ),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_several_servers_say_once_what_is_wrong_with_redis(
+    redis: Redis, new_server: Callable[..., Server], condition: str
+):
+    begin, end, said, recovered = CONDITIONS[condition]
+    uri = f"{redis.uri}?socket_timeout=2"
+    options = on_redis(uri, max_reconnect_attempts=2, reconnect_sleep=0.1)
+    servers = [new_server(options=options).start() for _ in range(SERVERS)]
+
+    def post(server: Server) -> int:
+        with Api(server.url, "several") as api:
+            document = {"messages": [{"ttl": 300, "body": "refused"}]}
+            answer = api.call("POST", "/v2/queues/q/messages", json=document)
+        if answer.status_code == 503:
+            assert int(answer.headers["Retry-After"]) > 0
+        return answer.status_code
+
+    try:
+        for round_ in (1, 2):
+            for server in servers:
+                assert post(server) == 201
+                assert health_problems(server) == ""
+            start = time.monotonic()
+            begin(redis)
+            with ThreadPoolExecutor(len(servers) * 4) as clients:
+                statuses = set(clients.map(post, servers * 8))
+            assert statuses == {503}
+            for server in servers:
+                assert health_problems(server) != ""
+                assert server.running()
+            # One line at the beginning, and one every five seconds at most.
+            most = round_ * (1 + (time.monotonic() - start) // 5 + 1)
+            for server in servers:
+                assert 1 <= lines_of(server, said) <= most, server.log_tail()
+            end(redis)
+            for server in servers:
+                wait_until(lambda server=server: post(server) == 201, "it serves again")
+                wait_until(lambda server=server: health_problems(server) == "", "and says so")
+                assert 1 <= lines_of(server, recovered) <= round_, server.log_tail()
+    finally:
+        redis.resume()

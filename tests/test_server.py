@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +17,12 @@ import pytest
 
 from support.api import Api
 from support.history import check
+from support.http2 import END_HEADERS, END_STREAM, HEADERS, Connection, block, frame
 from support.load import Load
 from support.rawhttp import RawConnection, exchange, head
 from support.server import Sections, Server
+from support.unread import open_websocket, send, text_frame
+from support.wait import wait_until
 
 NewServer = Callable[..., Server]
 
@@ -193,6 +198,39 @@ def test_half_a_request_does_not_hold_a_stop_up_for_good(held_up_stop):
     stopped = held_up_stop.wait()
     assert stopped.code == 0
     assert stopped.seconds < 40
+
+
+#: Seconds that a stop may take in the test below.
+STOP = 6
+
+
+def test_clients_that_read_nothing_do_not_hold_a_stop_up(new_server: NewServer):
+    """Lists of 5 MB that nobody reads, over HTTP/1.1, HTTP/2 and WebSocket, when the server stops."""
+    options: Sections = {"DEFAULT": {"graceful_shutdown_timeout": STOP}}
+    server = new_server(options=options, websocket=True, sync="never").start()
+    assert server.process is not None
+    with Api(server.url, "stopping") as api:
+        for _ in range(20):
+            api.post("q", "x" * 255_000)
+    path = "/v2/queues/q/messages?limit=20&echo=true"
+    fields = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "stopping"}
+    http1 = send(server.address, head("GET", path, project="stopping"))
+    assert http1.recv(12) == b"HTTP/1.1 200"
+    http2 = Connection(server.address, window=0)
+    http2.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block("GET", path, fields)))
+    wait_until(lambda: http2.read(0.1) or http2.statuses.get(1) == 200, "the list begins")
+    websocket = open_websocket(server.websocket_port)
+    body = {"queue_name": "q", "limit": 20, "echo": True}
+    request = {"action": "message_list", "headers": fields, "body": body}
+    websocket.sendall(2 * text_frame(json.dumps(request).encode()))
+    assert websocket.recv(1) == b"\x81"
+    start = time.monotonic()
+    assert server.stop(timeout=60) == 0, server.log_tail()
+    took = time.monotonic() - start
+    # Unbounded they wait for a minute.
+    assert took < STOP + 12
+    for connection in (http1, http2, websocket):
+        connection.close()
 
 
 def test_a_stop_under_load_loses_nothing(new_server: NewServer, seed: int):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 from support.api import Api
 from support.server import REPOSITORY
@@ -167,13 +168,17 @@ class TestSubscriptions:
         assert socket.push().body == "but this"
 
     @pytest.mark.differs("subscriptions of the original outlive their queue")
-    def test_no_push_from_a_queue_made_anew(self, socket: WebSocket, http: Api) -> None:
+    def test_the_end_of_a_queue_closes_its_subscribers(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
-        subscribe(socket, "r")
-        socket.ask("queue_delete", 204, queue_name="q")
-        http.post("q", "nobody hears this")
-        http.post("r", "but this")
-        assert socket.push().body == "but this"
+        assert http.call("DELETE", "/v2/queues/q").status_code == 204
+        with pytest.raises(ConnectionClosedError, match=r"1012.*subscribe again"):
+            socket.push()
+
+    @pytest.mark.differs("subscriptions of the original outlive their queue")
+    def test_who_deletes_its_own_queue_is_answered_first(self, socket: WebSocket) -> None:
+        subscribe(socket, "q")
+        assert socket.ask("queue_delete", 204, queue_name="q") == "Queue q removed."
+        assert socket.closed()[0] == 1012
 
     @pytest.mark.parametrize("cut", [False, True])
     def test_they_end_with_the_connection(self, both, http: Api, encoding: str, cut: bool) -> None:

@@ -231,7 +231,8 @@ QUERIES = [
     ),
 ]
 
-# What can be answered without complaint is: a marker is a position, an id that cannot be is not there.
+# What can be answered without complaint is: a marker is a position, an id that cannot be is not
+# there.
 ODD = [
     Case("odd marker", "GET", f"{MESSAGES}?marker=%00%01", 200),
     Case("odd marker of letters", "GET", f"{MESSAGES}?marker=zzz", 200),

@@ -29,7 +29,8 @@ _HOP_HEADERS = frozenset({"connection", "keep-alive", "date", "server", "transfe
 _REQUEST_ID = re.compile(r"^req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 _SIGNATURE = re.compile(r"^[0-9a-f]{64}$")
 _TIME_FORMATS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S")
-#: Where ids and markers stand in links and locations. A queue's name after `marker=` is its own twin.
+#: Where ids and markers stand in links and locations. A queue's name after `marker=` is its own
+#: twin.
 _PLACES = re.compile(
     r"(?P<marker>(?<=marker=)[^&\"]+)"
     r"|(?<=/messages/)[^/?&\"]+|(?<=/claims/)[^/?&\"]+|(?<=/subscriptions/)[^/?&\"]+"
@@ -230,8 +231,8 @@ def _same_value(key: str, original: Any, ours: Any, context: _Context) -> bool:
             return abs(original - ours) <= TOLERANCE
         case "seconds":
             return original >= 0 and ours >= 0
-        # Ours is of the whole life, the original's of what a claim has left of it: a moment more, when a
-        # moment has passed between the post and the claim.
+        # Ours is of the whole life, the original's of what a claim has left of it: a moment more,
+        # when a moment has passed between the post and the claim.
         case "ttl" if context.claimed():
             return 0 <= ours - original <= TOLERANCE
     return original == ours or (original != original and ours != ours)  # NaN is NaN here.

@@ -3,8 +3,10 @@
  * Loaded by LD_PRELOAD. POWERCUT_DIR names the directory, POWERCUT_LOG the log, which lies outside of
  * it. Every operation that changes a file or a name below the directory is appended to the log before
  * it is done, with the written bytes; a finished sync is appended with the log position at which it
- * began, as it vouches only for what was written before. support/powercut.py reads the log and builds
- * what a disk could hold after the power failed at its end.
+ * began, as it vouches only for what was written before. With POWERCUT_FAIL_SYNCS=N every Nth sync of a
+ * file fails with EIO, and so does, as with Linux since 4.13, the next one by each other descriptor that
+ * had the file open. support/powercut.py reads the log and builds what a disk could hold after the
+ * power failed at any moment of it.
  *
  * Seen: open and its kin, creat, write, pwrite, writev, pwritev, ftruncate, truncate, fallocate, fsync,
  * fdatasync, rename, link, unlink, mkdir, rmdir. Writable shared mappings of anything but SQLite's -shm
@@ -57,13 +59,25 @@ enum kind {
     UNLINKED,    /* path */
     MADE_DIR,    /* path */
     UNFOLLOWED,  /* path: something happened that the log does not tell */
+    SYNC_FAILED, /* inode, offset: a sync that began there reported an error */
 };
 
 /* A descriptor below the directory; inode 0 is none. */
 struct watched {
     uint64_t inode;
     int is_dir;
+    /* Failed syncs of the file that were reported to this descriptor, or came before it. */
+    unsigned long seen;
 };
+
+/* Failed syncs of a file, by any descriptor. */
+struct failures {
+    uint64_t inode;
+    unsigned long count;
+};
+
+#define MAX_FAILING 256
+static struct failures failures[MAX_FAILING];
 
 static struct watched watched[MAX_FD];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -71,6 +85,8 @@ static char directory[PATH_MAX];
 static size_t directory_length;
 static int log_fd = -1;
 static uint64_t log_position;
+/* Every so many syncs of files fail; 0 for none. */
+static unsigned long fail_every, syncs;
 
 /* The next definition of a symbol, which is libc's. */
 #define REAL(name) ((__typeof__(&name))real(#name))
@@ -103,6 +119,8 @@ __attribute__((constructor)) static void start(void)
     int fd = REAL(open)(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0)
         fail("POWERCUT_LOG");
+    const char *every = getenv("POWERCUT_FAIL_SYNCS");
+    fail_every = every ? strtoul(every, NULL, 10) : 0;
     /* Children of the process are not watched. */
     unsetenv("POWERCUT_DIR");
     log_fd = fd;
@@ -180,6 +198,48 @@ static struct watched *watch_of(int fd)
     return log_fd >= 0 && fd >= 0 && fd < MAX_FD && watched[fd].inode ? &watched[fd] : NULL;
 }
 
+/* With the lock held. */
+static unsigned long *failures_of(uint64_t inode)
+{
+    for (int i = 0; i < MAX_FAILING; i++) {
+        if (!failures[i].inode)
+            failures[i].inode = inode;
+        if (failures[i].inode == inode)
+            return &failures[i].count;
+    }
+    fprintf(stderr, "powercut: more than %d files are synced\n", MAX_FAILING);
+    abort();
+}
+
+/* What becomes of a sync. */
+enum outcome { SYNCS, FAILS, REPORTS };
+
+/* With the lock held. A sync that only reports an earlier failure loses nothing more. */
+static enum outcome outcome_of(struct watched *file)
+{
+    if (file->is_dir || !fail_every)
+        return SYNCS;
+    unsigned long *count = failures_of(file->inode);
+    enum outcome outcome = file->seen != *count ? REPORTS : SYNCS;
+    if (outcome == SYNCS && ++syncs % fail_every == 0) {
+        ++*count;
+        outcome = FAILS;
+    }
+    file->seen = *count;
+    return outcome;
+}
+
+/* With the lock held: whether another descriptor's sync has failed since this one's began. */
+static int sync_failed_meanwhile(struct watched *file)
+{
+    if (file->is_dir || !fail_every)
+        return 0;
+    unsigned long count = *failures_of(file->inode);
+    int failed = file->seen != count;
+    file->seen = count;
+    return failed;
+}
+
 /* Opens under the lock, so that no other thread's record comes between the file and its creation. */
 static int opened(int at, const char *name, int flags, int (*open_it)(int, const char *, int, mode_t),
                   mode_t mode)
@@ -193,7 +253,8 @@ static int opened(int at, const char *name, int flags, int (*open_it)(int, const
     int fd = open_it(at, name, flags, mode);
     int error = errno;
     if (fd >= 0 && fd < MAX_FD && fd_path(fd, path) && below(path) && fstat(fd, &stat) == 0) {
-        watched[fd] = (struct watched){stat.st_ino, S_ISDIR(stat.st_mode)};
+        unsigned long seen = fail_every ? *failures_of(stat.st_ino) : 0;
+        watched[fd] = (struct watched){stat.st_ino, S_ISDIR(stat.st_mode), seen};
         append(existed ? OPENED : CREATED, stat.st_ino, 0, path, NULL, 0);
         if (flags & O_TRUNC)
             append(TRUNCATED, stat.st_ino, 0, NULL, NULL, 0);
@@ -403,12 +464,22 @@ static int synced(int fd, int (*sync_it)(int))
     struct watched what = *file;
     pthread_mutex_lock(&lock);
     uint64_t began = log_position;
+    enum outcome outcome = outcome_of(file);
+    if (outcome == FAILS)
+        append(SYNC_FAILED, what.inode, began, NULL, NULL, 0);
     pthread_mutex_unlock(&lock);
+    if (outcome != SYNCS) {
+        errno = EIO;
+        return -1;
+    }
     int result = sync_it(fd);
     int error = errno;
     if (result == 0) {
         pthread_mutex_lock(&lock);
-        if (!what.is_dir)
+        if (sync_failed_meanwhile(file)) {
+            result = -1;
+            error = EIO;
+        } else if (!what.is_dir)
             append(SYNCED, what.inode, began, NULL, NULL, 0);
         else if (fd_path(fd, path))
             append(DIR_SYNCED, what.inode, began, path, NULL, 0);

@@ -84,7 +84,7 @@ class Browser:
         """Until a JavaScript expression is true."""
         deadline = time.monotonic() + PATIENCE
         while not self.evaluate(condition):
-            shown = self.evaluate("document.body.innerText")
+            shown = self.evaluate("document.body?.innerText")
             assert time.monotonic() < deadline, (
                 f"not within {PATIENCE} s: {condition}\n{self.errors}\n{shown}"
             )

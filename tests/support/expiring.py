@@ -20,12 +20,14 @@ from support.history import Key
 from support.workers import key_of
 
 PRODUCERS = 8
-#: How old, in seconds, the messages are that each reader reads: new ones, or those that are about to expire.
+#: How old, in seconds, the messages are that each reader reads: new ones, or those that are about
+#: to expire.
 READERS = (0, 57, 58, 59)
 #: Seconds that the producers post for.
 POSTING = 15
 LIFE = 60
-#: Seconds after which a message that lives for a minute is over for certain, once its post is answered.
+#: Seconds after which a message that lives for a minute is over for certain, once its post is
+#: answered.
 OVER = LIFE + 1
 
 PATH = "/v2/queues/expiring/messages"
@@ -158,9 +160,9 @@ class Expiring:
 
 
 @pytest.fixture(scope="session")
-def expiring(server) -> Iterator[Expiring]:
+def expiring(shared_server) -> Iterator[Expiring]:
     """The scene, begun."""
-    scene = Expiring(server.address).start()
+    scene = Expiring(shared_server.address).start()
     yield scene
     # The server must not stop before.
     assert scene.thread is not None

@@ -55,9 +55,9 @@ class Past:
 
 
 @pytest.fixture(scope="session")
-def past(server) -> Iterator[Past]:
+def past(shared_server) -> Iterator[Past]:
     """Prepares the queues; `wait` lets the rest of the minute pass."""
-    with Api(server.url) as api:
+    with Api(shared_server.url) as api:
         past = Past(api)
         for number in range(20):
             past.short_ids += api.post("mixed", f"short {number}", ttl=MINUTE)
@@ -90,9 +90,9 @@ def past(server) -> Iterator[Past]:
 
 
 @pytest.fixture(scope="session")
-def half_requests(server) -> Iterator[list[RawConnection]]:
+def half_requests(shared_server) -> Iterator[list[RawConnection]]:
     """Connections that have sent the first half of a request and nothing since."""
-    halves = [RawConnection(server.address, timeout=70) for _ in range(100)]
+    halves = [RawConnection(shared_server.address, timeout=70) for _ in range(100)]
     for connection in halves:
         connection.send(b"GET /v2/queues HTTP/1.1\r\nHost: a\r\nX-Slow: ")
     yield halves
@@ -125,7 +125,7 @@ class HeldUpStop:
 
 
 @pytest.fixture(scope="session")
-def held_up_stop(server, tmp_path_factory: pytest.TempPathFactory) -> HeldUpStop:
-    if not isinstance(server, Server):
+def held_up_stop(shared_server, tmp_path_factory: pytest.TempPathFactory) -> HeldUpStop:
+    if not isinstance(shared_server, Server):
         pytest.skip("needs a server process of its own, and ZAQAR_TEST_URL names a running one")
     return HeldUpStop(Server(tmp_path_factory.mktemp("held-up")))

@@ -15,7 +15,8 @@ import pymongo
 from support.server import Sections, free_port
 from support.wait import PATIENCE, wait_until
 
-#: A mongod, a replica set or a mongos. Without it a compatible server is started, which is not all of that.
+#: A mongod, a replica set or a mongos. Without it a compatible server is started, which is not all
+#: of that.
 REAL_URI = os.environ.get("ZAQAR_TEST_MONGODB_URI")
 
 

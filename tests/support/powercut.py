@@ -2,7 +2,8 @@
 
 powercut/powercut.c logs what a process does below a directory; this module replays the log. A file's
 content is durable up to its last sync, a name up to the last sync of its directory. Of what came later
-the disk may have kept any 4 KiB page on its own, and any first part of a directory's changes.
+the disk may have kept any page or sector on its own, the size without the data, and any first part
+of a directory's changes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ PAGE = 4096
 
 _HEAD = struct.Struct("=IIQQII")
 _MAGIC = 0x50435554
-OPENED, CREATED, WRITTEN, TRUNCATED, SYNCED, DIR_SYNCED, RENAMED, UNLINKED, MADE_DIR, UNFOLLOWED = range(
-    1, 11
-)
+OPENED, CREATED, WRITTEN, TRUNCATED, SYNCED, DIR_SYNCED = range(1, 7)
+RENAMED, UNLINKED, MADE_DIR, UNFOLLOWED, SYNC_FAILED = range(7, 12)
 
 #: A directory's content: path below it to bytes, or None for a directory.
 Tree = dict[str, "bytes | None"]
@@ -49,7 +49,8 @@ class File:
     """What is certainly on disk, and what was written since."""
 
     durable: bytearray = field(default_factory=bytearray)
-    #: Changes in order: log position, offset, bytes; bytes of None cut or extend the file to the offset.
+    #: Changes in order: log position, offset, bytes; bytes of None cut or extend the file to the
+    #: offset.
     pending: list[tuple[int, int, bytes | None]] = field(default_factory=list)
 
     def sync(self, began: int) -> None:
@@ -58,12 +59,25 @@ class File:
                 _apply(self.durable, offset, data)
         self.pending = [change for change in self.pending if change[0] >= began]
 
-    def surviving(self, choose: random.Random, keep: float) -> bytes:
+    def fail(self, began: int, choose: random.Random) -> None:
+        """A failed sync: the system takes what was written for clean. Half of it is on disk, and no
+        later sync vouches for the rest."""
+        for position, offset, data in self.pending:
+            if position < began:
+                for at, part in _pieces(offset, data, PAGE):
+                    if choose.random() < 0.5:
+                        _apply(self.durable, at, part)
+        self.pending = [change for change in self.pending if change[0] >= began]
+
+    def surviving(self, choose: random.Random, keep: float, piece: int = PAGE) -> bytes:
         content = bytearray(self.durable)
         for _, offset, data in self.pending:
-            for piece_offset, piece in _pieces(offset, data):
+            for at, part in _pieces(offset, data, piece):
                 if choose.random() < keep:
-                    _apply(content, piece_offset, piece)
+                    _apply(content, at, part)
+                elif part is not None and at + len(part) > len(content) and choose.random() < keep:
+                    # The new size is on disk and the data is not.
+                    content.extend(bytes(at + len(part) - len(content)))
         return bytes(content)
 
 
@@ -96,8 +110,11 @@ class NameChange:
 class Disk:
     """A directory's files and names, replayed from a log over what was there before."""
 
-    def __init__(self, root: Path, before: Tree) -> None:
+    def __init__(self, root: Path, before: Tree, choose: random.Random | None = None) -> None:
+        """`choose` decides what failed syncs lose."""
         self.root = os.path.realpath(root)
+        self.choose = choose or random.Random(0)
+        self.failed_syncs = 0
         files = {path: File(bytearray(content or b"")) for path, content in before.items()}
         self.dirs = {path for path, content in before.items() if content is None}
         #: Names as the process sees them, and as the disk has them for certain.
@@ -108,15 +125,15 @@ class Disk:
 
     def replay(self, log: Path) -> Disk:
         for record in read_log(log):
-            self._apply(record)
+            self.apply(record)
         return self
 
     def unsynced(self) -> int:
         """How many changes of files and names a power cut can take back."""
         return len(self.changes) + sum(len(file.pending) for file in self.names.values())
 
-    def surviving(self, choose: random.Random, keep: float = 0.4) -> Tree:
-        """One state of the disk after the cut; `keep` is the chance of each unsynced page."""
+    def surviving(self, choose: random.Random, keep: float = 0.4, piece: int = PAGE) -> Tree:
+        """One state of the disk after the cut; `keep` is the chance of each unsynced piece."""
         names = dict(self.durable_names)
         dirs = set(self.dirs)
         lost: set[str] = set()
@@ -129,12 +146,12 @@ class Disk:
         for path, file in names.items():
             if path in dirs:
                 continue
-            content = file.surviving(choose, keep)
+            content = file.surviving(choose, keep, piece)
             # SQLite promises to need nothing of it, so whatever the disk has there is as good.
             tree[path] = choose.randbytes(len(content)) if path.endswith("-shm") else content
         return tree
 
-    def _apply(self, record: Record) -> None:
+    def apply(self, record: Record) -> None:
         if record.kind == UNFOLLOWED:
             raise LogError(f"{record.path} was changed in a way that the log does not follow")
         if record.kind == OPENED:
@@ -148,6 +165,9 @@ class Disk:
             self.inodes[record.inode].pending.append((record.position, record.offset, data))
         elif record.kind == SYNCED:
             self.inodes[record.inode].sync(record.offset)
+        elif record.kind == SYNC_FAILED:
+            self.failed_syncs += 1
+            self.inodes[record.inode].fail(record.offset, self.choose)
         elif record.kind == DIR_SYNCED:
             self._sync_dir(self._below(record.path), record.offset)
         elif record.kind == RENAMED:
@@ -221,10 +241,10 @@ def write_tree(root: Path, tree: Tree) -> None:
             (root / path).write_bytes(content)
 
 
-def build_library(directory: Path) -> Path:
-    """Compiles the library that writes the log; CC names the compiler, `cc` by default."""
-    library = directory / "powercut.so"
-    source = Path(__file__).resolve().parents[1] / "powercut/powercut.c"
+def build_library(directory: Path, name: str = "powercut") -> Path:
+    """Compiles a library to preload, by default the one that writes the log; CC names the compiler."""
+    library = directory / f"{name}.so"
+    source = Path(__file__).resolve().parents[1] / name / f"{name}.c"
     flags = ["-O2", "-Wall", "-Wextra", "-fPIC", "-shared"]
     subprocess.run(
         [os.environ.get("CC", "cc"), *flags, "-o", library, source, "-ldl", "-lpthread"], check=True
@@ -247,13 +267,13 @@ def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
         content[offset:end] = data
 
 
-def _pieces(offset: int, data: bytes | None) -> Iterator[tuple[int, bytes | None]]:
-    """A change cut at the page boundaries."""
+def _pieces(offset: int, data: bytes | None, size: int) -> Iterator[tuple[int, bytes | None]]:
+    """A change cut into pieces of this size."""
     if data is None:
         yield offset, None
         return
     start = 0
     while start < len(data):
-        end = start + PAGE - (offset + start) % PAGE
+        end = start + size - (offset + start) % size
         yield offset + start, data[start:end]
         start = end

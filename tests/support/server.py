@@ -101,18 +101,19 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # SIGXFSZ stays ignored, as Python has it: at a limit a write then fails, as on a full disk.
+                # SIGXFSZ stays ignored, as Python has it: at a limit a write then fails, as on a
+                # full disk.
                 restore_signals=False,
             )
         return self.process
 
-    def start(self, timeout: float = 30.0) -> Server:
+    def start(self, timeout: float = 90.0) -> Server:
         """Starts the process and returns when it answers."""
         self.spawn()
         self.wait_until_ready(timeout)
         return self
 
-    def wait_until_ready(self, timeout: float = 30.0) -> None:
+    def wait_until_ready(self, timeout: float = 90.0) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
@@ -154,7 +155,7 @@ class Server:
             raise
         return code, self.log.read_bytes()[before:].decode(errors="replace")
 
-    def stop(self, timeout: float = 30.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)

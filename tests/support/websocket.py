@@ -13,10 +13,12 @@ from websockets.sync.client import connect
 
 ENCODINGS = ("json", "messagepack")
 
-#: Seconds until what a server does at once must have happened, on a machine that does other things too.
+#: Seconds until what a server does at once must have happened, on a machine that does other things
+#: too.
 PATIENCE = 30.0
 
-#: Seconds until the subscriptions of a dead server are gone: its lease must end, and a sweep come by.
+#: Seconds until the subscriptions of a dead server are gone: its lease must end, and a sweep come
+#: by.
 LEASE_AND_SWEEP = 60.0
 
 
@@ -60,7 +62,8 @@ class WebSocket:
             max_size=None,
             compression=None,
             proxy=None,
-            # A connection that a test does not read must not end by itself: it is the server that asks.
+            # A connection that a test does not read must not end by itself: it is the server that
+            # asks.
             ping_interval=None,
             origin=origin,
         )

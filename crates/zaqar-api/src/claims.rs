@@ -1,59 +1,63 @@
 //! Operations on claims.
 
 use zaqar_core::limits::MIN_TTL;
-use zaqar_core::metadata::{DeadLetterRule, Rules};
+use zaqar_core::metadata::DeadLetterRule;
 use zaqar_core::storage::{Claim, ClaimRequest, Claimed, DeadLetters, Guarded, Message};
 use zaqar_core::{ClaimId, QueueKey, Timestamp};
 
 use crate::directory::ATTEMPTS;
-use crate::{Api, Caller, CreateClaim, Error, ReadClaim, RenewClaim, checked_seconds, page_limit};
+use crate::messages::MAX_SLICES;
+use crate::{Api, Context, CreateClaim, Error, ReadClaim, RenewClaim, checked_seconds, page_limit};
 
 impl Api {
-    /// Holds the first free messages for the caller; `None` when there are none. Cost: one store step.
+    /// Holds the first free messages for the caller; `None` when there are none. Cost: one store
+    /// step.
+    ///
+    /// Messages that cannot be opened are held and counted like others, but not answered: where a
+    /// dead-letter queue is set, they end there. A claim that got only such messages is
+    /// followed by another one, at most [`MAX_SLICES`] times.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a ttl, grace or limit out of bounds; [`Error::Storage`].
-    pub async fn create_claim(
+    pub(crate) async fn create_claim(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: CreateClaim,
     ) -> Result<Option<(ClaimId, Vec<Message>)>, Error> {
         let limits = &self.inner.limits;
         let ttl = self.claim_ttl(request.ttl)?;
         let limit = page_limit(request.limit, limits.max_messages_per_claim_or_pop)?;
         let grace = self.claim_grace(request.grace)?;
-        let key = caller.key(request.queue);
-        let id = ClaimId::new(rand::random());
-        let claim = ClaimRequest { id, ttl, grace, limit, dead_letters: None };
-        let messages = self.hold(&key, claim, |rules| rules.dead_letters.as_ref()).await?;
-        Ok((!messages.is_empty()).then_some((id, messages)))
+        let key = context.key(request.queue);
+        for _ in 0..MAX_SLICES {
+            let id = ClaimId::new(rand::random());
+            let claim = ClaimRequest { id, ttl, grace, limit, dead_letters: None };
+            let mut messages = self.claim(&key, claim).await?;
+            if messages.is_empty() {
+                return Ok(None);
+            }
+            self.open(&key, &mut messages);
+            if !messages.is_empty() {
+                return Ok(Some((id, messages)));
+            }
+        }
+        Ok(None)
     }
 
-    /// Makes a claim, with the dead letters that `rule` finds in the queue's rules, and answers the messages as they can be shown.
-    pub(crate) async fn hold(
-        &self,
-        key: &QueueKey,
-        mut claim: ClaimRequest,
-        rule: impl Fn(&Rules) -> Option<&DeadLetterRule> + Send,
-    ) -> Result<Vec<Message>, Error> {
+    /// Makes a claim, with the dead letters of the queue's rules, and answers the messages as they
+    /// are stored.
+    async fn claim(&self, key: &QueueKey, mut claim: ClaimRequest) -> Result<Vec<Message>, Error> {
         let now = self.inner.clock.now();
         let directory = &self.inner.directory;
         let mut known = directory.find(key).await?;
         for _ in 0..ATTEMPTS {
             let Some(queue) = known else { return Ok(Vec::new()) };
-            claim.dead_letters = match rule(&queue.rules) {
+            claim.dead_letters = match &queue.rules.dead_letters {
                 None => None,
                 Some(rule) => Some(self.dead_letters(key, rule, now).await?),
             };
             match self.inner.messages.claim(key, queue.generation, &claim, now).await? {
-                Guarded::Done(Claimed::Messages(mut messages)) => {
-                    if let Err(error) = self.open(key, &mut messages) {
-                        // Nobody has them: they need not wait for the end of the claim.
-                        self.inner.messages.claim_release(key, claim.id, now).await?;
-                        return Err(error);
-                    }
-                    return Ok(messages);
-                }
+                Guarded::Done(Claimed::Messages(messages)) => return Ok(messages),
                 Guarded::Done(Claimed::TargetChanged) => {
                     if let Some(dead_letters) = &claim.dead_letters {
                         directory.agree(&dead_letters.target, now).await?;
@@ -73,30 +77,40 @@ impl Api {
     /// A live claim and its messages.
     ///
     /// # Errors
-    /// [`Error::ClaimNotFound`], also when all its messages are gone; [`Error::Storage`].
-    pub async fn read_claim(&self, caller: &Caller, request: ReadClaim) -> Result<Claim, Error> {
-        let key = caller.key(request.queue);
+    /// [`Error::ClaimNotFound`], also when all its readable messages are gone; [`Error::Storage`].
+    pub(crate) async fn read_claim(
+        &self,
+        context: &Context,
+        request: ReadClaim,
+    ) -> Result<Claim, Error> {
+        let key = context.key(request.queue);
         let id = parse_claim(&request.id, &key)?;
-        match self.inner.messages.claim_get(&key, id, self.inner.clock.now()).await? {
-            Some(mut claim) if !claim.messages.is_empty() => {
-                self.open(&key, &mut claim.messages)?;
-                Ok(claim)
+        let now = self.inner.clock.now();
+        if let Some(mut claim) = self.inner.messages.claim_get(&key, id, now).await? {
+            self.open(&key, &mut claim.messages);
+            if !claim.messages.is_empty() {
+                return Ok(claim);
             }
-            Some(_) | None => Err(Error::ClaimNotFound { id: request.id, key }),
         }
+        Err(Error::ClaimNotFound { id: request.id, key })
     }
 
     /// Gives a live claim a new life from now.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a ttl out of bounds; [`Error::ClaimNotFound`]; [`Error::Storage`].
-    pub async fn renew_claim(&self, caller: &Caller, request: RenewClaim) -> Result<(), Error> {
+    pub(crate) async fn renew_claim(
+        &self,
+        context: &Context,
+        request: RenewClaim,
+    ) -> Result<(), Error> {
         let ttl = self.claim_ttl(request.ttl)?;
         let limits = &self.inner.limits;
-        // The original does not look at it, and clients send any: it is brought within bounds, not refused.
+        // The original does not look at it, and clients send any: it is brought within bounds, not
+        // refused.
         let grace = request.grace.map(|grace| u64::try_from(grace).unwrap_or(0));
         let grace = grace.unwrap_or(limits.default_claim_grace).min(limits.max_claim_grace);
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let id = parse_claim(&request.id, &key)?;
         let now = self.inner.clock.now();
         if self.inner.messages.claim_renew(&key, id, ttl, grace, now).await? {
@@ -105,13 +119,18 @@ impl Api {
         Err(Error::ClaimNotFound { id: request.id, key })
     }
 
-    /// Ends a claim; its messages are free again, in their old places. One that is not there is no error.
+    /// Ends a claim; its messages are free again, in their old places. One that is not there is no
+    /// error.
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub async fn release_claim(&self, caller: &Caller, request: ReadClaim) -> Result<(), Error> {
+    pub(crate) async fn release_claim(
+        &self,
+        context: &Context,
+        request: ReadClaim,
+    ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         Ok(self.inner.messages.claim_release(&key, id, self.inner.clock.now()).await?)
     }
 

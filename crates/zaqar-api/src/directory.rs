@@ -1,10 +1,12 @@
 //! Which generation of which queue: the one place that keeps row and head in step.
 //!
-//! The row (management store) and the head (message store) change one after the other, and a process may die in between. The rules: a
-//! head is opened before its row is made and closed before its row goes, and never opened twice with one incarnation; the head's
-//! incarnation is the truth about what is in the queue, the row's version about its metadata. From any pair of row and head
-//! [`Directory::agree`] leads to a matching one without losing a message. Any number of processes may be at it at once: whoever opens the
-//! head first decides the incarnation, and the others take it over.
+//! The row (management store) and the head (message store) change one after the other, and a
+//! process may die in between. The rules: a head is opened before its row is made and closed before
+//! its row goes, and never opened twice with one incarnation; the head's incarnation is the truth
+//! about what is in the queue, the row's version about its metadata. From any pair of row and head
+//! [`Directory::agree`] leads to a matching one without losing a message. Any number of processes
+//! may be at it at once: whoever opens the head first decides the incarnation, and the others take
+//! it over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +18,9 @@ use zaqar_core::{Generation, Incarnation, Metadata, QueueKey, Timestamp, Version
 
 use crate::Error;
 
-/// How often an operation follows a queue that others delete and create meanwhile.
-pub(crate) const ATTEMPTS: usize = 16;
+/// How often an operation follows a queue that others delete, create or change meanwhile: of as
+/// many changes at once each is made.
+pub(crate) const ATTEMPTS: usize = 64;
 
 /// What is remembered of a queue.
 #[derive(Debug, Clone)]
@@ -89,7 +92,8 @@ impl Directory {
         Ok(true)
     }
 
-    /// After a step found no head or another generation: makes row and head agree, and creates what is missing of them.
+    /// After a step found no head or another generation: makes row and head agree, and creates what
+    /// is missing of them.
     pub(crate) async fn agree(&self, key: &QueueKey, now: Timestamp) -> Result<Arc<Known>, Error> {
         self.forget(key);
         for _ in 0..ATTEMPTS {
@@ -167,7 +171,8 @@ impl Directory {
                 Guarded::Done(()) => {
                     self.remember(key, &changed);
                 }
-                // No head: the next post opens one. Another: the next post takes it over, with this metadata.
+                // No head: the next post opens one. Another: the next post takes it over, with this
+                // metadata.
                 Guarded::Absent | Guarded::Stale(_) => {}
             }
             return Ok(changed.metadata);

@@ -7,8 +7,16 @@ use zaqar_core::{QueueName, storage};
 
 use crate::{Error, ListQueues};
 
-/// Queues that one filtered page looks at, at most; its `next` goes on behind the last of them.
+/// Queues that a filtered page looks at once it shows one, at most; its `next` goes on behind them.
 pub const MAX_ROWS_FILTERED: usize = 1000;
+
+/// Queues that a filtered page looks at while it shows none, at most: clients take an empty page
+/// for the end. Only past this bound is a page empty and has a `next`.
+pub const MAX_ROWS_HIDDEN: usize = 100_000;
+
+/// Queues of one slice, at most 1 MiB of metadata where a queue's is 64 KiB. Other tasks run
+/// between two slices.
+const SLICE: usize = 16;
 
 /// Bytes that a compiled name pattern may take, so that a pattern cannot take a server's memory.
 const MAX_PATTERN_BYTES: usize = 64 * 1024;
@@ -48,7 +56,8 @@ impl Filter {
     }
 }
 
-/// Whether a text of a query means a value. An integer means a number, as in the original, and never a string of digits.
+/// Whether a text of a query means a value. An integer means a number, as in the original, and
+/// never a string of digits.
 fn is_meant(value: &Value, text: &str) -> bool {
     let integer = text.parse::<i64>();
     match (value, integer) {
@@ -82,8 +91,8 @@ pub(crate) async fn page(
     }
     let mut found = Found { rows: Vec::new(), next: after };
     let mut seen = 0;
-    while seen < MAX_ROWS_FILTERED {
-        let piece = 100.min(MAX_ROWS_FILTERED - seen);
+    while seen < MAX_ROWS_FILTERED || (found.rows.is_empty() && seen < MAX_ROWS_HIDDEN) {
+        let piece = SLICE;
         let rows = store.list(project, request.kind, found.next.as_ref(), piece).await?;
         let ends = rows.len() < piece;
         seen += rows.len();
@@ -102,6 +111,7 @@ pub(crate) async fn page(
             }
             return Ok(found);
         }
+        tokio::task::yield_now().await;
     }
     Ok(found)
 }

@@ -1,4 +1,5 @@
-//! The self-test of an administrator: every operation on a queue of its own, timed, that leaves nothing behind.
+//! The self-test of an administrator: every operation on a queue of its own, timed, that leaves
+//! nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use zaqar_core::storage::Volume;
 use zaqar_core::{ClientId, Kind, QueueName};
 
 use crate::{
-    Api, Caller, CreateClaim, CreateQueue, DeleteMessage, DeleteMessages, Error, ListMessages,
+    Api, Context, CreateClaim, CreateQueue, DeleteMessage, DeleteMessages, Error, ListMessages,
     PostMessages, PostedMessage, QueueRef, ReadClaim,
 };
 
@@ -21,6 +22,9 @@ pub struct Health {
     pub operations: Vec<(&'static str, Probe)>,
     /// What the message store holds, where it can tell.
     pub volume: Option<Volume>,
+    /// What is wrong with this server: tasks that died, why a store is not reachable (also because
+    /// its clock differs), and a wall clock that shows an unexpected time.
+    pub problems: Vec<String>,
 }
 
 impl Health {
@@ -36,11 +40,16 @@ impl Health {
             let (free, claimed) = (volume.free, volume.claimed);
             json!({ "free": free, "claimed": claimed, "total": free + claimed })
         });
-        json!({
+        let mut document = json!({
             "storage_reachable": self.reachable,
             "operation_status": self.operations.iter().map(status).collect::<Map<_, _>>(),
             "message_volume": volume,
-        })
+        });
+        // Ours; a healthy server answers exactly what the original does.
+        if !self.problems.is_empty() {
+            document["problems"] = json!(self.problems);
+        }
+        document
     }
 }
 
@@ -54,36 +63,50 @@ pub struct Probe {
 }
 
 impl Api {
-    /// Tests every operation on a queue of the caller's project with a name of chance. The queue is deleted at the end whatever
-    /// happened before.
+    /// Tests every operation on a queue of the caller's project with a name of chance. The queue is
+    /// deleted at the end whatever happened before.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] for callers without the role `admin`. A store that does not work is an answer, not an error.
-    pub async fn health(&self, caller: &Caller) -> Result<Health, Error> {
-        caller.require_admin()?;
-        let reachable = self.ping().await.is_ok();
-        let mut health = Health { reachable, operations: Vec::new(), volume: None };
+    /// None: a store that does not work is an answer.
+    pub(crate) async fn health(&self, context: &Context) -> Result<Health, Error> {
+        let mut problems = self.problems().await;
+        let reachable = problems.is_empty();
+        let clock = self.inner.clock.status();
+        if !clock.is_steady() {
+            problems.push(clock.to_string());
+        }
+        let mut health = Health { reachable, operations: Vec::new(), volume: None, problems };
         if reachable {
             health.volume = self.inner.messages.volume().await.unwrap_or_default();
-            self.probe(caller, &mut health.operations).await;
+            self.probe(context, &mut health.operations).await;
         }
         Ok(health)
     }
 
-    async fn probe(&self, caller: &Caller, out: &mut Vec<(&'static str, Probe)>) {
+    /// Tasks that died, and what the stores say of themselves.
+    async fn problems(&self) -> Vec<String> {
+        let dead = self.inner.tasks.failures();
+        let mut problems: Vec<_> = dead.iter().map(ToString::to_string).collect();
+        let pings = [self.inner.management.ping().await, self.inner.messages.ping().await];
+        problems.extend(pings.into_iter().filter_map(Result::err).map(|error| error.to_string()));
+        problems.dedup();
+        problems
+    }
+
+    async fn probe(&self, context: &Context, out: &mut Vec<(&'static str, Probe)>) {
         let client = ClientId::new("health");
-        let caller = &Caller { client, ..caller.clone() };
+        let context = &Context { client, ..context.clone() };
         let chance: u128 = rand::random();
         let Ok(name) = QueueName::new(&format!("zaqar-health-{chance:032x}")) else { return };
         let queue = || QueueRef { kind: Kind::Queue, name: name.clone() };
 
         let create = CreateQueue { queue: queue(), metadata: Default::default() };
-        timed(out, "create_queue", self.create_queue(caller, create)).await;
+        timed(out, "create_queue", self.create_queue(context, create)).await;
         let body =
             || PostedMessage { body: Bytes::from_static(b"\"health\""), ttl: None, delay: None };
         let messages = (0..10).map(|_| body()).collect();
-        let post = PostMessages { queue: queue(), size: 0, messages };
-        timed(out, "post_messages", self.post_messages(caller, post)).await;
+        let post = PostMessages { queue: queue(), size: 0, messages, notify: false };
+        timed(out, "post_messages", self.post_messages(context, post)).await;
         let list = ListMessages {
             queue: queue(),
             marker: None,
@@ -92,23 +115,23 @@ impl Api {
             include_claimed: true,
             include_delayed: false,
         };
-        let page = timed(out, "list_messages", self.list_messages(caller, list)).await;
+        let page = timed(out, "list_messages", self.list_messages(context, list)).await;
         let claim = CreateClaim { queue: queue(), limit: Some(1), ttl: None, grace: None };
-        let claimed = timed(out, "claim_messages", self.create_claim(caller, claim)).await;
+        let claimed = timed(out, "claim_messages", self.create_claim(context, claim)).await;
         if let Some(Some((id, _))) = claimed {
             let release = ReadClaim { queue: queue(), id: id.to_string() };
-            timed(out, "delete_claim", self.release_claim(caller, release)).await;
+            timed(out, "delete_claim", self.release_claim(context, release)).await;
         }
         let messages = page.map(|page| page.messages).unwrap_or_default();
         let mut ids: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
         if let Some(id) = ids.pop() {
             let delete = DeleteMessage { queue: queue(), id, claim: None };
-            timed(out, "delete_messages", self.delete_message(caller, delete)).await;
+            timed(out, "delete_messages", self.delete_message(context, delete)).await;
         }
         let claims = self.inner.limits.message_delete_with_claim_id.then(Vec::new);
         let delete = DeleteMessages { queue: queue(), ids, claims };
-        timed(out, "bulk_delete_messages", self.delete_messages(caller, delete)).await;
-        timed(out, "delete_queue", self.delete_queue(caller, queue())).await;
+        timed(out, "bulk_delete_messages", self.delete_messages(context, delete)).await;
+        timed(out, "delete_queue", self.delete_queue(context, queue())).await;
     }
 }
 

@@ -1,14 +1,28 @@
-//! The home document: where the resources of the REST API are. It is the same on every wire, as signed URLs name the same paths.
+//! The home document: where the resources of the REST API are. It is the same on every wire, as
+//! signed URLs name the same paths.
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-/// Where the resources are (draft-nottingham-json-home-03).
-pub fn home_document() -> Value {
-    let resources: Map<String, Value> = RESOURCES.iter().map(described).collect();
-    json!({ "resources": resources })
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document(RESOURCES.iter()));
+static DOCUMENT_WITH_POOLS: LazyLock<Bytes> =
+    LazyLock::new(|| document(RESOURCES.iter().chain(POOL_RESOURCES)));
+
+/// Where the resources are (draft-nottingham-json-home-03), as JSON text that is made once; pools
+/// and flavors among them where they are configured.
+pub(crate) fn home_document(has_pools: bool) -> Bytes {
+    if has_pools { DOCUMENT_WITH_POOLS.clone() } else { DOCUMENT.clone() }
 }
 
-/// A resource of the home document. Variables are named after their parameters but for those in `renamed`.
+fn document<'a>(resources: impl Iterator<Item = &'a Resource>) -> Bytes {
+    let resources: Map<String, Value> = resources.map(described).collect();
+    json!({ "resources": resources }).to_string().into()
+}
+
+/// A resource of the home document. Variables are named after their parameters but for those in
+/// `renamed`.
 struct Resource {
     relation: &'static str,
     template: &'static str,
@@ -53,6 +67,13 @@ const RESOURCES: &[Resource] = &[
     resource("rel/subscription", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}", &["GET", "DELETE"]),
     resource("rel/subscription_patch", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}", &["PATCH"]),
     resource("rel/subscription_confirm", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/confirm", &["PUT"]),
+    resource("rel/subscription_secret", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/secret", &["POST"]),
+    resource("rel/subscription_deliveries", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/deliveries{?status,since,marker,limit}", &["GET"]).renamed(&[("limit", "subscription_limit")]),
+    resource("rel/subscription_delivery", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/deliveries/{delivery_id}", &["GET"]),
+    resource("rel/subscription_delivery_retry", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/deliveries/{delivery_id}/retry", &["POST"]),
+    resource("rel/subscription_health", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/health", &["GET"]),
+    resource("rel/subscription_resume", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/resume", &["POST"]),
+    resource("rel/subscription_test", "/v2/queues/{queue_name}/subscriptions/{subscriptions_id}/test", &["POST"]),
     resource("rel/topics", "/v2/topics{?marker,limit,detailed,name,with_count}", &["GET"]).renamed(&[("limit", "topic_limit")]),
     resource("rel/topic", "/v2/topics/{topic_name}", &["GET", "PUT", "DELETE", "PATCH"]),
     resource("rel/topic_stats", "/v2/topics/{topic_name}/stats", &["GET"]),
@@ -62,8 +83,24 @@ const RESOURCES: &[Resource] = &[
     resource("rel/topic_subscriptions", "/v2/topics/{topic_name}/subscriptions{?marker,limit}", &["GET", "POST"]).renamed(&[("limit", "subscription_limit")]),
     resource("rel/topic_subscription", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}", &["GET", "PATCH", "DELETE"]),
     resource("rel/topic_subscription_confirm", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/confirm", &["PUT"]),
+    resource("rel/topic_subscription_secret", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/secret", &["POST"]),
+    resource("rel/topic_subscription_deliveries", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/deliveries{?status,since,marker,limit}", &["GET"]).renamed(&[("limit", "subscription_limit")]),
+    resource("rel/topic_subscription_delivery", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/deliveries/{delivery_id}", &["GET"]),
+    resource("rel/topic_subscription_delivery_retry", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/deliveries/{delivery_id}/retry", &["POST"]),
+    resource("rel/topic_subscription_health", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/health", &["GET"]),
+    resource("rel/topic_subscription_resume", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/resume", &["POST"]),
+    resource("rel/topic_subscription_test", "/v2/topics/{topic_name}/subscriptions/{subscriptions_id}/test", &["POST"]),
     resource("rel/ping", "/v2/ping", &["GET", "HEAD"]),
     resource("rel/health", "/v2/health", &["GET"]),
+];
+
+/// The same for what is there with pooling only.
+#[rustfmt::skip]
+const POOL_RESOURCES: &[Resource] = &[
+    resource("rel/pools", "/v2/pools{?detailed,limit,marker}", &["GET"]).renamed(&[("limit", "pool_limit")]),
+    resource("rel/pool", "/v2/pools/{pool_name}", &["GET", "PUT", "PATCH", "DELETE"]),
+    resource("rel/flavors", "/v2/flavors{?detailed,limit,marker}", &["GET"]).renamed(&[("limit", "flavor_limit")]),
+    resource("rel/flavor", "/v2/flavors/{flavor_name}", &["GET", "PUT", "PATCH", "DELETE"]),
 ];
 
 fn described(resource: &Resource) -> (String, Value) {
@@ -92,4 +129,19 @@ fn variables(template: &str) -> impl Iterator<Item = &str> {
         .skip(1)
         .filter_map(|part| part.split('}').next())
         .flat_map(|names| names.trim_start_matches('?').split(','))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_made_once() {
+        let (first, second) = (home_document(false), home_document(false));
+        assert_eq!(first.as_ptr(), second.as_ptr());
+        let document: Value = serde_json::from_slice(&first).unwrap();
+        assert_eq!(document["resources"].as_object().map(Map::len), Some(RESOURCES.len()));
+        let document: Value = serde_json::from_slice(&home_document(true)).unwrap();
+        assert_eq!(document["resources"]["rel/pool"]["href-template"], "/v2/pools/{pool_name}");
+    }
 }

@@ -1,10 +1,11 @@
-//! The JSON that both wires write alike. Message bodies are copied as they are stored, numbers and ids written without allocating;
-//! what a wire shows in its own way stays with it.
+//! The JSON that both wires write alike. Message bodies are copied as they are stored, numbers and
+//! ids written without allocating; what a wire shows in its own way stays with it.
 
 use std::fmt::Write;
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Map, Value, json};
+use zaqar_core::delivery::{Delivery, SubscriberHealth, SubscriberState};
 use zaqar_core::storage::{Endpoint, Message, Stats, Subscription};
 use zaqar_core::{MessageId, Timestamp, iso8601};
 
@@ -71,15 +72,16 @@ pub fn popped(out: &mut BytesMut, message: &Message, now: Timestamp) {
     out.put_u8(b'}');
 }
 
-/// Bytes to reserve for messages, so that writing them does not allocate again; each takes `beside` bytes of the wire's own.
-pub fn room(messages: &[Message], beside: usize) -> usize {
+/// Bytes to reserve for messages, so that writing them does not allocate again; each takes `beside`
+/// bytes of the wire's own.
+pub fn encoded_size(messages: &[Message], beside: usize) -> usize {
     let bodies: usize = messages.iter().map(|one| one.payload.bytes.len()).sum();
     bodies + messages.len() * (MESSAGE_ROOM + beside)
 }
 
 /// `{"messages":[…]}` of a pop.
 pub fn all_popped(messages: &[Message], now: Timestamp) -> BytesMut {
-    let mut out = BytesMut::with_capacity(room(messages, 0) + 16);
+    let mut out = BytesMut::with_capacity(encoded_size(messages, 0) + 16);
     out.put_slice(b"{\"messages\":[");
     joined(&mut out, messages, |out, one| popped(out, one, now));
     out.put_slice(b"]}");
@@ -105,6 +107,53 @@ pub fn subscription(out: &mut BytesMut, source: &str, subscription: &Subscriptio
         true => b",\"confirmed\":true}",
         false => b",\"confirmed\":false}".as_slice(),
     });
+}
+
+/// A delivery; with its attempts, or their number alone.
+pub fn delivery(delivery: &Delivery, with_attempts: bool) -> Value {
+    let mut document = json!({
+        "id": delivery.id.to_string(),
+        "status": delivery.state.as_str(),
+        "posted": iso8601::format(delivery.posted),
+        "changed": iso8601::format(delivery.changed),
+        "attempt_count": delivery.attempts.len(),
+    });
+    if with_attempts {
+        let attempts = delivery.attempts.iter().map(|attempt| {
+            json!({
+                "at": iso8601::format(attempt.at),
+                "milliseconds": attempt.millis,
+                "status": attempt.status,
+                "error": attempt.error,
+                "answer": attempt.answer,
+            })
+        });
+        document["attempts"] = attempts.collect();
+    }
+    document
+}
+
+/// How a subscriber does.
+pub fn subscriber_health(health: &SubscriberHealth) -> Value {
+    let (state, probe) = match health.state {
+        SubscriberState::Ok => ("ok", None),
+        SubscriberState::Failing(probe) => ("failing", Some(probe)),
+        SubscriberState::Suspended => ("suspended", None),
+    };
+    let mut document = Map::new();
+    document.insert("state".into(), state.into());
+    document.insert("next_attempt".into(), probe.map(iso8601::format).into());
+    for (name, count) in [
+        ("waiting", health.waiting),
+        ("delivered", health.delivered),
+        ("failed", health.failed),
+        ("expired", health.expired),
+    ] {
+        document.insert(name.into(), count.into());
+    }
+    document.insert("last_delivered".into(), health.last_delivered.map(iso8601::format).into());
+    document.insert("last_failed".into(), health.last_failed.map(iso8601::format).into());
+    document.into()
 }
 
 /// The counts of a queue, and its ends as `place` names them: a member's name and its value.

@@ -1,45 +1,66 @@
 #![doc = include_str!("../README.md")]
 
 mod claims;
+mod context;
+mod deliveries;
 mod directory;
 mod error;
 mod filter;
 mod health;
 mod home;
 pub mod json;
+mod layers;
 mod messages;
 mod operation;
+mod pipeline;
+pub mod pools;
+mod project_limit;
 mod pushes;
+mod queue_ref;
 mod queues;
+mod report;
 mod seal;
 mod share;
+mod stack;
 mod subscriptions;
 mod sweeper;
 
-use std::pin::Pin;
+use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use zaqar_core::limits::DEFAULT_PAGE;
+use zaqar_core::pools::Pools;
 use zaqar_core::storage::{ManagementStore, MessageStore};
-use zaqar_core::{Clock, Limits, QueueKey, Secret, SystemClock};
+use zaqar_core::{Clock, Limits, MemoryBudget, OperationLimit, Secret, SystemClock, TaskMonitor};
 
 use directory::Directory;
-use pushes::Audience;
+use project_limit::ProjectLimit;
+use pushes::Pusher;
+use stack::Stack;
 
-pub use error::{Error, Part};
-pub use filter::MAX_ROWS_FILTERED;
+pub use context::{Authentication, Context, Identity, RequestId, RequestLimit, TraceParent, Wire};
+pub use error::{Error, Part, PoolsRule, Rejection};
+pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::{Health, Probe};
-pub use home::home_document;
-pub use operation::{
-    Answer, Caller, Change, ChangeSubscription, ConfirmSubscription, CreateClaim, CreateQueue,
-    CreateSubscription, DeleteMessage, DeleteMessages, ListMessages, ListQueues, ListSubscriptions,
-    ListedQueue, Operation, PatchQueue, PopMessages, PostMessages, PostedMessage, Purge, QueueList,
-    QueueRef, ReadClaim, ReadMessages, RenewClaim, Request, Share, Shared, Subscriber,
-    SubscriptionRef,
+pub use layers::{
+    Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError,
 };
-pub use pushes::{Listener, Push, Pushed, Pushes, PushesEnded};
+pub use operation::{
+    Access, Amount, Callable, Change, ChangeSubscription, CheckHealth, CheckPostSize,
+    CheckSubscriber, ConfirmSubscription, CreateClaim, CreateFlavor, CreatePool, CreateQueue,
+    CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
+    DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue, DeleteSubscription,
+    Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, ListDeliveries, ListFlavors, ListMessages,
+    ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE, Method, Operation,
+    PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge, PushMessages, QueueList,
+    ReadClaim, ReadDelivery, ReadHome, ReadMessage, ReadMessages, ReadSubscription, ReleaseClaim,
+    RenewClaim, Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, Share, Shared,
+    Subscriber, SubscriptionRef, TestSubscription, UpdateFlavor, UpdatePool,
+};
+pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};
+pub use pushes::{Listener, MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, Pushed, Pushes, PushesEnded};
+pub use queue_ref::QueueRef;
 pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
 pub use sweeper::Sweeper;
@@ -53,7 +74,8 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Messages carry the checksum of their body (`enable_checksum`).
     pub checksums: bool,
-    /// Signs URLs (`[signed_url] secret_key`); without it none can be made and none opens anything.
+    /// Signs URLs (`[signed_url] secret_key`); without it none can be made and none opens
+    /// anything.
     pub signing_key: Option<Secret<String>>,
     /// Seals the bodies of queues that ask for it; without it no queue may ask.
     pub keyring: Option<Arc<Keyring>>,
@@ -61,6 +83,29 @@ pub struct Options {
     pub cached_queues: u64,
     /// How long a generation is remembered. A stale one costs a round trip, never a wrong answer.
     pub cached_for: Duration,
+    /// What is kept for clients (bodies, responses, pushes) is charged to it. Without bounds by
+    /// default.
+    pub memory: MemoryBudget,
+    /// How many operations may be in progress over all wires. Without a limit by default.
+    pub operations: OperationLimit,
+    /// How many expensive operations ([`Operation::is_expensive`]) of one project may be in
+    /// progress; more wait for their turn, in order. Without a limit by default.
+    pub expensive_operations_per_project: usize,
+    /// Learns of the death of every long-lived task; ping and health then fail.
+    pub tasks: TaskMonitor,
+    /// Pools and flavors; without them queues are not spread, and there is nothing to administer.
+    pub pools: Option<Arc<dyn Pools>>,
+    /// What every operation passes.
+    pub layers: Layers,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("limits", &self.limits)
+            .field("checksums", &self.checksums)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -73,6 +118,12 @@ impl Default for Options {
             keyring: None,
             cached_queues: 10_000,
             cached_for: Duration::from_secs(5),
+            memory: MemoryBudget::default(),
+            operations: OperationLimit::default(),
+            expensive_operations_per_project: usize::MAX,
+            tasks: TaskMonitor::default(),
+            pools: None,
+            layers: Layers::default(),
         }
     }
 }
@@ -83,9 +134,16 @@ pub struct Api {
     inner: Arc<Inner>,
 }
 
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
+    stack: Arc<Stack>,
     directory: Directory,
-    audience: Arc<Audience>,
+    pusher: Arc<Pusher>,
     management: Arc<dyn ManagementStore>,
     messages: Arc<dyn MessageStore>,
     limits: Limits,
@@ -93,6 +151,9 @@ struct Inner {
     checksums: bool,
     signing_key: Option<Secret<String>>,
     keyring: Option<Arc<Keyring>>,
+    memory: MemoryBudget,
+    tasks: TaskMonitor,
+    pools: Option<Arc<dyn Pools>>,
 }
 
 impl Api {
@@ -108,11 +169,27 @@ impl Api {
             options.cached_queues,
             options.cached_for,
         );
-        let Options { limits, clock, checksums, signing_key, keyring, .. } = options;
-        let audience = Audience::new(Arc::clone(&messages), Arc::clone(&clock), keyring.clone());
+        let Options {
+            limits, clock, checksums, signing_key, keyring, memory, tasks, pools, ..
+        } = options;
+        let stack = Arc::new(Stack::new(
+            options.layers,
+            options.operations,
+            ProjectLimit::new(options.expensive_operations_per_project),
+            Arc::clone(&clock),
+        ));
+        let pusher = Pusher::new(
+            Arc::clone(&messages),
+            Arc::clone(&clock),
+            keyring.clone(),
+            Arc::clone(&stack),
+            memory.clone(),
+            tasks.clone(),
+        );
         let inner = Inner {
+            stack,
             directory,
-            audience: Arc::new(audience),
+            pusher: Arc::new(pusher),
             management,
             messages,
             limits,
@@ -120,8 +197,16 @@ impl Api {
             checksums,
             signing_key,
             keyring,
+            memory,
+            tasks,
+            pools,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether queues are spread over pools, which administrators can ask for then.
+    pub fn has_pools(&self) -> bool {
+        self.inner.pools.is_some()
     }
 
     /// The limits that requests are held to.
@@ -129,113 +214,67 @@ impl Api {
         &self.inner.limits
     }
 
+    /// The process's memory budget, which everything kept for clients is charged to.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.inner.memory
+    }
+
+    /// The limit of operations in progress, over all wires.
+    pub fn operations(&self) -> &OperationLimit {
+        self.inner.stack.operations()
+    }
+
     /// Where this service takes its time from: what shows ages must ask the same clock.
     pub fn clock(&self) -> &dyn Clock {
         self.inner.clock.as_ref()
     }
 
-    /// Opens a connection that messages can be pushed to; at most `capacity` pushes wait in it. Cheap: nothing runs before the first
-    /// subscription. Subscribe on a tokio runtime: from then on tasks of its own hear the store's news and keep a lease, as long as
-    /// anybody listens.
+    /// Opens a connection that messages can be pushed to; at most `capacity` pushes wait in it.
+    /// Cheap: nothing runs before the first subscription. Subscribe on a tokio runtime: from then
+    /// on tasks follow the store's news and renew a lease, as long as anybody is subscribed.
     pub fn listen(&self, capacity: usize) -> (Listener, Pushes) {
-        pushes::listen(&self.inner.audience, capacity)
+        pushes::listen(&self.inner.pusher, capacity)
     }
 
     /// Ends the subscriptions of all connections of this server; each [`Pushes`] ends.
     pub async fn stop_pushes(&self) {
-        self.inner.audience.shut_down().await;
+        self.inner.pusher.shut_down().await;
     }
 
-    /// Asks both stores whether they can serve.
+    /// What checks tokens, where anything does.
+    pub fn authenticator(&self) -> Option<&dyn Authenticator> {
+        self.inner.stack.layers().authenticator.as_deref()
+    }
+
+    /// Checks tokens. A transport asks before anything else, and puts the identity into the
+    /// request's [`Context`].
     ///
     /// # Errors
-    /// What the first store that cannot serve says.
-    pub async fn ping(&self) -> Result<(), Error> {
+    /// [`Error::NotAuthenticated`], also without an authenticator; [`Error::NoProject`];
+    /// [`Error::AuthenticationUnavailable`].
+    pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, Error> {
+        let authenticator = self.authenticator().ok_or(Error::NotAuthenticated)?;
+        match authenticator.authenticate(presented).await {
+            Ok(identity) if self.inner.clock.now() < identity.expires => Ok(identity),
+            Ok(_) | Err(TokenError::Invalid) => Err(Error::NotAuthenticated),
+            Err(TokenError::NoProject) => Err(Error::NoProject),
+            Err(TokenError::Unavailable { source }) => {
+                let error = Error::AuthenticationUnavailable { source };
+                error.log();
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks both stores whether they can serve, and whether all long-lived tasks of this server
+    /// live.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        if let Some(failure) = self.inner.tasks.failures().into_iter().next() {
+            return Err(failure.into());
+        }
         self.inner.management.ping().await?;
         self.inner.messages.ping().await?;
         Ok(())
-    }
-
-    /// Runs any operation.
-    ///
-    /// # Errors
-    /// As the operation.
-    pub async fn run(&self, request: Request) -> Result<Answer, Error> {
-        let Request { caller, operation } = request;
-        let caller = &caller;
-        Ok(match operation {
-            Operation::Ping => self.ping().await.map(|()| Answer::Done)?,
-            Operation::ListQueues(op) => Answer::Queues(self.list_queues(caller, op).await?),
-            Operation::CreateQueue(op) => Answer::Created(self.create_queue(caller, op).await?),
-            Operation::GetQueue(queue) => Answer::Metadata(self.get_queue(caller, queue).await?),
-            Operation::PatchQueue(op) => {
-                Answer::Metadata(Some(self.patch_queue(caller, op).await?))
-            }
-            Operation::DeleteQueue(queue) => {
-                self.delete_queue(caller, queue).await.map(|()| Answer::Done)?
-            }
-            Operation::QueueStats(queue) => Answer::Stats(self.stats(caller, queue).await?),
-            Operation::Purge(op) => self.purge(caller, op).await.map(|()| Answer::Done)?,
-            Operation::PostMessages(op) => Answer::Posted(self.post_messages(caller, op).await?),
-            Operation::ListMessages(op) => Answer::Page(self.list_messages(caller, op).await?),
-            Operation::ReadMessages(op) => Answer::Messages(self.read_messages(caller, op).await?),
-            Operation::DeleteMessage(op) => {
-                self.delete_message(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::DeleteMessages(op) => {
-                self.delete_messages(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::PopMessages(op) => Answer::Messages(self.pop_messages(caller, op).await?),
-            Operation::CreateClaim(op) => Answer::Claimed(self.create_claim(caller, op).await?),
-            Operation::ReadClaim(op) => Answer::Claim(self.read_claim(caller, op).await?),
-            Operation::RenewClaim(op) => {
-                self.renew_claim(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::ReleaseClaim(op) => {
-                self.release_claim(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::CreateSubscription(op) => {
-                Answer::Subscribed(self.create_subscription(caller, op).await?)
-            }
-            Operation::ListSubscriptions(op) => {
-                Answer::Subscriptions(self.list_subscriptions(caller, op).await?)
-            }
-            Operation::ReadSubscription(op) => {
-                Answer::Subscription(self.read_subscription(caller, op).await?)
-            }
-            Operation::ChangeSubscription(op) => {
-                self.change_subscription(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::ConfirmSubscription(op) => {
-                self.confirm_subscription(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::DeleteSubscription(op) => {
-                self.delete_subscription(caller, op).await.map(|()| Answer::Done)?
-            }
-            Operation::Share(op) => Answer::Shared(self.share(caller, op)?),
-            Operation::Health => Answer::Health(self.health(caller).await?),
-        })
-    }
-}
-
-impl tower::Service<Request> for Api {
-    type Response = Answer;
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let api = self.clone();
-        Box::pin(async move { api.run(request).await })
-    }
-}
-
-impl Caller {
-    fn key(&self, queue: QueueRef) -> QueueKey {
-        QueueKey { project: self.project.clone(), kind: queue.kind, name: queue.name }
     }
 }
 

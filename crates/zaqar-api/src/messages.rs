@@ -1,33 +1,39 @@
 //! Operations on messages.
 
-use futures_util::future::try_join_all;
 use zaqar_core::limits::MIN_TTL;
 use zaqar_core::metadata::Rules;
 use zaqar_core::storage::{
-    Batch, ClaimRequest, Deletable, Deleted, Guarded, ListQuery, Message, MessagePage, NewMessage,
+    Batch, Deletable, Deleted, Guarded, ListQuery, Message, MessagePage, NewMessage, PopQuery,
 };
 use zaqar_core::{Checksum, ClaimId, Limits, MessageId, Payload, ProjectId, QueueKey};
 
 use crate::directory::ATTEMPTS;
 use crate::seal;
 use crate::{
-    Api, Caller, DeleteMessage, DeleteMessages, Error, ListMessages, PopMessages, PostMessages,
+    Api, Context, DeleteMessage, DeleteMessages, Error, ListMessages, PopMessages, PostMessages,
     PostedMessage, QueueRef, ReadMessages, checked_limit, checked_seconds, page_limit,
 };
 
+/// Store steps that one list, claim or pop makes, at most, to find what it can show. Each looks at
+/// about 1 000 messages.
+pub(crate) const MAX_SLICES: usize = 100;
+
 impl Api {
-    /// Stores messages, all or none, and answers their ids in order. Creates the queue if it is not there. Cost: one store step.
+    /// Stores messages, all or none, and answers their ids in order. Creates the queue if it is not
+    /// there. Cost: one store step.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a document, ttl or delay past its limit and for an empty batch; [`Error::Storage`].
-    pub async fn post_messages(
+    /// [`Error::Invalid`] for a document, ttl or delay past its limit and for an empty batch;
+    /// [`Error::Storage`].
+    pub(crate) async fn post_messages(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: PostMessages,
     ) -> Result<Vec<MessageId>, Error> {
         let limits = &self.inner.limits;
+        let notify = request.notify;
         check_posted_size(request.size, limits.max_messages_post_size)?;
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let now = self.inner.clock.now();
         let directory = &self.inner.directory;
         let id = rand::random();
@@ -49,7 +55,7 @@ impl Api {
             for message in &mut messages {
                 self.finish_payload(&key.project, &queue.rules, &mut message.payload)?;
             }
-            let batch = Batch { request: id, client: caller.client.clone(), messages };
+            let batch = Batch { request: id, client: context.client.clone(), messages, notify };
             match self.inner.messages.post(&key, queue.generation, batch, now).await? {
                 Guarded::Done(ids) => return Ok(ids),
                 Guarded::Absent | Guarded::Stale(_) => {
@@ -60,18 +66,19 @@ impl Api {
         Err(Error::Contended)
     }
 
-    /// Checks the size of a document against `max_messages_post_size` and its queue's own, as [`Api::post_messages`] would.
+    /// Checks the size of a document against `max_messages_post_size` and its queue's own, as
+    /// [`Api::post_messages`] would.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the limit; [`Error::Storage`].
-    pub async fn check_post_size(
+    pub(crate) async fn check_post_size(
         &self,
-        caller: &Caller,
+        context: &Context,
         queue: QueueRef,
         size: u64,
     ) -> Result<(), Error> {
         check_posted_size(size, self.inner.limits.max_messages_post_size)?;
-        match self.inner.directory.find(&caller.key(queue)).await? {
+        match self.inner.directory.find(&context.key(queue)).await? {
             Some(known) => check_queue_size(size, &known.rules, &self.inner.limits),
             None => Ok(()),
         }
@@ -81,9 +88,9 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
-    pub async fn list_messages(
+    pub(crate) async fn list_messages(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: ListMessages,
     ) -> Result<MessagePage, Error> {
         let limit = self.message_limit(request.limit)?;
@@ -93,26 +100,33 @@ impl Api {
             // Nothing lies behind what is no position.
             Some(Err(_)) => return Ok(MessagePage::default()),
         };
-        let query = ListQuery {
+        let mut query = ListQuery {
             after,
             limit,
-            hide: (!request.echo).then(|| caller.client.clone()),
+            hide: (!request.echo).then(|| context.client.clone()),
             include_claimed: request.include_claimed,
             include_delayed: request.include_delayed,
         };
-        let key = caller.key(request.queue);
-        let mut page = self.inner.messages.list(&key, &query, self.inner.clock.now()).await?;
-        self.open(&key, &mut page.messages)?;
-        Ok(page)
+        let key = context.key(request.queue);
+        for _ in 0..MAX_SLICES {
+            let mut page = self.inner.messages.list(&key, &query, self.inner.clock.now()).await?;
+            self.open(&key, &mut page.messages);
+            if !page.messages.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            query.after = page.next;
+            tokio::task::yield_now().await;
+        }
+        Ok(MessagePage { messages: Vec::new(), next: query.after })
     }
 
     /// Reads messages by id, in the queue's order. Those that are not there are left out.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no or too many ids; [`Error::Storage`].
-    pub async fn read_messages(
+    pub(crate) async fn read_messages(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: ReadMessages,
     ) -> Result<Vec<Message>, Error> {
         self.check_ids(&request.ids)?;
@@ -120,28 +134,30 @@ impl Api {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let mut messages = self.inner.messages.get(&key, &ids, self.inner.clock.now()).await?;
-        self.open(&key, &mut messages)?;
+        self.open(&key, &mut messages);
         Ok(messages)
     }
 
     /// Deletes one message. One that is not there is no error.
     ///
     /// # Errors
-    /// [`Error::MessageClaimed`], [`Error::MessageNotClaimed`], [`Error::WrongClaim`]; [`Error::Storage`].
-    pub async fn delete_message(
+    /// [`Error::MessageClaimed`], [`Error::MessageNotClaimed`], [`Error::WrongClaim`];
+    /// [`Error::Storage`].
+    pub(crate) async fn delete_message(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: DeleteMessage,
     ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let now = self.inner.clock.now();
         let (claim, unreadable) = match request.claim.map(|claim| claim.parse::<ClaimId>()) {
             None => (None, false),
             Some(Ok(claim)) => (Some(claim), false),
-            // Asked with a claim that cannot be: whether the message is there still decides the answer.
+            // Asked with a claim that cannot be: whether the message is there still decides the
+            // answer.
             Some(Err(_)) => (Some(ClaimId::new(rand::random())), true),
         };
         match self.inner.messages.delete(&key, id, claim, now).await? {
@@ -155,10 +171,11 @@ impl Api {
     /// Deletes messages by id, in one step. Those that are not there are no error.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many ids, and for a missing claim where the configuration asks for one; [`Error::Storage`].
-    pub async fn delete_messages(
+    /// [`Error::Invalid`] for no or too many ids, and for a missing claim where the configuration
+    /// asks for one; [`Error::Storage`].
+    pub(crate) async fn delete_messages(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: DeleteMessages,
     ) -> Result<(), Error> {
         let limits = &self.inner.limits;
@@ -175,7 +192,7 @@ impl Api {
             }
         };
         self.check_ids(&request.ids)?;
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let ids = parse_ids(&request.ids);
         if ids.is_empty() {
             return Ok(());
@@ -187,9 +204,9 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
-    pub async fn pop_messages(
+    pub(crate) async fn pop_messages(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: PopMessages,
     ) -> Result<Vec<Message>, Error> {
         let max = self.inner.limits.max_messages_per_claim_or_pop;
@@ -198,41 +215,25 @@ impl Api {
                 "Pop value must be at least 1 and may not be greater than {max}."
             ))
         })?;
-        let key = caller.key(request.queue);
-        if self.may_be_sealed(&key).await? {
-            return self.pop_sealed(&key, limit).await;
+        let key = context.key(request.queue);
+        let keys = self.inner.keyring.as_ref().map(|ring| ring.key_ids()).unwrap_or_default();
+        let mut query = PopQuery { limit, after: None, keys };
+        for _ in 0..MAX_SLICES {
+            let page = self.inner.messages.pop(&key, &query, self.inner.clock.now()).await?;
+            let mut messages = page.messages;
+            self.open(&key, &mut messages);
+            // What one slice took is answered before another one can fail.
+            if !messages.is_empty() || page.next.is_none() {
+                return Ok(messages);
+            }
+            query.after = page.next;
         }
-        let mut messages = self.inner.messages.pop(&key, limit, self.inner.clock.now()).await?;
-        self.open(&key, &mut messages)?;
-        Ok(messages)
+        Ok(Vec::new())
     }
 
-    /// Whether bodies in a queue may be sealed. Where there are keys they may be in any, from when it asked for it.
-    async fn may_be_sealed(&self, key: &QueueKey) -> Result<bool, Error> {
-        if self.inner.keyring.is_some() {
-            return Ok(true);
-        }
-        Ok(self.inner.directory.find(key).await?.is_some_and(|queue| queue.rules.encrypt))
-    }
-
-    /// A pop in two steps, so that a message whose key is missing stays in the queue instead of being lost.
-    async fn pop_sealed(&self, key: &QueueKey, limit: usize) -> Result<Vec<Message>, Error> {
-        let id = ClaimId::new(rand::random());
-        let claim = ClaimRequest { id, ttl: MIN_TTL, grace: 0, limit, dead_letters: None };
-        let messages = self.hold(key, claim, |_| None).await?;
-        let now = self.inner.clock.now();
-        let deleting = messages.into_iter().map(async |mut message| {
-            let deleted = self.inner.messages.delete(key, message.id, Some(id), now).await?;
-            (message.claim, message.claim_count) = (None, message.claim_count.saturating_sub(1));
-            // Where the claim ended meanwhile, after a long pause, the message is another's.
-            Ok::<_, Error>((deleted == Deleted::Gone).then_some(message))
-        });
-        Ok(try_join_all(deleting).await?.into_iter().flatten().collect())
-    }
-
-    /// Opens what is sealed, on its way out.
-    pub(crate) fn open(&self, key: &QueueKey, messages: &mut [Message]) -> Result<(), Error> {
-        seal::open_all(self.inner.keyring.as_deref(), &key.project, messages)
+    /// Opens what is sealed, on its way out, and leaves out what cannot be opened.
+    pub(crate) fn open(&self, key: &QueueKey, messages: &mut Vec<Message>) {
+        seal::open_readable(self.inner.keyring.as_deref(), &key.project, messages);
     }
 
     /// Checksums the plain body, then seals it, as the queue and the configuration ask.

@@ -1,5 +1,6 @@
 //! Operations on queues.
 
+use serde_json::Value;
 use zaqar_core::limits::DEFAULT_PAGE;
 use zaqar_core::storage::Stats;
 use zaqar_core::{Kind, Metadata, QueueName};
@@ -7,19 +8,20 @@ use zaqar_core::{Kind, Metadata, QueueName};
 use crate::filter::{self, Filter};
 use crate::seal::MIN_SECRET_CHARS;
 use crate::{
-    Api, Caller, Change, CreateQueue, Error, ListQueues, ListedQueue, Part, PatchQueue, Purge,
+    Api, Change, Context, CreateQueue, Error, ListQueues, ListedQueue, Part, PatchQueue, Purge,
     QueueList, QueueRef, checked_limit,
 };
 
 impl Api {
-    /// Lists queues of the caller's project by name. Cost: one row read a queue shown; filtered, at most
-    /// [`crate::MAX_ROWS_FILTERED`].
+    /// Lists queues of the caller's project by name. Cost: one row read a queue shown; filtered, at
+    /// most [`crate::MAX_ROWS_FILTERED`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a limit out of bounds or a pattern that cannot be used; [`Error::Storage`].
-    pub async fn list_queues(
+    /// [`Error::Invalid`] for a limit out of bounds or a pattern that cannot be used;
+    /// [`Error::Storage`].
+    pub(crate) async fn list_queues(
         &self,
-        caller: &Caller,
+        context: &Context,
         mut request: ListQueues,
     ) -> Result<QueueList, Error> {
         let limits = &self.inner.limits;
@@ -28,12 +30,13 @@ impl Api {
                 Error::request(format!("Limit must be at least 1 and no greater than {max}."))
             })?;
         let filter = Filter::new(&mut request)?;
-        // A marker that no queue could have lies in no order of ours: the listing begins at the head.
+        // A marker that no queue could have lies in no order of ours: the listing begins at the
+        // head.
         let after = request.marker.as_deref().and_then(|marker| QueueName::new(marker).ok());
         let store = self.inner.management.as_ref();
-        let found = filter::page(store, &request, &caller.project, after, limit, &filter).await?;
+        let found = filter::page(store, &request, &context.project, after, limit, &filter).await?;
         let count = match request.with_count {
-            true => Some(store.count(&caller.project, request.kind).await?),
+            true => Some(store.count(&context.project, request.kind).await?),
             false => None,
         };
         let shown = |metadata: Metadata| request.detailed.then_some(metadata);
@@ -51,9 +54,14 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a reserved attribute with a wrong value; [`Error::Storage`].
-    pub async fn create_queue(&self, caller: &Caller, request: CreateQueue) -> Result<bool, Error> {
+    pub(crate) async fn create_queue(
+        &self,
+        context: &Context,
+        request: CreateQueue,
+    ) -> Result<bool, Error> {
         self.check_metadata(&request.metadata, Part::Request)?;
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
+        self.place(&key, &request.metadata).await?;
         self.inner.directory.create(&key, request.metadata, self.inner.clock.now()).await
     }
 
@@ -61,30 +69,32 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub async fn get_queue(
+    pub(crate) async fn get_queue(
         &self,
-        caller: &Caller,
+        context: &Context,
         queue: QueueRef,
     ) -> Result<Option<Metadata>, Error> {
-        let row = self.inner.management.get(&caller.key(queue)).await?;
+        let row = self.inner.management.get(&context.key(queue)).await?;
         Ok(row.map(|row| row.metadata))
     }
 
     /// Changes a queue's metadata, all changes or none, and answers the whole, without defaults.
     ///
     /// # Errors
-    /// [`Error::QueueNotFound`]; [`Error::Conflict`] for a change of what is not there; [`Error::Invalid`] for a reserved attribute
-    /// with a wrong value and for metadata past `max_queue_metadata` bytes; [`Error::Storage`].
-    pub async fn patch_queue(
+    /// [`Error::QueueNotFound`]; [`Error::Conflict`] for a change of what is not there;
+    /// [`Error::Invalid`] for a reserved attribute with a wrong value and for metadata past
+    /// `max_queue_metadata` bytes; [`Error::Storage`].
+    pub(crate) async fn patch_queue(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: PatchQueue,
     ) -> Result<Metadata, Error> {
         let limits = &self.inner.limits;
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let change = |metadata: &mut Metadata| {
+            let before = metadata.clone();
             for change in &request.changes {
-                apply(metadata, key.kind, change)?;
+                apply(metadata, &before, key.kind, change)?;
             }
             self.check_metadata(metadata, Part::Body)?;
             let max = limits.max_queue_metadata;
@@ -94,17 +104,23 @@ impl Api {
             }
             Ok(())
         };
+        self.check_flavors(context, &request.changes).await?;
         self.inner.directory.update(&key, change).await
     }
 
-    /// Deletes a queue and everything in it, in the same time whatever it holds. One that is not there is no error.
+    /// Deletes a queue and everything in it, in the same time whatever it holds. One that is not
+    /// there is no error.
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub async fn delete_queue(&self, caller: &Caller, queue: QueueRef) -> Result<(), Error> {
-        let key = caller.key(queue);
+    pub(crate) async fn delete_queue(
+        &self,
+        context: &Context,
+        queue: QueueRef,
+    ) -> Result<(), Error> {
+        let key = context.key(queue);
         self.inner.directory.delete(&key, self.inner.clock.now()).await?;
-        self.inner.audience.forget_all(&key);
+        self.inner.pusher.queue_deleted(&key);
         Ok(())
     }
 
@@ -112,8 +128,12 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub async fn stats(&self, caller: &Caller, queue: QueueRef) -> Result<Option<Stats>, Error> {
-        let key = caller.key(queue);
+    pub(crate) async fn stats(
+        &self,
+        context: &Context,
+        queue: QueueRef,
+    ) -> Result<Option<Stats>, Error> {
+        let key = context.key(queue);
         let stats = self.inner.messages.stats(&key, self.inner.clock.now()).await?;
         match stats {
             Some(stats) => Ok(Some(stats)),
@@ -122,18 +142,19 @@ impl Api {
         }
     }
 
-    /// Removes everything in a queue, in the same time whatever it holds. One that is not there is no error.
+    /// Removes everything in a queue, in the same time whatever it holds. One that is not there is
+    /// no error.
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub async fn purge(&self, caller: &Caller, request: Purge) -> Result<(), Error> {
-        let key = caller.key(request.queue);
+    pub(crate) async fn purge(&self, context: &Context, request: Purge) -> Result<(), Error> {
+        let key = context.key(request.queue);
         if request.messages {
             self.inner.messages.purge(&key, self.inner.clock.now()).await?;
         }
         if request.subscriptions {
             self.inner.messages.unsubscribe_all(&key, self.inner.clock.now()).await?;
-            self.inner.audience.forget_all(&key);
+            self.inner.pusher.forget_all(&key);
         }
         Ok(())
     }
@@ -151,7 +172,13 @@ impl Api {
     }
 }
 
-fn apply(metadata: &mut Metadata, kind: Kind, change: &Change) -> Result<(), Error> {
+/// Makes one change of a patch; `before` is the metadata that the patch found.
+fn apply(
+    metadata: &mut Metadata,
+    before: &Metadata,
+    kind: Kind,
+    change: &Change,
+) -> Result<(), Error> {
     let missing = |verb: &str, attribute: &str| Error::Conflict {
         reason: format!("Can't {verb} non-existent object {attribute}."),
     };
@@ -166,6 +193,11 @@ fn apply(metadata: &mut Metadata, kind: Kind, change: &Change) -> Result<(), Err
             }
             object.insert(attribute.clone(), value.clone());
         }
+        // Clients that set a reserved attribute without a value add it and then remove the default
+        // that they were shown: the removal means the default, which is not stored.
+        Change::Remove { attribute }
+            if Metadata::is_reserved(kind, attribute)
+                && before.as_object().get(attribute).is_none_or(Value::is_null) => {}
         Change::Remove { attribute } => {
             // `shift_remove` keeps the order of what stays.
             if object.shift_remove(attribute).is_none() && !Metadata::is_reserved(kind, attribute) {

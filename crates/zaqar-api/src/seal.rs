@@ -1,16 +1,21 @@
 //! Encryption at rest: the last thing before the store, the first after it.
 //!
-//! AES-256-GCM under the first configured key, with the project as associated data, so that a record copied to another tenant does not
-//! open. Each record names its key: the others in the configuration open what was sealed before a rotation.
+//! AES-256-GCM under the first configured key, with the project as associated data, so that a
+//! record copied to another tenant does not open. Each record names its key: the others in the
+//! configuration open what was sealed before a rotation. The stored name is the configured id and a
+//! digest of the secret, so that an id that got another secret names another key, and a pop, which
+//! takes only messages whose key is configured, does not take what cannot be opened.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use aes_gcm::aead::{Aead, KeyInit, Payload as Sealed};
 use aes_gcm::{Aes256Gcm, Nonce};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tracing::error;
 use zaqar_core::storage::Message;
-use zaqar_core::{KeyId, Payload, ProjectId, Secret};
+use zaqar_core::{KeyId, Payload, ProjectId, Secret, StateLog};
 
 use crate::Error;
 
@@ -22,7 +27,14 @@ pub const MIN_SECRET_CHARS: usize = 16;
 /// The configured keys.
 pub struct Keyring {
     current: KeyId,
+    /// By their stored names, and by their ids alone, as earlier versions stored them.
     keys: HashMap<KeyId, Aes256Gcm>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
 }
 
 /// Why a configured key cannot be used.
@@ -43,9 +55,10 @@ pub enum KeyringError {
 }
 
 impl Keyring {
-    /// Reads `message_encryption_key`: secrets separated by commas, each of at least [`MIN_SECRET_CHARS`] characters and optionally
-    /// named as `id:secret`. The first seals; all open. A secret without a name is named by its own digest. The key is the SHA-256
-    /// digest of the secret, so a secret should be random, not a word.
+    /// Reads `message_encryption_key`: secrets separated by commas, each of at least
+    /// [`MIN_SECRET_CHARS`] characters and optionally named as `id:secret`. The first seals; all
+    /// open. A secret without a name is named by its own digest. The key is the SHA-256 digest of
+    /// the secret, so a secret should be random, not a word.
     ///
     /// # Errors
     /// [`KeyringError`].
@@ -60,15 +73,26 @@ impl Keyring {
                 return Err(KeyringError::TooShort);
             }
             let key = Sha256::digest(secret.as_bytes());
-            let named = || Sha256::digest(key).iter().take(4).map(|b| format!("{b:02x}")).collect();
-            let id = KeyId(id.unwrap_or_else(named));
+            let digest: String =
+                Sha256::digest(key).iter().take(4).map(|b| format!("{b:02x}")).collect();
+            let (id, stored) = match id {
+                Some(id) => (KeyId(id.clone()), KeyId(format!("{id}:{digest}"))),
+                None => (KeyId(digest.clone()), KeyId(digest)),
+            };
             let ring =
-                ring.get_or_insert_with(|| Self { current: id.clone(), keys: HashMap::new() });
-            if ring.keys.insert(id.clone(), Aes256Gcm::new(&key)).is_some() {
+                ring.get_or_insert_with(|| Self { current: stored.clone(), keys: HashMap::new() });
+            let cipher = Aes256Gcm::new(&key);
+            if ring.keys.insert(id.clone(), cipher.clone()).is_some() {
                 return Err(KeyringError::Twice { id: id.0 });
             }
+            ring.keys.insert(stored, cipher);
         }
         ring.ok_or(KeyringError::Empty)
+    }
+
+    /// The stored names of all keys: which sealed bodies can be opened here.
+    pub(crate) fn key_ids(&self) -> Vec<KeyId> {
+        self.keys.keys().cloned().collect()
     }
 
     /// Seals a payload's body.
@@ -85,6 +109,18 @@ impl Keyring {
         })
     }
 
+    /// Seals a payload that is not a message's; `None` where that fails.
+    pub fn seal_payload(&self, project: &ProjectId, payload: Payload) -> Option<Payload> {
+        self.seal(project, payload).ok()
+    }
+
+    /// The plain body of a payload, sealed or not; `None` where its key is not here, or it was
+    /// changed.
+    pub fn open_payload(&self, project: &ProjectId, mut payload: Payload) -> Option<Bytes> {
+        open_payload(Some(self), project, &mut payload)?;
+        Some(payload.bytes)
+    }
+
     /// Opens a sealed body; `None` where its key is not here, or it was changed.
     pub(crate) fn open(&self, project: &ProjectId, id: &KeyId, bytes: &[u8]) -> Option<Bytes> {
         let cipher = self.keys.get(id)?;
@@ -94,21 +130,38 @@ impl Keyring {
     }
 }
 
-/// Opens the bodies of messages on their way out. Plain ones are left as they are.
-///
-/// # Errors
-/// [`Error::CannotOpen`] for a record whose key is not configured, or that was changed.
-pub(crate) fn open_all(
+static UNREADABLE: StateLog = StateLog::new();
+
+/// Opens the bodies of messages on their way out, and leaves out those that do not open: their keys
+/// are not configured, or they were changed. Plain ones are left as they are.
+pub(crate) fn open_readable(
     keyring: Option<&Keyring>,
     project: &ProjectId,
-    messages: &mut [Message],
-) -> Result<(), Error> {
-    for message in messages {
-        let Some(id) = message.payload.sealed_with.take() else { continue };
-        let opened = keyring.and_then(|ring| ring.open(project, &id, &message.payload.bytes));
-        message.payload.bytes = opened.ok_or(Error::CannotOpen { key: id.0 })?;
+    messages: &mut Vec<Message>,
+) {
+    messages.retain_mut(|message| {
+        let opened = open_payload(keyring, project, &mut message.payload);
+        if opened.is_none()
+            && let Some(messages) = UNREADABLE.failure()
+        {
+            let key = message.payload.sealed_with.as_ref().map(|id| id.0.as_str());
+            error!(key, messages, "messages cannot be decrypted: is their key configured?");
+        }
+        opened.is_some()
+    });
+}
+
+/// Opens one payload; `None`, and nothing changed, where it does not open.
+pub(crate) fn open_payload(
+    keyring: Option<&Keyring>,
+    project: &ProjectId,
+    payload: &mut Payload,
+) -> Option<()> {
+    if let Some(id) = &payload.sealed_with {
+        payload.bytes = keyring?.open(project, id, &payload.bytes)?;
+        payload.sealed_with = None;
     }
-    Ok(())
+    Some(())
 }
 
 #[cfg(test)]
@@ -139,24 +192,41 @@ mod tests {
         assert!(!sealed.bytes.windows(3).any(|part| part == b"\"x\""));
 
         let rotated = ring("b:fedcba9876543210, a:0123456789abcdef");
-        let mut opened = [message(sealed.clone())];
-        open_all(Some(&rotated), &ours, &mut opened).unwrap();
+        let mut opened = vec![message(sealed.clone())];
+        open_readable(Some(&rotated), &ours, &mut opened);
         assert_eq!(opened[0].payload.bytes, "\"x\"");
-        assert_eq!(
-            rotated.seal(&ours, sealed.clone()).unwrap().sealed_with,
-            Some(KeyId("b".into()))
-        );
+        let newer = rotated.seal(&ours, sealed.clone()).unwrap().sealed_with;
+        assert!(newer.is_some_and(|id| id.0.starts_with("b:")));
+        // Earlier versions stored the id alone.
+        let earlier = Payload { sealed_with: Some(KeyId("a".into())), ..sealed.clone() };
+        let mut opened = vec![message(earlier)];
+        open_readable(Some(&rotated), &ours, &mut opened);
+        assert_eq!(opened[0].payload.bytes, "\"x\"");
 
-        assert!(open_all(Some(&rotated), &theirs, &mut [message(sealed.clone())]).is_err());
-        assert!(
-            open_all(Some(&ring("b:fedcba9876543210")), &ours, &mut [message(sealed.clone())])
-                .is_err()
-        );
-        assert!(open_all(None, &ours, &mut [message(sealed.clone())]).is_err());
         let mut changed = sealed.bytes.to_vec();
         changed[NONCE] ^= 1;
-        let changed = Payload { bytes: changed.into(), ..sealed };
-        assert!(open_all(Some(&rotated), &ours, &mut [message(changed)]).is_err());
+        let changed = Payload { bytes: changed.into(), ..sealed.clone() };
+        let other = ring("b:fedcba9876543210");
+        for (ring, project, payload) in [
+            (Some(&rotated), &theirs, &sealed),
+            (Some(&other), &ours, &sealed),
+            (None, &ours, &sealed),
+            (Some(&rotated), &ours, &changed),
+        ] {
+            let plain = Payload::plain(Bytes::from_static(b"1"));
+            let mut messages = [payload, &plain, payload].map(|p| message(p.clone())).to_vec();
+            open_readable(ring, project, &mut messages);
+            assert_eq!(messages, [message(plain)], "the others are shown");
+        }
+    }
+
+    #[test]
+    fn an_id_with_another_secret_is_another_key() {
+        let project = ProjectId::new("p").unwrap();
+        let (before, after) = (ring("a:0123456789abcdef"), ring("a:fedcba9876543210"));
+        let sealed = before.seal(&project, Payload::plain(Bytes::from_static(b"1"))).unwrap();
+        let id = sealed.sealed_with.unwrap();
+        assert!(before.key_ids().contains(&id) && !after.key_ids().contains(&id));
     }
 
     #[test]

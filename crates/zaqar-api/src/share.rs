@@ -1,9 +1,9 @@
 //! Pre-signed URLs: making them, and letting in who comes with one.
 
+use zaqar_core::iso8601;
 use zaqar_core::signing::Grant;
-use zaqar_core::{ClientId, iso8601};
 
-use crate::{Api, Caller, Error, Share, Shared};
+use crate::{Api, Context, Error, Share, Shared};
 
 const SHARED: [&str; 3] = ["claims", "messages", "subscriptions"];
 const DAY: u64 = 86_400;
@@ -27,8 +27,9 @@ impl Api {
     /// Signs a grant for a queue. Makes no queue and asks no store.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for paths, methods or a time that cannot be signed, and when no `[signed_url] secret_key` is configured.
-    pub fn share(&self, caller: &Caller, request: Share) -> Result<Shared, Error> {
+    /// [`Error::Invalid`] for paths, methods or a time that cannot be signed, and when no
+    /// `[signed_url] secret_key` is configured.
+    pub(crate) fn share(&self, context: &Context, request: Share) -> Result<Shared, Error> {
         let Some(key) = &self.inner.signing_key else {
             return Err(Error::request(
                 "URLs cannot be signed: [signed_url] secret_key is not configured.",
@@ -58,27 +59,22 @@ impl Api {
         if expires <= now {
             return Err(Error::request("`expires` is lower than the current time"));
         }
-        let base = request.base;
+        let base = format!("/v2/{}s/{}", request.queue.kind.as_str(), request.queue.name);
         let paths = paths.iter().map(|path| format!("{base}/{path}")).collect();
-        let grant = Grant::new(caller.project.clone(), paths, methods, expires);
-        Ok(Shared { signature: grant.sign(key), grant })
+        let grant = Grant::new(context.project.clone(), paths, methods, expires);
+        let signature = grant.sign(key).map_err(|error| Error::request(format!("{error}.")))?;
+        Ok(Shared { signature, grant })
     }
 
-    /// The caller of a signed request, if the signature holds and covers the method and path. It has the signed project and no roles.
-    pub fn signed_caller(
-        &self,
-        headers: &SignedHeaders<'_>,
-        client: ClientId,
-        method: &str,
-        path: &str,
-    ) -> Option<Caller> {
+    /// What a signed request may do, if the signature holds. The stack checks that the grant covers
+    /// the operation.
+    pub fn verify_signature(&self, headers: &SignedHeaders<'_>) -> Option<Grant> {
         let key = self.inner.signing_key.as_ref()?;
         let project = zaqar_core::ProjectId::new(headers.project).ok()?;
         let list = |text: &str| text.split(',').map(str::to_owned).collect();
         let expires = iso8601::parse(headers.expires).ok()?;
-        let grant =
-            Grant::new(project.clone(), list(headers.paths), list(headers.methods), expires);
+        let grant = Grant::new(project, list(headers.paths), list(headers.methods), expires);
         let holds = grant.verify(key, headers.signature, self.inner.clock.now());
-        (holds && grant.covers(method, path)).then(|| Caller::new(project, client))
+        holds.then_some(grant)
     }
 }

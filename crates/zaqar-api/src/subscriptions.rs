@@ -1,72 +1,101 @@
 //! Operations on subscriptions.
 
 use serde_json::{Map, Value};
+use tracing::Instrument;
 use zaqar_core::limits::MIN_TTL;
 use zaqar_core::metadata::check_retry_policy;
 use zaqar_core::storage::{
     self, Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
 };
-use zaqar_core::{Incarnation, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{Incarnation, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::directory::ATTEMPTS;
 use crate::{
-    Api, Caller, ChangeSubscription, ConfirmSubscription, CreateSubscription, Error,
-    ListSubscriptions, Part, Subscriber, SubscriptionRef, page_limit,
+    Api, ChangeSubscription, ConfirmSubscription, Context, CreateSubscription, CreatedSubscription,
+    DEFAULT_GRACE, Error, ListSubscriptions, MAX_GRACE, MAX_SUBSCRIPTIONS_PER_CONNECTION, Part,
+    RotateSecret, Subscriber, Subscribers, SubscriptionRef, page_limit,
 };
 
 /// The end of the calendar that clients know: 9999-12-31T23:59:59.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 impl Api {
-    /// Subscribes to a queue, created if it is not there. Answers the id; of a live subscription that the subscriber has not confirmed
-    /// yet, that one's.
+    /// Subscribes to a queue, created if it is not there. Answers the id; of a live subscription
+    /// that the subscriber has not confirmed yet, that one's.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a subscriber, ttl or options that cannot be; [`Error::SubscriptionExists`] when the subscriber has a
-    /// confirmed one; [`Error::Storage`].
-    pub async fn create_subscription(
+    /// [`Error::Invalid`] for a subscriber, ttl or options that cannot be;
+    /// [`Error::SubscriptionExists`] when the subscriber has a confirmed one;
+    /// [`Error::Storage`].
+    pub(crate) async fn create_subscription(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: CreateSubscription,
-    ) -> Result<SubscriptionId, Error> {
+    ) -> Result<CreatedSubscription, Error> {
         let now = self.inner.clock.now();
         if let Subscriber::Address(subscriber) = &request.subscriber {
             self.check_subscriber(subscriber)?;
         }
         check_options(&request.options)?;
+        if let Subscriber::Address(subscriber) = &request.subscriber {
+            self.check_delivery(Some(subscriber), Some(&request.options)).await?;
+        }
         let ttl = match request.ttl {
             None => self.inner.limits.default_subscription_ttl,
             Some(ttl) => checked_ttl(ttl, now)?,
         };
         let id = new_id(now);
+        let is_signed = signs(&request.options);
         let options = Value::Object(request.options).to_string();
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         match request.subscriber {
             Subscriber::Address(subscriber) => {
                 let (confirmed, lease) = (false, None);
                 let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
-                match self.subscribe(&key, &new, now).await?.1 {
-                    Subscribed::Created { .. } => Ok(id),
-                    Subscribed::Exists(found) if found.confirmed => Err(Error::SubscriptionExists),
-                    Subscribed::Exists(found) => Ok(found.id),
+                // Before the subscription, so that nothing is ever sent unsigned.
+                let secret = match self.subscribers() {
+                    Some(subscribers) if is_signed => subscribers.make_secret(&key, id).await?,
+                    Some(_) | None => None,
+                };
+                let subscribed = self.subscribe(&key, &new, now).await;
+                let is_new = matches!(subscribed, Ok((_, Subscribed::Created { .. })));
+                if let (Some(subscribers), true, false) = (self.subscribers(), is_signed, is_new) {
+                    subscribers.deleted(&key, id).await;
                 }
+                let (id, secret) = match subscribed?.1 {
+                    Subscribed::Created { .. } => (id, secret),
+                    Subscribed::Exists(found) if found.confirmed => {
+                        return Err(Error::SubscriptionExists);
+                    }
+                    Subscribed::Exists(found) => (found.id, None),
+                };
+                if let Some(subscribers) = self.subscribers() {
+                    subscribers.created(&key, id, ttl).await;
+                }
+                Ok(CreatedSubscription { id, secret })
             }
             Subscriber::Listener(listener) => {
+                if listener.subscriptions() >= MAX_SUBSCRIPTIONS_PER_CONNECTION {
+                    return Err(Error::request(format!(
+                        "A connection may have at most {MAX_SUBSCRIPTIONS_PER_CONNECTION} \
+                         subscriptions."
+                    )));
+                }
                 // A connection that ends meanwhile must not leave half of this behind.
                 let api = self.clone();
                 let connected = async move {
-                    let arrival = api.inner.audience.receive().await?;
+                    let pending = api.inner.pusher.begin_subscription().await?;
                     let (subscriber, confirmed) = (format!("websocket:{id}"), true);
-                    let lease = arrival.lease();
+                    let lease = pending.lease();
                     let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
                     if let (incarnation, Subscribed::Created { after }) =
                         api.subscribe(&key, &new, now).await?
                     {
-                        arrival.admit(&listener, &key, incarnation, &new, after, now);
+                        pending.activate(&listener, &key, incarnation, &new, after, now);
                     }
-                    Ok(id)
+                    Ok(CreatedSubscription { id, secret: None })
                 };
-                tokio::spawn(connected).await.map_err(storage::Error::failed)?
+                tokio::spawn(connected.in_current_span()).await.map_err(storage::Error::failed)?
             }
         }
     }
@@ -94,9 +123,9 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
-    pub async fn list_subscriptions(
+    pub(crate) async fn list_subscriptions(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: ListSubscriptions,
     ) -> Result<Vec<Subscription>, Error> {
         let limit = page_limit(request.limit, self.inner.limits.max_subscriptions_per_page)?;
@@ -105,7 +134,7 @@ impl Api {
             Some(Ok(id)) => Some(id),
             Some(Err(_)) => return Ok(Vec::new()),
         };
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let now = self.inner.clock.now();
         Ok(self.inner.messages.subscriptions(&key, after, limit, now).await?)
     }
@@ -114,13 +143,13 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
-    pub async fn read_subscription(
+    pub(crate) async fn read_subscription(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: SubscriptionRef,
     ) -> Result<Subscription, Error> {
         let id = parse(&request.id)?;
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         let found = self.inner.messages.subscription(&key, id, self.inner.clock.now()).await?;
         found.ok_or(Error::SubscriptionNotFound { id: request.id })
     }
@@ -128,11 +157,12 @@ impl Api {
     /// Changes what is given; what is not stays.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for values that cannot be and for a change of nothing; [`Error::SubscriptionNotFound`];
-    /// [`Error::SubscriptionTaken`] when the new subscriber has another one; [`Error::Storage`].
-    pub async fn change_subscription(
+    /// [`Error::Invalid`] for values that cannot be and for a change of nothing;
+    /// [`Error::SubscriptionNotFound`]; [`Error::SubscriptionTaken`] when the new subscriber
+    /// has another one; [`Error::Storage`].
+    pub(crate) async fn change_subscription(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: ChangeSubscription,
     ) -> Result<(), Error> {
         let now = self.inner.clock.now();
@@ -142,7 +172,9 @@ impl Api {
         if let Some(options) = &request.options {
             check_options(options)?;
         }
+        self.check_delivery(request.subscriber.as_deref(), request.options.as_ref()).await?;
         let ttl = request.ttl.map(|ttl| checked_ttl(ttl, now)).transpose()?;
+        let is_signed = request.options.as_ref().is_some_and(signs);
         let change = SubscriptionChange {
             subscriber: request.subscriber,
             ttl,
@@ -154,9 +186,21 @@ impl Api {
         if change == SubscriptionChange::default() {
             return Err(Error::SubscriptionUnchanged { id });
         }
-        let key = caller.key(queue);
+        let key = context.key(queue);
+        if let (Some(subscribers), true) = (self.subscribers(), is_signed) {
+            if self.inner.messages.subscription(&key, parsed, now).await?.is_none() {
+                return Err(Error::SubscriptionNotFound { id });
+            }
+            // Shown to nobody: the client asks for a new one.
+            subscribers.make_secret(&key, parsed).await?;
+        }
         match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
-            Changed::Done => Ok(()),
+            Changed::Done => {
+                if let Some(subscribers) = self.subscribers() {
+                    subscribers.changed(&key, parsed).await;
+                }
+                Ok(())
+            }
             Changed::Absent => Err(Error::SubscriptionNotFound { id }),
             Changed::Duplicate => Err(Error::SubscriptionTaken),
         }
@@ -166,20 +210,60 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
-    pub async fn confirm_subscription(
+    pub(crate) async fn confirm_subscription(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: ConfirmSubscription,
     ) -> Result<(), Error> {
         let SubscriptionRef { queue, id } = request.subscription;
         let parsed = parse(&id)?;
         let change =
             SubscriptionChange { confirmed: Some(request.confirmed), ..Default::default() };
-        let key = caller.key(queue);
+        let key = context.key(queue);
         let now = self.inner.clock.now();
         match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
-            Changed::Done => Ok(()),
+            Changed::Done => {
+                if let Some(subscribers) = self.subscribers() {
+                    subscribers.confirmed(&key, parsed, request.confirmed).await;
+                }
+                Ok(())
+            }
             Changed::Absent | Changed::Duplicate => Err(Error::SubscriptionNotFound { id }),
+        }
+    }
+
+    /// Makes a new signing secret.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a time out of bounds; [`Error::SubscriptionNotFound`];
+    /// [`Error::Conflict`] for one that does not sign; [`Error::Contended`]; [`Error::Storage`].
+    pub(crate) async fn rotate_secret(
+        &self,
+        context: &Context,
+        request: RotateSecret,
+    ) -> Result<Secret<String>, Error> {
+        let grace = match request.grace.map(u64::try_from) {
+            None => DEFAULT_GRACE,
+            Some(Ok(grace)) if grace <= MAX_GRACE => grace,
+            Some(_) => {
+                let text = format!("The grace must be an integer from 0 to {MAX_GRACE} seconds.");
+                return Err(Error::request(text));
+            }
+        };
+        let SubscriptionRef { queue, id } = request.subscription;
+        let parsed = parse(&id)?;
+        let key = context.key(queue);
+        let found = self.inner.messages.subscription(&key, parsed, self.inner.clock.now()).await?;
+        let found = found.ok_or(Error::SubscriptionNotFound { id })?;
+        let options: Map<String, Value> = serde_json::from_str(&found.options).unwrap_or_default();
+        match self.subscribers() {
+            Some(subscribers) if signs(&options) => {
+                subscribers.rotate_secret(&key, parsed, grace).await?.ok_or(Error::Contended)
+            }
+            Some(_) | None => Err(Error::Conflict {
+                reason: "The subscription's webhooks are not signed: set its option signing first."
+                    .to_owned(),
+            }),
         }
     }
 
@@ -187,26 +271,48 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub async fn delete_subscription(
+    pub(crate) async fn delete_subscription(
         &self,
-        caller: &Caller,
+        context: &Context,
         request: SubscriptionRef,
     ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
-        let key = caller.key(request.queue);
+        let key = context.key(request.queue);
         self.inner.messages.unsubscribe(&key, id, self.inner.clock.now()).await?;
-        self.inner.audience.forget(&key, id);
+        self.inner.pusher.forget(&key, id);
+        if let Some(subscribers) = self.subscribers() {
+            subscribers.deleted(&key, id).await;
+        }
         Ok(())
+    }
+
+    pub(crate) fn subscribers(&self) -> Option<&dyn Subscribers> {
+        self.inner.stack.layers().subscribers.as_deref()
+    }
+
+    /// Asks whether messages can be sent, where anything sends them.
+    async fn check_delivery(
+        &self,
+        subscriber: Option<&str>,
+        options: Option<&Map<String, Value>>,
+    ) -> Result<(), Error> {
+        match self.subscribers() {
+            Some(subscribers) => {
+                subscribers.check(subscriber, options).await.map_err(Error::request)
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_subscriber(&self, subscriber: &str) -> Result<(), Error> {
         let types = &self.inner.limits.subscriber_types;
         let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme {
-            // A trust is made with Keystone when the subscription is: without one nothing could ever be delivered.
+            // Without a trust, made when the subscription is, nothing could ever be delivered.
             Some(scheme) if types.contains(&scheme) && scheme.starts_with("trust+") => {
                 return Err(Error::request(format!(
-                    "The subscriber type {scheme} needs auth_strategy = keystone."
+                    "The subscriber type {scheme} is not served: this version makes no Keystone \
+                     trusts."
                 )));
             }
             Some(scheme) if types.contains(&scheme) => return Ok(()),
@@ -217,6 +323,11 @@ impl Api {
             "The subscriber type of subscription must be supported in the list [{types}]."
         )))
     }
+}
+
+/// Whether webhooks are to be signed, by options that were checked.
+fn signs(options: &Map<String, Value>) -> bool {
+    options.get("signing").is_some_and(|signing| *signing != false && !signing.is_null())
 }
 
 fn check_options(options: &Map<String, Value>) -> Result<(), Error> {

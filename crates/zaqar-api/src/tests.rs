@@ -1,14 +1,15 @@
-//! The operations over the store in memory: what two servers on one store see of each other, and what a crash between the two stores
-//! leaves.
+//! The operations over the store in memory: what two servers on one store see of each other, and
+//! what a crash between the two stores leaves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use zaqar_core::storage::{self, Heads, Messages, QueueRow, Queues};
 use zaqar_core::{
-    ClaimId, ClientId, Generation, Incarnation, Kind, ManualClock, MessageId, Metadata, ProjectId,
-    QueueKey, QueueName, Secret, Timestamp, Version,
+    ClaimId, ClientId, ClockStatus, Generation, Incarnation, Kind, ManualClock, MessageId,
+    Metadata, ProjectId, QueueKey, QueueName, Secret, Timestamp, Version,
 };
 use zaqar_storage_testkit::Memory;
 
@@ -40,8 +41,8 @@ impl World {
     }
 }
 
-pub(crate) fn caller() -> Caller {
-    Caller::new(ProjectId::new("p").unwrap(), ClientId::new("c"))
+pub(crate) fn caller() -> Context {
+    Context::new(ProjectId::new("p").unwrap(), ClientId::new("c"))
 }
 
 pub(crate) fn queue(name: &str) -> QueueRef {
@@ -67,8 +68,9 @@ async fn create(api: &Api, name: &str, attributes: Value) -> bool {
 
 async fn post(api: &Api, name: &str, body: &str) -> Result<MessageId, Error> {
     let message = PostedMessage { body: body.to_owned().into(), ttl: None, delay: None };
-    let request = PostMessages { queue: queue(name), size: 100, messages: vec![message] };
-    api.post_messages(&caller(), request).await.map(|ids| ids[0])
+    let request =
+        PostMessages { queue: queue(name), size: 100, messages: vec![message], notify: false };
+    api.call(&caller(), request).await.map(|ids| ids[0])
 }
 
 async fn bodies(api: &Api, name: &str) -> Vec<String> {
@@ -95,7 +97,8 @@ async fn a_post_creates_its_queue_and_a_refused_one_does_not() {
     let world = World::new();
     let api = world.server();
     let message = PostedMessage { body: "1".into(), ttl: Some(5), delay: None };
-    let request = PostMessages { queue: queue("q"), size: 1, messages: vec![message] };
+    let request =
+        PostMessages { queue: queue("q"), size: 1, messages: vec![message], notify: false };
     let error = api.post_messages(&caller(), request).await.unwrap_err();
     assert!(error.to_string().contains("1209600 seconds, and must be at least 60"), "{error}");
     assert_eq!(Queues::get(&*world.store, &key("q")).await.unwrap(), None);
@@ -244,6 +247,19 @@ async fn a_patch_happens_whole_or_not_at_all() {
     let changes = vec![Change::Remove { attribute: "_max_claim_count".to_owned() }];
     let request = PatchQueue { queue: queue("q"), changes };
     assert!(api.patch_queue(&caller(), request).await.is_ok(), "reserved, though not set");
+
+    // As python-zaqarclient sets `_dead_letter_queue`, whose default is null.
+    let attribute = || "_dead_letter_queue".to_owned();
+    let changes = vec![
+        Change::Add { attribute: attribute(), value: json!("dead") },
+        Change::Remove { attribute: attribute() },
+    ];
+    let request = || PatchQueue { queue: queue("q"), changes: changes.clone() };
+    let patched = api.patch_queue(&caller(), request()).await.unwrap();
+    assert_eq!(patched.as_object().get("_dead_letter_queue"), Some(&json!("dead")));
+    let patched = api.patch_queue(&caller(), request()).await.unwrap();
+    assert_eq!(patched.as_object().get("_dead_letter_queue"), None, "it had a value");
+
     let request = PatchQueue { queue: queue("none"), changes: vec![] };
     let missing = api.patch_queue(&caller(), request).await;
     assert!(matches!(missing, Err(Error::QueueNotFound { .. })));
@@ -270,15 +286,26 @@ async fn a_filtered_page_looks_at_a_bounded_number_of_queues_and_goes_on() {
         with_count: true,
         filters: vec![("n".to_owned(), "1".to_owned())],
     };
+    // Another task of the same thread, which runs only where this one yields.
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counter = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counter.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
     let first = api.list_queues(&caller(), ask(None, None)).await.unwrap();
-    assert!(first.queues.is_empty());
+    other.abort();
+    let turns = turns.load(Ordering::Relaxed);
+    assert!(turns >= rare / 16, "{turns} turns of another task while {rare} queues were read");
+    assert_eq!(first.queues.len(), 1, "a page is empty only at the end");
     assert_eq!(first.count, Some(rare as u64 + 1));
-    let marker = first.next.unwrap().to_string();
-    let second = api.list_queues(&caller(), ask(Some(marker), Some("q0.+5$"))).await.unwrap();
-    assert_eq!(second.queues.len(), 1);
-    let third = second.next.unwrap().to_string();
-    let end = api.list_queues(&caller(), ask(Some(third), None)).await.unwrap();
+    let next = first.next.unwrap().to_string();
+    let end = api.list_queues(&caller(), ask(Some(next), None)).await.unwrap();
     assert!(end.queues.is_empty() && end.next.is_none());
+    let named = api.list_queues(&caller(), ask(None, Some("q0.+5$"))).await.unwrap();
+    assert_eq!(named.queues.len(), 1);
     assert!(api.list_queues(&caller(), ask(None, Some("("))).await.is_err());
 }
 
@@ -315,28 +342,81 @@ async fn a_message_claimed_often_enough_moves_to_the_dead_letter_queue() {
     assert_eq!(bodies(&api, "dead").await, ["\"second\""]);
 }
 
+/// A server with keys, as `message_encryption_key` gives them; without any where that is empty.
+fn server_with_keys(world: &World, keys: &str) -> Api {
+    let keyring = Keyring::parse(&Secret::new(keys.to_owned())).ok().map(Arc::new);
+    world.server_with(Options { keyring, ..Options::default() })
+}
+
 #[tokio::test]
-async fn what_cannot_be_opened_stays_in_the_queue() {
+async fn messages_that_cannot_be_opened_hold_up_no_others() {
     let world = World::new();
-    let with_key = || {
-        let keyring = Keyring::parse(&Secret::new("0123456789abcdef".to_owned())).unwrap();
-        world.server_with(Options { keyring: Some(Arc::new(keyring)), ..Options::default() })
-    };
-    create(&with_key(), "q", json!({"_enable_encrypt_messages": true})).await;
+    let with = |keys: &str| server_with_keys(&world, keys);
+    let (old, new) = ("old:0123456789abcdef", "new:fedcba9876543210");
+    create(&with(old), "q", json!({"_enable_encrypt_messages": true})).await;
+    post(&with(old), "q", "1").await.unwrap();
+    post(&with(new), "q", "2").await.unwrap();
+    let api = with(new);
+    assert_eq!(bodies(&api, "q").await, ["2"]);
+    let (id, messages) = claim(&api, "q").await.unwrap();
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].payload.bytes, "2");
+    let read = || ReadClaim { queue: queue("q"), id: id.to_string() };
+    assert_eq!(api.read_claim(&caller(), read()).await.unwrap().messages, messages);
+    api.release_claim(&caller(), read()).await.unwrap();
+
+    // Encryption is switched off, and all keys are gone.
+    let change = Change::Remove { attribute: "_enable_encrypt_messages".to_owned() };
+    let patch = PatchQueue { queue: queue("q"), changes: vec![change] };
+    api.patch_queue(&caller(), patch).await.unwrap();
+    let keyless = with("");
+    post(&keyless, "q", "3").await.unwrap();
+    assert_eq!(bodies(&keyless, "q").await, ["3"]);
+    let pop = || PopMessages { queue: queue("q"), limit: 10 };
+    let popped = keyless.pop_messages(&caller(), pop()).await.unwrap();
+    assert_eq!(popped.iter().map(|m| &m.payload.bytes).collect::<Vec<_>>(), ["3"]);
+    assert_eq!(keyless.pop_messages(&caller(), pop()).await.unwrap(), []);
+    let popped = with(&format!("{new},{old}")).pop_messages(&caller(), pop()).await.unwrap();
+    assert_eq!(popped.iter().map(|m| &m.payload.bytes).collect::<Vec<_>>(), ["1", "2"]);
+    assert!(popped.iter().all(|message| message.claim.is_none() && message.ttl == 3600));
+}
+
+#[tokio::test]
+async fn unreadable_messages_end_in_the_dead_letter_queue_still_sealed() {
+    let world = World::new();
+    let (old, new) = ("old:0123456789abcdef", "new:fedcba9876543210");
+    let api = server_with_keys(&world, new);
+    let rule = json!({"_enable_encrypt_messages": true, "_max_claim_count": 2,
+        "_dead_letter_queue": "dead"});
+    create(&api, "q", rule).await;
     for body in ["1", "2"] {
-        post(&with_key(), "q", body).await.unwrap();
+        post(&server_with_keys(&world, old), "q", body).await.unwrap();
     }
-    let pop = || PopMessages { queue: queue("q"), limit: 1 };
-    let keyless = world.server();
-    assert!(keyless.pop_messages(&caller(), pop()).await.is_err());
-    let held = CreateClaim { queue: queue("q"), limit: None, ttl: None, grace: None };
-    assert!(keyless.create_claim(&caller(), held).await.is_err());
-    for body in ["1", "2"] {
-        let popped = with_key().pop_messages(&caller(), pop()).await.unwrap();
-        assert_eq!(popped[0].payload.bytes, body);
-        assert!(popped[0].claim.is_none());
+    post(&api, "q", "3").await.unwrap();
+    let one = || CreateClaim { queue: queue("q"), limit: Some(1), ttl: Some(60), grace: Some(60) };
+    let (_, first) = api.create_claim(&caller(), one()).await.unwrap().expect("3 can be read");
+    assert_eq!((first[0].payload.bytes.as_ref(), first[0].claim_count), (&b"3"[..], 1));
+    for _ in 0..2 {
+        world.clock.advance(Duration::from_secs(61));
+        api.create_claim(&caller(), one()).await.unwrap();
     }
-    assert_eq!(with_key().pop_messages(&caller(), pop()).await.unwrap(), []);
+    assert_eq!(bodies(&api, "dead").await, ["3"]);
+    let both = server_with_keys(&world, &format!("{new},{old}"));
+    assert_eq!(bodies(&both, "dead").await, ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn a_pop_leaves_messages_whose_key_id_has_another_secret() {
+    let world = World::new();
+    let (before, after) = ("a:0123456789abcdef", "a:fedcba9876543210");
+    let api = server_with_keys(&world, before);
+    create(&api, "q", json!({"_enable_encrypt_messages": true})).await;
+    post(&api, "q", "1").await.unwrap();
+    let pop = || PopMessages { queue: queue("q"), limit: 10 };
+    let changed = server_with_keys(&world, after);
+    assert_eq!(changed.pop_messages(&caller(), pop()).await.unwrap(), []);
+    let popped = api.pop_messages(&caller(), pop()).await.unwrap();
+    assert_eq!(popped[0].payload.bytes, "1");
 }
 
 #[tokio::test]
@@ -369,8 +449,7 @@ async fn encrypted_queues_store_ciphertext_and_hand_out_plain_bodies() {
     let refused = keyless.create_queue(&caller(), request).await.unwrap_err();
     assert!(refused.to_string().contains("message_encryption_key"), "{refused}");
     let read = ReadMessages { queue: queue("q"), ids: vec![id.to_string()] };
-    let unreadable = keyless.read_messages(&caller(), read).await.unwrap_err();
-    assert!(matches!(unreadable, Error::CannotOpen { .. }));
+    assert_eq!(keyless.read_messages(&caller(), read).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -379,12 +458,12 @@ async fn a_signed_url_lets_in_who_keeps_to_it() {
     let key = Some(Secret::new("test".to_owned()));
     let api = world.server_with(Options { signing_key: key, ..Options::default() });
     let ask = |paths: &[&str], expires: Option<&str>| Share {
-        base: "/v2/queues/q".to_owned(),
+        queue: queue("q"),
         paths: paths.iter().map(|path| (*path).to_owned()).collect(),
         methods: vec![],
         expires: expires.map(str::to_owned),
     };
-    let shared = api.share(&caller(), ask(&[], None)).unwrap();
+    let shared = api.call(&caller(), ask(&[], None)).await.unwrap();
     let expires = zaqar_core::iso8601::format(shared.grant.expires);
     let headers = SignedHeaders {
         project: "p",
@@ -393,43 +472,73 @@ async fn a_signed_url_lets_in_who_keeps_to_it() {
         expires: &expires,
         signature: &shared.signature,
     };
-    let enter = |headers: &SignedHeaders<'_>, method: &str, path: &str| {
-        api.signed_caller(headers, ClientId::new("c"), method, path).is_some()
-    };
-    assert!(enter(&headers, "GET", "/v2/queues/q/messages"));
-    assert!(!enter(&headers, "POST", "/v2/queues/q/messages"));
-    assert!(!enter(&headers, "GET", "/v2/queues/q/claims"));
-    assert!(!enter(
-        &SignedHeaders { project: "other", ..headers.clone() },
-        "GET",
-        "/v2/queues/q/messages"
-    ));
-    assert!(!enter(
-        &SignedHeaders { signature: "", ..headers.clone() },
-        "GET",
-        "/v2/queues/q/messages"
-    ));
-    world.clock.advance(Duration::from_secs(86_400));
-    assert!(!enter(&headers, "GET", "/v2/queues/q/messages"), "it lasts a day");
+    let grant = api.verify_signature(&headers).unwrap();
+    assert_eq!(grant, shared.grant);
+    let other = SignedHeaders { project: "other", ..headers.clone() };
+    assert!(api.verify_signature(&other).is_none());
+    let unsigned = SignedHeaders { signature: "", ..headers.clone() };
+    assert!(api.verify_signature(&unsigned).is_none());
 
-    assert!(api.share(&caller(), ask(&["stats"], None)).is_err());
-    assert!(api.share(&caller(), ask(&[], Some("2001-01-01"))).is_err());
-    assert!(world.server().share(&caller(), ask(&[], None)).is_err(), "no key is configured");
+    let signed = caller().authenticated(Authentication::Signature(grant));
+    assert!(
+        api.call(&signed, ReadMessages { queue: queue("q"), ids: vec!["1".into()] }).await.is_ok()
+    );
+    assert!(api.call(&signed, ReadMessage { queue: queue("q"), id: "1".into() }).await.is_ok());
+    let elsewhere = Context { project: ProjectId::new("other").unwrap(), ..signed.clone() };
+    let read = ReadMessage { queue: queue("q"), id: "1".into() };
+    let refused = api.call(&elsewhere, read.clone()).await;
+    assert!(matches!(refused, Err(Error::NotGranted)), "{refused:?}");
+    let refused = api.call(&signed, PopMessages { queue: queue("q"), limit: 1 }).await;
+    assert!(matches!(refused, Err(Error::NotGranted)), "another method: {refused:?}");
+    let refused = api.call(&signed, ReadMessage { queue: queue("other"), ..read.clone() }).await;
+    assert!(matches!(refused, Err(Error::NotGranted)), "another queue: {refused:?}");
+    let refused = api.call(&signed, ReadClaim { queue: queue("q"), id: "1".into() }).await;
+    assert!(matches!(refused, Err(Error::NotGranted)), "another resource: {refused:?}");
+    world.clock.advance(Duration::from_secs(86_400));
+    assert!(api.verify_signature(&headers).is_none(), "it lasts a day");
+    assert!(matches!(api.call(&signed, read).await, Err(Error::NotGranted)), "it lasts a day");
+
+    assert!(api.call(&caller(), ask(&["stats"], None)).await.is_err());
+    assert!(api.call(&caller(), ask(&[], Some("2001-01-01"))).await.is_err());
+    let keyless = world.server().call(&caller(), ask(&[], None)).await;
+    assert!(keyless.is_err(), "no key is configured");
 }
 
 #[tokio::test]
 async fn the_self_test_runs_every_operation_and_leaves_nothing() {
     let world = World::new();
     let api = world.server();
-    assert!(matches!(api.health(&caller()).await, Err(Error::Forbidden)));
-    let admin = Caller { roles: vec!["Admin".to_owned()], ..caller() };
-    let health = api.health(&admin).await.unwrap();
+    assert!(matches!(api.call(&caller(), CheckHealth).await, Err(Error::Forbidden)));
+    let roles = vec!["Admin".to_owned()];
+    let admin = caller().authenticated(Authentication::Unchecked { roles });
+    let health = api.call(&admin, CheckHealth).await.unwrap();
     assert!(health.reachable);
     assert_eq!(health.operations.len(), 8);
     for (name, probe) in &health.operations {
         assert!(probe.error.is_none(), "{name}: {:?}", probe.error);
     }
     assert_eq!(world.store.count(&caller().project, Kind::Queue).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn health_tells_of_a_wall_clock_that_is_not_followed() {
+    struct Unsteady;
+    impl Clock for Unsteady {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_millis(1_700_000_000_000)
+        }
+        fn status(&self) -> ClockStatus {
+            let unsteady_for = Some(Duration::from_secs(2));
+            ClockStatus { offset_ms: 3_600_000, unsteady_for }
+        }
+    }
+    let store = Arc::new(Memory::new());
+    let options = Options { clock: Arc::new(Unsteady), ..Options::default() };
+    let api = Api::new(store.clone(), store, options);
+    let health = api.health(&caller()).await.unwrap();
+    assert!(health.reachable);
+    let said = health.document()["problems"].to_string();
+    assert!(said.contains("3600000 ms ahead") && said.contains("for 2 s"), "{said}");
 }
 
 #[tokio::test]
@@ -442,8 +551,8 @@ async fn a_subscriber_subscribes_once() {
         ttl,
         options: serde_json::Map::new(),
     };
-    let first = api.create_subscription(&caller(), ask("http://h/x", None)).await.unwrap();
-    let again = api.create_subscription(&caller(), ask("http://h/x", Some(60))).await.unwrap();
+    let first = api.create_subscription(&caller(), ask("http://h/x", None)).await.unwrap().id;
+    let again = api.create_subscription(&caller(), ask("http://h/x", Some(60))).await.unwrap().id;
     assert_eq!(again, first, "not confirmed yet: the same one");
     let subscription = SubscriptionRef { queue: queue("q"), id: first.to_string() };
     let confirm = ConfirmSubscription { subscription: subscription.clone(), confirmed: true };
@@ -454,7 +563,7 @@ async fn a_subscriber_subscribes_once() {
     for (subscriber, ttl, says) in [
         ("ftp://h/x", None, "must be supported in the list ['http'"),
         ("nothing", None, "must be supported in the list"),
-        ("trust+http://h/x", None, "needs auth_strategy = keystone"),
+        ("trust+http://h/x", None, "makes no Keystone trusts"),
         ("http://h/y", Some(59), "at least 60 seconds"),
         ("http://h/y", Some(i64::MAX), "must be less than 9999-12-31"),
     ] {

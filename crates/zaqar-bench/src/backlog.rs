@@ -1,4 +1,5 @@
-//! Latency at a backlog: the same operations, one at a time, on a short queue, a long one and one behind claimed messages.
+//! Latency at a backlog: the same operations, one at a time, on a short queue, a long one and one
+//! behind claimed messages.
 
 use std::time::{Duration, Instant};
 

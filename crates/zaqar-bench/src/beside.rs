@@ -1,17 +1,15 @@
-//! A server on Redis beside another on the same Redis, and beside what `redis-benchmark` does with the first one's script.
+//! A server on Redis beside another on the same Redis.
 
 use crate::compare::Server;
 use crate::error::Error;
 use crate::load::{self, Options, Outcome, Workload};
-use crate::redis::{Baseline, Redis};
+use crate::redis::Redis;
 use crate::table::{Aim, Table, figure};
 
 /// How many times the other's rate.
 const RATE: Aim = Aim::AtLeast(30.0);
 /// Which part of the other's p99.
 const TAIL: Aim = Aim::AtMost(0.1);
-/// Which part of what `redis-benchmark` reaches.
-const SHARE: Aim = Aim::AtLeast(0.6);
 /// Which part of the other's memory.
 const MEMORY: Aim = Aim::AtMost(1.0);
 /// Messages that wait while their memory is measured.
@@ -34,40 +32,32 @@ pub(crate) struct Beside {
     pub(crate) other_prefill: usize,
 }
 
-/// Prints three tables. The Redis is empty afterwards, and between measurements.
+/// Prints two tables. The Redis is empty afterwards, and between measurements.
 pub(crate) async fn run(beside: &Beside) -> Result<(), Error> {
-    let (mut table, mut shares) = (table(), share_table());
+    let mut table = table();
     for workload in WORKLOADS {
         for &connections in &beside.connections {
             let measured = measure(beside, workload, connections).await?;
-            let Measured { server, other, baseline } = &measured;
+            let (server, other) = &measured;
             let (rate, their) = (server.rate(), other.rate());
             eprintln!("{} at {connections}: {rate:.0} and {their:.0} requests/s", workload.name());
             table.row(row(workload, connections, server, other));
-            if let Some(baseline) = baseline {
-                shares.row(share_row(connections, rate, baseline));
-            }
             if let Some(reason) = &server.failure {
                 return Err(Error::Answer { reason: reason.clone() });
             }
         }
     }
-    println!("{table}\n{shares}");
+    println!("{table}");
     println!("{}", memory(beside).await?);
     Ok(())
 }
 
-struct Measured {
-    server: Outcome,
-    other: Outcome,
-    baseline: Option<Baseline>,
-}
-
+/// Measures both servers in turn.
 async fn measure(
     beside: &Beside,
     workload: Workload,
     connections: usize,
-) -> Result<Measured, Error> {
+) -> Result<(Outcome, Outcome), Error> {
     let Beside { server, other, redis, seconds, .. } = beside;
     let name = format!("zaqar-bench-{}-{connections}", workload.name());
     let slice = async |of: &Server, prefill: usize| {
@@ -83,16 +73,8 @@ async fn measure(
         load::measure(&of.target, &name, &options).await
     };
     let mut total: Option<(Outcome, Outcome)> = None;
-    let mut baselines = Vec::new();
-    for number in 0..beside.slices {
+    for _ in 0..beside.slices {
         let one = slice(server, beside.prefill).await?;
-        if workload == Workload::Post {
-            let queue = format!("zaqar-bench-script-{connections}-{number}");
-            let command = redis.watch_post(&server.target, &queue).await?;
-            // It is faster than any server that uses it.
-            let requests = (one.rate() * seconds * 1.5) as u64;
-            baselines.push(redis.benchmark(&command, connections, requests.max(1000))?);
-        }
         let their = slice(other, beside.other_prefill).await?;
         match &mut total {
             Some((server, other)) => {
@@ -103,15 +85,7 @@ async fn measure(
         }
     }
     redis.flush()?;
-    let (server, other) = total.ok_or(Error::Nothing { reason: "there is no slice" })?;
-    Ok(Measured { server, other, baseline: mean(&baselines) })
-}
-
-fn mean(all: &[Baseline]) -> Option<Baseline> {
-    let count = all.len() as f64;
-    let rate = all.iter().map(|one| one.rate).sum::<f64>() / count;
-    let p99 = all.iter().map(|one| one.p99).sum::<f64>() / count;
-    (!all.is_empty()).then_some(Baseline { rate, p99 })
+    total.ok_or(Error::Nothing { reason: "there is no slice" })
 }
 
 fn table() -> Table {
@@ -156,29 +130,6 @@ fn row(workload: Workload, connections: usize, server: &Outcome, other: &Outcome
     ]
 }
 
-fn share_table() -> Table {
-    Table::new(&[
-        "connections",
-        "posts/s",
-        "redis-benchmark's, same script",
-        "its p99 ms",
-        "share",
-        &format!("aim {SHARE}"),
-    ])
-}
-
-fn share_row(connections: usize, rate: f64, baseline: &Baseline) -> Vec<String> {
-    let share = rate / baseline.rate;
-    vec![
-        connections.to_string(),
-        figure(rate),
-        figure(baseline.rate),
-        figure(baseline.p99),
-        figure(share),
-        SHARE.judge(share),
-    ]
-}
-
 /// The memory of a waiting message of 1 KiB, with either server.
 async fn memory(beside: &Beside) -> Result<Table, Error> {
     let mut each = Vec::new();
@@ -201,23 +152,4 @@ async fn memory(beside: &Beside) -> Result<Table, Error> {
     ]);
     table.row(vec![figure(each[0]), figure(each[1]), figure(part), MEMORY.judge(part)]);
     Ok(table)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_judged() {
-        let baseline = Baseline { rate: 10_000.0, p99: 1.0 };
-        assert_eq!(share_row(8, 6_000.0, &baseline)[4..], ["0.60", "met"]);
-        assert_eq!(share_row(8, 3_000.0, &baseline)[5], "**missed by 50 %**");
-    }
-
-    #[test]
-    fn baselines_are_averaged() {
-        let one = |rate| Baseline { rate, p99: rate };
-        assert_eq!(mean(&[one(1.0), one(3.0)]), Some(one(2.0)));
-        assert_eq!(mean(&[]), None);
-    }
 }

@@ -24,12 +24,14 @@ pub(crate) struct Comparison {
     pub(crate) connections: Vec<usize>,
     /// Seconds of each slice of a measurement.
     pub(crate) seconds: f64,
-    /// Slices of a measurement; between two, the other server has its turn, so that a machine that gets slower does so for both.
+    /// Slices of a measurement; between two, the other server has its turn, so that a machine that
+    /// gets slower does so for both.
     pub(crate) slices: usize,
     pub(crate) prefill: usize,
 }
 
-/// Prints a table of all workloads and connections. Queues are left behind, as deleting them would cost the next measurement.
+/// Prints a table of all workloads and connections. Queues are left behind, as deleting them would
+/// cost the next measurement.
 pub(crate) async fn run(comparison: &Comparison) -> Result<(), Error> {
     let mut table = Table::new(&[
         "workload",

@@ -1,4 +1,5 @@
-//! One HTTP/1.1 connection as a closed loop uses it: write a finished request, read the whole answer.
+//! One HTTP/1.1 connection as a closed loop uses it: write a finished request, read the whole
+//! answer.
 
 use std::net::SocketAddr;
 

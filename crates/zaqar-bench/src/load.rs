@@ -180,7 +180,8 @@ pub(crate) fn record(latencies: &mut Histogram<u64>, latency: Duration) {
     latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
 }
 
-/// Runs one workload on a queue and measures it. Fills the queue first where the workload needs messages.
+/// Runs one workload on a queue and measures it. Fills the queue first where the workload needs
+/// messages.
 pub(crate) async fn measure(
     target: &Target,
     name: &str,
@@ -450,7 +451,8 @@ mod tests {
             const ANSWERS: [&str; 2] = ["201 Created", "503 Service Unavailable"];
             for answer in ANSWERS.iter().cycle() {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                // The worker opens its connection before its first request, so that others may wait for it.
+                // The worker opens its connection before its first request, so that others may wait
+                // for it.
                 tokio::spawn(async move {
                     let mut seen = [0; 4096];
                     if stream.read(&mut seen).await.unwrap() > 0 {

@@ -4,6 +4,7 @@ mod backlog;
 mod beside;
 mod compare;
 mod error;
+mod fairness;
 mod http;
 mod limit;
 mod load;
@@ -22,13 +23,15 @@ use clap::{Args, Parser, Subcommand};
 use crate::backlog::Backlogs;
 use crate::compare::{Comparison, Server};
 use crate::error::Error;
+use crate::fairness::Fairness;
 use crate::http::Connection;
 use crate::load::{Options, Outcome, Workload, millis};
 use crate::redis::Redis;
 use crate::table::{Table, figure};
 use crate::zaqar::{Sender, Target};
 
-/// Measures a server of Zaqar's v2 HTTP API: requests and messages a second, and latencies, in a closed loop
+/// Measures a server of Zaqar's v2 HTTP API: requests and messages a second, and latencies, in a
+/// closed loop
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -124,6 +127,18 @@ enum Command {
         samples: usize,
         #[command(flatten)]
         sender: SenderArguments,
+    },
+    /// Measures a quiet tenant's posts without and with greedy tenants, who leave their data there
+    Fairness {
+        /// The server
+        #[arg(long)]
+        url: String,
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Sent as X-Auth-Token
+        #[arg(long, env = "OS_TOKEN", hide_env_values = true)]
+        token: Option<String>,
     },
     /// Waits until a server lists messages, and prints the milliseconds since its start
     Wait {
@@ -262,6 +277,9 @@ impl Command {
                 let small = Target::new(&small, &sender).await?;
                 let large = Target::new(&large, &sender).await?;
                 backlog::run(&Backlogs { small, large, messages, claimed, samples }).await
+            }
+            Self::Fairness { url, seconds, token } => {
+                fairness::run(&Fairness { url, token, seconds }).await
             }
             Self::Wait { url, since, timeout, sender } => {
                 let target = Target::new(&url, &sender.into()).await?;

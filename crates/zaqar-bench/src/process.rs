@@ -7,7 +7,8 @@ use crate::error::Error;
 /// Clock ticks a second in `/proc`: 100 on every Linux, whatever the kernel's own tick.
 const TICKS: u64 = 100;
 
-/// The CPU time that a process and those that it has started, and they, have used until now: all threads, user and system.
+/// The CPU time that a process and those that it has started, and they, have used until now: all
+/// threads, user and system.
 pub(crate) fn cpu(pid: u32) -> Result<Duration, Error> {
     let mut ticks = 0;
     for pid in family(pid) {
@@ -62,7 +63,8 @@ fn unreadable(pid: u32) -> Error {
     Error::Process { pid, source: std::io::ErrorKind::InvalidData.into() }
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat`. The second field, the name, may hold spaces and parentheses.
+/// Fields 14 and 15 of `/proc/PID/stat`. The second field, the name, may hold spaces and
+/// parentheses.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace().skip(11);

@@ -73,10 +73,13 @@ impl Target {
         Queue { target: self, name: name.into() }
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&str>) -> Bytes {
+    /// A finished request; `path` is a path below `/v2/queues`, or a query of it.
+    pub(crate) fn request(&self, method: &str, path: &str, body: Option<&str>) -> Bytes {
         let Self { host, prefix, headers, .. } = self;
-        let mut request =
-            format!("{method} {prefix}/v2/queues/{path} HTTP/1.1\r\nHost: {host}\r\n{headers}");
+        let slash = if path.starts_with('?') { "" } else { "/" };
+        let mut request = format!(
+            "{method} {prefix}/v2/queues{slash}{path} HTTP/1.1\r\nHost: {host}\r\n{headers}"
+        );
         if let Some(body) = body {
             let length = body.len();
             request +=
@@ -162,7 +165,8 @@ pub(crate) fn body() -> String {
     format!("{start}{}\"}}", &text[..BODY - start.len() - 2])
 }
 
-/// The ids of the messages in an answer, in their order. No JSON is parsed: a body must not have a key `id`.
+/// The ids of the messages in an answer, in their order. No JSON is parsed: a body must not have a
+/// key `id`.
 pub(crate) fn message_ids(answer: &[u8]) -> impl Iterator<Item = &str> {
     memmem::find_iter(answer, b"\"id\"").filter_map(|at| {
         let rest = &answer[at + 4..];

@@ -1,4 +1,5 @@
-//! The checksum of a body: the MD5 digest of what Python's `json.dumps` prints for it, as the original has it.
+//! The checksum of a body: the MD5 digest of what Python's `json.dumps` prints for it, as the
+//! original has it.
 
 use md5::{Digest, Md5};
 use serde_json::Value;
@@ -6,7 +7,8 @@ use serde_json::Value;
 use crate::Checksum;
 
 impl Checksum {
-    /// The checksum of a body; a body of `null` has none. Builds the body's tree: only for configurations that ask for checksums.
+    /// The checksum of a body; a body of `null` has none. Builds the body's tree: only for
+    /// configurations that ask for checksums.
     ///
     /// # Errors
     /// Text that is not JSON.
@@ -84,7 +86,8 @@ fn dump_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Python's `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
+/// Python's `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and
+/// from 1e16 on.
 fn python_float(float: f64) -> String {
     if float == 0.0 || (1e-4..1e16).contains(&float.abs()) {
         return format!("{float:?}");

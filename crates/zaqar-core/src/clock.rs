@@ -1,7 +1,8 @@
 //! Time, which callers pass to stores instead of stores asking for it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Milliseconds since 1970, UTC. At most `i64::MAX`, so that every store can keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,22 +41,40 @@ impl Timestamp {
 
 /// Where `now` comes from.
 pub trait Clock: Send + Sync {
-    /// The present. Never earlier than an answer it gave before.
+    /// The present. Never earlier than an answer it gave before; see [`crate::SystemClock`] for the
+    /// one exception.
     fn now(&self) -> Timestamp;
+
+    /// How it compares with the machine's wall clock.
+    fn status(&self) -> ClockStatus;
 }
 
-/// The machine's clock, held back where it is set back, so that it never runs backwards.
-#[derive(Debug, Default)]
-pub struct SystemClock {
-    latest: AtomicU64,
+/// How a clock compares with the machine's wall clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClockStatus {
+    /// Milliseconds that the wall clock is ahead of it; negative when it is behind.
+    pub offset_ms: i64,
+    /// For how long the wall clock has shown an unexpected time that is not followed yet; `None`
+    /// while it is followed.
+    pub unsteady_for: Option<Duration>,
 }
 
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let latest = self.latest.fetch_max(millis, Ordering::Relaxed);
-        Timestamp::from_millis(millis.max(latest))
+impl ClockStatus {
+    /// Whether the wall clock is followed.
+    pub const fn is_steady(self) -> bool {
+        self.unsteady_for.is_none()
+    }
+}
+
+impl fmt::Display for ClockStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ms, side) =
+            (self.offset_ms.unsigned_abs(), if self.offset_ms < 0 { "behind" } else { "ahead" });
+        write!(f, "the wall clock is {ms} ms {side} of the time that this server uses")?;
+        match self.unsteady_for {
+            Some(since) => write!(f, ", for {} s", since.as_secs()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -82,6 +101,10 @@ impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.now.load(Ordering::Relaxed))
     }
+
+    fn status(&self) -> ClockStatus {
+        ClockStatus::default()
+    }
 }
 
 #[cfg(test)]
@@ -97,9 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn the_system_clock_never_runs_backwards() {
-        let clock = SystemClock::default();
-        clock.latest.store(Timestamp::MAX.as_millis(), Ordering::Relaxed);
-        assert_eq!(clock.now(), Timestamp::MAX);
+    fn a_status_says_which_clock_is_ahead() {
+        let status = |offset_ms, secs: Option<u64>| {
+            let unsteady_for = secs.map(Duration::from_secs);
+            ClockStatus { offset_ms, unsteady_for }.to_string()
+        };
+        let of = "of the time that this server uses";
+        assert_eq!(status(-1500, None), format!("the wall clock is 1500 ms behind {of}"));
+        assert_eq!(status(2, Some(3)), format!("the wall clock is 2 ms ahead {of}, for 3 s"));
     }
 }

@@ -28,7 +28,8 @@ macro_rules! number {
                 Self(number)
             }
 
-            /// The number, for a store to keep. At most `i64::MAX` where this crate or a store made it.
+            /// The number, for a store to keep. At most `i64::MAX` where this crate or a store made
+            /// it.
             pub const fn get(self) -> u64 {
                 self.0
             }
@@ -106,12 +107,13 @@ bits! {
     ClaimId
 }
 bits! {
-    /// Names one subscription of a queue: the time it was made, then random bits, so that ids ascend; 32 lower-case hexadecimal
-    /// digits as text.
+    /// Names one subscription of a queue: the time it was made, then random bits, so that ids
+    /// ascend; 32 lower-case hexadecimal digits as text.
     SubscriptionId
 }
 bits! {
-    /// Names the lease of one run of a server: 128 random bits, 32 lower-case hexadecimal digits as text.
+    /// Names the lease of one run of a server: 128 random bits, 32 lower-case hexadecimal digits as
+    /// text.
     LeaseId
 }
 

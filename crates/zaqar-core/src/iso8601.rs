@@ -21,8 +21,9 @@ pub fn format(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
-/// Reads a time in the forms that Python's `parse_isotime` reads: extended or basic, `T` or a space, a time that may lack its seconds or
-/// be missing, a fraction that is dropped, `Z`, an offset or none for UTC.
+/// Reads a time in the forms that Python's `parse_isotime` reads: extended or basic, `T` or a
+/// space, a time that may lack its seconds or be missing, a fraction that is dropped, `Z`, an
+/// offset or none for UTC.
 ///
 /// # Errors
 /// [`TimeError`] for anything else.

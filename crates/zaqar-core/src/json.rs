@@ -1,10 +1,13 @@
-//! The rules for JSON from outside that a grammar does not state: UTF-8, 64-bit integers, bounded nesting.
+//! The rules for JSON from outside that a grammar does not state: UTF-8, 64-bit integers, bounded
+//! nesting.
 //!
-//! [`check`] runs once over a whole document. What parses the document afterwards can then splice message bodies out as raw bytes.
+//! [`check`] runs once over a whole document. What parses the document afterwards can then splice
+//! message bodies out as raw bytes.
 
 use memchr::memchr2;
 
-/// The deepest nesting of arrays and objects accepted, so that nobody who parses a body later runs out of stack.
+/// The deepest nesting of arrays and objects accepted, so that nobody who parses a body later runs
+/// out of stack.
 pub const MAX_NESTING: usize = 128;
 
 /// Why a document is refused before it is parsed.
@@ -24,7 +27,8 @@ pub enum JsonError {
     TooDeep,
 }
 
-/// Checks a whole document against the rules of this module; not its grammar. Linear in its length, no allocation.
+/// Checks a whole document against the rules of this module; not its grammar. Linear in its length,
+/// no allocation.
 ///
 /// # Errors
 /// The first rule that is broken.

@@ -1,32 +1,45 @@
 #![doc = include_str!("../README.md")]
 
+mod budget;
 mod checksum;
 mod clock;
 mod id;
 mod name;
+mod operations;
 mod payload;
 mod secret;
+mod state_log;
+mod system_clock;
+mod task_monitor;
 
+pub mod delivery;
 pub mod iso8601;
 pub mod json;
 pub mod limits;
 pub mod metadata;
+pub mod pools;
 pub mod signing;
 pub mod storage;
 
-pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use budget::{Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Permit};
+pub use clock::{Clock, ClockStatus, ManualClock, Timestamp};
 pub use id::{
     ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, SubscriptionId, Version,
 };
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use name::{ClientId, Kind, NameError, ProjectId, QueueKey, QueueName};
+pub use operations::{OperationInProgress, OperationLimit, TooManyOperations};
 pub use payload::{Checksum, KeyId, Payload};
 pub use secret::Secret;
+pub use state_log::StateLog;
+pub use system_clock::SystemClock;
+pub use task_monitor::{TaskFailure, TaskGuard, TaskMonitor};
 
 /// The generation of a queue: which life of it, and which state of its metadata.
 ///
-/// Two generations are compared for equality only: a post that assumes another generation than the head's is refused.
+/// Two generations are compared for equality only: a post that assumes another generation than the
+/// head's is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation {
     /// Which life of the queue: new each time a queue of this name is created.

@@ -1,4 +1,5 @@
-//! A queue's metadata: a JSON object of the user's, with reserved attributes that change how the queue behaves.
+//! A queue's metadata: a JSON object of the user's, with reserved attributes that change how the
+//! queue behaves.
 
 use serde_json::{Map, Value};
 
@@ -68,7 +69,8 @@ pub struct Rules {
     pub encrypt: bool,
 }
 
-/// `_max_claim_count` and `_dead_letter_queue`: one without the other says nothing, as in the original.
+/// `_max_claim_count` and `_dead_letter_queue`: one without the other says nothing, as in the
+/// original.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterRule {
     /// A message that was claimed this often is not claimed again.
@@ -108,8 +110,8 @@ impl Metadata {
         &mut self.0
     }
 
-    /// Adds the reserved attributes that have defaults where they are absent or say nothing, as a queue (seven) or a topic (three) is
-    /// shown.
+    /// Adds the reserved attributes that have defaults where they are absent or say nothing, as a
+    /// queue (seven) or a topic (three) is shown.
     #[must_use]
     pub fn with_defaults(mut self, kind: Kind, limits: &Limits) -> Self {
         for (attribute, default) in reserved_defaults(limits).into_iter().take(reserved(kind).len())
@@ -272,6 +274,7 @@ fn reserved(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Queue => &RESERVED,
         Kind::Topic => &RESERVED[..3],
+        Kind::Internal => &[],
     }
 }
 

@@ -14,6 +14,9 @@ pub enum NameError {
         /// The limit.
         max: usize,
     },
+    /// Starts or ends with whitespace, which one reader of the id may strip and another keep.
+    #[error("a project id neither starts nor ends with whitespace")]
+    ProjectWhitespace,
     /// A project id without a character.
     #[error("a project id is not empty")]
     ProjectEmpty,
@@ -30,7 +33,8 @@ pub enum NameError {
     QueueCharacters,
 }
 
-/// The tenant that owns a queue: 1 to 256 characters, any of them.
+/// The tenant that owns a queue: 1 to 256 characters, any of them, but no whitespace at either end.
+/// Ids are compared byte by byte; nothing is normalized.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProjectId(Arc<str>);
 
@@ -41,12 +45,15 @@ impl ProjectId {
     /// Checks a project id.
     ///
     /// # Errors
-    /// [`NameError::ProjectEmpty`] and [`NameError::ProjectTooLong`].
+    /// [`NameError::ProjectEmpty`], also for whitespace alone; [`NameError::ProjectWhitespace`]
+    /// and [`NameError::ProjectTooLong`].
     pub fn new(id: &str) -> Result<Self, NameError> {
-        let chars = id.chars().count();
-        if chars == 0 {
-            return Err(NameError::ProjectEmpty);
+        match id.trim() {
+            "" => return Err(NameError::ProjectEmpty),
+            trimmed if trimmed.len() != id.len() => return Err(NameError::ProjectWhitespace),
+            _ => {}
         }
+        let chars = id.chars().count();
         if chars > Self::MAX_CHARS {
             return Err(NameError::ProjectTooLong { chars, max: Self::MAX_CHARS });
         }
@@ -101,21 +108,27 @@ impl fmt::Display for QueueName {
     }
 }
 
-/// Queue or topic: part of an identity, so that queue `x` and topic `x` have nothing in common.
+/// Queue, topic or internal: part of an identity, so that queue `x` and topic `x` have nothing in
+/// common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A queue: its messages are claimed by consumers.
     Queue,
     /// A topic: its messages go to subscribers.
     Topic,
+    /// A queue of the server's own, which no request can name: it has a head in the message store
+    /// and no row in the management store. Rows of this kind are records of the server's own:
+    /// pools, flavors, which pool has which queue.
+    Internal,
 }
 
 impl Kind {
-    /// `queue` or `topic`.
+    /// `queue`, `topic` or `internal`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queue => "queue",
             Self::Topic => "topic",
+            Self::Internal => "internal",
         }
     }
 }
@@ -139,7 +152,8 @@ impl fmt::Display for QueueKey {
 
 /// Who posted a message: the client's own id, so that it can leave its own messages out of a list.
 ///
-/// Two spellings of one UUID (with dashes, without, in capitals) are one client, as in the original.
+/// Two spellings of one UUID (with dashes, without, in capitals) are one client, as in the
+/// original.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientId(Arc<str>);
 
@@ -152,7 +166,8 @@ impl ClientId {
         }
     }
 
-    /// Takes a UUID in any spelling that Python's `uuid.UUID` reads (dashes anywhere, `urn:uuid:`, braces), nothing else.
+    /// Takes a UUID in any spelling that Python's `uuid.UUID` reads (dashes anywhere, `urn:uuid:`,
+    /// braces), nothing else.
     pub fn uuid(id: &str) -> Option<Self> {
         uuid_digits(id).map(|digits| Self(digits.into()))
     }
@@ -197,6 +212,16 @@ mod tests {
             Err(NameError::ProjectTooLong { chars: 257, max: 256 })
         );
         assert_eq!(ProjectId::new(""), Err(NameError::ProjectEmpty));
+    }
+
+    #[test]
+    fn project_ids_that_differ_stay_different_or_are_refused() {
+        for padded in ["a\u{a0}", "a\u{2003}", " a", "a\t"] {
+            assert_eq!(ProjectId::new(padded), Err(NameError::ProjectWhitespace), "{padded:?}");
+        }
+        assert_eq!(ProjectId::new("\u{a0}"), Err(NameError::ProjectEmpty));
+        assert_ne!(ProjectId::new("a\u{a0}b"), ProjectId::new("a b"));
+        assert_ne!(ProjectId::new("\u{e9}"), ProjectId::new("e\u{301}"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ pub struct KeyId(pub String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Checksum(pub [u8; 16]);
 
-/// A message's body and what must be known to hand it out again. A store keeps all of it and looks into none of it.
+/// A message's body and what must be known to hand it out again. A store keeps all of it and looks
+/// into none of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
     /// The body: JSON text, or the sealed form of it.
@@ -22,7 +23,8 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// A plain body without a checksum. `json` was checked by [`crate::json::check`] or came from a store.
+    /// A plain body without a checksum. `json` was checked by [`crate::json::check`] or came from a
+    /// store.
     pub const fn plain(json: Bytes) -> Self {
         Self { bytes: json, sealed_with: None, checksum: None }
     }

@@ -1,7 +1,12 @@
 //! Pre-signed URLs: what one grants, its signature, and what it opens.
 //!
-//! The signature is the original's, byte for byte (`zaqar/common/urls.py`), so that URLs signed there open doors here and the other way
-//! round: HMAC-SHA256 over paths, methods, project and expiry, joined by a backslash and an `n`, two characters.
+//! The signature is the original's, byte for byte (`zaqar/common/urls.py`), so that URLs signed by
+//! either are valid on both: HMAC-SHA256 over paths, methods, project and expiry, joined by a
+//! backslash and an `n`, two characters, with commas between paths and between methods.
+//!
+//! No two grants sign the same text: paths and methods contain neither separator, so the first two
+//! backslash-`n` of a text end the paths and the methods, and the last one precedes the expiry,
+//! which contains none. The project between them may contain anything.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -35,18 +40,23 @@ impl Grant {
     }
 
     /// The signature, 64 lower-case hexadecimal digits.
-    pub fn sign(&self, key: &Secret<String>) -> String {
-        let digest = self.mac(key).finalize().into_bytes();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    ///
+    /// # Errors
+    /// [`Separator`] for a path or method with a separator in it.
+    pub fn sign(&self, key: &Secret<String>) -> Result<String, Separator> {
+        let digest = mac(key, &self.text()?).finalize().into_bytes();
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Whether the signature is this grant's and the grant has not expired. Takes the same time for every wrong signature.
+    /// Whether the signature is this grant's and the grant has not expired. Takes the same time for
+    /// every wrong signature.
     pub fn verify(&self, key: &Secret<String>, signature: &str, now: Timestamp) -> bool {
-        let Some(signature) = unhex(signature) else { return false };
-        self.mac(key).verify_slice(&signature).is_ok() && now < self.expires
+        let (Some(signature), Ok(text)) = (unhex(signature), self.text()) else { return false };
+        mac(key, &text).verify_slice(&signature).is_ok() && now < self.expires
     }
 
-    /// Whether the grant covers a request: its method, and its path at or below a path of the grant.
+    /// Whether the grant covers a request: its method, and its path at or below a path of the
+    /// grant.
     pub fn covers(&self, method: &str, path: &str) -> bool {
         let below = |granted: &String| {
             path.strip_prefix(granted.as_str())
@@ -56,20 +66,35 @@ impl Grant {
             && self.paths.iter().any(|granted| !granted.is_empty() && below(granted))
     }
 
-    fn mac(&self, key: &Secret<String>) -> Hmac<Sha256> {
-        let text = format!(
-            "{}\\n{}\\n{}\\n{}",
-            self.paths.join(","),
-            self.methods.join(","),
-            self.project,
-            iso8601::format(self.expires)
-        );
-        // HMAC takes keys of any length.
-        let mut mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())
-            .unwrap_or_else(|_| Hmac::new(&Default::default()));
-        mac.update(text.as_bytes());
-        mac
+    /// What is signed: no other grant has the same text.
+    fn text(&self) -> Result<String, Separator> {
+        let mut items = self.paths.iter().chain(&self.methods);
+        if let Some(item) = items.find(|item| item.contains(',') || item.contains(SEPARATOR)) {
+            return Err(Separator { item: item.clone() });
+        }
+        let (paths, methods) = (self.paths.join(","), self.methods.join(","));
+        let expires = iso8601::format(self.expires);
+        Ok([paths.as_str(), methods.as_str(), self.project.as_str(), &expires].join(SEPARATOR))
     }
+}
+
+/// Between the fields of what is signed: a backslash and an `n`.
+const SEPARATOR: &str = "\\n";
+
+/// A path or method cannot be signed: it could be read as two.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{item:?} cannot be signed: paths and methods contain no comma and no backslash before n")]
+pub struct Separator {
+    /// The path or method.
+    pub item: String,
+}
+
+fn mac(key: &Secret<String>, text: &str) -> Hmac<Sha256> {
+    // HMAC takes keys of any length.
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())
+        .unwrap_or_else(|_| Hmac::new(&Default::default()));
+    mac.update(text.as_bytes());
+    mac
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -83,6 +108,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn grant(paths: &[&str], methods: &[&str], project: &str, expires: &str) -> Grant {
@@ -117,7 +144,7 @@ mod tests {
                 "60d009d81acd9107c5bd0adfaf14723bc9fef3b31fecbb2b38ee8dd331c44b14",
             ),
         ] {
-            assert_eq!(grant.sign(&key()), signature);
+            assert_eq!(grant.sign(&key()).unwrap(), signature);
             let now = iso8601::parse("2029-12-31T23:59:59").unwrap();
             assert!(grant.verify(&key(), signature, now));
             assert!(!grant.verify(&key(), signature, grant.expires));
@@ -125,6 +152,63 @@ mod tests {
             assert!(!grant.verify(&key(), &signature.to_uppercase(), now));
             assert!(!grant.verify(&key(), &signature[1..], now));
             assert!(!grant.verify(&key(), "", now));
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_as_two_is_neither_signed_nor_verified() {
+        for (paths, methods) in [
+            (["/v2/queues/q/messages,/v2/queues/q/claims"], ["GET"]),
+            (["/v2/queues/q/messages\\nGET"], ["GET"]),
+            (["/v2/queues/q/messages"], ["GET\\np"]),
+        ] {
+            let grant = grant(&paths, &methods, "p", "2030-01-01");
+            let error = grant.sign(&key()).unwrap_err();
+            assert!(error.to_string().contains("contain no comma"), "{error}");
+            let text = [&paths.join(","), &methods.join(","), "p", "2030-01-01T00:00:00"];
+            let signature = mac(&key(), &text.join(SEPARATOR)).finalize().into_bytes();
+            let signature: String = signature.iter().map(|b| format!("{b:02x}")).collect();
+            assert!(!grant.verify(&key(), &signature, Timestamp::from_millis(0)));
+        }
+    }
+
+    /// Texts that are made of the separators and their parts.
+    fn tricky() -> impl Strategy<Value = String> {
+        proptest::collection::vec(prop::sample::select(vec!["\\", "n", ",", "a", "\\n"]), 1..5)
+            .prop_map(|parts| parts.concat())
+    }
+
+    fn tricky_grant() -> impl Strategy<Value = Grant> {
+        let list = || proptest::collection::vec(tricky(), 1..3);
+        let times = [0, 1_893_456_000_000].map(Timestamp::from_millis).to_vec();
+        let project = prop_oneof![
+            tricky(),
+            // A project that looks like more fields.
+            (tricky(), tricky()).prop_map(|(a, b)| format!("{a}\\n{b}")),
+            tricky().prop_map(|a| format!("{a}\\n2030-01-01T00:00:00")),
+        ];
+        (list(), list(), project, prop::sample::select(times)).prop_map(
+            |(paths, methods, project, expires)| {
+                Grant::new(ProjectId::new(&project).unwrap(), paths, methods, expires)
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        /// The fields can be read back from the text in one way only.
+        #[test]
+        fn the_signed_text_has_one_reading(grant in tricky_grant()) {
+            if let Ok(text) = grant.text() {
+                let (paths, rest) = text.split_once(SEPARATOR).unwrap();
+                let (methods, rest) = rest.split_once(SEPARATOR).unwrap();
+                let (project, expires) = rest.rsplit_once(SEPARATOR).unwrap();
+                let list = |text: &str| text.split(',').map(str::to_owned).collect();
+                let project = ProjectId::new(project).unwrap();
+                let expires = iso8601::parse(expires).unwrap();
+                prop_assert_eq!(Grant::new(project, list(paths), list(methods), expires), grant);
+            }
         }
     }
 

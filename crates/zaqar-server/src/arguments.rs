@@ -1,4 +1,5 @@
-//! The command line: where the configuration is, and the flags of the original that stand for an option of `[DEFAULT]`.
+//! The command line: where the configuration is, the flags of the original that stand for an option
+//! of `[DEFAULT]`, and what to do.
 
 use std::path::PathBuf;
 
@@ -25,7 +26,24 @@ const VALUES: [(&str, &[&str], &str); 5] = [
     ("syslog-log-facility", &[], ""),
 ];
 
-fn command() -> Command {
+/// What the program is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Serve until a signal.
+    Serve,
+    /// Say what is wrong or odd about the configuration.
+    Check,
+    /// Print the options that are set, and where.
+    Show,
+    /// Print a configuration file with every option.
+    Sample,
+    /// Ask the server that runs with this configuration how it is.
+    Health,
+}
+
+/// The flags that say where the configuration is and change options, for every program that reads
+/// it.
+pub(crate) fn with_configuration(command: Command) -> Command {
     let path = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name)
             .long(name)
@@ -33,9 +51,10 @@ fn command() -> Command {
             .help(help)
             .action(ArgAction::Append)
             .value_parser(value_parser!(PathBuf))
+            .global(true)
     };
     let switch = |name, opposite| {
-        Arg::new(name).long(name).action(ArgAction::SetTrue).overrides_with(opposite)
+        Arg::new(name).long(name).action(ArgAction::SetTrue).overrides_with(opposite).global(true)
     };
     let switches = SWITCHES
         .into_iter()
@@ -47,12 +66,12 @@ fn command() -> Command {
             .value_name("VALUE")
             .help(help)
             .hide(help.is_empty())
+            .global(true)
     });
-    Command::new("zaqar-server")
+    command
         // As in the original, the last of a repeated flag counts.
         .args_override_self(true)
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A message queue server that speaks OpenStack Zaqar's v2 API")
         .arg(path(
             "config-file",
             "PATH",
@@ -69,12 +88,42 @@ fn command() -> Command {
         .mut_arg("admin_mode", |admin| admin.alias("admin-mode"))
 }
 
-/// What the command line and the environment of this process say; ends the process where the command line is wrong.
-pub(crate) fn sources() -> Sources {
-    sources_of(&command().get_matches(), Environment::of_process())
+pub(crate) fn command() -> Command {
+    let config = Command::new("config")
+        .about("Looks at the configuration instead of serving")
+        .subcommand_required(true)
+        .subcommand(Command::new("check").about("Says what is wrong or odd about it"))
+        .subcommand(Command::new("show").about("Prints each option that is set, and where"))
+        .subcommand(
+            Command::new("sample").about("Prints a file with every option and its default"),
+        );
+    let health = Command::new("health")
+        .about("Asks the server that runs with this configuration whether it is well");
+    let about = "A message queue server that speaks OpenStack Zaqar's v2 API";
+    with_configuration(
+        Command::new("zaqar-server").about(about).subcommand(config).subcommand(health),
+    )
 }
 
-fn sources_of(matches: &ArgMatches, environment: Environment) -> Sources {
+/// What the command line and the environment of this process say; ends the process where the
+/// command line is wrong.
+pub(crate) fn parse() -> (Task, Sources) {
+    let matches = command().get_matches();
+    (task_of(&matches), sources_of(&matches, Environment::of_process()))
+}
+
+fn task_of(matches: &ArgMatches) -> Task {
+    let Some((name, matches)) = matches.subcommand() else { return Task::Serve };
+    match (name, matches.subcommand_name()) {
+        ("health", _) => Task::Health,
+        (_, Some("check")) => Task::Check,
+        (_, Some("sample")) => Task::Sample,
+        (_, _) => Task::Show,
+    }
+}
+
+/// The configuration that these matches of [`with_configuration`] name.
+pub(crate) fn sources_of(matches: &ArgMatches, environment: Environment) -> Sources {
     let paths = |name| matches.get_many(name).into_iter().flatten().cloned().collect();
     let mut sources = Sources {
         files: paths("config-file"),
@@ -106,7 +155,7 @@ fn sources_of(matches: &ArgMatches, environment: Environment) -> Sources {
 mod tests {
     use crate::config::Environment;
 
-    use super::{command, sources_of};
+    use super::{Task, command, sources_of, task_of};
 
     /// `flag: option = value` of each flag that stands for an option.
     fn flags(line: &str) -> Vec<String> {
@@ -154,6 +203,23 @@ mod tests {
         let sources = sources_of(&matches, Environment::default());
         assert_eq!(sources.files, ["b", "a"].map(std::path::PathBuf::from));
         assert_eq!(sources.dirs, [std::path::PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn a_subcommand_takes_the_same_flags() {
+        let table = [
+            ("zaqar-server --config-file a", Task::Serve),
+            ("zaqar-server --config-file a config check", Task::Check),
+            ("zaqar-server config show --config-file a", Task::Show),
+            ("zaqar-server config sample --config-file a", Task::Sample),
+            ("zaqar-server health --config-file a", Task::Health),
+        ];
+        for (line, task) in table {
+            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+            assert_eq!(task_of(&matches), task, "{line}");
+            let sources = sources_of(&matches, Environment::default());
+            assert_eq!(sources.files, [std::path::PathBuf::from("a")], "{line}");
+        }
     }
 
     #[test]

@@ -1,13 +1,40 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
+mod admin;
 mod arguments;
+pub mod commands;
 pub mod config;
 mod drivers;
+mod error;
+mod health;
 pub mod logs;
+mod manage;
+mod memory;
+mod metrics;
+mod notify;
+mod policy_program;
+mod pools;
 mod program;
 mod registry;
+mod reload;
+mod report;
 mod run;
+mod service_manager;
+mod signals;
+mod status;
+mod store;
+mod supervisor;
+mod transport;
 
+pub use error::{StartError, with_causes};
+pub use policy_program::policy_main;
 pub use program::main;
-pub use registry::{Registry, StartError, StoreDriver, Stores, Transport, TransportDriver};
-pub use run::{run, with_causes};
+pub use registry::Registry;
+pub use run::run;
+pub use store::{
+    Figure, FigureKind, Figures, OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole,
+    Stores,
+};
+pub use transport::{Binding, Transport, TransportDriver};
+pub use zaqar_transport_http::ConnectionCounts;

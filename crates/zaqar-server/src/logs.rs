@@ -5,16 +5,51 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::Level as TracingLevel;
+use tracing::{Level as TracingLevel, error, info};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Level, Logging};
-use crate::registry::StartError;
+use crate::error::StartError;
+use crate::report::RecentErrors;
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
+type Filter = reload::Layer<Targets, Registry>;
+
+/// The logs of the process, once they were started.
+pub(crate) struct Logs {
+    file: Option<LogFile>,
+    levels: Vec<reload::Handle<Targets, Registry>>,
+}
+
+impl Logs {
+    /// Opens the log file again, where there is one: whoever rotates logs renames it and sends
+    /// SIGHUP.
+    pub(crate) fn reopen(&self) {
+        match self.file.as_ref().map(LogFile::reopen) {
+            None => {}
+            Some(Ok(())) => info!("log file opened again"),
+            Some(Err(error)) => error!(%error, "the log file cannot be opened again"),
+        }
+    }
+
+    /// Logs from now on what these settings say, to where it was logged before.
+    ///
+    /// # Errors
+    /// Where nothing is logged any more.
+    pub(crate) fn set_levels(&self, logging: &Logging) -> Result<(), reload::Error> {
+        self.levels.iter().try_for_each(|handle| handle.reload(targets(logging)))
+    }
+
+    /// A filter of these levels, which [`Logs::set_levels`] changes.
+    fn filter(&mut self, logging: &Logging) -> Filter {
+        let (filter, handle) = reload::Layer::new(targets(logging));
+        self.levels.push(handle);
+        filter
+    }
+}
 
 /// The log file, which can be opened again after it was renamed.
 #[derive(Debug, Clone)]
@@ -59,21 +94,23 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Starts logging, once a process; answers the log file, where there is one.
+/// Starts logging, once a process. The last warnings and errors are kept in `recent`, too.
 ///
 /// # Errors
 /// A log file that cannot be opened; a second start.
-pub fn start(logging: &Logging) -> Result<Option<LogFile>, StartError> {
-    let mut outputs: Vec<Output> = Vec::new();
+pub(crate) fn start(logging: &Logging, recent: RecentErrors) -> Result<Logs, StartError> {
     let file = logging.file.as_deref().map(log_file).transpose()?;
-    if let Some(file) = file.clone() {
-        outputs.push(output(logging, Arc::new(file)));
+    let mut logs = Logs { file: file.clone(), levels: Vec::new() };
+    let mut outputs: Vec<Output> = vec![recent.with_filter(logs.filter(logging)).boxed()];
+    let has_file = file.is_some();
+    if let Some(file) = file {
+        outputs.push(output(logging, Arc::new(file), logs.filter(logging)));
     }
-    if file.is_none() || logging.stderr {
-        outputs.push(output(logging, io::stderr));
+    if !has_file || logging.stderr {
+        outputs.push(output(logging, io::stderr, logs.filter(logging)));
     }
     tracing_subscriber::registry().with(outputs).try_init()?;
-    Ok(file)
+    Ok(logs)
 }
 
 fn log_file(path: &Path) -> Result<LogFile, String> {
@@ -81,16 +118,15 @@ fn log_file(path: &Path) -> Result<LogFile, String> {
     file.map_err(|error| format!("[DEFAULT] log_file: cannot open {}: {error}", path.display()))
 }
 
-fn output<W>(logging: &Logging, writer: W) -> Output
+fn output<W>(logging: &Logging, writer: W, filter: Filter) -> Output
 where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
-    let targets = targets(logging);
     if logging.json {
-        lines.json().flatten_event(true).with_filter(targets).boxed()
+        lines.json().flatten_event(true).with_filter(filter).boxed()
     } else {
-        lines.with_filter(targets).boxed()
+        lines.with_filter(filter).boxed()
     }
 }
 

@@ -2,165 +2,206 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use zaqar_core::TaskMonitor;
 
-use crate::config::{self, Loaded};
-use crate::registry::{Registry, StartError};
-use crate::run::{run, with_causes};
-use crate::{arguments, logs};
+use crate::arguments::Task;
+use crate::config::{self, Loaded, Settings, Shown};
+use crate::error::{StartError, with_causes};
+use crate::registry::Registry;
+use crate::reload::Reloader;
+use crate::report::{RecentErrors, Reporter};
+use crate::run::run_monitored;
+use crate::service_manager::{self, Passed};
+use crate::signals::Signals;
+use crate::{arguments, health, logs};
 
 /// Nothing went wrong.
 const OK: u8 = 0;
-/// The server could not start or stop as it should.
+/// The server could not start, go on or stop as it should.
 const FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 const USAGE: u8 = 2;
 
-/// What the binary does, with what is registered: reads the command line and the configuration, logs, and serves until SIGTERM or
-/// SIGINT. SIGHUP opens the log file again.
+/// What the binary does, with what is registered: reads the command line and the configuration,
+/// logs, and serves until SIGTERM or SIGINT. SIGHUP reloads what can be reloaded and opens the log
+/// file again, SIGUSR2 writes a report, SIGUSR1 does nothing.
 ///
-/// The exit code is 0 after a stop, 1 when the server could not start or stop as it should, 2 when the command line or the
-/// configuration is wrong; standard error says what.
+/// With `config check`, `config show` or `config sample` it prints what there is to say about the
+/// configuration instead, and with `health` how the server is that runs with it.
+///
+/// The exit code is 0 after a stop, 1 when the server could not start, go on or stop as it should,
+/// 2 when the command line or the configuration is wrong; standard error says what.
 pub fn main(registry: &Registry) -> ExitCode {
     ExitCode::from(serve(registry))
 }
 
 fn serve(registry: &Registry) -> u8 {
-    let Loaded { settings, warnings } = match config::load(&arguments::sources(), &registry.names())
-    {
+    // Before any thread: it changes the environment, so that no child takes the sockets for its
+    // own.
+    let passed = match Passed::take() {
+        Ok(passed) => passed,
+        Err(error) => {
+            say(&format!("LISTEN_FDS: {error}"));
+            return FAILED;
+        }
+    };
+    // Signals first: whatever takes time comes after.
+    let caught =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
+            let _context = runtime.enter();
+            Signals::catch().map(|signals| (runtime, signals))
+        });
+    let (runtime, signals) = match caught {
+        Ok(caught) => caught,
+        Err(error) => {
+            say(&error);
+            return FAILED;
+        }
+    };
+    let (task, sources) = arguments::parse();
+    if task == Task::Sample {
+        return print(&config::sample::sample(&registry.registered().known()));
+    }
+    let loaded = match config::load(&sources, &registry.registered()) {
         Ok(loaded) => loaded,
         Err(errors) => {
             say(&errors);
             return USAGE;
         }
     };
-    let log_file = match logs::start(&settings.logging) {
-        Ok(log_file) => log_file,
+    match task {
+        // The sample needs no configuration, and was printed.
+        Task::Serve | Task::Sample => {}
+        Task::Check => return check(&loaded),
+        Task::Show => return show(&loaded),
+        Task::Health => return health(&loaded.settings),
+    }
+    let Loaded { settings, warnings } = loaded;
+    let (recent, tasks) = (RecentErrors::default(), TaskMonitor::default());
+    let reporter = match Reporter::new(&settings, tasks.clone(), recent.clone()) {
+        Ok(reporter) => reporter,
+        Err(error) => {
+            say(&error);
+            return USAGE;
+        }
+    };
+    let logs = match logs::start(&settings.logging, recent) {
+        Ok(logs) => logs,
         Err(error) => {
             say(&error);
             return FAILED;
         }
     };
+    log_panics();
     for file in settings.raw().files() {
         info!(%file, "configuration read");
     }
     for warning in warnings {
         warn!(%warning, "odd configuration");
     }
-    match serve_until_signal(registry, &settings, log_file) {
-        Ok(()) => OK,
-        Err(error) => {
-            let text = with_causes(error.as_ref());
-            error!(error = text, "the server cannot go on");
-            if settings.logging.file.is_some() && !settings.logging.stderr {
-                say(&text);
-            }
-            // Some values only their driver can judge.
-            if error.is::<config::Error>() { USAGE } else { FAILED }
+    let served = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let status = reporter.status().clone();
+        let (registered, current) = (registry.registered(), settings.clone());
+        let reloader = Reloader::new(sources, registered, current, logs, status.clone());
+        endless(&tasks, "signals", signals.handle(shutdown.clone(), reloader, reporter.clone()));
+        endless(&tasks, "reports", reporter.clone().run());
+        endless(&tasks, "service manager", service_manager::tell(status));
+        run_monitored(registry, &settings, shutdown, &reporter, passed).await
+    });
+    exit_code(&settings, served)
+}
+
+/// Starts a task that never ends; its death ends the server.
+fn endless(
+    tasks: &TaskMonitor,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let guard = tasks.guard(name);
+    tokio::spawn(async move {
+        let _guard = guard;
+        task.await;
+    });
+}
+
+/// Prints what is odd about a configuration that works.
+fn check(loaded: &Loaded) -> u8 {
+    let mut text = String::new();
+    for file in loaded.settings.raw().files() {
+        text += &format!("read: {file}\n");
+    }
+    for warning in &loaded.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    let count = loaded.warnings.len();
+    text += &format!("0 errors, {count} {}\n", if count == 1 { "warning" } else { "warnings" });
+    print(&text)
+}
+
+/// Asks the server that runs with this configuration; says what it answers.
+fn health(settings: &Settings) -> u8 {
+    match health::ask(settings) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(text) => {
+            say(&text);
+            FAILED
         }
     }
 }
 
-/// Tells whoever started the server, before there is a log; that nobody may be listening is no reason to fail otherwise.
+/// Prints each option that is set and where, as a configuration file.
+fn show(loaded: &Loaded) -> u8 {
+    let (mut text, mut last) = (String::new(), None);
+    for Shown { section, option, value, origin } in loaded.settings.raw().shown() {
+        if last != Some(section) {
+            let space = if last.is_some() { "\n" } else { "" };
+            text += &format!("{space}[{section}]\n");
+            last = Some(section);
+        }
+        text += &format!("{option} = {value}  # {origin}\n");
+    }
+    print(&text)
+}
+
+fn print(text: &str) -> u8 {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => OK,
+        Err(_) => FAILED,
+    }
+}
+
+fn exit_code(settings: &Settings, served: Result<(), StartError>) -> u8 {
+    let Err(error) = served else { return OK };
+    let text = with_causes(error.as_ref());
+    error!(error = text, "the server cannot go on");
+    if settings.logging.file.is_some() && !settings.logging.stderr {
+        say(&text);
+    }
+    // Some values only their driver can judge.
+    if error.is::<config::Error>() { USAGE } else { FAILED }
+}
+
+/// A panic is logged where everything else is; the default hook writes to standard error only.
+fn log_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let location = panic.location().map(ToString::to_string);
+        error!(panic = text.unwrap_or_default(), location, "panicked");
+        default(panic);
+    }));
+}
+
+/// Tells whoever started the server, before there is a log; that nobody may be listening is no
+/// reason to fail otherwise.
 fn say(what: &dyn Display) {
     let _ = writeln!(io::stderr(), "{what}");
-}
-
-fn serve_until_signal(
-    registry: &Registry,
-    settings: &config::Settings,
-    log_file: Option<logs::LogFile>,
-) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let stop = shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            info!("stopping");
-            stop.cancel();
-        });
-        if let Some(file) = log_file {
-            reopen_on_hangup(file)?;
-        }
-        run(registry, settings, shutdown).await
-    })
-}
-
-/// Who rotates logs renames the file and sends SIGHUP.
-fn reopen_on_hangup(file: logs::LogFile) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            match file.reopen() {
-                Ok(()) => info!("log file opened again"),
-                Err(error) => error!(%error, "the log file cannot be opened again"),
-            }
-        }
-    });
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use async_trait::async_trait;
-    use zaqar_core::storage::{ManagementStore, MessageStore};
-    use zaqar_storage_testkit::Memory;
-
-    use crate::config::{self, Settings, Sources};
-    use crate::{Registry, StartError, StoreDriver, Stores};
-
-    struct Driver;
-
-    #[async_trait]
-    impl StoreDriver for Driver {
-        async fn management(&self, _: &Settings) -> Result<Arc<dyn ManagementStore>, StartError> {
-            Ok(Arc::new(Memory::new()))
-        }
-
-        async fn messages(&self, _: &Settings) -> Result<Arc<dyn MessageStore>, StartError> {
-            Ok(Arc::new(Memory::new()))
-        }
-
-        async fn both(&self, settings: &Settings) -> Result<Stores, StartError> {
-            let section = settings.driver_section("drivers:message_store:mine");
-            Err(section.text("path")?.unwrap_or_default().into())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_store_of_ones_own_is_chosen_by_its_name() {
-        let registry = Registry::default().store("mine", Arc::new(Driver));
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let load = |text: &str| {
-            std::fs::write(file.path(), text).unwrap();
-            let sources = Sources { files: vec![file.path().to_owned()], ..Sources::default() };
-            config::load(&sources, &registry.names()).unwrap().settings
-        };
-        let both = "[drivers]\nmessage_store = mine\nmanagement_store = mine\n";
-        let settings = load(&format!("{both}[drivers:message_store:mine]\npath = its own\n"));
-        let opened = registry.open_stores(&settings).await;
-        assert_eq!(opened.err().unwrap().to_string(), "its own");
-
-        let directory = tempfile::tempdir().unwrap();
-        let one = format!(
-            "[drivers]\nmessage_store = embedded\nmanagement_store = mine\n\
-             [drivers:message_store:embedded]\npath = {}\n",
-            directory.path().join("data").display()
-        );
-        let stores = registry.open_stores(&load(&one)).await.unwrap();
-        stores.management.ping().await.unwrap();
-        stores.messages.shut_down().await.unwrap();
-    }
 }

@@ -1,69 +1,46 @@
 //! Drivers and transports by name: configuration picks the names, this holds what they stand for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
-use zaqar_api::Api;
-use zaqar_core::storage::{ManagementStore, MessageStore};
+use tracing::warn;
+use zaqar_api::{Api, Notifier, Pipelines, Stage};
+use zaqar_core::Secret;
 
-use crate::config::{Registered, Settings};
+use crate::config::{NOTIFIER, Registered, Section, Settings};
 use crate::drivers::{embedded, redis, websocket, wsgi};
+use crate::error::StartError;
+use crate::store::{OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole, Stores};
+use crate::transport::{Binding, Transport, TransportDriver};
 
-/// Why a driver could not start; its text says what is wrong and what helps.
-pub type StartError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Opens stores of one kind.
-#[async_trait]
-pub trait StoreDriver: Send + Sync {
-    /// Opens the management store.
-    async fn management(&self, settings: &Settings)
-    -> Result<Arc<dyn ManagementStore>, StartError>;
-
-    /// Opens the message store.
-    async fn messages(&self, settings: &Settings) -> Result<Arc<dyn MessageStore>, StartError>;
-
-    /// Opens both, when configuration names this driver for both: they may share what they can.
-    async fn both(&self, settings: &Settings) -> Result<Stores, StartError>;
-}
-
-/// A pair of open stores.
-pub struct Stores {
-    /// Queue rows.
-    pub management: Arc<dyn ManagementStore>,
-    /// Messages and claims.
-    pub messages: Arc<dyn MessageStore>,
-}
-
-/// Starts one transport.
-#[async_trait]
-pub trait TransportDriver: Send + Sync {
-    /// Takes hold of its address, so that a port in use is an error at the start.
-    async fn bind(&self, api: Api, settings: &Settings) -> Result<Box<dyn Transport>, StartError>;
-}
-
-/// A transport that holds its address.
-#[async_trait]
-pub trait Transport: Send {
-    /// Where it listens, for the log.
-    fn address(&self) -> String;
-
-    /// Serves until `shutdown`, then answers what was accepted, and returns.
-    async fn run(self: Box<Self>, shutdown: CancellationToken);
-}
+/// Makes a stage of pipelines from the settings.
+type MakeStage = dyn Fn(&Settings) -> Result<Arc<dyn Stage>, StartError> + Send + Sync;
 
 /// What can be configured.
 pub struct Registry {
+    stages: BTreeMap<String, Arc<MakeStage>>,
     stores: BTreeMap<String, Arc<dyn StoreDriver>>,
     transports: BTreeMap<String, Arc<dyn TransportDriver>>,
 }
 
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("stages", &self.stages.keys())
+            .field("stores", &self.stores.keys())
+            .field("transports", &self.transports.keys())
+            .finish()
+    }
+}
+
 impl Default for Registry {
-    /// Everything that comes with this crate: the stores `embedded`, `redis` and, with the feature of that name, `mongodb`; the transports
-    /// `wsgi` and `websocket`.
+    /// Everything that comes with this crate: the stores `embedded`, `redis` and, with the feature
+    /// of that name, `mongodb`; the transports `wsgi` and `websocket`; the stage
+    /// `zaqar.notification.notifier`.
     fn default() -> Self {
-        let registry = Self { stores: BTreeMap::new(), transports: BTreeMap::new() }
+        let registry = Self::empty()
+            .stage(NOTIFIER, |_| Ok(Arc::new(Notifier)))
             .store("embedded", Arc::new(embedded::Driver))
             .store("redis", Arc::new(redis::Driver))
             .transport("wsgi", Arc::new(wsgi::Driver))
@@ -75,46 +52,140 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Adds a store, or puts it in the place of one of that name.
+    fn empty() -> Self {
+        let (stores, transports) = (BTreeMap::new(), BTreeMap::new());
+        Self { stages: BTreeMap::new(), stores, transports }
+    }
+
+    /// Adds a store, or replaces the one of that name.
     #[must_use]
     pub fn store(mut self, name: &str, driver: Arc<dyn StoreDriver>) -> Self {
         self.stores.insert(name.to_owned(), driver);
         self
     }
 
-    /// Adds a transport, or puts it in the place of one of that name.
+    /// Adds a transport, or replaces the one of that name.
     #[must_use]
     pub fn transport(mut self, name: &str, driver: Arc<dyn TransportDriver>) -> Self {
         self.transports.insert(name.to_owned(), driver);
         self
     }
 
-    /// The names, for the configuration to check against.
-    pub fn names(&self) -> Registered {
-        let stores: Vec<String> = self.stores.keys().cloned().collect();
-        Registered {
-            transports: self.transports.keys().cloned().collect(),
-            message_stores: stores.clone(),
-            management_stores: stores,
-        }
+    /// Adds a stage of pipelines, or replaces the one of that name. `make` is called once for each
+    /// pipeline that names it; its options are in `[storage:stage:NAME]`.
+    #[must_use]
+    pub fn stage(
+        mut self,
+        name: &str,
+        make: impl Fn(&Settings) -> Result<Arc<dyn Stage>, StartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.stages.insert(name.to_owned(), Arc::new(make));
+        self
     }
 
-    /// Opens the stores that the settings name.
+    /// The names with their options, for the configuration to check against.
+    pub fn registered(&self) -> Registered {
+        let mut registered = Registered::default();
+        for name in self.stages.keys() {
+            registered = registered.stage(name);
+        }
+        for (name, driver) in &self.transports {
+            registered = registered.transport(name, driver.options());
+        }
+        for (name, driver) in &self.stores {
+            for role in driver.roles() {
+                let options = driver.options();
+                registered = match role {
+                    StoreRole::Management => registered.management_store(name, options),
+                    StoreRole::Messages => registered.message_store(name, options),
+                };
+            }
+        }
+        registered
+    }
+
+    /// Opens the stores that the settings name. Where both are at one location, one store is opened
+    /// with the options of the message store. A role that is not located is at the location of the
+    /// other one, if that has the same driver.
     ///
     /// # Errors
     /// What the driver says.
-    pub async fn open_stores(&self, settings: &Settings) -> Result<Stores, StartError> {
-        let drivers = &settings.drivers;
-        if drivers.management_store == drivers.message_store {
-            return self.find(&drivers.message_store)?.both(settings).await;
+    pub async fn open_stores(
+        &self,
+        settings: &Settings,
+        context: &StoreContext,
+    ) -> Result<Stores, StartError> {
+        let names = &settings.drivers;
+        let mut messages = self.locate(StoreRole::Messages, &names.message_store, settings)?;
+        let mut management =
+            self.locate(StoreRole::Management, &names.management_store, settings)?;
+        let has_one_driver = names.message_store == names.management_store;
+        if has_one_driver {
+            let other = messages.uri.clone();
+            messages.uri = messages.uri.or_else(|| management.uri.clone());
+            management.uri = management.uri.or(other);
         }
+        let (message_driver, management_driver) = (messages.driver, management.driver);
+        let (messages, management) = (messages.resolve()?, management.resolve()?);
+        if has_one_driver && message_driver.is_same_store(&messages, &management)? {
+            warn_of_unread(&messages.options, &management.options)?;
+            let opened = message_driver.open(&messages, context).await?;
+            return one_store(&names.message_store, opened);
+        }
+        let management = management_driver.open(&management, context).await?;
+        let messages = message_driver.open(&messages, context).await?;
         Ok(Stores {
-            management: self.find(&drivers.management_store)?.management(settings).await?,
-            messages: self.find(&drivers.message_store)?.messages(settings).await?,
+            management: management.management.ok_or_else(|| lacks(&names.management_store))?,
+            messages: messages.messages.ok_or_else(|| lacks(&names.message_store))?,
+            is_one: false,
+            message_figures: messages.figures,
+            management_figures: management.figures,
         })
     }
 
-    /// Binds the transports that the settings name.
+    /// Opens the store at a URI, with the driver that has its scheme.
+    ///
+    /// # Errors
+    /// A scheme that no driver has; what the driver says.
+    pub async fn open_location(
+        &self,
+        location: &StoreLocation,
+        context: &StoreContext,
+    ) -> Result<OpenedStore, StartError> {
+        driver_of(self.stores.values(), location.uri.expose())?.open(location, context).await
+    }
+
+    /// The drivers of stores.
+    pub(crate) fn store_drivers(&self) -> Vec<Arc<dyn StoreDriver>> {
+        self.stores.values().cloned().collect()
+    }
+
+    /// Makes the stages that the settings name.
+    ///
+    /// # Errors
+    /// What the first stage that cannot be made says.
+    pub fn pipelines(&self, settings: &Settings) -> Result<Pipelines, StartError> {
+        let make = |names: &[String]| -> Result<Vec<_>, StartError> {
+            let stages = names.iter().map(|name| {
+                let make = self.stages.get(name);
+                make.ok_or_else(|| format!("no stage is registered under the name {name}"))?(
+                    settings,
+                )
+            });
+            stages.collect()
+        };
+        let names = &settings.pipelines;
+        Ok(Pipelines {
+            queue: make(&names.queue)?,
+            topic: make(&names.topic)?,
+            message: make(&names.message)?,
+            claim: make(&names.claim)?,
+            subscription: make(&names.subscription)?,
+        })
+    }
+
+    /// Binds the transports that the settings name, or starts them on the sockets that were
+    /// `passed`, in the same order; each with its name.
     ///
     /// # Errors
     /// What the first driver that fails says.
@@ -122,20 +193,93 @@ impl Registry {
         &self,
         api: &Api,
         settings: &Settings,
-    ) -> Result<Vec<Box<dyn Transport>>, StartError> {
+        passed: Vec<Option<std::net::TcpListener>>,
+    ) -> Result<Vec<(String, Box<dyn Transport>)>, StartError> {
         let mut bound = Vec::new();
-        for name in &settings.drivers.transports {
+        let passed = passed.into_iter().chain(std::iter::repeat_with(|| None));
+        for (name, passed) in settings.drivers.transports.iter().zip(passed) {
             let driver = self
                 .transports
                 .get(name)
                 .ok_or_else(|| format!("no transport is registered under the name {name}"))?;
-            bound.push(driver.bind(api.clone(), settings).await?);
+            let binding = Binding { api: api.clone(), settings, passed };
+            bound.push((name.clone(), driver.bind(binding).await?));
         }
         Ok(bound)
     }
 
-    fn find(&self, name: &str) -> Result<&Arc<dyn StoreDriver>, StartError> {
-        let found = self.stores.get(name);
-        found.ok_or_else(|| format!("no store is registered under the name {name}").into())
+    fn locate(
+        &self,
+        role: StoreRole,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<Candidate<'_>, StartError> {
+        let driver = self
+            .stores
+            .get(name)
+            .ok_or_else(|| format!("no store is registered under the name {name}"))?
+            .as_ref();
+        let options = settings.driver_section(role.section(name));
+        let uri = options.secret(driver.location_option())?;
+        Ok(Candidate { driver, uri, options })
     }
+}
+
+/// The driver that opens a URI.
+pub(crate) fn driver_of<'a>(
+    mut drivers: impl Iterator<Item = &'a Arc<dyn StoreDriver>>,
+    uri: &str,
+) -> Result<&'a Arc<dyn StoreDriver>, String> {
+    let scheme = uri.split_once(':').map_or("", |(scheme, _)| scheme);
+    let driver = drivers.find(|driver| driver.schemes().contains(&scheme));
+    driver.ok_or_else(|| format!("no store has URIs that begin with {scheme}:"))
+}
+
+/// A store before it is known where it is.
+struct Candidate<'a> {
+    driver: &'a dyn StoreDriver,
+    uri: Option<Secret<String>>,
+    options: Section,
+}
+
+impl Candidate<'_> {
+    /// Takes the driver's default location where none is set.
+    fn resolve(self) -> Result<StoreLocation, StartError> {
+        let option = self.driver.location_option();
+        let options = self.driver.options().iter();
+        let default =
+            || options.filter(|known| known.name == option).find_map(|known| known.default);
+        let uri = self.uri.or_else(|| default().map(|uri| Secret::new(uri.to_owned())));
+        let uri = uri.ok_or_else(|| self.options.missing(option))?;
+        Ok(StoreLocation { uri, options: self.options })
+    }
+}
+
+fn one_store(name: &str, opened: OpenedStore) -> Result<Stores, StartError> {
+    Ok(Stores {
+        messages: opened.messages.ok_or_else(|| lacks(name))?,
+        management: opened.management.ok_or_else(|| lacks(name))?,
+        is_one: true,
+        message_figures: opened.figures,
+        management_figures: None,
+    })
+}
+
+fn lacks(name: &str) -> String {
+    format!("the driver {name} did not open a store in the role that it was asked for")
+}
+
+/// Both roles share one store: options of the management store that differ are not read.
+fn warn_of_unread(messages: &Section, management: &Section) -> Result<(), StartError> {
+    for option in management.options() {
+        if management.text(option)? != messages.text(option)? {
+            warn!(
+                origin = %management.origin(option),
+                "[{}] {option} is not read: both stores are one, with the options of [{}]",
+                management.name(),
+                messages.name(),
+            );
+        }
+    }
+    Ok(())
 }

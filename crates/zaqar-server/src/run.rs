@@ -1,89 +1,331 @@
 //! The server from its settings to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use zaqar_api::{Api, Keyring, Options, Sweeper};
-use zaqar_core::{Clock, SystemClock};
+use zaqar_api::{Api, Keyring, Layers, Options, Sweeper};
+use zaqar_core::storage::{Error as StorageError, Upkeep};
+use zaqar_core::{
+    Clock, MemoryBounds, MemoryBudget, OperationLimit, StateLog, SystemClock, TaskMonitor,
+};
 
-use crate::config::{self, AuthStrategy, Settings};
-use crate::registry::{Registry, StartError, Stores};
+use crate::access::Access;
+use crate::admin::Admin;
+use crate::config::{AuthStrategy, Settings};
+use crate::error::StartError;
+use crate::memory;
+use crate::metrics::Metrics;
+use crate::notify;
+use crate::pools::Pooling;
+use crate::registry::Registry;
+use crate::report::{RecentErrors, Reporter};
+use crate::service_manager::{self, Passed};
+use crate::status::{Bounds, Phase, Status, StoreHealth, StoreStatus, TransportStatus};
+use crate::store::{StoreContext, Stores};
+use crate::supervisor::{Supervisor, stop_on_failure};
+use crate::transport::Transport;
 
-/// Serves as the settings say until `shutdown`; then answers what was accepted and closes the stores.
+/// Serves as the settings say until `shutdown`; then answers what was accepted and closes the
+/// stores.
 ///
 /// # Errors
-/// What keeps the server from starting: a store that cannot be opened, an address that cannot be had, a setting that this build does
-/// not serve. Once it serves, only a store that cannot be closed.
+/// What keeps the server from starting: a store that cannot be opened, an address that cannot be
+/// had, a setting that this build does not serve. Once it serves: a long-lived task that died,
+/// after which the server stops as it does at `shutdown`; and a store that cannot be closed.
 pub async fn run(
     registry: &Registry,
     settings: &Settings,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
-    check_served(settings)?;
-    let opened = tokio::select! {
+    let tasks = TaskMonitor::default();
+    let reporter = Reporter::new(settings, tasks, RecentErrors::default())?;
+    run_monitored(registry, settings, shutdown, &reporter, Passed::default()).await
+}
+
+/// [`run`] with tasks of the caller's own under the same supervision, reports, and sockets that the
+/// service manager passed.
+pub(crate) async fn run_monitored(
+    registry: &Registry,
+    settings: &Settings,
+    shutdown: CancellationToken,
+    reporter: &Reporter,
+    passed: Passed,
+) -> Result<(), StartError> {
+    let tasks = &reporter.status().tasks;
+    tokio::select! {
+        served = serve(registry, settings, &shutdown, reporter, passed) => served?,
+        never = stop_on_failure(tasks, &shutdown) => match never {},
+    }
+    match tasks.failures().into_iter().next() {
+        Some(failure) => Err(failure.into()),
+        None => Ok(()),
+    }
+}
+
+/// Serves operators for as long as there is anything to see, and clients meanwhile.
+async fn serve(
+    registry: &Registry,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+    reporter: &Reporter,
+    passed: Passed,
+) -> Result<(), StartError> {
+    warn_of_missing_strategy(settings);
+    let end = CancellationToken::new();
+    let mut watched = Supervisor::new(&reporter.status().tasks);
+    let mut metrics = None;
+    if let Some(options) = &settings.admin {
+        let counted = Metrics::default();
+        let admin = Admin::bind(options, reporter.clone(), counted.clone()).await?;
+        watched.spawn("listener for operators".to_owned(), &end, admin.run(end.clone()));
+        metrics = Some(counted);
+    }
+    let served = serve_clients(registry, settings, shutdown, reporter, metrics, passed).await;
+    end.cancel();
+    watched.join().await;
+    served
+}
+
+async fn serve_clients(
+    registry: &Registry,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+    reporter: &Reporter,
+    metrics: Option<Metrics>,
+    passed: Passed,
+) -> Result<(), StartError> {
+    let status = reporter.status();
+    let tasks = &status.tasks;
+    let context = StoreContext { unreliable: settings.unreliable, tasks: tasks.clone() };
+    let stores = tokio::select! {
         // A store that is away is waited for, which is no reason to make a stop wait.
         () = shutdown.cancelled() => return Ok(()),
-        opened = registry.open_stores(settings) => opened?,
+        opened = registry.open_stores(settings, &context) => opened?,
     };
-    let Stores { management, messages } = opened;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let options = Options {
-        limits: settings.limits.clone(),
-        clock: Arc::clone(&clock),
-        checksums: settings.enable_checksum,
-        signing_key: settings.signed_url_key.clone(),
-        keyring: keyring(settings),
-        ..Options::default()
-    };
-    let api = Api::new(Arc::clone(&management), Arc::clone(&messages), options);
-    let transports = registry.bind_transports(&api, settings).await?;
-
-    // Sweepers go on until the last request is answered.
-    let sweeping = CancellationToken::new();
-    let mut sweepers = JoinSet::new();
-    sweepers.spawn(Sweeper::new(messages.clone(), Arc::clone(&clock)).run(sweeping.clone()));
-    if settings.drivers.management_store != settings.drivers.message_store {
-        sweepers.spawn(Sweeper::new(management.clone(), clock).run(sweeping.clone()));
-    }
-    let mut serving = JoinSet::new();
-    for transport in transports {
-        info!(address = transport.address(), "serving");
-        serving.spawn(transport.run(shutdown.clone()));
-    }
-    while let Some(ended) = serving.join_next().await {
-        if let Err(error) = ended {
-            error!(%error, "a transport failed");
-            shutdown.cancel();
+    let pooling = settings.pooling.then(|| Pooling::new(registry, settings, &context, &stores));
+    let stores = match &pooling {
+        Some(pooling) => {
+            pooling.pooled.refresh().await;
+            pooling.stores(&stores)
         }
+        None => stores,
+    };
+    let stores = match &metrics {
+        Some(metrics) => metrics.count_calls(stores),
+        None => stores,
+    };
+    tell_of_stores(status, &stores, settings);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let keyring = keyring(settings);
+    let deliveries = notify::Deliveries::new(settings, &stores, &clock, keyring.clone())?;
+    status.set_deliveries(deliveries.handle());
+    let access = Access::new(settings, &clock)?;
+    let layers = access.layers(Layers {
+        pipelines: registry.pipelines(settings)?,
+        metrics: metrics.as_ref().map(Metrics::layer),
+        subscribers: Some(deliveries.subscribers()),
+        ..Layers::default()
+    });
+    let pools = pooling.as_ref().map(|pooling| Arc::clone(&pooling.registry) as _);
+    let options = Options { keyring, pools, ..options(settings, &clock, layers, tasks) };
+    let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
+    status.set_bounds(Bounds {
+        operations: api.operations().clone(),
+        memory: api.memory().clone(),
+        clock: Arc::clone(&clock),
+    });
+    status.set_permissions(Arc::clone(&access.permissions));
+    let names = &settings.drivers.transports;
+    let (assigned, left) = passed.assign(names);
+    service_manager::log_assignment(names, &assigned, &left);
+    let transports = registry.bind_transports(&api, settings, assigned).await?;
+
+    // Stores are looked after until the last request is answered.
+    let last_request = CancellationToken::new();
+    let mut caretakers = Supervisor::new(tasks);
+    look_after(&mut caretakers, status, &clock, &last_request);
+    if let Some(pooling) = &pooling {
+        let following = Arc::clone(&pooling.pooled).run(last_request.clone());
+        caretakers.spawn("watch of the pools".to_owned(), &last_request, following);
     }
-    // What connections did not end one by one goes with this server's lease.
-    api.stop_pushes().await;
-    sweeping.cancel();
-    while sweepers.join_next().await.is_some() {}
-    messages.shut_down().await?;
-    management.shut_down().await?;
+    let watching = Arc::clone(&access.permissions).watch(last_request.clone());
+    caretakers.spawn("watch of the policies".to_owned(), &last_request, watching);
+    // What is not delivered when the server stops is kept for another one, or the next start.
+    let mut delivering = Supervisor::new(tasks);
+    delivering.spawn("deliveries".to_owned(), shutdown, deliveries.run(shutdown.clone()));
+    let stopped = shutdown.clone();
+    let stopping = tokio::spawn(async move {
+        stopped.cancelled().await;
+        Instant::now()
+    });
+    serve_transports(transports, status, shutdown).await;
+    // Transports that failed have ended before anybody asked for a stop.
+    shutdown.cancel();
+    let ended = async {
+        delivering.join().await;
+        // What connections did not end one by one goes with this server's lease.
+        api.stop_pushes().await;
+        last_request.cancel();
+        caretakers.join().await;
+    };
+    let deadline =
+        stopping.await.unwrap_or_else(|_| Instant::now()) + settings.graceful_shutdown_timeout;
+    if timeout_at(deadline, ended).await.is_err() {
+        warn!("background tasks are cut off: the stop takes too long");
+    }
+    stores.messages.shut_down().await?;
+    stores.management.shut_down().await?;
     info!("stopped");
     Ok(())
 }
 
-/// Refuses settings that would change who may do what if they were passed over.
-fn check_served(settings: &Settings) -> Result<(), config::Error> {
-    let default = settings.driver_section("DEFAULT");
-    if settings.auth_strategy == AuthStrategy::Keystone {
-        let allowed =
-            "empty: this build has no Keystone support, and would let anybody in without it";
-        return Err(default.invalid("auth_strategy", allowed));
+/// Serves on every transport until the last one has ended.
+async fn serve_transports(
+    transports: Vec<(String, Box<dyn Transport>)>,
+    status: &Status,
+    shutdown: &CancellationToken,
+) {
+    let mut serving = Supervisor::new(&status.tasks);
+    for (name, transport) in transports {
+        info!(address = transport.address(), "serving");
+        status.add_transport(TransportStatus {
+            name: name.clone(),
+            address: transport.address(),
+            connections: transport.connections(),
+        });
+        let name = format!("transport {name}");
+        serving.spawn(name, shutdown, transport.run(shutdown.clone()));
     }
-    if settings.pooling {
-        let allowed = "false: this build has no pools, and would put queues into the wrong store without them";
-        return Err(default.invalid("pooling", allowed));
+    status.set_phase(Phase::Serving);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        // They end before only where one of them failed, which stops the others.
+        () = serving.ended() => {}
     }
-    Ok(())
+    status.set_phase(Phase::Stopping);
+    serving.join().await;
 }
 
-/// The keys that seal bodies. One that cannot be used is no key: queues that ask for encryption are then refused, others are served.
+/// What the API is made with, but for its keys.
+fn options(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    layers: Layers,
+    tasks: &TaskMonitor,
+) -> Options {
+    Options {
+        limits: settings.limits.clone(),
+        clock: Arc::clone(clock),
+        checksums: settings.enable_checksum,
+        signing_key: settings.signed_url_key.clone(),
+        memory: memory_budget(settings),
+        operations: OperationLimit::new(settings.overload.operations()),
+        expensive_operations_per_project: settings.overload.expensive_operations_per_project(),
+        tasks: tasks.clone(),
+        layers,
+        ..Options::default()
+    }
+}
+
+/// Names the stores to whoever asks how the server is.
+fn tell_of_stores(status: &Status, stores: &Stores, settings: &Settings) {
+    let names = &settings.drivers;
+    let tell = |driver: &str, roles: &str, role, upkeep: Arc<dyn Upkeep>, figures: &Option<_>| {
+        status.add_store(StoreStatus {
+            name: format!("{driver} ({roles})"),
+            role,
+            upkeep,
+            health: StoreHealth::default(),
+            figures: figures.clone(),
+        });
+    };
+    let messages = Arc::clone(&stores.messages) as _;
+    let roles = if stores.is_one { "both roles" } else { "message store" };
+    tell(&names.message_store, roles, "message", messages, &stores.message_figures);
+    if !stores.is_one {
+        let management = Arc::clone(&stores.management) as _;
+        let figures = &stores.management_figures;
+        tell(&names.management_store, "management store", "management", management, figures);
+    }
+}
+
+/// Starts the tasks that sweep and watch each store.
+fn look_after(
+    supervisor: &mut Supervisor,
+    status: &Status,
+    clock: &Arc<dyn Clock>,
+    stop: &CancellationToken,
+) {
+    for StoreStatus { role, upkeep, health, .. } in status.stores() {
+        let sweeper = Sweeper::new(Arc::clone(&upkeep), Arc::clone(clock));
+        supervisor.spawn(format!("sweeper of the {role} store"), stop, sweeper.run(stop.clone()));
+        let watching = watch(upkeep, health, stop.clone());
+        supervisor.spawn(format!("watch of the {role} store"), stop, watching);
+    }
+}
+
+/// How often a store is asked how it is.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Asks a store every second how it is: logs when it goes away and comes back, and returns when it
+/// is dead, which ends the server.
+async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationToken) {
+    let log = StateLog::new();
+    while !stop.is_cancelled() {
+        let pinged = store.ping().await;
+        health.note(&pinged);
+        match pinged {
+            Ok(()) => {
+                if let Some(failures) = log.success() {
+                    info!(failures, "the store serves again");
+                }
+            }
+            Err(StorageError::Closed) => return,
+            Err(error) => {
+                if let Some(failures) = log.failure() {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, failures, "the store does not serve");
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+    }
+}
+
+/// A file with the settings of Keystone's middleware, but without the line that switches it on, was
+/// meant to protect the server: the original's own guide puts the middleware elsewhere.
+fn warn_of_missing_strategy(settings: &Settings) {
+    const SECTION: &str = "keystone_authtoken";
+    let section = settings.driver_section(SECTION);
+    let is_filled = section.options().any(|option| {
+        section.text(option).is_ok_and(|text| text.is_some_and(|text| !text.is_empty()))
+    });
+    if settings.auth_strategy == AuthStrategy::None && is_filled {
+        let origin = settings.raw().section_origin(SECTION).map(ToString::to_string);
+        error!(
+            origin,
+            "NO AUTHENTICATION: [{SECTION}] is filled, but without auth_strategy = keystone in \
+             [DEFAULT] no token is checked, and every caller is the project that it names"
+        );
+    }
+}
+
+/// The budget that `[limits]` sets.
+fn memory_budget(settings: &Settings) -> MemoryBudget {
+    let bounds = settings.overload.memory_bounds(memory::available());
+    let MemoryBounds { process, connection, project } = bounds;
+    info!(bytes = process, connection, project, "memory budget");
+    MemoryBudget::new(bounds)
+}
+
+/// The keys that seal bodies. One that cannot be used is no key: queues that ask for encryption are
+/// then refused, others are served.
 fn keyring(settings: &Settings) -> Option<Arc<Keyring>> {
     let option = settings.message_encryption_key.as_ref()?;
     match Keyring::parse(option) {
@@ -94,17 +336,4 @@ fn keyring(settings: &Settings) -> Option<Arc<Keyring>> {
             None
         }
     }
-}
-
-/// An error with everything below it, in one line.
-pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()) {
-        let cause = cause.to_string();
-        // Some errors show their cause themselves.
-        if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }

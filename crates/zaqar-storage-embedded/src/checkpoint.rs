@@ -1,79 +1,198 @@
 //! Copies the log into the file, off the writer's path.
 //!
-//! When the log has grown, a thread of its own copies it while the writer goes on. What was written meanwhile the writer copies itself,
-//! between two transactions, and begins the log anew: so the log stays bounded and its space is written over, which syncs faster
-//! than growing.
+//! When the log has grown, a thread of its own copies it while the writer goes on. What was written
+//! meanwhile the writer copies itself, between two transactions, and then it restarts the log:
+//! so the log stays bounded, and its space is overwritten, which syncs faster than growing.
+//!
+//! A reader that holds an old snapshot (an operator's `sqlite3`, `VACUUM INTO`, litestream) keeps
+//! the log from restarting. Waiting for it costs every commit up to [`READERS`], so the next
+//! attempt comes only when the log has grown by half, or after [`RETRY_BUSY`].
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use zaqar_core::{StateLog, TaskGuard};
 
 use crate::error::{Error, Sql};
+use crate::health::Health;
 use crate::{Options, schema};
 
 /// Pages in the log that start a copy.
 const START: u32 = 1024;
+/// Pages in the log that are worth a warning when it cannot be restarted: 64 MiB.
+const LARGE: u32 = 8192;
 /// Pages left behind that the writer may copy itself.
 const REST: i64 = 64;
 /// Copies that may run after one another to get there.
 const ROUNDS: usize = 8;
 /// How long the writer waits for readers of the old log.
 const READERS: Duration = Duration::from_millis(20);
+/// The pause after an attempt that readers prevented, unless the log has grown by half before.
+const RETRY_BUSY: Duration = Duration::from_secs(5);
+/// The pause after an attempt that failed.
+const RETRY_FAILED: Duration = Duration::from_secs(1);
 
 const IDLE: u8 = 0;
 const COPYING: u8 = 1;
 const COPIED: u8 = 2;
+const FAILED: u8 = 3;
 
 #[derive(Debug, Default)]
 struct State {
-    pages: AtomicU32,
     phase: AtomicU8,
+}
+
+/// How an attempt to restart the log ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Everything is in the file, and the next commit restarts the log.
+    Reset,
+    /// Readers hold an old snapshot: the log grows on.
+    Busy,
+    /// The disk failed.
+    Failed,
+}
+
+/// When the next attempt is due.
+#[derive(Debug)]
+struct Pacing {
+    /// Pages in the log that start the next attempt.
+    start: u32,
+    /// When it starts with fewer pages, after one that did not restart the log.
+    retry_at: Option<Instant>,
+}
+
+impl Pacing {
+    const fn new() -> Self {
+        Self { start: START, retry_at: None }
+    }
+
+    fn is_due(&self, pages: u32, now: Instant) -> bool {
+        pages >= self.start || (pages >= START && self.retry_at.is_some_and(|at| at <= now))
+    }
+
+    fn ended(&mut self, outcome: Outcome, pages: u32, now: Instant) {
+        *self = match outcome {
+            Outcome::Reset => Self::new(),
+            Outcome::Busy => Self {
+                start: pages.saturating_add(pages / 2).max(START),
+                retry_at: Some(now + RETRY_BUSY),
+            },
+            Outcome::Failed => Self { start: u32::MAX, retry_at: Some(now + RETRY_FAILED) },
+        };
+    }
 }
 
 /// The thread that copies, and its state.
 pub(crate) struct Checkpointer {
     state: Arc<State>,
+    health: Arc<Health>,
+    pacing: Pacing,
+    /// Since when the log could not be restarted.
+    held_since: Option<Instant>,
+    held_log: StateLog,
     wake: SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Checkpointer {
     /// Starts the thread and watches the log of the writer's connection.
-    pub(crate) fn start(options: &Options, writer: &mut Connection) -> Result<Self, Error> {
+    pub(crate) fn start(
+        options: &Options,
+        writer: &mut Connection,
+        health: &Arc<Health>,
+    ) -> Result<Self, Error> {
         let state = Arc::new(State::default());
-        let conn = open(&options.path, options, writer, &state).map_err(|source| Error::Open {
+        let conn = open(&options.path, options, writer, health).map_err(|source| Error::Open {
             path: schema::file(&options.path),
             source: source.into(),
         })?;
         let (wake, woken) = sync_channel(1);
-        let shared = Arc::clone(&state);
+        let (shared, reports) = (Arc::clone(&state), Arc::clone(health));
+        let guard = options.tasks.guard("embedded checkpoint");
         let thread = std::thread::Builder::new()
             .name("zaqar-checkpoint".to_owned())
-            .spawn(move || copy_when_woken(&conn, &woken, &shared))
+            .spawn(move || copy_when_woken(&conn, &woken, &shared, &reports, guard))
             .map_err(|source| Error::Thread { source })?;
-        Ok(Self { state, wake, thread })
+        Ok(Self {
+            state,
+            health: Arc::clone(health),
+            pacing: Pacing::new(),
+            held_since: None,
+            held_log: StateLog::with_interval(Duration::from_secs(30)),
+            wake,
+            thread,
+        })
     }
 
     /// The writer's part, after a commit.
-    pub(crate) fn after_commit(&self, writer: &Connection) {
-        match self.state.phase.load(Ordering::Acquire) {
-            IDLE if self.state.pages.load(Ordering::Relaxed) >= START => {
+    pub(crate) fn after_commit(&mut self, writer: &Connection) {
+        let phase = self.state.phase.load(Ordering::Acquire);
+        if phase == COPYING {
+            return;
+        }
+        let pages = self.health.log_pages();
+        if phase == IDLE {
+            // The clock is asked only when the answer matters.
+            if pages >= START && self.pacing.is_due(pages, Instant::now()) {
                 self.state.phase.store(COPYING, Ordering::Release);
-                // It has room: the thread is idle.
+                // The channel is empty: the thread is idle.
                 let _ = self.wake.try_send(());
             }
-            COPIED => {
-                if let Err(error) = begin_anew(writer) {
-                    tracing::debug!(%error, "the log was in use and grows on");
-                }
-                self.state.phase.store(IDLE, Ordering::Release);
+            return;
+        }
+        let outcome = if phase == COPIED { self.restart_log(writer) } else { Outcome::Failed };
+        self.ended(outcome, pages);
+        self.state.phase.store(IDLE, Ordering::Release);
+    }
+
+    /// Restarts the log if possible: its space is used again then.
+    pub(crate) fn restart_log_now(&mut self, writer: &Connection) {
+        if self.state.phase.load(Ordering::Acquire) == IDLE {
+            let pages = self.health.log_pages();
+            let outcome = self.restart_log(writer);
+            self.ended(outcome, pages);
+        }
+    }
+
+    fn restart_log(&self, writer: &Connection) -> Outcome {
+        match restart_log(writer) {
+            Ok(is_reset) => {
+                self.health.checkpoint_succeeded(is_reset);
+                if is_reset { Outcome::Reset } else { Outcome::Busy }
             }
-            _ => {}
+            Err(error) => {
+                self.health.checkpoint_failed(&error);
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn ended(&mut self, outcome: Outcome, pages: u32) {
+        let now = Instant::now();
+        self.pacing.ended(outcome, pages, now);
+        if outcome == Outcome::Reset {
+            self.held_since = None;
+            if self.held_log.success().is_some() {
+                tracing::info!(pages, "the log restarts");
+            }
+            return;
+        }
+        let since = *self.held_since.get_or_insert(now);
+        if pages >= LARGE && outcome == Outcome::Busy && self.held_log.failure().is_some() {
+            let bytes = u64::from(pages) * u64::from(schema::PAGE_SIZE);
+            let seconds = now.duration_since(since).as_secs();
+            tracing::warn!(
+                pages,
+                bytes,
+                seconds,
+                "the log grows: a reader, such as sqlite3 or a backup, holds an old snapshot"
+            );
         }
     }
 
@@ -90,29 +209,40 @@ fn open(
     path: &Path,
     options: &Options,
     writer: &mut Connection,
-    state: &Arc<State>,
+    health: &Arc<Health>,
 ) -> Sql<Connection> {
-    let shared = Arc::clone(state);
+    let health = Arc::clone(health);
     writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
-        shared.pages.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+        health.log_has(u32::try_from(pages).unwrap_or(0));
         Ok(())
     }))?;
     schema::open_checkpointer(path, options.sync)
 }
 
-fn copy_when_woken(conn: &Connection, woken: &Receiver<()>, state: &State) {
+fn copy_when_woken(
+    conn: &Connection,
+    woken: &Receiver<()>,
+    state: &State,
+    health: &Health,
+    guard: TaskGuard,
+) {
     while woken.recv().is_ok() {
-        if let Err(error) = copy(conn) {
-            tracing::warn!(%error, "the log cannot be copied into the file");
-        }
-        state.phase.store(COPIED, Ordering::Release);
+        let phase = match copy(conn) {
+            Ok(()) => COPIED,
+            Err(error) => {
+                health.checkpoint_failed(&error);
+                FAILED
+            }
+        };
+        state.phase.store(phase, Ordering::Release);
     }
+    guard.finish();
 }
 
 /// Copies until little is left.
 fn copy(conn: &Connection) -> Sql<()> {
     for _ in 0..ROUNDS {
-        let (pages, copied) = checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)")?;
+        let (_, pages, copied) = checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)")?;
         if pages - copied <= REST {
             break;
         }
@@ -120,14 +250,102 @@ fn copy(conn: &Connection) -> Sql<()> {
     Ok(())
 }
 
-fn begin_anew(writer: &Connection) -> Sql<()> {
-    writer.busy_timeout(READERS)?;
-    let outcome = checkpoint(writer, "PRAGMA wal_checkpoint(RESTART)");
-    writer.busy_timeout(schema::BUSY)?;
+/// Copies the log into the file, as far as readers allow, and syncs both whatever the mode.
+pub(crate) fn copy_safely(writer: &Connection) -> Sql<()> {
+    let mode: i64 = writer.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    writer.execute_batch("PRAGMA synchronous = FULL")?;
+    let outcome = restart_log(writer);
+    writer.pragma_update(None, "synchronous", mode)?;
     outcome.map(|_| ())
 }
 
-/// Pages in the log, and pages of it that are in the file now.
-fn checkpoint(conn: &Connection, sql: &str) -> Sql<(i64, i64)> {
-    conn.prepare_cached(sql)?.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))
+/// Copies the rest and restarts the log; whether readers allowed it.
+fn restart_log(writer: &Connection) -> Sql<bool> {
+    writer.busy_timeout(READERS)?;
+    let outcome = checkpoint(writer, "PRAGMA wal_checkpoint(RESTART)");
+    writer.busy_timeout(schema::BUSY)?;
+    outcome.map(|(busy, ..)| busy == 0)
+}
+
+/// Whether it was prevented, pages in the log, and pages of it that are in the file now.
+fn checkpoint(conn: &Connection, sql: &str) -> Sql<(i64, i64, i64)> {
+    conn.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_readers_prevent_is_repeated_when_the_log_has_grown_by_half() {
+        let (mut pacing, start) = (Pacing::new(), Instant::now());
+        let mut attempts = Vec::new();
+        for pages in 0..100_000 {
+            if pacing.is_due(pages, start) {
+                attempts.push(pages);
+                pacing.ended(Outcome::Busy, pages, start);
+            }
+        }
+        assert_eq!(attempts[..5], [1024, 1536, 2304, 3456, 5184]);
+        assert_eq!(attempts.len(), 12, "{attempts:?}");
+        assert!(!pacing.is_due(100_000, start + RETRY_BUSY - Duration::from_millis(1)));
+        assert!(pacing.is_due(100_000, start + RETRY_BUSY), "the reader may be gone");
+        pacing.ended(Outcome::Reset, 100_000, start);
+        assert!(pacing.is_due(START, start) && !pacing.is_due(START - 1, start));
+    }
+
+    #[test]
+    fn an_attempt_that_failed_is_repeated_once_a_second() {
+        let (mut pacing, start) = (Pacing::new(), Instant::now());
+        pacing.ended(Outcome::Failed, START, start);
+        assert!(!pacing.is_due(u32::MAX - 1, start));
+        assert!(pacing.is_due(START, start + RETRY_FAILED));
+    }
+
+    /// Finding 1 of the review: 20 ms of each commit.
+    #[test]
+    fn a_held_snapshot_makes_few_commits_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { sync: crate::Sync::Never, ..Options::new(directory.path()) };
+        let mut writer = schema::open_writer(&options, |_| Ok(())).unwrap();
+        let health = Arc::new(Health::new(schema::file(&options.path)));
+        let mut checkpointer = Checkpointer::start(&options, &mut writer, &health).unwrap();
+        let reader = Connection::open(schema::file(&options.path)).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM sequence").unwrap();
+        let (mut waits, mut pages) = (0, 0);
+        while pages < 6000 {
+            writer
+                .execute(
+                    "INSERT INTO messages VALUES (NULL, 0, '', NULL, NULL, zeroblob(60000))",
+                    [],
+                )
+                .unwrap();
+            pages = checkpointer.health.log_pages();
+            while checkpointer.state.phase.load(Ordering::Acquire) == COPYING {
+                std::thread::yield_now();
+            }
+            waits += u32::from(checkpointer.state.phase.load(Ordering::Acquire) == COPIED);
+            checkpointer.after_commit(&writer);
+        }
+        // At 1024, 1536, 2304, 3456 and 5184 pages; more only if this takes very long.
+        assert!((5..100).contains(&waits), "{waits} of some 600 commits waited");
+        let facts = health.facts();
+        assert_eq!((facts.checkpoints_done, facts.checkpoints_busy), (0, u64::from(waits)));
+        assert!(facts.log_bytes > 6000 * u64::from(schema::PAGE_SIZE), "{facts:?}");
+        assert!(facts.since_checkpoint.is_some());
+        drop(reader);
+        checkpointer.pacing = Pacing::new();
+        for _ in 0..3 {
+            writer.execute("UPDATE sequence SET seen = seen + 1", []).unwrap();
+            checkpointer.after_commit(&writer);
+            while checkpointer.state.phase.load(Ordering::Acquire) == COPYING {
+                std::thread::yield_now();
+            }
+        }
+        assert!(checkpointer.health.log_pages() < START, "it was restarted");
+        let facts = health.facts();
+        assert_eq!((facts.checkpoints_done, facts.checkpoints_failed), (1, 0));
+        assert!(facts.log_bytes < u64::from(START * schema::PAGE_SIZE), "{facts:?}");
+        checkpointer.stop();
+    }
 }

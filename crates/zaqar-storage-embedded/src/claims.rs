@@ -1,7 +1,7 @@
 //! Claims and dead letters.
 //!
-//! A claim's row lists the positions it took. Which of them it still holds is in `held`: a message that leaves is not looked up in its
-//! claim.
+//! A claim's row lists the positions it took. Which of them it still holds is in `held`: a message
+//! that leaves is not looked up in its claim.
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
@@ -12,10 +12,10 @@ use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Head, Ledger, find_head, millis, time};
+use crate::first_free::{Found, Step};
 use crate::rows::{State, StateRow, body, find_held, message};
 use crate::statements::Statements;
-use crate::taking::{Found, Step};
+use crate::writer_state::{Head, WriterState, find_head, millis, time};
 
 /// The columns of a [`ClaimRow`], and `number` behind them.
 macro_rules! claim_columns {
@@ -35,20 +35,22 @@ impl Claims for Embedded {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let (key, request) = (key.clone(), request.clone());
-        self.repeat(now, move |ledger| {
-            let claimed = ledger.guarded(
-                &key,
-                |head| head == assumed,
-                |ledger, head| ledger.claim(head, &request),
-            )?;
-            Ok(match claimed {
-                Guarded::Done(Step::Done(claimed)) => Step::Done(Guarded::Done(claimed)),
-                Guarded::Done(Step::Again) => Step::Again,
-                Guarded::Absent => Step::Done(Guarded::Absent),
-                Guarded::Stale(generation) => Step::Done(Guarded::Stale(generation)),
+        self.at(now);
+        self.of(&key.project)
+            .repeat(move |state| {
+                let claimed = state.guarded(
+                    &key,
+                    |head| head == assumed,
+                    |state, head| state.claim(head, &request),
+                )?;
+                Ok(match claimed {
+                    Guarded::Done(Step::Done(claimed)) => Step::Done(Guarded::Done(claimed)),
+                    Guarded::Done(Step::Again) => Step::Again,
+                    Guarded::Absent => Step::Done(Guarded::Absent),
+                    Guarded::Stale(generation) => Step::Done(Guarded::Stale(generation)),
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn claim_get(
@@ -63,11 +65,11 @@ impl Claims for Embedded {
             let Some(claim) = ClaimRow::find(conn, head.number, id, now)? else { return Ok(None) };
             let mut messages = Vec::with_capacity(claim.positions.len());
             for position in &claim.positions {
-                let row = find_held(conn, head.number, *position)?;
+                let row = conn.readable(find_held(conn, head.number, *position))?.flatten();
                 let Some(row) = row.filter(|row| claim.holds(row) && row.is_live(now)) else {
                     continue;
                 };
-                let body = body(conn, row.position, None)?;
+                let body = conn.readable(body(conn, row.position, None))?.flatten();
                 let incarnation = head.generation.incarnation;
                 messages.extend(body.map(|body| message(incarnation, &row, body, Some(id))));
             }
@@ -85,7 +87,7 @@ impl Claims for Embedded {
     ) -> Result<bool, Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| ledger.renew(&key, id, ttl, grace)).await
+        self.of(&key.project).write(move |state| state.renew(&key, id, ttl, grace)).await
     }
 
     async fn claim_release(
@@ -96,15 +98,16 @@ impl Claims for Embedded {
     ) -> Result<(), Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| {
-            let Some(head) = ledger.head(&key)? else { return Ok(()) };
-            let Some(claim) = ClaimRow::find(&ledger.conn, head.number, id, ledger.now)? else {
-                return Ok(());
-            };
-            ledger.free_held(head.number, id, &claim.positions)?;
-            ledger.drop_claim(head.number, id)
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| {
+                let Some(head) = state.head(&key)? else { return Ok(()) };
+                let Some(claim) = ClaimRow::find(&state.conn, head.number, id, state.now)? else {
+                    return Ok(());
+                };
+                state.free_held(head.number, id, &claim.positions)?;
+                state.drop_claim(head.number, id)
+            })
+            .await
     }
 }
 
@@ -145,18 +148,18 @@ impl ClaimRow {
     }
 }
 
-impl Ledger<'_> {
+impl WriterState<'_> {
     fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<Step<Claimed>> {
         let rule = request.dead_letters.as_ref();
-        let worn = rule.map(|rule| rule.max_claim_count);
-        let found = self.first_free(head.number, request.limit, worn)?;
+        let exhausted = rule.map(|rule| rule.max_claim_count);
+        let found = self.first_free(head.number, request.limit, exhausted)?;
         if let Some(rule) = rule
-            && !found.worn.is_empty()
-            && !self.bury(head, rule, &found.worn)?
+            && !found.exhausted.is_empty()
+            && !self.dead_letter(head, rule, &found.exhausted)?
         {
             return Ok(Step::Done(Claimed::TargetChanged));
         }
-        self.pass(head.number, &found);
+        self.advance_floor(head.number, found.floor);
         if found.is_unfinished() {
             return Ok(Step::Again);
         }
@@ -171,7 +174,7 @@ impl Ledger<'_> {
         let mut messages = Vec::with_capacity(found.rows.len());
         for row in &found.rows {
             // Every state row has a body: both are written and removed in one transaction.
-            let Some(body) = body(&self.conn, row.position, None)? else { continue };
+            let Some(body) = self.body(row.position)? else { continue };
             let held = StateRow {
                 claims: row.claims.saturating_add(1),
                 expires: row.expires.max(until),
@@ -201,15 +204,20 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// Moves worn messages to the dead-letter queue; `false` if that is not as assumed.
-    fn bury(&mut self, source: Head, rule: &DeadLetters, worn: &[StateRow]) -> Sql<bool> {
+    /// Moves exhausted messages to the dead-letter queue; `false` if that is not as assumed.
+    fn dead_letter(
+        &mut self,
+        source: Head,
+        rule: &DeadLetters,
+        exhausted: &[StateRow],
+    ) -> Sql<bool> {
         let target = self.head(&rule.target)?;
         let Some(target) = target.filter(|head| head.generation == rule.generation) else {
             return Ok(false);
         };
-        let first = self.take_positions(worn.len());
+        let first = self.take_positions(exhausted.len());
         let now = millis(self.now);
-        for (row, position) in worn.iter().zip(first..) {
+        for (row, position) in exhausted.iter().zip(first..) {
             let expires = match rule.ttl {
                 Some(ttl) => millis(self.now.plus_secs(ttl)),
                 None => row.expires,

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::ErrorCode;
 use zaqar_core::storage;
@@ -64,6 +63,41 @@ pub enum Error {
         /// The latest format that is known here.
         supported: i32,
     },
+    /// Acknowledged changes are lost: the file or its log is missing or damaged after a crash.
+    #[error(
+        "{}: {what}. Acknowledged changes are lost if this is opened; put the files back, or set \
+         accept_loss to go on with what is left",
+        path.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// A file is there that would be written over.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Pages of a file are damaged.
+    #[error("{} is damaged: {problems}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says of them.
+        problems: String,
+    },
+    /// A copy cannot be written or put in its place.
+    #[error("cannot write {}", path.display())]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the system says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + std::marker::Sync>,
+    },
     /// SQLite cannot open or read the file: no permission, no space, damaged.
     #[error("cannot open {}", path.display())]
     Open {
@@ -85,20 +119,58 @@ pub enum Error {
 /// The result of statements.
 pub(crate) type Sql<T> = rusqlite::Result<T>;
 
-/// What a failed statement means for the caller; nothing of its request was done.
-pub(crate) fn refused(error: Arc<rusqlite::Error>) -> storage::Error {
+/// What an error of SQLite is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The file's structure is damaged.
+    Damage,
+    /// Another process holds a lock.
+    Locked,
+    /// The disk is full.
+    Full,
+    /// The disk failed.
+    Disk,
+    /// A row holds what this store does not write.
+    Row,
+    /// Anything else.
+    Other,
+}
+
+/// What an error is about.
+pub(crate) fn trouble(error: &rusqlite::Error) -> Trouble {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            storage::Error::Overloaded { retry_after: Duration::from_secs(1) }
-        }
-        _ => storage::Error::failed(error),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Trouble::Damage,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Locked,
+        Some(ErrorCode::DiskFull) => Trouble::Full,
+        Some(ErrorCode::SystemIoFailure) => Trouble::Disk,
+        Some(_) => Trouble::Other,
+        None => row_trouble(error),
     }
 }
 
-/// What a failed commit means for the caller. The disk failed in the middle: a restart may find the change or not.
-pub(crate) fn uncommitted(error: Arc<rusqlite::Error>) -> storage::Error {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::SystemIoFailure) => storage::Error::unavailable(error),
-        _ => refused(error),
+fn row_trouble(error: &rusqlite::Error) -> Trouble {
+    use rusqlite::Error;
+    if matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+    ) {
+        return Trouble::Row;
+    }
+    Trouble::Other
+}
+
+/// What a failed statement or commit means for the caller. Nothing of its request was done, unless
+/// the disk failed during the commit: then a restart may find the change or not.
+pub(crate) fn refused(error: Arc<rusqlite::Error>) -> storage::Error {
+    match trouble(&error) {
+        Trouble::Locked => {
+            storage::Error::unavailable(format!("another process has locked the file: {error}"))
+        }
+        Trouble::Full => storage::Error::full(error),
+        Trouble::Disk => storage::Error::unavailable(error),
+        Trouble::Damage | Trouble::Row | Trouble::Other => storage::Error::failed(error),
     }
 }

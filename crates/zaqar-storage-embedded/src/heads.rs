@@ -5,7 +5,7 @@ use zaqar_core::storage::{Error, Guarded, Heads};
 use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Embedded;
-use crate::ledger::find_head;
+use crate::writer_state::find_head;
 
 #[async_trait]
 impl Heads for Embedded {
@@ -17,11 +17,12 @@ impl Heads for Embedded {
     ) -> Result<Generation, Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| match ledger.head(&key)? {
-            Some(head) => Ok(head.generation),
-            None => ledger.open_head(&key, generation).map(|()| generation),
-        })
-        .await
+        self.of(&key.project)
+            .write_bytes(0, move |state| match state.head(&key)? {
+                Some(head) => Ok(head.generation),
+                None => state.open_head(&key, generation).map(|()| generation),
+            })
+            .await
     }
 
     async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
@@ -30,25 +31,27 @@ impl Heads for Embedded {
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
         let key = key.clone();
-        self.write(move |ledger| {
-            let belongs = |head: Generation| head.incarnation == generation.incarnation;
-            ledger.guarded(&key, belongs, |ledger, head| {
-                ledger.change(head.number, |head| {
-                    let version = &mut head.generation.version;
-                    *version = generation.version.max(*version);
-                });
-                Ok(())
+        self.of(&key.project)
+            .write(move |state| {
+                let belongs = |head: Generation| head.incarnation == generation.incarnation;
+                state.guarded(&key, belongs, |state, head| {
+                    state.change(head.number, |head| {
+                        let version = &mut head.generation.version;
+                        *version = generation.version.max(*version);
+                    });
+                    Ok(())
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
         let key = key.clone();
-        self.write(move |ledger| {
-            let belongs = |head: Generation| head.incarnation == incarnation;
-            ledger.guarded(&key, belongs, |ledger, head| ledger.close_head(&key, &head))
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| {
+                let belongs = |head: Generation| head.incarnation == incarnation;
+                state.guarded(&key, belongs, |state, head| state.close_head(&key, &head))
+            })
+            .await
     }
 }

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
-use zaqar_core::storage::{Error, Leases};
+use zaqar_core::storage::{Error, Leases, Renewal};
 use zaqar_core::{LeaseId, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Ledger, millis};
+use crate::writer_state::{WriterState, millis};
 
 #[async_trait]
 impl Leases for Embedded {
@@ -16,27 +16,27 @@ impl Leases for Embedded {
         lease: LeaseId,
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, Error> {
+    ) -> Result<Renewal, Error> {
         self.at(now);
-        self.write(move |ledger| ledger.keep_lease(lease, until)).await
+        self.write(move |state| state.keep_lease(lease, until)).await
     }
 
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
         self.at(now);
-        self.write(move |ledger| {
-            ledger
+        self.write(move |state| {
+            state
                 .conn
                 .statement("UPDATE leases SET until = min(until, ?2) WHERE id = ?1")?
-                .execute(params![lease.get().to_be_bytes(), millis(ledger.now)])?;
-            ledger.due.lease_ends(millis(ledger.now));
+                .execute(params![lease.get().to_be_bytes(), millis(state.now)])?;
+            state.due.lease_ends(millis(state.now));
             Ok(())
         })
         .await
     }
 }
 
-impl Ledger<'_> {
-    fn keep_lease(&mut self, lease: LeaseId, until: Timestamp) -> Sql<bool> {
+impl WriterState<'_> {
+    fn keep_lease(&mut self, lease: LeaseId, until: Timestamp) -> Sql<Renewal> {
         let id = lease.get().to_be_bytes();
         let lasting: Option<i64> = self
             .conn
@@ -44,18 +44,19 @@ impl Ledger<'_> {
             .query_row([id], |row| row.get(0))
             .optional()?;
         if lasting.is_some_and(|until| until <= millis(self.now)) {
-            return Ok(false);
+            return Ok(Renewal::Expired);
         }
         let until = millis(until).max(lasting.unwrap_or(0));
         self.conn
             .statement("INSERT OR REPLACE INTO leases VALUES (?1, ?2)")?
             .execute(params![id, until])?;
         self.due.lease_ends(until);
-        Ok(true)
+        Ok(if lasting.is_some() { Renewal::Continued } else { Renewal::Created })
     }
 
-    /// Takes note that a subscription hangs on a lease: on one that nobody keeps it hangs until the next sweep.
-    pub(crate) fn hang_on(&mut self, lease: LeaseId) -> Sql<()> {
+    /// Takes note that a subscription hangs on a lease: on one that nobody keeps it hangs until the
+    /// next sweep.
+    pub(crate) fn depend_on(&mut self, lease: LeaseId) -> Sql<()> {
         let made = self
             .conn
             .statement("INSERT OR IGNORE INTO leases VALUES (?1, ?2)")?
@@ -77,7 +78,7 @@ impl Ledger<'_> {
                 .query_row([now], |row| row.get(0))
                 .optional()?;
             match over {
-                Some(lease) => done += self.remove_what_hangs_on(lease, budget - done)?,
+                Some(lease) => done += self.remove_dependents(lease, budget - done)?,
                 None => self.due.look_at_leases(&self.conn)?,
             }
         }
@@ -85,7 +86,7 @@ impl Ledger<'_> {
     }
 
     /// Removes a lease and what hangs on it, or the first `budget` of that; how many rows it was.
-    fn remove_what_hangs_on(&mut self, lease: [u8; 16], budget: usize) -> Sql<usize> {
+    fn remove_dependents(&mut self, lease: [u8; 16], budget: usize) -> Sql<usize> {
         let left = i64::try_from(budget).unwrap_or(i64::MAX);
         let removed = self
             .conn
@@ -94,7 +95,7 @@ impl Ledger<'_> {
                  (SELECT audience, id FROM subscriptions WHERE lease = ?1 LIMIT ?2)",
             )?
             .execute(params![lease, left])?;
-        self.forget_hearers();
+        self.forget_subscribed();
         if removed == budget {
             return Ok(removed);
         }

@@ -1,34 +1,43 @@
 #![doc = include_str!("../README.md")]
 
+mod announcer;
+mod backup;
 mod checkpoint;
 mod claims;
 mod config;
+mod deleted;
 mod directory;
 mod driver;
 mod due;
 mod error;
+mod first_free;
 mod heads;
+mod health;
+mod keys;
 mod leases;
-mod ledger;
 mod listing;
-mod loose;
 mod messages;
 mod news;
 mod outbox;
 mod queues;
+mod read_limiter;
 mod reader;
-mod room;
+mod recovery;
+mod reserve;
 mod rows;
+mod scheduler;
 mod schema;
 mod statements;
 mod subscriptions;
 mod sync;
-mod taking;
 #[cfg(test)]
 mod testing;
 mod upkeep;
 mod writer;
+mod writer_state;
 
+pub use backup::{Checked, back_up, check, restore};
 pub use config::{Options, Sync};
 pub use driver::Embedded;
 pub use error::Error;
+pub use health::Facts;

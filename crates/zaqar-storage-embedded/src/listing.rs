@@ -1,17 +1,21 @@
 //! What shows messages: pages, messages by id, and counts.
 
 use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volume};
-use zaqar_core::{ClaimId, MessageId, Timestamp};
+use zaqar_core::{ClaimId, Kind, MessageId, Timestamp};
 
 use crate::error::Sql;
-use crate::ledger::{Head, time};
+use crate::keys::kind_number;
 use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
 use crate::statements::Statements;
+use crate::writer_state::{Head, millis, time};
 
 /// Expired messages that a page passes over beside those that it shows: half a millisecond.
 const LOOK: usize = 4000;
 /// As how many of them a hidden one counts, which must be read to see who posted it.
 const HIDDEN: usize = 4;
+/// Rows that are looked at to leave expired messages out of the counts, some 0.3 ms: all of a queue
+/// that has no more, or so many of the expired ones of all queues.
+const EXPIRED: i64 = 4096;
 /// Expired messages that each end of a queue is looked for behind.
 const ENDS: usize = 10_000;
 
@@ -39,13 +43,16 @@ pub(crate) fn list(
             last = last.filter(|_| !page.messages.is_empty());
             break;
         };
-        let row = StateRow::read(row)?;
+        let Some(row) = conn.readable(StateRow::read(row))? else {
+            passed += 1;
+            continue;
+        };
         last = Some(row.position);
         if !row.is_live(now) {
             passed += 1;
             continue;
         }
-        match body(conn, row.position, query.hide.as_ref())? {
+        match conn.readable(body(conn, row.position, query.hide.as_ref()))?.flatten() {
             Some(body) => page.messages.push(message(incarnation, &row, body, holders.of(&row)?)),
             None => passed += HIDDEN,
         }
@@ -72,36 +79,90 @@ pub(crate) fn get(
     let mut holders = Holders::new(conn, head.number, now);
     let mut messages = Vec::with_capacity(positions.len());
     for position in positions {
-        let row = find(conn, head.number, position)?;
+        let row = conn.readable(find(conn, head.number, position))?.flatten();
         let Some(row) = row.filter(|row| row.is_live(now)) else { continue };
-        if let Some(body) = body(conn, position, None)? {
+        if let Some(body) = conn.readable(body(conn, position, None))?.flatten() {
             messages.push(message(incarnation, &row, body, holders.of(&row)?));
         }
     }
     Ok(messages)
 }
 
-/// Counts and ends.
-pub(crate) fn stats(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Stats> {
+/// Counts and ends. `has_expired`: messages of some queue have expired and wait for the sweep.
+/// Writes nothing; of those messages it looks at a bounded number, so that with more of them the
+/// counts are too high by some of the rest.
+pub(crate) fn stats(
+    conn: &Statements<'_>,
+    head: &Head,
+    has_expired: bool,
+    now: Timestamp,
+) -> Sql<Stats> {
     let oldest = end(conn, head, &OLDEST, now, i64::min)?;
     let newest = end(conn, head, &NEWEST, now, i64::max)?;
+    let gone = if has_expired { expired(conn, head, now)? } else { Expired::default() };
     Ok(Stats {
-        free: head.free.cast_unsigned(),
-        claimed: head.held.cast_unsigned(),
-        delayed: head.delayed.cast_unsigned(),
+        free: (head.free - gone.free).max(0).cast_unsigned(),
+        claimed: (head.held - gone.held).max(0).cast_unsigned(),
+        delayed: (head.delayed - gone.delayed).max(0).cast_unsigned(),
         ends: oldest.zip(newest),
     })
 }
 
-/// Counts over all queues. Reads every head.
+/// Messages of a head that have expired and are still counted.
+#[derive(Debug, Default)]
+struct Expired {
+    free: i64,
+    held: i64,
+    delayed: i64,
+}
+
+fn expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
+    if head.free + head.held + head.delayed <= EXPIRED {
+        return count_expired(conn, head, now);
+    }
+    let mut gone = Expired::default();
+    let mut statement = conn.statement(
+        "SELECT number, position FROM expiry WHERE at <= ?1 ORDER BY at, position LIMIT ?2",
+    )?;
+    let mut rows = statement.query([millis(now), EXPIRED])?;
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(0).ok() != Some(head.number) {
+            continue;
+        }
+        // Without a state it was deleted and is not counted.
+        let Some(row) = find(conn, head.number, row.get(1)?)? else { continue };
+        match row.state {
+            State::Free => gone.free += 1,
+            State::Held(_) => gone.held += 1,
+            State::Delayed(_) => gone.delayed += 1,
+        }
+    }
+    Ok(gone)
+}
+
+/// Looks at every message of a head.
+fn count_expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
+    let count = |sql| -> Sql<i64> {
+        conn.statement(sql)?.query_row([head.number, millis(now)], |row| row.get(0))
+    };
+    Ok(Expired {
+        free: count("SELECT count(*) FROM free WHERE number = ?1 AND expires <= ?2")?,
+        held: count("SELECT count(*) FROM held WHERE number = ?1 AND expires <= ?2")?,
+        delayed: count("SELECT count(*) FROM delayed WHERE number = ?1 AND expires <= ?2")?,
+    })
+}
+
+/// Counts over all queues but internal ones. Reads every head.
 pub(crate) fn volume(conn: &Statements<'_>) -> Sql<Volume> {
-    conn.statement("SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads")?
-        .query_row([], |row| {
-            Ok(Volume {
-                claimed: row.get::<_, i64>(0)?.cast_unsigned(),
-                free: row.get::<_, i64>(1)?.cast_unsigned(),
-            })
+    conn.statement(
+        "SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads WHERE kind != ?1",
+    )?
+    .query_row([kind_number(Kind::Internal)], |row| {
+        Ok(Volume {
+            claimed: row.get::<_, i64>(0)?.cast_unsigned(),
+            free: row.get::<_, i64>(1)?.cast_unsigned(),
         })
+    })
 }
 
 const OLDEST: [&str; 3] = [
@@ -131,7 +192,7 @@ fn end(
     let Some(position) = best else { return Ok(None) };
     Ok(Some(Endpoint {
         id: id(head.generation.incarnation, position),
-        created: time(created(conn, position)?),
+        created: time(conn.readable(created(conn, position))?.unwrap_or(0)),
     }))
 }
 

@@ -3,19 +3,20 @@
 use async_trait::async_trait;
 use rusqlite::params;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, Posted,
-    Stats, Volume,
+    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
+    PopQuery, Posted, Stats, Volume,
 };
-use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Head, Ledger, find_head, millis};
+use crate::first_free::Step;
 use crate::listing;
-use crate::rows::{State, StateRow, body, find, id, is_live_claim, message};
-use crate::taking::Step;
+use crate::rows::{State, StateRow, find, id, is_live_claim, message};
+use crate::writer_state::{Head, WriterState, find_head, millis};
 
-/// As how many bytes a message counts beside its body while it waits: writing its rows takes as long as writing these.
+/// As how many bytes a message counts beside its body while it waits: writing its rows takes as
+/// long as writing these.
 const ROWS: usize = 512;
 
 #[async_trait]
@@ -30,14 +31,15 @@ impl Messages for Embedded {
         self.at(now);
         let key = key.clone();
         let bytes = batch.messages.iter().map(|new| new.payload.bytes.len() + ROWS).sum();
-        self.write_bytes(bytes, move |ledger| {
-            ledger.guarded(
-                &key,
-                |head| head == assumed,
-                |ledger, head| ledger.post(&key, head, &batch),
-            )
-        })
-        .await
+        self.of(&key.project)
+            .write_bytes(bytes, move |state| {
+                state.guarded(
+                    &key,
+                    |head| head == assumed,
+                    |state, head| state.post(&key, head, &batch),
+                )
+            })
+            .await
     }
 
     async fn list(
@@ -48,12 +50,13 @@ impl Messages for Embedded {
     ) -> Result<MessagePage, Error> {
         let now = self.at(now);
         if !(query.include_claimed && query.include_delayed) {
-            self.settle_turns(now).await?;
+            self.settle_due(now).await?;
         }
-        self.read(|conn| match find_head(conn, key)? {
+        self.read_many(&key.project, |conn| match find_head(conn, key)? {
             Some(head) => listing::list(conn, &head, query, now),
             None => Ok(MessagePage::default()),
         })
+        .await
     }
 
     async fn get(
@@ -78,7 +81,7 @@ impl Messages for Embedded {
     ) -> Result<Deleted, Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| ledger.delete(&key, id, claim)).await
+        self.of(&key.project).write(move |state| state.delete(&key, id, claim)).await
     }
 
     async fn delete_many(
@@ -90,35 +93,37 @@ impl Messages for Embedded {
     ) -> Result<(), Error> {
         self.at(now);
         let (key, ids, which) = (key.clone(), ids.to_vec(), which.clone());
-        self.write(move |ledger| ledger.delete_many(&key, &ids, &which)).await
+        self.of(&key.project).write(move |state| state.delete_many(&key, &ids, &which)).await
     }
 
     async fn pop(
         &self,
         key: &QueueKey,
-        limit: usize,
+        query: &PopQuery,
         now: Timestamp,
-    ) -> Result<Vec<Message>, Error> {
-        let key = key.clone();
-        self.repeat(now, move |ledger| ledger.pop(&key, limit)).await
+    ) -> Result<PopPage, Error> {
+        let (key, query) = (key.clone(), query.clone());
+        self.at(now);
+        self.of(&key.project).repeat(move |state| state.pop(&key, &query)).await
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| match ledger.head(&key)? {
-            Some(head) => ledger.empty_head(&key, head),
-            None => Ok(()),
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| match state.head(&key)? {
+                Some(head) => state.empty_head(&key, head),
+                None => Ok(()),
+            })
+            .await
     }
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
         let now = self.at(now);
-        self.settle_turns(now).await?;
-        self.settle_expired(now).await?;
+        self.settle_due(now).await?;
+        let has_expired = self.has_expired(now);
         self.read(|conn| match find_head(conn, key)? {
-            Some(head) => listing::stats(conn, &head, now).map(Some),
+            Some(head) => listing::stats(conn, &head, has_expired, now).map(Some),
             None => Ok(None),
         })
     }
@@ -128,7 +133,7 @@ impl Messages for Embedded {
     }
 }
 
-impl Ledger<'_> {
+impl WriterState<'_> {
     fn post(&mut self, key: &QueueKey, head: Head, batch: &Batch) -> Sql<Vec<MessageId>> {
         let first = self.take_positions(batch.messages.len());
         let created = millis(self.now);
@@ -154,9 +159,11 @@ impl Ledger<'_> {
             }
             ids.push(id(head.generation.incarnation, position));
         }
-        let heard = self.heard(&head)?;
-        if heard.delivered > created || heard.followed > created {
-            self.write_outbox(&head, first, batch, heard)?;
+        let subscribed_until = self.subscribed_until(&head)?;
+        let has_subscribers =
+            subscribed_until.address > created || subscribed_until.lease > created;
+        if batch.notify && has_subscribers {
+            self.write_outbox(&head, first, batch, subscribed_until)?;
         }
         self.posted.extend(ids.last().map(|last| Posted { key: key.clone(), last: *last }));
         Ok(ids)
@@ -192,21 +199,20 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    fn pop(&mut self, key: &QueueKey, limit: usize) -> Sql<Step<Vec<Message>>> {
-        let Some(head) = self.head(key)? else { return Ok(Step::Done(Vec::new())) };
-        let found = self.first_free(head.number, limit, None)?;
-        self.pass(head.number, &found);
+    fn pop(&mut self, key: &QueueKey, query: &PopQuery) -> Sql<Step<PopPage>> {
+        let Some(head) = self.head(key)? else { return Ok(Step::Done(PopPage::default())) };
+        let found = self.first_readable(head.number, query)?;
         if found.is_unfinished() {
             return Ok(Step::Again);
         }
+        let incarnation = head.generation.incarnation;
         let mut messages = Vec::with_capacity(found.rows.len());
-        for row in &found.rows {
-            let body = body(&self.conn, row.position, None)?;
-            let incarnation = head.generation.incarnation;
-            messages.extend(body.map(|body| message(incarnation, row, body, None)));
-            self.remove(head.number, row)?;
+        for (row, body) in found.rows {
+            self.remove(head.number, &row)?;
+            messages.push(message(incarnation, &row, body, None));
         }
-        Ok(Step::Done(messages))
+        let next = found.next.map(|position| Position::new(position.cast_unsigned()));
+        Ok(Step::Done(PopPage { messages, next }))
     }
 
     /// A live message of a head.
@@ -222,7 +228,7 @@ impl Ledger<'_> {
     fn holder(&self, number: i64, row: &StateRow) -> Sql<Option<ClaimId>> {
         let State::Held(claim) = row.state else { return Ok(None) };
         // Mostly no claim that is over is left, and then there is nothing to look up.
-        if !self.has_turns() || is_live_claim(&self.conn, number, claim, self.now)? {
+        if !self.has_due() || is_live_claim(&self.conn, number, claim, self.now)? {
             return Ok(Some(claim));
         }
         Ok(None)

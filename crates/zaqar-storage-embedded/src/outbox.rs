@@ -1,7 +1,10 @@
 //! The outbox.
 //!
-//! An entry that may be leased is `ready`. One that waits for its time, or is leased, is not; whoever leases next looks first for those
-//! whose time has come. So the oldest is found without passing over those that wait.
+//! An entry that may be leased is `ready`. One that waits for its time, or is leased, is not;
+//! whoever leases next looks first for those whose time has come. So the oldest is found without
+//! passing over those that wait.
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,29 +14,31 @@ use zaqar_core::{Checksum, Incarnation, KeyId, Payload, Position, QueueKey, Time
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Head, Heard, Ledger, NEVER, find_head, millis, time};
-use crate::queues::key_of;
+use crate::first_free::Step;
+use crate::keys::key_of;
 use crate::rows::id;
+use crate::schema::entry_end;
 use crate::statements::Statements;
+use crate::writer_state::{Head, NEVER, SubscribedUntil, WriterState, find_head, millis, time};
 
 /// What `ready` is for an entry that is never due again.
 const SETTLED: i64 = 2;
 
 /// Entries whose time has come that one lease makes ready, at most.
-const TURNS: i64 = 1000;
+const DUE_BUDGET: i64 = 1000;
+/// Expired entries that one transaction ends on the way to one that can be leased.
+const EXPIRED: usize = 256;
 
 #[async_trait]
 impl Outbox for Embedded {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
         let now = self.at(now);
         self.read(|conn| {
-            conn.statement(
-                "SELECT project, kind, name FROM heads WHERE agenda <= ?1 ORDER BY agenda LIMIT ?2",
-            )?
-            .query_map([millis(now), i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-                key_of(row, 0)
-            })?
-            .collect()
+            let mut statement = conn.statement(
+                "SELECT project, kind, name FROM heads WHERE next_due <= ?1 ORDER BY next_due",
+            )?;
+            let mut rows = statement.query([millis(now)])?;
+            conn.readable_rows(&mut rows, limit, |row| key_of(row, 0))
         })
     }
 
@@ -43,13 +48,14 @@ impl Outbox for Embedded {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
-        self.at(now);
         let key = key.clone();
-        self.write(move |ledger| match ledger.head(&key)? {
-            Some(head) => ledger.lease(&head, until),
-            None => Ok(None),
-        })
-        .await
+        self.at(now);
+        self.of(&key.project)
+            .repeat(move |state| match state.head(&key)? {
+                Some(head) => state.lease(&head, until),
+                None => Ok(Step::Done(None)),
+            })
+            .await
     }
 
     async fn settle(
@@ -59,14 +65,15 @@ impl Outbox for Embedded {
         first: Position,
     ) -> Result<(), Error> {
         let key = key.clone();
-        self.write(move |ledger| {
-            let head = ledger.head(&key)?;
-            match head.filter(|head| head.generation.incarnation == incarnation) {
-                Some(head) => ledger.settle(&head, first.get().cast_signed()),
-                None => Ok(()),
-            }
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| {
+                let head = state.head(&key)?;
+                match head.filter(|head| head.generation.incarnation == incarnation) {
+                    Some(head) => state.settle(&head, first.get().cast_signed()),
+                    None => Ok(()),
+                }
+            })
+            .await
     }
 
     async fn follow(
@@ -93,27 +100,46 @@ struct Entry {
     first: i64,
     count: i64,
     created: i64,
+    followed: i64,
+    expires: i64,
+    /// `life` in the file: which head it belongs to.
+    outbox_number: i64,
+}
+
+/// The columns of an [`Entry`].
+macro_rules! entry_columns {
+    () => {
+        "SELECT first, count, created, followed, expires, life FROM outbox"
+    };
 }
 
 impl Entry {
     fn read(row: &Row<'_>) -> Sql<Self> {
-        Ok(Self { first: row.get(0)?, count: row.get(1)?, created: row.get(2)? })
+        Ok(Self {
+            first: row.get(0)?,
+            count: row.get(1)?,
+            created: row.get(2)?,
+            followed: row.get(3)?,
+            expires: row.get(4)?,
+            outbox_number: row.get(5)?,
+        })
     }
 }
 
-impl Ledger<'_> {
+impl WriterState<'_> {
     /// Writes the entry of a post.
     pub(crate) fn write_outbox(
         &mut self,
         head: &Head,
         first: i64,
         batch: &Batch,
-        heard: Heard,
+        subscribed_until: SubscribedUntil,
     ) -> Sql<()> {
-        let (mut earliest, mut latest) = (NEVER, 0);
+        let (mut earliest, mut latest, mut expires) = (NEVER, 0, 0);
         for (new, position) in batch.messages.iter().zip(first..) {
             let due = millis(self.now.plus_secs(new.delay));
             (earliest, latest) = (earliest.min(due), latest.max(due));
+            expires = expires.max(millis(self.now.plus_secs(new.ttl)));
             let payload = &new.payload;
             self.conn
                 .statement("INSERT INTO outbox_messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
@@ -128,85 +154,186 @@ impl Ledger<'_> {
         }
         let count = i64::try_from(batch.messages.len()).unwrap_or(i64::MAX);
         let now = millis(self.now);
-        let ready = match heard.delivered > now {
+        let ready = match subscribed_until.address > now {
             true => i64::from(earliest <= now),
             false => SETTLED,
         };
-        let followed = match heard.followed > now {
+        let followed = match subscribed_until.lease > now {
             true => millis(time(latest).plus_secs(FOLLOWED_FOR.as_secs())),
             false => 0,
         };
         self.conn
-            .statement("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-            .execute(params![first, head.life, count, now, earliest, ready, followed])?;
+            .statement("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+            .execute(params![
+                first,
+                head.outbox_number,
+                count,
+                now,
+                earliest,
+                ready,
+                followed,
+                expires
+            ])?;
         if ready == SETTLED {
             self.due.entry_ends(followed);
             return Ok(());
         }
-        self.set_agenda(head, head.agenda.min(earliest))
+        self.due.entry_ends(expires);
+        self.set_next_due(head, head.next_due.min(earliest))
     }
 
-    fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Option<OutboxEntry>> {
+    fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Step<Option<OutboxEntry>>> {
+        let now = millis(self.now);
+        if self.subscribed_until(head)?.address <= now {
+            return Ok(Step::Done(None));
+        }
         self.conn
             .statement(
                 "UPDATE outbox SET ready = 1 WHERE first IN (SELECT first FROM outbox \
                  WHERE life = ?1 AND ready = 0 AND due <= ?2 ORDER BY due LIMIT ?3)",
             )?
-            .execute([head.life, millis(self.now), TURNS])?;
-        let oldest = self
-            .conn
-            .statement(
-                "SELECT first, count, created FROM outbox \
-                 WHERE life = ?1 AND ready = 1 ORDER BY first LIMIT 1",
-            )?
-            .query_row([head.life], Entry::read)
-            .optional()?;
-        let Some(oldest) = oldest else { return Ok(None) };
-        self.conn
-            .statement("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
-            .execute([oldest.first, millis(until)])?;
-        self.look_at_agenda(head)?;
-        read_entry(&self.conn, head, &oldest).map(Some)
+            .execute([head.outbox_number, now, DUE_BUDGET])?;
+        for _ in 0..EXPIRED {
+            let oldest = self
+                .conn
+                .statement(concat!(
+                    entry_columns!(),
+                    " WHERE life = ?1 AND ready = 1 ORDER BY first LIMIT 1"
+                ))?
+                .query_row([head.outbox_number], Entry::read)
+                .optional()?;
+            let Some(oldest) = oldest else {
+                self.update_next_due(head)?;
+                return Ok(Step::Done(None));
+            };
+            if oldest.expires <= now {
+                self.end_entry(&oldest)?;
+                continue;
+            }
+            self.conn
+                .statement("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
+                .execute([oldest.first, millis(until)])?;
+            self.update_next_due(head)?;
+            return read_entry(&self.conn, head, &oldest).map(|entry| Step::Done(Some(entry)));
+        }
+        Ok(Step::Again)
     }
 
     fn settle(&mut self, head: &Head, first: i64) -> Sql<()> {
         let entry = self
             .conn
-            .statement("SELECT count, followed FROM outbox WHERE first = ?1 AND life = ?2")?
-            .query_row([first, head.life], |row| Ok((row.get(0)?, row.get(1)?)))
+            .statement(concat!(entry_columns!(), " WHERE first = ?1 AND life = ?2"))?
+            .query_row([first, head.outbox_number], Entry::read)
             .optional()?;
-        let Some((count, followed)) = entry else { return Ok(()) };
-        if followed > millis(self.now) {
-            self.conn
-                .statement("UPDATE outbox SET ready = 2 WHERE first = ?1")?
-                .execute([first])?;
-            self.due.entry_ends(followed);
-        } else {
-            self.drop_entry(first, count)?;
-        }
-        self.look_at_agenda(head)
+        let Some(entry) = entry else { return Ok(()) };
+        self.end_entry(&entry)?;
+        self.update_next_due(head)
     }
 
-    /// Removes settled entries that can no longer be followed, about `budget` rows; how many it was.
+    /// Ends an entry for workers; it stays as long as it can be followed.
+    fn end_entry(&mut self, entry: &Entry) -> Sql<()> {
+        if entry.followed <= millis(self.now) {
+            return self.drop_entry(entry.first, entry.count);
+        }
+        self.conn
+            .statement("UPDATE outbox SET ready = 2 WHERE first = ?1")?
+            .execute([entry.first])?;
+        self.due.entry_ends(entry.followed);
+        Ok(())
+    }
+
+    /// Removes entries that have ended, about `budget` rows; how many it was.
     pub(crate) fn remove_entries(&mut self, budget: usize) -> Sql<usize> {
         let now = millis(self.now);
         let mut done = 0;
+        let mut numbers = BTreeSet::new();
         while done < budget && self.due.has_entries(now) {
             let over = self
                 .conn
-                .statement(
-                    "SELECT first, count FROM outbox WHERE ready = 2 AND followed <= ?1 \
-                     ORDER BY followed LIMIT 1",
-                )?
-                .query_row([now], |row| Ok((row.get(0)?, row.get(1)?)))
+                .statement(concat!(
+                    entry_columns!(),
+                    " WHERE ",
+                    entry_end!(),
+                    " <= ?1 ORDER BY ",
+                    entry_end!(),
+                    " LIMIT 1"
+                ))?
+                .query_row([now], Entry::read)
                 .optional()?;
             match over {
-                Some((first, count)) => {
-                    self.drop_entry(first, count)?;
-                    done += usize::try_from(count).unwrap_or(0);
+                Some(entry) => {
+                    self.end_entry(&entry)?;
+                    done += 1 + usize::try_from(entry.count).unwrap_or(0);
+                    numbers.insert(entry.outbox_number);
                 }
                 None => self.due.look_at_entries(&self.conn)?,
             }
+        }
+        for number in numbers {
+            if let Some(head) = self.head_by_outbox_number(number)? {
+                self.update_next_due(&head)?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Leaves a head's entries to the sweep if no subscription with an address is left.
+    pub(crate) fn end_unwanted_entries(&mut self, head: &Head) -> Sql<()> {
+        if head.next_due == NEVER || self.subscribed_until(head)?.address > millis(self.now) {
+            return Ok(());
+        }
+        let before = self.last_position().get().cast_signed() + 1;
+        self.conn
+            .statement("INSERT OR REPLACE INTO unwanted VALUES (?1, ?2)")?
+            .execute([head.outbox_number, before])?;
+        Ok(())
+    }
+
+    /// Whether entries wait that no subscription wants.
+    pub(crate) fn has_unwanted(&self) -> Sql<bool> {
+        self.conn.statement("SELECT 1 FROM unwanted LIMIT 1")?.exists([])
+    }
+
+    /// Ends entries that no subscription wants, about `budget` rows; how many it was.
+    pub(crate) fn end_unwanted(&mut self, budget: usize) -> Sql<usize> {
+        let mut done = 0;
+        while done < budget {
+            let unwanted = self
+                .conn
+                .statement("SELECT life, before FROM unwanted LIMIT 1")?
+                .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((number, before)) = unwanted else { break };
+            done += 1 + self.end_entries_before(number, before, budget - done)?;
+        }
+        Ok(done)
+    }
+
+    fn end_entries_before(&mut self, number: i64, before: i64, budget: usize) -> Sql<usize> {
+        let entries = self
+            .conn
+            .statement(concat!(
+                entry_columns!(),
+                " WHERE life = ?1 AND ready IN (0, 1) AND first < ?2 LIMIT ?3"
+            ))?
+            .query_map(
+                params![number, before, i64::try_from(budget).unwrap_or(i64::MAX)],
+                Entry::read,
+            )?
+            .collect::<Sql<Vec<_>>>()?;
+        let mut done = 0;
+        for entry in &entries {
+            self.end_entry(entry)?;
+            done += usize::try_from(entry.count).unwrap_or(0);
+            if done >= budget {
+                break;
+            }
+        }
+        if let Some(head) = self.head_by_outbox_number(number)? {
+            self.update_next_due(&head)?;
+        }
+        if entries.is_empty() {
+            self.conn.statement("DELETE FROM unwanted WHERE life = ?1")?.execute([number])?;
         }
         Ok(done)
     }
@@ -220,26 +347,26 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    fn look_at_agenda(&mut self, head: &Head) -> Sql<()> {
+    fn update_next_due(&mut self, head: &Head) -> Sql<()> {
         let next = |ready: i64| -> Sql<i64> {
             let due: Option<i64> = self
                 .conn
                 .statement("SELECT min(due) FROM outbox WHERE life = ?1 AND ready = ?2")?
-                .query_row([head.life, ready], |row| row.get(0))?;
+                .query_row([head.outbox_number, ready], |row| row.get(0))?;
             Ok(due.unwrap_or(NEVER))
         };
-        let agenda = next(0)?.min(next(1)?);
-        self.set_agenda(head, agenda)
+        let next_due = next(0)?.min(next(1)?);
+        self.set_next_due(head, next_due)
     }
 
-    fn set_agenda(&mut self, head: &Head, agenda: i64) -> Sql<()> {
-        if agenda == head.agenda {
+    fn set_next_due(&mut self, head: &Head, next_due: i64) -> Sql<()> {
+        if next_due == head.next_due {
             return Ok(());
         }
         self.conn
-            .statement("UPDATE heads SET agenda = ?2 WHERE number = ?1")?
-            .execute(params![head.number, (agenda != NEVER).then_some(agenda)])?;
-        self.change(head.number, |head| head.agenda = agenda);
+            .statement("UPDATE heads SET next_due = ?2 WHERE number = ?1")?
+            .execute(params![head.number, (next_due != NEVER).then_some(next_due)])?;
+        self.change(head.number, |head| head.next_due = next_due);
         Ok(())
     }
 }
@@ -252,15 +379,13 @@ fn follow(
     limit: usize,
     now: Timestamp,
 ) -> Sql<Vec<OutboxEntry>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let after = after.get().cast_signed();
-    conn.statement(
-        "SELECT first, count, created FROM outbox WHERE life = ?1 AND first > ?2 AND followed > ?3 \
-         ORDER BY first LIMIT ?4",
-    )?
-    .query_map([head.life, after, millis(now), limit], Entry::read)?
-    .map(|entry| read_entry(conn, head, &entry?))
-    .collect()
+    let mut statement = conn.statement(concat!(
+        entry_columns!(),
+        " WHERE life = ?1 AND first > ?2 AND followed > ?3 ORDER BY first"
+    ))?;
+    let mut rows = statement.query([head.outbox_number, after, millis(now)])?;
+    conn.readable_rows(&mut rows, limit, |row| read_entry(conn, head, &Entry::read(row)?))
 }
 
 fn read_entry(conn: &Statements<'_>, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {

@@ -1,21 +1,23 @@
 //! Queue rows.
 
 use async_trait::async_trait;
-use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{Error, QueueRow, Queues};
 use zaqar_core::{Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Ledger, generation};
+use crate::keys::{kind_number, name_of, unreadable};
 use crate::statements::Statements;
+use crate::writer_state::{WriterState, generation};
 
 #[async_trait]
 impl Queues for Embedded {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
         let (key, row) = (key.clone(), Columns::of(row));
-        self.write_bytes(row.metadata.len(), move |ledger| create(ledger, &key, &row)).await
+        self.of(&key.project)
+            .write_bytes(row.metadata.len(), move |state| create(state, &key, &row))
+            .await
     }
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
@@ -29,13 +31,14 @@ impl Queues for Embedded {
         row: &QueueRow,
     ) -> Result<bool, Error> {
         let (key, row) = (key.clone(), Columns::of(row));
-        self.write_bytes(row.metadata.len(), move |ledger| replace(ledger, &key, expected, &row))
+        self.of(&key.project)
+            .write_bytes(row.metadata.len(), move |state| replace(state, &key, expected, &row))
             .await
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
         let key = key.clone();
-        self.write(move |ledger| remove(ledger, &key, incarnation)).await
+        self.of(&key.project).write(move |state| remove(state, &key, incarnation)).await
     }
 
     async fn list(
@@ -47,17 +50,15 @@ impl Queues for Embedded {
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
         // No name is empty: this is before all of them.
         let after = after.map_or("", QueueName::as_str);
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.read(|conn| {
-            conn.statement(
+        self.read_many(project, |conn| {
+            let mut statement = conn.statement(
                 "SELECT incarnation, version, metadata, name FROM queues \
-                 WHERE project = ?1 AND kind = ?2 AND name > ?3 ORDER BY name LIMIT ?4",
-            )?
-            .query_map(params![project.as_str(), kind_number(kind), after, limit], |row| {
-                Ok((name_of(row, 3)?, row_of(row)?))
-            })?
-            .collect()
+                 WHERE project = ?1 AND kind = ?2 AND name > ?3 ORDER BY name",
+            )?;
+            let mut rows = statement.query(params![project.as_str(), kind_number(kind), after])?;
+            conn.readable_rows(&mut rows, limit, |row| Ok((name_of(row, 3)?, row_of(row)?)))
         })
+        .await
     }
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
@@ -87,11 +88,11 @@ impl Columns {
     }
 }
 
-fn create(ledger: &Ledger<'_>, key: &QueueKey, row: &Columns) -> Sql<Option<QueueRow>> {
-    if let Some(found) = find(&ledger.conn, key)? {
+fn create(state: &WriterState<'_>, key: &QueueKey, row: &Columns) -> Sql<Option<QueueRow>> {
+    if let Some(found) = find(&state.conn, key)? {
         return Ok(Some(found));
     }
-    ledger.conn.statement("INSERT INTO queues VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+    state.conn.statement("INSERT INTO queues VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
         params![
             key.project.as_str(),
             kind_number(key.kind),
@@ -101,12 +102,17 @@ fn create(ledger: &Ledger<'_>, key: &QueueKey, row: &Columns) -> Sql<Option<Queu
             row.metadata,
         ],
     )?;
-    count(ledger, key, 1)?;
+    count(state, key, 1)?;
     Ok(None)
 }
 
-fn replace(ledger: &Ledger<'_>, key: &QueueKey, expected: Generation, row: &Columns) -> Sql<bool> {
-    let changed = ledger
+fn replace(
+    state: &WriterState<'_>,
+    key: &QueueKey,
+    expected: Generation,
+    row: &Columns,
+) -> Sql<bool> {
+    let changed = state
         .conn
         .statement(
             "UPDATE queues SET incarnation = ?6, version = ?7, metadata = ?8 \
@@ -125,8 +131,8 @@ fn replace(ledger: &Ledger<'_>, key: &QueueKey, expected: Generation, row: &Colu
     Ok(changed > 0)
 }
 
-fn remove(ledger: &Ledger<'_>, key: &QueueKey, incarnation: Incarnation) -> Sql<bool> {
-    let removed = ledger
+fn remove(state: &WriterState<'_>, key: &QueueKey, incarnation: Incarnation) -> Sql<bool> {
+    let removed = state
         .conn
         .statement(
             "DELETE FROM queues WHERE project = ?1 AND kind = ?2 AND name = ?3 AND incarnation = ?4",
@@ -138,20 +144,20 @@ fn remove(ledger: &Ledger<'_>, key: &QueueKey, incarnation: Incarnation) -> Sql<
             incarnation.get().cast_signed(),
         ])?;
     if removed > 0 {
-        count(ledger, key, -1)?;
+        count(state, key, -1)?;
     }
     Ok(removed > 0)
 }
 
-fn count(ledger: &Ledger<'_>, key: &QueueKey, change: i64) -> Sql<()> {
-    ledger
+fn count(state: &WriterState<'_>, key: &QueueKey, change: i64) -> Sql<()> {
+    state
         .conn
         .statement(
             "INSERT INTO queue_counts VALUES (?1, ?2, ?3) \
              ON CONFLICT DO UPDATE SET count = count + excluded.count",
         )?
         .execute(params![key.project.as_str(), kind_number(key.kind), change])?;
-    ledger
+    state
         .conn
         .statement("DELETE FROM queue_counts WHERE project = ?1 AND kind = ?2 AND count = 0")?
         .execute(params![key.project.as_str(), kind_number(key.kind)])?;
@@ -171,36 +177,4 @@ fn row_of(row: &Row<'_>) -> Sql<QueueRow> {
     let metadata =
         Metadata::from_json(row.get_ref(2)?.as_bytes()?).map_err(|error| unreadable(2, error))?;
     Ok(QueueRow { generation: generation(row.get(0)?, row.get(1)?), metadata })
-}
-
-/// The number to keep of a kind.
-pub(crate) const fn kind_number(kind: Kind) -> i64 {
-    match kind {
-        Kind::Queue => 0,
-        Kind::Topic => 1,
-    }
-}
-
-/// A key, from three columns that begin with `first`.
-pub(crate) fn key_of(row: &Row<'_>, first: usize) -> Sql<QueueKey> {
-    let project =
-        ProjectId::new(row.get_ref(first)?.as_str()?).map_err(|error| unreadable(first, error))?;
-    let kind = match row.get(first + 1)? {
-        0i64 => Kind::Queue,
-        1 => Kind::Topic,
-        other => return Err(rusqlite::Error::IntegralValueOutOfRange(first + 1, other)),
-    };
-    Ok(QueueKey { project, kind, name: name_of(row, first + 2)? })
-}
-
-fn name_of(row: &Row<'_>, column: usize) -> Sql<QueueName> {
-    QueueName::new(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
-}
-
-/// A column with something that this store does not write.
-fn unreadable(
-    column: usize,
-    error: impl std::error::Error + Send + std::marker::Sync + 'static,
-) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }

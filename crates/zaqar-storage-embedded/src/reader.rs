@@ -1,28 +1,32 @@
 //! Connections that read.
 //!
-//! A read runs on the task that asks. It touches a bounded number of rows, waits for no writer and no lock, and costs less than
-//! handing it to another thread would; only pages that are not in memory make it wait for the disk.
+//! A read runs on the task that asks. It touches a bounded number of rows, waits for no writer and
+//! no lock, and costs less than handing it to another thread would; only pages that are not in
+//! memory make it wait for the disk.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
 use crate::error::Sql;
+use crate::health::Health;
 use crate::schema;
 use crate::statements::Statements;
 
-/// Connections kept between reads, at most. More are opened when more threads read at once, and closed again.
+/// Connections kept between reads, at most. More are opened when more threads read at once, and
+/// closed again.
 const IDLE: usize = 8;
 
 pub(crate) struct Readers {
     directory: PathBuf,
+    health: Arc<Health>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(crate) const fn new(directory: PathBuf) -> Self {
-        Self { directory, idle: Mutex::new(Vec::new()) }
+    pub(crate) const fn new(directory: PathBuf, health: Arc<Health>) -> Self {
+        Self { directory, health, idle: Mutex::new(Vec::new()) }
     }
 
     /// Reads from one state of the file.
@@ -35,6 +39,11 @@ impl Readers {
         let statements = Statements::new(&conn);
         statements.statement("BEGIN")?.execute([])?;
         let result = work(&statements)?;
+        if let Some(error) = statements.take_skipped() {
+            // The connection is dropped: it may be in any state.
+            self.health.note(&error);
+            return Ok(result);
+        }
         statements.statement("COMMIT")?.execute([])?;
         drop(statements);
         // After an error the connection is dropped instead: that ends whatever it was in.

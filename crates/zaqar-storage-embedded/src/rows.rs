@@ -8,8 +8,8 @@ use zaqar_core::{
 };
 
 use crate::error::Sql;
-use crate::ledger::{Head, Ledger, millis, time};
 use crate::statements::Statements;
+use crate::writer_state::{Head, WriterState, millis, time};
 
 /// What state a message is in, as the file has it: claims and delays may be over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +174,16 @@ pub(crate) const fn id(incarnation: Incarnation, position: i64) -> MessageId {
     MessageId { incarnation, position: Position::new(position.cast_unsigned()) }
 }
 
-impl Ledger<'_> {
+impl WriterState<'_> {
+    /// Reads a body; `None` if it is known that it cannot be read. Where that shows now, the
+    /// position is remembered for [`Self::work_around`](WriterState::work_around).
+    pub(crate) fn body(&self, position: i64) -> Sql<Option<Body>> {
+        if self.unreadable.contains(&position) {
+            return Ok(None);
+        }
+        body(&self.conn, position, None).inspect_err(|_| self.failed_body.set(Some(position)))
+    }
+
     /// Puts a new message's state into a head.
     pub(crate) fn insert_free(&mut self, number: i64, position: i64, expires: i64) -> Sql<()> {
         self.conn
@@ -247,10 +256,11 @@ impl Ledger<'_> {
         self.move_expiry(number, row, expires)
     }
 
-    /// Removes a message of a head. Its body goes later, with its neighbours: see [`Loose`](crate::loose::Loose).
+    /// Removes a message of a head. Its body goes later, with its neighbours: see
+    /// [`DeletedBodies`](crate::deleted::DeletedBodies).
     pub(crate) fn remove(&mut self, number: i64, row: &StateRow) -> Sql<()> {
         self.drop_state(number, row)?;
-        self.loose.stage(row.position, row.expires);
+        self.deleted.stage(row.position, row.expires);
         Ok(())
     }
 
@@ -263,7 +273,9 @@ impl Ledger<'_> {
     /// Removes what is left of a message when nothing says its state any more.
     pub(crate) fn drop_body(&self, position: i64, expires: i64) -> Sql<()> {
         self.drop_expiry(position, expires)?;
-        self.conn.statement("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
+        if !self.leaves_bodies {
+            self.conn.statement("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
+        }
         Ok(())
     }
 

@@ -12,29 +12,46 @@ use crate::{Options, Sync, directory};
 /// `ZQAR`, so that `file` and we know the file.
 const APPLICATION_ID: i32 = 0x5a51_4152;
 /// The format written here.
-const FORMAT: i32 = 1;
+pub(crate) const FORMAT: i32 = 3;
 
 /// One page holds seven messages of 1 KiB.
-const PAGE_SIZE: u32 = 8192;
+pub(crate) const PAGE_SIZE: u32 = 8192;
+/// Bytes that a page takes in the log.
+pub(crate) const FRAME_BYTES: u64 = PAGE_SIZE as u64 + 24;
 /// The log is cut to this when it is reset after a burst.
 const LOG_BYTES: u32 = 64 << 20;
 /// A reader sees pages that others changed, so that it keeps few.
 const READER_CACHE_KIB: u32 = 1024;
 /// Long enough for an operator's `sqlite3` to finish a statement.
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
+/// While another process holds a lock, so that nobody waits for long once that is known.
+pub(crate) const BUSY_AGAIN: Duration = Duration::from_millis(50);
 
-/// - A queue's head has numbers, which its rows are found by, a message has a `position`; both come from `sequence` and are never given
-///   twice. `number` is for messages and claims, and a purge changes it; `audience` is for subscriptions, and the removal of all
-///   changes it; `life` is for the outbox.
-/// - `messages` never change. What does is in three small tables, one a state, in order of position within a number.
+/// When an outbox entry ends: a settled one once it cannot be followed, another with its messages.
+macro_rules! entry_end {
+    () => {
+        "CASE WHEN ready = 2 THEN followed ELSE expires END"
+    };
+}
+pub(crate) use entry_end;
+
+/// - A queue's head has numbers, which its rows are found by, a message has a `position`; both come
+///   from `sequence` and are never given twice. `number` is for messages and claims, and a purge
+///   changes it; `audience` is for subscriptions, and the removal of all changes it; `life` is for
+///   the outbox.
+/// - `messages` never change. What does is in three small tables, one a state, in order of position
+///   within a number.
 /// - `expiry`, `claims_due` and `delayed_due` tell what comes due next, over all queues.
-/// - An outbox entry is `ready` (1) when it may be leased, not yet (0) while it waits for its time or a lease on it lasts, and never
-///   again (2) once it is settled: it stays until `followed` is over. Its messages have the positions from `first` on. A head's
-///   `agenda` is when its first entry is due.
+/// - An outbox entry is `ready` (1) when it may be leased, not yet (0) while it waits for its time
+///   or a lease on it lasts, and never again (2) once it is settled: it stays until `followed` is
+///   over. Its messages have the positions from `first` on. A head's `next_due` is when its first
+///   entry is due. Entries of a life in `unwanted` that lie before `before` have no subscriber
+///   left.
 /// - A subscription may hang on a row of `leases`.
+/// - `open_mark` has a row while the store is open: see [`crate::recovery`].
 /// - Numbers that no head has any more wait in `garbage` for the sweep.
 /// - Times are milliseconds since 1970; `ttl` is in seconds.
-const TABLES: &str = "
+const TABLES: &str = concat!("
 CREATE TABLE sequence (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     position INTEGER NOT NULL, number INTEGER NOT NULL, seen INTEGER NOT NULL
@@ -54,10 +71,11 @@ CREATE TABLE heads (
     project TEXT NOT NULL, kind INTEGER NOT NULL, name TEXT NOT NULL,
     incarnation INTEGER NOT NULL, version INTEGER NOT NULL,
     free INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, delayed INTEGER NOT NULL DEFAULT 0,
-    audience INTEGER NOT NULL, life INTEGER NOT NULL UNIQUE, agenda INTEGER,
+    audience INTEGER NOT NULL, life INTEGER NOT NULL UNIQUE, next_due INTEGER,
     UNIQUE (project, kind, name)
 );
-CREATE INDEX heads_agenda ON heads (agenda) WHERE agenda IS NOT NULL;
+CREATE INDEX heads_next_due ON heads (next_due) WHERE next_due IS NOT NULL;
+CREATE UNIQUE INDEX heads_audience ON heads (audience);
 CREATE TABLE messages (
     position INTEGER PRIMARY KEY, created INTEGER NOT NULL, client TEXT NOT NULL,
     sealed TEXT, checksum BLOB, body BLOB NOT NULL
@@ -94,14 +112,16 @@ CREATE TABLE subscriptions (
     PRIMARY KEY (audience, id), UNIQUE (audience, subscriber)
 ) WITHOUT ROWID;
 CREATE INDEX subscriptions_lives ON subscriptions (audience, (lease IS NULL), expires);
-CREATE INDEX subscriptions_leased ON subscriptions (lease) WHERE lease IS NOT NULL;
+CREATE INDEX subscriptions_leased ON subscriptions (lease, audience, id, expires) WHERE lease IS NOT NULL;
 CREATE INDEX subscriptions_due ON subscriptions (expires);
 CREATE TABLE outbox (
     first INTEGER PRIMARY KEY, life INTEGER NOT NULL, count INTEGER NOT NULL, created INTEGER NOT NULL,
-    due INTEGER NOT NULL, ready INTEGER NOT NULL, followed INTEGER NOT NULL
+    due INTEGER NOT NULL, ready INTEGER NOT NULL, followed INTEGER NOT NULL, expires INTEGER NOT NULL
 );
 CREATE INDEX outbox_order ON outbox (life, first);
-CREATE INDEX outbox_settled ON outbox (followed) WHERE ready = 2;
+"
+,"CREATE INDEX outbox_ends ON outbox (", entry_end!(), ");"
+,"
 CREATE INDEX outbox_due ON outbox (life, ready, due);
 CREATE INDEX outbox_ready ON outbox (life, first) WHERE ready = 1;
 CREATE TABLE outbox_messages (
@@ -110,12 +130,44 @@ CREATE TABLE outbox_messages (
 );
 CREATE TABLE leases (id BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX leases_due ON leases (until);
+CREATE TABLE unwanted (life INTEGER PRIMARY KEY, before INTEGER NOT NULL);
 CREATE TABLE garbage (number INTEGER PRIMARY KEY);
-";
+CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);
+");
+
+/// From format 1 to 2: outbox entries end with their messages, and subscriptions are found by
+/// lease.
+const FROM_1: &str = concat!(
+    "
+DROP INDEX heads_agenda;
+ALTER TABLE heads RENAME COLUMN agenda TO next_due;
+CREATE INDEX heads_next_due ON heads (next_due) WHERE next_due IS NOT NULL;
+CREATE UNIQUE INDEX heads_audience ON heads (audience);
+DROP INDEX outbox_settled;
+ALTER TABLE outbox ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;
+UPDATE outbox SET expires = created + 1000 * coalesce(
+    (SELECT max(iif(ttl BETWEEN 0 AND 9000000000000, ttl, 9000000000000)) FROM outbox_messages
+     WHERE position >= first AND position < first + count), 0);
+CREATE INDEX outbox_ends ON outbox (",
+    entry_end!(),
+    ");
+DROP INDEX subscriptions_leased;
+CREATE INDEX subscriptions_leased ON subscriptions (lease, audience, id, expires) WHERE lease IS NOT NULL;
+CREATE TABLE unwanted (life INTEGER PRIMARY KEY, before INTEGER NOT NULL);
+CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);
+"
+);
+
+/// From format 2 to 3: the mark of an open store.
+const FROM_2: &str =
+    "CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);";
+
+/// The name of a store's file.
+pub(crate) const FILE: &str = "zaqar.db";
 
 /// The file of a store.
 pub(crate) fn file(directory: &Path) -> PathBuf {
-    directory.join("zaqar.db")
+    directory.join(FILE)
 }
 
 /// Its log.
@@ -123,8 +175,17 @@ pub(crate) fn log(directory: &Path) -> PathBuf {
     directory.join("zaqar.db-wal")
 }
 
-/// Opens the writer's connection; makes the file if it is new.
-pub(crate) fn open_writer(options: &Options) -> Result<Connection, Error> {
+/// The index of its log in shared memory.
+pub(crate) fn log_index(directory: &Path) -> PathBuf {
+    directory.join("zaqar.db-shm")
+}
+
+/// Opens the writer's connection; makes the file if it is new. `before_writing` is called once the
+/// file is known to be ours, before anything is written to it.
+pub(crate) fn open_writer(
+    options: &Options,
+    before_writing: impl FnOnce(&Connection) -> Result<(), Error>,
+) -> Result<Connection, Error> {
     let path = file(&options.path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -137,9 +198,14 @@ pub(crate) fn open_writer(options: &Options) -> Result<Connection, Error> {
     let conn = Connection::open_with_flags(&path, flags).map_err(failed)?;
     set_up_writer(&conn, options).map_err(failed)?;
     let (application, format) = marks(&conn).map_err(failed)?;
+    if application == APPLICATION_ID {
+        before_writing(&conn)?;
+    }
     match (application, format) {
         (0, 0) if is_empty(&conn).map_err(failed)? => create(&conn).map_err(failed)?,
         (APPLICATION_ID, FORMAT) => {}
+        (APPLICATION_ID, 1) => migrate(&conn, FROM_1).map_err(failed)?,
+        (APPLICATION_ID, 2) => migrate(&conn, FROM_2).map_err(failed)?,
         (APPLICATION_ID, found) => return Err(Error::Newer { path, found, supported: FORMAT }),
         _ => return Err(Error::Foreign { path }),
     }
@@ -185,8 +251,15 @@ fn set_up_writer(conn: &Connection, options: &Options) -> Sql<()> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(128);
     keep_plans(conn)?;
+    let pages: i64 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    if pages == 0 {
+        // Setting this is a write, also where nothing changes.
+        conn.execute_batch(&format!(
+            "PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL"
+        ))?;
+    }
     conn.execute_batch(&format!(
-        "PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA cache_size = -{}; PRAGMA temp_store = MEMORY; \
+        "PRAGMA cache_size = -{}; PRAGMA temp_store = MEMORY; \
          PRAGMA trusted_schema = OFF; PRAGMA synchronous = {}; PRAGMA wal_autocheckpoint = 0; \
          PRAGMA journal_size_limit = {LOG_BYTES};",
         options.page_cache >> 10,
@@ -194,11 +267,23 @@ fn set_up_writer(conn: &Connection, options: &Options) -> Sql<()> {
     ))
 }
 
-/// Keeps a statement's plan whatever is bound to it. Otherwise SQLite looks at limits and other values, and prepares the statement anew
-/// where one has changed, which costs as much as running it.
+/// Keeps a statement's plan whatever is bound to it. Otherwise SQLite looks at limits and other
+/// values, and prepares the statement anew where one has changed, which costs as much as running
+/// it.
 fn keep_plans(conn: &Connection) -> Sql<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
+}
+
+/// The format of a file that is a store of this or an earlier release.
+pub(crate) fn check_format(conn: &Connection, path: &Path) -> Result<i32, Error> {
+    let path = path.to_path_buf();
+    match marks(conn) {
+        Ok((APPLICATION_ID, found)) if (1..=FORMAT).contains(&found) => Ok(found),
+        Ok((APPLICATION_ID, found)) => Err(Error::Newer { path, found, supported: FORMAT }),
+        Ok(_) => Err(Error::Foreign { path }),
+        Err(source) => Err(Error::Open { path, source: source.into() }),
+    }
 }
 
 fn marks(conn: &Connection) -> Sql<(i32, i32)> {
@@ -216,6 +301,11 @@ fn create(conn: &Connection) -> Sql<()> {
         "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
          PRAGMA user_version = {FORMAT}; COMMIT;"
     ))
+}
+
+/// Brings a file of an earlier format to this one, in one transaction.
+fn migrate(conn: &Connection, steps: &str) -> Sql<()> {
+    conn.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {FORMAT}; COMMIT;"))
 }
 
 fn use_log(conn: &Connection) -> Sql<()> {

@@ -1,26 +1,29 @@
 //! Prepared statements at hand.
 //!
-//! rusqlite's cache finds a statement by its text and files it again after each use, which costs as much as running a small one. Here
-//! it is found by where its text stands in the program, and stays out of that cache for as long as this lives: one request of a
-//! reader, all the time of the writer.
+//! rusqlite's cache finds a statement by its text and files it again after each use, which costs as
+//! much as running a small one. Here it is found by where its text stands in the program, and stays
+//! out of that cache for as long as this lives: one request of a reader, all the time of the
+//! writer.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-use rusqlite::{CachedStatement, Connection, Statement};
+use rusqlite::{CachedStatement, Connection, Row, Rows, Statement};
 
-use crate::error::Sql;
+use crate::error::{Sql, Trouble, trouble};
 
 /// A connection and the statements it has run. There are as many as the program has texts.
 pub(crate) struct Statements<'c> {
     conn: &'c Connection,
     /// The latest at the end, where it is looked for first.
     idle: RefCell<Vec<(&'static str, CachedStatement<'c>)>>,
+    /// Why the last row was passed over that cannot be read.
+    skipped: RefCell<Option<rusqlite::Error>>,
 }
 
 impl<'c> Statements<'c> {
     pub(crate) const fn new(conn: &'c Connection) -> Self {
-        Self { conn, idle: RefCell::new(Vec::new()) }
+        Self { conn, idle: RefCell::new(Vec::new()), skipped: RefCell::new(None) }
     }
 
     /// A statement to run once or more; prepared if it is new.
@@ -31,6 +34,39 @@ impl<'c> Statements<'c> {
             None => self.conn.prepare_cached(sql)?,
         };
         Ok(Taken { home: self, sql, statement: Some(statement) })
+    }
+
+    /// Passes over what cannot be read: a damaged page, or a row that this store does not write.
+    /// For reading connections: a transaction that met damage is not committed.
+    pub(crate) fn readable<T>(&self, result: Sql<T>) -> Sql<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if matches!(trouble(&error), Trouble::Damage | Trouble::Row) => {
+                self.skipped.replace(Some(error));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads up to `limit` rows, and passes over those that cannot be read.
+    pub(crate) fn readable_rows<T>(
+        &self,
+        rows: &mut Rows<'_>,
+        limit: usize,
+        read: impl Fn(&Row<'_>) -> Sql<T>,
+    ) -> Sql<Vec<T>> {
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let Some(row) = rows.next()? else { break };
+            found.extend(self.readable(read(row))?);
+        }
+        Ok(found)
+    }
+
+    /// Why something was passed over since the last call.
+    pub(crate) fn take_skipped(&self) -> Option<rusqlite::Error> {
+        self.skipped.take()
     }
 
     fn take_idle(&self, sql: &'static str) -> Option<CachedStatement<'c>> {

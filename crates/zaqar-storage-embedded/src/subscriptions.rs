@@ -10,8 +10,8 @@ use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::ledger::{Head, Heard, Ledger, find_head, millis, time};
 use crate::statements::Statements;
+use crate::writer_state::{Head, SubscribedUntil, WriterState, find_head, millis, time};
 
 /// What [`read`] reads.
 macro_rules! columns {
@@ -31,11 +31,12 @@ impl Subscriptions for Embedded {
     ) -> Result<Guarded<Subscribed>, Error> {
         self.at(now);
         let (key, new) = (key.clone(), subscription.clone());
-        self.write(move |ledger| {
-            let is_assumed = |head: Generation| head == assumed;
-            ledger.guarded(&key, is_assumed, |ledger, head| ledger.subscribe(&head, &new))
-        })
-        .await
+        self.of(&key.project)
+            .write_bytes(new.options.len(), move |state| {
+                let is_assumed = |head: Generation| head == assumed;
+                state.guarded(&key, is_assumed, |state, head| state.subscribe(&head, &new))
+            })
+            .await
     }
 
     async fn subscription(
@@ -65,6 +66,21 @@ impl Subscriptions for Embedded {
         })
     }
 
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        let now = self.at(now);
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => list_leased(conn, head.audience, lease, after, limit, now),
+            None => Ok(Vec::new()),
+        })
+    }
+
     async fn change_subscription(
         &self,
         key: &QueueKey,
@@ -74,11 +90,12 @@ impl Subscriptions for Embedded {
     ) -> Result<Changed, Error> {
         self.at(now);
         let (key, change) = (key.clone(), change.clone());
-        self.write(move |ledger| match ledger.head(&key)? {
-            Some(head) => ledger.change_subscription(&head, id, &change),
-            None => Ok(Changed::Absent),
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| match state.head(&key)? {
+                Some(head) => state.change_subscription(&head, id, &change),
+                None => Ok(Changed::Absent),
+            })
+            .await
     }
 
     async fn unsubscribe(
@@ -89,32 +106,41 @@ impl Subscriptions for Embedded {
     ) -> Result<(), Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| match ledger.head(&key)? {
-            Some(head) => {
-                ledger.changes_audience(&head);
-                ledger.drop_subscription(head.audience, id)
-            }
-            None => Ok(()),
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| match state.head(&key)? {
+                Some(head) => {
+                    state.drop_subscription(head.audience, id)?;
+                    state.subscriptions_change(&head);
+                    state.end_unwanted_entries(&head)
+                }
+                None => Ok(()),
+            })
+            .await
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         self.at(now);
         let key = key.clone();
-        self.write(move |ledger| match ledger.head(&key)? {
-            Some(head) => ledger.empty_audience(&head),
-            None => Ok(()),
-        })
-        .await
+        self.of(&key.project)
+            .write(move |state| match state.head(&key)? {
+                Some(head) => {
+                    state.remove_subscriptions_of(&head)?;
+                    match state.head(&key)? {
+                        Some(head) => state.end_unwanted_entries(&head),
+                        None => Ok(()),
+                    }
+                }
+                None => Ok(()),
+            })
+            .await
     }
 }
 
-impl Ledger<'_> {
+impl WriterState<'_> {
     /// Until when somebody hears of a head's messages.
-    pub(crate) fn heard(&mut self, head: &Head) -> Sql<Heard> {
-        if let Some(heard) = head.heard {
-            return Ok(heard);
+    pub(crate) fn subscribed_until(&mut self, head: &Head) -> Sql<SubscribedUntil> {
+        if let Some(subscribed_until) = head.subscribed_until {
+            return Ok(subscribed_until);
         }
         let last = |has_address: bool| -> Sql<i64> {
             let last = self
@@ -127,9 +153,9 @@ impl Ledger<'_> {
                 .optional()?;
             Ok(last.unwrap_or(0))
         };
-        let heard = Heard { delivered: last(true)?, followed: last(false)? };
-        self.note(head.number, |head| head.heard = Some(heard));
-        Ok(heard)
+        let subscribed_until = SubscribedUntil { address: last(true)?, lease: last(false)? };
+        self.note(head.number, |head| head.subscribed_until = Some(subscribed_until));
+        Ok(subscribed_until)
     }
 
     fn subscribe(&mut self, head: &Head, new: &NewSubscription) -> Sql<Subscribed> {
@@ -152,7 +178,7 @@ impl Ledger<'_> {
             },
         )?;
         if let Some(lease) = new.lease {
-            self.hang_on(lease)?;
+            self.depend_on(lease)?;
         }
         Ok(Subscribed::Created { after: self.last_position() })
     }
@@ -204,12 +230,12 @@ impl Ledger<'_> {
                 one.lease.map(|lease| lease.get().to_be_bytes()),
             ])?;
         self.due.subscription_ends(expires);
-        self.changes_audience(head);
+        self.subscriptions_change(head);
         Ok(())
     }
 
-    fn changes_audience(&mut self, head: &Head) {
-        self.note(head.number, |head| head.heard = None);
+    fn subscriptions_change(&mut self, head: &Head) {
+        self.note(head.number, |head| head.subscribed_until = None);
     }
 
     /// A subscription to a head that has this subscriber, live or not.
@@ -250,13 +276,33 @@ fn list(
 ) -> Sql<Vec<Subscription>> {
     // An empty id is before all.
     let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
-    conn.statement(concat!(
+    let mut statement = conn.statement(concat!(
         columns!(),
-        " WHERE audience = ?1 AND id > ?2 AND expires > ?3 ORDER BY id LIMIT ?4"
-    ))?
+        " WHERE audience = ?1 AND id > ?2 AND expires > ?3 ORDER BY id"
+    ))?;
+    let mut rows = statement.query(params![audience, after, millis(now)])?;
+    conn.readable_rows(&mut rows, limit, read)
+}
+
+/// Those on one lease, from an index that has all of the answer.
+fn list_leased(
+    conn: &Statements<'_>,
+    audience: i64,
+    lease: LeaseId,
+    after: Option<SubscriptionId>,
+    limit: usize,
+    now: Timestamp,
+) -> Sql<Vec<(SubscriptionId, Timestamp)>> {
+    // An empty id is before all.
+    let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
+    let lease = lease.get().to_be_bytes();
+    conn.statement(
+        "SELECT id, expires FROM subscriptions WHERE lease = ?1 AND audience = ?2 AND id > ?3 \
+         AND expires > ?4 ORDER BY id LIMIT ?5",
+    )?
     .query_map(
-        params![audience, after, millis(now), i64::try_from(limit).unwrap_or(i64::MAX)],
-        read,
+        params![lease, audience, after, millis(now), i64::try_from(limit).unwrap_or(i64::MAX)],
+        |row| Ok((SubscriptionId::new(u128::from_be_bytes(row.get(0)?)), time(row.get(1)?))),
     )?
     .collect()
 }

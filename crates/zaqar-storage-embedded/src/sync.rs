@@ -1,37 +1,50 @@
 //! Makes the log safe now and then, for [`Sync::Interval`](crate::Sync::Interval).
 
-use std::fs::File;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use zaqar_core::TaskGuard;
+
 use crate::error::Error;
-use crate::schema;
+use crate::health::Health;
+use crate::{Options, schema};
+
+/// Bytes of the log that are rewritten at a time.
+const PIECE: usize = 1 << 20;
 
 /// The thread that syncs.
 pub(crate) struct LogSync {
     dirty: Arc<AtomicBool>,
+    path: PathBuf,
     wake: SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
 impl LogSync {
     /// Starts the thread. The log is there: the writer has opened the file.
-    pub(crate) fn start(directory: &Path, every: Duration) -> Result<Self, Error> {
-        let path = schema::log(directory);
-        let log =
-            File::open(&path).map_err(|source| Error::Open { path, source: source.into() })?;
+    pub(crate) fn start(
+        options: &Options,
+        every: Duration,
+        health: &Arc<Health>,
+    ) -> Result<Self, Error> {
+        let path = schema::log(&options.path);
+        let log = File::open(&path)
+            .map_err(|source| Error::Open { path: path.clone(), source: source.into() })?;
         let dirty = Arc::new(AtomicBool::new(false));
         let (wake, woken) = sync_channel(1);
-        let shared = Arc::clone(&dirty);
+        let (shared, health) = (Arc::clone(&dirty), Arc::clone(health));
+        let guard = options.tasks.guard("embedded sync");
         let thread = std::thread::Builder::new()
             .name("zaqar-sync".to_owned())
-            .spawn(move || sync_when_woken(&log, every, &woken, &shared))
+            .spawn(move || sync_when_woken(&log, every, &woken, &shared, &health, guard))
             .map_err(|source| Error::Thread { source })?;
-        Ok(Self { dirty, wake, thread })
+        Ok(Self { dirty, path, wake, thread })
     }
 
     /// The writer's part, after a commit.
@@ -40,6 +53,13 @@ impl LogSync {
             // Full means that the thread is about to look.
             let _ = self.wake.try_send(());
         }
+    }
+
+    /// Makes the log whole after a failed sync. The system may believe the pages of that sync to be
+    /// on disk: they are written again, with what they hold, so that they are synced again. Nobody
+    /// else may write meanwhile.
+    pub(crate) fn rewrite(&self) -> io::Result<()> {
+        rewrite(&self.path, u64::MAX)
     }
 
     /// Ends the thread.
@@ -51,16 +71,42 @@ impl LogSync {
     }
 }
 
-fn sync_when_woken(log: &File, every: Duration, woken: &Receiver<()>, dirty: &AtomicBool) {
+fn sync_when_woken(
+    log: &File,
+    every: Duration,
+    woken: &Receiver<()>,
+    dirty: &AtomicBool,
+    health: &Health,
+    guard: TaskGuard,
+) {
     while woken.recv().is_ok() {
         // Nobody sends while `dirty` is set: this waits, or ends with the store.
         let is_over = woken.recv_timeout(every) == Err(RecvTimeoutError::Disconnected);
         dirty.store(false, Ordering::Release);
         if let Err(error) = log.sync_data() {
-            tracing::error!(%error, "the log cannot be synced");
+            health.sync_failed(&error);
         }
         if is_over {
-            return;
+            break;
         }
+    }
+    guard.finish();
+}
+
+/// Writes the first bytes of a file again, with what they hold, and syncs it.
+pub(crate) fn rewrite(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut log = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut piece = vec![0; PIECE];
+    let mut at = 0;
+    loop {
+        log.seek(SeekFrom::Start(at))?;
+        let left = usize::try_from(bytes - at).unwrap_or(PIECE).min(PIECE);
+        let length = log.read(&mut piece[..left])?;
+        if length == 0 {
+            return log.sync_data();
+        }
+        log.seek(SeekFrom::Start(at))?;
+        log.write_all(&piece[..length])?;
+        at += length as u64;
     }
 }

@@ -39,7 +39,7 @@ pub(crate) const fn time(secs: u64) -> Timestamp {
 pub(crate) fn batch(count: usize, ttl: u64) -> Batch {
     let payload = Payload::plain(Bytes::from_static(b"{}"));
     let messages = vec![NewMessage { payload, ttl, delay: 0 }; count];
-    Batch { request: 0, client: ClientId::new("c"), messages }
+    Batch { request: 0, client: ClientId::new("c"), messages, notify: true }
 }
 
 /// A claim of up to 1000 messages.
@@ -47,10 +47,12 @@ pub(crate) fn request(id: u128, ttl: u64) -> ClaimRequest {
     ClaimRequest { id: ClaimId::new(id), ttl, grace: 60, limit: 1000, dead_letters: None }
 }
 
-/// Holds the writer in a transaction until it is dropped, so that what is sent meanwhile becomes one batch.
+/// Holds the writer in a transaction until it is dropped, so that what is sent meanwhile becomes
+/// one batch.
 pub(crate) struct Hold(#[expect(dead_code, reason = "it acts by being dropped")] mpsc::Sender<()>);
 
 /// Returns once the writer is held.
+#[expect(clippy::disallowed_methods, reason = "a test that sends once")]
 pub(crate) fn hold(store: &Embedded) -> Hold {
     let (release, held) = mpsc::channel::<()>();
     let (entered, inside) = mpsc::channel();

@@ -1,5 +1,7 @@
 //! Health, cleaning and the end.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
 use zaqar_core::Timestamp;
@@ -7,29 +9,39 @@ use zaqar_core::storage::{Error, Swept, Upkeep};
 
 use crate::Embedded;
 use crate::claims::{ClaimRow, claim_columns};
-use crate::error::Sql;
-use crate::ledger::{Ledger, millis};
+use crate::due::Part;
+use crate::error::{Sql, Trouble, trouble};
 use crate::rows::{StateRow, columns, find};
+use crate::writer_state::{WriterState, millis};
 
 /// Rows that one transaction sweeps, at most: some milliseconds in which others wait.
 const STEP: usize = 512;
 
-/// Free pages that the file keeps for what comes, beside those that are fewer than the used ones: 32 MiB.
+/// Free pages that the file keeps for what comes, beside those that are fewer than the used ones:
+/// 32 MiB.
 const SPARE_PAGES: i64 = 4096;
+
+/// Messages whose bodies cannot be read that are remembered, at most.
+const UNREADABLE: usize = 4096;
+
+/// Seconds that a part of the upkeep is left out after it failed.
+const SUSPENSION: u64 = 60;
 
 #[async_trait]
 impl Upkeep for Embedded {
     async fn ping(&self) -> Result<(), Error> {
-        self.write(|ledger| {
-            ledger.conn.statement("SELECT seen FROM sequence")?.query_row([], |_| Ok(()))
+        self.health().check()?;
+        self.write(|state| {
+            state.conn.statement("SELECT seen FROM sequence")?.query_row([], |_| Ok(()))
         })
-        .await
+        .await?;
+        self.health().check()
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         self.at(now);
         let budget = budget.clamp(1, STEP);
-        self.write(move |ledger| ledger.sweep(budget)).await
+        self.write(move |state| state.sweep(budget)).await
     }
 
     async fn shut_down(&self) -> Result<(), Error> {
@@ -37,66 +49,163 @@ impl Upkeep for Embedded {
     }
 }
 
-impl Ledger<'_> {
+impl WriterState<'_> {
     fn sweep(&mut self, budget: usize) -> Sql<Swept> {
-        let mut done = self.take_turns(budget)?;
-        if done < budget {
-            done += self.remove_expired(budget - done)?;
+        const PARTS: [Part; 9] = [
+            Part::Claims,
+            Part::Delays,
+            Part::Expiry,
+            Part::Bodies,
+            Part::Subscriptions,
+            Part::Leases,
+            Part::Unwanted,
+            Part::Entries,
+            Part::Garbage,
+        ];
+        let mut done = 0;
+        for part in PARTS {
+            if done < budget {
+                done += self.do_part(part, budget - done)?;
+            }
         }
-        if done < budget {
-            done += self.drop_loose(budget - done)?;
+        if done == 0 {
+            done += self.do_part(Part::Pages, 1)?;
         }
-        if done < budget {
-            done += self.remove_subscriptions(budget - done)?;
+        let mut more = false;
+        for part in PARTS.into_iter().chain([Part::Pages]) {
+            more = more || self.has_part(part)?;
         }
-        if done < budget {
-            done += self.remove_leased(budget - done)?;
-        }
-        if done < budget {
-            done += self.remove_entries(budget - done)?;
-        }
-        if done < budget {
-            done += self.remove_garbage(budget - done)?;
-        }
-        if done == 0 && self.has_room_to_spare()? {
-            done += self.give_back_pages()?;
-        }
-        let more = self.has_turns()
-            || self.has_expired()
-            || self.loose.is_waiting()
-            || self.due.has_subscriptions(millis(self.now))
-            || self.due.has_leases(millis(self.now))
-            || self.due.has_entries(millis(self.now))
-            || self.has_garbage()?
-            || self.has_room_to_spare()?;
         Ok(Swept { done, more })
     }
 
-    /// Ends the claims and delays that are over, about `budget` rows; how many it was.
-    pub(crate) fn take_turns(&mut self, budget: usize) -> Sql<usize> {
-        if !self.has_turns() {
+    /// Whether there is work of a part to do.
+    fn has_part(&self, part: Part) -> Sql<bool> {
+        let now = millis(self.now);
+        if !self.due.is_active(part, now) {
+            return Ok(false);
+        }
+        Ok(match part {
+            Part::Claims => self.due.has_claims(now),
+            Part::Delays => self.due.has_delays(now),
+            Part::Expiry => self.due.has_expired(now),
+            Part::Bodies => self.deleted.is_waiting(),
+            Part::Subscriptions => self.due.has_subscriptions(now),
+            Part::Leases => self.due.has_leases(now),
+            Part::Unwanted => self.has_unwanted()?,
+            Part::Entries => self.due.has_entries(now),
+            Part::Garbage => self.has_garbage()?,
+            Part::Pages => self.has_spare_pages()?,
+        })
+    }
+
+    /// Does about `budget` rows of a part; how many it was. Where it fails, the part is remembered
+    /// for
+    /// [`Self::work_around`].
+    pub(crate) fn do_part(&mut self, part: Part, budget: usize) -> Sql<usize> {
+        let before = self.part.replace(part);
+        if !self.has_part(part)? {
+            self.part = before;
             return Ok(0);
         }
-        let mut done = self.end_claims(budget)?;
+        if self.puts_off.contains(&part)
+            && let Some(sql) = put_off(part)
+        {
+            self.conn.statement(sql)?.execute([millis(self.now)])?;
+        }
+        let done = match part {
+            Part::Claims => self.end_claims(budget),
+            Part::Delays => self.end_delays(budget),
+            Part::Expiry => self.remove_expired(budget),
+            Part::Bodies => self.drop_deleted(budget),
+            Part::Subscriptions => self.remove_subscriptions(budget),
+            Part::Leases => self.remove_leased(budget),
+            Part::Unwanted => self.end_unwanted(budget),
+            Part::Entries => self.remove_entries(budget),
+            Part::Garbage => self.remove_garbage(budget),
+            Part::Pages => self.give_back_pages(),
+        }?;
+        self.part = before;
+        Ok(done)
+    }
+
+    /// After an error: whether the transaction can be repeated without what led to it. That is some
+    /// upkeep, which is left out for a while or done without bodies, or a message whose body cannot
+    /// be read.
+    pub(crate) fn work_around(&mut self, error: &rusqlite::Error) -> bool {
+        if !matches!(trouble(error), Trouble::Damage | Trouble::Row | Trouble::Other) {
+            return false;
+        }
+        let Some(part) = self.part.take() else { return self.pass_over_body() };
+        if trouble(error) == Trouble::Row
+            && !self.puts_off.contains(&part)
+            && put_off(part).is_some()
+        {
+            tracing::warn!(?part, %error, "rows that cannot be read are put off for ever");
+            self.puts_off.push(part);
+            return true;
+        }
+        match part {
+            // They go when they expire.
+            Part::Bodies => self.deleted.forget(),
+            Part::Expiry | Part::Garbage if !self.leaves_bodies => self.leaves_bodies = true,
+            Part::Claims
+            | Part::Delays
+            | Part::Expiry
+            | Part::Subscriptions
+            | Part::Leases
+            | Part::Unwanted
+            | Part::Entries
+            | Part::Garbage
+            | Part::Pages => {
+                let until = self.now.plus_secs(SUSPENSION);
+                self.due.suspend(part, millis(until));
+                tracing::warn!(?part, %error, seconds = SUSPENSION, "upkeep failed and is left out");
+            }
+        }
+        true
+    }
+
+    fn pass_over_body(&mut self) -> bool {
+        let Some(position) = self.failed_body.take() else { return false };
+        self.unreadable.len() < UNREADABLE && self.unreadable.insert(position)
+    }
+
+    /// Does some of the work that is due, before the requests of a transaction.
+    pub(crate) fn do_due(&mut self, budget: usize) -> Sql<()> {
+        self.end_due(budget)?;
+        match self.deleted.too_many() {
+            0 => Ok(()),
+            count => self.do_part(Part::Bodies, count).map(|_| ()),
+        }
+    }
+
+    /// Drops at most `budget` bodies of deleted messages; how many it was.
+    pub(crate) fn drop_deleted(&mut self, budget: usize) -> Sql<usize> {
+        let bodies = self.deleted.take_next(budget);
+        for (position, expires) in &bodies {
+            self.drop_body(*position, *expires)?;
+        }
+        Ok(bodies.len())
+    }
+
+    /// Ends the claims and delays that are over, about `budget` rows; how many it was.
+    pub(crate) fn end_due(&mut self, budget: usize) -> Sql<usize> {
+        if !self.has_due() {
+            return Ok(0);
+        }
+        let mut done = self.do_part(Part::Claims, budget)?;
         if done < budget {
-            done += self.end_delays(budget - done)?;
+            done += self.do_part(Part::Delays, budget - done)?;
         }
         Ok(done)
     }
 
     /// Whether claims or delays are over that the file still has.
-    pub(crate) const fn has_turns(&self) -> bool {
+    pub(crate) const fn has_due(&self) -> bool {
         self.due.has_claims(millis(self.now)) || self.due.has_delays(millis(self.now))
     }
 
-    const fn has_expired(&self) -> bool {
-        self.due.has_expired(millis(self.now))
-    }
-
     fn end_claims(&mut self, budget: usize) -> Sql<usize> {
-        if !self.due.has_claims(millis(self.now)) {
-            return Ok(0);
-        }
         let mut done = 0;
         while done < budget {
             let Some((number, claim)) = self.next_over()? else { break };
@@ -130,9 +239,6 @@ impl Ledger<'_> {
     }
 
     fn end_delays(&mut self, budget: usize) -> Sql<usize> {
-        if !self.due.has_delays(millis(self.now)) {
-            return Ok(0);
-        }
         let over = self
             .conn
             .statement(
@@ -154,10 +260,7 @@ impl Ledger<'_> {
     }
 
     /// Removes messages that have expired, at most `budget`; how many it was.
-    pub(crate) fn remove_expired(&mut self, budget: usize) -> Sql<usize> {
-        if !self.has_expired() {
-            return Ok(0);
-        }
+    fn remove_expired(&mut self, budget: usize) -> Sql<usize> {
         let over = self
             .conn
             .statement(
@@ -180,28 +283,41 @@ impl Ledger<'_> {
     }
 
     fn remove_subscriptions(&mut self, budget: usize) -> Sql<usize> {
-        if !self.due.has_subscriptions(millis(self.now)) {
-            return Ok(0);
-        }
         let over = self
             .conn
             .statement(
-                "SELECT audience, id FROM subscriptions WHERE expires <= ?1 ORDER BY expires LIMIT ?2",
+                "SELECT audience, id, lease IS NULL FROM subscriptions WHERE expires <= ?1 \
+                 ORDER BY expires LIMIT ?2",
             )?
-            .query_map([millis(self.now), limit(budget)], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Sql<Vec<(i64, [u8; 16])>>>()?;
-        for (audience, id) in &over {
+            .query_map([millis(self.now), limit(budget)], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<Sql<Vec<(i64, [u8; 16], bool)>>>()?;
+        for (audience, id, _) in &over {
             self.conn
                 .statement("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
                 .execute(params![audience, id])?;
+        }
+        let audiences: BTreeSet<_> = over
+            .iter()
+            .filter(|(.., has_address)| *has_address)
+            .map(|(audience, ..)| *audience)
+            .collect();
+        for audience in audiences {
+            if let Some(head) = self.head_by_audience(audience)? {
+                self.end_unwanted_entries(&head)?;
+            }
         }
         self.due.look_at_subscriptions(&self.conn)?;
         Ok(over.len())
     }
 
     /// Whether the file has so many free pages that new messages will not need them soon.
-    fn has_room_to_spare(&self) -> Sql<bool> {
+    fn has_spare_pages(&self) -> Sql<bool> {
         let free = self.page_number("PRAGMA freelist_count")?;
+        if self.is_full {
+            return Ok(free > 0);
+        }
         Ok(free >= SPARE_PAGES && 2 * free >= self.page_number("PRAGMA page_count")?)
     }
 
@@ -278,19 +394,54 @@ impl Ledger<'_> {
         Ok(done)
     }
 
-    fn remove_entries_of(&mut self, life: i64, budget: usize) -> Sql<usize> {
+    fn remove_entries_of(&mut self, number: i64, budget: usize) -> Sql<usize> {
         let mut done = 0;
         while done < budget {
             let entry = self
                 .conn
                 .statement("SELECT first, count FROM outbox WHERE life = ?1 LIMIT 1")?
-                .query_row([life], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row([number], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let Some((first, count)) = entry else { break };
             self.drop_entry(first, count)?;
             done += 1 + usize::try_from(count).unwrap_or(0);
         }
         Ok(done)
+    }
+}
+
+/// What puts off the due rows of a part that no store wrote, so that they stand in nobody's way;
+/// they stay for whoever looks into the file. `None` where a row cannot be told by its own columns.
+const fn put_off(part: Part) -> Option<&'static str> {
+    match part {
+        Part::Claims => Some(
+            "UPDATE claims SET expires = 9223372036854775807 WHERE expires <= ?1 AND NOT \
+             (typeof(number) = 'integer' AND typeof(id) = 'blob' AND length(id) = 16 \
+             AND typeof(ttl) = 'integer' AND typeof(since) = 'integer' \
+             AND typeof(positions) = 'blob')",
+        ),
+        Part::Delays => Some(
+            "UPDATE delayed SET due = 9223372036854775807 WHERE due <= ?1 AND NOT \
+             (typeof(number) = 'integer' AND typeof(position) = 'integer' \
+             AND typeof(expires) = 'integer' AND typeof(claims) = 'integer' \
+             AND claims BETWEEN 0 AND 4294967295)",
+        ),
+        Part::Expiry => Some(
+            "UPDATE OR REPLACE expiry SET at = 9223372036854775807 WHERE at <= ?1 AND (NOT \
+             (typeof(number) = 'integer' AND typeof(position) = 'integer') OR EXISTS \
+             (SELECT 1 FROM held WHERE held.number = expiry.number \
+             AND held.position = expiry.position \
+             AND NOT (typeof(claim) = 'blob' AND length(claim) = 16)))",
+        ),
+        Part::Subscriptions => Some(
+            "UPDATE subscriptions SET expires = 9223372036854775807 WHERE expires <= ?1 AND NOT \
+             (typeof(audience) = 'integer' AND typeof(id) = 'blob' AND length(id) = 16)",
+        ),
+        Part::Leases => Some(
+            "UPDATE leases SET until = 9223372036854775807 WHERE until <= ?1 AND NOT \
+             (typeof(id) = 'blob' AND length(id) = 16)",
+        ),
+        Part::Bodies | Part::Unwanted | Part::Entries | Part::Garbage | Part::Pages => None,
     }
 }
 

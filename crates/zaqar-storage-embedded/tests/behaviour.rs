@@ -31,7 +31,7 @@ impl Factory for Directories {
     }
 
     fn about(&self) -> About {
-        About { keeps: true, shared: false }
+        About { keeps: true, shared: false, repairs_time: true }
     }
 }
 

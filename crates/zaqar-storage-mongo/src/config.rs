@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use mongodb::event::EventHandler;
 use mongodb::event::command::CommandEvent;
-use zaqar_core::Secret;
+use zaqar_core::storage::MAX_CLOCK_SKEW;
+use zaqar_core::{Secret, TaskMonitor};
 
 /// How a store is opened.
 #[derive(Clone)]
 pub struct Options {
-    /// Where the server is: `mongodb://…` or `mongodb+srv://…`; `mongodb.fifo://` is taken as `mongodb://`. What it says about write
-    /// concern, pools, timeouts and TLS holds.
+    /// Where the server is: `mongodb://…` or `mongodb+srv://…`; `mongodb.fifo://` is taken as
+    /// `mongodb://`. What it says about write concern, pools, timeouts and TLS holds.
     pub uri: Secret<String>,
-    /// The store lives in the database `<database>_server`: the original uses `<database>` itself and other endings.
+    /// The store lives in the database `<database>_server`: the original uses `<database>` itself
+    /// and other endings.
     pub database: String,
-    /// Times that a step is tried which others on the same queue keep overtaking. Then: [`Overloaded`].
+    /// Times that a step is tried which others on the same queue keep overtaking. Then:
+    /// [`Overloaded`].
     ///
     /// [`Overloaded`]: zaqar_core::storage::Error::Overloaded
     pub max_attempts: u32,
@@ -38,7 +41,8 @@ pub struct Options {
     ///
     /// [`Overloaded`]: zaqar_core::storage::Error::Overloaded
     pub in_flight: usize,
-    /// Ask the server for change streams; where it has none, or this is off, [`News`] are looked up.
+    /// Ask the server for change streams; where it has none, or this is off, [`News`] are looked
+    /// up.
     ///
     /// [`News`]: zaqar_core::storage::News
     pub change_streams: bool,
@@ -46,13 +50,26 @@ pub struct Options {
     pub poll: Duration,
     /// Certificates, where the URI asks for TLS.
     pub tls: Tls,
+    /// Connections to each server, where the URI does not say (`maxPoolSize`).
+    pub max_pool_size: u32,
+    /// How far the caller's clock and the database's may differ. Beyond it nothing is done, and the
+    /// answer is [`ClockSkew`]. `None`: they are not compared, and the caller's counts, also for
+    /// what a sweep deletes.
+    ///
+    /// [`ClockSkew`]: zaqar_core::storage::Error::ClockSkew
+    pub max_clock_skew: Option<Duration>,
+    /// How long the start waits for a database that cannot be reached or has no primary.
+    pub start_timeout: Duration,
     /// Take a URI that asks for less than a majority to have written what is acknowledged.
     pub unreliable: bool,
+    /// Learns of the death of a task that the store started for itself.
+    pub tasks: TaskMonitor,
     /// Hears of each command sent: for tests and traces.
     pub commands: Option<EventHandler<CommandEvent>>,
 }
 
-/// Certificates. They count only where the URI asks for TLS (`tls=true`, `ssl=true`, `mongodb+srv://`).
+/// Certificates. They count only where the URI asks for TLS (`tls=true`, `ssl=true`,
+/// `mongodb+srv://`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     /// PEM of the authorities that may sign the server's certificate; the system's where `None`.
@@ -66,7 +83,9 @@ pub struct Tls {
 }
 
 impl Options {
-    /// The original's defaults for its options; 15 s an operation, 10 s a command, 1024 operations at once, news twice a second.
+    /// The original's defaults for its options; 15 s an operation, 10 s a command, 1024 operations
+    /// at once on 100 connections, clocks up to 30 s apart, a start that waits 20 s, news twice a
+    /// second.
     pub fn new(uri: impl Into<String>, database: impl Into<String>) -> Self {
         Self {
             uri: Secret::new(uri.into()),
@@ -82,12 +101,17 @@ impl Options {
             change_streams: true,
             poll: Duration::from_millis(500),
             tls: Tls::default(),
+            max_pool_size: 100,
+            max_clock_skew: Some(MAX_CLOCK_SKEW),
+            start_timeout: Duration::from_secs(20),
             unreliable: false,
+            tasks: TaskMonitor::default(),
             commands: None,
         }
     }
 
-    /// Whether a store that is opened with these is the one that is opened with `other`, over the same connections.
+    /// Whether a store that is opened with these is the one that is opened with `other`, over the
+    /// same connections.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         (&self.uri, &self.database, &self.tls) == (&other.uri, &other.database, &other.tls)

@@ -2,19 +2,24 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::Error as Driver;
+use mongodb::event::EventHandler;
+use mongodb::event::sdam::SdamEvent;
 use mongodb::options::{
     Acknowledgment, ClientOptions, CollectionOptions, ReadConcern, Tls as DriverTls, TlsOptions,
     WriteConcern,
 };
 use mongodb::{Client, Collection, Database};
 use tempfile::NamedTempFile;
+use tokio::time::sleep;
 
 use crate::config::Tls;
-use crate::error::is_duplicate;
+use crate::elections::Elections;
+use crate::error::{is_duplicate, is_passing};
 use crate::stored::Head;
 use crate::{Error, Options, schema};
 
@@ -24,22 +29,21 @@ const CONNECT: Duration = Duration::from_secs(5);
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 /// The server gives up waiting for its secondaries after this long.
 const REPLICATION: Duration = Duration::from_secs(8);
+/// Pauses between tries of the start.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn client(options: &Options) -> Result<Client, Error> {
+pub(crate) async fn client(options: &Options, elections: Arc<Elections>) -> Result<Client, Error> {
     let uri = |source| Error::Uri { source: Box::new(source) };
     let mut client = ClientOptions::parse(plain_scheme(options.uri.expose())).await.map_err(uri)?;
     client.app_name.get_or_insert_with(|| "zaqar-server".to_owned());
     client.server_selection_timeout.get_or_insert(SELECTION);
     client.connect_timeout.get_or_insert(CONNECT);
-    check_durability(client.write_concern.as_ref(), options.unreliable)?;
-    // As durable as the server can: a majority that has written it to disk. On a server of its own that is itself.
-    client.write_concern.get_or_insert_with(|| {
-        WriteConcern::builder()
-            .w(Acknowledgment::Majority)
-            .journal(true)
-            .w_timeout(REPLICATION)
-            .build()
-    });
+    client.write_concern = Some(durable(client.write_concern.take(), options.unreliable)?);
+    let in_flight = u32::try_from(options.in_flight).unwrap_or(u32::MAX);
+    client.max_pool_size.get_or_insert(options.max_pool_size.min(in_flight).max(1));
+    client.sdam_event_handler =
+        Some(EventHandler::callback(move |event: SdamEvent| elections.hear(&event)));
     read_from_the_primary(&mut client);
     client.command_event_handler.clone_from(&options.commands);
     let mut combined = None;
@@ -62,14 +66,36 @@ fn read_from_the_primary(client: &mut ClientOptions) {
     }
 }
 
-/// Refuses a write concern that loses what was acknowledged. Without any acknowledgement nothing here works.
-fn check_durability(concern: Option<&WriteConcern>, unreliable: bool) -> Result<(), Error> {
-    match concern.and_then(|concern| concern.w.as_ref()) {
-        Some(Acknowledgment::Nodes(nodes)) if *nodes == 0 || (*nodes == 1 && !unreliable) => {
-            Err(Error::Unreliable { w: nodes.to_string() })
-        }
-        _ => Ok(()),
+/// The write concern of all writes: what is acknowledged is in the journals of a majority, whatever
+/// the URI says of it. On a server of its own that is its own journal. What the URI asks for and
+/// would lose acknowledged messages is refused; without any acknowledgement nothing here works.
+fn durable(asked: Option<WriteConcern>, unreliable: bool) -> Result<WriteConcern, Error> {
+    let mut concern = asked.unwrap_or_else(|| WriteConcern::builder().build());
+    let refused = match &concern.w {
+        None | Some(Acknowledgment::Majority) => None,
+        Some(Acknowledgment::Nodes(0)) => Some("w=0".to_owned()),
+        _ if unreliable => None,
+        Some(Acknowledgment::Nodes(nodes)) => Some(format!("w={nodes}")),
+        Some(Acknowledgment::Custom(tag)) => Some(format!("w={tag}")),
+        Some(other) => Some(format!("w={other:?}")),
+    };
+    if let Some(option) = refused {
+        return Err(Error::Unreliable { option });
     }
+    if concern.journal == Some(false) && !unreliable {
+        return Err(Error::Unreliable { option: "journal=false".to_owned() });
+    }
+    concern.w.get_or_insert(Acknowledgment::Majority);
+    concern.journal.get_or_insert(true);
+    // 0 would be to wait for ever.
+    let asked = concern.w_timeout.filter(|asked| !asked.is_zero());
+    concern.w_timeout = Some(asked.map_or(REPLICATION, |asked| asked.min(REPLICATION)));
+    Ok(concern)
+}
+
+/// For a write whose loss is made good by whoever meets its absence.
+pub(crate) fn one_node() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Nodes(1)).build()
 }
 
 /// The original names the variant of its driver in the scheme.
@@ -80,7 +106,8 @@ fn plain_scheme(uri: &str) -> String {
     }
 }
 
-/// Sets the certificates. The driver takes our own and its key from one file: where they are two, one is made for it.
+/// Sets the certificates. The driver takes our own and its key from one file: where they are two,
+/// one is made for it.
 fn apply(ours: &Tls, tls: &mut TlsOptions) -> Result<Option<NamedTempFile>, Error> {
     if let Some(file) = &ours.ca_file {
         tls.ca_file_path = Some(file.clone());
@@ -106,8 +133,42 @@ fn apply(ours: &Tls, tls: &mut TlsOptions) -> Result<Option<NamedTempFile>, Erro
     Ok(Some(both))
 }
 
-/// Checks the format, and makes the indexes that are missing; the heads.
-pub(crate) async fn prepare(db: &Database) -> Result<Collection<Head>, Error> {
+/// Heads, by how sure it must be that nothing newer was acknowledged.
+#[derive(Clone)]
+pub(crate) struct Heads {
+    /// As a majority has them: who carries out a step must know that it stays decided.
+    pub(crate) committed: Collection<Head>,
+    /// The same after the primary has made sure that it still is one; `None` on a server of its
+    /// own.
+    pub(crate) confirmed: Option<Collection<Head>>,
+}
+
+/// As [`prepare`], again while the database cannot be reached, has no primary or an election.
+pub(crate) async fn prepare_in_time(db: &Database, longest: Duration) -> Result<Heads, Error> {
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match prepare(db).await {
+            Err(Error::Unusable { source, .. })
+                if is_passing(&source) && start.elapsed() + pause < longest =>
+            {
+                if pause == FIRST_PAUSE {
+                    tracing::warn!(
+                        error = &*source as &dyn std::error::Error,
+                        "the MongoDB server cannot be used yet; the start waits for it"
+                    );
+                }
+                sleep(pause).await;
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
+            prepared => return prepared,
+        }
+    }
+}
+
+/// Checks the format, makes the indexes that are missing, and refuses sharded collections; the
+/// heads.
+async fn prepare(db: &Database) -> Result<Heads, Error> {
     let unusable =
         |source| Error::Unusable { database: db.name().to_owned(), source: Box::new(source) };
     let found = format(db).await.map_err(unusable)?;
@@ -121,13 +182,32 @@ pub(crate) async fn prepare(db: &Database) -> Result<Collection<Head>, Error> {
     for (collection, indexes) in schema::indexes() {
         db.collection::<Document>(collection).create_indexes(indexes).await.map_err(unusable)?;
     }
-    heads(db).await.map_err(unusable)
+    let hello = db.run_command(doc! { "hello": 1 }).await.map_err(unusable)?;
+    if is_mongos(&hello) {
+        for (collection, _) in schema::indexes() {
+            let stats = db.run_command(doc! { "collStats": collection }).await.map_err(unusable)?;
+            refuse_sharded(db.name(), collection, &stats)?;
+        }
+    }
+    Ok(heads(db, &hello))
 }
 
-/// The heads. Where a fail-over can take back what is not yet with a majority, they are read without that: who carries out a step must
-/// know that it stays decided. Of messages, on the other hand, all that is there is wanted: no reader may miss one that is acknowledged.
-async fn heads(db: &Database) -> Result<Collection<Head>, Driver> {
-    let hello = db.run_command(doc! { "hello": 1 }).await?;
+fn is_mongos(hello: &Document) -> bool {
+    matches!(hello.get_str("msg"), Ok("isdbgrid"))
+}
+
+/// Updates of many documents may miss some while a chunk moves from shard to shard (SERVER-20361).
+fn refuse_sharded(database: &str, collection: &str, stats: &Document) -> Result<(), Error> {
+    if !stats.get_bool("sharded").unwrap_or(false) {
+        return Ok(());
+    }
+    Err(Error::Sharded { database: database.to_owned(), collection: collection.to_owned() })
+}
+
+/// The heads. Where a fail-over can take back what is not yet with a majority, they are read
+/// without that: who carries out a step must know that it stays decided. Of messages, on the other
+/// hand, all that is there is wanted: no reader may miss one that is acknowledged.
+fn heads(db: &Database, hello: &Document) -> Heads {
     if let Ok(theirs) = hello.get_datetime("localTime") {
         let apart = theirs.timestamp_millis().abs_diff(DateTime::now().timestamp_millis());
         if u128::from(apart) > CLOCKS_APART.as_millis() {
@@ -137,11 +217,17 @@ async fn heads(db: &Database) -> Result<Collection<Head>, Driver> {
             );
         }
     }
-    let is_replicated =
-        hello.contains_key("setName") || matches!(hello.get_str("msg"), Ok("isdbgrid"));
-    let concern = is_replicated.then(ReadConcern::majority);
-    let options = CollectionOptions::builder().read_concern(concern).build();
-    Ok(db.collection_with_options(schema::HEADS, options))
+    let read_by = |concern| {
+        let options = CollectionOptions::builder().read_concern(concern).build();
+        db.collection_with_options(schema::HEADS, options)
+    };
+    if hello.contains_key("setName") || is_mongos(hello) {
+        return Heads {
+            committed: read_by(ReadConcern::majority()),
+            confirmed: Some(read_by(ReadConcern::linearizable())),
+        };
+    }
+    Heads { committed: db.collection(schema::HEADS), confirmed: None }
 }
 
 /// The format of what is there; ours where nothing is.
@@ -178,21 +264,45 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_write_concern_that_loses_messages_is_refused() {
-        let nodes = |nodes| WriteConcern::builder().w(Acknowledgment::Nodes(nodes)).build();
-        let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
-        for (concern, unreliable, is_taken) in [
-            (None, false, true),
-            (Some(majority), false, true),
-            (Some(nodes(2)), false, true),
-            (Some(nodes(1)), false, false),
-            (Some(nodes(1)), true, true),
-            (Some(nodes(0)), true, false),
+    #[tokio::test]
+    async fn every_write_waits_for_the_journals_of_a_majority_or_the_option_is_named() {
+        for (options, unreliable, refused) in [
+            ("", false, None),
+            ("?w=majority", false, None),
+            ("?wtimeoutMS=100", false, None),
+            ("?wtimeoutMS=0", false, None),
+            ("?journal=true", false, None),
+            ("?journal=true&wtimeoutMS=90000", false, None),
+            ("?w=1", false, Some("w=1")),
+            ("?w=2", false, Some("w=2")),
+            ("?w=tag", false, Some("w=tag")),
+            ("?journal=false", false, Some("journal=false")),
+            ("?w=majority&journal=false", false, Some("journal=false")),
+            ("?w=0", true, Some("w=0")),
+            ("?w=1", true, None),
         ] {
-            let checked = check_durability(concern.as_ref(), unreliable);
-            assert_eq!(checked.is_ok(), is_taken, "{concern:?} {unreliable}");
+            let uri = format!("mongodb://127.0.0.1/{options}");
+            let asked = ClientOptions::parse(uri).await.unwrap().write_concern;
+            match (durable(asked, unreliable), refused) {
+                (Err(Error::Unreliable { option }), Some(refused)) => assert_eq!(option, refused),
+                (Ok(concern), None) => {
+                    let timeout = concern.w_timeout.unwrap();
+                    assert!(!timeout.is_zero() && timeout <= REPLICATION, "{options}");
+                    let is_majority = concern.w == Some(Acknowledgment::Majority);
+                    assert!(unreliable || is_majority, "{options}");
+                    assert_eq!(concern.journal, Some(true), "{options}");
+                }
+                (other, _) => panic!("{options}: {other:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn a_sharded_collection_is_refused_by_name() {
+        assert!(refuse_sharded("d", "c", &doc! { "sharded": false }).is_ok());
+        assert!(refuse_sharded("d", "c", &doc! {}).is_ok());
+        let refused = refuse_sharded("d", "c", &doc! { "sharded": true }).unwrap_err().to_string();
+        assert!(refused.contains("collection c") && refused.contains("database d"), "{refused}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use mongodb::Client;
 use mongodb::bson::Document;
 
-/// Says what of the original's is there: this store neither reads nor changes it. Where the server does not let us look, nothing is said.
+/// Says what of the original's is there: this store neither reads nor changes it. Where the server
+/// does not let us look, nothing is said.
 pub(crate) async fn warn_of_the_originals_data(client: &Client, database: &str) {
     match count(client, database).await {
         Ok(found) if found.is_empty() => {}

@@ -7,7 +7,6 @@ use zaqar_core::storage::{Error, Guarded, Heads};
 use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Mongo;
-use crate::driver::Mongo as Driver;
 use crate::error::is_duplicate;
 use crate::schema::{fresh, queue_id};
 use crate::stored::{Gone, Head};
@@ -35,7 +34,7 @@ impl Heads for Mongo {
                     Some(_) | None => {}
                 }
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -58,7 +57,7 @@ impl Heads for Mongo {
                     return Ok(Guarded::Done(()));
                 }
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -85,7 +84,7 @@ impl Heads for Mongo {
                 }
                 may_have_closed |= was_sent;
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -120,7 +119,8 @@ impl Mongo {
         Ok(found.is_some_and(|head| head.generation() == generation))
     }
 
-    /// Opens a queue whose closed head is still there. What that lists, and what is to be cleared, stays so.
+    /// Opens a queue whose closed head is still there. What that lists, and what is to be cleared,
+    /// stays so.
     async fn reopen(&self, closed: &Head, generation: Generation, now: i64) -> Result<bool, Error> {
         let filter = doc! { "_id": &closed.id, "open": false, "life": closed.life };
         let change = vec![doc! { "$set": beginning(generation, now.max(closed.at)) }];

@@ -1,24 +1,25 @@
 //! Leases.
 //!
-//! A lease's document says until when it lasts, and counts what was hung on it. A subscription is written before it is counted; a sweep
-//! that finds nothing on a lease lets go of the lease only if the count is still the one that it has read first. So nothing hangs on a
-//! lease that no sweep looks at.
+//! A lease's document says until when it lasts, and counts what was hung on it. A subscription is
+//! written before it is counted; a sweep that finds nothing on a lease lets go of the lease only if
+//! the count is still the one that it has read first. So nothing hangs on a lease that no sweep
+//! looks at.
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use mongodb::bson::{Binary, Document, doc};
-use mongodb::options::UpdateModifications;
+use mongodb::bson::{Binary, Bson, Document, doc};
+use mongodb::options::{ReturnDocument, UpdateModifications};
 use serde::Deserialize;
-use zaqar_core::storage::{Error, Leases, Swept};
+use zaqar_core::storage::{Error, Leases, Renewal, Swept};
 use zaqar_core::{LeaseId, Timestamp};
 
 use crate::Mongo;
-use crate::driver::Mongo as Driver;
 use crate::error::is_duplicate;
 use crate::query::Query;
-use crate::schema::{date, lease_bits, millis, time};
-use crate::subscriptions::horizon;
+use crate::schema::{date, fresh_op, lease_bits, millis, time};
+use crate::stored::horizon;
+use crate::view::Freshness;
 
 /// A lease that a sweep looks at.
 #[derive(Deserialize)]
@@ -33,7 +34,7 @@ struct Over {
 
 /// A subscription on a lease.
 #[derive(Deserialize)]
-struct Hanger {
+struct LeasedSubscription {
     #[serde(rename = "_id")]
     key: Binary,
     hall: i64,
@@ -47,21 +48,25 @@ impl Leases for Mongo {
         lease: LeaseId,
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, Error> {
+    ) -> Result<Renewal, Error> {
         self.act(async {
-            let key = lease_bits(lease);
-            let lasts = doc! { "until": { "$gt": self.at(now) } };
-            let filter = doc! { "_id": &key, "$or": [lasts, { "kept": false }] };
-            let change = doc! { "$max": { "until": millis(until) }, "$set": { "kept": true } };
-            if self.change_lease(filter.clone(), change.clone()).await? > 0 {
-                return Ok(true);
+            let (asked_at, now, until) = (millis(now), self.at(now), millis(until));
+            // Names this call in the document that it creates: where the answer to that command was
+            // lost, the next one finds it.
+            let call = fresh_op();
+            for _ in 0..2 {
+                if let Some(renewal) =
+                    self.renew_lease(lease, &call, until, (asked_at, now)).await?
+                {
+                    return Ok(renewal);
+                }
+                self.check_clock(Some(self.server_time().await?), asked_at)?;
+                if self.create_lease(lease, &call, until).await? {
+                    return Ok(Renewal::Created);
+                }
+                // It has expired, or somebody created it just now.
             }
-            let new = doc! { "_id": key, "until": millis(until), "kept": true, "joins": 0_i64 };
-            if self.insert_lease(&new).await? {
-                return Ok(true);
-            }
-            // It is over, or somebody made it just now.
-            Ok(self.change_lease(filter, change).await? > 0)
+            Ok(Renewal::Expired)
         })
         .await
     }
@@ -77,9 +82,47 @@ impl Leases for Mongo {
 }
 
 impl Mongo {
-    /// Notes that a subscription that is written hangs on a lease: one that was never kept, or that nothing hung on any more, is looked
-    /// at by the next sweep.
-    pub(crate) async fn hang_on(&self, lease: LeaseId) -> Result<(), Error> {
+    /// Renews a lease that lasts; `None` where there is none.
+    async fn renew_lease(
+        &self,
+        lease: LeaseId,
+        call: &Binary,
+        until: i64,
+        (asked_at, now): (i64, i64),
+    ) -> Result<Option<Renewal>, Error> {
+        let mut lasting = doc! { "_id": lease_bits(lease), "kept": true, "until": { "$gt": now } };
+        self.guard(&mut lasting, asked_at, None);
+        let change = doc! { "$max": { "until": until } };
+        let found = self
+            .send(|| {
+                self.inner
+                    .leases
+                    .find_one_and_update(lasting.clone(), change.clone())
+                    .return_document(ReturnDocument::After)
+                    .projection(doc! { "call": 1 })
+            })
+            .await?;
+        let is_ours =
+            |found: Document| matches!(found.get("call"), Some(Bson::Binary(by)) if by == call);
+        Ok(found.map(|found| if is_ours(found) { Renewal::Created } else { Renewal::Continued }))
+    }
+
+    /// Creates a lease, or begins one that only subscriptions know; whether this call did.
+    async fn create_lease(&self, lease: LeaseId, call: &Binary, until: i64) -> Result<bool, Error> {
+        let key = lease_bits(lease);
+        let begun = doc! { "$set": { "kept": true, "until": until, "call": call } };
+        if self.change_lease(doc! { "_id": &key, "kept": false }, begun).await? > 0 {
+            return Ok(true);
+        }
+        let new = doc! {
+            "_id": key, "until": until, "kept": true, "joins": 0_i64, "call": call,
+        };
+        self.insert_lease(&new).await
+    }
+
+    /// Notes that a subscription that is written hangs on a lease: one that was never kept, or that
+    /// nothing hung on any more, is looked at by the next sweep.
+    pub(crate) async fn count_on_lease(&self, lease: LeaseId) -> Result<(), Error> {
         let change = vec![
             doc! { "$set": {
                 "until": { "$ifNull": ["$until", 0_i64] }, "joins": { "$add": ["$joins", 1_i64] },
@@ -131,7 +174,8 @@ impl Mongo {
                 swept.more = true;
                 return Ok(());
             }
-            self.clear_lease(lease, now, left, swept).await?;
+            let cleared = self.clear_lease(lease, now, left, swept).await;
+            self.pass_over("a lease that is over", cleared)?;
         }
         Ok(())
     }
@@ -150,17 +194,18 @@ impl Mongo {
         }
         let query = Query::new(doc! { "lease": &lease.id }).limited(budget + 1);
         let query = query.of(doc! { "_id": 1, "hall": 1, "queue": 1 });
-        let mut hangers: Vec<Hanger> = self.find(&self.inner.subscriptions, &query).await?;
-        let is_all = hangers.len() <= budget;
-        hangers.truncate(budget);
+        let mut leased: Vec<LeasedSubscription> =
+            self.find(&self.inner.subscriptions, &query).await?;
+        let is_all = leased.len() <= budget;
+        leased.truncate(budget);
         swept.more |= !is_all;
-        swept.done += hangers.len();
-        let mut by_queue: HashMap<&str, Vec<&Hanger>> = HashMap::new();
-        for hanger in &hangers {
-            by_queue.entry(&hanger.queue).or_default().push(hanger);
+        swept.done += leased.len();
+        let mut by_queue: HashMap<&str, Vec<&LeasedSubscription>> = HashMap::new();
+        for one in &leased {
+            by_queue.entry(&one.queue).or_default().push(one);
         }
-        for (queue, hangers) in by_queue {
-            self.let_go(queue, &hangers, now).await?;
+        for (queue, leased) in by_queue {
+            self.remove_leased(queue, &leased, now).await?;
         }
         if is_all {
             self.forget_lease(lease, now).await?;
@@ -169,30 +214,36 @@ impl Mongo {
     }
 
     /// Removes subscriptions on a lease from their queue.
-    async fn let_go(&self, queue: &str, hangers: &[&Hanger], now: i64) -> Result<(), Error> {
+    async fn remove_leased(
+        &self,
+        queue: &str,
+        leased: &[&LeasedSubscription],
+        now: i64,
+    ) -> Result<(), Error> {
         for attempt in 0..self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
-            let view = self.view(queue, time(now)).await?;
+            // To take any for lost, it must be the latest.
+            let view = self.view_by(Freshness::Confirmed, queue, time(now)).await?;
             let hall = view.as_ref().map(|view| view.head.hall);
             let (own, lost): (Vec<_>, Vec<_>) =
-                hangers.iter().partition(|hanger| Some(hanger.hall) == hall);
-            let keys = |hangers: Vec<&&Hanger>| -> Vec<Binary> {
-                hangers.into_iter().map(|hanger| hanger.key.clone()).collect()
+                leased.iter().partition(|one| Some(one.hall) == hall);
+            let keys = |leased: Vec<&&LeasedSubscription>| -> Vec<Binary> {
+                leased.into_iter().map(|one| one.key.clone()).collect()
             };
             if !lost.is_empty() {
                 // Of a hall that is to be cleared.
                 self.delete_subscriptions(&keys(lost)).await?;
             }
             let Some(view) = view.filter(|_| !own.is_empty()) else { return Ok(()) };
-            if self.try_leaving(&view, keys(own), horizon(true)).await? {
+            if self.try_unsubscribing(&view, keys(own), horizon(true)).await? {
                 return Ok(());
             }
         }
-        Err(Driver::overtaken())
+        Err(Mongo::overtaken())
     }
 
-    /// Lets go of a lease on which nothing hangs, unless something was hung on it meanwhile. One that has lasted is known to be over
-    /// until the collector comes.
+    /// Lets go of a lease on which nothing hangs, unless something was hung on it meanwhile. One
+    /// that has lasted is known to be over until the collector comes.
     async fn forget_lease(&self, lease: &Over, now: i64) -> Result<(), Error> {
         let same = doc! { "_id": &lease.id, "until": 0_i64, "joins": lease.joins };
         if lease.kept {

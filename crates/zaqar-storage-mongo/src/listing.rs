@@ -3,10 +3,10 @@
 use mongodb::bson::doc;
 use serde::Deserialize;
 use zaqar_core::MessageId;
-use zaqar_core::storage::{Endpoint, Error, ListQuery, Message, MessagePage, Stats};
+use zaqar_core::storage::{Error, ListQuery, Message, MessagePage};
 
 use crate::Mongo;
-use crate::schema::{self, BY_STATE};
+use crate::schema;
 use crate::stored::{Stored, state};
 use crate::view::{View, in_order};
 
@@ -18,14 +18,6 @@ const LOOK: usize = 1000;
 struct Glance {
     n: i64,
     u: String,
-}
-
-/// Messages of one state.
-#[derive(Deserialize)]
-struct Counted {
-    #[serde(rename = "_id")]
-    state: i32,
-    count: i64,
 }
 
 impl Mongo {
@@ -53,12 +45,13 @@ impl Mongo {
         // Two steps: bodies only of what is shown.
         let look = query.limit.saturating_add(LOOK);
         let glance = in_order(filter).limited(look).of(doc! { "_id": 0, "n": 1, "u": 1 });
-        let glances: Vec<Glance> = self.find(&self.inner.messages, &glance).await?;
+        let raw = self.find_raw(&self.inner.messages, &glance).await?;
+        let glances: Vec<Glance> = raw.iter().filter_map(|raw| self.read(raw)).collect();
         let shown = glances.iter().filter(|glance| glance.u != hidden.as_str());
         let places: Vec<_> = shown.map(|glance| glance.n).take(query.limit).collect();
         let last = if places.len() == query.limit {
             places.last().copied()
-        } else if glances.len() == look || !places.is_empty() {
+        } else if raw.len() == look || !places.is_empty() {
             glances.last().map(|glance| glance.n)
         } else {
             None
@@ -82,56 +75,6 @@ impl Mongo {
         let incarnation = view.head.incarnation();
         found.into_iter().map(|message| message.show(incarnation)).collect()
     }
-
-    pub(crate) async fn count(&self, view: &View) -> Result<Stats, Error> {
-        // What has expired counts until it is swept: the index alone answers this.
-        let by_state = [
-            doc! { "$match": { "h": view.head.room, "n": { "$lt": view.head.next } } },
-            doc! { "$group": { "_id": "$s", "count": { "$sum": 1_i64 } } },
-        ];
-        let counted = self.send(|| {
-            let messages = self.inner.messages.clone();
-            let by_state = by_state.clone();
-            async move {
-                use futures_util::TryStreamExt;
-                let hint = mongodb::options::Hint::Name(BY_STATE.to_owned());
-                let cursor = messages.aggregate(by_state).hint(hint).with_type::<Counted>().await?;
-                cursor.try_collect::<Vec<_>>().await
-            }
-        });
-        let (counted, first, last) =
-            futures_util::try_join!(counted, self.endpoint(view, 1), self.endpoint(view, -1))?;
-        let mut stats = Stats { ends: first.zip(last), ..Stats::default() };
-        for Counted { state, count } in counted {
-            let count = count.cast_unsigned();
-            match state {
-                state::HELD => stats.claimed = count,
-                state::DELAYED => stats.delayed = count,
-                _ => stats.free = count,
-            }
-        }
-        Ok(stats)
-    }
-
-    /// The first or the last message.
-    async fn endpoint(&self, view: &View, direction: i32) -> Result<Option<Endpoint>, Error> {
-        let query = in_order(view.all())
-            .sorted(doc! { "n": direction })
-            .limited(1)
-            .of(doc! { "_id": 0, "n": 1, "a": 1 });
-        let found: Vec<End> = self.find(&self.inner.messages, &query).await?;
-        let incarnation = view.head.incarnation();
-        Ok(found.first().map(|end| Endpoint {
-            id: schema::place(incarnation, end.n),
-            created: schema::time(end.a.timestamp_millis()),
-        }))
-    }
-}
-
-#[derive(Deserialize)]
-struct End {
-    n: i64,
-    a: mongodb::bson::DateTime,
 }
 
 /// The places that ids of a queue's life name.

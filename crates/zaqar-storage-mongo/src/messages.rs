@@ -1,21 +1,21 @@
-//! Messages of a queue: what changes them. Posts are in [`crate::posting`], what shows messages is in [`crate::listing`].
+//! Messages of a queue: what changes them. Posts are in [`crate::posting`], what shows messages is
+//! in [`crate::listing`].
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc};
 use serde::Deserialize;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, Stats,
-    Volume,
+    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
+    PopQuery, Stats, Volume,
 };
-use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
-use crate::driver::Mongo as Driver;
 use crate::listing::places;
-use crate::schema::{claim_bits, fresh, fresh_op, queue_id};
-use crate::steps::{Counter, Tried};
-use crate::stored::{Act, Gone, Step, state};
-use crate::view::View;
+use crate::schema::{claim_bits, fresh, fresh_op, millis, queue_id};
+use crate::steps::{Counter, MAX_OPEN, Tried};
+use crate::stored::{Act, Gone, Step, Stored, state};
+use crate::view::{Freshness, View, in_order};
 
 #[async_trait]
 impl Messages for Mongo {
@@ -70,12 +70,17 @@ impl Messages for Mongo {
             let queue = queue_id(key);
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
-                let Some(view) = self.view(&queue, now).await? else { return Ok(Deleted::Gone) };
-                if let Some(deleted) = self.delete_one(&view, id, claim).await? {
+                // The second look is at the latest head: the first may have been too old to know of
+                // the message.
+                let freshness =
+                    if attempt == 0 { Freshness::Committed } else { Freshness::Confirmed };
+                let view = self.view_by(freshness, &queue, now).await?;
+                let Some(view) = view else { return Ok(Deleted::Gone) };
+                if let Some(deleted) = self.delete_one(&view, freshness, id, claim).await? {
                     return Ok(deleted);
                 }
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -88,7 +93,18 @@ impl Messages for Mongo {
         now: Timestamp,
     ) -> Result<(), Error> {
         self.act(async {
-            let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(()) };
+            let queue = queue_id(key);
+            let Some(mut view) = self.view(&queue, now).await? else { return Ok(()) };
+            let is_known = |id: &MessageId| {
+                id.incarnation == view.head.incarnation()
+                    && id.position.get().cast_signed() < view.head.next
+            };
+            if !ids.iter().all(is_known) {
+                // Of what the head does not know it may be too old to know.
+                let latest = self.view_by(Freshness::Confirmed, &queue, now).await?;
+                let Some(latest) = latest else { return Ok(()) };
+                view = latest;
+            }
             self.delete_places(&view, places(&view, ids), which).await
         })
         .await
@@ -97,32 +113,41 @@ impl Messages for Mongo {
     async fn pop(
         &self,
         key: &QueueKey,
-        limit: usize,
+        query: &PopQuery,
         now: Timestamp,
-    ) -> Result<Vec<Message>, Error> {
+    ) -> Result<PopPage, Error> {
         self.act(async {
             let queue = queue_id(key);
-            let _gate = self.gate(&queue).await?;
+            let _gate = self.gate(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
-                let Some(view) = self.view(&queue, now).await? else { return Ok(Vec::new()) };
-                if let Some(popped) = self.take_out(&view, limit).await? {
+                let Some(view) = self.view(&queue, now).await? else {
+                    return Ok(PopPage::default());
+                };
+                if let Some(popped) = self.take_out(&view, query).await? {
                     return Ok(popped);
                 }
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         self.act(async {
-            let (queue, now) = (queue_id(key), self.at(now));
+            let (queue, asked_at, now) = (queue_id(key), millis(now), self.at(now));
+            let mut sent_about = None;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(head) = self.head(&queue).await? else { return Ok(()) };
+                if sent_about.is_some_and(|room| room != head.room) {
+                    // The answer to the command that left the room behind was lost.
+                    return Ok(());
+                }
+                self.check_clock(head.clock, asked_at)?;
                 // Everything is in the room: it is left behind. What is listed goes on in there.
-                let filter = doc! { "_id": &queue, "open": true, "room": head.room };
+                let mut filter = doc! { "_id": &queue, "open": true, "room": head.room };
+                self.guard(&mut filter, asked_at, None);
                 let change = doc! {
                     "$set": {
                         "room": fresh(), "due": i64::MAX, "over": i64::MAX, "garbage": true,
@@ -133,11 +158,12 @@ impl Messages for Mongo {
                 let heads = &self.inner.heads;
                 let (purged, was_sent) =
                     self.send_noting(|| heads.update_one(filter.clone(), change.clone())).await?;
-                if purged.matched_count > 0 || was_sent {
+                if purged.matched_count > 0 {
                     return Ok(());
                 }
+                sent_about = was_sent.then_some(head.room);
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -153,9 +179,18 @@ impl Messages for Mongo {
     }
 
     async fn volume(&self) -> Result<Option<Volume>, Error> {
-        // Counting takes a look at every message's key: that is not bounded by the number of queues.
-        self.act(async { Ok(None) }).await
+        self.act(async { self.count_all().await.map(Some) }).await
     }
+}
+
+/// Messages that its caller cannot open and a pop passes over in one slice.
+const UNREADABLE: usize = 1000;
+
+/// What decides whether a pop may take a message.
+#[derive(Deserialize)]
+struct Sealed {
+    n: i64,
+    e: Option<String>,
 }
 
 /// What decides whether a message may be deleted.
@@ -170,12 +205,18 @@ impl Mongo {
     async fn delete_one(
         &self,
         view: &View,
+        freshness: Freshness,
         id: MessageId,
         claim: Option<ClaimId>,
     ) -> Result<Option<Deleted>, Error> {
-        let Some(place) = places(view, &[id]).pop() else { return Ok(Some(Deleted::Gone)) };
+        // What is not there in the latest head is gone, in an older one perhaps yet to come.
+        let gone = match freshness {
+            Freshness::Committed if self.inner.confirmed_heads.is_some() => None,
+            Freshness::Committed | Freshness::Confirmed => Some(Deleted::Gone),
+        };
+        let Some(place) = places(view, &[id]).pop() else { return Ok(gone) };
         let claim = claim.map(claim_bits);
-        let mut fitting = view.at_places(&[place]);
+        let mut fitting = view.at_place(place);
         match &claim {
             None => drop(fitting.insert("s", doc! { "$ne": state::HELD })),
             Some(claim) => {
@@ -189,8 +230,8 @@ impl Mongo {
             return Ok(Some(Deleted::Gone));
         }
         let messages = self.inner.messages.clone_with_type::<Holder>();
-        let found = self.send(|| messages.find_one(view.at_places(&[place]))).await?;
-        let Some(found) = found else { return Ok(Some(Deleted::Gone)) };
+        let found = self.send(|| messages.find_one(view.at_place(place))).await?;
+        let Some(found) = found else { return Ok(gone) };
         Ok(match claim {
             None if found.s == state::HELD => Some(Deleted::Claimed),
             Some(_) if found.s != state::HELD => Some(Deleted::NotClaimed),
@@ -217,23 +258,40 @@ impl Mongo {
         let places = places.into_iter().filter(|place| *place < view.head.next).collect();
         let step =
             Step { op: fresh_op(), at: view.now, room, act: Act::Delete { places, holders } };
-        // No turn: whatever holds the messages when this is carried out is as good as what held them before.
+        // No turn: whatever holds the messages when this is carried out is as good as what held
+        // them before.
         let listed = mongodb::bson::serialize_to_bson(&step).map_err(Error::failed)?;
-        let filter = doc! { "_id": queue, "open": true, "room": room };
+        let mut filter = doc! {
+            "_id": queue, "open": true, "room": room, MAX_OPEN: { "$exists": false },
+        };
+        self.guard(&mut filter, view.head.asked_at.unwrap_or(view.now), None);
         let change = doc! { "$push": { "todo": listed }, "$max": { "at": view.now } };
         let heads = &self.inner.heads;
-        let decided = self.send(|| heads.update_one(filter.clone(), change.clone())).await?;
-        if decided.matched_count > 0 {
-            self.finish(queue, &step).await?;
+        for attempt in 0..self.inner.options.max_attempts.max(1) {
+            self.back_off(attempt).await;
+            let decided = self.send(|| heads.update_one(filter.clone(), change.clone())).await?;
+            if decided.matched_count > 0 {
+                self.finish(queue, &step).await?;
+                return Ok(());
+            }
+            // Purged or closed: nothing of it is there. Otherwise it has too many steps, or the
+            // clocks differ.
+            let Some(head) = self.confirmed_head(queue).await? else { return Ok(()) };
+            if head.room != room {
+                return Ok(());
+            }
+            self.check_clock(head.clock, view.head.asked_at.unwrap_or(view.now))?;
+            self.settle_steps(&head, view.now).await?;
         }
-        Ok(())
+        Err(Mongo::overtaken())
     }
 
-    /// Takes the first free messages out, in one step; `None` where another step came first.
-    async fn take_out(&self, view: &View, limit: usize) -> Result<Option<Vec<Message>>, Error> {
-        let found = self.first(view.of_state(state::FREE), limit).await?;
+    /// Takes the first free messages that the caller can open out, in one step; `None` where
+    /// another step came first.
+    async fn take_out(&self, view: &View, query: &PopQuery) -> Result<Option<PopPage>, Error> {
+        let (found, next) = self.first_readable(view, query).await?;
         if found.is_empty() {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(PopPage { messages: Vec::new(), next }));
         }
         let step = Step {
             op: fresh_op(),
@@ -247,10 +305,53 @@ impl Mongo {
         match self.try_step(&view.head, Counter::Turn, &step, doc! {}, None).await? {
             Tried::Done(head) => {
                 self.finish(&head.id, &step).await?;
-                self.show(view, found).map(Some)
+                Ok(Some(PopPage { messages: self.show(view, found)?, next }))
             }
             Tried::Overtaken => Ok(None),
             Tried::Unknown => Err(Error::unavailable("whether messages were taken is not known")),
         }
+    }
+
+    /// The first free messages that the caller can open, and where the next slice begins if too
+    /// many others stand before more of them.
+    async fn first_readable(
+        &self,
+        view: &View,
+        query: &PopQuery,
+    ) -> Result<(Vec<Stored>, Option<Position>), Error> {
+        let mut free = view.of_state(state::FREE);
+        let after = query.after.map_or(0, |after| after.get().cast_signed());
+        free.insert("n", doc! { "$gt": after, "$lt": view.head.next });
+        let found = self.first(free.clone(), query.limit).await?;
+        let can_open = |key: &Option<String>| {
+            key.as_ref().is_none_or(|key| query.keys.iter().any(|k| k.0 == *key))
+        };
+        if found.iter().all(|message| can_open(&message.e)) {
+            return Ok((found, None));
+        }
+        // Without bodies: most of them stay.
+        let look = query.limit.saturating_add(UNREADABLE);
+        let glances = in_order(free).limited(look).of(doc! { "_id": 0, "n": 1, "e": 1 });
+        let glances: Vec<Sealed> = self.find(&self.inner.messages, &glances).await?;
+        let mut places = Vec::new();
+        let (mut passed_over, mut next) = (0, None);
+        for glance in &glances {
+            if can_open(&glance.e) {
+                places.push(glance.n);
+                if places.len() == query.limit {
+                    break;
+                }
+            } else {
+                passed_over += 1;
+                if passed_over == UNREADABLE {
+                    next = Some(Position::new(glance.n.cast_unsigned()));
+                    break;
+                }
+            }
+        }
+        if places.is_empty() {
+            return Ok((Vec::new(), next));
+        }
+        Ok((self.first(view.at_places(&places), usize::MAX).await?, next))
     }
 }

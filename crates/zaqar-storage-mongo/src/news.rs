@@ -1,61 +1,37 @@
 //! News.
 //!
-//! A head says when it was last posted to, by the server's clock, and an index finds those that were posted to since a time. One task
-//! looks this up now and then for all who listen in this process; where the server has change streams it tells the task of each post
-//! at once, and the look-up is only the net behind it. Posts of this process are named without a look.
+//! A head says when it was last posted to, by the server's clock, and an index finds those that
+//! were posted to since a time. One task looks this up now and then for all who listen in this
+//! process; where the server has change streams it tells the task of each post at once, and the
+//! look-up is only the net behind it. Posts of this process are named without a look.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, stream};
-use mongodb::bson::{DateTime, doc};
-use mongodb::options::FullDocumentType;
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
 use serde::Deserialize;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::broadcast::{self, Receiver, Sender};
 use tokio::time::{Instant, sleep, timeout};
 use zaqar_core::storage::{Error, News, NewsStream, Posted};
-use zaqar_core::{MessageId, QueueKey};
 
 use crate::Mongo;
+use crate::news_hub::{Announcement, SLACK};
 use crate::query::Query;
 use crate::schema::{self, queue_key};
 
-/// News that wait for a listener; one that is slower is told which queues were posted to.
-const WAITING: usize = 1024;
-/// A post may become visible this much later than it was timed: each look goes back that far.
-const SLACK: Duration = Duration::from_secs(10);
 /// How often is looked where a change stream tells of posts.
 const NET: Duration = Duration::from_secs(5);
 /// A pause before a change stream is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Who listens in this process, and what they have been told.
-#[derive(Default)]
-pub(crate) struct Newsroom {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    sender: Option<Sender<Told>>,
-    /// The last message named of each queue that was posted to lately, and when.
-    told: HashMap<QueueKey, (MessageId, Instant)>,
-    has_ended: bool,
-}
-
-/// News, and the server's time of the look that found it.
-#[derive(Clone)]
-struct Told {
-    posted: Posted,
-    since: Option<DateTime>,
-}
-
 /// What is read of a head.
 #[derive(Deserialize)]
-struct Notice {
+struct PostedHead {
     #[serde(rename = "_id")]
     queue: String,
     open: bool,
@@ -64,70 +40,33 @@ struct Notice {
     posted: Option<DateTime>,
 }
 
-impl Notice {
+/// What a change stream tells of a head: what changed, or all of it (MongoDB 4.2 and 4.4).
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Change {
+    document_key: Option<Document>,
+    update_description: Option<Document>,
+    full_document: Option<Document>,
+}
+
+impl Change {
+    /// The post that it tells of.
+    fn read(&self) -> Option<Posted> {
+        let updated = self.update_description.as_ref();
+        let updated = updated.and_then(|update| update.get_document("updatedFields").ok());
+        let news = updated.or(self.full_document.as_ref())?.get_str("news").ok()?;
+        let (incarnation, last) = schema::read_news(news)?;
+        let key = queue_key(self.document_key.as_ref()?.get_str("_id").ok()?)?;
+        let incarnation = schema::generation(incarnation, 0).incarnation;
+        Some(Posted { key, last: schema::place(incarnation, last) })
+    }
+}
+
+impl PostedHead {
     fn read(&self) -> Option<Posted> {
         let key = queue_key(&self.queue).filter(|_| self.open && self.next > 1)?;
         let incarnation = schema::generation(self.incarnation, 0).incarnation;
         Some(Posted { key, last: schema::place(incarnation, self.next - 1) })
-    }
-}
-
-impl Newsroom {
-    /// Names a post.
-    pub(crate) fn announce(&self, key: &QueueKey, last: MessageId) {
-        self.tell(Posted { key: key.clone(), last }, None);
-    }
-
-    fn tell(&self, posted: Posted, since: Option<DateTime>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { sender: Some(sender), told, .. } = &mut *state else { return };
-        let is_known = told.get(&posted.key).is_some_and(|(last, _)| {
-            last.incarnation == posted.last.incarnation && last.position >= posted.last.position
-        });
-        if is_known {
-            return;
-        }
-        told.insert(posted.key.clone(), (posted.last, Instant::now()));
-        // Without a listener it is lost, as it should be.
-        drop(sender.send(Told { posted, since }));
-    }
-
-    /// Forgets what no look can find again.
-    fn forget_old(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.told.retain(|_, (_, when)| when.elapsed() < 3 * SLACK);
-    }
-
-    /// A receiver, and whether nobody else listens so that the task must be started.
-    fn listen(&self) -> Option<(Receiver<Told>, bool)> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.has_ended {
-            return None;
-        }
-        if let Some(sender) = &state.sender {
-            return Some((sender.subscribe(), false));
-        }
-        let (sender, receiver) = broadcast::channel(WAITING);
-        state.sender = Some(sender);
-        state.told.clear();
-        Some((receiver, true))
-    }
-
-    /// Whether the task may end: nobody listens any more.
-    fn is_deserted(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_deserted = state.sender.as_ref().is_none_or(|sender| sender.receiver_count() == 0);
-        if is_deserted {
-            state.sender = None;
-        }
-        is_deserted
-    }
-
-    /// Ends all streams.
-    pub(crate) fn end(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.has_ended = true;
-        state.sender = None;
     }
 }
 
@@ -141,7 +80,10 @@ impl News for Mongo {
                 return Err(Error::Closed);
             };
             if is_first {
-                tokio::spawn(self.clone().tell_news(since));
+                let store = self.clone();
+                let told = self.inner.background.spawn("news", store.tell_news(since));
+                // It ends by itself.
+                drop(told);
             }
             Ok(Box::pin(listen(self.clone(), receiver, since)) as NewsStream)
         })
@@ -152,7 +94,7 @@ impl News for Mongo {
 /// One listener and what it is still to be told.
 struct Listener {
     store: Mongo,
-    receiver: Receiver<Told>,
+    receiver: Receiver<Announcement>,
     /// Posts before this server's time were named.
     since: DateTime,
     /// Whether it has to look for itself: at first, and when it was too slow.
@@ -163,7 +105,7 @@ struct Listener {
 /// One listener's news.
 fn listen(
     store: Mongo,
-    receiver: Receiver<Told>,
+    receiver: Receiver<Announcement>,
     since: DateTime,
 ) -> impl Stream<Item = Posted> + Send {
     let listener = Listener { store, receiver, since, is_behind: true, found: VecDeque::new() };
@@ -201,7 +143,7 @@ impl Listener {
         }
         match self.store.posted_since(self.since).await {
             Ok(notices) => {
-                self.found.extend(notices.iter().filter_map(Notice::read));
+                self.found.extend(notices.iter().filter_map(PostedHead::read));
                 self.is_behind = false;
             }
             Err(_) => sleep(self.store.inner.options.poll).await,
@@ -217,7 +159,7 @@ impl Mongo {
         Ok(hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now()))
     }
 
-    async fn posted_since(&self, since: DateTime) -> Result<Vec<Notice>, Error> {
+    async fn posted_since(&self, since: DateTime) -> Result<Vec<PostedHead>, Error> {
         let query = Query::new(doc! { "posted": { "$gte": since } })
             .sorted(doc! { "posted": 1 })
             .of(doc! { "open": 1, "incarnation": 1, "next": 1, "posted": 1 });
@@ -227,13 +169,14 @@ impl Mongo {
     /// Tells of posts until nobody listens or the store is shut down.
     async fn tell_news(self, mut since: DateTime) {
         let poll = self.inner.options.poll;
-        let mut stream = None;
+        let (mut stream, mut resume): (Option<ChangeStream<Change>>, Option<ResumeToken>) =
+            (None, None);
         let mut ask_again = Instant::now();
         let mut next_look = Instant::now();
         while !self.inner.news.is_deserted() {
             if self.inner.options.change_streams && stream.is_none() && Instant::now() >= ask_again
             {
-                stream = self.watch().await;
+                stream = self.watch(resume.take()).await;
                 ask_again = Instant::now() + AGAIN;
             }
             if Instant::now() >= next_look {
@@ -251,11 +194,14 @@ impl Mongo {
                 None => sleep(poll).await,
                 Some(changes) => match timeout(poll, changes.next()).await {
                     Ok(Some(Ok(change))) => {
-                        if let Some(notice) = &change {
-                            self.tell(notice, None);
+                        if let Some(posted) = change.read() {
+                            self.inner.news.tell(posted, None);
                         }
                     }
-                    Ok(Some(Err(()))) | Ok(None) => {
+                    Ok(ended) => {
+                        tracing::debug!(?ended, "a change stream ended");
+                        // It goes on behind what it has told, and a look finds the rest.
+                        resume = changes.resume_token();
                         stream = None;
                         next_look = Instant::now();
                     }
@@ -265,30 +211,28 @@ impl Mongo {
         }
     }
 
-    /// The server's own word of posts, where it gives it.
-    async fn watch(&self) -> Option<impl Stream<Item = Result<Option<Notice>, ()>> + Unpin + Send> {
-        let posts = doc! { "$match": {
-            "operationType": "update", "updateDescription.updatedFields.posted": { "$exists": true },
-        } };
-        let heads = self.inner.heads.clone_with_type::<Notice>();
-        let changes =
-            heads.watch().pipeline([posts]).full_document(FullDocumentType::UpdateLookup).await;
-        match changes {
-            Ok(changes) => Some(changes.map(|change| match change {
-                Ok(change) => Ok(change.full_document),
-                Err(error) => {
-                    tracing::debug!(%error, "a change stream ended");
-                    Err(())
-                }
-            })),
+    /// The server's own word of posts, where it gives it; behind what was told before, if that is
+    /// still known.
+    async fn watch(&self, resume: Option<ResumeToken>) -> Option<ChangeStream<Change>> {
+        let posts = doc! { "$match": { "$or": [
+            { "updateDescription.updatedFields.news": { "$exists": true } },
+            { "operationType": "replace" },
+        ] } };
+        let mut watch = self.inner.heads.watch().pipeline([posts]);
+        let is_resumed = resume.is_some();
+        if let Some(resume) = resume {
+            watch = watch.resume_after(resume);
+        }
+        match watch.await {
+            Ok(changes) => Some(changes.with_type()),
             Err(error) => {
-                tracing::debug!(%error, "no change streams here: news are looked up");
+                tracing::debug!(%error, is_resumed, "no change stream: news are looked up");
                 None
             }
         }
     }
 
-    fn tell(&self, notice: &Notice, since: Option<DateTime>) {
+    fn tell(&self, notice: &PostedHead, since: Option<DateTime>) {
         if let Some(posted) = notice.read() {
             self.inner.news.tell(posted, since);
         }

@@ -1,83 +1,31 @@
 //! The outbox.
 //!
-//! An entry is written with its post, before that is decided, and counts with it. It is *open* while it has a time at which it is due to
-//! workers; one that servers follow has a time until which they do, and stays that long, open or not.
+//! An entry is written with its post, before that is decided, and counts with it. It is *open*
+//! while it has a time at which it is due to workers; one that servers follow has a time until
+//! which they do, and stays that long, open or not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use mongodb::bson::{Binary, Document, doc};
+use mongodb::bson::{Binary, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
-use zaqar_core::storage::{Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{Error, Outbox, OutboxEntry};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
-use crate::error::unreadable;
+use crate::entries::Entry;
 use crate::query::Query;
-use crate::schema::{self, date, millis, queue_id, queue_key, time};
-use crate::stored::{Head, Hearers, payload};
+use crate::schema::{fresh_op, millis, queue_id, queue_key};
+use crate::stored::{Head, Post};
+use crate::view::View;
 
+/// Entries of a queue without subscribers that one look ends.
+const DUE: usize = 1000;
 /// Queues whose abandoned posts one look finishes.
 const ABANDONED: usize = 100;
 
-/// An entry as it is kept.
-#[derive(Deserialize)]
-struct Entry {
-    incarnation: i64,
-    first: i64,
-    created: i64,
-    messages: Vec<Body>,
-}
-
-#[derive(Deserialize)]
-struct Body {
-    b: Binary,
-    e: Option<String>,
-    m: Option<Binary>,
-    l: i64,
-    /// Milliseconds until it may be delivered.
-    delay: i64,
-}
-
-/// What an entry gets when its post is carried out.
-pub(crate) struct Heard<'a> {
-    pub(crate) queue: &'a str,
-    /// The post.
-    pub(crate) op: &'a Binary,
-    pub(crate) hearers: Hearers,
-    pub(crate) life: i64,
-    pub(crate) incarnation: i64,
-    pub(crate) first: i64,
-    pub(crate) at: i64,
-}
-
-impl Heard<'_> {
-    /// Makes the entry count.
-    fn change(&self) -> Vec<Document> {
-        let mut set = doc! {
-            "queue": { "$literal": self.queue },
-            "life": self.life,
-            "incarnation": self.incarnation,
-            "first": self.first,
-            "created": self.at,
-        };
-        let mut unset = vec!["soonest", "longest"];
-        if self.hearers.workers {
-            set.insert("due", doc! { "$add": [self.at, "$soonest"] });
-        }
-        let followed = schema::span(FOLLOWED_FOR).saturating_add(self.at);
-        match (self.hearers.workers, self.hearers.followers) {
-            // It is collected when it is no longer followed: at once, or when it is settled.
-            (false, _) => drop(set.insert("x", doc! { "$add": [date(followed), "$longest"] })),
-            (true, true) => {
-                set.insert("until", doc! { "$add": [date(followed), "$longest"] });
-                unset.push("x");
-            }
-            (true, false) => unset.push("x"),
-        }
-        vec![doc! { "$set": set }, doc! { "$unset": unset }]
-    }
-}
+/// Entries that cannot be read and one lease passes over.
+const UNREADABLE: usize = 100;
 
 /// Where an entry belongs.
 #[derive(Deserialize)]
@@ -86,46 +34,41 @@ struct Owner {
     life: i64,
 }
 
-impl Entry {
-    fn show(self) -> Result<OutboxEntry, Error> {
-        let incarnation = Incarnation::new(self.incarnation.cast_unsigned());
-        let messages = self.messages.into_iter().zip(self.first..).map(|(body, place)| {
-            Ok(OutboxMessage {
-                id: schema::place(incarnation, place),
-                payload: payload(body.b, body.e, body.m)?,
-                ttl: u64::try_from(body.l).unwrap_or(0),
-                due: time(self.created.saturating_add(body.delay)),
-            })
-        });
-        Ok(OutboxEntry {
-            incarnation,
-            first: Position::new(self.first.cast_unsigned()),
-            messages: messages.collect::<Result<_, Error>>()?,
-            created: time(self.created),
-        })
-    }
+/// Owners of entries.
+#[derive(Default)]
+struct Owners {
+    queues: Vec<QueueKey>,
+    /// Lives of queues that seem to be closed since; one a queue at a time.
+    dead: HashMap<String, i64>,
+    /// Queues that nobody subscribes to any more.
+    undeliverable: Vec<Head>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    #[serde(rename = "_id")]
+    id: Binary,
 }
 
 #[async_trait]
 impl Outbox for Mongo {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
         self.act(async {
-            let now = self.at(now);
+            let now = self.database_time(now).await?;
             // A post whose writer died may have an entry that does not count yet.
             self.finish_abandoned(now, ABANDONED).await?;
             loop {
-                let query = Query::new(doc! { "due": { "$lte": now } })
+                let query = Query::new(doc! { "due": { "$lte": now }, "ends": { "$gt": now } })
                     .sorted(doc! { "due": 1 })
                     .limited(limit)
                     .of(doc! { "_id": 0, "queue": 1, "life": 1 });
                 let owners: Vec<Owner> = self.find(&self.inner.outbox, &query).await?;
-                let (queues, dead) = self.sort_out(&owners).await?;
-                if dead.is_empty() {
-                    return Ok(queues);
+                let sorted = self.group_owners(&owners, now).await?;
+                // What is for nobody must not stand before others. Entries that are not as this
+                // store writes them may do so for ever.
+                if self.end_unowned(&sorted, now).await? == 0 {
+                    return Ok(sorted.queues);
                 }
-                // Of queues that were closed since: they must not stand before others.
-                let filter = doc! { "life": { "$in": dead }, "due": { "$lte": now } };
-                self.send(|| self.inner.outbox.delete_many(filter.clone())).await?;
             }
         })
         .await
@@ -139,16 +82,33 @@ impl Outbox for Mongo {
     ) -> Result<Option<OutboxEntry>, Error> {
         self.act(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(None) };
-            let due = doc! { "life": view.head.life, "due": { "$lte": view.now } };
-            let entries = self.inner.outbox.clone_with_type::<Entry>();
-            let entry = self
-                .send(|| {
-                    entries
-                        .find_one_and_update(due.clone(), doc! { "$set": { "due": millis(until) } })
-                        .sort(doc! { "first": 1 })
-                })
-                .await?;
-            entry.map(Entry::show).transpose()
+            if view.head.subscribed <= view.now {
+                // Nobody is left to deliver to.
+                return Ok(None);
+            }
+            let due = doc! {
+                "life": view.head.life, "due": { "$lte": view.now }, "ends": { "$gt": view.now },
+            };
+            let entries = self.inner.outbox.clone_with_type::<RawDocumentBuf>();
+            for _ in 0..UNREADABLE {
+                let call = fresh_op();
+                let lease = doc! { "$set": { "due": millis(until), "leased_by": &call } };
+                let (entry, was_sent) = self
+                    .send_noting(|| {
+                        entries
+                            .find_one_and_update(due.clone(), lease.clone())
+                            .sort(doc! { "first": 1 })
+                    })
+                    .await?;
+                let entry =
+                    if was_sent { self.first_leased(&view, &call, until).await? } else { entry };
+                let Some(entry) = entry else { return Ok(None) };
+                // One that cannot be read is leased for nothing: the next one is not kept waiting.
+                if let Some(shown) = self.show_entry(&entry) {
+                    return Ok(Some(shown));
+                }
+            }
+            Ok(None)
         })
         .await
     }
@@ -165,17 +125,8 @@ impl Outbox for Mongo {
                 return Ok(());
             }
             let first = first.get().cast_signed();
-            let mut entry = doc! { "life": head.life, "first": first, "due": { "$gte": 0_i64 } };
-            let followed =
-                vec![doc! { "$set": { "x": "$until" } }, doc! { "$unset": ["due", "until"] }];
-            entry.insert("until", doc! { "$exists": true });
-            let stays =
-                self.send(|| self.inner.outbox.update_one(entry.clone(), followed.clone())).await?;
-            if stays.matched_count == 0 {
-                entry.insert("until", doc! { "$exists": false });
-                self.send(|| self.inner.outbox.delete_one(entry.clone())).await?;
-            }
-            Ok(())
+            let entry = doc! { "life": head.life, "first": first, "due": { "$gte": 0_i64 } };
+            self.end_entries(entry).await
         })
         .await
     }
@@ -193,49 +144,119 @@ impl Outbox for Mongo {
             if head.incarnation() != incarnation {
                 return Ok(Vec::new());
             }
-            // Everything before the head's next position is in its place then: nothing comes in between later.
+            // Everything before the head's next position is in its place then: nothing comes in
+            // between later.
             self.settle_steps(&head, self.at(now).max(head.at)).await?;
             let places = doc! { "$gt": after.get().cast_signed(), "$lt": head.next };
             let query = Query::new(doc! { "life": head.life, "first": places })
                 .sorted(doc! { "first": 1 })
                 .limited(limit);
-            let entries: Vec<Entry> = self.find(&self.inner.outbox, &query).await?;
-            entries.into_iter().map(Entry::show).collect()
+            self.find_in_order(&self.inner.outbox, query, "first", |raw| self.show_entry(raw)).await
         })
         .await
     }
 }
 
 impl Mongo {
-    /// Makes a post's entry count, or removes it where nobody hears of it. Does nothing the second time: then it has its place, or
-    /// is gone.
-    pub(crate) async fn put_out(&self, heard: Option<Heard<'_>>) -> Result<(), Error> {
-        let Some(heard) = heard else { return Ok(()) };
-        let filter = doc! { "_id": heard.op, "first": { "$exists": false } };
-        if !heard.hearers.are_any() {
-            self.send(|| self.inner.outbox.delete_one(filter.clone())).await?;
-            return Ok(());
+    fn show_entry(&self, raw: &RawDocumentBuf) -> Option<OutboxEntry> {
+        self.read::<Entry>(raw).and_then(|entry| entry.show().ok())
+    }
+
+    /// The first entry that a call has leased by a command that was sent more than once. If it has
+    /// leased more, these are due again.
+    async fn first_leased(
+        &self,
+        view: &View,
+        call: &Binary,
+        until: Timestamp,
+    ) -> Result<Option<RawDocumentBuf>, Error> {
+        let leased = doc! { "life": view.head.life, "due": millis(until), "leased_by": call };
+        let query = Query::new(leased.clone()).sorted(doc! { "first": 1 }).limited(1);
+        let first = self.find_raw(&self.inner.outbox, &query).await?.pop();
+        let Some(position) = first.as_ref().and_then(|first| first.get_i64("first").ok()) else {
+            return Ok(first);
+        };
+        let mut others = leased;
+        others.insert("first", doc! { "$gt": position });
+        let due = doc! { "$set": { "due": view.now } };
+        self.send(|| self.inner.outbox.update_many(others.clone(), due.clone())).await?;
+        Ok(first)
+    }
+
+    /// Ends entries that are due and that nobody is left to tell of; how many.
+    async fn end_unowned(&self, owners: &Owners, now: i64) -> Result<u64, Error> {
+        let mut ended = 0;
+        for (queue, life) in &owners.dead {
+            // A head that was read too early may not know of a new life yet.
+            let head = self.confirmed_head(queue).await;
+            let Some(head) = self.pass_over("a queue's head", head)? else { continue };
+            if head.is_none_or(|head| head.life != *life) {
+                let filter = doc! { "life": *life, "due": { "$lte": now } };
+                let removed = self.send(|| self.inner.outbox.delete_many(filter.clone())).await?;
+                ended += removed.deleted_count;
+            }
         }
-        let change = heard.change();
-        self.send(|| self.inner.outbox.update_one(filter.clone(), change.clone())).await?;
+        for head in &owners.undeliverable {
+            ended += self.end_undeliverable(head, DUE).await? as u64;
+        }
+        Ok(ended)
+    }
+
+    /// Removes the entries of posts that nobody hears of; how many.
+    pub(crate) async fn drop_entries(&self, posts: &[Post]) -> Result<u64, Error> {
+        let ops: Vec<_> = posts.iter().map(|post| &post.op).collect();
+        let entries = doc! { "_id": { "$in": ops }, "first": { "$exists": false } };
+        let dropped = self.send(|| self.inner.outbox.delete_many(entries.clone())).await?;
+        Ok(dropped.deleted_count)
+    }
+
+    /// Ends entries for workers: those that servers still follow stay for as long as these do.
+    pub(crate) async fn end_entries(&self, which: Document) -> Result<(), Error> {
+        let (mut followed, mut other) = (which.clone(), which);
+        followed.insert("until", doc! { "$exists": true });
+        other.insert("until", doc! { "$exists": false });
+        let settled =
+            vec![doc! { "$set": { "x": "$until" } }, doc! { "$unset": ["due", "ends", "until"] }];
+        self.send(|| self.inner.outbox.update_many(followed.clone(), settled.clone())).await?;
+        self.send(|| self.inner.outbox.delete_many(other.clone())).await?;
         Ok(())
     }
 
-    /// The queues that own entries, each once and in that order, and the lives that are over.
-    async fn sort_out(&self, owners: &[Owner]) -> Result<(Vec<QueueKey>, Vec<i64>), Error> {
-        let (mut queues, mut dead, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    /// Ends at most `limit` entries of a queue that had no subscription without a lease when its
+    /// head was read; how many. Later posts have later positions: their entries stay.
+    pub(crate) async fn end_undeliverable(
+        &self,
+        head: &Head,
+        limit: usize,
+    ) -> Result<usize, Error> {
+        let open = doc! {
+            "life": head.life, "first": { "$lt": head.next }, "due": { "$gte": 0_i64 },
+        };
+        let query = Query::new(open.clone()).limited(limit).of(doc! { "_id": 1 });
+        let found: Vec<Named> = self.find(&self.inner.outbox, &query).await?;
+        let ids: Vec<_> = found.iter().map(|found| &found.id).collect();
+        if !ids.is_empty() {
+            self.end_entries(doc! { "_id": { "$in": ids }, "due": { "$gte": 0_i64 } }).await?;
+        }
+        Ok(found.len())
+    }
+
+    /// The queues that own entries, each once and in that order, and what owns none that is due.
+    async fn group_owners(&self, owners: &[Owner], now: i64) -> Result<Owners, Error> {
+        let mut sorted = Owners::default();
+        let mut seen = HashSet::new();
         let ids: Vec<_> = owners.iter().map(|owner| &owner.queue).collect();
         let query = Query::new(doc! { "_id": { "$in": ids }, "open": true });
         let heads = self.inner.heads.clone_with_type::<Document>();
         let open: Vec<Head> = self.find(&heads, &query).await?;
         for owner in owners {
-            if !open.iter().any(|head| head.life == owner.life) {
-                dead.push(owner.life);
-            } else if seen.insert(&owner.queue) {
-                let key = queue_key(&owner.queue).ok_or_else(|| unreadable("a queue's id"))?;
-                queues.push(key);
+            match open.iter().find(|head| head.life == owner.life) {
+                None => drop(sorted.dead.insert(owner.queue.clone(), owner.life)),
+                Some(_) if !seen.insert(&owner.queue) => {}
+                Some(head) if head.subscribed <= now => sorted.undeliverable.push(head.clone()),
+                Some(_) => sorted.queues.extend(queue_key(&owner.queue)),
             }
         }
-        Ok((queues, dead))
+        Ok(sorted)
     }
 }

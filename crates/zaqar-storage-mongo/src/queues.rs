@@ -7,7 +7,7 @@ use zaqar_core::storage::{Error, QueueRow, Queues};
 use zaqar_core::{Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName};
 
 use crate::Mongo;
-use crate::error::{is_duplicate, unreadable};
+use crate::error::{is_duplicate, too_large, unreadable};
 use crate::query::Query;
 use crate::schema::{self, queue_id};
 
@@ -35,7 +35,7 @@ impl Row {
 impl Queues for Mongo {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
         self.act(async {
-            let (queue, mut document) = (queue_id(key), document(row));
+            let (queue, mut document) = (queue_id(key), document(row)?);
             document.extend(doc! {
                 "_id": &queue, "project": key.project.as_str(), "kind": key.kind.as_str(),
                 "name": key.name.as_str(),
@@ -72,7 +72,7 @@ impl Queues for Mongo {
                 "incarnation": expected.incarnation.get().cast_signed(),
                 "version": expected.version.get().cast_signed(),
             };
-            let change = doc! { "$set": document(row) };
+            let change = doc! { "$set": document(row)? };
             let rows = &self.inner.rows;
             let (replaced, was_sent) =
                 self.send_noting(|| rows.update_one(filter.clone(), change.clone())).await?;
@@ -90,7 +90,8 @@ impl Queues for Mongo {
                 doc! { "_id": queue_id(key), "incarnation": incarnation.get().cast_signed() };
             let rows = &self.inner.rows;
             let (removed, was_sent) = self.send_noting(|| rows.delete_one(filter.clone())).await?;
-            // Where the first answer was lost, what is gone was removed by it, or by another who wanted the same.
+            // Where the first answer was lost, what is gone was removed by it, or by another who
+            // wanted the same.
             Ok(removed.deleted_count > 0 || was_sent)
         })
         .await
@@ -104,14 +105,9 @@ impl Queues for Mongo {
         limit: usize,
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
         self.act(async {
-            // No name is empty: this is before all of them. Names are compared by byte, as collections have no collation.
+            // No name is empty: this is before all of them.
             let after = after.map_or("", QueueName::as_str);
-            let query = Query::new(doc! {
-                "project": project.as_str(), "kind": kind.as_str(), "name": { "$gt": after },
-            });
-            let query = query.sorted(doc! { "name": 1 }).limited(limit);
-            let rows: Vec<Row> = self.find(&self.inner.rows, &query).await?;
-            rows.into_iter().map(Row::read).collect()
+            self.list_rows(project, kind, after, limit).await
         })
         .await
     }
@@ -126,6 +122,22 @@ impl Queues for Mongo {
 }
 
 impl Mongo {
+    /// Rows behind a name. Names are compared by byte, as collections have no collation.
+    async fn list_rows(
+        &self,
+        project: &ProjectId,
+        kind: Kind,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
+        let query = Query::new(doc! {
+            "project": project.as_str(), "kind": kind.as_str(), "name": { "$gt": after },
+        });
+        let query = query.sorted(doc! { "name": 1 }).limited(limit);
+        let read = |raw: &_| self.read::<Row>(raw).and_then(|row| row.read().ok());
+        self.find_in_order(&self.inner.rows, query, "name", read).await
+    }
+
     async fn row(&self, queue: &str) -> Result<Option<QueueRow>, Error> {
         let rows = self.inner.rows.clone_with_type::<Row>();
         let row = self.send(|| rows.find_one(doc! { "_id": queue })).await?;
@@ -148,10 +160,12 @@ impl Mongo {
     }
 }
 
-fn document(row: &QueueRow) -> Document {
-    doc! {
+fn document(row: &QueueRow) -> Result<Document, Error> {
+    let metadata = row.metadata.to_json();
+    too_large("the metadata", metadata.len())?;
+    Ok(doc! {
         "incarnation": row.generation.incarnation.get().cast_signed(),
         "version": row.generation.version.get().cast_signed(),
-        "metadata": row.metadata.to_json(),
-    }
+        "metadata": metadata,
+    })
 }

@@ -1,22 +1,28 @@
 //! Collections, their indexes, and how names and ids are written.
 //!
-//! Numbers are 64-bit integers; those that are unsigned here are kept with their bits. Times are milliseconds, except for those that a
-//! TTL index looks at: these are dates.
+//! Numbers are 64-bit integers; those that are unsigned here are kept with their bits. Times are
+//! milliseconds, except for those that a TTL index looks at: these are dates.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use mongodb::IndexModel;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, DateTime, Document, doc};
+use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
 use mongodb::options::IndexOptions;
 use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, ProjectId, QueueKey,
     QueueName, SubscriptionId, Timestamp, Version,
 };
 
+/// The most bytes that a document of a caller's may have: what MongoDB allows, less what we add.
+pub(crate) const MAX_DOCUMENT: usize = (16 << 20) - (64 << 10);
+/// Documents, and bytes, that one command writes: so that none takes long.
+pub(crate) const PIECE: usize = 1000;
+pub(crate) const PIECE_BYTES: usize = 8 << 20;
+
 /// The format of what is stored. A release that cannot read it refuses to start.
-pub(crate) const FORMAT: i32 = 1;
+pub(crate) const FORMAT: i32 = 2;
 
 /// The original has none of these names.
 pub(crate) const FORMATS: &str = "store_format";
@@ -29,16 +35,21 @@ pub(crate) const OUTBOX: &str = "queue_outbox";
 pub(crate) const LEASES: &str = "queue_leases";
 
 /// A message by its queue and place.
-pub(crate) const BY_PLACE: &str = "place";
+pub(crate) const BY_PLACE: &str = "place_expiry";
+/// The subscriptions on a lease, by id.
+pub(crate) const BY_LEASE: &str = "leased";
 /// The messages of one state, by place.
-pub(crate) const BY_STATE: &str = "state";
+pub(crate) const BY_STATE: &str = "state_expiry";
 
 /// The server's own collector comes this much later than our sweep.
 const COLLECTOR_LAG: Duration = Duration::from_secs(3600);
 /// What was written for a step stays this long if the step is not decided.
 const DRAFT_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// A step is not decided later than this after it was begun. Shorter than [`DRAFT_KEPT`] by more than clocks differ.
+/// A step is not decided later than this after it was begun. Shorter than [`DRAFT_KEPT`] by more
+/// than clocks differ.
 const DRAFT_TAKEN: Duration = Duration::from_secs(12 * 3600);
+/// Positions that pass in a millisecond where nothing is posted.
+const POSITIONS: i64 = 1000;
 /// No date is later: 1 January 9998. Not every tool reads later ones.
 const LAST_DATE: i64 = 253_339_228_800_000;
 
@@ -57,18 +68,22 @@ pub(crate) fn indexes() -> Vec<(&'static str, Vec<IndexModel>)> {
         (
             HEADS,
             vec![
-                // Of posts, for news; of steps that were begun, for the sweep; of rooms that are to be cleared.
+                // Of posts, for news; of steps that were begun, for the sweep; of rooms that are to
+                // be cleared.
                 plain("posted", doc! { "posted": 1 }),
                 plain("todo", doc! { "todo.at": 1 }),
                 sparse("garbage", doc! { "garbage": 1 }),
+                // Of the last subscription without a lease: then outbox entries end.
+                plain("subscribed", doc! { "subscribed": 1 }),
             ],
         ),
         (
             MESSAGES,
             vec![
                 // Sparse: a message that was not committed yet has none of these fields.
-                sparse(BY_PLACE, doc! { "h": 1, "n": 1 }),
-                sparse(BY_STATE, doc! { "h": 1, "s": 1, "n": 1 }),
+                // With the expiry: what has expired and waits to be swept is not fetched.
+                sparse(BY_PLACE, doc! { "h": 1, "n": 1, "x": 1 }),
+                sparse(BY_STATE, doc! { "h": 1, "s": 1, "n": 1, "x": 1 }),
                 having("due_in_queue", doc! { "h": 1, "t": 1 }, "t"),
                 sparse("due", doc! { "t": 1 }),
                 collected("expires", "x"),
@@ -88,7 +103,12 @@ pub(crate) fn indexes() -> Vec<(&'static str, Vec<IndexModel>)> {
             vec![
                 plain("subscriber", doc! { "hall": 1, "subscriber": 1 }),
                 plain("last", doc! { "hall": 1, "leased": 1, "e": 1 }),
-                sparse("lease", doc! { "lease": 1 }),
+                // Covers what a server that pushes asks for.
+                having(
+                    BY_LEASE,
+                    doc! { "lease": 1, "_id": 1, "counts": 1, "e": 1, "since": 1, "ttl": 1 },
+                    "lease",
+                ),
                 collected("expires", "e"),
             ],
         ),
@@ -99,6 +119,7 @@ pub(crate) fn indexes() -> Vec<(&'static str, Vec<IndexModel>)> {
                 // Of open ones: what can only be followed does not stand before them.
                 having("open", doc! { "life": 1, "first": 1, "due": 1 }, "due"),
                 sparse("due", doc! { "due": 1 }),
+                sparse("ends", doc! { "ends": 1 }),
                 collected("expires", "x"),
             ],
         ),
@@ -131,6 +152,7 @@ pub(crate) fn queue_key(id: &str) -> Option<QueueKey> {
     let kind = match kind {
         "queue" => Kind::Queue,
         "topic" => Kind::Topic,
+        "internal" => Kind::Internal,
         _ => return None,
     };
     Some(QueueKey {
@@ -140,8 +162,8 @@ pub(crate) fn queue_key(id: &str) -> Option<QueueKey> {
     })
 }
 
-/// Names a post: its request, mixed with the queue and the generation that it assumes. What is posted may depend on these, so with
-/// others it is another post.
+/// Names a post: its request, mixed with the queue and the generation that it assumes. What is
+/// posted may depend on these, so with others it is another post.
 pub(crate) fn post_id(queue: &str, assumed: Generation, request: u128) -> [u8; 16] {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
@@ -198,8 +220,8 @@ pub(crate) fn subscription_id(key: &Binary) -> Option<SubscriptionId> {
     key.bytes.last_chunk().map(|bits| SubscriptionId::new(u128::from_be_bytes(*bits)))
 }
 
-/// The ids of 24 bytes that begin with a room or hall are from the first of these to before the second. Binaries of different lengths
-/// are ordered by length, so these are as long as the ids.
+/// The ids of 24 bytes that begin with a room or hall are from the first of these to before the
+/// second. Binaries of different lengths are ordered by length, so these are as long as the ids.
 pub(crate) fn bounds(place: i64) -> (Binary, Binary) {
     let first = |place: u64| binary([place.to_be_bytes().as_slice(), &[0; 16]].concat());
     let place = place.cast_unsigned();
@@ -231,6 +253,30 @@ pub(crate) const fn place(incarnation: Incarnation, position: i64) -> MessageId 
     MessageId { incarnation, position: Position::new(position.cast_unsigned()) }
 }
 
+/// The first position of what is posted at a time: behind all that was given before, and not before
+/// the clock, so that a store which lost its last writes gives none of them again.
+pub(crate) fn first_position(at: &Bson) -> Document {
+    // Where it is multiplied, a greater number would become a floating one.
+    let millis = doc! { "$min": [at.clone(), i64::MAX / POSITIONS / 2] };
+    doc! { "$max": ["$next", { "$multiply": [millis, POSITIONS] }] }
+}
+
+/// A condition that holds while the database's clock is no further than `bound` from this time.
+pub(crate) fn clocks_agree(now: i64, bound: i64) -> Document {
+    doc! { "$lte": [{ "$abs": { "$subtract": [{ "$toLong": "$$NOW" }, now] } }, bound] }
+}
+
+/// What a change stream tells of a post without reading the head: incarnation and last position.
+pub(crate) fn news(last: Document) -> Document {
+    doc! { "$concat": [{ "$toString": "$incarnation" }, ":", { "$toString": last }] }
+}
+
+/// Reads what [`news`] wrote.
+pub(crate) fn read_news(news: &str) -> Option<(i64, i64)> {
+    let (incarnation, last) = news.split_once(':')?;
+    Some((incarnation.parse().ok()?, last.parse().ok()?))
+}
+
 /// A number to keep of seconds or counts.
 pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -259,8 +305,8 @@ pub(crate) fn draft_end(now: i64) -> DateTime {
     date(now.saturating_add(span(DRAFT_KEPT)))
 }
 
-/// A time of the database's clock before which a step is decided or never: a writer that was stopped for longer may find that what it
-/// has written was collected.
+/// A time of the database's clock before which a step is decided or never: a writer that was
+/// stopped for longer may find that what it has written was collected.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fence(i64);
 
@@ -280,9 +326,9 @@ impl Fence {
         now.timestamp_millis() >= self.0
     }
 
-    /// Lets a filter fit nothing once it has come.
-    pub(crate) fn guard(self, filter: &mut Document) {
-        filter.insert("$expr", doc! { "$lt": [{ "$toLong": "$$NOW" }, self.0] });
+    /// A condition that does not hold once it has come.
+    pub(crate) fn condition(self) -> Document {
+        doc! { "$lt": [{ "$toLong": "$$NOW" }, self.0] }
     }
 }
 
@@ -291,7 +337,8 @@ pub(crate) fn date(millis: i64) -> DateTime {
     DateTime::from_millis(millis.min(LAST_DATE))
 }
 
-/// Milliseconds of a life, short enough to end before the last date whenever it begins within some centuries.
+/// Milliseconds of a life, short enough to end before the last date whenever it begins within some
+/// centuries.
 pub(crate) fn lifetime(seconds: i64) -> i64 {
     seconds.saturating_mul(1000).min(LAST_DATE / 2)
 }
@@ -303,7 +350,7 @@ mod tests {
     #[test]
     fn a_queue_id_reads_back() {
         for project in ["p", "a/b", "queue/x/y", "ü€", "$p", "."] {
-            for kind in [Kind::Queue, Kind::Topic] {
+            for kind in [Kind::Queue, Kind::Topic, Kind::Internal] {
                 let key = QueueKey {
                     project: ProjectId::new(project).unwrap(),
                     kind,

@@ -1,26 +1,35 @@
 //! Steps: how an operation on many documents is one.
 //!
-//! A step is decided when its head lists it, by one change of one document. From then on whoever meets it carries it out: each part of
-//! it may be repeated, by anyone and at any later time, and does nothing the second time. Whoever reads a queue reads its head first
-//! and carries out what it lists; then everything up to the head's `next` is in its place and in its state.
+//! A step is decided when its head lists it, by one change of one document. From then on whoever
+//! meets it carries it out: each part of it may be repeated, by anyone and at any later time, and
+//! does nothing the second time. Whoever reads a queue reads its head first and carries out what it
+//! lists; then everything up to the head's `next` is in its place and in its state.
 //!
-//! Steps that change who holds which message count the head's turns. They are tried on the turn that was seen, so each knows that
-//! nothing happened in between, and a message remembers the turn that changed it last: an older step leaves it alone.
+//! Steps that change who holds which message count the head's turns. They are tried on the turn
+//! that was seen, so each knows that nothing happened in between, and a message remembers the turn
+//! that changed it last: an older step leaves it alone.
 
+use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
-use mongodb::bson::{Binary, Document, doc, serialize_to_bson};
+use mongodb::Collection;
+use mongodb::bson::{Binary, Bson, Document, doc, serialize_to_bson};
 use mongodb::options::ReturnDocument;
 use zaqar_core::storage::Error;
 
 use crate::Mongo;
-use crate::driver::unhurried;
-use crate::error::unreadable;
-use crate::outbox::Heard;
-use crate::schema::{self, Fence, date, message_ids};
-use crate::stored::{Act, Head, Letter, Step, state};
+use crate::connect::one_node;
+use crate::entries::EntryChange;
+use crate::error::{Sent, StatementFailed, unreadable};
+use crate::schema::{self, Fence, PIECE, date, message_ids};
+use crate::stored::{Act, DeadLetter, Head, Post, Step, state};
 
-/// A step is taken off its list by others than who made it when it is this old: who made it is dead or stopped.
+/// A step is taken off its list by others than who made it when it is this old: who made it is dead
+/// or stopped.
 pub(crate) const ABANDONED: i64 = 1000;
+/// The last step that a head lists: more are refused until some are struck off.
+pub(crate) const MAX_OPEN: &str = "todo.63";
+/// Where a head lists as many, whoever has carried them out strikes them off.
+const CROWDED: usize = 32;
 
 /// What became of a step that was tried on a turn.
 pub(crate) enum Tried {
@@ -58,14 +67,45 @@ impl Counter {
 }
 
 impl Mongo {
-    /// The head of a queue, also of one that was closed.
+    /// The head of a queue, also of one that was closed, with the database's clock.
     pub(crate) async fn any_head(&self, queue: &str) -> Result<Option<Head>, Error> {
-        self.send(|| self.inner.heads.find_one(doc! { "_id": queue })).await
+        match &self.inner.confirmed_heads {
+            Some(confirmed) if self.inner.elections.are_recent() => {
+                self.read_head(confirmed, queue).await
+            }
+            _ => self.read_head(&self.inner.heads, queue).await,
+        }
     }
 
-    /// The head of a queue that is there.
+    /// The head of a queue that is there. That one is not there is made sure of.
     pub(crate) async fn head(&self, queue: &str) -> Result<Option<Head>, Error> {
-        Ok(self.any_head(queue).await?.filter(|head| head.open))
+        match self.any_head(queue).await?.filter(|head| head.open) {
+            Some(head) => Ok(Some(head)),
+            None => self.confirmed_head(queue).await,
+        }
+    }
+
+    /// As [`Mongo::head`], with everything that was acknowledged before.
+    pub(crate) async fn confirmed_head(&self, queue: &str) -> Result<Option<Head>, Error> {
+        let heads = self.inner.confirmed_heads.as_ref().unwrap_or(&self.inner.heads);
+        Ok(self.read_head(heads, queue).await?.filter(|head| head.open))
+    }
+
+    async fn read_head(
+        &self,
+        heads: &Collection<Head>,
+        queue: &str,
+    ) -> Result<Option<Head>, Error> {
+        self.send(|| {
+            let pipeline =
+                [doc! { "$match": { "_id": queue } }, doc! { "$set": { "clock": "$$NOW" } }];
+            let read = heads
+                .aggregate(pipeline)
+                .max_time(self.inner.options.command_timeout)
+                .with_type::<Head>();
+            async { read.await?.try_next().await }
+        })
+        .await
     }
 
     /// Changes a head by one command; the head as it is then, or `None` where none fits the filter.
@@ -74,7 +114,16 @@ impl Mongo {
         filter: Document,
         change: Vec<Document>,
     ) -> Result<Option<Head>, Error> {
-        self.send(|| {
+        Ok(self.change_head_noting(filter, change).await?.0)
+    }
+
+    /// As [`Mongo::change_head`]; says, too, whether the command was sent before.
+    pub(crate) async fn change_head_noting(
+        &self,
+        filter: Document,
+        change: Vec<Document>,
+    ) -> Result<(Option<Head>, bool), Error> {
+        self.send_noting(|| {
             self.inner
                 .heads
                 .find_one_and_update(filter.clone(), change.clone())
@@ -83,8 +132,8 @@ impl Mongo {
         .await
     }
 
-    /// Tries a step on the count that `head` has: `change` is what it changes in the head beside listing itself. A step for which
-    /// something was written before has a fence.
+    /// Tries a step on the count that `head` has: `change` is what it changes in the head beside
+    /// listing itself. A step for which something was written before has a fence.
     pub(crate) async fn try_step(
         &self,
         head: &Head,
@@ -103,8 +152,10 @@ impl Mongo {
             // After a purge it would be about other messages.
             "room": head.room, "hall": head.hall, count: seen,
         };
-        if let Some(fence) = fence {
-            fence.guard(&mut filter);
+        filter.insert(MAX_OPEN, doc! { "$exists": false });
+        match head.asked_at {
+            Some(asked_at) => self.guard(&mut filter, asked_at, fence),
+            None => drop(fence.map(|fence| filter.insert("$expr", fence.condition()))),
         }
         let set = doc! { last: &step.op };
         merge(&mut change, "$set", set);
@@ -148,29 +199,31 @@ impl Mongo {
             return Ok(());
         }
         let is_post = |step: &&Step| matches!(step.act, Act::Post { .. });
-        // Posts depend on nothing; what changes messages depends on posts and on what was listed before.
-        try_join_all(head.todo.iter().filter(is_post).map(|step| self.carry_out(&head.id, step)))
-            .await?;
+        // Posts depend on nothing; what changes messages depends on posts and on what was listed
+        // before.
+        let posts = head.todo.iter().filter(is_post);
+        try_join_all(posts.map(|step| self.carry_out_once(&head.id, step))).await?;
         for step in head.todo.iter().filter(|step| !is_post(step)) {
-            self.carry_out(&head.id, step).await?;
+            self.carry_out_once(&head.id, step).await?;
         }
-        let is_abandoned = |step: &&Step| step.at.saturating_add(ABANDONED) <= now;
+        let is_crowded = head.todo.len() >= CROWDED;
+        let is_abandoned = |step: &&Step| is_crowded || step.at.saturating_add(ABANDONED) <= now;
         let abandoned: Vec<_> =
             head.todo.iter().filter(is_abandoned).map(|step| step.op.clone()).collect();
         if !abandoned.is_empty() {
-            self.strike(&head.id, abandoned).await?;
+            self.unlist(&head.id, abandoned).await?;
         }
         Ok(())
     }
 
     /// Carries out a step, and takes it off its list; how many messages it changed.
     pub(crate) async fn finish(&self, queue: &str, step: &Step) -> Result<u64, Error> {
-        let changed = self.carry_out(queue, step).await?;
-        self.strike(queue, vec![step.op.clone()]).await?;
+        let changed = self.carry_out_once(queue, step).await?;
+        self.unlist(queue, vec![step.op.clone()]).await?;
         Ok(changed)
     }
 
-    async fn strike(&self, queue: &str, ops: Vec<Binary>) -> Result<(), Error> {
+    pub(crate) async fn unlist(&self, queue: &str, ops: Vec<Binary>) -> Result<(), Error> {
         let filter = doc! { "_id": queue };
         let change = doc! { "$pull": { "todo": { "op": { "$in": ops } } } };
         self.send(|| {
@@ -178,10 +231,16 @@ impl Mongo {
                 .heads
                 .update_one(filter.clone(), change.clone())
                 // Where it is lost the step is carried out once more.
-                .write_concern(unhurried())
+                .write_concern(one_node())
         })
         .await?;
         Ok(())
+    }
+
+    /// Carries out a step, unless this process has done so or is at it; how many messages that
+    /// changed.
+    pub(crate) async fn carry_out_once(&self, queue: &str, step: &Step) -> Result<u64, Error> {
+        self.inner.carried.once(&step.op, self.carry_out(queue, step)).await
     }
 
     pub(crate) async fn carry_out(&self, queue: &str, step: &Step) -> Result<u64, Error> {
@@ -198,11 +257,10 @@ impl Mongo {
                 }
                 self.delete_messages(filter).await
             }
-            Act::Letters { first, source, claim, letters } => {
-                let moves = letters
-                    .iter()
-                    .zip(*first..)
-                    .map(|(letter, place)| self.take_letter(step, *source, claim, letter, place));
+            Act::DeadLetters { first, source, claim, letters } => {
+                let moves = letters.iter().zip(*first..).map(|(dead_letter, place)| {
+                    self.take_dead_letter(step, *source, claim, dead_letter, place)
+                });
                 Ok(try_join_all(moves).await?.into_iter().sum())
             }
             Act::Join { key, end } => {
@@ -219,42 +277,103 @@ impl Mongo {
         }
     }
 
-    /// Gives a post's messages their places; with them its outbox entry counts.
+    /// Gives the messages of posts their positions; with them their outbox entries count. How many
+    /// messages got theirs by this.
     async fn put_in_place(&self, queue: &str, step: &Step) -> Result<u64, Error> {
-        let Act::Post { life, incarnation, first, count, hearers } = &step.act else {
+        let Act::Post { life, incarnation, first, posts, hearers } = &step.act else {
             return Err(unreadable("a post"));
         };
-        let count = u32::try_from(*count).map_err(|_| unreadable("a post's length"))?;
-        // A message is put in place once: later it has a room, or is gone.
-        let filter = doc! {
-            "_id": { "$in": message_ids(&step.op.bytes, count) }, "h": { "$exists": false },
+        let (mut statements, mut entries, mut position) = (Vec::new(), Vec::new(), *first);
+        for post in posts {
+            let count = u32::try_from(post.count).map_err(|_| unreadable("a post's length"))?;
+            for ids in message_ids(&post.op.bytes, count).chunks(PIECE) {
+                statements.push((ids.len(), in_place(step, ids, position)));
+            }
+            if let Some(hearers) = *hearers {
+                let (life, incarnation, at) = (*life, *incarnation, step.at);
+                let heard = EntryChange {
+                    queue,
+                    op: &post.op,
+                    hearers,
+                    life,
+                    incarnation,
+                    first: position,
+                    at,
+                };
+                entries.push((1, heard.statement()));
+            }
+            position += post.count;
+        }
+        let entries = async {
+            match hearers {
+                None => Ok(0),
+                Some(hearers) if hearers.are_any() => {
+                    self.update_by_statements(schema::OUTBOX, entries).await
+                }
+                Some(_) => self.drop_entries(posts).await,
+            }
         };
-        let is_delayed = doc! { "$gt": ["$delay", 0] };
-        let change = vec![
-            doc! { "$set": {
-                "h": step.room,
-                "n": { "$add": [*first, "$i"] },
-                "q": 0_i64,
-                "k": 0,
-                "s": { "$cond": [&is_delayed, state::DELAYED, state::FREE] },
-                "t": { "$cond": [&is_delayed, { "$add": [step.at, "$delay"] }, "$$REMOVE"] },
-                "a": date(step.at),
-                "x": { "$add": [date(step.at), "$life"] },
-            } },
-            doc! { "$unset": ["i", "delay", "life"] },
-        ];
-        let messages = self.update_messages(filter, change);
-        let heard = hearers.map(|hearers| Heard {
-            queue,
-            op: &step.op,
-            hearers,
-            life: *life,
-            incarnation: *incarnation,
-            first: *first,
-            at: step.at,
-        });
-        let (messages, ()) = futures_util::try_join!(messages, self.put_out(heard))?;
-        Ok(messages)
+        let messages = self.update_by_statements(schema::MESSAGES, statements);
+        let (placed, _) = futures_util::try_join!(messages, entries)?;
+        let all: i64 = posts.iter().map(|post| post.count).sum();
+        if placed < all.unsigned_abs() {
+            // Somebody else did some of it, which the answer must prove before it is struck off.
+            self.check_placed(posts).await?;
+        }
+        Ok(placed)
+    }
+
+    /// Makes sure that no message of these posts is without a position.
+    async fn check_placed(&self, posts: &[Post]) -> Result<(), Error> {
+        for post in posts {
+            let count = u32::try_from(post.count).map_err(|_| unreadable("a post's length"))?;
+            for ids in message_ids(&post.op.bytes, count).chunks(PIECE) {
+                let left = doc! { "_id": { "$in": ids }, "h": { "$exists": false } };
+                let left = self.send(|| self.inner.messages.find_one(left.clone())).await?;
+                if left.is_some() {
+                    return Err(Error::unavailable("a message did not get its position"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates documents by several statements in one command, or in a few where they are large;
+    /// how many documents fitted. Each statement comes with the number of documents that it names.
+    async fn update_by_statements(
+        &self,
+        collection: &str,
+        statements: Vec<(usize, Document)>,
+    ) -> Result<u64, Error> {
+        let (mut updated, mut piece, mut named) = (0, Vec::new(), 0);
+        for (count, statement) in statements {
+            if named > 0 && named + count > PIECE {
+                updated += self.send_statements(collection, std::mem::take(&mut piece)).await?;
+                named = 0;
+            }
+            named += count;
+            piece.push(statement);
+        }
+        if piece.is_empty() {
+            return Ok(updated);
+        }
+        Ok(updated + self.send_statements(collection, piece).await?)
+    }
+
+    async fn send_statements(
+        &self,
+        collection: &str,
+        statements: Vec<Document>,
+    ) -> Result<u64, Error> {
+        let command = doc! {
+            "update": collection, "updates": statements, "ordered": false,
+            "writeConcern": self.inner.write_concern.clone(),
+        };
+        self.send(|| {
+            let sent = self.inner.db.run_command(command.clone());
+            async { read_statements(&sent.await?) }
+        })
+        .await
     }
 
     async fn hold(&self, step: &Step) -> Result<u64, Error> {
@@ -317,20 +436,21 @@ impl Mongo {
         Ok(longer)
     }
 
-    /// Takes a message over from the claim that holds it in another room. It moves as it is: there is never a second one.
-    async fn take_letter(
+    /// Takes a message over from the claim that holds it in another room. It moves as it is: there
+    /// is never a second one.
+    async fn take_dead_letter(
         &self,
         step: &Step,
         source: i64,
         claim: &Binary,
-        letter: &Letter,
+        dead_letter: &DeadLetter,
         place: i64,
     ) -> Result<u64, Error> {
-        let filter = doc! { "_id": &letter.id, "h": source, "s": state::HELD, "c": claim };
+        let filter = doc! { "_id": &dead_letter.id, "h": source, "s": state::HELD, "c": claim };
         let change = doc! {
             "$set": {
                 "h": step.room, "n": place, "s": state::FREE, "q": 0_i64, "k": 0,
-                "a": date(step.at), "l": letter.ttl, "x": letter.expires,
+                "a": date(step.at), "l": dead_letter.ttl, "x": dead_letter.expires,
             },
             "$unset": { "c": "" },
         };
@@ -367,6 +487,44 @@ impl Mongo {
             .await?;
         Ok(updated.matched_count)
     }
+}
+
+/// A statement that gives messages of a post, whose first one gets `first`, their positions. A
+/// message gets one once: later it has a room, or is gone.
+fn in_place(step: &Step, ids: &[Binary], first: i64) -> Document {
+    let is_delayed = doc! { "$gt": ["$delay", 0] };
+    let set = doc! {
+        "h": step.room,
+        "n": { "$add": [first, "$i"] },
+        "q": 0_i64,
+        "k": 0,
+        "s": { "$cond": [&is_delayed, state::DELAYED, state::FREE] },
+        "t": { "$cond": [&is_delayed, { "$add": [step.at, "$delay"] }, "$$REMOVE"] },
+        "a": date(step.at),
+        "x": { "$add": [date(step.at), "$life"] },
+    };
+    doc! {
+        "q": { "_id": { "$in": ids }, "h": { "$exists": false } },
+        "u": [{ "$set": set }, { "$unset": ["i", "delay", "life"] }],
+        "multi": true,
+    }
+}
+
+/// How many documents fitted the statements of a command; an error where one was refused.
+fn read_statements(answer: &Document) -> Sent<u64> {
+    let failed = |error: &Document, has_acted| {
+        let code = error.get_i32("code").unwrap_or(0);
+        mongodb::error::Error::custom(StatementFailed { code, has_acted })
+    };
+    if let Ok(error) = answer.get_document("writeConcernError") {
+        return Err(failed(error, true));
+    }
+    let errors = answer.get_array("writeErrors").into_iter().flatten();
+    if let Some(error) = errors.filter_map(Bson::as_document).next() {
+        return Err(failed(error, false));
+    }
+    let count = answer.get("n").and_then(|n| n.as_i64().or(n.as_i32().map(i64::from)));
+    Ok(count.unwrap_or(0).unsigned_abs())
 }
 
 /// Adds fields to one operator of a change.

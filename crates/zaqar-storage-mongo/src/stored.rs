@@ -9,7 +9,8 @@ use zaqar_core::{Checksum, Generation, Incarnation, KeyId, Payload, Position};
 use crate::error::unreadable;
 use crate::schema::{self, claim_id, time};
 
-/// A queue's head: the one document by which everything that concerns more than one message is decided.
+/// A queue's head: the one document by which everything that concerns more than one message is
+/// decided.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Head {
     #[serde(rename = "_id")]
@@ -26,14 +27,16 @@ pub(crate) struct Head {
     pub(crate) hall: i64,
     /// The next position.
     pub(crate) next: i64,
-    /// Counts the steps that change who holds which message. Each is tried on the count that it has seen.
+    /// Counts the steps that change who holds which message. Each is tried on the count that it has
+    /// seen.
     pub(crate) turn: i64,
     /// The step that made the latest turn.
     pub(crate) last: Option<Binary>,
     /// Counts changes of subscriptions, likewise.
     pub(crate) roster: i64,
     pub(crate) roster_last: Option<Binary>,
-    /// When the last subscription without a lease is over; 0 without one.
+    /// When the last subscription without a lease is over. Without one, 1 while outbox entries may
+    /// be due to nobody, and 0 when these were removed.
     pub(crate) subscribed: i64,
     /// When the last one on a lease is over by itself; 0 without one.
     pub(crate) followed: i64,
@@ -48,6 +51,12 @@ pub(crate) struct Head {
     /// Rooms, halls and lives that hold garbage.
     #[serde(default)]
     pub(crate) gone: Vec<Gone>,
+    /// The database's clock when it was read.
+    pub(crate) clock: Option<DateTime>,
+    /// The clock of the operation that reads it, where its steps are to compare it with the
+    /// database's.
+    #[serde(skip)]
+    pub(crate) asked_at: Option<i64>,
 }
 
 impl Head {
@@ -57,6 +66,12 @@ impl Head {
 
     pub(crate) const fn incarnation(&self) -> Incarnation {
         self.generation().incarnation
+    }
+
+    /// What a horizon becomes when the last subscription of its sort leaves: the sweep looks for
+    /// entries that nobody is left to deliver.
+    pub(crate) fn left_behind(&self, horizon: &str) -> i64 {
+        i64::from(horizon == self::horizon(false) && self.subscribed > 0)
     }
 
     /// When nobody hears of posts any more, of those who subscribe now.
@@ -73,6 +88,11 @@ impl Head {
     pub(crate) fn last_position(&self) -> Position {
         Position::new(u64::try_from(self.next - 1).unwrap_or(0))
     }
+}
+
+/// The field of a head that says when the last subscription of a sort is over.
+pub(crate) const fn horizon(is_leased: bool) -> &'static str {
+    if is_leased { "followed" } else { "subscribed" }
 }
 
 /// What waits to be cleared.
@@ -95,7 +115,8 @@ impl Gone {
     }
 }
 
-/// A step that its head lists: decided by being listed, carried out by whoever comes first, any number of times.
+/// A step that its head lists: decided by being listed, carried out by whoever comes first, any
+/// number of times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Step {
     /// Its name.
@@ -110,14 +131,15 @@ pub(crate) struct Step {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Act {
-    /// Gives the messages of the post that `op` names their places.
+    /// Gives the messages of posts their places.
     Post {
         life: i64,
         incarnation: i64,
+        /// The position of the first message; the others follow.
         first: i64,
-        count: i64,
+        posts: Vec<Post>,
         /// For whom there is an outbox entry; `None` where none was prepared.
-        hearers: Option<Hearers>,
+        hearers: Option<Readers>,
     },
     /// Lets a claim have messages.
     Claim {
@@ -151,11 +173,12 @@ pub(crate) enum Act {
         holders: Option<Vec<Binary>>,
     },
     /// Takes messages over from a claim in another room.
-    Letters {
+    #[serde(rename = "letters")]
+    DeadLetters {
         first: i64,
         source: i64,
         claim: Binary,
-        letters: Vec<Letter>,
+        letters: Vec<DeadLetter>,
     },
     /// Makes a subscription count.
     Join {
@@ -173,16 +196,24 @@ pub(crate) enum Act {
     },
 }
 
+/// One of the posts that a step decides together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Post {
+    /// Its messages' ids begin with this.
+    pub(crate) op: Binary,
+    pub(crate) count: i64,
+}
+
 /// For whom a post's outbox entry is. Where it is for nobody it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hearers {
+pub(crate) struct Readers {
     /// Workers: there are subscriptions without a lease.
     pub(crate) workers: bool,
     /// Servers that push: there are subscriptions on one.
     pub(crate) followers: bool,
 }
 
-impl Hearers {
+impl Readers {
     pub(crate) const fn are_any(self) -> bool {
         self.workers || self.followers
     }
@@ -190,7 +221,7 @@ impl Hearers {
 
 /// A message that moves to a dead-letter queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Letter {
+pub(crate) struct DeadLetter {
     pub(crate) id: Binary,
     /// Seconds it is shown to live.
     pub(crate) ttl: i64,
@@ -226,11 +257,18 @@ pub(crate) struct Stored {
     x: DateTime,
     /// Body, key and checksum.
     b: Binary,
-    e: Option<String>,
+    pub(crate) e: Option<String>,
     m: Option<Binary>,
 }
 
 impl Stored {
+    /// Whether its parts are as this store writes them.
+    pub(crate) fn can_be_shown(&self) -> bool {
+        let has_checksum = |digest: &Binary| digest.bytes.len() == size_of::<Checksum>();
+        self.m.as_ref().is_none_or(has_checksum)
+            && (self.s != state::HELD || self.c.as_ref().and_then(claim_id).is_some())
+    }
+
     pub(crate) fn show(self, incarnation: Incarnation) -> Result<Message, Error> {
         let claim = match &self.c {
             Some(bits) if self.s == state::HELD => {
@@ -263,7 +301,8 @@ impl Stored {
     }
 }
 
-/// The ttl to show: the one posted, unless the message lives longer; then in seconds, to the nearest.
+/// The ttl to show: the one posted, unless the message lives longer; then in seconds, to the
+/// nearest.
 pub(crate) fn shown_ttl(posted: i64, created: i64, expires: i64) -> u64 {
     let lives = expires.saturating_sub(created);
     let ttl = if lives > posted.saturating_mul(1000) { rounded_seconds(lives) } else { posted };

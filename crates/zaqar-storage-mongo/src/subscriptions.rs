@@ -1,8 +1,9 @@
 //! Subscriptions.
 //!
-//! A subscription's document is written first, without counting; a step of the head makes it count. Such steps are tried on the
-//! roster's count, so each knows who else subscribes, and keep in the head until when anybody does, on a lease and without one: a post
-//! knows by its own one change of the head who must hear of it.
+//! A subscription's document is written first, without counting; a step of the head makes it count.
+//! Such steps are tried on the roster's count, so each knows who else subscribes, and keep in the
+//! head until when anybody does, on a lease and without one: a post knows by its own one change of
+//! the head who must hear of it.
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
@@ -11,36 +12,33 @@ use zaqar_core::storage::{
     Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
 };
-use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Mongo;
-use crate::driver::Mongo as Driver;
-use crate::error::{is_duplicate, unreadable};
+use crate::error::{is_duplicate, too_large, unreadable};
 use crate::query::Query;
 use crate::schema::{
-    self, Fence, bounds, date, draft_end, fresh, fresh_op, later, lease_bits, number, queue_id,
-    subscription_key, time,
+    self, BY_LEASE, Fence, bounds, date, draft_end, fresh, fresh_op, later, lease_bits, number,
+    queue_id, subscription_key, time,
 };
 use crate::steps::{Counter, Tried};
-use crate::stored::{Act, Gone, Head, Step};
+use crate::stored::{Act, Gone, Head, Step, horizon};
 use crate::view::View;
 
 /// A subscription as it is kept.
 #[derive(Debug, Deserialize)]
-struct Kept {
+struct StoredSubscription {
     #[serde(rename = "_id")]
     key: Binary,
     subscriber: String,
     ttl: i64,
     since: i64,
-    /// When it is over.
-    e: DateTime,
     options: String,
     confirmed: bool,
     lease: Option<Binary>,
 }
 
-impl Kept {
+impl StoredSubscription {
     /// What of the head says when the last of its sort is over.
     fn horizon(&self) -> &'static str {
         horizon(self.lease.is_some())
@@ -65,6 +63,30 @@ impl Kept {
     }
 }
 
+/// Subscriptions among which the last that can be read is looked for.
+const LAST: usize = 10;
+
+#[derive(Deserialize)]
+struct Ending {
+    e: DateTime,
+}
+
+/// What a server that pushes needs of a subscription on its lease.
+#[derive(Debug, Deserialize)]
+struct Leased {
+    #[serde(rename = "_id")]
+    key: Binary,
+    since: i64,
+    ttl: i64,
+}
+
+impl Leased {
+    fn show(self) -> Option<(SubscriptionId, Timestamp)> {
+        let end = time(self.since).plus_secs(u64::try_from(self.ttl).unwrap_or(0));
+        Some((schema::subscription_id(&self.key)?, end))
+    }
+}
+
 #[async_trait]
 impl Subscriptions for Mongo {
     async fn subscribe(
@@ -75,8 +97,12 @@ impl Subscriptions for Mongo {
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
         self.act(async {
+            too_large(
+                "the subscription",
+                subscription.options.len() + subscription.subscriber.len(),
+            )?;
             let queue = queue_id(key);
-            let _gate = self.roster_gate(&queue).await?;
+            let _gate = self.roster_gate(&queue).await;
             let (mut written, fence) = (None, Fence::new());
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
@@ -115,7 +141,7 @@ impl Subscriptions for Mongo {
                 }
             }
             self.forget_subscription(written).await;
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -128,7 +154,7 @@ impl Subscriptions for Mongo {
     ) -> Result<Option<Subscription>, Error> {
         self.act(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(None) };
-            self.kept(&view, id).await?.map(Kept::show).transpose()
+            self.kept(&view, id).await?.map(StoredSubscription::show).transpose()
         })
         .await
     }
@@ -142,16 +168,36 @@ impl Subscriptions for Mongo {
     ) -> Result<Vec<Subscription>, Error> {
         self.act(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(Vec::new()) };
-            let hall = view.head.hall;
-            let (first, last) = bounds(hall);
-            let mut range = doc! { "$gte": first, "$lt": last };
-            if let Some(after) = after {
-                range.insert("$gt", subscription_key(hall, after));
-            }
-            let query = Query::new(live(&view, doc! { "_id": range }));
-            let query = query.sorted(doc! { "_id": 1 }).limited(limit);
-            let found: Vec<Kept> = self.find(&self.inner.subscriptions, &query).await?;
-            found.into_iter().map(Kept::show).collect()
+            let behind = doc! { "_id": ids_after(view.head.hall, after) };
+            let query = Query::new(live(&view, behind)).sorted(doc! { "_id": 1 }).limited(limit);
+            let read =
+                |raw: &_| self.read::<StoredSubscription>(raw).and_then(|kept| kept.show().ok());
+            self.find_in_order(&self.inner.subscriptions, query, "_id", read).await
+        })
+        .await
+    }
+
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        self.act(async {
+            let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(Vec::new()) };
+            let filter =
+                doc! { "lease": lease_bits(lease), "_id": ids_after(view.head.hall, after) };
+            // The index has every field that is asked for: the document, which may be large, is
+            // never read.
+            let query = Query::new(live(&view, filter))
+                .sorted(doc! { "_id": 1 })
+                .limited(limit)
+                .of(doc! { "_id": 1, "since": 1, "ttl": 1 })
+                .by(BY_LEASE);
+            let read = |raw: &_| self.read(raw).and_then(Leased::show);
+            self.find_in_order(&self.inner.subscriptions, query, "_id", read).await
         })
         .await
     }
@@ -165,7 +211,7 @@ impl Subscriptions for Mongo {
     ) -> Result<Changed, Error> {
         self.act(async {
             let queue = queue_id(key);
-            let _gate = self.roster_gate(&queue).await?;
+            let _gate = self.roster_gate(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else { return Ok(Changed::Absent) };
@@ -189,7 +235,7 @@ impl Subscriptions for Mongo {
                     return Ok(Changed::Done);
                 }
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -202,32 +248,41 @@ impl Subscriptions for Mongo {
     ) -> Result<(), Error> {
         self.act(async {
             let queue = queue_id(key);
-            let _gate = self.roster_gate(&queue).await?;
+            let _gate = self.roster_gate(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else { return Ok(()) };
                 let Some(there) = self.kept(&view, id).await? else { return Ok(()) };
                 let horizon = there.horizon();
-                if self.try_leaving(&view, vec![there.key], horizon).await? {
+                if self.try_unsubscribing(&view, vec![there.key], horizon).await? {
                     return Ok(());
                 }
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         self.act(async {
-            let (queue, now) = (queue_id(key), self.at(now));
+            let (queue, asked_at, now) = (queue_id(key), schema::millis(now), self.at(now));
+            let mut sent_about = None;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(head) = self.head(&queue).await? else { return Ok(()) };
+                if sent_about.is_some_and(|hall| hall != head.hall) {
+                    // The answer to the command that left the hall behind was lost.
+                    return Ok(());
+                }
+                self.check_clock(head.clock, asked_at)?;
                 // All of them are in the hall: it is left behind.
-                let filter = doc! { "_id": &queue, "open": true, "hall": head.hall };
+                let mut filter = doc! { "_id": &queue, "open": true, "hall": head.hall };
+                self.guard(&mut filter, asked_at, None);
+                let subscribed = head.left_behind(horizon(false));
                 let change = doc! {
                     "$set": {
-                        "hall": fresh(), "subscribed": 0_i64, "followed": 0_i64, "garbage": true,
+                        "hall": fresh(), "subscribed": subscribed, "followed": 0_i64,
+                        "garbage": true,
                     },
                     "$max": { "at": now },
                     "$push": { "gone": Gone::Hall(head.hall).to_bson() },
@@ -235,11 +290,12 @@ impl Subscriptions for Mongo {
                 let heads = &self.inner.heads;
                 let (left, was_sent) =
                     self.send_noting(|| heads.update_one(filter.clone(), change.clone())).await?;
-                if left.matched_count > 0 || was_sent {
+                if left.matched_count > 0 {
                     return Ok(());
                 }
+                sent_about = was_sent.then_some(head.hall);
             }
-            Err(Driver::overtaken())
+            Err(Mongo::overtaken())
         })
         .await
     }
@@ -263,14 +319,14 @@ impl Mongo {
     }
 
     /// Tries to remove subscriptions of one sort; whether no other step came first.
-    pub(crate) async fn try_leaving(
+    pub(crate) async fn try_unsubscribing(
         &self,
         view: &View,
         keys: Vec<Binary>,
         horizon: &str,
     ) -> Result<bool, Error> {
         let end = self.last_end(view, &keys, horizon).await?;
-        let head = doc! { "$set": { horizon: end } };
+        let head = doc! { "$set": { horizon: end.max(view.head.left_behind(horizon)) } };
         Ok(self.try_roster(view, Act::Leave { keys }, head, None).await?.is_some())
     }
 
@@ -281,16 +337,24 @@ impl Mongo {
     }
 
     /// A live subscription.
-    async fn kept(&self, view: &View, id: SubscriptionId) -> Result<Option<Kept>, Error> {
+    async fn kept(
+        &self,
+        view: &View,
+        id: SubscriptionId,
+    ) -> Result<Option<StoredSubscription>, Error> {
         let filter = live(view, doc! { "_id": subscription_key(view.head.hall, id) });
-        let kept = self.inner.subscriptions.clone_with_type::<Kept>();
+        let kept = self.inner.subscriptions.clone_with_type::<StoredSubscription>();
         self.send(|| kept.find_one(filter.clone())).await
     }
 
     /// The live subscription of a subscriber.
-    async fn subscriber(&self, view: &View, subscriber: &str) -> Result<Option<Kept>, Error> {
+    async fn subscriber(
+        &self,
+        view: &View,
+        subscriber: &str,
+    ) -> Result<Option<StoredSubscription>, Error> {
         let filter = live(view, doc! { "hall": view.head.hall, "subscriber": subscriber });
-        let kept = self.inner.subscriptions.clone_with_type::<Kept>();
+        let kept = self.inner.subscriptions.clone_with_type::<StoredSubscription>();
         self.send(|| kept.find_one(filter.clone())).await
     }
 
@@ -300,8 +364,9 @@ impl Mongo {
             "hall": view.head.hall, "leased": sort == horizon(true), "counts": true,
             "_id": { "$nin": but },
         };
-        let query = Query::new(others).sorted(doc! { "e": -1 }).limited(1);
-        let last: Vec<Kept> = self.find(&self.inner.subscriptions, &query).await?;
+        // More than one: what cannot be read may come first.
+        let query = Query::new(others).sorted(doc! { "e": -1 }).limited(LAST).of(doc! { "e": 1 });
+        let last: Vec<Ending> = self.find(&self.inner.subscriptions, &query).await?;
         Ok(last.first().map_or(0, |last| last.e.timestamp_millis()))
     }
 
@@ -340,12 +405,13 @@ impl Mongo {
         })
         .await?;
         match new.lease {
-            Some(lease) => self.hang_on(lease).await,
+            Some(lease) => self.count_on_lease(lease).await,
             None => Ok(()),
         }
     }
 
-    /// Removes the document of a subscription that was not made. Where that fails the collector does.
+    /// Removes the document of a subscription that was not made. Where that fails the collector
+    /// does.
     async fn forget_subscription(&self, written: Option<Binary>) {
         let Some(key) = written else { return };
         let filter = doc! { "_id": key, "counts": false };
@@ -359,9 +425,13 @@ impl Mongo {
     }
 }
 
-/// The field of a head that says when the last subscription of a sort is over.
-pub(crate) const fn horizon(is_leased: bool) -> &'static str {
-    if is_leased { "followed" } else { "subscribed" }
+/// The ids of a hall's subscriptions behind one of them.
+fn ids_after(hall: i64, after: Option<SubscriptionId>) -> Document {
+    let (first, last) = bounds(hall);
+    match after {
+        Some(after) => doc! { "$gt": subscription_key(hall, after), "$lt": last },
+        None => doc! { "$gte": first, "$lt": last },
+    }
 }
 
 /// A filter for live subscriptions.

@@ -12,6 +12,7 @@ use crate::query::Query;
 use crate::schema::{bounds, date, time};
 use crate::steps::ABANDONED;
 use crate::stored::{Gone, Head, state};
+use crate::view::Freshness;
 
 #[derive(Deserialize)]
 struct Id {
@@ -42,6 +43,7 @@ impl Mongo {
         let over = doc! { "e": { "$lte": date(now) } };
         self.remove(&self.inner.subscriptions, over, left(&swept), &mut swept).await?;
         self.sweep_leases(now, left(&swept), &mut swept).await?;
+        self.end_outbox(now, left(&swept), &mut swept).await?;
         let unheard = doc! { "x": { "$lte": date(now) } };
         self.remove(&self.inner.outbox, unheard, left(&swept), &mut swept).await?;
         self.clear_rooms(now, budget, &mut swept).await?;
@@ -54,7 +56,7 @@ impl Mongo {
         let query = Query::new(old).limited(limit);
         let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
         for head in &heads {
-            self.settle_steps(head, now).await?;
+            self.pass_over("an abandoned step", self.settle_steps(head, now).await)?;
         }
         Ok(heads.len() >= limit)
     }
@@ -116,9 +118,13 @@ impl Mongo {
             by_queue.entry(&owner.queue).or_default().push(owner);
         }
         for (queue, owners) in by_queue {
-            let view = self.view(queue, time(now)).await?;
+            // A view has ended those of its own room. To take others for dead, it must be the
+            // latest.
+            let view = self.view_by(Freshness::Confirmed, queue, time(now)).await;
+            let Some(view) = self.pass_over("a queue with claims that are over", view)? else {
+                continue;
+            };
             let room = view.map(|view| view.head.room);
-            // A view has ended those of its own room. What is left are claims of rooms that are to be cleared.
             let dead: Vec<_> = owners
                 .iter()
                 .filter(|owner| Some(owner.h) != room)
@@ -131,12 +137,56 @@ impl Mongo {
         Ok(())
     }
 
+    /// Ends outbox entries whose messages have expired, and those of queues that nobody
+    /// subscribes to any more.
+    async fn end_outbox(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
+        let expired = doc! { "ends": { "$lte": now } };
+        let query = Query::new(expired).of(doc! { "_id": 1 }).limited(budget + 1);
+        let mut found: Vec<Id> = self.find(&self.inner.outbox, &query).await?;
+        swept.more |= found.len() > budget;
+        found.truncate(budget);
+        swept.done += found.len();
+        if !found.is_empty() {
+            let ids: Vec<_> = found.into_iter().map(|found| found.id).collect();
+            self.end_entries(doc! { "_id": { "$in": ids }, "ends": { "$lte": now } }).await?;
+        }
+        let undeliverable = doc! { "subscribed": { "$gt": 0_i64, "$lte": now } };
+        let query = Query::new(undeliverable).sorted(doc! { "subscribed": 1 }).limited(budget + 1);
+        let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
+        for head in &heads {
+            let left = budget.saturating_sub(swept.done);
+            if left == 0 {
+                swept.more = true;
+                break;
+            }
+            let settled = self.settle_steps(head, now).await;
+            if self.pass_over("a step of a queue without subscribers", settled)?.is_none() {
+                continue;
+            }
+            let ended = self.end_undeliverable(head, left).await?;
+            swept.done += ended.max(1);
+            if ended == left {
+                swept.more = true;
+                break;
+            }
+            // Unless somebody subscribes since.
+            let same = doc! {
+                "_id": &head.id, "life": head.life, "roster": head.roster,
+                "subscribed": head.subscribed,
+            };
+            let nobody = doc! { "$set": { "subscribed": 0_i64 } };
+            self.send(|| self.inner.heads.update_one(same.clone(), nobody.clone())).await?;
+        }
+        Ok(())
+    }
+
     /// Clears what purged and closed queues have left behind.
     async fn clear_rooms(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
         let query = Query::new(doc! { "garbage": true }).limited(budget);
         let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
         for head in &heads {
-            self.clear_head(head, now, budget, swept).await?;
+            let cleared = self.clear_head(head, now, budget, swept).await;
+            self.pass_over("what a queue has left behind", cleared)?;
             if swept.done >= budget {
                 break;
             }
@@ -152,7 +202,8 @@ impl Mongo {
         budget: usize,
         swept: &mut Swept,
     ) -> Result<(), Error> {
-        // What is listed of a room is carried out before the room is cleared for the last time. Nothing more will be.
+        // What is listed of a room is carried out before the room is cleared for the last time.
+        // Nothing more will be.
         self.settle_steps(head, now).await?;
         for gone in &head.gone {
             let left = budget.saturating_sub(swept.done);

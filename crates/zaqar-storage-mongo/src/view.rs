@@ -1,4 +1,5 @@
-//! A queue as an operation finds it: what its head lists is carried out, and what has come due by its time has happened.
+//! A queue as an operation finds it: what its head lists is carried out, and what has come due by
+//! its time has happened.
 
 use mongodb::bson::{Binary, DateTime, Document, doc};
 use serde::Deserialize;
@@ -14,7 +15,8 @@ use crate::stored::{Act, Head, Step, Stored, state};
 /// Claims that one step ends, at most, and messages that it frees, about.
 const CLAIMS: usize = 100;
 const FREED: usize = 5000;
-/// Steps that one operation makes to end claims; a queue that needs more is busy enough to be told so.
+/// Steps that one operation makes to end claims; a queue that needs more is busy enough to be told
+/// so.
 const ROUNDS: usize = 100;
 
 /// A queue that is there.
@@ -24,9 +26,18 @@ pub(crate) struct View {
     pub(crate) now: i64,
 }
 
+/// How sure a view must be that nothing newer was acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Freshness {
+    /// It is what a majority has; older than that for a moment after an election.
+    Committed,
+    /// It is the latest.
+    Confirmed,
+}
+
 /// A claim as it is kept.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Held {
+pub(crate) struct StoredClaim {
     #[serde(rename = "_id")]
     pub(crate) key: Binary,
     pub(crate) ttl: i64,
@@ -37,7 +48,7 @@ pub(crate) struct Held {
     pub(crate) places: Vec<i64>,
 }
 
-impl Held {
+impl StoredClaim {
     /// The claim's own part of its key.
     pub(crate) fn bits(&self) -> Binary {
         schema::binary(self.key.bytes.iter().skip(8).copied().collect())
@@ -58,6 +69,11 @@ impl View {
         }
     }
 
+    /// The message at a position, which the head need not know.
+    pub(crate) fn at_place(&self, place: i64) -> Document {
+        doc! { "h": self.head.room, "n": place, "x": { "$gt": date(self.now) } }
+    }
+
     /// Those messages at some places.
     pub(crate) fn at_places(&self, places: &[i64]) -> Document {
         let places: Vec<_> = places.iter().filter(|place| **place < self.head.next).collect();
@@ -68,8 +84,25 @@ impl View {
 impl Mongo {
     /// Finds a queue as it is now.
     pub(crate) async fn view(&self, queue: &str, now: Timestamp) -> Result<Option<View>, Error> {
+        self.view_by(Freshness::Committed, queue, now).await
+    }
+
+    /// As [`Mongo::view`], with everything that was acknowledged before.
+    pub(crate) async fn view_by(
+        &self,
+        freshness: Freshness,
+        queue: &str,
+        now: Timestamp,
+    ) -> Result<Option<View>, Error> {
         for _ in 0..ROUNDS {
-            let Some(head) = self.head(queue).await? else { return Ok(None) };
+            let head = match freshness {
+                Freshness::Committed => self.head(queue).await?,
+                Freshness::Confirmed => self.confirmed_head(queue).await?,
+            };
+            let Some(mut head) = head else { return Ok(None) };
+            self.check_clock(head.clock, schema::millis(now))?;
+            head.asked_at = Some(schema::millis(now));
+            self.repair_time(&mut head, now).await?;
             let now = self.at(now).max(head.at);
             self.settle_steps(&head, now).await?;
             if head.due <= now {
@@ -96,7 +129,27 @@ impl Mongo {
         })
     }
 
-    /// Frees delayed messages that are due. Needs no step: each is due or not by itself, whoever looks.
+    /// Sets the latest time of a head back that a wrong clock has set far ahead of the database's.
+    async fn repair_time(&self, head: &mut Head, now: Timestamp) -> Result<(), Error> {
+        let (Some(bound), Some(clock)) = (self.bound(), head.clock) else { return Ok(()) };
+        if head.at.saturating_sub(clock.timestamp_millis()) <= bound {
+            return Ok(());
+        }
+        let now = self.at(now);
+        let same = doc! { "_id": &head.id, "at": head.at };
+        let right = doc! { "$set": { "at": now } };
+        self.send(|| self.inner.heads.update_one(same.clone(), right.clone())).await?;
+        tracing::warn!(
+            queue = head.id,
+            milliseconds = head.at.saturating_sub(clock.timestamp_millis()),
+            "the latest time of a queue was far ahead of the database's clock; it was set back"
+        );
+        head.at = now;
+        Ok(())
+    }
+
+    /// Frees delayed messages that are due. Needs no step: each is due or not by itself, whoever
+    /// looks.
     async fn show_due(&self, head: &Head, now: i64) -> Result<(), Error> {
         let due = doc! { "h": head.room, "t": { "$lte": now }, "s": state::DELAYED };
         let free = doc! { "$set": { "s": state::FREE }, "$unset": { "t": "" } };
@@ -122,8 +175,8 @@ impl Mongo {
     async fn end_claims(&self, head: &Head, now: i64) -> Result<bool, Error> {
         let live = Query::new(doc! { "h": head.room, "live": true });
         let live = live.sorted(doc! { "e": 1 }).limited(CLAIMS + 1);
-        let first: Vec<Held> = self.find(&self.inner.claims, &live).await?;
-        let is_over = |claim: &&Held| claim.e <= date(now);
+        let first: Vec<StoredClaim> = self.find(&self.inner.claims, &live).await?;
+        let is_over = |claim: &&StoredClaim| claim.e <= date(now);
         let (mut claims, mut places) = (Vec::new(), Vec::new());
         for claim in first.iter().take(CLAIMS).take_while(is_over) {
             if places.len() >= FREED {
@@ -157,25 +210,30 @@ impl Mongo {
             self.inner
                 .heads
                 .update_one(unchanged.clone(), doc! { "$set": set.clone() })
-                .write_concern(crate::driver::unhurried())
+                .write_concern(crate::connect::one_node())
         })
         .await?;
         Ok(())
     }
 
     /// A live claim of the queue.
-    pub(crate) async fn held(&self, view: &View, claim: &Binary) -> Result<Option<Held>, Error> {
+    pub(crate) async fn held(
+        &self,
+        view: &View,
+        claim: &Binary,
+    ) -> Result<Option<StoredClaim>, Error> {
         let live = doc! {
             "_id": schema::claim_key(view.head.room, claim), "live": true,
             "e": { "$gt": date(view.now) },
         };
-        let claims = self.inner.claims.clone_with_type::<Held>();
+        let claims = self.inner.claims.clone_with_type::<StoredClaim>();
         self.send(|| claims.find_one(live.clone())).await
     }
 
-    /// The first messages that fit a filter.
+    /// The first messages that fit a filter. What cannot be read is passed over.
     pub(crate) async fn first(&self, filter: Document, limit: usize) -> Result<Vec<Stored>, Error> {
-        self.find(&self.inner.messages, &in_order(filter).limited(limit)).await
+        let read = |raw: &_| self.read::<Stored>(raw).filter(Stored::can_be_shown);
+        self.find_in_order(&self.inner.messages, in_order(filter).limited(limit), "n", read).await
     }
 }
 

@@ -1,4 +1,5 @@
-//! Measures the store on a server of your own: operations a second by 64 tasks on one queue, with bodies of 1 KiB.
+//! Measures the store on a server of your own: operations a second by 64 tasks on one queue, with
+//! bodies of 1 KiB.
 //!
 //! ```text
 //! cargo run --release -p zaqar-storage-redis --example throughput -- redis://127.0.0.1:6379
@@ -87,7 +88,8 @@ impl Bench {
         let payload = Payload::plain(Bytes::from(vec![b'1'; 1024]));
         let message = NewMessage { payload, ttl: 3600, delay: 0 };
         let messages = vec![message; count];
-        let batch = Batch { request: rand::random(), client: ClientId::new("me"), messages };
+        let batch =
+            Batch { request: rand::random(), client: ClientId::new("me"), messages, notify: true };
         self.store.post(&self.key, self.generation, batch, self.clock.now()).await?;
         Ok(())
     }

@@ -1,20 +1,25 @@
 //! Claims.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, Error, Guarded};
-use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
+use futures_util::future::join_all;
+use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, Error, Guarded, Message};
+use zaqar_core::{ClaimId, Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Redis;
-use crate::driver::{Repeat, Step, arguments, millis, number};
-use crate::letters::Letters;
-use crate::messages::{bounded, claim_text};
-use crate::reply::Outcome;
+use crate::dead_letters::Moving;
+use crate::driver::{Step, arguments, millis, number};
+use crate::error::Garbled;
+use crate::groups::{self, Answer, ClaimLine, MESSAGE, all_alike, refused};
+use crate::messages::{bounded, claim_text, lane};
+use crate::peer::Lane;
+use crate::reply::{MESSAGE_PARTS, Outcome, Reply};
 use crate::scripts;
+use crate::server::Mode;
 
-/// Which arguments of a claim are the last place that it takes, that it is a repeat, and the claim that holds letters.
-const LAST: usize = 11;
-const REPEATED: usize = 12;
-const LETTERS: usize = 13;
+/// Which arguments of a claim are the last place that it takes, and the claim that holds dead
+/// letters.
+const LAST: usize = 5;
+const MOVING: usize = 6;
 
 #[async_trait]
 impl Claims for Redis {
@@ -24,41 +29,22 @@ impl Claims for Redis {
         assumed: Generation,
         request: &ClaimRequest,
         now: Timestamp,
-    ) -> Result<Guarded<Claimed>, Error> {
-        let now = self.at(now);
-        let mut own = claim_arguments(assumed, request, now);
-        loop {
-            let step = Step {
-                script: &scripts::CLAIM,
-                repeat: Repeat::Marked(REPEATED),
-                is_write: true,
-                arguments: own.clone(),
-            };
-            let mut reply = match self.step(key, step).await? {
-                Outcome::Said("worn", reply) => reply,
-                Outcome::Said(_, mut reply) => {
-                    let incarnation = reply.incarnation()?;
-                    let messages = reply.messages(incarnation)?;
-                    return Ok(Guarded::Done(Claimed::Messages(messages)));
-                }
-                Outcome::Absent => return Ok(Guarded::Absent),
-                Outcome::Stale(generation) => return Ok(Guarded::Stale(generation)),
-            };
-            let Some(rule) = &request.dead_letters else {
-                return Err(Error::failed("a claim without a rule met dead letters"));
-            };
-            let last = reply.bytes()?;
-            if rule.target == *key && own[LAST].is_empty() {
-                // What moves behind it is not for this claim.
-                own[LAST] = last;
-            }
-            let claim =
-                std::mem::replace(&mut own[LETTERS], claim_text(ClaimId::new(rand::random())));
-            let letters = Letters::read(key, assumed.incarnation, claim, reply)?;
-            if !self.bury(rule, letters, now).await? {
-                return Ok(Guarded::Done(Claimed::TargetChanged));
-            }
+    ) -> Answer {
+        let _permit = self.server().admit()?;
+        let max_claim_count = request.dead_letters.as_ref().map(|rule| rule.max_claim_count);
+        let line = ClaimLine { key: key.clone(), assumed, max_claim_count };
+        if lane(request.limit, 0) == Lane::Large {
+            return self.claim_alone(&line, request, now).await;
         }
+        let item = groups::Claim { request: request.clone(), now };
+        let store = self.clone();
+        let send = move |line: ClaimLine, items: Vec<groups::Claim>| {
+            let store = store.clone();
+            async move { store.claim_group(&line, items).await }
+        };
+        let claims = &self.inner.groups.claims;
+        let submitted = claims.submit(line, item, MESSAGE * request.limit, send).await;
+        submitted.unwrap_or_else(refused)
     }
 
     async fn claim_get(
@@ -84,7 +70,7 @@ impl Claims for Redis {
     ) -> Result<bool, Error> {
         let own = [claim_text(id), number(ttl), millis(ttl), millis(ttl.saturating_add(grace))];
         let script = &scripts::CLAIM_RENEW;
-        let said = self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        let said = self.change_head_of(key, now, script, own).await?;
         Ok(matches!(said, Some(("done", _))))
     }
 
@@ -96,25 +82,115 @@ impl Claims for Redis {
     ) -> Result<(), Error> {
         let own = [claim_text(id)];
         let script = &scripts::CLAIM_RELEASE;
-        self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        self.change_head_of(key, now, script, own).await?;
         Ok(())
     }
 }
 
-fn claim_arguments(assumed: Generation, request: &ClaimRequest, now: Timestamp) -> Vec<Vec<u8>> {
-    let most = request.dead_letters.as_ref().map(|rule| number(rule.max_claim_count.into()));
-    let mut all = arguments(Some(assumed), now);
+impl Redis {
+    /// Carries claims out together, or each by itself where they cannot be.
+    async fn claim_group(&self, line: &ClaimLine, items: Vec<groups::Claim>) -> Vec<Answer> {
+        if items.len() > 1 {
+            match self.claim_together(line, &items).await {
+                Ok(Some(answers)) => return answers.into_iter().map(Ok).collect(),
+                Ok(None) => {}
+                Err(error) => return all_alike(error, items.len()),
+            }
+        }
+        let alone = items.iter().map(|item| self.claim_alone(line, &item.request, item.now));
+        join_all(alone).await
+    }
+
+    /// Nothing, and nothing done, where that takes more than one step.
+    async fn claim_together(
+        &self,
+        line: &ClaimLine,
+        items: &[groups::Claim],
+    ) -> Result<Option<Vec<Guarded<Claimed>>>, Error> {
+        let now = items.iter().map(|item| item.now).max();
+        let requests = items.iter().map(|item| &item.request);
+        let step = Step::new(&scripts::CLAIM, Mode::Write, now, claim_arguments(line, requests));
+        let mut reply = match self.step(&line.key, Step { is_admitted: true, ..step }).await? {
+            Outcome::Said("done", reply) => reply,
+            Outcome::Said(..) => return Ok(None),
+            Outcome::Absent => return Ok(Some(vec![Guarded::Absent; items.len()])),
+            Outcome::Stale(generation) => {
+                return Ok(Some(vec![Guarded::Stale(generation); items.len()]));
+            }
+        };
+        let incarnation = reply.incarnation()?;
+        let mut claimed = Vec::with_capacity(items.len());
+        for _ in items {
+            claimed.push(Guarded::Done(Claimed::Messages(read_claimed(&mut reply, incarnation)?)));
+        }
+        Ok(Some(claimed))
+    }
+
+    /// Carries out one claim, with what it takes to move dead letters.
+    async fn claim_alone(
+        &self,
+        line: &ClaimLine,
+        request: &ClaimRequest,
+        now: Timestamp,
+    ) -> Answer {
+        let key = &line.key;
+        let mut own = claim_arguments(line, [request]);
+        loop {
+            let step = Step::new(&scripts::CLAIM, Mode::Write, Some(now), own.clone());
+            let step = Step { lane: lane(request.limit, 0), is_admitted: true, ..step };
+            let mut reply = match self.step(key, step).await? {
+                Outcome::Said("exhausted", reply) => reply,
+                Outcome::Said(_, mut reply) => {
+                    let incarnation = reply.incarnation()?;
+                    let messages = read_claimed(&mut reply, incarnation)?;
+                    return Ok(Guarded::Done(Claimed::Messages(messages)));
+                }
+                Outcome::Absent => return Ok(Guarded::Absent),
+                Outcome::Stale(generation) => return Ok(Guarded::Stale(generation)),
+            };
+            let Some(rule) = &request.dead_letters else {
+                return Err(Error::failed("a claim without a rule met dead letters"));
+            };
+            let last = reply.bytes()?;
+            if rule.target == *key && own[LAST].is_empty() {
+                // What moves behind it is not for this claim.
+                own[LAST] = last;
+            }
+            let claim =
+                std::mem::replace(&mut own[MOVING], claim_text(ClaimId::new(rand::random())));
+            let moving = Moving::read(key, line.assumed.incarnation, claim, reply)?;
+            if !self.dead_letter(rule, moving, now).await? {
+                return Ok(Guarded::Done(Claimed::TargetChanged));
+            }
+        }
+    }
+}
+
+/// Reads what one claim got: how many messages, and they.
+fn read_claimed(reply: &mut Reply, incarnation: Incarnation) -> Result<Vec<Message>, Garbled> {
+    let count = reply.number()?;
+    reply.take(MESSAGE_PARTS.saturating_mul(count))?.messages(incarnation)
+}
+
+fn claim_arguments<'a>(
+    line: &ClaimLine,
+    requests: impl IntoIterator<Item = &'a ClaimRequest>,
+) -> Vec<Vec<u8>> {
+    let mut all = arguments(Some(line.assumed));
     all.extend([
         Vec::new(),
-        claim_text(request.id),
-        number(request.ttl),
-        millis(request.ttl),
-        millis(request.ttl.saturating_add(request.grace)),
-        number(bounded(request.limit)),
-        most.unwrap_or_default(),
-        Vec::new(),
+        line.max_claim_count.map_or_else(Vec::new, |count| number(count.into())),
         Vec::new(),
         claim_text(ClaimId::new(rand::random())),
     ]);
+    for request in requests {
+        all.extend([
+            claim_text(request.id),
+            number(request.ttl),
+            millis(request.ttl),
+            millis(request.ttl.saturating_add(request.grace)),
+            number(bounded(request.limit)),
+        ]);
+    }
     all
 }

@@ -1,19 +1,54 @@
-//! Clients of the `redis` crate, made from a URI.
+//! Clients of the `redis` crate, made from a URI, and connections of theirs.
 
 use std::time::Duration;
 
-use redis::cluster::ClusterClient;
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2};
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates,
 };
 
+use crate::config::Options;
 use crate::uri::{Host, Servers, Tls, Uri, User};
 
 /// A peer that is silent for this long while data is on its way to it is taken to be gone.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long making a connection may take at least, whatever `socket_timeout` says: names are looked
+/// up, TLS is negotiated.
+const MIN_CONNECT: Duration = Duration::from_secs(1);
+
+/// How long servers may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) answer: Duration,
+}
+
+impl Timeouts {
+    pub(crate) fn new(options: &Options) -> Self {
+        let answer = options.uri.socket_timeout;
+        // The answer of `WAIT` comes up to this much later.
+        let waits = if options.wait_replicas > 0 { answer } else { Duration::ZERO };
+        Self { connect: answer.max(MIN_CONNECT), answer: answer + waits }
+    }
+}
+
+/// Makes a connection.
+pub(crate) async fn connect(
+    client: &Client,
+    timeouts: Timeouts,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeouts.connect))
+        .set_response_timeout(Some(timeouts.answer));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+pub(crate) fn timed_out() -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "the server does not answer").into()
+}
 
 pub(crate) fn client(uri: &Uri, server: &Servers) -> RedisResult<Client> {
     let addr = match server {
@@ -31,65 +66,6 @@ pub(crate) fn client(uri: &Uri, server: &Servers) -> RedisResult<Client> {
         Some(tls) => Client::build_with_tls(info, certificates(tls)),
         None => Client::open(info),
     }
-}
-
-pub(crate) fn cluster(
-    uri: &Uri,
-    hosts: &[Host],
-    connect: Duration,
-    answer: Duration,
-) -> RedisResult<ClusterClient> {
-    let nodes = hosts.iter().map(|host| address(host, uri.tls.is_some()));
-    let mut builder = ClusterClient::builder(nodes)
-        // It would repeat what may have been done. Redirections come back as errors, and the driver repeats those.
-        .retries(0)
-        .connection_timeout(connect)
-        .response_timeout(answer)
-        .overall_response_timeout(None)
-        .tcp_settings(tcp());
-    if let Some(user) = &uri.user {
-        builder = builder.password(user.password.expose());
-        if let Some(name) = &user.name {
-            builder = builder.username(name);
-        }
-    }
-    if let Some(tls) = &uri.tls {
-        builder = builder.tls(TlsMode::Secure).certs(certificates(tls));
-    }
-    builder.build()
-}
-
-pub(crate) fn sentinel(
-    uri: &Uri,
-    hosts: &[Host],
-    master: &str,
-    user: Option<&User>,
-) -> RedisResult<SentinelClient> {
-    let hosts = hosts.iter().map(|host| address(host, uri.tls.is_some()));
-    let mut builder = SentinelClientBuilder::new(hosts, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(uri.database)
-        .set_client_to_redis_tcp_settings(tcp())
-        .set_client_to_sentinel_tcp_settings(tcp());
-    if let Some(user) = &uri.user {
-        builder = builder.set_client_to_redis_password(user.password.expose());
-        if let Some(name) = &user.name {
-            builder = builder.set_client_to_redis_username(name);
-        }
-    }
-    if let Some(user) = user {
-        builder = builder.set_client_to_sentinel_password(user.password.expose());
-        if let Some(name) = &user.name {
-            builder = builder.set_client_to_sentinel_username(name);
-        }
-    }
-    if let Some(tls) = &uri.tls {
-        builder = builder
-            .set_client_to_redis_tls_mode(TlsMode::Secure)
-            .set_client_to_redis_certificates(certificates(tls))
-            .set_client_to_sentinel_tls_mode(TlsMode::Secure)
-            .set_client_to_sentinel_certificates(certificates(tls));
-    }
-    builder.build()
 }
 
 fn address(host: &Host, is_encrypted: bool) -> ConnectionAddr {

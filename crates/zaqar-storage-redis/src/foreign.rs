@@ -1,10 +1,17 @@
-//! What is in the server when a store is opened: its version, its settings that lose data, and data of the original.
+//! What is in the servers when a store is opened: versions, settings that lose data, and data of
+//! the original.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "replies and errors that are not named are treated alike"
+)]
 
 use redis::{Cmd, Value, cmd};
 use tracing::{debug, warn};
 
-use crate::driver::Server;
 use crate::error::{Error, Trouble};
+use crate::layout;
+use crate::server::Server;
 
 /// Queues of the original's whose messages are counted.
 const LOOK: usize = 100;
@@ -12,33 +19,26 @@ const LOOK: usize = 100;
 const QUEUES: &str = "msgset_index";
 const SUBSCRIBED: &str = "subset_index";
 
-/// Looks at the server. Nothing of the original is touched.
+/// Looks at the servers. Nothing of the original is touched.
 pub(crate) async fn look(server: &Server) -> Result<(), Error> {
-    let info = match server.send("", cmd("INFO").arg("everything")).await {
-        Ok(info) => text(&info),
-        // Some deployments do not let clients ask.
-        Err(Trouble::Refused(error)) if error.code() == Some("NOPERM") => String::new(),
-        Err(trouble) => return Err(connect(trouble)),
+    let info = || {
+        let mut info = cmd("INFO");
+        info.arg("everything");
+        info
     };
-    if let Some(version) = field(&info, "redis_version")
-        && version.split('.').next().and_then(|major| major.parse::<u32>().ok()) < Some(7)
-    {
-        return Err(Error::Version { version: version.to_owned() });
+    // The first question also waits for a server that is away.
+    server.send("", cmd("PING").arg("zaqar")).await.map_err(Error::connect)?;
+    for said in server.pool().send_to_all(info).await {
+        match said {
+            Ok(info) => judge(server, &text(&info))?,
+            Err(Trouble::Refused(error)) if error.code() == Some("NOPERM") => warn!(
+                "INFO is not allowed: neither version nor maxmemory-policy of Redis is checked"
+            ),
+            Err(trouble) => warn!(?trouble, "a node of Redis could not be asked for its version"),
+        }
     }
-    if field(&info, "cluster_enabled") == Some("1") && !server.is_cluster() {
-        return Err(Error::Uri {
-            reason: "names a node of a Cluster: say cluster=true".to_owned(),
-        });
-    }
-    if let Some(policy) = field(&info, "maxmemory_policy")
-        && policy != "noeviction"
-        && field(&info, "maxmemory") != Some("0")
-    {
-        warn!(
-            policy,
-            "Redis throws messages away when it is full: set maxmemory-policy noeviction"
-        );
-    }
+    ask_max_bulk(server).await;
+    layout::check(server).await?;
     match count(server).await {
         Ok((0, 0, _)) => {}
         Ok((queues, subscribed, messages)) => warn!(
@@ -50,6 +50,49 @@ pub(crate) async fn look(server: &Server) -> Result<(), Error> {
         Err(trouble) => debug!(?trouble, "data of the original could not be looked for"),
     }
     Ok(())
+}
+
+/// What a node says of itself.
+fn judge(server: &Server, info: &str) -> Result<(), Error> {
+    if let Some(version) = field(info, "redis_version")
+        && number(version) < Some((6, 2))
+    {
+        return Err(Error::Version { version: version.to_owned() });
+    }
+    if field(info, "cluster_enabled") == Some("1") && !server.is_cluster() {
+        return Err(Error::Uri {
+            reason: "names a node of a Cluster: say cluster=true".to_owned(),
+        });
+    }
+    if let Some(policy) = field(info, "maxmemory_policy")
+        && policy != "noeviction"
+        && field(info, "maxmemory") != Some("0")
+    {
+        warn!(
+            policy,
+            node = field(info, "tcp_port"),
+            "Redis throws messages away when it is full: set maxmemory-policy noeviction"
+        );
+    }
+    Ok(())
+}
+
+/// The first two numbers of a version.
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(|part| part.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// Redis takes no larger argument than it is configured to.
+async fn ask_max_bulk(server: &Server) {
+    let mut ask = cmd("CONFIG");
+    ask.arg("GET").arg("proto-max-bulk-len");
+    // Who may not ask has the default, most likely.
+    if let Ok(Value::Array(said)) = server.send("", &ask).await
+        && let Some(bytes) = said.get(1).and_then(|bytes| text(bytes).parse().ok())
+    {
+        server.set_max_bulk(bytes);
+    }
 }
 
 /// Queues of the original, queues with subscriptions, and the messages of the first of them.
@@ -88,14 +131,16 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
-fn connect(trouble: Trouble) -> Error {
-    let source: Box<dyn std::error::Error + Send + Sync> = match trouble {
-        Trouble::NotYet(error)
-        | Trouble::Unknown(error)
-        | Trouble::Full(error)
-        | Trouble::Down(error)
-        | Trouble::Refused(error) => error.into(),
-        Trouble::NoScript | Trouble::Unsafe { .. } => "an answer that makes no sense".into(),
-    };
-    Error::Connect { source }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        for (version, is_new) in
+            [("6.2.14", true), ("7.0.15", true), ("8.0.0", true), ("10.1", true), ("6.0.9", false)]
+        {
+            assert_eq!(number(version) >= Some((6, 2)), is_new, "{version}");
+        }
+    }
 }

@@ -1,38 +1,60 @@
 //! The names of keys.
 //!
-//! All keys of one queue begin with `zq1:{tag}:`, and so do all that belong to one project's names or to one shard of an agenda; what
-//! is in braces decides the slot of a Cluster. A tag is an injective encoding: parts with `/` between them, and every byte of a part
-//! outside `[A-Za-z0-9_.-]` as `%` and two digits. The original's names have neither the prefix nor the ends.
+//! All keys of one queue begin with `zq1:{tag}:`, and so do all that belong to one project's names
+//! or to one shard of a schedule; what is in braces decides the slot of a Cluster. A tag is an
+//! injective encoding: parts with `/` between them, and every byte of a part outside
+//! `[A-Za-z0-9_.-]` as `%` and two digits. The original's names have neither the prefix nor the
+//! ends.
 //!
-//! A script names two keys to the server: the one it begins with, and one that never exists. The others, chunks of messages above all,
-//! it finds itself, in the same slot. While a Cluster moves a slot, half of its keys are elsewhere, and a script that looks for them
-//! would be torn: a command with several keys one of which is missing is refused for just that time, before it does anything.
+//! A script names two keys to the server: the one it begins with, and one that never exists. The
+//! others, chunks of messages above all, it finds itself, in the same slot. While a Cluster moves a
+//! slot, half of its keys are elsewhere, and a script that looks for them would be torn: a command
+//! with several keys one of which is missing is refused for just that time, before it does
+//! anything.
+//!
+//! Of a queue, whose keys begin with `{q/PROJECT/NAME}` (`{t/…}` for topics):
 //!
 //! | key | what it is |
 //! | --- | --- |
-//! | `{q/PROJECT/NAME}:h`, `{t/…}` for topics | head, a hash: `i` incarnation, `v` version, `p` last place, `n` latest time, `d` earliest due, `a` promise of the agenda, `o` that of deliveries, `s` end of the last subscription; `k` `t` and `lk` `lt` say which of `r0` `r1`, `t0` `t1` is in use, since when |
+//! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last place, `n` latest time, |
+//! | | `d` earliest due, `a` promise of the schedule of sweeps, `o` of deliveries, |
+//! | | `s` end of the last subscription; `lk` `lt` which of `t0` `t1` is in use, since when |
 //! | `:f` `:c` `:d` | places of messages that are free, claimed, delayed, by place |
 //! | `:w` | places of delayed messages, by when they are shown |
 //! | `:x` | places of all messages, by when they expire |
 //! | `:k` | place → how often it was claimed, and which claim holds it |
 //! | `:l` `:e` | claim → ttl, since, places; claims by end |
-//! | `:b:N` | chunk of 256 records by place: see `record` |
-//! | `:g` | garbage: ranges of chunks, and outboxes of closed heads |
-//! | `:r0` `:r1` | requests of posts, each with its first place |
+//! | `:b:N` | chunk of the records of 256 places: see `record` |
+//! | `:g` `:x:PLACE` | what waits for the sweep: purged messages, outboxes of closed heads |
+//! | `:r:TIME` | requests of two seconds: see `envelope` |
 //! | `:t0` `:t1` | names of dead letters that arrived |
-//! | `:s` `:sx` `:sl` `:si` `:sn` | subscriptions by id; ids by end, and those on leases; ids in order; id by subscriber |
-//! | `:ow` `:or` `:od` `:o:PLACE` | deliveries that wait, by when they are due; those that are, by age, and since when; one delivery |
-//! | `:of` `:ox` | deliveries that can be followed, by age, and until when |
+//! | `:s` `:sx` `:si` `:sn` | subscriptions by id; ids by end; ids in order; id by subscriber |
+//! | `:sl` `:sm` | ids of subscriptions on leases, by end; by lease and id |
+//! | `:o:PLACE` `:oe` | an entry of the outbox; entries by when their messages have expired |
+//! | `:ow` `:or` `:od` | entries that wait, by due; that are due, by age; and since when |
+//! | `:of` `:ox` | entries that can be followed, by age, and until when |
+//!
+//! Others:
+//!
+//! | key | what it is |
+//! | --- | --- |
+//! | `layout` | the version of this layout: see `layout` |
 //! | `{n/q/PROJECT}:n` `:r` | names of a project's queues; rows by name |
-//! | `{a/N}:s` `:o` | agenda of queues to sweep, and of those with deliveries |
-//! | `{a/N}:l` `:lx` `:li:LEASE` `:lh` | leases by end; those that are over, by when to look at them; what hangs on one, by when that ends by itself; since when, with `?` before it where the lease was never kept |
+//! | `{a/N}:s` `:o` | schedule of queues to sweep, and of those with deliveries |
+//! | `{a/N}:l` `:lx` | leases by end; those that are over, by when to look at them |
+//! | `{a/N}:li:LEASE` | what depends on a lease, by when that ends by itself |
+//! | `{a/N}:lh` | since when, with `?` before it where the lease was never kept |
+//!
+//! A place is a position: the next number, or the time in microseconds where that is more than 45 s
+//! ahead or the connection is newer than the last place. So places that a server has lost are not
+//! given again, and a chunk holds what is posted within 45 s, up to 256 messages.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName};
 
 /// What every key begins with unless the options say otherwise.
 pub(crate) const PREFIX: &str = "zq1";
-/// Shards of an agenda. All servers of a deployment have to agree on it.
+/// Shards of a schedule. All servers of a deployment have to agree on it.
 pub(crate) const SHARDS: usize = 16;
 /// Letters of a key's end that never exists.
 const NEVER: &str = "!";
@@ -46,9 +68,9 @@ pub(crate) struct Place {
     pub(crate) never: String,
 }
 
-/// Which agenda.
+/// Which schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Agenda {
+pub(crate) enum Schedule {
     /// Queues to sweep.
     Sweeps,
     /// Queues with deliveries.
@@ -81,11 +103,11 @@ impl Keys {
         self.place(&format!("n/{}/{}", letter(kind), escape(project.as_str())), "n")
     }
 
-    /// A shard of an agenda.
-    pub(crate) fn agenda(&self, agenda: Agenda, shard: usize) -> String {
-        let end = match agenda {
-            Agenda::Sweeps => "s",
-            Agenda::Deliveries => "o",
+    /// A shard of a schedule.
+    pub(crate) fn schedule(&self, schedule: Schedule, shard: usize) -> String {
+        let end = match schedule {
+            Schedule::Sweeps => "s",
+            Schedule::Deliveries => "o",
         };
         self.place(&format!("a/{shard}"), end).key
     }
@@ -98,6 +120,11 @@ impl Keys {
     /// What [`zaqar_core::storage::Upkeep::ping`] writes.
     pub(crate) fn ping(&self, shard: usize) -> Place {
         self.place(&format!("a/{shard}"), "p")
+    }
+
+    /// The layout of everything that this store keeps.
+    pub(crate) fn layout(&self) -> String {
+        format!("{}:layout", self.prefix)
     }
 
     /// The channel of news. Channels know no databases.
@@ -122,6 +149,7 @@ pub(crate) fn queue(tag: &str) -> Option<QueueKey> {
     let kind = match parts.next()? {
         "q" => Kind::Queue,
         "t" => Kind::Topic,
+        "i" => Kind::Internal,
         _ => return None,
     };
     let project = percent_decode_str(parts.next()?).decode_utf8().ok()?;
@@ -129,7 +157,7 @@ pub(crate) fn queue(tag: &str) -> Option<QueueKey> {
     Some(QueueKey { project: ProjectId::new(&project).ok()?, kind, name })
 }
 
-/// The shard of an agenda that a queue belongs to (FNV-1a).
+/// The shard of a schedule that a queue belongs to (FNV-1a).
 pub(crate) fn shard(tag: &str) -> usize {
     let hash = tag
         .bytes()
@@ -141,6 +169,7 @@ const fn letter(kind: Kind) -> &'static str {
     match kind {
         Kind::Queue => "q",
         Kind::Topic => "t",
+        Kind::Internal => "i",
     }
 }
 

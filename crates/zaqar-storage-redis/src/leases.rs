@@ -1,24 +1,29 @@
 //! Leases, and what hangs on them.
 //!
-//! A lease is in a shard of its own, so nothing about it changes in one step with a subscription that hangs on it. What hangs on it is
-//! therefore written down first, and the subscription made then: an index that may name what is not there, and never lacks what is.
+//! A lease is in a shard of its own, so nothing about it changes in one step with a subscription
+//! that hangs on it. What hangs on it is therefore written down first, and the subscription made
+//! then: an index that may name what is not there, and never lacks what is.
 //!
-//! - What hangs on a lease that does not last is looked at by a sweep. A subscription that is not there may still be on its way: it is
-//!   looked for again until half a minute has passed since anything was last hung on that lease.
-//! - Whatever hangs on a lease that was never kept waits for a sweep in the same way, so nothing is orphaned by a server that ends.
-//! - What ends by itself leaves its line in the index, which goes an hour after that, as others come, or with the lease.
+//! - What hangs on a lease that does not last is looked at by a sweep. A subscription that is not
+//!   there may still be on its way: it is looked for again until half a minute has passed since
+//!   anything was last hung on that lease.
+//! - Whatever hangs on a lease that was never kept waits for a sweep in the same way, so nothing is
+//!   orphaned by a server that ends.
+//! - What ends by itself leaves its line in the index, which goes an hour after that, as others
+//!   come, or with the lease.
 
 use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
-use zaqar_core::storage::{Error, Leases, Swept};
+use zaqar_core::storage::{Error, Leases, Renewal, Swept};
 use zaqar_core::{LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Redis;
-use crate::driver::{Call, Repeat, number, time};
-use crate::error::Garbled;
+use crate::driver::{number, time};
+use crate::error::{Garbled, unless_failed};
 use crate::keys::{self, SHARDS};
-use crate::reply::Reply;
+use crate::reply::{Outcome, Reply};
 use crate::scripts::{self, Script};
+use crate::server::{Call, Mode};
 
 /// How long a subscription may be on its way after its lease was told of it: milliseconds.
 const ON_THE_WAY: u64 = 30_000;
@@ -34,9 +39,14 @@ impl Leases for Redis {
         lease: LeaseId,
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, Error> {
+    ) -> Result<Renewal, Error> {
         let mut kept = self.change_lease(&scripts::LEASE_KEEP, lease, now, [time(until)]).await?;
-        Ok(kept.number()? == 1)
+        match kept.number()? {
+            0 => Ok(Renewal::Expired),
+            1 => Ok(Renewal::Continued),
+            2 => Ok(Renewal::Created),
+            _ => Err(Garbled.into()),
+        }
     }
 
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
@@ -75,7 +85,10 @@ impl Redis {
 
     /// Removes subscriptions of leases that are over, at most `budget` of them.
     pub(crate) async fn sweep_leases(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
-        let looks = (0..SHARDS).map(|shard| self.leases_over(shard, now));
+        let shards: Vec<_> = (0..SHARDS).collect();
+        // In a Cluster shards are on different nodes; elsewhere one script looks at all.
+        let together = if self.server().is_cluster() { 1 } else { SHARDS };
+        let looks = shards.chunks(together).map(|shards| self.leases_over(shards, now));
         let mut swept = Swept::default();
         for over in join_all(looks).await {
             let over = over?;
@@ -85,7 +98,8 @@ impl Redis {
                     swept.more = true;
                     return Ok(swept);
                 }
-                let of_one = self.sweep_lease(lease, now, budget - swept.done).await?;
+                let of_one = self.sweep_lease(lease, now, budget - swept.done).await;
+                let of_one = unless_failed(of_one, "a lease cannot be swept")?.unwrap_or_default();
                 swept.done += of_one.done;
                 swept.more |= of_one.more;
             }
@@ -93,13 +107,22 @@ impl Redis {
         Ok(swept)
     }
 
-    async fn leases_over(&self, shard: usize, now: Timestamp) -> Result<Vec<LeaseId>, Error> {
-        let mut arguments = [time(now), number(LOOK as u64)];
+    async fn leases_over(&self, shards: &[usize], now: Timestamp) -> Result<Vec<LeaseId>, Error> {
+        let mut arguments = vec![Vec::new(), number(LOOK as u64)];
+        let others = shards[1..].iter().map(|shard| self.server().keys().leases(*shard).key);
+        arguments.extend(others.map(|mut key| {
+            key.pop();
+            key.into_bytes()
+        }));
         let script = &scripts::LEASES_OVER;
-        let mut reply = self.on_shard(script, shard, &mut arguments, false).await?;
+        let over = self.on_shard(script, shards[0], &arguments, Mode::Background, now).await;
+        let Some(mut reply) = unless_failed(over, "leases cannot be read")? else {
+            return Ok(Vec::new());
+        };
         let mut leases = Vec::new();
         while !reply.is_empty() {
-            leases.push(reply.text()?.parse().map_err(|_| Garbled)?);
+            // What is no lease is nobody's: it waits for an operator and holds up no other.
+            leases.extend(reply.text().ok().and_then(|text| text.parse::<LeaseId>().ok()));
         }
         Ok(leases)
     }
@@ -142,8 +165,9 @@ impl Redis {
         let Some((key, id)) = read_member(member) else { return Ok(false) };
         let own = [id.encode().to_vec(), lease.encode().to_vec()];
         let script = &scripts::UNLEASE;
-        let said = self.on_head(&key, now, script, own).await?;
-        Ok(matches!(said, Some(("done", _))))
+        let step = self.step_of(script, Mode::Background, now, own);
+        let said = unless_failed(self.step(&key, step).await, "a subscription cannot be removed")?;
+        Ok(matches!(said, Some(Outcome::Said("done", _))))
     }
 
     /// Changes a lease so that it is as safe as the options ask for.
@@ -154,8 +178,8 @@ impl Redis {
         now: Timestamp,
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Reply, Error> {
-        let mut arguments = arguments(self.at(now), lease, own);
-        self.on_shard(script, shard(lease), &mut arguments, true).await
+        let arguments = arguments(lease, own);
+        self.on_shard(script, shard(lease), &arguments, Mode::Write, now).await
     }
 
     /// Asks a lease something, or forgets what it need not know.
@@ -166,30 +190,26 @@ impl Redis {
         now: Timestamp,
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Reply, Error> {
-        let mut arguments = arguments(self.at(now), lease, own);
-        self.on_shard(script, shard(lease), &mut arguments, false).await
+        let arguments = arguments(lease, own);
+        self.on_shard(script, shard(lease), &arguments, Mode::Background, now).await
     }
 
     async fn on_shard(
         &self,
         script: &'static Script,
         shard: usize,
-        arguments: &mut [Vec<u8>],
-        is_write: bool,
+        arguments: &[Vec<u8>],
+        mode: Mode,
+        now: Timestamp,
     ) -> Result<Reply, Error> {
         let place = self.server().keys().leases(shard);
-        let repeat = Repeat::Harmless;
-        let call = Call { script, place: &place, other: None, arguments, repeat, is_write };
+        let call = Call { now: Some(now), ..Call::new(script, &place, arguments, mode) };
         Ok(Reply::new(self.server().run(call).await?)?)
     }
 }
 
-fn arguments(
-    now: Timestamp,
-    lease: LeaseId,
-    own: impl IntoIterator<Item = Vec<u8>>,
-) -> Vec<Vec<u8>> {
-    let mut arguments = vec![time(now), lease.encode().to_vec()];
+fn arguments(lease: LeaseId, own: impl IntoIterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut arguments = vec![lease.encode().to_vec()];
     arguments.extend(own);
     arguments
 }

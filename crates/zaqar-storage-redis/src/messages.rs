@@ -3,24 +3,30 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Endpoint, Error, FOLLOWED_FOR, Guarded, ListQuery, Message,
-    MessagePage, Messages, Stats, Volume,
+    Batch, Deletable, Deleted, Endpoint, Error, Guarded, ListQuery, Message, MessagePage, Messages,
+    PopPage, PopQuery, Stats, Volume,
 };
 use zaqar_core::{
-    ClaimId, Generation, Incarnation, MessageId, Position, QueueKey, Timestamp, Version,
+    ClaimId, Generation, Incarnation, Kind, MessageId, Position, QueueKey, Timestamp,
 };
 
 use crate::Redis;
-use crate::driver::{Repeat, Step, VERSION, arguments, digits, millis, number};
+use crate::driver::{Step, arguments, digits, number};
 use crate::error::Garbled;
-use crate::keys::{Agenda, SHARDS};
+use crate::keys::{self, SHARDS, Schedule};
+use crate::peer::Lane;
 use crate::record;
-use crate::reply::{Outcome, Reply};
+use crate::reply::Reply;
 use crate::scripts::{self, Script};
+use crate::server::Mode;
 
-/// Which argument of a post says that it is a repeat.
-const REPEATED: usize = 6;
+/// Messages and bytes above which a batch or a page is large.
+pub(crate) const LARGE: usize = 50;
+const LARGE_BYTES: usize = 64 << 10;
+/// Slices of one page, at most: each reads a MiB.
+const MAX_SLICES: usize = 64;
 /// What a script is told that need not end claims and delays first.
 const AS_IT_IS: &[u8] = b"as it is";
 
@@ -33,35 +39,7 @@ impl Messages for Redis {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
-        let now = self.at(now);
-        let count = batch.messages.len() as u64;
-        let mut arguments = arguments(Some(assumed), now);
-        arguments.reserve(4 + 3 * batch.messages.len());
-        arguments.extend([Vec::new(), batch.request.to_be_bytes().to_vec(), Vec::new()]);
-        arguments.push(millis(FOLLOWED_FOR.as_secs()));
-        for message in &batch.messages {
-            arguments.push(record::encode(now, &batch.client, &message.payload));
-            arguments.extend([millis(message.ttl), millis(message.delay)]);
-        }
-        let repeat = Repeat::Marked(REPEATED);
-        let step = Step { script: &scripts::POST, repeat, is_write: true, arguments };
-        let posted = self
-            .step(key, step)
-            .await?
-            .guarded(|_, mut reply| Ok((reply.number()?, reply.some_number()?)))?;
-        let (first, deliveries_due) = match posted {
-            Guarded::Done(posted) => posted,
-            Guarded::Absent => return Ok(Guarded::Absent),
-            Guarded::Stale(generation) => return Ok(Guarded::Stale(generation)),
-        };
-        if let Some(at) = deliveries_due {
-            self.announce_deliveries(key, at).await;
-        }
-        let ids: Vec<_> = (first..first + count).map(|at| id(assumed.incarnation, at)).collect();
-        if let Some(last) = ids.last() {
-            self.inner.hub.posted(key, *last);
-        }
-        Ok(Guarded::Done(ids))
+        self.post_in_group(key, assumed, batch, now).await
     }
 
     async fn list(
@@ -80,23 +58,33 @@ impl Messages for Redis {
         let after = query.after.map_or((Vec::new(), 0), |marker| {
             (digits(marker.incarnation.get()), marker.position.get())
         });
-        let own = [
+        let hide = query.hide.as_ref().map_or_else(Vec::new, record::client);
+        let mut page = MessagePage::default();
+        let mut own = vec![
             go.to_vec(),
             number(after.1),
             number(bounded(query.limit)),
-            query.hide.as_ref().map_or_else(Vec::new, record::client),
+            hide,
             states.into(),
             after.0,
         ];
-        let Some((_, mut reply)) = self.on_head(key, now, &scripts::LIST, own).await? else {
-            return Ok(MessagePage::default());
-        };
-        let incarnation = reply.incarnation()?;
-        let next = reply.some_number()?;
-        Ok(MessagePage {
-            messages: reply.messages(incarnation)?,
-            next: next.map(|position| id(incarnation, position)),
-        })
+        // Bodies of some MiB come in slices, so that no step holds up others for long.
+        for _ in 0..MAX_SLICES {
+            let lane = lane(query.limit - page.messages.len(), 0);
+            let step = Step { lane, ..self.step_of(&scripts::LIST, Mode::Read, now, own.clone()) };
+            let Some((_, mut reply)) = self.step(key, step).await?.found()? else { break };
+            let incarnation = reply.incarnation()?;
+            let (next, is_slice) = (reply.some_number()?, reply.some_number()?.is_some());
+            page.messages.extend(reply.messages(incarnation)?);
+            let Some(next) = next else { break };
+            page.next = Some(id(incarnation, next));
+            if !is_slice || page.messages.len() >= query.limit {
+                break;
+            }
+            (own[1], own[5]) = (number(next), digits(incarnation.get()));
+            own[2] = number(bounded(query.limit - page.messages.len()));
+        }
+        Ok(page)
     }
 
     async fn get(
@@ -118,22 +106,7 @@ impl Messages for Redis {
         claim: Option<ClaimId>,
         now: Timestamp,
     ) -> Result<Deleted, Error> {
-        let assumed = Generation { incarnation: id.incarnation, version: Version::new(0) };
-        let mut arguments = arguments(Some(assumed), self.at(now));
-        arguments[VERSION].clear();
-        arguments.push(number(id.position.get()));
-        arguments.push(claim.map_or_else(Vec::new, claim_text));
-        let (script, repeat) = (&scripts::DELETE, Repeat::Harmless);
-        match self.step(key, Step { script, repeat, is_write: true, arguments }).await? {
-            Outcome::Said(_, mut reply) => match reply.bytes()?.as_slice() {
-                b"gone" => Ok(Deleted::Gone),
-                b"claimed" => Ok(Deleted::Claimed),
-                b"not claimed" => Ok(Deleted::NotClaimed),
-                b"wrong claim" => Ok(Deleted::WrongClaim),
-                _ => Err(Garbled.into()),
-            },
-            Outcome::Absent | Outcome::Stale(_) => Ok(Deleted::Gone),
-        }
+        self.delete_in_group(key, id, claim, now).await
     }
 
     async fn delete_many(
@@ -152,27 +125,33 @@ impl Messages for Redis {
             }
         };
         own.extend(groups(ids));
-        self.change_head_of(key, now, &scripts::DELETE_MANY, own, Repeat::Harmless).await?;
+        self.change_head_of(key, now, &scripts::DELETE_MANY, own).await?;
         Ok(())
     }
 
     async fn pop(
         &self,
         key: &QueueKey,
-        limit: usize,
+        query: &PopQuery,
         now: Timestamp,
-    ) -> Result<Vec<Message>, Error> {
-        let own = [Vec::new(), number(bounded(limit))];
-        // A second time it would take others, and the first would be lost.
-        let popped = self.change_head_of(key, now, &scripts::POP, own, Repeat::Never).await?;
-        let Some((_, mut reply)) = popped else { return Ok(Vec::new()) };
+    ) -> Result<PopPage, Error> {
+        let after = query.after.map_or_else(Vec::new, |after| number(after.get()));
+        let mut own = vec![Vec::new(), number(bounded(query.limit)), after];
+        own.extend(query.keys.iter().map(|key| key.0.clone().into_bytes()));
+        let lane = lane(query.limit, 0);
+        let step = Step { lane, ..self.step_of(&scripts::POP, Mode::Write, now, own) };
+        let Some((_, mut reply)) = self.step(key, step).await?.found()? else {
+            return Ok(PopPage::default());
+        };
         let incarnation = reply.incarnation()?;
-        Ok(reply.messages(incarnation)?)
+        let next = reply.some_number()?.map(Position::new);
+        Ok(PopPage { messages: reply.messages(incarnation)?, next })
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        // What a repeat removes beside came in while the caller was waiting: it could have come before.
-        self.change_head_of(key, now, &scripts::PURGE, [], Repeat::Harmless).await?;
+        // What a repeat removes beside came in while the caller was waiting: it could have come
+        // before.
+        self.change_head_of(key, now, &scripts::PURGE, []).await?;
         Ok(())
     }
 
@@ -195,11 +174,15 @@ impl Messages for Redis {
     async fn volume(&self) -> Result<Option<Volume>, Error> {
         let mut volume = Volume::default();
         for shard in 0..SHARDS {
-            for tag in self.server().queues_on(shard).await? {
-                let place = self.server().keys().head_of(&tag);
-                let mut reply = Reply::new(self.server().ask(&scripts::VOLUME, &place).await?)?;
-                volume.claimed += reply.number()?;
-                volume.free += reply.number()?;
+            let is_counted =
+                |tag: &String| keys::queue(tag).is_none_or(|queue| queue.kind != Kind::Internal);
+            let tags = self.server().queues_on(shard).await?;
+            let tags: Vec<_> = tags.into_iter().filter(is_counted).collect();
+            for tags in tags.chunks(32) {
+                for (claimed, free) in try_join_all(tags.iter().map(|tag| self.count(tag))).await? {
+                    volume.claimed += claimed;
+                    volume.free += free;
+                }
             }
         }
         Ok(Some(volume))
@@ -215,9 +198,7 @@ impl Redis {
         script: &'static Script,
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Option<(&'static str, Reply)>, Error> {
-        let mut arguments = arguments(None, self.at(now));
-        arguments.extend(own);
-        let step = Step { script, repeat: Repeat::Harmless, is_write: false, arguments };
+        let step = self.step_of(script, Mode::Read, now, own);
         Ok(self.step(key, step).await?.found()?)
     }
 
@@ -228,21 +209,48 @@ impl Redis {
         now: Timestamp,
         script: &'static Script,
         own: impl IntoIterator<Item = Vec<u8>>,
-        repeat: Repeat,
     ) -> Result<Option<(&'static str, Reply)>, Error> {
-        let mut arguments = arguments(None, self.at(now));
-        arguments.extend(own);
-        let step = Step { script, repeat, is_write: true, arguments };
+        let step = self.step_of(script, Mode::Write, now, own);
         Ok(self.step(key, step).await?.found()?)
     }
 
-    /// Tells the agenda of deliveries what it knows already within half a minute: failing is no failure of the post.
-    async fn announce_deliveries(&self, key: &QueueKey, at: u64) {
-        if let Err(error) = self.server().hint(Agenda::Deliveries, key, at).await {
+    /// A step that assumes nothing of the head.
+    pub(crate) fn step_of(
+        &self,
+        script: &'static Script,
+        mode: Mode,
+        now: Timestamp,
+        own: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Step {
+        let mut arguments = arguments(None);
+        arguments.extend(own);
+        Step::new(script, mode, Some(now), arguments)
+    }
+
+    /// What a queue holds: claimed, and all else. One that cannot be read counts as empty.
+    async fn count(&self, tag: &str) -> Result<(u64, u64), Error> {
+        let place = self.server().keys().head_of(tag);
+        match self.server().ask(&scripts::VOLUME, &place).await {
+            Ok(value) => {
+                let mut reply = Reply::new(value)?;
+                Ok((reply.number()?, reply.number()?))
+            }
+            Err(Error::Failed { source }) => {
+                tracing::warn!(tag, error = &*source, "a queue cannot be counted");
+                Ok((0, 0))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells the schedule of deliveries what it knows already within half a minute: failing is no
+    /// failure of the post.
+    pub(crate) async fn announce_deliveries(&self, key: &QueueKey, at: u64) {
+        if let Err(error) = self.server().hint(Schedule::Deliveries, key, at).await {
             tracing::warn!(
                 queue = %key,
                 error = &error as &dyn std::error::Error,
-                "a delivery begins late: its agenda could not be told"
+                "a delivery begins late: its schedule could not be told"
             );
         }
     }
@@ -253,16 +261,22 @@ pub(crate) fn claim_text(id: ClaimId) -> Vec<u8> {
     id.encode().to_vec()
 }
 
+/// Which connections a batch or page of so many messages and bytes takes.
+pub(crate) const fn lane(messages: usize, bytes: usize) -> Lane {
+    if messages > LARGE || bytes > LARGE_BYTES { Lane::Large } else { Lane::Quick }
+}
+
 /// A limit that scripts can count to.
 pub(crate) fn bounded(limit: usize) -> u64 {
     u64::try_from(limit).unwrap_or(u64::MAX).min(u32::MAX.into())
 }
 
-const fn id(incarnation: Incarnation, position: u64) -> MessageId {
+pub(crate) const fn id(incarnation: Incarnation, position: u64) -> MessageId {
     MessageId { incarnation, position: Position::new(position) }
 }
 
-/// Ids in groups of one incarnation each: the incarnation, how many they are, and their places, ascending, each once.
+/// Ids in groups of one incarnation each: the incarnation, how many they are, and their places,
+/// ascending, each once.
 fn groups(ids: &[MessageId]) -> Vec<Vec<u8>> {
     let ids: BTreeSet<MessageId> = ids.iter().copied().collect();
     let ids: Vec<MessageId> = ids.into_iter().collect();

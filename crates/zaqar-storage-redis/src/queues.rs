@@ -10,27 +10,25 @@ use zaqar_core::{
 };
 
 use crate::Redis;
-use crate::driver::{Call, Repeat, digits, number};
+use crate::driver::{digits, number};
 use crate::error::Garbled;
 use crate::messages::bounded;
 use crate::reply::{self, Reply};
 use crate::scripts::{self, Script};
+use crate::server::{Call, Mode};
 
 const DIGITS: usize = 20;
 
 #[async_trait]
 impl Queues for Redis {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
-        const MARK: usize = 2;
-        let mut arguments = [name(key), write(row), Vec::new()];
-        let (script, repeat) = (&scripts::QUEUE_CREATE, Repeat::Marked(MARK));
-        Ok(some_row(self.change_rows(key, script, &mut arguments, repeat).await?)?)
+        let arguments = [name(key), write(row)];
+        Ok(some_row(self.change_rows(key, &scripts::QUEUE_CREATE, &arguments).await?)?)
     }
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
-        let mut arguments = [name(key)];
-        let row =
-            self.ask_rows(&key.project, key.kind, &scripts::QUEUE_GET, &mut arguments).await?;
+        let arguments = [name(key)];
+        let row = self.ask_rows(&key.project, key.kind, &scripts::QUEUE_GET, &arguments).await?;
         Ok(some_row(row)?)
     }
 
@@ -40,18 +38,14 @@ impl Queues for Redis {
         expected: Generation,
         row: &QueueRow,
     ) -> Result<bool, Error> {
-        const MARK: usize = 3;
-        let mut arguments = [name(key), generation_text(expected), write(row), Vec::new()];
-        let (script, repeat) = (&scripts::QUEUE_REPLACE, Repeat::Marked(MARK));
-        let done = self.change_rows(key, script, &mut arguments, repeat).await?;
+        let arguments = [name(key), generation_text(expected), write(row)];
+        let done = self.change_rows(key, &scripts::QUEUE_REPLACE, &arguments).await?;
         Ok(reply::number(&done)? == 1)
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
-        let mut arguments = [name(key), digits(incarnation.get())];
-        // The second time it would say that there was no row.
-        let (script, repeat) = (&scripts::QUEUE_REMOVE, Repeat::Never);
-        let done = self.change_rows(key, script, &mut arguments, repeat).await?;
+        let arguments = [name(key), digits(incarnation.get())];
+        let done = self.change_rows(key, &scripts::QUEUE_REMOVE, &arguments).await?;
         Ok(reply::number(&done)? == 1)
     }
 
@@ -62,20 +56,28 @@ impl Queues for Redis {
         after: Option<&QueueName>,
         limit: usize,
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
-        let from = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
-        let mut arguments = [from.into_bytes(), number(bounded(limit))];
-        let listed = self.ask_rows(project, kind, &scripts::QUEUE_LIST, &mut arguments).await?;
-        let mut reply = Reply::new(listed)?;
-        let mut rows = Vec::new();
-        while !reply.is_empty() {
-            let name = QueueName::new(&reply.text()?).map_err(|_| Garbled)?;
-            rows.push((name, read(&reply.bytes()?)?));
+        let mut from = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
+        let (mut rows, mut left) = (Vec::new(), bounded(limit));
+        loop {
+            let arguments = [from.into_bytes(), number(left)];
+            let listed = self.ask_rows(project, kind, &scripts::QUEUE_LIST, &arguments).await?;
+            let mut reply = Reply::new(listed)?;
+            let is_slice = reply.number()? == 1;
+            from = String::new();
+            while !reply.is_empty() {
+                let (name, row) = (reply.text()?, reply.value()?);
+                from = format!("({name}");
+                left = left.saturating_sub(1);
+                rows.extend(readable(project, &name, row));
+            }
+            if !is_slice || left == 0 || from.is_empty() {
+                return Ok(rows);
+            }
         }
-        Ok(rows)
     }
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
-        let count = self.ask_rows(project, kind, &scripts::QUEUE_COUNT, &mut []).await?;
+        let count = self.ask_rows(project, kind, &scripts::QUEUE_COUNT, &[]).await?;
         Ok(reply::number(&count)?)
     }
 }
@@ -85,12 +87,11 @@ impl Redis {
         &self,
         key: &QueueKey,
         script: &'static Script,
-        arguments: &mut [Vec<u8>],
-        repeat: Repeat,
+        arguments: &[Vec<u8>],
     ) -> Result<Value, Error> {
         let place = self.server().keys().names(&key.project, key.kind);
-        let call = Call { script, place: &place, other: None, arguments, repeat, is_write: true };
-        self.server().run(call).await
+        let call = Call::new(script, &place, arguments, Mode::Write);
+        self.server().run(Call { project: key.project.as_str(), ..call }).await
     }
 
     async fn ask_rows(
@@ -98,12 +99,24 @@ impl Redis {
         project: &ProjectId,
         kind: Kind,
         script: &'static Script,
-        arguments: &mut [Vec<u8>],
+        arguments: &[Vec<u8>],
     ) -> Result<Value, Error> {
-        let (place, repeat) = (self.server().keys().names(project, kind), Repeat::Harmless);
-        let call = Call { script, place: &place, other: None, arguments, repeat, is_write: false };
-        self.server().run(call).await
+        let place = self.server().keys().names(project, kind);
+        let call = Call::new(script, &place, arguments, Mode::Read);
+        self.server().run(Call { project: project.as_str(), ..call }).await
     }
+}
+
+/// A row as it is kept. One that is not ours, or damaged, is left out: it must not hide the others.
+fn readable(project: &ProjectId, name: &str, row: Value) -> Option<(QueueName, QueueRow)> {
+    let found = match (QueueName::new(name), some_row(row)) {
+        (Ok(name), Ok(Some(row))) => Some((name, row)),
+        _ => None,
+    };
+    if found.is_none() {
+        tracing::warn!(project = project.as_str(), name, "a queue's row cannot be read");
+    }
+    found
 }
 
 fn name(key: &QueueKey) -> Vec<u8> {
@@ -118,6 +131,7 @@ fn write(row: &QueueRow) -> Vec<u8> {
     [generation_text(row.generation), row.metadata.to_json().into_bytes()].concat()
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other reply is a row")]
 fn some_row(value: Value) -> Result<Option<QueueRow>, Garbled> {
     match value {
         Value::Nil => Ok(None),

@@ -1,7 +1,8 @@
 //! What is kept of a message and never changes: one string a message.
 //!
-//! The time it was created (8 bytes, the highest first); a byte of flags; the client (4 bytes of length, then its text); the key that
-//! sealed it, likewise, if flagged; 16 bytes of checksum, if flagged; and the body. Scripts read the time and the client.
+//! The time it was created (8 bytes, the highest first); a byte of flags; the client (4 bytes of
+//! length, then its text); the key that sealed it, likewise, if flagged; 16 bytes of checksum, if
+//! flagged; and the body. Scripts read the time and the client.
 
 use bytes::{Buf, Bytes};
 use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
@@ -34,6 +35,14 @@ pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -
     }
     record.extend_from_slice(&payload.bytes);
     record
+}
+
+/// The length of the record of a message.
+pub(crate) fn length(client: &ClientId, payload: &Payload) -> usize {
+    const FIXED: usize = 8 + 1 + 4;
+    let key = payload.sealed_with.as_ref().map_or(0, |KeyId(key)| 4 + key.len());
+    let sum = payload.checksum.as_ref().map_or(0, |Checksum(sum)| sum.len());
+    FIXED + client.as_str().len() + key + sum + payload.bytes.len()
 }
 
 /// A client as records have it.
@@ -100,6 +109,7 @@ mod tests {
         ] {
             let created = Timestamp::from_millis(1_700_000_000_123);
             let record = encode(created, &ClientId::new("me"), &payload);
+            assert_eq!(record.len(), length(&ClientId::new("me"), &payload));
             assert_eq!(decode(record.clone()).unwrap(), Record { created, payload });
             let mine = client(&ClientId::new("me"));
             assert_eq!(record[9..9 + mine.len()], mine, "where scripts look for it");

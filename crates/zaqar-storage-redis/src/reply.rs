@@ -1,11 +1,19 @@
 //! What scripts answer: a flat list that is read from the front.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "replies and errors that are not named are treated alike"
+)]
+
 use redis::Value;
 use zaqar_core::storage::{Guarded, Message};
 use zaqar_core::{ClaimId, Generation, Incarnation, MessageId, Position, Timestamp, Version};
 
 use crate::error::Garbled;
 use crate::record;
+
+/// How many parts tell of one message.
+pub(crate) const MESSAGE_PARTS: u64 = 5;
 
 /// An answer that is being read.
 #[derive(Debug)]
@@ -67,6 +75,15 @@ impl Reply {
         })
     }
 
+    /// The next parts.
+    pub(crate) fn take(&mut self, count: u64) -> Result<Self, Garbled> {
+        let count = usize::try_from(count).map_err(|_| Garbled)?;
+        if count > self.0.len() {
+            return Err(Garbled);
+        }
+        Ok(Self(self.0.by_ref().take(count).collect::<Vec<_>>().into_iter()))
+    }
+
     /// The messages that the rest tells of.
     pub(crate) fn messages(mut self, incarnation: Incarnation) -> Result<Vec<Message>, Garbled> {
         let mut messages = Vec::with_capacity(self.0.len() / 5);
@@ -74,7 +91,9 @@ impl Reply {
             let position = Position::new(self.number()?);
             let (expires, count, claim) = (self.value()?, self.number()?, self.bytes()?);
             let Value::BulkString(record) = self.value()? else { continue };
-            let (Ok(expires), record) = (number(&expires), record::decode(record)?) else {
+            // One that is damaged must not hide the others.
+            let (Ok(expires), Ok(record)) = (number(&expires), record::decode(record)) else {
+                tracing::warn!(position = position.get(), "a message cannot be read");
                 continue;
             };
             messages.push(Message {

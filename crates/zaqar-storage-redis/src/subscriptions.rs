@@ -8,11 +8,12 @@ use zaqar_core::storage::{
 use zaqar_core::{Generation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Redis;
-use crate::driver::{Repeat, Step, arguments, millis, number};
+use crate::driver::{Step, arguments, millis, number};
 use crate::error::Garbled;
 use crate::messages::bounded;
 use crate::reply::Reply;
 use crate::scripts;
+use crate::server::Mode;
 
 const CONFIRMED: &[u8] = b"1";
 
@@ -25,12 +26,11 @@ impl Subscriptions for Redis {
         subscription: &NewSubscription,
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
-        let now = self.at(now);
         if let Some(lease) = subscription.lease {
             let expires = now.plus_secs(subscription.ttl);
             self.hang(lease, key, subscription.id, expires, now).await?;
         }
-        let mut arguments = arguments(Some(assumed), now);
+        let mut arguments = arguments(Some(assumed));
         arguments.extend([
             text(subscription.id),
             millis(subscription.ttl),
@@ -40,8 +40,8 @@ impl Subscriptions for Redis {
             subscription.options.clone().into_bytes(),
             subscription.lease.map_or_else(Vec::new, |lease| lease.encode().to_vec()),
         ]);
-        let (script, repeat) = (&scripts::SUBSCRIBE, Repeat::Harmless);
-        let made = self.step(key, Step { script, repeat, is_write: true, arguments }).await?;
+        let step = Step::new(&scripts::SUBSCRIBE, Mode::Write, Some(now), arguments);
+        let made = self.step(key, step).await?;
         let made = made.guarded(|said, mut reply| match said {
             "exists" => Ok(Subscribed::Exists(read(&mut reply)?)),
             _ => Ok(Subscribed::Created { after: Position::new(reply.number()?) }),
@@ -67,14 +67,42 @@ impl Subscriptions for Redis {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
-        let own = [after.map_or_else(Vec::new, text), number(bounded(limit))];
-        let found = self.on_head(key, now, &scripts::SUBSCRIPTIONS, own).await?;
-        let Some((_, mut reply)) = found else { return Ok(Vec::new()) };
-        let mut subscriptions = Vec::new();
-        while !reply.is_empty() {
-            subscriptions.push(read(&mut reply)?);
+        let (mut subscriptions, mut after) = (Vec::new(), after);
+        loop {
+            let left = bounded(limit - subscriptions.len());
+            let own = [after.map_or_else(Vec::new, text), number(left)];
+            let found = self.on_head(key, now, &scripts::SUBSCRIPTIONS, own).await?;
+            let Some((_, mut reply)) = found else { break };
+            let is_slice = reply.some_number()?.is_some();
+            while !reply.is_empty() {
+                subscriptions.push(read(&mut reply)?);
+            }
+            after = subscriptions.last().map(|last| last.id);
+            if !is_slice || subscriptions.len() >= limit {
+                break;
+            }
         }
         Ok(subscriptions)
+    }
+
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        let after = after.map_or_else(Vec::new, text);
+        let own = [lease.encode().to_vec(), after, number(bounded(limit))];
+        let found = self.on_head(key, now, &scripts::LEASED_SUBSCRIPTIONS, own).await?;
+        let Some((_, mut reply)) = found else { return Ok(Vec::new()) };
+        let mut leased = Vec::new();
+        while !reply.is_empty() {
+            let id = reply.text()?.parse().map_err(|_| Garbled)?;
+            leased.push((id, reply.time()?));
+        }
+        Ok(leased)
     }
 
     async fn change_subscription(
@@ -84,7 +112,6 @@ impl Subscriptions for Redis {
         change: &SubscriptionChange,
         now: Timestamp,
     ) -> Result<Changed, Error> {
-        let now = self.at(now);
         if let Some(ttl) = change.ttl {
             // Its lease is told first, as for a new one.
             let there = self.subscription(key, id, now).await?;
@@ -99,7 +126,7 @@ impl Subscriptions for Redis {
         own.extend(pair(change.options.clone().map(String::into_bytes)));
         own.extend(pair(change.confirmed.map(flag)));
         let script = &scripts::CHANGE_SUBSCRIPTION;
-        let said = self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        let said = self.change_head_of(key, now, script, own).await?;
         match said {
             Some(("done", _)) => Ok(Changed::Done),
             Some(("duplicate", _)) => Ok(Changed::Duplicate),
@@ -115,7 +142,7 @@ impl Subscriptions for Redis {
         now: Timestamp,
     ) -> Result<(), Error> {
         let (script, own) = (&scripts::UNSUBSCRIBE, [text(id)]);
-        let said = self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        let said = self.change_head_of(key, now, script, own).await?;
         if let Some((_, mut reply)) = said
             && let Some(lease) = read_lease(&mut reply)?
             && let Err(error) = self.unhang(lease, key, id, now).await
@@ -128,7 +155,7 @@ impl Subscriptions for Redis {
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         let (script, own) = (&scripts::UNSUBSCRIBE, [Vec::new()]);
-        self.change_head_of(key, now, script, own, Repeat::Harmless).await?;
+        self.change_head_of(key, now, script, own).await?;
         Ok(())
     }
 }

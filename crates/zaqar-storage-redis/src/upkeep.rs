@@ -4,15 +4,18 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use zaqar_core::Timestamp;
 use zaqar_core::storage::{Error, Swept, Upkeep};
+use zaqar_core::{Clock, SystemClock, Timestamp};
 
 use crate::Redis;
-use crate::agenda::Entry;
-use crate::driver::{Call, Repeat, number, time};
-use crate::keys::{Agenda, SHARDS};
+use crate::driver::number;
+use crate::error::{AGAIN_SECS, unless_failed};
+use crate::keys::{SHARDS, Schedule};
+use crate::layout;
 use crate::reply::Reply;
+use crate::schedule::Entry;
 use crate::scripts;
+use crate::server::{Call, Mode};
 
 /// Queues of one shard that a sweep looks at.
 const LOOK: usize = 64;
@@ -23,16 +26,20 @@ impl Upkeep for Redis {
         let places: Vec<_> = (0..SHARDS).map(|shard| self.server().keys().ping(shard)).collect();
         // In a Cluster the shards are on different nodes; otherwise one stands for all.
         let count = if self.server().is_cluster() { SHARDS } else { 1 };
-        let pings = places.iter().take(count).map(|place| self.server().ask(&scripts::PING, place));
+        let now = Some(SystemClock::default().now());
+        let pings = places.iter().take(count).map(|place| {
+            let call = Call::new(&scripts::PING, place, &[], Mode::Background);
+            self.server().run(Call { now, ..call })
+        });
         try_join_all(pings).await?;
         Ok(())
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
-        let (now, budget) = (self.at(now), budget.max(1));
+        let budget = budget.max(1);
         let mut swept = self.sweep_leases(now, budget).await?;
         let first = self.inner.shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        let entries = self.server().look(Agenda::Sweeps, first, LOOK.min(budget), now).await?;
+        let entries = self.server().look(Schedule::Sweeps, first, LOOK.min(budget), now).await?;
         swept.more |= entries.len() >= LOOK.min(budget);
         // A queue that has nothing to do costs a look, too.
         let mut looks = budget;
@@ -42,10 +49,20 @@ impl Upkeep for Redis {
                 break;
             }
             looks -= 1;
-            let (done, is_left) = self.sweep_queue(entry, now, budget - swept.done).await?;
-            swept.done += done;
-            swept.more |= is_left;
+            let found = self.sweep_queue(entry, now, budget - swept.done).await;
+            match unless_failed(found, "a queue cannot be swept")? {
+                Some((done, is_left)) => {
+                    swept.done += done;
+                    swept.more |= is_left;
+                }
+                // It must not stand in the way of the others.
+                None => {
+                    let later = now.plus_secs(AGAIN_SECS).as_millis();
+                    self.server().settle(entry, Some(later)).await?;
+                }
+            }
         }
+        layout::keep(self.server()).await;
         Ok(swept)
     }
 
@@ -65,18 +82,9 @@ impl Redis {
         budget: usize,
     ) -> Result<(usize, bool), Error> {
         let place = self.server().keys().head_of(&entry.tag);
-        let mut arguments = [time(now), number(budget as u64)];
-        let swept = self
-            .server()
-            .run(Call {
-                script: &scripts::SWEEP,
-                place: &place,
-                other: None,
-                arguments: &mut arguments,
-                repeat: Repeat::Harmless,
-                is_write: false,
-            })
-            .await?;
+        let arguments = [number(budget as u64)];
+        let call = Call::new(&scripts::SWEEP, &place, &arguments, Mode::Background);
+        let swept = self.server().run(Call { now: Some(now), ..call }).await?;
         let mut reply = Reply::new(swept)?;
         let (done, is_left) = (reply.number()?, reply.number()? == 1);
         let next = reply.some_number()?;

@@ -114,15 +114,13 @@ impl FromStr for Uri {
 
 impl Uri {
     fn check(self) -> Result<Self, Error> {
-        match &self.servers {
-            Servers::Socket(_) if self.tls.is_some() => {
-                Err(wrong("cannot have both a socket's path and rediss:"))
-            }
-            Servers::Cluster(_) if self.database != 0 => {
-                Err(wrong("cannot have dbid: a Cluster has one database"))
-            }
-            _ => Ok(self),
+        if matches!(self.servers, Servers::Socket(_)) && self.tls.is_some() {
+            return Err(wrong("cannot have both a socket's path and rediss:"));
         }
+        if matches!(self.servers, Servers::Cluster(_)) && self.database != 0 {
+            return Err(wrong("cannot have dbid: a Cluster has one database"));
+        }
+        Ok(self)
     }
 }
 
@@ -149,7 +147,7 @@ fn servers(hosts: &str, path: &str, query: &mut Query) -> Result<Servers, Error>
         }),
         (None, true) => Ok(Servers::Cluster(all_hosts(hosts, REDIS_PORT)?)),
         (None, false) if hosts.contains(',') => Err(wrong(
-            "names several hosts: say master=NAME if they are Sentinels, or cluster=true if they are nodes of a Cluster",
+            "names several hosts: say master=NAME for Sentinels, or cluster=true for a Cluster",
         )),
         (None, false) if !hosts.is_empty() => Ok(Servers::Single(host(hosts, REDIS_PORT)?)),
         (None, false) if !path.is_empty() => Ok(Servers::Socket(PathBuf::from(path))),

@@ -36,7 +36,8 @@ impl Kit {
         let shared = if factory.about().shared { Some(SHARED.lock().await) } else { None };
         let stores = factory.open(&name).await;
         let latest = shared.as_ref().map_or(Timestamp::from_millis(0), |latest| **latest);
-        // Never before the present: a store's own collector removes what has long expired by its clock.
+        // Never before the present: a store's own collector removes what has long expired by its
+        // clock.
         let start = Timestamp::from_millis(SystemClock::default().now().as_secs() * 1000);
         let clock = Arc::new(ManualClock::new(start.max(latest.plus_secs(1))));
         Self { factory, name, stores, tag, clock, shared }
@@ -61,6 +62,10 @@ impl Kit {
 
     pub(crate) fn keeps(&self) -> bool {
         self.factory.about().keeps
+    }
+
+    pub(crate) fn repairs_time(&self) -> bool {
+        self.factory.about().repairs_time
     }
 
     /// Shuts the stores down and opens them again.

@@ -9,6 +9,7 @@ mod memory;
 pub mod model;
 mod queue;
 mod run;
+mod subscriber;
 
 pub use factory::{About, Factory, Stores};
 pub use memory::{Fault, Memories, Memory};

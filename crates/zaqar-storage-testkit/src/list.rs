@@ -1,6 +1,7 @@
 //! The list of behaviours, and the macro that makes tests of them.
 
-/// Writes the list of behaviours into a macro. What is listed here is tested; what is not is dead code.
+/// Writes the list of behaviours into a macro. What is listed here is tested; what is not is dead
+/// code.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __behaviours {
@@ -49,9 +50,11 @@ macro_rules! __behaviours {
                 no_position_twice_after_deletes
                 no_position_twice_after_a_purge
                 no_position_twice_after_expiry
+                positions_follow_the_clock
                 a_message_lives_until_its_ttl_is_over
                 messages_expire_one_by_one
                 time_does_not_go_back
+                a_time_far_ahead_is_repaired
                 get_is_in_order_and_once
                 get_shows_claimed_and_delayed
                 get_leaves_out_what_is_not_there
@@ -72,6 +75,8 @@ macro_rules! __behaviours {
                 pop_passes_over_what_is_not_free
                 pop_takes_what_a_claim_left
                 pop_of_nothing
+                pop_leaves_what_its_caller_cannot_open
+                a_pop_past_many_unreadable_messages_goes_on
             }
             purging {
                 purge_removes_everything
@@ -191,6 +196,7 @@ macro_rules! __behaviours {
                 one_that_is_over_is_no_obstacle
                 a_subscription_is_of_one_queue
                 subscriptions_are_listed_by_id
+                those_on_a_lease_are_listed_alone
                 a_change_changes_what_it_names
                 a_change_to_a_taken_subscriber_changes_nothing
                 of_many_changes_to_one_subscriber_one_is_made
@@ -201,6 +207,7 @@ macro_rules! __behaviours {
             outbox {
                 a_post_writes_one_entry
                 a_post_without_subscribers_writes_none
+                a_post_that_notifies_nobody_writes_none
                 every_live_subscription_counts
                 a_dead_letter_writes_none
                 entries_are_leased_oldest_first
@@ -208,6 +215,8 @@ macro_rules! __behaviours {
                 workers_share_out_entries
                 an_entry_is_due_with_its_first_message
                 entries_outlive_messages
+                entries_end_with_their_messages
+                entries_end_with_the_last_subscription
                 closing_ends_entries
                 settling_nothing_is_no_error
                 due_queues_come_longest_due_first
@@ -219,6 +228,7 @@ macro_rules! __behaviours {
                 subscriptions_go_with_their_lease
                 a_lease_can_be_kept_longer
                 a_lease_that_is_over_stays_over
+                a_renewal_says_what_became_of_the_lease
                 an_ended_lease_takes_its_own_with_it
                 nothing_hangs_on_a_lease_that_was_never_kept
                 a_lease_with_much_on_it_ends_in_pieces
@@ -252,9 +262,11 @@ macro_rules! __behaviours {
     };
 }
 
-/// Tests every behaviour of a driver: expands to one `#[test]` each, in modules named after what they are about.
+/// Tests every behaviour of a driver: expands to one `#[test]` each, in modules named after what
+/// they are about.
 ///
-/// The expression makes a [`Factory`](crate::Factory); it runs once for each test, inside a runtime with two worker threads.
+/// The expression makes a [`Factory`](crate::Factory); it runs once for each test, inside a runtime
+/// with two worker threads.
 ///
 /// ```
 /// zaqar_storage_testkit::behaviour!(zaqar_storage_testkit::Memories::new());

@@ -1,14 +1,18 @@
-//! A queue as a test sees it: the store's methods with the queue's key, its generation and the present filled in.
+//! A queue as a test sees it: the store's methods with the queue's key, its generation and the
+//! present filled in.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use zaqar_core::storage::{
     Batch, Claim, ClaimRequest, Claimed, DeadLetters, Deletable, Deleted, Guarded, Heads,
-    ListQuery, Message, MessagePage, MessageStore, Messages, NewMessage, Stats,
+    ListQuery, Message, MessagePage, MessageStore, Messages, NewMessage, PopPage, PopQuery, Stats,
 };
 use zaqar_core::{
-    ClaimId, ClientId, Clock, Generation, ManualClock, MessageId, Payload, QueueKey, Timestamp,
+    ClaimId, ClientId, Clock, Generation, KeyId, ManualClock, MessageId, Payload, Position,
+    QueueKey, Timestamp,
 };
 
 /// Pages after which a reader is taken to go in circles.
@@ -138,9 +142,22 @@ impl Queue {
     }
 
     pub(crate) async fn pop(&self, limit: usize) -> Vec<Message> {
-        let popped = self.store.pop(&self.key, limit, self.now()).await.expect("pop answers");
-        assert!(popped.len() <= limit, "a pop takes at most its limit");
-        popped
+        let page = self.pop_readable(limit, None, &[]).await;
+        assert_eq!(page.next, None, "every message of this queue can be opened");
+        page.messages
+    }
+
+    /// Pops what is behind `after` and sealed with none or one of `keys`.
+    pub(crate) async fn pop_readable(
+        &self,
+        limit: usize,
+        after: Option<Position>,
+        keys: &[KeyId],
+    ) -> PopPage {
+        let query = PopQuery { limit, after, keys: keys.to_vec() };
+        let page = self.store.pop(&self.key, &query, self.now()).await.expect("pop answers");
+        assert!(page.messages.len() <= limit, "a pop takes at most its limit");
+        page
     }
 
     pub(crate) async fn purge(&self) {
@@ -226,7 +243,7 @@ pub(crate) fn ids(messages: &[Message]) -> Vec<MessageId> {
 }
 
 pub(crate) fn batch(client: &str, messages: Vec<NewMessage>) -> Batch {
-    Batch { request: rand::random(), client: ClientId::new(client), messages }
+    Batch { request: rand::random(), client: ClientId::new(client), messages, notify: true }
 }
 
 /// A claim of 100 seconds with a grace of 60.

@@ -56,8 +56,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Tests one behaviour of a store.
 ///
 /// # Panics
-/// Where the store does not show it, takes longer than two minutes, or `name` is none of [`names`]. The text quotes the line of the
-/// traits' documentation that the store breaks.
+/// Where the store does not show it, takes longer than two minutes, or `name` is none of [`names`].
+/// The text quotes the line of the traits' documentation that the store breaks.
 pub async fn check(factory: impl Factory, name: &str) {
     let behaviour =
         BEHAVIOURS.iter().find(|own| own.name == name).expect("the behaviour is listed");

@@ -1,4 +1,5 @@
-//! The kit notices every fault that the store in memory can be given, and names the behaviour that it breaks.
+//! The kit notices every fault that the store in memory can be given, and names the behaviour that
+//! it breaks.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, Once, OnceLock};
@@ -57,7 +58,10 @@ macro_rules! faults {
         fn $test() {
             let broken = broken_by(Fault::$fault);
             for name in [$($name),+] {
-                assert!(broken.contains(name), "{name} passes; these fail: {broken:?}");
+                // What only a race breaks is not broken every time.
+                let is_broken = broken.contains(name)
+                    || (0..ROUNDS).any(|_| breaks(Fault::$fault, name));
+                assert!(is_broken, "{name} passes; these fail: {broken:?}");
             }
         })*
 
@@ -106,6 +110,7 @@ faults! {
     any_claim_deletes: AnyClaimDeletes breaks "messages::delete_with_the_wrong_claim";
     stats_stale: StatsStale breaks "stats::stats_are_exact_after_a_sweep";
     sweep_never_ends: SweepNeverEnds breaks "upkeep::sweeping_ends_and_leaves_nothing";
+    sweep_panics: SweepPanics breaks "upkeep::sweeping_ends_and_leaves_nothing";
     closed_answers: ClosedAnswers breaks "upkeep::a_store_that_is_shut_down_refuses";
     subscribed_twice: SubscribedTwice breaks "subscriptions::a_subscriber_subscribes_once"
         "subscriptions::of_many_subscribers_one_subscribes";
@@ -132,7 +137,8 @@ faults! {
     any_generation: AnyGeneration breaks "queues::replace_needs_the_generation"
         "queues::remove_needs_the_incarnation" "heads::advance_needs_the_incarnation"
         "heads::close_needs_the_incarnation" "subscriptions::subscribe_needs_the_generation"
-        "claims::a_claim_with_another_generation_is_stale";
+        "claims::a_claim_with_another_generation_is_stale"
+        "listing::a_marker_of_another_life_begins_at_the_head";
     generation_forgotten: GenerationForgotten breaks "heads::open_makes_an_empty_head";
     open_overwrites: OpenOverwrites breaks "heads::open_leaves_a_head_that_is_there"
         "heads::of_many_openers_one_opens";
@@ -166,13 +172,21 @@ faults! {
         "leases::nothing_hangs_on_a_lease_that_was_never_kept"
         "leases::a_lease_with_much_on_it_ends_in_pieces";
     lease_revived: LeaseRevived breaks "leases::a_lease_that_is_over_stays_over";
+    pop_takes_unreadable: PopTakesUnreadable breaks "popping::pop_leaves_what_its_caller_cannot_open"
+        "popping::a_pop_past_many_unreadable_messages_goes_on";
+    lost_lease_continues: LostLeaseContinues breaks "leases::a_renewal_says_what_became_of_the_lease";
+    leased_of_others: LeasedOfOthers breaks "subscriptions::those_on_a_lease_are_listed_alone";
+    positions_ignore_clock: PositionsIgnoreClock breaks "messages::positions_follow_the_clock";
+    entries_outlive_readers: EntriesOutliveReaders breaks "outbox::entries_end_with_their_messages"
+        "outbox::entries_end_with_the_last_subscription";
+    time_ahead_kept: TimeAheadKept breaks "messages::a_time_far_ahead_is_repaired";
 }
 
 /// Behaviours that a fault breaks beyond which it says nothing on any single one of them.
 const TOO_MANY: usize = 40;
 
 /// How often a behaviour is tried on a store whose fault is one of timing.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 100;
 
 /// Every behaviour can fail, and not only where everything does.
 #[test]

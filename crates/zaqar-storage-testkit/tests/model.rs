@@ -5,10 +5,21 @@ use std::sync::Once;
 use zaqar_storage_testkit::model::{Counterexample, search};
 use zaqar_storage_testkit::{Fault, Memories};
 
-/// The smallest operations found that show a fault.
+/// The first operations found that show a fault and are few. Seeds make each run of the tests try
+/// the same cases: a fault that is found today is found tomorrow.
 fn found(fault: Fault) -> Counterexample {
     silence_the_kit();
-    search(|| Memories::with_fault(fault), 2000).expect("2000 cases show the fault")
+    let mut found = Vec::new();
+    for seed in 0..SEEDS {
+        // Now and then a case is found that is not small, and that leaving out any one operation
+        // hides.
+        let Some(case) = search(|| Memories::with_fault(fault), 2000, seed) else { continue };
+        if (1..=FEW).contains(&case.ops.len()) {
+            return case;
+        }
+        found.push(case);
+    }
+    panic!("{SEEDS} times 2000 cases show the fault with at most {FEW} operations: {found:#?}");
 }
 
 /// The panics of the kit's threads are what these tests look for: they need not fill the screen.
@@ -26,28 +37,21 @@ fn silence_the_kit() {
 
 #[test]
 fn a_right_store_agrees_with_the_oracle() {
-    let found = search(Memories::new, 300);
+    let found = search(Memories::new, 300, 0);
     assert!(found.is_none(), "{found:#?}");
 }
 
 /// Of up to 40 operations, so many are few.
 const FEW: usize = 8;
-/// Cases that are searched for one that is small.
-const TRIES: usize = 4;
+/// Searches for a case that is small.
+const SEEDS: u64 = 8;
 
 /// One test for each fault: it is found, and shown with few operations.
 macro_rules! found {
     ($($test:ident: $fault:ident;)*) => {
         $(#[test]
         fn $test() {
-            // Now and then a case is found that is not small, and that leaving out any one operation hides.
-            let mut found = found(Fault::$fault);
-            for _ in 1..TRIES {
-                if found.ops.len() > FEW {
-                    found = self::found(Fault::$fault);
-                }
-            }
-            assert!((1..=FEW).contains(&found.ops.len()), "{found:#?}");
+            let found = found(Fault::$fault);
             assert!(!found.reason.is_empty());
         })*
     };
@@ -85,4 +89,9 @@ found! {
     followed_is_due: FollowedIsDue;
     settled_hidden: SettledHidden;
     lease_forever: LeaseForever;
+    pop_takes_unreadable: PopTakesUnreadable;
+    lost_lease_continues: LostLeaseContinues;
+    leased_of_others: LeasedOfOthers;
+    positions_ignore_clock: PositionsIgnoreClock;
+    entries_outlive_readers: EntriesOutliveReaders;
 }

@@ -15,7 +15,7 @@ impl Factory for OneStore {
     async fn discard(&self, _: &str) {}
 
     fn about(&self) -> About {
-        About { keeps: true, shared: true }
+        About { keeps: true, shared: true, repairs_time: true }
     }
 }
 

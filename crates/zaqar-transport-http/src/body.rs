@@ -1,4 +1,5 @@
-//! Request bodies: read up to a bound, then decoded without building a tree of what need not be one.
+//! Request bodies: read up to a bound, then decoded without building a tree of what need not be
+//! one.
 
 use std::time::Duration;
 
@@ -9,83 +10,141 @@ use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use zaqar_api::PostedMessage;
+use zaqar_core::Holder;
 use zaqar_core::json::{self, JsonError};
 
 use crate::error::HttpError;
 
-/// Bytes of an oversized body that are read and thrown away, so that a client that sends first and reads then gets its answer.
-const DRAINED: u64 = 4 * 1024 * 1024;
+/// Bytes of a body that nobody wants which are read and discarded, so that the connection can be
+/// used again.
+const DRAIN_BYTES: u64 = 1024 * 1024;
 
-/// How long such a client may pause; one that waits for the answer instead is not kept waiting longer.
-const DRAIN_PAUSE: Duration = Duration::from_millis(500);
+/// How long that may take.
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+
+/// Bytes that a request occupies while its body is waited for: over HTTP/2 one connection may have
+/// many of them.
+const REQUEST_BYTES: usize = 4 * 1024;
+
+/// Of a body that comes in several pieces, bytes that are allocated before they have come.
+const FIRST_CAPACITY: usize = 16 * 1024;
 
 /// What a body may cost.
-pub(crate) struct Bound {
+pub(crate) struct Bound<'a> {
     /// Bytes.
     pub(crate) max: u64,
     /// Until the last byte.
     pub(crate) timeout: Duration,
-    /// The client waits for a word before it sends the body (`Expect: 100-continue`): asking for a byte would give it.
-    pub(crate) expects: bool,
+    /// Whom its bytes are charged to.
+    pub(crate) holder: &'a Holder,
 }
 
-/// Reads a whole body. One that arrives in one piece is not copied.
-///
-/// # Errors
-/// `too_large(max)` for more than `bound.max` bytes: by its `Content-Length` before a byte is kept, else as soon as they have come.
-pub(crate) async fn read<B>(
-    mut body: B,
-    bound: &Bound,
-    too_large: impl FnOnce(u64) -> HttpError,
-) -> Result<Bytes, HttpError>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
-    let reading = async {
-        let announced = body.size_hint().lower();
-        if announced > bound.max {
-            if !bound.expects {
-                drain(&mut body).await;
+/// A request's body, which knows whether it has been read to its end.
+pub(crate) struct RequestBody<B> {
+    body: B,
+    ended: bool,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
+    pub(crate) fn new(body: B) -> Self {
+        Self { ended: body.is_end_stream(), body }
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, B::Error>> {
+        while !self.ended {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    return Some(Ok(data));
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None => self.ended = true,
             }
+        }
+        None
+    }
+
+    /// Reads a whole body. One that comes in one piece is not copied. Its bytes are charged until
+    /// the last slice of them is dropped.
+    ///
+    /// # Errors
+    /// `too_large(max)` for more than `bound.max` bytes: by its `Content-Length` before a byte is
+    /// kept, else as soon as they have come. [`HttpError::OverBudget`], [`HttpError::BodyTimeout`]
+    /// and [`HttpError::BodyBroken`].
+    pub(crate) async fn read(
+        &mut self,
+        bound: &Bound<'_>,
+        too_large: impl FnOnce(u64) -> HttpError,
+    ) -> Result<Bytes, HttpError> {
+        let announced = self.body.size_hint().lower();
+        if announced > bound.max {
             return Err(too_large(bound.max));
         }
-        let mut first = Bytes::new();
-        let mut whole = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Err(HttpError::BodyBroken) };
-            let Ok(data) = frame.into_data() else { continue };
-            let length = first.len() + whole.len() + data.len();
-            if length as u64 > bound.max {
-                drain(&mut body).await;
-                return Err(too_large(bound.max));
+        let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+        let reading = async {
+            let mut first = Bytes::new();
+            let mut whole = BytesMut::new();
+            let mut permit = bound.holder.try_acquire(REQUEST_BYTES)?;
+            while let Some(data) = self.next().await {
+                let data = data.map_err(|_| HttpError::BodyBroken)?;
+                let length = first.len() + whole.len() + data.len();
+                if length as u64 > bound.max {
+                    return Err(too_large(bound.max));
+                }
+                if first.is_empty() && whole.is_empty() {
+                    permit.resize(REQUEST_BYTES + length)?;
+                    first = data;
+                    continue;
+                }
+                if whole.capacity() < length {
+                    let capacity = grown(whole.capacity(), length, announced);
+                    // The old buffer and the new one exist together while the bytes are copied.
+                    permit.resize(REQUEST_BYTES + capacity + length)?;
+                    whole.reserve(capacity - whole.len());
+                    whole.extend_from_slice(&std::mem::take(&mut first));
+                    permit.resize(REQUEST_BYTES + whole.capacity())?;
+                }
+                whole.extend_from_slice(&data);
             }
-            if first.is_empty() && whole.is_empty() {
-                first = data;
-                continue;
-            }
-            if whole.is_empty() {
-                whole.reserve(usize::try_from(announced).unwrap_or(length).max(length));
-                whole.extend_from_slice(&std::mem::take(&mut first));
-            }
-            whole.extend_from_slice(&data);
+            let whole = if whole.is_empty() { first } else { whole.freeze() };
+            permit.shrink(REQUEST_BYTES);
+            Ok(if whole.is_empty() { whole } else { permit.attach(whole) })
+        };
+        match tokio::time::timeout(bound.timeout, reading).await {
+            Ok(read) => read,
+            Err(_) => Err(HttpError::BodyTimeout),
         }
-        Ok(if whole.is_empty() { first } else { whole.freeze() })
-    };
-    match tokio::time::timeout(bound.timeout, reading).await {
-        Ok(read) => read,
-        Err(_) => Err(HttpError::BodyTimeout),
+    }
+
+    /// Reads and discards what is left of a small body; whether the connection can be used again.
+    /// A body that is not small is not touched, nor one that the client only sends once it is asked
+    /// to (`Expect: 100-continue`).
+    pub(crate) async fn drain(&mut self, expects: bool) -> bool {
+        if self.ended {
+            return true;
+        }
+        if expects || self.body.size_hint().lower() > DRAIN_BYTES {
+            return false;
+        }
+        let draining = async {
+            let mut drained = 0;
+            while let Some(data) = self.next().await {
+                drained += data.as_ref().map_or(0, Bytes::len) as u64;
+                if data.is_err() || drained > DRAIN_BYTES {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(DRAIN_LIMIT, draining).await.unwrap_or(false)
     }
 }
 
-async fn drain<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
-    let mut drained = 0;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_PAUSE, body.frame()).await {
-        drained += frame.data_ref().map_or(0, Bytes::len) as u64;
-        if drained > DRAINED {
-            return;
-        }
-    }
+/// The capacity of a buffer that must take `length` bytes: doubled, but not past what was
+/// announced.
+fn grown(capacity: usize, length: usize, announced: usize) -> usize {
+    let doubled = length.max(2 * capacity).max(FIRST_CAPACITY);
+    if announced >= length { doubled.min(announced) } else { doubled }
 }
 
 /// Decodes a small document.
@@ -192,7 +251,8 @@ fn seconds<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<i64, A::E
     })
 }
 
-/// The document of a post: an object with `messages`; anything else in it is passed over, as in the original.
+/// The document of a post: an object with `messages`; anything else in it is passed over, as in the
+/// original.
 struct Posted<'a>(Option<Vec<Item<'a>>>);
 
 impl<'de> Deserialize<'de> for Posted<'de> {

@@ -1,13 +1,17 @@
 //! CORS: which pages of other origins may call, as `[cors]` says.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
+use hyper::body::Body;
 use tower::{Layer, Service};
 use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
+
+use crate::respond;
 
 /// The rules, as the original's `[cors]` section has them.
 #[derive(Debug, Clone)]
@@ -22,19 +26,27 @@ pub struct CorsRules {
     pub max_age: Option<Duration>,
     /// Methods that a page may use.
     pub methods: Vec<String>,
-    /// Headers that a page may set.
+    /// Headers that a page may set, beside those that oslo.middleware always allows.
     pub headers: Vec<String>,
 }
 
-/// Applies [`CorsRules`] to a service. An OPTIONS request that is no preflight goes through as it is.
+/// Applies [`CorsRules`] to a service. An OPTIONS request that is no preflight goes through as it
+/// is.
 #[derive(Clone)]
 pub struct WithCors<S> {
     plain: S,
     cors: Cors<S>,
 }
 
+impl<S> fmt::Debug for WithCors<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithCors").finish_non_exhaustive()
+    }
+}
+
 impl<S: Clone> WithCors<S> {
-    /// Puts the rules in front of a service. What is no origin, method or header of HTTP in them is left out.
+    /// Puts the rules in front of a service. What is no origin, method or header of HTTP in them is
+    /// left out.
     pub fn new(service: S, rules: &CorsRules) -> Self {
         let any = rules.origins.iter().any(|origin| origin == "*");
         let origins: Vec<HeaderValue> = parsed(&rules.origins);
@@ -42,7 +54,7 @@ impl<S: Clone> WithCors<S> {
         let mut layer = CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods(parsed::<Method>(&rules.methods))
-            .allow_headers(parsed::<HeaderName>(&rules.headers))
+            .allow_headers(allowed_headers(&rules.headers))
             .expose_headers(parsed::<HeaderName>(&rules.expose_headers))
             .allow_credentials(rules.credentials);
         if let Some(max_age) = rules.max_age {
@@ -50,6 +62,24 @@ impl<S: Clone> WithCors<S> {
         }
         Self { cors: layer.layer(service.clone()), plain: service }
     }
+}
+
+/// Headers that a page may always set, as in oslo.middleware (`SIMPLE_HEADERS`): to a browser,
+/// `Content-Type: application/json` needs leave.
+const SIMPLE_HEADERS: [&str; 8] = [
+    "Accept",
+    "Accept-Language",
+    "Content-Type",
+    "Cache-Control",
+    "Content-Language",
+    "Expires",
+    "Last-Modified",
+    "Pragma",
+];
+
+fn allowed_headers(configured: &[String]) -> Vec<HeaderName> {
+    let simple = SIMPLE_HEADERS.iter().filter_map(|name| name.parse().ok());
+    parsed(configured).into_iter().chain(simple).collect()
 }
 
 fn parsed<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
@@ -64,6 +94,7 @@ where
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     R: Default + Send + 'static,
+    B: Body,
 {
     type Response = Response<R>;
     type Error = S::Error;
@@ -78,6 +109,16 @@ where
         if request.method() == Method::OPTIONS && !asks {
             return Box::pin(self.plain.call(request));
         }
-        Box::pin(self.cors.call(request))
+        // A preflight is answered without a look at its body.
+        let is_preflight = request.method() == Method::OPTIONS;
+        let has_body = is_preflight && !request.body().is_end_stream();
+        let answering = self.cors.call(request);
+        Box::pin(async move {
+            let mut response = answering.await?;
+            if has_body {
+                respond::close(&mut response);
+            }
+            Ok(response)
+        })
     }
 }

@@ -7,11 +7,17 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
-use tracing::{error, warn};
-use zaqar_api::Part;
+use zaqar_api::{Part, PoolsRule, Rejection};
 use zaqar_core::storage;
 
 use crate::respond;
+
+/// The type of a metadata patch, the one media type that is asked for.
+pub(crate) const PATCH_TYPE: &str = "application/openstack-messaging-v2.0-json-patch";
+
+/// The body of a 401, as Keystone's own middleware writes it.
+const UNAUTHORIZED: &str = "{\"error\": {\"code\": 401, \"title\": \"Unauthorized\", \"message\": \
+    \"The request you have made requires authentication.\"}}";
 
 /// Why a request gets no answer of its operation.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +39,7 @@ pub(crate) enum HttpError {
     #[error("missing header {name}")]
     MissingHeader { name: &'static str },
     #[error("{title}")]
-    Header { title: String, description: &'static str },
+    Header { title: String, description: String },
     #[error("bad {kind} name")]
     Identification { kind: &'static str, rule: String },
     #[error("bad parameter {name}")]
@@ -49,6 +55,8 @@ pub(crate) enum HttpError {
     #[error("{description}")]
     NotFound { description: String },
     #[error(transparent)]
+    OverBudget(#[from] zaqar_core::OverBudget),
+    #[error(transparent)]
     Api(#[from] zaqar_api::Error),
 }
 
@@ -57,11 +65,17 @@ impl HttpError {
         Self::Body { reason: reason.into() }
     }
 
+    pub(crate) fn header(title: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Header { title: title.into(), description: description.into() }
+    }
+
     /// The response that tells the caller.
+    #[expect(clippy::too_many_lines, reason = "one arm for each error")]
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         let bad_request = StatusCode::BAD_REQUEST;
         match self {
-            // Also for a signature that does not hold: it is not told from a path that leads nowhere.
+            // Also for a signature that does not hold: it is not told from a path that leads
+            // nowhere.
             Self::NoSuchPath => described(
                 StatusCode::NOT_FOUND,
                 "404 Not Found",
@@ -94,7 +108,7 @@ impl HttpError {
                  type with the \"Content-Type\" header.",
             ),
             Self::PatchType => {
-                let accepted = crate::request::PATCH_TYPE;
+                let accepted = PATCH_TYPE;
                 let text = format!("Accepted media type for PATCH: {accepted}.");
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 let mut response = described(status, "415 Unsupported Media Type", &text);
@@ -109,7 +123,7 @@ impl HttpError {
                 let text = format!("The \"{name}\" header is required.");
                 described(bad_request, "Missing header value", &text)
             }
-            Self::Header { title, description } => described(bad_request, &title, description),
+            Self::Header { title, description } => described(bad_request, &title, &description),
             Self::Identification { kind, rule } => described(
                 bad_request,
                 &format!("Invalid {kind} identification"),
@@ -137,13 +151,20 @@ impl HttpError {
             Self::NotFound { description } => {
                 described(StatusCode::NOT_FOUND, "Not found", &description)
             }
+            Self::OverBudget(over) => unavailable_as(
+                &format!("Please try again in a few seconds: {over}."),
+                RETRY_OVERLOAD,
+            ),
             Self::Api(error) => api(error),
         }
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each error")]
 fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
     use zaqar_api::Error;
+    // Of no use for errors that a retry does not help.
+    let retry_after = error.retry_after().unwrap_or_default();
     let unable = |status, text: &str| described(status, "Unable to delete", text);
     match error {
         Error::Invalid { part: Part::Request, reason } => {
@@ -156,11 +177,14 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
             let kind = match key.kind {
                 zaqar_core::Kind::Queue => "Queue",
                 zaqar_core::Kind::Topic => "Topic",
+                zaqar_core::Kind::Internal => "Internal queue",
             };
             let text = format!("{kind} {} does not exist for project {}", key.name, key.project);
             described(StatusCode::NOT_FOUND, "Not found", &text)
         }
         Error::Conflict { reason } => described(StatusCode::CONFLICT, "Resource conflict", &reason),
+        Error::Pools(rule) => pools_rule(&rule),
+        Error::NoPools => HttpError::NoSuchPath.into_response(),
         Error::MessageClaimed => unable(
             StatusCode::FORBIDDEN,
             "This message is claimed; it cannot be deleted without a valid claim ID.",
@@ -175,6 +199,10 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
         Error::ClaimNotFound { id, key } => {
             let (queue, project) = (&key.name, &key.project);
             let text = format!("Claim {id} does not exist in queue {queue} for project {project}");
+            described(StatusCode::NOT_FOUND, "Not found", &text)
+        }
+        Error::DeliveryNotFound { id } => {
+            let text = format!("Nothing is known of a delivery {id}");
             described(StatusCode::NOT_FOUND, "Not found", &text)
         }
         Error::SubscriptionNotFound { id } => {
@@ -200,43 +228,76 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
             "Not authorized",
             "You are not authorized to complete this action.",
         ),
-        error @ (Error::CannotSeal | Error::CannotOpen { .. }) => {
-            error!(%error, "encryption failed");
-            let text = format!("{error}.");
-            described(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error", &text)
+        Error::CannotSeal => internal_error(&format!("{error}.")),
+        Error::NotAuthenticated => respond::json(StatusCode::UNAUTHORIZED, UNAUTHORIZED),
+        // What the original says where its middleware let somebody pass without a project.
+        Error::NoProject => described(
+            StatusCode::BAD_REQUEST,
+            "Project-Id Missing",
+            "The header X-PROJECT-ID was missing",
+        ),
+        // It is not told from a path that leads nowhere.
+        Error::NotGranted => HttpError::NoSuchPath.into_response(),
+        Error::Rejected(Rejection::BadRequest(reason)) => {
+            described(StatusCode::BAD_REQUEST, "Invalid API request", &reason)
         }
-        Error::Contended => unavailable(Duration::from_secs(1)),
-        Error::Storage(error) => storage(&error),
+        Error::Rejected(Rejection::Forbidden(reason)) => {
+            described(StatusCode::FORBIDDEN, "Not authorized", &reason)
+        }
+        Error::AuthenticationUnavailable { .. } => {
+            unavailable_as("The Keystone service is temporarily unavailable.", retry_after)
+        }
+        Error::Overloaded { .. }
+        | Error::DeadlineExceeded
+        | Error::Contended
+        | Error::TaskFailed { .. } => unavailable(retry_after),
+        Error::Storage(error) => storage(&error, retry_after),
     }
 }
 
-fn storage(error: &storage::Error) -> Response<Full<Bytes>> {
-    let cause = error as &dyn std::error::Error;
+fn pools_rule(rule: &PoolsRule) -> Response<Full<Bytes>> {
+    let (status, title) = match rule {
+        PoolsRule::PoolNotFound { .. } | PoolsRule::FlavorNotFound { .. } => {
+            (StatusCode::NOT_FOUND, "Not found")
+        }
+        PoolsRule::UriInUse => (StatusCode::CONFLICT, "Resource conflict"),
+        PoolsRule::LastOfFlavor { .. } => (StatusCode::FORBIDDEN, "Unable to delete"),
+        PoolsRule::Unable { title, .. } => (StatusCode::BAD_REQUEST, *title),
+    };
+    described(status, title, &rule.to_string())
+}
+
+fn storage(error: &storage::Error, retry_after: Duration) -> Response<Full<Bytes>> {
     match error {
-        storage::Error::Overloaded { retry_after } => unavailable(*retry_after),
-        storage::Error::Unavailable { .. } => {
-            warn!(error = cause, "store unavailable");
-            unavailable(Duration::from_secs(5))
+        storage::Error::TooLarge { .. } => {
+            described(StatusCode::BAD_REQUEST, "Invalid API request", &format!("{error}."))
         }
-        storage::Error::Closed => unavailable(Duration::from_secs(5)),
         storage::Error::Failed { .. } => {
-            error!(error = cause, "store failed");
-            described(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Internal server error",
-                "The store failed; the server's log says why.",
-            )
+            internal_error("The store failed; the server's log says why.")
         }
+        storage::Error::Overloaded { .. }
+        | storage::Error::Unavailable { .. }
+        | storage::Error::ClockSkew { .. }
+        | storage::Error::Full { .. }
+        | storage::Error::Closed => unavailable(retry_after),
     }
+}
+
+fn internal_error(text: &str) -> Response<Full<Bytes>> {
+    described(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error", text)
 }
 
 /// The answer of a server that has too much to do or has lost its store.
 pub(crate) fn unavailable(retry_after: Duration) -> Response<Full<Bytes>> {
-    let mut response = described(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "Service temporarily unavailable",
-        "Please try again in a few seconds.",
-    );
+    unavailable_as("Please try again in a few seconds.", retry_after)
+}
+
+/// When a client should retry that met an overloaded server.
+const RETRY_OVERLOAD: Duration = Duration::from_secs(1);
+
+fn unavailable_as(description: &str, retry_after: Duration) -> Response<Full<Bytes>> {
+    let mut response =
+        described(StatusCode::SERVICE_UNAVAILABLE, "Service temporarily unavailable", description);
     // Whole seconds, rounded up: 0 would ask for a storm.
     let seconds = retry_after.as_millis().div_ceil(1000).max(1).to_string();
     respond::set(&mut response, header::RETRY_AFTER, seconds);
@@ -251,6 +312,6 @@ fn described(status: StatusCode, title: &str, description: &str) -> Response<Ful
 }
 
 fn closing(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    respond::close(&mut response);
     response
 }

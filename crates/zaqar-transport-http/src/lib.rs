@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod activity;
 mod body;
+mod bounds;
+mod connection;
 mod cors;
 mod error;
 mod handlers;
+mod io;
 #[cfg(test)]
 mod openapi_tests;
-mod patience;
 mod query;
 mod request;
 mod respond;
@@ -14,6 +17,7 @@ mod route;
 mod server;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,8 +29,13 @@ use http_body_util::Full;
 use hyper::body::Body;
 use zaqar_api::Api;
 
+pub use bounds::ServerOptions;
 pub use cors::{CorsRules, WithCors};
-pub use server::{Server, ServerOptions};
+pub use server::Server;
+pub use zaqar_transport::ConnectionCounts;
+
+/// What this wire is called in TLS, the preferred version first (RFC 7301).
+pub const ALPN: &[&str] = &["h2", "http/1.1"];
 
 /// How the transport behaves.
 #[derive(Debug, Clone)]
@@ -47,6 +56,12 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct HttpService {
     inner: Arc<Inner>,
+}
+
+impl fmt::Debug for HttpService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpService").finish_non_exhaustive()
+    }
 }
 
 struct Inner {

@@ -1,4 +1,5 @@
-//! The API's document, `docs/api/openapi.yaml`, has the resources and methods that this crate routes, and no others.
+//! The API's document, `docs/api/openapi.yaml`, has the resources and methods that this crate
+//! routes, and no others.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +18,19 @@ fn resources() -> impl Iterator<Item = Route> {
     std::iter::successors(Some(Route::Versions), after)
 }
 
-/// The resource behind another in an order of all. No wildcard: a new resource does not compile until it has a place here.
+/// The resource behind another in an order of all. No wildcard: a new resource does not compile
+/// until it has a place here.
 fn after(route: &Route) -> Option<Route> {
     let x = || NAMED.to_owned();
     Some(match route {
         Route::Versions => Route::Home,
         Route::Home => Route::Ping,
         Route::Ping => Route::Health,
-        Route::Health => Route::Queues(Kind::Queue),
+        Route::Health => Route::Pools,
+        Route::Pools => Route::Pool(x()),
+        Route::Pool(_) => Route::Flavors,
+        Route::Flavors => Route::Flavor(x()),
+        Route::Flavor(_) => Route::Queues(Kind::Queue),
         Route::Queues(kind) => Route::Queue(*kind, x()),
         Route::Queue(kind, _) => Route::Stats(*kind, x()),
         Route::Stats(kind, _) => Route::Purge(*kind, x()),
@@ -33,11 +39,18 @@ fn after(route: &Route) -> Option<Route> {
         Route::Message(kind, ..) => Route::Subscriptions(*kind, x()),
         Route::Subscriptions(kind, _) => Route::Subscription(*kind, x(), x()),
         Route::Subscription(kind, ..) => Route::Confirm(*kind, x(), x()),
-        Route::Confirm(Kind::Queue, ..) => Route::Claims(x()),
+        Route::Confirm(kind, ..) => Route::Secret(*kind, x(), x()),
+        Route::Secret(kind, ..) => Route::Deliveries(*kind, x(), x()),
+        Route::Deliveries(kind, ..) => Route::Delivery(*kind, x(), x(), x()),
+        Route::Delivery(kind, ..) => Route::Retry(*kind, x(), x(), x()),
+        Route::Retry(kind, ..) => Route::SubscriberHealth(*kind, x(), x()),
+        Route::SubscriberHealth(kind, ..) => Route::Resume(*kind, x(), x()),
+        Route::Resume(kind, ..) => Route::Test(*kind, x(), x()),
+        Route::Test(Kind::Queue, ..) => Route::Claims(x()),
         Route::Claims(_) => Route::Claim(x(), x()),
         Route::Claim(..) => Route::Share(x()),
         Route::Share(_) => Route::Queues(Kind::Topic),
-        Route::Confirm(Kind::Topic, ..) => return None,
+        Route::Test(Kind::Topic | Kind::Internal, ..) => return None,
     })
 }
 

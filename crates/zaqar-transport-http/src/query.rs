@@ -1,4 +1,5 @@
-//! Query strings, read as the original reads them: a value may be a comma list, blank values count as absent, the last of repeats wins.
+//! Query strings, read as the original reads them: a value may be a comma list, blank values count
+//! as absent, the last of repeats wins.
 
 use std::borrow::Cow;
 

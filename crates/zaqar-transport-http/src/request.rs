@@ -1,14 +1,14 @@
 //! What every request must say of itself, in the order in which the original looks at it.
 
+use http::Method;
 use http::header::{self, HeaderMap};
-use zaqar_api::{Caller, QueueRef, SignedHeaders};
+use zaqar_api::{
+    Api, Authentication, Context, Presented, QueueRef, RequestId, SignedHeaders, TraceParent, Wire,
+};
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Kind, Limits, NameError, ProjectId, QueueName};
 
-use crate::error::HttpError;
-
-/// The type of a metadata patch, the one media type that is asked for.
-pub(crate) const PATCH_TYPE: &str = "application/openstack-messaging-v2.0-json-patch";
+use crate::error::{HttpError, PATCH_TYPE};
 
 /// Refuses the type that HTML forms (and `curl -d` without a header) send with a body.
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
@@ -55,21 +55,158 @@ fn takes_json(range: &str, also: &str) -> bool {
     matches && !refused
 }
 
-/// Who asks, from `Client-ID`, `X-Project-ID` and `X-Roles`.
-pub(crate) fn caller(
+/// Headers that say who asks: a proxy that adds its own must not be outvoted by the caller's.
+const SINGLE: [&str; 10] = [
+    "Client-ID",
+    "URL-Expires",
+    "URL-Methods",
+    "URL-Paths",
+    "URL-Signature",
+    "X-Auth-Token",
+    "X-Project-ID",
+    "X-Roles",
+    "X-Service-Token",
+    "X-Storage-Token",
+];
+
+/// Checks that each header that says who asks comes at most once and is UTF-8, so that no two
+/// callers are taken for one.
+pub(crate) fn check_identity(headers: &HeaderMap) -> Result<(), HttpError> {
+    for name in SINGLE {
+        let mut values = headers.get_all(name).iter();
+        let Some(value) = values.next() else { continue };
+        let more = values.count();
+        if more > 0 {
+            return Err(HttpError::header(
+                format!("Repeated header {name}"),
+                format!(
+                    "The header {name} may be sent once; this request has it {} times.",
+                    more + 1
+                ),
+            ));
+        }
+        if std::str::from_utf8(value.as_bytes()).is_err() {
+            return Err(HttpError::header(
+                format!("Invalid header {name}"),
+                format!("The value of the header {name} must be UTF-8."),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Who asks, and for which request; [`check_identity`] has passed.
+pub(crate) fn context(
     headers: &HeaderMap,
     kind: Kind,
     limits: &Limits,
-) -> Result<Caller, HttpError> {
+    authentication: Authentication,
+) -> Result<Context, HttpError> {
     let client = client(headers, limits)?;
-    let mut caller = Caller::new(project(headers, kind)?, client);
-    if let Some(roles) = text(headers, "x-roles") {
-        caller.roles = roles.split(',').map(|role| role.trim().to_owned()).collect();
-    }
-    Ok(caller)
+    let project = match &authentication {
+        Authentication::Token(identity) => identity.project.clone(),
+        Authentication::Unchecked { .. }
+        | Authentication::Signature(_)
+        | Authentication::Server => project(headers, kind)?,
+    };
+    let parsed = |name| text(headers, name);
+    Ok(Context {
+        wire: Wire::Http,
+        global_request_id: parsed("x-openstack-request-id").and_then(RequestId::parse),
+        trace_parent: parsed("traceparent").and_then(TraceParent::parse),
+        ..Context::new(project, client).authenticated(authentication)
+    })
 }
 
-/// The signature that a request comes with instead of a token. An empty one is a signature too, one that never holds.
+/// What Keystone's middleware sets for the service behind it, without `x-` or `x-service-`: from a
+/// client it is a claim.
+const CLAIMS: [&str; 11] = [
+    "domain-id",
+    "domain-name",
+    "project-domain-id",
+    "project-domain-name",
+    "project-id",
+    "project-name",
+    "roles",
+    "user-domain-id",
+    "user-domain-name",
+    "user-id",
+    "user-name",
+];
+
+/// Older claims, and those without a twin, without `x-`.
+const OTHER_CLAIMS: [&str; 9] = [
+    "identity-status",
+    "is-admin-project",
+    "role",
+    "service-catalog",
+    "service-identity-status",
+    "tenant",
+    "tenant-id",
+    "tenant-name",
+    "user",
+];
+
+fn is_claim(name: &str) -> bool {
+    let Some(claim) = name.strip_prefix("x-") else { return name == "openstack-system-scope" };
+    OTHER_CLAIMS.contains(&claim)
+        || CLAIMS.contains(&claim.strip_prefix("service-").unwrap_or(claim))
+}
+
+/// Removes what a client claims to be, before anything reads it: only a token tells. A signature
+/// covers the project that stands beside it, so that one stays.
+pub(crate) fn drop_claims(headers: &mut HeaderMap) {
+    let is_signed = headers.contains_key("url-signature");
+    let names = headers.keys().filter(|name| is_claim(name.as_str()));
+    let claims: Vec<_> =
+        names.filter(|name| !(is_signed && *name == "x-project-id")).cloned().collect();
+    for claim in claims {
+        headers.remove(claim);
+    }
+}
+
+/// What the tokens of a request stand for.
+pub(crate) async fn token(
+    api: &Api,
+    headers: &HeaderMap,
+    method: &Method,
+    path: &str,
+) -> Result<Authentication, HttpError> {
+    let presented = Presented {
+        user_token: text(headers, "x-auth-token").or_else(|| text(headers, "x-storage-token")),
+        service_token: text(headers, "x-service-token"),
+        request: Some((method.as_str(), path)),
+    };
+    Ok(Authentication::Token(api.authenticate(presented).await?))
+}
+
+/// A caller whom nobody checks: it is believed, with its `X-Roles`.
+pub(crate) fn unchecked(headers: &HeaderMap) -> Authentication {
+    let roles = text(headers, "x-roles").map_or_else(Vec::new, |roles| {
+        roles.split(',').map(|role| role.trim_matches(SPACE).to_owned()).collect()
+    });
+    Authentication::Unchecked { roles }
+}
+
+/// What a signature grants, if it holds and covers the method and path of the request.
+pub(crate) fn granted(
+    api: &Api,
+    signed: &SignedHeaders<'_>,
+    method: &Method,
+    path: &str,
+) -> Result<Authentication, HttpError> {
+    let grant = api.verify_signature(signed);
+    let covered = grant.filter(|grant| grant.covers(method.as_str(), path));
+    let mut grant = covered.ok_or(zaqar_api::Error::NotGranted)?;
+    if method == Method::HEAD {
+        // Answered by the operation of the GET.
+        grant.methods = vec![Method::GET.as_str().to_owned()];
+    }
+    Ok(Authentication::Signature(grant))
+}
+
+/// The signature that a request comes with instead of a token. An empty one is a signature too, one
+/// that never holds.
 pub(crate) fn signed(headers: &HeaderMap) -> Option<SignedHeaders<'_>> {
     let signature = headers.get("url-signature")?;
     Some(SignedHeaders {
@@ -81,55 +218,53 @@ pub(crate) fn signed(headers: &HeaderMap) -> Option<SignedHeaders<'_>> {
     })
 }
 
+/// What HTTP counts as space in a value; anything else is part of an identity.
+const SPACE: [char; 2] = [' ', '\t'];
+
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     std::str::from_utf8(headers.get(name)?.as_bytes()).ok()
 }
 
 fn client(headers: &HeaderMap, limits: &Limits) -> Result<ClientId, HttpError> {
-    let Some(value) = headers.get("client-id") else {
+    let Some(text) = text(headers, "client-id") else {
         return Err(HttpError::MissingHeader { name: "Client-Id" });
     };
-    let text = String::from_utf8_lossy(value.as_bytes());
     match limits.client_ids {
-        ClientIds::Strict => ClientId::uuid(text.trim()).ok_or_else(|| HttpError::Header {
-            title: "Wrong UUID value".to_owned(),
-            description: "Malformed hexadecimal UUID.",
-        }),
+        ClientIds::Strict => ClientId::uuid(text.trim_matches(SPACE))
+            .ok_or_else(|| HttpError::header("Wrong UUID value", "Malformed hexadecimal UUID.")),
         ClientIds::Off { min, max } => {
             let chars = text.chars().count();
             if (min..=max).contains(&chars) {
-                return Ok(ClientId::new(&text));
+                return Ok(ClientId::new(text));
             }
-            Err(HttpError::Header {
-                title: format!(
-                    "Length of client id must be at least {min} and no greater than {max}."
-                ),
-                description: "The Client-ID header is too short or too long.",
-            })
+            Err(HttpError::header(
+                format!("Length of client id must be at least {min} and no greater than {max}."),
+                "The Client-ID header is too short or too long.",
+            ))
         }
     }
 }
 
 fn project(headers: &HeaderMap, kind: Kind) -> Result<ProjectId, HttpError> {
-    let Some(value) = headers.get("x-project-id") else {
-        return Err(HttpError::Header {
-            title: "Project-Id Missing".to_owned(),
-            description: "The header X-PROJECT-ID was missing",
-        });
+    let Some(text) = text(headers, "x-project-id") else {
+        return Err(HttpError::header("Project-Id Missing", "The header X-PROJECT-ID was missing"));
     };
-    let text = String::from_utf8_lossy(value.as_bytes());
-    ProjectId::new(text.trim()).map_err(|error| match error {
-        NameError::ProjectEmpty => HttpError::Header {
-            title: "Empty project header not allowed".to_owned(),
-            description: "X-PROJECT-ID cannot be an empty string. Specify the right header \
-                          X-PROJECT-ID and retry.",
-        },
+    let title = || format!("Invalid {} identification", kind.as_str());
+    ProjectId::new(text.trim_matches(SPACE)).map_err(|error| match error {
+        NameError::ProjectEmpty => HttpError::header(
+            "Empty project header not allowed",
+            "X-PROJECT-ID cannot be an empty string. Specify the right header X-PROJECT-ID and \
+             retry.",
+        ),
+        NameError::ProjectWhitespace => HttpError::header(
+            title(),
+            "Project ids may neither start nor end with whitespace characters.",
+        ),
         NameError::ProjectTooLong { .. }
         | NameError::QueueTooLong { .. }
-        | NameError::QueueCharacters => HttpError::Header {
-            title: format!("Invalid {} identification", kind.as_str()),
-            description: "Project ids may not be more than 256 characters long.",
-        },
+        | NameError::QueueCharacters => {
+            HttpError::header(title(), "Project ids may not be more than 256 characters long.")
+        }
     })
 }
 
@@ -145,6 +280,7 @@ pub(crate) fn queue(kind: Kind, name: &str) -> Result<QueueRef, HttpError> {
                 }
                 NameError::QueueCharacters
                 | NameError::ProjectEmpty
+                | NameError::ProjectWhitespace
                 | NameError::ProjectTooLong { .. } => format!(
                     "a {kind} name has 1 to {} ASCII letters, digits, underscores, dots and dashes",
                     QueueName::MAX_CHARS
@@ -183,16 +319,62 @@ mod tests {
     }
 
     #[test]
+    fn claims_of_identity_are_dropped_and_nothing_else() {
+        let names = [
+            "x-project-id",
+            "x-service-project-id",
+            "x-roles",
+            "x-user-domain-name",
+            "x-tenant",
+            "x-service-catalog",
+            "x-service-identity-status",
+            "openstack-system-scope",
+            "x-auth-token",
+            "x-service-token",
+            "x-storage-token",
+            "client-id",
+            "x-openstack-request-id",
+        ];
+        let of = |more: &[&'static str]| {
+            let names = names.iter().chain(more).copied();
+            let mut headers: HeaderMap = names
+                .map(|name| (http::HeaderName::from_static(name), HeaderValue::from_static("v")))
+                .collect();
+            drop_claims(&mut headers);
+            let mut left: Vec<_> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+            left.sort_unstable();
+            left
+        };
+        let mut left = [
+            "client-id",
+            "x-auth-token",
+            "x-openstack-request-id",
+            "x-service-token",
+            "x-storage-token",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        assert_eq!(of(&[]), left);
+        left.extend(["url-signature".to_owned(), "x-project-id".to_owned()]);
+        left.sort_unstable();
+        assert_eq!(of(&["url-signature"]), left);
+    }
+
+    #[test]
     fn client_ids_follow_the_configuration() {
         let mut headers = HeaderMap::new();
         headers.insert("client-id", HeaderValue::from_static("short"));
         headers.insert("x-project-id", HeaderValue::from_static("p"));
+        let taken = |headers: &HeaderMap, limits: &Limits| {
+            let unchecked = Authentication::Unchecked { roles: Vec::new() };
+            context(headers, Kind::Queue, limits, unchecked)
+        };
         let strict = Limits::default();
-        assert!(caller(&headers, Kind::Queue, &strict).is_err());
+        assert!(taken(&headers, &strict).is_err());
         let off =
             |min, max| Limits { client_ids: ClientIds::Off { min, max }, ..Limits::default() };
-        assert!(caller(&headers, Kind::Queue, &off(5, 5)).is_ok());
-        assert!(caller(&headers, Kind::Queue, &off(6, 9)).is_err());
-        assert!(caller(&headers, Kind::Queue, &off(1, 4)).is_err());
+        assert!(taken(&headers, &off(5, 5)).is_ok());
+        assert!(taken(&headers, &off(6, 9)).is_err());
+        assert!(taken(&headers, &off(1, 4)).is_err());
     }
 }

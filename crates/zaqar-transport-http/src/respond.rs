@@ -26,7 +26,8 @@ pub(crate) fn empty(status: StatusCode) -> Response<Full<Bytes>> {
     response
 }
 
-/// The answer to HEAD: the length of what GET would bring stays, and is all that does. Over HTTP/2 nobody else sees to that.
+/// The answer to HEAD: the length of what GET would bring stays, and is all that does. Over HTTP/2
+/// nobody else sees to that.
 pub(crate) fn without_body(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     let (mut head, body) = response.into_parts();
     if head.status != StatusCode::NO_CONTENT {
@@ -34,6 +35,12 @@ pub(crate) fn without_body(response: Response<Full<Bytes>>) -> Response<Full<Byt
         head.headers.insert(header::CONTENT_LENGTH, length.into());
     }
     Response::from_parts(head, Full::default())
+}
+
+/// Announces that the connection ends with this response. HTTP/2 has no such header: there, the
+/// stream alone ends.
+pub(crate) fn close<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Sets a header; a value that HTTP cannot carry is left out.
@@ -48,6 +55,7 @@ pub(crate) fn queue_path(kind: Kind, name: &QueueName) -> String {
     let collection = match kind {
         Kind::Queue => "queues",
         Kind::Topic => "topics",
+        Kind::Internal => "internal",
     };
     format!("/v2/{collection}/{name}")
 }
@@ -72,11 +80,12 @@ pub(crate) fn message(out: &mut BytesMut, base: &str, message: &Message, now: Ti
 }
 
 /// Bytes to reserve for messages as [`message`] shows them.
-pub(crate) fn room(base: &str, list: &[Message]) -> usize {
-    json::room(list, base.len() + 96)
+pub(crate) fn encoded_size(base: &str, list: &[Message]) -> usize {
+    json::encoded_size(list, base.len() + 96)
 }
 
-/// `{"messages":[…]}` with the messages as [`message`] shows them, and what `after` adds behind the list.
+/// `{"messages":[…]}` with the messages as [`message`] shows them, and what `after` adds behind the
+/// list.
 pub(crate) fn messages(
     base: &str,
     list: &[Message],
@@ -84,7 +93,7 @@ pub(crate) fn messages(
     after: impl FnOnce(&mut BytesMut),
 ) -> Bytes {
     // One allocation: the links take less than the rest of this.
-    let mut out = BytesMut::with_capacity(room(base, list) + 2 * (base.len() + 256));
+    let mut out = BytesMut::with_capacity(encoded_size(base, list) + 2 * (base.len() + 256));
     out.put_slice(b"{\"messages\":[");
     json::joined(&mut out, list, |out, one| message(out, base, one, now));
     out.put_u8(b']');

@@ -24,7 +24,18 @@ pub(crate) enum Route {
     Subscriptions(Kind, String),
     Subscription(Kind, String, String),
     Confirm(Kind, String, String),
+    Secret(Kind, String, String),
+    Deliveries(Kind, String, String),
+    Delivery(Kind, String, String, String),
+    Retry(Kind, String, String, String),
+    SubscriberHealth(Kind, String, String),
+    Resume(Kind, String, String),
+    Test(Kind, String, String),
     Health,
+    Pools,
+    Pool(String),
+    Flavors,
+    Flavor(String),
 }
 
 /// The path as the router and the signed paths see it: percent-decoded once.
@@ -43,7 +54,7 @@ impl Route {
         if rest.is_empty() || rest == "/" {
             return Some(Self::Home);
         }
-        let mut parts = [""; 5];
+        let mut parts = [""; 7];
         let mut count = 0;
         for part in rest.strip_prefix('/')?.split('/') {
             *parts.get_mut(count)? = part;
@@ -54,6 +65,10 @@ impl Route {
             "topics" => Kind::Topic,
             "ping" if count == 1 => return Some(Self::Ping),
             "health" if count == 1 => return Some(Self::Health),
+            "pools" if count == 1 => return Some(Self::Pools),
+            "pools" if count == 2 => return Some(Self::Pool(parts[1].to_owned())),
+            "flavors" if count == 1 => return Some(Self::Flavors),
+            "flavors" if count == 2 => return Some(Self::Flavor(parts[1].to_owned())),
             _ => return None,
         };
         let name = || parts[1].to_owned();
@@ -63,14 +78,29 @@ impl Route {
             (_, ["stats", ..], 3) => Self::Stats(kind, name()),
             (_, ["purge", ..], 3) => Self::Purge(kind, name()),
             (_, ["messages", ..], 3) => Self::Messages(kind, name()),
-            (_, ["messages", id, _], 4) => Self::Message(kind, name(), (*id).to_owned()),
+            (_, ["messages", id, ..], 4) => Self::Message(kind, name(), (*id).to_owned()),
             (Kind::Queue, ["claims", ..], 3) => Self::Claims(name()),
-            (Kind::Queue, ["claims", id, _], 4) => Self::Claim(name(), (*id).to_owned()),
+            (Kind::Queue, ["claims", id, ..], 4) => Self::Claim(name(), (*id).to_owned()),
             (Kind::Queue, ["share", ..], 3) => Self::Share(name()),
             (_, ["subscriptions", ..], 3) => Self::Subscriptions(kind, name()),
-            (_, ["subscriptions", id, _], 4) => Self::Subscription(kind, name(), (*id).to_owned()),
-            (_, ["subscriptions", id, "confirm"], 5) => {
-                Self::Confirm(kind, name(), (*id).to_owned())
+            (_, ["subscriptions", id, ..], 4) => Self::Subscription(kind, name(), (*id).to_owned()),
+            (_, ["subscriptions", id, what, ..], 5) => {
+                let id = (*id).to_owned();
+                match *what {
+                    "confirm" => Self::Confirm(kind, name(), id),
+                    "secret" => Self::Secret(kind, name(), id),
+                    "deliveries" => Self::Deliveries(kind, name(), id),
+                    "health" => Self::SubscriberHealth(kind, name(), id),
+                    "resume" => Self::Resume(kind, name(), id),
+                    "test" => Self::Test(kind, name(), id),
+                    _ => return None,
+                }
+            }
+            (_, ["subscriptions", id, "deliveries", delivery, ..], 6) => {
+                Self::Delivery(kind, name(), (*id).to_owned(), (*delivery).to_owned())
+            }
+            (_, ["subscriptions", id, "deliveries", delivery, "retry"], 7) => {
+                Self::Retry(kind, name(), (*id).to_owned(), (*delivery).to_owned())
             }
             _ => return None,
         })
@@ -84,10 +114,23 @@ impl Route {
             | Self::Home
             | Self::Ping
             | Self::Health
+            | Self::Pools
+            | Self::Flavors
             | Self::Queues(_)
-            | Self::Stats(..) => GET,
-            Self::Queue(..) => &[Method::DELETE, Method::GET, Method::PATCH, Method::PUT],
-            Self::Purge(..) | Self::Claims(_) | Self::Share(_) => &[Method::POST],
+            | Self::Stats(..)
+            | Self::Deliveries(..)
+            | Self::Delivery(..)
+            | Self::SubscriberHealth(..) => GET,
+            Self::Queue(..) | Self::Pool(_) | Self::Flavor(_) => {
+                &[Method::DELETE, Method::GET, Method::PATCH, Method::PUT]
+            }
+            Self::Purge(..)
+            | Self::Claims(_)
+            | Self::Share(_)
+            | Self::Secret(..)
+            | Self::Retry(..)
+            | Self::Resume(..)
+            | Self::Test(..) => &[Method::POST],
             Self::Subscriptions(..) => &[Method::GET, Method::POST],
             Self::Confirm(..) => &[Method::PUT],
             Self::Messages(..) => &[Method::DELETE, Method::GET, Method::POST],
@@ -98,18 +141,36 @@ impl Route {
         }
     }
 
+    /// Whether it is served in admin mode only, so that it is hidden from all others.
+    pub(crate) const fn is_for_admins(&self) -> bool {
+        matches!(self, Self::Health) || self.is_of_pooling()
+    }
+
+    /// Whether it is served with pooling only.
+    pub(crate) const fn is_of_pooling(&self) -> bool {
+        matches!(self, Self::Pools | Self::Pool(_) | Self::Flavors | Self::Flavor(_))
+    }
+
     /// What the path is about, for the words of an error.
     pub(crate) fn kind(&self) -> Kind {
-        match self {
-            Self::Queues(kind) => *kind,
-            other => other.queue().map_or(Kind::Queue, |(kind, _)| kind),
+        if let Self::Queues(kind) = self {
+            return *kind;
         }
+        self.queue().map_or(Kind::Queue, |(kind, _)| kind)
     }
 
     /// The queue or topic that the path names.
     pub(crate) fn queue(&self) -> Option<(Kind, &str)> {
         match self {
-            Self::Versions | Self::Home | Self::Ping | Self::Health | Self::Queues(_) => None,
+            Self::Versions
+            | Self::Home
+            | Self::Ping
+            | Self::Health
+            | Self::Pools
+            | Self::Pool(_)
+            | Self::Flavors
+            | Self::Flavor(_)
+            | Self::Queues(_) => None,
             Self::Queue(kind, name)
             | Self::Stats(kind, name)
             | Self::Purge(kind, name)
@@ -117,7 +178,14 @@ impl Route {
             | Self::Message(kind, name, _)
             | Self::Subscriptions(kind, name)
             | Self::Subscription(kind, name, _)
-            | Self::Confirm(kind, name, _) => Some((*kind, name)),
+            | Self::Confirm(kind, name, _)
+            | Self::Secret(kind, name, _)
+            | Self::Deliveries(kind, name, _)
+            | Self::Delivery(kind, name, ..)
+            | Self::Retry(kind, name, ..)
+            | Self::SubscriberHealth(kind, name, _)
+            | Self::Resume(kind, name, _)
+            | Self::Test(kind, name, _) => Some((*kind, name)),
             Self::Claims(name) | Self::Claim(name, _) | Self::Share(name) => {
                 Some((Kind::Queue, name))
             }
@@ -156,10 +224,27 @@ mod tests {
             ("/v2/topics/q/share", None),
             ("/v2/health", Some(Route::Health)),
             ("/v2/health/", None),
+            ("/v2/pools", Some(Route::Pools)),
+            ("/v2/pools/p", Some(Route::Pool("p".into()))),
+            ("/v2/pools/p/x", None),
+            ("/v2/flavors", Some(Route::Flavors)),
+            ("/v2/flavors/f", Some(Route::Flavor("f".into()))),
             (
                 "/v2/topics/q/subscriptions/7/confirm",
                 Some(Route::Confirm(Kind::Topic, queue(), "7".into())),
             ),
+            (
+                "/v2/queues/q/subscriptions/7/deliveries/8",
+                Some(Route::Delivery(Kind::Queue, queue(), "7".into(), "8".into())),
+            ),
+            (
+                "/v2/topics/q/subscriptions/7/deliveries/8/retry",
+                Some(Route::Retry(Kind::Topic, queue(), "7".into(), "8".into())),
+            ),
+            ("/v2/queues/q/subscriptions/7/deliveries/8/retry/", None),
+            ("/v2/queues/q/subscriptions/7/deliveries/8/again", None),
+            ("/v2/queues/q/subscriptions/7/confirm/8", None),
+            ("/v2/queues/q/messages/7/8/9", None),
             ("/v2/queues/q/subscriptions/7/confirmed", None),
             ("/v2/queues/q/subscriptions/7/confirm/x", None),
         ] {

@@ -1,5 +1,5 @@
-//! The wire over the store in memory, without a port. What every route answers beside the original is compared by the black-box tests;
-//! here is what this transport alone decides.
+//! The wire over the store in memory, without a port. What every route answers beside the original
+//! is compared by the black-box tests; here is what this transport alone decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tower::{Service, ServiceExt};
 use zaqar_api::Api;
 use zaqar_core::limits::ClientIds;
-use zaqar_core::{Limits, Secret};
+use zaqar_core::{Limits, MemoryBounds, MemoryBudget, Secret};
 use zaqar_storage_testkit::Memory;
 
 use crate::{CorsRules, HttpService, Options, WithCors};
@@ -289,6 +289,10 @@ async fn cors_answers_the_origins_that_are_allowed() {
     assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
     assert_eq!(headers[header::ACCESS_CONTROL_MAX_AGE], "600");
     assert!(headers[header::ACCESS_CONTROL_ALLOW_METHODS].to_str().unwrap().contains("PUT"));
+    let allowed = headers[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().to_lowercase();
+    for name in ["client-id", "content-type", "accept", "cache-control", "pragma"] {
+        assert!(allowed.split(',').any(|header| header.trim() == name), "{name}: {allowed}");
+    }
 
     let mut other = request("GET", "/v2/queues", "");
     other.headers_mut().insert(header::ORIGIN, "https://b.example".parse().unwrap());
@@ -297,4 +301,145 @@ async fn cors_answers_the_origins_that_are_allowed() {
 
     let plain = service.call(request("OPTIONS", "/v2/queues/q", "")).await.unwrap();
     assert!(plain.headers().contains_key(header::ALLOW), "no preflight: an OPTIONS like any");
+}
+
+fn budgeted(process: usize) -> (HttpService, MemoryBudget) {
+    let memory = MemoryBudget::new(MemoryBounds { process, ..MemoryBounds::UNLIMITED });
+    (service_with(zaqar_api::Options { memory: memory.clone(), ..Default::default() }), memory)
+}
+
+#[tokio::test]
+async fn a_body_over_the_memory_budget_is_answered_503_that_says_why() {
+    let (service, memory) = budgeted(1000);
+    let body = format!(r#"{{"messages":[{{"body":"{}"}}]}}"#, "x".repeat(2000));
+    let (head, answer) = send(&service, request("POST", "/v2/queues/q/messages", body)).await;
+    assert_eq!(head.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(head.headers()[header::RETRY_AFTER], "1");
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    let text = answer["description"].as_str().unwrap();
+    assert!(text.contains("memory budget of the server is 1000 bytes"), "{text}");
+    assert_eq!((memory.in_use(), memory.refused()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_response_is_charged_until_it_is_gone_and_refused_over_budget() {
+    let (service, memory) = budgeted(600_000);
+    let body = format!(r#"{{"messages":[{{"body":"{}"}}]}}"#, "x".repeat(2000));
+    assert_eq!(call(&service, "POST", "/v2/queues/q/messages", &body).await.0, 201);
+    // The store in memory keeps the posted body itself.
+    let kept = memory.in_use();
+    let list = || request("GET", "/v2/queues/q/messages?echo=true", "");
+    let first = service.clone().oneshot(list()).await.unwrap();
+    let charged = memory.in_use() - kept;
+    assert!((2000..4000).contains(&charged), "{charged}");
+    let others = memory.connection().try_acquire(500_000 - memory.in_use()).unwrap();
+    let second = service.clone().oneshot(list()).await.unwrap();
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop((first, others));
+    assert_eq!(memory.in_use(), kept);
+    assert_eq!(service.clone().oneshot(list()).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn one_project_cannot_take_the_memory_of_another() {
+    let bounds = MemoryBounds { project: 15_000, ..MemoryBounds::UNLIMITED };
+    let memory = MemoryBudget::new(bounds);
+    let service = service_with(zaqar_api::Options { memory, ..Default::default() });
+    let body = format!(r#"{{"messages":[{{"body":"{}"}}]}}"#, "x".repeat(6000));
+    let post = |project: &str| {
+        let mut post = request("POST", "/v2/queues/q/messages", body.clone());
+        post.headers_mut().insert("X-Project-ID", project.parse().unwrap());
+        post
+    };
+    // The store in memory keeps the first body, so that the second finds less than it needs.
+    let statuses = [
+        send(&service, post("a")).await.0.status().as_u16(),
+        send(&service, post("a")).await.0.status().as_u16(),
+        send(&service, post("b")).await.0.status().as_u16(),
+    ];
+    assert_eq!(statuses, [201, 503, 201]);
+}
+
+#[tokio::test]
+async fn documents_other_than_messages_have_a_limit_of_their_own() {
+    let limits = Limits { max_queue_metadata: 1 << 20, ..Limits::default() };
+    let service = service_with(zaqar_api::Options { limits, ..Default::default() });
+    let padded = |length: usize| format!("{{}}{}", " ".repeat(length - 2));
+    for path in ["claims", "purge", "subscriptions", "share"] {
+        let path = format!("/v2/queues/q/{path}");
+        let (_, text) = error(&service, "POST", &path, &padded(65_536)).await;
+        assert!(!text.contains("too large"), "{path}: {text}");
+        let (status, text) = error(&service, "POST", &path, &padded(65_537)).await;
+        assert!(status == 400 && text.contains("Max size: 65536 bytes"), "{path}: {text}");
+    }
+    assert_eq!(call(&service, "PUT", "/v2/queues/q", &padded(100_000)).await.0, 201);
+}
+
+/// Names of headers with two values, and what is said of them.
+#[tokio::test]
+async fn what_says_who_asks_comes_once() {
+    let service = service();
+    for name in [
+        "X-Project-ID",
+        "X-Roles",
+        "Client-ID",
+        "X-Auth-Token",
+        "URL-Signature",
+        "URL-Paths",
+        "URL-Methods",
+        "URL-Expires",
+    ] {
+        let mut twice = request("GET", "/v2/queues", "");
+        let name: http::HeaderName = name.parse().unwrap();
+        twice.headers_mut().remove(&name);
+        twice.headers_mut().append(&name, "p".parse().unwrap());
+        twice.headers_mut().append(&name, "p".parse().unwrap());
+        let (head, body) = send(&service, twice).await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let text = body["description"].as_str().unwrap().to_lowercase();
+        assert_eq!(head.status(), StatusCode::BAD_REQUEST, "{name}");
+        let says = format!("the header {name} may be sent once; this request has it 2 times.");
+        assert_eq!(text, says);
+    }
+}
+
+#[tokio::test]
+async fn project_ids_are_told_apart_byte_by_byte_or_refused() {
+    let service = service();
+    let as_project = |method: &str, id: &[u8]| {
+        let mut request = request(method, "/v2/queues/q", "");
+        let id = http::HeaderValue::from_bytes(id).unwrap();
+        request.headers_mut().insert("X-Project-ID", id);
+        request
+    };
+    let said = async |id: &[u8]| {
+        let (head, body) = send(&service, as_project("PUT", id)).await;
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = body["description"].as_str().unwrap_or_default().to_owned();
+        (head.status().as_u16(), text)
+    };
+    for not_utf8 in [&b"\xe9"[..], b"\xe8", b"a\xff"] {
+        let (status, text) = said(not_utf8).await;
+        assert_eq!(
+            (status, text.as_str()),
+            (400, "The value of the header X-Project-ID must be UTF-8.")
+        );
+    }
+    for padded in ["a\u{a0}", "a\u{2003}", "\u{2003}a"] {
+        let (status, text) = said(padded.as_bytes()).await;
+        assert!(status == 400 && text.contains("neither start nor end with whitespace"), "{text}");
+    }
+    // Each of them has its own queue.
+    for id in ["a", "\u{fffd}", "\u{e9}", "e\u{301}", "a\u{a0}b", "a b", "A"] {
+        assert_eq!(said(id.as_bytes()).await.0, 201, "{id:?}");
+    }
+}
+
+#[tokio::test]
+async fn roles_are_not_folded() {
+    let service = service();
+    let mut request = request("GET", "/v2/health", "");
+    let roles = http::HeaderValue::from_bytes("admin\u{a0}".as_bytes()).unwrap();
+    request.headers_mut().insert("X-Roles", roles);
+    assert_eq!(send(&service, request).await.0.status(), StatusCode::FORBIDDEN);
 }

@@ -1,5 +1,14 @@
 //! What a request may ask for, and what each action's headers and body must look like.
 
+use zaqar_api::{
+    CheckHealth, CreateClaim, CreateFlavor, CreatePool, CreateQueue, CreateSubscription,
+    Declaration, DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue,
+    DeleteSubscription, GetFlavor, GetPool, GetQueue, GetQueueStats, ListFlavors, ListMessages,
+    ListPools, ListQueues, ListSubscriptions, Operation, Ping, PostMessages, Purge, ReadClaim,
+    ReadHome, ReadMessage, ReadMessages, ReadSubscription, ReleaseClaim, RenewClaim, UpdateFlavor,
+    UpdatePool,
+};
+
 use crate::members::Shape;
 
 /// Everything that can be asked for.
@@ -29,6 +38,16 @@ pub(crate) enum Action {
     SubscriptionCreate,
     SubscriptionGet,
     SubscriptionDelete,
+    PoolList,
+    PoolCreate,
+    PoolUpdate,
+    PoolGet,
+    PoolDelete,
+    FlavorList,
+    FlavorCreate,
+    FlavorUpdate,
+    FlavorGet,
+    FlavorDelete,
 }
 
 /// A member of a body: what it must be where it is there, and whether it must be.
@@ -79,9 +98,18 @@ pub(crate) const FIELDS: &[&str] = &[
     "subscriber",
     "options",
     "subscription_id",
+    "pool_name",
+    "flavor_name",
+    "pool_list",
+    "uri",
+    "weight",
+    "flavor",
+    "capabilities",
 ];
 
 const QUEUE: Field = required("queue_name", Shape::Text);
+const POOL: Field = required("pool_name", Shape::Text);
+const FLAVOR: Field = required("flavor_name", Shape::Text);
 const MARKER: Field = optional("marker", Shape::Text);
 const LIMIT: Field = optional("limit", Shape::Integer);
 const TTL: Field = optional("ttl", Shape::Integer);
@@ -114,27 +142,44 @@ impl Action {
             "subscription_create" => Self::SubscriptionCreate,
             "subscription_get" => Self::SubscriptionGet,
             "subscription_delete" => Self::SubscriptionDelete,
+            "pool_list" => Self::PoolList,
+            "pool_create" => Self::PoolCreate,
+            "pool_update" => Self::PoolUpdate,
+            "pool_get" => Self::PoolGet,
+            "pool_delete" => Self::PoolDelete,
+            "flavor_list" => Self::FlavorList,
+            "flavor_create" => Self::FlavorCreate,
+            "flavor_update" => Self::FlavorUpdate,
+            "flavor_get" => Self::FlavorGet,
+            "flavor_delete" => Self::FlavorDelete,
+            // The original declares it too; its rules are those of pool_get.
+            "pool_get_detail" => Self::PoolGet,
             _ => return None,
         })
     }
 
     /// The headers that must be there.
     pub(crate) const fn required_headers(self) -> &'static [&'static str] {
-        match self {
-            Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode => &[],
-            Self::Authenticate => &["X-Project-ID", "X-Auth-Token"],
-            _ => &["Client-ID", "X-Project-ID"],
+        if matches!(self, Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode) {
+            &[]
+        } else if matches!(self, Self::Authenticate) {
+            &["X-Project-ID", "X-Auth-Token"]
+        } else {
+            &["Client-ID", "X-Project-ID"]
         }
     }
 
     /// Whether there must be a body.
     pub(crate) const fn takes(self) -> Takes {
-        match self {
-            Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode | Self::Authenticate => {
-                Takes::NoBody
-            }
-            Self::QueueList => Takes::OptionalBody,
-            _ => Takes::Body,
+        if matches!(
+            self,
+            Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode | Self::Authenticate
+        ) {
+            Takes::NoBody
+        } else if matches!(self, Self::QueueList | Self::PoolList | Self::FlavorList) {
+            Takes::OptionalBody
+        } else {
+            Takes::Body
         }
     }
 
@@ -142,7 +187,32 @@ impl Action {
     pub(crate) const fn fields(self) -> &'static [Field] {
         match self {
             Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode | Self::Authenticate => &[],
-            Self::QueueList => const { &[MARKER, LIMIT, optional("detailed", Shape::Boolean)] },
+            Self::QueueList | Self::PoolList | Self::FlavorList => {
+                const { &[MARKER, LIMIT, optional("detailed", Shape::Boolean)] }
+            }
+            Self::PoolCreate | Self::PoolUpdate => {
+                const {
+                    &[
+                        POOL,
+                        optional("weight", Shape::Integer),
+                        optional("uri", Shape::Text),
+                        optional("options", Shape::Object),
+                    ]
+                }
+            }
+            Self::PoolGet => const { &[POOL, optional("detailed", Shape::Boolean)] },
+            Self::PoolDelete => const { &[POOL] },
+            Self::FlavorCreate | Self::FlavorUpdate => {
+                const {
+                    &[
+                        FLAVOR,
+                        optional("pool_list", Shape::List),
+                        optional("capabilities", Shape::Object),
+                    ]
+                }
+            }
+            Self::FlavorGet => const { &[FLAVOR, optional("detailed", Shape::Boolean)] },
+            Self::FlavorDelete => const { &[FLAVOR] },
             Self::QueueCreate
             | Self::QueueDelete
             | Self::QueueGet
@@ -197,13 +267,56 @@ impl Action {
         }
     }
 
-    /// The HTTP method that a signed URL must grant for it; `None` where no signed URL does, as in the original.
-    pub(crate) const fn signed_method(self) -> Option<&'static str> {
-        match self {
-            Self::MessageList | Self::MessageGet | Self::MessageGetMany => Some("GET"),
-            Self::MessagePost => Some("POST"),
-            Self::MessageDelete | Self::MessageDeleteMany => Some("DELETE"),
-            _ => None,
-        }
+    /// Whether an answer may be as large as a page of messages.
+    pub(crate) const fn returns_messages(self) -> bool {
+        matches!(
+            self,
+            Self::MessageList
+                | Self::MessageGetMany
+                | Self::MessageDeleteMany
+                | Self::ClaimCreate
+                | Self::ClaimGet
+        )
+    }
+
+    /// What its operation declares; `None` for the one action that is none.
+    pub(crate) const fn declaration(self) -> Option<&'static Declaration> {
+        Some(match self {
+            Self::Authenticate => return None,
+            Self::GetHomeDoc => ReadHome::DECLARATION,
+            Self::CheckNodeHealth => CheckHealth::DECLARATION,
+            Self::PingNode => Ping::DECLARATION,
+            Self::QueueList => ListQueues::DECLARATION,
+            Self::QueueCreate => CreateQueue::DECLARATION,
+            Self::QueueDelete => DeleteQueue::DECLARATION,
+            Self::QueueGet => GetQueue::DECLARATION,
+            Self::QueueGetStats => GetQueueStats::DECLARATION,
+            Self::QueuePurge => Purge::DECLARATION,
+            Self::MessageList => ListMessages::DECLARATION,
+            Self::MessageGet => ReadMessage::DECLARATION,
+            Self::MessageGetMany => ReadMessages::DECLARATION,
+            Self::MessagePost => PostMessages::DECLARATION,
+            Self::MessageDelete => DeleteMessage::DECLARATION,
+            // A pop, which is the other half of the action, declares the same.
+            Self::MessageDeleteMany => DeleteMessages::DECLARATION,
+            Self::ClaimCreate => CreateClaim::DECLARATION,
+            Self::ClaimGet => ReadClaim::DECLARATION,
+            Self::ClaimUpdate => RenewClaim::DECLARATION,
+            Self::ClaimDelete => ReleaseClaim::DECLARATION,
+            Self::SubscriptionList => ListSubscriptions::DECLARATION,
+            Self::SubscriptionCreate => CreateSubscription::DECLARATION,
+            Self::SubscriptionGet => ReadSubscription::DECLARATION,
+            Self::SubscriptionDelete => DeleteSubscription::DECLARATION,
+            Self::PoolList => ListPools::DECLARATION,
+            Self::PoolCreate => CreatePool::DECLARATION,
+            Self::PoolUpdate => UpdatePool::DECLARATION,
+            Self::PoolGet => GetPool::DECLARATION,
+            Self::PoolDelete => DeletePool::DECLARATION,
+            Self::FlavorList => ListFlavors::DECLARATION,
+            Self::FlavorCreate => CreateFlavor::DECLARATION,
+            Self::FlavorUpdate => UpdateFlavor::DECLARATION,
+            Self::FlavorGet => GetFlavor::DECLARATION,
+            Self::FlavorDelete => DeleteFlavor::DECLARATION,
+        })
     }
 }

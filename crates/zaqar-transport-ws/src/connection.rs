@@ -9,37 +9,50 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
-use zaqar_api::{Caller, PushesEnded};
-use zaqar_core::{Secret, SubscriptionId};
+use zaqar_api::{Error as ApiError, Identity, Presented, PushesEnded};
+use zaqar_core::{Holder, OverBudget, Permit, ProjectId, SubscriptionId};
+use zaqar_transport::linger;
 
 use crate::action::Action;
 use crate::actions::{self, Call, Connected, Performed};
+use crate::answer;
+use crate::close::{self, CLOSE_TIMEOUT, Close, Remaining};
 use crate::encoding::Encoding;
-use crate::ending::{self, End, FAREWELL, Rest};
 use crate::error::{About, WsError};
 use crate::handshake;
-use crate::identity::{Identity, Refusal};
-use crate::inbox::{Inbox, Place};
+use crate::inbox::{Inbox, SubscribedQueue};
 use crate::pipeline::Pipeline;
 use crate::reply::Reply;
 use crate::request::{Frame, Refused, Request};
-use crate::session::{self, Trust};
+use crate::session;
+use crate::wire::Wire;
 use crate::{Inner, Options};
 
 /// Bytes read at once: ten thousand idle connections keep this much each.
 const READ_BUFFER: usize = 2 * 1024;
 /// Bytes of small answers that leave together.
 const WRITE_BUFFER: usize = 4 * 1024;
+/// Bytes reserved for an answer with messages before the store is asked for them.
+const RESERVED: usize = 512 * 1024;
+/// When a request that was rejected for want of memory should be retried.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Bytes that are part of what every connection is charged for.
+const FREE_BYTES: usize = 4 * 1024;
+
 /// Serves a stream. Returns when nothing of the connection is left.
-pub(crate) async fn serve<S>(inner: Arc<Inner>, mut stream: S, shutdown: CancellationToken)
-where
+pub(crate) async fn serve<S>(
+    inner: Arc<Inner>,
+    mut stream: S,
+    holder: Holder,
+    shutdown: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let options = &inner.options;
@@ -56,21 +69,32 @@ where
         },
     };
     let config = config(&inner.options);
+    // Nothing is always granted.
+    let Ok(permit) = holder.try_acquire(0) else { return };
+    let stream = Wire::new(stream, inner.options.send_timeout);
     let socket =
         WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(config)).await;
-    let mut connection = Box::pin(Connection::new(inner, socket, shutdown));
+    let mut connection = Box::pin(Connection::new(inner, socket, permit, shutdown));
     let end = connection.as_mut().run().await;
-    Box::pin(connection.as_mut().finish(end)).await;
+    Box::pin(connection.finish(end)).await;
 }
 
 fn config(options: &Options) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
-        // What waits to be written is bounded by asking first: at most one message beyond the buffer.
+        // What waits to be written is bounded by asking first: at most one message beyond the
+        // buffer.
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(options.max_message_size))
         .max_frame_size(Some(options.max_message_size))
+}
+
+/// Of the time that a connection may take to end when the server stops, what its open requests
+/// have. The rest is for telling the peer and for the peer's own close.
+fn time_for_requests(grace: Duration) -> Duration {
+    let closing = 2 * CLOSE_TIMEOUT + Duration::from_secs(1);
+    grace.saturating_sub(closing).max(grace / 2)
 }
 
 /// What a request came to.
@@ -78,17 +102,16 @@ struct Outcome {
     encoding: Encoding,
     payload: Bytes,
     /// Who the connection is from now on.
-    identity: Option<Identity>,
+    identity: Option<Arc<Identity>>,
     /// What it is a subscriber of from now on.
-    subscribed: Option<(Place, SubscriptionId)>,
-    /// Answers a request that makes the connection a subscriber: goes before what is pushed.
-    listens: bool,
+    subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
 /// What happened.
 enum Event {
     Received(Message),
     Broken(Error),
+    OverBudget(OverBudget),
     PushesEnded(PushesEnded),
     Gone,
     Timer,
@@ -97,109 +120,220 @@ enum Event {
     Drained,
 }
 
+type Outgoing = (Encoding, Bytes);
+
 struct Connection<S> {
     inner: Arc<Inner>,
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Wire<S>>,
+    /// What the connection keeps, but for waiting pushes.
+    permit: Permit,
     pipeline: Pipeline<Request, Outcome>,
-    identity: Option<Identity>,
+    identity: Option<Arc<Identity>>,
     /// There from the first subscription on.
     inbox: Option<Inbox>,
-    /// Requests that make it a subscriber and have begun, but are not answered.
-    listening: usize,
+    /// The next push: it waits until no request is open.
+    push: Option<Outgoing>,
+    /// Answers that went before it.
+    answers_before_push: usize,
+    /// A message too large to be copied: it waits until what is before it has been flushed.
+    large: Option<Outgoing>,
+    /// Bytes of messages that were written and not flushed.
+    unsent_bytes: usize,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// When requests that are open after a stop are given up.
+    /// When open requests are given up, once no more are read.
     stopping: Option<Instant>,
+    /// Why no more pushes come: what the peer is told when its open requests are answered.
+    pushes_ended: Option<PushesEnded>,
     timer: Pin<Box<Sleep>>,
     last_received: Instant,
     last_ping: Instant,
-    /// Since when something written has not left.
-    unsent: Option<Instant>,
+    /// Something written has not left.
+    unsent: bool,
 }
 
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    fn new(inner: Arc<Inner>, socket: WebSocketStream<S>, shutdown: CancellationToken) -> Self {
+    fn new(
+        inner: Arc<Inner>,
+        socket: WebSocketStream<Wire<S>>,
+        permit: Permit,
+        shutdown: CancellationToken,
+    ) -> Self {
         let now = Instant::now();
         let first = now + inner.options.ping_interval;
         Self {
             inner,
             socket,
+            permit,
             pipeline: Pipeline::new(),
             identity: None,
             inbox: None,
-            listening: 0,
+            push: None,
+            answers_before_push: 0,
+            large: None,
+            unsent_bytes: 0,
             stop: Box::pin(shutdown.cancelled_owned()),
             stopping: None,
+            pushes_ended: None,
             timer: Box::pin(sleep_until(first)),
             last_received: now,
             last_ping: now,
-            unsent: None,
+            unsent: false,
         }
     }
 
-    async fn run(mut self: Pin<&mut Self>) -> End {
+    async fn run(mut self: Pin<&mut Self>) -> Close {
         loop {
             match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::Received(Message::Close(_)) | Event::Gone => return End::Peer,
+                Event::Received(Message::Close(_)) | Event::Gone => return Close::Peer,
                 Event::Received(message) => self.receive(message),
                 Event::Broken(error) => {
                     debug!(%error, "connection broken");
-                    return End::of_error(&error);
+                    return Close::of_error(&error);
                 }
-                Event::PushesEnded(why) => return End::of_pushes(why),
+                Event::OverBudget(over) => {
+                    debug!(%over, "a connection is closed");
+                    return self.release(&over);
+                }
+                Event::PushesEnded(PushesEnded::Overflow) => {
+                    return Close::of_pushes(PushesEnded::Overflow);
+                }
+                Event::PushesEnded(why) => {
+                    self.pushes_ended = Some(why);
+                    self.stop_reading();
+                }
                 Event::Timer => {
                     if let Some(end) = self.tick() {
                         return end;
                     }
                 }
-                Event::Stop => {
-                    let until = Instant::now() + self.inner.options.grace;
-                    self.stopping = Some(until);
-                    self.wake_by(until);
-                }
-                Event::Drained => return End::going_away(),
+                Event::Stop => self.stop_reading(),
+                Event::Drained => return self.stopped(),
             }
         }
     }
 
-    /// Moves everything on, and says what else happened. Answers go before what is read next, so that a peer that only sends is held
-    /// back.
+    /// Drops what the connection keeps for a peer that does not read it.
+    fn release(&mut self, over: &OverBudget) -> Close {
+        (self.push, self.large) = (None, None);
+        while self.pipeline.pop().is_some() {}
+        // In the middle of a frame the peer cannot be told.
+        if self.socket.get_mut().abandon_large() { Close::Stuck } else { Close::over_budget(over) }
+    }
+
+    /// Reads no more requests, and gives the open ones time to be answered.
+    fn stop_reading(&mut self) {
+        let until = Instant::now() + time_for_requests(self.inner.options.grace);
+        self.stopping = Some(until);
+        self.wake_by(until);
+    }
+
+    /// What the peer is told once no more requests are read and the open ones are answered.
+    fn stopped(&self) -> Close {
+        self.pushes_ended.map_or_else(Close::going_away, Close::of_pushes)
+    }
+
+    /// Makes progress with everything, and returns what else happened. Answers are sent before more
+    /// is read, so that a peer that only sends is held back.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.stopping.is_none() && self.stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Stop);
         }
         self.poll_requests(cx);
-        if let Some(inbox) = &mut self.inbox
+        if self.pushes_ended.is_none()
+            && let Some(inbox) = &mut self.inbox
             && let Poll::Ready(why) = inbox.poll_ended(cx)
         {
             return Poll::Ready(Event::PushesEnded(why));
         }
-        match self.poll_send(cx) {
-            Poll::Ready(Err(event)) => return Poll::Ready(event),
-            Poll::Ready(Ok(())) | Poll::Pending => {}
-        }
-        if self.stopping.is_some() {
-            if self.pipeline.is_empty() && self.unsent.is_none() {
-                return Poll::Ready(Event::Drained);
+        loop {
+            if let Poll::Ready(Err(event)) = self.poll_send(cx) {
+                return Poll::Ready(event);
             }
-        } else if self.may_read() {
-            match Pin::new(&mut self.socket).poll_next(cx) {
-                Poll::Ready(Some(Ok(message))) => return Poll::Ready(Event::Received(message)),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Broken(error)),
-                Poll::Ready(None) => return Poll::Ready(Event::Gone),
-                Poll::Pending => {}
+            if self.stopping.is_some() {
+                if self.pipeline.is_empty() && !self.unsent {
+                    return Poll::Ready(Event::Drained);
+                }
+            } else if self.may_read()
+                && let Poll::Ready(event) = self.poll_receive(cx)
+            {
+                return Poll::Ready(event);
+            }
+            if let Err(over) = self.charge() {
+                return Poll::Ready(Event::OverBudget(over));
+            }
+            // A client may take the next frame for its answer: pushes wait until every request that
+            // has come is answered.
+            match self.poll_push(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(event)) => return Poll::Ready(event),
+                Poll::Pending => break,
             }
         }
         self.timer.as_mut().poll(cx).map(|()| Event::Timer)
     }
 
-    /// Whether there is room for one more message.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+            Some(Ok(message)) => {
+                let wire = self.socket.get_mut();
+                match &message {
+                    Message::Ping(payload) | Message::Pong(payload) => {
+                        wire.finish_control(payload.len());
+                    }
+                    Message::Text(_)
+                    | Message::Binary(_)
+                    | Message::Close(_)
+                    | Message::Frame(_) => wire.finish_message(),
+                }
+                Event::Received(message)
+            }
+            Some(Err(error)) => Event::Broken(error),
+            None => Event::Gone,
+        })
+    }
+
+    /// Charges what the connection keeps at the moment.
+    fn charge(&mut self) -> Result<(), OverBudget> {
+        let (unfinished, _) = self.socket.get_ref().unfinished();
+        let waiting = [&self.push, &self.large];
+        let waiting: usize = waiting.into_iter().flatten().map(|(_, payload)| payload.len()).sum();
+        // A buffer that grows is up to twice as large as what is in it.
+        let kept = 2 * unfinished + self.pipeline.weight() + self.unsent_bytes + waiting;
+        let charged = if kept <= FREE_BYTES { 0 } else { kept.next_multiple_of(FREE_BYTES) };
+        self.permit.resize(charged)
+    }
+
+    /// Makes the next push ready to be written; pending while there is none or it must wait.
+    fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+        if self.pushes_ended.is_some() {
+            return Poll::Pending;
+        }
+        if self.push.is_none() {
+            let Some(inbox) = &mut self.inbox else { return Poll::Pending };
+            let push = ready!(inbox.poll_next(cx)).map_err(Event::PushesEnded)?;
+            self.push = Some(push);
+        }
+        if !self.pipeline.is_empty() || self.large.is_some() {
+            return Poll::Pending;
+        }
+        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
+        if let Some(push) = self.push.take() {
+            self.answers_before_push = 0;
+            self.write(push).map_err(Event::Broken)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether one more message may be read.
     fn may_read(&self) -> bool {
         let options = &self.inner.options;
         self.pipeline.len() < options.max_in_flight
             && self.pipeline.weight() <= options.max_message_size
+            // A push does not wait for ever for a client that always asks for more.
+            && self.answers_before_push < options.max_in_flight
     }
 
     /// Begins what may begin, and goes on with what has begun.
@@ -216,8 +350,8 @@ where
             if let Some(identity) = identity {
                 self.identify(identity);
             }
-            if let (Some((place, id)), Some(inbox)) = (subscribed, &mut self.inbox) {
-                inbox.remember(place, id);
+            if let (Some((queue, id)), Some(inbox)) = (subscribed, &mut self.inbox) {
+                inbox.remember(queue, id);
             }
             if done.is_pending() {
                 return;
@@ -225,44 +359,48 @@ where
         }
     }
 
-    /// Writes what is ready, as far as the peer takes it.
+    /// Writes the answers that are ready, as far as the peer takes them.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         loop {
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
-            match self.poll_outgoing(cx) {
-                Poll::Ready(Ok((encoding, payload))) => {
-                    self.send(encoding.frame(payload)).map_err(Event::Broken)?;
-                }
-                Poll::Ready(Err(why)) => return Poll::Ready(Err(Event::PushesEnded(why))),
-                Poll::Pending => break,
+            if self.large.is_some() {
+                ready!(self.poll_flush(cx)).map_err(Event::Broken)?;
             }
+            if let Some((encoding, payload)) = self.large.take() {
+                self.unsent = true;
+                self.unsent_bytes = payload.len();
+                self.socket.get_mut().write_large(encoding, payload);
+                ready!(self.poll_flush(cx)).map_err(Event::Broken)?;
+            }
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
+            let Some(outcome) = self.pipeline.pop() else { break };
+            self.answers_before_push += usize::from(self.push.is_some());
+            self.write((outcome.encoding, outcome.payload)).map_err(Event::Broken)?;
         }
-        if self.unsent.is_some() {
-            ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(Event::Broken)?;
-            self.unsent = None;
+        self.poll_flush(cx).map_err(Event::Broken)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.unsent {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+            self.unsent = false;
+            self.unsent_bytes = 0;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// What is to be written next: answers before pushes.
-    fn poll_outgoing(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(Encoding, Bytes), PushesEnded>> {
-        if let Some(outcome) = self.pipeline.pop() {
-            self.listening -= usize::from(outcome.listens);
-            return Poll::Ready(Ok((outcome.encoding, outcome.payload)));
+    /// Writes a message; a large one waits for its turn in [`Connection::poll_send`].
+    fn write(&mut self, (encoding, payload): Outgoing) -> Result<(), Error> {
+        if payload.len() > WRITE_BUFFER {
+            self.large = Some((encoding, payload));
+            return Ok(());
         }
-        match &mut self.inbox {
-            // Whoever subscribes is to know that before the first push.
-            Some(inbox) if self.listening == 0 => inbox.poll_next(cx),
-            Some(_) | None => Poll::Pending,
-        }
+        self.unsent_bytes += payload.len();
+        self.send(encoding.frame(payload))
     }
 
     fn send(&mut self, message: Message) -> Result<(), Error> {
         Pin::new(&mut self.socket).start_send(message)?;
-        self.unsent.get_or_insert_with(Instant::now);
+        self.unsent = true;
         Ok(())
     }
 
@@ -292,43 +430,64 @@ where
             self.pipeline.run(number, async move { authenticate(&inner, request).await });
             return;
         }
-        let trust = match &inner.authenticator {
-            None => Trust::Anybody,
-            Some(_) => Trust::Checked(self.identity.as_ref()),
-        };
-        let caller = match session::caller(&request, trust, &inner.api, inner.api.clock().now()) {
-            Ok(caller) => caller,
+        let context = match session::context(&request, self.identity.as_ref(), &inner.api) {
+            Ok(context) => context,
             Err(error) => {
                 let refused = answered(&request.frame, &error.into_reply(&About::default()));
                 self.pipeline.run(number, async move { refused });
                 return;
             }
         };
+        let reserved = match self.reserve(&request, &context.project) {
+            Ok(reserved) => reserved,
+            Err(over) => {
+                debug!(%over, "a request is rejected");
+                let error = WsError::Api(ApiError::Overloaded { retry_after: RETRY_AFTER });
+                let refused = answered(&request.frame, &error.into_reply(&About::default()));
+                self.pipeline.run(number, async move { refused });
+                return;
+            }
+        };
         let listens = request.is_listening();
-        let connection = listens.then(|| self.connected(&caller, &request));
-        self.listening += usize::from(listens);
+        let connection = listens.then(|| self.connected(&context, &request));
         let (api, admin) = (inner.api.clone(), inner.options.admin);
-        let call = Call { api, caller, request, admin, connection };
+        let call = Call { api, context, request, admin, connection };
         self.pipeline.run(number, async move {
             let Performed { request, reply, subscribed } = call.perform().await;
-            Outcome { subscribed, listens, ..answered(&request.frame, &reply) }
+            // From here on the answer itself is charged.
+            drop(reserved);
+            Outcome { subscribed, ..answered(&request.frame, &reply) }
         });
     }
 
+    /// Charges what the connection keeps to the project that it works for, and reserves memory for
+    /// an answer with messages.
+    fn reserve(
+        &mut self,
+        request: &Request,
+        project: &ProjectId,
+    ) -> Result<Option<Permit>, OverBudget> {
+        self.permit.charge_project(project)?;
+        if !request.action.returns_messages() {
+            return Ok(None);
+        }
+        self.permit.holder().try_acquire(RESERVED).map(Some)
+    }
+
     /// The connection as a subscriber.
-    fn connected(&mut self, caller: &Caller, request: &Request) -> Connected {
+    fn connected(&mut self, context: &zaqar_api::Context, request: &Request) -> Connected {
         let inner = &self.inner;
         let inbox = self
             .inbox
             .get_or_insert_with(|| Inbox::new(&inner.api, inner.options.max_waiting_pushes));
-        let place = request.queue().map(|queue| (caller.project.clone(), queue));
+        let queue = request.queue().map(|name| (context.project.clone(), name));
         Connected {
             listener: inbox.listener(request.frame.encoding),
-            earlier: place.and_then(|place| inbox.subscription(&place)),
+            earlier: queue.and_then(|queue| inbox.subscription(&queue)),
         }
     }
 
-    fn identify(&mut self, identity: Identity) {
+    fn identify(&mut self, identity: Arc<Identity>) {
         let left = self.left(&identity);
         self.wake_by(Instant::now() + left);
         self.identity = Some(identity);
@@ -349,27 +508,28 @@ where
     }
 
     /// Looks at what time has brought.
-    fn tick(&mut self) -> Option<End> {
+    fn tick(&mut self) -> Option<Close> {
         let now = Instant::now();
         let options = &self.inner.options;
         if self.stopping.is_some_and(|until| now >= until) {
-            return Some(End::going_away());
+            return Some(self.stopped());
         }
-        if self.unsent.is_some_and(|since| now >= since + options.send_timeout) {
-            debug!("a peer does not read");
-            return Some(End::Stuck);
+        let (_, unfinished_since) = self.socket.get_ref().unfinished();
+        // While nothing is read, the rest of the message may be on its way for long.
+        if self.may_read() && unfinished_since.is_some_and(|t| now >= t + options.send_timeout) {
+            return Some(Close::unfinished());
         }
         if now >= self.last_received + options.idle_timeout {
-            return Some(End::silent());
+            return Some(Close::silent());
         }
         if self.identity.as_ref().is_some_and(|identity| self.left(identity).is_zero()) {
-            return Some(End::expired());
+            return Some(Close::expired());
         }
         let quiet_since = self.last_received.max(self.last_ping);
-        if now >= quiet_since + options.ping_interval && self.unsent.is_none() {
+        if now >= quiet_since + options.ping_interval && !self.unsent {
             self.last_ping = now;
             if self.send(Message::Ping(Bytes::new())).is_err() {
-                return Some(End::Stuck);
+                return Some(Close::Stuck);
             }
         }
         let next = self.next_tick(now);
@@ -380,10 +540,11 @@ where
     fn next_tick(&self, now: Instant) -> Instant {
         let options = &self.inner.options;
         let quiet_since = self.last_received.max(self.last_ping);
+        let (_, unfinished_since) = self.socket.get_ref().unfinished();
         let dues = [
             Some(quiet_since + options.ping_interval),
             Some(self.last_received + options.idle_timeout),
-            self.unsent.map(|since| since + options.send_timeout),
+            unfinished_since.map(|since| since + options.send_timeout),
             self.stopping,
             self.identity.as_ref().map(|identity| now + self.left(identity)),
         ];
@@ -392,34 +553,44 @@ where
         next.max(now + Duration::from_millis(10))
     }
 
-    /// Ends the connection: requests that came before the end are carried out, and the peer is told why.
-    async fn finish(mut self: Pin<&mut Self>, end: End) {
+    /// Ends the connection: requests that came before the end are carried out, and the peer is told
+    /// why it ends.
+    async fn finish(self: Pin<Box<Self>>, end: Close) {
+        let mut this = *Pin::into_inner(self);
+        let give_up = this.stopping.unwrap_or_else(|| Instant::now() + this.inner.options.grace);
         let rest = end.rest();
-        let inbox = self.inbox.take();
+        let inbox = this.inbox.take();
         let closing = async {
             if let Some(inbox) = inbox
-                && timeout(FAREWELL, inbox.close()).await.is_err()
+                && timeout(CLOSE_TIMEOUT, inbox.close()).await.is_err()
             {
-                debug!("subscriptions of a connection could not be ended; they go with the lease");
+                debug!("subscriptions of a connection could not be ended; they expire");
             }
         };
-        tokio::join!(ending::tell(&mut self.socket, end), closing);
-        let grace = self.inner.options.grace;
+        tokio::join!(close::tell(&mut this.socket, end), closing);
         let carrying_out = poll_fn(|cx| {
-            self.poll_requests(cx);
-            while self.pipeline.pop().is_some() {}
-            if self.pipeline.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            this.poll_requests(cx);
+            while this.pipeline.pop().is_some() {}
+            if this.pipeline.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         });
-        if timeout(grace, carrying_out).await.is_err() {
+        if timeout_at(give_up, carrying_out).await.is_err() {
             debug!("requests still open when their connection had ended");
         }
-        let left = match rest {
-            Rest::Nothing => return,
-            Rest::Close => timeout(FAREWELL, ending::until_closed(&mut self.socket)).await,
-            Rest::Bytes => timeout(FAREWELL, ending::leave(self.socket.get_mut())).await,
-        };
-        if left.is_err() {
-            debug!("a peer does not go");
+        match rest {
+            Remaining::Nothing => {}
+            Remaining::Close => {
+                let closed = timeout(CLOSE_TIMEOUT, close::until_closed(&mut this.socket)).await;
+                if closed.is_err() {
+                    debug!("a peer does not close its side");
+                }
+            }
+            Remaining::Bytes => {
+                let Self { socket, pipeline, permit, .. } = this;
+                let mut stream = socket.into_inner().into_inner();
+                // What was read and not answered is not kept while the peer lingers.
+                drop((pipeline, permit));
+                linger(&mut stream, CLOSE_TIMEOUT).await;
+            }
         }
     }
 }
@@ -427,34 +598,35 @@ where
 fn answered(frame: &Frame, reply: &Reply) -> Outcome {
     Outcome {
         encoding: frame.encoding,
-        payload: reply.encode(frame),
+        payload: answer::encode(reply, frame),
         identity: None,
         subscribed: None,
-        listens: false,
     }
 }
 
 async fn authenticate(inner: &Inner, request: Request) -> Outcome {
     // The original repeats nothing of what came with a token.
     let frame = Frame { headers: Bytes::from_static(b"{}"), body: None, ..request.frame };
-    let Some(authenticator) = &inner.authenticator else {
+    if inner.api.authenticator().is_none() {
         return answered(&frame, &actions::authenticated());
-    };
-    let token = Secret::new(request.headers.text("X-Auth-Token").unwrap_or_default());
-    let refused = |status| {
+    }
+    let text = |name| request.headers.text(name);
+    let (user, service) = (text("X-Auth-Token"), text("X-Service-Token"));
+    let presented =
+        Presented { user_token: user.as_deref(), service_token: service.as_deref(), request: None };
+    let rejected = |status| {
         let reply = WsError::AuthenticationFailed { status }.into_reply(&About::default());
         answered(&frame, &reply)
     };
-    match authenticator.authenticate(&token).await {
-        Ok(identity) if identity.expires > inner.api.clock().now() => {
+    match inner.api.authenticate(presented).await {
+        Ok(identity) => {
             Outcome { identity: Some(identity), ..answered(&frame, &actions::authenticated()) }
         }
-        Ok(_) | Err(Refusal::Invalid) => refused(401),
-        Err(error @ Refusal::Unavailable { .. }) => {
-            let cause = &error as &dyn std::error::Error;
-            tracing::warn!(error = cause, "a token could not be checked");
-            refused(503)
+        Err(ApiError::NotAuthenticated) => rejected(401),
+        Err(ApiError::NoProject) => {
+            answered(&frame, &WsError::OtherProject.into_reply(&About::default()))
         }
+        Err(_) => rejected(503),
     }
 }
 
@@ -468,9 +640,10 @@ mod tests {
     fn an_idle_connection_is_small() {
         let store = Arc::new(zaqar_storage_testkit::Memory::new());
         let api = zaqar_api::Api::new(store.clone(), store, zaqar_api::Options::default());
-        let inner = Arc::new(Inner { api, options: Options::default(), authenticator: None });
+        let inner = Arc::new(Inner { api, options: Options::default() });
         let (stream, _) = tokio::io::duplex(1);
-        let future = serve(inner, stream, CancellationToken::new());
+        let holder = inner.api.memory().connection();
+        let future = serve(inner, stream, holder, CancellationToken::new());
         let (task, state) = (size_of_val(&future), size_of::<Connection<tokio::net::TcpStream>>());
         assert!(task <= 1536 && state <= 1024, "{task} bytes of task, {state} of connection");
     }

@@ -38,6 +38,14 @@ impl Encoding {
         if tag == Self::MessagePack.tag() { Self::MessagePack } else { Self::Json }
     }
 
+    /// The operation code of its frames.
+    pub(crate) const fn opcode(self) -> u8 {
+        match self {
+            Self::Json => 1,
+            Self::MessagePack => 2,
+        }
+    }
+
     /// A document as JSON text that [`members::check`] lets pass.
     ///
     /// # Errors
@@ -66,7 +74,8 @@ impl Encoding {
             Self::Json => Data::Text,
             Self::MessagePack => Data::Binary,
         };
-        // A bare frame, as a text message would have its UTF-8 checked once more for every receiver.
+        // A bare frame, as a text message would have its UTF-8 checked once more for every
+        // receiver.
         Message::Frame(Frame::message(payload, OpCode::Data(data), true))
     }
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tracing::{error, warn};
-use zaqar_api::Part;
+use zaqar_api::{Part, PoolsRule, Rejection};
 use zaqar_core::storage;
 
 use crate::action::Action;
@@ -21,6 +20,9 @@ pub(crate) enum WsError {
     UnknownAction { name: String },
     #[error("Schema validation failed.")]
     Schema,
+    /// What says who asks is said twice.
+    #[error("{name} may be given once; this request has it more than once.")]
+    Repeated { name: &'static str },
     /// Nobody has said who this is, or a signature does not hold. The original's spelling.
     #[error("Not authentified.")]
     NotAuthenticated,
@@ -92,7 +94,8 @@ impl WsError {
             Self::Undecodable { .. }
             | Self::NotAnObject
             | Self::UnknownAction { .. }
-            | Self::Schema => bare(400, &self.to_string()),
+            | Self::Schema
+            | Self::Repeated { .. } => bare(400, &self.to_string()),
             Self::NotAuthenticated | Self::OtherProject => bare(403, &self.to_string()),
             Self::AuthenticationFailed { status } => bare(status, &self.to_string()),
             Self::Invalid { reason } => described(400, &reason, None),
@@ -104,6 +107,8 @@ impl WsError {
 
 fn api(error: zaqar_api::Error, about: &About) -> Reply {
     use zaqar_api::Error;
+    // Of no use for errors that a retry does not help.
+    let retry_after = error.retry_after().unwrap_or_default();
     let (queue, id) = (&about.queue, &about.id);
     match error {
         Error::Invalid { part: Part::Request | Part::Body, reason } => {
@@ -114,6 +119,16 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
             described(404, &text, Some(&format!("Queue {} does not exist.", key.name)))
         }
         Error::Conflict { reason } => described(409, &reason, None),
+        Error::Pools(rule) => {
+            let status = match rule {
+                PoolsRule::PoolNotFound { .. } | PoolsRule::FlavorNotFound { .. } => 404,
+                PoolsRule::UriInUse => 409,
+                PoolsRule::LastOfFlavor { .. } => 403,
+                PoolsRule::Unable { .. } => 400,
+            };
+            described(status, &rule.to_string(), None)
+        }
+        Error::NoPools => described(404, "There are no pools and flavors on this server.", None),
         Error::MessageClaimed => described(
             403,
             &format!("Message {id} is claimed"),
@@ -133,6 +148,10 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
             let text = format!("Claim {id} does not exist.");
             described(404, &about.no_such_claim(), Some(&text))
         }
+        // Of operations that this wire does not have.
+        Error::DeliveryNotFound { id } => {
+            described(404, &format!("Nothing is known of a delivery {id}"), None)
+        }
         Error::SubscriptionNotFound { id } => described(
             404,
             &format!("Subscription {id} does not exist"),
@@ -145,30 +164,38 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
             described(400, &format!("Subscription {id} could not be updated."), None)
         }
         Error::Forbidden => bare(403, "You are not authorized to complete this action."),
-        error @ (Error::CannotSeal | Error::CannotOpen { .. }) => {
-            error!(%error, "encryption failed");
-            described(500, &format!("{error}."), Some("Unexpected error."))
+        Error::CannotSeal => internal_error(&format!("{error}.")),
+        Error::NotAuthenticated | Error::NotGranted => {
+            bare(403, &WsError::NotAuthenticated.to_string())
         }
-        Error::Contended => unavailable(about, Duration::from_secs(1)),
-        Error::Storage(error) => storage(&error, about),
+        Error::NoProject => bare(403, &WsError::OtherProject.to_string()),
+        Error::Rejected(Rejection::BadRequest(reason)) => described(400, &reason, None),
+        Error::Rejected(Rejection::Forbidden(reason)) => bare(403, &reason),
+        Error::Overloaded { .. }
+        | Error::AuthenticationUnavailable { .. }
+        | Error::DeadlineExceeded
+        | Error::Contended
+        | Error::TaskFailed { .. } => unavailable(about, retry_after),
+        Error::Storage(error) => storage(&error, about, retry_after),
     }
 }
 
-fn storage(error: &storage::Error, about: &About) -> Reply {
-    let cause = error as &dyn std::error::Error;
+fn storage(error: &storage::Error, about: &About, retry_after: Duration) -> Reply {
     match error {
-        storage::Error::Overloaded { retry_after } => unavailable(about, *retry_after),
-        storage::Error::Unavailable { .. } => {
-            warn!(error = cause, "store unavailable");
-            unavailable(about, Duration::from_secs(5))
-        }
-        storage::Error::Closed => unavailable(about, Duration::from_secs(5)),
+        storage::Error::TooLarge { .. } => described(400, &format!("{error}."), None),
         storage::Error::Failed { .. } => {
-            error!(error = cause, "store failed");
-            let text = "The store failed; the server's log says why.";
-            described(500, text, Some("Unexpected error."))
+            internal_error("The store failed; the server's log says why.")
         }
+        storage::Error::Overloaded { .. }
+        | storage::Error::Unavailable { .. }
+        | storage::Error::ClockSkew { .. }
+        | storage::Error::Full { .. }
+        | storage::Error::Closed => unavailable(about, retry_after),
     }
+}
+
+fn internal_error(text: &str) -> Reply {
+    described(500, text, Some("Unexpected error."))
 }
 
 /// The answer of a server that has too much to do or has lost its store.

@@ -1,15 +1,15 @@
-//! The opening handshake (RFC 6455, 4.2): an HTTP request of bounded size, answered in bounded time.
+//! The opening handshake (RFC 6455, 4.2): an HTTP request of bounded size, answered in bounded
+//! time.
 
 use std::io;
 
 use http::header::ORIGIN;
 use http::{HeaderName, HeaderValue, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_response};
-use tracing::debug;
+use zaqar_transport::linger;
 
-use crate::ending::{self, FAREWELL};
+use crate::close::CLOSE_TIMEOUT;
 
 /// Bytes of the request at most.
 const MAX_HEAD: usize = 16 * 1024;
@@ -55,9 +55,7 @@ where
     let head = format!("HTTP/1.1 {status}\r\n{text}content-length: 0\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     // What the peer has sent and nobody read would take the answer from it.
-    if timeout(FAREWELL, ending::leave(stream)).await.is_err() {
-        debug!("a refused peer does not go");
-    }
+    linger(stream, CLOSE_TIMEOUT).await;
     answered
 }
 
@@ -75,19 +73,6 @@ where
     stream.write_all(&answer).await?;
     stream.flush().await?;
     Ok(rest)
-}
-
-/// Tells a peer that there are too many already. It is heard first: some do not listen before they have asked.
-pub(crate) async fn refuse<S>(stream: &mut S) -> Result<(), HandshakeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
-        content-length: 0\r\nconnection: close\r\n\r\n";
-    read(stream).await?;
-    stream.write_all(ANSWER).await?;
-    ending::leave(stream).await;
-    Ok(())
 }
 
 /// Reads the request, and what came behind it.

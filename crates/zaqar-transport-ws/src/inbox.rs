@@ -11,18 +11,19 @@ use zaqar_core::{ProjectId, QueueName, SubscriptionId};
 
 use crate::encoding::Encoding;
 
-/// What a connection subscribes to.
-pub(crate) type Place = (ProjectId, QueueName);
+/// A queue that a connection subscribes to.
+pub(crate) type SubscribedQueue = (ProjectId, QueueName);
 
 /// The pushes of a connection that has asked for some.
 pub(crate) struct Inbox {
     listener: Listener,
     /// Kept across polls, as a wait that is dropped is not woken any more.
     pushes: Pin<Box<dyn Stream<Item = Result<Pushed, PushesEnded>> + Send>>,
-    /// Comes true however many pushes are still to be taken: a peer that takes none is not waited for.
+    /// Comes true however many pushes are still to be taken: a peer that takes none is not waited
+    /// for.
     ended: Pin<Box<dyn Future<Output = PushesEnded> + Send>>,
     /// Its latest subscription to each queue. It may be over: whoever minds asks.
-    subscriptions: HashMap<Place, SubscriptionId>,
+    subscriptions: HashMap<SubscribedQueue, SubscriptionId>,
 }
 
 impl Inbox {
@@ -41,12 +42,12 @@ impl Inbox {
         self.listener.with_tag(encoding.tag())
     }
 
-    pub(crate) fn subscription(&self, place: &Place) -> Option<SubscriptionId> {
-        self.subscriptions.get(place).copied()
+    pub(crate) fn subscription(&self, queue: &SubscribedQueue) -> Option<SubscriptionId> {
+        self.subscriptions.get(queue).copied()
     }
 
-    pub(crate) fn remember(&mut self, place: Place, id: SubscriptionId) {
-        self.subscriptions.insert(place, id);
+    pub(crate) fn remember(&mut self, queue: SubscribedQueue, id: SubscriptionId) {
+        self.subscriptions.insert(queue, id);
     }
 
     /// Whether no more pushes come.

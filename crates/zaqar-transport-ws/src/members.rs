@@ -34,9 +34,13 @@ pub(crate) fn shape(value: &[u8]) -> Shape {
     }
 }
 
-/// Members of an object by name. Names that nobody asks for are not kept; of two with one name the last counts.
+/// Members of an object by name. Names that nobody asks for are not kept; of two with one name the
+/// last counts, and [`Members::repeated`] says that there were two.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Members(Vec<(&'static str, Bytes)>);
+pub(crate) struct Members {
+    found: Vec<(&'static str, Bytes)>,
+    repeated: Option<&'static str>,
+}
 
 impl Members {
     /// Takes the members of these names out of an object.
@@ -47,19 +51,28 @@ impl Members {
         object: &Bytes,
         names: &'static [&'static str],
     ) -> Result<Self, serde_json::Error> {
-        let mut found = Vec::new();
+        let (mut found, mut repeated) = (Vec::new(), None);
         each(object, |name, value| {
             if let Some(name) = names.iter().find(|wanted| **wanted == name) {
+                let before = found.len();
                 found.retain(|(earlier, _)| earlier != name);
+                if found.len() < before {
+                    repeated = Some(*name);
+                }
                 found.push((*name, object.slice_ref(value.as_bytes())));
             }
         })?;
-        Ok(Self(found))
+        Ok(Self { found, repeated })
+    }
+
+    /// A name that was given more than once.
+    pub(crate) const fn repeated(&self) -> Option<&'static str> {
+        self.repeated
     }
 
     /// A member as it is written.
     pub(crate) fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+        self.found.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// A member that is a text.

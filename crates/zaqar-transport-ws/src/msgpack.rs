@@ -1,4 +1,5 @@
-//! MessagePack to JSON text and back, without a tree between: bodies are stored as JSON whatever they came in.
+//! MessagePack to JSON text and back, without a tree between: bodies are stored as JSON whatever
+//! they came in.
 
 use std::fmt::Write as _;
 
@@ -29,7 +30,8 @@ pub(crate) enum MessagePackError {
 
 type Result<T> = std::result::Result<T, MessagePackError>;
 
-/// The JSON text of a whole document. It passes [`zaqar_core::json::check`]. At most seven times as long as the document.
+/// The JSON text of a whole document. It passes [`zaqar_core::json::check`]. At most seven times as
+/// long as the document.
 ///
 /// # Errors
 /// What JSON, or this server's JSON, cannot say.
@@ -140,6 +142,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "no other of the format's types is a key")]
     fn key(&mut self) -> Result<&'a str> {
         let length = match Marker::from_u8(self.byte()?) {
             Marker::FixStr(length) => length.into(),
@@ -218,7 +221,8 @@ fn string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// The MessagePack form of JSON text that a parser let pass. Text that is none gives what can be read of it: never a panic.
+/// The MessagePack form of JSON text that a parser let pass. Text that is none gives what can be
+/// read of it: never a panic.
 pub(crate) fn from_json(text: &[u8]) -> Vec<u8> {
     let mut writer = Writer { text, at: 0, out: ByteBuf::with_capacity(text.len()) };
     writer.value(0);
@@ -247,7 +251,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes a header for any length, and brings it down to the shortest form once the length is known.
+    /// Writes a header for any length, and brings it down to the shortest form once the length is
+    /// known.
     fn container(&mut self, depth: usize, end: u8, long: Marker) {
         self.at += 1;
         let start = self.out.as_slice().len();

@@ -1,4 +1,5 @@
-//! Requests of one connection on their way: several at once where that cannot be told from one after the other.
+//! Requests of one connection on their way: several at once where that cannot be told from one
+//! after the other.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -109,7 +110,8 @@ impl<R, T: 'static> Pipeline<R, T> {
         self.running.push(Box::pin(async move { (number, work.await) }));
     }
 
-    /// Goes on with what runs; ready when something was done, after `inspect` has seen it and has said how many bytes it keeps.
+    /// Goes on with what runs; ready when something was done, after `inspect` has seen it and has
+    /// said how many bytes it keeps.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,

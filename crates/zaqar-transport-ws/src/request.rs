@@ -1,7 +1,9 @@
-//! A request from its frame to what it asks for: decoding, and the rules that hold before anybody is asked.
+//! A request from its frame to what it asks for: decoding, and the rules that hold before anybody
+//! is asked.
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Message;
+use zaqar_api::Access;
 use zaqar_core::QueueName;
 
 use crate::action::{Action, FIELDS, Takes};
@@ -24,13 +26,23 @@ const HEADERS: &[&str] = &[
     "URL-Signature",
     "User-Agent",
     "X-Auth-Token",
+    "X-OpenStack-Request-ID",
     "X-Project-ID",
     "X-Roles",
+    "X-Service-Token",
+    "traceparent",
 ];
 
 /// Headers that must be texts where they are there.
-const TEXTS: &[&str] =
-    &["Accept", "Client-ID", "Date", "User-Agent", "X-Auth-Token", "X-Project-ID"];
+const TEXTS: &[&str] = &[
+    "Accept",
+    "Client-ID",
+    "Date",
+    "User-Agent",
+    "X-Auth-Token",
+    "X-Project-ID",
+    "X-Service-Token",
+];
 
 /// A frame that is a request of some kind: what its answer repeats.
 #[derive(Debug, Clone)]
@@ -81,7 +93,7 @@ impl Frame {
     /// Reads the outermost object. `None` for frames that are no messages.
     ///
     /// # Errors
-    /// [`WsError::Undecodable`] and [`WsError::NotAnObject`].
+    /// [`WsError::Undecodable`], [`WsError::NotAnObject`] and [`WsError::Repeated`].
     pub(crate) fn read(message: Message) -> Option<(Encoding, Result<Self, WsError>)> {
         let (encoding, document) = match message {
             Message::Text(text) => (Encoding::Json, Bytes::from(text)),
@@ -98,6 +110,9 @@ impl Frame {
             .decode(document)
             .map_err(|reason| WsError::Undecodable { kind: encoding.name(), reason })?;
         let parts = Members::of(&text, PARTS).map_err(|_| WsError::NotAnObject)?;
+        if parts.repeated() == Some("headers") {
+            return Err(WsError::Repeated { name: "headers" });
+        }
         let part = |name| parts.get(name).cloned();
         Ok(Self {
             encoding,
@@ -112,13 +127,18 @@ impl Frame {
     /// Checks it against the rules of its action.
     ///
     /// # Errors
-    /// [`WsError::UnknownAction`] and [`WsError::Schema`], with the frame itself.
+    /// [`WsError::UnknownAction`], [`WsError::Schema`] and [`WsError::Repeated`], with the frame
+    /// itself.
     pub(crate) fn check(self) -> Result<Request, Box<Refused>> {
         let Some(action) = self.named_action() else {
             let name = self.shown_action();
             return Err(Refused::boxed(self, WsError::UnknownAction { name }));
         };
         match self.checked_parts(action) {
+            Some((headers, _)) if headers.repeated().is_some() => {
+                let name = headers.repeated().unwrap_or_default();
+                Err(Refused::boxed(self, WsError::Repeated { name }))
+            }
             Some((headers, body)) => Ok(Request { frame: self, action, headers, body }),
             None => Err(Refused::boxed(self, WsError::Schema)),
         }
@@ -179,34 +199,16 @@ impl Request {
         QueueName::new(&self.body.text("queue_name")?).ok()
     }
 
-    /// What it touches.
+    /// What it touches, as its operation declares.
     pub(crate) fn footprint(&self) -> Footprint {
-        let queue = self.queue();
-        let on = |of: fn(QueueName) -> Footprint| queue.clone().map_or(Footprint::Nothing, of);
-        match self.action {
-            Action::GetHomeDoc | Action::PingNode => Footprint::Nothing,
-            Action::MessageList
-            | Action::MessageGet
-            | Action::MessageGetMany
-            | Action::QueueGet
-            | Action::QueueGetStats
-            | Action::ClaimGet => on(Footprint::Reads),
-            Action::QueueCreate
-            | Action::QueueDelete
-            | Action::QueuePurge
-            | Action::MessagePost
-            | Action::MessageDelete
-            | Action::MessageDeleteMany
-            | Action::ClaimCreate
-            | Action::ClaimUpdate
-            | Action::ClaimDelete => on(Footprint::Writes),
-            Action::Authenticate
-            | Action::CheckNodeHealth
-            | Action::QueueList
-            | Action::SubscriptionList
-            | Action::SubscriptionCreate
-            | Action::SubscriptionGet
-            | Action::SubscriptionDelete => Footprint::Everything,
+        // A token changes what every later request may do.
+        let Some(declaration) = self.action.declaration() else { return Footprint::Everything };
+        let on = |of: fn(QueueName) -> Footprint| self.queue().map_or(Footprint::Nothing, of);
+        match (declaration.access, declaration.names_queue()) {
+            (Access::Nothing, _) => Footprint::Nothing,
+            (Access::Read | Access::Write, false) => Footprint::Everything,
+            (Access::Read, true) => on(Footprint::Reads),
+            (Access::Write, true) => on(Footprint::Writes),
         }
     }
 

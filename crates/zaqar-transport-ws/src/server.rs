@@ -1,38 +1,36 @@
-//! The server: connections, how many, and their end.
+//! The server: a listener of the shared kind, speaking WebSocket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use zaqar_transport::{
+    AcceptOptions, Connection, ConnectionCounts, Listener, Protocol, ServeError, Tls, serve,
+};
 
-use crate::ending::FAREWELL;
-use crate::{WsService, handshake};
-
-/// Connections that are being told at once that there is no place.
-const REFUSALS: usize = 256;
+use crate::WsService;
 
 /// The bounds of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Connections at once. One more is told 503 and closed.
     pub max_connections: usize,
+    /// Counts connections.
+    pub connections: ConnectionCounts,
+    /// What connections begin with; offer it [`crate::ALPN`].
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { max_connections: 16_384 }
+        Self { max_connections: 16_384, connections: ConnectionCounts::default(), tls: None }
     }
 }
 
 /// Serves a service on a listener.
+#[derive(Debug)]
 pub struct Server {
     /// Where connections come from.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// What serves them.
     pub service: WsService,
     /// The bounds.
@@ -40,57 +38,32 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until `shutdown`; then accepts no more, lets open requests finish, closes every connection with 1001, and returns.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Serves until `shutdown`; then accepts no more, lets open requests finish, closes every
+    /// connection with 1001, and returns.
+    ///
+    /// # Errors
+    /// When the listener is broken: nobody can connect any more.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
         let Self { listener, service, options } = self;
-        let slots = Arc::new(Semaphore::new(options.max_connections));
-        let refusals = Arc::new(Semaphore::new(REFUSALS));
-        let connections = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors, most often: the next accept would fail as fast.
-                    warn!(%error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                // More than this many at once are not told.
-                if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
-                    connections.spawn(async move {
-                        refuse(stream).await;
-                        drop(refusal);
-                    });
-                }
-                continue;
-            };
-            // Without it, answers wait for the peer's acknowledgements.
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "no TCP_NODELAY");
-            }
-            let (service, shutdown) = (service.clone(), shutdown.clone());
-            connections.spawn(async move {
-                service.serve(stream, shutdown).await;
-                drop(slot);
-            });
-        }
-        drop(listener);
-        info!("websocket server stops");
-        connections.close();
-        // Each connection ends within its own bounds.
-        connections.wait().await;
+        let inner = &service.inner;
+        let options = AcceptOptions {
+            max_connections: options.max_connections,
+            grace: inner.options.grace,
+            memory: inner.api.memory().clone(),
+            counts: options.connections,
+            tls: options.tls,
+        };
+        serve(listener, service, options, shutdown).await
     }
 }
 
-async fn refuse(mut stream: TcpStream) {
-    if timeout(FAREWELL, handshake::refuse(&mut stream)).await.is_err() {
-        debug!("a refused peer does not go");
+impl Protocol for WsService {
+    const NAME: &'static str = "websocket";
+    /// The task with its state and its buffers.
+    const CONNECTION_BYTES: usize = 16 * 1024;
+
+    fn serve(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static {
+        let Connection { stream, holder, shutdown } = connection;
+        crate::connection::serve(self.inner.clone(), stream, holder, shutdown)
     }
 }

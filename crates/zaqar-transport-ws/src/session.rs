@@ -1,77 +1,61 @@
 //! Who asks: what a connection has said of itself, and what a request brings.
 
-use serde_json::Value;
-use zaqar_api::{Api, Caller, SignedHeaders};
-use zaqar_core::{ClientId, NameError, ProjectId, Timestamp};
+use std::sync::Arc;
 
-use crate::action::Action;
+use serde_json::Value;
+use zaqar_api::{
+    Api, Authentication, Context, Identity, RequestId, SignedHeaders, TraceParent, Wire,
+};
+use zaqar_core::{ClientId, NameError, ProjectId};
+
 use crate::error::WsError;
-use crate::identity::Identity;
 use crate::request::Request;
 
 /// The project of requests that need none.
 const NO_PROJECT: &str = "-";
 
-/// How a connection knows its callers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Trust<'a> {
-    /// Nobody checks: requests are believed.
-    Anybody,
-    /// Somebody checks, and this is what came of it.
-    Checked(Option<&'a Identity>),
-}
-
-/// Whose request this is.
+/// Whose request this is, and how it is known: by the connection's token, by a signature, or, where
+/// nobody checks tokens, by what it says.
 ///
 /// # Errors
-/// [`WsError::NotAuthenticated`], [`WsError::OtherProject`], and [`WsError::Invalid`] for a project id that cannot be.
-pub(crate) fn caller(
+/// [`WsError::NotAuthenticated`], [`WsError::OtherProject`], and [`WsError::Invalid`] for a project
+/// id that cannot be.
+pub(crate) fn context(
     request: &Request,
-    trust: Trust<'_>,
+    identity: Option<&Arc<Identity>>,
     api: &Api,
-    now: Timestamp,
-) -> Result<Caller, WsError> {
-    let client = ClientId::new(&request.headers.text("Client-ID").unwrap_or_default());
-    if let Trust::Checked(Some(identity)) = trust
-        && now < identity.expires
-    {
-        return of_identity(request, identity, client);
-    }
-    if request.headers.get("URL-Signature").is_some() {
-        return of_signature(request, api, client);
-    }
-    match trust {
-        Trust::Checked(_) => Err(WsError::NotAuthenticated),
-        Trust::Anybody => {
-            let mut caller = Caller::new(project(request)?, client);
-            if let Some(roles) = request.headers.text("X-Roles") {
-                caller.roles = roles.split(',').map(|role| role.trim().to_owned()).collect();
-            }
-            Ok(caller)
-        }
-    }
+) -> Result<Context, WsError> {
+    let now = api.clock().now();
+    let (project, authentication) = match identity.filter(|identity| now < identity.expires) {
+        Some(identity) => of_identity(request, identity)?,
+        None if request.headers.get("URL-Signature").is_some() => of_signature(request, api)?,
+        None if api.authenticator().is_some() => return Err(WsError::NotAuthenticated),
+        None => unchecked(request)?,
+    };
+    let text = |name| request.headers.text(name);
+    let client = ClientId::new(&text("Client-ID").unwrap_or_default());
+    Ok(Context {
+        wire: Wire::WebSocket,
+        global_request_id: text("X-OpenStack-Request-ID").and_then(|id| RequestId::parse(&id)),
+        trace_parent: text("traceparent").and_then(|parent| TraceParent::parse(&parent)),
+        ..Context::new(project, client).authenticated(authentication)
+    })
 }
 
 fn of_identity(
     request: &Request,
-    identity: &Identity,
-    client: ClientId,
-) -> Result<Caller, WsError> {
+    identity: &Arc<Identity>,
+) -> Result<(ProjectId, Authentication), WsError> {
     match request.headers.text("X-Project-ID") {
         Some(project) if project == identity.project.as_str() => {}
         None if request.action.required_headers().is_empty() => {}
         Some(_) | None => return Err(WsError::OtherProject),
     }
-    let mut caller = Caller::new(identity.project.clone(), client);
-    caller.roles.clone_from(&identity.roles);
-    Ok(caller)
+    Ok((identity.project.clone(), Authentication::Token(Arc::clone(identity))))
 }
 
-fn of_signature(request: &Request, api: &Api, client: ClientId) -> Result<Caller, WsError> {
+fn of_signature(request: &Request, api: &Api) -> Result<(ProjectId, Authentication), WsError> {
     let header = |name: &str| request.headers.get(name).map(|value| text_or_list(value));
-    let (Some(method), Some(path)) = (request.action.signed_method(), path(request)) else {
-        return Err(WsError::NotAuthenticated);
-    };
     let [project, paths, methods, expires, signature] =
         ["X-Project-ID", "URL-Paths", "URL-Methods", "URL-Expires", "URL-Signature"]
             .map(|name| header(name).unwrap_or_default());
@@ -82,7 +66,15 @@ fn of_signature(request: &Request, api: &Api, client: ClientId) -> Result<Caller
         expires: &expires,
         signature: &signature,
     };
-    api.signed_caller(&signed, client, method, &path).ok_or(WsError::NotAuthenticated)
+    let grant = api.verify_signature(&signed).ok_or(WsError::NotAuthenticated)?;
+    Ok((grant.project.clone(), Authentication::Signature(grant)))
+}
+
+fn unchecked(request: &Request) -> Result<(ProjectId, Authentication), WsError> {
+    let roles = request.headers.text("X-Roles").map_or_else(Vec::new, |roles| {
+        roles.split(',').map(|role| role.trim_matches([' ', '\t']).to_owned()).collect()
+    });
+    Ok((project(request)?, Authentication::Unchecked { roles }))
 }
 
 /// A header's text; lists, as a share answers them, become what HTTP headers say.
@@ -96,26 +88,18 @@ fn text_or_list(value: &[u8]) -> String {
     }
 }
 
-/// The HTTP path of what an action touches: what signed URLs are for.
-fn path(request: &Request) -> Option<String> {
-    let messages = format!("/v2/queues/{}/messages", request.queue()?);
-    Some(match request.action {
-        Action::MessageGet | Action::MessageDelete => {
-            format!("{messages}/{}", request.body.text("message_id")?)
-        }
-        _ => messages,
-    })
-}
-
 fn project(request: &Request) -> Result<ProjectId, WsError> {
     let text = match request.headers.text("X-Project-ID") {
         Some(text) => text,
         None if request.action.required_headers().is_empty() => NO_PROJECT.to_owned(),
         None => String::new(),
     };
-    ProjectId::new(text.trim()).map_err(|error| match error {
+    ProjectId::new(&text).map_err(|error| match error {
         NameError::ProjectTooLong { max, .. } => {
             WsError::invalid(format!("Project ids may not be more than {max} characters long."))
+        }
+        NameError::ProjectWhitespace => {
+            WsError::invalid("Project ids may neither start nor end with whitespace characters.")
         }
         NameError::ProjectEmpty | NameError::QueueTooLong { .. } | NameError::QueueCharacters => {
             WsError::invalid("X-PROJECT-ID cannot be an empty string.")

@@ -1,15 +1,16 @@
-//! Pushes over the store in memory: who gets what, once and in order, from whichever server, and what ends.
+//! Pushes over the store in memory: who gets what, once and in order, from whichever server, and
+//! what ends.
 
 use std::time::Duration;
 
-use zaqar_core::storage::{Leases, Subscriptions, Upkeep};
-use zaqar_core::{Clock, SubscriptionId};
+use zaqar_core::storage::{Leases, Renewal, Subscriptions, Upkeep};
+use zaqar_core::{Clock, MemoryBounds, MemoryBudget, SubscriptionId};
 
-use super::{Listener, Pushes, PushesEnded};
+use super::{Listener, MAX_SUBSCRIPTIONS_PER_CONNECTION, Pushes, PushesEnded};
 use crate::tests::{World, caller, key, queue};
 use crate::{
-    Api, CreateSubscription, ListSubscriptions, PopMessages, PostMessages, PostedMessage, Purge,
-    Subscriber, SubscriptionRef,
+    Api, CreateSubscription, ListSubscriptions, Options, PopMessages, PostMessages, PostedMessage,
+    Purge, Subscriber, SubscriptionRef,
 };
 
 async fn subscribe(api: &Api, listener: &Listener, name: &str) -> SubscriptionId {
@@ -19,7 +20,7 @@ async fn subscribe(api: &Api, listener: &Listener, name: &str) -> SubscriptionId
         ttl: None,
         options: serde_json::Map::new(),
     };
-    api.create_subscription(&caller(), request).await.unwrap()
+    api.create_subscription(&caller(), request).await.unwrap().id
 }
 
 async fn post_delayed(api: &Api, name: &str, bodies: &[(&str, i64)]) {
@@ -29,8 +30,8 @@ async fn post_delayed(api: &Api, name: &str, bodies: &[(&str, i64)]) {
         delay: Some(*delay),
     };
     let messages = bodies.iter().map(message).collect();
-    let request = PostMessages { queue: queue(name), size: 100, messages };
-    api.post_messages(&caller(), request).await.unwrap();
+    let request = PostMessages { queue: queue(name), size: 100, messages, notify: false };
+    api.call(&caller(), request).await.unwrap();
 }
 
 async fn post(api: &Api, name: &str, bodies: &[&str]) {
@@ -191,7 +192,7 @@ async fn subscriptions_end_with_their_connection() {
     while listed(&there, "a").await + listed(&there, "b").await > 0 {
         tokio::task::yield_now().await;
     }
-    assert!(here.inner.audience.hall_is_empty());
+    assert!(here.inner.pusher.is_unused());
 }
 
 #[tokio::test]
@@ -226,8 +227,10 @@ async fn another_life_of_a_queue_is_anothers() {
     let (listener, mut pushes) = here.listen(100);
     subscribe(&here, &listener, "q").await;
     there.delete_queue(&caller(), queue("q")).await.unwrap();
+    world.clock.advance(Duration::from_secs(1));
     post(&there, "q", &["1"]).await;
-    nothing(&mut pushes).await;
+    assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
+    let (listener, mut pushes) = here.listen(100);
     subscribe(&here, &listener, "q").await;
     post(&there, "q", &["2"]).await;
     assert_eq!(next(&mut pushes).await, ["2"]);
@@ -284,7 +287,8 @@ async fn a_lease_is_kept_while_somebody_listens_and_ends_when_nobody_does() {
     listener.close().await;
     tokio::time::sleep(Duration::from_secs(11)).await;
     let now = world.clock.now();
-    assert!(!world.store.keep_lease(lease, now.plus_secs(5), now).await.unwrap(), "it was ended");
+    let renewal = world.store.keep_lease(lease, now.plus_secs(5), now).await.unwrap();
+    assert_eq!(renewal, Renewal::Expired, "it was ended");
 }
 
 #[tokio::test]
@@ -297,4 +301,221 @@ async fn a_server_that_stops_ends_all() {
     assert_eq!(ended(&mut pushes).await, PushesEnded::ShutDown);
     world.store.sweep(world.clock.now(), 100).await.unwrap();
     assert_eq!(listed(&there, "q").await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_the_store_lost_ends_the_pushes() {
+    let world = World::new();
+    let api = world.server();
+    let (listener, mut pushes) = api.listen(10);
+    subscribe(&api, &listener, "q").await;
+    world.store.lose_everything();
+    assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
+    let (listener, mut pushes) = api.listen(10);
+    subscribe(&api, &listener, "q").await;
+    post(&api, "q", &["1"]).await;
+    assert_eq!(next(&mut pushes).await, ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stood_still_or_whose_clock_was_set_gives_up_its_lease() {
+    for secs in [30, 20] {
+        let world = World::new();
+        let api = world.server();
+        let (listener, mut pushes) = api.listen(10);
+        subscribe(&api, &listener, "q").await;
+        world.clock.advance(Duration::from_secs(secs));
+        assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "{secs} s");
+        world.store.sweep(world.clock.now(), 100).await.unwrap();
+        assert_eq!(listed(&api, "q").await, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_of_a_deleted_queue_are_told() {
+    let world = World::new();
+    let (here, there) = (world.server(), world.server());
+    for deleter in [&here, &there] {
+        let (listener, mut pushes) = here.listen(10);
+        let (other, mut other_pushes) = here.listen(10);
+        subscribe(&here, &listener, "q").await;
+        subscribe(&here, &other, "other").await;
+        deleter.delete_queue(&caller(), queue("q")).await.unwrap();
+        for _ in 0..7 {
+            // The lease is renewed, and every 30 s the queue is looked at.
+            tokio::time::sleep(Duration::from_millis(5001)).await;
+            world.clock.advance(Duration::from_secs(5));
+        }
+        assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
+        post(&there, "other", &["1"]).await;
+        assert_eq!(next(&mut other_pushes).await, ["1"], "nobody else is");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_that_could_not_be_removed_are_removed_later() {
+    let world = World::new();
+    let api = world.server();
+    let (staying, mut pushes) = api.listen(10);
+    subscribe(&api, &staying, "q").await;
+    let (leaving, _pushes) = api.listen(10);
+    for _ in 0..40 {
+        subscribe(&api, &leaving, "q").await;
+    }
+    world.store.set_away(true);
+    leaving.close().await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    world.store.set_away(false);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let left = world.store.subscriptions(&key("q"), None, 100, world.clock.now()).await.unwrap();
+    assert_eq!(left.len(), 1, "of 41");
+    post(&api, "q", &["1"]).await;
+    assert_eq!(next(&mut pushes).await, ["1"]);
+}
+
+#[tokio::test]
+async fn whoever_subscribes_while_the_session_ends_is_counted_once() {
+    let world = World::new();
+    let api = world.server();
+    let pending = api.inner.pusher.begin_subscription().await.unwrap();
+    api.stop_pushes().await;
+    drop(pending);
+    assert!(api.inner.pusher.is_unused());
+}
+
+#[tokio::test]
+async fn a_connection_has_a_bounded_number_of_subscriptions() {
+    let world = World::new();
+    let api = world.server();
+    let (listener, _pushes) = api.listen(10);
+    for _ in 0..10 {
+        let id = subscribe(&api, &listener, "q").await;
+        assert_eq!(listener.subscriptions(), 1);
+        let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
+        api.delete_subscription(&caller(), gone).await.unwrap();
+        assert_eq!(listener.subscriptions(), 0, "what ended is forgotten");
+    }
+    for _ in 0..MAX_SUBSCRIPTIONS_PER_CONNECTION {
+        subscribe(&api, &listener, "q").await;
+    }
+    let request = CreateSubscription {
+        queue: queue("q"),
+        subscriber: Subscriber::Listener(listener.clone()),
+        ttl: None,
+        options: serde_json::Map::new(),
+    };
+    let error = api.create_subscription(&caller(), request).await.unwrap_err();
+    assert_eq!(error.to_string(), "A connection may have at most 1000 subscriptions.");
+}
+
+/// Waits until something holds; a test that never ends is cut off by its runner.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn budget(bytes: usize) -> MemoryBudget {
+    MemoryBudget::new(MemoryBounds { process: bytes, ..MemoryBounds::UNLIMITED })
+}
+
+fn server_with_budget(world: &World, memory: &MemoryBudget) -> Api {
+    world.server_with(Options { memory: memory.clone(), ..Options::default() })
+}
+
+#[tokio::test]
+async fn delayed_pushes_are_charged_with_what_they_occupy_until_nobody_is_subscribed() {
+    let world = World::new();
+    let memory = budget(usize::MAX);
+    let api = server_with_budget(&world, &memory);
+    let (listener, _pushes) = api.listen(10);
+    let id = subscribe(&api, &listener, "q").await;
+    let tiny = [("1", 60); 100];
+    post_delayed(&api, "q", &tiny).await;
+    let least = 100 * size_of::<super::Push>();
+    until(|| memory.in_use() >= least).await;
+    let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
+    api.delete_subscription(&caller(), gone).await.unwrap();
+    until(|| memory.in_use() == 0).await;
+}
+
+#[tokio::test]
+async fn subscribers_are_closed_when_delayed_pushes_exceed_the_budget() {
+    let world = World::new();
+    let memory = budget(1_400_000);
+    let api = server_with_budget(&world, &memory);
+    let (listener, mut pushes) = api.listen(10);
+    subscribe(&api, &listener, "q").await;
+    let (other, mut other_pushes) = api.listen(10);
+    subscribe(&api, &other, "other").await;
+    let tiny = [("1", 60); 100];
+    let posting = async {
+        loop {
+            post_delayed(&api, "q", &tiny).await;
+            // The store in memory never waits, and nobody else would get a turn.
+            tokio::task::yield_now().await;
+        }
+    };
+    let why = tokio::select! { why = ended(&mut pushes) => why, () = posting => unreachable!() };
+    assert_eq!(why, PushesEnded::Overflow);
+    until(|| memory.in_use() == 0).await;
+    post(&api, "other", &["1"]).await;
+    assert_eq!(next(&mut other_pushes).await, ["1"]);
+}
+
+#[tokio::test]
+async fn waiting_pushes_are_charged_and_bounded_by_the_share_of_a_connection() {
+    let world = World::new();
+    let bounds = MemoryBounds { connection: 100_000, ..MemoryBounds::UNLIMITED };
+    let memory = MemoryBudget::new(bounds);
+    let api = server_with_budget(&world, &memory);
+    let (slow, mut slow_pushes) = api.listen(1_000_000);
+    let (listener, mut pushes) = api.listen(1_000_000);
+    subscribe(&api, &slow, "q").await;
+    subscribe(&api, &listener, "q").await;
+    let body = format!("\"{}\"", "x".repeat(20_000));
+    for _ in 0..10 {
+        post(&api, "q", &[&body]).await;
+        assert_eq!(next::<1>(&mut pushes).await[0], body);
+    }
+    assert_eq!(ended(&mut slow_pushes).await, PushesEnded::Overflow);
+    drop((slow, slow_pushes));
+    until(|| memory.in_use() == 0).await;
+}
+
+#[tokio::test]
+async fn an_encoded_push_is_charged_too() {
+    let world = World::new();
+    let memory = budget(usize::MAX);
+    let api = server_with_budget(&world, &memory);
+    let (listener, mut pushes) = api.listen(10);
+    subscribe(&api, &listener, "q").await;
+    post(&api, "q", &["1"]).await;
+    let push = pushes.next().await.unwrap().push;
+    until(|| memory.in_use() < 10_000).await;
+    let before = memory.in_use();
+    let encoded = push.encoded(0, |_| vec![0; 5000].into());
+    assert_eq!(memory.in_use(), before + 5000);
+    drop(push);
+    assert_eq!(memory.in_use(), 5000);
+    drop(encoded);
+    assert_eq!(memory.in_use(), 0);
+}
+
+#[tokio::test]
+async fn delayed_messages_of_several_queues_come_in_the_order_they_are_due() {
+    let world = World::new();
+    let api = world.server();
+    let (listener, mut pushes) = api.listen(100);
+    for name in ["a", "b"] {
+        subscribe(&api, &listener, name).await;
+    }
+    post_delayed(&api, "a", &[("a3", 30), ("a1", 10)]).await;
+    post_delayed(&api, "b", &[("b2", 20), ("b4", 40)]).await;
+    nothing(&mut pushes).await;
+    for expected in ["a1", "b2", "a3", "b4"] {
+        world.clock.advance(Duration::from_secs(10));
+        assert_eq!(next(&mut pushes).await, [expected]);
+        nothing(&mut pushes).await;
+    }
 }

@@ -8,7 +8,8 @@ use crate::{ClaimId, Generation, QueueKey, Timestamp};
 /// A claim to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRequest {
-    /// The id it will have, drawn at random by the caller for this request: a store may use it to make a repeat harmless.
+    /// The id it will have, drawn at random by the caller for this request: a store may use it to
+    /// make a repeat harmless.
     pub id: ClaimId,
     /// Seconds it lives, from `now`.
     pub ttl: u64,
@@ -29,7 +30,8 @@ pub struct DeadLetters {
     pub target: QueueKey,
     /// The generation that the target is assumed to have.
     pub generation: Generation,
-    /// Seconds it lives there, from `now`; what is left of its life where `None`, shown rounded to the nearest second.
+    /// Seconds it lives there, from `now`; what is left of its life where `None`, shown rounded to
+    /// the nearest second.
     pub ttl: Option<u64>,
 }
 
@@ -55,23 +57,30 @@ pub struct Claim {
 
 /// Claims by queue.
 ///
-/// A claim is *live* from when it is made until it is released or `now` reaches its expiry, also when its messages are gone before.
+/// A claim is *live* from when it is made until it is released or `now` reaches its expiry, also
+/// when its messages are gone before.
 #[async_trait]
 pub trait Claims: Send + Sync {
     /// Takes the first free messages.
     ///
     /// # Behavior
-    /// - The head has `assumed`: at most `limit` free messages, in order, are held by the new claim until `now + ttl`.
+    /// - The head has `assumed`: at most `limit` free messages, in order, are held by the new claim
+    ///   until `now + ttl`.
     /// - No head: `Absent`. Another generation: `Stale`. Nothing is taken.
-    /// - A message is held by at most one live claim. Claimed, delayed and expired ones are passed over.
-    /// - A message whose life would end before `now + ttl + grace` lives until then: its own ttl grows, shown rounded to the nearest second.
+    /// - A message is held by at most one live claim. Claimed, delayed and expired ones are passed
+    ///   over.
+    /// - A message whose life would end before `now + ttl + grace` lives until then: its own ttl
+    ///   grows, shown rounded to the nearest second.
     /// - Each message taken counts one claim more, and the answer shows the new count.
-    /// - A message that was claimed `max_claim_count` times is not taken: it leaves the queue and is stored in the dead-letter
-    ///   queue, with a new id at the end, free, uncounted, created `now`, with the same payload and client. One step where the
-    ///   store can; else the target first, keyed by the source's id, so that a repeat after a crash changes nothing.
-    /// - Only free messages before the last one taken move, in their order. A store may move many in pieces and then answer fewer than
-    ///   `limit`, but not none while a message could be taken. A move is no post: nobody is told of it.
-    /// - The claim costs a logarithm of the backlog, whatever is claimed, delayed or expired before the messages it takes.
+    /// - A message that was claimed `max_claim_count` times is not taken: it leaves the queue and
+    ///   is stored in the dead-letter queue, with a new id at the end, free, uncounted, created
+    ///   `now`, with the same payload and client. One step where the store can; else the target
+    ///   first, keyed by the source's id, so that a repeat after a crash changes nothing.
+    /// - Only free messages before the last one taken move, in their order. A store may move many
+    ///   in pieces and then answer fewer than `limit`, but not none while a message could be taken.
+    ///   A move is no post: nobody is told of it.
+    /// - The claim costs a logarithm of the backlog, whatever is claimed, delayed or expired before
+    ///   the messages it takes.
     async fn claim(
         &self,
         key: &QueueKey,
@@ -94,7 +103,8 @@ pub trait Claims: Send + Sync {
     /// Renews a live claim from `now`, with a new ttl.
     ///
     /// # Behavior
-    /// - A live claim holds its messages until `now + ttl`; their lives are made longer as by [`Claims::claim`]; `true`.
+    /// - A live claim holds its messages until `now + ttl`; their lives are made longer as by
+    ///   [`Claims::claim`]; `true`.
     /// - Unknown or over: nothing changes; `false`.
     async fn claim_renew(
         &self,

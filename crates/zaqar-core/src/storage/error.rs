@@ -20,6 +20,34 @@ pub enum Error {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// This server's clock and the store's differ by more than the store tolerates; it did not act.
+    #[error(
+        "this server's clock is {offset_ms} ms off the store's, more than the {bound_ms} ms allowed"
+    )]
+    ClockSkew {
+        /// Milliseconds that this server's clock is ahead of the store's; negative when it is
+        /// behind.
+        offset_ms: i64,
+        /// The largest difference allowed, in milliseconds.
+        bound_ms: u64,
+    },
+    /// It has no space left for new data; it did not act. Deletions still work.
+    #[error("the store is full")]
+    Full {
+        /// What the driver saw.
+        #[source]
+        source: Source,
+    },
+    /// The request exceeds a limit of this store, and would again; it did not act.
+    #[error("{what} has {size} bytes; this store takes at most {max}")]
+    TooLarge {
+        /// What is too large: "a message", "the posted batch", "the metadata".
+        what: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// The most that this store takes, in bytes.
+        max: u64,
+    },
     /// It is being closed; it did not act.
     #[error("the store is closed")]
     Closed,
@@ -43,11 +71,36 @@ impl Error {
         Self::Failed { source: source.into() }
     }
 
+    /// The same error once more, for another caller whose request was in the same group. A source
+    /// is kept as its text.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        match self {
+            Self::Unavailable { source } => Self::unavailable(source.to_string()),
+            Self::Failed { source } => Self::failed(source.to_string()),
+            Self::Full { source } => Self::full(source.to_string()),
+            Self::Overloaded { retry_after } => Self::Overloaded { retry_after: *retry_after },
+            Self::ClockSkew { offset_ms, bound_ms } => {
+                Self::ClockSkew { offset_ms: *offset_ms, bound_ms: *bound_ms }
+            }
+            Self::TooLarge { what, size, max } => Self::TooLarge { what, size: *size, max: *max },
+            Self::Closed => Self::Closed,
+        }
+    }
+
+    /// Wraps a driver's error as [`Error::Full`].
+    pub fn full(source: impl Into<Source>) -> Self {
+        Self::Full { source: source.into() }
+    }
+
     /// Whether the same call may succeed later.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Overloaded { .. } => true,
-            Self::Closed | Self::Failed { .. } => false,
+            Self::Unavailable { .. }
+            | Self::Overloaded { .. }
+            | Self::ClockSkew { .. }
+            | Self::Full { .. } => true,
+            Self::TooLarge { .. } | Self::Closed | Self::Failed { .. } => false,
         }
     }
 }

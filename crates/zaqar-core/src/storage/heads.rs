@@ -40,15 +40,18 @@ pub trait Heads: Send + Sync {
     /// Raises a head's version: posts and claims that assume an older one are refused from now on.
     ///
     /// # Behavior
-    /// - The head has the incarnation: its version becomes the greater of its own and `generation.version`.
+    /// - The head has the incarnation: its version becomes the greater of its own and
+    ///   `generation.version`.
     /// - No head: `Absent`. Another incarnation: `Stale`.
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error>;
 
     /// Closes a head with everything in it.
     ///
     /// # Behavior
-    /// - The head has the incarnation: from now on nothing of it is found: no message, no claim, no subscription, no outbox entry.
+    /// - The head has the incarnation: from now on nothing of it is found: no message, no claim, no
+    ///   subscription, no outbox entry.
     /// - No head: `Absent`. Another incarnation: `Stale`.
-    /// - Answers in the same time whatever the queue holds; the space comes back through [`super::Upkeep::sweep`].
+    /// - Answers in the same time whatever the queue holds; the space comes back through
+    ///   [`super::Upkeep::sweep`].
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error>;
 }

@@ -8,7 +8,8 @@ use futures_core::Stream;
 use super::Error;
 use crate::{MessageId, QueueKey};
 
-/// A queue has messages up to this one. Never a body: who wants it reads the queue, once for all who listen.
+/// A queue has messages up to this one. Never a body: who wants it reads the queue, once for all
+/// who listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
     /// The queue.
@@ -27,7 +28,7 @@ pub trait News: Send + Sync {
     ///
     /// # Behavior
     /// - Every post acknowledged after this answer is named, or a later post to the same queue is.
-    /// - A post may be named more than once. News of one queue may come late, but a slow listener holds up nobody: what it misses
-    ///   is made good by naming each queue that was posted to.
+    /// - A post may be named more than once. News of one queue may come late, but a slow listener
+    ///   holds up nobody: what it misses is made good by naming each queue that was posted to.
     async fn news(&self) -> Result<NewsStream, Error>;
 }

@@ -34,7 +34,8 @@ pub trait Queues: Send + Sync {
     /// Replaces a row if it still has the generation `expected`.
     ///
     /// # Behavior
-    /// - The row has `expected`: `row` takes its place; `true`. Of two callers with one expectation one succeeds.
+    /// - The row has `expected`: `row` takes its place; `true`. Of two callers with one expectation
+    ///   one succeeds.
     /// - No row, or another generation: nothing changes; `false`.
     async fn replace(
         &self,

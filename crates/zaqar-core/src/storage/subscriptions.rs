@@ -12,13 +12,15 @@ pub struct NewSubscription {
     pub id: SubscriptionId,
     /// Where messages go: a URI that the caller has checked.
     pub subscriber: String,
-    /// Seconds it lives, from `now`. Any number: what lies past [`Timestamp::MAX`] lives until then.
+    /// Seconds it lives, from `now`. Any number: what lies past [`Timestamp::MAX`] lives until
+    /// then.
     pub ttl: u64,
     /// The user's options: the text of a JSON object, kept as it is.
     pub options: String,
     /// Whether the subscriber has already agreed.
     pub confirmed: bool,
-    /// What it hangs on beside its ttl: the lease of the server that the subscriber is connected to. `None` for one with an address.
+    /// What it hangs on beside its ttl: the lease of the server that the subscriber is connected
+    /// to. `None` for one with an address.
     pub lease: Option<LeaseId>,
 }
 
@@ -57,8 +59,8 @@ pub struct SubscriptionChange {
 /// The answer to a new subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscribed {
-    /// It was made. Every post that is acknowledged after this answer lies behind `after`, and every one that was acknowledged
-    /// before it was asked for lies at or before it.
+    /// It was made. Every post that is acknowledged after this answer lies behind `after`, and
+    /// every one that was acknowledged before it was asked for lies at or before it.
     Created {
         /// The last position that is known not to concern the subscriber.
         after: Position,
@@ -80,15 +82,17 @@ pub enum Changed {
 
 /// Subscriptions by queue.
 ///
-/// A subscription is *live* until it is removed or `now` reaches `since + ttl`. No method shows one that is not live. Closing the
-/// queue's head ends all of them. One that hangs on a lease is removed by a sweep once the lease is over: see [`super::Leases`].
+/// A subscription is *live* until it is removed or `now` reaches `since + ttl`. No method shows one
+/// that is not live. Closing the queue's head ends all of them. One that hangs on a lease is
+/// removed by a sweep once the lease is over: see [`super::Leases`].
 #[async_trait]
 pub trait Subscriptions: Send + Sync {
     /// Makes a subscription.
     ///
     /// # Behavior
     /// - The head has `assumed` and no live subscription has the subscriber: it is made.
-    /// - A live one has it: `Exists`, nothing changes. Of two callers at once one creates. One that is over is no obstacle.
+    /// - A live one has it: `Exists`, nothing changes. Of two callers at once one creates. One that
+    ///   is over is no obstacle.
     /// - No head: `Absent`. Another generation: `Stale`.
     /// - Posts that are acknowledged after this answer write outbox entries.
     async fn subscribe(
@@ -113,7 +117,8 @@ pub trait Subscriptions: Send + Sync {
     /// Lists live ones by id, ascending.
     ///
     /// # Behavior
-    /// - Begins with the first id greater than `after`, which need not exist. At most `limit`; fewer only at the end.
+    /// - Begins with the first id greater than `after`, which need not exist. At most `limit`;
+    ///   fewer only at the end.
     async fn subscriptions(
         &self,
         key: &QueueKey,
@@ -122,11 +127,31 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error>;
 
+    /// Lists the live subscriptions of a queue that depend on one lease, by id, ascending: what a
+    /// server that pushes needs, without subscribers and options.
+    ///
+    /// # Behavior
+    /// - Begins with the first id greater than `after`, which need not exist. At most `limit`;
+    ///   fewer only at the end.
+    /// - Each comes with the time when it ends, [`Timestamp::MAX`] at most.
+    /// - Cost grows with what is answered, not with the queue's other subscriptions nor with the
+    ///   size of any.
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error>;
+
     /// Changes one.
     ///
     /// # Behavior
-    /// - All of `change` happens or nothing. A new ttl counts from `now`; without one `since` stays.
-    /// - Unknown, over or of another queue: `Absent`. The new subscriber is taken by another live one: `Duplicate`.
+    /// - All of `change` happens or nothing. A new ttl counts from `now`; without one `since`
+    ///   stays.
+    /// - Unknown, over or of another queue: `Absent`. The new subscriber is taken by another live
+    ///   one: `Duplicate`.
     async fn change_subscription(
         &self,
         key: &QueueKey,

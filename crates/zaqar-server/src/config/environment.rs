@@ -1,7 +1,8 @@
 //! Options from environment variables: `OS_<SECTION>__<OPTION>`, as oslo.config reads them.
 //!
-//! Shells, containers and unit files do not take colons in names, so a section's colons may be underscores. As that cannot be undone by
-//! looking at the name alone, a variable counts only when its section is known by then.
+//! Shells, containers and unit files do not take colons in names, so a section's colons may be
+//! underscores. As that cannot be undone by looking at the name alone, a variable counts only when
+//! its section is known by then.
 
 use std::ffi::OsStr;
 use std::sync::Arc;

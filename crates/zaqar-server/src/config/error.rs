@@ -109,7 +109,8 @@ impl Error {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the files; prints one problem a line.
+/// Everything that is wrong with a configuration, in the order of the files; prints one problem a
+/// line.
 #[derive(Debug)]
 pub struct Errors(pub Vec<Error>);
 
@@ -144,7 +145,8 @@ pub enum Warning {
         section: String,
         /// Its name.
         option: String,
-        /// The known option that is nearest, when one is near: `name`, or `[section] name` of another section.
+        /// The known option that is nearest, when one is near: `name`, or `[section] name` of
+        /// another section.
         nearest: Option<String>,
     },
     /// An option of the original that changes nothing here.

@@ -26,7 +26,8 @@ pub(super) struct Entry {
     pub(super) section: String,
     /// The option as written.
     pub(super) option: String,
-    /// The value, continuation lines joined by newlines, one pair of quotes around its first line taken off.
+    /// The value, continuation lines joined by newlines, one pair of quotes around its first line
+    /// taken off.
     pub(super) value: String,
     /// The line where it begins, from 1.
     pub(super) line: usize,
@@ -190,7 +191,8 @@ mod tests {
         parse(&Arc::from("z.conf"), bytes).unwrap_err().iter().map(ToString::to_string).collect()
     }
 
-    /// Each row was checked against oslo.config 10.7.0, as were 20 000 random files: only a byte order mark is read otherwise.
+    /// Each row was checked against oslo.config 10.7.0, as were 20 000 random files: only a byte
+    /// order mark is read otherwise.
     #[test]
     fn values_are_read_as_oslo_reads_them() {
         let table: &[(&str, &[&str])] = &[

@@ -1,4 +1,5 @@
-//! The merged configuration as a source of the `config` crate, for those who read sections of their own by serde.
+//! The merged configuration as a source of the `config` crate, for those who read sections of their
+//! own by serde.
 
 use std::sync::Arc;
 
@@ -7,13 +8,15 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use super::raw::Raw;
 use super::section::Section;
 
-/// The merged configuration as a [`config::Source`]: one table a section, each value with its origin, so that serde's errors name file
-/// and line.
+/// The merged configuration as a [`config::Source`]: one table a section, each value with its
+/// origin, so that serde's errors name file and line.
 ///
 /// Texts have their references followed. An option that may be given several times is an array.
 ///
 /// ```
-/// # use zaqar_server::config::{Registered, Sources, load};
+/// # use zaqar_server::Registry;
+/// # use zaqar_server::config::known::{Known, integer};
+/// # use zaqar_server::config::{Sources, load};
 /// #[derive(serde::Deserialize)]
 /// struct Mine {
 ///     #[serde(rename = "drivers:message_store:mine")]
@@ -28,7 +31,9 @@ use super::section::Section;
 /// # let path = dir.path().join("zaqar.conf");
 /// # std::fs::write(&path, "[drivers:message_store:mine]\nworkers = 7\n[drivers]\nmessage_store = mine\nmanagement_store = embedded")?;
 /// let sources = Sources { files: vec![path], ..Sources::default() };
-/// let loaded = load(&sources, &Registered::default().message_store("mine"))?;
+/// const OPTIONS: &[Known] = &[integer("workers", "1", 1, 64)];
+/// let registered = Registry::default().registered().message_store("mine", OPTIONS);
+/// let loaded = load(&sources, &registered)?;
 /// let mine: Mine = config::Config::builder()
 ///     .add_source(loaded.settings.source())
 ///     .build()?
@@ -55,14 +60,14 @@ impl Layer {
                     .into_iter()
                     .map(|(text, origin)| Value::new(Some(&origin.to_string()), text))
                     .collect();
-                Ok((option.to_owned(), one_or_all(name, option, values)))
+                Ok((option.to_owned(), one_or_all(self.0.is_repeated(name, option), values)))
             })
             .collect()
     }
 }
 
-fn one_or_all(section: &str, option: &str, mut values: Vec<Value>) -> Value {
-    if super::raw::is_repeated(section, option) {
+fn one_or_all(is_repeated: bool, mut values: Vec<Value>) -> Value {
+    if is_repeated {
         return Value::new(None, ValueKind::Array(values));
     }
     values.pop().unwrap_or_else(|| Value::new(None, ValueKind::Nil))

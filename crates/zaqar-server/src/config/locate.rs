@@ -70,7 +70,8 @@ fn add_dirs(dirs: &[PathBuf], files: &mut Vec<PathBuf>, problems: &mut Vec<Error
     }
 }
 
-/// The directory's `*.conf` files, sorted; hidden ones are left out, as a shell's pattern leaves them.
+/// The directory's `*.conf` files, sorted; hidden ones are left out, as a shell's pattern leaves
+/// them.
 fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = std::fs::read_dir(dir)?
         .map(|entry| entry.map(|entry| entry.file_name()))

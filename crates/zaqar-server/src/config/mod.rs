@@ -1,8 +1,9 @@
 //! `zaqar.conf`: found, merged, checked and typed.
 //!
-//! [`load`] does it all. Below it, in the order of the work: `locate` finds files, `ini` parses them, `environment` adds variables, [`Raw`]
-//! holds the merged texts, `reference` follows `$name`, [`Section`] types single options, [`known`] lists all of them, and [`Settings`] is
-//! the outcome. Problems are collected, not met one by one.
+//! [`load`] does it all. Below it, in the order of the work: `locate` finds files, `ini` parses
+//! them, `environment` adds variables, [`Raw`] holds the merged texts, `reference` follows `$name`,
+//! [`Section`] types single options, [`known`] lists all of them, and [`Settings`] is the outcome.
+//! Problems are collected, not met one by one.
 
 mod check;
 mod environment;
@@ -15,6 +16,7 @@ mod origin;
 mod raw;
 mod reader;
 mod reference;
+pub(crate) mod sample;
 mod section;
 mod settings;
 mod source;
@@ -28,9 +30,10 @@ pub use layer::Layer;
 pub use origin::Origin;
 pub use raw::{Raw, Shown, Value};
 pub use section::Section;
+pub(crate) use settings::NOTIFIER;
 pub use settings::{
-    AuthStrategy, Cors, Drivers, Embedded, Level, Logging, MailTemplate, Mailer, Notification,
-    Pipelines, Registered, Settings, Sync, Websocket, Wsgi,
+    Access, Admin, AuthStrategy, Cors, Drivers, Level, Logging, MailTemplate, Mailer, Notification,
+    Overload, Pipelines, Registered, Settings, SmtpSecurity, Websocket, Wsgi,
 };
 pub use source::{Environment, Flag, Sources};
 
@@ -49,18 +52,14 @@ pub struct Loaded {
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it at once: first files that cannot be read or parsed, and once there are none, values.
+/// Everything that is wrong with it at once: first files that cannot be read or parsed, and once
+/// there are none, values.
 pub fn load(sources: &Sources, registered: &Registered) -> Result<Loaded, Errors> {
-    let driver_sections = registered.sections();
-    let raw = Raw::load(sources, &driver_sections)?;
-    type_check(raw, registered, &driver_sections)
+    let raw = Raw::load(sources, registered.known())?;
+    type_check(raw, registered)
 }
 
-fn type_check(
-    raw: Raw,
-    registered: &Registered,
-    driver_sections: &[String],
-) -> Result<Loaded, Errors> {
+fn type_check(raw: Raw, registered: &Registered) -> Result<Loaded, Errors> {
     let mut reader = Reader::new(Arc::new(raw));
     let settings = Settings::read(&mut reader, registered);
     let Reader { raw, mut problems, mut warnings } = reader;
@@ -68,7 +67,7 @@ fn type_check(
         problems.sort_by_key(|problem| problem.origin().map(|origin| raw.order(origin)));
         return Err(Errors(problems));
     }
-    warnings.extend(check::warnings(&raw, driver_sections));
+    warnings.extend(check::warnings(&raw));
     warnings.sort_by_key(|warning| raw.order(warning.origin()));
     Ok(Loaded { settings, warnings })
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a value came from: prints as `zaqar.conf:3`, `environment variable OS_…` or `command line --debug`.
+/// Where a value came from: prints as `zaqar.conf:3`, `environment variable OS_…` or `command line
+/// --debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A line of a file.

@@ -1,4 +1,5 @@
-//! The merged configuration before its values are typed: sections, options, texts, and where each came from.
+//! The merged configuration before its values are typed: sections, options, texts, and where each
+//! came from.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use super::environment;
 use super::error::{Error, Errors, Warning};
 use super::ini::{self, Document};
-use super::known::{self, Kind};
+use super::known::{Kind, Table};
 use super::locate;
 use super::origin::Origin;
 use super::source::Sources;
@@ -28,6 +29,7 @@ pub struct Raw {
     sections: BTreeMap<String, Content>,
     files: Vec<Arc<str>>,
     old_names: Vec<Warning>,
+    known: Arc<Table>,
 }
 
 #[derive(Clone, Default)]
@@ -52,21 +54,26 @@ pub struct Shown<'a> {
 }
 
 impl Raw {
-    /// Reads and merges files, environment and flags. `more_sections` are sections beyond the known ones that a variable may
-    /// name.
+    /// Nothing yet, of options that are `known`.
+    pub(super) fn new(known: Table) -> Self {
+        Self { known: Arc::new(known), ..Self::default() }
+    }
+
+    /// Reads and merges files, environment and flags. `known` holds the registered drivers'
+    /// options.
     ///
     /// # Errors
     ///
     /// Every file that cannot be read, and every syntax error, at once.
-    pub(super) fn load(sources: &Sources, more_sections: &[String]) -> Result<Self, Errors> {
+    pub(super) fn load(sources: &Sources, known: Table) -> Result<Self, Errors> {
         let paths = locate::files(&sources.files, &sources.dirs, &sources.environment);
-        let mut raw = Self::default();
+        let mut raw = Self::new(known);
         let mut problems = Vec::new();
         match paths {
             Ok(paths) => raw.add_files(&paths, &mut problems),
             Err(more) => problems.extend(more),
         }
-        for found in environment::overrides(&sources.environment, &raw.names(more_sections)) {
+        for found in environment::overrides(&sources.environment, &raw.names()) {
             match found.value.to_str() {
                 Some(text) => raw.set(found.section, found.option, text, found.origin),
                 None => problems.push(Error::Syntax { origin: found.origin, what: "not UTF-8" }),
@@ -120,12 +127,40 @@ impl Raw {
 
     /// Every option that is set with the value that counts, secrets masked: for reports.
     pub fn shown(&self) -> impl Iterator<Item = Shown<'_>> {
-        self.sections.iter().flat_map(|(section, content)| {
+        self.sections.iter().flat_map(move |(section, content)| {
             content.options.iter().filter_map(move |(option, values)| {
                 let Value { text, origin } = values.last()?;
-                Some(Shown { section, option, value: quoted(section, option, text), origin })
+                Some(Shown { section, option, value: self.quoted(section, option, text), origin })
             })
         })
+    }
+
+    /// Every option that is set: section, option and the value that counts as written, or stars
+    /// when it is secret.
+    pub fn effective(&self) -> impl Iterator<Item = (&str, &str, String)> {
+        self.sections.iter().flat_map(move |(section, content)| {
+            content.options.iter().filter_map(move |(option, values)| {
+                let is_secret = self.known.is_secret(section, option);
+                let value = if is_secret { "***" } else { &values.last()?.text };
+                Some((section.as_str(), option.as_str(), value.to_owned()))
+            })
+        })
+    }
+
+    /// The options that are known.
+    pub fn known(&self) -> &Table {
+        &self.known
+    }
+
+    /// Whether all values of an option count, not only the last.
+    pub(super) fn is_repeated(&self, section: &str, option: &str) -> bool {
+        self.known.find(section, option).is_some_and(|known| known.kind == Kind::Repeated)
+    }
+
+    /// A value for a message: in quotes, or stars when it is secret.
+    pub(super) fn quoted(&self, section: &str, option: &str, text: &str) -> String {
+        let is_secret = self.known.is_secret(section, option);
+        if is_secret { "***".to_owned() } else { format!("{text:?}") }
     }
 
     pub(super) fn old_names(&self) -> &[Warning] {
@@ -145,10 +180,9 @@ impl Raw {
         }
     }
 
-    fn names(&self, more: &[String]) -> Vec<String> {
-        let known = known::sections().map(|section| section.name.to_owned());
-        let mut names: Vec<_> =
-            known.chain(self.sections.keys().cloned()).chain(more.iter().cloned()).collect();
+    fn names(&self) -> Vec<String> {
+        let known = self.known.sections().map(|section| section.name.to_string());
+        let mut names: Vec<_> = known.chain(self.sections.keys().cloned()).collect();
         names.sort();
         names.dedup();
         names
@@ -189,16 +223,18 @@ impl Raw {
         }
     }
 
-    /// Within one file the current name of an option beats its old ones; across files the later file does.
+    /// Within one file the current name of an option beats its old ones; across files the later
+    /// file does.
     fn rename(&mut self, file: &mut BTreeMap<(String, String), Vec<Value>>) {
-        for section in known::sections() {
+        let known = Arc::clone(&self.known);
+        for section in known.sections() {
             for known in section.options {
                 for old in known.old_names {
-                    let key = (section.name.to_owned(), (*old).to_owned());
+                    let key = (section.name.to_string(), (*old).to_owned());
                     let Some(values) = file.remove(&key) else { continue };
                     self.old_names.extend(values.last().map(|value| Warning::OldName {
                         origin: value.origin.clone(),
-                        section: section.name.to_owned(),
+                        section: section.name.to_string(),
                         option: (*old).to_owned(),
                         name: known.name,
                     }));
@@ -208,20 +244,10 @@ impl Raw {
         }
     }
 
-    fn set(&mut self, section: String, option: String, text: &str, origin: Origin) {
+    pub(super) fn set(&mut self, section: String, option: String, text: &str, origin: Origin) {
         let content = self.sections.entry(section).or_default();
         content.options.insert(option, vec![Value { text: text.to_owned(), origin }]);
     }
-}
-
-/// Whether all values of an option count, not only the last.
-pub(super) fn is_repeated(section: &str, option: &str) -> bool {
-    known::find(section, option).is_some_and(|known| known.kind == Kind::Repeated)
-}
-
-/// A value for a message: in quotes, or stars when it is secret.
-pub(super) fn quoted(section: &str, option: &str, text: &str) -> String {
-    if known::is_secret(section, option) { "***".to_owned() } else { format!("{text:?}") }
 }
 
 /// Section names ignore case; `DEFAULT` is none of them.

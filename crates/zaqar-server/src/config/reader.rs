@@ -1,11 +1,13 @@
-//! Reads options by the table of known ones: kind, bounds and default come from there, problems are collected.
+//! Reads options by the table of known ones: kind, bounds and default come from there, problems are
+//! collected.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use zaqar_core::Secret;
 
 use super::error::{Error, Warning};
-use super::known::{self, Kind, Known};
+use super::known::{Kind, Known};
 use super::raw::Raw;
 use super::section::Section;
 use super::value;
@@ -17,7 +19,8 @@ pub(super) struct Reader {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Reads the options of one section. Where a value is wrong the default is answered and the problem kept.
+/// Reads the options of one section. Where a value is wrong the default is answered and the problem
+/// kept.
 pub(super) struct Options<'a> {
     pub(super) section: Section,
     pub(super) reader: &'a mut Reader,
@@ -46,6 +49,14 @@ impl Options<'_> {
     /// An integer that the table does not let fall below zero.
     pub(super) fn number(&mut self, option: &str) -> u64 {
         u64::try_from(self.integer(option)).unwrap_or_default()
+    }
+
+    pub(super) fn float(&mut self, option: &str) -> f64 {
+        let Some(Known { kind: Kind::Float { min, max }, .. }) = self.known(option) else {
+            return 0.0;
+        };
+        let read = self.section.float(option, *min..=*max);
+        self.or_default(option, read, value::float).unwrap_or_default()
     }
 
     pub(super) fn port(&mut self, option: &str) -> u16 {
@@ -92,10 +103,57 @@ impl Options<'_> {
         self.or_default(option, read, |text| Some(value::list(text))).unwrap_or_default()
     }
 
+    /// A text that must be there; `None` with the problem kept.
+    pub(super) fn needed(&mut self, option: &str) -> Option<String> {
+        let text = self.optional_text(option);
+        if text.is_none() {
+            self.missing(option);
+        }
+        text
+    }
+
+    /// Seconds, perhaps with a fraction.
+    pub(super) fn seconds(&mut self, option: &str) -> Duration {
+        let Some(Known { kind: Kind::Float { min, max }, .. }) = self.known(option) else {
+            return Duration::ZERO;
+        };
+        let read = self.section.float(option, *min..=*max);
+        let seconds = self.or_default(option, read, value::float).unwrap_or_default();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    /// All values of an option that may be given several times; the default where there is none.
+    pub(super) fn repeated(&mut self, option: &str) -> Vec<String> {
+        let read = self.section.repeated(option).map(|all| (!all.is_empty()).then_some(all));
+        let values = self.or_default(option, read, |text| Some(vec![text.to_owned()]));
+        values.unwrap_or_default().into_iter().filter(|value| !value.is_empty()).collect()
+    }
+
+    /// Whether an option is given, even as its default.
+    pub(super) fn is_set(&self, option: &str) -> bool {
+        self.section.options().any(|set| set == option)
+    }
+
+    /// Keeps the problem that an option must be set.
+    pub(super) fn missing(&mut self, option: &str) {
+        let problem = self.section.missing(option);
+        self.reader.problems.push(problem);
+    }
+
     /// Keeps the problem that an option's value is not what it must be.
     pub(super) fn refuse(&mut self, option: &str, allowed: impl Into<String>) {
         let problem = self.section.invalid(option, allowed);
         self.reader.problems.push(problem);
+    }
+
+    /// Keeps a warning that what an option says has no effect.
+    pub(super) fn warn(&mut self, option: &str, why: &'static str) {
+        self.reader.warnings.push(Warning::WithoutEffect {
+            origin: self.section.origin(option),
+            section: self.section.name().to_owned(),
+            option: option.to_owned(),
+            why,
+        });
     }
 
     fn optional_integer(&mut self, option: &str) -> Option<i64> {
@@ -120,18 +178,19 @@ impl Options<'_> {
     }
 
     fn known(&self, option: &str) -> Option<&'static Known> {
-        known::find(self.section.name(), option)
+        self.reader.raw.known().find(self.section.name(), option)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::known::{Kind, sections};
+    use super::super::known::Kind;
     use super::super::value;
+    use crate::Registry;
 
     #[test]
     fn every_default_is_a_value_that_its_option_takes() {
-        for section in sections() {
+        for section in Registry::default().registered().known().sections() {
             for known in section.options {
                 let Some(default) = known.default else { continue };
                 let fits = match known.kind {

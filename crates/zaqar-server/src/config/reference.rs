@@ -1,10 +1,10 @@
-//! References in values: `$name`, `${name}`, `${section.name}`, with `$$` and `\$` for a dollar sign.
+//! References in values: `$name`, `${name}`, `${section.name}`, with `$$` and `\$` for a dollar
+//! sign.
 //!
-//! The rules are Python's `string.Template` as oslo.config uses it. A reference stands for the text of the other option, its own
-//! references followed.
+//! The rules are Python's `string.Template` as oslo.config uses it. A reference stands for the text
+//! of the other option, its own references followed.
 
 use super::error::Error;
-use super::known;
 use super::origin::Origin;
 use super::raw::Raw;
 
@@ -28,7 +28,11 @@ pub(super) fn follow(
         origin: origin.clone(),
         section: section.into(),
         option: option.into(),
-        reference: if known::is_secret(section, option) { "***".into() } else { reference.into() },
+        reference: if raw.known().is_secret(section, option) {
+            "***".into()
+        } else {
+            reference.into()
+        },
         what,
     })
 }
@@ -81,7 +85,7 @@ impl Walk<'_> {
             return fail("leads to too many other options");
         }
         let set = self.raw.values(&key.0, &key.1).last().map(|value| value.text.as_str());
-        let default = || known::find(&key.0, &key.1).and_then(|known| known.default);
+        let default = || self.raw.known().find(&key.0, &key.1).and_then(|known| known.default);
         let text = set.or_else(default).unwrap_or_default().to_owned();
         self.path.push(key.clone());
         let expanded = self.expand(&key.0, &text).map_err(|(_, what)| (name.to_owned(), what))?;
@@ -89,13 +93,14 @@ impl Walk<'_> {
         Ok(expanded)
     }
 
-    /// The option that a name means: of a section that it names, of the same section, or of `[DEFAULT]`.
+    /// The option that a name means: of a section that it names, of the same section, or of
+    /// `[DEFAULT]`.
     fn target(&self, section: &str, name: &str) -> Option<(String, String)> {
         let (section, option) = name.split_once('.').unwrap_or((section, name));
         [(section, option), ("DEFAULT", name)]
             .into_iter()
             .find(|(section, option)| {
-                known::find(section, option).is_some()
+                self.raw.known().find(section, option).is_some()
                     || !self.raw.values(section, option).is_empty()
             })
             .map(|(section, option)| (section.to_owned(), option.to_owned()))

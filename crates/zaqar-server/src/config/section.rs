@@ -2,18 +2,21 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zaqar_core::Secret;
 
 use super::error::Error;
+use super::known::{Kind, Known, Table};
 use super::origin::Origin;
-use super::raw::{Raw, Value, is_repeated, quoted};
+use super::raw::{Raw, Value};
 use super::reference;
 use super::value;
 
 /// One section, for whoever reads it: a driver reads its own.
 ///
-/// Each getter answers `None` when the option is not set. A number or a host that is set to nothing is not set.
+/// Each getter answers `None` when the option is not set. A number or a host that is set to nothing
+/// is not set.
 #[derive(Debug, Clone)]
 pub struct Section {
     raw: Arc<Raw>,
@@ -24,6 +27,20 @@ impl Section {
     /// The section of this name; one that is not there is empty.
     pub fn new(raw: &Arc<Raw>, name: impl Into<String>) -> Self {
         Self { raw: Arc::clone(raw), name: name.into() }
+    }
+
+    /// A section of options that do not come from a file, such as those of a pool. `known` are the
+    /// options that its reader declares.
+    pub fn of_options<'a>(
+        name: &str,
+        known: &'static [Known],
+        options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let mut raw = Raw::new(Table::default().with(name.to_owned(), known));
+        for (option, value) in options {
+            raw.set(name.to_owned(), option.to_owned(), value, Origin::Default);
+        }
+        Self::new(&Arc::new(raw), name)
     }
 
     /// Its name.
@@ -140,6 +157,69 @@ impl Section {
         values.iter().map(|value| self.follow(option, value)).collect()
     }
 
+    /// A whole number that `option` declares, or its default.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for anything outside of the declared bounds.
+    pub fn number_of(&self, option: &Known) -> Result<u64, Error> {
+        let Kind::Integer { min, max } = option.kind else {
+            return Err(self.invalid(option.name, "declared as an integer"));
+        };
+        let default = || option.default.and_then(value::integer);
+        let number = self.integer(option.name, min..=max)?.or_else(default);
+        Ok(u64::try_from(number.unwrap_or_default()).unwrap_or_default())
+    }
+
+    /// Seconds that `option` declares, perhaps with a fraction, or its default.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for anything outside of the declared bounds.
+    pub fn seconds_of(&self, option: &Known) -> Result<Duration, Error> {
+        let Kind::Float { min, max } = option.kind else {
+            return Err(self.invalid(option.name, "declared as a number with a fraction"));
+        };
+        let default = || option.default.and_then(value::float);
+        let seconds = self.float(option.name, min..=max)?.or_else(default);
+        Ok(Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or(Duration::MAX))
+    }
+
+    /// One of the words that `option` declares, or its default.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for another word.
+    pub fn choice_of(&self, option: &Known) -> Result<&'static str, Error> {
+        let Kind::Choice(choices) = option.kind else {
+            return Err(self.invalid(option.name, "declared as a choice"));
+        };
+        Ok(self.choice(option.name, choices)?.or(option.default).unwrap_or_default())
+    }
+
+    /// The text of an option, or its default; `None` when both are missing or empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reference`].
+    pub fn text_of(&self, option: &Known) -> Result<Option<String>, Error> {
+        let set = self.text(option.name)?.filter(|text| !text.is_empty());
+        Ok(set.or_else(|| option.default.map(str::to_owned)))
+    }
+
+    /// Whether the value of an option, where it is set, is of the kind that it declares.
+    pub(super) fn check(&self, option: &Known) -> Result<(), Error> {
+        match option.kind {
+            Kind::Boolean => self.boolean(option.name).map(drop),
+            Kind::Integer { min, max } => self.integer(option.name, min..=max).map(drop),
+            Kind::Float { min, max } => self.float(option.name, min..=max).map(drop),
+            Kind::Host => self.host(option.name).map(drop),
+            Kind::Choice(choices) => self.choice(option.name, choices).map(drop),
+            Kind::Text | Kind::List => self.text(option.name).map(drop),
+            Kind::Repeated => self.repeated(option.name).map(drop),
+        }
+    }
+
     /// An error about an option's value, for rules beyond a getter's: `must be {allowed}`.
     pub fn invalid(&self, option: &str, allowed: impl Into<String>) -> Error {
         let value = self.raw.values(&self.name, option).last();
@@ -148,15 +228,19 @@ impl Section {
             origin: self.origin(option),
             section: self.name.as_str().into(),
             option: option.into(),
-            value: quoted(&self.name, option, text).into(),
+            value: self.raw.quoted(&self.name, option, text).into(),
             allowed: allowed.into().into(),
         }
     }
 
     /// An error about an option that is needed and not set.
     pub fn missing(&self, option: &str) -> Error {
-        // Where the section is missing too, the line that asks for a driver is the one to look at.
-        let wanted = || self.raw.origin("drivers", self.name.split(':').nth(1).unwrap_or_default());
+        // Where the section is missing too, the line that asks for a driver, or for Keystone, is
+        // the one to look at.
+        let wanted = || match self.name.split(':').nth(1) {
+            Some(role) => self.raw.origin("drivers", role),
+            None => self.raw.origin("DEFAULT", "auth_strategy"),
+        };
         Error::Missing {
             origin: self.raw.section_origin(&self.name).cloned().unwrap_or_else(wanted),
             section: self.name.as_str().into(),
@@ -167,7 +251,7 @@ impl Section {
     /// What the `config` crate's source shows of an option: all values, or the one that counts.
     pub(super) fn source_values(&self, option: &str) -> Result<Vec<(String, Origin)>, Error> {
         let values = self.raw.values(&self.name, option);
-        let count = if is_repeated(&self.name, option) { values.len() } else { 1 };
+        let count = if self.raw.is_repeated(&self.name, option) { values.len() } else { 1 };
         values[values.len().saturating_sub(count)..]
             .iter()
             .map(|value| Ok((self.follow(option, value)?, value.origin.clone())))

@@ -20,7 +20,8 @@ use std::path::PathBuf;
 pub struct Sources {
     /// Files given (`--config-file`), later ones win; none for the default search.
     pub files: Vec<PathBuf>,
-    /// Directories given (`--config-dir`), whose `*.conf` files are read after the files, sorted by name.
+    /// Directories given (`--config-dir`), whose `*.conf` files are read after the files, sorted by
+    /// name.
     pub dirs: Vec<PathBuf>,
     /// The environment: option overrides, and `HOME` for the default search.
     pub environment: Environment,

@@ -2,7 +2,8 @@
 
 /// The candidate nearest to `name`, when it is near: about one slip in three letters.
 ///
-/// Case and the kind of dash do not count. Cost: the product of the lengths for each candidate, of at most 64 characters each.
+/// Case and the kind of dash do not count. Cost: the product of the lengths for each candidate, of
+/// at most 64 characters each.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,

@@ -8,23 +8,32 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use zaqar_auth::keystone::{Credential, Interface, Name, Scope};
 use zaqar_core::Limits;
 use zaqar_core::limits::ClientIds;
 
 use super::raw::Raw;
 use super::{
-    AuthStrategy, Environment, Errors, Level, Loaded, Mailer, Registered, Settings, Sources, Sync,
-    ini, load,
+    AuthStrategy, Environment, Errors, Level, Loaded, Mailer, Registered, Settings, SmtpSecurity,
+    Sources, ini, known, load,
 };
+use crate::Registry;
 
 /// Loads a file of this text; messages call it `zaqar.conf`.
 fn read(text: &str) -> Result<Loaded, Vec<String>> {
+    read_with(&registered(), text)
+}
+
+fn registered() -> Registered {
+    Registry::default().registered()
+}
+
+fn read_with(registered: &Registered, text: &str) -> Result<Loaded, Vec<String>> {
     let path = Arc::from("zaqar.conf");
-    let mut raw = Raw::default();
+    let mut raw = Raw::new(registered.known());
     let document = ini::parse(&path, text.as_bytes());
     raw.add(&path, document.map_err(|errors| messages(&Errors(errors)))?);
-    let registered = Registered::default();
-    super::type_check(raw, &registered, &registered.sections()).map_err(|errors| messages(&errors))
+    super::type_check(raw, registered).map_err(|errors| messages(&errors))
 }
 
 fn settings(text: &str) -> Settings {
@@ -50,8 +59,6 @@ fn without_a_configuration_the_defaults_hold() {
     assert_eq!(settings.drivers.transports, ["wsgi"]);
     assert_eq!(settings.drivers.message_store, "embedded");
     assert_eq!(settings.drivers.management_store, "embedded");
-    let embedded = settings.embedded.unwrap();
-    assert_eq!((embedded.path.as_path(), embedded.sync), (Path::new("./zaqar-data"), Sync::Always));
     assert_eq!(settings.limits, Limits::default());
     assert_eq!((settings.wsgi.bind.as_str(), settings.wsgi.port), ("127.0.0.1", 8888));
     assert_eq!(settings.websocket.port, 9000);
@@ -64,7 +71,9 @@ fn without_a_configuration_the_defaults_hold() {
 
 #[test]
 fn every_kind_of_option_reaches_its_setting() {
-    let settings = settings(
+    let stages = registered().stage("a").stage("b");
+    let loaded = read_with(
+        &stages,
         "[DEFAULT]\nadmin_mode = on\nauth_strategy = keystone\nlog_dir = /var/log/zaqar\n\
          default_log_levels = hyper=WARNING, a.b=critical\n\
          [drivers]\ntransport = websocket,wsgi\n\
@@ -73,9 +82,17 @@ fn every_kind_of_option_reaches_its_setting() {
          [transport]\nmax_message_ttl = 7_200\nclient_id_uuid_safe = off\nsubscriber_types = https\n\
          [signed_url]\nsecret_key = \"s e\"\n[storage]\nmessage_pipeline =\nqueue_pipeline = a, b\n\
          [cors]\nallowed_origin = https://a:8443,*\nmax_age = -1\n\
+         [keystone_authtoken]\nauth_url = http://k:5000\nusername = zaqar\npassword = kpw\n\
+         user_domain_name = Default\nproject_name = service\nproject_domain_id = default\n\
+         interface = publicURL\nregion_name = r\ntoken_cache_time = -1\ntimeout = 1\n\
+         service_token_roles = service, admin\nservice_token_roles_required = no\n\
+         service_type = messaging\nauth_uri = http://public\ninsecure = yes\ncertfile = /c.pem\n\
+         [oslo_policy]\npolicy_file = /srv/p.json\npolicy_dirs = /a\npolicy_dirs = /b\n\
+         enforce_scope = no\n\
          [notification]\nsmtp_mode = self_local\nsmtp_host = mail.example.org\nsmtp_user_password = pw\n\
          subscription_confirmation_email_template = topic:T,body:B {2},sender:S\n",
     );
+    let settings = loaded.unwrap().settings;
     assert!(settings.admin_mode);
     assert_eq!(settings.auth_strategy, AuthStrategy::Keystone);
     assert_eq!(settings.logging.file.unwrap(), Path::new("/var/log/zaqar/zaqar-server.log"));
@@ -88,9 +105,6 @@ fn every_kind_of_option_reaches_its_setting() {
         (settings.websocket.bind.as_str(), settings.websocket.idle_timeout),
         ("::", std::time::Duration::from_secs(443))
     );
-    let embedded = settings.embedded.unwrap();
-    assert_eq!(embedded.path, Path::new("/srv/q"));
-    assert_eq!(embedded.sync, Sync::Interval(std::time::Duration::from_millis(20)));
     assert_eq!(settings.limits.max_message_ttl, 7200);
     assert_eq!(settings.limits.client_ids, ClientIds::Off { min: 10, max: 36 });
     assert_eq!(settings.limits.subscriber_types, ["https"]);
@@ -99,14 +113,94 @@ fn every_kind_of_option_reaches_its_setting() {
     assert_eq!(settings.pipelines.queue, ["a", "b"]);
     let cors = settings.cors.unwrap();
     assert_eq!((cors.allowed_origins.len(), cors.max_age, cors.allow_credentials), (2, -1, true));
-    let Mailer::Smtp { host, port, user, password } = settings.notification.mailer else {
+    let keystone = settings.access.keystone.unwrap();
+    let Credential::Password { user, domain, password, scope } = keystone.credential else {
+        panic!("not a password");
+    };
+    assert_eq!((user, domain), (Name::Name("zaqar".into()), Name::Name("Default".into())));
+    assert_eq!(password.expose(), "kpw");
+    let project = Name::Name("service".into());
+    assert_eq!(scope, Scope::Project { project, domain: Name::Id("default".into()) });
+    assert_eq!(
+        (keystone.auth_url.as_str(), keystone.interface),
+        ("http://k:5000", Interface::Public)
+    );
+    assert_eq!(keystone.region_name.as_deref(), Some("r"));
+    assert_eq!(keystone.timeout, keystone.connect_timeout);
+    assert!(keystone.cached_for.is_zero() && keystone.tls.insecure);
+    assert_eq!(keystone.tls.certificate, Some(("/c.pem".into(), "/c.pem".into())));
+    assert_eq!(keystone.service_tokens.roles, ["service", "admin"]);
+    assert!(!keystone.service_tokens.required && keystone.include_service_catalog);
+    assert_eq!(keystone.service_type.as_deref(), Some("messaging"));
+    assert_eq!(keystone.www_authenticate_uri.as_deref(), Some("http://public"));
+    let policies = settings.access.policies;
+    assert_eq!(policies.file.as_deref(), Some(Path::new("/srv/p.json")));
+    assert_eq!(policies.dirs, [Path::new("/a"), Path::new("/b")]);
+    assert!(!policies.enforce_scope && policies.enforce_new_defaults);
+    let Mailer::Smtp { host, port, user, password, security } = settings.notification.mailer else {
         panic!("not by SMTP");
     };
     assert_eq!((host.as_str(), port, user), ("mail.example.org", None, None));
-    assert_eq!(password.unwrap().expose(), "pw");
+    assert_eq!((password.unwrap().expose().as_str(), security), ("pw", SmtpSecurity::Tls));
     assert_eq!(settings.notification.confirmation_mail.body, "B {2}");
 }
 
+#[test]
+fn what_keystone_needs_must_be_there() {
+    let user = "auth_url = http://k\nusername = z\npassword = p\nuser_domain_id = d\n";
+    let table: [(&str, &str); 9] = [
+        ("", "auth_url must be set"),
+        ("auth_url = http://k\nusername = z\npassword = p", "user_domain_name must be set"),
+        ("auth_url = http://k\nuser_id = z", "password must be set"),
+        (&format!("{user}project_name = p"), "project_domain_name must be set"),
+        (&format!("{user}project_id = p\nsystem_scope = all"), "must be left out"),
+        (&format!("{user}system_scope = some"), "system_scope = \"some\": must be empty or all"),
+        (&format!("{user}auth_type = v3kerberos"), "auth_type = \"v3kerberos\": must be one of"),
+        (&format!("{user}keyfile = k"), "certfile must be set"),
+        ("auth_url = http://k\nauth_type = v3applicationcredential", "_secret must be set"),
+    ];
+    for (options, problem) in table {
+        let text =
+            format!("[DEFAULT]\nauth_strategy = keystone\n[keystone_authtoken]\n{options}\n");
+        let problems = read(&text).unwrap_err().join("; ");
+        assert!(
+            problems.contains("[keystone_authtoken] ") && problems.contains(problem),
+            "{problems}"
+        );
+        // Without the strategy nothing is asked for.
+        assert!(read(&text.replace("auth_strategy", "#")).is_ok(), "{options}");
+    }
+    for options in [
+        format!("{user}project_name = p\ndefault_domain_id = d"),
+        format!("{user}domain_name = d"),
+        format!("{user}system_scope = all"),
+        user.to_owned(),
+        "auth_url = http://k\nauth_type = v3applicationcredential\n\
+         application_credential_id = i\napplication_credential_secret = s"
+            .to_owned(),
+    ] {
+        let text =
+            format!("[DEFAULT]\nauth_strategy = keystone\n[keystone_authtoken]\n{options}\n");
+        assert!(read(&text).unwrap().settings.access.keystone.is_some(), "{options}");
+    }
+}
+
+#[test]
+fn policies_are_looked_for_beside_the_configuration() {
+    for (others, expected) in [
+        (&[][..], "policy.yaml"),
+        (&[("policy.json", "{}")], "policy.json"),
+        (&[("policy.json", "{}"), ("policy.yaml", "{}")], "policy.yaml"),
+    ] {
+        let host = Host::new(&[&[("zaqar.conf", "")], others].concat());
+        let loaded = load(&host.sources(&["zaqar.conf"], &[], &[]), &registered()).unwrap();
+        let policies = loaded.settings.access.policies;
+        assert_eq!(policies.file, Some(host.0.path().join(expected)));
+        assert_eq!(policies.dirs, [host.0.path().join("policy.d")]);
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn wrong_values_are_refused_with_what_is_allowed() {
     let table = [
@@ -160,15 +254,15 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         ),
         (
             "[drivers]\ntransport = wsgi,amqp",
-            "transport = \"wsgi,amqp\": must be one of: wsgi, websocket; each once, with commas between",
+            "transport = \"wsgi,amqp\": must be one of: websocket, wsgi; each once, with commas between",
         ),
         (
             "[drivers]\ntransport = wsgi,wsgi",
-            "transport = \"wsgi,wsgi\": must be one of: wsgi, websocket; each once, with commas between",
+            "transport = \"wsgi,wsgi\": must be one of: websocket, wsgi; each once, with commas between",
         ),
         (
             "[drivers]\ntransport =",
-            "transport = \"\": must be one of: wsgi, websocket; each once, with commas between",
+            "transport = \"\": must be one of: websocket, wsgi; each once, with commas between",
         ),
         (
             "[drivers:message_store:embedded]\nsync = maybe",
@@ -264,21 +358,15 @@ fn what_changes_nothing_is_warned_about() {
             &["2: [transport] default_message_ttl (3600) is above max_message_ttl (600)"],
         ),
         (
-            "[drivers:management_store:embedded]\npath = /a",
-            &[
-                "1: [drivers:management_store:embedded] is not read: both stores share [drivers:message_store:embedded]",
-            ],
-        ),
-        (
             "[drivers:transport:websocket]\nnotification_bind = ::",
             &[
                 "2: [drivers:transport:websocket] notification_bind has no effect: pushes reach every server through the store, without a port of their own",
             ],
         ),
         (
-            "[drivers:message_store:swift]\n#uri =\n[storage]\nqueue_pipeline = x",
+            "[drivers:message_store:swift]\n#uri =\n[storage]\nqueue_pipeline = zaqar.extraspec.tasks.messagecode",
             &[
-                "4: [storage] queue_pipeline has no effect: this build does not serve what it is about",
+                "4: [storage] queue_pipeline has no effect: zaqar.extraspec stages are left out: nothing here reads the header EXTRA-SPEC",
             ],
         ),
         ("[TRANSPORT]\nmax_message_ttl = 6000\n[cors]\n[drivers:message_store:redis]", &[]),
@@ -294,22 +382,18 @@ fn a_driver_that_the_build_has_not_reads_nothing() {
     let text = "[drivers:message_store:redis]\nuri = x\n[drivers:transport:websocket]\nport = 1\n\
                 [drivers]\nmessage_store = embedded\nmanagement_store = embedded\n";
     assert_eq!(warnings(text), Vec::<String>::new());
-    let path = Arc::from("zaqar.conf");
-    let mut raw = Raw::default();
-    raw.add(&path, ini::parse(&path, text.as_bytes()).unwrap());
-    let embedded = || vec!["embedded".to_owned()];
-    let registered = Registered {
-        transports: vec!["wsgi".to_owned()],
-        message_stores: embedded(),
-        management_stores: embedded(),
-    };
-    let loaded = super::type_check(raw, &registered, &registered.sections()).unwrap();
+    let registered = Registered::default()
+        .stage("zaqar.notification.notifier")
+        .transport("wsgi", known::WSGI)
+        .message_store("embedded", &[])
+        .management_store("embedded", &[]);
+    let loaded = read_with(&registered, text).unwrap();
     let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
-            "zaqar.conf:2: [drivers:message_store:redis] uri has no effect: this build has no such driver",
-            "zaqar.conf:4: [drivers:transport:websocket] port has no effect: this build has no such driver",
+            "zaqar.conf:1: [drivers:message_store:redis] is no section of this server; did you mean [drivers:message_store:swift]?",
+            "zaqar.conf:3: [drivers:transport:websocket] is no section of this server; did you mean [drivers:transport:wsgi]?",
         ]
     );
 }
@@ -343,7 +427,7 @@ impl Host {
     /// Messages with paths below the directory.
     fn problems(&self, sources: &Sources) -> Vec<String> {
         let root = format!("{}/", self.0.path().display());
-        let errors = load(sources, &Registered::default()).unwrap_err();
+        let errors = load(sources, &registered()).unwrap_err();
         messages(&errors).iter().map(|message| message.replace(&root, "")).collect()
     }
 }
@@ -370,7 +454,7 @@ fn files_then_directories_then_variables_then_flags_win() {
     ];
     fs::create_dir(host.0.path().join("empty")).unwrap();
     for (sources, expected) in table {
-        let loaded = load(&sources, &Registered::default()).unwrap();
+        let loaded = load(&sources, &registered()).unwrap();
         assert_eq!(loaded.settings.wsgi.port, expected, "{sources:?}");
     }
 }

@@ -12,7 +12,8 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A decimal integer; Python takes a sign, white space around it and single underscores between digits.
+/// A decimal integer; Python takes a sign, white space around it and single underscores between
+/// digits.
 pub(super) fn integer(text: &str) -> Option<i64> {
     let text = text.trim();
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -35,7 +36,8 @@ pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(|item| item.trim().to_owned()).collect()
 }
 
-/// An IP address, or labels of letters, digits and dashes of which the last is not all digits: a mistyped address is no name.
+/// An IP address, or labels of letters, digits and dashes of which the last is not all digits: a
+/// mistyped address is no name.
 pub(super) fn is_host(text: &str) -> bool {
     if text.parse::<IpAddr>().is_ok() {
         return true;

@@ -1,52 +1,174 @@
-//! The embedded store.
+//! The embedded store, for either role or both.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use tracing::info;
-use zaqar_core::storage::{ManagementStore, MessageStore};
+use zaqar_core::Secret;
+use zaqar_core::pools::Capability;
 use zaqar_storage_embedded::{Embedded, Options, Sync};
 
-use crate::config::{self, Settings};
+use crate::config::Settings;
+use crate::config::known::{Known, boolean, choice, integer, text};
 use crate::drivers::in_section;
-use crate::registry::{StartError, StoreDriver, Stores};
+use crate::error::StartError;
+use crate::store::{
+    Figure, FigureKind, OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole,
+};
 
-const MESSAGES: &str = "drivers:message_store:embedded";
-const MANAGEMENT: &str = "drivers:management_store:embedded";
+const PATH: Known = text("path", "./zaqar-data");
+const SYNC: Known = choice("sync", "always", &["always", "interval", "never"]);
+const SYNC_INTERVAL: Known = integer("sync_interval_ms", "100", 1, 60_000);
+const ACCEPT_LOSS: Known = boolean("accept_loss", "false");
+const OPTIONS: &[Known] = &[PATH, SYNC, SYNC_INTERVAL, ACCEPT_LOSS];
 
 pub(crate) struct Driver;
 
 #[async_trait]
 impl StoreDriver for Driver {
-    async fn management(
+    fn roles(&self) -> &'static [StoreRole] {
+        &[StoreRole::Management, StoreRole::Messages]
+    }
+
+    fn options(&self) -> &'static [Known] {
+        OPTIONS
+    }
+
+    fn location_option(&self) -> &'static str {
+        PATH.name
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["embedded"]
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[
+            Capability::Fifo,
+            Capability::Claims,
+            Capability::Durability,
+            Capability::Aod,
+            Capability::HighThroughput,
+        ]
+    }
+
+    fn is_same_store(
         &self,
-        settings: &Settings,
-    ) -> Result<Arc<dyn ManagementStore>, StartError> {
-        Ok(Arc::new(open(settings, MANAGEMENT)?))
+        one: &StoreLocation,
+        other: &StoreLocation,
+    ) -> Result<bool, StartError> {
+        let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+        Ok(real(directory(one)?) == real(directory(other)?))
     }
 
-    async fn messages(&self, settings: &Settings) -> Result<Arc<dyn MessageStore>, StartError> {
-        Ok(Arc::new(open(settings, MESSAGES)?))
-    }
-
-    async fn both(&self, settings: &Settings) -> Result<Stores, StartError> {
-        let store = Arc::new(open(settings, MESSAGES)?);
-        Ok(Stores { management: Arc::clone(&store) as _, messages: store })
+    async fn open(
+        &self,
+        location: &StoreLocation,
+        context: &StoreContext,
+    ) -> Result<OpenedStore, StartError> {
+        let (path, options) = (directory(location)?, &location.options);
+        let sync = match options.choice_of(&SYNC)? {
+            "interval" => {
+                let millis = options.number_of(&SYNC_INTERVAL)?;
+                Sync::Interval(std::time::Duration::from_millis(millis))
+            }
+            "never" => Sync::Never,
+            _ => Sync::Always,
+        };
+        let accept_loss = options.boolean(ACCEPT_LOSS.name)?.unwrap_or_default();
+        let tasks = context.tasks.clone();
+        let store = Embedded::open(Options { sync, accept_loss, tasks, ..Options::new(&path) })
+            .map_err(|error| in_section(options.name(), &error))?;
+        info!(path = %path.display(), ?sync, "embedded store open");
+        let watched = store.clone();
+        Ok(OpenedStore::both(store).with_figures(move || figures(&watched, &path)))
     }
 }
 
-fn open(settings: &Settings, name: &str) -> Result<Embedded, StartError> {
-    let section = settings.embedded.as_ref().ok_or("the embedded store is not configured")?;
-    let sync = match section.sync {
-        config::Sync::Always => Sync::Always,
-        config::Sync::Interval(interval) => Sync::Interval(interval),
-        config::Sync::Never => Sync::Never,
+/// The directory of the store in a role; `None` where it is another store. A role that is not
+/// located is where the other one is, as when the stores are opened.
+pub(crate) fn directory_of(
+    settings: &Settings,
+    role: StoreRole,
+) -> Result<Option<PathBuf>, StartError> {
+    const NAME: &str = "embedded";
+    let names = &settings.drivers;
+    let (own, other, other_name) = match role {
+        StoreRole::Messages => {
+            (&names.message_store, StoreRole::Management, &names.management_store)
+        }
+        StoreRole::Management => {
+            (&names.management_store, StoreRole::Messages, &names.message_store)
+        }
     };
-    // Nobody can tell from a relative path in a log where it is.
-    let path = std::path::absolute(&section.path)
-        .map_err(|_| settings.driver_section(name).invalid("path", "a directory"))?;
-    let store = Embedded::open(Options { sync, ..Options::new(&path) })
-        .map_err(|error| in_section(name, &error))?;
-    info!(path = %path.display(), ?sync, "embedded store open");
-    Ok(store)
+    if own != NAME {
+        return Ok(None);
+    }
+    let set = |role: StoreRole| settings.driver_section(role.section(NAME)).secret(PATH.name);
+    let mut uri = set(role)?;
+    if other_name == NAME && uri.is_none() {
+        uri = set(other)?;
+    }
+    let default = || Secret::new(PATH.default.unwrap_or_default().to_owned());
+    let options = settings.driver_section(role.section(NAME));
+    directory(&StoreLocation { uri: uri.unwrap_or_else(default), options }).map(Some)
+}
+
+/// What the store tells of itself: its files, its checkpoints, and what is wrong with it.
+#[expect(clippy::cast_precision_loss, reason = "no count and no file gets to 2^53")]
+fn figures(store: &Embedded, directory: &Path) -> Vec<Figure> {
+    let facts = store.facts();
+    let gauge = |name, help, value| Figure { name, help, kind: FigureKind::Gauge, value };
+    let count = |name, help, value: u64| Figure {
+        name,
+        help,
+        kind: FigureKind::Counter,
+        value: value as f64,
+    };
+    let file = std::fs::metadata(directory.join("zaqar.db")).ok();
+    let file = file.map(|metadata| {
+        gauge("file_bytes", "Bytes of the file of an embedded store", metadata.len() as f64)
+    });
+    let is_wrong = facts.is_damaged || facts.is_full || facts.is_unsynced || facts.is_replaced;
+    let mut figures = Vec::from_iter(file);
+    figures.extend([
+        gauge("log_bytes", "Bytes of the log of an embedded store", facts.log_bytes as f64),
+        gauge(
+            "rejects_changes",
+            "Whether an embedded store rejects changes: damaged, full, unsynced or replaced",
+            f64::from(u8::from(is_wrong)),
+        ),
+        count(
+            "checkpoints_done",
+            "Checkpoints that copied the whole log of an embedded store into its file",
+            facts.checkpoints_done,
+        ),
+        count(
+            "checkpoints_busy",
+            "Checkpoints after which a reader kept the log from being restarted",
+            facts.checkpoints_busy,
+        ),
+        count(
+            "checkpoints_failed",
+            "Checkpoints of an embedded store that failed",
+            facts.checkpoints_failed,
+        ),
+        count("syncs_failed", "Syncs of the log that failed between commits", facts.syncs_failed),
+        count(
+            "foreign_writes",
+            "How often another program was found to have written to the file",
+            facts.foreign_writes,
+        ),
+    ]);
+    figures
+}
+
+/// The directory of a path or of a URI `embedded:PATH`. Absolute: nobody can tell from a relative
+/// path in a log where it is.
+fn directory(location: &StoreLocation) -> Result<PathBuf, StartError> {
+    let uri = location.uri.expose();
+    let path = uri.strip_prefix("embedded:").unwrap_or(uri);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    std::path::absolute(Path::new(path))
+        .map_err(|_| location.options.invalid(PATH.name, "a directory").into())
 }

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::{AuthStrategy, Settings};
-use crate::registry::StartError;
-use crate::run::with_causes;
+use crate::error::{StartError, with_causes};
 
 pub(crate) mod embedded;
 #[cfg(feature = "mongodb")]
@@ -13,8 +12,9 @@ pub(crate) mod redis;
 pub(crate) mod websocket;
 pub(crate) mod wsgi;
 
-/// Without a strategy a caller is who it says it is, which is fine among one machine's own programs.
-fn warn_of_strangers(local: SocketAddr, settings: &Settings) {
+/// Without a strategy a caller is who it says it is, which is fine among one machine's own
+/// programs.
+pub(crate) fn warn_of_strangers(local: SocketAddr, settings: &Settings) {
     if settings.auth_strategy == AuthStrategy::None && !local.ip().is_loopback() {
         tracing::warn!(
             address = %local,

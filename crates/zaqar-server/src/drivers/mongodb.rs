@@ -1,106 +1,123 @@
 //! The MongoDB store, for either role or both.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use zaqar_core::storage::{ManagementStore, MessageStore};
+use zaqar_core::pools::Capability;
 use zaqar_storage_mongo::{Error, Mongo, Options, Tls};
 
-use crate::config::{self, Section, Settings};
+use crate::config::known::{Known, choice, float, integer, text, unset, unused};
 use crate::drivers::in_section;
-use crate::registry::{StartError, StoreDriver, Stores};
-use crate::run::with_causes;
+use crate::error::{StartError, with_causes};
+use crate::store::{OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole};
 
-const MESSAGES: &str = "drivers:message_store:mongodb";
-const MANAGEMENT: &str = "drivers:management_store:mongodb";
-/// The original's default.
-const DATABASE: &str = "zaqar";
-const MOST: i64 = 1_000_000;
-const LONGEST: f64 = 86_400.0;
+/// The original's options, with its defaults.
+const URI: Known = unset("uri").secret();
+const DATABASE: Known = text("database", "zaqar");
+const MAX_ATTEMPTS: Known = integer("max_attempts", "1000", 0, 1_000_000);
+const MAX_RETRY_SLEEP: Known = float("max_retry_sleep", "0.1");
+const MAX_RETRY_JITTER: Known = float("max_retry_jitter", "0.005");
+const MAX_RECONNECT_ATTEMPTS: Known = integer("max_reconnect_attempts", "10", 0, 1_000_000);
+const RECONNECT_SLEEP: Known = float("reconnect_sleep", "0.020");
+const MAX_CLOCK_SKEW: Known = float("max_clock_skew", "30.0");
+const CA_FILE: Known = unset("ssl_ca_certs");
+const CERTIFICATE_FILE: Known = unset("ssl_certfile");
+const KEY_FILE: Known = unset("ssl_keyfile");
+const CERTIFICATES: Known =
+    choice("ssl_cert_reqs", "CERT_REQUIRED", &["CERT_NONE", "CERT_OPTIONAL", "CERT_REQUIRED"]);
+const PARTITIONS: Known = unused("partitions", "all messages live in one database, on one shard");
+
+const OPTIONS: &[Known] = &[
+    URI,
+    DATABASE,
+    MAX_ATTEMPTS,
+    MAX_RETRY_SLEEP,
+    MAX_RETRY_JITTER,
+    MAX_RECONNECT_ATTEMPTS,
+    RECONNECT_SLEEP,
+    MAX_CLOCK_SKEW,
+    CA_FILE,
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    CERTIFICATES,
+    PARTITIONS,
+];
 
 pub(crate) struct Driver;
 
 #[async_trait]
 impl StoreDriver for Driver {
-    async fn management(
+    fn roles(&self) -> &'static [StoreRole] {
+        &[StoreRole::Management, StoreRole::Messages]
+    }
+
+    fn options(&self) -> &'static [Known] {
+        OPTIONS
+    }
+
+    fn location_option(&self) -> &'static str {
+        URI.name
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["mongodb", "mongodb+srv", "mongodb.fifo"]
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[
+            Capability::Fifo,
+            Capability::Claims,
+            Capability::Durability,
+            Capability::Aod,
+            Capability::HighThroughput,
+        ]
+    }
+
+    fn is_same_store(
         &self,
-        settings: &Settings,
-    ) -> Result<Arc<dyn ManagementStore>, StartError> {
-        Ok(Arc::new(open(read(settings, MANAGEMENT)?, settings, MANAGEMENT).await?))
+        one: &StoreLocation,
+        other: &StoreLocation,
+    ) -> Result<bool, StartError> {
+        Ok(read(one)?.is_same_place(&read(other)?))
     }
 
-    async fn messages(&self, settings: &Settings) -> Result<Arc<dyn MessageStore>, StartError> {
-        Ok(Arc::new(open(read(settings, MESSAGES)?, settings, MESSAGES).await?))
-    }
-
-    async fn both(&self, settings: &Settings) -> Result<Stores, StartError> {
-        let (messages, management) = (read(settings, MESSAGES)?, read(settings, MANAGEMENT)?);
-        if messages.is_same_place(&management) {
-            let store = Arc::new(open(messages, settings, MESSAGES).await?);
-            return Ok(Stores { management: Arc::clone(&store) as _, messages: store });
-        }
-        Ok(Stores {
-            management: Arc::new(open(management, settings, MANAGEMENT).await?),
-            messages: Arc::new(open(messages, settings, MESSAGES).await?),
-        })
+    async fn open(
+        &self,
+        location: &StoreLocation,
+        context: &StoreContext,
+    ) -> Result<OpenedStore, StartError> {
+        let (unreliable, tasks) = (context.unreliable, context.tasks.clone());
+        let options = Options { unreliable, tasks, ..read(location)? };
+        let section = &location.options;
+        let store = Mongo::open(options).await.map_err(|error| {
+            if !matches!(error, Error::Uri { .. } | Error::Unreliable { .. }) {
+                return in_section(section.name(), &error);
+            }
+            section.invalid(URI.name, format!("usable: {}", with_causes(&error))).into()
+        });
+        Ok(OpenedStore::both(store?))
     }
 }
 
-fn read(settings: &Settings, name: &str) -> Result<Options, StartError> {
-    let section = settings.driver_section(name);
-    let uri = section.secret("uri")?.ok_or_else(|| section.missing("uri"))?;
-    let database = section.text("database")?.filter(|database| !database.is_empty());
-    let mut options = Options::new(uri.expose().clone(), database.as_deref().unwrap_or(DATABASE));
-    options.unreliable = settings.unreliable;
-    if let Some(attempts) = count(&section, "max_attempts")? {
-        options.max_attempts = attempts;
-    }
-    if let Some(attempts) = count(&section, "max_reconnect_attempts")? {
-        options.max_reconnect_attempts = attempts;
-    }
-    if let Some(pause) = pause(&section, "max_retry_sleep")? {
-        options.max_retry_sleep = pause;
-    }
-    if let Some(pause) = pause(&section, "max_retry_jitter")? {
-        options.max_retry_jitter = pause;
-    }
-    if let Some(pause) = pause(&section, "reconnect_sleep")? {
-        options.reconnect_sleep = pause;
-    }
-    options.tls = Tls {
-        ca_file: file(&section, "ssl_ca_certs")?,
-        certificate_file: file(&section, "ssl_certfile")?,
-        key_file: file(&section, "ssl_keyfile")?,
-        // For a client the other two words mean the same.
-        accept_any: section
-            .choice("ssl_cert_reqs", &["CERT_NONE", "CERT_OPTIONAL", "CERT_REQUIRED"])?
-            == Some("CERT_NONE"),
-    };
-    Ok(options)
-}
-
-fn count(section: &Section, option: &str) -> Result<Option<u32>, config::Error> {
-    let count = section.integer(option, 0..=MOST)?;
-    Ok(count.and_then(|count| u32::try_from(count).ok()))
-}
-
-fn pause(section: &Section, option: &str) -> Result<Option<Duration>, config::Error> {
-    let seconds = section.float(option, 0.0..=LONGEST)?;
-    Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
-}
-
-fn file(section: &Section, option: &str) -> Result<Option<PathBuf>, config::Error> {
-    Ok(section.text(option)?.filter(|path| !path.is_empty()).map(PathBuf::from))
-}
-
-async fn open(options: Options, settings: &Settings, name: &str) -> Result<Mongo, StartError> {
-    Mongo::open(options).await.map_err(|error| match error {
-        Error::Uri { .. } | Error::Unreliable { .. } => {
-            let allowed = format!("usable: {}", with_causes(&error));
-            settings.driver_section(name).invalid("uri", allowed).into()
-        }
-        error => in_section(name, &error),
+fn read(location: &StoreLocation) -> Result<Options, StartError> {
+    let section = &location.options;
+    let file = |option| Ok::<_, StartError>(section.text_of(option)?.map(PathBuf::from));
+    let count = |option| Ok::<_, StartError>(u32::try_from(section.number_of(option)?)?);
+    let database = section.text_of(&DATABASE)?.unwrap_or_default();
+    Ok(Options {
+        max_attempts: count(&MAX_ATTEMPTS)?,
+        max_reconnect_attempts: count(&MAX_RECONNECT_ATTEMPTS)?,
+        max_retry_sleep: section.seconds_of(&MAX_RETRY_SLEEP)?,
+        max_retry_jitter: section.seconds_of(&MAX_RETRY_JITTER)?,
+        reconnect_sleep: section.seconds_of(&RECONNECT_SLEEP)?,
+        max_clock_skew: Some(section.seconds_of(&MAX_CLOCK_SKEW)?),
+        tls: Tls {
+            ca_file: file(&CA_FILE)?,
+            certificate_file: file(&CERTIFICATE_FILE)?,
+            key_file: file(&KEY_FILE)?,
+            // For a client the other two words mean the same.
+            accept_any: section.choice_of(&CERTIFICATES)? == "CERT_NONE",
+        },
+        ..Options::new(location.uri.expose().clone(), database)
     })
 }

@@ -1,71 +1,77 @@
 //! The Redis store, for either role or both.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use async_trait::async_trait;
-use zaqar_core::storage::{ManagementStore, MessageStore};
+use zaqar_core::pools::Capability;
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::config::{Section, Settings};
+use crate::config::known::{Known, float, integer, text};
 use crate::drivers::in_section;
-use crate::registry::{StartError, StoreDriver, Stores};
-use crate::run::with_causes;
+use crate::error::{StartError, with_causes};
+use crate::store::{OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole};
 
-const MESSAGES: &str = "drivers:message_store:redis";
-const MANAGEMENT: &str = "drivers:management_store:redis";
-/// What the original connects to when nothing is said.
-const DEFAULT_URI: &str = "redis://127.0.0.1:6379";
+/// By default what the original connects to when nothing is said.
+const URI: Known = text("uri", "redis://127.0.0.1:6379").secret();
+const MAX_RECONNECT_ATTEMPTS: Known = integer("max_reconnect_attempts", "10", 0, 1_000_000);
+const RECONNECT_SLEEP: Known = float("reconnect_sleep", "1.0");
+const WAIT_REPLICAS: Known = integer("wait_replicas", "0", 0, 1000);
+const MAX_CLOCK_SKEW: Known = float("max_clock_skew", "30.0");
+const OPTIONS: &[Known] =
+    &[URI, MAX_RECONNECT_ATTEMPTS, RECONNECT_SLEEP, WAIT_REPLICAS, MAX_CLOCK_SKEW];
 
 pub(crate) struct Driver;
 
 #[async_trait]
 impl StoreDriver for Driver {
-    async fn management(
+    fn roles(&self) -> &'static [StoreRole] {
+        &[StoreRole::Management, StoreRole::Messages]
+    }
+
+    fn options(&self) -> &'static [Known] {
+        OPTIONS
+    }
+
+    fn location_option(&self) -> &'static str {
+        URI.name
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["redis", "rediss"]
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[Capability::Fifo, Capability::Claims, Capability::Aod, Capability::HighThroughput]
+    }
+
+    fn is_same_store(
         &self,
-        settings: &Settings,
-    ) -> Result<Arc<dyn ManagementStore>, StartError> {
-        let options = read(settings, MANAGEMENT)?;
-        Ok(Arc::new(open(options, MANAGEMENT).await?))
+        one: &StoreLocation,
+        other: &StoreLocation,
+    ) -> Result<bool, StartError> {
+        Ok(read(one)?.uri == read(other)?.uri)
     }
 
-    async fn messages(&self, settings: &Settings) -> Result<Arc<dyn MessageStore>, StartError> {
-        let options = read(settings, MESSAGES)?;
-        Ok(Arc::new(open(options, MESSAGES).await?))
-    }
-
-    async fn both(&self, settings: &Settings) -> Result<Stores, StartError> {
-        let (messages, management) = (read(settings, MESSAGES)?, read(settings, MANAGEMENT)?);
-        if messages == management {
-            let store = Arc::new(open(messages, MESSAGES).await?);
-            return Ok(Stores { management: Arc::clone(&store) as _, messages: store });
-        }
-        Ok(Stores {
-            management: Arc::new(open(management, MANAGEMENT).await?),
-            messages: Arc::new(open(messages, MESSAGES).await?),
-        })
+    async fn open(
+        &self,
+        location: &StoreLocation,
+        context: &StoreContext,
+    ) -> Result<OpenedStore, StartError> {
+        let options = Options { tasks: context.tasks.clone(), ..read(location)? };
+        let store = Redis::open(options).await;
+        Ok(OpenedStore::both(store.map_err(|error| in_section(location.options.name(), &error))?))
     }
 }
 
-fn read(settings: &Settings, name: &str) -> Result<Options, StartError> {
-    let section: Section = settings.driver_section(name);
-    let uri = section.secret("uri")?;
-    let uri = uri.as_ref().map_or(DEFAULT_URI, |uri| uri.expose());
-    let mut options = Options::new(uri).map_err(|error| {
-        section.invalid("uri", format!("an address of Redis: {}", with_causes(&error)))
+fn read(location: &StoreLocation) -> Result<Options, StartError> {
+    let section = &location.options;
+    let options = Options::new(location.uri.expose()).map_err(|error| {
+        section.invalid(URI.name, format!("an address of Redis: {}", with_causes(&error)))
     })?;
-    if let Some(attempts) = section.integer("max_reconnect_attempts", 0..=1_000_000)? {
-        options.max_reconnect_attempts = u32::try_from(attempts)?;
-    }
-    if let Some(pause) = section.float("reconnect_sleep", 0.0..=86_400.0)? {
-        options.reconnect_sleep = Duration::try_from_secs_f64(pause)?;
-    }
-    if let Some(replicas) = section.integer("wait_replicas", 0..=1000)? {
-        options.wait_replicas = u32::try_from(replicas)?;
-    }
-    Ok(options)
-}
-
-async fn open(options: Options, name: &str) -> Result<Redis, StartError> {
-    Redis::open(options).await.map_err(|error| in_section(name, &error))
+    let max_clock_skew = section.seconds_of(&MAX_CLOCK_SKEW)?;
+    Ok(Options {
+        max_clock_skew: (!max_clock_skew.is_zero()).then_some(max_clock_skew),
+        max_reconnect_attempts: u32::try_from(section.number_of(&MAX_RECONNECT_ATTEMPTS)?)?,
+        reconnect_sleep: section.seconds_of(&RECONNECT_SLEEP)?,
+        wait_replicas: u32::try_from(section.number_of(&WAIT_REPLICAS)?)?,
+        ..options
+    })
 }

@@ -1,50 +1,67 @@
 //! The WebSocket transport.
 
 use async_trait::async_trait;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use zaqar_api::Api;
-use zaqar_transport_ws::{Options, Server, ServerOptions, WsService};
+use tracing::error;
+use zaqar_transport_ws::{ALPN, ConnectionCounts, Options, Server, ServerOptions, WsService};
 
+use crate::config::known::{Known, WEBSOCKET};
 use crate::config::{Settings, Websocket};
-use crate::drivers::warn_of_strangers;
-use crate::registry::{StartError, Transport, TransportDriver};
+use crate::error::StartError;
+use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver};
 
 /// A message that is not allowed to be posted must still fit: its sender is to be told why.
 const LEAST_MESSAGE_SIZE: u64 = 1024 * 1024;
 
 pub(crate) struct Driver;
 
-struct Bound {
+struct WebSocket {
     server: Server,
     address: String,
 }
 
 #[async_trait]
 impl TransportDriver for Driver {
-    async fn bind(&self, api: Api, settings: &Settings) -> Result<Box<dyn Transport>, StartError> {
+    fn options(&self) -> &'static [Known] {
+        WEBSOCKET
+    }
+
+    async fn bind(&self, mut binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError> {
+        let settings = binding.settings;
         let section = &settings.websocket;
-        let (host, port) = (section.bind.as_str(), section.port);
-        let listener = TcpListener::bind((host, port)).await.map_err(|error| {
-            format!("[drivers:transport:websocket] cannot listen on {host} port {port}: {error}")
-        })?;
-        let local = listener.local_addr()?;
-        warn_of_strangers(local, settings);
-        let service = WsService::new(api, options(section, settings)?);
+        let endpoint = Endpoint {
+            section: "drivers:transport:websocket",
+            schemes: ["ws", "wss"],
+            host: &section.bind,
+            port: section.port,
+            unix_socket: section.unix_socket.as_deref(),
+            tls: section.tls.as_ref(),
+            protocols: ALPN,
+        };
+        let Bound { listener, tls, address } = binding.listen(endpoint).await?;
+        let service = WsService::new(binding.api, options(section, settings)?);
         let max_connections = usize::try_from(section.max_connections)?;
-        let server = Server { listener, service, options: ServerOptions { max_connections } };
-        Ok(Box::new(Bound { server, address: format!("ws://{local}") }))
+        let options = ServerOptions { max_connections, tls, ..ServerOptions::default() };
+        let server = Server { listener, service, options };
+        Ok(Box::new(WebSocket { server, address }))
     }
 }
 
 #[async_trait]
-impl Transport for Bound {
+impl Transport for WebSocket {
     fn address(&self) -> String {
         self.address.clone()
     }
 
+    fn connections(&self) -> Option<ConnectionCounts> {
+        Some(self.server.options.connections.clone())
+    }
+
     async fn run(self: Box<Self>, shutdown: CancellationToken) {
-        self.server.run(shutdown).await;
+        if let Err(error) = self.server.run(shutdown).await {
+            let error = &error as &dyn std::error::Error;
+            error!(error, "a transport cannot go on");
+        }
     }
 }
 
@@ -70,6 +87,7 @@ fn options(section: &Websocket, settings: &Settings) -> Result<Options, StartErr
         ping_interval: section.ping_interval,
         idle_timeout: section.idle_timeout,
         allowed_origins: section.allowed_origins.clone(),
+        grace: settings.drain_timeout(),
         admin: settings.admin_mode,
         ..Options::default()
     })

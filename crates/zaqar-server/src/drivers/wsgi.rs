@@ -8,15 +8,17 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
-use zaqar_api::Api;
-use zaqar_transport_http::{CorsRules, HttpService, Options, Server, ServerOptions, WithCors};
+use tracing::error;
+use zaqar_transport_http::{
+    ALPN, ConnectionCounts, CorsRules, HttpService, Options, Server, ServerOptions, WithCors,
+};
 
-use crate::config::{Cors, Settings};
-use crate::drivers::warn_of_strangers;
-use crate::registry::{StartError, Transport, TransportDriver};
+use crate::config::Cors;
+use crate::config::known::{Known, WSGI};
+use crate::error::StartError;
+use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver};
 
 pub(crate) struct Driver;
 
@@ -27,17 +29,29 @@ struct Http<S> {
 
 #[async_trait]
 impl TransportDriver for Driver {
-    async fn bind(&self, api: Api, settings: &Settings) -> Result<Box<dyn Transport>, StartError> {
-        let (host, port) = (settings.wsgi.bind.as_str(), settings.wsgi.port);
-        let listener = TcpListener::bind((host, port)).await.map_err(|error| {
-            format!("[drivers:transport:wsgi] cannot listen on {host} port {port}: {error}")
-        })?;
-        let local = listener.local_addr()?;
-        warn_of_strangers(local, settings);
+    fn options(&self) -> &'static [Known] {
+        WSGI
+    }
+
+    async fn bind(&self, mut binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError> {
+        let settings = binding.settings;
+        let section = &settings.wsgi;
+        let endpoint = Endpoint {
+            section: "drivers:transport:wsgi",
+            schemes: ["http", "https"],
+            host: &section.bind,
+            port: section.port,
+            unix_socket: section.unix_socket.as_deref(),
+            tls: section.tls.as_ref(),
+            protocols: ALPN,
+        };
+        let Bound { listener, tls, address } = binding.listen(endpoint).await?;
         let options = Options { admin: settings.admin_mode, ..Options::default() };
+        let api = binding.api;
+        let memory = api.memory().clone();
         let service = HttpService::new(api, options);
-        let address = format!("http://{local}");
-        let options = ServerOptions::default();
+        let grace = settings.drain_timeout();
+        let options = ServerOptions { memory, tls, grace, ..ServerOptions::default() };
         Ok(match &settings.cors {
             None => Box::new(Http { server: Server { listener, service, options }, address }),
             Some(cors) => {
@@ -54,6 +68,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
         + Clone
         + Send
+        + Sync
         + 'static,
     S::Future: Send,
 {
@@ -61,8 +76,15 @@ where
         self.address.clone()
     }
 
+    fn connections(&self) -> Option<ConnectionCounts> {
+        Some(self.server.options.connections.clone())
+    }
+
     async fn run(self: Box<Self>, shutdown: CancellationToken) {
-        self.server.run(shutdown).await;
+        if let Err(error) = self.server.run(shutdown).await {
+            let error = &error as &dyn std::error::Error;
+            error!(error, "a transport cannot go on");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use zaqar_core::storage::{Claims, Messages};
 use zaqar_storage_testkit::block_on;
 
 use super::{Scene, request, server, texts};
-use crate::claims::{Holding, Taking};
+use crate::holding::{Hold, HoldOutcome};
 use crate::schema::{Fence, claim_bits, number};
 use crate::steps::Counter;
 use crate::stored::{Act, Step, state};
@@ -88,15 +88,15 @@ fn a_claimer_that_dies_before_the_decision_takes_nothing() {
         assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
         // A claimer that stopped at the same place takes nothing either: the turn is another's.
         let claim = claim_bits(id);
-        let taking = Taking {
+        let hold = Hold {
             claim: &claim,
-            places: vec![1],
+            places: scene.positions().await,
             ttl: 100,
             grace: Some(60),
             fence: Fence::new(),
         };
-        let held = scene.store.hold_places(&view, taking).await.unwrap();
-        assert!(matches!(held, Holding::Overtaken));
+        let held = scene.store.try_holding(&view, hold).await.unwrap();
+        assert!(matches!(held, HoldOutcome::Overtaken));
         scene.pass(100);
         assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
         scene.end().await;
@@ -112,9 +112,15 @@ fn a_claimer_that_wakes_up_too_late_takes_nothing() {
         let claim = claim_bits(ClaimId::new(7));
         scene.store.write_own_claim(&view, &claim).await.unwrap();
         let fence = Fence::past();
-        let taking = Taking { claim: &claim, places: vec![1], ttl: 100, grace: Some(60), fence };
-        let held = scene.store.hold_places(&view, taking).await.unwrap();
-        assert!(matches!(held, Holding::Overtaken));
+        let hold = Hold {
+            claim: &claim,
+            places: scene.positions().await,
+            ttl: 100,
+            grace: Some(60),
+            fence,
+        };
+        let held = scene.store.try_holding(&view, hold).await.unwrap();
+        assert!(matches!(held, HoldOutcome::Overtaken));
         assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
         scene.end().await;
     });
@@ -152,6 +158,7 @@ fn more_claims_than_one_step_ends_run_out_at_once() {
         let texts: Vec<_> = (0..120).map(|n| n.to_string()).collect();
         let posted = scene.post(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
         let room = scene.head().await.room;
+        let first = posted[0].position.get().cast_signed() - 1;
         // As 120 claims leave it, without the time that they take.
         let db = server::database(&scene.name).await;
         let until = number(scene.now.plus_secs(100).as_millis());
@@ -159,7 +166,7 @@ fn more_claims_than_one_step_ends_run_out_at_once() {
         let records = (1..=120).map(|n| {
             doc! {
                 "_id": crate::schema::claim_key(room, &claim(n)), "h": room, "queue": scene.queue(),
-                "live": true, "e": DateTime::from_millis(until), "places": [n], "ttl": 100_i64,
+                "live": true, "e": DateTime::from_millis(until), "places": [first + n], "ttl": 100_i64,
                 "since": 0_i64, "turn": 0_i64,
             }
         });
@@ -167,7 +174,7 @@ fn more_claims_than_one_step_ends_run_out_at_once() {
         for n in 1..=120 {
             let held = doc! { "$set": { "s": state::HELD, "c": claim(n) } };
             let messages = db.collection::<Document>("queue_messages");
-            messages.update_one(doc! { "h": room, "n": n }, held).await.unwrap();
+            messages.update_one(doc! { "h": room, "n": first + n }, held).await.unwrap();
         }
         let over = doc! { "$set": { "over": until } };
         let heads = db.collection::<Document>("queue_heads");

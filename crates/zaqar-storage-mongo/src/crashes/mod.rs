@@ -1,14 +1,17 @@
-//! Writers that die or stop between two commands, and wake up late: nobody waits for them, nothing is torn, no trace is left.
+//! Writers that die or stop between two commands, and wake up late: nobody waits for them, nothing
+//! is torn, no trace is left.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
 mod claims;
-mod letters;
+mod dead_letters;
 mod posts;
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, Claims, DeadLetters, Guarded, Heads, ListQuery, Message,
-    Messages, NewMessage, Upkeep,
+    Messages, NewMessage, PopQuery, Upkeep,
 };
 use zaqar_core::{
     ClaimId, ClientId, Clock, Generation, Incarnation, Kind, MessageId, Payload, ProjectId,
@@ -16,7 +19,8 @@ use zaqar_core::{
 };
 
 use crate::Mongo;
-use crate::posting::Draft;
+use crate::draft::{Draft, Group};
+use crate::posting::first_of;
 use crate::schema::queue_id;
 use crate::stored::Head;
 
@@ -60,10 +64,22 @@ impl Scene {
         self.now = self.now.plus_secs(secs);
     }
 
-    /// A post of this many messages, before it is decided.
-    fn draft(&self, texts: &[&str]) -> Draft {
+    /// A post of these messages, before it is decided.
+    fn draft(&self, texts: &[&str]) -> Group {
+        self.draft_of(&batch(texts))
+    }
+
+    fn draft_of(&self, batch: &Batch) -> Group {
         let now = self.store.at(self.now);
-        Draft::new(&self.key, self.generation, &batch(texts), now).unwrap()
+        let draft = Draft::new(&self.key, self.generation, batch, now, now).unwrap();
+        Group::new(vec![draft])
+    }
+
+    /// Carries out the decision that a head lists for a post; the ids that it was given.
+    async fn place(&self, store: &Mongo, group: &Group, head: &Head) -> Vec<MessageId> {
+        let step = head.step(&group.op).expect("it is listed");
+        store.finish(&self.queue(), step).await.unwrap();
+        group.drafts[0].ids(first_of(step).unwrap())
     }
 
     async fn post(&self, texts: &[&str]) -> Vec<MessageId> {
@@ -75,7 +91,19 @@ impl Scene {
         self.texts_of(&self.key).await
     }
 
+    async fn positions(&self) -> Vec<i64> {
+        self.ids().await.iter().map(|id| id.position.get().cast_signed()).collect()
+    }
+
+    async fn ids(&self) -> Vec<MessageId> {
+        self.messages_of(&self.key).await.iter().map(|message| message.id).collect()
+    }
+
     async fn texts_of(&self, key: &QueueKey) -> Vec<String> {
+        texts(&self.messages_of(key).await)
+    }
+
+    async fn messages_of(&self, key: &QueueKey) -> Vec<Message> {
         // From a process of its own: it knows nothing but what is stored.
         let query = ListQuery {
             after: None,
@@ -85,7 +113,7 @@ impl Scene {
             include_delayed: true,
         };
         let page = Messages::list(&self.another().await, key, &query, self.now).await.unwrap();
-        texts(&page.messages)
+        page.messages
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Vec<Message> {
@@ -94,6 +122,11 @@ impl Scene {
             Claimed::Messages(messages) => messages,
             Claimed::TargetChanged => panic!("the target is as assumed"),
         }
+    }
+
+    async fn pop(&self, key: &QueueKey, limit: usize) -> Vec<Message> {
+        let query = PopQuery { limit, after: None, keys: Vec::new() };
+        self.store.pop(key, &query, self.now).await.unwrap().messages
     }
 
     async fn sweep(&self) {
@@ -135,6 +168,7 @@ fn batch(texts: &[&str]) -> Batch {
         request: rand::random(),
         client: ClientId::new("c"),
         messages: texts.iter().map(message).collect(),
+        notify: true,
     }
 }
 

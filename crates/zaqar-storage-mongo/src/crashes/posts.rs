@@ -7,7 +7,7 @@ use zaqar_core::{LeaseId, Position, SubscriptionId};
 use zaqar_storage_testkit::block_on;
 
 use super::{Scene, batch, done, request, texts};
-use crate::posting::Draft;
+use crate::posting::Written;
 use crate::schema::Fence;
 
 #[test]
@@ -15,10 +15,9 @@ fn a_writer_that_dies_before_its_post_is_decided_has_posted_nothing() {
     block_on(async {
         let mut scene = Scene::new().await;
         let draft = scene.draft(&["lost", "lost"]);
-        assert_eq!(scene.store.write_messages(&draft).await.unwrap(), None);
+        assert_eq!(scene.store.write_messages(&draft).await.unwrap(), Written::New);
         assert_eq!(scene.texts().await, [""; 0]);
-        let posted = scene.post(&["a"]).await;
-        assert_eq!(posted[0].position.get(), 1, "it took no place");
+        scene.post(&["a"]).await;
         assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
         assert_eq!(scene.count("queue_messages").await, 3);
         scene.pass(24 * 3600);
@@ -35,7 +34,7 @@ fn a_writer_that_dies_when_its_post_is_decided_has_posted() {
         let first = scene.post(&["a"]).await;
         let draft = scene.draft(&["b", "c"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.decide(&draft, false).await.unwrap().expect("the head takes it");
+        scene.store.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
         // Another server's post comes behind it, and nobody waits for the dead.
         let other = scene.another().await;
         let posted = other.post(&scene.key, scene.generation, batch(&["d"]), scene.now).await;
@@ -52,7 +51,7 @@ fn the_sweep_finishes_what_a_dead_writer_has_begun() {
         let mut scene = Scene::new().await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.decide(&draft, false).await.unwrap().expect("the head takes it");
+        scene.store.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
         scene.pass(2);
         scene.sweep().await;
         assert_eq!(scene.head().await.todo.len(), 0, "its step is off the list");
@@ -73,9 +72,9 @@ fn a_writer_that_stopped_before_the_decision_posts_at_the_end_when_it_wakes_up()
         scene.post(&["b", "c"]).await;
         scene.pass(1000);
         scene.sweep().await;
-        let head = sleeper.decide(&draft, false).await.unwrap().expect("the head takes it");
-        let placed = sleeper.place(&scene.key, &draft, &head).await.unwrap();
-        assert_eq!(placed.iter().map(|id| id.position.get()).collect::<Vec<_>>(), [4, 5]);
+        let head = sleeper.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let placed = scene.place(&sleeper, &draft, &head).await;
+        assert_eq!(scene.ids().await[2..], placed);
         assert_eq!(scene.texts().await, ["b", "c", "late", "later"]);
         scene.end().await;
     });
@@ -90,11 +89,10 @@ fn a_writer_that_wakes_up_too_late_is_refused_and_leaves_no_trace() {
         sleeper.write_messages(&draft).await.unwrap();
         // As half a day later.
         draft.fence = Fence::past();
-        let refused = sleeper.post_draft(&scene.key, draft).await;
-        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+        let refused = sleeper.post_group(draft).await;
+        assert!(matches!(refused[..], [Err(Error::Unavailable { .. })]), "{refused:?}");
         assert_eq!(scene.texts().await, [""; 0]);
         assert_eq!(scene.count("queue_messages").await, 0);
-        assert_eq!(scene.post(&["a"]).await[0].position.get(), 1, "it took no place");
         scene.end().await;
     });
 }
@@ -105,7 +103,7 @@ fn a_writer_that_wakes_up_when_its_queue_is_closed_leaves_no_trace() {
         let scene = Scene::new().await;
         let sleeper = scene.another().await;
         let late = batch(&["late", "later"]);
-        let draft = Draft::new(&scene.key, scene.generation, &late, 0).unwrap();
+        let draft = scene.draft_of(&late);
         sleeper.write_messages(&draft).await.unwrap();
         Heads::close(&scene.store, &scene.key, scene.generation.incarnation).await.unwrap();
         scene.sweep().await;
@@ -124,17 +122,17 @@ fn a_writer_that_wakes_up_after_its_messages_were_consumed_leaves_no_trace() {
         let sleeper = scene.another().await;
         let draft = scene.draft(&["a", "b", "c"]);
         sleeper.write_messages(&draft).await.unwrap();
-        let head = sleeper.decide(&draft, false).await.unwrap().expect("the head takes it");
-        let popped = scene.store.pop(&scene.key, 2, scene.now).await.unwrap();
+        let head = sleeper.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let popped = scene.pop(&scene.key, 2).await;
         assert_eq!(texts(&popped), ["a", "b"]);
         scene.pass(60);
         scene.sweep().await;
-        let placed = sleeper.place(&scene.key, &draft, &head).await.unwrap();
-        assert_eq!(placed[2].position.get(), 3, "it is told the places that it has");
+        let placed = scene.place(&sleeper, &draft, &head).await;
+        assert_eq!(scene.ids().await, placed[2..], "it is told the positions that it has");
         assert_eq!(scene.texts().await, ["c"]);
         scene.store.purge(&scene.key, scene.now).await.unwrap();
         scene.sweep().await;
-        sleeper.place(&scene.key, &draft, &head).await.unwrap();
+        scene.place(&scene.another().await, &draft, &head).await;
         assert_eq!(scene.count("queue_messages").await, 0);
         scene.end().await;
     });
@@ -150,7 +148,7 @@ fn a_request_that_is_repeated_is_posted_once() {
         scene.post(&["c"]).await;
         assert_eq!(done(post().await.unwrap()), first);
         assert_eq!(scene.texts().await, ["a", "b", "c"]);
-        scene.store.pop(&scene.key, 1, scene.now).await.unwrap();
+        scene.pop(&scene.key, 1).await;
         assert_eq!(done(post().await.unwrap()), first, "also when some of it is consumed");
         assert_eq!(scene.texts().await, ["b", "c"]);
         scene.end().await;
@@ -163,10 +161,11 @@ fn a_decision_that_is_sent_twice_counts_once() {
         let scene = Scene::new().await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.decide(&draft, false).await.unwrap().expect("the head takes it");
-        let head = scene.store.decide(&draft, false).await.unwrap().expect("again");
-        let placed = scene.store.place(&scene.key, &draft, &head).await.unwrap();
-        assert_eq!(placed.iter().map(|id| id.position.get()).collect::<Vec<_>>(), [1, 2]);
+        scene.store.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let (again, _) = scene.store.decide(&draft, false, None).await.unwrap();
+        assert!(again.is_none(), "it is listed already");
+        let placed = scene.place(&scene.store, &draft, &scene.head().await).await;
+        assert_eq!(scene.ids().await, placed);
         assert_eq!(scene.texts().await, ["a", "b"]);
         assert_eq!(scene.head().await.todo.len(), 0);
         scene.end().await;
@@ -196,19 +195,20 @@ fn who_follows_puts_the_posts_of_dead_writers_in_their_places() {
     block_on(async {
         let scene = Scene::new().await;
         let lease = LeaseId::new(1);
-        assert!(scene.store.keep_lease(lease, scene.now.plus_secs(100), scene.now).await.unwrap());
+        scene.store.keep_lease(lease, scene.now.plus_secs(100), scene.now).await.unwrap();
         subscribe(&scene, 5, Some(lease)).await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.write_entry(&draft).await.unwrap();
-        scene.store.decide(&draft, true).await.unwrap().expect("the head takes it");
+        scene.store.write_entries(&draft).await.unwrap();
+        scene.store.decide(&draft, true, None).await.unwrap().0.expect("the head takes it");
         scene.post(&["c"]).await;
         let incarnation = scene.generation.incarnation;
         let after = Position::new(0);
         let follower = scene.another().await;
         let shown = follower.follow(&scene.key, incarnation, after, 9, scene.now).await.unwrap();
-        let firsts: Vec<_> = shown.iter().map(|entry| entry.first.get()).collect();
-        assert_eq!(firsts, [1, 3]);
+        let firsts: Vec<_> = shown.iter().map(|entry| entry.first).collect();
+        let ids = scene.ids().await;
+        assert_eq!(firsts, [ids[0].position, ids[2].position]);
         assert_eq!(shown[0].messages.len(), 2);
         scene.end().await;
     });
@@ -222,10 +222,12 @@ fn what_is_decided_lies_before_who_subscribes_and_what_is_not_lies_behind() {
         let (decided, late) = (scene.draft(&["b", "c"]), scene.draft(&["d"]));
         scene.store.write_messages(&decided).await.unwrap();
         scene.store.write_messages(&late).await.unwrap();
-        scene.store.decide(&decided, false).await.unwrap().expect("the head takes it");
-        assert_eq!(subscribe(&scene, 5, None).await, 3);
-        let posted = done(scene.store.post_draft(&scene.key, late).await.unwrap());
-        assert_eq!(posted[0].position.get(), 4);
+        scene.store.decide(&decided, false, None).await.unwrap().0.expect("the head takes it");
+        let after = subscribe(&scene, 5, None).await;
+        assert_eq!(after, scene.ids().await[2].position.get());
+        let posted = scene.store.post_group(late).await.pop().unwrap();
+        let posted = done(posted.unwrap());
+        assert!(posted[0].position.get() > after);
         let until = scene.now.plus_secs(60);
         let entry = scene.store.lease(&scene.key, until, scene.now).await.unwrap();
         assert_eq!(entry.expect("it is heard").messages[0].id, posted[0]);
@@ -240,10 +242,10 @@ fn a_post_whose_writer_died_is_due_in_the_outbox() {
         subscribe(&scene, 5, None).await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        let head = scene.store.decide(&draft, false).await.unwrap();
+        let (head, _) = scene.store.decide(&draft, false, None).await.unwrap();
         assert!(head.is_none(), "a post without an entry is refused while somebody subscribes");
-        scene.store.write_entry(&draft).await.unwrap();
-        scene.store.decide(&draft, true).await.unwrap().expect("the head takes it");
+        scene.store.write_entries(&draft).await.unwrap();
+        scene.store.decide(&draft, true, None).await.unwrap().0.expect("the head takes it");
         scene.pass(2);
         let due = scene.another().await.due_queues(9, scene.now).await.unwrap();
         assert_eq!(due, [scene.key.clone()]);

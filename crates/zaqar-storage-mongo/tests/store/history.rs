@@ -1,4 +1,7 @@
-//! Several processes on one database at once, each with a store of its own: what all of them were answered fits together.
+//! Several processes on one database at once, each with a store of its own: what all of them were
+//! answered fits together.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use zaqar_core::storage::{
-    Batch, ClaimRequest, Claimed, Claims, Deleted, Guarded, Heads, ListQuery, Messages, NewMessage,
-    Upkeep,
+    Batch, ClaimRequest, Claimed, Claims, Deleted, Guarded, Heads, ListQuery, Message, Messages,
+    NewMessage, PopQuery, Upkeep,
 };
 use zaqar_core::{
     ClaimId, ClientId, Clock, Generation, Incarnation, Kind, ManualClock, MessageId, Payload,
@@ -77,6 +80,7 @@ impl Scene {
             request: rand::random(),
             client: ClientId::new("c"),
             messages: (0..3).map(message).collect(),
+            notify: true,
         };
         match self.store().post(&self.key, self.generation, batch, self.now()).await.unwrap() {
             Guarded::Done(ids) => ids,
@@ -89,6 +93,11 @@ impl Scene {
             ListQuery { after, limit: 7, hide: None, include_claimed: true, include_delayed: true };
         let page = Messages::list(self.store(), &self.key, &query, self.now()).await.unwrap();
         (page.messages.iter().map(|message| message.id).collect(), page.next)
+    }
+
+    async fn pop(&self, limit: usize) -> Vec<Message> {
+        let query = PopQuery { limit, after: None, keys: Vec::new() };
+        self.store().pop(&self.key, &query, self.now()).await.unwrap().messages
     }
 
     async fn end(&self) {
@@ -189,7 +198,7 @@ async fn consume(scene: Arc<Scene>, ledger: Arc<Ledger>) {
     while ledger.count() < MESSAGES && start.elapsed() < 2 * PATIENCE {
         match rand::random::<u8>() {
             0..40 => {
-                let popped = scene.store().pop(&scene.key, 2, scene.now()).await.unwrap();
+                let popped = scene.pop(2).await;
                 let ids: Vec<_> = popped.iter().map(|message| message.id).collect();
                 ledger.take(me, &ids);
                 ledger.consume(&ids);
@@ -269,7 +278,8 @@ fn a_store_that_goes_away_in_the_middle_of_everything_leaves_nothing_half_done()
     block_on(async {
         let scene = Scene::new().await;
         let acknowledged = Arc::new(AtomicUsize::new(0));
-        // Tasks that are cut off wherever they are, as by a kill; more of them, and later, where the store is slow.
+        // Tasks that are cut off wherever they are, as by a kill; more of them, and later, where
+        // the store is slow.
         for round in 0.. {
             if round >= 30 && acknowledged.load(Ordering::Relaxed) > 10 {
                 break;
@@ -322,7 +332,7 @@ fn a_store_that_goes_away_in_the_middle_of_everything_leaves_nothing_half_done()
         scene.clock.advance(Duration::from_secs(100));
         let mut delivered = Vec::new();
         while delivered.len() < seen.len() {
-            let popped = scene.store().pop(&scene.key, 50, scene.now()).await.unwrap();
+            let popped = scene.pop(50).await;
             assert!(
                 !popped.is_empty(),
                 "{} of {} are stuck",

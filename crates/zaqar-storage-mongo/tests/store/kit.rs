@@ -1,4 +1,5 @@
-//! The behaviour that every store shows. Each test checks, too, that an index serves each query that it led to.
+//! The behaviour that every store shows. Each test checks, too, that an index serves each query
+//! that it led to.
 
 use crate::support::Databases;
 

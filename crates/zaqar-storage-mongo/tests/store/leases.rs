@@ -2,7 +2,7 @@
 
 use futures_util::future::{join, join_all};
 use zaqar_core::storage::{
-    Guarded, Heads, Leases, NewSubscription, Subscribed, Subscriptions, Upkeep,
+    Guarded, Heads, Leases, NewSubscription, Renewal, Subscribed, Subscriptions, Upkeep,
 };
 use zaqar_core::{
     Clock, Generation, Incarnation, Kind, LeaseId, ProjectId, QueueKey, QueueName, SubscriptionId,
@@ -48,7 +48,10 @@ fn of_many_who_keep_a_new_lease_at_once_none_is_told_that_it_is_over() {
                 stores[n % 2].keep_lease(LeaseId::new(number), until, now)
             };
             let kept = join_all((0..8).map(keep)).await;
-            assert!(kept.into_iter().all(Result::unwrap), "lease {number}");
+            let kept: Vec<_> = kept.into_iter().map(Result::unwrap).collect();
+            let created = kept.iter().filter(|kept| **kept == Renewal::Created).count();
+            assert_eq!(created, 1, "lease {number}: {kept:?}");
+            assert!(!kept.contains(&Renewal::Expired), "lease {number}: {kept:?}");
         }
         server::database(&name).await.drop().await.unwrap();
     });
@@ -65,7 +68,8 @@ fn what_is_hung_on_a_lease_while_a_sweep_ends_it_goes_too() {
         for number in 0..20 {
             let lease = LeaseId::new(number);
             if number % 2 == 0 {
-                assert!(server.keep_lease(lease, now.plus_secs(60), now).await.unwrap());
+                let kept = server.keep_lease(lease, now.plus_secs(60), now).await.unwrap();
+                assert_eq!(kept, Renewal::Created);
                 server.end_lease(lease, now).await.unwrap();
             }
             subscribe(&server, 100 * number, lease, now).await;

@@ -2,8 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
+mod clocks;
+mod faults;
+mod garbage;
 mod history;
 mod kit;
 mod leases;
 mod news;
+mod scene;
+mod sharding;
 mod support;
+mod waits;

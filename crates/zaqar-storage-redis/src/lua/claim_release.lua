@@ -1,3 +1,3 @@
--- Ends a claim, by its id ARGV[5].
-if tonumber(call('ZSCORE', base .. 'e', ARGV[5]) or 0) > now then release(ARGV[5]) end
+-- Ends a claim, by its id ARGV[4].
+if tonumber(call('ZSCORE', base .. 'e', ARGV[4]) or 0) > now then release(ARGV[4]) end
 return {'done'}

@@ -1,27 +1,19 @@
-local function first_place(key) return tonumber(call('ZRANGE', base .. key, 0, 0)[1]) end
-
--- The chunks that messages of the head may be in.
-local function span()
-  local low
-  for _, key in ipairs({'f', 'c', 'd'}) do
-    local place = first_place(key)
-    if place and (not low or place < low) then low = place end
-  end
-  local high = math.floor(head[3] / 256)
-  return low and math.floor(low / 256) or high + 1, high
-end
-
 local function unlink(...)
   local keys = {...}
   for i, key in ipairs(keys) do keys[i] = base .. key end
   call('UNLINK', unpack(keys))
 end
 
--- Throws everything away but the chunks, which wait in line for the sweep. The first write takes away: a server that is full lets
--- this happen.
-local function clear(low, high)
-  unlink('f', 'c', 'd', 'w', 'x', 'k', 'l', 'e')
-  if low <= high then
-    call('RPUSH', base .. 'g', string.format('b %.0f %.0f', low, high))
-  end
+-- The last place of the chunk that the last place is in.
+local function chunk_end() return math.floor(head[3] / 256) * 256 + 255 end
+
+-- Deletes all indexes of messages and claims in constant time, and leaves the chunks to the sweep,
+-- which finds them by what was the index of expiry. The first write frees memory: a full server
+-- lets this happen.
+local function clear()
+  unlink('f', 'c', 'd', 'w', 'k', 'l', 'e')
+  if call('EXISTS', base .. 'x') == 0 then return false end
+  call('RENAME', base .. 'x', base .. 'x:' .. head[3])
+  call('RPUSH', base .. 'g', string.format('x %s %.0f', head[3], chunk_end()))
+  return true
 end

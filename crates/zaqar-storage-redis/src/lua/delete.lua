@@ -1,10 +1,22 @@
--- Deletes one message: ARGV[5] is its place, ARGV[6] the claim named, or empty.
-local place, named = ARGV[5], ARGV[6]
-if tonumber(call('ZSCORE', base .. 'x', place) or 0) <= now then return {'done', 'gone'} end
-local note = call('HGET', base .. 'k', place)
-local owner = holder(note)
-if owner and named == '' then return {'done', 'claimed'} end
-if named ~= '' and not owner then return {'done', 'not claimed'} end
-if named ~= '' and owner ~= named then return {'done', 'wrong claim'} end
-drop({place}, {note})
-return {'done', 'gone'}
+-- Deletes messages, each as if it were alone: from ARGV[4] on a place and the claim named, or
+-- empty, of each one; says what became of each.
+local gone, gone_notes = {}, {}
+for i, place in ipairs(places) do
+  local named, said = ARGV[2 * i + 3], 'gone'
+  if tonumber(ends[i] or 0) > now then
+    local owner = holder(notes[i])
+    if owner and named == '' then
+      said = 'claimed'
+    elseif named ~= '' and not owner then
+      said = 'not claimed'
+    elseif named ~= '' and owner ~= named then
+      said = 'wrong claim'
+    else
+      gone[#gone + 1] = place
+      gone_notes[#gone] = notes[i]
+    end
+  end
+  answer[i + 1] = said
+end
+drop(gone, gone_notes)
+return answer

@@ -1,9 +1,10 @@
--- Deletes messages. ARGV[5] is how many claims are named, or empty for no matter which; they follow, then groups of places.
-local named, from = nil, 6
-if ARGV[5] ~= '' then
+-- Deletes messages. ARGV[4] is how many claims are named, or empty for no matter which; they
+-- follow, then groups of places.
+local named, from = nil, 5
+if ARGV[4] ~= '' then
   named = {}
-  from = 6 + tonumber(ARGV[5])
-  for i = 6, from - 1 do named[ARGV[i]] = true end
+  from = 5 + tonumber(ARGV[4])
+  for i = 5, from - 1 do named[ARGV[i]] = true end
 end
 local all, places, notes = own_places(from), {}, {}
 local ends, all_notes = ask('ZMSCORE', 'x', all), ask('HMGET', 'k', all)

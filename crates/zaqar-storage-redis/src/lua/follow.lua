@@ -1,18 +1,28 @@
--- Entries behind the place ARGV[5] that can be followed, ARGV[6] of them: of each its first place, how many parts it has, and they.
+-- Entries behind the place ARGV[4] that can be followed, ARGV[5] of them, or fewer where they are
+-- large: then 1 comes before them. Of each its first place, how many parts it has, and they.
+local BYTES = 1048576
 unfollow(100)
-local answer, shown, after, limit = {'done', head[1]}, 0, ARGV[5], tonumber(ARGV[6])
-while shown < limit do
-  local firsts = call('ZRANGE', base .. 'of', '(' .. after, '+inf', 'BYSCORE', 'LIMIT', 0, math.min(limit - shown, 1000))
+local answer, shown, bytes, after, limit = {'done', head[1], ''}, 0, 0, ARGV[4], tonumber(ARGV[5])
+while shown < limit and bytes < BYTES do
+  local want = math.min(limit - shown, 64)
+  local firsts = call('ZRANGE', base .. 'of', '(' .. after, '+inf', 'BYSCORE', 'LIMIT', 0, want)
   if #firsts == 0 then break end
   for i, till in ipairs(ask('ZMSCORE', 'ox', firsts)) do
+    if bytes >= BYTES then break end
     after = firsts[i]
     if tonumber(till or 0) > now then
-      local parts = call('LRANGE', base .. 'o:' .. after, 0, -1)
-      answer[#answer + 1] = after
-      answer[#answer + 1] = #parts
-      for _, part in ipairs(parts) do answer[#answer + 1] = part end
-      shown = shown + 1
+      local parts = redis.pcall('LRANGE', base .. 'o:' .. after, 0, -1)
+      if not parts.err and #parts > 0 then
+        answer[#answer + 1] = after
+        answer[#answer + 1] = #parts
+        for _, part in ipairs(parts) do
+          answer[#answer + 1] = part
+          bytes = bytes + #part
+        end
+        shown = shown + 1
+      end
     end
   end
 end
+if bytes >= BYTES and shown < limit then answer[3] = 1 end
 return answer

@@ -1,5 +1,5 @@
--- Messages by place, ascending; their groups begin at ARGV[5].
-local places = own_places(5)
+-- Messages by place, ascending; their groups begin at ARGV[4].
+local places = own_places(4)
 local ends, answer, live, live_ends = ask('ZMSCORE', 'x', places), {'done', head[1]}, {}, {}
 for i, place in ipairs(places) do
   if tonumber(ends[i] or 0) > now then

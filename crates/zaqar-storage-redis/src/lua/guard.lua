@@ -1,1 +1,3 @@
-if ARGV[2] ~= '' and ARGV[2] ~= head[2] then return {'stale', head[1], head[2]} end
+if ARGV[2] ~= '' and ARGV[2] ~= head[2] and not answered then
+  return {'stale', head[1], head[2]}
+end

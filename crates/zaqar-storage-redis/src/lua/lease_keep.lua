@@ -1,4 +1,6 @@
--- Takes the lease, or makes it last until ARGV[3]; whether it is not over.
+-- Renews the lease, or begins it, until ARGV[2]: 2 where it begins, 1 where it lasted, 0 where it
+-- is over.
+if answered then return {2} end
 local till = lasting(lease)
 if till and till <= now then
   finish(lease)
@@ -10,7 +12,7 @@ if not till and call('ZSCORE', base .. 'lx', lease) then
   call('ZREM', base .. 'lx', lease)
   call('HSET', base .. 'lh', lease, string.sub(hung, 2))
 end
--- The first write takes away: a server that is full lets leases last.
-call('ZREM', base .. 'l', lease)
-call('ZADD', base .. 'l', math.max(till or 0, tonumber(ARGV[3])), lease)
-return {1}
+call('ZADD', base .. 'l', math.max(till or 0, tonumber(ARGV[2])), lease)
+if till then return {1} end
+remember('begun')
+return {2}

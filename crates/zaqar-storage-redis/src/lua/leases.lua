@@ -1,8 +1,6 @@
--- Begins the scripts on leases. KEYS[1] is a shard's leases by end; without its last letter it is what every key of the shard begins
--- with. KEYS[2] never exists. ARGV[1] is the time, ARGV[2] the lease.
-local call = redis.call
-local base = string.sub(KEYS[1], 1, -2)
-local now, lease = tonumber(ARGV[1]), ARGV[2]
+-- Begins the scripts on leases. KEYS[1] is a shard's leases by end; without its last letter it is
+-- what every key of the shard begins with. KEYS[2] never exists. ARGV[1] is the lease.
+local now, lease = stated, ARGV[1]
 
 local function lasting(lease) return tonumber(call('ZSCORE', base .. 'l', lease) or nil) end
 

@@ -1,3 +1,3 @@
 -- A write, as only that shows that the server takes writes.
-redis.call('SET', KEYS[1], '', 'PX', 60000)
+call('SET', KEYS[1], '', 'PX', 60000)
 return 1

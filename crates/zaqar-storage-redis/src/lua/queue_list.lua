@@ -1,11 +1,19 @@
--- Names and rows behind ARGV[1], ARGV[2] of them.
-local names = redis.call('ZRANGE', KEYS[1], ARGV[1], '+', 'BYLEX', 'LIMIT', 0, ARGV[2])
-local answer = {}
-for i = 1, #names, 4000 do
-  local some = {unpack(names, i, math.min(i + 3999, #names))}
-  for j, row in ipairs(redis.call('HMGET', string.sub(KEYS[1], 1, -2) .. 'r', unpack(some))) do
-    answer[#answer + 1] = some[j]
+-- Names and rows behind ARGV[1], ARGV[2] of them, or fewer where the rows are large: then 1 comes
+-- first.
+local BYTES, PAGE = 1048576, 64
+local answer, after, left, bytes = {0}, ARGV[1], tonumber(ARGV[2]), 0
+while left > 0 do
+  local names = redis.call('ZRANGE', KEYS[1], after, '+', 'BYLEX', 'LIMIT', 0, math.min(left, PAGE))
+  if #names == 0 then break end
+  for i, row in ipairs(redis.call('HMGET', string.sub(KEYS[1], 1, -2) .. 'r', unpack(names))) do
+    answer[#answer + 1] = names[i]
     answer[#answer + 1] = row
+    bytes = bytes + (row and #row or 0)
+  end
+  left, after = left - #names, '(' .. names[#names]
+  if bytes >= BYTES and left > 0 then
+    answer[1] = 1
+    break
   end
 end
 return answer

@@ -1,7 +1,9 @@
--- Removes the row ARGV[1] if it begins with ARGV[2].
-local rows = string.sub(KEYS[1], 1, -2) .. 'r'
-local row = redis.call('HGET', rows, ARGV[1])
+-- Removes the row ARGV[1] if it begins with ARGV[2]; whether it did.
+if answered then return 1 end
+local rows = base .. 'r'
+local row = call('HGET', rows, ARGV[1])
 if not row or string.sub(row, 1, #ARGV[2]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', rows, ARGV[1])
-redis.call('ZREM', KEYS[1], ARGV[1])
+call('HDEL', rows, ARGV[1])
+call('ZREM', KEYS[1], ARGV[1])
+remember('made')
 return 1

@@ -8,7 +8,8 @@ local function rest(from)
   return args
 end
 
--- The places among the arguments that belong to this life of the queue: they come in groups, an incarnation, their number, and they.
+-- The places among the arguments that belong to this life of the queue: they come in groups, an
+-- incarnation, their number, and they.
 local function own_places(from)
   while ARGV[from] do
     local count = tonumber(ARGV[from + 1])
@@ -36,24 +37,32 @@ local function ask(name, key, args)
   end
   local answers = {}
   for i = 1, #args, MANY do
-    for _, answer in ipairs(call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))) do
+    local some = call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))
+    for _, answer in ipairs(some) do
       answers[#answers + 1] = answer
     end
   end
   return answers
 end
 
--- Calls `use` for each run of neighbours that share a chunk: its key, their fields, and the index of the first.
+-- The chunk of a place; nothing for what is no place, which only others can have put there.
+local function chunk_of(place)
+  local number = tonumber(place)
+  return number and math.floor(number / 256)
+end
+
+-- Calls `use` for each run of neighbours that share a chunk: its key, their fields, and the index
+-- of the first.
 local function chunks(places, use)
   local i = 1
   while i <= #places do
-    local chunk, fields = math.floor(places[i] / 256), {}
+    local chunk, fields = chunk_of(places[i]), {}
     local j = i
-    while j <= #places and math.floor(places[j] / 256) == chunk do
-      fields[#fields + 1] = places[j] % 256
+    while j <= #places and chunk_of(places[j]) == chunk do
+      if chunk then fields[#fields + 1] = places[j] % 256 end
       j = j + 1
     end
-    use('b:' .. chunk, fields, i)
+    if chunk then use('b:' .. chunk, fields, i) end
     i = j
   end
 end
@@ -61,18 +70,20 @@ end
 -- The records at these places; false where there is none.
 local function records(places)
   local found = {}
+  for i = 1, #places do found[i] = false end
   chunks(places, function(key, fields, first)
     for i, record in ipairs(ask('HMGET', key, fields)) do found[first + i - 1] = record end
   end)
   return found
 end
 
-local function created(record) return (struct.unpack('>I8', record)) end
+local function created(record) return #record >= 8 and struct.unpack('>I8', record) or 0 end
 
--- A note says how often a message was claimed, and which claim took it last, until that gives it back.
+-- A note says how often a message was claimed, and which claim took it last, until that gives it
+-- back.
 local function claims(note)
   if not note then return 0 end
-  return tonumber(string.match(note, '^%d+'))
+  return tonumber(string.match(note, '^%d+')) or 0
 end
 
 local function taker(note)
@@ -125,7 +136,9 @@ end
 -- The places that a claim took.
 local function taken(row)
   local places = {}
-  for place in string.gmatch(string.match(row, '^%d+ %d+(.*)$'), '%d+') do places[#places + 1] = place end
+  for place in string.gmatch(string.match(row, '^%d+ %d+(.*)$') or '', '%d+') do
+    places[#places + 1] = place
+  end
   return places
 end
 

@@ -24,7 +24,8 @@ for _, key in ipairs({'f', 'c', 'd'}) do
   place = first_live(key, true)
   if place and (not last or place > last) then last = place end
 end
-local answer = {'done', head[1], call('ZCARD', base .. 'f'), call('ZCARD', base .. 'c'), call('ZCARD', base .. 'd')}
+local answer = {'done', head[1]}
+for _, key in ipairs({'f', 'c', 'd'}) do answer[#answer + 1] = call('ZCARD', base .. key) end
 if first and last then
   for _, place in ipairs({first, last}) do
     local record = records({place})[1]

@@ -1,6 +1,6 @@
--- Subscribes. ARGV[5] is the id, ARGV[6] the life in milliseconds, then ttl, whether confirmed, subscriber, options,
--- lease. Says what the last place is.
-local id, subscriber = ARGV[5], ARGV[9]
+-- Subscribes. ARGV[4] is the id, ARGV[5] the life in milliseconds, then ttl, whether confirmed,
+-- subscriber, options, lease. Says what the last place is.
+local id, subscriber = ARGV[4], ARGV[8]
 local other = subscribed(subscriber)
 if other == id then return {'done', head[3]} end
 if other then
@@ -8,15 +8,19 @@ if other then
   tell(answer, other, subscription(other))
   return answer
 end
-local expires = math.min(now + tonumber(ARGV[6]), FOREVER)
+local expires = math.min(now + tonumber(ARGV[5]), FOREVER)
 local at = unpromised(expires)
 if at then return {'hint', at} end
 other = call('HGET', base .. 'sn', subscriber)
 if other then unsubscribe(other) end
-call('HSET', base .. 's', id, cmsgpack.pack({ARGV[7], string.format('%.0f', now), ARGV[8], subscriber, ARGV[10], ARGV[11]}))
+local row = {ARGV[6], string.format('%.0f', now), ARGV[7], subscriber, ARGV[9], ARGV[10]}
+call('HSET', base .. 's', id, cmsgpack.pack(row))
 call('HSET', base .. 'sn', subscriber, id)
 call('ZADD', base .. 'sx', expires, id)
-if ARGV[11] ~= '' then call('ZADD', base .. 'sl', expires, id) end
+if ARGV[10] ~= '' then
+  call('ZADD', base .. 'sl', expires, id)
+  call('ZADD', base .. 'sm', 0, ARGV[10] .. id)
+end
 call('ZADD', base .. 'si', 0, id)
 save('s', math.max(expires, tonumber(call('HGET', KEYS[1], 's') or 0)))
 return {'done', head[3]}

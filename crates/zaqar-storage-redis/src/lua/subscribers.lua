@@ -1,7 +1,11 @@
--- A row: ttl, since, whether confirmed, subscriber, options, and the lease that it hangs on, or nothing.
+-- A row: ttl, since, whether confirmed, subscriber, options, and the lease that it hangs on, or
+-- nothing.
 local function subscription(id)
   local row = call('HGET', base .. 's', id)
-  return row and cmsgpack.unpack(row)
+  if not row then return nil end
+  -- What nobody of us wrote is no subscription.
+  local is_readable, parts = pcall(cmsgpack.unpack, row)
+  return is_readable and type(parts) == 'table' and #parts == 6 and parts or nil
 end
 
 local function is_over(id) return tonumber(call('ZSCORE', base .. 'sx', id) or 0) <= now end
@@ -12,13 +16,14 @@ local function unsubscribe(id)
   call('HDEL', base .. 's', id)
   call('ZREM', base .. 'sx', id)
   call('ZREM', base .. 'sl', id)
+  if row and row[6] ~= '' then call('ZREM', base .. 'sm', row[6] .. id) end
   call('ZREM', base .. 'si', id)
 end
 
 -- The live subscription of a subscriber.
 local function subscribed(subscriber)
   local id = call('HGET', base .. 'sn', subscriber)
-  if id and not is_over(id) then return id end
+  if id and not is_over(id) and subscription(id) then return id end
 end
 
 local function tell(answer, id, row)

@@ -1,5 +1,6 @@
--- One live subscription, by its id ARGV[5].
-if is_over(ARGV[5]) then return {'none'} end
+-- One live subscription, by its id ARGV[4].
+local row = not is_over(ARGV[4]) and subscription(ARGV[4])
+if not row then return {'none'} end
 local answer = {'done'}
-tell(answer, ARGV[5], subscription(ARGV[5]))
+tell(answer, ARGV[4], row)
 return answer

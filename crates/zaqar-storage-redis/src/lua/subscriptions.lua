@@ -1,15 +1,23 @@
--- Live subscriptions behind the id ARGV[5], or from the first where it is empty; ARGV[6] of them.
-local answer, shown, limit = {'done'}, 0, tonumber(ARGV[6])
-local after = ARGV[5] == '' and '-' or '(' .. ARGV[5]
+-- Live subscriptions behind the id ARGV[4], or from the first where it is empty; ARGV[5] of them,
+-- or fewer where they are large: then 1 comes first.
+local BYTES, PAGE = 1048576, 64
+local answer, shown, bytes, limit = {'done', ''}, 0, 0, tonumber(ARGV[5])
+local after = ARGV[4] == '' and '-' or '(' .. ARGV[4]
 while shown < limit do
-  local ids = call('ZRANGE', base .. 'si', after, '+', 'BYLEX', 'LIMIT', 0, limit)
+  local ids = call('ZRANGE', base .. 'si', after, '+', 'BYLEX', 'LIMIT', 0, PAGE)
   for _, id in ipairs(ids) do
+    if shown == limit or bytes >= BYTES then break end
     after = '(' .. id
-    if shown < limit and not is_over(id) then
-      tell(answer, id, subscription(id))
-      shown = shown + 1
+    local row = not is_over(id) and subscription(id)
+    if row then
+      tell(answer, id, row)
+      shown, bytes = shown + 1, bytes + #row[4] + #row[5]
     end
   end
-  if #ids < limit then break end
+  if bytes >= BYTES and shown < limit then
+    answer[2] = 1
+    break
+  end
+  if #ids < PAGE then break end
 end
 return answer

@@ -1,4 +1,4 @@
-if head[1] and due <= now then done = turn(budget) end
+if head[1] and due <= now then done = end_due(budget) end
 
 if head[1] and done < budget then
   local ids = over('sx', budget - done)
@@ -6,40 +6,48 @@ if head[1] and done < budget then
   done = done + #ids
 end
 
+if head[1] and done < budget then done = done + end_unwanted(budget - done) end
 if head[1] and done < budget then done = done + unfollow(budget - done) end
 
--- Whole chunks of what was purged or closed, and the deliveries of closed heads.
-while done < budget do
-  local item = call('LINDEX', base .. 'g', 0)
-  if not item then break end
-  local low, high = string.match(item, '^b (%d+) (%d+)$')
-  local is_done = true
-  if low then
-    low, high = tonumber(low), tonumber(high)
-    local last = math.min(high, low + budget - done - 1)
-    for chunk = low, last do call('UNLINK', base .. 'b:' .. chunk) end
-    done = done + math.max(last - low + 1, 0)
-    if last < high then
-      is_done = false
-      call('LSET', base .. 'g', 0, string.format('b %.0f %.0f', last + 1, high))
-    end
-  else
-    for _, key in ipairs({'ow:', 'or:', 'of:'}) do
-      key = base .. key .. string.sub(item, 3)
-      local entries = call('ZPOPMIN', key, budget - done)
-      for i = 1, #entries, 2 do call('UNLINK', base .. 'o:' .. entries[i]) end
-      done = done + #entries / 2
-      if call('EXISTS', key) == 1 then
-        is_done = false
-        break
-      end
-    end
+-- Deletes the chunks of what was purged or closed; whether that is all.
+local function collect_messages(name)
+  local key, chunks = base .. 'x:' .. name, {}
+  local places = call('ZPOPMIN', key, budget - done)
+  for i = 1, #places, 2 do
+    local chunk = chunk_of(places[i])
+    if chunk then chunks[chunk] = true end
   end
-  if is_done then call('LPOP', base .. 'g') end
+  for chunk in pairs(chunks) do call('UNLINK', base .. string.format('b:%.0f', chunk)) end
+  done = done + #places / 2
+  return call('EXISTS', key) == 0
+end
+
+-- Deletes the entries of a closed head; whether that is all.
+local function collect_entries(name)
+  for _, key in ipairs({'oe:', 'of:'}) do
+    key = base .. key .. name
+    local entries = call('ZPOPMIN', key, budget - done)
+    for i = 1, #entries, 2 do call('UNLINK', base .. 'o:' .. entries[i]) end
+    done = done + #entries / 2
+    if call('EXISTS', key) == 1 then return false end
+  end
+  return true
+end
+
+while done < budget do
+  local kind, name = string.match(call('LINDEX', base .. 'g', 0) or '', '^(%a) (%d+) ')
+  local is_all = true
+  if kind == 'x' then
+    is_all = collect_messages(name)
+  elseif kind == 'o' then
+    is_all = collect_entries(name)
+  end
+  if not is_all then break end
+  if not call('LPOP', base .. 'g') then break end
 end
 
 local next = due
-if head[1] then next = math.min(due, first_of('sx'), first_of('ox')) end
+if head[1] then next = math.min(due, first_of('sx'), first_of('ox'), first_of('oe')) end
 local is_left = next <= now or call('EXISTS', base .. 'g') == 1
 if head[1] then
   local fields = {'n', now, 'd', due == math.huge and '' or due}

@@ -1,226 +1,357 @@
-//! Masters that are killed and slots that move while producers and consumers work.
+//! Servers of every role that hang or are killed while producers and consumers work: requests
+//! succeed again within two seconds of the fail-over, and nothing is lost, doubled or held by
+//! nobody.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use zaqar_core::storage::{ClaimRequest, Claimed, Claims, DeadLetters, Deleted, Guarded, Messages};
-use zaqar_core::{ClaimId, MessageId};
+use zaqar_core::storage::{Messages, News, NewsStream};
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::servers::{Cluster, PATIENCE, Server, Watched, wait_until};
-use crate::support::{Queue, generation, key_of, now, open, options, rand};
+use crate::load::{check, under_load};
+use crate::servers::{Cluster, PATIENCE, Server, Watched, ask, wait_until};
+use crate::support::{Queue, head, now, open, options, patient, spread};
 
-const PRODUCERS: usize = 8;
-const CONSUMERS: usize = 8;
+/// How long after a fail-over requests succeed again.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+/// What is added to that for a slow machine: this many times the slowest connect and answer of a
+/// healthy server at that time.
+const SLOWNESS: u32 = 10;
 
-/// What producers and consumers did.
-#[derive(Default)]
-struct Record {
-    posted: Mutex<BTreeSet<MessageId>>,
-    /// Whose deletion was acknowledged; whose deletion failed, perhaps after it was done.
-    deleted: Mutex<BTreeSet<MessageId>>,
-    perhaps_deleted: Mutex<BTreeSet<MessageId>>,
-    /// Which claim holds what, as far as anybody was told.
-    held: Mutex<BTreeSet<MessageId>>,
-    wrong: Mutex<Vec<String>>,
-    answers: Mutex<Vec<(Instant, bool)>>,
-    is_over: AtomicBool,
+/// What happens to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Hang,
+    Kill,
 }
 
-impl Record {
-    fn answered(&self, is_ok: bool) {
-        self.answers.lock().expect("nobody panics with it").push((Instant::now(), is_ok));
-    }
-
-    /// Whether somebody got what he asked for since then.
-    fn serves_since(&self, since: Instant) -> bool {
-        let answers = self.answers.lock().expect("nobody panics with it");
-        answers.iter().rev().take_while(|(at, _)| *at > since).any(|(_, is_ok)| *is_ok)
-    }
-
-    /// How much load there was.
-    fn load(&self) -> usize {
-        let posted = self.posted.lock().expect("nobody panics with it").len();
-        posted.min(self.deleted.lock().expect("nobody panics with it").len())
-    }
-
-    /// Waits until there is some more load than there was.
-    async fn until_busy(&self, before: usize) {
-        let started = Instant::now();
-        while self.load() <= before + 100 {
-            assert!(started.elapsed() < PATIENCE, "there is no load");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+impl Fault {
+    fn strike(self, server: &mut Server) {
+        match self {
+            Self::Hang => server.signal("STOP"),
+            Self::Kill => server.kill(),
         }
     }
 
-    fn wrong(&self, what: String) {
-        self.wrong.lock().expect("nobody panics with it").push(what);
+    fn repair(self, server: &mut Server) {
+        match self {
+            Self::Hang => server.signal("CONT"),
+            Self::Kill => server.launch(),
+        }
     }
 }
 
-async fn produce(queue: Queue, record: Arc<Record>) {
-    while !record.is_over.load(Ordering::Acquire) {
-        let posted = queue.try_post(&["a", "b"]).await;
-        record.answered(posted.is_ok());
-        match posted {
-            Ok(ids) => {
-                let mut all = record.posted.lock().expect("nobody panics with it");
-                for id in ids {
-                    if !all.insert(id) {
-                        record.wrong(format!("{id} was given twice"));
-                    }
-                }
+/// How long others need on this machine: somebody connects to a healthy server and asks it
+/// something, again and again.
+struct Reference {
+    is_over: Arc<AtomicBool>,
+    slowest: JoinHandle<Duration>,
+}
+
+impl Reference {
+    #[expect(clippy::disallowed_methods, reason = "processes are waited for outside of a runtime")]
+    fn start(port: u16) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_over);
+        let slowest = std::thread::spawn(move || {
+            let mut slowest = Duration::ZERO;
+            while !ends.load(Ordering::Acquire) {
+                let started = Instant::now();
+                drop(ask(port, "PING"));
+                slowest = slowest.max(started.elapsed());
+                std::thread::sleep(Duration::from_millis(20));
             }
-            Err(error) => assert!(error.is_retryable(), "{error:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+            slowest
+        });
+        Self { is_over, slowest }
+    }
+
+    fn slowest(self) -> Duration {
+        self.is_over.store(true, Ordering::Release);
+        self.slowest.join().expect("the thread ends")
     }
 }
 
-async fn consume(queue: Queue, record: Arc<Record>) {
-    while !record.is_over.load(Ordering::Acquire) {
-        let claimed = queue.try_claim(5).await;
-        record.answered(claimed.is_ok());
-        let Ok((claim, messages)) = claimed else { continue };
-        {
-            let mut held = record.held.lock().expect("nobody panics with it");
-            for message in &messages {
-                if !held.insert(message.id) {
-                    record.wrong(format!("{} is in two claims", message.id));
-                }
-                if record.deleted.lock().expect("nobody panics with it").contains(&message.id) {
-                    record.wrong(format!("{} is back after its deletion", message.id));
-                }
+/// A fault and what comes of it.
+struct Outage<'a, W> {
+    name: String,
+    /// What the fault happens to.
+    world: &'a mut W,
+    strike: &'a dyn Fn(&mut W),
+    /// Whether the servers have done their part: somebody else has taken over, or the server is
+    /// back.
+    is_failed_over: &'a dyn Fn(&W) -> bool,
+    /// The port of a server that is healthy all the time.
+    healthy: u16,
+    repair: &'a dyn Fn(&mut W),
+}
+
+impl<W> Outage<'_, W> {
+    /// Lets it happen while there is load on these queues, and judges.
+    async fn judge(self, queues: &[Queue]) {
+        let Self { name, world, strike, is_failed_over, healthy, repair } = self;
+        let record = under_load(queues, |record| async move {
+            let reference = Reference::start(healthy);
+            let struck = Instant::now();
+            tokio::task::block_in_place(|| strike(world));
+            let mut failed_over = Instant::now();
+            let mut needs_fail_over = false;
+            while !tokio::task::block_in_place(|| is_failed_over(world)) {
+                needs_fail_over = true;
+                assert!(struck.elapsed() < PATIENCE, "{name}: no fail-over");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                failed_over = Instant::now();
             }
-        }
-        for message in &messages {
-            let deleted = queue.store.delete(&queue.key, message.id, Some(claim), now()).await;
-            let list = match deleted {
-                Ok(Deleted::Gone) => &record.deleted,
-                Ok(refused) => {
-                    record.wrong(format!("{} cannot be deleted: {refused:?}", message.id));
-                    continue;
-                }
-                Err(_) => &record.perhaps_deleted,
-            };
-            list.lock().expect("nobody panics with it").insert(message.id);
-        }
-        if messages.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
-/// Runs producers and consumers on queues while `happens` does; what they did.
-async fn under_load<F: Future<Output = ()>>(
-    queues: &[Queue],
-    happens: impl FnOnce(Arc<Record>) -> F,
-) -> Arc<Record> {
-    let record = Arc::new(Record::default());
-    let workers: Vec<_> = (0..PRODUCERS.max(CONSUMERS))
-        .flat_map(|n| {
-            let queue = &queues[n % queues.len()];
-            [
-                tokio::spawn(produce(queue.clone(), record.clone())),
-                tokio::spawn(consume(queue.clone(), record.clone())),
-            ]
+            let back = record.until_served(queues.len(), failed_over, !needs_fail_over).await;
+            let slowest = reference.slowest();
+            let bound = BACK_WITHIN + SLOWNESS * slowest;
+            println!(
+                "{name}: failed over after {:?}, served {back:?} later, of {bound:?} \
+                 (a healthy server answered within {slowest:?})",
+                failed_over - struck,
+            );
+            assert!(
+                back <= bound,
+                "{name}: served {back:?} after the fail-over, {bound:?} allowed"
+            );
+            tokio::task::block_in_place(|| repair(world));
+            record.until_served(queues.len(), Instant::now(), true).await;
         })
-        .collect();
-    record.until_busy(0).await;
-    happens(record.clone()).await;
-    let before = record.load();
-    record.until_busy(before).await;
-    record.is_over.store(true, Ordering::Release);
-    for worker in workers {
-        worker.await.expect("a worker ends");
-    }
-    record
-}
-
-/// Nothing that was acknowledged is lost, is back, or was given to two.
-async fn check(queues: &[Queue], record: &Record) {
-    let wrong = record.wrong.lock().expect("nobody panics with it").clone();
-    assert!(wrong.is_empty(), "{} of: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
-    let mut left = BTreeSet::new();
-    for queue in queues {
-        left.extend(queue.all().await.iter().map(|message| message.id));
-    }
-    let posted = record.posted.lock().expect("nobody panics with it");
-    let (deleted, perhaps) = (
-        record.deleted.lock().expect("nobody panics with it"),
-        record.perhaps_deleted.lock().expect("nobody panics with it"),
-    );
-    let lost: Vec<_> = posted
-        .iter()
-        .filter(|id| !left.contains(id) && !deleted.contains(id) && !perhaps.contains(id))
-        .collect();
-    assert!(lost.is_empty(), "{} of {} are lost", lost.len(), posted.len());
-    let back: Vec<_> = left.iter().filter(|id| deleted.contains(id)).collect();
-    assert!(back.is_empty(), "{} are back", back.len());
-    assert!(posted.len() > 30 && deleted.len() > 30, "there was load");
-    let answers = record.answers.lock().expect("nobody panics with it");
-    let ok = answers.iter().filter(|(_, is_ok)| *is_ok).count();
-    let longest = answers
-        .iter()
-        .filter(|(_, is_ok)| *is_ok)
-        .map(|(at, _)| *at)
-        .collect::<Vec<_>>()
-        .windows(2)
-        .map(|two| two[1].saturating_duration_since(two[0]))
-        .max();
-    println!(
-        "{} posted, {} deleted, {} left, {ok} of {} requests answered, nobody for {longest:?} at most",
-        posted.len(),
-        deleted.len(),
-        left.len(),
-        answers.len(),
-    );
-}
-
-/// Waits until requests are served again.
-async fn until_served(record: &Record, since: Instant) {
-    while !record.serves_since(since) {
-        assert!(since.elapsed() < PATIENCE, "nobody is served again");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        .await;
+        check(queues, &record).await;
     }
 }
 
-/// Options of a store that waits for a replica, for a second.
+/// A timeout of a second, as by default.
+fn usual(uri: &str) -> Options {
+    let separator = if uri.contains('?') { '&' } else { '?' };
+    options(&format!("{uri}{separator}socket_timeout=1"))
+}
+
+/// Options of a store that waits for a replica, so that nothing is lost with a master.
 fn safe(uri: &str) -> Options {
-    Options { wait_replicas: 1, ..options(&format!("{uri}&socket_timeout=1")) }
+    Options { wait_replicas: 1, ..usual(uri) }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a process is down for this time")]
+async fn single_server(fault: Fault) {
+    let disk = ["--appendonly", "yes", "--appendfsync", "always"];
+    let (mut server, healthy) = (Server::start(&disk), Server::start(&[]));
+    let store = open(usual(&server.uri())).await;
+    let queues = [Queue::new(&store, "q").await];
+    // Long enough that requests in flight time out.
+    let down = Duration::from_secs(3);
+    Outage {
+        name: format!("single server, {fault:?}"),
+        world: &mut server,
+        strike: &|server| {
+            fault.strike(server);
+            std::thread::sleep(down);
+            fault.repair(server);
+        },
+        is_failed_over: &|server| server.ask("PING").is_some(),
+        healthy: healthy.port,
+        repair: &|_| (),
+    }
+    .judge(&queues)
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_fail_over_loses_nothing() {
-    let mut watched = Watched::that_fails_over();
-    let watched = &mut watched;
+async fn a_single_server_hangs() {
+    single_server(Fault::Hang).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_server_is_killed() {
+    single_server(Fault::Kill).await;
+}
+
+/// The first Sentinels of the list are away while all connections to the master end: the others
+/// are asked in time.
+async fn sentinel(fault: Fault) {
+    let mut watched = Watched::start();
+    let uri = watched.uri();
+    let store = open(usual(&uri)).await;
+    let queues = [Queue::new(&store, "q").await];
+    for at in [0, 1] {
+        let healthy = watched.servers[1].port;
+        Outage {
+            name: format!("Sentinel {at}, {fault:?}"),
+            world: &mut watched,
+            strike: &|watched| {
+                fault.strike(&mut watched.sentinels[at]);
+                watched.servers[0].cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+            },
+            is_failed_over: &|_| true,
+            healthy,
+            repair: &|watched| fault.repair(&mut watched.sentinels[at]),
+        }
+        .judge(&queues)
+        .await;
+        // A store that is opened meanwhile.
+        fault.strike(&mut watched.sentinels[at]);
+        queues[0].by(&open(usual(&uri)).await).post(&["of another store"]).await;
+        fault.repair(&mut watched.sentinels[at]);
+        queues[0].store.purge(&queues[0].key, now()).await.expect("it answers");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_hangs() {
+    sentinel(Fault::Hang).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_is_killed() {
+    sentinel(Fault::Kill).await;
+}
+
+async fn master(fault: Fault) {
+    let mut watched = Watched::that_fails_over(2);
     let store = open(safe(&watched.uri())).await;
     let queues = [Queue::new(&store, "q").await];
-    let record = under_load(&queues, |record| async move {
-        watched.servers[0].kill();
-        let killed = Instant::now();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        // The replica has no replica of its own: nothing is safe before the old master is back as one.
-        wait_until("the replica is promoted", || watched.servers[1].info("role") == "master");
-        watched.bring_back();
-        until_served(&record, killed + Duration::from_millis(100)).await;
-    })
+    let healthy = watched.sentinels[0].port;
+    Outage {
+        name: format!("master behind Sentinels, {fault:?}"),
+        world: &mut watched,
+        strike: &|watched| fault.strike(&mut watched.servers[0]),
+        is_failed_over: &|watched| watched.successor().is_some(),
+        healthy,
+        repair: &|watched| {
+            match fault {
+                Fault::Hang => watched.servers[0].signal("CONT"),
+                Fault::Kill => watched.bring_back(),
+            }
+            wait_until("the old master follows", || watched.servers[0].info("role") == "slave");
+        },
+    }
+    .judge(&queues)
     .await;
-    check(&queues, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_fail_over_is_survived_without_waiting() {
-    let mut watched = Watched::that_fails_over();
-    let store = open(options(&watched.uri())).await;
-    let queue = Queue::new(&store, "q").await;
-    queue.post(&["a"]).await;
+async fn a_master_behind_sentinels_hangs() {
+    master(Fault::Hang).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_behind_sentinels_is_killed() {
+    master(Fault::Kill).await;
+}
+
+async fn replica(fault: Fault) {
+    let mut watched = Watched::that_fails_over(2);
+    let store = open(safe(&watched.uri())).await;
+    let queues = [Queue::new(&store, "q").await];
+    let healthy = watched.sentinels[0].port;
+    Outage {
+        name: format!("replica behind Sentinels, {fault:?}"),
+        world: &mut watched,
+        strike: &|watched| fault.strike(&mut watched.servers[1]),
+        is_failed_over: &|_| true,
+        healthy,
+        repair: &|watched| fault.repair(&mut watched.servers[1]),
+    }
+    .judge(&queues)
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_hangs() {
+    replica(Fault::Hang).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_killed() {
+    replica(Fault::Kill).await;
+}
+
+/// The master of the first queue: its replica takes its place, and the others serve all the time.
+async fn cluster_master(fault: Fault) {
+    let mut cluster = Cluster::that_fails_over(2);
+    let store = open(safe(&cluster.uri())).await;
+    let queues = spread(&store).await;
+    let at = cluster.at(cluster.owner(&head(&queues[0])));
+    let replicas = cluster.replicas_of(at);
+    assert_eq!(replicas.len(), 2);
+    let healthy = cluster.nodes[replicas[0]].port;
+    Outage {
+        name: format!("master of a Cluster, {fault:?}"),
+        world: &mut cluster,
+        strike: &|cluster| fault.strike(&mut cluster.nodes[at]),
+        is_failed_over: &|cluster| cluster.has_master_among(&replicas),
+        healthy,
+        repair: &|cluster| {
+            fault.repair(&mut cluster.nodes[at]);
+            cluster.wait_until_well();
+        },
+    }
+    .judge(&queues)
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_of_a_cluster_hangs() {
+    cluster_master(Fault::Hang).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_of_a_cluster_is_killed() {
+    cluster_master(Fault::Kill).await;
+}
+
+/// One replica of each master, while the store waits for one.
+async fn cluster_replica(fault: Fault) {
+    let mut cluster = Cluster::that_fails_over(2);
+    let store = open(safe(&cluster.uri())).await;
+    let queues = spread(&store).await;
+    let at = cluster.at(cluster.owner(&head(&queues[0])));
+    let victim = cluster.replicas_of(at)[0];
+    let healthy = cluster.nodes[at].port;
+    Outage {
+        name: format!("replica in a Cluster, {fault:?}"),
+        world: &mut cluster,
+        strike: &|cluster| fault.strike(&mut cluster.nodes[victim]),
+        is_failed_over: &|_| true,
+        healthy,
+        repair: &|cluster| {
+            fault.repair(&mut cluster.nodes[victim]);
+            cluster.wait_until_well();
+        },
+    }
+    .judge(&queues)
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_in_a_cluster_hangs() {
+    cluster_replica(Fault::Hang).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_in_a_cluster_is_killed() {
+    cluster_replica(Fault::Kill).await;
+}
+
+/// Waits until a replica has what its master has.
+fn in_step(master: &Server, replica: &Server) {
     wait_until("the replica has it", || {
         let offset = |server: &Server| server.info("master_repl_offset");
-        offset(&watched.servers[0]) == offset(&watched.servers[1])
+        offset(master) == offset(replica)
     });
+}
+
+/// Without `wait_replicas`: what the replica had is there, and the old master comes back as one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_fail_over_is_survived_without_waiting() {
+    let mut watched = Watched::that_fails_over(1);
+    let store = open(patient(&watched.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a"]).await;
+    in_step(&watched.servers[0], &watched.servers[1]);
     let killed = Instant::now();
     watched.servers[0].kill();
     while queue.try_post(&["b"]).await.is_err() {
@@ -235,120 +366,54 @@ async fn a_sentinel_fail_over_is_survived_without_waiting() {
     assert_eq!(queue.texts().await, ["a", "b", "c"]);
 }
 
-/// Queues in slots of each of the three masters.
-async fn spread(store: &Redis) -> Vec<Queue> {
-    let mut queues = Vec::new();
-    for n in 0..6 {
-        queues.push(Queue::new(store, &format!("q{n}")).await);
-    }
-    queues
-}
-
-/// The key of a queue's head.
-fn head(queue: &Queue) -> String {
-    let project = queue.key.project.as_str().replace('{', "%7B").replace('}', "%7D");
-    format!("zq1:{{q/{project}/{}}}:h", queue.key.name)
-}
-
+/// A store that knows one node of a Cluster, and hears news from it, goes on when that node is
+/// removed and keeps running.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_of_a_cluster_is_killed() {
-    let mut cluster = Cluster::that_fails_over();
-    let cluster = &mut cluster;
-    let store = open(safe(&cluster.uri())).await;
-    let queues = spread(&store).await;
-    let head = head(&queues[0]);
-    let record = under_load(&queues, |record| async move {
-        let owner = cluster.owner(&head);
-        let at = cluster.nodes.iter().position(|node| node.port == owner).expect("it is a node");
-        cluster.nodes[at].kill();
-        wait_until("its replica is promoted", || {
-            let rest = || cluster.nodes.iter().filter(|node| node.port != owner);
-            rest().filter(|node| node.info("role") == "master").count() == 3
-                && rest().all(|node| {
-                    node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                        && node.cli(&["CLUSTER", "NODES"]).contains("master,fail ")
-                })
-        });
-        cluster.nodes[at].launch();
-        cluster.wait_until_well();
-        until_served(&record, Instant::now()).await;
-    })
-    .await;
-    check(&queues, &record).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn slots_of_a_cluster_move() {
-    let cluster = &Cluster::start();
-    let store = open(options(&cluster.uri())).await;
-    let queues = spread(&store).await;
-    let heads: Vec<_> = queues.iter().map(head).collect();
-    let record = under_load(&queues, |record| async move {
-        for head in &heads {
-            tokio::task::block_in_place(|| cluster.move_slot(head));
-            until_served(&record, Instant::now()).await;
-        }
-    })
-    .await;
-    check(&queues, &record).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_cross_slots_while_they_move() {
-    const COUNT: usize = 400;
+async fn a_node_that_was_removed_is_left() {
     let cluster = Cluster::start();
-    let store = open(options(&cluster.uri())).await;
-    let source = Queue::new(&store, "source").await;
-    // On different masters, and with projects that look like tags.
-    let mut dead = source.clone();
-    for n in 0.. {
-        dead = Queue { key: key_of(&format!("}}{{{n}"), "dead"), generation: generation(), ..dead };
-        dead.open().await.expect("it answers");
-        if cluster.owner(&head(&dead)) != cluster.owner(&head(&source)) {
-            break;
+    let writer = open(Options { news_poll: None, ..patient(&cluster.uri()) }).await;
+    let queues = spread(&writer).await;
+    let at = cluster.at(cluster.owner(&head(&queues[0])));
+    let node = &cluster.nodes[at];
+    let seed = format!("redis://127.0.0.1:{}?cluster=true&socket_timeout=15", node.port);
+    let readers = subscribed_to(&seed, node).await;
+    // Its replica takes its place, and it leaves.
+    let replica = &cluster.nodes[cluster.replicas_of(at)[0]];
+    in_step(node, replica);
+    // Without an election: one that fails is not held again for four times the node's timeout.
+    assert_eq!(replica.cli(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+    let id = node.cli(&["CLUSTER", "MYID"]);
+    let others: Vec<_> = cluster.nodes.iter().filter(|it| it.port != node.port).collect();
+    wait_until("the others, and it, know that it is a replica", || {
+        let is_replica = |line: &str| line.starts_with(&id) && line.contains("slave");
+        let all = others.iter().copied().chain([node]);
+        all.map(|it| it.cli(&["CLUSTER", "NODES"])).all(|said| said.lines().any(is_replica))
+    });
+    assert_eq!(node.cli(&["CLUSTER", "RESET", "SOFT"]), "OK");
+    for other in others {
+        assert_eq!(other.cli(&["CLUSTER", "FORGET", &id]), "OK");
+    }
+    assert_eq!(node.cli(&["PING"]), "PONG", "it is still running");
+    for (reader, mut news) in readers {
+        for queue in &queues {
+            let posted = queue.post(&["a"]).await;
+            crate::hearing::hears(&mut news, &queue.key, posted[0]).await;
+            queue.by(&reader).post(&["b"]).await;
         }
     }
-    for n in 0..COUNT {
-        source.post(&[&n.to_string()]).await;
-    }
-    let (claim, _) = source.try_claim(COUNT).await.unwrap();
-    store.claim_release(&source.key, claim, now()).await.unwrap();
-    let bury = |_| {
-        let (source, dead) = (source.clone(), dead.clone());
-        tokio::spawn(async move {
-            loop {
-                match claim_with(&source, &dead).await {
-                    Ok(messages) => return assert_eq!(messages, 0),
-                    Err(error) => assert!(error.is_retryable(), "{error:?}"),
-                }
-            }
-        })
-    };
-    let buriers: Vec<_> = (0..4).map(bury).collect();
-    tokio::task::block_in_place(|| {
-        cluster.move_slot(&head(&source));
-        cluster.move_slot(&head(&dead));
+    wait_until("nobody listens there any more", || {
+        node.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).is_empty()
     });
-    for burier in buriers {
-        burier.await.expect("a claim ends");
-    }
-    let mut letters = dead.texts().await;
-    letters.sort_by_key(|text| text.parse::<usize>().unwrap());
-    assert_eq!(letters, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
-    assert_eq!(source.texts().await, [""; 0]);
 }
 
-async fn claim_with(source: &Queue, dead: &Queue) -> Result<usize, zaqar_core::storage::Error> {
-    let rule = DeadLetters {
-        max_claim_count: 1,
-        target: dead.key.clone(),
-        generation: dead.generation,
-        ttl: None,
-    };
-    let id = ClaimId::new(rand());
-    let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: Some(rule) };
-    match source.store.claim(&source.key, source.generation, &request, now()).await? {
-        Guarded::Done(Claimed::Messages(messages)) => Ok(messages.len()),
-        refused => panic!("{refused:?}"),
+/// Opens stores until one hears news from this node.
+async fn subscribed_to(uri: &str, node: &Server) -> Vec<(Redis, NewsStream)> {
+    let mut readers = Vec::new();
+    while node.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).is_empty() {
+        let reader = open(Options { news_poll: None, ..patient(uri) }).await;
+        let news = reader.news().await.expect("it answers");
+        readers.push((reader, news));
+        assert!(readers.len() < 50, "which node it listens to is drawn at random");
     }
+    readers.split_off(readers.len() - 1)
 }

@@ -1,7 +1,7 @@
 //! News between servers.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use zaqar_core::storage::{News, NewsStream, Upkeep};
@@ -18,7 +18,7 @@ async fn deaf_to_polls(uri: &str) -> Redis {
 }
 
 /// Waits until a stream has named a queue up to a message.
-async fn hears(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
+pub(crate) async fn hears(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
     let heard = async {
         loop {
             let posted = news.next().await.expect("the stream goes on");
@@ -102,6 +102,26 @@ async fn what_is_missed_while_disconnected_is_heard_later() {
     let ids = queue.post(&["b"]).await;
     hears(&mut news, &queue.key, ids[0]).await;
     assert!(proxy.has_cut());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_leaves_a_connection_that_passes_nothing() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let here = deaf_to_polls(&server.uri()).await;
+    let there = deaf_to_polls(&format!("{}?socket_timeout=3", proxy.uri())).await;
+    let mut news = there.news().await.unwrap();
+    proxy.be_silent();
+    let queue = Queue::new(&here, "q").await;
+    let ids = queue.post(&["a"]).await;
+    let started = Instant::now();
+    while !proxy.has_lost_an_answer() {
+        assert!(started.elapsed() < PATIENCE, "something is lost");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The connection that lost it stays open, and never passes anything again.
+    proxy.pass();
+    hears(&mut news, &queue.key, ids[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,12 @@ use std::process::Command;
 
 use zaqar_core::storage::{
     ClaimRequest, Claims, DeadLetters, Heads, Leases, Messages, NewMessage, NewSubscription,
-    Outbox, Queues, Subscriptions, Upkeep,
+    Outbox, Queues, Renewal, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, ClientId, LeaseId, SubscriptionId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::servers::{Cluster, PATIENCE, Server};
+use crate::servers::{Cluster, MAJOR, PATIENCE, Server};
 use crate::support::{Queue, full_text, impatient, key_of, message, now, open, options, rand};
 
 /// Sweeps as of some seconds from now until nothing is left to do.
@@ -43,7 +43,7 @@ async fn subscribe(queue: &Queue, lease: Option<LeaseId>) {
 async fn lease(store: &Redis) -> LeaseId {
     let lease = LeaseId::new(rand());
     let kept = store.keep_lease(lease, now().plus_secs(600), now()).await;
-    assert!(kept.expect("it answers"));
+    assert_eq!(kept.expect("it answers"), Renewal::Created);
     lease
 }
 
@@ -94,7 +94,9 @@ async fn nothing_is_left_of_what_is_closed() {
     sweep(&store, 60).await;
     sweep(&store, 3600).await;
     while !store.due_queues(10, now().plus_secs(3600)).await.unwrap().is_empty() {}
-    assert_eq!(keys(&server), [""; 0], "not even an agenda");
+    let left = keys(&server);
+    let passes = |key: &String| key.contains(":r:") || key == "zq1:layout";
+    assert!(left.iter().all(passes), "not even a schedule: {left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +111,7 @@ async fn nothing_is_left_of_what_was_followed() {
     }
     let entries = || keys(&server).iter().filter(|key| key.contains(":o")).count();
     assert!(entries() > 30, "{:?}", keys(&server));
-    sweep(&store, 59).await;
+    sweep(&store, 40).await;
     assert!(entries() > 30);
     sweep(&store, 61).await;
     assert_eq!(entries(), 0, "{:?}", keys(&server));
@@ -146,7 +148,8 @@ async fn a_purge_gives_its_space_back_and_the_rest_goes_in_time() {
         queue.try_post_new((0..200).map(|_| message(&body)).collect()).await.unwrap();
     }
     let chunks = || keys(&server).iter().filter(|key| key.contains(":b:")).count();
-    assert_eq!(chunks(), 8);
+    // A chunk has 256 places, and the place after a new connection begins another.
+    assert!((8..=12).contains(&chunks()), "{}", chunks());
     store.purge(&queue.key, now()).await.unwrap();
     queue.post(&["later"]).await;
     sweep(&store, 31).await;
@@ -154,12 +157,13 @@ async fn a_purge_gives_its_space_back_and_the_rest_goes_in_time() {
     assert_eq!(queue.texts().await, ["later"]);
     sweep(&store, 3601).await;
     let left = keys(&server);
-    assert!(left.iter().all(|key| key.ends_with(":h") || key.ends_with(":r0")), "{left:?}");
-    let remembered = format!("{}r0", left[0].strip_suffix('h').unwrap());
-    assert!(
-        server.cli(&["PTTL", &remembered]).parse::<i64>().unwrap() > 0,
-        "requests are forgotten"
-    );
+    let (remembered, rest): (Vec<_>, Vec<_>) =
+        left.into_iter().partition(|key| key.contains(":r:"));
+    assert!(rest.iter().all(|key| key.ends_with(":h") || key == "zq1:layout"), "{rest:?}");
+    for key in remembered {
+        let left = server.cli(&["PTTL", &key]).parse::<i64>().unwrap();
+        assert!((-2..200_000).contains(&left) && left != -1, "requests are forgotten: {left}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +189,8 @@ async fn a_row_and_its_names_go_with_it() {
     let row = zaqar_core::storage::QueueRow { generation, metadata };
     store.create(&key, &row).await.unwrap();
     assert!(store.remove(&key, generation.incarnation).await.unwrap());
-    assert_eq!(keys(&server), [""; 0]);
+    let left = keys(&server);
+    assert!(left.iter().all(|key| key.contains(":r:") || key == "zq1:layout"), "{left:?}");
 }
 
 /// Commands that the server has carried out, those within scripts included.
@@ -193,6 +198,29 @@ fn commands(server: &Server) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok();
     stats.lines().filter(|line| !line.contains("info")).filter_map(calls).sum()
+}
+
+/// What servers do all the time, where nothing is to be done: a few calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_for_work_on_an_idle_server_is_a_few_calls() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    Queue::new(&store, "q").await.post(&["a"]).await;
+    let look = async || {
+        store.sweep(now(), 1000).await.unwrap();
+        assert_eq!(store.due_queues(1000, now()).await.unwrap(), []);
+    };
+    // The first calls bring the scripts.
+    look().await;
+    let calls = || {
+        let stats = server.cli(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        calls.unwrap().split(',').next().unwrap().parse::<u32>().unwrap()
+    };
+    let before = calls();
+    look().await;
+    let calls = calls() - before;
+    assert!(calls <= 3, "{calls} calls for leases, sweeps and deliveries");
 }
 
 /// What one post, claim, page and deletion cost in commands.
@@ -260,7 +288,8 @@ async fn a_post_of_the_smallest_messages_is_stored_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_originals_data_is_left_alone() {
-    let server = Server::start(&["--enable-debug-command", "local"]);
+    let allow: &[_] = if *MAJOR < 7 { &[] } else { &["--enable-debug-command", "local"] };
+    let server = Server::start(allow);
     server.cli(&["ZADD", "msgset_index", "1", "p.q.messages", "1", "p.r.messages"]);
     server.cli(&["ZADD", "p.q.messages", "1", "3381af92", "2", "4381af92"]);
     server.cli(&["HSET", "3381af92", "t", "300"]);
@@ -296,7 +325,7 @@ async fn memory_of_a_waiting_message_is_bounded() {
     }
     let each = (used() - before) / COUNT;
     println!("a waiting message of 1 KiB takes {each} bytes");
-    assert!(each < 1600, "{each} bytes");
+    assert!(each < 1650, "{each} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,7 +336,8 @@ async fn stores_with_other_prefixes_share_nothing() {
     let queue = Queue::new(&one, "q").await;
     queue.post(&["a"]).await;
     assert_eq!(two.generation(&queue.key).await.unwrap(), None);
-    assert!(keys(&server).iter().all(|key| key.starts_with("zq1:{")));
+    let keys = keys(&server);
+    assert!(keys.iter().all(|key| key.starts_with("zq1:") || key == "two:layout"), "{keys:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,6 +351,7 @@ async fn a_server_with_another_clock_is_followed() {
         request: rand(),
         client: ClientId::new("me"),
         messages: vec![message(text)],
+        notify: true,
     };
     late.post(&queue.key, queue.generation, batch("a"), ahead).await.unwrap();
     early.post(&queue.key, queue.generation, batch("b"), now).await.unwrap();

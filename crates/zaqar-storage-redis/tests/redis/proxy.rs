@@ -1,9 +1,9 @@
 //! A proxy in front of a server, which cuts connections at the worst moment.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -16,24 +16,30 @@ const SILENT: u8 = 3;
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<AtomicU8>,
+    /// Whether something that a server sent was not passed on.
+    has_lost: Arc<AtomicBool>,
 }
 
 impl Proxy {
     pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
         let own = listener.local_addr().expect("it has an address").port();
-        let mode = Arc::new(AtomicU8::new(PASS));
-        let shared = Arc::clone(&mode);
+        let (mode, has_lost) = (Arc::new(AtomicU8::new(PASS)), Arc::default());
+        let (shared, lost) = (Arc::clone(&mode), Arc::clone(&has_lost));
+        let requests_lost: Arc<AtomicBool> = Arc::default();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(carry(from_client, to_server, Arc::clone(&shared), CUT_REQUEST));
-                tokio::spawn(carry(from_server, to_client, Arc::clone(&shared), CUT_ANSWER));
+                let lost = [&requests_lost, &lost].map(Arc::clone);
+                let mode = || Arc::clone(&shared);
+                let [of_requests, of_answers] = lost;
+                tokio::spawn(carry(from_client, to_server, mode(), CUT_REQUEST, of_requests));
+                tokio::spawn(carry(from_server, to_client, mode(), CUT_ANSWER, of_answers));
             }
         });
-        Self { port: own, mode }
+        Self { port: own, mode, has_lost }
     }
 
     pub(crate) fn uri(&self) -> String {
@@ -50,7 +56,8 @@ impl Proxy {
         self.mode.store(CUT_REQUEST, Ordering::Release);
     }
 
-    /// Passes nothing on, and keeps connections open. One that has lost something never passes anything again.
+    /// Passes nothing on, and keeps connections open. One that has lost something never passes
+    /// anything again.
     pub(crate) fn be_silent(&self) {
         self.mode.store(SILENT, Ordering::Release);
     }
@@ -59,13 +66,24 @@ impl Proxy {
         self.mode.store(PASS, Ordering::Release);
     }
 
+    /// Whether something that a server sent was not passed on, as the proxy was silent.
+    pub(crate) fn has_lost_an_answer(&self) -> bool {
+        self.has_lost.load(Ordering::Acquire)
+    }
+
     /// Whether the cut that was asked for was made.
     pub(crate) fn has_cut(&self) -> bool {
         self.mode.load(Ordering::Acquire) == PASS
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<AtomicU8>, cut: u8) {
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mode: Arc<AtomicU8>,
+    cut: u8,
+    has_lost: Arc<AtomicBool>,
+) {
     let mut buffer = vec![0; 64 << 10];
     let mut is_lossy = false;
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -75,8 +93,205 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: Arc<Atomic
             return;
         }
         is_lossy |= mode.load(Ordering::Acquire) == SILENT;
-        if !is_lossy && to.write_all(&buffer[..length]).await.is_err() {
+        if is_lossy {
+            has_lost.store(true, Ordering::Release);
+        } else if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
+}
+
+/// A proxy that holds up, copies or hides the answers of single requests: those of scripts that
+/// change something, on their first attempt.
+pub(crate) struct Holding {
+    port: u16,
+    shared: Arc<Mutex<Plan>>,
+}
+
+#[derive(Default)]
+struct Plan {
+    server: u16,
+    /// How many requests pass before the one that this happens to.
+    after: Option<usize>,
+    fate: Fate,
+    held: Option<Held>,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Fate {
+    /// It does not arrive, and its connection ends.
+    #[default]
+    Held,
+    /// It arrives and is answered, and a copy is kept.
+    Copied,
+    /// It arrives, and its connection ends before the answer.
+    Unanswered,
+}
+
+/// A request that has not arrived yet, or a copy of one that has.
+#[derive(Clone)]
+pub(crate) struct Held {
+    server: u16,
+    bytes: Vec<u8>,
+    /// Which script it calls.
+    pub(crate) digest: String,
+}
+
+impl Holding {
+    pub(crate) async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
+        let port = listener.local_addr().expect("it has an address").port();
+        let shared = Arc::new(Mutex::new(Plan { server, ..Plan::default() }));
+        let plan = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                let is_mute = Arc::new(AtomicBool::new(false));
+                tokio::spawn(pass_answers(from_server, to_client, Arc::clone(&is_mute)));
+                tokio::spawn(pass_requests(from_client, to_server, Arc::clone(&plan), is_mute));
+            }
+        });
+        Self { port, shared }
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Holds up the request that comes after `n` others, and ends the connection that it came on.
+    pub(crate) fn hold(&self, n: usize) {
+        self.plan().plan(n, Fate::Held);
+    }
+
+    /// Passes the request that comes after `n` others on, and keeps a copy.
+    pub(crate) fn copy(&self, n: usize) {
+        self.plan().plan(n, Fate::Copied);
+    }
+
+    /// Passes the request that comes after `n` others on, and ends its connection instead of
+    /// passing the answer on.
+    pub(crate) fn hide_answer(&self, n: usize) {
+        self.plan().plan(n, Fate::Unanswered);
+    }
+
+    /// The request that this happened to, if it came; if not, it happens to none.
+    pub(crate) fn take_held(&self) -> Option<Held> {
+        self.plan().after = None;
+        self.plan().held.take()
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.shared.lock().expect("nobody panics with it")
+    }
+}
+
+impl Plan {
+    fn plan(&mut self, after: usize, fate: Fate) {
+        (self.after, self.fate) = (Some(after), fate);
+    }
+}
+
+/// The length of what ends the arguments of a script that changes something, and what is where in
+/// it: the deadline, in milliseconds, and which attempt this is.
+const ENVELOPE: usize = 49;
+const DEADLINE: std::ops::Range<usize> = 8..16;
+const ATTEMPT: usize = 36;
+
+impl Held {
+    /// When it has to arrive, in milliseconds since 1970.
+    pub(crate) fn deadline(&self) -> u64 {
+        let envelope = &self.bytes[self.bytes.len() - ENVELOPE - 2..];
+        u64::from_be_bytes(envelope[DEADLINE].try_into().expect("eight bytes"))
+    }
+
+    /// The same request as its repeat, which the driver would send next.
+    pub(crate) fn repeat(mut self) -> Self {
+        let envelope = self.bytes.len() - ENVELOPE - 2;
+        self.bytes[envelope + ATTEMPT] = 2;
+        self
+    }
+
+    /// Lets it arrive; what the server says.
+    pub(crate) async fn send(&self) -> String {
+        let mut server = TcpStream::connect(("127.0.0.1", self.server)).await.expect("it connects");
+        server.write_all(&self.bytes).await.expect("it is sent");
+        let mut said = vec![0; 4096];
+        let length = server.read(&mut said).await.expect("the server answers");
+        String::from_utf8_lossy(&said[..length]).into_owned()
+    }
+}
+
+/// Passes answers on until the connection ends or is to answer no more.
+async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_mute: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if is_mute.load(Ordering::Acquire) || to.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown().await);
+}
+
+async fn pass_requests(
+    from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    plan: Arc<Mutex<Plan>>,
+    is_mute: Arc<AtomicBool>,
+) {
+    let mut from = BufReader::new(from);
+    while let Some((bytes, arguments)) = read_request(&mut from).await {
+        if is_first_of_script(&arguments) {
+            let mut plan = plan.lock().expect("nobody panics with it");
+            match plan.after {
+                Some(0) => {
+                    let digest = String::from_utf8_lossy(&arguments[1]).into_owned();
+                    let server = plan.server;
+                    plan.held = Some(Held { server, bytes: bytes.clone(), digest });
+                    plan.after = None;
+                    match plan.fate {
+                        Fate::Held => return,
+                        Fate::Copied => {}
+                        Fate::Unanswered => is_mute.store(true, Ordering::Release),
+                    }
+                }
+                Some(n) => plan.after = Some(n - 1),
+                None => {}
+            }
+        }
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether this is the first attempt of a script that changes something: its last argument says so.
+fn is_first_of_script(arguments: &[Vec<u8>]) -> bool {
+    arguments[0] == b"EVALSHA"
+        && arguments.last().is_some_and(|it| it.len() == ENVELOPE && it[ATTEMPT] == 1)
+}
+
+/// Reads one request: its bytes, and its arguments.
+async fn read_request(from: &mut BufReader<OwnedReadHalf>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let mut bytes = Vec::new();
+    let count = read_number(from, &mut bytes).await?;
+    let mut arguments = Vec::new();
+    for _ in 0..count {
+        let length = read_number(from, &mut bytes).await?;
+        let mut argument = vec![0; length + 2];
+        from.read_exact(&mut argument).await.ok()?;
+        bytes.extend(&argument);
+        argument.truncate(length);
+        arguments.push(argument);
+    }
+    Some((bytes, arguments))
+}
+
+/// Reads `*N` or `$N`.
+async fn read_number(from: &mut BufReader<OwnedReadHalf>, bytes: &mut Vec<u8>) -> Option<usize> {
+    let from_here = bytes.len();
+    from.read_until(b'\n', bytes).await.ok()?;
+    std::str::from_utf8(bytes.get(from_here + 1..)?).ok()?.trim().parse().ok()
 }

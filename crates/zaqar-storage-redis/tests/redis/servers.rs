@@ -1,20 +1,41 @@
-//! Servers that the tests start: `redis-server`, or the program that `ZAQAR_TEST_REDIS_SERVER` names. They end with the test process,
-//! however it ends.
+//! Servers that the tests start: `redis-server`, or the program that `ZAQAR_TEST_REDIS_SERVER`
+//! names. They end with the test process, however it ends.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 /// How long what servers do by themselves may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// Milliseconds of silence after which a server is taken to be dead: longer than any test, unless the test is about that.
+/// Milliseconds of silence after which a server is taken to be dead: longer than any test, unless
+/// the test is about that.
 const NEVER: &str = "600000";
 const SOON: &str = "3000";
+/// How long [`Server::ask`] waits for a server that hangs.
+const ASK_TIMEOUT: Duration = Duration::from_millis(300);
+/// The bus of a Cluster node has the port of the node plus this.
+const BUS: u16 = 10_000;
+
+fn program() -> OsString {
+    env::var_os("ZAQAR_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
+/// The major version of the server under test: some options of tests are newer than Redis 6.2.
+pub(crate) static MAJOR: LazyLock<u32> = LazyLock::new(|| {
+    let ran = Command::new(program()).arg("--version").output().expect("the server starts");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+    major.unwrap_or_else(|| panic!("--version says {said}"))
+});
 
 /// A server, or a Sentinel.
 pub(crate) struct Server {
@@ -43,11 +64,25 @@ impl Server {
         })
     }
 
+    /// Starts a node of a Cluster, which is not part of one yet.
+    fn start_node(options: &[&str]) -> Self {
+        let fixed = ["--cluster-enabled", "yes", "--cluster-migration-barrier", "99"];
+        let memory_only = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+        let mut ports = std::iter::repeat_with(|| rand::random_range(12_000..15_000));
+        let port = ports.find(|port| is_free(*port) && is_free(port + BUS));
+        let port = port.expect("ports come without end");
+        Self::start_at(port, &[&fixed[..], &memory_only, options].concat(), |_| Vec::new())
+    }
+
     fn start_as(options: &[&str], first: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::start_at(free_port(), options, first)
+    }
+
+    fn start_at(port: u16, options: &[&str], first: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = tempfile::tempdir().expect("there is room for a directory");
         let mut arguments = first(dir.path());
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
-        let mut server = Self { shell: None, port: free_port(), dir, arguments };
+        let mut server = Self { shell: None, port, dir, arguments };
         server.launch();
         server
     }
@@ -67,7 +102,7 @@ impl Server {
         let log = self.dir.path().join("log");
         let shell = Command::new("sh")
             .args(["-c", "\"$@\" & pid=$!; cat > /dev/null; kill -9 $pid 2> /dev/null; wait", "sh"])
-            .arg(env::var_os("ZAQAR_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
+            .arg(program())
             .args(&self.arguments)
             .args(["--port", &port, "--bind", "127.0.0.1", "--dir", path(self.dir.path())])
             .args(["--pidfile", path(&self.pid_file()), "--logfile", path(&log)])
@@ -105,11 +140,24 @@ impl Server {
         ran.status.success().then(|| String::from_utf8_lossy(&ran.stdout).trim().to_owned())
     }
 
-    /// A field of `INFO`; empty while there is no answer: Sentinels end all connections to a server whose role they change.
+    /// A field of `INFO`; empty while there is no answer: Sentinels end all connections to a server
+    /// whose role they change.
     pub(crate) fn info(&self, field: &str) -> String {
         let info = self.try_cli(&["INFO", "everything"]).unwrap_or_default();
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()
+    }
+
+    /// What it answers to a command, over a connection of its own: much sooner than by `redis-cli`.
+    /// `None` if it hangs, is gone, or answers an error. Lists are joined by new lines.
+    pub(crate) fn ask(&self, command: &str) -> Option<String> {
+        ask(self.port, command).ok().flatten()
+    }
+
+    /// Whether it says that it is a master with a replica that follows.
+    pub(crate) fn is_master_with_replica(&self) -> bool {
+        self.ask("INFO replication")
+            .is_some_and(|info| info.contains("role:master") && info.contains("state=online"))
     }
 
     /// Ends it at once.
@@ -143,53 +191,73 @@ impl Drop for Server {
     }
 }
 
-/// A master and a replica, watched by three Sentinels.
+/// A master and its replicas, watched by three Sentinels.
 pub(crate) struct Watched {
-    pub(crate) servers: [Server; 2],
-    sentinels: [Server; 3],
+    /// The first one was the master at the beginning.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) sentinels: [Server; 3],
 }
 
 impl Watched {
+    /// With one replica, which is never promoted.
     pub(crate) fn start() -> Self {
-        Self::with_patience(NEVER)
+        Self::with(1, NEVER)
     }
 
-    /// With Sentinels that find out when the master is killed.
-    pub(crate) fn that_fails_over() -> Self {
-        Self::with_patience(SOON)
+    /// With so many replicas, and Sentinels that find out when the master is killed.
+    pub(crate) fn that_fails_over(replicas: usize) -> Self {
+        Self::with(replicas, SOON)
     }
 
-    fn with_patience(millis: &str) -> Self {
-        let master = Server::start(&[]);
-        let of_master = ["127.0.0.1", &master.port.to_string()].join(" ");
-        let replica = Server::start(&["--replicaof", &of_master]);
+    fn with(replicas: usize, millis: &str) -> Self {
+        let mut servers = vec![Server::start(&[])];
+        let port = servers[0].port.to_string();
+        let of_master = ["--replicaof", "127.0.0.1", &port];
+        servers.extend((0..replicas).map(|_| Server::start(&of_master)));
         let configuration = format!(
-            "sentinel monitor zaqar {of_master} 2\n\
+            "sentinel monitor zaqar 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds zaqar {millis}\n\
              sentinel failover-timeout zaqar 6000\n"
         );
         let sentinels = [(); 3].map(|()| Server::start_sentinel(&configuration));
-        let watched = Self { servers: [master, replica], sentinels };
-        wait_until("the Sentinels know each other and the replica", || {
+        let watched = Self { servers, sentinels };
+        let count = replicas.to_string();
+        wait_until("the Sentinels know each other and the replicas", || {
             watched.sentinels.iter().all(|sentinel| {
                 let master = sentinel.cli(&["SENTINEL", "MASTER", "zaqar"]);
                 let words: Vec<_> = master.lines().collect();
                 let field = |name| {
                     words[1 + words.iter().position(|word| *word == name).expect("it answers")]
                 };
-                field("num-other-sentinels") == "2" && field("num-slaves") == "1"
+                field("num-other-sentinels") == "2" && field("num-slaves") == count
             })
         });
-        wait_until("the replica is in step", || {
-            watched.servers[1].info("master_link_status") == "up"
+        wait_until("the replicas are in step", || {
+            watched.servers[1..].iter().all(|it| it.info("master_link_status") == "up")
         });
         watched
     }
 
+    /// The server that has taken the place of the first one: some Sentinel names it, and it is a
+    /// master with a replica.
+    pub(crate) fn successor(&self) -> Option<&Server> {
+        let said = self.sentinels.iter().find_map(|sentinel| {
+            let said = sentinel.ask("SENTINEL GET-MASTER-ADDR-BY-NAME zaqar")?;
+            let port: u16 = said.lines().nth(1)?.parse().ok()?;
+            (port != self.servers[0].port).then_some(port)
+        })?;
+        let server = self.servers.iter().find(|server| server.port == said)?;
+        (self.servers.len() == 2 || server.is_master_with_replica()).then_some(server)
+    }
+
     /// Starts the old master again, as what the Sentinels would make of it in ten seconds.
     pub(crate) fn bring_back(&mut self) {
-        let successor = format!("127.0.0.1 {}", self.servers[1].port);
-        self.servers[0].add_options(&["--replicaof", &successor]);
+        let mut successor = 0;
+        wait_until("another server is the master", || {
+            successor = self.successor().map_or(0, |server| server.port);
+            successor != 0
+        });
+        self.servers[0].add_options(&["--replicaof", "127.0.0.1", &successor.to_string()]);
         self.servers[0].launch();
     }
 
@@ -200,41 +268,36 @@ impl Watched {
     }
 }
 
-/// A Cluster of three masters and three replicas.
+/// A Cluster of three masters and their replicas.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Server>,
 }
 
 impl Cluster {
+    /// With a replica for each master, which is never promoted.
     pub(crate) fn start() -> Self {
-        Self::with_options(&["--cluster-node-timeout", NEVER])
+        Self::with(1, &["--cluster-node-timeout", NEVER])
     }
 
-    /// With nodes that find out when one is killed, and that have what they had when they come back.
-    pub(crate) fn that_fails_over() -> Self {
-        Self::with_options(&["--cluster-node-timeout", SOON, "--appendonly", "yes"])
+    /// With so many replicas for each master, and nodes that find out when one is killed, and that
+    /// have what they had when they come back.
+    pub(crate) fn that_fails_over(replicas: usize) -> Self {
+        Self::with(replicas, &["--cluster-node-timeout", SOON, "--appendonly", "yes"])
     }
 
-    fn with_options(options: &[&str]) -> Self {
-        let nodes: Vec<_> = (0..6)
-            .map(|_| {
-                let bus = free_port().to_string();
-                let fixed = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-                let moves = ["--cluster-allow-replica-migration", "no"];
-                Server::start(&[&fixed[..], &moves, options].concat())
-            })
-            .collect();
+    fn with(replicas: usize, options: &[&str]) -> Self {
+        let nodes = (0..3 * (1 + replicas)).map(|_| Server::start_node(options)).collect();
         let cluster = Self { nodes };
-        cluster.create();
+        cluster.create(replicas);
         cluster.wait_until_well();
         cluster
     }
 
-    fn create(&self) {
+    fn create(&self, replicas: usize) {
         let ran = Command::new("redis-cli")
             .args(["--cluster", "create"])
             .args(self.hosts())
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
             .output()
             .expect("redis-cli starts");
         let said = String::from_utf8_lossy(&ran.stdout);
@@ -243,6 +306,26 @@ impl Cluster {
 
     fn masters(&self) -> Vec<&Server> {
         self.nodes.iter().filter(|node| node.info("role") == "master").collect()
+    }
+
+    /// The index of a node by its port.
+    pub(crate) fn at(&self, port: u16) -> usize {
+        self.nodes.iter().position(|node| node.port == port).expect("it is a node")
+    }
+
+    /// The indexes of the replicas of a node.
+    pub(crate) fn replicas_of(&self, node: usize) -> Vec<usize> {
+        let port = self.nodes[node].port.to_string();
+        let follows = |server: &Server| server.info("master_port") == port;
+        (0..self.nodes.len()).filter(|at| follows(&self.nodes[*at])).collect()
+    }
+
+    /// Whether one of these nodes is a master now, has a replica, and serves.
+    pub(crate) fn has_master_among(&self, nodes: &[usize]) -> bool {
+        nodes.iter().map(|at| &self.nodes[*at]).any(|node| {
+            node.is_master_with_replica()
+                && node.ask("CLUSTER INFO").is_some_and(|it| it.contains("cluster_state:ok"))
+        })
     }
 
     pub(crate) fn slot(&self, key: &str) -> String {
@@ -256,6 +339,7 @@ impl Cluster {
     }
 
     /// Moves the slot of a key that exists to another master, and takes its time.
+    #[expect(clippy::disallowed_methods, reason = "processes are waited for outside of a runtime")]
     pub(crate) fn move_slot(&self, key: &str) {
         let (slot, owner) = (self.slot(key), self.owner(key));
         let (from, others): (Vec<_>, Vec<_>) =
@@ -281,11 +365,12 @@ impl Cluster {
 
     /// Waits until all slots are served, and replicas are in step.
     pub(crate) fn wait_until_well(&self) {
+        let known = format!("cluster_known_nodes:{}", self.nodes.len());
         wait_until("the Cluster is well", || {
             self.nodes.iter().all(|node| {
-                node.try_cli(&["CLUSTER", "INFO"]).is_some_and(|info| {
-                    info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6")
-                }) && (node.info("role") == "master" || node.info("master_link_status") == "up")
+                node.try_cli(&["CLUSTER", "INFO"])
+                    .is_some_and(|info| info.contains("cluster_state:ok") && info.contains(&known))
+                    && (node.info("role") == "master" || node.info("master_link_status") == "up")
             })
         });
     }
@@ -300,6 +385,7 @@ impl Cluster {
 }
 
 /// Waits for what happens by itself.
+#[expect(clippy::disallowed_methods, reason = "processes are waited for outside of a runtime")]
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
@@ -308,11 +394,44 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections.
+/// A port that nobody listens on, below those that the system gives to outgoing connections, and
+/// none of a Cluster's.
 pub(crate) fn free_port() -> u16 {
-    let ports = std::iter::repeat_with(|| rand::random_range(15_000..32_000));
-    let mut free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.next().expect("ports come without end")
+    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..22_000));
+    ports.find(|port| is_free(*port)).expect("ports come without end")
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// Sends a command to a port and reads the answer; `None` for an error or nothing.
+pub(crate) fn ask(port: u16, command: &str) -> io::Result<Option<String>> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT)?;
+    stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+    stream.write_all(format!("{command}\r\n").as_bytes())?;
+    read_answer(&mut BufReader::new(stream))
+}
+
+fn read_answer(from: &mut BufReader<TcpStream>) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    let (kind, rest) = line.trim_end().split_at_checked(1).unwrap_or(("-", ""));
+    let count = rest.parse::<i64>().ok().and_then(|count| usize::try_from(count).ok());
+    match (kind, count) {
+        ("+" | ":", _) => Ok(Some(rest.to_owned())),
+        ("$", Some(length)) => {
+            let mut text = vec![0; length + 2];
+            from.read_exact(&mut text)?;
+            Ok(Some(String::from_utf8_lossy(&text[..length]).into_owned()))
+        }
+        ("*", Some(count)) => {
+            let parts: io::Result<Vec<_>> = (0..count).map(|_| read_answer(from)).collect();
+            Ok(Some(parts?.into_iter().flatten().collect::<Vec<_>>().join("\n")))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn path(path: &Path) -> &str {

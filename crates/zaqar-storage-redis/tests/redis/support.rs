@@ -1,5 +1,7 @@
 //! What tests share.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +20,7 @@ use zaqar_storage_testkit::{About, Factory, Stores};
 use crate::servers::PATIENCE;
 
 /// How long a server may take to answer.
-const SLOW: Duration = Duration::from_secs(15);
+const SLOW: Duration = Duration::from_secs(60);
 /// Longer than a test lasts, in seconds.
 const HOUR: u64 = 3600;
 
@@ -34,13 +36,15 @@ impl Factory for Prefixes {
     async fn discard(&self, _: &str) {}
 
     fn about(&self) -> About {
-        About { keeps: true, shared: false }
+        About { keeps: true, shared: false, repairs_time: false }
     }
 }
 
-/// Options with a timeout that no slow machine runs into, unless the URI has one.
+/// Options with a timeout that no slow machine runs into, unless the URI has one, and any time:
+/// tests have clocks of their own.
 pub(crate) fn options(uri: &str) -> Options {
     let mut options = Options::new(uri).expect("a good URI");
+    options.max_clock_skew = None;
     if !uri.contains("socket_timeout") {
         options.uri.socket_timeout = SLOW;
     }
@@ -49,12 +53,12 @@ pub(crate) fn options(uri: &str) -> Options {
 
 /// Options of a store that waits as long as it takes.
 pub(crate) fn patient(uri: &str) -> Options {
-    Options { max_reconnect_attempts: u32::MAX, patience: PATIENCE, ..options(uri) }
+    Options { max_reconnect_attempts: u32::MAX, retry_for: PATIENCE, ..options(uri) }
 }
 
 /// Options of a store that does not wait for long.
 pub(crate) fn impatient(uri: &str) -> Options {
-    Options { patience: Duration::from_millis(700), ..options(uri) }
+    Options { retry_for: Duration::from_millis(700), ..options(uri) }
 }
 
 pub(crate) async fn open(options: Options) -> Redis {
@@ -95,7 +99,7 @@ impl Queue {
         &self,
         messages: Vec<NewMessage>,
     ) -> Result<Vec<MessageId>, Error> {
-        let batch = Batch { request: rand(), client: ClientId::new("me"), messages };
+        let batch = Batch { request: rand(), client: ClientId::new("me"), messages, notify: true };
         match self.store.post(&self.key, self.generation, batch, now()).await? {
             Guarded::Done(ids) => Ok(ids),
             refused => panic!("{refused:?}"),
@@ -191,4 +195,19 @@ pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+/// Queues in slots of each of the three masters of a Cluster.
+pub(crate) async fn spread(store: &Redis) -> Vec<Queue> {
+    let mut queues = Vec::new();
+    for n in 0..6 {
+        queues.push(Queue::new(store, &format!("q{n}")).await);
+    }
+    queues
+}
+
+/// The key of a queue's head.
+pub(crate) fn head(queue: &Queue) -> String {
+    let project = queue.key.project.as_str().replace('{', "%7B").replace('}', "%7D");
+    format!("zq1:{{q/{project}/{}}}:h", queue.key.name)
 }

@@ -3,15 +3,17 @@
 use std::time::{Duration, Instant};
 
 use zaqar_core::LeaseId;
-use zaqar_core::storage::{Claims, Deletable, Error, Heads, Leases, Messages, Queues, Upkeep};
+use zaqar_core::storage::{
+    Claims, Deletable, Error, Heads, Leases, Messages, PopQuery, Queues, Renewal, Upkeep,
+};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::proxy::Proxy;
-use crate::servers::{PATIENCE, Server, wait_until};
+use crate::servers::{MAJOR, PATIENCE, Server, wait_until};
 use crate::support::{Queue, full_text, impatient, now, open, options, patient, rand, texts};
 
 /// More than a store that is impatient waits, on any machine.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(90);
 
 /// Asserts that it is worth trying again later, and that it was said soon.
 async fn is_refused<T: std::fmt::Debug>(what: &str, step: impl Future<Output = Result<T, Error>>) {
@@ -71,10 +73,11 @@ async fn a_full_server_lets_consumers_go_on() {
     let queue = Queue::new(&store, "q").await;
     let ids = queue.post(&["a", "b", "c", "d", "e"]).await;
     let lease = LeaseId::new(rand());
-    assert!(store.keep_lease(lease, now().plus_secs(10), now()).await.unwrap());
+    let renew = |secs| store.keep_lease(lease, now().plus_secs(secs), now());
+    assert_eq!(renew(10).await.unwrap(), Renewal::Created);
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = queue.try_post(&["more"]).await.unwrap_err();
-    assert!(matches!(error, Error::Overloaded { .. }), "{error:?}");
+    assert!(matches!(error, Error::Full { .. }), "{error:?}");
     is_refused("a new queue", Queue { key: crate::support::key("q2"), ..queue.clone() }.open())
         .await;
     is_refused("ping", store.ping()).await;
@@ -82,11 +85,13 @@ async fn a_full_server_lets_consumers_go_on() {
     assert_eq!(texts(&taken), ["a", "b"]);
     store.delete(&queue.key, ids[0], Some(claim), now()).await.unwrap();
     store.claim_release(&queue.key, claim, now()).await.unwrap();
-    assert_eq!(texts(&store.pop(&queue.key, 1, now()).await.unwrap()), ["b"]);
+    let one = PopQuery { limit: 1, after: None, keys: Vec::new() };
+    let popped = store.pop(&queue.key, &one, now()).await.unwrap();
+    assert_eq!(texts(&popped.messages), ["b"]);
     store.delete_many(&queue.key, &ids[2..3], &Deletable::Any, now()).await.unwrap();
     assert_eq!(queue.texts().await, ["d", "e"], "nothing of what was refused");
     store.purge(&queue.key, now()).await.unwrap();
-    assert!(store.keep_lease(lease, now().plus_secs(20), now()).await.unwrap());
+    assert_eq!(renew(20).await.unwrap(), Renewal::Continued);
     store.sweep(now().plus_secs(40), 100).await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     recovers(&queue).await;
@@ -116,7 +121,10 @@ async fn a_server_that_cannot_write_to_its_disk_is_away() {
     std::fs::create_dir(server.dir().join("dump.rdb")).expect("a directory in the file's place");
     server.cli(&["BGSAVE"]);
     wait_until("saving fails", || server.info("rdb_last_bgsave_status") == "err");
-    is_refused("post", queue.try_post(&["a"])).await;
+    // Redis 6.2 lets scripts write all the same.
+    if *MAJOR >= 7 {
+        is_refused("post", queue.try_post(&["a"])).await;
+    }
     server.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
     recovers(&queue).await;
 }
@@ -132,12 +140,10 @@ async fn a_server_that_loads_its_data_is_waited_for() {
     server.cli(&["SAVE"]);
     server.kill();
     // A tenth of a second a key: it loads until it is told to hurry.
-    server.add_options(&[
-        "--key-load-delay",
-        "100000",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ]);
+    server.add_options(&["--key-load-delay", "100000"]);
+    if *MAJOR >= 7 {
+        server.add_options(&["--loading-process-events-interval-bytes", "1024"]);
+    }
     server.launch();
     is_refused("post", queue.try_post(&["b"])).await;
     server.cli(&["CONFIG", "SET", "key-load-delay", "0"]);
@@ -146,8 +152,9 @@ async fn a_server_that_loads_its_data_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "a process is stopped for this time")]
 async fn a_server_that_is_not_there_is_waited_for() {
-    let mut server = Server::start(&["--appendonly", "yes"]);
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let store = open(impatient(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     server.kill();
@@ -193,6 +200,7 @@ async fn what_is_too_much_is_refused_at_once() {
     let started = Instant::now();
     let many = (0..20).map(|_| async {
         let error = queue.try_post(&["a"]).await.expect_err("the server is stopped");
+        println!("{error:?}");
         (matches!(error, Error::Overloaded { .. }), started.elapsed())
     });
     let answers = futures_util::future::join_all(many).await;
@@ -251,6 +259,39 @@ async fn a_claim_whose_answer_is_lost_is_made_once() {
     assert_eq!(texts(&queue.claim(9).await), ["d"]);
 }
 
+/// The answer of a claim is lost, and the queue's metadata change before it is repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_recognised_although_the_queue_was_changed() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::to(server.port).await;
+    let store = open(patient(&format!("{}?socket_timeout=2", proxy.uri()))).await;
+    let direct = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    queue.post(&["a", "b"]).await;
+    queue.claim(1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.cut_next_answer();
+    let claiming = {
+        let queue = queue.clone();
+        tokio::spawn(async move { queue.try_claim(1).await })
+    };
+    let started = Instant::now();
+    while !proxy.has_cut() {
+        assert!(started.elapsed() < PATIENCE, "the answer comes");
+        tokio::task::yield_now().await;
+    }
+    // Its repeat does not arrive before the change.
+    proxy.be_silent();
+    let version = zaqar_core::Version::new(2);
+    let newer = zaqar_core::Generation { version, ..queue.generation };
+    direct.advance(&queue.key, newer).await.unwrap();
+    proxy.pass();
+    let (claim, taken) = claiming.await.unwrap().unwrap();
+    assert_eq!(texts(&taken), ["b"]);
+    let held = direct.claim_get(&queue.key, claim, now()).await.unwrap().unwrap();
+    assert_eq!(held.messages, taken);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pop_whose_answer_is_lost_takes_no_more() {
     let server = Server::start(&[]);
@@ -259,9 +300,11 @@ async fn a_pop_whose_answer_is_lost_takes_no_more() {
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a", "b", "c", "d"]).await;
     // The server has to know the script, or the answer that gets lost is that it does not.
-    assert_eq!(texts(&store.pop(&queue.key, 1, now()).await.unwrap()), ["a"]);
+    let one = PopQuery { limit: 1, after: None, keys: Vec::new() };
+    let popped = store.pop(&queue.key, &one, now()).await.unwrap();
+    assert_eq!(texts(&popped.messages), ["a"]);
     proxy.cut_next_answer();
-    is_refused("pop", store.pop(&queue.key, 1, now())).await;
+    is_refused("pop", store.pop(&queue.key, &one, now())).await;
     assert_eq!(queue.texts().await, ["c", "d"]);
 }
 
@@ -285,7 +328,8 @@ async fn rows_are_made_once_whatever_is_lost() {
     assert!(!store.replace(&key, generation, &changed).await.unwrap(), "not from that");
     assert!(!store.remove(&key, crate::support::generation().incarnation).await.unwrap());
     proxy.cut_next_answer();
-    is_refused("remove", store.remove(&key, generation.incarnation)).await;
+    assert!(store.remove(&key, generation.incarnation).await.unwrap(), "it was removed, by us");
+    assert!(!store.remove(&key, generation.incarnation).await.unwrap(), "not a second time");
     assert_eq!(Queues::get(&store, &key).await.unwrap(), None);
     assert!(proxy.has_cut());
 }
@@ -308,7 +352,11 @@ async fn a_connection_that_passes_nothing_is_given_up() {
     is_refused("post", queue.try_post(&["b"])).await;
     proxy.pass();
     recovers(&queue).await;
-    assert_eq!(queue.texts().await, ["a", "back"], "what never arrived is not stored later");
+    let all = queue.texts().await;
+    let (first, rest) = all.split_first().expect("it is stored");
+    assert_eq!(first, "a");
+    // On a slow machine a post may be stored although its answer comes too late.
+    assert!(rest.iter().all(|text| text == "back"), "what never arrived is not stored: {all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,8 +369,7 @@ async fn too_few_replicas_are_said() {
     let error = Heads::open(&store, &key, crate::support::generation(), now()).await.unwrap_err();
     assert!(error.is_retryable());
     assert!(full_text(&error).contains("0 replicas"), "{}", full_text(&error));
-    let of_master = format!("127.0.0.1 {}", server.port);
-    let replica = Server::start(&["--replicaof", &of_master]);
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
     wait_until("the replica is in step", || replica.info("master_link_status") == "up");
     let queue = Queue::new(&open(waiting(options(&server.uri()))).await, "q").await;
     for _ in 0..20 {
@@ -336,7 +383,8 @@ async fn too_few_replicas_are_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn users_passwords_and_databases_are_used() {
     let server = Server::start(&[]);
-    server.cli(&["ACL", "SETUSER", "worker", "on", ">s%40cret", "~zq1:*", "&zq1:*", "+@all"]);
+    let rules = ["on", ">s%40cret", "resetchannels", "~zq1:*", "&zq1:*", "+@all"];
+    server.cli(&[&["ACL", "SETUSER", "worker"], &rules[..]].concat());
     let at = |user: &str| format!("redis://{user}@127.0.0.1:{}?dbid=3", server.port);
     let store = open(options(&at("worker:s%40cret"))).await;
     let queue = Queue::new(&store, "q").await;

@@ -131,7 +131,8 @@ pub(crate) async fn claims_are_counted(kit: &mut Kit) {
     assert_eq!(queue.get_one(p[1]).await.claim_count, 0, "only what is taken counts");
 }
 
-/// `claim`: "A message whose life would end before `now + ttl + grace` lives until then: its own ttl grows".
+/// `claim`: "A message whose life would end before `now + ttl + grace` lives until then: its own
+/// ttl grows".
 pub(crate) async fn a_claim_lengthens_lives(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let id = queue.post_one(lives(70)).await;
@@ -208,7 +209,8 @@ pub(crate) async fn a_claim_lives_until_its_ttl_is_over(kit: &mut Kit) {
     assert_eq!(ids(&queue.claim(1).await.1), p[..1]);
 }
 
-/// `claim`: "Takes the first free messages": what an expired claim held is back in its old place, swept or not.
+/// `claim`: "Takes the first free messages": what an expired claim held is back in its old place,
+/// swept or not.
 pub(crate) async fn an_expired_claim_leaves_old_places(kit: &mut Kit) {
     for (name, is_swept) in [("swept", true), ("unswept", false)] {
         let queue = kit.queue(name).await;

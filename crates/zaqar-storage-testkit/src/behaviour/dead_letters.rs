@@ -27,8 +27,8 @@ async fn wear(queue: &Queue, limit: usize, rule: &DeadLetters) -> Vec<Message> {
     taken
 }
 
-/// `claim`: "A message that was claimed `max_claim_count` times is not taken: it leaves the queue and is stored in the dead-letter
-/// queue".
+/// `claim`: "A message that was claimed `max_claim_count` times is not taken: it leaves the queue
+/// and is stored in the dead-letter queue".
 pub(crate) async fn a_message_claimed_often_enough_moves(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
     let rule = dead.as_target(3, None);
@@ -127,7 +127,8 @@ pub(crate) async fn a_letter_without_a_rule_lives_out_its_life(kit: &mut Kit) {
     assert_eq!(dead.ids().await, []);
 }
 
-/// `claim`: "stored in the dead-letter queue, with a new id at the end", one behind the other, each once.
+/// `claim`: "stored in the dead-letter queue, with a new id at the end", one behind the other, each
+/// once.
 pub(crate) async fn letters_keep_their_order(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
     let rule = dead.as_target(1, None);
@@ -143,7 +144,8 @@ pub(crate) async fn letters_keep_their_order(kit: &mut Kit) {
     assert_eq!(source.ids().await, []);
 }
 
-/// `claim`: "at most `limit` free messages" are taken from behind those that move, by the same claim.
+/// `claim`: "at most `limit` free messages" are taken from behind those that move, by the same
+/// claim.
 pub(crate) async fn a_claim_is_filled_from_behind_letters(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
     let rule = dead.as_target(1, None);
@@ -158,7 +160,8 @@ pub(crate) async fn a_claim_is_filled_from_behind_letters(kit: &mut Kit) {
     assert_eq!(source.ids().await, fresh);
 }
 
-/// `claim`: "A store may move many in pieces and then answer fewer than `limit`, but not none while a message could be taken."
+/// `claim`: "A store may move many in pieces and then answer fewer than `limit`, but not none while
+/// a message could be taken."
 pub(crate) async fn many_letters_do_not_hide_the_rest(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
     let rule = dead.as_target(1, None);
@@ -191,7 +194,8 @@ pub(crate) async fn only_claims_with_a_rule_move_messages(kit: &mut Kit) {
     assert_eq!(dead.ids().await.len(), 1);
 }
 
-/// `Claimed::TargetChanged`: "Messages must move and the dead-letter queue is not as assumed; nothing was done."
+/// `Claimed::TargetChanged`: "Messages must move and the dead-letter queue is not as assumed;
+/// nothing was done."
 pub(crate) async fn a_changed_target_stops_the_claim(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
     let rule = dead.as_target(1, None);
@@ -232,7 +236,8 @@ pub(crate) async fn a_changed_target_matters_only_to_letters(kit: &mut Kit) {
     assert_eq!(source.claim_with(&with_rule(2, nowhere)).await, [], "claimed ones need not move");
 }
 
-/// `claim`: "it leaves the queue and is stored in the dead-letter queue" loses nothing where both are one.
+/// `claim`: "it leaves the queue and is stored in the dead-letter queue" loses nothing where both
+/// are one.
 pub(crate) async fn a_queue_can_be_its_own_target(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let rule = queue.as_target(1, None);

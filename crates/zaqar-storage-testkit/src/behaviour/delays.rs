@@ -1,4 +1,5 @@
-//! Delays: "until it is shown and may be claimed", lines of [`zaqar_core::storage::Messages`] and of claims.
+//! Delays: "until it is shown and may be claimed", lines of [`zaqar_core::storage::Messages`] and
+//! of claims.
 
 use zaqar_core::storage::NewMessage;
 

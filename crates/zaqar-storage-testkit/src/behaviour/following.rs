@@ -3,12 +3,12 @@
 use zaqar_core::storage::{Deletable, FOLLOWED_FOR, OutboxEntry};
 use zaqar_core::{Incarnation, MessageId, Position};
 
-use super::leases::{followed, keep, on_lease};
+use super::leases::followed;
 use super::messages::{lives, waits};
-use super::subscriptions::subscription;
 use super::{answers, start};
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, message};
+use crate::subscriber::{keep, on_lease, subscription};
 
 /// Pages after which a reader is taken to be led in circles.
 const MAX_STEPS: usize = 1000;
@@ -35,7 +35,8 @@ impl Queue {
     }
 }
 
-/// "A post to a queue with a live subscription on a lease has written one entry, whole, in the same step"; it is not due.
+/// "A post to a queue with a live subscription on a lease has written one entry, whole, in the same
+/// step"; it is not due.
 pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     assert_eq!(queue.firsts().await, []);
@@ -73,7 +74,8 @@ pub(crate) async fn what_nobody_follows_is_not_kept(kit: &mut Kit) {
     assert_eq!(queue.firsts().await, heard);
 }
 
-/// "Begins with the first entry whose first message lies behind `after`"; "oldest first, at most `limit`; fewer only at the end".
+/// "Begins with the first entry whose first message lies behind `after`"; "oldest first, at most
+/// `limit`; fewer only at the end".
 pub(crate) async fn who_follows_goes_on_behind_what_was_shown(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let mut posts = Vec::new();
@@ -96,7 +98,8 @@ pub(crate) async fn who_follows_goes_on_behind_what_was_shown(kit: &mut Kit) {
     assert_eq!(queue.entries(incarnation, after, 2).await[0].messages[0].id, later[0]);
 }
 
-/// "Leasing and settling do not hide it"; "shown until `FOLLOWED_FOR` after the last of its messages is due".
+/// "Leasing and settling do not hide it"; "shown until `FOLLOWED_FOR` after the last of its
+/// messages is due".
 pub(crate) async fn workers_take_nothing_from_who_follows(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     queue.subscribe_new(&subscription(1, "http://a")).await;
@@ -134,7 +137,8 @@ pub(crate) async fn what_is_open_outlasts_who_follows(kit: &mut Kit) {
     assert_eq!(queue.firsts().await, []);
 }
 
-/// "Deleting, claiming, popping or purging messages leaves entries as they are. No head, or another incarnation: none."
+/// "Deleting, claiming, popping or purging messages leaves entries as they are. No head, or another
+/// incarnation: none."
 pub(crate) async fn entries_outlast_their_messages(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -158,8 +162,8 @@ pub(crate) async fn entries_outlast_their_messages(kit: &mut Kit) {
     assert_eq!(kit.queue_at(kit.key("no"), generation(1)).firsts().await, []);
 }
 
-/// `Subscribed::Created`: "Every post that is acknowledged after this answer lies behind `after`, and every one that was acknowledged
-/// before it was asked for lies at or before it."
+/// `Subscribed::Created`: "Every post that is acknowledged after this answer lies behind `after`,
+/// and every one that was acknowledged before it was asked for lies at or before it."
 pub(crate) async fn a_subscriber_learns_where_to_begin(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let lease = kit.lease(7);
@@ -182,7 +186,8 @@ pub(crate) async fn a_subscriber_learns_where_to_begin(kit: &mut Kit) {
     answers(posters).await;
 }
 
-/// "What is shown once is never preceded by something new: a reader that goes on behind the last message shown misses nothing."
+/// "What is shown once is never preceded by something new: a reader that goes on behind the last
+/// message shown misses nothing."
 pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let posters = start((0..4).map(|_| {

@@ -67,7 +67,8 @@ pub(crate) async fn generations_of_any_size_come_back(kit: &mut Kit) {
     }
 }
 
-/// `advance`: "its version becomes the greater"; "posts and claims that assume an older one are refused from now on".
+/// `advance`: "its version becomes the greater"; "posts and claims that assume an older one are
+/// refused from now on".
 pub(crate) async fn advance_raises_the_version(kit: &mut Kit) {
     let old = kit.queue("q").await;
     let ids = old.post(2).await;

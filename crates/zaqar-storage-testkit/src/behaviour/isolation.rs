@@ -1,4 +1,5 @@
-//! "Everything a store is asked carries project, kind and name; nothing is found by a bare id": [`zaqar_core::QueueKey`].
+//! "Everything a store is asked carries project, kind and name; nothing is found by a bare id":
+//! [`zaqar_core::QueueKey`].
 
 use serde_json::json;
 use zaqar_core::storage::{Deletable, Deleted, Guarded, ListQuery, QueueRow, Queues};
@@ -15,9 +16,9 @@ fn projects(kit: &Kit) -> Vec<ProjectId> {
         "", "}", "{", "{}", ".", "..", "/", "//", ":", "*", "?", "[a]", "%", "%00", "\0", " ",
         "\t", "\r\n", "'", "\"", "\\", "$", "#", "-", "_", "ä", "☃", "🦀", "e\u{301}", "é",
     ]
-    .map(|odd| format!("{tag}{odd}"))
+    .map(|odd| format!("{tag}{odd}x"))
     .into();
-    texts.extend(["{", "}", "$", ".", "/", " "].map(|odd| format!("{odd}{tag}")));
+    texts.extend(["{", "}", "$", ".", "/"].map(|odd| format!("{odd}{tag}")));
     texts.push(format!("{{{tag}}}"));
     texts.push(tag.to_uppercase());
     texts.push(format!("{}{tag}", "x".repeat(ProjectId::MAX_CHARS - 32)));
@@ -94,7 +95,7 @@ pub(crate) async fn projects_share_nothing(kit: &mut Kit) {
 
 /// `Kind`: "part of an identity, so that queue `x` and topic `x` have nothing in common".
 pub(crate) async fn kinds_share_nothing(kit: &mut Kit) {
-    let keys = [Kind::Queue, Kind::Topic]
+    let keys = [Kind::Queue, Kind::Topic, Kind::Internal]
         .into_iter()
         .flat_map(|kind| ["x", "queue", "topic"].map(|name| kit.key_of(kind, name)))
         .collect();
@@ -132,7 +133,8 @@ pub(crate) async fn joined_names_share_nothing(kit: &mut Kit) {
     check_apart(kit, keys).await;
 }
 
-/// `Queues::create`: "A row of the same name in another project, or of the other kind, is another row."
+/// `Queues::create`: "A row of the same name in another project, or of the other kind, is another
+/// row."
 pub(crate) async fn rows_of_odd_keys_share_nothing(kit: &mut Kit) {
     let mut keys: Vec<_> =
         projects(kit).into_iter().map(|project| key(project, Kind::Queue, "q")).collect();

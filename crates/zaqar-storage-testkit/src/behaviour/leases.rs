@@ -1,23 +1,11 @@
 //! Leases: every line of [`zaqar_core::storage::Leases`], and what hangs on them.
 
 use zaqar_core::LeaseId;
-use zaqar_core::storage::{NewSubscription, SubscriptionChange};
+use zaqar_core::storage::{NewSubscription, Renewal, SubscriptionChange};
 
-use super::subscriptions::subscription;
 use crate::kit::{Kit, sweep};
 use crate::queue::Queue;
-
-/// A subscription on a lease.
-pub(crate) fn on_lease(lease: LeaseId, number: u128) -> NewSubscription {
-    let subscriber = format!("websocket:{number}");
-    NewSubscription { lease: Some(lease), ttl: 1_000_000, ..subscription(number, &subscriber) }
-}
-
-/// Keeps a lease for this many seconds from now.
-pub(crate) async fn keep(kit: &Kit, lease: LeaseId, secs: u64) -> bool {
-    let kept = kit.store().keep_lease(lease, kit.now().plus_secs(secs), kit.now()).await;
-    kept.expect("keep_lease answers")
-}
+use crate::subscriber::{keep, on_lease, renew, subscription};
 
 /// A queue with a subscription on a lease that lasts long.
 pub(crate) async fn followed(kit: &Kit, name: &str) -> Queue {
@@ -32,7 +20,8 @@ async fn end(kit: &Kit, lease: LeaseId) {
     kit.store().end_lease(lease, kit.now()).await.expect("end_lease answers");
 }
 
-/// `keep_lease`: "it lasts until `until`", and what hangs on it with it; a sweep looks at no other subscription.
+/// `keep_lease`: "it lasts until `until`", and what hangs on it with it; a sweep looks at no other
+/// subscription.
 pub(crate) async fn subscriptions_go_with_their_lease(kit: &mut Kit) {
     let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
     let (short, long) = (kit.lease(1), kit.lease(2));
@@ -72,7 +61,24 @@ pub(crate) async fn a_lease_can_be_kept_longer(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `keep_lease`: "It is over: `false`, nothing changes."
+/// `keep_lease`: "Never kept before … `Created`", "It lasts: … `Continued`", "It has expired or was
+/// ended: … `Expired`".
+pub(crate) async fn a_renewal_says_what_became_of_the_lease(kit: &mut Kit) {
+    let (kept, ended) = (kit.lease(1), kit.lease(2));
+    for lease in [kept, ended] {
+        assert_eq!(renew(kit, lease, 20).await, Renewal::Created);
+        assert_eq!(renew(kit, lease, 20).await, Renewal::Continued);
+    }
+    let queue = kit.queue("q").await;
+    queue.subscribe_new(&on_lease(kept, 1)).await;
+    queue.subscribe_new(&on_lease(ended, 2)).await;
+    end(kit, ended).await;
+    assert_eq!(renew(kit, ended, 20).await, Renewal::Expired);
+    kit.pass(20);
+    assert_eq!(renew(kit, kept, 20).await, Renewal::Expired);
+}
+
+/// `keep_lease`: "It has expired or was ended: nothing changes."
 pub(crate) async fn a_lease_that_is_over_stays_over(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let (late, ended) = (kit.lease(1), kit.lease(2));
@@ -88,7 +94,8 @@ pub(crate) async fn a_lease_that_is_over_stays_over(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `end_lease`: "one that is over or was never kept is no error", and nothing but the one named ends.
+/// `end_lease`: "one that is over or was never kept is no error", and nothing but the one named
+/// ends.
 pub(crate) async fn an_ended_lease_takes_its_own_with_it(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let (first, second) = (kit.lease(1), kit.lease(2));
@@ -105,7 +112,8 @@ pub(crate) async fn an_ended_lease_takes_its_own_with_it(kit: &mut Kit) {
     assert!(keep(kit, second, 1000).await);
 }
 
-/// `keep_lease`: "Sweeps remove subscriptions … on such as were never kept"; a change does not free one of its lease.
+/// `keep_lease`: "Sweeps remove subscriptions … on such as were never kept"; a change does not free
+/// one of its lease.
 pub(crate) async fn nothing_hangs_on_a_lease_that_was_never_kept(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let lease = kit.lease(1);

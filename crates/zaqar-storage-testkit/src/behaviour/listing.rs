@@ -33,7 +33,8 @@ pub(crate) async fn no_head_has_an_empty_page(kit: &mut Kit) {
     assert_eq!(queue.page(&behind(marker)).await, MessagePage::default());
 }
 
-/// `list`: "at most `query.limit` messages, in the order of their places"; `next`: "Where the next page begins".
+/// `list`: "at most `query.limit` messages, in the order of their places"; `next`: "Where the next
+/// page begins".
 pub(crate) async fn pages_follow_each_other(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(20).await;
@@ -48,7 +49,8 @@ pub(crate) async fn pages_follow_each_other(kit: &mut Kit) {
     }
 }
 
-/// `list`: "`next` is `None` only if the page is empty": who goes on from the last page sees what is posted later, and only that.
+/// `list`: "`next` is `None` only if the page is empty": who goes on from the last page sees what
+/// is posted later, and only that.
 pub(crate) async fn the_last_page_says_where_to_go_on(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(3).await;
@@ -198,7 +200,8 @@ pub(crate) async fn hidden_claims_do_not_shorten_pages(kit: &mut Kit) {
     assert_eq!(ids(&queue.follow(marker).await), free, "a claimed message is a marker too");
 }
 
-/// `list`: "A page looks at a bounded number of messages; where that ends it early, `next` says where to go on."
+/// `list`: "A page looks at a bounded number of messages; where that ends it early, `next` says
+/// where to go on."
 pub(crate) async fn a_long_hidden_run_is_passed(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post_as("other", vec![message("first")]).await;

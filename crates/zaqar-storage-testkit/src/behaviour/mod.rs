@@ -1,4 +1,5 @@
-//! The behaviours, a module for each subject. Each names the lines of the traits' documentation that it tests.
+//! The behaviours, a module for each subject. Each names the lines of the traits' documentation
+//! that it tests.
 
 pub(crate) mod claims;
 pub(crate) mod concurrency;

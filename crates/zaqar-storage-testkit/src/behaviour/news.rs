@@ -11,7 +11,7 @@ use crate::kit::Kit;
 use crate::queue::Queue;
 
 /// How long news may take: a store may send them round its servers.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn listen(kit: &Kit) -> NewsStream {
     kit.store().news().await.expect("news answers")
@@ -36,7 +36,8 @@ fn last_of(queue: &Queue, posted: &[MessageId]) -> (QueueKey, MessageId) {
     (queue.key.clone(), posted[posted.len() - 1])
 }
 
-/// `news`: "Every post acknowledged after this answer is named, or a later post to the same queue is."
+/// `news`: "Every post acknowledged after this answer is named, or a later post to the same queue
+/// is."
 pub(crate) async fn every_post_is_named(kit: &mut Kit) {
     let queues = [kit.queue("q").await, kit.open(kit.key_of(Kind::Topic, "q")).await];
     let mut news = listen(kit).await;
@@ -94,7 +95,8 @@ pub(crate) async fn every_listener_hears(kit: &mut Kit) {
     at_once(hearers).await;
 }
 
-/// `news`: "a slow listener holds up nobody: what it misses is made good by naming each queue that was posted to".
+/// `news`: "a slow listener holds up nobody: what it misses is made good by naming each queue that
+/// was posted to".
 pub(crate) async fn a_slow_listener_holds_up_nobody(kit: &mut Kit) {
     let mut slow = listen(kit).await;
     let mut quick = listen(kit).await;

@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use zaqar_core::storage::{
-    ClaimRequest, Deletable, Guarded, NewMessage, NewSubscription, OutboxEntry,
+    Batch, ClaimRequest, Deletable, Guarded, NewMessage, NewSubscription, OutboxEntry,
 };
 use zaqar_core::{Checksum, Generation, Incarnation, KeyId, MessageId, Payload, QueueKey, Version};
 
 use super::messages::{lives, waits};
-use super::subscriptions::subscription;
 use super::{answers, at_once, start};
 use crate::kit::{Kit, generation};
 use crate::queue::{CLIENT, Queue, batch, message, request};
+use crate::subscriber::subscription;
 
 /// Steps after which a worker is taken to be led in circles.
 const MAX_STEPS: usize = 1000;
@@ -55,7 +55,8 @@ async fn place(kit: &Kit, queue: &Queue) -> Option<usize> {
     due(kit, 1000).await.iter().position(|key| *key == queue.key)
 }
 
-/// `lease`: "A post to a queue with a live subscription has written one entry, whole, in the same step".
+/// `lease`: "A post to a queue with a live subscription has written one entry, whole, in the same
+/// step".
 pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     assert_eq!(queue.lease().await, None, "nothing is posted yet");
@@ -79,6 +80,20 @@ pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
         assert_eq!(kept.due, created.plus_secs(new.delay));
     }
     assert_eq!(queue.lease().await, None, "one entry a post");
+}
+
+/// `lease`: "A post with `Batch::notify` off has written none, neither due nor to be followed".
+pub(crate) async fn a_post_that_notifies_nobody_writes_none(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let silent = Batch { notify: false, ..batch(CLIENT, vec![message("a"), waits(30)]) };
+    let Guarded::Done(ids) = queue.try_post(queue.generation, silent).await else {
+        panic!("the post is stored like any other")
+    };
+    assert_eq!(ids.len(), 2);
+    kit.pass(60);
+    assert_eq!(queue.lease().await, None, "nobody is to be told");
+    let told = queue.post(1).await[0];
+    assert_eq!(queue.lease_first().await, told, "later posts write theirs");
 }
 
 /// `lease`: "a post to one without has written none that is ever due".
@@ -108,7 +123,8 @@ pub(crate) async fn a_post_without_subscribers_writes_none(kit: &mut Kit) {
     assert_eq!(other.lease().await, None);
 }
 
-/// `subscribe`: "Posts that are acknowledged after this answer write outbox entries"; also for one that is not confirmed.
+/// `subscribe`: "Posts that are acknowledged after this answer write outbox entries"; also for one
+/// that is not confirmed.
 pub(crate) async fn every_live_subscription_counts(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let new = NewSubscription { confirmed: false, ..subscription(1, "http://a") };
@@ -139,7 +155,8 @@ pub(crate) async fn a_dead_letter_writes_none(kit: &mut Kit) {
     assert_eq!(dead.lease_first().await, posted[0]);
 }
 
-/// `lease`: "Leases the oldest due entry of a queue": "the one that was posted first"; `settle`: "It is never due again".
+/// `lease`: "Leases the oldest due entry of a queue": "the one that was posted first"; `settle`:
+/// "It is never due again".
 pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -225,7 +242,7 @@ pub(crate) async fn an_entry_is_due_with_its_first_message(kit: &mut Kit) {
     assert_eq!(queue.lease_first().await, late[0]);
 }
 
-/// `lease`: "Deleting, claiming, popping or purging messages leaves entries as they are"; nor do they expire.
+/// `lease`: "Deleting, claiming, popping or purging messages leaves entries as they are".
 pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -237,15 +254,51 @@ pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
     queue.pop(1).await;
     queue.claim(2).await;
     queue.purge().await;
-    queue.unsubscribe_all().await;
     let newer = Generation { version: Version::new(2), ..queue.generation };
     queue.advance(newer).await;
-    kit.pass(100_000);
+    kit.pass(59);
     kit.sweep().await;
     for posted in firsts {
         let entry = queue.lease().await.expect("it is open until it is settled");
         assert_eq!(entry.messages.iter().map(|m| m.id).collect::<Vec<_>>(), posted);
         assert_eq!(entry.messages[1].payload, lives(60).payload);
+    }
+}
+
+/// `lease`: "An entry whose messages have all expired … is not due any more; sweeps remove it."
+pub(crate) async fn entries_end_with_their_messages(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let long = NewSubscription { ttl: 10_000, ..subscription(77, "http://long") };
+    queue.subscribe_new(&long).await;
+    queue.post_new(vec![lives(60)]).await;
+    let mixed = queue.post_new(vec![lives(60), lives(90)]).await;
+    kit.pass(60);
+    assert_eq!(queue.lease_first().await, mixed[0], "one of its messages lives");
+    assert_eq!(queue.lease().await, None, "all messages of the first entry have expired");
+    kit.pass(60);
+    assert_eq!(queue.lease().await, None, "the lease ran out after the last message did");
+    kit.sweep().await;
+    let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
+    assert!(!due.contains(&queue.key), "nothing is left to be due");
+}
+
+/// `lease`: "While the queue has no live subscription without a lease, none of its entries is due."
+pub(crate) async fn entries_end_with_the_last_subscription(kit: &mut Kit) {
+    let (left, expired) = (kit.queue("left").await, kit.queue("expired").await);
+    for queue in [&left, &expired] {
+        queue.subscribe_new(&NewSubscription { ttl: 60, ..subscription(1, "http://a") }).await;
+        queue.post(2).await;
+    }
+    left.unsubscribe_all().await;
+    assert_eq!(left.lease().await, None, "nobody is left to deliver to");
+    kit.pass(60);
+    assert_eq!(expired.lease().await, None, "nobody is left to deliver to");
+    kit.sweep().await;
+    for queue in [&left, &expired] {
+        queue.subscribe_new(&NewSubscription { ttl: 600, ..subscription(2, "http://b") }).await;
+        assert_eq!(queue.lease().await, None, "the sweep has removed the entry");
+        let posted = queue.post(1).await;
+        assert_eq!(queue.lease_first().await, posted[0], "later posts are delivered");
     }
 }
 
@@ -286,7 +339,8 @@ pub(crate) async fn settling_nothing_is_no_error(kit: &mut Kit) {
     assert_eq!(other.lease_first().await, theirs[0]);
 }
 
-/// `due_queues`: "of every project", "the longest due first"; a queue without a head or with nothing due need not be named.
+/// `due_queues`: "of every project", "the longest due first"; a queue without a head or with
+/// nothing due need not be named.
 pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
     let mut queues = Vec::new();
     for name in ["c", "a", "d", "b"] {
@@ -311,7 +365,8 @@ pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
     );
 }
 
-/// `due_queues`: "A queue with a due entry appears, once everything before it was settled or leased."
+/// `due_queues`: "A queue with a due entry appears, once everything before it was settled or
+/// leased."
 pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
     let mut waiting = Vec::new();
     for n in 0..12 {
@@ -340,7 +395,8 @@ pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
     }
 }
 
-/// `due_queues`: "never keeps silent about one that has": also after its lease ran out, after more posts and after a sweep.
+/// `due_queues`: "never keeps silent about one that has": also after its lease ran out, after more
+/// posts and after a sweep.
 pub(crate) async fn a_due_queue_is_named_until_it_is_settled(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let first = queue.post(1).await;

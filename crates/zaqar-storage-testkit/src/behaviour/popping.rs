@@ -1,5 +1,8 @@
 //! `pop`: lines of [`zaqar_core::storage::Messages::pop`].
 
+use zaqar_core::KeyId;
+use zaqar_core::storage::NewMessage;
+
 use super::messages::{lives, waits};
 use crate::kit::{Kit, generation};
 use crate::queue::{ids, message, texts};
@@ -53,4 +56,50 @@ pub(crate) async fn pop_takes_what_a_claim_left(kit: &mut Kit) {
 pub(crate) async fn pop_of_nothing(kit: &mut Kit) {
     assert_eq!(kit.queue("q").await.pop(5).await, []);
     assert_eq!(kit.queue_at(kit.key("closed"), generation(1)).pop(5).await, []);
+}
+
+fn sealed(text: &str, key: &str) -> NewMessage {
+    let mut new = message(text);
+    new.payload.sealed_with = Some(KeyId(key.to_owned()));
+    new
+}
+
+/// `pop`: "A message sealed with a key that is not in `query.keys` stays, unclaimed and uncounted,
+/// and those behind it are taken."
+pub(crate) async fn pop_leaves_what_its_caller_cannot_open(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let posted = ["lost", "kept", "", "lost", "other", ""].map(|key| match key {
+        "" => message("plain"),
+        key => sealed("sealed", key),
+    });
+    let p = queue.post_new(posted.to_vec()).await;
+    let keys = ["other", "kept"].map(|key| KeyId(key.to_owned()));
+    let page = queue.pop_readable(3, None, &keys).await;
+    assert_eq!((ids(&page.messages), page.next), (vec![p[1], p[2], p[4]], None));
+    let page = queue.pop_readable(3, None, &keys).await;
+    assert_eq!((ids(&page.messages), page.next), (vec![p[5]], None));
+    assert_eq!(queue.ids().await, [p[0], p[3]]);
+    let page = queue.pop_readable(3, None, &[KeyId("lost".to_owned())]).await;
+    assert_eq!(ids(&page.messages), [p[0], p[3]], "with its key it can be popped");
+    assert!(page.messages.iter().all(|one| one.claim.is_none() && one.claim_count == 0));
+}
+
+/// `pop`: "Passing over more than a bounded number of these ends the slice early": the next slice
+/// goes on there.
+pub(crate) async fn a_pop_past_many_unreadable_messages_goes_on(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    for _ in 0..3 {
+        queue.post_new(vec![sealed("s", "lost"); 500]).await;
+    }
+    let last = queue.post_one(message("plain")).await;
+    let (mut after, mut found) = (None, Vec::new());
+    for _ in 0..100 {
+        let page = queue.pop_readable(2, after, &[]).await;
+        found.extend(ids(&page.messages));
+        let Some(next) = page.next else { break };
+        assert!(Some(next) > after, "a slice goes on behind the one before");
+        after = Some(next);
+    }
+    assert_eq!(found, [last]);
+    assert_eq!(queue.stats().await.free, 1500);
 }

@@ -57,7 +57,8 @@ pub(crate) async fn markers_outlive_a_purge(kit: &mut Kit) {
     }
 }
 
-/// `purge` is of what is there: what comes later is listed, counted and claimed as ever, swept or not.
+/// `purge` is of what is there: what comes later is listed, counted and claimed as ever, swept or
+/// not.
 pub(crate) async fn a_purged_queue_goes_on(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for is_swept in [false, true, false] {

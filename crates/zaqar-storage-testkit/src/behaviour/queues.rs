@@ -131,7 +131,8 @@ pub(crate) async fn generations_of_any_size_come_back(kit: &mut Kit) {
     }
 }
 
-/// `replace`: "The row has `expected`: `row` takes its place; `true`"; "another generation: nothing changes; `false`".
+/// `replace`: "The row has `expected`: `row` takes its place; `true`"; "another generation: nothing
+/// changes; `false`".
 pub(crate) async fn replace_needs_the_generation(kit: &mut Kit) {
     let (key, first) = (kit.key("q"), row(json!({"a": 1})));
     create(kit, &key, &first).await;
@@ -178,7 +179,8 @@ pub(crate) async fn of_many_replacers_one_replaces(kit: &mut Kit) {
     }
 }
 
-/// `remove`: "The row belongs to `incarnation`: it is gone; `true`", "whatever its version"; else "nothing changes; `false`".
+/// `remove`: "The row belongs to `incarnation`: it is gone; `true`", "whatever its version"; else
+/// "nothing changes; `false`".
 pub(crate) async fn remove_needs_the_incarnation(kit: &mut Kit) {
     let (key, first) = (kit.key("q"), row(json!({"a": 1})));
     let incarnation = first.generation.incarnation;

@@ -1,4 +1,5 @@
-//! What a store keeps when it is shut down and opened again, where [`crate::About::keeps`] says that it does.
+//! What a store keeps when it is shut down and opened again, where [`crate::About::keeps`] says
+//! that it does.
 
 use serde_json::json;
 use zaqar_core::Kind;
@@ -7,9 +8,9 @@ use zaqar_core::storage::{Deletable, Guarded, Queues};
 use super::messages::{lives, waits};
 use super::outbox::subscribed;
 use super::queues::row;
-use super::subscriptions::subscription;
 use crate::kit::Kit;
 use crate::queue::{ids, message};
+use crate::subscriber::subscription;
 
 /// `shut_down`: "makes it durable": rows, their removal included.
 pub(crate) async fn rows_are_kept(kit: &mut Kit) {
@@ -31,7 +32,8 @@ pub(crate) async fn rows_are_kept(kit: &mut Kit) {
     assert_eq!(listed.expect("list answers"), [(kept_key.name, kept)]);
 }
 
-/// `shut_down`: "makes it durable": messages in every state, with their order, lives, delays and counts.
+/// `shut_down`: "makes it durable": messages in every state, with their order, lives, delays and
+/// counts.
 pub(crate) async fn messages_are_kept(kit: &mut Kit) {
     if !kit.keeps() {
         return;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use zaqar_core::storage::{Stats, Volume};
+use zaqar_core::{Kind, QueueKey};
 
 use super::messages::{lives, waits};
 use crate::kit::{Kit, generation};
@@ -87,7 +88,8 @@ pub(crate) async fn stats_follow_every_change(kit: &mut Kit) {
     assert_eq!(counts(&queue).await, (2, 0, 0));
 }
 
-/// `stats`: "Exact once `sweep` has nothing left to do at `now`", also of what expired in any state.
+/// `stats`: "Exact once `sweep` has nothing left to do at `now`", also of what expired in any
+/// state.
 pub(crate) async fn stats_are_exact_after_a_sweep(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post_new(vec![lives(60), lives(400), message("c")]).await;
@@ -135,7 +137,8 @@ pub(crate) async fn stats_of_nothing(kit: &mut Kit) {
 /// How often a volume that may lag is asked, and how long it is given in between.
 const PATIENCE: (u32, Duration) = (100, Duration::from_millis(100));
 
-/// `volume`: "The sum of `stats` over all queues; it may lag behind by what was changed in the last seconds", or `None`.
+/// `volume`: "The sum of `stats` over all queues and topics; what the server keeps in queues of its
+/// own is not counted. It may lag behind by what was changed in the last seconds", or `None`.
 pub(crate) async fn volume_is_the_sum_of_all(kit: &mut Kit) {
     kit.sweep().await;
     let Some(before) = volume(kit).await else { return };
@@ -146,6 +149,10 @@ pub(crate) async fn volume_is_the_sum_of_all(kit: &mut Kit) {
     other.post(3).await;
     other.claim(1).await;
     other.pop(1).await;
+    let internal = QueueKey { kind: Kind::Internal, ..kit.key("q") };
+    let internal = kit.open(internal).await;
+    internal.post(11).await;
+    internal.claim(4).await;
     let closed = kit.queue("closed").await;
     closed.post(7).await;
     closed.close().await;

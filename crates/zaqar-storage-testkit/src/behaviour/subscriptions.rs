@@ -1,5 +1,7 @@
 //! Subscriptions: every line of [`zaqar_core::storage::Subscriptions`].
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
 use zaqar_core::storage::{
     Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
 };
@@ -8,18 +10,7 @@ use zaqar_core::{Generation, LeaseId, Position, SubscriptionId, Version};
 use super::at_once;
 use crate::kit::{Kit, generation};
 use crate::queue::Queue;
-
-/// A subscription of 300 seconds, with this number as its id.
-pub(crate) fn subscription(id: u128, subscriber: &str) -> NewSubscription {
-    NewSubscription {
-        id: SubscriptionId::new(id),
-        subscriber: subscriber.to_owned(),
-        ttl: 300,
-        options: "{}".to_owned(),
-        confirmed: true,
-        lease: None,
-    }
-}
+use crate::subscriber::{keep, on_lease, subscription};
 
 fn id(number: u128) -> SubscriptionId {
     SubscriptionId::new(number)
@@ -233,7 +224,8 @@ pub(crate) async fn a_subscription_is_of_one_queue(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, [1]);
 }
 
-/// `subscriptions`: "Begins with the first id greater than `after`, which need not exist. At most `limit`; fewer only at the end."
+/// `subscriptions`: "Begins with the first id greater than `after`, which need not exist. At most
+/// `limit`; fewer only at the end."
 pub(crate) async fn subscriptions_are_listed_by_id(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let all = [1, 2, 9, 10, 1 << 63, 1 << 64, u128::MAX - 1];
@@ -256,7 +248,8 @@ pub(crate) async fn subscriptions_are_listed_by_id(kit: &mut Kit) {
     assert_eq!(queue.subscriptions_behind(Some(9), 1).await, [10], "9 is gone");
 }
 
-/// `change_subscription`: "All of `change` happens"; "A new ttl counts from `now`; without one `since` stays."
+/// `change_subscription`: "All of `change` happens"; "A new ttl counts from `now`; without one
+/// `since` stays."
 pub(crate) async fn a_change_changes_what_it_names(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.subscribe(&subscription(1, "http://a")).await;
@@ -288,7 +281,8 @@ pub(crate) async fn a_change_changes_what_it_names(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `change_subscription`: "The new subscriber is taken by another live one: `Duplicate`"; "or nothing".
+/// `change_subscription`: "The new subscriber is taken by another live one: `Duplicate`"; "or
+/// nothing".
 pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.subscribe(&subscription(1, "http://a")).await;
@@ -312,7 +306,8 @@ pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit
     assert!(matches!(taken, Subscribed::Exists(there) if there.id == id(1)));
 }
 
-/// `change_subscription`: "The new subscriber is taken by another live one", whoever changes at the same time.
+/// `change_subscription`: "The new subscriber is taken by another live one", whoever changes at the
+/// same time.
 pub(crate) async fn of_many_changes_to_one_subscriber_one_is_made(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for number in 1..=8 {
@@ -378,4 +373,36 @@ pub(crate) async fn closing_ends_subscriptions(kit: &mut Kit) {
     next.subscribe_new(&subscription(2, "http://a")).await;
     kit.sweep().await;
     assert_eq!(next.subscribed().await, [2]);
+}
+
+/// `leased_subscriptions`: one lease's alone, by id, with the time when each ends, in pages.
+pub(crate) async fn those_on_a_lease_are_listed_alone(kit: &mut Kit) {
+    let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
+    let (ours, theirs) = (kit.lease(1), kit.lease(2));
+    for lease in [ours, theirs] {
+        assert!(keep(kit, lease, 1000).await);
+    }
+    queue.subscribe_new(&subscription(1, "http://a")).await;
+    for (number, lease) in [(2, ours), (3, theirs), (4, ours), (5, ours)] {
+        queue
+            .subscribe_new(&NewSubscription { ttl: 60 * number as u64, ..on_lease(lease, number) })
+            .await;
+    }
+    other.subscribe_new(&on_lease(ours, 6)).await;
+    let start = kit.now();
+    let listed = async |lease, after, limit| {
+        let listed =
+            queue.store.leased_subscriptions(&queue.key, lease, after, limit, kit.now()).await;
+        listed.expect("leased_subscriptions answers")
+    };
+    let ends = |number: u64| (id(u128::from(number)), start.plus_secs(60 * number));
+    assert_eq!(listed(ours, None, 10).await, [ends(2), ends(4), ends(5)]);
+    assert_eq!(listed(ours, None, 2).await, [ends(2), ends(4)]);
+    assert_eq!(listed(ours, Some(id(3)), 10).await, [ends(4), ends(5)]);
+    assert_eq!(listed(theirs, None, 10).await, [ends(3)]);
+    assert_eq!(listed(kit.lease(3), None, 10).await, []);
+    kit.pass(240);
+    assert_eq!(listed(ours, None, 10).await, [ends(5)]);
+    queue.unsubscribe_all().await;
+    assert_eq!(listed(ours, None, 10).await, []);
 }

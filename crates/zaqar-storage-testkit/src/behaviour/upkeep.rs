@@ -2,15 +2,15 @@
 
 use serde_json::json;
 use zaqar_core::storage::{
-    Claims, Error, Heads, Messages, NewMessage, Queues, Stats, SubscriptionChange, Swept,
+    Claims, Error, Heads, Messages, NewMessage, PopQuery, Queues, Stats, SubscriptionChange, Swept,
 };
 use zaqar_core::{Kind, Timestamp};
 
 use super::messages::{lives, waits};
 use super::queues::row;
-use super::subscriptions::subscription;
 use crate::kit::{Kit, sweep};
 use crate::queue::{batch, everything, message, request};
+use crate::subscriber::subscription;
 
 /// `ping`: "`Ok` only if the store would answer an operation now."
 pub(crate) async fn ping_answers(kit: &mut Kit) {
@@ -31,6 +31,8 @@ pub(crate) async fn a_store_that_is_shut_down_refuses(kit: &mut Kit) {
     let (generation, id_of_claim) = (queue.generation, request(1).id);
     let batch = batch("c", vec![message("late")]);
     let (subscriber, change) = (subscription(1, "http://a"), SubscriptionChange::default());
+    let (lease, first) = (kit.lease(1), id.position);
+    let pop = PopQuery { limit: 1, after: None, keys: Vec::new() };
     for (method, error) in [
         ("create", rows.create(key, &row).await.err()),
         ("get row", Queues::get(rows, key).await.err()),
@@ -46,7 +48,7 @@ pub(crate) async fn a_store_that_is_shut_down_refuses(kit: &mut Kit) {
         ("list", Messages::list(store, key, &everything(), now).await.err()),
         ("get", Messages::get(store, key, &[id], now).await.err()),
         ("delete", store.delete(key, id, None, now).await.err()),
-        ("pop", store.pop(key, 1, now).await.err()),
+        ("pop", store.pop(key, &pop, now).await.err()),
         ("purge", store.purge(key, now).await.err()),
         ("stats", store.stats(key, now).await.err()),
         ("claim", Claims::claim(store, key, generation, &request(1), now).await.err()),
@@ -57,6 +59,10 @@ pub(crate) async fn a_store_that_is_shut_down_refuses(kit: &mut Kit) {
         ("subscribe", store.subscribe(key, generation, &subscriber, now).await.err()),
         ("subscription", store.subscription(key, subscriber.id, now).await.err()),
         ("subscriptions", store.subscriptions(key, None, 1, now).await.err()),
+        ("leased", store.leased_subscriptions(key, lease, None, 1, now).await.err()),
+        ("follow", store.follow(key, generation.incarnation, first, 1, now).await.err()),
+        ("keep_lease", store.keep_lease(lease, now, now).await.err()),
+        ("end_lease", store.end_lease(lease, now).await.err()),
         ("change", store.change_subscription(key, subscriber.id, &change, now).await.err()),
         ("unsubscribe", store.unsubscribe(key, subscriber.id, now).await.err()),
         ("unsubscribe_all", store.unsubscribe_all(key, now).await.err()),
@@ -76,8 +82,8 @@ pub(crate) async fn shutting_down_twice_is_once(kit: &mut Kit) {
     kit.shut_down().await;
 }
 
-/// Fills a queue with messages of every state: 30 that live 60 s, 10 of them claimed for 100 s and so living 160 s, 10 delayed by
-/// 30 s, and 5 that stay.
+/// Fills a queue with messages of every state: 30 that live 60 s, 10 of them claimed for 100 s and
+/// so living 160 s, 10 delayed by 30 s, and 5 that stay.
 async fn fill(kit: &Kit, name: &str) -> crate::queue::Queue {
     let queue = kit.queue(name).await;
     queue.post_new((0..30).map(|_| lives(60)).collect()).await;
@@ -122,7 +128,8 @@ pub(crate) async fn a_sweep_is_bounded(kit: &mut Kit) {
     assert_eq!(queue.stats().await, Stats::default());
 }
 
-/// `sweep`: "Removes what has expired, frees what expired claims held and shows what was delayed, as of `now`", and nothing else.
+/// `sweep`: "Removes what has expired, frees what expired claims held and shows what was delayed,
+/// as of `now`", and nothing else.
 pub(crate) async fn a_sweep_leaves_what_is_not_due(kit: &mut Kit) {
     let queue = fill(kit, "q").await;
     let (claim, _) = queue.claim(3).await;
@@ -142,7 +149,8 @@ pub(crate) async fn a_sweep_leaves_what_is_not_due(kit: &mut Kit) {
     assert_eq!(swept, Swept::default(), "nothing was due in 1970");
 }
 
-/// `sweep`: removes "what was purged or closed", and leaves what came after it and what is beside it.
+/// `sweep`: removes "what was purged or closed", and leaves what came after it and what is beside
+/// it.
 pub(crate) async fn a_sweep_after_purge_and_close_leaves_the_rest(kit: &mut Kit) {
     let (purged, closed, beside) =
         (fill(kit, "purged").await, fill(kit, "closed").await, fill(kit, "beside").await);

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::{Fault, Memory};
 use crate::factory::{About, Factory, Stores};
 
-/// Stores in memory by name: what a name held is there when it is opened again, as long as this lives.
+/// Stores in memory by name: what a name held is there when it is opened again, as long as this
+/// lives.
 #[derive(Debug, Default)]
 pub struct Memories {
     fault: Option<Fault>,
@@ -40,6 +41,6 @@ impl Factory for Memories {
     }
 
     fn about(&self) -> About {
-        About { keeps: true, shared: false }
+        About { keeps: true, shared: false, repairs_time: true }
     }
 }

@@ -9,6 +9,16 @@ pub enum Fault {
     RacingClaims,
     /// A pop chooses its messages in one step and takes them in another.
     RacingPops,
+    /// A pop takes messages that its caller cannot open.
+    PopTakesUnreadable,
+    /// A lease that the store has lost is renewed as if nothing had happened.
+    LostLeaseContinues,
+    /// The next position is the one after the last, however far the clock has gone.
+    PositionsIgnoreClock,
+    /// Outbox entries stay due after their messages expired and their subscribers left.
+    EntriesOutliveReaders,
+    /// The subscriptions on a lease are answered with those on others.
+    LeasedOfOthers,
     /// A deletion looks at its message in one step and removes it in another.
     RacingDeletes,
     /// Two callers at once both create a row.
@@ -61,6 +71,8 @@ pub enum Fault {
     StatsStale,
     /// A sweep says that it has more to do when it has not.
     SweepNeverEnds,
+    /// A sweep panics.
+    SweepPanics,
     /// A store that was closed goes on answering.
     ClosedAnswers,
     /// A subscriber is subscribed a second time.
@@ -143,11 +155,13 @@ pub enum Fault {
     LeaseForever,
     /// A lease that is over is kept again.
     LeaseRevived,
+    /// A time far ahead of the present holds until the present reaches it.
+    TimeAheadKept,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 70] = [
+    pub const ALL: [Self; 77] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -177,6 +191,7 @@ impl Fault {
         Self::AnyClaimDeletes,
         Self::StatsStale,
         Self::SweepNeverEnds,
+        Self::SweepPanics,
         Self::ClosedAnswers,
         Self::SubscribedTwice,
         Self::ChangedTwice,
@@ -218,5 +233,11 @@ impl Fault {
         Self::SettledHidden,
         Self::LeaseForever,
         Self::LeaseRevived,
+        Self::PopTakesUnreadable,
+        Self::LostLeaseContinues,
+        Self::LeasedOfOthers,
+        Self::PositionsIgnoreClock,
+        Self::EntriesOutliveReaders,
+        Self::TimeAheadKept,
     ];
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use zaqar_core::storage::{Guarded, Message, Subscription};
+use zaqar_core::storage::{Guarded, MAX_CLOCK_SKEW, Message, Subscription};
 use zaqar_core::{
     ClaimId, ClientId, Generation, MessageId, Payload, Position, SubscriptionId, Timestamp,
 };
 
 use super::Fault;
-use super::outbox::Letter;
+use super::entry::StoredEntry;
 
 /// One queue.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(super) struct Head {
     pub(super) messages: BTreeMap<Position, Stored>,
     pub(super) claims: BTreeMap<ClaimId, Held>,
     pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
-    pub(super) outbox: BTreeMap<Position, Letter>,
+    pub(super) outbox: BTreeMap<Position, StoredEntry>,
     latest: Timestamp,
     fault: Option<Fault>,
 }
@@ -65,8 +65,13 @@ impl Head {
         }
     }
 
-    /// The time to act at: `now`, or the latest that this queue has seen.
+    /// The time to act at: `now`, or the latest that this queue has seen, unless that lies so far
+    /// ahead that it was wrong.
     pub(super) fn at(&mut self, now: Timestamp) -> Timestamp {
+        let is_wrong = now.plus_secs(MAX_CLOCK_SKEW.as_secs()) < self.latest;
+        if is_wrong && !self.has(Fault::TimeAheadKept) {
+            self.latest = now;
+        }
         self.latest = self.latest.max(now);
         if self.has(Fault::TimeRounded) {
             return Timestamp::from_millis(self.latest.as_secs() * 1000);
@@ -93,6 +98,10 @@ impl Head {
             self.last = self.messages.keys().next_back().copied().unwrap_or(Position::new(0));
         }
         self.last = self.last.next();
+        // The clock would hide a position that is given twice.
+        if !self.has(Fault::PositionsIgnoreClock) && !self.has(Fault::PositionTwice) {
+            self.last = self.last.max(Position::new(message.created.as_millis() * 1000));
+        }
         self.messages.insert(self.last, message);
         self.id(self.last)
     }
@@ -104,7 +113,7 @@ impl Head {
         })
     }
 
-    /// `None` for one whose life is over.
+    /// `None` for an expired one.
     pub(super) fn status(&self, message: &Stored, now: Timestamp) -> Option<Status> {
         let end = message.end;
         if end < now || (end == now && !self.has(Fault::ExpiredShown)) {
@@ -140,25 +149,32 @@ impl Head {
             .map(|(position, message, _)| (position, message))
     }
 
-    /// Removes at most `budget` messages, claims, subscriptions and outbox entries whose life is over; how many.
+    /// Removes at most `budget` messages, claims, subscriptions and outbox entries that have
+    /// expired; how many.
     pub(super) fn sweep(&mut self, now: Timestamp, budget: usize) -> usize {
         if self.has(Fault::StatsStale) {
             return 0;
         }
-        let over = |message: &Stored| self.status(message, now).is_none();
-        let messages: Vec<_> =
-            self.messages.iter().filter(|(_, m)| over(m)).map(|(p, _)| *p).take(budget).collect();
+        let has_expired = |message: &Stored| self.status(message, now).is_none();
+        let messages: Vec<_> = self
+            .messages
+            .iter()
+            .filter(|(_, m)| has_expired(m))
+            .map(|(p, _)| *p)
+            .take(budget)
+            .collect();
         let claims = self.claims.keys().filter(|id| !self.is_live(**id, now)).copied();
         let claims: Vec<_> = claims.take(budget - messages.len()).collect();
         self.messages.retain(|position, _| !messages.contains(position));
         self.claims.retain(|id, _| !claims.contains(id));
         let done = messages.len() + claims.len();
         let live: Vec<_> = self.subscribed(now).map(|one| one.id).collect();
-        let over = self.subscriptions.keys().filter(|id| !live.contains(id)).copied();
-        let over: Vec<_> = over.take(budget - done).collect();
-        self.subscriptions.retain(|id, _| !over.contains(id));
-        let done = done + over.len();
-        let entries = self.outbox.iter().filter(|(_, letter)| letter.is_over(now));
+        let expired = self.subscriptions.keys().filter(|id| !live.contains(id)).copied();
+        let expired: Vec<_> = expired.take(budget - done).collect();
+        self.subscriptions.retain(|id, _| !expired.contains(id));
+        let done = done + expired.len();
+        self.end_unwanted(now);
+        let entries = self.outbox.iter().filter(|(_, entry)| entry.is_ended(now));
         let entries: Vec<_> = entries.map(|(first, _)| *first).take(budget - done).collect();
         self.outbox.retain(|first, _| !entries.contains(first));
         done + entries.len()

@@ -1,7 +1,7 @@
 //! Leases.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, Leases};
+use zaqar_core::storage::{Error, Leases, Renewal};
 use zaqar_core::{LeaseId, Timestamp};
 
 use super::{Fault, Memory, State};
@@ -13,14 +13,18 @@ impl Leases for Memory {
         lease: LeaseId,
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<bool, Error> {
+    ) -> Result<Renewal, Error> {
         let mut state = self.state()?;
-        let lasting = state.leases.entry(lease).or_insert(until);
-        let is_over = *lasting <= now && !self.has(Fault::LeaseRevived);
-        if !is_over {
-            *lasting = until.max(*lasting);
+        let Some(lasting) = state.leases.get_mut(&lease) else {
+            state.leases.insert(lease, until);
+            let says_continued = self.has(Fault::LostLeaseContinues);
+            return Ok(if says_continued { Renewal::Continued } else { Renewal::Created });
+        };
+        if *lasting <= now && !self.has(Fault::LeaseRevived) {
+            return Ok(Renewal::Expired);
         }
-        Ok(!is_over)
+        *lasting = until.max(*lasting);
+        Ok(Renewal::Continued)
     }
 
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {

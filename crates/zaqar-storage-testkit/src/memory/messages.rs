@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use zaqar_core::storage::{
     Batch, Deletable, Deleted, Endpoint, Error, Guarded, ListQuery, Message, MessagePage, Messages,
-    NewMessage, Stats, Volume,
+    NewMessage, PopPage, PopQuery, Stats, Volume,
 };
-use zaqar_core::{ClaimId, ClientId, Generation, MessageId, Position, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, ClientId, Generation, Kind, MessageId, Position, QueueKey, Timestamp};
 
 use super::head::{Head, Status, Stored, guarded};
 use super::{Fault, Memory};
+
+/// Messages that its caller cannot open and a pop passes over in one slice.
+const MAX_UNREADABLE: usize = 1000;
 
 #[async_trait]
 impl Messages for Memory {
@@ -166,26 +169,28 @@ impl Messages for Memory {
     async fn pop(
         &self,
         key: &QueueKey,
-        limit: usize,
+        query: &PopQuery,
         now: Timestamp,
-    ) -> Result<Vec<Message>, Error> {
+    ) -> Result<PopPage, Error> {
         let key = self.place(key);
-        let first = {
+        let page = {
             let mut state = self.state()?;
-            let Some(head) = state.heads.get_mut(&key) else { return self.nothing(Vec::new()) };
-            let first = head.first_free(limit, now);
+            let Some(head) = state.heads.get_mut(&key) else {
+                return self.nothing(PopPage::default());
+            };
+            let page = head.first_readable(query, now);
             if !self.has(Fault::RacingPops) {
-                head.take_out(&first);
+                head.take_out(&page.messages);
             }
-            first
+            page
         };
         if self.has(Fault::RacingPops) {
             self.tear().await;
             if let Some(head) = self.state()?.heads.get_mut(&key) {
-                head.take_out(&first);
+                head.take_out(&page.messages);
             }
         }
-        Ok(first)
+        Ok(page)
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
@@ -219,7 +224,8 @@ impl Messages for Memory {
 
     async fn volume(&self) -> Result<Option<Volume>, Error> {
         let mut volume = Volume::default();
-        for head in self.state()?.heads.values() {
+        let state = self.state()?;
+        for (_, head) in state.heads.iter().filter(|(key, _)| key.kind != Kind::Internal) {
             let Stats { free, claimed, delayed, .. } = head.stats(head.latest());
             volume.claimed += claimed;
             volume.free += free + delayed;
@@ -243,7 +249,7 @@ impl Memory {
         let stored = guarded(
             state.heads.get_mut(&place),
             |own| own == assumed || (stale_too && own.incarnation == assumed.incarnation),
-            |head| head.append(&batch.client, batch.messages, now),
+            |head| head.append(&batch.client, batch.messages, batch.notify, now),
         );
         if let Guarded::Done(ids) = &stored
             && let Some(last) = ids.last()
@@ -286,6 +292,7 @@ impl Head {
         &mut self,
         client: &ClientId,
         mut messages: Vec<NewMessage>,
+        notify: bool,
         now: Timestamp,
     ) -> Vec<MessageId> {
         let now = self.at(now);
@@ -303,8 +310,10 @@ impl Head {
             claim_count: 0,
         });
         let ids: Vec<_> = stored.map(|message| self.push(message)).collect();
-        if let Some(first) = ids.first() {
-            self.write_letter(first.position, now);
+        if let Some(first) = ids.first()
+            && (notify || self.has(Fault::OutboxAlways))
+        {
+            self.write_entry(first.position, now);
         }
         ids
     }
@@ -312,9 +321,10 @@ impl Head {
     /// The place that a listing begins behind.
     fn place_of(&self, marker: Option<MessageId>) -> Position {
         let head = Position::new(0);
-        let Some(marker) = marker.filter(|id| id.incarnation == self.generation.incarnation) else {
-            return head;
+        let is_own = |id: &MessageId| {
+            id.incarnation == self.generation.incarnation || self.has(Fault::AnyGeneration)
         };
+        let Some(marker) = marker.filter(is_own) else { return head };
         let is_gone = !self.messages.contains_key(&marker.position);
         if is_gone && self.has(Fault::MarkerRestarts) {
             return head;
@@ -325,10 +335,34 @@ impl Head {
         marker.position
     }
 
-    fn first_free(&mut self, limit: usize, now: Timestamp) -> Vec<Message> {
+    /// The first free messages whose payloads the caller can open, passing over at most
+    /// [`MAX_UNREADABLE`] others.
+    fn first_readable(&mut self, query: &PopQuery, now: Timestamp) -> PopPage {
         let now = self.at(now);
-        let shown = |(position, message)| self.show((position, message, Status::Free));
-        self.free(now).take(limit).map(shown).collect()
+        let mut page = PopPage::default();
+        let mut passed_over = 0;
+        for (position, message) in self.free(now) {
+            if query.after.is_some_and(|after| position <= after) {
+                continue;
+            }
+            let is_readable = match &message.payload.sealed_with {
+                None => true,
+                Some(key) => query.keys.contains(key) || self.has(Fault::PopTakesUnreadable),
+            };
+            if is_readable {
+                page.messages.push(self.show((position, message, Status::Free)));
+                if page.messages.len() == query.limit {
+                    break;
+                }
+            } else {
+                passed_over += 1;
+                if passed_over == MAX_UNREADABLE {
+                    page.next = Some(position);
+                    break;
+                }
+            }
+        }
+        page
     }
 
     fn take_out(&mut self, messages: &[Message]) {

@@ -1,9 +1,11 @@
 //! A store in memory, of both roles: simple enough to be seen to be right.
 //!
-//! One lock, ordered maps, and no timer: what time changes is computed when it is asked. It keeps nothing across a restart. Its
-//! claims and pages look at every message before those they want, so it is for tests and small embedded uses.
+//! One lock, ordered maps, and no timer: what time changes is computed when it is asked. It keeps
+//! nothing across a restart. Its claims and pages look at every message before those they want, so
+//! it is for tests and small embedded uses.
 
 mod claims;
+mod entry;
 mod factory;
 mod fault;
 mod head;
@@ -35,6 +37,7 @@ use head::Head;
 pub struct Memory {
     fault: Option<Fault>,
     is_shut_down: Arc<AtomicBool>,
+    is_away: Arc<AtomicBool>,
     state: Arc<Mutex<State>>,
 }
 
@@ -65,10 +68,24 @@ impl Memory {
         Self { fault: Some(fault), ..Self::default() }
     }
 
-    /// Another handle on the same store, as a second server would have: it answers also when this one is shut down.
+    /// Another handle on the same store, as a second server would have: it answers also when this
+    /// one is shut down.
     #[must_use]
     pub fn connect(&self) -> Self {
-        Self { fault: self.fault, is_shut_down: Arc::default(), state: self.state.clone() }
+        let (is_away, state) = (self.is_away.clone(), self.state.clone());
+        Self { fault: self.fault, is_shut_down: Arc::default(), is_away, state }
+    }
+
+    /// Has every call fail with [`Error::Unavailable`], on all handles, until it is back.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Release);
+    }
+
+    /// Loses everything, as a store that is restarted empty.
+    pub fn lose_everything(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = std::mem::take(&mut state.listeners);
+        *state = State { listeners, ..State::default() };
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -78,6 +95,9 @@ impl Memory {
     fn state(&self) -> Result<MutexGuard<'_, State>, Error> {
         if self.is_shut_down.load(Ordering::Acquire) {
             return Err(Error::Closed);
+        }
+        if self.is_away.load(Ordering::Acquire) {
+            return Err(Error::unavailable("it is away"));
         }
         // A panic under the lock is a bug here, and every step leaves the maps usable.
         Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))

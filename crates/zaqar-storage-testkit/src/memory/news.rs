@@ -18,7 +18,8 @@ impl News for Memory {
     }
 }
 
-/// Hears of each queue's latest post, in the order of these posts: what it misses in between is named by the later one.
+/// Hears of each queue's latest post, in the order of these posts: what it misses in between is
+/// named by the later one.
 struct Listener {
     memory: Memory,
     heard: u64,

@@ -4,32 +4,16 @@ use async_trait::async_trait;
 use zaqar_core::storage::{Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
+use super::entry::StoredEntry;
 use super::head::{Head, Stored};
 use super::{Fault, Memory};
-
-/// An entry.
-#[derive(Debug, Clone)]
-pub(super) struct Letter {
-    entry: OutboxEntry,
-    /// Since when it is due: by its messages, or by the end of its last lease. `None` once it is settled.
-    due: Option<Timestamp>,
-    /// Until when it can be followed.
-    followed: Timestamp,
-}
-
-impl Letter {
-    /// Whether nobody reads it any more.
-    pub(super) fn is_over(&self, now: Timestamp) -> bool {
-        self.due.is_none() && self.followed <= now
-    }
-}
 
 #[async_trait]
 impl Outbox for Memory {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
         let state = self.state()?;
         let due = state.heads.iter().filter_map(|(key, head)| {
-            let due = head.outbox.values().filter_map(|letter| letter.due).min()?;
+            let due = head.outbox.values().filter_map(|entry| entry.due).min()?;
             (due <= now || self.has(Fault::DueQueuesStuck)).then(|| (due, key.clone()))
         });
         let mut due: Vec<_> = due.collect();
@@ -54,11 +38,12 @@ impl Outbox for Memory {
             Some(Fault::LeasedForever) => Timestamp::MAX,
             _ => until,
         };
-        let is_due = |letter: &&mut Letter| letter.due.is_some_and(|due| due <= now);
+        head.end_unwanted(now);
+        let is_due = |entry: &&mut StoredEntry| entry.due.is_some_and(|due| due <= now);
         let due = head.outbox.values_mut().find(is_due);
-        Ok(due.map(|letter| {
-            letter.due = Some(lease);
-            letter.entry.clone()
+        Ok(due.map(|entry| {
+            entry.due = Some(lease);
+            entry.shown.clone()
         }))
     }
 
@@ -72,13 +57,13 @@ impl Outbox for Memory {
         if let Some(head) = state.heads.get_mut(&self.place(key))
             && head.generation.incarnation == incarnation
         {
-            if let Some(letter) = head.outbox.get_mut(&first) {
-                letter.due = None;
+            if let Some(entry) = head.outbox.get_mut(&first) {
+                entry.due = None;
             }
             let latest = head.latest();
             let hides = head.has(Fault::SettledHidden);
             head.outbox
-                .retain(|_, letter| !(letter.is_over(latest) || hides && letter.due.is_none()));
+                .retain(|_, entry| !(entry.is_ended(latest) || hides && entry.due.is_none()));
         }
         Ok(())
     }
@@ -98,18 +83,34 @@ impl Outbox for Memory {
             return Ok(Vec::new());
         }
         let after = if self.has(Fault::FollowRestarts) { Position::new(0) } else { after };
-        let shown = head.outbox.range(after.next()..).filter(|(_, letter)| !letter.is_over(now));
-        Ok(shown.take(limit).map(|(_, letter)| letter.entry.clone()).collect())
+        let shown = head.outbox.range(after.next()..).filter(|(_, entry)| !entry.is_ended(now));
+        Ok(shown.take(limit).map(|(_, entry)| entry.shown.clone()).collect())
     }
 }
 
 impl Head {
-    /// Writes one entry for the messages from `first` on, if anybody is to hear of them.
-    pub(super) fn write_letter(&mut self, first: Position, created: Timestamp) {
-        let is_heard = self.subscribed(created).any(|one| one.lease.is_none())
+    /// Ends entries for workers whose messages have all expired, and all of them where nobody is
+    /// left to deliver to.
+    pub(super) fn end_unwanted(&mut self, now: Timestamp) {
+        if self.has(Fault::EntriesOutliveReaders) {
+            return;
+        }
+        let is_wanted = self.subscribed(now).any(|one| one.lease.is_none())
+            || self.has(Fault::OutboxAlways)
+            || self.has(Fault::FollowedIsDue);
+        for entry in self.outbox.values_mut() {
+            if !is_wanted || entry.expires <= now {
+                entry.due = None;
+            }
+        }
+    }
+
+    /// Writes one entry for the messages from `first` on, if somebody is subscribed.
+    pub(super) fn write_entry(&mut self, first: Position, created: Timestamp) {
+        let is_due_for_workers = self.subscribed(created).any(|one| one.lease.is_none())
             || self.has(Fault::OutboxAlways);
         let is_followed = self.subscribed(created).any(|one| one.lease.is_some());
-        if !(is_heard || is_followed) || self.has(Fault::OutboxForgotten) {
+        if !(is_due_for_workers || is_followed) || self.has(Fault::OutboxForgotten) {
             return;
         }
         let to_outbox = |(position, message): (&Position, &Stored)| OutboxMessage {
@@ -122,13 +123,15 @@ impl Head {
         let dues = || messages.iter().map(|message| message.due);
         let due = dues().min().unwrap_or(created);
         let due = if self.has(Fault::OutboxHasty) { created } else { due };
-        let due = (is_heard || self.has(Fault::FollowedIsDue)).then_some(due);
+        let due = (is_due_for_workers || self.has(Fault::FollowedIsDue)).then_some(due);
         let mut followed = Timestamp::from_millis(0);
         if is_followed && !self.has(Fault::FollowForgotten) {
             followed = dues().max().unwrap_or(created).plus_secs(FOLLOWED_FOR.as_secs());
         }
+        let ends = messages.iter().map(|message| created.plus_secs(message.ttl));
+        let expires = ends.max().unwrap_or(created);
         let incarnation = self.generation.incarnation;
-        let entry = OutboxEntry { incarnation, first, messages, created };
-        self.outbox.insert(first, Letter { entry, due, followed });
+        let shown = OutboxEntry { incarnation, first, messages, created };
+        self.outbox.insert(first, StoredEntry { shown, due, followed, expires });
     }
 }

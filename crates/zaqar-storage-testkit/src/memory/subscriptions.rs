@@ -5,7 +5,7 @@ use zaqar_core::storage::{
     Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
 };
-use zaqar_core::{Generation, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use super::head::{Head, guarded};
 use super::{Fault, Memory};
@@ -54,6 +54,24 @@ impl Subscriptions for Memory {
             page.reverse();
         }
         Ok(page)
+    }
+
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Vec::new()) };
+        let now = head.at(now);
+        let any = self.has(Fault::LeasedOfOthers);
+        let leased = head
+            .subscribed(now)
+            .filter(|one| Some(one.id) > after && (one.lease == Some(lease) || any));
+        Ok(leased.take(limit).map(|one| (one.id, one.since.plus_secs(one.ttl))).collect())
     }
 
     async fn change_subscription(

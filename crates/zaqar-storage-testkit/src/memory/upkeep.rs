@@ -15,6 +15,7 @@ impl Upkeep for Memory {
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
+        assert!(!self.has(Fault::SweepPanics), "a planted panic");
         let mut state = self.state()?;
         let mut done = 0;
         for head in state.heads.values_mut() {

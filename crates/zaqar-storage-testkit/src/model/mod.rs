@@ -1,7 +1,9 @@
-//! A model test: random operations on a store, each answer compared with that of a small pure oracle.
+//! A model test: random operations on a store, each answer compared with that of a small pure
+//! oracle.
 //!
-//! After each operation the whole store is compared: every queue's listing, counts, subscriptions and what can be followed of its
-//! outbox, which queues are due, and the latest claims. What time brings due is swept first, as a store may do that in pieces.
+//! After each operation the whole store is compared: every queue's listing, counts, subscriptions
+//! and what can be followed of its outbox, which queues are due, and the latest claims. What time
+//! brings due is swept first, as a store may do that in pieces.
 
 mod operation;
 mod oracle;
@@ -9,12 +11,12 @@ mod run;
 
 use std::sync::Arc;
 
-use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use crate::factory::Factory;
 use crate::run::{failure_text, runtime};
 
-pub use operation::{Op, Reserve, operations};
+pub use operation::{New, Op, Reserve, operations};
 
 /// Random cases that [`crate::behaviour!`] tries.
 pub const CASES: u32 = 32;
@@ -42,14 +44,22 @@ pub async fn check(factory: Arc<dyn Factory>, ops: &[Op]) -> Result<(), String> 
     ended.map_err(failure_text)
 }
 
-/// Tries this many random cases, and makes the first that fails as small as it can. The factory is made inside a runtime.
-pub fn search<F: Factory>(factory: impl FnOnce() -> F, cases: u32) -> Option<Counterexample> {
+/// Tries this many cases, the same ones for the same seed, and makes the first that fails as small
+/// as it can. The factory is made inside a runtime.
+pub fn search<F: Factory>(
+    factory: impl FnOnce() -> F,
+    cases: u32,
+    seed: u64,
+) -> Option<Counterexample> {
     let runtime = runtime();
     let inside = runtime.enter();
     let factory: Arc<dyn Factory> = Arc::new(factory());
     drop(inside);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let found = TestRunner::new(config).run(&operations(MAX_OPS), |ops| {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let found = TestRunner::new_with_rng(config, rng).run(&operations(MAX_OPS), |ops| {
         runtime.block_on(check(factory.clone(), &ops)).map_err(TestCaseError::fail)
     });
     match found {
@@ -63,12 +73,13 @@ pub fn search<F: Factory>(factory: impl FnOnce() -> F, cases: u32) -> Option<Cou
     }
 }
 
-/// Tries this many random cases.
+/// Tries this many cases, others in each run; what fails names the seed.
 ///
 /// # Panics
 /// Where one fails, with its counterexample.
 pub fn run<F: Factory>(factory: impl FnOnce() -> F, cases: u32) {
-    if let Some(Counterexample { ops, reason }) = search(factory, cases) {
-        panic!("{reason}\nafter these operations: {ops:#?}");
+    let seed = rand::random();
+    if let Some(Counterexample { ops, reason }) = search(factory, cases, seed) {
+        panic!("{reason}\nafter these operations (seed {seed}): {ops:#?}");
     }
 }

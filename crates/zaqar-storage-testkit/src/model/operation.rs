@@ -4,13 +4,14 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
-/// One operation. Queues, messages and claims are numbers: they choose among those that there are or were, so that any list of
-/// operations makes sense, and so does any part of it. Of messages and claims 0 is the latest.
+/// One operation. Queues, messages and claims are numbers: they choose among those that there are
+/// or were, so that any list of operations makes sense, and so does any part of it. Of messages and
+/// claims 0 is the latest.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are the arguments of the storage method of that name")]
 pub enum Op {
-    /// Posts a batch; the messages' lives and delays are seconds.
-    Post { queue: usize, client: u8, messages: Vec<(u64, u64)> },
+    /// Posts a batch.
+    Post { queue: usize, client: u8, messages: Vec<New> },
     /// Posts with a version that is not the head's.
     PostStale { queue: usize },
     /// Follows a listing to its end.
@@ -28,8 +29,8 @@ pub enum Op {
     Delete { queue: usize, id: usize, claim: Option<usize> },
     /// Deletes several: any, or what these claims hold.
     DeleteMany { queue: usize, ids: Vec<usize>, claims: Option<Vec<usize>> },
-    /// Pops.
-    Pop { queue: usize, limit: usize },
+    /// Pops what is plain or sealed with one of these keys.
+    Pop { queue: usize, limit: usize, keys: Vec<u8> },
     /// Purges.
     Purge { queue: usize },
     /// Claims.
@@ -71,6 +72,17 @@ pub enum Op {
     Restart,
 }
 
+/// A message to post.
+#[derive(Debug, Clone, Copy)]
+pub struct New {
+    /// Seconds that it lives.
+    pub ttl: u64,
+    /// Seconds until it is shown.
+    pub delay: u64,
+    /// The number of the key that seals it.
+    pub key: Option<u8>,
+}
+
 /// A dead-letter rule; the target is the next queue.
 #[derive(Debug, Clone, Copy)]
 pub struct Reserve {
@@ -82,7 +94,7 @@ pub struct Reserve {
 
 /// Lists of at most `max` operations: on messages and claims, or on these and who hears of them.
 pub fn operations(max: usize) -> impl Strategy<Value = Vec<Op>> {
-    let heard = prop_oneof![operation(), hearing()];
+    let heard = prop_oneof![operation(), subscribers()];
     prop_oneof![3 => vec(operation(), 1..=max), 2 => vec(heard, 1..=max)]
 }
 
@@ -96,7 +108,8 @@ fn operation() -> impl Strategy<Value = Op> {
             .prop_map(|(queue, id, claim)| Op::Delete { queue, id, claim }),
         2 => (queue(), vec(any_of(), 0..6), option::of(vec(any_of(), 0..3)))
             .prop_map(|(queue, ids, claims)| Op::DeleteMany { queue, ids, claims }),
-        2 => (queue(), 1usize..5).prop_map(|(queue, limit)| Op::Pop { queue, limit }),
+        2 => (queue(), 1usize..5, vec(0..2u8, 0..3))
+            .prop_map(|(queue, limit, keys)| Op::Pop { queue, limit, keys }),
         1 => queue().prop_map(|queue| Op::Purge { queue }),
         8 => claim(),
         2 => (queue(), any_of(), claim_ttl(), grace())
@@ -111,7 +124,7 @@ fn operation() -> impl Strategy<Value = Op> {
 }
 
 /// Operations on subscriptions, leases and the outbox.
-fn hearing() -> impl Strategy<Value = Op> {
+fn subscribers() -> impl Strategy<Value = Op> {
     let subscription_ttl = || prop_oneof![Just(60u64), Just(120), Just(3600)];
     let lease = || prop_oneof![Just(60u64), Just(500)];
     prop_oneof![
@@ -144,7 +157,9 @@ fn hearing() -> impl Strategy<Value = Op> {
 fn post() -> impl Strategy<Value = Op> {
     let ttl = prop_oneof![Just(3600), Just(60), Just(61), Just(120), Just(600)];
     let delay = prop_oneof![3 => Just(0), 1 => Just(30), 1 => Just(60), 1 => Just(200)];
-    (queue(), 0..3u8, vec((ttl, delay), 1..5)).prop_map(|(queue, client, messages)| Op::Post {
+    let key = prop_oneof![4 => Just(None), 1 => (0..2u8).prop_map(Some)];
+    let new = (ttl, delay, key).prop_map(|(ttl, delay, key)| New { ttl, delay, key });
+    (queue(), 0..3u8, vec(new, 1..5)).prop_map(|(queue, client, messages)| Op::Post {
         queue,
         client,
         messages,

@@ -1,20 +1,24 @@
-//! What a store should answer, written for clearness alone: plain lists, and every message says what it is.
+//! What a store should answer, written for clearness alone: plain lists, and every message says
+//! what it is.
 //!
-//! Unlike [`crate::Memory`], which computes states when it is asked, the oracle changes them as time passes.
+//! Unlike [`crate::Memory`], which computes states when it is asked, the oracle changes them as
+//! time passes.
 
-mod hearing;
+mod subscribers;
 
 use zaqar_core::storage::{Claim, Deleted, Endpoint, Message, Stats};
-use zaqar_core::{ClaimId, ClientId, MessageId, Payload, Timestamp};
+use zaqar_core::{ClaimId, ClientId, KeyId, MessageId, Payload, Timestamp};
 
-use hearing::Hearing;
+use subscribers::Subscribers;
 
 /// One life of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Life {
     messages: Vec<Row>,
     claims: Vec<Live>,
-    pub(super) hearing: Hearing,
+    pub(super) subscribers: Subscribers,
+    /// When messages were last posted.
+    pub(super) posted: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +49,7 @@ struct Live {
 
 /// A claim as it is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
+pub(super) struct ClaimInput {
     pub(super) id: ClaimId,
     pub(super) limit: usize,
     pub(super) ttl: u64,
@@ -84,7 +88,7 @@ pub(super) fn nearest_secs(from: Timestamp, to: Timestamp) -> u64 {
 impl Life {
     /// Lets time reach `now`: lives, claims and delays end.
     pub(super) fn pass(&mut self, now: Timestamp) {
-        self.hearing.pass(now);
+        self.subscribers.pass(now);
         self.messages.retain(|row| row.end > now);
         self.claims.retain(|claim| claim.since.plus_secs(claim.ttl) > now);
         let claims = &self.claims;
@@ -92,7 +96,7 @@ impl Life {
             row.state = match row.state {
                 State::Held(id) if !claims.iter().any(|claim| claim.id == id) => State::Free,
                 State::Delayed(until) if until <= now => State::Free,
-                state => state,
+                state @ (State::Free | State::Held(_) | State::Delayed(_)) => state,
             };
         }
     }
@@ -140,15 +144,17 @@ impl Life {
         });
     }
 
-    pub(super) fn pop(&mut self, limit: usize) -> Vec<Message> {
-        let mut popped = self.listed(|row| row.state == State::Free);
+    pub(super) fn pop(&mut self, limit: usize, keys: &[KeyId]) -> Vec<Message> {
+        let can_open =
+            |payload: &Payload| payload.sealed_with.as_ref().is_none_or(|key| keys.contains(key));
+        let mut popped = self.listed(|row| row.state == State::Free && can_open(&row.payload));
         popped.truncate(limit);
         self.messages.retain(|row| !popped.iter().any(|message| message.id == row.id));
         popped
     }
 
     /// Takes out what a claim must move before it takes anything.
-    pub(super) fn worn(&mut self, wish: Wish) -> Vec<Row> {
+    pub(super) fn worn(&mut self, wish: ClaimInput) -> Vec<Row> {
         let mut taken = 0;
         let (worn, rest) = self.messages.drain(..).partition(|row| {
             let is_met = row.state == State::Free && taken < wish.limit;
@@ -166,7 +172,7 @@ impl Life {
         self.messages.sort_by_key(|row| row.id);
     }
 
-    pub(super) fn claim(&mut self, wish: Wish, now: Timestamp) -> Vec<Message> {
+    pub(super) fn claim(&mut self, wish: ClaimInput, now: Timestamp) -> Vec<Message> {
         let free = self.messages.iter_mut().filter(|row| row.state == State::Free);
         let taken: Vec<_> = free
             .take(wish.limit)

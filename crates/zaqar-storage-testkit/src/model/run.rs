@@ -1,25 +1,29 @@
 //! Does operations on a store and on the oracle, and compares.
 
-mod hearing;
+mod subscribers;
 
 use std::sync::Arc;
 
 use zaqar_core::storage::{
-    ClaimRequest, Claimed, DeadLetters, Deletable, Guarded, ListQuery, Message, NewMessage,
+    ClaimRequest, Claimed, DeadLetters, Deletable, Guarded, ListQuery, Message, NewMessage, PopPage,
 };
 use zaqar_core::{
-    ClaimId, ClientId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, QueueKey,
-    Timestamp,
+    ClaimId, ClientId, Generation, Incarnation, KeyId, Kind, LeaseId, MessageId, Position,
+    QueueKey, Timestamp,
 };
 
-use super::operation::{Op, Reserve};
-use super::oracle::{Life, Row, State, Wish, nearest_secs};
+use super::operation::{New, Op, Reserve};
+use super::oracle::{ClaimInput, Life, Row, State, nearest_secs};
 use crate::factory::Factory;
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, batch, everything, ids, message};
 
 /// Claims that are looked at after each operation: the latest.
 const CLAIMS: usize = 6;
+
+/// Positions by which a post lies behind the one before, at least, for each whole minute between
+/// them: stores may follow the clock in steps.
+const POSITIONS_A_MINUTE: u64 = 6000;
 
 pub(super) async fn run(factory: Arc<dyn Factory>, ops: Vec<Op>) {
     let mut run = Run::new(Kit::new(factory).await).await;
@@ -29,7 +33,7 @@ pub(super) async fn run(factory: Arc<dyn Factory>, ops: Vec<Op>) {
         run.compare().await;
         // Where nobody ever subscribed there is nothing to hear.
         if run.subscriptions > 0 {
-            run.compare_hearing().await;
+            run.compare_subscribers().await;
         }
     }
     run.kit.finish().await;
@@ -74,6 +78,7 @@ impl Run {
         run
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each operation")]
     async fn step(&mut self, op: &Op) {
         match op.clone() {
             Op::Post { queue, client, messages } => self.post(queue, client, &messages).await,
@@ -91,10 +96,12 @@ impl Run {
             Op::Get { queue, ids } => self.get(queue, &ids).await,
             Op::Delete { queue, id, claim } => self.delete(queue, id, claim).await,
             Op::DeleteMany { queue, ids, claims } => self.delete_many(queue, &ids, claims).await,
-            Op::Pop { queue, limit } => {
-                let answer = self.queues[queue].0.pop(limit).await;
-                let expected = self.life(queue).map(|life| life.pop(limit)).unwrap_or_default();
-                assert_eq!(answer, expected, "{}", self.at);
+            Op::Pop { queue, limit, keys } => {
+                let keys: Vec<_> = keys.into_iter().map(key_id).collect();
+                let answer = self.queues[queue].0.pop_readable(limit, None, &keys).await;
+                let messages = self.life(queue).map(|life| life.pop(limit, &keys));
+                let messages = messages.unwrap_or_default();
+                assert_eq!(answer, PopPage { messages, next: None }, "{}", self.at);
             }
             Op::Purge { queue } => {
                 self.queues[queue].0.purge().await;
@@ -105,7 +112,7 @@ impl Run {
                 let id = ClaimId::new(rand::random());
                 self.claims.push(id);
                 let max_claim_count = dead_letters.map(|rule| rule.max_claim_count);
-                let wish = Wish { id, limit, ttl, grace, max_claim_count };
+                let wish = ClaimInput { id, limit, ttl, grace, max_claim_count };
                 self.claim(queue, wish, dead_letters).await;
             }
             Op::Renew { queue, claim, ttl, grace } => {
@@ -179,7 +186,8 @@ impl Run {
         self.queues[queue].1.as_mut()
     }
 
-    /// The id that a number stands for, 0 for the latest: of any message that was posted, or of none.
+    /// The id that a number stands for, 0 for the latest: of any message that was posted, or of
+    /// none.
     fn id(&self, n: usize) -> MessageId {
         let nothing = MessageId { incarnation: Incarnation::new(1), position: Position::new(1) };
         self.ids.iter().rev().nth(n).copied().unwrap_or(nothing)
@@ -193,18 +201,10 @@ impl Run {
         self.claims.iter().rev().nth(n).copied().unwrap_or(ClaimId::new(1))
     }
 
-    async fn post(&mut self, queue: usize, client: u8, lives: &[(u64, u64)]) {
+    async fn post(&mut self, queue: usize, client: u8, posted: &[New]) {
         let now = self.kit.now();
         let client = client_id(client);
-        let new: Vec<_> = lives
-            .iter()
-            .zip(self.posted..)
-            .map(|((ttl, delay), n)| NewMessage {
-                ttl: *ttl,
-                delay: *delay,
-                ..message(&n.to_string())
-            })
-            .collect();
+        let new: Vec<_> = posted.iter().zip(self.posted..).map(new_message).collect();
         self.posted += new.len() as u64;
         let (at, (queue, life)) = (&self.at, &mut self.queues[queue]);
         let answer = queue.try_post(queue.generation, batch(client.as_str(), new.clone())).await;
@@ -214,10 +214,15 @@ impl Run {
         };
         let Guarded::Done(given) = answer else { panic!("{at} is refused: {answer:?}") };
         assert_eq!(given.len(), new.len(), "{at}");
-        life.hearing.post(Self::entry(&given, &new, now));
+        life.subscribers.post(Self::entry(&given, &new, now));
         let last =
             self.ids.iter().filter(|id| id.incarnation == queue.generation.incarnation).max();
         assert!(given.first() > last, "{at}: {:?} is not behind {last:?}", given.first());
+        if let (Some(last), Some(posted)) = (last, life.posted.replace(now)) {
+            let gap = given[0].position.get() - last.position.get();
+            let least = now.secs_since(posted) / 60 * POSITIONS_A_MINUTE;
+            assert!(gap >= least, "{at}: {gap} positions on, and the clock {posted:?} to {now:?}");
+        }
         for (n, (id, new)) in given.iter().zip(new).enumerate() {
             assert_eq!(id.incarnation, queue.generation.incarnation, "{at}");
             assert_eq!(id.position.get(), given[0].position.get() + n as u64, "{at}");
@@ -290,7 +295,7 @@ impl Run {
         self.life(queue).into_iter().for_each(|life| life.delete_many(&ids, claims.as_deref()));
     }
 
-    async fn claim(&mut self, source: usize, wish: Wish, rule: Option<Reserve>) {
+    async fn claim(&mut self, source: usize, wish: ClaimInput, rule: Option<Reserve>) {
         let now = self.kit.now();
         let target = (source + 1) % self.queues.len();
         let dead_letters =
@@ -314,17 +319,18 @@ impl Run {
     async fn ask(
         &self,
         queue: usize,
-        wish: Wish,
+        wish: ClaimInput,
         dead_letters: Option<DeadLetters>,
     ) -> Guarded<Claimed> {
-        let Wish { id, limit, ttl, grace, .. } = wish;
+        let ClaimInput { id, limit, ttl, grace, .. } = wish;
         let queue = &self.queues[queue].0;
         queue
             .try_claim(queue.generation, &ClaimRequest { id, ttl, grace, limit, dead_letters })
             .await
     }
 
-    /// Puts dead letters into the target, with the ids that the store has given them: those at its end that are new.
+    /// Puts dead letters into the target, with the ids that the store has given them: those at its
+    /// end that are new.
     async fn bury(&mut self, target: usize, worn: Vec<Row>, ttl: Option<u64>) {
         let now = self.kit.now();
         let (queue, life) = &mut self.queues[target];
@@ -346,6 +352,7 @@ impl Run {
                 ..row
             });
         }
+        life.posted = Some(now);
         self.ids.extend(new);
     }
 
@@ -371,6 +378,16 @@ impl Run {
         assert_eq!(next.open().await, next.generation, "{}", self.at);
         (*queue, *life) = (next, Some(Life::default()));
     }
+}
+
+fn new_message((new, number): (&New, u64)) -> NewMessage {
+    let mut made = message(&number.to_string());
+    made.payload.sealed_with = new.key.map(key_id);
+    NewMessage { ttl: new.ttl, delay: new.delay, ..made }
+}
+
+fn key_id(number: u8) -> KeyId {
+    KeyId(format!("key {number}"))
 }
 
 fn client_id(number: u8) -> ClientId {

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::Body;
 use serde_json::{Map, Value, json};
-use zaqar_api::{Error, Part, QueueRef, Share};
+use zaqar_api::{CheckHealth, Error, Part, QueueRef, Share};
 use zaqar_core::iso8601;
 
 use super::{Answered, Exchange};
 use crate::body;
 use crate::error::HttpError;
-use crate::respond::{self, queue_path};
+use crate::respond;
 
 impl<B> Exchange<'_, B>
 where
@@ -21,7 +21,7 @@ where
         let document = self.small_document().await?;
         let mut fields: Map<String, Value> = body::decode(&document)?;
         let request = Share {
-            base: queue_path(queue.kind, &queue.name),
+            queue,
             paths: texts(&mut fields, "paths")?,
             methods: texts(&mut fields, "methods")?,
             expires: match fields.remove("expires") {
@@ -38,7 +38,7 @@ where
         if let Some(unknown) = fields.keys().next() {
             return Err(invalid(format!("Unknown keys: {unknown:?}")));
         }
-        let shared = self.inner.api.share(&self.caller, request)?;
+        let shared = self.call(request).await?;
         let body = json!({
             "paths": shared.grant.paths,
             "methods": shared.grant.methods,
@@ -50,7 +50,7 @@ where
     }
 
     pub(super) async fn health(self) -> Answered {
-        let health = self.inner.api.health(&self.caller).await?;
+        let health = self.call(CheckHealth).await?;
         Ok(respond::json(StatusCode::OK, health.document().to_string()))
     }
 }
@@ -67,9 +67,11 @@ fn texts(fields: &mut Map<String, Value>, name: &str) -> Result<Vec<String>, Htt
         Some(_) => return Err(invalid(format!("`{name}` should be a list"))),
     };
     list.into_iter()
-        .map(|item| match item {
-            Value::String(text) => Ok(text),
-            other => Err(invalid(format!("`{name}` should be a list of strings, not {other}"))),
+        .map(|item| {
+            let Value::String(text) = item else {
+                return Err(invalid(format!("`{name}` should be a list of strings, not {item}")));
+            };
+            Ok(text)
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{StatusCode, header};
 use hyper::body::Body;
-use zaqar_api::{CreateClaim, QueueRef, ReadClaim, RenewClaim};
+use zaqar_api::{CreateClaim, QueueRef, ReadClaim, ReleaseClaim, RenewClaim};
 
 use super::{Answered, Exchange};
 use crate::body::{self, ClaimDocument};
@@ -21,7 +21,7 @@ where
             if document.is_empty() { ClaimDocument::default() } else { body::decode(&document)? };
         let base = queue_path(queue.kind, &queue.name);
         let request = CreateClaim { queue, limit, ttl, grace };
-        let Some((id, messages)) = self.inner.api.create_claim(&self.caller, request).await? else {
+        let Some((id, messages)) = self.call(request).await? else {
             return Ok(respond::empty(StatusCode::NO_CONTENT));
         };
         let now = self.inner.api.clock().now();
@@ -34,7 +34,7 @@ where
     pub(super) async fn get_claim(self, queue: QueueRef, id: &str) -> Answered {
         let base = queue_path(queue.kind, &queue.name);
         let request = ReadClaim { queue, id: id.to_owned() };
-        let claim = self.inner.api.read_claim(&self.caller, request).await?;
+        let claim = self.call(request).await?;
         let now = self.inner.api.clock().now();
         let document = respond::messages(&base, &claim.messages, now, |out| {
             let (age, ttl) = (now.secs_since(claim.since), claim.ttl);
@@ -48,13 +48,12 @@ where
         let document = self.small_document().await?;
         let ClaimDocument { ttl, grace } = body::decode(&document)?;
         let request = RenewClaim { queue, id: id.to_owned(), ttl, grace };
-        self.inner.api.renew_claim(&self.caller, request).await?;
+        self.call(request).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
     pub(super) async fn release_claim(self, queue: QueueRef, id: &str) -> Answered {
-        let request = ReadClaim { queue, id: id.to_owned() };
-        self.inner.api.release_claim(&self.caller, request).await?;
+        self.call(ReleaseClaim { queue, id: id.to_owned() }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 }

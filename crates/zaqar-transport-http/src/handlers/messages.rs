@@ -1,11 +1,13 @@
 //! Messages.
 
+use std::slice;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{StatusCode, header};
 use hyper::body::Body;
 use zaqar_api::{
-    DeleteMessage, DeleteMessages, Error, ListMessages, Part, PopMessages, PostMessages, QueueRef,
-    ReadMessages, json,
+    CheckPostSize, DeleteMessage, DeleteMessages, Error, ListMessages, Part, PopMessages,
+    PostMessages, QueueRef, ReadMessage, ReadMessages, json,
 };
 use zaqar_core::MessageId;
 
@@ -14,7 +16,8 @@ use crate::body;
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 
-/// Ids in a `Location`, at most: clients refuse header lines of many KiB, and would post again what was stored. The body has them all.
+/// Ids in a `Location`, at most: clients refuse header lines of many KiB, and would post again what
+/// was stored. The body has them all.
 const MAX_LOCATED: usize = 100;
 
 impl<B> Exchange<'_, B>
@@ -34,13 +37,13 @@ where
             Ok(messages) => messages,
             // Too large for the queue comes before malformed, though it costs a look at the queue.
             Err(error) => {
-                self.inner.api.check_post_size(&self.caller, queue, size).await?;
+                self.call(CheckPostSize { queue, size }).await?;
                 return Err(error);
             }
         };
         let base = queue_path(queue.kind, &queue.name);
-        let request = PostMessages { queue, size, messages };
-        let ids = self.inner.api.post_messages(&self.caller, request).await?;
+        let request = PostMessages { queue, size, messages, notify: false };
+        let ids = self.call(request).await?;
         let mut out = BytesMut::with_capacity(16 + ids.len() * (base.len() + 48));
         out.put_slice(b"{\"resources\":[");
         json::joined(&mut out, &ids, |out, id| {
@@ -74,7 +77,7 @@ where
             include_claimed: include_claimed.unwrap_or(false),
             include_delayed: include_delayed.unwrap_or(false),
         };
-        let page = self.inner.api.list_messages(&self.caller, request).await?;
+        let page = self.call(request).await?;
         let next = page.next.map(|next| {
             let mut href = format!("{base}/messages?");
             if let Some(limit) = limit {
@@ -103,9 +106,9 @@ where
         let base = queue_path(queue.kind, &queue.name);
         let name = queue.name.clone();
         let request = ReadMessages { queue, ids: ids.clone() };
-        let messages = self.inner.api.read_messages(&self.caller, request).await?;
+        let messages = self.call(request).await?;
         if messages.is_empty() {
-            let project = &self.caller.project;
+            let project = &self.context.project;
             let ids = ids.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", ");
             let description = format!(
                 "No messages with IDs: [{ids}] found in the queue {name} for project {project}."
@@ -119,23 +122,23 @@ where
     pub(super) async fn get_message(self, queue: QueueRef, id: &str) -> Answered {
         let base = queue_path(queue.kind, &queue.name);
         let name = queue.name.clone();
-        let request = ReadMessages { queue, ids: vec![id.to_owned()] };
-        let messages = self.inner.api.read_messages(&self.caller, request).await?;
-        let Some(message) = messages.first() else {
-            let project = &self.caller.project;
+        let found = self.call(ReadMessage { queue, id: id.to_owned() }).await?;
+        let Some(message) = found else {
+            let project = &self.context.project;
             let description =
                 format!("Message {id} does not exist in queue {name} for project {project}");
             return Err(HttpError::NotFound { description });
         };
-        let mut out = BytesMut::with_capacity(respond::room(&base, &messages));
-        respond::message(&mut out, &base, message, self.inner.api.clock().now());
+        let mut out =
+            BytesMut::with_capacity(respond::encoded_size(&base, slice::from_ref(&message)));
+        respond::message(&mut out, &base, &message, self.inner.api.clock().now());
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
     pub(super) async fn delete_message(self, queue: QueueRef, id: &str) -> Answered {
         let claim = self.query.text("claim_id");
         let request = DeleteMessage { queue, id: id.to_owned(), claim };
-        self.inner.api.delete_message(&self.caller, request).await?;
+        self.call(request).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
@@ -156,12 +159,12 @@ where
             (Some(ids), None) => {
                 let claims = self.query.list("claim_ids");
                 let request = DeleteMessages { queue, ids, claims };
-                self.inner.api.delete_messages(&self.caller, request).await?;
+                self.call(request).await?;
                 Ok(respond::empty(StatusCode::NO_CONTENT))
             }
             (None, Some(limit)) => {
                 let request = PopMessages { queue, limit };
-                let messages = self.inner.api.pop_messages(&self.caller, request).await?;
+                let messages = self.call(request).await?;
                 let now = self.inner.api.clock().now();
                 let document = json::all_popped(&messages, now).freeze();
                 Ok(respond::json(StatusCode::OK, document))

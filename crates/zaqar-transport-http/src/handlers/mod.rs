@@ -2,35 +2,121 @@
 
 mod admin;
 mod claims;
+mod deliveries;
 mod home;
 mod messages;
+mod pools;
 mod queues;
 mod subscriptions;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use zaqar_api::Caller;
+use zaqar_api::{Callable, Context, Ping, ReadHome, RequestId};
+use zaqar_core::{Holder, Permit};
 
-use crate::body::{self, Bound};
+use crate::body::{Bound, RequestBody};
 use crate::error::HttpError;
 use crate::query::Query;
 use crate::route::{self, Route};
 use crate::{Inner, request, respond};
 
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+
+/// Responses up to this many bytes are part of what every connection is charged for.
+const FREE_BYTES: usize = 1024;
+
+/// Bytes of a request document that is neither messages nor queue metadata.
+const MAX_DOCUMENT: u64 = 64 * 1024;
 
 type Answered = Result<Response<Full<Bytes>>, HttpError>;
 
 /// A request that has said who asks, on its way to its operation.
 struct Exchange<'a, B> {
     inner: &'a Inner,
-    caller: Caller,
+    context: Context,
     query: Query<'a>,
     headers: &'a http::HeaderMap,
-    body: B,
+    body: &'a mut RequestBody<B>,
+    holder: &'a Holder,
+}
+
+/// Bytes reserved for a response with messages before the store is asked for them.
+const RESERVED: usize = 512 * 1024;
+
+/// Whether a response may be as large as a page of messages.
+fn returns_messages(route: &Route, method: &Method) -> bool {
+    match route {
+        Route::Messages(..) => *method != Method::POST,
+        // Answers of receivers are of the size of messages.
+        Route::Claims(_) | Route::Deliveries(..) | Route::Delivery(..) => true,
+        Route::Claim(..) => *method == Method::GET,
+        Route::Versions
+        | Route::Home
+        | Route::Ping
+        | Route::Health
+        | Route::Pools
+        | Route::Pool(_)
+        | Route::Flavors
+        | Route::Flavor(_)
+        | Route::Queues(_)
+        | Route::Queue(..)
+        | Route::Stats(..)
+        | Route::Purge(..)
+        | Route::Message(..)
+        | Route::Share(_)
+        | Route::Subscriptions(..)
+        | Route::Subscription(..)
+        | Route::Confirm(..)
+        | Route::Secret(..)
+        | Route::Retry(..)
+        | Route::SubscriberHealth(..)
+        | Route::Resume(..)
+        | Route::Test(..) => false,
+    }
+}
+
+/// Whom a request and its response are charged to.
+struct Charge {
+    /// The connection; its project too once the request has said it.
+    holder: Holder,
+    /// What the response was expected to take.
+    reserved: Option<Permit>,
+    /// Whether the client can ask for the response again, so that it may be refused.
+    is_repeatable: bool,
+}
+
+impl Charge {
+    /// Charges a response's body until its last slice is dropped. What was popped or claimed is
+    /// charged past the bounds, as it cannot be fetched again; the reservation before it keeps that
+    /// in proportion. A page that was only read is refused.
+    ///
+    /// # Errors
+    /// [`HttpError::OverBudget`]; the response is gone.
+    async fn response(self, response: Response<Full<Bytes>>) -> Answered {
+        let length = response.body().size_hint().exact().unwrap_or_default();
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length <= FREE_BYTES {
+            return Ok(response);
+        }
+        let permit = match self.reserved {
+            Some(mut permit) if self.is_repeatable => {
+                permit.resize(length)?;
+                permit
+            }
+            Some(mut permit) => {
+                permit.resize_past_bounds(length);
+                permit
+            }
+            None => self.holder.try_acquire(length)?,
+        };
+        let (head, body) = response.into_parts();
+        // A full body is never pending, and not copied.
+        let Ok(body) = body.collect().await;
+        Ok(Response::from_parts(head, Full::new(permit.attach(body.to_bytes()))))
+    }
 }
 
 /// Answers a request. Every path through it ends in a response with a request id.
@@ -39,39 +125,84 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    let (head, body) = request.into_parts();
-    let id = request_id();
-    let answered = answer(inner, &head, body).await;
-    let told = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let (ours, project) = (id.to_str().unwrap_or_default(), told("x-project-id"));
-    let (method, path) = (head.method.as_str(), head.uri.path());
-    let mut response = answered.unwrap_or_else(|error| {
-        let about = tracing::error_span!("request", request_id = ours, project, method, path);
-        about.in_scope(|| error.into_response())
-    });
+    let (mut head, body) = request.into_parts();
+    if inner.api.authenticator().is_some() {
+        request::drop_claims(&mut head.headers);
+    }
+    let id = RequestId::random();
+    let mut body = RequestBody::new(body);
+    let holder = match head.extensions.get::<Holder>() {
+        Some(holder) => holder.clone(),
+        None => inner.api.memory().holder(),
+    };
+    let is_repeatable = head.method == Method::GET;
+    let mut charge = Charge { holder, reserved: None, is_repeatable };
+    let answered = match answer(inner, &head, &mut body, &mut charge, id).await {
+        Ok(response) => charge.response(response).await,
+        Err(error) => Err(error),
+    };
+    let mut response = answered.unwrap_or_else(HttpError::into_response);
+    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     tracing::debug!(
-        request_id = ours,
+        request_id = id.as_str(),
         // So that one request can be followed through several services.
-        global_request_id = told(REQUEST_ID.as_str()),
-        project,
-        method,
-        path,
+        global_request_id = header(REQUEST_ID.as_str()),
+        project = header("x-project-id"),
+        method = head.method.as_str(),
+        path = head.uri.path(),
         status = response.status().as_u16(),
         "request"
     );
-    response.headers_mut().insert(REQUEST_ID, id);
+    set_request_id(&mut response, id);
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Some(authenticator) = inner.api.authenticator()
+    {
+        respond::set(&mut response, header::WWW_AUTHENTICATE, authenticator.challenge());
+    }
+    // With a body unread, the client's next request would be lost.
+    if !body.drain(head.headers.contains_key(header::EXPECT)).await {
+        respond::close(&mut response);
+    }
     if head.method == Method::HEAD { respond::without_body(response) } else { response }
 }
 
-async fn answer<B>(inner: &Inner, head: &http::request::Parts, body: B) -> Answered
+/// Says which request a response answers.
+pub(crate) fn set_request_id(response: &mut Response<Full<Bytes>>, id: RequestId) {
+    respond::set(response, REQUEST_ID, Bytes::copy_from_slice(id.as_str().as_bytes()));
+}
+
+async fn answer<B>(
+    inner: &Inner,
+    head: &http::request::Parts,
+    body: &mut RequestBody<B>,
+    charge: &mut Charge,
+    request_id: RequestId,
+) -> Answered
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
     let path = route::decode(head.uri.path());
     let method = &head.method;
-    let served = |route: &Route| inner.options.admin || *route != Route::Health;
-    let Some(route) = Route::find(&path).filter(served) else {
+    let served = |route: &Route| {
+        (inner.options.admin || !route.is_for_admins())
+            && (inner.api.has_pools() || !route.is_of_pooling())
+    };
+    let found = Route::find(&path).filter(served);
+    let signed = request::signed(&head.headers);
+    // Who is not known learns nothing, not even what is served.
+    let token = match (inner.api.authenticator(), &signed, &found) {
+        (None, _, _) | (_, None, Some(Route::Versions)) => None,
+        (Some(_), Some(_), _) if method == Method::OPTIONS => {
+            return Err(zaqar_api::Error::NotGranted.into());
+        }
+        (Some(_), Some(_), _) => None,
+        (Some(_), None, _) => {
+            request::check_identity(&head.headers)?;
+            Some(request::token(&inner.api, &head.headers, method, &path).await?)
+        }
+    };
+    let Some(route) = found else {
         if method == Method::OPTIONS {
             return Ok(respond::empty(StatusCode::OK));
         }
@@ -82,40 +213,35 @@ where
         respond::set(&mut response, header::ALLOW, allow(&route));
         return Ok(response);
     }
-    let signed = request::signed(&head.headers);
+    request::check_identity(&head.headers)?;
     if route == Route::Versions && signed.is_none() {
         request::check_accept(&head.headers, "")?;
         check_method(&route, method)?;
         return Ok(home::versions());
     }
-    // A signature that does not hold is told nothing else.
-    if let Some(signed) = &signed {
-        let probe = zaqar_core::ClientId::new("");
-        let caller = inner.api.signed_caller(signed, probe, method.as_str(), &path);
-        caller.ok_or(HttpError::NoSuchPath)?;
-    }
+    // A signature that does not hold, or not for this, is told nothing else.
+    let authentication = match (&signed, token) {
+        (Some(signed), _) => request::granted(&inner.api, signed, method, &path)?,
+        (None, Some(token)) => token,
+        (None, None) => request::unchecked(&head.headers),
+    };
     request::check_content_type(&head.headers)?;
     request::check_accept(&head.headers, home::MEDIA_TYPE)?;
-    let kind = route.kind();
-    let mut caller = request::caller(&head.headers, kind, inner.api.limits())?;
-    if signed.is_some() {
-        caller.roles.clear();
-    }
+    let limits = inner.api.limits();
+    let mut context = request::context(&head.headers, route.kind(), limits, authentication)?;
+    context.request_id = request_id;
     let queue = route.queue().map(|(kind, name)| request::queue(kind, name)).transpose()?;
     check_method(&route, method)?;
     let query = Query::new(head.uri.query());
-    let exchange = Exchange { inner, caller, query, headers: &head.headers, body };
+    charge.holder = charge.holder.for_project(&context.project);
+    if returns_messages(&route, method) {
+        charge.reserved = Some(charge.holder.try_acquire(RESERVED)?);
+    }
+    let holder = &charge.holder;
+    let exchange = Exchange { inner, context, query, headers: &head.headers, body, holder };
     match queue {
         Some(queue) => exchange.in_queue(&route, method, queue).await,
-        None => match route {
-            Route::Queues(kind) => exchange.list_queues(kind).await,
-            Route::Health => exchange.health().await,
-            Route::Ping => {
-                inner.api.ping().await.map_err(HttpError::from)?;
-                Ok(respond::empty(StatusCode::NO_CONTENT))
-            }
-            _ => Ok(home::document()),
-        },
+        None => exchange.in_service(&route, method).await,
     }
 }
 
@@ -124,6 +250,50 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
+    fn call<O: Callable>(
+        &self,
+        operation: O,
+    ) -> impl Future<Output = Result<O::Answer, zaqar_api::Error>> + use<'_, B, O> {
+        self.inner.api.call(&self.context, operation)
+    }
+
+    /// What names no queue.
+    async fn in_service(self, route: &Route, method: &Method) -> Answered {
+        match route {
+            Route::Queues(kind) => self.list_queues(*kind).await,
+            Route::Pools => self.list_pools().await,
+            Route::Pool(name) => self.on_pool(method, name).await,
+            Route::Flavors => self.list_flavors().await,
+            Route::Flavor(name) => self.on_flavor(method, name).await,
+            Route::Health => self.health().await,
+            Route::Ping => {
+                self.call(Ping).await?;
+                Ok(respond::empty(StatusCode::NO_CONTENT))
+            }
+            Route::Home => Ok(home::document(self.call(ReadHome).await?)),
+            // The list of versions is served before; all others name a queue.
+            Route::Versions
+            | Route::Queue(..)
+            | Route::Stats(..)
+            | Route::Purge(..)
+            | Route::Messages(..)
+            | Route::Message(..)
+            | Route::Claims(_)
+            | Route::Claim(..)
+            | Route::Share(_)
+            | Route::Subscriptions(..)
+            | Route::Subscription(..)
+            | Route::Confirm(..)
+            | Route::Secret(..)
+            | Route::Deliveries(..)
+            | Route::Delivery(..)
+            | Route::Retry(..)
+            | Route::SubscriberHealth(..)
+            | Route::Resume(..)
+            | Route::Test(..) => Err(HttpError::NoSuchPath),
+        }
+    }
+
     async fn in_queue(
         self,
         route: &Route,
@@ -153,9 +323,27 @@ where
             (Route::Subscription(_, _, id), "DELETE") => self.delete_subscription(queue, id).await,
             (Route::Subscription(_, _, id), _) => self.get_subscription(queue, id).await,
             (Route::Confirm(_, _, id), _) => self.confirm_subscription(queue, id).await,
-            (Route::Versions | Route::Home | Route::Ping | Route::Health | Route::Queues(_), _) => {
-                Err(HttpError::NoSuchPath)
+            (Route::Secret(_, _, id), _) => self.rotate_secret(queue, id).await,
+            (Route::Deliveries(_, _, id), _) => self.list_deliveries(queue, id).await,
+            (Route::Delivery(_, _, id, delivery), _) => {
+                self.get_delivery(queue, id, delivery).await
             }
+            (Route::Retry(_, _, id, delivery), _) => self.retry_delivery(queue, id, delivery).await,
+            (Route::SubscriberHealth(_, _, id), _) => self.subscriber_health(queue, id).await,
+            (Route::Resume(_, _, id), _) => self.resume_subscription(queue, id).await,
+            (Route::Test(_, _, id), _) => self.test_subscription(queue, id).await,
+            (
+                Route::Versions
+                | Route::Home
+                | Route::Ping
+                | Route::Health
+                | Route::Pools
+                | Route::Pool(_)
+                | Route::Flavors
+                | Route::Flavor(_)
+                | Route::Queues(_),
+                _,
+            ) => Err(HttpError::NoSuchPath),
         }
     }
 
@@ -169,8 +357,8 @@ where
 
     /// Reads a claim, a subscription or the like.
     async fn small_document(&mut self) -> Result<Bytes, HttpError> {
-        self.document(self.inner.api.limits().max_queue_metadata, |max| HttpError::TooLarge {
-            reason: format!("The request body is too large. Max size: {max}"),
+        self.document(MAX_DOCUMENT, |max| HttpError::TooLarge {
+            reason: format!("The request body is too large. Max size: {max} bytes"),
         })
         .await
     }
@@ -180,9 +368,8 @@ where
         max: u64,
         too_large: impl FnOnce(u64) -> HttpError,
     ) -> Result<Bytes, HttpError> {
-        let expects = self.headers.contains_key(header::EXPECT);
-        let bound = Bound { max, timeout: self.inner.options.body_timeout, expects };
-        body::read(&mut self.body, &bound, too_large).await
+        let timeout = self.inner.options.body_timeout;
+        self.body.read(&Bound { max, timeout, holder: self.holder }, too_large).await
     }
 }
 
@@ -215,40 +402,4 @@ fn allow(route: &Route) -> String {
     names.sort_unstable();
     names.push("OPTIONS");
     names.join(", ")
-}
-
-/// A new request id: `req-` and a random UUID, version 4.
-pub(crate) fn request_id() -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut id = *b"req-xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx";
-    let mut chance: u128 = rand::random();
-    for place in &mut id[4..] {
-        let digit = DIGITS[(chance & 15) as usize];
-        match *place {
-            b'x' => *place = digit,
-            // The variant: 8, 9, a or b.
-            b'y' => *place = DIGITS[(8 | chance & 3) as usize],
-            _ => continue,
-        }
-        chance >>= 4;
-    }
-    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("req-"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::request_id;
-
-    #[test]
-    fn a_request_id_is_a_version_4_uuid() {
-        let id = request_id();
-        let text = id.to_str().unwrap();
-        let uuid = text.strip_prefix("req-").unwrap();
-        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
-        assert_eq!(lengths, [8, 4, 4, 4, 12]);
-        assert!(uuid.bytes().all(|b| b == b'-' || matches!(b, b'0'..=b'9' | b'a'..=b'f')));
-        assert_eq!(&uuid[14..15], "4");
-        assert!(["8", "9", "a", "b"].contains(&&uuid[19..20]), "{uuid}");
-        assert_ne!(id, request_id());
-    }
 }

@@ -7,7 +7,8 @@ use hyper::body::Body;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use zaqar_api::{
-    Change, CreateQueue, Error, ListQueues, Part, PatchQueue, Purge, QueueList, QueueRef, json,
+    Change, CreateQueue, DeleteQueue, Error, GetQueue, GetQueueStats, ListQueues, Part, PatchQueue,
+    Purge, QueueList, QueueRef, json,
 };
 use zaqar_core::{Kind, Limits, Metadata};
 
@@ -56,8 +57,9 @@ where
         let collection = match kind {
             Kind::Queue => "queues",
             Kind::Topic => "topics",
+            Kind::Internal => "internal",
         };
-        let list = self.inner.api.list_queues(&self.caller, request).await?;
+        let list = self.call(request).await?;
         let limits = self.inner.api.limits();
         let href = list.next.as_ref().map(|next| next_page(collection, &given, next.as_str()));
         Ok(respond::json(StatusCode::OK, queue_list(collection, kind, list, href, limits)))
@@ -72,7 +74,7 @@ where
         };
         let path = queue_path(queue.kind, &queue.name);
         let request = CreateQueue { queue, metadata };
-        let created = self.inner.api.create_queue(&self.caller, request).await?;
+        let created = self.call(request).await?;
         let status = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
         let mut response = respond::empty(status);
         respond::set(&mut response, header::LOCATION, path);
@@ -81,7 +83,7 @@ where
 
     pub(super) async fn get_queue(self, queue: QueueRef) -> Answered {
         let kind = queue.kind;
-        let metadata = self.inner.api.get_queue(&self.caller, queue).await?;
+        let metadata = self.call(GetQueue { queue }).await?;
         Ok(self.whole_metadata(kind, metadata.unwrap_or_default()))
     }
 
@@ -97,18 +99,18 @@ where
         let changes = operations.iter().map(change).collect::<Result<_, _>>()?;
         let kind = queue.kind;
         let request = PatchQueue { queue, changes };
-        let metadata = self.inner.api.patch_queue(&self.caller, request).await?;
+        let metadata = self.call(request).await?;
         Ok(self.whole_metadata(kind, metadata))
     }
 
     pub(super) async fn delete_queue(self, queue: QueueRef) -> Answered {
-        self.inner.api.delete_queue(&self.caller, queue).await?;
+        self.call(DeleteQueue { queue }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
     pub(super) async fn stats(self, queue: QueueRef) -> Answered {
         let base = queue_path(queue.kind, &queue.name);
-        let stats = self.inner.api.stats(&self.caller, queue).await?.unwrap_or_default();
+        let stats = self.call(GetQueueStats { queue }).await?.unwrap_or_default();
         let now = self.inner.api.clock().now();
         let place = |id| ("href", format!("{base}/messages/{id}"));
         Ok(respond::json(StatusCode::OK, json::stats(&stats, now, place).to_string()))
@@ -130,7 +132,7 @@ where
         }
         let [messages, subscriptions] = TYPES.map(|name| asked.iter().any(|asked| asked == name));
         let request = Purge { queue, messages, subscriptions };
-        self.inner.api.purge(&self.caller, request).await?;
+        self.call(request).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
@@ -149,8 +151,8 @@ fn resource_types(document: &Value) -> Result<Vec<String>, HttpError> {
     let types = match document {
         Value::Object(members) => members.get("resource_types"),
         Value::Array(_) => None,
-        other => {
-            return Err(HttpError::body(format!("Request body could not be parsed: {other}.")));
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            return Err(HttpError::body(format!("Request body could not be parsed: {document}.")));
         }
     };
     let missing = || invalid("Post body must contain key \"resource_types\".".to_owned());
@@ -162,7 +164,7 @@ fn resource_types(document: &Value) -> Result<Vec<String>, HttpError> {
 }
 
 /// The same request for what lies behind the marker.
-fn next_page(collection: &str, given: &[(String, String)], marker: &str) -> String {
+pub(super) fn next_page(collection: &str, given: &[(String, String)], marker: &str) -> String {
     let mut href = format!("/v2/{collection}?");
     for (name, value) in given {
         let name = utf8_percent_encode(name, ESCAPED);

@@ -5,8 +5,9 @@ use http::{StatusCode, header};
 use hyper::body::Body;
 use serde_json::{Map, Value};
 use zaqar_api::{
-    ChangeSubscription, ConfirmSubscription, CreateSubscription, Error, ListSubscriptions, Part,
-    QueueRef, Subscriber, SubscriptionRef, json,
+    ChangeSubscription, ConfirmSubscription, CreateSubscription, CreatedSubscription,
+    DeleteSubscription, Error, ListSubscriptions, Part, QueueRef, ReadSubscription, RotateSecret,
+    Subscriber, SubscriptionRef, json,
 };
 
 use super::{Answered, Exchange};
@@ -29,10 +30,12 @@ where
         let path = format!("{}/subscriptions", queue_path(queue.kind, &queue.name));
         let request =
             CreateSubscription { queue, subscriber: Subscriber::Address(subscriber), ttl, options };
-        let created = self.inner.api.create_subscription(&self.caller, request).await;
+        let created = self.call(request).await;
         let mut response = match created {
-            Ok(id) => {
-                let body = format!("{{\"subscription_id\":\"{id}\"}}");
+            Ok(CreatedSubscription { id, secret }) => {
+                let secret = secret.map(|secret| format!(",\"secret\":\"{}\"", secret.expose()));
+                let secret = secret.unwrap_or_default();
+                let body = format!("{{\"subscription_id\":\"{id}\"{secret}}}");
                 respond::json(StatusCode::CREATED, body)
             }
             Err(error) => HttpError::from(error).into_response(),
@@ -48,7 +51,7 @@ where
         let base = queue_path(queue.kind, &queue.name);
         let source = queue.name.clone();
         let request = ListSubscriptions { queue, marker: self.query.text("marker"), limit };
-        let list = self.inner.api.list_subscriptions(&self.caller, request).await?;
+        let list = self.call(request).await?;
         let now = self.inner.api.clock().now();
         let next = list.last().map(|last| {
             let limit = limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
@@ -67,8 +70,8 @@ where
 
     pub(super) async fn get_subscription(self, queue: QueueRef, id: &str) -> Answered {
         let source = queue.name.clone();
-        let request = SubscriptionRef { queue, id: id.to_owned() };
-        let found = self.inner.api.read_subscription(&self.caller, request).await?;
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        let found = self.call(ReadSubscription { subscription }).await?;
         let mut out = BytesMut::new();
         json::subscription(&mut out, source.as_str(), &found, self.inner.api.clock().now());
         Ok(respond::json(StatusCode::OK, out.freeze()))
@@ -86,7 +89,7 @@ where
         let path = subscription_path(&queue, id);
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         let request = ChangeSubscription { subscription, subscriber, ttl, options };
-        self.inner.api.change_subscription(&self.caller, request).await?;
+        self.call(request).await?;
         let mut response = respond::empty(StatusCode::NO_CONTENT);
         respond::set(&mut response, header::LOCATION, path);
         Ok(response)
@@ -101,20 +104,30 @@ where
         let path = format!("{}/confirm", subscription_path(&queue, id));
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         let request = ConfirmSubscription { subscription, confirmed: *confirmed };
-        self.inner.api.confirm_subscription(&self.caller, request).await?;
+        self.call(request).await?;
         let mut response = respond::empty(StatusCode::NO_CONTENT);
         respond::set(&mut response, header::LOCATION, path);
         Ok(response)
     }
 
+    pub(super) async fn rotate_secret(mut self, queue: QueueRef, id: &str) -> Answered {
+        let document = self.small_document().await?;
+        let mut fields = Fields::read(&document)?;
+        let grace = fields.integer("grace")?;
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        let secret = self.call(RotateSecret { subscription, grace }).await?;
+        let body = format!("{{\"secret\":\"{}\"}}", secret.expose());
+        Ok(respond::json(StatusCode::OK, body))
+    }
+
     pub(super) async fn delete_subscription(self, queue: QueueRef, id: &str) -> Answered {
-        let request = SubscriptionRef { queue, id: id.to_owned() };
-        self.inner.api.delete_subscription(&self.caller, request).await?;
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        self.call(DeleteSubscription { subscription }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 }
 
-fn subscription_path(queue: &QueueRef, id: &str) -> String {
+pub(super) fn subscription_path(queue: &QueueRef, id: &str) -> String {
     format!("{}/subscriptions/{id}", queue_path(queue.kind, &queue.name))
 }
 
@@ -122,18 +135,19 @@ fn invalid(reason: &str) -> HttpError {
     Error::Invalid { part: Part::Request, reason: reason.to_owned() }.into()
 }
 
-/// The members of a subscription document. A null counts as absent: real clients send it for what the user left out.
-struct Fields(Map<String, Value>);
+/// The members of a subscription document. A null counts as absent: real clients send it for what
+/// the user left out.
+pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn read(document: &Bytes) -> Result<Self, HttpError> {
+    pub(super) fn read(document: &Bytes) -> Result<Self, HttpError> {
         if document.is_empty() {
             return Ok(Self(Map::new()));
         }
         body::decode(document).map(Self)
     }
 
-    fn take(&mut self, name: &str) -> Option<Value> {
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
@@ -150,6 +164,14 @@ impl Fields {
             None => Ok(None),
             Some(Value::Number(ttl)) if ttl.is_i64() => Ok(ttl.as_i64()),
             Some(_) => Err(invalid("TTL must be an integer.")),
+        }
+    }
+
+    fn integer(&mut self, name: &str) -> Result<Option<i64>, HttpError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Number(number)) if number.is_i64() => Ok(number.as_i64()),
+            Some(_) => Err(invalid(&format!("The {name} must be an integer."))),
         }
     }
 

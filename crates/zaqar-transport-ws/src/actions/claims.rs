@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::json;
-use zaqar_api::{CreateClaim, ReadClaim, RenewClaim};
+use zaqar_api::{CreateClaim, ReadClaim, ReleaseClaim, RenewClaim};
 
 use super::{Call, Replied};
 use crate::reply::{self, Reply};
@@ -16,7 +16,7 @@ impl Call {
             ttl: body.integer("ttl"),
             grace: body.integer("grace"),
         };
-        let Some((id, messages)) = self.api.create_claim(&self.caller, request).await? else {
+        let Some((id, messages)) = self.call(request).await? else {
             return Ok(Reply::new(204, Bytes::from_static(b"{\"claim_id\":null}")));
         };
         let mut out = BytesMut::new();
@@ -30,7 +30,7 @@ impl Call {
         let id = self.text("claim_id");
         let parsed = id.parse().ok();
         let request = ReadClaim { queue: self.queue()?, id };
-        let claim = self.api.read_claim(&self.caller, request).await?;
+        let claim = self.call(request).await?;
         let now = self.now();
         let mut out = BytesMut::new();
         let (age, ttl) = (now.secs_since(claim.since), claim.ttl);
@@ -44,17 +44,16 @@ impl Call {
         let id = self.text("claim_id");
         let text = format!("Claim {id} updated.");
         let ttl = self.request.body.integer("ttl");
-        let grace = self.loose_integer("grace")?;
+        let grace = self.lenient_integer("grace")?;
         let request = RenewClaim { queue: self.queue()?, id, ttl, grace };
-        self.api.renew_claim(&self.caller, request).await?;
+        self.call(request).await?;
         Ok(Reply::json(204, json!(text)))
     }
 
     pub(super) async fn release_claim(&self) -> Replied {
         let id = self.text("claim_id");
         let text = format!("Claim {id} deleted.");
-        let request = ReadClaim { queue: self.queue()?, id };
-        self.api.release_claim(&self.caller, request).await?;
+        self.call(ReleaseClaim { queue: self.queue()?, id }).await?;
         Ok(Reply::json(204, json!(text)))
     }
 }

@@ -1,9 +1,11 @@
 //! Messages.
 
+use std::slice;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use zaqar_api::{
-    DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages, PostedMessage,
-    ReadMessages, json,
+    CheckPostSize, DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages,
+    PostedMessage, ReadMessage, ReadMessages, json,
 };
 
 use super::{Call, Replied};
@@ -24,13 +26,13 @@ impl Call {
             Ok(messages) => messages,
             // Too large comes before malformed, though it costs a look at the queue.
             Err(error) => {
-                self.api.check_post_size(&self.caller, queue, size).await?;
+                self.call(CheckPostSize { queue, size }).await?;
                 return Err(error);
             }
         };
         self.checked_client()?;
-        let request = PostMessages { queue, size, messages };
-        let ids = self.api.post_messages(&self.caller, request).await?;
+        let request = PostMessages { queue, size, messages, notify: false };
+        let ids = self.call(request).await?;
         let mut out = BytesMut::with_capacity(32 + ids.len() * 40);
         out.put_slice(b"{\"message_ids\":[");
         json::joined(&mut out, &ids, |out, id| {
@@ -49,33 +51,32 @@ impl Call {
             queue: self.queue()?,
             marker: body.text("marker"),
             limit: body.integer("limit"),
-            echo: self.loose_boolean("echo"),
-            include_claimed: self.loose_boolean("include_claimed"),
-            include_delayed: self.loose_boolean("include_delayed"),
+            echo: self.lenient_boolean("echo"),
+            include_claimed: self.lenient_boolean("include_claimed"),
+            include_delayed: self.lenient_boolean("include_delayed"),
         };
-        let page = self.api.list_messages(&self.caller, request).await?;
+        let page = self.call(request).await?;
         Ok(self.shown(&page.messages))
     }
 
     pub(super) async fn get_messages(&self) -> Replied {
         let ids = self.texts("message_ids").unwrap_or_default();
         let request = ReadMessages { queue: self.queue()?, ids };
-        let messages = self.api.read_messages(&self.caller, request).await?;
+        let messages = self.call(request).await?;
         Ok(self.shown(&messages))
     }
 
     pub(super) async fn get_message(&self) -> Replied {
         let (queue, id) = (self.queue()?, self.text("message_id"));
         let name = queue.name.to_string();
-        let request = ReadMessages { queue, ids: vec![id.clone()] };
-        let messages = self.api.read_messages(&self.caller, request).await?;
-        let Some(message) = messages.first() else {
-            let project = self.caller.project.to_string();
+        let found = self.call(ReadMessage { queue, id: id.clone() }).await?;
+        let Some(message) = found else {
+            let project = self.context.project.to_string();
             return Err(WsError::MessageNotFound { id, queue: name, project });
         };
-        let mut out = BytesMut::with_capacity(json::room(&messages, 16));
+        let mut out = BytesMut::with_capacity(json::encoded_size(slice::from_ref(&message), 16));
         out.put_slice(b"{\"messages\":");
-        reply::message(&mut out, message, None, self.now());
+        reply::message(&mut out, &message, None, self.now());
         out.put_slice(b"}");
         Ok(Reply::new(200, out))
     }
@@ -91,7 +92,7 @@ impl Call {
     pub(super) async fn delete_message(&self) -> Replied {
         let claim = self.request.body.text("claim_id");
         let request = DeleteMessage { queue: self.queue()?, id: self.text("message_id"), claim };
-        self.api.delete_message(&self.caller, request).await?;
+        self.call(request).await?;
         Ok(Reply::nothing())
     }
 
@@ -103,12 +104,12 @@ impl Call {
             (Some(ids), None) => {
                 let claims = self.texts("claim_ids");
                 let request = DeleteMessages { queue, ids, claims };
-                self.api.delete_messages(&self.caller, request).await?;
+                self.call(request).await?;
                 Ok(Reply::nothing())
             }
             (None, Some(limit)) => {
                 let request = PopMessages { queue, limit };
-                let messages = self.api.pop_messages(&self.caller, request).await?;
+                let messages = self.call(request).await?;
                 Ok(Reply::new(200, json::all_popped(&messages, self.now())))
             }
         }

@@ -1,18 +1,20 @@
-//! What actions do: one file a resource, each decodes, calls the operation, and tells what came of it.
+//! What actions do: one file a resource, each decodes, calls the operation, and tells what came of
+//! it.
 
 mod claims;
 mod messages;
 mod node;
+mod pools;
 mod queues;
 mod subscriptions;
 
-use zaqar_api::{Api, Caller, Listener, QueueRef};
+use zaqar_api::{Api, Callable, Context, Listener, QueueRef};
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Kind, NameError, QueueName, SubscriptionId, Timestamp};
 
 use crate::action::Action;
 use crate::error::{About, WsError};
-use crate::inbox::Place;
+use crate::inbox::SubscribedQueue;
 use crate::members::{Shape, shape};
 use crate::reply::Reply;
 use crate::request::Request;
@@ -22,7 +24,7 @@ type Replied = Result<Reply, WsError>;
 /// A request whose caller is known, on its way to its operation.
 pub(crate) struct Call {
     pub(crate) api: Api,
-    pub(crate) caller: Caller,
+    pub(crate) context: Context,
     pub(crate) request: Request,
     /// Serves what is for administrators too.
     pub(crate) admin: bool,
@@ -42,7 +44,7 @@ pub(crate) struct Performed {
     pub(crate) request: Request,
     pub(crate) reply: Reply,
     /// The subscription that the connection has now.
-    pub(crate) subscribed: Option<(Place, SubscriptionId)>,
+    pub(crate) subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
 impl Call {
@@ -52,7 +54,7 @@ impl Call {
         let connection = self.connection.take();
         let replied = match self.request.action {
             Action::Authenticate => Ok(authenticated()),
-            Action::GetHomeDoc => self.home(),
+            Action::GetHomeDoc => self.home().await,
             Action::CheckNodeHealth => self.health().await,
             Action::PingNode => self.ping().await,
             Action::QueueList => self.list_queues().await,
@@ -78,27 +80,40 @@ impl Call {
             },
             Action::SubscriptionGet => self.get_subscription().await,
             Action::SubscriptionDelete => self.delete_subscription().await,
+            Action::PoolList => self.list_pools().await,
+            Action::PoolCreate => self.create_pool().await,
+            Action::PoolUpdate => self.update_pool().await,
+            Action::PoolGet => self.get_pool().await,
+            Action::PoolDelete => self.delete_pool().await,
+            Action::FlavorList => self.list_flavors().await,
+            Action::FlavorCreate => self.create_flavor().await,
+            Action::FlavorUpdate => self.update_flavor().await,
+            Action::FlavorGet => self.get_flavor().await,
+            Action::FlavorDelete => self.delete_flavor().await,
         };
-        let reply = replied.unwrap_or_else(|error| {
-            let about = self.about();
-            let (project, queue) = (&about.project, &about.queue);
-            let span =
-                tracing::error_span!("request", project, queue, action = ?self.request.action);
-            span.in_scope(|| error.into_reply(&about))
-        });
+        let reply = replied.unwrap_or_else(|error| error.into_reply(&self.about()));
         Performed { request: self.request, reply, subscribed }
+    }
+
+    fn call<O: Callable>(
+        &self,
+        operation: O,
+    ) -> impl Future<Output = Result<O::Answer, zaqar_api::Error>> + use<'_, O> {
+        self.api.call(&self.context, operation)
     }
 
     fn about(&self) -> About {
         let text = |name| self.request.body.text(name).unwrap_or_default();
-        let id = match self.request.action {
-            Action::SubscriptionGet | Action::SubscriptionDelete => text("subscription_id"),
-            _ => text("message_id"),
+        let action = self.request.action;
+        let id = if matches!(action, Action::SubscriptionGet | Action::SubscriptionDelete) {
+            text("subscription_id")
+        } else {
+            text("message_id")
         };
         About {
             action: Some(self.request.action),
             queue: text("queue_name"),
-            project: self.caller.project.to_string(),
+            project: self.context.project.to_string(),
             id,
             claim: text("claim_id"),
         }
@@ -119,6 +134,7 @@ impl Call {
             Err(
                 NameError::QueueCharacters
                 | NameError::ProjectEmpty
+                | NameError::ProjectWhitespace
                 | NameError::ProjectTooLong { .. },
             ) => Err(WsError::invalid(
                 "Queue names may only contain ASCII letters, digits, underscores, and dashes.",
@@ -131,8 +147,9 @@ impl Call {
         self.request.body.text(name).unwrap_or_default()
     }
 
-    /// An integer that the rules of the action say nothing about: a text of one is taken too, as in the original.
-    fn loose_integer(&self, name: &str) -> Result<Option<i64>, WsError> {
+    /// An integer that the rules of the action say nothing about: a text of one is taken too, as in
+    /// the original.
+    fn lenient_integer(&self, name: &str) -> Result<Option<i64>, WsError> {
         let Some(value) = self.request.body.get(name) else { return Ok(None) };
         match (value.as_ref(), shape(value)) {
             (b"null", _) => return Ok(None),
@@ -150,12 +167,14 @@ impl Call {
         Err(WsError::invalid(format!("The value of the \"{name}\" field must be a int.")))
     }
 
-    /// A boolean that the rules of the action say nothing about: the words of the original are taken too.
-    fn loose_boolean(&self, name: &str) -> bool {
+    /// A boolean that the rules of the action say nothing about: the words of the original are
+    /// taken too.
+    fn lenient_boolean(&self, name: &str) -> bool {
         let Some(value) = self.request.body.get(name) else { return false };
-        let word = match shape(value) {
-            Shape::Text => self.text(name),
-            _ => String::from_utf8_lossy(value).into_owned(),
+        let word = if shape(value) == Shape::Text {
+            self.text(name)
+        } else {
+            String::from_utf8_lossy(value).into_owned()
         };
         let word = word.trim().to_ascii_lowercase();
         ["1", "t", "true", "on", "y", "yes"].contains(&word.as_str())

@@ -1,24 +1,23 @@
 //! What the server says of itself.
 
+use zaqar_api::{CheckHealth, Ping, ReadHome};
+
 use super::{Call, Replied};
-use crate::error::WsError;
 use crate::reply::Reply;
 
 impl Call {
-    pub(super) fn home(&self) -> Replied {
-        Ok(Reply::json(200, zaqar_api::home_document()))
+    pub(super) async fn home(&self) -> Replied {
+        Ok(Reply::new(200, self.call(ReadHome).await?))
     }
 
     pub(super) async fn ping(&self) -> Replied {
-        self.api.ping().await?;
+        self.call(Ping).await?;
         Ok(Reply::nothing())
     }
 
     pub(super) async fn health(&self) -> Replied {
-        if !self.admin {
-            return Err(WsError::Api(zaqar_api::Error::Forbidden));
-        }
-        let health = self.api.health(&self.caller).await?;
+        self.check_admin_mode()?;
+        let health = self.call(CheckHealth).await?;
         Ok(Reply::json(200, health.document()))
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
-use zaqar_api::{CreateQueue, ListQueues, Purge, json};
+use zaqar_api::{CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, Purge, json};
 use zaqar_core::{Kind, MessageId, Metadata};
 
 use super::{Call, Replied};
@@ -16,12 +16,12 @@ impl Call {
             kind: Kind::Queue,
             marker: body.text("marker"),
             limit: body.integer("limit"),
-            detailed: self.loose_boolean("detailed"),
+            detailed: self.lenient_boolean("detailed"),
             name: None,
             with_count: false,
             filters: Vec::new(),
         };
-        let list = self.api.list_queues(&self.caller, request).await?;
+        let list = self.call(request).await?;
         let mut out = BytesMut::new();
         out.put_slice(b"{\"queues\":[");
         json::joined(&mut out, list.queues, |out, queue| {
@@ -42,7 +42,7 @@ impl Call {
         let queue = self.queue()?;
         let text = Reply::json(201, format!("Queue {} created.", queue.name).into());
         let request = CreateQueue { queue, metadata: self.metadata()? };
-        let created = self.api.create_queue(&self.caller, request).await?;
+        let created = self.call(request).await?;
         Ok(Reply { status: if created { 201 } else { 204 }, ..text })
     }
 
@@ -65,17 +65,17 @@ impl Call {
     pub(super) async fn delete_queue(&self) -> Replied {
         let queue = self.queue()?;
         let text = format!("Queue {} removed.", queue.name);
-        self.api.delete_queue(&self.caller, queue).await?;
+        self.call(DeleteQueue { queue }).await?;
         Ok(Reply::json(204, text.into()))
     }
 
     pub(super) async fn get_queue(&self) -> Replied {
-        let metadata = self.api.get_queue(&self.caller, self.queue()?).await?;
+        let metadata = self.call(GetQueue { queue: self.queue()? }).await?;
         Ok(Reply::new(200, metadata.unwrap_or_default().to_json()))
     }
 
     pub(super) async fn stats(&self) -> Replied {
-        let stats = self.api.stats(&self.caller, self.queue()?).await?;
+        let stats = self.call(GetQueueStats { queue: self.queue()? }).await?;
         let status = if stats.is_some() { 200 } else { 404 };
         let place = |id: MessageId| ("id", id.to_string());
         Ok(Reply::json(status, json::stats(&stats.unwrap_or_default(), self.now(), place)))
@@ -86,7 +86,7 @@ impl Call {
         let has = |name: &str| types.as_ref().is_none_or(|types| types.iter().any(|t| t == name));
         let (messages, subscriptions) = (has("messages"), has("subscriptions"));
         let request = Purge { queue: self.queue()?, messages, subscriptions };
-        self.api.purge(&self.caller, request).await?;
+        self.call(request).await?;
         Ok(Reply::new(204, Bytes::from_static(b"{}")))
     }
 }

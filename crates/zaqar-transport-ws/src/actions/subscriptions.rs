@@ -3,13 +3,14 @@
 use bytes::{BufMut, BytesMut};
 use serde_json::{Map, Value};
 use zaqar_api::{
-    CreateSubscription, Error, ListSubscriptions, QueueRef, Subscriber, SubscriptionRef, json,
+    CreateSubscription, CreatedSubscription, DeleteSubscription, Error, ListSubscriptions,
+    QueueRef, ReadSubscription, Subscriber, SubscriptionRef, json,
 };
 use zaqar_core::SubscriptionId;
 
 use super::{Call, Connected, Replied};
 use crate::error::WsError;
-use crate::inbox::Place;
+use crate::inbox::SubscribedQueue;
 use crate::reply::Reply;
 
 impl Call {
@@ -24,21 +25,21 @@ impl Call {
     pub(super) async fn connect(
         &self,
         connection: Connected,
-        subscribed: &mut Option<(Place, SubscriptionId)>,
+        subscribed: &mut Option<(SubscribedQueue, SubscriptionId)>,
     ) -> Replied {
         let queue = self.queue()?;
         if let Some(earlier) = connection.earlier {
-            let earlier = SubscriptionRef { queue: queue.clone(), id: earlier.to_string() };
-            match self.api.read_subscription(&self.caller, earlier).await {
+            let subscription = SubscriptionRef { queue: queue.clone(), id: earlier.to_string() };
+            match self.call(ReadSubscription { subscription }).await {
                 Ok(_) => return Err(Error::SubscriptionExists.into()),
                 Err(Error::SubscriptionNotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let place = (self.caller.project.clone(), queue.name.clone());
+        let subscribed_queue = (self.context.project.clone(), queue.name.clone());
         let subscriber = Subscriber::Listener(connection.listener);
         let (reply, id) = self.subscribe(queue, subscriber).await?;
-        *subscribed = Some((place, id));
+        *subscribed = Some((subscribed_queue, id));
         Ok(reply)
     }
 
@@ -52,18 +53,21 @@ impl Call {
         let options = body.get("options").and_then(|options| serde_json::from_slice(options).ok());
         let options: Map<String, Value> = options.unwrap_or_default();
         let request = CreateSubscription { queue, subscriber, ttl: body.integer("ttl"), options };
-        let id = self.api.create_subscription(&self.caller, request).await?;
+        let CreatedSubscription { id, secret } = self.call(request).await?;
         let message = format!("Subscription {name} created.");
-        let body = serde_json::json!({ "subscription_id": id.to_string(), "message": message });
+        let mut body = serde_json::json!({ "subscription_id": id.to_string(), "message": message });
+        if let Some(secret) = secret {
+            body["secret"] = secret.expose().as_str().into();
+        }
         Ok((Reply::json(201, body), id))
     }
 
     pub(super) async fn list_subscriptions(&self) -> Replied {
         let queue = self.queue()?;
         let source = queue.name.clone();
-        let limit = self.loose_integer("limit")?;
+        let limit = self.lenient_integer("limit")?;
         let request = ListSubscriptions { queue, marker: self.request.body.text("marker"), limit };
-        let list = self.api.list_subscriptions(&self.caller, request).await?;
+        let list = self.call(request).await?;
         let (now, mut out) = (self.now(), BytesMut::new());
         out.put_slice(b"{\"subscriptions\":[");
         json::joined(&mut out, &list, |out, one| {
@@ -76,8 +80,8 @@ impl Call {
     pub(super) async fn get_subscription(&self) -> Replied {
         let queue = self.queue()?;
         let source = queue.name.clone();
-        let request = SubscriptionRef { queue, id: self.text("subscription_id") };
-        let found = self.api.read_subscription(&self.caller, request).await?;
+        let subscription = SubscriptionRef { queue, id: self.text("subscription_id") };
+        let found = self.call(ReadSubscription { subscription }).await?;
         let mut out = BytesMut::new();
         json::subscription(&mut out, source.as_str(), &found, self.now());
         Ok(Reply::new(200, out))
@@ -86,7 +90,8 @@ impl Call {
     pub(super) async fn delete_subscription(&self) -> Replied {
         let (queue, id) = (self.queue()?, self.text("subscription_id"));
         let text = format!("Subscription {id} removed.");
-        self.api.delete_subscription(&self.caller, SubscriptionRef { queue, id }).await?;
+        let subscription = SubscriptionRef { queue, id };
+        self.call(DeleteSubscription { subscription }).await?;
         Ok(Reply::json(204, text.into()))
     }
 }

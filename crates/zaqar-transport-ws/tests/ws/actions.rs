@@ -237,7 +237,7 @@ async fn a_store_that_is_down_is_503() {
     for encoding in BOTH {
         let store = Arc::new(Memory::new());
         let api = Api::new(store.clone(), store.clone(), zaqar_api::Options::default());
-        let peer = &mut Setup::with(api, Options::default(), None).connect_as(encoding).await;
+        let peer = &mut Setup::with(api, Options::default()).connect_as(encoding).await;
         posted(peer, "q", &[json!(1)]).await;
         store.shut_down().await.unwrap();
         let q = json!({ "queue_name": "q" });

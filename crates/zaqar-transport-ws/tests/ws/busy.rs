@@ -10,13 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
-use zaqar_api::{Caller, ListMessages, QueueRef};
-use zaqar_core::{ClientId, Kind, ProjectId, QueueName, Secret, Timestamp};
-use zaqar_transport_ws::{
-    Authenticator, Identity, Options, Refusal, Server, ServerOptions, WsService,
+use zaqar_api::{
+    Authentication, Authenticator, Context, Identity, Layers, ListMessages, Presented, QueueRef,
+    TokenError,
 };
+use zaqar_core::{ClientId, Kind, ProjectId, QueueName, Timestamp};
+use zaqar_transport_ws::{Options, Server, ServerOptions, WsService};
 
-use crate::support::{LONG, Peer, Setup, api, default_headers, split};
+use crate::support::{LONG, Peer, Setup, api_with, default_headers, split};
 
 /// Takes every token, once it is let.
 #[derive(Clone)]
@@ -24,17 +25,27 @@ struct Gate(Arc<Semaphore>);
 
 #[async_trait]
 impl Authenticator for Gate {
-    async fn authenticate(&self, _: &Secret<String>) -> Result<Identity, Refusal> {
+    async fn authenticate(&self, _: Presented<'_>) -> Result<Arc<Identity>, TokenError> {
         let _permit = self.0.acquire().await.unwrap();
         let project = ProjectId::new("p").unwrap();
-        Ok(Identity { project, roles: Vec::new(), expires: Timestamp::MAX })
+        Ok(Arc::new(Identity::new(project, "u", Vec::new(), Timestamp::MAX)))
+    }
+
+    fn challenge(&self) -> String {
+        "Keystone uri=\"http://keystone\"".to_owned()
+    }
+}
+
+impl Gate {
+    fn layers(&self) -> Layers {
+        Layers { authenticator: Some(Arc::new(self.clone())), ..Layers::default() }
     }
 }
 
 /// A connection that waits for its token to be checked, and what lets it go on.
 async fn waiting(options: Options) -> (Setup, Peer, Gate) {
     let gate = Gate(Arc::new(Semaphore::new(0)));
-    let setup = Setup::with(api(), options, Some(Arc::new(gate.clone())));
+    let setup = Setup::with(api_with(gate.layers()), options);
     let mut peer = setup.connect().await;
     let headers = json!({ "X-Auth-Token": "t", "X-Project-ID": "p" });
     let request = json!({ "action": "authenticate", "headers": headers });
@@ -95,7 +106,9 @@ async fn requests_before_a_close_are_carried_out() {
     // The answer to the close shows that everything has been read.
     peer.closed().await;
     gate.0.add_permits(1);
-    let caller = Caller::new(ProjectId::new("p").unwrap(), ClientId::new("other"));
+    let identity = gate.authenticate(Presented::default()).await.unwrap();
+    let context = Context::new(ProjectId::new("p").unwrap(), ClientId::new("other"))
+        .authenticated(Authentication::Token(identity));
     let queue = QueueRef { kind: Kind::Queue, name: QueueName::new("q").unwrap() };
     let list = ListMessages {
         queue,
@@ -106,7 +119,7 @@ async fn requests_before_a_close_are_carried_out() {
         include_delayed: false,
     };
     let listed = async || {
-        let page = setup.api.list_messages(&caller, list.clone()).await.unwrap();
+        let page = setup.api.call(&context, list.clone()).await.unwrap();
         let body = |message: &zaqar_core::storage::Message| {
             serde_json::from_slice(&message.payload.bytes).unwrap()
         };
@@ -126,8 +139,9 @@ async fn a_stop_waits_for_open_requests() {
     let gate = Gate(Arc::new(Semaphore::new(0)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let service = WsService::authenticated(api(), Options::default(), Arc::new(gate.clone()));
-    let server = Server { listener, service, options: ServerOptions::default() };
+    let service = WsService::new(api_with(gate.layers()), Options::default());
+    let options = ServerOptions::default();
+    let server = Server { listener: listener.into(), service, options };
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(server.run(shutdown.clone()));
     let stream = TcpStream::connect(address).await.unwrap();
@@ -148,7 +162,7 @@ async fn a_stop_waits_for_open_requests() {
         assert!(answer.to_text().unwrap().contains("Authentified."), "{answer}");
         assert!(matches!(socket.next().await, Some(Ok(Message::Close(Some(_))))));
         while let Some(Ok(_)) = socket.next().await {}
-        serving.await.unwrap();
+        serving.await.unwrap().unwrap();
     };
     tokio::time::timeout(LONG, ending).await.unwrap();
 }

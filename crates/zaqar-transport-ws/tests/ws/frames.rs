@@ -1,4 +1,5 @@
-//! Frames that are not what they should be: each gets an answer or ends its own connection, nothing else.
+//! Frames that are not what they should be: each gets an answer or ends its own connection, nothing
+//! else.
 
 use futures_util::{SinkExt, StreamExt};
 use proptest::prelude::*;

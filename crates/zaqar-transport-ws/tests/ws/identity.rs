@@ -5,35 +5,63 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use zaqar_api::{Api, Caller, Share};
-use zaqar_core::{ClientId, Clock, ManualClock, ProjectId, Secret, SystemClock, Timestamp};
+use tokio_tungstenite::tungstenite::Message;
+use zaqar_api::{
+    Api, Authentication, Authenticator, Context, Identity, Layers, Presented, QueueRef,
+    RequestLimit, Share, TokenError,
+};
+use zaqar_core::{
+    ClientId, Clock, Kind, ManualClock, ProjectId, QueueName, SystemClock, Timestamp,
+};
 use zaqar_storage_testkit::Memory;
-use zaqar_transport_ws::{Authenticator, Identity, Options, Refusal};
+use zaqar_transport_ws::Options;
 
-use crate::support::{BOTH, CLIENT, Encoding, Peer, Setup, api, split};
+use crate::support::{BOTH, CLIENT, Encoding, Peer, Setup, api_with, split};
 
 /// Tokens are `project` for a day, or `project/seconds`; `down` is a Keystone that is.
 struct Double;
 
 #[async_trait]
 impl Authenticator for Double {
-    async fn authenticate(&self, token: &Secret<String>) -> Result<Identity, Refusal> {
-        let token = token.expose();
+    async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, TokenError> {
+        let token = presented.user_token.unwrap_or_default();
         let (project, seconds) = token.split_once('/').unwrap_or((token, "86400"));
         match project {
-            "bad" => return Err(Refusal::Invalid),
-            "down" => return Err(Refusal::Unavailable { source: "no Keystone".into() }),
+            "bad" => return Err(TokenError::Invalid),
+            "unscoped" => return Err(TokenError::NoProject),
+            "down" => return Err(TokenError::Unavailable { source: "no Keystone".into() }),
             _ => {}
         }
         let expires: Timestamp = SystemClock::default().now().plus_secs(seconds.parse().unwrap());
         let project = ProjectId::new(project).unwrap();
-        Ok(Identity { project, roles: vec!["admin".to_owned()], expires })
+        let identity = Identity::new(project.clone(), "u", vec!["admin".to_owned()], expires);
+        let is_limited = project.as_str() == "limited";
+        let requests = is_limited.then(|| Arc::new(ListsOnly) as Arc<dyn RequestLimit>);
+        Ok(Arc::new(Identity { requests, ..identity }))
     }
+
+    fn challenge(&self) -> String {
+        "Keystone uri=\"http://keystone\"".to_owned()
+    }
+}
+
+/// The limit of a token that may list the messages of `q` and nothing else.
+#[derive(Debug)]
+struct ListsOnly;
+
+impl RequestLimit for ListsOnly {
+    fn allows(&self, method: &str, path: &str) -> bool {
+        method == "GET" && path == "/v2/queues/q/messages"
+    }
+}
+
+fn checked() -> Layers {
+    Layers { authenticator: Some(Arc::new(Double)), ..Layers::default() }
 }
 
 fn setup() -> Setup {
     let options = Options { admin: true, ..Options::default() };
-    Setup::with(api(), options, Some(Arc::new(Double)))
+    Setup::with(api_with(checked()), options)
 }
 
 async fn authenticate(peer: &mut Peer, token: &str) -> Value {
@@ -90,6 +118,30 @@ async fn a_connection_is_for_its_own_project() {
 }
 
 #[tokio::test]
+async fn a_token_without_a_project_opens_nothing() {
+    let setup = setup();
+    let peer = &mut setup.connect().await;
+    let refused = (403, json!({ "error": "Not authenticated." }));
+    assert_eq!(split(authenticate(peer, "unscoped").await), refused);
+    assert_eq!(peer.ask("queue_list", json!({})).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_limited_token_is_held_to_its_limit_request_by_request() {
+    let setup = setup();
+    let peer = &mut setup.connect().await;
+    peer.headers["X-Project-ID"] = "limited".into();
+    assert_eq!(split(authenticate(peer, "limited").await).0, 200);
+    let refused = |name: &str| (403, json!({ "error": name }));
+    let not_allowed = refused("You are not authorized to complete this action.");
+    for (action, queue) in [("message_list", "other"), ("queue_create", "q"), ("queue_list", "q")] {
+        let asked = peer.ask(action, json!({ "queue_name": queue })).await;
+        assert_eq!(asked, not_allowed, "{action} {queue}");
+    }
+    assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 200);
+}
+
+#[tokio::test]
 async fn requests_behind_a_token_wait_for_it() {
     let setup = setup();
     let peer = &mut setup.connect().await;
@@ -122,9 +174,13 @@ async fn an_expired_token_closes_with_4003_unless_it_is_renewed() {
 async fn an_expired_token_opens_nothing_from_its_last_second_on() {
     let clock = Arc::new(ManualClock::new(SystemClock::default().now()));
     let store = Arc::new(Memory::new());
-    let options = zaqar_api::Options { clock: clock.clone(), ..zaqar_api::Options::default() };
+    let options = zaqar_api::Options {
+        clock: clock.clone(),
+        layers: checked(),
+        ..zaqar_api::Options::default()
+    };
     let api = Api::new(store.clone(), store, options);
-    let setup = Setup::with(api, Options::default(), Some(Arc::new(Double)));
+    let setup = Setup::with(api, Options::default());
     let peer = &mut setup.connect().await;
     assert_eq!(split(authenticate(peer, "p/3600").await).0, 200);
     assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
@@ -132,16 +188,19 @@ async fn an_expired_token_opens_nothing_from_its_last_second_on() {
     assert_eq!(peer.ask("queue_list", json!({})).await.0, 403);
 }
 
-fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) -> Value {
-    let caller = Caller::new(ProjectId::new("p").unwrap(), ClientId::new("c"));
+async fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) -> Value {
+    let expires = SystemClock::default().now().plus_secs(60);
+    let identity = Identity::new(ProjectId::new("p").unwrap(), "u", Vec::new(), expires);
+    let context = Context::new(ProjectId::new("p").unwrap(), ClientId::new("c"))
+        .authenticated(Authentication::Token(Arc::new(identity)));
     let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     let share = Share {
-        base: format!("/v2/queues/{queue}"),
+        queue: QueueRef { kind: Kind::Queue, name: QueueName::new(queue).unwrap() },
         paths: owned(paths),
         methods: owned(methods),
         expires: None,
     };
-    let shared = setup.api.share(&caller, share).unwrap();
+    let shared = setup.api.call(&context, share).await.unwrap();
     json!({
         "Client-ID": CLIENT,
         "X-Project-ID": "p",
@@ -156,7 +215,7 @@ fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) -> Value
 async fn a_signed_url_opens_what_it_names_and_nothing_else() {
     for setup in [setup(), Setup::new(Options::default())] {
         let peer = &mut setup.connect().await;
-        peer.headers = shared(&setup, "q", &["messages"], &["GET", "POST", "DELETE"]);
+        peer.headers = shared(&setup, "q", &["messages"], &["GET", "POST", "DELETE"]).await;
         let post = |queue: &str| json!({ "queue_name": queue, "messages": [{ "body": 1 }] });
         let (status, body) = peer.ask("message_post", post("q")).await;
         assert_eq!(status, 201, "{body}");
@@ -171,7 +230,8 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
             // Other queues, and what no signed URL opens over this wire.
             ("message_post", post("q2"), 403),
             ("message_list", json!({ "queue_name": "other" }), 403),
-            ("message_list", json!({ "queue_name": "q/../other" }), 403),
+            // Not told anything about queues, as there is none of this name.
+            ("message_list", json!({ "queue_name": "q/../other" }), 400),
             ("queue_get", json!({ "queue_name": "q" }), 403),
             ("queue_delete", json!({ "queue_name": "q" }), 403),
             ("claim_create", json!({ "queue_name": "q" }), 403),
@@ -195,7 +255,7 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
             ("URL-Expires", json!("2001-01-01T00:00:00")),
             ("X-Project-ID", json!("other")),
         ] {
-            let mut headers = shared(&setup, "q", &["messages"], &["GET", "POST"]);
+            let mut headers = shared(&setup, "q", &["messages"], &["GET", "POST"]).await;
             headers[name] = value;
             peer.headers = headers;
             let (status, body) = peer.ask("message_list", json!({ "queue_name": "q" })).await;
@@ -203,10 +263,54 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
         }
 
         // For one resource and method only.
-        peer.headers = shared(&setup, "q", &["claims"], &["GET"]);
+        peer.headers = shared(&setup, "q", &["claims"], &["GET"]).await;
         assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 403);
-        peer.headers = shared(&setup, "q", &["messages"], &["GET"]);
+        peer.headers = shared(&setup, "q", &["messages"], &["GET"]).await;
         assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 200);
         assert_eq!(peer.ask("message_post", post("q")).await.0, 403);
+    }
+}
+
+#[tokio::test]
+async fn what_says_who_asks_comes_once() {
+    let setup = Setup::new(Options::default());
+    let mut peer = setup.connect().await;
+    let headers = r#""Client-ID":"c","X-Project-ID":"p""#;
+    for (document, name) in [
+        (
+            format!(r#"{{"action":"queue_list","headers":{{{headers},"X-Project-ID":"q"}}}}"#),
+            "X-Project-ID",
+        ),
+        (
+            format!(r#"{{"action":"queue_list","headers":{{{headers},"Client-ID":"d"}}}}"#),
+            "Client-ID",
+        ),
+        (
+            format!(
+                r#"{{"action":"queue_list","headers":{{{headers},"X-Roles":"a","X-Roles":"b"}}}}"#
+            ),
+            "X-Roles",
+        ),
+        (
+            format!(r#"{{"action":"queue_list","headers":{{{headers}}},"headers":{{{headers}}}}}"#),
+            "headers",
+        ),
+    ] {
+        peer.send_raw(Message::text(document)).await;
+        let (status, body) = split(peer.next().await);
+        let says = format!("{name} may be given once; this request has it more than once.");
+        assert_eq!((status, body["error"].as_str()), (400, Some(says.as_str())));
+    }
+}
+
+#[tokio::test]
+async fn project_ids_with_whitespace_at_an_end_are_refused() {
+    let setup = Setup::new(Options::default());
+    let mut peer = setup.connect().await;
+    for id in [" a", "a\u{a0}", "a\u{2003}"] {
+        peer.headers["X-Project-ID"] = id.into();
+        let (status, body) = peer.ask("queue_list", json!({})).await;
+        let text = body.to_string();
+        assert!(status == 400 && text.contains("neither start nor end with whitespace"), "{text}");
     }
 }

@@ -1,4 +1,5 @@
-//! The transport as a client sees it: a real WebSocket client over a stream in memory, or over TCP where TCP matters.
+//! The transport as a client sees it: a real WebSocket client over a stream in memory, or over TCP
+//! where TCP matters.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
@@ -7,6 +8,7 @@ mod busy;
 mod closing;
 mod frames;
 mod identity;
+mod memory;
 mod order;
 mod pushes;
 mod server;

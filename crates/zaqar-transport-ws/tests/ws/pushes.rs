@@ -1,7 +1,10 @@
 //! Connections as subscribers.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
 use std::time::Duration;
 
+use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use zaqar_transport_ws::Options;
@@ -214,5 +217,41 @@ async fn many_connections_hear_one_post() {
     producer.ask("message_post", post("q", &[json!({ "n": 1 })])).await;
     for peer in &mut peers {
         assert_eq!(peer.next().await, push("q", &json!({ "n": 1 })));
+    }
+}
+
+/// Some clients take the next frame for their answer.
+#[tokio::test]
+async fn no_push_comes_between_a_request_that_was_read_and_its_answer() {
+    let setup = Setup::new(Options { max_waiting_pushes: 1000, ..Options::default() });
+    let mut peer = setup.connect().await;
+    subscribe(&mut peer, "q").await;
+    let mut pushes = 0;
+    for at in 0..100 {
+        // Its own post brings a push, too: never before the answer.
+        let requests = [
+            peer.request("message_post", post("q", &[json!(at)])),
+            peer.request("queue_get", json!({ "queue_name": "q" })),
+        ];
+        for request in requests {
+            peer.socket.feed(peer.encoding.message(&request)).await.unwrap();
+        }
+        // Both leave in one piece.
+        peer.socket.flush().await.unwrap();
+        let mut answers = 0;
+        while answers < 2 {
+            let next = peer.next().await;
+            if next.get("Message_Type").is_some() {
+                // Of an earlier post.
+                assert_eq!(answers, 0, "a push between two requests that came together");
+                pushes += 1;
+            } else {
+                answers += 1;
+            }
+        }
+    }
+    while pushes < 100 {
+        assert_eq!(peer.next().await["Message_Type"], "Notification");
+        pushes += 1;
     }
 }

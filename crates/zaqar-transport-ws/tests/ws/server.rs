@@ -18,14 +18,15 @@ use crate::support::{LONG, api, default_headers};
 struct Running {
     port: u16,
     shutdown: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), zaqar_transport::ServeError>>,
 }
 
 async fn start(options: Options, max_connections: usize) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let service = WsService::new(api(), options);
-    let server = Server { listener, service, options: ServerOptions { max_connections } };
+    let options = ServerOptions { max_connections, ..ServerOptions::default() };
+    let server = Server { listener: listener.into(), service, options };
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(server.run(shutdown.clone()));
     Running { port, shutdown, task }
@@ -161,5 +162,6 @@ async fn a_stop_ends_every_connection_and_returns() {
     };
     assert_eq!(code, 1001);
     while let Some(Ok(_)) = socket.next().await {}
-    tokio::time::timeout(LONG, server.task).await.expect("the server does not end").unwrap();
+    let ended = tokio::time::timeout(LONG, server.task).await.expect("the server does not end");
+    ended.unwrap().unwrap();
 }

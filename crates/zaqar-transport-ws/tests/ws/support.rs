@@ -1,5 +1,7 @@
 //! A service over a store in memory, and a client for it.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +12,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
-use zaqar_api::Api;
-use zaqar_core::Secret;
+use zaqar_api::{Api, Layers};
+use zaqar_core::{MemoryBudget, Secret};
 use zaqar_storage_testkit::Memory;
-use zaqar_transport_ws::{Authenticator, Options, WsService};
+use zaqar_transport_ws::{Options, WsService};
 
 /// Long enough for a slow machine: what takes longer is lost.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -97,18 +99,11 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new(options: Options) -> Self {
-        Self::with(api(), options, None)
+        Self::with(api(), options)
     }
 
-    pub(crate) fn with(
-        api: Api,
-        options: Options,
-        authenticator: Option<Arc<dyn Authenticator>>,
-    ) -> Self {
-        let service = match authenticator {
-            None => WsService::new(api.clone(), options),
-            Some(authenticator) => WsService::authenticated(api.clone(), options, authenticator),
-        };
+    pub(crate) fn with(api: Api, options: Options) -> Self {
+        let service = WsService::new(api.clone(), options);
         Self { service, api, shutdown: CancellationToken::new() }
     }
 
@@ -130,9 +125,20 @@ pub(crate) fn default_headers() -> Value {
 }
 
 pub(crate) fn api() -> Api {
+    api_with(Layers::default())
+}
+
+pub(crate) fn api_within(memory: MemoryBudget) -> Api {
+    let store = Arc::new(Memory::new());
+    let options = zaqar_api::Options { memory, ..zaqar_api::Options::default() };
+    Api::new(store.clone(), store, options)
+}
+
+pub(crate) fn api_with(layers: Layers) -> Api {
     let store = Arc::new(Memory::new());
     let options = zaqar_api::Options {
         signing_key: Some(Secret::new("test".to_owned())),
+        layers,
         ..zaqar_api::Options::default()
     };
     Api::new(store.clone(), store, options)

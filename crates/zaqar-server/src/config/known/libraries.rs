@@ -1,6 +1,9 @@
-//! Options of the libraries that the original is built with: oslo.log, oslo.cache, keystonemiddleware and others.
+//! Options of the libraries that the original is built with: oslo.log, oslo.cache,
+//! keystonemiddleware and others.
 
-use super::{Kind, Known, KnownSection, boolean, list, unset, unused};
+use super::{
+    Kind, Known, KnownSection, boolean, choice, float, integer, list, text, unset, unused,
+};
 
 const FORM: &str = "log lines have one form, or JSON with use_json";
 const ELSEWHERE: &str = "the server logs to standard error or a file; a supervisor forwards it";
@@ -17,7 +20,7 @@ pub(super) const SECTIONS: &[KnownSection] = &[
     KnownSection::new("keystone_authtoken", AUTHTOKEN),
     KnownSection::new("keystone_authtoken", AUTH_PLUGIN),
     KnownSection::new("trustee", TRUSTEE),
-    KnownSection::new("trustee", AUTH_PLUGIN),
+    KnownSection::new("trustee", AUTH_PLUGIN).without_effect(UNREAD),
     KnownSection::new("oslo_policy", POLICY),
     KnownSection::new("oslo_reports", REPORTS),
     KnownSection::new("profiler", PROFILER),
@@ -114,16 +117,24 @@ const CACHING: &[Known] = &[
 ];
 
 const AUTHTOKEN: &[Known] = &[
-    unused("www_authenticate_uri", UNREAD).formerly(&["auth_uri"]),
-    unused("auth_version", UNREAD),
-    unused("interface", UNREAD),
-    unused("delay_auth_decision", UNREAD),
-    unused("http_connect_timeout", UNREAD),
-    unused("http_request_max_retries", UNREAD),
-    unused("cache", CACHE),
-    unused("region_name", UNREAD),
+    unset("www_authenticate_uri").formerly(&["auth_uri"]),
+    choice(
+        "interface",
+        "internal",
+        &["internal", "public", "admin", "internalURL", "publicURL", "adminURL"],
+    ),
+    boolean("delay_auth_decision", "false"),
+    float("http_connect_timeout", "5"),
+    integer("http_request_max_retries", "3", 0, 100),
+    unset("region_name"),
+    integer("token_cache_time", "300", -1, 86_400),
+    boolean("include_service_catalog", "true"),
+    list("service_token_roles", Some("service")),
+    boolean("service_token_roles_required", "true"),
+    unset("service_type"),
+    unused("auth_version", "the server speaks version 3 of Keystone's API"),
+    unused("cache", "the server has no WSGI environment"),
     unused("memcached_servers", CACHE).formerly(&["memcache_servers"]),
-    unused("token_cache_time", UNREAD),
     unused("memcache_security_strategy", CACHE),
     unused("memcache_secret_key", CACHE).secret(),
     unused("memcache_tls_enabled", CACHE),
@@ -140,71 +151,72 @@ const AUTHTOKEN: &[Known] = &[
     unused("memcache_sasl_enabled", CACHE),
     unused("memcache_username", CACHE),
     unused("memcache_password", CACHE).secret(),
-    unused("include_service_catalog", UNREAD),
-    unused("enforce_token_bind", UNREAD),
-    unused("service_token_roles", UNREAD),
-    unused("service_token_roles_required", UNREAD),
-    unused("service_type", UNREAD),
+    unused("enforce_token_bind", "Keystone no longer binds tokens"),
+    unused("identity_uri", "auth_url is where Keystone is"),
 ];
 
 /// What keystoneauth's plugins and its session take.
 const AUTH_PLUGIN: &[Known] = &[
-    unused("auth_type", UNREAD).formerly(&["auth_plugin"]),
-    unused("auth_section", UNREAD),
-    unused("auth_url", UNREAD),
-    unused("username", UNREAD).formerly(&["user_name"]),
-    unused("user_id", UNREAD),
-    unused("user_domain_id", UNREAD),
-    unused("user_domain_name", UNREAD),
-    unused("password", UNREAD).secret(),
-    unused("project_id", UNREAD).formerly(&["tenant_id"]),
-    unused("project_name", UNREAD).formerly(&["tenant_name"]),
-    unused("project_domain_id", UNREAD),
-    unused("project_domain_name", UNREAD),
-    unused("domain_id", UNREAD),
-    unused("domain_name", UNREAD),
-    unused("default_domain_id", UNREAD),
-    unused("default_domain_name", UNREAD),
-    unused("system_scope", UNREAD),
-    unused("trust_id", UNREAD),
-    unused("token", UNREAD).secret(),
-    unused("endpoint", UNREAD).formerly(&["url"]),
-    unused("passcode", UNREAD).secret(),
-    unused("application_credential_id", UNREAD),
-    unused("application_credential_name", UNREAD),
-    unused("application_credential_secret", UNREAD).secret(),
-    unused("auth_methods", UNREAD),
-    unused("cafile", UNREAD),
-    unused("certfile", UNREAD),
-    unused("keyfile", UNREAD),
-    unused("insecure", UNREAD),
-    unused("timeout", UNREAD),
+    text("auth_type", "password").formerly(&["auth_plugin"]),
+    unset("auth_section"),
+    unset("auth_url"),
+    unset("username").formerly(&["user_name"]),
+    unset("user_id"),
+    unset("user_domain_id"),
+    unset("user_domain_name"),
+    unset("password").secret(),
+    unset("project_id").formerly(&["tenant_id"]),
+    unset("project_name").formerly(&["tenant_name"]),
+    unset("project_domain_id"),
+    unset("project_domain_name"),
+    unset("domain_id"),
+    unset("domain_name"),
+    unset("default_domain_id"),
+    unset("default_domain_name"),
+    unset("system_scope"),
+    unset("trust_id"),
+    unset("application_credential_id"),
+    unset("application_credential_name"),
+    unset("application_credential_secret").secret(),
+    unset("cafile"),
+    unset("certfile"),
+    unset("keyfile"),
+    boolean("insecure", "false"),
+    float("timeout", "15"),
+    unused("token", PLUGIN).secret(),
+    unused("endpoint", PLUGIN).formerly(&["url"]),
+    unused("passcode", PLUGIN).secret(),
+    unused("auth_methods", PLUGIN),
     unused("collect_timing", UNREAD),
     unused("split_loggers", UNREAD),
     unused("tls_ciphers", UNREAD),
     unused("tls_min_version", UNREAD),
 ];
 
+const PLUGIN: &str = "the plugins are password, v3password and v3applicationcredential";
+
 const TRUSTEE: &[Known] = &[unused("region_name", UNREAD)];
 
 const POLICY: &[Known] = &[
-    unused("enforce_scope", UNREAD),
-    unused("enforce_new_defaults", UNREAD),
-    unused("policy_file", UNREAD),
-    unused("policy_default_rule", UNREAD),
-    unused("policy_dirs", UNREAD).kind(Kind::Repeated),
-    unused("remote_content_type", UNREAD),
-    unused("remote_ssl_verify_server_crt", UNREAD),
-    unused("remote_ssl_ca_crt_file", UNREAD),
-    unused("remote_ssl_client_crt_file", UNREAD),
-    unused("remote_ssl_client_key_file", UNREAD),
-    unused("remote_timeout", UNREAD),
+    boolean("enforce_scope", "true"),
+    boolean("enforce_new_defaults", "true"),
+    text("policy_file", "policy.yaml"),
+    text("policy_default_rule", "default"),
+    text("policy_dirs", "policy.d").kind(Kind::Repeated),
+    unused("remote_content_type", REMOTE),
+    unused("remote_ssl_verify_server_crt", REMOTE),
+    unused("remote_ssl_ca_crt_file", REMOTE),
+    unused("remote_ssl_client_crt_file", REMOTE),
+    unused("remote_ssl_client_key_file", REMOTE),
+    unused("remote_timeout", REMOTE),
 ];
 
+const REMOTE: &str = "rules that ask another server deny";
+
 const REPORTS: &[Known] = &[
-    unused("log_dir", UNREAD),
-    unused("file_event_handler", UNREAD),
-    unused("file_event_handler_interval", UNREAD),
+    unset("log_dir"),
+    unset("file_event_handler"),
+    integer("file_event_handler_interval", "1", 1, 86_400),
 ];
 
 const PROFILER: &[Known] = &[

@@ -1,11 +1,15 @@
 //! Every option that is known: what it takes, its default, and whether it changes anything here.
 //!
-//! One table drives the reading of values, the warnings and the check of the sample file. The options are the original's, with its
-//! libraries' (oslo.log, oslo.cache, …), and ours.
+//! One table drives the reading of values, the warnings and the check of the sample file. It holds
+//! the service's own options, those of the original's libraries (oslo.log, oslo.cache, …), and
+//! those that each registered driver declares.
 
 mod libraries;
 mod service;
-mod stores;
+
+use std::borrow::Cow;
+
+pub(crate) use service::{WEBSOCKET, WSGI};
 
 /// What an option takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +73,9 @@ impl Known {
         Self { name, kind, default, effect: Effect::Used, secret: false, old_names: &[] }
     }
 
-    const fn secret(mut self) -> Self {
+    /// The same option; its value is never shown.
+    #[must_use]
+    pub const fn secret(mut self) -> Self {
         self.secret = true;
         self
     }
@@ -90,27 +96,32 @@ impl Known {
     }
 }
 
-/// A section, or a part of one: a section may have several parts, from several of the original's libraries.
-#[derive(Debug)]
+/// A section, or a part of one: a section may have several parts, from several libraries.
+#[derive(Debug, Clone)]
 pub struct KnownSection {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its options.
     pub options: &'static [Known],
     /// Whether its options change anything; an option may also say so for itself.
     pub effect: Effect,
-    /// Why every option that is not listed has no effect; `None` when such an option is unknown.
-    pub rest: Option<&'static str>,
+    /// What every option that is not listed does; `None` when such an option is unknown.
+    pub rest: Option<Effect>,
 }
 
 impl KnownSection {
     const fn new(name: &'static str, options: &'static [Known]) -> Self {
-        Self { name, options, effect: Effect::Used, rest: None }
+        Self { name: Cow::Borrowed(name), options, effect: Effect::Used, rest: None }
     }
 
     /// A section of which no option is listed, and none has an effect.
     const fn whole(name: &'static str, why: &'static str) -> Self {
-        Self { name, options: &[], effect: Effect::Used, rest: Some(why) }
+        Self {
+            name: Cow::Borrowed(name),
+            options: &[],
+            effect: Effect::Used,
+            rest: Some(Effect::None(why)),
+        }
     }
 
     const fn without_effect(mut self, why: &'static str) -> Self {
@@ -119,76 +130,123 @@ impl KnownSection {
     }
 }
 
+/// Sections of the original's stores that this build does not have.
+const ABSENT: &[KnownSection] = &[
+    KnownSection::whole("drivers:message_store:swift", "this server has no such store"),
+    KnownSection::whole("drivers:management_store:sqlalchemy", "this server has no such store"),
+    #[cfg(not(feature = "mongodb"))]
+    KnownSection::whole("drivers:message_store:mongodb", "this build has no such driver"),
+    #[cfg(not(feature = "mongodb"))]
+    KnownSection::whole("drivers:management_store:mongodb", "this build has no such driver"),
+];
+
 /// All known sections; a name may come more than once.
-pub fn sections() -> impl Iterator<Item = &'static KnownSection> {
-    service::SECTIONS.iter().chain(stores::SECTIONS).chain(libraries::SECTIONS)
+#[derive(Debug, Clone)]
+pub struct Table {
+    sections: Vec<KnownSection>,
 }
 
-/// Whether a section is known.
-pub fn is_section(name: &str) -> bool {
-    sections().any(|section| section.name == name)
+impl Default for Table {
+    /// The sections that do not belong to a driver.
+    fn default() -> Self {
+        let sections = service::SECTIONS.iter().chain(ABSENT).chain(libraries::SECTIONS);
+        Self { sections: sections.cloned().collect() }
+    }
 }
 
-/// The options of a section.
-pub fn options(section: &str) -> impl Iterator<Item = &'static Known> {
-    sections().filter(move |known| known.name == section).flat_map(|known| known.options)
-}
+impl Table {
+    /// Adds a driver's section with its options.
+    #[must_use]
+    pub fn with(mut self, name: String, options: &'static [Known]) -> Self {
+        let (name, effect) = (Cow::Owned(name), Effect::Used);
+        self.sections.push(KnownSection { name, options, effect, rest: None });
+        self
+    }
 
-/// One option.
-pub fn find(section: &str, option: &str) -> Option<&'static Known> {
-    options(section).find(|known| known.name == option)
-}
+    /// Adds a section whose reader takes any option.
+    #[must_use]
+    pub fn with_any(mut self, name: String) -> Self {
+        let (name, effect) = (Cow::Owned(name), Effect::Used);
+        self.sections.push(KnownSection { name, options: &[], effect, rest: Some(Effect::Used) });
+        self
+    }
 
-/// Whether an option changes anything; `None` when it is unknown.
-pub fn effect(section: &str, option: &str) -> Option<Effect> {
-    let mut rest = None;
-    for known in sections().filter(|known| known.name == section) {
-        if let Some(known_option) = known.options.iter().find(|known| known.name == option) {
-            return Some(if known.effect == Effect::Used {
-                known_option.effect
-            } else {
-                known.effect
-            });
+    /// All sections.
+    pub fn sections(&self) -> impl Iterator<Item = &KnownSection> {
+        self.sections.iter()
+    }
+
+    /// Whether a section is known.
+    pub fn is_section(&self, name: &str) -> bool {
+        self.sections().any(|section| section.name == name)
+    }
+
+    /// The options of a section.
+    pub fn options(&self, section: &str) -> impl Iterator<Item = &'static Known> {
+        self.sections().filter(move |known| known.name == section).flat_map(|known| known.options)
+    }
+
+    /// One option.
+    pub fn find(&self, section: &str, option: &str) -> Option<&'static Known> {
+        self.options(section).find(|known| known.name == option)
+    }
+
+    /// Whether an option changes anything; `None` when it is unknown.
+    pub fn effect(&self, section: &str, option: &str) -> Option<Effect> {
+        let mut rest = None;
+        for known in self.sections().filter(|known| known.name == section) {
+            if let Some(known_option) = known.options.iter().find(|known| known.name == option) {
+                let of_section = known.effect;
+                let is_used = of_section == Effect::Used;
+                return Some(if is_used { known_option.effect } else { of_section });
+            }
+            rest = rest.or(known.rest);
         }
-        rest = rest.or(known.rest);
+        rest
     }
-    rest.map(Effect::None)
+
+    /// Whether a value must not be shown. Of an option that nobody knows, its name tells.
+    pub fn is_secret(&self, section: &str, option: &str) -> bool {
+        const TELLING: [&str; 7] = ["password", "passwd", "secret", "token", "key", "uri", "url"];
+        match self.find(section, option) {
+            Some(known) => known.secret,
+            None => TELLING.iter().any(|word| option.to_ascii_lowercase().contains(word)),
+        }
+    }
 }
 
-/// Whether a value must not be shown. Of an option that nobody knows, its name tells.
-pub fn is_secret(section: &str, option: &str) -> bool {
-    const TELLING: [&str; 7] = ["password", "passwd", "secret", "token", "key", "uri", "url"];
-    match find(section, option) {
-        Some(known) => known.secret,
-        None => TELLING.iter().any(|word| option.to_ascii_lowercase().contains(word)),
-    }
-}
-
-const fn boolean(name: &'static str, default: &'static str) -> Known {
+/// A boolean.
+pub const fn boolean(name: &'static str, default: &'static str) -> Known {
     Known::new(name, Kind::Boolean, Some(default))
 }
 
-const fn integer(name: &'static str, default: &'static str, min: i64, max: i64) -> Known {
+/// An integer from `min` to `max`.
+pub const fn integer(name: &'static str, default: &'static str, min: i64, max: i64) -> Known {
     Known::new(name, Kind::Integer { min, max }, Some(default))
 }
 
-const fn float(name: &'static str, default: &'static str) -> Known {
+/// A number, perhaps with a fraction, from 0 to 86400: the seconds of a day.
+pub const fn float(name: &'static str, default: &'static str) -> Known {
     Known::new(name, Kind::Float { min: 0.0, max: 86_400.0 }, Some(default))
 }
 
-const fn port(name: &'static str, default: Option<&'static str>) -> Known {
+/// A port; 0 lets the system choose one.
+pub const fn port(name: &'static str, default: Option<&'static str>) -> Known {
     Known::new(name, Kind::Integer { min: 0, max: 65_535 }, default)
 }
 
-const fn text(name: &'static str, default: &'static str) -> Known {
+/// A text with a default.
+pub const fn text(name: &'static str, default: &'static str) -> Known {
     Known::new(name, Kind::Text, Some(default))
 }
 
-const fn unset(name: &'static str) -> Known {
+/// A text without a default.
+pub const fn unset(name: &'static str) -> Known {
     Known::new(name, Kind::Text, None)
 }
 
-const fn choice(
+/// One of a few words.
+pub const fn choice(
     name: &'static str,
     default: &'static str,
     choices: &'static [&'static str],
@@ -196,11 +254,13 @@ const fn choice(
     Known::new(name, Kind::Choice(choices), Some(default))
 }
 
-const fn list(name: &'static str, default: Option<&'static str>) -> Known {
+/// Texts separated by commas.
+pub const fn list(name: &'static str, default: Option<&'static str>) -> Known {
     Known::new(name, Kind::List, default)
 }
 
-const fn unused(name: &'static str, why: &'static str) -> Known {
+/// An option of the original that changes nothing here.
+pub const fn unused(name: &'static str, why: &'static str) -> Known {
     unset(name).without_effect(why)
 }
 
@@ -208,15 +268,16 @@ const fn unused(name: &'static str, why: &'static str) -> Known {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{find, is_secret, sections};
+    use crate::Registry;
 
     #[test]
     fn no_option_is_listed_twice() {
         let mut seen = BTreeSet::new();
-        for section in sections() {
+        for section in Registry::default().registered().known().sections() {
             for known in section.options {
                 for name in std::iter::once(&known.name).chain(known.old_names) {
-                    assert!(seen.insert((section.name, *name)), "[{}] {name}", section.name);
+                    let is_new = seen.insert((section.name.to_string(), *name));
+                    assert!(is_new, "[{}] {name}", section.name);
                 }
             }
         }
@@ -224,9 +285,10 @@ mod tests {
 
     #[test]
     fn an_unknown_option_with_a_telling_name_is_a_secret() {
-        assert!(is_secret("drivers:message_store:mine", "Access_Token"));
-        assert!(!is_secret("drivers:message_store:mine", "database"));
-        assert!(!is_secret("keystone_authtoken", "auth_url"));
-        assert!(find("signed_url", "secret_key").unwrap().secret);
+        let known = super::Table::default();
+        assert!(known.is_secret("drivers:message_store:mine", "Access_Token"));
+        assert!(!known.is_secret("drivers:message_store:mine", "database"));
+        assert!(!known.is_secret("keystone_authtoken", "auth_url"));
+        assert!(known.find("signed_url", "secret_key").unwrap().secret);
     }
 }

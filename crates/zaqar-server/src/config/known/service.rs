@@ -1,6 +1,8 @@
 //! The service's own options: the original's `zaqar.conf` package without the stores.
 
-use super::{Kind, Known, KnownSection, boolean, choice, integer, list, port, text, unset, unused};
+use super::{
+    Kind, Known, KnownSection, boolean, choice, float, integer, list, port, text, unset, unused,
+};
 
 /// Sixty-eight years: more seconds than any ttl needs, and no clock overflows by them.
 const SECONDS: i64 = 2_147_483_647;
@@ -8,22 +10,20 @@ const TTL: i64 = 60;
 const PAGE: i64 = 100_000;
 const BYTES: i64 = 1 << 30;
 
-const UNSERVED: &str = "this build does not serve what it is about";
 const EXTERNAL_PORT: &str = "nothing that clients are told names a port";
 const PUSHES: &str = "pushes reach every server through the store, without a port of their own";
 
 pub(super) const SECTIONS: &[KnownSection] = &[
     KnownSection::new("DEFAULT", DEFAULT),
+    KnownSection::new("admin", ADMIN),
     KnownSection::new("drivers", DRIVERS),
-    KnownSection::new("drivers:transport:wsgi", WSGI),
-    KnownSection::new("drivers:transport:websocket", WEBSOCKET),
+    KnownSection::new("limits", LIMITS),
     KnownSection::new("transport", TRANSPORT),
     KnownSection::new("signed_url", &[unset("secret_key").secret()]),
     KnownSection::new("cors", CORS),
-    KnownSection::new("storage", STORAGE).without_effect(UNSERVED),
-    KnownSection::new("pooling:catalog", &[boolean("enable_virtual_pool", "false")])
-        .without_effect(UNSERVED),
-    KnownSection::new("notification", NOTIFICATION).without_effect(UNSERVED),
+    KnownSection::new("storage", STORAGE),
+    KnownSection::new("pooling:catalog", &[boolean("enable_virtual_pool", "false")]),
+    KnownSection::new("notification", NOTIFICATION),
 ];
 
 const DEFAULT: &[Known] = &[
@@ -32,10 +32,15 @@ const DEFAULT: &[Known] = &[
     boolean("pooling", "false").formerly(&["sharding"]),
     choice("auth_strategy", "", &["", "keystone"]),
     boolean("enable_checksum", "false"),
+    // Of oslo.service, whose default is 60.
+    integer("graceful_shutdown_timeout", "30", 1, 3600),
     unused("enable_deprecated_api_versions", "the server speaks v2 only"),
     unused("daemon", "the server stays in the foreground; let a supervisor start it"),
     unused("config_source", "configuration comes from files and the environment only"),
 ];
+
+/// Ours. Without a port there is no such listener.
+const ADMIN: &[Known] = &[host("bind", Some("127.0.0.1")), port("port", None)];
 
 const DRIVERS: &[Known] = &[
     list("transport", Some("wsgi")),
@@ -43,11 +48,24 @@ const DRIVERS: &[Known] = &[
     text("management_store", "embedded"),
 ];
 
-const WSGI: &[Known] = &[host("bind", Some("127.0.0.1")), port("port", Some("8888"))];
+/// The transport `wsgi`.
+pub(crate) const WSGI: &[Known] = &[
+    host("bind", Some("127.0.0.1")),
+    port("port", Some("8888")),
+    unset("unix_socket"),
+    unset("cert_file"),
+    unset("key_file"),
+    unset("ca_file"),
+];
 
-const WEBSOCKET: &[Known] = &[
+/// The transport `websocket`.
+pub(crate) const WEBSOCKET: &[Known] = &[
     host("bind", Some("127.0.0.1")),
     port("port", Some("9000")),
+    unset("unix_socket"),
+    unset("cert_file"),
+    unset("key_file"),
+    unset("ca_file"),
     integer("max_connections", "16384", 1, 10_000_000),
     integer("max_message_size", "0", 0, BYTES),
     integer("ping_interval", "30", 1, 86_400),
@@ -56,6 +74,15 @@ const WEBSOCKET: &[Known] = &[
     unused("external_port", EXTERNAL_PORT),
     unused("notification_bind", PUSHES),
     unused("notification_port", PUSHES),
+];
+
+/// Ours: the original leaves them to its HTTP server and to the system.
+const LIMITS: &[Known] = &[
+    integer("memory_budget", "0", 0, 1 << 50),
+    integer("memory_per_connection", "5", 1, 100),
+    integer("memory_per_project", "25", 1, 100),
+    integer("max_operations", "1024", 1, 1_000_000),
+    integer("max_expensive_operations_per_project", "8", 1, 1_000_000),
 ];
 
 const TRANSPORT: &[Known] = &[
@@ -111,13 +138,23 @@ const STORAGE: &[Known] = &[
 ];
 
 const NOTIFICATION: &[Known] = &[
+    integer("max_notifier_workers", "256", 1, 10_000),
+    integer("max_deliveries_per_project", "64", 1, 10_000),
+    integer("max_deliveries_per_destination", "16", 1, 10_000),
+    integer("delivery_log", "200", 0, 1000),
+    integer("delivery_log_time", "604800", 60, 1_209_600),
+    list("allow_networks", None),
+    unset("ca_file"),
+    float("connect_timeout", "5"),
+    float("timeout", "15"),
+    integer("extended_retry_time", "0", 0, 1_209_600),
     choice("smtp_mode", "third_part", &["third_part", "self_local"]),
     host("smtp_host", None),
     port("smtp_port", None),
+    choice("smtp_security", "tls", &["tls", "starttls", "none"]),
     unset("smtp_user_name"),
     unset("smtp_user_password").secret(),
     text("smtp_command", "/usr/sbin/sendmail -t -oi"),
-    integer("max_notifier_workers", "10", 1, 10_000),
     boolean("require_confirmation", "false"),
     unset("external_confirmation_url"),
     text(

@@ -1,11 +1,10 @@
-//! `[drivers]`: which transports and stores run, and the embedded store's own section.
+//! `[drivers]`: which transports and stores run.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use crate::config::error::{Error, Warning};
+use crate::config::error::Error;
+use crate::config::known::{Known, Table};
 use crate::config::raw::Raw;
 use crate::config::reader::{Options, Reader};
+use crate::config::section::Section;
 use crate::config::value::one_of;
 
 const ROLES: [&str; 2] = ["message_store", "management_store"];
@@ -13,18 +12,29 @@ const EMBEDDED: &str = "embedded";
 const MONGODB: &str = "mongodb";
 /// The original's other MongoDB message store; every store here is first in, first out.
 const FIFO: &str = "mongodb.fifo";
+/// The stage that has subscribers told of posts.
+pub(crate) const NOTIFIER: &str = "zaqar.notification.notifier";
+/// The original's management store in an SQL database.
+const SQL: &str = "sqlalchemy";
 /// Stores of the original that are not offered here.
-const UNSUPPORTED: [&str; 2] = ["swift", "sqlalchemy"];
+const UNSUPPORTED: [&str; 2] = ["swift", SQL];
+/// What is said where [`SQL`] is set beside a store that keeps both roles.
+const NO_SQL: &str =
+    "the message store keeps queues, topics, pools and flavors, too: the SQL database is not read";
 
-/// The names that configuration may pick: whoever starts the server registers a factory under each.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What configuration may pick, by name, each with the options of its section.
+#[derive(Debug, Clone, Default)]
 pub struct Registered {
-    /// Transports.
-    pub transports: Vec<String>,
-    /// Message stores.
-    pub message_stores: Vec<String>,
-    /// Management stores.
-    pub management_stores: Vec<String>,
+    transports: Vec<Driver>,
+    message_stores: Vec<Driver>,
+    management_stores: Vec<Driver>,
+    stages: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Driver {
+    name: String,
+    options: &'static [Known],
 }
 
 /// What runs.
@@ -38,98 +48,103 @@ pub struct Drivers {
     pub management_store: String,
 }
 
-/// The embedded store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Embedded {
-    /// `path`: its directory.
-    pub path: PathBuf,
-    /// `sync` and `sync_interval_ms`.
-    pub sync: Sync,
-}
-
-/// When what is acknowledged is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
-    /// Before the answer.
-    Always,
-    /// At most this much later: a power cut loses what came since.
-    Interval(Duration),
-    /// When the operating system likes.
-    Never,
-}
-
-impl Default for Registered {
-    /// The names that this crate knows: `wsgi`, `websocket`; `embedded`, `redis`, `mongodb`.
-    fn default() -> Self {
-        let stores = [EMBEDDED, "redis", MONGODB].map(str::to_owned).to_vec();
-        Self {
-            transports: ["wsgi", "websocket"].map(str::to_owned).to_vec(),
-            message_stores: stores.clone(),
-            management_stores: stores,
-        }
-    }
-}
-
 impl Registered {
-    /// Adds a transport.
+    /// Adds a transport, with the options of its section `drivers:transport:NAME`.
     #[must_use]
-    pub fn transport(mut self, name: &str) -> Self {
-        self.transports.push(name.to_owned());
+    pub fn transport(mut self, name: &str, options: &'static [Known]) -> Self {
+        self.transports.push(Driver { name: name.to_owned(), options });
         self
     }
 
-    /// Adds a message store.
+    /// Adds a message store, with the options of its section `drivers:message_store:NAME`.
     #[must_use]
-    pub fn message_store(mut self, name: &str) -> Self {
-        self.message_stores.push(name.to_owned());
+    pub fn message_store(mut self, name: &str, options: &'static [Known]) -> Self {
+        self.message_stores.push(Driver { name: name.to_owned(), options });
         self
     }
 
-    /// Adds a management store.
+    /// Adds a management store, with the options of its section `drivers:management_store:NAME`.
     #[must_use]
-    pub fn management_store(mut self, name: &str) -> Self {
-        self.management_stores.push(name.to_owned());
+    pub fn management_store(mut self, name: &str, options: &'static [Known]) -> Self {
+        self.management_stores.push(Driver { name: name.to_owned(), options });
         self
     }
 
-    /// The sections that these drivers may read.
-    pub(in crate::config) fn sections(&self) -> Vec<String> {
-        let of = |role: &str, names: &[String]| -> Vec<String> {
-            names.iter().map(|name| format!("drivers:{role}:{name}")).collect()
-        };
-        [
-            of("transport", &self.transports),
-            of(ROLES[0], &self.message_stores),
-            of(ROLES[1], &self.management_stores),
-        ]
-        .concat()
+    /// Adds a stage of pipelines, which may read any option of its section `storage:stage:NAME`.
+    #[must_use]
+    pub fn stage(mut self, name: &str) -> Self {
+        self.stages.push(name.to_owned());
+        self
     }
 
-    fn stores(&self, role: &str) -> &[String] {
+    /// The names of the stages.
+    pub fn stages(&self) -> &[String] {
+        &self.stages
+    }
+
+    /// All options that are known: those of the service and those of these drivers.
+    pub fn known(&self) -> Table {
+        let roles = [
+            ("transport", &self.transports),
+            (ROLES[0], &self.message_stores),
+            (ROLES[1], &self.management_stores),
+        ];
+        let drivers = roles
+            .into_iter()
+            .flat_map(|(role, drivers)| drivers.iter().map(move |driver| (role, driver)));
+        let stages = self.stages.iter().map(|name| format!("storage:stage:{name}"));
+        let known = stages.fold(Table::default(), Table::with_any);
+        drivers.fold(known, |known, (role, driver)| {
+            known.with(format!("drivers:{role}:{}", driver.name), driver.options)
+        })
+    }
+
+    fn stores(&self, role: &str) -> Vec<&str> {
+        names(self.drivers(role))
+    }
+
+    fn options(&self, role: &str, name: &str) -> &'static [Known] {
+        self.drivers(role).iter().find(|driver| driver.name == name).map_or(&[], |one| one.options)
+    }
+
+    fn drivers(&self, role: &str) -> &[Driver] {
         if role == ROLES[0] { &self.message_stores } else { &self.management_stores }
     }
 }
 
-pub(super) fn read(reader: &mut Reader, registered: &Registered) -> (Drivers, Option<Embedded>) {
-    let mut options = reader.section("drivers");
-    let drivers = Drivers {
-        transports: transports(&mut options, &registered.transports),
-        message_store: store(&mut options, ROLES[0], registered),
-        management_store: store(&mut options, ROLES[1], registered),
-    };
-    let problem = unnamed(&reader.raw, registered);
-    reader.problems.extend(problem);
-    let embedded = embedded(reader, &drivers);
-    (drivers, embedded)
+fn names(drivers: &[Driver]) -> Vec<&str> {
+    drivers.iter().map(|driver| driver.name.as_str()).collect()
 }
 
-fn transports(options: &mut Options<'_>, registered: &[String]) -> Vec<String> {
+pub(super) fn read(reader: &mut Reader, registered: &Registered) -> Drivers {
+    let mut options = reader.section("drivers");
+    let transports = transports(&mut options, &names(&registered.transports));
+    let message_store = store(&mut options, ROLES[0], registered);
+    let management_store = if keeps_both(&options.text(ROLES[1]), &message_store, registered) {
+        options.warn(ROLES[1], NO_SQL);
+        message_store.clone()
+    } else {
+        store(&mut options, ROLES[1], registered)
+    };
+    let drivers = Drivers { transports, message_store, management_store };
+    let problem = unnamed(&reader.raw, registered);
+    reader.problems.extend(problem);
+    for (role, name) in ROLES.into_iter().zip([&drivers.message_store, &drivers.management_store]) {
+        let section = Section::new(&reader.raw, format!("drivers:{role}:{name}"));
+        let options = registered.options(role, name);
+        reader.problems.extend(options.iter().filter_map(|option| section.check(option).err()));
+    }
+    drivers
+}
+
+fn transports(options: &mut Options<'_>, registered: &[&str]) -> Vec<String> {
     let names = options.list("transport");
-    let is_good =
-        |(at, name): (usize, &String)| registered.contains(name) && !names[..at].contains(name);
+    let is_good = |(at, name): (usize, &String)| {
+        registered.contains(&name.as_str()) && !names[..at].contains(name)
+    };
     if names.is_empty() || !names.iter().enumerate().all(is_good) {
         options
-            .refuse("transport", format!("{}; each once, with commas between", words(registered)));
+            .refuse("transport", format!("{}; each once, with commas between", one_of(registered)));
     }
     names
 }
@@ -137,10 +152,10 @@ fn transports(options: &mut Options<'_>, registered: &[String]) -> Vec<String> {
 fn store(options: &mut Options<'_>, role: &'static str, registered: &Registered) -> String {
     let name = options.text(role);
     let stores = registered.stores(role);
-    if stores.contains(&name) {
+    if stores.contains(&name.as_str()) {
         return name;
     }
-    if name == FIFO && role == ROLES[0] && stores.iter().any(|store| store == MONGODB) {
+    if name == FIFO && role == ROLES[0] && stores.contains(&MONGODB) {
         return MONGODB.to_owned();
     }
     if UNSUPPORTED.contains(&name.as_str()) {
@@ -150,17 +165,22 @@ fn store(options: &mut Options<'_>, role: &'static str, registered: &Registered)
             Error::Unsupported { origin, option: role, value: name.as_str().into(), instead };
         options.reader.problems.push(problem);
     } else {
-        options.refuse(role, words(stores));
+        options.refuse(role, one_of(&stores));
     }
     name
 }
 
-fn words(names: &[String]) -> String {
-    one_of(&names.iter().map(String::as_str).collect::<Vec<_>>())
+/// Whether the SQL database is set as management store beside a message store that several servers
+/// share, and that can take its place: DevStack and openstack-helm set Redis so.
+fn keeps_both(management_store: &str, message_store: &str, registered: &Registered) -> bool {
+    management_store == SQL
+        && !registered.stores(ROLES[1]).contains(&SQL)
+        && message_store != EMBEDDED
+        && registered.stores(ROLES[1]).contains(&message_store)
 }
 
-/// A store that is configured must be named, and one that is named wants the other named too: otherwise the server would come up on an
-/// empty store.
+/// A store that is configured must be named, and one that is named wants the other named too:
+/// otherwise the server would come up on an empty store.
 fn unnamed(raw: &Raw, registered: &Registered) -> Option<Error> {
     let named = ROLES.map(|role| Some(last(raw, role)).filter(|name| !name.is_empty()));
     let configured = ROLES.map(|role| configured(raw, role));
@@ -192,7 +212,8 @@ fn last<'a>(raw: &'a Raw, role: &str) -> &'a str {
     raw.values("drivers", role).last().map_or("", |value| value.text.as_str())
 }
 
-/// Stores of a role, other than the embedded one, that have an option set. A section without any, as in a sample file, configures nothing.
+/// Stores of a role, other than the embedded one, that have an option set. A section without any,
+/// as in a sample file, configures nothing.
 fn configured<'a>(raw: &'a Raw, role: &str) -> Vec<&'a str> {
     let prefix = format!("drivers:{role}:");
     raw.sections()
@@ -202,7 +223,8 @@ fn configured<'a>(raw: &'a Raw, role: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether a role that is not named has to be: it is configured, or the other role is named as another store than the embedded one.
+/// Whether a role that is not named has to be: it is configured, or the other role is named as
+/// another store than the embedded one.
 fn calls(named: &[Option<&str>; 2], configured: &[Vec<&str>; 2], at: usize) -> bool {
     let other = named[1 - at].is_some_and(|name| name != EMBEDDED && !UNSUPPORTED.contains(&name));
     !configured[at].is_empty()
@@ -221,48 +243,8 @@ fn suggestion(
     let candidates = [at, 1 - at]
         .into_iter()
         .flat_map(|at| named[at].into_iter().chain(configured[at].iter().copied()));
-    let is_offered = |name: &&str| stores.iter().any(|store| store == name);
+    let is_offered = |name: &&str| stores.contains(name);
     let found = candidates.map(|name| if name == FIFO { MONGODB } else { name }).find(is_offered);
-    let other = || stores.iter().map(String::as_str).find(|name| *name != EMBEDDED);
+    let other = || stores.iter().copied().find(|name| *name != EMBEDDED);
     found.or_else(other).unwrap_or(EMBEDDED).to_owned()
-}
-
-fn embedded(reader: &mut Reader, drivers: &Drivers) -> Option<Embedded> {
-    let of = |role: &str| format!("drivers:{role}:{EMBEDDED}");
-    let message = drivers.message_store == EMBEDDED;
-    let management = drivers.management_store == EMBEDDED;
-    let stores = ROLES.map(|role| Embedded::read(&mut reader.section(&of(role))));
-    let [of_messages, of_management] = stores;
-    if message && management && of_messages != of_management {
-        warn_shared(reader, &of(ROLES[1]));
-    }
-    match (message, management) {
-        (true, _) => Some(of_messages),
-        (false, true) => Some(of_management),
-        (false, false) => None,
-    }
-}
-
-fn warn_shared(reader: &mut Reader, section: &str) {
-    if reader.raw.options(section).next().is_none() {
-        return;
-    }
-    let what =
-        format!("[{section}] is not read: both stores share [drivers:message_store:{EMBEDDED}]");
-    let origin = reader.raw.section_origin(section).cloned();
-    reader.warnings.extend(origin.map(|origin| Warning::Conflict { origin, what }));
-}
-
-impl Embedded {
-    fn read(options: &mut Options<'_>) -> Self {
-        let interval = Duration::from_millis(options.number("sync_interval_ms"));
-        Self {
-            path: PathBuf::from(options.text("path")),
-            sync: match options.choice("sync") {
-                "interval" => Sync::Interval(interval),
-                "never" => Sync::Never,
-                _ => Sync::Always,
-            },
-        }
-    }
 }

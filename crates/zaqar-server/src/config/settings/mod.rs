@@ -1,19 +1,25 @@
 //! The typed settings: what the server does with the configuration, one module a part of it.
 
+mod access;
 mod drivers;
 mod limits;
 mod logging;
 mod notification;
+mod overload;
 mod transports;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use zaqar_core::{Limits, Secret};
 
-pub use drivers::{Drivers, Embedded, Registered, Sync};
+pub use access::Access;
+pub(crate) use drivers::NOTIFIER;
+pub use drivers::{Drivers, Registered};
 pub use logging::{Level, Logging};
-pub use notification::{MailTemplate, Mailer, Notification};
-pub use transports::{Cors, Websocket, Wsgi};
+pub use notification::{MailTemplate, Mailer, Notification, SmtpSecurity};
+pub use overload::Overload;
+pub use transports::{Admin, Cors, Websocket, Wsgi};
 
 use super::layer::Layer;
 use super::raw::Raw;
@@ -25,22 +31,29 @@ use super::section::Section;
 pub struct Settings {
     /// `[DEFAULT] admin_mode`: health, pools and flavors are served.
     pub admin_mode: bool,
-    /// `[DEFAULT] unreliable`: a store may be used whose own configuration can lose acknowledged messages.
+    /// `[DEFAULT] unreliable`: a store may be used whose own configuration can lose acknowledged
+    /// messages.
     pub unreliable: bool,
     /// `[DEFAULT] pooling`: queues are spread over pools.
     pub pooling: bool,
-    /// `[pooling:catalog] enable_virtual_pool`: with pooling, the message store takes the queues that no pool takes.
+    /// `[pooling:catalog] enable_virtual_pool`: with pooling, the message store takes the queues
+    /// that no pool takes.
     pub virtual_pool: bool,
     /// `[DEFAULT] enable_checksum`: messages show a checksum of their body.
     pub enable_checksum: bool,
+    /// `[DEFAULT] graceful_shutdown_timeout`: how long a stop may take, until the stores are
+    /// closed.
+    pub graceful_shutdown_timeout: Duration,
     /// `[DEFAULT] auth_strategy`.
     pub auth_strategy: AuthStrategy,
+    /// `[keystone_authtoken]` and `[oslo_policy]`.
+    pub access: Access,
     /// Logging, of `[DEFAULT]`.
     pub logging: Logging,
+    /// `[admin]`; `None` without a `port`, which switches it off.
+    pub admin: Option<Admin>,
     /// `[drivers]`.
     pub drivers: Drivers,
-    /// The embedded store, when it is one of the stores; when it is both, they share it.
-    pub embedded: Option<Embedded>,
     /// `[drivers:transport:wsgi]`.
     pub wsgi: Wsgi,
     /// `[drivers:transport:websocket]`.
@@ -49,6 +62,8 @@ pub struct Settings {
     pub cors: Option<Cors>,
     /// `[transport]` but for encryption.
     pub limits: Limits,
+    /// `[limits]`.
+    pub overload: Overload,
     /// `[transport] message_encryption_key`; there is no default key.
     pub message_encryption_key: Option<Secret<String>>,
     /// `[signed_url] secret_key`; without one no URL can be signed.
@@ -85,6 +100,12 @@ pub struct Pipelines {
 }
 
 impl Settings {
+    /// Of the time that a stop may take, what connections and deliveries may use. The rest is for
+    /// the tasks that depend on them.
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        self.graceful_shutdown_timeout * 5 / 6
+    }
+
     /// The section of a driver, a stage or anything else that reads its own options.
     pub fn driver_section(&self, name: impl Into<String>) -> Section {
         Section::new(&self.raw, name)
@@ -101,25 +122,32 @@ impl Settings {
     }
 
     pub(super) fn read(reader: &mut Reader, registered: &Registered) -> Self {
-        let (drivers, embedded) = drivers::read(reader, registered);
+        let drivers = drivers::read(reader, registered);
+        let strategy = AuthStrategy::read(&mut reader.section("DEFAULT"));
+        let access = Access::read(reader, strategy);
         let mut default = reader.section("DEFAULT");
         Self {
             admin_mode: default.boolean("admin_mode"),
             unreliable: default.boolean("unreliable"),
             pooling: default.boolean("pooling"),
             enable_checksum: default.boolean("enable_checksum"),
-            auth_strategy: AuthStrategy::read(&mut default),
+            graceful_shutdown_timeout: Duration::from_secs(
+                default.number("graceful_shutdown_timeout"),
+            ),
+            auth_strategy: strategy,
+            access,
             logging: Logging::read(&mut default),
             virtual_pool: reader.section("pooling:catalog").boolean("enable_virtual_pool"),
+            admin: Admin::read(&mut reader.section("admin")),
             drivers,
-            embedded,
             wsgi: Wsgi::read(&mut reader.section("drivers:transport:wsgi")),
             websocket: Websocket::read(&mut reader.section("drivers:transport:websocket")),
             cors: Cors::read(&mut reader.section("cors")),
             limits: limits::read(&mut reader.section("transport")),
+            overload: Overload::read(&mut reader.section("limits")),
             message_encryption_key: encryption_key(&mut reader.section("transport")),
             signed_url_key: reader.section("signed_url").secret("secret_key"),
-            pipelines: Pipelines::read(&mut reader.section("storage")),
+            pipelines: Pipelines::read(&mut reader.section("storage"), registered.stages()),
             notification: Notification::read(&mut reader.section("notification")),
             raw: Arc::clone(&reader.raw),
         }
@@ -136,15 +164,37 @@ impl AuthStrategy {
 }
 
 impl Pipelines {
-    fn read(options: &mut Options<'_>) -> Self {
+    fn read(options: &mut Options<'_>, stages: &[String]) -> Self {
+        let mut read = |option| {
+            let mut names = options.list(option);
+            if names.iter().any(|name| is_extra_spec(name)) {
+                names.retain(|name| !is_extra_spec(name));
+                options.warn(option, EXTRA_SPEC);
+            }
+            if !names.iter().all(|name| stages.contains(name)) {
+                options.refuse(
+                    option,
+                    format!("stages with commas between, of: {}", stages.join(", ")),
+                );
+            }
+            names
+        };
         Self {
-            queue: options.list("queue_pipeline"),
-            message: options.list("message_pipeline"),
-            claim: options.list("claim_pipeline"),
-            subscription: options.list("subscription_pipeline"),
-            topic: options.list("topic_pipeline"),
+            queue: read("queue_pipeline"),
+            message: read("message_pipeline"),
+            claim: read("claim_pipeline"),
+            subscription: read("subscription_pipeline"),
+            topic: read("topic_pipeline"),
         }
     }
+}
+
+const EXTRA_SPEC: &str =
+    "zaqar.extraspec stages are left out: nothing here reads the header EXTRA-SPEC";
+
+/// Stages of the original that read the header EXTRA-SPEC.
+fn is_extra_spec(name: &str) -> bool {
+    name == "zaqar.extraspec" || name.starts_with("zaqar.extraspec.")
 }
 
 /// The only algorithm is checked by name, the key is anything.

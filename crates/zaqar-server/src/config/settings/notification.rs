@@ -1,6 +1,10 @@
 //! `[notification]`: how subscribers are told.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use zaqar_core::Secret;
+use zaqar_notify::address::IpNet;
 
 use crate::config::reader::Options;
 
@@ -9,8 +13,26 @@ use crate::config::reader::Options;
 pub struct Notification {
     /// How mail leaves.
     pub mailer: Mailer,
-    /// `max_notifier_workers`: deliveries under way at once.
+    /// `max_notifier_workers`: deliveries in progress at once.
     pub max_workers: u64,
+    /// `max_deliveries_per_project`: of one project in progress at once.
+    pub max_per_project: u64,
+    /// `max_deliveries_per_destination`: to one host and port in progress at once.
+    pub max_per_destination: u64,
+    /// `delivery_log`: deliveries of each subscription that the log keeps.
+    pub log: u64,
+    /// `delivery_log_time`: seconds that it keeps them.
+    pub log_time: u64,
+    /// `allow_networks`: networks that webhooks may reach beside public addresses.
+    pub allow_networks: Vec<IpNet>,
+    /// `ca_file`: the authorities that are trusted, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `connect_timeout`: of a webhook.
+    pub connect_timeout: Duration,
+    /// `timeout`: of a webhook, connecting included.
+    pub timeout: Duration,
+    /// `extended_retry_time`: how long retries go on after the retry policy's last.
+    pub extended_retry_time: Duration,
     /// `require_confirmation`: a subscriber must confirm before it is told anything.
     pub require_confirmation: bool,
     /// `external_confirmation_url`: the page that a confirmation mail leads to.
@@ -36,7 +58,20 @@ pub enum Mailer {
         user: Option<String>,
         /// `smtp_user_password`.
         password: Option<Secret<String>>,
+        /// `smtp_security`.
+        security: SmtpSecurity,
     },
+}
+
+/// How the connection to a mail server is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// By TLS from the first byte, as in the original.
+    Tls,
+    /// By TLS after STARTTLS, never without.
+    StartTls,
+    /// Not at all.
+    None,
 }
 
 /// A mail to write. In the body `{0}` is the queue, `{1}` the project, `{2}` the URL.
@@ -55,6 +90,15 @@ impl Notification {
         Self {
             mailer: Mailer::read(options),
             max_workers: options.number("max_notifier_workers"),
+            max_per_project: options.number("max_deliveries_per_project"),
+            max_per_destination: options.number("max_deliveries_per_destination"),
+            log: options.number("delivery_log"),
+            log_time: options.number("delivery_log_time"),
+            allow_networks: networks(options),
+            ca_file: options.optional_text("ca_file").map(PathBuf::from),
+            connect_timeout: seconds(options, "connect_timeout", LONGEST_CONNECT),
+            timeout: seconds(options, "timeout", LONGEST_ATTEMPT),
+            extended_retry_time: Duration::from_secs(options.number("extended_retry_time")),
             require_confirmation: options.boolean("require_confirmation"),
             external_confirmation_url: options.optional_text("external_confirmation_url"),
             confirmation_mail: MailTemplate::read(
@@ -69,8 +113,38 @@ impl Notification {
     }
 }
 
+/// Seconds: an attempt must end within the lease of its delivery.
+const LONGEST_ATTEMPT: f64 = 20.0;
+const LONGEST_CONNECT: f64 = 15.0;
+
+fn seconds(options: &mut Options<'_>, option: &str, longest: f64) -> Duration {
+    let seconds = options.float(option);
+    if !(0.1..=longest).contains(&seconds) {
+        options.refuse(option, format!("seconds from 0.1 to {longest}"));
+        return Duration::from_secs(1);
+    }
+    Duration::from_secs_f64(seconds)
+}
+
+fn networks(options: &mut Options<'_>) -> Vec<IpNet> {
+    let texts = options.list("allow_networks");
+    let read = texts.iter().map(|text| {
+        let address = text.parse().map(|address: std::net::IpAddr| IpNet::from(address)).ok();
+        address.or_else(|| text.parse().ok())
+    });
+    match read.collect::<Option<Vec<_>>>() {
+        Some(networks) => networks,
+        None => {
+            let allowed = "addresses and networks with commas between, such as 10.0.0.0/8,::1";
+            options.refuse("allow_networks", allowed);
+            Vec::new()
+        }
+    }
+}
+
 impl Mailer {
-    /// All options are looked at in both modes, so that a wrong one does not wait for the other mode to be seen.
+    /// All options are looked at in both modes, so that a wrong one does not wait for the other
+    /// mode to be seen.
     fn read(options: &mut Options<'_>) -> Self {
         let mode = options.choice("smtp_mode");
         let command = options.text("smtp_command");
@@ -78,8 +152,13 @@ impl Mailer {
         let port = options.optional_port("smtp_port");
         let user = options.optional_text("smtp_user_name");
         let password = options.secret("smtp_user_password");
+        let security = match options.choice("smtp_security") {
+            "starttls" => SmtpSecurity::StartTls,
+            "none" => SmtpSecurity::None,
+            _ => SmtpSecurity::Tls,
+        };
         match (mode, host) {
-            ("self_local", Some(host)) => Self::Smtp { host, port, user, password },
+            ("self_local", Some(host)) => Self::Smtp { host, port, user, password, security },
             (mode, _) => {
                 if mode == "self_local" {
                     options.refuse("smtp_mode", "third_part as long as smtp_host is not set");
@@ -104,8 +183,8 @@ impl MailTemplate {
     }
 }
 
-/// The texts behind `topic:`, `body:` and `sender:`. A comma parts two of them only where the next begins; the original parts at each
-/// comma, and so cuts its own default in two.
+/// The texts behind `topic:`, `body:` and `sender:`. A comma parts two of them only where the next
+/// begins; the original parts at each comma, and so cuts its own default in two.
 fn parts(text: &str) -> Option<[String; 3]> {
     const NAMES: [&str; 3] = ["topic:", "body:", "sender:"];
     let mut parts = [None, None, None];

@@ -1,9 +1,11 @@
-//! The sections of the two transports, and `[cors]`.
+//! The sections of the two transports, `[admin]` and `[cors]`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
+use zaqar_transport::TlsFiles;
 
 use crate::config::reader::Options;
 
@@ -14,6 +16,10 @@ pub struct Wsgi {
     pub bind: String,
     /// `port`; 0 takes any that is free.
     pub port: u16,
+    /// `unix_socket`: a socket in the file system, instead of `bind` and `port`.
+    pub unix_socket: Option<PathBuf>,
+    /// `cert_file`, `key_file` and `ca_file`.
+    pub tls: Option<TlsFiles>,
 }
 
 /// The WebSocket transport.
@@ -23,9 +29,14 @@ pub struct Websocket {
     pub bind: String,
     /// `port`; 0 takes any that is free.
     pub port: u16,
+    /// `unix_socket`: a socket in the file system, instead of `bind` and `port`.
+    pub unix_socket: Option<PathBuf>,
+    /// `cert_file`, `key_file` and `ca_file`.
+    pub tls: Option<TlsFiles>,
     /// `max_connections`: at once.
     pub max_connections: u64,
-    /// `max_message_size`: bytes of a message from a client; 0 takes twice `max_messages_post_size`, at least 1 MiB.
+    /// `max_message_size`: bytes of a message from a client; 0 takes twice
+    /// `max_messages_post_size`, at least 1 MiB.
     pub max_message_size: u64,
     /// `ping_interval`: how long a silent peer is not asked for a sign of life.
     pub ping_interval: Duration,
@@ -33,6 +44,15 @@ pub struct Websocket {
     pub idle_timeout: Duration,
     /// `allowed_origin`: origins of pages that may connect; any where it is empty.
     pub allowed_origins: Vec<String>,
+}
+
+/// The listener for operators: probes, metrics and reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// `bind`: an IP address or a host name.
+    pub bind: String,
+    /// `port`; 0 takes any that is free.
+    pub port: u16,
 }
 
 /// Which pages of other origins may call.
@@ -54,7 +74,19 @@ pub struct Cors {
 
 impl Wsgi {
     pub(super) fn read(options: &mut Options<'_>) -> Self {
-        Self { bind: options.host("bind"), port: options.port("port") }
+        Self {
+            bind: options.host("bind"),
+            port: options.port("port"),
+            unix_socket: options.optional_text("unix_socket").map(PathBuf::from),
+            tls: tls(options),
+        }
+    }
+}
+
+impl Admin {
+    pub(super) fn read(options: &mut Options<'_>) -> Option<Self> {
+        let bind = options.host("bind");
+        options.optional_port("port").map(|port| Self { bind, port })
     }
 }
 
@@ -63,6 +95,8 @@ impl Websocket {
         Self {
             bind: options.host("bind"),
             port: options.port("port"),
+            unix_socket: options.optional_text("unix_socket").map(PathBuf::from),
+            tls: tls(options),
             max_connections: options.number("max_connections"),
             max_message_size: options.number("max_message_size"),
             ping_interval: Duration::from_secs(options.number("ping_interval")),
@@ -84,6 +118,24 @@ impl Cors {
         };
         (!cors.allowed_origins.is_empty()).then_some(cors)
     }
+}
+
+/// A certificate and its key, or neither. The names are those of oslo.service's `[ssl]`.
+fn tls(options: &mut Options<'_>) -> Option<TlsFiles> {
+    let certificate = options.optional_text("cert_file");
+    let key = options.optional_text("key_file");
+    let authorities = options.optional_text("ca_file");
+    if key.is_none() && certificate.is_some() {
+        options.missing("key_file");
+    }
+    if certificate.is_none() && (key.is_some() || authorities.is_some()) {
+        options.missing("cert_file");
+    }
+    Some(TlsFiles {
+        certificate: certificate?.into(),
+        key: key?.into(),
+        client_authorities: authorities.map(PathBuf::from),
+    })
 }
 
 /// One that is mistyped would match no page, and nobody would see why.

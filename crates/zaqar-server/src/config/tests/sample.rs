@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::known::{self, Effect};
+use super::super::known::Effect;
 use super::{Loaded, read};
+use crate::Registry;
 use crate::config::Warning;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/zaqar.conf");
@@ -45,13 +46,13 @@ fn meaning(loaded: Loaded) -> String {
     format!("{settings:?}")
 }
 
-/// The first line of the part that lists options which change nothing in this build.
-const WITHOUT_EFFECT: &str = "# Accepted without effect";
-
 fn defaults(keep: impl Fn(Effect) -> bool) -> BTreeMap<(String, String), String> {
-    known::sections()
-        .flat_map(|section| section.options.iter().map(|known| (section.name, known)))
-        .filter(|(section, known)| keep(known::effect(section, known.name).unwrap()))
+    let known = Registry::default().registered().known();
+    let options = known
+        .sections()
+        .flat_map(|section| section.options.iter().map(|known| (section.name.as_ref(), known)));
+    options
+        .filter(|(section, option)| keep(known.effect(section, option.name).unwrap()))
         .map(|(section, known)| {
             let default = known.default.unwrap_or_default().to_owned();
             ((section.to_owned(), known.name.to_owned()), default)
@@ -61,19 +62,7 @@ fn defaults(keep: impl Fn(Effect) -> bool) -> BTreeMap<(String, String), String>
 
 #[test]
 fn it_lists_every_used_option_with_its_default() {
-    let sample = sample();
-    let (used, _) = sample.split_once(WITHOUT_EFFECT).unwrap();
-    assert_eq!(options(used), defaults(|effect| effect == Effect::Used));
-}
-
-#[test]
-fn what_has_no_effect_is_listed_as_such() {
-    let sample = sample();
-    let (_, unused) = sample.split_once(WITHOUT_EFFECT).unwrap();
-    let known = defaults(|effect| effect != Effect::Used);
-    for (option, default) in options(unused) {
-        assert_eq!(known.get(&option), Some(&default), "{option:?}");
-    }
+    assert_eq!(options(&sample()), defaults(|effect| effect == Effect::Used));
 }
 
 #[test]
@@ -96,4 +85,46 @@ fn it_changes_nothing_as_it_is_and_with_every_option_uncommented() {
         .collect();
     assert!(odd.is_empty(), "{odd:?}");
     assert_eq!(meaning(loaded), defaults);
+}
+
+/// The file that `config sample` prints.
+fn printed() -> String {
+    crate::config::sample::sample(&Registry::default().registered().known())
+}
+
+#[test]
+fn what_is_printed_lists_every_used_option_with_its_default_and_explains_it() {
+    let printed = printed();
+    assert_eq!(options(&printed), defaults(|effect| effect == Effect::Used));
+    // An option explained by nothing but what it takes has a single line above it.
+    let lines: Vec<_> = printed.lines().collect();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_option(line)) {
+        assert!(lines[at - 2].starts_with("# "), "nothing explains {line}");
+    }
+}
+
+#[test]
+fn what_is_printed_changes_nothing_as_it_is_and_with_every_option_uncommented() {
+    let printed = printed();
+    let uncommented: String = printed
+        .lines()
+        .map(|line| if is_option(line) { &line[1..] } else { line })
+        .fold(String::new(), |text, line| text + line + "\n");
+    let defaults = meaning(read("").unwrap());
+    for text in [printed, uncommented] {
+        let loaded = read(&text).unwrap();
+        assert_eq!(loaded.warnings, []);
+        assert_eq!(meaning(loaded), defaults);
+    }
+}
+
+#[test]
+fn what_is_printed_has_the_options_of_a_driver_of_ones_own() {
+    use crate::config::known::{Table, integer};
+
+    const MINE: &[crate::config::known::Known] = &[integer("shards", "4", 1, 64)];
+    let known = Table::default().with("drivers:message_store:mine".to_owned(), MINE);
+    let text = crate::config::sample::sample(&known);
+    let expected = "[drivers:message_store:mine]\n\n# An integer from 1 to 64.\n#shards = 4\n";
+    assert!(text.contains(expected), "{text}");
 }

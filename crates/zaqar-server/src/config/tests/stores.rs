@@ -1,6 +1,8 @@
 //! Which stores run, and that a configured store is never passed over in silence.
 
-use super::{problems, read, settings};
+use super::{problems, read, read_with, settings};
+use crate::Registry;
+use crate::config::known::{Known, integer, unset};
 
 fn picked(text: &str) -> (String, String) {
     let drivers = settings(text).drivers;
@@ -25,19 +27,6 @@ fn named_stores_are_used() {
         let found = picked(&format!("[drivers]\n{text}"));
         assert_eq!(found, (message.to_owned(), management.to_owned()), "{text}");
     }
-}
-
-#[test]
-fn the_embedded_section_of_the_role_that_is_embedded_counts() {
-    let sections = "[drivers:message_store:embedded]\npath = /a\n[drivers:management_store:embedded]\npath = /b\n";
-    let path = |drivers: &str| {
-        let text = format!("{sections}[drivers]\n{drivers}");
-        read(&text).unwrap().settings.embedded.map(|embedded| embedded.path.display().to_string())
-    };
-    assert_eq!(path("").as_deref(), Some("/a"));
-    assert_eq!(path("message_store = embedded\nmanagement_store = redis").as_deref(), Some("/a"));
-    assert_eq!(path("message_store = redis\nmanagement_store = embedded").as_deref(), Some("/b"));
-    assert_eq!(path("message_store = redis\nmanagement_store = redis"), None);
 }
 
 #[test]
@@ -79,7 +68,7 @@ fn a_configured_store_must_be_named() {
         (
             swift.to_owned(),
             "1: [drivers:message_store:swift] configures a store, but [drivers] names no store",
-            ("redis", "redis"),
+            ("mongodb", "mongodb"),
         ),
     ];
     for (text, expected, (message, management)) in table {
@@ -96,39 +85,59 @@ fn stores_that_are_not_offered_are_refused() {
     assert_eq!(
         problems(both),
         [
-            "zaqar.conf:2: [drivers] message_store = swift: this store is not supported; use embedded or redis or mongodb",
-            "zaqar.conf:3: [drivers] management_store = sqlalchemy: this store is not supported; use embedded or redis or mongodb",
+            "zaqar.conf:2: [drivers] message_store = swift: this store is not supported; use embedded or mongodb or redis",
+            "zaqar.conf:3: [drivers] management_store = sqlalchemy: this store is not supported; use embedded or mongodb or redis",
         ]
     );
     assert_eq!(
         problems("[drivers]\nmessage_store = reddis\nmanagement_store = redis"),
         [
-            "zaqar.conf:2: [drivers] message_store = \"reddis\": must be one of: embedded, redis, mongodb"
+            "zaqar.conf:2: [drivers] message_store = \"reddis\": must be one of: embedded, mongodb, redis"
         ]
     );
     assert_eq!(
         problems("[drivers]\nmessage_store = redis\nmanagement_store = mongodb.fifo"),
         [
-            "zaqar.conf:3: [drivers] management_store = \"mongodb.fifo\": must be one of: embedded, redis, mongodb"
+            "zaqar.conf:3: [drivers] management_store = \"mongodb.fifo\": must be one of: embedded, mongodb, redis"
         ]
     );
 }
 
+/// As DevStack and openstack-helm set it: refusing it would make every swap an edit.
+#[test]
+fn a_shared_message_store_takes_the_place_of_the_sql_database() {
+    let text = "[drivers]\nmessage_store = redis\nmanagement_store = sqlalchemy\n\
+                [drivers:management_store:sqlalchemy]\nuri = mysql+pymysql://zaqar:secret@db/zaqar\n";
+    let loaded = read(text).unwrap();
+    assert_eq!(loaded.settings.drivers.management_store, "redis");
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings[0].contains("the SQL database is not read"), "{warnings:?}");
+    assert!(!warnings.concat().contains("secret"), "{warnings:?}");
+    let embedded = text.replace("= redis", "= embedded");
+    assert!(problems(&embedded)[0].contains("management_store = sqlalchemy"), "{embedded}");
+}
+
 #[test]
 fn registered_names_can_be_picked_and_read_their_own_section() {
-    let path = std::sync::Arc::from("zaqar.conf");
-    let mut raw = super::Raw::default();
+    const OPTIONS: &[Known] = &[integer("anything", "1", 0, 9), unset("access_token").secret()];
     let text = "[drivers]\ntransport = amqp\nmessage_store = mine\nmanagement_store = embedded\n\
-                [drivers:message_store:mine]\nanything = 7\n[drivers:message_store:other]\na = 1\n";
-    raw.add(&path, super::ini::parse(&path, text.as_bytes()).unwrap());
-    let registered = super::Registered::default().transport("amqp").message_store("mine");
-    let sections = registered.sections();
-    let loaded = super::super::type_check(raw, &registered, &sections).unwrap();
+                [drivers:message_store:mine]\nanything = 7\nanythign = 7\naccess_token = hidden\n\
+                [drivers:transport:amqp]\nhots = h\n[drivers:message_store:other]\na = 1\n";
+    let registered =
+        Registry::default().registered().transport("amqp", &[]).message_store("mine", OPTIONS);
+    let loaded = read_with(&registered, text).unwrap();
     assert_eq!(loaded.settings.drivers.message_store, "mine");
     assert_eq!(loaded.settings.drivers.transports, ["amqp"]);
     let mine = loaded.settings.driver_section("drivers:message_store:mine");
-    assert_eq!(mine.integer("anything", 0..=9).unwrap(), Some(7));
+    assert_eq!(mine.number_of(&OPTIONS[0]).unwrap(), 7);
+    assert!(!format!("{:?}", loaded.settings.raw()).contains("hidden"));
     let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].starts_with("zaqar.conf:7: [drivers:message_store:other] is no section"));
+    let expected = [
+        "7: [drivers:message_store:mine] anythign is no option of this server; \
+         did you mean anything?",
+        "10: [drivers:transport:amqp] hots is no option of this server",
+        "11: [drivers:message_store:other] is no section of this server; \
+         did you mean [drivers:message_store:mine]?",
+    ];
+    assert_eq!(warnings, expected.map(|text| format!("zaqar.conf:{text}")));
 }

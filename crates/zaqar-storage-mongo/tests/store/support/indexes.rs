@@ -1,4 +1,5 @@
-//! Whether an index serves each query: derived from the commands that a store sends and the indexes that it made.
+//! Whether an index serves each query: derived from the commands that a store sends and the indexes
+//! that it made.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,7 +143,8 @@ fn bound_of(filter: &Document, field: &str) -> Bound {
     }
 }
 
-/// Whether an index bounds a query by its first field, and shows what it bounds in the query's order.
+/// Whether an index bounds a query by its first field, and shows what it bounds in the query's
+/// order.
 fn serves(keys: &Document, query: &Query) -> bool {
     let points = keys.keys().take_while(|key| bound_of(&query.filter, key) == Bound::Point).count();
     let is_bounded = points > 0

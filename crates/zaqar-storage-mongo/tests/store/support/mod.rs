@@ -1,6 +1,7 @@
 //! What the tests have in common.
 
 mod indexes;
+pub(crate) mod proxy;
 pub(crate) mod server;
 
 use async_trait::async_trait;
@@ -52,6 +53,6 @@ impl Factory for Databases {
     }
 
     fn about(&self) -> About {
-        About { keeps: true, shared: false }
+        About { keeps: true, shared: false, repairs_time: false }
     }
 }

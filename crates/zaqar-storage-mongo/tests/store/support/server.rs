@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
 use zaqar_storage_mongo::{Mongo, Options};
 
@@ -13,6 +14,8 @@ use zaqar_storage_mongo::{Mongo, Options};
 pub(crate) const URI: &str = "ZAQAR_TEST_MONGODB_URI";
 
 const START: Duration = Duration::from_secs(60);
+/// The compatible server is slow, the machine may be busy, and tests are not about time.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Where the server is.
 pub(crate) fn uri() -> &'static str {
@@ -37,7 +40,9 @@ fn compatible_server() -> PathBuf {
     program
 }
 
-/// Starts a server that ends when this process does: a shell waits for the end of a pipe that we never close.
+/// Starts a server that ends when this process does: a shell waits for the end of a pipe that we
+/// never close.
+#[expect(clippy::disallowed_methods, reason = "a process is waited for outside of a runtime")]
 fn start(program: &Path) -> (u16, Child) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let script = r#""$0" --port "$1" --storage-path :memory: & cat >/dev/null; kill $!"#;
@@ -65,9 +70,13 @@ pub(crate) async fn open(name: &str) -> Mongo {
 }
 
 pub(crate) fn options(name: &str) -> Options {
-    // The compatible server is slow, the machine may be busy, and this is not about time.
-    let patience = Duration::from_secs(100);
-    Options { deadline: patience, command_timeout: patience, ..Options::new(uri(), name) }
+    Options {
+        deadline: PATIENCE,
+        command_timeout: PATIENCE,
+        // The clock of these tests is not the database's.
+        max_clock_skew: None,
+        ..Options::new(uri(), name)
+    }
 }
 
 /// A name that nobody else uses.
@@ -77,5 +86,9 @@ pub(crate) fn name() -> String {
 
 /// The database of a store's name.
 pub(crate) async fn database(name: &str) -> Database {
-    Client::with_uri_str(uri()).await.unwrap().database(&format!("{name}_server"))
+    let mut options = ClientOptions::parse(uri()).await.unwrap();
+    // On a busy machine the server may answer late.
+    options.connect_timeout = Some(PATIENCE);
+    options.server_selection_timeout = Some(PATIENCE);
+    Client::with_options(options).unwrap().database(&format!("{name}_server"))
 }

@@ -1,0 +1,272 @@
+//! Who asks, and for which request: what comes with every operation.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+use zaqar_core::signing::Grant;
+use zaqar_core::{ClientId, ProjectId, QueueKey, Timestamp};
+
+use crate::QueueRef;
+
+/// Who asks, and for which request. A transport makes one for each request; clones are for tasks.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The tenant whose queues are meant.
+    pub project: ProjectId,
+    /// The client, for `echo`.
+    pub client: ClientId,
+    /// How the caller is known.
+    pub authentication: Authentication,
+    /// How the request came here; only metrics look at it.
+    pub wire: Wire,
+    /// This request, in logs and answers.
+    pub request_id: RequestId,
+    /// The request of another service that led to this one, as its caller says.
+    pub global_request_id: Option<RequestId>,
+    /// The span of a caller that this request belongs to.
+    pub trace_parent: Option<TraceParent>,
+    /// From then on nobody waits for the answer: the operation is stopped with
+    /// [`crate::Error::DeadlineExceeded`]. A change that was on its way may have been made.
+    pub deadline: Option<Instant>,
+}
+
+impl Context {
+    /// A client of a project, which nobody checks, without roles.
+    pub fn new(project: ProjectId, client: ClientId) -> Self {
+        Self {
+            project,
+            client,
+            authentication: Authentication::Unchecked { roles: Vec::new() },
+            wire: Wire::InProcess,
+            request_id: RequestId::random(),
+            global_request_id: None,
+            trace_parent: None,
+            deadline: None,
+        }
+    }
+
+    /// The same request by a caller that is known so.
+    #[must_use]
+    pub fn authenticated(self, authentication: Authentication) -> Self {
+        Self { authentication, ..self }
+    }
+
+    /// Whether the caller has a role; case does not matter.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles().iter().any(|has| has.eq_ignore_ascii_case(role))
+    }
+
+    /// The caller's roles in the project.
+    pub fn roles(&self) -> &[String] {
+        match &self.authentication {
+            Authentication::Unchecked { roles } => roles,
+            Authentication::Token(identity) => &identity.roles,
+            Authentication::Signature(_) | Authentication::Server => &[],
+        }
+    }
+
+    pub(crate) fn key(&self, queue: QueueRef) -> QueueKey {
+        QueueKey { project: self.project.clone(), kind: queue.kind, name: queue.name }
+    }
+}
+
+/// How a request came to the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// Over none: the caller is in this process, as the server itself is that pushes messages.
+    #[default]
+    InProcess,
+    /// Over HTTP.
+    Http,
+    /// Over a WebSocket connection.
+    WebSocket,
+}
+
+/// How a caller is known.
+#[derive(Debug, Clone)]
+pub enum Authentication {
+    /// Nobody checks: the caller is who it says it is. Accepted without an
+    /// [`crate::Authenticator`] only.
+    Unchecked {
+        /// The roles that it says it has.
+        roles: Vec<String>,
+    },
+    /// By a token that holds until the identity expires.
+    Token(Arc<Identity>),
+    /// By a signature that holds: no user and no roles, and only what the grant covers.
+    Signature(Grant),
+    /// The server itself, which pushes messages to subscribers.
+    Server,
+}
+
+/// The requests that a token is limited to.
+pub trait RequestLimit: fmt::Debug + Send + Sync {
+    /// Whether a request may be made with the token, by its method and path in the REST API.
+    fn allows(&self, method: &str, path: &str) -> bool;
+}
+
+/// What a valid token stands for.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The project that the token is for.
+    pub project: ProjectId,
+    /// The user's id.
+    pub user: String,
+    /// The user's roles in the project.
+    pub roles: Vec<String>,
+    /// When the token expires.
+    pub expires: Timestamp,
+    /// Everything that policies may ask about the user, by the names of oslo.policy.
+    pub attributes: Arc<Map<String, Value>>,
+    /// The requests that the token is limited to, where they were not checked already.
+    pub requests: Option<Arc<dyn RequestLimit>>,
+}
+
+impl Identity {
+    /// A user of a project with roles, and nothing else that policies know.
+    pub fn new(project: ProjectId, user: &str, roles: Vec<String>, expires: Timestamp) -> Self {
+        let mut attributes = Map::new();
+        attributes.insert("user_id".to_owned(), user.into());
+        attributes.insert("project_id".to_owned(), project.as_str().into());
+        attributes.insert("roles".to_owned(), roles.clone().into());
+        let (user, attributes) = (user.to_owned(), Arc::new(attributes));
+        Self { project, user, roles, expires, attributes, requests: None }
+    }
+}
+
+/// The id of a request: `req-` and a UUID in lower case.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId([u8; Self::LENGTH]);
+
+impl RequestId {
+    const LENGTH: usize = 40;
+
+    /// A new one, of a random UUID (version 4).
+    pub fn random() -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut id = *b"req-xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx";
+        let mut random: u128 = rand::random();
+        for place in &mut id[4..] {
+            let digit = DIGITS[(random & 15) as usize];
+            match *place {
+                b'x' => *place = digit,
+                // The variant: 8, 9, a or b.
+                b'y' => *place = DIGITS[(8 | random & 3) as usize],
+                _ => continue,
+            }
+            random >>= 4;
+        }
+        Self(id)
+    }
+
+    /// Reads one that a caller sent; `None` for anything else, so that nothing else gets into logs.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id: [u8; Self::LENGTH] = text.as_bytes().try_into().ok()?;
+        let fits = id.iter().enumerate().all(|(at, byte)| match at {
+            0..4 => *byte == b"req-"[at],
+            12 | 17 | 22 | 27 => *byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        });
+        fits.then_some(Self(id))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        // Nothing but ASCII gets in.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The span that a request belongs to (W3C Trace Context, `traceparent`, version 00).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceParent {
+    /// The trace; not 0.
+    pub trace: u128,
+    /// The caller's span; not 0.
+    pub span: u64,
+    /// The caller records the trace.
+    pub sampled: bool,
+}
+
+impl TraceParent {
+    /// Reads the header; `None` for a malformed one, which the standard says to ignore.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (head, flags) = (text.get(..53)?, text.get(53..55)?);
+        let (version, rest) = head.split_at_checked(3)?;
+        let (trace, span) = (rest.get(..32)?, rest.get(33..49)?);
+        let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let fits = text.len() == 55 && version == "00-" && is_hex(trace) && is_hex(span);
+        if !fits || rest.as_bytes()[32] != b'-' || rest.as_bytes()[49] != b'-' || !is_hex(flags) {
+            return None;
+        }
+        let parent = Self {
+            trace: u128::from_str_radix(trace, 16).ok()?,
+            span: u64::from_str_radix(span, 16).ok()?,
+            sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
+        };
+        (parent.trace != 0 && parent.span != 0).then_some(parent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_request_id_is_a_version_4_uuid() {
+        let id = RequestId::random();
+        let uuid = id.as_str().strip_prefix("req-").unwrap();
+        assert_eq!(&uuid[14..15], "4");
+        assert!(["8", "9", "a", "b"].contains(&&uuid[19..20]), "{uuid}");
+        assert_ne!(id, RequestId::random());
+        assert_eq!(RequestId::parse(id.as_str()), Some(id));
+    }
+
+    #[test]
+    fn a_request_id_is_nothing_else() {
+        for text in [
+            "",
+            "req-",
+            "req-0f6d2b8c-3f4e-4d57-9a4e-1b2c3d4e5f6",
+            "req-0f6d2b8c-3f4e-4d57-9a4e-1b2c3d4e5f6G",
+            "req-0f6d2b8c-3f4e-4d57-9a4e-1b2c3d4e5f6\n",
+            "xeq-0f6d2b8c-3f4e-4d57-9a4e-1b2c3d4e5f60",
+            "req-0f6d2b8c03f4e-4d57-9a4e-1b2c3d4e5f60",
+        ] {
+            assert_eq!(RequestId::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_parent_is_read_as_the_standard_says() {
+        let parent = TraceParent::parse("00-000000000000000000000000000000ab-00000000000000cd-01");
+        assert_eq!(parent, Some(TraceParent { trace: 0xab, span: 0xcd, sampled: true }));
+        for text in [
+            "",
+            "00-000000000000000000000000000000ab-00000000000000cd",
+            "00-000000000000000000000000000000ab-00000000000000cd-01-x",
+            "01-000000000000000000000000000000ab-00000000000000cd-01",
+            "00-00000000000000000000000000000000-00000000000000cd-01",
+            "00-000000000000000000000000000000ab-0000000000000000-01",
+            "00-000000000000000000000000000000AB-00000000000000cd-01",
+            "00-000000000000000000000000000000ab000000000000000cd-01",
+            "00-+00000000000000000000000000000ab-00000000000000cd-01",
+        ] {
+            assert_eq!(TraceParent::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What became of messages for one subscriber.
+
+use serde_json::json;
+use zaqar_core::delivery::{Delivery, DeliveryQuery, DeliveryState, Redelivery, SubscriberHealth};
+use zaqar_core::storage::Subscription;
+use zaqar_core::{MessageId, Payload, QueueKey, SubscriptionId, iso8601};
+
+use crate::{
+    Api, Context, Error, ListDeliveries, ReadDelivery, RetryDelivery, Subscribers, SubscriptionRef,
+    TestSubscription, page_limit,
+};
+
+/// A live subscription with an address, and what serves it.
+struct Served<'a> {
+    subscribers: &'a dyn Subscribers,
+    key: QueueKey,
+    id: SubscriptionId,
+    subscription: Subscription,
+}
+
+impl Api {
+    /// Lists deliveries by id. Cost: a read of the subscription's log, which is bounded.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a limit, status or time that cannot be;
+    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    pub(crate) async fn list_deliveries(
+        &self,
+        context: &Context,
+        request: ListDeliveries,
+    ) -> Result<Vec<Delivery>, Error> {
+        let limit = page_limit(request.limit, self.inner.limits.max_subscriptions_per_page)?;
+        let state = match request.status.as_deref() {
+            None => None,
+            Some(name) => Some(DeliveryState::parse(name).ok_or_else(|| {
+                Error::request("The status must be pending, delivered, failed or expired.")
+            })?),
+        };
+        let since = match request.since.as_deref().map(iso8601::parse) {
+            None => None,
+            Some(Ok(since)) => Some(since),
+            Some(Err(error)) => return Err(Error::request(format!("The since is {error}."))),
+        };
+        let served = self.served(context, request.subscription).await?;
+        let after = match request.marker.as_deref().map(str::parse) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            Some(Err(_)) => return Ok(Vec::new()),
+        };
+        let query = DeliveryQuery { state, since, after, limit };
+        served.subscribers.deliveries(&served.key, served.id, &query).await
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::DeliveryNotFound`]; [`Error::Storage`].
+    pub(crate) async fn read_delivery(
+        &self,
+        context: &Context,
+        request: ReadDelivery,
+    ) -> Result<Delivery, Error> {
+        let served = self.served(context, request.subscription).await?;
+        let id = delivery(&request.delivery)?;
+        let found = served.subscribers.delivery(&served.key, served.id, id).await?;
+        found.ok_or(Error::DeliveryNotFound { id: request.delivery })
+    }
+
+    /// Delivers once more.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::DeliveryNotFound`]; [`Error::Conflict`] for one
+    /// whose message is not kept; [`Error::Storage`].
+    pub(crate) async fn retry_delivery(
+        &self,
+        context: &Context,
+        request: RetryDelivery,
+    ) -> Result<(), Error> {
+        let served = self.served(context, request.subscription).await?;
+        let id = delivery(&request.delivery)?;
+        match served.subscribers.redeliver(&served.key, served.id, id).await? {
+            Redelivery::Scheduled => Ok(()),
+            Redelivery::Unknown => Err(Error::DeliveryNotFound { id: request.delivery }),
+            Redelivery::Ended(state) => Err(Error::Conflict {
+                reason: format!(
+                    "The delivery has ended as {}, and its message is not kept.",
+                    state.as_str()
+                ),
+            }),
+        }
+    }
+
+    /// Reads how a subscriber does.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    pub(crate) async fn subscriber_health(
+        &self,
+        context: &Context,
+        request: SubscriptionRef,
+    ) -> Result<SubscriberHealth, Error> {
+        let id = request.id.clone();
+        let served = self.served(context, request).await?;
+        let found = served.subscribers.health(&served.key, served.id).await?;
+        found.ok_or(Error::SubscriptionNotFound { id })
+    }
+
+    /// Sends again.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    pub(crate) async fn resume_subscription(
+        &self,
+        context: &Context,
+        request: SubscriptionRef,
+    ) -> Result<(), Error> {
+        let served = self.served(context, request).await?;
+        served.subscribers.resume(&served.key, served.id).await
+    }
+
+    /// Sends a message that was not posted; its id.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::Conflict`] for one that must confirm first;
+    /// [`Error::Storage`].
+    pub(crate) async fn test_subscription(
+        &self,
+        context: &Context,
+        request: TestSubscription,
+    ) -> Result<MessageId, Error> {
+        let served = self.served(context, request.subscription).await?;
+        if !served.subscription.confirmed && served.subscribers.requires_confirmation() {
+            let reason = "The subscriber has not confirmed the subscription.".to_owned();
+            return Err(Error::Conflict { reason });
+        }
+        let body = request.body.unwrap_or_else(|| json!({ "test": true }));
+        let body = Payload::plain(body.to_string().into());
+        served.subscribers.test(&served.key, served.id, body).await
+    }
+
+    /// The subscription that a request names, if anything serves it.
+    async fn served(
+        &self,
+        context: &Context,
+        request: SubscriptionRef,
+    ) -> Result<Served<'_>, Error> {
+        let unknown = || Error::SubscriptionNotFound { id: request.id.clone() };
+        let id = request.id.parse().map_err(|_| unknown())?;
+        let key = context.key(request.queue);
+        let now = self.inner.clock.now();
+        let found = self.inner.messages.subscription(&key, id, now).await?;
+        let subscription = found.ok_or_else(unknown)?;
+        match self.subscribers() {
+            Some(subscribers) if subscription.lease.is_none() => {
+                Ok(Served { subscribers, key, id, subscription })
+            }
+            Some(_) | None => Err(Error::Conflict {
+                reason: "The subscriber is a connection, or this server delivers nothing."
+                    .to_owned(),
+            }),
+        }
+    }
+}
+
+fn delivery(id: &str) -> Result<MessageId, Error> {
+    id.parse().map_err(|_| Error::DeliveryNotFound { id: id.to_owned() })
+}

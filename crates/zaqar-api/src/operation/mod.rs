@@ -1,0 +1,271 @@
+//! What can be asked. Each operation is one type, which declares once everything that the layers
+//! in front of it, signed URLs, WebSocket ordering and pipelines need to know about it.
+
+mod claims;
+mod declaration;
+mod deliveries;
+mod flavors;
+mod messages;
+mod pools;
+mod queues;
+mod service;
+mod subscriptions;
+
+use std::any::Any;
+
+use zaqar_core::storage::Message;
+use zaqar_core::{Kind, QueueName};
+
+use crate::{Api, Context, Error, QueueRef};
+
+pub use claims::{CreateClaim, ReadClaim, ReleaseClaim, RenewClaim};
+pub use declaration::{Access, Declaration, Method, Resource, Rule};
+pub use deliveries::{
+    CheckSubscriber, ListDeliveries, ReadDelivery, ResumeSubscription, RetryDelivery,
+    TestSubscription,
+};
+pub use flavors::{CreateFlavor, DeleteFlavor, GetFlavor, ListFlavors, UpdateFlavor};
+pub use messages::{
+    CheckPostSize, DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages,
+    PostedMessage, PushMessages, ReadMessage, ReadMessages,
+};
+pub use pools::{CreatePool, DeletePool, GetPool, ListPools, UpdatePool};
+pub use queues::{
+    Change, CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, ListedQueue, PatchQueue,
+    Purge, QueueList, Share, Shared,
+};
+pub use service::{CheckHealth, Ping, ReadHome};
+pub use subscriptions::{
+    ChangeSubscription, ConfirmSubscription, CreateSubscription, CreatedSubscription,
+    DEFAULT_GRACE, DeleteSubscription, ListSubscriptions, MAX_GRACE, ReadSubscription,
+    RotateSecret, Subscriber, SubscriptionRef,
+};
+
+/// The declarations of all operations, for whoever prepares something for each of them.
+pub const DECLARATIONS: &[&Declaration] = &[
+    ChangeSubscription::DECLARATION,
+    CheckHealth::DECLARATION,
+    CheckPostSize::DECLARATION,
+    CheckSubscriber::DECLARATION,
+    ConfirmSubscription::DECLARATION,
+    CreateClaim::DECLARATION,
+    CreateFlavor::DECLARATION,
+    CreatePool::DECLARATION,
+    CreateQueue::DECLARATION,
+    CreateSubscription::DECLARATION,
+    DeleteFlavor::DECLARATION,
+    DeleteMessage::DECLARATION,
+    DeleteMessages::DECLARATION,
+    DeletePool::DECLARATION,
+    DeleteQueue::DECLARATION,
+    DeleteSubscription::DECLARATION,
+    GetFlavor::DECLARATION,
+    GetPool::DECLARATION,
+    GetQueue::DECLARATION,
+    GetQueueStats::DECLARATION,
+    ListDeliveries::DECLARATION,
+    ListFlavors::DECLARATION,
+    ListMessages::DECLARATION,
+    ListPools::DECLARATION,
+    ListQueues::DECLARATION,
+    ListSubscriptions::DECLARATION,
+    PatchQueue::DECLARATION,
+    Ping::DECLARATION,
+    PopMessages::DECLARATION,
+    PostMessages::DECLARATION,
+    Purge::DECLARATION,
+    PushMessages::DECLARATION,
+    ReadClaim::DECLARATION,
+    ReadDelivery::DECLARATION,
+    ReadHome::DECLARATION,
+    ReadMessage::DECLARATION,
+    ReadMessages::DECLARATION,
+    ReadSubscription::DECLARATION,
+    ReleaseClaim::DECLARATION,
+    RenewClaim::DECLARATION,
+    ResumeSubscription::DECLARATION,
+    RetryDelivery::DECLARATION,
+    RotateSecret::DECLARATION,
+    Share::DECLARATION,
+    TestSubscription::DECLARATION,
+    UpdateFlavor::DECLARATION,
+    UpdatePool::DECLARATION,
+];
+
+/// One operation: a type with what is asked in its fields.
+///
+/// [`crate::Api::call`] runs it, if it is [`Callable`].
+pub trait Operation: Any + Send + Sync {
+    /// What it answers.
+    type Answer: Any + Send + Sync;
+
+    /// What holds for every operation of this type.
+    const DECLARATION: &'static Declaration;
+
+    /// The queue or topic that it addresses; `None` where it addresses none, or many.
+    fn queue(&self) -> Option<&QueueRef>;
+
+    /// Queue or topic, also where it addresses many.
+    fn kind(&self) -> Kind {
+        self.queue().map_or(Kind::Queue, |queue| queue.kind)
+    }
+
+    /// The one message, claim or subscription that it addresses, as the caller wrote it.
+    fn id(&self) -> Option<&str> {
+        None
+    }
+
+    /// The one delivery of a subscription that it addresses, as the caller wrote it.
+    fn delivery(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it stores, where it stores messages.
+    fn amount(&self) -> Amount {
+        Amount::default()
+    }
+
+    /// Whether it may take much time or answer much: a page, or a large post. The server does a
+    /// bounded number of these for each project at once.
+    fn is_expensive(&self) -> bool {
+        let Amount { messages, bytes } = self.amount();
+        messages > MANY_MESSAGES || bytes > MANY_BYTES
+    }
+}
+
+/// A post of more messages is expensive.
+const MANY_MESSAGES: u64 = 100;
+/// A post of more bytes is expensive.
+const MANY_BYTES: u64 = 64 * 1024;
+
+/// What quotas count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of the document that they came in.
+    pub bytes: u64,
+}
+
+/// What a layer can know of any operation without knowing its type.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// What holds for every operation of its type.
+    pub declaration: &'static Declaration,
+    /// Queue or topic.
+    pub kind: Kind,
+    /// The queue or topic that it addresses.
+    pub queue: Option<&'a QueueName>,
+    /// The one message, claim or subscription that it addresses.
+    pub id: Option<&'a str>,
+    /// The one delivery of the subscription that it addresses.
+    pub delivery: Option<&'a str>,
+    /// What it stores.
+    pub amount: Amount,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts of an operation. Cost: none to speak of.
+    pub fn of<O: Operation>(operation: &'a O) -> Self {
+        Self {
+            declaration: O::DECLARATION,
+            kind: operation.kind(),
+            queue: operation.queue().map(|queue| &queue.name),
+            id: operation.id(),
+            delivery: operation.delivery(),
+            amount: operation.amount(),
+        }
+    }
+
+    /// The name of its rule in the original's policies; `None` where the original has none.
+    pub const fn rule(&self) -> Option<&'static str> {
+        self.declaration.rule.name(self.kind)
+    }
+
+    /// The resource whose pipeline it passes.
+    pub const fn resource(&self) -> Resource {
+        self.declaration.resource(self.kind)
+    }
+
+    /// The path that it has in the REST API; what a signed URL must cover. Allocates.
+    pub fn path(&self) -> String {
+        let queue = self.queue.map_or("", |queue| queue.as_str());
+        self.declaration
+            .path
+            .replace("{kind}", self.kind.as_str())
+            .replace("{queue}", queue)
+            .replace("{id}", self.id.unwrap_or_default())
+            .replace("{delivery}", self.delivery.unwrap_or_default())
+    }
+}
+
+/// An operation of any type, for layers: its facts, and through [`Any`] its type.
+pub(crate) trait AnyOperation: Any + Send + Sync {
+    fn facts(&self) -> Facts<'_>;
+}
+
+impl<O: Operation> AnyOperation for O {
+    fn facts(&self) -> Facts<'_> {
+        Facts::of(self)
+    }
+}
+
+/// An operation that callers can ask for; the others are the server's own.
+pub trait Callable: Run {}
+
+impl<O: Run> Callable for O {}
+
+/// How an operation is done, behind all layers. Not exported: nobody else gets past the layers.
+pub trait Run: Operation {
+    /// Does it.
+    fn run(
+        self,
+        api: &Api,
+        context: &Context,
+    ) -> impl Future<Output = Result<Self::Answer, Error>> + Send;
+}
+
+/// Declares that an operation's `queue` field is the queue that it addresses.
+macro_rules! addresses_queue {
+    () => {
+        fn queue(&self) -> Option<&QueueRef> {
+            Some(&self.queue)
+        }
+    };
+}
+
+/// Declares that `id` is the one message, claim or subscription that it addresses.
+macro_rules! addresses_id {
+    () => {
+        fn id(&self) -> Option<&str> {
+            Some(&self.id)
+        }
+    };
+}
+
+/// Declares that `subscription` names the queue and the subscription that are addressed.
+macro_rules! addresses_subscription {
+    () => {
+        fn queue(&self) -> Option<&QueueRef> {
+            Some(&self.subscription.queue)
+        }
+
+        fn id(&self) -> Option<&str> {
+            Some(&self.subscription.id)
+        }
+    };
+}
+
+/// Declares that an operation answers a page, or looks through one.
+macro_rules! answers_page {
+    () => {
+        fn is_expensive(&self) -> bool {
+            true
+        }
+    };
+}
+
+use {addresses_id, addresses_queue, addresses_subscription, answers_page};
+
+/// An answer's messages, where it shows any.
+pub(crate) type Messages = Vec<Message>;

@@ -1,0 +1,144 @@
+//! What a server knows of its subscribed connections: queues, subscriptions, and the messages that
+//! wait until they are due. Nothing here waits or asks a store.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use zaqar_core::{Incarnation, MessageId, Position, QueueKey, SubscriptionId, Timestamp};
+
+use super::{ConnectionSender, Push, Pushed, PushesEnded};
+
+/// The queues that connections of this server subscribe to.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) queues: HashMap<QueueKey, FollowedQueue>,
+    /// Subscriptions that are being made.
+    pub(super) pending: usize,
+    /// Queues by when their first delayed message is due.
+    pub(super) schedule: BTreeSet<(Timestamp, QueueKey)>,
+    /// Subscriptions of closed connections that could not be removed from the store yet.
+    pub(super) unremoved: VecDeque<(QueueKey, SubscriptionId)>,
+}
+
+/// A queue with subscribed connections.
+pub(super) struct FollowedQueue {
+    pub(super) incarnation: Incarnation,
+    /// Everything up to here was read.
+    pub(super) cursor: Position,
+    pub(super) subscriptions: HashMap<SubscriptionId, LocalSubscription>,
+    /// Messages that wait until they are due.
+    pub(super) delayed: BTreeMap<(Timestamp, MessageId), Arc<Push>>,
+    pub(super) reader: ReaderState,
+    /// When the store was last asked which subscriptions it has.
+    pub(super) checked: Timestamp,
+}
+
+/// A subscription of a connection of this server.
+pub(super) struct LocalSubscription {
+    pub(super) connection: Arc<ConnectionSender>,
+    pub(super) tag: u8,
+    /// It gets what was posted after this position.
+    pub(super) begin: Position,
+    /// The last that it got in the queue's order.
+    pub(super) after: Position,
+    pub(super) expires: Timestamp,
+}
+
+/// A message that was read from a queue's outbox.
+pub(super) struct ReadMessage {
+    pub(super) id: MessageId,
+    pub(super) due: Timestamp,
+    pub(super) push: Arc<Push>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReaderState {
+    Idle,
+    /// A task reads.
+    Running,
+    /// A task reads, and there is news since it began.
+    RunAgain,
+}
+
+impl FollowedQueue {
+    /// Ends the pushes of every subscribed connection.
+    pub(super) fn end(&self, why: PushesEnded) {
+        for subscription in self.subscriptions.values() {
+            subscription.connection.end(why);
+        }
+    }
+
+    /// When the first delayed message is due.
+    fn first_due(&self) -> Option<Timestamp> {
+        self.delayed.first_key_value().map(|((due, _), _)| *due)
+    }
+}
+
+impl State {
+    pub(super) fn remove(&mut self, key: &QueueKey) -> Option<FollowedQueue> {
+        let queue = self.queues.remove(key)?;
+        if let Some(due) = queue.first_due() {
+            self.schedule.remove(&(due, key.clone()));
+        }
+        Some(queue)
+    }
+
+    /// Keeps a message until it is due; one that is kept already is kept once.
+    pub(super) fn delay(&mut self, key: &QueueKey, message: ReadMessage) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        let before = queue.first_due();
+        queue.delayed.entry((message.due, message.id)).or_insert(message.push);
+        if before.is_none_or(|first| message.due < first) {
+            if let Some(first) = before {
+                self.schedule.remove(&(first, key.clone()));
+            }
+            self.schedule.insert((message.due, key.clone()));
+        }
+    }
+
+    /// Takes the first delayed message that is due.
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(QueueKey, ReadMessage)> {
+        while self.schedule.first()?.0 <= now {
+            let (_, key) = self.schedule.pop_first()?;
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            let first = queue.delayed.first_entry().filter(|first| first.key().0 <= now);
+            let taken = first.map(|first| first.remove_entry());
+            if let Some(next) = queue.first_due() {
+                self.schedule.insert((next, key.clone()));
+            }
+            if let Some(((due, id), push)) = taken {
+                return Some((key, ReadMessage { id, due, push }));
+            }
+        }
+        None
+    }
+
+    /// Sends a message to the subscriptions of its queue that want it.
+    pub(super) fn send(
+        &mut self,
+        key: &QueueKey,
+        message: &ReadMessage,
+        now: Timestamp,
+        wants: impl Fn(&LocalSubscription) -> bool,
+    ) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        if queue.incarnation != message.id.incarnation {
+            return;
+        }
+        queue.subscriptions.retain(|id, subscription| {
+            if subscription.expires <= now || subscription.connection.has_ended() {
+                subscription.connection.forget(key, *id);
+                return false;
+            }
+            if !wants(subscription) {
+                return true;
+            }
+            subscription.after = subscription.after.max(message.id.position);
+            let pushed = Pushed { push: message.push.clone(), tag: subscription.tag };
+            subscription.connection.push(pushed)
+        });
+        if queue.subscriptions.is_empty() {
+            self.remove(key);
+        }
+    }
+}

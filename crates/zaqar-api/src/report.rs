@@ -1,0 +1,154 @@
+//! What the server makes of an error, the same for every transport: whether a retry is worth it,
+//! and whether the operator should know.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use tracing::{error, warn};
+use zaqar_core::{StateLog, storage};
+
+use crate::Error;
+
+static UNAVAILABLE: StateLog = StateLog::new();
+static CLOCK_SKEW: StateLog = StateLog::new();
+static FULL: StateLog = StateLog::new();
+static FAILED: StateLog = StateLog::new();
+static ENCRYPTION: StateLog = StateLog::new();
+static AUTHENTICATION: StateLog = StateLog::new();
+
+/// Seconds after which a client may retry while the store is away.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The same while the store is full: somebody has to make space first.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(30);
+/// The same where the next attempt may already succeed.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// How an error is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Treatment {
+    /// The caller's fault: the same request would fail again.
+    Permanent,
+    /// It passes; the operator need not know.
+    Retry(Duration),
+    /// It passes, and is logged.
+    LoggedRetry(Failure, Duration),
+    /// It does not pass by itself, and is logged.
+    Logged(Failure),
+}
+
+/// What the operator is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Unavailable,
+    ClockSkew,
+    Full,
+    Failed,
+    Encryption,
+    Authentication,
+}
+
+impl Error {
+    /// When a retry is worth it; `None` when the same request would fail again. A transport answers
+    /// `Some` with 503 and `Retry-After`.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self.treatment() {
+            Treatment::Permanent | Treatment::Logged(_) => None,
+            Treatment::Retry(after) | Treatment::LoggedRetry(_, after) => Some(after),
+        }
+    }
+
+    /// Logs an error that the operator should know of: at most one line of each kind every few
+    /// seconds, with the number of requests that it stands for. Errors of callers, and a store that
+    /// sheds load, are not logged.
+    pub(crate) fn log(&self) {
+        match self.treatment() {
+            Treatment::Permanent | Treatment::Retry(_) => {}
+            Treatment::LoggedRetry(failure, _) | Treatment::Logged(failure) => {
+                failure.log(self.cause());
+            }
+        }
+    }
+
+    const fn treatment(&self) -> Treatment {
+        match self {
+            Self::Overloaded { retry_after }
+            | Self::Storage(storage::Error::Overloaded { retry_after }) => {
+                Treatment::Retry(*retry_after)
+            }
+            Self::Contended | Self::DeadlineExceeded => Treatment::Retry(RETRY_SOON),
+            // A task's death is logged where the server is stopped for it.
+            Self::TaskFailed { .. } | Self::Storage(storage::Error::Closed) => {
+                Treatment::Retry(RETRY_AFTER)
+            }
+            Self::AuthenticationUnavailable { .. } => {
+                Treatment::LoggedRetry(Failure::Authentication, RETRY_AFTER)
+            }
+            Self::Storage(storage::Error::Unavailable { .. }) => {
+                Treatment::LoggedRetry(Failure::Unavailable, RETRY_AFTER)
+            }
+            Self::Storage(storage::Error::ClockSkew { .. }) => {
+                Treatment::LoggedRetry(Failure::ClockSkew, RETRY_AFTER)
+            }
+            Self::Storage(storage::Error::Full { .. }) => {
+                Treatment::LoggedRetry(Failure::Full, RETRY_AFTER_FULL)
+            }
+            Self::Storage(storage::Error::Failed { .. }) => Treatment::Logged(Failure::Failed),
+            Self::CannotSeal => Treatment::Logged(Failure::Encryption),
+            Self::Invalid { .. }
+            | Self::Pools(_)
+            | Self::NoPools
+            | Self::QueueNotFound { .. }
+            | Self::Conflict { .. }
+            | Self::MessageClaimed
+            | Self::MessageNotClaimed
+            | Self::WrongClaim
+            | Self::ClaimNotFound { .. }
+            | Self::SubscriptionNotFound { .. }
+            | Self::DeliveryNotFound { .. }
+            | Self::SubscriptionExists
+            | Self::SubscriptionTaken
+            | Self::SubscriptionUnchanged { .. }
+            | Self::Forbidden
+            | Self::NotAuthenticated
+            | Self::NoProject
+            | Self::NotGranted
+            | Self::Rejected(_)
+            | Self::Storage(storage::Error::TooLarge { .. }) => Treatment::Permanent,
+        }
+    }
+
+    /// The error that a log line shows.
+    fn cause(&self) -> &(dyn StdError + 'static) {
+        if let Self::AuthenticationUnavailable { source } = self {
+            return source.as_ref();
+        }
+        if let Self::Storage(error) = self { error } else { self }
+    }
+}
+
+impl Failure {
+    fn log(self, error: &(dyn StdError + 'static)) {
+        let Some(requests) = self.state_log().failure() else { return };
+        match self {
+            Self::Unavailable => warn!(error, requests, "store unavailable"),
+            Self::ClockSkew => {
+                error!(error, requests, "requests are rejected: the clocks differ");
+            }
+            Self::Full => error!(error, requests, "the store is full"),
+            Self::Failed => error!(error, requests, "store failed"),
+            Self::Encryption => error!(error, requests, "encryption failed"),
+            Self::Authentication => warn!(error, requests, "tokens cannot be checked"),
+        }
+    }
+
+    const fn state_log(self) -> &'static StateLog {
+        match self {
+            Self::Unavailable => &UNAVAILABLE,
+            Self::ClockSkew => &CLOCK_SKEW,
+            Self::Full => &FULL,
+            Self::Failed => &FAILED,
+            Self::Encryption => &ENCRYPTION,
+            Self::Authentication => &AUTHENTICATION,
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The one way of an operation from a transport to its implementation.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{Instrument, Span, error_span, field};
+use zaqar_core::{Clock, OperationInProgress, OperationLimit, TooManyOperations};
+
+use crate::operation::Callable;
+use crate::project_limit::{ProjectLimit, Slot, TooManyWaiting, Turn};
+use crate::{Api, Authentication, Context, Error, Facts, Layers, Operation};
+
+/// When callers that were turned away should retry.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The layers, as configured.
+pub(crate) struct Stack {
+    layers: Layers,
+    operations: OperationLimit,
+    expensive: ProjectLimit,
+    clock: Arc<dyn Clock>,
+}
+
+impl Api {
+    /// Runs an operation through every layer. The only way in, for transports and embedders alike.
+    ///
+    /// # Errors
+    /// As the operation; [`Error::NotAuthenticated`], [`Error::NotGranted`], [`Error::Forbidden`],
+    /// [`Error::Rejected`], [`Error::Overloaded`] and [`Error::DeadlineExceeded`] as the layers
+    /// say.
+    pub async fn call<O: Callable>(
+        &self,
+        context: &Context,
+        operation: O,
+    ) -> Result<O::Answer, Error> {
+        let run = |operation: O| operation.run(self, context);
+        // Boxed: a future of this size must not be moved through those of a transport.
+        Box::pin(self.inner.stack.call(context, operation, run)).await
+    }
+}
+
+impl Stack {
+    pub(crate) fn new(
+        layers: Layers,
+        operations: OperationLimit,
+        expensive: ProjectLimit,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { layers, operations, expensive, clock }
+    }
+
+    pub(crate) fn operations(&self) -> &OperationLimit {
+        &self.operations
+    }
+
+    pub(crate) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// Runs an operation by `run`, behind every layer: outermost first.
+    pub(crate) async fn call<O, F>(
+        &self,
+        context: &Context,
+        operation: O,
+        run: impl FnOnce(O) -> F,
+    ) -> Result<O::Answer, Error>
+    where
+        O: Operation,
+        F: Future<Output = Result<O::Answer, Error>>,
+    {
+        let kind = operation.kind();
+        let started = self.layers.metrics.as_ref().map(|_| Instant::now());
+        // Span: whatever is logged on the way names the request, the project and the queue.
+        let span = span(context, &operation);
+        let layers = pin!(async {
+            let inner = pin!(async {
+                // Load shedding: above the limit of operations in progress, rejects at once.
+                let in_progress = self.operations.begin().map_err(overloaded)?;
+                // Identity: the caller is known as the configuration requires.
+                self.identify(context, &operation)?;
+                // Quotas: the project may do this much.
+                if let Some(quota) = &self.layers.quota {
+                    quota.admit(context, &Facts::of(&operation)).await?;
+                }
+                // Policy: the caller may do this.
+                self.authorize(context, &operation).await?;
+                // Fairness: expensive operations of one project wait for each other.
+                let _turn = self.project_turn(context, &operation, in_progress).await?;
+                // Pipeline, then the operation: the stages of its resource, in order.
+                self.layers.pipelines.pass(context, operation, run).await
+            });
+            // Deadline: nobody waits longer.
+            let outcome = within(context.deadline, inner).await;
+            // Metrics: counts and times operations, whatever became of them.
+            if let (Some(metrics), Some(started)) = (&self.layers.metrics, started) {
+                let error = outcome.as_ref().err();
+                metrics.record(context, O::DECLARATION, kind, error, started.elapsed());
+            }
+            if let Err(error) = &outcome {
+                error.log();
+            }
+            outcome
+        });
+        layers.instrument(span).await
+    }
+
+    /// Waits for the turn of an expensive operation's project. While it waits it does not count as
+    /// in progress: otherwise one project could use up the limit of all.
+    async fn project_turn<'a, O: Operation>(
+        &'a self,
+        context: &'a Context,
+        operation: &O,
+        in_progress: OperationInProgress,
+    ) -> Result<(OperationInProgress, Option<Slot<'a>>), Error> {
+        if !operation.is_expensive() {
+            return Ok((in_progress, None));
+        }
+        match self.expensive.enter(&context.project) {
+            Ok(Turn::Now(slot)) => Ok((in_progress, Some(slot))),
+            Ok(Turn::Later(waiting)) => {
+                drop(in_progress);
+                let slot = waiting.wait().await;
+                let in_progress = self.operations.begin().map_err(overloaded)?;
+                Ok((in_progress, Some(slot)))
+            }
+            Err(TooManyWaiting) => Err(Error::Overloaded { retry_after: RETRY_AFTER }),
+        }
+    }
+
+    fn identify<O: Operation>(&self, context: &Context, operation: &O) -> Result<(), Error> {
+        match &context.authentication {
+            Authentication::Unchecked { .. } if self.layers.authenticator.is_some() => {
+                Err(Error::NotAuthenticated)
+            }
+            Authentication::Unchecked { .. } | Authentication::Server => Ok(()),
+            Authentication::Token(identity) => {
+                let holds =
+                    identity.project == context.project && self.clock.now() < identity.expires;
+                if !holds {
+                    return Err(Error::NotAuthenticated);
+                }
+                let is_allowed = identity.requests.as_ref().is_none_or(|requests| {
+                    requests.allows(O::DECLARATION.method.as_str(), &Facts::of(operation).path())
+                });
+                if is_allowed { Ok(()) } else { Err(Error::Forbidden) }
+            }
+            Authentication::Signature(grant) => {
+                let covers = grant.project == context.project
+                    && grant.covers(O::DECLARATION.method.as_str(), &Facts::of(operation).path())
+                    && self.clock.now() < grant.expires;
+                if covers { Ok(()) } else { Err(Error::NotGranted) }
+            }
+        }
+    }
+
+    async fn authorize<O: Operation>(&self, context: &Context, operation: &O) -> Result<(), Error> {
+        let Some(policy) = &self.layers.policy else {
+            let allowed = !O::DECLARATION.admin || context.has_role("admin");
+            return if allowed { Ok(()) } else { Err(Error::Forbidden) };
+        };
+        let facts = Facts::of(operation);
+        match facts.rule() {
+            Some(rule) => policy.check(context, rule, &facts).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn overloaded(_: TooManyOperations) -> Error {
+    Error::Overloaded { retry_after: RETRY_AFTER }
+}
+
+/// The span of an operation. At the level of errors, so that it is there whatever is logged.
+fn span<O: Operation>(context: &Context, operation: &O) -> Span {
+    let span = error_span!(
+        "operation",
+        name = O::DECLARATION.name,
+        request_id = context.request_id.as_str(),
+        global_request_id = field::Empty,
+        project = context.project.as_str(),
+        queue = operation.queue().map(|queue| queue.name.as_str()),
+    );
+    if let Some(id) = &context.global_request_id {
+        span.record("global_request_id", id.as_str());
+    }
+    span
+}
+
+async fn within<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::DeadlineExceeded),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::task::{Context as Task, Waker};
+
+    use zaqar_core::{ClientId, Kind, ProjectId, SystemClock};
+
+    use super::*;
+    use crate::ListQueues;
+
+    fn context(project: &str) -> Context {
+        Context::new(ProjectId::new(project).unwrap(), ClientId::new("c"))
+    }
+
+    fn list() -> ListQueues {
+        ListQueues {
+            kind: Kind::Queue,
+            marker: None,
+            limit: None,
+            detailed: false,
+            name: None,
+            with_count: false,
+            filters: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn operations_that_wait_for_their_project_leave_room_for_others() {
+        let (operations, expensive) = (OperationLimit::new(3), ProjectLimit::new(1));
+        let clock = Arc::new(SystemClock::default());
+        let stack = Stack::new(Layers::default(), operations, expensive, clock);
+        let (greedy, quiet) = (context("greedy"), context("quiet"));
+        let mut task = Task::from_waker(Waker::noop());
+        let mut calls: Vec<_> =
+            (0..10).map(|_| Box::pin(stack.call(&greedy, list(), |_| pending()))).collect();
+        for call in &mut calls {
+            assert!(call.as_mut().poll(&mut task).is_pending());
+        }
+        assert_eq!(stack.operations().in_progress(), 1);
+        let mut other = pin!(stack.call(&quiet, list(), |_| pending()));
+        assert!(other.as_mut().poll(&mut task).is_pending(), "rejected");
+        assert_eq!(stack.operations().in_progress(), 2);
+        // The next one's turn: it counts from now on.
+        drop(calls.remove(0));
+        assert!(calls[0].as_mut().poll(&mut task).is_pending());
+        assert_eq!(stack.operations().in_progress(), 2);
+    }
+}

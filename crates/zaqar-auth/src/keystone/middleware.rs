@@ -1,0 +1,137 @@
+//! The decision for one request, from the tokens that it came with.
+
+use std::sync::Arc;
+
+use tracing::warn;
+use zaqar_api::Presented;
+
+use super::access_rules;
+use super::token::Token;
+use super::validate::{Validator, Validity};
+use super::{Error, Options};
+
+/// Whom a request is from.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// The user; `None` only with `delay_auth_decision`, where the request goes on without
+    /// identity.
+    pub user: Option<Arc<Token>>,
+    /// The service that asks on the user's behalf.
+    pub service: Option<Arc<Token>>,
+}
+
+/// Why a request does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// No valid token: 401, with [`Middleware::challenge`].
+    #[error("The request you have made requires authentication.")]
+    Unauthorized,
+    /// Nobody can tell at the moment: 503.
+    #[error("The Keystone service is temporarily unavailable.")]
+    Unavailable(#[source] Error),
+}
+
+/// Decides as keystonemiddleware's `auth_token` does.
+#[derive(Debug)]
+pub struct Middleware {
+    validator: Validator,
+    options: Options,
+}
+
+impl Middleware {
+    /// Decides with what a validator says.
+    pub fn new(validator: Validator) -> Self {
+        let options = validator.options().clone();
+        Self { validator, options }
+    }
+
+    /// How it decides.
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The value of `WWW-Authenticate` in a 401.
+    pub fn challenge(&self) -> String {
+        let uri = self.options.www_authenticate_uri.as_ref().unwrap_or(&self.options.auth_url);
+        format!("Keystone uri=\"{uri}\"")
+    }
+
+    /// Whom a request is from. The service's token is checked first; one that is not valid, or
+    /// lacks a service's role, rejects the request whatever its user's token is.
+    ///
+    /// # Errors
+    /// [`Rejection`].
+    pub async fn verify(&self, request: Presented<'_>) -> Result<Verified, Rejection> {
+        let service = match present(request.service_token) {
+            None => None,
+            Some(token) => Some(self.service(token).await?),
+        };
+        let may_be_expired = service.as_ref().is_some_and(|service| service.may_use_expired);
+        let is_refused = service.as_ref().is_some_and(|service| service.token.is_none());
+        let user = match present(request.user_token) {
+            None => None,
+            Some(token) => self.user(token, request, service.is_some(), may_be_expired).await?,
+        };
+        if (user.is_none() || is_refused) && !self.options.delay_auth_decision {
+            return Err(Rejection::Unauthorized);
+        }
+        let user = user.filter(|_| !is_refused);
+        Ok(Verified { user, service: service.and_then(|service| service.token) })
+    }
+
+    async fn service(&self, token: &str) -> Result<Service, Rejection> {
+        let refused = Service { token: None, may_use_expired: false };
+        let Some(token) = self.validate(token, false).await? else { return Ok(refused) };
+        let rules = &self.options.service_tokens;
+        let has_role = token.has_any_role(&rules.roles);
+        if rules.required && !has_role {
+            return Ok(refused);
+        }
+        Ok(Service { token: Some(token), may_use_expired: has_role })
+    }
+
+    async fn user(
+        &self,
+        token: &str,
+        request: Presented<'_>,
+        is_chained: bool,
+        may_be_expired: bool,
+    ) -> Result<Option<Arc<Token>>, Rejection> {
+        let Some(token) = self.validate(token, may_be_expired).await? else { return Ok(None) };
+        let service_type = self.options.service_type.as_deref();
+        match access_rules::allow(&token, service_type, is_chained, request.request) {
+            Ok(()) => Ok(Some(token)),
+            Err(reason) => {
+                let (method, path) = request.request.unzip();
+                warn!(reason, method, path, "application credential refused");
+                Ok(None)
+            }
+        }
+    }
+
+    /// With `delay_auth_decision` a token that nobody can check is one that is not valid.
+    async fn validate(
+        &self,
+        token: &str,
+        may_be_expired: bool,
+    ) -> Result<Option<Arc<Token>>, Rejection> {
+        match self.validator.validate(token, may_be_expired).await {
+            Ok(Validity::Valid(token)) => Ok(Some(token)),
+            Ok(Validity::Invalid) => Ok(None),
+            Err(_) if self.options.delay_auth_decision => Ok(None),
+            Err(error) => Err(Rejection::Unavailable(error)),
+        }
+    }
+}
+
+/// A service's token, as it was judged.
+struct Service {
+    /// `None` for one that does not count.
+    token: Option<Arc<Token>>,
+    may_use_expired: bool,
+}
+
+/// An empty header is none.
+fn present(token: Option<&str>) -> Option<&str> {
+    token.map(str::trim).filter(|token| !token.is_empty())
+}

@@ -1,0 +1,246 @@
+//! Policies as the layer that decides who may do what, and their reload.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use zaqar_api::{Authentication, Context, Error, Facts, Policy};
+use zaqar_core::{Kind, StateLog};
+
+use crate::policy::{Credentials, Files, LoadError, Loaded, Target};
+
+/// How often the files are looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Decides by rules that are read again when their files change.
+pub struct Permissions {
+    files: Files,
+    loaded: ArcSwap<Loaded>,
+    failures: AtomicU64,
+    log: StateLog,
+}
+
+impl fmt::Debug for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permissions").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Permissions {
+    /// Reads the files, and logs what an operator should know of them.
+    ///
+    /// # Errors
+    /// [`LoadError`]: without rules that can be read nobody may start.
+    pub fn load(files: Files) -> Result<Self, LoadError> {
+        let loaded = files.load()?;
+        describe(&loaded);
+        let (loaded, failures) = (ArcSwap::from_pointee(loaded), AtomicU64::new(0));
+        Ok(Self { files, loaded, failures, log: StateLog::with_interval(LOG_INTERVAL) })
+    }
+
+    /// Looks at the files once a second until `stop`, and takes over what changed. While they
+    /// cannot be read, the rules before them stay in force.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+            let permissions = Arc::clone(&self);
+            // The files may be on a disk that is slow.
+            let reloaded = tokio::task::spawn_blocking(move || permissions.reload());
+            if let Err(error) = reloaded.await {
+                error!(%error, "the policy files were not looked at");
+            }
+        }
+    }
+
+    /// Takes over what changed in the files. Reads them; do not call it where nothing may block.
+    pub fn reload(&self) {
+        match self.files.load_if_changed(&self.loaded.load()) {
+            Ok(None) => self.recovered(),
+            Ok(Some(loaded)) => {
+                describe(&loaded);
+                self.loaded.store(Arc::new(loaded));
+                self.recovered();
+            }
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                if let Some(failures) = self.log.failure() {
+                    let error = &error as &dyn std::error::Error;
+                    error!(
+                        error,
+                        failures, "policies cannot be read: the ones before stay in force"
+                    );
+                }
+            }
+        }
+    }
+
+    /// How often the files could not be read since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    fn recovered(&self) {
+        if let Some(failures) = self.log.success() {
+            info!(failures, "policies can be read again");
+        }
+    }
+}
+
+/// A broken file is broken until somebody mends it.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+fn describe(loaded: &Loaded) {
+    for file in &loaded.files {
+        info!(file = %file.display(), "policies read");
+    }
+    for problem in &loaded.problems {
+        warn!(%problem, "odd policy");
+    }
+}
+
+#[async_trait]
+impl Policy for Permissions {
+    async fn check(
+        &self,
+        context: &Context,
+        rule: &'static str,
+        facts: &Facts<'_>,
+    ) -> Result<(), Error> {
+        let loaded = self.loaded.load();
+        if loaded.rules.allows_everybody(rule) {
+            return Ok(());
+        }
+        let Some(caller) = credentials(context) else { return Ok(()) };
+        let target = target(context, facts);
+        if loaded.rules.allows(rule, &target, &caller) { Ok(()) } else { Err(Error::Forbidden) }
+    }
+}
+
+/// The caller, as rules see it; `None` for the server itself, which may do what it does.
+fn credentials(context: &Context) -> Option<Credentials> {
+    let project = context.project.as_str();
+    let known = |roles: &[String]| {
+        let mut attributes = Map::new();
+        for name in ["project_id", "project", "tenant"] {
+            attributes.insert(name.to_owned(), project.into());
+        }
+        attributes.insert("roles".to_owned(), roles.into());
+        attributes.insert("is_admin".to_owned(), Value::Bool(false));
+        Credentials::new(Value::Object(attributes))
+    };
+    match &context.authentication {
+        Authentication::Token(identity) => Some(Credentials::of(Arc::clone(&identity.attributes))),
+        Authentication::Unchecked { roles } => Some(known(roles)),
+        Authentication::Signature(_) => Some(known(&[])),
+        Authentication::Server => None,
+    }
+}
+
+/// What an operation is about, as rules see it: its owner's project, and the queue or topic.
+fn target(context: &Context, facts: &Facts<'_>) -> Target {
+    let mut attributes = Map::new();
+    for name in ["project_id", "project", "tenant"] {
+        attributes.insert(name.to_owned(), context.project.as_str().into());
+    }
+    let name = match facts.kind {
+        Kind::Queue => "queue_name",
+        Kind::Topic => "topic_name",
+        // No caller can name one.
+        Kind::Internal => "queue_name",
+    };
+    if let Some(queue) = facts.queue {
+        attributes.insert(name.to_owned(), queue.as_str().into());
+    }
+    Target::new(Value::Object(attributes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use zaqar_api::{Identity, Ping};
+    use zaqar_core::{ClientId, ProjectId, Timestamp};
+
+    use super::*;
+
+    fn files(dir: &tempfile::TempDir) -> Files {
+        Files {
+            file: Some(dir.path().join("policy.yaml")),
+            dirs: Vec::new(),
+            default_rule: "default".to_owned(),
+            enforce_scope: true,
+            enforce_new_defaults: true,
+        }
+    }
+
+    fn context(authentication: Authentication) -> Context {
+        let project = ProjectId::new("p").unwrap();
+        Context::new(project, ClientId::new("c")).authenticated(authentication)
+    }
+
+    fn with_roles(roles: &[&str]) -> Vec<Context> {
+        let roles: Vec<_> = roles.iter().map(|role| (*role).to_owned()).collect();
+        let project = ProjectId::new("p").unwrap();
+        let identity = Identity::new(project, "u", roles.clone(), Timestamp::MAX);
+        let token = Authentication::Token(Arc::new(identity));
+        vec![context(Authentication::Unchecked { roles }), context(token)]
+    }
+
+    async fn allows(permissions: &Permissions, context: &Context, rule: &'static str) -> bool {
+        permissions.check(context, rule, &Facts::of(&Ping)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn defaults_hold_for_callers_of_every_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let permissions = Permissions::load(files(&dir)).unwrap();
+        for caller in with_roles(&["reader"]) {
+            assert!(allows(&permissions, &caller, "ping:get").await);
+            assert!(!allows(&permissions, &caller, "health:get").await);
+        }
+        for caller in with_roles(&["Admin"]) {
+            assert!(allows(&permissions, &caller, "health:get").await);
+        }
+        assert!(allows(&permissions, &context(Authentication::Server), "health:get").await);
+    }
+
+    #[tokio::test]
+    async fn a_reload_counts_at_once_and_a_broken_file_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let permissions = Permissions::load(files(&dir)).unwrap();
+        let path = dir.path().join("policy.yaml");
+        let member = &with_roles(&["member"])[1];
+        fs::write(&path, "ping:get: role:other\n").unwrap();
+        assert!(allows(&permissions, member, "ping:get").await);
+        permissions.reload();
+        assert!(!allows(&permissions, member, "ping:get").await);
+        fs::write(&path, "ping:get: [").unwrap();
+        permissions.reload();
+        permissions.reload();
+        assert!(!allows(&permissions, member, "ping:get").await);
+        assert_eq!(permissions.failures(), 2);
+        fs::write(&path, "ping:get: 'project_id:%(project_id)s and user_id:u'\n").unwrap();
+        permissions.reload();
+        assert!(allows(&permissions, member, "ping:get").await);
+        assert_eq!(permissions.failures(), 2);
+        fs::remove_file(&path).unwrap();
+        permissions.reload();
+        assert!(allows(&permissions, member, "ping:get").await);
+    }
+
+    #[test]
+    fn nothing_starts_with_rules_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("policy.yaml"), "- no\n").unwrap();
+        assert!(Permissions::load(files(&dir)).is_err());
+    }
+}

@@ -1,0 +1,278 @@
+//! Checks: what a rule asks, and the decision.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::template::{Template, text_of};
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole deployment.
+    System,
+    /// A domain.
+    Domain,
+    /// A project.
+    Project,
+}
+
+/// What is known of a caller.
+///
+/// Attributes have the names that oslo.policy's users know: `roles`, `user_id`, `project_id`,
+/// `is_admin`, `system_scope`, …
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Credentials {
+    attributes: Arc<Map<String, Value>>,
+}
+
+impl Credentials {
+    /// What the caller's token is for.
+    pub fn scope(&self) -> Scope {
+        if self.has("system") {
+            Scope::System
+        } else if self.has("domain_id") {
+            Scope::Domain
+        } else {
+            Scope::Project
+        }
+    }
+
+    /// From an object of attributes; anything but an object has none.
+    ///
+    /// `system_scope`, when it is set, is also the attribute `system`, which older rules use.
+    pub fn new(attributes: Value) -> Self {
+        let Value::Object(mut attributes) = attributes else { return Self::default() };
+        let scope = attributes.get("system_scope").filter(|scope| is_true(scope)).cloned();
+        if let Some(scope) = scope {
+            attributes.insert("system".to_owned(), scope);
+        }
+        Self { attributes: Arc::new(attributes) }
+    }
+
+    /// From attributes that [`Credentials::attributes`] gave, or that have no `system_scope`.
+    pub const fn of(attributes: Arc<Map<String, Value>>) -> Self {
+        Self { attributes }
+    }
+
+    /// All attributes.
+    pub const fn attributes(&self) -> &Arc<Map<String, Value>> {
+        &self.attributes
+    }
+
+    /// One attribute.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.attributes.get(name)
+    }
+
+    /// Whether an attribute is there and not empty, zero, false or null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some_and(is_true)
+    }
+}
+
+/// What is known of the thing that an operation is about, for `%(name)s` in rules.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Target {
+    attributes: Map<String, Value>,
+}
+
+impl Target {
+    /// From an object of attributes; anything but an object has none.
+    pub fn new(attributes: Value) -> Self {
+        if let Value::Object(attributes) = attributes {
+            Self { attributes }
+        } else {
+            Self::default()
+        }
+    }
+}
+
+/// What Python takes for true.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(is) => *is,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    }
+}
+
+/// What a rule asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// `@`, and the empty rule: everybody.
+    True,
+    /// `!`, and what cannot be understood: nobody.
+    False,
+    /// `not …`.
+    Not(Box<Check>),
+    /// `… and …`; with nothing in it everybody.
+    And(Vec<Check>),
+    /// `… or …`; with nothing in it nobody.
+    Or(Vec<Check>),
+    /// `rule:name`: what another rule asks.
+    Rule(String),
+    /// `role:name`.
+    Role(Text),
+    /// `'literal':value`: whether the two are equal.
+    Literal {
+        /// The literal.
+        literal: String,
+        /// What it must equal.
+        value: Text,
+    },
+    /// `path.of.names:value`: whether that attribute of the caller is the value, or has it among
+    /// others.
+    Attribute {
+        /// The names, outermost first.
+        path: Vec<String>,
+        /// What the attribute must equal.
+        value: Text,
+    },
+    /// What cannot be decided here, such as `http:` and `https:`, which ask another server, or what
+    /// is neither a literal nor a path: nobody, even below a `not`.
+    Unsupported(String),
+}
+
+/// A text of a check, with `%(name)s` filled in from the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(Option<Template>);
+
+impl Text {
+    pub(super) fn parse(text: &str) -> Self {
+        Self(Template::parse(text))
+    }
+}
+
+/// Why there is no decision: the caller is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Undecided;
+
+/// What a decision is about.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) target: &'a Target,
+    pub(super) caller: &'a Credentials,
+    /// Finds the check of another rule.
+    pub(super) rules: &'a dyn Fn(&str) -> Option<&'a Check>,
+}
+
+impl Check {
+    /// Decides. References between rules do not form a cycle: [`super::Rules`] has seen to that.
+    pub(super) fn decide(&self, question: Question<'_>) -> Result<bool, Undecided> {
+        match self {
+            Self::True => Ok(true),
+            Self::False => Ok(false),
+            Self::Unsupported(_) => Err(Undecided),
+            Self::Not(check) => check.decide(question).map(|is| !is),
+            Self::And(checks) => {
+                for check in checks {
+                    if !check.decide(question)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Self::Or(checks) => {
+                for check in checks {
+                    if check.decide(question)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Self::Rule(name) => match (question.rules)(name) {
+                Some(check) => check.decide(question),
+                None => Ok(false),
+            },
+            Self::Role(text) => {
+                let Some(role) = text.fill(question)? else { return Ok(false) };
+                Ok(question.caller.has_role(&role))
+            }
+            Self::Literal { literal, value } => {
+                Ok(value.fill(question)?.is_some_and(|value| value == *literal))
+            }
+            Self::Attribute { path, value } => {
+                let Some(value) = value.fill(question)? else { return Ok(false) };
+                find(&question.caller.attributes, path, &value)
+            }
+        }
+    }
+
+    /// Calls `visit` for this check and everything in it.
+    pub(super) fn walk<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
+        visit(self);
+        match self {
+            Self::Not(check) => check.walk(visit),
+            Self::And(checks) | Self::Or(checks) => {
+                for check in checks {
+                    check.walk(visit);
+                }
+            }
+            Self::True
+            | Self::False
+            | Self::Rule(_)
+            | Self::Role(_)
+            | Self::Literal { .. }
+            | Self::Attribute { .. }
+            | Self::Unsupported(_) => {}
+        }
+    }
+}
+
+impl Text {
+    /// `None` where the target lacks an attribute.
+    fn fill(&self, question: Question<'_>) -> Result<Option<std::borrow::Cow<'_, str>>, Undecided> {
+        let template = self.0.as_ref().ok_or(Undecided)?;
+        Ok(template.fill(&question.target.attributes))
+    }
+}
+
+impl Credentials {
+    /// Roles are compared without regard to case.
+    fn has_role(&self, role: &str) -> bool {
+        let roles = self.get("roles").and_then(Value::as_array);
+        let mut own = roles.into_iter().flatten().filter_map(Value::as_str);
+        if role.is_ascii() {
+            // A letter outside of ASCII may still be one of ASCII in lower case (the Kelvin sign).
+            return own.any(|own| {
+                if own.is_ascii() {
+                    own.eq_ignore_ascii_case(role)
+                } else {
+                    own.to_lowercase() == role.to_ascii_lowercase()
+                }
+            });
+        }
+        let role = role.to_lowercase();
+        own.any(|own| own.to_lowercase() == role)
+    }
+}
+
+/// Whether the attribute at a path has a value. A list on the way has it if one of its elements
+/// does.
+fn find(attributes: &Map<String, Value>, path: &[String], value: &str) -> Result<bool, Undecided> {
+    let Some((name, rest)) = path.split_first() else { return Ok(false) };
+    match attributes.get(name) {
+        None => Ok(false),
+        Some(Value::Array(list)) => {
+            for element in list {
+                if find_in(element, rest, value)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        Some(found) => find_in(found, rest, value),
+    }
+}
+
+fn find_in(found: &Value, path: &[String], value: &str) -> Result<bool, Undecided> {
+    if path.is_empty() {
+        return Ok(text_of(found) == value);
+    }
+    // A path into something that has no parts decides nothing.
+    found.as_object().map_or(Err(Undecided), |attributes| find(attributes, path, value))
+}

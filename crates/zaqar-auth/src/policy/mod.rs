@@ -1,0 +1,24 @@
+//! Policies: rules by name, in the language of oslo.policy.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `parse` | the text of a rule becomes a [`Check`] |
+//! | `check` | a check decides for credentials and a target |
+//! | `rules` | all rules together: defaults, overrides, references between rules |
+//! | `files` | `policy_file` and `policy_dirs`, and their reload |
+//! | `defaults` | the rule names and defaults of Zaqar |
+//!
+//! The source of every rule of the language is oslo.policy itself (`_parser.py`, `_checks.py`,
+//! `policy.py`); a test compares the decisions of both.
+
+mod check;
+mod defaults;
+mod files;
+mod parse;
+mod rules;
+mod template;
+
+pub use check::{Check, Credentials, Scope, Target};
+pub use defaults::{DEFAULTS, Default};
+pub use files::{Files, LoadError, Loaded};
+pub use rules::{Builder, Problem, Rules};

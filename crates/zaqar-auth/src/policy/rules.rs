@@ -1,0 +1,463 @@
+//! All rules together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use serde_json::Value;
+
+use super::check::{Check, Credentials, Question, Scope, Target};
+use super::defaults::{DEFAULTS, Default};
+use super::parse::{parse, parse_text};
+
+/// Rules that refer to each other in one chain, at most.
+const MAX_CHAIN: usize = 64;
+/// Checks that one decision makes, at most.
+const MAX_CHECKS: usize = 10_000;
+
+/// The rules that decide. They never change: a reload makes new ones.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    rules: HashMap<String, Rule>,
+    /// Asked for a name that no rule has.
+    default_rule: String,
+    enforce_scope: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    check: Check,
+    scopes: &'static [Scope],
+}
+
+/// What an operator should know of the rules as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// A rule cannot be read; it allows nobody.
+    Unreadable {
+        /// Its name.
+        rule: String,
+    },
+    /// A rule refers to rules that are not there, which allow nobody.
+    Undefined {
+        /// Its name.
+        rule: String,
+        /// The one it refers to.
+        refers_to: String,
+    },
+    /// A rule refers to itself, by way of others, through a chain of more than 64, or makes more
+    /// than 10 000 checks in all; it allows nobody.
+    Endless {
+        /// Its name.
+        rule: String,
+    },
+    /// A rule has a check that is not supported, or asks another server; it allows nobody.
+    Remote {
+        /// Its name.
+        rule: String,
+        /// The check.
+        check: String,
+    },
+    /// A rule in a file has a name that was replaced.
+    Renamed {
+        /// The name in the file.
+        rule: String,
+        /// The present name.
+        to: &'static str,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { rule } => write!(f, "rule {rule} cannot be read: it allows nobody"),
+            Self::Undefined { rule, refers_to } => {
+                write!(f, "rule {rule} refers to rule {refers_to}, which is not defined")
+            }
+            Self::Endless { rule } => write!(
+                f,
+                "rule {rule} refers to itself, through a chain of more than {MAX_CHAIN} rules or to \
+                 more than {MAX_CHECKS} checks: it allows nobody"
+            ),
+            Self::Remote { rule, check } => {
+                write!(
+                    f,
+                    "rule {rule} has a check that is not supported ({check}): it allows nobody"
+                )
+            }
+            Self::Renamed { rule, to } => write!(f, "rule {rule} is now called {to}"),
+        }
+    }
+}
+
+/// Puts rules together.
+#[derive(Debug)]
+pub struct Builder {
+    defaults: &'static [Default],
+    overrides: BTreeMap<String, Value>,
+    default_rule: String,
+    enforce_scope: bool,
+    enforce_new_defaults: bool,
+}
+
+impl Rules {
+    /// Zaqar's defaults, to be overridden.
+    pub fn builder() -> Builder {
+        Builder::new(DEFAULTS)
+    }
+
+    /// Whether a rule allows a caller to do something to a target.
+    ///
+    /// A rule that is not there is decided by the default rule (`policy_default_rule`), and denies
+    /// where there is none. Cost: a look-up and the checks of the rule; nothing is allocated unless
+    /// a check has `%(…)s` in it.
+    pub fn allows(&self, rule: &str, target: &Target, caller: &Credentials) -> bool {
+        let Some(rule) = self.find(rule) else { return false };
+        if self.enforce_scope && !rule.scopes.is_empty() && !rule.scopes.contains(&caller.scope()) {
+            return false;
+        }
+        let rules = |name: &str| self.find(name).map(|rule| &rule.check);
+        rule.check.decide(Question { target, caller, rules: &rules }).unwrap_or(false)
+    }
+
+    /// Whether a rule allows every caller, whatever the target.
+    pub fn allows_everybody(&self, rule: &str) -> bool {
+        let found = self.find(rule);
+        found.is_some_and(|rule| rule.check == Check::True && rule.scopes.is_empty())
+    }
+
+    /// The names of all rules, ascending.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.rules.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn find(&self, name: &str) -> Option<&Rule> {
+        self.rules.get(name).or_else(|| self.rules.get(&self.default_rule))
+    }
+}
+
+impl Builder {
+    /// Rules with these defaults.
+    pub fn new(defaults: &'static [Default]) -> Self {
+        Self {
+            defaults,
+            overrides: BTreeMap::new(),
+            default_rule: "default".to_owned(),
+            enforce_scope: true,
+            enforce_new_defaults: true,
+        }
+    }
+
+    /// Puts a rule in the place of a default, or beside them. The last one of a name holds.
+    #[must_use]
+    pub fn override_with(mut self, name: &str, rule: impl Into<Value>) -> Self {
+        self.overrides.insert(name.to_owned(), rule.into());
+        self
+    }
+
+    /// The rule that decides where none has the name (`policy_default_rule`).
+    #[must_use]
+    pub fn default_rule(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.default_rule);
+        self
+    }
+
+    /// Whether a token must be for what the rule is for (`enforce_scope`).
+    #[must_use]
+    pub const fn enforce_scope(mut self, is_enforced: bool) -> Self {
+        self.enforce_scope = is_enforced;
+        self
+    }
+
+    /// Whether what a default was before no longer allows anybody (`enforce_new_defaults`).
+    #[must_use]
+    pub const fn enforce_new_defaults(mut self, is_enforced: bool) -> Self {
+        self.enforce_new_defaults = is_enforced;
+        self
+    }
+
+    /// Compiles the rules; with what an operator should know of them.
+    pub fn build(self) -> (Rules, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut checks = HashMap::new();
+        for (name, rule) in &self.overrides {
+            let check = parse(rule).unwrap_or_else(|_| {
+                problems.push(Problem::Unreadable { rule: name.clone() });
+                Check::False
+            });
+            checks.insert(name.clone(), check);
+        }
+        for default in self.defaults {
+            if !self.overrides.contains_key(default.name) {
+                let check = self.default_check(default, &checks, &mut problems);
+                checks.insert(default.name.to_owned(), check);
+            }
+        }
+        find_problems(&checks, &self.default_rule, &mut problems);
+        for problem in &problems {
+            if let Problem::Endless { rule } = problem {
+                checks.insert(rule.clone(), Check::Unsupported("endless".to_owned()));
+            }
+        }
+        let scopes = |name: &str| {
+            let default = self.defaults.iter().find(|default| default.name == name);
+            default.map_or(&[][..], |default| default.scopes)
+        };
+        let rule = |(name, check): (String, Check)| {
+            let scopes = scopes(&name);
+            (name, Rule { check, scopes })
+        };
+        let rules = checks.into_iter().map(rule).collect();
+        let Self { default_rule, enforce_scope, .. } = self;
+        (Rules { rules, default_rule, enforce_scope }, problems)
+    }
+
+    /// The check of a rule that no file names, with what is said of its old name.
+    fn default_check(
+        &self,
+        default: &Default,
+        overrides: &HashMap<String, Check>,
+        problems: &mut Vec<Problem>,
+    ) -> Check {
+        let check = parse_text(default.check).unwrap_or(Check::False);
+        let Some(formerly) = default.formerly else { return check };
+        let before = parse_text(formerly.check).unwrap_or(Check::False);
+        if formerly.name != default.name
+            && let Some(kept) = overrides.get(formerly.name)
+        {
+            problems.push(Problem::Renamed { rule: formerly.name.to_owned(), to: default.name });
+            if *kept != before && *kept != Check::Rule(default.name.to_owned()) {
+                return kept.clone();
+            }
+        }
+        if !self.enforce_new_defaults && formerly.check != default.check {
+            return Check::Or(vec![check, before]);
+        }
+        check
+    }
+}
+
+/// Finds references to nothing, endless references, and remote checks.
+fn find_problems(checks: &HashMap<String, Check>, default_rule: &str, problems: &mut Vec<Problem>) {
+    let mut names: Vec<_> = checks.keys().collect();
+    names.sort_unstable();
+    let costs = costs(checks, default_rule);
+    for name in names {
+        checks[name].walk(&mut |part| match part {
+            Check::Rule(refers_to) if !checks.contains_key(refers_to) => {
+                let (rule, refers_to) = (name.clone(), refers_to.clone());
+                problems.push(Problem::Undefined { rule, refers_to });
+            }
+            Check::Unsupported(check) => {
+                problems.push(Problem::Remote { rule: name.clone(), check: check.clone() });
+            }
+            Check::True
+            | Check::False
+            | Check::Not(_)
+            | Check::And(_)
+            | Check::Or(_)
+            | Check::Rule(_)
+            | Check::Role(_)
+            | Check::Literal { .. }
+            | Check::Attribute { .. } => {}
+        });
+        let is_bounded = costs
+            .get(name.as_str())
+            .is_some_and(|cost| cost.chain <= MAX_CHAIN && cost.checks <= MAX_CHECKS);
+        if !is_bounded {
+            problems.push(Problem::Endless { rule: name.clone() });
+        }
+    }
+}
+
+/// What a decision costs at most.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Rules that refer to each other, from this one on.
+    chain: usize,
+    /// Checks that are made, those of other rules included each time they are referred to.
+    checks: usize,
+}
+
+/// The cost of each rule; none for those that lead into a cycle. Linear in the size of all rules.
+fn costs<'a>(checks: &'a HashMap<String, Check>, default_rule: &'a str) -> HashMap<&'a str, Cost> {
+    let mut own = HashMap::new();
+    let mut referrers: HashMap<&str, Vec<&str>> = HashMap::new();
+    let mut ready = Vec::new();
+    let mut waits_for = HashMap::new();
+    for (name, check) in checks {
+        let (mut size, mut refers_to) = (0, Vec::new());
+        check.walk(&mut |part| {
+            size += 1;
+            if let Check::Rule(to) = part {
+                let to = if checks.contains_key(to) { to.as_str() } else { default_rule };
+                if checks.contains_key(to) {
+                    refers_to.push(to);
+                }
+            }
+        });
+        for to in &refers_to {
+            referrers.entry(to).or_default().push(name);
+        }
+        if refers_to.is_empty() {
+            ready.push(name.as_str());
+        }
+        waits_for.insert(name.as_str(), refers_to.len());
+        own.insert(name.as_str(), (size, refers_to));
+    }
+    let mut costs: HashMap<&str, Cost> = HashMap::new();
+    while let Some(name) = ready.pop() {
+        let (size, refers_to) = &own[name];
+        let mut cost = Cost { chain: 1, checks: *size };
+        for to in refers_to {
+            let behind = costs[to];
+            cost.chain = cost.chain.max(behind.chain + 1);
+            cost.checks = cost.checks.saturating_add(behind.checks);
+        }
+        costs.insert(name, cost);
+        for referrer in referrers.get(name).into_iter().flatten() {
+            let Some(left) = waits_for.get_mut(referrer) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                ready.push(referrer);
+            }
+        }
+    }
+    costs
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn build(rules: &[(&str, &str)]) -> (Rules, Vec<Problem>) {
+        let add =
+            |builder: Builder, (name, rule): &(&str, &str)| builder.override_with(name, *rule);
+        rules.iter().fold(Rules::builder(), add).build()
+    }
+
+    fn allows(rules: &Rules, rule: &str, caller: Value) -> bool {
+        let target = Target::new(json!({"project_id": "p"}));
+        rules.allows(rule, &target, &Credentials::new(caller))
+    }
+
+    #[test]
+    fn defaults_are_zaqars() {
+        let (rules, problems) = build(&[]);
+        assert_eq!(problems, []);
+        assert!(allows(&rules, "messages:create", json!({})));
+        assert!(!allows(&rules, "health:get", json!({"roles": ["member"]})));
+        assert!(allows(&rules, "health:get", json!({"roles": ["Admin"]})));
+        assert!(allows(&rules, "admin_or_owner", json!({"project_id": "p"})));
+        assert!(!allows(&rules, "admin_or_owner", json!({"project_id": "q"})));
+        assert!(!allows(&rules, "no:such", json!({"roles": ["admin"]})));
+    }
+
+    #[test]
+    fn a_name_that_no_rule_has_is_decided_by_the_default_rule() {
+        let (rules, _) = build(&[("default", "role:a"), ("x", "rule:missing")]);
+        assert!(allows(&rules, "no:such", json!({"roles": ["a"]})));
+        assert!(allows(&rules, "x", json!({"roles": ["a"]})));
+        assert!(!allows(&rules, "x", json!({"roles": ["b"]})));
+    }
+
+    #[test]
+    fn what_cannot_be_decided_denies() {
+        let (rules, problems) = build(&[
+            ("loop:a", "rule:loop:b or @"),
+            ("loop:b", "not rule:loop:a"),
+            ("to:loop", "@ and rule:loop:a"),
+            ("remote", "not http://host/x"),
+            ("unreadable", "role:a role:b"),
+            ("template", "not role:%"),
+            ("no:object", "not roles.name:x"),
+        ]);
+        for rule in ["loop:a", "loop:b", "to:loop", "remote", "unreadable", "template", "no:object"]
+        {
+            assert!(!allows(&rules, rule, json!({"roles": ["a"]})), "{rule}");
+        }
+        let endless = |rule: &str| Problem::Endless { rule: rule.into() };
+        for problem in [
+            endless("loop:a"),
+            endless("loop:b"),
+            endless("to:loop"),
+            Problem::Remote { rule: "remote".into(), check: "http://host/x".into() },
+            Problem::Unreadable { rule: "unreadable".into() },
+        ] {
+            assert!(problems.contains(&problem), "{problem} is not in {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_chain_of_any_length_ends() {
+        let names: Vec<_> =
+            (0..10_000).map(|i| (format!("r{i}"), format!("rule:r{}", i + 1))).collect();
+        let add = |builder: Builder, (name, rule): &(String, String)| {
+            builder.override_with(name, rule.as_str())
+        };
+        let (rules, _) =
+            names.iter().fold(Rules::builder(), add).override_with("r10000", "@").build();
+        assert!(!allows(&rules, "r0", json!({})));
+        assert!(allows(&rules, "r9999", json!({})));
+    }
+
+    #[test]
+    fn rules_that_refer_to_each_other_twice_cost_no_more_than_the_bound() {
+        let add = |builder: Builder, i: usize| {
+            let next = format!("rule:r{} and rule:r{}", i + 1, i + 1);
+            builder.override_with(&format!("r{i}"), next)
+        };
+        let (rules, problems) =
+            (0..60).fold(Rules::builder(), add).override_with("r60", "@").build();
+        assert!(problems.contains(&Problem::Endless { rule: "r0".into() }));
+        assert!(!allows(&rules, "r0", json!({})));
+        assert!(allows(&rules, "r55", json!({})));
+    }
+
+    static RENAMED: [Default; 2] = [
+        Default {
+            name: "new",
+            check: "role:new",
+            description: "",
+            requests: &[],
+            scopes: &[],
+            formerly: Some(super::super::defaults::Formerly { name: "old", check: "role:old" }),
+        },
+        Default {
+            name: "system",
+            check: "@",
+            description: "",
+            requests: &[],
+            scopes: &[Scope::System],
+            formerly: None,
+        },
+    ];
+
+    #[test]
+    fn an_old_name_and_an_old_default_still_count() {
+        let new = || Builder::new(&RENAMED);
+        let (rules, problems) = new().override_with("old", "role:kept").build();
+        assert_eq!(problems, [Problem::Renamed { rule: "old".into(), to: "new" }]);
+        assert!(allows(&rules, "new", json!({"roles": ["kept"]})));
+        assert!(!allows(&rules, "new", json!({"roles": ["new"]})));
+        let (rules, _) = new().override_with("old", "rule:new").build();
+        assert!(allows(&rules, "new", json!({"roles": ["new"]})));
+        let (rules, _) = new().build();
+        assert!(!allows(&rules, "new", json!({"roles": ["old"]})));
+        let (rules, _) = new().enforce_new_defaults(false).build();
+        assert!(allows(&rules, "new", json!({"roles": ["old"]})));
+    }
+
+    #[test]
+    fn a_token_must_be_for_what_the_rule_is_for() {
+        let (rules, _) = Builder::new(&RENAMED).build();
+        assert!(allows(&rules, "system", json!({"system_scope": "all"})));
+        assert!(!allows(&rules, "system", json!({"domain_id": "d"})));
+        assert!(!allows(&rules, "system", json!({"project_id": "p"})));
+        let (rules, _) = Builder::new(&RENAMED).enforce_scope(false).build();
+        assert!(allows(&rules, "system", json!({"project_id": "p"})));
+    }
+}

@@ -1,0 +1,115 @@
+//! Templates such as `%(project_id)s`, which a check fills in from its target.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+/// A text with places to fill in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    /// The target's attribute of this name; the name is one key, whatever dots it has.
+    Attribute(String),
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// `None` for a `%` that is neither `%%` nor `%(name)s`: oslo.policy raises an exception each
+    /// time it meets one.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            plain.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(behind) = rest.strip_prefix('%') {
+                plain.push('%');
+                rest = behind;
+                continue;
+            }
+            let (name, behind) = rest.strip_prefix('(')?.split_once(')')?;
+            rest = behind.strip_prefix('s')?;
+            if !plain.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut plain)));
+            }
+            parts.push(Part::Attribute(name.to_owned()));
+        }
+        plain.push_str(rest);
+        if !plain.is_empty() {
+            parts.push(Part::Text(plain));
+        }
+        Some(Self { parts })
+    }
+
+    /// The text for a target; `None` where the target lacks an attribute.
+    pub(super) fn fill<'a>(&'a self, target: &Map<String, Value>) -> Option<Cow<'a, str>> {
+        match self.parts.as_slice() {
+            [] => return Some(Cow::Borrowed("")),
+            [Part::Text(text)] => return Some(Cow::Borrowed(text)),
+            _ => {}
+        }
+        let mut filled = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => filled.push_str(text),
+                Part::Attribute(name) => filled.push_str(&text_of(target.get(name)?)),
+            }
+        }
+        Some(Cow::Owned(filled))
+    }
+}
+
+/// A value as Python's `str` shows it, which is what rules are compared with.
+pub(super) fn text_of(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        Value::Bool(true) => Cow::Borrowed("True"),
+        Value::Bool(false) => Cow::Borrowed("False"),
+        Value::Null => Cow::Borrowed("None"),
+        Value::Number(number) => Cow::Owned(number.to_string()),
+        // No rule can spell these: white space ends a check.
+        Value::Array(_) | Value::Object(_) => Cow::Owned(value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn filled(text: &str) -> Option<String> {
+        let target = json!({"a": "x", "b.c": 7, "t": true, "n": null});
+        let target = target.as_object().unwrap();
+        Template::parse(text)?.fill(target).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn templates_are_filled_in() {
+        for (template, expected) in [
+            ("", ""),
+            ("plain", "plain"),
+            ("%(a)s", "x"),
+            ("<%(a)s-%(b.c)s>", "<x-7>"),
+            ("%(t)s", "True"),
+            ("%(n)s", "None"),
+            ("100%%", "100%"),
+        ] {
+            assert_eq!(filled(template).as_deref(), Some(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_filled_in_is_no_text() {
+        for template in ["%(missing)s", "%", "%s", "%(a)d", "%(a", "%(a)", "x%y"] {
+            assert_eq!(filled(template), None, "{template}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Tokens, against a Keystone that does as it is told.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use zaqar_api::Presented;
+use zaqar_auth::keystone::{
+    Credential, Error, Middleware, Name, Options, Rejection, Scope, Session, Validator, Validity,
+};
+use zaqar_core::{Clock, ManualClock, Secret, Timestamp, iso8601};
+
+const NOW: u64 = 1_795_932_000;
+
+/// A Keystone in this process.
+struct Keystone {
+    url: String,
+    clock: Arc<ManualClock>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    made: AtomicUsize,
+    validated: AtomicUsize,
+    /// The documents of valid tokens.
+    tokens: Mutex<HashMap<String, Value>>,
+    /// Our own token that is refused from now on.
+    refused: Mutex<Option<String>>,
+    /// Answers to validations wait for this.
+    gate: tokio::sync::Mutex<()>,
+}
+
+impl Keystone {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State::default());
+        let serving = Arc::clone(&state);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let state = Arc::clone(&serving);
+                tokio::spawn(async move {
+                    let answer = service_fn(|request| {
+                        let state = Arc::clone(&state);
+                        async move { Ok::<_, Infallible>(state.answer(&request).await) }
+                    });
+                    let connection = hyper::server::conn::http1::Builder::new();
+                    let _ = connection.serve_connection(TokioIo::new(stream), answer).await;
+                });
+            }
+        });
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NOW * 1000)));
+        Self { url, clock, state }
+    }
+
+    fn options(&self) -> Options {
+        let name = |name: &str| Name::Name(name.to_owned());
+        let credential = Credential::Password {
+            user: name("zaqar"),
+            domain: name("Default"),
+            password: Secret::new("pw".to_owned()),
+            scope: Scope::Project { project: name("service"), domain: name("Default") },
+        };
+        Options { retries: 0, ..Options::new(&self.url, credential) }
+    }
+
+    fn validator(&self, options: Options) -> Validator {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let session = Session::new(options, Arc::clone(&clock)).unwrap();
+        Validator::new(Arc::new(session), clock)
+    }
+
+    fn middleware(&self, change: impl FnOnce(&mut Options)) -> Middleware {
+        let mut options = self.options();
+        change(&mut options);
+        Middleware::new(self.validator(options))
+    }
+
+    /// Makes a token valid for these seconds.
+    fn give(&self, token: &str, secs: u64, roles: &[&str]) {
+        let roles: Vec<_> = roles.iter().map(|name| json!({"name": name})).collect();
+        let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(NOW + secs));
+        let document = json!({"token": {
+            "user": {"id": "u", "name": "ann", "domain": {"id": "default", "name": "Default"}},
+            "project": {"id": "p", "name": "demo", "domain": {"id": "default", "name": "Default"}},
+            "roles": roles,
+            "expires_at": format!("{expires}.000000Z"),
+        }});
+        self.state.tokens.lock().unwrap().insert(token.to_owned(), document);
+    }
+
+    fn revoke(&self, token: &str) {
+        self.state.tokens.lock().unwrap().remove(token);
+    }
+
+    fn validated(&self) -> usize {
+        self.state.validated.load(Ordering::SeqCst)
+    }
+}
+
+impl State {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let header = |name: &str| {
+            let value = request.headers().get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        assert_eq!(request.uri().path(), "/v3/auth/tokens");
+        if request.method() == http::Method::POST {
+            let made = self.made.fetch_add(1, Ordering::SeqCst);
+            let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(NOW + 3600));
+            let document = json!({"token": {"user": {"id": "zaqar"}, "expires_at": expires}});
+            let mut answer = document_of(201, &document);
+            let token = format!("own-{made}").parse().unwrap();
+            answer.headers_mut().insert("x-subject-token", token);
+            return answer;
+        }
+        self.validated.fetch_add(1, Ordering::SeqCst);
+        let _open = self.gate.lock().await;
+        assert_eq!(header("openstack-identity-access-rules").as_deref(), Some("1"));
+        let own = header("x-auth-token").unwrap();
+        if self.refused.lock().unwrap().as_ref() == Some(&own) {
+            return document_of(401, &json!({}));
+        }
+        let subject = header("x-subject-token").unwrap();
+        match self.tokens.lock().unwrap().get(&subject) {
+            Some(document) => document_of(200, document),
+            None => document_of(404, &json!({"error": {"code": 404}})),
+        }
+    }
+}
+
+fn document_of(status: u16, document: &Value) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from(document.to_string())));
+    *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    answer
+}
+
+fn is_valid(answer: Result<Validity, Error>) -> bool {
+    matches!(answer.unwrap(), Validity::Valid(_))
+}
+
+#[tokio::test]
+async fn a_token_is_validated_once_while_it_is_remembered() {
+    let keystone = Keystone::start().await;
+    keystone.give("t", 3600, &["member"]);
+    let validator = keystone.validator(keystone.options());
+    let asking = (0..20).map(|_| validator.validate(" t\n", false));
+    for answer in futures_util::future::join_all(asking).await {
+        assert!(is_valid(answer));
+    }
+    assert!(is_valid(validator.validate("t", false).await));
+    assert_eq!(keystone.validated(), 1);
+    assert_eq!(keystone.state.made.load(Ordering::SeqCst), 1);
+
+    let uncached = Options { cached_for: Duration::ZERO, ..keystone.options() };
+    let validator = keystone.validator(uncached);
+    for _ in 0..2 {
+        assert!(is_valid(validator.validate("t", false).await));
+    }
+    assert_eq!(keystone.validated(), 3);
+}
+
+#[tokio::test]
+async fn what_is_not_valid_is_not_remembered() {
+    let keystone = Keystone::start().await;
+    let validator = keystone.validator(keystone.options());
+    for token in ["t", "", "line\nbreak", "\u{e9}"] {
+        assert!(!is_valid(validator.validate(token, false).await), "{token:?}");
+    }
+    keystone.give("t", 3600, &[]);
+    assert!(is_valid(validator.validate("t", false).await));
+    keystone.revoke("t");
+    assert!(is_valid(validator.validate("t", false).await), "remembered");
+}
+
+#[tokio::test]
+async fn an_expiry_is_noticed_at_once() {
+    let keystone = Keystone::start().await;
+    keystone.give("t", 100, &[]);
+    let validator = keystone.validator(keystone.options());
+    assert!(is_valid(validator.validate("t", false).await));
+    keystone.clock.advance(Duration::from_secs(99));
+    assert!(is_valid(validator.validate("t", false).await));
+    keystone.clock.advance(Duration::from_secs(1));
+    assert!(!is_valid(validator.validate("t", false).await));
+    assert!(is_valid(validator.validate("t", true).await), "a service may use it");
+}
+
+#[tokio::test]
+async fn our_own_token_is_made_again_when_it_is_refused_or_old() {
+    let keystone = Keystone::start().await;
+    keystone.give("t", 36_000, &[]);
+    let uncached = Options { cached_for: Duration::ZERO, ..keystone.options() };
+    let validator = keystone.validator(uncached);
+    assert!(is_valid(validator.validate("t", false).await));
+    *keystone.state.refused.lock().unwrap() = Some("own-0".to_owned());
+    assert!(is_valid(validator.validate("t", false).await));
+    assert_eq!(keystone.state.made.load(Ordering::SeqCst), 2);
+    keystone.clock.advance(Duration::from_secs(3600 - 30));
+    assert!(is_valid(validator.validate("t", false).await));
+    assert_eq!(keystone.state.made.load(Ordering::SeqCst), 3);
+    *keystone.state.refused.lock().unwrap() = Some("own-2".to_owned());
+    assert!(is_valid(validator.validate("t", false).await));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_another_token_and_too_many_are_told_at_once() {
+    let keystone = Keystone::start().await;
+    for token in ["slow", "cached", "b"] {
+        keystone.give(token, 3600, &[]);
+    }
+    let few = Options { max_waiting: 1, ..keystone.options() };
+    let validator = Arc::new(keystone.validator(few));
+    assert!(is_valid(validator.validate("cached", false).await));
+    let closed = keystone.state.gate.lock().await;
+    let slow = Arc::clone(&validator);
+    let slow = tokio::spawn(async move { slow.validate("slow", false).await });
+    while keystone.validated() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_valid(validator.validate("cached", false).await));
+    let refused = validator.validate("b", false).await;
+    assert!(matches!(refused, Err(Error::Overloaded { limit: 1 })), "{refused:?}");
+    drop(closed);
+    assert!(is_valid(slow.await.unwrap()));
+    assert!(is_valid(validator.validate("b", false).await));
+}
+
+#[tokio::test]
+async fn a_keystone_that_is_away_lets_in_only_who_is_remembered() {
+    let keystone = Keystone::start().await;
+    keystone.give("known", 100, &[]);
+    let quick = Options { timeout: Duration::from_millis(200), ..keystone.options() };
+    let validator = keystone.validator(quick);
+    assert!(is_valid(validator.validate("known", false).await));
+    // It takes connections and answers nothing.
+    let _closed = keystone.state.gate.lock().await;
+    assert!(is_valid(validator.validate("known", false).await));
+    let unknown = validator.validate("unknown", false).await;
+    assert!(matches!(unknown, Err(Error::Unreachable { .. })), "{unknown:?}");
+    keystone.clock.advance(Duration::from_secs(100));
+    assert!(!is_valid(validator.validate("known", false).await), "it expired");
+}
+
+#[tokio::test]
+async fn a_request_needs_a_valid_user_and_no_bad_service() {
+    let keystone = Keystone::start().await;
+    keystone.give("user", 100, &["member"]);
+    keystone.give("service", 10_000, &["service"]);
+    keystone.give("nobody", 10_000, &["member"]);
+    let middleware = keystone.middleware(|_| {});
+    let lenient = keystone.middleware(|options| options.service_tokens.required = false);
+    let verify = async |middleware: &Middleware, user, service| {
+        let (user_token, service_token) = (Some(user), Some(service));
+        let asked = Presented { user_token, service_token, request: Some(("GET", "/v2/queues")) };
+        middleware.verify(asked).await
+    };
+    let verified = verify(&middleware, "user", "service").await.unwrap();
+    assert_eq!(verified.user.unwrap().roles, ["member"]);
+    assert_eq!(verified.service.unwrap().roles, ["service"]);
+    for (user, service) in [("", ""), ("bad", ""), ("user", "bad"), ("user", "nobody")] {
+        let rejected = verify(&middleware, user, service).await;
+        assert!(matches!(rejected, Err(Rejection::Unauthorized)), "{user} {service}");
+    }
+    assert!(verify(&lenient, "user", "nobody").await.is_ok());
+    keystone.clock.advance(Duration::from_secs(100));
+    assert!(verify(&middleware, "user", "service").await.is_ok(), "a service finishes its work");
+    assert!(verify(&lenient, "user", "nobody").await.is_err(), "which needs the role");
+    assert!(verify(&middleware, "user", "").await.is_err());
+    let challenge = format!("Keystone uri=\"{}\"", keystone.url);
+    assert_eq!(middleware.challenge(), challenge);
+}
+
+#[tokio::test]
+async fn a_delayed_decision_lets_requests_on_without_identity() {
+    let keystone = Keystone::start().await;
+    keystone.give("user", 100, &["member"]);
+    let middleware = keystone.middleware(|options| options.delay_auth_decision = true);
+    for (token, is_known) in [(Some("user"), true), (Some("bad"), false), (None, false)] {
+        let verified = middleware.verify(Presented { user_token: token, ..Presented::default() });
+        assert_eq!(verified.await.unwrap().user.is_some(), is_known, "{token:?}");
+    }
+    let away = keystone.middleware(|options| {
+        options.delay_auth_decision = true;
+        options.auth_url = "http://127.0.0.1:1".to_owned();
+    });
+    let verified = away.verify(Presented { user_token: Some("user"), ..Presented::default() });
+    assert!(verified.await.unwrap().user.is_none());
+}
+
+#[tokio::test]
+async fn a_keystone_that_refuses_connections_is_an_answer_503() {
+    let keystone = Keystone::start().await;
+    let away = keystone.middleware(|options| options.auth_url = "http://127.0.0.1:1".to_owned());
+    let verified = away.verify(Presented { user_token: Some("t"), ..Presented::default() }).await;
+    assert!(matches!(verified, Err(Rejection::Unavailable(_))), "{verified:?}");
+    let verified = away.verify(Presented::default()).await;
+    assert!(matches!(verified, Err(Rejection::Unauthorized)), "no token is no question");
+}

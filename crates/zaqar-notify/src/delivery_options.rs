@@ -1,0 +1,117 @@
+//! Options of a subscription that say how it is served: `ordered`, `max_in_flight`, `timeout`,
+//! `max_rate`, `signing`.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// How a subscription is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeliveryOptions {
+    /// One delivery at a time, in the order of the messages: the first one that fails holds up the
+    /// others until it has ended.
+    pub ordered: bool,
+    /// Deliveries in flight at once on each server, at most; the destination's bound where `None`.
+    pub max_in_flight: Option<usize>,
+    /// For one attempt; never longer than the server's own.
+    pub timeout: Option<Duration>,
+    /// The time between two deliveries of each server, by `max_rate`; any where `None`.
+    pub pause: Option<Duration>,
+    /// Webhooks are signed by the Standard Webhooks specification.
+    pub signing: bool,
+}
+
+/// An option with a value that it does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the option {option} must be {expected}")]
+pub struct DeliveryOptionsError {
+    /// Its name.
+    pub option: &'static str,
+    /// What it takes, with its article.
+    pub expected: &'static str,
+}
+
+impl DeliveryOptions {
+    /// Reads the options; absent and null ones have their defaults, unknown ones are passed over.
+    ///
+    /// # Errors
+    /// [`DeliveryOptionsError`] for the first that is wrong.
+    pub fn parse(options: &Map<String, Value>) -> Result<Self, DeliveryOptionsError> {
+        let given = |option: &str| options.get(option).filter(|value| !value.is_null());
+        let wrong = |option, expected| DeliveryOptionsError { option, expected };
+        let ordered = match given("ordered") {
+            None => false,
+            Some(value) => value.as_bool().ok_or_else(|| wrong("ordered", "a boolean"))?,
+        };
+        let max_in_flight = match given("max_in_flight") {
+            None => None,
+            Some(value) => {
+                let count = value.as_u64().filter(|count| (1..=1000).contains(count));
+                let count = count.and_then(|count| usize::try_from(count).ok());
+                Some(count.ok_or_else(|| wrong("max_in_flight", "an integer from 1 to 1000"))?)
+            }
+        };
+        let timeout = match given("timeout") {
+            None => None,
+            Some(value) => {
+                let secs = value.as_f64().filter(|secs| (0.1..=60.0).contains(secs));
+                let secs = secs.ok_or_else(|| wrong("timeout", "seconds from 0.1 to 60"))?;
+                Some(Duration::from_secs_f64(secs))
+            }
+        };
+        let pause = match given("max_rate") {
+            None => None,
+            Some(value) => {
+                let rate = value.as_f64().filter(|rate| (0.001..=1000.0).contains(rate));
+                let rate = rate.ok_or_else(|| wrong("max_rate", "a number from 0.001 to 1000"))?;
+                Some(Duration::from_secs_f64(1.0 / rate))
+            }
+        };
+        let signing = match given("signing") {
+            None => false,
+            Some(Value::String(scheme)) if scheme == "hmac" => true,
+            Some(value) => value.as_bool().ok_or_else(|| wrong("signing", "a boolean or hmac"))?,
+        };
+        Ok(Self { ordered, max_in_flight, timeout, pause, signing })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(options: Value) -> Result<DeliveryOptions, DeliveryOptionsError> {
+        DeliveryOptions::parse(options.as_object().unwrap())
+    }
+
+    #[test]
+    fn each_option_is_read_and_checked() {
+        assert_eq!(parse(json!({"ordered": null, "x": 1})), Ok(DeliveryOptions::default()));
+        let read = parse(json!({"ordered": true, "max_in_flight": 3, "timeout": 0.5})).unwrap();
+        let timeout = Some(Duration::from_millis(500));
+        let (ordered, max_in_flight, pause, signing) = (true, Some(3), None, false);
+        assert_eq!(read, DeliveryOptions { ordered, max_in_flight, timeout, pause, signing });
+        let slow = parse(json!({"max_rate": 0.5})).unwrap();
+        assert_eq!(slow.pause, Some(Duration::from_secs(2)));
+        for (given, expected) in [(json!(true), true), (json!("hmac"), true), (json!(false), false)]
+        {
+            assert_eq!(parse(json!({ "signing": given })).unwrap().signing, expected);
+        }
+        for (options, option) in [
+            (json!({"ordered": 1}), "ordered"),
+            (json!({"max_in_flight": 0}), "max_in_flight"),
+            (json!({"max_in_flight": 1.5}), "max_in_flight"),
+            (json!({"timeout": 0}), "timeout"),
+            (json!({"timeout": "5"}), "timeout"),
+            (json!({"timeout": 61}), "timeout"),
+            (json!({"signing": "ed25519"}), "signing"),
+            (json!({"signing": 1}), "signing"),
+            (json!({"max_rate": 0}), "max_rate"),
+            (json!({"max_rate": 1001}), "max_rate"),
+            (json!({"max_rate": "1"}), "max_rate"),
+        ] {
+            assert_eq!(parse(options).unwrap_err().option, option);
+        }
+    }
+}

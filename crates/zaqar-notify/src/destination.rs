@@ -1,0 +1,361 @@
+//! The state of one destination: how much it is given at once, and whether it is given anything.
+//!
+//! A pure state machine; the caller passes the time. Its circuit has three states, which users
+//! see:
+//!
+//! - **ok**: deliveries flow, at most [`Bounds::max_in_flight`] at once, fewer after signs of
+//!   overload (half as many after each, one more after as many successes as fit);
+//! - **open**: after [`Bounds::failures_to_open`] failures in a row. One delivery at a time is a
+//!   probe, with growing pauses between probes. A success closes the circuit;
+//! - **suspended**: nothing is sent until [`Destination::resume`], because the receiver said so
+//!   (410) or nothing has succeeded for [`Bounds::suspend_after`].
+
+use std::time::Duration;
+
+use zaqar_core::Timestamp;
+
+/// What holds for each destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Deliveries in flight at once, at most; at least 1.
+    pub max_in_flight: u32,
+    /// Failures in a row that open the circuit; at least 1.
+    pub failures_to_open: u32,
+    /// The pause before the first probe.
+    pub first_pause: Duration,
+    /// The longest pause between probes.
+    pub longest_pause: Duration,
+    /// How long nothing succeeds until the destination is suspended.
+    pub suspend_after: Duration,
+}
+
+impl Default for Bounds {
+    /// 16 in flight; 5 failures; probes after 5 s to 5 min; suspended after 5 days.
+    fn default() -> Self {
+        Self {
+            max_in_flight: 16,
+            failures_to_open: 5,
+            first_pause: Duration::from_secs(5),
+            longest_pause: Duration::from_secs(300),
+            suspend_after: Duration::from_secs(5 * 86_400),
+        }
+    }
+}
+
+/// The circuit's state, as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circuit {
+    /// Deliveries flow.
+    Ok,
+    /// Only probes are sent, the next one not before `probe`.
+    Open {
+        /// When the next probe may start.
+        probe: Timestamp,
+    },
+    /// Nothing is sent.
+    Suspended,
+}
+
+/// Whether a delivery may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It has started: [`Destination::end`] must follow.
+    Started,
+    /// As many are in flight as may be; when one ends there is place.
+    Full,
+    /// Not before this time.
+    NotBefore(Timestamp),
+    /// Not before the destination is resumed.
+    Suspended,
+}
+
+/// How a delivery that started has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The receiver answered, and works: also where it rejected the message.
+    Working,
+    /// It answered, or did not answer, as something overloaded does (429, 503, time-outs).
+    Overloaded,
+    /// It failed: no connection, no answer, another 5xx.
+    Failing,
+    /// It says that it wants nothing more (410).
+    Gone,
+    /// The delivery was given up before anything was sent.
+    NotSent,
+}
+
+/// One destination.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    bounds: Bounds,
+    circuit: Circuit,
+    in_flight: u32,
+    /// How many may be in flight, in parts: grows by a fraction with each success.
+    window: f64,
+    failures: u32,
+    pauses: u32,
+    failing_since: Option<Timestamp>,
+}
+
+impl Destination {
+    /// One that is ok, with nothing in flight.
+    pub fn new(bounds: Bounds) -> Self {
+        let window = f64::from(bounds.max_in_flight.max(1));
+        let circuit = Circuit::Ok;
+        Self { bounds, circuit, in_flight: 0, window, failures: 0, pauses: 0, failing_since: None }
+    }
+
+    /// The circuit's state.
+    pub const fn circuit(&self) -> Circuit {
+        self.circuit
+    }
+
+    /// Deliveries in flight.
+    pub const fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// How many may be in flight now; at least 1.
+    pub fn window(&self) -> u32 {
+        // From 1 to a u32 by construction.
+        self.window as u32
+    }
+
+    /// Since when nothing has succeeded, if something failed since.
+    pub const fn failing_since(&self) -> Option<Timestamp> {
+        self.failing_since
+    }
+
+    /// Whether nothing would be lost if this state were forgotten.
+    pub fn is_idle(&self) -> bool {
+        let untouched = Self::new(self.bounds);
+        *self == untouched
+    }
+
+    /// Starts a delivery, if one may start.
+    pub fn start(&mut self, now: Timestamp) -> Admission {
+        let is_free = match self.circuit {
+            Circuit::Suspended => return Admission::Suspended,
+            Circuit::Open { probe } if now < probe => return Admission::NotBefore(probe),
+            Circuit::Open { .. } => self.in_flight == 0,
+            Circuit::Ok => self.in_flight < self.window(),
+        };
+        if !is_free {
+            return Admission::Full;
+        }
+        self.in_flight += 1;
+        Admission::Started
+    }
+
+    /// Ends a delivery that had started. `asked` is the time before which the receiver wants to
+    /// be left alone (`Retry-After`, within its bounds).
+    pub fn end(&mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match ended {
+            Ended::NotSent => {}
+            Ended::Working => self.succeeded(),
+            Ended::Overloaded => {
+                self.window = (self.window / 2.0).max(1.0);
+                self.failed(asked, now);
+            }
+            Ended::Failing => self.failed(asked, now),
+            Ended::Gone => self.circuit = Circuit::Suspended,
+        }
+    }
+
+    /// Suspends it.
+    pub const fn suspend(&mut self) {
+        self.circuit = Circuit::Suspended;
+    }
+
+    /// Ends a suspension or a pause: the next delivery is a probe, at once.
+    pub const fn resume(&mut self, now: Timestamp) {
+        if !matches!(self.circuit, Circuit::Ok) {
+            self.circuit = Circuit::Open { probe: now };
+            self.failing_since = None;
+            self.pauses = 0;
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.pauses = 0;
+        self.failing_since = None;
+        let most = f64::from(self.bounds.max_in_flight.max(1));
+        self.window = (self.window + 1.0 / self.window).min(most);
+        match self.circuit {
+            Circuit::Ok | Circuit::Suspended => {}
+            Circuit::Open { .. } => self.circuit = Circuit::Ok,
+        }
+    }
+
+    fn failed(&mut self, asked: Option<Timestamp>, now: Timestamp) {
+        self.failures = self.failures.saturating_add(1);
+        let since = *self.failing_since.get_or_insert(now);
+        let suspends = since.as_millis().saturating_add(millis(self.bounds.suspend_after));
+        match self.circuit {
+            Circuit::Suspended => {}
+            // What was in flight when the circuit opened says nothing new.
+            Circuit::Open { probe } if now < probe => {}
+            Circuit::Ok | Circuit::Open { .. } if now.as_millis() >= suspends => {
+                self.circuit = Circuit::Suspended;
+            }
+            Circuit::Ok | Circuit::Open { .. } => {
+                let is_open = matches!(self.circuit, Circuit::Open { .. });
+                if is_open || self.failures >= self.bounds.failures_to_open.max(1) {
+                    self.pause(asked, now);
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, asked: Option<Timestamp>, now: Timestamp) {
+        let doubled = self.bounds.first_pause.saturating_mul(1 << self.pauses.min(20));
+        self.pauses = self.pauses.saturating_add(1);
+        let pause = doubled.min(self.bounds.longest_pause);
+        let probe = Timestamp::from_millis(now.as_millis().saturating_add(millis(pause)));
+        self.circuit = Circuit::Open { probe: asked.map_or(probe, |asked| asked.max(probe)) };
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_millis(secs * 1000)
+    }
+
+    fn fail(destination: &mut Destination, ended: Ended, secs: u64) {
+        assert_eq!(destination.start(at(secs)), Admission::Started);
+        destination.end(ended, None, at(secs));
+    }
+
+    #[test]
+    fn the_circuit_opens_probes_and_closes() {
+        let mut one = Destination::new(Bounds::default());
+        for _ in 0..4 {
+            fail(&mut one, Ended::Failing, 100);
+            assert_eq!(one.circuit(), Circuit::Ok);
+        }
+        fail(&mut one, Ended::Failing, 100);
+        assert_eq!(one.circuit(), Circuit::Open { probe: at(105) });
+        assert_eq!(one.start(at(104)), Admission::NotBefore(at(105)));
+        // One probe at a time, and each pause is twice the one before, up to 300 s.
+        let mut now = 105;
+        for pause in [10, 20, 40, 80, 160, 300, 300] {
+            assert_eq!(one.start(at(now)), Admission::Started);
+            assert_eq!(one.start(at(now)), Admission::Full);
+            one.end(Ended::Failing, None, at(now));
+            assert_eq!(one.circuit(), Circuit::Open { probe: at(now + pause) });
+            now += pause;
+        }
+        assert_eq!(one.start(at(now)), Admission::Started);
+        one.end(Ended::Working, None, at(now));
+        assert_eq!(one.circuit(), Circuit::Ok);
+        assert_eq!(one.failing_since(), None);
+        // A success between failures begins the count again.
+        for ended in [Ended::Failing; 4].into_iter().chain([Ended::Working]) {
+            fail(&mut one, ended, now);
+        }
+        for _ in 0..4 {
+            fail(&mut one, Ended::Failing, now);
+        }
+        assert_eq!(one.circuit(), Circuit::Ok);
+    }
+
+    #[test]
+    fn what_was_in_flight_when_it_opened_lengthens_no_pause() {
+        let mut one = Destination::new(Bounds::default());
+        for _ in 0..16 {
+            assert_eq!(one.start(at(0)), Admission::Started);
+        }
+        for _ in 0..16 {
+            one.end(Ended::Failing, None, at(1));
+        }
+        assert_eq!(one.circuit(), Circuit::Open { probe: at(6) });
+    }
+
+    #[test]
+    fn a_receiver_can_ask_for_a_longer_pause() {
+        let bounds = Bounds { failures_to_open: 1, ..Bounds::default() };
+        let mut one = Destination::new(bounds);
+        assert_eq!(one.start(at(0)), Admission::Started);
+        one.end(Ended::Overloaded, Some(at(60)), at(0));
+        assert_eq!(one.circuit(), Circuit::Open { probe: at(60) });
+        assert_eq!(one.start(at(60)), Admission::Started);
+        one.end(Ended::Overloaded, Some(at(61)), at(60));
+        assert_eq!(one.circuit(), Circuit::Open { probe: at(70) });
+    }
+
+    #[test]
+    fn the_window_halves_with_overload_and_grows_with_success() {
+        let bounds = Bounds { max_in_flight: 8, failures_to_open: 100, ..Bounds::default() };
+        let mut one = Destination::new(bounds);
+        assert_eq!(one.window(), 8);
+        for expected in [4, 2, 1, 1] {
+            fail(&mut one, Ended::Overloaded, 0);
+            assert_eq!(one.window(), expected);
+        }
+        fail(&mut one, Ended::Failing, 0);
+        assert_eq!(one.window(), 1);
+        // One more after as many successes as fit in the window, about.
+        let mut successes = 0;
+        while one.window() < 8 {
+            fail(&mut one, Ended::Working, 0);
+            successes += 1;
+            assert!(successes < 100);
+        }
+        assert!((20..40).contains(&successes), "{successes}");
+        for _ in 0..1000 {
+            fail(&mut one, Ended::Working, 0);
+        }
+        assert_eq!(one.window(), 8);
+        for _ in 0..8 {
+            assert_eq!(one.start(at(0)), Admission::Started);
+        }
+        assert_eq!(one.start(at(0)), Admission::Full);
+        one.end(Ended::NotSent, None, at(0));
+        assert_eq!(one.start(at(0)), Admission::Started);
+    }
+
+    #[test]
+    fn it_is_suspended_by_410_and_by_days_without_success() {
+        let mut gone = Destination::new(Bounds::default());
+        fail(&mut gone, Ended::Gone, 0);
+        assert_eq!(gone.start(at(1_000_000_000)), Admission::Suspended);
+        gone.resume(at(7));
+        assert_eq!(gone.circuit(), Circuit::Open { probe: at(7) });
+        fail(&mut gone, Ended::Working, 7);
+        assert_eq!(gone.circuit(), Circuit::Ok);
+
+        let mut dead = Destination::new(Bounds::default());
+        let mut now = at(0);
+        loop {
+            match dead.start(now) {
+                Admission::Started => dead.end(Ended::Failing, None, now),
+                Admission::NotBefore(later) => now = later,
+                Admission::Suspended => break,
+                Admission::Full => unreachable!("nothing is in flight"),
+            }
+        }
+        let days = now.as_secs() as f64 / 86_400.0;
+        assert!((5.0..5.01).contains(&days), "{days}");
+    }
+
+    #[test]
+    fn only_an_untouched_state_is_idle() {
+        let mut one = Destination::new(Bounds::default());
+        assert!(one.is_idle());
+        assert_eq!(one.start(at(0)), Admission::Started);
+        assert!(!one.is_idle());
+        one.end(Ended::Working, None, at(0));
+        assert!(one.is_idle());
+        fail(&mut one, Ended::Failing, 0);
+        assert!(!one.is_idle());
+    }
+}

@@ -1,0 +1,248 @@
+//! The schedule: takes tickets, serves their subscriptions, posts the next tickets.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use zaqar_core::storage::Error;
+use zaqar_core::{ClaimId, Timestamp};
+
+use crate::context::Context;
+use crate::deliveries::{HeldTicket, KEEPING};
+use crate::row::{SHARDS, SubscriptionKey, Ticket};
+use crate::serve::{Next, serve};
+
+/// Tickets that are taken at once.
+const TICKETS: usize = 32;
+/// Times that are remembered for subscriptions that wait; without one a ticket too many is posted.
+const REMEMBERED: usize = 10_000;
+
+/// Subscriptions that are served, and the tickets that this server has.
+pub(crate) struct Dispatcher {
+    context: Arc<Context>,
+    shutdown: CancellationToken,
+    state: Mutex<State>,
+    serving: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Subscriptions that are served, with the tickets that said so.
+    served: HashMap<SubscriptionKey, Served>,
+    /// How many tickets of a claim are not settled.
+    claims: HashMap<(usize, ClaimId), usize>,
+    /// Until when a subscription waits, by a ticket that this server posted.
+    waiting: HashMap<SubscriptionKey, Timestamp>,
+    /// When a ticket is due that this server posted, with its shard.
+    timers: BTreeSet<(Timestamp, usize)>,
+}
+
+#[derive(Default)]
+struct Served {
+    tickets: Vec<HeldTicket>,
+    /// A ticket came since the last look began.
+    has_news: bool,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(context: Arc<Context>, shutdown: CancellationToken) -> Self {
+        let (state, serving) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { context, shutdown, state, serving }
+    }
+
+    /// Subscriptions that are served.
+    pub(crate) fn served(&self) -> usize {
+        self.state().served.len()
+    }
+
+    /// When the first ticket is due that this server knows of.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.state().timers.first().map(|(due, _)| *due)
+    }
+
+    /// Takes the due tickets of a shard and begins to serve their subscriptions; whether all were
+    /// taken.
+    pub(crate) async fn poll(self: &Arc<Self>, shard: usize) -> Result<bool, Error> {
+        loop {
+            let now = self.context.parts.clock.now();
+            let free = self.context.options.subscriptions.saturating_sub(self.served());
+            if free == 0 {
+                return Ok(false);
+            }
+            self.state().timers.retain(|(due, of)| *of != shard || *due > now);
+            let limit = free.min(TICKETS);
+            let tickets = self.context.deliveries.take_tickets(shard, limit, now).await?;
+            let is_last = tickets.len() < limit;
+            if let Some(first) = tickets.first() {
+                self.state().claims.insert((shard, first.claim), tickets.len());
+            }
+            for ticket in tickets {
+                self.begin(ticket).await;
+            }
+            if is_last {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Serves the subscription of a ticket, unless that is being done: then once more.
+    async fn begin(self: &Arc<Self>, held: HeldTicket) {
+        let key = held.ticket.subscription.clone();
+        {
+            let mut state = self.state();
+            if let Some(served) = state.served.get_mut(&key) {
+                served.tickets.push(held);
+                served.has_news = true;
+                return;
+            }
+            let served = Served { tickets: vec![held], has_news: false };
+            state.served.insert(key.clone(), served);
+        }
+        let this = Arc::clone(self);
+        let mut serving = self.serving.lock().await;
+        while serving.try_join_next().is_some() {}
+        serving.spawn(async move { this.serve(&key).await });
+    }
+
+    async fn serve(&self, key: &SubscriptionKey) {
+        loop {
+            let served = serve(&self.context, key, &self.shutdown).await;
+            let Some(tickets) = self.ended(key, served.is_ok()) else { continue };
+            let settled = match served {
+                Ok(next) => self.settle(key, &tickets, next).await,
+                Err(error) => Err(error),
+            };
+            match settled {
+                Ok(()) => self.context.log_success(),
+                // The tickets' claim runs out, and they are taken again.
+                Err(error) => self.context.log_failure("a subscription", &error),
+            }
+            self.let_go(&tickets);
+            self.context.freed.notify_waiters();
+            return;
+        }
+    }
+
+    /// Takes a subscription's tickets; `None` where another came, for which to look again.
+    fn ended(&self, key: &SubscriptionKey, looks_again: bool) -> Option<Vec<HeldTicket>> {
+        let mut state = self.state();
+        if let Some(served) = state.served.get_mut(key)
+            && served.has_news
+            && looks_again
+            && !self.shutdown.is_cancelled()
+        {
+            served.has_news = false;
+            return None;
+        }
+        Some(state.served.remove(key).map(|served| served.tickets).unwrap_or_default())
+    }
+
+    /// Posts the tickets that are to follow, then deletes those at hand.
+    async fn settle(
+        &self,
+        key: &SubscriptionKey,
+        tickets: &[HeldTicket],
+        next: Next,
+    ) -> Result<(), Error> {
+        let now = self.context.parts.clock.now();
+        if let Next::At(due) = next
+            && !self.waits_until(key, due, now)
+        {
+            let ticket = Ticket { subscription: key.clone(), keeps: false };
+            self.context.deliveries.schedule(&[ticket], due, now).await?;
+            self.note_waiting(key, due, now);
+        }
+        if next != Next::Never && tickets.iter().any(|held| held.ticket.keeps) {
+            let ticket = Ticket { subscription: key.clone(), keeps: true };
+            let due = now.plus_secs(KEEPING);
+            self.context.deliveries.schedule(&[ticket], due, now).await?;
+        }
+        for held in tickets {
+            self.context.deliveries.delete_ticket(held, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a ticket of this server's is due by then, and not before now.
+    fn waits_until(&self, key: &SubscriptionKey, due: Timestamp, now: Timestamp) -> bool {
+        self.state().waiting.get(key).is_some_and(|until| *until > now && *until <= due)
+    }
+
+    fn note_waiting(&self, key: &SubscriptionKey, due: Timestamp, now: Timestamp) {
+        let mut state = self.state();
+        if state.waiting.len() >= REMEMBERED {
+            state.waiting.retain(|_, until| *until > now);
+        }
+        if state.waiting.len() < REMEMBERED {
+            state.waiting.insert(key.clone(), due);
+        }
+        // Stores count delays in whole seconds, from a time that may be some milliseconds later.
+        let left = due.as_millis().saturating_sub(now.as_millis()).div_ceil(1000);
+        for after in [20, 500] {
+            let at = now.plus_secs(left).as_millis().saturating_add(after);
+            // Tickets that are due together are one timer.
+            let at = Timestamp::from_millis(at.next_multiple_of(50));
+            if state.timers.len() < REMEMBERED {
+                state.timers.insert((at, key.shard()));
+            }
+        }
+    }
+
+    /// Forgets tickets: deleted or not, this server no longer renews them.
+    fn let_go(&self, tickets: &[HeldTicket]) {
+        let mut state = self.state();
+        for held in tickets {
+            let of = (held.shard, held.claim);
+            if let Some(left) = state.claims.get_mut(&of) {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    state.claims.remove(&of);
+                }
+            }
+        }
+    }
+
+    /// Renews the claims of tickets whose subscriptions are served.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let claims: Vec<_> = self.state().claims.keys().copied().collect();
+        for (shard, claim) in claims {
+            let now = self.context.parts.clock.now();
+            // Lost ones are served to their end; another server does the same, row by row.
+            self.context.deliveries.renew_tickets(shard, claim, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no subscription is served.
+    pub(crate) async fn idle(&self) {
+        let mut serving = self.serving.lock().await;
+        while serving.join_next().await.is_some() {}
+    }
+
+    /// Ends what is still served, and gives back its tickets.
+    pub(crate) async fn stop(&self) {
+        self.serving.lock().await.shutdown().await;
+        let claims: Vec<_> = self.state().claims.drain().map(|(of, _)| of).collect();
+        for (shard, claim) in claims {
+            let now = self.context.parts.clock.now();
+            if let Err(error) = self.context.deliveries.release_tickets(shard, claim, now).await {
+                self.context.log_failure("tickets at shutdown", &error);
+                return;
+            }
+        }
+    }
+
+    /// Shards whose tickets may be due.
+    pub(crate) fn due_shards(&self, now: Timestamp) -> Vec<usize> {
+        let state = self.state();
+        let is_due =
+            |shard: &usize| state.timers.iter().any(|(due, of)| of == shard && *due <= now);
+        (0..SHARDS).filter(is_due).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every step leaves the maps usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

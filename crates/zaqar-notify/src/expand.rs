@@ -1,0 +1,154 @@
+//! From entries of the outbox to rows: one for each message and subscription.
+
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt;
+use zaqar_core::storage::{Error, OutboxEntry, OutboxMessage, Subscription};
+use zaqar_core::{QueueKey, Timestamp};
+
+use crate::context::Context;
+use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
+
+/// Seconds that an entry is held while it is expanded.
+const LEASE: u64 = 60;
+/// Subscriptions of a page.
+const PAGE: usize = 100;
+/// Subscriptions whose rows are added at once.
+const AT_ONCE: usize = 16;
+/// Entries of one queue that are expanded before others have their turn.
+const ENTRIES: usize = 64;
+/// A body larger than this is stored once for all subscriptions.
+const SHARED_FROM: usize = 1024;
+
+/// Expands due entries of a queue; how many there were, [`ENTRIES`] at most.
+pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<usize, Error> {
+    for done in 0..ENTRIES {
+        let now = context.parts.clock.now();
+        let leased = context.parts.messages.lease(key, now.plus_secs(LEASE), now).await?;
+        let Some(entry) = leased else { return Ok(done) };
+        expand(context, key, &entry).await?;
+        let Some(first) = entry.messages.first() else { continue };
+        context.parts.messages.settle(key, entry.incarnation, first.id.position).await?;
+    }
+    Ok(ENTRIES)
+}
+
+/// Adds the rows of an entry page by page, each page's tickets behind its rows. What is done twice
+/// after a crash is delivered twice.
+async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Result<(), Error> {
+    let mut after = None;
+    let mut bodies = Bodies { shared: None };
+    loop {
+        let now = context.parts.clock.now();
+        let page = context.parts.messages.subscriptions(key, after, PAGE, now).await?;
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|subscription| subscription.id);
+        let told: Vec<_> =
+            page.into_iter().filter(|one| is_told(context, one, entry.created)).collect();
+        if !told.is_empty() {
+            bodies.prepare(context, key, entry, told.len() > 1 || !is_last).await?;
+            expand_to(context, key, entry, &bodies, &told).await?;
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether a subscription gets what was posted at `posted`: it is older, has an address that can
+/// be sent to, and is confirmed where that is asked for.
+fn is_told(context: &Context, subscription: &Subscription, posted: Timestamp) -> bool {
+    let made = u64::try_from(subscription.id.get() >> 80).unwrap_or(u64::MAX);
+    subscription.lease.is_none()
+        && made <= posted.as_millis()
+        && (subscription.confirmed || !context.options.require_confirmation)
+        && context.channel(&subscription.subscriber).is_some()
+}
+
+/// Bodies of an entry that are stored once, by message.
+struct Bodies {
+    shared: Option<Vec<Option<Body>>>,
+}
+
+impl Bodies {
+    /// Stores large bodies, unless that was done or there is a single subscription.
+    async fn prepare(
+        &mut self,
+        context: &Context,
+        key: &QueueKey,
+        entry: &OutboxEntry,
+        is_shared: bool,
+    ) -> Result<(), Error> {
+        if self.shared.is_some() || !is_shared {
+            return Ok(());
+        }
+        let now = context.parts.clock.now();
+        let mut stored = Vec::with_capacity(entry.messages.len());
+        for message in &entry.messages {
+            let expires = entry.created.plus_secs(message.ttl);
+            let is_small = message.payload.bytes.len() <= SHARED_FROM;
+            if is_small || expires <= now {
+                stored.push(None);
+                continue;
+            }
+            let payload = message.payload.clone();
+            let added = context.deliveries.add_body(&key.project, payload, expires, now).await?;
+            stored.push(added.map(Body::Shared));
+        }
+        self.shared = Some(stored);
+        Ok(())
+    }
+
+    fn of(&self, at: usize, message: &OutboxMessage) -> Body {
+        let shared = self.shared.as_ref().and_then(|bodies| bodies.get(at)?.clone());
+        shared.unwrap_or_else(|| Body::Here(message.payload.clone()))
+    }
+}
+
+async fn expand_to(
+    context: &Context,
+    key: &QueueKey,
+    entry: &OutboxEntry,
+    bodies: &Bodies,
+    subscriptions: &[Subscription],
+) -> Result<(), Error> {
+    let now = context.parts.clock.now();
+    let rows: Vec<(Row, Timestamp)> = entry
+        .messages
+        .iter()
+        .enumerate()
+        .map(|(at, message)| {
+            let (ttl, created) = (message.ttl, entry.created);
+            let body = bodies.of(at, message);
+            let content = Content::Message;
+            (Row { message: message.id, ttl, created, content, body }, message.due)
+        })
+        .filter(|(row, _)| row.expires() > now)
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = subscriptions
+        .iter()
+        .map(|subscription| SubscriptionKey { queue: key.clone(), id: subscription.id })
+        .collect();
+    let rows = &rows;
+    let mut adding = futures_util::stream::iter(keys.clone())
+        .map(|key| async move { context.deliveries.add(&key, rows, now).await })
+        .buffer_unordered(AT_ONCE);
+    while let Some(added) = adding.next().await {
+        added?;
+    }
+    drop(adding);
+    let tickets: Vec<_> =
+        keys.into_iter().map(|subscription| Ticket { subscription, keeps: false }).collect();
+    // Each time at which a row becomes due, so that a delayed one is not late.
+    let dues: BTreeSet<_> =
+        rows.iter().map(|(_, due)| due.as_millis().max(now.as_millis()).div_ceil(1000)).collect();
+    for (at, due) in dues.into_iter().enumerate() {
+        let due = if at == 0 { rows.iter().map(|(_, due)| *due).min() } else { None }
+            .unwrap_or(Timestamp::from_millis(due.saturating_mul(1000)));
+        context.deliveries.schedule(&tickets, due, now).await?;
+    }
+    Ok(())
+}

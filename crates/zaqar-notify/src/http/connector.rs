@@ -1,0 +1,147 @@
+//! Connections: only to addresses that may be dialled, only for so long.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::Resolve;
+use crate::address::{Networks, Refused};
+use crate::target::literal;
+
+type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// An address that must not be dialled.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The name has no address.
+    #[error("the name does not resolve")]
+    Resolve(#[source] io::Error),
+    /// None of the addresses accepts.
+    #[error("no address accepts a connection")]
+    Dial(#[source] io::Error),
+}
+
+/// Resolves a host, checks every address, dials one after the other.
+#[derive(Clone)]
+pub(super) struct Guarded {
+    resolver: Arc<dyn Resolve>,
+    networks: Arc<Networks>,
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").field("networks", &self.networks).finish_non_exhaustive()
+    }
+}
+
+impl Guarded {
+    pub(super) fn new(resolver: impl Resolve + 'static, networks: Networks) -> Self {
+        Self { resolver: Arc::new(resolver), networks: Arc::new(networks) }
+    }
+
+    /// The addresses to dial: all of a host's, or none.
+    pub(super) async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
+        let addresses: Vec<IpAddr> = match literal(host) {
+            Some(address) => vec![address],
+            None => self.resolver.resolve(host).await.map_err(ConnectError::Resolve)?,
+        };
+        if addresses.is_empty() {
+            let none = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+            return Err(ConnectError::Resolve(none));
+        }
+        self.networks.check_all(addresses.iter().copied())?;
+        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+    }
+
+    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+        let is_secure = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+        let host = uri.host().unwrap_or_default();
+        let mut last = None;
+        for address in self.resolve(host, port).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(ConnectError::Dial)?;
+                    return Ok(TokioIo::new(stream));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let none = || io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        Err(ConnectError::Dial(last.unwrap_or_else(none)))
+    }
+}
+
+impl Service<Uri> for Guarded {
+    type Response = TokioIo<TcpStream>;
+    type Error = ConnectError;
+    type Future = Connecting<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// Ends connecting, with the TLS handshake, after a time.
+#[derive(Debug, Clone)]
+pub(super) struct Bounded<C> {
+    inner: C,
+    timeout: Duration,
+}
+
+impl<C> Bounded<C> {
+    pub(super) const fn new(inner: C, timeout: Duration) -> Self {
+        Self { inner, timeout }
+    }
+}
+
+impl<C> Service<Uri> for Bounded<C>
+where
+    C: Service<Uri, Error = BoxError>,
+    C::Future: Send + 'static,
+    C::Response: 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = Connecting<C::Response, BoxError>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.inner.call(uri);
+        let timeout = self.timeout;
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => {
+                    let millis = timeout.as_millis();
+                    Err(format!("not connected within {millis} ms").into())
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! The HTTP client: requests to receivers that may be slow, broken or hostile.
+//!
+//! One pool of connections, HTTP/1.1 and, where TLS negotiates it, HTTP/2. Every wait is bounded:
+//! connecting, the answer, and its body, of which a bounded part is read. Redirects are answers
+//! like any other. Only addresses that [`Networks`] lets through are dialled, also where a name
+//! resolved to others when the subscription was made.
+
+mod connector;
+mod resolve;
+mod tls;
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{HeaderMap, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
+
+use crate::address::Networks;
+use crate::outcome::{Answer, Attempt, Failure};
+use crate::retry::RetryAfter;
+use crate::target::{Target, TargetError};
+use connector::{Bounded, ConnectError, Guarded};
+pub use resolve::{Resolve, SystemResolver};
+pub use tls::{Roots, RootsError};
+
+/// How the client behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Addresses that may be dialled.
+    pub networks: Networks,
+    /// Resolving the name, connecting and the TLS handshake, together, at most.
+    pub connect_timeout: Duration,
+    /// The whole request, at most, connecting included.
+    pub timeout: Duration,
+    /// Bytes of an answer's body that are read before its connection is given up.
+    pub max_body: usize,
+    /// Bytes of an answer's status line and headers, at most; at least 8 KiB.
+    pub max_headers: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// Idle connections that are kept for one destination.
+    pub max_idle: usize,
+    /// The certificates of authorities that are trusted.
+    pub roots: Roots,
+}
+
+impl Default for Options {
+    /// Public addresses; 5 s to connect, 15 s in all; bodies of 64 KiB, headers of 64 KiB; 8 idle
+    /// connections for 30 s; the system's certificates.
+    fn default() -> Self {
+        Self {
+            networks: Networks::default(),
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(15),
+            max_body: 64 * 1024,
+            max_headers: 64 * 1024,
+            idle_timeout: Duration::from_secs(30),
+            max_idle: 8,
+            roots: Roots::System,
+        }
+    }
+}
+
+/// The client. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct WebhookClient {
+    client: Client<Bounded<HttpsConnector<Guarded>>, Full<Bytes>>,
+    guarded: Guarded,
+    connect_timeout: Duration,
+    timeout: Duration,
+    max_body: usize,
+}
+
+impl WebhookClient {
+    /// A client that resolves names as the system does.
+    ///
+    /// # Errors
+    /// The certificates cannot be read.
+    pub fn new(options: &Options) -> Result<Self, RootsError> {
+        Self::with_resolver(options, SystemResolver::default())
+    }
+
+    /// A client with a resolver of the caller's.
+    ///
+    /// # Errors
+    /// The certificates cannot be read.
+    pub fn with_resolver(
+        options: &Options,
+        resolver: impl Resolve + 'static,
+    ) -> Result<Self, RootsError> {
+        let guarded = Guarded::new(resolver, options.networks.clone());
+        let tls = tls::config(&options.roots)?;
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(guarded.clone());
+        let connector = Bounded::new(https, options.connect_timeout);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(options.idle_timeout)
+            .pool_max_idle_per_host(options.max_idle)
+            // Receivers that compare names of headers by case, and those that send odd ones.
+            .http1_title_case_headers(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_max_buf_size(options.max_headers.max(8192))
+            .http2_max_header_list_size(u32::try_from(options.max_headers).unwrap_or(u32::MAX))
+            .build(connector);
+        let (connect_timeout, timeout) = (options.connect_timeout, options.timeout);
+        Ok(Self { client, guarded, connect_timeout, timeout, max_body: options.max_body })
+    }
+
+    /// Checks a subscriber's URI as far as that can be done without a request: its form, and the
+    /// addresses that its host has now. A name that does not resolve passes: it may later.
+    ///
+    /// # Errors
+    /// [`TargetError`] says why it can never be delivered to.
+    pub async fn check(&self, subscriber: &str) -> Result<Target, TargetError> {
+        let target = Target::parse(subscriber)?;
+        let origin = target.origin();
+        let resolved = self.guarded.resolve(origin.host(), origin.port());
+        match tokio::time::timeout(self.connect_timeout, resolved).await {
+            Ok(Err(ConnectError::Refused(refused))) => Err(refused.into()),
+            Ok(Ok(_) | Err(ConnectError::Resolve(_) | ConnectError::Dial(_))) | Err(_) => {
+                Ok(target)
+            }
+        }
+    }
+
+    /// Posts once. `timeout` shortens the client's own. Dropping the future ends the request.
+    pub async fn post(
+        &self,
+        target: &Target,
+        headers: HeaderMap,
+        body: Bytes,
+        timeout: Option<Duration>,
+    ) -> Attempt {
+        let timeout = timeout.map_or(self.timeout, |shorter| shorter.min(self.timeout));
+        let deadline = Instant::now() + timeout;
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = target.uri().clone();
+        *request.headers_mut() = headers;
+        let agent = HeaderValue::from_static(concat!("zaqar-server/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().entry(USER_AGENT).or_insert(agent);
+        match tokio::time::timeout_at(deadline, self.client.request(request)).await {
+            Err(_) => Attempt::Failed(Failure::TimedOut(timeout)),
+            Ok(Err(error)) => Attempt::Failed(failure(&error)),
+            Ok(Ok(response)) => Attempt::Answered(self.answer(response, deadline).await),
+        }
+    }
+
+    /// The status decides; whatever happens to the body, the receiver has answered.
+    #[expect(clippy::disallowed_methods, reason = "Retry-After may be a date of the wall clock")]
+    async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> Answer {
+        let status = response.status().as_u16();
+        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = header.and_then(|value| RetryAfter::parse(value, SystemTime::now()));
+        let mut kept = BytesMut::new();
+        let reading = read(response.into_body(), self.max_body, &mut kept);
+        let _too_slow = tokio::time::timeout_at(deadline, reading).await;
+        Answer { status, retry_after, body: kept.freeze() }
+    }
+}
+
+/// Reads a body to its end or `max` bytes; what is not read to its end closes its connection.
+async fn read(mut body: Incoming, max: usize, kept: &mut BytesMut) {
+    let mut left = max;
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        let keeps = data.len().min(Answer::KEPT - kept.len());
+        kept.extend_from_slice(&data[..keeps]);
+        match left.checked_sub(data.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn failure(error: &legacy::Error) -> Failure {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut text = String::new();
+    while let Some(cause) = source {
+        if let Some(ConnectError::Refused(refused)) = cause.downcast_ref() {
+            return Failure::Refused(*refused);
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    if error.is_connect() { Failure::NoConnection(text) } else { Failure::NoAnswer(text) }
+}

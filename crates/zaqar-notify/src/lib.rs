@@ -1,0 +1,38 @@
+#![doc = include_str!("../README.md")]
+
+pub mod address;
+mod ask;
+mod attempt;
+mod channel;
+mod confirmation;
+mod context;
+mod deliveries;
+pub mod delivery_options;
+pub mod destination;
+mod dispatch;
+mod expand;
+pub mod fairness;
+pub mod filter;
+pub mod http;
+mod log;
+mod log_store;
+pub mod mail;
+pub mod outcome;
+mod rates;
+pub mod retry;
+mod row;
+mod secrets;
+mod serve;
+pub mod signature;
+mod subject;
+pub mod target;
+pub mod webhook;
+mod workers;
+
+pub use channel::{Channel, Outgoing, Webhooks};
+pub use context::{Cipher, Counts, Options, Parts, PlainBodies};
+pub use row::Content;
+pub use workers::{Handle, Workers};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! Mail: subscribers `mailto`.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::message::Mailbox;
+use lettre::message::header::ContentType;
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde_json::{Map, Value};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use zaqar_core::Secret;
+
+use crate::channel::{Channel, Outgoing};
+use crate::outcome::{Answer, Attempt, Failure};
+use crate::row::Content;
+use crate::target::Origin;
+use crate::webhook::Notification;
+
+/// Bytes of what a failing command says that are kept.
+const SAID: usize = 1024;
+
+/// How mail leaves.
+#[derive(Debug, Clone)]
+pub enum Mailer {
+    /// Through a program that reads the mail from its standard input: its path and arguments.
+    Command(Vec<String>),
+    /// To a server.
+    Smtp(Smtp),
+}
+
+/// A mail server.
+#[derive(Debug, Clone)]
+pub struct Smtp {
+    /// Its name or address.
+    pub host: String,
+    /// Its port; the usual one of `security` where it is `None`.
+    pub port: Option<u16>,
+    /// Whom to log in as; nobody where it is `None`.
+    pub login: Option<(String, Secret<String>)>,
+    /// How the connection is protected.
+    pub security: Security,
+    /// A PEM file with authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How a connection to a mail server is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// TLS from the first byte.
+    Tls,
+    /// TLS after STARTTLS; without it nothing is sent.
+    StartTls,
+    /// Not at all.
+    None,
+}
+
+/// A mail with places: `{0}` is the queue, `{1}` the project, `{2}` the URL.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// The subject.
+    pub topic: String,
+    /// The text.
+    pub body: String,
+    /// Who sends it.
+    pub sender: String,
+}
+
+/// What mail is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How it leaves.
+    pub mailer: Mailer,
+    /// Asks for a confirmation.
+    pub confirmation: Template,
+    /// Tells of the end of a subscription.
+    pub unsubscription: Template,
+    /// The page that a confirmation leads to; without one none can be sent.
+    pub confirmation_url: Option<String>,
+    /// For one mail, connecting included.
+    pub timeout: Duration,
+}
+
+/// Subscribers `mailto`.
+pub struct Mail {
+    options: Options,
+    transport: Transport,
+}
+
+impl std::fmt::Debug for Mail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mail").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+enum Transport {
+    Command,
+    Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>),
+}
+
+/// Why mail cannot be sent at all.
+#[derive(Debug, thiserror::Error)]
+pub enum MailError {
+    /// A file with certificates that cannot be read.
+    #[error("no certificate can be read from {}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server's name, or its TLS.
+    #[error("the mail server {host} cannot be used")]
+    Server {
+        /// Its name.
+        host: String,
+        /// What is wrong.
+        #[source]
+        source: lettre::transport::smtp::Error,
+    },
+}
+
+impl Mail {
+    /// Mail as the options say; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`MailError`].
+    pub fn new(options: Options) -> Result<Self, MailError> {
+        let transport = match &options.mailer {
+            Mailer::Command(_) => Transport::Command,
+            Mailer::Smtp(smtp) => Transport::Smtp(Box::new(connect(smtp, options.timeout)?)),
+        };
+        Ok(Self { options, transport })
+    }
+
+    fn message(&self, outgoing: &Outgoing<'_>) -> Result<Message, String> {
+        let to = Address::parse(outgoing.subscriber)?;
+        let (from, subject, text) = match outgoing.content {
+            Content::Message | Content::Test => {
+                let queue = outgoing.queue.name.as_str();
+                let notification = Notification { ttl: outgoing.ttl, body: outgoing.body, queue };
+                let text = String::from_utf8_lossy(&notification.to_json()).into_owned();
+                let option = |name: &str| outgoing.options.get(name).and_then(Value::as_str);
+                let from = option("from").unwrap_or(&self.options.confirmation.sender).to_owned();
+                let subject = to.subject.or_else(|| option("subject").map(str::to_owned));
+                (from, subject.unwrap_or_default(), text)
+            }
+            Content::Confirmation => self.confirmation(outgoing)?,
+        };
+        let from: Mailbox = from.parse().map_err(|error| format!("from {from:?}: {error}"))?;
+        Message::builder()
+            .from(from)
+            .to(to.mailbox)
+            .subject(one_line(&subject))
+            .header(ContentType::TEXT_PLAIN)
+            .body(text)
+            .map_err(|error| error.to_string())
+    }
+
+    fn confirmation(&self, outgoing: &Outgoing<'_>) -> Result<(String, String, String), String> {
+        let page = self.options.confirmation_url.as_deref();
+        let page = page.ok_or("[notification] external_confirmation_url is not configured")?;
+        let request: Map<String, Value> =
+            serde_json::from_slice(outgoing.body).map_err(|error| error.to_string())?;
+        let member = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
+        let template = match member("Message_Type") {
+            "UnsubscribeConfirmation" => &self.options.unsubscription,
+            _ => &self.options.confirmation,
+        };
+        let mut url = page.to_owned();
+        for (at, (name, value)) in [
+            ("Signature", member("URL-Signature")),
+            ("Methods", member("URL-Methods")),
+            ("Paths", member("URL-Paths")),
+            ("Project", member("X-Project-ID")),
+            ("Expires", member("URL-Expires")),
+            ("Url", member("WSGISubscribeURL")),
+            ("Queue", member("queue_name")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            url.push(if at == 0 { '?' } else { '&' });
+            url.push_str(name);
+            url.push('=');
+            url.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+        }
+        let values = [member("queue_name"), member("X-Project-ID"), &url];
+        let text = fill(&template.body, values);
+        Ok((template.sender.clone(), template.topic.clone(), text))
+    }
+
+    async fn command(&self, command: &[String], mail: &[u8]) -> Result<(), Failure> {
+        let (program, arguments) = command
+            .split_first()
+            .ok_or_else(|| Failure::Unusable("smtp_command is empty".to_owned()))?;
+        let failed = |error: std::io::Error| Failure::NoConnection(format!("{program}: {error}"));
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let stdin = child.stdin.take();
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A program that reads no further says why by its status.
+                let _is_read = stdin.write_all(mail).await;
+                let _is_closed = stdin.shutdown().await;
+            }
+        };
+        let (output, ()) = tokio::join!(child.wait_with_output(), feed);
+        let output = output.map_err(failed)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = &output.stderr[..output.stderr.len().min(SAID)];
+        let said = String::from_utf8_lossy(said);
+        Err(Failure::NoAnswer(format!("{program}: {}: {}", output.status, said.trim())))
+    }
+}
+
+#[async_trait]
+impl Channel for Mail {
+    fn origin(&self, subscriber: &str) -> Result<Origin, String> {
+        Address::parse(subscriber)?;
+        Ok(Origin::mail())
+    }
+
+    async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {
+        let message = match self.message(outgoing) {
+            Ok(message) => message,
+            Err(why) => return Attempt::Failed(Failure::Unusable(why)),
+        };
+        let sending = async {
+            match (&self.transport, &self.options.mailer) {
+                (Transport::Smtp(transport), _) => {
+                    transport.send(message).await.map(|_| ()).map_err(|error| failure(&error))
+                }
+                (Transport::Command, Mailer::Command(command)) => {
+                    self.command(command, &message.formatted()).await
+                }
+                (Transport::Command, Mailer::Smtp(_)) => Ok(()),
+            }
+        };
+        // The transport's own time-out ends with the connection's beginning.
+        match tokio::time::timeout(self.options.timeout, sending).await {
+            Ok(Ok(())) => Attempt::Answered(Answer {
+                status: 200,
+                retry_after: None,
+                body: bytes::Bytes::new(),
+            }),
+            Ok(Err(failure)) => Attempt::Failed(failure),
+            Err(_) => Attempt::Failed(Failure::TimedOut(self.options.timeout)),
+        }
+    }
+}
+
+fn connect(
+    smtp: &Smtp,
+    timeout: Duration,
+) -> Result<AsyncSmtpTransport<Tokio1Executor>, MailError> {
+    let wrong = |source| MailError::Server { host: smtp.host.clone(), source };
+    let mut parameters = TlsParameters::builder(smtp.host.clone());
+    if let Some(path) = &smtp.ca_file {
+        let unreadable = |source| MailError::Certificates { path: path.clone(), source };
+        let pem = std::fs::read(path).map_err(|error| unreadable(error.into()))?;
+        let certificate = Certificate::from_pem(&pem).map_err(|error| unreadable(error.into()))?;
+        parameters = parameters.add_root_certificate(certificate);
+    }
+    let parameters = parameters.build_rustls().map_err(wrong)?;
+    let (tls, port) = match smtp.security {
+        Security::Tls => (Tls::Wrapper(parameters), 465),
+        Security::StartTls => (Tls::Required(parameters), 587),
+        Security::None => (Tls::None, 25),
+    };
+    let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&smtp.host)
+        .port(smtp.port.unwrap_or(port))
+        .tls(tls)
+        .timeout(Some(timeout));
+    if let Some((user, password)) = &smtp.login {
+        let password = password.expose().clone();
+        builder = builder.credentials(Credentials::new(user.clone(), password));
+    }
+    Ok(builder.build())
+}
+
+fn failure(error: &lettre::transport::smtp::Error) -> Failure {
+    let text = crate::mail::causes(error);
+    if error.is_permanent() {
+        Failure::Unusable(text)
+    } else if error.is_response() || error.is_transient() {
+        Failure::NoAnswer(text)
+    } else {
+        Failure::NoConnection(text)
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// A subscriber's address: `mailto:a@b?subject=…`.
+#[derive(Debug)]
+struct Address {
+    mailbox: Mailbox,
+    subject: Option<String>,
+}
+
+impl Address {
+    fn parse(subscriber: &str) -> Result<Self, String> {
+        let wrong = || "the subscriber is no mailto: with one address".to_owned();
+        let (_, rest) = subscriber.split_once(':').ok_or_else(wrong)?;
+        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let decode =
+            |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
+        let address = decode(address).map_err(|_| wrong())?;
+        let address = address.parse().map_err(|_| wrong())?;
+        let mut subject = None;
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            if name.eq_ignore_ascii_case("subject") {
+                subject = Some(decode(&value.replace('+', " ")).map_err(|_| wrong())?);
+            }
+        }
+        Ok(Self { mailbox: Mailbox::new(None, address), subject })
+    }
+}
+
+/// Whether mail can be sent to a subscriber with these options.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check(subscriber: Option<&str>, options: Option<&Map<String, Value>>) -> Result<(), String> {
+    if let Some(subscriber) = subscriber {
+        Address::parse(subscriber)?;
+    }
+    if let Some(from) = options.and_then(|options| options.get("from")) {
+        let from = from.as_str().ok_or("the option from must be an address")?;
+        let parsed: Result<Mailbox, _> = from.parse();
+        parsed.map_err(|_| "the option from must be an address".to_owned())?;
+    }
+    Ok(())
+}
+
+/// A header's text: whatever a tenant writes stays one line.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The template with its places filled; what stands in a value is not looked at again.
+fn fill(template: &str, values: [&str; 3]) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let place = (0..3).find(|place| rest.starts_with(["{0}", "{1}", "{2}"][*place]));
+        match place {
+            Some(place) => {
+                out.push_str(values[place]);
+                rest = &rest[3..];
+            }
+            None => {
+                out.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        for (subscriber, address, subject) in [
+            ("mailto:a@b.org", "a@b.org", None),
+            ("MAILTO:a%2Bc@b.org?Subject=A%20b+c&x=1", "a+c@b.org", Some("A b c")),
+        ] {
+            let found = Address::parse(subscriber).unwrap();
+            assert_eq!(found.mailbox.to_string(), address);
+            assert_eq!(found.subject.as_deref(), subject);
+        }
+        for wrong in
+            ["mailto:", "mailto:a", "mailto:a@b,c@d", "mailto:a@b%0d%0aBcc:c@d", "mailto:%ff"]
+        {
+            assert!(Address::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_header_can_be_written_into_another() {
+        assert_eq!(one_line("a\r\nBcc: b\tc\u{85}d"), "a  Bcc: b c d");
+    }
+
+    #[test]
+    fn templates_are_filled_once() {
+        assert_eq!(fill("{0} {1} {2} {3} {", ["{1}", "p", "u"]), "{1} p u {3} {");
+    }
+}

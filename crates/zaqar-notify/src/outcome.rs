@@ -1,0 +1,135 @@
+//! What an attempt came to, and what follows from it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::retry::RetryAfter;
+
+/// What became of one attempt to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The receiver answered.
+    Answered(Answer),
+    /// It did not.
+    Failed(Failure),
+}
+
+/// A receiver's answer, as far as it is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The `Retry-After` header, where it can be read.
+    pub retry_after: Option<RetryAfter>,
+    /// The beginning of the body: at most [`Answer::KEPT`] bytes.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Bytes of an answer's body that are kept.
+    pub const KEPT: usize = 4096;
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The address must not be dialled.
+    #[error("{0}")]
+    Refused(#[from] crate::address::Refused),
+    /// The subscriber's address cannot be used, or the request cannot be built.
+    #[error("the request cannot be made: {0}")]
+    Unusable(String),
+    /// No connection: the name does not resolve, nobody listens, TLS fails.
+    #[error("no connection: {0}")]
+    NoConnection(String),
+    /// The connection ended before an answer, or what came was no answer.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// No answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+}
+
+/// What follows from an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The subscriber has the message.
+    Delivered,
+    /// Try again, not before what the receiver asked for.
+    Retry(Option<RetryAfter>),
+    /// End this delivery, and send this subscriber nothing more until it is resumed.
+    Suspend,
+    /// End this delivery: the same request would be rejected again.
+    Rejected,
+}
+
+impl Attempt {
+    /// What follows. 2xx is success; 408, 425, 429, 5xx and failures without an answer are
+    /// retried; 410 suspends; every other status ends the delivery, redirects included.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Answered(answer) => match answer.status {
+                200..=299 => Verdict::Delivered,
+                408 | 425 | 429 | 500..=599 => Verdict::Retry(answer.retry_after),
+                410 => Verdict::Suspend,
+                _ => Verdict::Rejected,
+            },
+            Self::Failed(Failure::Refused(_) | Failure::Unusable(_)) => Verdict::Rejected,
+            Self::Failed(
+                Failure::NoConnection(_) | Failure::NoAnswer(_) | Failure::TimedOut(_),
+            ) => Verdict::Retry(None),
+        }
+    }
+
+    /// Whether it says that the receiver has more to do than it can: 429, 503 and time-outs.
+    pub fn is_overload(&self) -> bool {
+        match self {
+            Self::Answered(answer) => matches!(answer.status, 429 | 503),
+            Self::Failed(failure) => matches!(failure, Failure::TimedOut(_)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_verdict() {
+        let asked = Some(RetryAfter::from_delay(Duration::from_secs(7)));
+        for status in 100..=999 {
+            let answer = Answer { status, retry_after: asked, body: Bytes::new() };
+            let expected = match status {
+                200..300 => Verdict::Delivered,
+                408 | 425 | 429 => Verdict::Retry(asked),
+                500..600 => Verdict::Retry(asked),
+                410 => Verdict::Suspend,
+                _ => Verdict::Rejected,
+            };
+            let attempt = Attempt::Answered(answer);
+            assert_eq!(attempt.verdict(), expected, "{status}");
+            assert_eq!(attempt.is_overload(), [429, 503].contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn every_failure_has_its_verdict() {
+        let refused = crate::address::Networks::default()
+            .check([127, 0, 0, 1].into())
+            .expect_err("loopback is refused");
+        let text = || "x".to_owned();
+        let table = [
+            (Failure::Refused(refused), Verdict::Rejected, false),
+            (Failure::Unusable(text()), Verdict::Rejected, false),
+            (Failure::NoConnection(text()), Verdict::Retry(None), false),
+            (Failure::NoAnswer(text()), Verdict::Retry(None), false),
+            (Failure::TimedOut(Duration::from_secs(15)), Verdict::Retry(None), true),
+        ];
+        for (failure, verdict, is_overload) in table {
+            let attempt = Attempt::Failed(failure);
+            assert_eq!(attempt.verdict(), verdict, "{attempt:?}");
+            assert_eq!(attempt.is_overload(), is_overload, "{attempt:?}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! One subscription's turn: its rows, as many at once as its destination takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use zaqar_core::Timestamp;
+use zaqar_core::storage::Error;
+
+use crate::attempt::{self, Report, Turn};
+use crate::context::{Context, count};
+use crate::deliveries::{HeldRow, Taken};
+use crate::delivery_options::DeliveryOptions;
+use crate::destination::{Admission, Ended};
+use crate::fairness::InFlight;
+use crate::row::SubscriptionKey;
+use crate::subject::Subject;
+
+/// How long a subscription is believed to be as it was read.
+const FRESH: u64 = 5;
+/// How long a wait for a place lasts before it is asked again.
+const WAIT: Duration = Duration::from_millis(200);
+/// Rows that cannot be sent anywhere and are ended at once, at most.
+const UNSENT: usize = 16;
+/// Seconds between looks at rows that wait for another worker.
+const LOOK: u64 = 30;
+
+/// When a subscription is to be looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// With its next ticket: it has no rows, or is suspended.
+    WithTicket,
+    /// At this time.
+    At(Timestamp),
+    /// Never: it is gone, and so are its rows.
+    Never,
+}
+
+/// When one more attempt may begin.
+enum Admitted {
+    /// At once; `None` for one that is sent nowhere.
+    Now(Option<InFlight>),
+    /// When one of those under way has ended.
+    WhenOneEnds,
+    /// Not in this turn.
+    Later(Next),
+}
+
+/// Delivers a subscription's rows until none is due.
+pub(crate) async fn serve(
+    context: &Arc<Context>,
+    key: &SubscriptionKey,
+    shutdown: &CancellationToken,
+) -> Result<Next, Error> {
+    let mut service = Service {
+        context,
+        key,
+        running: JoinSet::new(),
+        first_due: None,
+        is_gone: false,
+        lost: false,
+    };
+    let next = service.run(shutdown).await;
+    // Attempts in progress go on, also where the store failed meanwhile.
+    while service.running.join_next().await.is_some() {}
+    next
+}
+
+struct Service<'a> {
+    context: &'a Arc<Context>,
+    key: &'a SubscriptionKey,
+    running: JoinSet<Result<Turn, Error>>,
+    /// The first retry that one of the rows waits for.
+    first_due: Option<Timestamp>,
+    is_gone: bool,
+    lost: bool,
+}
+
+impl Service<'_> {
+    async fn run(&mut self, shutdown: &CancellationToken) -> Result<Next, Error> {
+        let clock = &self.context.parts.clock;
+        let deliveries = &self.context.deliveries;
+        let mut read: Option<(Arc<Subject>, Timestamp)> = None;
+        loop {
+            while let Some(ended) = self.running.try_join_next() {
+                self.note(ended)?;
+            }
+            if shutdown.is_cancelled() {
+                self.finish_running().await?;
+                return Ok(Next::At(clock.now()));
+            }
+            if self.is_gone {
+                self.finish_running().await?;
+                return self.suspend("the receiver wants nothing more (410)").await;
+            }
+            let now = clock.now();
+            let subject = match &read {
+                Some((subject, at)) if now.secs_since(*at) < FRESH => Arc::clone(subject),
+                Some(_) | None => match Subject::read(self.context, self.key).await? {
+                    Some(subject) => Arc::clone(&read.insert((Arc::new(subject), now)).0),
+                    None => {
+                        self.finish_running().await?;
+                        deliveries.remove(self.key).await?;
+                        return Ok(Next::Never);
+                    }
+                },
+            };
+            let most = match subject.delivery {
+                DeliveryOptions { ordered: true, .. } => 1,
+                DeliveryOptions { max_in_flight, .. } => max_in_flight.unwrap_or(usize::MAX),
+            };
+            if self.running.len() >= most {
+                if let Some(ended) = self.running.join_next().await {
+                    self.note(ended)?;
+                }
+                continue;
+            }
+            if subject.delivery.ordered && !deliveries.is_first_due(self.key, now).await? {
+                return self.nothing_due().await;
+            }
+            let flight = match self.admit(&subject, now).await? {
+                Admitted::Now(flight) => flight,
+                Admitted::WhenOneEnds => {
+                    self.wait_for_place().await?;
+                    continue;
+                }
+                Admitted::Later(next) => return Ok(next),
+            };
+            match deliveries.take(self.key, now).await? {
+                Taken::Row(held)
+                    if subject.delivery.ordered
+                        && !deliveries.is_first(self.key, &held, now).await? =>
+                {
+                    // Another server took the first one meanwhile.
+                    drop(flight);
+                    deliveries.release(&held, now).await?;
+                    return self.nothing_due().await;
+                }
+                Taken::Row(held) => self.start(subject, *held, flight),
+                Taken::Suspended => {
+                    drop(flight);
+                    self.finish_running().await?;
+                    return Ok(Next::WithTicket);
+                }
+                Taken::Nothing => {
+                    drop(flight);
+                    match self.running.join_next().await {
+                        Some(ended) => self.note(ended)?,
+                        None => return self.nothing_due().await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the subscription's rate and the destination whether one more attempt may begin.
+    async fn admit(&mut self, subject: &Subject, now: Timestamp) -> Result<Admitted, Error> {
+        if let Some(pause) = subject.delivery.pause
+            && let Some(next) = self.context.rates.not_before(self.key, pause, now)
+        {
+            self.finish_running().await?;
+            return Ok(Admitted::Later(Next::At(next)));
+        }
+        let Ok(origin) = &subject.origin else {
+            // Sent nowhere: the attempt says why and ends the row.
+            let is_full = self.running.len() >= UNSENT;
+            return Ok(if is_full { Admitted::WhenOneEnds } else { Admitted::Now(None) });
+        };
+        match self.context.fairness.start(&self.key.queue.project, origin, now) {
+            Ok(flight) => Ok(Admitted::Now(Some(flight))),
+            Err(Admission::NotBefore(probe)) => {
+                self.finish_running().await?;
+                Ok(Admitted::Later(Next::At(probe)))
+            }
+            Err(Admission::Suspended) => {
+                self.finish_running().await?;
+                Ok(Admitted::Later(self.suspend("nothing has succeeded for days").await?))
+            }
+            Err(Admission::Full | Admission::Started) => Ok(Admitted::WhenOneEnds),
+        }
+    }
+
+    fn start(&mut self, subject: Arc<Subject>, held: HeldRow, flight: Option<InFlight>) {
+        let context = Arc::clone(self.context);
+        if let Some(pause) = subject.delivery.pause {
+            context.rates.note(self.key, pause, context.parts.clock.now());
+        }
+        self.running.spawn(async move {
+            let reported = attempt::deliver(&context, &subject, &held).await;
+            let now = context.parts.clock.now();
+            let turn = match reported {
+                Ok(Report { turn, ended, asked, .. }) => {
+                    if let Some(flight) = flight {
+                        flight.end(ended, asked, now);
+                    }
+                    Ok(turn)
+                }
+                Err(error) => {
+                    if let Some(flight) = flight {
+                        flight.end(Ended::NotSent, None, now);
+                    }
+                    Err(error)
+                }
+            };
+            context.freed.notify_waiters();
+            turn
+        });
+    }
+
+    fn note(
+        &mut self,
+        ended: Result<Result<Turn, Error>, tokio::task::JoinError>,
+    ) -> Result<(), Error> {
+        match ended.map_err(Error::failed)?? {
+            Turn::Over => {}
+            Turn::Waits(due) => {
+                self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
+            }
+            Turn::Gone => self.is_gone = true,
+            Turn::Lost => self.lost = true,
+        }
+        Ok(())
+    }
+
+    async fn finish_running(&mut self) -> Result<(), Error> {
+        while let Some(ended) = self.running.join_next().await {
+            self.note(ended)?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_place(&mut self) -> Result<(), Error> {
+        let ended = tokio::select! {
+            ended = self.running.join_next(), if !self.running.is_empty() => ended,
+            () = self.context.freed.notified() => None,
+            () = tokio::time::sleep(WAIT) => None,
+        };
+        ended.map_or(Ok(()), |ended| self.note(ended))
+    }
+
+    async fn suspend(&mut self, why: &'static str) -> Result<Next, Error> {
+        let (queue, id) = (&self.key.queue, self.key.id);
+        self.context.deliveries.set_suspended(self.key, true).await?;
+        count(&self.context.counters.suspended);
+        let (project, name) = (&queue.project, &queue.name);
+        info!(%project, queue = %name, subscription = %id, why, "a subscription is suspended");
+        Ok(Next::WithTicket)
+    }
+
+    /// Rows may be left that wait for a retry, or that another worker holds.
+    async fn nothing_due(&self) -> Result<Next, Error> {
+        let now = self.context.parts.clock.now();
+        if self.context.deliveries.is_empty(self.key, now).await? {
+            return Ok(Next::WithTicket);
+        }
+        let look = now.plus_secs(LOOK);
+        let known = match self.first_due.filter(|_| !self.lost) {
+            Some(due) => Some(due),
+            None => self.context.deliveries.first_due(self.key, now).await?,
+        };
+        Ok(Next::At(known.map_or(look, |due| due.min(look))))
+    }
+}

@@ -1,0 +1,59 @@
+//! A subscription as the workers need it: read from the store, its options understood.
+
+use serde_json::{Map, Value};
+use zaqar_core::storage::{Error, Subscription};
+
+use crate::context::Context;
+use crate::delivery_options::DeliveryOptions;
+use crate::filter::Filter;
+use crate::retry::{RetryPolicy, Schedule};
+use crate::row::SubscriptionKey;
+use crate::secrets;
+use crate::signature::SigningKeys;
+use crate::target::Origin;
+
+/// A live subscription, read a moment ago.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) key: SubscriptionKey,
+    pub(crate) subscription: Subscription,
+    pub(crate) options: Map<String, Value>,
+    pub(crate) schedule: Schedule,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) delivery: DeliveryOptions,
+    /// What signs its webhooks; `None` also where its key cannot be read.
+    pub(crate) keys: Option<SigningKeys>,
+    /// What bounds are kept for, or why nothing can be sent.
+    pub(crate) origin: Result<Origin, String>,
+}
+
+impl Subject {
+    /// Reads a subscription; `None` for one that is gone.
+    pub(crate) async fn read(
+        context: &Context,
+        key: &SubscriptionKey,
+    ) -> Result<Option<Self>, Error> {
+        let now = context.parts.clock.now();
+        let found = context.parts.messages.subscription(&key.queue, key.id, now).await?;
+        let Some(subscription) = found else { return Ok(None) };
+        let row = context.parts.management.get(&key.queue).await?;
+        let of_queue = row.as_ref().and_then(|row| row.metadata.as_object().get("_retry_policy"));
+        let options: Map<String, Value> =
+            serde_json::from_str(&subscription.options).unwrap_or_default();
+        let policy = RetryPolicy::effective(options.get("_retry_policy"), of_queue);
+        let schedule = Schedule { policy, tail: context.options.tail };
+        // Checked when it was subscribed; one from before that check has no effect.
+        let filter = options.get("filter").and_then(|filter| Filter::parse(filter).ok());
+        let delivery = DeliveryOptions::parse(&options).unwrap_or_default();
+        let keys = match delivery.signing {
+            true => secrets::read(context, key, now).await?,
+            false => None,
+        };
+        let origin = match context.channel(&subscription.subscriber) {
+            Some(channel) => channel.origin(&subscription.subscriber),
+            None => Err("no channel is configured for its scheme".to_owned()),
+        };
+        let key = key.clone();
+        Ok(Some(Self { key, subscription, options, schedule, filter, delivery, keys, origin }))
+    }
+}

@@ -1,0 +1,598 @@
+//! The workers on the store in memory, with a clock that stands and a channel that answers as told.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use zaqar_core::delivery::{DeliveryQuery, DeliveryState, Redelivery};
+use zaqar_core::storage::{
+    Batch, Guarded, Heads, ListQuery, Messages, NewMessage, NewSubscription, Subscriptions,
+};
+use zaqar_core::{
+    ClientId, Clock, Generation, Incarnation, Kind, ManualClock, MessageId, Payload, ProjectId,
+    QueueKey, QueueName, Secret, SubscriptionId, Timestamp, Version,
+};
+use zaqar_storage_testkit::Memory;
+
+use crate::deliveries::{Deliveries, ROW_LEASE, Taken};
+use crate::outcome::{Answer, Attempt};
+use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, schedule};
+use crate::target::{Origin, Target};
+use crate::{Channel, Options, Outgoing, Parts, PlainBodies, Workers};
+
+/// Answers with the statuses told, then with 204; remembers what it was given.
+#[derive(Default)]
+struct Script {
+    statuses: Mutex<VecDeque<u16>>,
+    sent: Mutex<Vec<Sent>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Sent {
+    subscriber: String,
+    body: String,
+    at: u64,
+}
+
+#[async_trait]
+impl Channel for Script {
+    fn origin(&self, subscriber: &str) -> Result<Origin, String> {
+        Ok(Target::parse(subscriber).map_err(|error| error.to_string())?.origin().clone())
+    }
+
+    async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {
+        self.sent.lock().unwrap().push(Sent {
+            subscriber: outgoing.subscriber.to_owned(),
+            body: String::from_utf8_lossy(outgoing.body).into_owned(),
+            at: outgoing.now.as_millis() - START.as_millis(),
+        });
+        let status = self.statuses.lock().unwrap().pop_front().unwrap_or(204);
+        Attempt::Answered(Answer { status, retry_after: None, body: Bytes::new() })
+    }
+}
+
+const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+const GENERATION: Generation =
+    Generation { incarnation: Incarnation::new(7), version: Version::new(1) };
+
+struct Scene {
+    store: Arc<Memory>,
+    clock: Arc<ManualClock>,
+    script: Arc<Script>,
+    workers: Workers,
+    key: QueueKey,
+    made: u128,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
+        let store = Arc::new(Memory::new());
+        let clock = Arc::new(ManualClock::new(START));
+        let script = Arc::new(Script::default());
+        let key = QueueKey {
+            project: ProjectId::new("p").unwrap(),
+            kind: Kind::Queue,
+            name: QueueName::new("q").unwrap(),
+        };
+        Heads::open(&*store, &key, GENERATION, START).await.unwrap();
+        let workers = workers(&store, &clock, &script, options);
+        Self { store, clock, script, workers, key, made: 0 }
+    }
+
+    /// Another server on the same store.
+    fn other_server(&mut self) {
+        self.workers = workers(&self.store, &self.clock, &self.script, Options::default());
+    }
+
+    async fn subscribe(&mut self, subscriber: &str, options: Value) -> SubscriptionId {
+        self.made += 1;
+        let now = self.clock.now();
+        let id = SubscriptionId::new(u128::from(now.as_millis()) << 80 | self.made);
+        let new = NewSubscription {
+            id,
+            subscriber: subscriber.to_owned(),
+            ttl: 100_000,
+            options: options.to_string(),
+            confirmed: false,
+            lease: None,
+        };
+        let made = Subscriptions::subscribe(&*self.store, &self.key, GENERATION, &new, now).await;
+        assert!(matches!(made.unwrap(), Guarded::Done(_)));
+        id
+    }
+
+    async fn post(&self, body: &str, ttl: u64, delay: u64) -> MessageId {
+        let payload = Payload::plain(Bytes::from(body.to_owned()));
+        let batch = Batch {
+            request: rand::random(),
+            client: ClientId::new("c"),
+            messages: vec![NewMessage { payload, ttl, delay }],
+            notify: true,
+        };
+        let now = self.clock.now();
+        match Messages::post(&*self.store, &self.key, GENERATION, batch, now).await.unwrap() {
+            Guarded::Done(ids) => ids[0],
+            refused => panic!("{refused:?}"),
+        }
+    }
+
+    async fn step(&self) {
+        self.workers.step().await.unwrap();
+    }
+
+    async fn pass(&self, secs: u64) {
+        self.clock.advance(Duration::from_secs(secs));
+        self.step().await;
+    }
+
+    fn answer(&self, statuses: &[u16]) {
+        self.script.statuses.lock().unwrap().extend(statuses);
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        std::mem::take(&mut *self.script.sent.lock().unwrap())
+    }
+
+    fn bodies(&self) -> Vec<String> {
+        self.sent().into_iter().map(|sent| sent.body).collect()
+    }
+
+    async fn tickets(&self) -> usize {
+        let mut count = 0;
+        for shard in 0..SHARDS {
+            count += self.count(&schedule(shard).unwrap()).await;
+        }
+        count
+    }
+
+    async fn count(&self, key: &QueueKey) -> usize {
+        let query = ListQuery {
+            after: None,
+            limit: 1000,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        self.store.list(key, &query, self.clock.now()).await.unwrap().messages.len()
+    }
+
+    fn subscription(&self, id: SubscriptionId) -> SubscriptionKey {
+        SubscriptionKey { queue: self.key.clone(), id }
+    }
+}
+
+fn workers(
+    store: &Arc<Memory>,
+    clock: &Arc<ManualClock>,
+    script: &Arc<Script>,
+    options: Options,
+) -> Workers {
+    let parts = Parts {
+        management: Arc::clone(store) as _,
+        messages: Arc::clone(store) as _,
+        clock: Arc::clone(clock) as _,
+        channels: BTreeMap::from([("http".to_owned(), Arc::clone(script) as Arc<dyn Channel>)]),
+        bodies: Arc::new(PlainBodies),
+    };
+    Workers::new(parts, options)
+}
+
+#[tokio::test]
+async fn every_subscriber_gets_every_message() {
+    let mut scene = Scene::new().await;
+    for host in ["a", "b", "c"] {
+        scene.subscribe(&format!("http://{host}/"), json!({})).await;
+    }
+    let large = format!("\"{}\"", "x".repeat(5000));
+    for body in ["1", "{\"a\": [2]}", &large] {
+        scene.post(body, 60, 0).await;
+    }
+    scene.step().await;
+    let mut sent: Vec<_> =
+        scene.sent().into_iter().map(|sent| (sent.subscriber, sent.body.len())).collect();
+    sent.sort();
+    let expected: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .flat_map(|host| [1, 10, 5002].map(|length| (format!("http://{host}/"), length)))
+        .collect();
+    assert_eq!(sent, expected);
+    // The tickets that keep the three subscriptions are all that is left.
+    assert_eq!(scene.tickets().await, 3);
+    scene.pass(100).await;
+    assert_eq!(scene.sent(), []);
+}
+
+#[tokio::test]
+async fn a_subscription_gets_what_is_posted_after_it() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.post("1", 60, 0).await;
+    scene.clock.advance(Duration::from_secs(1));
+    scene.subscribe("http://b/", json!({})).await;
+    scene.post("2", 60, 0).await;
+    scene.step().await;
+    let mut sent: Vec<_> =
+        scene.sent().into_iter().map(|sent| sent.subscriber + &sent.body).collect();
+    sent.sort();
+    assert_eq!(sent, ["http://a/1", "http://a/2", "http://b/2"]);
+}
+
+#[tokio::test]
+async fn retries_follow_the_policy() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[500; 100]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    for _ in 0..1200 {
+        scene.clock.advance(Duration::from_millis(500));
+        scene.step().await;
+    }
+    let at: Vec<_> = scene.sent().into_iter().map(|sent| sent.at).collect();
+    assert_eq!(at.len(), 15, "{at:?}");
+    assert_eq!(at[..4], [0, 0, 0, 0]);
+    let pauses: Vec<_> = at.windows(2).skip(3).map(|pair| pair[1] - pair[0]).collect();
+    for (pause, expected) in pauses.iter().zip([5, 5, 5, 5, 10, 15, 20, 25, 30, 30, 30]) {
+        // A tenth either way, and whole seconds.
+        let bounds = expected * 900..=expected * 1100 + 1500;
+        assert!(bounds.contains(pause), "{pause} for {expected} s: {pauses:?}");
+    }
+    assert_eq!(scene.workers.handle().counts().failed, 1);
+    assert_eq!(scene.workers.handle().counts().retried, 14);
+}
+
+#[tokio::test]
+async fn a_retry_is_made_by_whichever_server_is_there() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[503; 4]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    assert_eq!(scene.bodies().len(), 4);
+    scene.other_server();
+    for _ in 0..60 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.bodies(), ["1"]);
+}
+
+#[tokio::test]
+async fn other_answers_end_a_delivery() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[302, 404, 400]);
+    for body in ["1", "2", "3", "4"] {
+        scene.post(body, 3600, 0).await;
+        scene.step().await;
+    }
+    scene.pass(300).await;
+    assert_eq!(scene.bodies(), ["1", "2", "3", "4"]);
+    let counts = scene.workers.handle().counts();
+    assert_eq!((counts.delivered, counts.failed, counts.retried), (1, 3, 0));
+}
+
+#[tokio::test]
+async fn gone_suspends_until_resumed_and_loses_nothing() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    scene.subscribe("http://a/other", json!({})).await;
+    scene.answer(&[410]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    assert_eq!(scene.sent().len(), 2, "the other subscription is served");
+    scene.post("2", 3600, 0).await;
+    scene.step().await;
+    scene.other_server();
+    scene.pass(60).await;
+    let suspended: Vec<_> = scene.sent();
+    assert_eq!(suspended.len(), 1, "{suspended:?}");
+    scene.workers.handle().resume(&scene.key, id).await.unwrap();
+    scene.pass(1).await;
+    let resumed = scene.sent();
+    assert_eq!(resumed.len(), 1);
+    assert_ne!(resumed[0].subscriber, suspended[0].subscriber);
+    assert_eq!(resumed[0].body, "2");
+}
+
+#[tokio::test]
+async fn what_is_delayed_waits() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.post("1", 3600, 30).await;
+    scene.step().await;
+    scene.pass(28).await;
+    assert_eq!(scene.bodies().len(), 0);
+    scene.pass(2).await;
+    assert_eq!(scene.bodies(), ["1"]);
+}
+
+#[tokio::test]
+async fn a_delivery_ends_with_its_message() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[500; 4]);
+    scene.post("1", 3, 0).await;
+    scene.step().await;
+    assert_eq!(scene.bodies().len(), 4);
+    for _ in 0..60 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.bodies().len(), 0);
+    assert_eq!(scene.tickets().await, 1);
+}
+
+#[tokio::test]
+async fn a_filter_passes_what_it_says() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({"filter": {"body.type": ["x"]}})).await;
+    scene.post("{\"type\": \"y\"}", 3600, 0).await;
+    scene.post("{\"type\": \"x\"}", 3600, 0).await;
+    scene.step().await;
+    assert_eq!(scene.bodies(), ["{\"type\": \"x\"}"]);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_subscription_that_has_ended() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[500; 4]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    let rows = scene.subscription(id).deliveries().unwrap();
+    assert_eq!(scene.count(&rows).await, 1);
+    Subscriptions::unsubscribe(&*scene.store, &scene.key, id, scene.clock.now()).await.unwrap();
+    for _ in 0..20 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.store.generation(&rows).await.unwrap(), None);
+    scene.pass(86_400).await;
+    assert_eq!(scene.tickets().await, 0);
+    assert_eq!(scene.bodies().len(), 4);
+}
+
+#[tokio::test]
+async fn an_unconfirmed_subscriber_waits_where_that_is_asked_for() {
+    let signing_key = Some(Secret::new("k".to_owned()));
+    let options = Options { require_confirmation: true, signing_key, ..Options::default() };
+    let mut scene = Scene::with(options).await;
+    let id = scene.subscribe("http://a/", json!({"filter": {"body.x": [1]}})).await;
+    scene.post("1", 3600, 0).await;
+    scene.workers.handle().confirm(&scene.key, id, 60, false).await.unwrap();
+    scene.step().await;
+    let asked = scene.bodies();
+    assert_eq!(asked.len(), 1);
+    let asked: Value = serde_json::from_str(&asked[0]).unwrap();
+    assert_eq!(asked["Message_Type"], "SubscriptionConfirmation");
+    assert_eq!(asked["URL-Paths"], format!("/v2/queues/q/subscriptions/{id}/confirm"));
+    let confirmed =
+        zaqar_core::storage::SubscriptionChange { confirmed: Some(true), ..Default::default() };
+    let now = scene.clock.now();
+    scene.store.change_subscription(&scene.key, id, &confirmed, now).await.unwrap();
+    scene.post("{\"x\": 1}", 3600, 0).await;
+    scene.step().await;
+    assert_eq!(scene.bodies(), ["{\"x\": 1}"]);
+}
+
+#[tokio::test]
+async fn ordered_ones_wait_for_the_first() {
+    let mut scene = Scene::new().await;
+    let policy = json!({"retries_with_no_delay": 0, "minimum_delay_retries": 50});
+    let options = json!({"ordered": true, "_retry_policy": policy});
+    scene.subscribe("http://a/", options).await;
+    scene.answer(&[500, 500]);
+    for body in ["1", "2", "3"] {
+        scene.post(body, 3600, 0).await;
+    }
+    scene.step().await;
+    scene.post("4", 3600, 0).await;
+    for _ in 0..60 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.bodies(), ["1", "1", "1", "2", "3", "4"]);
+}
+
+/// A thousand failures leave one ticket waiting, not a thousand.
+#[tokio::test]
+async fn tickets_of_a_dead_receiver_do_not_pile_up() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[500; 10_000]);
+    for _ in 0..100 {
+        scene.post("1", 3600, 0).await;
+        scene.step().await;
+    }
+    let tickets = scene.tickets().await;
+    assert!(tickets <= 4, "{tickets}");
+}
+
+/// A lease that has expired settles nothing, whatever its worker found out.
+#[tokio::test]
+async fn a_worker_that_was_too_slow_settles_nothing() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    let key = scene.subscription(id);
+    let deliveries = Deliveries::new(Arc::clone(&scene.store) as _);
+    let message = scene.post("1", 3600, 0).await;
+    let body = Body::Here(Payload::plain(Bytes::from_static(b"1")));
+    let content = Content::Message;
+    let row = Row { message, ttl: 3600, created: START, content, body };
+    deliveries.add(&key, &[(row.clone(), START)], START).await.unwrap();
+    let take = async |now| match deliveries.take(&key, now).await.unwrap() {
+        Taken::Row(held) => *held,
+        other => panic!("{other:?}"),
+    };
+    let slow = take(START).await;
+    assert_eq!((slow.count, &slow.row), (1, &row));
+    let held = deliveries.take(&key, START.plus_secs(ROW_LEASE - 1)).await.unwrap();
+    assert!(matches!(held, Taken::Nothing), "{held:?}");
+    let later = START.plus_secs(ROW_LEASE);
+    let quick = take(later).await;
+    assert_eq!(quick.count, 2);
+    assert!(!deliveries.hold(&slow, 60, later).await.unwrap());
+    deliveries.finish(&slow, later).await.unwrap();
+    assert!(!deliveries.is_empty(&key, later).await.unwrap(), "it is the other worker's");
+    deliveries.finish(&quick, later).await.unwrap();
+    assert!(deliveries.is_empty(&key, later).await.unwrap());
+}
+
+impl Scene {
+    async fn known(&self, id: SubscriptionId) -> Vec<(MessageId, DeliveryState, usize)> {
+        let query = DeliveryQuery { state: None, since: None, after: None, limit: 10_000 };
+        let found = self.workers.handle().deliveries(&self.key, id, &query).await.unwrap();
+        found.iter().map(|one| (one.id, one.state, one.attempts.len())).collect()
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_became_of_each_message() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({"filter": {"body.x": [1]}})).await;
+    scene.answer(&[204, 404, 500, 500, 500, 500]);
+    let mut posted = Vec::new();
+    for x in ["1", "1", "2", "1"] {
+        posted.push(scene.post(&format!("{{\"x\": {x}}}"), 3600, 0).await);
+        scene.step().await;
+    }
+    use DeliveryState::{Delivered, Failed, Pending};
+    let expected = [(posted[0], Delivered, 1), (posted[1], Failed, 1), (posted[3], Pending, 4)];
+    assert_eq!(scene.known(id).await, expected, "what the filter leaves out is not told");
+    // Another server reads the same.
+    scene.other_server();
+    assert_eq!(scene.known(id).await, expected);
+    scene.pass(6).await;
+    assert_eq!(scene.known(id).await[2], (posted[3], Delivered, 5));
+    let handle = scene.workers.handle();
+    let found = handle.delivery(&scene.key, id, posted[1]).await.unwrap().unwrap();
+    assert_eq!((found.attempts[0].status, found.attempts[0].error.as_deref()), (Some(404), None));
+    let query = DeliveryQuery {
+        state: Some(Delivered),
+        since: Some(START.plus_secs(1)),
+        after: Some(posted[1]),
+        limit: 1,
+    };
+    let shown = handle.deliveries(&scene.key, id, &query).await.unwrap();
+    assert_eq!(shown.iter().map(|one| one.id).collect::<Vec<_>>(), [posted[3]]);
+}
+
+#[tokio::test]
+async fn what_failed_can_be_delivered_once_more_and_what_waits_now() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    let handle = scene.workers.handle();
+    scene.answer(&[400, 500, 500, 500, 500]);
+    let failed = scene.post("\"failed\"", 3600, 0).await;
+    scene.step().await;
+    let waits = scene.post("\"waits\"", 3600, 0).await;
+    scene.step().await;
+    scene.sent();
+    for message in [failed, waits] {
+        let asked = handle.redeliver(&scene.key, id, message).await.unwrap();
+        assert_eq!(asked, Redelivery::Scheduled);
+        scene.step().await;
+    }
+    assert_eq!(scene.bodies(), ["\"failed\"", "\"waits\""], "without any time passing");
+    use DeliveryState::{Delivered, Expired};
+    assert_eq!(scene.known(id).await, [(failed, Delivered, 2), (waits, Delivered, 5)]);
+    let again = handle.redeliver(&scene.key, id, failed).await.unwrap();
+    assert_eq!(again, Redelivery::Ended(Delivered));
+    let other = MessageId { incarnation: Incarnation::new(1), ..failed };
+    assert_eq!(handle.redeliver(&scene.key, id, other).await.unwrap(), Redelivery::Unknown);
+    scene.answer(&[500; 4]);
+    let expires = scene.post("1", 2, 0).await;
+    scene.step().await;
+    for _ in 0..40 {
+        scene.pass(1).await;
+    }
+    let ended = handle.redeliver(&scene.key, id, expires).await.unwrap();
+    assert_eq!(ended, Redelivery::Ended(Expired));
+}
+
+#[tokio::test]
+async fn a_test_takes_the_way_of_all_messages() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({"filter": {"body": ["x"]}})).await;
+    scene.answer(&[503; 4]);
+    let body = Payload::plain(Bytes::from_static(b"{\"test\":true}"));
+    let test = scene.workers.handle().test(&scene.key, id, body).await.unwrap();
+    scene.step().await;
+    assert_eq!(scene.known(id).await, [(test, DeliveryState::Pending, 4)]);
+    scene.pass(10).await;
+    assert_eq!(scene.bodies(), ["{\"test\":true}"; 5]);
+    assert_eq!(scene.known(id).await, [(test, DeliveryState::Delivered, 5)]);
+}
+
+#[tokio::test]
+async fn the_log_is_bounded_and_ends_with_the_subscription() {
+    let options = Options { log: 16, log_time: 1000, ..Options::default() };
+    let mut scene = Scene::with(options).await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    let key = scene.subscription(id);
+    let queues = [key.log().unwrap(), key.failed().unwrap()];
+    for at in 0..100 {
+        scene.answer(&[400]);
+        scene.post(&at.to_string(), 5000, 0).await;
+        scene.step().await;
+    }
+    for queue in &queues {
+        let kept = scene.count(queue).await;
+        assert!((16..=19).contains(&kept), "{kept} in {queue:?}");
+    }
+    scene.pass(1001).await;
+    assert_eq!(scene.known(id).await, []);
+    scene.workers.handle().remove(&scene.key, id).await.unwrap();
+    for queue in &queues {
+        assert_eq!(Heads::generation(&*scene.store, queue).await.unwrap(), None);
+    }
+    // What comes late leaves nothing behind.
+    let deliveries = Deliveries::new(Arc::clone(&scene.store) as _);
+    let payload = vec![Payload::plain(Bytes::from_static(b"{}"))];
+    let now = scene.clock.now();
+    let ids = deliveries.append(&key, &queues[0], payload, 60, now).await.unwrap();
+    assert_eq!(ids, []);
+    assert_eq!(Heads::generation(&*scene.store, &queues[0]).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn without_a_log_nothing_is_kept() {
+    let mut scene = Scene::with(Options { log: 0, ..Options::default() }).await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    scene.answer(&[400]);
+    scene.post("1", 5000, 0).await;
+    scene.step().await;
+    assert_eq!(scene.known(id).await, []);
+    let key = scene.subscription(id);
+    for queue in [key.log().unwrap(), key.failed().unwrap()] {
+        assert_eq!(Heads::generation(&*scene.store, &queue).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_delivered_than_the_rate_allows() {
+    // Deliveries per second; how many at once, and how many after 10 seconds more.
+    for (rate, at_once, later) in [(0.5, 1, 6), (1.0, 1, 11), (3.0, 3, 33)] {
+        let mut scene = Scene::new().await;
+        scene.subscribe("http://a/", json!({ "max_rate": rate })).await;
+        for at in 0..50 {
+            scene.post(&at.to_string(), 3600, 0).await;
+        }
+        scene.step().await;
+        assert_eq!(scene.sent().len(), at_once, "{rate}");
+        for _ in 0..10 {
+            scene.pass(1).await;
+        }
+        assert_eq!(scene.sent().len() + at_once, later, "{rate}");
+        for _ in 0..100 {
+            scene.pass(1).await;
+        }
+        assert_eq!(scene.sent().len() + later, 50, "{rate}: none is lost");
+    }
+}

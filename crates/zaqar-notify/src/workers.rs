@@ -1,0 +1,462 @@
+//! The workers of one server: they expand the outbox, serve the schedule, and hear news.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use zaqar_core::storage::Posted;
+use zaqar_core::{
+    Incarnation, Kind, MessageId, Payload, Position, QueueKey, Secret, SubscriptionId, Timestamp,
+};
+
+use crate::confirmation::confirmation;
+use crate::context::{Context, Counts, Options, Parts};
+use crate::dispatch::Dispatcher;
+use crate::expand::expand_queue;
+use crate::fairness::Circuits;
+use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, Ticket, shard_of};
+use crate::{log_store, secrets};
+
+/// Queues of one look at the outbox.
+const QUEUES: usize = 64;
+/// Queues that are expanded at once.
+const AT_ONCE: usize = 8;
+/// Queues that are remembered for having had subscribers, and queues with news, at most.
+const REMEMBERED: usize = 10_000;
+/// The pause between looks at the outbox on news of queues without subscribers: it grows while
+/// nothing is found.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
+/// How often tickets are renewed; a third of their lease.
+const RENEWAL: Duration = Duration::from_secs(6);
+/// The pause between two writes of the log.
+const LOG_PAUSE: Duration = Duration::from_millis(500);
+/// The pause after the store failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Delivers what is posted to subscribers with an address.
+///
+/// Any number of servers work on one store. Each post reaches every subscriber that is due to get
+/// it at least once, whenever a server ends.
+pub struct Workers {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").finish_non_exhaustive()
+    }
+}
+
+/// Asks the workers. Clones are one.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    context: Arc<Context>,
+    dispatcher: Arc<Dispatcher>,
+    shutdown: CancellationToken,
+    wake: Wake,
+}
+
+/// What is to be looked at.
+#[derive(Default)]
+struct Wake {
+    outbox: Notify,
+    schedule: Notify,
+    news: Mutex<HeardNews>,
+}
+
+#[derive(Default)]
+struct HeardNews {
+    /// Queues with subscribers that were posted to.
+    queues: HashSet<QueueKey>,
+    /// Others were posted to.
+    others: bool,
+    /// Queues that had entries.
+    subscribed: HashSet<QueueKey>,
+    shards: [bool; SHARDS],
+}
+
+impl Workers {
+    /// Workers that do nothing yet.
+    pub fn new(parts: Parts, options: Options) -> Self {
+        let context = Arc::new(Context::new(parts, options));
+        let shutdown = CancellationToken::new();
+        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&context), shutdown.clone()));
+        let wake = Wake::default();
+        Self { shared: Arc::new(Shared { context, dispatcher, shutdown, wake }) }
+    }
+
+    /// A handle to ask them.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Works until `shutdown`; then attempts in progress may end, within [`Options::drain`].
+    pub async fn run(self, shutdown: CancellationToken) {
+        let shared = &self.shared;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            _ = async { tokio::join!(
+                shared.listen(),
+                shared.expand_outbox(),
+                shared.serve_schedule(),
+                shared.renew_tickets(),
+                shared.write_log(),
+            ) } => {}
+        }
+        shared.shutdown.cancel();
+        let drain = shared.context.options.drain;
+        // Tickets must not run out meanwhile: the drain is shorter than their lease.
+        let _is_drained = tokio::time::timeout(drain, shared.dispatcher.idle()).await;
+        shared.dispatcher.stop().await;
+        shared.flush_log().await;
+    }
+
+    /// Does everything that is due now, and waits for it: for tests, with a clock that stands.
+    #[cfg(test)]
+    pub(crate) async fn step(&self) -> Result<(), zaqar_core::storage::Error> {
+        let shared = &self.shared;
+        loop {
+            let now = shared.context.parts.clock.now();
+            let queues = shared.context.parts.messages.due_queues(QUEUES, now).await?;
+            let mut expanded = 0;
+            for key in queues {
+                expanded += expand_queue(&shared.context, &key).await?;
+            }
+            if expanded == 0 {
+                break;
+            }
+        }
+        for shard in 0..SHARDS {
+            shared.dispatcher.poll(shard).await?;
+        }
+        shared.dispatcher.idle().await;
+        log_store::flush(&shared.context).await?;
+        Ok(())
+    }
+}
+
+impl Handle {
+    pub(crate) fn context(&self) -> &Context {
+        &self.shared.context
+    }
+
+    /// What ended, since the start.
+    pub fn counts(&self) -> Counts {
+        self.shared.context.counters.get()
+    }
+
+    /// Deliveries in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.shared.context.fairness.in_flight()
+    }
+
+    /// Destinations by the state of their circuits, as this server sees them.
+    pub fn circuits(&self) -> Circuits {
+        self.shared.context.fairness.circuits()
+    }
+
+    /// Subscriptions that are being served.
+    pub fn served(&self) -> usize {
+        self.shared.dispatcher.served()
+    }
+
+    /// A subscription was changed: whatever suspended it ends, and what waits is tried.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn resume(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+    ) -> Result<(), zaqar_core::storage::Error> {
+        let context = &self.shared.context;
+        let key = SubscriptionKey { queue: queue.clone(), id };
+        let now = context.parts.clock.now();
+        context.deliveries.set_suspended(&key, false).await?;
+        if let Some(found) = context.parts.messages.subscription(queue, id, now).await?
+            && let Some(channel) = context.channel(&found.subscriber)
+            && let Ok(origin) = channel.origin(&found.subscriber)
+        {
+            context.fairness.resume(&queue.project, &origin, now);
+        }
+        if !context.deliveries.is_empty(&key, now).await? {
+            let ticket = Ticket { subscription: key, keeps: false };
+            context.deliveries.schedule(&[ticket], now, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks a subscriber to confirm, or tells it that it no longer gets messages, where
+    /// [`Options::require_confirmation`] is set. Its URL is valid for `secs`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn confirm(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        secs: u64,
+        has_ended: bool,
+    ) -> Result<(), zaqar_core::storage::Error> {
+        let context = &self.shared.context;
+        let (true, Some(signing)) =
+            (context.options.require_confirmation, &context.options.signing_key)
+        else {
+            return Ok(());
+        };
+        let key = SubscriptionKey { queue: queue.clone(), id };
+        let now = context.parts.clock.now();
+        let Some(request) = confirmation(signing, &key, now.plus_secs(secs), has_ended) else {
+            return Ok(());
+        };
+        let row = Row {
+            message: MessageId {
+                incarnation: Incarnation::new(rand::random::<u64>() >> 1),
+                position: Position::new(0),
+            },
+            ttl: secs,
+            created: now,
+            content: Content::Confirmation,
+            body: Body::Here(Payload::plain(request.to_string().into())),
+        };
+        context.deliveries.add(&key, &[(row, now)], now).await?;
+        let ticket = Ticket { subscription: key, keeps: false };
+        context.deliveries.schedule(&[ticket], now, now).await
+    }
+
+    /// Makes the signing secret of a subscription, unless it has one. A new one is answered, and
+    /// never again.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn make_secret(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+    ) -> Result<Option<Secret<String>>, zaqar_core::storage::Error> {
+        let context = &self.shared.context;
+        let key = SubscriptionKey { queue: queue.clone(), id };
+        secrets::make(context, &key, context.parts.clock.now()).await
+    }
+
+    /// Makes a new signing secret; the one before signs too for `grace` seconds. The new one is
+    /// answered, and never again; `None` where another caller changes it at the moment, or the old
+    /// one cannot be read.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn rotate_secret(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        grace: u64,
+    ) -> Result<Option<Secret<String>>, zaqar_core::storage::Error> {
+        let context = &self.shared.context;
+        let key = SubscriptionKey { queue: queue.clone(), id };
+        let now = context.parts.clock.now();
+        secrets::rotate(context, &key, now.plus_secs(grace), now).await
+    }
+
+    /// A subscription has ended: what waits for it goes.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn remove(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+    ) -> Result<(), zaqar_core::storage::Error> {
+        let key = SubscriptionKey { queue: queue.clone(), id };
+        self.shared.context.deliveries.remove(&key).await
+    }
+}
+
+impl Shared {
+    /// Hears news of the store, again and again where it ends.
+    async fn listen(&self) {
+        loop {
+            match self.context.parts.messages.news().await {
+                Ok(mut news) => {
+                    while let Some(posted) = poll_fn(|cx| news.as_mut().poll_next(cx)).await {
+                        self.hear(posted);
+                    }
+                }
+                Err(error) => self.context.log_failure("news", &error),
+            }
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+    }
+
+    fn hear(&self, Posted { key, .. }: Posted) {
+        let mut news = self.wake.news();
+        match key.kind {
+            Kind::Queue | Kind::Topic => {
+                let is_subscribed = news.subscribed.contains(&key);
+                if is_subscribed && news.queues.len() < REMEMBERED {
+                    news.queues.insert(key);
+                } else {
+                    news.others = true;
+                }
+                self.wake.outbox.notify_one();
+            }
+            Kind::Internal => {
+                if let Some(shard) = shard_of(&key) {
+                    news.shards[shard] = true;
+                    self.wake.schedule.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Expands what is due, on news and every [`Options::poll_outbox`].
+    async fn expand_outbox(&self) {
+        let poll = self.context.options.poll_outbox;
+        let mut pause = PAUSES[0];
+        let mut looked = None::<tokio::time::Instant>;
+        loop {
+            let (queues, others) = {
+                let mut news = self.wake.news();
+                (std::mem::take(&mut news.queues), news.others)
+            };
+            let had_queues = !queues.is_empty();
+            self.expand(queues.into_iter().collect()).await;
+            let wait = if others { pause } else { poll };
+            let since = looked.map_or(wait, |at| at.elapsed());
+            if since >= wait {
+                self.wake.news().others = false;
+                looked = Some(tokio::time::Instant::now());
+                let found = self.look_at_outbox().await;
+                pause = if found > 0 { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
+                // There may be more than one look shows.
+                self.wake.news().others |= found > 0;
+            } else if !had_queues {
+                let news = self.wake.outbox.notified();
+                let _is_late = tokio::time::timeout(wait - since, news).await;
+            }
+        }
+    }
+
+    /// Expands the queues that the outbox names; how many had entries.
+    async fn look_at_outbox(&self) -> usize {
+        let now = self.context.parts.clock.now();
+        match self.context.parts.messages.due_queues(QUEUES, now).await {
+            Ok(queues) => self.expand(queues).await,
+            Err(error) => {
+                self.context.log_failure("the outbox", &error);
+                tokio::time::sleep(AFTER_FAILURE).await;
+                0
+            }
+        }
+    }
+
+    async fn expand(&self, queues: Vec<QueueKey>) -> usize {
+        let context = &self.context;
+        let mut expanding = futures_util::stream::iter(queues)
+            .map(|key| async move { (expand_queue(context, &key).await, key) })
+            .buffer_unordered(AT_ONCE);
+        let mut found = 0;
+        while let Some((expanded, key)) = expanding.next().await {
+            match expanded {
+                Ok(0) => {}
+                Ok(_) => {
+                    found += 1;
+                    let mut news = self.wake.news();
+                    if news.subscribed.len() >= REMEMBERED {
+                        news.subscribed.clear();
+                    }
+                    news.subscribed.insert(key);
+                }
+                Err(error) => self.context.log_failure("an entry of the outbox", &error),
+            }
+        }
+        found
+    }
+
+    /// Serves what is due, on news and every [`Options::poll_schedule`].
+    async fn serve_schedule(&self) {
+        let poll = self.context.options.poll_schedule;
+        let mut looked = None::<tokio::time::Instant>;
+        let mut left = [false; SHARDS];
+        loop {
+            let now = self.context.parts.clock.now();
+            let is_poll = looked.is_none_or(|at| at.elapsed() >= poll);
+            let mut shards = std::mem::take(&mut self.wake.news().shards);
+            for shard in self.dispatcher.due_shards(now) {
+                shards[shard] = true;
+            }
+            if is_poll {
+                looked = Some(tokio::time::Instant::now());
+                shards = [true; SHARDS];
+            }
+            let was_full = left.contains(&true);
+            for shard in 0..SHARDS {
+                if !(shards[shard] || left[shard]) {
+                    continue;
+                }
+                match self.dispatcher.poll(shard).await {
+                    Ok(is_all) => left[shard] = !is_all,
+                    Err(error) => {
+                        self.context.log_failure("the schedule", &error);
+                        tokio::time::sleep(AFTER_FAILURE).await;
+                    }
+                }
+            }
+            let due = self.dispatcher.next_due().map_or(poll, |due| until(due, now).min(poll));
+            tokio::select! {
+                () = self.wake.schedule.notified() => {}
+                () = self.context.freed.notified(), if was_full || left.contains(&true) => {}
+                () = tokio::time::sleep(due.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+
+    async fn renew_tickets(&self) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            if let Err(error) = self.dispatcher.renew().await {
+                self.context.log_failure("tickets", &error);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Writes the log of deliveries, many entries at once.
+    async fn write_log(&self) {
+        loop {
+            tokio::time::sleep(LOG_PAUSE).await;
+            self.flush_log().await;
+        }
+    }
+
+    async fn flush_log(&self) {
+        if let Err(error) = log_store::flush(&self.context).await {
+            self.context.log_failure("the log of deliveries", &error);
+        }
+    }
+}
+
+impl Wake {
+    fn news(&self) -> MutexGuard<'_, HeardNews> {
+        // Every step leaves the sets usable.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn until(due: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(due.as_millis().saturating_sub(now.as_millis()))
+}

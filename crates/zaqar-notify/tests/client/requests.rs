@@ -1,0 +1,264 @@
+//! Requests over plain HTTP.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, mpsc};
+use zaqar_notify::http::{Options, WebhookClient};
+use zaqar_notify::outcome::{Answer, Attempt, Failure, Verdict};
+use zaqar_notify::retry::RetryAfter;
+
+use crate::receiver::{Receiver, answer_all, answered, client, options, post, read_request};
+
+#[tokio::test]
+async fn a_request_arrives_as_it_was_made() {
+    let (seen, mut requests) = mpsc::channel(1);
+    let receiver = Receiver::start(move |_, mut stream| {
+        let seen = seen.clone();
+        async move {
+            seen.send(read_request(&mut stream).await.unwrap()).await.unwrap();
+            let _closed = stream.write_all(b"HTTP/1.1 204 \r\n\r\n").await;
+        }
+    })
+    .await;
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    headers.insert("x-own", HeaderValue::from_static("yes"));
+    let body = Bytes::from_static(b"{\"ttl\":60}");
+    let attempt = client().post(&receiver.target(), headers, body, None).await;
+    assert_eq!(answered(attempt).status, 204);
+    let request = requests.recv().await.unwrap();
+    assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
+    let host = format!("Host: {}\r\n", receiver.address);
+    for part in ["Content-Type: application/json\r\n", "X-Own: yes\r\n", &host, "{\"ttl\":60}"] {
+        assert!(request.contains(part), "{part} is missing in {request}");
+    }
+    assert!(request.contains("User-Agent: zaqar-server/"), "{request}");
+}
+
+#[tokio::test]
+async fn an_answer_is_read_with_its_retry_after() {
+    let receiver = Receiver::start(|number, stream| {
+        assert_eq!(number, 0, "the connection is kept");
+        let answer = "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 4\r\n\r\nbusy";
+        answer_all(stream, answer)
+    })
+    .await;
+    let client = client();
+    for _ in 0..3 {
+        let attempt = post(&client, &receiver.target()).await;
+        let retry_after = Some(RetryAfter::from_delay(Duration::from_secs(7)));
+        let expected = Answer { status: 503, retry_after, body: Bytes::from_static(b"busy") };
+        assert_eq!(attempt, Attempt::Answered(expected));
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_receiver_that_failed_can_work_again() {
+    let receiver = Receiver::start(|_, mut stream| async move {
+        for answer in ["HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 \r\n\r\n"] {
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let client = client();
+    assert_eq!(post(&client, &receiver.target()).await.verdict(), Verdict::Retry(None));
+    assert_eq!(post(&client, &receiver.target()).await.verdict(), Verdict::Delivered);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let receiver = Receiver::start(|_, stream| {
+        let answer = "HTTP/1.1 307 \r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n";
+        answer_all(stream, answer)
+    })
+    .await;
+    let attempt = post(&client(), &receiver.target()).await;
+    assert_eq!(attempt.verdict(), Verdict::Rejected);
+    assert_eq!(answered(attempt).status, 307);
+    assert_eq!(receiver.connections(), 1);
+}
+
+/// Time stands still until the request has arrived; then only the time-out is left to wait for.
+#[tokio::test]
+async fn a_receiver_that_never_answers_is_given_up() {
+    let arrived = Arc::new(Notify::new());
+    let signal = arrived.clone();
+    let receiver = Receiver::start(move |_, mut stream| {
+        let signal = signal.clone();
+        async move {
+            read_request(&mut stream).await.unwrap();
+            signal.notify_one();
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let (client, target) = (client(), receiver.target());
+    let posting = tokio::spawn(async move { post(&client, &target).await });
+    arrived.notified().await;
+    tokio::time::pause();
+    let expected = Failure::TimedOut(Duration::from_secs(15));
+    assert_eq!(posting.await.unwrap(), Attempt::Failed(expected));
+}
+
+#[tokio::test]
+async fn a_shorter_time_out_is_kept_and_a_longer_one_is_not() {
+    let arrived = Arc::new(Notify::new());
+    let signal = arrived.clone();
+    let receiver = Receiver::start(move |_, mut stream| {
+        let signal = signal.clone();
+        async move {
+            read_request(&mut stream).await.unwrap();
+            signal.notify_one();
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let client = client();
+    for (asked, expected) in [(3, 3), (60, 15)] {
+        let (client, target) = (client.clone(), receiver.target());
+        let asked = Some(Duration::from_secs(asked));
+        let posting = tokio::spawn(async move {
+            client.post(&target, HeaderMap::new(), Bytes::from_static(b"{}"), asked).await
+        });
+        arrived.notified().await;
+        tokio::time::pause();
+        let expected = Failure::TimedOut(Duration::from_secs(expected));
+        assert_eq!(posting.await.unwrap(), Attempt::Failed(expected));
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_read_to_its_bound() {
+    let (written, mut total) = mpsc::channel(1);
+    let receiver = Receiver::start(move |_, mut stream| {
+        let written = written.clone();
+        async move {
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut sum = 0u64;
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {
+                sum += 4096;
+            }
+            written.send(sum).await.unwrap();
+        }
+    })
+    .await;
+    let answer = answered(post(&client(), &receiver.target()).await);
+    assert_eq!((answer.status, answer.body.len()), (200, Answer::KEPT));
+    // The connection is closed: without that the receiver would write for ever.
+    assert!(total.recv().await.is_some());
+}
+
+/// The answer is there; what follows it cannot take it back.
+#[tokio::test]
+async fn a_body_that_stops_half_way_ends_with_the_time_out() {
+    let arrived = Arc::new(Notify::new());
+    let signal = arrived.clone();
+    let receiver = Receiver::start(move |_, mut stream| {
+        let signal = signal.clone();
+        async move {
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+            signal.notify_one();
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let (client, target) = (client(), receiver.target());
+    let posting = tokio::spawn(async move { post(&client, &target).await });
+    arrived.notified().await;
+    tokio::time::pause();
+    assert_eq!(answered(posting.await.unwrap()).status, 200);
+}
+
+#[tokio::test]
+async fn headers_without_end_are_no_answer() {
+    let receiver = Receiver::start(|_, mut stream| async move {
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        while stream.write_all(b"X-More: and more and more and more\r\n").await.is_ok() {}
+    })
+    .await;
+    let attempt = post(&client(), &receiver.target()).await;
+    assert!(matches!(attempt, Attempt::Failed(Failure::NoAnswer(_))), "{attempt:?}");
+    assert_eq!(attempt.verdict(), Verdict::Retry(None));
+}
+
+#[tokio::test]
+async fn connections_that_end_early_are_retried_later() {
+    for garbage in ["", "HTTP/1.1 2", "SSH-2.0-OpenSSH_9\r\n"] {
+        let receiver = Receiver::start(move |_, mut stream| async move {
+            read_request(&mut stream).await.unwrap();
+            let _closed = stream.write_all(garbage.as_bytes()).await;
+        })
+        .await;
+        let attempt = post(&client(), &receiver.target()).await;
+        assert!(matches!(attempt, Attempt::Failed(Failure::NoAnswer(_))), "{attempt:?}");
+        assert_eq!(attempt.verdict(), Verdict::Retry(None));
+    }
+}
+
+/// At most the one request that was already on its way is lost with a kept connection.
+#[tokio::test]
+async fn kept_connections_that_are_closed_are_replaced() {
+    let receiver = Receiver::start(|_, mut stream| async move {
+        // One answer, which says nothing of the end that follows it.
+        if read_request(&mut stream).await.is_some() {
+            let _closed = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let client = client();
+    let mut delivered = 0;
+    while delivered < 3 {
+        let mut attempt = post(&client, &receiver.target()).await;
+        if let Attempt::Failed(Failure::NoAnswer(_)) = attempt {
+            attempt = post(&client, &receiver.target()).await;
+        }
+        assert_eq!(attempt.verdict(), Verdict::Delivered);
+        delivered += 1;
+    }
+    assert!(receiver.connections() >= 3);
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let receiver = Receiver::start(|_, _| async {}).await;
+    let target = receiver.target();
+    drop(receiver);
+    tokio::task::yield_now().await;
+    let attempt = post(&client(), &target).await;
+    assert_eq!(attempt.verdict(), Verdict::Retry(None));
+}
+
+#[tokio::test]
+async fn connecting_is_bounded() {
+    let options = Options { connect_timeout: Duration::from_secs(5), ..options() };
+    let client = WebhookClient::with_resolver(&options, Unresolved).unwrap();
+    let target = zaqar_notify::target::Target::parse("http://slow.example/").unwrap();
+    tokio::time::pause();
+    let attempt = post(&client, &target).await;
+    match attempt {
+        Attempt::Failed(Failure::NoConnection(text)) => assert!(text.contains("5000 ms"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A name server that never answers.
+struct Unresolved;
+
+#[async_trait::async_trait]
+impl zaqar_notify::http::Resolve for Unresolved {
+    async fn resolve(&self, _: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+        std::future::pending().await
+    }
+}

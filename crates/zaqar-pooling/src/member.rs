@@ -1,0 +1,198 @@
+//! The open store of one pool. It is opened in the background, again and again where it cannot be,
+//! so that a pool that is down delays nobody but its own queues.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use zaqar_core::pools::{Pool, masked};
+use zaqar_core::storage::{Error, MessageStore};
+use zaqar_core::{StateLog, TaskMonitor};
+
+use crate::Connector;
+use crate::catalogue::Place;
+
+/// How long one attempt to open a store may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// After which a store that could not be opened is tried again.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
+/// How long an operation waits for a store that is being opened.
+const WAIT: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+enum State {
+    Opening,
+    Open(Arc<dyn MessageStore>),
+    Failed(String),
+}
+
+/// A pool with its store.
+pub(crate) struct Member {
+    pub(crate) place: Place,
+    /// What it was opened as; `None` for the store that is configured.
+    pool: Option<Pool>,
+    state: watch::Receiver<State>,
+    closing: CancellationToken,
+    log: StateLog,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// The store that is configured, which is open.
+    pub(crate) fn configured(store: Arc<dyn MessageStore>) -> Self {
+        let state = watch::channel(State::Open(store)).1;
+        let (closing, log) = (CancellationToken::new(), StateLog::new());
+        Self { place: Place::Configured, pool: None, state, closing, log }
+    }
+
+    /// Begins to open the store of a pool.
+    pub(crate) fn open(pool: Pool, connector: Arc<dyn Connector>, tasks: &TaskMonitor) -> Self {
+        let (state, seen) = watch::channel(State::Opening);
+        let closing = CancellationToken::new();
+        let opening = keep_open(pool.clone(), connector, state, closing.clone());
+        let guard = tasks.guard(format!("pool {}", pool.name));
+        tokio::spawn(async move {
+            // Bound first, so that a panic drops it.
+            let guard = guard;
+            opening.await;
+            guard.finish();
+        });
+        let place = Place::Pool(pool.name.clone());
+        Self { place, pool: Some(pool), state: seen, closing, log: StateLog::new() }
+    }
+
+    /// Its name in logs.
+    pub(crate) fn name(&self) -> &str {
+        self.pool.as_ref().map_or("(configured)", |pool| pool.name.as_str())
+    }
+
+    /// Whether it was opened as the store that `pool` says.
+    pub(crate) fn is_of(&self, pool: &Pool) -> bool {
+        let own = |own: &Pool| own.uri == pool.uri && own.options == pool.options;
+        self.pool.as_ref().is_some_and(own)
+    }
+
+    /// Its store, if it is open now.
+    pub(crate) fn if_open(&self) -> Option<Arc<dyn MessageStore>> {
+        match &*self.state.borrow() {
+            State::Open(store) => Some(Arc::clone(store)),
+            State::Opening | State::Failed(_) => None,
+        }
+    }
+
+    /// Its store.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while it cannot be opened, and where opening takes more than 5 s.
+    /// [`Error::Closed`] where it was closed before it was open.
+    pub(crate) async fn store(&self) -> Result<Arc<dyn MessageStore>, Error> {
+        if let Some(store) = self.if_open() {
+            return Ok(store);
+        }
+        if self.is_closing() {
+            return Err(Error::Closed);
+        }
+        let mut state = self.state.clone();
+        let is_known = |state: &State| !matches!(state, State::Opening);
+        let known = tokio::time::timeout(WAIT, state.wait_for(is_known)).await;
+        let unavailable =
+            |why: &str| Err(Error::unavailable(format!("pool {}: {why}", self.name())));
+        match known.as_ref().map(|known| known.as_deref()) {
+            Ok(Ok(State::Open(store))) => Ok(Arc::clone(store)),
+            Ok(Ok(State::Failed(reason))) => unavailable(reason),
+            Ok(Ok(State::Opening)) | Err(_) => unavailable("it is being opened"),
+            Ok(Err(_)) => Err(Error::Closed),
+        }
+    }
+
+    /// Waits until it is open; `None` once it is closed for good.
+    pub(crate) async fn opened(&self) -> Option<Arc<dyn MessageStore>> {
+        let mut state = self.state.clone();
+        loop {
+            if let State::Open(store) = &*state.borrow_and_update() {
+                return Some(Arc::clone(store));
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return None,
+                changed = state.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Logs what became of an operation that concerns the pool as a whole.
+    pub(crate) fn note<T>(&self, outcome: &Result<T, Error>) {
+        match outcome {
+            Ok(_) => {
+                if let Some(failures) = self.log.success() {
+                    info!(pool = self.name(), failures, "the pool serves again");
+                }
+            }
+            Err(error) => {
+                if let Some(failures) = self.log.failure() {
+                    let error = error as &dyn std::error::Error;
+                    warn!(pool = self.name(), error, failures, "the pool does not serve");
+                }
+            }
+        }
+    }
+
+    /// Closes it for good: what is waited for ends.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.closing.cancel();
+        match self.if_open() {
+            Some(store) => store.shut_down().await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+}
+
+/// Opens a store, as often as it takes; ends once it is open or to be closed.
+async fn keep_open(
+    pool: Pool,
+    connector: Arc<dyn Connector>,
+    state: watch::Sender<State>,
+    closing: CancellationToken,
+) {
+    let log = StateLog::new();
+    loop {
+        let opening = tokio::time::timeout(OPEN_TIMEOUT, connector.open(&pool));
+        let opened = tokio::select! {
+            () = closing.cancelled() => return,
+            opened = opening => opened,
+        };
+        let reason = match opened {
+            Ok(Ok(store)) => {
+                info!(pool = pool.name.as_str(), uri = masked(pool.uri.expose()), "pool open");
+                state.send_replace(State::Open(store));
+                // The channel stays, so that waiting for a change is waiting for the end.
+                return closing.cancelled().await;
+            }
+            Ok(Err(refusal)) => refusal.reason,
+            Err(_) => format!("no answer in {} s", OPEN_TIMEOUT.as_secs()),
+        };
+        if let Some(failures) = log.failure() {
+            warn!(pool = pool.name.as_str(), reason, failures, "the pool cannot be opened");
+        }
+        state.send_replace(State::Failed(reason));
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(REOPEN_AFTER) => {}
+        }
+    }
+}

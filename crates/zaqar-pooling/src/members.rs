@@ -1,0 +1,157 @@
+//! The stores of all pools, as the registry names them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use tracing::warn;
+use zaqar_core::storage::{Error, MessageStore};
+use zaqar_core::{StateLog, TaskMonitor};
+
+use crate::Registry;
+use crate::catalogue::Place;
+use crate::member::Member;
+
+/// How often the registry is read at most for pools that are not known.
+const REFRESH_AT_MOST: Duration = Duration::from_millis(500);
+
+pub(crate) type MemberMap = Arc<BTreeMap<Place, Arc<Member>>>;
+
+/// The stores of all pools.
+pub(crate) struct Members {
+    registry: Arc<Registry>,
+    tasks: TaskMonitor,
+    map: watch::Sender<MemberMap>,
+    refreshed: Mutex<Option<Instant>>,
+    log: StateLog,
+}
+
+impl Members {
+    pub(crate) fn new(registry: Arc<Registry>, tasks: TaskMonitor) -> Self {
+        let configured = Arc::new(Member::configured(Arc::clone(registry.configured())));
+        let map = BTreeMap::from([(Place::Configured, configured)]);
+        let (map, log) = (watch::channel(Arc::new(map)).0, StateLog::new());
+        Self { registry, tasks, map, refreshed: Mutex::new(None), log }
+    }
+
+    /// All of them now.
+    pub(crate) fn all(&self) -> MemberMap {
+        Arc::clone(&self.map.borrow())
+    }
+
+    /// All of them, as they change.
+    pub(crate) fn watch(&self) -> watch::Receiver<MemberMap> {
+        self.map.subscribe()
+    }
+
+    /// The one at a place.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for a pool that is not registered.
+    pub(crate) async fn at(&self, place: &Place) -> Result<Arc<Member>, Error> {
+        if let Some(member) = self.all().get(place) {
+            return Ok(Arc::clone(member));
+        }
+        // Another server may have registered it just now.
+        self.refresh_once().await?;
+        let found = self.all().get(place).cloned();
+        found.ok_or_else(|| {
+            let name = match place {
+                Place::Pool(name) => name.as_str(),
+                Place::Configured => "(configured)",
+            };
+            if let Some(failures) = self.log.failure() {
+                warn!(pool = name, failures, "queues are in a pool that is not registered");
+            }
+            Error::unavailable(format!("pool {name} is not registered"))
+        })
+    }
+
+    /// Reads the registry for all who ask at the same time, twice a second at most.
+    async fn refresh_once(&self) -> Result<(), Error> {
+        let asked = Instant::now();
+        let mut refreshed = self.refreshed.lock().await;
+        match *refreshed {
+            Some(at) if at > asked => return Ok(()),
+            Some(at) => tokio::time::sleep_until(at + REFRESH_AT_MOST).await,
+            None => {}
+        }
+        self.read_registry().await?;
+        *refreshed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Reads the registry now.
+    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+        let mut refreshed = self.refreshed.lock().await;
+        self.read_registry().await?;
+        *refreshed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Opens pools that are new or have another store than before, and closes those that are gone.
+    async fn read_registry(&self) -> Result<(), Error> {
+        let pools = self.registry.read_pools().await?;
+        let before = self.all();
+        let mut after = BTreeMap::new();
+        after.extend(before.get_key_value(&Place::Configured).map(|(k, v)| (k.clone(), v.clone())));
+        for pool in pools.iter() {
+            let place = Place::Pool(pool.name.clone());
+            let member = match before.get(&place) {
+                Some(member) if member.is_of(pool) => Arc::clone(member),
+                _ => {
+                    let connector = self.registry.shared_connector();
+                    Arc::new(Member::open(pool.clone(), connector, &self.tasks))
+                }
+            };
+            after.insert(place, member);
+        }
+        let is_kept = |member: &Arc<Member>| {
+            after.get(&member.place).is_some_and(|kept| Arc::ptr_eq(kept, member))
+        };
+        let gone: Vec<_> = before.values().filter(|member| !is_kept(member)).cloned().collect();
+        let is_changed = !gone.is_empty() || after.len() != before.len();
+        if is_changed {
+            self.map.send_replace(Arc::new(after));
+        }
+        for member in gone {
+            // Nobody waits for it: requests that hold the store end by themselves.
+            tokio::spawn(async move { member.note(&member.close().await) });
+        }
+        Ok(())
+    }
+
+    /// Asks every pool that is open the same at once; the answers of those that gave one. What went
+    /// wrong is logged with the pool's name.
+    ///
+    /// # Errors
+    /// The first error, where no pool gave an answer.
+    pub(crate) async fn ask<T, F>(
+        &self,
+        ask: impl Fn(Arc<dyn MessageStore>) -> F,
+    ) -> Result<Vec<(Arc<Member>, T)>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let members = self.all();
+        let asking = members.values().filter_map(|member| {
+            let answer = ask(member.if_open()?);
+            Some(async move { (Arc::clone(member), answer.await) })
+        });
+        let (mut answers, mut failure) = (Vec::new(), None);
+        for (member, outcome) in join_all(asking).await {
+            member.note(&outcome);
+            match outcome {
+                Ok(answer) => answers.push((member, answer)),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            Some(error) if answers.is_empty() => Err(error),
+            Some(_) | None => Ok(answers),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Rows of the management store that are not queues: their keys, and how they change.
+//!
+//! Rows of [`Kind::Internal`] in the management store belong to this crate alone.
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use zaqar_core::pools::{Error, FlavorName};
+use zaqar_core::storage::{self, ManagementStore, QueueRow};
+use zaqar_core::{
+    Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName, Version,
+};
+
+/// How often a change is repeated when others change the same row meanwhile.
+pub(crate) const ATTEMPTS: usize = 32;
+
+/// The row that has all pools.
+pub(crate) fn pools() -> Result<QueueKey, storage::Error> {
+    key("zaqar.pools", "pools")
+}
+
+/// Under which project the flavors of a project are. A digest, as a project's id may be as long as
+/// ids can be.
+pub(crate) fn flavors(project: &ProjectId) -> Result<ProjectId, storage::Error> {
+    internal_project(&format!("zaqar.flavors/{}", digest(project.as_str())))
+}
+
+/// The row of a flavor.
+pub(crate) fn flavor(project: &ProjectId, name: &FlavorName) -> Result<QueueKey, storage::Error> {
+    let (project, name) = (flavors(project)?, name.as_row_name().clone());
+    Ok(QueueKey { project, kind: Kind::Internal, name })
+}
+
+/// The row that says which pool has a queue.
+pub(crate) fn placement(key: &QueueKey) -> Result<QueueKey, storage::Error> {
+    let (kind, project) = (key.kind.as_str(), digest(key.project.as_str()));
+    let project = internal_project(&format!("zaqar.catalogue/{kind}/{project}"))?;
+    Ok(QueueKey { project, kind: Kind::Internal, name: key.name.clone() })
+}
+
+fn key(project: &str, name: &str) -> Result<QueueKey, storage::Error> {
+    let name = QueueName::new(name).map_err(storage::Error::failed)?;
+    Ok(QueueKey { project: internal_project(project)?, kind: Kind::Internal, name })
+}
+
+fn internal_project(id: &str) -> Result<ProjectId, storage::Error> {
+    ProjectId::new(id).map_err(storage::Error::failed)
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The first generation of a new row.
+pub(crate) fn new_generation() -> Generation {
+    let incarnation = Incarnation::new(rand::random_range(1..=i64::MAX as u64));
+    Generation { incarnation, version: Version::new(1) }
+}
+
+/// A row of this generation that holds an object.
+pub(crate) fn row(generation: Generation, object: Map<String, Value>) -> QueueRow {
+    QueueRow { generation, metadata: Metadata::new(object) }
+}
+
+/// The row after `before`.
+pub(crate) fn next(before: &QueueRow, object: Map<String, Value>) -> QueueRow {
+    let version = before.generation.version.next();
+    row(Generation { version, ..before.generation }, object)
+}
+
+/// Changes a row, or makes it where there is none; repeated where others change it meanwhile.
+/// `change` gets what the row has and answers what it shall have, or `None` to leave it.
+pub(crate) async fn change<T>(
+    store: &dyn ManagementStore,
+    key: &QueueKey,
+    mut change: impl FnMut(&Map<String, Value>) -> Result<(Option<Map<String, Value>>, T), Error>,
+) -> Result<T, Error> {
+    let nothing = Map::new();
+    for _ in 0..ATTEMPTS {
+        let before = store.get(key).await?;
+        let object = before.as_ref().map_or(&nothing, |row| row.metadata.as_object());
+        let (after, answer) = change(object)?;
+        let Some(after) = after else { return Ok(answer) };
+        let is_done = match &before {
+            None => store.create(key, &row(new_generation(), after)).await?.is_none(),
+            Some(before) => store.replace(key, before.generation, &next(before, after)).await?,
+        };
+        if is_done {
+            return Ok(answer);
+        }
+    }
+    Err(Error::Contended)
+}

@@ -1,0 +1,64 @@
+//! The kit on two pools in memory and one on disk: queues of one test are in different pools.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use zaqar_pooling::{Options, Pooled};
+use zaqar_storage_testkit::{About, Factory, Stores, block_on, check, model, names};
+
+use crate::support::Deployment;
+
+struct ThreePools;
+
+#[async_trait]
+impl Factory for ThreePools {
+    async fn open(&self, _: &str) -> Stores {
+        // Left to the system's own cleaning: nothing says when the last test is over with it.
+        let disk = format!("disk:{}/c", TempDir::new().unwrap().keep().display());
+        let deployment =
+            Deployment::with_pools(&[("memory:a", 100), ("memory:b", 100), (&disk, 100)]).await;
+        let pooled = Pooled::new(Arc::new(deployment.registry()), Options::default());
+        pooled.refresh().await;
+        Stores { management: deployment.management, messages: Arc::new(pooled) }
+    }
+
+    async fn discard(&self, _: &str) {}
+
+    fn about(&self) -> About {
+        About { keeps: false, shared: false, repairs_time: true }
+    }
+}
+
+/// What a store of stores cannot show, as its documentation says.
+const NOT_SHOWN: [&str; 2] = [
+    // A message does not say who posted it, so a letter that crosses pools has no client.
+    "dead_letters::a_letter_keeps_payload_and_client",
+    // Stores answer which queues are due, not since when.
+    "outbox::due_queues_come_longest_due_first",
+];
+
+/// Tests of the kit at a time: as many as a machine with few cores has time for.
+const AT_ONCE: usize = 3;
+
+#[test]
+fn the_kit_passes_but_for_what_the_documentation_names() {
+    let shown: Vec<_> = names().filter(|name| !NOT_SHOWN.contains(name)).collect();
+    assert_eq!(shown.len() + NOT_SHOWN.len(), names().count());
+    std::thread::scope(|scope| {
+        for first in 0..AT_ONCE {
+            let shown = &shown;
+            scope.spawn(move || {
+                for name in shown.iter().skip(first).step_by(AT_ONCE) {
+                    block_on(check(ThreePools, name));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn random_operations_agree_with_the_oracle() {
+    // Few: each has pools on disk. Nothing in them asks for the client of a letter.
+    model::run(|| ThreePools, 8);
+}

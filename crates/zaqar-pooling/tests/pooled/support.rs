@@ -1,0 +1,116 @@
+//! Pools in memory and on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde_json::Map;
+use zaqar_core::pools::{Capability, FlavorName, Pool, PoolName, Pools};
+use zaqar_core::storage::MessageStore;
+use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
+use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_storage_embedded::Embedded;
+use zaqar_storage_testkit::Memory;
+
+/// Opens `memory:NAME`, one store a name, `disk:PATH`, and nothing else.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<BTreeMap<String, Arc<Memory>>>);
+
+impl Places {
+    pub(crate) fn memory(&self, uri: &str) -> Arc<Memory> {
+        let mut stores = self.0.lock().unwrap();
+        Arc::clone(stores.entry(uri.to_owned()).or_insert_with(|| Arc::new(Memory::new())))
+    }
+}
+
+#[async_trait]
+impl Connector for Places {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        let uri = pool.uri.expose();
+        if uri.starts_with("memory:") {
+            // A connection of its own, as closing it must not end the store.
+            return Ok(Arc::new(self.memory(uri).connect()));
+        }
+        let path = uri.strip_prefix("disk:").map(PathBuf::from);
+        let path = path.ok_or_else(|| Refusal { reason: "nothing is there".to_owned() })?;
+        let opened = Embedded::open(zaqar_storage_embedded::Options::new(&path));
+        opened
+            .map(|store| Arc::new(store) as _)
+            .map_err(|error| Refusal { reason: error.to_string() })
+    }
+
+    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
+        let durable = pool.uri.expose().starts_with("disk:").then_some(Capability::Durability);
+        BTreeSet::from_iter([Capability::Fifo, Capability::Claims].into_iter().chain(durable))
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        one.uri.expose().to_lowercase() == other.uri.expose().to_lowercase()
+    }
+}
+
+/// A deployment: a management store, a configured message store, and what its servers share.
+#[derive(Clone)]
+pub(crate) struct Deployment {
+    pub(crate) management: Arc<Memory>,
+    pub(crate) configured: Arc<Memory>,
+    pub(crate) places: Arc<Places>,
+}
+
+impl Deployment {
+    pub(crate) fn new() -> Self {
+        Self {
+            management: Arc::new(Memory::new()),
+            configured: Arc::new(Memory::new()),
+            places: Arc::default(),
+        }
+    }
+
+    pub(crate) fn registry(&self) -> Registry {
+        let (management, configured) = (self.management.clone(), self.configured.clone());
+        Registry::new(management, configured, self.places.clone())
+    }
+
+    /// Another server of the deployment.
+    pub(crate) async fn server(&self) -> Arc<Pooled> {
+        let pooled = Arc::new(Pooled::new(Arc::new(self.registry()), Options::default()));
+        pooled.refresh().await;
+        pooled
+    }
+
+    pub(crate) async fn with_pools(uris: &[(&str, u32)]) -> Self {
+        let deployment = Self::new();
+        for (uri, weight) in uris {
+            let name = uri.rsplit([':', '/']).next().unwrap();
+            deployment.registry().put_pool(pool(name, uri, *weight)).await.unwrap();
+        }
+        deployment
+    }
+}
+
+pub(crate) fn pool(name: &str, uri: &str, weight: u32) -> Pool {
+    Pool {
+        name: PoolName::new(name).unwrap(),
+        uri: Secret::new(uri.to_owned()),
+        weight,
+        flavor: None,
+        options: Map::new(),
+    }
+}
+
+pub(crate) fn pool_name(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
+}
+
+pub(crate) fn flavor(name: &str) -> FlavorName {
+    FlavorName::new(name).unwrap()
+}
+
+pub(crate) fn project(id: &str) -> ProjectId {
+    ProjectId::new(id).unwrap()
+}
+
+pub(crate) fn queue(name: &str) -> QueueKey {
+    QueueKey { project: project("p"), kind: Kind::Queue, name: QueueName::new(name).unwrap() }
+}

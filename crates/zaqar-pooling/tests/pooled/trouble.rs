@@ -1,0 +1,182 @@
+//! Pools that fail, come and go; queues that are created and deleted by many servers.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use zaqar_core::pools::Pools;
+use zaqar_core::storage::{
+    Batch, Error, Guarded, Heads, Leases, ListQuery, Messages, NewMessage, News, Renewal, Upkeep,
+};
+use zaqar_core::{
+    ClientId, Generation, Incarnation, LeaseId, Payload, QueueKey, Timestamp, Version,
+};
+use zaqar_pooling::Pooled;
+
+use crate::support::{Deployment, flavor, pool, pool_name, project, queue};
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+fn generation(incarnation: u64) -> Generation {
+    Generation { incarnation: Incarnation::new(incarnation), version: Version::new(1) }
+}
+
+async fn post(store: &Pooled, key: &QueueKey, assumed: Generation) -> Result<(), Error> {
+    let payload = Payload::plain(Bytes::from_static(b"1"));
+    let messages = vec![NewMessage { payload, ttl: 600, delay: 0 }];
+    let client = ClientId::new("c");
+    let batch = Batch { request: rand::random(), client, messages, notify: true };
+    match store.post(key, assumed, batch, NOW).await? {
+        Guarded::Done(_) => Ok(()),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn listed(store: &Pooled, key: &QueueKey) -> usize {
+    let query = ListQuery {
+        after: None,
+        limit: 10,
+        hide: None,
+        include_claimed: true,
+        include_delayed: true,
+    };
+    store.list(key, &query, NOW).await.unwrap().messages.len()
+}
+
+#[tokio::test]
+async fn a_pool_that_is_away_fails_its_own_queues_only() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+    let pooled = deployment.server().await;
+    let (lost, fine) = (queue("lost"), queue("fine"));
+    pooled.open(&lost, generation(1), NOW).await.unwrap();
+    // From here on pool b takes all new queues.
+    deployment.registry().put_pool(pool("b", "memory:b", 1)).await.unwrap();
+    let weightless = zaqar_core::pools::PoolChange { weight: Some(0), ..Default::default() };
+    deployment.registry().change_pool(&pool_name("a"), weightless).await.unwrap();
+    pooled.open(&fine, generation(1), NOW).await.unwrap();
+
+    deployment.places.memory("memory:a").set_away(true);
+    let failed = post(&pooled, &lost, generation(1)).await;
+    assert!(matches!(failed, Err(Error::Unavailable { .. })), "{failed:?}");
+    post(&pooled, &fine, generation(1)).await.unwrap();
+    assert_eq!(listed(&pooled, &fine).await, 1);
+    let lease = LeaseId::new(7);
+    assert!(pooled.keep_lease(lease, NOW.plus_secs(15), NOW).await.is_ok());
+    pooled.ping().await.unwrap();
+    pooled.sweep(NOW, 100).await.unwrap();
+    pooled.volume().await.unwrap();
+
+    deployment.places.memory("memory:a").set_away(false);
+    post(&pooled, &lost, generation(1)).await.unwrap();
+    // The pool that missed the first renewal has not lost the lease.
+    let renewed = pooled.keep_lease(lease, NOW.plus_secs(20), NOW).await.unwrap();
+    assert_eq!(renewed, Renewal::Continued);
+}
+
+#[tokio::test]
+async fn without_a_pool_for_it_a_queue_is_not_created() {
+    let deployment = Deployment::new();
+    let pooled = deployment.server().await;
+    let refused = pooled.open(&queue("q"), generation(1), NOW).await;
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    assert_eq!(listed(&pooled, &queue("q")).await, 0, "reading one that is nowhere is no error");
+}
+
+#[tokio::test]
+async fn the_virtual_pool_takes_what_no_pool_takes_and_keeps_what_it_has() {
+    let deployment = Deployment::new();
+    let registry = deployment.registry().with_virtual_pool();
+    let pooled = Pooled::new(std::sync::Arc::new(registry), Default::default());
+    let old = queue("old");
+    // From before there were pools.
+    Heads::open(deployment.configured.as_ref(), &old, generation(5), NOW).await.unwrap();
+    post(&pooled, &old, generation(5)).await.unwrap();
+    pooled.open(&queue("virtual"), generation(1), NOW).await.unwrap();
+    let there = Heads::generation(deployment.configured.as_ref(), &queue("virtual")).await;
+    assert!(there.unwrap().is_some());
+
+    deployment.registry().put_pool(pool("a", "memory:a", 1)).await.unwrap();
+    assert_eq!(pooled.open(&old, generation(6), NOW).await.unwrap(), generation(5));
+    assert_eq!(listed(&pooled, &old).await, 1);
+    pooled.open(&queue("new"), generation(1), NOW).await.unwrap();
+    let pool = deployment.places.memory("memory:a");
+    assert!(Heads::generation(pool.as_ref(), &queue("new")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_queue_goes_to_the_pools_of_its_flavor() {
+    let deployment = Deployment::with_pools(&[("memory:a", 100), ("memory:g", 1)]).await;
+    let (registry, gold) = (deployment.registry(), flavor("gold"));
+    registry.put_flavor(&project("p"), &gold, &[pool_name("g")]).await.unwrap();
+    let pooled = deployment.server().await;
+    let memory = deployment.places.memory("memory:g");
+    for n in 0..20 {
+        let key = queue(&format!("gold{n}"));
+        registry.place(&key, Some(&gold)).await.unwrap();
+        pooled.open(&key, generation(1), NOW).await.unwrap();
+        assert!(Heads::generation(memory.as_ref(), &key).await.unwrap().is_some());
+    }
+    let unknown = registry.place(&queue("q"), Some(&flavor("silver"))).await.unwrap_err();
+    assert_eq!(unknown.to_string(), "Flavor silver does not exist");
+}
+
+#[tokio::test]
+async fn another_server_s_pool_is_found_at_once_and_heard_of() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+    let (one, other) = (deployment.server().await, deployment.server().await);
+    let mut news = other.news().await.unwrap();
+    deployment.registry().put_pool(pool("b", "memory:b", u32::MAX)).await.unwrap();
+    let key = queue("q");
+    one.open(&key, generation(1), NOW).await.unwrap();
+    assert_eq!(listed(&other, &key).await, 0, "it is in a pool that was not known");
+    let heard = async {
+        let next = std::future::poll_fn(|context| news.as_mut().poll_next(context));
+        next.await.unwrap().key
+    };
+    let posting = async {
+        loop {
+            post(&one, &key, generation(1)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::select! { key = heard => key, never = posting => never }
+    });
+    assert_eq!(heard.await.unwrap(), key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_servers_create_and_delete_one_queue_and_lose_no_head() {
+    let deployment =
+        Deployment::with_pools(&[("memory:a", 1), ("memory:b", 1), ("memory:c", 1)]).await;
+    let key = queue("q");
+    let mut racing = Vec::new();
+    for n in 0..4_u64 {
+        let (server, key) = (deployment.server().await, key.clone());
+        racing.push(tokio::spawn(async move {
+            for round in 0..50 {
+                let mine = generation(1 + n * 1000 + round);
+                match server.open(&key, mine, NOW).await {
+                    Ok(opened) if (round + n) % 3 == 0 => {
+                        server.close(&key, opened.incarnation).await.map(drop).unwrap();
+                    }
+                    Ok(_) | Err(Error::Unavailable { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }));
+    }
+    for one in racing {
+        one.await.unwrap();
+    }
+    // One opens it for good: whatever heads are there now, the catalogue names the only one.
+    let last = deployment.server().await;
+    let opened = last.open(&key, generation(999_999), NOW).await.unwrap();
+    let mut heads = Vec::new();
+    for uri in ["memory:a", "memory:b", "memory:c"] {
+        let store = deployment.places.memory(uri);
+        heads.extend(Heads::generation(store.as_ref(), &key).await.unwrap());
+    }
+    assert_eq!(heads, [opened]);
+}

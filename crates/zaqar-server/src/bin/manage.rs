@@ -1,0 +1,7 @@
+//! See [`zaqar_server::commands::manage`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    zaqar_server::commands::manage()
+}

@@ -1,0 +1,7 @@
+//! The binary `zaqar-policy`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    zaqar_server::policy_main()
+}

@@ -1,0 +1,187 @@
+//! The programs beside the server: `zaqar-manage`, and those that deployment tools of the original
+//! call: `zaqar-gc`, `zaqar-sql-db-manage` and `zaqar-status`.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, Command};
+
+use crate::arguments::{sources_of, with_configuration};
+use crate::config::{self, Environment, Errors, Loaded};
+use crate::manage;
+use crate::registry::Registry;
+
+/// The subcommands of the original's `zaqar-sql-db-manage`: Alembic's and its own.
+const MIGRATIONS: [&str; 8] = [
+    "branches",
+    "check_migration",
+    "current",
+    "downgrade",
+    "history",
+    "revision",
+    "stamp",
+    "upgrade",
+];
+
+/// `zaqar-gc`, which cron jobs call: says that there is nothing to collect, and exits with 0.
+pub fn gc() -> ExitCode {
+    gc_command().get_matches();
+    print("Nothing to collect: the server deletes what has expired by itself.\n")
+}
+
+/// `zaqar-sql-db-manage`, which deployment tools call before they start the server: says that there
+/// is nothing to migrate, and exits with 0. It takes every subcommand of the original with any
+/// arguments.
+pub fn sql_db_manage() -> ExitCode {
+    sql_db_manage_command().get_matches();
+    print("Nothing to migrate: the stores of this server keep their own format up to date.\n")
+}
+
+fn gc_command() -> Command {
+    let about = "Does nothing: the server deletes expired messages by itself";
+    with_configuration(Command::new("zaqar-gc").about(about))
+}
+
+fn sql_db_manage_command() -> Command {
+    let about = "Does nothing: no store of this server has a schema that is migrated by hand";
+    let migration = |name: &'static str| {
+        let rest = Arg::new("arguments").num_args(..).trailing_var_arg(true);
+        Command::new(name)
+            .about("Accepted from the original, without effect")
+            .arg(rest.allow_hyphen_values(true).action(ArgAction::Append))
+    };
+    let command = Command::new("zaqar-sql-db-manage")
+        .about(about)
+        .subcommand_required(true)
+        .subcommands(MIGRATIONS.map(migration));
+    with_configuration(command)
+}
+
+fn status_command() -> Command {
+    let check = Command::new("check").about("Whether the server starts with the configuration");
+    let upgrade = Command::new("upgrade")
+        .about("Looks at what an upgrade needs")
+        .subcommand_required(true)
+        .subcommand(check);
+    let command = Command::new("zaqar-status")
+        .about("Checks what an upgrade needs")
+        .subcommand_required(true)
+        .subcommand(upgrade);
+    with_configuration(command)
+}
+
+/// `zaqar-manage`: copies, restores and checks the embedded store of the server with this
+/// configuration. Exits with 0 when it was done, 1 when not, 2 when the command line or the
+/// configuration is wrong; standard error says what.
+pub fn manage() -> ExitCode {
+    let matches = manage::command().get_matches();
+    let sources = sources_of(&matches, Environment::of_process());
+    let loaded = match config::load(&sources, &Registry::default().registered()) {
+        Ok(loaded) => loaded,
+        Err(errors) => return fail(&errors.to_string(), 2),
+    };
+    match manage::run(&matches, &loaded.settings) {
+        Ok(said) => print(&said),
+        Err(why) => fail(&why, 1),
+    }
+}
+
+/// `zaqar-status upgrade check`: whether the server starts with the configuration, printed as the
+/// original prints its checks. Exits with 0 for success, 1 for warnings, 2 for failures.
+pub fn status() -> ExitCode {
+    let matches = status_command().get_matches();
+    let sources = sources_of(&matches, Environment::of_process());
+    let (code, result, details) = judge(config::load(&sources, &Registry::default().registered()));
+    print(&table(result, &details));
+    ExitCode::from(code)
+}
+
+/// Exit code, result and details of the check of a configuration.
+fn judge(loaded: Result<Loaded, Errors>) -> (u8, &'static str, Vec<String>) {
+    match loaded {
+        Err(errors) => (2, "Failure", errors.to_string().lines().map(str::to_owned).collect()),
+        Ok(loaded) if loaded.warnings.is_empty() => (0, "Success", Vec::new()),
+        Ok(loaded) => (1, "Warning", loaded.warnings.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// The table that oslo.upgradecheck prints.
+fn table(result: &str, details: &[String]) -> String {
+    let mut lines = vec!["Check: Configuration".to_owned(), format!("Result: {result}")];
+    match details {
+        [] => lines.push("Details: None".to_owned()),
+        [first, rest @ ..] => {
+            lines.push(format!("Details: {first}"));
+            lines.extend(rest.iter().map(|line| format!("  {line}")));
+        }
+    }
+    let title = "Upgrade Check Results";
+    let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0).max(title.len());
+    let rule = format!("+{}+\n", "-".repeat(width + 2));
+    let mut text = format!("{rule}| {title:^width$} |\n{rule}");
+    for line in lines {
+        text += &format!("| {line:<width$} |\n");
+    }
+    text + &rule
+}
+
+/// Tells whoever called; that nobody may be listening is no reason to fail otherwise.
+fn fail(text: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{text}");
+    ExitCode::from(code)
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{gc_command, sql_db_manage_command, status_command, table};
+    use crate::{arguments, manage};
+
+    /// `ZAQAR_WRITE_MAN=1` writes them.
+    #[test]
+    fn the_manual_pages_are_those_of_the_commands() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/man");
+        let commands = [
+            arguments::command(),
+            manage::command(),
+            gc_command(),
+            sql_db_manage_command(),
+            status_command(),
+        ];
+        for command in commands {
+            let path = format!("{directory}/{}.1", command.get_name());
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command).render(&mut page).unwrap();
+            if std::env::var_os("ZAQAR_WRITE_MAN").is_some() {
+                std::fs::create_dir_all(directory).unwrap();
+                std::fs::write(&path, &page).unwrap();
+            }
+            let found = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(found, String::from_utf8(page).unwrap(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_its_widest_line() {
+        let expected = "\
++-----------------------+
+| Upgrade Check Results |
++-----------------------+
+| Check: Configuration  |
+| Result: Success       |
+| Details: None         |
++-----------------------+
+";
+        assert_eq!(table("Success", &[]), expected);
+        let wide = table("Warning", &["é".repeat(40), "second".to_owned()]);
+        let widths: Vec<_> = wide.lines().map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{wide}");
+        assert!(wide.contains("|   second "), "{wide}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Who may do what: `[keystone_authtoken]` and `[oslo_policy]`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zaqar_auth::keystone::{self, ApplicationId, Credential, Interface, Name, Scope};
+use zaqar_auth::policy::Files;
+
+use super::AuthStrategy;
+use crate::config::reader::{Options, Reader};
+
+/// Where the original looks for policies when no configuration file was read.
+const DEFAULT_DIR: &str = "/etc/zaqar";
+
+/// How callers are known, and what they may do.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// `[keystone_authtoken]`, with `auth_strategy = keystone`.
+    pub keystone: Option<keystone::Options>,
+    /// `[oslo_policy]`.
+    pub policies: Files,
+}
+
+impl Access {
+    pub(super) fn read(reader: &mut Reader, strategy: AuthStrategy) -> Self {
+        let keystone = match strategy {
+            AuthStrategy::None => None,
+            AuthStrategy::Keystone => keystone(reader),
+        };
+        Self { keystone, policies: policies(reader) }
+    }
+}
+
+fn keystone(reader: &mut Reader) -> Option<keystone::Options> {
+    const SECTION: &str = "keystone_authtoken";
+    let plugin = reader.section(SECTION).optional_text("auth_section");
+    let mut plugin = reader.section(plugin.as_deref().unwrap_or(SECTION));
+    let url = plugin.needed("auth_url");
+    let credential = credential(&mut plugin);
+    let mut section = reader.section(SECTION);
+    let mut options = keystone::Options::new(&url?, credential?);
+    options.interface = match section.choice("interface").trim_end_matches("URL") {
+        "public" => Interface::Public,
+        "admin" => Interface::Admin,
+        _ => Interface::Internal,
+    };
+    options.region_name = section.optional_text("region_name");
+    options.tls = tls(&mut section)?;
+    options.connect_timeout = section.seconds("http_connect_timeout");
+    // The time-out of everything is never before that of a part.
+    options.timeout = section.seconds("timeout").max(options.connect_timeout);
+    options.retries = u32::try_from(section.number("http_request_max_retries")).unwrap_or_default();
+    // Below zero nothing is remembered, as with zero.
+    options.cached_for = Duration::from_secs(section.number("token_cache_time"));
+    options.service_tokens.roles = section.list("service_token_roles");
+    options.service_tokens.required = section.boolean("service_token_roles_required");
+    options.service_type = section.optional_text("service_type");
+    options.www_authenticate_uri = section.optional_text("www_authenticate_uri");
+    options.delay_auth_decision = section.boolean("delay_auth_decision");
+    options.include_service_catalog = section.boolean("include_service_catalog");
+    Some(options)
+}
+
+/// Who we are; `None` with the problem kept.
+fn credential(section: &mut Options<'_>) -> Option<Credential> {
+    match section.text("auth_type").as_str() {
+        "password" | "v3password" => {
+            let (user, domain) = user(section)?;
+            let password = section.secret("password");
+            if password.is_none() {
+                section.missing("password");
+            }
+            let scope = scope(section)?;
+            Some(Credential::Password { user, domain, password: password?, scope })
+        }
+        "v3applicationcredential" => {
+            let secret = section.secret("application_credential_secret");
+            if secret.is_none() {
+                section.missing("application_credential_secret");
+            }
+            let id = match section.optional_text("application_credential_id") {
+                Some(id) => ApplicationId::Id(id),
+                None => {
+                    let name = section.needed("application_credential_name")?;
+                    let (user, domain) = user(section)?;
+                    ApplicationId::Name { name, user, domain }
+                }
+            };
+            Some(Credential::Application { id, secret: secret? })
+        }
+        _ => {
+            let allowed = "one of: password, v3password, v3applicationcredential";
+            section.refuse("auth_type", allowed);
+            None
+        }
+    }
+}
+
+/// A user with the domain that a name needs.
+fn user(section: &mut Options<'_>) -> Option<(Name, Name)> {
+    match section.optional_text("user_id") {
+        // The domain of an id is not asked for.
+        Some(id) => Some((Name::Id(id), Name::Id(String::new()))),
+        None => {
+            let name = section.needed("username")?;
+            Some((Name::Name(name), domain(section, "user_domain_name", "user_domain_id")?))
+        }
+    }
+}
+
+fn domain(section: &mut Options<'_>, name: &'static str, id: &'static str) -> Option<Name> {
+    for (name, id) in [(name, id), ("default_domain_name", "default_domain_id")] {
+        let found = section.optional_text(id).map(Name::Id);
+        let found = found.or_else(|| section.optional_text(name).map(Name::Name));
+        if found.is_some() {
+            return found;
+        }
+    }
+    section.missing(name);
+    None
+}
+
+fn scope(section: &mut Options<'_>) -> Option<Scope> {
+    let project = section.optional_text("project_id").map(Name::Id);
+    let project = project.or_else(|| section.optional_text("project_name").map(Name::Name));
+    let of_domain = section.optional_text("domain_id").map(Name::Id);
+    let of_domain = of_domain.or_else(|| section.optional_text("domain_name").map(Name::Name));
+    let system = section.optional_text("system_scope");
+    let trust = section.optional_text("trust_id");
+    let given = [project.is_some(), of_domain.is_some(), system.is_some(), trust.is_some()];
+    if given.iter().filter(|given| **given).count() > 1 {
+        let option = ["project_name", "domain_name", "system_scope", "trust_id"];
+        let last = given.iter().rposition(|given| *given).unwrap_or_default();
+        let allowed = "left out: a token is for one of a project, a domain, the system and a trust";
+        section.refuse(option[last], allowed);
+        return None;
+    }
+    match (project, of_domain, system, trust) {
+        (Some(Name::Id(id)), ..) => {
+            Some(Scope::Project { project: Name::Id(id), domain: Name::Id(String::new()) })
+        }
+        (Some(project), ..) => {
+            let domain = domain(section, "project_domain_name", "project_domain_id")?;
+            Some(Scope::Project { project, domain })
+        }
+        (_, Some(domain), ..) => Some(Scope::Domain(domain)),
+        (_, _, Some(system), _) if system == "all" => Some(Scope::System),
+        (_, _, Some(_), _) => {
+            section.refuse("system_scope", "empty or all");
+            None
+        }
+        (_, _, _, Some(trust)) => Some(Scope::Trust(trust)),
+        (None, None, None, None) => Some(Scope::Unscoped),
+    }
+}
+
+fn tls(section: &mut Options<'_>) -> Option<keystone::Tls> {
+    let mut path = |option| section.optional_text(option).map(PathBuf::from);
+    let (cafile, certfile, keyfile) = (path("cafile"), path("certfile"), path("keyfile"));
+    let certificate = match (certfile, keyfile) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        // One file may hold both.
+        (Some(both), None) => Some((both.clone(), both)),
+        (None, Some(_)) => {
+            section.missing("certfile");
+            return None;
+        }
+        (None, None) => None,
+    };
+    Some(keystone::Tls { cafile, certificate, insecure: section.boolean("insecure") })
+}
+
+fn policies(reader: &mut Reader) -> Files {
+    let dirs = config_dirs(reader);
+    let mut section = reader.section("oslo_policy");
+    let file = find(&dirs, &section.text("policy_file"));
+    let is_default = !section.is_set("policy_file") && !file.exists();
+    let older = is_default.then(|| find(&dirs, "policy.json")).filter(|older| older.exists());
+    Files {
+        file: Some(older.unwrap_or(file)),
+        dirs: section.repeated("policy_dirs").iter().map(|dir| find(&dirs, dir)).collect(),
+        default_rule: section.text("policy_default_rule"),
+        enforce_scope: section.boolean("enforce_scope"),
+        enforce_new_defaults: section.boolean("enforce_new_defaults"),
+    }
+}
+
+/// The directories of the configuration files, in order.
+fn config_dirs(reader: &Reader) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for file in reader.raw.files() {
+        let dir = Path::new(file.as_ref()).parent().unwrap_or(Path::new("")).to_owned();
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    if dirs.is_empty() {
+        dirs.push(DEFAULT_DIR.into());
+    }
+    dirs
+}
+
+/// Where a relative path is: in the first directory that has it, or in the first one of all, where
+/// it may yet appear.
+fn find(dirs: &[PathBuf], path: &str) -> PathBuf {
+    let mut places = dirs.iter().map(|dir| dir.join(path));
+    let first = dirs.first().map(|dir| dir.join(path));
+    places.find(|place| place.exists()).or(first).unwrap_or_else(|| path.into())
+}

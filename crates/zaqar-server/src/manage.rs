@@ -1,0 +1,91 @@
+//! `zaqar-manage`: copies of embedded stores, and their check.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use zaqar_storage_embedded::{Checked, back_up, check, restore};
+
+use crate::arguments::with_configuration;
+use crate::config::Settings;
+use crate::drivers::embedded;
+use crate::error::with_causes;
+use crate::store::StoreRole;
+
+/// Why nothing was done, for people.
+type Failure = String;
+
+pub(crate) fn command() -> Command {
+    let file = |help: &'static str| {
+        Arg::new("file").value_name("FILE").help(help).value_parser(value_parser!(PathBuf))
+    };
+    let role = Arg::new("role")
+        .long("role")
+        .value_name("ROLE")
+        .help("Of two embedded stores, which one")
+        .value_parser(["message", "management"])
+        .default_value("message")
+        .global(true);
+    let replace = Arg::new("replace")
+        .long("replace")
+        .help("Keep the store that is there under names that end in .replaced")
+        .action(ArgAction::SetTrue);
+    let command = Command::new("zaqar-manage")
+        .about("Copies and checks the embedded store of the server with this configuration")
+        .subcommand_required(true)
+        .arg(role)
+        .subcommand(
+            Command::new("backup")
+                .about("Copies the store into a new file, while the server runs or not")
+                .arg(file("The file to make").required(true)),
+        )
+        .subcommand(
+            Command::new("restore")
+                .about("Puts a copy in place of the store; stop the server first")
+                .arg(file("A file that backup made").required(true))
+                .arg(replace),
+        )
+        .subcommand(
+            Command::new("check")
+                .about("Checks every page of the store, while the server runs or not"),
+        );
+    with_configuration(command)
+}
+
+/// Does what the command line asks; what there is to say.
+///
+/// # Errors
+/// Why it was not done.
+pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+    let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
+    let role = match matches.get_one::<String>("role").map(String::as_str) {
+        Some("management") => StoreRole::Management,
+        _ => StoreRole::Messages,
+    };
+    let store = embedded::directory_of(settings, role).map_err(|error| with_causes(&*error))?;
+    let store = store.ok_or_else(|| {
+        let option = role.option();
+        format!("[drivers] {option} is not embedded: use the tools of the store that it names")
+    })?;
+    let file = || matches.get_one::<PathBuf>("file").map_or(Path::new(""), PathBuf::as_path);
+    let done = match name {
+        "backup" => back_up(&store, file()).map(|done| said(file(), done)),
+        "restore" => restore(file(), &store, matches.get_flag("replace"))
+            .map(|done| format!("{} restored from {}", store.display(), said(file(), done))),
+        _ => check(&store).map(|done| said(&store, done)),
+    };
+    done.map_err(|error| with_causes(&error))
+}
+
+fn said(path: &Path, checked: Checked) -> String {
+    let Checked { bytes, format, queues, messages } = checked;
+    let path = path.display();
+    format!("{path}: {bytes} bytes, format {format}, {queues} queues, {messages} messages, sound\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_is_sound() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,79 @@
+//! Metrics: what is counted on the way of every operation, and the page that shows them all.
+//!
+//! Counters are atomics that exist from the start, one for each operation, wire and outcome, so
+//! that counting takes no lock and no allocation, and the number of series is bounded: no label
+//! holds a name that a client chose. Everything else is read when somebody asks.
+
+mod histogram;
+mod operations;
+mod page;
+mod process;
+mod store;
+
+use std::sync::Arc;
+
+use operations::Operations;
+use store::{MessageCounts, MeteredManagement, MeteredMessages, StoreCalls};
+
+use crate::report::RecentErrors;
+use crate::status::Status;
+use crate::store::Stores;
+
+/// What one server counts. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    counted: Arc<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    operations: Arc<Operations>,
+    message_store: Arc<StoreCalls>,
+    management_store: Arc<StoreCalls>,
+    messages: Arc<MessageCounts>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            counted: Arc::new(Counted {
+                operations: Arc::default(),
+                message_store: Arc::new(StoreCalls::new("message")),
+                management_store: Arc::new(StoreCalls::new("management")),
+                messages: Arc::default(),
+            }),
+        }
+    }
+}
+
+impl Metrics {
+    /// The layer that counts operations.
+    pub(crate) fn layer(&self) -> Arc<dyn zaqar_api::Metrics> {
+        Arc::clone(&self.counted.operations) as _
+    }
+
+    /// The same stores, whose calls are counted.
+    pub(crate) fn count_calls(&self, stores: Stores) -> Stores {
+        let Counted { message_store, management_store, messages, .. } = &*self.counted;
+        let (calls, counts) = (Arc::clone(message_store), Arc::clone(messages));
+        Stores {
+            messages: Arc::new(MeteredMessages::new(stores.messages, calls, counts)),
+            management: Arc::new(MeteredManagement::new(
+                stores.management,
+                Arc::clone(management_store),
+            )),
+            ..stores
+        }
+    }
+
+    /// All metrics in the text format of Prometheus. It reads `/proc`, which blocks for a moment.
+    ///
+    /// Cost: milliseconds; bounded by the number of operations, methods of stores, and destinations
+    /// of deliveries.
+    pub(crate) fn text(&self, status: &Status, recent: &RecentErrors) -> String {
+        page::text(&self.counted, status, recent)
+    }
+}
+
+/// The media type of [`Metrics::text`].
+pub(crate) use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;

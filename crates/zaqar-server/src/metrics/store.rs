@@ -1,0 +1,668 @@
+//! Stores that count and time the calls to them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use zaqar_core::storage::{
+    Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
+    Heads, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore, Messages,
+    NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, QueueRow, Queues,
+    Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep,
+    Volume,
+};
+use zaqar_core::{
+    ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, ProjectId, QueueKey,
+    QueueName, SubscriptionId, Timestamp,
+};
+
+use super::histogram::{Histogram, Snapshot};
+
+/// The methods of both kinds of store.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Open,
+    Generation,
+    Advance,
+    Close,
+    Post,
+    List,
+    Get,
+    Delete,
+    DeleteMany,
+    Pop,
+    Purge,
+    Stats,
+    Volume,
+    Claim,
+    ClaimGet,
+    ClaimRenew,
+    ClaimRelease,
+    Subscribe,
+    Subscription,
+    Subscriptions,
+    LeasedSubscriptions,
+    ChangeSubscription,
+    Unsubscribe,
+    UnsubscribeAll,
+    KeepLease,
+    EndLease,
+    DueQueues,
+    Lease,
+    Settle,
+    Follow,
+    News,
+    Ping,
+    Sweep,
+    ShutDown,
+    Create,
+    Replace,
+    Remove,
+    Count,
+}
+
+/// Their names, in the order of [`Call`].
+const CALLS: [&str; 38] = [
+    "open",
+    "generation",
+    "advance",
+    "close",
+    "post",
+    "list",
+    "get",
+    "delete",
+    "delete_many",
+    "pop",
+    "purge",
+    "stats",
+    "volume",
+    "claim",
+    "claim_get",
+    "claim_renew",
+    "claim_release",
+    "subscribe",
+    "subscription",
+    "subscriptions",
+    "leased_subscriptions",
+    "change_subscription",
+    "unsubscribe",
+    "unsubscribe_all",
+    "keep_lease",
+    "end_lease",
+    "due_queues",
+    "lease",
+    "settle",
+    "follow",
+    "news",
+    "ping",
+    "sweep",
+    "shut_down",
+    "create",
+    "replace",
+    "remove",
+    "count",
+];
+
+const OUTCOMES: [&str; 8] =
+    ["ok", "unavailable", "overloaded", "clock_skew", "full", "too_large", "closed", "failed"];
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+/// The calls to one store: three relaxed additions each.
+#[derive(Debug)]
+pub(crate) struct StoreCalls {
+    /// The role of the store.
+    pub(crate) role: &'static str,
+    /// Rows that sweeps removed or moved.
+    pub(crate) swept: Count,
+    calls: [Counts; CALLS.len()],
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    durations: Histogram,
+}
+
+/// What one method came to.
+pub(crate) struct CountedCall {
+    pub(crate) call: &'static str,
+    /// Outcomes that came about, with their number.
+    pub(crate) outcomes: Vec<(&'static str, u64)>,
+    pub(crate) durations: Snapshot,
+}
+
+/// Messages of clients' queues and topics; deliveries have internal queues, which do not count.
+#[derive(Debug, Default)]
+pub(crate) struct MessageCounts {
+    /// Stored by posts.
+    pub(crate) posted: Count,
+    /// Handed out by claims, each time.
+    pub(crate) claimed: Count,
+    /// Handed out by pops.
+    pub(crate) popped: Count,
+    /// Named in deletions that were done, also where they were gone before.
+    pub(crate) deleted: Count,
+}
+
+/// A message store that is counted.
+pub(crate) struct MeteredMessages {
+    inner: Arc<dyn MessageStore>,
+    calls: Arc<StoreCalls>,
+    messages: Arc<MessageCounts>,
+}
+
+/// A management store that is counted.
+pub(crate) struct MeteredManagement {
+    inner: Arc<dyn ManagementStore>,
+    calls: Arc<StoreCalls>,
+}
+
+impl Count {
+    fn add(&self, more: usize) {
+        self.0.fetch_add(u64::try_from(more).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl StoreCalls {
+    pub(crate) fn new(role: &'static str) -> Self {
+        let calls = std::array::from_fn(|_| Counts::default());
+        Self { role, swept: Count::default(), calls }
+    }
+
+    /// Everything that came about.
+    pub(crate) fn counted(&self) -> Vec<CountedCall> {
+        let of_call = |(call, counts): (&'static str, &Counts)| {
+            let outcomes = OUTCOMES.into_iter().zip(&counts.outcomes);
+            let outcomes: Vec<_> = outcomes
+                .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
+                .filter(|(_, count)| *count > 0)
+                .collect();
+            let durations = counts.durations.snapshot();
+            (!outcomes.is_empty()).then_some(CountedCall { call, outcomes, durations })
+        };
+        CALLS.into_iter().zip(&self.calls).filter_map(of_call).collect()
+    }
+
+    async fn timed<T>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let started = Instant::now();
+        let outcome = work.await;
+        self.record(call, outcome.as_ref().err(), started.elapsed());
+        outcome
+    }
+
+    fn record(&self, call: Call, error: Option<&Error>, elapsed: Duration) {
+        let counts = &self.calls[call as usize];
+        counts.outcomes[outcome(error)].fetch_add(1, Ordering::Relaxed);
+        counts.durations.record(elapsed);
+    }
+}
+
+impl MeteredMessages {
+    pub(crate) fn new(
+        inner: Arc<dyn MessageStore>,
+        calls: Arc<StoreCalls>,
+        messages: Arc<MessageCounts>,
+    ) -> Self {
+        Self { inner, calls, messages }
+    }
+}
+
+impl MeteredManagement {
+    pub(crate) fn new(inner: Arc<dyn ManagementStore>, calls: Arc<StoreCalls>) -> Self {
+        Self { inner, calls }
+    }
+}
+
+/// The place of an outcome in [`OUTCOMES`].
+const fn outcome(error: Option<&Error>) -> usize {
+    match error {
+        None => 0,
+        Some(Error::Unavailable { .. }) => 1,
+        Some(Error::Overloaded { .. }) => 2,
+        Some(Error::ClockSkew { .. }) => 3,
+        Some(Error::Full { .. }) => 4,
+        Some(Error::TooLarge { .. }) => 5,
+        Some(Error::Closed) => 6,
+        Some(Error::Failed { .. }) => 7,
+    }
+}
+
+/// Whether a queue or topic is a client's.
+fn is_clients(key: &QueueKey) -> bool {
+    key.kind != Kind::Internal
+}
+
+#[async_trait]
+impl Heads for MeteredMessages {
+    async fn open(
+        &self,
+        key: &QueueKey,
+        generation: Generation,
+        now: Timestamp,
+    ) -> Result<Generation, Error> {
+        self.calls.timed(Call::Open, self.inner.open(key, generation, now)).await
+    }
+
+    async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
+        self.calls.timed(Call::Generation, self.inner.generation(key)).await
+    }
+
+    async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
+        self.calls.timed(Call::Advance, self.inner.advance(key, generation)).await
+    }
+
+    async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
+        self.calls.timed(Call::Close, self.inner.close(key, incarnation)).await
+    }
+}
+
+#[async_trait]
+impl Messages for MeteredMessages {
+    async fn post(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+        let (messages, is_clients) = (batch.messages.len(), is_clients(key));
+        let outcome = self.calls.timed(Call::Post, self.inner.post(key, assumed, batch, now)).await;
+        if let (true, Ok(Guarded::Done(_))) = (is_clients, &outcome) {
+            self.messages.posted.add(messages);
+        }
+        outcome
+    }
+
+    async fn list(
+        &self,
+        key: &QueueKey,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<MessagePage, Error> {
+        self.calls.timed(Call::List, self.inner.list(key, query, now)).await
+    }
+
+    async fn get(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        now: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        self.calls.timed(Call::Get, self.inner.get(key, ids, now)).await
+    }
+
+    async fn delete(
+        &self,
+        key: &QueueKey,
+        id: MessageId,
+        claim: Option<ClaimId>,
+        now: Timestamp,
+    ) -> Result<Deleted, Error> {
+        let outcome = self.calls.timed(Call::Delete, self.inner.delete(key, id, claim, now)).await;
+        if let (true, Ok(Deleted::Gone)) = (is_clients(key), &outcome) {
+            self.messages.deleted.add(1);
+        }
+        outcome
+    }
+
+    async fn delete_many(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        which: &Deletable,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let work = self.inner.delete_many(key, ids, which, now);
+        let outcome = self.calls.timed(Call::DeleteMany, work).await;
+        if is_clients(key) && outcome.is_ok() {
+            self.messages.deleted.add(ids.len());
+        }
+        outcome
+    }
+
+    async fn pop(
+        &self,
+        key: &QueueKey,
+        query: &PopQuery,
+        now: Timestamp,
+    ) -> Result<PopPage, Error> {
+        let outcome = self.calls.timed(Call::Pop, self.inner.pop(key, query, now)).await;
+        if let (true, Ok(page)) = (is_clients(key), &outcome) {
+            self.messages.popped.add(page.messages.len());
+        }
+        outcome
+    }
+
+    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        self.calls.timed(Call::Purge, self.inner.purge(key, now)).await
+    }
+
+    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
+        self.calls.timed(Call::Stats, self.inner.stats(key, now)).await
+    }
+
+    async fn volume(&self) -> Result<Option<Volume>, Error> {
+        self.calls.timed(Call::Volume, self.inner.volume()).await
+    }
+}
+
+#[async_trait]
+impl Claims for MeteredMessages {
+    async fn claim(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        request: &ClaimRequest,
+        now: Timestamp,
+    ) -> Result<Guarded<Claimed>, Error> {
+        let outcome =
+            self.calls.timed(Call::Claim, self.inner.claim(key, assumed, request, now)).await;
+        if let (true, Ok(Guarded::Done(Claimed::Messages(messages)))) = (is_clients(key), &outcome)
+        {
+            self.messages.claimed.add(messages.len());
+        }
+        outcome
+    }
+
+    async fn claim_get(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<Option<Claim>, Error> {
+        self.calls.timed(Call::ClaimGet, self.inner.claim_get(key, id, now)).await
+    }
+
+    async fn claim_renew(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        ttl: u64,
+        grace: u64,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.calls.timed(Call::ClaimRenew, self.inner.claim_renew(key, id, ttl, grace, now)).await
+    }
+
+    async fn claim_release(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.calls.timed(Call::ClaimRelease, self.inner.claim_release(key, id, now)).await
+    }
+}
+
+#[async_trait]
+impl Subscriptions for MeteredMessages {
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        subscription: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<Guarded<Subscribed>, Error> {
+        self.calls
+            .timed(Call::Subscribe, self.inner.subscribe(key, assumed, subscription, now))
+            .await
+    }
+
+    async fn subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>, Error> {
+        self.calls.timed(Call::Subscription, self.inner.subscription(key, id, now)).await
+    }
+
+    async fn subscriptions(
+        &self,
+        key: &QueueKey,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Subscription>, Error> {
+        self.calls
+            .timed(Call::Subscriptions, self.inner.subscriptions(key, after, limit, now))
+            .await
+    }
+
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        self.calls
+            .timed(
+                Call::LeasedSubscriptions,
+                self.inner.leased_subscriptions(key, lease, after, limit, now),
+            )
+            .await
+    }
+
+    async fn change_subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Changed, Error> {
+        self.calls
+            .timed(Call::ChangeSubscription, self.inner.change_subscription(key, id, change, now))
+            .await
+    }
+
+    async fn unsubscribe(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.calls.timed(Call::Unsubscribe, self.inner.unsubscribe(key, id, now)).await
+    }
+
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        self.calls.timed(Call::UnsubscribeAll, self.inner.unsubscribe_all(key, now)).await
+    }
+}
+
+#[async_trait]
+impl Leases for MeteredMessages {
+    async fn keep_lease(
+        &self,
+        lease: LeaseId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Renewal, Error> {
+        self.calls.timed(Call::KeepLease, self.inner.keep_lease(lease, until, now)).await
+    }
+
+    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
+        self.calls.timed(Call::EndLease, self.inner.end_lease(lease, now)).await
+    }
+}
+
+#[async_trait]
+impl Outbox for MeteredMessages {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+        self.calls.timed(Call::DueQueues, self.inner.due_queues(limit, now)).await
+    }
+
+    async fn lease(
+        &self,
+        key: &QueueKey,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<OutboxEntry>, Error> {
+        self.calls.timed(Call::Lease, self.inner.lease(key, until, now)).await
+    }
+
+    async fn settle(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        first: Position,
+    ) -> Result<(), Error> {
+        self.calls.timed(Call::Settle, self.inner.settle(key, incarnation, first)).await
+    }
+
+    async fn follow(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        after: Position,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        self.calls.timed(Call::Follow, self.inner.follow(key, incarnation, after, limit, now)).await
+    }
+}
+
+#[async_trait]
+impl News for MeteredMessages {
+    async fn news(&self) -> Result<NewsStream, Error> {
+        self.calls.timed(Call::News, self.inner.news()).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for MeteredMessages {
+    async fn ping(&self) -> Result<(), Error> {
+        self.calls.timed(Call::Ping, self.inner.ping()).await
+    }
+
+    async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
+        let outcome = self.calls.timed(Call::Sweep, self.inner.sweep(now, budget)).await;
+        if let Ok(swept) = &outcome {
+            self.calls.swept.add(swept.done);
+        }
+        outcome
+    }
+
+    async fn shut_down(&self) -> Result<(), Error> {
+        self.calls.timed(Call::ShutDown, self.inner.shut_down()).await
+    }
+}
+
+#[async_trait]
+impl Queues for MeteredManagement {
+    async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
+        self.calls.timed(Call::Create, self.inner.create(key, row)).await
+    }
+
+    async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
+        self.calls.timed(Call::Get, self.inner.get(key)).await
+    }
+
+    async fn replace(
+        &self,
+        key: &QueueKey,
+        expected: Generation,
+        row: &QueueRow,
+    ) -> Result<bool, Error> {
+        self.calls.timed(Call::Replace, self.inner.replace(key, expected, row)).await
+    }
+
+    async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
+        self.calls.timed(Call::Remove, self.inner.remove(key, incarnation)).await
+    }
+
+    async fn list(
+        &self,
+        project: &ProjectId,
+        kind: Kind,
+        after: Option<&QueueName>,
+        limit: usize,
+    ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
+        self.calls.timed(Call::List, self.inner.list(project, kind, after, limit)).await
+    }
+
+    async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
+        self.calls.timed(Call::Count, self.inner.count(project, kind)).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for MeteredManagement {
+    async fn ping(&self) -> Result<(), Error> {
+        self.calls.timed(Call::Ping, self.inner.ping()).await
+    }
+
+    async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
+        let outcome = self.calls.timed(Call::Sweep, self.inner.sweep(now, budget)).await;
+        if let Ok(swept) = &outcome {
+            self.calls.swept.add(swept.done);
+        }
+        outcome
+    }
+
+    async fn shut_down(&self) -> Result<(), Error> {
+        self.calls.timed(Call::ShutDown, self.inner.shut_down()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zaqar_core::{ClientId, Payload, Version};
+    use zaqar_storage_testkit::Memory;
+
+    use zaqar_core::storage::NewMessage;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    #[tokio::test]
+    async fn calls_and_messages_of_clients_are_counted() {
+        let calls = Arc::new(StoreCalls::new("message"));
+        let messages = Arc::new(MessageCounts::default());
+        let store = MeteredMessages::new(
+            Arc::new(Memory::new()),
+            Arc::clone(&calls),
+            Arc::clone(&messages),
+        );
+        let generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
+        for kind in [Kind::Queue, Kind::Internal] {
+            let project = ProjectId::new("p").unwrap();
+            let key = QueueKey { project, kind, name: QueueName::new("q").unwrap() };
+            store.open(&key, generation, NOW).await.unwrap();
+            let message = || NewMessage {
+                payload: Payload::plain(bytes::Bytes::from_static(b"1")),
+                ttl: 100,
+                delay: 0,
+            };
+            let batch = Batch {
+                request: 7,
+                client: ClientId::new("c"),
+                messages: vec![message(), message(), message()],
+                notify: false,
+            };
+            store.post(&key, generation, batch, NOW).await.unwrap();
+            let query = PopQuery { limit: 2, after: None, keys: Vec::new() };
+            store.pop(&key, &query, NOW).await.unwrap();
+        }
+        let counted = [&messages.posted, &messages.claimed, &messages.popped].map(Count::get);
+        assert_eq!(counted, [3, 0, 2]);
+        let seen = calls.counted();
+        let seen: Vec<_> = seen.iter().map(|one| (one.call, one.outcomes.as_slice())).collect();
+        let twice: &[_] = &[("ok", 2)];
+        assert_eq!(seen, [("open", twice), ("post", twice), ("pop", twice)]);
+    }
+}

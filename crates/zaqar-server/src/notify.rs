@@ -1,0 +1,336 @@
+//! Deliveries to subscribers: what the settings say, on the server's stores.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+use zaqar_api::{Error, Keyring, Subscribers};
+use zaqar_core::delivery::{Delivery, DeliveryQuery, Redelivery, SubscriberHealth};
+use zaqar_core::{Clock, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId};
+use zaqar_notify::address::Networks;
+use zaqar_notify::delivery_options::DeliveryOptions;
+use zaqar_notify::destination::Bounds;
+use zaqar_notify::fairness::Limits;
+use zaqar_notify::filter::Filter;
+use zaqar_notify::http::{self, Roots, WebhookClient};
+use zaqar_notify::mail::{self, Mail, Security, Smtp, Template};
+use zaqar_notify::retry::Tail;
+use zaqar_notify::webhook::request_headers;
+use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
+
+use crate::config::{MailTemplate, Mailer, Notification, Settings, SmtpSecurity};
+use crate::error::StartError;
+use crate::store::Stores;
+
+/// The workers of this server, and what checks subscribers.
+pub(crate) struct Deliveries {
+    workers: Workers,
+    client: WebhookClient,
+    default_ttl: u64,
+    requires_confirmation: bool,
+}
+
+impl Deliveries {
+    /// Makes them; nothing runs yet.
+    ///
+    /// # Errors
+    /// Certificates that cannot be read.
+    pub(crate) fn new(
+        settings: &Settings,
+        stores: &Stores,
+        clock: &Arc<dyn Clock>,
+        keyring: Option<Arc<Keyring>>,
+    ) -> Result<Self, StartError> {
+        let notification = &settings.notification;
+        let client = WebhookClient::new(&client_options(notification))?;
+        let webhooks: Arc<dyn Channel> = Arc::new(Webhooks::new(client.clone()));
+        let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification))?);
+        let mut channels = BTreeMap::from([("mailto".to_owned(), mail)]);
+        channels.extend(["http", "https"].map(|one| (one.to_owned(), Arc::clone(&webhooks))));
+        if notification.require_confirmation && settings.signed_url_key.is_none() {
+            error!(
+                "[notification] require_confirmation is set, and [signed_url] secret_key is not: \
+                 nobody can be asked to confirm, so no subscriber gets a message"
+            );
+        }
+        let parts = Parts {
+            management: Arc::clone(&stores.management),
+            messages: Arc::clone(&stores.messages),
+            clock: Arc::clone(clock),
+            channels,
+            bodies: Arc::new(Bodies { keyring }),
+        };
+        let options =
+            Options { signing_key: settings.signed_url_key.clone(), ..options(notification) };
+        let default_ttl = settings.limits.default_subscription_ttl;
+        let requires_confirmation = options.require_confirmation;
+        let workers = Workers::new(parts, options);
+        Ok(Self { workers, client, default_ttl, requires_confirmation })
+    }
+
+    /// Asks the workers.
+    pub(crate) fn handle(&self) -> Handle {
+        self.workers.handle()
+    }
+
+    /// What the API asks about subscribers.
+    pub(crate) fn subscribers(&self) -> Arc<dyn Subscribers> {
+        Arc::new(Checked {
+            handle: self.workers.handle(),
+            client: self.client.clone(),
+            default_ttl: self.default_ttl,
+            requires_confirmation: self.requires_confirmation,
+        })
+    }
+
+    /// Delivers until `shutdown`.
+    pub(crate) fn run(self, shutdown: CancellationToken) -> impl Future<Output = ()> + Send {
+        self.workers.run(shutdown)
+    }
+}
+
+fn client_options(notification: &Notification) -> http::Options {
+    http::Options {
+        networks: Networks::allowing(notification.allow_networks.clone()),
+        connect_timeout: notification.connect_timeout,
+        timeout: notification.timeout,
+        roots: notification.ca_file.clone().map_or(Roots::System, Roots::File),
+        ..http::Options::default()
+    }
+}
+
+fn mail_options(notification: &Notification) -> mail::Options {
+    let template = |template: &MailTemplate| Template {
+        topic: template.topic.clone(),
+        body: template.body.clone(),
+        sender: template.sender.clone(),
+    };
+    let mailer = match &notification.mailer {
+        Mailer::Command(command) => mail::Mailer::Command(command.clone()),
+        Mailer::Smtp { host, port, user, password, security } => mail::Mailer::Smtp(Smtp {
+            host: host.clone(),
+            port: *port,
+            login: user.clone().zip(password.clone()),
+            security: match security {
+                SmtpSecurity::Tls => Security::Tls,
+                SmtpSecurity::StartTls => Security::StartTls,
+                SmtpSecurity::None => Security::None,
+            },
+            ca_file: notification.ca_file.clone(),
+        }),
+    };
+    mail::Options {
+        mailer,
+        confirmation: template(&notification.confirmation_mail),
+        unsubscription: template(&notification.unsubscribe_mail),
+        confirmation_url: notification.external_confirmation_url.clone(),
+        timeout: notification.timeout,
+    }
+}
+
+fn options(notification: &Notification) -> Options {
+    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let max_in_flight = count(notification.max_per_destination);
+    let defaults = Options::default();
+    let destination = Bounds { max_in_flight, ..defaults.limits.destination };
+    let limits = Limits {
+        in_flight: count(notification.max_workers),
+        per_project: count(notification.max_per_project),
+        destination,
+        ..Limits::default()
+    };
+    let total = notification.extended_retry_time;
+    let tail = (!total.is_zero()).then(|| Tail { total, ..Tail::default() });
+    let require_confirmation = notification.require_confirmation;
+    let log = usize::try_from(notification.log).unwrap_or(usize::MAX);
+    let log_time = notification.log_time;
+    Options { limits, require_confirmation, tail, log, log_time, ..defaults }
+}
+
+/// Encrypts and decrypts with the server's keys.
+struct Bodies {
+    keyring: Option<Arc<Keyring>>,
+}
+
+impl Cipher for Bodies {
+    fn open(&self, project: &ProjectId, payload: Payload) -> Option<Bytes> {
+        match (&payload.sealed_with, &self.keyring) {
+            (None, _) => Some(payload.bytes),
+            (Some(_), keyring) => keyring.as_ref()?.open_payload(project, payload),
+        }
+    }
+
+    fn seal(&self, project: &ProjectId, payload: Payload) -> Option<Payload> {
+        match &self.keyring {
+            None => Some(payload),
+            Some(keyring) => keyring.seal_payload(project, payload),
+        }
+    }
+}
+
+struct Checked {
+    handle: Handle,
+    client: WebhookClient,
+    default_ttl: u64,
+    requires_confirmation: bool,
+}
+
+impl Checked {
+    async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
+        if let Err(error) = self.handle.confirm(queue, id, secs, has_ended).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, subscription = %id, "a subscriber is not asked to confirm");
+        }
+    }
+}
+
+#[async_trait]
+impl Subscribers for Checked {
+    async fn check(
+        &self,
+        subscriber: Option<&str>,
+        options: Option<&Map<String, Value>>,
+    ) -> Result<(), String> {
+        if let Some(options) = options {
+            request_headers(options).map_err(|error| sentence(&error))?;
+            DeliveryOptions::parse(options).map_err(|error| sentence(&error))?;
+            if let Some(filter) = options.get("filter") {
+                Filter::parse(filter).map_err(|error| sentence(&error))?;
+            }
+        }
+        match subscriber {
+            Some(subscriber) if is_webhook(subscriber) => {
+                self.client.check(subscriber).await.map_err(|error| sentence(&error))?;
+                Ok(())
+            }
+            Some(subscriber) if has_scheme(subscriber, "mailto") => {
+                mail::check(Some(subscriber), options)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn make_secret(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+    ) -> Result<Option<Secret<String>>, Error> {
+        Ok(self.handle.make_secret(queue, id).await?)
+    }
+
+    async fn rotate_secret(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        grace: u64,
+    ) -> Result<Option<Secret<String>>, Error> {
+        Ok(self.handle.rotate_secret(queue, id, grace).await?)
+    }
+
+    fn requires_confirmation(&self) -> bool {
+        self.requires_confirmation
+    }
+
+    async fn deliveries(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        query: &DeliveryQuery,
+    ) -> Result<Vec<Delivery>, Error> {
+        Ok(self.handle.deliveries(queue, id, query).await?)
+    }
+
+    async fn delivery(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        message: MessageId,
+    ) -> Result<Option<Delivery>, Error> {
+        Ok(self.handle.delivery(queue, id, message).await?)
+    }
+
+    async fn redeliver(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        message: MessageId,
+    ) -> Result<Redelivery, Error> {
+        Ok(self.handle.redeliver(queue, id, message).await?)
+    }
+
+    async fn test(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        body: Payload,
+    ) -> Result<MessageId, Error> {
+        Ok(self.handle.test(queue, id, body).await?)
+    }
+
+    async fn health(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+    ) -> Result<Option<SubscriberHealth>, Error> {
+        Ok(self.handle.health(queue, id).await?)
+    }
+
+    async fn resume(&self, queue: &QueueKey, id: SubscriptionId) -> Result<(), Error> {
+        Ok(self.handle.resume(queue, id).await?)
+    }
+
+    async fn created(&self, queue: &QueueKey, id: SubscriptionId, ttl: u64) {
+        self.confirm(queue, id, ttl, false).await;
+    }
+
+    async fn confirmed(&self, queue: &QueueKey, id: SubscriptionId, is_confirmed: bool) {
+        if !is_confirmed {
+            self.confirm(queue, id, self.default_ttl, true).await;
+        }
+    }
+
+    async fn changed(&self, queue: &QueueKey, id: SubscriptionId) {
+        if let Err(error) = self.handle.resume(queue, id).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, subscription = %id, "a subscription is not resumed");
+        }
+    }
+
+    async fn deleted(&self, queue: &QueueKey, id: SubscriptionId) {
+        if let Err(error) = self.handle.remove(queue, id).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, subscription = %id, "deliveries of a deleted subscription are left");
+        }
+    }
+}
+
+fn is_webhook(subscriber: &str) -> bool {
+    has_scheme(subscriber, "http") || has_scheme(subscriber, "https")
+}
+
+fn has_scheme(subscriber: &str, scheme: &str) -> bool {
+    subscriber.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(scheme))
+}
+
+/// An error's text as the API writes its own: it begins with a capital and ends with a full stop.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(chars).chain(['.']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_become_sentences() {
+        let error = std::io::Error::other("the option filter is wrong");
+        assert_eq!(sentence(&error), "The option filter is wrong.");
+    }
+}

@@ -1,0 +1,270 @@
+//! `zaqar-policy`: shows the rules that are in force, and decides by them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::{Map, Value};
+use zaqar_auth::policy::{Credentials, DEFAULTS, Default as Rule, Files, Loaded, Target};
+
+use crate::config::{self, Environment, Sources};
+use crate::error::{StartError, with_causes};
+use crate::registry::Registry;
+
+/// Everything was allowed, or shown.
+const OK: u8 = 0;
+/// Something was denied.
+const DENIED: u8 = 1;
+/// The command line, the configuration or a file is wrong.
+const USAGE: u8 = 2;
+
+/// Bytes of a file of credentials or of a target, at most.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// Shows the policies of a zaqar-server, and decides by them.
+#[derive(Debug, Parser)]
+#[command(name = "zaqar-policy", version)]
+struct Arguments {
+    /// Reads `[oslo_policy]` from this configuration file; may be given several times.
+    #[arg(long, global = true, value_name = "PATH")]
+    config_file: Vec<PathBuf>,
+    /// Reads every *.conf in this directory after the files.
+    #[arg(long, global = true, value_name = "DIR")]
+    config_dir: Vec<PathBuf>,
+    /// Takes the rules of this file, whatever the configuration says.
+    #[arg(long, global = true, value_name = "PATH")]
+    policy_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the names of all rules, with what a default asks.
+    List,
+    /// Decides for a caller: one line a rule, exit code 1 when one denies.
+    Check {
+        /// The rule; every rule when it is left out.
+        #[arg(long)]
+        rule: Option<String>,
+        /// A JSON object with the caller's roles, user_id, project_id and so on, or a token as
+        /// Keystone describes it; - for standard input.
+        #[arg(long, value_name = "FILE")]
+        credentials: PathBuf,
+        /// A JSON object of what the operation is about; its project_id is the caller's when this
+        /// is left out.
+        #[arg(long, value_name = "FILE")]
+        target: Option<PathBuf>,
+    },
+    /// Prints a policy file with every default as a comment.
+    Sample,
+}
+
+/// What the binary `zaqar-policy` does.
+pub fn policy_main() -> ExitCode {
+    let arguments = Arguments::parse();
+    ExitCode::from(match run(&arguments) {
+        Ok((text, code)) => match io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => code,
+            // Whoever read it has read enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+            Err(error) => say(&error.to_string()),
+        },
+        Err(error) => say(&with_causes(error.as_ref())),
+    })
+}
+
+fn say(text: &str) -> u8 {
+    // Nobody may be listening, which the exit code says as well.
+    let _ = writeln!(io::stderr(), "zaqar-policy: {text}");
+    USAGE
+}
+
+fn run(arguments: &Arguments) -> Result<(String, u8), StartError> {
+    let loaded = match &arguments.command {
+        Command::Sample => return Ok((sample(), OK)),
+        Command::List | Command::Check { .. } => files(arguments)?.load()?,
+    };
+    for problem in &loaded.problems {
+        say(&problem.to_string());
+    }
+    Ok(match &arguments.command {
+        Command::Check { rule, credentials, target } => {
+            let credentials = caller(object(credentials)?)?;
+            let target = match target {
+                Some(path) => object(path)?,
+                None => own_target(&credentials),
+            };
+            check(&loaded, rule.as_deref(), &Target::new(target.into()), &credentials)
+        }
+        Command::List | Command::Sample => (list(&loaded), OK),
+    })
+}
+
+fn files(arguments: &Arguments) -> Result<Files, StartError> {
+    if let Some(path) = &arguments.policy_file {
+        // A file that is named must be there.
+        std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        return Ok(Files {
+            file: Some(path.clone()),
+            dirs: Vec::new(),
+            default_rule: "default".to_owned(),
+            enforce_scope: true,
+            enforce_new_defaults: true,
+        });
+    }
+    let sources = Sources {
+        files: arguments.config_file.clone(),
+        dirs: arguments.config_dir.clone(),
+        environment: Environment::of_process(),
+        ..Sources::default()
+    };
+    let loaded = config::load(&sources, &Registry::default().registered());
+    Ok(loaded.map_err(|errors| errors.to_string())?.settings.access.policies)
+}
+
+fn list(loaded: &Loaded) -> String {
+    let defaults: BTreeMap<_, _> = DEFAULTS.iter().map(|rule| (rule.name, rule.check)).collect();
+    let mut text = String::new();
+    for name in loaded.rules.names() {
+        let shown = match defaults.get(name) {
+            Some(check) => format!("\"{name}\": default \"{check}\""),
+            None => format!("\"{name}\""),
+        };
+        let _ = writeln!(text, "{shown}");
+    }
+    text
+}
+
+fn check(
+    loaded: &Loaded,
+    rule: Option<&str>,
+    target: &Target,
+    caller: &Credentials,
+) -> (String, u8) {
+    let rules = rule.map_or_else(|| loaded.rules.names(), |rule| vec![rule]);
+    let (mut text, mut code) = (String::new(), OK);
+    for rule in rules {
+        let is_allowed = loaded.rules.allows(rule, target, caller);
+        let _ = writeln!(text, "{}: {rule}", if is_allowed { "passed" } else { "failed" });
+        if !is_allowed {
+            code = DENIED;
+        }
+    }
+    (text, code)
+}
+
+/// The caller of an object of attributes, or of a token.
+fn caller(object: Map<String, Value>) -> Result<Credentials, StartError> {
+    if object.contains_key("token") {
+        return Ok(zaqar_auth::keystone::Token::read(&object.into())?.credentials);
+    }
+    Ok(Credentials::new(object.into()))
+}
+
+/// What belongs to the caller's own project.
+fn own_target(caller: &Credentials) -> Map<String, Value> {
+    let project = caller.get("project_id").filter(|id| id.is_string());
+    project.map(|id| ("project_id".to_owned(), id.clone())).into_iter().collect()
+}
+
+fn object(path: &Path) -> Result<Map<String, Value>, StartError> {
+    let unreadable = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut text = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(MAX_BYTES + 1).read_to_end(&mut text)
+    } else {
+        let file = std::fs::File::open(path).map_err(|error| unreadable(&error))?;
+        file.take(MAX_BYTES + 1).read_to_end(&mut text)
+    };
+    read.map_err(|error| unreadable(&error))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(unreadable(&format!("more than {MAX_BYTES} bytes")).into());
+    }
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(unreadable(&"not a JSON object").into()),
+        Err(error) => Err(unreadable(&error).into()),
+    }
+}
+
+fn sample() -> String {
+    let mut text = String::new();
+    for Rule { name, check, description, requests, .. } in DEFAULTS {
+        if !description.is_empty() {
+            let _ = writeln!(text, "# {description}");
+        }
+        for request in *requests {
+            let _ = writeln!(text, "# {request}");
+        }
+        let _ = writeln!(text, "#\"{name}\": \"{check}\"\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_in(dir: &tempfile::TempDir, words: &[&str]) -> (String, u8) {
+        let at = |word: &&str| match word.strip_prefix('@') {
+            Some(name) => dir.path().join(name).display().to_string(),
+            None => (*word).to_owned(),
+        };
+        let words = std::iter::once("zaqar-policy".to_owned()).chain(words.iter().map(at));
+        run(&Arguments::try_parse_from(words).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn it_decides_lists_and_prints_a_sample_that_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("p.yaml", "queues:create: role:member and project_id:%(project_id)s\nmine: '!'\n");
+        write("z.conf", "[oslo_policy]\npolicy_file = p.yaml\n");
+        write("member.json", r#"{"roles": ["member"], "project_id": "p"}"#);
+        write("target.json", r#"{"project_id": "other"}"#);
+        write(
+            "token.json",
+            r#"{"token": {"user": {"id": "u"}, "project": {"id": "p"}, "roles": [{"name": "member"}],
+                "expires_at": "2099-01-01T00:00:00Z"}}"#,
+        );
+        for from in [["--policy-file", "@p.yaml"], ["--config-file", "@z.conf"]] {
+            let ask = |more: &[&str]| run_in(&dir, &[&from[..], more].concat());
+            for caller in ["@member.json", "@token.json"] {
+                let create = ["check", "--rule", "queues:create", "--credentials", caller];
+                assert_eq!(ask(&create), ("passed: queues:create\n".to_owned(), OK));
+                let of_another = [&create[..], &["--target", "@target.json"]].concat();
+                assert_eq!(ask(&of_another), ("failed: queues:create\n".to_owned(), DENIED));
+            }
+            let (all, code) = ask(&["check", "--credentials", "@member.json"]);
+            assert_eq!((code, all.lines().count()), (DENIED, DEFAULTS.len() + 1));
+            assert!(all.contains("failed: health:get\n") && all.contains("passed: ping:get\n"));
+            let (listed, _) = ask(&["list"]);
+            assert!(listed.contains("\"mine\"\n") && listed.contains("\"health:get\": default"));
+        }
+        let (sample, _) = run_in(&dir, &["sample"]);
+        write("sample.yaml", &sample);
+        let (of_sample, _) = run_in(&dir, &["--policy-file", "@sample.yaml", "list"]);
+        write("empty.yaml", "");
+        assert_eq!(run_in(&dir, &["--policy-file", "@empty.yaml", "list"]).0, of_sample);
+        // Uncommented, it still says what holds anyway.
+        write("full.yaml", &sample.replace("#\"", "\""));
+        assert_eq!(run_in(&dir, &["--policy-file", "@full.yaml", "list"]).0, of_sample);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        for words in [
+            &["--policy-file", "/none", "list"][..],
+            &["check", "--credentials", "/none"],
+            &["--config-file", "/none", "list"],
+        ] {
+            let words = std::iter::once(&"zaqar-policy").chain(words);
+            let failed = run(&Arguments::try_parse_from(words).unwrap()).unwrap_err();
+            assert!(failed.to_string().contains("/none"), "{failed}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Pools: what opens their stores, and what they make of the message store.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tracing::warn;
+use zaqar_core::Secret;
+use zaqar_core::pools::{Capability, Pool, masked};
+use zaqar_core::storage::MessageStore;
+use zaqar_pooling::{Connector, Options, Pooled, Refusal};
+
+use crate::config::{Section, Settings};
+use crate::error::with_causes;
+use crate::registry::{Registry, driver_of};
+use crate::store::{StoreContext, StoreDriver, StoreLocation, Stores};
+
+/// The driver whose stores one process has for itself.
+const EMBEDDED: &str = "embedded";
+
+/// Pools of a server.
+pub(crate) struct Pooling {
+    pub(crate) registry: Arc<zaqar_pooling::Registry>,
+    pub(crate) pooled: Arc<Pooled>,
+}
+
+impl Pooling {
+    /// Pools in front of the stores that are configured.
+    pub(crate) fn new(
+        registry: &Registry,
+        settings: &Settings,
+        context: &StoreContext,
+        stores: &Stores,
+    ) -> Self {
+        let connector = Connect {
+            drivers: registry.store_drivers(),
+            context: context.clone(),
+            is_one_process: settings.drivers.management_store == EMBEDDED,
+        };
+        let (management, configured) = (Arc::clone(&stores.management), &stores.messages);
+        let registry =
+            zaqar_pooling::Registry::new(management, Arc::clone(configured), Arc::new(connector));
+        let registry =
+            Arc::new(if settings.virtual_pool { registry.with_virtual_pool() } else { registry });
+        let options = Options { tasks: context.tasks.clone(), ..Options::default() };
+        let pooled = Arc::new(Pooled::new(Arc::clone(&registry), options));
+        Self { registry, pooled }
+    }
+
+    /// The stores, with the pools as message store.
+    pub(crate) fn stores(&self, stores: &Stores) -> Stores {
+        let management = Arc::clone(&stores.management);
+        Stores {
+            messages: Arc::clone(&self.pooled) as _,
+            management,
+            is_one: false,
+            message_figures: stores.message_figures.clone(),
+            management_figures: stores.management_figures.clone(),
+        }
+    }
+}
+
+/// Opens the stores of pools by the scheme of their URIs.
+struct Connect {
+    drivers: Vec<Arc<dyn StoreDriver>>,
+    context: StoreContext,
+    /// The management store is one that no other process can share.
+    is_one_process: bool,
+}
+
+impl Connect {
+    fn driver(&self, pool: &Pool) -> Result<&dyn StoreDriver, Refusal> {
+        let driver = driver_of(self.drivers.iter(), pool.uri.expose());
+        driver.map(AsRef::as_ref).map_err(|reason| Refusal { reason })
+    }
+
+    fn check_shared(&self, driver: &dyn StoreDriver) -> Result<(), Refusal> {
+        if self.is_one_process || !driver.schemes().contains(&EMBEDDED) {
+            return Ok(());
+        }
+        let reason = "an embedded store is one process's own: it can be a pool only where the \
+                      management store is embedded, too";
+        Err(Refusal { reason: reason.to_owned() })
+    }
+}
+
+#[async_trait]
+impl Connector for Connect {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        let driver = self.driver(pool)?;
+        self.check_shared(driver)?;
+        let location = location(driver, pool)?;
+        let opened = driver.open(&location, &self.context).await.map_err(|error| {
+            let uri = pool.uri.expose();
+            Refusal { reason: with_causes(error.as_ref()).replace(uri, &masked(uri)) }
+        })?;
+        let lacks = || Refusal { reason: "its driver has no message store".to_owned() };
+        opened.messages.ok_or_else(lacks)
+    }
+
+    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
+        let driver = self.driver(pool);
+        driver.map(|driver| driver.capabilities().iter().copied().collect()).unwrap_or_default()
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        let (Ok(driver), Ok(second)) = (self.driver(one), self.driver(other)) else { return false };
+        let (Ok(one), Ok(other)) = (location(driver, one), location(second, other)) else {
+            return false;
+        };
+        driver.schemes() == second.schemes() && driver.is_same_store(&one, &other).unwrap_or(false)
+    }
+}
+
+/// A pool's URI and options as its driver reads them. Options that the driver does not have are
+/// passed over, as in the original: some are the original's.
+fn location(driver: &dyn StoreDriver, pool: &Pool) -> Result<StoreLocation, Refusal> {
+    let section = format!("pool {}", pool.name);
+    let mut options = Vec::new();
+    for (name, value) in &pool.options {
+        let is_known = driver.options().iter().any(|known| known.name == name);
+        if !is_known || name == driver.location_option() {
+            warn!(pool = pool.name.as_str(), option = name, "an option of a pool has no effect");
+            continue;
+        }
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Bool(_) | Value::Number(_) => value.to_string(),
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                let reason = format!("option {name} must be a text, a number or a boolean");
+                return Err(Refusal { reason });
+            }
+        };
+        options.push((name.as_str(), text));
+    }
+    let pairs = options.iter().map(|(name, text)| (*name, text.as_str()));
+    let options = Section::of_options(&section, driver.options(), pairs);
+    Ok(StoreLocation { uri: Secret::new(pool.uri.expose().clone()), options })
+}

@@ -1,0 +1,101 @@
+//! SIGHUP: reads the configuration again, takes over what can change while the server runs, and
+//! says what did and what waits for a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tracing::{error, info};
+
+use crate::config::{self, Raw, Registered, Settings, Sources};
+use crate::logs::Logs;
+use crate::status::Status;
+
+/// Options of `[DEFAULT]` that are taken over.
+const LIVE: [&str; 2] = ["debug", "default_log_levels"];
+
+/// Reloads the configuration of one server.
+pub(crate) struct Reloader {
+    sources: Sources,
+    registered: Registered,
+    /// What the server was started with.
+    started: Settings,
+    /// What was read last.
+    last: Settings,
+    logs: Logs,
+    status: Status,
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        sources: Sources,
+        registered: Registered,
+        settings: Settings,
+        logs: Logs,
+        status: Status,
+    ) -> Self {
+        Self { sources, registered, last: settings.clone(), started: settings, logs, status }
+    }
+
+    /// Opens the log file again, takes over log levels, and has the policy files read. What is
+    /// wrong changes nothing. Reads files; do not call it where nothing may block.
+    pub(crate) fn reload(&mut self) {
+        self.logs.reopen();
+        if let Some(permissions) = self.status.permissions() {
+            permissions.reload();
+        }
+        let loaded = match config::load(&self.sources, &self.registered) {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                let errors = errors.to_string().replace('\n', "; ");
+                error!(errors, "the configuration is wrong: the one before stays in force");
+                return;
+            }
+        };
+        let settings = loaded.settings;
+        let names = |differences: BTreeSet<(String, String)>, is_wanted: fn(&str, &str) -> bool| {
+            let wanted = differences.iter().filter(|(section, option)| is_wanted(section, option));
+            let names: Vec<_> =
+                wanted.map(|(section, option)| format!("[{section}] {option}")).collect();
+            names.join(", ")
+        };
+        let taken = names(differences(self.last.raw(), settings.raw()), is_live);
+        let waiting = names(differences(self.started.raw(), settings.raw()), |section, option| {
+            !is_live(section, option)
+        });
+        match self.logs.set_levels(&settings.logging) {
+            Ok(()) => info!(
+                changed = or_nothing(&taken),
+                needs_restart = or_nothing(&waiting),
+                "configuration reloaded; policy files are read again where they changed"
+            ),
+            Err(error) => error!(%error, "the levels of the log stay as they were"),
+        }
+        self.last = settings;
+    }
+}
+
+/// Whether an option is taken over while the server runs.
+fn is_live(section: &str, option: &str) -> bool {
+    section == "DEFAULT" && LIVE.contains(&option)
+}
+
+fn or_nothing(names: &str) -> &str {
+    if names.is_empty() { "nothing" } else { names }
+}
+
+/// The options whose values differ, by section and name.
+fn differences(before: &Raw, after: &Raw) -> BTreeSet<(String, String)> {
+    let (before, after) = (values(before), values(after));
+    let all = before.keys().chain(after.keys());
+    all.filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
+}
+
+fn values(raw: &Raw) -> BTreeMap<(String, String), Vec<String>> {
+    let mut values = BTreeMap::new();
+    for section in raw.sections() {
+        for option in raw.options(section) {
+            let texts = raw.values(section, option).iter().map(|value| value.text.clone());
+            values.insert((section.to_owned(), option.to_owned()), texts.collect());
+        }
+    }
+    values
+}

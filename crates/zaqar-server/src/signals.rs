@@ -1,0 +1,83 @@
+//! Signals of the process.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::reload::Reloader;
+use crate::report::Reporter;
+use crate::service_manager;
+
+/// The signals that are caught. Uncaught, each of them kills the process.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on; those that come before [`Signals::handle`] wait for it. Needs a
+    /// runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// SIGTERM and SIGINT stop the server; SIGHUP reloads the configuration and opens the log file
+    /// again; SIGUSR2 asks for a report; SIGUSR1 does nothing. Never returns.
+    pub(crate) async fn handle(
+        mut self,
+        stop: CancellationToken,
+        mut reloader: Reloader,
+        reporter: Reporter,
+    ) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => stop_at("SIGTERM", &stop),
+                _ = self.interrupt.recv() => stop_at("SIGINT", &stop),
+                _ = self.hangup.recv() => match reload(reloader).await {
+                    Some(done) => reloader = done,
+                    None => return,
+                },
+                _ = self.user1.recv() => ignore("SIGUSR1"),
+                _ = self.user2.recv() => reporter.request(),
+            }
+        }
+    }
+}
+
+/// Files may be on a disk that is slow. `None` where the reload panicked, which ends the server.
+async fn reload(mut reloader: Reloader) -> Option<Reloader> {
+    service_manager::reloading();
+    let reloaded = tokio::task::spawn_blocking(move || {
+        reloader.reload();
+        reloader
+    });
+    let reloaded = reloaded.await;
+    service_manager::reloaded();
+    reloaded.inspect_err(|error| error!(%error, "the configuration was not reloaded")).ok()
+}
+
+fn stop_at(signal: &str, stop: &CancellationToken) {
+    if !stop.is_cancelled() {
+        service_manager::stopping();
+        info!(signal, "stopping");
+    }
+    stop.cancel();
+}
+
+fn ignore(signal: &str) {
+    info!(signal, "signal ignored");
+}

@@ -1,0 +1,60 @@
+//! Long-lived tasks of the process: started by name, watched, and waited for at the stop.
+
+use std::convert::Infallible;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use zaqar_core::TaskMonitor;
+
+/// A group of tasks that end together. The death of one is reported to the monitor.
+pub(crate) struct Supervisor {
+    monitor: TaskMonitor,
+    tasks: JoinSet<()>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(monitor: &TaskMonitor) -> Self {
+        Self { monitor: monitor.clone(), tasks: JoinSet::new() }
+    }
+
+    /// Starts a task that must not end before `stop`.
+    pub(crate) fn spawn(
+        &mut self,
+        name: String,
+        stop: &CancellationToken,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let guard = self.monitor.guard(name);
+        let stop = stop.clone();
+        self.tasks.spawn(async move {
+            // Bound first, so that a panic of the task drops it.
+            let guard = guard;
+            task.await;
+            if stop.is_cancelled() {
+                guard.finish();
+            }
+        });
+    }
+
+    /// Waits until every task has ended. Dropped half-way it loses nothing.
+    pub(crate) async fn ended(&mut self) {
+        // How a task ended was reported by its guard.
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Waits until every task has ended.
+    pub(crate) async fn join(mut self) {
+        self.ended().await;
+    }
+}
+
+/// Logs every task that dies, and stops the server at the first.
+pub(crate) async fn stop_on_failure(monitor: &TaskMonitor, stop: &CancellationToken) -> Infallible {
+    for index in 0.. {
+        let failure = monitor.failure(index).await;
+        error!(task = %failure.task, panicked = failure.panicked, "{failure}; the server stops");
+        stop.cancel();
+    }
+    std::future::pending().await
+}

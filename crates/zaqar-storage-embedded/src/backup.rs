@@ -1,0 +1,182 @@
+//! Copies of a store: made while it is open, checked, and put in place of it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::directory;
+use crate::error::{Error, Sql};
+use crate::recovery::clear_mark;
+use crate::schema::{self, file, open_reader};
+
+/// Problems that a check names; a damaged file may have millions.
+const MAX_PROBLEMS: u32 = 100;
+
+/// What a file holds that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Its format.
+    pub format: i32,
+    /// Queues and topics of clients, and the internal ones of deliveries.
+    pub queues: u64,
+    /// Messages of all of them.
+    pub messages: u64,
+}
+
+/// Copies the store in a directory into a new file, as it is at one moment, whether a server has it
+/// open or not. The file appears under its name when it is whole and safe from a power cut, and
+/// only its owner can read it.
+///
+/// Cost: it reads the whole store once and writes what is live. Meanwhile requests are served, and
+/// the store's log grows by what they write.
+///
+/// # Errors
+/// [`Error::Exists`] where the file is there, [`Error::Open`] where the store cannot be read,
+/// [`Error::Copy`] where the copy cannot be written.
+pub fn back_up(store: &Path, target: &Path) -> Result<Checked, Error> {
+    refuse_existing(target)?;
+    let failed = |source| Error::Copy { path: target.to_path_buf(), source };
+    let partial = with_suffix(target, ".partial");
+    fs::remove_file(&partial).or_else(passed_over).map_err(|error| failed(error.into()))?;
+    // SQLite takes an empty file as it finds it: bodies are for nobody else to read.
+    directory::private(&partial).map_err(|error| failed(error.into()))?;
+    let copied = copy(store, &partial).and_then(|()| {
+        let checked = check_file(&partial)?;
+        let renamed = File::open(&partial)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&partial, target))
+            .and_then(|()| directory::sync(parent(target)));
+        renamed.map_err(|error| failed(error.into()))?;
+        Ok(checked)
+    });
+    if copied.is_err() {
+        // What is half done is no use; that it cannot be removed is not worth hiding the error.
+        let _ = fs::remove_file(&partial);
+    }
+    copied
+}
+
+/// Puts a copy into a directory without a store, or, with `replace`, in place of the store there,
+/// whose files are kept under names that end in `.replaced`. The store must not be open.
+///
+/// # Errors
+/// [`Error::InUse`]; [`Error::Exists`] where there is a store and `replace` is off;
+/// [`Error::Damaged`], [`Error::Foreign`], [`Error::Newer`] for a file that is no sound copy, with
+/// nothing changed.
+pub fn restore(copy: &Path, store: &Path, replace: bool) -> Result<Checked, Error> {
+    let checked = check_file(copy)?;
+    let target = file(store);
+    let has_store = target.metadata().is_ok_and(|metadata| metadata.len() > 0);
+    if has_store && !replace {
+        return Err(Error::Exists { path: target });
+    }
+    let _owner = directory::own(store, &target)?;
+    let failed = |source: io::Error| Error::Copy { path: target.clone(), source: source.into() };
+    let partial = with_suffix(&target, ".partial");
+    directory::private(&partial).map_err(failed)?;
+    fs::copy(copy, &partial)
+        .and_then(|_| File::open(&partial)?.sync_all())
+        .and_then(|()| if has_store { put_away(store) } else { Ok(()) })
+        .and_then(|()| fs::rename(&partial, &target))
+        .and_then(|()| directory::sync(store))
+        .map_err(failed)?;
+    Ok(checked)
+}
+
+/// Checks every page of the store in a directory, also while a server has it open.
+///
+/// Cost: it reads the whole store.
+///
+/// # Errors
+/// [`Error::Damaged`] with the first 100 problems; [`Error::Open`] where it cannot be read.
+pub fn check(store: &Path) -> Result<Checked, Error> {
+    let path = file(store);
+    let failed =
+        |source: rusqlite::Error| Error::Open { path: path.clone(), source: source.into() };
+    let conn = open_reader(store).map_err(failed)?;
+    check_connection(&conn, &path)
+}
+
+fn copy(store: &Path, target: &Path) -> Result<(), Error> {
+    let path = file(store);
+    let source = open_reader(store)
+        .map_err(|source| Error::Open { path: path.clone(), source: source.into() })?;
+    let format = schema::check_format(&source, &path)?;
+    let failed =
+        |source: rusqlite::Error| Error::Copy { path: target.to_path_buf(), source: source.into() };
+    let name =
+        target.to_str().ok_or_else(|| failed(rusqlite::Error::InvalidPath(target.into())))?;
+    source.execute("VACUUM INTO ?1", [name]).map_err(failed)?;
+    if format < schema::FORMAT {
+        return Ok(());
+    }
+    // The copy was never open: it misses nothing of a log.
+    let copied = Connection::open_with_flags(target, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    copied.and_then(|copied| clear_mark(&copied)).map_err(failed)
+}
+
+/// Checks a copy; it is not changed, and no file appears beside it.
+fn check_file(path: &Path) -> Result<Checked, Error> {
+    let failed =
+        |source: rusqlite::Error| Error::Open { path: path.to_path_buf(), source: source.into() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
+    check_connection(&conn, path)
+}
+
+fn check_connection(conn: &Connection, path: &Path) -> Result<Checked, Error> {
+    let failed =
+        |source: rusqlite::Error| Error::Open { path: path.to_path_buf(), source: source.into() };
+    let format = schema::check_format(conn, path)?;
+    let problems = problems(conn).map_err(failed)?;
+    if problems != ["ok"] {
+        return Err(Error::Damaged { path: path.to_path_buf(), problems: problems.join("; ") });
+    }
+    let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed);
+    let queues = count("SELECT count(*) FROM heads")?;
+    let messages = count(
+        "SELECT (SELECT count(*) FROM free) + (SELECT count(*) FROM held) + (SELECT count(*) FROM delayed)",
+    )?;
+    let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+    let unsigned = |count: i64| u64::try_from(count).unwrap_or_default();
+    Ok(Checked { bytes, format, queues: unsigned(queues), messages: unsigned(messages) })
+}
+
+fn problems(conn: &Connection) -> Sql<Vec<String>> {
+    let mut statement = conn.prepare(&format!("PRAGMA integrity_check({MAX_PROBLEMS})"))?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Renames the files of a store.
+fn put_away(store: &Path) -> io::Result<()> {
+    for path in [file(store), schema::log(store), schema::log_index(store)] {
+        fs::rename(&path, with_suffix(&path, ".replaced")).or_else(passed_over)?;
+    }
+    Ok(())
+}
+
+/// What is not there needs nothing done.
+fn passed_over(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn refuse_existing(path: &Path) -> Result<(), Error> {
+    if path.exists() { Err(Error::Exists { path: path.to_path_buf() }) } else { Ok(()) }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}

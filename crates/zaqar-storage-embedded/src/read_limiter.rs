@@ -1,0 +1,125 @@
+//! Bounds how many reads of many rows run at once, and admits projects in turn.
+//!
+//! A read runs on the thread that polls its task. If all threads were busy with the pages of one
+//! project, the tasks of the others would not be polled. So such reads take permits, one fewer than
+//! there are threads. Reads of single rows take none.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use zaqar_core::ProjectId;
+
+use crate::scheduler::{Bounds, FairQueue, Refusal, Slice};
+
+/// Reads that wait, at most.
+const WAITING: usize = 4096;
+/// What each costs: one turn of its project.
+const COST: usize = 64 << 10;
+
+/// Hands out permits.
+#[derive(Debug)]
+pub(crate) struct ReadLimiter {
+    /// Permits left. Its lock orders all that happens here.
+    free: Mutex<usize>,
+    waiting: FairQueue<oneshot::Sender<Permit>>,
+}
+
+/// Allows one read; goes to the next one that waits when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(Option<Arc<ReadLimiter>>);
+
+impl ReadLimiter {
+    /// As many permits as processors but one, and at least one.
+    pub(crate) fn new() -> Arc<Self> {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        Self::with_permits(processors.saturating_sub(1).max(1))
+    }
+
+    fn with_permits(permits: usize) -> Arc<Self> {
+        let bounds = Bounds { items: WAITING, bytes: WAITING * COST };
+        Arc::new(Self { free: Mutex::new(permits), waiting: FairQueue::new(bounds) })
+    }
+
+    /// Waits for a permit.
+    pub(crate) async fn acquire(self: &Arc<Self>, project: &ProjectId) -> Result<Permit, Refusal> {
+        let turn = {
+            let mut free = self.free();
+            if *free > 0 {
+                *free -= 1;
+                return Ok(Permit(Some(Arc::clone(self))));
+            }
+            let (sender, turn) = oneshot::channel();
+            self.waiting.put(&Some(project.clone()), COST, sender)?;
+            turn
+        };
+        turn.await.map_err(|_| Refusal::Closed)
+    }
+
+    fn free(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(limiter) = self.0.take() else { return };
+        loop {
+            let next = {
+                let mut free = limiter.free();
+                let next = limiter.waiting.take_now(Slice { items: 1, bytes: COST }).pop();
+                if next.is_none() {
+                    *free += 1;
+                }
+                next
+            };
+            let Some(next) = next else { return };
+            match next.send(Self(Some(Arc::clone(&limiter)))) {
+                Ok(()) => return,
+                // Its task has gone away: this loop goes on in that permit's stead.
+                Err(mut permit) => drop(permit.0.take()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn projects_are_admitted_in_turn() {
+        let limiter = ReadLimiter::with_permits(1);
+        let order = Mutex::new(Vec::new());
+        let project = |name: &str| ProjectId::new(name).unwrap();
+        let first = limiter.acquire(&project("greedy")).await.unwrap();
+        let read = async |name: &str, number: u32| {
+            let permit = limiter.acquire(&project(name)).await.unwrap();
+            order.lock().unwrap().push(format!("{name} {number}"));
+            drop(permit);
+        };
+        let gone = project("gone");
+        let mut cancelled = Box::pin(limiter.acquire(&gone));
+        let mut context = Context::from_waker(Waker::noop());
+        let (g1, g2, g3) = (read("greedy", 1), read("greedy", 2), read("greedy", 3));
+        let (q1, q2) = (read("quiet", 1), read("quiet", 2));
+        let (mut g1, mut g2, mut g3) = (pin!(g1), pin!(g2), pin!(g3));
+        let (mut q1, mut q2) = (pin!(q1), pin!(q2));
+        assert!(g1.as_mut().poll(&mut context).is_pending());
+        assert!(cancelled.as_mut().poll(&mut context).is_pending());
+        assert!(g2.as_mut().poll(&mut context).is_pending());
+        assert!(g3.as_mut().poll(&mut context).is_pending());
+        assert!(q1.as_mut().poll(&mut context).is_pending());
+        assert!(q2.as_mut().poll(&mut context).is_pending());
+        drop(cancelled);
+        drop(first);
+        tokio::join!(q2, q1, g3, g2, g1);
+        assert_eq!(
+            *order.lock().unwrap(),
+            ["greedy 1", "quiet 1", "greedy 2", "quiet 2", "greedy 3"]
+        );
+        assert_eq!(*limiter.free(), 1);
+    }
+}

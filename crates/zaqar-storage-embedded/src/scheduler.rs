@@ -1,0 +1,333 @@
+//! Serves projects in turn, so that one with much to do delays the others by little.
+//!
+//! Deficit round robin: in each turn a project may spend [`QUANTUM`] bytes more than it has left,
+//! and what is too large for that waits until enough turns have passed. Cheap work of other
+//! projects goes first meanwhile. What waits is bounded, and no project takes all of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use zaqar_core::ProjectId;
+
+/// Bytes that a project may spend in one turn.
+const QUANTUM: usize = 64 << 10;
+/// A project may have this many times as much waiting as is left for the others.
+const SHARE: usize = 3;
+/// What everything costs at least, as bytes.
+const LEAST: usize = 512;
+
+/// Who waits: a project, or the server itself.
+pub(crate) type Tenant = Option<ProjectId>;
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+/// What one call of [`FairQueue::take`] takes, at most. One item is taken whatever it costs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slice {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Why something is not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Too much waits already.
+    Full,
+    /// Nobody takes anything any more.
+    Closed,
+}
+
+/// What waits, by project.
+#[derive(Debug)]
+pub(crate) struct FairQueue<T> {
+    bounds: Bounds,
+    state: Mutex<State<T>>,
+    woken: Condvar,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    lanes: HashMap<Tenant, Lane<T>>,
+    /// Whose turn it is, next first: those with a lane.
+    order: VecDeque<Tenant>,
+    items: usize,
+    bytes: usize,
+    is_closed: bool,
+}
+
+/// What waits for one project, in order.
+#[derive(Debug)]
+struct Lane<T> {
+    waiting: VecDeque<(usize, T)>,
+    bytes: usize,
+    /// Bytes that it may spend.
+    credit: usize,
+}
+
+impl<T> FairQueue<T> {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let state = State {
+            lanes: HashMap::new(),
+            order: VecDeque::new(),
+            items: 0,
+            bytes: 0,
+            is_closed: false,
+        };
+        Self { bounds, state: Mutex::new(state), woken: Condvar::new() }
+    }
+
+    /// Puts something that costs so many bytes behind what its project has waiting.
+    pub(crate) fn put(&self, tenant: &Tenant, bytes: usize, item: T) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if state.is_closed {
+            return Err(Refusal::Closed);
+        }
+        if !state.fits(self.bounds, tenant, bytes) {
+            return Err(Refusal::Full);
+        }
+        state.put(tenant, bytes, item);
+        drop(state);
+        self.woken.notify_one();
+        Ok(())
+    }
+
+    /// Waits until there is something, and takes a slice of it in turn; empty once it is closed and
+    /// nothing waits.
+    pub(crate) fn take(&self, slice: Slice) -> Vec<T> {
+        let mut state = self.state();
+        while state.items == 0 && !state.is_closed {
+            state = self.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.take(slice)
+    }
+
+    /// As [`Self::take`], and empty if there is nothing.
+    pub(crate) fn take_now(&self, slice: Slice) -> Vec<T> {
+        self.state().take(slice)
+    }
+
+    /// Takes nothing more in; what waits can still be taken.
+    pub(crate) fn close(&self) {
+        self.state().is_closed = true;
+        self.woken.notify_all();
+    }
+
+    /// Closes and drops what waits.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        let lanes = std::mem::take(&mut state.lanes);
+        state.order.clear();
+        (state.items, state.bytes) = (0, 0);
+        // Dropping an item wakes its caller, which may come back here.
+        drop(state);
+        drop(lanes);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    /// Something always fits where nothing waits, so that nothing is too large for ever.
+    fn fits(&self, bounds: Bounds, tenant: &Tenant, bytes: usize) -> bool {
+        let (items, held) =
+            self.lanes.get(tenant).map_or((0, 0), |lane| (lane.waiting.len(), lane.bytes));
+        let left = |bound: usize, taken: usize| bound.saturating_sub(taken).saturating_mul(SHARE);
+        let has_place = self.items < bounds.items && items < left(bounds.items, self.items);
+        let has_bytes = bytes == 0
+            || (self.bytes.saturating_add(bytes) <= bounds.bytes
+                && held < left(bounds.bytes, self.bytes));
+        has_place && (has_bytes || self.bytes == 0)
+    }
+
+    fn put(&mut self, tenant: &Tenant, bytes: usize, item: T) {
+        if !self.lanes.contains_key(tenant) {
+            self.order.push_back(tenant.clone());
+            let lane = Lane { waiting: VecDeque::new(), bytes: 0, credit: 0 };
+            self.lanes.insert(tenant.clone(), lane);
+        }
+        if let Some(lane) = self.lanes.get_mut(tenant) {
+            lane.waiting.push_back((bytes, item));
+            lane.bytes += bytes;
+        }
+        self.items += 1;
+        self.bytes += bytes;
+    }
+
+    fn take(&mut self, slice: Slice) -> Vec<T> {
+        let mut taken = Vec::with_capacity(self.items.min(slice.items));
+        let mut left = slice.bytes;
+        while self.items > 0 && taken.len() < slice.items && left > 0 {
+            let before = taken.len();
+            for _ in 0..self.order.len() {
+                self.take_turn(&mut taken, slice.items, &mut left);
+            }
+            if taken.len() == before {
+                if !taken.is_empty() {
+                    // Only what is too large for its project's credit is left: not with the others.
+                    break;
+                }
+                self.pass_turns();
+            }
+        }
+        taken
+    }
+
+    /// One turn of the project whose turn it is. Where the slice ends first, its turn goes on next
+    /// time.
+    fn take_turn(&mut self, taken: &mut Vec<T>, items: usize, left: &mut usize) {
+        if taken.len() >= items || *left == 0 {
+            return;
+        }
+        let Some(tenant) = self.order.pop_front() else { return };
+        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
+        lane.credit = lane.credit.saturating_add(QUANTUM);
+        while let Some((bytes, _)) = lane.waiting.front()
+            && cost(*bytes) <= lane.credit
+            && taken.len() < items
+            && *left > 0
+        {
+            let Some((bytes, item)) = lane.waiting.pop_front() else { break };
+            lane.credit -= cost(bytes);
+            lane.bytes -= bytes;
+            self.items -= 1;
+            self.bytes -= bytes;
+            *left = left.saturating_sub(cost(bytes));
+            taken.push(item);
+        }
+        if lane.waiting.is_empty() {
+            // Credit is not saved for later.
+            self.lanes.remove(&tenant);
+        } else {
+            self.order.push_back(tenant);
+        }
+    }
+
+    /// As many turns at once as pass until somebody can spend.
+    fn pass_turns(&mut self) {
+        let turns = |lane: &Lane<T>| {
+            let bytes = lane.waiting.front().map_or(0, |(bytes, _)| *bytes);
+            cost(bytes).saturating_sub(lane.credit).div_ceil(QUANTUM).saturating_sub(1)
+        };
+        let most = self.lanes.values().map(turns).min().unwrap_or(0);
+        for lane in self.lanes.values_mut() {
+            lane.credit = lane.credit.saturating_add(most.saturating_mul(QUANTUM));
+        }
+    }
+}
+
+/// What counts in turns.
+const fn cost(bytes: usize) -> usize {
+    if bytes < LEAST { LEAST } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Slice = Slice { items: 1000, bytes: usize::MAX };
+
+    fn tenant(name: &str) -> Tenant {
+        Some(ProjectId::new(name).unwrap())
+    }
+
+    fn turns(items: usize, bytes: usize) -> FairQueue<&'static str> {
+        FairQueue::new(Bounds { items, bytes })
+    }
+
+    #[test]
+    fn projects_are_served_in_turn_and_each_in_order() {
+        let turns = turns(100, 1 << 30);
+        let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
+        let large = QUANTUM;
+        for item in ["g1", "g2", "g3", "g4"] {
+            turns.put(&greedy, large, item).unwrap();
+        }
+        turns.put(&quiet, 100, "q1").unwrap();
+        turns.put(&quiet, 100, "q2").unwrap();
+        turns.put(&None, 0, "sweep").unwrap();
+        assert_eq!(turns.take(ALL), ["g1", "q1", "q2", "sweep", "g2", "g3", "g4"]);
+    }
+
+    #[test]
+    fn a_large_item_waits_for_its_turns_and_small_ones_go_first() {
+        let turns = turns(100, 1 << 30);
+        let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
+        turns.put(&greedy, 10 * QUANTUM, "large").unwrap();
+        turns.put(&greedy, 10 * QUANTUM, "larger").unwrap();
+        turns.put(&quiet, 100, "q1").unwrap();
+        assert_eq!(turns.take(ALL), ["q1"], "its transaction is not the large one's");
+        // Alone it does not wait for others.
+        assert_eq!(turns.take(ALL), ["large"]);
+        turns.put(&quiet, 100, "q2").unwrap();
+        assert_eq!(turns.take(ALL), ["q2"]);
+        turns.put(&quiet, 100, "q3").unwrap();
+        assert_eq!(turns.take(ALL), ["q3"]);
+        assert_eq!(turns.take(ALL), ["larger"]);
+    }
+
+    /// However many small ones come, the large one gets its turn.
+    #[test]
+    fn nobody_starves() {
+        let turns = turns(100, 1 << 30);
+        turns.put(&tenant("large"), 5 * QUANTUM, "large").unwrap();
+        let mut rounds = 0;
+        loop {
+            turns.put(&tenant("small"), 100, "small").unwrap();
+            rounds += 1;
+            if turns.take(ALL).contains(&"large") {
+                break;
+            }
+        }
+        assert!(rounds <= 6, "{rounds}");
+    }
+
+    #[test]
+    fn a_slice_is_bounded_in_items_and_bytes() {
+        let turns = turns(100, 1 << 30);
+        for _ in 0..10 {
+            turns.put(&tenant("a"), 1000, "a").unwrap();
+            turns.put(&tenant("b"), 1000, "b").unwrap();
+        }
+        assert_eq!(turns.take(Slice { items: 3, bytes: usize::MAX }).len(), 3);
+        assert_eq!(turns.take(Slice { items: 100, bytes: 2500 }).len(), 3);
+        assert_eq!(turns.take(ALL).len(), 14);
+    }
+
+    #[test]
+    fn one_project_leaves_space_for_others() {
+        let turns = turns(100, 1000);
+        let mut taken = 0;
+        while turns.put(&tenant("greedy"), 1, "g").is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, 75);
+        for name in ["b", "c"] {
+            turns.put(&tenant(name), 1, "other").unwrap();
+        }
+        assert_eq!(turns.put(&tenant("greedy"), 1, "g"), Err(Refusal::Full));
+        assert_eq!(turns.take(ALL).len(), 77);
+        turns.put(&tenant("large"), 5000, "too large for the bound").unwrap();
+        assert_eq!(turns.put(&tenant("large"), 1, "more"), Err(Refusal::Full));
+        assert_eq!(turns.put(&tenant("other"), 1, "more"), Err(Refusal::Full));
+        turns.put(&tenant("other"), 0, "costs nothing").unwrap();
+    }
+
+    #[test]
+    fn what_waits_when_it_is_closed_is_taken() {
+        let turns = turns(10, 10);
+        turns.put(&None, 1, "last").unwrap();
+        turns.close();
+        assert_eq!(turns.put(&None, 1, "late"), Err(Refusal::Closed));
+        assert_eq!(turns.take(ALL), ["last"]);
+        assert_eq!(turns.take(ALL), [""; 0]);
+        turns.abandon();
+    }
+}

@@ -1,0 +1,343 @@
+//! What is found after a process died: every state that a kill can leave is opened with all that
+//! was acknowledged, and a store whose files are lost or damaged is refused.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use tempfile::{TempDir, tempdir};
+use zaqar_core::storage::{Batch, Guarded, Heads, ListQuery, Messages, NewMessage, Upkeep};
+use zaqar_core::{
+    ClientId, Generation, Incarnation, Kind, Payload, ProjectId, QueueKey, QueueName, Timestamp,
+    Version,
+};
+use zaqar_storage_embedded::{Embedded, Error, Options};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+const LIFE: Generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
+/// What a child process is to do, and where.
+const TASK: &str = "ZAQAR_RECOVERY_TASK";
+
+fn key() -> QueueKey {
+    QueueKey {
+        project: ProjectId::new("p").unwrap(),
+        kind: Kind::Queue,
+        name: QueueName::new("q").unwrap(),
+    }
+}
+
+async fn post(store: &Embedded, bytes: usize) -> u64 {
+    store.open(&key(), LIFE, NOW).await.unwrap();
+    let payload = Payload::plain(Bytes::from(vec![b'1'; bytes]));
+    let messages = vec![NewMessage { payload, ttl: 3600, delay: 0 }];
+    let batch = Batch { request: 0, client: ClientId::new("c"), messages, notify: false };
+    match store.post(&key(), LIFE, batch, NOW).await.unwrap() {
+        Guarded::Done(ids) => ids[0].position.get(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn positions(store: &Embedded) -> Vec<u64> {
+    let query = ListQuery {
+        after: None,
+        limit: 100_000,
+        hide: None,
+        include_claimed: true,
+        include_delayed: true,
+    };
+    let page = Messages::list(store, &key(), &query, NOW).await.unwrap();
+    page.messages.iter().map(|message| message.id.position.get()).collect()
+}
+
+/// What a child does before it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Post(u32),
+    /// Everything goes into the file, and the log begins anew with the next change.
+    Restart,
+    /// Everything goes into the file, and the log is cut, as litestream does.
+    Truncate,
+    ShutDown,
+}
+
+impl Step {
+    fn parse(text: &str) -> Self {
+        match text {
+            "restart" => Self::Restart,
+            "truncate" => Self::Truncate,
+            "shut-down" => Self::ShutDown,
+            count => Self::Post(count.parse().unwrap()),
+        }
+    }
+}
+
+fn checkpoint(directory: &Path, mode: &str) {
+    let conn = Connection::open(directory.join("zaqar.db")).unwrap();
+    conn.busy_timeout(Duration::from_secs(10)).unwrap();
+    let sql = format!("PRAGMA wal_checkpoint({mode})");
+    let busy: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0);
+}
+
+/// Opens a store and takes steps; tells each acknowledged position.
+#[expect(clippy::disallowed_methods, reason = "a process that waits to be killed")]
+async fn take_steps(directory: &Path, steps: &str, mut tell: impl FnMut(u64)) {
+    let store = Embedded::open(Options::new(directory)).unwrap();
+    for step in steps.split(',').filter(|step| !step.is_empty()).map(Step::parse) {
+        match step {
+            Step::Post(count) => {
+                for _ in 0..count {
+                    tell(post(&store, 1000).await);
+                }
+            }
+            Step::Restart => checkpoint(directory, "RESTART"),
+            Step::Truncate => checkpoint(directory, "TRUNCATE"),
+            Step::ShutDown => store.shut_down().await.unwrap(),
+        }
+    }
+    println!("done");
+    if std::env::var(TASK).is_ok() {
+        // It is killed now.
+        std::io::stdout().flush().unwrap();
+        std::thread::sleep(Duration::from_secs(600));
+    }
+}
+
+/// The child of the tests below; by itself it takes the same steps without a kill.
+#[tokio::test]
+async fn steps_of_a_child() {
+    if let Ok(task) = std::env::var(TASK) {
+        let (steps, directory) = task.split_once(':').unwrap();
+        return take_steps(Path::new(directory), steps, |position| println!("at {position}")).await;
+    }
+    let directory = tempdir().unwrap();
+    let mut told = Vec::new();
+    take_steps(directory.path(), "3,restart,2,truncate,1", |position| told.push(position)).await;
+    assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, told);
+}
+
+/// Runs a child and kills it, once it is done or after a while; the positions it acknowledged.
+#[expect(clippy::disallowed_methods, reason = "time passes outside of a runtime")]
+fn run_and_kill(directory: &Path, steps: &str, after: Option<Duration>) -> Vec<u64> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "steps_of_a_child", "--nocapture"])
+        .env(TASK, format!("{steps}:{}", directory.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut told = String::new();
+    match after {
+        Some(after) => std::thread::sleep(after),
+        None => {
+            while !told.ends_with("done\n") {
+                assert_ne!(output.read_line(&mut told).unwrap(), 0, "it ended: {told}");
+            }
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    output.read_to_string(&mut told).unwrap();
+    told.lines()
+        .filter_map(|line| line.split_once("at "))
+        .map(|(_, at)| at.parse().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn every_state_that_a_kill_leaves_is_opened_with_all_that_was_acknowledged() {
+    for steps in [
+        "",
+        "1",
+        "300",
+        "restart",
+        "truncate",
+        "300,restart",
+        "300,truncate",
+        "300,restart,1",
+        "300,truncate,1",
+        "1,restart,300,restart,20",
+        "700",
+        "700,restart,3",
+        "shut-down",
+        "300,shut-down",
+        "300,truncate,shut-down",
+    ] {
+        let directory = tempdir().unwrap();
+        let mut told = Vec::new();
+        // Twice: the second one begins with what the first has left.
+        for _ in 0..2 {
+            told.extend(run_and_kill(directory.path(), steps, None));
+            let store = Embedded::open(Options::new(directory.path())).expect(steps);
+            assert_eq!(positions(&store).await, told, "{steps}");
+            // Dropped without being shut down in the second round's favour.
+        }
+    }
+}
+
+#[tokio::test]
+async fn kills_at_any_moment_leave_what_can_be_opened() {
+    let directory = tempdir().unwrap();
+    let mut told = Vec::new();
+    // On a slow machine more rounds, until enough was posted.
+    for round in 0..500u64 {
+        if round >= 30 && told.len() > 100 {
+            break;
+        }
+        // Also while it opens, and while it shuts down.
+        let steps = if round % 3 == 0 { "20,shut-down" } else { "100000" };
+        let after = Duration::from_millis(round * 37 % 211);
+        told.extend(run_and_kill(directory.path(), steps, Some(after)));
+        let store = Embedded::open(Options::new(directory.path())).unwrap();
+        let found = positions(&store).await;
+        let missing: Vec<_> = told.iter().filter(|at| !found.contains(at)).collect();
+        assert!(missing.is_empty(), "round {round}: {missing:?}");
+        // What was not told was on its way.
+        told = found;
+    }
+    assert!(told.len() > 100, "only {} were posted", told.len());
+}
+
+#[tokio::test]
+async fn a_log_that_another_program_brought_into_the_file_is_no_loss() {
+    let directory = tempdir().unwrap();
+    let told = run_and_kill(directory.path(), "50", None);
+    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+    let count: i64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 50);
+    drop(conn);
+    assert!(!directory.path().join("zaqar.db-wal").exists(), "the last one out removes the log");
+    assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, told);
+}
+
+#[tokio::test]
+async fn a_copy_of_an_open_store_is_opened() {
+    let (directory, copy) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = Embedded::open(Options::new(directory.path())).unwrap();
+    let told = vec![post(&store, 10).await, post(&store, 10).await];
+    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+    let target = copy.path().join("zaqar.db");
+    conn.execute("VACUUM INTO ?1", [target.to_str().unwrap()]).unwrap();
+    assert_eq!(positions(&Embedded::open(Options::new(copy.path())).unwrap()).await, told);
+}
+
+#[tokio::test]
+async fn a_store_of_format_2_is_brought_to_this_one() {
+    let directory = tempdir().unwrap();
+    drop(Embedded::open(Options::new(directory.path())).unwrap());
+    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+    conn.execute_batch("DROP TABLE open_mark; PRAGMA user_version = 2").unwrap();
+    drop(conn);
+    let told = run_and_kill(directory.path(), "2", None);
+    assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, told);
+}
+
+fn remove(path: &Path) {
+    fs::remove_file(path).unwrap();
+}
+
+fn cut(path: &Path, bytes: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+}
+
+fn overwrite(path: &Path, at: u64, with: &[u8]) {
+    let mut file = OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(with).unwrap();
+}
+
+/// A directory as a kill of a store with 100 messages leaves it: too few to be copied into the
+/// file, so that all of the log is of one round.
+fn killed() -> TempDir {
+    let directory = tempdir().unwrap();
+    assert_eq!(run_and_kill(directory.path(), "100", None).len(), 100);
+    directory
+}
+
+/// The disk may hold the index as it was at any time before the system went down.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_index_of_the_log_is_asked_only_until_the_system_restarts() {
+    let directory = killed();
+    let (log, lock) = (directory.path().join("zaqar.db-wal"), directory.path().join("lock"));
+    cut(&log, log.metadata().unwrap().len() / 2);
+    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    let said = fs::read_to_string(&lock).unwrap();
+    assert_eq!(said.lines().count(), 2, "{said}");
+    fs::write(&lock, "1\nan earlier boot\n").unwrap();
+    let store = Embedded::open(Options::new(directory.path())).unwrap();
+    let found = positions(&store).await.len();
+    assert!((1..100).contains(&found), "{found}");
+}
+
+/// What an earlier process has left in the log, damaged or not, is of another round from then on.
+#[tokio::test]
+async fn an_accepted_loss_is_accepted_once() {
+    let directory = killed();
+    flip(&directory.path().join("zaqar.db-wal"));
+    let options = Options { accept_loss: true, ..Options::new(directory.path()) };
+    // It is copied as a kill right after the start leaves it.
+    let copy = tempdir().unwrap();
+    let store = Embedded::open(options).unwrap();
+    for name in ["zaqar.db", "zaqar.db-wal"] {
+        fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let left = positions(&store).await;
+    assert_eq!(positions(&Embedded::open(Options::new(copy.path())).unwrap()).await, left);
+}
+
+fn flip(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let at = bytes.len() / 2;
+    overwrite(path, at as u64, &[!bytes[at]]);
+}
+
+#[tokio::test]
+async fn lost_and_damaged_files_are_refused_unless_the_loss_is_accepted() {
+    type Damage = fn(&Path, &Path, &Path);
+    let damages: [(&str, Damage); 10] = [
+        ("no file", |file, _, _| remove(file)),
+        ("an empty file", |file, _, _| cut(file, 0)),
+        ("no log", |_, log, _| remove(log)),
+        ("an empty log", |_, log, _| cut(log, 0)),
+        ("a log without its end", |_, log, _| cut(log, log.metadata().unwrap().len() / 2)),
+        ("a zeroed header", |_, log, _| overwrite(log, 0, &[0; 32])),
+        ("a flipped bit", |_, log, _| flip(log)),
+        ("a zeroed header after a power cut", |_, log, index| {
+            overwrite(log, 0, &[0; 32]);
+            remove(index);
+        }),
+        ("a flipped bit after a power cut", |_, log, index| {
+            flip(log);
+            overwrite(index, 0, &[0x55; 4096]);
+        }),
+        ("a zeroed piece after a power cut", |_, log, index| {
+            overwrite(log, log.metadata().unwrap().len() / 2, &[0; 4096]);
+            remove(index);
+        }),
+    ];
+    for (what, damage) in damages {
+        let directory = killed();
+        let path = |name: &str| directory.path().join(name);
+        damage(&path("zaqar.db"), &path("zaqar.db-wal"), &path("zaqar.db-shm"));
+        let error = Embedded::open(Options::new(directory.path())).expect_err(what);
+        assert!(matches!(error, Error::Lost { .. }), "{what}: {error}");
+        // It is refused again, and not changed by that.
+        Embedded::open(Options::new(directory.path())).expect_err(what);
+        let options = Options { accept_loss: true, ..Options::new(directory.path()) };
+        let store = Embedded::open(options).expect(what);
+        assert!(positions(&store).await.len() < 100, "{what}");
+        post(&store, 10).await;
+        let left = positions(&store).await;
+        store.shut_down().await.unwrap();
+        assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, left);
+    }
+}

@@ -1,0 +1,97 @@
+//! Outbox entries as they are kept.
+
+use mongodb::bson::{Binary, Document, doc};
+use serde::Deserialize;
+use zaqar_core::storage::{Error, FOLLOWED_FOR, OutboxEntry, OutboxMessage};
+use zaqar_core::{Incarnation, Position};
+
+use crate::schema::{self, date, time};
+use crate::stored::{Readers, payload};
+
+/// An entry as it is kept.
+#[derive(Deserialize)]
+pub(crate) struct Entry {
+    incarnation: i64,
+    first: i64,
+    created: i64,
+    messages: Vec<Body>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    b: Binary,
+    e: Option<String>,
+    m: Option<Binary>,
+    l: i64,
+    /// Milliseconds until it may be delivered.
+    delay: i64,
+}
+
+/// What an entry gets when its post is carried out.
+pub(crate) struct EntryChange<'a> {
+    pub(crate) queue: &'a str,
+    /// The post.
+    pub(crate) op: &'a Binary,
+    pub(crate) hearers: Readers,
+    pub(crate) life: i64,
+    pub(crate) incarnation: i64,
+    pub(crate) first: i64,
+    pub(crate) at: i64,
+}
+
+impl EntryChange<'_> {
+    /// A statement that makes the entry count. It does nothing the second time: then the entry has
+    /// its position, or is gone.
+    pub(crate) fn statement(&self) -> Document {
+        doc! {
+            "q": { "_id": self.op, "first": { "$exists": false } },
+            "u": self.change(),
+        }
+    }
+
+    fn change(&self) -> Vec<Document> {
+        let mut set = doc! {
+            "queue": { "$literal": self.queue },
+            "life": self.life,
+            "incarnation": self.incarnation,
+            "first": self.first,
+            "created": self.at,
+        };
+        let mut unset = vec!["soonest", "longest", "life_time"];
+        if self.hearers.workers {
+            set.insert("due", doc! { "$add": [self.at, "$soonest"] });
+            set.insert("ends", doc! { "$add": [self.at, "$life_time"] });
+        }
+        let followed = schema::span(FOLLOWED_FOR).saturating_add(self.at);
+        match (self.hearers.workers, self.hearers.followers) {
+            // It is collected when it is no longer followed: at once, or when it is settled.
+            (false, _) => drop(set.insert("x", doc! { "$add": [date(followed), "$longest"] })),
+            (true, true) => {
+                set.insert("until", doc! { "$add": [date(followed), "$longest"] });
+                unset.push("x");
+            }
+            (true, false) => unset.push("x"),
+        }
+        vec![doc! { "$set": set }, doc! { "$unset": unset }]
+    }
+}
+
+impl Entry {
+    pub(crate) fn show(self) -> Result<OutboxEntry, Error> {
+        let incarnation = Incarnation::new(self.incarnation.cast_unsigned());
+        let messages = self.messages.into_iter().zip(self.first..).map(|(body, place)| {
+            Ok(OutboxMessage {
+                id: schema::place(incarnation, place),
+                payload: payload(body.b, body.e, body.m)?,
+                ttl: u64::try_from(body.l).unwrap_or(0),
+                due: time(self.created.saturating_add(body.delay)),
+            })
+        });
+        Ok(OutboxEntry {
+            incarnation,
+            first: Position::new(self.first.cast_unsigned()),
+            messages: messages.collect::<Result<_, Error>>()?,
+            created: time(self.created),
+        })
+    }
+}

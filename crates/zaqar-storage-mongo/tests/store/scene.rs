@@ -1,0 +1,255 @@
+//! A queue with something in it, and every operation on it.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mongodb::Database;
+use mongodb::bson::{Document, doc};
+use zaqar_core::storage::{
+    Batch, ClaimRequest, Claimed, Claims, Deletable, Error, Guarded, Heads, Leases, ListQuery,
+    Message, Messages, NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Queues, Subscribed,
+    SubscriptionChange, Subscriptions, Upkeep,
+};
+use zaqar_core::{
+    ClaimId, ClientId, Clock, Generation, Incarnation, Kind, LeaseId, MessageId, Metadata, Payload,
+    ProjectId, QueueKey, QueueName, SubscriptionId, SystemClock, Timestamp, Version,
+};
+use zaqar_storage_mongo::Mongo;
+
+/// What [`Scene::perform`] knows.
+pub(crate) const OPERATIONS: [&str; 23] = [
+    "post",
+    "list",
+    "get",
+    "delete",
+    "delete claimed",
+    "delete many",
+    "pop",
+    "purge",
+    "stats",
+    "claim",
+    "claim get",
+    "renew",
+    "release",
+    "subscribe",
+    "change",
+    "unsubscribe",
+    "unsubscribe all",
+    "lease",
+    "settle",
+    "keep lease",
+    "close",
+    "replace row",
+    "sweep",
+];
+
+/// A queue with four messages, the first of them claimed, two subscriptions and an outbox entry.
+#[derive(Clone)]
+pub(crate) struct Scene {
+    pub(crate) key: QueueKey,
+    pub(crate) generation: Generation,
+    pub(crate) now: Timestamp,
+    pub(crate) ids: Vec<MessageId>,
+    pub(crate) claim: ClaimId,
+    pub(crate) lease: LeaseId,
+}
+
+pub(crate) fn new_message(text: &str) -> NewMessage {
+    let payload = Payload::plain(Bytes::from(text.to_owned()));
+    NewMessage { payload, ttl: 3600, delay: 0 }
+}
+
+pub(crate) fn batch(texts: &[&str]) -> Batch {
+    Batch {
+        request: rand::random(),
+        client: ClientId::new("c"),
+        messages: texts.iter().map(|text| new_message(text)).collect(),
+        notify: true,
+    }
+}
+
+pub(crate) fn subscription(number: u128) -> NewSubscription {
+    NewSubscription {
+        id: SubscriptionId::new(number),
+        subscriber: format!("http://{number}"),
+        ttl: 3600,
+        options: "{}".to_owned(),
+        confirmed: true,
+        lease: None,
+    }
+}
+
+fn row(version: u64, incarnation: Incarnation) -> QueueRow {
+    let generation = Generation { incarnation, version: Version::new(version) };
+    QueueRow { generation, metadata: Metadata::from_json(b"{}").unwrap() }
+}
+
+pub(crate) fn done<T: std::fmt::Debug>(guarded: Guarded<T>) -> T {
+    match guarded {
+        Guarded::Done(done) => done,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+impl Scene {
+    pub(crate) async fn new(store: &Mongo) -> Self {
+        let random: u64 = rand::random();
+        let incarnation = Incarnation::new(random >> 1);
+        let generation = Generation { incarnation, version: Version::new(1) };
+        let key = QueueKey {
+            project: ProjectId::new(&format!("{random:x}")).unwrap(),
+            kind: Kind::Queue,
+            name: QueueName::new("q").unwrap(),
+        };
+        let now = SystemClock::default().now();
+        Queues::create(store, &key, &row(1, incarnation)).await.unwrap();
+        Heads::open(store, &key, generation, now).await.unwrap();
+        let (claim, lease) = (ClaimId::new(rand::random()), LeaseId::new(rand::random()));
+        let mut scene = Self { key, generation, now, ids: Vec::new(), claim, lease };
+        store.keep_lease(lease, now.plus_secs(1000), now).await.unwrap();
+        for number in [1, 2] {
+            let new = subscription(number);
+            done(store.subscribe(&scene.key, generation, &new, now).await.unwrap());
+        }
+        let posted = store.post(&scene.key, generation, batch(&["a", "b", "c", "d"]), now).await;
+        scene.ids = done(posted.unwrap());
+        scene.take(store, claim, 1).await.unwrap();
+        scene
+    }
+
+    pub(crate) async fn take(
+        &self,
+        store: &Mongo,
+        id: ClaimId,
+        limit: usize,
+    ) -> Result<String, Error> {
+        let request = ClaimRequest { id, ttl: 100, grace: 60, limit, dead_letters: None };
+        let claimed = store.claim(&self.key, self.generation, &request, self.now).await?;
+        let Claimed::Messages(messages) = done(claimed) else { panic!("no dead letters") };
+        Ok(texts(messages.iter().map(|message| &message.payload)))
+    }
+
+    pub(crate) async fn pop(&self, store: &Mongo, limit: usize) -> Result<String, Error> {
+        let query = PopQuery { limit, after: None, keys: Vec::new() };
+        let page = store.pop(&self.key, &query, self.now).await?;
+        Ok(texts(page.messages.iter().map(|message| &message.payload)))
+    }
+
+    /// Does an operation; its answer, as far as it is the same in every scene.
+    pub(crate) async fn perform(&self, store: &Mongo, operation: &str) -> Result<String, Error> {
+        let (key, generation, now, ids) = (&self.key, self.generation, self.now, &self.ids);
+        let debug = |answer: &dyn std::fmt::Debug| format!("{answer:?}");
+        Ok(match operation {
+            "post" => {
+                let posted = store.post(key, generation, batch(&["x", "y"]), now).await?;
+                let posted = done(posted);
+                assert!(posted[0] > ids[3], "it is behind what was there");
+                format!("{} posted", posted.len())
+            }
+            "list" => texts(self.list(store).await?.iter().map(|m| &m.payload)),
+            "get" => debug(&Messages::get(store, key, &ids[1..], now).await?.len()),
+            "delete" => debug(&store.delete(key, ids[1], None, now).await?),
+            "delete claimed" => debug(&store.delete(key, ids[0], Some(self.claim), now).await?),
+            "delete many" => {
+                debug(&store.delete_many(key, &ids[1..3], &Deletable::Any, now).await?)
+            }
+            "pop" => self.pop(store, 2).await?,
+            "purge" => debug(&store.purge(key, now).await?),
+            "stats" => {
+                debug(&store.stats(key, now).await?.map(|stats| (stats.free, stats.claimed)))
+            }
+            "claim" => self.take(store, ClaimId::new(rand::random()), 2).await?,
+            "claim get" => {
+                let claim = store.claim_get(key, self.claim, now).await?;
+                debug(&claim.map(|claim| (claim.ttl, claim.messages.len())))
+            }
+            "renew" => debug(&store.claim_renew(key, self.claim, 500, 60, now).await?),
+            "release" => debug(&store.claim_release(key, self.claim, now).await?),
+            "subscribe" => {
+                let made = store.subscribe(key, generation, &subscription(3), now).await?;
+                debug(&matches!(done(made), Subscribed::Created { .. }))
+            }
+            "change" => {
+                let change = SubscriptionChange { ttl: Some(500), ..SubscriptionChange::default() };
+                let id = SubscriptionId::new(1);
+                debug(&store.change_subscription(key, id, &change, now).await?)
+            }
+            "unsubscribe" => debug(&store.unsubscribe(key, SubscriptionId::new(1), now).await?),
+            "unsubscribe all" => debug(&store.unsubscribe_all(key, now).await?),
+            "lease" => {
+                let entry = Outbox::lease(store, key, now.plus_secs(100), now).await?;
+                debug(&entry.map(|entry| entry.messages.len()))
+            }
+            "settle" => debug(&store.settle(key, generation.incarnation, ids[0].position).await?),
+            "keep lease" => debug(&store.keep_lease(self.lease, now.plus_secs(2000), now).await?),
+            "close" => debug(&Heads::close(store, key, generation.incarnation).await?),
+            "replace row" => {
+                debug(&store.replace(key, generation, &row(2, generation.incarnation)).await?)
+            }
+            "sweep" => {
+                store.sweep(now, 10).await?;
+                String::new()
+            }
+            other => panic!("no operation {other}"),
+        })
+    }
+
+    pub(crate) async fn list(&self, store: &Mongo) -> Result<Vec<Message>, Error> {
+        let query = ListQuery {
+            after: None,
+            limit: 100,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        Ok(Messages::list(store, &self.key, &query, self.now).await?.messages)
+    }
+
+    /// Everything that can be seen of the queue. Takes it apart on the way.
+    pub(crate) async fn state(&self, store: &Mongo) -> String {
+        let mut seen = Vec::new();
+        for message in self.list(store).await.unwrap() {
+            let text = texts(std::iter::once(&message.payload));
+            seen.push(format!("{text} {} {}", message.claim.is_some(), message.claim_count));
+        }
+        let claim = store.claim_get(&self.key, self.claim, self.now).await.unwrap();
+        seen.push(format!("{:?}", claim.map(|claim| (claim.ttl, claim.messages.len()))));
+        let subscriptions = store.subscriptions(&self.key, None, 100, self.now).await.unwrap();
+        let subscriptions = subscriptions.iter().map(|one| (one.id.get(), one.ttl));
+        seen.push(format!("{:?}", subscriptions.collect::<Vec<_>>()));
+        let stats = store.stats(&self.key, self.now).await.unwrap();
+        seen.push(format!("{:?}", stats.map(|stats| (stats.free, stats.claimed))));
+        let row = Queues::get(store, &self.key).await.unwrap();
+        seen.push(format!("{:?}", row.map(|row| row.generation.version)));
+        while let Some(entry) =
+            Outbox::lease(store, &self.key, self.now.plus_secs(1000), self.now).await.unwrap()
+        {
+            seen.push(texts(entry.messages.iter().map(|message| &message.payload)));
+        }
+        seen.push(self.pop(store, 100).await.unwrap());
+        let renewed = store.keep_lease(self.lease, self.now.plus_secs(3000), self.now).await;
+        seen.push(format!("{:?}", renewed.unwrap()));
+        seen.join("\n")
+    }
+}
+
+/// Waits until no head lists a step: whatever has failed, somebody carries it out and strikes it
+/// off.
+pub(crate) async fn settled(db: &Database) {
+    let listed = doc! { "todo": { "$ne": [] } };
+    let heads = db.collection::<Document>("queue_heads");
+    for _ in 0..10_000 {
+        if heads.find_one(listed.clone()).await.unwrap().is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("a step stays listed: {:?}", heads.find_one(listed).await);
+}
+
+fn texts<'a>(payloads: impl Iterator<Item = &'a Payload>) -> String {
+    let texts = payloads.map(|payload| String::from_utf8_lossy(&payload.bytes).into_owned());
+    texts.collect::<Vec<_>>().join(" ")
+}

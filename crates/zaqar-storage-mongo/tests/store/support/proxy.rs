@@ -1,0 +1,250 @@
+//! A proxy between a store and its server that answers one chosen statement with an error, before
+//! the server has seen it or after.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mongodb::bson::{Document, doc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The wire protocol's one operation, and the bytes before its first section.
+const OP_MSG: i32 = 2013;
+const HEADER: usize = 16;
+const FLAGS: usize = 4;
+/// A message is at most this large: 48 MB and something.
+const LARGEST: usize = 50_000_000;
+
+/// What a statement is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The connection breaks.
+    Network,
+    /// The server's error with this code.
+    Code(i32),
+    /// It is never answered.
+    Hold,
+    /// It is done, but not known to be with a majority, for the reason with this code.
+    Concern(i32),
+}
+
+/// Whether the server has done what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    Before,
+    After,
+}
+
+/// What happens to which statement.
+#[derive(Debug, Default)]
+struct Plan {
+    fault: Option<(usize, Fault, When)>,
+    /// Statements since the plan was made.
+    seen: Vec<String>,
+    has_struck: bool,
+}
+
+/// A proxy that listens as long as its runtime lives.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    plan: Arc<Mutex<Plan>>,
+    /// The server seems to be a mongos, before shards that share this collection.
+    sharded: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl Proxy {
+    /// Before a server at `host:port`.
+    pub(crate) async fn start(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Self { port, plan: Arc::default(), sharded: Arc::default() };
+        let own = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (proxy, server) = (own.clone(), server.clone());
+                tokio::spawn(async move { proxy.serve(client, server).await });
+            }
+        });
+        proxy
+    }
+
+    /// The URI of the server behind it. It is no member of a replica set under this name. After an
+    /// error that says that the primary has changed, the client asks for it again: the server,
+    /// where nothing has changed, would not announce it.
+    pub(crate) fn uri(&self) -> String {
+        let options = "retryWrites=false&directConnection=true&serverMonitoringMode=poll\
+                       &heartbeatFrequencyMS=500";
+        format!("mongodb://127.0.0.1:{}/?{options}", self.port)
+    }
+
+    /// Lets the statement of this number, from now on, meet a fault.
+    pub(crate) fn plan(&self, fault: Option<(usize, Fault, When)>) {
+        *self.lock() = Plan { fault, ..Plan::default() };
+    }
+
+    /// Lets the server seem to be a mongos, where the collection of this name is sharded; `""` for
+    /// none.
+    pub(crate) fn pretend_sharded(&self, collection: &'static str) {
+        *self.sharded.lock().unwrap_or_else(PoisonError::into_inner) = Some(collection);
+    }
+
+    /// What a mongos would say beside a server's own reply.
+    fn as_mongos(&self, request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
+        let sharded = (*self.sharded.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (asked, mut said) = (document(request)?, document(reply)?);
+        match asked.keys().next()?.as_str() {
+            "hello" => {
+                said.insert("msg", "isdbgrid");
+                ["setName", "hosts", "primary", "me"].iter().for_each(|name| {
+                    said.remove(name);
+                });
+            }
+            "collStats" => {
+                let is_sharded = asked.get_str("collStats").is_ok_and(|name| name == sharded);
+                said = doc! { "ok": 1.0, "sharded": is_sharded };
+            }
+            _ => return None,
+        }
+        Some(message(request, &said))
+    }
+
+    /// The statements since then, and whether the fault has struck.
+    pub(crate) fn seen(&self) -> (Vec<String>, bool) {
+        let plan = self.lock();
+        (plan.seen.clone(), plan.has_struck)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Statements are answered one by one on each connection.
+    async fn serve(&self, client: TcpStream, server: String) -> Option<()> {
+        let server = TcpStream::connect(server).await.ok()?;
+        client.set_nodelay(true).ok()?;
+        server.set_nodelay(true).ok()?;
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        loop {
+            let request = read(&mut from_client).await?;
+            let fault = self.fault_of(&request);
+            match fault {
+                Some((Fault::Network, When::Before)) => return None,
+                Some((Fault::Hold, _)) => return std::future::pending().await,
+                Some((Fault::Code(code), When::Before)) => {
+                    answer(&mut to_client, &request, &error(code)).await?;
+                    continue;
+                }
+                _ => to_server.write_all(&request).await.ok()?,
+            }
+            let mut reply = read(&mut from_server).await?;
+            match fault {
+                None => {}
+                Some((Fault::Network | Fault::Hold, _)) => return None,
+                Some((Fault::Code(code), _)) => {
+                    answer(&mut to_client, &request, &error(code)).await?;
+                    continue;
+                }
+                Some((Fault::Concern(code), _)) => {
+                    let mut done = document(&reply)?;
+                    let concern = doc! { "code": code, "codeName": "Planned", "errmsg": "planned" };
+                    done.insert("writeConcernError", concern);
+                    reply = message(&request, &done);
+                }
+            }
+            if let Some(said) = self.as_mongos(&request, &reply) {
+                reply = said;
+            }
+            // A streamed hello has more answers; they are forwarded with later ones.
+            to_client.write_all(&reply).await.ok()?;
+        }
+    }
+
+    fn fault_of(&self, request: &[u8]) -> Option<(Fault, When)> {
+        let name = name_of(request)?;
+        let is_statement = matches!(
+            name.as_str(),
+            "find" | "aggregate" | "findAndModify" | "update" | "insert" | "delete" | "count"
+        );
+        if !is_statement {
+            return None;
+        }
+        let mut plan = self.lock();
+        let number = plan.seen.len();
+        plan.seen.push(name.clone());
+        let (target, fault, when) = plan.fault?;
+        if target != number {
+            return None;
+        }
+        let is_write = matches!(name.as_str(), "findAndModify" | "update" | "insert" | "delete");
+        if matches!(fault, Fault::Concern(_)) && !is_write {
+            return None;
+        }
+        plan.has_struck = true;
+        Some((fault, when))
+    }
+}
+
+/// The server's host and port, where its URI has nothing else that a proxy would have to know.
+pub(crate) fn plain_address() -> Option<String> {
+    let rest = super::server::uri().strip_prefix("mongodb://")?;
+    let (address, options) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_plain =
+        !address.contains(['@', ',']) && !options.contains("tls") && !options.contains("ssl");
+    (is_plain && address.contains(':')).then(|| address.to_owned())
+}
+
+fn error(code: i32) -> Document {
+    doc! { "ok": 0.0, "code": code, "codeName": "Planned", "errmsg": "planned" }
+}
+
+async fn read(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length).await.ok()?;
+    let size = usize::try_from(i32::from_le_bytes(length)).ok()?;
+    assert!((HEADER..LARGEST).contains(&size), "a message of {size} bytes");
+    let mut bytes = vec![0; size];
+    bytes[..4].copy_from_slice(&length);
+    from.read_exact(&mut bytes[4..]).await.ok()?;
+    Some(bytes)
+}
+
+async fn answer(to: &mut OwnedWriteHalf, request: &[u8], body: &Document) -> Option<()> {
+    to.write_all(&message(request, body)).await.ok()
+}
+
+/// An answer to a request.
+fn message(request: &[u8], body: &Document) -> Vec<u8> {
+    let body = body.to_vec().unwrap();
+    let size = i32::try_from(HEADER + FLAGS + 1 + body.len()).unwrap();
+    let mut bytes = size.to_le_bytes().to_vec();
+    bytes.extend(0_i32.to_le_bytes());
+    bytes.extend(&request[4..8]);
+    bytes.extend(OP_MSG.to_le_bytes());
+    bytes.extend([0; FLAGS + 1]);
+    bytes.extend(body);
+    bytes
+}
+
+/// The document of a message's section of kind 0, which need not come first.
+fn document(message: &[u8]) -> Option<Document> {
+    if message.get(12..16)? != OP_MSG.to_le_bytes() {
+        return None;
+    }
+    let mut rest = message.get(HEADER + FLAGS..)?;
+    loop {
+        let (kind, body) = rest.split_first()?;
+        let size = i32::from_le_bytes(*body.first_chunk()?);
+        let (section, after) = body.split_at_checked(usize::try_from(size).ok()?)?;
+        if *kind == 0 {
+            return Document::from_reader(section).ok();
+        }
+        rest = after;
+    }
+}
+
+/// The command of a request.
+fn name_of(request: &[u8]) -> Option<String> {
+    document(request)?.keys().next().cloned()
+}

@@ -1,0 +1,134 @@
+//! Round trips, and waits for a majority, of each operation: as `docs.md` says.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mongodb::Database;
+use mongodb::bson::Document;
+use mongodb::event::EventHandler;
+use mongodb::event::command::CommandEvent;
+use zaqar_core::storage::{Messages, Subscriptions};
+use zaqar_storage_mongo::{Mongo, Options};
+use zaqar_storage_testkit::block_on;
+
+use crate::scene::{OPERATIONS, Scene, batch, done, settled};
+use crate::support::proxy::{Fault, Proxy, When, plain_address};
+use crate::support::server;
+
+/// Statements that a store has sent, and whether each waits for a majority.
+#[derive(Clone, Default)]
+struct Sent(Arc<Mutex<Vec<(String, bool)>>>);
+
+impl Sent {
+    fn handler(&self) -> EventHandler<CommandEvent> {
+        let sent = self.clone();
+        EventHandler::callback(move |event| {
+            let CommandEvent::Started(command) = event else { return };
+            let is_majority =
+                |concern: &Document| concern.get_str("w").is_ok_and(|w| w == "majority");
+            // A read waits for nobody, whatever it is sent with.
+            let is_write =
+                matches!(&*command.command_name, "findAndModify" | "update" | "insert" | "delete");
+            let waits =
+                is_write && command.command.get_document("writeConcern").is_ok_and(is_majority);
+            sent.0.lock().unwrap().push((command.command_name, waits));
+        })
+    }
+
+    fn take(&self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// The commands that an operation leads to, also after its answer, as a row of the table in
+/// `docs.md`.
+async fn measure(scene: &Scene, store: &Mongo, db: &Database, sent: &Sent, what: &str) -> String {
+    let (operation, _) = what.split_once(',').unwrap_or((what, ""));
+    sent.take();
+    scene.perform(store, operation).await.unwrap();
+    settled(db).await;
+    let mut commands = sent.take();
+    // A command is told of when it is sent: of the last one, which nobody need wait for, the answer
+    // may still be on its way.
+    commands.retain(|(name, _)| name != "hello");
+    let waits = commands.iter().filter(|(_, waits)| *waits).count();
+    format!("| {what} | {} | {waits} |", commands.len())
+}
+
+#[test]
+fn round_trips_are_as_documented() {
+    block_on(async {
+        let name = server::name();
+        let sent = Sent::default();
+        let options = Options {
+            commands: Some(sent.handler()),
+            change_streams: false,
+            ..server::options(&name)
+        };
+        let (direct, store) = (server::open(&name).await, Mongo::open(options).await.unwrap());
+        let db = server::database(&name).await;
+        let mut rows = Vec::new();
+        for operation in OPERATIONS.iter().filter(|operation| **operation != "sweep") {
+            let scene = Scene::new(&direct).await;
+            settled(&db).await;
+            if *operation != "post" {
+                rows.push(measure(&scene, &store, &db, &sent, operation).await);
+                continue;
+            }
+            for what in ["post, the first to subscribers", "post, to subscribers"] {
+                rows.push(measure(&scene, &store, &db, &sent, what).await);
+            }
+            let scene = Scene::new(&direct).await;
+            direct.unsubscribe_all(&scene.key, scene.now).await.unwrap();
+            settled(&db).await;
+            rows.push(measure(&scene, &store, &db, &sent, "post, to nobody else").await);
+        }
+        let docs = include_str!("../../src/docs.md");
+        let missing: Vec<_> = rows.iter().filter(|row| !docs.contains(row.as_str())).collect();
+        assert_eq!(missing, [""; 0], "docs.md says otherwise; measured:\n{}", rows.join("\n"));
+        db.drop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_post_waits_twice_and_eight_posts_wait_less_than_once_each() {
+    block_on(async {
+        let Some(address) = plain_address() else {
+            eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
+            return;
+        };
+        let name = server::name();
+        let direct = server::open(&name).await;
+        let scene = Scene::new(&direct).await;
+        direct.unsubscribe_all(&scene.key, scene.now).await.unwrap();
+        let proxy = Proxy::start(address).await;
+        let store = Mongo::open(Options {
+            uri: zaqar_core::Secret::new(proxy.uri()),
+            change_streams: false,
+            ..server::options(&name)
+        })
+        .await
+        .unwrap();
+        let post = async || {
+            let posted = store.post(&scene.key, scene.generation, batch(&["x"]), scene.now).await;
+            done(posted.unwrap())
+        };
+        // The third statement of a post is never answered.
+        proxy.plan(Some((2, Fault::Hold, When::Before)));
+        let posted = tokio::time::timeout(Duration::from_secs(60), post());
+        assert_eq!(posted.await.expect("nobody waits for it").len(), 1);
+        assert_eq!(proxy.seen().0[..2], ["insert", "findAndModify"]);
+        let sent = Sent::default();
+        let options = Options { commands: Some(sent.handler()), ..server::options(&name) };
+        let grouped = Mongo::open(options).await.unwrap();
+        sent.take();
+        let posts =
+            (0..9).map(|_| grouped.post(&scene.key, scene.generation, batch(&["x"]), scene.now));
+        for posted in futures_util::future::join_all(posts).await {
+            done(posted.unwrap());
+        }
+        let waits = sent.take().iter().filter(|(_, waits)| *waits).count();
+        assert!(waits < 9, "{waits} waits for 9 posts");
+        server::database(&name).await.drop().await.unwrap();
+    });
+}

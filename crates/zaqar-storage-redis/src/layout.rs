@@ -1,0 +1,55 @@
+//! The layout of what is kept, as a number in the store: a release refuses what it cannot read.
+
+use redis::{Value, cmd};
+use tracing::debug;
+
+use crate::error::{Error, Trouble};
+use crate::keys::{SHARDS, Schedule};
+use crate::server::Server;
+
+/// The layout that this release reads and writes. It changes with the names of keys and with what
+/// is in them.
+const LAYOUT: u32 = 2;
+/// What stores have that say nothing: the releases before layouts were numbered.
+const FIRST: u32 = 1;
+
+/// Refuses a store of another layout, and marks an empty one.
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other reply names a layout")]
+pub(crate) async fn check(server: &Server) -> Result<(), Error> {
+    let key = server.keys().layout();
+    let found = server.send(&key, cmd("GET").arg(&key)).await.map_err(Error::connect)?;
+    let found = match found {
+        Value::BulkString(text) => {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            text.parse().map_err(|_| Error::Layout { found: text, known: LAYOUT })?
+        }
+        _ if is_used(server).await.map_err(Error::connect)? => FIRST,
+        _ => LAYOUT,
+    };
+    if found != LAYOUT {
+        return Err(Error::Layout { found: found.to_string(), known: LAYOUT });
+    }
+    keep(server).await;
+    Ok(())
+}
+
+/// Marks a store, also one that was emptied meanwhile.
+pub(crate) async fn keep(server: &Server) {
+    let key = server.keys().layout();
+    let mut mark = cmd("SET");
+    mark.arg(&key).arg(LAYOUT).arg("NX");
+    if let Err(trouble) = server.send(&key, &mark).await {
+        debug!(?trouble, "the store could not be marked with its layout");
+    }
+}
+
+/// Whether any queue holds something.
+async fn is_used(server: &Server) -> Result<bool, Trouble> {
+    for shard in 0..SHARDS {
+        let key = server.keys().schedule(Schedule::Sweeps, shard);
+        if server.send(&key, cmd("EXISTS").arg(&key)).await? != Value::Int(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,1 @@
+if answered then return {'done'} end

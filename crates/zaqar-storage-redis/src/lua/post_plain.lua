@@ -1,0 +1,54 @@
+-- The usual post, in a straight line: nobody is to be told, nothing is delayed, and all messages
+-- go to one chunk. Whatever else there is falls through to post.lua, which says what the arguments
+-- are; both do the same to the same keys.
+local count = (#ARGV - 6) / 3
+local last = tonumber(head[3])
+if now * 1000 - last > BEHIND then last = now * 1000 - 1 end
+if connected > last then last = connected - 1 end
+local first = last + 1
+local is_plain = not answered and ARGV[2] == head[2] and now == stated
+  and (ARGV[5] == '' or (tonumber(head[7]) or 0) <= now)
+  and first % 256 + count <= 256 and last + count < FOREVER
+local soonest = math.huge
+for i = 7, #ARGV, 3 do
+  local ends = now + ARGV[i + 1]
+  if ends < soonest then soonest = ends end
+  if ARGV[i + 2] ~= '0' or ends > FOREVER then is_plain = false end
+end
+if is_plain then
+  local promise, at = promised, math.max(soonest, now + LEAD)
+  if promise < now - OVERDUE then promise = math.huge end
+  if at < promise then
+    if ARGV[3] == '' then return {'hint', at, ''} end
+    promise = math.min(promise, tonumber(ARGV[3]))
+  end
+  local name = string.format('%.0f', first)
+  local newest = name
+  local chunk = base .. 'b:' .. math.floor(first / 256)
+  if count == 1 then
+    call('HSET', chunk, first % 256, ARGV[7])
+    call('ZADD', base .. 'f', name, name)
+    call('ZADD', base .. 'x', now + ARGV[8], name)
+  else
+    local records, free, ends = {}, {}, {}
+    for n = 0, count - 1 do
+      newest = string.format('%.0f', first + n)
+      local i, record = 2 * n + 1, 3 * n + 7
+      records[i], records[i + 1] = first % 256 + n, ARGV[record]
+      free[i], free[i + 1] = newest, newest
+      ends[i], ends[i + 1] = now + ARGV[record + 1], newest
+    end
+    call('HSET', chunk, unpack(records))
+    call('ZADD', base .. 'f', unpack(free))
+    call('ZADD', base .. 'x', unpack(ends))
+  end
+  call('HSET', requests, request, name)
+  call('PEXPIRE', requests, keep)
+  if soonest < due or promise ~= promised then
+    if promise == math.huge then promise = '' end
+    call('HSET', KEYS[1], 'p', newest, 'n', now, 'd', math.min(soonest, due), 'a', promise)
+  else
+    call('HSET', KEYS[1], 'p', newest, 'n', now)
+  end
+  return {'done', name, ''}
+end

@@ -1,0 +1,146 @@
+//! A server whose memory is full empties itself, and consumers go on.
+
+use zaqar_core::storage::{
+    ClaimRequest, Claims, DeadLetters, Error, Heads, Leases, Messages, NewMessage, NewSubscription,
+    Outbox, Renewal, Subscriptions, Upkeep,
+};
+use zaqar_core::{ClaimId, LeaseId, SubscriptionId};
+use zaqar_storage_redis::Options;
+
+use crate::late::{STEPS, scene, state};
+use crate::servers::{Cluster, Server};
+use crate::support::{Queue, message, now, open, options, rand};
+
+fn lives(text: &str, ttl: u64) -> NewMessage {
+    NewMessage { ttl, ..message(text) }
+}
+
+/// How many keys hold messages.
+fn chunks(server: &Server) -> usize {
+    server.cli(&["--scan", "--pattern", "*:b:*"]).lines().filter(|key| !key.is_empty()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_empties_itself() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let mut queues = Vec::new();
+    for n in 0..20 {
+        let queue = Queue::new(&store, &format!("q{n}")).await;
+        queue.try_post_new(vec![lives("x", 75); 400]).await.unwrap();
+        queues.push(queue);
+    }
+    // Queues with nothing due: their one message was deleted.
+    for n in 0..20 {
+        let queue = Queue::new(&store, &format!("empty{n}")).await;
+        let posted = queue.try_post_new(vec![lives("x", 60)]).await.unwrap();
+        store.delete(&queue.key, posted[0], None, now()).await.unwrap();
+    }
+    let (purged, closed) = (Queue::new(&store, "p").await, Queue::new(&store, "c").await);
+    for queue in [&purged, &closed] {
+        queue.try_post_new(vec![lives("x", 3600); 400]).await.unwrap();
+    }
+    // One queue that cannot be swept does not stop the others.
+    let bad = Queue::new(&store, "bad").await;
+    bad.try_post_new(vec![lives("x", 60)]).await.unwrap();
+    let key = format!("zq1:{{q/{}/bad}}:x", bad.key.project.as_str());
+    server.cli(&["DEL", &key]);
+    server.cli(&["SET", &key, "odd"]);
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(matches!(queues[0].try_post(&["more"]).await, Err(Error::Full { .. })));
+    store.purge(&purged.key, now()).await.unwrap();
+    Heads::close(&store, &closed.key, closed.generation.incarnation).await.unwrap();
+    let later = now().plus_secs(120);
+    while store.sweep(later, 500).await.expect("the sweep goes on").more {}
+    assert_eq!(chunks(&server), 1, "only what the bad queue has");
+    for queue in &queues {
+        assert_eq!(store.stats(&queue.key, later).await.unwrap().unwrap().free, 0);
+    }
+}
+
+/// Steps that need memory: a full server refuses them.
+const REFUSED: [&str; 7] =
+    ["open", "post", "post of much", "subscribe", "change_subscription", "rows", "ping"];
+
+/// Every step that frees memory, or delivers what is there, does the same as on a server with room.
+async fn check_steps(uri: &str, servers: &[Server]) {
+    let limit = |bytes: &str| {
+        for server in servers {
+            server.cli(&["CONFIG", "SET", "maxmemory", bytes]);
+        }
+    };
+    for (name, step) in STEPS {
+        // A store for each, as some steps work on all queues of a store.
+        let prefix = format!("full-{}", name.replace(' ', "-"));
+        let store = open(Options { prefix, ..options(uri) }).await;
+        let (with_room, it) = (scene(&store).await, scene(&store).await);
+        limit("1");
+        let on_full = it.clone();
+        let stepped = tokio::spawn(async move { step(&on_full).await }).await;
+        // What reads ends claims and delays that are over.
+        let stats = store.stats(&it.queue.key, now().plus_secs(61)).await;
+        stats.unwrap_or_else(|error| panic!("stats after {name}: {error:?}"));
+        it.queue.all().await;
+        limit("0");
+        assert_eq!(stepped.is_err(), REFUSED.contains(name), "{name}: {stepped:?}");
+        if stepped.is_ok() {
+            step(&with_room).await;
+            store.stats(&with_room.queue.key, now().plus_secs(61)).await.expect("it answers");
+            assert_eq!(state(&it, &store).await, state(&with_room, &store).await, "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_frees_memory_works_on_a_full_server() {
+    let server = Server::start(&[]);
+    check_steps(&server.uri(), std::slice::from_ref(&server)).await;
+}
+
+/// There dead letters move in two steps, of which the target's needs memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_frees_memory_works_in_a_full_cluster() {
+    let cluster = Cluster::start();
+    check_steps(&cluster.uri(), &cluster.nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_dead_letters_and_deliveries_go_on() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let (queue, target) = (Queue::new(&store, "q").await, Queue::new(&store, "dead").await);
+    let (id, lease) = (SubscriptionId::new(rand()), LeaseId::new(rand()));
+    let subscription = NewSubscription {
+        id,
+        subscriber: "http://example.org".into(),
+        ttl: 6000,
+        options: "{}".into(),
+        confirmed: true,
+        lease: None,
+    };
+    store.subscribe(&queue.key, queue.generation, &subscription, now()).await.unwrap();
+    store.keep_lease(lease, now().plus_secs(60), now()).await.unwrap();
+    let ids = queue.post(&["a", "b"]).await;
+    let (claim, _) = queue.try_claim(1).await.unwrap();
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(store.claim_renew(&queue.key, claim, 100, 60, now()).await.unwrap());
+    let renewed = store.keep_lease(lease, now().plus_secs(90), now()).await.unwrap();
+    assert_eq!(renewed, Renewal::Continued);
+    let soon = now().plus_secs(40);
+    assert_eq!(store.due_queues(10, soon).await.unwrap(), std::slice::from_ref(&queue.key));
+    let entry = store.lease(&queue.key, soon.plus_secs(60), soon).await.unwrap().unwrap();
+    store.settle(&queue.key, entry.incarnation, entry.first).await.unwrap();
+    assert!(store.lease(&queue.key, soon.plus_secs(60), soon).await.unwrap().is_none());
+    store.claim_release(&queue.key, claim, now()).await.unwrap();
+    let (to, generation) = (target.key.clone(), target.generation);
+    let rule = DeadLetters { max_claim_count: 1, target: to, generation, ttl: None };
+    let rule = Some(rule);
+    let request =
+        ClaimRequest { id: ClaimId::new(rand()), ttl: 9, grace: 9, limit: 5, dead_letters: rule };
+    store.claim(&queue.key, queue.generation, &request, now()).await.unwrap();
+    assert_eq!(target.texts().await, ["a"]);
+    store.delete(&queue.key, ids[1], Some(request.id), now()).await.unwrap();
+    store.unsubscribe(&queue.key, id, now()).await.unwrap();
+    store.end_lease(lease, now()).await.unwrap();
+    assert!(matches!(store.ping().await, Err(Error::Full { .. })), "it takes no posts");
+}

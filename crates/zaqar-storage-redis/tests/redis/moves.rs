@@ -1,0 +1,88 @@
+//! Slots of a Cluster that move while they are worked on.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
+use std::time::Instant;
+
+use zaqar_core::ClaimId;
+use zaqar_core::storage::{ClaimRequest, Claimed, Claims, DeadLetters, Guarded};
+
+use crate::load::{check, under_load};
+use crate::servers::Cluster;
+use crate::support::{Queue, generation, head, key_of, now, open, options, rand, spread};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_a_cluster_move() {
+    let cluster = &Cluster::start();
+    let store = open(options(&cluster.uri())).await;
+    let queues = &spread(&store).await;
+    let heads: Vec<_> = queues.iter().map(head).collect();
+    let record = under_load(queues, |record| async move {
+        for head in &heads {
+            tokio::task::block_in_place(|| cluster.move_slot(head));
+            record.until_served(queues.len(), Instant::now(), true).await;
+        }
+    })
+    .await;
+    check(queues, &record).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_cross_slots_while_they_move() {
+    const COUNT: usize = 400;
+    let cluster = Cluster::start();
+    let store = open(options(&cluster.uri())).await;
+    let source = Queue::new(&store, "source").await;
+    // On different masters, and with projects that look like tags.
+    let mut dead = source.clone();
+    for n in 0.. {
+        dead = Queue { key: key_of(&format!("}}{{{n}"), "dead"), generation: generation(), ..dead };
+        dead.open().await.expect("it answers");
+        if cluster.owner(&head(&dead)) != cluster.owner(&head(&source)) {
+            break;
+        }
+    }
+    for n in 0..COUNT {
+        source.post(&[&n.to_string()]).await;
+    }
+    let (claim, _) = source.try_claim(COUNT).await.unwrap();
+    store.claim_release(&source.key, claim, now()).await.unwrap();
+    let bury = |_| {
+        let (source, dead) = (source.clone(), dead.clone());
+        tokio::spawn(async move {
+            loop {
+                match claim_with(&source, &dead).await {
+                    Ok(messages) => return assert_eq!(messages, 0),
+                    Err(error) => assert!(error.is_retryable(), "{error:?}"),
+                }
+            }
+        })
+    };
+    let buriers: Vec<_> = (0..4).map(bury).collect();
+    tokio::task::block_in_place(|| {
+        cluster.move_slot(&head(&source));
+        cluster.move_slot(&head(&dead));
+    });
+    for burier in buriers {
+        burier.await.expect("a claim ends");
+    }
+    let mut letters = dead.texts().await;
+    letters.sort_by_key(|text| text.parse::<usize>().unwrap());
+    assert_eq!(letters, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
+    assert_eq!(source.texts().await, [""; 0]);
+}
+
+async fn claim_with(source: &Queue, dead: &Queue) -> Result<usize, zaqar_core::storage::Error> {
+    let rule = DeadLetters {
+        max_claim_count: 1,
+        target: dead.key.clone(),
+        generation: dead.generation,
+        ttl: None,
+    };
+    let id = ClaimId::new(rand());
+    let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: Some(rule) };
+    match source.store.claim(&source.key, source.generation, &request, now()).await? {
+        Guarded::Done(Claimed::Messages(messages)) => Ok(messages.len()),
+        refused => panic!("{refused:?}"),
+    }
+}

@@ -1,0 +1,181 @@
+//! Subscriptions, leases and the outbox.
+
+use zaqar_core::storage::{
+    Changed, Guarded, NewMessage, NewSubscription, OutboxEntry, OutboxMessage, Renewal, Subscribed,
+    SubscriptionChange,
+};
+use zaqar_core::{LeaseId, MessageId, SubscriptionId, Timestamp};
+
+use super::super::oracle::Life;
+use super::Run;
+use crate::subscriber::renew;
+use crate::subscriber::subscription;
+
+/// Seconds that a new lease lasts.
+const LEASE: u64 = 200;
+
+/// Queues that are asked for at most when all that are due are wanted.
+const ALL: usize = 1000;
+
+impl Run {
+    pub(super) async fn subscribe(
+        &mut self,
+        queue: usize,
+        subscriber: u8,
+        ttl: u64,
+        is_on_lease: bool,
+    ) {
+        let now = self.kit.now();
+        self.subscriptions += 1;
+        let new = NewSubscription {
+            ttl,
+            lease: is_on_lease.then_some(self.lease.0),
+            ..subscription(self.subscriptions, &name(subscriber))
+        };
+        let (at, (queue, life)) = (&self.at, &mut self.queues[queue]);
+        let answer = queue.try_subscribe(queue.generation, &new).await;
+        let Some(Life { subscribers, .. }) = life else {
+            assert_eq!(answer, Guarded::Absent, "{at}");
+            return;
+        };
+        match (subscribers.of(&new.subscriber), answer) {
+            (Some(there), answer) => {
+                let there = Subscribed::Exists(there.clone());
+                assert_eq!(answer, Guarded::Done(there), "{at}");
+            }
+            (None, Guarded::Done(Subscribed::Created { after })) => {
+                subscribers.subscribe(new, after, now);
+            }
+            (None, refused) => panic!("{at} is refused: {refused:?}"),
+        }
+    }
+
+    pub(super) async fn change_subscription(
+        &mut self,
+        queue: usize,
+        number: usize,
+        subscriber: Option<u8>,
+        ttl: Option<u64>,
+    ) {
+        let (id, now) = (self.subscription_id(number), self.kit.now());
+        let subscriber = subscriber.map(name);
+        let change = SubscriptionChange { subscriber, ttl, ..SubscriptionChange::default() };
+        let answer = self.queues[queue].0.change(id, &change).await;
+        let expected = self
+            .life(queue)
+            .map_or(Changed::Absent, |life| life.subscribers.change(id, &change, now));
+        assert_eq!(answer, expected, "{}", self.at);
+    }
+
+    pub(super) async fn unsubscribe(&mut self, queue: usize, number: usize) {
+        let id = self.subscription_id(number);
+        self.queues[queue].0.unsubscribe(id.get()).await;
+        self.life(queue).into_iter().for_each(|life| life.subscribers.unsubscribe(id));
+        self.end_unwanted(queue).await;
+    }
+
+    pub(super) async fn unsubscribe_all(&mut self, queue: usize) {
+        self.queues[queue].0.unsubscribe_all().await;
+        self.life(queue).into_iter().for_each(|life| life.subscribers.subscriptions.clear());
+        self.end_unwanted(queue).await;
+    }
+
+    /// Sweeps after subscriptions went: until then a store may keep the entries that nobody wants,
+    /// and they may come back.
+    async fn end_unwanted(&mut self, queue: usize) {
+        let now = self.kit.now();
+        self.life(queue).into_iter().for_each(|life| life.subscribers.end_unwanted(now));
+        self.kit.sweep().await;
+    }
+
+    pub(super) async fn lease_entry(&mut self, queue: usize, secs: u64) {
+        let (until, now) = (self.kit.now().plus_secs(secs), self.kit.now());
+        let queue_of = &self.queues[queue].0;
+        let answer = queue_of.store.lease(&queue_of.key, until, now).await.expect("lease answers");
+        let expected = self.life(queue).and_then(|life| life.subscribers.lease(until, now));
+        assert_eq!(answer, expected, "{}", self.at);
+    }
+
+    pub(super) async fn settle(&mut self, queue: usize, id: usize) {
+        let id = self.id(id);
+        let (queue, life) = &mut self.queues[queue];
+        queue.settle(id).await;
+        if let Some(life) = life.as_mut().filter(|_| id.incarnation == queue.generation.incarnation)
+        {
+            life.subscribers.settle(id.position);
+        }
+    }
+
+    pub(super) async fn keep_lease(&mut self, secs: u64) {
+        let (lease, until) = self.lease;
+        let renewal = renew(&self.kit, lease, secs).await;
+        assert_eq!(renewal, Renewal::Continued, "{}", self.at);
+        self.lease.1 = until.max(self.kit.now().plus_secs(secs));
+    }
+
+    pub(super) async fn end_lease(&mut self) {
+        let ended = self.kit.store().end_lease(self.lease.0, self.kit.now()).await;
+        ended.expect("end_lease answers");
+        self.renew_lease().await;
+        self.kit.sweep().await;
+    }
+
+    /// Puts another lease in the place of one that is over, and of what hangs on it.
+    pub(super) async fn renew_lease(&mut self) {
+        let over = self.lease.0;
+        for life in self.queues.iter_mut().flat_map(|(_, life)| life) {
+            life.subscribers.drop_lease(over);
+        }
+        self.lease = (LeaseId::new(rand::random()), self.kit.now().plus_secs(LEASE));
+        let renewal = renew(&self.kit, self.lease.0, LEASE).await;
+        assert_eq!(renewal, Renewal::Created, "a new lease, {}", self.at);
+    }
+
+    /// What the outbox should hold of a post.
+    pub(super) fn entry(given: &[MessageId], new: &[NewMessage], now: Timestamp) -> OutboxEntry {
+        let of = |(id, new): (&MessageId, &NewMessage)| OutboxMessage {
+            id: *id,
+            payload: new.payload.clone(),
+            ttl: new.ttl,
+            due: now.plus_secs(new.delay),
+        };
+        OutboxEntry {
+            incarnation: given[0].incarnation,
+            first: given[0].position,
+            messages: given.iter().zip(new).map(of).collect(),
+            created: now,
+        }
+    }
+
+    /// Compares what can be seen of subscriptions and entries.
+    pub(super) async fn compare_subscribers(&self) {
+        let now = self.kit.now();
+        let due = self.kit.store().due_queues(ALL, now).await.expect("due_queues answers");
+        for (queue, life) in &self.queues {
+            let at = format!("{} after {}", queue.key, self.at);
+            let subscriptions = queue.store.subscriptions(&queue.key, None, 100, now).await;
+            let subscriptions = subscriptions.expect("subscriptions answers");
+            let shown = queue.entries(queue.generation.incarnation, 0, ALL).await;
+            let Some(Life { subscribers, .. }) = life else {
+                assert_eq!((subscriptions, shown), (vec![], vec![]), "no head: {at}");
+                continue;
+            };
+            assert_eq!(subscriptions, subscribers.subscriptions, "subscriptions of {at}");
+            let lease = self.lease.0;
+            let leased = queue.store.leased_subscriptions(&queue.key, lease, None, 100, now).await;
+            let leased = leased.expect("leased_subscriptions answers");
+            assert_eq!(leased, subscribers.on_lease(lease), "subscriptions on the lease of {at}");
+            subscribers.check_followed(&shown, &at);
+            assert!(!subscribers.is_due(now) || due.contains(&queue.key), "not due: {at}");
+        }
+    }
+
+    /// The id that a number stands for, 0 for the latest.
+    fn subscription_id(&self, number: usize) -> SubscriptionId {
+        SubscriptionId::new(self.subscriptions.saturating_sub(number as u128))
+    }
+}
+
+fn name(subscriber: u8) -> String {
+    format!("http://example.org/{subscriber}")
+}

@@ -1,0 +1,151 @@
+//! Pools and flavors, for administrators.
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Body;
+use serde_json::{Map, Value, json};
+use zaqar_api::pools::{
+    flavor_document, pool_document, read_flavor, read_pool, read_pool_change, read_pool_list,
+};
+use zaqar_api::{
+    CreateFlavor, CreatePool, DeleteFlavor, DeletePool, GetFlavor, GetPool, ListFlavors, ListPools,
+    UpdateFlavor, UpdatePool,
+};
+use zaqar_core::NameError;
+use zaqar_core::pools::{FlavorName, PoolName};
+
+use super::queues::next_page;
+use super::{Answered, Exchange};
+use crate::body;
+use crate::error::HttpError;
+use crate::respond;
+
+impl<B> Exchange<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    pub(super) async fn list_pools(self) -> Answered {
+        let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
+        let request = ListPools { marker: self.query.text("marker"), limit: self.limit()? };
+        let pools = self.call(request).await?;
+        let next = pools.last().map(|pool| next_page("pools", &given, pool.name.as_str()));
+        let documents = pools.iter().map(|pool| with_href(pool_document(pool, detailed), "pools"));
+        Ok(page("pools", documents.collect(), next))
+    }
+
+    pub(super) async fn on_pool(mut self, method: &Method, name: &str) -> Answered {
+        let name = PoolName::new(name).map_err(|error| wrong_name("pool", &error))?;
+        match method.as_str() {
+            "PUT" => {
+                let pool = read_pool(name, &self.object().await?)?;
+                let path = format!("/v2/pools/{}", pool.name);
+                self.call(CreatePool { pool }).await?;
+                Ok(created(path))
+            }
+            "PATCH" => {
+                let change = read_pool_change(&self.object().await?)?;
+                let pool = self.call(UpdatePool { name, change }).await?;
+                Ok(shown(with_href(pool_document(&pool, false), "pools")))
+            }
+            "DELETE" => {
+                self.call(DeletePool { name }).await?;
+                Ok(respond::empty(StatusCode::NO_CONTENT))
+            }
+            _ => {
+                let detailed = self.is_detailed()?;
+                let pool = self.call(GetPool { name }).await?;
+                Ok(shown(with_href(pool_document(&pool, detailed), "pools")))
+            }
+        }
+    }
+
+    pub(super) async fn list_flavors(self) -> Answered {
+        let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
+        let request = ListFlavors { marker: self.query.text("marker"), limit: self.limit()? };
+        let flavors = self.call(request).await?;
+        let next = flavors.last().map(|flavor| next_page("flavors", &given, flavor.name.as_str()));
+        let documents =
+            flavors.iter().map(|flavor| with_href(flavor_document(flavor, detailed), "flavors"));
+        Ok(page("flavors", documents.collect(), next))
+    }
+
+    pub(super) async fn on_flavor(mut self, method: &Method, name: &str) -> Answered {
+        let name = FlavorName::new(name).map_err(|error| wrong_name("flavor", &error))?;
+        match method.as_str() {
+            "PUT" => {
+                let pools = read_flavor(&self.object().await?)?;
+                let path = format!("/v2/flavors/{name}");
+                self.call(CreateFlavor { name, pools }).await?;
+                Ok(created(path))
+            }
+            "PATCH" => {
+                let pools = read_pool_list(&self.object().await?)?;
+                let flavor = self.call(UpdateFlavor { name, pools }).await?;
+                Ok(shown(with_href(flavor_document(&flavor, true), "flavors")))
+            }
+            "DELETE" => {
+                self.call(DeleteFlavor { name }).await?;
+                Ok(respond::empty(StatusCode::NO_CONTENT))
+            }
+            _ => {
+                let flavor = self.call(GetFlavor { name }).await?;
+                Ok(shown(with_href(flavor_document(&flavor, true), "flavors")))
+            }
+        }
+    }
+
+    fn limit(&self) -> Result<Option<i64>, HttpError> {
+        self.query.integer("limit")
+    }
+
+    /// The parameters that the link to the next page repeats.
+    fn repeated_parameters(&self) -> Result<Vec<(String, String)>, HttpError> {
+        let (limit, detailed) = (self.limit()?, self.query.boolean("detailed")?);
+        let limit = limit.map(|limit| ("limit".to_owned(), limit.to_string()));
+        let detailed = detailed.map(|detailed| ("detailed".to_owned(), detailed.to_string()));
+        Ok(limit.into_iter().chain(detailed).collect())
+    }
+
+    fn is_detailed(&self) -> Result<bool, HttpError> {
+        Ok(self.query.boolean("detailed")?.unwrap_or(false))
+    }
+
+    async fn object(&mut self) -> Result<Map<String, Value>, HttpError> {
+        let document = self.small_document().await?;
+        body::decode(&document)
+    }
+}
+
+fn wrong_name(kind: &'static str, error: &NameError) -> HttpError {
+    let text = error.to_string();
+    HttpError::Identification { kind, rule: text.replace("queue", kind) }
+}
+
+fn with_href(mut document: Map<String, Value>, collection: &str) -> Map<String, Value> {
+    let name = document.get("name").and_then(Value::as_str).unwrap_or_default();
+    let href = format!("/v2/{collection}/{name}");
+    document.insert("href".to_owned(), href.into());
+    document
+}
+
+fn page(
+    collection: &str,
+    documents: Vec<Map<String, Value>>,
+    next: Option<String>,
+) -> Response<Full<Bytes>> {
+    let links: Vec<_> =
+        next.into_iter().map(|href| json!({ "rel": "next", "href": href })).collect();
+    respond::json(StatusCode::OK, json!({ collection: documents, "links": links }).to_string())
+}
+
+fn shown(document: Map<String, Value>) -> Response<Full<Bytes>> {
+    respond::json(StatusCode::OK, Value::Object(document).to_string())
+}
+
+fn created(path: String) -> Response<Full<Bytes>> {
+    let mut response = respond::empty(StatusCode::CREATED);
+    respond::set(&mut response, header::LOCATION, path);
+    response
+}

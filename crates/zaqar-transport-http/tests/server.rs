@@ -1,0 +1,242 @@
+//! The server over TCP: bodies that nobody reads, peers that do not read, memory, and the stop.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use zaqar_api::Api;
+use zaqar_core::{Limits, MemoryBounds, MemoryBudget};
+use zaqar_storage_testkit::Memory;
+use zaqar_transport_http::{HttpService, Options, Server, ServerOptions};
+
+/// Long enough for a slow machine: what takes longer is lost.
+const LONG: Duration = Duration::from_secs(60);
+
+const IDENTITY: &str =
+    "Client-ID: 3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1\r\nX-Project-ID: p\r\nHost: h\r\n";
+
+struct Running {
+    address: SocketAddr,
+    memory: MemoryBudget,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+async fn start(bounds: MemoryBounds, header_timeout: Duration) -> Running {
+    let memory = MemoryBudget::new(bounds);
+    let store = Arc::new(Memory::new());
+    let limits = Limits { max_messages_post_size: 8 << 20, ..Limits::default() };
+    let options = zaqar_api::Options { limits, memory: memory.clone(), ..Default::default() };
+    let api = Api::new(store.clone(), store, options);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = ServerOptions { header_timeout, memory: memory.clone(), ..Default::default() };
+    let service = HttpService::new(api, Options::default());
+    let server = Server { listener: listener.into(), service, options };
+    let stop = CancellationToken::new();
+    let running = server.run(stop.clone());
+    let serving = tokio::spawn(async move { running.await.unwrap() });
+    Running { address, memory, stop, serving }
+}
+
+impl Running {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Posts one message with a body of this many bytes.
+    async fn post(&self, bytes: usize) {
+        let body = format!(r#"{{"messages":[{{"body":"{}","ttl":300}}]}}"#, "x".repeat(bytes));
+        let mut stream = self.connect().await;
+        let request = request("POST", "/v2/queues/q/messages", "", body.len());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        assert_eq!(answer(&mut stream).await.unwrap().status, 201);
+    }
+}
+
+fn request(method: &str, path: &str, headers: &str, length: usize) -> String {
+    format!("{method} {path} HTTP/1.1\r\n{IDENTITY}{headers}Content-Length: {length}\r\n\r\n")
+}
+
+struct Answer {
+    status: u16,
+    closes: bool,
+}
+
+/// Reads one response with its body.
+async fn answer(stream: &mut TcpStream) -> Option<Answer> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(LONG, stream.read_u8()).await.unwrap().ok()?);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head
+        .split("content-length: ")
+        .nth(1)
+        .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+    timeout(LONG, stream.read_exact(&mut vec![0; length])).await.unwrap().ok()?;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Some(Answer { status, closes: head.contains("connection: close") })
+}
+
+/// What is answered before its body is read, by how it is wrong.
+const EARLY: [(&str, &str, &str, u16); 9] = [
+    ("POST", "/nowhere", "", 404),
+    ("PUT", "/v2/queues", "", 405),
+    ("POST", "/v2/queues/q/messages", "Accept: text/html\r\n", 406),
+    ("POST", "/v2/queues/q/messages", "X-Project-ID: q\r\n", 400),
+    ("POST", "/v2/queues/b@d/messages", "", 400),
+    ("GET", "/v2/queues", "", 200),
+    ("DELETE", "/v2/queues/q", "", 204),
+    ("OPTIONS", "/v2/queues/q", "", 200),
+    ("GET", "/", "", 300),
+];
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_costs_no_later_request() {
+    let server = start(MemoryBounds::UNLIMITED, LONG).await;
+    for (method, path, headers, status) in EARLY {
+        for length in [2, 30_000, 1 << 20] {
+            let mut stream = server.connect().await;
+            for round in 0..30 {
+                let head = request(method, path, headers, length);
+                stream.write_all(head.as_bytes()).await.unwrap();
+                // The response may come while this is being sent, with the end of the connection.
+                let sent = stream.write_all(&vec![b'x'; length]).await;
+                let answered = answer(&mut stream).await;
+                let about = format!("{method} {path} with {length} bytes, round {round}");
+                let answered = answered.unwrap_or_else(|| panic!("{about}: nothing, {sent:?}"));
+                assert_eq!(answered.status, status, "{about}");
+                if answered.closes {
+                    assert!(length > 256 << 10, "{about}: a small body ends the connection");
+                    stream = server.connect().await;
+                } else {
+                    sent.unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_a_head_does_not_hold_up_the_stop() {
+    let server = start(MemoryBounds::UNLIMITED, LONG).await;
+    let mut half = server.connect().await;
+    half.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
+    server.post(10).await;
+    server.stop.cancel();
+    let start = Instant::now();
+    server.serving.await.unwrap();
+    // The grace is 30 s, the timeout of the head 60 s.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+async fn window_zero(
+    server: &Running,
+) -> (h2::client::SendRequest<bytes::Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0).initial_max_send_streams(1000);
+    let (send, connection) = builder.handshake(server.connect().await).await.unwrap();
+    (send, tokio::spawn(connection))
+}
+
+fn list() -> http::Request<()> {
+    http::Request::get("http://h/v2/queues/q/messages?echo=true")
+        .header("Client-ID", "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1")
+        .header("X-Project-ID", "p")
+        .body(())
+        .unwrap()
+}
+
+/// The report's first row: 256 lists over HTTP/2 with window 0, here of ten connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_responses_stay_within_the_shares() {
+    const CONNECTION: usize = 4 << 20;
+    let bounds = MemoryBounds { process: 32 << 20, connection: CONNECTION, project: 24 << 20 };
+    let server = start(bounds, LONG).await;
+    server.post(500_000).await;
+    let mut open = Vec::new();
+    let (mut taken, mut refused) = (0, 0);
+    for _ in 0..10 {
+        let (mut send, connection) = window_zero(&server).await;
+        let mut responses = Vec::new();
+        for _ in 0..256 {
+            send = timeout(LONG, send.ready()).await.unwrap().unwrap();
+            responses.push(send.send_request(list(), true).unwrap().0);
+        }
+        for response in responses {
+            let response = timeout(LONG, response).await.unwrap().unwrap();
+            match response.status().as_u16() {
+                200 => taken += 1,
+                503 => refused += 1,
+                other => panic!("{other}"),
+            }
+            assert!(server.memory.in_use() <= bounds.process);
+            open.push(response);
+        }
+        // Kept open to the end.
+        std::mem::forget((send, connection));
+    }
+    assert!(taken > 0 && taken < 10 * (CONNECTION / 500_000) + 10, "{taken}");
+    assert!(refused > 2000, "{refused}");
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_pings_but_reads_nothing_is_closed() {
+    let server = start(MemoryBounds::UNLIMITED, Duration::from_secs(1)).await;
+    server.post(20_000).await;
+    let (mut send, connection) = window_zero(&server).await;
+    send = send.ready().await.unwrap();
+    let (response, _) = send.send_request(list(), true).unwrap();
+    let response = timeout(LONG, response).await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    // The connection ends though this client reads frames and answers pings all the time.
+    let ended = timeout(LONG, connection).await;
+    assert!(ended.is_ok(), "the connection is still open");
+    drop(response);
+}
+
+/// The report's second row: unfinished bodies, here of 120 connections over HTTP/1.
+#[tokio::test]
+async fn unfinished_bodies_stay_within_the_budget() {
+    const BUDGET: usize = 16 << 20;
+    let bounds = MemoryBounds { process: BUDGET, ..MemoryBounds::UNLIMITED };
+    let server = start(bounds, LONG).await;
+    let mut open = Vec::new();
+    for _ in 0..120 {
+        let mut stream = server.connect().await;
+        let head = request("POST", "/v2/queues/q/messages", "", 4 << 20);
+        let sent = stream.write_all(head.as_bytes()).await;
+        // Refused ones may be closed meanwhile.
+        if sent.is_ok() {
+            let _ = timeout(LONG, stream.write_all(&vec![b' '; 400_000])).await.unwrap();
+        }
+        assert!(server.memory.in_use() <= BUDGET);
+        open.push(stream);
+    }
+    while server.memory.refused() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // What is not waited for is told why.
+    let mut refused = 0;
+    for stream in &mut open {
+        if let Ok(first) = timeout(Duration::from_millis(100), stream.read_u8()).await {
+            assert_eq!(first.unwrap(), b'H');
+            refused += 1;
+        }
+    }
+    assert!(refused >= 120 - BUDGET / 400_000, "{refused}");
+    drop(open);
+    while server.memory.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+    server.post(10).await;
+}

@@ -1,0 +1,202 @@
+//! The stream below tungstenite: it counts what an unfinished message has sent, and writes large
+//! messages without a copy of them.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use zaqar_transport::IoTimeout;
+
+use crate::encoding::Encoding;
+
+/// Bytes of a client's frame around the payload of a control frame: its header and its mask.
+const CONTROL_OVERHEAD: usize = 2 + 4;
+
+/// A connection's stream.
+#[derive(Debug)]
+pub(crate) struct Wire<S> {
+    stream: IoTimeout<S>,
+    /// Bytes that came since the last whole message.
+    received: usize,
+    /// Since when a message is unfinished.
+    unfinished_since: Option<Instant>,
+    /// A frame that is written past tungstenite, whose buffer would copy it and stay as large.
+    large: Option<Large>,
+}
+
+#[derive(Debug)]
+struct Large {
+    head: Bytes,
+    payload: Bytes,
+    is_begun: bool,
+}
+
+impl<S> Wire<S> {
+    /// Writes fail when the peer takes too little for `timeout`.
+    pub(crate) const fn new(stream: S, timeout: Duration) -> Self {
+        let stream = IoTimeout::new(stream, timeout);
+        Self { stream, received: 0, unfinished_since: None, large: None }
+    }
+
+    /// Bytes of a message that is not finished, and since when.
+    pub(crate) const fn unfinished(&self) -> (usize, Option<Instant>) {
+        (self.received, self.unfinished_since)
+    }
+
+    /// A whole message has come.
+    pub(crate) const fn finish_message(&mut self) {
+        self.received = 0;
+        self.unfinished_since = None;
+    }
+
+    /// A control frame has come, maybe in the middle of a message.
+    pub(crate) const fn finish_control(&mut self, payload: usize) {
+        self.received = self.received.saturating_sub(payload + CONTROL_OVERHEAD);
+        if self.received == 0 {
+            self.unfinished_since = None;
+        }
+    }
+
+    /// Writes a whole message at the next flush, before anything else. What was given to
+    /// tungstenite before must have been flushed.
+    pub(crate) fn write_large(&mut self, encoding: Encoding, payload: Bytes) {
+        let head = frame_head(encoding, payload.len());
+        self.large = Some(Large { head, payload, is_begun: false });
+    }
+
+    /// Drops the large message that is being written; whether the peer has a part of it, after
+    /// which it can read nothing else.
+    pub(crate) fn abandon_large(&mut self) -> bool {
+        self.large.take().is_some_and(|large| large.is_begun)
+    }
+
+    /// The stream, for the end of the connection.
+    pub(crate) fn into_inner(self) -> IoTimeout<S> {
+        self.stream
+    }
+}
+
+/// The header of a final, unmasked data frame (RFC 6455, 5.2).
+fn frame_head(encoding: Encoding, length: usize) -> Bytes {
+    const FINAL: u8 = 0x80;
+    let mut head = BytesMut::with_capacity(10);
+    head.put_u8(FINAL | encoding.opcode());
+    if let Ok(short @ ..=125) = u8::try_from(length) {
+        head.put_u8(short);
+    } else if let Ok(middle) = u16::try_from(length) {
+        head.put_u8(126);
+        head.put_u16(middle);
+    } else {
+        head.put_u8(127);
+        head.put_u64(length as u64);
+    }
+    head.freeze()
+}
+
+impl<S: AsyncWrite + Unpin> Wire<S> {
+    /// Writes what [`Wire::write_large`] was given.
+    fn poll_large(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(large) = &mut self.large {
+            let rest = if large.head.is_empty() { &mut large.payload } else { &mut large.head };
+            if rest.is_empty() {
+                self.large = None;
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => {
+                    rest.advance(written);
+                    large.is_begun = true;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        this.received += buffer.filled().len() - before;
+        this.unfinished_since.get_or_insert_with(Instant::now);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_large(cx))?;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_large(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_frame_goes_out_whole_and_before_what_is_written_after_it() {
+        for (length, head) in [
+            (125, vec![0x81, 125]),
+            (126, vec![0x81, 126, 0, 126]),
+            (65_535, vec![0x81, 126, 255, 255]),
+            (65_536, vec![0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let (mut peer, stream) = duplex(1000);
+            let mut wire = Wire::new(stream, Duration::from_secs(60));
+            wire.write_large(Encoding::Json, Bytes::from(vec![b'x'; length]));
+            let writing = async {
+                wire.write_all(b"after").await.unwrap();
+                wire.flush().await.unwrap();
+            };
+            let mut got = vec![0; head.len() + length + 5];
+            let (_, read) = tokio::join!(writing, peer.read_exact(&mut got));
+            read.unwrap();
+            assert_eq!(got[..head.len()], head);
+            assert!(got[head.len()..].ends_with(b"xafter"));
+        }
+    }
+
+    #[tokio::test]
+    async fn pings_in_the_middle_of_a_message_do_not_hide_it() {
+        let (mut peer, stream) = duplex(1000);
+        let mut wire = Wire::new(stream, Duration::from_secs(60));
+        peer.write_all(&[0; 500]).await.unwrap();
+        wire.read_exact(&mut [0; 500]).await.unwrap();
+        for _ in 0..100 {
+            peer.write_all(&[0; 16]).await.unwrap();
+            wire.read_exact(&mut [0; 16]).await.unwrap();
+            wire.finish_control(10);
+        }
+        assert_eq!(wire.unfinished().0, 500);
+        wire.finish_message();
+        assert_eq!(wire.unfinished(), (0, None));
+    }
+}

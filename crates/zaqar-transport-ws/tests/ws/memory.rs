@@ -1,0 +1,106 @@
+//! What connections keep is charged to the memory budget; over it they are closed at once.
+
+use futures_util::SinkExt;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use zaqar_core::{MemoryBounds, MemoryBudget};
+use zaqar_transport_ws::Options;
+
+use crate::support::{Peer, Setup, api_within};
+
+fn bounded(connection: usize) -> MemoryBudget {
+    MemoryBudget::new(MemoryBounds { connection, ..MemoryBounds::UNLIMITED })
+}
+
+/// The beginning of a text message of 1 MiB: the header of its frame, and this many bytes.
+async fn send_unfinished(peer: &mut Peer, bytes: usize) {
+    let stream = peer.socket.get_mut();
+    let mut frame = vec![0x81, 0x80 | 127, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0];
+    frame.resize(frame.len() + bytes, b'x');
+    // Fails when the service has closed already, as it may.
+    let _ = stream.write_all(&frame).await;
+}
+
+#[tokio::test]
+async fn an_unfinished_message_over_the_budget_closes_with_1013_that_says_why() {
+    let memory = bounded(100 << 10);
+    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let mut peer = setup.connect().await;
+    send_unfinished(&mut peer, 500 << 10).await;
+    let frame = peer.closed().await.expect("a reason");
+    assert_eq!(u16::from(frame.code), 1013);
+    assert_eq!(
+        frame.reason.as_str(),
+        "Over the memory budget of the connection, 102400 bytes; retry later."
+    );
+    drop(peer);
+    while memory.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Ten times the load of the report: every one of many connections stops in the middle.
+#[tokio::test]
+async fn many_unfinished_messages_stay_within_the_budget() {
+    const BUDGET: usize = 4 << 20;
+    let memory = MemoryBudget::new(MemoryBounds { process: BUDGET, ..MemoryBounds::UNLIMITED });
+    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let mut peers = Vec::new();
+    for _ in 0..100 {
+        let mut peer = setup.connect().await;
+        send_unfinished(&mut peer, 200 << 10).await;
+        assert!(memory.in_use() <= BUDGET);
+        peers.push(peer);
+    }
+    assert!(memory.refused() > 0);
+    // Whoever kept within the budget goes on.
+    drop(peers);
+    while memory.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(setup.connect().await.ask("queue_list", json!({})).await.0, 200);
+}
+
+#[tokio::test]
+async fn pings_between_fragments_do_not_hide_them() {
+    let setup = Setup::with(api_within(bounded(100 << 10)), Options::default());
+    let mut peer = setup.connect().await;
+    let first = Frame::message(vec![b'x'; 1000], OpCode::Data(Data::Text), false);
+    let next = Frame::message(vec![b'x'; 1000], OpCode::Data(Data::Continue), false);
+    let mut sent = peer.socket.send(Message::Frame(first)).await;
+    for _ in 0..200 {
+        if sent.is_err() {
+            break;
+        }
+        sent = peer.socket.send(Message::Frame(next.clone())).await;
+        let _ = peer.socket.send(Message::Ping(vec![0; 100].into())).await;
+    }
+    assert_eq!(peer.close_code().await, 1013);
+}
+
+#[tokio::test]
+async fn unread_answers_are_charged_and_freed() {
+    let memory = bounded(1 << 20);
+    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let mut peer = setup.connect().await;
+    let body = json!({
+        "queue_name": "q",
+        "messages": [{ "body": "x".repeat(200_000), "ttl": 100 }],
+    });
+    assert_eq!(peer.ask("message_post", body).await.0, 201);
+    for _ in 0..20 {
+        peer.send("message_list", json!({ "queue_name": "q", "echo": true })).await;
+    }
+    // Nothing is read until the connection is closed or holds what it may.
+    while memory.in_use() < 200_000 && memory.refused() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(memory.in_use() <= 1 << 20);
+    drop(peer);
+    while memory.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,250 @@
+"""Subscribers that are asked to confirm, and mail: by a command, and by SMTP."""
+
+from __future__ import annotations
+
+import email
+import email.message
+import email.policy
+import json
+import stat
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+
+from support.api import Api
+from support.certificates import certificate
+from support.receiver import Receiver
+from support.server import Sections, Server, free_port
+from support.wait import wait_until
+
+PAGE = "https://confirm.example.org/page"
+
+CONFIRMED: Sections = {
+    "signed_url": {"secret_key": "the key of test_confirmations"},
+    "notification": {
+        "allow_networks": "127.0.0.0/8",
+        "require_confirmation": True,
+        "external_confirmation_url": PAGE,
+    },
+}
+
+
+def subscribe(api: Api, subscriber: str, **options) -> str:
+    document = {"subscriber": subscriber, "ttl": 3600, "options": options}
+    answer = api.call("POST", "/v2/queues/q/subscriptions", json=document)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["subscription_id"]
+
+
+def signed_put(server: Server, request: dict, confirmed: bool) -> httpx.Response:
+    """What a subscriber does with the members that it was sent: nothing else, and no token."""
+    names = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires", "X-Project-ID")
+    headers = {name: request[name] for name in names} | {"Client-ID": str(uuid.uuid4())}
+    body = request["SubscribeBody" if confirmed else "UnsubscribeBody"]
+    return httpx.put(server.url + request["URL-Paths"], json=body, headers=headers, trust_env=False)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+def test_a_webhook_confirms_gets_messages_and_ends_that(
+    new_server: Callable[..., Server], receiver: Receiver
+):
+    server = new_server(options=CONFIRMED).start()
+
+    def requests(count: int) -> list[dict]:
+        wait_until(lambda: len(receiver.of("/ok")) >= count, f"{count} requests")
+        return [request.json for request in receiver.of("/ok")]
+
+    with Api(server.url) as api:
+        id_ = subscribe(api, receiver.url("/ok"))
+        (asked,) = requests(1)
+        path = f"/v2/queues/q/subscriptions/{id_}/confirm"
+        assert asked["Message_Type"] == "SubscriptionConfirmation"
+        assert asked["Message"] == "You have chosen to subscribe to the queue: q"
+        assert (asked["URL-Methods"], asked["URL-Paths"]) == ("PUT", path)
+        assert (asked["X-Project-ID"], asked["queue_name"]) == (api.project, "q")
+        api.post("q", "too early")
+        # Asked again, under the old id.
+        assert subscribe(api, receiver.url("/ok")) == id_
+        again = requests(2)[1]
+        assert again["Message_Type"] == "SubscriptionConfirmation"
+
+        assert signed_put(server, asked | {"URL-Signature": "0" * 64}, True).status_code == 404
+        assert signed_put(server, asked, True).status_code == 204
+        shown = api.call("GET", f"/v2/queues/q/subscriptions/{id_}").json()
+        assert shown["confirmed"] is True
+        api.post("q", "a message")
+        assert requests(3)[2]["body"] == "a message"
+
+        assert signed_put(server, asked, False).status_code == 204
+        ended = requests(4)[3]
+        assert ended["Message_Type"] == "UnsubscribeConfirmation"
+        assert ended["Message"].startswith("You have unsubscribed successfully to the queue: q")
+        api.post("q", "too late")
+        assert signed_put(server, ended, True).status_code == 204
+        api.post("q", "once more")
+        assert requests(5)[4]["body"] == "once more"
+
+
+class Mailbox:
+    """What an SMTP server takes."""
+
+    def __init__(self) -> None:
+        self.mails: list[email.message.EmailMessage] = []
+        self.envelopes: list = []
+
+    async def handle_DATA(self, _server, _session, envelope) -> str:
+        self.envelopes.append(envelope)
+        self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
+        return "250 OK"
+
+
+def login(_server, _session, _envelope, _mechanism, data) -> AuthResult:
+    is_right = isinstance(data, LoginPassword) and (data.login, data.password) == (b"zaqar", b"pass word")
+    return AuthResult(success=is_right)
+
+
+@pytest.mark.parametrize("security", ["tls", "starttls"])
+def test_mail_by_smtp_with_tls_and_a_login(new_server: Callable[..., Server], tmp_path: Path, security: str):
+    context, trusted = certificate(tmp_path, "localhost")
+    mailbox, port = Mailbox(), free_port()
+    secured = {"ssl_context": context} if security == "tls" else {"tls_context": context}
+    controller = Controller(
+        mailbox,
+        hostname="127.0.0.1",
+        port=port,
+        authenticator=login,
+        auth_required=True,
+        auth_require_tls=security == "starttls",
+        **secured,
+    )
+    controller.start()
+    notification = {
+        "smtp_mode": "self_local",
+        "smtp_host": "localhost",
+        "smtp_port": port,
+        "smtp_security": security,
+        "smtp_user_name": "zaqar",
+        "smtp_user_password": "pass word",
+        "ca_file": trusted,
+    }
+    try:
+        server = new_server(options={"notification": notification}).start()
+        with Api(server.url) as api:
+            subscribe(
+                api,
+                "mailto:user@example.org?subject=Of%20the%20queue",
+                **{"from": "Queues <queues@example.org>", "subject": "not this"},
+            )
+            api.post("q", {"text": "ä\n.\nline"}, ttl=77)
+            wait_until(lambda: mailbox.mails, "the mail arrives")
+    finally:
+        controller.stop()
+    (mail,) = mailbox.mails
+    assert mail["To"] == "user@example.org"
+    assert mail["From"] == "Queues <queues@example.org>"
+    assert mail["Subject"] == "Of the queue"
+    body = json.loads(mail.get_content())
+    assert body == {
+        "ttl": 77,
+        "body": {"text": "ä\n.\nline"},
+        "Message_Type": "Notification",
+        "queue_name": "q",
+    }
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> tuple[Path, Path]:
+    """A program that keeps the mail it reads; where it keeps them."""
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    program = tmp_path / "sendmail"
+    program.write_text(f'#!/bin/sh\nfile=$(mktemp {outbox}/XXXXXX)\ncat > "$file"\nmv "$file" "$file.eml"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return program, outbox
+
+
+def mails(outbox: Path, count: int) -> list[email.message.EmailMessage]:
+    wait_until(lambda: len(list(outbox.glob("*.eml"))) >= count, f"{count} mails")
+    paths = sorted(outbox.glob("*.eml"), key=lambda path: path.stat().st_mtime_ns)
+    return [email.message_from_bytes(path.read_bytes(), policy=email.policy.default) for path in paths]
+
+
+def test_mail_by_a_command_asks_for_a_confirmation(
+    new_server: Callable[..., Server], command: tuple[Path, Path]
+):
+    program, outbox = command
+    options = {
+        **CONFIRMED,
+        "notification": {**CONFIRMED["notification"], "smtp_command": f"{program} -t -oi"},
+    }
+    server = new_server(options=options).start()
+    with Api(server.url) as api:
+        id_ = subscribe(api, "mailto:user@example.org")
+        (asked,) = mails(outbox, 1)
+        assert asked["From"] == "Zaqar Notifications <no-reply@openstack.org>"
+        assert asked["Subject"] == "Zaqar Notification - Subscription Confirmation"
+        text = asked.get_content()
+        assert f"queue q of the project {api.project}" in text
+        url = next(word for word in text.split() if word.startswith(PAGE))
+        values = {name: value[0] for name, value in urllib.parse.parse_qs(url.partition("?")[2]).items()}
+        assert values["Paths"] == f"/v2/queues/q/subscriptions/{id_}/confirm"
+        request = {
+            "URL-Signature": values["Signature"],
+            "URL-Methods": values["Methods"],
+            "URL-Paths": values["Paths"],
+            "URL-Expires": values["Expires"],
+            "X-Project-ID": values["Project"],
+            "SubscribeBody": {"confirmed": True},
+            "UnsubscribeBody": {"confirmed": False},
+        }
+        api.post("q", "too early")
+        assert signed_put(server, request, True).status_code == 204
+        api.post("q", "a message")
+        assert '"body":"a message"' in mails(outbox, 2)[1].get_content()
+        assert signed_put(server, request, False).status_code == 204
+        ended = mails(outbox, 3)[2]
+        assert ended["Subject"] == "Zaqar Notification - Unsubscribe Confirmation"
+
+
+def test_no_subscriber_writes_headers(new_server: Callable[..., Server], command: tuple[Path, Path]):
+    program, outbox = command
+    server = new_server(options={"notification": {"smtp_command": program}}).start()
+    with Api(server.url) as api:
+        for wrong in ("mailto:", "mailto:a", "mailto:a@b.org,c@d.org", "mailto:a@b.org%0D%0ABcc:c@d.org"):
+            answer = api.call("POST", "/v2/queues/q/subscriptions", json={"subscriber": wrong})
+            assert answer.status_code == 400, wrong
+        document = {"subscriber": "mailto:a@b.org", "options": {"from": "a@b.org\r\nBcc: c@d.org"}}
+        assert api.call("POST", "/v2/queues/q/subscriptions", json=document).status_code == 400
+        subscribe(api, "mailto:user@example.org", subject="one\r\nBcc: c@d.org\r\n\r\ntwo")
+        api.post("q", 1)
+        (mail,) = mails(outbox, 1)
+        assert mail["Bcc"] is None
+        assert mail["Subject"] == "one  Bcc: c@d.org    two"
+
+
+def test_a_command_that_fails_is_tried_again(new_server: Callable[..., Server], tmp_path: Path):
+    outbox, program = tmp_path / "outbox", tmp_path / "sendmail"
+    outbox.mkdir()
+    tried = tmp_path / "tried"
+    program.write_text(
+        f'#!/bin/sh\nif [ ! -e {tried} ]; then touch {tried}; echo "no way" >&2; exit 75; fi\n'
+        f"cat > {outbox}/one.eml\n"
+    )
+    program.chmod(0o755)
+    server = new_server(options={"notification": {"smtp_command": program}}).start()
+    with Api(server.url) as api:
+        subscribe(api, "mailto:user@example.org")
+        api.post("q", 1)
+        assert tried.exists() or mails(outbox, 1)
+        assert len(mails(outbox, 1)) == 1

@@ -1,0 +1,154 @@
+"""The log of deliveries: what became of each message, and what can be done with what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.api import Api
+from support.receiver import Receiver
+from support.redis import Redis, on_redis
+from support.server import Sections, Server, free_port
+from support.wait import wait_until
+
+LOCAL: Sections = {"notification": {"allow_networks": "127.0.0.0/8"}}
+
+#: A policy whose retries are far away.
+LATER = {
+    "retries_with_no_delay": 0,
+    "minimum_delay_retries": 10,
+    "minimum_delay": 300,
+    "maximum_delay": 600,
+    "maximum_delay_retries": 10,
+}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+class Subscription:
+    """A subscription of `q`, and what is known of its deliveries."""
+
+    def __init__(self, api: Api, subscriber: str, **options) -> None:
+        self.api = api
+        document = {"subscriber": subscriber, "ttl": 3600, "options": options}
+        answer = api.call("POST", "/v2/queues/q/subscriptions", json=document)
+        assert answer.status_code == 201, answer.text
+        self.path = f"/v2/queues/q/subscriptions/{answer.json()['subscription_id']}"
+
+    def get(self, path: str) -> dict:
+        answer = self.api.call("GET", self.path + path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def listed(self, query: str = "") -> list[tuple[str, int]]:
+        found = self.get(f"/deliveries{query}")["deliveries"]
+        return [(one["status"], one["attempt_count"]) for one in found]
+
+    def becomes(self, *expected: tuple[str, int]) -> list[str]:
+        """Waits for the list to be so; the ids."""
+        wait_until(lambda: self.listed() == list(expected), f"the log has {expected}")
+        return [one["id"] for one in self.get("/deliveries")["deliveries"]]
+
+
+def tells_retries_and_resumes(server: Server, receiver: Receiver) -> None:
+    with Api(server.url) as api:
+        good = Subscription(api, receiver.url("/ok"))
+        bad = Subscription(api, receiver.url("/then/404/204"))
+        slow = Subscription(api, receiver.url("/then/500/200"), _retry_policy=LATER)
+        gone = Subscription(api, receiver.url("/then/410/410/200"))
+        dead = Subscription(api, f"http://127.0.0.1:{free_port()}/", _retry_policy=LATER)
+        api.post("q", {"a": 1})
+        [id_] = good.becomes(("delivered", 1))
+        for other, state in ((bad, "failed"), (slow, "pending"), (gone, "failed"), (dead, "pending")):
+            assert other.becomes((state, 1)) == [id_]
+
+        def attempts(of: Subscription) -> list[tuple]:
+            found = of.get(f"/deliveries/{id_}")["attempts"]
+            assert all(0 <= one["milliseconds"] < 60_000 for one in found)
+            assert "Location" not in str(found)
+            return [(one["status"], one["error"] is None, one["answer"]) for one in found]
+
+        assert attempts(good) == [(204, True, "")]
+        assert attempts(bad) == [(404, True, "")]
+        assert attempts(dead) == [(None, False, "")]
+
+        # What failed is delivered once more, what waits now; what was delivered is not.
+        for of, status in ((bad, 202), (slow, 202), (good, 409)):
+            answer = api.call("POST", f"{of.path}/deliveries/{id_}/retry")
+            assert answer.status_code == status, answer.text
+        bad.becomes(("delivered", 2))
+        slow.becomes(("delivered", 2))
+        assert len(receiver.of("/ok")) == 1
+
+        # 410 suspends; resumed, it goes on.
+        wait_until(lambda: gone.get("/health")["state"] == "suspended", "410 suspends")
+        answer = api.call("POST", f"{gone.path}/test", json={"body": "knock"})
+        assert answer.status_code == 202, answer.text
+        test = answer.json()["delivery_id"]
+        assert answer.headers["Location"] == f"{gone.path}/deliveries/{test}"
+        assert gone.get("/health")["waiting"] == 1
+        assert api.call("POST", f"{gone.path}/resume").status_code == 204
+        wait_until(lambda: len(receiver.of("/then/410/410/200")) == 2, "the test arrives")
+        assert receiver.of("/then/410/410/200")[1].json["body"] == "knock"
+        health = good.get("/health")
+        assert (health["state"], health["delivered"], health["failed"]) == ("ok", 1, 0)
+        assert health["last_delivered"] is not None
+
+
+def test_the_log_tells_and_failed_ones_are_delivered_once_more(
+    new_server: Callable[..., Server], receiver: Receiver
+):
+    tells_retries_and_resumes(new_server(options=LOCAL).start(), receiver)
+
+
+def test_the_log_on_redis(new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path):
+    redis = Redis(tmp_path / "redis").start()
+    try:
+        tells_retries_and_resumes(new_server(options={**on_redis(redis.uri), **LOCAL}).start(), receiver)
+    finally:
+        redis.kill()
+
+
+def test_pages_filters_and_what_is_wrong(new_server: Callable[..., Server], receiver: Receiver):
+    server = new_server(options=LOCAL).start()
+    with Api(server.url) as api:
+        one = Subscription(api, receiver.url("/ok"))
+        for number in range(7):
+            api.post("q", number)
+        ids = one.becomes(*[("delivered", 1)] * 7)
+        assert ids == sorted(ids)
+        paged, path = [], f"{one.path}/deliveries?limit=3&status=delivered&since=2020-01-01T00:00:00Z"
+        while True:
+            page = api.call("GET", path).json()
+            if not page["deliveries"]:
+                break
+            assert len(page["deliveries"]) <= 3
+            paged += [found["id"] for found in page["deliveries"]]
+            path = page["links"][0]["href"]
+        assert paged == ids
+        assert one.listed("?status=failed") == []
+        assert one.listed("?since=2999-01-01T00:00:00Z") == []
+        for query in ("status=lost", "since=yesterday", "limit=0", "limit=x"):
+            answer = api.call("GET", f"{one.path}/deliveries?{query}")
+            assert answer.status_code == 400, (query, answer.text)
+        unknown = "0" * 32
+        for method, path in (
+            ("GET", f"{one.path}/deliveries/{unknown}"),
+            ("GET", f"{one.path}/deliveries/x"),
+            ("POST", f"{one.path}/deliveries/{unknown}/retry"),
+            ("GET", f"/v2/queues/q/subscriptions/{unknown}/deliveries"),
+            ("GET", f"/v2/queues/q/subscriptions/{unknown}/health"),
+            ("POST", f"/v2/queues/q/subscriptions/{unknown}/resume"),
+            ("POST", f"/v2/queues/q/subscriptions/{unknown}/test"),
+        ):
+            answer = api.call(method, path)
+            assert answer.status_code == 404, (path, answer.text)
+    # Nothing of it is another project's.
+    with Api(server.url) as stranger:
+        assert stranger.call("GET", f"{one.path}/deliveries").status_code == 404
