@@ -36,7 +36,9 @@ class MongoDB:
 
     def start(self) -> MongoDB:
         program = Path(sys.executable).parent / "secantusd-py"
+        # What it has acknowledged survives that it is killed.
         arguments = ["--port", str(self.port), "--storage-path", str(self.root / "data")]
+        arguments += ["--sync-on-commit"]
         self.process = subprocess.Popen(
             [program, *arguments],
             cwd=self.root,
@@ -48,10 +50,14 @@ class MongoDB:
         return self
 
     def stop(self) -> None:
-        """Ends it in order, so that it has on disk what it has acknowledged."""
+        """Ends it in order; it is killed if it does not end, as this server sometimes does not."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(PATIENCE)
+            try:
+                self.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                print("the MongoDB-compatible server did not end, it is killed")
+                self.kill()
 
     def kill(self) -> None:
         if self.process is not None:
