@@ -6,10 +6,12 @@ import email
 import email.message
 import email.policy
 import json
+import sqlite3
 import stat
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -248,3 +250,22 @@ def test_a_command_that_fails_is_tried_again(new_server: Callable[..., Server], 
         api.post("q", 1)
         assert tried.exists() or mails(outbox, 1)
         assert len(mails(outbox, 1)) == 1
+
+
+def test_what_nobody_may_get_is_not_kept(new_server: Callable[..., Server], receiver: Receiver):
+    """The only subscriber never confirms, and the messages are gone: nothing of them is stored."""
+    server = new_server(options=CONFIRMED).start()
+    with Api(server.url) as api:
+        subscribe(api, receiver.url("/ok"))
+        for _ in range(20):
+            api.post("q", *["x" * 20_000] * 10)
+            assert api.call("DELETE", "/v2/queues/q/messages?pop=10").status_code == 200
+        with closing(sqlite3.connect(server.data / "zaqar.db", isolation_level=None)) as database:
+
+            def rows() -> list[int]:
+                tables = ("outbox", "outbox_messages")
+                return [database.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in tables]
+
+            # Entries are kept for subscribers over WebSocket for a minute.
+            wait_until(lambda: rows() == [0, 0], "no entry is left", patience=180)
+    assert [one.json["Message_Type"] for one in receiver.of("/ok")] == ["SubscriptionConfirmation"]

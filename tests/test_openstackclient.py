@@ -104,6 +104,21 @@ def test_metadata_are_set_and_got(openstack):
     assert metadata["_default_message_ttl"] == 3600
 
 
+def test_dead_letters_are_configured(openstack, api):
+    """The plugin adds and removes each reserved attribute without a default in the patch that sets it."""
+    shown(openstack, "queue", "create", "orders")
+    rule = {"_max_claim_count": 1, "_dead_letter_queue": "dead", "_dead_letter_queue_messages_ttl": 600}
+    openstack("queue", "set", "metadata", "orders", json.dumps(rule))
+    metadata = shown(openstack, "queue", "get", "metadata", "orders")["Metadata"]
+    assert {name: metadata[name] for name in rule} == rule
+    api.post("orders", "poison")
+    claim, messages = api.claim("orders")
+    assert [message["body"] for message in messages] == ["poison"]
+    assert api.call("DELETE", f"/v2/queues/orders/claims/{claim}").status_code == 204
+    assert api.claim("orders") == ("", [])
+    assert api.bodies("dead") == ["poison"]
+
+
 def test_bad_metadata_are_an_error_with_the_reason(openstack):
     shown(openstack, "queue", "create", "orders")
     error = openstack("queue", "set", "metadata", "orders", '{"_default_message_ttl": 1}', fails=True)

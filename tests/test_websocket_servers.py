@@ -5,9 +5,11 @@ Nothing here waits as long as the slow poll of the Redis store, which is once a 
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pymongo
 import pytest
 
 from support.api import Api
@@ -111,3 +113,35 @@ def test_a_killed_server_takes_its_subscriptions_along(servers: list[Server], pr
     killed.start()
     with Api(killed.url, project) as http:
         assert len(http.subscriptions("queues/q")) == 2
+
+
+def empty(store: Sections) -> None:
+    """Deletes everything, as an operator or a restart without a snapshot does."""
+    message_store = store["drivers"]["message_store"]
+    uri = str(store[f"drivers:message_store:{message_store}"]["uri"])
+    if message_store == "redis":
+        port = uri.partition("?")[0].rpartition(":")[2].rstrip("/")
+        subprocess.run(["redis-cli", "-p", port, "FLUSHALL"], check=True, capture_output=True)
+        return
+    with pymongo.MongoClient(uri) as client:
+        database = client[f"{store['drivers:message_store:mongodb']['database']}_server"]
+        # Its indexes stay, as after a deletion by hand.
+        for collection in database.list_collection_names():
+            database[collection].delete_many({})
+
+
+def test_subscribers_are_told_when_the_store_was_emptied(
+    store: Sections, servers: list[Server], project: str
+) -> None:
+    """Their lease is gone: a renewal that made it anew would leave them open and silent."""
+    sockets = [subscribe(server, project) for server in servers]
+    with Api(servers[0].url, project) as http:
+        http.post("q", "before")
+        assert [socket.push().body for socket in sockets] == ["before", "before"]
+        empty(store)
+        for socket in sockets:
+            code, reason = socket.closed()
+            assert (code, "subscribe again" in reason) == (1012, True), reason
+        sockets = [subscribe(server, project) for server in servers]
+        http.post("q", "after")
+    assert [socket.push().body for socket in sockets] == ["after", "after"]
