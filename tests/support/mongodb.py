@@ -13,7 +13,7 @@ from pathlib import Path
 import pymongo
 
 from support.server import Sections, free_port
-from support.wait import PATIENCE, wait_until
+from support.wait import wait_until
 
 #: A mongod, a replica set or a mongos. Without it a compatible server is started, which is not all
 #: of that.
