@@ -213,6 +213,26 @@ def test_a_fail_over_loses_nothing(uri: str, servers: list[Server], tmp_path: Pa
     load.judge(servers[1].url, tmp_path / "history")
 
 
+def test_what_no_document_can_hold_is_rejected_with_the_limit(
+    uri: str, database: str, new_server: Callable[..., Server]
+) -> None:
+    """The operator allows more than MongoDB does; whoever asks is told, and nothing is half done."""
+    limit = 40_000_000
+    options = on_mongodb(uri, database)
+    options["transport"] = {"max_messages_post_size": limit, "max_queue_metadata": limit}
+    server = new_server(options=options).start()
+    large = "x" * (17 << 20)
+    with Api(server.url) as api:
+        api.post("q", "before")
+        answer = api.call("POST", "/v2/queues/q/messages", json={"messages": [{"body": large, "ttl": 60}]})
+        assert (answer.status_code, "16711680" in answer.text) == (400, True), answer.text
+        answer = api.call("PUT", "/v2/queues/large", json={"text": large})
+        assert (answer.status_code, "16711680" in answer.text) == (400, True), answer.text
+        api.post("q", "after")
+        assert api.bodies("q") == ["before", "after"]
+        assert api.call("GET", "/v2/ping").status_code == 204
+
+
 @pytest.fixture
 def sharded(uri: str, database: str) -> Iterator[pymongo.MongoClient]:
     """A client of a sharded cluster."""
