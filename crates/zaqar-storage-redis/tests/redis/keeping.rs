@@ -26,12 +26,16 @@ fn keys(server: &Server) -> Vec<String> {
 
 /// Subscribes somebody for ten minutes.
 async fn subscribe(queue: &Queue, lease: Option<LeaseId>) {
+    subscribe_with(queue, lease, "{}".to_owned()).await;
+}
+
+async fn subscribe_with(queue: &Queue, lease: Option<LeaseId>, options: String) {
     let id = SubscriptionId::new(rand());
     let subscription = NewSubscription {
         id,
         subscriber: format!("http://example.org/{id}"),
         ttl: 600,
-        options: "{}".to_owned(),
+        options,
         confirmed: true,
         lease,
     };
@@ -221,6 +225,39 @@ async fn looking_for_work_on_an_idle_server_is_a_few_calls() {
     look().await;
     let calls = calls() - before;
     assert!(calls <= 3, "{calls} calls for leases, sweeps and deliveries");
+}
+
+/// Beside 500 webhooks with 60 kB of options each, which are 30 MB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_reads_nothing_of_other_subscriptions() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let lease = lease(&store).await;
+    subscribe(&queue, Some(lease)).await;
+    let used = || {
+        let stats = server.cli(&["INFO", "stats"]);
+        let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        (commands(&server), sent.unwrap().trim().parse::<u64>().unwrap())
+    };
+    let push = async || {
+        let before = used();
+        let found = store.leased_subscriptions(&queue.key, lease, None, 1000, now()).await.unwrap();
+        assert_eq!(found.len(), 1);
+        let after = used();
+        (after.0 - before.0, after.1 - before.1)
+    };
+    // The first call brings the script.
+    push().await;
+    let alone = push().await;
+    let text = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000));
+    for _ in 0..500 {
+        subscribe_with(&queue, None, text.clone()).await;
+    }
+    let beside = push().await;
+    assert_eq!(beside.0, alone.0, "commands");
+    // What `INFO` itself prints differs by some digits.
+    assert!(beside.1 < alone.1 + 1000, "{beside:?} and {alone:?} alone");
 }
 
 /// What one post, claim, page and deletion cost in commands.
