@@ -1,0 +1,183 @@
+//! What is kept of a subscription beside its rows: its one secret, its log, and rows that failed.
+
+use zaqar_core::storage::{Deletable, Error, ListQuery, Message, NewMessage};
+use zaqar_core::{MessageId, Payload, QueueKey, Timestamp};
+
+use super::{Deliveries, FOR_EVER, ROW_LEASE};
+use crate::row::{Row, SubscriptionKey, Ticket};
+
+/// Messages of a queue that holds one, at most: a crash can leave one that was replaced.
+const SINGLES: usize = 10;
+/// Messages of a page of a scan.
+const SCAN: usize = 20;
+/// Messages of a scan, about.
+const SCANNED: usize = 1000;
+/// Bytes of a scan's messages, about.
+const SCANNED_BYTES: usize = 8 * 1024 * 1024;
+
+impl Deliveries {
+    /// The last message of a queue that holds one, and the claim to replace it by.
+    pub(crate) async fn read_single(
+        &self,
+        key: &QueueKey,
+        now: Timestamp,
+    ) -> Result<Option<Payload>, Error> {
+        let query = ListQuery {
+            after: None,
+            limit: SINGLES,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        let page = self.store.list(key, &query, now).await?;
+        Ok(page.messages.into_iter().next_back().map(|message| message.payload))
+    }
+
+    /// Appends messages to a queue of a subscription, unless the subscription has ended.
+    pub(crate) async fn append(
+        &self,
+        subscription: &SubscriptionKey,
+        key: &QueueKey,
+        payloads: Vec<Payload>,
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Vec<MessageId>, Error> {
+        let Some(deliveries) = subscription.deliveries() else { return Ok(Vec::new()) };
+        let message = |payload| NewMessage { payload, ttl, delay: 0 };
+        let messages: Vec<_> = payloads.into_iter().map(message).collect();
+        if self.store.generation(&deliveries).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let ids = self.post(key, messages, None, now).await?;
+        // Deliveries are removed before the others: whoever comes last finds that.
+        if self.store.generation(&deliveries).await?.is_none() {
+            self.close(key).await?;
+        }
+        Ok(ids)
+    }
+
+    /// Stores the one message of a queue that belongs to a subscription.
+    pub(crate) async fn add_single(
+        &self,
+        subscription: &SubscriptionKey,
+        key: &QueueKey,
+        payload: Payload,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let keeps = Ticket { subscription: subscription.clone(), keeps: true };
+        let message = NewMessage { payload, ttl: FOR_EVER, delay: 0 };
+        self.post(key, vec![message], Some(&keeps), now).await.map(|_| ())
+    }
+
+    /// Replaces the one message of a queue by what `change` makes of it; `None` where there is
+    /// none, or another caller replaces it at the moment.
+    pub(crate) async fn replace_single<T>(
+        &self,
+        subscription: &SubscriptionKey,
+        key: &QueueKey,
+        change: impl FnOnce(Payload) -> Option<(Payload, T)> + Send,
+        now: Timestamp,
+    ) -> Result<Option<T>, Error> {
+        let (claim, found) = self.claim(key, ROW_LEASE, SINGLES, now).await?;
+        let ids: Vec<_> = found.iter().map(|message| message.id).collect();
+        let last = found.into_iter().next_back();
+        let changed = last.and_then(|message| change(message.payload));
+        let Some((payload, answer)) = changed else {
+            self.store.claim_release(key, claim, now).await?;
+            return Ok(None);
+        };
+        // Whoever reads takes the last one, so that there is always one to read.
+        self.add_single(subscription, key, payload, now).await?;
+        self.store.delete_many(key, &ids, &Deletable::HeldBy(vec![claim]), now).await?;
+        Ok(Some(answer))
+    }
+
+    /// Keeps the row of a delivery that failed, so that it can be delivered once more.
+    pub(crate) async fn keep(
+        &self,
+        subscription: &SubscriptionKey,
+        row: &Row,
+        now: Timestamp,
+    ) -> Result<Option<MessageId>, Error> {
+        let Some(key) = subscription.failed().filter(|_| row.expires() > now) else {
+            return Ok(None);
+        };
+        let ttl = row.expires().secs_since(now).saturating_add(1);
+        let ids = self.append(subscription, &key, vec![row.encode()], ttl, now).await?;
+        Ok(ids.first().copied())
+    }
+
+    /// Takes a row that was kept; `None` where it is gone.
+    pub(crate) async fn kept(
+        &self,
+        subscription: &SubscriptionKey,
+        id: MessageId,
+        now: Timestamp,
+    ) -> Result<Option<Row>, Error> {
+        let Some(key) = subscription.failed() else { return Ok(None) };
+        let found = self.store.get(&key, &[id], now).await?;
+        Ok(found.first().and_then(|message| Row::decode(&message.payload)))
+    }
+
+    /// Forgets a row that was kept.
+    pub(crate) async fn drop_kept(
+        &self,
+        subscription: &SubscriptionKey,
+        id: MessageId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let Some(key) = subscription.failed() else { return Ok(()) };
+        self.store.delete_many(&key, &[id], &Deletable::Any, now).await
+    }
+
+    /// The first messages of a queue: at most [`SCANNED`], and few where they are large.
+    pub(crate) async fn scan(&self, key: &QueueKey, now: Timestamp) -> Result<Vec<Message>, Error> {
+        let mut query = ListQuery {
+            after: None,
+            limit: SCAN,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while found.len() < SCANNED && bytes < SCANNED_BYTES {
+            let page = self.store.list(key, &query, now).await?;
+            bytes += page.messages.iter().map(|one| one.payload.bytes.len()).sum::<usize>();
+            found.extend(page.messages);
+            match page.next {
+                None => break,
+                next => query.after = next,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Deletes the oldest messages of a queue that has more than `kept`.
+    pub(crate) async fn trim(
+        &self,
+        key: &QueueKey,
+        kept: usize,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let Some(stats) = self.store.stats(key, now).await? else { return Ok(()) };
+        let count = usize::try_from(stats.free).unwrap_or(usize::MAX);
+        let mut surplus = count.saturating_sub(kept);
+        while surplus > 0 {
+            let query = ListQuery {
+                after: None,
+                limit: surplus.min(SCAN),
+                hide: None,
+                include_claimed: false,
+                include_delayed: false,
+            };
+            let page = self.store.list(key, &query, now).await?;
+            if page.messages.is_empty() {
+                break;
+            }
+            surplus -= page.messages.len().min(surplus);
+            let ids: Vec<_> = page.messages.iter().map(|message| message.id).collect();
+            self.store.delete_many(key, &ids, &Deletable::Any, now).await?;
+        }
+        Ok(())
+    }
+}

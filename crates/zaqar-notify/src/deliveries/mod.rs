@@ -1,0 +1,359 @@
+//! Deliveries in the store: a queue of rows for each subscription, and a schedule of tickets.
+//!
+//! Both are internal queues of the message store, so every store has them, and each promise that a
+//! store makes of messages and claims holds for deliveries:
+//!
+//! - a row is held by at most one worker, by a claim that is its lease. A worker whose lease has
+//!   expired settles nothing, as its claim is not live any more;
+//! - a retry waits as a claim that lasts until the retry is due, so that a failed delivery is one
+//!   step, and the number of claims says how often it was tried;
+//! - a delivery costs what it returns plus a logarithm.
+//!
+//! A ticket says that a subscription may have rows to deliver. It is posted behind the rows and
+//! deleted only by a worker that found none left after it had the ticket. A worker that looks
+//! again later posts the next ticket before it deletes the one at hand. So tickets without rows
+//! happen, rows without a ticket do not.
+//!
+//! The version of a head says whether the subscription is suspended: odd versions are. Claims and
+//! posts that assume the other state are refused by the store itself.
+
+mod kept;
+mod queues;
+mod tickets;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use zaqar_core::storage::{
+    Claim, ClaimRequest, Claimed, Error, Guarded, ListQuery, Message, MessageStore, NewMessage,
+};
+use zaqar_core::{ClaimId, Generation, MessageId, Payload, ProjectId, QueueKey, Timestamp};
+
+pub(crate) use self::queues::KEEPING;
+pub(crate) use self::tickets::HeldTicket;
+use crate::row::{self, Body, Row, SubscriptionKey, Ticket};
+
+/// Seconds that a row is held for one attempt; longer than an attempt takes.
+pub(crate) const ROW_LEASE: u64 = 30;
+/// Seconds that a message of the schedule lives: it is deleted, never forgotten.
+const FOR_EVER: u64 = 3_155_760_000;
+/// How often a step is repeated whose queue was opened, closed or suspended meanwhile.
+const ATTEMPTS: usize = 8;
+
+/// The deliveries of a message store. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Deliveries {
+    store: Arc<dyn MessageStore>,
+    known: Arc<Mutex<HashMap<QueueKey, Generation>>>,
+}
+
+/// A row that this worker has.
+#[derive(Debug)]
+pub(crate) struct HeldRow {
+    queue: QueueKey,
+    id: MessageId,
+    claim: ClaimId,
+    /// How often it was held, this time included.
+    pub(crate) count: u32,
+    pub(crate) row: Row,
+}
+
+/// What there is to deliver to a subscription.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// The first row that is due.
+    Row(Box<HeldRow>),
+    /// Nothing is due.
+    Nothing,
+    /// The subscription is suspended.
+    Suspended,
+}
+
+impl Deliveries {
+    pub(crate) fn new(store: Arc<dyn MessageStore>) -> Self {
+        Self { store, known: Arc::default() }
+    }
+
+    /// Adds rows for a subscription, each with the time from which it is due. Its ticket follows:
+    /// [`Deliveries::schedule`].
+    pub(crate) async fn add(
+        &self,
+        subscription: &SubscriptionKey,
+        rows: &[(Row, Timestamp)],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(()) };
+        let message = |(row, due): &(Row, Timestamp)| NewMessage {
+            payload: row.encode(),
+            ttl: row.expires().secs_since(now).saturating_add(ROW_LEASE),
+            delay: seconds_until(*due, now),
+        };
+        let messages: Vec<_> = rows.iter().map(message).collect();
+        let keeps = Ticket { subscription: subscription.clone(), keeps: true };
+        self.post(&key, messages, Some(&keeps), now).await.map(|_| ())
+    }
+
+    /// Stores a body that several rows share, until its message expires.
+    pub(crate) async fn add_body(
+        &self,
+        project: &ProjectId,
+        payload: Payload,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<MessageId>, Error> {
+        let Some(key) = row::bodies(project) else { return Ok(None) };
+        let ttl = expires.secs_since(now).saturating_add(ROW_LEASE);
+        let ids = self.post(&key, vec![NewMessage { payload, ttl, delay: 0 }], None, now).await?;
+        Ok(ids.first().copied())
+    }
+
+    /// The body of a row; `None` where it is gone.
+    pub(crate) async fn body(
+        &self,
+        project: &ProjectId,
+        row: &Row,
+        now: Timestamp,
+    ) -> Result<Option<Payload>, Error> {
+        let id = match &row.body {
+            Body::Here(payload) => return Ok(Some(payload.clone())),
+            Body::Shared(id) => *id,
+        };
+        let Some(key) = row::bodies(project) else { return Ok(None) };
+        let found = self.store.get(&key, &[id], now).await?;
+        Ok(found.into_iter().next().map(|message| message.payload))
+    }
+
+    /// Takes the first due row of a subscription.
+    pub(crate) async fn take(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<Taken, Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(Taken::Nothing) };
+        for _ in 0..ATTEMPTS {
+            let Some(assumed) = self.generation(&key).await? else { return Ok(Taken::Nothing) };
+            if is_suspended(assumed) {
+                return Ok(Taken::Suspended);
+            }
+            let id = ClaimId::new(rand::random());
+            let ttl = ROW_LEASE;
+            let request = ClaimRequest { id, ttl, grace: 0, limit: 1, dead_letters: None };
+            let messages = match self.store.claim(&key, assumed, &request, now).await? {
+                Guarded::Done(Claimed::Messages(messages)) => messages,
+                Guarded::Done(Claimed::TargetChanged) => Vec::new(),
+                Guarded::Absent => {
+                    self.forget(&key);
+                    continue;
+                }
+                Guarded::Stale(found) => {
+                    self.remember(&key, found);
+                    continue;
+                }
+            };
+            let Some(message) = messages.into_iter().next() else { return Ok(Taken::Nothing) };
+            match Row::decode(&message.payload) {
+                Some(row) => {
+                    let (queue, count) = (key, message.claim_count);
+                    return Ok(Taken::Row(Box::new(HeldRow {
+                        queue,
+                        id: message.id,
+                        claim: id,
+                        count,
+                        row,
+                    })));
+                }
+                None => self.discard(&key, message.id, id, now).await?,
+            }
+        }
+        Err(contended())
+    }
+
+    /// Ends a row, if this worker still has it.
+    pub(crate) async fn finish(&self, held: &HeldRow, now: Timestamp) -> Result<(), Error> {
+        self.discard(&held.queue, held.id, held.claim, now).await
+    }
+
+    /// Keeps a row for `secs` from `now`, for another attempt at once. `false` where another worker
+    /// may have it.
+    pub(crate) async fn hold(
+        &self,
+        held: &HeldRow,
+        secs: u64,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.store.claim_renew(&held.queue, held.claim, secs.max(1), 0, now).await
+    }
+
+    /// Keeps a row until its retry is due, `secs` from `now`; the seconds it waits, or `None` where
+    /// another worker may have it. It never waits as long as an attempt is given, so that
+    /// [`Deliveries::hasten`] can tell the two.
+    pub(crate) async fn wait(
+        &self,
+        held: &HeldRow,
+        secs: u64,
+        now: Timestamp,
+    ) -> Result<Option<u64>, Error> {
+        let secs = secs.max(1) + u64::from(secs == ROW_LEASE);
+        Ok(self.hold(held, secs, now).await?.then_some(secs))
+    }
+
+    /// Gives a row back at once.
+    pub(crate) async fn release(&self, held: &HeldRow, now: Timestamp) -> Result<(), Error> {
+        self.store.claim_release(&held.queue, held.claim, now).await
+    }
+
+    /// Whether the first row of those whose delay is over is not held.
+    pub(crate) async fn is_first_due(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let first = self.first(subscription, now).await?;
+        Ok(first.is_some_and(|message| message.claim.is_none()))
+    }
+
+    /// Whether a row is the first of those whose delay is over.
+    pub(crate) async fn is_first(
+        &self,
+        subscription: &SubscriptionKey,
+        held: &HeldRow,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let first = self.first(subscription, now).await?;
+        Ok(first.is_none_or(|message| message.id == held.id))
+    }
+
+    async fn first(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<Option<Message>, Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(None) };
+        let mut query = ListQuery {
+            after: None,
+            limit: 1,
+            hide: None,
+            include_claimed: true,
+            include_delayed: false,
+        };
+        loop {
+            let page = self.store.list(&key, &query, now).await?;
+            match (page.messages.into_iter().next(), page.next) {
+                (Some(message), _) => return Ok(Some(message)),
+                (None, None) => return Ok(None),
+                (None, next) => query.after = next,
+            }
+        }
+    }
+
+    /// Whether a subscription has no rows, due or not.
+    pub(crate) async fn is_empty(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(true) };
+        let mut query = ListQuery {
+            after: None,
+            limit: 1,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        loop {
+            let page = self.store.list(&key, &query, now).await?;
+            match (page.messages.is_empty(), page.next) {
+                (false, _) => return Ok(false),
+                (true, None) => return Ok(true),
+                (true, next) => query.after = next,
+            }
+        }
+    }
+
+    /// Until when the first row that waits is held; `None` where nothing says so.
+    pub(crate) async fn first_due(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(None) };
+        let query = ListQuery {
+            after: None,
+            limit: 1,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        let page = self.store.list(&key, &query, now).await?;
+        let Some(claim) = page.messages.first().and_then(|message| message.claim) else {
+            return Ok(None);
+        };
+        let found: Option<Claim> = self.store.claim_get(&key, claim, now).await?;
+        Ok(found.map(|claim| claim.since.plus_secs(claim.ttl)))
+    }
+
+    /// Removes everything that belongs to a subscription, which is gone.
+    pub(crate) async fn remove(&self, subscription: &SubscriptionKey) -> Result<(), Error> {
+        for key in subscription.queues() {
+            self.close(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets a row go that waits for a retry, so that it is due; one that is on its way stays.
+    pub(crate) async fn hasten(
+        &self,
+        subscription: &SubscriptionKey,
+        claim: ClaimId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(()) };
+        match self.store.claim_get(&key, claim, now).await? {
+            Some(found) if found.ttl != ROW_LEASE => {
+                self.store.claim_release(&key, claim, now).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// How many rows a subscription has, and whether it is suspended.
+    pub(crate) async fn waiting(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<(u64, bool), Error> {
+        let Some(key) = subscription.deliveries() else { return Ok((0, false)) };
+        let Some(found) = self.store.generation(&key).await? else { return Ok((0, false)) };
+        let stats = self.store.stats(&key, now).await?.unwrap_or_default();
+        Ok((stats.free + stats.claimed + stats.delayed, is_suspended(found)))
+    }
+
+    /// Suspends or resumes a subscription, for all servers. Its rows stay.
+    pub(crate) async fn set_suspended(
+        &self,
+        subscription: &SubscriptionKey,
+        is_suspended: bool,
+    ) -> Result<(), Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(()) };
+        let Some(found) = self.store.generation(&key).await? else { return Ok(()) };
+        if self::is_suspended(found) != is_suspended {
+            let version = found.version.next();
+            self.store.advance(&key, Generation { version, ..found }).await?;
+        }
+        self.forget(&key);
+        Ok(())
+    }
+}
+
+const fn is_suspended(generation: Generation) -> bool {
+    generation.version.get() % 2 == 1
+}
+
+/// Whole seconds, rounded up: nothing is due early.
+const fn seconds_until(due: Timestamp, now: Timestamp) -> u64 {
+    due.as_millis().saturating_sub(now.as_millis()).div_ceil(1000)
+}
+
+fn contended() -> Error {
+    Error::unavailable("an internal queue was opened and closed again and again")
+}
