@@ -75,7 +75,7 @@ def test_every_kind_of_subscriber_is_taken(client, subscriber):
 
 @pytest.mark.parametrize("scheme", ["trust+http", "trust+https"])
 @pytest.mark.differs("a 503 there", sometimes=True)
-def test_a_trust_without_a_keystone_is_refused(client, scheme):
+def test_a_trust_without_a_trustee_is_refused(client, scheme):
     with pytest.raises(errors.MalformedRequest, match="makes no Keystone trusts"):
         client.subscription("kinds", subscriber=f"{scheme}://hooks.example.com/", ttl=600)
 

@@ -43,12 +43,16 @@ class Receiver:
     - `/headers`: 200, and headers that do not end;
     - `/garbage`: something that is not HTTP, once for each body, then 204;
     - `/redirect`: 302 to `/redirected`;
+    - `/echo`: 200 with the request's `X-Auth-Token` in its body;
     - `/kept`: 204, says that it keeps the connection, and closes it.
+
+    Whatever it says, a token that was rejected is answered 401.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self.closed = threading.Event()
+        self._rejected: set[str] = set()
         self._seen: Counter[tuple[str, bytes]] = Counter()
         self._lock = threading.Lock()
         receiver = self
@@ -106,6 +110,10 @@ class Receiver:
         found = {json.dumps(request.json["body"]): None for request in self.of(path)}
         return [json.loads(body) for body in found]
 
+    def reject(self, token: str) -> None:
+        """From now on a request with this token is answered 401."""
+        self._rejected.add(token)
+
     def _note(self, path: str, headers: dict[str, str], body: bytes) -> Request:
         with self._lock:
             self._seen[path, body] += 1
@@ -135,8 +143,12 @@ class Receiver:
                     handler.wfile.write(piece)
             handler.close_connection = True
             return
-        status = 204
-        if what == "then":
+        status, content = 204, b""
+        if request.headers.get("X-Auth-Token") in self._rejected:
+            status = 401
+        elif what == "echo":
+            status, content = 200, f"X-Auth-Token: {request.headers.get('X-Auth-Token')}".encode()
+        elif what == "then":
             status = int(rest[min(request.number, len(rest)) - 1])
         elif what == "often" and is_first and zlib.crc32(request.body) % 8 == 0:
             status = 500
@@ -146,7 +158,8 @@ class Receiver:
         if status == 302:
             handler.send_header("Location", self.url("/redirected"))
         if status != 204:
-            handler.send_header("Content-Length", "0")
+            handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
+        handler.wfile.write(content)
         if what == "kept":
             handler.close_connection = True

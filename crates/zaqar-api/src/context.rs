@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 use zaqar_core::signing::Grant;
-use zaqar_core::{ClientId, ProjectId, QueueKey, Timestamp};
+use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp};
 
 use crate::QueueRef;
 
@@ -122,6 +122,8 @@ pub struct Identity {
     pub attributes: Arc<Map<String, Value>>,
     /// The requests that the token is limited to, where they were not checked already.
     pub requests: Option<Arc<dyn RequestLimit>>,
+    /// The token itself, where the request may need it to act for the caller.
+    pub token: Option<Secret<String>>,
 }
 
 impl Identity {
@@ -132,7 +134,13 @@ impl Identity {
         attributes.insert("project_id".to_owned(), project.as_str().into());
         attributes.insert("roles".to_owned(), roles.clone().into());
         let (user, attributes) = (user.to_owned(), Arc::new(attributes));
-        Self { project, user, roles, expires, attributes, requests: None }
+        Self { project, user, roles, expires, attributes, requests: None, token: None }
+    }
+
+    /// The same, with the token that it is known by.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(Secret::new(token.to_owned())), ..self.clone() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use zaqar_core::delivery::{Delivery, DeliveryQuery, Redelivery, SubscriberHealth};
-use zaqar_core::{Kind, MessageId, Payload, QueueKey, Secret, SubscriptionId};
+use zaqar_core::{Kind, MessageId, Payload, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::pipeline::Pipelines;
 use crate::{Context, Declaration, Error, Facts, Identity};
@@ -129,6 +129,15 @@ pub trait Policy: Send + Sync {
     ) -> Result<(), Error>;
 }
 
+/// The trust that a subscriber needs which acts for its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrustRequest<'a> {
+    /// One that the caller made before; `None` asks for a new one.
+    pub given: Option<&'a str>,
+    /// When a new one ends.
+    pub expires: Timestamp,
+}
+
 /// Checks subscribers that have an address, and learns what becomes of their subscriptions.
 #[async_trait]
 pub trait Subscribers: Send + Sync {
@@ -145,6 +154,21 @@ pub trait Subscribers: Send + Sync {
         subscriber: Option<&str>,
         options: Option<&Map<String, Value>>,
     ) -> Result<(), String>;
+
+    /// The id of a trust to act with for the caller: a new one, made with the caller's token, or
+    /// the one that is given.
+    ///
+    /// # Behavior
+    /// - One that is given must be the caller's own, for the caller's project.
+    /// - Answers in bounded time: the request waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there can be none, [`Error::AuthenticationUnavailable`] where
+    /// nobody can tell.
+    async fn trust(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error>;
+
+    /// A trust that was made is not used: it is deleted, as far as that can be done.
+    async fn end_trust(&self, context: &Context, id: &str);
 
     /// Makes the signing secret of a subscription that is to be made or changed, unless it has one.
     ///

@@ -24,6 +24,7 @@ mod share;
 mod stack;
 mod subscriptions;
 mod sweeper;
+mod trusts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::{Health, Probe};
 pub use layers::{
-    Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError,
+    Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError, TrustRequest,
 };
 pub use operation::{
     Access, Amount, Callable, Change, ChangeSubscription, CheckHealth, CheckPostSize,

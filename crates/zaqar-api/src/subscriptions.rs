@@ -10,11 +10,20 @@ use zaqar_core::storage::{
 use zaqar_core::{Incarnation, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::directory::ATTEMPTS;
+use crate::trusts::{Trusted, needs_trust};
 use crate::{
     Api, ChangeSubscription, ConfirmSubscription, Context, CreateSubscription, CreatedSubscription,
     DEFAULT_GRACE, Error, ListSubscriptions, MAX_GRACE, MAX_SUBSCRIPTIONS_PER_CONNECTION, Part,
     RotateSecret, Subscriber, Subscribers, SubscriptionRef, page_limit,
 };
+
+/// A subscription of an address, as a client asks for it.
+struct Wanted {
+    key: QueueKey,
+    subscriber: String,
+    options: Map<String, Value>,
+    ttl: u64,
+}
 
 /// The end of the calendar that clients know: 9999-12-31T23:59:59.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -44,37 +53,15 @@ impl Api {
             None => self.inner.limits.default_subscription_ttl,
             Some(ttl) => checked_ttl(ttl, now)?,
         };
-        let id = new_id(now);
-        let is_signed = signs(&request.options);
-        let options = Value::Object(request.options).to_string();
         let key = context.key(request.queue);
         match request.subscriber {
             Subscriber::Address(subscriber) => {
-                let (confirmed, lease) = (false, None);
-                let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
-                // Before the subscription, so that nothing is ever sent unsigned.
-                let secret = match self.subscribers() {
-                    Some(subscribers) if is_signed => subscribers.make_secret(&key, id).await?,
-                    Some(_) | None => None,
-                };
-                let subscribed = self.subscribe(&key, &new, now).await;
-                let is_new = matches!(subscribed, Ok((_, Subscribed::Created { .. })));
-                if let (Some(subscribers), true, false) = (self.subscribers(), is_signed, is_new) {
-                    subscribers.deleted(&key, id).await;
-                }
-                let (id, secret) = match subscribed?.1 {
-                    Subscribed::Created { .. } => (id, secret),
-                    Subscribed::Exists(found) if found.confirmed => {
-                        return Err(Error::SubscriptionExists);
-                    }
-                    Subscribed::Exists(found) => (found.id, None),
-                };
-                if let Some(subscribers) = self.subscribers() {
-                    subscribers.created(&key, id, ttl).await;
-                }
-                Ok(CreatedSubscription { id, secret })
+                let wanted = Wanted { key, subscriber, options: request.options, ttl };
+                self.subscribe_address(context, wanted, now).await
             }
             Subscriber::Listener(listener) => {
+                let id = new_id(now);
+                let options = Value::Object(request.options).to_string();
                 if listener.subscriptions() >= MAX_SUBSCRIPTIONS_PER_CONNECTION {
                     return Err(Error::request(format!(
                         "A connection may have at most {MAX_SUBSCRIPTIONS_PER_CONNECTION} \
@@ -98,6 +85,63 @@ impl Api {
                 tokio::spawn(connected.in_current_span()).await.map_err(storage::Error::failed)?
             }
         }
+    }
+
+    /// Subscribes an address, with the trust and the secret that it needs.
+    async fn subscribe_address(
+        &self,
+        context: &Context,
+        wanted: Wanted,
+        now: Timestamp,
+    ) -> Result<CreatedSubscription, Error> {
+        let Wanted { key, subscriber, mut options, ttl } = wanted;
+        let lifetime = (ttl, now);
+        let trust = self.trust_new(context, &key, &subscriber, &mut options, lifetime).await?;
+        let made = match trust {
+            Trusted::Ready(made) => made,
+            Trusted::Before(found) => return self.subscribed_before(&key, found, ttl).await,
+        };
+        let (id, is_signed) = (new_id(now), signs(&options));
+        let options = Value::Object(options).to_string();
+        let (confirmed, lease) = (false, None);
+        let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
+        // Before the subscription, so that nothing is ever sent unsigned.
+        let secret = match self.subscribers() {
+            Some(subscribers) if is_signed => subscribers.make_secret(&key, id).await?,
+            Some(_) | None => None,
+        };
+        let subscribed = self.subscribe(&key, &new, now).await;
+        if !matches!(subscribed, Ok((_, Subscribed::Created { .. }))) {
+            if let (Some(subscribers), true) = (self.subscribers(), is_signed) {
+                subscribers.deleted(&key, id).await;
+            }
+            self.end_trust(context, made).await;
+        }
+        match subscribed?.1 {
+            Subscribed::Created { .. } => {
+                if let Some(subscribers) = self.subscribers() {
+                    subscribers.created(&key, id, ttl).await;
+                }
+                Ok(CreatedSubscription { id, secret })
+            }
+            Subscribed::Exists(found) => self.subscribed_before(&key, found, ttl).await,
+        }
+    }
+
+    /// What a repeated request is answered: the subscriber is asked to confirm once more.
+    async fn subscribed_before(
+        &self,
+        key: &QueueKey,
+        found: Subscription,
+        ttl: u64,
+    ) -> Result<CreatedSubscription, Error> {
+        if found.confirmed {
+            return Err(Error::SubscriptionExists);
+        }
+        if let Some(subscribers) = self.subscribers() {
+            subscribers.created(key, found.id, ttl).await;
+        }
+        Ok(CreatedSubscription { id: found.id, secret: None })
     }
 
     /// Subscribes, and says to which life of the queue.
@@ -175,25 +219,33 @@ impl Api {
         self.check_delivery(request.subscriber.as_deref(), request.options.as_ref()).await?;
         let ttl = request.ttl.map(|ttl| checked_ttl(ttl, now)).transpose()?;
         let is_signed = request.options.as_ref().is_some_and(signs);
-        let change = SubscriptionChange {
-            subscriber: request.subscriber,
-            ttl,
-            options: request.options.map(|options| Value::Object(options).to_string()),
-            confirmed: None,
-        };
         let SubscriptionRef { queue, id } = request.subscription;
         let parsed = parse(&id)?;
-        if change == SubscriptionChange::default() {
+        if request.subscriber.is_none() && request.options.is_none() && ttl.is_none() {
             return Err(Error::SubscriptionUnchanged { id });
         }
         let key = context.key(queue);
-        if let (Some(subscribers), true) = (self.subscribers(), is_signed) {
-            if self.inner.messages.subscription(&key, parsed, now).await?.is_none() {
-                return Err(Error::SubscriptionNotFound { id });
+        let mut options = request.options;
+        if let Some(subscribers) = self.subscribers()
+            && (request.subscriber.is_some() || options.is_some())
+        {
+            let stored = self.inner.messages.subscription(&key, parsed, now).await?;
+            let Some(stored) = stored else { return Err(Error::SubscriptionNotFound { id }) };
+            if is_signed {
+                // Shown to nobody: the client asks for a new one.
+                subscribers.make_secret(&key, parsed).await?;
             }
-            // Shown to nobody: the client asks for a new one.
-            subscribers.make_secret(&key, parsed).await?;
+            let expires = ttl.map_or(stored.since.plus_secs(stored.ttl), |ttl| now.plus_secs(ttl));
+            let changed = (request.subscriber.as_deref(), options.as_ref());
+            let trusted = self.trust_changed(context, &stored, changed, expires).await?;
+            options = trusted.or(options);
         }
+        let change = SubscriptionChange {
+            subscriber: request.subscriber,
+            ttl,
+            options: options.map(|options| Value::Object(options).to_string()),
+            confirmed: None,
+        };
         match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
             Changed::Done => {
                 if let Some(subscribers) = self.subscribers() {
@@ -309,9 +361,13 @@ impl Api {
         let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme {
             // Without a trust, made when the subscription is, nothing could ever be delivered.
-            Some(scheme) if types.contains(&scheme) && scheme.starts_with("trust+") => {
+            Some(scheme)
+                if types.contains(&scheme)
+                    && needs_trust(subscriber)
+                    && self.subscribers().is_none() =>
+            {
                 return Err(Error::request(format!(
-                    "The subscriber type {scheme} is not served: this version makes no Keystone \
+                    "The subscriber type {scheme} is not served: this server makes no Keystone \
                      trusts."
                 )));
             }

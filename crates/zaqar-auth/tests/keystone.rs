@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use zaqar_api::Presented;
 use zaqar_auth::keystone::{
-    Credential, Error, Middleware, Name, Options, Rejection, Scope, Session, Validator, Validity,
+    Credential, Error, Middleware, Name, Options, Rejection, Scope, Session, Trust, TrustError,
+    TrustTokens, Trustor, Validator, Validity,
 };
 use zaqar_core::{Clock, ManualClock, Secret, Timestamp, iso8601};
 
@@ -34,6 +35,11 @@ struct Keystone {
 struct State {
     made: AtomicUsize,
     validated: AtomicUsize,
+    /// What trusts were asked for, and how many tokens of trusts were made.
+    trusts: Mutex<Vec<Value>>,
+    trust_tokens: AtomicUsize,
+    /// Trusts that give no token.
+    ended: Mutex<Vec<String>>,
     /// The documents of valid tokens.
     tokens: Mutex<HashMap<String, Value>>,
     /// Our own token that is refused from now on.
@@ -55,7 +61,7 @@ impl Keystone {
                 tokio::spawn(async move {
                     let answer = service_fn(|request| {
                         let state = Arc::clone(&state);
-                        async move { Ok::<_, Infallible>(state.answer(&request).await) }
+                        async move { Ok::<_, Infallible>(state.answer(request).await) }
                     });
                     let connection = hyper::server::conn::http1::Builder::new();
                     let _ = connection.serve_connection(TokioIo::new(stream), answer).await;
@@ -112,13 +118,23 @@ impl Keystone {
 }
 
 impl State {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (request, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if request.uri.path().starts_with("/v3/OS-TRUST/trusts") {
+            return self.answer_trust(&request, asked);
+        }
+        let trust = asked["auth"]["scope"]["OS-TRUST:trust"]["id"].as_str();
+        if let Some(trust) = trust {
+            return self.give_trust_token(trust);
+        }
         let header = |name: &str| {
-            let value = request.headers().get(name)?;
+            let value = request.headers.get(name)?;
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
-        assert_eq!(request.uri().path(), "/v3/auth/tokens");
-        if request.method() == http::Method::POST {
+        assert_eq!(request.uri.path(), "/v3/auth/tokens");
+        if request.method == http::Method::POST {
             let made = self.made.fetch_add(1, Ordering::SeqCst);
             let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(NOW + 3600));
             let document = json!({"token": {"user": {"id": "zaqar"}, "expires_at": expires}});
@@ -139,6 +155,49 @@ impl State {
             Some(document) => document_of(200, document),
             None => document_of(404, &json!({"error": {"code": 404}})),
         }
+    }
+}
+
+impl State {
+    fn answer_trust(&self, request: &http::request::Parts, asked: Value) -> Response<Full<Bytes>> {
+        if request.headers["x-auth-token"] == "limited" {
+            return document_of(403, &json!({}));
+        }
+        match request.uri.path().strip_prefix("/v3/OS-TRUST/trusts/") {
+            None => {
+                let mut trusts = self.trusts.lock().unwrap();
+                // As Keystone: the first one conflicts.
+                if trusts.is_empty() {
+                    trusts.push(json!({"first": asked}));
+                    return document_of(409, &json!({}));
+                }
+                trusts.push(asked["trust"].clone());
+                document_of(201, &json!({"trust": {"id": "t1"}}))
+            }
+            Some(id @ ("t1" | "elsewhere")) => {
+                let trustee = if id == "t1" { "zaqar" } else { "other" };
+                let trust = json!({
+                    "trustor_user_id": "u", "project_id": "p", "trustee_user_id": trustee,
+                });
+                document_of(200, &json!({ "trust": trust }))
+            }
+            Some(_) => document_of(404, &json!({})),
+        }
+    }
+
+    fn give_trust_token(&self, trust: &str) -> Response<Full<Bytes>> {
+        if self.ended.lock().unwrap().iter().any(|ended| ended == trust) {
+            return document_of(401, &json!({}));
+        }
+        let made = self.trust_tokens.fetch_add(1, Ordering::SeqCst);
+        let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(NOW + 3600));
+        let document = json!({"token": {
+            "user": {"id": "u"}, "project": {"id": "p"}, "expires_at": expires,
+        }});
+        let mut answer = document_of(201, &document);
+        let token = format!("of-{trust}-{made}").parse().unwrap();
+        answer.headers_mut().insert("x-subject-token", token);
+        answer
     }
 }
 
@@ -309,4 +368,97 @@ async fn a_keystone_that_refuses_connections_is_an_answer_503() {
     assert!(matches!(verified, Err(Rejection::Unavailable(_))), "{verified:?}");
     let verified = away.verify(Presented::default()).await;
     assert!(matches!(verified, Err(Rejection::Unauthorized)), "no token is no question");
+}
+
+impl Keystone {
+    fn session(&self) -> Arc<Session> {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        Arc::new(Session::new(self.options(), clock).unwrap())
+    }
+
+    fn trust_tokens(&self) -> TrustTokens {
+        TrustTokens::new(self.session(), self.clock.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_trust_is_made_as_it_is_asked_for_and_ends_within_the_calendar() {
+    let keystone = Keystone::start().await;
+    let session = keystone.session();
+    let token = Secret::new("user".to_owned());
+    let roles = ["member".to_owned()];
+    let (token, roles) = (&token, &roles[..]);
+    for (secs, expires_at) in [
+        (NOW + 60, "2026-11-29T06:01:00."),
+        (NOW + 253_402_300_799, "9999-12-31T23:59:59."),
+        (u64::MAX / 1000, "9999-12-31T23:59:59."),
+    ] {
+        let expires = Timestamp::from_millis(0).plus_secs(secs);
+        let trust = Trust { token, user: "u", project: "p", roles, expires };
+        assert_eq!(session.create_trust(trust).await.unwrap(), "t1");
+        let mut asked = keystone.state.trusts.lock().unwrap().pop().unwrap();
+        let asked_until = asked.as_object_mut().unwrap().remove("expires_at").unwrap();
+        assert!(asked_until.as_str().unwrap().starts_with(expires_at), "{asked_until}");
+        let expected = json!({
+            "trustor_user_id": "u", "trustee_user_id": "zaqar", "project_id": "p",
+            "impersonation": true, "roles": [{"name": "member"}],
+        });
+        assert_eq!(asked, expected);
+    }
+    let limited = Secret::new("limited".to_owned());
+    let expires = Timestamp::from_millis(NOW * 1000);
+    let trust = Trust { token: &limited, user: "u", project: "p", roles, expires };
+    let refused = session.create_trust(trust).await;
+    assert!(matches!(refused, Err(TrustError::Refused { status: 403 })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_trust_is_somebodys_and_in_us() {
+    let keystone = Keystone::start().await;
+    let session = keystone.session();
+    let expected = Trustor { user: "u".to_owned(), project: "p".to_owned() };
+    assert_eq!(session.trustor("t1").await.unwrap(), expected);
+    for id in ["elsewhere", "unknown", "", "../users", "a b", &"x".repeat(300)] {
+        let refused = session.trustor(id).await;
+        assert!(matches!(refused, Err(TrustError::Refused { .. })), "{id}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusts_token_is_cached_until_it_is_old_or_rejected() {
+    let keystone = Keystone::start().await;
+    let tokens = keystone.trust_tokens();
+    let made = || keystone.state.trust_tokens.load(Ordering::SeqCst);
+    let first = tokens.get("t1").await.unwrap();
+    assert_eq!((first.trustor.user.as_str(), first.trustor.project.as_str()), ("u", "p"));
+    let again = futures_util::future::join_all((0..20).map(|_| tokens.get("t1"))).await;
+    assert!(again.into_iter().all(|again| again.unwrap().token == first.token));
+    assert_eq!(made(), 1);
+    assert_ne!(tokens.get("t2").await.unwrap().token, first.token);
+    assert!(tokens.forget("t1", &first.token).await);
+    assert!(!tokens.forget("t1", &first.token).await, "it is gone");
+    let second = tokens.get("t1").await.unwrap();
+    assert_ne!(second.token, first.token);
+    assert!(!tokens.forget("t1", &first.token).await, "another took its place");
+    assert_eq!(made(), 3);
+    // A minute before its end it is old.
+    keystone.clock.advance(Duration::from_secs(3600 - 61));
+    assert_eq!(tokens.get("t1").await.unwrap().token, second.token);
+    keystone.clock.advance(Duration::from_secs(1));
+    assert_ne!(tokens.get("t1").await.unwrap().token, second.token);
+}
+
+#[tokio::test]
+async fn a_trust_that_has_ended_gives_no_token_and_that_is_not_cached() {
+    let keystone = Keystone::start().await;
+    let tokens = keystone.trust_tokens();
+    // The trust is there: nobody knows for how long it gives none.
+    keystone.state.ended.lock().unwrap().extend(["t1".to_owned(), "t3".to_owned()]);
+    let refused = tokens.get("t1").await;
+    assert!(matches!(refused, Err(TrustError::Keystone(_))), "{refused:?}");
+    let gone = tokens.get("t3").await;
+    assert!(matches!(gone, Err(TrustError::Refused { status: 404 })), "{gone:?}");
+    keystone.state.ended.lock().unwrap().clear();
+    assert!(tokens.get("t1").await.is_ok());
+    assert!(matches!(tokens.get("").await, Err(TrustError::Refused { .. })));
 }

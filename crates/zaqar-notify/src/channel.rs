@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderValue;
 use serde_json::{Map, Value};
-use zaqar_core::{MessageId, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{MessageId, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::http::WebhookClient;
 use crate::outcome::{Attempt, Failure};
@@ -76,10 +77,22 @@ impl Channel for Webhooks {
     }
 
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {
-        let target = match Target::parse(outgoing.subscriber) {
-            Ok(target) => target,
-            Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
-        };
+        match Target::parse(outgoing.subscriber) {
+            Ok(target) => self.send_to(&target, outgoing, None).await,
+            Err(error) => Attempt::Failed(Failure::Unusable(error.to_string())),
+        }
+    }
+}
+
+impl Webhooks {
+    /// Sends to a target; with a token in `X-Auth-Token` unless the option `post_headers` sets that
+    /// header, as in the original.
+    pub(crate) async fn send_to(
+        &self,
+        target: &Target,
+        outgoing: &Outgoing<'_>,
+        token: Option<&Secret<String>>,
+    ) -> Attempt {
         let mut headers = match request_headers(outgoing.options) {
             Ok(headers) => headers,
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
@@ -105,6 +118,14 @@ impl Channel for Webhooks {
             headers.insert("webhook-id", id);
         }
         headers.insert("webhook-timestamp", outgoing.now.as_secs().into());
-        self.client.post(&target, headers, body, outgoing.timeout).await
+        if let Some(token) = token {
+            let Ok(mut value) = HeaderValue::from_str(token.expose()) else {
+                let text = "the trust's token is no value of a header".to_owned();
+                return Attempt::Failed(Failure::Unusable(text));
+            };
+            value.set_sensitive(true);
+            headers.entry("x-auth-token").or_insert(value);
+        }
+        self.client.post(target, headers, body, outgoing.timeout).await
     }
 }

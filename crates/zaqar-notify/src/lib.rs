@@ -26,6 +26,7 @@ mod serve;
 pub mod signature;
 mod subject;
 pub mod target;
+pub mod trust;
 pub mod webhook;
 mod workers;
 

@@ -40,6 +40,9 @@ pub enum Failure {
     /// The subscriber's address cannot be used, or the request cannot be built.
     #[error("the request cannot be made: {0}")]
     Unusable(String),
+    /// The subscriber acts for its owner, and there is no token to do so.
+    #[error("no token: {0}")]
+    NoToken(String),
     /// No connection: the name does not resolve, nobody listens, TLS fails.
     #[error("no connection: {0}")]
     NoConnection(String),
@@ -77,7 +80,10 @@ impl Attempt {
             },
             Self::Failed(Failure::Refused(_) | Failure::Unusable(_)) => Verdict::Rejected,
             Self::Failed(
-                Failure::NoConnection(_) | Failure::NoAnswer(_) | Failure::TimedOut(_),
+                Failure::NoToken(_)
+                | Failure::NoConnection(_)
+                | Failure::NoAnswer(_)
+                | Failure::TimedOut(_),
             ) => Verdict::Retry(None),
         }
     }
@@ -122,6 +128,7 @@ mod tests {
         let table = [
             (Failure::Refused(refused), Verdict::Rejected, false),
             (Failure::Unusable(text()), Verdict::Rejected, false),
+            (Failure::NoToken(text()), Verdict::Retry(None), false),
             (Failure::NoConnection(text()), Verdict::Retry(None), false),
             (Failure::NoAnswer(text()), Verdict::Retry(None), false),
             (Failure::TimedOut(Duration::from_secs(15)), Verdict::Retry(None), true),

@@ -26,6 +26,7 @@ mod status;
 mod store;
 mod supervisor;
 mod transport;
+mod trusts;
 
 pub use error::{StartError, with_causes};
 pub use policy_program::policy_main;

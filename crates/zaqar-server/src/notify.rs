@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
-use zaqar_api::{Error, Keyring, Subscribers};
+use zaqar_api::{Context, Error, Keyring, Part, Subscribers, TrustRequest};
 use zaqar_core::delivery::{Delivery, DeliveryQuery, Redelivery, SubscriberHealth};
 use zaqar_core::{Clock, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId};
 use zaqar_notify::address::Networks;
@@ -19,26 +19,36 @@ use zaqar_notify::filter::Filter;
 use zaqar_notify::http::{self, Roots, WebhookClient};
 use zaqar_notify::mail::{self, Mail, Security, Smtp, Template};
 use zaqar_notify::retry::Tail;
+use zaqar_notify::trust::{self, PlainHosts, Trusts};
 use zaqar_notify::webhook::request_headers;
 use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
 
 use crate::config::{MailTemplate, Mailer, Notification, Settings, SmtpSecurity};
 use crate::error::StartError;
 use crate::store::Stores;
+use crate::trusts::Trustee;
 
 /// The workers of this server, and what checks subscribers.
 pub(crate) struct Deliveries {
     workers: Workers,
     client: WebhookClient,
+    trusts: TrustRules,
     default_ttl: u64,
     requires_confirmation: bool,
+}
+
+/// Who acts for subscribers, and where their tokens may go.
+#[derive(Clone)]
+struct TrustRules {
+    trustee: Option<Arc<Trustee>>,
+    plain_hosts: PlainHosts,
 }
 
 impl Deliveries {
     /// Makes them; nothing runs yet.
     ///
     /// # Errors
-    /// Certificates that cannot be read.
+    /// Certificates that cannot be read, of webhooks and of Keystone.
     pub(crate) fn new(
         settings: &Settings,
         stores: &Stores,
@@ -47,10 +57,16 @@ impl Deliveries {
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
         let client = WebhookClient::new(&client_options(notification))?;
-        let webhooks: Arc<dyn Channel> = Arc::new(Webhooks::new(client.clone()));
+        let webhooks = Webhooks::new(client.clone());
+        let trusts = TrustRules::new(settings, clock)?;
+        let acting = trusts.channel(&webhooks);
+        let webhooks: Arc<dyn Channel> = Arc::new(webhooks);
         let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification))?);
         let mut channels = BTreeMap::from([("mailto".to_owned(), mail)]);
         channels.extend(["http", "https"].map(|one| (one.to_owned(), Arc::clone(&webhooks))));
+        for scheme in ["trust+http", "trust+https"] {
+            channels.extend(acting.clone().map(|acting| (scheme.to_owned(), acting)));
+        }
         if notification.require_confirmation && settings.signed_url_key.is_none() {
             error!(
                 "[notification] require_confirmation is set, and [signed_url] secret_key is not: \
@@ -69,7 +85,7 @@ impl Deliveries {
         let default_ttl = settings.limits.default_subscription_ttl;
         let requires_confirmation = options.require_confirmation;
         let workers = Workers::new(parts, options);
-        Ok(Self { workers, client, default_ttl, requires_confirmation })
+        Ok(Self { workers, client, trusts, default_ttl, requires_confirmation })
     }
 
     /// Asks the workers.
@@ -82,6 +98,7 @@ impl Deliveries {
         Arc::new(Checked {
             handle: self.workers.handle(),
             client: self.client.clone(),
+            trusts: self.trusts.clone(),
             default_ttl: self.default_ttl,
             requires_confirmation: self.requires_confirmation,
         })
@@ -90,6 +107,28 @@ impl Deliveries {
     /// Delivers until `shutdown`.
     pub(crate) fn run(self, shutdown: CancellationToken) -> impl Future<Output = ()> + Send {
         self.workers.run(shutdown)
+    }
+}
+
+impl TrustRules {
+    fn new(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
+        let trustee = settings.access.trustee.clone();
+        let trustee = trustee.map(|options| Trustee::new(options, clock)).transpose()?;
+        let plain_hosts = PlainHosts::new(settings.notification.trust_http_hosts.clone());
+        Ok(Self { trustee: trustee.map(Arc::new), plain_hosts })
+    }
+
+    fn channel(&self, webhooks: &Webhooks) -> Option<Arc<dyn Channel>> {
+        let trustee = Arc::clone(self.trustee.as_ref()?);
+        Some(Arc::new(Trusts::new(webhooks.clone(), trustee, self.plain_hosts.clone())))
+    }
+
+    fn trustee(&self) -> Result<&Trustee, String> {
+        self.trustee.as_deref().ok_or_else(|| {
+            "Subscribers of the types trust+http and trust+https are not served: this server \
+             makes no Keystone trusts, as [trustee] is not set."
+                .to_owned()
+        })
     }
 }
 
@@ -175,6 +214,7 @@ impl Cipher for Bodies {
 struct Checked {
     handle: Handle,
     client: WebhookClient,
+    trusts: TrustRules,
     default_ttl: u64,
     requires_confirmation: bool,
 }
@@ -202,6 +242,11 @@ impl Subscribers for Checked {
                 Filter::parse(filter).map_err(|error| sentence(&error))?;
             }
         }
+        if let Some(webhook) = subscriber.and_then(trust::webhook_of) {
+            self.trusts.trustee()?;
+            let target = self.client.check(webhook).await.map_err(|error| sentence(&error))?;
+            return self.trusts.plain_hosts.check(&target).map_err(|error| sentence(&error));
+        }
         match subscriber {
             Some(subscriber) if is_webhook(subscriber) => {
                 self.client.check(subscriber).await.map_err(|error| sentence(&error))?;
@@ -211,6 +256,18 @@ impl Subscribers for Checked {
                 mail::check(Some(subscriber), options)
             }
             Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn trust(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error> {
+        let trustee = self.trusts.trustee();
+        let trustee = trustee.map_err(|reason| Error::Invalid { part: Part::Request, reason })?;
+        trustee.trust(context, request).await
+    }
+
+    async fn end_trust(&self, context: &Context, id: &str) {
+        if let Some(trustee) = &self.trusts.trustee {
+            trustee.end(context, id).await;
         }
     }
 

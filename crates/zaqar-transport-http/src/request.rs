@@ -1,5 +1,7 @@
 //! What every request must say of itself, in the order in which the original looks at it.
 
+use std::sync::Arc;
+
 use http::Method;
 use http::header::{self, HeaderMap};
 use zaqar_api::{
@@ -165,19 +167,24 @@ pub(crate) fn drop_claims(headers: &mut HeaderMap) {
     }
 }
 
-/// What the tokens of a request stand for.
+/// What the tokens of a request stand for. `acts` is for a request that may have to act for its
+/// caller: it keeps the token itself.
 pub(crate) async fn token(
     api: &Api,
     headers: &HeaderMap,
-    method: &Method,
-    path: &str,
+    (method, path): (&Method, &str),
+    acts: bool,
 ) -> Result<Authentication, HttpError> {
     let presented = Presented {
         user_token: text(headers, "x-auth-token").or_else(|| text(headers, "x-storage-token")),
         service_token: text(headers, "x-service-token"),
         request: Some((method.as_str(), path)),
     };
-    Ok(Authentication::Token(api.authenticate(presented).await?))
+    let identity = api.authenticate(presented).await?;
+    Ok(Authentication::Token(match presented.user_token {
+        Some(token) if acts => Arc::new(identity.with_token(token.trim())),
+        Some(_) | None => identity,
+    }))
 }
 
 /// A caller whom nobody checks: it is believed, with its `X-Roles`.

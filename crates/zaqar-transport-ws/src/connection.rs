@@ -620,6 +620,9 @@ async fn authenticate(inner: &Inner, request: Request) -> Outcome {
     };
     match inner.api.authenticate(presented).await {
         Ok(identity) => {
+            // Kept: a subscription may need it to act for its owner.
+            let identity =
+                Arc::new(identity.with_token(user.as_deref().unwrap_or_default().trim()));
             Outcome { identity: Some(identity), ..answered(&frame, &actions::authenticated()) }
         }
         Err(ApiError::NotAuthenticated) => rejected(401),

@@ -9,7 +9,7 @@
 //! | `validate` | validation of other people's tokens, with a bounded cache |
 //! | `access_rules` | what an application credential may be used for |
 //! | `middleware` | the decision for one request, from its tokens |
-//! | `trusts` | trusts for notifications |
+//! | `trusts` | trusts for notifications, and a bounded cache of their tokens |
 //!
 //! The rules are those of keystonemiddleware 13 (`auth_token/__init__.py`, `_identity.py`) and
 //! keystoneauth1; what is sent is Keystone's Identity API v3.
@@ -30,7 +30,7 @@ pub use middleware::{Middleware, Rejection, Verified};
 pub use options::{ApplicationId, Credential, Interface, Name, Options, Scope, ServiceTokens, Tls};
 pub use session::Session;
 pub use token::{AccessRule, Named, Token, TokenError};
-pub use trusts::Trust;
+pub use trusts::{Trust, TrustError, TrustToken, TrustTokens, Trustor};
 pub use validate::{Validator, Validity};
 
 /// Why Keystone could not be asked, or did not answer as it should.

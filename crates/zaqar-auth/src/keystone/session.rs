@@ -18,7 +18,7 @@ const RENEWED_BEFORE_SECS: u64 = 30;
 pub struct Session {
     pub(super) http: Http,
     pub(super) options: Options,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     /// Held while a token is made, so that one is made.
     own: tokio::sync::Mutex<Option<Own>>,
 }
@@ -148,7 +148,8 @@ pub(super) fn add_token(headers: &mut HeaderMap, name: &'static str, token: &str
     true
 }
 
-fn request(credential: &Credential) -> Value {
+/// The document that asks for a token.
+pub(super) fn request(credential: &Credential) -> Value {
     let (identity, scope) = match credential {
         Credential::Password { user, domain, password, scope } => {
             let mut user = of_domain(user, domain);

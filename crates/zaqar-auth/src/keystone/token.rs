@@ -113,6 +113,7 @@ impl Token {
             expires: self.expires,
             attributes: Arc::clone(self.credentials.attributes()),
             requests: None,
+            token: None,
         })))
     }
 

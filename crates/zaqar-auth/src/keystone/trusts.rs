@@ -1,88 +1,287 @@
 //! Trusts: what a notification needs to act for its subscriber later.
 
-use http::Method;
-use serde_json::json;
-use zaqar_core::{Secret, Timestamp, iso8601};
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use moka::future::Cache;
+use serde_json::{Value, json};
+use zaqar_core::{Clock, Secret, Timestamp, iso8601};
 
 use super::Error;
+use super::http::Answer;
 use super::options::{Credential, Scope};
-use super::session::{Session, add_token, json_headers, subject, v3};
-use super::token::Token;
+use super::session::{Own, Session, add_token, json_headers, request, subject, v3};
 
 /// The last time that Keystone's dates can say.
 const LAST_SECS: u64 = 253_402_300_799;
+/// A cached token with less time left is made again.
+const MARGIN_SECS: u64 = 60;
+/// Tokens that are cached, at most.
+const CACHED: u64 = 1000;
+/// How often a trust is asked for whose expiry another one has.
+const CONFLICTS: u32 = 4;
+/// Bytes of a trust's id, at most.
+const MAX_ID: usize = 255;
 
 /// A trust to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust<'a> {
     /// The token of the one who trusts.
     pub token: &'a Secret<String>,
-    /// Who that is, and for which project, with which roles.
-    pub trustor: &'a Token,
+    /// The id of that user.
+    pub user: &'a str,
+    /// The project that the trust is for, by id.
+    pub project: &'a str,
+    /// The roles in it, by name.
+    pub roles: &'a [String],
     /// When the trust ends; a time past the year 9999 is that year's end.
     pub expires: Timestamp,
+}
+
+/// Whose trust it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trustor {
+    /// The user's id.
+    pub user: String,
+    /// The id of the project that the trust is for; empty for one without.
+    pub project: String,
+}
+
+/// Why there is no trust, or no token of one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrustError {
+    /// Keystone refuses: the trust is gone or over, or the trustor may not make one.
+    #[error("Keystone refuses it ({status})")]
+    Refused {
+        /// The status that it answered.
+        status: u16,
+    },
+    /// Keystone could not be asked, or did not answer as it should.
+    #[error(transparent)]
+    Keystone(#[from] Error),
 }
 
 impl Session {
     /// Makes a trust in ourselves; its id.
     ///
     /// # Errors
-    /// [`Error`]: also where the trustor's token may not make one.
-    pub async fn create_trust(&self, trust: Trust<'_>) -> Result<String, Error> {
+    /// [`TrustError`].
+    pub async fn create_trust(&self, trust: Trust<'_>) -> Result<String, TrustError> {
         let own = self.own().await?;
-        let secs = trust.expires.as_secs().min(LAST_SECS);
-        let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(secs));
-        let roles: Vec<_> = trust.trustor.roles.iter().map(|name| json!({"name": name})).collect();
-        let project = trust.trustor.project.as_ref().map(|project| project.id.as_str());
-        let document = json!({"trust": {
-            "trustor_user_id": trust.trustor.user.id,
-            "trustee_user_id": own.user_id,
-            "project_id": project,
-            "impersonation": true,
-            "roles": roles,
-            "expires_at": format!("{expires}.000000Z"),
-        }});
-        let mut headers = json_headers();
         let url = format!("{}/OS-TRUST/trusts", own.identity);
-        let question = "for a trust";
-        if !add_token(&mut headers, "x-auth-token", trust.token.expose()) {
-            return Err(Error::Refused { url, question, status: 401 });
+        let mut tries = 0;
+        loop {
+            let document = document(&trust, &own.user_id);
+            let answer = self.ask(Method::POST, &url, trust.token, Some(&document)).await?;
+            tries += 1;
+            match answer.status {
+                201 => {
+                    let document = answer.json()?;
+                    let id = document["trust"]["id"].as_str().map(str::to_owned);
+                    return Ok(id.ok_or_else(|| answer.malformed("a trust without an id"))?);
+                }
+                409 if tries < CONFLICTS => {}
+                _ => return Err(refused(&answer, "for a trust")),
+            }
         }
-        let answer = self.http.send(Method::POST, &url, &headers, Some(&document)).await?;
-        if answer.status != 201 {
-            return Err(answer.refused(question));
-        }
-        let document = answer.json()?;
-        let id = document["trust"]["id"].as_str();
-        id.map(str::to_owned).ok_or_else(|| answer.malformed("a trust without an id"))
     }
 
-    /// A fresh token of a trust, with what it is for.
+    /// Deletes a trust with the trustor's token. One that is gone is no error.
     ///
     /// # Errors
-    /// [`Error`]: also where the trust is over.
-    pub async fn trust_token(&self, trust_id: &str) -> Result<Secret<String>, Error> {
-        let credential = match &self.options.credential {
-            Credential::Password { user, domain, password, .. } => Credential::Password {
-                user: user.clone(),
-                domain: domain.clone(),
-                password: password.clone(),
-                scope: Scope::Trust(trust_id.to_owned()),
-            },
-            Credential::Application { .. } => {
-                return Err(Error::Options {
-                    option: "auth_type",
-                    reason: "a trust needs auth_type = password: an application credential \
-                             cannot use one"
-                        .to_owned(),
-                });
-            }
-        };
-        subject(&self.authenticate(&credential).await?)
+    /// [`TrustError`].
+    pub async fn delete_trust(&self, id: &str, token: &Secret<String>) -> Result<(), TrustError> {
+        let url = trust_url(&self.own().await?, id)?;
+        let answer = self.ask(Method::DELETE, &url, token, None).await?;
+        match answer.status {
+            200..=299 | 404 => Ok(()),
+            _ => Err(refused(&answer, "to delete a trust")),
+        }
     }
 
-    /// Where Keystone is, as it was configured.
-    pub fn url(&self) -> String {
-        v3(&self.options.auth_url)
+    /// Whose trust one in ourselves is.
+    ///
+    /// # Errors
+    /// [`TrustError::Refused`] also for one that is gone, or in somebody else.
+    pub async fn trustor(&self, id: &str) -> Result<Trustor, TrustError> {
+        let own = self.own().await?;
+        let url = trust_url(&own, id)?;
+        let answer = self.ask(Method::GET, &url, &own.token, None).await?;
+        match answer.status {
+            200 => {
+                let document = answer.json()?;
+                let trust = &document["trust"];
+                if trust["trustee_user_id"].as_str() != Some(&own.user_id) {
+                    return Err(TrustError::Refused { status: 403 });
+                }
+                let text = |name: &str| trust[name].as_str().unwrap_or_default().to_owned();
+                Ok(Trustor { user: text("trustor_user_id"), project: text("project_id") })
+            }
+            401 => {
+                self.forget(&own).await;
+                Err(answer.refused("whose a trust is, with a token that it made").into())
+            }
+            _ => Err(refused(&answer, "whose a trust is")),
+        }
     }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: &str,
+        token: &Secret<String>,
+        document: Option<&Value>,
+    ) -> Result<Answer, TrustError> {
+        let mut headers: HeaderMap = json_headers();
+        if !add_token(&mut headers, "x-auth-token", token.expose()) {
+            return Err(TrustError::Refused { status: 401 });
+        }
+        Ok(self.http.send(method, url, &headers, document).await?)
+    }
+
+    /// A fresh token of a trust.
+    async fn trust_token(&self, id: &str) -> Result<TrustToken, TrustError> {
+        let Credential::Password { user, domain, password, .. } = &self.options.credential else {
+            let reason = "a trust needs auth_type = password: an application credential cannot \
+                          use one";
+            let (option, reason) = ("auth_type", reason.to_owned());
+            return Err(Error::Options { option, reason }.into());
+        };
+        let credential = Credential::Password {
+            user: user.clone(),
+            domain: domain.clone(),
+            password: password.clone(),
+            scope: Scope::Trust(id.to_owned()),
+        };
+        let url = format!("{}/auth/tokens", v3(&self.options.auth_url));
+        let document = request(&credential);
+        let answer = self.http.send(Method::POST, &url, &json_headers(), Some(&document)).await?;
+        match answer.status {
+            201 => {}
+            // Either the trust is gone, or this server's own password is wrong, or the trustor may
+            // no longer do what the trust is for, which may change.
+            401 => {
+                self.trustor(id).await?;
+                return Err(answer.refused("for a token of a trust").into());
+            }
+            _ => return Err(refused(&answer, "for a token of a trust")),
+        }
+        let document = answer.json()?;
+        let token = &document["token"];
+        let expires = token["expires_at"].as_str().and_then(|text| iso8601::parse(text).ok());
+        let expires = expires.ok_or_else(|| answer.malformed("a token without an expiry"))?;
+        let text = |name: &str| token[name]["id"].as_str().unwrap_or_default().to_owned();
+        let trustor = Trustor { user: text("user"), project: text("project") };
+        Ok(TrustToken { token: subject(&answer)?, trustor, made: self.clock.now(), expires })
+    }
+}
+
+/// A token that was made of a trust.
+#[derive(Debug, Clone)]
+pub struct TrustToken {
+    /// The token.
+    pub token: Secret<String>,
+    /// Whom it stands for.
+    pub trustor: Trustor,
+    made: Timestamp,
+    expires: Timestamp,
+}
+
+impl TrustToken {
+    /// Whether a request may begin with it: a minute is left, or half of its life.
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        let margin = MARGIN_SECS.min(self.expires.secs_since(self.made) / 2);
+        now.plus_secs(margin) < self.expires
+    }
+}
+
+/// Tokens of trusts. A thousand are cached, each until it has a minute left.
+pub struct TrustTokens {
+    session: Arc<Session>,
+    clock: Arc<dyn Clock>,
+    cache: Cache<String, Arc<TrustToken>>,
+}
+
+impl fmt::Debug for TrustTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustTokens").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl TrustTokens {
+    /// Tokens through a session, which speaks as the trustee.
+    pub fn new(session: Arc<Session>, clock: Arc<dyn Clock>) -> Self {
+        Self { session, clock, cache: Cache::new(CACHED) }
+    }
+
+    /// How Keystone is asked.
+    pub const fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// A token of a trust. Cost: a request where none is cached; callers that wait for the same
+    /// trust share one.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub async fn get(&self, trust: &str) -> Result<Arc<TrustToken>, TrustError> {
+        if trust.is_empty() || trust.len() > MAX_ID {
+            return Err(TrustError::Refused { status: 404 });
+        }
+        let now = self.clock.now();
+        if let Some(found) = self.cache.get(trust).await
+            && !found.is_fresh(now)
+        {
+            self.cache.invalidate(trust).await;
+        }
+        let making = async { self.session.trust_token(trust).await.map(Arc::new) };
+        let made = self.cache.try_get_with(trust.to_owned(), making).await;
+        made.map_err(|error| (*error).clone())
+    }
+
+    /// Forgets a token that somebody refused, unless another took its place; whether it was this
+    /// one.
+    pub async fn forget(&self, trust: &str, refused: &Secret<String>) -> bool {
+        let is_this = self.cache.get(trust).await.is_some_and(|cached| cached.token == *refused);
+        if is_this {
+            self.cache.invalidate(trust).await;
+        }
+        is_this
+    }
+}
+
+/// What a trust is asked for by. Keystone lets a trustor have one trust for each project, trustee
+/// and expiry, so that the microseconds are random.
+fn document(trust: &Trust<'_>, trustee: &str) -> Value {
+    let secs = trust.expires.as_secs().min(LAST_SECS);
+    let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(secs));
+    let micros = rand::random::<u32>() % 1_000_000;
+    let roles: Vec<_> = trust.roles.iter().map(|name| json!({"name": name})).collect();
+    json!({"trust": {
+        "trustor_user_id": trust.user,
+        "trustee_user_id": trustee,
+        "project_id": trust.project,
+        "impersonation": true,
+        "roles": roles,
+        "expires_at": format!("{expires}.{micros:06}Z"),
+    }})
+}
+
+/// 4xx is Keystone's decision, anything else a failure of its own.
+fn refused(answer: &Answer, question: &'static str) -> TrustError {
+    match answer.status {
+        429 => answer.refused(question).into(),
+        status @ 400..=499 => TrustError::Refused { status },
+        _ => answer.refused(question).into(),
+    }
+}
+
+/// A trust's URL; only an id without a meaning in a path becomes one.
+fn trust_url(own: &Own, id: &str) -> Result<String, TrustError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(is_plain) {
+        return Err(TrustError::Refused { status: 404 });
+    }
+    Ok(format!("{}/OS-TRUST/trusts/{id}", own.identity))
 }

@@ -20,7 +20,7 @@ pub(super) const SECTIONS: &[KnownSection] = &[
     KnownSection::new("keystone_authtoken", AUTHTOKEN),
     KnownSection::new("keystone_authtoken", AUTH_PLUGIN),
     KnownSection::new("trustee", TRUSTEE),
-    KnownSection::new("trustee", AUTH_PLUGIN).without_effect(UNREAD),
+    KnownSection::new("trustee", AUTH_PLUGIN),
     KnownSection::new("oslo_policy", POLICY),
     KnownSection::new("oslo_reports", REPORTS),
     KnownSection::new("profiler", PROFILER),

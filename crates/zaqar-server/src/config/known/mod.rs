@@ -123,11 +123,6 @@ impl KnownSection {
             rest: Some(Effect::None(why)),
         }
     }
-
-    const fn without_effect(mut self, why: &'static str) -> Self {
-        self.effect = Effect::None(why);
-        self
-    }
 }
 
 /// Sections of the original's stores that this build does not have.

@@ -144,6 +144,7 @@ const NOTIFICATION: &[Known] = &[
     integer("delivery_log", "200", 0, 1000),
     integer("delivery_log_time", "604800", 60, 1_209_600),
     list("allow_networks", None),
+    list("trust_http_hosts", None),
     unset("ca_file"),
     float("connect_timeout", "5"),
     float("timeout", "15"),

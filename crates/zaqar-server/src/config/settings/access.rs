@@ -17,6 +17,8 @@ const DEFAULT_DIR: &str = "/etc/zaqar";
 pub struct Access {
     /// `[keystone_authtoken]`, with `auth_strategy = keystone`.
     pub keystone: Option<keystone::Options>,
+    /// `[trustee]`: who acts for subscribers `trust+http` and `trust+https`.
+    pub trustee: Option<keystone::Options>,
     /// `[oslo_policy]`.
     pub policies: Files,
 }
@@ -27,7 +29,7 @@ impl Access {
             AuthStrategy::None => None,
             AuthStrategy::Keystone => keystone(reader),
         };
-        Self { keystone, policies: policies(reader) }
+        Self { keystone, trustee: trustee(reader), policies: policies(reader) }
     }
 }
 
@@ -58,6 +60,31 @@ fn keystone(reader: &mut Reader) -> Option<keystone::Options> {
     options.www_authenticate_uri = section.optional_text("www_authenticate_uri");
     options.delay_auth_decision = section.boolean("delay_auth_decision");
     options.include_service_catalog = section.boolean("include_service_catalog");
+    Some(options)
+}
+
+/// Who acts for subscribers. Without any of these options nobody does.
+fn trustee(reader: &mut Reader) -> Option<keystone::Options> {
+    const SECTION: &str = "trustee";
+    const OPTIONS: [&str; 5] = ["auth_section", "auth_url", "username", "user_id", "password"];
+    let mut section = reader.section(SECTION);
+    if !OPTIONS.iter().any(|option| section.optional_text(option).is_some()) {
+        return None;
+    }
+    let plugin = section.optional_text("auth_section");
+    let mut plugin = reader.section(plugin.as_deref().unwrap_or(SECTION));
+    let url = plugin.needed("auth_url");
+    let credential = credential(&mut plugin)?;
+    if matches!(credential, Credential::Application { .. }) {
+        let allowed = "password or v3password: an application credential cannot use a trust";
+        plugin.refuse("auth_type", allowed);
+        return None;
+    }
+    let mut section = reader.section(SECTION);
+    let mut options = keystone::Options::new(&url?, credential);
+    options.tls = tls(&mut section)?;
+    options.timeout = section.seconds("timeout").max(Duration::from_secs(1));
+    options.connect_timeout = options.connect_timeout.min(options.timeout);
     Some(options)
 }
 

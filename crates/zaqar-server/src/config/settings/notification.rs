@@ -25,6 +25,8 @@ pub struct Notification {
     pub log_time: u64,
     /// `allow_networks`: networks that webhooks may reach beside public addresses.
     pub allow_networks: Vec<IpNet>,
+    /// `trust_http_hosts`: hosts that a trust's token is sent to without TLS.
+    pub trust_http_hosts: Vec<String>,
     /// `ca_file`: the authorities that are trusted, instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// `connect_timeout`: of a webhook.
@@ -95,6 +97,7 @@ impl Notification {
             log: options.number("delivery_log"),
             log_time: options.number("delivery_log_time"),
             allow_networks: networks(options),
+            trust_http_hosts: options.list("trust_http_hosts"),
             ca_file: options.optional_text("ca_file").map(PathBuf::from),
             connect_timeout: seconds(options, "connect_timeout", LONGEST_CONNECT),
             timeout: seconds(options, "timeout", LONGEST_ATTEMPT),

@@ -1,0 +1,143 @@
+//! Trusts for subscribers that act for their owner: made when they subscribe, used when messages
+//! are delivered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tracing::{info, warn};
+use zaqar_api::{Authentication, Context, Error, Part, TrustRequest};
+use zaqar_auth::keystone::{self, Session, Trust, TrustError, TrustTokens};
+use zaqar_core::{Clock, ProjectId, Secret};
+use zaqar_notify::outcome::Failure;
+use zaqar_notify::trust::TokenSource;
+
+/// How long a request waits for Keystone.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What `[trustee]` is for.
+#[derive(Debug)]
+pub(crate) struct Trustee {
+    tokens: TrustTokens,
+}
+
+impl Trustee {
+    /// Nothing is sent before it is needed.
+    ///
+    /// # Errors
+    /// Certificates and keys that cannot be read.
+    pub(crate) fn new(
+        options: keystone::Options,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, keystone::Error> {
+        info!(url = options.auth_url, "subscribers may act for their owners by trusts");
+        let session = Arc::new(Session::new(options, Arc::clone(clock))?);
+        Ok(Self { tokens: TrustTokens::new(session, Arc::clone(clock)) })
+    }
+
+    /// The id of a trust for a subscription: see [`zaqar_api::Subscribers::trust`].
+    pub(crate) async fn trust(
+        &self,
+        context: &Context,
+        request: TrustRequest<'_>,
+    ) -> Result<String, Error> {
+        let asked = async {
+            match request.given {
+                Some(given) => self.check(context, given).await,
+                None => self.make(context, request).await,
+            }
+        };
+        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|elapsed| {
+            Err(Error::AuthenticationUnavailable { source: elapsed.into() })
+        })
+    }
+
+    async fn make(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error> {
+        let Authentication::Token(identity) = &context.authentication else {
+            return Err(invalid(
+                "A trust is made with the caller's token, and this request has none that was \
+                 checked: the option trust_id can name a trust that was made before.",
+            ));
+        };
+        let token = identity.token.as_ref().ok_or(Error::NotAuthenticated)?;
+        let trust = Trust {
+            token,
+            user: &identity.user,
+            project: identity.project.as_str(),
+            roles: &identity.roles,
+            expires: request.expires,
+        };
+        self.tokens.session().create_trust(trust).await.map_err(|error| match error {
+            TrustError::Refused { status } => invalid(format!(
+                "Keystone does not make a trust with the caller's token ({status}): one of an \
+                 application credential or of another trust cannot make one."
+            )),
+            TrustError::Keystone(error) => unavailable(error),
+        })
+    }
+
+    /// A caller gives a trust of its own, or else could act as another.
+    async fn check(&self, context: &Context, given: &str) -> Result<String, Error> {
+        let trustor = self.tokens.session().trustor(given).await;
+        let trustor = trustor.map_err(|error| match error {
+            TrustError::Refused { .. } => {
+                invalid("The option trust_id names no trust whose trustee is this server's user.")
+            }
+            TrustError::Keystone(error) => unavailable(error),
+        })?;
+        let is_theirs = match &context.authentication {
+            Authentication::Token(identity) => trustor.user == identity.user,
+            Authentication::Unchecked { .. } | Authentication::Server => true,
+            Authentication::Signature(_) => false,
+        };
+        if is_theirs && trustor.project == context.project.as_str() {
+            return Ok(given.to_owned());
+        }
+        Err(invalid("The option trust_id names a trust of another user or project."))
+    }
+
+    /// Deletes a trust that is not used.
+    pub(crate) async fn end(&self, context: &Context, id: &str) {
+        let Authentication::Token(identity) = &context.authentication else { return };
+        let Some(token) = &identity.token else { return };
+        let deleting = self.tokens.session().delete_trust(id, token);
+        let failed = match tokio::time::timeout(TIMEOUT, deleting).await {
+            Ok(deleted) => deleted.err().map(|error| error.to_string()),
+            Err(elapsed) => Some(elapsed.to_string()),
+        };
+        if let Some(error) = failed {
+            warn!(error, trust = id, "a trust that is not used is left in Keystone");
+        }
+    }
+}
+
+#[async_trait]
+impl TokenSource for Trustee {
+    async fn token(&self, trust: &str, project: &ProjectId) -> Result<Secret<String>, Failure> {
+        let made = self.tokens.get(trust).await.map_err(|error| match &error {
+            TrustError::Refused { .. } => {
+                Failure::Unusable(format!("the trust gives no token: {error}"))
+            }
+            TrustError::Keystone(_) => Failure::NoToken(error.to_string()),
+        })?;
+        if made.trustor.project != project.as_str() {
+            let text = "the trust is for another project".to_owned();
+            return Err(Failure::Unusable(text));
+        }
+        Ok(made.token.clone())
+    }
+
+    async fn forget(&self, trust: &str, token: &Secret<String>) -> bool {
+        self.tokens.forget(trust, token).await
+    }
+}
+
+fn invalid(reason: impl Into<String>) -> Error {
+    Error::Invalid { part: Part::Request, reason: reason.into() }
+}
+
+fn unavailable(error: keystone::Error) -> Error {
+    let error = Error::AuthenticationUnavailable { source: error.into() };
+    warn!(error = &error as &dyn std::error::Error, "a trust cannot be made or checked");
+    error
+}
