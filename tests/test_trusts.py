@@ -282,6 +282,22 @@ def test_what_cannot_be_trusted_is_a_clear_400(server, ann, cloud, receiver, new
     assert "application credential" in answer.json()["description"]
 
 
+def test_a_confirmation_says_where_the_service_is(
+    cloud, token, new_server: Callable[..., Server], receiver: Receiver
+):
+    own = options(cloud)
+    own["notification"]["require_confirmation"] = True
+    own["signed_url"] = {"secret_key": "a signing key"}
+    caller, path = Caller(new_server(options=own).start(), token), f"/ok?{uuid.uuid4()}"
+    subscription = caller.subscribe(receiver.url(path))
+    wait_until(lambda: len(receiver.of(path)) == 1, "it is asked to confirm")
+    (asked,) = receiver.of(path)
+    at = f"http://127.0.0.1:{cloud.messaging_port}{caller.queue}/subscriptions/{subscription}/confirm"
+    assert asked.json["WSGISubscribeURL"] == at
+    # The catalog has no service of this name.
+    assert "WebSocketSubscribeURL" not in asked.json
+
+
 def test_without_a_trustee_there_are_no_trusts(ann, cloud, new_server: Callable[..., Server], tmp_path: Path):
     server = new_server(options=cloud.options()).start()
     answer = Caller(server, ann.token).ask("trust+https://hooks.example.com/")

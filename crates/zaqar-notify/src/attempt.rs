@@ -13,6 +13,7 @@ use crate::channel::Outgoing;
 use crate::context::{Context, count};
 use crate::deliveries::{HeldRow, ROW_LEASE};
 use crate::destination::Ended;
+use crate::events::{self, Happened};
 use crate::log::{self, Entry};
 use crate::outcome::{Attempt, Failure, Verdict};
 use crate::retry::Schedule;
@@ -91,10 +92,21 @@ async fn fail(
     context: &Context,
     subject: &Subject,
     held: &HeldRow,
+    (body, attempt): (&[u8], &Attempt),
     notes: &mut Notes,
 ) -> Result<(), Error> {
     count(&context.counters.failed);
     let now = context.parts.clock.now();
+    let is_told = events::queue_of(&subject.options).is_some()
+        && held.row.content != Content::Confirmation
+        && !events::is_event(body);
+    if is_told {
+        let why = match attempt {
+            Attempt::Answered(answer) => format!("the receiver answered {}", answer.status),
+            Attempt::Failed(failure) => failure.to_string(),
+        };
+        subject.tell(context, &Happened::Exhausted(held.row.message, why));
+    }
     if context.options.log > 0 && held.row.content != Content::Confirmation {
         notes.kept = context.deliveries.keep(&subject.key, &held.row, now).await?;
     }
@@ -147,12 +159,12 @@ async fn take_turn(
                 return Ok(report(Turn::Over, DeliveryState::Delivered));
             }
             Verdict::Suspend => {
-                fail(context, subject, held, notes).await?;
+                fail(context, subject, held, (&body, &attempt), notes).await?;
                 return Ok(report(Turn::Gone, DeliveryState::Failed));
             }
             Verdict::Rejected => {
                 log_end(subject, held, &attempt, "the receiver rejected a message");
-                fail(context, subject, held, notes).await?;
+                fail(context, subject, held, (&body, &attempt), notes).await?;
                 return Ok(report(Turn::Over, DeliveryState::Failed));
             }
             Verdict::Retry(after) => {
@@ -163,7 +175,7 @@ async fn take_turn(
                 match delay {
                     None => {
                         log_end(subject, held, &attempt, "the retries of a message are used up");
-                        fail(context, subject, held, notes).await?;
+                        fail(context, subject, held, (&body, &attempt), notes).await?;
                         return Ok(report(Turn::Over, DeliveryState::Failed));
                     }
                     Some(Duration::ZERO) => {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use zaqar_core::signing::Grant;
 use zaqar_core::{Secret, Timestamp, iso8601};
 
+use crate::context::PublicUrls;
 use crate::row::SubscriptionKey;
 
 /// What is sent, as the original writes it: the members that a subscriber needs to send a signed
@@ -11,6 +12,7 @@ use crate::row::SubscriptionKey;
 pub(crate) fn confirmation(
     key: &Secret<String>,
     subscription: &SubscriptionKey,
+    urls: &PublicUrls,
     expires: Timestamp,
     has_ended: bool,
 ) -> Option<Value> {
@@ -30,7 +32,7 @@ pub(crate) fn confirmation(
         let text = format!("You have chosen to subscribe to the queue: {}", queue.name);
         ("SubscriptionConfirmation", text)
     };
-    Some(json!({
+    let mut document = json!({
         "Message_Type": kind,
         "Message": message,
         "URL-Signature": signature,
@@ -41,5 +43,36 @@ pub(crate) fn confirmation(
         "SubscribeBody": {"confirmed": true},
         "UnsubscribeBody": {"confirmed": false},
         "queue_name": queue.name.as_str(),
-    }))
+    });
+    let known = [("WSGISubscribeURL", &urls.http), ("WebSocketSubscribeURL", &urls.websocket)];
+    for (name, url) in known {
+        if let Some(url) = url {
+            document[name] = below(url, &path).into();
+        }
+    }
+    Some(document)
+}
+
+/// The URL of a path of the service. A catalog may name it with the version that paths begin with.
+fn below(service: &str, path: &str) -> String {
+    let service = service.trim_end_matches('/');
+    format!("{}{path}", service.strip_suffix("/v2").unwrap_or(service))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::below;
+
+    #[test]
+    fn a_path_is_below_the_service() {
+        for (service, expected) in [
+            ("http://h:8888", "http://h:8888/v2/q"),
+            ("http://h:8888/", "http://h:8888/v2/q"),
+            ("https://h/messaging", "https://h/messaging/v2/q"),
+            ("https://h/messaging/v2/", "https://h/messaging/v2/q"),
+            ("ws://h:9000/", "ws://h:9000/v2/q"),
+        ] {
+            assert_eq!(below(service, "/v2/q"), expected);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use zaqar_core::storage::{ManagementStore, MessageStore};
@@ -13,6 +14,7 @@ use zaqar_core::{Clock, Payload, ProjectId, Secret, StateLog};
 use crate::channel::Channel;
 use crate::deliveries::Deliveries;
 use crate::destination::Bounds;
+use crate::events::{EventSink, Events};
 use crate::fairness::{Fairness, Limits};
 use crate::log::Log;
 use crate::rates::Rates;
@@ -90,6 +92,25 @@ impl Cipher for PlainBodies {
     }
 }
 
+/// Where clients reach the service, as a confirmation says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublicUrls {
+    /// Over HTTP.
+    pub http: Option<String>,
+    /// Over WebSocket.
+    pub websocket: Option<String>,
+}
+
+/// Knows where clients reach the service.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// The URLs, as far as they are known.
+    ///
+    /// # Behavior
+    /// - Answers in bounded time: the request to subscribe waits for it.
+    async fn public_urls(&self) -> PublicUrls;
+}
+
 /// What the workers work on.
 #[derive(Clone)]
 pub struct Parts {
@@ -103,6 +124,10 @@ pub struct Parts {
     pub channels: BTreeMap<String, Arc<dyn Channel>>,
     /// Decrypts bodies, and encrypts secrets.
     pub bodies: Arc<dyn Cipher>,
+    /// Posts events about subscribers to queues of tenants; without one there are none.
+    pub events: Option<Arc<dyn EventSink>>,
+    /// Says in confirmations where the service is; without one they lack that.
+    pub directory: Option<Arc<dyn Directory>>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -162,6 +187,8 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     /// What became of deliveries, before it is written.
     pub(crate) log: Log,
+    /// What happened to subscribers, before it is posted.
+    pub(crate) events: Events,
     /// How often subscriptions are delivered to.
     pub(crate) rates: Rates,
     /// A delivery ended: another may start.
@@ -175,8 +202,19 @@ impl Context {
         let deliveries = Deliveries::new(Arc::clone(&parts.messages));
         let fairness = Fairness::new(options.limits);
         let (counters, freed, store_log) = (Counters::default(), Notify::new(), StateLog::new());
-        let (log, rates) = (Log::default(), Rates::default());
-        Self { parts, options, deliveries, fairness, counters, log, rates, freed, store_log }
+        let (log, rates, events) = (Log::default(), Rates::default(), Events::default());
+        Self {
+            parts,
+            options,
+            deliveries,
+            fairness,
+            counters,
+            log,
+            events,
+            rates,
+            freed,
+            store_log,
+        }
     }
 
     /// The channel for a subscriber.

@@ -1,9 +1,10 @@
 //! Options of a subscription that say how it is served: `ordered`, `max_in_flight`, `timeout`,
-//! `max_rate`, `signing`.
+//! `max_rate`, `signing`; and the check of `failure_queue`.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use zaqar_core::QueueName;
 
 /// How a subscription is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,6 +73,12 @@ impl DeliveryOptions {
             Some(Value::String(scheme)) if scheme == "hmac" => true,
             Some(value) => value.as_bool().ok_or_else(|| wrong("signing", "a boolean or hmac"))?,
         };
+        if let Some(value) = given("failure_queue") {
+            let is_name = value.as_str().is_some_and(|name| QueueName::new(name).is_ok());
+            if !is_name {
+                return Err(wrong("failure_queue", "the name of a queue"));
+            }
+        }
         Ok(Self { ordered, max_in_flight, timeout, pause, signing })
     }
 }
@@ -107,6 +114,9 @@ mod tests {
             (json!({"timeout": 61}), "timeout"),
             (json!({"signing": "ed25519"}), "signing"),
             (json!({"signing": 1}), "signing"),
+            (json!({"failure_queue": 1}), "failure_queue"),
+            (json!({"failure_queue": ""}), "failure_queue"),
+            (json!({"failure_queue": "a b"}), "failure_queue"),
             (json!({"max_rate": 0}), "max_rate"),
             (json!({"max_rate": 1001}), "max_rate"),
             (json!({"max_rate": "1"}), "max_rate"),

@@ -10,6 +10,7 @@ mod deliveries;
 pub mod delivery_options;
 pub mod destination;
 mod dispatch;
+mod events;
 mod expand;
 pub mod fairness;
 pub mod filter;
@@ -31,7 +32,8 @@ pub mod webhook;
 mod workers;
 
 pub use channel::{Channel, Outgoing, Webhooks};
-pub use context::{Cipher, Counts, Options, Parts, PlainBodies};
+pub use context::{Cipher, Counts, Directory, Options, Parts, PlainBodies, PublicUrls};
+pub use events::EventSink;
 pub use row::Content;
 pub use workers::{Handle, Workers};
 

@@ -14,6 +14,7 @@ use crate::context::{Context, count};
 use crate::deliveries::{HeldRow, Taken};
 use crate::delivery_options::DeliveryOptions;
 use crate::destination::{Admission, Ended};
+use crate::events::Happened;
 use crate::fairness::InFlight;
 use crate::row::SubscriptionKey;
 use crate::subject::Subject;
@@ -91,10 +92,6 @@ impl Service<'_> {
                 self.finish_running().await?;
                 return Ok(Next::At(clock.now()));
             }
-            if self.is_gone {
-                self.finish_running().await?;
-                return self.suspend("the receiver wants nothing more (410)").await;
-            }
             let now = clock.now();
             let subject = match &read {
                 Some((subject, at)) if now.secs_since(*at) < FRESH => Arc::clone(subject),
@@ -107,6 +104,10 @@ impl Service<'_> {
                     }
                 },
             };
+            if self.is_gone {
+                self.finish_running().await?;
+                return self.suspend(&subject, "the receiver wants nothing more (410)").await;
+            }
             let most = match subject.delivery {
                 DeliveryOptions { ordered: true, .. } => 1,
                 DeliveryOptions { max_in_flight, .. } => max_in_flight.unwrap_or(usize::MAX),
@@ -176,7 +177,7 @@ impl Service<'_> {
             }
             Err(Admission::Suspended) => {
                 self.finish_running().await?;
-                Ok(Admitted::Later(self.suspend("nothing has succeeded for days").await?))
+                Ok(Admitted::Later(self.suspend(subject, "nothing has succeeded for days").await?))
             }
             Err(Admission::Full | Admission::Started) => Ok(Admitted::WhenOneEnds),
         }
@@ -240,10 +241,13 @@ impl Service<'_> {
         ended.map_or(Ok(()), |ended| self.note(ended))
     }
 
-    async fn suspend(&mut self, why: &'static str) -> Result<Next, Error> {
+    async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Next, Error> {
         let (queue, id) = (&self.key.queue, self.key.id);
-        self.context.deliveries.set_suspended(self.key, true).await?;
+        if !self.context.deliveries.set_suspended(self.key, true).await? {
+            return Ok(Next::WithTicket);
+        }
         count(&self.context.counters.suspended);
+        subject.tell(self.context, &Happened::Suspended(why));
         let (project, name) = (&queue.project, &queue.name);
         info!(%project, queue = %name, subscription = %id, why, "a subscription is suspended");
         Ok(Next::WithTicket)

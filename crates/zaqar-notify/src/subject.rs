@@ -5,6 +5,7 @@ use zaqar_core::storage::{Error, Subscription};
 
 use crate::context::Context;
 use crate::delivery_options::DeliveryOptions;
+use crate::events::Happened;
 use crate::filter::Filter;
 use crate::retry::{RetryPolicy, Schedule};
 use crate::row::SubscriptionKey;
@@ -55,5 +56,11 @@ impl Subject {
         };
         let key = key.clone();
         Ok(Some(Self { key, subscription, options, schedule, filter, delivery, keys, origin }))
+    }
+
+    /// Has an event posted, if the subscription names a queue for that.
+    pub(crate) fn tell(&self, context: &Context, happened: &Happened) {
+        let about = (self.subscription.subscriber.as_str(), &self.options);
+        context.events.add(&self.key, about, happened, context.parts.clock.now());
     }
 }

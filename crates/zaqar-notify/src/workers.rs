@@ -14,8 +14,9 @@ use zaqar_core::{
 };
 
 use crate::confirmation::confirmation;
-use crate::context::{Context, Counts, Options, Parts};
+use crate::context::{Context, Counts, Options, Parts, PublicUrls};
 use crate::dispatch::Dispatcher;
+use crate::events::{self, Happened};
 use crate::expand::expand_queue;
 use crate::fairness::Circuits;
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, Ticket, shard_of};
@@ -145,6 +146,7 @@ impl Workers {
         }
         shared.dispatcher.idle().await;
         log_store::flush(&shared.context).await?;
+        shared.post_events().await;
         Ok(())
     }
 }
@@ -186,12 +188,17 @@ impl Handle {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
-        context.deliveries.set_suspended(&key, false).await?;
-        if let Some(found) = context.parts.messages.subscription(queue, id, now).await?
-            && let Some(channel) = context.channel(&found.subscriber)
-            && let Ok(origin) = channel.origin(&found.subscriber)
-        {
-            context.fairness.resume(&queue.project, &origin, now);
+        let was_suspended = context.deliveries.set_suspended(&key, false).await?;
+        if let Some(found) = context.parts.messages.subscription(queue, id, now).await? {
+            let channel = context.channel(&found.subscriber);
+            if let Some(Ok(origin)) = channel.map(|channel| channel.origin(&found.subscriber)) {
+                context.fairness.resume(&queue.project, &origin, now);
+            }
+            if was_suspended {
+                let options = serde_json::from_str(&found.options).unwrap_or_default();
+                let about = (found.subscriber.as_str(), &options);
+                context.events.add(&key, about, &Happened::Resumed, now);
+            }
         }
         if !context.deliveries.is_empty(&key, now).await? {
             let ticket = Ticket { subscription: key, keeps: false };
@@ -220,7 +227,12 @@ impl Handle {
         };
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
-        let Some(request) = confirmation(signing, &key, now.plus_secs(secs), has_ended) else {
+        let urls = match &context.parts.directory {
+            Some(directory) => directory.public_urls().await,
+            None => PublicUrls::default(),
+        };
+        let expires = now.plus_secs(secs);
+        let Some(request) = confirmation(signing, &key, &urls, expires, has_ended) else {
             return Ok(());
         };
         let row = Row {
@@ -435,7 +447,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// Writes the log of deliveries, many entries at once.
+    /// Writes the log of deliveries, many entries at once, and posts events.
     async fn write_log(&self) {
         loop {
             tokio::time::sleep(LOG_PAUSE).await;
@@ -446,6 +458,16 @@ impl Shared {
     async fn flush_log(&self) {
         if let Err(error) = log_store::flush(&self.context).await {
             self.context.log_failure("the log of deliveries", &error);
+        }
+        self.post_events().await;
+    }
+}
+
+impl Shared {
+    async fn post_events(&self) {
+        let Some(sink) = &self.context.parts.events else { return };
+        if let Err(error) = events::flush(&self.context.events, &**sink).await {
+            self.context.log_failure("events about subscribers", &error);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 use zaqar_api::{Authenticator, Layers, Policy};
+use zaqar_auth::keystone::Session;
 use zaqar_auth::{Keystone, Permissions};
 use zaqar_core::Clock;
 
@@ -13,6 +14,8 @@ use crate::error::{StartError, with_causes};
 /// What identity and policy need.
 pub(crate) struct Access {
     authenticator: Option<Arc<dyn Authenticator>>,
+    /// Speaks to Keystone as this server.
+    pub(crate) session: Option<Arc<Session>>,
     /// Reloads itself while [`Permissions::watch`] runs.
     pub(crate) permissions: Arc<Permissions>,
 }
@@ -21,18 +24,22 @@ impl Access {
     /// Reads the policies. Keystone is asked when the first token comes.
     pub(crate) fn new(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
         let access = &settings.access;
-        let authenticator = access.keystone.as_ref().map(|options| {
+        let session = access.keystone.as_ref().map(|options| {
             info!(url = options.auth_url, "tokens are checked with Keystone");
             if options.tls.insecure {
                 warn!("[keystone_authtoken] insecure is set: anybody may answer for Keystone");
             }
-            Keystone::new(options.clone(), Arc::clone(clock))
+            Session::new(options.clone(), Arc::clone(clock))
         });
-        let authenticator = authenticator.transpose()?;
+        let session = session.transpose()?.map(Arc::new);
+        let authenticator = session
+            .as_ref()
+            .map(|session| Keystone::with_session(Arc::clone(session), Arc::clone(clock)));
         let permissions = Permissions::load(access.policies.clone())
             .map_err(|error| format!("[oslo_policy] {}", with_causes(&error)))?;
         Ok(Self {
             authenticator: authenticator.map(|keystone| Arc::new(keystone) as _),
+            session,
             permissions: Arc::new(permissions),
         })
     }

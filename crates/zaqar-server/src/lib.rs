@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod announce;
 mod arguments;
 pub mod commands;
 pub mod config;

@@ -23,6 +23,7 @@ use zaqar_notify::trust::{self, PlainHosts, Trusts};
 use zaqar_notify::webhook::request_headers;
 use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
 
+use crate::announce::Outside;
 use crate::config::{MailTemplate, Mailer, Notification, Settings, SmtpSecurity};
 use crate::error::StartError;
 use crate::store::Stores;
@@ -54,6 +55,7 @@ impl Deliveries {
         stores: &Stores,
         clock: &Arc<dyn Clock>,
         keyring: Option<Arc<Keyring>>,
+        outside: Outside,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
         let client = WebhookClient::new(&client_options(notification))?;
@@ -79,6 +81,8 @@ impl Deliveries {
             clock: Arc::clone(clock),
             channels,
             bodies: Arc::new(Bodies { keyring }),
+            directory: outside.directory(),
+            events: Some(outside.announcer),
         };
         let options =
             Options { signing_key: settings.signed_url_key.clone(), ..options(notification) };

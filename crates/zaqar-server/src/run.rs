@@ -14,6 +14,7 @@ use zaqar_core::{
 
 use crate::access::Access;
 use crate::admin::Admin;
+use crate::announce::{Announcer, Outside};
 use crate::config::{AuthStrategy, Settings};
 use crate::error::StartError;
 use crate::memory;
@@ -120,9 +121,11 @@ async fn serve_clients(
     tell_of_stores(status, &stores, settings);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let keyring = keyring(settings);
-    let deliveries = notify::Deliveries::new(settings, &stores, &clock, keyring.clone())?;
-    status.set_deliveries(deliveries.handle());
     let access = Access::new(settings, &clock)?;
+    let announcer = Arc::new(Announcer::default());
+    let outside = Outside { keystone: access.session.clone(), announcer: Arc::clone(&announcer) };
+    let deliveries = notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), outside)?;
+    status.set_deliveries(deliveries.handle());
     let layers = access.layers(Layers {
         pipelines: registry.pipelines(settings)?,
         metrics: metrics.as_ref().map(Metrics::layer),
@@ -132,6 +135,7 @@ async fn serve_clients(
     let pools = pooling.as_ref().map(|pooling| Arc::clone(&pooling.registry) as _);
     let options = Options { keyring, pools, ..options(settings, &clock, layers, tasks) };
     let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
+    announcer.set_api(api.clone());
     status.set_bounds(Bounds {
         operations: api.operations().clone(),
         memory: api.memory().clone(),

@@ -28,7 +28,7 @@ mod validate;
 pub(crate) use access_rules::limit_of;
 pub use middleware::{Middleware, Rejection, Verified};
 pub use options::{ApplicationId, Credential, Interface, Name, Options, Scope, ServiceTokens, Tls};
-pub use session::Session;
+pub use session::{PublicUrls, Session};
 pub use token::{AccessRule, Named, Token, TokenError};
 pub use trusts::{Trust, TrustError, TrustToken, TrustTokens, Trustor};
 pub use validate::{Validator, Validity};

@@ -36,7 +36,17 @@ pub(super) struct Own {
     pub(super) user_id: String,
     /// Where tokens are validated.
     pub(super) identity: String,
+    services: PublicUrls,
     renew_at_secs: u64,
+}
+
+/// Where the catalog says that clients reach this service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublicUrls {
+    /// The service named `zaqar`.
+    pub zaqar: Option<String>,
+    /// The service named `zaqar-websocket`.
+    pub zaqar_websocket: Option<String>,
 }
 
 impl Session {
@@ -65,6 +75,14 @@ impl Session {
         Ok(place.insert(own).clone())
     }
 
+    /// Where clients reach this service, by the catalog of our token.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn public_urls(&self) -> Result<PublicUrls, Error> {
+        Ok(self.own().await?.services)
+    }
+
     /// Forgets a token that Keystone refused, unless another took its place meanwhile.
     pub(super) async fn forget(&self, refused: &Own) {
         let mut place = self.own.lock().await;
@@ -86,6 +104,10 @@ impl Session {
             token: subject(&answer)?,
             user_id: token["user"]["id"].as_str().unwrap_or_default().to_owned(),
             identity: self.identity(token),
+            services: PublicUrls {
+                zaqar: self.public(token, "zaqar"),
+                zaqar_websocket: self.public(token, "zaqar-websocket"),
+            },
             renew_at_secs: expires.as_secs().saturating_sub(margin),
         })
     }
@@ -104,6 +126,21 @@ impl Session {
     /// The identity service of a catalog; `auth_url` where there is none.
     fn identity(&self, token: &Value) -> String {
         let interface = self.options.interface.name();
+        let url = self.endpoint(token, ("type", "identity"), interface);
+        v3(url.unwrap_or(&self.options.auth_url))
+    }
+
+    fn public(&self, token: &Value, service: &str) -> Option<String> {
+        self.endpoint(token, ("name", service), "public").map(str::to_owned)
+    }
+
+    /// The endpoint of the service with this member, in our region where one is configured.
+    fn endpoint<'a>(
+        &self,
+        token: &'a Value,
+        (member, value): (&str, &str),
+        interface: &str,
+    ) -> Option<&'a str> {
         let region = self.options.region_name.as_deref();
         let is_ours = |endpoint: &&Value| {
             let is_there = region.is_none_or(|region| {
@@ -112,12 +149,11 @@ impl Session {
             endpoint["interface"] == interface && is_there
         };
         let services = token["catalog"].as_array().into_iter().flatten();
-        let url = services
-            .filter(|service| service["type"] == "identity")
+        services
+            .filter(|service| service[member] == value)
             .flat_map(|service| service["endpoints"].as_array().into_iter().flatten())
             .find(is_ours)
-            .and_then(|endpoint| endpoint["url"].as_str());
-        v3(url.unwrap_or(&self.options.auth_url))
+            .and_then(|endpoint| endpoint["url"].as_str())
     }
 }
 

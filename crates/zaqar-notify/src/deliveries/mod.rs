@@ -328,20 +328,22 @@ impl Deliveries {
         Ok((stats.free + stats.claimed + stats.delayed, is_suspended(found)))
     }
 
-    /// Suspends or resumes a subscription, for all servers. Its rows stay.
+    /// Suspends or resumes a subscription, for all servers; whether it was not so before. Its rows
+    /// stay.
     pub(crate) async fn set_suspended(
         &self,
         subscription: &SubscriptionKey,
         is_suspended: bool,
-    ) -> Result<(), Error> {
-        let Some(key) = subscription.deliveries() else { return Ok(()) };
-        let Some(found) = self.store.generation(&key).await? else { return Ok(()) };
-        if self::is_suspended(found) != is_suspended {
+    ) -> Result<bool, Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(false) };
+        let Some(found) = self.store.generation(&key).await? else { return Ok(false) };
+        let changes = self::is_suspended(found) != is_suspended;
+        if changes {
             let version = found.version.next();
             self.store.advance(&key, Generation { version, ..found }).await?;
         }
         self.forget(&key);
-        Ok(())
+        Ok(changes)
     }
 }
 

@@ -1,0 +1,130 @@
+//! Events about subscribers.
+
+use super::*;
+
+/// Retries are used up with the first attempt.
+const ONCE: fn() -> Value = || {
+    json!({"retries_with_no_delay": 0, "minimum_delay_retries": 0, "maximum_delay_retries": 0,
+        "minimum_delay": 1, "maximum_delay": 1, "retry_backoff_function": "linear"})
+};
+
+impl Scene {
+    /// Names of the events that were posted, each with its queue.
+    fn told(&self) -> Vec<(String, String)> {
+        let events = self.events().into_iter();
+        events
+            .map(|(queue, event)| (queue, event["zaqar_event"].as_str().unwrap().into()))
+            .collect()
+    }
+
+    fn events(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut *self.posted.events.lock().unwrap())
+    }
+
+    async fn fails(&self, body: &str) -> MessageId {
+        self.answer(&[400]);
+        let id = self.post(body, 3600, 0).await;
+        self.step().await;
+        id
+    }
+}
+
+#[tokio::test]
+async fn a_failed_delivery_is_told_once_a_minute() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({"failure_queue": "alerts"})).await;
+    scene.post("0", 3600, 0).await;
+    scene.step().await;
+    assert_eq!(scene.told(), [], "what is delivered is not told");
+    let first = scene.fails("1").await;
+    let [(queue, event)] = scene.events().try_into().unwrap();
+    assert_eq!(queue, "alerts");
+    let expected = json!({
+        "zaqar_event": "exhausted",
+        "subscription_id": id.to_string(),
+        "queue_name": "q",
+        "subscriber": "http://a/",
+        "message_id": first.to_string(),
+        "reason": "the receiver answered 400",
+        "count": 1,
+        "at": event["at"],
+    });
+    assert_eq!(event, expected);
+    for _ in 0..5 {
+        scene.fails("2").await;
+    }
+    assert_eq!(scene.told(), []);
+    scene.clock.advance(Duration::from_secs(60));
+    scene.fails("3").await;
+    let [(_, event)] = scene.events().try_into().unwrap();
+    assert_eq!(event["count"], 6);
+}
+
+#[tokio::test]
+async fn retries_that_are_used_up_are_told_and_a_retry_is_not() {
+    let mut scene = Scene::new().await;
+    let options = json!({"failure_queue": "alerts", "_retry_policy": ONCE()});
+    scene.subscribe("http://a/", options).await;
+    scene.subscribe("http://b/", json!({})).await;
+    scene.answer(&[500; 100]);
+    scene.post("1", 3600, 0).await;
+    for _ in 0..20 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.told(), [("alerts".to_owned(), "exhausted".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_suspension_and_its_end_are_told_once() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({"failure_queue": "alerts"})).await;
+    let handle = scene.workers.handle();
+    handle.resume(&scene.key, id).await.unwrap();
+    scene.answer(&[410]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    let expected = ["exhausted", "suspended"].map(|name| ("alerts".to_owned(), name.to_owned()));
+    assert_eq!(scene.told(), expected);
+    scene.post("2", 3600, 0).await;
+    scene.step().await;
+    handle.resume(&scene.key, id).await.unwrap();
+    handle.resume(&scene.key, id).await.unwrap();
+    scene.step().await;
+    assert_eq!(scene.told(), [("alerts".to_owned(), "resumed".to_owned())]);
+}
+
+#[tokio::test]
+async fn an_event_that_fails_makes_no_other() {
+    let mut scene = Scene::new().await;
+    // The queue of the events is the one whose subscriber fails.
+    scene.subscribe("http://a/", json!({"failure_queue": "q"})).await;
+    scene.fails("1").await;
+    let [(_, event)] = scene.events().try_into().unwrap();
+    scene.clock.advance(Duration::from_secs(600));
+    scene.fails(&event.to_string()).await;
+    assert_eq!(scene.told(), []);
+    scene.fails("2").await;
+    assert_eq!(scene.told().len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_waits_for_the_store_and_not_for_ever() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({"failure_queue": "alerts"})).await;
+    *scene.posted.failures.lock().unwrap() = 3;
+    scene.fails("1").await;
+    for _ in 0..3 {
+        assert_eq!(scene.told(), []);
+        scene.step().await;
+    }
+    assert_eq!(scene.told().len(), 1);
+    *scene.posted.failures.lock().unwrap() = 1000;
+    scene.clock.advance(Duration::from_secs(60));
+    scene.fails("2").await;
+    for _ in 0..30 {
+        scene.step().await;
+    }
+    *scene.posted.failures.lock().unwrap() = 0;
+    scene.step().await;
+    assert_eq!(scene.told(), []);
+}

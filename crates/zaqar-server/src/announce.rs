@@ -1,0 +1,102 @@
+//! What deliveries tell the world beside messages: events, posted as a tenant's message is, and in
+//! confirmations where clients reach this server.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+use tracing::{debug, warn};
+use zaqar_api::{Api, Authentication, Context, Error, PostMessages, PostedMessage, QueueRef};
+use zaqar_auth::keystone::Session;
+use zaqar_core::storage::Error as StorageError;
+use zaqar_core::{ClientId, Kind, ProjectId, QueueName};
+use zaqar_notify::{Directory, EventSink, PublicUrls};
+
+/// How long a request to subscribe waits for Keystone's catalog.
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What deliveries need of the rest of the server.
+pub(crate) struct Outside {
+    /// Its catalog says where clients reach this server.
+    pub(crate) keystone: Option<Arc<Session>>,
+    /// Posts events.
+    pub(crate) announcer: Arc<Announcer>,
+}
+
+impl Outside {
+    /// What knows the public URLs, if anything does.
+    pub(crate) fn directory(&self) -> Option<Arc<dyn Directory>> {
+        let session = Arc::clone(self.keystone.as_ref()?);
+        Some(Arc::new(Catalog { session }))
+    }
+}
+
+/// Posts events through the API, by the way of every message.
+#[derive(Default)]
+pub(crate) struct Announcer {
+    api: OnceLock<Api>,
+}
+
+impl Announcer {
+    /// The API is made after deliveries are; events wait until then.
+    pub(crate) fn set_api(&self, api: Api) {
+        let _is_first = self.api.set(api);
+    }
+}
+
+#[async_trait]
+impl EventSink for Announcer {
+    async fn post(
+        &self,
+        project: &ProjectId,
+        queue: &QueueName,
+        event: Value,
+    ) -> Result<(), StorageError> {
+        let Some(api) = self.api.get() else {
+            return Err(StorageError::unavailable("the server starts"));
+        };
+        let context = Context::new(project.clone(), ClientId::new("zaqar-notify"))
+            .authenticated(Authentication::Server);
+        let body = Bytes::from(event.to_string());
+        let post = PostMessages {
+            queue: QueueRef { kind: Kind::Queue, name: queue.clone() },
+            size: u64::try_from(body.len()).unwrap_or(u64::MAX),
+            messages: vec![PostedMessage { body, ttl: None, delay: None }],
+            notify: false,
+        };
+        match api.call(&context, post).await {
+            Ok(_) => Ok(()),
+            Err(Error::Storage(error)) => Err(error),
+            Err(Error::Overloaded { .. } | Error::DeadlineExceeded | Error::Contended) => {
+                Err(StorageError::unavailable("the server is overloaded"))
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, %project, %queue, "an event about a subscriber is not taken");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The catalog of Keystone.
+struct Catalog {
+    session: Arc<Session>,
+}
+
+#[async_trait]
+impl Directory for Catalog {
+    async fn public_urls(&self) -> PublicUrls {
+        let asked = tokio::time::timeout(CATALOG_TIMEOUT, self.session.public_urls()).await;
+        match asked {
+            Ok(Ok(urls)) => PublicUrls { http: urls.zaqar, websocket: urls.zaqar_websocket },
+            Ok(Err(error)) => {
+                debug!(error = &error as &dyn std::error::Error, "confirmations lack URLs");
+                PublicUrls::default()
+            }
+            Err(_) => PublicUrls::default(),
+        }
+    }
+}
