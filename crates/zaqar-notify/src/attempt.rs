@@ -1,4 +1,5 @@
-//! One row's turn: attempts until it is delivered, ended, or waits for a retry.
+//! One turn of a row, or of the rows of a batch: attempts until each is delivered, ended, or waits
+//! for a retry.
 
 use std::time::Duration;
 
@@ -9,15 +10,15 @@ use zaqar_core::delivery::{DeliveryAttempt, DeliveryState};
 use zaqar_core::storage::Error;
 use zaqar_core::{MessageId, Timestamp};
 
-use crate::channel::Outgoing;
+use crate::channel::{Outgoing, OutgoingMessage};
 use crate::context::{Context, count};
-use crate::deliveries::{HeldRow, ROW_LEASE};
+use crate::deliveries::{HeldRow, Lease, ROW_LEASE};
 use crate::destination::Ended;
 use crate::events::{self, Happened};
 use crate::log::{self, Entry};
 use crate::outcome::{Attempt, Failure, Verdict};
-use crate::retry::Schedule;
-use crate::row::Content;
+use crate::retry::{RetryAfter, Schedule};
+use crate::row::{Content, Row};
 use crate::subject::Subject;
 
 /// Retries without a delay that follow each other; the next waits for a second.
@@ -25,16 +26,16 @@ const AT_ONCE: u32 = 16;
 /// Seconds until a body whose key is not configured is tried again.
 const UNREADABLE: u64 = 60;
 
-/// What became of a row.
+/// What became of the rows of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// It has ended.
+    /// They have ended.
     Over,
-    /// It waits for a retry.
+    /// Some wait for a retry.
     Waits(Timestamp),
-    /// The receiver wants nothing more; it has ended.
+    /// The receiver wants nothing more; they have ended.
     Gone,
-    /// Another worker may have it.
+    /// Another worker may have them.
     Lost,
 }
 
@@ -45,210 +46,306 @@ pub(crate) struct Report {
     pub(crate) ended: Ended,
     /// Before this the receiver wants to be left alone.
     pub(crate) asked: Option<Timestamp>,
-    /// How far the delivery is, for the log; `None` for one that nobody was to have.
-    state: Option<DeliveryState>,
 }
 
-impl Report {
-    const fn not_sent(turn: Turn, state: Option<DeliveryState>) -> Self {
-        Self { turn, ended: Ended::NotSent, asked: None, state }
-    }
-}
-
-/// Delivers a row, as far as that can be done now, and notes in the log what came of it.
+/// Delivers rows in one request, as far as that can be done now, and notes in the log what came of
+/// each.
 pub(crate) async fn deliver(
     context: &Context,
     subject: &Subject,
-    held: &HeldRow,
+    lease: &Lease,
+    rows: Vec<HeldRow>,
 ) -> Result<Report, Error> {
-    let mut turn = Notes::default();
-    let delivered = take_turn(context, subject, held, &mut turn).await;
-    let state = match &delivered {
-        Ok(report) => report.state,
-        Err(_) => Some(DeliveryState::Pending),
-    };
-    let Notes { attempts, kept } = turn;
-    let is_told =
-        state.is_some_and(|state| state != DeliveryState::Pending || !attempts.is_empty());
-    if let (Some(state), true) = (state, is_told && context.options.log > 0)
-        && held.row.content != Content::Confirmation
-    {
-        let (message, posted) = (held.row.message, held.row.created);
-        let at = context.parts.clock.now();
-        context.log.add(&subject.key, Entry { message, state, posted, at, attempts, kept });
+    let (ready, attempts) = (Vec::new(), Vec::new());
+    let mut turn = Sending { context, subject, lease, ready, attempts, leaves_unreadable: false };
+    let report = turn.take(rows).await;
+    for waiting in &turn.ready {
+        turn.note(&waiting.held.row, DeliveryState::Pending, None);
     }
-    delivered
+    report
 }
 
-/// What the log is told of a turn.
-#[derive(Debug, Default)]
-struct Notes {
+/// A row that can be sent.
+struct Ready {
+    held: HeldRow,
+    body: Bytes,
+    /// Attempts so far.
+    failed: u32,
+}
+
+/// The rows of a turn; one that ends is taken out.
+struct Sending<'a> {
+    context: &'a Context,
+    subject: &'a Subject,
+    lease: &'a Lease,
+    ready: Vec<Ready>,
+    /// Of this turn: the log keeps them with each row.
     attempts: Vec<DeliveryAttempt>,
-    kept: Option<MessageId>,
+    /// Bodies of some rows cannot be read: those wait.
+    leaves_unreadable: bool,
 }
 
-/// Ends a row without success. It is kept for a time, so that it can be delivered once more.
-async fn fail(
-    context: &Context,
-    subject: &Subject,
-    held: &HeldRow,
-    (body, attempt): (&[u8], &Attempt),
-    notes: &mut Notes,
-) -> Result<(), Error> {
-    count(&context.counters.failed);
-    let now = context.parts.clock.now();
-    let is_told = events::queue_of(&subject.options).is_some()
-        && held.row.content != Content::Confirmation
-        && !events::is_event(body);
-    if is_told {
-        let why = match attempt {
-            Attempt::Answered(answer) => format!("the receiver answered {}", answer.status),
-            Attempt::Failed(failure) => failure.to_string(),
-        };
-        subject.tell(context, &Happened::Exhausted(held.row.message, why));
-    }
-    if context.options.log > 0 && held.row.content != Content::Confirmation {
-        notes.kept = context.deliveries.keep(&subject.key, &held.row, now).await?;
-    }
-    context.deliveries.finish(held, now).await
-}
-
-async fn take_turn(
-    context: &Context,
-    subject: &Subject,
-    held: &HeldRow,
-    notes: &mut Notes,
-) -> Result<Report, Error> {
-    let clock = &context.parts.clock;
-    if clock.now() >= held.row.expires() {
-        count(&context.counters.expired);
-        context.deliveries.finish(held, clock.now()).await?;
-        return Ok(Report::not_sent(Turn::Over, Some(DeliveryState::Expired)));
-    }
-    let Some(body) = body(context, subject, held).await? else {
-        return wait(context, held, UNREADABLE, Ended::NotSent, None).await;
-    };
-    let is_wanted = match held.row.content {
-        Content::Confirmation | Content::Test => true,
-        Content::Message => {
-            (subject.subscription.confirmed || !context.options.require_confirmation)
-                && subject.filter.as_ref().is_none_or(|filter| filter.passes(&body))
+impl Sending<'_> {
+    async fn take(&mut self, rows: Vec<HeldRow>) -> Result<Report, Error> {
+        self.sort(rows).await?;
+        if self.ready.is_empty() {
+            return self.over(Turn::Over, Ended::NotSent, None).await;
         }
-    };
-    if !is_wanted {
-        context.deliveries.finish(held, clock.now()).await?;
-        return Ok(Report::not_sent(Turn::Over, None));
-    }
-    if subject.delivery.signing && subject.keys.is_none() {
-        // Never unsigned: a receiver would reject it for good.
-        warn!(subscription = %subject.key.id, "the secret of a subscription cannot be read");
-        return wait(context, held, UNREADABLE, Ended::NotSent, None).await;
-    }
-    let mut failed = failed_before(&subject.schedule, held.count);
-    for _ in 0..AT_ONCE {
-        let (at, began) = (clock.now(), Instant::now());
-        let attempt = send(context, subject, held, &body).await;
-        let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        notes.attempts.push(log::attempt(&attempt, at, millis));
-        let ended = ended(&attempt);
-        let report = |turn, state| Report { turn, ended, asked: None, state: Some(state) };
-        match attempt.verdict() {
-            Verdict::Delivered => {
-                count(&context.counters.delivered);
-                context.deliveries.finish(held, clock.now()).await?;
-                return Ok(report(Turn::Over, DeliveryState::Delivered));
-            }
-            Verdict::Suspend => {
-                fail(context, subject, held, (&body, &attempt), notes).await?;
-                return Ok(report(Turn::Gone, DeliveryState::Failed));
-            }
-            Verdict::Rejected => {
-                log_end(subject, held, &attempt, "the receiver rejected a message");
-                fail(context, subject, held, (&body, &attempt), notes).await?;
-                return Ok(report(Turn::Over, DeliveryState::Failed));
-            }
-            Verdict::Retry(after) => {
-                failed += 1;
-                let delay = subject.schedule.delay(failed, after, rand::random());
-                let asked = after.map(|after| later(clock.now(), after.bounded(Duration::ZERO)));
-                let report = |turn, state| Report { asked, ..report(turn, state) };
-                match delay {
-                    None => {
-                        log_end(subject, held, &attempt, "the retries of a message are used up");
-                        fail(context, subject, held, (&body, &attempt), notes).await?;
-                        return Ok(report(Turn::Over, DeliveryState::Failed));
-                    }
-                    Some(Duration::ZERO) => {
-                        count(&context.counters.retried);
-                        let now = clock.now();
-                        if !context.deliveries.hold(held, ROW_LEASE, now).await? {
-                            return Ok(report(Turn::Lost, DeliveryState::Pending));
+        if self.subject.delivery.signing && self.subject.keys.is_none() {
+            // Never unsigned: a receiver would reject it for good.
+            let subscription = self.subject.key.id;
+            warn!(%subscription, "the secret of a subscription cannot be read");
+            return self.wait(UNREADABLE, Ended::NotSent, None).await;
+        }
+        for _ in 0..AT_ONCE {
+            let attempt = self.send().await;
+            let ended = ended(&attempt);
+            match attempt.verdict() {
+                Verdict::Delivered => {
+                    self.delivered().await?;
+                    return self.over(Turn::Over, ended, None).await;
+                }
+                Verdict::Suspend => {
+                    let all = std::mem::take(&mut self.ready);
+                    self.fail(all, &attempt).await?;
+                    return self.over(Turn::Gone, ended, None).await;
+                }
+                Verdict::Rejected => {
+                    let all = std::mem::take(&mut self.ready);
+                    self.log_end(&all, &attempt, "the receiver rejected a message");
+                    self.fail(all, &attempt).await?;
+                    return self.over(Turn::Over, ended, None).await;
+                }
+                Verdict::Retry(after) => {
+                    let delay = self.failed(&attempt, after).await?;
+                    let now = self.context.parts.clock.now();
+                    let asked = after.map(|after| later(now, after.bounded(Duration::ZERO)));
+                    match delay {
+                        None => return self.over(Turn::Over, ended, asked).await,
+                        Some(Duration::ZERO) => {
+                            if !self.context.deliveries.hold(self.lease, ROW_LEASE, now).await? {
+                                return Ok(Report { turn: Turn::Lost, ended, asked });
+                            }
                         }
-                    }
-                    Some(delay) => {
-                        count(&context.counters.retried);
-                        let secs = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-                        return wait(context, held, secs, ended, asked).await;
+                        Some(delay) => {
+                            let secs = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+                            return self.wait(secs, ended, asked).await;
+                        }
                     }
                 }
             }
         }
+        self.wait(1, Ended::Failing, None).await
     }
-    wait(context, held, 1, Ended::Failing, None).await
-}
 
-async fn wait(
-    context: &Context,
-    held: &HeldRow,
-    secs: u64,
-    ended: Ended,
-    asked: Option<Timestamp>,
-) -> Result<Report, Error> {
-    let now = context.parts.clock.now();
-    let waits = context.deliveries.wait(held, secs, now).await?;
-    let turn = waits.map_or(Turn::Lost, |secs| Turn::Waits(now.plus_secs(secs)));
-    Ok(Report { turn, ended, asked, state: Some(DeliveryState::Pending) })
-}
-
-async fn body(
-    context: &Context,
-    subject: &Subject,
-    held: &HeldRow,
-) -> Result<Option<Bytes>, Error> {
-    let project = &subject.key.queue.project;
-    let now = context.parts.clock.now();
-    let payload = context.deliveries.body(project, &held.row, now).await?;
-    let opened = payload.and_then(|payload| context.parts.bodies.open(project, payload));
-    if opened.is_none() {
-        warn!(
-            message = %held.row.message,
-            "a body cannot be read for its subscribers: is its key configured?"
-        );
+    /// Ends what has expired or is not wanted, and reads the bodies of the rest.
+    async fn sort(&mut self, rows: Vec<HeldRow>) -> Result<(), Error> {
+        let (context, now) = (self.context, self.context.parts.clock.now());
+        let mut over = Vec::new();
+        for held in rows {
+            if now >= held.row.expires() {
+                count(&context.counters.expired);
+                self.note(&held.row, DeliveryState::Expired, None);
+                over.push(held);
+                continue;
+            }
+            match self.body(&held).await? {
+                None => self.leaves_unreadable = true,
+                Some(body) if self.is_wanted(&held.row, &body) => {
+                    let failed = failed_before(&self.subject.schedule, held.count);
+                    self.ready.push(Ready { held, body, failed });
+                }
+                Some(_) => over.push(held),
+            }
+        }
+        if over.is_empty() {
+            return Ok(());
+        }
+        context.deliveries.finish(self.lease, &over, context.parts.clock.now()).await
     }
-    Ok(opened)
-}
 
-async fn send(context: &Context, subject: &Subject, held: &HeldRow, body: &[u8]) -> Attempt {
-    let subscriber = &subject.subscription.subscriber;
-    let Some(channel) = context.channel(subscriber) else {
-        return Attempt::Failed(Failure::Unusable("no channel for its scheme".to_owned()));
-    };
-    let outgoing = Outgoing {
-        queue: &subject.key.queue,
-        subscription: subject.key.id,
-        subscriber,
-        options: &subject.options,
-        signing: subject.keys.as_ref(),
-        message: held.row.message,
-        ttl: held.row.ttl,
-        content: held.row.content,
-        body,
-        timeout: subject.delivery.timeout,
-        now: context.parts.clock.now(),
-    };
-    let attempt = channel.send(&outgoing).await;
-    debug!(subscription = %subject.key.id, message = %held.row.message, ?attempt, "attempt");
-    attempt
+    fn is_wanted(&self, row: &Row, body: &[u8]) -> bool {
+        match row.content {
+            Content::Confirmation | Content::Test => true,
+            Content::Message => {
+                let subject = self.subject;
+                (subject.subscription.confirmed || !self.context.options.require_confirmation)
+                    && subject.filter.as_ref().is_none_or(|filter| filter.passes(body))
+            }
+        }
+    }
+
+    async fn body(&self, held: &HeldRow) -> Result<Option<Bytes>, Error> {
+        let (context, project) = (self.context, &self.subject.key.queue.project);
+        let now = context.parts.clock.now();
+        let payload = context.deliveries.body(project, &held.row, now).await?;
+        let opened = payload.and_then(|payload| context.parts.bodies.open(project, payload));
+        if opened.is_none() {
+            warn!(
+                message = %held.row.message,
+                "a body cannot be read for its subscribers: is its key configured?"
+            );
+        }
+        Ok(opened)
+    }
+
+    async fn send(&mut self) -> Attempt {
+        let (at, began) = (self.context.parts.clock.now(), Instant::now());
+        let attempt = self.send_once(at).await;
+        let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.attempts.push(log::attempt(&attempt, at, millis));
+        let subscription = self.subject.key.id;
+        debug!(%subscription, messages = self.ready.len(), ?attempt, "attempt");
+        attempt
+    }
+
+    async fn send_once(&self, now: Timestamp) -> Attempt {
+        let subject = self.subject;
+        let subscriber = &subject.subscription.subscriber;
+        let Some(channel) = self.context.channel(subscriber) else {
+            return Attempt::Failed(Failure::Unusable("no channel for its scheme".to_owned()));
+        };
+        let message = |one: &Ready| {
+            let Row { message: id, ttl, content, .. } = one.held.row;
+            (id, ttl, content, one.body.clone())
+        };
+        let messages: Vec<_> = self.ready.iter().map(message).collect();
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|(id, ttl, content, body)| OutgoingMessage {
+                id: *id,
+                ttl: *ttl,
+                content: *content,
+                body,
+            })
+            .collect();
+        let is_confirmation = messages.iter().any(|one| one.content == Content::Confirmation);
+        let outgoing = Outgoing {
+            queue: &subject.key.queue,
+            subscription: subject.key.id,
+            subscriber,
+            options: &subject.options,
+            signing: subject.keys.as_ref(),
+            messages: &messages,
+            is_batch: subject.batch().is_some() && !is_confirmation,
+            timeout: subject.delivery.timeout,
+            now,
+        };
+        channel.send(&outgoing).await
+    }
+
+    async fn delivered(&mut self) -> Result<(), Error> {
+        let all: Vec<_> = self.ready.drain(..).map(|one| one.held).collect();
+        for held in &all {
+            count(&self.context.counters.delivered);
+            self.note(&held.row, DeliveryState::Delivered, None);
+        }
+        let now = self.context.parts.clock.now();
+        self.context.deliveries.finish(self.lease, &all, now).await
+    }
+
+    /// Ends rows whose retries are used up; how long the others wait, by the first of them. Each
+    /// counts its own attempts.
+    async fn failed(
+        &mut self,
+        attempt: &Attempt,
+        after: Option<RetryAfter>,
+    ) -> Result<Option<Duration>, Error> {
+        let (mut used_up, mut left, mut first) = (Vec::new(), Vec::new(), None);
+        for mut one in self.ready.drain(..) {
+            one.failed += 1;
+            match self.subject.schedule.delay(one.failed, after, rand::random()) {
+                Some(delay) => {
+                    count(&self.context.counters.retried);
+                    first.get_or_insert(delay);
+                    left.push(one);
+                }
+                None => used_up.push(one),
+            }
+        }
+        self.ready = left;
+        self.log_end(&used_up, attempt, "the retries of a message are used up");
+        self.fail(used_up, attempt).await?;
+        Ok(first)
+    }
+
+    /// Ends rows without success. Each is kept for a time, so that it can be delivered once more.
+    async fn fail(&self, rows: Vec<Ready>, attempt: &Attempt) -> Result<(), Error> {
+        let context = self.context;
+        let tells = events::queue_of(&self.subject.options).is_some();
+        for Ready { held, body, .. } in &rows {
+            count(&context.counters.failed);
+            let is_confirmation = held.row.content == Content::Confirmation;
+            if tells && !is_confirmation && !events::is_event(body) {
+                let why = match attempt {
+                    Attempt::Answered(answer) => format!("the receiver answered {}", answer.status),
+                    Attempt::Failed(failure) => failure.to_string(),
+                };
+                self.subject.tell(context, &Happened::Exhausted(held.row.message, why));
+            }
+            let mut kept = None;
+            if context.options.log > 0 && !is_confirmation {
+                let now = context.parts.clock.now();
+                kept = context.deliveries.keep(&self.subject.key, &held.row, now).await?;
+            }
+            self.note(&held.row, DeliveryState::Failed, kept);
+        }
+        let rows: Vec<_> = rows.into_iter().map(|one| one.held).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        context.deliveries.finish(self.lease, &rows, context.parts.clock.now()).await
+    }
+
+    /// The turn has ended; rows that cannot be read wait.
+    async fn over(
+        &self,
+        turn: Turn,
+        ended: Ended,
+        asked: Option<Timestamp>,
+    ) -> Result<Report, Error> {
+        if self.leaves_unreadable && turn == Turn::Over {
+            return self.wait(UNREADABLE, ended, asked).await;
+        }
+        Ok(Report { turn, ended, asked })
+    }
+
+    async fn wait(
+        &self,
+        secs: u64,
+        ended: Ended,
+        asked: Option<Timestamp>,
+    ) -> Result<Report, Error> {
+        let now = self.context.parts.clock.now();
+        let waits = self.context.deliveries.wait(self.lease, secs, now).await?;
+        let turn = waits.map_or(Turn::Lost, |secs| Turn::Waits(now.plus_secs(secs)));
+        Ok(Report { turn, ended, asked })
+    }
+
+    /// Notes in the log how far a row is. Without an attempt, only its end.
+    fn note(&self, row: &Row, state: DeliveryState, kept: Option<MessageId>) {
+        let is_told = state != DeliveryState::Pending || !self.attempts.is_empty();
+        if !is_told || self.context.options.log == 0 || row.content == Content::Confirmation {
+            return;
+        }
+        let (message, posted, at) = (row.message, row.created, self.context.parts.clock.now());
+        let attempts = self.attempts.clone();
+        let entry = Entry { message, state, posted, at, attempts, kept };
+        self.context.log.add(&self.subject.key, entry);
+    }
+
+    fn log_end(&self, rows: &[Ready], attempt: &Attempt, what: &'static str) {
+        let (queue, id) = (&self.subject.key.queue, self.subject.key.id);
+        let (project, name) = (&queue.project, &queue.name);
+        let (status, failure) = match attempt {
+            Attempt::Answered(answer) => (Some(answer.status), None),
+            Attempt::Failed(failure) => (None, Some(failure.to_string())),
+        };
+        for Ready { held, .. } in rows {
+            let message = held.row.message;
+            warn!(%project, queue = %name, subscription = %id, %message, status, failure, "{what}");
+        }
+    }
 }
 
 /// What an attempt says about its destination.
@@ -262,27 +359,6 @@ fn ended(attempt: &Attempt) -> Ended {
             Attempt::Failed(_) => Ended::NotSent,
         },
     }
-}
-
-fn log_end(subject: &Subject, held: &HeldRow, attempt: &Attempt, what: &'static str) {
-    let queue = &subject.key.queue;
-    let status = match attempt {
-        Attempt::Answered(answer) => Some(answer.status),
-        Attempt::Failed(_) => None,
-    };
-    let failure = match attempt {
-        Attempt::Answered(_) => None,
-        Attempt::Failed(failure) => Some(failure.to_string()),
-    };
-    warn!(
-        project = %queue.project,
-        queue = %queue.name,
-        subscription = %subject.key.id,
-        message = %held.row.message,
-        status,
-        failure,
-        "{what}"
-    );
 }
 
 fn later(now: Timestamp, delay: Duration) -> Timestamp {

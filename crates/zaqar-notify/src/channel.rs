@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::HeaderValue;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use zaqar_core::{MessageId, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::http::WebhookClient;
@@ -12,9 +13,22 @@ use crate::outcome::{Attempt, Failure};
 use crate::row::Content;
 use crate::signature::SigningKeys;
 use crate::target::{Origin, Target};
-use crate::webhook::{Notification, request_body, request_headers};
+use crate::webhook::{Notification, request_body, request_headers, to_array};
 
-/// A message for one subscriber.
+/// One of the messages that are sent together.
+#[derive(Debug, Clone, Copy)]
+pub struct OutgoingMessage<'a> {
+    /// Its id.
+    pub id: MessageId,
+    /// Seconds that it lives.
+    pub ttl: u64,
+    /// What `body` is.
+    pub content: Content,
+    /// Its body: JSON text.
+    pub body: &'a [u8],
+}
+
+/// Messages for one subscriber, in one request.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
     /// The queue or topic that it was posted to.
@@ -27,14 +41,10 @@ pub struct Outgoing<'a> {
     pub options: &'a Map<String, Value>,
     /// Signs it, where the subscription asks for that.
     pub signing: Option<&'a SigningKeys>,
-    /// The message's id.
-    pub message: MessageId,
-    /// Seconds that the message lives.
-    pub ttl: u64,
-    /// What `body` is.
-    pub content: Content,
-    /// Its body: JSON text.
-    pub body: &'a [u8],
+    /// What is sent: one message, or in a batch at least one.
+    pub messages: &'a [OutgoingMessage<'a>],
+    /// The messages are sent as an array.
+    pub is_batch: bool,
     /// For this attempt, where the subscription has a time-out of its own.
     pub timeout: Option<Duration>,
     /// The present.
@@ -49,6 +59,9 @@ pub trait Channel: Send + Sync {
     /// # Errors
     /// Says why nothing can ever be sent to the subscriber.
     fn origin(&self, subscriber: &str) -> Result<Origin, String>;
+
+    /// Whether [`Outgoing::is_batch`] may be set.
+    fn takes_batches(&self) -> bool;
 
     /// Sends once. Ends within the lease of a row (30 s), less some seconds.
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt;
@@ -76,6 +89,10 @@ impl Channel for Webhooks {
         }
     }
 
+    fn takes_batches(&self) -> bool {
+        true
+    }
+
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {
         match Target::parse(outgoing.subscriber) {
             Ok(target) => self.send_to(&target, outgoing, None).await,
@@ -97,17 +114,8 @@ impl Webhooks {
             Ok(headers) => headers,
             Err(error) => return Attempt::Failed(Failure::Unusable(error.to_string())),
         };
-        let queue = outgoing.queue.name.as_str();
-        let message = match outgoing.content {
-            Content::Message | Content::Test => {
-                Notification { ttl: outgoing.ttl, body: outgoing.body, queue }.to_json()
-            }
-            Content::Confirmation => outgoing.body.to_vec(),
-        };
+        let (id, message) = (request_id(outgoing), message(outgoing));
         let body = request_body(outgoing.options, message);
-        // The same for every attempt, and different for each subscription: receivers can tell
-        // duplicates by it.
-        let id = format!("{}-{}", outgoing.message, outgoing.subscription);
         if let Some(keys) = outgoing.signing {
             let signature = keys.sign(&id, outgoing.now, &body);
             if let Ok(signature) = signature.parse() {
@@ -127,5 +135,36 @@ impl Webhooks {
             headers.entry("x-auth-token").or_insert(value);
         }
         self.client.post(target, headers, body, outgoing.timeout).await
+    }
+}
+
+/// What a request carries: JSON text.
+fn message(outgoing: &Outgoing<'_>) -> Vec<u8> {
+    let queue = outgoing.queue.name.as_str();
+    let notification =
+        |one: &OutgoingMessage<'_>| Notification { ttl: one.ttl, body: one.body, queue }.to_json();
+    if outgoing.is_batch {
+        let all = outgoing.messages.iter().map(|one| (one.id, notification(one)));
+        return to_array(all);
+    }
+    let Some(one) = outgoing.messages.first() else { return Vec::new() };
+    match one.content {
+        Content::Message | Content::Test => notification(one),
+        Content::Confirmation => one.body.to_vec(),
+    }
+}
+
+/// The same for every attempt at the same messages, and different for each subscription: receivers
+/// can tell duplicates by it.
+fn request_id(outgoing: &Outgoing<'_>) -> String {
+    let Outgoing { messages, subscription, .. } = outgoing;
+    match messages.first() {
+        Some(one) if !outgoing.is_batch => format!("{}-{subscription}", one.id),
+        Some(_) | None => {
+            let ids: String = messages.iter().map(|one| one.id.to_string()).collect();
+            let digest = Sha256::digest(ids.as_bytes());
+            let digest: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{digest}-{subscription}")
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! Options of a subscription that say how it is served: `ordered`, `max_in_flight`, `timeout`,
-//! `max_rate`, `signing`; and the check of `failure_queue`.
+//! `max_rate`, `batch`, `signing`; and the check of `failure_queue`.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use zaqar_core::QueueName;
+
+/// Messages of a batch, at most.
+const MAX_BATCH: u64 = 100;
 
 /// How a subscription is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct DeliveryOptions {
     pub timeout: Option<Duration>,
     /// The time between two deliveries of each server, by `max_rate`; any where `None`.
     pub pause: Option<Duration>,
+    /// Messages of one request at most, which are sent as an array; one by one where `None`.
+    pub batch: Option<usize>,
     /// Webhooks are signed by the Standard Webhooks specification.
     pub signing: bool,
 }
@@ -73,13 +78,21 @@ impl DeliveryOptions {
             Some(Value::String(scheme)) if scheme == "hmac" => true,
             Some(value) => value.as_bool().ok_or_else(|| wrong("signing", "a boolean or hmac"))?,
         };
+        let batch = match given("batch") {
+            None => None,
+            Some(value) => {
+                let count = value.as_u64().filter(|count| (1..=MAX_BATCH).contains(count));
+                let count = count.and_then(|count| usize::try_from(count).ok());
+                Some(count.ok_or_else(|| wrong("batch", "an integer from 1 to 100"))?)
+            }
+        };
         if let Some(value) = given("failure_queue") {
             let is_name = value.as_str().is_some_and(|name| QueueName::new(name).is_ok());
             if !is_name {
                 return Err(wrong("failure_queue", "the name of a queue"));
             }
         }
-        Ok(Self { ordered, max_in_flight, timeout, pause, signing })
+        Ok(Self { ordered, max_in_flight, timeout, pause, batch, signing })
     }
 }
 
@@ -97,8 +110,11 @@ mod tests {
         assert_eq!(parse(json!({"ordered": null, "x": 1})), Ok(DeliveryOptions::default()));
         let read = parse(json!({"ordered": true, "max_in_flight": 3, "timeout": 0.5})).unwrap();
         let timeout = Some(Duration::from_millis(500));
-        let (ordered, max_in_flight, pause, signing) = (true, Some(3), None, false);
-        assert_eq!(read, DeliveryOptions { ordered, max_in_flight, timeout, pause, signing });
+        let (ordered, max_in_flight) = (true, Some(3));
+        let expected =
+            DeliveryOptions { ordered, max_in_flight, timeout, ..DeliveryOptions::default() };
+        assert_eq!(read, expected);
+        assert_eq!(parse(json!({"batch": 100})).unwrap().batch, Some(100));
         let slow = parse(json!({"max_rate": 0.5})).unwrap();
         assert_eq!(slow.pause, Some(Duration::from_secs(2)));
         for (given, expected) in [(json!(true), true), (json!("hmac"), true), (json!(false), false)]
@@ -117,6 +133,9 @@ mod tests {
             (json!({"failure_queue": 1}), "failure_queue"),
             (json!({"failure_queue": ""}), "failure_queue"),
             (json!({"failure_queue": "a b"}), "failure_queue"),
+            (json!({"batch": 0}), "batch"),
+            (json!({"batch": 101}), "batch"),
+            (json!({"batch": true}), "batch"),
             (json!({"max_rate": 0}), "max_rate"),
             (json!({"max_rate": 1001}), "max_rate"),
             (json!({"max_rate": "1"}), "max_rate"),

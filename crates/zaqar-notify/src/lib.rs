@@ -31,7 +31,7 @@ pub mod trust;
 pub mod webhook;
 mod workers;
 
-pub use channel::{Channel, Outgoing, Webhooks};
+pub use channel::{Channel, Outgoing, OutgoingMessage, Webhooks};
 pub use context::{Cipher, Counts, Directory, Options, Parts, PlainBodies, PublicUrls};
 pub use events::EventSink;
 pub use row::Content;

@@ -141,17 +141,18 @@ impl Mail {
 
     fn message(&self, outgoing: &Outgoing<'_>) -> Result<Message, String> {
         let to = Address::parse(outgoing.subscriber)?;
-        let (from, subject, text) = match outgoing.content {
+        let one = outgoing.messages.first().ok_or("there is no message")?;
+        let (from, subject, text) = match one.content {
             Content::Message | Content::Test => {
                 let queue = outgoing.queue.name.as_str();
-                let notification = Notification { ttl: outgoing.ttl, body: outgoing.body, queue };
+                let notification = Notification { ttl: one.ttl, body: one.body, queue };
                 let text = String::from_utf8_lossy(&notification.to_json()).into_owned();
                 let option = |name: &str| outgoing.options.get(name).and_then(Value::as_str);
                 let from = option("from").unwrap_or(&self.options.confirmation.sender).to_owned();
                 let subject = to.subject.or_else(|| option("subject").map(str::to_owned));
                 (from, subject.unwrap_or_default(), text)
             }
-            Content::Confirmation => self.confirmation(outgoing)?,
+            Content::Confirmation => self.confirmation(one.body)?,
         };
         let from: Mailbox = from.parse().map_err(|error| format!("from {from:?}: {error}"))?;
         Message::builder()
@@ -163,11 +164,11 @@ impl Mail {
             .map_err(|error| error.to_string())
     }
 
-    fn confirmation(&self, outgoing: &Outgoing<'_>) -> Result<(String, String, String), String> {
+    fn confirmation(&self, body: &[u8]) -> Result<(String, String, String), String> {
         let page = self.options.confirmation_url.as_deref();
         let page = page.ok_or("[notification] external_confirmation_url is not configured")?;
         let request: Map<String, Value> =
-            serde_json::from_slice(outgoing.body).map_err(|error| error.to_string())?;
+            serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let member = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
         let template = match member("Message_Type") {
             "UnsubscribeConfirmation" => &self.options.unsubscription,
@@ -233,6 +234,10 @@ impl Channel for Mail {
     fn origin(&self, subscriber: &str) -> Result<Origin, String> {
         Address::parse(subscriber)?;
         Ok(Origin::mail())
+    }
+
+    fn takes_batches(&self) -> bool {
+        false
     }
 
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {

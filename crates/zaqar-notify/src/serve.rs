@@ -11,12 +11,12 @@ use zaqar_core::storage::Error;
 
 use crate::attempt::{self, Report, Turn};
 use crate::context::{Context, count};
-use crate::deliveries::{HeldRow, Taken};
+use crate::deliveries::{HeldRow, Lease, Taken};
 use crate::delivery_options::DeliveryOptions;
 use crate::destination::{Admission, Ended};
 use crate::events::Happened;
 use crate::fairness::InFlight;
-use crate::row::SubscriptionKey;
+use crate::row::{Body, Content, SubscriptionKey};
 use crate::subject::Subject;
 
 /// How long a subscription is believed to be as it was read.
@@ -27,6 +27,13 @@ const WAIT: Duration = Duration::from_millis(200);
 const UNSENT: usize = 16;
 /// Seconds between looks at rows that wait for another worker.
 const LOOK: u64 = 30;
+
+/// Bytes of a batch's messages, at most, unless one alone has more.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Rows that are taken for a batch before anything is known of their size.
+const BATCH_FROM: usize = 10;
+/// Bytes that a body is taken to have which is stored apart; some are larger.
+const SHARED_BYTES: usize = 16 * 1024;
 
 /// When a subscription is to be looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +66,7 @@ pub(crate) async fn serve(
         context,
         key,
         running: JoinSet::new(),
+        batch: BATCH_FROM,
         first_due: None,
         is_gone: false,
         lost: false,
@@ -73,6 +81,8 @@ struct Service<'a> {
     context: &'a Arc<Context>,
     key: &'a SubscriptionKey,
     running: JoinSet<Result<Turn, Error>>,
+    /// Rows that are taken for a batch, by the size of those before.
+    batch: usize,
     /// The first retry that one of the rows waits for.
     first_due: Option<Timestamp>,
     is_gone: bool,
@@ -129,17 +139,27 @@ impl Service<'_> {
                 }
                 Admitted::Later(next) => return Ok(next),
             };
-            match deliveries.take(self.key, now).await? {
-                Taken::Row(held)
+            let limit = subject.batch().map_or(1, |most| most.min(self.batch));
+            match deliveries.take(self.key, limit, now).await? {
+                Taken::Rows(lease, rows)
                     if subject.delivery.ordered
-                        && !deliveries.is_first(self.key, &held, now).await? =>
+                        && !deliveries.is_first(self.key, &rows[0], now).await? =>
                 {
                     // Another server took the first one meanwhile.
                     drop(flight);
-                    deliveries.release(&held, now).await?;
+                    deliveries.release(&lease, now).await?;
                     return self.nothing_due().await;
                 }
-                Taken::Row(held) => self.start(subject, *held, flight),
+                Taken::Rows(lease, rows) => {
+                    let fits;
+                    (fits, self.batch) = batch_of(&rows);
+                    if fits {
+                        self.start(subject, lease, rows, flight);
+                    } else {
+                        drop(flight);
+                        deliveries.release(&lease, now).await?;
+                    }
+                }
                 Taken::Suspended => {
                     drop(flight);
                     self.finish_running().await?;
@@ -183,16 +203,22 @@ impl Service<'_> {
         }
     }
 
-    fn start(&mut self, subject: Arc<Subject>, held: HeldRow, flight: Option<InFlight>) {
+    fn start(
+        &mut self,
+        subject: Arc<Subject>,
+        lease: Lease,
+        rows: Vec<HeldRow>,
+        flight: Option<InFlight>,
+    ) {
         let context = Arc::clone(self.context);
         if let Some(pause) = subject.delivery.pause {
             context.rates.note(self.key, pause, context.parts.clock.now());
         }
         self.running.spawn(async move {
-            let reported = attempt::deliver(&context, &subject, &held).await;
+            let reported = attempt::deliver(&context, &subject, &lease, rows).await;
             let now = context.parts.clock.now();
             let turn = match reported {
-                Ok(Report { turn, ended, asked, .. }) => {
+                Ok(Report { turn, ended, asked }) => {
                     if let Some(flight) = flight {
                         flight.end(ended, asked, now);
                     }
@@ -266,4 +292,24 @@ impl Service<'_> {
         };
         Ok(Next::At(known.map_or(look, |due| due.min(look))))
     }
+}
+
+/// Whether rows go out in one request, and how many are to be taken next. A confirmation goes
+/// alone.
+fn batch_of(rows: &[HeldRow]) -> (bool, usize) {
+    let is_confirmation = |held: &HeldRow| held.row.content == Content::Confirmation;
+    if let (Some(at), true) = (rows.iter().position(is_confirmation), rows.len() > 1) {
+        return (false, at.max(1));
+    }
+    let size = |held: &HeldRow| match &held.row.body {
+        Body::Here(payload) => payload.bytes.len(),
+        Body::Shared(_) => SHARED_BYTES,
+    };
+    let bytes: usize = rows.iter().map(size).sum();
+    let fitting = (BATCH_BYTES / (bytes / rows.len().max(1)).max(1)).max(1);
+    // Not many more at once than were seen: those behind may be larger.
+    (
+        rows.len() == 1 || bytes <= BATCH_BYTES,
+        fitting.min(rows.len().saturating_mul(4).max(BATCH_FROM)),
+    )
 }

@@ -24,6 +24,8 @@ pub(crate) struct Subject {
     pub(crate) delivery: DeliveryOptions,
     /// What signs its webhooks; `None` also where its key cannot be read.
     pub(crate) keys: Option<SigningKeys>,
+    /// Its channel sends several messages at once.
+    pub(crate) takes_batches: bool,
     /// What bounds are kept for, or why nothing can be sent.
     pub(crate) origin: Result<Origin, String>,
 }
@@ -50,12 +52,29 @@ impl Subject {
             true => secrets::read(context, key, now).await?,
             false => None,
         };
-        let origin = match context.channel(&subscription.subscriber) {
+        let channel = context.channel(&subscription.subscriber);
+        let takes_batches = channel.is_some_and(|channel| channel.takes_batches());
+        let origin = match channel {
             Some(channel) => channel.origin(&subscription.subscriber),
             None => Err("no channel is configured for its scheme".to_owned()),
         };
         let key = key.clone();
-        Ok(Some(Self { key, subscription, options, schedule, filter, delivery, keys, origin }))
+        Ok(Some(Self {
+            key,
+            subscription,
+            options,
+            schedule,
+            filter,
+            delivery,
+            keys,
+            takes_batches,
+            origin,
+        }))
+    }
+
+    /// Messages of one request at most; `None` where they are sent one by one.
+    pub(crate) fn batch(&self) -> Option<usize> {
+        self.delivery.batch.filter(|_| self.takes_batches)
     }
 
     /// Has an event posted, if the subscription names a queue for that.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
+mod batches;
 mod events;
 mod log;
 
@@ -48,10 +49,17 @@ impl Channel for Script {
         Ok(Target::parse(subscriber).map_err(|error| error.to_string())?.origin().clone())
     }
 
+    fn takes_batches(&self) -> bool {
+        true
+    }
+
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {
+        let bodies = outgoing.messages.iter().map(|one| String::from_utf8_lossy(one.body));
+        let body = bodies.collect::<Vec<_>>().join(",");
+        let body = if outgoing.is_batch { format!("[{body}]") } else { body };
         self.sent.lock().unwrap().push(Sent {
             subscriber: outgoing.subscriber.to_owned(),
-            body: String::from_utf8_lossy(outgoing.body).into_owned(),
+            body,
             at: outgoing.now.as_millis() - START.as_millis(),
         });
         let status = self.statuses.lock().unwrap().pop_front().unwrap_or(204);
@@ -461,21 +469,22 @@ async fn a_worker_that_was_too_slow_settles_nothing() {
     let content = Content::Message;
     let row = Row { message, ttl: 3600, created: START, content, body };
     deliveries.add(&key, &[(row.clone(), START)], START).await.unwrap();
-    let take = async |now| match deliveries.take(&key, now).await.unwrap() {
-        Taken::Row(held) => *held,
+    let take = async |now| match deliveries.take(&key, 1, now).await.unwrap() {
+        Taken::Rows(lease, mut rows) => (lease, rows.pop().unwrap()),
         other => panic!("{other:?}"),
     };
-    let slow = take(START).await;
-    assert_eq!((slow.count, &slow.row), (1, &row));
-    let held = deliveries.take(&key, START.plus_secs(ROW_LEASE - 1)).await.unwrap();
+    let (slow, held) = take(START).await;
+    assert_eq!((held.count, &held.row), (1, &row));
+    let slow_row = held;
+    let held = deliveries.take(&key, 1, START.plus_secs(ROW_LEASE - 1)).await.unwrap();
     assert!(matches!(held, Taken::Nothing), "{held:?}");
     let later = START.plus_secs(ROW_LEASE);
-    let quick = take(later).await;
-    assert_eq!(quick.count, 2);
+    let (quick, quick_row) = take(later).await;
+    assert_eq!(quick_row.count, 2);
     assert!(!deliveries.hold(&slow, 60, later).await.unwrap());
-    deliveries.finish(&slow, later).await.unwrap();
+    deliveries.finish(&slow, &[slow_row], later).await.unwrap();
     assert!(!deliveries.is_empty(&key, later).await.unwrap(), "it is the other worker's");
-    deliveries.finish(&quick, later).await.unwrap();
+    deliveries.finish(&quick, &[quick_row], later).await.unwrap();
     assert!(deliveries.is_empty(&key, later).await.unwrap());
 }
 

@@ -120,6 +120,10 @@ impl Channel for Trusts {
         Ok(self.target(subscriber)?.origin().clone())
     }
 
+    fn takes_batches(&self) -> bool {
+        self.webhooks.takes_batches()
+    }
+
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt {
         let unusable = |text: String| Attempt::Failed(Failure::Unusable(text));
         let target = match self.target(outgoing.subscriber) {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
+use zaqar_core::MessageId;
 
 /// What stands for the message in `post_data`.
 const PLACE: &str = "\"$zaqar_message$\"";
@@ -98,6 +99,20 @@ impl Notification<'_> {
     pub fn request_body(&self, options: &Map<String, Value>) -> Bytes {
         request_body(options, self.to_json())
     }
+}
+
+/// An array of notifications, each with its message's id as the member `message_id`.
+pub fn to_array(notifications: impl IntoIterator<Item = (MessageId, Vec<u8>)>) -> Vec<u8> {
+    let mut out = vec![b'['];
+    for (id, notification) in notifications {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        out.extend_from_slice(notification.strip_suffix(b"}").unwrap_or(&notification));
+        out.extend_from_slice(format!(",\"message_id\":\"{id}\"}}").as_bytes());
+    }
+    out.push(b']');
+    out
 }
 
 /// The body of a request that carries `message`, which is JSON text: see

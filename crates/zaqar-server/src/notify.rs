@@ -257,6 +257,13 @@ impl Subscribers for Checked {
                 Ok(())
             }
             Some(subscriber) if has_scheme(subscriber, "mailto") => {
+                if options
+                    .is_some_and(|options| options.get("batch").is_some_and(|it| !it.is_null()))
+                {
+                    return Err(
+                        "The option batch is for webhooks: a mail has one message.".to_owned()
+                    );
+                }
                 mail::check(Some(subscriber), options)
             }
             Some(_) | None => Ok(()),

@@ -25,7 +25,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use zaqar_core::storage::{
-    Claim, ClaimRequest, Claimed, Error, Guarded, ListQuery, Message, MessageStore, NewMessage,
+    Claim, ClaimRequest, Claimed, Deletable, Error, Guarded, ListQuery, Message, MessageStore,
+    NewMessage,
 };
 use zaqar_core::{ClaimId, Generation, MessageId, Payload, ProjectId, QueueKey, Timestamp};
 
@@ -47,12 +48,17 @@ pub(crate) struct Deliveries {
     known: Arc<Mutex<HashMap<QueueKey, Generation>>>,
 }
 
+/// By what this worker has rows: a claim, which all of a batch share.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    queue: QueueKey,
+    claim: ClaimId,
+}
+
 /// A row that this worker has.
 #[derive(Debug)]
 pub(crate) struct HeldRow {
-    queue: QueueKey,
     id: MessageId,
-    claim: ClaimId,
     /// How often it was held, this time included.
     pub(crate) count: u32,
     pub(crate) row: Row,
@@ -61,8 +67,8 @@ pub(crate) struct HeldRow {
 /// What there is to deliver to a subscription.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// The first row that is due.
-    Row(Box<HeldRow>),
+    /// The first rows that are due, at least one.
+    Rows(Lease, Vec<HeldRow>),
     /// Nothing is due.
     Nothing,
     /// The subscription is suspended.
@@ -123,10 +129,11 @@ impl Deliveries {
         Ok(found.into_iter().next().map(|message| message.payload))
     }
 
-    /// Takes the first due row of a subscription.
+    /// Takes the first due rows of a subscription, `limit` at most, under one lease.
     pub(crate) async fn take(
         &self,
         subscription: &SubscriptionKey,
+        limit: usize,
         now: Timestamp,
     ) -> Result<Taken, Error> {
         let Some(key) = subscription.deliveries() else { return Ok(Taken::Nothing) };
@@ -137,7 +144,7 @@ impl Deliveries {
             }
             let id = ClaimId::new(rand::random());
             let ttl = ROW_LEASE;
-            let request = ClaimRequest { id, ttl, grace: 0, limit: 1, dead_letters: None };
+            let request = ClaimRequest { id, ttl, grace: 0, limit, dead_letters: None };
             let messages = match self.store.claim(&key, assumed, &request, now).await? {
                 Guarded::Done(Claimed::Messages(messages)) => messages,
                 Guarded::Done(Claimed::TargetChanged) => Vec::new(),
@@ -150,38 +157,45 @@ impl Deliveries {
                     continue;
                 }
             };
-            let Some(message) = messages.into_iter().next() else { return Ok(Taken::Nothing) };
-            match Row::decode(&message.payload) {
-                Some(row) => {
-                    let (queue, count) = (key, message.claim_count);
-                    return Ok(Taken::Row(Box::new(HeldRow {
-                        queue,
-                        id: message.id,
-                        claim: id,
-                        count,
-                        row,
-                    })));
+            if messages.is_empty() {
+                return Ok(Taken::Nothing);
+            }
+            let mut rows = Vec::with_capacity(messages.len());
+            for message in messages {
+                let (of, count) = (message.id, message.claim_count);
+                match Row::decode(&message.payload) {
+                    Some(row) => rows.push(HeldRow { id: of, count, row }),
+                    None => self.discard(&key, of, id, now).await?,
                 }
-                None => self.discard(&key, message.id, id, now).await?,
+            }
+            if !rows.is_empty() {
+                return Ok(Taken::Rows(Lease { queue: key, claim: id }, rows));
             }
         }
         Err(contended())
     }
 
-    /// Ends a row, if this worker still has it.
-    pub(crate) async fn finish(&self, held: &HeldRow, now: Timestamp) -> Result<(), Error> {
-        self.discard(&held.queue, held.id, held.claim, now).await
+    /// Ends rows, if this worker still has them.
+    pub(crate) async fn finish(
+        &self,
+        lease: &Lease,
+        rows: &[HeldRow],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let ids: Vec<_> = rows.iter().map(|held| held.id).collect();
+        let held = Deletable::HeldBy(vec![lease.claim]);
+        self.store.delete_many(&lease.queue, &ids, &held, now).await
     }
 
-    /// Keeps a row for `secs` from `now`, for another attempt at once. `false` where another worker
+    /// Keeps rows for `secs` from `now`, for another attempt at once. `false` where another worker
     /// may have it.
     pub(crate) async fn hold(
         &self,
-        held: &HeldRow,
+        lease: &Lease,
         secs: u64,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        self.store.claim_renew(&held.queue, held.claim, secs.max(1), 0, now).await
+        self.store.claim_renew(&lease.queue, lease.claim, secs.max(1), 0, now).await
     }
 
     /// Keeps a row until its retry is due, `secs` from `now`; the seconds it waits, or `None` where
@@ -189,17 +203,17 @@ impl Deliveries {
     /// [`Deliveries::hasten`] can tell the two.
     pub(crate) async fn wait(
         &self,
-        held: &HeldRow,
+        lease: &Lease,
         secs: u64,
         now: Timestamp,
     ) -> Result<Option<u64>, Error> {
         let secs = secs.max(1) + u64::from(secs == ROW_LEASE);
-        Ok(self.hold(held, secs, now).await?.then_some(secs))
+        Ok(self.hold(lease, secs, now).await?.then_some(secs))
     }
 
-    /// Gives a row back at once.
-    pub(crate) async fn release(&self, held: &HeldRow, now: Timestamp) -> Result<(), Error> {
-        self.store.claim_release(&held.queue, held.claim, now).await
+    /// Gives rows back at once.
+    pub(crate) async fn release(&self, lease: &Lease, now: Timestamp) -> Result<(), Error> {
+        self.store.claim_release(&lease.queue, lease.claim, now).await
     }
 
     /// Whether the first row of those whose delay is over is not held.
