@@ -46,14 +46,14 @@ class Subscription:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def listed(self, query: str = "") -> list[tuple[str, int]]:
+    def listed(self, query: str = "?limit=20") -> list[tuple[str, int]]:
         found = self.get(f"/deliveries{query}")["deliveries"]
         return [(one["status"], one["attempt_count"]) for one in found]
 
     def becomes(self, *expected: tuple[str, int]) -> list[str]:
         """Waits for the list to be so; the ids."""
         wait_until(lambda: self.listed() == list(expected), f"the log has {expected}")
-        return [one["id"] for one in self.get("/deliveries")["deliveries"]]
+        return [one["id"] for one in self.get("/deliveries?limit=20")["deliveries"]]
 
 
 def tells_retries_and_resumes(server: Server, receiver: Receiver) -> None:
@@ -113,6 +113,33 @@ def test_the_log_on_redis(new_server: Callable[..., Server], receiver: Receiver,
         tells_retries_and_resumes(new_server(options={**on_redis(redis.uri), **LOCAL}).start(), receiver)
     finally:
         redis.kill()
+
+
+def recovers(server: Server, receiver: Receiver) -> None:
+    with Api(server.url) as api:
+        one = Subscription(api, receiver.url("/then/404/204"))
+        for number in range(18):
+            api.post("q", number)
+        one.becomes(*[("failed", 1)] * 18)
+        answer = api.call("POST", f"{one.path}/recover", json={"since": "2020-01-01T00:00:00Z"})
+        assert answer.status_code == 202, answer.text
+        begun = answer.json()
+        assert (begun["status"], begun["total"]) == ("running", 18)
+        assert answer.headers["Location"] == f"{one.path}/recover/{begun['id']}"
+        one.becomes(*[("delivered", 2)] * 18)
+        path = f"/recover/{begun['id']}"
+        wait_until(lambda: one.get(path)["status"] == "done", "the recovery is done")
+        assert one.get(path)["remaining"] == 0
+        assert api.call("DELETE", one.path + path).status_code == 204
+        assert one.get(path)["status"] == "done"
+        for method, unknown in (("GET", "0" * 32), ("DELETE", "0" * 32), ("GET", "x")):
+            assert api.call(method, f"{one.path}/recover/{unknown}").status_code == 404
+        for wrong in ({"since": 5}, {"until": "yesterday"}):
+            assert api.call("POST", f"{one.path}/recover", json=wrong).status_code == 400
+
+
+def test_what_failed_is_recovered(new_server: Callable[..., Server], receiver: Receiver):
+    recovers(new_server(options=LOCAL).start(), receiver)
 
 
 def test_pages_filters_and_what_is_wrong(new_server: Callable[..., Server], receiver: Receiver):

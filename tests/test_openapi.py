@@ -128,6 +128,11 @@ class Stored:
             tested = self.api.call("POST", f"{base}/subscriptions/{subscription}/test", json={})
             assert tested.status_code == 202, tested.text
             delivery = tested.json()["delivery_id"]
+        recovery = ""
+        if "{recovery_id}" in path:
+            begun = self.api.call("POST", f"{base}/subscriptions/{subscription}/recover", json={})
+            assert begun.status_code == 202, begun.text
+            recovery = begun.json()["id"]
         # The first message is claimed, the others are free.
         location = self.made_in(f"{base}/claims?limit=1", {}).headers["location"] if kind == "queue" else ""
         return {
@@ -137,6 +142,7 @@ class Stored:
             "claim_id": location.rsplit("/", 1)[-1],
             "subscription_id": subscription,
             "delivery_id": delivery,
+            "recovery_id": recovery,
             "ids": ids,
         }
 

@@ -96,7 +96,7 @@ class TestScenarioFiles:
             f"/v2/{kind}s/{{{kind}_name}}/subscriptions/{{subscription_id}}/confirm"
             for kind in ("queue", "topic")
         }
-        assert (len(pooling), len(deliveries)) == (4, 14)
+        assert (len(pooling), len(deliveries)) == (4, 18)
         for path, item in ((path, paths[path]) for path in paths.keys() - pooling - deliveries):
             like = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
             methods = {method for method, target in asked if like.fullmatch(target)}

@@ -1,13 +1,16 @@
 //! What became of messages for one subscriber.
 
 use serde_json::json;
-use zaqar_core::delivery::{Delivery, DeliveryQuery, DeliveryState, Redelivery, SubscriberHealth};
+use zaqar_core::delivery::{
+    BeginRecovery, Delivery, DeliveryQuery, DeliveryState, Recovery, RecoveryId, RecoveryRange,
+    Redelivery, SubscriberHealth,
+};
 use zaqar_core::storage::Subscription;
-use zaqar_core::{MessageId, Payload, QueueKey, SubscriptionId, iso8601};
+use zaqar_core::{MessageId, Payload, QueueKey, SubscriptionId, Timestamp, iso8601};
 
 use crate::{
-    Api, Context, Error, ListDeliveries, ReadDelivery, RetryDelivery, Subscribers, SubscriptionRef,
-    TestSubscription, page_limit,
+    Api, CancelRecovery, Context, Error, ListDeliveries, ReadDelivery, ReadRecovery,
+    RecoverDeliveries, RetryDelivery, Subscribers, SubscriptionRef, TestSubscription, page_limit,
 };
 
 /// A live subscription with an address, and what serves it.
@@ -36,11 +39,7 @@ impl Api {
                 Error::request("The status must be pending, delivered, failed or expired.")
             })?),
         };
-        let since = match request.since.as_deref().map(iso8601::parse) {
-            None => None,
-            Some(Ok(since)) => Some(since),
-            Some(Err(error)) => return Err(Error::request(format!("The since is {error}."))),
-        };
+        let since = time("since", request.since.as_deref())?;
         let served = self.served(context, request.subscription).await?;
         let after = match request.marker.as_deref().map(str::parse) {
             None => None,
@@ -87,6 +86,61 @@ impl Api {
                     state.as_str()
                 ),
             }),
+        }
+    }
+
+    /// Begins to deliver once more what failed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for times that cannot be; [`Error::SubscriptionNotFound`];
+    /// [`Error::Conflict`] while another recovery runs; [`Error::Contended`]; [`Error::Storage`].
+    pub(crate) async fn recover_deliveries(
+        &self,
+        context: &Context,
+        request: RecoverDeliveries,
+    ) -> Result<Recovery, Error> {
+        let since = time("since", request.since.as_deref())?;
+        let until = time("until", request.until.as_deref())?;
+        let served = self.served(context, request.subscription).await?;
+        let range = RecoveryRange { since, until };
+        match served.subscribers.recover(&served.key, served.id, range).await? {
+            BeginRecovery::Begun(recovery) => Ok(recovery),
+            BeginRecovery::Runs(id) => Err(Error::Conflict {
+                reason: format!("The recovery {id} of the subscription is running."),
+            }),
+            BeginRecovery::Contended => Err(Error::Contended),
+        }
+    }
+
+    /// Reads how far a recovery is.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::RecoveryNotFound`]; [`Error::Storage`].
+    pub(crate) async fn read_recovery(
+        &self,
+        context: &Context,
+        request: ReadRecovery,
+    ) -> Result<Recovery, Error> {
+        let served = self.served(context, request.subscription).await?;
+        let id = recovery(&request.delivery)?;
+        let found = served.subscribers.recovery(&served.key, served.id, id).await?;
+        found.ok_or(Error::RecoveryNotFound { id: request.delivery })
+    }
+
+    /// Ends a recovery before it is done.
+    ///
+    /// # Errors
+    /// [`Error::SubscriptionNotFound`]; [`Error::RecoveryNotFound`]; [`Error::Storage`].
+    pub(crate) async fn cancel_recovery(
+        &self,
+        context: &Context,
+        request: CancelRecovery,
+    ) -> Result<(), Error> {
+        let served = self.served(context, request.subscription).await?;
+        let id = recovery(&request.delivery)?;
+        match served.subscribers.cancel_recovery(&served.key, served.id, id).await? {
+            true => Ok(()),
+            false => Err(Error::RecoveryNotFound { id: request.delivery }),
         }
     }
 
@@ -164,4 +218,14 @@ impl Api {
 
 fn delivery(id: &str) -> Result<MessageId, Error> {
     id.parse().map_err(|_| Error::DeliveryNotFound { id: id.to_owned() })
+}
+
+fn recovery(id: &str) -> Result<RecoveryId, Error> {
+    id.parse().map_err(|_| Error::RecoveryNotFound { id: id.to_owned() })
+}
+
+/// A time that a request gives by name.
+fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Error> {
+    let parsed = text.map(iso8601::parse).transpose();
+    parsed.map_err(|error| Error::request(format!("The {name} is {error}.")))
 }

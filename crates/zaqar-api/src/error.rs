@@ -139,6 +139,12 @@ pub enum Error {
         /// The delivery as the caller named it.
         id: String,
     },
+    /// It is not the last recovery of the subscription.
+    #[error("nothing is known of the recovery {id}")]
+    RecoveryNotFound {
+        /// The recovery as the caller named it.
+        id: String,
+    },
     /// The subscriber has a confirmed subscription to the queue already.
     #[error("the subscriber has a subscription")]
     SubscriptionExists,

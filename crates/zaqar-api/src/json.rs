@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Map, Value, json};
-use zaqar_core::delivery::{Delivery, SubscriberHealth, SubscriberState};
+use zaqar_core::delivery::{Delivery, Recovery, SubscriberHealth, SubscriberState};
 use zaqar_core::storage::{Endpoint, Message, Stats, Subscription};
 use zaqar_core::{MessageId, Timestamp, iso8601};
 
@@ -131,6 +131,19 @@ pub fn delivery(delivery: &Delivery, with_attempts: bool) -> Value {
         document["attempts"] = attempts.collect();
     }
     document
+}
+
+/// How far a recovery is.
+pub fn recovery(recovery: &Recovery) -> Value {
+    json!({
+        "id": recovery.id.to_string(),
+        "status": recovery.state.as_str(),
+        "since": recovery.range.since.map(iso8601::format),
+        "until": recovery.range.until.map(iso8601::format),
+        "started": iso8601::format(recovery.started),
+        "total": recovery.total,
+        "remaining": recovery.remaining,
+    })
 }
 
 /// How a subscriber does.

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
-use zaqar_core::delivery::{Delivery, DeliveryQuery, Redelivery, SubscriberHealth};
+use zaqar_core::delivery::{
+    BeginRecovery, Delivery, DeliveryQuery, Recovery, RecoveryId, RecoveryRange, Redelivery,
+    SubscriberHealth,
+};
 use zaqar_core::{Kind, MessageId, Payload, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::pipeline::Pipelines;
@@ -233,6 +236,39 @@ pub trait Subscribers: Send + Sync {
         id: SubscriptionId,
         message: MessageId,
     ) -> Result<Redelivery, Error>;
+
+    /// Begins to deliver once more what failed.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    async fn recover(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        range: RecoveryRange,
+    ) -> Result<BeginRecovery, Error>;
+
+    /// How far a recovery is; `None` for any but the subscription's last.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    async fn recovery(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        recovery: RecoveryId,
+    ) -> Result<Option<Recovery>, Error>;
+
+    /// Ends a recovery before it is done; `false` for any but the subscription's last.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    async fn cancel_recovery(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        recovery: RecoveryId,
+    ) -> Result<bool, Error>;
 
     /// Sends a message that was not posted the way that all take; its id.
     ///

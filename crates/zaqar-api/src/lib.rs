@@ -48,16 +48,17 @@ pub use layers::{
     Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError, TrustRequest,
 };
 pub use operation::{
-    Access, Amount, Callable, Change, ChangeSubscription, CheckHealth, CheckPostSize,
-    CheckSubscriber, ConfirmSubscription, CreateClaim, CreateFlavor, CreatePool, CreateQueue,
-    CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
+    Access, Amount, Callable, CancelRecovery, Change, ChangeSubscription, CheckHealth,
+    CheckPostSize, CheckSubscriber, ConfirmSubscription, CreateClaim, CreateFlavor, CreatePool,
+    CreateQueue, CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
     DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue, DeleteSubscription,
     Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, ListDeliveries, ListFlavors, ListMessages,
     ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE, Method, Operation,
     PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge, PushMessages, QueueList,
-    ReadClaim, ReadDelivery, ReadHome, ReadMessage, ReadMessages, ReadSubscription, ReleaseClaim,
-    RenewClaim, Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, Share, Shared,
-    Subscriber, SubscriptionRef, TestSubscription, UpdateFlavor, UpdatePool,
+    ReadClaim, ReadDelivery, ReadHome, ReadMessage, ReadMessages, ReadRecovery, ReadSubscription,
+    RecoverDeliveries, ReleaseClaim, RenewClaim, Resource, ResumeSubscription, RetryDelivery,
+    RotateSecret, Rule, Share, Shared, Subscriber, SubscriptionRef, TestSubscription, UpdateFlavor,
+    UpdatePool,
 };
 pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};
 pub use pushes::{Listener, MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, Pushed, Pushes, PushesEnded};

@@ -105,6 +105,7 @@ impl Error {
             | Self::ClaimNotFound { .. }
             | Self::SubscriptionNotFound { .. }
             | Self::DeliveryNotFound { .. }
+            | Self::RecoveryNotFound { .. }
             | Self::SubscriptionExists
             | Self::SubscriptionTaken
             | Self::SubscriptionUnchanged { .. }

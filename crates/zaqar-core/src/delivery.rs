@@ -2,6 +2,8 @@
 
 use crate::{MessageId, Timestamp};
 
+pub use crate::id::RecoveryId;
+
 /// How far a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
@@ -87,6 +89,71 @@ pub enum Redelivery {
     Ended(DeliveryState),
 }
 
+/// Which failed deliveries are recovered, by the time at which their messages were posted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecoveryRange {
+    /// From then on; from the first where it is `None`.
+    pub since: Option<Timestamp>,
+    /// Before then; up to the last where it is `None`.
+    pub until: Option<Timestamp>,
+}
+
+/// How far a recovery is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryState {
+    /// Deliveries are still to be taken.
+    Running,
+    /// All were taken: each is tried as any delivery.
+    Done,
+    /// It was ended before.
+    Cancelled,
+}
+
+impl RecoveryState {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [Self::Running, Self::Done, Self::Cancelled];
+        all.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// Failed deliveries that are delivered once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// Its id.
+    pub id: RecoveryId,
+    /// How far it is.
+    pub state: RecoveryState,
+    /// What it takes.
+    pub range: RecoveryRange,
+    /// Deliveries that it takes, as counted when it began.
+    pub total: u64,
+    /// Those of them that are still kept as failed.
+    pub remaining: u64,
+    /// When it began.
+    pub started: Timestamp,
+}
+
+/// What came of asking for a recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeginRecovery {
+    /// It has begun.
+    Begun(Recovery),
+    /// Another one is running.
+    Runs(RecoveryId),
+    /// Another caller asked at the same moment.
+    Contended,
+}
+
 /// Whether a subscriber is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscriberState {
@@ -128,5 +195,9 @@ mod tests {
             assert_eq!(DeliveryState::parse(name).map(DeliveryState::as_str), Some(name));
         }
         assert_eq!(DeliveryState::parse("Failed"), None);
+        for name in ["running", "done", "cancelled"] {
+            assert_eq!(RecoveryState::parse(name).map(RecoveryState::as_str), Some(name));
+        }
+        assert_eq!(RecoveryState::parse("failed"), None);
     }
 }

@@ -112,6 +112,11 @@ bits! {
     SubscriptionId
 }
 bits! {
+    /// Names one recovery of failed deliveries: 128 random bits, 32 lower-case hexadecimal digits
+    /// as text.
+    RecoveryId
+}
+bits! {
     /// Names the lease of one run of a server: 128 random bits, 32 lower-case hexadecimal digits as
     /// text.
     LeaseId

@@ -24,7 +24,8 @@ pub mod storage;
 pub use budget::{Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Permit};
 pub use clock::{Clock, ClockStatus, ManualClock, Timestamp};
 pub use id::{
-    ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, SubscriptionId, Version,
+    ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, RecoveryId, SubscriptionId,
+    Version,
 };
 pub use limits::Limits;
 pub use metadata::Metadata;

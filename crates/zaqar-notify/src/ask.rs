@@ -79,7 +79,7 @@ impl Handle {
                     return Ok(Redelivery::Ended(DeliveryState::Failed));
                 };
                 context.deliveries.add(&key, &[(row, now)], now).await?;
-                context.deliveries.drop_kept(&key, kept, now).await?;
+                context.deliveries.drop_kept(&key, &[kept], now).await?;
             }
             (state, _, _) => return Ok(Redelivery::Ended(state)),
         }
@@ -160,12 +160,16 @@ fn succeeded(attempt: &DeliveryAttempt) -> bool {
     attempt.status.is_some_and(|status| (200..300).contains(&status))
 }
 
-fn key(queue: &QueueKey, id: SubscriptionId) -> SubscriptionKey {
+pub(crate) fn key(queue: &QueueKey, id: SubscriptionId) -> SubscriptionKey {
     SubscriptionKey { queue: queue.clone(), id }
 }
 
 /// Has a subscription looked at by whichever worker is free.
-async fn look_at(context: &Context, key: SubscriptionKey, now: Timestamp) -> Result<(), Error> {
+pub(crate) async fn look_at(
+    context: &Context,
+    key: SubscriptionKey,
+    now: Timestamp,
+) -> Result<(), Error> {
     let ticket = Ticket { subscription: key, keeps: false };
     context.deliveries.schedule(&[ticket], now, now).await
 }

@@ -167,6 +167,7 @@ impl Sending<'_> {
     fn is_wanted(&self, row: &Row, body: &[u8]) -> bool {
         match row.content {
             Content::Confirmation | Content::Test => true,
+            Content::Recovery => false,
             Content::Message => {
                 let subject = self.subject;
                 (subject.subscription.confirmed || !self.context.options.require_confirmation)

@@ -150,7 +150,7 @@ fn message(outgoing: &Outgoing<'_>) -> Vec<u8> {
     let Some(one) = outgoing.messages.first() else { return Vec::new() };
     match one.content {
         Content::Message | Content::Test => notification(one),
-        Content::Confirmation => one.body.to_vec(),
+        Content::Confirmation | Content::Recovery => one.body.to_vec(),
     }
 }
 

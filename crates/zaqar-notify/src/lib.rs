@@ -2,6 +2,7 @@
 
 pub mod address;
 mod ask;
+mod ask_recovery;
 mod attempt;
 mod channel;
 mod confirmation;
@@ -20,6 +21,7 @@ mod log_store;
 pub mod mail;
 pub mod outcome;
 mod rates;
+mod recovery;
 pub mod retry;
 mod row;
 mod secrets;

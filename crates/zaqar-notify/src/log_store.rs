@@ -9,7 +9,7 @@ use zaqar_core::{ClaimId, MessageId};
 
 use crate::context::Context;
 use crate::log::Entry;
-use crate::row::{Row, SubscriptionKey};
+use crate::row::{Content, Row, SubscriptionKey};
 
 /// Subscriptions whose entries are written at once.
 const AT_ONCE: usize = 16;
@@ -79,6 +79,9 @@ pub(crate) async fn read(
     let Some(queue) = key.deliveries() else { return Ok(known) };
     for message in context.deliveries.scan(&queue, now).await? {
         let Some(row) = Row::decode(&message.payload) else { continue };
+        if row.content == Content::Recovery {
+            continue;
+        }
         let fresh = || Known {
             delivery: Delivery {
                 id: row.message,

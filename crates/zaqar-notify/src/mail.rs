@@ -152,7 +152,7 @@ impl Mail {
                 let subject = to.subject.or_else(|| option("subject").map(str::to_owned));
                 (from, subject.unwrap_or_default(), text)
             }
-            Content::Confirmation => self.confirmation(one.body)?,
+            Content::Confirmation | Content::Recovery => self.confirmation(one.body)?,
         };
         let from: Mailbox = from.parse().map_err(|error| format!("from {from:?}: {error}"))?;
         Message::builder()

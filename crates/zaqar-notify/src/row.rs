@@ -31,7 +31,8 @@ impl SubscriptionKey {
 
     /// The internal queues that end with the subscription.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueKey> + use<> {
-        [self.deliveries(), self.secrets(), self.log(), self.failed()].into_iter().flatten()
+        let beside = [self.secrets(), self.log(), self.failed(), self.recovery()];
+        self.deliveries().into_iter().chain(beside.into_iter().flatten())
     }
 
     /// The internal queue that holds what became of the subscription's last deliveries.
@@ -42,6 +43,11 @@ impl SubscriptionKey {
     /// The internal queue that holds rows whose deliveries failed.
     pub(crate) fn failed(&self) -> Option<QueueKey> {
         internal(self.queue.project.clone(), &format!("failed.{}", self.id))
+    }
+
+    /// The internal queue that holds how far the subscription's last recovery is.
+    pub(crate) fn recovery(&self) -> Option<QueueKey> {
+        internal(self.queue.project.clone(), &format!("recovery.{}", self.id))
     }
 
     /// The internal queue that holds the subscription's signing keys.
@@ -104,6 +110,8 @@ pub enum Content {
     Test,
     /// All that is sent: a request to confirm a subscription, or word of its end.
     Confirmation,
+    /// What a recovery is to do: nothing that is sent.
+    Recovery,
 }
 
 /// Where a row's body is.
@@ -127,6 +135,7 @@ impl Row {
             Content::Message => {}
             Content::Test => head["tests"] = true.into(),
             Content::Confirmation => head["confirms"] = true.into(),
+            Content::Recovery => head["recovers"] = true.into(),
         }
         let (sealed_with, bytes) = match &self.body {
             Body::Here(payload) => (payload.sealed_with.clone(), payload.bytes.clone()),
@@ -153,10 +162,11 @@ impl Row {
                 checksum: None,
             }),
         };
-        let content = match (head.get("confirms"), head.get("tests")) {
-            (Some(_), _) => Content::Confirmation,
-            (None, Some(_)) => Content::Test,
-            (None, None) => Content::Message,
+        let content = match ["confirms", "tests", "recovers"].map(|name| head.get(name).is_some()) {
+            [true, _, _] => Content::Confirmation,
+            [false, true, _] => Content::Test,
+            [false, false, true] => Content::Recovery,
+            [false, false, false] => Content::Message,
         };
         Some(Self {
             content,
@@ -246,7 +256,9 @@ mod tests {
             Body::Shared(id(9)),
         ] {
             let created = Timestamp::from_millis(1_795_000_000_123);
-            for content in [Content::Message, Content::Test, Content::Confirmation] {
+            for content in
+                [Content::Message, Content::Test, Content::Confirmation, Content::Recovery]
+            {
                 let body = body.clone();
                 let row = Row { message: id(4), ttl: 60, created, content, body };
                 assert_eq!(Row::decode(&row.encode()), Some(row));

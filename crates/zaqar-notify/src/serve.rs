@@ -16,6 +16,7 @@ use crate::delivery_options::DeliveryOptions;
 use crate::destination::{Admission, Ended};
 use crate::events::Happened;
 use crate::fairness::InFlight;
+use crate::recovery;
 use crate::row::{Body, Content, SubscriptionKey};
 use crate::subject::Subject;
 
@@ -207,7 +208,7 @@ impl Service<'_> {
         &mut self,
         subject: Arc<Subject>,
         lease: Lease,
-        rows: Vec<HeldRow>,
+        mut rows: Vec<HeldRow>,
         flight: Option<InFlight>,
     ) {
         let context = Arc::clone(self.context);
@@ -215,7 +216,11 @@ impl Service<'_> {
             context.rates.note(self.key, pause, context.parts.clock.now());
         }
         self.running.spawn(async move {
-            let reported = attempt::deliver(&context, &subject, &lease, rows).await;
+            let recovery = rows.pop_if(|held| held.row.content == Content::Recovery);
+            let reported = match recovery {
+                Some(held) => recovery::step(&context, &subject.key, &lease, held).await,
+                None => attempt::deliver(&context, &subject, &lease, rows).await,
+            };
             let now = context.parts.clock.now();
             let turn = match reported {
                 Ok(Report { turn, ended, asked }) => {
@@ -295,10 +300,11 @@ impl Service<'_> {
 }
 
 /// Whether rows go out in one request, and how many are to be taken next. A confirmation goes
-/// alone.
+/// alone, as does a recovery.
 fn batch_of(rows: &[HeldRow]) -> (bool, usize) {
-    let is_confirmation = |held: &HeldRow| held.row.content == Content::Confirmation;
-    if let (Some(at), true) = (rows.iter().position(is_confirmation), rows.len() > 1) {
+    let is_alone =
+        |held: &HeldRow| matches!(held.row.content, Content::Confirmation | Content::Recovery);
+    if let (Some(at), true) = (rows.iter().position(is_alone), rows.len() > 1) {
         return (false, at.max(1));
     }
     let size = |held: &HeldRow| match &held.row.body {

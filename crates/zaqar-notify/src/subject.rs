@@ -72,14 +72,14 @@ impl Subject {
         }))
     }
 
-    /// Messages of one request at most; `None` where they are sent one by one.
-    pub(crate) fn batch(&self) -> Option<usize> {
-        self.delivery.batch.filter(|_| self.takes_batches)
-    }
-
     /// Has an event posted, if the subscription names a queue for that.
     pub(crate) fn tell(&self, context: &Context, happened: &Happened) {
         let about = (self.subscription.subscriber.as_str(), &self.options);
         context.events.add(&self.key, about, happened, context.parts.clock.now());
+    }
+
+    /// Messages of one request at most; `None` where they are sent one by one.
+    pub(crate) fn batch(&self) -> Option<usize> {
+        self.delivery.batch.filter(|_| self.takes_batches)
     }
 }

@@ -5,6 +5,7 @@
 mod batches;
 mod events;
 mod log;
+mod recovery;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};

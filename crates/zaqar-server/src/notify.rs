@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use zaqar_api::{Context, Error, Keyring, Part, Subscribers, TrustRequest};
-use zaqar_core::delivery::{Delivery, DeliveryQuery, Redelivery, SubscriberHealth};
+use zaqar_core::delivery::{
+    BeginRecovery, Delivery, DeliveryQuery, Recovery, RecoveryId, RecoveryRange, Redelivery,
+    SubscriberHealth,
+};
 use zaqar_core::{Clock, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId};
 use zaqar_notify::address::Networks;
 use zaqar_notify::delivery_options::DeliveryOptions;
@@ -328,6 +331,33 @@ impl Subscribers for Checked {
         message: MessageId,
     ) -> Result<Redelivery, Error> {
         Ok(self.handle.redeliver(queue, id, message).await?)
+    }
+
+    async fn recover(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        range: RecoveryRange,
+    ) -> Result<BeginRecovery, Error> {
+        Ok(self.handle.recover(queue, id, range).await?)
+    }
+
+    async fn recovery(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        recovery: RecoveryId,
+    ) -> Result<Option<Recovery>, Error> {
+        Ok(self.handle.recovery(queue, id, recovery).await?)
+    }
+
+    async fn cancel_recovery(
+        &self,
+        queue: &QueueKey,
+        id: SubscriptionId,
+        recovery: RecoveryId,
+    ) -> Result<bool, Error> {
+        Ok(self.handle.cancel_recovery(queue, id, recovery).await?)
     }
 
     async fn test(

@@ -201,6 +201,10 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
             let text = format!("Claim {id} does not exist in queue {queue} for project {project}");
             described(StatusCode::NOT_FOUND, "Not found", &text)
         }
+        Error::RecoveryNotFound { id } => {
+            let text = format!("Nothing is known of a recovery {id}");
+            described(StatusCode::NOT_FOUND, "Not found", &text)
+        }
         Error::DeliveryNotFound { id } => {
             let text = format!("Nothing is known of a delivery {id}");
             described(StatusCode::NOT_FOUND, "Not found", &text)

@@ -46,11 +46,13 @@ fn after(route: &Route) -> Option<Route> {
         Route::Retry(kind, ..) => Route::SubscriberHealth(*kind, x(), x()),
         Route::SubscriberHealth(kind, ..) => Route::Resume(*kind, x(), x()),
         Route::Resume(kind, ..) => Route::Test(*kind, x(), x()),
-        Route::Test(Kind::Queue, ..) => Route::Claims(x()),
+        Route::Test(kind, ..) => Route::Recover(*kind, x(), x()),
+        Route::Recover(kind, ..) => Route::Recovery(*kind, x(), x(), x()),
+        Route::Recovery(Kind::Queue, ..) => Route::Claims(x()),
         Route::Claims(_) => Route::Claim(x(), x()),
         Route::Claim(..) => Route::Share(x()),
         Route::Share(_) => Route::Queues(Kind::Topic),
-        Route::Test(Kind::Topic | Kind::Internal, ..) => return None,
+        Route::Recovery(Kind::Topic | Kind::Internal, ..) => return None,
     })
 }
 

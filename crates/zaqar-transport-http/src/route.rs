@@ -31,6 +31,8 @@ pub(crate) enum Route {
     SubscriberHealth(Kind, String, String),
     Resume(Kind, String, String),
     Test(Kind, String, String),
+    Recover(Kind, String, String),
+    Recovery(Kind, String, String, String),
     Health,
     Pools,
     Pool(String),
@@ -93,11 +95,15 @@ impl Route {
                     "health" => Self::SubscriberHealth(kind, name(), id),
                     "resume" => Self::Resume(kind, name(), id),
                     "test" => Self::Test(kind, name(), id),
+                    "recover" => Self::Recover(kind, name(), id),
                     _ => return None,
                 }
             }
             (_, ["subscriptions", id, "deliveries", delivery, ..], 6) => {
                 Self::Delivery(kind, name(), (*id).to_owned(), (*delivery).to_owned())
+            }
+            (_, ["subscriptions", id, "recover", recovery, ..], 6) => {
+                Self::Recovery(kind, name(), (*id).to_owned(), (*recovery).to_owned())
             }
             (_, ["subscriptions", id, "deliveries", delivery, "retry"], 7) => {
                 Self::Retry(kind, name(), (*id).to_owned(), (*delivery).to_owned())
@@ -130,11 +136,12 @@ impl Route {
             | Self::Secret(..)
             | Self::Retry(..)
             | Self::Resume(..)
-            | Self::Test(..) => &[Method::POST],
+            | Self::Test(..)
+            | Self::Recover(..) => &[Method::POST],
             Self::Subscriptions(..) => &[Method::GET, Method::POST],
             Self::Confirm(..) => &[Method::PUT],
             Self::Messages(..) => &[Method::DELETE, Method::GET, Method::POST],
-            Self::Message(..) => &[Method::DELETE, Method::GET],
+            Self::Message(..) | Self::Recovery(..) => &[Method::DELETE, Method::GET],
             Self::Claim(..) | Self::Subscription(..) => {
                 &[Method::DELETE, Method::GET, Method::PATCH]
             }
@@ -185,7 +192,9 @@ impl Route {
             | Self::Retry(kind, name, ..)
             | Self::SubscriberHealth(kind, name, _)
             | Self::Resume(kind, name, _)
-            | Self::Test(kind, name, _) => Some((*kind, name)),
+            | Self::Test(kind, name, _)
+            | Self::Recover(kind, name, _)
+            | Self::Recovery(kind, name, ..) => Some((*kind, name)),
             Self::Claims(name) | Self::Claim(name, _) | Self::Share(name) => {
                 Some((Kind::Queue, name))
             }
@@ -241,6 +250,11 @@ mod tests {
                 "/v2/topics/q/subscriptions/7/deliveries/8/retry",
                 Some(Route::Retry(Kind::Topic, queue(), "7".into(), "8".into())),
             ),
+            (
+                "/v2/queues/q/subscriptions/7/recover/8",
+                Some(Route::Recovery(Kind::Queue, queue(), "7".into(), "8".into())),
+            ),
+            ("/v2/queues/q/subscriptions/7/recover/8/x", None),
             ("/v2/queues/q/subscriptions/7/deliveries/8/retry/", None),
             ("/v2/queues/q/subscriptions/7/deliveries/8/again", None),
             ("/v2/queues/q/subscriptions/7/confirm/8", None),

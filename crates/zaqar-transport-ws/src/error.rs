@@ -149,6 +149,9 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
             described(404, &about.no_such_claim(), Some(&text))
         }
         // Of operations that this wire does not have.
+        Error::RecoveryNotFound { id } => {
+            described(404, &format!("Nothing is known of a recovery {id}"), None)
+        }
         Error::DeliveryNotFound { id } => {
             described(404, &format!("Nothing is known of a delivery {id}"), None)
         }

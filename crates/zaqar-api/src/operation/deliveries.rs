@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use zaqar_core::MessageId;
-use zaqar_core::delivery::{Delivery, SubscriberHealth};
+use zaqar_core::delivery::{Delivery, Recovery, SubscriberHealth};
 
 use super::{
     Access, Declaration, Method, Operation, Resource, Rule, Run, SubscriptionRef,
@@ -208,5 +208,101 @@ impl Operation for TestSubscription {
 impl Run for TestSubscription {
     async fn run(self, api: &Api, context: &Context) -> Result<MessageId, Error> {
         api.test_subscription(context, self).await
+    }
+}
+
+/// Delivers once more what failed, all of it or of a range of time, at a bounded pace.
+#[derive(Debug, Clone)]
+pub struct RecoverDeliveries {
+    /// The subscription.
+    pub subscription: SubscriptionRef,
+    /// A time of ISO 8601: only messages posted then or later.
+    pub since: Option<String>,
+    /// A time of ISO 8601: only messages posted before.
+    pub until: Option<String>,
+}
+
+impl Operation for RecoverDeliveries {
+    type Answer = Recovery;
+    const DECLARATION: &'static Declaration = &Declaration {
+        name: "recover_deliveries",
+        rule: CHANGE,
+        about: Resource::Subscription,
+        access: Access::Write,
+        method: Method::Post,
+        path: "/v2/{kind}s/{queue}/subscriptions/{id}/recover",
+        admin: false,
+    };
+
+    addresses_subscription!();
+    answers_page!();
+}
+
+impl Run for RecoverDeliveries {
+    async fn run(self, api: &Api, context: &Context) -> Result<Recovery, Error> {
+        api.recover_deliveries(context, self).await
+    }
+}
+
+/// Reads how far a recovery is.
+#[derive(Debug, Clone)]
+pub struct ReadRecovery {
+    /// The subscription.
+    pub subscription: SubscriptionRef,
+    /// The recovery's id.
+    pub delivery: String,
+}
+
+impl Operation for ReadRecovery {
+    type Answer = Recovery;
+    const DECLARATION: &'static Declaration = &Declaration {
+        name: "read_recovery",
+        rule: READ,
+        about: Resource::Subscription,
+        access: Access::Read,
+        method: Method::Get,
+        path: "/v2/{kind}s/{queue}/subscriptions/{id}/recover/{delivery}",
+        admin: false,
+    };
+
+    addresses_subscription!();
+    addresses_delivery!();
+    answers_page!();
+}
+
+impl Run for ReadRecovery {
+    async fn run(self, api: &Api, context: &Context) -> Result<Recovery, Error> {
+        api.read_recovery(context, self).await
+    }
+}
+
+/// Ends a recovery before it is done.
+#[derive(Debug, Clone)]
+pub struct CancelRecovery {
+    /// The subscription.
+    pub subscription: SubscriptionRef,
+    /// The recovery's id.
+    pub delivery: String,
+}
+
+impl Operation for CancelRecovery {
+    type Answer = ();
+    const DECLARATION: &'static Declaration = &Declaration {
+        name: "cancel_recovery",
+        rule: CHANGE,
+        about: Resource::Subscription,
+        access: Access::Write,
+        method: Method::Delete,
+        path: "/v2/{kind}s/{queue}/subscriptions/{id}/recover/{delivery}",
+        admin: false,
+    };
+
+    addresses_subscription!();
+    addresses_delivery!();
+}
+
+impl Run for CancelRecovery {
+    async fn run(self, api: &Api, context: &Context) -> Result<(), Error> {
+        api.cancel_recovery(context, self).await
     }
 }

@@ -21,8 +21,8 @@ use crate::{Api, Context, Error, QueueRef};
 pub use claims::{CreateClaim, ReadClaim, ReleaseClaim, RenewClaim};
 pub use declaration::{Access, Declaration, Method, Resource, Rule};
 pub use deliveries::{
-    CheckSubscriber, ListDeliveries, ReadDelivery, ResumeSubscription, RetryDelivery,
-    TestSubscription,
+    CancelRecovery, CheckSubscriber, ListDeliveries, ReadDelivery, ReadRecovery, RecoverDeliveries,
+    ResumeSubscription, RetryDelivery, TestSubscription,
 };
 pub use flavors::{CreateFlavor, DeleteFlavor, GetFlavor, ListFlavors, UpdateFlavor};
 pub use messages::{
@@ -43,6 +43,7 @@ pub use subscriptions::{
 
 /// The declarations of all operations, for whoever prepares something for each of them.
 pub const DECLARATIONS: &[&Declaration] = &[
+    CancelRecovery::DECLARATION,
     ChangeSubscription::DECLARATION,
     CheckHealth::DECLARATION,
     CheckPostSize::DECLARATION,
@@ -80,7 +81,9 @@ pub const DECLARATIONS: &[&Declaration] = &[
     ReadHome::DECLARATION,
     ReadMessage::DECLARATION,
     ReadMessages::DECLARATION,
+    ReadRecovery::DECLARATION,
     ReadSubscription::DECLARATION,
+    RecoverDeliveries::DECLARATION,
     ReleaseClaim::DECLARATION,
     RenewClaim::DECLARATION,
     ResumeSubscription::DECLARATION,

@@ -93,6 +93,7 @@ pub const DEFAULTS: &[Default] = &[
             "GET /v2/queues/{queue}/subscriptions/{subscription}/deliveries",
             "GET /v2/queues/{queue}/subscriptions/{subscription}/deliveries/{delivery}",
             "GET /v2/queues/{queue}/subscriptions/{subscription}/health",
+            "GET /v2/queues/{queue}/subscriptions/{subscription}/recover/{recovery}",
         ],
     ),
     rule(
@@ -111,6 +112,8 @@ pub const DEFAULTS: &[Default] = &[
             "POST /v2/queues/{queue}/subscriptions/{subscription}/deliveries/{delivery}/retry",
             "POST /v2/queues/{queue}/subscriptions/{subscription}/resume",
             "POST /v2/queues/{queue}/subscriptions/{subscription}/test",
+            "POST /v2/queues/{queue}/subscriptions/{subscription}/recover",
+            "DELETE /v2/queues/{queue}/subscriptions/{subscription}/recover/{recovery}",
         ],
     ),
     rule(

@@ -15,6 +15,13 @@ const SCANNED: usize = 1000;
 /// Bytes of a scan's messages, about.
 const SCANNED_BYTES: usize = 8 * 1024 * 1024;
 
+/// A row whose delivery failed.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) id: MessageId,
+    pub(crate) row: Row,
+}
+
 impl Deliveries {
     /// The last message of a queue that holds one, and the claim to replace it by.
     pub(crate) async fn read_single(
@@ -119,15 +126,55 @@ impl Deliveries {
         Ok(found.first().and_then(|message| Row::decode(&message.payload)))
     }
 
-    /// Forgets a row that was kept.
+    /// A page of the rows that were kept, behind one of them, and where the next page begins.
+    pub(crate) async fn kept_after(
+        &self,
+        subscription: &SubscriptionKey,
+        after: Option<MessageId>,
+        now: Timestamp,
+    ) -> Result<(Vec<Kept>, Option<MessageId>), Error> {
+        let Some(key) = subscription.failed() else { return Ok((Vec::new(), None)) };
+        let query = ListQuery {
+            after,
+            limit: SCAN,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        let page = self.store.list(&key, &query, now).await?;
+        let kept = |message: Message| {
+            let row = Row::decode(&message.payload).filter(|row| row.expires() > now)?;
+            Some(Kept { id: message.id, row })
+        };
+        Ok((page.messages.into_iter().filter_map(kept).collect(), page.next))
+    }
+
+    /// The last row that was kept. Cost: a read of all of them, which the log bounds.
+    pub(crate) async fn last_kept(
+        &self,
+        subscription: &SubscriptionKey,
+        now: Timestamp,
+    ) -> Result<Option<MessageId>, Error> {
+        let (mut last, mut after) = (None, None);
+        loop {
+            let (rows, next) = self.kept_after(subscription, after, now).await?;
+            last = rows.last().map(|kept| kept.id).or(last);
+            match next {
+                None => return Ok(last),
+                next => after = next,
+            }
+        }
+    }
+
+    /// Forgets rows that were kept.
     pub(crate) async fn drop_kept(
         &self,
         subscription: &SubscriptionKey,
-        id: MessageId,
+        ids: &[MessageId],
         now: Timestamp,
     ) -> Result<(), Error> {
         let Some(key) = subscription.failed() else { return Ok(()) };
-        self.store.delete_many(&key, &[id], &Deletable::Any, now).await
+        self.store.delete_many(&key, ids, &Deletable::Any, now).await
     }
 
     /// The first messages of a queue: at most [`SCANNED`], and few where they are large.

@@ -1,5 +1,8 @@
 //! Deliveries in the store: a queue of rows for each subscription, and a schedule of tickets.
 //!
+//! Here are the rows; `tickets` has the schedule, `kept` what is kept of a subscription beside its
+//! rows, and `queues` the internal queues that all of it is in.
+//!
 //! Both are internal queues of the message store, so every store has them, and each promise that a
 //! store makes of messages and claims holds for deliveries:
 //!
@@ -30,6 +33,7 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{ClaimId, Generation, MessageId, Payload, ProjectId, QueueKey, Timestamp};
 
+pub(crate) use self::kept::Kept;
 pub(crate) use self::queues::KEEPING;
 pub(crate) use self::tickets::HeldTicket;
 use crate::row::{self, Body, Row, SubscriptionKey, Ticket};

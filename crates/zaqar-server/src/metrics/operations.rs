@@ -108,7 +108,8 @@ const fn outcome(error: Option<&Error>) -> usize {
         Error::QueueNotFound { .. }
         | Error::ClaimNotFound { .. }
         | Error::SubscriptionNotFound { .. }
-        | Error::DeliveryNotFound { .. } => 2,
+        | Error::DeliveryNotFound { .. }
+        | Error::RecoveryNotFound { .. } => 2,
         Error::Conflict { .. }
         | Error::MessageClaimed
         | Error::MessageNotClaimed

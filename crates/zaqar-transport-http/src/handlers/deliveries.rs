@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{StatusCode, header};
 use hyper::body::Body;
 use zaqar_api::{
-    CheckSubscriber, ListDeliveries, QueueRef, ReadDelivery, ResumeSubscription, RetryDelivery,
-    SubscriptionRef, TestSubscription, json,
+    CancelRecovery, CheckSubscriber, ListDeliveries, QueueRef, ReadDelivery, ReadRecovery,
+    RecoverDeliveries, ResumeSubscription, RetryDelivery, SubscriptionRef, TestSubscription, json,
 };
 
 use super::subscriptions::{Fields, subscription_path};
@@ -74,6 +74,37 @@ where
     pub(super) async fn resume_subscription(self, queue: QueueRef, id: &str) -> Answered {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         self.call(ResumeSubscription { subscription }).await?;
+        Ok(respond::empty(StatusCode::NO_CONTENT))
+    }
+
+    pub(super) async fn recover_deliveries(mut self, queue: QueueRef, id: &str) -> Answered {
+        let document = self.small_document().await?;
+        let mut fields = Fields::read(&document)?;
+        let (since, until) = (fields.text("since")?, fields.text("until")?);
+        let base = subscription_path(&queue, id);
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        let begun = self.call(RecoverDeliveries { subscription, since, until }).await?;
+        let document = json::recovery(&begun).to_string();
+        let mut response = respond::json(StatusCode::ACCEPTED, document);
+        respond::set(&mut response, header::LOCATION, format!("{base}/recover/{}", begun.id));
+        Ok(response)
+    }
+
+    pub(super) async fn get_recovery(self, queue: QueueRef, id: &str, recovery: &str) -> Answered {
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        let request = ReadRecovery { subscription, delivery: recovery.to_owned() };
+        let found = self.call(request).await?;
+        Ok(respond::json(StatusCode::OK, json::recovery(&found).to_string()))
+    }
+
+    pub(super) async fn cancel_recovery(
+        self,
+        queue: QueueRef,
+        id: &str,
+        recovery: &str,
+    ) -> Answered {
+        let subscription = SubscriptionRef { queue, id: id.to_owned() };
+        self.call(CancelRecovery { subscription, delivery: recovery.to_owned() }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 

@@ -74,7 +74,9 @@ fn returns_messages(route: &Route, method: &Method) -> bool {
         | Route::Retry(..)
         | Route::SubscriberHealth(..)
         | Route::Resume(..)
-        | Route::Test(..) => false,
+        | Route::Test(..)
+        | Route::Recover(..)
+        | Route::Recovery(..) => false,
     }
 }
 
@@ -293,7 +295,9 @@ where
             | Route::Retry(..)
             | Route::SubscriberHealth(..)
             | Route::Resume(..)
-            | Route::Test(..) => Err(HttpError::NoSuchPath),
+            | Route::Test(..)
+            | Route::Recover(..)
+            | Route::Recovery(..) => Err(HttpError::NoSuchPath),
         }
     }
 
@@ -335,6 +339,13 @@ where
             (Route::SubscriberHealth(_, _, id), _) => self.subscriber_health(queue, id).await,
             (Route::Resume(_, _, id), _) => self.resume_subscription(queue, id).await,
             (Route::Test(_, _, id), _) => self.test_subscription(queue, id).await,
+            (Route::Recover(_, _, id), _) => self.recover_deliveries(queue, id).await,
+            (Route::Recovery(_, _, id, recovery), "DELETE") => {
+                self.cancel_recovery(queue, id, recovery).await
+            }
+            (Route::Recovery(_, _, id, recovery), _) => {
+                self.get_recovery(queue, id, recovery).await
+            }
             (
                 Route::Versions
                 | Route::Home

@@ -151,6 +151,14 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, HttpError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(invalid(&format!("The {name} must be a string."))),
+        }
+    }
+
     fn subscriber(&mut self) -> Result<Option<String>, HttpError> {
         match self.take("subscriber") {
             None => Ok(None),
