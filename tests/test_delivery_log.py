@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from support.api import Api
+from support.mongodb import REAL_URI, MongoDB, drop, new_name, on_mongodb
 from support.receiver import Receiver
 from support.redis import Redis, on_redis
 from support.server import Sections, Server, free_port
@@ -101,20 +102,6 @@ def tells_retries_and_resumes(server: Server, receiver: Receiver) -> None:
         assert health["last_delivered"] is not None
 
 
-def test_the_log_tells_and_failed_ones_are_delivered_once_more(
-    new_server: Callable[..., Server], receiver: Receiver
-):
-    tells_retries_and_resumes(new_server(options=LOCAL).start(), receiver)
-
-
-def test_the_log_on_redis(new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path):
-    redis = Redis(tmp_path / "redis").start()
-    try:
-        tells_retries_and_resumes(new_server(options={**on_redis(redis.uri), **LOCAL}).start(), receiver)
-    finally:
-        redis.kill()
-
-
 def recovers(server: Server, receiver: Receiver) -> None:
     with Api(server.url) as api:
         one = Subscription(api, receiver.url("/then/404/204"))
@@ -138,8 +125,88 @@ def recovers(server: Server, receiver: Receiver) -> None:
             assert api.call("POST", f"{one.path}/recover", json=wrong).status_code == 400
 
 
-def test_what_failed_is_recovered(new_server: Callable[..., Server], receiver: Receiver):
-    recovers(new_server(options=LOCAL).start(), receiver)
+def sends_batches_and_posts_events(server: Server, receiver: Receiver) -> None:
+    with Api(server.url) as api:
+        paths = ["/ok?together", "/ok?slowly", "/then/404?never"]
+        together, slowly, never = (receiver.url(path) for path in paths)
+        batched = Subscription(api, together, batch=10, signing=True)
+        limited = Subscription(api, slowly, max_rate=1000)
+        failing = Subscription(api, never, batch=10, failure_queue="alerts")
+        for other in (batched, failing):
+            assert api.call("POST", f"{other.path}/test", json={"body": "alone"}).status_code == 202
+        api.post("q", *range(7))
+        wait_until(lambda: len(receiver.messages(paths[1])) == 7, "each comes alone")
+        limited.becomes(*[("delivered", 1)] * 7)
+
+        def received() -> list[object]:
+            return [one["body"] for request in receiver.of(paths[0]) for one in json.loads(request.body)]
+
+        wait_until(lambda: sorted(map(str, received())) == [*"0123456", "alone"], "arrays have them all")
+        known = {one["id"] for one in batched.get("/deliveries")["deliveries"]}
+        sent = [one for request in receiver.of(paths[0]) for one in json.loads(request.body)]
+        assert {one["message_id"] for one in sent} == known
+        assert all(one["queue_name"] == "q" and one["Message_Type"] == "Notification" for one in sent)
+        assert len(receiver.of(paths[0])) < 8, "some came together"
+        assert "Webhook-Signature" in receiver.of(paths[0])[0].headers
+
+        failing.becomes(*[("failed", 1)] * 8)
+        (claimed,) = wait_for(lambda: api.claim("alerts", limit=10)[1], "an event is posted")
+        event = claimed["body"]
+        assert (event["zaqar_event"], event["queue_name"]) == ("exhausted", "q")
+        assert event["subscription_id"] == failing.path.rsplit("/", 1)[1]
+        assert event["subscriber"] == never
+        assert event["reason"] == "the receiver answered 404"
+
+
+def wait_for(answer: Callable[[], list], what: str) -> list:
+    found: list = []
+
+    def has_come() -> bool:
+        found.extend(answer())
+        return bool(found)
+
+    wait_until(has_come, what)
+    return found
+
+
+@pytest.fixture(scope="module", params=["embedded", "redis", "mongodb"])
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on each store."""
+    root = tmp_path_factory.mktemp(request.param)
+    database: Redis | MongoDB | None = None
+    options: Sections = {}
+    name = new_name()
+    if request.param == "redis":
+        database = Redis(root / "redis").start()
+        options = on_redis(database.uri)
+    elif request.param == "mongodb":
+        database = None if REAL_URI else MongoDB(root / "mongodb").start()
+        options = on_mongodb(REAL_URI or database.uri, name)
+    server = Server(root / "server", options={**options, **LOCAL})
+    try:
+        server.start()
+        yield server
+        assert server.stop() == 0, server.log_tail()
+    finally:
+        if request.param == "mongodb":
+            drop(REAL_URI or database.uri, name)
+        if database is not None:
+            database.kill()
+
+
+@pytest.mark.timeout(400)
+def test_the_log_tells_and_failed_ones_are_delivered_once_more(stored: Server, receiver: Receiver):
+    tells_retries_and_resumes(stored, receiver)
+
+
+@pytest.mark.timeout(400)
+def test_batches_and_events(stored: Server, receiver: Receiver):
+    sends_batches_and_posts_events(stored, receiver)
+
+
+@pytest.mark.timeout(400)
+def test_what_failed_is_recovered(stored: Server, receiver: Receiver):
+    recovers(stored, receiver)
 
 
 def test_pages_filters_and_what_is_wrong(new_server: Callable[..., Server], receiver: Receiver):

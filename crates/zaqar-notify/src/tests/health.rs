@@ -1,0 +1,89 @@
+//! Who is served although another fails: nobody waits for a dead destination, and health says which
+//! one it is. No test waits on the wall clock.
+
+use tokio_util::sync::CancellationToken;
+use zaqar_core::delivery::{SubscriberHealth, SubscriberState};
+
+use super::*;
+
+impl Scene {
+    async fn health(&self, id: SubscriptionId) -> SubscriberHealth {
+        self.workers.handle().health(&self.key, id).await.unwrap().unwrap()
+    }
+}
+
+/// Tokio's time stands until nothing else is left to do, and the workers' clock stands for good: so
+/// whatever waits for the dead one would wait for ever.
+#[tokio::test(start_paused = true)]
+async fn one_dead_endpoint_among_many_delays_nobody() {
+    const OTHERS: usize = 60;
+    const MESSAGES: usize = 40;
+    let mut scene = Scene::new().await;
+    // Its requests are never answered.
+    scene.subscribe("http://dead/", json!({})).await;
+    for at in 0..OTHERS {
+        scene.subscribe(&format!("http://alive-{at}/"), json!({})).await;
+    }
+    let spare =
+        workers(&scene.store, &scene.clock, &scene.script, &scene.posted, Options::default());
+    let running = std::mem::replace(&mut scene.workers, spare);
+    let handle = running.handle();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(running.run(shutdown.clone()));
+    for at in 0..MESSAGES {
+        scene.post(&at.to_string(), 3600, 0).await;
+    }
+    let mut received = BTreeMap::<String, usize>::new();
+    for _ in 0..10_000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        for sent in scene.sent() {
+            *received.entry(sent.subscriber).or_default() += 1;
+        }
+        let others = received.iter().filter(|(subscriber, _)| !subscriber.contains("dead"));
+        if others.map(|(_, count)| count).sum::<usize>() == OTHERS * MESSAGES {
+            break;
+        }
+    }
+    let dead = received.remove("http://dead/").unwrap();
+    assert_eq!(received.len(), OTHERS);
+    assert!(received.values().all(|count| *count == MESSAGES), "{received:?}");
+    // It has what one destination may have at once, and no more.
+    assert_eq!((dead, handle.in_flight()), (16, 16));
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn health_says_that_a_destination_fails_and_when_it_is_tried() {
+    let mut scene = Scene::new().await;
+    let options = json!({"_retry_policy": {"retries_with_no_delay": 0, "minimum_delay": 30,
+        "minimum_delay_retries": 10, "maximum_delay": 60, "maximum_delay_retries": 10,
+        "retry_backoff_function": "linear"}});
+    let id = scene.subscribe("http://a/", options).await;
+    let other = scene.subscribe("http://b/", json!({"filter": {"body": ["no"]}})).await;
+    assert_eq!(scene.health(id).await.state, SubscriberState::Ok);
+    scene.answer(&[500; 5]);
+    for at in 0..5 {
+        scene.post(&at.to_string(), 3600, 0).await;
+    }
+    scene.step().await;
+    let health = scene.health(id).await;
+    assert_eq!(health.state, SubscriberState::Failing(START.plus_secs(5)));
+    assert_eq!((health.waiting, health.delivered, health.failed), (5, 0, 0));
+    assert_eq!((health.last_delivered, health.last_failed), (None, Some(START)));
+    assert_eq!(scene.health(other).await.state, SubscriberState::Ok);
+    // A probe that fails doubles the pause; what is new waits for the next one.
+    scene.answer(&[500]);
+    scene.post("5", 3600, 0).await;
+    scene.pass(5).await;
+    let health = scene.health(id).await;
+    assert_eq!(health.state, SubscriberState::Failing(START.plus_secs(15)));
+    assert_eq!(health.waiting, 6);
+    // The next one succeeds.
+    for _ in 0..90 {
+        scene.pass(1).await;
+    }
+    let health = scene.health(id).await;
+    assert_eq!((health.state, health.waiting, health.delivered), (SubscriberState::Ok, 0, 6));
+    assert!(health.last_delivered > health.last_failed);
+}
