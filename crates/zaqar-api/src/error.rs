@@ -179,9 +179,23 @@ pub enum Error {
     /// The signature that the request came with does not cover the operation.
     #[error("the signature does not cover the operation")]
     NotGranted,
-    /// A stage of a pipeline, or a quota, rejects the operation.
+    /// A stage of a pipeline rejects the operation.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The project would have more than it may.
+    #[error("{reason}")]
+    OverQuota {
+        /// Which limit, with its value and its option, for the caller to read.
+        reason: String,
+    },
+    /// The project does more in a time than it may: the operation was not begun.
+    #[error("{reason}")]
+    OverRate {
+        /// Which limit, with its value and its option, for the caller to read.
+        reason: String,
+        /// When the project may go on.
+        retry_after: Duration,
+    },
     /// The server, or a layer of it, has too much to do: the operation was not begun.
     #[error("too many operations are in progress")]
     Overloaded {

@@ -111,7 +111,7 @@ pub trait Quota: Send + Sync {
     /// Whether an operation is within the quota, before it is done.
     ///
     /// # Errors
-    /// [`Error::Rejected`] where the project has used its quota up, [`Error::Overloaded`] where it
+    /// [`Error::OverQuota`] where the project has used its quota up, [`Error::OverRate`] where it
     /// may do so later.
     async fn admit(&self, context: &Context, facts: &Facts<'_>) -> Result<(), Error>;
 }

@@ -72,6 +72,7 @@ impl Error {
     const fn treatment(&self) -> Treatment {
         match self {
             Self::Overloaded { retry_after }
+            | Self::OverRate { retry_after, .. }
             | Self::Storage(storage::Error::Overloaded { retry_after }) => {
                 Treatment::Retry(*retry_after)
             }
@@ -114,6 +115,7 @@ impl Error {
             | Self::NoProject
             | Self::NotGranted
             | Self::Rejected(_)
+            | Self::OverQuota { .. }
             | Self::Storage(storage::Error::TooLarge { .. }) => Treatment::Permanent,
         }
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use tracing::{info, warn};
-use zaqar_api::{Authenticator, Layers, Policy};
+use zaqar_api::{Authenticator, Layers, Policy, Quota};
 use zaqar_auth::keystone::Session;
-use zaqar_auth::{Keystone, Permissions};
+use zaqar_auth::{Keystone, Permissions, Quotas};
 use zaqar_core::Clock;
 
 use crate::config::Settings;
 use crate::error::{StartError, with_causes};
+use crate::store::Stores;
 
 /// What identity and policy need.
 pub(crate) struct Access {
@@ -18,11 +19,17 @@ pub(crate) struct Access {
     pub(crate) session: Option<Arc<Session>>,
     /// Reloads itself while [`Permissions::watch`] runs.
     pub(crate) permissions: Arc<Permissions>,
+    /// Only where the settings limit anything.
+    pub(crate) quotas: Option<Quotas>,
 }
 
 impl Access {
-    /// Reads the policies. Keystone is asked when the first token comes.
-    pub(crate) fn new(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Self, StartError> {
+    /// Reads the policies and the quotas. Keystone is asked when the first token comes.
+    pub(crate) fn new(
+        settings: &Settings,
+        stores: &Stores,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
         let access = &settings.access;
         let session = access.keystone.as_ref().map(|options| {
             info!(url = options.auth_url, "tokens are checked with Keystone");
@@ -41,12 +48,26 @@ impl Access {
             authenticator: authenticator.map(|keystone| Arc::new(keystone) as _),
             session,
             permissions: Arc::new(permissions),
+            quotas: quotas(settings, stores, clock)?,
         })
     }
 
     /// Adds the layers.
     pub(crate) fn layers(&self, layers: Layers) -> Layers {
         let policy = Some(Arc::clone(&self.permissions) as Arc<dyn Policy>);
-        Layers { authenticator: self.authenticator.clone(), policy, ..layers }
+        let quota = self.quotas.clone().map(|quotas| Arc::new(quotas) as Arc<dyn Quota>);
+        Layers { authenticator: self.authenticator.clone(), quota, policy, ..layers }
     }
+}
+
+fn quotas(
+    settings: &Settings,
+    stores: &Stores,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Quotas>, StartError> {
+    let Some(options) = &settings.quotas else { return Ok(None) };
+    let management = Arc::clone(&stores.management) as _;
+    let messages = Arc::clone(&stores.messages);
+    let quotas = Quotas::load(options, management, messages, Arc::clone(clock));
+    Ok(Some(quotas.map_err(|error| format!("[quotas] {}", with_causes(&error)))?))
 }

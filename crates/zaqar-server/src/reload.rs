@@ -12,6 +12,9 @@ use crate::status::Status;
 /// Options of `[DEFAULT]` that are taken over.
 const LIVE: [&str; 2] = ["debug", "default_log_levels"];
 
+/// The section that is taken over where the server limits projects.
+const QUOTAS: &str = "quotas";
+
 /// Reloads the configuration of one server.
 pub(crate) struct Reloader {
     sources: Sources,
@@ -35,8 +38,8 @@ impl Reloader {
         Self { sources, registered, last: settings.clone(), started: settings, logs, status }
     }
 
-    /// Opens the log file again, takes over log levels, and has the policy files read. What is
-    /// wrong changes nothing. Reads files; do not call it where nothing may block.
+    /// Opens the log file again, takes over log levels and quotas, and has the policy files read.
+    /// What is wrong changes nothing. Reads files; do not call it where nothing may block.
     pub(crate) fn reload(&mut self) {
         self.logs.reopen();
         if let Some(permissions) = self.status.permissions() {
@@ -51,16 +54,28 @@ impl Reloader {
             }
         };
         let settings = loaded.settings;
-        let names = |differences: BTreeSet<(String, String)>, is_wanted: fn(&str, &str) -> bool| {
+        let quotas = self.status.quotas();
+        // The layer is absent where nothing was limited at the start.
+        let has_quotas = quotas.is_some();
+        let is_live = |section: &str, option: &str| {
+            is_live(section, option) || has_quotas && section == QUOTAS
+        };
+        let names = |before: &Settings, is_wanted: &dyn Fn(&str, &str) -> bool| {
+            let differences = differences(before.raw(), settings.raw());
             let wanted = differences.iter().filter(|(section, option)| is_wanted(section, option));
             let names: Vec<_> =
                 wanted.map(|(section, option)| format!("[{section}] {option}")).collect();
             names.join(", ")
         };
-        let taken = names(differences(self.last.raw(), settings.raw()), is_live);
-        let waiting = names(differences(self.started.raw(), settings.raw()), |section, option| {
-            !is_live(section, option)
-        });
+        let taken = names(&self.last, &is_live);
+        let waiting = names(&self.started, &|section, option| !is_live(section, option));
+        if let Some(quotas) = quotas {
+            let options = settings.quotas.clone().unwrap_or_default();
+            if let Err(error) = quotas.reload(&options) {
+                let error = &error as &dyn std::error::Error;
+                error!(error, "[quotas] the quotas before stay in force");
+            }
+        }
         match self.logs.set_levels(&settings.logging) {
             Ok(()) => info!(
                 changed = or_nothing(&taken),

@@ -121,7 +121,7 @@ async fn serve_clients(
     tell_of_stores(status, &stores, settings);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let keyring = keyring(settings);
-    let access = Access::new(settings, &clock)?;
+    let access = Access::new(settings, &stores, &clock)?;
     let announcer = Arc::new(Announcer::default());
     let outside = Outside { keystone: access.session.clone(), announcer: Arc::clone(&announcer) };
     let deliveries = notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), outside)?;
@@ -142,6 +142,7 @@ async fn serve_clients(
         clock: Arc::clone(&clock),
     });
     status.set_permissions(Arc::clone(&access.permissions));
+    status.set_quotas(access.quotas.clone());
     let names = &settings.drivers.transports;
     let (assigned, left) = passed.assign(names);
     service_manager::log_assignment(names, &assigned, &left);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use zaqar_auth::Permissions;
+use zaqar_auth::{Permissions, Quotas};
 use zaqar_core::storage::Upkeep;
 use zaqar_core::{Clock, MemoryBudget, OperationLimit, TaskMonitor};
 use zaqar_transport_http::ConnectionCounts;
@@ -31,6 +31,7 @@ struct Parts {
     deliveries: Option<zaqar_notify::Handle>,
     bounds: Option<Bounds>,
     permissions: Option<Arc<Permissions>>,
+    quotas: Option<Quotas>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -143,6 +144,10 @@ impl Status {
         self.parts().permissions = Some(permissions);
     }
 
+    pub(crate) fn set_quotas(&self, quotas: Option<Quotas>) {
+        self.parts().quotas = quotas;
+    }
+
     pub(crate) fn set_bounds(&self, bounds: Bounds) {
         self.parts().bounds = Some(bounds);
     }
@@ -159,6 +164,11 @@ impl Status {
     /// What decides by policies.
     pub(crate) fn permissions(&self) -> Option<Arc<Permissions>> {
         self.parts().permissions.clone()
+    }
+
+    /// What limits projects, where anything does.
+    pub(crate) fn quotas(&self) -> Option<Quotas> {
+        self.parts().quotas.clone()
     }
 
     pub(crate) fn stores(&self) -> Vec<StoreStatus> {

@@ -248,6 +248,8 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
         Error::Rejected(Rejection::Forbidden(reason)) => {
             described(StatusCode::FORBIDDEN, "Not authorized", &reason)
         }
+        Error::OverQuota { reason } => described(StatusCode::FORBIDDEN, "Quota exceeded", &reason),
+        Error::OverRate { reason, .. } => unavailable_as(&reason, retry_after),
         Error::AuthenticationUnavailable { .. } => {
             unavailable_as("The Keystone service is temporarily unavailable.", retry_after)
         }

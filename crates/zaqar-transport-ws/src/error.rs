@@ -173,7 +173,10 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
         }
         Error::NoProject => bare(403, &WsError::OtherProject.to_string()),
         Error::Rejected(Rejection::BadRequest(reason)) => described(400, &reason, None),
-        Error::Rejected(Rejection::Forbidden(reason)) => bare(403, &reason),
+        Error::Rejected(Rejection::Forbidden(reason)) | Error::OverQuota { reason } => {
+            bare(403, &reason)
+        }
+        Error::OverRate { reason, .. } => unavailable_as(&reason, about, retry_after),
         Error::Overloaded { .. }
         | Error::AuthenticationUnavailable { .. }
         | Error::DeadlineExceeded
@@ -203,7 +206,10 @@ fn internal_error(text: &str) -> Reply {
 
 /// The answer of a server that has too much to do or has lost its store.
 fn unavailable(about: &About, retry_after: Duration) -> Reply {
-    let text = "Please try again in a few seconds.";
+    unavailable_as("Please try again in a few seconds.", about, retry_after)
+}
+
+fn unavailable_as(text: &str, about: &About, retry_after: Duration) -> Reply {
     let mut reply = described(503, text, Some(&about.undone()));
     // Whole seconds, rounded up: 0 would ask for a storm.
     let seconds = retry_after.as_millis().div_ceil(1000).max(1);

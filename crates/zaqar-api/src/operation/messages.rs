@@ -294,4 +294,14 @@ impl Operation for PushMessages {
     };
 
     addresses_queue!();
+
+    fn amount(&self) -> Amount {
+        let bytes = self.messages.iter().map(|push| push.body.len() as u64).sum();
+        Amount { messages: self.messages.len() as u64, bytes }
+    }
+
+    /// Subscribers do not wait for what their project lists or posts.
+    fn is_expensive(&self) -> bool {
+        false
+    }
 }

@@ -123,7 +123,7 @@ pub trait Operation: Any + Send + Sync {
         None
     }
 
-    /// What it stores, where it stores messages.
+    /// What it stores or pushes, where it stores or pushes messages.
     fn amount(&self) -> Amount {
         Amount::default()
     }
@@ -163,7 +163,7 @@ pub struct Facts<'a> {
     pub id: Option<&'a str>,
     /// The one delivery of the subscription that it addresses.
     pub delivery: Option<&'a str>,
-    /// What it stores.
+    /// What it stores or pushes.
     pub amount: Amount,
 }
 

@@ -118,14 +118,18 @@ const fn outcome(error: Option<&Error>) -> usize {
         | Error::SubscriptionTaken
         | Error::SubscriptionUnchanged { .. }
         | Error::Contended => 3,
-        Error::Forbidden | Error::NotAuthenticated | Error::NoProject | Error::NotGranted => 4,
+        Error::Forbidden
+        | Error::OverQuota { .. }
+        | Error::NotAuthenticated
+        | Error::NoProject
+        | Error::NotGranted => 4,
         Error::NoPools => 2,
         Error::Pools(rule) => match rule {
             PoolsRule::Unable { .. } => 1,
             PoolsRule::PoolNotFound { .. } | PoolsRule::FlavorNotFound { .. } => 2,
             PoolsRule::UriInUse | PoolsRule::LastOfFlavor { .. } => 3,
         },
-        Error::Overloaded { .. } => 5,
+        Error::Overloaded { .. } | Error::OverRate { .. } => 5,
         Error::DeadlineExceeded => 6,
         Error::AuthenticationUnavailable { .. } | Error::TaskFailed { .. } => 7,
         Error::Storage(error) => match error {

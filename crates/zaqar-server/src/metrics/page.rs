@@ -6,6 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use zaqar_auth::quotas::Limit;
 use zaqar_core::MemoryBounds;
 
 use crate::metrics::Counted;
@@ -28,6 +29,7 @@ pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) ->
     connections(&mut families, status);
     deliveries(&mut families, status);
     bounds(&mut families, status);
+    quotas(&mut families, status);
     state(&mut families, status, recent);
     process(&mut families);
     let mut registry = Registry::default();
@@ -268,6 +270,15 @@ fn bounds(families: &mut Families, status: &Status) {
     families.gauge("zaqar_clock_offset_seconds", help, offset);
     let help = "1 while the wall clock agrees with the time this server uses";
     families.gauge("zaqar_clock_steady", help, f64::from(u8::from(clock.is_steady())));
+}
+
+/// What quotas rejected; absent where nothing is limited.
+fn quotas(families: &mut Families, status: &Status) {
+    let Some(quotas) = status.quotas() else { return };
+    let sample =
+        |(limit, count): (Limit, u64)| (vec![("quota", limit.option().to_owned())], float(count));
+    let help = "Operations that a quota or a rate of their project rejected";
+    families.counters("zaqar_quota_rejections", help, quotas.rejections().map(sample).to_vec());
 }
 
 fn state(families: &mut Families, status: &Status, recent: &RecentErrors) {

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
 
 mod layers;
+mod quotas;
 mod refusals;
 mod support;

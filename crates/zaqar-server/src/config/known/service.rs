@@ -18,6 +18,7 @@ pub(super) const SECTIONS: &[KnownSection] = &[
     KnownSection::new("admin", ADMIN),
     KnownSection::new("drivers", DRIVERS),
     KnownSection::new("limits", LIMITS),
+    KnownSection::new("quotas", QUOTAS),
     KnownSection::new("transport", TRANSPORT),
     KnownSection::new("signed_url", &[unset("secret_key").secret()]),
     KnownSection::new("cors", CORS),
@@ -83,6 +84,22 @@ const LIMITS: &[Known] = &[
     integer("memory_per_project", "25", 1, 100),
     integer("max_operations", "1024", 1, 1_000_000),
     integer("max_expensive_operations_per_project", "8", 1, 1_000_000),
+];
+
+/// The greatest quota: what JSON numbers hold exactly.
+const QUOTA: i64 = 1 << 53;
+
+/// Ours: of each project; 0 is no limit.
+const QUOTAS: &[Known] = &[
+    integer("max_queues", "0", 0, QUOTA),
+    integer("max_subscriptions", "0", 0, QUOTA),
+    integer("max_messages_per_queue", "0", 0, QUOTA),
+    integer("max_bytes_per_queue", "0", 0, QUOTA),
+    integer("max_messages", "0", 0, QUOTA),
+    integer("max_bytes", "0", 0, QUOTA),
+    integer("max_requests_per_second", "0", 0, QUOTA),
+    integer("max_bytes_per_second", "0", 0, QUOTA),
+    unset("projects_file"),
 ];
 
 const TRANSPORT: &[Known] = &[

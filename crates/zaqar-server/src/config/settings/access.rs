@@ -213,7 +213,7 @@ fn policies(reader: &mut Reader) -> Files {
 }
 
 /// The directories of the configuration files, in order.
-fn config_dirs(reader: &Reader) -> Vec<PathBuf> {
+pub(super) fn config_dirs(reader: &Reader) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = Vec::new();
     for file in reader.raw.files() {
         let dir = Path::new(file.as_ref()).parent().unwrap_or(Path::new("")).to_owned();
@@ -229,7 +229,7 @@ fn config_dirs(reader: &Reader) -> Vec<PathBuf> {
 
 /// Where a relative path is: in the first directory that has it, or in the first one of all, where
 /// it may yet appear.
-fn find(dirs: &[PathBuf], path: &str) -> PathBuf {
+pub(super) fn find(dirs: &[PathBuf], path: &str) -> PathBuf {
     let mut places = dirs.iter().map(|dir| dir.join(path));
     let first = dirs.first().map(|dir| dir.join(path));
     places.find(|place| place.exists()).or(first).unwrap_or_else(|| path.into())

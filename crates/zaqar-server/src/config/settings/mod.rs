@@ -6,6 +6,7 @@ mod limits;
 mod logging;
 mod notification;
 mod overload;
+mod quotas;
 mod transports;
 
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub limits: Limits,
     /// `[limits]`.
     pub overload: Overload,
+    /// `[quotas]`; `None` where nothing is limited.
+    pub quotas: Option<zaqar_auth::quotas::Options>,
     /// `[transport] message_encryption_key`; there is no default key.
     pub message_encryption_key: Option<Secret<String>>,
     /// `[signed_url] secret_key`; without one no URL can be signed.
@@ -145,6 +148,7 @@ impl Settings {
             cors: Cors::read(&mut reader.section("cors")),
             limits: limits::read(&mut reader.section("transport")),
             overload: Overload::read(&mut reader.section("limits")),
+            quotas: quotas::read(reader),
             message_encryption_key: encryption_key(&mut reader.section("transport")),
             signed_url_key: reader.section("signed_url").secret("secret_key"),
             pipelines: Pipelines::read(&mut reader.section("storage"), registered.stages()),

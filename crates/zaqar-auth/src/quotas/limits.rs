@@ -1,0 +1,264 @@
+//! What a project may have and do, and where the exceptions for single projects are read from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use zaqar_core::ProjectId;
+
+/// Bytes of the file of projects, at most.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// The greatest limit: what JSON numbers hold exactly.
+const MAX_LIMIT: u64 = 1 << 53;
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Queues and topics of a project.
+    Queues,
+    /// Subscriptions of a project, those of connections included.
+    Subscriptions,
+    /// Messages of one queue or topic, of any state.
+    QueueMessages,
+    /// Bytes of the messages of one queue or topic.
+    QueueBytes,
+    /// Messages of a project.
+    Messages,
+    /// Bytes of a project's messages.
+    Bytes,
+    /// Requests of a project a second.
+    RequestRate,
+    /// Bytes a second that a project posts and that are pushed to its connections.
+    ByteRate,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Queues,
+        Self::Subscriptions,
+        Self::QueueMessages,
+        Self::QueueBytes,
+        Self::Messages,
+        Self::Bytes,
+        Self::RequestRate,
+        Self::ByteRate,
+    ];
+
+    /// Its option in `[quotas]`, and its name in the file of projects.
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Queues => "max_queues",
+            Self::Subscriptions => "max_subscriptions",
+            Self::QueueMessages => "max_messages_per_queue",
+            Self::QueueBytes => "max_bytes_per_queue",
+            Self::Messages => "max_messages",
+            Self::Bytes => "max_bytes",
+            Self::RequestRate => "max_requests_per_second",
+            Self::ByteRate => "max_bytes_per_second",
+        }
+    }
+
+    /// What is counted, for a sentence with a number in front.
+    pub(super) const fn unit(self) -> &'static str {
+        match self {
+            Self::Queues => "queues",
+            Self::Subscriptions => "subscriptions",
+            Self::QueueMessages | Self::Messages => "messages",
+            Self::QueueBytes | Self::Bytes => "bytes",
+            Self::RequestRate => "requests a second",
+            Self::ByteRate => "bytes a second",
+        }
+    }
+
+    fn of_option(option: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|limit| limit.option() == option)
+    }
+}
+
+/// The limits of a project. 0 stands for none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits([u64; Limit::ALL.len()]);
+
+impl Limits {
+    /// The value of a limit; `None` where there is none.
+    pub const fn get(&self, limit: Limit) -> Option<u64> {
+        match self.0[limit as usize] {
+            0 => None,
+            value => Some(value),
+        }
+    }
+
+    /// The same limits with another value of one.
+    #[must_use]
+    pub const fn with(mut self, limit: Limit, value: u64) -> Self {
+        self.0[limit as usize] = value;
+        self
+    }
+}
+
+/// The limits of all projects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Of projects that are not in the file.
+    pub default: Limits,
+    /// `[quotas] projects_file`.
+    pub projects_file: Option<PathBuf>,
+}
+
+/// The limits of all projects, the file read.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    default: Limits,
+    projects: HashMap<ProjectId, Limits>,
+}
+
+impl Loaded {
+    pub(super) fn of(&self, project: &ProjectId) -> &Limits {
+        self.projects.get(project).unwrap_or(&self.default)
+    }
+
+    /// How many projects have limits of their own.
+    pub(super) fn projects(&self) -> usize {
+        self.projects.len()
+    }
+}
+
+/// Why the file of projects could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is too large.
+    #[error("{} has more than {MAX_BYTES} bytes, the most that a file of quotas may have", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no document that maps projects to limits.
+    #[error("{} is no YAML or JSON object of projects, each an object of options and integers", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where, and why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A project or one of its limits is none.
+    #[error("{}: project {project}: {reason}", path.display())]
+    Project {
+        /// The file.
+        path: PathBuf,
+        /// The project as it is written.
+        project: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Options {
+    /// Reads the file of projects, if there is one.
+    pub(super) fn load(&self) -> Result<Loaded, FileError> {
+        let projects = match &self.projects_file {
+            Some(path) => self.projects(path)?,
+            None => HashMap::new(),
+        };
+        Ok(Loaded { default: self.default, projects })
+    }
+
+    fn projects(&self, path: &Path) -> Result<HashMap<ProjectId, Limits>, FileError> {
+        let text = read(path)?;
+        // An empty file is a file without exceptions.
+        let document: Option<BTreeMap<String, BTreeMap<String, u64>>> =
+            serde_saphyr::from_str(&text).map_err(|source| FileError::Malformed {
+                path: path.to_owned(),
+                source: Box::new(source),
+            })?;
+        let mut projects = HashMap::new();
+        for (project, options) in document.unwrap_or_default() {
+            let limits = self.limits(&options);
+            let id = ProjectId::new(&project).map_err(|error| error.to_string());
+            let (id, limits) = id
+                .and_then(|id| Ok((id, limits?)))
+                .map_err(|reason| FileError::Project { path: path.to_owned(), project, reason })?;
+            projects.insert(id, limits);
+        }
+        Ok(projects)
+    }
+
+    /// The limits of one project: what it does not name is as in the configuration.
+    fn limits(&self, options: &BTreeMap<String, u64>) -> Result<Limits, String> {
+        let mut limits = self.default;
+        for (option, value) in options {
+            let limit = Limit::of_option(option).ok_or_else(|| {
+                let known = Limit::ALL.map(Limit::option).join(", ");
+                format!("{option} is no quota; quotas are {known}")
+            })?;
+            if *value > MAX_LIMIT {
+                return Err(format!("{option} is {value}; the most is {MAX_LIMIT}"));
+            }
+            limits = limits.with(limit, *value);
+        }
+        Ok(limits)
+    }
+}
+
+fn read(path: &Path) -> Result<String, FileError> {
+    let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(FileError::TooLarge { path: path.to_owned() });
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Loaded, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("quotas.yaml");
+        std::fs::write(&path, text).unwrap();
+        let default = Limits::default().with(Limit::Queues, 10).with(Limit::Messages, 5);
+        let options = Options { default, projects_file: Some(path) };
+        options.load().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_project_has_its_own_limits_and_the_defaults_of_the_others() {
+        let loaded =
+            load("p1: {max_queues: 3, max_messages: 0}\n\"2\":\n  max_bytes: 7\n").unwrap();
+        let of = |project: &str| *loaded.of(&ProjectId::new(project).unwrap());
+        assert_eq!(of("p1"), Limits::default().with(Limit::Queues, 3));
+        assert_eq!(of("2").get(Limit::Bytes), Some(7));
+        assert_eq!(of("2").get(Limit::Messages), Some(5));
+        assert_eq!(of("other").get(Limit::Queues), Some(10));
+        assert_eq!(load("").unwrap().projects(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_what_is_wrong() {
+        for (text, part) in [
+            ("p: {max_quees: 1}", "max_quees is no quota; quotas are max_queues,"),
+            ("p: {max_queues: -1}", "no YAML or JSON object"),
+            ("p: {max_queues: many}", "no YAML or JSON object"),
+            ("p: 3", "no YAML or JSON object"),
+            ("- p", "no YAML or JSON object"),
+            ("p: {max_queues: 9007199254740993}", "the most is 9007199254740992"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! `[quotas]`: what each project may have and do.
+
+use zaqar_auth::quotas::{Limit, Limits, Options};
+
+use super::access::{config_dirs, find};
+use crate::config::reader::Reader;
+
+pub(super) fn read(reader: &mut Reader) -> Option<Options> {
+    let dirs = config_dirs(reader);
+    let mut section = reader.section("quotas");
+    let default = Limit::ALL.into_iter().fold(Limits::default(), |limits, limit| {
+        limits.with(limit, section.number(limit.option()))
+    });
+    let projects_file = section.optional_text("projects_file").map(|path| find(&dirs, &path));
+    let options = Options { default, projects_file };
+    (options != Options::default()).then_some(options)
+}
