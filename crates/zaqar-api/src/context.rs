@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use zaqar_core::signing::Grant;
 use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp};
 
-use crate::QueueRef;
+use crate::{ProfilerHeaders, QueueRef};
 
 /// Who asks, and for which request. A transport makes one for each request; clones are for tasks.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct Context {
     pub global_request_id: Option<RequestId>,
     /// The span of a caller that this request belongs to.
     pub trace_parent: Option<TraceParent>,
+    /// What OSprofiler's headers say, unchecked; over HTTP only.
+    pub profiler: Option<Arc<ProfilerHeaders>>,
     /// From then on nobody waits for the answer: the operation is stopped with
     /// [`crate::Error::DeadlineExceeded`]. A change that was on its way may have been made.
     pub deadline: Option<Instant>,
@@ -43,6 +45,7 @@ impl Context {
             request_id: RequestId::random(),
             global_request_id: None,
             trace_parent: None,
+            profiler: None,
             deadline: None,
         }
     }
@@ -230,6 +233,14 @@ impl TraceParent {
     }
 }
 
+impl fmt::Display for TraceParent {
+    /// As the header has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trace, span, sampled } = *self;
+        write!(f, "00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +274,8 @@ mod tests {
     fn a_trace_parent_is_read_as_the_standard_says() {
         let parent = TraceParent::parse("00-000000000000000000000000000000ab-00000000000000cd-01");
         assert_eq!(parent, Some(TraceParent { trace: 0xab, span: 0xcd, sampled: true }));
+        let text = "00-000000000000000000000000000000ab-00000000000000cd-01";
+        assert_eq!(parent.unwrap().to_string(), text);
         for text in [
             "",
             "00-000000000000000000000000000000ab-00000000000000cd",

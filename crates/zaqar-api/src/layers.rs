@@ -13,13 +13,15 @@ use zaqar_core::delivery::{
 use zaqar_core::{Kind, MessageId, Payload, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::pipeline::Pipelines;
-use crate::{Context, Declaration, Error, Facts, Identity};
+use crate::{Context, Declaration, Error, Facts, Identity, TraceParent, Tracer};
 
 /// The layers in front of the operations. What is `None` is absent and costs nothing.
 #[derive(Clone, Default)]
 pub struct Layers {
     /// Counts and times operations.
     pub metrics: Option<Arc<dyn Metrics>>,
+    /// Records operations as spans.
+    pub tracer: Option<Arc<dyn Tracer>>,
     /// Knows callers by their tokens. Without one they are who they say they are.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Limits what a project may do.
@@ -62,6 +64,8 @@ pub struct Presented<'a> {
     /// The method and the path of the request that the tokens are for; `None` for those of a
     /// connection, whose requests are each checked against [`Identity::requests`].
     pub request: Option<(&'a str, &'a str)>,
+    /// The caller's span.
+    pub trace_parent: Option<TraceParent>,
 }
 
 impl fmt::Debug for Presented<'_> {

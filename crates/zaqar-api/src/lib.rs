@@ -24,6 +24,7 @@ mod share;
 mod stack;
 mod subscriptions;
 mod sweeper;
+mod trace;
 mod trusts;
 
 use std::fmt;
@@ -66,6 +67,7 @@ pub use queue_ref::QueueRef;
 pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
 pub use sweeper::Sweeper;
+pub use trace::{ActiveSpan, ProfilerHeaders, Tracer, active_span, outgoing_trace};
 
 /// How the operations behave.
 #[derive(Clone)]
@@ -256,7 +258,8 @@ impl Api {
     /// [`Error::AuthenticationUnavailable`].
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, Error> {
         let authenticator = self.authenticator().ok_or(Error::NotAuthenticated)?;
-        match authenticator.authenticate(presented).await {
+        let asking = authenticator.authenticate(presented);
+        match trace::on_behalf(presented.trace_parent, asking).await {
             Ok(identity) if self.inner.clock.now() < identity.expires => Ok(identity),
             Ok(_) | Err(TokenError::Invalid) => Err(Error::NotAuthenticated),
             Err(TokenError::NoProject) => Err(Error::NoProject),

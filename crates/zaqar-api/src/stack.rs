@@ -9,7 +9,7 @@ use zaqar_core::{Clock, OperationInProgress, OperationLimit, TooManyOperations};
 
 use crate::operation::Callable;
 use crate::project_limit::{ProjectLimit, Slot, TooManyWaiting, Turn};
-use crate::{Api, Authentication, Context, Error, Facts, Layers, Operation};
+use crate::{Api, Authentication, Context, Error, Facts, Layers, Operation, trace};
 
 /// When callers that were turned away should retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -73,6 +73,9 @@ impl Stack {
         let started = self.layers.metrics.as_ref().map(|_| Instant::now());
         // Span: whatever is logged on the way names the request, the project and the queue.
         let span = span(context, &operation);
+        // Trace: records the operation and its calls to the stores, if anybody wants to see it.
+        let tracer = self.layers.tracer.as_ref();
+        let traced = tracer.and_then(|tracer| tracer.begin(context, &Facts::of(&operation)));
         let layers = pin!(async {
             let inner = pin!(async {
                 // Load shedding: above the limit of operations in progress, rejects at once.
@@ -102,7 +105,15 @@ impl Stack {
             }
             outcome
         });
-        layers.instrument(span).await
+        let layers = layers.instrument(span);
+        match traced {
+            None => layers.await,
+            Some(traced) => {
+                let outcome = trace::within(&traced, layers).await;
+                traced.end(outcome.as_ref().err());
+                outcome
+            }
+        }
     }
 
     /// Waits for the turn of an expensive operation's project. While it waits it does not count as

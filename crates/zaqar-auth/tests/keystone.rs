@@ -324,7 +324,12 @@ async fn a_request_needs_a_valid_user_and_no_bad_service() {
     let lenient = keystone.middleware(|options| options.service_tokens.required = false);
     let verify = async |middleware: &Middleware, user, service| {
         let (user_token, service_token) = (Some(user), Some(service));
-        let asked = Presented { user_token, service_token, request: Some(("GET", "/v2/queues")) };
+        let asked = Presented {
+            user_token,
+            service_token,
+            request: Some(("GET", "/v2/queues")),
+            trace_parent: None,
+        };
         middleware.verify(asked).await
     };
     let verified = verify(&middleware, "user", "service").await.unwrap();

@@ -26,6 +26,7 @@ mod signals;
 mod status;
 mod store;
 mod supervisor;
+mod traces;
 mod transport;
 mod trusts;
 

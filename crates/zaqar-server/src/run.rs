@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use zaqar_api::{Api, Keyring, Layers, Options, Sweeper};
+use zaqar_api::{Api, Keyring, Layers, Options, Sweeper, Tracer};
 use zaqar_core::storage::{Error as StorageError, Upkeep};
 use zaqar_core::{
     Clock, MemoryBounds, MemoryBudget, OperationLimit, StateLog, SystemClock, TaskMonitor,
@@ -27,6 +27,7 @@ use crate::service_manager::{self, Passed};
 use crate::status::{Bounds, Phase, Status, StoreHealth, StoreStatus, TransportStatus};
 use crate::store::{StoreContext, Stores};
 use crate::supervisor::{Supervisor, stop_on_failure};
+use crate::traces::Traces;
 use crate::transport::Transport;
 
 /// Serves as the settings say until `shutdown`; then answers what was accepted and closes the
@@ -114,10 +115,8 @@ async fn serve_clients(
         }
         None => stores,
     };
-    let stores = match &metrics {
-        Some(metrics) => metrics.count_calls(stores),
-        None => stores,
-    };
+    let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
+    let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());
     tell_of_stores(status, &stores, settings);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let keyring = keyring(settings);
@@ -129,6 +128,7 @@ async fn serve_clients(
     let layers = access.layers(Layers {
         pipelines: registry.pipelines(settings)?,
         metrics: metrics.as_ref().map(Metrics::layer),
+        tracer: traces.clone().map(|traces| Arc::new(traces) as Arc<dyn Tracer>),
         subscribers: Some(deliveries.subscribers()),
         ..Layers::default()
     });
@@ -136,13 +136,7 @@ async fn serve_clients(
     let options = Options { keyring, pools, ..options(settings, &clock, layers, tasks) };
     let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
     announcer.set_api(api.clone());
-    status.set_bounds(Bounds {
-        operations: api.operations().clone(),
-        memory: api.memory().clone(),
-        clock: Arc::clone(&clock),
-    });
-    status.set_permissions(Arc::clone(&access.permissions));
-    status.set_quotas(access.quotas.clone());
+    tell_of_layers(status, &api, &clock, &access, traces.as_ref());
     let names = &settings.drivers.transports;
     let (assigned, left) = passed.assign(names);
     service_manager::log_assignment(names, &assigned, &left);
@@ -158,14 +152,16 @@ async fn serve_clients(
     }
     let watching = Arc::clone(&access.permissions).watch(last_request.clone());
     caretakers.spawn("watch of the policies".to_owned(), &last_request, watching);
+    // Spans are sent until nothing is done any more that has one.
+    let last_span = CancellationToken::new();
+    let mut exporting = Supervisor::new(tasks);
+    if let Some(exporters) = exporters {
+        exporting.spawn("traces".to_owned(), &last_span, exporters.run(last_span.clone()));
+    }
     // What is not delivered when the server stops is kept for another one, or the next start.
     let mut delivering = Supervisor::new(tasks);
     delivering.spawn("deliveries".to_owned(), shutdown, deliveries.run(shutdown.clone()));
-    let stopped = shutdown.clone();
-    let stopping = tokio::spawn(async move {
-        stopped.cancelled().await;
-        Instant::now()
-    });
+    let stopping = tokio::spawn(stop_time(shutdown.clone()));
     serve_transports(transports, status, shutdown).await;
     // Transports that failed have ended before anybody asked for a stop.
     shutdown.cancel();
@@ -175,6 +171,8 @@ async fn serve_clients(
         api.stop_pushes().await;
         last_request.cancel();
         caretakers.join().await;
+        last_span.cancel();
+        exporting.join().await;
     };
     let deadline =
         stopping.await.unwrap_or_else(|_| Instant::now()) + settings.graceful_shutdown_timeout;
@@ -185,6 +183,42 @@ async fn serve_clients(
     stores.management.shut_down().await?;
     info!("stopped");
     Ok(())
+}
+
+/// The same stores, whose calls are seen by metrics and spans where there are any.
+fn watch_calls(stores: Stores, metrics: Option<&Metrics>, traces: Option<&Traces>) -> Stores {
+    let are_traced = traces.is_some_and(Traces::wants_store_calls);
+    // What counts calls is also what shows them to spans.
+    match metrics.cloned().or_else(|| are_traced.then(Metrics::default)) {
+        Some(metrics) => metrics.count_calls(stores),
+        None => stores,
+    }
+}
+
+/// When a stop was asked for.
+async fn stop_time(shutdown: CancellationToken) -> Instant {
+    shutdown.cancelled().await;
+    Instant::now()
+}
+
+/// Shows what requests pass to whoever asks how the server is.
+fn tell_of_layers(
+    status: &Status,
+    api: &Api,
+    clock: &Arc<dyn Clock>,
+    access: &Access,
+    traces: Option<&Traces>,
+) {
+    status.set_bounds(Bounds {
+        operations: api.operations().clone(),
+        memory: api.memory().clone(),
+        clock: Arc::clone(clock),
+    });
+    status.set_permissions(Arc::clone(&access.permissions));
+    status.set_quotas(access.quotas.clone());
+    if let Some(traces) = traces {
+        status.set_traces(traces.counts().clone());
+    }
 }
 
 /// Serves on every transport until the last one has ended.

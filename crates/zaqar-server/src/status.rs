@@ -11,6 +11,7 @@ use zaqar_transport_http::ConnectionCounts;
 
 use crate::error::with_causes;
 use crate::store::Figures;
+use crate::traces::Counts;
 
 /// A store that was not found well for this long does not serve: its ping takes too long.
 const STALE: Duration = Duration::from_secs(10);
@@ -32,6 +33,7 @@ struct Parts {
     bounds: Option<Bounds>,
     permissions: Option<Arc<Permissions>>,
     quotas: Option<Quotas>,
+    traces: Option<Counts>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -164,6 +166,15 @@ impl Status {
     /// What decides by policies.
     pub(crate) fn permissions(&self) -> Option<Arc<Permissions>> {
         self.parts().permissions.clone()
+    }
+
+    pub(crate) fn set_traces(&self, counts: Counts) {
+        self.parts().traces = Some(counts);
+    }
+
+    /// What became of spans, where anything is traced.
+    pub(crate) fn traces(&self) -> Option<Counts> {
+        self.parts().traces.clone()
     }
 
     /// What limits projects, where anything does.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{self, HeaderMap};
 use zaqar_api::{
-    Api, Authentication, Context, Presented, QueueRef, RequestId, SignedHeaders, TraceParent, Wire,
+    Api, Authentication, Context, Presented, ProfilerHeaders, QueueRef, RequestId, SignedHeaders,
+    TraceParent, Wire,
 };
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Kind, Limits, NameError, ProjectId, QueueName};
@@ -116,8 +117,16 @@ pub(crate) fn context(
         wire: Wire::Http,
         global_request_id: parsed("x-openstack-request-id").and_then(RequestId::parse),
         trace_parent: parsed("traceparent").and_then(TraceParent::parse),
+        profiler: profiler(headers),
         ..Context::new(project, client).authenticated(authentication)
     })
+}
+
+/// OSprofiler's headers, where both are there; whoever traces checks their signature.
+fn profiler(headers: &HeaderMap) -> Option<Arc<ProfilerHeaders>> {
+    let info = text(headers, "x-trace-info")?.to_owned();
+    let signature = text(headers, "x-trace-hmac")?.to_owned();
+    Some(Arc::new(ProfilerHeaders { info, signature }))
 }
 
 /// What Keystone's middleware sets for the service behind it, without `x-` or `x-service-`: from a
@@ -179,6 +188,7 @@ pub(crate) async fn token(
         user_token: text(headers, "x-auth-token").or_else(|| text(headers, "x-storage-token")),
         service_token: text(headers, "x-service-token"),
         request: Some((method.as_str(), path)),
+        trace_parent: text(headers, "traceparent").and_then(TraceParent::parse),
     };
     let identity = api.authenticate(presented).await?;
     Ok(Authentication::Token(match presented.user_token {

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
-use zaqar_api::{Error as ApiError, Identity, Presented, PushesEnded};
+use zaqar_api::{Error as ApiError, Identity, Presented, PushesEnded, TraceParent};
 use zaqar_core::{Holder, OverBudget, Permit, ProjectId, SubscriptionId};
 use zaqar_transport::linger;
 
@@ -612,8 +612,12 @@ async fn authenticate(inner: &Inner, request: Request) -> Outcome {
     }
     let text = |name| request.headers.text(name);
     let (user, service) = (text("X-Auth-Token"), text("X-Service-Token"));
-    let presented =
-        Presented { user_token: user.as_deref(), service_token: service.as_deref(), request: None };
+    let presented = Presented {
+        user_token: user.as_deref(),
+        service_token: service.as_deref(),
+        request: None,
+        trace_parent: text("traceparent").and_then(|parent| TraceParent::parse(&parent)),
+    };
     let rejected = |status| {
         let reply = WsError::AuthenticationFailed { status }.into_reply(&About::default());
         answered(&frame, &reply)

@@ -106,6 +106,11 @@ impl Http {
                 *request.method_mut() = method.clone();
                 *request.uri_mut() = uri.clone();
                 request.headers_mut().clone_from(headers);
+                // The caller's trace goes on there. What is written is hexadecimal.
+                let parent = zaqar_api::outgoing_trace().map(|parent| parent.to_string());
+                if let Some(Ok(parent)) = parent.map(http::HeaderValue::try_from) {
+                    request.headers_mut().insert("traceparent", parent);
+                }
                 match self.client.request(request).await {
                     Ok(answer) => break Ok(answer),
                     Err(error) if error.is_connect() && tries < self.retries => {

@@ -33,7 +33,8 @@ pub use section::Section;
 pub(crate) use settings::NOTIFIER;
 pub use settings::{
     Access, Admin, AuthStrategy, Cors, Drivers, Level, Logging, MailTemplate, Mailer, Notification,
-    Overload, Pipelines, Registered, Settings, SmtpSecurity, Websocket, Wsgi,
+    Otlp, Overload, Pipelines, Profiler, ProfilerTarget, Registered, Settings, SmtpSecurity,
+    Traces, Websocket, Wsgi,
 };
 pub use source::{Environment, Flag, Sources};
 

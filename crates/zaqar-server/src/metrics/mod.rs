@@ -12,6 +12,9 @@ mod store;
 
 use std::sync::Arc;
 
+pub(crate) use operations::error_name;
+pub(crate) use store::outcome_name;
+
 use operations::Operations;
 use store::{MessageCounts, MeteredManagement, MeteredMessages, StoreCalls};
 

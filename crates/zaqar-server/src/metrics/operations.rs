@@ -100,6 +100,11 @@ const fn wire(wire: Wire) -> usize {
     }
 }
 
+/// The name of the outcome that an error is.
+pub(crate) const fn error_name(error: &Error) -> &'static str {
+    OUTCOMES[outcome(Some(error))]
+}
+
 /// The place of an outcome in [`OUTCOMES`].
 const fn outcome(error: Option<&Error>) -> usize {
     let Some(error) = error else { return 0 };

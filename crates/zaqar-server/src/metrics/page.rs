@@ -30,6 +30,7 @@ pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) ->
     deliveries(&mut families, status);
     bounds(&mut families, status);
     quotas(&mut families, status);
+    traces(&mut families, status);
     state(&mut families, status, recent);
     process(&mut families);
     let mut registry = Registry::default();
@@ -279,6 +280,16 @@ fn quotas(families: &mut Families, status: &Status) {
         |(limit, count): (Limit, u64)| (vec![("quota", limit.option().to_owned())], float(count));
     let help = "Operations that a quota or a rate of their project rejected";
     families.counters("zaqar_quota_rejections", help, quotas.rejections().map(sample).to_vec());
+}
+
+/// What became of spans; absent where nothing is traced.
+fn traces(families: &mut Families, status: &Status) {
+    let Some(counts) = status.traces() else { return };
+    let outcomes = [("sent", counts.sent()), ("dropped", counts.dropped())];
+    let sample =
+        |(outcome, count): (&str, u64)| (vec![("outcome", outcome.to_owned())], float(count));
+    let help = "Spans that were sent, and that were dropped, by exporter's outcome";
+    families.counters("zaqar_trace_spans", help, outcomes.map(sample).to_vec());
 }
 
 fn state(families: &mut Families, status: &Status, recent: &RecentErrors) {

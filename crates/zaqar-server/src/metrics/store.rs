@@ -198,7 +198,11 @@ impl StoreCalls {
     ) -> Result<T, Error> {
         let started = Instant::now();
         let outcome = work.await;
-        self.record(call, outcome.as_ref().err(), started.elapsed());
+        let (error, elapsed) = (outcome.as_ref().err(), started.elapsed());
+        self.record(call, error, elapsed);
+        if let Some(span) = zaqar_api::active_span() {
+            span.store_call(self.role, CALLS[call as usize], elapsed, error);
+        }
         outcome
     }
 
@@ -223,6 +227,11 @@ impl MeteredManagement {
     pub(crate) fn new(inner: Arc<dyn ManagementStore>, calls: Arc<StoreCalls>) -> Self {
         Self { inner, calls }
     }
+}
+
+/// The name of an outcome.
+pub(crate) const fn outcome_name(error: Option<&Error>) -> &'static str {
+    OUTCOMES[outcome(error)]
 }
 
 /// The place of an outcome in [`OUTCOMES`].

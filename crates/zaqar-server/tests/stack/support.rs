@@ -56,6 +56,7 @@ impl Log {
         let stage: Arc<dyn Stage> = Arc::new(self.clone());
         Layers {
             metrics: Some(Arc::new(self.clone())),
+            tracer: None,
             authenticator: None,
             quota: Some(Arc::new(self.clone())),
             policy: Some(Arc::new(self.clone())),

@@ -19,6 +19,7 @@ pub(super) const SECTIONS: &[KnownSection] = &[
     KnownSection::new("drivers", DRIVERS),
     KnownSection::new("limits", LIMITS),
     KnownSection::new("quotas", QUOTAS),
+    KnownSection::new("traces", TRACES),
     KnownSection::new("transport", TRANSPORT),
     KnownSection::new("signed_url", &[unset("secret_key").secret()]),
     KnownSection::new("cors", CORS),
@@ -100,6 +101,15 @@ const QUOTAS: &[Known] = &[
     integer("max_requests_per_second", "0", 0, QUOTA),
     integer("max_bytes_per_second", "0", 0, QUOTA),
     unset("projects_file"),
+];
+
+/// Ours. Without an endpoint nothing is traced but what OSprofiler asks for.
+const TRACES: &[Known] = &[
+    unset("otlp_endpoint"),
+    list("otlp_headers", None).secret(),
+    unset("ca_file"),
+    Known::new("sample", Kind::Float { min: 0.0, max: 1.0 }, Some("1")),
+    text("service_name", "zaqar-server"),
 ];
 
 const TRANSPORT: &[Known] = &[

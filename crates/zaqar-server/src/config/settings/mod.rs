@@ -7,6 +7,7 @@ mod logging;
 mod notification;
 mod overload;
 mod quotas;
+mod traces;
 mod transports;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use drivers::{Drivers, Registered};
 pub use logging::{Level, Logging};
 pub use notification::{MailTemplate, Mailer, Notification, SmtpSecurity};
 pub use overload::Overload;
+pub use traces::{Otlp, Profiler, ProfilerTarget, Traces};
 pub use transports::{Admin, Cors, Websocket, Wsgi};
 
 use super::layer::Layer;
@@ -67,6 +69,8 @@ pub struct Settings {
     pub overload: Overload,
     /// `[quotas]`; `None` where nothing is limited.
     pub quotas: Option<zaqar_auth::quotas::Options>,
+    /// `[traces]` and `[profiler]`.
+    pub traces: Traces,
     /// `[transport] message_encryption_key`; there is no default key.
     pub message_encryption_key: Option<Secret<String>>,
     /// `[signed_url] secret_key`; without one no URL can be signed.
@@ -149,6 +153,7 @@ impl Settings {
             limits: limits::read(&mut reader.section("transport")),
             overload: Overload::read(&mut reader.section("limits")),
             quotas: quotas::read(reader),
+            traces: Traces::read(reader),
             message_encryption_key: encryption_key(&mut reader.section("transport")),
             signed_url_key: reader.section("signed_url").secret("secret_key"),
             pipelines: Pipelines::read(&mut reader.section("storage"), registered.stages()),
