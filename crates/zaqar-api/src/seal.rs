@@ -167,7 +167,7 @@ pub(crate) fn open_payload(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zaqar_core::{Incarnation, MessageId, Position, Timestamp};
+    use zaqar_core::{ClientId, Incarnation, MessageId, Position, Timestamp};
 
     fn ring(option: &str) -> Keyring {
         Keyring::parse(&Secret::new(option.to_owned())).unwrap()
@@ -176,6 +176,7 @@ mod tests {
     fn message(payload: Payload) -> Message {
         Message {
             id: MessageId { incarnation: Incarnation::new(1), position: Position::new(1) },
+            client: ClientId::new("me"),
             payload,
             ttl: 60,
             created: Timestamp::from_millis(0),

@@ -1,9 +1,9 @@
 //! Which pool has which queue: a row for each queue.
 
 use serde_json::{Map, Value};
-use zaqar_core::QueueKey;
 use zaqar_core::pools::{FlavorName, PoolName};
 use zaqar_core::storage::{self, QueueRow};
+use zaqar_core::{Kind, QueueKey};
 
 use crate::{Registry, rows};
 
@@ -17,25 +17,39 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    fn read(object: &Map<String, Value>) -> Result<Option<Self>, storage::Error> {
-        let damaged = || storage::Error::failed("a row of the catalogue is damaged");
-        match object.get("pool") {
-            None => Ok(None),
-            Some(Value::Null) => Ok(Some(Self::Configured)),
-            Some(Value::String(name)) => {
-                Ok(Some(Self::Pool(PoolName::new(name).map_err(|_| damaged())?)))
-            }
-            Some(_) => Err(damaged()),
+    /// Its name in logs.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Pool(name) => name.as_str(),
+            Self::Configured => "(configured)",
         }
     }
 
-    fn write(&self, key: &QueueKey) -> Map<String, Value> {
-        let pool = match self {
+    /// As rows have it.
+    pub(crate) fn to_value(&self) -> Value {
+        match self {
             Self::Pool(name) => name.as_str().into(),
             Self::Configured => Value::Null,
-        };
+        }
+    }
+
+    /// Reads what [`Place::to_value`] wrote.
+    pub(crate) fn of_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Configured),
+            Value::String(name) => PoolName::new(name).ok().map(Self::Pool),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    fn read(object: &Map<String, Value>) -> Result<Option<Self>, storage::Error> {
+        let damaged = || storage::Error::failed("a row of the catalogue is damaged");
+        object.get("pool").map(|pool| Self::of_value(pool).ok_or_else(damaged)).transpose()
+    }
+
+    fn write(&self, key: &QueueKey) -> Map<String, Value> {
         // The project too, as the row's key has a digest of it only.
-        [("pool", pool), ("project", key.project.as_str().into())]
+        [("pool", self.to_value()), ("project", key.project.as_str().into())]
             .map(|(name, value)| (name.to_owned(), value))
             .into_iter()
             .collect()
@@ -94,13 +108,25 @@ impl Registry {
         key: &QueueKey,
         found: &Placement,
     ) -> Result<(), storage::Error> {
-        // Two steps, as a removal compares the incarnation only: what replaces the empty row has
-        // another.
-        let (key, empty) = (rows::placement(key)?, rows::next(&found.row, Map::new()));
-        if self.store().replace(&key, found.row.generation, &empty).await? {
-            self.store().remove(&key, found.row.generation.incarnation).await?;
+        rows::remove(self.store(), &rows::placement(key)?, found.row.generation).await.map(drop)
+    }
+
+    /// Where a queue is; `None` for one that has no place.
+    pub(crate) async fn current_place(
+        &self,
+        key: &QueueKey,
+    ) -> Result<Option<Place>, storage::Error> {
+        if key.kind == Kind::Internal {
+            return Ok(Some(Place::Configured));
         }
-        Ok(())
+        let found = self.placement(key).await?.and_then(|found| found.place);
+        Ok(found.or_else(|| self.place_of_unplaced()))
+    }
+
+    /// Where a queue may be that the catalogue does not have: it may be from before there were
+    /// pools.
+    pub(crate) fn place_of_unplaced(&self) -> Option<Place> {
+        self.has_virtual_pool().then_some(Place::Configured)
     }
 
     /// Where a queue goes that has no place.

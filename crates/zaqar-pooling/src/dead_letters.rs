@@ -1,200 +1,228 @@
-//! Dead letters whose queue is in another pool: a store moves messages within itself only.
+//! Claims whose dead letters go to a queue in another pool: a store moves messages within itself
+//! only. See [`Transfer`] for how they get there.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-use tokio::sync::Mutex as AsyncMutex;
-use zaqar_core::storage::{
-    Batch, ClaimRequest, Claimed, DeadLetters, Error, Guarded, ListQuery, Message, MessageStore,
-    NewMessage,
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use zaqar_core::storage::{ClaimRequest, Claimed, DeadLetters, Error, Guarded, MessageStore};
+use zaqar_core::{
+    Generation, Incarnation, Kind, QueueKey, QueueName, StateLog, Timestamp, Version,
 };
-use zaqar_core::{ClientId, Generation, QueueKey, Timestamp};
 
-/// How often letters are moved and a claim is tried again, at most.
-const ROUNDS: usize = 32;
+use crate::catalogue::contended;
+use crate::deliveries::{Deliverer, Delivery};
+use crate::member::Member;
+use crate::members::Members;
+use crate::transfers::{self, Transfer};
+use crate::{Registry, rows};
 
-/// Messages at the front that are looked at for letters, at least.
-const FRONT: usize = 100;
+/// How often a claim is repeated when its staging queue is removed meanwhile, at most.
+const ROUNDS: usize = 4;
+/// How long a claim waits until the letters that it moved are in the dead-letter queue.
+const DELIVERY_WAIT: Duration = Duration::from_secs(5);
+/// After which a delivery is tried again while another server delivers.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+/// Deliveries at a time. Letters that find none free are delivered by [`DeadLetterMover::resume`].
+const MAX_DELIVERIES: usize = 64;
+/// Seconds between two looks for letters that were left on their way.
+const RESUME_EVERY: u64 = 10;
+/// Rows that are read at a time.
+const PAGE: usize = 100;
 
-/// One lock for each queue whose letters this process is moving: two claims at once would move a
-/// letter twice where the store of the dead-letter queue does not recognise a repeated post.
-#[derive(Debug, Default)]
-pub(crate) struct Moving(Mutex<HashMap<QueueKey, Arc<AsyncMutex<()>>>>);
+/// What no queue ever has.
+const NEVER: Generation = Generation { incarnation: Incarnation::new(0), version: Version::new(0) };
 
-impl Moving {
-    fn map(&self) -> MutexGuard<'_, HashMap<QueueKey, Arc<AsyncMutex<()>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Moves dead letters between pools.
+pub(crate) struct DeadLetterMover {
+    registry: Arc<Registry>,
+    members: Arc<Members>,
+    deliverer: Deliverer,
+    permits: Arc<Semaphore>,
+    /// When letters were last looked for, and the task that does.
+    resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
+    log: StateLog,
+}
 
-    /// The lock of a queue.
-    fn of(&self, key: &QueueKey) -> QueueLock<'_> {
-        let lock = Arc::clone(self.map().entry(key.clone()).or_default());
-        QueueLock { moving: self, key: key.clone(), lock }
+/// A claim of a queue whose dead letters go to another pool.
+#[derive(Clone)]
+pub(crate) struct CrossingClaim {
+    pub(crate) source: Arc<Member>,
+    pub(crate) key: QueueKey,
+    pub(crate) assumed: Generation,
+    pub(crate) request: ClaimRequest,
+    pub(crate) rule: DeadLetters,
+    pub(crate) now: Timestamp,
+}
+
+impl CrossingClaim {
+    /// Claims with another target for the letters.
+    async fn claim_into(
+        &self,
+        store: &dyn MessageStore,
+        target: QueueKey,
+        generation: Generation,
+    ) -> Result<Guarded<Claimed>, Error> {
+        let dead_letters = Some(DeadLetters { target, generation, ..self.rule.clone() });
+        let request = ClaimRequest { dead_letters, ..self.request.clone() };
+        store.claim(&self.key, self.assumed, &request, self.now).await
     }
 }
 
-/// A queue's lock; it is forgotten when the last of these is dropped.
-struct QueueLock<'a> {
-    moving: &'a Moving,
-    key: QueueKey,
-    lock: Arc<AsyncMutex<()>>,
-}
-
-impl Drop for QueueLock<'_> {
-    fn drop(&mut self) {
-        let mut map = self.moving.map();
-        // The map's and this one.
-        if Arc::strong_count(&self.lock) == 2 {
-            map.remove(&self.key);
+impl DeadLetterMover {
+    pub(crate) fn new(registry: Arc<Registry>, members: Arc<Members>) -> Self {
+        Self {
+            deliverer: Deliverer::new(Arc::clone(&registry), Arc::clone(&members)),
+            registry,
+            members,
+            permits: Arc::new(Semaphore::new(MAX_DELIVERIES)),
+            resumed: Mutex::new((Timestamp::from_millis(0), None)),
+            log: StateLog::new(),
         }
     }
-}
 
-/// A claim of a queue in one store, with dead letters to a queue in another.
-pub(crate) struct Crossing<'a> {
-    pub(crate) source: Arc<dyn MessageStore>,
-    /// The store of the dead-letter queue; `None` for a queue that has no place.
-    pub(crate) target: Option<Arc<dyn MessageStore>>,
-    pub(crate) key: &'a QueueKey,
-    pub(crate) rule: &'a DeadLetters,
-    pub(crate) now: Timestamp,
-    pub(crate) moving: &'a Moving,
-}
-
-/// The first free messages of a queue.
-struct Front {
-    /// The letters that a claim would meet before it has all that it may take.
-    letters: Vec<Message>,
-    /// Whether there are letters only, and perhaps more behind them.
-    is_all_letters: bool,
-}
-
-impl Crossing<'_> {
-    /// Claims, after what was claimed too often already has moved. Letters move to the target
-    /// first: after a crash in between a message is in both queues.
+    /// Claims, and moves what was claimed too often already. Costs one step while no letter has to
+    /// move. Else the letters are in the dead-letter queue when this answers, if the pools serve.
     pub(crate) async fn claim(
-        &self,
-        assumed: Generation,
-        request: &ClaimRequest,
+        self: &Arc<Self>,
+        claim: CrossingClaim,
     ) -> Result<Guarded<Claimed>, Error> {
-        let request = ClaimRequest { dead_letters: None, ..request.clone() };
+        let store = claim.source.store().await?;
+        // A store that has to move letters says that this target is not as assumed, and does
+        // nothing.
+        let answer = claim.claim_into(store.as_ref(), nowhere(&claim.key)?, NEVER).await?;
+        let must_move = answer == Guarded::Done(Claimed::TargetChanged);
+        if !must_move || !self.is_target_as_assumed(&claim.rule).await? {
+            return Ok(answer);
+        }
+        // A task of its own: a caller that gives up does not end it.
+        let mover = Arc::clone(self);
+        let moving = tokio::spawn(async move { mover.claim_and_move(store, claim).await });
+        moving.await.map_err(Error::failed)?
+    }
+
+    /// Whether the dead-letter queue has the generation that the claim assumes. A pool that is down
+    /// does not say: letters wait until it is back.
+    async fn is_target_as_assumed(&self, rule: &DeadLetters) -> Result<bool, Error> {
+        let Some(place) = self.registry.current_place(&rule.target).await? else {
+            return Ok(false);
+        };
+        let generation =
+            async { self.members.at(&place).await?.store().await?.generation(&rule.target).await };
+        match generation.await {
+            Ok(generation) => Ok(generation == Some(rule.generation)),
+            Err(error) if error.is_retryable() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn claim_and_move(
+        self: Arc<Self>,
+        store: Arc<dyn MessageStore>,
+        claim: CrossingClaim,
+    ) -> Result<Guarded<Claimed>, Error> {
         for _ in 0..ROUNDS {
-            let front = self.front(request.limit).await?;
-            if !front.letters.is_empty() && !self.move_free(request.limit).await? {
-                return Ok(Guarded::Done(Claimed::TargetChanged));
-            }
-            if front.is_all_letters {
+            let (from, target) = (&claim.source.place, &claim.rule.target);
+            let (row, transfer) =
+                transfers::note(self.registry.store(), from, target, claim.now).await?;
+            let staging = transfer.staging.clone();
+            let generation = store.open(&staging, rows::new_generation(), claim.now).await?;
+            let answer = claim.claim_into(store.as_ref(), staging, generation).await?;
+            if answer == Guarded::Done(Claimed::TargetChanged) {
                 continue;
             }
-            let claimed = self.source.claim(self.key, assumed, &request, self.now).await?;
-            let Guarded::Done(Claimed::Messages(messages)) = claimed else { return Ok(claimed) };
-            let had_none = messages.is_empty();
-            let Some(alive) = self.move_claimed(messages, &request).await? else {
-                return Ok(Guarded::Done(Claimed::TargetChanged));
-            };
-            if had_none || !alive.is_empty() {
-                return Ok(Guarded::Done(Claimed::Messages(alive)));
+            if let Some(delivery) = self.spawn_delivery(row, claim.now) {
+                tokio::time::timeout(DELIVERY_WAIT, delivery).await.ok();
             }
-            self.source.claim_release(self.key, request.id, self.now).await?;
+            return Ok(answer);
         }
-        Ok(Guarded::Done(Claimed::Messages(Vec::new())))
+        Err(contended())
     }
 
-    /// Moves the letters at the front that nobody holds; `false` where the dead-letter queue is not
-    /// as assumed.
-    async fn move_free(&self, limit: usize) -> Result<bool, Error> {
-        let queue = self.moving.of(self.key);
-        let _alone = queue.lock.lock().await;
-        if !self.is_target_as_assumed().await? {
-            return Ok(false);
-        }
-        // Another claim may have moved those that were seen before.
-        for letter in self.front(limit).await?.letters {
-            if !self.post(&letter).await? {
-                return Ok(false);
+    /// Delivers in a task of its own, which may take longer than the claim waits.
+    fn spawn_delivery(self: &Arc<Self>, row: QueueKey, now: Timestamp) -> Option<JoinHandle<()>> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        let mover = Arc::clone(self);
+        Some(tokio::spawn(async move {
+            let started = tokio::time::Instant::now();
+            while mover.deliver(&row, now).await == Some(Delivery::Busy)
+                && started.elapsed() < DELIVERY_WAIT
+            {
+                tokio::time::sleep(BUSY_WAIT).await;
             }
-            self.source.delete(self.key, letter.id, None, self.now).await?;
-        }
-        Ok(true)
+            drop(permit);
+        }))
     }
 
-    /// Moves the letters among claimed messages, which were held when the front was looked at, and
-    /// answers the others; `None` where the dead-letter queue is not as assumed, and nothing is
-    /// claimed then.
-    async fn move_claimed(
-        &self,
-        messages: Vec<Message>,
-        claim: &ClaimRequest,
-    ) -> Result<Option<Vec<Message>>, Error> {
-        // The claim has counted itself.
-        let is_dead = |message: &Message| message.claim_count > self.rule.max_claim_count;
-        let (dead, alive): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_dead);
-        for message in &dead {
-            if !self.post(message).await? {
-                self.source.claim_release(self.key, claim.id, self.now).await?;
-                return Ok(None);
-            }
-            self.source.delete(self.key, message.id, Some(claim.id), self.now).await?;
-        }
-        Ok(Some(alive))
-    }
-
-    async fn front(&self, limit: usize) -> Result<Front, Error> {
-        let looked_at = limit.max(FRONT);
-        let query = ListQuery {
-            after: None,
-            limit: looked_at,
-            hide: None,
-            include_claimed: false,
-            include_delayed: false,
-        };
-        let messages = self.source.list(self.key, &query, self.now).await?.messages;
-        let is_full = messages.len() >= looked_at;
-        let (mut letters, mut others) = (Vec::new(), 0);
-        for message in messages {
-            if message.claim_count >= self.rule.max_claim_count {
-                letters.push(message);
-            } else {
-                others += 1;
-                if others == limit {
-                    break;
+    /// Delivers what is on its way by one row; logs why it cannot.
+    async fn deliver(&self, row: &QueueKey, now: Timestamp) -> Option<Delivery> {
+        match self.deliverer.deliver(row, now).await {
+            Ok(delivery) => {
+                if let Some(failures) = self.log.success() {
+                    info!(failures, "dead letters reach other pools again");
                 }
+                Some(delivery)
+            }
+            Err((transfer, error)) => {
+                if let Some(failures) = self.log.failure() {
+                    let (from, to) = transfer.as_ref().map(pools_of).unwrap_or_default();
+                    let error = &error as &dyn std::error::Error;
+                    warn!(from, to, error, failures, "dead letters wait for another pool");
+                }
+                None
             }
         }
-        Ok(Front { letters, is_all_letters: is_full && others == 0 })
     }
 
-    async fn is_target_as_assumed(&self) -> Result<bool, Error> {
-        let Some(store) = &self.target else { return Ok(false) };
-        Ok(store.generation(&self.rule.target).await? == Some(self.rule.generation))
-    }
-
-    /// Stores a message in the dead-letter queue; `false` where that is not as assumed.
-    async fn post(&self, message: &Message) -> Result<bool, Error> {
-        let Some(store) = &self.target else { return Ok(false) };
-        let left = message.ttl.saturating_sub(self.now.secs_since(message.created)).max(1);
-        let batch = Batch {
-            request: request_of(self.key, message),
-            // Who posted it is known to its store only.
-            client: ClientId::new(""),
-            messages: vec![NewMessage {
-                payload: message.payload.clone(),
-                ttl: self.rule.ttl.unwrap_or(left),
-                delay: 0,
-            }],
-            notify: false,
+    /// Begins to deliver what other servers left on its way, unless that was done just now.
+    pub(crate) fn resume_in_background(self: &Arc<Self>, now: Timestamp) {
+        let mut resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, task) = &mut *resumed;
+        let is_early = *at <= now && at.plus_secs(RESUME_EVERY) > now;
+        if is_early || task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let mover = Arc::clone(self);
+        let resume = async move {
+            if let Err(error) = mover.resume(now).await {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "dead letters on their way to other pools cannot be listed");
+            }
         };
-        match store.post(&self.rule.target, self.rule.generation, batch, self.now).await? {
-            Guarded::Done(_) => Ok(true),
-            Guarded::Absent | Guarded::Stale(_) => Ok(false),
+        *resumed = (now, Some(tokio::spawn(resume)));
+    }
+
+    /// Delivers what other servers left on its way.
+    pub(crate) async fn resume(&self, now: Timestamp) -> Result<(), Error> {
+        let project = rows::transfers()?;
+        let mut after: Option<QueueName> = None;
+        loop {
+            let rows = self.registry.store();
+            let page = rows.list(&project, Kind::Internal, after.as_ref(), PAGE).await?;
+            for (name, _) in &page {
+                let name = name.clone();
+                let row = QueueKey { project: project.clone(), kind: Kind::Internal, name };
+                self.deliver(&row, now).await;
+            }
+            match page.into_iter().last() {
+                Some((name, _)) => after = Some(name),
+                None => return Ok(()),
+            }
         }
     }
 }
 
-/// The same for every attempt to move a message.
-fn request_of(key: &QueueKey, message: &Message) -> u128 {
-    let text = format!("{key}\n{}", message.id);
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(16).fold(0, |bits, byte| bits << 8 | u128::from(*byte))
+/// The pools of a transfer, as logs name them.
+fn pools_of(transfer: &Transfer) -> (String, String) {
+    let to = transfer.batch.as_ref().map(|batch| batch.to.name().to_owned());
+    (transfer.from.name().to_owned(), to.unwrap_or_default())
+}
+
+/// A queue that is never opened. Of the project of the queue that is claimed, so that a store keeps
+/// it where it keeps that.
+fn nowhere(source: &QueueKey) -> Result<QueueKey, Error> {
+    let name = QueueName::new("zaqar.nowhere").map_err(Error::failed)?;
+    Ok(QueueKey { project: source.project.clone(), kind: Kind::Internal, name })
 }

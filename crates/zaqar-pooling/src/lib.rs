@@ -3,6 +3,7 @@
 mod catalogue;
 mod connector;
 mod dead_letters;
+mod deliveries;
 mod flavors;
 mod leases;
 mod member;
@@ -12,6 +13,7 @@ mod pooled;
 mod pools;
 mod registry;
 mod rows;
+mod transfers;
 
 pub use connector::{Connector, Refusal};
 pub use pooled::{Options, Pooled};

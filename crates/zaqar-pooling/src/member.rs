@@ -71,7 +71,7 @@ impl Member {
 
     /// Its name in logs.
     pub(crate) fn name(&self) -> &str {
-        self.pool.as_ref().map_or("(configured)", |pool| pool.name.as_str())
+        self.place.name()
     }
 
     /// Whether it was opened as the store that `pool` says.

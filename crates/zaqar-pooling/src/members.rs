@@ -59,10 +59,7 @@ impl Members {
         self.refresh_once().await?;
         let found = self.all().get(place).cloned();
         found.ok_or_else(|| {
-            let name = match place {
-                Place::Pool(name) => name.as_str(),
-                Place::Configured => "(configured)",
-            };
+            let name = place.name();
             if let Some(failures) = self.log.failure() {
                 warn!(pool = name, failures, "queues are in a pool that is not registered");
             }

@@ -20,7 +20,7 @@ use zaqar_core::{
 };
 
 use crate::catalogue::{Place, contended};
-use crate::dead_letters::{Crossing, Moving};
+use crate::dead_letters::{CrossingClaim, DeadLetterMover};
 use crate::leases::Leases;
 use crate::member::Member;
 use crate::members::Members;
@@ -57,10 +57,10 @@ impl Default for Options {
 /// is created.
 pub struct Pooled {
     registry: Arc<Registry>,
-    members: Members,
+    members: Arc<Members>,
     places: Cache<QueueKey, Place>,
     leases: Leases,
-    moving: Moving,
+    dead_letters: Arc<DeadLetterMover>,
     refreshing: StateLog,
 }
 
@@ -76,9 +76,10 @@ impl Pooled {
     pub fn new(registry: Arc<Registry>, options: Options) -> Self {
         let Options { cached_queues, cached_for, tasks } = options;
         let places = Cache::builder().max_capacity(cached_queues).time_to_live(cached_for).build();
-        let members = Members::new(Arc::clone(&registry), tasks);
-        let (leases, moving) = (Leases::default(), Moving::default());
-        Self { registry, members, places, leases, moving, refreshing: StateLog::new() }
+        let members = Arc::new(Members::new(Arc::clone(&registry), tasks));
+        let mover = DeadLetterMover::new(Arc::clone(&registry), Arc::clone(&members));
+        let (leases, dead_letters) = (Leases::default(), Arc::new(mover));
+        Self { registry, members, places, leases, dead_letters, refreshing: StateLog::new() }
     }
 
     /// Follows the changes of pools that any server makes, every 2 s until `stop`.
@@ -108,6 +109,16 @@ impl Pooled {
         }
     }
 
+    /// Moves dead letters on that another server left on their way to another pool.
+    /// [`Upkeep::sweep`] does so in the background.
+    ///
+    /// # Errors
+    /// The management store does not answer. Of pools that do not, it is logged, and their letters
+    /// wait.
+    pub async fn resume_dead_letters(&self, now: Timestamp) -> Result<(), Error> {
+        self.dead_letters.resume(now).await
+    }
+
     /// Where a queue is; `None` for one that has no place.
     async fn place(&self, key: &QueueKey) -> Result<Option<Place>, Error> {
         if key.kind == Kind::Internal {
@@ -122,9 +133,8 @@ impl Pooled {
                 self.places.insert(key.clone(), place.clone());
                 Ok(Some(place))
             }
-            // From before there were pools.
-            None if self.registry.has_virtual_pool() => Ok(Some(Place::Configured)),
-            None => Ok(None),
+            // Not remembered: another server may place it at any time.
+            None => Ok(self.registry.place_of_unplaced()),
         }
     }
 
@@ -222,15 +232,12 @@ impl Claims for Pooled {
             return store.claim(key, assumed, request, now).await;
         };
         let target = self.member(&rule.target).await?;
-        if target.as_ref().is_some_and(|target| target.place == source.place) {
+        if target.is_some_and(|target| target.place == source.place) {
             return store.claim(key, assumed, request, now).await;
         }
-        let target = match target {
-            Some(target) => Some(target.store().await?),
-            None => None,
-        };
-        let moving = &self.moving;
-        Crossing { source: store, target, key, rule, now, moving }.claim(assumed, request).await
+        let (key, rule, request) = (key.clone(), rule.clone(), request.clone());
+        let crossing = CrossingClaim { source, key, assumed, request, rule, now };
+        self.dead_letters.claim(crossing).await
     }
 
     async fn claim_get(
@@ -552,6 +559,7 @@ impl Upkeep for Pooled {
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
+        self.dead_letters.resume_in_background(now);
         let swept = self.members.ask(|store| async move { store.sweep(now, budget).await }).await?;
         Ok(swept.into_iter().fold(Swept::default(), |all, (_, one)| Swept {
             done: all.done + one.done,

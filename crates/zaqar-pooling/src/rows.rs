@@ -13,6 +13,9 @@ use zaqar_core::{
 /// How often a change is repeated when others change the same row meanwhile.
 pub(crate) const ATTEMPTS: usize = 32;
 
+/// Under which project the rows of dead letters on their way are.
+const TRANSFERS: &str = "zaqar.letters";
+
 /// The row that has all pools.
 pub(crate) fn pools() -> Result<QueueKey, storage::Error> {
     key("zaqar.pools", "pools")
@@ -35,6 +38,16 @@ pub(crate) fn placement(key: &QueueKey) -> Result<QueueKey, storage::Error> {
     let (kind, project) = (key.kind.as_str(), digest(key.project.as_str()));
     let project = internal_project(&format!("zaqar.catalogue/{kind}/{project}"))?;
     Ok(QueueKey { project, kind: Kind::Internal, name: key.name.clone() })
+}
+
+/// Under which project the rows of dead letters on their way are.
+pub(crate) fn transfers() -> Result<ProjectId, storage::Error> {
+    internal_project(TRANSFERS)
+}
+
+/// The row of the dead letters that these names tell from others.
+pub(crate) fn transfer(names: &[&str]) -> Result<QueueKey, storage::Error> {
+    key(TRANSFERS, &digest(&names.join("\n")))
 }
 
 fn key(project: &str, name: &str) -> Result<QueueKey, storage::Error> {
@@ -67,6 +80,23 @@ pub(crate) fn next(before: &QueueRow, object: Map<String, Value>) -> QueueRow {
     row(Generation { version, ..before.generation }, object)
 }
 
+/// Removes a row that still has this generation; `false` where somebody changed it.
+pub(crate) async fn remove(
+    store: &dyn ManagementStore,
+    key: &QueueKey,
+    generation: Generation,
+) -> Result<bool, storage::Error> {
+    // Two steps, as a removal compares the incarnation only: what replaces the empty row has
+    // another.
+    let version = generation.version.next();
+    let empty = row(Generation { version, ..generation }, Map::new());
+    let is_unchanged = store.replace(key, generation, &empty).await?;
+    if is_unchanged {
+        store.remove(key, generation.incarnation).await?;
+    }
+    Ok(is_unchanged)
+}
+
 /// Changes a row, or makes it where there is none; repeated where others change it meanwhile.
 /// `change` gets what the row has and answers what it shall have, or `None` to leave it.
 pub(crate) async fn change<T>(
@@ -82,7 +112,13 @@ pub(crate) async fn change<T>(
         let Some(after) = after else { return Ok(answer) };
         let is_done = match &before {
             None => store.create(key, &row(new_generation(), after)).await?.is_none(),
-            Some(before) => store.replace(key, before.generation, &next(before, after)).await?,
+            Some(before) => {
+                // An empty row may be about to be removed: see `remove`.
+                let is_going = before.metadata.as_object().is_empty();
+                let after =
+                    if is_going { row(new_generation(), after) } else { next(before, after) };
+                store.replace(key, before.generation, &after).await?
+            }
         };
         if is_done {
             return Ok(answer);

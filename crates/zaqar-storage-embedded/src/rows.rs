@@ -112,6 +112,7 @@ pub(crate) fn is_live_claim(
 /// A message's body with what else never changes.
 pub(crate) struct Body {
     pub(crate) created: i64,
+    pub(crate) client: ClientId,
     pub(crate) payload: Payload,
 }
 
@@ -125,9 +126,8 @@ pub(crate) fn body(
     hide: Option<&ClientId>,
 ) -> Sql<Option<Body>> {
     conn.statement(BODY)?.query_row([position], |row| {
-        if hide
-            .is_some_and(|client| row.get_ref(1).is_ok_and(|it| it.as_str() == Ok(client.as_str())))
-        {
+        let client = row.get_ref(1)?.as_str()?;
+        if hide.is_some_and(|hidden| hidden.as_str() == client) {
             return Ok(None);
         }
         let sealed: Option<String> = row.get(2)?;
@@ -137,7 +137,7 @@ pub(crate) fn body(
             sealed_with: sealed.map(KeyId),
             checksum: checksum.map(Checksum),
         };
-        Ok(Some(Body { created: row.get(0)?, payload }))
+        Ok(Some(Body { created: row.get(0)?, client: ClientId::new(client), payload }))
     })
 }
 
@@ -157,6 +157,7 @@ pub(crate) fn message(
     Message {
         id: id(incarnation, row.position),
         ttl: seconds(row.expires.saturating_sub(body.created)),
+        client: body.client,
         payload: body.payload,
         created: time(body.created),
         claim,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 use zaqar_core::storage::{Error, Message};
-use zaqar_core::{Checksum, Generation, Incarnation, KeyId, Payload, Position};
+use zaqar_core::{Checksum, ClientId, Generation, Incarnation, KeyId, Payload, Position};
 
 use crate::error::unreadable;
 use crate::schema::{self, claim_id, time};
@@ -255,6 +255,9 @@ pub(crate) struct Stored {
     l: i64,
     /// When it expires: later than its ttl says where a claim has made it live longer.
     x: DateTime,
+    /// Who posted it.
+    #[serde(default)]
+    u: String,
     /// Body, key and checksum.
     b: Binary,
     pub(crate) e: Option<String>,
@@ -278,6 +281,7 @@ impl Stored {
         };
         Ok(Message {
             id: schema::place(incarnation, self.n),
+            client: ClientId::new(&self.u),
             ttl: shown_ttl(self.l, self.a.timestamp_millis(), self.x.timestamp_millis()),
             created: time(self.a.timestamp_millis()),
             claim,

@@ -16,6 +16,7 @@ const SUMMED: u8 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) created: Timestamp,
+    pub(crate) client: ClientId,
     pub(crate) payload: Payload,
 }
 
@@ -57,7 +58,8 @@ pub(crate) fn decode(record: Vec<u8>) -> Result<Record, Garbled> {
     let mut rest = Bytes::from(record);
     let created = Timestamp::from_millis(rest.try_get_u64().map_err(|_| Garbled)?);
     let flags = rest.try_get_u8().map_err(|_| Garbled)?;
-    take_text(&mut rest)?;
+    let client = take_text(&mut rest)?;
+    let client = ClientId::new(std::str::from_utf8(&client).map_err(|_| Garbled)?);
     let sealed_with = if flags & SEALED == 0 {
         None
     } else {
@@ -71,7 +73,7 @@ pub(crate) fn decode(record: Vec<u8>) -> Result<Record, Garbled> {
         rest.try_copy_to_slice(&mut sum).map_err(|_| Garbled)?;
         Some(Checksum(sum))
     };
-    Ok(Record { created, payload: Payload { bytes: rest, sealed_with, checksum } })
+    Ok(Record { created, client, payload: Payload { bytes: rest, sealed_with, checksum } })
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {
@@ -108,10 +110,12 @@ mod tests {
             },
         ] {
             let created = Timestamp::from_millis(1_700_000_000_123);
-            let record = encode(created, &ClientId::new("me"), &payload);
-            assert_eq!(record.len(), length(&ClientId::new("me"), &payload));
-            assert_eq!(decode(record.clone()).unwrap(), Record { created, payload });
-            let mine = client(&ClientId::new("me"));
+            let me = ClientId::new("me");
+            let record = encode(created, &me, &payload);
+            assert_eq!(record.len(), length(&me, &payload));
+            let mine = client(&me);
+            let read = Record { created, client: me, payload };
+            assert_eq!(decode(record.clone()).unwrap(), read);
             assert_eq!(record[9..9 + mine.len()], mine, "where scripts look for it");
         }
     }

@@ -99,6 +99,7 @@ impl Reply {
             messages.push(Message {
                 id: MessageId { incarnation, position },
                 ttl: seconds(expires.saturating_sub(record.created.as_millis())),
+                client: record.client,
                 payload: record.payload,
                 created: record.created,
                 claim: claim_id(&claim)?,

@@ -103,6 +103,7 @@ faults! {
     renew_forgotten: RenewForgotten breaks "claims::renew_starts_again";
     dead_letter_lost: DeadLetterLost breaks "dead_letters::a_message_claimed_often_enough_moves";
     dead_letter_counted: DeadLetterCounted breaks "dead_letters::a_letter_starts_anew";
+    client_forgotten: ClientForgotten breaks "messages::what_was_posted_comes_back";
     released_to_end: ReleasedToEnd breaks "claims::release_leaves_old_places";
     purge_leaves_claimed: PurgeLeavesClaimed breaks "purging::purge_removes_everything";
     purge_leaves_claims: PurgeLeavesClaims breaks "purging::purge_ends_claims";

@@ -36,6 +36,8 @@ pub struct Batch {
 pub struct Message {
     /// Its id.
     pub id: MessageId,
+    /// Who posted it.
+    pub client: ClientId,
     /// Its body.
     pub payload: Payload,
     /// Seconds it lives, from its creation. A claim can make it longer: see

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
 
+mod dead_letters;
 mod kit;
 mod registry;
 mod support;

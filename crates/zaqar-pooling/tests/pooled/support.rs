@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -50,6 +51,28 @@ impl Connector for Places {
     }
 }
 
+/// Opens the stores of a server that dies after so many calls.
+struct Mortal {
+    places: Arc<Places>,
+    calls_left: Arc<AtomicI64>,
+}
+
+#[async_trait]
+impl Connector for Mortal {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        let store = self.places.memory(pool.uri.expose());
+        Ok(Arc::new(store.connect_for(self.calls_left.clone())))
+    }
+
+    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
+        self.places.capabilities(pool)
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        self.places.is_same_store(one, other)
+    }
+}
+
 /// A deployment: a management store, a configured message store, and what its servers share.
 #[derive(Clone)]
 pub(crate) struct Deployment {
@@ -75,6 +98,17 @@ impl Deployment {
     /// Another server of the deployment.
     pub(crate) async fn server(&self) -> Arc<Pooled> {
         let pooled = Arc::new(Pooled::new(Arc::new(self.registry()), Options::default()));
+        pooled.refresh().await;
+        pooled
+    }
+
+    /// Another server of the deployment, which dies after so many calls to stores.
+    pub(crate) async fn mortal_server(&self, calls_left: Arc<AtomicI64>) -> Arc<Pooled> {
+        let management = Arc::new(self.management.connect_for(calls_left.clone()));
+        let configured = Arc::new(self.configured.connect_for(calls_left.clone()));
+        let places = Mortal { places: self.places.clone(), calls_left };
+        let registry = Registry::new(management, configured, Arc::new(places));
+        let pooled = Arc::new(Pooled::new(Arc::new(registry), Options::default()));
         pooled.refresh().await;
         pooled
     }

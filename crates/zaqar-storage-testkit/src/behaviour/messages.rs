@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use zaqar_core::storage::{Deletable, Deleted, Guarded, NewMessage};
+use zaqar_core::storage::{Deletable, Deleted, Guarded, Message, NewMessage};
 use zaqar_core::{
     Checksum, ClaimId, Generation, KeyId, ManualClock, MessageId, Payload, Position, Version,
 };
@@ -71,22 +71,27 @@ pub(crate) async fn a_large_batch_is_stored_whole(kit: &mut Kit) {
     assert_eq!(queue.ids().await, []);
 }
 
-/// `Message`: what was posted, and "when it was posted", free and not claimed yet.
+/// `Message`: what was posted, "who posted it" and "when it was posted", free and not claimed yet.
 pub(crate) async fn what_was_posted_comes_back(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     kit.pass_millis(123);
     let created = kit.now();
     let new = NewMessage { ttl: 1_209_600, delay: 0, ..message("a") };
-    let id = queue.post_one(new.clone()).await;
+    let client = "0123456789abcdef0123456789abcdef";
+    let [id] = queue.post_as(client, vec![new.clone()]).await[..] else { panic!("one message") };
     kit.pass(1000);
     let shown = queue.get_one(id).await;
-    assert_eq!(shown.payload, new.payload);
+    assert_eq!((&shown.payload, shown.client.as_str()), (&new.payload, client));
     assert_eq!((shown.ttl, shown.created), (1_209_600, created));
     assert_eq!((shown.claim, shown.claim_count), (None, 0));
     assert_eq!(queue.all().await.first(), Some(&shown), "list shows the same");
     let ends = queue.stats().await.ends.expect("the queue is not empty");
     assert_eq!((ends.0.created, ends.1.id), (created, id));
-    assert_eq!(queue.pop(1).await, [shown], "pop answers the same");
+    let (claim, taken) = queue.claim(1).await;
+    assert_eq!(taken[0].client.as_str(), client, "claim shows who posted it");
+    queue.release(claim).await;
+    let popped = queue.pop(1).await;
+    assert_eq!(popped, [Message { claim_count: 1, ..shown }], "pop answers the same");
 }
 
 /// `Payload`: "A store keeps all of it and looks into none of it."

@@ -57,6 +57,8 @@ pub enum Fault {
     DeadLetterLost,
     /// A message goes to the dead-letter queue with its count of claims.
     DeadLetterCounted,
+    /// A message is shown without who posted it.
+    ClientForgotten,
     /// A released message goes to the end.
     ReleasedToEnd,
     /// A purge leaves messages that a claim holds.
@@ -161,7 +163,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 77] = [
+    pub const ALL: [Self; 78] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -184,6 +186,7 @@ impl Fault {
         Self::RenewForgotten,
         Self::DeadLetterLost,
         Self::DeadLetterCounted,
+        Self::ClientForgotten,
         Self::ReleasedToEnd,
         Self::PurgeLeavesClaimed,
         Self::PurgeLeavesClaims,

@@ -183,6 +183,10 @@ impl Head {
     pub(super) fn show(&self, (position, message, status): (Position, &Stored, Status)) -> Message {
         Message {
             id: self.id(position),
+            client: match self.has(Fault::ClientForgotten) {
+                true => ClientId::new(""),
+                false => message.client.clone(),
+            },
             payload: message.payload.clone(),
             ttl: message.ttl,
             created: message.created,

@@ -19,7 +19,7 @@ mod subscriptions;
 mod upkeep;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -38,6 +38,7 @@ pub struct Memory {
     fault: Option<Fault>,
     is_shut_down: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
+    calls_left: Option<Arc<AtomicI64>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -73,7 +74,15 @@ impl Memory {
     #[must_use]
     pub fn connect(&self) -> Self {
         let (is_away, state) = (self.is_away.clone(), self.state.clone());
-        Self { fault: self.fault, is_shut_down: Arc::default(), is_away, state }
+        Self { fault: self.fault, is_shut_down: Arc::default(), is_away, calls_left: None, state }
+    }
+
+    /// As [`Self::connect`], for a server that dies after some calls: each call on this handle
+    /// takes one off `calls_left`, which handles of several stores may share, and fails once none
+    /// is left.
+    #[must_use]
+    pub fn connect_for(&self, calls_left: Arc<AtomicI64>) -> Self {
+        Self { calls_left: Some(calls_left), ..self.connect() }
     }
 
     /// Has every call fail with [`Error::Unavailable`], on all handles, until it is back.
@@ -98,6 +107,11 @@ impl Memory {
         }
         if self.is_away.load(Ordering::Acquire) {
             return Err(Error::unavailable("it is away"));
+        }
+        if let Some(calls_left) = &self.calls_left
+            && calls_left.fetch_sub(1, Ordering::AcqRel) <= 0
+        {
+            return Err(Error::unavailable("the server is dead"));
         }
         // A panic under the lock is a bug here, and every step leaves the maps usable.
         Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))

@@ -61,6 +61,7 @@ impl Row {
     fn show(&self) -> Message {
         Message {
             id: self.id,
+            client: self.client.clone(),
             payload: self.payload.clone(),
             ttl: self.ttl,
             created: self.created,

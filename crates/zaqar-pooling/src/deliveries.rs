@@ -1,0 +1,334 @@
+//! The second half of a dead letter's way to another pool: see [`Transfer`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Mutex as AsyncMutex;
+use tracing::warn;
+use zaqar_core::storage::{
+    Batch, ClaimRequest, Claimed, DeadLetters, Deletable, Error, Guarded, ListQuery, Message,
+    MessageStore, NewMessage,
+};
+use zaqar_core::{ClaimId, QueueKey, Timestamp};
+
+use crate::catalogue::{Place, contended};
+use crate::members::Members;
+use crate::transfers::{self, Transfer, TransferBatch};
+use crate::{Registry, rows};
+
+/// Batches that one delivery takes on, at most: what is left is for the next.
+const MAX_BATCHES: usize = 100;
+/// Letters of a batch, at most.
+const BATCH: usize = 100;
+/// Bytes of a batch, at most, but for a single letter.
+const BATCH_BYTES: usize = 1 << 20;
+/// Seconds for which one process alone delivers a batch.
+const OWNED_FOR: u64 = 30;
+/// Steps in which a store moves one batch, at most. It may move many messages in pieces.
+const MOVES: usize = 32;
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// No letter is on its way by this row, or the rest is for the next delivery.
+    Done,
+    /// Another server delivers.
+    Busy,
+}
+
+/// Why a delivery failed, and what it was about where that is known.
+pub(crate) type Failure = (Option<Transfer>, Error);
+
+/// Delivers letters from staging queues to dead-letter queues.
+pub(crate) struct Deliverer {
+    registry: Arc<Registry>,
+    members: Arc<Members>,
+    /// What this process is called in rows.
+    owner: u64,
+    locks: Locks,
+}
+
+/// One batch on its way.
+struct Leg<'a> {
+    row: &'a QueueKey,
+    transfer: &'a Transfer,
+    source: Arc<dyn MessageStore>,
+    now: Timestamp,
+}
+
+impl Deliverer {
+    pub(crate) fn new(registry: Arc<Registry>, members: Arc<Members>) -> Self {
+        Self { registry, members, owner: rand::random::<u64>() >> 1, locks: Locks::default() }
+    }
+
+    /// Delivers what is on its way by one row.
+    pub(crate) async fn deliver(
+        &self,
+        row: &QueueKey,
+        now: Timestamp,
+    ) -> Result<Delivery, Failure> {
+        let lock = self.locks.of(row);
+        let _alone = lock.lock.lock().await;
+        for _ in 0..MAX_BATCHES {
+            let read = self.registry.store().get(row).await.map_err(|error| (None, error))?;
+            let read = read.map(|row| (row.generation, Transfer::read(row.metadata.as_object())));
+            let Some((generation, transfer)) = read else { return Ok(Delivery::Done) };
+            let Some(transfer) = transfer.map_err(|error| (None, error))? else {
+                return Ok(Delivery::Done);
+            };
+            let batch = transfer.batch.as_ref();
+            if batch.is_some_and(|batch| batch.owner != self.owner && batch.until > now) {
+                return Ok(Delivery::Busy);
+            }
+            match self.step(row, &transfer, now).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let retired = self.retire(row, generation, &transfer, now).await;
+                    return retired.map_err(|error| (Some(transfer), error));
+                }
+                Err(error) => return Err((Some(transfer), error)),
+            }
+        }
+        Ok(Delivery::Done)
+    }
+
+    /// Brings one batch one step further; `false` where no letter is left.
+    async fn step(
+        &self,
+        row: &QueueKey,
+        transfer: &Transfer,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let source = self.store(&transfer.from).await?;
+        let leg = Leg { row, transfer, source, now };
+        let to = self.registry.current_place(&transfer.target).await?;
+        match &transfer.batch {
+            Some(batch) if to.as_ref() != Some(&batch.to) => self.drop_batch(&leg, batch).await,
+            Some(batch) if batch.is_complete => self.finish(&leg, batch).await,
+            before => match to {
+                Some(to) => self.begin(&leg, before.as_ref(), to).await,
+                None => self.drop_staged(&leg).await,
+            },
+        }
+    }
+
+    /// Copies the next letters to the pool that they go to; what an earlier attempt has copied is
+    /// closed.
+    async fn begin(
+        &self,
+        leg: &Leg<'_>,
+        before: Option<&TransferBatch>,
+        to: Place,
+    ) -> Result<bool, Error> {
+        let letters = leg.next_letters().await?;
+        let batch = (!letters.is_empty()).then_some(TransferBatch {
+            arrival: transfers::new_queue()?,
+            to,
+            ids: letters.iter().map(|letter| letter.id).collect(),
+            owner: self.owner,
+            until: leg.now.plus_secs(OWNED_FOR),
+            is_complete: false,
+        });
+        if batch.as_ref() != before {
+            self.set_batch(leg, before, batch.as_ref()).await?;
+        }
+        if let Some(before) = before {
+            self.close(&before.to, &before.arrival).await?;
+        }
+        let Some(batch) = batch else { return Ok(false) };
+        let store = self.store(&batch.to).await?;
+        let generation = store.open(&batch.arrival, rows::new_generation(), leg.now).await?;
+        for run in letters.chunk_by(|one, next| one.client == next.client) {
+            let Some(first) = run.first() else { continue };
+            let posted = Batch {
+                request: rand::random(),
+                client: first.client.clone(),
+                messages: run.iter().map(|letter| copied(letter, leg.now)).collect(),
+                notify: false,
+            };
+            match store.post(&batch.arrival, generation, posted, leg.now).await? {
+                Guarded::Done(_) => {}
+                // Another server has taken over.
+                Guarded::Absent | Guarded::Stale(_) => return Err(contended()),
+            }
+        }
+        let complete = TransferBatch { is_complete: true, ..batch.clone() };
+        self.set_batch(leg, Some(&batch), Some(&complete)).await?;
+        Ok(true)
+    }
+
+    /// Moves a complete batch into the dead-letter queue. Each step may be repeated.
+    async fn finish(&self, leg: &Leg<'_>, batch: &TransferBatch) -> Result<bool, Error> {
+        leg.source.delete_many(&leg.transfer.staging, &batch.ids, &Deletable::Any, leg.now).await?;
+        let store = self.store(&batch.to).await?;
+        self.move_arrived(leg, store.as_ref(), &batch.arrival).await?;
+        // Closed first: a complete batch without an arrival queue has arrived.
+        self.close(&batch.to, &batch.arrival).await?;
+        self.set_batch(leg, Some(batch), None).await?;
+        Ok(true)
+    }
+
+    /// Lets a store move what is in an arrival queue, as it moves dead letters.
+    async fn move_arrived(
+        &self,
+        leg: &Leg<'_>,
+        store: &dyn MessageStore,
+        arrival: &QueueKey,
+    ) -> Result<(), Error> {
+        let request = |dead_letters| ClaimRequest {
+            id: ClaimId::new(rand::random()),
+            ttl: 1,
+            grace: 0,
+            limit: BATCH,
+            dead_letters,
+        };
+        for _ in 0..MOVES {
+            let Some(own) = store.generation(arrival).await? else { return Ok(()) };
+            // A message moves when it was claimed before.
+            let first = request(None);
+            store.claim(arrival, own, &first, leg.now).await?;
+            store.claim_release(arrival, first.id, leg.now).await?;
+            let Some(generation) = store.generation(&leg.transfer.target).await? else {
+                return Err(Error::unavailable("the dead-letter queue is not open"));
+            };
+            let target = leg.transfer.target.clone();
+            let rule = DeadLetters { max_claim_count: 1, target, generation, ttl: None };
+            let second = request(Some(rule));
+            let moved = store.claim(arrival, own, &second, leg.now).await?;
+            if let Guarded::Done(Claimed::Messages(taken)) = moved
+                && !taken.is_empty()
+            {
+                store.claim_release(arrival, second.id, leg.now).await?;
+            }
+            let rest = store.list(arrival, &everything(1), leg.now).await?;
+            if rest.messages.is_empty() && rest.next.is_none() {
+                return Ok(());
+            }
+        }
+        Err(contended())
+    }
+
+    /// A batch to a queue that was deleted, and perhaps created again elsewhere: letters that have
+    /// arrived are gone with it, others are still in the staging queue.
+    async fn drop_batch(&self, leg: &Leg<'_>, batch: &TransferBatch) -> Result<bool, Error> {
+        if batch.is_complete {
+            let (pool, letters) = (batch.to.name(), batch.ids.len());
+            warn!(pool, letters, "the dead-letter queue was deleted while letters were moved");
+            let staging = &leg.transfer.staging;
+            leg.source.delete_many(staging, &batch.ids, &Deletable::Any, leg.now).await?;
+        }
+        self.set_batch(leg, Some(batch), None).await?;
+        self.close(&batch.to, &batch.arrival).await?;
+        Ok(true)
+    }
+
+    /// Letters to a queue that was deleted go with it.
+    async fn drop_staged(&self, leg: &Leg<'_>) -> Result<bool, Error> {
+        let letters = leg.next_letters().await?;
+        let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+        leg.source.delete_many(&leg.transfer.staging, &ids, &Deletable::Any, leg.now).await?;
+        Ok(!ids.is_empty())
+    }
+
+    /// Removes a row that nobody has used for long, and its staging queue.
+    async fn retire(
+        &self,
+        row: &QueueKey,
+        generation: zaqar_core::Generation,
+        transfer: &Transfer,
+        now: Timestamp,
+    ) -> Result<Delivery, Error> {
+        if transfer.is_idle(now) && rows::remove(self.registry.store(), row, generation).await? {
+            // The row first: who finds it gone makes one with another staging queue.
+            self.close(&transfer.from, &transfer.staging).await?;
+        }
+        Ok(Delivery::Done)
+    }
+
+    async fn set_batch(
+        &self,
+        leg: &Leg<'_>,
+        before: Option<&TransferBatch>,
+        after: Option<&TransferBatch>,
+    ) -> Result<(), Error> {
+        match transfers::set_batch(self.registry.store(), leg.row, before, after).await? {
+            true => Ok(()),
+            false => Err(contended()),
+        }
+    }
+
+    async fn close(&self, place: &Place, queue: &QueueKey) -> Result<(), Error> {
+        let store = self.store(place).await?;
+        if let Some(generation) = store.generation(queue).await? {
+            store.close(queue, generation.incarnation).await?;
+        }
+        Ok(())
+    }
+
+    async fn store(&self, place: &Place) -> Result<Arc<dyn MessageStore>, Error> {
+        self.members.at(place).await?.store().await
+    }
+}
+
+impl Leg<'_> {
+    /// The first letters of the staging queue: a batch at most.
+    async fn next_letters(&self) -> Result<Vec<Message>, Error> {
+        let (mut query, mut letters, mut bytes) = (everything(BATCH), Vec::new(), 0);
+        loop {
+            let page = self.source.list(&self.transfer.staging, &query, self.now).await?;
+            for letter in page.messages {
+                bytes += letter.payload.bytes.len();
+                if letters.len() == BATCH || (bytes > BATCH_BYTES && !letters.is_empty()) {
+                    return Ok(letters);
+                }
+                letters.push(letter);
+            }
+            match page.next {
+                Some(next) if letters.is_empty() => query.after = Some(next),
+                Some(_) | None => return Ok(letters),
+            }
+        }
+    }
+}
+
+/// A letter as it is posted to an arrival queue: its life goes on.
+fn copied(letter: &Message, now: Timestamp) -> NewMessage {
+    let left = letter.ttl.saturating_sub(now.secs_since(letter.created)).max(1);
+    NewMessage { payload: letter.payload.clone(), ttl: left, delay: 0 }
+}
+
+fn everything(limit: usize) -> ListQuery {
+    ListQuery { after: None, limit, hide: None, include_claimed: true, include_delayed: true }
+}
+
+/// One lock for each row that this process delivers.
+#[derive(Default)]
+struct Locks(Mutex<HashMap<QueueKey, Arc<AsyncMutex<()>>>>);
+
+impl Locks {
+    fn map(&self) -> MutexGuard<'_, HashMap<QueueKey, Arc<AsyncMutex<()>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, row: &QueueKey) -> RowLock<'_> {
+        let lock = Arc::clone(self.map().entry(row.clone()).or_default());
+        RowLock { locks: self, row: row.clone(), lock }
+    }
+}
+
+/// A row's lock; it is forgotten when the last of these is dropped.
+struct RowLock<'a> {
+    locks: &'a Locks,
+    row: QueueKey,
+    lock: Arc<AsyncMutex<()>>,
+}
+
+impl Drop for RowLock<'_> {
+    fn drop(&mut self) {
+        let mut map = self.locks.map();
+        // The map's and this one.
+        if Arc::strong_count(&self.lock) == 2 {
+            map.remove(&self.row);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Dead letters on their way to another pool: a row of the management store for each pool that they
+//! come from and each dead-letter queue that they go to.
+
+use serde_json::{Map, Value, json};
+use zaqar_core::pools::Error;
+use zaqar_core::storage::{self, ManagementStore};
+use zaqar_core::{Kind, MessageId, ProjectId, QueueKey, QueueName, Timestamp};
+
+use crate::catalogue::Place;
+use crate::rows;
+
+/// How old the time in a row may be before a claim writes a new one.
+const NOTED_FOR: u64 = 60;
+/// Seconds after the last claim from which an empty staging queue may be removed. Far longer than
+/// any claim takes that has read the row.
+const IDLE_FOR: u64 = 600;
+
+/// Letters of one pool to one dead-letter queue in another.
+///
+/// A claim moves letters into the staging queue, in the pool that they come from, in the atomic
+/// step in which that store moves letters: from then on they are in no queue that a client sees.
+/// A delivery copies a batch of them into an arrival queue, in the pool that they go to, marks the
+/// batch as complete, deletes it from the staging queue and lets the store move it from the arrival
+/// queue to the dead-letter queue, again in atomic steps. An arrival queue that is not complete is
+/// closed, and another one is filled, so that no letter is copied twice.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Transfer {
+    /// The pool that they come from.
+    pub(crate) from: Place,
+    /// The dead-letter queue.
+    pub(crate) target: QueueKey,
+    /// In the pool that they come from.
+    pub(crate) staging: QueueKey,
+    /// When a claim used it last, to about a minute.
+    used: Timestamp,
+    /// What is being delivered.
+    pub(crate) batch: Option<TransferBatch>,
+}
+
+/// Letters that are being delivered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TransferBatch {
+    /// In the pool that they go to.
+    pub(crate) arrival: QueueKey,
+    /// The pool that they go to.
+    pub(crate) to: Place,
+    /// Their ids in the staging queue.
+    pub(crate) ids: Vec<MessageId>,
+    /// The process that delivers them.
+    pub(crate) owner: u64,
+    /// Until when it alone does.
+    pub(crate) until: Timestamp,
+    /// All of them are in the arrival queue. If not, none of them counts as being there.
+    pub(crate) is_complete: bool,
+}
+
+impl Transfer {
+    fn new(from: Place, target: QueueKey, now: Timestamp) -> Result<Self, storage::Error> {
+        Ok(Self { from, target, staging: new_queue()?, used: now, batch: None })
+    }
+
+    /// Whether nobody has used it for so long that its empty staging queue can go.
+    pub(crate) fn is_idle(&self, now: Timestamp) -> bool {
+        self.used.plus_secs(IDLE_FOR) < now
+    }
+
+    /// Reads a row; `None` for an empty one, which is about to be removed.
+    pub(crate) fn read(object: &Map<String, Value>) -> Result<Option<Self>, storage::Error> {
+        if object.is_empty() {
+            return Ok(None);
+        }
+        let damaged = || storage::Error::failed("a row of dead letters is damaged");
+        read_transfer(object).map(Some).ok_or_else(damaged)
+    }
+
+    fn write(&self) -> Map<String, Value> {
+        let batch = self.batch.as_ref().map(|batch| {
+            json!({
+                "arrival": batch.arrival.name.as_str(),
+                "to": batch.to.to_value(),
+                "ids": batch.ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "owner": batch.owner,
+                "until": batch.until.as_millis(),
+                "is_complete": batch.is_complete,
+            })
+        });
+        let fields = [
+            ("from", self.from.to_value()),
+            ("project", self.target.project.as_str().into()),
+            ("kind", self.target.kind.as_str().into()),
+            ("name", self.target.name.as_str().into()),
+            ("staging", self.staging.name.as_str().into()),
+            ("used", self.used.as_millis().into()),
+            ("batch", batch.into()),
+        ];
+        fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+    }
+}
+
+/// The row for letters of a pool to a dead-letter queue, made where there is none, and the time of
+/// use in it.
+pub(crate) async fn note(
+    store: &dyn ManagementStore,
+    from: &Place,
+    target: &QueueKey,
+    now: Timestamp,
+) -> Result<(QueueKey, Transfer), storage::Error> {
+    let (project, kind, name) = (&target.project, target.kind, &target.name);
+    let names = [from.name(), project.as_str(), kind.as_str(), name.as_str()];
+    let row = rows::transfer(&names)?;
+    let changed = rows::change(store, &row, |object| {
+        let mut transfer = match Transfer::read(object)? {
+            Some(transfer) if transfer.used.plus_secs(NOTED_FOR) > now => {
+                return Ok((None, transfer));
+            }
+            Some(transfer) => transfer,
+            None => Transfer::new(from.clone(), target.clone(), now)?,
+        };
+        transfer.used = now;
+        Ok((Some(transfer.write()), transfer))
+    });
+    Ok((row.clone(), changed.await.map_err(as_storage)?))
+}
+
+/// Replaces the batch of a row if it still is `before`; `false` where it is another by now.
+pub(crate) async fn set_batch(
+    store: &dyn ManagementStore,
+    row: &QueueKey,
+    before: Option<&TransferBatch>,
+    after: Option<&TransferBatch>,
+) -> Result<bool, storage::Error> {
+    let changed = rows::change(store, row, |object| {
+        let Some(mut transfer) = Transfer::read(object)? else { return Ok((None, false)) };
+        if transfer.batch.as_ref() == after {
+            // An earlier attempt of ours did it, and its answer was lost.
+            return Ok((None, true));
+        }
+        if transfer.batch.as_ref() != before {
+            return Ok((None, false));
+        }
+        transfer.batch = after.cloned();
+        Ok((Some(transfer.write()), true))
+    });
+    changed.await.map_err(as_storage)
+}
+
+fn as_storage(error: Error) -> storage::Error {
+    match error {
+        Error::Storage(error) => error,
+        other @ (Error::PoolNotFound { .. }
+        | Error::FlavorNotFound { .. }
+        | Error::Unreachable { .. }
+        | Error::UriInUse
+        | Error::CapabilitiesMismatch
+        | Error::LastOfFlavor { .. }
+        | Error::TooMany { .. }
+        | Error::Contended) => storage::Error::unavailable(other),
+    }
+}
+
+/// The key of a queue that has letters on their way. Each is used once, so that what was closed is
+/// never found again.
+pub(crate) fn new_queue() -> Result<QueueKey, storage::Error> {
+    queue(&format!("{:032x}", rand::random::<u128>())).map_err(storage::Error::failed)
+}
+
+fn queue(name: &str) -> Result<QueueKey, zaqar_core::NameError> {
+    let project = ProjectId::new("zaqar.letters")?;
+    Ok(QueueKey { project, kind: Kind::Internal, name: QueueName::new(name)? })
+}
+
+fn read_transfer(object: &Map<String, Value>) -> Option<Transfer> {
+    let text = |name: &str| object.get(name)?.as_str();
+    let kind = text("kind")?;
+    let target = QueueKey {
+        project: ProjectId::new(text("project")?).ok()?,
+        kind: [Kind::Queue, Kind::Topic].into_iter().find(|own| own.as_str() == kind)?,
+        name: QueueName::new(text("name")?).ok()?,
+    };
+    let batch = object.get("batch").filter(|batch| !batch.is_null());
+    Some(Transfer {
+        from: Place::of_value(object.get("from")?)?,
+        target,
+        staging: queue(text("staging")?).ok()?,
+        used: Timestamp::from_millis(object.get("used")?.as_u64()?),
+        batch: batch.map(|batch| read_batch(batch).ok_or(())).transpose().ok()?,
+    })
+}
+
+fn read_batch(batch: &Value) -> Option<TransferBatch> {
+    let ids = batch.get("ids")?.as_array()?.iter();
+    Some(TransferBatch {
+        arrival: queue(batch.get("arrival")?.as_str()?).ok()?,
+        to: Place::of_value(batch.get("to")?)?,
+        ids: ids.map(|id| id.as_str()?.parse().ok()).collect::<Option<_>>()?,
+        owner: batch.get("owner")?.as_u64()?,
+        until: Timestamp::from_millis(batch.get("until")?.as_u64()?),
+        is_complete: batch.get("is_complete")?.as_bool()?,
+    })
+}

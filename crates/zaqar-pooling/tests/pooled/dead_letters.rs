@@ -1,0 +1,320 @@
+//! Dead letters to a queue in another pool, by servers that die and callers that give up.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::poll;
+use zaqar_core::pools::{PoolChange, Pools};
+use zaqar_core::storage::{
+    Batch, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Heads, ListQuery, Message,
+    Messages, NewMessage, Queues,
+};
+use zaqar_core::{
+    ClaimId, ClientId, Generation, Incarnation, Kind, Payload, QueueKey, Timestamp, Version,
+};
+use zaqar_pooling::Pooled;
+
+use crate::support::{Deployment, pool_name, project, queue};
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+/// When no server has a batch for itself any more.
+const LATER: Timestamp = NOW.plus_secs(31);
+const LETTERS: usize = 3;
+const ASSUMED: Generation =
+    Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
+
+/// Two queues in two pools.
+struct Scene {
+    deployment: Deployment,
+    source: QueueKey,
+    dead: QueueKey,
+    server: Arc<Pooled>,
+}
+
+impl Scene {
+    /// With letters in the source, by two clients, which the next claim moves.
+    async fn new() -> Self {
+        let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+        let server = deployment.server().await;
+        let (source, dead) = (queue("source"), queue("dead"));
+        server.open(&source, ASSUMED, NOW).await.unwrap();
+        let registry = deployment.registry();
+        registry.put_pool(crate::support::pool("b", "memory:b", 1)).await.unwrap();
+        let weightless = PoolChange { weight: Some(0), ..Default::default() };
+        registry.change_pool(&pool_name("a"), weightless).await.unwrap();
+        server.refresh().await;
+        server.open(&dead, ASSUMED, NOW).await.unwrap();
+        let scene = Self { deployment, source, dead, server };
+        for n in 0..LETTERS {
+            let client = if n == 0 { "first" } else { "second" };
+            scene.post(&format!("{n}"), client).await;
+        }
+        let request = scene.request(LETTERS);
+        assert_eq!(
+            claim(&scene.server, &scene.source, &request, NOW).await.unwrap().len(),
+            LETTERS
+        );
+        scene.server.claim_release(&scene.source, request.id, NOW).await.unwrap();
+        scene
+    }
+
+    async fn post(&self, text: &str, client: &str) {
+        let payload = Payload::plain(Bytes::copy_from_slice(text.as_bytes()));
+        let messages = vec![NewMessage { payload, ttl: 600, delay: 0 }];
+        let client = ClientId::new(client);
+        let batch = Batch { request: rand::random(), client, messages, notify: true };
+        self.server.post(&self.source, ASSUMED, batch, NOW).await.unwrap();
+    }
+
+    fn request(&self, limit: usize) -> ClaimRequest {
+        let target = self.dead.clone();
+        let rule = DeadLetters { max_claim_count: 1, target, generation: ASSUMED, ttl: None };
+        let id = ClaimId::new(rand::random());
+        ClaimRequest { id, ttl: 60, grace: 60, limit, dead_letters: Some(rule) }
+    }
+
+    /// What is in the source and in the dead-letter queue, by a server that lives.
+    async fn seen(&self, now: Timestamp) -> (Vec<Message>, Vec<Message>) {
+        (all(&self.server, &self.source, now).await, all(&self.server, &self.dead, now).await)
+    }
+
+    /// All letters are in the dead-letter queue, once, in order, as they were posted.
+    async fn check_moved(&self, now: Timestamp, what: &str) {
+        let (source, dead) = self.seen(now).await;
+        assert_eq!(source, [], "{what}");
+        let letters: Vec<_> = dead
+            .iter()
+            .map(|letter| (&letter.payload.bytes[..], letter.client.as_str(), letter.claim_count))
+            .collect();
+        let expected: [(&[u8], _, _); LETTERS] =
+            [(b"0", "first", 0), (b"1", "second", 0), (b"2", "second", 0)];
+        assert_eq!(letters, expected, "{what}");
+    }
+
+    /// Rows of letters on their way.
+    async fn rows(&self) -> u64 {
+        let rows = self.deployment.management.as_ref();
+        Queues::count(rows, &project("zaqar.letters"), Kind::Internal).await.unwrap()
+    }
+}
+
+async fn claim(
+    server: &Pooled,
+    key: &QueueKey,
+    request: &ClaimRequest,
+    now: Timestamp,
+) -> Result<Vec<Message>, Error> {
+    match server.claim(key, ASSUMED, request, now).await? {
+        Guarded::Done(Claimed::Messages(messages)) => Ok(messages),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn all(server: &Pooled, key: &QueueKey, now: Timestamp) -> Vec<Message> {
+    let query = ListQuery {
+        after: None,
+        limit: 10,
+        hide: None,
+        include_claimed: true,
+        include_delayed: true,
+    };
+    server.list(key, &query, now).await.unwrap().messages
+}
+
+/// Waits for what tasks do in the background.
+async fn eventually<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn letters_are_there_when_the_claim_answers() {
+    let scene = Scene::new().await;
+    scene.post("alive", "third").await;
+    let taken = claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    assert_eq!(taken.iter().map(|one| &one.payload.bytes[..]).collect::<Vec<_>>(), [b"alive"]);
+    scene.server.claim_release(&scene.source, ClaimId::new(0), NOW).await.unwrap();
+    let (source, dead) = scene.seen(NOW).await;
+    assert_eq!((source.len(), dead.len()), (1, LETTERS));
+    assert_eq!(dead.iter().map(|letter| letter.ttl).collect::<Vec<_>>(), [600; LETTERS]);
+}
+
+/// A server dies between any two calls to stores; another one goes on. At no time is a letter seen
+/// twice, and in the end each is there once.
+#[tokio::test]
+async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
+    let mut calls = 0;
+    loop {
+        let scene = Scene::new().await;
+        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
+        let mortal = scene.deployment.mortal_server(Arc::clone(&calls_left)).await;
+        calls_left.store(calls, Ordering::Release);
+        let answer = claim(&mortal, &scene.source, &scene.request(5), NOW).await;
+        let survived = calls_left.load(Ordering::Acquire) >= 0;
+        assert!(answer.is_ok() || !survived, "{answer:?}");
+        let what = format!("dead after {calls} calls");
+
+        let (source, dead) = scene.seen(NOW).await;
+        assert!(
+            source.len() + dead.len() <= LETTERS,
+            "{what}: {source:?} and {dead:?} have a letter twice"
+        );
+        // Whoever claims next does what was not begun, or finds nothing to do.
+        let other = scene.deployment.server().await;
+        assert_eq!(claim(&other, &scene.source, &scene.request(5), LATER).await.unwrap(), []);
+        other.resume_dead_letters(LATER).await.unwrap();
+        scene.check_moved(LATER, &what).await;
+        if survived {
+            break;
+        }
+        calls += 1;
+    }
+    assert!(calls > 10, "the calls of a move are counted: {calls}");
+}
+
+/// As above, but the server that takes over dies, too, wherever it was; the third goes on.
+#[tokio::test]
+async fn a_server_that_dies_while_it_takes_over_loses_and_doubles_none() {
+    for calls in (5..40).step_by(3) {
+        for more in (0..40).step_by(3) {
+            let scene = Scene::new().await;
+            let left = Arc::new(AtomicI64::new(i64::MAX));
+            let first = scene.deployment.mortal_server(Arc::clone(&left)).await;
+            left.store(calls, Ordering::Release);
+            claim(&first, &scene.source, &scene.request(5), NOW).await.ok();
+            let left = Arc::new(AtomicI64::new(i64::MAX));
+            let second = scene.deployment.mortal_server(Arc::clone(&left)).await;
+            left.store(more, Ordering::Release);
+            second.resume_dead_letters(LATER).await.ok();
+
+            let end = LATER.plus_secs(31);
+            let third = scene.deployment.server().await;
+            claim(&third, &scene.source, &scene.request(5), end).await.unwrap();
+            third.resume_dead_letters(end).await.unwrap();
+            scene.check_moved(end, &format!("dead after {calls} and {more} calls")).await;
+        }
+    }
+}
+
+/// A caller that gives up after any number of polls does not cut the move.
+#[tokio::test]
+async fn a_claim_that_is_given_up_moves_letters_whole() {
+    let mut polls = 0;
+    loop {
+        let scene = Scene::new().await;
+        let request = scene.request(5);
+        let is_done = {
+            let mut claiming = pin!(claim(&scene.server, &scene.source, &request, NOW));
+            let mut is_done = false;
+            for _ in 0..=polls {
+                is_done = matches!(poll!(claiming.as_mut()), Poll::Ready(_));
+                if is_done {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            is_done
+        };
+        let is_moved = async || {
+            let (source, dead) = scene.seen(NOW).await;
+            assert!(source.len() + dead.len() <= LETTERS, "{source:?} {dead:?}");
+            source.is_empty() && dead.len() == LETTERS
+        };
+        eventually(is_moved).await;
+        scene.check_moved(NOW, &format!("given up after {polls} polls")).await;
+        if is_done {
+            break;
+        }
+        polls += 1;
+    }
+    assert!(polls > 0, "a claim that moves letters waits for a task");
+}
+
+#[tokio::test]
+async fn letters_wait_for_a_pool_that_is_down() {
+    let scene = Scene::new().await;
+    scene.post("alive", "third").await;
+    let pool = scene.deployment.places.memory("memory:b");
+    pool.set_away(true);
+    let taken = claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    assert_eq!(taken.len(), 1, "the queue that is claimed is in a pool that serves");
+    scene.server.resume_dead_letters(LATER).await.unwrap();
+    pool.set_away(false);
+    scene.server.resume_dead_letters(LATER).await.unwrap();
+    let dead = all(&scene.server, &scene.dead, LATER).await;
+    assert_eq!(dead.len(), LETTERS);
+    assert_eq!(dead[0].ttl, 600 - 31, "their lives went on");
+}
+
+#[tokio::test]
+async fn letters_go_with_a_queue_that_is_deleted() {
+    let scene = Scene::new().await;
+    scene.deployment.places.memory("memory:b").set_away(true);
+    claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    scene.deployment.places.memory("memory:b").set_away(false);
+    scene.server.close(&scene.dead, ASSUMED.incarnation).await.unwrap();
+    scene.server.resume_dead_letters(LATER).await.unwrap();
+    let again = Generation { incarnation: Incarnation::new(2), ..ASSUMED };
+    scene.server.open(&scene.dead, again, LATER).await.unwrap();
+    scene.server.resume_dead_letters(LATER).await.unwrap();
+    assert_eq!(scene.seen(LATER).await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_target_of_another_life_is_said_and_nothing_moves() {
+    let scene = Scene::new().await;
+    let mut request = scene.request(5);
+    let other = Generation { incarnation: Incarnation::new(9), ..ASSUMED };
+    request.dead_letters.as_mut().unwrap().generation = other;
+    let answer = scene.server.claim(&scene.source, ASSUMED, &request, NOW).await.unwrap();
+    assert_eq!(answer, Guarded::Done(Claimed::TargetChanged));
+    let (source, dead) = scene.seen(NOW).await;
+    assert_eq!((source.len(), dead.len()), (LETTERS, 0));
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_letters_that_arrived_long_ago() {
+    let scene = Scene::new().await;
+    claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    assert_eq!(scene.rows().await, 1);
+    scene.server.resume_dead_letters(NOW.plus_secs(500)).await.unwrap();
+    assert_eq!(scene.rows().await, 1, "a claim may be about to use it");
+    scene.server.resume_dead_letters(NOW.plus_secs(601)).await.unwrap();
+    assert_eq!(scene.rows().await, 0);
+    // Others may still move letters.
+    scene.post("late", "third").await;
+    let request = scene.request(5);
+    assert_eq!(claim(&scene.server, &scene.source, &request, NOW).await.unwrap().len(), 1);
+    scene.server.claim_release(&scene.source, request.id, NOW).await.unwrap();
+    assert_eq!(claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap(), []);
+    assert_eq!(all(&scene.server, &scene.dead, NOW).await.len(), LETTERS + 1);
+}
+
+/// Several servers move the letters of one queue at once: each arrives once.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_move_letters_at_once_and_each_arrives_once() {
+    for _ in 0..20 {
+        let scene = Arc::new(Scene::new().await);
+        let mut claiming = Vec::new();
+        for _ in 0..4 {
+            let (scene, server) = (Arc::clone(&scene), scene.deployment.server().await);
+            claiming.push(tokio::spawn(async move {
+                claim(&server, &scene.source, &scene.request(1), NOW).await.unwrap()
+            }));
+        }
+        for one in claiming {
+            assert_eq!(one.await.unwrap(), []);
+        }
+        scene.check_moved(NOW, "by four servers").await;
+    }
+}
