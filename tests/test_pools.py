@@ -17,6 +17,7 @@ from zaqarclient.transport import errors
 from support.api import Api
 from support.clients import connect
 from support.keystone import FakeKeystone
+from support.operated import Operated, value
 from support.redis import Redis, on_redis
 from support.server import Server
 from support.wait import wait_until
@@ -278,6 +279,38 @@ def test_queues_go_where_their_flavor_says(admin: Api, tmp_path: Path):
     assert admin.messages("worn") == []
 
 
+def test_health_tells_of_each_pool(pooled: Server, admin: Api, tmp_path: Path):
+    def health() -> dict:
+        return admin.call("GET", "/v2/health").json()
+
+    assert health() == {"catalog_reachable": True}
+    for name in ("a", "b"):
+        register(admin, name, embedded(tmp_path, name))
+        assert admin.call("PUT", f"/v2/flavors/f{name}", json={"pool_list": [name]}).status_code == 201
+        assert admin.call("PUT", f"/v2/queues/q{name}", json={"_flavor": f"f{name}"}).status_code == 201
+    for number in range(3):
+        admin.post("qa", str(number))
+    admin.claim("qa", limit=1)
+
+    # What a store holds may be some seconds old.
+    volume = {"free": 2, "claimed": 1, "total": 3}
+    wait_until(lambda: health()["a"]["message_volume"] == volume, "pool a tells what it holds")
+    found = health()
+    assert found["catalog_reachable"] is True
+    assert set(found) == {"catalog_reachable", "a", "b"}
+    for name in ("a", "b"):
+        assert found[name]["storage_reachable"] is True
+        assert len(found[name]["operation_status"]) == 8
+        for operation, status in found[name]["operation_status"].items():
+            assert status["succeeded"] is True, operation
+            assert status["ref"] is None
+    with WebSocket(pooled.websocket_url, admin.project) as socket:
+        reply = socket.call("check_node_health", headers={**socket.headers, "X-Roles": "admin"})
+        assert (reply.status, set(reply.body)) == (200, set(found))
+    for name in ("qa", "qb"):
+        assert admin.call("DELETE", f"/v2/queues/{name}").status_code == 204
+
+
 def test_subscribers_hear_of_queues_in_every_pool(pooled: Server, admin: Api, tmp_path: Path):
     for name in ("a", "b"):
         register(admin, name, embedded(tmp_path, name))
@@ -304,7 +337,9 @@ def test_two_servers_three_redises_and_one_that_fails(
 ):
     home, *pools = redises
     options = {**on_redis(home.uri), **POOLING}
-    first, second = (new_server(options=options).start() for _ in range(2))
+    first = new_server(options=options).start()
+    second = Operated(tmp_path / "second", options=options)
+    second.start()
     with Api(first.url) as api, Api(second.url, api.project) as other:
         api.http.headers["X-Roles"] = "admin"
         refused = api.call("PUT", "/v2/queues/early")
@@ -329,6 +364,22 @@ def test_two_servers_three_redises_and_one_that_fails(
         assert other.call("GET", "/v2/queues?limit=20").status_code == 200
         wait_until(lambda: 'pool="b"' in second.log.read_text(), "the log names the pool")
         assert all("b" not in answer.json()["description"].split() for answer in answers if answer.is_error)
+        # Who operates it is told which pool it is, and that it is the only one.
+        health = api.call("GET", "/v2/health").json()
+        assert health["catalog_reachable"] is False
+        assert health["a"]["storage_reachable"] is True
+        assert health["b"]["storage_reachable"] is False
+        assert health["b"]["problems"]
+        wait_until(lambda: value(second.metrics(), "zaqar_pool_up", pool="b") == 0, "the metrics tell")
+        assert value(second.metrics(), "zaqar_pool_up", pool="a") == 1
+        assert second.ask("/ready").status_code == 200
+        told = {pool["name"]: pool["state"] for pool in second.ask("/report?format=json").json()["pools"]}
+        assert told["a"] == "serves"
+        assert "reached" in told["b"]
+        pools[1].start()
+        wait_until(lambda: value(second.metrics(), "zaqar_pool_up", pool="b") == 1, "the pool is back")
+        wait_until(lambda: api.call("GET", "/v2/health").json()["catalog_reachable"] is True, "both servers")
+    assert second.stop() == 0, second.log_tail()
 
 
 def test_openstack_commands(pooled: Server, admin: Api, tmp_path: Path, capsys):

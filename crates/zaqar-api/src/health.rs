@@ -1,65 +1,44 @@
 //! The self-test of an administrator: every operation on a queue of its own, timed, that leaves
 //! nothing behind.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
-use zaqar_core::storage::Volume;
+use serde_json::{Value, json};
+use zaqar_core::pools::PoolName;
 use zaqar_core::{ClientId, Kind, QueueName};
 
+use crate::store_health::{Probe, StoreHealth, timed};
 use crate::{
     Api, Context, CreateClaim, CreateQueue, DeleteMessage, DeleteMessages, Error, ListMessages,
-    PostMessages, PostedMessage, QueueRef, ReadClaim,
+    PostMessages, PostedMessage, QueueRef, ReadClaim, pool_health,
 };
 
-/// How a store is.
+/// How a server and its stores are.
 #[derive(Debug)]
 pub struct Health {
-    /// Both stores answer.
-    pub reachable: bool,
-    /// Every operation by name, in the order they ran.
-    pub operations: Vec<(&'static str, Probe)>,
-    /// What the message store holds, where it can tell.
-    pub volume: Option<Volume>,
-    /// What is wrong with this server: tasks that died, why a store is not reachable (also because
-    /// its clock differs), and a wall clock that shows an unexpected time.
-    pub problems: Vec<String>,
+    /// Both stores as one. Its problems are also those of this server: tasks that died, why a store
+    /// is not reachable (also because its clock differs), and a wall clock that shows an unexpected
+    /// time. Where there are pools, the operations are tested on each of them instead.
+    pub store: StoreHealth,
+    /// How each pool is, by name, where queues are spread over pools. The rest of this is then of
+    /// the stores that are configured.
+    pub pools: Option<Vec<(PoolName, StoreHealth)>>,
 }
 
 impl Health {
     /// The document that both wires answer with.
     pub fn document(&self) -> Value {
-        let status = |(name, probe): &(&str, Probe)| {
-            let error = probe.error.as_ref().map(ToString::to_string);
-            let seconds = probe.took.as_secs_f64();
-            let status = json!({ "succeeded": error.is_none(), "seconds": seconds, "ref": error });
-            ((*name).to_owned(), status)
-        };
-        let volume = self.volume.as_ref().map(|volume| {
-            let (free, claimed) = (volume.free, volume.claimed);
-            json!({ "free": free, "claimed": claimed, "total": free + claimed })
-        });
-        let mut document = json!({
-            "storage_reachable": self.reachable,
-            "operation_status": self.operations.iter().map(status).collect::<Map<_, _>>(),
-            "message_volume": volume,
-        });
+        let Some(pools) = &self.pools else { return self.store.document() };
+        let is_reachable = self.store.reachable && pools.iter().all(|(_, pool)| pool.reachable);
+        let mut document = json!({ "catalog_reachable": is_reachable });
         // Ours; a healthy server answers exactly what the original does.
-        if !self.problems.is_empty() {
-            document["problems"] = json!(self.problems);
+        if !self.store.problems.is_empty() {
+            document["problems"] = json!(self.store.problems);
+        }
+        for (name, pool) in pools {
+            document[name.as_str()] = pool.document();
         }
         document
     }
-}
-
-/// How one operation went.
-#[derive(Debug)]
-pub struct Probe {
-    /// How long it took.
-    pub took: Duration,
-    /// What went wrong.
-    pub error: Option<Error>,
 }
 
 impl Api {
@@ -75,12 +54,21 @@ impl Api {
         if !clock.is_steady() {
             problems.push(clock.to_string());
         }
-        let mut health = Health { reachable, operations: Vec::new(), volume: None, problems };
-        if reachable {
-            health.volume = self.inner.messages.volume().await.unwrap_or_default();
-            self.probe(context, &mut health.operations).await;
-        }
-        Ok(health)
+        let mut store = StoreHealth { reachable, ..StoreHealth::new(problems) };
+        let pools = match &self.inner.pool_stores {
+            Some(stores) => Some(
+                pool_health::check_all(stores.current().await, context, self.inner.clock.now())
+                    .await,
+            ),
+            None => {
+                if reachable {
+                    store.volume = self.inner.messages.volume().await.unwrap_or_default();
+                    self.probe(context, &mut store.operations).await;
+                }
+                None
+            }
+        };
+        Ok(Health { store, pools })
     }
 
     /// Tasks that died, and what the stores say of themselves.
@@ -133,18 +121,4 @@ impl Api {
         timed(out, "bulk_delete_messages", self.delete_messages(context, delete)).await;
         timed(out, "delete_queue", self.delete_queue(context, queue())).await;
     }
-}
-
-async fn timed<T>(
-    out: &mut Vec<(&'static str, Probe)>,
-    name: &'static str,
-    operation: impl Future<Output = Result<T, Error>>,
-) -> Option<T> {
-    let start = Instant::now();
-    let (value, error) = match operation.await {
-        Ok(value) => (Some(value), None),
-        Err(error) => (None, Some(error)),
-    };
-    out.push((name, Probe { took: start.elapsed(), error }));
-    value
 }

@@ -13,6 +13,7 @@ mod layers;
 mod messages;
 mod operation;
 mod pipeline;
+mod pool_health;
 pub mod pools;
 mod project_limit;
 mod pushes;
@@ -22,6 +23,7 @@ mod report;
 mod seal;
 mod share;
 mod stack;
+mod store_health;
 mod subscriptions;
 mod sweeper;
 mod trace;
@@ -32,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zaqar_core::limits::DEFAULT_PAGE;
-use zaqar_core::pools::Pools;
+use zaqar_core::pools::{PoolStores, Pools};
 use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{Clock, Limits, MemoryBudget, OperationLimit, Secret, SystemClock, TaskMonitor};
 
@@ -44,7 +46,7 @@ use stack::Stack;
 pub use context::{Authentication, Context, Identity, RequestId, RequestLimit, TraceParent, Wire};
 pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
-pub use health::{Health, Probe};
+pub use health::Health;
 pub use layers::{
     Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError, TrustRequest,
 };
@@ -66,6 +68,7 @@ pub use pushes::{Listener, MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, Pushed, Pushe
 pub use queue_ref::QueueRef;
 pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
+pub use store_health::{Probe, StoreHealth};
 pub use sweeper::Sweeper;
 pub use trace::{ActiveSpan, ProfilerHeaders, Tracer, active_span, outgoing_trace};
 
@@ -99,6 +102,8 @@ pub struct Options {
     pub tasks: TaskMonitor,
     /// Pools and flavors; without them queues are not spread, and there is nothing to administer.
     pub pools: Option<Arc<dyn Pools>>,
+    /// The stores of the pools, for their health.
+    pub pool_stores: Option<Arc<dyn PoolStores>>,
     /// What every operation passes.
     pub layers: Layers,
 }
@@ -127,6 +132,7 @@ impl Default for Options {
             expensive_operations_per_project: usize::MAX,
             tasks: TaskMonitor::default(),
             pools: None,
+            pool_stores: None,
             layers: Layers::default(),
         }
     }
@@ -158,6 +164,7 @@ struct Inner {
     memory: MemoryBudget,
     tasks: TaskMonitor,
     pools: Option<Arc<dyn Pools>>,
+    pool_stores: Option<Arc<dyn PoolStores>>,
 }
 
 impl Api {
@@ -174,7 +181,16 @@ impl Api {
             options.cached_for,
         );
         let Options {
-            limits, clock, checksums, signing_key, keyring, memory, tasks, pools, ..
+            limits,
+            clock,
+            checksums,
+            signing_key,
+            keyring,
+            memory,
+            tasks,
+            pools,
+            pool_stores,
+            ..
         } = options;
         let stack = Arc::new(Stack::new(
             options.layers,
@@ -204,6 +220,7 @@ impl Api {
             memory,
             tasks,
             pools,
+            pool_stores,
         };
         Self { inner: Arc::new(inner) }
     }

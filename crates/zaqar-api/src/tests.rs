@@ -512,9 +512,9 @@ async fn the_self_test_runs_every_operation_and_leaves_nothing() {
     let roles = vec!["Admin".to_owned()];
     let admin = caller().authenticated(Authentication::Unchecked { roles });
     let health = api.call(&admin, CheckHealth).await.unwrap();
-    assert!(health.reachable);
-    assert_eq!(health.operations.len(), 8);
-    for (name, probe) in &health.operations {
+    assert!(health.store.reachable);
+    assert_eq!(health.store.operations.len(), 8);
+    for (name, probe) in &health.store.operations {
         assert!(probe.error.is_none(), "{name}: {:?}", probe.error);
     }
     assert_eq!(world.store.count(&caller().project, Kind::Queue).await.unwrap(), 0);
@@ -536,7 +536,7 @@ async fn health_tells_of_a_wall_clock_that_is_not_followed() {
     let options = Options { clock: Arc::new(Unsteady), ..Options::default() };
     let api = Api::new(store.clone(), store, options);
     let health = api.health(&caller()).await.unwrap();
-    assert!(health.reachable);
+    assert!(health.store.reachable);
     let said = health.document()["problems"].to_string();
     assert!(said.contains("3600000 ms ahead") && said.contains("for 2 s"), "{said}");
 }

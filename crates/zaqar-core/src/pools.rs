@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
+use crate::storage::MessageStore;
 use crate::{NameError, ProjectId, QueueKey, QueueName, Secret, storage};
 
 /// Pools of a deployment, at most: all of them are one row of the management store.
@@ -254,6 +256,38 @@ pub trait Pools: Send + Sync {
     /// - With a flavor: by weight among the pools of the flavor; [`Error::FlavorNotFound`] where
     ///   the project has none of this name.
     async fn place(&self, key: &QueueKey, flavor: Option<&FlavorName>) -> Result<(), Error>;
+}
+
+/// A pool as a server has it open.
+#[derive(Clone)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: PoolName,
+    /// Its store, once it is open.
+    pub store: Option<Arc<dyn MessageStore>>,
+    /// Why it does not serve, as of the last time that it was asked something as a whole, some
+    /// seconds ago at most; without secrets.
+    pub problem: Option<String>,
+}
+
+impl fmt::Debug for PoolStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolStatus")
+            .field("name", &self.name)
+            .field("problem", &self.problem)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The pools that a server has open.
+#[async_trait]
+pub trait PoolStores: Send + Sync {
+    /// All of them by name. Asks nobody: what other servers changed may be missing for 2 s.
+    fn statuses(&self) -> Vec<PoolStatus>;
+
+    /// All of them by name, as they are registered now. Those that are just being opened are waited
+    /// for, some seconds at most.
+    async fn current(&self) -> Vec<PoolStatus>;
 }
 
 /// A URI with stars for its password, and for parameters that are named as passwords are.

@@ -21,8 +21,6 @@ use crate::{Registry, rows};
 
 /// How often a claim is repeated when its staging queue is removed meanwhile, at most.
 const ROUNDS: usize = 4;
-/// How long a claim waits until the letters that it moved are in the dead-letter queue.
-const DELIVERY_WAIT: Duration = Duration::from_secs(5);
 /// After which a delivery is tried again while another server delivers.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 /// Deliveries at a time. Letters that find none free are delivered by [`DeadLetterMover::resume`].
@@ -43,6 +41,8 @@ pub(crate) struct DeadLetterMover {
     permits: Arc<Semaphore>,
     /// When letters were last looked for, and the task that does.
     resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
+    /// How long a claim waits until the letters that it moved are in the dead-letter queue.
+    wait: Duration,
     log: StateLog,
 }
 
@@ -72,13 +72,14 @@ impl CrossingClaim {
 }
 
 impl DeadLetterMover {
-    pub(crate) fn new(registry: Arc<Registry>, members: Arc<Members>) -> Self {
+    pub(crate) fn new(registry: Arc<Registry>, members: Arc<Members>, wait: Duration) -> Self {
         Self {
             deliverer: Deliverer::new(Arc::clone(&registry), Arc::clone(&members)),
             registry,
             members,
             permits: Arc::new(Semaphore::new(MAX_DELIVERIES)),
             resumed: Mutex::new((Timestamp::from_millis(0), None)),
+            wait,
             log: StateLog::new(),
         }
     }
@@ -134,7 +135,7 @@ impl DeadLetterMover {
                 continue;
             }
             if let Some(delivery) = self.spawn_delivery(row, claim.now) {
-                tokio::time::timeout(DELIVERY_WAIT, delivery).await.ok();
+                tokio::time::timeout(self.wait, delivery).await.ok();
             }
             return Ok(answer);
         }
@@ -148,7 +149,7 @@ impl DeadLetterMover {
         Some(tokio::spawn(async move {
             let started = tokio::time::Instant::now();
             while mover.deliver(&row, now).await == Some(Delivery::Busy)
-                && started.elapsed() < DELIVERY_WAIT
+                && started.elapsed() < mover.wait
             {
                 tokio::time::sleep(BUSY_WAIT).await;
             }

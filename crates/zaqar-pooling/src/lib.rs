@@ -13,6 +13,7 @@ mod pooled;
 mod pools;
 mod registry;
 mod rows;
+mod status;
 mod transfers;
 
 pub use connector::{Connector, Refusal};

@@ -2,13 +2,13 @@
 //! so that a pool that is down delays nobody but its own queues.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use zaqar_core::pools::{Pool, masked};
+use zaqar_core::pools::{Pool, PoolStatus, masked};
 use zaqar_core::storage::{Error, MessageStore};
 use zaqar_core::{StateLog, TaskMonitor};
 
@@ -37,6 +37,8 @@ pub(crate) struct Member {
     state: watch::Receiver<State>,
     closing: CancellationToken,
     log: StateLog,
+    /// What went wrong last, if nothing went well since.
+    problem: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Member {
@@ -50,7 +52,8 @@ impl Member {
     pub(crate) fn configured(store: Arc<dyn MessageStore>) -> Self {
         let state = watch::channel(State::Open(store)).1;
         let (closing, log) = (CancellationToken::new(), StateLog::new());
-        Self { place: Place::Configured, pool: None, state, closing, log }
+        let problem = Mutex::default();
+        Self { place: Place::Configured, pool: None, state, closing, log, problem }
     }
 
     /// Begins to open the store of a pool.
@@ -66,7 +69,8 @@ impl Member {
             guard.finish();
         });
         let place = Place::Pool(pool.name.clone());
-        Self { place, pool: Some(pool), state: seen, closing, log: StateLog::new() }
+        let (log, problem) = (StateLog::new(), Mutex::default());
+        Self { place, pool: Some(pool), state: seen, closing, log, problem }
     }
 
     /// Its name in logs.
@@ -127,8 +131,22 @@ impl Member {
         }
     }
 
-    /// Logs what became of an operation that concerns the pool as a whole.
+    /// What it is and how it is; `None` for the store that is configured.
+    pub(crate) fn status(&self) -> Option<PoolStatus> {
+        let name = self.pool.as_ref()?.name.clone();
+        let noted = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (store, problem) = match &*self.state.borrow() {
+            State::Open(store) => (Some(Arc::clone(store)), noted),
+            State::Opening => (None, Some("it is being opened".to_owned())),
+            State::Failed(reason) => (None, Some(reason.clone())),
+        };
+        Some(PoolStatus { name, store, problem })
+    }
+
+    /// Keeps and logs what became of an operation that concerns the pool as a whole.
     pub(crate) fn note<T>(&self, outcome: &Result<T, Error>) {
+        let problem = outcome.as_ref().err().map(with_source);
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
         match outcome {
             Ok(_) => {
                 if let Some(failures) = self.log.success() {
@@ -160,6 +178,12 @@ impl Member {
     pub(crate) async fn closing(&self) {
         self.closing.cancelled().await;
     }
+}
+
+/// An error with what the driver saw.
+fn with_source(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// Opens a store, as often as it takes; ends once it is open or to be closed.

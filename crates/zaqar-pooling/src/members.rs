@@ -1,11 +1,12 @@
 //! The stores of all pools, as the registry names them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 use zaqar_core::storage::{Error, MessageStore};
@@ -24,17 +25,24 @@ pub(crate) type MemberMap = Arc<BTreeMap<Place, Arc<Member>>>;
 pub(crate) struct Members {
     registry: Arc<Registry>,
     tasks: TaskMonitor,
+    answer_timeout: Duration,
     map: watch::Sender<MemberMap>,
     refreshed: Mutex<Option<Instant>>,
+    pinging: SyncMutex<Option<JoinHandle<()>>>,
     log: StateLog,
 }
 
 impl Members {
-    pub(crate) fn new(registry: Arc<Registry>, tasks: TaskMonitor) -> Self {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        tasks: TaskMonitor,
+        answer_timeout: Duration,
+    ) -> Self {
         let configured = Arc::new(Member::configured(Arc::clone(registry.configured())));
         let map = BTreeMap::from([(Place::Configured, configured)]);
         let (map, log) = (watch::channel(Arc::new(map)).0, StateLog::new());
-        Self { registry, tasks, map, refreshed: Mutex::new(None), log }
+        let (refreshed, pinging) = (Mutex::new(None), SyncMutex::new(None));
+        Self { registry, tasks, answer_timeout, map, refreshed, pinging, log }
     }
 
     /// All of them now.
@@ -121,8 +129,22 @@ impl Members {
         Ok(())
     }
 
-    /// Asks every pool that is open the same at once; the answers of those that gave one. What went
-    /// wrong is logged with the pool's name.
+    /// Begins to ask every pool whether it serves, unless that goes on.
+    pub(crate) fn ping_in_background(self: &Arc<Self>) {
+        let mut pinging = self.pinging.lock().unwrap_or_else(PoisonError::into_inner);
+        if pinging.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let members = Arc::clone(self);
+        *pinging = Some(tokio::spawn(async move {
+            // What went wrong is noted with each pool.
+            members.ask(|store| async move { store.ping().await }).await.ok();
+        }));
+    }
+
+    /// Asks every pool that is open the same at once; the answers of those that gave one in time,
+    /// so that one that hangs delays the others little. What went wrong is logged with the pool's
+    /// name. The store that is configured has the time that it takes.
     ///
     /// # Errors
     /// The first error, where no pool gave an answer.
@@ -134,9 +156,44 @@ impl Members {
         F: Future<Output = Result<T, Error>>,
     {
         let members = self.all();
-        let asking = members.values().filter_map(|member| {
-            let answer = ask(member.if_open()?);
-            Some(async move { (Arc::clone(member), answer.await) })
+        let open: Vec<_> = members
+            .values()
+            .filter_map(|member| Some((Arc::clone(member), ask(member.if_open()?))))
+            .collect();
+        self.answers(open).await
+    }
+
+    /// As [`Self::ask`], but pools that are being opened are waited for.
+    pub(crate) async fn ask_opening<T, F>(
+        &self,
+        ask: impl Fn(Arc<dyn MessageStore>) -> F,
+    ) -> Result<Vec<(Arc<Member>, T)>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (members, ask) = (self.all(), &ask);
+        let asking = members.values().map(|member| {
+            let answer = async move { ask(member.store().await?).await };
+            (Arc::clone(member), answer)
+        });
+        self.answers(asking.collect()).await
+    }
+
+    async fn answers<T, F>(
+        &self,
+        asking: Vec<(Arc<Member>, F)>,
+    ) -> Result<Vec<(Arc<Member>, T)>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let asking = asking.into_iter().map(|(member, answer)| async move {
+            if member.place == Place::Configured {
+                return (member, answer.await);
+            }
+            let limit = self.answer_timeout;
+            let late = || Error::unavailable(format!("no answer in {} s", limit.as_secs()));
+            let answer = tokio::time::timeout(limit, answer).await;
+            (member, answer.unwrap_or_else(|_| Err(late())))
         });
         let (mut answers, mut failure) = (Vec::new(), None);
         for (member, outcome) in join_all(asking).await {

@@ -37,8 +37,9 @@ pub(crate) async fn listen(members: &Members) -> Result<NewsStream, Error> {
     let watched = members.watch();
     let (sender, receiver) = mpsc::channel(CAPACITY);
     let mut first = BTreeMap::new();
-    // Before the answer, so that what is posted after it is heard of.
-    let news = members.ask(|store| async move { store.news().await }).await?;
+    // Before the answer, so that what is posted after it is heard of; also by a pool that is just
+    // being opened.
+    let news = members.ask_opening(|store| async move { store.news().await }).await?;
     for (member, news) in news {
         first.insert(member.place.clone(), (member, news));
     }

@@ -37,6 +37,12 @@ pub struct Options {
     /// How long that is remembered. A queue that was deleted, and created again in another pool by
     /// another server, may be looked for in the old one for as long.
     pub cached_for: Duration,
+    /// How long a pool may take to answer what is asked of all pools at once, such as a ping or a
+    /// sweep.
+    pub answer_timeout: Duration,
+    /// How long a claim waits, at most, until the dead letters that it moved to another pool are
+    /// there. It answers then, and they arrive later.
+    pub dead_letter_wait: Duration,
     /// Learns of the death of tasks.
     pub tasks: TaskMonitor,
 }
@@ -46,6 +52,8 @@ impl Default for Options {
         Self {
             cached_queues: 100_000,
             cached_for: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(5),
+            dead_letter_wait: Duration::from_secs(5),
             tasks: TaskMonitor::default(),
         }
     }
@@ -57,7 +65,7 @@ impl Default for Options {
 /// is created.
 pub struct Pooled {
     registry: Arc<Registry>,
-    members: Arc<Members>,
+    pub(crate) members: Arc<Members>,
     places: Cache<QueueKey, Place>,
     leases: Leases,
     dead_letters: Arc<DeadLetterMover>,
@@ -74,10 +82,12 @@ impl Pooled {
     /// The stores of the pools of a registry. Call on a tokio runtime: each is opened in the
     /// background.
     pub fn new(registry: Arc<Registry>, options: Options) -> Self {
-        let Options { cached_queues, cached_for, tasks } = options;
+        let Options { cached_queues, cached_for, answer_timeout, dead_letter_wait, tasks } =
+            options;
         let places = Cache::builder().max_capacity(cached_queues).time_to_live(cached_for).build();
-        let members = Arc::new(Members::new(Arc::clone(&registry), tasks));
-        let mover = DeadLetterMover::new(Arc::clone(&registry), Arc::clone(&members));
+        let members = Arc::new(Members::new(Arc::clone(&registry), tasks, answer_timeout));
+        let mover =
+            DeadLetterMover::new(Arc::clone(&registry), Arc::clone(&members), dead_letter_wait);
         let (leases, dead_letters) = (Leases::default(), Arc::new(mover));
         Self { registry, members, places, leases, dead_letters, refreshing: StateLog::new() }
     }
@@ -551,10 +561,10 @@ impl News for Pooled {
 
 #[async_trait]
 impl Upkeep for Pooled {
-    /// Asks the store that is configured. A pool that does not serve is logged, and fails its own
-    /// queues only.
+    /// Asks the store that is configured. Pools are asked in the background: one that does not
+    /// serve is logged, and fails its own queues only.
     async fn ping(&self) -> Result<(), Error> {
-        self.members.ask(|store| async move { store.ping().await }).await.ok();
+        self.members.ping_in_background();
         self.registry.configured().ping().await
     }
 

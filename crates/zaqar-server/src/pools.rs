@@ -14,6 +14,7 @@ use zaqar_pooling::{Connector, Options, Pooled, Refusal};
 use crate::config::{Section, Settings};
 use crate::error::with_causes;
 use crate::registry::{Registry, driver_of};
+use crate::status::Status;
 use crate::store::{StoreContext, StoreDriver, StoreLocation, Stores};
 
 /// The driver whose stores one process has for itself.
@@ -46,6 +47,21 @@ impl Pooling {
         let options = Options { tasks: context.tasks.clone(), ..Options::default() };
         let pooled = Arc::new(Pooled::new(Arc::clone(&registry), options));
         Self { registry, pooled }
+    }
+
+    /// Tells the server's status and its API of the pools, where there are any.
+    pub(crate) fn tell(
+        pooling: Option<&Self>,
+        status: &Status,
+        options: zaqar_api::Options,
+    ) -> zaqar_api::Options {
+        let Some(pooling) = pooling else { return options };
+        status.set_pools(Arc::clone(&pooling.pooled) as _);
+        zaqar_api::Options {
+            pools: Some(Arc::clone(&pooling.registry) as _),
+            pool_stores: Some(Arc::clone(&pooling.pooled) as _),
+            ..options
+        }
     }
 
     /// The stores, with the pools as message store.

@@ -132,8 +132,8 @@ async fn serve_clients(
         subscribers: Some(deliveries.subscribers()),
         ..Layers::default()
     });
-    let pools = pooling.as_ref().map(|pooling| Arc::clone(&pooling.registry) as _);
-    let options = Options { keyring, pools, ..options(settings, &clock, layers, tasks) };
+    let options = Options { keyring, ..options(settings, &clock, layers, tasks) };
+    let options = Pooling::tell(pooling.as_ref(), status, options);
     let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
     announcer.set_api(api.clone());
     tell_of_layers(status, &api, &clock, &access, traces.as_ref());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use zaqar_auth::{Permissions, Quotas};
+use zaqar_core::pools::{PoolStatus, PoolStores};
 use zaqar_core::storage::Upkeep;
 use zaqar_core::{Clock, MemoryBudget, OperationLimit, TaskMonitor};
 use zaqar_transport_http::ConnectionCounts;
@@ -34,6 +35,7 @@ struct Parts {
     permissions: Option<Arc<Permissions>>,
     quotas: Option<Quotas>,
     traces: Option<Counts>,
+    pools: Option<Arc<dyn PoolStores>>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -148,6 +150,16 @@ impl Status {
 
     pub(crate) fn set_quotas(&self, quotas: Option<Quotas>) {
         self.parts().quotas = quotas;
+    }
+
+    pub(crate) fn set_pools(&self, pools: Arc<dyn PoolStores>) {
+        self.parts().pools = Some(pools);
+    }
+
+    /// How each pool is, by name; `None` where queues are not spread over pools.
+    pub(crate) fn pools(&self) -> Option<Vec<PoolStatus>> {
+        let pools = self.parts().pools.clone();
+        pools.map(|pools| pools.statuses())
     }
 
     pub(crate) fn set_bounds(&self, bounds: Bounds) {

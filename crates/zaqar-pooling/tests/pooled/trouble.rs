@@ -2,19 +2,26 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use zaqar_core::pools::Pools;
+use futures_util::poll;
+use tokio::sync::Semaphore;
+use zaqar_core::pools::{Capability, Pool, PoolStores, Pools};
 use zaqar_core::storage::{
-    Batch, Error, Guarded, Heads, Leases, ListQuery, Messages, NewMessage, News, Renewal, Upkeep,
+    Batch, Error, Guarded, Heads, Leases, ListQuery, MessageStore, Messages, NewMessage, News,
+    Renewal, Upkeep,
 };
 use zaqar_core::{
     ClientId, Generation, Incarnation, LeaseId, Payload, QueueKey, Timestamp, Version,
 };
-use zaqar_pooling::Pooled;
+use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 
-use crate::support::{Deployment, flavor, pool, pool_name, project, queue};
+use crate::support::{Deployment, Places, flavor, pool, pool_name, project, queue};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -75,6 +82,29 @@ async fn a_pool_that_is_away_fails_its_own_queues_only() {
 }
 
 #[tokio::test]
+async fn it_is_said_of_each_pool_whether_it_serves() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1), ("memory:b", 1)]).await;
+    let pooled = deployment.server().await;
+    let problems = || -> Vec<_> {
+        let statuses = pooled.statuses().into_iter();
+        statuses.map(|status| (status.name.to_string(), status.problem)).collect()
+    };
+    // Each is opened in the background.
+    while problems().iter().any(|(_, problem)| problem.is_some()) {
+        tokio::task::yield_now().await;
+    }
+    deployment.places.memory("memory:b").set_away(true);
+    pooled.sweep(NOW, 100).await.unwrap();
+    let away = Some("the store cannot be reached: it is away".to_owned());
+    assert_eq!(problems(), [("a".to_owned(), None), ("b".to_owned(), away)]);
+    deployment.places.memory("memory:b").set_away(false);
+    while problems().iter().any(|(_, problem)| problem.is_some()) {
+        pooled.ping().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_pool_for_it_a_queue_is_not_created() {
     let deployment = Deployment::new();
     let pooled = deployment.server().await;
@@ -87,7 +117,7 @@ async fn without_a_pool_for_it_a_queue_is_not_created() {
 async fn the_virtual_pool_takes_what_no_pool_takes_and_keeps_what_it_has() {
     let deployment = Deployment::new();
     let registry = deployment.registry().with_virtual_pool();
-    let pooled = Pooled::new(std::sync::Arc::new(registry), Default::default());
+    let pooled = Pooled::new(Arc::new(registry), Default::default());
     let old = queue("old");
     // From before there were pools.
     Heads::open(deployment.configured.as_ref(), &old, generation(5), NOW).await.unwrap();
@@ -144,6 +174,48 @@ async fn another_server_s_pool_is_found_at_once_and_heard_of() {
         tokio::select! { key = heard => key, never = posting => never }
     });
     assert_eq!(heard.await.unwrap(), key);
+}
+
+/// Opens stores once it is told to.
+struct Gated(Arc<Places>, Semaphore);
+
+#[async_trait]
+impl Connector for Gated {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        let _opened = self.1.acquire().await;
+        self.0.open(pool).await
+    }
+
+    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
+        self.0.capabilities(pool)
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        self.0.is_same_store(one, other)
+    }
+}
+
+#[tokio::test]
+async fn who_listens_while_a_pool_is_opened_misses_none_of_its_news() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+    let key = queue("q");
+    deployment.server().await.open(&key, generation(1), NOW).await.unwrap();
+    let gate = Arc::new(Gated(deployment.places.clone(), Semaphore::new(0)));
+    let (management, configured) = (deployment.management.clone(), deployment.configured.clone());
+    let registry = Registry::new(management, configured, gate.clone());
+    let pooled = Pooled::new(Arc::new(registry), Options::default());
+    pooled.refresh().await;
+    let mut listening = pin!(pooled.news());
+    for _ in 0..10 {
+        assert!(poll!(listening.as_mut()).is_pending(), "the pool is not open yet");
+        tokio::task::yield_now().await;
+    }
+    gate.1.add_permits(1);
+    let mut news = listening.await.unwrap();
+    post(&pooled, &key, generation(1)).await.unwrap();
+    let heard = std::future::poll_fn(|context| news.as_mut().poll_next(context));
+    let heard = tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap();
+    assert_eq!(heard.unwrap().key, key);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,6 +31,7 @@ pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) ->
     bounds(&mut families, status);
     quotas(&mut families, status);
     traces(&mut families, status);
+    pools(&mut families, status);
     state(&mut families, status, recent);
     process(&mut families);
     let mut registry = Registry::default();
@@ -290,6 +291,16 @@ fn traces(families: &mut Families, status: &Status) {
         |(outcome, count): (&str, u64)| (vec![("outcome", outcome.to_owned())], float(count));
     let help = "Spans that were sent, and that were dropped, by exporter's outcome";
     families.counters("zaqar_trace_spans", help, outcomes.map(sample).to_vec());
+}
+
+fn pools(families: &mut Families, status: &Status) {
+    let pools = status.pools().unwrap_or_default();
+    let up = pools.into_iter().map(|pool| {
+        let serves = f64::from(u8::from(pool.problem.is_none()));
+        (vec![("pool", pool.name.to_string())], serves)
+    });
+    let help = "1 while the pool serves, as of the last look at it, some seconds ago at most";
+    families.gauges("zaqar_pool_up", help, up.collect());
 }
 
 fn state(families: &mut Families, status: &Status, recent: &RecentErrors) {

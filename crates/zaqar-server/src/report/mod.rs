@@ -160,11 +160,7 @@ impl Reporter {
         let mut sections = process::sections();
         sections.push(configuration::section(self.inner.settings.raw()));
         sections.push(self.stores().await);
-        let pools = match self.inner.settings.pooling {
-            true => "pooling is configured; GET /v2/pools lists the pools\n",
-            false => "pooling is not configured\n",
-        };
-        sections.push(Section::new("Pools", pools.to_owned(), Value::Null));
+        sections.push(self.pools());
         sections.push(self.transports());
         sections.push(self.tasks());
         sections.push(self.deliveries());
@@ -194,6 +190,20 @@ impl Reporter {
             data.push(one);
         }
         Section::new("Stores", or_none(text), data.into())
+    }
+
+    /// How the pools are, by the last ping, which is repeated every second.
+    fn pools(&self) -> Section {
+        let Some(pools) = self.inner.status.pools() else {
+            return Section::new("Pools", "pooling is not configured\n".to_owned(), Value::Null);
+        };
+        let (mut text, mut data) = (String::new(), Vec::new());
+        for pool in pools {
+            let state = pool.problem.unwrap_or_else(|| "serves".to_owned());
+            let _ = writeln!(text, "{}: {state}", pool.name);
+            data.push(json!({ "name": pool.name.as_str(), "state": state }));
+        }
+        Section::new("Pools", or_none(text), data.into())
     }
 
     fn transports(&self) -> Section {
