@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tempfile::TempDir;
 use zaqar_pooling::{Options, Pooled};
-use zaqar_storage_testkit::{About, Factory, Stores, block_on, check, model, names};
+use zaqar_storage_testkit::{About, Factory, Fault, Stores, block_on, check, model, names};
 
-use crate::support::Deployment;
+use crate::support::{Deployment, Places};
 
 struct ThreePools;
 
@@ -53,6 +53,55 @@ fn the_kit_passes_but_for_what_the_documentation_names() {
             });
         }
     });
+}
+
+/// Pools in memory that do one thing wrong.
+struct FaultyPools(Fault);
+
+#[async_trait]
+impl Factory for FaultyPools {
+    async fn open(&self, _: &str) -> Stores {
+        let places = Arc::new(Places::with_fault(self.0));
+        let deployment = Deployment { places, ..Deployment::new() };
+        let deployment = deployment.and_pools(&[("memory:a", 1), ("memory:b", 1)]).await;
+        let pooled = Pooled::new(Arc::new(deployment.registry()), Options::default());
+        pooled.refresh().await;
+        Stores { management: deployment.management, messages: Arc::new(pooled) }
+    }
+
+    async fn discard(&self, _: &str) {}
+
+    fn about(&self) -> About {
+        About { keeps: false, shared: false, repairs_time: true }
+    }
+}
+
+/// What pools do wrong is not mended or hidden by the store that they make.
+#[test]
+fn the_kit_notices_what_pools_do_wrong() {
+    let mut hidden = Vec::new();
+    for (fault, name) in [
+        (Fault::DoubleClaim, "claims::a_message_is_held_by_one_claim"),
+        (Fault::LostOrder, "messages::a_batch_keeps_its_order"),
+        (Fault::ProjectLeak, "isolation::projects_share_nothing"),
+        (Fault::PositionTwice, "messages::no_position_twice_after_deletes"),
+        (Fault::ClientForgotten, "messages::what_was_posted_comes_back"),
+        (Fault::DeadLetterLost, "dead_letters::a_message_claimed_often_enough_moves"),
+        (Fault::ReleasedToEnd, "claims::release_leaves_old_places"),
+        (Fault::PurgeLeavesClaims, "purging::purge_ends_claims"),
+        (Fault::CloseForgotten, "heads::a_new_life_shows_nothing_of_the_old"),
+        (Fault::AnyClaimDeletes, "messages::delete_with_the_wrong_claim"),
+        (Fault::DeleteForgotten, "messages::delete_removes_a_free_one"),
+        (Fault::DueQueuesStuck, "outbox::every_due_queue_appears"),
+        (Fault::LeaseRevived, "leases::a_lease_that_is_over_stays_over"),
+        (Fault::FollowRestarts, "following::who_follows_goes_on_behind_what_was_shown"),
+    ] {
+        let tried = block_on(async { tokio::spawn(check(FaultyPools(fault), name)).await });
+        if tried.is_ok() {
+            hidden.push((fault, name));
+        }
+    }
+    assert_eq!(hidden, []);
 }
 
 #[test]

@@ -12,16 +12,25 @@ use zaqar_core::storage::MessageStore;
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
 use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
-use zaqar_storage_testkit::Memory;
+use zaqar_storage_testkit::{Fault, Memory};
 
 /// Opens `memory:NAME`, one store a name, `disk:PATH`, and nothing else.
 #[derive(Default)]
-pub(crate) struct Places(Mutex<BTreeMap<String, Arc<Memory>>>);
+pub(crate) struct Places {
+    stores: Mutex<BTreeMap<String, Arc<Memory>>>,
+    /// What the stores in memory do wrong.
+    fault: Option<Fault>,
+}
 
 impl Places {
+    pub(crate) fn with_fault(fault: Fault) -> Self {
+        Self { fault: Some(fault), ..Self::default() }
+    }
+
     pub(crate) fn memory(&self, uri: &str) -> Arc<Memory> {
-        let mut stores = self.0.lock().unwrap();
-        Arc::clone(stores.entry(uri.to_owned()).or_insert_with(|| Arc::new(Memory::new())))
+        let mut stores = self.stores.lock().unwrap();
+        let new = || Arc::new(self.fault.map_or_else(Memory::new, Memory::with_fault));
+        Arc::clone(stores.entry(uri.to_owned()).or_insert_with(new))
     }
 }
 
@@ -114,12 +123,16 @@ impl Deployment {
     }
 
     pub(crate) async fn with_pools(uris: &[(&str, u32)]) -> Self {
-        let deployment = Self::new();
+        Self::new().and_pools(uris).await
+    }
+
+    /// Registers more pools.
+    pub(crate) async fn and_pools(self, uris: &[(&str, u32)]) -> Self {
         for (uri, weight) in uris {
             let name = uri.rsplit([':', '/']).next().unwrap();
-            deployment.registry().put_pool(pool(name, uri, *weight)).await.unwrap();
+            self.registry().put_pool(pool(name, uri, *weight)).await.unwrap();
         }
-        deployment
+        self
     }
 }
 

@@ -1,0 +1,152 @@
+//! Deployments with a pool on each server and one on disk.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Map;
+use tempfile::TempDir;
+use zaqar_core::Secret;
+use zaqar_core::pools::{Capability, Pool, PoolChange, PoolName, PoolStores, Pools};
+use zaqar_core::storage::MessageStore;
+use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_storage_embedded::Embedded;
+use zaqar_storage_mongo::Mongo;
+use zaqar_storage_redis::Redis;
+use zaqar_storage_testkit::{About, Factory, Stores};
+
+use crate::servers::{REDIS, mongo_uri};
+
+/// How long a server may take to answer: these tests are not about time.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// The pools; each is named as what opens it.
+pub(crate) const POOLS: [&str; 4] = ["redis0", "redis1", "mongodb", "disk"];
+
+static DISK: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().unwrap());
+
+/// Opens the stores of one test, told apart by its name from those of others.
+struct Places(String);
+
+impl Places {
+    async fn redis(&self, server: usize) -> Redis {
+        let mut options =
+            zaqar_storage_redis::Options::new(&format!("redis://127.0.0.1:{}", REDIS[server].port))
+                .unwrap();
+        options.prefix.clone_from(&self.0);
+        // Tests have clocks of their own.
+        options.max_clock_skew = None;
+        options.uri.socket_timeout = PATIENCE;
+        Redis::open(options).await.unwrap()
+    }
+
+    async fn mongo(&self) -> Mongo {
+        let options = zaqar_storage_mongo::Options {
+            deadline: PATIENCE,
+            command_timeout: PATIENCE,
+            max_clock_skew: None,
+            ..zaqar_storage_mongo::Options::new(mongo_uri(), &self.0)
+        };
+        Mongo::open(options).await.unwrap()
+    }
+
+    fn disk(&self) -> PathBuf {
+        DISK.path().join(&self.0)
+    }
+}
+
+#[async_trait]
+impl Connector for Places {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        Ok(match pool.name.as_str() {
+            "redis0" => Arc::new(self.redis(0).await),
+            "redis1" => Arc::new(self.redis(1).await),
+            "mongodb" => Arc::new(self.mongo().await),
+            _ => {
+                let options = zaqar_storage_embedded::Options::new(&self.disk());
+                let reason = |error| Refusal { reason: format!("{error}") };
+                Arc::new(Embedded::open(options).map_err(reason)?)
+            }
+        })
+    }
+
+    fn capabilities(&self, _: &Pool) -> BTreeSet<Capability> {
+        BTreeSet::from([Capability::Fifo, Capability::Claims])
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        one.name == other.name
+    }
+}
+
+/// A deployment of one name: its rows are on the first Redis server.
+pub(crate) struct Deployment {
+    pub(crate) management: Arc<Redis>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) pooled: Arc<Pooled>,
+}
+
+impl Deployment {
+    /// Opens it, with all pools.
+    pub(crate) async fn open(name: &str) -> Self {
+        let places = Places(name.to_owned());
+        let management = Arc::new(places.redis(0).await);
+        // Not the store that is a pool.
+        let configured = Arc::new(Places(format!("{name}_c")).redis(0).await);
+        let registry = Arc::new(Registry::new(management.clone(), configured, Arc::new(places)));
+        if registry.pools(None, 1).await.unwrap().is_empty() {
+            for name in POOLS {
+                let pool = Pool {
+                    name: PoolName::new(name).unwrap(),
+                    uri: Secret::new(format!("{name}:")),
+                    weight: 1,
+                    flavor: None,
+                    options: Map::new(),
+                };
+                registry.put_pool(pool).await.unwrap();
+            }
+        }
+        let options =
+            Options { answer_timeout: PATIENCE, dead_letter_wait: PATIENCE, ..Options::default() };
+        let pooled = Arc::new(Pooled::new(registry.clone(), options));
+        pooled.refresh().await;
+        let opened = async {
+            while pooled.statuses().iter().any(|pool| pool.problem.is_some()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, opened).await.unwrap();
+        Self { management, registry, pooled }
+    }
+
+    /// Has one pool take all new queues.
+    pub(crate) async fn prefer(&self, pool: &str) {
+        for name in POOLS {
+            let weight = Some(u32::from(name == pool));
+            let change = PoolChange { weight, ..PoolChange::default() };
+            self.registry.change_pool(&PoolName::new(name).unwrap(), change).await.unwrap();
+        }
+    }
+}
+
+/// A deployment for each test of the kit.
+pub(crate) struct Deployments;
+
+#[async_trait]
+impl Factory for Deployments {
+    async fn open(&self, name: &str) -> Stores {
+        let deployment = Deployment::open(name).await;
+        Stores { management: deployment.management, messages: deployment.pooled }
+    }
+
+    async fn discard(&self, name: &str) {
+        // The servers end with the tests.
+        let _ = std::fs::remove_dir_all(Places(name.to_owned()).disk());
+    }
+
+    fn about(&self) -> About {
+        About { keeps: true, shared: false, repairs_time: false }
+    }
+}
