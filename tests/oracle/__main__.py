@@ -39,11 +39,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(scenarios: list[Scenario], work: Path, *, against_itself: bool) -> Result:
-    with ExitStack() as stack:
-        original = stack.enter_context(servers.original(work / "original"))
-        start = servers.original if against_itself else servers.ours
-        other = stack.enter_context(start(work / "other"))
-        return run(scenarios, original, other)
+    start = servers.original if against_itself else servers.ours
+    result = Result()
+    for pooling in (False, True):
+        played = [one for one in scenarios if ("pooling" in one.flags) == pooling]
+        if not played:
+            continue
+        folder = work / ("pooled" if pooling else "plain")
+        with ExitStack() as stack:
+            original = stack.enter_context(servers.original(folder / "original", pooling=pooling))
+            other = stack.enter_context(start(folder / "other", pooling=pooling))
+            result.add(run(played, original, other))
+    return result
 
 
 def _report(result: Result, verdict: differences.Verdict, *, complete: bool) -> int:

@@ -36,6 +36,13 @@ class Result:
     sockets: int = 0
     found: list[Found] = field(default_factory=list)
 
+    def add(self, more: Result) -> None:
+        """Takes what another run saw."""
+        self.scenarios += more.scenarios
+        self.requests += more.requests
+        self.sockets += more.sockets
+        self.found += more.found
+
 
 @dataclass
 class _Side:
@@ -76,7 +83,12 @@ def run(scenarios: Iterable[Scenario], original: Target, ours: Target) -> Result
 
 def play(scenario: Scenario, original: Target, ours: Target) -> list[Found]:
     """Sends each request of a scenario to the original, then to ours."""
-    known = {"project": scenario.project, "client": CLIENT, "other_client": OTHER_CLIENT}
+    known = {
+        "project": scenario.project,
+        "client": CLIENT,
+        "other_client": OTHER_CLIENT,
+        "database": original.database,
+    }
     with ExitStack() as stack:
         sides = []
         for target in (original, ours):
@@ -103,6 +115,8 @@ def _play(scenario: Scenario, sides: list[_Side]) -> list[Found]:
 def _headers(scenario: Scenario, request: Request) -> dict[str, str]:
     """The usual headers, with what the request adds, replaces and leaves out."""
     headers = {} if "bare" in scenario.flags else {"Client-ID": CLIENT, "X-Project-ID": scenario.project}
+    if "admin" in scenario.flags:
+        headers["X-Roles"] = "admin"
     if request.method != WEBSOCKET and request.body not in (None, NO_BODY):
         headers["Content-Type"] = "application/json"
     for name, value in request.headers.items():

@@ -26,6 +26,8 @@ class Target(NamedTuple):
 
     http: Address
     websocket: Address
+    #: The database that the original has, where scenarios may register pools.
+    database: str = ""
 
 
 #: Sections of a configuration: section name to option to value.
@@ -35,6 +37,8 @@ Sections = Mapping[str, Mapping[str, object]]
 _COMMON: Sections = {
     "signed_url": {"secret_key": "test"},
     "storage": {"message_pipeline": "zaqar.notification.notifier"},
+    # Without pooling it says nothing.
+    "pooling:catalog": {"enable_virtual_pool": True},
 }
 #: Seconds until a server must answer. The first start of uwsgi imports all of the original.
 _START = 60.0
@@ -59,7 +63,7 @@ def our_binary() -> Path:
 
 
 @contextmanager
-def original(work: Path) -> Iterator[Target]:
+def original(work: Path, *, pooling: bool = False) -> Iterator[Target]:
     """The original on its MongoDB driver, with a database of its own that is gone afterwards.
 
     It is two processes, as it has one transport a process.
@@ -73,7 +77,7 @@ def original(work: Path) -> Iterator[Target]:
         _write(
             path,
             {
-                "DEFAULT": {"admin_mode": True, "unreliable": True, "auth_strategy": "", "pooling": False},
+                "DEFAULT": {"admin_mode": True, "unreliable": True, "auth_strategy": "", "pooling": pooling},
                 "drivers": {
                     "transport": transport,
                     "message_store": "mongodb",
@@ -99,7 +103,7 @@ def original(work: Path) -> Iterator[Target]:
             _process("uwsgi", _uwsgi(bin_folder, wsgi), work, environment, lambda: _answers(wsgi)),
             _process("websocket", websocket_command, work, environment, lambda: _listens(websocket)),
         ):
-            yield Target(wsgi, websocket)
+            yield Target(wsgi, websocket, uri["uri"])
 
 
 def _uwsgi(bin_folder: Path, address: Address) -> list[object]:
@@ -116,7 +120,7 @@ def _uwsgi(bin_folder: Path, address: Address) -> list[object]:
 
 
 @contextmanager
-def ours(work: Path) -> Iterator[Target]:
+def ours(work: Path, *, pooling: bool = False) -> Iterator[Target]:
     """Our server on the embedded store, in a folder of its own."""
     address, websocket = _free_address(), _free_address()
     config = work / "zaqar.conf"
@@ -124,7 +128,7 @@ def ours(work: Path) -> Iterator[Target]:
     _write(
         config,
         {
-            "DEFAULT": {"admin_mode": True},
+            "DEFAULT": {"admin_mode": True, "pooling": pooling},
             "drivers": {
                 "transport": "wsgi, websocket",
                 "message_store": "embedded",
@@ -138,7 +142,7 @@ def ours(work: Path) -> Iterator[Target]:
     )
     command = [our_binary(), "--config-file", config]
     with _process("zaqar-server", command, work, {}, lambda: _answers(address)):
-        yield Target(address, websocket)
+        yield Target(address, websocket, "")
 
 
 def _write(path: Path, sections: Sections) -> None:
