@@ -352,12 +352,12 @@ def lines_of(server: Server, text: str) -> int:
 
 #: What happens to Redis, how it ends, and the lines that tell of its beginning and of its end.
 CONDITIONS = {
-    "it hangs": (Redis.suspend, Redis.resume, "Redis is away", "Redis is back"),
+    "it hangs": (Redis.suspend, Redis.resume, "Redis is unavailable", "Redis is available again"),
     "it is full": (
         lambda redis: redis.cli("CONFIG", "SET", "maxmemory", "1"),
         lambda redis: redis.cli("CONFIG", "SET", "maxmemory", "0"),
         "Redis is full",
-        "Redis takes posts again",
+        "Redis accepts posts again",
     ),
 }
 

@@ -1,4 +1,4 @@
-//! Measures the store on a server of your own: operations a second by 64 tasks on one queue, with
+//! Measures the store on a server: operations per second of 64 tasks on one queue, with
 //! bodies of 1 KiB.
 //!
 //! ```text
@@ -20,10 +20,10 @@ use zaqar_core::{
 };
 use zaqar_storage_redis::{Options, Redis};
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const TASKS: usize = 64;
-const FOR: Duration = Duration::from_secs(3);
+const DURATION: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 struct Bench {
@@ -34,7 +34,7 @@ struct Bench {
 }
 
 #[tokio::main]
-async fn main() -> Outcome<()> {
+async fn main() -> BenchResult<()> {
     let uri = std::env::args().nth(1).unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
     let store = Redis::open(Options::new(&uri)?).await?;
     let project = ProjectId::new(&format!("throughput-{:x}", rand::random::<u64>()))?;
@@ -59,17 +59,17 @@ impl Bench {
         &self,
         what: &str,
         messages: u64,
-        step: impl Fn(Self) -> F + Clone + Send + 'static,
+        operation: impl Fn(Self) -> F + Clone + Send + 'static,
     ) where
-        F: Future<Output = Outcome<()>> + Send,
+        F: Future<Output = BenchResult<()>> + Send,
     {
         let (done, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let tasks: Vec<_> = (0..TASKS)
             .map(|_| {
-                let (bench, step, done) = (self.clone(), step.clone(), Arc::clone(&done));
+                let (bench, operation, done) = (self.clone(), operation.clone(), Arc::clone(&done));
                 tokio::spawn(async move {
-                    while started.elapsed() < FOR {
-                        if let Err(error) = step(bench.clone()).await {
+                    while started.elapsed() < DURATION {
+                        if let Err(error) = operation(bench.clone()).await {
                             return eprintln!("{error}");
                         }
                         done.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Bench {
         println!("{what}: {rate:.0} a second, {:.0} messages", rate * messages as f64);
     }
 
-    async fn post(&self, count: usize) -> Outcome<()> {
+    async fn post(&self, count: usize) -> BenchResult<()> {
         let payload = Payload::plain(Bytes::from(vec![b'1'; 1024]));
         let message = NewMessage { payload, ttl: 3600, delay: 0 };
         let messages = vec![message; count];
@@ -94,7 +94,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn list(&self) -> Outcome<()> {
+    async fn list(&self) -> BenchResult<()> {
         let query = ListQuery {
             after: None,
             limit: 10,
@@ -106,7 +106,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn claim_and_delete(&self) -> Outcome<()> {
+    async fn claim_and_delete(&self) -> BenchResult<()> {
         let id = ClaimId::new(rand::random());
         let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: None };
         let now = self.clock.now();

@@ -6,20 +6,20 @@ use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, Error, Guarded, 
 use zaqar_core::{ClaimId, Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Redis;
-use crate::dead_letters::Moving;
-use crate::driver::{Step, arguments, millis, number};
-use crate::error::Garbled;
-use crate::groups::{self, Answer, ClaimLine, MESSAGE, all_alike, refused};
+use crate::dead_letters::DeadLetterBatch;
+use crate::driver::{HeadCall, arguments, millis, number};
+use crate::error::Malformed;
+use crate::groups::{self, ClaimKey, ClaimResult, MESSAGE_OVERHEAD, flatten, same_error};
 use crate::messages::{bounded, claim_text, lane};
 use crate::peer::Lane;
-use crate::reply::{MESSAGE_PARTS, Outcome, Reply};
+use crate::reply::{MESSAGE_FIELDS, Outcome, Reply};
 use crate::scripts;
 use crate::server::Mode;
 
-/// Which arguments of a claim are the last place that it takes, and the claim that holds dead
-/// letters.
-const LAST: usize = 5;
-const MOVING: usize = 6;
+/// Indexes of two arguments of a claim: the last position that it examines, and the claim that
+/// holds dead letters.
+const LAST_POSITION: usize = 5;
+const MOVING_CLAIM: usize = 6;
 
 #[async_trait]
 impl Claims for Redis {
@@ -29,22 +29,22 @@ impl Claims for Redis {
         assumed: Generation,
         request: &ClaimRequest,
         now: Timestamp,
-    ) -> Answer {
+    ) -> ClaimResult {
         let _permit = self.server().admit()?;
         let max_claim_count = request.dead_letters.as_ref().map(|rule| rule.max_claim_count);
-        let line = ClaimLine { key: key.clone(), assumed, max_claim_count };
+        let group = ClaimKey { key: key.clone(), assumed, max_claim_count };
         if lane(request.limit, 0) == Lane::Large {
-            return self.claim_alone(&line, request, now).await;
+            return self.claim_alone(&group, request, now).await;
         }
         let item = groups::Claim { request: request.clone(), now };
         let store = self.clone();
-        let send = move |line: ClaimLine, items: Vec<groups::Claim>| {
+        let send = move |group: ClaimKey, items: Vec<groups::Claim>| {
             let store = store.clone();
-            async move { store.claim_group(&line, items).await }
+            async move { store.claim_group(&group, items).await }
         };
         let claims = &self.inner.groups.claims;
-        let submitted = claims.submit(line, item, MESSAGE * request.limit, send).await;
-        submitted.unwrap_or_else(refused)
+        let submitted = claims.submit(group, item, MESSAGE_OVERHEAD * request.limit, send).await;
+        submitted.unwrap_or_else(flatten)
     }
 
     async fn claim_get(
@@ -53,7 +53,7 @@ impl Claims for Redis {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
-        let found = self.on_head(key, now, &scripts::CLAIM_GET, [claim_text(id)]).await?;
+        let found = self.read_head(key, now, &scripts::CLAIM_GET, [claim_text(id)]).await?;
         let Some(("done", mut reply)) = found else { return Ok(None) };
         let incarnation = reply.incarnation()?;
         let (ttl, since) = (reply.number()?, reply.time()?);
@@ -70,8 +70,8 @@ impl Claims for Redis {
     ) -> Result<bool, Error> {
         let own = [claim_text(id), number(ttl), millis(ttl), millis(ttl.saturating_add(grace))];
         let script = &scripts::CLAIM_RENEW;
-        let said = self.change_head_of(key, now, script, own).await?;
-        Ok(matches!(said, Some(("done", _))))
+        let status = self.update_head(key, now, script, own).await?;
+        Ok(matches!(status, Some(("done", _))))
     }
 
     async fn claim_release(
@@ -82,42 +82,44 @@ impl Claims for Redis {
     ) -> Result<(), Error> {
         let own = [claim_text(id)];
         let script = &scripts::CLAIM_RELEASE;
-        self.change_head_of(key, now, script, own).await?;
+        self.update_head(key, now, script, own).await?;
         Ok(())
     }
 }
 
 impl Redis {
-    /// Carries claims out together, or each by itself where they cannot be.
-    async fn claim_group(&self, line: &ClaimLine, items: Vec<groups::Claim>) -> Vec<Answer> {
+    /// Executes claims in one call, or one by one if that is not possible.
+    async fn claim_group(&self, group: &ClaimKey, items: Vec<groups::Claim>) -> Vec<ClaimResult> {
         if items.len() > 1 {
-            match self.claim_together(line, &items).await {
+            match self.claim_together(group, &items).await {
                 Ok(Some(answers)) => return answers.into_iter().map(Ok).collect(),
                 Ok(None) => {}
-                Err(error) => return all_alike(error, items.len()),
+                Err(error) => return same_error(error, items.len()),
             }
         }
-        let alone = items.iter().map(|item| self.claim_alone(line, &item.request, item.now));
+        let alone = items.iter().map(|item| self.claim_alone(group, &item.request, item.now));
         join_all(alone).await
     }
 
-    /// Nothing, and nothing done, where that takes more than one step.
+    /// Executes claims in one call; `None`, and nothing is changed, if that is not possible.
     async fn claim_together(
         &self,
-        line: &ClaimLine,
+        group: &ClaimKey,
         items: &[groups::Claim],
     ) -> Result<Option<Vec<Guarded<Claimed>>>, Error> {
         let now = items.iter().map(|item| item.now).max();
         let requests = items.iter().map(|item| &item.request);
-        let step = Step::new(&scripts::CLAIM, Mode::Write, now, claim_arguments(line, requests));
-        let mut reply = match self.step(&line.key, Step { is_admitted: true, ..step }).await? {
-            Outcome::Said("done", reply) => reply,
-            Outcome::Said(..) => return Ok(None),
-            Outcome::Absent => return Ok(Some(vec![Guarded::Absent; items.len()])),
-            Outcome::Stale(generation) => {
-                return Ok(Some(vec![Guarded::Stale(generation); items.len()]));
-            }
-        };
+        let call =
+            HeadCall::new(&scripts::CLAIM, Mode::Write, now, claim_arguments(group, requests));
+        let mut reply =
+            match self.call_head(&group.key, HeadCall { is_admitted: true, ..call }).await? {
+                Outcome::Answer("done", reply) => reply,
+                Outcome::Answer(..) => return Ok(None),
+                Outcome::Absent => return Ok(Some(vec![Guarded::Absent; items.len()])),
+                Outcome::Stale(generation) => {
+                    return Ok(Some(vec![Guarded::Stale(generation); items.len()]));
+                }
+            };
         let incarnation = reply.incarnation()?;
         let mut claimed = Vec::with_capacity(items.len());
         for _ in items {
@@ -126,21 +128,21 @@ impl Redis {
         Ok(Some(claimed))
     }
 
-    /// Carries out one claim, with what it takes to move dead letters.
+    /// Executes one claim, including any moves of dead letters.
     async fn claim_alone(
         &self,
-        line: &ClaimLine,
+        group: &ClaimKey,
         request: &ClaimRequest,
         now: Timestamp,
-    ) -> Answer {
-        let key = &line.key;
-        let mut own = claim_arguments(line, [request]);
+    ) -> ClaimResult {
+        let key = &group.key;
+        let mut own = claim_arguments(group, [request]);
         loop {
-            let step = Step::new(&scripts::CLAIM, Mode::Write, Some(now), own.clone());
-            let step = Step { lane: lane(request.limit, 0), is_admitted: true, ..step };
-            let mut reply = match self.step(key, step).await? {
-                Outcome::Said("exhausted", reply) => reply,
-                Outcome::Said(_, mut reply) => {
+            let call = HeadCall::new(&scripts::CLAIM, Mode::Write, Some(now), own.clone());
+            let call = HeadCall { lane: lane(request.limit, 0), is_admitted: true, ..call };
+            let mut reply = match self.call_head(key, call).await? {
+                Outcome::Answer("exhausted", reply) => reply,
+                Outcome::Answer(_, mut reply) => {
                     let incarnation = reply.incarnation()?;
                     let messages = read_claimed(&mut reply, incarnation)?;
                     return Ok(Guarded::Done(Claimed::Messages(messages)));
@@ -149,37 +151,39 @@ impl Redis {
                 Outcome::Stale(generation) => return Ok(Guarded::Stale(generation)),
             };
             let Some(rule) = &request.dead_letters else {
-                return Err(Error::failed("a claim without a rule met dead letters"));
+                return Err(Error::failed(
+                    "a claim without a dead-letter rule found exhausted messages",
+                ));
             };
             let last = reply.bytes()?;
-            if rule.target == *key && own[LAST].is_empty() {
-                // What moves behind it is not for this claim.
-                own[LAST] = last;
+            if rule.target == *key && own[LAST_POSITION].is_empty() {
+                // The claim must not take the messages that are moved to the end of its own queue.
+                own[LAST_POSITION] = last;
             }
             let claim =
-                std::mem::replace(&mut own[MOVING], claim_text(ClaimId::new(rand::random())));
-            let moving = Moving::read(key, line.assumed.incarnation, claim, reply)?;
-            if !self.dead_letter(rule, moving, now).await? {
+                std::mem::replace(&mut own[MOVING_CLAIM], claim_text(ClaimId::new(rand::random())));
+            let batch = DeadLetterBatch::read(key, group.assumed.incarnation, claim, reply)?;
+            if !self.dead_letter(rule, batch, now).await? {
                 return Ok(Guarded::Done(Claimed::TargetChanged));
             }
         }
     }
 }
 
-/// Reads what one claim got: how many messages, and they.
-fn read_claimed(reply: &mut Reply, incarnation: Incarnation) -> Result<Vec<Message>, Garbled> {
+/// Reads the result of one claim: the number of messages, and the messages.
+fn read_claimed(reply: &mut Reply, incarnation: Incarnation) -> Result<Vec<Message>, Malformed> {
     let count = reply.number()?;
-    reply.take(MESSAGE_PARTS.saturating_mul(count))?.messages(incarnation)
+    reply.take(MESSAGE_FIELDS.saturating_mul(count))?.messages(incarnation)
 }
 
 fn claim_arguments<'a>(
-    line: &ClaimLine,
+    group: &ClaimKey,
     requests: impl IntoIterator<Item = &'a ClaimRequest>,
 ) -> Vec<Vec<u8>> {
-    let mut all = arguments(Some(line.assumed));
+    let mut all = arguments(Some(group.assumed));
     all.extend([
         Vec::new(),
-        line.max_claim_count.map_or_else(Vec::new, |count| number(count.into())),
+        group.max_claim_count.map_or_else(Vec::new, |count| number(count.into())),
         Vec::new(),
         claim_text(ClaimId::new(rand::random())),
     ]);

@@ -1,4 +1,4 @@
-//! Clients of the `redis` crate, made from a URI, and connections of theirs.
+//! Clients and connections of the `redis` crate, made from a URI.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use redis::{
 use crate::config::Options;
 use crate::uri::{Host, Servers, Tls, Uri, User};
 
-/// A peer that is silent for this long while data is on its way to it is taken to be gone.
+/// A peer that acknowledges nothing for this long while data is in flight is considered dead.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long making a connection may take at least, whatever `socket_timeout` says: names are looked
-/// up, TLS is negotiated.
+/// Minimum time for connecting, whatever `socket_timeout` says: it includes name resolution and the
+/// TLS handshake.
 const MIN_CONNECT: Duration = Duration::from_secs(1);
 
-/// How long servers may take.
+/// Timeouts of requests to servers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
@@ -29,13 +29,13 @@ pub(crate) struct Timeouts {
 impl Timeouts {
     pub(crate) fn new(options: &Options) -> Self {
         let answer = options.uri.socket_timeout;
-        // The answer of `WAIT` comes up to this much later.
+        // The answer of `WAIT` may take this much longer.
         let waits = if options.wait_replicas > 0 { answer } else { Duration::ZERO };
         Self { connect: answer.max(MIN_CONNECT), answer: answer + waits }
     }
 }
 
-/// Makes a connection.
+/// Opens a connection.
 pub(crate) async fn connect(
     client: &Client,
     timeouts: Timeouts,
@@ -55,7 +55,7 @@ pub(crate) fn client(uri: &Uri, server: &Servers) -> RedisResult<Client> {
         Servers::Socket(path) => ConnectionAddr::Unix(path.clone()),
         Servers::Single(host) => address(host, uri.tls.is_some()),
         Servers::Sentinel { .. } | Servers::Cluster(_) => {
-            return Err((ErrorKind::InvalidClientConfig, "not one server").into());
+            return Err((ErrorKind::InvalidClientConfig, "not a single server").into());
         }
     };
     let info: ConnectionInfo = addr

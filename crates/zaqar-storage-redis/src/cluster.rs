@@ -1,9 +1,8 @@
-//! The nodes of a Cluster: which has which slot, as the nodes that answer say, and connections to
-//! each.
+//! The nodes of a Cluster: the map of slots, as nodes report it, and connections to each.
 //!
-//! A node that does not answer is asked nothing else: whenever a request fails, all known nodes are
-//! asked at once for the slots, and of what they say about a slot the latest epoch holds. So a
-//! master that hangs is left as soon as its replica was promoted.
+//! Whenever a request fails, all known nodes are asked at once for the slots, so a node that hangs
+//! delays nothing. For each slot the report with the latest epoch wins, so a hanging master is
+//! replaced as soon as its replica was promoted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,17 +14,17 @@ use redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
 
 use crate::clients::{client, timed_out};
 use crate::config::Options;
-use crate::error::Trouble;
+use crate::error::Failure;
 use crate::peer::{Lane, Peer, Request, Source};
 use crate::uri::{Host, Servers};
 
 const SLOTS: u16 = 16_384;
-/// Nodes are asked for the slots no more often than this.
-const REST: Duration = Duration::from_millis(100);
-/// How often it is looked whether nodes have left.
-const CHECK: Duration = Duration::from_secs(30);
-/// How long the others are waited for once a node has said who has slots.
-const LINGER: Duration = Duration::from_millis(100);
+/// Nodes are asked for the slots at most this often.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often to check whether nodes have left.
+const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long to wait for the other nodes after one has reported slots.
+const STRAGGLER_WAIT: Duration = Duration::from_millis(100);
 
 /// The host and port of a node.
 pub(crate) type Address = (String, u16);
@@ -34,13 +33,13 @@ pub(crate) struct Cluster {
     options: Options,
     seeds: Vec<Address>,
     map: RwLock<Map>,
-    /// When the nodes were last asked. Whoever holds the lock asks them.
-    asked: tokio::sync::Mutex<Option<Instant>>,
+    /// When the nodes were last asked. The holder of the lock asks them.
+    refreshed_at: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
 struct Map {
-    /// Ends of ranges of slots, and who has them.
+    /// Ranges of slots and their owners, by the last slot of the range.
     owners: BTreeMap<u16, Range>,
     peers: BTreeMap<Address, Arc<Peer>>,
 }
@@ -51,9 +50,9 @@ struct Range {
     owner: Address,
 }
 
-/// What a node says: who has a range of slots since which epoch.
+/// A report: the owner of a range of slots since an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Claim {
+struct SlotClaim {
     epoch: u64,
     first: u16,
     last: u16,
@@ -66,7 +65,7 @@ impl Cluster {
         let cluster = Self {
             options: options.clone(),
             map: RwLock::default(),
-            asked: tokio::sync::Mutex::default(),
+            refreshed_at: tokio::sync::Mutex::default(),
             seeds: seeds.clone(),
         };
         for seed in seeds {
@@ -75,24 +74,24 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Sends a command to the node that has its key.
-    pub(crate) async fn send(&self, request: &mut Request<'_>) -> Result<Value, Trouble> {
+    /// Sends a command to the node that owns the slot of its key.
+    pub(crate) async fn send(&self, request: &mut Request<'_>) -> Result<Value, Failure> {
         let slot = slot(request.key);
         let peer = match self.owner(slot) {
             Some(peer) => peer,
             None => {
                 self.refresh().await;
                 let unknown =
-                    (ErrorKind::ClusterConnectionNotFound, "no node is known to have the slot");
-                self.owner(slot).ok_or_else(|| Trouble::NotYet(RedisError::from(unknown)))?
+                    (ErrorKind::ClusterConnectionNotFound, "no node is known to own the slot");
+                self.owner(slot).ok_or_else(|| Failure::Retryable(RedisError::from(unknown)))?
             }
         };
         let answer = peer.send(request).await;
         let is_known = match &answer {
-            Err(Trouble::NotYet(error)) if error.code() == Some("MOVED") => {
-                self.moved(slot, error).map_err(Trouble::NotYet)?
+            Err(Failure::Retryable(error)) if error.code() == Some("MOVED") => {
+                self.moved(slot, error).map_err(Failure::Retryable)?
             }
-            Err(Trouble::NotYet(_) | Trouble::Unknown(_)) => false,
+            Err(Failure::Retryable(_) | Failure::Ambiguous(_)) => false,
             _ => true,
         };
         if !is_known {
@@ -105,7 +104,7 @@ impl Cluster {
     pub(crate) async fn send_to_all(
         &self,
         mut command: impl FnMut() -> Cmd + Send,
-    ) -> Vec<Result<Value, Trouble>> {
+    ) -> Vec<Result<Value, Failure>> {
         self.refresh().await;
         let mut answers = Vec::new();
         for (_, peer) in self.masters() {
@@ -124,10 +123,10 @@ impl Cluster {
         Ok(clients)
     }
 
-    /// Whether a node has slots. A node that was removed says so of itself for ever: others are
-    /// asked.
+    /// Whether a node owns slots, according to the other nodes: a node that was removed keeps
+    /// claiming its slots.
     pub(crate) async fn is_master(&self, node: &Address) -> bool {
-        self.refresh_at_most(CHECK).await;
+        self.refresh_at_most(MASTER_CHECK_INTERVAL).await;
         self.masters().iter().any(|(address, _)| address == node)
     }
 
@@ -156,7 +155,7 @@ impl Cluster {
         Ok(peer)
     }
 
-    /// Follows what a node says about who has a slot now, if it says so.
+    /// Updates the owner of a slot from a redirection. Returns whether it named one.
     fn moved(&self, slot: u16, error: &RedisError) -> RedisResult<bool> {
         let node = error.redirect_node().filter(|(host, _)| !host.is_empty());
         let Some((host, port)) = node else { return Ok(false) };
@@ -167,14 +166,14 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Asks all known nodes at once who has which slot, unless that was done just now.
+    /// Asks all known nodes at once for the slots, unless they were asked just now.
     async fn refresh(&self) {
-        self.refresh_at_most(REST).await;
+        self.refresh_at_most(MIN_REFRESH_INTERVAL).await;
     }
 
-    async fn refresh_at_most(&self, rest: Duration) {
-        let mut asked = self.asked.lock().await;
-        if asked.is_some_and(|at| at.elapsed() < rest) {
+    async fn refresh_at_most(&self, interval: Duration) {
+        let mut refreshed_at = self.refreshed_at.lock().await;
+        if refreshed_at.is_some_and(|at| at.elapsed() < interval) {
             return;
         }
         let peers: Vec<_> = {
@@ -182,28 +181,27 @@ impl Cluster {
             map.peers.iter().map(|(address, peer)| (address.clone(), Arc::clone(peer))).collect()
         };
         let mut answers: FuturesUnordered<_> =
-            peers.iter().map(|(address, peer)| claims(address, peer)).collect();
+            peers.iter().map(|(address, peer)| ask_node(address, peer)).collect();
         let mut claims = Vec::new();
         let mut wait = self.options.uri.socket_timeout;
         while let Ok(Some(answer)) = tokio::time::timeout(wait, answers.next()).await {
-            // A node that was removed answers that it knows of nobody: those that do are waited
-            // for.
+            // A node that was removed reports no owners: wait for the nodes that do.
             if let Ok(answer) = answer
                 && !answer.is_empty()
             {
                 claims.extend(answer);
-                wait = LINGER;
+                wait = STRAGGLER_WAIT;
             }
         }
         drop(answers);
         if !claims.is_empty() {
-            self.follow(claims);
+            self.apply(claims);
         }
-        *asked = Some(Instant::now());
+        *refreshed_at = Some(Instant::now());
     }
 
-    /// Takes over what nodes say.
-    fn follow(&self, mut claims: Vec<Claim>) {
+    /// Replaces the map of slots by the reports of nodes.
+    fn apply(&self, mut claims: Vec<SlotClaim>) {
         claims.sort_by_key(|claim| claim.epoch);
         let owners: BTreeSet<_> = claims.iter().map(|claim| claim.owner.clone()).collect();
         for owner in &owners {
@@ -213,8 +211,8 @@ impl Cluster {
         }
         let new = ranges(&claims);
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        // Whoever takes over slots may lack the last writes of who had them: positions go on behind
-        // the time of a new connection.
+        // A new owner may lack the last writes of the previous one. A new connection makes
+        // positions continue after the time at which it was made.
         let gained = |address: &Address| {
             new.values()
                 .any(|range| range.owner == *address && map.owner_of(range.first) != Some(address))
@@ -236,7 +234,7 @@ impl Map {
         (range.first <= slot).then_some(&range.owner)
     }
 
-    /// Gives one slot to a node.
+    /// Sets the owner of one slot.
     fn set(&mut self, slot: u16, owner: Address) {
         if let Some((&last, range)) = self.owners.range(slot..).next()
             && range.first <= slot
@@ -255,17 +253,17 @@ impl Map {
 }
 
 impl<'a> Request<'a> {
-    /// One that only asks something.
+    /// A request that only reads and has no key.
     pub(crate) fn plain(
         command: &'a mut (dyn FnMut(crate::envelope::ServerClock) -> Cmd + Send),
     ) -> Self {
-        Self { command, key: "", is_write: false, lane: Lane::Quick, project: "" }
+        Self { command, key: "", is_write: false, lane: Lane::Small, project: "" }
     }
 }
 
-/// What one node knows.
+/// The report of one node.
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other reply names nodes")]
-async fn claims(address: &Address, peer: &Peer) -> Result<Vec<Claim>, Trouble> {
+async fn ask_node(address: &Address, peer: &Peer) -> Result<Vec<SlotClaim>, Failure> {
     let mut nodes = |_| {
         let mut nodes = cmd("CLUSTER");
         nodes.arg("NODES");
@@ -274,12 +272,12 @@ async fn claims(address: &Address, peer: &Peer) -> Result<Vec<Claim>, Trouble> {
     match peer.send(&mut Request::plain(&mut nodes)).await? {
         Value::BulkString(text) => Ok(parse(&String::from_utf8_lossy(&text), address)),
         Value::VerbatimString { text, .. } => Ok(parse(&text, address)),
-        _ => Err(Trouble::NotYet(timed_out())),
+        _ => Err(Failure::Retryable(timed_out())),
     }
 }
 
-/// Reads `CLUSTER NODES`: id, address, flags, master, ping, pong, epoch, link, slots of each node.
-fn parse(text: &str, asked: &Address) -> Vec<Claim> {
+/// Parses `CLUSTER NODES`: id, address, flags, master, ping, pong, epoch, link, slots of each node.
+fn parse(text: &str, asked: &Address) -> Vec<SlotClaim> {
     let mut claims = Vec::new();
     for line in text.lines() {
         let words: Vec<_> = line.split(' ').collect();
@@ -293,14 +291,15 @@ fn parse(text: &str, asked: &Address) -> Vec<Claim> {
         for slots in slots.iter().filter(|slots| !slots.starts_with('[')) {
             let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
             if let (Ok(first), Ok(last)) = (first.parse(), last.parse()) {
-                claims.push(Claim { epoch, first, last, owner: owner.clone() });
+                claims.push(SlotClaim { epoch, first, last, owner: owner.clone() });
             }
         }
     }
     claims
 }
 
-/// Reads `ip:port@bus[,hostname]`; a node that does not know its own address is where it was asked.
+/// Parses `ip:port@bus[,hostname]`; a node that does not know its own IP has the host it was asked
+/// at.
 fn read_address(text: &str, asked: &Address) -> Option<Address> {
     let (address, _) = text.split_once('@').unwrap_or((text, ""));
     let (name, port) = address.rsplit_once(':')?;
@@ -308,8 +307,8 @@ fn read_address(text: &str, asked: &Address) -> Option<Address> {
     Some((name.to_owned(), port.parse().ok()?))
 }
 
-/// Who has which slots, by claims in the order of their epochs: the latest holds.
-fn ranges(claims: &[Claim]) -> BTreeMap<u16, Range> {
+/// The ranges of owners, from reports in order of their epochs: the latest wins.
+fn ranges(claims: &[SlotClaim]) -> BTreeMap<u16, Range> {
     let mut owners: Vec<Option<&Address>> = vec![None; usize::from(SLOTS)];
     for claim in claims {
         for slot in claim.first..=claim.last.min(SLOTS - 1) {
@@ -328,7 +327,8 @@ fn ranges(claims: &[Claim]) -> BTreeMap<u16, Range> {
     ranges
 }
 
-/// The slot of a key: of what is in its first braces, if anything is (CRC-16/XMODEM).
+/// The slot of a key: that of the part in its first braces, if it has a non-empty one
+/// (CRC-16/XMODEM).
 pub(crate) fn slot(key: &str) -> u16 {
     let tagged = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     let hashed = tagged.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
     use crate::fake_node;
 
-    /// A Cluster whose requests wait as long as it takes.
+    /// A Cluster with a request timeout that no test reaches.
     fn cluster(seeds: &[Host]) -> Cluster {
         let options = Options::new("redis://127.0.0.1:1?socket_timeout=600").unwrap();
         Cluster::new(seeds, &options).unwrap()
@@ -360,33 +360,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_was_removed_does_not_cut_short_what_others_say() {
+    async fn a_removed_node_does_not_end_the_wait_for_other_reports() {
         let removed = "a :PORT@2 myself,master - 0 0 1 connected";
         let slow = "b :PORT@2 myself,master - 0 0 2 connected 0-16383";
         let removed = fake_node::start(removed, Duration::ZERO).await;
-        let slow = fake_node::start(slow, LINGER * 5).await;
+        let slow = fake_node::start(slow, STRAGGLER_WAIT * 5).await;
         let cluster = cluster(&[removed, slow]);
         cluster.refresh().await;
-        assert_eq!(cluster.masters().len(), 1, "the slow one was heard");
+        assert_eq!(cluster.masters().len(), 1, "the slow node's report is used");
     }
 
     #[tokio::test]
-    async fn a_request_waits_for_no_question_about_slots() {
+    async fn a_request_does_not_wait_for_a_refresh_of_slots() {
         let node = "a :PORT@2 myself,master - 0 0 1 connected 0-16383";
         let cluster = cluster(&[fake_node::start(node, Duration::ZERO).await]);
         cluster.refresh().await;
-        // As when the nodes are asked on behalf of a request that has failed.
-        let _asked = cluster.asked.lock().await;
+        // As while the nodes are asked because another request has failed.
+        let _refreshing = cluster.refreshed_at.lock().await;
         let mut ping = ping;
         let mut request = Request::plain(&mut ping);
         let sent = tokio::time::timeout(Duration::from_secs(60), cluster.send(&mut request));
-        let answer = sent.await.expect("it waits for nobody").expect("it is answered");
+        let answer = sent.await.expect("it does not wait").expect("it is answered");
         assert_eq!(answer, Value::SimpleString("PONG".to_owned()));
     }
 
     #[test]
     fn slots_are_those_of_redis() {
-        // The values of the Cluster's specification and of `CLUSTER KEYSLOT`.
+        // The values are from the Cluster specification and from `CLUSTER KEYSLOT`.
         assert_eq!(slot("123456789"), 0x31c3 % SLOTS);
         assert_eq!(slot("zq1:{q/p/n}:h"), slot("q/p/n"));
         assert_eq!(slot("foo{}{bar}"), slot("foo{}{bar}"));
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_epoch_holds() {
+    fn the_latest_epoch_wins() {
         let old = "a 10.0.0.1:7000@17000 myself,master - 0 0 1 connected 0-8191\n\
                    b 10.0.0.2:7000@17000,name master - 0 0 2 connected 8192-16383 [5->-c]\n\
                    c 10.0.0.3:7000@17000 slave a 0 0 1 connected";
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slot_moves_alone() {
+    fn a_single_slot_can_move() {
         let mut map = Map::default();
         map.owners.insert(99, Range { first: 0, owner: at("a", 1) });
         map.set(50, at("b", 1));

@@ -1,4 +1,4 @@
-//! What can be set.
+//! Options.
 
 use std::time::Duration;
 
@@ -14,39 +14,40 @@ use crate::uri::Uri;
 pub struct Options {
     /// Where the servers are.
     pub uri: Uri,
-    /// Attempts of a request after the first one, while a server is away or changes its role.
+    /// Retries of a request while a server is unavailable or changes its role.
     pub max_reconnect_attempts: u32,
-    /// The longest pause between two attempts. They begin short and grow.
+    /// The maximum delay between two attempts. Delays begin short and grow.
     pub reconnect_sleep: Duration,
-    /// How long a request waits for a server that is away, in all.
+    /// How long a request waits for a server that is unavailable, in total.
     pub retry_for: Duration,
-    /// Replicas that have a change before it is acknowledged. With fewer, or not within
+    /// Replicas that must have a change before it is acknowledged. With fewer, or not within
     /// [`Uri::socket_timeout`], the request fails as
-    /// [`Unavailable`](zaqar_core::storage::Error::Unavailable), though the change is made.
+    /// [`Unavailable`](zaqar_core::storage::Error::Unavailable), although the change is made.
     pub wait_replicas: u32,
-    /// How far the clock of this server may be from that of Redis. Beyond it every operation fails
-    /// as [`ClockSkew`](zaqar_core::storage::Error::ClockSkew), having done nothing, and a later
-    /// time that a queue has seen is repaired. `None` for any distance: then a wrong clock expires
-    /// messages.
+    /// How far the clock of this server may differ from that of Redis. Beyond it every operation
+    /// fails as [`ClockSkew`](zaqar_core::storage::Error::ClockSkew) without any effect, and a
+    /// queue's stored time that is too far ahead is corrected. `None` for no limit: then a wrong
+    /// clock expires messages.
     pub max_clock_skew: Option<Duration>,
-    /// Requests in progress, waiting ones included. Beyond it a request fails at once as
+    /// Requests in progress, including waiting ones. Beyond it a request fails at once as
     /// [`Overloaded`](zaqar_core::storage::Error::Overloaded).
     pub pending: usize,
     /// Connections for small requests to each server, and as many for large ones.
     pub connections: usize,
-    /// What all keys begin with: stores with different ones share a server without sharing anything
-    /// else. `[A-Za-z0-9_.-]` only.
+    /// Prefix of all keys, `[A-Za-z0-9_.-]` only. Stores with different prefixes can share a
+    /// server.
     pub prefix: String,
-    /// How often listeners look at every queue that holds something, in case news were lost; `None`
-    /// for never.
+    /// How often listeners scan all queues that hold something, in case news were lost; `None` for
+    /// never.
     pub news_poll: Option<Duration>,
-    /// Learns of the death of the store's tasks.
+    /// Is notified when one of the store's tasks dies.
     pub tasks: TaskMonitor,
 }
 
 impl Options {
-    /// The defaults for a URI: 10 attempts, at most 1 s apart and 5 s in all; no replicas waited
-    /// for; clocks 30 s apart; 4096 requests; 2 connections; news looked for once a minute.
+    /// The defaults for a URI: 10 retries, at most 1 s apart and 5 s in total; no replicas to wait
+    /// for; clock skew up to 30 s; 4096 requests; 2 connections; a scan for lost news once a
+    /// minute.
     ///
     /// # Errors
     /// [`Error::Uri`], and [`Error::File`] for certificates.

@@ -1,23 +1,23 @@
-//! The store, and steps on the head of a queue.
+//! The store, and calls of scripts on the head of a queue.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use zaqar_core::{Generation, QueueKey, Timestamp, storage};
 
+use crate::broadcaster::Broadcaster;
 use crate::config::Options;
 use crate::error::{Error, RETRY_AFTER};
-use crate::foreign;
 use crate::groups::Groups;
-use crate::hub::Hub;
-use crate::keys::{Keys, Place, Schedule};
+use crate::keys::{Keys, Schedule, ScriptKeys};
 use crate::peer::Lane;
 use crate::reply::{Outcome, Reply};
 use crate::scripts::Script;
-use crate::server::{Call, Mode, Server};
+use crate::server::{Mode, ScriptCall, Server};
+use crate::startup;
 
-/// Pieces of due work that a request does before its own, and pieces it does at all.
-const ROUNDS: usize = 8;
+/// Calls that end due work before a request proceeds anyway, and calls per request in total.
+const DUE_ROUNDS: usize = 8;
 const MAX_ROUNDS: usize = 10_000;
 
 #[doc = include_str!("docs.md")]
@@ -28,148 +28,158 @@ pub struct Redis {
 
 pub(crate) struct Inner {
     pub(crate) server: Server,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) broadcaster: Arc<Broadcaster>,
     pub(crate) groups: Groups,
-    /// Where the next sweep begins.
+    /// The shard with which the next sweep begins.
     pub(crate) shard: AtomicUsize,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.hub.abort();
+        self.broadcaster.abort();
     }
 }
 
-/// A step on a queue's head.
-pub(crate) struct Step {
+/// A call of a script on a queue's head.
+pub(crate) struct HeadCall {
     pub(crate) script: &'static Script,
     pub(crate) mode: Mode,
     pub(crate) now: Option<Timestamp>,
     pub(crate) lane: Lane,
-    /// The caller was counted before: see [`Server::admit`].
+    /// The caller holds a permit already: see [`Server::admit`].
     pub(crate) is_admitted: bool,
     pub(crate) arguments: Vec<Vec<u8>>,
 }
 
-impl Step {
-    /// A step whose answer is small.
+impl HeadCall {
+    /// A call with a small answer.
     pub(crate) const fn new(
         script: &'static Script,
         mode: Mode,
         now: Option<Timestamp>,
         arguments: Vec<Vec<u8>>,
     ) -> Self {
-        Self { script, mode, now, lane: Lane::Quick, is_admitted: false, arguments }
+        Self { script, mode, now, lane: Lane::Small, is_admitted: false, arguments }
     }
 }
 
-/// Where the assumed version stands among a step's arguments, and how many come before its own.
+/// Index of the assumed version among a call's arguments, and of the first argument of the script's
+/// own.
 pub(crate) const VERSION: usize = 1;
-const HINT: usize = 2;
-pub(crate) const OWN: usize = 3;
+const SCHEDULED_AT: usize = 2;
+pub(crate) const FIRST_OWN: usize = 3;
 
 impl Redis {
-    /// Opens a store: connects, and looks at what is there.
+    /// Opens a store: connects, and checks the servers and the stored data.
     ///
     /// # Errors
-    /// See [`Error`]. A server that is away is waited for as long as a request would.
+    /// See [`Error`]. Waits for a server that is unavailable for as long as a request would.
     pub async fn open(options: Options) -> Result<Self, Error> {
         let channel = Keys::new(options.prefix.clone()).channel(options.uri.database);
         let (poll, tasks) = (options.news_poll, options.tasks.clone());
         let groups = Groups::new(options.pending);
         let server = Server::new(options)?;
-        foreign::look(&server).await?;
-        let hub = Hub::start(server.clone(), channel, poll, tasks);
-        Ok(Self { inner: Arc::new(Inner { server, hub, groups, shard: AtomicUsize::new(0) }) })
+        startup::check(&server).await?;
+        let broadcaster = Broadcaster::start(server.clone(), channel, poll, tasks);
+        Ok(Self {
+            inner: Arc::new(Inner { server, broadcaster, groups, shard: AtomicUsize::new(0) }),
+        })
     }
 
     pub(crate) fn server(&self) -> &Server {
         &self.inner.server
     }
 
-    /// Does a step on a queue: tells the schedule first where the step asks for that, and comes
-    /// again where it is not done at once.
-    pub(crate) async fn step(&self, key: &QueueKey, step: Step) -> Result<Outcome, storage::Error> {
-        self.step_on_both(key, None, step).await
-    }
-
-    /// As [`Self::step`], of a script that works on another head, too.
-    pub(crate) async fn step_on_both(
+    /// Executes a script on a queue's head. Updates the schedules first if the script requires it,
+    /// and calls it again until it is done.
+    pub(crate) async fn call_head(
         &self,
         key: &QueueKey,
-        other: Option<&Place>,
-        mut step: Step,
+        call: HeadCall,
+    ) -> Result<Outcome, storage::Error> {
+        self.call_heads(key, None, call).await
+    }
+
+    /// As [`Self::call_head`], for a script that also uses another head.
+    pub(crate) async fn call_heads(
+        &self,
+        key: &QueueKey,
+        other_keys: Option<&ScriptKeys>,
+        mut call: HeadCall,
     ) -> Result<Outcome, storage::Error> {
         let server = self.server();
-        let place = server.keys().head(key);
+        let keys = server.keys().head(key);
         for round in 1..MAX_ROUNDS {
             let mut reply = Reply::new(
                 server
-                    .run(Call {
-                        script: step.script,
-                        place: &place,
-                        other,
-                        arguments: &step.arguments,
-                        mode: step.mode,
-                        now: step.now,
+                    .run(ScriptCall {
+                        script: call.script,
+                        keys: &keys,
+                        other_keys,
+                        arguments: &call.arguments,
+                        mode: call.mode,
+                        now: call.now,
                         project: key.project.as_str(),
-                        lane: step.lane,
-                        is_admitted: step.is_admitted,
+                        lane: call.lane,
+                        is_admitted: call.is_admitted,
                     })
                     .await?,
             )?;
-            let said = match reply.bytes()?.as_slice() {
-                b"hint" => {
-                    self.hint(key, &mut step, reply).await?;
+            let status = match reply.bytes()?.as_slice() {
+                b"schedule" => {
+                    self.update_schedules(key, &mut call, reply).await?;
                     continue;
                 }
-                b"again" => {
-                    if round >= ROUNDS {
-                        step.arguments[OWN] = b"go".to_vec();
+                b"retry" => {
+                    if round >= DUE_ROUNDS {
+                        call.arguments[FIRST_OWN] = b"proceed".to_vec();
                     }
                     continue;
                 }
                 b"absent" => return Ok(Outcome::Absent),
                 b"stale" => return Ok(Outcome::Stale(reply.generation()?)),
                 b"lost" => {
-                    let lost = "the messages were taken out and the answer that had them was lost";
+                    let lost =
+                        "the messages were popped, but the answer that contained them was lost";
                     return Err(storage::Error::unavailable(lost));
                 }
-                b"spent" => return Err(storage::Error::failed("the queue has no positions left")),
-                said => SAID.into_iter().find(|word| word.as_bytes() == said),
+                b"no positions" => {
+                    return Err(storage::Error::failed("the queue has no positions left"));
+                }
+                status => STATUSES.into_iter().find(|word| word.as_bytes() == status),
             };
-            return match said {
-                Some(said) => Ok(Outcome::Said(said, reply)),
-                None => Err(storage::Error::failed("a script says what it should not")),
+            return match status {
+                Some(status) => Ok(Outcome::Answer(status, reply)),
+                None => Err(storage::Error::failed("a script answered an unknown status")),
             };
         }
         Err(storage::Error::Overloaded { retry_after: RETRY_AFTER })
     }
 
-    async fn hint(
+    async fn update_schedules(
         &self,
         key: &QueueKey,
-        step: &mut Step,
+        call: &mut HeadCall,
         mut reply: Reply,
     ) -> Result<(), storage::Error> {
         if let Some(at) = reply.some_number()? {
-            self.server().hint(Schedule::Sweeps, key, at).await?;
-            step.arguments[HINT] = number(at);
+            self.server().schedule_by(Schedule::Sweeps, key, at).await?;
+            call.arguments[SCHEDULED_AT] = number(at);
         }
         if !reply.is_empty()
             && let Some(at) = reply.some_number()?
         {
-            self.server().hint(Schedule::Deliveries, key, at).await?;
-            step.arguments[OWN] = number(at);
+            self.server().schedule_by(Schedule::Deliveries, key, at).await?;
+            call.arguments[FIRST_OWN] = number(at);
         }
         Ok(())
     }
 }
 
-/// What steps say that do not ask for more.
-const SAID: [&str; 7] = ["done", "none", "exhausted", "exists", "duplicate", "now", "slow"];
+/// Statuses that scripts answer when they are done.
+const STATUSES: [&str; 7] = ["done", "none", "exhausted", "exists", "duplicate", "now", "split"];
 
-/// What every step's arguments begin with.
+/// The arguments that all scripts on a head begin with.
 pub(crate) fn arguments(assumed: Option<Generation>) -> Vec<Vec<u8>> {
     let (incarnation, version) = match assumed {
         Some(assumed) => (digits(assumed.incarnation.get()), digits(assumed.version.get())),
@@ -178,7 +188,7 @@ pub(crate) fn arguments(assumed: Option<Generation>) -> Vec<Vec<u8>> {
     vec![incarnation, version, Vec::new()]
 }
 
-/// A number that compares as a text as it does as a number.
+/// A number with leading zeros, so that its string order is its numeric order.
 pub(crate) fn digits(number: u64) -> Vec<u8> {
     format!("{number:020}").into_bytes()
 }
@@ -187,17 +197,17 @@ pub(crate) fn number(number: u64) -> Vec<u8> {
     number.to_string().into_bytes()
 }
 
-/// A time as scripts take it: what lies past the year 287396 is then.
+/// A time in the encoding of scripts; bounded by the year 287396.
 pub(crate) fn time(time: Timestamp) -> Vec<u8> {
     number(time.as_millis().min(LAST_MILLI))
 }
 
-/// Seconds as scripts take them.
+/// Seconds as milliseconds in the encoding of scripts.
 pub(crate) fn millis(seconds: u64) -> Vec<u8> {
     number(seconds.saturating_mul(1000).min(LAST_MILLI))
 }
 
-/// The last whole number before doubles have gaps.
+/// The largest integer up to which doubles represent every integer.
 const LAST_MILLI: u64 = (1 << 53) - 1;
 
 impl std::fmt::Debug for Redis {

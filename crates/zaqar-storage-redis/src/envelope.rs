@@ -1,32 +1,32 @@
-//! What each attempt of a call tells the server about itself, so that a script recognises a wrong
-//! clock, a request that comes too late, and its own repeat, in either order.
+//! Metadata of each attempt of a call, by which a script recognises a wrong clock, a request that
+//! arrives too late, and a repeat, in whichever order original and repeat arrive.
 //!
-//! - **Deadline.** By the server's clock, when the caller gives the attempt up: a script that is
-//!   reached later does nothing. The clock is read once a connection.
-//! - **Request.** Drawn at random for each call. A repeat leaves it in a hash of the queue (or of
-//!   whatever the script works on), and an original that comes later finds it there and does
-//!   nothing. Scripts whose second run would do more or answer otherwise leave it, with their
-//!   answer, at the first run, too. The hash is named by the time of the first attempt and expires
-//!   after the last deadline, so that recognising costs one look-up, however many requests there
-//!   were.
-//! - **Clock.** The script compares the caller's `now` with `TIME` and refuses to act beyond the
-//!   bound.
+//! - **Deadline.** When the caller gives up the attempt, by the server's clock: a script that
+//!   starts later does nothing. The clock is read once per connection.
+//! - **Request.** A random id of the call. A repeat stores it in a hash of the queue (or of
+//!   whatever the script works on); an original that arrives later finds it there and does nothing.
+//!   Scripts whose second execution would do more or answer otherwise also store it at the first
+//!   execution, with their answer. The hash is named by the time of the first attempt and expires
+//!   after the last deadline, so recognising a repeat costs one look-up, however many requests
+//!   there were.
+//! - **Clock.** The script compares the caller's `now` with `TIME` and does nothing if they differ
+//!   by more than the bound.
 
 use std::time::{Duration, Instant};
 
 use zaqar_core::Timestamp;
 
-/// How long requests go to one hash, in milliseconds.
+/// The time range of requests that share a hash, in milliseconds.
 const BUCKET: u64 = 2048;
 
-/// What scripts do about a request that they have met.
+/// How a script treats the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
-    /// It reads: it may run any number of times.
+    /// A read: it may be executed any number of times.
     Read = 0,
-    /// The first: it does nothing where a repeat came before.
+    /// The first attempt: it does nothing if a repeat was executed before.
     First = 1,
-    /// A later one: it leaves its mark for the first.
+    /// A later attempt: it stores the request, so that a first attempt after it does nothing.
     Repeat = 2,
 }
 
@@ -35,20 +35,20 @@ pub(crate) enum Attempt {
 pub(crate) struct ServerClock {
     /// Microseconds since 1970.
     pub(crate) connected: u64,
-    /// When it was asked: before it answered, so that deadlines are rather too late than too early.
+    /// When the request for it was sent, so that deadlines are rather too late than too early.
     pub(crate) asked: Instant,
 }
 
-/// What is the same for all attempts of a call.
+/// What all attempts of a call share.
 #[derive(Debug, Clone)]
 pub(crate) struct Envelope {
-    /// The caller's time, or none where nothing depends on it.
+    /// The caller's time; `None` if the script does not depend on it.
     pub(crate) now: Option<Timestamp>,
-    /// How far that may be from the server's; `None` for any distance.
+    /// How far `now` may differ from the server's clock; `None` for no limit.
     pub(crate) max_clock_skew: Option<Duration>,
-    /// How long an attempt may take.
+    /// The timeout of an attempt.
     pub(crate) timeout: Duration,
-    /// How long attempts go on.
+    /// How long attempts are started.
     pub(crate) retry_for: Duration,
     request: [u8; 12],
     bucket: Option<u32>,
@@ -64,13 +64,13 @@ impl Envelope {
         Self { now, max_clock_skew, timeout, retry_for, request: rand::random(), bucket: None }
     }
 
-    /// As scripts take it, for an attempt that begins now.
+    /// Encodes the envelope for an attempt that begins now.
     pub(crate) fn encode(&mut self, attempt: Attempt, clock: ServerClock) -> Vec<u8> {
         let time = clock.connected / 1000 + millis(clock.asked.elapsed());
-        // It fits until the year 2248.
+        // This fits until the year 2248.
         let new = || u32::try_from(time / BUCKET).unwrap_or(u32::MAX);
         let bucket = *self.bucket.get_or_insert_with(new);
-        // The last repeat begins before `retry_for` is over.
+        // The last repeat begins within `retry_for`.
         let keep = millis(self.retry_for + self.timeout * 2).saturating_add(BUCKET);
         let mut text = Vec::with_capacity(49);
         text.extend(self.now.map_or(0, Timestamp::as_millis).to_be_bytes());

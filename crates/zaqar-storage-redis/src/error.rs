@@ -1,8 +1,8 @@
-//! Why a store cannot be opened, and what Redis's errors mean for a caller.
+//! Errors of opening a store, and the meaning of Redis's errors for callers.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "replies and errors that are not named are treated alike"
+    reason = "all other replies and errors are treated alike"
 )]
 
 use std::time::Duration;
@@ -10,19 +10,19 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError};
 use zaqar_core::storage;
 
-/// When it is worth coming back to a server that is full or busy.
+/// When a caller should retry if the server is full or busy.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// When a queue is looked at again whose keys the server did not let a script use.
-pub(crate) const AGAIN_SECS: u64 = 60;
+/// When a queue is looked at again after a script on it failed.
+pub(crate) const RECHECK_SECS: u64 = 60;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URI is not one that this driver reads.
+    /// The URI is invalid.
     #[error("the Redis URI {reason}")]
     Uri {
-        /// What is wrong with it. It does not repeat the URI, which may hold a password.
+        /// The reason. It does not repeat the URI, which may contain a password.
         reason: String,
     },
     /// A certificate or key file cannot be read.
@@ -30,171 +30,171 @@ pub enum Error {
     File {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// No server could be reached, or none that answers.
+    /// No server could be reached, or none answers.
     #[error("cannot connect to Redis")]
     Connect {
-        /// What was seen.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The server is too old.
+    /// The server is older than Redis 6.2.
     #[error("Redis {version} is too old: version 6.2 or later is needed")]
     Version {
-        /// What it says that it is.
+        /// The server's version.
         version: String,
     },
-    /// The store was written by a release that keeps things otherwise.
+    /// The store was written by a release with another layout.
     #[error(
         "this Redis holds a store of layout {found}, and this release knows layout {known}: \
-         run the release that wrote it, or begin with another database or an empty one"
+         run the release that wrote it, or use another database or an empty one"
     )]
     Layout {
-        /// The layout that it says it has.
+        /// The store's layout.
         found: String,
-        /// The one that this release knows.
+        /// The layout of this release.
         known: u32,
     },
 }
 
 impl Error {
-    /// No server did what it was asked while a store was opened.
-    pub(crate) fn connect(trouble: Trouble) -> Self {
-        let source: Box<dyn std::error::Error + Send + Sync> = match trouble {
-            Trouble::NotYet(error)
-            | Trouble::Unknown(error)
-            | Trouble::Full(error)
-            | Trouble::Down(error)
-            | Trouble::Refused(error) => error.into(),
-            Trouble::NoScript | Trouble::Unsafe { .. } | Trouble::Skew { .. } => {
-                "an answer that makes no sense".into()
+    /// Converts a failure during the opening of a store.
+    pub(crate) fn connect(failure: Failure) -> Self {
+        let source: Box<dyn std::error::Error + Send + Sync> = match failure {
+            Failure::Retryable(error)
+            | Failure::Ambiguous(error)
+            | Failure::Full(error)
+            | Failure::Unavailable(error)
+            | Failure::Rejected(error) => error.into(),
+            Failure::NoScript | Failure::UnderReplicated { .. } | Failure::ClockSkew { .. } => {
+                "an unexpected answer".into()
             }
         };
         Self::Connect { source }
     }
 }
 
-/// A reply, or something kept, that this driver does not write.
+/// A reply or stored value that this driver does not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Redis holds or answers what this driver does not write")]
-pub(crate) struct Garbled;
+#[error("Redis returned data that this driver does not write")]
+pub(crate) struct Malformed;
 
-impl From<Garbled> for storage::Error {
-    fn from(error: Garbled) -> Self {
+impl From<Malformed> for storage::Error {
+    fn from(error: Malformed) -> Self {
         Self::failed(error)
     }
 }
 
-/// What became of one attempt that failed.
+/// The outcome of one failed attempt.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum Failure {
     /// The server does not know the script; nothing was done.
     NoScript,
-    /// Nothing was done, and soon it may be.
-    NotYet(RedisError),
+    /// Nothing was done; a retry may succeed soon.
+    Retryable(RedisError),
     /// It may have been done.
-    Unknown(RedisError),
-    /// It was done on too few servers.
-    Unsafe {
+    Ambiguous(RedisError),
+    /// It was done, but too few replicas have it.
+    UnderReplicated {
         /// Replicas that have it.
         replicas: i64,
     },
     /// Nothing was done: our clock and the server's differ too much.
-    Skew {
-        /// Milliseconds that ours is ahead.
+    ClockSkew {
+        /// Milliseconds by which our clock is ahead.
         offset_ms: i64,
     },
     /// Nothing was done: the server is full.
     Full(RedisError),
-    /// Nothing was done: the server takes no writes for now, and waiting a moment does not help.
-    Down(RedisError),
-    /// Nothing was done, nor would it be another time.
-    Refused(RedisError),
+    /// Nothing was done: the server accepts no writes for now, and a short wait does not help.
+    Unavailable(RedisError),
+    /// Nothing was done, and a retry would not help.
+    Rejected(RedisError),
 }
 
-impl Trouble {
-    /// What an error of a command that was sent means.
-    pub(crate) fn of(error: RedisError) -> Self {
+impl Failure {
+    /// Classifies the error of a command that was sent.
+    pub(crate) fn of_command(error: RedisError) -> Self {
         match code(&error) {
             Some("NOSCRIPT") => return Self::NoScript,
             Some(
                 "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED"
                 | "ASK" | "BUSY",
-            ) => return Self::NotYet(error),
-            // The request came after its deadline: the next attempt is made in time, on a
-            // connection that reads the clock anew.
-            Some("ZLATE") => return Self::NotYet(error),
+            ) => return Self::Retryable(error),
+            // The request came after its deadline. The next attempt uses a new connection, which
+            // reads the clock again.
+            Some("ZLATE") => return Self::Retryable(error),
             Some("ZSKEW") => {
                 let offset =
                     error.detail().and_then(|detail| detail.split(' ').next()?.parse().ok());
-                return Self::Skew { offset_ms: offset.unwrap_or(0) };
+                return Self::ClockSkew { offset_ms: offset.unwrap_or(0) };
             }
             Some("OOM") => return Self::Full(error),
-            Some("MISCONF" | "NOREPLICAS") => return Self::Down(error),
+            Some("MISCONF" | "NOREPLICAS") => return Self::Unavailable(error),
             _ => {}
         }
         match error.kind() {
-            ErrorKind::ClusterConnectionNotFound => Self::NotYet(error),
-            ErrorKind::Io | ErrorKind::Parse => Self::Unknown(error),
-            // `UNBLOCKED`: the server lost its place while it waited for replicas.
-            ErrorKind::Extension if error.code() == Some("UNBLOCKED") => Self::Unknown(error),
-            _ => Self::Refused(error),
+            ErrorKind::ClusterConnectionNotFound => Self::Retryable(error),
+            ErrorKind::Io | ErrorKind::Parse => Self::Ambiguous(error),
+            // `UNBLOCKED`: the server lost its role as master while it waited for replicas.
+            ErrorKind::Extension if error.code() == Some("UNBLOCKED") => Self::Ambiguous(error),
+            _ => Self::Rejected(error),
         }
     }
 
-    /// What it means that there is no connection.
-    pub(crate) fn unconnected(error: RedisError) -> Self {
+    /// Classifies the error of a failed attempt to connect.
+    pub(crate) fn of_connect(error: RedisError) -> Self {
         let is_final = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
             || matches!(
                 error.kind(),
                 ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig
             );
-        if is_final { Self::Refused(error) } else { Self::NotYet(error) }
+        if is_final { Self::Rejected(error) } else { Self::Retryable(error) }
     }
 
-    /// Whether the connection is of no more use.
+    /// Whether the connection must be closed.
     pub(crate) fn ends_connection(&self) -> bool {
         match self {
-            // A timeout may be a dead peer. READONLY: it is another server's turn.
-            Self::Unknown(_) => true,
-            Self::NotYet(error) => matches!(code(error), Some("READONLY" | "ZLATE")),
+            // After a timeout the peer may be dead. After READONLY another server is the master.
+            Self::Ambiguous(_) => true,
+            Self::Retryable(error) => matches!(code(error), Some("READONLY" | "ZLATE")),
             Self::NoScript
-            | Self::Skew { .. }
-            | Self::Unsafe { .. }
+            | Self::ClockSkew { .. }
+            | Self::UnderReplicated { .. }
             | Self::Full(_)
-            | Self::Down(_)
-            | Self::Refused(_) => false,
+            | Self::Unavailable(_)
+            | Self::Rejected(_) => false,
         }
     }
 }
 
-impl Trouble {
-    /// What it is to the caller of a store with this bound on clocks.
-    pub(crate) fn told(self, max_clock_skew: Option<Duration>) -> storage::Error {
+impl Failure {
+    /// Converts the failure for a caller, given the bound on clock skew.
+    pub(crate) fn into_storage_error(self, max_clock_skew: Option<Duration>) -> storage::Error {
         match self {
-            Self::NoScript => storage::Error::unavailable("the server forgets its scripts"),
-            Self::NotYet(error) | Self::Unknown(error) | Self::Down(error) => {
+            Self::NoScript => storage::Error::unavailable("the server does not keep its scripts"),
+            Self::Retryable(error) | Self::Ambiguous(error) | Self::Unavailable(error) => {
                 storage::Error::unavailable(error)
             }
-            Self::Unsafe { replicas } => storage::Error::unavailable(format!(
-                "the change is on {replicas} replicas, fewer than wait_replicas asks for"
+            Self::UnderReplicated { replicas } => storage::Error::unavailable(format!(
+                "the change is on {replicas} replicas, fewer than wait_replicas requires"
             )),
-            Self::Skew { offset_ms } => {
+            Self::ClockSkew { offset_ms } => {
                 let bound = max_clock_skew.unwrap_or_default().as_millis();
                 let bound_ms = u64::try_from(bound).unwrap_or(u64::MAX);
                 storage::Error::ClockSkew { offset_ms, bound_ms }
             }
             Self::Full(error) => storage::Error::full(error),
-            Self::Refused(error) => storage::Error::failed(error),
+            Self::Rejected(error) => storage::Error::failed(error),
         }
     }
 }
 
-/// The code of an error. Before Redis 7 that of a command in a script stands within the text of the
-/// script's error: `ERR Error running script (…): …: -OOM command not allowed …`.
+/// The code of an error. Before Redis 7, the code of a command within a script is in the text of
+/// the script's error: `ERR Error running script (…): …: -OOM command not allowed …`.
 fn code(error: &RedisError) -> Option<&str> {
     let of_script = || {
         let text = error.detail()?;
@@ -207,8 +207,8 @@ fn code(error: &RedisError) -> Option<&str> {
     }
 }
 
-/// What was found, or nothing where the server refuses: one damaged key must not stop a sweep.
-pub(crate) fn unless_failed<T>(
+/// Turns a failed operation into `None` and logs it: one damaged key must not stop a sweep.
+pub(crate) fn skip_failed<T>(
     found: Result<T, storage::Error>,
     what: &'static str,
 ) -> Result<Option<T>, storage::Error> {
@@ -226,8 +226,8 @@ pub(crate) fn unless_failed<T>(
 mod tests {
     use super::*;
 
-    /// What a server says, as the client reads it.
-    fn said(text: &str) -> RedisError {
+    /// An error of a server, as the client parses it.
+    fn error(text: &str) -> RedisError {
         let value = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
         value.extract_error().expect_err("an error")
     }
@@ -236,18 +236,25 @@ mod tests {
     fn errors_of_scripts_mean_the_same_before_redis_7() {
         let of_script = |text: &str| {
             let script = "ERR Error running script (call to f_cc7b): @user_script:90: @user_script";
-            Trouble::of(said(&format!("{script}: 90: -{text}")))
+            Failure::of_command(error(&format!("{script}: 90: -{text}")))
         };
         for text in ["OOM command not allowed", "OOM"] {
-            assert!(matches!(Trouble::of(said(text)), Trouble::Full(_)), "{text}");
-            assert!(matches!(of_script(text), Trouble::Full(_)), "{text}");
+            assert!(matches!(Failure::of_command(error(text)), Failure::Full(_)), "{text}");
+            assert!(matches!(of_script(text), Failure::Full(_)), "{text}");
         }
         let replica = of_script("READONLY You can't write against a read only replica.");
-        assert!(matches!(replica, Trouble::NotYet(_)) && replica.ends_connection());
-        assert!(matches!(of_script("MISCONF Redis is configured to save"), Trouble::Down(_)));
+        assert!(matches!(replica, Failure::Retryable(_)) && replica.ends_connection());
+        assert!(matches!(
+            of_script("MISCONF Redis is configured to save"),
+            Failure::Unavailable(_)
+        ));
         let wrong = "WRONGTYPE Operation against a key holding the wrong kind of value";
-        for trouble in [of_script(wrong), Trouble::of(said(wrong)), Trouble::of(said("ERR odd"))] {
-            assert!(matches!(trouble, Trouble::Refused(_)), "{trouble:?}");
+        for failure in [
+            of_script(wrong),
+            Failure::of_command(error(wrong)),
+            Failure::of_command(error("ERR odd")),
+        ] {
+            assert!(matches!(failure, Failure::Rejected(_)), "{failure:?}");
         }
     }
 }

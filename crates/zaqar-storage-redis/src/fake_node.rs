@@ -1,4 +1,4 @@
-//! A node of a Cluster for tests: as slow as they like.
+//! A fake node of a Cluster for tests, with a configurable delay.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 
 use crate::uri::Host;
 
-/// Starts a node that answers `CLUSTER NODES` with this text after a while, and everything else at
-/// once. `PORT` stands for its own port.
+/// Starts a node that answers `CLUSTER NODES` with this text after a delay, and everything else at
+/// once. `PORT` is replaced by its own port.
 pub(crate) async fn start(nodes: &'static str, after: Duration) -> Host {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -21,8 +21,8 @@ pub(crate) async fn start(nodes: &'static str, after: Duration) -> Host {
                 let (from, mut to) = stream.into_split();
                 let mut lines = BufReader::new(from).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
-                    // Commands are arrays: all but their names is passed over.
-                    let said = match line.as_str() {
+                    // Commands are arrays: skip everything but their names.
+                    let answer = match line.as_str() {
                         "TIME" => "*2\r\n$1\r\n1\r\n$1\r\n1\r\n",
                         "CLIENT" => "+OK\r\n",
                         "PING" => "+PONG\r\n",
@@ -32,7 +32,7 @@ pub(crate) async fn start(nodes: &'static str, after: Duration) -> Host {
                         }
                         _ => continue,
                     };
-                    to.write_all(said.as_bytes()).await.unwrap();
+                    to.write_all(answer.as_bytes()).await.unwrap();
                 }
             });
         }

@@ -1,7 +1,7 @@
-//! What leaves in groups: posts, claims and deletions of single messages. What comes while one for
-//! the same queue is on its way waits and then leaves in one call of a script, which carries it out
-//! whole or not at all. Each keeps its own answer. A group is repeated as it was sent, so that it
-//! is recognised as a whole.
+//! Grouping of posts, claims and deletions of single messages. Requests that arrive while one for
+//! the same queue is in flight wait and are then sent in one call of a script, which executes the
+//! group atomically. Each request gets its own answer. A group is repeated as it was sent, so that
+//! it is recognised as a whole.
 
 use zaqar_core::storage::{Batch, ClaimRequest, Claimed, Deleted, Error, Guarded};
 use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
@@ -10,23 +10,24 @@ use zaqar_storage_batch::{Batcher, Limits};
 use crate::error::RETRY_AFTER;
 
 /// Requests in one group, at most.
-const ITEMS: usize = 64;
-/// Bytes in one group, at most, where each message counts as [`MESSAGE`] bytes more than it has.
-const BYTES: usize = 128 << 10;
-pub(crate) const MESSAGE: usize = 1 << 10;
-/// Messages that the claims of one group get, at most.
-const CLAIMED: usize = 50;
+const MAX_ITEMS: usize = 64;
+/// Bytes in one group, at most, where each message counts [`MESSAGE_OVERHEAD`] bytes more than its
+/// size.
+const MAX_BYTES: usize = 128 << 10;
+pub(crate) const MESSAGE_OVERHEAD: usize = 1 << 10;
+/// Messages that the claims of one group may get, at most.
+const MAX_CLAIMED: usize = 50;
 
-/// What waits for each queue.
+/// The requests that wait, by queue.
 pub(crate) struct Groups {
-    pub(crate) posts: Batcher<PostLine, Post, Posted>,
-    pub(crate) deletions: Batcher<DeletionLine, Deletion, Result<Deleted, Error>>,
-    pub(crate) claims: Batcher<ClaimLine, Claim, Answer>,
+    pub(crate) posts: Batcher<PostKey, Post, PostResult>,
+    pub(crate) deletions: Batcher<DeletionKey, Deletion, Result<Deleted, Error>>,
+    pub(crate) claims: Batcher<ClaimKey, Claim, ClaimResult>,
 }
 
-/// Posts that can be in one group.
+/// The key by which posts are grouped.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct PostLine {
+pub(crate) struct PostKey {
     pub(crate) key: QueueKey,
     pub(crate) assumed: Generation,
     pub(crate) notify: bool,
@@ -37,11 +38,11 @@ pub(crate) struct Post {
     pub(crate) now: Timestamp,
 }
 
-pub(crate) type Posted = Result<Guarded<Vec<MessageId>>, Error>;
+pub(crate) type PostResult = Result<Guarded<Vec<MessageId>>, Error>;
 
-/// Deletions that can be in one group: those of one queue in one of its lives.
+/// The key by which deletions are grouped: one queue in one incarnation.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct DeletionLine {
+pub(crate) struct DeletionKey {
     pub(crate) key: QueueKey,
     pub(crate) assumed: Generation,
 }
@@ -52,9 +53,9 @@ pub(crate) struct Deletion {
     pub(crate) now: Timestamp,
 }
 
-/// Claims that can be in one group.
+/// The key by which claims are grouped.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct ClaimLine {
+pub(crate) struct ClaimKey {
     pub(crate) key: QueueKey,
     pub(crate) assumed: Generation,
     pub(crate) max_claim_count: Option<u32>,
@@ -65,16 +66,16 @@ pub(crate) struct Claim {
     pub(crate) now: Timestamp,
 }
 
-pub(crate) type Answer = Result<Guarded<Claimed>, Error>;
+pub(crate) type ClaimResult = Result<Guarded<Claimed>, Error>;
 
 impl Groups {
-    /// With so many requests waiting for a queue, at most.
+    /// Creates groups with at most `waiting` waiting requests per queue.
     pub(crate) fn new(waiting: usize) -> Self {
-        let limits = Limits { items: ITEMS, bytes: BYTES, waiting: waiting.max(1) };
+        let limits = Limits { items: MAX_ITEMS, bytes: MAX_BYTES, waiting: waiting.max(1) };
         Self {
             posts: Batcher::new(limits),
             deletions: Batcher::new(limits),
-            claims: Batcher::new(Limits { bytes: CLAIMED * MESSAGE, ..limits }),
+            claims: Batcher::new(Limits { bytes: MAX_CLAIMED * MESSAGE_OVERHEAD, ..limits }),
         }
     }
 }
@@ -85,8 +86,8 @@ impl Post {
     }
 }
 
-/// The answer of a request that was in no group, or whose group came to nothing.
-pub(crate) fn refused<T>(error: zaqar_storage_batch::Error) -> Result<T, Error> {
+/// The answer of a request that was rejected, or whose group was lost.
+pub(crate) fn flatten<T>(error: zaqar_storage_batch::Error) -> Result<T, Error> {
     match error {
         zaqar_storage_batch::Error::Full => Err(Error::Overloaded { retry_after: RETRY_AFTER }),
         zaqar_storage_batch::Error::Lost => {
@@ -95,8 +96,8 @@ pub(crate) fn refused<T>(error: zaqar_storage_batch::Error) -> Result<T, Error> 
     }
 }
 
-/// One error for all requests of a group.
-pub(crate) fn all_alike<T>(error: Error, count: usize) -> Vec<Result<T, Error>> {
+/// Returns the same error for each request of a group.
+pub(crate) fn same_error<T>(error: Error, count: usize) -> Vec<Result<T, Error>> {
     let mut answers: Vec<_> = (1..count).map(|_| Err(error.duplicate())).collect();
     answers.push(Err(error));
     answers

@@ -1,74 +1,72 @@
 //! The names of keys.
 //!
-//! All keys of one queue begin with `zq1:{tag}:`, and so do all that belong to one project's names
-//! or to one shard of a schedule; what is in braces decides the slot of a Cluster. A tag is an
-//! injective encoding: parts with `/` between them, and every byte of a part outside
-//! `[A-Za-z0-9_.-]` as `%` and two digits. The original's names have neither the prefix nor the
-//! ends.
+//! All keys of one queue begin with `zq1:{tag}:`, as do all keys of one project's queue names and
+//! of one shard of a schedule; the part in braces decides the slot of a Cluster. A tag is an
+//! injective encoding: parts separated by `/`, with every byte of a part outside `[A-Za-z0-9_.-]`
+//! as `%` and two digits. The original's keys have neither this prefix nor these suffixes.
 //!
-//! A script names two keys to the server: the one it begins with, and one that never exists. The
-//! others, chunks of messages above all, it finds itself, in the same slot. While a Cluster moves a
-//! slot, half of its keys are elsewhere, and a script that looks for them would be torn: a command
-//! with several keys one of which is missing is refused for just that time, before it does
-//! anything.
+//! A script declares two keys: the one it begins with, and one that never exists. It computes the
+//! others, such as chunks of messages; all are in the same slot. While a Cluster moves a slot, the
+//! slot's keys are split between two nodes, and a script would see only some of them. During that
+//! time a node rejects a command that declares several keys if one of them is missing, so the
+//! script is rejected before it does anything.
 //!
-//! Of a queue, whose keys begin with `{q/PROJECT/NAME}` (`{t/…}` for topics):
+//! Keys of a queue, which begin with `{q/PROJECT/NAME}` (`{t/…}` for topics):
 //!
-//! | key | what it is |
+//! | key | content |
 //! | --- | --- |
-//! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last place, `n` latest time, |
-//! | | `d` earliest due, `a` promise of the schedule of sweeps, `o` of deliveries, |
-//! | | `s` end of the last subscription; `lk` `lt` which of `t0` `t1` is in use, since when |
-//! | `:f` `:c` `:d` | places of messages that are free, claimed, delayed, by place |
-//! | `:w` | places of delayed messages, by when they are shown |
-//! | `:x` | places of all messages, by when they expire |
-//! | `:k` | place → how often it was claimed, and which claim holds it |
-//! | `:l` `:e` | claim → ttl, since, places; claims by end |
-//! | `:b:N` | chunk of the records of 256 places: see `record` |
-//! | `:g` `:x:PLACE` | what waits for the sweep: purged messages, outboxes of closed heads |
+//! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last position, `n` latest time, |
+//! | | `d` earliest due time, `a` time on the schedule of sweeps, `o` on that of deliveries, |
+//! | | `s` last expiry of a subscription; `lk` `lt` which of `t0` `t1` is in use, since when |
+//! | `:f` `:c` `:d` | positions of free, claimed and delayed messages, by position |
+//! | `:w` | positions of delayed messages, by the time at which they become visible |
+//! | `:x` | positions of all messages, by expiry |
+//! | `:k` | position → how often it was claimed, and which claim holds it |
+//! | `:l` `:e` | claim → ttl, creation time, positions; claims by expiry |
+//! | `:b:N` | chunk of the records of 256 positions: see `record` |
+//! | `:g` `:x:POSITION` | work for the sweep: purged messages, outboxes of closed heads |
 //! | `:r:TIME` | requests of two seconds: see `envelope` |
-//! | `:t0` `:t1` | names of dead letters that arrived |
-//! | `:s` `:sx` `:si` `:sn` | subscriptions by id; ids by end; ids in order; id by subscriber |
-//! | `:sl` `:sm` | ids of subscriptions on leases, by end; by lease and id |
-//! | `:o:PLACE` `:oe` | an entry of the outbox; entries by when their messages have expired |
-//! | `:ow` `:or` `:od` | entries that wait, by due; that are due, by age; and since when |
-//! | `:of` `:ox` | entries that can be followed, by age, and until when |
+//! | `:t0` `:t1` | names of stored dead letters |
+//! | `:s` `:sx` `:si` `:sn` | subscriptions by id; ids by expiry; ids in order; id by subscriber |
+//! | `:sl` `:sm` | ids of subscriptions with a lease: by expiry; by lease and id |
+//! | `:o:POSITION` `:oe` | an outbox entry; entries by the expiry of their messages |
+//! | `:ow` `:or` `:od` | waiting entries by due time; due entries by age; the same by due time |
+//! | `:of` `:ox` | entries that can be followed: by age; by the time until which they can |
 //!
-//! Others:
+//! Other keys:
 //!
-//! | key | what it is |
+//! | key | content |
 //! | --- | --- |
 //! | `layout` | the version of this layout: see `layout` |
 //! | `{n/q/PROJECT}:n` `:r` | names of a project's queues; rows by name |
-//! | `{a/N}:s` `:o` | schedule of queues to sweep, and of those with deliveries |
-//! | `{a/N}:l` `:lx` | leases by end; those that are over, by when to look at them |
-//! | `{a/N}:li:LEASE` | what depends on a lease, by when that ends by itself |
-//! | `{a/N}:lh` | since when, with `?` before it where the lease was never kept |
+//! | `{a/N}:s` `:o` | schedule of queues to sweep, and of queues with deliveries |
+//! | `{a/N}:l` `:lx` | leases by expiry; expired leases by the time of their next sweep |
+//! | `{a/N}:li:LEASE` | what depends on a lease, by its own expiry |
+//! | `{a/N}:lh` | time of the last attachment, after `?` if the lease was never renewed |
 //!
-//! A place is a position: the next number, or the time in microseconds where that is more than 45 s
-//! ahead or the connection is newer than the last place. So places that a server has lost are not
-//! given again, and a chunk holds what is posted within 45 s, up to 256 messages.
+//! A position is the next number, or the time in microseconds if that is more than 45 s ahead or
+//! the connection is newer than the last position. So a position that a server has lost is not
+//! assigned again, and a chunk holds up to 256 messages that were posted within 45 s.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName};
 
-/// What every key begins with unless the options say otherwise.
+/// Prefix of all keys unless the options set another.
 pub(crate) const PREFIX: &str = "zq1";
-/// Shards of a schedule. All servers of a deployment have to agree on it.
+/// Shards of a schedule. All servers of a deployment must use the same number.
 pub(crate) const SHARDS: usize = 16;
-/// Letters of a key's end that never exists.
-const NEVER: &str = "!";
+/// Suffix of a key that never exists.
+const ABSENT: &str = "!";
 
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-');
 
-/// The two keys that a script names: what it begins with, and what never exists.
+/// The keys that a script declares: the one it begins with, and one that never exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ScriptKeys {
     pub(crate) key: String,
-    pub(crate) never: String,
+    pub(crate) absent: String,
 }
 
-/// Which schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Schedule {
     /// Queues to sweep.
@@ -77,7 +75,7 @@ pub(crate) enum Schedule {
     Deliveries,
 }
 
-/// Makes names.
+/// Builds key names.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
     prefix: String,
@@ -89,18 +87,18 @@ impl Keys {
     }
 
     /// The head of a queue.
-    pub(crate) fn head(&self, key: &QueueKey) -> Place {
-        self.head_of(&tag(key))
+    pub(crate) fn head(&self, key: &QueueKey) -> ScriptKeys {
+        self.head_by_tag(&tag(key))
     }
 
     /// The head of the queue with this tag.
-    pub(crate) fn head_of(&self, tag: &str) -> Place {
-        self.place(tag, "h")
+    pub(crate) fn head_by_tag(&self, tag: &str) -> ScriptKeys {
+        self.script_keys(tag, "h")
     }
 
-    /// The names of a project.
-    pub(crate) fn names(&self, project: &ProjectId, kind: Kind) -> Place {
-        self.place(&format!("n/{}/{}", letter(kind), escape(project.as_str())), "n")
+    /// The queue names of a project.
+    pub(crate) fn names(&self, project: &ProjectId, kind: Kind) -> ScriptKeys {
+        self.script_keys(&format!("n/{}/{}", letter(kind), escape(project.as_str())), "n")
     }
 
     /// A shard of a schedule.
@@ -109,41 +107,42 @@ impl Keys {
             Schedule::Sweeps => "s",
             Schedule::Deliveries => "o",
         };
-        self.place(&format!("a/{shard}"), end).key
+        self.script_keys(&format!("a/{shard}"), end).key
     }
 
     /// A shard of the leases.
-    pub(crate) fn leases(&self, shard: usize) -> Place {
-        self.place(&format!("a/{shard}"), "l")
+    pub(crate) fn leases(&self, shard: usize) -> ScriptKeys {
+        self.script_keys(&format!("a/{shard}"), "l")
     }
 
     /// What [`zaqar_core::storage::Upkeep::ping`] writes.
-    pub(crate) fn ping(&self, shard: usize) -> Place {
-        self.place(&format!("a/{shard}"), "p")
+    pub(crate) fn ping(&self, shard: usize) -> ScriptKeys {
+        self.script_keys(&format!("a/{shard}"), "p")
     }
 
-    /// The layout of everything that this store keeps.
+    /// The version of the layout of everything in this store.
     pub(crate) fn layout(&self) -> String {
         format!("{}:layout", self.prefix)
     }
 
-    /// The channel of news. Channels know no databases.
+    /// The channel of news. It includes the database because Redis shares channels between
+    /// databases.
     pub(crate) fn channel(&self, database: i64) -> String {
         format!("{}:{database}:news", self.prefix)
     }
 
-    fn place(&self, tag: &str, end: &str) -> Place {
+    fn script_keys(&self, tag: &str, end: &str) -> ScriptKeys {
         let base = format!("{}:{{{tag}}}:", self.prefix);
-        Place { key: format!("{base}{end}"), never: format!("{base}{NEVER}") }
+        ScriptKeys { key: format!("{base}{end}"), absent: format!("{base}{ABSENT}") }
     }
 }
 
-/// What names a queue within keys.
+/// The tag of a queue within keys.
 pub(crate) fn tag(key: &QueueKey) -> String {
     format!("{}/{}/{}", letter(key.kind), escape(key.project.as_str()), key.name)
 }
 
-/// The queue that a tag names.
+/// The queue of a tag.
 pub(crate) fn queue(tag: &str) -> Option<QueueKey> {
     let mut parts = tag.split('/');
     let kind = match parts.next()? {
@@ -194,7 +193,7 @@ mod tests {
         let keys = Keys::new(PREFIX.to_owned());
         let head = keys.head(&key("3ab-c.d", Kind::Queue, "orders"));
         assert_eq!(head.key, "zq1:{q/3ab-c.d/orders}:h");
-        assert_eq!(head.never, "zq1:{q/3ab-c.d/orders}:!");
+        assert_eq!(head.absent, "zq1:{q/3ab-c.d/orders}:!");
         let head = keys.head(&key("a/{b}%ä", Kind::Topic, "x.y"));
         assert_eq!(head.key, "zq1:{t/a%2F%7Bb%7D%25%C3%A4/x.y}:h");
     }

@@ -1,19 +1,19 @@
-//! The layout of what is kept, as a number in the store: a release refuses what it cannot read.
+//! The version of the stored layout: a release refuses to open a store of another layout.
 
 use redis::{Value, cmd};
 use tracing::debug;
 
-use crate::error::{Error, Trouble};
+use crate::error::{Error, Failure};
 use crate::keys::{SHARDS, Schedule};
 use crate::server::Server;
 
-/// The layout that this release reads and writes. It changes with the names of keys and with what
-/// is in them.
+/// The layout of this release. It changes with the names of keys and with the encoding of their
+/// values.
 const LAYOUT: u32 = 2;
-/// What stores have that say nothing: the releases before layouts were numbered.
+/// The layout of stores without a version: those of releases before layouts were numbered.
 const FIRST: u32 = 1;
 
-/// Refuses a store of another layout, and marks an empty one.
+/// Rejects a store of another layout, and marks an empty one.
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other reply names a layout")]
 pub(crate) async fn check(server: &Server) -> Result<(), Error> {
     let key = server.keys().layout();
@@ -33,18 +33,18 @@ pub(crate) async fn check(server: &Server) -> Result<(), Error> {
     Ok(())
 }
 
-/// Marks a store, also one that was emptied meanwhile.
+/// Marks a store, including one that was emptied in the meantime.
 pub(crate) async fn keep(server: &Server) {
     let key = server.keys().layout();
     let mut mark = cmd("SET");
     mark.arg(&key).arg(LAYOUT).arg("NX");
-    if let Err(trouble) = server.send(&key, &mark).await {
-        debug!(?trouble, "the store could not be marked with its layout");
+    if let Err(failure) = server.send(&key, &mark).await {
+        debug!(?failure, "the layout of the store could not be written");
     }
 }
 
 /// Whether any queue holds something.
-async fn is_used(server: &Server) -> Result<bool, Trouble> {
+async fn is_used(server: &Server) -> Result<bool, Failure> {
     for shard in 0..SHARDS {
         let key = server.keys().schedule(Schedule::Sweeps, shard);
         if server.send(&key, cmd("EXISTS").arg(&key)).await? != Value::Int(0) {

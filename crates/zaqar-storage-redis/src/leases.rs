@@ -1,16 +1,16 @@
-//! Leases, and what hangs on them.
+//! Leases, and the subscriptions that depend on them.
 //!
-//! A lease is in a shard of its own, so nothing about it changes in one step with a subscription
-//! that hangs on it. What hangs on it is therefore written down first, and the subscription made
-//! then: an index that may name what is not there, and never lacks what is.
+//! A lease is in a shard of its own, so no script changes both a lease and a subscription that
+//! depends on it. Therefore the subscription is added to the index of the lease before it is
+//! created. The index may contain subscriptions that do not exist, but never misses one.
 //!
-//! - What hangs on a lease that does not last is looked at by a sweep. A subscription that is not
-//!   there may still be on its way: it is looked for again until half a minute has passed since
-//!   anything was last hung on that lease.
-//! - Whatever hangs on a lease that was never kept waits for a sweep in the same way, so nothing is
-//!   orphaned by a server that ends.
-//! - What ends by itself leaves its line in the index, which goes an hour after that, as others
-//!   come, or with the lease.
+//! - A sweep processes the index of each lease that is not live. A subscription in it that does not
+//!   exist may still be about to be created, so it stays in the index until half a minute after
+//!   anything was last attached to the lease.
+//! - A lease that has subscriptions but was never renewed is swept in the same way, so a server
+//!   that dies orphans nothing.
+//! - A subscription that expires by itself stays in the index. It is removed an hour later when
+//!   others are added, or with the lease.
 
 use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
@@ -19,18 +19,18 @@ use zaqar_core::{LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Redis;
 use crate::driver::{number, time};
-use crate::error::{Garbled, unless_failed};
+use crate::error::{Malformed, skip_failed};
 use crate::keys::{self, SHARDS};
 use crate::reply::{Outcome, Reply};
 use crate::scripts::{self, Script};
-use crate::server::{Call, Mode};
+use crate::server::{Mode, ScriptCall};
 
-/// How long a subscription may be on its way after its lease was told of it: milliseconds.
-const ON_THE_WAY: u64 = 30_000;
-/// Leases of one shard that a sweep looks at.
-const LOOK: usize = 64;
-/// What is removed at once.
-const PIECE: usize = 32;
+/// How long after its attachment to a lease a subscription may still be created, in milliseconds.
+const ATTACH_GRACE_MS: u64 = 30_000;
+/// Leases per shard that one sweep processes.
+const LEASES_PER_SHARD: usize = 64;
+/// Subscriptions that are removed concurrently.
+const CHUNK: usize = 32;
 
 #[async_trait]
 impl Leases for Redis {
@@ -40,24 +40,24 @@ impl Leases for Redis {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Renewal, Error> {
-        let mut kept = self.change_lease(&scripts::LEASE_KEEP, lease, now, [time(until)]).await?;
+        let mut kept = self.update_lease(&scripts::LEASE_KEEP, lease, now, [time(until)]).await?;
         match kept.number()? {
             0 => Ok(Renewal::Expired),
             1 => Ok(Renewal::Continued),
             2 => Ok(Renewal::Created),
-            _ => Err(Garbled.into()),
+            _ => Err(Malformed.into()),
         }
     }
 
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
-        self.change_lease(&scripts::LEASE_END, lease, now, []).await?;
+        self.update_lease(&scripts::LEASE_END, lease, now, []).await?;
         Ok(())
     }
 }
 
 impl Redis {
-    /// Says that a subscription that lives until then hangs on a lease, or soon will.
-    pub(crate) async fn hang(
+    /// Attaches a subscription, which expires at `expires` and is about to be created, to a lease.
+    pub(crate) async fn attach_to_lease(
         &self,
         lease: LeaseId,
         key: &QueueKey,
@@ -66,12 +66,12 @@ impl Redis {
         now: Timestamp,
     ) -> Result<(), Error> {
         let own = [member(key, id), time(expires)];
-        self.change_lease(&scripts::LEASE_HANG, lease, now, own).await?;
+        self.update_lease(&scripts::LEASE_ATTACH, lease, now, own).await?;
         Ok(())
     }
 
-    /// Says that it no longer does.
-    pub(crate) async fn unhang(
+    /// Detaches a subscription from a lease.
+    pub(crate) async fn detach_from_lease(
         &self,
         lease: LeaseId,
         key: &QueueKey,
@@ -79,27 +79,28 @@ impl Redis {
         now: Timestamp,
     ) -> Result<(), Error> {
         let own = [Vec::new(), member(key, id)];
-        self.on_lease(&scripts::LEASE_DROP, lease, now, own).await?;
+        self.call_lease(&scripts::LEASE_DETACH, lease, now, own).await?;
         Ok(())
     }
 
-    /// Removes subscriptions of leases that are over, at most `budget` of them.
+    /// Removes at most `budget` subscriptions of expired leases.
     pub(crate) async fn sweep_leases(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         let shards: Vec<_> = (0..SHARDS).collect();
-        // In a Cluster shards are on different nodes; elsewhere one script looks at all.
+        // In a Cluster the shards are on different nodes; otherwise one script reads all.
         let together = if self.server().is_cluster() { 1 } else { SHARDS };
-        let looks = shards.chunks(together).map(|shards| self.leases_over(shards, now));
+        let lookups = shards.chunks(together).map(|shards| self.expired_leases(shards, now));
         let mut swept = Swept::default();
-        for over in join_all(looks).await {
-            let over = over?;
-            swept.more |= over.len() >= LOOK;
-            for lease in over {
+        for expired in join_all(lookups).await {
+            let expired = expired?;
+            swept.more |= expired.len() >= LEASES_PER_SHARD;
+            for lease in expired {
                 if swept.done >= budget {
                     swept.more = true;
                     return Ok(swept);
                 }
                 let of_one = self.sweep_lease(lease, now, budget - swept.done).await;
-                let of_one = unless_failed(of_one, "a lease cannot be swept")?.unwrap_or_default();
+                let of_one = skip_failed(of_one, "the subscriptions of a lease cannot be swept")?
+                    .unwrap_or_default();
                 swept.done += of_one.done;
                 swept.more |= of_one.more;
             }
@@ -107,27 +108,31 @@ impl Redis {
         Ok(swept)
     }
 
-    async fn leases_over(&self, shards: &[usize], now: Timestamp) -> Result<Vec<LeaseId>, Error> {
-        let mut arguments = vec![Vec::new(), number(LOOK as u64)];
+    async fn expired_leases(
+        &self,
+        shards: &[usize],
+        now: Timestamp,
+    ) -> Result<Vec<LeaseId>, Error> {
+        let mut arguments = vec![Vec::new(), number(LEASES_PER_SHARD as u64)];
         let others = shards[1..].iter().map(|shard| self.server().keys().leases(*shard).key);
         arguments.extend(others.map(|mut key| {
             key.pop();
             key.into_bytes()
         }));
-        let script = &scripts::LEASES_OVER;
-        let over = self.on_shard(script, shards[0], &arguments, Mode::Background, now).await;
-        let Some(mut reply) = unless_failed(over, "leases cannot be read")? else {
+        let script = &scripts::EXPIRED_LEASES;
+        let expired = self.call_shard(script, shards[0], &arguments, Mode::Background, now).await;
+        let Some(mut reply) = skip_failed(expired, "expired leases cannot be read")? else {
             return Ok(Vec::new());
         };
         let mut leases = Vec::new();
         while !reply.is_empty() {
-            // What is no lease is nobody's: it waits for an operator and holds up no other.
+            // A member that is not a lease id is skipped; it stays for an operator to see.
             leases.extend(reply.text().ok().and_then(|text| text.parse::<LeaseId>().ok()));
         }
         Ok(leases)
     }
 
-    /// Removes what hangs on one lease, at most `limit`.
+    /// Removes at most `limit` subscriptions that depend on one lease.
     async fn sweep_lease(
         &self,
         lease: LeaseId,
@@ -136,42 +141,51 @@ impl Redis {
     ) -> Result<Swept, Error> {
         let limit = limit.min(1000);
         let own = [number(limit as u64)];
-        let mut held = self.on_lease(&scripts::LEASE_HELD, lease, now, own).await?;
-        let settled = Timestamp::from_millis(held.number()?.saturating_add(ON_THE_WAY));
+        let mut members_reply = self.call_lease(&scripts::LEASE_MEMBERS, lease, now, own).await?;
+        let grace_ends =
+            Timestamp::from_millis(members_reply.number()?.saturating_add(ATTACH_GRACE_MS));
         let mut members = Vec::new();
-        while !held.is_empty() {
-            members.push(held.bytes()?);
+        while !members_reply.is_empty() {
+            members.push(members_reply.bytes()?);
         }
-        let mut gone = Vec::new();
+        let mut detached = Vec::new();
         let mut done = 0;
-        for piece in members.chunks(PIECE) {
-            let removed = piece.iter().map(|member| self.unlease(member, lease, now));
+        for piece in members.chunks(CHUNK) {
+            let removed = piece.iter().map(|member| self.remove_leased(member, lease, now));
             for (member, is_removed) in piece.iter().zip(try_join_all(removed).await?) {
                 done += usize::from(is_removed);
-                if is_removed || now >= settled {
-                    gone.push(member.clone());
+                if is_removed || now >= grace_ends {
+                    detached.push(member.clone());
                 }
             }
         }
         let is_all = members.len() < limit;
-        // What may be on its way is looked for when it no longer can be.
-        let again = if is_all || gone.is_empty() { time(settled) } else { Vec::new() };
-        self.on_lease(&scripts::LEASE_DROP, lease, now, [vec![again], gone].concat()).await?;
+        // Subscriptions that may still be created are looked for again when that is no longer
+        // possible.
+        let sweep_at = if is_all || detached.is_empty() { time(grace_ends) } else { Vec::new() };
+        self.call_lease(&scripts::LEASE_DETACH, lease, now, [vec![sweep_at], detached].concat())
+            .await?;
         Ok(Swept { done, more: !is_all })
     }
 
-    /// Removes a subscription, unless it hangs on another lease; whether it was there.
-    async fn unlease(&self, member: &[u8], lease: LeaseId, now: Timestamp) -> Result<bool, Error> {
+    /// Removes a subscription if it depends on this lease. Returns whether it did.
+    async fn remove_leased(
+        &self,
+        member: &[u8],
+        lease: LeaseId,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
         let Some((key, id)) = read_member(member) else { return Ok(false) };
         let own = [id.encode().to_vec(), lease.encode().to_vec()];
-        let script = &scripts::UNLEASE;
-        let step = self.step_of(script, Mode::Background, now, own);
-        let said = unless_failed(self.step(&key, step).await, "a subscription cannot be removed")?;
-        Ok(matches!(said, Some(Outcome::Said("done", _))))
+        let script = &scripts::UNSUBSCRIBE_LEASED;
+        let call = self.head_call(script, Mode::Background, now, own);
+        let removed =
+            skip_failed(self.call_head(&key, call).await, "a subscription cannot be removed")?;
+        Ok(matches!(removed, Some(Outcome::Answer("done", _))))
     }
 
-    /// Changes a lease so that it is as safe as the options ask for.
-    async fn change_lease(
+    /// Changes a lease with the durability that the options require.
+    async fn update_lease(
         &self,
         script: &'static Script,
         lease: LeaseId,
@@ -179,11 +193,11 @@ impl Redis {
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Reply, Error> {
         let arguments = arguments(lease, own);
-        self.on_shard(script, shard(lease), &arguments, Mode::Write, now).await
+        self.call_shard(script, shard(lease), &arguments, Mode::Write, now).await
     }
 
-    /// Asks a lease something, or forgets what it need not know.
-    async fn on_lease(
+    /// Reads a lease, or makes a change that may be lost.
+    async fn call_lease(
         &self,
         script: &'static Script,
         lease: LeaseId,
@@ -191,10 +205,10 @@ impl Redis {
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Reply, Error> {
         let arguments = arguments(lease, own);
-        self.on_shard(script, shard(lease), &arguments, Mode::Background, now).await
+        self.call_shard(script, shard(lease), &arguments, Mode::Background, now).await
     }
 
-    async fn on_shard(
+    async fn call_shard(
         &self,
         script: &'static Script,
         shard: usize,
@@ -202,8 +216,8 @@ impl Redis {
         mode: Mode,
         now: Timestamp,
     ) -> Result<Reply, Error> {
-        let place = self.server().keys().leases(shard);
-        let call = Call { now: Some(now), ..Call::new(script, &place, arguments, mode) };
+        let keys = self.server().keys().leases(shard);
+        let call = ScriptCall { now: Some(now), ..ScriptCall::new(script, &keys, arguments, mode) };
         Ok(Reply::new(self.server().run(call).await?)?)
     }
 }
@@ -215,7 +229,7 @@ fn arguments(lease: LeaseId, own: impl IntoIterator<Item = Vec<u8>>) -> Vec<Vec<
 }
 
 fn shard(lease: LeaseId) -> usize {
-    // A remainder of 16 is no number that a cast cuts.
+    // The remainder is below 16, so the cast does not truncate it.
     (lease.get() % SHARDS as u128) as usize
 }
 

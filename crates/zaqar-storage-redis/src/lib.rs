@@ -1,20 +1,20 @@
 #![doc = include_str!("../README.md")]
 
+mod broadcaster;
 mod claims;
 mod clients;
 mod cluster;
-mod condition;
 mod config;
 mod dead_letters;
 mod driver;
 mod envelope;
 mod error;
+mod fair_limiter;
 #[cfg(test)]
 mod fake_node;
-mod foreign;
 mod groups;
 mod heads;
-mod hub;
+mod health;
 mod keys;
 mod layout;
 mod leases;
@@ -31,8 +31,8 @@ mod schedule;
 mod scripts;
 mod sentinel;
 mod server;
+mod startup;
 mod subscriptions;
-mod turns;
 mod upkeep;
 mod uri;
 

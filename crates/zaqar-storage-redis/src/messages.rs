@@ -13,8 +13,8 @@ use zaqar_core::{
 };
 
 use crate::Redis;
-use crate::driver::{Step, arguments, digits, number};
-use crate::error::Garbled;
+use crate::driver::{HeadCall, arguments, digits, number};
+use crate::error::Malformed;
 use crate::keys::{self, SHARDS, Schedule};
 use crate::peer::Lane;
 use crate::record;
@@ -22,13 +22,13 @@ use crate::reply::Reply;
 use crate::scripts::{self, Script};
 use crate::server::Mode;
 
-/// Messages and bytes above which a batch or a page is large.
+/// A batch or page with more messages or bytes is large.
 pub(crate) const LARGE: usize = 50;
 const LARGE_BYTES: usize = 64 << 10;
-/// Slices of one page, at most: each reads a MiB.
+/// Slices of one page, at most; each has about 1 MiB.
 const MAX_SLICES: usize = 64;
-/// What a script is told that need not end claims and delays first.
-const AS_IT_IS: &[u8] = b"as it is";
+/// Tells a script not to end due claims and delays first.
+const SKIP_DUE: &[u8] = b"skip";
 
 #[async_trait]
 impl Messages for Redis {
@@ -54,7 +54,7 @@ impl Messages for Redis {
             (false, true) => "fd",
             (true, true) => "fcd",
         };
-        let go = if states == "fcd" { AS_IT_IS } else { b"" };
+        let go = if states == "fcd" { SKIP_DUE } else { b"" };
         let after = query.after.map_or((Vec::new(), 0), |marker| {
             (digits(marker.incarnation.get()), marker.position.get())
         });
@@ -68,11 +68,12 @@ impl Messages for Redis {
             states.into(),
             after.0,
         ];
-        // Bodies of some MiB come in slices, so that no step holds up others for long.
+        // Large pages are read in slices, so that no script blocks the server for long.
         for _ in 0..MAX_SLICES {
             let lane = lane(query.limit - page.messages.len(), 0);
-            let step = Step { lane, ..self.step_of(&scripts::LIST, Mode::Read, now, own.clone()) };
-            let Some((_, mut reply)) = self.step(key, step).await?.found()? else { break };
+            let call =
+                HeadCall { lane, ..self.head_call(&scripts::LIST, Mode::Read, now, own.clone()) };
+            let Some((_, mut reply)) = self.call_head(key, call).await?.found()? else { break };
             let incarnation = reply.incarnation()?;
             let (next, is_slice) = (reply.some_number()?, reply.some_number()?.is_some());
             page.messages.extend(reply.messages(incarnation)?);
@@ -93,7 +94,7 @@ impl Messages for Redis {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
-        let found = self.on_head(key, now, &scripts::GET, groups(ids)).await?;
+        let found = self.read_head(key, now, &scripts::GET, groups(ids)).await?;
         let Some((_, mut reply)) = found else { return Ok(Vec::new()) };
         let incarnation = reply.incarnation()?;
         Ok(reply.messages(incarnation)?)
@@ -125,7 +126,7 @@ impl Messages for Redis {
             }
         };
         own.extend(groups(ids));
-        self.change_head_of(key, now, &scripts::DELETE_MANY, own).await?;
+        self.update_head(key, now, &scripts::DELETE_MANY, own).await?;
         Ok(())
     }
 
@@ -139,8 +140,8 @@ impl Messages for Redis {
         let mut own = vec![Vec::new(), number(bounded(query.limit)), after];
         own.extend(query.keys.iter().map(|key| key.0.clone().into_bytes()));
         let lane = lane(query.limit, 0);
-        let step = Step { lane, ..self.step_of(&scripts::POP, Mode::Write, now, own) };
-        let Some((_, mut reply)) = self.step(key, step).await?.found()? else {
+        let call = HeadCall { lane, ..self.head_call(&scripts::POP, Mode::Write, now, own) };
+        let Some((_, mut reply)) = self.call_head(key, call).await?.found()? else {
             return Ok(PopPage::default());
         };
         let incarnation = reply.incarnation()?;
@@ -149,18 +150,18 @@ impl Messages for Redis {
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        // What a repeat removes beside came in while the caller was waiting: it could have come
-        // before.
-        self.change_head_of(key, now, &scripts::PURGE, []).await?;
+        // A repeat may also delete messages that were posted while the caller was waiting, which is
+        // the same as purging later.
+        self.update_head(key, now, &scripts::PURGE, []).await?;
         Ok(())
     }
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        let found = self.on_head(key, now, &scripts::STATS, [Vec::new()]).await?;
+        let found = self.read_head(key, now, &scripts::STATS, [Vec::new()]).await?;
         let Some((_, mut reply)) = found else { return Ok(None) };
         let incarnation = reply.incarnation()?;
         let (free, claimed, delayed) = (reply.number()?, reply.number()?, reply.number()?);
-        let mut end = || -> Result<Option<Endpoint>, Garbled> {
+        let mut end = || -> Result<Option<Endpoint>, Malformed> {
             if reply.is_empty() {
                 return Ok(None);
             }
@@ -176,7 +177,7 @@ impl Messages for Redis {
         for shard in 0..SHARDS {
             let is_counted =
                 |tag: &String| keys::queue(tag).is_none_or(|queue| queue.kind != Kind::Internal);
-            let tags = self.server().queues_on(shard).await?;
+            let tags = self.server().queues_of_shard(shard).await?;
             let tags: Vec<_> = tags.into_iter().filter(is_counted).collect();
             for tags in tags.chunks(32) {
                 for (claimed, free) in try_join_all(tags.iter().map(|tag| self.count(tag))).await? {
@@ -190,83 +191,84 @@ impl Messages for Redis {
 }
 
 impl Redis {
-    /// Asks a head something that changes nothing but what time has changed; `None` without a head.
-    pub(crate) async fn on_head(
+    /// Calls a script that only reads a head and applies due work; `None` without a head.
+    pub(crate) async fn read_head(
         &self,
         key: &QueueKey,
         now: Timestamp,
         script: &'static Script,
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Option<(&'static str, Reply)>, Error> {
-        let step = self.step_of(script, Mode::Read, now, own);
-        Ok(self.step(key, step).await?.found()?)
+        let call = self.head_call(script, Mode::Read, now, own);
+        Ok(self.call_head(key, call).await?.found()?)
     }
 
-    /// Changes what a head holds, whichever life of the queue it is; `None` without a head.
-    pub(crate) async fn change_head_of(
+    /// Changes a head, whatever its incarnation; `None` without a head.
+    pub(crate) async fn update_head(
         &self,
         key: &QueueKey,
         now: Timestamp,
         script: &'static Script,
         own: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Option<(&'static str, Reply)>, Error> {
-        let step = self.step_of(script, Mode::Write, now, own);
-        Ok(self.step(key, step).await?.found()?)
+        let call = self.head_call(script, Mode::Write, now, own);
+        Ok(self.call_head(key, call).await?.found()?)
     }
 
-    /// A step that assumes nothing of the head.
-    pub(crate) fn step_of(
+    /// A call that assumes no generation.
+    pub(crate) fn head_call(
         &self,
         script: &'static Script,
         mode: Mode,
         now: Timestamp,
         own: impl IntoIterator<Item = Vec<u8>>,
-    ) -> Step {
+    ) -> HeadCall {
         let mut arguments = arguments(None);
         arguments.extend(own);
-        Step::new(script, mode, Some(now), arguments)
+        HeadCall::new(script, mode, Some(now), arguments)
     }
 
-    /// What a queue holds: claimed, and all else. One that cannot be read counts as empty.
+    /// Counts the claimed and all other messages of a queue. One that cannot be read counts as
+    /// empty.
     async fn count(&self, tag: &str) -> Result<(u64, u64), Error> {
-        let place = self.server().keys().head_of(tag);
-        match self.server().ask(&scripts::VOLUME, &place).await {
+        let keys = self.server().keys().head_by_tag(tag);
+        match self.server().read_script(&scripts::VOLUME, &keys).await {
             Ok(value) => {
                 let mut reply = Reply::new(value)?;
                 Ok((reply.number()?, reply.number()?))
             }
             Err(Error::Failed { source }) => {
-                tracing::warn!(tag, error = &*source, "a queue cannot be counted");
+                tracing::warn!(tag, error = &*source, "a queue's messages cannot be counted");
                 Ok((0, 0))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Tells the schedule of deliveries what it knows already within half a minute: failing is no
-    /// failure of the post.
+    /// Updates the schedule of deliveries. A failure does not fail the post, because the queue is
+    /// on the schedule within half a minute anyway.
     pub(crate) async fn announce_deliveries(&self, key: &QueueKey, at: u64) {
-        if let Err(error) = self.server().hint(Schedule::Deliveries, key, at).await {
+        if let Err(error) = self.server().schedule_by(Schedule::Deliveries, key, at).await {
             tracing::warn!(
                 queue = %key,
                 error = &error as &dyn std::error::Error,
-                "a delivery begins late: its schedule could not be told"
+                "a delivery may begin late: the schedule could not be updated"
             );
         }
     }
 }
 
-/// A claim's id as scripts have it.
+/// A claim's id in the encoding of scripts.
 pub(crate) fn claim_text(id: ClaimId) -> Vec<u8> {
     id.encode().to_vec()
 }
 
-/// Which connections a batch or page of so many messages and bytes takes.
+/// The connections for a batch or page of so many messages and bytes.
 pub(crate) const fn lane(messages: usize, bytes: usize) -> Lane {
-    if messages > LARGE || bytes > LARGE_BYTES { Lane::Large } else { Lane::Quick }
+    if messages > LARGE || bytes > LARGE_BYTES { Lane::Large } else { Lane::Small }
 }
 
-/// A limit that scripts can count to.
+/// A limit in the range of numbers that scripts accept.
 pub(crate) fn bounded(limit: usize) -> u64 {
     u64::try_from(limit).unwrap_or(u64::MAX).min(u32::MAX.into())
 }
@@ -275,8 +277,8 @@ pub(crate) const fn id(incarnation: Incarnation, position: u64) -> MessageId {
     MessageId { incarnation, position: Position::new(position) }
 }
 
-/// Ids in groups of one incarnation each: the incarnation, how many they are, and their places,
-/// ascending, each once.
+/// Groups ids by incarnation: the incarnation, the number of ids, and their positions, ascending,
+/// without duplicates.
 fn groups(ids: &[MessageId]) -> Vec<Vec<u8>> {
     let ids: BTreeSet<MessageId> = ids.iter().copied().collect();
     let ids: Vec<MessageId> = ids.into_iter().collect();

@@ -1,4 +1,4 @@
-//! News of posts: see `hub`.
+//! News of posts: see `broadcaster`.
 
 use async_trait::async_trait;
 use zaqar_core::storage::{Error, News, NewsStream};
@@ -8,6 +8,6 @@ use crate::Redis;
 #[async_trait]
 impl News for Redis {
     async fn news(&self) -> Result<NewsStream, Error> {
-        self.inner.hub.listen().await
+        self.inner.broadcaster.listen().await
     }
 }

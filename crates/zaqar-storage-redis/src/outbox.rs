@@ -1,12 +1,13 @@
-//! The outbox: deliveries beside their queue, and the schedule that says which queues have some.
+//! The outbox: entries in the slot of their queue, and the schedule of queues that have due
+//! entries.
 
 use async_trait::async_trait;
 use zaqar_core::storage::{Error, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Generation, Incarnation, MessageId, Position, QueueKey, Timestamp, Version};
 
 use crate::Redis;
-use crate::driver::{OWN, Step, VERSION, arguments, number, time};
-use crate::error::{AGAIN_SECS, Garbled, unless_failed};
+use crate::driver::{FIRST_OWN, HeadCall, VERSION, arguments, number, time};
+use crate::error::{Malformed, RECHECK_SECS, skip_failed};
 use crate::keys::{self, Schedule};
 use crate::messages::bounded;
 use crate::peer::Lane;
@@ -16,16 +17,17 @@ use crate::schedule::Entry;
 use crate::scripts;
 use crate::server::Mode;
 
-/// Looks at the schedule for one answer, at most: each makes it shorter.
-const LOOKS: usize = 20;
-/// Entries that cannot be read and that one lease removes, at most.
-const UNREADABLE: usize = 100;
+/// Bound on reads of the schedule for one answer; each read removes wrong entries.
+const MAX_ROUNDS: usize = 20;
+/// Bound on unreadable entries that one lease removes.
+const MAX_UNREADABLE: usize = 100;
 
 #[async_trait]
 impl Outbox for Redis {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
-        for look in 1..=LOOKS {
-            let mut entries = self.server().look(Schedule::Deliveries, 0, limit, now).await?;
+        for round in 1..=MAX_ROUNDS {
+            let mut entries =
+                self.server().due_entries(Schedule::Deliveries, 0, limit, now).await?;
             entries.sort_by(|a, b| a.at().total_cmp(&b.at()));
             let (mut queues, mut is_right) = (Vec::new(), true);
             for entry in entries {
@@ -37,7 +39,7 @@ impl Outbox for Redis {
                     None => is_right = false,
                 }
             }
-            if is_right || look == LOOKS {
+            if is_right || round == MAX_ROUNDS {
                 return Ok(queues);
             }
         }
@@ -50,16 +52,17 @@ impl Outbox for Redis {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
-        let script = &scripts::LEASE;
-        for _ in 0..UNREADABLE {
-            // A lease that nobody knows of runs out; a second one takes another entry.
-            let leased = self.change_head_of(key, now, script, [time(until)]).await?;
+        let script = &scripts::LEASE_ENTRY;
+        for _ in 0..MAX_UNREADABLE {
+            // If the caller never gets the answer, the lease expires; another lease takes another
+            // entry.
+            let leased = self.update_head(key, now, script, [time(until)]).await?;
             let Some(("done", mut reply)) = leased else { break };
             let (incarnation, first) = (reply.incarnation()?, reply.number()?);
             if let Some(entry) = readable(key, incarnation, first, reply) {
                 return Ok(Some(entry));
             }
-            // The next one is as old as this or younger: nothing is delivered out of order.
+            // The next entry is as old as this one or younger, so the order of delivery is kept.
             self.settle(key, incarnation, Position::new(first)).await?;
         }
         Ok(None)
@@ -75,7 +78,8 @@ impl Outbox for Redis {
         let mut arguments = arguments(Some(assumed));
         arguments[VERSION].clear();
         arguments.push(number(first.get()));
-        self.step(key, Step::new(&scripts::SETTLE_ENTRY, Mode::Write, None, arguments)).await?;
+        self.call_head(key, HeadCall::new(&scripts::SETTLE_ENTRY, Mode::Write, None, arguments))
+            .await?;
         Ok(())
     }
 
@@ -93,9 +97,9 @@ impl Outbox for Redis {
         arguments.extend([number(after.get()), number(bounded(limit))]);
         let mut entries: Vec<OutboxEntry> = Vec::new();
         loop {
-            let step = Step::new(&scripts::FOLLOW, Mode::Read, Some(now), arguments.clone());
-            let step = Step { lane: Lane::Large, ..step };
-            let Outcome::Said(_, mut reply) = self.step(key, step).await? else { break };
+            let call = HeadCall::new(&scripts::FOLLOW, Mode::Read, Some(now), arguments.clone());
+            let call = HeadCall { lane: Lane::Large, ..call };
+            let Outcome::Answer(_, mut reply) = self.call_head(key, call).await? else { break };
             let (incarnation, is_slice) = (reply.incarnation()?, reply.some_number()?.is_some());
             let mut last = None;
             while !reply.is_empty() {
@@ -104,41 +108,44 @@ impl Outbox for Redis {
                 entries.extend(readable(key, incarnation, first, reply.take(parts)?));
             }
             let Some(last) = last.filter(|_| is_slice && entries.len() < limit) else { break };
-            arguments[OWN] = number(last);
-            arguments[OWN + 1] = number(bounded(limit - entries.len()));
+            arguments[FIRST_OWN] = number(last);
+            arguments[FIRST_OWN + 1] = number(bounded(limit - entries.len()));
         }
         Ok(entries)
     }
 }
 
 impl Redis {
-    /// The queue of an entry of the schedule, if it has something due for as long as the entry
-    /// says; else the entry goes to when it has.
+    /// The queue of a schedule entry if it has had something due since the entry's time; otherwise
+    /// the entry is moved to the next due time.
     async fn due_queue(&self, entry: &Entry, now: Timestamp) -> Result<Option<QueueKey>, Error> {
         let Some(key) = keys::queue(&entry.tag) else {
-            self.server().settle(entry, None).await?;
+            self.server().reschedule(entry, None).await?;
             return Ok(None);
         };
-        let step = self.step_of(&scripts::NEXT_ENTRY, Mode::Background, now, []);
-        let found = unless_failed(self.step(&key, step).await, "a queue cannot be looked at")?;
+        let call = self.head_call(&scripts::NEXT_ENTRY, Mode::Background, now, []);
+        let found = skip_failed(
+            self.call_head(&key, call).await,
+            "a queue with due entries cannot be read",
+        )?;
         let next = match found.map(Outcome::found).transpose()? {
-            Some(Some((said, mut reply))) => {
+            Some(Some((status, mut reply))) => {
                 let next = reply.some_number()?;
-                if said == "now" && next.is_some_and(|next| entry.is_at(next)) {
+                if status == "now" && next.is_some_and(|next| entry.is_at(next)) {
                     return Ok(Some(key));
                 }
                 next
             }
             Some(None) => None,
-            // It must not stand in the way of the others.
-            None => Some(now.plus_secs(AGAIN_SECS).as_millis()),
+            // A queue that cannot be read must not block the others.
+            None => Some(now.plus_secs(RECHECK_SECS).as_millis()),
         };
-        self.server().settle(entry, next).await?;
+        self.server().reschedule(entry, next).await?;
         Ok(None)
     }
 }
 
-/// An entry by its parts. One that is damaged is passed over: it must not hide the others.
+/// Decodes an entry. A damaged one is skipped, so that it does not hide the others.
 fn readable(
     key: &QueueKey,
     incarnation: Incarnation,
@@ -152,17 +159,17 @@ fn readable(
     entry
 }
 
-/// Reads the parts of an entry: when it was posted; then record, life and delay of each message.
-fn read(incarnation: Incarnation, first: u64, mut reply: Reply) -> Result<OutboxEntry, Garbled> {
+/// Reads the fields of an entry: its creation time; then record, ttl and delay of each message.
+fn read(incarnation: Incarnation, first: u64, mut reply: Reply) -> Result<OutboxEntry, Malformed> {
     let created = reply.number()?;
     let mut messages = Vec::new();
     for at in 0..reply.len() / 3 {
-        let (record, life, delay) = (reply.bytes()?, reply.number()?, reply.number()?);
+        let (record, ttl, delay) = (reply.bytes()?, reply.number()?, reply.number()?);
         let position = Position::new(first + at);
         messages.push(OutboxMessage {
             id: MessageId { incarnation, position },
             payload: record::decode(record)?.payload,
-            ttl: seconds(life),
+            ttl: seconds(ttl),
             due: Timestamp::from_millis(created.saturating_add(delay)),
         });
     }

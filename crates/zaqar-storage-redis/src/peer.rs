@@ -1,5 +1,4 @@
-//! Connections to one server: made when they are needed, shared by requests, and made anew when
-//! they end.
+//! Connections to one server: opened on demand, shared by requests, and reopened after they end.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,55 +11,55 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::clients::{Timeouts, connect, timed_out};
 use crate::config::Options;
 use crate::envelope::ServerClock;
-use crate::error::Trouble;
+use crate::error::Failure;
+use crate::fair_limiter::FairLimiter;
 use crate::sentinel::Sentinels;
-use crate::turns::Scheduler;
 use crate::uri::Servers;
 
-/// After a connection could not be made, others who want it are told so for this long.
-const COOL: Duration = Duration::from_millis(50);
-/// Connections of writes that wait for replicas: to a server, and to each node of a Cluster.
-const WAITERS: usize = 32;
-const NODE_WAITERS: usize = 16;
-/// Requests in flight to a server at most, and of one project: quick ones, and large ones.
-const QUICK: (usize, usize) = (256, 64);
-const LARGE: (usize, usize) = (4, 2);
+/// After a failed attempt to connect, requests fail at once for this long.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Connections for writes that wait for replicas: per server, and per node of a Cluster.
+const REPLICA_CONNECTIONS: usize = 32;
+const REPLICA_CONNECTIONS_PER_NODE: usize = 16;
+/// Requests in flight to a server at most, in total and per project: small ones, and large ones.
+const SMALL_IN_FLIGHT: (usize, usize) = (256, 64);
+const LARGE_IN_FLIGHT: (usize, usize) = (4, 2);
 
-/// Which connections a request takes: large answers would hold up what follows them.
+/// The connections that a request uses: a large answer would delay the answers after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
     /// Small requests with small answers.
-    Quick,
-    /// Pages and batches of up to some MiB.
+    Small,
+    /// Pages and batches of up to a few MiB.
     Large,
 }
 
-/// A command on its way.
+/// A command to send.
 pub(crate) struct Request<'a> {
-    /// Makes the command, for a connection to a server with this clock.
+    /// Builds the command, for a connection to a server with this clock.
     pub(crate) command: &'a mut (dyn FnMut(ServerClock) -> Cmd + Send),
-    /// The key that decides where it goes.
+    /// The key that decides which node gets the command.
     pub(crate) key: &'a str,
-    /// It changes something that has to be as safe as the options ask for.
+    /// It changes something, with the durability that the options require.
     pub(crate) is_write: bool,
     pub(crate) lane: Lane,
-    /// On whose behalf: projects are served in turn.
+    /// The project on whose behalf it is sent: projects are served in turn.
     pub(crate) project: &'a str,
 }
 
-/// Connections to one server, or to whichever server Sentinels name.
+/// Connections to one server, or to the master that Sentinels name.
 pub(crate) struct Peer {
     source: Source,
     timeouts: Timeouts,
-    quick: Road,
-    large: Road,
+    small: LaneConnections,
+    large: LaneConnections,
     next: AtomicUsize,
-    wait: Option<Wait>,
+    wait: Option<ReplicaWait>,
 }
 
-/// Connections that requests share, and whose turn it is.
-struct Road {
-    turns: Arc<Scheduler>,
+/// Connections that requests share, and the limiter of requests in flight.
+struct LaneConnections {
+    limiter: Arc<FairLimiter>,
     slots: Vec<Slot>,
 }
 
@@ -69,71 +68,72 @@ pub(crate) enum Source {
     Sentinels(Box<Sentinels>),
 }
 
-/// Writes that wait for replicas. `WAIT` holds up whatever follows on its connection, so each has
-/// one to itself: a request that gives up has not been sent, or is cut off, and is not carried out
-/// long after its caller was told that it failed.
-struct Wait {
+/// Connections for writes that wait for replicas. `WAIT` blocks whatever follows on its connection,
+/// so each such write has a connection to itself: a request that times out was not sent yet, or its
+/// connection is closed, so it is not executed long after its caller was told that it failed.
+struct ReplicaWait {
     replicas: i64,
     timeout: Duration,
     slots: Vec<Slot>,
     permits: Semaphore,
-    /// The slots that nobody uses.
+    /// Indexes of the slots that are not in use.
     free: Mutex<Vec<usize>>,
 }
 
-/// A slot that nobody else uses until this is dropped.
-struct Exclusive<'a> {
-    wait: &'a Wait,
+/// A slot in exclusive use until this is dropped.
+struct ExclusiveSlot<'a> {
+    wait: &'a ReplicaWait,
     at: usize,
     _permit: SemaphorePermit<'a>,
 }
 
 #[derive(Default)]
 struct Slot {
-    live: Mutex<Option<Live>>,
-    /// When a connection could last not be made, and why. Whoever holds the lock makes one.
+    live: Mutex<Option<LiveConnection>>,
+    /// When connecting last failed, and why. The holder of the lock connects.
     failed: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
 }
 
 #[derive(Clone)]
-struct Live {
+struct LiveConnection {
     number: usize,
     connection: MultiplexedConnection,
     clock: ServerClock,
 }
 
 impl Peer {
-    /// Connects to nothing yet.
+    /// Opens no connection yet.
     pub(crate) fn new(source: Source, options: &Options) -> Self {
-        let road = |(capacity, share)| Road {
-            turns: Scheduler::new(capacity, share),
+        let lane = |(capacity, share)| LaneConnections {
+            limiter: FairLimiter::new(capacity, share),
             slots: (0..options.connections.max(1)).map(|_| Slot::default()).collect(),
         };
         Self {
             source,
             timeouts: Timeouts::new(options),
-            quick: road(QUICK),
-            large: road(LARGE),
+            small: lane(SMALL_IN_FLIGHT),
+            large: lane(LARGE_IN_FLIGHT),
             next: AtomicUsize::new(0),
-            wait: (options.wait_replicas > 0).then(|| Wait::new(options)),
+            wait: (options.wait_replicas > 0).then(|| ReplicaWait::new(options)),
         }
     }
 
     /// Sends a command and waits for its answer.
-    pub(crate) async fn send(&self, request: &mut Request<'_>) -> Result<Value, Trouble> {
+    pub(crate) async fn send(&self, request: &mut Request<'_>) -> Result<Value, Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let road = match request.lane {
-            Lane::Quick => &self.quick,
+        let lane = match request.lane {
+            Lane::Small => &self.small,
             Lane::Large => &self.large,
         };
-        let turn = tokio::time::timeout(self.timeouts.answer, road.turns.enter(request.project));
-        let _turn = turn.await.map_err(|_| Trouble::NotYet(timed_out()))?;
+        let permit =
+            tokio::time::timeout(self.timeouts.answer, lane.limiter.acquire(request.project));
+        let _permit = permit.await.map_err(|_| Failure::Retryable(timed_out()))?;
         let Some(wait) = self.wait.as_ref().filter(|_| request.is_write) else {
-            let slot = &road.slots[number % road.slots.len()];
+            let slot = &lane.slots[number % lane.slots.len()];
             return self.send_on(slot, number, request, None).await;
         };
         let own = tokio::time::timeout(self.timeouts.answer, wait.acquire()).await;
-        let own = own.map_err(|_| Trouble::NotYet(timed_out()))?.map_err(Trouble::NotYet)?;
+        let own = own.map_err(|_| Failure::Retryable(timed_out()))?.map_err(Failure::Retryable)?;
         self.send_on(own.slot(), number, request, Some(wait)).await
     }
 
@@ -142,35 +142,35 @@ impl Peer {
         slot: &Slot,
         number: usize,
         request: &mut Request<'_>,
-        wait: Option<&Wait>,
-    ) -> Result<Value, Trouble> {
-        let mut live = self.live(slot, number).await.map_err(Trouble::unconnected)?;
+        wait: Option<&ReplicaWait>,
+    ) -> Result<Value, Failure> {
+        let mut live = self.live(slot, number).await.map_err(Failure::of_connect)?;
         let command = (request.command)(live.clock);
-        let ask = async {
+        let executed = async {
             match wait {
-                Some(wait) => ask_and_wait(&mut live.connection, command, wait).await,
-                None => ask(&mut live.connection, &command).await,
+                Some(wait) => execute_and_wait(&mut live.connection, command, wait).await,
+                None => execute(&mut live.connection, &command).await,
             }
         };
-        // The client has a timer of its own; this one also counts the time until the command is on
-        // its way.
-        let asked = tokio::time::timeout(self.timeouts.answer, ask).await;
-        let answer = asked.unwrap_or_else(|_| Err(Trouble::of(timed_out())));
-        if answer.as_ref().is_err_and(Trouble::ends_connection) {
+        // The client has a timeout of its own; this one also covers the time until the command is
+        // sent.
+        let executed = tokio::time::timeout(self.timeouts.answer, executed).await;
+        let answer = executed.unwrap_or_else(|_| Err(Failure::of_command(timed_out())));
+        if answer.as_ref().is_err_and(Failure::ends_connection) {
             slot.end(live.number);
         }
         answer
     }
 
-    /// Ends all connections, so that later requests make new ones.
+    /// Closes all connections, so that later requests open new ones.
     pub(crate) fn reset(&self) {
         let waiting = self.wait.iter().flat_map(|wait| &wait.slots);
-        for slot in self.quick.slots.iter().chain(&self.large.slots).chain(waiting) {
+        for slot in self.small.slots.iter().chain(&self.large.slots).chain(waiting) {
             *slot.lock() = None;
         }
     }
 
-    /// A client of the server, as it is now.
+    /// A client of the current server.
     pub(crate) async fn client(&self) -> RedisResult<Client> {
         match &self.source {
             Source::Server(client) => Ok(client.as_ref().clone()),
@@ -178,7 +178,7 @@ impl Peer {
         }
     }
 
-    async fn live(&self, slot: &Slot, number: usize) -> RedisResult<Live> {
+    async fn live(&self, slot: &Slot, number: usize) -> RedisResult<LiveConnection> {
         if let Some(live) = slot.lock().clone() {
             return Ok(live);
         }
@@ -187,18 +187,18 @@ impl Peer {
             return Ok(live);
         }
         if let Some((at, error)) = &*failed
-            && at.elapsed() < COOL
+            && at.elapsed() < RETRY_DELAY
         {
             return Err(error.clone());
         }
         let made = async {
             let client = self.client().await?;
-            connect_and_ask(&client, self.timeouts).await
+            connect_and_read_clock(&client, self.timeouts).await
         };
         let made = tokio::time::timeout(self.timeouts.connect, made);
         match made.await.unwrap_or_else(|_| Err(timed_out())) {
             Ok((connection, clock)) => {
-                let live = Live { number, connection, clock };
+                let live = LiveConnection { number, connection, clock };
                 *slot.lock() = Some(live.clone());
                 *failed = None;
                 Ok(live)
@@ -211,8 +211,8 @@ impl Peer {
     }
 }
 
-/// Makes a connection and reads the server's clock.
-async fn connect_and_ask(
+/// Opens a connection and reads the server's clock.
+async fn connect_and_read_clock(
     client: &Client,
     timeouts: Timeouts,
 ) -> RedisResult<(MultiplexedConnection, ServerClock)> {
@@ -222,37 +222,42 @@ async fn connect_and_ask(
     Ok((made, ServerClock { connected: seconds * 1_000_000 + micros, asked }))
 }
 
-async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, Trouble> {
+async fn execute(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, Failure> {
     let answer = connection.req_packed_command(command).await;
-    answer.and_then(Value::extract_error).map_err(Trouble::of)
+    answer.and_then(Value::extract_error).map_err(Failure::of_command)
 }
 
-/// Sends a command and, right behind it on the same connection, `WAIT`: that counts the replicas
-/// that have all that this connection has written.
-async fn ask_and_wait(
+/// Sends a command and, directly after it on the same connection, `WAIT`, which counts the replicas
+/// that have all writes of this connection.
+async fn execute_and_wait(
     connection: &mut MultiplexedConnection,
     command: Cmd,
-    wait: &Wait,
-) -> Result<Value, Trouble> {
+    wait: &ReplicaWait,
+) -> Result<Value, Failure> {
     let mut pipeline = redis::pipe();
     let millis = u64::try_from(wait.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
     pipeline.add_command(command).cmd("WAIT").arg(wait.replicas).arg(millis);
     let answers = connection.req_packed_commands(&pipeline, 0, 2).await;
-    let mut answers = answers.map_err(Trouble::of)?.into_iter();
-    let mut next = || answers.next().unwrap_or_default().extract_error().map_err(Trouble::of);
+    let mut answers = answers.map_err(Failure::of_command)?.into_iter();
+    let mut next =
+        || answers.next().unwrap_or_default().extract_error().map_err(Failure::of_command);
     let answer = next()?;
-    // The command was carried out, whatever keeps the server from counting.
-    let counted = next().map_err(|trouble| {
-        if let Trouble::NotYet(error) = trouble { Trouble::Unknown(error) } else { trouble }
+    // The command was executed even if `WAIT` fails.
+    let counted = next().map_err(|failure| {
+        if let Failure::Retryable(error) = failure { Failure::Ambiguous(error) } else { failure }
     });
     let replicas = if let Value::Int(replicas) = counted? { replicas } else { 0 };
-    if replicas >= wait.replicas { Ok(answer) } else { Err(Trouble::Unsafe { replicas }) }
+    if replicas >= wait.replicas { Ok(answer) } else { Err(Failure::UnderReplicated { replicas }) }
 }
 
-impl Wait {
+impl ReplicaWait {
     fn new(options: &Options) -> Self {
         let is_cluster = matches!(options.uri.servers, Servers::Cluster(_));
-        let count = options.connections.max(if is_cluster { NODE_WAITERS } else { WAITERS });
+        let count = options.connections.max(if is_cluster {
+            REPLICA_CONNECTIONS_PER_NODE
+        } else {
+            REPLICA_CONNECTIONS
+        });
         Self {
             replicas: options.wait_replicas.into(),
             timeout: options.uri.socket_timeout,
@@ -262,33 +267,33 @@ impl Wait {
         }
     }
 
-    async fn acquire(&self) -> RedisResult<Exclusive<'_>> {
+    async fn acquire(&self) -> RedisResult<ExclusiveSlot<'_>> {
         let closed = |_| RedisError::from((ErrorKind::Client, "the connections are closed"));
         let permit = self.permits.acquire().await.map_err(closed)?;
-        // The one used last is the one most likely to be connected.
+        // The most recently used slot is the most likely to be connected.
         let at = lock(&self.free).pop().unwrap_or_default();
-        Ok(Exclusive { wait: self, at, _permit: permit })
+        Ok(ExclusiveSlot { wait: self, at, _permit: permit })
     }
 }
 
-impl Exclusive<'_> {
+impl ExclusiveSlot<'_> {
     fn slot(&self) -> &Slot {
         &self.wait.slots[self.at]
     }
 }
 
-impl Drop for Exclusive<'_> {
+impl Drop for ExclusiveSlot<'_> {
     fn drop(&mut self) {
         lock(&self.wait.free).push(self.at);
     }
 }
 
 impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Option<Live>> {
+    fn lock(&self) -> MutexGuard<'_, Option<LiveConnection>> {
         lock(&self.live)
     }
 
-    /// Ends a connection, unless there is a newer one.
+    /// Drops a connection unless it was replaced by a newer one.
     fn end(&self, number: usize) {
         let mut live = self.lock();
         if live.as_ref().is_some_and(|live| live.number == number) {
@@ -298,7 +303,7 @@ impl Slot {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one is held, and any state is right.
+    // No code panics while it holds a lock, and every state is valid.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -326,24 +331,25 @@ mod tests {
             let request = Request { lane: Lane::Large, ..Request::plain(&mut ping) };
             peer.send(&mut { request }).await.unwrap();
         }
-        let count = |road: &Road| road.slots.iter().filter(|slot| slot.lock().is_some()).count();
-        assert_eq!((count(&peer.quick), count(&peer.large)), (0, 2));
+        let count =
+            |lane: &LaneConnections| lane.slots.iter().filter(|slot| slot.lock().is_some()).count();
+        assert_eq!((count(&peer.small), count(&peer.large)), (0, 2));
     }
 
     #[tokio::test]
-    async fn a_request_waits_for_no_connection_but_its_own() {
+    async fn a_request_waits_only_for_its_own_connection() {
         let (peer, mut ping) = (peer().await, ping);
-        let connections = peer.quick.slots.len();
+        let connections = peer.small.slots.len();
         for _ in 0..connections {
             peer.send(&mut Request::plain(&mut ping)).await.unwrap();
         }
-        // As while connections are made in the place of those that have ended.
-        let _made = peer.quick.slots[0].failed.lock().await;
+        // As while connections that ended are being replaced.
+        let _made = peer.small.slots[0].failed.lock().await;
         let _made_too = peer.large.slots[0].failed.lock().await;
         for _ in 0..2 * connections {
             let mut request = Request::plain(&mut ping);
             let sent = tokio::time::timeout(Duration::from_secs(60), peer.send(&mut request));
-            sent.await.expect("it waits for nobody").expect("it is answered");
+            sent.await.expect("it does not wait").expect("it is answered");
         }
     }
 }

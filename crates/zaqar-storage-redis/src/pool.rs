@@ -1,5 +1,5 @@
-//! Where requests go: one server, the master behind Sentinels, or the node of a Cluster that has
-//! their key.
+//! Routes requests: to one server, to the master behind Sentinels, or to the node of a Cluster that
+//! has their key.
 
 use redis::aio::PubSub;
 use redis::{Cmd, RedisError, RedisResult, Value};
@@ -7,7 +7,7 @@ use redis::{Cmd, RedisError, RedisResult, Value};
 use crate::clients::{Timeouts, client, timed_out};
 use crate::cluster::{Address, Cluster};
 use crate::config::Options;
-use crate::error::{Error, Trouble};
+use crate::error::{Error, Failure};
 use crate::peer::{Peer, Request, Source};
 use crate::sentinel::Sentinels;
 use crate::uri::Servers;
@@ -24,7 +24,7 @@ enum Endpoint {
 }
 
 impl Pool {
-    /// Connects to nothing yet.
+    /// Opens no connection yet.
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
         let servers = Endpoint::new(options);
         Ok(Self {
@@ -38,7 +38,7 @@ impl Pool {
     }
 
     /// Sends a command and waits for its answer.
-    pub(crate) async fn send(&self, mut request: Request<'_>) -> Result<Value, Trouble> {
+    pub(crate) async fn send(&self, mut request: Request<'_>) -> Result<Value, Failure> {
         match &self.servers {
             Endpoint::One(peer) => peer.send(&mut request).await,
             Endpoint::Cluster(cluster) => cluster.send(&mut request).await,
@@ -49,7 +49,7 @@ impl Pool {
     pub(crate) async fn send_to_all(
         &self,
         mut command: impl FnMut() -> Cmd + Send,
-    ) -> Vec<Result<Value, Trouble>> {
+    ) -> Vec<Result<Value, Failure>> {
         match &self.servers {
             Endpoint::One(peer) => {
                 vec![peer.send(&mut Request::plain(&mut |_| command())).await]
@@ -58,8 +58,8 @@ impl Pool {
         }
     }
 
-    /// A connection of its own that hears news. In a Cluster every node hears what any of them is
-    /// told, so it is to any master. Which node it is says the second value.
+    /// Opens a connection that receives news. In a Cluster every node receives what is published on
+    /// any node, so it is to any master. The second value names the node.
     pub(crate) async fn listen(&self) -> RedisResult<(PubSub, Option<Address>)> {
         let made = async {
             let clients = match &self.servers {
@@ -69,7 +69,7 @@ impl Pool {
             let first = rand::random::<u32>() as usize % clients.len().max(1);
             let mut last = timed_out();
             for n in 0..clients.len() {
-                // One of several that hangs must leave time for the others.
+                // One of several nodes may hang, and must leave time for the others.
                 let limit = self.timeouts.connect / 2;
                 let (node, client) = &clients[(first + n) % clients.len()];
                 match tokio::time::timeout(limit, client.get_async_pubsub()).await {

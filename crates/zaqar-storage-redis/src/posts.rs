@@ -4,9 +4,11 @@ use zaqar_core::storage::{Batch, Deleted, Error, FOLLOWED_FOR, Guarded};
 use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp, Version};
 
 use crate::Redis;
-use crate::driver::{Step, VERSION, arguments, millis, number};
-use crate::error::Garbled;
-use crate::groups::{Deletion, DeletionLine, MESSAGE, Post, PostLine, Posted, all_alike, refused};
+use crate::driver::{HeadCall, VERSION, arguments, millis, number};
+use crate::error::Malformed;
+use crate::groups::{
+    Deletion, DeletionKey, MESSAGE_OVERHEAD, Post, PostKey, PostResult, flatten, same_error,
+};
 use crate::messages::{claim_text, id, lane};
 use crate::peer::Lane;
 use crate::record;
@@ -15,35 +17,38 @@ use crate::scripts;
 use crate::server::Mode;
 
 impl Redis {
-    /// Posts a batch, together with others if it is small.
+    /// Posts a batch, grouped with others if it is small.
     pub(crate) async fn post_in_group(
         &self,
         key: &QueueKey,
         assumed: Generation,
         batch: Batch,
         now: Timestamp,
-    ) -> Posted {
+    ) -> PostResult {
         let _permit = self.server().admit()?;
         for message in &batch.messages {
             self.server().check_size(record::length(&batch.client, &message.payload))?;
         }
-        let line = PostLine { key: key.clone(), assumed, notify: batch.notify };
+        let group = PostKey { key: key.clone(), assumed, notify: batch.notify };
         let post = Post { batch, now };
         let (bytes, count) = (post.bytes(), post.batch.messages.len());
         if lane(count, bytes) == Lane::Large {
-            let answer = self.post_group(&line, vec![post]).await.pop();
-            return answer.unwrap_or_else(|| Err(Garbled.into()));
+            let answer = self.post_group(&group, vec![post]).await.pop();
+            return answer.unwrap_or_else(|| Err(Malformed.into()));
         }
         let store = self.clone();
-        let send = move |line: PostLine, posts| {
+        let send = move |group: PostKey, posts| {
             let store = store.clone();
-            async move { store.post_group(&line, posts).await }
+            async move { store.post_group(&group, posts).await }
         };
         let posts = &self.inner.groups.posts;
-        posts.submit(line, post, bytes + MESSAGE * count, send).await.unwrap_or_else(refused)
+        posts
+            .submit(group, post, bytes + MESSAGE_OVERHEAD * count, send)
+            .await
+            .unwrap_or_else(flatten)
     }
 
-    /// Deletes a message, together with others.
+    /// Deletes a message, grouped with others.
     pub(crate) async fn delete_in_group(
         &self,
         key: &QueueKey,
@@ -53,114 +58,116 @@ impl Redis {
     ) -> Result<Deleted, Error> {
         let _permit = self.server().admit()?;
         let assumed = Generation { incarnation: id.incarnation, version: Version::new(0) };
-        let line = DeletionLine { key: key.clone(), assumed };
+        let group = DeletionKey { key: key.clone(), assumed };
         let deletion = Deletion { position: id.position, claim, now };
         let store = self.clone();
-        let send = move |line: DeletionLine, deletions| {
+        let send = move |group: DeletionKey, deletions| {
             let store = store.clone();
-            async move { store.delete_group(&line, deletions).await }
+            async move { store.delete_group(&group, deletions).await }
         };
         let deletions = &self.inner.groups.deletions;
-        deletions.submit(line, deletion, MESSAGE, send).await.unwrap_or_else(refused)
+        deletions.submit(group, deletion, MESSAGE_OVERHEAD, send).await.unwrap_or_else(flatten)
     }
 
-    async fn post_group(&self, line: &PostLine, posts: Vec<Post>) -> Vec<Posted> {
+    async fn post_group(&self, group: &PostKey, posts: Vec<Post>) -> Vec<PostResult> {
         let sizes: Vec<_> = posts.iter().map(|post| post.batch.messages.len() as u64).collect();
-        let (mut first, due) = match self.store_group(line, posts).await {
+        let (mut first, due) = match self.store_group(group, posts).await {
             Ok(Guarded::Done(stored)) => stored,
             Ok(Guarded::Absent) => return sizes.iter().map(|_| Ok(Guarded::Absent)).collect(),
             Ok(Guarded::Stale(generation)) => {
                 return sizes.iter().map(|_| Ok(Guarded::Stale(generation))).collect();
             }
-            Err(error) => return all_alike(error, sizes.len()),
+            Err(error) => return same_error(error, sizes.len()),
         };
         if let Some(at) = due {
-            self.announce_deliveries(&line.key, at).await;
+            self.announce_deliveries(&group.key, at).await;
         }
         let mut posted = Vec::with_capacity(sizes.len());
         for size in sizes {
-            let ids = (first..first + size).map(|at| id(line.assumed.incarnation, at)).collect();
+            let ids = (first..first + size).map(|at| id(group.assumed.incarnation, at)).collect();
             posted.push(Ok(Guarded::Done(ids)));
             first += size;
         }
         if let Some(last) = first.checked_sub(1) {
-            self.inner.hub.posted(&line.key, id(line.assumed.incarnation, last));
+            self.inner.broadcaster.posted(&group.key, id(group.assumed.incarnation, last));
         }
         posted
     }
 
-    /// Stores posts; the first position, and when deliveries come due that the schedule should hear
-    /// of.
+    /// Stores posts. Returns the first position, and the due time of deliveries if the schedule
+    /// must be updated.
     async fn store_group(
         &self,
-        line: &PostLine,
+        group: &PostKey,
         posts: Vec<Post>,
     ) -> Result<Guarded<(u64, Option<u64>)>, Error> {
-        // As a queue never goes back in time, the latest of them holds for all.
+        // A queue's time never goes back, so the latest time applies to all posts.
         let now = posts.iter().map(|post| post.now).max();
         let messages: usize = posts.iter().map(|post| post.batch.messages.len()).sum();
         let lane = match posts.as_slice() {
             [one] => lane(messages, one.bytes()),
-            _ => Lane::Quick,
+            _ => Lane::Small,
         };
-        let mut arguments = arguments(Some(line.assumed));
+        let mut arguments = arguments(Some(group.assumed));
         arguments.reserve(3 + 3 * messages);
-        let followed = if line.notify { millis(FOLLOWED_FOR.as_secs()) } else { Vec::new() };
+        let followed = if group.notify { millis(FOLLOWED_FOR.as_secs()) } else { Vec::new() };
         let sizes: Vec<_> =
             posts.iter().map(|post| post.batch.messages.len().to_string()).collect();
         arguments.extend([Vec::new(), followed, sizes.join(" ").into_bytes()]);
         for Post { batch, .. } in posts {
             for message in &batch.messages {
                 arguments.push(record::encode(
-                    now.ok_or(Garbled)?,
+                    now.ok_or(Malformed)?,
                     &batch.client,
                     &message.payload,
                 ));
                 arguments.extend([millis(message.ttl), millis(message.delay)]);
             }
         }
-        let step = Step::new(&scripts::POST, Mode::Write, now, arguments);
-        let stored = self.step(&line.key, Step { lane, is_admitted: true, ..step }).await?;
+        let call = HeadCall::new(&scripts::POST, Mode::Write, now, arguments);
+        let stored =
+            self.call_head(&group.key, HeadCall { lane, is_admitted: true, ..call }).await?;
         Ok(stored.guarded(|_, mut reply| Ok((reply.number()?, reply.some_number()?)))?)
     }
 
     async fn delete_group(
         &self,
-        line: &DeletionLine,
+        group: &DeletionKey,
         deletions: Vec<Deletion>,
     ) -> Vec<Result<Deleted, Error>> {
         let count = deletions.len();
-        match self.delete_each(line, deletions).await {
+        match self.delete_each(group, deletions).await {
             Ok(deleted) => deleted.into_iter().map(Ok).collect(),
-            Err(error) => all_alike(error, count),
+            Err(error) => same_error(error, count),
         }
     }
 
     async fn delete_each(
         &self,
-        line: &DeletionLine,
+        group: &DeletionKey,
         deletions: Vec<Deletion>,
     ) -> Result<Vec<Deleted>, Error> {
         let now = deletions.iter().map(|deletion| deletion.now).max();
-        let mut arguments = arguments(Some(line.assumed));
+        let mut arguments = arguments(Some(group.assumed));
         arguments[VERSION].clear();
         for deletion in &deletions {
             arguments.push(number(deletion.position.get()));
             arguments.push(deletion.claim.map_or_else(Vec::new, claim_text));
         }
-        let step = Step::new(&scripts::DELETE, Mode::Write, now, arguments);
-        let mut reply = match self.step(&line.key, Step { is_admitted: true, ..step }).await? {
-            Outcome::Said(_, reply) => reply,
-            Outcome::Absent | Outcome::Stale(_) => {
-                return Ok(deletions.iter().map(|_| Deleted::Gone).collect());
-            }
-        };
+        let call = HeadCall::new(&scripts::DELETE, Mode::Write, now, arguments);
+        let mut reply =
+            match self.call_head(&group.key, HeadCall { is_admitted: true, ..call }).await? {
+                Outcome::Answer(_, reply) => reply,
+                Outcome::Absent | Outcome::Stale(_) => {
+                    return Ok(deletions.iter().map(|_| Deleted::Gone).collect());
+                }
+            };
         let mut read = |_| match reply.bytes()?.as_slice() {
             b"gone" => Ok(Deleted::Gone),
             b"claimed" => Ok(Deleted::Claimed),
             b"not claimed" => Ok(Deleted::NotClaimed),
             b"wrong claim" => Ok(Deleted::WrongClaim),
-            _ => Err(Garbled.into()),
+            _ => Err(Malformed.into()),
         };
         deletions.iter().map(&mut read).collect()
     }

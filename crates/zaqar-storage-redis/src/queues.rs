@@ -11,11 +11,11 @@ use zaqar_core::{
 
 use crate::Redis;
 use crate::driver::{digits, number};
-use crate::error::Garbled;
+use crate::error::Malformed;
 use crate::messages::bounded;
 use crate::reply::{self, Reply};
 use crate::scripts::{self, Script};
-use crate::server::{Call, Mode};
+use crate::server::{Mode, ScriptCall};
 
 const DIGITS: usize = 20;
 
@@ -89,9 +89,9 @@ impl Redis {
         script: &'static Script,
         arguments: &[Vec<u8>],
     ) -> Result<Value, Error> {
-        let place = self.server().keys().names(&key.project, key.kind);
-        let call = Call::new(script, &place, arguments, Mode::Write);
-        self.server().run(Call { project: key.project.as_str(), ..call }).await
+        let keys = self.server().keys().names(&key.project, key.kind);
+        let call = ScriptCall::new(script, &keys, arguments, Mode::Write);
+        self.server().run(ScriptCall { project: key.project.as_str(), ..call }).await
     }
 
     async fn ask_rows(
@@ -101,13 +101,13 @@ impl Redis {
         script: &'static Script,
         arguments: &[Vec<u8>],
     ) -> Result<Value, Error> {
-        let place = self.server().keys().names(project, kind);
-        let call = Call::new(script, &place, arguments, Mode::Read);
-        self.server().run(Call { project: project.as_str(), ..call }).await
+        let keys = self.server().keys().names(project, kind);
+        let call = ScriptCall::new(script, &keys, arguments, Mode::Read);
+        self.server().run(ScriptCall { project: project.as_str(), ..call }).await
     }
 }
 
-/// A row as it is kept. One that is not ours, or damaged, is left out: it must not hide the others.
+/// Decodes a row. A foreign or damaged one is skipped, so that it does not hide the others.
 fn readable(project: &ProjectId, name: &str, row: Value) -> Option<(QueueName, QueueRow)> {
     let found = match (QueueName::new(name), some_row(row)) {
         (Ok(name), Ok(Some(row))) => Some((name, row)),
@@ -132,25 +132,25 @@ fn write(row: &QueueRow) -> Vec<u8> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other reply is a row")]
-fn some_row(value: Value) -> Result<Option<QueueRow>, Garbled> {
+fn some_row(value: Value) -> Result<Option<QueueRow>, Malformed> {
     match value {
         Value::Nil => Ok(None),
         Value::BulkString(row) => read(&row).map(Some),
-        _ => Err(Garbled),
+        _ => Err(Malformed),
     }
 }
 
-fn read(row: &[u8]) -> Result<QueueRow, Garbled> {
-    let (incarnation, rest) = row.split_at_checked(DIGITS).ok_or(Garbled)?;
-    let (version, metadata) = rest.split_at_checked(DIGITS).ok_or(Garbled)?;
+fn read(row: &[u8]) -> Result<QueueRow, Malformed> {
+    let (incarnation, rest) = row.split_at_checked(DIGITS).ok_or(Malformed)?;
+    let (version, metadata) = rest.split_at_checked(DIGITS).ok_or(Malformed)?;
     let generation = Generation {
         incarnation: Incarnation::new(read_digits(incarnation)?),
         version: Version::new(read_digits(version)?),
     };
-    let metadata = Metadata::from_json(metadata).map_err(|_| Garbled)?;
+    let metadata = Metadata::from_json(metadata).map_err(|_| Malformed)?;
     Ok(QueueRow { generation, metadata })
 }
 
-fn read_digits(digits: &[u8]) -> Result<u64, Garbled> {
-    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or(Garbled)
+fn read_digits(digits: &[u8]) -> Result<u64, Malformed> {
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or(Malformed)
 }

@@ -1,16 +1,16 @@
-//! What is kept of a message and never changes: one string a message.
+//! The immutable part of a message, encoded as one string.
 //!
-//! The time it was created (8 bytes, the highest first); a byte of flags; the client (4 bytes of
-//! length, then its text); the key that sealed it, likewise, if flagged; 16 bytes of checksum, if
-//! flagged; and the body. Scripts read the time and the client.
+//! Creation time (8 bytes, big-endian); a byte of flags; the client (4 bytes of length, then its
+//! text); if flagged, the id of the key that encrypted it, likewise; if flagged, 16 bytes of
+//! checksum; and the body. Scripts read the time and the client.
 
 use bytes::{Buf, Bytes};
 use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
 
-use crate::error::Garbled;
+use crate::error::Malformed;
 
 const SEALED: u8 = 1;
-const SUMMED: u8 = 2;
+const CHECKSUMMED: u8 = 2;
 
 /// A message as it was posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub(crate) struct Record {
     pub(crate) payload: Payload,
 }
 
-/// Writes a record.
+/// Encodes a record.
 pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -> Vec<u8> {
     let mut record = Vec::with_capacity(64 + client.as_str().len() + payload.bytes.len());
     record.extend(created.as_millis().to_be_bytes());
     let sealed = if payload.sealed_with.is_some() { SEALED } else { 0 };
-    let summed = if payload.checksum.is_some() { SUMMED } else { 0 };
+    let summed = if payload.checksum.is_some() { CHECKSUMMED } else { 0 };
     record.push(sealed | summed);
     text(&mut record, client.as_str());
     if let Some(KeyId(key)) = &payload.sealed_with {
@@ -38,7 +38,7 @@ pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -
     record
 }
 
-/// The length of the record of a message.
+/// The length of a message's record.
 pub(crate) fn length(client: &ClientId, payload: &Payload) -> usize {
     const FIXED: usize = 8 + 1 + 4;
     let key = payload.sealed_with.as_ref().map_or(0, |KeyId(key)| 4 + key.len());
@@ -46,47 +46,47 @@ pub(crate) fn length(client: &ClientId, payload: &Payload) -> usize {
     FIXED + client.as_str().len() + key + sum + payload.bytes.len()
 }
 
-/// A client as records have it.
+/// A client in the encoding of records.
 pub(crate) fn client(client: &ClientId) -> Vec<u8> {
     let mut out = Vec::new();
     text(&mut out, client.as_str());
     out
 }
 
-/// Reads a record. The body is not copied.
-pub(crate) fn decode(record: Vec<u8>) -> Result<Record, Garbled> {
+/// Decodes a record. The body is not copied.
+pub(crate) fn decode(record: Vec<u8>) -> Result<Record, Malformed> {
     let mut rest = Bytes::from(record);
-    let created = Timestamp::from_millis(rest.try_get_u64().map_err(|_| Garbled)?);
-    let flags = rest.try_get_u8().map_err(|_| Garbled)?;
+    let created = Timestamp::from_millis(rest.try_get_u64().map_err(|_| Malformed)?);
+    let flags = rest.try_get_u8().map_err(|_| Malformed)?;
     let client = take_text(&mut rest)?;
-    let client = ClientId::new(std::str::from_utf8(&client).map_err(|_| Garbled)?);
+    let client = ClientId::new(std::str::from_utf8(&client).map_err(|_| Malformed)?);
     let sealed_with = if flags & SEALED == 0 {
         None
     } else {
         let key = take_text(&mut rest)?;
-        Some(KeyId(String::from_utf8(key.to_vec()).map_err(|_| Garbled)?))
+        Some(KeyId(String::from_utf8(key.to_vec()).map_err(|_| Malformed)?))
     };
-    let checksum = if flags & SUMMED == 0 {
+    let checksum = if flags & CHECKSUMMED == 0 {
         None
     } else {
         let mut sum = [0; 16];
-        rest.try_copy_to_slice(&mut sum).map_err(|_| Garbled)?;
+        rest.try_copy_to_slice(&mut sum).map_err(|_| Malformed)?;
         Some(Checksum(sum))
     };
     Ok(Record { created, client, payload: Payload { bytes: rest, sealed_with, checksum } })
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {
-    // No text from outside comes near the 4 GiB that this length can say.
+    // Texts from requests are far shorter than 4 GiB, the most that this length can represent.
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
     out.extend(length.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-fn take_text(rest: &mut Bytes) -> Result<Bytes, Garbled> {
-    let length = rest.try_get_u32().map_err(|_| Garbled)? as usize;
+fn take_text(rest: &mut Bytes) -> Result<Bytes, Malformed> {
+    let length = rest.try_get_u32().map_err(|_| Malformed)? as usize;
     if length > rest.len() {
-        return Err(Garbled);
+        return Err(Malformed);
     }
     Ok(rest.split_to(length))
 }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_reads_back() {
+    fn records_round_trip() {
         let plain = Payload::plain(Bytes::from_static(b"{\"a\": 1}"));
         for payload in [
             plain.clone(),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_record_is_refused() {
+    fn a_truncated_record_is_rejected() {
         let payload = Payload { checksum: Some(Checksum([7; 16])), ..Payload::plain(Bytes::new()) };
         let record = encode(Timestamp::from_millis(1), &ClientId::new("me"), &payload);
         for length in 0..record.len() {

@@ -1,33 +1,33 @@
-//! What scripts answer: a flat list that is read from the front.
+//! Replies of scripts: flat lists that are read from the front.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "replies and errors that are not named are treated alike"
+    reason = "all other replies and errors are treated alike"
 )]
 
 use redis::Value;
 use zaqar_core::storage::{Guarded, Message};
 use zaqar_core::{ClaimId, Generation, Incarnation, MessageId, Position, Timestamp, Version};
 
-use crate::error::Garbled;
+use crate::error::Malformed;
 use crate::record;
 
-/// How many parts tell of one message.
-pub(crate) const MESSAGE_PARTS: u64 = 5;
+/// Number of values per message.
+pub(crate) const MESSAGE_FIELDS: u64 = 5;
 
-/// An answer that is being read.
+/// A reply that is being read.
 #[derive(Debug)]
 pub(crate) struct Reply(std::vec::IntoIter<Value>);
 
 impl Reply {
-    pub(crate) fn new(value: Value) -> Result<Self, Garbled> {
+    pub(crate) fn new(value: Value) -> Result<Self, Malformed> {
         match value {
             Value::Array(parts) => Ok(Self(parts.into_iter())),
-            _ => Err(Garbled),
+            _ => Err(Malformed),
         }
     }
 
-    /// How many parts are left.
+    /// Number of values that are left.
     pub(crate) fn len(&self) -> u64 {
         self.0.len() as u64
     }
@@ -36,62 +36,62 @@ impl Reply {
         self.0.as_slice().is_empty()
     }
 
-    pub(crate) fn value(&mut self) -> Result<Value, Garbled> {
-        self.0.next().ok_or(Garbled)
+    pub(crate) fn value(&mut self) -> Result<Value, Malformed> {
+        self.0.next().ok_or(Malformed)
     }
 
-    pub(crate) fn bytes(&mut self) -> Result<Vec<u8>, Garbled> {
+    pub(crate) fn bytes(&mut self) -> Result<Vec<u8>, Malformed> {
         bytes(self.value()?)
     }
 
-    pub(crate) fn text(&mut self) -> Result<String, Garbled> {
-        String::from_utf8(self.bytes()?).map_err(|_| Garbled)
+    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
+        String::from_utf8(self.bytes()?).map_err(|_| Malformed)
     }
 
-    pub(crate) fn number(&mut self) -> Result<u64, Garbled> {
+    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         number(&self.value()?)
     }
 
-    /// A number, or nothing where the script says nothing.
-    pub(crate) fn some_number(&mut self) -> Result<Option<u64>, Garbled> {
+    /// A number; `None` for an empty string.
+    pub(crate) fn some_number(&mut self) -> Result<Option<u64>, Malformed> {
         match self.value()? {
             Value::BulkString(text) if text.is_empty() => Ok(None),
             value => number(&value).map(Some),
         }
     }
 
-    pub(crate) fn time(&mut self) -> Result<Timestamp, Garbled> {
+    pub(crate) fn time(&mut self) -> Result<Timestamp, Malformed> {
         self.number().map(Timestamp::from_millis)
     }
 
-    pub(crate) fn incarnation(&mut self) -> Result<Incarnation, Garbled> {
+    pub(crate) fn incarnation(&mut self) -> Result<Incarnation, Malformed> {
         self.number().map(Incarnation::new)
     }
 
-    pub(crate) fn generation(&mut self) -> Result<Generation, Garbled> {
+    pub(crate) fn generation(&mut self) -> Result<Generation, Malformed> {
         Ok(Generation {
             incarnation: Incarnation::new(self.number()?),
             version: Version::new(self.number()?),
         })
     }
 
-    /// The next parts.
-    pub(crate) fn take(&mut self, count: u64) -> Result<Self, Garbled> {
-        let count = usize::try_from(count).map_err(|_| Garbled)?;
+    /// Splits off the next values.
+    pub(crate) fn take(&mut self, count: u64) -> Result<Self, Malformed> {
+        let count = usize::try_from(count).map_err(|_| Malformed)?;
         if count > self.0.len() {
-            return Err(Garbled);
+            return Err(Malformed);
         }
         Ok(Self(self.0.by_ref().take(count).collect::<Vec<_>>().into_iter()))
     }
 
-    /// The messages that the rest tells of.
-    pub(crate) fn messages(mut self, incarnation: Incarnation) -> Result<Vec<Message>, Garbled> {
+    /// Reads all remaining values as messages.
+    pub(crate) fn messages(mut self, incarnation: Incarnation) -> Result<Vec<Message>, Malformed> {
         let mut messages = Vec::with_capacity(self.0.len() / 5);
         while !self.is_empty() {
             let position = Position::new(self.number()?);
             let (expires, count, claim) = (self.value()?, self.number()?, self.bytes()?);
             let Value::BulkString(record) = self.value()? else { continue };
-            // One that is damaged must not hide the others.
+            // A damaged message is skipped, so that it does not hide the others.
             let (Ok(expires), Ok(record)) = (number(&expires), record::decode(record)) else {
                 tracing::warn!(position = position.get(), "a message cannot be read");
                 continue;
@@ -110,65 +110,65 @@ impl Reply {
     }
 }
 
-/// How a step on a queue ended that has done nothing, or its answer.
+/// The outcome of a call on a queue's head.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// It says this, and the rest of the reply.
-    Said(&'static str, Reply),
+    /// The script's status, and the rest of the reply.
+    Answer(&'static str, Reply),
     Absent,
     Stale(Generation),
 }
 
 impl Outcome {
-    /// The answer of a step that may find another generation than assumed.
+    /// Reads the answer of a call that assumes a generation.
     pub(crate) fn guarded<T>(
         self,
-        read: impl FnOnce(&str, Reply) -> Result<T, Garbled>,
-    ) -> Result<Guarded<T>, Garbled> {
+        read: impl FnOnce(&str, Reply) -> Result<T, Malformed>,
+    ) -> Result<Guarded<T>, Malformed> {
         match self {
-            Self::Said(what, reply) => read(what, reply).map(Guarded::Done),
+            Self::Answer(what, reply) => read(what, reply).map(Guarded::Done),
             Self::Absent => Ok(Guarded::Absent),
             Self::Stale(generation) => Ok(Guarded::Stale(generation)),
         }
     }
 
-    /// The answer of a step that asks for no generation; `None` without a head.
-    pub(crate) fn found(self) -> Result<Option<(&'static str, Reply)>, Garbled> {
+    /// Reads the answer of a call that assumes no generation; `None` without a head.
+    pub(crate) fn found(self) -> Result<Option<(&'static str, Reply)>, Malformed> {
         match self {
-            Self::Said(what, reply) => Ok(Some((what, reply))),
+            Self::Answer(what, reply) => Ok(Some((what, reply))),
             Self::Absent => Ok(None),
-            Self::Stale(_) => Err(Garbled),
+            Self::Stale(_) => Err(Malformed),
         }
     }
 }
 
-/// Seconds, to the nearest.
+/// Rounds to seconds.
 pub(crate) const fn seconds(millis: u64) -> u64 {
     millis.saturating_add(500) / 1000
 }
 
-fn bytes(value: Value) -> Result<Vec<u8>, Garbled> {
+fn bytes(value: Value) -> Result<Vec<u8>, Malformed> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         Value::Int(number) => Ok(number.to_string().into_bytes()),
-        _ => Err(Garbled),
+        _ => Err(Malformed),
     }
 }
 
-pub(crate) fn number(value: &Value) -> Result<u64, Garbled> {
+pub(crate) fn number(value: &Value) -> Result<u64, Malformed> {
     match value {
-        Value::Int(number) => u64::try_from(*number).map_err(|_| Garbled),
+        Value::Int(number) => u64::try_from(*number).map_err(|_| Malformed),
         Value::BulkString(text) => {
-            std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Garbled)
+            std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Malformed)
         }
-        _ => Err(Garbled),
+        _ => Err(Malformed),
     }
 }
 
-fn claim_id(text: &[u8]) -> Result<Option<ClaimId>, Garbled> {
+fn claim_id(text: &[u8]) -> Result<Option<ClaimId>, Malformed> {
     if text.is_empty() {
         return Ok(None);
     }
-    let text = std::str::from_utf8(text).map_err(|_| Garbled)?;
-    text.parse().map(Some).map_err(|_| Garbled)
+    let text = std::str::from_utf8(text).map_err(|_| Malformed)?;
+    text.parse().map(Some).map_err(|_| Malformed)
 }

@@ -1,5 +1,5 @@
-//! Which server is the master, as Sentinels say: all of them are asked at once, so that one that
-//! hangs delays nothing.
+//! Finds the master through Sentinels. All are asked at once, so that one that hangs delays
+//! nothing.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -8,7 +8,7 @@ use redis::{Client, ErrorKind, RedisError, RedisResult, Value, cmd};
 use crate::clients::{self, Timeouts, connect, timed_out};
 use crate::uri::{Host, Servers, Uri};
 
-/// Sentinels, and what they watch.
+/// The Sentinels, and the name of the master that they monitor.
 pub(crate) struct Sentinels {
     uri: Uri,
     master: String,
@@ -22,12 +22,13 @@ impl Sentinels {
         Ok(Self { uri, master, clients: clients.collect::<RedisResult<_>>()? })
     }
 
-    /// A client of the first server that some Sentinel names and that says that it is a master.
+    /// A client of the first server that a Sentinel names and that reports the role of a master.
     pub(crate) async fn master(&self, timeouts: Timeouts) -> RedisResult<Client> {
         let ask = async {
             let mut asked: FuturesUnordered<_> =
                 self.clients.iter().map(|sentinel| self.find(sentinel, timeouts)).collect();
-            let mut last = RedisError::from((ErrorKind::InvalidClientConfig, "no Sentinels"));
+            let mut last =
+                RedisError::from((ErrorKind::InvalidClientConfig, "no Sentinel is configured"));
             while let Some(found) = asked.next().await {
                 match found {
                     Ok(client) => return Ok(client),
@@ -46,7 +47,7 @@ impl Sentinels {
         ask.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master);
         let found: Option<(String, u16)> = ask.query_async(&mut connection).await?;
         let Some((name, port)) = found else {
-            return Err((ErrorKind::Io, "a Sentinel does not know this master").into());
+            return Err((ErrorKind::Io, "a Sentinel does not know the master").into());
         };
         let client = clients::client(&self.uri, &Servers::Single(Host { name, port }))?;
         let mut connection = connect(&client, timeouts).await?;
@@ -56,9 +57,11 @@ impl Sentinels {
             {
                 Ok(client)
             }
-            // Who may not ask finds out when a write is refused.
+            // Without permission to ask, a wrong role is detected when a write is rejected.
             Err(error) if error.code() == Some("NOPERM") => Ok(client),
-            Ok(_) => Err((ErrorKind::Io, "the server that a Sentinel names is no master").into()),
+            Ok(_) => {
+                Err((ErrorKind::Io, "the server that a Sentinel names is not a master").into())
+            }
             Err(error) => Err(error),
         }
     }

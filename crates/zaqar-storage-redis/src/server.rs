@@ -1,4 +1,4 @@
-//! How a call reaches the server: admitted, in turn, timed, and repeated where that is harmless.
+//! Sends calls of scripts to the server: admission, per-project fairness, timeouts and retries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,19 +8,19 @@ use redis::{Cmd, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use zaqar_core::{QueueKey, Timestamp, storage};
 
-use crate::condition::Conditions;
 use crate::config::Options;
 use crate::envelope::{Attempt, Envelope};
-use crate::error::{Error, RETRY_AFTER, Trouble};
-use crate::keys::{self, Keys, Place, Schedule};
+use crate::error::{Error, Failure, RETRY_AFTER};
+use crate::health::Health;
+use crate::keys::{self, Keys, Schedule, ScriptKeys};
 use crate::peer::{Lane, Request};
 use crate::pool::Pool;
 use crate::scripts::{self, Script};
 use crate::uri::Servers;
 
-/// The first pause before another attempt.
+/// The delay before the first retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// The servers as requests see them. Tasks in the background share it.
+/// Access to the servers for requests. Background tasks share it.
 #[derive(Clone)]
 pub(crate) struct Server(Arc<Shared>);
 
@@ -30,48 +30,48 @@ struct Shared {
     options: Options,
     permits: Semaphore,
     is_closing: AtomicBool,
-    conditions: Conditions,
+    health: Health,
 }
 
-/// What a call does. All calls may be repeated: scripts that change something recognise their
+/// The effect of a call. Every call may be repeated: scripts that change something recognise their
 /// repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It reads.
+    /// Reads only.
     Read,
-    /// It changes something that has to be as safe as the options ask for.
+    /// Changes something, with the durability that the options require.
     Write,
-    /// It changes what is made good later should it be lost.
+    /// Changes something that is repaired later if it is lost.
     Background,
 }
 
 /// A call of a script.
-pub(crate) struct Call<'a> {
+pub(crate) struct ScriptCall<'a> {
     pub(crate) script: &'static Script,
-    pub(crate) place: &'a Place,
-    /// Another that the script works on, on the same server.
-    pub(crate) other: Option<&'a Place>,
+    pub(crate) keys: &'a ScriptKeys,
+    /// Keys of another object that the script uses, on the same server.
+    pub(crate) other_keys: Option<&'a ScriptKeys>,
     pub(crate) arguments: &'a [Vec<u8>],
     pub(crate) mode: Mode,
     /// The caller's time, where the script depends on it.
     pub(crate) now: Option<Timestamp>,
-    /// On whose behalf.
+    /// The project on whose behalf the call is made.
     pub(crate) project: &'a str,
     pub(crate) lane: Lane,
-    /// The caller was counted before: see [`Server::admit`].
+    /// The caller holds a permit already: see [`Server::admit`].
     pub(crate) is_admitted: bool,
 }
 
-impl<'a> Call<'a> {
-    /// A call that works on one place, for no project, and that no time matters to.
+impl<'a> ScriptCall<'a> {
+    /// A call with one set of keys, no project and no time.
     pub(crate) const fn new(
         script: &'static Script,
-        place: &'a Place,
+        keys: &'a ScriptKeys,
         arguments: &'a [Vec<u8>],
         mode: Mode,
     ) -> Self {
-        let (other, now, project, lane) = (None, None, "", Lane::Quick);
-        Self { script, place, other, arguments, mode, now, project, lane, is_admitted: false }
+        let (other_keys, now, project, lane) = (None, None, "", Lane::Small);
+        Self { script, keys, other_keys, arguments, mode, now, project, lane, is_admitted: false }
     }
 }
 
@@ -82,7 +82,7 @@ impl Server {
             keys: Keys::new(options.prefix.clone()),
             permits: Semaphore::new(options.pending.clamp(1, Semaphore::MAX_PERMITS)),
             is_closing: AtomicBool::new(false),
-            conditions: Conditions::default(),
+            health: Health::default(),
             options,
         })))
     }
@@ -99,38 +99,38 @@ impl Server {
         matches!(self.0.options.uri.servers, Servers::Cluster(_))
     }
 
-    /// Calls a script.
-    pub(crate) async fn run(&self, call: Call<'_>) -> Result<Value, storage::Error> {
+    /// Executes a script.
+    pub(crate) async fn run(&self, call: ScriptCall<'_>) -> Result<Value, storage::Error> {
         let _permit = if call.is_admitted { None } else { Some(self.admit()?) };
         self.check_size(call.arguments.iter().map(Vec::len).max().unwrap_or(0))?;
         let (script, is_write) = (call.script, call.mode != Mode::Read);
         match self.attempt(call).await {
             Ok(value) => {
-                self.0.conditions.served(is_write && !script.works_when_full);
+                self.0.health.succeeded(is_write && !script.works_when_full);
                 Ok(value)
             }
-            Err(trouble) => Err(self.told(trouble)),
+            Err(failure) => Err(self.report(failure)),
         }
     }
 
-    /// Calls a script that needs no arguments and only reads.
-    pub(crate) async fn ask(
+    /// Executes a script that takes no arguments and only reads.
+    pub(crate) async fn read_script(
         &self,
         script: &'static Script,
-        place: &Place,
+        keys: &ScriptKeys,
     ) -> Result<Value, storage::Error> {
-        self.run(Call::new(script, place, &[], Mode::Read)).await
+        self.run(ScriptCall::new(script, keys, &[], Mode::Read)).await
     }
 
     /// Sends a command that reads.
     pub(crate) async fn read(&self, key: &str, command: &Cmd) -> Result<Value, storage::Error> {
         let _permit = self.admit()?;
-        self.send(key, command).await.map_err(|trouble| self.told(trouble))
+        self.send(key, command).await.map_err(|failure| self.report(failure))
     }
 
-    /// Sends a command that is not a request's: it is not counted, and the end of the store does
-    /// not keep it back.
-    pub(crate) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Trouble> {
+    /// Sends a command that is not part of a request: it needs no permit, and it is sent also while
+    /// the store is being closed.
+    pub(crate) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failure> {
         let mut retries = Retries::new(&self.0.options);
         loop {
             let mut make = |_| command.clone();
@@ -141,35 +141,35 @@ impl Server {
         }
     }
 
-    /// Sees to it that a schedule looks at a queue at `at` or before.
-    pub(crate) async fn hint(
+    /// Schedules a queue no later than `at`.
+    pub(crate) async fn schedule_by(
         &self,
         schedule: Schedule,
         key: &QueueKey,
         at: u64,
     ) -> Result<(), storage::Error> {
         let tag = keys::tag(key);
-        let place = self.schedule(schedule, keys::shard(&tag));
+        let keys = self.schedule_keys(schedule, keys::shard(&tag));
         let arguments = [tag.into_bytes(), at.to_string().into_bytes()];
-        self.run(Call::new(&scripts::SCHEDULE_HINT, &place, &arguments, Mode::Write)).await?;
+        self.run(ScriptCall::new(&scripts::SCHEDULE_BY, &keys, &arguments, Mode::Write)).await?;
         Ok(())
     }
 
-    /// A shard of a schedule, as scripts are told of it.
-    pub(crate) fn schedule(&self, schedule: Schedule, shard: usize) -> Place {
-        // One key is enough for a script that touches no other.
-        Place { key: self.0.keys.schedule(schedule, shard), never: String::new() }
+    /// The keys of a shard of a schedule.
+    pub(crate) fn schedule_keys(&self, schedule: Schedule, shard: usize) -> ScriptKeys {
+        // A script that uses only one key declares only that one.
+        ScriptKeys { key: self.0.keys.schedule(schedule, shard), absent: String::new() }
     }
 
-    /// Refuses what comes and waits for what is there.
+    /// Rejects new requests and waits for those in progress.
     pub(crate) async fn close(&self) {
         self.0.is_closing.store(true, Ordering::Release);
         let all = u32::try_from(self.0.options.pending.max(1)).unwrap_or(u32::MAX);
-        // It fails only if somebody has closed it: nobody does.
+        // This fails only if the semaphore is closed, which it never is.
         drop(self.0.permits.acquire_many(all).await);
     }
 
-    /// Counts a request for as long as the permit lives.
+    /// Admits a request; it counts until the permit is dropped.
     pub(crate) fn admit(&self) -> Result<SemaphorePermit<'_>, storage::Error> {
         if self.0.is_closing.load(Ordering::Acquire) {
             return Err(storage::Error::Closed);
@@ -178,34 +178,34 @@ impl Server {
         permit.map_err(|_| storage::Error::Overloaded { retry_after: RETRY_AFTER })
     }
 
-    /// Refuses an argument that is larger than the server takes.
+    /// Rejects an argument that is larger than the server accepts.
     pub(crate) fn check_size(&self, bytes: usize) -> Result<(), storage::Error> {
-        let (size, max) = (bytes as u64, self.0.conditions.max_bulk());
+        let (size, max) = (bytes as u64, self.0.health.max_bulk());
         if size <= max {
             return Ok(());
         }
         Err(storage::Error::TooLarge { what: "a message or a document", size, max })
     }
 
-    /// Learns the largest argument that the server takes.
+    /// Sets the largest argument that the server accepts.
     pub(crate) fn set_max_bulk(&self, bytes: u64) {
-        self.0.conditions.set_max_bulk(bytes);
+        self.0.health.set_max_bulk(bytes);
     }
 
-    /// What a trouble is to the caller. An operator hears of it once.
-    fn told(&self, trouble: Trouble) -> storage::Error {
-        self.0.conditions.failed(&trouble);
-        trouble.told(self.0.options.max_clock_skew)
+    /// Converts a failure for the caller and logs a change of the server's state.
+    fn report(&self, failure: Failure) -> storage::Error {
+        self.0.health.failed(&failure);
+        failure.into_storage_error(self.0.options.max_clock_skew)
     }
 
-    async fn attempt(&self, call: Call<'_>) -> Result<Value, Trouble> {
+    async fn attempt(&self, call: ScriptCall<'_>) -> Result<Value, Failure> {
         let options = &self.0.options;
         let timeout = self.0.pool.timeouts().answer;
         let mut envelope = call
             .script
             .takes_envelope
             .then(|| Envelope::new(call.now, options.max_clock_skew, timeout, options.retry_for));
-        let mut is_known = true;
+        let mut is_cached = true;
         let mut retries = Retries::new(options);
         loop {
             let attempt = match (call.mode, retries.is_repeat) {
@@ -215,18 +215,18 @@ impl Server {
             };
             let mut make = |clock| {
                 let envelope = envelope.as_mut().map(|it| it.encode(attempt, clock));
-                command(&call, envelope, is_known)
+                command(&call, envelope, is_cached)
             };
             let request = Request {
                 command: &mut make,
-                key: &call.place.key,
+                key: &call.keys.key,
                 is_write: call.mode == Mode::Write,
                 lane: call.lane,
                 project: call.project,
             };
             let answer = self.0.pool.send(request).await;
-            if is_known && matches!(answer, Err(Trouble::NoScript)) {
-                is_known = false;
+            if is_cached && matches!(answer, Err(Failure::NoScript)) {
+                is_cached = false;
             } else if !retries.wait(&answer).await {
                 return answer;
             }
@@ -234,9 +234,9 @@ impl Server {
     }
 }
 
-/// Attempts of one call: it goes on until it is done, or cannot be, or has taken too long.
+/// The retries of one call, bounded by number and time.
 struct Retries {
-    /// An attempt may have been carried out.
+    /// An earlier attempt may have been executed.
     is_repeat: bool,
     started: Instant,
     retry_for: Duration,
@@ -257,11 +257,11 @@ impl Retries {
         }
     }
 
-    /// Waits for another attempt, if there is to be one.
-    async fn wait<T>(&mut self, answer: &Result<T, Trouble>) -> bool {
+    /// Waits before the next attempt; `false` if there is none.
+    async fn wait<T>(&mut self, answer: &Result<T, Failure>) -> bool {
         match answer {
-            Err(Trouble::NotYet(_)) => {}
-            Err(Trouble::Unknown(_)) => self.is_repeat = true,
+            Err(Failure::Retryable(_)) => {}
+            Err(Failure::Ambiguous(_)) => self.is_repeat = true,
             _ => return false,
         }
         if self.left == 0 || self.started.elapsed() + self.pause >= self.retry_for {
@@ -274,16 +274,17 @@ impl Retries {
     }
 }
 
-fn command(call: &Call<'_>, envelope: Option<Vec<u8>>, is_known: bool) -> Cmd {
-    let Call { script, place, other, arguments, .. } = call;
+fn command(call: &ScriptCall<'_>, envelope: Option<Vec<u8>>, is_cached: bool) -> Cmd {
+    let ScriptCall { script, keys, other_keys, arguments, .. } = call;
     let mut command = Cmd::new();
-    if is_known {
+    if is_cached {
         command.arg("EVALSHA").arg(&script.digest);
     } else {
-        // The server keeps it, and on the server that has the key.
+        // The node that has the key caches the script.
         command.arg("EVAL").arg(script.text);
     }
-    let keys = [Some(*place), *other].into_iter().flatten().flat_map(|it| [&it.key, &it.never]);
+    let keys =
+        [Some(*keys), *other_keys].into_iter().flatten().flat_map(|it| [&it.key, &it.absent]);
     let keys: Vec<_> = keys.filter(|key| !key.is_empty()).collect();
     command.arg(keys.len()).arg(keys);
     for argument in *arguments {

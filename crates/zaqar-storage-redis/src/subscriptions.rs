@@ -8,8 +8,8 @@ use zaqar_core::storage::{
 use zaqar_core::{Generation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Redis;
-use crate::driver::{Step, arguments, millis, number};
-use crate::error::Garbled;
+use crate::driver::{HeadCall, arguments, millis, number};
+use crate::error::Malformed;
 use crate::messages::bounded;
 use crate::reply::Reply;
 use crate::scripts;
@@ -28,7 +28,7 @@ impl Subscriptions for Redis {
     ) -> Result<Guarded<Subscribed>, Error> {
         if let Some(lease) = subscription.lease {
             let expires = now.plus_secs(subscription.ttl);
-            self.hang(lease, key, subscription.id, expires, now).await?;
+            self.attach_to_lease(lease, key, subscription.id, expires, now).await?;
         }
         let mut arguments = arguments(Some(assumed));
         arguments.extend([
@@ -40,9 +40,9 @@ impl Subscriptions for Redis {
             subscription.options.clone().into_bytes(),
             subscription.lease.map_or_else(Vec::new, |lease| lease.encode().to_vec()),
         ]);
-        let step = Step::new(&scripts::SUBSCRIBE, Mode::Write, Some(now), arguments);
-        let made = self.step(key, step).await?;
-        let made = made.guarded(|said, mut reply| match said {
+        let call = HeadCall::new(&scripts::SUBSCRIBE, Mode::Write, Some(now), arguments);
+        let made = self.call_head(key, call).await?;
+        let made = made.guarded(|status, mut reply| match status {
             "exists" => Ok(Subscribed::Exists(read(&mut reply)?)),
             _ => Ok(Subscribed::Created { after: Position::new(reply.number()?) }),
         })?;
@@ -55,7 +55,7 @@ impl Subscriptions for Redis {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error> {
-        let found = self.on_head(key, now, &scripts::SUBSCRIPTION, [text(id)]).await?;
+        let found = self.read_head(key, now, &scripts::SUBSCRIPTION, [text(id)]).await?;
         let Some(("done", mut reply)) = found else { return Ok(None) };
         Ok(Some(read(&mut reply)?))
     }
@@ -71,7 +71,7 @@ impl Subscriptions for Redis {
         loop {
             let left = bounded(limit - subscriptions.len());
             let own = [after.map_or_else(Vec::new, text), number(left)];
-            let found = self.on_head(key, now, &scripts::SUBSCRIPTIONS, own).await?;
+            let found = self.read_head(key, now, &scripts::SUBSCRIPTIONS, own).await?;
             let Some((_, mut reply)) = found else { break };
             let is_slice = reply.some_number()?.is_some();
             while !reply.is_empty() {
@@ -95,11 +95,11 @@ impl Subscriptions for Redis {
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
         let after = after.map_or_else(Vec::new, text);
         let own = [lease.encode().to_vec(), after, number(bounded(limit))];
-        let found = self.on_head(key, now, &scripts::LEASED_SUBSCRIPTIONS, own).await?;
+        let found = self.read_head(key, now, &scripts::LEASED_SUBSCRIPTIONS, own).await?;
         let Some((_, mut reply)) = found else { return Ok(Vec::new()) };
         let mut leased = Vec::new();
         while !reply.is_empty() {
-            let id = reply.text()?.parse().map_err(|_| Garbled)?;
+            let id = reply.text()?.parse().map_err(|_| Malformed)?;
             leased.push((id, reply.time()?));
         }
         Ok(leased)
@@ -113,25 +113,25 @@ impl Subscriptions for Redis {
         now: Timestamp,
     ) -> Result<Changed, Error> {
         if let Some(ttl) = change.ttl {
-            // Its lease is told first, as for a new one.
-            let there = self.subscription(key, id, now).await?;
-            if let Some(lease) = there.and_then(|there| there.lease) {
-                self.hang(lease, key, id, now.plus_secs(ttl), now).await?;
+            // The lease's index must know the later expiry first, as for a new subscription.
+            let existing = self.subscription(key, id, now).await?;
+            if let Some(lease) = existing.and_then(|existing| existing.lease) {
+                self.attach_to_lease(lease, key, id, now.plus_secs(ttl), now).await?;
             }
         }
         let mut own = vec![text(id)];
-        own.extend(pair(change.subscriber.clone().map(String::into_bytes)));
-        own.extend(pair(change.ttl.map(millis)));
-        own.extend(pair(change.ttl.map(number)));
-        own.extend(pair(change.options.clone().map(String::into_bytes)));
-        own.extend(pair(change.confirmed.map(flag)));
+        own.extend(optional(change.subscriber.clone().map(String::into_bytes)));
+        own.extend(optional(change.ttl.map(millis)));
+        own.extend(optional(change.ttl.map(number)));
+        own.extend(optional(change.options.clone().map(String::into_bytes)));
+        own.extend(optional(change.confirmed.map(flag)));
         let script = &scripts::CHANGE_SUBSCRIPTION;
-        let said = self.change_head_of(key, now, script, own).await?;
-        match said {
+        let answer = self.update_head(key, now, script, own).await?;
+        match answer {
             Some(("done", _)) => Ok(Changed::Done),
             Some(("duplicate", _)) => Ok(Changed::Duplicate),
             Some(("none", _)) | None => Ok(Changed::Absent),
-            Some(_) => Err(Garbled.into()),
+            Some(_) => Err(Malformed.into()),
         }
     }
 
@@ -142,20 +142,20 @@ impl Subscriptions for Redis {
         now: Timestamp,
     ) -> Result<(), Error> {
         let (script, own) = (&scripts::UNSUBSCRIBE, [text(id)]);
-        let said = self.change_head_of(key, now, script, own).await?;
-        if let Some((_, mut reply)) = said
+        let answer = self.update_head(key, now, script, own).await?;
+        if let Some((_, mut reply)) = answer
             && let Some(lease) = read_lease(&mut reply)?
-            && let Err(error) = self.unhang(lease, key, id, now).await
+            && let Err(error) = self.detach_from_lease(lease, key, id, now).await
         {
             let error = &error as &dyn std::error::Error;
-            tracing::debug!(queue = %key, error, "a lease remembers a subscription that is gone");
+            tracing::debug!(queue = %key, error, "a deleted subscription stays in the index of its lease");
         }
         Ok(())
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         let (script, own) = (&scripts::UNSUBSCRIBE, [Vec::new()]);
-        self.change_head_of(key, now, script, own).await?;
+        self.update_head(key, now, script, own).await?;
         Ok(())
     }
 }
@@ -168,17 +168,17 @@ fn flag(is_set: bool) -> Vec<u8> {
     if is_set { CONFIRMED.to_vec() } else { b"0".to_vec() }
 }
 
-/// Whether there is something, and what.
-fn pair(value: Option<Vec<u8>>) -> [Vec<u8>; 2] {
+/// A flag whether there is a value, and the value.
+fn optional(value: Option<Vec<u8>>) -> [Vec<u8>; 2] {
     match value {
         Some(value) => [b"1".to_vec(), value],
         None => [Vec::new(), Vec::new()],
     }
 }
 
-fn read(reply: &mut Reply) -> Result<Subscription, Garbled> {
+fn read(reply: &mut Reply) -> Result<Subscription, Malformed> {
     Ok(Subscription {
-        id: reply.text()?.parse().map_err(|_| Garbled)?,
+        id: reply.text()?.parse().map_err(|_| Malformed)?,
         ttl: reply.number()?,
         since: reply.time()?,
         confirmed: reply.bytes()? == CONFIRMED,
@@ -188,7 +188,7 @@ fn read(reply: &mut Reply) -> Result<Subscription, Garbled> {
     })
 }
 
-fn read_lease(reply: &mut Reply) -> Result<Option<LeaseId>, Garbled> {
+fn read_lease(reply: &mut Reply) -> Result<Option<LeaseId>, Malformed> {
     let text = reply.text()?;
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Garbled) }
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Malformed) }
 }

@@ -1,4 +1,4 @@
-//! Where the servers are: the original's URIs, with TLS and Cluster added.
+//! URIs of servers: those of the original, with TLS and Cluster added.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A URI, taken apart: see `docs.md` for its forms.
+/// A parsed URI: see `docs.md` for its forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
     /// The servers.
     pub servers: Servers,
-    /// Who we are to them.
+    /// The user and password for the servers.
     pub user: Option<User>,
-    /// How connections are encrypted; `None` where they are not.
+    /// How connections are encrypted; `None` for no encryption.
     pub tls: Option<Tls>,
     /// `dbid`: the database.
     pub database: i64,
@@ -34,18 +34,18 @@ pub struct Uri {
 pub enum Servers {
     /// One server.
     Single(Host),
-    /// One server, by the socket in this file.
+    /// One server, by the path of its socket.
     Socket(PathBuf),
-    /// Whichever server these Sentinels name as the master.
+    /// The server that these Sentinels name as the master.
     Sentinel {
         /// The Sentinels.
         hosts: Vec<Host>,
-        /// `master`: the name of what they watch.
+        /// `master`: the name of the monitored master.
         master: String,
         /// `sentinel_username` and `sentinel_password`.
         user: Option<User>,
     },
-    /// A Cluster, some nodes of which are these.
+    /// A Cluster, by some of its nodes.
     Cluster(Vec<Host>),
 }
 
@@ -70,7 +70,7 @@ pub struct User {
 /// Certificates, PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `ssl_ca_certs`: whom to trust; the system's where it is not given.
+    /// `ssl_ca_certs`: the trusted authorities; `None` for those of the system.
     pub roots: Option<Vec<u8>>,
     /// `ssl_certfile`, `ssl_keyfile`: our own certificate and its key.
     pub own: Option<(Vec<u8>, Secret<Vec<u8>>)>,
@@ -147,7 +147,7 @@ fn servers(hosts: &str, path: &str, query: &mut Query) -> Result<Servers, Error>
         }),
         (None, true) => Ok(Servers::Cluster(all_hosts(hosts, REDIS_PORT)?)),
         (None, false) if hosts.contains(',') => Err(wrong(
-            "names several hosts: say master=NAME for Sentinels, or cluster=true for a Cluster",
+            "names several hosts: add master=NAME for Sentinels, or cluster=true for a Cluster",
         )),
         (None, false) if !hosts.is_empty() => Ok(Servers::Single(host(hosts, REDIS_PORT)?)),
         (None, false) if !path.is_empty() => Ok(Servers::Socket(PathBuf::from(path))),
@@ -164,7 +164,7 @@ fn sentinel_user(query: &mut Query) -> Result<Option<User>, Error> {
     }
 }
 
-/// As the original does, takes a password as it stands: `%40` is these three characters.
+/// Takes a password literally, as the original does: `%40` is these three characters.
 fn credentials(text: &str) -> Result<Option<User>, Error> {
     let (name, password) = text.split_once(':').unwrap_or((text, ""));
     match (name, password) {
@@ -196,9 +196,9 @@ fn host(text: &str, default_port: u16) -> Result<Host, Error> {
     }
     let port = match port.strip_prefix(':') {
         Some("") => default_port,
-        Some(port) => port.parse().map_err(|_| wrong("has a port that is none"))?,
+        Some(port) => port.parse().map_err(|_| wrong("has an invalid port"))?,
         None if port.is_empty() => default_port,
-        None => return Err(wrong("has something between a host and its port")),
+        None => return Err(wrong("has unexpected text between a host and its port")),
     };
     Ok(Host { name: name.to_owned(), port })
 }
@@ -226,7 +226,7 @@ impl Query {
     fn number(&mut self, name: &str) -> Result<Option<i64>, Error> {
         let number = self.take(name).map(|text| text.parse().ok().filter(|n| *n >= 0));
         match number {
-            Some(None) => Err(wrong(&format!("has a {name} that is no number"))),
+            Some(None) => Err(wrong(&format!("has a {name} that is not a number"))),
             Some(Some(number)) => Ok(Some(number)),
             None => Ok(None),
         }
@@ -238,7 +238,7 @@ impl Query {
             text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         match seconds {
             Some(seconds) if !seconds.is_zero() => Ok(Some(seconds)),
-            _ => Err(wrong(&format!("has a {name} that is no number of seconds above 0"))),
+            _ => Err(wrong(&format!("has a {name} that is not a number of seconds above 0"))),
         }
     }
 
@@ -258,7 +258,7 @@ impl Query {
         }
     }
 
-    /// An option that is not known may be one that matters to whoever wrote it.
+    /// An unknown option is an error, because it may matter to whoever wrote it.
     fn end(self) -> Result<(), Error> {
         match self.0.keys().next() {
             Some(name) => Err(wrong(&format!("has the unknown option {name}"))),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_original_forms_are_read() {
+    fn the_forms_of_the_original_are_parsed() {
         assert_eq!(uri("redis://127.0.0.1:6379").servers, Servers::Single(at("127.0.0.1", 6379)));
         assert_eq!(uri("redis://h").servers, Servers::Single(at("h", 6379)));
         assert_eq!(uri("redis://[::1]").servers, Servers::Single(at("::1", 6379)));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_taken_as_they_stand() {
+    fn passwords_are_literal() {
         let user = uri("redis://:a%40b:c@h").user.unwrap();
         assert_eq!((user.name, user.password.expose().as_str()), (None, "a%40b:c"));
         assert_eq!(uri("redis://@h").user, None);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_and_clusters_are_new() {
+    fn tls_and_clusters_are_parsed() {
         assert_eq!(uri("rediss://h").tls, Some(Tls::default()));
         let cluster = uri("rediss://h1,h2:7000?cluster=true");
         assert_eq!(cluster.servers, Servers::Cluster(vec![at("h1", 6379), at("h2", 7000)]));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_uris_say_what_is_wrong() {
+    fn errors_name_what_is_wrong() {
         for (text, says) in [
             ("h:6379", "must begin with redis:"),
             ("http://h", "must begin with redis:"),
@@ -334,14 +334,14 @@ mod tests {
             ("redis:", "neither a host nor a socket"),
             ("redis://", "neither a host nor a socket"),
             ("redis://h1,h2", "master=NAME"),
-            ("redis://h:x", "a port that is none"),
-            ("redis://h:70000", "a port that is none"),
+            ("redis://h:x", "an invalid port"),
+            ("redis://h:70000", "an invalid port"),
             ("redis://,h?master=m", "an empty host"),
             ("redis://[::1", "no ]"),
             ("redis://[::1]x", "between a host and its port"),
             ("redis://u@h", "a user without a password"),
-            ("redis://h?dbid=x", "a dbid that is no number"),
-            ("redis://h?dbid=-1", "a dbid that is no number"),
+            ("redis://h?dbid=x", "a dbid that is not a number"),
+            ("redis://h?dbid=-1", "a dbid that is not a number"),
             ("redis://h?socket_timeout=0", "above 0"),
             ("redis://h?timeout=1", "the unknown option timeout"),
             ("redis://h?cluster=true&dbid=1", "one database"),

@@ -1,7 +1,7 @@
--- Changes a subscription. ARGV[4] is its id; then come pairs, the first of which is set where the
--- second counts: subscriber, life in milliseconds, ttl, options, whether confirmed.
+-- Changes a subscription. ARGV[4] is its id, followed by pairs of a flag and a value that is used
+-- if the flag is set: subscriber, ttl in milliseconds, ttl in seconds, options, whether confirmed.
 local id = ARGV[4]
-local row = not is_over(id) and subscription(id)
+local row = not is_expired(id) and subscription(id)
 if not row then return {'none'} end
 if ARGV[5] ~= '' then
   local other = subscribed(ARGV[6])
@@ -9,8 +9,8 @@ if ARGV[5] ~= '' then
 end
 if ARGV[7] ~= '' then
   local expires = math.min(now + tonumber(ARGV[8]), FOREVER)
-  local at = unpromised(expires)
-  if at then return {'hint', at} end
+  local at = needs_schedule(expires)
+  if at then return {'schedule', at} end
   row[1], row[2] = ARGV[10], string.format('%.0f', now)
   call('ZADD', base .. 'sx', expires, id)
   if row[6] ~= '' then call('ZADD', base .. 'sl', expires, id) end

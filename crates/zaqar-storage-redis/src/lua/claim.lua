@@ -1,24 +1,26 @@
--- Claims. ARGV[5] is how often a message is claimed before it moves, ARGV[6] the last place to look
--- at, both or empty; ARGV[7] is a claim to hold dead letters on their way. Then come five for each
--- claim: its id, its ttl in seconds, in milliseconds, and with the grace, and the limit. Answers
--- for each one how many messages it got, and they; `slow` where several cannot be carried out
--- together. How long letters are held, so that nobody sees them twice. Whoever claims after that
--- takes them up again.
-local ON_THE_WAY = 30
+-- Claims. ARGV[5] is the number of claims after which a message moves to the dead-letter queue,
+-- ARGV[6] the last position to examine, both or empty; ARGV[7] is the claim that holds dead letters
+-- while they move. Then follow five arguments for each claim: its id, its ttl in seconds, its ttl
+-- in milliseconds, ttl plus grace in milliseconds, and the limit. Answers, for each claim, the
+-- number of messages and the messages; `split` if the claims cannot be executed together.
+--
+-- How long dead letters are held while they move, in seconds. If the move is not completed, the
+-- next claim after that starts it again.
+local MOVE_TTL = 30
 local id, most, moving = ARGV[8], tonumber(ARGV[5]) or math.huge, ARGV[7]
 
 local function add(answer, found)
-  answer[#answer + 1] = #found.places
-  for i, place in ipairs(found.places) do
-    show(answer, place, found.ends[i], found.notes[i], found.records[i])
+  answer[#answer + 1] = #found.positions
+  for i, position in ipairs(found.positions) do
+    append_message(answer, position, found.ends[i], found.notes[i], found.records[i])
   end
 end
 
-local function dead_letters_of(places, ends)
+local function dead_letters_of(positions, ends)
   local answer = {'exhausted', head[3]}
-  for i, record in ipairs(records(places)) do
+  for i, record in ipairs(records(positions)) do
     if record and ends[i] then
-      answer[#answer + 1] = places[i]
+      answer[#answer + 1] = positions[i]
       answer[#answer + 1] = ends[i]
       answer[#answer + 1] = record
     end
@@ -26,36 +28,37 @@ local function dead_letters_of(places, ends)
   return answer
 end
 
--- Gives messages to a claim.
-local function hold(places, notes, claim, ttl, over)
-  local held_places, noted = {}, {}
-  for i, place in ipairs(places) do
-    held_places[#held_places + 1] = place
-    held_places[#held_places + 1] = place
-    noted[#noted + 1] = place
+-- Assigns messages to a claim.
+local function hold(positions, notes, claim, ttl, claim_expires)
+  local held_positions, noted = {}, {}
+  for i, position in ipairs(positions) do
+    held_positions[#held_positions + 1] = position
+    held_positions[#held_positions + 1] = position
+    noted[#noted + 1] = position
     noted[#noted + 1] = notes[i]
   end
-  many('ZREM', 'f', places)
-  many('ZADD', 'c', held_places)
-  many('HSET', 'k', noted)
-  call('HSET', base .. 'l', claim, string.format('%s %.0f %s', ttl, now, table.concat(places, ' ')))
-  call('ZADD', base .. 'e', over, claim)
-  due = math.min(due, over)
+  write_many('ZREM', 'f', positions)
+  write_many('ZADD', 'c', held_positions)
+  write_many('HSET', 'k', noted)
+  local row = string.format('%s %.0f %s', ttl, now, table.concat(positions, ' '))
+  call('HSET', base .. 'l', claim, row)
+  call('ZADD', base .. 'e', claim_expires, claim)
+  due = math.min(due, claim_expires)
 end
 
 if answered == 'moving' then
   local row = call('HGET', base .. 'l', moving)
-  local places = row and held(moving, row) or {}
-  return dead_letters_of(places, ask('ZMSCORE', 'x', places))
+  local positions = row and held(moving, row) or {}
+  return dead_letters_of(positions, read_many('ZMSCORE', 'x', positions))
 end
 if answered then
   local answer = {'done', head[1]}
   for i = 8, #ARGV, 5 do
-    -- A claim may have ended since.
+    -- The claim may have ended in the meantime.
     local row = call('HGET', base .. 'l', ARGV[i])
-    local found = {places = {}, notes = {}}
-    if row then found.places, found.notes = held(ARGV[i], row) end
-    found.ends, found.records = ask('ZMSCORE', 'x', found.places), records(found.places)
+    local found = {positions = {}, notes = {}}
+    if row then found.positions, found.notes = held(ARGV[i], row) end
+    found.ends, found.records = read_many('ZMSCORE', 'x', found.positions), records(found.positions)
     add(answer, found)
   end
   return answer
@@ -63,39 +66,39 @@ end
 
 local found = first_free(tonumber(ARGV[12]), most, tonumber(ARGV[6]) or math.huge)
 if #found.exhausted > 0 then
-  local over = now + ON_THE_WAY * 1000
-  local at = unpromised(over)
-  if at then return {'hint', at} end
+  local claim_expires = now + MOVE_TTL * 1000
+  local at = needs_schedule(claim_expires)
+  if at then return {'schedule', at} end
   local notes = {}
-  for i, note in ipairs(ask('HMGET', 'k', found.exhausted)) do
+  for i, note in ipairs(read_many('HMGET', 'k', found.exhausted)) do
     notes[i] = string.format('%.0f %s', claims(note), moving)
   end
-  hold(found.exhausted, notes, moving, ON_THE_WAY, over)
+  hold(found.exhausted, notes, moving, MOVE_TTL, claim_expires)
   save()
   remember('moving')
   return dead_letters_of(found.exhausted, found.exhausted_ends)
 end
 with_records(found)
-if #found.places == 0 then
+if #found.positions == 0 then
   if found.is_end then return {'done', head[1], 0} end
-  return {'again'}
+  return {'retry'}
 end
-local over = math.min(now + tonumber(ARGV[10]), FOREVER)
-local at = unpromised(over)
-if at then return {'hint', at} end
+local claim_expires = math.min(now + tonumber(ARGV[10]), FOREVER)
+local at = needs_schedule(claim_expires)
+if at then return {'schedule', at} end
 
-local till = math.min(now + tonumber(ARGV[11]), FOREVER)
+local extended = math.min(now + tonumber(ARGV[11]), FOREVER)
 local longer = {}
-for i, place in ipairs(found.places) do
-  if found.ends[i] < till then
-    found.ends[i] = till
-    longer[#longer + 1] = till
-    longer[#longer + 1] = place
+for i, position in ipairs(found.positions) do
+  if found.ends[i] < extended then
+    found.ends[i] = extended
+    longer[#longer + 1] = extended
+    longer[#longer + 1] = position
   end
   found.notes[i] = string.format('%.0f %s', claims(found.notes[i]) + 1, id)
 end
-hold(found.places, found.notes, id, ARGV[9], over)
-many('ZADD', 'x', longer)
+hold(found.positions, found.notes, id, ARGV[9], claim_expires)
+write_many('ZADD', 'x', longer)
 is_live[id] = true
 save()
 remember('claimed')

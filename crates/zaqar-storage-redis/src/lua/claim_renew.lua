@@ -1,26 +1,27 @@
--- Renews a live claim. ARGV[4] is its id, ARGV[5] the ttl in seconds, ARGV[6] in milliseconds,
--- ARGV[7] with the grace.
+-- Renews a live claim. ARGV[4] is its id, ARGV[5] the ttl in seconds, ARGV[6] the ttl in
+-- milliseconds, ARGV[7] ttl plus grace in milliseconds.
 local id = ARGV[4]
 if tonumber(call('ZSCORE', base .. 'e', id) or 0) <= now then return {'none'} end
 local row = call('HGET', base .. 'l', id)
 if not row then return {'none'} end
-local over = math.min(now + tonumber(ARGV[6]), FOREVER)
-local at = unpromised(over)
-if at then return {'hint', at} end
+local claim_expires = math.min(now + tonumber(ARGV[6]), FOREVER)
+local at = needs_schedule(claim_expires)
+if at then return {'schedule', at} end
 
-local till = math.min(now + tonumber(ARGV[7]), FOREVER)
-local places = held(id, row)
-local ends, longer = ask('ZMSCORE', 'x', places), {}
-for i, place in ipairs(places) do
+local extended = math.min(now + tonumber(ARGV[7]), FOREVER)
+local positions = held(id, row)
+local ends, longer = read_many('ZMSCORE', 'x', positions), {}
+for i, position in ipairs(positions) do
   local expires = tonumber(ends[i] or 0)
-  if expires > now and expires < till then
-    longer[#longer + 1] = till
-    longer[#longer + 1] = place
+  if expires > now and expires < extended then
+    longer[#longer + 1] = extended
+    longer[#longer + 1] = position
   end
 end
-many('ZADD', 'x', longer)
-call('HSET', base .. 'l', id, string.format('%s %.0f %s', ARGV[5], now, table.concat(places, ' ')))
-call('ZADD', base .. 'e', over, id)
-due = math.min(due, over)
+write_many('ZADD', 'x', longer)
+row = string.format('%s %.0f %s', ARGV[5], now, table.concat(positions, ' '))
+call('HSET', base .. 'l', id, row)
+call('ZADD', base .. 'e', claim_expires, id)
+due = math.min(due, claim_expires)
 save()
 return {'done'}

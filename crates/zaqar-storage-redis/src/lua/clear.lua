@@ -4,12 +4,12 @@ local function unlink(...)
   call('UNLINK', unpack(keys))
 end
 
--- The last place of the chunk that the last place is in.
+-- The last position of the chunk that contains the queue's last position.
 local function chunk_end() return math.floor(head[3] / 256) * 256 + 255 end
 
--- Deletes all indexes of messages and claims in constant time, and leaves the chunks to the sweep,
--- which finds them by what was the index of expiry. The first write frees memory: a full server
--- lets this happen.
+-- Deletes all indexes of messages and claims in constant time and leaves the chunks to the sweep,
+-- which finds them by the renamed expiry index. The first write frees memory, so a full server
+-- allows this.
 local function clear()
   unlink('f', 'c', 'd', 'w', 'k', 'l', 'e')
   if call('EXISTS', base .. 'x') == 0 then return false end

@@ -1,16 +1,18 @@
--- Begins every script that depends on time or changes something. The last argument is the envelope:
--- see envelope.rs.
+-- Prefix of every script that depends on time or changes something. The last argument is the
+-- envelope: see envelope.rs.
 local call = redis.call
 local base = string.sub(KEYS[1], 1, -2)
-local stated, deadline, connected, bound, keep, bucket, attempt, request =
+local caller_now, deadline, connected, max_skew, keep, bucket, attempt, request =
   struct.unpack('>I8I8I8I4I4I4Bc12', table.remove(ARGV))
 local seconds = call('TIME')
-local real = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
-if real > deadline then return redis.error_reply('ZLATE the request came after its deadline') end
-if stated > 0 and bound > 0 and math.abs(stated - real) > bound then
-  return redis.error_reply(string.format('ZSKEW %.0f', stated - real))
+local server_now = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
+if server_now > deadline then
+  return redis.error_reply('ZLATE the request came after its deadline')
 end
--- Requests of the last seconds: what was answered, or nothing where a repeat came first.
+if caller_now > 0 and max_skew > 0 and math.abs(caller_now - server_now) > max_skew then
+  return redis.error_reply(string.format('ZSKEW %.0f', caller_now - server_now))
+end
+-- Requests of the last seconds: the answer, or empty if a repeat came first.
 local requests = base .. 'r:' .. bucket
 local answered
 if attempt == 1 then
@@ -27,7 +29,7 @@ elseif attempt == 2 then
   end
 end
 
--- Keeps an answer for repeats that must not find out again.
+-- Stores the answer for repeats that must not compute it again.
 local function remember(answer)
   call('HSET', requests, request, answer)
   call('PEXPIRE', requests, keep)

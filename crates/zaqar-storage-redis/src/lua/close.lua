@@ -1,8 +1,8 @@
--- Closes the head with everything in it.
+-- Closes the head and discards everything in it.
 local has_entries = call('EXISTS', base .. 'oe', base .. 'of') > 0
 if has_entries or call('EXISTS', base .. 'x') == 1 then
-  local at = unpromised(now)
-  if at then return {'hint', at} end
+  local at = needs_schedule(now)
+  if at then return {'schedule', at} end
 end
 clear()
 if has_entries then

@@ -1,22 +1,22 @@
--- Deletes messages, each as if it were alone: from ARGV[4] on a place and the claim named, or
--- empty, of each one; says what became of each.
+-- Deletes messages, each independently: from ARGV[4] on, a position and the named claim, or empty,
+-- for each message. Answers the outcome of each.
 local gone, gone_notes = {}, {}
-for i, place in ipairs(places) do
-  local named, said = ARGV[2 * i + 3], 'gone'
+for i, position in ipairs(positions) do
+  local named, status = ARGV[2 * i + 3], 'gone'
   if tonumber(ends[i] or 0) > now then
     local owner = holder(notes[i])
     if owner and named == '' then
-      said = 'claimed'
+      status = 'claimed'
     elseif named ~= '' and not owner then
-      said = 'not claimed'
+      status = 'not claimed'
     elseif named ~= '' and owner ~= named then
-      said = 'wrong claim'
+      status = 'wrong claim'
     else
-      gone[#gone + 1] = place
+      gone[#gone + 1] = position
       gone_notes[#gone] = notes[i]
     end
   end
-  answer[i + 1] = said
+  answer[i + 1] = status
 end
-drop(gone, gone_notes)
+delete_messages(gone, gone_notes)
 return answer

@@ -1,42 +1,42 @@
-local function first_of(key)
+local function first_score(key)
   return tonumber(call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]) or math.huge
 end
 
-local function over(key, limit)
+local function expired_members(key, limit)
   return call('ZRANGE', base .. key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
--- Ends claims and delays and removes messages that are over, about `budget` of them. How many it
--- was, and whether claims or delays are still over.
+-- Ends due claims and delays and deletes expired messages, about `budget` of them. Answers how
+-- many, and whether claims or delays are still due.
 local function end_due(budget)
-  -- A full server lets a script go on that has begun with any write.
+  -- A full server lets a script continue once it has executed any write.
   call('DEL', base .. '!')
   local done = 0
   while done < budget do
-    local id = over('e', 1)[1]
+    local id = expired_members('e', 1)[1]
     if not id then break end
     done = done + 1 + release(id)
   end
   if done < budget then
-    local places, free = over('w', budget - done), {}
-    for _, place in ipairs(places) do
-      -- What is no place goes nowhere.
-      if chunk_of(place) then
-        free[#free + 1] = place
-        free[#free + 1] = place
+    local positions, free = expired_members('w', budget - done), {}
+    for _, position in ipairs(positions) do
+      -- Skip members that are not positions.
+      if chunk_of(position) then
+        free[#free + 1] = position
+        free[#free + 1] = position
       end
     end
-    many('ZREM', 'd', places)
-    many('ZREM', 'w', places)
-    many('ZADD', 'f', free)
-    done = done + #places
+    write_many('ZREM', 'd', positions)
+    write_many('ZREM', 'w', positions)
+    write_many('ZADD', 'f', free)
+    done = done + #positions
   end
   if done < budget then
-    local places = over('x', budget - done)
-    drop(places, ask('HMGET', 'k', places))
-    done = done + #places
+    local positions = expired_members('x', budget - done)
+    delete_messages(positions, read_many('HMGET', 'k', positions))
+    done = done + #positions
   end
-  local released = math.min(first_of('e'), first_of('w'))
-  due = math.min(released, first_of('x'))
+  local released = math.min(first_score('e'), first_score('w'))
+  due = math.min(released, first_score('x'))
   return done, released <= now
 end

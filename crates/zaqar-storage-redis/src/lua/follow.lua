@@ -1,5 +1,6 @@
--- Entries behind the place ARGV[4] that can be followed, ARGV[5] of them, or fewer where they are
--- large: then 1 comes before them. Of each its first place, how many parts it has, and they.
+-- At most ARGV[5] entries after the position ARGV[4] that can be followed. Answers 1 first if it
+-- stopped early because of their size. Then, for each entry: its first position, its number of
+-- fields, and the fields.
 local BYTES = 1048576
 unfollow(100)
 local answer, shown, bytes, after, limit = {'done', head[1], ''}, 0, 0, ARGV[4], tonumber(ARGV[5])
@@ -7,10 +8,10 @@ while shown < limit and bytes < BYTES do
   local want = math.min(limit - shown, 64)
   local firsts = call('ZRANGE', base .. 'of', '(' .. after, '+inf', 'BYSCORE', 'LIMIT', 0, want)
   if #firsts == 0 then break end
-  for i, till in ipairs(ask('ZMSCORE', 'ox', firsts)) do
+  for i, followed_until in ipairs(read_many('ZMSCORE', 'ox', firsts)) do
     if bytes >= BYTES then break end
     after = firsts[i]
-    if tonumber(till or 0) > now then
+    if tonumber(followed_until or 0) > now then
       local parts = redis.pcall('LRANGE', base .. 'o:' .. after, 0, -1)
       if not parts.err and #parts > 0 then
         answer[#answer + 1] = after

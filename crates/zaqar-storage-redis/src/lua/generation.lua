@@ -1,4 +1,4 @@
 -- The generation of a head. KEYS as in head.lua.
-local there = redis.call('HMGET', KEYS[1], 'i', 'v')
-if not there[1] then return {'absent'} end
-return {'done', there[1], there[2]}
+local existing = redis.call('HMGET', KEYS[1], 'i', 'v')
+if not existing[1] then return {'absent'} end
+return {'done', existing[1], existing[2]}

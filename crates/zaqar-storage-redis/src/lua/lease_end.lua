@@ -1,3 +1,3 @@
 -- Ends the lease.
-if lasting(lease) then finish(lease) end
+if lease_expires(lease) then expire_lease(lease) end
 return {1}

@@ -1,76 +1,77 @@
--- Stores posts. ARGV[4] is when the schedule of deliveries looks at the queue, or empty; ARGV[5] is
--- how long entries can be followed, or empty where nobody is told; ARGV[6] is how many messages
--- each post has; then come three for each message: its record, its life and its delay, all times in
--- milliseconds.
+-- Stores posts. ARGV[4] is the time for which the queue is on the schedule of deliveries, or empty;
+-- ARGV[5] is how long entries can be followed, or empty for posts without notification; ARGV[6] is
+-- the number of messages of each post; then follow three arguments for each message: record, ttl
+-- and delay. All times are in milliseconds.
 local FIRST = 7
 if answered then return {'done', answered, ''} end
 if ARGV[2] ~= head[2] then return {'stale', head[1], head[2]} end
 local subscribed = tonumber(head[7]) or 0
-local entry_promised = tonumber(call('HGET', KEYS[1], 'o') or nil) or math.huge
+local entry_scheduled = tonumber(call('HGET', KEYS[1], 'o') or nil) or math.huge
 
--- Whether workers and followers are to hear of it.
-local is_heard, is_followed = false, false
+-- Whether the outbox entry is for workers and for followers.
+local for_workers, for_followers = false, false
 if subscribed > now and ARGV[5] ~= '' then
-  is_heard = is_wanted()
-  is_followed = call('ZCOUNT', base .. 'sl', string.format('(%.0f', now), '+inf') > 0
+  for_workers = is_wanted()
+  for_followers = call('ZCOUNT', base .. 'sl', string.format('(%.0f', now), '+inf') > 0
 end
--- What comes due first, of the messages and of the deliveries, and how long these can be followed.
-local soonest, entry_due, entry_ends, followed_till = math.huge, math.huge, 0, 0
+-- When the first message and the first delivery come due, and how long the entries can be followed.
+local soonest, entry_due, entry_ends, followed_until = math.huge, math.huge, 0, 0
 for i = FIRST, #ARGV, 3 do
-  local shown = now + tonumber(ARGV[i + 2])
-  entry_due = math.min(entry_due, shown)
-  followed_till = math.min(math.max(followed_till, shown + (tonumber(ARGV[5]) or 0)), FOREVER)
-  if shown == now then shown = math.huge end
+  local visible = now + tonumber(ARGV[i + 2])
+  entry_due = math.min(entry_due, visible)
+  followed_until = math.min(math.max(followed_until, visible + (tonumber(ARGV[5]) or 0)), FOREVER)
+  if visible == now then visible = math.huge end
   local ends = math.min(now + tonumber(ARGV[i + 1]), FOREVER)
   entry_ends = math.max(entry_ends, ends)
-  soonest = math.min(soonest, ends, shown)
+  soonest = math.min(soonest, ends, visible)
 end
-if is_followed then soonest = math.min(soonest, followed_till) end
-local at, entry_at = unpromised(soonest), nil
-if is_heard then
-  if entry_promised < now - OVERDUE then entry_promised = math.huge end
+if for_followers then soonest = math.min(soonest, followed_until) end
+local at, entry_at = needs_schedule(soonest), nil
+if for_workers then
+  if entry_scheduled < now - OVERDUE then entry_scheduled = math.huge end
   entry_at = math.max(entry_due, now + LEAD)
-  if entry_at >= entry_promised then
+  if entry_at >= entry_scheduled then
     entry_at = nil
   elseif ARGV[4] ~= '' then
-    entry_promised = math.min(entry_promised, tonumber(ARGV[4]))
+    entry_scheduled = math.min(entry_scheduled, tonumber(ARGV[4]))
     entry_at = nil
   end
 end
-if at or entry_at then return {'hint', at or '', entry_at or ''} end
+if at or entry_at then return {'schedule', at or '', entry_at or ''} end
 
-if not begin((#ARGV - FIRST + 1) / 3) then return {'spent'} end
-local start, news, earlier = last + 1, '', math.huge
-if is_heard then
-  -- Whoever finds an earlier entry due finds these behind it.
-  earlier = tonumber(call('ZRANGE', base .. 'ow', 0, 0, 'WITHSCORES')[2]) or math.huge
-  if call('EXISTS', base .. 'or') == 1 then earlier = 0 end
+if not begin((#ARGV - FIRST + 1) / 3) then return {'no positions'} end
+local start, news, earliest_due = last + 1, '', math.huge
+if for_workers then
+  -- A worker that finds an earlier entry due also finds the new ones after it.
+  earliest_due = tonumber(call('ZRANGE', base .. 'ow', 0, 0, 'WITHSCORES')[2]) or math.huge
+  if call('EXISTS', base .. 'or') == 1 then earliest_due = 0 end
 end
 
--- Stores the post of which these are the arguments.
+-- Stores one post, whose arguments are ARGV[from] to ARGV[to].
 local function store(from, to)
-  local first, entry, due_at, ends_at, till = last + 1, {now}, math.huge, 0, 0
+  local first, entry, entry_due_at, entry_ends_at, entry_followed = last + 1, {now}, math.huge, 0, 0
   for i = from, to, 3 do
-    local life, delay = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-    local ends, shown = math.min(now + life, FOREVER), math.min(now + delay, FOREVER)
-    local record = append(ARGV[i], ends, shown)
-    if is_heard or is_followed then
-      pair(entry, record, life)
+    local ttl, delay = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+    local ends, visible = math.min(now + ttl, FOREVER), math.min(now + delay, FOREVER)
+    local record = append(ARGV[i], ends, visible)
+    if for_workers or for_followers then
+      pair(entry, record, ttl)
       entry[#entry + 1] = delay
-      due_at, ends_at = math.min(due_at, shown), math.max(ends_at, ends)
-      till = math.min(math.max(till, shown + (tonumber(ARGV[5]) or 0)), FOREVER)
+      entry_due_at, entry_ends_at = math.min(entry_due_at, visible), math.max(entry_ends_at, ends)
+      local followed = visible + (tonumber(ARGV[5]) or 0)
+      entry_followed = math.min(math.max(entry_followed, followed), FOREVER)
     end
   end
   if #entry == 1 then return end
-  many('RPUSH', string.format('o:%.0f', first), entry)
-  if is_followed then
+  write_many('RPUSH', string.format('o:%.0f', first), entry)
+  if for_followers then
     call('ZADD', base .. 'of', first, first)
-    call('ZADD', base .. 'ox', till, first)
+    call('ZADD', base .. 'ox', entry_followed, first)
   end
-  if is_heard then
-    if due_at < earlier then earlier, news = due_at, due_at end
-    call('ZADD', base .. 'ow', due_at, first)
-    call('ZADD', base .. 'oe', ends_at, first)
+  if for_workers then
+    if entry_due_at < earliest_due then earliest_due, news = entry_due_at, entry_due_at end
+    call('ZADD', base .. 'ow', entry_due_at, first)
+    call('ZADD', base .. 'oe', entry_ends_at, first)
   end
 end
 
@@ -80,9 +81,9 @@ for size in string.gmatch(ARGV[6], '%d+') do
   from = from + 3 * size
 end
 flush()
-if is_followed then unfollow(10) end
+if for_followers then unfollow(10) end
 
 local first = string.format('%.0f', start)
 remember(first)
-save('p', last, 'o', finite(entry_promised))
+save('p', last, 'o', finite(entry_scheduled))
 return {'done', first, news}

@@ -1,12 +1,12 @@
--- The usual post, in a straight line: nobody is to be told, nothing is delayed, and all messages
--- go to one chunk. Whatever else there is falls through to post.lua, which says what the arguments
--- are; both do the same to the same keys.
+-- Fast path for the usual post: no subscribers, no delays, and all messages in one chunk. All other
+-- cases fall through to post.lua, which documents the arguments; both have the same effect on the
+-- same keys.
 local count = (#ARGV - 6) / 3
 local last = tonumber(head[3])
-if now * 1000 - last > BEHIND then last = now * 1000 - 1 end
+if now * 1000 - last > MAX_LAG then last = now * 1000 - 1 end
 if connected > last then last = connected - 1 end
 local first = last + 1
-local is_plain = not answered and ARGV[2] == head[2] and now == stated
+local is_plain = not answered and ARGV[2] == head[2] and now == caller_now
   and (ARGV[5] == '' or (tonumber(head[7]) or 0) <= now)
   and first % 256 + count <= 256 and last + count < FOREVER
 local soonest = math.huge
@@ -16,11 +16,11 @@ for i = 7, #ARGV, 3 do
   if ARGV[i + 2] ~= '0' or ends > FOREVER then is_plain = false end
 end
 if is_plain then
-  local promise, at = promised, math.max(soonest, now + LEAD)
-  if promise < now - OVERDUE then promise = math.huge end
-  if at < promise then
-    if ARGV[3] == '' then return {'hint', at, ''} end
-    promise = math.min(promise, tonumber(ARGV[3]))
+  local scheduled_at, at = scheduled, math.max(soonest, now + LEAD)
+  if scheduled_at < now - OVERDUE then scheduled_at = math.huge end
+  if at < scheduled_at then
+    if ARGV[3] == '' then return {'schedule', at, ''} end
+    scheduled_at = math.min(scheduled_at, tonumber(ARGV[3]))
   end
   local name = string.format('%.0f', first)
   local newest = name
@@ -44,9 +44,9 @@ if is_plain then
   end
   call('HSET', requests, request, name)
   call('PEXPIRE', requests, keep)
-  if soonest < due or promise ~= promised then
-    if promise == math.huge then promise = '' end
-    call('HSET', KEYS[1], 'p', newest, 'n', now, 'd', math.min(soonest, due), 'a', promise)
+  if soonest < due or scheduled_at ~= scheduled then
+    if scheduled_at == math.huge then scheduled_at = '' end
+    call('HSET', KEYS[1], 'p', newest, 'n', now, 'd', math.min(soonest, due), 'a', scheduled_at)
   else
     call('HSET', KEYS[1], 'p', newest, 'n', now)
   end

@@ -1,5 +1,5 @@
--- Names and rows behind ARGV[1], ARGV[2] of them, or fewer where the rows are large: then 1 comes
--- first.
+-- At most ARGV[2] names and rows after ARGV[1]. Answers 1 first if it stopped early because of
+-- their size.
 local BYTES, PAGE = 1048576, 64
 local answer, after, left, bytes = {0}, ARGV[1], tonumber(ARGV[2]), 0
 while left > 0 do

@@ -1,4 +1,4 @@
--- Removes the row ARGV[1] if it begins with ARGV[2]; whether it did.
+-- Deletes the row ARGV[1] if it begins with ARGV[2]. Answers whether it did.
 if answered then return 1 end
 local rows = base .. 'r'
 local row = call('HGET', rows, ARGV[1])

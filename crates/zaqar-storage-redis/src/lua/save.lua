@@ -1,11 +1,11 @@
--- When the schedule must look at the queue at the latest, where it has not heard of something that
--- comes due `at`.
-local function unpromised(at)
-  if promised < now - OVERDUE then promised = math.huge end
+-- The time for which the queue must be scheduled first, if something comes due at `at` before the
+-- scheduled time; otherwise nil.
+local function needs_schedule(at)
+  if scheduled < now - OVERDUE then scheduled = math.huge end
   at = math.max(at, now + LEAD)
-  if at >= promised then return nil end
+  if at >= scheduled then return nil end
   if ARGV[3] ~= '' then
-    promised = math.min(promised, tonumber(ARGV[3]))
+    scheduled = math.min(scheduled, tonumber(ARGV[3]))
     return nil
   end
   return at
@@ -18,5 +18,5 @@ end
 
 -- Writes the head's times, and further fields.
 local function save(...)
-  call('HSET', KEYS[1], 'n', now, 'd', finite(due), 'a', finite(promised), ...)
+  call('HSET', KEYS[1], 'n', now, 'd', finite(due), 'a', finite(scheduled), ...)
 end

@@ -1,3 +1,3 @@
--- Ends the entry ARGV[4].
+-- Settles the entry ARGV[4].
 end_entry(ARGV[4])
 return {'done'}

@@ -1,36 +1,36 @@
--- Counts and ends.
-local LOOK, PAGE = 1000, 100
+-- Counts, and the oldest and newest message.
+local MAX_SCANNED, PAGE = 1000, 100
 
--- The first live place of a state, from either end.
+-- The first or last live position of a state.
 local function first_live(key, is_last)
-  for from = 0, LOOK - 1, PAGE do
-    local places
+  for from = 0, MAX_SCANNED - 1, PAGE do
+    local positions
     if is_last then
-      places = call('ZRANGE', base .. key, from, from + PAGE - 1, 'REV')
+      positions = call('ZRANGE', base .. key, from, from + PAGE - 1, 'REV')
     else
-      places = call('ZRANGE', base .. key, from, from + PAGE - 1)
+      positions = call('ZRANGE', base .. key, from, from + PAGE - 1)
     end
-    for i, expires in ipairs(ask('ZMSCORE', 'x', places)) do
-      if tonumber(expires or 0) > now then return tonumber(places[i]) end
+    for i, expires in ipairs(read_many('ZMSCORE', 'x', positions)) do
+      if tonumber(expires or 0) > now then return tonumber(positions[i]) end
     end
-    if #places < PAGE then return nil end
+    if #positions < PAGE then return nil end
   end
 end
 
 local first, last
 for _, key in ipairs({'f', 'c', 'd'}) do
-  local place = first_live(key, false)
-  if place and (not first or place < first) then first = place end
-  place = first_live(key, true)
-  if place and (not last or place > last) then last = place end
+  local position = first_live(key, false)
+  if position and (not first or position < first) then first = position end
+  position = first_live(key, true)
+  if position and (not last or position > last) then last = position end
 end
 local answer = {'done', head[1]}
 for _, key in ipairs({'f', 'c', 'd'}) do answer[#answer + 1] = call('ZCARD', base .. key) end
 if first and last then
-  for _, place in ipairs({first, last}) do
-    local record = records({place})[1]
+  for _, position in ipairs({first, last}) do
+    local record = records({position})[1]
     if not record then break end
-    answer[#answer + 1] = place
+    answer[#answer + 1] = position
     answer[#answer + 1] = created(record)
   end
 end

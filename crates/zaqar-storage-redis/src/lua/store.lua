@@ -1,11 +1,11 @@
--- Messages to store, gathered.
+-- Collects messages to store.
 local last = tonumber(head[3])
-local fresh = {free = {}, delayed = {}, waiting = {}, expiring = {}, fields = {}}
+local pending = {free = {}, delayed = {}, waiting = {}, expiring = {}, fields = {}}
 
 local function flush_chunk()
-  if #fresh.fields == 0 then return end
-  many('HSET', 'b:' .. math.floor(last / 256), fresh.fields)
-  fresh.fields = {}
+  if #pending.fields == 0 then return end
+  write_many('HSET', 'b:' .. math.floor(last / 256), pending.fields)
+  pending.fields = {}
 end
 
 local function pair(list, score, member)
@@ -13,37 +13,38 @@ local function pair(list, score, member)
   list[#list + 1] = member
 end
 
--- Moves the last place to the clock where it is far behind, and to when the connection was made:
--- whatever a server has lost was stored before that. Whether `count` places are left.
+-- Moves the last position to the clock if it is far behind, and to the time at which the connection
+-- was made: all positions that the server may have lost are lower. Answers whether `count`
+-- positions are left.
 local function begin(count)
   local clock = now * 1000
-  if clock - last > BEHIND then last = clock - 1 end
+  if clock - last > MAX_LAG then last = clock - 1 end
   last = math.max(last, connected - 1)
   return last + count < FOREVER
 end
 
--- Stores a message at the end: its record, and when it expires and is shown.
-local function append(record, expires, shown)
+-- Appends a message: its record, when it expires, and when it becomes visible.
+local function append(record, expires, visible)
   if (last + 1) % 256 == 0 then flush_chunk() end
   last = last + 1
   -- The caller's clock may be behind the queue's time.
-  if now > stated then record = struct.pack('>I8', now) .. string.sub(record, 9) end
-  pair(fresh.fields, last % 256, record)
-  if shown > now then
-    pair(fresh.delayed, last, last)
-    pair(fresh.waiting, shown, last)
+  if now > caller_now then record = struct.pack('>I8', now) .. string.sub(record, 9) end
+  pair(pending.fields, last % 256, record)
+  if visible > now then
+    pair(pending.delayed, last, last)
+    pair(pending.waiting, visible, last)
   else
-    pair(fresh.free, last, last)
+    pair(pending.free, last, last)
   end
-  pair(fresh.expiring, expires, last)
-  due = math.min(due, expires, shown > now and shown or math.huge)
+  pair(pending.expiring, expires, last)
+  due = math.min(due, expires, visible > now and visible or math.huge)
   return record
 end
 
 local function flush()
   flush_chunk()
-  many('ZADD', 'f', fresh.free)
-  many('ZADD', 'd', fresh.delayed)
-  many('ZADD', 'w', fresh.waiting)
-  many('ZADD', 'x', fresh.expiring)
+  write_many('ZADD', 'f', pending.free)
+  write_many('ZADD', 'd', pending.delayed)
+  write_many('ZADD', 'w', pending.waiting)
+  write_many('ZADD', 'x', pending.expiring)
 end

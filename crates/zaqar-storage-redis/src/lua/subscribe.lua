@@ -1,16 +1,16 @@
--- Subscribes. ARGV[4] is the id, ARGV[5] the life in milliseconds, then ttl, whether confirmed,
--- subscriber, options, lease. Says what the last place is.
+-- Subscribes. ARGV[4] is the id, ARGV[5] the ttl in milliseconds, then ttl in seconds, whether
+-- confirmed, subscriber, options, lease. Answers the last position.
 local id, subscriber = ARGV[4], ARGV[8]
 local other = subscribed(subscriber)
 if other == id then return {'done', head[3]} end
 if other then
   local answer = {'exists'}
-  tell(answer, other, subscription(other))
+  append_subscription(answer, other, subscription(other))
   return answer
 end
 local expires = math.min(now + tonumber(ARGV[5]), FOREVER)
-local at = unpromised(expires)
-if at then return {'hint', at} end
+local at = needs_schedule(expires)
+if at then return {'schedule', at} end
 other = call('HGET', base .. 'sn', subscriber)
 if other then unsubscribe(other) end
 local row = {ARGV[6], string.format('%.0f', now), ARGV[7], subscriber, ARGV[9], ARGV[10]}

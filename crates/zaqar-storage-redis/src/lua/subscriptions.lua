@@ -1,5 +1,5 @@
--- Live subscriptions behind the id ARGV[4], or from the first where it is empty; ARGV[5] of them,
--- or fewer where they are large: then 1 comes first.
+-- At most ARGV[5] live subscriptions after the id ARGV[4], or from the first if that is empty.
+-- Answers 1 first if it stopped early because of their size.
 local BYTES, PAGE = 1048576, 64
 local answer, shown, bytes, limit = {'done', ''}, 0, 0, tonumber(ARGV[5])
 local after = ARGV[4] == '' and '-' or '(' .. ARGV[4]
@@ -8,9 +8,9 @@ while shown < limit do
   for _, id in ipairs(ids) do
     if shown == limit or bytes >= BYTES then break end
     after = '(' .. id
-    local row = not is_over(id) and subscription(id)
+    local row = not is_expired(id) and subscription(id)
     if row then
-      tell(answer, id, row)
+      append_subscription(answer, id, row)
       shown, bytes = shown + 1, bytes + #row[4] + #row[5]
     end
   end

@@ -1,7 +1,7 @@
 if head[1] and due <= now then done = end_due(budget) end
 
 if head[1] and done < budget then
-  local ids = over('sx', budget - done)
+  local ids = expired_members('sx', budget - done)
   for _, id in ipairs(ids) do unsubscribe(id) end
   done = done + #ids
 end
@@ -9,20 +9,20 @@ end
 if head[1] and done < budget then done = done + end_unwanted(budget - done) end
 if head[1] and done < budget then done = done + unfollow(budget - done) end
 
--- Deletes the chunks of what was purged or closed; whether that is all.
+-- Deletes the chunks of purged or closed messages. Answers whether all are deleted.
 local function collect_messages(name)
   local key, chunks = base .. 'x:' .. name, {}
-  local places = call('ZPOPMIN', key, budget - done)
-  for i = 1, #places, 2 do
-    local chunk = chunk_of(places[i])
+  local positions = call('ZPOPMIN', key, budget - done)
+  for i = 1, #positions, 2 do
+    local chunk = chunk_of(positions[i])
     if chunk then chunks[chunk] = true end
   end
   for chunk in pairs(chunks) do call('UNLINK', base .. string.format('b:%.0f', chunk)) end
-  done = done + #places / 2
+  done = done + #positions / 2
   return call('EXISTS', key) == 0
 end
 
--- Deletes the entries of a closed head; whether that is all.
+-- Deletes the entries of a closed head. Answers whether all are deleted.
 local function collect_entries(name)
   for _, key in ipairs({'oe:', 'of:'}) do
     key = base .. key .. name
@@ -47,7 +47,7 @@ while done < budget do
 end
 
 local next = due
-if head[1] then next = math.min(due, first_of('sx'), first_of('ox'), first_of('oe')) end
+if head[1] then next = math.min(due, first_score('sx'), first_score('ox'), first_score('oe')) end
 local is_left = next <= now or call('EXISTS', base .. 'g') == 1
 if head[1] then
   local fields = {'n', now, 'd', due == math.huge and '' or due}

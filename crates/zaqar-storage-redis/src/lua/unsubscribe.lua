@@ -1,10 +1,9 @@
--- Removes a subscription, by its id ARGV[4], and says which lease it hung on; all of them where it
--- is empty.
+-- Deletes the subscription ARGV[4] and answers its lease; all subscriptions if ARGV[4] is empty.
 if answered then return {'done', answered} end
 if call('EXISTS', base .. 'oe') == 1 then
-  -- Entries that nobody wants any more wait for a sweep.
-  local at = unpromised(now)
-  if at then return {'hint', at} end
+  -- A sweep ends the entries that have no subscriber left.
+  local at = needs_schedule(now)
+  if at then return {'schedule', at} end
   save()
 end
 if ARGV[4] == '' then

@@ -1,4 +1,4 @@
-//! Clocks that differ, positions after lost writes, layouts, and limits of what can be kept.
+//! Clock skew, positions after lost writes, layouts, and limits of Redis.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -12,9 +12,9 @@ use zaqar_storage_redis::{Options, Redis};
 
 use crate::logs::Logs;
 use crate::servers::{Cluster, Server};
-use crate::support::{Queue, full_text, impatient, message, now, open, options, rand};
+use crate::support::{Queue, full_text, message, now, open, options, rand, short_retry};
 
-/// Options of a server in production: its clock is compared with that of Redis.
+/// Options as in production: the clock is compared with that of Redis.
 fn strict(uri: &str) -> Options {
     Options { max_clock_skew: Some(Duration::from_secs(30)), ..options(uri) }
 }
@@ -36,7 +36,7 @@ fn is_skew(error: &Error, ahead_secs: i64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_a_day_ahead_does_nothing() {
+async fn a_server_whose_clock_is_a_day_ahead_changes_nothing() {
     const DAY: u64 = 86_400;
     let server = Server::start(&[]);
     let store = open(strict(&server.uri())).await;
@@ -74,12 +74,12 @@ async fn a_server_a_day_ahead_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_was_led_astray_is_repaired() {
+async fn the_time_of_a_queue_is_corrected_after_a_wrong_clock() {
     let server = Server::start(&[]);
     let astray = open(options(&server.uri())).await;
     let store = open(strict(&server.uri())).await;
     let queue = Queue::new(&astray, "q").await;
-    // A server whose clock nobody compared, an hour ahead.
+    // A server whose clock is an hour ahead and not checked.
     post_at(&queue, "a", 7200, now().plus_secs(3600)).await.unwrap();
     let queue = queue.by(&store);
     let before = now();
@@ -91,7 +91,7 @@ async fn a_queue_that_was_led_astray_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn positions_lie_behind_those_of_lost_writes() {
+async fn positions_are_higher_than_those_of_lost_writes() {
     let mut server = Server::start(&["--save", "3600 1000000"]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -123,7 +123,7 @@ async fn positions_lie_behind_those_of_lost_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_position_is_not_given_twice() {
+async fn the_last_position_is_not_assigned_twice() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -137,7 +137,7 @@ async fn the_last_position_is_not_given_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_the_server_lost_is_created_anew() {
+async fn a_lost_lease_is_created_again() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let lease = LeaseId::new(rand());
@@ -149,17 +149,17 @@ async fn a_lease_that_the_server_lost_is_created_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_layouts_are_refused() {
+async fn other_layouts_are_rejected() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     assert_eq!(server.cli(&["GET", "zq1:layout"]), "2");
     Queue::new(&store, "q").await.post(&["a"]).await;
     open(options(&server.uri())).await;
-    // A flush takes the mark, too; whoever goes on working sets it again.
+    // A flush deletes the layout key as well; the next sweep writes it again.
     server.cli(&["DEL", "zq1:layout"]);
     store.sweep(now(), 10).await.unwrap();
     assert_eq!(server.cli(&["GET", "zq1:layout"]), "2");
-    // Without the mark it is of a release before layouts were numbered.
+    // Without the key the store is of a release before layouts were numbered.
     for (found, says) in [
         (Some("3"), "layout 3"),
         (Some("odd"), "layout odd"),
@@ -171,7 +171,7 @@ async fn other_layouts_are_refused() {
             None => server.cli(&["DEL", "zq1:layout"]),
         };
         let before = server.cli(&["DBSIZE"]);
-        let error = Redis::open(impatient(&server.uri())).await.expect_err("it is refused");
+        let error = Redis::open(short_retry(&server.uri())).await.expect_err("it is rejected");
         let text = full_text(&error);
         let to_do = ["run the release that wrote it", "another database"];
         for part in [says, "knows layout 2"].iter().chain(&to_do) {
@@ -179,12 +179,12 @@ async fn other_layouts_are_refused() {
         }
         assert_eq!(server.cli(&["DBSIZE"]), before, "nothing was changed");
     }
-    // An empty database next to it can be used.
+    // An empty database on the same server can be used.
     open(options(&format!("redis://127.0.0.1:{}?dbid=1", server.port))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_cannot_take_is_too_large() {
+async fn bodies_above_the_limit_of_redis_are_too_large() {
     let server = Server::start(&["--proto-max-bulk-len", "1mb"]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -194,9 +194,9 @@ async fn what_redis_cannot_take_is_too_large() {
     queue.post(&["a"]).await;
 }
 
-/// A server that forbids what is only for checks, and a node that would lose messages.
+/// A server that forbids the commands of the checks, and a node that would evict messages.
 #[tokio::test]
-async fn what_is_checked_at_the_start_is_warned_of() {
+async fn failed_startup_checks_are_logged() {
     let (logs, _guard) = Logs::keep();
     let cluster = Cluster::start();
     cluster.nodes[1].cli(&["ACL", "SETUSER", "default", "-info", "-config"]);
@@ -226,9 +226,9 @@ async fn a_server_that_forbids_info_is_used() {
     store.ping().await.unwrap();
 }
 
-/// A listing of large bodies comes in slices, and is the same page.
+/// A listing of large bodies is read in slices, and is the same page.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_page_comes_in_slices() {
+async fn a_large_page_is_read_in_slices() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;

@@ -1,6 +1,6 @@
-//! Servers of every role that hang or are killed while producers and consumers work: requests
-//! succeed again within two seconds of the fail-over, and nothing is lost, doubled or held by
-//! nobody.
+//! Servers of every role hang or are killed while producers and consumers work. Requests succeed
+//! again within two seconds of the failover, and no message is lost, duplicated or held by an
+//! unknown claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +11,13 @@ use zaqar_core::storage::{Messages, News, NewsStream};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::load::{check, under_load};
-use crate::servers::{Cluster, PATIENCE, Server, Watched, ask, wait_until};
-use crate::support::{Queue, head, now, open, options, patient, spread};
+use crate::servers::{Cluster, Server, TEST_TIMEOUT, Watched, ask, wait_until};
+use crate::support::{Queue, head, long_retry, now, open, options, spread};
 
-/// How long after a fail-over requests succeed again.
+/// How soon after a failover requests succeed again.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
-/// What is added to that for a slow machine: this many times the slowest connect and answer of a
-/// healthy server at that time.
+/// The allowance for a slow machine: this many times the slowest connect and answer of a healthy
+/// server during the test.
 const SLOWNESS: u32 = 10;
 
 /// What happens to a server.
@@ -43,8 +43,7 @@ impl Fault {
     }
 }
 
-/// How long others need on this machine: somebody connects to a healthy server and asks it
-/// something, again and again.
+/// Measures the machine: a thread repeatedly connects to a healthy server and sends it a command.
 struct Reference {
     is_over: Arc<AtomicBool>,
     slowest: JoinHandle<Duration>,
@@ -74,33 +73,32 @@ impl Reference {
     }
 }
 
-/// A fault and what comes of it.
+/// A fault and its expected consequences.
 struct Outage<'a, W> {
     name: String,
-    /// What the fault happens to.
+    /// The servers that the fault affects.
     world: &'a mut W,
     strike: &'a dyn Fn(&mut W),
-    /// Whether the servers have done their part: somebody else has taken over, or the server is
-    /// back.
-    is_failed_over: &'a dyn Fn(&W) -> bool,
-    /// The port of a server that is healthy all the time.
+    /// Whether the failover is complete: another server has taken over, or the server is back.
+    has_failed_over: &'a dyn Fn(&W) -> bool,
+    /// The port of a server that stays healthy.
     healthy: u16,
     repair: &'a dyn Fn(&mut W),
 }
 
 impl<W> Outage<'_, W> {
-    /// Lets it happen while there is load on these queues, and judges.
-    async fn judge(self, queues: &[Queue]) {
-        let Self { name, world, strike, is_failed_over, healthy, repair } = self;
+    /// Runs the fault under load on these queues, and checks the outcome.
+    async fn run(self, queues: &[Queue]) {
+        let Self { name, world, strike, has_failed_over, healthy, repair } = self;
         let record = under_load(queues, |record| async move {
             let reference = Reference::start(healthy);
             let struck = Instant::now();
             tokio::task::block_in_place(|| strike(world));
             let mut failed_over = Instant::now();
             let mut needs_fail_over = false;
-            while !tokio::task::block_in_place(|| is_failed_over(world)) {
+            while !tokio::task::block_in_place(|| has_failed_over(world)) {
                 needs_fail_over = true;
-                assert!(struck.elapsed() < PATIENCE, "{name}: no fail-over");
+                assert!(struck.elapsed() < TEST_TIMEOUT, "{name}: no failover");
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 failed_over = Instant::now();
             }
@@ -112,10 +110,7 @@ impl<W> Outage<'_, W> {
                  (a healthy server answered within {slowest:?})",
                 failed_over - struck,
             );
-            assert!(
-                back <= bound,
-                "{name}: served {back:?} after the fail-over, {bound:?} allowed"
-            );
+            assert!(back <= bound, "{name}: served {back:?} after the failover, {bound:?} allowed");
             tokio::task::block_in_place(|| repair(world));
             record.until_served(queues.len(), Instant::now(), true).await;
         })
@@ -124,13 +119,13 @@ impl<W> Outage<'_, W> {
     }
 }
 
-/// A timeout of a second, as by default.
+/// The default timeout of one second.
 fn usual(uri: &str) -> Options {
     let separator = if uri.contains('?') { '&' } else { '?' };
     options(&format!("{uri}{separator}socket_timeout=1"))
 }
 
-/// Options of a store that waits for a replica, so that nothing is lost with a master.
+/// Options of a store that waits for a replica, so that no write is lost with a master.
 fn safe(uri: &str) -> Options {
     Options { wait_replicas: 1, ..usual(uri) }
 }
@@ -151,11 +146,11 @@ async fn single_server(fault: Fault) {
             std::thread::sleep(down);
             fault.repair(server);
         },
-        is_failed_over: &|server| server.ask("PING").is_some(),
+        has_failed_over: &|server| server.ask("PING").is_some(),
         healthy: healthy.port,
         repair: &|_| (),
     }
-    .judge(&queues)
+    .run(&queues)
     .await;
 }
 
@@ -169,8 +164,8 @@ async fn a_single_server_is_killed() {
     single_server(Fault::Kill).await;
 }
 
-/// The first Sentinels of the list are away while all connections to the master end: the others
-/// are asked in time.
+/// The first Sentinels of the list are unavailable while all connections to the master end: the
+/// others are asked in time.
 async fn sentinel(fault: Fault) {
     let mut watched = Watched::start();
     let uri = watched.uri();
@@ -185,13 +180,13 @@ async fn sentinel(fault: Fault) {
                 fault.strike(&mut watched.sentinels[at]);
                 watched.servers[0].cli(&["CLIENT", "KILL", "TYPE", "normal"]);
             },
-            is_failed_over: &|_| true,
+            has_failed_over: &|_| true,
             healthy,
             repair: &|watched| fault.repair(&mut watched.sentinels[at]),
         }
-        .judge(&queues)
+        .run(&queues)
         .await;
-        // A store that is opened meanwhile.
+        // A store that is opened during the fault.
         fault.strike(&mut watched.sentinels[at]);
         queues[0].by(&open(usual(&uri)).await).post(&["of another store"]).await;
         fault.repair(&mut watched.sentinels[at]);
@@ -218,7 +213,7 @@ async fn master(fault: Fault) {
         name: format!("master behind Sentinels, {fault:?}"),
         world: &mut watched,
         strike: &|watched| fault.strike(&mut watched.servers[0]),
-        is_failed_over: &|watched| watched.successor().is_some(),
+        has_failed_over: &|watched| watched.successor().is_some(),
         healthy,
         repair: &|watched| {
             match fault {
@@ -228,7 +223,7 @@ async fn master(fault: Fault) {
             wait_until("the old master follows", || watched.servers[0].info("role") == "slave");
         },
     }
-    .judge(&queues)
+    .run(&queues)
     .await;
 }
 
@@ -251,11 +246,11 @@ async fn replica(fault: Fault) {
         name: format!("replica behind Sentinels, {fault:?}"),
         world: &mut watched,
         strike: &|watched| fault.strike(&mut watched.servers[1]),
-        is_failed_over: &|_| true,
+        has_failed_over: &|_| true,
         healthy,
         repair: &|watched| fault.repair(&mut watched.servers[1]),
     }
-    .judge(&queues)
+    .run(&queues)
     .await;
 }
 
@@ -269,7 +264,7 @@ async fn a_replica_is_killed() {
     replica(Fault::Kill).await;
 }
 
-/// The master of the first queue: its replica takes its place, and the others serve all the time.
+/// The master of the first queue: its replica takes over, and the other masters serve all the time.
 async fn cluster_master(fault: Fault) {
     let mut cluster = Cluster::that_fails_over(2);
     let store = open(safe(&cluster.uri())).await;
@@ -282,14 +277,14 @@ async fn cluster_master(fault: Fault) {
         name: format!("master of a Cluster, {fault:?}"),
         world: &mut cluster,
         strike: &|cluster| fault.strike(&mut cluster.nodes[at]),
-        is_failed_over: &|cluster| cluster.has_master_among(&replicas),
+        has_failed_over: &|cluster| cluster.has_master_among(&replicas),
         healthy,
         repair: &|cluster| {
             fault.repair(&mut cluster.nodes[at]);
-            cluster.wait_until_well();
+            cluster.wait_until_healthy();
         },
     }
-    .judge(&queues)
+    .run(&queues)
     .await;
 }
 
@@ -315,14 +310,14 @@ async fn cluster_replica(fault: Fault) {
         name: format!("replica in a Cluster, {fault:?}"),
         world: &mut cluster,
         strike: &|cluster| fault.strike(&mut cluster.nodes[victim]),
-        is_failed_over: &|_| true,
+        has_failed_over: &|_| true,
         healthy,
         repair: &|cluster| {
             fault.repair(&mut cluster.nodes[victim]);
-            cluster.wait_until_well();
+            cluster.wait_until_healthy();
         },
     }
-    .judge(&queues)
+    .run(&queues)
     .await;
 }
 
@@ -336,26 +331,27 @@ async fn a_replica_in_a_cluster_is_killed() {
     cluster_replica(Fault::Kill).await;
 }
 
-/// Waits until a replica has what its master has.
-fn in_step(master: &Server, replica: &Server) {
+/// Waits until a replica has all writes of its master.
+fn wait_until_in_sync(master: &Server, replica: &Server) {
     wait_until("the replica has it", || {
         let offset = |server: &Server| server.info("master_repl_offset");
         offset(master) == offset(replica)
     });
 }
 
-/// Without `wait_replicas`: what the replica had is there, and the old master comes back as one.
+/// Without `wait_replicas`: what the replica had is there, and the old master comes back as a
+/// replica.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_fail_over_is_survived_without_waiting() {
+async fn a_sentinel_failover_without_wait_replicas() {
     let mut watched = Watched::that_fails_over(1);
-    let store = open(patient(&watched.uri())).await;
+    let store = open(long_retry(&watched.uri())).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a"]).await;
-    in_step(&watched.servers[0], &watched.servers[1]);
+    wait_until_in_sync(&watched.servers[0], &watched.servers[1]);
     let killed = Instant::now();
     watched.servers[0].kill();
     while queue.try_post(&["b"]).await.is_err() {
-        assert!(killed.elapsed() < PATIENCE, "nobody is served again");
+        assert!(killed.elapsed() < TEST_TIMEOUT, "nobody is served again");
     }
     assert_eq!(queue.texts().await, ["a", "b"]);
     watched.bring_back();
@@ -366,21 +362,21 @@ async fn a_sentinel_fail_over_is_survived_without_waiting() {
     assert_eq!(queue.texts().await, ["a", "b", "c"]);
 }
 
-/// A store that knows one node of a Cluster, and hears news from it, goes on when that node is
-/// removed and keeps running.
+/// A store that knows one node of a Cluster, and receives news from it, continues when that node is
+/// removed but keeps running.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_removed_is_left() {
+async fn a_removed_node_is_abandoned() {
     let cluster = Cluster::start();
-    let writer = open(Options { news_poll: None, ..patient(&cluster.uri()) }).await;
+    let writer = open(Options { news_poll: None, ..long_retry(&cluster.uri()) }).await;
     let queues = spread(&writer).await;
     let at = cluster.at(cluster.owner(&head(&queues[0])));
     let node = &cluster.nodes[at];
     let seed = format!("redis://127.0.0.1:{}?cluster=true&socket_timeout=15", node.port);
     let readers = subscribed_to(&seed, node).await;
-    // Its replica takes its place, and it leaves.
+    // Its replica takes over, and the node leaves the Cluster.
     let replica = &cluster.nodes[cluster.replicas_of(at)[0]];
-    in_step(node, replica);
-    // Without an election: one that fails is not held again for four times the node's timeout.
+    wait_until_in_sync(node, replica);
+    // Without an election: a failed election is not repeated for four times the node timeout.
     assert_eq!(replica.cli(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
     let id = node.cli(&["CLUSTER", "MYID"]);
     let others: Vec<_> = cluster.nodes.iter().filter(|it| it.port != node.port).collect();
@@ -397,7 +393,7 @@ async fn a_node_that_was_removed_is_left() {
     for (reader, mut news) in readers {
         for queue in &queues {
             let posted = queue.post(&["a"]).await;
-            crate::hearing::hears(&mut news, &queue.key, posted[0]).await;
+            crate::news::wait_for_news(&mut news, &queue.key, posted[0]).await;
             queue.by(&reader).post(&["b"]).await;
         }
     }
@@ -406,11 +402,11 @@ async fn a_node_that_was_removed_is_left() {
     });
 }
 
-/// Opens stores until one hears news from this node.
+/// Opens stores until one receives news from this node.
 async fn subscribed_to(uri: &str, node: &Server) -> Vec<(Redis, NewsStream)> {
     let mut readers = Vec::new();
     while node.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).is_empty() {
-        let reader = open(Options { news_poll: None, ..patient(uri) }).await;
+        let reader = open(Options { news_poll: None, ..long_retry(uri) }).await;
         let news = reader.news().await.expect("it answers");
         readers.push((reader, news));
         assert!(readers.len() < 50, "which node it listens to is drawn at random");

@@ -1,4 +1,4 @@
-//! A server whose memory is full empties itself, and consumers go on.
+//! On a server whose memory is full, consumers and sweeps continue.
 
 use zaqar_core::storage::{
     ClaimRequest, Claims, DeadLetters, Error, Heads, Leases, Messages, NewMessage, NewSubscription,
@@ -7,7 +7,7 @@ use zaqar_core::storage::{
 use zaqar_core::{ClaimId, LeaseId, SubscriptionId};
 use zaqar_storage_redis::Options;
 
-use crate::late::{STEPS, scene, state};
+use crate::repeats::{OPERATIONS, fixture, state};
 use crate::servers::{Cluster, Server};
 use crate::support::{Queue, message, now, open, options, rand};
 
@@ -15,7 +15,7 @@ fn lives(text: &str, ttl: u64) -> NewMessage {
     NewMessage { ttl, ..message(text) }
 }
 
-/// How many keys hold messages.
+/// The number of keys that hold messages.
 fn chunks(server: &Server) -> usize {
     server.cli(&["--scan", "--pattern", "*:b:*"]).lines().filter(|key| !key.is_empty()).count()
 }
@@ -30,7 +30,7 @@ async fn a_full_server_empties_itself() {
         queue.try_post_new(vec![lives("x", 75); 400]).await.unwrap();
         queues.push(queue);
     }
-    // Queues with nothing due: their one message was deleted.
+    // Queues without due work: their only message was deleted.
     for n in 0..20 {
         let queue = Queue::new(&store, &format!("empty{n}")).await;
         let posted = queue.try_post_new(vec![lives("x", 60)]).await.unwrap();
@@ -40,7 +40,7 @@ async fn a_full_server_empties_itself() {
     for queue in [&purged, &closed] {
         queue.try_post_new(vec![lives("x", 3600); 400]).await.unwrap();
     }
-    // One queue that cannot be swept does not stop the others.
+    // A queue that cannot be swept does not stop the others.
     let bad = Queue::new(&store, "bad").await;
     bad.try_post_new(vec![lives("x", 60)]).await.unwrap();
     let key = format!("zq1:{{q/{}/bad}}:x", bad.key.project.as_str());
@@ -58,54 +58,55 @@ async fn a_full_server_empties_itself() {
     }
 }
 
-/// Steps that need memory: a full server refuses them.
-const REFUSED: [&str; 7] =
+/// Operations that need memory: a full server rejects them.
+const NEED_MEMORY: [&str; 7] =
     ["open", "post", "post of much", "subscribe", "change_subscription", "rows", "ping"];
 
-/// Every step that frees memory, or delivers what is there, does the same as on a server with room.
-async fn check_steps(uri: &str, servers: &[Server]) {
+/// Every operation that frees memory, or delivers messages, has the same effect as on a server that
+/// is not full.
+async fn check_operations(uri: &str, servers: &[Server]) {
     let limit = |bytes: &str| {
         for server in servers {
             server.cli(&["CONFIG", "SET", "maxmemory", bytes]);
         }
     };
-    for (name, step) in STEPS {
-        // A store for each, as some steps work on all queues of a store.
+    for (name, operation) in OPERATIONS {
+        // A separate store for each, because some operations work on all queues of a store.
         let prefix = format!("full-{}", name.replace(' ', "-"));
         let store = open(Options { prefix, ..options(uri) }).await;
-        let (with_room, it) = (scene(&store).await, scene(&store).await);
+        let (unlimited, it) = (fixture(&store).await, fixture(&store).await);
         limit("1");
         let on_full = it.clone();
-        let stepped = tokio::spawn(async move { step(&on_full).await }).await;
-        // What reads ends claims and delays that are over.
+        let result = tokio::spawn(async move { operation(&on_full).await }).await;
+        // Reads end due claims and delays.
         let stats = store.stats(&it.queue.key, now().plus_secs(61)).await;
         stats.unwrap_or_else(|error| panic!("stats after {name}: {error:?}"));
         it.queue.all().await;
         limit("0");
-        assert_eq!(stepped.is_err(), REFUSED.contains(name), "{name}: {stepped:?}");
-        if stepped.is_ok() {
-            step(&with_room).await;
-            store.stats(&with_room.queue.key, now().plus_secs(61)).await.expect("it answers");
-            assert_eq!(state(&it, &store).await, state(&with_room, &store).await, "{name}");
+        assert_eq!(result.is_err(), NEED_MEMORY.contains(name), "{name}: {result:?}");
+        if result.is_ok() {
+            operation(&unlimited).await;
+            store.stats(&unlimited.queue.key, now().plus_secs(61)).await.expect("it answers");
+            assert_eq!(state(&it, &store).await, state(&unlimited, &store).await, "{name}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_frees_memory_works_on_a_full_server() {
+async fn operations_that_free_memory_work_on_a_full_server() {
     let server = Server::start(&[]);
-    check_steps(&server.uri(), std::slice::from_ref(&server)).await;
+    check_operations(&server.uri(), std::slice::from_ref(&server)).await;
 }
 
-/// There dead letters move in two steps, of which the target's needs memory.
+/// In a Cluster dead letters move in two calls, of which the one to the target needs memory.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_frees_memory_works_in_a_full_cluster() {
+async fn operations_that_free_memory_work_in_a_full_cluster() {
     let cluster = Cluster::start();
-    check_steps(&cluster.uri(), &cluster.nodes).await;
+    check_operations(&cluster.uri(), &cluster.nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn renewals_dead_letters_and_deliveries_go_on() {
+async fn renewals_dead_letters_and_deliveries_continue() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let (queue, target) = (Queue::new(&store, "q").await, Queue::new(&store, "dead").await);
@@ -142,5 +143,5 @@ async fn renewals_dead_letters_and_deliveries_go_on() {
     store.delete(&queue.key, ids[1], Some(request.id), now()).await.unwrap();
     store.unsubscribe(&queue.key, id, now()).await.unwrap();
     store.end_lease(lease, now()).await.unwrap();
-    assert!(matches!(store.ping().await, Err(Error::Full { .. })), "it takes no posts");
+    assert!(matches!(store.ping().await, Err(Error::Full { .. })), "it rejects posts");
 }

@@ -1,4 +1,4 @@
-//! Requests for one queue that wait while another is on its way leave together, and each keeps its
+//! Requests for one queue that wait while another is in flight are sent together, and each gets its
 //! own answer.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -13,20 +13,20 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{ClaimId, ClientId, Generation, MessageId, SubscriptionId, Version};
 
-use crate::proxy::{Holding, Proxy};
+use crate::proxy::{HoldingProxy, Proxy};
 use crate::servers::Server;
 use crate::support::{Queue, message, now, open, options, rand, texts};
 
 const COUNT: usize = 40;
 
-/// Calls of scripts so far.
+/// The number of script calls so far.
 fn calls(server: &Server) -> usize {
     let stats = server.cli(&["INFO", "commandstats"]);
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
     calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
-/// Posts the numbers below a count at once, while the server hangs until all of them are there.
+/// Posts the numbers below `count` concurrently, while the server hangs until all of them wait.
 async fn post_together(server: &Server, queue: &Queue) -> Vec<Result<Vec<MessageId>, Error>> {
     server.signal("STOP");
     let posts = join_all((0..COUNT).map(|n| {
@@ -40,7 +40,7 @@ async fn post_together(server: &Server, queue: &Queue) -> Vec<Result<Vec<Message
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn posts_that_wait_leave_together() {
+async fn waiting_posts_are_sent_as_one_group() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -95,24 +95,24 @@ async fn each_request_of_a_group_gets_its_own_answer() {
         (4, None, Deleted::Gone),
     ];
     let deletions: Vec<_> =
-        cases.iter().map(|(at, claim, said)| (delete(*at, *claim), said)).collect();
+        cases.iter().map(|(at, claim, answer)| (delete(*at, *claim), answer)).collect();
     let posted = {
         let queue = queue.clone();
         tokio::spawn(async move { queue.post(&["6"]).await })
     };
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     server.signal("CONT");
-    for (at, (deleted, said)) in deletions.into_iter().enumerate() {
-        assert_eq!(deleted.await.unwrap(), *said, "case {at}");
+    for (at, (deleted, answer)) in deletions.into_iter().enumerate() {
+        assert_eq!(deleted.await.unwrap(), *answer, "case {at}");
     }
     assert_eq!(stale.await.unwrap().unwrap(), Guarded::Stale(queue.generation));
     posted.await.unwrap();
     assert_eq!(queue.texts().await, ["1", "2", "3", "5", "6"]);
 }
 
-/// One entry of the outbox for each post, with its messages.
+/// One outbox entry for each post, with its messages.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_post_of_a_group_is_told_of() {
+async fn each_post_of_a_group_has_its_own_outbox_entry() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -135,8 +135,8 @@ async fn each_post_of_a_group_is_told_of() {
     for posted in posted {
         let posted = posted.unwrap();
         let entry = entries.iter().find(|entry| entry.first == posted[0].position);
-        let told: Vec<_> = entry.unwrap().messages.iter().map(|message| message.id).collect();
-        assert_eq!(told, posted);
+        let listed: Vec<_> = entry.unwrap().messages.iter().map(|message| message.id).collect();
+        assert_eq!(listed, posted);
     }
     assert_eq!(entries.len(), COUNT + 1);
 }
@@ -173,11 +173,11 @@ async fn a_group_whose_answer_is_lost_is_stored_once() {
     }
 }
 
-/// Every call is held in turn, so that its repeat comes first.
+/// Every call is held back in turn, so that its repeat arrives first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_group_does_nothing() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let store = open(options(&proxy.uri())).await;
     let queue = Queue::new(&store, "q").await;
     for n in 0..3 {
@@ -189,8 +189,8 @@ async fn a_late_group_does_nothing() {
         let posted: Vec<_> = join_all(posts).await.into_iter().map(Result::unwrap).collect();
         if let Some(held) = proxy.take_held() {
             let all = queue.texts().await;
-            let said = held.send().await;
-            assert!(said.starts_with("-ZLATE"), "{said}");
+            let answer = held.send().await;
+            assert!(answer.starts_with("-ZLATE"), "{answer}");
             assert_eq!(queue.texts().await, all);
         }
         assert_eq!(posted.len(), COUNT);
@@ -203,7 +203,7 @@ async fn a_late_group_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_gives_up_harms_nobody_and_a_store_that_ends_waits() {
+async fn a_dropped_caller_affects_no_other_and_closing_waits_for_requests() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -216,7 +216,7 @@ async fn a_caller_that_gives_up_harms_nobody_and_a_store_that_ends_waits() {
         assert!(post.as_mut().now_or_never().is_none(), "it waits for the server");
         posts.push(tokio::spawn(post));
     }
-    // Some of those that wait.
+    // Some of those that wait are dropped.
     let given_up = posts.split_off(7);
     given_up.iter().for_each(tokio::task::JoinHandle::abort);
     let ending = {
@@ -237,7 +237,7 @@ async fn a_caller_that_gives_up_harms_nobody_and_a_store_that_ends_waits() {
     assert!(matches!(error, Error::Closed), "{error:?}");
 }
 
-/// Claims two messages each at once, while the server hangs until all claims are there.
+/// Claims two messages each concurrently, while the server hangs until all claims wait.
 async fn claim_together(server: &Server, queue: &Queue) -> Vec<(ClaimId, Vec<Message>)> {
     server.signal("STOP");
     let claims = join_all((0..COUNT).map(|_| {
@@ -250,7 +250,7 @@ async fn claim_together(server: &Server, queue: &Queue) -> Vec<(ClaimId, Vec<Mes
     claims.await.unwrap()
 }
 
-/// Each message is held by one claim, which knows it; the claims that came too late have none.
+/// Each message is held by one claim, which lists it; claims that got none hold none.
 async fn check_claims(queue: &Queue, claims: &[(ClaimId, Vec<Message>)], held: usize) {
     let ids: BTreeSet<_> =
         claims.iter().flat_map(|(_, held)| held.iter().map(|it| it.id)).collect();
@@ -265,7 +265,7 @@ async fn check_claims(queue: &Queue, claims: &[(ClaimId, Vec<Message>)], held: u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_that_wait_leave_together() {
+async fn waiting_claims_are_sent_as_one_group() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -279,15 +279,15 @@ async fn claims_that_wait_leave_together() {
     check_claims(&queue, &claims, COUNT - 1).await;
 }
 
-/// What cannot be done together, as something has expired, is done one by one.
+/// If messages have expired, the claims of a group are executed one by one.
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_that_meet_what_is_unusual_are_carried_out_alone() {
+async fn claims_outside_the_fast_path_are_executed_one_by_one() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     let texts: Vec<_> = (0..COUNT).map(|n| n.to_string()).collect();
     let ids = queue.post(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    // The records of some are gone. What was posted may lie in two chunks.
+    // Some records are deleted. The posts may be in two chunks.
     for chunk in server.cli(&["--scan", "--pattern", "*:b:*"]).lines() {
         for id in &ids[..3] {
             server.cli(&["HDEL", chunk, &(id.position.get() % 256).to_string()]);
@@ -298,7 +298,7 @@ async fn claims_that_meet_what_is_unusual_are_carried_out_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_whose_answer_is_lost_are_made_once() {
+async fn claims_whose_answer_is_lost_are_executed_once() {
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
     let store = open(options(&proxy.uri())).await;
@@ -306,7 +306,7 @@ async fn claims_whose_answer_is_lost_are_made_once() {
     queue.claim(1).await;
     let texts: Vec<_> = (0..COUNT).map(|n| n.to_string()).collect();
     queue.post(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    // The server has to know the script, and nothing else is to be answered first.
+    // The server must know the script first, and must have nothing else to answer.
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     proxy.cut_next_answer();
     let claims = claim_together(&server, &queue).await;

@@ -1,5 +1,5 @@
-//! Producers and consumers that work while something happens to servers, what they were told, and
-//! whether a store that keeps its promises can have told them that.
+//! Producers and consumers that work during a fault, the answers they got, and whether a correct
+//! store can have given those answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,36 +9,37 @@ use std::time::{Duration, Instant};
 use zaqar_core::MessageId;
 use zaqar_core::storage::{Claims, Deleted, ListQuery, Message, Messages};
 
-use crate::servers::PATIENCE;
+use crate::servers::TEST_TIMEOUT;
 use crate::support::{Queue, now};
 
 const PRODUCERS: usize = 8;
 const CONSUMERS: usize = 8;
 
-/// What producers and consumers did.
+/// The record of what producers and consumers did.
 #[derive(Default)]
 pub(crate) struct Record {
     seen: Mutex<Seen>,
     answers: Mutex<Vec<Answer>>,
     is_over: AtomicBool,
-    /// Numbers the bodies of messages: each is posted by one request.
+    /// The next number for a message body: each body is posted by one request.
     bodies: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Seen {
     posted: BTreeSet<MessageId>,
-    /// Whose deletion was acknowledged; whose deletion failed, perhaps after it was done.
+    /// Messages whose deletion was acknowledged, and those whose deletion failed and may have been
+    /// done.
     deleted: BTreeSet<MessageId>,
     perhaps_deleted: BTreeSet<MessageId>,
-    /// What was claimed.
+    /// Messages that were claimed.
     held: BTreeSet<MessageId>,
-    /// Where each body was seen.
+    /// The message in which each body was seen.
     bodies: BTreeMap<Vec<u8>, MessageId>,
     wrong: Vec<String>,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 struct Answer {
     /// The index of its queue.
     queue: usize,
@@ -48,7 +49,7 @@ struct Answer {
 }
 
 impl Seen {
-    /// Notes where a message was seen: a body at two positions was stored twice.
+    /// Records a message: a body in two messages was stored twice.
     fn see(&mut self, message: &Message) {
         let body = message.payload.bytes.to_vec();
         let before = self.bodies.insert(body, message.id);
@@ -60,34 +61,34 @@ impl Seen {
 
 impl Record {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("nobody panics with it")
+        self.seen.lock().expect("the lock is not poisoned")
     }
 
     fn answers(&self) -> MutexGuard<'_, Vec<Answer>> {
-        self.answers.lock().expect("nobody panics with it")
+        self.answers.lock().expect("the lock is not poisoned")
     }
 
     fn answered(&self, queue: usize, started: Instant, is_ok: bool) {
         self.answers().push(Answer { queue, started, ended: Instant::now(), is_ok });
     }
 
-    /// How much load there was.
+    /// The number of answers so far.
     fn load(&self) -> usize {
         let seen = self.seen();
         seen.posted.len().min(seen.deleted.len())
     }
 
-    /// Waits until there is some more load than there was.
+    /// Waits until there are more answers than before.
     async fn until_busy(&self, before: usize) {
         let started = Instant::now();
         while self.load() <= before + 100 {
-            assert!(started.elapsed() < PATIENCE, "there is no load");
+            assert!(started.elapsed() < TEST_TIMEOUT, "there is no load");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// When a request on this queue first succeeded that ended after `since` and, where `is_new`,
-    /// began after it, too.
+    /// When a request on this queue first succeeded that ended after `since` and, with `is_new`,
+    /// also began after it.
     fn served_at(&self, queue: usize, since: Instant, is_new: bool) -> Option<Instant> {
         let answers = self.answers();
         let late = answers.iter().rev().take_while(|answer| answer.ended > since);
@@ -97,8 +98,8 @@ impl Record {
         served.map(|answer| answer.ended).min()
     }
 
-    /// Waits until requests on each of so many queues have succeeded after `since`; how long after
-    /// it the last queue was served.
+    /// Waits until requests on all queues have succeeded after `since`. Returns how long the last
+    /// queue took.
     pub(crate) async fn until_served(
         &self,
         queues: usize,
@@ -111,7 +112,7 @@ impl Record {
                 if let Some(at) = self.served_at(queue, since, is_new) {
                     break at;
                 }
-                assert!(since.elapsed() < PATIENCE, "queue {queue} is not served again");
+                assert!(since.elapsed() < TEST_TIMEOUT, "queue {queue} is not served again");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
             longest = longest.max(served - since);
@@ -177,7 +178,7 @@ async fn consume(queue: Queue, at: usize, record: Arc<Record>) {
     }
 }
 
-/// Runs producers and consumers on queues while `happens` does; what they did.
+/// Runs producers and consumers on queues during `happens`. Returns their record.
 pub(crate) async fn under_load<F: Future<Output = ()>>(
     queues: &[Queue],
     happens: impl FnOnce(Arc<Record>) -> F,
@@ -203,8 +204,8 @@ pub(crate) async fn under_load<F: Future<Output = ()>>(
     record
 }
 
-/// Nothing that was acknowledged is lost, nothing was stored, given or claimed twice, nothing is
-/// back after its deletion, and nothing is held by a claim that does not know of it.
+/// Checks that no acknowledged message is lost, none was stored or claimed twice, none reappears
+/// after its deletion, and none is held by a claim that does not list it.
 pub(crate) async fn check(queues: &[Queue], record: &Record) {
     let mut left = BTreeSet::new();
     for queue in queues {
@@ -236,7 +237,7 @@ pub(crate) async fn check(queues: &[Queue], record: &Record) {
     );
 }
 
-/// Notes messages of a queue that are not free and that no live claim lists.
+/// Records messages of a queue that are neither free nor listed by a live claim.
 async fn orphans(queue: &Queue, all: &[Message], record: &Record) {
     let mut free = BTreeSet::new();
     let mut query = ListQuery {

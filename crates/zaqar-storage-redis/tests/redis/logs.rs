@@ -1,4 +1,4 @@
-//! What the store logs, for tests that run on one thread.
+//! Captures the log of the store, for tests that run on one thread.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
@@ -8,21 +8,21 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Warnings and errors, a line each: the message and the fields.
+/// Warnings and errors, one line each: message and fields.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logs(Arc<Mutex<Vec<String>>>);
 
 impl Logs {
-    /// Keeps what this thread logs until the guard is dropped.
+    /// Captures what this thread logs until the guard is dropped.
     pub(crate) fn keep() -> (Self, DefaultGuard) {
         let logs = Self::default();
         let guard = tracing::subscriber::set_default(logs.clone());
         (logs, guard)
     }
 
-    /// The lines with this in them.
+    /// The lines that contain this text.
     pub(crate) fn with(&self, text: &str) -> Vec<String> {
-        let all = self.0.lock().expect("nobody panics with it");
+        let all = self.0.lock().expect("the lock is not poisoned");
         all.iter().filter(|line| line.contains(text)).cloned().collect()
     }
 }
@@ -43,7 +43,7 @@ impl Subscriber for Logs {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.0.lock().expect("nobody panics with it").push(line.0);
+        self.0.lock().expect("the lock is not poisoned").push(line.0);
     }
 
     fn enter(&self, _: &Id) {}

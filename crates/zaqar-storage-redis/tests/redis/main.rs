@@ -1,22 +1,22 @@
-//! The store against real servers, which the tests start: one alone, one behind Sentinels, and a
+//! Tests against real servers, which the tests start: a single server, one behind Sentinels, and a
 //! Cluster.
 
 mod clocks;
 mod cluster;
 mod failover;
+mod foreign_data;
 mod full;
-mod garbage;
 mod groups;
-mod hearing;
-mod keeping;
-mod late;
-mod least;
 mod load;
 mod logs;
-mod moves;
+mod news;
+mod outages;
+mod permissions;
 mod proxy;
+mod repeats;
 mod sentinel;
 mod servers;
 mod single;
+mod slot_moves;
+mod stored_data;
 mod support;
-mod trouble;

@@ -1,4 +1,4 @@
-//! A proxy in front of a server, which cuts connections at the worst moment.
+//! Proxies in front of a server that cut connections at a chosen moment.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,11 +12,11 @@ const CUT_ANSWER: u8 = 1;
 const CUT_REQUEST: u8 = 2;
 const SILENT: u8 = 3;
 
-/// A port that leads to a server.
+/// A port that forwards to a server.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<AtomicU8>,
-    /// Whether something that a server sent was not passed on.
+    /// Whether an answer of the server was dropped.
     has_lost: Arc<AtomicBool>,
 }
 
@@ -46,19 +46,19 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Ends the connection that the next answer comes on, instead of passing the answer on.
+    /// Closes the connection of the next answer instead of forwarding the answer.
     pub(crate) fn cut_next_answer(&self) {
         self.mode.store(CUT_ANSWER, Ordering::Release);
     }
 
-    /// Ends the connection that the next request comes on, instead of passing the request on.
+    /// Closes the connection of the next request instead of forwarding the request.
     pub(crate) fn cut_next_request(&self) {
         self.mode.store(CUT_REQUEST, Ordering::Release);
     }
 
-    /// Passes nothing on, and keeps connections open. One that has lost something never passes
-    /// anything again.
-    pub(crate) fn be_silent(&self) {
+    /// Stops forwarding but keeps connections open. A connection that has dropped something never
+    /// forwards again.
+    pub(crate) fn stop_forwarding(&self) {
         self.mode.store(SILENT, Ordering::Release);
     }
 
@@ -66,12 +66,12 @@ impl Proxy {
         self.mode.store(PASS, Ordering::Release);
     }
 
-    /// Whether something that a server sent was not passed on, as the proxy was silent.
-    pub(crate) fn has_lost_an_answer(&self) -> bool {
+    /// Whether an answer was dropped while forwarding was stopped.
+    pub(crate) fn has_dropped_an_answer(&self) -> bool {
         self.has_lost.load(Ordering::Acquire)
     }
 
-    /// Whether the cut that was asked for was made.
+    /// Whether the requested cut was made.
     pub(crate) fn has_cut(&self) -> bool {
         self.mode.load(Ordering::Acquire) == PASS
     }
@@ -88,7 +88,7 @@ async fn carry(
     let mut is_lossy = false;
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if mode.compare_exchange(cut, PASS, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            // Dropping one half of each ends both connections.
+            // Dropping one half of each closes both connections.
             drop(to.shutdown().await);
             return;
         }
@@ -101,9 +101,9 @@ async fn carry(
     }
 }
 
-/// A proxy that holds up, copies or hides the answers of single requests: those of scripts that
-/// change something, on their first attempt.
-pub(crate) struct Holding {
+/// A proxy that holds back or copies single requests, or drops their answers. It acts on the first
+/// attempts of scripts that change something.
+pub(crate) struct HoldingProxy {
     port: u16,
     shared: Arc<Mutex<Plan>>,
 }
@@ -111,34 +111,34 @@ pub(crate) struct Holding {
 #[derive(Default)]
 struct Plan {
     server: u16,
-    /// How many requests pass before the one that this happens to.
+    /// How many such requests pass before the one that it acts on.
     after: Option<usize>,
-    fate: Fate,
-    held: Option<Held>,
+    action: Action,
+    held: Option<HeldRequest>,
 }
 
-/// What happens to a request.
+/// The action on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Fate {
-    /// It does not arrive, and its connection ends.
+enum Action {
+    /// Do not forward it, and close its connection.
     #[default]
-    Held,
-    /// It arrives and is answered, and a copy is kept.
-    Copied,
-    /// It arrives, and its connection ends before the answer.
-    Unanswered,
+    Hold,
+    /// Forward it and its answer, and keep a copy.
+    Copy,
+    /// Forward it, and close its connection before the answer.
+    DropAnswer,
 }
 
-/// A request that has not arrived yet, or a copy of one that has.
+/// A request that was not forwarded yet, or a copy of one that was.
 #[derive(Clone)]
-pub(crate) struct Held {
+pub(crate) struct HeldRequest {
     server: u16,
     bytes: Vec<u8>,
-    /// Which script it calls.
+    /// The digest of the script that it calls.
     pub(crate) digest: String,
 }
 
-impl Holding {
+impl HoldingProxy {
     pub(crate) async fn to(server: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
         let port = listener.local_addr().expect("it has an address").port();
@@ -149,9 +149,14 @@ impl Holding {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                let is_mute = Arc::new(AtomicBool::new(false));
-                tokio::spawn(pass_answers(from_server, to_client, Arc::clone(&is_mute)));
-                tokio::spawn(pass_requests(from_client, to_server, Arc::clone(&plan), is_mute));
+                let drops_answers = Arc::new(AtomicBool::new(false));
+                tokio::spawn(pass_answers(from_server, to_client, Arc::clone(&drops_answers)));
+                tokio::spawn(pass_requests(
+                    from_client,
+                    to_server,
+                    Arc::clone(&plan),
+                    drops_answers,
+                ));
             }
         });
         Self { port, shared }
@@ -161,74 +166,78 @@ impl Holding {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Holds up the request that comes after `n` others, and ends the connection that it came on.
+    /// Holds back the request after `n` others, and closes its connection.
     pub(crate) fn hold(&self, n: usize) {
-        self.plan().plan(n, Fate::Held);
+        self.plan().plan(n, Action::Hold);
     }
 
-    /// Passes the request that comes after `n` others on, and keeps a copy.
+    /// Forwards the request after `n` others, and keeps a copy.
     pub(crate) fn copy(&self, n: usize) {
-        self.plan().plan(n, Fate::Copied);
+        self.plan().plan(n, Action::Copy);
     }
 
-    /// Passes the request that comes after `n` others on, and ends its connection instead of
-    /// passing the answer on.
+    /// Forwards the request after `n` others, and closes its connection instead of forwarding the
+    /// answer.
     pub(crate) fn hide_answer(&self, n: usize) {
-        self.plan().plan(n, Fate::Unanswered);
+        self.plan().plan(n, Action::DropAnswer);
     }
 
-    /// The request that this happened to, if it came; if not, it happens to none.
-    pub(crate) fn take_held(&self) -> Option<Held> {
+    /// The request that was held back or copied, if it came. The proxy acts on no later request.
+    pub(crate) fn take_held(&self) -> Option<HeldRequest> {
         self.plan().after = None;
         self.plan().held.take()
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.shared.lock().expect("nobody panics with it")
+        self.shared.lock().expect("the lock is not poisoned")
     }
 }
 
 impl Plan {
-    fn plan(&mut self, after: usize, fate: Fate) {
-        (self.after, self.fate) = (Some(after), fate);
+    fn plan(&mut self, after: usize, action: Action) {
+        (self.after, self.action) = (Some(after), action);
     }
 }
 
-/// The length of what ends the arguments of a script that changes something, and what is where in
-/// it: the deadline, in milliseconds, and which attempt this is.
+/// The length of the envelope, the last argument of scripts that change something, and the offsets
+/// of the deadline in milliseconds and of the attempt.
 const ENVELOPE: usize = 49;
 const DEADLINE: std::ops::Range<usize> = 8..16;
 const ATTEMPT: usize = 36;
 
-impl Held {
-    /// When it has to arrive, in milliseconds since 1970.
+impl HeldRequest {
+    /// Its deadline, in milliseconds since 1970.
     pub(crate) fn deadline(&self) -> u64 {
         let envelope = &self.bytes[self.bytes.len() - ENVELOPE - 2..];
         u64::from_be_bytes(envelope[DEADLINE].try_into().expect("eight bytes"))
     }
 
-    /// The same request as its repeat, which the driver would send next.
+    /// The same request as the repeat that the driver would send next.
     pub(crate) fn repeat(mut self) -> Self {
         let envelope = self.bytes.len() - ENVELOPE - 2;
         self.bytes[envelope + ATTEMPT] = 2;
         self
     }
 
-    /// Lets it arrive; what the server says.
+    /// Sends it to the server. Returns the server's answer.
     pub(crate) async fn send(&self) -> String {
         let mut server = TcpStream::connect(("127.0.0.1", self.server)).await.expect("it connects");
         server.write_all(&self.bytes).await.expect("it is sent");
-        let mut said = vec![0; 4096];
-        let length = server.read(&mut said).await.expect("the server answers");
-        String::from_utf8_lossy(&said[..length]).into_owned()
+        let mut answer = vec![0; 4096];
+        let length = server.read(&mut answer).await.expect("the server answers");
+        String::from_utf8_lossy(&answer[..length]).into_owned()
     }
 }
 
-/// Passes answers on until the connection ends or is to answer no more.
-async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_mute: Arc<AtomicBool>) {
+/// Forwards answers until the connection ends or answers are to be dropped.
+async fn pass_answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    drops_answers: Arc<AtomicBool>,
+) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if is_mute.load(Ordering::Acquire) || to.write_all(&buffer[..length]).await.is_err() {
+        if drops_answers.load(Ordering::Acquire) || to.write_all(&buffer[..length]).await.is_err() {
             break;
         }
     }
@@ -239,22 +248,22 @@ async fn pass_requests(
     from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     plan: Arc<Mutex<Plan>>,
-    is_mute: Arc<AtomicBool>,
+    drops_answers: Arc<AtomicBool>,
 ) {
     let mut from = BufReader::new(from);
     while let Some((bytes, arguments)) = read_request(&mut from).await {
         if is_first_of_script(&arguments) {
-            let mut plan = plan.lock().expect("nobody panics with it");
+            let mut plan = plan.lock().expect("the lock is not poisoned");
             match plan.after {
                 Some(0) => {
                     let digest = String::from_utf8_lossy(&arguments[1]).into_owned();
                     let server = plan.server;
-                    plan.held = Some(Held { server, bytes: bytes.clone(), digest });
+                    plan.held = Some(HeldRequest { server, bytes: bytes.clone(), digest });
                     plan.after = None;
-                    match plan.fate {
-                        Fate::Held => return,
-                        Fate::Copied => {}
-                        Fate::Unanswered => is_mute.store(true, Ordering::Release),
+                    match plan.action {
+                        Action::Hold => return,
+                        Action::Copy => {}
+                        Action::DropAnswer => drops_answers.store(true, Ordering::Release),
                     }
                 }
                 Some(n) => plan.after = Some(n - 1),
@@ -267,7 +276,8 @@ async fn pass_requests(
     }
 }
 
-/// Whether this is the first attempt of a script that changes something: its last argument says so.
+/// Whether the last argument is the envelope of the first attempt of a script that changes
+/// something.
 fn is_first_of_script(arguments: &[Vec<u8>]) -> bool {
     arguments[0] == b"EVALSHA"
         && arguments.last().is_some_and(|it| it.len() == ENVELOPE && it[ATTEMPT] == 1)

@@ -1,5 +1,5 @@
-//! Servers that the tests start: `redis-server`, or the program that `ZAQAR_TEST_REDIS_SERVER`
-//! names. They end with the test process, however it ends.
+//! Servers that the tests start: `redis-server`, or the program in `ZAQAR_TEST_REDIS_SERVER`. They
+//! end with the test process, however it ends.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long what servers do by themselves may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// Milliseconds of silence after which a server is taken to be dead: longer than any test, unless
-/// the test is about that.
+/// How long events such as a failover may take.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Milliseconds after which a silent server is considered dead: longer than any test, unless the
+/// test needs a failover.
 const NEVER: &str = "600000";
 const SOON: &str = "3000";
 /// How long [`Server::ask`] waits for a server that hangs.
 const ASK_TIMEOUT: Duration = Duration::from_millis(300);
-/// The bus of a Cluster node has the port of the node plus this.
+/// The offset of the bus port of a Cluster node.
 const BUS: u16 = 10_000;
 
 fn program() -> OsString {
@@ -31,15 +31,15 @@ fn program() -> OsString {
 /// The major version of the server under test: some options of tests are newer than Redis 6.2.
 pub(crate) static MAJOR: LazyLock<u32> = LazyLock::new(|| {
     let ran = Command::new(program()).arg("--version").output().expect("the server starts");
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-    let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    let answer = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let version = answer.split_whitespace().find_map(|word| word.strip_prefix("v="));
     let major = version.and_then(|version| version.split('.').next()?.parse().ok());
-    major.unwrap_or_else(|| panic!("--version says {said}"))
+    major.unwrap_or_else(|| panic!("--version says {answer}"))
 });
 
 /// A server, or a Sentinel.
 pub(crate) struct Server {
-    /// A shell that ends the server when its standard input ends.
+    /// A shell that kills the server when its standard input is closed.
     shell: Option<Child>,
     pub(crate) port: u16,
     dir: TempDir,
@@ -47,7 +47,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server that keeps nothing on disk.
+    /// Starts a server without persistence.
     pub(crate) fn start(options: &[&str]) -> Self {
         let memory_only = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
         Self::start_as(&[&memory_only, options].concat(), |dir| {
@@ -59,18 +59,18 @@ impl Server {
     fn start_sentinel(configuration: &str) -> Self {
         Self::start_as(&["--sentinel"], |dir| {
             let file = dir.join("sentinel.conf");
-            fs::write(&file, configuration).expect("there is room for a file");
+            fs::write(&file, configuration).expect("a temporary file");
             vec![path(&file).to_owned()]
         })
     }
 
-    /// Starts a node of a Cluster, which is not part of one yet.
+    /// Starts a node that does not belong to a Cluster yet.
     fn start_node(options: &[&str]) -> Self {
         let fixed = ["--cluster-enabled", "yes", "--cluster-migration-barrier", "99"];
         let memory_only = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
         let mut ports = std::iter::repeat_with(|| rand::random_range(12_000..15_000));
         let port = ports.find(|port| is_free(*port) && is_free(port + BUS));
-        let port = port.expect("ports come without end");
+        let port = port.expect("the range of ports is endless");
         Self::start_at(port, &[&fixed[..], &memory_only, options].concat(), |_| Vec::new())
     }
 
@@ -79,7 +79,7 @@ impl Server {
     }
 
     fn start_at(port: u16, options: &[&str], first: impl FnOnce(&Path) -> Vec<String>) -> Self {
-        let dir = tempfile::tempdir().expect("there is room for a directory");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let mut arguments = first(dir.path());
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
         let mut server = Self { shell: None, port, dir, arguments };
@@ -87,7 +87,7 @@ impl Server {
         server
     }
 
-    /// Gives it more options when it is started again.
+    /// Adds options for the next start.
     pub(crate) fn add_options(&mut self, options: &[&str]) {
         self.arguments.extend(options.iter().map(|option| (*option).to_owned()));
     }
@@ -96,7 +96,7 @@ impl Server {
         self.dir.path()
     }
 
-    /// Starts it again after it has ended.
+    /// Starts the server again after it has ended.
     pub(crate) fn launch(&mut self) {
         let port = self.port.to_string();
         let log = self.dir.path().join("log");
@@ -111,7 +111,8 @@ impl Server {
             .expect("sh starts");
         self.shell = Some(shell);
         wait_until("the server answers", || {
-            self.try_cli(&["PING"]).is_some_and(|said| said == "PONG" || said.contains("LOADING"))
+            self.try_cli(&["PING"])
+                .is_some_and(|answer| answer == "PONG" || answer.contains("LOADING"))
         });
     }
 
@@ -124,11 +125,11 @@ impl Server {
         format!("redis:{}", path(&self.socket()))
     }
 
-    /// Runs a command by `redis-cli`.
+    /// Runs a command with `redis-cli`.
     pub(crate) fn cli(&self, command: &[&str]) -> String {
-        let said = self.try_cli(command).unwrap_or_else(|| panic!("redis-cli {command:?}"));
-        assert!(!said.starts_with("ERR "), "{command:?}: {said}");
-        said
+        let answer = self.try_cli(command).unwrap_or_else(|| panic!("redis-cli {command:?}"));
+        assert!(!answer.starts_with("ERR "), "{command:?}: {answer}");
+        answer
     }
 
     fn try_cli(&self, command: &[&str]) -> Option<String> {
@@ -140,27 +141,27 @@ impl Server {
         ran.status.success().then(|| String::from_utf8_lossy(&ran.stdout).trim().to_owned())
     }
 
-    /// A field of `INFO`; empty while there is no answer: Sentinels end all connections to a server
-    /// whose role they change.
+    /// A field of `INFO`; empty while there is no answer, because Sentinels close all connections
+    /// to a server whose role they change.
     pub(crate) fn info(&self, field: &str) -> String {
         let info = self.try_cli(&["INFO", "everything"]).unwrap_or_default();
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()
     }
 
-    /// What it answers to a command, over a connection of its own: much sooner than by `redis-cli`.
-    /// `None` if it hangs, is gone, or answers an error. Lists are joined by new lines.
+    /// The answer to a command, over a new connection: much faster than `redis-cli`. `None` if the
+    /// server hangs, is gone, or answers an error. Lists are joined by newlines.
     pub(crate) fn ask(&self, command: &str) -> Option<String> {
         ask(self.port, command).ok().flatten()
     }
 
-    /// Whether it says that it is a master with a replica that follows.
+    /// Whether it is a master with a connected replica.
     pub(crate) fn is_master_with_replica(&self) -> bool {
         self.ask("INFO replication")
             .is_some_and(|info| info.contains("role:master") && info.contains("state=online"))
     }
 
-    /// Ends it at once.
+    /// Kills it at once.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         self.end();
@@ -191,9 +192,9 @@ impl Drop for Server {
     }
 }
 
-/// A master and its replicas, watched by three Sentinels.
+/// A master and its replicas, monitored by three Sentinels.
 pub(crate) struct Watched {
-    /// The first one was the master at the beginning.
+    /// The first one is the master at the beginning.
     pub(crate) servers: Vec<Server>,
     pub(crate) sentinels: [Server; 3],
 }
@@ -204,7 +205,7 @@ impl Watched {
         Self::with(1, NEVER)
     }
 
-    /// With so many replicas, and Sentinels that find out when the master is killed.
+    /// With so many replicas, and Sentinels that detect when the master is killed.
     pub(crate) fn that_fails_over(replicas: usize) -> Self {
         Self::with(replicas, SOON)
     }
@@ -232,25 +233,25 @@ impl Watched {
                 field("num-other-sentinels") == "2" && field("num-slaves") == count
             })
         });
-        wait_until("the replicas are in step", || {
+        wait_until("the replicas are in operation", || {
             watched.servers[1..].iter().all(|it| it.info("master_link_status") == "up")
         });
         watched
     }
 
-    /// The server that has taken the place of the first one: some Sentinel names it, and it is a
-    /// master with a replica.
+    /// The server that has replaced the first one: a Sentinel names it, and it is a master with a
+    /// replica.
     pub(crate) fn successor(&self) -> Option<&Server> {
-        let said = self.sentinels.iter().find_map(|sentinel| {
-            let said = sentinel.ask("SENTINEL GET-MASTER-ADDR-BY-NAME zaqar")?;
-            let port: u16 = said.lines().nth(1)?.parse().ok()?;
+        let answer = self.sentinels.iter().find_map(|sentinel| {
+            let answer = sentinel.ask("SENTINEL GET-MASTER-ADDR-BY-NAME zaqar")?;
+            let port: u16 = answer.lines().nth(1)?.parse().ok()?;
             (port != self.servers[0].port).then_some(port)
         })?;
-        let server = self.servers.iter().find(|server| server.port == said)?;
+        let server = self.servers.iter().find(|server| server.port == answer)?;
         (self.servers.len() == 2 || server.is_master_with_replica()).then_some(server)
     }
 
-    /// Starts the old master again, as what the Sentinels would make of it in ten seconds.
+    /// Starts the old master again as a replica, which Sentinels would do after ten seconds.
     pub(crate) fn bring_back(&mut self) {
         let mut successor = 0;
         wait_until("another server is the master", || {
@@ -279,8 +280,8 @@ impl Cluster {
         Self::with(1, &["--cluster-node-timeout", NEVER])
     }
 
-    /// With so many replicas for each master, and nodes that find out when one is killed, and that
-    /// have what they had when they come back.
+    /// With so many replicas for each master, and nodes that detect when one is killed and keep
+    /// their data across a restart.
     pub(crate) fn that_fails_over(replicas: usize) -> Self {
         Self::with(replicas, &["--cluster-node-timeout", SOON, "--appendonly", "yes"])
     }
@@ -289,7 +290,7 @@ impl Cluster {
         let nodes = (0..3 * (1 + replicas)).map(|_| Server::start_node(options)).collect();
         let cluster = Self { nodes };
         cluster.create(replicas);
-        cluster.wait_until_well();
+        cluster.wait_until_healthy();
         cluster
     }
 
@@ -300,8 +301,8 @@ impl Cluster {
             .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
             .output()
             .expect("redis-cli starts");
-        let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success(), "redis-cli --cluster create says: {said}");
+        let answer = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "redis-cli --cluster create says: {answer}");
     }
 
     fn masters(&self) -> Vec<&Server> {
@@ -320,7 +321,7 @@ impl Cluster {
         (0..self.nodes.len()).filter(|at| follows(&self.nodes[*at])).collect()
     }
 
-    /// Whether one of these nodes is a master now, has a replica, and serves.
+    /// Whether one of these nodes is a master now, has a replica, and serves requests.
     pub(crate) fn has_master_among(&self, nodes: &[usize]) -> bool {
         nodes.iter().map(|at| &self.nodes[*at]).any(|node| {
             node.is_master_with_replica()
@@ -332,13 +333,13 @@ impl Cluster {
         self.nodes[0].cli(&["CLUSTER", "KEYSLOT", key])
     }
 
-    /// Which of the masters has a key that exists.
+    /// The port of the master that has a key, which must exist.
     pub(crate) fn owner(&self, key: &str) -> u16 {
         let owner = self.masters().into_iter().find(|node| node.cli(&["EXISTS", key]) == "1");
         owner.expect("a master has the key").port
     }
 
-    /// Moves the slot of a key that exists to another master, and takes its time.
+    /// Slowly moves the slot of an existing key to another master.
     #[expect(clippy::disallowed_methods, reason = "processes are waited for outside of a runtime")]
     pub(crate) fn move_slot(&self, key: &str) {
         let (slot, owner) = (self.slot(key), self.owner(key));
@@ -354,17 +355,17 @@ impl Cluster {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
-            let said =
+            let answer =
                 from.cli(&["MIGRATE", "127.0.0.1", &to.port.to_string(), &keys, "0", "5000"]);
-            assert!(said == "OK" || said == "NOKEY", "MIGRATE says {said}");
+            assert!(answer == "OK" || answer == "NOKEY", "MIGRATE says {answer}");
         }
         for node in [to, from].into_iter().chain(others[1..].iter().copied()) {
             assert_eq!(node.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]), "OK");
         }
     }
 
-    /// Waits until all slots are served, and replicas are in step.
-    pub(crate) fn wait_until_well(&self) {
+    /// Waits until all slots are served and all replicas are in sync.
+    pub(crate) fn wait_until_healthy(&self) {
         let known = format!("cluster_known_nodes:{}", self.nodes.len());
         wait_until("the Cluster is well", || {
             self.nodes.iter().all(|node| {
@@ -384,28 +385,28 @@ impl Cluster {
     }
 }
 
-/// Waits for what happens by itself.
+/// Waits until a condition holds.
 #[expect(clippy::disallowed_methods, reason = "processes are waited for outside of a runtime")]
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "{what}");
+        assert!(started.elapsed() < TEST_TIMEOUT, "{what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections, and
-/// none of a Cluster's.
+/// A port that is not in use, below those of outgoing connections, and not the port of a Cluster
+/// node.
 pub(crate) fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..22_000));
-    ports.find(|port| is_free(*port)).expect("ports come without end")
+    ports.find(|port| is_free(*port)).expect("the range of ports is endless")
 }
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
-/// Sends a command to a port and reads the answer; `None` for an error or nothing.
+/// Sends a command to a port and reads the answer; `None` for an error or an empty answer.
 pub(crate) fn ask(port: u16, command: &str) -> io::Result<Option<String>> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect_timeout(&address, ASK_TIMEOUT)?;

@@ -1,4 +1,4 @@
-//! What tests share.
+//! Helpers that the tests share.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -17,14 +17,14 @@ use zaqar_core::{
 use zaqar_storage_redis::{Options, Redis};
 use zaqar_storage_testkit::{About, Factory, Stores};
 
-use crate::servers::PATIENCE;
+use crate::servers::TEST_TIMEOUT;
 
-/// How long a server may take to answer.
+/// A server timeout that no slow machine reaches.
 const SLOW: Duration = Duration::from_secs(60);
 /// Longer than a test lasts, in seconds.
 const HOUR: u64 = 3600;
 
-/// Stores on one server, told apart by what their keys begin with.
+/// Stores on one server with different key prefixes.
 pub(crate) struct Prefixes(pub(crate) String);
 
 #[async_trait]
@@ -40,8 +40,8 @@ impl Factory for Prefixes {
     }
 }
 
-/// Options with a timeout that no slow machine runs into, unless the URI has one, and any time:
-/// tests have clocks of their own.
+/// Options with a timeout that no slow machine reaches, unless the URI sets one, and without a
+/// bound on clock skew, because tests choose their own times.
 pub(crate) fn options(uri: &str) -> Options {
     let mut options = Options::new(uri).expect("a good URI");
     options.max_clock_skew = None;
@@ -51,13 +51,13 @@ pub(crate) fn options(uri: &str) -> Options {
     options
 }
 
-/// Options of a store that waits as long as it takes.
-pub(crate) fn patient(uri: &str) -> Options {
-    Options { max_reconnect_attempts: u32::MAX, retry_for: PATIENCE, ..options(uri) }
+/// Options of a store that retries for longer than any test.
+pub(crate) fn long_retry(uri: &str) -> Options {
+    Options { max_reconnect_attempts: u32::MAX, retry_for: TEST_TIMEOUT, ..options(uri) }
 }
 
-/// Options of a store that does not wait for long.
-pub(crate) fn impatient(uri: &str) -> Options {
+/// Options of a store that retries only briefly.
+pub(crate) fn short_retry(uri: &str) -> Options {
     Options { retry_for: Duration::from_millis(700), ..options(uri) }
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn open(options: Options) -> Redis {
     Redis::open(options).await.expect("the store opens")
 }
 
-/// A queue as tests see it.
+/// A queue and the store through which a test uses it.
 #[derive(Clone)]
 pub(crate) struct Queue {
     pub(crate) store: Redis,
@@ -74,7 +74,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// A new queue of a project of its own.
+    /// A new queue in a project of its own.
     pub(crate) async fn new(store: &Redis, name: &str) -> Self {
         let queue = Self { store: store.clone(), key: key(name), generation: generation() };
         queue.open().await.expect("the head opens");
@@ -85,7 +85,7 @@ impl Queue {
         Heads::open(&self.store, &self.key, self.generation, now()).await
     }
 
-    /// The same queue by another store.
+    /// The same queue through another store.
     pub(crate) fn by(&self, store: &Redis) -> Self {
         Self { store: store.clone(), ..self.clone() }
     }
@@ -123,7 +123,7 @@ impl Queue {
         self.try_claim(limit).await.expect("the claim answers").1
     }
 
-    /// Everything in it, in pages.
+    /// All its messages, read in pages.
     pub(crate) async fn all(&self) -> Vec<Message> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
@@ -158,7 +158,7 @@ pub(crate) fn message(text: &str) -> NewMessage {
     NewMessage { payload, ttl: 3600, delay: 0 }
 }
 
-/// A queue of a project that no other test uses.
+/// A queue in a project that no other test uses.
 pub(crate) fn key(name: &str) -> QueueKey {
     key_of(&format!("{:032x}", rand::<u128>()), name)
 }
@@ -186,7 +186,7 @@ where
     rand::random()
 }
 
-/// What an error is, and all that is behind it.
+/// An error with all its sources.
 pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -197,7 +197,7 @@ pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Queues in slots of each of the three masters of a Cluster.
+/// Queues in slots of all three masters of a Cluster.
 pub(crate) async fn spread(store: &Redis) -> Vec<Queue> {
     let mut queues = Vec::new();
     for n in 0..6 {

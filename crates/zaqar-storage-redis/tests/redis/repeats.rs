@@ -1,7 +1,6 @@
-//! Requests that are held up on their way, so that their repeats come first: none may be carried
-//! out twice.
+//! Requests that are delayed so that their repeats arrive first: none may be executed twice.
 
-#![expect(clippy::unwrap_used, reason = "steps of tests, which fail where one is refused")]
+#![expect(clippy::unwrap_used, reason = "test operations, which fail if a request is rejected")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -18,13 +17,13 @@ use zaqar_core::{
 };
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::proxy::Holding;
+use crate::proxy::HoldingProxy;
 use crate::servers::Server;
 use crate::support::{Queue, message, now, open, options, rand, texts};
 
-/// What the steps work on: all that a queue can hold.
+/// The objects that the operations use: everything that a queue can hold.
 #[derive(Clone)]
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) queue: Queue,
     pub(crate) target: Queue,
     ids: Vec<MessageId>,
@@ -35,12 +34,12 @@ pub(crate) struct Scene {
     on_lease: SubscriptionId,
 }
 
-type Step = for<'a> fn(&'a Scene) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+type Operation = for<'a> fn(&'a Fixture) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// Writes a list of steps: a name, and what it does with the scene.
-macro_rules! steps {
-    ($($name:literal: |$scene:ident| $step:expr;)*) => {
-        &[$(($name, |$scene| Box::pin(async move { $step; }))),*]
+/// A list of operations: a name, and a function of the fixture.
+macro_rules! operations {
+    ($($name:literal: |$fixture:ident| $operation:expr;)*) => {
+        &[$(($name, |$fixture| Box::pin(async move { $operation; }))),*]
     };
 }
 
@@ -53,8 +52,8 @@ fn subscription(id: SubscriptionId, lease: Option<LeaseId>) -> NewSubscription {
     NewSubscription { id, subscriber, ttl: 600, options: "{}".into(), confirmed: true, lease }
 }
 
-/// Everything that changes something.
-pub(crate) const STEPS: &[(&str, Step)] = steps! {
+/// Every operation that changes something.
+pub(crate) const OPERATIONS: &[(&str, Operation)] = operations! {
     "open": |it| {
         let new = Queue { key: crate::support::key("new"), ..it.queue.clone() };
         new.open().await.unwrap()
@@ -73,7 +72,7 @@ pub(crate) const STEPS: &[(&str, Step)] = steps! {
     "claim_release": |it| {
         it.queue.store.claim_release(&it.queue.key, it.claim, now()).await.unwrap()
     };
-    "claim with dead letters": |it| {
+    "claim with dead dead_letters": |it| {
         it.queue.store.claim_release(&it.queue.key, it.claim, now()).await.unwrap();
         let (target, generation) = (it.target.key.clone(), it.target.generation);
         let rule = DeadLetters { max_claim_count: 1, target, generation, ttl: None };
@@ -145,9 +144,9 @@ pub(crate) const STEPS: &[(&str, Step)] = steps! {
     "ping": |it| it.queue.store.ping().await.unwrap();
 };
 
-/// A queue with all that there is: six messages of which the first was claimed once and is claimed
-/// again, two subscriptions, an entry.
-pub(crate) async fn scene(store: &Redis) -> Scene {
+/// A queue with everything that it can hold: messages, one of them claimed and one delayed, two
+/// subscriptions, and outbox entries.
+pub(crate) async fn fixture(store: &Redis) -> Fixture {
     let (queue, target) = (Queue::new(store, "q").await, Queue::new(store, "dead").await);
     let lease = LeaseId::new(rand());
     store.keep_lease(lease, now().plus_secs(600), now()).await.unwrap();
@@ -160,31 +159,31 @@ pub(crate) async fn scene(store: &Redis) -> Scene {
     queue.try_post_new(vec![late]).await.unwrap();
     let (claim, held) = queue.try_claim(1).await.unwrap();
     let claimed = held[0].id;
-    Scene { queue, target, ids, claim, claimed, lease, subscription: own, on_lease }
+    Fixture { queue, target, ids, claim, claimed, lease, subscription: own, on_lease }
 }
 
-/// For each script that a step calls: its request is held up, its repeat does the work, and the
+/// For each script of an operation: its request is held back, the repeat does the work, and the
 /// original does nothing more.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_original_that_comes_after_its_repeat_does_nothing() {
+async fn an_original_after_its_repeat_does_nothing() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let (store, direct) = (open(options(&proxy.uri())).await, open(options(&server.uri())).await);
     let mut scripts = BTreeSet::new();
-    for (name, step) in STEPS {
+    for (name, operation) in OPERATIONS {
         for n in 0..20 {
-            let mut it = scene(&direct).await;
+            let mut it = fixture(&direct).await;
             assert_ne!(it.subscription, it.on_lease);
             (it.queue, it.target) = (it.queue.by(&store), it.target.by(&store));
             proxy.hold(n);
-            step(&it).await;
+            operation(&it).await;
             let Some(held) = proxy.take_held() else {
                 assert!(n > 0, "{name} calls no script");
                 break;
             };
             let all = it.queue.by(&direct).all().await;
-            let said = held.send().await;
-            assert!(said.starts_with("-ZLATE"), "{name}, script {n}: {said}");
+            let answer = held.send().await;
+            assert!(answer.starts_with("-ZLATE"), "{name}, script {n}: {answer}");
             assert_eq!(it.queue.by(&direct).all().await, all, "{name}, script {n}");
             scripts.insert(held.digest);
         }
@@ -192,8 +191,8 @@ async fn an_original_that_comes_after_its_repeat_does_nothing() {
     assert!(scripts.len() >= 27, "{} scripts", scripts.len());
 }
 
-/// What a scene has come to, as a user sees it.
-pub(crate) async fn state(it: &Scene, store: &Redis) -> String {
+/// The state of a fixture as a user sees it.
+pub(crate) async fn state(it: &Fixture, store: &Redis) -> String {
     let queue = it.queue.by(store);
     let seen = |message: Message| {
         let texts = texts(std::slice::from_ref(&message));
@@ -210,34 +209,34 @@ pub(crate) async fn state(it: &Scene, store: &Redis) -> String {
     format!("{all:#?} {ttl:?} {ttls:?} {generation:?} {moved:?}")
 }
 
-/// For each script that a step calls: its request is carried out, the answer is lost, and the
-/// repeat is answered as if it were the only one, and does nothing more.
+/// For each script of an operation: its request is executed, the answer is lost, and the repeat
+/// gets the same answer and does nothing more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_that_comes_after_its_original_gets_the_same_answer() {
+async fn a_repeat_after_its_original_gets_the_same_answer() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let mut scripts = BTreeSet::new();
-    for (name, step) in STEPS {
-        // A store for each, as some steps work on all queues of a store.
+    for (name, operation) in OPERATIONS {
+        // A separate store for each, because some operations work on all queues of a store.
         let prefix = |n: usize| format!("{}-{n}", name.replace(' ', "-"));
         let with = |n, uri: &str| Options { prefix: prefix(n), ..options(uri) };
         let direct = open(with(20, &server.uri())).await;
-        let once = scene(&direct).await;
-        step(&once).await;
+        let once = fixture(&direct).await;
+        operation(&once).await;
         let expected = state(&once, &direct).await;
         for n in 0..20 {
             let direct = open(with(n, &server.uri())).await;
             let store = open(with(n, &proxy.uri())).await;
-            let mut it = scene(&direct).await;
+            let mut it = fixture(&direct).await;
             (it.queue, it.target) = (it.queue.by(&store), it.target.by(&store));
             proxy.hide_answer(n);
-            let stepped = {
+            let result = {
                 let it = it.clone();
-                tokio::spawn(async move { step(&it).await }).await
+                tokio::spawn(async move { operation(&it).await }).await
             };
             let Some(held) = proxy.take_held() else { break };
-            // The one answer that cannot be given again, as the driver's documentation says.
-            assert_eq!(stepped.is_err(), *name == "pop", "{name}, script {n}: {stepped:?}");
+            // A pop is the only operation whose answer cannot be given again, as documented.
+            assert_eq!(result.is_err(), *name == "pop", "{name}, script {n}: {result:?}");
             assert_eq!(state(&it, &direct).await, expected, "{name}, script {n}");
             scripts.insert(held.digest);
         }
@@ -245,12 +244,12 @@ async fn a_repeat_that_comes_after_its_original_gets_the_same_answer() {
     assert!(scripts.len() >= 27, "{} scripts", scripts.len());
 }
 
-/// While a claim's answer is lost, more claims and delays end than one call clears away: the repeat
-/// must not be told to come again, as another call would not be recognised.
+/// While a claim's answer is lost, more claims and delays come due than one call ends. The repeat
+/// must not be told to call again, because another call would not be recognised as a repeat.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_is_answered_before_what_has_come_due() {
+async fn a_repeat_is_answered_before_due_work() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let queue = Queue::new(&open(options(&proxy.uri())).await, "q").await;
     queue.post(&["a", "b"]).await;
     let delayed = NewMessage { delay: 60, ..message("delayed") };
@@ -258,7 +257,7 @@ async fn a_repeat_is_answered_before_what_has_come_due() {
     proxy.copy(0);
     assert_eq!(texts(&queue.claim(1).await), ["a"]);
     let claim = proxy.take_held().expect("the claim was copied");
-    // The queue's time moves on, and nothing ends the delays.
+    // The queue's time advances, and nothing ends the delays.
     let batch = Batch {
         request: rand(),
         client: zaqar_core::ClientId::new("me"),
@@ -267,13 +266,13 @@ async fn a_repeat_is_answered_before_what_has_come_due() {
     };
     let later = now().plus_secs(70);
     queue.store.post(&queue.key, queue.generation, batch, later).await.unwrap();
-    let said = claim.repeat().send().await;
-    assert!(said.contains("\r\ndone\r\n"), "{said}");
+    let answer = claim.repeat().send().await;
+    assert!(answer.contains("\r\ndone\r\n"), "{answer}");
     let held = queue.all().await.into_iter().filter(|it| it.claim.is_some());
     assert_eq!(texts(&held.collect::<Vec<_>>()), ["a"], "it took nothing else");
 }
 
-/// How often each command was carried out, within scripts too.
+/// How often each command was executed, including those within scripts.
 fn commands(server: &Server) -> BTreeMap<String, u64> {
     let stats = server.cli(&["INFO", "commandstats"]);
     let read = |line: &str| {
@@ -283,15 +282,16 @@ fn commands(server: &Server) -> BTreeMap<String, u64> {
     stats.lines().filter_map(read).filter(|(name, _)| !name.contains("info")).collect()
 }
 
-/// A repeat and a late original cost a few commands of constant cost, whatever is remembered.
+/// Recognising a repeat or a late original takes a few commands of constant cost, however many
+/// requests are remembered.
 #[tokio::test(flavor = "multi_thread")]
-async fn recognising_a_repeat_costs_the_same_whatever_is_remembered() {
+async fn recognising_a_repeat_has_constant_cost() {
     const CONSTANT: [&str; 8] =
         ["evalsha", "time", "hexists", "hget", "hset", "hmget", "pexpire", "del"];
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let queue = Queue::new(&open(options(&proxy.uri())).await, "q").await;
-    // The first one also brings the script and tells the schedule.
+    // The first post also uploads the script and updates the schedule.
     queue.post(&["first"]).await;
     proxy.copy(0);
     let posted = queue.post(&["a"]).await;
@@ -305,8 +305,8 @@ async fn recognising_a_repeat_costs_the_same_whatever_is_remembered() {
             server.cli(&["EVAL", fill, "1", key]);
         }
         server.cli(&["CONFIG", "RESETSTAT"]);
-        let said = repeat.send().await;
-        assert!(said.contains(&posted[0].position.get().to_string()), "{said}");
+        let answer = repeat.send().await;
+        assert!(answer.contains(&posted[0].position.get().to_string()), "{answer}");
         assert!(original.send().await.starts_with("-ZLATE"));
         let cost: BTreeMap<_, _> =
             commands(&server).into_iter().filter(|(name, _)| !name.contains("config")).collect();
@@ -318,21 +318,21 @@ async fn recognising_a_repeat_costs_the_same_whatever_is_remembered() {
     assert_eq!(queue.texts().await, ["first", "a"]);
 }
 
-/// A copy of a request that was carried out, and answered, does not do more.
+/// A duplicate of an answered request has no further effect.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_comes_twice_is_carried_out_once() {
+async fn a_duplicated_request_is_executed_once() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let (store, direct) = (open(options(&proxy.uri())).await, open(options(&server.uri())).await);
-    for (name, step) in STEPS {
-        if !["post", "claim", "pop", "purge", "claim with dead letters"].contains(name) {
+    for (name, operation) in OPERATIONS {
+        if !["post", "claim", "pop", "purge", "claim with dead dead_letters"].contains(name) {
             continue;
         }
         for n in 0..20 {
-            let mut it = scene(&direct).await;
+            let mut it = fixture(&direct).await;
             (it.queue, it.target) = (it.queue.by(&store), it.target.by(&store));
             proxy.copy(n);
-            step(&it).await;
+            operation(&it).await;
             let Some(copied) = proxy.take_held() else { break };
             let (all, moved) =
                 (it.queue.by(&direct).all().await, it.target.by(&direct).all().await);
@@ -343,27 +343,27 @@ async fn a_request_that_comes_twice_is_carried_out_once() {
     }
 }
 
-/// A request that was held up until its deadline is over does nothing, although nobody repeated
-/// it: its caller was told that it failed.
+/// A request that arrives after its deadline does nothing, even if it was never repeated: its
+/// caller was told that it failed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_comes_after_its_deadline_does_nothing() {
+async fn a_request_after_its_deadline_does_nothing() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let mut late = Vec::new();
-    for (name, step) in STEPS {
+    for (name, operation) in OPERATIONS {
         for n in 0..20 {
-            // A store for each, as some steps work on all queues of a store.
+            // A separate store for each, because some operations work on all queues of a store.
             let prefix = format!("late-{}-{n}", late.len());
             let with = |uri: &str| Options { prefix: prefix.clone(), ..options(uri) };
             let direct = open(with(&server.uri())).await;
-            let mut it = scene(&direct).await;
+            let mut it = fixture(&direct).await;
             let uri = format!("{}?socket_timeout=3", proxy.uri());
             let once = open(Options { max_reconnect_attempts: 0, ..with(&uri) }).await;
             (it.queue, it.target) = (it.queue.by(&once), it.target.by(&once));
             let (queue, target) = (it.queue.by(&direct), it.target.by(&direct));
             proxy.hold(n);
-            // It panics where its request fails.
-            drop(tokio::spawn(async move { step(&it).await }).await);
+            // It panics if its request fails.
+            drop(tokio::spawn(async move { operation(&it).await }).await);
             let Some(held) = proxy.take_held() else { break };
             late.push((*name, queue, target, held));
         }
@@ -379,17 +379,17 @@ async fn a_request_that_comes_after_its_deadline_does_nothing() {
             queue.post(&["posted after the deadline"]).await;
         }
         let (all, moved) = (queue.all().await, target.all().await);
-        let said = held.send().await;
-        assert!(said.starts_with("-ZLATE"), "{name}: {said}");
+        let answer = held.send().await;
+        assert!(answer.starts_with("-ZLATE"), "{name}: {answer}");
         assert_eq!(queue.all().await, all, "{name}");
         assert_eq!(target.all().await, moved, "{name}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_purge_leaves_what_was_posted_after_it() {
+async fn a_late_purge_keeps_later_posts() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let queue = Queue::new(&open(options(&proxy.uri())).await, "q").await;
     queue.post(&["a"]).await;
     proxy.hold(0);
@@ -403,14 +403,14 @@ async fn a_late_purge_leaves_what_was_posted_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_claim_holds_nothing() {
     let server = Server::start(&[]);
-    let proxy = Holding::to(server.port).await;
+    let proxy = HoldingProxy::to(server.port).await;
     let queue = Queue::new(&open(options(&proxy.uri())).await, "q").await;
     queue.post(&["a", "b", "c", "d"]).await;
     proxy.hold(0);
     let (claim, taken) = queue.try_claim(2).await.unwrap();
     assert_eq!(texts(&taken), ["a", "b"]);
     let held = proxy.take_held().expect("the claim was held up");
-    // Also when the claim has ended meanwhile.
+    // The same applies after the claim has ended.
     queue.store.claim_release(&queue.key, claim, now()).await.unwrap();
     assert!(held.send().await.starts_with("-ZLATE"));
     assert!(queue.store.claim_get(&queue.key, claim, now()).await.unwrap().is_none());

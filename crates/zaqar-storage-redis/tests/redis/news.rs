@@ -9,16 +9,16 @@ use zaqar_core::{MessageId, QueueKey};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::proxy::Proxy;
-use crate::servers::{Cluster, PATIENCE, Server, Watched};
+use crate::servers::{Cluster, Server, TEST_TIMEOUT, Watched};
 use crate::support::{Queue, open, options};
 
-/// A store that never looks by itself: what it hears was told.
-async fn deaf_to_polls(uri: &str) -> Redis {
+/// A store that never scans queues: it gets news only from publications.
+async fn without_polling(uri: &str) -> Redis {
     open(Options { news_poll: None, ..options(uri) }).await
 }
 
-/// Waits until a stream has named a queue up to a message.
-pub(crate) async fn hears(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
+/// Waits for news of a message.
+pub(crate) async fn wait_for_news(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
     let heard = async {
         loop {
             let posted = news.next().await.expect("the stream goes on");
@@ -27,46 +27,47 @@ pub(crate) async fn hears(news: &mut NewsStream, key: &QueueKey, last: MessageId
             }
         }
     };
-    tokio::time::timeout(PATIENCE, heard).await.expect("it is heard");
+    tokio::time::timeout(TEST_TIMEOUT, heard).await.expect("the news arrive");
 }
 
 async fn check(uri: &str) {
-    let (here, there) = (deaf_to_polls(uri).await, deaf_to_polls(uri).await);
+    let (here, there) = (without_polling(uri).await, without_polling(uri).await);
     let (mut at_home, mut abroad) =
         (here.news().await.expect("it answers"), there.news().await.expect("it answers"));
     for name in ["a", "b"] {
         let queue = Queue::new(&here, name).await;
         for _ in 0..3 {
             let ids = queue.post(&["x", "y"]).await;
-            hears(&mut abroad, &queue.key, ids[1]).await;
-            hears(&mut at_home, &queue.key, ids[1]).await;
+            wait_for_news(&mut abroad, &queue.key, ids[1]).await;
+            wait_for_news(&mut at_home, &queue.key, ids[1]).await;
         }
         let ids = queue.by(&there).post(&["z"]).await;
-        hears(&mut at_home, &queue.key, ids[0]).await;
+        wait_for_news(&mut at_home, &queue.key, ids[0]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_here_is_news_there() {
+async fn news_reach_another_server() {
     check(&Server::start(&[]).uri()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_here_is_news_there_behind_sentinels() {
+async fn news_reach_another_server_behind_sentinels() {
     let watched = Watched::start();
     check(&watched.uri()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_here_is_news_there_in_a_cluster() {
+async fn news_reach_another_server_in_a_cluster() {
     let cluster = Cluster::start();
     check(&cluster.uri()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_posts_are_heard_by_a_slow_listener() {
+async fn a_slow_listener_gets_combined_news() {
     let server = Server::start(&[]);
-    let (here, there) = (deaf_to_polls(&server.uri()).await, deaf_to_polls(&server.uri()).await);
+    let (here, there) =
+        (without_polling(&server.uri()).await, without_polling(&server.uri()).await);
     let mut news = there.news().await.unwrap();
     let mut last = BTreeMap::new();
     for n in 0..50 {
@@ -77,8 +78,8 @@ async fn many_posts_are_heard_by_a_slow_listener() {
     }
     let mut heard = 0;
     while !last.is_empty() {
-        let posted = tokio::time::timeout(PATIENCE, news.next()).await;
-        let posted = posted.expect("all are heard").expect("the stream goes on");
+        let posted = tokio::time::timeout(TEST_TIMEOUT, news.next()).await;
+        let posted = posted.expect("all news arrive").expect("the stream goes on");
         heard += 1;
         if last.get(&posted.key).is_some_and(|last| posted.last >= *last) {
             last.remove(&posted.key);
@@ -88,61 +89,61 @@ async fn many_posts_are_heard_by_a_slow_listener() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_missed_while_disconnected_is_heard_later() {
+async fn news_missed_while_disconnected_arrive_later() {
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
-    let here = deaf_to_polls(&server.uri()).await;
-    let there = deaf_to_polls(&proxy.uri()).await;
+    let here = without_polling(&server.uri()).await;
+    let there = without_polling(&proxy.uri()).await;
     let mut news = there.news().await.unwrap();
     let queue = Queue::new(&here, "q").await;
     let ids = queue.post(&["a"]).await;
-    hears(&mut news, &queue.key, ids[0]).await;
-    // The connection that listens is cut when the next news come: they are lost with it.
+    wait_for_news(&mut news, &queue.key, ids[0]).await;
+    // The listening connection is cut by the next news, which are lost.
     proxy.cut_next_answer();
     let ids = queue.post(&["b"]).await;
-    hears(&mut news, &queue.key, ids[0]).await;
+    wait_for_news(&mut news, &queue.key, ids[0]).await;
     assert!(proxy.has_cut());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_leaves_a_connection_that_passes_nothing() {
+async fn a_listener_replaces_a_dead_connection() {
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
-    let here = deaf_to_polls(&server.uri()).await;
-    let there = deaf_to_polls(&format!("{}?socket_timeout=3", proxy.uri())).await;
+    let here = without_polling(&server.uri()).await;
+    let there = without_polling(&format!("{}?socket_timeout=3", proxy.uri())).await;
     let mut news = there.news().await.unwrap();
-    proxy.be_silent();
+    proxy.stop_forwarding();
     let queue = Queue::new(&here, "q").await;
     let ids = queue.post(&["a"]).await;
     let started = Instant::now();
-    while !proxy.has_lost_an_answer() {
-        assert!(started.elapsed() < PATIENCE, "something is lost");
+    while !proxy.has_dropped_an_answer() {
+        assert!(started.elapsed() < TEST_TIMEOUT, "something is lost");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // The connection that lost it stays open, and never passes anything again.
+    // The connection that dropped the news stays open, and never forwards again.
     proxy.pass();
-    hears(&mut news, &queue.key, ids[0]).await;
+    wait_for_news(&mut news, &queue.key, ids[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_told_is_found_by_looking() {
+async fn lost_news_are_found_by_a_scan() {
     let server = Server::start(&[]);
-    let here = deaf_to_polls(&server.uri()).await;
-    let looking = Options { news_poll: Some(Duration::from_millis(300)), ..options(&server.uri()) };
-    let there = open(looking).await;
+    let here = without_polling(&server.uri()).await;
+    let polling = Options { news_poll: Some(Duration::from_millis(300)), ..options(&server.uri()) };
+    let there = open(polling).await;
     let mut news = there.news().await.unwrap();
     server.cli(&["ACL", "SETUSER", "default", "-publish"]);
     let queue = Queue::new(&here, "q").await;
     let ids = queue.post(&["a"]).await;
-    hears(&mut news, &queue.key, ids[0]).await;
+    wait_for_news(&mut news, &queue.key, ids[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn databases_hear_nothing_of_each_other() {
+async fn databases_share_no_news() {
     let server = Server::start(&[]);
     let (here, there) = (
-        deaf_to_polls(&server.uri()).await,
-        deaf_to_polls(&format!("{}?dbid=1", server.uri())).await,
+        without_polling(&server.uri()).await,
+        without_polling(&format!("{}?dbid=1", server.uri())).await,
     );
     let mut news = there.news().await.unwrap();
     Queue::new(&here, "q").await.post(&["a"]).await;
@@ -151,14 +152,15 @@ async fn databases_hear_nothing_of_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_end_with_the_store() {
+async fn streams_end_when_the_store_is_closed() {
     let server = Server::start(&[]);
-    let (here, there) = (deaf_to_polls(&server.uri()).await, deaf_to_polls(&server.uri()).await);
+    let (here, there) =
+        (without_polling(&server.uri()).await, without_polling(&server.uri()).await);
     let (mut own, mut other) = (here.news().await.unwrap(), there.news().await.unwrap());
     let queue = Queue::new(&here, "q").await;
     let ids = queue.post(&["a"]).await;
     here.shut_down().await.unwrap();
-    hears(&mut other, &queue.key, ids[0]).await;
+    wait_for_news(&mut other, &queue.key, ids[0]).await;
     while let Some(posted) = own.next().await {
         assert_eq!(posted.key, queue.key);
     }

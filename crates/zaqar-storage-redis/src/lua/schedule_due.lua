@@ -1,6 +1,6 @@
--- What is due by ARGV[1] on the sorted set KEYS[1], and, where all are on one server, on those that
--- ARGV[3] and the rest name; ARGV[2] of each: the number of its set, from 0, member and score. A
--- key that is none of ours is passed over.
+-- At most ARGV[2] members that are due by ARGV[1], from the sorted set KEYS[1] and, if all shards
+-- are on one server, from each of the sets in ARGV[3] and later. Answers for each the index of its
+-- set, from 0, its member and its score. A key of the wrong type is skipped.
 local answer = {}
 for n = 2, #ARGV do
   local key = n == 2 and KEYS[1] or ARGV[n]

@@ -1,5 +1,5 @@
-//! Keys, members and fields that nobody of us wrote, or that are damaged: they hide and stop
-//! nothing else.
+//! Keys, members and fields that no store wrote, or that are damaged, neither hide nor block
+//! anything else.
 
 use zaqar_core::storage::{
     Claims, Heads, Leases, ListQuery, Messages, Outbox, PopQuery, QueueRow, Queues, Subscriptions,
@@ -8,11 +8,11 @@ use zaqar_core::storage::{
 use zaqar_core::{LeaseId, Metadata, QueueKey, QueueName, Timestamp};
 use zaqar_storage_redis::Redis;
 
-use crate::late::{Scene, scene};
+use crate::repeats::{Fixture, fixture};
 use crate::servers::Server;
 use crate::support::{Queue, generation, message, now, open, options, rand};
 
-/// The keys of a queue, by their ends, as `keys.rs` lists them; with a `*` one of several.
+/// The suffixes of the keys of a queue, as `keys.rs` lists them; `*` matches one of several.
 const SETS: [&str; 16] =
     ["f", "c", "d", "w", "x", "e", "sx", "si", "sl", "sm", "oe", "ow", "or", "od", "of", "ox"];
 const HASHES: [&str; 8] = ["h", "k", "l", "s", "sn", "b:*", "r:*", "t0"];
@@ -22,7 +22,7 @@ fn base(queue: &Queue) -> String {
     format!("zq1:{{q/{}/{}}}:", queue.key.project.as_str(), queue.key.name)
 }
 
-/// The key with this end; one that is not there gets the number 1.
+/// The key with this suffix; for one that does not exist, `*` becomes 1.
 fn key(server: &Server, queue: &Queue, end: &str) -> String {
     let pattern = format!("{}{end}", base(queue));
     let found = server.cli(&["--scan", "--pattern", &pattern]);
@@ -30,13 +30,13 @@ fn key(server: &Server, queue: &Queue, end: &str) -> String {
     found.unwrap_or_else(|| pattern.replace('*', "1"))
 }
 
-/// Makes a key one of another type.
+/// Gives a key another type.
 fn retype(server: &Server, key: &str) {
     server.cli(&["DEL", key]);
     server.cli(&["SET", key, "odd"]);
 }
 
-/// Adds a member or field that is none of ours to a key, and spoils what is in its fields.
+/// Adds a foreign member or field to a key, and overwrites its fields.
 fn spoil(server: &Server, key: &str, end: &str) {
     if SETS.contains(&end) {
         server.cli(&["ZADD", key, "1", "odd"]);
@@ -47,7 +47,7 @@ fn spoil(server: &Server, key: &str, end: &str) {
         return;
     }
     if end != "h" {
-        // Requests are random bytes, and no command line holds a zero byte.
+        // Request ids are random bytes, and no command line can contain a zero byte.
         let is_text = |field: &&str| !field.is_empty() && !field.contains('\0');
         for field in server.cli(&["HKEYS", key]).lines().filter(is_text) {
             server.cli(&["HSET", key, field, "odd"]);
@@ -61,8 +61,8 @@ fn all() -> ListQuery {
     ListQuery { after: None, limit: 100, hide: None, include_claimed, include_delayed }
 }
 
-/// Everything that reads or hands out still answers.
-async fn answers(it: &Scene, what: &str) {
+/// All reads, claims and leases still answer.
+async fn answers(it: &Fixture, what: &str) {
     let (store, key, now) = (&it.queue.store, &it.queue.key, now().plus_secs(40));
     let incarnation = it.queue.generation.incarnation;
     let start = zaqar_core::Position::new(0);
@@ -79,7 +79,7 @@ async fn answers(it: &Scene, what: &str) {
     it.queue.try_post(&["more"]).await.expect(what);
 }
 
-/// Sweeps until nothing is left to do.
+/// Sweeps until nothing is left.
 async fn sweep(store: &Redis, at: Timestamp) {
     let mut sweeps = 0;
     while store.sweep(at, 1000).await.expect("the sweep goes on").more {
@@ -89,25 +89,25 @@ async fn sweep(store: &Redis, at: Timestamp) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_keys_of_queues_stop_nothing() {
+async fn foreign_keys_of_queues_block_nothing_else() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     for end in SETS.iter().chain(&HASHES).chain(&LISTS) {
-        let spoiled = scene(&store).await;
+        let spoiled = fixture(&store).await;
         spoil(&server, &key(&server, &spoiled.queue, end), end);
         answers(&spoiled, end).await;
-        // Of one whose index has another type its own requests may fail, and nobody else's.
-        let retyped = scene(&store).await;
+        // Requests for a queue whose index has another type may fail, but no others.
+        let retyped = fixture(&store).await;
         retype(&server, &key(&server, &retyped.queue, end));
     }
-    let good = scene(&store).await;
+    let good = fixture(&store).await;
     let short = zaqar_core::storage::NewMessage { ttl: 60, ..message("short") };
     good.queue.try_post_new(vec![short]).await.expect("it is stored");
     answers(&good, "the good queue").await;
     let due = store.due_queues(1000, now().plus_secs(60)).await.expect("the schedule goes on");
     assert!(due.contains(&good.queue.key), "{due:?}");
     assert!(store.volume().await.expect("it counts").is_some());
-    // Claims have made some messages live for hours.
+    // Claims have extended the lives of some messages by hours.
     let later = now().plus_secs(50_000);
     sweep(&store, later).await;
     let stats = store.stats(&good.queue.key, later).await.expect("it answers").expect("its head");
@@ -117,10 +117,10 @@ async fn odd_keys_of_queues_stop_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_keys_of_schedules_and_leases_stop_nothing() {
+async fn foreign_keys_of_schedules_and_leases_block_nothing_else() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
-    // Shard 0 has keys of other types; the others have members that nobody wrote.
+    // Shard 0 has keys of other types; the other shards have foreign members.
     for end in ["s", "o", "l", "lx", "lh"] {
         retype(&server, &format!("zq1:{{a/0}}:{end}"));
     }
@@ -163,7 +163,7 @@ async fn odd_keys_of_schedules_and_leases_stop_nothing() {
     assert!(store.volume().await.expect("it counts").is_some());
 }
 
-/// A queue that is on another shard of the schedules than the first, as its key there shows.
+/// A queue whose schedule is not in shard 0.
 async fn queue_outside_of_shard_0(server: &Server, store: &Redis) -> Queue {
     for n in 0..100 {
         let queue = Queue::new(store, &format!("q{n}")).await;
@@ -178,7 +178,7 @@ async fn queue_outside_of_shard_0(server: &Server, store: &Redis) -> Queue {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_rows_hide_no_others() {
+async fn foreign_rows_do_not_hide_others() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let project = crate::support::key("x").project;

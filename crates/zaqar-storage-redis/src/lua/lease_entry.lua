@@ -1,4 +1,4 @@
--- Leases the oldest due entry until ARGV[4].
+-- Leases the oldest due outbox entry until ARGV[4].
 local PAGE = 1000
 local function leased(first, parts)
   local answer = {'done', head[1], first}
@@ -8,33 +8,34 @@ local function leased(first, parts)
   return answer
 end
 if answered then
-  -- It may have been settled since.
+  -- The entry may have been settled in the meantime.
   local parts = call('LRANGE', base .. 'o:' .. answered, 0, -1)
   if #parts == 0 then return {'none'} end
   return leased(answered, parts)
 end
 if not is_wanted() then return {'none'} end
--- Where more than this has expired, the sweep is not done yet: what is left must not be leased.
+-- If more than this has expired, the sweep has a backlog, and an expired entry must not be leased.
 for n = 1, 10 do
   if end_unwanted(PAGE) < PAGE then break end
   if n == 10 then return {'none'} end
 end
--- What has come due stands in line by age.
+-- Entries that have come due are ordered by age.
 for _ = 1, 10 do
-  local come = call('ZRANGE', base .. 'ow', '-inf', now, 'BYSCORE', 'LIMIT', 0, PAGE, 'WITHSCORES')
+  local due_members = call(
+    'ZRANGE', base .. 'ow', '-inf', now, 'BYSCORE', 'LIMIT', 0, PAGE, 'WITHSCORES')
   local firsts, by_age, by_due = {}, {}, {}
-  for i = 1, #come, 2 do
-    firsts[#firsts + 1] = come[i]
-    -- What is no place goes nowhere.
-    if chunk_of(come[i]) then
+  for i = 1, #due_members, 2 do
+    firsts[#firsts + 1] = due_members[i]
+    -- Skip members that are not positions.
+    if chunk_of(due_members[i]) then
       local n = #by_age
-      by_age[n + 1], by_age[n + 2] = come[i], come[i]
-      by_due[n + 1], by_due[n + 2] = come[i + 1], come[i]
+      by_age[n + 1], by_age[n + 2] = due_members[i], due_members[i]
+      by_due[n + 1], by_due[n + 2] = due_members[i + 1], due_members[i]
     end
   end
-  many('ZREM', 'ow', firsts)
-  many('ZADD', 'or', by_age)
-  many('ZADD', 'od', by_due)
+  write_many('ZREM', 'ow', firsts)
+  write_many('ZADD', 'or', by_age)
+  write_many('ZADD', 'od', by_due)
   if #firsts < PAGE then break end
 end
 local first, parts
@@ -43,7 +44,7 @@ for _ = 1, PAGE do
   if not first then return {'none'} end
   parts = redis.pcall('LRANGE', base .. 'o:' .. first, 0, -1)
   if not parts.err and #parts > 0 then break end
-  -- Nothing that we wrote: it must not stand in the way of the others.
+  -- Not an entry that this store wrote: end it, so that it does not block the others.
   end_entry(first)
 end
 if parts.err or #parts == 0 then return {'none'} end

@@ -1,7 +1,7 @@
--- Removes what the claim ARGV[4] holds: letters that have arrived.
+-- Deletes the messages that the claim ARGV[4] holds: dead letters that are stored in their target.
 local row = call('HGET', base .. 'l', ARGV[4])
 if row then
-  drop(held(ARGV[4], row))
+  delete_messages(held(ARGV[4], row))
   call('HDEL', base .. 'l', ARGV[4])
   call('ZREM', base .. 'e', ARGV[4])
 end

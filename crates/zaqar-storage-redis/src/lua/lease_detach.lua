@@ -1,5 +1,5 @@
--- Forgets that these hang on the lease: ARGV[3] and the rest; where some still do, a sweep looks at
--- it again at ARGV[2], or, where that is empty, when it would have.
+-- Removes ARGV[3] and later arguments from the index of the lease. If entries are left, the next
+-- sweep of the lease is at ARGV[2]; if that is empty, its time does not change.
 local index = base .. 'li:' .. lease
 if ARGV[3] then call('ZREM', index, unpack(ARGV, 3)) end
 if call('EXISTS', index) == 0 then

@@ -1,4 +1,4 @@
-//! What a store keeps in its server, for how long, at what cost, and what it leaves alone.
+//! What a store keeps in Redis, for how long and at what cost, and what it does not touch.
 
 use std::process::Command;
 
@@ -9,10 +9,10 @@ use zaqar_core::storage::{
 use zaqar_core::{ClaimId, ClientId, LeaseId, SubscriptionId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::servers::{Cluster, MAJOR, PATIENCE, Server};
-use crate::support::{Queue, full_text, impatient, key_of, message, now, open, options, rand};
+use crate::servers::{Cluster, MAJOR, Server, TEST_TIMEOUT};
+use crate::support::{Queue, full_text, key_of, message, now, open, options, rand, short_retry};
 
-/// Sweeps as of some seconds from now until nothing is left to do.
+/// Sweeps, as of some seconds from now, until nothing is left.
 async fn sweep(store: &Redis, secs: u64) {
     while store.sweep(now().plus_secs(secs), 500).await.expect("the store sweeps").more {}
 }
@@ -24,7 +24,7 @@ fn keys(server: &Server) -> Vec<String> {
     all
 }
 
-/// Subscribes somebody for ten minutes.
+/// Creates a subscription that lives for ten minutes.
 async fn subscribe(queue: &Queue, lease: Option<LeaseId>) {
     subscribe_with(queue, lease, "{}".to_owned()).await;
 }
@@ -43,7 +43,7 @@ async fn subscribe_with(queue: &Queue, lease: Option<LeaseId>, options: String) 
     made.expect("it answers");
 }
 
-/// Takes a lease that lasts for ten minutes.
+/// Creates a lease for ten minutes.
 async fn lease(store: &Redis) -> LeaseId {
     let lease = LeaseId::new(rand());
     let kept = store.keep_lease(lease, now().plus_secs(600), now()).await;
@@ -51,7 +51,7 @@ async fn lease(store: &Redis) -> LeaseId {
     lease
 }
 
-/// Fills a queue with all that there is.
+/// Fills a queue with everything that it can hold.
 async fn fill(queue: &Queue, target: &Queue, lease: LeaseId) {
     let store = &queue.store;
     subscribe(queue, None).await;
@@ -84,7 +84,7 @@ async fn fill(queue: &Queue, target: &Queue, lease: LeaseId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_what_is_closed() {
+async fn closing_a_queue_leaves_no_keys() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let (queue, target) = (Queue::new(&store, "q").await, Queue::new(&store, "dead").await);
@@ -104,7 +104,7 @@ async fn nothing_is_left_of_what_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_what_was_followed() {
+async fn followed_entries_are_deleted_later() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -125,13 +125,13 @@ async fn nothing_is_left_of_what_was_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_is_over_waits_for_what_is_on_its_way() {
+async fn an_expired_lease_waits_for_pending_subscriptions() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     let lease = lease(&store).await;
     subscribe(&queue, Some(lease)).await;
-    // The lease knows of a subscription that is not made yet.
+    // The lease has a subscription that does not exist yet.
     let rows = keys(&server).into_iter().find(|key| key.contains("{q/") && key.ends_with(":s"));
     server.cli(&["DEL", &rows.expect("there is a subscription")]);
     store.end_lease(lease, now()).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_lease_that_is_over_waits_for_what_is_on_its_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_gives_its_space_back_and_the_rest_goes_in_time() {
+async fn a_purge_frees_memory_and_the_sweep_deletes_the_rest() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -152,7 +152,8 @@ async fn a_purge_gives_its_space_back_and_the_rest_goes_in_time() {
         queue.try_post_new((0..200).map(|_| message(&body)).collect()).await.unwrap();
     }
     let chunks = || keys(&server).iter().filter(|key| key.contains(":b:")).count();
-    // A chunk has 256 places, and the place after a new connection begins another.
+    // A chunk has 256 positions, and the first position after a new connection begins another
+    // chunk.
     assert!((8..=12).contains(&chunks()), "{}", chunks());
     store.purge(&queue.key, now()).await.unwrap();
     queue.post(&["later"]).await;
@@ -171,7 +172,7 @@ async fn a_purge_gives_its_space_back_and_the_rest_goes_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_after_a_close_does_not_meet_what_is_left_of_the_last() {
+async fn a_new_incarnation_ignores_the_remains_of_the_last() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -185,7 +186,7 @@ async fn a_life_after_a_close_does_not_meet_what_is_left_of_the_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_and_its_names_go_with_it() {
+async fn removing_a_row_leaves_no_keys() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let (key, generation) = (crate::support::key("q"), crate::support::generation());
@@ -197,37 +198,37 @@ async fn a_row_and_its_names_go_with_it() {
     assert!(left.iter().all(|key| key.contains(":r:") || key == "zq1:layout"), "{left:?}");
 }
 
-/// Commands that the server has carried out, those within scripts included.
+/// Commands that the server has executed, including those within scripts.
 fn commands(server: &Server) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok();
     stats.lines().filter(|line| !line.contains("info")).filter_map(calls).sum()
 }
 
-/// What servers do all the time, where nothing is to be done: a few calls.
+/// The periodic work of servers takes a few calls if nothing is due.
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_for_work_on_an_idle_server_is_a_few_calls() {
+async fn polling_an_idle_server_takes_a_few_calls() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     Queue::new(&store, "q").await.post(&["a"]).await;
-    let look = async || {
+    let poll = async || {
         store.sweep(now(), 1000).await.unwrap();
         assert_eq!(store.due_queues(1000, now()).await.unwrap(), []);
     };
-    // The first calls bring the scripts.
-    look().await;
+    // The first calls upload the scripts.
+    poll().await;
     let calls = || {
         let stats = server.cli(&["INFO", "commandstats"]);
         let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
         calls.unwrap().split(',').next().unwrap().parse::<u32>().unwrap()
     };
     let before = calls();
-    look().await;
+    poll().await;
     let calls = calls() - before;
     assert!(calls <= 3, "{calls} calls for leases, sweeps and deliveries");
 }
 
-/// Beside 500 webhooks with 60 kB of options each, which are 30 MB.
+/// Beside 500 webhooks with 60 kB of options each, 30 MB in total.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_reads_nothing_of_other_subscriptions() {
     let server = Server::start(&[]);
@@ -247,7 +248,7 @@ async fn a_push_reads_nothing_of_other_subscriptions() {
         let after = used();
         (after.0 - before.0, after.1 - before.1)
     };
-    // The first call brings the script.
+    // The first call uploads the script.
     push().await;
     let alone = push().await;
     let text = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000));
@@ -256,11 +257,11 @@ async fn a_push_reads_nothing_of_other_subscriptions() {
     }
     let beside = push().await;
     assert_eq!(beside.0, alone.0, "commands");
-    // What `INFO` itself prints differs by some digits.
+    // The output of `INFO` itself varies by some digits.
     assert!(beside.1 < alone.1 + 1000, "{beside:?} and {alone:?} alone");
 }
 
-/// What one post, claim, page and deletion cost in commands.
+/// The number of commands for one post, claim, page and deletion.
 async fn cost(server: &Server, queue: &Queue) -> u64 {
     let before = commands(server);
     let ids = queue.post(&["a", "b"]).await;
@@ -280,7 +281,7 @@ async fn cost(server: &Server, queue: &Queue) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_or_is_claimed_costs_nothing() {
+async fn waiting_or_claimed_messages_cost_no_commands() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
     let empty = Queue::new(&store, "q").await;
@@ -324,7 +325,7 @@ async fn a_post_of_the_smallest_messages_is_stored_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_originals_data_is_left_alone() {
+async fn data_of_the_original_is_not_changed() {
     let allow: &[_] = if *MAJOR < 7 { &[] } else { &["--enable-debug-command", "local"] };
     let server = Server::start(allow);
     server.cli(&["ZADD", "msgset_index", "1", "p.q.messages", "1", "p.r.messages"]);
@@ -378,7 +379,7 @@ async fn stores_with_other_prefixes_share_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_another_clock_is_followed() {
+async fn a_queue_keeps_the_latest_time_of_all_servers() {
     let server = Server::start(&[]);
     let (early, late) = (open(options(&server.uri())).await, open(options(&server.uri())).await);
     let queue = Queue::new(&early, "q").await;
@@ -413,7 +414,7 @@ fn certificates(dir: &std::path::Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_encrypted() {
-    let dir = tempfile::tempdir().expect("there is room for a directory");
+    let dir = tempfile::tempdir().expect("a temporary directory");
     certificates(dir.path());
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (ca, own, key) = (file("ca.pem"), file("own.pem"), file("own.key"));
@@ -435,16 +436,17 @@ async fn connections_are_encrypted() {
     queue.post(&["a"]).await;
     assert_eq!(queue.texts().await, ["a"]);
     assert!(
-        Redis::open(impatient(&at(&format!("ssl_ca_certs={ca}")))).await.is_err(),
+        Redis::open(short_retry(&at(&format!("ssl_ca_certs={ca}")))).await.is_err(),
         "it wants to know us"
     );
     server.cli(&["CONFIG", "SET", "tls-auth-clients", "no"]);
     queue.by(&open(options(&at(&format!("ssl_ca_certs={ca}")))).await).post(&["b"]).await;
-    let error = Redis::open(impatient(&at(""))).await.expect_err("the system does not know our CA");
+    let error =
+        Redis::open(short_retry(&at(""))).await.expect_err("the system does not know our CA");
     assert!(full_text(&error).to_lowercase().contains("certificate"), "{}", full_text(&error));
     tokio::time::timeout(
-        PATIENCE,
-        Redis::open(impatient(&format!("redis://localhost:{tls_port}"))),
+        TEST_TIMEOUT,
+        Redis::open(short_retry(&format!("redis://localhost:{tls_port}"))),
     )
     .await
     .expect("a bounded wait")

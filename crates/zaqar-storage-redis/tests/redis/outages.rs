@@ -1,4 +1,4 @@
-//! Servers that are full, away, restarting, silent, or lose their connections.
+//! Servers that are full, unavailable, restarting or hanging, or that lose their connections.
 
 use std::time::{Duration, Instant};
 
@@ -9,26 +9,29 @@ use zaqar_core::storage::{
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::proxy::Proxy;
-use crate::servers::{MAJOR, PATIENCE, Server, wait_until};
-use crate::support::{Queue, full_text, impatient, now, open, options, patient, rand, texts};
+use crate::servers::{MAJOR, Server, TEST_TIMEOUT, wait_until};
+use crate::support::{Queue, full_text, long_retry, now, open, options, rand, short_retry, texts};
 
-/// More than a store that is impatient waits, on any machine.
+/// More than a store with a short retry waits, on any machine.
 const BOUND: Duration = Duration::from_secs(90);
 
-/// Asserts that it is worth trying again later, and that it was said soon.
-async fn is_refused<T: std::fmt::Debug>(what: &str, step: impl Future<Output = Result<T, Error>>) {
+/// Asserts that a request fails as retryable within a bounded time.
+async fn assert_retryable<T: std::fmt::Debug>(
+    what: &str,
+    operation: impl Future<Output = Result<T, Error>>,
+) {
     let started = Instant::now();
-    let error = step.await.expect_err(what);
+    let error = operation.await.expect_err(what);
     assert!(error.is_retryable(), "{what}: {error:?}");
     let took = started.elapsed();
     assert!(took < BOUND, "{what}: a bounded wait, not {took:?}");
 }
 
-/// A request goes through again, without anybody doing anything about it.
-async fn recovers(queue: &Queue) {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until requests succeed again without intervention.
+async fn wait_until_recovered(queue: &Queue) {
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while let Err(error) = queue.try_post(&["back"]).await {
-        assert!(Instant::now() < deadline, "it stays away: {}", full_text(&error));
+        assert!(Instant::now() < deadline, "it stays unavailable: {}", full_text(&error));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -51,7 +54,7 @@ async fn scripts_survive_a_flush_and_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_on_disk_is_there_after_a_restart() {
+async fn persisted_data_survives_a_restart() {
     let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let store = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
@@ -67,9 +70,9 @@ async fn what_is_on_disk_is_there_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_server_lets_consumers_go_on() {
+async fn consumers_continue_on_a_full_server() {
     let server = Server::start(&[]);
-    let store = open(impatient(&server.uri())).await;
+    let store = open(short_retry(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     let ids = queue.post(&["a", "b", "c", "d", "e"]).await;
     let lease = LeaseId::new(rand());
@@ -78,9 +81,12 @@ async fn a_full_server_lets_consumers_go_on() {
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = queue.try_post(&["more"]).await.unwrap_err();
     assert!(matches!(error, Error::Full { .. }), "{error:?}");
-    is_refused("a new queue", Queue { key: crate::support::key("q2"), ..queue.clone() }.open())
-        .await;
-    is_refused("ping", store.ping()).await;
+    assert_retryable(
+        "a new queue",
+        Queue { key: crate::support::key("q2"), ..queue.clone() }.open(),
+    )
+    .await;
+    assert_retryable("ping", store.ping()).await;
     let (claim, taken) = queue.try_claim(2).await.unwrap();
     assert_eq!(texts(&taken), ["a", "b"]);
     store.delete(&queue.key, ids[0], Some(claim), now()).await.unwrap();
@@ -94,107 +100,107 @@ async fn a_full_server_lets_consumers_go_on() {
     assert_eq!(renew(20).await.unwrap(), Renewal::Continued);
     store.sweep(now().plus_secs(40), 100).await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
     assert_eq!(queue.texts().await, ["back"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_no_place_to_write() {
+async fn a_replica_rejects_writes() {
     let server = Server::start(&[]);
-    let store = open(impatient(&server.uri())).await;
+    let store = open(short_retry(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a"]).await;
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    is_refused("post", queue.try_post(&["b"])).await;
-    is_refused("claim", queue.try_claim(1)).await;
-    is_refused("ping", store.ping()).await;
+    assert_retryable("post", queue.try_post(&["b"])).await;
+    assert_retryable("claim", queue.try_claim(1)).await;
+    assert_retryable("ping", store.ping()).await;
     server.cli(&["REPLICAOF", "NO", "ONE"]);
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
     assert_eq!(queue.texts().await, ["a", "back"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_cannot_write_to_its_disk_is_away() {
+async fn a_server_that_cannot_write_to_its_disk_is_unavailable() {
     let server = Server::start(&["--save", "3600 1"]);
-    let store = open(impatient(&server.uri())).await;
+    let store = open(short_retry(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     std::fs::create_dir(server.dir().join("dump.rdb")).expect("a directory in the file's place");
     server.cli(&["BGSAVE"]);
     wait_until("saving fails", || server.info("rdb_last_bgsave_status") == "err");
-    // Redis 6.2 lets scripts write all the same.
+    // Redis 6.2 lets scripts write nevertheless.
     if *MAJOR >= 7 {
-        is_refused("post", queue.try_post(&["a"])).await;
+        assert_retryable("post", queue.try_post(&["a"])).await;
     }
     server.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_loads_its_data_is_waited_for() {
+async fn requests_wait_for_a_server_that_loads_its_data() {
     let mut server = Server::start(&[]);
-    let store = open(impatient(&server.uri())).await;
+    let store = open(short_retry(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a"]).await;
     let fill = "for n = 1, 1000 do redis.call('SET', 'other' .. n, string.rep('x', 4096)) end";
     server.cli(&["EVAL", fill, "0"]);
     server.cli(&["SAVE"]);
     server.kill();
-    // A tenth of a second a key: it loads until it is told to hurry.
+    // A tenth of a second per key: it loads until the option is changed.
     server.add_options(&["--key-load-delay", "100000"]);
     if *MAJOR >= 7 {
         server.add_options(&["--loading-process-events-interval-bytes", "1024"]);
     }
     server.launch();
-    is_refused("post", queue.try_post(&["b"])).await;
+    assert_retryable("post", queue.try_post(&["b"])).await;
     server.cli(&["CONFIG", "SET", "key-load-delay", "0"]);
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
     assert_eq!(queue.texts().await, ["a", "back"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::disallowed_methods, reason = "a process is stopped for this time")]
-async fn a_server_that_is_not_there_is_waited_for() {
+async fn requests_wait_for_a_server_that_starts_later() {
     let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let store = open(impatient(&server.uri())).await;
+    let store = open(short_retry(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     server.kill();
-    is_refused("post", queue.try_post(&["a"])).await;
+    assert_retryable("post", queue.try_post(&["a"])).await;
     let uri = server.uri();
     let launched = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         server.launch();
         server
     });
-    let patient = open(patient(&uri)).await;
-    queue.by(&patient).post(&["b"]).await;
-    recovers(&queue).await;
+    let long_retry = open(long_retry(&uri)).await;
+    queue.by(&long_retry).post(&["b"]).await;
+    wait_until_recovered(&queue).await;
     assert_eq!(queue.texts().await, ["b", "back"]);
     drop(launched.join());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_server_holds_nobody_up() {
+async fn a_hanging_server_blocks_no_request_for_long() {
     let server = Server::start(&[]);
     let uri = format!("{}?socket_timeout=3", server.uri());
-    let store = open(impatient(&uri)).await;
+    let store = open(short_retry(&uri)).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a"]).await;
     server.signal("STOP");
-    let many = (0..100).map(|_| is_refused("post", queue.try_post(&["b"])));
+    let many = (0..100).map(|_| assert_retryable("post", queue.try_post(&["b"])));
     tokio::join!(
         futures_util::future::join_all(many),
-        is_refused("claim", queue.try_claim(1)),
-        is_refused("ping", store.ping()),
+        assert_retryable("claim", queue.try_claim(1)),
+        assert_retryable("ping", store.ping()),
     );
     server.signal("CONT");
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_much_is_refused_at_once() {
+async fn requests_beyond_the_limit_are_rejected_at_once() {
     let server = Server::start(&[]);
     let uri = format!("{}?socket_timeout=3", server.uri());
-    let store = open(Options { pending: 4, ..impatient(&uri) }).await;
+    let store = open(Options { pending: 4, ..short_retry(&uri) }).await;
     let queue = Queue::new(&store, "q").await;
     server.signal("STOP");
     let started = Instant::now();
@@ -210,7 +216,7 @@ async fn what_is_too_much_is_refused_at_once() {
     let (_, last) = refused.into_iter().max().expect("there are some");
     assert!(given_up.iter().all(|(_, took)| *took > last), "{last:?}: while others wait");
     server.signal("CONT");
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +240,8 @@ async fn a_post_whose_answer_is_lost_is_stored_once() {
     queue.post(&["d"]).await;
     assert!(proxy.has_cut());
     assert_eq!(queue.texts().await, ["a", "b", "c", "d"]);
-    // Also where consumers have taken it meanwhile, and where the rules were changed behind it.
+    // Also if consumers have taken the message, and the queue's rules were changed, in the
+    // meantime.
     proxy.cut_next_answer();
     let posted = queue.post(&["e"]).await;
     store.delete(&queue.key, posted[0], None, now()).await.unwrap();
@@ -242,7 +249,7 @@ async fn a_post_whose_answer_is_lost_is_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_answer_is_lost_is_made_once() {
+async fn a_claim_whose_answer_is_lost_is_executed_once() {
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
     let store = open(options(&proxy.uri())).await;
@@ -259,12 +266,12 @@ async fn a_claim_whose_answer_is_lost_is_made_once() {
     assert_eq!(texts(&queue.claim(9).await), ["d"]);
 }
 
-/// The answer of a claim is lost, and the queue's metadata change before it is repeated.
+/// The answer of a claim is lost, and the queue's metadata change before the repeat.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_recognised_although_the_queue_was_changed() {
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
-    let store = open(patient(&format!("{}?socket_timeout=2", proxy.uri()))).await;
+    let store = open(long_retry(&format!("{}?socket_timeout=2", proxy.uri()))).await;
     let direct = open(options(&server.uri())).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a", "b"]).await;
@@ -277,11 +284,11 @@ async fn a_claim_is_recognised_although_the_queue_was_changed() {
     };
     let started = Instant::now();
     while !proxy.has_cut() {
-        assert!(started.elapsed() < PATIENCE, "the answer comes");
+        assert!(started.elapsed() < TEST_TIMEOUT, "the answer comes");
         tokio::task::yield_now().await;
     }
-    // Its repeat does not arrive before the change.
-    proxy.be_silent();
+    // The repeat must not arrive before the change.
+    proxy.stop_forwarding();
     let version = zaqar_core::Version::new(2);
     let newer = zaqar_core::Generation { version, ..queue.generation };
     direct.advance(&queue.key, newer).await.unwrap();
@@ -299,17 +306,17 @@ async fn a_pop_whose_answer_is_lost_takes_no_more() {
     let store = open(options(&proxy.uri())).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a", "b", "c", "d"]).await;
-    // The server has to know the script, or the answer that gets lost is that it does not.
+    // The server must know the script; otherwise the answer that is lost says that it does not.
     let one = PopQuery { limit: 1, after: None, keys: Vec::new() };
     let popped = store.pop(&queue.key, &one, now()).await.unwrap();
     assert_eq!(texts(&popped.messages), ["a"]);
     proxy.cut_next_answer();
-    is_refused("pop", store.pop(&queue.key, &one, now())).await;
+    assert_retryable("pop", store.pop(&queue.key, &one, now())).await;
     assert_eq!(queue.texts().await, ["c", "d"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_are_made_once_whatever_is_lost() {
+async fn rows_are_written_once_although_answers_are_lost() {
     use zaqar_core::{Generation, Metadata, Version};
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
@@ -341,17 +348,17 @@ fn row_of(row: &zaqar_core::storage::QueueRow, version: u64) -> zaqar_core::stor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_passes_nothing_is_given_up() {
+async fn a_dead_connection_is_replaced() {
     let server = Server::start(&[]);
     let proxy = Proxy::to(server.port).await;
     let uri = format!("{}?socket_timeout=3", proxy.uri());
-    let store = open(Options { connections: 1, ..impatient(&uri) }).await;
+    let store = open(Options { connections: 1, ..short_retry(&uri) }).await;
     let queue = Queue::new(&store, "q").await;
     queue.post(&["a"]).await;
-    proxy.be_silent();
-    is_refused("post", queue.try_post(&["b"])).await;
+    proxy.stop_forwarding();
+    assert_retryable("post", queue.try_post(&["b"])).await;
     proxy.pass();
-    recovers(&queue).await;
+    wait_until_recovered(&queue).await;
     let all = queue.texts().await;
     let (first, rest) = all.split_first().expect("it is stored");
     assert_eq!(first, "a");
@@ -360,24 +367,24 @@ async fn a_connection_that_passes_nothing_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_few_replicas_are_said() {
+async fn too_few_replicas_are_reported() {
     let server = Server::start(&[]);
     let waiting = |options| Options { wait_replicas: 1, ..options };
     let brief = format!("{}?socket_timeout=1", server.uri());
-    let store = open(waiting(impatient(&brief))).await;
+    let store = open(waiting(short_retry(&brief))).await;
     let key = crate::support::key("q");
     let error = Heads::open(&store, &key, crate::support::generation(), now()).await.unwrap_err();
     assert!(error.is_retryable());
     assert!(full_text(&error).contains("0 replicas"), "{}", full_text(&error));
     let replica = Server::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
-    wait_until("the replica is in step", || replica.info("master_link_status") == "up");
+    wait_until("the replica is in operation", || replica.info("master_link_status") == "up");
     let queue = Queue::new(&open(waiting(options(&server.uri()))).await, "q").await;
     for _ in 0..20 {
         queue.post(&["a"]).await;
     }
     let queue = queue.by(&store);
     replica.signal("STOP");
-    is_refused("post", queue.try_post(&["b"])).await;
+    assert_retryable("post", queue.try_post(&["b"])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,7 +398,7 @@ async fn users_passwords_and_databases_are_used() {
     queue.post(&["a"]).await;
     assert_eq!(server.cli(&["-n", "0", "DBSIZE"]), "0");
     assert_ne!(server.cli(&["-n", "3", "DBSIZE"]), "0");
-    let error = Redis::open(impatient(&at("worker:secret"))).await.expect_err("another password");
+    let error = Redis::open(short_retry(&at("worker:secret"))).await.expect_err("another password");
     let text = full_text(&error);
     assert!(text.contains("uthenticat") && !text.contains("secret"), "{text}");
 }

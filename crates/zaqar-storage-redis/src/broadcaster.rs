@@ -1,9 +1,9 @@
-//! News: what was posted here is told to listeners here at once, and to those of other servers by
-//! publishing, some posts together.
+//! Broadcasts news of posts: to listeners in this process at once, and to other servers through
+//! publications, which combine several posts.
 //!
-//! What gets lost on the way (a server that ends between a post and its news, a listener that is
-//! disconnected) is made good by looking at every queue that holds something: after each
-//! reconnection, and now and then.
+//! News can be lost: a server may die between a post and its publication, or a listener may be
+//! disconnected. Therefore all queues that hold something are scanned after each reconnection and
+//! periodically.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,44 +20,44 @@ use tracing::warn;
 use zaqar_core::storage::{Error, NewsStream, Posted};
 use zaqar_core::{Incarnation, MessageId, Position, QueueKey, StateLog, TaskGuard, TaskMonitor};
 
-use crate::error::unless_failed;
+use crate::error::skip_failed;
 use crate::keys::{self, SHARDS};
 use crate::reply::Reply;
 use crate::server::Server;
 
-/// How long posts are gathered before they are published.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long posts are collected before they are published.
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 /// Queues in one publication.
-const BATCH: usize = 1000;
-/// Queues that wait to be published, that a listener has not taken yet, and whose last news are
-/// remembered, at most.
-const QUEUES: usize = 65_536;
-/// The pause after publishing, subscribing or looking has failed.
-const PAUSE: Duration = Duration::from_millis(200);
-/// The pause between pages of a look at all queues.
-const PAGE_PAUSE: Duration = Duration::from_millis(20);
-/// How long the end of a store waits for its last news to be published.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How often the connection that hears is asked whether it still does.
+const MAX_BATCH: usize = 1000;
+/// Bound on the queues that wait to be published, that wait for a listener, and whose latest news
+/// are remembered.
+const MAX_QUEUES: usize = 65_536;
+/// The delay after a failure to publish, subscribe or scan.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// The delay between pages of a scan of all queues.
+const PAGE_DELAY: Duration = Duration::from_millis(20);
+/// How long closing a store waits for the last publication.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the subscriber's connection is checked.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long a listener waits until it hears.
-const SUBSCRIBED: Duration = Duration::from_secs(5);
+/// How long a new listener waits for the subscription.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Last = HashMap<QueueKey, MessageId>;
+type LatestPosts = HashMap<QueueKey, MessageId>;
 
-/// What a store's news go through.
-pub(crate) struct Hub {
+/// Sends and receives the news of a store.
+pub(crate) struct Broadcaster {
     server: Server,
     channel: String,
     poll: Option<Duration>,
-    /// Tells this store's own publications from others'.
+    /// Distinguishes this store's own publications from those of others.
     origin: u64,
-    outgoing: Mutex<Last>,
+    outgoing: Mutex<LatestPosts>,
     has_outgoing: Notify,
     listeners: Mutex<Vec<Weak<Listener>>>,
-    /// What listeners were last told of each queue.
-    told: Mutex<Last>,
-    is_missing: Notify,
+    /// The latest news of each queue that listeners got.
+    announced: Mutex<LatestPosts>,
+    rescan: Notify,
     publishing: StateLog,
     is_subscribed: watch::Sender<bool>,
     is_closed: AtomicBool,
@@ -66,28 +66,28 @@ pub(crate) struct Hub {
     subscriber: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Lives as long as a task of the hub. Its end is a failure unless the hub was closed before.
-struct TaskEnd {
-    hub: Arc<Hub>,
+/// Lives as long as a task. Reports a failure unless the broadcaster was closed before.
+struct TaskExit {
+    broadcaster: Arc<Broadcaster>,
     guard: Option<TaskGuard>,
 }
 
 /// One stream of news.
 #[derive(Default)]
 struct Listener {
-    pending: Mutex<Last>,
+    pending: Mutex<LatestPosts>,
     has_pending: Notify,
     is_closed: AtomicBool,
 }
 
-impl Hub {
+impl Broadcaster {
     pub(crate) fn start(
         server: Server,
         channel: String,
         poll: Option<Duration>,
         tasks: TaskMonitor,
     ) -> Arc<Self> {
-        let hub = Arc::new(Self {
+        let broadcaster = Arc::new(Self {
             server,
             channel,
             poll,
@@ -95,8 +95,8 @@ impl Hub {
             outgoing: Mutex::default(),
             has_outgoing: Notify::new(),
             listeners: Mutex::default(),
-            told: Mutex::default(),
-            is_missing: Notify::new(),
+            announced: Mutex::default(),
+            rescan: Notify::new(),
             publishing: StateLog::new(),
             is_subscribed: watch::Sender::new(false),
             is_closed: AtomicBool::new(false),
@@ -104,42 +104,43 @@ impl Hub {
             publisher: Mutex::default(),
             subscriber: Mutex::default(),
         });
-        *lock(&hub.publisher) = Some(hub.spawn("redis publisher", publish(Arc::clone(&hub))));
-        hub
+        *lock(&broadcaster.publisher) =
+            Some(broadcaster.spawn("redis publisher", publish(Arc::clone(&broadcaster))));
+        broadcaster
     }
 
-    /// Starts a task that must not end before the hub is closed.
+    /// Starts a task that must not end before the broadcaster is closed.
     fn spawn(
         self: &Arc<Self>,
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
-        let end = TaskEnd { hub: Arc::clone(self), guard: Some(self.tasks.guard(name)) };
+        let end = TaskExit { broadcaster: Arc::clone(self), guard: Some(self.tasks.guard(name)) };
         tokio::spawn(async move {
-            // Bound first, so that a panic of the task drops it.
+            // Bound to a variable first, so that a panic of the task drops it.
             let _end = end;
             task.await;
         })
     }
 
-    /// Something was posted here.
+    /// Announces and publishes a post to this store.
     pub(crate) fn posted(&self, key: &QueueKey, last: MessageId) {
         let mut outgoing = lock(&self.outgoing);
-        if outgoing.len() < QUEUES {
+        if outgoing.len() < MAX_QUEUES {
             outgoing.insert(key.clone(), last);
             self.has_outgoing.notify_one();
         }
         drop(outgoing);
-        self.tell(key, last);
+        self.announce(key, last);
     }
 
-    /// Publishes what waits to be, and ends all streams.
+    /// Publishes what is pending and ends all streams.
     pub(crate) async fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.has_outgoing.notify_one();
         let publisher = lock(&self.publisher).take();
         if let Some(mut publisher) = publisher
-            && tokio::time::timeout(LAST_WORDS, &mut publisher).await.is_err()
+            && tokio::time::timeout(CLOSE_TIMEOUT, &mut publisher).await.is_err()
         {
             publisher.abort();
         }
@@ -152,7 +153,7 @@ impl Hub {
         }
     }
 
-    /// Ends the tasks in the background.
+    /// Aborts the background tasks.
     pub(crate) fn abort(&self) {
         self.is_closed.store(true, Ordering::Release);
         for task in [&self.publisher, &self.subscriber] {
@@ -162,7 +163,7 @@ impl Hub {
         }
     }
 
-    /// A stream of news, once this store hears what others publish.
+    /// Returns a stream of news once this store receives the publications of others.
     pub(crate) async fn listen(self: &Arc<Self>) -> Result<NewsStream, Error> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
@@ -172,9 +173,10 @@ impl Hub {
         lock(&self.subscriber)
             .get_or_insert_with(|| self.spawn("redis subscriber", subscribe(Arc::clone(self))));
         let mut is_subscribed = self.is_subscribed.subscribe();
-        let waited = tokio::time::timeout(SUBSCRIBED, is_subscribed.wait_for(|is| *is)).await;
+        let waited =
+            tokio::time::timeout(SUBSCRIBE_TIMEOUT, is_subscribed.wait_for(|is| *is)).await;
         if !matches!(waited, Ok(Ok(_))) {
-            return Err(Error::unavailable("no server takes the subscription to news"));
+            return Err(Error::unavailable("no server accepts the subscription to news"));
         }
         Ok(Box::pin(stream::unfold((listener, Vec::new()), |(listener, mut taken)| async move {
             loop {
@@ -192,33 +194,33 @@ impl Hub {
         })))
     }
 
-    /// Tells the listeners, where they do not know.
-    fn tell(&self, key: &QueueKey, last: MessageId) {
+    /// Passes news on to listeners unless they have them already.
+    fn announce(&self, key: &QueueKey, last: MessageId) {
         let mut listeners = lock(&self.listeners);
         if listeners.is_empty() {
             return;
         }
-        let mut told = lock(&self.told);
-        if told.len() >= QUEUES {
-            told.clear();
+        let mut announced = lock(&self.announced);
+        if announced.len() >= MAX_QUEUES {
+            announced.clear();
         }
-        let known = told.insert(key.clone(), last);
+        let known = announced.insert(key.clone(), last);
         if known == Some(last) {
             return;
         }
         if known.is_some_and(|known| known.incarnation == last.incarnation && known > last) {
-            // Publications overtake each other.
-            told.extend(known.map(|known| (key.clone(), known)));
+            // Publications may arrive out of order.
+            announced.extend(known.map(|known| (key.clone(), known)));
             return;
         }
-        drop(told);
+        drop(announced);
         listeners.retain(|listener| {
             let Some(listener) = listener.upgrade() else { return false };
             let mut pending = lock(&listener.pending);
-            if pending.len() >= QUEUES && !pending.contains_key(key) {
-                // Too slow: it hears of all queues again.
+            if pending.len() >= MAX_QUEUES && !pending.contains_key(key) {
+                // The listener is too slow: a scan announces all queues to it again.
                 pending.clear();
-                self.is_missing.notify_one();
+                self.rescan.notify_one();
             }
             pending.insert(key.clone(), last);
             listener.has_pending.notify_one();
@@ -226,24 +228,24 @@ impl Hub {
         });
     }
 
-    /// Publishes what waits to be; whether all of it was.
+    /// Publishes what is pending. Returns whether all of it was published.
     async fn flush(&self) -> bool {
         loop {
             let batch: Vec<_> = {
                 let mut outgoing = lock(&self.outgoing);
-                let keys: Vec<_> = outgoing.keys().take(BATCH).cloned().collect();
+                let keys: Vec<_> = outgoing.keys().take(MAX_BATCH).cloned().collect();
                 keys.into_iter().filter_map(|key| outgoing.remove_entry(&key)).collect()
             };
             if batch.is_empty() {
                 return true;
             }
-            let payload = write(self.origin, &batch);
+            let payload = encode(self.origin, &batch);
             let mut publish = cmd("PUBLISH");
             publish.arg(&self.channel).arg(payload);
             let published = self.server.send(&self.channel, &publish).await;
-            if let Err(trouble) = published {
+            if let Err(failure) = published {
                 if let Some(failures) = self.publishing.failure() {
-                    warn!(?trouble, failures, "news could not be published; they will be");
+                    warn!(?failure, failures, "news could not be published; retrying");
                 }
                 let mut outgoing = lock(&self.outgoing);
                 for (key, last) in batch {
@@ -257,13 +259,13 @@ impl Hub {
         }
     }
 
-    /// Looks at all queues that hold something.
-    async fn look(&self) -> Result<(), Error> {
+    /// Scans all queues that hold something.
+    async fn scan_queues(&self) -> Result<(), Error> {
         for shard in 0..SHARDS {
             let mut cursor = 0;
             loop {
-                let (next, tags) = self.server.scan(shard, cursor).await?;
-                join_all(tags.iter().map(|tag| self.look_at(tag)))
+                let (next, tags) = self.server.scan_tags(shard, cursor).await?;
+                join_all(tags.iter().map(|tag| self.scan_queue(tag)))
                     .await
                     .into_iter()
                     .collect::<Result<Vec<()>, _>>()?;
@@ -271,34 +273,34 @@ impl Hub {
                 if cursor == 0 {
                     break;
                 }
-                tokio::time::sleep(PAGE_PAUSE).await;
+                tokio::time::sleep(PAGE_DELAY).await;
             }
         }
         Ok(())
     }
 
-    async fn look_at(&self, tag: &str) -> Result<(), Error> {
+    async fn scan_queue(&self, tag: &str) -> Result<(), Error> {
         let Some(key) = keys::queue(tag) else { return Ok(()) };
-        let head = self.server.keys().head_of(tag).key;
+        let head = self.server.keys().head_by_tag(tag).key;
         let mut ask = cmd("HMGET");
         ask.arg(&head).arg("i").arg("p");
         let found = self.server.read(&head, &ask).await;
-        let Some(found) = unless_failed(found, "a queue cannot be looked at")? else {
+        let Some(found) = skip_failed(found, "a queue cannot be scanned for news")? else {
             return Ok(());
         };
         let mut reply = Reply::new(found)?;
         if let (Ok(incarnation), Ok(position)) = (reply.number(), reply.number())
             && position > 0
         {
-            self.tell(&key, id(incarnation, position));
+            self.announce(&key, id(incarnation, position));
         }
         Ok(())
     }
 }
 
-impl Drop for TaskEnd {
+impl Drop for TaskExit {
     fn drop(&mut self) {
-        let is_closed = self.hub.is_closed.load(Ordering::Acquire);
+        let is_closed = self.broadcaster.is_closed.load(Ordering::Acquire);
         if let Some(guard) = self.guard.take()
             && is_closed
             && !std::thread::panicking()
@@ -308,73 +310,82 @@ impl Drop for TaskEnd {
     }
 }
 
-/// Publishes until the store ends.
-async fn publish(hub: Arc<Hub>) {
+/// Publishes until the store is closed.
+async fn publish(broadcaster: Arc<Broadcaster>) {
     loop {
-        hub.has_outgoing.notified().await;
-        let is_last = hub.is_closed.load(Ordering::Acquire);
+        broadcaster.has_outgoing.notified().await;
+        let is_last = broadcaster.is_closed.load(Ordering::Acquire);
         if !is_last {
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(BATCH_DELAY).await;
         }
-        let is_done = hub.flush().await;
+        let is_done = broadcaster.flush().await;
         if is_last {
             return;
         }
         if !is_done {
-            tokio::time::sleep(PAUSE).await;
-            hub.has_outgoing.notify_one();
+            tokio::time::sleep(RETRY_DELAY).await;
+            broadcaster.has_outgoing.notify_one();
         }
     }
 }
 
-/// Hears what others publish, and looks for what may be missing, until the store ends.
-async fn subscribe(hub: Arc<Hub>) {
+/// Receives the publications of others, and scans for lost news, until the store is closed.
+async fn subscribe(broadcaster: Arc<Broadcaster>) {
     let log = StateLog::new();
     let mut is_first = true;
     loop {
-        if let Err(error) = hear(&hub, is_first, &log).await
+        if let Err(error) = receive(&broadcaster, is_first, &log).await
             && let Some(failures) = log.failure()
         {
             let error = &error as &dyn std::error::Error;
-            warn!(error, failures, "news are not heard; trying again");
+            warn!(error, failures, "news are not received; reconnecting");
         }
-        is_first = is_first && !*hub.is_subscribed.borrow();
-        hub.is_subscribed.send_replace(false);
-        tokio::time::sleep(PAUSE).await;
+        is_first = is_first && !*broadcaster.is_subscribed.borrow();
+        broadcaster.is_subscribed.send_replace(false);
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
-/// Hears until the connection ends, or does not answer, or is to a node that has left the Cluster.
-async fn hear(hub: &Hub, is_first: bool, log: &StateLog) -> Result<(), redis::RedisError> {
-    let pool = hub.server.pool();
+/// Receives until the connection ends, times out, or belongs to a node that has left the Cluster.
+async fn receive(
+    broadcaster: &Broadcaster,
+    is_first: bool,
+    log: &StateLog,
+) -> Result<(), redis::RedisError> {
+    let pool = broadcaster.server.pool();
     let (connection, node) = pool.listen().await?;
     let (mut commands, mut publications) = connection.split();
     let limit = pool.timeouts().answer;
     let timed_out = |_| crate::clients::timed_out();
-    tokio::time::timeout(limit, commands.subscribe(&hub.channel)).await.map_err(timed_out)??;
-    hub.is_subscribed.send_replace(true);
+    tokio::time::timeout(limit, commands.subscribe(&broadcaster.channel))
+        .await
+        .map_err(timed_out)??;
+    broadcaster.is_subscribed.send_replace(true);
     if let Some(failures) = log.success() {
-        tracing::info!(failures, "news are heard again");
+        tracing::info!(failures, "news are received again");
     }
-    let mut is_missing = !is_first;
+    let mut needs_scan = !is_first;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    let mut next_poll = hub.poll.map(|every| Instant::now() + every);
+    let mut next_poll = broadcaster.poll.map(|every| Instant::now() + every);
     loop {
-        if std::mem::take(&mut is_missing)
-            && let Err(error) = hub.look().await
+        if std::mem::take(&mut needs_scan)
+            && let Err(error) = broadcaster.scan_queues().await
         {
-            warn!(error = &error as &dyn std::error::Error, "news may be late: looking failed");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "news may be late: the scan of queues failed"
+            );
         }
         tokio::select! {
             publication = publications.next() => {
                 let Some(publication) = publication else { return Ok(()) };
-                for (key, last) in read(hub.origin, publication.get_payload_bytes()) {
-                    hub.tell(&key, last);
+                for (key, last) in decode(broadcaster.origin, publication.get_payload_bytes()) {
+                    broadcaster.announce(&key, last);
                 }
             }
-            () = hub.is_missing.notified() => {
-                lock(&hub.told).clear();
-                is_missing = true;
+            () = broadcaster.rescan.notified() => {
+                lock(&broadcaster.announced).clear();
+                needs_scan = true;
             }
             _ = heartbeat.tick() => {
                 let answer = tokio::time::timeout(limit, commands.ping::<redis::Value>());
@@ -384,8 +395,8 @@ async fn hear(hub: &Hub, is_first: bool, log: &StateLog) -> Result<(), redis::Re
                 }
             }
             () = poll(next_poll) => {
-                next_poll = hub.poll.map(|every| Instant::now() + every);
-                is_missing = true;
+                next_poll = broadcaster.poll.map(|every| Instant::now() + every);
+                needs_scan = true;
             }
         }
     }
@@ -398,8 +409,8 @@ async fn poll(at: Option<Instant>) {
     }
 }
 
-/// One line for the sender and one for each queue: tag, incarnation, place.
-fn write(origin: u64, batch: &[(QueueKey, MessageId)]) -> String {
+/// One line for the sender and one for each queue: tag, incarnation, position.
+fn encode(origin: u64, batch: &[(QueueKey, MessageId)]) -> String {
     let mut text = format!("{origin:x}");
     for (key, last) in batch {
         text.push_str(&format!(
@@ -412,9 +423,9 @@ fn write(origin: u64, batch: &[(QueueKey, MessageId)]) -> String {
     text
 }
 
-/// What a publication of another store tells; what cannot be read is of a newer release, and passed
-/// over.
-fn read(own: u64, publication: &[u8]) -> Vec<(QueueKey, MessageId)> {
+/// Decodes a publication of another store. Lines that cannot be read are from a newer release and
+/// are skipped.
+fn decode(own: u64, publication: &[u8]) -> Vec<(QueueKey, MessageId)> {
     let text = String::from_utf8_lossy(publication);
     let mut lines = text.lines();
     if lines.next() == Some(&format!("{own:x}")) {
@@ -434,7 +445,7 @@ const fn id(incarnation: u64, position: u64) -> MessageId {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one is held, and any state is right.
+    // No code panics while it holds a lock, and every state is valid.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -443,33 +454,33 @@ mod tests {
     use super::*;
     use crate::config::Options;
 
-    /// A hub whose server nobody talks to.
-    fn hub(tasks: &TaskMonitor) -> Arc<Hub> {
+    /// A broadcaster whose server does not exist.
+    fn broadcaster(tasks: &TaskMonitor) -> Arc<Broadcaster> {
         let server = Server::new(Options::new("redis://127.0.0.1:1").unwrap()).unwrap();
-        Hub::start(server, "news".to_owned(), None, tasks.clone())
+        Broadcaster::start(server, "news".to_owned(), None, tasks.clone())
     }
 
-    fn said(tasks: &TaskMonitor) -> Vec<String> {
+    fn reported(tasks: &TaskMonitor) -> Vec<String> {
         tasks.failures().iter().map(ToString::to_string).collect()
     }
 
     #[tokio::test]
     async fn a_task_that_panics_or_ends_is_reported() {
         let tasks = TaskMonitor::default();
-        let hub = hub(&tasks);
-        drop(hub.spawn("one", async { panic!("a planted panic") }).await);
-        drop(hub.spawn("two", async {}).await);
+        let broadcaster = broadcaster(&tasks);
+        drop(broadcaster.spawn("one", async { panic!("a planted panic") }).await);
+        drop(broadcaster.spawn("two", async {}).await);
         assert_eq!(
-            said(&tasks),
+            reported(&tasks),
             ["the task \"one\" panicked", "the task \"two\" ended unexpectedly"]
         );
-        hub.abort();
+        broadcaster.abort();
     }
 
     #[tokio::test]
-    async fn the_end_of_a_store_is_no_failure() {
+    async fn closing_a_store_is_no_failure() {
         let tasks = TaskMonitor::default();
-        let (closed, dropped) = (hub(&tasks), hub(&tasks));
+        let (closed, dropped) = (broadcaster(&tasks), broadcaster(&tasks));
         assert!(lock(&closed.publisher).is_some(), "it has a task");
         closed.close().await;
         let task = lock(&dropped.publisher).as_ref().map(JoinHandle::abort_handle).unwrap();
@@ -477,6 +488,6 @@ mod tests {
         while !task.is_finished() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(said(&tasks), [""; 0]);
+        assert_eq!(reported(&tasks), [""; 0]);
     }
 }

@@ -1,4 +1,4 @@
-//! Slots of a Cluster that move while they are worked on.
+//! Slots of a Cluster that move while they are in use.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -28,12 +28,12 @@ async fn slots_of_a_cluster_move() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_cross_slots_while_they_move() {
+async fn dead_letters_move_while_slots_move() {
     const COUNT: usize = 400;
     let cluster = Cluster::start();
     let store = open(options(&cluster.uri())).await;
     let source = Queue::new(&store, "source").await;
-    // On different masters, and with projects that look like tags.
+    // On different masters, and in projects whose names look like tags.
     let mut dead = source.clone();
     for n in 0.. {
         dead = Queue { key: key_of(&format!("}}{{{n}"), "dead"), generation: generation(), ..dead };
@@ -63,12 +63,12 @@ async fn letters_cross_slots_while_they_move() {
         cluster.move_slot(&head(&source));
         cluster.move_slot(&head(&dead));
     });
-    for burier in buriers {
-        burier.await.expect("a claim ends");
+    for claimer in buriers {
+        claimer.await.expect("a claim ends");
     }
-    let mut letters = dead.texts().await;
-    letters.sort_by_key(|text| text.parse::<usize>().unwrap());
-    assert_eq!(letters, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
+    let mut dead_letters = dead.texts().await;
+    dead_letters.sort_by_key(|text| text.parse::<usize>().unwrap());
+    assert_eq!(dead_letters, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
     assert_eq!(source.texts().await, [""; 0]);
 }
 

@@ -1,59 +1,58 @@
-//! What is in the servers when a store is opened: versions, settings that lose data, and data of
-//! the original.
+//! Checks when a store is opened: versions, settings that lose data, and data of the original.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "replies and errors that are not named are treated alike"
+    reason = "all other replies and errors are treated alike"
 )]
 
 use redis::{Cmd, Value, cmd};
 use tracing::{debug, warn};
 
-use crate::error::{Error, Trouble};
+use crate::error::{Error, Failure};
 use crate::layout;
 use crate::server::Server;
 
-/// Queues of the original's whose messages are counted.
-const LOOK: usize = 100;
-/// Indexes of the original that name what it keeps: of queues, and of queues with subscriptions.
-const QUEUES: &str = "msgset_index";
-const SUBSCRIBED: &str = "subset_index";
+/// Queues of the original whose messages are counted, at most.
+const COUNTED_QUEUES: usize = 100;
+/// Indexes of the original: its queues, and its queues with subscriptions.
+const QUEUE_INDEX: &str = "msgset_index";
+const SUBSCRIPTION_INDEX: &str = "subset_index";
 
-/// Looks at the servers. Nothing of the original is touched.
-pub(crate) async fn look(server: &Server) -> Result<(), Error> {
+/// Checks the servers. Data of the original is only counted.
+pub(crate) async fn check(server: &Server) -> Result<(), Error> {
     let info = || {
         let mut info = cmd("INFO");
         info.arg("everything");
         info
     };
-    // The first question also waits for a server that is away.
+    // This also waits for a server that is unavailable.
     server.send("", cmd("PING").arg("zaqar")).await.map_err(Error::connect)?;
-    for said in server.pool().send_to_all(info).await {
-        match said {
-            Ok(info) => judge(server, &text(&info))?,
-            Err(Trouble::Refused(error)) if error.code() == Some("NOPERM") => warn!(
+    for answer in server.pool().send_to_all(info).await {
+        match answer {
+            Ok(info) => check_node(server, &text(&info))?,
+            Err(Failure::Rejected(error)) if error.code() == Some("NOPERM") => warn!(
                 "INFO is not allowed: neither version nor maxmemory-policy of Redis is checked"
             ),
-            Err(trouble) => warn!(?trouble, "a node of Redis could not be asked for its version"),
+            Err(failure) => warn!(?failure, "the version of a Redis node cannot be read"),
         }
     }
-    ask_max_bulk(server).await;
+    read_max_bulk(server).await;
     layout::check(server).await?;
-    match count(server).await {
+    match count_original(server).await {
         Ok((0, 0, _)) => {}
         Ok((queues, subscribed, messages)) => warn!(
             queues,
             subscribed_queues = subscribed,
             messages_of_the_first_queues = messages,
-            "this Redis holds data of the original Zaqar: it is left alone and not shown"
+            "this Redis holds data of the original Zaqar: it is ignored and not changed"
         ),
-        Err(trouble) => debug!(?trouble, "data of the original could not be looked for"),
+        Err(failure) => debug!(?failure, "data of the original Zaqar could not be counted"),
     }
     Ok(())
 }
 
-/// What a node says of itself.
-fn judge(server: &Server, info: &str) -> Result<(), Error> {
+/// Checks the version and settings of a node.
+fn check_node(server: &Server, info: &str) -> Result<(), Error> {
     if let Some(version) = field(info, "redis_version")
         && number(version) < Some((6, 2))
     {
@@ -61,7 +60,7 @@ fn judge(server: &Server, info: &str) -> Result<(), Error> {
     }
     if field(info, "cluster_enabled") == Some("1") && !server.is_cluster() {
         return Err(Error::Uri {
-            reason: "names a node of a Cluster: say cluster=true".to_owned(),
+            reason: "names a node of a Cluster: add cluster=true".to_owned(),
         });
     }
     if let Some(policy) = field(info, "maxmemory_policy")
@@ -71,7 +70,7 @@ fn judge(server: &Server, info: &str) -> Result<(), Error> {
         warn!(
             policy,
             node = field(info, "tcp_port"),
-            "Redis throws messages away when it is full: set maxmemory-policy noeviction"
+            "Redis evicts messages when it is full: set maxmemory-policy noeviction"
         );
     }
     Ok(())
@@ -83,35 +82,38 @@ fn number(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Redis takes no larger argument than it is configured to.
-async fn ask_max_bulk(server: &Server) {
+/// Reads the largest argument that Redis is configured to accept.
+async fn read_max_bulk(server: &Server) {
     let mut ask = cmd("CONFIG");
     ask.arg("GET").arg("proto-max-bulk-len");
-    // Who may not ask has the default, most likely.
-    if let Ok(Value::Array(said)) = server.send("", &ask).await
-        && let Some(bytes) = said.get(1).and_then(|bytes| text(bytes).parse().ok())
+    // A user without permission to ask keeps the default.
+    if let Ok(Value::Array(setting)) = server.send("", &ask).await
+        && let Some(bytes) = setting.get(1).and_then(|bytes| text(bytes).parse().ok())
     {
         server.set_max_bulk(bytes);
     }
 }
 
-/// Queues of the original, queues with subscriptions, and the messages of the first of them.
-async fn count(server: &Server) -> Result<(u64, u64, u64), Trouble> {
-    let queues = card(server, QUEUES).await?;
-    let subscribed = card(server, SUBSCRIBED).await?;
+/// Counts the queues of the original, its queues with subscriptions, and the messages of the first
+/// queues.
+async fn count_original(server: &Server) -> Result<(u64, u64, u64), Failure> {
+    let queues = cardinality(server, QUEUE_INDEX).await?;
+    let subscribed = cardinality(server, SUBSCRIPTION_INDEX).await?;
     let mut messages = 0;
     if queues > 0 {
-        let first = server.send(QUEUES, cmd("ZRANGE").arg(QUEUES).arg(0).arg(LOOK - 1)).await?;
+        let first = server
+            .send(QUEUE_INDEX, cmd("ZRANGE").arg(QUEUE_INDEX).arg(0).arg(COUNTED_QUEUES - 1))
+            .await?;
         if let Value::Array(names) = first {
             for name in &names {
-                messages += card(server, &text(name)).await?;
+                messages += cardinality(server, &text(name)).await?;
             }
         }
     }
     Ok((queues, subscribed, messages))
 }
 
-async fn card(server: &Server, key: &str) -> Result<u64, Trouble> {
+async fn cardinality(server: &Server, key: &str) -> Result<u64, Failure> {
     let mut card: Cmd = cmd("ZCARD");
     match server.send(key, card.arg(key)).await? {
         Value::Int(count) => Ok(u64::try_from(count).unwrap_or(0)),

@@ -1,11 +1,10 @@
-//! The least that a user of Redis must be allowed to, as `docs.md` says it, is enough for
-//! everything.
+//! The permissions of the Redis user in `docs.md` suffice for every operation.
 
-use crate::late::{STEPS, scene};
+use crate::repeats::{OPERATIONS, fixture};
 use crate::servers::{Cluster, Server};
 use crate::support::{Queue, open, options};
 
-/// The rules in the first code block of this language in `docs.md`.
+/// The rules in the first `acl` code block of `docs.md`.
 fn rules() -> Vec<String> {
     let docs = include_str!("../../src/docs.md");
     let block = docs.split("```acl\n").nth(1).expect("the rules are documented");
@@ -22,9 +21,9 @@ fn allow(server: &Server) {
 
 async fn check(uri: &str) {
     let store = open(options(uri)).await;
-    for (name, step) in STEPS {
+    for (name, operation) in OPERATIONS {
         println!("{name}");
-        step(&scene(&store).await).await;
+        operation(&fixture(&store).await).await;
     }
     let queue = Queue::new(&store, "q").await;
     let mut news = zaqar_core::storage::News::news(&store).await.expect("it may subscribe");
@@ -35,14 +34,14 @@ async fn check(uri: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_least_rights_are_enough_on_one_server() {
+async fn the_documented_permissions_suffice_on_one_server() {
     let server = Server::start(&[]);
     allow(&server);
     check(&format!("redis://least:secret@127.0.0.1:{}", server.port)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_least_rights_are_enough_in_a_cluster() {
+async fn the_documented_permissions_suffice_in_a_cluster() {
     let cluster = Cluster::start();
     cluster.nodes.iter().for_each(allow);
     let hosts = cluster.hosts().join(",");

@@ -1,0 +1,57 @@
+-- Expired messages that one call passes over.
+local MAX_SCANNED = 2000
+-- Messages that one call hands over to the dead-letter queue.
+local MOST_MOVED = 50
+
+-- Finds the first free messages up to the position `last`: those to take, and, before them, those
+-- that have expired and those that were claimed `most` times.
+local function first_free(limit, most, last)
+  local found = {positions = {}, ends = {}, notes = {}, gone = {}, gone_notes = {}, is_end = false}
+  found.exhausted, found.exhausted_ends = {}, {}
+  local scanned = 0
+  while #found.positions < limit and #found.exhausted < MOST_MOVED and #found.gone < MAX_SCANNED
+    and not found.is_end do
+    local want = math.min(limit - #found.positions, 1000)
+    local positions = call('ZRANGE', base .. 'f', scanned, scanned + want - 1)
+    local ends, notes = read_many('ZMSCORE', 'x', positions), read_many('HMGET', 'k', positions)
+    for i, position in ipairs(positions) do
+      local expires = tonumber(ends[i] or 0)
+      if (tonumber(position) or 0) > last then
+        found.is_end = true
+        break
+      elseif expires <= now then
+        found.gone[#found.gone + 1] = position
+        found.gone_notes[#found.gone] = notes[i]
+      elseif claims(notes[i]) >= most then
+        found.exhausted[#found.exhausted + 1] = position
+        found.exhausted_ends[#found.exhausted] = expires
+      else
+        found.positions[#found.positions + 1] = position
+        found.ends[#found.positions] = expires
+        found.notes[#found.positions] = notes[i]
+      end
+    end
+    scanned = scanned + #positions
+    if #positions < want then found.is_end = true end
+  end
+  return found
+end
+
+-- Removes positions whose record is missing, which happens if a server evicts keys.
+local function with_records(found)
+  found.records = records(found.positions)
+  local kept = {positions = {}, ends = {}, notes = {}, records = {}}
+  for i, position in ipairs(found.positions) do
+    if found.records[i] then
+      local n = #kept.positions + 1
+      kept.positions[n], kept.ends[n] = position, found.ends[i]
+      kept.notes[n], kept.records[n] = found.notes[i], found.records[i]
+    else
+      found.gone[#found.gone + 1] = position
+      found.gone_notes[#found.gone] = found.notes[i]
+    end
+  end
+  found.positions, found.ends = kept.positions, kept.ends
+  found.notes, found.records = kept.notes, kept.records
+  delete_messages(found.gone, found.gone_notes)
+end

@@ -1,0 +1,172 @@
+-- Arguments of one command: Lua's stack holds 8000.
+local MANY = 4000
+
+-- The positions among the arguments that belong to this incarnation of the queue. They come in
+-- groups: incarnation, number of positions, positions.
+local function own_positions(from)
+  while ARGV[from] do
+    local count = tonumber(ARGV[from + 1])
+    if ARGV[from] == head[1] then
+      local positions = {}
+      for i = from + 2, from + 1 + count do positions[#positions + 1] = ARGV[i] end
+      return positions
+    end
+    from = from + 2 + count
+  end
+  return {}
+end
+
+local function write_many(name, key, args)
+  for i = 1, #args, MANY do
+    call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))
+  end
+end
+
+-- As `write_many`, for commands that answer one value per argument.
+local function read_many(name, key, args)
+  if #args <= MANY then
+    if #args == 0 then return {} end
+    return call(name, base .. key, unpack(args))
+  end
+  local answers = {}
+  for i = 1, #args, MANY do
+    local some = call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))
+    for _, answer in ipairs(some) do
+      answers[#answers + 1] = answer
+    end
+  end
+  return answers
+end
+
+-- The chunk of a position; nil for a member that is not a position, which this store never writes.
+local function chunk_of(position)
+  local number = tonumber(position)
+  return number and math.floor(number / 256)
+end
+
+-- Calls `use` for each run of adjacent positions in the same chunk: the chunk's key, their fields,
+-- and the index of the first.
+local function chunks(positions, use)
+  local i = 1
+  while i <= #positions do
+    local chunk, fields = chunk_of(positions[i]), {}
+    local j = i
+    while j <= #positions and chunk_of(positions[j]) == chunk do
+      if chunk then fields[#fields + 1] = positions[j] % 256 end
+      j = j + 1
+    end
+    if chunk then use('b:' .. chunk, fields, i) end
+    i = j
+  end
+end
+
+-- The records at these positions; false for a missing one.
+local function records(positions)
+  local found = {}
+  for i = 1, #positions do found[i] = false end
+  chunks(positions, function(key, fields, first)
+    for i, record in ipairs(read_many('HMGET', key, fields)) do found[first + i - 1] = record end
+  end)
+  return found
+end
+
+local function created(record) return #record >= 8 and struct.unpack('>I8', record) or 0 end
+
+-- A note records how often a message was claimed, and the claim that took it last until that claim
+-- is released.
+local function claims(note)
+  if not note then return 0 end
+  return tonumber(string.match(note, '^%d+')) or 0
+end
+
+local function claimant(note)
+  if note and #note > 32 then return string.sub(note, -32) end
+end
+
+local is_live = {}
+-- The live claim that holds a message.
+local function holder(note)
+  local id = claimant(note)
+  if not id then return nil end
+  if is_live[id] == nil then
+    is_live[id] = tonumber(call('ZSCORE', base .. 'e', id) or 0) > now
+  end
+  if is_live[id] then return id end
+end
+
+-- Adds a message to an answer.
+local function append_message(answer, position, expires, note, record)
+  local n = #answer
+  answer[n + 1] = position
+  answer[n + 2] = expires
+  answer[n + 3] = claims(note)
+  answer[n + 4] = holder(note) or ''
+  answer[n + 5] = record
+end
+
+-- Deletes messages; `notes` are their notes.
+local function delete_messages(positions, notes)
+  if #positions == 0 then return end
+  local held, others, noted = {}, {}, {}
+  for i, position in ipairs(positions) do
+    if claimant(notes[i]) then held[#held + 1] = position else others[#others + 1] = position end
+    if notes[i] then noted[#noted + 1] = position end
+  end
+  write_many('ZREM', 'c', held)
+  local freed = 0
+  for i = 1, #others, MANY do
+    freed = freed + call('ZREM', base .. 'f', unpack(others, i, math.min(i + MANY - 1, #others)))
+  end
+  if freed < #others then
+    write_many('ZREM', 'd', others)
+    write_many('ZREM', 'w', others)
+  end
+  write_many('ZREM', 'x', positions)
+  write_many('HDEL', 'k', noted)
+  chunks(positions, function(key, fields) write_many('HDEL', key, fields) end)
+end
+
+-- The positions in the row of a claim.
+local function claimed_positions(row)
+  local positions = {}
+  for position in string.gmatch(string.match(row, '^%d+ %d+(.*)$') or '', '%d+') do
+    positions[#positions + 1] = position
+  end
+  return positions
+end
+
+-- The positions and notes of the messages that a claim still holds.
+local function held(id, row)
+  local positions, notes = {}, {}
+  local all = claimed_positions(row)
+  for i, note in ipairs(read_many('HMGET', 'k', all)) do
+    if claimant(note) == id then
+      positions[#positions + 1] = all[i]
+      notes[#notes + 1] = note
+    end
+  end
+  return positions, notes
+end
+
+-- Ends a claim. Answers how many messages it held.
+local function release(id)
+  local row = call('HGET', base .. 'l', id)
+  if not row then
+    call('ZREM', base .. 'e', id)
+    return 0
+  end
+  local positions, notes = held(id, row)
+  local free, kept = {}, {}
+  for i, position in ipairs(positions) do
+    free[#free + 1] = position
+    free[#free + 1] = position
+    kept[#kept + 1] = position
+    kept[#kept + 1] = claims(notes[i])
+  end
+  write_many('ZREM', 'c', positions)
+  write_many('ZADD', 'f', free)
+  write_many('HSET', 'k', kept)
+  call('HDEL', base .. 'l', id)
+  call('ZREM', base .. 'e', id)
+  return #positions
+end
