@@ -157,7 +157,7 @@ def test_a_lock_of_another_process_is_named(faults):
         assert ping(api) == 503
         assert time.monotonic() - began < 4, "it is known by now: nobody waits for 5 s again"
         assert disk.lines("another process has locked the store's file")
-        assert not disk.lines("too much to do")
+        assert not disk.lines("the store is overloaded")
         other.execute("ROLLBACK")
         wait_until(lambda: post(api) == 201 and ping(api) == 204, "the lock is gone")
         assert disk.lines("no longer locked by another process")

@@ -1,10 +1,10 @@
-//! One budget of memory for the whole process, in bytes, with a share for each connection and each
+//! One memory budget for the whole process, in bytes, with a bound for each connection and each
 //! project.
 //!
-//! Whoever keeps bytes that a client made it keep (bodies, responses, frames, pushes) acquires a
-//! [`Permit`] first and drops it with the bytes. Past a bound the permit is refused at once; the
-//! caller answers 503 or closes with 1013. A permit costs two or three atomic additions; only
-//! [`Holder::for_project`] takes a lock, for one look into a map.
+//! Code that buffers bytes for a client (bodies, responses, frames, pushes) acquires a [`Permit`]
+//! first and drops it with the bytes. Above a bound the permit is rejected immediately; the caller
+//! answers 503 or closes with 1013. A permit costs two or three atomic additions; only
+//! [`Holder::for_project`] takes a lock, for one lookup in a map.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -20,11 +20,11 @@ use crate::ProjectId;
 /// The bounds of a [`MemoryBudget`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBounds {
-    /// What all holders together may hold.
+    /// The limit of all holders together.
     pub process: usize,
-    /// What one connection may hold.
+    /// The limit of one connection.
     pub connection: usize,
-    /// What all connections of one project may hold together.
+    /// The limit of all connections of one project together.
     pub project: usize,
 }
 
@@ -34,7 +34,7 @@ impl MemoryBounds {
         Self { process: usize::MAX, connection: usize::MAX, project: usize::MAX };
 }
 
-/// Which bound refused a permit.
+/// The bound that a rejected permit would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemoryScope {
     /// [`MemoryBounds::process`].
@@ -55,7 +55,7 @@ impl fmt::Display for MemoryScope {
     }
 }
 
-/// A permit was refused: it would exceed a bound. Nothing was charged.
+/// A permit was rejected because it would exceed a bound. Nothing was charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the memory budget of the {scope} is {limit} bytes, of which {in_use} are in use; \
@@ -66,9 +66,9 @@ pub struct OverBudget {
     pub scope: MemoryScope,
     /// Its value in bytes.
     pub limit: usize,
-    /// Bytes charged to it at that moment.
+    /// Bytes charged to it at that time.
     pub in_use: usize,
-    /// Bytes that were requested on top.
+    /// Additional bytes that were requested.
     pub requested: usize,
 }
 
@@ -78,7 +78,7 @@ pub struct MemoryBudget {
     shared: Arc<Shared>,
 }
 
-/// Locks of the map of projects: enough that two cores seldom want the same one.
+/// Shards of the map of projects, each with a lock: enough that two cores rarely contend for one.
 const SHARDS: usize = 16;
 
 type Projects = HashMap<ProjectId, Weak<ProjectAccount>>;
@@ -89,7 +89,7 @@ struct Shared {
     /// The part of it that is charged to background holders.
     background: AtomicUsize,
     refused: AtomicU64,
-    /// Projects that somebody holds an account of, no others.
+    /// Only projects with a live account.
     projects: [Mutex<Projects>; SHARDS],
     hasher: RandomState,
 }
@@ -116,7 +116,7 @@ impl MemoryBudget {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A holder for one new connection, which may not exceed [`MemoryBounds::connection`].
+    /// A holder for a new connection, limited to [`MemoryBounds::connection`].
     pub fn connection(&self) -> Holder {
         Holder {
             shared: Arc::clone(&self.shared),
@@ -126,7 +126,8 @@ impl MemoryBudget {
         }
     }
 
-    /// A holder without a connection, bounded by the process alone; see [`Holder::for_project`].
+    /// A holder without a connection, limited only by the process's bound; see
+    /// [`Holder::for_project`].
     pub fn holder(&self) -> Holder {
         Holder {
             shared: Arc::clone(&self.shared),
@@ -136,9 +137,9 @@ impl MemoryBudget {
         }
     }
 
-    /// A holder for what waits while no request works on it, such as delayed pushes. All of these
-    /// together may hold half of the process's bound, and those of a project half of its own, so
-    /// that they leave room for requests.
+    /// A holder for data that waits in the background, such as delayed pushes. All background
+    /// holders together are limited to half of the process's bound, and those of a project to half
+    /// of the project's bound, so that requests always get the other half.
     pub fn background(&self) -> Holder {
         Holder { is_background: true, ..self.holder() }
     }
@@ -148,24 +149,24 @@ impl MemoryBudget {
         self.shared.bounds
     }
 
-    /// Bytes charged at the moment.
+    /// Bytes currently charged.
     pub fn in_use(&self) -> usize {
         self.shared.in_use.load(Ordering::Relaxed)
     }
 
-    /// Permits refused since the start.
+    /// Permits rejected since the start.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
-    /// Projects that are charged for something or about to be.
+    /// Projects with a live account.
     pub fn projects(&self) -> usize {
         self.shared.projects.iter().map(|shard| lock(shard).len()).sum()
     }
 }
 
 impl Default for MemoryBudget {
-    /// A budget without bounds, which still counts.
+    /// A budget without bounds; it still counts.
     fn default() -> Self {
         Self::new(MemoryBounds::UNLIMITED)
     }
@@ -181,8 +182,8 @@ impl fmt::Debug for MemoryBudget {
     }
 }
 
-/// Whom permits are charged to: the process, and a connection and a project where it names them.
-/// Clones are cheap and share what they count.
+/// What permits are charged to: the process and optionally a connection and a project. Clones are
+/// cheap and share the counters.
 #[derive(Clone)]
 pub struct Holder {
     shared: Arc<Shared>,
@@ -192,7 +193,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// The same holder, charged to a project too. Takes a lock for one look into a map.
+    /// The same holder, charged to a project as well. Takes a lock for one lookup in a map.
     #[must_use]
     pub fn for_project(&self, id: &ProjectId) -> Self {
         let project = match &self.project {
@@ -202,27 +203,27 @@ impl Holder {
         Self { project: Some(project), ..self.clone() }
     }
 
-    /// Charges bytes. 0 bytes are always granted: a permit to grow later.
+    /// Charges bytes. 0 bytes are always granted: such a permit can grow later.
     ///
     /// # Errors
-    /// [`OverBudget`] when a bound would be exceeded; nothing is charged then.
+    /// [`OverBudget`] if a bound would be exceeded; nothing is charged then.
     pub fn try_acquire(&self, bytes: usize) -> Result<Permit, OverBudget> {
         let mut permit = Permit { holder: self.clone(), bytes: 0 };
         permit.grow(bytes)?;
         Ok(permit)
     }
 
-    /// Bytes charged to this connection at the moment; 0 for a holder without one.
+    /// Bytes currently charged to this connection; 0 for a holder without one.
     pub fn connection_in_use(&self) -> usize {
         self.connection.as_ref().map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    /// Bytes charged to this project at the moment; 0 for a holder without one.
+    /// Bytes currently charged to this project; 0 for a holder without one.
     pub fn project_in_use(&self) -> usize {
         self.project.as_ref().map_or(0, |project| project.in_use.load(Ordering::Relaxed))
     }
 
-    /// The counters with their bounds, the one that refuses most often first.
+    /// The counters with their bounds, the one that is exceeded most often first.
     fn counters(&self) -> impl DoubleEndedIterator<Item = (MemoryScope, usize, &AtomicUsize)> {
         let bounds = &self.shared.bounds;
         let connection = self.connection.as_deref();
@@ -277,17 +278,17 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Bytes that it charges.
+    /// Bytes that are charged.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whom it charges.
+    /// The holder that is charged.
     pub fn holder(&self) -> &Holder {
         &self.holder
     }
 
-    /// Takes a part of the permit off, at most what it has. Nothing more is charged.
+    /// Splits off a part of the permit, at most all of it. The total charge does not change.
     #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
@@ -295,10 +296,11 @@ impl Permit {
         Self { holder: self.holder.clone(), bytes }
     }
 
-    /// Charges another project from now on; the connection and the process as before.
+    /// Moves the charge to another project; the charges of the connection and the process do not
+    /// change.
     ///
     /// # Errors
-    /// [`OverBudget`] when the project would exceed its bound; the permit stays as it was.
+    /// [`OverBudget`] if the project would exceed its bound; the permit does not change.
     pub fn charge_project(&mut self, id: &ProjectId) -> Result<(), OverBudget> {
         if self.holder.project.as_ref().is_some_and(|project| project.id == *id) {
             return Ok(());
@@ -330,7 +332,7 @@ impl Permit {
     /// Charges more.
     ///
     /// # Errors
-    /// [`OverBudget`]; the permit keeps what it had.
+    /// [`OverBudget`]; the permit does not change.
     pub fn grow(&mut self, bytes: usize) -> Result<(), OverBudget> {
         if bytes > 0 {
             self.holder.charge(bytes)?;
@@ -339,7 +341,7 @@ impl Permit {
         Ok(())
     }
 
-    /// Charges less, down to nothing.
+    /// Charges less, at least 0.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         if bytes > 0 {
@@ -351,7 +353,7 @@ impl Permit {
     /// Charges exactly `bytes` from now on.
     ///
     /// # Errors
-    /// [`OverBudget`] when that is more than before and too much; the permit keeps what it had.
+    /// [`OverBudget`] if an increase would exceed a bound; the permit does not change.
     pub fn resize(&mut self, bytes: usize) -> Result<(), OverBudget> {
         if bytes > self.bytes {
             return self.grow(bytes - self.bytes);
@@ -360,8 +362,9 @@ impl Permit {
         Ok(())
     }
 
-    /// Charges exactly `bytes` from now on, past the bounds if need be: for what exists already and
-    /// must not be dropped, such as popped messages. Others are refused until it is gone.
+    /// Charges exactly `bytes` from now on, even above the bounds: for data that exists already and
+    /// must not be dropped, such as popped messages. Other permits are rejected until it is
+    /// released.
     pub fn resize_past_bounds(&mut self, bytes: usize) {
         if let Some(more) = bytes.checked_sub(self.bytes) {
             for (_, _, counter) in self.holder.counters() {
@@ -373,7 +376,7 @@ impl Permit {
         }
     }
 
-    /// Ties the permit to bytes: it is dropped when the last slice of them is. One allocation.
+    /// Ties the permit to bytes: it is dropped with the last slice of them. One allocation.
     #[must_use]
     pub fn attach(self, bytes: Bytes) -> Bytes {
         struct Charged(Bytes, #[expect(dead_code, reason = "dropped with the bytes")] Permit);
@@ -394,10 +397,10 @@ impl Drop for Permit {
     }
 }
 
-/// Adds unless the sum would exceed the limit; says then what is in use.
+/// Adds unless the sum would exceed the limit; then returns the bytes in use.
 fn add_up_to(counter: &AtomicUsize, bytes: usize, limit: usize) -> Result<(), usize> {
     let added = |in_use: usize| in_use.checked_add(bytes).filter(|sum| *sum <= limit);
-    // Relaxed: the counters order nothing but themselves.
+    // Relaxed: the counters synchronize no other data.
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added).map(|_| ())
 }
 
@@ -422,7 +425,7 @@ impl Shared {
 impl Drop for ProjectAccount {
     fn drop(&mut self) {
         let mut shard = self.shared.shard(&self.id);
-        // Another thread may have opened a new account of this project in between.
+        // Another thread may have created a new account of this project in between.
         if shard.get(&self.id).is_some_and(|account| account.strong_count() == 0) {
             shard.remove(&self.id);
         }
@@ -447,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_in_the_background_leaves_half_to_requests() {
+    fn background_holders_leave_half_to_requests() {
         let budget = MemoryBudget::new(MemoryBounds { connection: 1000, ..BOUNDS });
         let waiting = budget.background().for_project(&project(1));
         let mut pushes = waiting.try_acquire(200).unwrap();
@@ -455,7 +458,7 @@ mod tests {
         assert_eq!((over.scope, over.limit, over.in_use), (MemoryScope::Project, 250, 200));
         let requests = budget.connection().for_project(&project(1));
         let request = requests.try_acquire(300).unwrap();
-        // What requests hold counts, too.
+        // Charges of requests count as well.
         assert_eq!(pushes.grow(1).unwrap_err().limit, 500);
         assert_eq!(pushes.bytes(), 200);
         let other = budget.background().for_project(&project(2)).try_acquire(250).unwrap();
@@ -468,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_bound_its_value_and_what_is_in_use() {
+    fn a_rejection_names_the_bound_its_value_and_the_bytes_in_use() {
         let budget = MemoryBudget::new(BOUNDS);
         let one = budget.connection().for_project(&project(1));
         let _held = one.try_acquire(300).unwrap();
@@ -503,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_kept_is_charged_past_the_bounds() {
+    fn data_that_must_be_kept_is_charged_above_the_bounds() {
         let budget = MemoryBudget::new(BOUNDS);
         let holder = budget.connection();
         let mut permit = holder.try_acquire(100).unwrap();
@@ -515,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_permit_lives_on_its_own() {
+    fn a_split_permit_is_independent() {
         let budget = MemoryBudget::new(BOUNDS);
         let mut permit = budget.holder().for_project(&project(1)).try_acquire(100).unwrap();
         let (part, rest) = (permit.split(30), permit.split(1000));
@@ -568,9 +571,9 @@ mod tests {
             for n in 0..4 {
                 let budget = &budget;
                 scope.spawn(move || {
-                    for step in 0..2_000 {
-                        let holder = budget.connection().for_project(&project((n + step) % 3));
-                        let permit = holder.try_acquire(step % 200);
+                    for action in 0..2_000 {
+                        let holder = budget.connection().for_project(&project((n + action) % 3));
+                        let permit = holder.try_acquire(action % 200);
                         assert!(budget.in_use() <= BOUNDS.process);
                         assert!(holder.project_in_use() <= BOUNDS.project);
                         drop(permit);
@@ -582,32 +585,34 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum Action {
         Acquire { holder: usize, bytes: usize },
         Resize { permit: usize, bytes: usize },
         Drop { permit: usize },
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn actions() -> impl Strategy<Value = Vec<Action>> {
         let bytes = 0usize..250;
-        let step = prop_oneof![
-            (0usize..6, bytes.clone()).prop_map(|(holder, bytes)| Step::Acquire { holder, bytes }),
-            (0usize..8, bytes).prop_map(|(permit, bytes)| Step::Resize { permit, bytes }),
-            (0usize..8).prop_map(|permit| Step::Drop { permit }),
+        let action = prop_oneof![
+            (0usize..6, bytes.clone())
+                .prop_map(|(holder, bytes)| Action::Acquire { holder, bytes }),
+            (0usize..8, bytes).prop_map(|(permit, bytes)| Action::Resize { permit, bytes }),
+            (0usize..8).prop_map(|permit| Action::Drop { permit }),
         ];
-        prop::collection::vec(step, 0..80)
+        prop::collection::vec(action, 0..80)
     }
 
     proptest! {
-        /// Granted exactly when every bound allows it; the counters are the sums of the permits.
+        /// A permit is granted exactly when every bound allows it; the counters are the sums of the
+        /// permits.
         #[test]
-        fn permits_are_granted_exactly_when_they_fit(steps in steps()) {
+        fn permits_are_granted_exactly_when_they_fit(actions in actions()) {
             let budget = MemoryBudget::new(BOUNDS);
-            // Six connections of three projects.
+            // Six connections in three projects.
             let holders: Vec<Holder> =
                 (0..6).map(|n| budget.connection().for_project(&project(n / 2))).collect();
             let mut permits: Vec<(usize, Permit)> = Vec::new();
-            for step in steps {
+            for action in actions {
                 let held = |of: &dyn Fn(usize) -> bool, permits: &[(usize, Permit)]| -> usize {
                     permits.iter().filter(|(n, _)| of(*n)).map(|(_, p)| p.bytes()).sum()
                 };
@@ -616,14 +621,14 @@ mod tests {
                         && held(&|n| n / 2 == holder / 2, permits) + more <= BOUNDS.project
                         && held(&|_| true, permits) + more <= BOUNDS.process
                 };
-                match step {
-                    Step::Acquire { holder, bytes } => {
+                match action {
+                    Action::Acquire { holder, bytes } => {
                         let expected = bytes == 0 || fits(holder, bytes, &permits);
                         let permit = holders[holder].try_acquire(bytes);
                         prop_assert_eq!(permit.is_ok(), expected);
                         permits.extend(permit.ok().map(|permit| (holder, permit)));
                     }
-                    Step::Resize { permit, bytes } if permit < permits.len() => {
+                    Action::Resize { permit, bytes } if permit < permits.len() => {
                         let (holder, had) = (permits[permit].0, permits[permit].1.bytes());
                         let more = bytes.saturating_sub(had);
                         let expected = more == 0 || fits(holder, more, &permits);
@@ -631,10 +636,10 @@ mod tests {
                         let has = permits[permit].1.bytes();
                         prop_assert_eq!(has, if expected { bytes } else { had });
                     }
-                    Step::Drop { permit } if permit < permits.len() => {
+                    Action::Drop { permit } if permit < permits.len() => {
                         permits.swap_remove(permit);
                     }
-                    Step::Resize { .. } | Step::Drop { .. } => {}
+                    Action::Resize { .. } | Action::Drop { .. } => {}
                 }
                 prop_assert_eq!(budget.in_use(), held(&|_| true, &permits));
                 for (n, holder) in holders.iter().enumerate() {

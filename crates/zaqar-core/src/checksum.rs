@@ -1,5 +1,5 @@
-//! The checksum of a body: the MD5 digest of what Python's `json.dumps` prints for it, as the
-//! original has it.
+//! The checksum of a body: the MD5 digest of its text as Python's `json.dumps` prints it, as in the
+//! original.
 
 use md5::{Digest, Md5};
 use serde_json::Value;
@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::Checksum;
 
 impl Checksum {
-    /// The checksum of a body; a body of `null` has none. Builds the body's tree: only for
-    /// configurations that ask for checksums.
+    /// The checksum of a body; a body of `null` has none. Parses the body into a tree, so it is
+    /// called only where checksums are configured.
     ///
     /// # Errors
     /// Text that is not JSON.
@@ -86,8 +86,8 @@ fn dump_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Python's `repr` of a float: the shortest digits that read back, with an exponent below 1e-4 and
-/// from 1e16 on.
+/// Python's `repr` of a float: the shortest digits that parse to the same value, with an exponent
+/// below 1e-4 and from 1e16 on.
 fn python_float(float: f64) -> String {
     if float == 0.0 || (1e-4..1e16).contains(&float.abs()) {
         return format!("{float:?}");
@@ -114,7 +114,7 @@ mod tests {
         out
     }
 
-    /// What CPython 3.11's `json.dumps(json.loads(text))` prints.
+    /// Expected values: the output of CPython 3.11's `json.dumps(json.loads(text))`.
     #[test]
     fn bodies_print_as_in_python() {
         for (json, printed) in [
@@ -132,9 +132,9 @@ mod tests {
         }
     }
 
-    /// Digests that CPython's `hashlib` made.
+    /// Expected values: digests computed by CPython's `hashlib`.
     #[test]
-    fn a_checksum_says_its_algorithm() {
+    fn a_checksum_is_prefixed_with_its_algorithm() {
         for (body, checksum) in [
             (r#""x""#, "MD5:3fbf839fa0e778a20326ddc34f5cd588"),
             (r#"{"b":1,"a":[1, 2.0,null,"é"]}"#, "MD5:537a8e3919d28e34d689f30338293906"),

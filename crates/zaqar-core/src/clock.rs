@@ -1,18 +1,18 @@
-//! Time, which callers pass to stores instead of stores asking for it.
+//! Time. Callers pass it to stores; stores do not read a clock themselves.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Milliseconds since 1970, UTC. At most `i64::MAX`, so that every store can keep it.
+/// Milliseconds since 1970, UTC. At most `i64::MAX`, so that every store can store it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The end of time: further additions stay here.
+    /// The latest time: additions saturate here.
     pub const MAX: Self = Self(i64::MAX as u64);
 
-    /// From milliseconds; more than [`Timestamp::MAX`] becomes that.
+    /// From milliseconds; saturates at [`Timestamp::MAX`].
     pub const fn from_millis(millis: u64) -> Self {
         if millis > Self::MAX.0 { Self::MAX } else { Self(millis) }
     }
@@ -39,28 +39,28 @@ impl Timestamp {
     }
 }
 
-/// Where `now` comes from.
+/// The source of `now`.
 pub trait Clock: Send + Sync {
-    /// The present. Never earlier than an answer it gave before; see [`crate::SystemClock`] for the
-    /// one exception.
+    /// The current time. Never earlier than a time it returned before; see [`crate::SystemClock`]
+    /// for the one exception.
     fn now(&self) -> Timestamp;
 
-    /// How it compares with the machine's wall clock.
+    /// Compares it with the machine's wall clock.
     fn status(&self) -> ClockStatus;
 }
 
-/// How a clock compares with the machine's wall clock.
+/// The difference between a clock and the machine's wall clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClockStatus {
     /// Milliseconds that the wall clock is ahead of it; negative when it is behind.
     pub offset_ms: i64,
-    /// For how long the wall clock has shown an unexpected time that is not followed yet; `None`
-    /// while it is followed.
+    /// How long the wall clock has shown an unexpected time that is not adopted yet; `None` while
+    /// the clock follows it.
     pub unsteady_for: Option<Duration>,
 }
 
 impl ClockStatus {
-    /// Whether the wall clock is followed.
+    /// Whether the clock follows the wall clock.
     pub const fn is_steady(self) -> bool {
         self.unsteady_for.is_none()
     }
@@ -78,7 +78,7 @@ impl fmt::Display for ClockStatus {
     }
 }
 
-/// A clock that stands still until it is moved: for tests.
+/// A clock for tests, which stands still until it is advanced.
 #[derive(Debug)]
 pub struct ManualClock {
     now: AtomicU64,
@@ -90,7 +90,7 @@ impl ManualClock {
         Self { now: AtomicU64::new(now.0) }
     }
 
-    /// Moves it forward.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.now.fetch_add(millis, Ordering::Relaxed);

@@ -1,19 +1,19 @@
-//! What becomes of messages for one subscriber, for those who ask.
+//! The state of deliveries to a subscriber, as the API reports it.
 
 use crate::{MessageId, Timestamp};
 
 pub use crate::id::RecoveryId;
 
-/// How far a delivery is.
+/// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
-    /// It waits for its first attempt or for a retry, or is on its way.
+    /// It waits for its first attempt or for a retry, or an attempt is in progress.
     Pending,
-    /// The subscriber has the message.
+    /// The subscriber has received the message.
     Delivered,
-    /// It ended without success: the retries were used up, or the receiver rejected the message.
+    /// The retries were exhausted, or the receiver rejected the message.
     Failed,
-    /// The message expired before.
+    /// The message expired before it was delivered.
     Expired,
 }
 
@@ -40,52 +40,52 @@ impl DeliveryState {
 pub struct DeliveryAttempt {
     /// When it began.
     pub at: Timestamp,
-    /// Milliseconds that it took.
+    /// Its duration in milliseconds.
     pub millis: u64,
-    /// The status of the answer, where there was one.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
-    /// Why there was no answer.
+    /// Why there was no response.
     pub error: Option<String>,
-    /// The beginning of the answer's body, at most 4 KiB. Headers are never kept.
+    /// The first 4 KiB of the response's body. Headers are never stored.
     pub answer: String,
 }
 
-/// One message for one subscriber.
+/// The delivery of one message to one subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The message's id.
     pub id: MessageId,
-    /// How far it is.
+    /// Its state.
     pub state: DeliveryState,
     /// When the message was posted.
     pub posted: Timestamp,
-    /// When the last attempts ended; where there was none, as `posted`.
+    /// When the last attempt ended; `posted` if there was none.
     pub changed: Timestamp,
-    /// The attempts that are known, in order.
+    /// The recorded attempts, in order.
     pub attempts: Vec<DeliveryAttempt>,
 }
 
-/// Which deliveries a page shows.
+/// Which deliveries a page contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeliveryQuery {
-    /// Those of this state; all where it is `None`.
+    /// Only deliveries in this state; all if `None`.
     pub state: Option<DeliveryState>,
-    /// Those that changed at this time or later.
+    /// Only deliveries that changed at this time or later.
     pub since: Option<Timestamp>,
-    /// Begin behind this id.
+    /// Begin after this id.
     pub after: Option<MessageId>,
     /// Deliveries on the page, at least 1.
     pub limit: usize,
 }
 
-/// What came of asking to deliver once more.
+/// The result of a request to deliver again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redelivery {
-    /// It is tried as soon as its destination allows.
+    /// It is attempted as soon as its destination allows.
     Scheduled,
     /// No such delivery is known.
     Unknown,
-    /// It has ended in this state, and the message is not kept.
+    /// It has ended in this state, and the message is no longer stored.
     Ended(DeliveryState),
 }
 
@@ -154,34 +154,34 @@ pub enum BeginRecovery {
     Contended,
 }
 
-/// Whether a subscriber is served.
+/// Whether deliveries to a subscriber are attempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscriberState {
     /// Messages are sent.
     Ok,
-    /// Its destination fails: one delivery at a time is tried, not before this time.
+    /// Its destination fails: one delivery at a time is attempted, not before this time.
     Failing(Timestamp),
     /// Nothing is sent until it is resumed.
     Suspended,
 }
 
-/// How a subscriber does.
+/// The health of a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscriberHealth {
-    /// Whether it is served. [`SubscriberState::Failing`] is what the server that is asked knows;
-    /// others may know otherwise.
+    /// Whether deliveries are attempted. [`SubscriberState::Failing`] is known to the server that
+    /// answers; other servers may report otherwise.
     pub state: SubscriberState,
-    /// Deliveries that wait or are on their way.
+    /// Pending deliveries.
     pub waiting: u64,
-    /// Of those in the log, how many were delivered.
+    /// How many deliveries in the log succeeded.
     pub delivered: u64,
-    /// Of those in the log, how many failed.
+    /// How many deliveries in the log failed.
     pub failed: u64,
-    /// Of those in the log, how many expired.
+    /// How many deliveries in the log expired.
     pub expired: u64,
-    /// When the last one in the log was delivered.
+    /// When a delivery in the log last succeeded.
     pub last_delivered: Option<Timestamp>,
-    /// When the last attempt in the log failed.
+    /// When an attempt in the log last failed.
     pub last_failed: Option<Timestamp>,
 }
 

@@ -1,40 +1,41 @@
-//! Ids and their one text form, the same for every store.
+//! Ids and their text form, which is the same for every store.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A text that is no id of ours.
+/// A text is not a valid id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id has 32 lower-case hexadecimal digits")]
 pub struct IdError;
 
-/// Which life of a queue: a number drawn anew each time a queue of that name is created.
+/// Identifies a queue from its creation to its deletion: a random number, drawn each time a queue
+/// of that name is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Incarnation(u64);
 
-/// Which state of a queue's metadata, within one incarnation.
+/// Counts the changes of a queue's metadata within one incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u64);
 
-/// A place in a queue's order. Never given twice within an incarnation; 0 is before every message.
+/// A message's position in its queue. Never reused within an incarnation; 0 is before every
+/// message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(u64);
 
 macro_rules! number {
     ($name:ident) => {
         impl $name {
-            /// Wraps a number that a store kept.
+            /// Wraps a number that a store has stored.
             pub const fn new(number: u64) -> Self {
                 Self(number)
             }
 
-            /// The number, for a store to keep. At most `i64::MAX` where this crate or a store made
-            /// it.
+            /// The number, to be stored. At most `i64::MAX` if this crate or a store generated it.
             pub const fn get(self) -> u64 {
                 self.0
             }
 
-            /// The one after this.
+            /// The next number.
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0 + 1)
@@ -46,14 +47,15 @@ number!(Incarnation);
 number!(Version);
 number!(Position);
 
-/// Names one message of a queue: the queue's incarnation and the message's position.
+/// Identifies a message: the queue's incarnation and the message's position.
 ///
-/// As text: 32 lower-case hexadecimal digits, the incarnation first. An id works as a marker.
+/// Its text form is 32 lower-case hexadecimal digits, the incarnation first. An id can be used as a
+/// marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId {
-    /// The life of the queue that the message belongs to.
+    /// The incarnation of the message's queue.
     pub incarnation: Incarnation,
-    /// Its place in the queue.
+    /// The message's position in the queue.
     pub position: Position,
 }
 
@@ -76,7 +78,7 @@ macro_rules! bits {
                 Self(bits)
             }
 
-            /// The bits, for a store to keep.
+            /// The bits, to be stored.
             pub const fn get(self) -> u128 {
                 self.0
             }
@@ -103,22 +105,22 @@ macro_rules! bits {
     };
 }
 bits! {
-    /// Names one claim of a queue: 128 random bits, 32 lower-case hexadecimal digits as text.
+    /// Identifies a claim of a queue: 128 random bits, 32 lower-case hexadecimal digits as text.
     ClaimId
 }
 bits! {
-    /// Names one subscription of a queue: the time it was made, then random bits, so that ids
+    /// Identifies a subscription of a queue: its creation time followed by random bits, so that ids
     /// ascend; 32 lower-case hexadecimal digits as text.
     SubscriptionId
 }
 bits! {
-    /// Names one recovery of failed deliveries: 128 random bits, 32 lower-case hexadecimal digits
+    /// Identifies one recovery of failed deliveries: 128 random bits, 32 lower-case hexadecimal digits
     /// as text.
     RecoveryId
 }
 bits! {
-    /// Names the lease of one run of a server: 128 random bits, 32 lower-case hexadecimal digits as
-    /// text.
+    /// Identifies the lease of one server process: 128 random bits, 32 lower-case hexadecimal
+    /// digits as text.
     LeaseId
 }
 
@@ -133,7 +135,7 @@ impl FromStr for MessageId {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let bits = parse(text)?;
-        // The halves of a 128-bit number: neither cast can lose a bit that belongs to it.
+        // The upper and lower half of a 128-bit number: both casts are lossless.
         let (high, low) = ((bits >> 64) as u64, bits as u64);
         if high > i64::MAX as u64 || low > i64::MAX as u64 {
             return Err(IdError);
@@ -191,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_reads_back(incarnation in 0..=i64::MAX as u64, position in 0..=i64::MAX as u64, claim: u128) {
+        fn ids_round_trip_through_text(incarnation in 0..=i64::MAX as u64, position in 0..=i64::MAX as u64, claim: u128) {
             let id = MessageId { incarnation: Incarnation(incarnation), position: Position(position) };
             let text = id.to_string();
             prop_assert_eq!(text.as_bytes(), &id.encode());
@@ -203,7 +205,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_refused_or_reads_back(text in "\\PC{0,40}") {
+        fn any_text_is_rejected_or_round_trips(text in "\\PC{0,40}") {
             if let Ok(id) = text.parse::<MessageId>() {
                 prop_assert_eq!(id.to_string(), text);
             }

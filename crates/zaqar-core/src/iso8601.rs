@@ -1,17 +1,17 @@
-//! Times as text: `2026-11-23T18:46:39Z`, and the forms that the original's clients write.
+//! Times as text: `2026-11-23T18:46:39Z`, and the other forms that the original's clients send.
 
 use time::{Date, Month, PrimitiveDateTime, Time, UtcOffset};
 
 use crate::Timestamp;
 
-/// A text that is no time.
+/// A text is not a valid time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a date and time of ISO 8601 between 1970 and 9999")]
 pub struct TimeError;
 
 /// Prints a time to the second, in UTC, without a zone: `2026-11-23T18:46:39`.
 pub fn format(at: Timestamp) -> String {
-    // 9999-12-31T23:59:59: what a calendar of four digits ends with.
+    // 9999-12-31T23:59:59, the last time with a year of four digits.
     const LAST: i64 = 253_402_300_799;
     let seconds = i64::try_from(at.as_secs()).unwrap_or(LAST).min(LAST);
     let at = time::OffsetDateTime::from_unix_timestamp(seconds)
@@ -21,9 +21,9 @@ pub fn format(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
-/// Reads a time in the forms that Python's `parse_isotime` reads: extended or basic, `T` or a
-/// space, a time that may lack its seconds or be missing, a fraction that is dropped, `Z`, an
-/// offset or none for UTC.
+/// Parses a time in the forms that Python's `parse_isotime` accepts: extended or basic, `T` or a
+/// space, the seconds or the whole time optional, a fraction that is ignored, and `Z`, an offset,
+/// or nothing for UTC.
 ///
 /// # Errors
 /// [`TimeError`] for anything else.
@@ -109,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_forms_that_clients_write_are_read() {
+    fn the_forms_that_clients_send_are_parsed() {
         for (text, canonical) in [
             ("2030-01-01", "2030-01-01T00:00:00"),
             ("2030-01-01T00:00", "2030-01-01T00:00:00"),
@@ -137,19 +137,19 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_prints() {
+    fn the_latest_time_prints() {
         assert_eq!(format(Timestamp::MAX), "9999-12-31T23:59:59");
     }
 
     proptest! {
         #[test]
-        fn a_time_reads_back(seconds in 0u64..253_402_300_800) {
+        fn times_round_trip_through_text(seconds in 0u64..253_402_300_800) {
             let at = Timestamp::from_millis(seconds * 1000);
             prop_assert_eq!(parse(&format(at)), Ok(at));
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC{0,30}") {
+        fn any_text_is_parsed_or_rejected(text in "\\PC{0,30}") {
             let _ = parse(&text);
         }
     }

@@ -1,25 +1,23 @@
-//! The rules for JSON from outside that a grammar does not state: UTF-8, 64-bit integers, bounded
-//! nesting.
+//! Rules for JSON input beyond the grammar: UTF-8, 64-bit integers, bounded nesting.
 //!
-//! [`check`] runs once over a whole document. What parses the document afterwards can then splice
-//! message bodies out as raw bytes.
+//! [`check`] runs once over a whole document, so that the parser behind it can slice message bodies
+//! out as raw bytes.
 
 use memchr::memchr2;
 
-/// The deepest nesting of arrays and objects accepted, so that nobody who parses a body later runs
-/// out of stack.
+/// The maximum nesting of arrays and objects, so that no later parser overflows its stack.
 pub const MAX_NESTING: usize = 128;
 
-/// Why a document is refused before it is parsed.
+/// Why a document is rejected before it is parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     /// Bytes that are not UTF-8.
     #[error("the document is not UTF-8")]
     NotUtf8,
-    /// An integer that does not fit 64 bits with sign, as in the original.
+    /// An integer that does not fit 64 bits with sign; the original rejects it as well.
     #[error("JSON contains an integer outside -2^63 to 2^63-1")]
     IntegerTooLarge,
-    /// A string escape that is half a character: nothing but JSON could carry it on.
+    /// An escaped surrogate without its pair: only JSON can represent it.
     #[error("JSON contains an unpaired surrogate")]
     Surrogate,
     /// Nested deeper than [`MAX_NESTING`].
@@ -27,11 +25,11 @@ pub enum JsonError {
     TooDeep,
 }
 
-/// Checks a whole document against the rules of this module; not its grammar. Linear in its length,
+/// Checks a whole document against the rules of this module, not its grammar. Linear in its length,
 /// no allocation.
 ///
 /// # Errors
-/// The first rule that is broken.
+/// The first violated rule.
 pub fn check(document: &[u8]) -> Result<&str, JsonError> {
     let text = std::str::from_utf8(document).map_err(|_| JsonError::NotUtf8)?;
     let bytes = text.as_bytes();
@@ -72,7 +70,7 @@ fn after_string(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     Ok(bytes.len())
 }
 
-/// The place behind the escape at `at`; a pair of surrogates is one.
+/// The index after the escape at `at`; a pair of surrogates is one escape.
 fn after_escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     match unicode_escape(bytes, at) {
         None => Ok(at + 2),
@@ -157,7 +155,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_64_bit_parser_takes_passes(number: i64, text in "\\PC*") {
+        fn documents_of_a_64_bit_parser_pass(number: i64, text in "\\PC*") {
             let document = serde_json::json!({ "n": number, "t": text, "l": [number] }).to_string();
             prop_assert!(check(document.as_bytes()).is_ok());
         }

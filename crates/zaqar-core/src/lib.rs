@@ -37,14 +37,14 @@ pub use state_log::StateLog;
 pub use system_clock::SystemClock;
 pub use task_monitor::{TaskFailure, TaskGuard, TaskMonitor};
 
-/// The generation of a queue: which life of it, and which state of its metadata.
+/// The generation of a queue: its incarnation and the version of its metadata.
 ///
-/// Two generations are compared for equality only: a post that assumes another generation than the
-/// head's is refused.
+/// Generations are compared for equality only: a post is rejected if it assumes a generation other
+/// than the head's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation {
-    /// Which life of the queue: new each time a queue of this name is created.
+    /// New each time a queue of this name is created.
     pub incarnation: Incarnation,
-    /// Which state of its metadata: grows with each change within one life.
+    /// Increases with each change of the metadata within one incarnation.
     pub version: Version,
 }

@@ -1,54 +1,55 @@
 //! The limits and defaults of the `[transport]` section, with the original's names and values.
 
-/// Seconds that a message, a claim, a grace and a subscription live at least.
+/// The minimum ttl of messages, claims and subscriptions and the minimum grace of claims, in
+/// seconds.
 pub const MIN_TTL: u64 = 60;
 
-/// What one request may ask for, and what it gets when it does not say.
+/// Limits of one request, and defaults for what it does not specify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Seconds a message lives when neither the post nor its queue says.
+    /// The default ttl of messages in seconds, if neither the post nor the queue specifies it.
     pub default_message_ttl: u64,
-    /// Seconds until a message is shown when neither the post nor its queue says.
+    /// The default delay of messages in seconds, if neither the post nor the queue specifies it.
     pub default_message_delay: u64,
-    /// Seconds a claim lives when the request does not say.
+    /// The default ttl of claims, in seconds.
     pub default_claim_ttl: u64,
-    /// Seconds that a claim's messages outlive it when the request does not say.
+    /// The default grace of claims, in seconds: how long their messages live after them at least.
     pub default_claim_grace: u64,
-    /// Seconds a subscription lives when the request does not say.
+    /// The default ttl of subscriptions, in seconds.
     pub default_subscription_ttl: u64,
-    /// Queues on one page.
+    /// The maximum number of queues on a page.
     pub max_queues_per_page: u64,
-    /// Messages on one page, and ids in one request.
+    /// The maximum number of messages on a page, and of ids in a request.
     pub max_messages_per_page: u64,
-    /// Subscriptions on one page.
+    /// The maximum number of subscriptions on a page.
     pub max_subscriptions_per_page: u64,
-    /// Messages in one claim or pop.
+    /// The maximum number of messages in a claim or pop.
     pub max_messages_per_claim_or_pop: u64,
-    /// Bytes of a queue's metadata document.
+    /// The maximum size of a queue's metadata document, in bytes.
     pub max_queue_metadata: u64,
-    /// Bytes of the document that posts messages.
+    /// The maximum size of a document that posts messages, in bytes.
     pub max_messages_post_size: u64,
-    /// Seconds a message lives at most.
+    /// The maximum ttl of messages, in seconds.
     pub max_message_ttl: u64,
-    /// Seconds of delay at most.
+    /// The maximum delay of messages, in seconds.
     pub max_message_delay: u64,
-    /// Seconds a claim lives at most.
+    /// The maximum ttl of claims, in seconds.
     pub max_claim_ttl: u64,
-    /// Seconds of grace at most.
+    /// The maximum grace of claims, in seconds.
     pub max_claim_grace: u64,
-    /// Schemes of subscriber URIs.
+    /// The accepted schemes of subscriber URIs.
     pub subscriber_types: Vec<String>,
-    /// Flavors on one page.
+    /// The maximum number of flavors on a page.
     pub max_flavors_per_page: u64,
-    /// Pools on one page.
+    /// The maximum number of pools on a page.
     pub max_pools_per_page: u64,
-    /// Which client ids are taken.
+    /// Which client ids are accepted.
     pub client_ids: ClientIds,
-    /// A deletion by `ids` names `claim_ids` too.
+    /// Whether a deletion by `ids` must also name `claim_ids`.
     pub message_delete_with_claim_id: bool,
 }
 
-/// Which texts a `Client-ID` may be (`client_id_uuid_safe`).
+/// The accepted values of `Client-ID` (`client_id_uuid_safe`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientIds {
     /// UUIDs only.
@@ -62,7 +63,7 @@ pub enum ClientIds {
     },
 }
 
-/// Queues, messages, claims or subscriptions on a page when the request does not say.
+/// The default page size.
 pub const DEFAULT_PAGE: u64 = 10;
 
 impl Default for Limits {

@@ -1,12 +1,13 @@
-//! A queue's metadata: a JSON object of the user's, with reserved attributes that change how the
-//! queue behaves.
+//! A queue's metadata: a JSON object set by the user, whose reserved attributes configure the
+//! queue.
 
 use serde_json::{Map, Value};
 
 use crate::limits::MIN_TTL;
 use crate::{Kind, Limits, QueueName};
 
-/// Linear back-off needs room for this many seconds twice, as in the original (`LINEAR_INTERVAL`).
+/// Seconds of one step of linear backoff, as in the original (`LINEAR_INTERVAL`). The range of
+/// delays must hold two steps.
 const LINEAR_INTERVAL: i64 = 5;
 const DEFAULT_MINIMUM_DELAY: i64 = 5;
 const DEFAULT_MAXIMUM_DELAY: i64 = 30;
@@ -16,7 +17,7 @@ const BACKOFF_FUNCTIONS: [&str; 4] = ["linear", "arithmetic", "geometric", "expo
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata(Map<String, Value>);
 
-/// A reserved attribute with a value that it does not take.
+/// A reserved attribute has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
     /// The wrong JSON type.
@@ -24,29 +25,29 @@ pub enum MetadataError {
     Type {
         /// The attribute, or a member of `_retry_policy`.
         attribute: &'static str,
-        /// What it must be, with its article.
+        /// The expected type, with its article.
         expected: &'static str,
     },
-    /// An integer out of its bounds.
+    /// An integer out of range.
     #[error("{attribute} must be at least {min} and may not be greater than {max}.")]
     Range {
         /// The attribute.
         attribute: &'static str,
-        /// The least value.
+        /// The smallest valid value.
         min: u64,
-        /// The greatest value.
+        /// The largest valid value.
         max: u64,
     },
-    /// `_dead_letter_queue` is no queue name.
+    /// `_dead_letter_queue` is not a valid queue name.
     #[error("_dead_letter_queue must be the name of a queue: {reason}.")]
     DeadLetterQueue {
         /// What is wrong with the name.
         reason: String,
     },
-    /// A back-off function that does not exist.
+    /// An unknown backoff function.
     #[error("retry_backoff_function must be one of linear, arithmetic, geometric, exponential.")]
     BackoffFunction,
-    /// The retry delays leave no room between them.
+    /// The minimum and maximum retry delay are too close.
     #[error(
         "maximum_delay must be at least {} seconds above minimum_delay.",
         2 * LINEAR_INTERVAL
@@ -54,48 +55,48 @@ pub enum MetadataError {
     RetryDelays,
 }
 
-/// What the reserved attributes say, ready for use; absent, null and false attributes say nothing.
+/// The parsed reserved attributes. Absent, null and false attributes are not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Bytes of a post to this queue, at most.
+    /// The maximum size of a post to this queue, in bytes.
     pub max_messages_post_size: Option<u64>,
-    /// Seconds a message lives when the post does not say.
+    /// The ttl of a message without one, in seconds.
     pub default_message_ttl: Option<u64>,
-    /// Seconds of delay when the post does not say.
+    /// The delay of a message without one, in seconds.
     pub default_message_delay: Option<u64>,
-    /// Where messages go that were claimed too often.
+    /// The dead-letter rule.
     pub dead_letters: Option<DeadLetterRule>,
-    /// Bodies are sealed before they are stored.
+    /// Whether bodies are encrypted before they are stored.
     pub encrypt: bool,
 }
 
-/// `_max_claim_count` and `_dead_letter_queue`: one without the other says nothing, as in the
+/// `_max_claim_count` and `_dead_letter_queue`: one without the other has no effect, as in the
 /// original.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterRule {
-    /// A message that was claimed this often is not claimed again.
+    /// A message that was claimed this many times is not claimed again.
     pub max_claim_count: u32,
-    /// The queue of the same project that it moves to.
+    /// The queue of the same project that it is moved to.
     pub queue: QueueName,
-    /// Seconds it lives there; what is left of its life where absent.
+    /// Its ttl there, in seconds. `None` keeps its expiry.
     pub ttl: Option<u64>,
 }
 
 impl Metadata {
-    /// Takes an object as it is.
+    /// Wraps an object without checking it.
     pub const fn new(object: Map<String, Value>) -> Self {
         Self(object)
     }
 
-    /// Reads what [`Metadata::to_json`] wrote.
+    /// Parses the output of [`Metadata::to_json`].
     ///
     /// # Errors
-    /// Text that is no JSON object.
+    /// Text that is not a JSON object.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json).map(Self)
     }
 
-    /// As JSON text, for a store to keep.
+    /// As JSON text, to be stored.
     pub fn to_json(&self) -> String {
         Value::Object(self.0.clone()).to_string()
     }
@@ -105,26 +106,26 @@ impl Metadata {
         &self.0
     }
 
-    /// The object, to change it.
+    /// The object, mutable.
     pub const fn as_object_mut(&mut self) -> &mut Map<String, Value> {
         &mut self.0
     }
 
-    /// Adds the reserved attributes that have defaults where they are absent or say nothing, as a
-    /// queue (seven) or a topic (three) is shown.
+    /// Sets the reserved attributes that are absent or falsy to their defaults, as responses show
+    /// them: seven attributes of a queue, three of a topic.
     #[must_use]
     pub fn with_defaults(mut self, kind: Kind, limits: &Limits) -> Self {
         for (attribute, default) in reserved_defaults(limits).into_iter().take(reserved(kind).len())
         {
-            let says_nothing = self.0.get(attribute).is_none_or(is_falsy);
-            if says_nothing {
+            let is_unset = self.0.get(attribute).is_none_or(is_falsy);
+            if is_unset {
                 self.0.insert(attribute.to_owned(), default);
             }
         }
         self
     }
 
-    /// Whether a name is one of the attributes that [`Metadata::with_defaults`] adds.
+    /// Whether [`Metadata::with_defaults`] sets an attribute of this name.
     pub fn is_reserved(kind: Kind, attribute: &str) -> bool {
         reserved(kind).contains(&attribute)
     }
@@ -132,7 +133,7 @@ impl Metadata {
     /// Checks the reserved attributes.
     ///
     /// # Errors
-    /// The first one that has a wrong value.
+    /// The first one with an invalid value.
     pub fn check(&self, limits: &Limits) -> Result<(), MetadataError> {
         self.check_integer("_default_message_ttl", MIN_TTL, limits.max_message_ttl)?;
         self.check_integer("_max_messages_post_size", 1, limits.max_messages_post_size)?;
@@ -152,7 +153,8 @@ impl Metadata {
         check_retry_policy(self.0.get("_retry_policy"))
     }
 
-    /// What the reserved attributes say. Values that [`Metadata::check`] refuses say nothing.
+    /// Parses the reserved attributes. Values that [`Metadata::check`] rejects are treated as not
+    /// set.
     pub fn rules(&self) -> Rules {
         let positive = |attribute: &str| self.0.get(attribute)?.as_u64().filter(|n| *n > 0);
         Rules {
@@ -207,7 +209,7 @@ impl Metadata {
 /// Checks a `_retry_policy`, of a queue or among a subscription's options.
 ///
 /// # Errors
-/// The first member that has a wrong value.
+/// The first member with an invalid value.
 pub fn check_retry_policy(policy: Option<&Value>) -> Result<(), MetadataError> {
     let policy = match policy {
         None | Some(Value::Null) => return Ok(()),
@@ -292,7 +294,7 @@ fn reserved_defaults(limits: &Limits) -> [(&'static str, Value); 7] {
     RESERVED.map(|attribute| (attribute, values.next().unwrap_or_default()))
 }
 
-/// What Python takes for false: the original shows defaults in its place.
+/// Whether Python treats the value as false: the original shows the default instead.
 fn is_falsy(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_fill_what_says_nothing() {
+    fn defaults_replace_absent_and_falsy_attributes() {
         let shown = metadata(json!({"a": 1, "_default_message_ttl": 0, "_max_claim_count": 3}))
             .with_defaults(Kind::Queue, &Limits::default());
         assert_eq!(
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_shows_what_topics_heed() {
+    fn a_topic_shows_only_attributes_of_topics() {
         let shown = Metadata::default().with_defaults(Kind::Topic, &Limits::default());
         assert_eq!(
             Value::Object(shown.0),

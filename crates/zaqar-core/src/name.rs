@@ -1,9 +1,9 @@
-//! Names that come from outside, checked once: project, queue, client.
+//! Names from requests, checked once: project, queue, client.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a name is refused.
+/// Why a name is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Longer than [`ProjectId::MAX_CHARS`].
@@ -14,10 +14,10 @@ pub enum NameError {
         /// The limit.
         max: usize,
     },
-    /// Starts or ends with whitespace, which one reader of the id may strip and another keep.
+    /// Starts or ends with whitespace, which some components strip and others keep.
     #[error("a project id neither starts nor ends with whitespace")]
     ProjectWhitespace,
-    /// A project id without a character.
+    /// An empty project id.
     #[error("a project id is not empty")]
     ProjectEmpty,
     /// Longer than [`QueueName::MAX_CHARS`].
@@ -39,7 +39,7 @@ pub enum NameError {
 pub struct ProjectId(Arc<str>);
 
 impl ProjectId {
-    /// The most characters a project id has, as in the original.
+    /// The maximum length of a project id in characters, as in the original.
     pub const MAX_CHARS: usize = 256;
 
     /// Checks a project id.
@@ -77,7 +77,7 @@ impl fmt::Display for ProjectId {
 pub struct QueueName(Arc<str>);
 
 impl QueueName {
-    /// The most characters a queue name has, as in the original.
+    /// The maximum length of a queue name in characters, as in the original.
     pub const MAX_CHARS: usize = 64;
 
     /// Checks a name.
@@ -108,17 +108,16 @@ impl fmt::Display for QueueName {
     }
 }
 
-/// Queue, topic or internal: part of an identity, so that queue `x` and topic `x` have nothing in
-/// common.
+/// Queue, topic or internal. It is a part of the key, so queue `x` and topic `x` are unrelated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// A queue: its messages are claimed by consumers.
+    /// A queue: consumers claim its messages.
     Queue,
-    /// A topic: its messages go to subscribers.
+    /// A topic: its messages are sent to subscribers.
     Topic,
-    /// A queue of the server's own, which no request can name: it has a head in the message store
-    /// and no row in the management store. Rows of this kind are records of the server's own:
-    /// pools, flavors, which pool has which queue.
+    /// A queue that belongs to the server and that no request can name: it has a head in the
+    /// message store and no row in the management store. Rows of this kind are internal records:
+    /// pools, flavors, and the catalogue of which pool has which queue.
     Internal,
 }
 
@@ -133,12 +132,12 @@ impl Kind {
     }
 }
 
-/// The whole identity of a queue or topic. Clones are cheap.
+/// The full name of a queue or topic. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueKey {
-    /// Who owns it.
+    /// The project that owns it.
     pub project: ProjectId,
-    /// Queue or topic.
+    /// Queue, topic or internal.
     pub kind: Kind,
     /// Its name in the project.
     pub name: QueueName,
@@ -150,15 +149,16 @@ impl fmt::Display for QueueKey {
     }
 }
 
-/// Who posted a message: the client's own id, so that it can leave its own messages out of a list.
+/// The id of the client that posted a message, so that a client can exclude its own messages from a
+/// list.
 ///
-/// Two spellings of one UUID (with dashes, without, in capitals) are one client, as in the
+/// All spellings of a UUID (with or without dashes, in capitals) are the same client, as in the
 /// original.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClientId(Arc<str>);
 
 impl ClientId {
-    /// Takes any text; a UUID in any of its spellings becomes 32 lower-case hexadecimal digits.
+    /// Accepts any text; a UUID in any of its spellings becomes 32 lower-case hexadecimal digits.
     pub fn new(id: &str) -> Self {
         match uuid_digits(id) {
             Some(digits) => Self(digits.into()),
@@ -166,8 +166,8 @@ impl ClientId {
         }
     }
 
-    /// Takes a UUID in any spelling that Python's `uuid.UUID` reads (dashes anywhere, `urn:uuid:`,
-    /// braces), nothing else.
+    /// Accepts only a UUID, in any spelling that Python's `uuid.UUID` accepts (dashes anywhere,
+    /// `urn:uuid:`, braces).
     pub fn uuid(id: &str) -> Option<Self> {
         uuid_digits(id).map(|digits| Self(digits.into()))
     }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queue_names_keep_to_their_alphabet_and_length() {
+    fn queue_names_have_a_limited_alphabet_and_length() {
         for good in ["a", "A.b-c_9", &"x".repeat(64)] {
             assert_eq!(QueueName::new(good).unwrap().as_str(), good);
         }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn project_ids_that_differ_stay_different_or_are_refused() {
+    fn different_project_ids_stay_different_or_are_rejected() {
         for padded in ["a\u{a0}", "a\u{2003}", " a", "a\t"] {
             assert_eq!(ProjectId::new(padded), Err(NameError::ProjectWhitespace), "{padded:?}");
         }

@@ -1,11 +1,12 @@
-//! A limit on the operations in progress in the whole process, over all connections of all wires.
+//! A limit on the operations in progress in the whole process, over all connections of all
+//! transports.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Counts operations in progress and refuses one more than its limit. Clones are cheap and share
-/// the count; beginning an operation costs two atomic additions.
+/// Counts operations in progress and rejects those above its limit. Clones are cheap and share the
+/// count; beginning an operation costs two atomic additions.
 #[derive(Clone)]
 pub struct OperationLimit {
     shared: Arc<Counters>,
@@ -17,7 +18,7 @@ struct Counters {
     refused: AtomicU64,
 }
 
-/// As many operations as allowed are in progress.
+/// The limit of operations in progress is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{limit} operations are in progress, which is the limit of this server")]
 pub struct TooManyOperations {
@@ -44,7 +45,7 @@ impl OperationLimit {
     /// Begins an operation.
     ///
     /// # Errors
-    /// [`TooManyOperations`], at once: nobody waits for a place.
+    /// [`TooManyOperations`], immediately: there is no waiting.
     pub fn begin(&self) -> Result<OperationInProgress, TooManyOperations> {
         let Counters { limit, in_progress, refused } = &*self.shared;
         if in_progress.fetch_add(1, Ordering::Relaxed) >= *limit {
@@ -60,7 +61,7 @@ impl OperationLimit {
         self.shared.in_progress.load(Ordering::Relaxed)
     }
 
-    /// Operations refused since the start.
+    /// Operations rejected since the start.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
     }
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_more_than_the_limit_is_refused_until_one_ends() {
+    fn an_operation_above_the_limit_is_rejected_until_one_ends() {
         let limit = OperationLimit::new(2);
         let (first, _second) = (limit.begin().unwrap(), limit.begin().unwrap());
         let refused = limit.begin().unwrap_err();

@@ -1,24 +1,23 @@
-//! What a message carries, as a store keeps it.
+//! The body of a message, as it is stored.
 
 use bytes::Bytes;
 
-/// Which of the configured encryption keys sealed a payload.
+/// The id of the configured encryption key that sealed a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyId(pub String);
 
-/// The MD5 digest of a message's plain body, in the form the original prints it.
+/// The MD5 digest of a message's plain body, printed as in the original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Checksum(pub [u8; 16]);
 
-/// A message's body and what must be known to hand it out again. A store keeps all of it and looks
-/// into none of it.
+/// A message's body with its encryption key and checksum. A store treats all of it as opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
-    /// The body: JSON text, or the sealed form of it.
+    /// The body: JSON text, sealed if `sealed_with` is set.
     pub bytes: Bytes,
     /// The key that sealed `bytes`; `None` for plain JSON.
     pub sealed_with: Option<KeyId>,
-    /// Digest of the plain body, where the configuration asks for it.
+    /// The digest of the plain body, if checksums are configured.
     pub checksum: Option<Checksum>,
 }
 

@@ -1,4 +1,4 @@
-//! Pools and flavors: what an administrator registers where queues are spread over several message
+//! Pools and flavors, which an administrator registers to spread queues over several message
 //! stores.
 
 use std::collections::BTreeSet;
@@ -11,13 +11,13 @@ use serde_json::{Map, Value};
 use crate::storage::MessageStore;
 use crate::{NameError, ProjectId, QueueKey, QueueName, Secret, storage};
 
-/// Pools of a deployment, at most: all of them are one row of the management store.
+/// The maximum number of pools of a deployment: all of them are one row of the management store.
 pub const MAX_POOLS: usize = 256;
-/// Flavors of a project, at most.
+/// The maximum number of flavors of a project.
 pub const MAX_FLAVORS: u64 = 1000;
-/// Bytes of a pool's options as JSON text, at most.
+/// The maximum size of a pool's options as JSON text, in bytes.
 pub const MAX_OPTIONS: usize = 4096;
-/// Characters of a pool's URI, at most, as in the original.
+/// The maximum length of a pool's URI in characters, as in the original.
 pub const MAX_URI: usize = 255;
 
 macro_rules! name {
@@ -40,7 +40,7 @@ macro_rules! name {
                 self.0.as_str()
             }
 
-            /// The name as a row of the management store has it.
+            /// The name as the name of a row in the management store.
             pub const fn as_row_name(&self) -> &QueueName {
                 &self.0
             }
@@ -63,29 +63,29 @@ name! {
 }
 
 impl From<QueueName> for FlavorName {
-    /// A flavor's row has its name.
+    /// The row of a flavor has the flavor's name.
     fn from(name: QueueName) -> Self {
         Self(name)
     }
 }
 
-/// What the stores of a pool can do, under the original's names.
+/// Capabilities of a pool's store, with the original's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Capability {
     /// First in, first out.
     Fifo,
     /// Claims.
     Claims,
-    /// What is acknowledged survives the store's restart.
+    /// Acknowledged data survives a restart of the store.
     Durability,
     /// Delivery at least once.
     Aod,
-    /// Made for many operations a second.
+    /// Built for many operations per second.
     HighThroughput,
 }
 
 impl Capability {
-    /// Its name on the wire.
+    /// Its name in requests and responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fifo => "FIFO",
@@ -102,41 +102,41 @@ impl Capability {
 pub struct Pool {
     /// Its name.
     pub name: PoolName,
-    /// Where the store is. It may hold a password: show [`masked`] only.
+    /// The location of the store. It may contain a password: show it [`masked`] only.
     pub uri: Secret<String>,
-    /// Its share of new queues, in proportion to the other pools' weights; 0 takes none.
+    /// Its share of new queues, relative to the other pools' weights; with 0 it gets none.
     pub weight: u32,
-    /// The flavor that it belongs to; without one it takes queues without a flavor.
+    /// The flavor that it belongs to; without one it gets queues without a flavor.
     pub flavor: Option<FlavorName>,
     /// Options of the store's driver.
     pub options: Map<String, Value>,
 }
 
-/// What to change of a pool; `None` stays as it is.
+/// A change of a pool; `None` keeps the old value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PoolChange {
-    /// Another place.
+    /// The new location.
     pub uri: Option<Secret<String>>,
-    /// Another share.
+    /// The new weight.
     pub weight: Option<u32>,
-    /// Another flavor, or none.
+    /// The new flavor, or none.
     pub flavor: Option<Option<FlavorName>>,
-    /// Other options, all of them.
+    /// The new options, which replace all old ones.
     pub options: Option<Map<String, Value>>,
 }
 
-/// A flavor: a name of a project's for some of the pools.
+/// A flavor: a project's name for some of the pools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flavor {
     /// Its name.
     pub name: FlavorName,
     /// Its pools, by name.
     pub pools: Vec<PoolName>,
-    /// What all of them can do.
+    /// The capabilities that all of them have.
     pub capabilities: BTreeSet<Capability>,
 }
 
-/// Why a change of pools or flavors was not made, or a queue not placed.
+/// Why a change of pools or flavors failed, or no pool could be assigned to a queue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such pool.
@@ -151,7 +151,7 @@ pub enum Error {
         /// The name.
         name: FlavorName,
     },
-    /// The pool's store cannot be opened, or cannot be a pool.
+    /// The pool's store cannot be opened or cannot be used as a pool.
     #[error("cannot connect to {uri}: {reason}")]
     Unreachable {
         /// The URI, masked.
@@ -171,18 +171,18 @@ pub enum Error {
         /// The flavor.
         flavor: FlavorName,
     },
-    /// As many are there as there may be.
-    #[error("there are {max} {what} already, the most that there may be")]
+    /// The limit is reached.
+    #[error("there are {max} {what} already, which is the limit")]
     TooMany {
         /// `pools` or `flavors of the project`.
         what: &'static str,
         /// The limit.
         max: u64,
     },
-    /// Others changed the pools faster than this change could follow.
-    #[error("the pools change too fast")]
+    /// Concurrent changes of the pools won every retry of this change.
+    #[error("too many concurrent changes of the pools")]
     Contended,
-    /// The management store did not do it.
+    /// The management store failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
 }
@@ -190,31 +190,31 @@ pub enum Error {
 /// The pools of a deployment, the flavors of its projects, and which pool has which queue.
 #[async_trait]
 pub trait Pools: Send + Sync {
-    /// Pools behind a name, by name, at most `limit`.
+    /// Pools after a name, by name, at most `limit`.
     async fn pools(&self, after: Option<&str>, limit: usize) -> Result<Vec<Pool>, Error>;
 
-    /// A pool; [`Error::PoolNotFound`] where there is none.
+    /// Reads a pool; [`Error::PoolNotFound`] if there is none.
     async fn pool(&self, name: &PoolName) -> Result<Pool, Error>;
 
     /// Registers a pool, or replaces the one of that name.
     ///
     /// # Behavior
-    /// - A store that cannot be opened is [`Error::Unreachable`]; nothing changes.
-    /// - Where another pool is the same store: [`Error::UriInUse`], whoever else registers one at
-    ///   the same time.
-    /// - A URI that is the old one as [`masked`] shows it is the old one.
+    /// - The store cannot be opened: [`Error::Unreachable`]; nothing changes.
+    /// - Another pool has the same store: [`Error::UriInUse`], also if pools are registered
+    ///   concurrently.
+    /// - A URI that equals the [`masked`] form of the old one keeps the old one.
     async fn put_pool(&self, pool: Pool) -> Result<(), Error>;
 
-    /// Changes a pool, all of it or nothing, and answers it. Errors as [`Pools::put_pool`] has.
+    /// Changes a pool, all or nothing, and returns it. Errors as for [`Pools::put_pool`].
     async fn change_pool(&self, name: &PoolName, change: PoolChange) -> Result<Pool, Error>;
 
-    /// Removes a pool; one that is not there is no error. Its store keeps what it has.
+    /// Removes a pool; a missing one is not an error. The contents of its store are not deleted.
     ///
     /// # Behavior
-    /// - The last pool of a flavor stays: [`Error::LastOfFlavor`].
+    /// - The last pool of a flavor is not removed: [`Error::LastOfFlavor`].
     async fn delete_pool(&self, name: &PoolName) -> Result<(), Error>;
 
-    /// Flavors of a project behind a name, by name, at most `limit`.
+    /// Flavors of a project after a name, by name, at most `limit`.
     async fn flavors(
         &self,
         project: &ProjectId,
@@ -222,13 +222,13 @@ pub trait Pools: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Flavor>, Error>;
 
-    /// A flavor; [`Error::FlavorNotFound`] where the project has none of this name.
+    /// Reads a flavor; [`Error::FlavorNotFound`] if the project has none of this name.
     async fn flavor(&self, project: &ProjectId, name: &FlavorName) -> Result<Flavor, Error>;
 
-    /// Creates a flavor of these pools, or gives the one of that name these pools.
+    /// Creates a flavor of these pools, or replaces the pools of the one of that name.
     ///
     /// # Behavior
-    /// - A pool belongs to one flavor: it leaves the one that it belonged to.
+    /// - A pool belongs to one flavor: it is removed from its previous one.
     /// - An unknown pool is [`Error::PoolNotFound`]; nothing changes.
     async fn put_flavor(
         &self,
@@ -237,7 +237,7 @@ pub trait Pools: Send + Sync {
         pools: &[PoolName],
     ) -> Result<Flavor, Error>;
 
-    /// Gives a flavor other pools. As [`Pools::put_flavor`], but [`Error::FlavorNotFound`] where
+    /// Replaces the pools of a flavor. As [`Pools::put_flavor`], but [`Error::FlavorNotFound`] if
     /// there is none.
     async fn change_flavor(
         &self,
@@ -246,15 +246,14 @@ pub trait Pools: Send + Sync {
         pools: &[PoolName],
     ) -> Result<Flavor, Error>;
 
-    /// Deletes a flavor; its pools belong to none then. One that is not there is no error.
+    /// Deletes a flavor; its pools then belong to no flavor. A missing one is not an error.
     async fn delete_flavor(&self, project: &ProjectId, name: &FlavorName) -> Result<(), Error>;
 
-    /// Chooses the pool of a queue that has none yet. A queue that has one keeps it, until it is
-    /// deleted.
+    /// Assigns a pool to a queue that has none yet. A queue keeps its pool until it is deleted.
     ///
     /// # Behavior
-    /// - With a flavor: by weight among the pools of the flavor; [`Error::FlavorNotFound`] where
-    ///   the project has none of this name.
+    /// - With a flavor: by weight among the pools of the flavor; [`Error::FlavorNotFound`] if the
+    ///   project has none of this name.
     async fn place(&self, key: &QueueKey, flavor: Option<&FlavorName>) -> Result<(), Error>;
 }
 
@@ -290,17 +289,18 @@ pub trait PoolStores: Send + Sync {
     async fn current(&self) -> Vec<PoolStatus>;
 }
 
-/// A URI with stars for its password, and for parameters that are named as passwords are.
+/// A URI with stars in place of its password, its fragment, and the values of all parameters that
+/// are not known to be harmless.
 pub fn masked(uri: &str) -> String {
     let (uri, fragment) = match uri.split_once('#') {
         Some((uri, _)) => (uri, "#***"),
         None => (uri, ""),
     };
-    let (place, query) = match uri.split_once('?') {
-        Some((place, query)) => (place, Some(query)),
+    let (location, query) = match uri.split_once('?') {
+        Some((location, query)) => (location, Some(query)),
         None => (uri, None),
     };
-    let mut shown = masked_userinfo(place);
+    let mut shown = masked_userinfo(location);
     if let Some(query) = query {
         let parameters: Vec<_> = query.split('&').map(masked_parameter).collect();
         shown.push('?');
@@ -309,8 +309,8 @@ pub fn masked(uri: &str) -> String {
     shown + fragment
 }
 
-fn masked_userinfo(place: &str) -> String {
-    let Some((before, host)) = place.rsplit_once('@') else { return place.to_owned() };
+fn masked_userinfo(location: &str) -> String {
+    let Some((before, host)) = location.rsplit_once('@') else { return location.to_owned() };
     let start = before.find("://").map_or(0, |at| at + 3);
     let (scheme, userinfo) = before.split_at(start);
     let user = userinfo.split_once(':').map_or("", |(user, _)| user);
@@ -319,7 +319,7 @@ fn masked_userinfo(place: &str) -> String {
 }
 
 fn masked_parameter(parameter: &str) -> String {
-    const OPEN: &[&str] = &[
+    const HARMLESS: &[&str] = &[
         "authmechanism",
         "authsource",
         "connecttimeoutms",
@@ -345,7 +345,7 @@ fn masked_parameter(parameter: &str) -> String {
         "wtimeoutms",
     ];
     let name = parameter.split('=').next().unwrap_or_default();
-    match OPEN.contains(&name.to_ascii_lowercase().as_str()) {
+    match HARMLESS.contains(&name.to_ascii_lowercase().as_str()) {
         true => parameter.to_owned(),
         false => format!("{name}=***"),
     }

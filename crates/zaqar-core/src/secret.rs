@@ -1,8 +1,8 @@
-//! Values that must not reach a log.
+//! Values that must not be logged.
 
 use std::fmt;
 
-/// Holds a secret; prints as stars.
+/// Wraps a secret; prints as stars.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret<T>(T);
 
@@ -12,7 +12,7 @@ impl<T> Secret<T> {
         Self(secret)
     }
 
-    /// The secret itself: for the one place that needs it.
+    /// The secret itself.
     pub const fn expose(&self) -> &T {
         &self.0
     }

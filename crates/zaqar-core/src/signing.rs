@@ -1,4 +1,4 @@
-//! Pre-signed URLs: what one grants, its signature, and what it opens.
+//! Pre-signed URLs: grants and their signatures.
 //!
 //! The signature is the original's, byte for byte (`zaqar/common/urls.py`), so that URLs signed by
 //! either are valid on both: HMAC-SHA256 over paths, methods, project and expiry, joined by a
@@ -6,28 +6,28 @@
 //!
 //! No two grants sign the same text: paths and methods contain neither separator, so the first two
 //! backslash-`n` of a text end the paths and the methods, and the last one precedes the expiry,
-//! which contains none. The project between them may contain anything.
+//! which contains none. The project in between may contain anything.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::{ProjectId, Secret, Timestamp, iso8601};
 
-/// What a signed URL allows, until when.
+/// What a signed URL allows, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// Whose resources.
+    /// The project whose resources can be accessed.
     pub project: ProjectId,
-    /// Paths, sorted: each opens itself and what lies below it.
+    /// The paths, sorted. Each covers itself and everything below it.
     pub paths: Vec<String>,
-    /// HTTP methods, sorted.
+    /// The HTTP methods, sorted.
     pub methods: Vec<String>,
-    /// From then on it opens nothing; printed to the second.
+    /// The expiry; printed to the second.
     pub expires: Timestamp,
 }
 
 impl Grant {
-    /// A grant with its lists in the order that signatures are made of.
+    /// Creates a grant. Sorts the lists, as signatures need them.
     pub fn new(
         project: ProjectId,
         mut paths: Vec<String>,
@@ -42,14 +42,14 @@ impl Grant {
     /// The signature, 64 lower-case hexadecimal digits.
     ///
     /// # Errors
-    /// [`Separator`] for a path or method with a separator in it.
+    /// [`Separator`] if a path or method contains a separator.
     pub fn sign(&self, key: &Secret<String>) -> Result<String, Separator> {
         let digest = mac(key, &self.text()?).finalize().into_bytes();
         Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Whether the signature is this grant's and the grant has not expired. Takes the same time for
-    /// every wrong signature.
+    /// Whether the signature belongs to this grant and the grant has not expired. Compares in
+    /// constant time.
     pub fn verify(&self, key: &Secret<String>, signature: &str, now: Timestamp) -> bool {
         let (Some(signature), Ok(text)) = (unhex(signature), self.text()) else { return false };
         mac(key, &text).verify_slice(&signature).is_ok() && now < self.expires
@@ -66,7 +66,7 @@ impl Grant {
             && self.paths.iter().any(|granted| !granted.is_empty() && below(granted))
     }
 
-    /// What is signed: no other grant has the same text.
+    /// The text to sign. No other grant has the same text.
     fn text(&self) -> Result<String, Separator> {
         let mut items = self.paths.iter().chain(&self.methods);
         if let Some(item) = items.find(|item| item.contains(',') || item.contains(SEPARATOR)) {
@@ -78,10 +78,10 @@ impl Grant {
     }
 }
 
-/// Between the fields of what is signed: a backslash and an `n`.
+/// Separates the fields of the signed text: a backslash and an `n`.
 const SEPARATOR: &str = "\\n";
 
-/// A path or method cannot be signed: it could be read as two.
+/// A path or method contains a separator, so the signed text would be ambiguous.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{item:?} cannot be signed: paths and methods contain no comma and no backslash before n")]
 pub struct Separator {
@@ -90,7 +90,7 @@ pub struct Separator {
 }
 
 fn mac(key: &Secret<String>, text: &str) -> Hmac<Sha256> {
-    // HMAC takes keys of any length.
+    // HMAC accepts keys of any length.
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())
         .unwrap_or_else(|_| Hmac::new(&Default::default()));
     mac.update(text.as_bytes());
@@ -122,9 +122,9 @@ mod tests {
         Secret::new("test".to_owned())
     }
 
-    /// Signatures that the original made, with the key `test`.
+    /// Expected values: signatures by the original, with the key `test`.
     #[test]
-    fn signatures_are_the_originals() {
+    fn signatures_equal_the_originals() {
         for (grant, signature) in [
             (
                 grant(&["/v2/queues/sh/messages"], &["GET"], "ps", "2030-01-01T00:00:00"),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_as_two_is_neither_signed_nor_verified() {
+    fn ambiguous_lists_are_neither_signed_nor_verified() {
         for (paths, methods) in [
             (["/v2/queues/q/messages,/v2/queues/q/claims"], ["GET"]),
             (["/v2/queues/q/messages\\nGET"], ["GET"]),
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// Texts that are made of the separators and their parts.
+    /// Texts composed of the separators and their parts.
     fn tricky() -> impl Strategy<Value = String> {
         proptest::collection::vec(prop::sample::select(vec!["\\", "n", ",", "a", "\\n"]), 1..5)
             .prop_map(|parts| parts.concat())
@@ -197,9 +197,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-        /// The fields can be read back from the text in one way only.
+        /// The text can be parsed into fields in one way only.
         #[test]
-        fn the_signed_text_has_one_reading(grant in tricky_grant()) {
+        fn the_signed_text_is_unambiguous(grant in tricky_grant()) {
             if let Ok(text) = grant.text() {
                 let (paths, rest) = text.split_once(SEPARATOR).unwrap();
                 let (methods, rest) = rest.split_once(SEPARATOR).unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_opens_itself_and_what_lies_below() {
+    fn a_path_covers_itself_and_everything_below() {
         let grant = grant(&["/v2/queues/q/messages"], &["GET"], "p", "2030-01-01");
         assert!(grant.covers("GET", "/v2/queues/q/messages"));
         assert!(grant.covers("GET", "/v2/queues/q/messages/1"));

@@ -1,13 +1,13 @@
-//! Which of many repeated failures are worth a log line.
+//! Rate limiting for the logging of repeated failures.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Decides which failures of one thing are logged: the first one, then at most one line every few
-/// seconds with the number of failures it stands for, and one line when the trouble is over.
+/// Decides which failures of one component are logged: the first one, then at most one line every
+/// few seconds with the number of failures it represents, and one line on recovery.
 ///
-/// It logs nothing itself, so that the caller's line carries the caller's fields:
+/// It does not log itself, so that the caller's line has the caller's fields:
 ///
 /// ```
 /// # let log = zaqar_core::StateLog::new();
@@ -26,23 +26,23 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct StateLog {
     every: Duration,
-    /// A failure was logged and its end was not.
+    /// A failure was logged, and no recovery since.
     is_failing: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// When the last failure was logged.
+    /// When a failure was last logged.
     logged: Option<Instant>,
     /// Failures since then.
     unlogged: u64,
-    /// Failures since the trouble began.
+    /// Failures since the last recovery.
     total: u64,
 }
 
 impl StateLog {
-    /// At most one line about failures in this time, unless told otherwise.
+    /// The default minimum interval between two lines about failures.
     pub const EVERY: Duration = Duration::from_secs(5);
 
     /// With [`StateLog::EVERY`].
@@ -56,14 +56,14 @@ impl StateLog {
         Self { every, is_failing: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
-    /// Notes a failure. `Some` when it is to be logged: the number of failures that the line stands
-    /// for, 1 for the first.
+    /// Records a failure. `Some` if it is to be logged: the number of failures that the line
+    /// represents, 1 for the first.
     pub fn failure(&self) -> Option<u64> {
         self.failure_at(Instant::now())
     }
 
-    /// Notes a success. `Some` when the end of trouble is to be logged: the number of failures
-    /// since it began.
+    /// Records a success. `Some` if a recovery is to be logged: the number of failures since the
+    /// first.
     pub fn success(&self) -> Option<u64> {
         if !self.is_failing.load(Ordering::Relaxed) {
             return None;
@@ -80,7 +80,7 @@ impl StateLog {
         let mut state = self.lock();
         state.unlogged += 1;
         state.total += 1;
-        // Also right after a success: what fails and succeeds in turns must not log each turn.
+        // Also right after a success: alternating failures and successes must not log each time.
         if state.logged.is_some_and(|logged| now.saturating_duration_since(logged) < self.every) {
             return None;
         }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_and_successes_in_turns_are_not_logged_each_time() {
+    fn alternating_failures_and_successes_are_not_logged_each_time() {
         let (log, start) = (StateLog::with_interval(Duration::from_secs(5)), Instant::now());
         let mut lines = 0;
         for turn in 0..1000 {

@@ -1,8 +1,8 @@
 //! The machine's time, protected from wrong readings of its wall clock.
 //!
-//! The kernel keeps two clocks: a steady one that counts time since boot, suspension included, and
-//! the wall clock, which administrators, NTP and hypervisors set. Time here is the steady clock
-//! plus an offset, and the offset follows the wall clock under the rules of [`SystemClock`].
+//! The kernel has two clocks: a monotonic one that counts time since boot, suspension included, and
+//! the wall clock, which administrators, NTP and hypervisors set. The time of this module is the
+//! monotonic clock plus an offset, which follows the wall clock under the rules of [`SystemClock`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,47 +10,49 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::clock::{Clock, ClockStatus, Timestamp};
 use crate::storage::MAX_CLOCK_SKEW;
 
-/// A difference up to this is corrected gradually; a greater one is a step of the wall clock.
+/// A difference up to this is corrected gradually (slewed); a larger one is a step of the wall
+/// clock.
 const MAX_SLEW: i128 = nanos(Duration::from_secs(1));
-/// A step is adopted once the wall clock has kept it for this long.
-const STEADY_AFTER: i128 = nanos(Duration::from_secs(30));
+/// A step is adopted once the wall clock has been stable for this long.
+const STABLE_FOR: i128 = nanos(Duration::from_secs(30));
 /// Readings that differ by no more than this belong to one step.
 const SAME_STEP: i128 = nanos(Duration::from_secs(1));
-/// A wall clock that was set back further than this is adopted by a jump.
+/// A step back by more than this is adopted at once, not slewed.
 const MAX_SET_BACK: i128 = nanos(MAX_CLOCK_SKEW);
 
 const fn nanos(duration: Duration) -> i128 {
     duration.as_nanos() as i128
 }
 
-/// The machine's time. It never stands still and follows the wall clock, but never believes a
-/// single reading of it:
+/// The machine's time. It always advances and follows the wall clock, but never trusts a single
+/// reading of it:
 ///
 /// - A difference of at most 1 s is corrected gradually: time runs up to 5 % faster or slower.
-/// - A greater one is a step. Until the wall clock has kept it for 30 s, time goes on without it; a
-///   clock that is an hour wrong for a few seconds changes nothing.
-/// - A step forward is then adopted at once. A step back of at most 30 s is made up for by time
-///   running at half speed.
-/// - A step back of more than 30 s ([`MAX_CLOCK_SKEW`]) is then adopted at once too: the one case
-///   in which time goes back. Otherwise a server that was started with a wrong clock would have to
-///   be restarted once the clock is right. Stores repair what they kept of the time before.
+/// - A larger one is a step. It is ignored until the wall clock has been stable for 30 s; a clock
+///   that is an hour wrong for a few seconds changes nothing.
+/// - A step forward is then adopted at once. For a step back of at most 30 s, time runs at half
+///   speed until it is corrected.
+/// - A step back of more than 30 s ([`MAX_CLOCK_SKEW`]) is then adopted at once, too. This is the
+///   only case in which time goes back. Otherwise a server that was started with a wrong clock
+///   would have to be restarted once the clock is right. Stores reset the later times that they
+///   have stored.
 ///
 /// It starts at the wall clock's first reading. Time that passes while the process is stopped or
-/// the machine is suspended counts; where a paused virtual machine's steady clock stood still, its
-/// wall clock makes a step. A reading costs two clock calls and a lock.
+/// the machine is suspended counts. If the monotonic clock of a paused virtual machine stood still,
+/// its wall clock makes a step. A reading costs two clock calls and a lock.
 #[derive(Debug)]
 pub struct SystemClock {
-    steering: Mutex<Steering>,
+    tracker: Mutex<OffsetTracker>,
 }
 
 impl SystemClock {
-    /// A clock that begins with the present wall clock.
+    /// A clock that starts with the current time of the wall clock.
     pub fn new() -> Self {
-        Self { steering: Mutex::new(Steering::new(Reading::now())) }
+        Self { tracker: Mutex::new(OffsetTracker::new(Reading::now())) }
     }
 
-    fn steering(&self) -> MutexGuard<'_, Steering> {
-        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tracker(&self) -> MutexGuard<'_, OffsetTracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,16 +64,16 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        // Read under the lock, so that no reading is older than one that was used before.
-        let mut steering = self.steering();
-        steering.follow(Reading::now());
-        steering.time()
+        // Read under the lock, so that readings are used in order.
+        let mut tracker = self.tracker();
+        tracker.update(Reading::now());
+        tracker.time()
     }
 
     fn status(&self) -> ClockStatus {
-        let mut steering = self.steering();
-        steering.follow(Reading::now());
-        steering.status()
+        let mut tracker = self.tracker();
+        tracker.update(Reading::now());
+        tracker.status()
     }
 }
 
@@ -79,7 +81,7 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reading {
     /// Since boot.
-    steady: i128,
+    monotonic: i128,
     /// Since 1970.
     wall: i128,
 }
@@ -91,58 +93,58 @@ impl Reading {
             Ok(since) => nanos(since),
             Err(before) => -nanos(before.duration()),
         };
-        Self { steady: steady(), wall }
+        Self { monotonic: monotonic(), wall }
     }
 }
 
 /// Time since boot, suspension included.
 #[cfg(target_os = "linux")]
-fn steady() -> i128 {
+fn monotonic() -> i128 {
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     i128::from(since.tv_sec) * 1_000_000_000 + i128::from(since.tv_nsec)
 }
 
-/// Time since the first call. Where the system does not count suspension, waking up is a step of
-/// the wall clock.
+/// Time since the first call. If the system does not count suspension, waking up is a step of the
+/// wall clock.
 #[cfg(not(target_os = "linux"))]
-fn steady() -> i128 {
+fn monotonic() -> i128 {
     static START: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     nanos(START.elapsed())
 }
 
-/// The rules of [`SystemClock`].
+/// Computes the offset by the rules of [`SystemClock`].
 #[derive(Debug, Clone)]
-struct Steering {
+struct OffsetTracker {
     last: Reading,
-    /// What must be added to the steady clock.
+    /// Added to the monotonic clock to get the time.
     offset: i128,
-    step: Option<Step>,
+    step: Option<ClockStep>,
 }
 
-/// A step of the wall clock that is not adopted yet, or that time is slowly making up for.
+/// A step of the wall clock that is not adopted yet, or that is being slewed.
 #[derive(Debug, Clone, Copy)]
-struct Step {
-    /// When it was first seen, by the steady clock.
+struct ClockStep {
+    /// When it was first seen, by the monotonic clock.
     since: i128,
-    /// Wall clock minus steady clock when it was last seen.
+    /// Wall clock minus monotonic clock when it was last seen.
     offset: i128,
 }
 
-impl Steering {
+impl OffsetTracker {
     fn new(first: Reading) -> Self {
-        Self { last: first, offset: first.wall - first.steady, step: None }
+        Self { last: first, offset: first.wall - first.monotonic, step: None }
     }
 
-    fn follow(&mut self, reading: Reading) {
-        let elapsed = (reading.steady - self.last.steady).max(0);
-        self.last = Reading { steady: self.last.steady.max(reading.steady), ..reading };
-        let wanted = reading.wall - self.last.steady;
+    fn update(&mut self, reading: Reading) {
+        let elapsed = (reading.monotonic - self.last.monotonic).max(0);
+        self.last = Reading { monotonic: self.last.monotonic.max(reading.monotonic), ..reading };
+        let wanted = reading.wall - self.last.monotonic;
         let missing = wanted - self.offset;
         if missing.abs() <= MAX_SLEW {
             self.step = None;
             self.slew(missing, elapsed / 20);
-        } else if self.is_steady_at(wanted) {
+        } else if self.has_been_stable(wanted) {
             if !(-MAX_SET_BACK..=0).contains(&missing) {
                 self.offset = wanted;
                 self.step = None;
@@ -152,13 +154,14 @@ impl Steering {
         }
     }
 
-    /// Notes that the wall clock differs by a step; whether it has kept that step for long enough.
-    fn is_steady_at(&mut self, wanted: i128) -> bool {
-        let now = self.last.steady;
+    /// Records a step of the wall clock. Returns whether the wall clock has been stable for long
+    /// enough.
+    fn has_been_stable(&mut self, wanted: i128) -> bool {
+        let now = self.last.monotonic;
         let same = self.step.filter(|step| (step.offset - wanted).abs() <= SAME_STEP);
         let since = same.map_or(now, |step| step.since);
-        self.step = Some(Step { since, offset: wanted });
-        now - since >= STEADY_AFTER
+        self.step = Some(ClockStep { since, offset: wanted });
+        now - since >= STABLE_FOR
     }
 
     fn slew(&mut self, missing: i128, at_most: i128) {
@@ -166,14 +169,14 @@ impl Steering {
     }
 
     fn time(&self) -> Timestamp {
-        let millis = (self.last.steady + self.offset).max(0) / 1_000_000;
+        let millis = (self.last.monotonic + self.offset).max(0) / 1_000_000;
         Timestamp::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 
     fn status(&self) -> ClockStatus {
-        let missing = self.last.wall - self.last.steady - self.offset;
+        let missing = self.last.wall - self.last.monotonic - self.offset;
         let unsteady_for = self.step.map(|step| {
-            let nanos = self.last.steady - step.since;
+            let nanos = self.last.monotonic - step.since;
             Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
         });
         let offset_ms = i64::try_from(missing / 1_000_000).unwrap_or(i64::MAX);
@@ -191,21 +194,21 @@ mod tests {
     /// A time of the wall clock, in seconds since 1970.
     const START: i128 = 1_700_000_000;
 
-    /// A machine whose wall clock can be set.
+    /// A simulated machine whose wall clock can be set.
     struct Machine {
-        steady: i128,
+        monotonic: i128,
         wall: i128,
-        steering: Steering,
+        tracker: OffsetTracker,
     }
 
     impl Machine {
         fn new() -> Self {
-            let (steady, wall) = (5 * SECOND, START * SECOND);
-            Self { steady, wall, steering: Steering::new(Reading { steady, wall }) }
+            let (monotonic, wall) = (5 * SECOND, START * SECOND);
+            Self { monotonic, wall, tracker: OffsetTracker::new(Reading { monotonic, wall }) }
         }
 
         fn pass(&mut self, nanos: i128) {
-            self.steady += nanos;
+            self.monotonic += nanos;
             self.wall += nanos;
         }
 
@@ -214,11 +217,12 @@ mod tests {
         }
 
         fn now(&mut self) -> u64 {
-            self.steering.follow(Reading { steady: self.steady, wall: self.wall });
-            self.steering.time().as_millis()
+            self.tracker.update(Reading { monotonic: self.monotonic, wall: self.wall });
+            self.tracker.time().as_millis()
         }
 
-        /// Milliseconds since the start, asked every 100 ms for a number of seconds.
+        /// Reads the time every 100 ms for a number of seconds; returns the milliseconds since the
+        /// start.
         fn run(&mut self, secs: i128) -> i64 {
             for _ in 0..secs * 10 {
                 self.pass(SECOND / 10);
@@ -235,25 +239,25 @@ mod tests {
             assert_eq!(machine.run(10), 10_000);
             machine.set(hours * 3_600_000);
             assert_eq!(machine.run(3), 13_000, "{hours} hours off");
-            let status = machine.steering.status();
+            let status = machine.tracker.status();
             assert_eq!(i128::from(status.offset_ms), hours * 3_600_000);
             assert_eq!(status.unsteady_for.map(|since| since.as_secs()), Some(2));
             machine.set(-hours * 3_600_000);
-            assert_eq!(machine.run(100), 113_000, "and goes on counting afterwards");
-            assert_eq!(machine.steering.status(), ClockStatus::default());
+            assert_eq!(machine.run(100), 113_000, "time advances normally afterwards");
+            assert_eq!(machine.tracker.status(), ClockStatus::default());
         }
     }
 
     #[test]
     fn a_step_that_lasts_is_adopted() {
-        // The step in milliseconds; what time shows 29 s, 32 s and 100 s later.
+        // The step in milliseconds; the time 29 s, 32 s and 100 s later.
         for (step, before, adopted, after) in [
             (500, 29_500, 32_500, 100_500),
             (-500, 28_500, 31_500, 99_500),
             (20_000, 29_000, 52_000, 120_000),
             (3_600_000, 29_000, 3_632_000, 3_700_000),
             (-3_600_000, 29_000, -3_568_000, -3_500_000),
-            // Half speed from the 30th second on, until the last second is made up for slowly.
+            // Half speed from the 30th second on; the last second is slewed by 5 %.
             (-20_000, 29_000, 31_050, 80_000),
         ] {
             let mut machine = Machine::new();
@@ -262,7 +266,7 @@ mod tests {
             let shown = machine.run(3);
             assert!((shown - adopted).abs() <= 50, "{step}: {shown}");
             assert_eq!(machine.run(68), after, "{step}");
-            assert_eq!(machine.steering.status(), ClockStatus::default());
+            assert_eq!(machine.tracker.status(), ClockStatus::default());
         }
     }
 
@@ -271,7 +275,7 @@ mod tests {
         let mut machine = Machine::new();
         machine.pass(30 * SECOND);
         assert_eq!(machine.run(0), 30_000, "stopped or suspended");
-        // A virtual machine that was paused: the wall clock is set right some seconds later.
+        // A virtual machine that was paused: the wall clock is corrected some seconds later.
         machine.run(5);
         machine.set(600_000);
         assert_eq!(machine.run(29), 64_000);
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_to_different_times_are_not_one() {
+    fn steps_to_different_times_are_separate() {
         let mut machine = Machine::new();
         for n in 1..20 {
             machine.set(3_600_000);
@@ -289,21 +293,21 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test compares with it")]
-    fn the_machine_has_both_clocks() {
+    fn the_machines_clock_follows_the_wall_clock_and_advances() {
         let clock = SystemClock::new();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         assert!(clock.now().as_millis().abs_diff(wall) < 60_000);
         let first = clock.now();
         while clock.now() == first {}
-        assert!(clock.now() > first, "it goes on");
+        assert!(clock.now() > first, "it advances");
         assert!(clock.status().is_steady());
     }
 
     proptest! {
-        /// Whatever the wall clock shows for one reading: time goes on, a twentieth slower or
-        /// faster at most.
+        /// Whatever the wall clock shows for one reading, time advances at most 5 % slower or
+        /// faster.
         #[test]
-        fn time_goes_on(
+        fn single_wrong_readings_change_the_speed_by_at_most_5_percent(
             readings in prop::collection::vec((1..40_000i128, 0..100_000i128), 1..200),
         ) {
             let mut machine = Machine::new();
@@ -320,9 +324,9 @@ mod tests {
             }
         }
 
-        /// Whatever happened before, a wall clock that keeps its time is followed in the end.
+        /// Whatever happened before, a stable wall clock is eventually followed.
         #[test]
-        fn a_wall_clock_that_keeps_its_time_is_followed(
+        fn a_stable_wall_clock_is_followed(
             moves in prop::collection::vec((1..5_000i128, -90_000..90_000i128), 1..50),
         ) {
             let mut machine = Machine::new();
@@ -333,7 +337,7 @@ mod tests {
             }
             machine.run(120);
             prop_assert_eq!(i128::from(machine.now()), machine.wall / 1_000_000);
-            prop_assert!(machine.steering.status().is_steady());
+            prop_assert!(machine.tracker.status().is_steady());
         }
     }
 }

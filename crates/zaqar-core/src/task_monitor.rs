@@ -1,4 +1,4 @@
-//! Long-lived tasks and threads, and which of them died.
+//! Detects the death of long-lived tasks and threads.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Failures that are remembered; the first one already ends the process.
+/// The maximum number of recorded failures; the first one already ends the process.
 const MAX_FAILURES: usize = 16;
 
-/// Learns of every long-lived task or thread that dies, wherever it was started.
+/// Records every long-lived task or thread that dies.
 ///
-/// Whoever starts a task moves a [`TaskGuard`] into it. A guard that is dropped without
+/// The code that starts a task moves a [`TaskGuard`] into it. A guard that is dropped without
 /// [`TaskGuard::finish`], by a panic or by an early return, is a failure. The server waits for the
-/// first failure, logs it, reports it in health, and ends the process with an error.
+/// first failure, logs it, reports it in health, and exits with an error.
 ///
-/// Clones share everything. It needs no runtime.
+/// Clones share their state. No runtime is needed.
 #[derive(Debug, Clone, Default)]
 pub struct TaskMonitor {
     state: Arc<Mutex<State>>,
@@ -36,7 +36,7 @@ struct State {
 pub struct TaskFailure {
     /// Its name.
     pub task: Cow<'static, str>,
-    /// Whether it panicked; otherwise it returned although nobody had stopped it.
+    /// Whether it panicked; otherwise it returned without having been stopped.
     pub panicked: bool,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for TaskFailure {
 
 impl std::error::Error for TaskFailure {}
 
-/// Lives as long as its task.
+/// Owned by a task for its whole lifetime.
 #[derive(Debug)]
 #[must_use = "a guard that is dropped at once reports a dead task"]
 pub struct TaskGuard {
@@ -59,7 +59,7 @@ pub struct TaskGuard {
 }
 
 impl TaskGuard {
-    /// The task ends as it should.
+    /// Marks the end of the task as intended.
     pub fn finish(mut self) {
         self.is_finished = true;
     }
@@ -84,8 +84,8 @@ impl TaskMonitor {
         TaskGuard { monitor: self.clone(), number, is_finished: false }
     }
 
-    /// The tasks that run, in the order of their start, each with how long it has been running. For
-    /// reports: it copies every name.
+    /// The running tasks in the order of their start, each with its running time. For reports: it
+    /// copies every name.
     pub fn running(&self) -> Vec<(Cow<'static, str>, Duration)> {
         let state = self.lock();
         state.running.values().map(|(task, since)| (task.clone(), since.elapsed())).collect()
@@ -103,13 +103,13 @@ impl TaskMonitor {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// The tasks that died, in that order; the first 16.
+    /// The first 16 tasks that died, in order.
     pub fn failures(&self) -> Vec<TaskFailure> {
         self.lock().failures.clone()
     }
 
-    /// Waits for the failure of this index, counted from 0 in the order of
-    /// [`TaskMonitor::failures`]; answers at once if it is there.
+    /// Waits for the failure with this index in [`TaskMonitor::failures`]; returns immediately if
+    /// it is recorded already.
     pub async fn failure(&self, index: usize) -> TaskFailure {
         poll_fn(|context| {
             let mut state = self.lock();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_task_is_no_failure() {
+    fn a_finished_task_is_not_a_failure() {
         let monitor = TaskMonitor::default();
         let mut failure = pin!(monitor.failure(0));
         monitor.guard("reader").finish();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_running_until_its_guard_goes() {
+    fn a_task_is_running_until_its_guard_is_dropped() {
         let monitor = TaskMonitor::default();
         let (reader, writer) = (monitor.guard("reader"), monitor.guard("writer"));
         let names = || monitor.running().into_iter().map(|(task, _)| task).collect::<Vec<_>>();

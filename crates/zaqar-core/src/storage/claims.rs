@@ -1,4 +1,4 @@
-//! Claims: messages held for one consumer for a time.
+//! Claims: messages reserved for one consumer for a limited time.
 
 use async_trait::async_trait;
 
@@ -8,48 +8,49 @@ use crate::{ClaimId, Generation, QueueKey, Timestamp};
 /// A claim to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRequest {
-    /// The id it will have, drawn at random by the caller for this request: a store may use it to
-    /// make a repeat harmless.
+    /// The claim's id, drawn at random by the caller for this request. A store may use it to make a
+    /// retry idempotent.
     pub id: ClaimId,
-    /// Seconds it lives, from `now`.
+    /// Seconds from `now` until it expires.
     pub ttl: u64,
-    /// Seconds that its messages outlive it, at least.
+    /// Seconds that its messages live after it expires, at least.
     pub grace: u64,
-    /// Messages to take, at least 1.
+    /// Messages to claim at most; at least 1.
     pub limit: usize,
-    /// Where messages go that were claimed often enough.
+    /// What to do with messages that reached the maximum claim count.
     pub dead_letters: Option<DeadLetters>,
 }
 
-/// What to do with messages that were claimed often enough.
+/// The dead-letter rule: what to do with messages that reached the maximum claim count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetters {
-    /// A message that was claimed this often, at least 1, is not claimed again: it moves.
+    /// A message that was claimed this many times (at least 1) is moved instead of claimed again.
     pub max_claim_count: u32,
     /// The queue it moves to, in the same store. It may be the one it comes from.
     pub target: QueueKey,
     /// The generation that the target is assumed to have.
     pub generation: Generation,
-    /// Seconds it lives there, from `now`; what is left of its life where `None`, shown rounded to
-    /// the nearest second.
+    /// Its ttl there, in seconds from `now`. `None` keeps its expiry; the ttl shown is then what is
+    /// left, rounded to the nearest second.
     pub ttl: Option<u64>,
 }
 
 /// The answer to a claim request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
-    /// The messages taken, in order; with none there is no claim.
+    /// The claimed messages, in order. Without messages no claim is made.
     Messages(Vec<Message>),
-    /// Messages must move and the dead-letter queue is not as assumed; nothing was done.
+    /// Messages must be moved, but the dead-letter queue has another generation than assumed.
+    /// Nothing was done.
     TargetChanged,
 }
 
 /// A live claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Seconds it lives, from when it was made or last renewed.
+    /// Its ttl in seconds, from `since`.
     pub ttl: u64,
-    /// When it was made or last renewed.
+    /// When it was created or last renewed.
     pub since: Timestamp,
     /// The live messages it holds, in order.
     pub messages: Vec<Message>,
@@ -57,30 +58,31 @@ pub struct Claim {
 
 /// Claims by queue.
 ///
-/// A claim is *live* from when it is made until it is released or `now` reaches its expiry, also
-/// when its messages are gone before.
+/// A claim is *live* from its creation until it is released or `now` reaches its expiry, even if
+/// its messages are deleted before.
 #[async_trait]
 pub trait Claims: Send + Sync {
-    /// Takes the first free messages.
+    /// Claims the first free messages.
     ///
     /// # Behavior
     /// - The head has `assumed`: at most `limit` free messages, in order, are held by the new claim
     ///   until `now + ttl`.
-    /// - No head: `Absent`. Another generation: `Stale`. Nothing is taken.
-    /// - A message is held by at most one live claim. Claimed, delayed and expired ones are passed
-    ///   over.
-    /// - A message whose life would end before `now + ttl + grace` lives until then: its own ttl
+    /// - No head: `Absent`. Another generation: `Stale`. Nothing is claimed.
+    /// - A message is held by at most one live claim. Claimed, delayed and expired ones are
+    ///   skipped.
+    /// - A message that would expire before `now + ttl + grace` expires then instead: its ttl
     ///   grows, shown rounded to the nearest second.
-    /// - Each message taken counts one claim more, and the answer shows the new count.
-    /// - A message that was claimed `max_claim_count` times is not taken: it leaves the queue and
-    ///   is stored in the dead-letter queue, with a new id at the end, free, uncounted, created
-    ///   `now`, with the same payload and client. One step where the store can; else the target
-    ///   first, keyed by the source's id, so that a repeat after a crash changes nothing.
-    /// - Only free messages before the last one taken move, in their order. A store may move many
-    ///   in pieces and then answer fewer than `limit`, but not none while a message could be taken.
-    ///   A move is no post: nobody is told of it.
-    /// - The claim costs a logarithm of the backlog, whatever is claimed, delayed or expired before
-    ///   the messages it takes.
+    /// - The claim count of each claimed message grows by one, and the answer shows the new count.
+    /// - A message that was claimed `max_claim_count` times is not claimed: it leaves the queue and
+    ///   is appended to the dead-letter queue, with a new id, free, with a claim count of 0,
+    ///   created `now`, with the same payload and client. This is one atomic step where the store
+    ///   supports it; otherwise the target is written first, keyed by the source's id, so that a
+    ///   retry after a crash changes nothing.
+    /// - Only free messages before the last claimed one are moved, in their order. A store may move
+    ///   many in several steps and then return fewer than `limit` messages, but not none while a
+    ///   message could be claimed. A move is not a post: it does not notify subscribers.
+    /// - The cost of a claim is logarithmic in the backlog, regardless of how many messages before
+    ///   the claimed ones are claimed, delayed or expired.
     async fn claim(
         &self,
         key: &QueueKey,
@@ -92,7 +94,7 @@ pub trait Claims: Send + Sync {
     /// Reads a live claim.
     ///
     /// # Behavior
-    /// - `None` for one that is unknown, over, released or of another queue.
+    /// - `None` for a claim that is unknown, expired, released or of another queue.
     async fn claim_get(
         &self,
         key: &QueueKey,
@@ -103,9 +105,9 @@ pub trait Claims: Send + Sync {
     /// Renews a live claim from `now`, with a new ttl.
     ///
     /// # Behavior
-    /// - A live claim holds its messages until `now + ttl`; their lives are made longer as by
+    /// - A live claim holds its messages until `now + ttl`; their expiry is extended as by
     ///   [`Claims::claim`]; `true`.
-    /// - Unknown or over: nothing changes; `false`.
+    /// - Unknown or expired: nothing changes; `false`.
     async fn claim_renew(
         &self,
         key: &QueueKey,
@@ -115,10 +117,10 @@ pub trait Claims: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, Error>;
 
-    /// Ends a claim. Its messages are free again, in their old places.
+    /// Releases a claim. Its messages are free again, at their old positions.
     ///
     /// # Behavior
-    /// - Unknown or over: nothing happens.
+    /// - Unknown or expired: nothing happens.
     async fn claim_release(&self, key: &QueueKey, id: ClaimId, now: Timestamp)
     -> Result<(), Error>;
 }

@@ -1,4 +1,4 @@
-//! The one error of all stores.
+//! The error type of all stores.
 
 use std::time::Duration;
 
@@ -7,20 +7,21 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be reached, or did not answer in time: whether it acted is not known.
+    /// The store cannot be reached, or did not answer in time. It may or may not have acted.
     #[error("the store cannot be reached")]
     Unavailable {
         /// What the driver saw.
         #[source]
         source: Source,
     },
-    /// It has more to do than it takes on; it did not act.
-    #[error("the store has too much to do")]
+    /// The store sheds load; it did not act.
+    #[error("the store is overloaded")]
     Overloaded {
-        /// When it is worth trying again.
+        /// How long to wait before a retry.
         retry_after: Duration,
     },
-    /// This server's clock and the store's differ by more than the store tolerates; it did not act.
+    /// This server's clock and the store's differ by more than the store tolerates. The store did
+    /// not act.
     #[error(
         "this server's clock is {offset_ms} ms off the store's, more than the {bound_ms} ms allowed"
     )]
@@ -31,14 +32,15 @@ pub enum Error {
         /// The largest difference allowed, in milliseconds.
         bound_ms: u64,
     },
-    /// It has no space left for new data; it did not act. Deletions still work.
+    /// The store has no space left for new data; it did not act. Deletions still work.
     #[error("the store is full")]
     Full {
         /// What the driver saw.
         #[source]
         source: Source,
     },
-    /// The request exceeds a limit of this store, and would again; it did not act.
+    /// The request exceeds a limit of this store; a retry would fail as well. The store did not
+    /// act.
     #[error("{what} has {size} bytes; this store takes at most {max}")]
     TooLarge {
         /// What is too large: "a message", "the posted batch", "the metadata".
@@ -48,10 +50,10 @@ pub enum Error {
         /// The most that this store takes, in bytes.
         max: u64,
     },
-    /// It is being closed; it did not act.
+    /// The store is shutting down; it did not act.
     #[error("the store is closed")]
     Closed,
-    /// It refused or failed, and would again. It did not act.
+    /// The store rejected the request or failed, and would again. It did not act.
     #[error("the store failed")]
     Failed {
         /// What the driver saw.
@@ -71,8 +73,8 @@ impl Error {
         Self::Failed { source: source.into() }
     }
 
-    /// The same error once more, for another caller whose request was in the same group. A source
-    /// is kept as its text.
+    /// A copy of the error for another caller whose request was in the same group. A source is
+    /// reduced to its text.
     #[must_use]
     pub fn duplicate(&self) -> Self {
         match self {

@@ -5,10 +5,10 @@ use async_trait::async_trait;
 use super::Error;
 use crate::{Generation, Incarnation, QueueKey, Timestamp};
 
-/// The answer of a step that assumes a generation.
+/// The answer of an operation that assumes a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guarded<T> {
-    /// The assumption held; the step was done.
+    /// The assumption was right; the operation was done.
     Done(T),
     /// The queue has no head; nothing was done.
     Absent,
@@ -19,11 +19,11 @@ pub enum Guarded<T> {
 /// Heads by key. Callers open a head with an incarnation that the queue never had before.
 #[async_trait]
 pub trait Heads: Send + Sync {
-    /// Opens a head unless there is one, and answers the generation that the head has then.
+    /// Opens a head unless one exists, and returns the generation that the head has afterwards.
     ///
     /// # Behavior
-    /// - No head: an empty one with `generation`, which is the answer.
-    /// - A head is there: it stays as it is; the answer is its own generation.
+    /// - No head: an empty one with `generation` is created, and `generation` is returned.
+    /// - A head exists: it does not change, and its own generation is returned.
     async fn open(
         &self,
         key: &QueueKey,
@@ -37,7 +37,7 @@ pub trait Heads: Send + Sync {
     /// - `None` for a queue without a head.
     async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error>;
 
-    /// Raises a head's version: posts and claims that assume an older one are refused from now on.
+    /// Raises a head's version: from now on posts and claims that assume an older one are rejected.
     ///
     /// # Behavior
     /// - The head has the incarnation: its version becomes the greater of its own and
@@ -45,13 +45,12 @@ pub trait Heads: Send + Sync {
     /// - No head: `Absent`. Another incarnation: `Stale`.
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error>;
 
-    /// Closes a head with everything in it.
+    /// Closes a head and discards everything in it.
     ///
     /// # Behavior
-    /// - The head has the incarnation: from now on nothing of it is found: no message, no claim, no
-    ///   subscription, no outbox entry.
+    /// - The head has the incarnation: from now on none of its messages, claims, subscriptions and
+    ///   outbox entries is found.
     /// - No head: `Absent`. Another incarnation: `Stale`.
-    /// - Answers in the same time whatever the queue holds; the space comes back through
-    ///   [`super::Upkeep::sweep`].
+    /// - Takes constant time, whatever the queue holds; [`super::Upkeep::sweep`] frees the space.
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error>;
 }

@@ -1,38 +1,38 @@
-//! Leases: what goes when a server does.
+//! Leases: subscriptions that depend on one are removed when their server dies.
 
 use async_trait::async_trait;
 
 use super::Error;
 use crate::{LeaseId, Timestamp};
 
-/// What became of a lease that its server renewed.
+/// The result of renewing a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// The store held it: everything that depends on it is as it was.
+    /// The lease was live: everything that depends on it is unchanged.
     Continued,
-    /// The store did not know it, so it begins now. After the first renewal this means that the
-    /// store lost it, and that subscriptions which depended on it may be gone.
+    /// The store did not know the lease and created it. After the first renewal this means that the
+    /// store lost it, and subscriptions that depended on it may be lost as well.
     Created,
-    /// It has expired or was ended; nothing changed.
+    /// The lease has expired or was ended; nothing changed.
     Expired,
 }
 
 /// Leases of servers that hold connections.
 ///
-/// A lease *lasts* from when it is first kept until it is ended or `now` reaches the latest
-/// `until`. A lease that is over never lasts again.
+/// A lease is *live* from its first renewal until it is ended or `now` reaches the latest `until`.
+/// An expired or ended lease never becomes live again.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Takes a lease, or makes it last longer. Cost: one row, whatever hangs on it.
+    /// Creates or extends a lease. Cost: one row, however many subscriptions depend on it.
     ///
     /// # Behavior
-    /// - It lasts: it lasts until `until` at least; [`Renewal::Continued`].
-    /// - Never kept before, or the store has forgotten it: it lasts until `until`;
+    /// - The lease is live: it stays live until `until` at least; [`Renewal::Continued`].
+    /// - It was never created, or the store has forgotten it: it is live until `until`;
     ///   [`Renewal::Created`].
-    /// - It has expired or was ended: nothing changes; [`Renewal::Expired`]. (A store may forget
-    ///   one that no subscription depends on.)
-    /// - Sweeps remove subscriptions on leases that are over, and on such as were never kept,
-    ///   without looking at any other.
+    /// - It has expired or was ended: nothing changes; [`Renewal::Expired`]. (A store may forget a
+    ///   lease that no subscription depends on.)
+    /// - Sweeps remove the subscriptions that depend on expired, ended or never created leases,
+    ///   without reading any other subscription.
     async fn keep_lease(
         &self,
         lease: LeaseId,
@@ -43,6 +43,7 @@ pub trait Leases: Send + Sync {
     /// Ends a lease.
     ///
     /// # Behavior
-    /// - It is over from now on, and no other. One that is over or was never kept is no error.
+    /// - From now on this lease, and no other, is no longer live. Ending one that has expired or
+    ///   was never created is not an error.
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error>;
 }

@@ -12,26 +12,27 @@ use crate::{
 pub struct NewMessage {
     /// Its body.
     pub payload: Payload,
-    /// Seconds it lives, from `now`.
+    /// Seconds from `now` until it expires.
     pub ttl: u64,
-    /// Seconds from `now` until it is shown and may be claimed; 0 for at once.
+    /// Seconds from `now` until it is listed and can be claimed; 0 for immediately.
     pub delay: u64,
 }
 
-/// Messages of one post, all by one client.
+/// The messages of one post, all by one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Drawn at random for this post: a store may use it to make a repeat harmless.
+    /// Drawn at random for this post. A store may use it to make a retry idempotent.
     pub request: u128,
     /// Who posts.
     pub client: ClientId,
-    /// At least one message, in the order they are to have.
+    /// At least one message, in the order in which they are stored.
     pub messages: Vec<NewMessage>,
-    /// Subscribers are told of the post: it writes an outbox entry, where somebody is subscribed.
+    /// Whether subscribers are notified: the post then writes an outbox entry if there are
+    /// subscriptions.
     pub notify: bool,
 }
 
-/// A stored message, as it is at the time of the question.
+/// A stored message, as it is at the time of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Its id.
@@ -40,29 +41,29 @@ pub struct Message {
     pub client: ClientId,
     /// Its body.
     pub payload: Payload,
-    /// Seconds it lives, from its creation. A claim can make it longer: see
-    /// [`super::Claims::claim`].
+    /// Its ttl in seconds, from its creation. A claim can extend it: see [`super::Claims::claim`].
     pub ttl: u64,
     /// When it was posted.
     pub created: Timestamp,
     /// The live claim that holds it.
     pub claim: Option<ClaimId>,
-    /// How often it was claimed.
+    /// How many times it was claimed.
     pub claim_count: u32,
 }
 
-/// Which messages a page shows.
+/// Which messages a page contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListQuery {
-    /// Begin behind this one; at the head where it is `None` or of another incarnation.
+    /// Begin after this message; at the start of the queue if it is `None` or of another
+    /// incarnation.
     pub after: Option<MessageId>,
     /// Messages on the page, at least 1.
     pub limit: usize,
-    /// Whose messages to leave out (`echo=false`).
+    /// The client whose messages are left out (`echo=false`).
     pub hide: Option<ClientId>,
-    /// Show messages that a live claim holds.
+    /// Include messages that a live claim holds.
     pub include_claimed: bool,
-    /// Show messages whose delay is not over.
+    /// Include messages that are still delayed.
     pub include_delayed: bool,
 }
 
@@ -71,32 +72,32 @@ pub struct ListQuery {
 pub struct MessagePage {
     /// The messages, in order.
     pub messages: Vec<Message>,
-    /// Where the next page begins: the last message looked at. `None` when nothing was shown and
-    /// nothing is left to look at.
+    /// The marker of the next page: the last message examined. `None` when the page is empty and
+    /// there is nothing left to examine.
     pub next: Option<MessageId>,
 }
 
-/// Which messages a pop takes.
+/// Which messages a pop removes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PopQuery {
-    /// Messages to take, at least 1.
+    /// Messages to remove at most; at least 1.
     pub limit: usize,
-    /// Begin behind this position: where an earlier slice of the same pop stopped. `None` begins
-    /// at the head.
+    /// Begin after this position, where an earlier slice of the same pop stopped. `None` begins at
+    /// the start of the queue.
     pub after: Option<Position>,
     /// The keys whose sealed payloads the caller can open. A message sealed with another key stays
-    /// where it is.
+    /// in the queue.
     pub keys: Vec<KeyId>,
 }
 
-/// What a pop took.
+/// The result of a pop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PopPage {
-    /// The messages, in order. They are out of the queue.
+    /// The removed messages, in order.
     pub messages: Vec<Message>,
-    /// Where the next slice begins, when the store stopped early because it had passed over a
-    /// bounded number of messages that the caller cannot open. `None` when `limit` was reached
-    /// or no free message is left.
+    /// Where the next slice begins, if the store stopped early because it had skipped a bounded
+    /// number of messages that the caller cannot open. `None` if `limit` was reached or no free
+    /// message is left.
     pub next: Option<Position>,
 }
 
@@ -109,20 +110,20 @@ pub struct Endpoint {
     pub created: Timestamp,
 }
 
-/// What is in a queue.
+/// The statistics of a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Messages that a claim would take.
+    /// Messages that can be claimed.
     pub free: u64,
     /// Messages that live claims hold.
     pub claimed: u64,
-    /// Messages whose delay is not over.
+    /// Messages that are still delayed.
     pub delayed: u64,
     /// The first and the last message of any state; `None` for an empty queue.
     pub ends: Option<(Endpoint, Endpoint)>,
 }
 
-/// What a whole store holds for its tenants.
+/// The number of messages in a whole store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Volume {
     /// Messages that live claims hold.
@@ -134,45 +135,45 @@ pub struct Volume {
 /// The answer to the deletion of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
-    /// It is gone, or was before.
+    /// It was deleted, or did not exist.
     Gone,
-    /// A live claim holds it and none was named; it stays.
+    /// A live claim holds it and the request named no claim; it was not deleted.
     Claimed,
-    /// A claim was named, but no live claim holds the message; it stays.
+    /// The request named a claim, but no live claim holds the message; it was not deleted.
     NotClaimed,
-    /// A live claim holds it, but not the one named; it stays.
+    /// A live claim other than the named one holds it; it was not deleted.
     WrongClaim,
 }
 
-/// Which of the messages named may be deleted.
+/// Which of the named messages may be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletable {
     /// Claimed or not.
     Any,
-    /// Only those that one of these live claims holds.
+    /// Only messages that one of these live claims holds.
     HeldBy(Vec<ClaimId>),
 }
 
 /// Messages by queue.
 ///
 /// A message is *live* from its post until it is deleted or `now` reaches its creation plus its
-/// ttl. No method shows one that is not live.
+/// ttl. No method returns a message that is not live.
 #[async_trait]
 pub trait Messages: Send + Sync {
-    /// Stores a batch and answers the ids, in the batch's order.
+    /// Stores a batch and returns the ids, in the batch's order.
     ///
     /// # Behavior
-    /// - The head has `assumed`: every message is stored, at consecutive places behind every
+    /// - The head has `assumed`: every message is stored, at consecutive positions after every
     ///   message stored before.
     /// - No head: `Absent`. Another generation: `Stale`. Nothing is stored.
-    /// - Readers see the whole batch or nothing of it; a batch that fails leaves nothing.
-    /// - A position is never given twice, also after all messages were deleted, purged or expired,
-    ///   and after a restart.
-    /// - After a store came back without its last writes (an older snapshot, a fail-over, a
-    ///   backup), later positions still lie behind every position given before: positions follow
-    ///   the clock where it is ahead of the last one given.
-    /// - A reader that follows [`MessagePage::next`] never meets a message before a place it has
-    ///   passed.
+    /// - Readers see the whole batch or nothing of it; a batch that fails stores nothing.
+    /// - A position is never reused, even after all messages were deleted, purged or expired, and
+    ///   after a restart.
+    /// - After a store lost its last writes (an older snapshot, a failover, a backup), new
+    ///   positions are still greater than every position assigned before: positions follow the
+    ///   clock where it is ahead of the last assigned position.
+    /// - For a reader that follows [`MessagePage::next`], no message ever appears before a position
+    ///   that it has passed.
     async fn post(
         &self,
         key: &QueueKey,
@@ -184,12 +185,12 @@ pub trait Messages: Send + Sync {
     /// Lists messages in order.
     ///
     /// # Behavior
-    /// - Begins with the first message behind `query.after`, which need not exist any more.
-    /// - Shows at most `query.limit` messages, all that the query does not hide, in the order of
-    ///   their places.
-    /// - A page looks at a bounded number of messages; where that ends it early, `next` says where
-    ///   to go on.
-    /// - `next` is `None` only if the page is empty because the queue ends there.
+    /// - Begins with the first message after `query.after`, which need not exist any more.
+    /// - Returns at most `query.limit` messages, skipping only those that the query excludes,
+    ///   ordered by position.
+    /// - A page examines a bounded number of messages; if that ends it early, `next` is where to
+    ///   continue.
+    /// - `next` is `None` only if the page is empty because the end of the queue was reached.
     /// - A queue without a head: an empty page.
     async fn list(
         &self,
@@ -198,11 +199,11 @@ pub trait Messages: Send + Sync {
         now: Timestamp,
     ) -> Result<MessagePage, Error>;
 
-    /// Reads messages by id, in the order of their places, each once.
+    /// Reads messages by id, ordered by position, each once.
     ///
     /// # Behavior
-    /// - Claimed and delayed ones too. Ids that are unknown, not live or of another incarnation are
-    ///   left out.
+    /// - Includes claimed and delayed messages. Ids that are unknown, not live or of another
+    ///   incarnation are ignored.
     async fn get(
         &self,
         key: &QueueKey,
@@ -213,11 +214,12 @@ pub trait Messages: Send + Sync {
     /// Deletes one message.
     ///
     /// # Behavior
-    /// - Of a deletion without a claim and a claim at once, one gets the message.
+    /// - If a delete without a claim races a claim, exactly one of them gets the message.
     /// - Not live, unknown or of another incarnation: `Gone`, whatever claim is named.
-    /// - No claim named: deletes a free or delayed one; a claimed one stays: `Claimed`.
-    /// - A claim named: deletes if that claim is live and holds it. No live claim holds it:
-    ///   `NotClaimed`. Another live claim holds it: `WrongClaim`.
+    /// - No claim named: deletes a free or delayed message; does not delete a claimed one:
+    ///   `Claimed`.
+    /// - A claim named: deletes the message if that claim is live and holds it. No live claim holds
+    ///   it: `NotClaimed`. Another live claim holds it: `WrongClaim`.
     async fn delete(
         &self,
         key: &QueueKey,
@@ -226,12 +228,12 @@ pub trait Messages: Send + Sync {
         now: Timestamp,
     ) -> Result<Deleted, Error>;
 
-    /// Deletes messages by id, all in one step.
+    /// Deletes messages by id, all in one atomic step.
     ///
     /// # Behavior
-    /// - [`Deletable::Any`]: every live one, claimed ones included. [`Deletable::HeldBy`]: those
-    ///   that a named live claim holds.
-    /// - Ids of nothing are passed over.
+    /// - [`Deletable::Any`]: every live message, claimed ones included. [`Deletable::HeldBy`]:
+    ///   those that a named live claim holds.
+    /// - Ids without a message are ignored.
     async fn delete_many(
         &self,
         key: &QueueKey,
@@ -240,15 +242,15 @@ pub trait Messages: Send + Sync {
         now: Timestamp,
     ) -> Result<(), Error>;
 
-    /// Takes the first free messages out of the queue and answers them.
+    /// Removes the first free messages from the queue and returns them.
     ///
     /// # Behavior
-    /// - At most `query.limit`, in order; claimed and delayed ones stay. A message is in one answer
-    ///   only.
-    /// - It is shown as it was: a pop is no claim and counts for none.
-    /// - A message sealed with a key that is not in `query.keys` stays, unclaimed and uncounted,
-    ///   and those behind it are taken. Passing over more than a bounded number of these (about 1
-    ///   000) ends the slice early: see [`PopPage::next`].
+    /// - At most `query.limit`, in order; claimed and delayed messages stay. A message is returned
+    ///   by at most one pop.
+    /// - A pop does not raise the claim count: messages are returned as they were.
+    /// - A message sealed with a key that is not in `query.keys` stays free, its claim count
+    ///   unchanged, and messages after it are removed. Skipping more than a bounded number of these
+    ///   (about 1 000) ends the slice early: see [`PopPage::next`].
     async fn pop(&self, key: &QueueKey, query: &PopQuery, now: Timestamp)
     -> Result<PopPage, Error>;
 
@@ -256,25 +258,23 @@ pub trait Messages: Send + Sync {
     ///
     /// # Behavior
     /// - Subscriptions and outbox entries stay.
-    /// - Markers stay valid; later messages get later places.
-    /// - Answers in the same time whatever the queue holds; the space comes back through
-    ///   [`super::Upkeep::sweep`].
+    /// - Markers stay valid; later messages get later positions.
+    /// - Takes constant time, whatever the queue holds; [`super::Upkeep::sweep`] frees the space.
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error>;
 
-    /// Counts what is in a queue.
+    /// Counts the messages of a queue.
     ///
     /// # Behavior
     /// - Exact once [`super::Upkeep::sweep`] has nothing left to do at `now`; never off by more
-    ///   than what waits to be swept.
+    ///   than what still has to be swept.
     /// - `None` for a queue without a head.
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error>;
 
-    /// Counts what the whole store holds, for an administrator.
+    /// Counts the messages of the whole store, for an administrator.
     ///
     /// # Behavior
-    /// - The sum of [`Messages::stats`] over all queues and topics; what the server keeps in queues
-    ///   of its own ([`crate::Kind::Internal`]) is not counted. It may lag behind by what was
-    ///   changed in the last seconds.
-    /// - `None` where the store cannot tell at a cost that is bounded by the number of queues.
+    /// - The sum of [`Messages::stats`] over all queues and topics, without internal queues
+    ///   ([`crate::Kind::Internal`]). It may lag a few seconds behind.
+    /// - `None` if the store cannot count at a cost bounded by the number of queues.
     async fn volume(&self) -> Result<Option<Volume>, Error>;
 }

@@ -1,29 +1,28 @@
-//! What a store does: the traits that a driver implements, one a resource.
+//! The traits that a storage driver implements, one per resource.
 //!
-//! Two roles, which may be two different backends: a [`ManagementStore`] keeps queue rows, a
-//! [`MessageStore`] keeps heads and what is in queues.
+//! There are two roles, which may be two different backends: a [`ManagementStore`] keeps queue
+//! rows, a [`MessageStore`] keeps heads and the contents of queues.
 //!
-//! | trait | what it keeps |
+//! | trait | what it stores |
 //! |---|---|
 //! | [`Queues`] | rows: metadata by queue |
-//! | [`Heads`] | that a queue is there, and in which generation: nothing of what follows is kept for a queue without a head |
-//! | [`Messages`], [`Claims`] | messages in order, who holds them, dead letters |
-//! | [`Subscriptions`], [`Leases`] | who hears of posts, and whose end ends that |
-//! | [`Outbox`], [`News`] | what subscribers are yet to hear, and that there is something to hear |
-//! | [`Upkeep`] | both roles: health, cleaning, the end |
+//! | [`Heads`] | that a queue exists, and its generation: nothing below is stored for a queue without a head |
+//! | [`Messages`], [`Claims`] | messages in order, the claims that hold them, dead letters |
+//! | [`Subscriptions`], [`Leases`] | who is notified of posts, and the leases that subscriptions depend on |
+//! | [`Outbox`], [`News`] | posts that subscribers have not been notified of yet, and hints that there are some |
+//! | [`Upkeep`] | both roles: health checks, sweeps, shutdown |
 //!
-//! Of every method it holds that
-//! - it is one atomic step: it happens whole or not at all, and once it has answered `Ok` what it
-//!   did is durable to the degree that the driver is configured for;
-//! - any number of tasks and processes may call it at once;
-//! - a queue without a head holds nothing: what reads it finds nothing, what removes from it does
-//!   nothing, neither is an error, and only [`Heads::open`] gives it a head;
-//! - `now` never runs backwards for a queue: a store that sees an earlier `now` than before acts at
-//!   the later one, unless that one lies further ahead of real time than clocks may differ
-//!   ([`MAX_CLOCK_SKEW`] where nothing else is configured): then it is repaired to `now`;
-//! - a store that several servers share compares `now` with a clock of its own in the same step,
-//!   and answers [`Error::ClockSkew`], having done nothing, where they differ by more than the
-//!   bound.
+//! The following holds for every method:
+//! - It is one atomic step: all or nothing. Once it has returned `Ok`, its effect is as durable as
+//!   the driver is configured to make it.
+//! - Any number of tasks and processes may call it concurrently.
+//! - A queue without a head is empty: reads find nothing and removals do nothing, without an error.
+//!   Only [`Heads::open`] creates a head.
+//! - Time never goes backwards for a queue: a store that gets an earlier `now` than before uses the
+//!   later one, unless that is further ahead of real time than clocks may differ
+//!   ([`MAX_CLOCK_SKEW`] by default). In that case the stored time is reset to `now`.
+//! - A store that several servers share compares `now` with its own clock in the same step. If they
+//!   differ by more than the bound, it returns [`Error::ClockSkew`] and does nothing.
 
 mod claims;
 mod error;
@@ -52,16 +51,15 @@ pub use subscriptions::{
 };
 pub use upkeep::{Swept, Upkeep};
 
-/// How far a server's clock may be from that of a store, or of the other servers, where nothing
-/// else is configured.
+/// The default maximum difference between a server's clock and that of a store or of other servers.
 pub const MAX_CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Keeps what is known of queues: implemented by every type that has its parts.
+/// A store of queue rows. Every type that implements the parts implements it.
 pub trait ManagementStore: Queues + Upkeep {}
 
 impl<T: Queues + Upkeep> ManagementStore for T {}
 
-/// Keeps what is in queues: implemented by every type that has its parts.
+/// A store of the contents of queues. Every type that implements the parts implements it.
 pub trait MessageStore:
     Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Upkeep
 {

@@ -1,4 +1,4 @@
-//! News: that something was posted, from whichever server.
+//! News: hints that a queue was posted to, by any server.
 
 use std::pin::Pin;
 
@@ -8,8 +8,8 @@ use futures_core::Stream;
 use super::Error;
 use crate::{MessageId, QueueKey};
 
-/// A queue has messages up to this one. Never a body: who wants it reads the queue, once for all
-/// who listen.
+/// A queue was posted to, up to this message. There are no bodies: a listener reads the queue, once
+/// for all its connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
     /// The queue.
@@ -18,17 +18,18 @@ pub struct Posted {
     pub last: MessageId,
 }
 
-/// News as they come. It ends when the store is shut down.
+/// A stream of news. It ends when the store is shut down.
 pub type NewsStream = Pin<Box<dyn Stream<Item = Posted> + Send>>;
 
-/// News of a store.
+/// The source of news.
 #[async_trait]
 pub trait News: Send + Sync {
-    /// Listens to posts of every queue.
+    /// Subscribes to news of every queue.
     ///
     /// # Behavior
-    /// - Every post acknowledged after this answer is named, or a later post to the same queue is.
-    /// - A post may be named more than once. News of one queue may come late, but a slow listener
-    ///   holds up nobody: what it misses is made good by naming each queue that was posted to.
+    /// - For every post that is acknowledged after this method returns, the stream yields that post
+    ///   or a later one to the same queue.
+    /// - A post may be reported more than once. News may be late, but a slow listener blocks
+    ///   nobody: if it lags, it gets one item for each queue that was posted to.
     async fn news(&self) -> Result<NewsStream, Error>;
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::Error;
 use crate::{Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName};
 
-/// What the management store keeps of a queue.
+/// The record of a queue in the management store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueRow {
     /// The generation that the metadata belongs to.
@@ -17,25 +17,26 @@ pub struct QueueRow {
 /// Queue rows by key.
 #[async_trait]
 pub trait Queues: Send + Sync {
-    /// Creates a row unless there is one.
+    /// Creates a row unless one exists.
     ///
     /// # Behavior
-    /// - No row: `row` is kept; `None`.
-    /// - A row is there: it stays as it is and is returned; of two callers at once one creates.
-    /// - A row of the same name in another project, or of the other kind, is another row.
+    /// - No row: `row` is stored; `None`.
+    /// - A row exists: it does not change and is returned. If two callers race, one creates the
+    ///   row.
+    /// - Rows of the same name in other projects, or of other kinds, are separate rows.
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error>;
 
     /// Reads a row.
     ///
     /// # Behavior
-    /// - Shows what the last finished change left, whichever process made it.
+    /// - Returns the result of the last finished change, whichever process made it.
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error>;
 
     /// Replaces a row if it still has the generation `expected`.
     ///
     /// # Behavior
-    /// - The row has `expected`: `row` takes its place; `true`. Of two callers with one expectation
-    ///   one succeeds.
+    /// - The row has `expected`: `row` replaces it; `true`. If two callers with the same
+    ///   expectation race, one succeeds.
     /// - No row, or another generation: nothing changes; `false`.
     async fn replace(
         &self,
@@ -47,7 +48,7 @@ pub trait Queues: Send + Sync {
     /// Removes a row if it still belongs to `incarnation`, whatever its version.
     ///
     /// # Behavior
-    /// - The row belongs to `incarnation`: it is gone; `true`.
+    /// - The row belongs to `incarnation`: it is removed; `true`.
     /// - No row, or another incarnation: nothing changes; `false`.
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error>;
 
@@ -68,6 +69,6 @@ pub trait Queues: Send + Sync {
     /// Counts the rows of one project and kind.
     ///
     /// # Behavior
-    /// - Counts what [`Queues::list`] would show in all.
+    /// - Counts the rows that [`Queues::list`] would return over all pages.
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error>;
 }

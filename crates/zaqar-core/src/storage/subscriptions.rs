@@ -1,26 +1,25 @@
-//! Subscriptions: who hears of a queue's messages.
+//! Subscriptions: who is notified of a queue's messages.
 
 use async_trait::async_trait;
 
 use super::{Error, Guarded};
 use crate::{Generation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
-/// A subscription to make.
+/// A subscription to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSubscription {
-    /// The id it will have; ids of later subscriptions are greater.
+    /// Its id; ids of later subscriptions are greater.
     pub id: SubscriptionId,
-    /// Where messages go: a URI that the caller has checked.
+    /// Where messages are sent: a URI that the caller has checked.
     pub subscriber: String,
-    /// Seconds it lives, from `now`. Any number: what lies past [`Timestamp::MAX`] lives until
-    /// then.
+    /// Seconds from `now` until it expires. Any number; the expiry is [`Timestamp::MAX`] at most.
     pub ttl: u64,
-    /// The user's options: the text of a JSON object, kept as it is.
+    /// The user's options: the text of a JSON object, stored unchanged.
     pub options: String,
     /// Whether the subscriber has already agreed.
     pub confirmed: bool,
-    /// What it hangs on beside its ttl: the lease of the server that the subscriber is connected
-    /// to. `None` for one with an address.
+    /// The lease that it depends on beside its ttl: that of the server that the subscriber is
+    /// connected to. `None` for a subscriber with an address.
     pub lease: Option<LeaseId>,
 }
 
@@ -29,50 +28,50 @@ pub struct NewSubscription {
 pub struct Subscription {
     /// Its id.
     pub id: SubscriptionId,
-    /// Where messages go.
+    /// Where messages are sent.
     pub subscriber: String,
-    /// Seconds it lives, from `since`.
+    /// Its ttl in seconds, from `since`.
     pub ttl: u64,
-    /// When it was made, or its ttl last set.
+    /// When it was created or its ttl was last set.
     pub since: Timestamp,
     /// The text of a JSON object.
     pub options: String,
     /// Whether the subscriber has agreed.
     pub confirmed: bool,
-    /// The lease that it hangs on, if any.
+    /// The lease that it depends on, if any.
     pub lease: Option<LeaseId>,
 }
 
-/// What to change; `None` keeps what is there.
+/// What to change; `None` keeps the old value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubscriptionChange {
-    /// Another subscriber.
+    /// The new subscriber.
     pub subscriber: Option<String>,
-    /// Another life, from `now`.
+    /// The new ttl, from `now`.
     pub ttl: Option<u64>,
-    /// Other options, all of them.
+    /// The new options, which replace all old ones.
     pub options: Option<String>,
-    /// Agreed, or no longer.
+    /// Whether the subscriber has agreed.
     pub confirmed: Option<bool>,
 }
 
 /// The answer to a new subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscribed {
-    /// It was made. Every post that is acknowledged after this answer lies behind `after`, and
-    /// every one that was acknowledged before it was asked for lies at or before it.
+    /// It was created. Every post that is acknowledged after this answer has positions greater than
+    /// `after`; every post that was acknowledged before the request has positions up to `after`.
     Created {
-        /// The last position that is known not to concern the subscriber.
+        /// The last position that the subscriber is not notified of.
         after: Position,
     },
-    /// The subscriber has a live subscription to this queue, this one; it stays as it is.
+    /// The subscriber already has this live subscription to the queue; it does not change.
     Exists(Subscription),
 }
 
 /// The answer to a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
-    /// It was made.
+    /// The change was made.
     Done,
     /// There is no such live subscription.
     Absent,
@@ -82,17 +81,17 @@ pub enum Changed {
 
 /// Subscriptions by queue.
 ///
-/// A subscription is *live* until it is removed or `now` reaches `since + ttl`. No method shows one
-/// that is not live. Closing the queue's head ends all of them. One that hangs on a lease is
-/// removed by a sweep once the lease is over: see [`super::Leases`].
+/// A subscription is *live* until it is removed or `now` reaches `since + ttl`. No method returns
+/// one that is not live. Closing the queue's head removes all of them. One that depends on a lease
+/// is removed by a sweep once the lease is no longer live: see [`super::Leases`].
 #[async_trait]
 pub trait Subscriptions: Send + Sync {
-    /// Makes a subscription.
+    /// Creates a subscription.
     ///
     /// # Behavior
-    /// - The head has `assumed` and no live subscription has the subscriber: it is made.
-    /// - A live one has it: `Exists`, nothing changes. Of two callers at once one creates. One that
-    ///   is over is no obstacle.
+    /// - The head has `assumed` and no live subscription has the subscriber: it is created.
+    /// - A live one has it: `Exists`; nothing changes. If two callers race, one creates the
+    ///   subscription. An expired one is ignored.
     /// - No head: `Absent`. Another generation: `Stale`.
     /// - Posts that are acknowledged after this answer write outbox entries.
     async fn subscribe(
@@ -103,10 +102,10 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error>;
 
-    /// Reads one.
+    /// Reads a subscription.
     ///
     /// # Behavior
-    /// - `None` for one that is unknown, over, or of another queue.
+    /// - `None` for one that is unknown, expired or of another queue.
     async fn subscription(
         &self,
         key: &QueueKey,
@@ -114,7 +113,7 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error>;
 
-    /// Lists live ones by id, ascending.
+    /// Lists live subscriptions by id, ascending.
     ///
     /// # Behavior
     /// - Begins with the first id greater than `after`, which need not exist. At most `limit`;
@@ -127,15 +126,15 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error>;
 
-    /// Lists the live subscriptions of a queue that depend on one lease, by id, ascending: what a
-    /// server that pushes needs, without subscribers and options.
+    /// Lists the live subscriptions of a queue that depend on one lease, by id, ascending. For
+    /// servers that push: without subscribers and options.
     ///
     /// # Behavior
     /// - Begins with the first id greater than `after`, which need not exist. At most `limit`;
     ///   fewer only at the end.
-    /// - Each comes with the time when it ends, [`Timestamp::MAX`] at most.
-    /// - Cost grows with what is answered, not with the queue's other subscriptions nor with the
-    ///   size of any.
+    /// - Each comes with its expiry, [`Timestamp::MAX`] at most.
+    /// - Cost grows with the number returned, not with the queue's other subscriptions or the size
+    ///   of any.
     async fn leased_subscriptions(
         &self,
         key: &QueueKey,
@@ -145,13 +144,13 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error>;
 
-    /// Changes one.
+    /// Changes a subscription.
     ///
     /// # Behavior
-    /// - All of `change` happens or nothing. A new ttl counts from `now`; without one `since`
-    ///   stays.
-    /// - Unknown, over or of another queue: `Absent`. The new subscriber is taken by another live
-    ///   one: `Duplicate`.
+    /// - All of `change` is applied or nothing. A new ttl counts from `now`; without one `since`
+    ///   does not change.
+    /// - Unknown, expired or of another queue: `Absent`. Another live subscription has the new
+    ///   subscriber: `Duplicate`.
     async fn change_subscription(
         &self,
         key: &QueueKey,
@@ -160,10 +159,10 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<Changed, Error>;
 
-    /// Removes one; one that is not there is no error.
+    /// Removes a subscription; a missing one is not an error.
     ///
     /// # Behavior
-    /// - The subscriber may subscribe anew at once.
+    /// - The subscriber can subscribe again immediately.
     async fn unsubscribe(
         &self,
         key: &QueueKey,
@@ -171,9 +170,9 @@ pub trait Subscriptions: Send + Sync {
         now: Timestamp,
     ) -> Result<(), Error>;
 
-    /// Removes all of a queue.
+    /// Removes all subscriptions of a queue.
     ///
     /// # Behavior
-    /// - Answers in the same time however many there are.
+    /// - Takes constant time, however many there are.
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error>;
 }

@@ -1,11 +1,11 @@
-//! What a server does for a store while it runs.
+//! Maintenance of a store: health checks, sweeps, shutdown.
 
 use async_trait::async_trait;
 
 use super::Error;
 use crate::Timestamp;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Rows removed or moved.
@@ -14,32 +14,32 @@ pub struct Swept {
     pub more: bool,
 }
 
-/// Health, cleaning and the end of a store.
+/// Health checks, sweeps and shutdown of a store.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
-    /// Answers whether the store can serve: one round trip to it.
+    /// Checks whether the store can serve requests: one round trip to it.
     ///
     /// # Behavior
-    /// - `Ok` only if the store would answer an operation now.
-    /// - [`Error::Closed`] only for good: after [`Upkeep::shut_down`], or once a task that the
-    ///   store cannot work without has died. The server then ends with an error.
+    /// - `Ok` only if the store would serve an operation now.
+    /// - [`Error::Closed`] is permanent: after [`Upkeep::shut_down`], or once a task that the store
+    ///   depends on has died. The server then exits with an error.
     async fn ping(&self) -> Result<(), Error>;
 
-    /// Removes what has expired, was purged or closed, frees what expired claims held and shows
-    /// what was delayed, as of `now`.
+    /// Removes what has expired, was purged or was closed, frees the messages of expired claims,
+    /// and makes delayed messages available, as of `now`.
     ///
     /// # Behavior
-    /// - Looks at no more than about `budget` rows, so that no other request waits long.
-    /// - Repeated until `more` is false it leaves nothing that is due.
-    /// - A call that is dropped half-way, when the server stops, does no harm: the next one goes
-    ///   on.
+    /// - Examines about `budget` rows at most, so that no other request waits long.
+    /// - Repeated until `more` is false, it leaves nothing that is due.
+    /// - A call that is cancelled half-way, when the server stops, does no harm: the next one
+    ///   continues.
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error>;
 
-    /// Ends the store for this process.
+    /// Shuts the store down for this process.
     ///
     /// # Behavior
-    /// - Finishes what was accepted, makes it durable and refuses the rest with [`Error::Closed`];
-    ///   [`super::News`] end.
+    /// - Finishes accepted operations, makes them durable and rejects new ones with
+    ///   [`Error::Closed`]; [`super::News`] streams end.
     /// - A second call does nothing.
     async fn shut_down(&self) -> Result<(), Error>;
 }
