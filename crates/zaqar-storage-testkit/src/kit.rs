@@ -1,4 +1,4 @@
-//! One test's own store, names and time.
+//! The store, names and time of one test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use crate::queue::Queue;
 /// The latest time that any test on a shared store has used.
 static SHARED: Mutex<Timestamp> = Mutex::const_new(Timestamp::from_millis(0));
 
-/// Sweeps after which one that still has more to do is taken to never end.
+/// Sweeps after which a test fails if there is still more to do.
 const MAX_SWEEPS: usize = 10_000;
 
 pub(crate) struct Kit {
     factory: Arc<dyn Factory>,
     name: String,
     stores: Stores,
-    /// 32 random digits: part of every project id, so that tests on one store do not meet.
+    /// 32 random digits: part of every project id, so that tests on one store do not interfere.
     pub(crate) tag: String,
     pub(crate) clock: Arc<ManualClock>,
     shared: Option<MutexGuard<'static, Timestamp>>,
@@ -36,14 +36,13 @@ impl Kit {
         let shared = if factory.about().shared { Some(SHARED.lock().await) } else { None };
         let stores = factory.open(&name).await;
         let latest = shared.as_ref().map_or(Timestamp::from_millis(0), |latest| **latest);
-        // Never before the present: a store's own collector removes what has long expired by its
-        // clock.
+        // Never in the past: a store may delete what has long expired by its own clock.
         let start = Timestamp::from_millis(SystemClock::default().now().as_secs() * 1000);
         let clock = Arc::new(ManualClock::new(start.max(latest.plus_secs(1))));
         Self { factory, name, stores, tag, clock, shared }
     }
 
-    /// Ends a test that has passed.
+    /// Cleans up after a test that has passed.
     pub(crate) async fn finish(self) {
         self.factory.discard(&self.name).await;
     }
@@ -83,17 +82,17 @@ impl Kit {
         self.clock.now()
     }
 
-    /// Lets seconds pass.
+    /// Advances the clock by seconds.
     pub(crate) fn pass(&self, secs: u64) {
         self.clock.advance(Duration::from_secs(secs));
     }
 
-    /// Lets milliseconds pass.
+    /// Advances the clock by milliseconds.
     pub(crate) fn pass_millis(&self, millis: u64) {
         self.clock.advance(Duration::from_millis(millis));
     }
 
-    /// Lets time pass until just before this many seconds are over: one millisecond is left.
+    /// Advances the clock by this many seconds minus one millisecond.
     pub(crate) fn pass_almost(&self, secs: u64) {
         self.pass_millis(secs * 1000 - 1);
     }
@@ -103,7 +102,7 @@ impl Kit {
         sweep(self.store(), self.now(), 100).await;
     }
 
-    /// A lease of this test's own.
+    /// The id of a lease that only this test uses.
     pub(crate) fn lease(&self, number: u128) -> LeaseId {
         let tag = u128::from_str_radix(&self.tag, 16).expect("a tag is a number");
         LeaseId::new(tag ^ number)
@@ -121,12 +120,12 @@ impl Kit {
         key(self.project(), kind, name)
     }
 
-    /// An open queue of this name, new.
+    /// Opens a new queue of this name.
     pub(crate) async fn queue(&self, name: &str) -> Queue {
         self.open(self.key(name)).await
     }
 
-    /// An open queue with this key, new.
+    /// Opens a new queue with this key.
     pub(crate) async fn open(&self, key: QueueKey) -> Queue {
         let queue = self.queue_at(key, generation(1));
         assert_eq!(
@@ -137,7 +136,7 @@ impl Kit {
         queue
     }
 
-    /// A queue with this key and generation, opened or not.
+    /// A queue with this key and generation, open or not.
     pub(crate) fn queue_at(&self, key: QueueKey, generation: Generation) -> Queue {
         Queue { store: self.stores.messages.clone(), key, generation, clock: self.clock.clone() }
     }
@@ -158,16 +157,16 @@ impl Drop for Kit {
 }
 
 pub(crate) fn key(project: ProjectId, kind: Kind, name: &str) -> QueueKey {
-    QueueKey { project, kind, name: QueueName::new(name).expect("a test names its queues well") }
+    QueueKey { project, kind, name: QueueName::new(name).expect("a test uses valid queue names") }
 }
 
-/// A new life, with this version of its metadata.
+/// A generation with a new incarnation and this version.
 pub(crate) fn generation(version: u64) -> Generation {
     let incarnation = Incarnation::new(rand::random::<u64>() >> 1);
     Generation { incarnation, version: Version::new(version) }
 }
 
-/// Sweeps until nothing is due; what all sweeps did together.
+/// Sweeps until nothing is due; returns the number of rows that all sweeps processed.
 pub(crate) async fn sweep<S: Upkeep + ?Sized>(store: &S, now: Timestamp, budget: usize) -> usize {
     let mut done = 0;
     for _ in 0..MAX_SWEEPS {
@@ -177,5 +176,5 @@ pub(crate) async fn sweep<S: Upkeep + ?Sized>(store: &S, now: Timestamp, budget:
             return done;
         }
     }
-    panic!("after {MAX_SWEEPS} sweeps at one time there is still more to do");
+    panic!("after {MAX_SWEEPS} sweeps without time passing there is still more to do");
 }

@@ -1,6 +1,6 @@
-//! The list of behaviours, and the macro that makes tests of them.
+//! The list of behaviours, and the macro that turns them into tests.
 
-/// Writes the list of behaviours into a macro. What is listed here is tested; what is not is dead
+/// Passes the list of behaviours to a macro. Only listed behaviours are tested; others are dead
 /// code.
 #[doc(hidden)]
 #[macro_export]
@@ -8,201 +8,201 @@ macro_rules! __behaviours {
     ($($then:tt)*) => {
         $($then)*! {
             queues {
-                create_keeps_the_row
-                create_leaves_a_row_that_is_there
-                of_many_creators_one_creates
-                get_shows_the_last_finished_change
-                metadata_comes_back_as_it_was
-                generations_of_any_size_come_back
+                create_stores_the_row
+                create_does_not_change_an_existing_row
+                one_of_many_creators_creates
+                get_returns_the_last_finished_change
+                metadata_round_trips
+                generations_of_any_size_round_trip
                 replace_needs_the_generation
                 replace_changes_nothing_without_a_row
-                of_many_replacers_one_replaces
+                one_of_many_replacers_replaces
                 remove_needs_the_incarnation
                 a_removed_row_can_be_created_again
                 list_is_ascending_by_byte
-                list_begins_behind_any_name
+                list_begins_after_any_name
                 list_pages_are_full_until_the_end
-                list_shows_one_project_and_kind
-                count_is_what_list_shows
+                list_is_of_one_project_and_kind
+                count_equals_the_list
             }
             heads {
-                open_makes_an_empty_head
-                open_leaves_a_head_that_is_there
-                of_many_openers_one_opens
-                generation_of_nothing_is_none
-                generations_of_any_size_come_back
+                open_creates_an_empty_head
+                open_does_not_change_an_existing_head
+                one_of_many_openers_opens
+                generation_without_a_head_is_none
+                generations_of_any_size_round_trip
                 advance_raises_the_version
                 advance_never_lowers_the_version
                 advance_needs_the_incarnation
                 close_hides_everything
                 close_needs_the_incarnation
-                close_does_not_ask_for_the_version
-                a_new_life_shows_nothing_of_the_old
+                close_ignores_the_version
+                a_new_incarnation_shows_nothing_of_the_old
             }
             messages {
                 a_batch_keeps_its_order
                 batches_follow_each_other
                 a_large_batch_is_stored_whole
-                what_was_posted_comes_back
-                payloads_of_any_bytes_come_back
+                messages_round_trip
+                payloads_of_any_bytes_round_trip
                 a_post_without_a_head_is_absent
                 a_post_with_another_generation_is_stale
-                no_position_twice_after_deletes
-                no_position_twice_after_a_purge
-                no_position_twice_after_expiry
+                positions_are_not_reused_after_deletes
+                positions_are_not_reused_after_a_purge
+                positions_are_not_reused_after_expiry
                 positions_follow_the_clock
-                a_message_lives_until_its_ttl_is_over
-                messages_expire_one_by_one
+                a_message_expires_with_its_ttl
+                messages_expire_individually
                 time_does_not_go_back
-                a_time_far_ahead_is_repaired
+                a_time_far_ahead_is_reset
                 get_is_in_order_and_once
-                get_shows_claimed_and_delayed
-                get_leaves_out_what_is_not_there
+                get_includes_claimed_and_delayed
+                get_ignores_missing_ids
                 delete_removes_a_free_one
                 delete_removes_a_delayed_one
-                delete_leaves_a_claimed_one
+                delete_without_a_claim_keeps_a_claimed_one
                 delete_with_its_claim
-                delete_with_a_claim_of_nothing
+                delete_of_an_unclaimed_one_with_a_claim
                 delete_with_the_wrong_claim
-                delete_of_what_is_gone
+                delete_of_a_missing_message
                 delete_many_of_any
-                delete_many_of_held_ones
-                delete_many_asks_for_live_claims
-                delete_many_of_nothing
+                delete_many_of_claimed_ones
+                delete_many_needs_live_claims
+                delete_many_ignores_missing_ids
             }
             popping {
-                pop_takes_the_first
-                pop_passes_over_what_is_not_free
-                pop_takes_what_a_claim_left
-                pop_of_nothing
-                pop_leaves_what_its_caller_cannot_open
-                a_pop_past_many_unreadable_messages_goes_on
+                pop_removes_the_first
+                pop_skips_messages_that_are_not_free
+                pop_removes_released_messages
+                pop_of_an_empty_queue
+                pop_skips_messages_that_the_caller_cannot_open
+                a_pop_continues_after_many_unreadable_messages
             }
             purging {
                 purge_removes_everything
                 purge_ends_claims
-                markers_outlive_a_purge
-                a_purged_queue_goes_on
-                purge_of_nothing
+                markers_stay_valid_after_a_purge
+                a_purged_queue_can_be_used
+                purge_of_an_empty_queue
             }
             stats {
                 stats_count_by_state
-                stats_show_the_ends
+                stats_include_the_first_and_the_last
                 stats_follow_every_change
                 stats_are_exact_after_a_sweep
-                stats_are_never_off_by_more_than_what_waits
-                stats_of_nothing
+                stats_are_off_by_unswept_messages_at_most
+                stats_without_a_head_are_none
                 volume_is_the_sum_of_all
             }
             listing {
                 an_empty_queue_has_an_empty_page
                 no_head_has_an_empty_page
                 pages_follow_each_other
-                the_last_page_says_where_to_go_on
+                the_last_page_has_a_marker
                 a_marker_need_not_exist
                 a_marker_may_have_expired
-                a_marker_of_another_life_begins_at_the_head
-                a_marker_beyond_the_end_ends
-                claimed_ones_are_shown_on_request
-                delayed_ones_are_shown_on_request
-                hidden_clients_do_not_shorten_pages
-                hidden_claims_do_not_shorten_pages
-                a_long_hidden_run_is_passed
+                a_marker_of_another_incarnation_begins_at_the_start
+                a_marker_after_the_end_gives_an_empty_page
+                claimed_messages_are_listed_on_request
+                delayed_messages_are_listed_on_request
+                excluded_clients_do_not_shorten_pages
+                excluded_claims_do_not_shorten_pages
+                a_long_excluded_run_is_skipped
             }
             delays {
                 a_delayed_message_waits_until_it_is_due
-                a_due_message_has_its_old_place
-                a_delay_does_not_lengthen_a_life
+                a_due_message_keeps_its_position
+                a_delay_does_not_extend_the_ttl
                 delays_of_one_batch_differ
             }
             claims {
-                a_claim_takes_the_first
-                a_claim_with_nothing_to_take_is_none
+                a_claim_gets_the_first_messages
+                a_claim_without_messages_is_not_made
                 a_claim_without_a_head_is_absent
                 a_claim_with_another_generation_is_stale
                 a_message_is_held_by_one_claim
-                claims_pass_over_what_is_not_free
-                a_claim_is_filled_from_behind_what_it_passes_over
+                claims_skip_messages_that_are_not_free
+                a_claim_is_filled_past_skipped_messages
                 claims_are_counted
-                a_claim_lengthens_lives
-                a_claim_never_shortens_lives
-                a_lengthened_life_is_shown_in_whole_seconds
-                a_longer_life_outlives_its_claim
-                a_claim_lives_until_its_ttl_is_over
-                an_expired_claim_leaves_old_places
-                claim_get_shows_what_is_held
-                claim_get_of_nothing
+                a_claim_extends_ttls
+                a_claim_never_shortens_ttls
+                an_extended_ttl_is_rounded_to_seconds
+                an_extended_ttl_stays_after_the_claim
+                a_claim_expires_with_its_ttl
+                an_expired_claim_frees_messages_in_place
+                claim_get_returns_the_held_messages
+                claim_get_without_a_live_claim
                 a_claim_outlives_its_messages
-                renew_starts_again
+                renew_restarts_the_ttl
                 renew_can_shorten_a_claim
-                renew_lengthens_lives
-                renew_of_nothing
-                release_leaves_old_places
-                release_of_nothing
+                renew_extends_ttls
+                renew_without_a_live_claim
+                release_frees_messages_in_place
+                release_without_a_live_claim
             }
             dead_letters {
-                a_message_claimed_often_enough_moves
-                a_letter_keeps_payload_and_client
-                a_letter_starts_anew
-                a_letter_lives_as_long_as_the_rule_says
-                a_letter_without_a_rule_lives_out_its_life
-                letters_keep_their_order
-                a_claim_is_filled_from_behind_letters
-                many_letters_do_not_hide_the_rest
+                a_message_at_the_maximum_claim_count_moves
+                a_dead_letter_keeps_payload_and_client
+                a_dead_letter_is_stored_as_new
+                a_dead_letter_has_the_ttl_of_the_rule
+                a_dead_letter_without_a_ttl_keeps_its_expiry
+                dead_letters_keep_their_order
+                a_claim_is_filled_past_dead_letters
+                many_dead_letters_do_not_hide_the_rest
                 only_claims_with_a_rule_move_messages
                 a_changed_target_stops_the_claim
-                a_changed_target_matters_only_to_letters
+                a_changed_target_matters_only_to_dead_letters
                 a_queue_can_be_its_own_target
             }
             isolation {
                 projects_share_nothing
                 kinds_share_nothing
                 names_share_nothing
-                joined_names_share_nothing
+                concatenated_names_share_nothing
                 rows_of_odd_keys_share_nothing
                 ids_of_another_queue_find_nothing
                 claims_of_another_queue_find_nothing
             }
             concurrency {
-                claimers_share_out_messages
-                poppers_share_out_messages
-                claimers_and_poppers_share_out_messages
-                a_claim_or_a_deletion_gets_a_message
-                claimers_share_out_what_an_expired_claim_held
-                claimers_move_each_letter_once
-                posters_keep_their_orders
+                concurrent_claims_are_disjoint
+                concurrent_pops_are_disjoint
+                concurrent_claims_and_pops_are_disjoint
+                a_claim_or_a_delete_gets_a_message
+                concurrent_claims_after_an_expired_one_are_disjoint
+                concurrent_claims_move_each_dead_letter_once
+                concurrent_posts_keep_their_order
                 readers_see_each_message_once
                 readers_see_whole_batches
                 claims_and_pops_see_whole_batches
-                a_close_takes_racing_posts_along
-                a_sweep_takes_nothing_from_claimers
+                a_close_discards_racing_posts
+                a_sweep_does_not_disturb_claims
             }
             upkeep {
                 ping_answers
-                a_store_that_is_shut_down_refuses
-                shutting_down_twice_is_once
-                sweeping_ends_and_leaves_nothing
+                a_store_that_is_shut_down_rejects_calls
+                shutting_down_twice_is_harmless
+                repeated_sweeps_end_and_leave_nothing
                 a_sweep_is_bounded
-                a_sweep_leaves_what_is_not_due
-                a_sweep_after_purge_and_close_leaves_the_rest
+                a_sweep_keeps_what_is_not_due
+                a_sweep_after_purge_and_close_keeps_the_rest
                 management_sweeps_end
             }
             subscriptions {
-                what_was_subscribed_comes_back
+                subscriptions_round_trip
                 a_subscriber_subscribes_once
-                of_many_subscribers_one_subscribes
+                one_of_many_subscribers_subscribes
                 subscribe_needs_the_generation
-                a_subscription_lives_until_its_ttl_is_over
-                one_that_is_over_is_no_obstacle
+                a_subscription_expires_with_its_ttl
+                an_expired_subscription_is_ignored
                 a_subscription_is_of_one_queue
                 subscriptions_are_listed_by_id
-                those_on_a_lease_are_listed_alone
-                a_change_changes_what_it_names
+                subscriptions_on_a_lease_are_listed_separately
+                a_change_sets_only_its_fields
                 a_change_to_a_taken_subscriber_changes_nothing
-                of_many_changes_to_one_subscriber_one_is_made
+                one_of_many_changes_to_a_subscriber_succeeds
                 unsubscribe_removes_one
                 unsubscribe_all_removes_all
-                closing_ends_subscriptions
+                closing_removes_subscriptions
             }
             outbox {
                 a_post_writes_one_entry
@@ -211,43 +211,43 @@ macro_rules! __behaviours {
                 every_live_subscription_counts
                 a_dead_letter_writes_none
                 entries_are_leased_oldest_first
-                a_lease_lasts_until_it_runs_out
-                workers_share_out_entries
+                a_lease_holds_until_it_expires
+                concurrent_leases_are_disjoint
                 an_entry_is_due_with_its_first_message
                 entries_outlive_messages
-                entries_end_with_their_messages
+                entries_expire_with_their_messages
                 entries_end_with_the_last_subscription
-                closing_ends_entries
-                settling_nothing_is_no_error
+                closing_discards_entries
+                settling_a_missing_entry_is_not_an_error
                 due_queues_come_longest_due_first
                 every_due_queue_appears
-                a_due_queue_is_named_until_it_is_settled
+                a_due_queue_is_listed_until_settled
                 no_racing_post_is_missed
             }
             leases {
-                subscriptions_go_with_their_lease
-                a_lease_can_be_kept_longer
-                a_lease_that_is_over_stays_over
-                a_renewal_says_what_became_of_the_lease
-                an_ended_lease_takes_its_own_with_it
-                nothing_hangs_on_a_lease_that_was_never_kept
-                a_lease_with_much_on_it_ends_in_pieces
+                subscriptions_are_removed_with_their_lease
+                a_lease_can_be_extended
+                an_expired_lease_stays_expired
+                a_renewal_reports_the_state_of_the_lease
+                ending_a_lease_removes_only_its_subscriptions
+                subscriptions_on_an_unknown_lease_are_removed
+                a_lease_with_many_subscriptions_is_swept_in_batches
             }
             following {
                 a_post_can_be_followed
-                what_nobody_follows_is_not_kept
-                who_follows_goes_on_behind_what_was_shown
-                workers_take_nothing_from_who_follows
-                what_is_open_outlasts_who_follows
-                entries_outlast_their_messages
-                a_subscriber_learns_where_to_begin
+                a_post_without_followers_cannot_be_followed
+                a_follower_continues_after_the_last_entry
+                leasing_and_settling_do_not_hide_entries
+                open_entries_outlive_following
+                followed_entries_outlive_their_messages
+                a_subscriber_gets_its_start_position
                 no_racing_post_is_missed
             }
             news {
-                every_post_is_named
-                news_name_what_is_posted
-                every_listener_hears
-                a_slow_listener_holds_up_nobody
+                every_post_is_reported
+                news_report_only_posted_messages
+                every_listener_gets_news
+                a_slow_listener_blocks_nobody
                 news_end_with_the_store
             }
             restart {
@@ -256,17 +256,17 @@ macro_rules! __behaviours {
                 claims_are_kept
                 subscriptions_and_outbox_are_kept
                 what_was_removed_stays_removed
-                no_position_twice_after_a_restart
+                positions_are_not_reused_after_a_restart
             }
         }
     };
 }
 
-/// Tests every behaviour of a driver: expands to one `#[test]` each, in modules named after what
-/// they are about.
+/// Tests every behaviour of a driver: expands to one `#[test]` each, in modules named after their
+/// subjects.
 ///
-/// The expression makes a [`Factory`](crate::Factory); it runs once for each test, inside a runtime
-/// with two worker threads.
+/// The expression creates a [`Factory`](crate::Factory); it is evaluated once for each test, inside
+/// a runtime with two worker threads.
 ///
 /// ```
 /// zaqar_storage_testkit::behaviour!(zaqar_storage_testkit::Memories::new());

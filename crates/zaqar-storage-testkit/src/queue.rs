@@ -1,5 +1,5 @@
-//! A queue as a test sees it: the store's methods with the queue's key, its generation and the
-//! present filled in.
+//! A test's handle of a queue: the store's methods with the queue's key, its generation and the
+//! current time filled in.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -15,10 +15,10 @@ use zaqar_core::{
     QueueKey, Timestamp,
 };
 
-/// Pages after which a reader is taken to go in circles.
+/// Pages after which a listing is considered endless.
 const MAX_PAGES: usize = 10_000;
 
-/// The client that posts where a test does not say.
+/// The client that posts if a test does not specify one.
 pub(crate) const CLIENT: &str = "3381af92cb4f4d308e9e5c5cd4f5a0d1";
 
 #[derive(Clone)]
@@ -70,11 +70,11 @@ impl Queue {
         let count = messages.len();
         match self.try_post(self.generation, batch(client, messages)).await {
             Guarded::Done(ids) => {
-                assert_eq!(ids.len(), count, "a post answers one id for each message");
+                assert_eq!(ids.len(), count, "a post returns one id for each message");
                 ids
             }
             refused => {
-                panic!("a post that assumes the head's own generation was refused: {refused:?}")
+                panic!("a post that assumes the head's own generation was rejected: {refused:?}")
             }
         }
     }
@@ -116,7 +116,7 @@ impl Queue {
         ids(&self.all().await)
     }
 
-    /// The ids that a listing without wishes shows: neither claimed nor delayed ones.
+    /// The ids of a default listing: neither claimed nor delayed messages.
     pub(crate) async fn shown(&self) -> Vec<MessageId> {
         ids(&self.follow(visible()).await)
     }
@@ -125,7 +125,7 @@ impl Queue {
         Messages::get(&*self.store, &self.key, ids, self.now()).await.expect("get answers")
     }
 
-    /// One message that must be there.
+    /// Reads a message that must exist.
     pub(crate) async fn get_one(&self, id: MessageId) -> Message {
         let mut found = self.get(&[id]).await;
         assert_eq!(ids(&found), [id], "a live message is found by its id");
@@ -147,7 +147,7 @@ impl Queue {
         page.messages
     }
 
-    /// Pops what is behind `after` and sealed with none or one of `keys`.
+    /// Pops messages after `after` that are plain or sealed with one of `keys`.
     pub(crate) async fn pop_readable(
         &self,
         limit: usize,
@@ -156,7 +156,7 @@ impl Queue {
     ) -> PopPage {
         let query = PopQuery { limit, after, keys: keys.to_vec() };
         let page = self.store.pop(&self.key, &query, self.now()).await.expect("pop answers");
-        assert!(page.messages.len() <= limit, "a pop takes at most its limit");
+        assert!(page.messages.len() <= limit, "a pop removes at most its limit");
         page
     }
 
@@ -164,7 +164,7 @@ impl Queue {
         self.store.purge(&self.key, self.now()).await.expect("purge answers");
     }
 
-    /// The counts of a queue that has a head.
+    /// The statistics of a queue that has a head.
     pub(crate) async fn stats(&self) -> Stats {
         self.try_stats().await.expect("a queue with a head has stats")
     }
@@ -173,7 +173,7 @@ impl Queue {
         self.store.stats(&self.key, self.now()).await.expect("stats answers")
     }
 
-    /// Claims for 100 seconds with a grace of 60; the claim's id also where there is no claim.
+    /// Claims for 100 seconds with a grace of 60. Returns the claim's id even if no claim was made.
     pub(crate) async fn claim(&self, limit: usize) -> (ClaimId, Vec<Message>) {
         let request = request(limit);
         (request.id, self.claim_with(&request).await)
@@ -183,7 +183,7 @@ impl Queue {
         match self.try_claim(self.generation, request).await {
             Guarded::Done(Claimed::Messages(messages)) => messages,
             refused => {
-                panic!("a claim that assumes the right generations was refused: {refused:?}")
+                panic!("a claim that assumes the right generations was rejected: {refused:?}")
             }
         }
     }
@@ -196,7 +196,7 @@ impl Queue {
         let claimed =
             self.store.claim(&self.key, assumed, request, self.now()).await.expect("claim answers");
         if let Guarded::Done(Claimed::Messages(messages)) = &claimed {
-            assert!(messages.len() <= request.limit, "a claim takes at most its limit");
+            assert!(messages.len() <= request.limit, "a claim gets at most its limit");
         }
         claimed
     }
@@ -215,7 +215,7 @@ impl Queue {
         released.expect("claim_release answers");
     }
 
-    /// The rule that moves messages here after `max` claims.
+    /// The dead-letter rule that moves messages here after `max` claims.
     pub(crate) fn as_target(&self, max: u32, ttl: Option<u64>) -> DeadLetters {
         DeadLetters {
             max_claim_count: max,
@@ -226,7 +226,7 @@ impl Queue {
     }
 }
 
-/// A message with this text as its JSON body, an hour to live and no delay.
+/// A message with this text as its JSON body, a ttl of one hour and no delay.
 pub(crate) fn message(text: &str) -> NewMessage {
     let payload = Payload::plain(Bytes::from(format!("\"{text}\"")));
     NewMessage { payload, ttl: 3600, delay: 0 }
@@ -252,22 +252,22 @@ pub(crate) fn request(limit: usize) -> ClaimRequest {
     ClaimRequest { id, ttl: 100, grace: 60, limit, dead_letters: None }
 }
 
-/// Lists whatever there is, in pages of 7.
+/// Lists all messages, in pages of 7.
 pub(crate) fn everything() -> ListQuery {
     ListQuery { after: None, limit: 7, hide: None, include_claimed: true, include_delayed: true }
 }
 
-/// Lists what is neither claimed nor delayed, in pages of 7.
+/// Lists messages that are neither claimed nor delayed, in pages of 7.
 pub(crate) fn visible() -> ListQuery {
     ListQuery { include_claimed: false, include_delayed: false, ..everything() }
 }
 
-/// What holds of every page, whatever the queue holds.
+/// Checks the invariants of a page.
 fn check_page(query: &ListQuery, page: &MessagePage) {
     assert!(page.messages.len() <= query.limit, "a page has at most its limit of messages");
     assert!(page.messages.is_sorted_by(|a, b| a.id < b.id), "a page is in order");
     let last = page.messages.last().map(|message| message.id);
-    assert!(page.next >= last, "a page with messages has a next one, behind them");
+    assert!(page.next >= last, "a page with messages has a marker at or after its last message");
     let Some(next) = page.next else { return };
     let passed = query.after.filter(|after| after.incarnation == next.incarnation);
     assert!(Some(next) > passed, "a page makes progress");

@@ -15,7 +15,7 @@ use crate::kit::Kit;
 /// A behaviour that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Behaviours that [`run_all`] tests at a time.
+/// Behaviours that [`run_all`] tests concurrently.
 const AT_ONCE: usize = 8;
 
 type Test = for<'k> fn(&'k mut Kit) -> Pin<Box<dyn Future<Output = ()> + Send + 'k>>;
@@ -23,16 +23,16 @@ type Test = for<'k> fn(&'k mut Kit) -> Pin<Box<dyn Future<Output = ()> + Send + 
 struct Behaviour {
     name: &'static str,
     test: Test,
-    /// The file that the test is written in: its documentation is part of what a failure says.
+    /// The source file of the test: a failure quotes the test's documentation.
     source: &'static str,
 }
 
-/// How one behaviour's test ended.
+/// The result of one behaviour's test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The behaviour's name, as in [`names`].
     pub name: &'static str,
-    /// Why it failed; `None` where the store behaves.
+    /// Why it failed; `None` if it passed.
     pub failure: Option<String>,
 }
 
@@ -56,8 +56,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Tests one behaviour of a store.
 ///
 /// # Panics
-/// Where the store does not show it, takes longer than two minutes, or `name` is none of [`names`].
-/// The text quotes the line of the traits' documentation that the store breaks.
+/// If the store violates it or takes longer than two minutes, or if `name` is not one of [`names`].
+/// The text quotes the line of the traits' documentation that the store violates.
 pub async fn check(factory: impl Factory, name: &str) {
     let behaviour =
         BEHAVIOURS.iter().find(|own| own.name == name).expect("the behaviour is listed");
@@ -66,7 +66,7 @@ pub async fn check(factory: impl Factory, name: &str) {
     }
 }
 
-/// Tests all behaviours of a store, eight at a time; how each one ended.
+/// Tests all behaviours of a store, eight concurrently; returns the result of each.
 pub async fn run_all(factory: impl Factory) -> Vec<Outcome> {
     let factory: Arc<dyn Factory> = Arc::new(factory);
     let permits = Arc::new(Semaphore::new(AT_ONCE));
@@ -86,14 +86,14 @@ pub async fn run_all(factory: impl Factory) -> Vec<Outcome> {
 }
 
 impl Behaviour {
-    /// Why a store does not show it.
+    /// Runs the test; returns why it failed.
     async fn try_out(&self, factory: Arc<dyn Factory>) -> Option<String> {
-        // A task of its own: its panic is an answer here.
+        // In its own task, so that a panic becomes a failure.
         let failure = failure_text(tokio::spawn(run(factory, self.test)).await.err()?);
-        Some(format!("{failure}\nThe store does not show {}:\n{}", self.name, self.rule()))
+        Some(format!("{failure}\nThe store violates {}:\n{}", self.name, self.rule()))
     }
 
-    /// What it tests, in the words of the test's documentation.
+    /// The tested rule, from the test's documentation.
     fn rule(&self) -> String {
         let test = self.name.rsplit("::").next().unwrap_or(self.name);
         let before = self.source.split(&format!("async fn {test}(")).next().unwrap_or_default();
@@ -104,10 +104,10 @@ impl Behaviour {
     }
 }
 
-/// Runs a test on a runtime of its own, with two worker threads and timers.
+/// Runs a test on its own runtime, with two worker threads and timers.
 ///
 /// # Panics
-/// Where the system has no room for a runtime, and where the test panics.
+/// If no runtime can be started, or the test panics.
 pub fn block_on<T>(test: impl Future<Output = T>) -> T {
     runtime().block_on(test)
 }
@@ -124,13 +124,11 @@ pub(crate) fn runtime() -> Runtime {
 
 async fn run(factory: Arc<dyn Factory>, test: Test) {
     let mut kit = Kit::new(factory).await;
-    tokio::time::timeout(TIMEOUT, test(&mut kit))
-        .await
-        .expect("the behaviour is shown within two minutes");
+    tokio::time::timeout(TIMEOUT, test(&mut kit)).await.expect("the test ends within two minutes");
     kit.finish().await;
 }
 
-/// Why a task did not end well.
+/// Why a task failed.
 pub(crate) fn failure_text(error: JoinError) -> String {
     let panic = match error.try_into_panic() {
         Ok(panic) => panic,
@@ -139,7 +137,7 @@ pub(crate) fn failure_text(error: JoinError) -> String {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (None, Some(text)) => text.clone(),
-        (None, None) => "a panic without a text".to_owned(),
+        (None, None) => "a panic without a message".to_owned(),
     }
 }
 
@@ -148,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_quotes_what_the_store_breaks() {
+    fn a_failure_quotes_the_violated_rule() {
         for behaviour in BEHAVIOURS {
             let rule = behaviour.rule();
             assert!(
@@ -164,8 +162,8 @@ mod tests {
         });
         let text = failure.and_then(|outcome| outcome.failure).unwrap();
         assert!(text.ends_with(
-            "messages::a_batch_keeps_its_order:\n`post`: \"answers the ids, in the batch's order\"; \
-             \"every message is stored, at consecutive places\"."
+            "messages::a_batch_keeps_its_order:\n`post`: \"returns the ids, in the batch's order\"; \
+             \"every message is stored, at consecutive positions\"."
         ), "{text}");
     }
 }

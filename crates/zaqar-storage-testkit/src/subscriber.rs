@@ -1,4 +1,4 @@
-//! Subscriptions and the leases that they depend on, as tests make them.
+//! Helpers that create subscriptions and the leases that they depend on.
 
 use zaqar_core::storage::{NewSubscription, Renewal};
 use zaqar_core::{LeaseId, SubscriptionId};
@@ -29,7 +29,7 @@ pub(crate) async fn renew(kit: &Kit, lease: LeaseId, secs: u64) -> Renewal {
     renewal.expect("keep_lease answers")
 }
 
-/// Renews a lease for this many seconds from now; whether it has not expired.
+/// Renews a lease for this many seconds from now. Returns whether it was live or created.
 pub(crate) async fn keep(kit: &Kit, lease: LeaseId, secs: u64) -> bool {
     renew(kit, lease, secs).await != Renewal::Expired
 }

@@ -1,3 +1,3 @@
-//! The store in memory shows every behaviour.
+//! The in-memory store passes every behaviour.
 
 zaqar_storage_testkit::behaviour!(zaqar_storage_testkit::Memories::new());

@@ -1,28 +1,28 @@
-//! The model test finds faults, and makes what it finds small.
+//! The model test finds faults and shrinks its counterexamples.
 
 use std::sync::Once;
 
 use zaqar_storage_testkit::model::{Counterexample, search};
 use zaqar_storage_testkit::{Fault, Memories};
 
-/// The first operations found that show a fault and are few. Seeds make each run of the tests try
-/// the same cases: a fault that is found today is found tomorrow.
+/// The first small counterexample found for a fault. With fixed seeds each run of the tests tries
+/// the same cases, so the result is reproducible.
 fn found(fault: Fault) -> Counterexample {
     silence_the_kit();
     let mut found = Vec::new();
     for seed in 0..SEEDS {
-        // Now and then a case is found that is not small, and that leaving out any one operation
-        // hides.
+        // Sometimes shrinking ends at a case that is not small, because it needs every one of its
+        // operations.
         let Some(case) = search(|| Memories::with_fault(fault), 2000, seed) else { continue };
         if (1..=FEW).contains(&case.ops.len()) {
             return case;
         }
         found.push(case);
     }
-    panic!("{SEEDS} times 2000 cases show the fault with at most {FEW} operations: {found:#?}");
+    panic!("no counterexample of at most {FEW} operations in {SEEDS} times 2000 cases: {found:#?}");
 }
 
-/// The panics of the kit's threads are what these tests look for: they need not fill the screen.
+/// These tests expect panics of the kit's threads, so they are not printed.
 fn silence_the_kit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -36,17 +36,17 @@ fn silence_the_kit() {
 }
 
 #[test]
-fn a_right_store_agrees_with_the_oracle() {
+fn a_correct_store_agrees_with_the_oracle() {
     let found = search(Memories::new, 300, 0);
     assert!(found.is_none(), "{found:#?}");
 }
 
-/// Of up to 40 operations, so many are few.
+/// The maximum number of operations of a small counterexample, out of up to 40.
 const FEW: usize = 8;
-/// Searches for a case that is small.
+/// The maximum number of searches for a small counterexample.
 const SEEDS: u64 = 8;
 
-/// One test for each fault: it is found, and shown with few operations.
+/// One test for each fault: it is found, with a small counterexample.
 macro_rules! found {
     ($($test:ident: $fault:ident;)*) => {
         $(#[test]
@@ -64,34 +64,34 @@ found! {
     expired_shown: ExpiredShown;
     expired_claim_holds: ExpiredClaimHolds;
     marker_skips: MarkerSkips;
-    page_cut_first: PageCutFirst;
-    position_twice: PositionTwice;
+    page_cut_before_filter: PageCutBeforeFilter;
+    position_reused: PositionReused;
     delay_ignored: DelayIgnored;
     claim_not_counted: ClaimNotCounted;
-    life_not_extended: LifeNotExtended;
+    ttl_not_extended: TtlNotExtended;
     dead_letter_lost: DeadLetterLost;
     dead_letter_counted: DeadLetterCounted;
     released_to_end: ReleasedToEnd;
     purge_leaves_claimed: PurgeLeavesClaimed;
-    close_forgotten: CloseForgotten;
+    close_keeps_contents: CloseKeepsContents;
     any_claim_deletes: AnyClaimDeletes;
     subscribed_twice: SubscribedTwice;
-    subscribed_late: SubscribedLate;
+    start_position_too_late: StartPositionTooLate;
     subscriptions_reversed: SubscriptionsReversed;
-    changed_twice: ChangedTwice;
+    changed_to_taken_subscriber: ChangedToTakenSubscriber;
     change_keeps_since: ChangeKeepsSince;
-    outbox_forgotten: OutboxForgotten;
-    outbox_hasty: OutboxHasty;
-    leased_twice: LeasedTwice;
-    leased_forever: LeasedForever;
-    purge_takes_outbox: PurgeTakesOutbox;
-    follow_forgotten: FollowForgotten;
+    outbox_not_written: OutboxNotWritten;
+    outbox_due_early: OutboxDueEarly;
+    entry_lease_ignored: EntryLeaseIgnored;
+    entry_lease_never_expires: EntryLeaseNeverExpires;
+    purge_clears_outbox: PurgeClearsOutbox;
+    followers_ignored: FollowersIgnored;
     followed_is_due: FollowedIsDue;
     settled_hidden: SettledHidden;
-    lease_forever: LeaseForever;
-    pop_takes_unreadable: PopTakesUnreadable;
+    lease_never_expires: LeaseNeverExpires;
+    pop_removes_unreadable: PopRemovesUnreadable;
     lost_lease_continues: LostLeaseContinues;
-    leased_of_others: LeasedOfOthers;
+    lease_lists_others: LeaseListsOthers;
     positions_ignore_clock: PositionsIgnoreClock;
     entries_outlive_readers: EntriesOutliveReaders;
 }

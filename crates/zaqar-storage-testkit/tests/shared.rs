@@ -1,9 +1,9 @@
-//! The kit tests stores of which there is only one for all tests.
+//! The kit can test a single store that all tests share.
 
 use async_trait::async_trait;
 use zaqar_storage_testkit::{About, Factory, Memory, Stores, run_all};
 
-/// The same store under every name, as a server would be that knows no names.
+/// The same store for every name, like a server without separate databases.
 struct OneStore(Memory);
 
 #[async_trait]
@@ -20,7 +20,7 @@ impl Factory for OneStore {
 }
 
 #[test]
-fn one_store_shows_every_behaviour() {
+fn a_shared_store_passes_every_behaviour() {
     let outcomes = zaqar_storage_testkit::block_on(run_all(OneStore(Memory::new())));
     let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.failure.is_some()).collect();
     assert!(failed.is_empty(), "{failed:#?}");

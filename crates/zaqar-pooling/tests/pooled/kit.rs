@@ -85,7 +85,7 @@ fn the_kit_notices_what_pools_do_wrong() {
         (Fault::LostOrder, "messages::a_batch_keeps_its_order"),
         (Fault::ProjectLeak, "isolation::projects_share_nothing"),
         (Fault::PositionTwice, "messages::no_position_twice_after_deletes"),
-        (Fault::ClientForgotten, "messages::what_was_posted_comes_back"),
+        (Fault::ClientLost, "messages::what_was_posted_comes_back"),
         (Fault::DeadLetterLost, "dead_letters::a_message_claimed_often_enough_moves"),
         (Fault::ReleasedToEnd, "claims::release_leaves_old_places"),
         (Fault::PurgeLeavesClaims, "purging::purge_ends_claims"),

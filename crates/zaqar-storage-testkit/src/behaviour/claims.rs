@@ -1,4 +1,4 @@
-//! Claims: every line of [`zaqar_core::storage::Claims`] but those on dead letters.
+//! Claims: every line of [`zaqar_core::storage::Claims`] except those on dead letters.
 
 use zaqar_core::storage::{Claim, ClaimRequest, Guarded};
 use zaqar_core::{ClaimId, Generation, Version};
@@ -8,7 +8,7 @@ use crate::kit::{Kit, generation};
 use crate::queue::{Queue, ids, message, request, texts};
 
 /// `claim`: "at most `limit` free messages, in order, are held by the new claim until `now + ttl`".
-pub(crate) async fn a_claim_takes_the_first(kit: &mut Kit) {
+pub(crate) async fn a_claim_gets_the_first_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(7).await;
     let (claim, taken) = queue.claim(3).await;
@@ -24,8 +24,8 @@ pub(crate) async fn a_claim_takes_the_first(kit: &mut Kit) {
     assert_eq!(ids(&taken), p[3..], "fewer than the limit where there are no more");
 }
 
-/// `Claimed::Messages`: "with none there is no claim".
-pub(crate) async fn a_claim_with_nothing_to_take_is_none(kit: &mut Kit) {
+/// `Claimed::Messages`: "Without messages no claim is made."
+pub(crate) async fn a_claim_without_messages_is_not_made(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for _ in 0..2 {
         let (claim, taken) = queue.claim(5).await;
@@ -46,7 +46,7 @@ pub(crate) async fn a_claim_without_a_head_is_absent(kit: &mut Kit) {
     assert_eq!(queue.head().await, None);
 }
 
-/// `claim`: "Another generation: `Stale`. Nothing is taken."
+/// `claim`: "Another generation: `Stale`. Nothing is claimed."
 pub(crate) async fn a_claim_with_another_generation_is_stale(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let own = Generation { version: Version::new(3), ..queue.generation };
@@ -76,15 +76,15 @@ pub(crate) async fn a_message_is_held_by_one_claim(kit: &mut Kit) {
     assert_eq!(ids(&taken), p[4..]);
     assert_eq!(queue.claim(10).await.1, [], "all are held");
     queue.release(second).await;
-    assert_eq!(ids(&queue.claim(10).await.1), p[2..4], "only what was released");
+    assert_eq!(ids(&queue.claim(10).await.1), p[2..4], "only the released messages");
     for (claim, held) in [(first, &p[..2]), (third, &p[4..])] {
         let live = queue.claim_get(claim).await.expect("the claim lives");
         assert_eq!(ids(&live.messages), held);
     }
 }
 
-/// `claim`: "Claimed, delayed and expired ones are passed over."
-pub(crate) async fn claims_pass_over_what_is_not_free(kit: &mut Kit) {
+/// `claim`: "Claimed, delayed and expired ones are skipped."
+pub(crate) async fn claims_skip_messages_that_are_not_free(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue
         .post_new(vec![lives(60), waits(90), message("a"), lives(60), message("b"), waits(90)])
@@ -97,8 +97,9 @@ pub(crate) async fn claims_pass_over_what_is_not_free(kit: &mut Kit) {
     assert_eq!(queue.ids().await, [p[1], p[2], p[4], p[5]]);
 }
 
-/// `claim`: "Takes the first free messages", "whatever is claimed, delayed or expired before".
-pub(crate) async fn a_claim_is_filled_from_behind_what_it_passes_over(kit: &mut Kit) {
+/// `claim`: "Claims the first free messages", "regardless of how many messages before the claimed
+/// ones are claimed, delayed or expired".
+pub(crate) async fn a_claim_is_filled_past_skipped_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(150).await;
     queue.claim(150).await;
@@ -110,7 +111,8 @@ pub(crate) async fn a_claim_is_filled_from_behind_what_it_passes_over(kit: &mut 
     assert_eq!(ids(&queue.pop(3).await), p[3..]);
 }
 
-/// `claim`: "Each message taken counts one claim more, and the answer shows the new count."
+/// `claim`: "The claim count of each claimed message grows by one, and the answer shows the new
+/// count."
 pub(crate) async fn claims_are_counted(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
@@ -120,20 +122,24 @@ pub(crate) async fn claims_are_counted(kit: &mut Kit) {
         assert_eq!(taken[0].claim_count, count);
         assert_eq!(queue.get_one(p[0]).await.claim_count, count);
         assert!(queue.renew(claim, 100, 60).await);
-        assert_eq!(queue.get_one(p[0]).await.claim_count, count, "a renewal takes nothing");
+        assert_eq!(queue.get_one(p[0]).await.claim_count, count, "a renewal does not count");
         if count == 2 {
             kit.pass(100);
         } else {
             queue.release(claim).await;
         }
-        assert_eq!(queue.get_one(p[0]).await.claim_count, count, "what is left keeps its count");
+        assert_eq!(
+            queue.get_one(p[0]).await.claim_count,
+            count,
+            "a released message keeps its count"
+        );
     }
-    assert_eq!(queue.get_one(p[1]).await.claim_count, 0, "only what is taken counts");
+    assert_eq!(queue.get_one(p[1]).await.claim_count, 0, "only claimed messages count");
 }
 
-/// `claim`: "A message whose life would end before `now + ttl + grace` lives until then: its own
-/// ttl grows".
-pub(crate) async fn a_claim_lengthens_lives(kit: &mut Kit) {
+/// `claim`: "A message that would expire before `now + ttl + grace` expires then instead: its ttl
+/// grows".
+pub(crate) async fn a_claim_extends_ttls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let id = queue.post_one(lives(70)).await;
     kit.pass(50);
@@ -146,15 +152,15 @@ pub(crate) async fn a_claim_lengthens_lives(kit: &mut Kit) {
     assert_eq!(queue.ids().await, [id]);
     assert_eq!(queue.shown().await, []);
     kit.pass(1);
-    assert_eq!(queue.shown().await, [id], "the claim is over, the grace is not");
+    assert_eq!(queue.shown().await, [id], "the claim has expired, the grace has not");
     kit.pass_almost(60);
     assert_eq!(queue.shown().await, [id]);
     kit.pass_millis(1);
     assert_eq!(queue.ids().await, []);
 }
 
-/// `claim`: only "a message whose life would end before".
-pub(crate) async fn a_claim_never_shortens_lives(kit: &mut Kit) {
+/// `claim`: only "a message that would expire before".
+pub(crate) async fn a_claim_never_shortens_ttls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new(vec![lives(1000), lives(160), lives(159)]).await;
     let (claim, taken) = queue.claim_for(3, 100, 60).await;
@@ -166,8 +172,8 @@ pub(crate) async fn a_claim_never_shortens_lives(kit: &mut Kit) {
     assert_eq!(queue.shown().await, p[..1]);
 }
 
-/// `claim`: "lives until then: its own ttl grows, shown rounded to the nearest second".
-pub(crate) async fn a_lengthened_life_is_shown_in_whole_seconds(kit: &mut Kit) {
+/// `claim`: "its ttl grows, shown rounded to the nearest second".
+pub(crate) async fn an_extended_ttl_is_rounded_to_seconds(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for (millis, shown) in [(10_001, 170), (10_499, 170), (10_501, 171), (10_999, 171)] {
         let id = queue.post_one(lives(60)).await;
@@ -176,14 +182,14 @@ pub(crate) async fn a_lengthened_life_is_shown_in_whole_seconds(kit: &mut Kit) {
         assert_eq!(taken[0].ttl, shown, "from {millis} + 160 000 milliseconds");
         assert_eq!(queue.get_one(id).await.ttl, shown);
         kit.pass_almost(160);
-        assert_eq!(queue.shown().await, [id], "it lives exactly until then");
+        assert_eq!(queue.shown().await, [id], "it expires exactly then");
         kit.pass_millis(1);
         assert_eq!(queue.ids().await, []);
     }
 }
 
-/// `claim`: a life that has grown stays so when the claim is released.
-pub(crate) async fn a_longer_life_outlives_its_claim(kit: &mut Kit) {
+/// `claim`: an extended ttl stays when the claim is released.
+pub(crate) async fn an_extended_ttl_stays_after_the_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let id = queue.post_one(lives(60)).await;
     let (claim, _) = queue.claim_for(1, 100, 60).await;
@@ -193,8 +199,8 @@ pub(crate) async fn a_longer_life_outlives_its_claim(kit: &mut Kit) {
     assert_eq!(queue.shown().await, [id]);
 }
 
-/// `Claims`: "live from when it is made until `now` reaches its expiry".
-pub(crate) async fn a_claim_lives_until_its_ttl_is_over(kit: &mut Kit) {
+/// `Claims`: "live from its creation until … `now` reaches its expiry".
+pub(crate) async fn a_claim_expires_with_its_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
     let (claim, _) = queue.claim_for(1, 100, 60).await;
@@ -205,13 +211,13 @@ pub(crate) async fn a_claim_lives_until_its_ttl_is_over(kit: &mut Kit) {
     assert_eq!(queue.claim_get(claim).await, None);
     assert_eq!(queue.shown().await, p);
     assert_eq!(queue.get_one(p[0]).await.claim, None);
-    assert!(!queue.renew(claim, 100, 60).await, "what is over is not renewed");
+    assert!(!queue.renew(claim, 100, 60).await, "an expired claim is not renewed");
     assert_eq!(ids(&queue.claim(1).await.1), p[..1]);
 }
 
-/// `claim`: "Takes the first free messages": what an expired claim held is back in its old place,
-/// swept or not.
-pub(crate) async fn an_expired_claim_leaves_old_places(kit: &mut Kit) {
+/// `claim`: "Claims the first free messages": messages of an expired claim are free at their old
+/// positions, swept or not.
+pub(crate) async fn an_expired_claim_frees_messages_in_place(kit: &mut Kit) {
     for (name, is_swept) in [("swept", true), ("unswept", false)] {
         let queue = kit.queue(name).await;
         let p = queue.post(6).await;
@@ -224,12 +230,12 @@ pub(crate) async fn an_expired_claim_leaves_old_places(kit: &mut Kit) {
         assert_eq!(queue.shown().await, [p[0], p[1], p[4], p[5]]);
         assert_eq!(ids(&queue.claim(3).await.1), [p[0], p[1], p[4]]);
         kit.pass(100);
-        assert_eq!(ids(&queue.pop(10).await), p, "all claims are over");
+        assert_eq!(ids(&queue.pop(10).await), p, "all claims have expired");
     }
 }
 
-/// `claim_get`: its ttl, since when, and "the live messages it holds, in order".
-pub(crate) async fn claim_get_shows_what_is_held(kit: &mut Kit) {
+/// `claim_get`: ttl, since, and "the live messages it holds, in order".
+pub(crate) async fn claim_get_returns_the_held_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(5).await;
     kit.pass_millis(1234);
@@ -242,8 +248,8 @@ pub(crate) async fn claim_get_shows_what_is_held(kit: &mut Kit) {
     assert_eq!(queue.claim_get(other).await, Some(Claim { ttl: 70, since: kit.now(), messages }));
 }
 
-/// `claim_get`: "`None` for one that is unknown, over, released".
-pub(crate) async fn claim_get_of_nothing(kit: &mut Kit) {
+/// `claim_get`: "`None` for a claim that is unknown, expired, released".
+pub(crate) async fn claim_get_without_a_live_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(3).await;
     assert_eq!(queue.claim_get(ClaimId::new(7)).await, None);
@@ -258,7 +264,7 @@ pub(crate) async fn claim_get_of_nothing(kit: &mut Kit) {
     assert_eq!(kit.queue_at(kit.key("closed"), generation(1)).claim_get(over).await, None);
 }
 
-/// `Claims`: a claim is live "also when its messages are gone before".
+/// `Claims`: a claim is live "even if its messages are deleted before".
 pub(crate) async fn a_claim_outlives_its_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(1).await;
@@ -274,8 +280,8 @@ pub(crate) async fn a_claim_outlives_its_messages(kit: &mut Kit) {
     assert_eq!(queue.claim_get(claim).await, None);
 }
 
-/// `claim_renew`: "A live claim holds its messages until `now + ttl`; `true`".
-pub(crate) async fn renew_starts_again(kit: &mut Kit) {
+/// `claim_renew`: "A live claim holds its messages until `now + ttl`; … `true`".
+pub(crate) async fn renew_restarts_the_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(3).await;
     let (claim, _) = queue.claim_for(2, 100, 60).await;
@@ -296,7 +302,7 @@ pub(crate) async fn renew_starts_again(kit: &mut Kit) {
     assert_eq!(queue.shown().await, p);
 }
 
-/// `claim_renew`: "until `now + ttl`", also where that is earlier than before.
+/// `claim_renew`: "until `now + ttl`", even if that is earlier than before.
 pub(crate) async fn renew_can_shorten_a_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(1).await;
@@ -310,8 +316,8 @@ pub(crate) async fn renew_can_shorten_a_claim(kit: &mut Kit) {
     assert_eq!(ids(&queue.claim(1).await.1), p);
 }
 
-/// `claim_renew`: "their lives are made longer as by `claim`".
-pub(crate) async fn renew_lengthens_lives(kit: &mut Kit) {
+/// `claim_renew`: "their expiry is extended as by `claim`".
+pub(crate) async fn renew_extends_ttls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new(vec![lives(60), lives(1000), lives(60)]).await;
     let (claim, _) = queue.claim_for(2, 100, 60).await;
@@ -320,15 +326,15 @@ pub(crate) async fn renew_lengthens_lives(kit: &mut Kit) {
     let held = queue.claim_get(claim).await.expect("the claim lives").messages;
     assert_eq!(held.iter().map(|m| m.ttl).collect::<Vec<_>>(), [360, 1000]);
     kit.pass_millis(500);
-    assert_eq!(queue.ids().await, p[..2], "what it does not hold is not lengthened");
+    assert_eq!(queue.ids().await, p[..2], "messages that it does not hold are not extended");
     kit.pass(299);
     assert_eq!(queue.ids().await, p[..2]);
     kit.pass(1);
     assert_eq!(queue.ids().await, p[1..2]);
 }
 
-/// `claim_renew`: "Unknown or over: nothing changes; `false`."
-pub(crate) async fn renew_of_nothing(kit: &mut Kit) {
+/// `claim_renew`: "Unknown or expired: nothing changes; `false`."
+pub(crate) async fn renew_without_a_live_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new(vec![lives(160), lives(160)]).await;
     assert!(!queue.renew(ClaimId::new(7), 100, 60).await);
@@ -343,13 +349,13 @@ pub(crate) async fn renew_of_nothing(kit: &mut Kit) {
     assert!(!queue.renew(released, 1000, 1000).await);
     assert_eq!(queue.shown().await, p);
     kit.pass(100);
-    assert_eq!(queue.ids().await, [], "no life was lengthened");
+    assert_eq!(queue.ids().await, [], "no ttl was extended");
     let closed = kit.queue_at(kit.key("closed"), generation(1));
     assert!(!closed.renew(over, 100, 60).await);
 }
 
-/// `claim_release`: "Its messages are free again, in their old places."
-pub(crate) async fn release_leaves_old_places(kit: &mut Kit) {
+/// `claim_release`: "Its messages are free again, at their old positions."
+pub(crate) async fn release_frees_messages_in_place(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let mut p = queue.post(5).await;
     let (first, _) = queue.claim(2).await;
@@ -367,8 +373,8 @@ pub(crate) async fn release_leaves_old_places(kit: &mut Kit) {
     assert_eq!(ids(&queue.pop(5).await), [p[2], p[3], p[5]]);
 }
 
-/// `claim_release`: "Unknown or over: nothing happens."
-pub(crate) async fn release_of_nothing(kit: &mut Kit) {
+/// `claim_release`: "Unknown or expired: nothing happens."
+pub(crate) async fn release_without_a_live_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
     let (over, _) = queue.claim_for(1, 60, 60).await;

@@ -1,4 +1,4 @@
-//! Many tasks at once on one queue: "Every method is one atomic step", [`zaqar_core::storage`].
+//! Many concurrent tasks on one queue: every method "is one atomic step", [`zaqar_core::storage`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,13 @@ use super::{answers, at_once, start};
 use crate::kit::{Kit, generation, sweep};
 use crate::queue::{CLIENT, Queue, batch, everything, ids, message, request, texts, visible};
 
-/// Consumers, producers or readers at once.
+/// Concurrent consumers, producers or readers.
 const TASKS: usize = 4;
 
-/// Rounds after which a consumer is taken to get the same messages again and again.
+/// Rounds after which a consumer is considered to get the same messages again and again.
 const MAX_ROUNDS: usize = 200;
 
-/// Checks that answers together hold each message once, and each answer in order.
+/// Checks that the answers together contain each message once, and that each answer is in order.
 fn check_shared_out(answers: Vec<Vec<MessageId>>, posted: &[MessageId]) {
     assert!(answers.iter().all(|answer| answer.is_sorted()), "each answer is in order");
     let mut all = answers.concat();
@@ -27,7 +27,7 @@ fn check_shared_out(answers: Vec<Vec<MessageId>>, posted: &[MessageId]) {
     assert_eq!(all, posted, "every message is in one");
 }
 
-/// Claims until there is nothing left; what each claim took.
+/// Claims until nothing is left; returns the messages of each claim.
 async fn claim_all(queue: Queue, limit: usize) -> Vec<Vec<MessageId>> {
     let mut answers = Vec::new();
     for _ in 0..MAX_ROUNDS {
@@ -40,7 +40,7 @@ async fn claim_all(queue: Queue, limit: usize) -> Vec<Vec<MessageId>> {
     panic!("after {MAX_ROUNDS} rounds the queue is not empty");
 }
 
-/// Pops until there is nothing left; what each pop took.
+/// Pops until nothing is left; returns the messages of each pop.
 async fn pop_all(queue: Queue, limit: usize) -> Vec<Vec<MessageId>> {
     let mut answers = Vec::new();
     for _ in 0..MAX_ROUNDS {
@@ -53,8 +53,8 @@ async fn pop_all(queue: Queue, limit: usize) -> Vec<Vec<MessageId>> {
     panic!("after {MAX_ROUNDS} rounds the queue is not empty");
 }
 
-/// `claim`: "A message is held by at most one live claim", whoever claims at the same time.
-pub(crate) async fn claimers_share_out_messages(kit: &mut Kit) {
+/// `claim`: "A message is held by at most one live claim", also with concurrent claims.
+pub(crate) async fn concurrent_claims_are_disjoint(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(60).await;
     let answers = at_once((0..TASKS).map(|n| claim_all(queue.clone(), 2 + n))).await;
@@ -63,8 +63,8 @@ pub(crate) async fn claimers_share_out_messages(kit: &mut Kit) {
     assert!(queue.all().await.iter().all(|m| m.claim_count == 1), "each was claimed once");
 }
 
-/// `pop`: "A message is in one answer only."
-pub(crate) async fn poppers_share_out_messages(kit: &mut Kit) {
+/// `pop`: "A message is returned by at most one pop."
+pub(crate) async fn concurrent_pops_are_disjoint(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(60).await;
     let answers = at_once((0..TASKS).map(|n| pop_all(queue.clone(), 2 + n))).await;
@@ -72,8 +72,8 @@ pub(crate) async fn poppers_share_out_messages(kit: &mut Kit) {
     assert_eq!(queue.ids().await, []);
 }
 
-/// `claim`, `pop`: what one takes the other does not.
-pub(crate) async fn claimers_and_poppers_share_out_messages(kit: &mut Kit) {
+/// `claim`, `pop`: a message is claimed or popped, not both.
+pub(crate) async fn concurrent_claims_and_pops_are_disjoint(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(60).await;
     let consumers = (0..TASKS).map(|n| {
@@ -83,8 +83,8 @@ pub(crate) async fn claimers_and_poppers_share_out_messages(kit: &mut Kit) {
     check_shared_out(at_once(consumers).await.concat(), &posted);
 }
 
-/// `delete`: "Of a deletion without a claim and a claim at once, one gets the message."
-pub(crate) async fn a_claim_or_a_deletion_gets_a_message(kit: &mut Kit) {
+/// `delete`: "If a delete without a claim races a claim, exactly one of them gets the message."
+pub(crate) async fn a_claim_or_a_delete_gets_a_message(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(60).await;
     let claimers = start((0..TASKS).map(|_| claim_all(queue.clone(), 2)));
@@ -109,8 +109,8 @@ pub(crate) async fn a_claim_or_a_deletion_gets_a_message(kit: &mut Kit) {
     check_shared_out(taken, &posted);
 }
 
-/// `claim`: what an expired claim held goes to one of those who claim next.
-pub(crate) async fn claimers_share_out_what_an_expired_claim_held(kit: &mut Kit) {
+/// `claim`: each message of an expired claim is claimed by exactly one of the next claims.
+pub(crate) async fn concurrent_claims_after_an_expired_one_are_disjoint(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(30).await;
     queue.claim(15).await;
@@ -121,9 +121,9 @@ pub(crate) async fn claimers_share_out_what_an_expired_claim_held(kit: &mut Kit)
     assert!(queue.all().await.iter().all(|m| m.claim_count == 2), "each was claimed twice");
 }
 
-/// `claim`: a message "leaves the queue and is stored in the dead-letter queue" once, whoever
-/// claims at the same time.
-pub(crate) async fn claimers_move_each_letter_once(kit: &mut Kit) {
+/// `claim`: a message "leaves the queue and is appended to the dead-letter queue" once, also with
+/// concurrent claims.
+pub(crate) async fn concurrent_claims_move_each_dead_letter_once(kit: &mut Kit) {
     let (source, dead) = (kit.queue("source").await, kit.queue("dead").await);
     source.post(20).await;
     let (claim, _) = source.claim(20).await;
@@ -150,33 +150,33 @@ async fn post_batches(queue: Queue, poster: usize, batches: usize) -> Vec<Messag
     for b in 0..batches {
         let texts = (0..3).map(|n| message(&format!("{poster} {b}.{n}"))).collect();
         let ids = queue.post_new(texts).await;
-        assert!(posted.last() < ids.first(), "a poster's later batch is behind its earlier ones");
+        assert!(posted.last() < ids.first(), "a poster's later batch comes after its earlier ones");
         posted.extend(ids);
     }
     posted
 }
 
-/// `post`: "consecutive places behind every message stored before", with many posters at once.
-pub(crate) async fn posters_keep_their_orders(kit: &mut Kit) {
+/// `post`: "consecutive positions after every message stored before", with many concurrent posters.
+pub(crate) async fn concurrent_posts_keep_their_order(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posters = (0..TASKS).map(|n| post_batches(queue.clone(), n, 8));
     let mut posted = at_once(posters).await.concat();
     posted.sort();
     let count = posted.len();
     posted.dedup();
-    assert_eq!(posted.len(), count, "no position is given twice");
+    assert_eq!(posted.len(), count, "no position is assigned twice");
     let listed = queue.all().await;
     assert_eq!(ids(&listed), posted);
     for three in listed.chunks(3) {
         let first = &texts(three)[0];
         let batch = first.trim_end_matches(".0");
         let expected = [0, 1, 2].map(|n| format!("{batch}.{n}"));
-        assert_eq!(texts(three), expected, "a batch is not torn apart");
+        assert_eq!(texts(three), expected, "a batch is consecutive");
     }
 }
 
-/// `post`: "A reader that follows `next` never meets a message before a place it has passed": it
-/// sees each message once, in order.
+/// `post`: "For a reader that follows `next`, no message ever appears before a position that it has
+/// passed": it sees each message once, in order.
 pub(crate) async fn readers_see_each_message_once(kit: &mut Kit) {
     const BATCHES: usize = 10;
     let queue = kit.queue("q").await;
@@ -193,12 +193,12 @@ pub(crate) async fn readers_see_each_message_once(kit: &mut Kit) {
     }
 }
 
-/// Follows `next` from the head until this many messages are seen.
+/// Follows `next` from the start of the queue until this many messages are seen.
 async fn read_until(queue: &Queue, count: usize, limit: usize) -> Vec<MessageId> {
     let mut query = ListQuery { limit, ..everything() };
     let mut seen: Vec<MessageId> = Vec::new();
-    // A reader that has missed one sees nothing more: the posters end, and then it is at the end
-    // for good.
+    // A reader that has missed a message never sees it: the posters end, and it stays at the end of
+    // the queue.
     let mut idle = 0;
     while seen.len() < count && idle < 1000 {
         let page = queue.page(&query).await;
@@ -212,8 +212,8 @@ async fn read_until(queue: &Queue, count: usize, limit: usize) -> Vec<MessageId>
     seen
 }
 
-/// Posts batches of four to queue after queue while `look` looks at the one in use: it answers how
-/// many messages it saw.
+/// Posts batches of four to one queue after another while `look` reads the current one and returns
+/// how many messages it saw.
 async fn check_whole_batches<L, F>(kit: &Kit, name: &str, look: L)
 where
     L: Fn(Queue) -> F + Send + Sync + Copy + 'static,
@@ -241,7 +241,7 @@ where
     }
 }
 
-/// `post`: "Readers see the whole batch or nothing of it", on a page and in the counts.
+/// `post`: "Readers see the whole batch or nothing of it", on a page and in the statistics.
 pub(crate) async fn readers_see_whole_batches(kit: &mut Kit) {
     check_whole_batches(kit, "listed", |queue| async move {
         queue.page(&ListQuery { limit: 20, ..visible() }).await.messages.len()
@@ -260,8 +260,8 @@ pub(crate) async fn claims_and_pops_see_whole_batches(kit: &mut Kit) {
     check_whole_batches(kit, "popped", |queue| async move { queue.pop(100).await.len() }).await;
 }
 
-/// `close`: "from now on nothing of it is found", also of posts that race with it.
-pub(crate) async fn a_close_takes_racing_posts_along(kit: &mut Kit) {
+/// `close`: "from now on none of its messages … is found", also with racing posts.
+pub(crate) async fn a_close_discards_racing_posts(kit: &mut Kit) {
     for round in 0..5 {
         let queue = kit.queue(&format!("q{round}")).await;
         let posters = (0..TASKS).map(|_| {
@@ -273,7 +273,9 @@ pub(crate) async fn a_close_takes_racing_posts_along(kit: &mut Kit) {
                     match queue.try_post(queue.generation, batch(CLIENT, messages)).await {
                         Guarded::Done(ids) => posted.extend(ids),
                         Guarded::Absent => return posted,
-                        Guarded::Stale(other) => panic!("there is no other life yet: {other:?}"),
+                        Guarded::Stale(other) => {
+                            panic!("there is no other incarnation yet: {other:?}")
+                        }
                     }
                 }
                 posted
@@ -293,8 +295,8 @@ pub(crate) async fn a_close_takes_racing_posts_along(kit: &mut Kit) {
     }
 }
 
-/// `sweep` at the same time as claims, pops and posts changes none of their answers.
-pub(crate) async fn a_sweep_takes_nothing_from_claimers(kit: &mut Kit) {
+/// A concurrent `sweep` does not change the answers of claims, pops and posts.
+pub(crate) async fn a_sweep_does_not_disturb_claims(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(40).await;
     queue.claim(20).await;

@@ -1,5 +1,4 @@
-//! Delays: "until it is shown and may be claimed", lines of [`zaqar_core::storage::Messages`] and
-//! of claims.
+//! Delays: lines of [`zaqar_core::storage::Messages`] and [`zaqar_core::storage::Claims`].
 
 use zaqar_core::storage::NewMessage;
 
@@ -7,7 +6,7 @@ use super::messages::waits;
 use crate::kit::Kit;
 use crate::queue::{ids, message};
 
-/// `NewMessage::delay`: "Seconds from `now` until it is shown and may be claimed".
+/// `NewMessage::delay`: "Seconds from `now` until it is listed and can be claimed".
 pub(crate) async fn a_delayed_message_waits_until_it_is_due(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let id = queue.post_one(waits(60)).await;
@@ -23,8 +22,8 @@ pub(crate) async fn a_delayed_message_waits_until_it_is_due(kit: &mut Kit) {
     assert_eq!(taken[0].claim_count, 1);
 }
 
-/// `list`, `claim`, `pop`: "in the order of their places": a delay does not change the place.
-pub(crate) async fn a_due_message_has_its_old_place(kit: &mut Kit) {
+/// `list`, `claim`, `pop`: "ordered by position": a delay does not change the position.
+pub(crate) async fn a_due_message_keeps_its_position(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let mut p = queue.post_new(vec![message("a"), waits(60), message("b"), waits(30)]).await;
     p.extend(queue.post(1).await);
@@ -38,8 +37,8 @@ pub(crate) async fn a_due_message_has_its_old_place(kit: &mut Kit) {
     assert_eq!(ids(&queue.pop(5).await), p[2..]);
 }
 
-/// `Messages`: "until `now` reaches its creation plus its ttl", delayed or not.
-pub(crate) async fn a_delay_does_not_lengthen_a_life(kit: &mut Kit) {
+/// `Messages`: "until … `now` reaches its creation plus its ttl", delayed or not.
+pub(crate) async fn a_delay_does_not_extend_the_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let never = queue.post_one(NewMessage { ttl: 60, ..waits(90) }).await;
     let short = queue.post_one(NewMessage { ttl: 90, ..waits(60) }).await;
@@ -55,7 +54,7 @@ pub(crate) async fn a_delay_does_not_lengthen_a_life(kit: &mut Kit) {
     assert_eq!(queue.stats().await.ends, None);
 }
 
-/// `NewMessage::delay` is each message's own, and counts from its post.
+/// `NewMessage::delay` is per message, and counts from its post.
 pub(crate) async fn delays_of_one_batch_differ(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new([40, 10, 0, 30, 20].map(waits).into()).await;

@@ -1,4 +1,4 @@
-//! What is there to be followed: every line of [`zaqar_core::storage::Outbox::follow`].
+//! Following the outbox: every line of [`zaqar_core::storage::Outbox::follow`].
 
 use zaqar_core::storage::{Deletable, FOLLOWED_FOR, OutboxEntry};
 use zaqar_core::{Incarnation, MessageId, Position};
@@ -10,11 +10,11 @@ use crate::kit::{Kit, generation};
 use crate::queue::{Queue, message};
 use crate::subscriber::{keep, on_lease, subscription};
 
-/// Pages after which a reader is taken to be led in circles.
+/// Pages after which a follower is considered to be in a loop.
 const MAX_STEPS: usize = 1000;
 
 impl Queue {
-    /// What can be followed behind a position.
+    /// The entries that can be followed after a position.
     pub(crate) async fn entries(
         &self,
         incarnation: Incarnation,
@@ -35,8 +35,8 @@ impl Queue {
     }
 }
 
-/// "A post to a queue with a live subscription on a lease has written one entry, whole, in the same
-/// step"; it is not due.
+/// "A post to a queue with a live subscription on a lease writes one entry with all its messages in
+/// the same atomic step"; it is not due.
 pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     assert_eq!(queue.firsts().await, []);
@@ -44,39 +44,40 @@ pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
     let new = vec![message("a"), lives(77), waits(30)];
     let posted = queue.post_new(new.clone()).await;
     let shown = queue.entries(posted[0].incarnation, 0, 10).await;
-    assert_eq!(shown.len(), 1, "one entry a post");
+    assert_eq!(shown.len(), 1, "one entry per post");
     let entry = &shown[0];
     assert_eq!((entry.incarnation, entry.first), (posted[0].incarnation, posted[0].position));
     assert_eq!(entry.created, created);
     assert_eq!(entry.messages.len(), 3);
     for ((id, new), kept) in posted.iter().zip(&new).zip(&entry.messages) {
         assert_eq!((kept.id, kept.ttl), (*id, new.ttl));
-        assert!(kept.payload == new.payload, "bodies come along");
+        assert!(kept.payload == new.payload, "entries have bodies");
         assert_eq!(kept.due, created.plus_secs(new.delay));
     }
     kit.pass(1);
-    assert_eq!(queue.lease().await, None, "there is nobody to deliver to");
+    assert_eq!(queue.lease().await, None, "there is no subscription with an address");
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(!due.contains(&queue.key), "nor is the queue due");
+    assert!(!due.contains(&queue.key), "the queue is not due either");
 }
 
-/// "A post to a queue with a live subscription …": not to one without.
-pub(crate) async fn what_nobody_follows_is_not_kept(kit: &mut Kit) {
+/// "A post to a queue with a live subscription on a lease writes one entry": a post to one without
+/// does not.
+pub(crate) async fn a_post_without_followers_cannot_be_followed(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(1).await;
     let lease = kit.lease(1);
     assert!(keep(kit, lease, 1_000_000).await);
     queue.subscribe_new(&on_lease(lease, 1)).await;
-    assert_eq!(queue.firsts().await, [], "it was posted before");
+    assert_eq!(queue.firsts().await, [], "it was posted before the subscription");
     let heard = queue.post(1).await;
     queue.unsubscribe(1).await;
     queue.post(1).await;
     assert_eq!(queue.firsts().await, heard);
 }
 
-/// "Begins with the first entry whose first message lies behind `after`"; "oldest first, at most
+/// "Begins with the first entry whose first message comes after `after`"; "oldest first, at most
 /// `limit`; fewer only at the end".
-pub(crate) async fn who_follows_goes_on_behind_what_was_shown(kit: &mut Kit) {
+pub(crate) async fn a_follower_continues_after_the_last_entry(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let mut posts = Vec::new();
     for count in [1, 3, 2, 1, 4] {
@@ -98,9 +99,9 @@ pub(crate) async fn who_follows_goes_on_behind_what_was_shown(kit: &mut Kit) {
     assert_eq!(queue.entries(incarnation, after, 2).await[0].messages[0].id, later[0]);
 }
 
-/// "Leasing and settling do not hide it"; "shown until `FOLLOWED_FOR` after the last of its
-/// messages is due".
-pub(crate) async fn workers_take_nothing_from_who_follows(kit: &mut Kit) {
+/// "It is returned until `FOLLOWED_FOR` after its last message is due, whether it is leased or
+/// settled or not."
+pub(crate) async fn leasing_and_settling_do_not_hide_entries(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     queue.subscribe_new(&subscription(1, "http://a")).await;
     let posted = queue.post_new(vec![waits(0), waits(30)]).await;
@@ -116,7 +117,7 @@ pub(crate) async fn workers_take_nothing_from_who_follows(kit: &mut Kit) {
     kit.pass_millis(1);
     kit.sweep().await;
     assert_eq!(queue.firsts().await, [posted[0]], "its last message was due later");
-    assert_eq!(queue.lease().await, None, "what is settled is never due again");
+    assert_eq!(queue.lease().await, None, "a settled entry is never due again");
     kit.pass(30);
     kit.sweep().await;
     assert_eq!(queue.firsts().await, []);
@@ -124,8 +125,8 @@ pub(crate) async fn workers_take_nothing_from_who_follows(kit: &mut Kit) {
     assert_eq!(queue.firsts().await, next);
 }
 
-/// An entry that is open is delivered however long it could be followed.
-pub(crate) async fn what_is_open_outlasts_who_follows(kit: &mut Kit) {
+/// An open entry can be leased even when it can no longer be followed.
+pub(crate) async fn open_entries_outlive_following(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     queue.subscribe_new(&subscription(1, "http://a")).await;
     let posted = queue.post(2).await;
@@ -137,9 +138,9 @@ pub(crate) async fn what_is_open_outlasts_who_follows(kit: &mut Kit) {
     assert_eq!(queue.firsts().await, []);
 }
 
-/// "Deleting, claiming, popping or purging messages leaves entries as they are. No head, or another
-/// incarnation: none."
-pub(crate) async fn entries_outlast_their_messages(kit: &mut Kit) {
+/// "Deleting, claiming, popping or purging messages does not change entries. No head, or another
+/// incarnation: no entries."
+pub(crate) async fn followed_entries_outlive_their_messages(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let mut firsts = Vec::new();
     for _ in 0..4 {
@@ -162,9 +163,9 @@ pub(crate) async fn entries_outlast_their_messages(kit: &mut Kit) {
     assert_eq!(kit.queue_at(kit.key("no"), generation(1)).firsts().await, []);
 }
 
-/// `Subscribed::Created`: "Every post that is acknowledged after this answer lies behind `after`,
-/// and every one that was acknowledged before it was asked for lies at or before it."
-pub(crate) async fn a_subscriber_learns_where_to_begin(kit: &mut Kit) {
+/// `Subscribed::Created`: "Every post that is acknowledged after this answer has positions greater
+/// than `after`; every post that was acknowledged before the request has positions up to `after`."
+pub(crate) async fn a_subscriber_gets_its_start_position(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let lease = kit.lease(7);
     let posters = start((0..4).map(|_| {
@@ -186,8 +187,8 @@ pub(crate) async fn a_subscriber_learns_where_to_begin(kit: &mut Kit) {
     answers(posters).await;
 }
 
-/// "What is shown once is never preceded by something new: a reader that goes on behind the last
-/// message shown misses nothing."
+/// "No new entry appears before one that was returned: a reader that continues after the last
+/// message it got misses nothing."
 pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     let posters = start((0..4).map(|_| {
@@ -205,7 +206,7 @@ pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
     let mut posters = Some(posters);
     let mut posted = Vec::new();
     for step in 0.. {
-        assert!(step < MAX_STEPS, "what was shown is shown again");
+        assert!(step < MAX_STEPS, "an entry was returned twice");
         let shown = queue.entries(incarnation, after, 3).await;
         if shown.is_empty() {
             let Some(posters) = posters.take() else { break };
@@ -213,7 +214,7 @@ pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
             posted = answers(posters).await.concat();
         }
         for entry in shown {
-            assert_eq!(entry.messages.len(), 2, "an entry is whole");
+            assert_eq!(entry.messages.len(), 2, "an entry has all messages of its post");
             seen.extend(entry.messages.iter().map(|message| message.id));
             after = entry.messages[1].id.position.get();
         }

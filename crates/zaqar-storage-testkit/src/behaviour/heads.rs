@@ -7,13 +7,13 @@ use super::at_once;
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, batch, everything, message, request};
 
-/// The same queue, as seen by one who assumes another generation.
+/// A handle of the same queue that assumes another generation.
 fn assuming(queue: &Queue, generation: Generation) -> Queue {
     Queue { generation, ..queue.clone() }
 }
 
-/// `open`: "No head: an empty one with `generation`, which is the answer."
-pub(crate) async fn open_makes_an_empty_head(kit: &mut Kit) {
+/// `open`: "No head: an empty one with `generation` is created, and `generation` is returned."
+pub(crate) async fn open_creates_an_empty_head(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     assert_eq!(queue.head().await, Some(queue.generation));
     assert!(queue.all().await.is_empty());
@@ -21,8 +21,8 @@ pub(crate) async fn open_makes_an_empty_head(kit: &mut Kit) {
     assert_eq!(queue.claim(5).await.1, []);
 }
 
-/// `open`: "A head is there: it stays as it is; the answer is its own generation."
-pub(crate) async fn open_leaves_a_head_that_is_there(kit: &mut Kit) {
+/// `open`: "A head exists: it does not change, and its own generation is returned."
+pub(crate) async fn open_does_not_change_an_existing_head(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let ids = queue.post(3).await;
     let newer = Generation { version: Version::new(5), ..queue.generation };
@@ -33,8 +33,8 @@ pub(crate) async fn open_leaves_a_head_that_is_there(kit: &mut Kit) {
     assert_eq!(queue.ids().await, ids);
 }
 
-/// `open`: one atomic step: all callers at once get one generation.
-pub(crate) async fn of_many_openers_one_opens(kit: &mut Kit) {
+/// `open` is one atomic step: all concurrent callers get the same generation.
+pub(crate) async fn one_of_many_openers_opens(kit: &mut Kit) {
     for round in 0..5 {
         let key = kit.key(&format!("q{round}"));
         let openers = (0..8).map(|n| {
@@ -48,12 +48,12 @@ pub(crate) async fn of_many_openers_one_opens(kit: &mut Kit) {
 }
 
 /// `generation`: "`None` for a queue without a head."
-pub(crate) async fn generation_of_nothing_is_none(kit: &mut Kit) {
+pub(crate) async fn generation_without_a_head_is_none(kit: &mut Kit) {
     assert_eq!(kit.queue_at(kit.key("q"), generation(1)).head().await, None);
 }
 
-/// `generation`: numbers up to `i64::MAX` lose no bit, also inside ids.
-pub(crate) async fn generations_of_any_size_come_back(kit: &mut Kit) {
+/// `generation`: numbers up to `i64::MAX` are lossless, also inside ids.
+pub(crate) async fn generations_of_any_size_round_trip(kit: &mut Kit) {
     for (n, number) in [0, 1, (1 << 53) + 1, i64::MAX as u64].into_iter().enumerate() {
         let generation =
             Generation { incarnation: Incarnation::new(number), version: Version::new(number) };
@@ -67,8 +67,8 @@ pub(crate) async fn generations_of_any_size_come_back(kit: &mut Kit) {
     }
 }
 
-/// `advance`: "its version becomes the greater"; "posts and claims that assume an older one are
-/// refused from now on".
+/// `advance`: "its version becomes the greater"; "from now on posts and claims that assume an older
+/// one are rejected".
 pub(crate) async fn advance_raises_the_version(kit: &mut Kit) {
     let old = kit.queue("q").await;
     let ids = old.post(2).await;
@@ -79,7 +79,7 @@ pub(crate) async fn advance_raises_the_version(kit: &mut Kit) {
     assert_eq!(refused, Guarded::Stale(new.generation));
     let refused = old.try_claim(old.generation, &request(1)).await;
     assert_eq!(refused, Guarded::Stale(new.generation));
-    assert_eq!(old.shown().await, ids, "what was there stays as it was");
+    assert_eq!(old.shown().await, ids, "existing messages do not change");
     let more = new.post(1).await;
     assert_eq!(new.ids().await, [ids, more].concat());
     assert_eq!(new.claim(5).await.1.len(), 3);
@@ -100,9 +100,9 @@ pub(crate) async fn advance_never_lowers_the_version(kit: &mut Kit) {
     });
     assert!(
         at_once(raisers).await.iter().all(|answer| *answer == Guarded::Done(())),
-        "a lower version is no error"
+        "a lower version is not an error"
     );
-    assert_eq!(queue.head().await, Some(at(12)), "the greatest of many at once");
+    assert_eq!(queue.head().await, Some(at(12)), "the greatest of many concurrent ones");
 }
 
 /// `advance`: "No head: `Absent`. Another incarnation: `Stale`."
@@ -115,7 +115,7 @@ pub(crate) async fn advance_needs_the_incarnation(kit: &mut Kit) {
     assert_eq!(queue.head().await, Some(queue.generation));
 }
 
-/// `close`: "from now on nothing of it is found: no message, no claim".
+/// `close`: "from now on none of its messages, claims, subscriptions and outbox entries is found".
 pub(crate) async fn close_hides_everything(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let ids = queue.post(4).await;
@@ -144,7 +144,7 @@ async fn check_closed(queue: &Queue, ids: &[MessageId], claim: zaqar_core::Claim
     let post = queue.try_post(queue.generation, batch("c", vec![message("x")])).await;
     assert_eq!(post, Guarded::Absent);
     assert_eq!(queue.try_claim(queue.generation, &request(1)).await, Guarded::Absent);
-    assert_eq!(queue.head().await, None, "nothing but open opens a head");
+    assert_eq!(queue.head().await, None, "only open opens a head");
 }
 
 /// `close`: "No head: `Absent`. Another incarnation: `Stale`."
@@ -161,7 +161,7 @@ pub(crate) async fn close_needs_the_incarnation(kit: &mut Kit) {
 }
 
 /// `close`: "The head has the incarnation": its version does not matter.
-pub(crate) async fn close_does_not_ask_for_the_version(kit: &mut Kit) {
+pub(crate) async fn close_ignores_the_version(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let newer = Generation { version: Version::new(8), ..queue.generation };
     queue.advance(newer).await;
@@ -169,8 +169,8 @@ pub(crate) async fn close_does_not_ask_for_the_version(kit: &mut Kit) {
     assert_eq!(queue.head().await, None);
 }
 
-/// `close`, then `open` with another incarnation: "nothing of it is found", swept or not.
-pub(crate) async fn a_new_life_shows_nothing_of_the_old(kit: &mut Kit) {
+/// `close`, then `open` with another incarnation: the old contents are not found, swept or not.
+pub(crate) async fn a_new_incarnation_shows_nothing_of_the_old(kit: &mut Kit) {
     for (name, is_swept) in [("swept", true), ("unswept", false)] {
         let old = kit.queue(name).await;
         let old_ids = old.post(6).await;

@@ -1,4 +1,4 @@
-//! "Everything a store is asked carries project, kind and name; nothing is found by a bare id":
+//! Queues are identified by project, kind and name, and nothing is found by a bare id:
 //! [`zaqar_core::QueueKey`].
 
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::queues::row;
 use crate::kit::{Kit, generation, key};
 use crate::queue::{Queue, everything, ids, message, texts};
 
-/// Projects that a store may mistake for one another, or for its own punctuation.
+/// Projects that a store may confuse with one another or with its own separators.
 fn projects(kit: &Kit) -> Vec<ProjectId> {
     let tag = &kit.tag;
     let mut texts: Vec<String> = [
@@ -28,7 +28,7 @@ fn projects(kit: &Kit) -> Vec<ProjectId> {
     // A tag without a letter has no upper case of its own.
     texts.sort();
     texts.dedup();
-    texts.iter().map(|text| ProjectId::new(text).expect("an odd project id is one")).collect()
+    texts.iter().map(|text| ProjectId::new(text).expect("an unusual project id is valid")).collect()
 }
 
 fn names() -> Vec<String> {
@@ -42,7 +42,7 @@ fn names() -> Vec<String> {
     names
 }
 
-/// Queues of one generation, so that ids and positions of one are those of the others.
+/// Queues with the same generation, so that their ids and positions overlap.
 async fn open_alike(kit: &Kit, keys: Vec<QueueKey>) -> Vec<Queue> {
     let generation = generation(1);
     let mut queues = Vec::with_capacity(keys.len());
@@ -55,7 +55,7 @@ async fn open_alike(kit: &Kit, keys: Vec<QueueKey>) -> Vec<Queue> {
     queues
 }
 
-/// Does to each queue what the others must not feel.
+/// Changes each queue and checks that the others do not change.
 async fn check_apart(kit: &Kit, keys: Vec<QueueKey>) {
     let queues = open_alike(kit, keys).await;
     for (n, queue) in queues.iter().enumerate() {
@@ -93,7 +93,7 @@ pub(crate) async fn projects_share_nothing(kit: &mut Kit) {
     check_apart(kit, keys).await;
 }
 
-/// `Kind`: "part of an identity, so that queue `x` and topic `x` have nothing in common".
+/// `Kind`: "a part of the key, so queue `x` and topic `x` are unrelated".
 pub(crate) async fn kinds_share_nothing(kit: &mut Kit) {
     let keys = [Kind::Queue, Kind::Topic, Kind::Internal]
         .into_iter()
@@ -102,13 +102,13 @@ pub(crate) async fn kinds_share_nothing(kit: &mut Kit) {
     check_apart(kit, keys).await;
 }
 
-/// `QueueKey::name`: each name is another queue, case and punctuation included.
+/// `QueueKey::name`: names that differ only in case or punctuation are different queues.
 pub(crate) async fn names_share_nothing(kit: &mut Kit) {
     check_apart(kit, names().iter().map(|name| kit.key(name)).collect()).await;
 }
 
-/// `QueueKey`: project, kind and name do not run into each other.
-pub(crate) async fn joined_names_share_nothing(kit: &mut Kit) {
+/// `QueueKey`: project, kind and name are not confused when concatenated.
+pub(crate) async fn concatenated_names_share_nothing(kit: &mut Kit) {
     let tag = &kit.tag;
     let mut keys = Vec::new();
     for joint in [".", "-", "_", "", "..", "--"] {
@@ -133,8 +133,8 @@ pub(crate) async fn joined_names_share_nothing(kit: &mut Kit) {
     check_apart(kit, keys).await;
 }
 
-/// `Queues::create`: "A row of the same name in another project, or of the other kind, is another
-/// row."
+/// `Queues::create`: "Rows of the same name in other projects, or of other kinds, are separate
+/// rows."
 pub(crate) async fn rows_of_odd_keys_share_nothing(kit: &mut Kit) {
     let mut keys: Vec<_> =
         projects(kit).into_iter().map(|project| key(project, Kind::Queue, "q")).collect();
@@ -168,7 +168,7 @@ pub(crate) async fn rows_of_odd_keys_share_nothing(kit: &mut Kit) {
     }
 }
 
-/// Two queues of one generation, with messages at the same places.
+/// Two queues with the same generation and messages at the same positions.
 async fn twins(kit: &Kit) -> (Queue, Queue) {
     let other = ProjectId::new(&format!("{}x", kit.tag)).expect("a project id");
     let keys = vec![kit.key("q"), key(other, Kind::Queue, "q")];
@@ -176,7 +176,7 @@ async fn twins(kit: &Kit) -> (Queue, Queue) {
     (queues[0].clone(), queues[1].clone())
 }
 
-/// `get`, `delete`, `delete_many`, `list`: an id is of one queue only.
+/// `get`, `delete`, `delete_many`, `list`: an id belongs to one queue only.
 pub(crate) async fn ids_of_another_queue_find_nothing(kit: &mut Kit) {
     let (one, twin) = twins(kit).await;
     let other = kit.queue("other").await;
@@ -189,7 +189,7 @@ pub(crate) async fn ids_of_another_queue_find_nothing(kit: &mut Kit) {
     }
     let theirs = other.post(2).await;
     let query = ListQuery { after: Some(p[2]), ..everything() };
-    assert_eq!(ids(&other.follow(query).await), theirs, "a marker of another queue is none");
+    assert_eq!(ids(&other.follow(query).await), theirs, "a marker of another queue is ignored");
     assert_eq!(one.get(&theirs).await, []);
 }
 

@@ -1,4 +1,5 @@
-//! Leases: every line of [`zaqar_core::storage::Leases`], and what hangs on them.
+//! Leases: every line of [`zaqar_core::storage::Leases`], and the subscriptions that depend on
+//! them.
 
 use zaqar_core::LeaseId;
 use zaqar_core::storage::{NewSubscription, Renewal, SubscriptionChange};
@@ -7,7 +8,7 @@ use crate::kit::{Kit, sweep};
 use crate::queue::Queue;
 use crate::subscriber::{keep, on_lease, renew, subscription};
 
-/// A queue with a subscription on a lease that lasts long.
+/// A queue with a subscription on a long lease.
 pub(crate) async fn followed(kit: &Kit, name: &str) -> Queue {
     let queue = kit.queue(name).await;
     let lease = kit.lease(7);
@@ -20,9 +21,9 @@ async fn end(kit: &Kit, lease: LeaseId) {
     kit.store().end_lease(lease, kit.now()).await.expect("end_lease answers");
 }
 
-/// `keep_lease`: "it lasts until `until`", and what hangs on it with it; a sweep looks at no other
-/// subscription.
-pub(crate) async fn subscriptions_go_with_their_lease(kit: &mut Kit) {
+/// `keep_lease`: "it is live until `until`", and the subscriptions on it are then removed; a sweep
+/// removes no other subscription.
+pub(crate) async fn subscriptions_are_removed_with_their_lease(kit: &mut Kit) {
     let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
     let (short, long) = (kit.lease(1), kit.lease(2));
     assert!(keep(kit, short, 20).await);
@@ -43,8 +44,8 @@ pub(crate) async fn subscriptions_go_with_their_lease(kit: &mut Kit) {
     assert_eq!(other.subscribed().await, [5]);
 }
 
-/// `keep_lease`: "it lasts until `until` at least".
-pub(crate) async fn a_lease_can_be_kept_longer(kit: &mut Kit) {
+/// `keep_lease`: "it stays live until `until` at least".
+pub(crate) async fn a_lease_can_be_extended(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let lease = kit.lease(1);
     assert!(keep(kit, lease, 20).await);
@@ -52,7 +53,7 @@ pub(crate) async fn a_lease_can_be_kept_longer(kit: &mut Kit) {
     for _ in 0..3 {
         kit.pass(15);
         assert!(keep(kit, lease, 20).await);
-        assert!(keep(kit, lease, 5).await, "never shorter");
+        assert!(keep(kit, lease, 5).await, "a renewal never shortens it");
         kit.sweep().await;
         assert_eq!(queue.subscribed().await, [1]);
     }
@@ -61,9 +62,9 @@ pub(crate) async fn a_lease_can_be_kept_longer(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `keep_lease`: "Never kept before … `Created`", "It lasts: … `Continued`", "It has expired or was
-/// ended: … `Expired`".
-pub(crate) async fn a_renewal_says_what_became_of_the_lease(kit: &mut Kit) {
+/// `keep_lease`: "It was never created … `Created`", "The lease is live: … `Continued`", "It has
+/// expired or was ended: … `Expired`".
+pub(crate) async fn a_renewal_reports_the_state_of_the_lease(kit: &mut Kit) {
     let (kept, ended) = (kit.lease(1), kit.lease(2));
     for lease in [kept, ended] {
         assert_eq!(renew(kit, lease, 20).await, Renewal::Created);
@@ -79,7 +80,7 @@ pub(crate) async fn a_renewal_says_what_became_of_the_lease(kit: &mut Kit) {
 }
 
 /// `keep_lease`: "It has expired or was ended: nothing changes."
-pub(crate) async fn a_lease_that_is_over_stays_over(kit: &mut Kit) {
+pub(crate) async fn an_expired_lease_stays_expired(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let (late, ended) = (kit.lease(1), kit.lease(2));
     for (number, lease) in [(1, late), (2, ended)] {
@@ -94,9 +95,9 @@ pub(crate) async fn a_lease_that_is_over_stays_over(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `end_lease`: "one that is over or was never kept is no error", and nothing but the one named
-/// ends.
-pub(crate) async fn an_ended_lease_takes_its_own_with_it(kit: &mut Kit) {
+/// `end_lease`: "this lease, and no other, is no longer live"; "Ending one that has expired or was
+/// never created is not an error."
+pub(crate) async fn ending_a_lease_removes_only_its_subscriptions(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let (first, second) = (kit.lease(1), kit.lease(2));
     for (number, lease) in [(1, first), (2, second)] {
@@ -112,9 +113,9 @@ pub(crate) async fn an_ended_lease_takes_its_own_with_it(kit: &mut Kit) {
     assert!(keep(kit, second, 1000).await);
 }
 
-/// `keep_lease`: "Sweeps remove subscriptions … on such as were never kept"; a change does not free
-/// one of its lease.
-pub(crate) async fn nothing_hangs_on_a_lease_that_was_never_kept(kit: &mut Kit) {
+/// `keep_lease`: "Sweeps remove the subscriptions that depend on … never created leases"; a changed
+/// subscription still depends on its lease.
+pub(crate) async fn subscriptions_on_an_unknown_lease_are_removed(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let lease = kit.lease(1);
     queue.subscribe_new(&on_lease(lease, 1)).await;
@@ -126,11 +127,11 @@ pub(crate) async fn nothing_hangs_on_a_lease_that_was_never_kept(kit: &mut Kit) 
     kit.sweep().await;
     assert_eq!(queue.subscribed().await, []);
     let posted = queue.post(1).await;
-    assert_eq!(queue.entries(posted[0].incarnation, 0, 10).await, [], "nobody is there to hear");
+    assert_eq!(queue.entries(posted[0].incarnation, 0, 10).await, [], "there are no subscriptions");
 }
 
-/// `keep_lease`: many subscriptions go in bounded pieces.
-pub(crate) async fn a_lease_with_much_on_it_ends_in_pieces(kit: &mut Kit) {
+/// `keep_lease`: many subscriptions are removed in bounded batches.
+pub(crate) async fn a_lease_with_many_subscriptions_is_swept_in_batches(kit: &mut Kit) {
     let queues = [kit.queue("a").await, kit.queue("b").await];
     let lease = kit.lease(1);
     assert!(keep(kit, lease, 60).await);
@@ -139,7 +140,7 @@ pub(crate) async fn a_lease_with_much_on_it_ends_in_pieces(kit: &mut Kit) {
     }
     kit.pass(60);
     let swept = kit.store().sweep(kit.now(), 10).await.expect("the store sweeps");
-    assert!(swept.done <= 20, "a budget of 10 is kept to, about: {swept:?}");
+    assert!(swept.done <= 20, "a budget of 10 is observed approximately: {swept:?}");
     assert!(swept.more, "a sweep of about 10 leaves some of 40 for the next: {swept:?}");
     sweep(kit.store(), kit.now(), 10).await;
     for queue in queues {

@@ -15,7 +15,7 @@ async fn ids_behind(queue: &Queue, marker: MessageId) -> Vec<MessageId> {
     ids(&queue.follow(behind(marker)).await)
 }
 
-/// `list`: "`next` is `None` only if the page is empty because the queue ends there."
+/// `list`: "`next` is `None` only if the page is empty because the end of the queue was reached."
 pub(crate) async fn an_empty_queue_has_an_empty_page(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     assert_eq!(queue.page(&everything()).await, MessagePage::default());
@@ -33,8 +33,8 @@ pub(crate) async fn no_head_has_an_empty_page(kit: &mut Kit) {
     assert_eq!(queue.page(&behind(marker)).await, MessagePage::default());
 }
 
-/// `list`: "at most `query.limit` messages, in the order of their places"; `next`: "Where the next
-/// page begins".
+/// `list`: "at most `query.limit` messages", "ordered by position"; `next`: "The marker of the next
+/// page".
 pub(crate) async fn pages_follow_each_other(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(20).await;
@@ -42,28 +42,28 @@ pub(crate) async fn pages_follow_each_other(kit: &mut Kit) {
         let query = ListQuery { limit, ..everything() };
         assert_eq!(ids(&queue.follow(query.clone()).await), p, "pages of {limit}");
         let page = queue.page(&query).await;
-        assert_eq!(ids(&page.messages), p[..limit.min(20)], "nothing hidden ends a page early");
+        assert_eq!(ids(&page.messages), p[..limit.min(20)], "pages are full");
     }
     for (n, marker) in p.iter().enumerate() {
         assert_eq!(ids_behind(&queue, *marker).await, p[n + 1..], "any id is a marker");
     }
 }
 
-/// `list`: "`next` is `None` only if the page is empty": who goes on from the last page sees what
-/// is posted later, and only that.
-pub(crate) async fn the_last_page_says_where_to_go_on(kit: &mut Kit) {
+/// `list`: "`next` is `None` only if the page is empty": continuing from the last page returns
+/// later posts, and only those.
+pub(crate) async fn the_last_page_has_a_marker(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(3).await;
     for limit in [3, 100] {
         let page = queue.page(&ListQuery { limit, ..everything() }).await;
-        let next = page.next.expect("a page with messages has a next one");
+        let next = page.next.expect("a page with messages has a marker");
         assert_eq!(queue.page(&behind(next)).await, MessagePage::default());
         let later = queue.post(2).await;
         assert_eq!(ids_behind(&queue, next).await, later);
     }
 }
 
-/// `list`: "behind `query.after`, which need not exist any more": deleted or popped.
+/// `list`: "after `query.after`, which need not exist any more": deleted or popped.
 pub(crate) async fn a_marker_need_not_exist(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(8).await;
@@ -98,8 +98,8 @@ pub(crate) async fn a_marker_may_have_expired(kit: &mut Kit) {
     assert_eq!(ids_behind(&queue, p[4]).await, later);
 }
 
-/// `ListQuery::after`: "at the head where it is of another incarnation".
-pub(crate) async fn a_marker_of_another_life_begins_at_the_head(kit: &mut Kit) {
+/// `ListQuery::after`: "at the start of the queue if it is `None` or of another incarnation".
+pub(crate) async fn a_marker_of_another_incarnation_begins_at_the_start(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(4).await;
     let incarnation = queue.generation.incarnation.get();
@@ -116,8 +116,8 @@ pub(crate) async fn a_marker_of_another_life_begins_at_the_head(kit: &mut Kit) {
     assert_eq!(ids_behind(&queue, before_all).await, p, "position 0 is before every message");
 }
 
-/// `list`: nothing is behind a marker beyond the end.
-pub(crate) async fn a_marker_beyond_the_end_ends(kit: &mut Kit) {
+/// `list`: there is nothing after a marker past the end.
+pub(crate) async fn a_marker_after_the_end_gives_an_empty_page(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
     for position in [p[1].position.get() + 1, p[1].position.get() + 1000, i64::MAX as u64] {
@@ -127,8 +127,8 @@ pub(crate) async fn a_marker_beyond_the_end_ends(kit: &mut Kit) {
     assert_eq!(queue.ids().await, p);
 }
 
-/// `ListQuery::include_claimed`: "Show messages that a live claim holds."
-pub(crate) async fn claimed_ones_are_shown_on_request(kit: &mut Kit) {
+/// `ListQuery::include_claimed`: "Include messages that a live claim holds."
+pub(crate) async fn claimed_messages_are_listed_on_request(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(5).await;
     let (claim, taken) = queue.claim(2).await;
@@ -136,17 +136,17 @@ pub(crate) async fn claimed_ones_are_shown_on_request(kit: &mut Kit) {
     assert_eq!(queue.shown().await, p[2..]);
     let listed = queue.follow(with.clone()).await;
     assert_eq!(ids(&listed), p);
-    assert_eq!(listed[..2], taken, "a claimed message is shown as the claim answered it");
+    assert_eq!(listed[..2], taken, "a claimed message is listed as the claim returned it");
     assert!(listed[2..].iter().all(|message| message.claim.is_none()));
     kit.pass(100);
-    assert_eq!(queue.shown().await, p, "the claim is over");
+    assert_eq!(queue.shown().await, p, "the claim has expired");
     let listed = queue.follow(with).await;
-    assert!(listed.iter().all(|message| message.claim.is_none()), "{claim} is over");
+    assert!(listed.iter().all(|message| message.claim.is_none()), "{claim} has expired");
     assert_eq!(listed.iter().map(|m| m.claim_count).collect::<Vec<_>>(), [1, 1, 0, 0, 0]);
 }
 
-/// `ListQuery::include_delayed`: "Show messages whose delay is not over."
-pub(crate) async fn delayed_ones_are_shown_on_request(kit: &mut Kit) {
+/// `ListQuery::include_delayed`: "Include messages that are still delayed."
+pub(crate) async fn delayed_messages_are_listed_on_request(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new(vec![message("a"), waits(30), message("b"), waits(60)]).await;
     let (_, taken) = queue.claim(1).await;
@@ -162,8 +162,8 @@ pub(crate) async fn delayed_ones_are_shown_on_request(kit: &mut Kit) {
     assert_eq!(ids(&queue.follow(delayed).await), [p[1], p[2], p[3]]);
 }
 
-/// `list`: "all that the query does not hide": a page is filled from behind what it hides.
-pub(crate) async fn hidden_clients_do_not_shorten_pages(kit: &mut Kit) {
+/// `list`: "skipping only those that the query excludes": a page is filled past excluded messages.
+pub(crate) async fn excluded_clients_do_not_shorten_pages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let (own, other) = ("5b0d6f2a-0c36-4c0e-8a6e-6f1f4b1a7a01", "someone else, ünïcødé");
     let (mut owns, mut others) = (Vec::new(), Vec::new());
@@ -183,11 +183,12 @@ pub(crate) async fn hidden_clients_do_not_shorten_pages(kit: &mut Kit) {
     assert_eq!(queue.follow(query).await.len(), 18);
     queue.delete_many(&others, &Deletable::Any).await;
     let query = ListQuery { hide: hide(own), ..everything() };
-    assert_eq!(queue.follow(query).await, [], "all that is left is hidden");
+    assert_eq!(queue.follow(query).await, [], "all remaining messages are excluded");
 }
 
-/// `list`: "all that the query does not hide": claimed and delayed ones do not shorten pages.
-pub(crate) async fn hidden_claims_do_not_shorten_pages(kit: &mut Kit) {
+/// `list`: "skipping only those that the query excludes": claimed and delayed ones do not shorten
+/// pages.
+pub(crate) async fn excluded_claims_do_not_shorten_pages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let claimed = queue.post(9).await;
     queue.claim(9).await;
@@ -197,12 +198,12 @@ pub(crate) async fn hidden_claims_do_not_shorten_pages(kit: &mut Kit) {
     assert_eq!(ids(&page.messages), free[..3], "the page is filled");
     assert_eq!(queue.shown().await, free);
     let marker = ListQuery { after: Some(claimed[4]), ..visible() };
-    assert_eq!(ids(&queue.follow(marker).await), free, "a claimed message is a marker too");
+    assert_eq!(ids(&queue.follow(marker).await), free, "a claimed message works as a marker");
 }
 
-/// `list`: "A page looks at a bounded number of messages; where that ends it early, `next` says
-/// where to go on."
-pub(crate) async fn a_long_hidden_run_is_passed(kit: &mut Kit) {
+/// `list`: "A page examines a bounded number of messages; if that ends it early, `next` is where to
+/// continue."
+pub(crate) async fn a_long_excluded_run_is_skipped(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post_as("other", vec![message("first")]).await;
     for _ in 0..6 {
@@ -219,6 +220,6 @@ pub(crate) async fn a_long_hidden_run_is_passed(kit: &mut Kit) {
         assert!(!taken.is_empty(), "free messages are claimed");
         claimed += taken.len();
     }
-    assert_eq!(queue.shown().await, last[1..], "behind a long claimed run");
+    assert_eq!(queue.shown().await, last[1..], "after a long claimed run");
     assert_eq!(ids(&queue.follow(query).await), shown);
 }

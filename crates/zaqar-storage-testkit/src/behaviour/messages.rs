@@ -1,4 +1,4 @@
-//! Posting, life, reading by id and deleting: lines of [`zaqar_core::storage::Messages`].
+//! Posting, expiry, reading by id and deleting: lines of [`zaqar_core::storage::Messages`].
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ pub(crate) fn waits(delay: u64) -> NewMessage {
     NewMessage { delay, ..message("late") }
 }
 
-/// `post`: "answers the ids, in the batch's order"; "every message is stored, at consecutive
-/// places".
+/// `post`: "returns the ids, in the batch's order"; "every message is stored, at consecutive
+/// positions".
 pub(crate) async fn a_batch_keeps_its_order(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(12).await;
@@ -31,21 +31,21 @@ pub(crate) async fn a_batch_keeps_its_order(kit: &mut Kit) {
         assert_eq!(
             texts(&[queue.get_one(*id).await]),
             [text.to_string()],
-            "an id is its message's"
+            "an id identifies its message"
         );
         assert_eq!(id.incarnation, queue.generation.incarnation);
-        assert_eq!(id.position.get(), posted[0].position.get() + text, "consecutive places");
+        assert_eq!(id.position.get(), posted[0].position.get() + text, "consecutive positions");
     }
     assert!(posted[0].position > Position::new(0), "position 0 is before every message");
 }
 
-/// `post`: "behind every message stored before".
+/// `post`: "after every message stored before".
 pub(crate) async fn batches_follow_each_other(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let mut posted: Vec<MessageId> = Vec::new();
     for count in [1, 3, 2, 5, 1] {
         let batch = queue.post(count).await;
-        assert!(posted.last() < batch.first(), "a later batch is behind");
+        assert!(posted.last() < batch.first(), "a later batch comes after");
         posted.extend(batch);
         kit.pass(1);
     }
@@ -55,7 +55,7 @@ pub(crate) async fn batches_follow_each_other(kit: &mut Kit) {
     assert_eq!(texts(&popped), ["0", "0", "1", "2", "0", "1", "0", "1", "2", "3", "4", "0"]);
 }
 
-/// `post`: "every message is stored", also of a batch far larger than a page.
+/// `post`: "every message is stored", also those of a batch far larger than a page.
 pub(crate) async fn a_large_batch_is_stored_whole(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post(1000).await;
@@ -71,8 +71,8 @@ pub(crate) async fn a_large_batch_is_stored_whole(kit: &mut Kit) {
     assert_eq!(queue.ids().await, []);
 }
 
-/// `Message`: what was posted, "who posted it" and "when it was posted", free and not claimed yet.
-pub(crate) async fn what_was_posted_comes_back(kit: &mut Kit) {
+/// `Message`: body, ttl and "who posted it" as posted, "when it was posted", free, not claimed yet.
+pub(crate) async fn messages_round_trip(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     kit.pass_millis(123);
     let created = kit.now();
@@ -84,18 +84,18 @@ pub(crate) async fn what_was_posted_comes_back(kit: &mut Kit) {
     assert_eq!((&shown.payload, shown.client.as_str()), (&new.payload, client));
     assert_eq!((shown.ttl, shown.created), (1_209_600, created));
     assert_eq!((shown.claim, shown.claim_count), (None, 0));
-    assert_eq!(queue.all().await.first(), Some(&shown), "list shows the same");
+    assert_eq!(queue.all().await.first(), Some(&shown), "list returns the same");
     let ends = queue.stats().await.ends.expect("the queue is not empty");
     assert_eq!((ends.0.created, ends.1.id), (created, id));
     let (claim, taken) = queue.claim(1).await;
-    assert_eq!(taken[0].client.as_str(), client, "claim shows who posted it");
+    assert_eq!(taken[0].client.as_str(), client, "claim returns who posted it");
     queue.release(claim).await;
     let popped = queue.pop(1).await;
-    assert_eq!(popped, [Message { claim_count: 1, ..shown }], "pop answers the same");
+    assert_eq!(popped, [Message { claim_count: 1, ..shown }], "pop returns the same");
 }
 
-/// `Payload`: "A store keeps all of it and looks into none of it."
-pub(crate) async fn payloads_of_any_bytes_come_back(kit: &mut Kit) {
+/// `Payload`: "A store treats all of it as opaque."
+pub(crate) async fn payloads_of_any_bytes_round_trip(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let every_byte: Bytes = (0..=255).collect();
     let plain = [
@@ -121,10 +121,10 @@ pub(crate) async fn payloads_of_any_bytes_come_back(kit: &mut Kit) {
     let keys = [KeyId("key ☃ 1".to_owned())];
     let popped = queue.pop_readable(10, None, &keys).await.messages;
     seen.extend(popped.into_iter().skip(2).map(|message| message.payload));
-    assert!(seen == payloads, "what is claimed, read or popped is what was posted");
+    assert!(seen == payloads, "claimed, read and popped payloads equal the posted ones");
 }
 
-/// `post`: "No head: `Absent`. Nothing is stored."
+/// `post`: "No head: `Absent`. … Nothing is stored."
 pub(crate) async fn a_post_without_a_head_is_absent(kit: &mut Kit) {
     let queue = kit.queue_at(kit.key("q"), generation(1));
     let post = queue.try_post(queue.generation, batch(CLIENT, vec![message("a")])).await;
@@ -135,7 +135,7 @@ pub(crate) async fn a_post_without_a_head_is_absent(kit: &mut Kit) {
     assert_eq!(queue.stats().await.ends, None);
 }
 
-/// `post`: "Another generation: `Stale`. Nothing is stored."; "a batch that fails leaves nothing".
+/// `post`: "Another generation: `Stale`. Nothing is stored."; "a batch that fails stores nothing".
 pub(crate) async fn a_post_with_another_generation_is_stale(kit: &mut Kit) {
     let key = kit.key("q");
     let queue = kit.open(key).await;
@@ -155,15 +155,15 @@ pub(crate) async fn a_post_with_another_generation_is_stale(kit: &mut Kit) {
     }
 }
 
-/// Posts, and checks that the positions are behind `last`.
+/// Posts, and checks that the positions are greater than that of `last`.
 async fn post_behind(queue: &Queue, last: MessageId) -> Vec<MessageId> {
     let posted = queue.post(3).await;
-    assert!(posted[0] > last, "{} is not behind {last}", posted[0]);
+    assert!(posted[0] > last, "{} is not after {last}", posted[0]);
     posted
 }
 
-/// `post`: "A position is never given twice, also after all messages were deleted".
-pub(crate) async fn no_position_twice_after_deletes(kit: &mut Kit) {
+/// `post`: "A position is never reused, even after all messages were deleted".
+pub(crate) async fn positions_are_not_reused_after_deletes(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post(3).await;
     queue.delete_many(&first, &Deletable::Any).await;
@@ -175,9 +175,9 @@ pub(crate) async fn no_position_twice_after_deletes(kit: &mut Kit) {
     post_behind(&queue, third[2]).await;
 }
 
-/// `post`: "A position is never given twice, also after all messages were purged"; `purge`: "later
-/// messages get later places".
-pub(crate) async fn no_position_twice_after_a_purge(kit: &mut Kit) {
+/// `post`: "A position is never reused, even after all messages were … purged"; `purge`: "later
+/// messages get later positions".
+pub(crate) async fn positions_are_not_reused_after_a_purge(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post(3).await;
     queue.purge().await;
@@ -187,33 +187,33 @@ pub(crate) async fn no_position_twice_after_a_purge(kit: &mut Kit) {
     post_behind(&queue, second[2]).await;
 }
 
-/// `post`: "A position is never given twice, also after all messages were expired".
-pub(crate) async fn no_position_twice_after_expiry(kit: &mut Kit) {
+/// `post`: "A position is never reused, even after all messages were … expired".
+pub(crate) async fn positions_are_not_reused_after_expiry(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post_new(vec![lives(60), lives(60)]).await;
     kit.pass(60);
     let second = queue.post_new(vec![lives(60)]).await;
-    assert!(second[0] > first[1], "{} is not behind {}", second[0], first[1]);
+    assert!(second[0] > first[1], "{} is not after {}", second[0], first[1]);
     kit.pass(60);
     kit.sweep().await;
     post_behind(&queue, second[0]).await;
 }
 
-/// `post`: "positions follow the clock where it is ahead of the last one given".
+/// `post`: "positions follow the clock where it is ahead of the last assigned position".
 pub(crate) async fn positions_follow_the_clock(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post_new(vec![lives(60); 10]).await;
     kit.pass(60);
-    // As many positions as a store may have given within that time and then forgotten.
+    // As many positions as a store may have assigned within that time and then lost.
     let later = queue.post_one(lives(60)).await;
     let gap = later.position.get() - first[9].position.get();
     assert!(gap > 10_000, "{gap} positions in a minute");
     assert_eq!(queue.post_one(lives(60)).await.incarnation, later.incarnation);
 }
 
-/// `Messages`: "live from its post until `now` reaches its creation plus its ttl. No method shows
-/// one that is not live."
-pub(crate) async fn a_message_lives_until_its_ttl_is_over(kit: &mut Kit) {
+/// `Messages`: "live from its post until … `now` reaches its creation plus its ttl. No method
+/// returns a message that is not live."
+pub(crate) async fn a_message_expires_with_its_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let id = queue.post_one(lives(60)).await;
     kit.pass_almost(60);
@@ -230,8 +230,8 @@ pub(crate) async fn a_message_lives_until_its_ttl_is_over(kit: &mut Kit) {
     assert_eq!(queue.ids().await, []);
 }
 
-/// `Messages`: each message has its own life, whatever its neighbours'.
-pub(crate) async fn messages_expire_one_by_one(kit: &mut Kit) {
+/// `Messages`: each message has its own ttl.
+pub(crate) async fn messages_expire_individually(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post_new(vec![lives(90), lives(60), lives(180), lives(120)]).await;
     for (secs, live) in [
@@ -249,7 +249,7 @@ pub(crate) async fn messages_expire_one_by_one(kit: &mut Kit) {
     }
 }
 
-/// `storage`: "a store that sees an earlier `now` than before acts at the later one".
+/// `storage`: "a store that gets an earlier `now` than before uses the later one".
 pub(crate) async fn time_does_not_go_back(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let late = Queue { clock: Arc::new(ManualClock::new(kit.now())), ..queue.clone() };
@@ -257,7 +257,11 @@ pub(crate) async fn time_does_not_go_back(kit: &mut Kit) {
     kit.pass(20);
     let second = queue.post_one(lives(60)).await;
     let created = kit.now();
-    assert_eq!(late.ids().await, [second], "the first is over, also for a server that is late");
+    assert_eq!(
+        late.ids().await,
+        [second],
+        "the first has expired, also for a server whose clock is behind"
+    );
     assert_eq!(late.get(&[first]).await, []);
     let third = late.post_one(lives(60)).await;
     assert_eq!(late.get_one(third).await.created, created);
@@ -266,17 +270,17 @@ pub(crate) async fn time_does_not_go_back(kit: &mut Kit) {
     kit.pass(99);
     assert!(
         queue.claim_get(claim).await.is_some(),
-        "the claim's 100 seconds begin at the later time"
+        "the claim's 100 seconds count from the later time"
     );
     kit.pass(1);
     assert_eq!(queue.claim_get(claim).await, None);
 }
 
-/// `storage`: "unless that one lies further ahead of real time than clocks may differ": "then it is
-/// repaired to `now`".
-pub(crate) async fn a_time_far_ahead_is_repaired(kit: &mut Kit) {
+/// `storage`: "unless that is further ahead of real time than clocks may differ": "the stored time
+/// is reset to `now`".
+pub(crate) async fn a_time_far_ahead_is_reset(kit: &mut Kit) {
     if !kit.repairs_time() {
-        eprintln!("skipped: this store has a clock of its own, and its driver's tests set it");
+        eprintln!("skipped: this store has its own clock, which its driver's tests set");
         return;
     }
     let queue = kit.queue("q").await;
@@ -287,7 +291,7 @@ pub(crate) async fn a_time_far_ahead_is_repaired(kit: &mut Kit) {
     let wrong = ahead.post_one(message("wrong")).await;
     assert_eq!(queue.ids().await, [posted[0], posted[1], wrong], "nothing was deleted");
     let later = queue.post_one(message("later")).await;
-    assert!(later > wrong, "its place lies behind");
+    assert!(later > wrong, "its position is greater");
     assert_eq!(queue.get_one(later).await.created, kit.now());
     let (claim, taken) = queue.claim(1).await;
     assert_eq!(ids(&taken), posted[..1]);
@@ -297,10 +301,10 @@ pub(crate) async fn a_time_far_ahead_is_repaired(kit: &mut Kit) {
     kit.pass(70);
     assert_eq!(queue.claim_get(claim).await, None, "claims end");
     kit.pass(3600);
-    assert!(!queue.ids().await.contains(&later), "lives end");
+    assert!(!queue.ids().await.contains(&later), "messages expire");
 }
 
-/// `get`: "in the order of their places, each once".
+/// `get`: "ordered by position, each once".
 pub(crate) async fn get_is_in_order_and_once(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(6).await;
@@ -310,8 +314,8 @@ pub(crate) async fn get_is_in_order_and_once(kit: &mut Kit) {
     assert_eq!(queue.get(&[]).await, []);
 }
 
-/// `get`: "Claimed and delayed ones too."
-pub(crate) async fn get_shows_claimed_and_delayed(kit: &mut Kit) {
+/// `get`: "Includes claimed and delayed messages."
+pub(crate) async fn get_includes_claimed_and_delayed(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = queue.post_new(vec![message("a"), waits(30), message("b")]).await;
     let (claim, taken) = queue.claim(1).await;
@@ -322,8 +326,8 @@ pub(crate) async fn get_shows_claimed_and_delayed(kit: &mut Kit) {
     assert_eq!(found.iter().map(|m| m.claim_count).collect::<Vec<_>>(), [1, 0, 0]);
 }
 
-/// `get`: "Ids that are unknown, not live or of another incarnation are left out."
-pub(crate) async fn get_leaves_out_what_is_not_there(kit: &mut Kit) {
+/// `get`: "Ids that are unknown, not live or of another incarnation are ignored."
+pub(crate) async fn get_ignores_missing_ids(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new(vec![message("a"), lives(60), message("b")]).await;
     queue.delete(p[2], None).await;
@@ -336,7 +340,7 @@ pub(crate) async fn get_leaves_out_what_is_not_there(kit: &mut Kit) {
     assert_eq!(closed.get(&p).await, [], "a queue without a head has no messages");
 }
 
-/// `delete`: "No claim named: deletes a free one".
+/// `delete`: "No claim named: deletes a free … message".
 pub(crate) async fn delete_removes_a_free_one(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(3).await;
@@ -346,7 +350,7 @@ pub(crate) async fn delete_removes_a_free_one(kit: &mut Kit) {
     assert_eq!(ids(&queue.claim(5).await.1), [p[0], p[2]]);
 }
 
-/// `delete`: "No claim named: deletes a delayed one"; a claim named: "No live claim holds it:
+/// `delete`: "No claim named: deletes a … delayed message"; a claim named: "No live claim holds it:
 /// `NotClaimed`."
 pub(crate) async fn delete_removes_a_delayed_one(kit: &mut Kit) {
     let queue = kit.queue("q").await;
@@ -359,8 +363,8 @@ pub(crate) async fn delete_removes_a_delayed_one(kit: &mut Kit) {
     assert_eq!(queue.ids().await, []);
 }
 
-/// `delete`: "a claimed one stays: `Claimed`".
-pub(crate) async fn delete_leaves_a_claimed_one(kit: &mut Kit) {
+/// `delete`: "does not delete a claimed one: `Claimed`".
+pub(crate) async fn delete_without_a_claim_keeps_a_claimed_one(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
     let (claim, _) = queue.claim(1).await;
@@ -368,11 +372,11 @@ pub(crate) async fn delete_leaves_a_claimed_one(kit: &mut Kit) {
     assert_eq!(queue.ids().await, p);
     assert_eq!(queue.claim_get(claim).await.expect("the claim lives").messages.len(), 1);
     kit.pass(100);
-    assert_eq!(queue.delete(p[0], None).await, Deleted::Gone, "the claim is over");
+    assert_eq!(queue.delete(p[0], None).await, Deleted::Gone, "the claim has expired");
     assert_eq!(queue.ids().await, [p[1]]);
 }
 
-/// `delete`: "A claim named: deletes if that claim is live and holds it."
+/// `delete`: "A claim named: deletes the message if that claim is live and holds it."
 pub(crate) async fn delete_with_its_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(3).await;
@@ -382,18 +386,22 @@ pub(crate) async fn delete_with_its_claim(kit: &mut Kit) {
     let held = queue.claim_get(claim).await.expect("the claim lives").messages;
     assert_eq!(ids(&held), [p[1]]);
     kit.pass(100);
-    assert_eq!(queue.delete(p[1], Some(claim)).await, Deleted::NotClaimed, "the claim is over");
+    assert_eq!(queue.delete(p[1], Some(claim)).await, Deleted::NotClaimed, "the claim has expired");
     assert_eq!(queue.ids().await, p[1..]);
     assert_eq!(ids(&queue.claim(5).await.1), p[1..], "what was deleted does not come back");
 }
 
 /// `delete`: "No live claim holds it: `NotClaimed`."
-pub(crate) async fn delete_with_a_claim_of_nothing(kit: &mut Kit) {
+pub(crate) async fn delete_of_an_unclaimed_one_with_a_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
     assert_eq!(queue.delete(p[0], Some(ClaimId::new(7))).await, Deleted::NotClaimed);
     let (claim, _) = queue.claim(1).await;
-    assert_eq!(queue.delete(p[1], Some(claim)).await, Deleted::NotClaimed, "it holds another one");
+    assert_eq!(
+        queue.delete(p[1], Some(claim)).await,
+        Deleted::NotClaimed,
+        "it holds another message"
+    );
     queue.release(claim).await;
     assert_eq!(queue.delete(p[0], Some(claim)).await, Deleted::NotClaimed, "it was released");
     assert_eq!(queue.shown().await, p);
@@ -412,12 +420,16 @@ pub(crate) async fn delete_with_the_wrong_claim(kit: &mut Kit) {
     assert_eq!(queue.ids().await, p);
     kit.pass(100);
     let (third, _) = queue.claim(1).await;
-    assert_eq!(queue.delete(p[0], Some(first)).await, Deleted::WrongClaim, "another has it now");
+    assert_eq!(
+        queue.delete(p[0], Some(first)).await,
+        Deleted::WrongClaim,
+        "another claim holds it now"
+    );
     assert_eq!(queue.delete(p[0], Some(third)).await, Deleted::Gone);
 }
 
 /// `delete`: "Not live, unknown or of another incarnation: `Gone`, whatever claim is named."
-pub(crate) async fn delete_of_what_is_gone(kit: &mut Kit) {
+pub(crate) async fn delete_of_a_missing_message(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post_new(vec![message("a"), message("b"), lives(60)]).await;
     let (claim, _) = queue.claim(1).await;
@@ -430,14 +442,14 @@ pub(crate) async fn delete_of_what_is_gone(kit: &mut Kit) {
             assert_eq!(queue.delete(id, named).await, Deleted::Gone);
         }
     }
-    assert_eq!(queue.ids().await, [p[0]], "what is there stays");
+    assert_eq!(queue.ids().await, [p[0]], "other messages are not deleted");
     let closed = kit.queue_at(kit.key("closed"), generation(1));
     assert_eq!(closed.delete(p[0], None).await, Deleted::Gone);
     assert_eq!(closed.delete(p[0], Some(claim)).await, Deleted::Gone);
 }
 
-/// `delete_many`: "`Any`: every live one, claimed ones included."; "Ids of nothing are passed
-/// over."
+/// `delete_many`: "`Any`: every live message, claimed ones included."; "Ids without a message are
+/// ignored."
 pub(crate) async fn delete_many_of_any(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue
@@ -455,7 +467,7 @@ pub(crate) async fn delete_many_of_any(kit: &mut Kit) {
 }
 
 /// `delete_many`: "`HeldBy`: those that a named live claim holds."
-pub(crate) async fn delete_many_of_held_ones(kit: &mut Kit) {
+pub(crate) async fn delete_many_of_claimed_ones(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(8).await;
     let (first, _) = queue.claim(2).await;
@@ -466,12 +478,12 @@ pub(crate) async fn delete_many_of_held_ones(kit: &mut Kit) {
     assert_eq!(queue.ids().await, [p[1], p[2], p[3], p[6], p[7]]);
     queue.delete_many(&p, &Deletable::HeldBy(vec![second, ClaimId::new(7)])).await;
     assert_eq!(queue.ids().await, [p[1], p[6], p[7]]);
-    assert_eq!(queue.claim_get(second).await.expect("it lives without messages").messages, []);
+    assert_eq!(queue.claim_get(second).await.expect("it is live without messages").messages, []);
 }
 
-/// `delete_many`: "those that a named live claim holds": none where no claim is named, or it is
-/// over.
-pub(crate) async fn delete_many_asks_for_live_claims(kit: &mut Kit) {
+/// `delete_many`: "those that a named live claim holds": none if no claim is named or it has
+/// expired.
+pub(crate) async fn delete_many_needs_live_claims(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(4).await;
     let (over, _) = queue.claim(2).await;
@@ -485,8 +497,8 @@ pub(crate) async fn delete_many_asks_for_live_claims(kit: &mut Kit) {
     assert_eq!(queue.ids().await, p);
 }
 
-/// `delete_many`: "Ids of nothing are passed over."
-pub(crate) async fn delete_many_of_nothing(kit: &mut Kit) {
+/// `delete_many`: "Ids without a message are ignored."
+pub(crate) async fn delete_many_ignores_missing_ids(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(2).await;
     queue.delete_many(&[], &Deletable::Any).await;

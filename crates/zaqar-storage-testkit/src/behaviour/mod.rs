@@ -1,4 +1,4 @@
-//! The behaviours, a module for each subject. Each names the lines of the traits' documentation
+//! The behaviours, one module per subject. Each test quotes the lines of the traits' documentation
 //! that it tests.
 
 pub(crate) mod claims;
@@ -23,21 +23,21 @@ pub(crate) mod upkeep;
 
 use tokio::task::JoinSet;
 
-/// Runs tasks at once; their answers in any order. A panic in one of them is a panic here.
+/// Runs tasks concurrently; returns their results in any order. Panics if one of them panics.
 async fn at_once<T: Send + 'static>(
     tasks: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     answers(start(tasks)).await
 }
 
-/// Starts tasks, which end with the set that holds them.
+/// Starts tasks, which are aborted when the set is dropped.
 fn start<T: Send + 'static>(
     tasks: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> JoinSet<T> {
     tasks.into_iter().collect()
 }
 
-/// Waits for tasks; their answers in any order. A panic in one of them is a panic here.
+/// Waits for tasks; returns their results in any order. Panics if one of them panics.
 async fn answers<T: Send + 'static>(mut tasks: JoinSet<T>) -> Vec<T> {
     let mut answers = Vec::with_capacity(tasks.len());
     while let Some(ended) = tasks.join_next().await {

@@ -10,20 +10,20 @@ use super::at_once;
 use crate::kit::Kit;
 use crate::queue::Queue;
 
-/// How long news may take: a store may send them round its servers.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long news may take: a store may have to distribute them to its servers.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn listen(kit: &Kit) -> NewsStream {
     kit.store().news().await.expect("news answers")
 }
 
 async fn next(news: &mut NewsStream) -> Option<Posted> {
-    let heard = std::future::poll_fn(|context| news.as_mut().poll_next(context));
-    tokio::time::timeout(PATIENCE, heard).await.expect("news come, or end")
+    let received = std::future::poll_fn(|context| news.as_mut().poll_next(context));
+    tokio::time::timeout(TIMEOUT, received).await.expect("news arrive, or the stream ends")
 }
 
-/// Listens until each queue was named with this message or a later one.
-async fn hear(news: &mut NewsStream, mut expected: BTreeMap<QueueKey, MessageId>) {
+/// Waits until each queue was reported with this message or a later one.
+async fn wait_for(news: &mut NewsStream, mut expected: BTreeMap<QueueKey, MessageId>) {
     while !expected.is_empty() {
         let posted = next(news).await.expect("news do not end");
         if expected.get(&posted.key).is_some_and(|last| *last <= posted.last) {
@@ -36,15 +36,15 @@ fn last_of(queue: &Queue, posted: &[MessageId]) -> (QueueKey, MessageId) {
     (queue.key.clone(), posted[posted.len() - 1])
 }
 
-/// `news`: "Every post acknowledged after this answer is named, or a later post to the same queue
-/// is."
-pub(crate) async fn every_post_is_named(kit: &mut Kit) {
+/// `news`: "For every post that is acknowledged after this method returns, the stream yields that
+/// post or a later one to the same queue."
+pub(crate) async fn every_post_is_reported(kit: &mut Kit) {
     let queues = [kit.queue("q").await, kit.open(kit.key_of(Kind::Topic, "q")).await];
     let mut news = listen(kit).await;
     for queue in &queues {
         for count in [1, 5] {
             let posted = queue.post(count).await;
-            hear(&mut news, [last_of(queue, &posted)].into()).await;
+            wait_for(&mut news, [last_of(queue, &posted)].into()).await;
         }
     }
     let mut expected = BTreeMap::new();
@@ -54,23 +54,23 @@ pub(crate) async fn every_post_is_named(kit: &mut Kit) {
             expected.extend([last_of(queue, &posted)]);
         }
     }
-    hear(&mut news, expected).await;
+    wait_for(&mut news, expected).await;
 }
 
-/// `Posted::last`: news never name a message that is not posted yet.
-pub(crate) async fn news_name_what_is_posted(kit: &mut Kit) {
+/// `Posted::last`: news never report a message that is not posted yet.
+pub(crate) async fn news_report_only_posted_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let mut news = listen(kit).await;
     let first = queue.post(3).await;
-    let mut heard = next(&mut news).await.expect("news do not end");
-    while heard.key != queue.key {
-        heard = next(&mut news).await.expect("news do not end");
+    let mut received = next(&mut news).await.expect("news do not end");
+    while received.key != queue.key {
+        received = next(&mut news).await.expect("news do not end");
     }
-    assert!(first.contains(&heard.last), "{} is none of this post", heard.last);
+    assert!(first.contains(&received.last), "{} is not a message of this post", received.last);
 }
 
-/// `news`: every listener hears of every post, whoever posts at the same time.
-pub(crate) async fn every_listener_hears(kit: &mut Kit) {
+/// `news`: every listener gets news of every post, also with concurrent posters.
+pub(crate) async fn every_listener_gets_news(kit: &mut Kit) {
     let queues = [kit.queue("a").await, kit.queue("b").await, kit.queue("c").await];
     let mut listeners = Vec::new();
     for _ in 0..3 {
@@ -90,14 +90,14 @@ pub(crate) async fn every_listener_hears(kit: &mut Kit) {
     assert_eq!(expected.len(), 3);
     let hearers = listeners.into_iter().map(|mut news| {
         let expected = expected.clone();
-        async move { hear(&mut news, expected).await }
+        async move { wait_for(&mut news, expected).await }
     });
     at_once(hearers).await;
 }
 
-/// `news`: "a slow listener holds up nobody: what it misses is made good by naming each queue that
-/// was posted to".
-pub(crate) async fn a_slow_listener_holds_up_nobody(kit: &mut Kit) {
+/// `news`: "a slow listener blocks nobody: if it lags, it gets one item for each queue that was
+/// posted to".
+pub(crate) async fn a_slow_listener_blocks_nobody(kit: &mut Kit) {
     let mut slow = listen(kit).await;
     let mut quick = listen(kit).await;
     let (busy, quiet) = (kit.queue("busy").await, kit.queue("quiet").await);
@@ -106,8 +106,8 @@ pub(crate) async fn a_slow_listener_holds_up_nobody(kit: &mut Kit) {
         let posted = busy.post(1).await;
         expected.extend([last_of(&busy, &posted)]);
     }
-    hear(&mut quick, expected.clone()).await;
-    hear(&mut slow, expected).await;
+    wait_for(&mut quick, expected.clone()).await;
+    wait_for(&mut slow, expected).await;
 }
 
 /// `NewsStream`: "It ends when the store is shut down."

@@ -12,10 +12,10 @@ use crate::kit::{Kit, generation};
 use crate::queue::{CLIENT, Queue, batch, message, request};
 use crate::subscriber::subscription;
 
-/// Steps after which a worker is taken to be led in circles.
+/// Leases after which a worker is considered to be in a loop.
 const MAX_STEPS: usize = 1000;
 
-/// A queue with one subscription that lives long.
+/// A queue with one long-lived subscription.
 pub(crate) async fn subscribed(kit: &Kit, name: &str) -> Queue {
     let queue = kit.queue(name).await;
     let long = NewSubscription { ttl: 1_000_000, ..subscription(1, "http://example.org") };
@@ -31,7 +31,7 @@ impl Queue {
         leased.expect("lease answers")
     }
 
-    /// Leases an entry that must be there; the position of its first message.
+    /// Leases an entry that must be due; returns the id of its first message.
     async fn lease_first(&self) -> MessageId {
         let entry = self.lease().await.expect("an entry is due");
         assert_eq!(entry.first, entry.messages[0].id.position);
@@ -50,13 +50,13 @@ async fn due(kit: &Kit, limit: usize) -> Vec<QueueKey> {
     due
 }
 
-/// The place of a queue among those that are due.
-async fn place(kit: &Kit, queue: &Queue) -> Option<usize> {
+/// The index of a queue among those that are due.
+async fn due_index(kit: &Kit, queue: &Queue) -> Option<usize> {
     due(kit, 1000).await.iter().position(|key| *key == queue.key)
 }
 
-/// `lease`: "A post to a queue with a live subscription has written one entry, whole, in the same
-/// step".
+/// `lease`: "A post to a queue with a live subscription without a lease … writes one entry with all
+/// its messages in the same atomic step".
 pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     assert_eq!(queue.lease().await, None, "nothing is posted yet");
@@ -76,13 +76,14 @@ pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
     assert_eq!(entry.messages.len(), 3);
     for ((id, new), kept) in posted.iter().zip(&new).zip(&entry.messages) {
         assert_eq!((kept.id, kept.ttl), (*id, new.ttl));
-        assert!(kept.payload == new.payload, "bodies come along");
+        assert!(kept.payload == new.payload, "entries have bodies");
         assert_eq!(kept.due, created.plus_secs(new.delay));
     }
-    assert_eq!(queue.lease().await, None, "one entry a post");
+    assert_eq!(queue.lease().await, None, "one entry per post");
 }
 
-/// `lease`: "A post with `Batch::notify` off has written none, neither due nor to be followed".
+/// `lease`: "A post with `Batch::notify` off writes no entry, neither for workers nor for
+/// followers."
 pub(crate) async fn a_post_that_notifies_nobody_writes_none(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let silent = Batch { notify: false, ..batch(CLIENT, vec![message("a"), waits(30)]) };
@@ -91,40 +92,40 @@ pub(crate) async fn a_post_that_notifies_nobody_writes_none(kit: &mut Kit) {
     };
     assert_eq!(ids.len(), 2);
     kit.pass(60);
-    assert_eq!(queue.lease().await, None, "nobody is to be told");
+    assert_eq!(queue.lease().await, None, "subscribers are not notified");
     let told = queue.post(1).await[0];
-    assert_eq!(queue.lease_first().await, told, "later posts write theirs");
+    assert_eq!(queue.lease_first().await, told, "later posts write entries");
 }
 
-/// `lease`: "a post to one without has written none that is ever due".
+/// `lease`: "a post to a queue without one writes no entry that is ever due".
 pub(crate) async fn a_post_without_subscribers_writes_none(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(2).await;
-    assert_eq!(queue.lease().await, None, "there never was one");
+    assert_eq!(queue.lease().await, None, "there never was a subscription");
     queue.subscribe(&subscription(1, "http://a")).await;
-    assert_eq!(queue.lease().await, None, "it came later than the post");
+    assert_eq!(queue.lease().await, None, "the subscription is newer than the post");
     queue.unsubscribe(1).await;
     queue.post(2).await;
-    assert_eq!(queue.lease().await, None, "it is gone");
+    assert_eq!(queue.lease().await, None, "the subscription was removed");
     queue.subscribe(&subscription(2, "http://a")).await;
     queue.unsubscribe_all().await;
     queue.post(2).await;
-    assert_eq!(queue.lease().await, None, "all are gone");
+    assert_eq!(queue.lease().await, None, "all were removed");
     queue.subscribe(&subscription(3, "http://a")).await;
     kit.pass(300);
     queue.post(2).await;
-    assert_eq!(queue.lease().await, None, "it is over");
+    assert_eq!(queue.lease().await, None, "it has expired");
     let refused = queue.try_post(generation(1), batch(CLIENT, vec![message("x")])).await;
     assert!(matches!(refused, Guarded::Stale(_)));
-    assert_eq!(queue.lease().await, None, "a refused post writes none");
+    assert_eq!(queue.lease().await, None, "a rejected post writes none");
     let other = subscribed(kit, "other").await;
     queue.post(1).await;
     assert_eq!(queue.lease().await, None, "others' subscriptions do not count");
     assert_eq!(other.lease().await, None);
 }
 
-/// `subscribe`: "Posts that are acknowledged after this answer write outbox entries"; also for one
-/// that is not confirmed.
+/// `subscribe`: "Posts that are acknowledged after this answer write outbox entries"; also for an
+/// unconfirmed subscription.
 pub(crate) async fn every_live_subscription_counts(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let new = NewSubscription { confirmed: false, ..subscription(1, "http://a") };
@@ -136,7 +137,7 @@ pub(crate) async fn every_live_subscription_counts(kit: &mut Kit) {
     kit.pass(1);
     let second = queue.post(1).await;
     queue.settle(first[0]).await;
-    assert_eq!(queue.lease_first().await, second[0], "one of two is over");
+    assert_eq!(queue.lease_first().await, second[0], "one of two has expired");
 }
 
 /// `lease`: "A dead-letter move writes none."
@@ -155,8 +156,8 @@ pub(crate) async fn a_dead_letter_writes_none(kit: &mut Kit) {
     assert_eq!(dead.lease_first().await, posted[0]);
 }
 
-/// `lease`: "Leases the oldest due entry of a queue": "the one that was posted first"; `settle`:
-/// "It is never due again".
+/// `lease`: "Leases a due entry of a queue": "the one that was posted first"; `settle`: "The entry
+/// is never due again".
 pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -168,12 +169,12 @@ pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     assert_eq!(settled, firsts[0]);
     queue.settle(settled).await;
     for first in &firsts[1..] {
-        assert_eq!(queue.lease_first().await, *first, "each once while its lease lasts");
+        assert_eq!(queue.lease_first().await, *first, "each once until its lease expires");
     }
     assert_eq!(queue.lease().await, None);
     kit.pass(60);
     for first in &firsts[1..] {
-        assert_eq!(queue.lease_first().await, *first, "all but the settled one come back");
+        assert_eq!(queue.lease_first().await, *first, "all but the settled one are due again");
         queue.settle(*first).await;
     }
     kit.pass(60);
@@ -187,8 +188,8 @@ pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     assert_eq!(queue.lease_first().await, prompt);
 }
 
-/// `lease`: "A lease that has run out is as none: the entry is handed out again".
-pub(crate) async fn a_lease_lasts_until_it_runs_out(kit: &mut Kit) {
+/// `lease`: "An expired lease is ignored, so another worker takes the entry over".
+pub(crate) async fn a_lease_holds_until_it_expires(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     queue.post(3).await;
     let entry = queue.lease().await;
@@ -196,13 +197,13 @@ pub(crate) async fn a_lease_lasts_until_it_runs_out(kit: &mut Kit) {
     assert_eq!(queue.lease().await, None);
     kit.pass_millis(1);
     for _ in 0..3 {
-        assert_eq!(queue.lease().await, entry, "whole, as often as it takes");
+        assert_eq!(queue.lease().await, entry, "the same entry each time");
         kit.pass(60);
     }
 }
 
-/// `lease`: "Of two workers one gets the entry; the other gets the next one or `None`."
-pub(crate) async fn workers_share_out_entries(kit: &mut Kit) {
+/// `lease`: "If two workers race, one gets the entry; the other gets the next one or `None`."
+pub(crate) async fn concurrent_leases_are_disjoint(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut posted = Vec::new();
     for _ in 0..24 {
@@ -224,25 +225,25 @@ pub(crate) async fn workers_share_out_entries(kit: &mut Kit) {
     });
     let mut leased = at_once(workers).await.concat();
     leased.sort();
-    assert_eq!(leased, posted, "each entry went to one worker");
+    assert_eq!(leased, posted, "each entry was leased by one worker");
 }
 
-/// `Outbox`: due when "`now` has reached the `due` of its first message to be delivered".
+/// `Outbox`: due when "`now` has reached the earliest `due` of its messages".
 pub(crate) async fn an_entry_is_due_with_its_first_message(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let late = queue.post_new([90, 60, 120].map(waits).into()).await;
     assert_eq!(queue.lease().await, None);
     let mixed = queue.post_new([900, 0].map(waits).into()).await;
-    assert_eq!(queue.lease_first().await, mixed[0], "an older entry that waits holds up nobody");
+    assert_eq!(queue.lease_first().await, mixed[0], "an older entry that is not due blocks nobody");
     queue.settle(mixed[0]).await;
     kit.pass_almost(60);
     assert_eq!(queue.lease().await, None);
     kit.pass_millis(1);
-    assert!(place(kit, &queue).await.is_some(), "it is announced when it is due");
+    assert!(due_index(kit, &queue).await.is_some(), "the queue is listed when the entry is due");
     assert_eq!(queue.lease_first().await, late[0]);
 }
 
-/// `lease`: "Deleting, claiming, popping or purging messages leaves entries as they are".
+/// `lease`: "Deleting, claiming, popping or purging messages does not change entries".
 pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -266,7 +267,7 @@ pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
 }
 
 /// `lease`: "An entry whose messages have all expired … is not due any more; sweeps remove it."
-pub(crate) async fn entries_end_with_their_messages(kit: &mut Kit) {
+pub(crate) async fn entries_expire_with_their_messages(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let long = NewSubscription { ttl: 10_000, ..subscription(77, "http://long") };
     queue.subscribe_new(&long).await;
@@ -276,10 +277,10 @@ pub(crate) async fn entries_end_with_their_messages(kit: &mut Kit) {
     assert_eq!(queue.lease_first().await, mixed[0], "one of its messages lives");
     assert_eq!(queue.lease().await, None, "all messages of the first entry have expired");
     kit.pass(60);
-    assert_eq!(queue.lease().await, None, "the lease ran out after the last message did");
+    assert_eq!(queue.lease().await, None, "the lease expired after the last message");
     kit.sweep().await;
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(!due.contains(&queue.key), "nothing is left to be due");
+    assert!(!due.contains(&queue.key), "no entry is due");
 }
 
 /// `lease`: "While the queue has no live subscription without a lease, none of its entries is due."
@@ -290,9 +291,9 @@ pub(crate) async fn entries_end_with_the_last_subscription(kit: &mut Kit) {
         queue.post(2).await;
     }
     left.unsubscribe_all().await;
-    assert_eq!(left.lease().await, None, "nobody is left to deliver to");
+    assert_eq!(left.lease().await, None, "no subscription is left");
     kit.pass(60);
-    assert_eq!(expired.lease().await, None, "nobody is left to deliver to");
+    assert_eq!(expired.lease().await, None, "no subscription is left");
     kit.sweep().await;
     for queue in [&left, &expired] {
         queue.subscribe_new(&NewSubscription { ttl: 600, ..subscription(2, "http://b") }).await;
@@ -302,8 +303,8 @@ pub(crate) async fn entries_end_with_the_last_subscription(kit: &mut Kit) {
     }
 }
 
-/// `lease`: "closing the head ends them".
-pub(crate) async fn closing_ends_entries(kit: &mut Kit) {
+/// `lease`: "closing the head discards them".
+pub(crate) async fn closing_discards_entries(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let old = queue.post(1).await;
     queue.lease().await;
@@ -316,14 +317,18 @@ pub(crate) async fn closing_ends_entries(kit: &mut Kit) {
     let new = next.post(1).await;
     next.settle(MessageId { position: new[0].position, ..old[0] }).await;
     kit.sweep().await;
-    assert_eq!(next.lease_first().await, new[0], "an old life's settlement is not the new one's");
+    assert_eq!(
+        next.lease_first().await,
+        new[0],
+        "settling an entry of the old incarnation does not affect the new one"
+    );
     kit.pass(60);
     assert_eq!(next.lease_first().await, new[0]);
     assert_eq!(next.lease().await, None);
 }
 
-/// `settle`: "One that is not there is no error", and nothing but the one named goes.
-pub(crate) async fn settling_nothing_is_no_error(kit: &mut Kit) {
+/// `settle`: "A missing entry is not an error", and only the given entry is settled.
+pub(crate) async fn settling_a_missing_entry_is_not_an_error(kit: &mut Kit) {
     let (queue, other) = (subscribed(kit, "q").await, subscribed(kit, "other").await);
     let (p, theirs) = (queue.post(3).await, other.post(3).await);
     queue.settle(p[1]).await;
@@ -339,8 +344,8 @@ pub(crate) async fn settling_nothing_is_no_error(kit: &mut Kit) {
     assert_eq!(other.lease_first().await, theirs[0]);
 }
 
-/// `due_queues`: "of every project", "the longest due first"; a queue without a head or with
-/// nothing due need not be named.
+/// `due_queues`: "of every project", "those due longest first"; queues without due entries may be
+/// omitted.
 pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
     let mut queues = Vec::new();
     for name in ["c", "a", "d", "b"] {
@@ -360,12 +365,12 @@ pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
     queues[0].lease().await;
     kit.pass(60);
     assert!(
-        place(kit, &queues[0]).await > place(kit, &queues[4]).await,
-        "due since its lease ended"
+        due_index(kit, &queues[0]).await > due_index(kit, &queues[4]).await,
+        "due since its lease expired"
     );
 }
 
-/// `due_queues`: "A queue with a due entry appears, once everything before it was settled or
+/// `due_queues`: "Every queue with a due entry appears once everything before it is settled or
 /// leased."
 pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
     let mut waiting = Vec::new();
@@ -391,42 +396,42 @@ pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
         }
     }
     for queue in waiting {
-        assert_eq!(queue.lease().await, None, "{} was never named", queue.key);
+        assert_eq!(queue.lease().await, None, "{} was never listed", queue.key);
     }
 }
 
-/// `due_queues`: "never keeps silent about one that has": also after its lease ran out, after more
-/// posts and after a sweep.
-pub(crate) async fn a_due_queue_is_named_until_it_is_settled(kit: &mut Kit) {
+/// `due_queues`: "never omits one that has": also after its lease expired, after more posts and
+/// after a sweep.
+pub(crate) async fn a_due_queue_is_listed_until_settled(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let first = queue.post(1).await;
-    assert!(place(kit, &queue).await.is_some());
+    assert!(due_index(kit, &queue).await.is_some());
     queue.lease().await;
     let second = queue.post(1).await;
-    assert!(place(kit, &queue).await.is_some(), "the second is due");
+    assert!(due_index(kit, &queue).await.is_some(), "the second is due");
     assert_eq!(queue.lease_first().await, second[0]);
     queue.settle(second[0]).await;
     kit.pass(60);
     kit.sweep().await;
-    assert!(place(kit, &queue).await.is_some(), "the first one's lease has run out");
+    assert!(due_index(kit, &queue).await.is_some(), "the first one's lease has expired");
     assert_eq!(queue.lease_first().await, first[0]);
     queue.settle(first[0]).await;
     let late = queue.post_one(waits(30)).await;
     kit.pass(30);
-    assert!(place(kit, &queue).await.is_some(), "its delay is over");
+    assert!(due_index(kit, &queue).await.is_some(), "its delay is over");
     assert_eq!(queue.lease_first().await, late);
     queue.settle(late).await;
     kit.pass(100);
     for _ in 0..MAX_STEPS {
-        if place(kit, &queue).await.is_none() {
+        if due_index(kit, &queue).await.is_none() {
             return;
         }
         assert_eq!(queue.lease().await, None, "all are settled");
     }
-    panic!("a queue without entries is named for ever");
+    panic!("a queue without entries stays listed");
 }
 
-/// `lease`: entries of racing posts are each leased once, while a worker is at it.
+/// `lease`: entries of concurrent posts are each leased once.
 pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let posters = start((0..4).map(|_| {
@@ -442,7 +447,7 @@ pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
     let mut leased = Vec::new();
     for _ in 0..20 {
         if let Some(entry) = queue.lease().await {
-            assert_eq!(entry.messages.len(), 2, "an entry is whole");
+            assert_eq!(entry.messages.len(), 2, "an entry has all messages of its post");
             leased.push(entry.messages[0].id);
             queue.settle(entry.messages[0].id).await;
         }

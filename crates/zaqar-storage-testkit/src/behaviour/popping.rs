@@ -7,8 +7,8 @@ use super::messages::{lives, waits};
 use crate::kit::{Kit, generation};
 use crate::queue::{ids, message, texts};
 
-/// `pop`: "At most `limit`, in order."
-pub(crate) async fn pop_takes_the_first(kit: &mut Kit) {
+/// `pop`: "At most `query.limit`, in order".
+pub(crate) async fn pop_removes_the_first(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(7).await;
     let popped = queue.pop(3).await;
@@ -22,8 +22,8 @@ pub(crate) async fn pop_takes_the_first(kit: &mut Kit) {
     assert_eq!(queue.pop(1).await, []);
 }
 
-/// `pop`: "claimed and delayed ones stay".
-pub(crate) async fn pop_passes_over_what_is_not_free(kit: &mut Kit) {
+/// `pop`: "claimed and delayed messages stay".
+pub(crate) async fn pop_skips_messages_that_are_not_free(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post(2).await;
     let (claim, _) = queue.claim(2).await;
@@ -31,14 +31,14 @@ pub(crate) async fn pop_passes_over_what_is_not_free(kit: &mut Kit) {
         .post_new(vec![waits(90), lives(60), message("a"), waits(90), message("b"), message("c")])
         .await;
     kit.pass(60);
-    assert_eq!(ids(&queue.pop(2).await), [p[2], p[4]], "filled from behind what it passes over");
+    assert_eq!(ids(&queue.pop(2).await), [p[2], p[4]], "filled past skipped messages");
     assert_eq!(queue.ids().await, [first[0], first[1], p[0], p[3], p[5]]);
     let held = queue.claim_get(claim).await.expect("the claim lives").messages;
     assert_eq!(ids(&held), first);
 }
 
-/// `pop`: what a claim left is free, and shows how often it was claimed.
-pub(crate) async fn pop_takes_what_a_claim_left(kit: &mut Kit) {
+/// `pop`: a released message is free and has its claim count.
+pub(crate) async fn pop_removes_released_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(3).await;
     let (released, _) = queue.claim(1).await;
@@ -52,8 +52,8 @@ pub(crate) async fn pop_takes_what_a_claim_left(kit: &mut Kit) {
     assert!(popped.iter().all(|message| message.claim.is_none()), "not {over} any more");
 }
 
-/// `pop`: "At most `limit`": none of an empty queue, or of one without a head.
-pub(crate) async fn pop_of_nothing(kit: &mut Kit) {
+/// `pop`: an empty queue, or one without a head, gives nothing.
+pub(crate) async fn pop_of_an_empty_queue(kit: &mut Kit) {
     assert_eq!(kit.queue("q").await.pop(5).await, []);
     assert_eq!(kit.queue_at(kit.key("closed"), generation(1)).pop(5).await, []);
 }
@@ -64,9 +64,9 @@ fn sealed(text: &str, key: &str) -> NewMessage {
     new
 }
 
-/// `pop`: "A message sealed with a key that is not in `query.keys` stays, unclaimed and uncounted,
-/// and those behind it are taken."
-pub(crate) async fn pop_leaves_what_its_caller_cannot_open(kit: &mut Kit) {
+/// `pop`: "A message sealed with a key that is not in `query.keys` stays free, its claim count
+/// unchanged, and messages after it are removed."
+pub(crate) async fn pop_skips_messages_that_the_caller_cannot_open(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let posted = ["lost", "kept", "", "lost", "other", ""].map(|key| match key {
         "" => message("plain"),
@@ -84,9 +84,9 @@ pub(crate) async fn pop_leaves_what_its_caller_cannot_open(kit: &mut Kit) {
     assert!(page.messages.iter().all(|one| one.claim.is_none() && one.claim_count == 0));
 }
 
-/// `pop`: "Passing over more than a bounded number of these ends the slice early": the next slice
-/// goes on there.
-pub(crate) async fn a_pop_past_many_unreadable_messages_goes_on(kit: &mut Kit) {
+/// `pop`: "Skipping more than a bounded number of these … ends the slice early": the next slice
+/// continues there.
+pub(crate) async fn a_pop_continues_after_many_unreadable_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for _ in 0..3 {
         queue.post_new(vec![sealed("s", "lost"); 500]).await;
@@ -97,7 +97,7 @@ pub(crate) async fn a_pop_past_many_unreadable_messages_goes_on(kit: &mut Kit) {
         let page = queue.pop_readable(2, after, &[]).await;
         found.extend(ids(&page.messages));
         let Some(next) = page.next else { break };
-        assert!(Some(next) > after, "a slice goes on behind the one before");
+        assert!(Some(next) > after, "a slice continues after the previous one");
         after = Some(next);
     }
     assert_eq!(found, [last]);

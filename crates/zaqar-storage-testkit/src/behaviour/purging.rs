@@ -41,8 +41,8 @@ pub(crate) async fn purge_ends_claims(kit: &mut Kit) {
     assert_eq!(queue.shown().await, new);
 }
 
-/// `purge`: "Markers stay valid; later messages get later places."
-pub(crate) async fn markers_outlive_a_purge(kit: &mut Kit) {
+/// `purge`: "Markers stay valid; later messages get later positions."
+pub(crate) async fn markers_stay_valid_after_a_purge(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let old = queue.post(3).await;
     queue.purge().await;
@@ -52,14 +52,14 @@ pub(crate) async fn markers_outlive_a_purge(kit: &mut Kit) {
         assert_eq!(
             ids(&queue.follow(query).await),
             new,
-            "behind a purged marker is what came later"
+            "after a purged marker come later messages"
         );
     }
 }
 
-/// `purge` is of what is there: what comes later is listed, counted and claimed as ever, swept or
-/// not.
-pub(crate) async fn a_purged_queue_goes_on(kit: &mut Kit) {
+/// `purge` affects only existing messages: later ones are listed, counted and claimed as usual,
+/// swept or not.
+pub(crate) async fn a_purged_queue_can_be_used(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for is_swept in [false, true, false] {
         queue.post(3).await;
@@ -83,7 +83,7 @@ pub(crate) async fn a_purged_queue_goes_on(kit: &mut Kit) {
 }
 
 /// `purge` of an empty queue, and of one without a head, does nothing.
-pub(crate) async fn purge_of_nothing(kit: &mut Kit) {
+pub(crate) async fn purge_of_an_empty_queue(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.purge().await;
     let p = queue.post(1).await;

@@ -40,16 +40,16 @@ async fn count(kit: &Kit, project: &ProjectId, kind: Kind) -> u64 {
     kit.rows().count(project, kind).await.expect("count answers")
 }
 
-/// `create`: "No row: `row` is kept; `None`."
-pub(crate) async fn create_keeps_the_row(kit: &mut Kit) {
+/// `create`: "No row: `row` is stored; `None`."
+pub(crate) async fn create_stores_the_row(kit: &mut Kit) {
     let (key, row) = (kit.key("q"), row(json!({"a": 1})));
-    assert_eq!(get(kit, &key).await, None, "nothing is there before it is created");
+    assert_eq!(get(kit, &key).await, None, "there is no row before it is created");
     assert_eq!(create(kit, &key, &row).await, None);
     assert_eq!(get(kit, &key).await, Some(row));
 }
 
-/// `create`: "A row is there: it stays as it is and is returned."
-pub(crate) async fn create_leaves_a_row_that_is_there(kit: &mut Kit) {
+/// `create`: "A row exists: it does not change and is returned."
+pub(crate) async fn create_does_not_change_an_existing_row(kit: &mut Kit) {
     let (key, first) = (kit.key("q"), row(json!({"a": 1})));
     create(kit, &key, &first).await;
     let second = row(json!({"b": 2}));
@@ -57,8 +57,8 @@ pub(crate) async fn create_leaves_a_row_that_is_there(kit: &mut Kit) {
     assert_eq!(get(kit, &key).await, Some(first));
 }
 
-/// `create`: "of two callers at once one creates".
-pub(crate) async fn of_many_creators_one_creates(kit: &mut Kit) {
+/// `create`: "If two callers race, one creates the row."
+pub(crate) async fn one_of_many_creators_creates(kit: &mut Kit) {
     for round in 0..5 {
         let key = kit.key(&format!("q{round}"));
         let creators = (0..8).map(|n| {
@@ -73,14 +73,14 @@ pub(crate) async fn of_many_creators_one_creates(kit: &mut Kit) {
             answers.iter().filter(|(_, there)| there.is_none()).map(|(row, _)| row).collect();
         assert_eq!(created.len(), 1, "one of many creators creates");
         for (_, there) in &answers {
-            assert!(there.is_none() || there.as_ref() == Some(created[0]), "others see its row");
+            assert!(there.is_none() || there.as_ref() == Some(created[0]), "others get its row");
         }
         assert_eq!(get(kit, &key).await.as_ref(), Some(created[0]));
     }
 }
 
-/// `get`: "Shows what the last finished change left".
-pub(crate) async fn get_shows_the_last_finished_change(kit: &mut Kit) {
+/// `get`: "Returns the result of the last finished change".
+pub(crate) async fn get_returns_the_last_finished_change(kit: &mut Kit) {
     let (key, first) = (kit.key("q"), row(json!({"a": 1})));
     create(kit, &key, &first).await;
     let mut last = first.clone();
@@ -98,8 +98,8 @@ pub(crate) async fn get_shows_the_last_finished_change(kit: &mut Kit) {
     assert_eq!(get(kit, &key).await, None);
 }
 
-/// `create`, `get`, `list`: "`row` is kept", whatever its metadata.
-pub(crate) async fn metadata_comes_back_as_it_was(kit: &mut Kit) {
+/// `create`, `get`, `list`: "`row` is stored", whatever its metadata.
+pub(crate) async fn metadata_round_trips(kit: &mut Kit) {
     let documents = [
         json!({}),
         json!({"zebra": 1, "apple": 2, "Mango": 3, "": 4, "_max_claim_count": null}),
@@ -114,12 +114,15 @@ pub(crate) async fn metadata_comes_back_as_it_was(kit: &mut Kit) {
         let there = get(kit, &key).await.expect("a created row is there");
         assert_eq!(there.metadata.to_json(), row.metadata.to_json(), "same text, same order");
         let listed = Queues::list(kit.rows(), &kit.project(), Kind::Queue, None, 100).await;
-        assert!(listed.expect("list answers").contains(&(key.name, row)), "list shows it too");
+        assert!(
+            listed.expect("list answers").contains(&(key.name, row)),
+            "list returns it as well"
+        );
     }
 }
 
-/// `QueueRow::generation`: numbers up to `i64::MAX` lose no bit.
-pub(crate) async fn generations_of_any_size_come_back(kit: &mut Kit) {
+/// `QueueRow::generation`: numbers up to `i64::MAX` are lossless.
+pub(crate) async fn generations_of_any_size_round_trip(kit: &mut Kit) {
     for (n, number) in [0, 1, (1 << 53) + 1, i64::MAX as u64].into_iter().enumerate() {
         let generation =
             Generation { incarnation: Incarnation::new(number), version: Version::new(number) };
@@ -131,7 +134,7 @@ pub(crate) async fn generations_of_any_size_come_back(kit: &mut Kit) {
     }
 }
 
-/// `replace`: "The row has `expected`: `row` takes its place; `true`"; "another generation: nothing
+/// `replace`: "The row has `expected`: `row` replaces it; `true`"; "another generation: nothing
 /// changes; `false`".
 pub(crate) async fn replace_needs_the_generation(kit: &mut Kit) {
     let (key, first) = (kit.key("q"), row(json!({"a": 1})));
@@ -149,7 +152,7 @@ pub(crate) async fn replace_needs_the_generation(kit: &mut Kit) {
     assert_eq!(get(kit, &key).await, Some(second));
 }
 
-/// `replace`: "No row: nothing changes; `false`".
+/// `replace`: "No row …: nothing changes; `false`".
 pub(crate) async fn replace_changes_nothing_without_a_row(kit: &mut Kit) {
     let (key, row) = (kit.key("q"), row(json!({})));
     assert!(!replace(kit, &key, row.generation, &row).await);
@@ -157,8 +160,8 @@ pub(crate) async fn replace_changes_nothing_without_a_row(kit: &mut Kit) {
     assert_eq!(count(kit, &kit.project(), Kind::Queue).await, 0);
 }
 
-/// `replace`: "Of two callers with one expectation one succeeds."
-pub(crate) async fn of_many_replacers_one_replaces(kit: &mut Kit) {
+/// `replace`: "If two callers with the same expectation race, one succeeds."
+pub(crate) async fn one_of_many_replacers_replaces(kit: &mut Kit) {
     let (key, mut last) = (kit.key("q"), row(json!({})));
     create(kit, &key, &last).await;
     for _ in 0..5 {
@@ -179,8 +182,8 @@ pub(crate) async fn of_many_replacers_one_replaces(kit: &mut Kit) {
     }
 }
 
-/// `remove`: "The row belongs to `incarnation`: it is gone; `true`", "whatever its version"; else
-/// "nothing changes; `false`".
+/// `remove`: "The row belongs to `incarnation`: it is removed; `true`", "whatever its version";
+/// otherwise "nothing changes; `false`".
 pub(crate) async fn remove_needs_the_incarnation(kit: &mut Kit) {
     let (key, first) = (kit.key("q"), row(json!({"a": 1})));
     let incarnation = first.generation.incarnation;
@@ -193,16 +196,16 @@ pub(crate) async fn remove_needs_the_incarnation(kit: &mut Kit) {
     assert!(replace(kit, &key, first.generation, &second).await);
     assert!(remove(kit, &key, incarnation).await);
     assert_eq!(get(kit, &key).await, None);
-    assert!(!remove(kit, &key, incarnation).await, "it is gone already");
+    assert!(!remove(kit, &key, incarnation).await, "it is removed already");
 }
 
-/// `create` after `remove`: "No row: `row` is kept; `None`."
+/// `create` after `remove`: "No row: `row` is stored; `None`."
 pub(crate) async fn a_removed_row_can_be_created_again(kit: &mut Kit) {
     let (key, first, second) = (kit.key("q"), row(json!({"a": 1})), row(json!({"b": 2})));
     create(kit, &key, &first).await;
     remove(kit, &key, first.generation.incarnation).await;
     assert_eq!(create(kit, &key, &second).await, None);
-    assert!(!remove(kit, &key, first.generation.incarnation).await, "of another life");
+    assert!(!remove(kit, &key, first.generation.incarnation).await, "of another incarnation");
     assert_eq!(get(kit, &key).await, Some(second));
     assert_eq!(page(kit, Kind::Queue, None, 10).await, ["q"]);
 }
@@ -229,7 +232,7 @@ pub(crate) async fn list_is_ascending_by_byte(kit: &mut Kit) {
 }
 
 /// `list`: "Begins with the first name greater than `after`, which need not exist."
-pub(crate) async fn list_begins_behind_any_name(kit: &mut Kit) {
+pub(crate) async fn list_begins_after_any_name(kit: &mut Kit) {
     create_names(kit).await;
     for (after, first) in [
         ("-", "."),
@@ -240,9 +243,9 @@ pub(crate) async fn list_begins_behind_any_name(kit: &mut Kit) {
         ("a-b", "a.b"),
         ("aa", "ab"),
     ] {
-        assert_eq!(page(kit, Kind::Queue, Some(after), 1).await, [first], "behind {after}");
+        assert_eq!(page(kit, Kind::Queue, Some(after), 1).await, [first], "after {after}");
     }
-    assert!(page(kit, Kind::Queue, Some("b"), 10).await.is_empty(), "nothing is behind the last");
+    assert!(page(kit, Kind::Queue, Some("b"), 10).await.is_empty(), "nothing comes after the last");
     assert!(page(kit, Kind::Queue, Some("zzz"), 10).await.is_empty());
 }
 
@@ -268,7 +271,7 @@ pub(crate) async fn list_pages_are_full_until_the_end(kit: &mut Kit) {
 }
 
 /// `list`: "rows of one project and kind".
-pub(crate) async fn list_shows_one_project_and_kind(kit: &mut Kit) {
+pub(crate) async fn list_is_of_one_project_and_kind(kit: &mut Kit) {
     let other = ProjectId::new(&format!("{}x", kit.tag)).expect("a project id");
     for at in [
         kit.key("queue"),
@@ -282,8 +285,8 @@ pub(crate) async fn list_shows_one_project_and_kind(kit: &mut Kit) {
     assert_eq!(page(kit, Kind::Topic, None, 10).await, ["topic"]);
 }
 
-/// `count`: "Counts what `list` would show in all."
-pub(crate) async fn count_is_what_list_shows(kit: &mut Kit) {
+/// `count`: "Counts the rows that `list` would return over all pages."
+pub(crate) async fn count_equals_the_list(kit: &mut Kit) {
     let project = kit.project();
     assert_eq!(count(kit, &project, Kind::Queue).await, 0);
     create_names(kit).await;

@@ -1,5 +1,5 @@
-//! What a store keeps when it is shut down and opened again, where [`crate::About::keeps`] says
-//! that it does.
+//! The contents of a store after it was shut down and opened again, if [`crate::About::keeps`] is
+//! set.
 
 use serde_json::json;
 use zaqar_core::Kind;
@@ -12,7 +12,7 @@ use crate::kit::Kit;
 use crate::queue::{ids, message};
 use crate::subscriber::subscription;
 
-/// `shut_down`: "makes it durable": rows, their removal included.
+/// `shut_down`: "makes them durable": rows and their removal.
 pub(crate) async fn rows_are_kept(kit: &mut Kit) {
     if !kit.keeps() {
         return;
@@ -32,8 +32,8 @@ pub(crate) async fn rows_are_kept(kit: &mut Kit) {
     assert_eq!(listed.expect("list answers"), [(kept_key.name, kept)]);
 }
 
-/// `shut_down`: "makes it durable": messages in every state, with their order, lives, delays and
-/// counts.
+/// `shut_down`: "makes them durable": messages in every state, with their order, ttls, delays and
+/// claim counts.
 pub(crate) async fn messages_are_kept(kit: &mut Kit) {
     if !kit.keeps() {
         return;
@@ -53,7 +53,7 @@ pub(crate) async fn messages_are_kept(kit: &mut Kit) {
     assert_eq!(queue.shown().await, [p[0], p[2], p[3]]);
 }
 
-/// `shut_down`: "makes it durable": claims, which end when they would have.
+/// `shut_down`: "makes them durable": claims, with their expiry.
 pub(crate) async fn claims_are_kept(kit: &mut Kit) {
     if !kit.keeps() {
         return;
@@ -74,7 +74,7 @@ pub(crate) async fn claims_are_kept(kit: &mut Kit) {
     assert!(queue.renew(second, 100, 60).await);
 }
 
-/// `shut_down`: "makes it durable": subscriptions, outbox entries and their leases.
+/// `shut_down`: "makes them durable": subscriptions, outbox entries and their leases.
 pub(crate) async fn subscriptions_and_outbox_are_kept(kit: &mut Kit) {
     if !kit.keeps() {
         return;
@@ -90,17 +90,17 @@ pub(crate) async fn subscriptions_and_outbox_are_kept(kit: &mut Kit) {
     let queue = kit.again(&queue);
     assert_eq!(queue.subscribed().await, [1]);
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(due.contains(&queue.key), "a due queue is named after a restart");
+    assert!(due.contains(&queue.key), "a due queue is listed after a restart");
     assert_eq!(queue.lease().await.expect("an entry is due").first, open[0].position);
-    assert_eq!(queue.lease().await, None, "the lease lasts");
+    assert_eq!(queue.lease().await, None, "the lease is still live");
     kit.pass(60);
-    assert_eq!(queue.lease().await, Some(held), "and runs out when it would have");
+    assert_eq!(queue.lease().await, Some(held), "the lease keeps its expiry");
     let later = queue.post(1).await;
     assert_eq!(queue.lease().await.expect("an entry is due").first, open[0].position);
     assert_eq!(queue.lease().await.expect("an entry is due").first, later[0].position);
 }
 
-/// `shut_down`: "makes it durable": what was deleted, popped, purged or closed stays so.
+/// `shut_down`: "makes them durable": deletes, pops, purges and closings.
 pub(crate) async fn what_was_removed_stays_removed(kit: &mut Kit) {
     if !kit.keeps() {
         return;
@@ -129,8 +129,8 @@ pub(crate) async fn what_was_removed_stays_removed(kit: &mut Kit) {
     }
 }
 
-/// `post`: "A position is never given twice, also after a restart."
-pub(crate) async fn no_position_twice_after_a_restart(kit: &mut Kit) {
+/// `post`: "A position is never reused … after a restart."
+pub(crate) async fn positions_are_not_reused_after_a_restart(kit: &mut Kit) {
     if !kit.keeps() {
         return;
     }
@@ -138,7 +138,7 @@ pub(crate) async fn no_position_twice_after_a_restart(kit: &mut Kit) {
     let mut last = None;
     for round in 0..4 {
         let p = queue.post(3).await;
-        assert!(last < Some(p[0]), "round {round}: {} is not behind {last:?}", p[0]);
+        assert!(last < Some(p[0]), "round {round}: {} is not after {last:?}", p[0]);
         last = Some(p[2]);
         match round {
             0 => drop(queue.pop(3).await),

@@ -31,11 +31,15 @@ pub(crate) async fn stats_count_by_state(kit: &mut Kit) {
     kit.pass(30);
     assert_eq!(swept_counts(kit, &queue).await, (3, 3, 1));
     kit.pass(70);
-    assert_eq!(swept_counts(kit, &queue).await, (7, 0, 0), "delays and the claim are over");
+    assert_eq!(
+        swept_counts(kit, &queue).await,
+        (7, 0, 0),
+        "delays have ended and the claim has expired"
+    );
 }
 
 /// `Stats::ends`: "The first and the last message of any state; `None` for an empty queue."
-pub(crate) async fn stats_show_the_ends(kit: &mut Kit) {
+pub(crate) async fn stats_include_the_first_and_the_last(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     assert_eq!(queue.stats().await.ends, None);
     let (start, first) = (kit.now(), queue.post_one(message("a")).await);
@@ -56,7 +60,7 @@ pub(crate) async fn stats_show_the_ends(kit: &mut Kit) {
     assert_eq!(queue.stats().await.ends, None);
 }
 
-/// `stats`: "Exact once `sweep` has nothing left to do": at once where nothing is due.
+/// `stats`: "Exact once `sweep` has nothing left to do": immediately if nothing is due.
 pub(crate) async fn stats_follow_every_change(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue.post(10).await;
@@ -66,7 +70,7 @@ pub(crate) async fn stats_follow_every_change(kit: &mut Kit) {
     assert_eq!(counts(&queue).await, (6, 3, 0));
     queue.delete(p[0], Some(claim)).await;
     queue.delete(p[1], None).await;
-    assert_eq!(counts(&queue).await, (6, 3, 0), "what changes nothing counts nothing");
+    assert_eq!(counts(&queue).await, (6, 3, 0), "calls without effect do not change the counts");
     queue.delete_many(&[p[1], p[9], p[9], p[0]], &zaqar_core::storage::Deletable::Any).await;
     assert_eq!(counts(&queue).await, (5, 2, 0));
     queue.pop(2).await;
@@ -88,8 +92,8 @@ pub(crate) async fn stats_follow_every_change(kit: &mut Kit) {
     assert_eq!(counts(&queue).await, (2, 0, 0));
 }
 
-/// `stats`: "Exact once `sweep` has nothing left to do at `now`", also of what expired in any
-/// state.
+/// `stats`: "Exact once `sweep` has nothing left to do at `now`", also after messages expired in
+/// any state.
 pub(crate) async fn stats_are_exact_after_a_sweep(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post_new(vec![lives(60), lives(400), message("c")]).await;
@@ -97,21 +101,21 @@ pub(crate) async fn stats_are_exact_after_a_sweep(kit: &mut Kit) {
     queue.post_new(vec![lives(60), message("d")]).await;
     let late = queue.post_one(zaqar_core::storage::NewMessage { ttl: 70, ..waits(80) }).await;
     kit.pass(60);
-    assert_eq!(swept_counts(kit, &queue).await, (2, 2, 1), "the claim lengthened what it took");
+    assert_eq!(swept_counts(kit, &queue).await, (2, 2, 1), "the claim extended its messages");
     assert_eq!(queue.stats().await.ends.expect("not empty").1.id, late);
     kit.pass(10);
     assert_eq!(swept_counts(kit, &queue).await, (2, 2, 0));
     kit.pass(30);
-    assert_eq!(swept_counts(kit, &queue).await, (4, 0, 0), "the claim is over");
+    assert_eq!(swept_counts(kit, &queue).await, (4, 0, 0), "the claim has expired");
     kit.pass(60);
-    assert_eq!(swept_counts(kit, &queue).await, (3, 0, 0), "its grace is over");
+    assert_eq!(swept_counts(kit, &queue).await, (3, 0, 0), "its grace has ended");
     kit.pass(3600);
     assert_eq!(swept_counts(kit, &queue).await, (0, 0, 0));
     assert_eq!(queue.stats().await, Stats::default());
 }
 
-/// `stats`: "never off by more than what waits to be swept".
-pub(crate) async fn stats_are_never_off_by_more_than_what_waits(kit: &mut Kit) {
+/// `stats`: "never off by more than what still has to be swept".
+pub(crate) async fn stats_are_off_by_unswept_messages_at_most(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(4).await;
     queue.post_new(vec![lives(60), lives(60), waits(60)]).await;
@@ -125,7 +129,7 @@ pub(crate) async fn stats_are_never_off_by_more_than_what_waits(kit: &mut Kit) {
 }
 
 /// `stats`: "`None` for a queue without a head."
-pub(crate) async fn stats_of_nothing(kit: &mut Kit) {
+pub(crate) async fn stats_without_a_head_are_none(kit: &mut Kit) {
     let queue = kit.queue_at(kit.key("q"), generation(1));
     assert_eq!(queue.try_stats().await, None);
     queue.open().await;
@@ -134,11 +138,11 @@ pub(crate) async fn stats_of_nothing(kit: &mut Kit) {
     assert_eq!(queue.try_stats().await, None);
 }
 
-/// How often a volume that may lag is asked, and how long it is given in between.
-const PATIENCE: (u32, Duration) = (100, Duration::from_millis(100));
+/// How often a lagging volume is polled, and the interval.
+const POLLS: (u32, Duration) = (100, Duration::from_millis(100));
 
-/// `volume`: "The sum of `stats` over all queues and topics; what the server keeps in queues of its
-/// own is not counted. It may lag behind by what was changed in the last seconds", or `None`.
+/// `volume`: "The sum of `stats` over all queues and topics, without internal queues …. It may lag
+/// a few seconds behind", or `None`.
 pub(crate) async fn volume_is_the_sum_of_all(kit: &mut Kit) {
     kit.sweep().await;
     let Some(before) = volume(kit).await else { return };
@@ -158,11 +162,11 @@ pub(crate) async fn volume_is_the_sum_of_all(kit: &mut Kit) {
     closed.close().await;
     kit.sweep().await;
     let expected = Volume { claimed: before.claimed + 3, free: before.free + 5 };
-    for _ in 0..PATIENCE.0 {
+    for _ in 0..POLLS.0 {
         if volume(kit).await == Some(expected) {
             return;
         }
-        tokio::time::sleep(PATIENCE.1).await;
+        tokio::time::sleep(POLLS.1).await;
     }
     assert_eq!(volume(kit).await, Some(expected), "long after the last change");
 }

@@ -28,11 +28,11 @@ impl Queue {
         }
     }
 
-    /// Subscribes a subscriber who is not subscribed; the place behind which posts concern him.
+    /// Subscribes a new subscriber; returns its start position.
     pub(crate) async fn subscribe_new(&self, new: &NewSubscription) -> Position {
         match self.subscribe(new).await {
             Subscribed::Created { after } => after,
-            Subscribed::Exists(there) => panic!("{there:?} is there already"),
+            Subscribed::Exists(there) => panic!("{there:?} exists already"),
         }
     }
 
@@ -77,8 +77,9 @@ impl Queue {
     }
 }
 
-/// `subscribe`: "The head has `assumed` and no live subscription has the subscriber: it is made."
-pub(crate) async fn what_was_subscribed_comes_back(kit: &mut Kit) {
+/// `subscribe`: "The head has `assumed` and no live subscription has the subscriber: it is
+/// created."
+pub(crate) async fn subscriptions_round_trip(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for (number, ttl, confirmed, lease) in [
         (1, 60, false, None),
@@ -101,16 +102,19 @@ pub(crate) async fn what_was_subscribed_comes_back(kit: &mut Kit) {
         kit.pass(1);
         assert_eq!(queue.subscription(id).await.as_ref(), Some(&expected));
         let all = queue.store.subscriptions(&queue.key, None, 10, queue.now()).await;
-        assert!(all.expect("subscriptions answers").contains(&expected), "listed as it is read");
+        assert!(
+            all.expect("subscriptions answers").contains(&expected),
+            "listed as it is returned by id"
+        );
     }
 }
 
-/// `subscribe`: "A live one has it: `Exists`, nothing changes."
+/// `subscribe`: "A live one has it: `Exists`; nothing changes."
 pub(crate) async fn a_subscriber_subscribes_once(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = NewSubscription { confirmed: false, ..subscription(1, "mailto:a@example.org") };
     queue.subscribe_new(&first).await;
-    let there = queue.subscription(id(1)).await.expect("it was made");
+    let there = queue.subscription(id(1)).await.expect("it was created");
     kit.pass(10);
     let second = NewSubscription { ttl: 900, ..subscription(2, "mailto:a@example.org") };
     assert_eq!(queue.subscribe(&second).await, Subscribed::Exists(there.clone()));
@@ -122,8 +126,8 @@ pub(crate) async fn a_subscriber_subscribes_once(kit: &mut Kit) {
     other.subscribe_new(&second).await;
 }
 
-/// `subscribe`: "Of two callers at once one creates."
-pub(crate) async fn of_many_subscribers_one_subscribes(kit: &mut Kit) {
+/// `subscribe`: "If two callers race, one creates the subscription."
+pub(crate) async fn one_of_many_subscribers_subscribes(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for round in 0..5 {
         let callers = (0..8).map(|n| {
@@ -139,7 +143,7 @@ pub(crate) async fn of_many_subscribers_one_subscribes(kit: &mut Kit) {
         assert_eq!(created.len(), 1, "one of many callers subscribes");
         for (_, answer) in &answers {
             if let Subscribed::Exists(there) = answer {
-                assert_eq!(there.id, created[0].0, "the others see it");
+                assert_eq!(there.id, created[0].0, "the others get it");
             }
         }
     }
@@ -162,8 +166,9 @@ pub(crate) async fn subscribe_needs_the_generation(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `Subscriptions`: "live until `now` reaches `since + ttl`. No method shows one that is not live."
-pub(crate) async fn a_subscription_lives_until_its_ttl_is_over(kit: &mut Kit) {
+/// `Subscriptions`: "live until … `now` reaches `since + ttl`. No method returns one that is not
+/// live."
+pub(crate) async fn a_subscription_expires_with_its_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for (number, ttl) in [(1, 60), (2, 90), (3, u64::MAX)] {
         let new = NewSubscription { ttl, ..subscription(number, &format!("http://{number}")) };
@@ -174,18 +179,22 @@ pub(crate) async fn a_subscription_lives_until_its_ttl_is_over(kit: &mut Kit) {
     kit.pass_millis(1);
     assert_eq!(queue.subscribed().await, [2, 3]);
     assert_eq!(queue.subscription(id(1)).await, None);
-    assert_eq!(queue.subscriptions_behind(None, 1).await, [2], "it takes no place on a page");
+    assert_eq!(
+        queue.subscriptions_behind(None, 1).await,
+        [2],
+        "an expired one does not shorten a page"
+    );
     let change = SubscriptionChange { ttl: Some(600), ..SubscriptionChange::default() };
     assert_eq!(queue.change(id(1), &change).await, Changed::Absent);
     kit.sweep().await;
     assert_eq!(queue.subscribed().await, [2, 3]);
     kit.pass(100_000_000);
     kit.sweep().await;
-    assert_eq!(queue.subscribed().await, [3], "what lies past the end of time lives until then");
+    assert_eq!(queue.subscribed().await, [3], "the expiry saturates at the latest time");
 }
 
-/// `subscribe`: "One that is over is no obstacle."
-pub(crate) async fn one_that_is_over_is_no_obstacle(kit: &mut Kit) {
+/// `subscribe`: "An expired one is ignored."
+pub(crate) async fn an_expired_subscription_is_ignored(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.subscribe(&subscription(1, "http://a")).await;
     queue.subscribe(&subscription(2, "http://b")).await;
@@ -198,13 +207,17 @@ pub(crate) async fn one_that_is_over_is_no_obstacle(kit: &mut Kit) {
     };
     assert_eq!(queue.change(id(3), &change).await, Changed::Done);
     kit.sweep().await;
-    assert_eq!(queue.subscribed().await, [3], "the old one's end does not touch the new one");
+    assert_eq!(
+        queue.subscribed().await,
+        [3],
+        "the expiry of the old one does not affect the new one"
+    );
     let again = queue.subscribe(&subscription(4, "http://b")).await;
     assert!(matches!(again, Subscribed::Exists(_)));
     queue.subscribe_new(&subscription(5, "http://a")).await;
 }
 
-/// `subscription`: "`None` for one that is unknown, over, or of another queue."
+/// `subscription`: "`None` for one that is unknown, expired or of another queue."
 pub(crate) async fn a_subscription_is_of_one_queue(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let topic = kit.open(kit.key_of(zaqar_core::Kind::Topic, "q")).await;
@@ -218,7 +231,7 @@ pub(crate) async fn a_subscription_is_of_one_queue(kit: &mut Kit) {
         other.unsubscribe_all().await;
     }
     assert_eq!(queue.subscription(id(2)).await, None);
-    assert_eq!(queue.subscription(id(1)).await.expect("it is there").ttl, 300);
+    assert_eq!(queue.subscription(id(1)).await.expect("it exists").ttl, 300);
     topic.subscribe_new(&subscription(1, "http://a")).await;
     topic.unsubscribe(1).await;
     assert_eq!(queue.subscribed().await, [1]);
@@ -245,15 +258,15 @@ pub(crate) async fn subscriptions_are_listed_by_id(kit: &mut Kit) {
     assert_eq!(queue.subscriptions_behind(Some(5), 2).await, [9, 10], "5 need not exist");
     assert_eq!(queue.subscriptions_behind(Some(u128::MAX - 1), 2).await, []);
     queue.unsubscribe(9).await;
-    assert_eq!(queue.subscriptions_behind(Some(9), 1).await, [10], "9 is gone");
+    assert_eq!(queue.subscriptions_behind(Some(9), 1).await, [10], "9 was removed");
 }
 
-/// `change_subscription`: "All of `change` happens"; "A new ttl counts from `now`; without one
-/// `since` stays."
-pub(crate) async fn a_change_changes_what_it_names(kit: &mut Kit) {
+/// `change_subscription`: "All of `change` is applied"; "A new ttl counts from `now`; without one
+/// `since` does not change."
+pub(crate) async fn a_change_sets_only_its_fields(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.subscribe(&subscription(1, "http://a")).await;
-    let mut expected = queue.subscription(id(1)).await.expect("it was made");
+    let mut expected = queue.subscription(id(1)).await.expect("it was created");
     kit.pass(50);
     assert_eq!(queue.change(id(1), &SubscriptionChange::default()).await, Changed::Done);
     assert_eq!(queue.subscription(id(1)).await.as_ref(), Some(&expected));
@@ -274,14 +287,14 @@ pub(crate) async fn a_change_changes_what_it_names(kit: &mut Kit) {
     assert_eq!(queue.subscription(id(1)).await.as_ref(), Some(&expected));
     kit.pass(300);
     kit.sweep().await;
-    assert_eq!(queue.subscribed().await, [1], "its first life does not count any more");
+    assert_eq!(queue.subscribed().await, [1], "its first ttl does not count any more");
     kit.pass_almost(100);
     assert_eq!(queue.subscribed().await, [1]);
     kit.pass_millis(1);
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `change_subscription`: "The new subscriber is taken by another live one: `Duplicate`"; "or
+/// `change_subscription`: "Another live subscription has the new subscriber: `Duplicate`"; "or
 /// nothing".
 pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit) {
     let queue = kit.queue("q").await;
@@ -298,7 +311,11 @@ pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit
     assert_eq!(queue.change(id(1), &change).await, Changed::Duplicate);
     assert_eq!(queue.subscription(id(1)).await, before);
     let own = SubscriptionChange { subscriber: Some("http://a".to_owned()), ..change.clone() };
-    assert_eq!(queue.change(id(1), &own).await, Changed::Done, "its own is no duplicate");
+    assert_eq!(
+        queue.change(id(1), &own).await,
+        Changed::Done,
+        "its own subscriber is not a duplicate"
+    );
     queue.unsubscribe(2).await;
     assert_eq!(queue.change(id(1), &change).await, Changed::Done);
     queue.subscribe_new(&subscription(3, "http://a")).await;
@@ -306,9 +323,9 @@ pub(crate) async fn a_change_to_a_taken_subscriber_changes_nothing(kit: &mut Kit
     assert!(matches!(taken, Subscribed::Exists(there) if there.id == id(1)));
 }
 
-/// `change_subscription`: "The new subscriber is taken by another live one", whoever changes at the
-/// same time.
-pub(crate) async fn of_many_changes_to_one_subscriber_one_is_made(kit: &mut Kit) {
+/// `change_subscription`: "Another live subscription has the new subscriber: `Duplicate`", also
+/// with concurrent changes.
+pub(crate) async fn one_of_many_changes_to_a_subscriber_succeeds(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for number in 1..=8 {
         queue.subscribe(&subscription(number, &format!("http://{number}"))).await;
@@ -325,7 +342,8 @@ pub(crate) async fn of_many_changes_to_one_subscriber_one_is_made(kit: &mut Kit)
     assert_eq!((made, refused), (1, 7), "{answers:?}");
 }
 
-/// `unsubscribe`: "one that is not there is no error"; "The subscriber may subscribe anew at once."
+/// `unsubscribe`: "a missing one is not an error"; "The subscriber can subscribe again
+/// immediately."
 pub(crate) async fn unsubscribe_removes_one(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for (number, subscriber) in [(1, "http://a"), (2, "http://b"), (3, "http://c")] {
@@ -340,7 +358,7 @@ pub(crate) async fn unsubscribe_removes_one(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, [1, 3, 4]);
 }
 
-/// `unsubscribe_all`: "Removes all of a queue."
+/// `unsubscribe_all`: "Removes all subscriptions of a queue."
 pub(crate) async fn unsubscribe_all_removes_all(kit: &mut Kit) {
     let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
     for number in 1..=30 {
@@ -352,19 +370,20 @@ pub(crate) async fn unsubscribe_all_removes_all(kit: &mut Kit) {
     assert_eq!(queue.subscription(id(7)).await, None);
     queue.subscribe_new(&subscription(31, "http://7")).await;
     kit.sweep().await;
-    assert_eq!(queue.subscribed().await, [31], "what came later stays");
+    assert_eq!(queue.subscribed().await, [31], "later ones stay");
     assert_eq!(other.subscribed().await, [1]);
     queue.unsubscribe_all().await;
     queue.unsubscribe_all().await;
     assert_eq!(queue.subscribed().await, []);
 }
 
-/// `Subscriptions`: "Closing the queue's head ends all of them."; a purge of messages ends none.
-pub(crate) async fn closing_ends_subscriptions(kit: &mut Kit) {
+/// `Subscriptions`: "Closing the queue's head removes all of them."; a purge of messages removes
+/// none.
+pub(crate) async fn closing_removes_subscriptions(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.subscribe(&subscription(1, "http://a")).await;
     queue.purge().await;
-    assert_eq!(queue.subscribed().await, [1], "a purge is of messages");
+    assert_eq!(queue.subscribed().await, [1], "a purge removes only messages");
     queue.close().await;
     assert_eq!(queue.subscribed().await, []);
     assert_eq!(queue.subscription(id(1)).await, None);
@@ -375,8 +394,8 @@ pub(crate) async fn closing_ends_subscriptions(kit: &mut Kit) {
     assert_eq!(next.subscribed().await, [2]);
 }
 
-/// `leased_subscriptions`: one lease's alone, by id, with the time when each ends, in pages.
-pub(crate) async fn those_on_a_lease_are_listed_alone(kit: &mut Kit) {
+/// `leased_subscriptions`: only those of one lease, by id, with their expiry, in pages.
+pub(crate) async fn subscriptions_on_a_lease_are_listed_separately(kit: &mut Kit) {
     let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
     let (ours, theirs) = (kit.lease(1), kit.lease(2));
     for lease in [ours, theirs] {

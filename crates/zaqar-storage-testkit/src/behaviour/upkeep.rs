@@ -1,4 +1,4 @@
-//! Health, cleaning and the end: lines of [`zaqar_core::storage::Upkeep`].
+//! Health checks, sweeps and shutdown: lines of [`zaqar_core::storage::Upkeep`].
 
 use serde_json::json;
 use zaqar_core::storage::{
@@ -12,7 +12,7 @@ use crate::kit::{Kit, sweep};
 use crate::queue::{batch, everything, message, request};
 use crate::subscriber::subscription;
 
-/// `ping`: "`Ok` only if the store would answer an operation now."
+/// `ping`: "`Ok` only if the store would serve an operation now."
 pub(crate) async fn ping_answers(kit: &mut Kit) {
     kit.store().ping().await.expect("the message store answers");
     kit.rows().ping().await.expect("the management store answers");
@@ -21,8 +21,8 @@ pub(crate) async fn ping_answers(kit: &mut Kit) {
     assert!(kit.rows().ping().await.is_err(), "it is shut down");
 }
 
-/// `shut_down`: "refuses the rest with `Error::Closed`".
-pub(crate) async fn a_store_that_is_shut_down_refuses(kit: &mut Kit) {
+/// `shut_down`: "rejects new ones with `Error::Closed`".
+pub(crate) async fn a_store_that_is_shut_down_rejects_calls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let id = queue.post(1).await[0];
     let row = row(json!({}));
@@ -72,18 +72,18 @@ pub(crate) async fn a_store_that_is_shut_down_refuses(kit: &mut Kit) {
         ("news", store.news().await.err()),
         ("sweep", store.sweep(now, 10).await.err()),
     ] {
-        assert!(matches!(error, Some(Error::Closed)), "{method} after the end: {error:?}");
+        assert!(matches!(error, Some(Error::Closed)), "{method} after shutdown: {error:?}");
     }
 }
 
 /// `shut_down`: "A second call does nothing."
-pub(crate) async fn shutting_down_twice_is_once(kit: &mut Kit) {
+pub(crate) async fn shutting_down_twice_is_harmless(kit: &mut Kit) {
     kit.shut_down().await;
     kit.shut_down().await;
 }
 
-/// Fills a queue with messages of every state: 30 that live 60 s, 10 of them claimed for 100 s and
-/// so living 160 s, 10 delayed by 30 s, and 5 that stay.
+/// Fills a queue with messages in every state: 30 with a ttl of 60 s, 10 of them claimed for 100 s
+/// and so extended to 160 s, 10 delayed by 30 s, and 5 long-lived ones.
 async fn fill(kit: &Kit, name: &str) -> crate::queue::Queue {
     let queue = kit.queue(name).await;
     queue.post_new((0..30).map(|_| lives(60)).collect()).await;
@@ -93,8 +93,8 @@ async fn fill(kit: &Kit, name: &str) -> crate::queue::Queue {
     queue
 }
 
-/// `sweep`: "Repeated until `more` is false it leaves nothing that is due", whatever the budget.
-pub(crate) async fn sweeping_ends_and_leaves_nothing(kit: &mut Kit) {
+/// `sweep`: "Repeated until `more` is false, it leaves nothing that is due", whatever the budget.
+pub(crate) async fn repeated_sweeps_end_and_leave_nothing(kit: &mut Kit) {
     for budget in [1, 7, 1000] {
         let queue = fill(kit, &format!("q{budget}")).await;
         for (secs, stats) in
@@ -112,11 +112,11 @@ pub(crate) async fn sweeping_ends_and_leaves_nothing(kit: &mut Kit) {
         queue.close().await;
         sweep(kit.store(), kit.now(), budget).await;
         let swept = kit.store().sweep(kit.now(), budget).await.expect("the store sweeps");
-        assert_eq!(swept, Swept { done: 0, more: false }, "nothing is left of a closed queue");
+        assert_eq!(swept, Swept { done: 0, more: false }, "nothing of a closed queue is left");
     }
 }
 
-/// `sweep`: "Looks at no more than about `budget` rows".
+/// `sweep`: "Examines about `budget` rows at most".
 pub(crate) async fn a_sweep_is_bounded(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post_new((0..500).map(|_| lives(60)).collect()).await;
@@ -128,9 +128,9 @@ pub(crate) async fn a_sweep_is_bounded(kit: &mut Kit) {
     assert_eq!(queue.stats().await, Stats::default());
 }
 
-/// `sweep`: "Removes what has expired, frees what expired claims held and shows what was delayed,
-/// as of `now`", and nothing else.
-pub(crate) async fn a_sweep_leaves_what_is_not_due(kit: &mut Kit) {
+/// `sweep`: "Removes what has expired …, frees the messages of expired claims, and makes delayed
+/// messages available, as of `now`", and nothing else.
+pub(crate) async fn a_sweep_keeps_what_is_not_due(kit: &mut Kit) {
     let queue = fill(kit, "q").await;
     let (claim, _) = queue.claim(3).await;
     for (secs, live) in [(0, 45), (29, 45), (1, 45), (29, 45), (1, 18), (39, 18)] {
@@ -149,9 +149,9 @@ pub(crate) async fn a_sweep_leaves_what_is_not_due(kit: &mut Kit) {
     assert_eq!(swept, Swept::default(), "nothing was due in 1970");
 }
 
-/// `sweep`: removes "what was purged or closed", and leaves what came after it and what is beside
-/// it.
-pub(crate) async fn a_sweep_after_purge_and_close_leaves_the_rest(kit: &mut Kit) {
+/// `sweep`: removes what "was purged or was closed", and keeps later messages and those of other
+/// queues.
+pub(crate) async fn a_sweep_after_purge_and_close_keeps_the_rest(kit: &mut Kit) {
     let (purged, closed, beside) =
         (fill(kit, "purged").await, fill(kit, "closed").await, fill(kit, "beside").await);
     purged.purge().await;
@@ -172,7 +172,7 @@ pub(crate) async fn a_sweep_after_purge_and_close_leaves_the_rest(kit: &mut Kit)
     }
 }
 
-/// `sweep` of a management store: it ends, and rows do not expire.
+/// `sweep` of a management store: repeated sweeps end, and rows do not expire.
 pub(crate) async fn management_sweeps_end(kit: &mut Kit) {
     let (key, row) = (kit.key("q"), row(json!({"a": 1})));
     kit.rows().create(&key, &row).await.expect("create answers");

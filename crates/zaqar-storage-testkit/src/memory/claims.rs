@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded};
 use zaqar_core::{ClaimId, Generation, Position, QueueKey, Timestamp};
 
-use super::head::{Head, Held, Status, Stored, rounded_secs};
+use super::head::{Head, Status, StoredClaim, StoredMessage, rounded_secs};
 use super::{Fault, Memory, State};
 
 #[async_trait]
@@ -16,10 +16,10 @@ impl Claims for Memory {
         request: &ClaimRequest,
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
-        let key = self.place(key);
+        let key = self.stored_key(key);
         let chosen = {
             let mut state = self.state()?;
-            self.open_by_itself(&mut state, &key, now);
+            self.open_if_faulty(&mut state, &key, now);
             let head = match state.heads.get_mut(&key) {
                 None => return Ok(Guarded::Absent),
                 Some(head) if head.generation != assumed && !head.has(Fault::AnyGeneration) => {
@@ -29,13 +29,13 @@ impl Claims for Memory {
             };
             let chosen = head.choose(request, now);
             if !self.has(Fault::RacingClaims) {
-                return Ok(Guarded::Done(self.carry_out(&mut state, &key, request, chosen, now)));
+                return Ok(Guarded::Done(self.apply(&mut state, &key, request, chosen, now)));
             }
             chosen
         };
-        self.tear().await;
+        self.yield_between_halves().await;
         let mut state = self.state()?;
-        Ok(Guarded::Done(self.carry_out(&mut state, &key, request, chosen, now)))
+        Ok(Guarded::Done(self.apply(&mut state, &key, request, chosen, now)))
     }
 
     async fn claim_get(
@@ -45,8 +45,10 @@ impl Claims for Memory {
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(None) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return self.nothing(None);
+        };
+        let now = head.effective_time(now);
         if !head.is_live(id, now) {
             return Ok(None);
         }
@@ -67,15 +69,17 @@ impl Claims for Memory {
         now: Timestamp,
     ) -> Result<bool, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(false) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return self.nothing(false);
+        };
+        let now = head.effective_time(now);
         if !head.is_live(id, now) {
             return Ok(false);
         }
         let held = head.held_by(id, now);
         head.extend(&held, now.plus_secs(ttl).plus_secs(grace));
-        if !head.has(Fault::RenewForgotten) {
-            head.claims.insert(id, Held { ttl, since: now });
+        if !head.has(Fault::RenewIgnored) {
+            head.claims.insert(id, StoredClaim { ttl, since: now });
         }
         Ok(true)
     }
@@ -87,8 +91,10 @@ impl Claims for Memory {
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(()) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return self.nothing(());
+        };
+        let now = head.effective_time(now);
         let held = head.held_by(id, now);
         head.claims.remove(&id);
         if head.has(Fault::ReleasedToEnd) {
@@ -102,7 +108,7 @@ impl Claims for Memory {
     }
 }
 
-/// What a claim takes, and what it must move before.
+/// The messages that a claim takes, and those that it must move to the dead-letter queue first.
 #[derive(Debug, Default)]
 struct Chosen {
     taken: Vec<Position>,
@@ -110,7 +116,7 @@ struct Chosen {
 }
 
 impl Memory {
-    fn carry_out(
+    fn apply(
         &self,
         state: &mut State,
         key: &QueueKey,
@@ -120,18 +126,19 @@ impl Memory {
     ) -> Claimed {
         if let Some(rule) = &request.dead_letters
             && !chosen.moved.is_empty()
-            && !self.bury(state, key, rule, &chosen.moved, now)
+            && !self.move_dead_letters(state, key, rule, &chosen.moved, now)
         {
             return Claimed::TargetChanged;
         }
         match state.heads.get_mut(key) {
-            Some(head) => head.take(request, &chosen.taken, now),
+            Some(head) => head.hold(request, &chosen.taken, now),
             None => Claimed::Messages(Vec::new()),
         }
     }
 
-    /// Moves messages to the end of the dead-letter queue; `false` where that is not as assumed.
-    fn bury(
+    /// Appends messages to the dead-letter queue; `false` if it has another generation than
+    /// assumed.
+    fn move_dead_letters(
         &self,
         state: &mut State,
         key: &QueueKey,
@@ -139,30 +146,31 @@ impl Memory {
         moved: &[Position],
         now: Timestamp,
     ) -> bool {
-        let target = self.place(&rule.target);
+        let target = self.stored_key(&rule.target);
         if state.heads.get(&target).map(|head| head.generation) != Some(rule.generation) {
             return false;
         }
         let Some(source) = state.heads.get_mut(key) else { return false };
-        source.at(now);
-        let letters: Vec<_> =
+        source.effective_time(now);
+        let dead_letters: Vec<_> =
             moved.iter().filter_map(|position| source.messages.remove(position)).collect();
         let Some(target) = state.heads.get_mut(&target) else { return false };
-        let created = target.at(now);
-        for letter in letters {
+        let created = target.effective_time(now);
+        for dead_letter in dead_letters {
             if self.has(Fault::DeadLetterLost) {
                 continue;
             }
-            let end = rule.ttl.map_or(letter.end, |ttl| created.plus_secs(ttl));
-            let count = if self.has(Fault::DeadLetterCounted) { letter.claim_count } else { 0 };
-            target.push(Stored {
+            let end = rule.ttl.map_or(dead_letter.end, |ttl| created.plus_secs(ttl));
+            let count =
+                if self.has(Fault::DeadLetterCounted) { dead_letter.claim_count } else { 0 };
+            target.push(StoredMessage {
                 ttl: rule.ttl.unwrap_or_else(|| rounded_secs(created, end)),
                 created,
                 end,
                 shown_from: created,
                 claim: None,
                 claim_count: count,
-                ..letter
+                ..dead_letter
             });
         }
         true
@@ -171,7 +179,7 @@ impl Memory {
 
 impl Head {
     fn choose(&mut self, request: &ClaimRequest, now: Timestamp) -> Chosen {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         let mut chosen = Chosen::default();
         for (position, message, status) in self.live(now) {
             if chosen.taken.len() == request.limit {
@@ -195,12 +203,12 @@ impl Head {
         chosen
     }
 
-    fn take(&mut self, request: &ClaimRequest, chosen: &[Position], now: Timestamp) -> Claimed {
-        let now = self.at(now);
+    fn hold(&mut self, request: &ClaimRequest, chosen: &[Position], now: Timestamp) -> Claimed {
+        let now = self.effective_time(now);
         if chosen.is_empty() {
             return Claimed::Messages(Vec::new());
         }
-        self.claims.insert(request.id, Held { ttl: request.ttl, since: now });
+        self.claims.insert(request.id, StoredClaim { ttl: request.ttl, since: now });
         self.extend(chosen, now.plus_secs(request.ttl).plus_secs(request.grace));
         let counts = !self.has(Fault::ClaimNotCounted);
         let mut taken = Vec::with_capacity(chosen.len());
@@ -220,12 +228,12 @@ impl Head {
     }
 
     fn extend(&mut self, positions: &[Position], end: Timestamp) {
-        if self.has(Fault::LifeNotExtended) {
+        if self.has(Fault::TtlNotExtended) {
             return;
         }
         for position in positions {
             if let Some(message) = self.messages.get_mut(position) {
-                message.live_until(end);
+                message.extend_until(end);
             }
         }
     }

@@ -1,14 +1,14 @@
-//! An entry of the outbox as it is stored.
+//! A stored outbox entry.
 
 use zaqar_core::Timestamp;
 use zaqar_core::storage::OutboxEntry;
 
-/// An entry and until when it has readers.
+/// An entry, and until when it is needed.
 #[derive(Debug, Clone)]
 pub(super) struct StoredEntry {
     pub(super) shown: OutboxEntry,
-    /// Since when a worker may lease it: by its messages, or by the end of its last lease. `None`
-    /// once it is settled.
+    /// From when a worker can lease it: when its first message is due, or when its last lease
+    /// expires. `None` once it is settled.
     pub(super) due: Option<Timestamp>,
     /// Until when it can be followed.
     pub(super) followed: Timestamp,
@@ -17,7 +17,7 @@ pub(super) struct StoredEntry {
 }
 
 impl StoredEntry {
-    /// Whether nobody reads it any more.
+    /// Whether it is no longer needed.
     pub(super) fn is_ended(&self, now: Timestamp) -> bool {
         self.due.is_none() && self.followed <= now
     }

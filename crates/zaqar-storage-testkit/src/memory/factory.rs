@@ -1,4 +1,4 @@
-//! Stores in memory by name, for the kit itself.
+//! In-memory stores by name, for the kit itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use super::{Fault, Memory};
 use crate::factory::{About, Factory, Stores};
 
-/// Stores in memory by name: what a name held is there when it is opened again, as long as this
-/// lives.
+/// In-memory stores by name. A store keeps its contents when it is opened again, as long as this
+/// value lives.
 #[derive(Debug, Default)]
 pub struct Memories {
     fault: Option<Fault>,
@@ -17,12 +17,12 @@ pub struct Memories {
 }
 
 impl Memories {
-    /// No stores yet.
+    /// An empty set of stores.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Stores that do one thing wrong.
+    /// Stores with a fault.
     pub fn with_fault(fault: Fault) -> Self {
         Self { fault: Some(fault), ..Self::default() }
     }

@@ -1,27 +1,27 @@
-//! Mistakes that [`super::Memory`] makes on request.
+//! Faults that can be injected into [`super::Memory`].
 
-/// One mistake of a store.
+/// A violation of one rule by a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A claim takes messages that a live claim holds.
     DoubleClaim,
-    /// A claim chooses its messages in one step and takes them in another.
+    /// A claim chooses its messages in one step and claims them in another.
     RacingClaims,
-    /// A pop chooses its messages in one step and takes them in another.
+    /// A pop chooses its messages in one step and removes them in another.
     RacingPops,
-    /// A pop takes messages that its caller cannot open.
-    PopTakesUnreadable,
-    /// A lease that the store has lost is renewed as if nothing had happened.
+    /// A pop removes messages that its caller cannot open.
+    PopRemovesUnreadable,
+    /// A lease that the store has lost is reported as continued.
     LostLeaseContinues,
-    /// The next position is the one after the last, however far the clock has gone.
+    /// The next position follows the last one, even if the clock is ahead.
     PositionsIgnoreClock,
     /// Outbox entries stay due after their messages expired and their subscribers left.
     EntriesOutliveReaders,
-    /// The subscriptions on a lease are answered with those on others.
-    LeasedOfOthers,
-    /// A deletion looks at its message in one step and removes it in another.
+    /// The list of subscriptions on a lease contains those on other leases.
+    LeaseListsOthers,
+    /// A delete checks its message in one step and removes it in another.
     RacingDeletes,
-    /// Two callers at once both create a row.
+    /// Two concurrent callers both create a row.
     TwoCreators,
     /// A batch is stored in reverse.
     LostOrder,
@@ -29,135 +29,135 @@ pub enum Fault {
     ProjectLeak,
     /// A queue is found by project and name alone.
     KindLeak,
-    /// A message is still shown at the very moment its life ends.
+    /// A message is still returned at the exact time of its expiry.
     ExpiredShown,
-    /// A claim still holds its messages at the very moment its life ends.
+    /// A claim still holds its messages at the exact time of its expiry.
     ExpiredClaimHolds,
-    /// A marker whose message is gone skips the message behind it.
+    /// A marker whose message is gone skips the message after it.
     MarkerSkips,
-    /// A marker whose message is gone begins at the head.
+    /// A marker whose message is gone begins at the start of the queue.
     MarkerRestarts,
-    /// A page is cut first and filtered then, and an empty rest ends the listing.
-    PageCutFirst,
-    /// Half of a batch is seen before the other half.
+    /// A page is cut to its limit before it is filtered, and an empty page ends the listing.
+    PageCutBeforeFilter,
+    /// Half of a batch is visible before the other half.
     HalfBatch,
-    /// A post does not look at the generation's version.
+    /// A post does not compare the generation's version.
     StalePost,
-    /// The next position follows the last message there is, not the last there was.
-    PositionTwice,
+    /// The next position follows the last existing message instead of the last assigned position.
+    PositionReused,
     /// A message with a delay is claimed before it is due.
     DelayIgnored,
     /// Claims are not counted.
     ClaimNotCounted,
-    /// A claim leaves the lives of its messages as they are.
-    LifeNotExtended,
-    /// A renewed claim still ends when it would have.
-    RenewForgotten,
-    /// A message leaves for the dead-letter queue and never arrives.
+    /// A claim does not extend the ttl of its messages.
+    TtlNotExtended,
+    /// A renewed claim keeps its expiry.
+    RenewIgnored,
+    /// A dead letter is removed from its queue and not stored in the dead-letter queue.
     DeadLetterLost,
-    /// A message goes to the dead-letter queue with its count of claims.
+    /// A dead letter keeps its claim count.
     DeadLetterCounted,
-    /// A message is shown without who posted it.
-    ClientForgotten,
-    /// A released message goes to the end.
+    /// A message is returned without the client that posted it.
+    ClientLost,
+    /// A released message moves to the end of the queue.
     ReleasedToEnd,
-    /// A purge leaves messages that a claim holds.
+    /// A purge does not remove claimed messages.
     PurgeLeavesClaimed,
-    /// A claim outlives the purge of its queue.
+    /// A purge does not remove claims.
     PurgeLeavesClaims,
-    /// A queue that is closed and opened again shows what it held.
-    CloseForgotten,
-    /// Any claim named deletes a claimed message.
+    /// A queue that is closed and opened again has its old contents.
+    CloseKeepsContents,
+    /// A delete that names any claim deletes a claimed message.
     AnyClaimDeletes,
-    /// Stats count what has expired, also after a sweep.
+    /// Stats count expired messages, even after a sweep.
     StatsStale,
-    /// A sweep says that it has more to do when it has not.
+    /// A sweep reports more work when there is none.
     SweepNeverEnds,
     /// A sweep panics.
     SweepPanics,
-    /// A store that was closed goes on answering.
-    ClosedAnswers,
+    /// A store that was shut down still serves calls.
+    ServesAfterShutDown,
     /// A subscriber is subscribed a second time.
     SubscribedTwice,
     /// A subscription is changed to the subscriber of another.
-    ChangedTwice,
-    /// A new ttl of a subscription counts from when it was made.
+    ChangedToTakenSubscriber,
+    /// A new ttl of a subscription counts from its creation.
     ChangeKeepsSince,
     /// A post to a queue with subscribers writes no outbox entry.
-    OutboxForgotten,
+    OutboxNotWritten,
     /// An outbox entry is due before its messages are.
-    OutboxHasty,
-    /// A lease holds nobody off.
-    LeasedTwice,
-    /// A lease that has run out holds others off.
-    LeasedForever,
-    /// A purge takes what the outbox holds.
-    PurgeTakesOutbox,
-    /// A listener that is more than 1000 posts behind misses them all.
+    OutboxDueEarly,
+    /// A lease on an outbox entry is ignored.
+    EntryLeaseIgnored,
+    /// A lease on an outbox entry never expires.
+    EntryLeaseNeverExpires,
+    /// A purge clears the outbox.
+    PurgeClearsOutbox,
+    /// A listener that lags by more than 1000 posts gets none of them.
     NewsLost,
-    /// Versions and long lives go through a floating-point number.
+    /// Versions and long ttls are rounded to floating-point numbers.
     NumbersRounded,
-    /// A created row is not kept.
+    /// A created row is not stored.
     RowLost,
     /// A row that is created again is overwritten.
     RowOverwritten,
     /// A replacement compares in one step and changes in another.
     RacingReplaces,
-    /// A replacement makes the row that is missing.
+    /// A replacement creates a missing row.
     ReplaceCreates,
-    /// A removed row stays.
-    RemoveForgotten,
-    /// Rows are listed backwards.
+    /// A row is not removed.
+    RemoveIgnored,
+    /// Rows are listed in reverse.
     RowsReversed,
-    /// Metadata comes back in another order.
+    /// Metadata is returned in another order.
     MetadataSorted,
-    /// A step does not look at the generation that its caller assumes.
+    /// The generation that a caller assumes is not compared.
     AnyGeneration,
-    /// A head does not know its generation.
-    GenerationForgotten,
-    /// A head that is opened again is new.
+    /// The generation of a head is not returned.
+    GenerationLost,
+    /// Opening an existing head replaces it.
     OpenOverwrites,
-    /// A head takes any version that it is told.
+    /// Advancing a head can lower its version.
     AdvanceLowers,
-    /// A head is closed only in its first version.
-    CloseAsksVersion,
-    /// A post, a claim or a question opens the head that is missing.
-    OpensByItself,
-    /// A queue without a head fails instead of being empty.
-    NothingFails,
-    /// A post takes its places in one step and fills them in another.
+    /// A head can be closed only in its first version.
+    CloseChecksVersion,
+    /// A post, a claim or a read opens a missing head.
+    OpensMissingHead,
+    /// Calls for a queue without a head fail.
+    MissingHeadFails,
+    /// A post assigns its positions in one step and stores its messages in another.
     RacingPosts,
-    /// The page of a queue that never had a message has a next one.
+    /// The page of an empty queue has a marker.
     EndlessListing,
-    /// A full page with the last message has no next one.
-    LastPageEnds,
-    /// Time is kept in whole seconds.
+    /// A full page that ends with the last message has no marker.
+    LastPageHasNoMarker,
+    /// Times are stored in whole seconds.
     TimeRounded,
-    /// What is deleted or unsubscribed stays.
-    DeleteForgotten,
-    /// Subscriptions are listed backwards.
+    /// Deleted messages and removed subscriptions stay.
+    DeleteIgnored,
+    /// Subscriptions are listed in reverse.
     SubscriptionsReversed,
-    /// A post writes an outbox entry for nobody.
-    OutboxAlways,
-    /// The queues that are due are always the same.
+    /// A post writes an outbox entry even without subscribers.
+    OutboxAlwaysWritten,
+    /// The list of due queues never changes.
     DueQueuesStuck,
-    /// A store that is shut down again fails.
-    EndsTwice,
-    /// A subscriber is told a place behind which the next post does not lie.
-    SubscribedLate,
-    /// A post to a queue with subscribers on leases writes nothing to follow.
-    FollowForgotten,
-    /// What is only there to be followed is handed to workers.
+    /// A second shutdown fails.
+    SecondShutDownFails,
+    /// The start position of a subscriber is not before the next post.
+    StartPositionTooLate,
+    /// A post to a queue with subscribers on leases writes no entry to follow.
+    FollowersIgnored,
+    /// An entry that is only for followers is leased to workers.
     FollowedIsDue,
-    /// Who follows begins with the oldest entry each time.
+    /// A follower gets the oldest entry each time.
     FollowRestarts,
     /// A settled entry cannot be followed.
     SettledHidden,
-    /// A lease never ends for what hangs on it.
-    LeaseForever,
-    /// A lease that is over is kept again.
+    /// Subscriptions on expired leases are not removed.
+    LeaseNeverExpires,
+    /// An expired lease can be renewed.
     LeaseRevived,
-    /// A time far ahead of the present holds until the present reaches it.
+    /// A latest time far in the future is not reset.
     TimeAheadKept,
 }
 
@@ -176,69 +176,69 @@ impl Fault {
         Self::ExpiredClaimHolds,
         Self::MarkerSkips,
         Self::MarkerRestarts,
-        Self::PageCutFirst,
+        Self::PageCutBeforeFilter,
         Self::HalfBatch,
         Self::StalePost,
-        Self::PositionTwice,
+        Self::PositionReused,
         Self::DelayIgnored,
         Self::ClaimNotCounted,
-        Self::LifeNotExtended,
-        Self::RenewForgotten,
+        Self::TtlNotExtended,
+        Self::RenewIgnored,
         Self::DeadLetterLost,
         Self::DeadLetterCounted,
-        Self::ClientForgotten,
+        Self::ClientLost,
         Self::ReleasedToEnd,
         Self::PurgeLeavesClaimed,
         Self::PurgeLeavesClaims,
-        Self::CloseForgotten,
+        Self::CloseKeepsContents,
         Self::AnyClaimDeletes,
         Self::StatsStale,
         Self::SweepNeverEnds,
         Self::SweepPanics,
-        Self::ClosedAnswers,
+        Self::ServesAfterShutDown,
         Self::SubscribedTwice,
-        Self::ChangedTwice,
+        Self::ChangedToTakenSubscriber,
         Self::ChangeKeepsSince,
-        Self::OutboxForgotten,
-        Self::OutboxHasty,
-        Self::LeasedTwice,
-        Self::LeasedForever,
-        Self::PurgeTakesOutbox,
+        Self::OutboxNotWritten,
+        Self::OutboxDueEarly,
+        Self::EntryLeaseIgnored,
+        Self::EntryLeaseNeverExpires,
+        Self::PurgeClearsOutbox,
         Self::NewsLost,
         Self::NumbersRounded,
         Self::RowLost,
         Self::RowOverwritten,
         Self::RacingReplaces,
         Self::ReplaceCreates,
-        Self::RemoveForgotten,
+        Self::RemoveIgnored,
         Self::RowsReversed,
         Self::MetadataSorted,
         Self::AnyGeneration,
-        Self::GenerationForgotten,
+        Self::GenerationLost,
         Self::OpenOverwrites,
         Self::AdvanceLowers,
-        Self::CloseAsksVersion,
-        Self::OpensByItself,
-        Self::NothingFails,
+        Self::CloseChecksVersion,
+        Self::OpensMissingHead,
+        Self::MissingHeadFails,
         Self::RacingPosts,
         Self::EndlessListing,
-        Self::LastPageEnds,
+        Self::LastPageHasNoMarker,
         Self::TimeRounded,
-        Self::DeleteForgotten,
+        Self::DeleteIgnored,
         Self::SubscriptionsReversed,
-        Self::OutboxAlways,
+        Self::OutboxAlwaysWritten,
         Self::DueQueuesStuck,
-        Self::EndsTwice,
-        Self::SubscribedLate,
-        Self::FollowForgotten,
+        Self::SecondShutDownFails,
+        Self::StartPositionTooLate,
+        Self::FollowersIgnored,
         Self::FollowedIsDue,
         Self::FollowRestarts,
         Self::SettledHidden,
-        Self::LeaseForever,
+        Self::LeaseNeverExpires,
         Self::LeaseRevived,
-        Self::PopTakesUnreadable,
+        Self::PopRemovesUnreadable,
         Self::LostLeaseContinues,
-        Self::LeasedOfOthers,
+        Self::LeaseListsOthers,
         Self::PositionsIgnoreClock,
         Self::EntriesOutliveReaders,
         Self::TimeAheadKept,

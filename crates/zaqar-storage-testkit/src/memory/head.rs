@@ -1,4 +1,4 @@
-//! What one queue holds, and what its messages are at a given time.
+//! The contents of a queue, and the state of its messages at a given time.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use super::entry::StoredEntry;
 pub(super) struct Head {
     pub(super) generation: Generation,
     pub(super) last: Position,
-    pub(super) messages: BTreeMap<Position, Stored>,
-    pub(super) claims: BTreeMap<ClaimId, Held>,
+    pub(super) messages: BTreeMap<Position, StoredMessage>,
+    pub(super) claims: BTreeMap<ClaimId, StoredClaim>,
     pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     pub(super) outbox: BTreeMap<Position, StoredEntry>,
     latest: Timestamp,
@@ -25,7 +25,7 @@ pub(super) struct Head {
 
 /// One message.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
+pub(super) struct StoredMessage {
     pub(super) client: ClientId,
     pub(super) payload: Payload,
     pub(super) ttl: u64,
@@ -38,12 +38,12 @@ pub(super) struct Stored {
 
 /// One claim.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+pub(super) struct StoredClaim {
     pub(super) ttl: u64,
     pub(super) since: Timestamp,
 }
 
-/// What a live message is at a given time.
+/// The state of a live message at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Free,
@@ -65,9 +65,9 @@ impl Head {
         }
     }
 
-    /// The time to act at: `now`, or the latest that this queue has seen, unless that lies so far
-    /// ahead that it was wrong.
-    pub(super) fn at(&mut self, now: Timestamp) -> Timestamp {
+    /// The effective time: `now`, or the latest time that this queue has seen, unless that is so
+    /// far ahead that it must be wrong.
+    pub(super) fn effective_time(&mut self, now: Timestamp) -> Timestamp {
         let is_wrong = now.plus_secs(MAX_CLOCK_SKEW.as_secs()) < self.latest;
         if is_wrong && !self.has(Fault::TimeAheadKept) {
             self.latest = now;
@@ -92,14 +92,14 @@ impl Head {
         MessageId { incarnation: self.generation.incarnation, position }
     }
 
-    /// Puts a message at the end.
-    pub(super) fn push(&mut self, message: Stored) -> MessageId {
-        if self.has(Fault::PositionTwice) {
+    /// Appends a message.
+    pub(super) fn push(&mut self, message: StoredMessage) -> MessageId {
+        if self.has(Fault::PositionReused) {
             self.last = self.messages.keys().next_back().copied().unwrap_or(Position::new(0));
         }
         self.last = self.last.next();
-        // The clock would hide a position that is given twice.
-        if !self.has(Fault::PositionsIgnoreClock) && !self.has(Fault::PositionTwice) {
+        // Positions that follow the clock would hide the fault.
+        if !self.has(Fault::PositionsIgnoreClock) && !self.has(Fault::PositionReused) {
             self.last = self.last.max(Position::new(message.created.as_millis() * 1000));
         }
         self.messages.insert(self.last, message);
@@ -114,7 +114,7 @@ impl Head {
     }
 
     /// `None` for an expired one.
-    pub(super) fn status(&self, message: &Stored, now: Timestamp) -> Option<Status> {
+    pub(super) fn status(&self, message: &StoredMessage, now: Timestamp) -> Option<Status> {
         let end = message.end;
         if end < now || (end == now && !self.has(Fault::ExpiredShown)) {
             return None;
@@ -127,7 +127,7 @@ impl Head {
     }
 
     /// A live message by id.
-    pub(super) fn find(&self, id: MessageId, now: Timestamp) -> Option<(&Stored, Status)> {
+    pub(super) fn find(&self, id: MessageId, now: Timestamp) -> Option<(&StoredMessage, Status)> {
         if id.incarnation != self.generation.incarnation {
             return None;
         }
@@ -136,26 +136,29 @@ impl Head {
     }
 
     /// Every live message, in order.
-    pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = (Position, &Stored, Status)> {
+    pub(super) fn live(
+        &self,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (Position, &StoredMessage, Status)> {
         self.messages.iter().filter_map(move |(position, message)| {
             self.status(message, now).map(|status| (*position, message, status))
         })
     }
 
     /// The first free messages.
-    pub(super) fn free(&self, now: Timestamp) -> impl Iterator<Item = (Position, &Stored)> {
+    pub(super) fn free(&self, now: Timestamp) -> impl Iterator<Item = (Position, &StoredMessage)> {
         self.live(now)
             .filter(|(_, _, status)| *status == Status::Free)
             .map(|(position, message, _)| (position, message))
     }
 
-    /// Removes at most `budget` messages, claims, subscriptions and outbox entries that have
-    /// expired; how many.
+    /// Removes at most `budget` expired messages, claims, subscriptions and outbox entries. Returns
+    /// how many.
     pub(super) fn sweep(&mut self, now: Timestamp, budget: usize) -> usize {
         if self.has(Fault::StatsStale) {
             return 0;
         }
-        let has_expired = |message: &Stored| self.status(message, now).is_none();
+        let has_expired = |message: &StoredMessage| self.status(message, now).is_none();
         let messages: Vec<_> = self
             .messages
             .iter()
@@ -173,17 +176,20 @@ impl Head {
         let expired: Vec<_> = expired.take(budget - done).collect();
         self.subscriptions.retain(|id, _| !expired.contains(id));
         let done = done + expired.len();
-        self.end_unwanted(now);
+        self.end_unneeded_entries(now);
         let entries = self.outbox.iter().filter(|(_, entry)| entry.is_ended(now));
         let entries: Vec<_> = entries.map(|(first, _)| *first).take(budget - done).collect();
         self.outbox.retain(|first, _| !entries.contains(first));
         done + entries.len()
     }
 
-    pub(super) fn show(&self, (position, message, status): (Position, &Stored, Status)) -> Message {
+    pub(super) fn show(
+        &self,
+        (position, message, status): (Position, &StoredMessage, Status),
+    ) -> Message {
         Message {
             id: self.id(position),
-            client: match self.has(Fault::ClientForgotten) {
+            client: match self.has(Fault::ClientLost) {
                 true => ClientId::new(""),
                 false => message.client.clone(),
             },
@@ -199,9 +205,9 @@ impl Head {
     }
 }
 
-impl Stored {
-    /// Makes it live until `end` at least.
-    pub(super) fn live_until(&mut self, end: Timestamp) {
+impl StoredMessage {
+    /// Extends its life to `end` at least.
+    pub(super) fn extend_until(&mut self, end: Timestamp) {
         if end > self.end {
             self.end = end;
             self.ttl = rounded_secs(self.created, end);
@@ -214,7 +220,7 @@ pub(super) fn rounded_secs(from: Timestamp, to: Timestamp) -> u64 {
     to.as_millis().saturating_sub(from.as_millis()).saturating_add(500) / 1000
 }
 
-/// Does a step if the head has the generation that its caller assumes.
+/// Runs an operation if the head has the generation that the caller assumes.
 pub(super) fn guarded<T>(
     head: Option<&mut Head>,
     assumed: impl FnOnce(Generation) -> bool,

@@ -16,8 +16,8 @@ impl Heads for Memory {
         now: Timestamp,
     ) -> Result<Generation, Error> {
         let mut state = self.state()?;
-        let key = self.place(key);
-        let generation = self.kept_generation(generation);
+        let key = self.stored_key(key);
+        let generation = self.stored_generation(generation);
         if self.has(Fault::OpenOverwrites) {
             state.heads.remove(&key);
         }
@@ -31,18 +31,18 @@ impl Heads for Memory {
     }
 
     async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
-        if self.has(Fault::GenerationForgotten) {
+        if self.has(Fault::GenerationLost) {
             return self.state().map(|_| None);
         }
-        let (mut state, place) = (self.state()?, self.place(key));
-        self.open_by_itself(&mut state, &place, Timestamp::from_millis(0));
-        Ok(state.heads.get(&place).map(|head| head.generation))
+        let (mut state, stored_key) = (self.state()?, self.stored_key(key));
+        self.open_if_faulty(&mut state, &stored_key, Timestamp::from_millis(0));
+        Ok(state.heads.get(&stored_key).map(|head| head.generation))
     }
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
         let mut state = self.state()?;
         Ok(guarded(
-            state.heads.get_mut(&self.place(key)),
+            state.heads.get_mut(&self.stored_key(key)),
             |own| own.incarnation == generation.incarnation,
             |head| {
                 let own = head.generation.version;
@@ -55,9 +55,9 @@ impl Heads for Memory {
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
         let mut state = self.state()?;
-        let key = self.place(key);
+        let key = self.stored_key(key);
         let head = state.heads.get_mut(&key);
-        let first_only = self.has(Fault::CloseAsksVersion);
+        let first_only = self.has(Fault::CloseChecksVersion);
         let closed = guarded(
             head,
             |own| own.incarnation == incarnation && !(first_only && own.version.get() > 1),
@@ -67,7 +67,7 @@ impl Heads for Memory {
             && let Some(head) = state.heads.remove(&key)
         {
             state.latest.remove(&key);
-            if self.has(Fault::CloseForgotten) {
+            if self.has(Fault::CloseKeepsContents) {
                 state.forgotten.insert(key, head);
             }
         }

@@ -9,10 +9,10 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{ClaimId, ClientId, Generation, Kind, MessageId, Position, QueueKey, Timestamp};
 
-use super::head::{Head, Status, Stored, guarded};
+use super::head::{Head, Status, StoredMessage, guarded};
 use super::{Fault, Memory};
 
-/// Messages that its caller cannot open and a pop passes over in one slice.
+/// Messages that the caller cannot open and that one slice of a pop skips.
 const MAX_UNREADABLE: usize = 1000;
 
 #[async_trait]
@@ -25,7 +25,7 @@ impl Messages for Memory {
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
         if self.has(Fault::RacingPosts) {
-            return self.store_torn(key, assumed, batch, now).await;
+            return self.store_in_two_halves(key, assumed, batch, now).await;
         }
         if !self.has(Fault::HalfBatch) || batch.messages.len() < 2 {
             return self.store(key, assumed, batch, now);
@@ -35,7 +35,7 @@ impl Messages for Memory {
         let Guarded::Done(mut ids) = self.store(key, assumed, batch, now)? else {
             return self.store(key, assumed, rest, now);
         };
-        self.tear().await;
+        self.yield_between_halves().await;
         if let Guarded::Done(more) = self.store(key, assumed, rest, now)? {
             ids.extend(more);
         }
@@ -49,19 +49,19 @@ impl Messages for Memory {
         now: Timestamp,
     ) -> Result<MessagePage, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else {
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             let next = query.after.filter(|_| self.has(Fault::EndlessListing));
             return self.nothing(MessagePage { next, ..MessagePage::default() });
         };
-        let now = head.at(now);
-        let after = head.place_of(query.after);
-        let is_shown = |(_, message, status): &(Position, &Stored, Status)| {
+        let now = head.effective_time(now);
+        let after = head.position_of(query.after);
+        let is_shown = |(_, message, status): &(Position, &StoredMessage, Status)| {
             (query.include_claimed || !matches!(status, Status::Claimed(_)))
                 && (query.include_delayed || *status != Status::Delayed)
                 && query.hide.as_ref() != Some(&message.client)
         };
         let behind = head.live(now).filter(|(position, ..)| *position > after);
-        let messages: Vec<_> = if head.has(Fault::PageCutFirst) {
+        let messages: Vec<_> = if head.has(Fault::PageCutBeforeFilter) {
             behind.take(query.limit).filter(is_shown).map(|row| head.show(row)).collect()
         } else {
             behind.filter(is_shown).take(query.limit).map(|row| head.show(row)).collect()
@@ -73,7 +73,7 @@ impl Messages for Memory {
             Some(last)
                 if last.id.position == head.last
                     && messages.len() == query.limit
-                    && head.has(Fault::LastPageEnds) =>
+                    && head.has(Fault::LastPageHasNoMarker) =>
             {
                 None
             }
@@ -89,10 +89,10 @@ impl Messages for Memory {
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else {
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(Vec::new());
         };
-        let now = head.at(now);
+        let now = head.effective_time(now);
         let ids: BTreeSet<_> = ids.iter().copied().collect();
         let found = ids.into_iter().filter_map(|id| {
             let (message, status) = head.find(id, now)?;
@@ -108,13 +108,13 @@ impl Messages for Memory {
         claim: Option<ClaimId>,
         now: Timestamp,
     ) -> Result<Deleted, Error> {
-        let key = self.place(key);
+        let key = self.stored_key(key);
         {
             let mut state = self.state()?;
             let Some(head) = state.heads.get_mut(&key) else {
                 return self.nothing(Deleted::Gone);
             };
-            let now = head.at(now);
+            let now = head.effective_time(now);
             let Some((_, status)) = head.find(id, now) else { return self.nothing(Deleted::Gone) };
             let any = head.has(Fault::AnyClaimDeletes);
             let refused = match (status, claim) {
@@ -129,13 +129,13 @@ impl Messages for Memory {
                 return Ok(refused);
             }
             if !self.has(Fault::RacingDeletes) {
-                if !self.has(Fault::DeleteForgotten) {
+                if !self.has(Fault::DeleteIgnored) {
                     head.messages.remove(&id.position);
                 }
                 return Ok(Deleted::Gone);
             }
         }
-        self.tear().await;
+        self.yield_between_halves().await;
         if let Some(head) = self.state()?.heads.get_mut(&key) {
             head.messages.remove(&id.position);
         }
@@ -150,8 +150,10 @@ impl Messages for Memory {
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(()) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return self.nothing(());
+        };
+        let now = head.effective_time(now);
         for id in ids {
             let Some((_, status)) = head.find(*id, now) else { continue };
             let goes = match (which, status) {
@@ -172,7 +174,7 @@ impl Messages for Memory {
         query: &PopQuery,
         now: Timestamp,
     ) -> Result<PopPage, Error> {
-        let key = self.place(key);
+        let key = self.stored_key(key);
         let page = {
             let mut state = self.state()?;
             let Some(head) = state.heads.get_mut(&key) else {
@@ -180,14 +182,14 @@ impl Messages for Memory {
             };
             let page = head.first_readable(query, now);
             if !self.has(Fault::RacingPops) {
-                head.take_out(&page.messages);
+                head.remove_all(&page.messages);
             }
             page
         };
         if self.has(Fault::RacingPops) {
-            self.tear().await;
+            self.yield_between_halves().await;
             if let Some(head) = self.state()?.heads.get_mut(&key) {
-                head.take_out(&page.messages);
+                head.remove_all(&page.messages);
             }
         }
         Ok(page)
@@ -195,8 +197,10 @@ impl Messages for Memory {
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return self.nothing(()) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return self.nothing(());
+        };
+        let now = head.effective_time(now);
         let claimed: BTreeSet<_> = head
             .live(now)
             .filter(|(.., status)| matches!(status, Status::Claimed(_)))
@@ -207,7 +211,7 @@ impl Messages for Memory {
         if !keeps && !head.has(Fault::PurgeLeavesClaims) {
             head.claims.clear();
         }
-        if head.has(Fault::PurgeTakesOutbox) {
+        if head.has(Fault::PurgeClearsOutbox) {
             head.outbox.clear();
         }
         Ok(())
@@ -215,10 +219,10 @@ impl Messages for Memory {
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
         let mut state = self.state()?;
-        let place = self.place(key);
-        self.open_by_itself(&mut state, &place, now);
-        let Some(head) = state.heads.get_mut(&place) else { return self.nothing(None) };
-        let now = if head.has(Fault::StatsStale) { now } else { head.at(now) };
+        let stored_key = self.stored_key(key);
+        self.open_if_faulty(&mut state, &stored_key, now);
+        let Some(head) = state.heads.get_mut(&stored_key) else { return self.nothing(None) };
+        let now = if head.has(Fault::StatsStale) { now } else { head.effective_time(now) };
         Ok(Some(head.stats(now)))
     }
 
@@ -243,45 +247,45 @@ impl Memory {
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
         let mut state = self.state()?;
-        let place = self.place(key);
-        self.open_by_itself(&mut state, &place, now);
+        let stored_key = self.stored_key(key);
+        self.open_if_faulty(&mut state, &stored_key, now);
         let stale_too = self.has(Fault::StalePost);
         let stored = guarded(
-            state.heads.get_mut(&place),
+            state.heads.get_mut(&stored_key),
             |own| own == assumed || (stale_too && own.incarnation == assumed.incarnation),
             |head| head.append(&batch.client, batch.messages, batch.notify, now),
         );
         if let Guarded::Done(ids) = &stored
             && let Some(last) = ids.last()
         {
-            self.tell(&mut state, place, *last);
+            self.report(&mut state, stored_key, *last);
         }
         Ok(stored)
     }
 }
 
 impl Memory {
-    /// Gives a batch its places, and the messages after a while.
-    async fn store_torn(
+    /// Assigns the positions of a batch, and stores the messages some time later.
+    async fn store_in_two_halves(
         &self,
         key: &QueueKey,
         assumed: Generation,
         batch: Batch,
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
-        let place = self.place(key);
+        let stored_key = self.stored_key(key);
         let answer = self.store(key, assumed, batch, now)?;
         let Guarded::Done(ids) = &answer else { return Ok(answer) };
-        let mut torn = BTreeMap::new();
-        if let Some(head) = self.state()?.heads.get_mut(&place) {
-            torn.extend(ids.iter().filter_map(|id| head.messages.remove_entry(&id.position)));
+        let mut taken_out = BTreeMap::new();
+        if let Some(head) = self.state()?.heads.get_mut(&stored_key) {
+            taken_out.extend(ids.iter().filter_map(|id| head.messages.remove_entry(&id.position)));
         }
-        // A part of the posts, so that others pass them.
+        // Only some of the posts, so that others overtake them.
         if ids[0].position.get() % 2 == 0 {
-            self.tear().await;
+            self.yield_between_halves().await;
         }
-        if let Some(head) = self.state()?.heads.get_mut(&place) {
-            head.messages.extend(torn);
+        if let Some(head) = self.state()?.heads.get_mut(&stored_key) {
+            head.messages.extend(taken_out);
         }
         Ok(answer)
     }
@@ -295,11 +299,11 @@ impl Head {
         notify: bool,
         now: Timestamp,
     ) -> Vec<MessageId> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         if self.has(Fault::LostOrder) {
             messages.reverse();
         }
-        let stored = messages.into_iter().map(|new| Stored {
+        let stored = messages.into_iter().map(|new| StoredMessage {
             client: client.clone(),
             payload: new.payload,
             ttl: new.ttl,
@@ -311,15 +315,15 @@ impl Head {
         });
         let ids: Vec<_> = stored.map(|message| self.push(message)).collect();
         if let Some(first) = ids.first()
-            && (notify || self.has(Fault::OutboxAlways))
+            && (notify || self.has(Fault::OutboxAlwaysWritten))
         {
             self.write_entry(first.position, now);
         }
         ids
     }
 
-    /// The place that a listing begins behind.
-    fn place_of(&self, marker: Option<MessageId>) -> Position {
+    /// The position after which a listing begins.
+    fn position_of(&self, marker: Option<MessageId>) -> Position {
         let head = Position::new(0);
         let is_own = |id: &MessageId| {
             id.incarnation == self.generation.incarnation || self.has(Fault::AnyGeneration)
@@ -335,19 +339,19 @@ impl Head {
         marker.position
     }
 
-    /// The first free messages whose payloads the caller can open, passing over at most
+    /// The first free messages whose payloads the caller can open, skipping at most
     /// [`MAX_UNREADABLE`] others.
     fn first_readable(&mut self, query: &PopQuery, now: Timestamp) -> PopPage {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         let mut page = PopPage::default();
-        let mut passed_over = 0;
+        let mut skipped = 0;
         for (position, message) in self.free(now) {
             if query.after.is_some_and(|after| position <= after) {
                 continue;
             }
             let is_readable = match &message.payload.sealed_with {
                 None => true,
-                Some(key) => query.keys.contains(key) || self.has(Fault::PopTakesUnreadable),
+                Some(key) => query.keys.contains(key) || self.has(Fault::PopRemovesUnreadable),
             };
             if is_readable {
                 page.messages.push(self.show((position, message, Status::Free)));
@@ -355,8 +359,8 @@ impl Head {
                     break;
                 }
             } else {
-                passed_over += 1;
-                if passed_over == MAX_UNREADABLE {
+                skipped += 1;
+                if skipped == MAX_UNREADABLE {
                     page.next = Some(position);
                     break;
                 }
@@ -365,7 +369,7 @@ impl Head {
         page
     }
 
-    fn take_out(&mut self, messages: &[Message]) {
+    fn remove_all(&mut self, messages: &[Message]) {
         for message in messages {
             self.messages.remove(&message.id.position);
         }
@@ -386,7 +390,7 @@ impl Head {
         Stats { ends, ..stats }
     }
 
-    fn counted(&self, now: Timestamp) -> Vec<(Position, &Stored, Status)> {
+    fn counted(&self, now: Timestamp) -> Vec<(Position, &StoredMessage, Status)> {
         if !self.has(Fault::StatsStale) {
             return self.live(now).collect();
         }

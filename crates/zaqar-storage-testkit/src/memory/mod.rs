@@ -1,8 +1,8 @@
-//! A store in memory, of both roles: simple enough to be seen to be right.
+//! An in-memory store with both roles, simple enough to be obviously correct.
 //!
-//! One lock, ordered maps, and no timer: what time changes is computed when it is asked. It keeps
-//! nothing across a restart. Its claims and pages look at every message before those they want, so
-//! it is for tests and small embedded uses.
+//! It has one lock, ordered maps, and no timer: states that depend on time are computed on each
+//! call. Nothing survives a restart of the process. Claims and pages scan every message before the
+//! ones they return, so it is for tests and small embedded uses.
 
 mod claims;
 mod entry;
@@ -32,7 +32,7 @@ pub use factory::Memories;
 pub use fault::Fault;
 use head::Head;
 
-/// A store in memory, for queue rows and for messages. Clones are one handle.
+/// An in-memory store for queue rows and messages. Clones are the same handle.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     fault: Option<Fault>,
@@ -46,13 +46,13 @@ pub struct Memory {
 struct State {
     rows: BTreeMap<QueueKey, QueueRow>,
     heads: BTreeMap<QueueKey, Head>,
-    /// Heads that [`Fault::CloseForgotten`] keeps.
+    /// Heads that [`Fault::CloseKeepsContents`] keeps.
     forgotten: BTreeMap<QueueKey, Head>,
-    /// How many posts there were.
+    /// The number of posts so far.
     posts: u64,
     /// The latest post of each queue: its number and its last message.
     latest: BTreeMap<QueueKey, (u64, MessageId)>,
-    /// Until when each lease that was ever kept lasts.
+    /// The expiry of each lease that was ever created.
     leases: BTreeMap<LeaseId, Timestamp>,
     /// Listeners that wait for news.
     listeners: Vec<Waker>,
@@ -64,12 +64,12 @@ impl Memory {
         Self::default()
     }
 
-    /// An empty store that does one thing wrong, to show that a test notices.
+    /// An empty store with a fault, to prove that a test detects it.
     pub fn with_fault(fault: Fault) -> Self {
         Self { fault: Some(fault), ..Self::default() }
     }
 
-    /// Another handle on the same store, as a second server would have: it answers also when this
+    /// Another handle of the same store, as a second server would have. It still works when this
     /// one is shut down.
     #[must_use]
     pub fn connect(&self) -> Self {
@@ -85,12 +85,12 @@ impl Memory {
         Self { calls_left: Some(calls_left), ..self.connect() }
     }
 
-    /// Has every call fail with [`Error::Unavailable`], on all handles, until it is back.
+    /// Makes every call fail with [`Error::Unavailable`], on all handles, until it is reset.
     pub fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::Release);
     }
 
-    /// Loses everything, as a store that is restarted empty.
+    /// Deletes everything, as if the store was restarted empty.
     pub fn lose_everything(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = std::mem::take(&mut state.listeners);
@@ -106,53 +106,54 @@ impl Memory {
             return Err(Error::Closed);
         }
         if self.is_away.load(Ordering::Acquire) {
-            return Err(Error::unavailable("it is away"));
+            return Err(Error::unavailable("the store is set to unavailable"));
         }
         if let Some(calls_left) = &self.calls_left
             && calls_left.fetch_sub(1, Ordering::AcqRel) <= 0
         {
             return Err(Error::unavailable("the server is dead"));
         }
-        // A panic under the lock is a bug here, and every step leaves the maps usable.
+        // A panic under the lock is a bug of this crate, and every operation leaves the maps
+        // consistent.
         Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The key that a queue is kept under: its own, unless a fault merges queues.
-    fn place(&self, key: &QueueKey) -> QueueKey {
-        let mut place = key.clone();
+    /// The key under which a queue is stored: its own, unless a fault merges queues.
+    fn stored_key(&self, key: &QueueKey) -> QueueKey {
+        let mut stored_key = key.clone();
         if self.has(Fault::ProjectLeak)
             && let Ok(project) = ProjectId::new("everybody")
         {
-            place.project = project;
+            stored_key.project = project;
         }
         if self.has(Fault::KindLeak) {
-            place.kind = Kind::Queue;
+            stored_key.kind = Kind::Queue;
         }
-        place
+        stored_key
     }
 
-    /// The number as it is kept.
-    fn kept(&self, number: u64) -> u64 {
+    /// The number as it is stored.
+    fn stored_number(&self, number: u64) -> u64 {
         if self.has(Fault::NumbersRounded) { number as f64 as u64 } else { number }
     }
 
-    /// The generation as it is kept.
-    fn kept_generation(&self, generation: Generation) -> Generation {
-        let version = Version::new(self.kept(generation.version.get()));
+    /// The generation as it is stored.
+    fn stored_generation(&self, generation: Generation) -> Generation {
+        let version = Version::new(self.stored_number(generation.version.get()));
         Generation { version, ..generation }
     }
 
     /// The answer for a queue without a head.
     fn nothing<T>(&self, answer: T) -> Result<T, Error> {
-        if self.has(Fault::NothingFails) {
+        if self.has(Fault::MissingHeadFails) {
             return Err(Error::failed("there is no such queue"));
         }
         Ok(answer)
     }
 
-    /// Opens a head that is missing, where a fault has it so.
-    fn open_by_itself(&self, state: &mut State, key: &QueueKey, now: Timestamp) {
-        if self.has(Fault::OpensByItself) {
+    /// Opens a missing head if a fault is set.
+    fn open_if_faulty(&self, state: &mut State, key: &QueueKey, now: Timestamp) {
+        if self.has(Fault::OpensMissingHead) {
             let generation =
                 Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
             let fresh = || Head::new(generation, now, self.fault);
@@ -160,8 +161,8 @@ impl Memory {
         }
     }
 
-    /// Lets other tasks run between two halves of a step that a fault tears apart.
-    async fn tear(&self) {
+    /// Lets other tasks run between the two halves of an operation that a fault makes non-atomic.
+    async fn yield_between_halves(&self) {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
 }

@@ -13,16 +13,16 @@ use super::{Fault, Memory, State};
 #[async_trait]
 impl News for Memory {
     async fn news(&self) -> Result<NewsStream, Error> {
-        let heard = self.state()?.posts;
-        Ok(Box::pin(Listener { memory: self.clone(), heard }))
+        let last_seen = self.state()?.posts;
+        Ok(Box::pin(Listener { memory: self.clone(), last_seen }))
     }
 }
 
-/// Hears of each queue's latest post, in the order of these posts: what it misses in between is
-/// named by the later one.
+/// Reports each queue's latest post, in the order of these posts. A later post replaces earlier
+/// ones that were not reported yet.
 struct Listener {
     memory: Memory,
-    heard: u64,
+    last_seen: u64,
 }
 
 impl Stream for Listener {
@@ -31,13 +31,13 @@ impl Stream for Listener {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Posted>> {
         let memory = self.memory.clone();
         let Ok(mut state) = memory.state() else { return Poll::Ready(None) };
-        if memory.has(Fault::NewsLost) && state.posts - self.heard > 1000 {
-            self.heard = state.posts;
+        if memory.has(Fault::NewsLost) && state.posts - self.last_seen > 1000 {
+            self.last_seen = state.posts;
         }
-        let unheard = state.latest.iter().filter(|(_, (post, _))| *post > self.heard);
-        let next = unheard.min_by_key(|(_, (post, _))| *post);
+        let unseen = state.latest.iter().filter(|(_, (post, _))| *post > self.last_seen);
+        let next = unseen.min_by_key(|(_, (post, _))| *post);
         if let Some((key, (post, last))) = next {
-            self.heard = *post;
+            self.last_seen = *post;
             return Poll::Ready(Some(Posted { key: key.clone(), last: *last }));
         }
         state.listeners.retain(|waker| !waker.will_wake(context.waker()));
@@ -47,8 +47,8 @@ impl Stream for Listener {
 }
 
 impl Memory {
-    /// Tells listeners of a post.
-    pub(super) fn tell(&self, state: &mut State, key: QueueKey, last: MessageId) {
+    /// Reports a post to the listeners.
+    pub(super) fn report(&self, state: &mut State, key: QueueKey, last: MessageId) {
         state.posts += 1;
         state.latest.insert(key, (state.posts, last));
         state.wake_listeners();

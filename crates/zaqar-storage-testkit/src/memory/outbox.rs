@@ -5,7 +5,7 @@ use zaqar_core::storage::{Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessag
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use super::entry::StoredEntry;
-use super::head::{Head, Stored};
+use super::head::{Head, StoredMessage};
 use super::{Fault, Memory};
 
 #[async_trait]
@@ -17,7 +17,7 @@ impl Outbox for Memory {
             (due <= now || self.has(Fault::DueQueuesStuck)).then(|| (due, key.clone()))
         });
         let mut due: Vec<_> = due.collect();
-        // By name alone, a queue whose leases last comes before one that is due.
+        // With the fault, sorted by name alone, queues with leased entries come before due ones.
         due.sort_by_key(|(due, key)| {
             (if self.has(Fault::DueQueuesStuck) { now } else { *due }, key.clone())
         });
@@ -31,14 +31,14 @@ impl Outbox for Memory {
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(None) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(None) };
+        let now = head.effective_time(now);
         let lease = match self.fault {
-            Some(Fault::LeasedTwice) => now,
-            Some(Fault::LeasedForever) => Timestamp::MAX,
+            Some(Fault::EntryLeaseIgnored) => now,
+            Some(Fault::EntryLeaseNeverExpires) => Timestamp::MAX,
             _ => until,
         };
-        head.end_unwanted(now);
+        head.end_unneeded_entries(now);
         let is_due = |entry: &&mut StoredEntry| entry.due.is_some_and(|due| due <= now);
         let due = head.outbox.values_mut().find(is_due);
         Ok(due.map(|entry| {
@@ -54,7 +54,7 @@ impl Outbox for Memory {
         first: Position,
     ) -> Result<(), Error> {
         let mut state = self.state()?;
-        if let Some(head) = state.heads.get_mut(&self.place(key))
+        if let Some(head) = state.heads.get_mut(&self.stored_key(key))
             && head.generation.incarnation == incarnation
         {
             if let Some(entry) = head.outbox.get_mut(&first) {
@@ -77,8 +77,8 @@ impl Outbox for Memory {
         now: Timestamp,
     ) -> Result<Vec<OutboxEntry>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Vec::new()) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
+        let now = head.effective_time(now);
         if head.generation.incarnation != incarnation && !self.has(Fault::AnyGeneration) {
             return Ok(Vec::new());
         }
@@ -89,31 +89,31 @@ impl Outbox for Memory {
 }
 
 impl Head {
-    /// Ends entries for workers whose messages have all expired, and all of them where nobody is
-    /// left to deliver to.
-    pub(super) fn end_unwanted(&mut self, now: Timestamp) {
+    /// Ends entries for workers if their messages have all expired, and all of them if no
+    /// subscription with an address is left.
+    pub(super) fn end_unneeded_entries(&mut self, now: Timestamp) {
         if self.has(Fault::EntriesOutliveReaders) {
             return;
         }
-        let is_wanted = self.subscribed(now).any(|one| one.lease.is_none())
-            || self.has(Fault::OutboxAlways)
+        let is_needed = self.subscribed(now).any(|one| one.lease.is_none())
+            || self.has(Fault::OutboxAlwaysWritten)
             || self.has(Fault::FollowedIsDue);
         for entry in self.outbox.values_mut() {
-            if !is_wanted || entry.expires <= now {
+            if !is_needed || entry.expires <= now {
                 entry.due = None;
             }
         }
     }
 
-    /// Writes one entry for the messages from `first` on, if somebody is subscribed.
+    /// Writes one entry for the messages from `first` on, if there are subscriptions.
     pub(super) fn write_entry(&mut self, first: Position, created: Timestamp) {
         let is_due_for_workers = self.subscribed(created).any(|one| one.lease.is_none())
-            || self.has(Fault::OutboxAlways);
+            || self.has(Fault::OutboxAlwaysWritten);
         let is_followed = self.subscribed(created).any(|one| one.lease.is_some());
-        if !(is_due_for_workers || is_followed) || self.has(Fault::OutboxForgotten) {
+        if !(is_due_for_workers || is_followed) || self.has(Fault::OutboxNotWritten) {
             return;
         }
-        let to_outbox = |(position, message): (&Position, &Stored)| OutboxMessage {
+        let to_outbox = |(position, message): (&Position, &StoredMessage)| OutboxMessage {
             id: self.id(*position),
             payload: message.payload.clone(),
             ttl: message.ttl,
@@ -122,10 +122,10 @@ impl Head {
         let messages: Vec<_> = self.messages.range(first..).map(to_outbox).collect();
         let dues = || messages.iter().map(|message| message.due);
         let due = dues().min().unwrap_or(created);
-        let due = if self.has(Fault::OutboxHasty) { created } else { due };
+        let due = if self.has(Fault::OutboxDueEarly) { created } else { due };
         let due = (is_due_for_workers || self.has(Fault::FollowedIsDue)).then_some(due);
         let mut followed = Timestamp::from_millis(0);
-        if is_followed && !self.has(Fault::FollowForgotten) {
+        if is_followed && !self.has(Fault::FollowersIgnored) {
             followed = dues().max().unwrap_or(created).plus_secs(FOLLOWED_FOR.as_secs());
         }
         let ends = messages.iter().map(|message| created.plus_secs(message.ttl));

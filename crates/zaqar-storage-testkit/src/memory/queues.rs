@@ -11,7 +11,7 @@ use super::{Fault, Memory};
 #[async_trait]
 impl Queues for Memory {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
-        let key = self.place(key);
+        let key = self.stored_key(key);
         if self.has(Fault::RowLost) {
             return Ok(self.state()?.rows.get(&key).cloned());
         }
@@ -22,7 +22,7 @@ impl Queues for Memory {
             return Ok(Some(there.clone()));
         }
         if self.has(Fault::TwoCreators) {
-            self.tear().await;
+            self.yield_between_halves().await;
             self.state()?.rows.insert(key, row.clone());
             return Ok(None);
         }
@@ -30,12 +30,12 @@ impl Queues for Memory {
         if let Some(there) = state.rows.get(&key) {
             return Ok(Some(there.clone()));
         }
-        state.rows.insert(key, self.kept_row(row));
+        state.rows.insert(key, self.stored_row(row));
         Ok(None)
     }
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
-        Ok(self.state()?.rows.get(&self.place(key)).cloned())
+        Ok(self.state()?.rows.get(&self.stored_key(key)).cloned())
     }
 
     async fn replace(
@@ -44,13 +44,13 @@ impl Queues for Memory {
         expected: Generation,
         row: &QueueRow,
     ) -> Result<bool, Error> {
-        let key = self.place(key);
+        let key = self.stored_key(key);
         if self.has(Fault::RacingReplaces) {
             let there = Queues::get(self, &key).await?;
             if there.is_none_or(|there| there.generation != expected) {
                 return Ok(false);
             }
-            self.tear().await;
+            self.yield_between_halves().await;
             self.state()?.rows.insert(key, row.clone());
             return Ok(true);
         }
@@ -61,7 +61,7 @@ impl Queues for Memory {
         }
         match state.rows.get_mut(&key) {
             Some(there) if there.generation == expected || any => {
-                *there = self.kept_row(row);
+                *there = self.stored_row(row);
                 Ok(true)
             }
             _ => Ok(false),
@@ -69,14 +69,14 @@ impl Queues for Memory {
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
-        let key = self.place(key);
+        let key = self.stored_key(key);
         let mut state = self.state()?;
         let any = self.has(Fault::AnyGeneration);
         let is_it = state
             .rows
             .get(&key)
             .is_some_and(|row| row.generation.incarnation == incarnation || any);
-        if is_it && !self.has(Fault::RemoveForgotten) {
+        if is_it && !self.has(Fault::RemoveIgnored) {
             state.rows.remove(&key);
         }
         Ok(is_it)
@@ -91,7 +91,7 @@ impl Queues for Memory {
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
         let state = self.state()?;
         let of = |name: &QueueName| {
-            self.place(&QueueKey { project: project.clone(), kind, name: name.clone() })
+            self.stored_key(&QueueKey { project: project.clone(), kind, name: name.clone() })
         };
         let mut rows: Vec<_> = state
             .rows
@@ -116,9 +116,10 @@ impl Queues for Memory {
 }
 
 impl Memory {
-    /// A row as it is kept.
-    fn kept_row(&self, row: &QueueRow) -> QueueRow {
-        let mut row = QueueRow { generation: self.kept_generation(row.generation), ..row.clone() };
+    /// A row as it is stored.
+    fn stored_row(&self, row: &QueueRow) -> QueueRow {
+        let mut row =
+            QueueRow { generation: self.stored_generation(row.generation), ..row.clone() };
         if self.has(Fault::MetadataSorted) {
             row.metadata.as_object_mut().sort_keys();
         }

@@ -20,8 +20,8 @@ impl Subscriptions for Memory {
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
         let mut state = self.state()?;
-        let head = state.heads.get_mut(&self.place(key));
-        let ttl = self.kept(subscription.ttl);
+        let head = state.heads.get_mut(&self.stored_key(key));
+        let ttl = self.stored_number(subscription.ttl);
         let subscription = NewSubscription { ttl, ..subscription.clone() };
         Ok(guarded(head, |own| own == assumed, |head| head.subscribe(&subscription, now)))
     }
@@ -33,8 +33,8 @@ impl Subscriptions for Memory {
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(None) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(None) };
+        let now = head.effective_time(now);
         Ok(head.subscribed(now).find(|subscription| subscription.id == id).cloned())
     }
 
@@ -46,8 +46,8 @@ impl Subscriptions for Memory {
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Vec::new()) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
+        let now = head.effective_time(now);
         let behind = head.subscribed(now).filter(|subscription| Some(subscription.id) > after);
         let mut page: Vec<_> = behind.take(limit).cloned().collect();
         if self.has(Fault::SubscriptionsReversed) {
@@ -65,9 +65,9 @@ impl Subscriptions for Memory {
         now: Timestamp,
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Vec::new()) };
-        let now = head.at(now);
-        let any = self.has(Fault::LeasedOfOthers);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
+        let now = head.effective_time(now);
+        let any = self.has(Fault::LeaseListsOthers);
         let leased = head
             .subscribed(now)
             .filter(|one| Some(one.id) > after && (one.lease == Some(lease) || any));
@@ -82,8 +82,10 @@ impl Subscriptions for Memory {
         now: Timestamp,
     ) -> Result<Changed, Error> {
         let mut state = self.state()?;
-        let Some(head) = state.heads.get_mut(&self.place(key)) else { return Ok(Changed::Absent) };
-        let now = head.at(now);
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return Ok(Changed::Absent);
+        };
+        let now = head.effective_time(now);
         Ok(head.change(id, change, now))
     }
 
@@ -93,9 +95,9 @@ impl Subscriptions for Memory {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        if let Some(head) = self.state()?.heads.get_mut(&self.place(key)) {
-            head.at(now);
-            if !head.has(Fault::DeleteForgotten) {
+        if let Some(head) = self.state()?.heads.get_mut(&self.stored_key(key)) {
+            head.effective_time(now);
+            if !head.has(Fault::DeleteIgnored) {
                 head.subscriptions.remove(&id);
             }
         }
@@ -103,9 +105,9 @@ impl Subscriptions for Memory {
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        if let Some(head) = self.state()?.heads.get_mut(&self.place(key)) {
-            head.at(now);
-            if !head.has(Fault::DeleteForgotten) {
+        if let Some(head) = self.state()?.heads.get_mut(&self.stored_key(key)) {
+            head.effective_time(now);
+            if !head.has(Fault::DeleteIgnored) {
                 head.subscriptions.clear();
             }
         }
@@ -121,7 +123,7 @@ impl Head {
     }
 
     fn subscribe(&mut self, new: &NewSubscription, now: Timestamp) -> Subscribed {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         let there = self.subscribed(now).find(|one| one.subscriber == new.subscriber).cloned();
         if let Some(there) = there
             && !self.has(Fault::SubscribedTwice)
@@ -132,7 +134,8 @@ impl Head {
         let subscription =
             Subscription { id, subscriber, ttl, since: now, options, confirmed, lease };
         self.subscriptions.insert(id, subscription);
-        let after = if self.has(Fault::SubscribedLate) { self.last.next() } else { self.last };
+        let after =
+            if self.has(Fault::StartPositionTooLate) { self.last.next() } else { self.last };
         Subscribed::Created { after }
     }
 
@@ -145,7 +148,7 @@ impl Head {
         let is_taken = self
             .subscribed(now)
             .any(|one| one.id != id && Some(&one.subscriber) == change.subscriber.as_ref())
-            && !self.has(Fault::ChangedTwice);
+            && !self.has(Fault::ChangedToTakenSubscriber);
         let is_live = self.subscribed(now).any(|one| one.id == id);
         let keeps_since = self.has(Fault::ChangeKeepsSince);
         let Some(one) = self.subscriptions.get_mut(&id).filter(|_| is_live) else {

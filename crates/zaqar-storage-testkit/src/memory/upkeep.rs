@@ -1,4 +1,4 @@
-//! Health, cleaning and the end.
+//! Health checks, sweeps and shutdown.
 
 use std::sync::atomic::Ordering;
 
@@ -19,7 +19,7 @@ impl Upkeep for Memory {
         let mut state = self.state()?;
         let mut done = 0;
         for head in state.heads.values_mut() {
-            let now = head.at(now);
+            let now = head.effective_time(now);
             done += head.sweep(now, budget - done);
             if done == budget {
                 break;
@@ -32,10 +32,10 @@ impl Upkeep for Memory {
 
     async fn shut_down(&self) -> Result<(), Error> {
         let wakes = self.state();
-        if wakes.is_err() && self.has(Fault::EndsTwice) {
+        if wakes.is_err() && self.has(Fault::SecondShutDownFails) {
             return Err(Error::Closed);
         }
-        self.is_shut_down.store(!self.has(Fault::ClosedAnswers), Ordering::Release);
+        self.is_shut_down.store(!self.has(Fault::ServesAfterShutDown), Ordering::Release);
         if let Ok(mut state) = wakes {
             state.wake_listeners();
         }

@@ -1,9 +1,9 @@
-//! A model test: random operations on a store, each answer compared with that of a small pure
-//! oracle.
+//! A model test: random operations on a store, whose answers are compared with those of a small
+//! pure oracle.
 //!
 //! After each operation the whole store is compared: every queue's listing, counts, subscriptions
-//! and what can be followed of its outbox, which queues are due, and the latest claims. What time
-//! brings due is swept first, as a store may do that in pieces.
+//! and followable outbox entries, which queues are due, and the latest claims. What is due is swept
+//! first, as a store may process it in batches.
 
 mod operation;
 mod oracle;
@@ -16,36 +16,38 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use crate::factory::Factory;
 use crate::run::{failure_text, runtime};
 
-pub use operation::{New, Op, Reserve, operations};
+pub use operation::{DeadLetterRule, New, Op, operations};
 
-/// Random cases that [`crate::behaviour!`] tries.
+/// Random cases that [`crate::behaviour!`] runs.
 pub const CASES: u32 = 32;
 
-/// Operations in one case, at most.
+/// The maximum number of operations in one case.
 const MAX_OPS: usize = 40;
 
-/// Operations on which a store and the oracle do not agree.
+/// Operations on which a store and the oracle disagree.
 #[derive(Debug, Clone)]
 pub struct Counterexample {
-    /// The fewest operations that were found to show it.
+    /// The operations, shrunk.
     pub ops: Vec<Op>,
-    /// What the store did, and what it should have done.
+    /// What the store returned, and what it should have returned.
     pub reason: String,
 }
 
-/// Does operations on a new store of the factory, and compares all that can be seen.
+/// Runs operations on a new store of the factory, and compares everything observable with the
+/// oracle.
 ///
 /// # Errors
-/// Where the store's answers are not the oracle's: which, and at which operation.
+/// The first difference between the store and the oracle, and the operation after which it
+/// occurred.
 pub async fn check(factory: Arc<dyn Factory>, ops: &[Op]) -> Result<(), String> {
     let ops = ops.to_vec();
-    // A task of its own: its panic is an answer here.
+    // In its own task, so that a panic becomes an error.
     let ended = tokio::spawn(run::run(factory, ops)).await;
     ended.map_err(failure_text)
 }
 
-/// Tries this many cases, the same ones for the same seed, and makes the first that fails as small
-/// as it can. The factory is made inside a runtime.
+/// Runs this many cases, the same ones for the same seed, and shrinks the first that fails. The
+/// factory is created inside a runtime.
 pub fn search<F: Factory>(
     factory: impl FnOnce() -> F,
     cases: u32,
@@ -73,10 +75,10 @@ pub fn search<F: Factory>(
     }
 }
 
-/// Tries this many cases, others in each run; what fails names the seed.
+/// Runs this many cases with a random seed, which a failure reports.
 ///
 /// # Panics
-/// Where one fails, with its counterexample.
+/// If a case fails, with its counterexample.
 pub fn run<F: Factory>(factory: impl FnOnce() -> F, cases: u32) {
     let seed = rand::random();
     if let Some(Counterexample { ops, reason }) = search(factory, cases, seed) {

@@ -1,12 +1,12 @@
-//! Operations, and how they are drawn at random.
+//! Operations, and strategies that generate them.
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
-/// One operation. Queues, messages and claims are numbers: they choose among those that there are
-/// or were, so that any list of operations makes sense, and so does any part of it. Of messages and
-/// claims 0 is the latest.
+/// One operation. Queues, messages and claims are given by numbers, which select among those that
+/// exist or existed, so that any list of operations is valid, and so is any part of it. For
+/// messages and claims, 0 is the latest.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are the arguments of the storage method of that name")]
 pub enum Op {
@@ -25,16 +25,16 @@ pub enum Op {
     },
     /// Reads by id.
     Get { queue: usize, ids: Vec<usize> },
-    /// Deletes one.
+    /// Deletes a message.
     Delete { queue: usize, id: usize, claim: Option<usize> },
-    /// Deletes several: any, or what these claims hold.
+    /// Deletes several messages: any, or only those that these claims hold.
     DeleteMany { queue: usize, ids: Vec<usize>, claims: Option<Vec<usize>> },
-    /// Pops what is plain or sealed with one of these keys.
+    /// Pops messages that are plain or sealed with one of these keys.
     Pop { queue: usize, limit: usize, keys: Vec<u8> },
     /// Purges.
     Purge { queue: usize },
     /// Claims.
-    Claim { queue: usize, limit: usize, ttl: u64, grace: u64, dead_letters: Option<Reserve> },
+    Claim { queue: usize, limit: usize, ttl: u64, grace: u64, dead_letters: Option<DeadLetterRule> },
     /// Renews.
     Renew { queue: usize, claim: usize, ttl: u64, grace: u64 },
     /// Releases.
@@ -45,7 +45,7 @@ pub enum Op {
     Close { queue: usize },
     /// Opens a head with a new incarnation, if there is none.
     Open { queue: usize },
-    /// Subscribes, for seconds; on the lease that lasts, or with an address.
+    /// Subscribes for `ttl` seconds, on the live lease or with an address.
     Subscribe { queue: usize, subscriber: u8, ttl: u64, is_on_lease: bool },
     /// Changes a subscription.
     ChangeSubscription {
@@ -54,30 +54,30 @@ pub enum Op {
         subscriber: Option<u8>,
         ttl: Option<u64>,
     },
-    /// Ends a subscription.
+    /// Removes a subscription.
     Unsubscribe { queue: usize, subscription: usize },
-    /// Ends all subscriptions.
+    /// Removes all subscriptions.
     UnsubscribeAll { queue: usize },
     /// Leases an outbox entry, for seconds.
     LeaseEntry { queue: usize, secs: u64 },
     /// Settles the outbox entry that begins with a message.
     Settle { queue: usize, id: usize },
-    /// Makes the lease that subscriptions hang on last longer, seconds from now.
+    /// Extends the lease that subscriptions depend on, to `secs` from now.
     KeepLease { secs: u64 },
-    /// Ends that lease, sweeps, and takes another.
+    /// Ends that lease, sweeps, and creates another.
     EndLease,
-    /// Lets milliseconds pass, then sweeps.
+    /// Advances the clock by milliseconds, then sweeps.
     Pass { millis: u64 },
-    /// Shuts the store down and opens it again, where it keeps what it holds.
+    /// Shuts the store down and opens it again, if it is durable.
     Restart,
 }
 
 /// A message to post.
 #[derive(Debug, Clone, Copy)]
 pub struct New {
-    /// Seconds that it lives.
+    /// Its ttl in seconds.
     pub ttl: u64,
-    /// Seconds until it is shown.
+    /// Seconds until it is available.
     pub delay: u64,
     /// The number of the key that seals it.
     pub key: Option<u8>,
@@ -85,14 +85,15 @@ pub struct New {
 
 /// A dead-letter rule; the target is the next queue.
 #[derive(Debug, Clone, Copy)]
-pub struct Reserve {
-    /// Claims after which a message moves.
+pub struct DeadLetterRule {
+    /// Claims after which a message is moved.
     pub max_claim_count: u32,
-    /// Seconds that it lives there.
+    /// Its ttl there, in seconds.
     pub ttl: Option<u64>,
 }
 
-/// Lists of at most `max` operations: on messages and claims, or on these and who hears of them.
+/// Lists of at most `max` operations: on messages and claims, or also on subscriptions and the
+/// outbox.
 pub fn operations(max: usize) -> impl Strategy<Value = Vec<Op>> {
     let heard = prop_oneof![operation(), subscribers()];
     prop_oneof![3 => vec(operation(), 1..=max), 2 => vec(heard, 1..=max)]
@@ -182,7 +183,7 @@ fn list() -> impl Strategy<Value = Op> {
 
 fn claim() -> impl Strategy<Value = Op> {
     let rule = (1..4u32, option::of(prop_oneof![Just(60u64), Just(500u64)]))
-        .prop_map(|(max_claim_count, ttl)| Reserve { max_claim_count, ttl });
+        .prop_map(|(max_claim_count, ttl)| DeadLetterRule { max_claim_count, ttl });
     (queue(), 1usize..6, claim_ttl(), grace(), option::of(rule)).prop_map(
         |(queue, limit, ttl, grace, dead_letters)| Op::Claim {
             queue,
@@ -194,7 +195,8 @@ fn claim() -> impl Strategy<Value = Op> {
     )
 }
 
-/// Whole seconds or fifths of one: never half a second, where a rounded ttl could go either way.
+/// Whole seconds or fifths of one, but never half a second, for which rounding a ttl would be
+/// ambiguous.
 fn pass() -> impl Strategy<Value = Op> {
     let millis = prop_oneof![
         1 => (1..=4u64).prop_map(|fifths| fifths * 200),
@@ -205,11 +207,11 @@ fn pass() -> impl Strategy<Value = Op> {
 }
 
 fn queue() -> impl Strategy<Value = usize> {
-    // Mostly one queue, so that operations meet.
+    // Mostly one queue, so that operations interact.
     prop_oneof![4 => Just(0usize), 1 => Just(1), 1 => Just(2)]
 }
 
-/// Mostly a recent one: those have not had the time to end.
+/// Mostly a recent one, which is more likely to be live.
 fn any_of() -> impl Strategy<Value = usize> {
     prop_oneof![2 => 0..4usize, 2 => 0..12usize, 1 => 0..80usize]
 }

@@ -1,8 +1,8 @@
-//! What a store should answer, written for clearness alone: plain lists, and every message says
-//! what it is.
+//! The expected answers of a store, written for clarity: plain lists, and every message has an
+//! explicit state.
 //!
-//! Unlike [`crate::Memory`], which computes states when it is asked, the oracle changes them as
-//! time passes.
+//! Unlike [`crate::Memory`], which computes states on each call, the oracle changes them as time
+//! passes.
 
 mod subscribers;
 
@@ -11,11 +11,11 @@ use zaqar_core::{ClaimId, ClientId, KeyId, MessageId, Payload, Timestamp};
 
 use subscribers::Subscribers;
 
-/// One life of a queue.
+/// The expected contents of a queue in one incarnation.
 #[derive(Debug, Default)]
-pub(super) struct Life {
+pub(super) struct QueueModel {
     messages: Vec<Row>,
-    claims: Vec<Live>,
+    claims: Vec<LiveClaim>,
     pub(super) subscribers: Subscribers,
     /// When messages were last posted.
     pub(super) posted: Option<Timestamp>,
@@ -41,13 +41,13 @@ pub(super) enum State {
 }
 
 #[derive(Debug)]
-struct Live {
+struct LiveClaim {
     id: ClaimId,
     ttl: u64,
     since: Timestamp,
 }
 
-/// A claim as it is asked for.
+/// The parameters of a claim.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClaimInput {
     pub(super) id: ClaimId,
@@ -73,7 +73,7 @@ impl Row {
         }
     }
 
-    fn lengthen(&mut self, end: Timestamp) {
+    fn extend(&mut self, end: Timestamp) {
         if end > self.end {
             self.end = end;
             self.ttl = nearest_secs(self.created, end);
@@ -81,13 +81,13 @@ impl Row {
     }
 }
 
-/// Seconds between two times, to the nearest; the operations leave no ties.
+/// Seconds between two times, to the nearest; the operations produce no ties.
 pub(super) fn nearest_secs(from: Timestamp, to: Timestamp) -> u64 {
     (to.as_millis() - from.as_millis() + 500) / 1000
 }
 
-impl Life {
-    /// Lets time reach `now`: lives, claims and delays end.
+impl QueueModel {
+    /// Advances time to `now`: messages and claims expire, delays end.
     pub(super) fn pass(&mut self, now: Timestamp) {
         self.subscribers.pass(now);
         self.messages.retain(|row| row.end > now);
@@ -103,7 +103,7 @@ impl Life {
     }
 
     pub(super) fn append(&mut self, row: Row) {
-        assert!(self.messages.last().is_none_or(|last| last.id < row.id), "new ids are behind");
+        assert!(self.messages.last().is_none_or(|last| last.id < row.id), "new ids are greater");
         self.messages.push(row);
     }
 
@@ -154,38 +154,39 @@ impl Life {
         popped
     }
 
-    /// Takes out what a claim must move before it takes anything.
-    pub(super) fn worn(&mut self, wish: ClaimInput) -> Vec<Row> {
+    /// Removes the messages that a claim must move to the dead-letter queue.
+    pub(super) fn exhausted(&mut self, request: ClaimInput) -> Vec<Row> {
         let mut taken = 0;
-        let (worn, rest) = self.messages.drain(..).partition(|row| {
-            let is_met = row.state == State::Free && taken < wish.limit;
-            let is_worn = is_met && wish.max_claim_count.is_some_and(|max| row.count >= max);
-            taken += usize::from(is_met && !is_worn);
-            is_worn
+        let (exhausted, rest) = self.messages.drain(..).partition(|row| {
+            let is_met = row.state == State::Free && taken < request.limit;
+            let is_exhausted =
+                is_met && request.max_claim_count.is_some_and(|max| row.count >= max);
+            taken += usize::from(is_met && !is_exhausted);
+            is_exhausted
         });
         self.messages = rest;
-        worn
+        exhausted
     }
 
-    /// Puts back what could not move.
+    /// Puts back messages that could not be moved.
     pub(super) fn put_back(&mut self, rows: Vec<Row>) {
         self.messages.extend(rows);
         self.messages.sort_by_key(|row| row.id);
     }
 
-    pub(super) fn claim(&mut self, wish: ClaimInput, now: Timestamp) -> Vec<Message> {
+    pub(super) fn claim(&mut self, request: ClaimInput, now: Timestamp) -> Vec<Message> {
         let free = self.messages.iter_mut().filter(|row| row.state == State::Free);
         let taken: Vec<_> = free
-            .take(wish.limit)
+            .take(request.limit)
             .map(|row| {
-                row.state = State::Held(wish.id);
+                row.state = State::Held(request.id);
                 row.count += 1;
-                row.lengthen(now.plus_secs(wish.ttl).plus_secs(wish.grace));
+                row.extend(now.plus_secs(request.ttl).plus_secs(request.grace));
                 row.show()
             })
             .collect();
         if !taken.is_empty() {
-            self.claims.push(Live { id: wish.id, ttl: wish.ttl, since: now });
+            self.claims.push(LiveClaim { id: request.id, ttl: request.ttl, since: now });
         }
         taken
     }
@@ -202,7 +203,7 @@ impl Life {
         };
         (claim.ttl, claim.since) = (ttl, now);
         let held = self.messages.iter_mut().filter(|row| row.state == State::Held(id));
-        held.for_each(|row| row.lengthen(now.plus_secs(ttl).plus_secs(grace)));
+        held.for_each(|row| row.extend(now.plus_secs(ttl).plus_secs(grace)));
         true
     }
 

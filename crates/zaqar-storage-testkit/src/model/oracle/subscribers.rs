@@ -1,4 +1,4 @@
-//! Who hears of posts: the subscriptions and the outbox of one life.
+//! The subscriptions and the outbox of a queue in one incarnation.
 
 use zaqar_core::storage::{
     Changed, FOLLOWED_FOR, NewSubscription, OutboxEntry, Subscription, SubscriptionChange,
@@ -9,19 +9,19 @@ use zaqar_core::{LeaseId, Position, SubscriptionId, Timestamp};
 pub(in crate::model) struct Subscribers {
     /// By id, ascending.
     pub(in crate::model) subscriptions: Vec<Subscription>,
-    /// In the order of their posts.
+    /// In the order of the posts.
     entries: Vec<Entry>,
-    /// The greatest position behind which a subscriber was told to begin.
+    /// The greatest start position that a subscriber got.
     begin: Option<Position>,
-    /// The last message that was posted.
+    /// The position of the last posted message.
     last: Option<Position>,
 }
 
 #[derive(Debug)]
 struct Entry {
     shown: OutboxEntry,
-    /// From when a worker gets it: for the first time, or when its lease has run out. `None` where
-    /// no worker ever does.
+    /// From when a worker can lease it: initially, or when its last lease expires. `None` if
+    /// workers can not.
     due: Option<Timestamp>,
     /// Until when it can be followed.
     followed: Option<Timestamp>,
@@ -30,23 +30,23 @@ struct Entry {
 impl Subscribers {
     pub(in crate::model) fn pass(&mut self, now: Timestamp) {
         self.subscriptions.retain(|one| one.since.plus_secs(one.ttl) > now);
-        self.end_unwanted(now);
+        self.end_unneeded_entries(now);
         for entry in &mut self.entries {
             entry.followed = entry.followed.filter(|until| *until > now);
         }
     }
 
-    /// Ends entries for workers whose messages have expired, and all where no address is left to
-    /// deliver to.
-    pub(in crate::model) fn end_unwanted(&mut self, now: Timestamp) {
-        let is_wanted = self.subscriptions.iter().any(|one| one.lease.is_none());
+    /// Ends entries for workers if their messages have expired, and all if no subscription with an
+    /// address is left.
+    pub(in crate::model) fn end_unneeded_entries(&mut self, now: Timestamp) {
+        let is_needed = self.subscriptions.iter().any(|one| one.lease.is_none());
         for entry in &mut self.entries {
             let has_expired = entry
                 .shown
                 .messages
                 .iter()
                 .all(|message| entry.shown.created.plus_secs(message.ttl) <= now);
-            entry.due = entry.due.filter(|_| is_wanted && !has_expired);
+            entry.due = entry.due.filter(|_| is_needed && !has_expired);
         }
     }
 
@@ -54,7 +54,7 @@ impl Subscribers {
     pub(in crate::model) fn post(&mut self, shown: OutboxEntry) {
         assert!(
             Some(shown.first) > self.begin,
-            "a post lies behind where subscribers began before"
+            "a post comes after the start positions of earlier subscribers"
         );
         self.last = shown.messages.last().map(|message| message.id.position);
         let dues = || shown.messages.iter().map(|message| message.due);
@@ -72,14 +72,14 @@ impl Subscribers {
         self.subscriptions.iter().find(|one| one.subscriber == subscriber)
     }
 
-    /// Adds one that the store has made, and told to begin behind `after`.
+    /// Adds a subscription that the store has created with the start position `after`.
     pub(in crate::model) fn subscribe(
         &mut self,
         new: NewSubscription,
         after: Position,
         now: Timestamp,
     ) {
-        assert!(Some(after) >= self.last, "a subscriber begins behind what was posted before");
+        assert!(Some(after) >= self.last, "a subscriber starts after all earlier posts");
         self.begin = self.begin.max(Some(after));
         let NewSubscription { id, subscriber, ttl, options, confirmed, lease } = new;
         let made = Subscription { id, subscriber, ttl, since: now, options, confirmed, lease };
@@ -113,12 +113,12 @@ impl Subscribers {
         self.subscriptions.retain(|one| one.id != id);
     }
 
-    /// Removes what hangs on a lease that is over.
+    /// Removes the subscriptions on a lease that is no longer live.
     pub(in crate::model) fn drop_lease(&mut self, lease: LeaseId) {
         self.subscriptions.retain(|one| one.lease != Some(lease));
     }
 
-    /// What hangs on a lease, and when each ends.
+    /// The subscriptions on a lease, with their expiry.
     pub(in crate::model) fn on_lease(&self, lease: LeaseId) -> Vec<(SubscriptionId, Timestamp)> {
         let own = self.subscriptions.iter().filter(|one| one.lease == Some(lease));
         own.map(|one| (one.id, one.since.plus_secs(one.ttl))).collect()
@@ -145,15 +145,18 @@ impl Subscribers {
         }
     }
 
-    /// Checks what can be followed: all that must be shown, and of the rest what was posted and
-    /// heard of.
+    /// Checks the followed entries: every required one must be present, and every other must have
+    /// been posted to subscribers.
     pub(in crate::model) fn check_followed(&self, shown: &[OutboxEntry], at: &str) {
         let must = self.entries.iter().filter(|entry| entry.followed.is_some());
         let missing: Vec<_> =
             must.map(|entry| &entry.shown).filter(|entry| !shown.contains(entry)).collect();
         assert!(missing.is_empty(), "these cannot be followed: {missing:?}, {at}");
         let known: Vec<_> = self.entries.iter().map(|entry| &entry.shown).collect();
-        assert!(shown.iter().all(|entry| known.contains(&entry)), "{shown:?} not posted, {at}");
+        assert!(
+            shown.iter().all(|entry| known.contains(&entry)),
+            "{shown:?} were not posted, {at}"
+        );
         assert!(shown.is_sorted_by(|a, b| a.first < b.first), "out of order: {shown:?}, {at}");
     }
 }

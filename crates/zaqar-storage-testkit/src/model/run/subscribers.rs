@@ -6,15 +6,15 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{LeaseId, MessageId, SubscriptionId, Timestamp};
 
-use super::super::oracle::Life;
+use super::super::oracle::QueueModel;
 use super::Run;
 use crate::subscriber::renew;
 use crate::subscriber::subscription;
 
-/// Seconds that a new lease lasts.
+/// The duration of a new lease, in seconds.
 const LEASE: u64 = 200;
 
-/// Queues that are asked for at most when all that are due are wanted.
+/// A limit that is large enough for all queues.
 const ALL: usize = 1000;
 
 impl Run {
@@ -32,9 +32,9 @@ impl Run {
             lease: is_on_lease.then_some(self.lease.0),
             ..subscription(self.subscriptions, &name(subscriber))
         };
-        let (at, (queue, life)) = (&self.at, &mut self.queues[queue]);
+        let (at, (queue, model)) = (&self.at, &mut self.queues[queue]);
         let answer = queue.try_subscribe(queue.generation, &new).await;
-        let Some(Life { subscribers, .. }) = life else {
+        let Some(QueueModel { subscribers, .. }) = model else {
             assert_eq!(answer, Guarded::Absent, "{at}");
             return;
         };
@@ -46,7 +46,7 @@ impl Run {
             (None, Guarded::Done(Subscribed::Created { after })) => {
                 subscribers.subscribe(new, after, now);
             }
-            (None, refused) => panic!("{at} is refused: {refused:?}"),
+            (None, refused) => panic!("{at} was rejected: {refused:?}"),
         }
     }
 
@@ -62,29 +62,29 @@ impl Run {
         let change = SubscriptionChange { subscriber, ttl, ..SubscriptionChange::default() };
         let answer = self.queues[queue].0.change(id, &change).await;
         let expected = self
-            .life(queue)
-            .map_or(Changed::Absent, |life| life.subscribers.change(id, &change, now));
+            .model(queue)
+            .map_or(Changed::Absent, |model| model.subscribers.change(id, &change, now));
         assert_eq!(answer, expected, "{}", self.at);
     }
 
     pub(super) async fn unsubscribe(&mut self, queue: usize, number: usize) {
         let id = self.subscription_id(number);
         self.queues[queue].0.unsubscribe(id.get()).await;
-        self.life(queue).into_iter().for_each(|life| life.subscribers.unsubscribe(id));
-        self.end_unwanted(queue).await;
+        self.model(queue).into_iter().for_each(|model| model.subscribers.unsubscribe(id));
+        self.end_unneeded_entries(queue).await;
     }
 
     pub(super) async fn unsubscribe_all(&mut self, queue: usize) {
         self.queues[queue].0.unsubscribe_all().await;
-        self.life(queue).into_iter().for_each(|life| life.subscribers.subscriptions.clear());
-        self.end_unwanted(queue).await;
+        self.model(queue).into_iter().for_each(|model| model.subscribers.subscriptions.clear());
+        self.end_unneeded_entries(queue).await;
     }
 
-    /// Sweeps after subscriptions went: until then a store may keep the entries that nobody wants,
-    /// and they may come back.
-    async fn end_unwanted(&mut self, queue: usize) {
+    /// Sweeps after subscriptions were removed: until then a store may keep their entries, which
+    /// may become due again.
+    async fn end_unneeded_entries(&mut self, queue: usize) {
         let now = self.kit.now();
-        self.life(queue).into_iter().for_each(|life| life.subscribers.end_unwanted(now));
+        self.model(queue).into_iter().for_each(|model| model.subscribers.end_unneeded_entries(now));
         self.kit.sweep().await;
     }
 
@@ -92,17 +92,18 @@ impl Run {
         let (until, now) = (self.kit.now().plus_secs(secs), self.kit.now());
         let queue_of = &self.queues[queue].0;
         let answer = queue_of.store.lease(&queue_of.key, until, now).await.expect("lease answers");
-        let expected = self.life(queue).and_then(|life| life.subscribers.lease(until, now));
+        let expected = self.model(queue).and_then(|model| model.subscribers.lease(until, now));
         assert_eq!(answer, expected, "{}", self.at);
     }
 
     pub(super) async fn settle(&mut self, queue: usize, id: usize) {
         let id = self.id(id);
-        let (queue, life) = &mut self.queues[queue];
+        let (queue, model) = &mut self.queues[queue];
         queue.settle(id).await;
-        if let Some(life) = life.as_mut().filter(|_| id.incarnation == queue.generation.incarnation)
+        if let Some(model) =
+            model.as_mut().filter(|_| id.incarnation == queue.generation.incarnation)
         {
-            life.subscribers.settle(id.position);
+            model.subscribers.settle(id.position);
         }
     }
 
@@ -120,18 +121,18 @@ impl Run {
         self.kit.sweep().await;
     }
 
-    /// Puts another lease in the place of one that is over, and of what hangs on it.
+    /// Replaces a lease that is no longer live, and drops the subscriptions on it.
     pub(super) async fn renew_lease(&mut self) {
         let over = self.lease.0;
-        for life in self.queues.iter_mut().flat_map(|(_, life)| life) {
-            life.subscribers.drop_lease(over);
+        for model in self.queues.iter_mut().flat_map(|(_, model)| model) {
+            model.subscribers.drop_lease(over);
         }
         self.lease = (LeaseId::new(rand::random()), self.kit.now().plus_secs(LEASE));
         let renewal = renew(&self.kit, self.lease.0, LEASE).await;
-        assert_eq!(renewal, Renewal::Created, "a new lease, {}", self.at);
+        assert_eq!(renewal, Renewal::Created, "the lease is new, {}", self.at);
     }
 
-    /// What the outbox should hold of a post.
+    /// The expected outbox entry of a post.
     pub(super) fn entry(given: &[MessageId], new: &[NewMessage], now: Timestamp) -> OutboxEntry {
         let of = |(id, new): (&MessageId, &NewMessage)| OutboxMessage {
             id: *id,
@@ -147,16 +148,16 @@ impl Run {
         }
     }
 
-    /// Compares what can be seen of subscriptions and entries.
+    /// Compares subscriptions and outbox entries.
     pub(super) async fn compare_subscribers(&self) {
         let now = self.kit.now();
         let due = self.kit.store().due_queues(ALL, now).await.expect("due_queues answers");
-        for (queue, life) in &self.queues {
+        for (queue, model) in &self.queues {
             let at = format!("{} after {}", queue.key, self.at);
             let subscriptions = queue.store.subscriptions(&queue.key, None, 100, now).await;
             let subscriptions = subscriptions.expect("subscriptions answers");
             let shown = queue.entries(queue.generation.incarnation, 0, ALL).await;
-            let Some(Life { subscribers, .. }) = life else {
+            let Some(QueueModel { subscribers, .. }) = model else {
                 assert_eq!((subscriptions, shown), (vec![], vec![]), "no head: {at}");
                 continue;
             };
@@ -170,7 +171,7 @@ impl Run {
         }
     }
 
-    /// The id that a number stands for, 0 for the latest.
+    /// The subscription id for a number, 0 for the latest.
     fn subscription_id(&self, number: usize) -> SubscriptionId {
         SubscriptionId::new(self.subscriptions.saturating_sub(number as u128))
     }
