@@ -3,7 +3,7 @@
 use zaqar_core::storage::{Claim, ClaimRequest, Guarded};
 use zaqar_core::{ClaimId, Generation, Version};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, ids, message, request, texts};
 
@@ -33,7 +33,7 @@ pub(crate) async fn a_claim_without_messages_is_not_made(kit: &mut Kit) {
         assert_eq!(queue.claim_get(claim).await, None);
         assert!(!queue.renew(claim, 100, 60).await);
         queue.release(claim).await;
-        queue.post_one(waits(60)).await;
+        queue.post_one(with_delay(60)).await;
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn a_message_is_held_by_one_claim(kit: &mut Kit) {
     queue.release(second).await;
     assert_eq!(ids(&queue.claim(10).await.1), p[2..4], "only the released messages");
     for (claim, held) in [(first, &p[..2]), (third, &p[4..])] {
-        let live = queue.claim_get(claim).await.expect("the claim lives");
+        let live = queue.claim_get(claim).await.expect("the claim is live");
         assert_eq!(ids(&live.messages), held);
     }
 }
@@ -87,7 +87,14 @@ pub(crate) async fn a_message_is_held_by_one_claim(kit: &mut Kit) {
 pub(crate) async fn claims_skip_messages_that_are_not_free(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue
-        .post_new(vec![lives(60), waits(90), message("a"), lives(60), message("b"), waits(90)])
+        .post_new(vec![
+            with_ttl(60),
+            with_delay(90),
+            message("a"),
+            with_ttl(60),
+            message("b"),
+            with_delay(90),
+        ])
         .await;
     kit.pass(60);
     let (_, taken) = queue.claim(1).await;
@@ -103,8 +110,8 @@ pub(crate) async fn a_claim_is_filled_past_skipped_messages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(150).await;
     queue.claim(150).await;
-    queue.post_new((0..150).map(|_| lives(60)).collect()).await;
-    queue.post_new((0..150).map(|_| waits(600)).collect()).await;
+    queue.post_new((0..150).map(|_| with_ttl(60)).collect()).await;
+    queue.post_new((0..150).map(|_| with_delay(600)).collect()).await;
     kit.pass(60);
     let p = queue.post(5).await;
     assert_eq!(ids(&queue.claim(3).await.1), p[..3]);
@@ -141,12 +148,12 @@ pub(crate) async fn claims_are_counted(kit: &mut Kit) {
 /// grows".
 pub(crate) async fn a_claim_extends_ttls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let id = queue.post_one(lives(70)).await;
+    let id = queue.post_one(with_ttl(70)).await;
     kit.pass(50);
     let (claim, taken) = queue.claim_for(1, 100, 60).await;
     assert_eq!(taken[0].ttl, 50 + 100 + 60);
     assert_eq!(queue.get_one(id).await, taken[0]);
-    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    let held = queue.claim_get(claim).await.expect("the claim is live").messages;
     assert_eq!(held, taken);
     kit.pass(99);
     assert_eq!(queue.ids().await, [id]);
@@ -162,7 +169,7 @@ pub(crate) async fn a_claim_extends_ttls(kit: &mut Kit) {
 /// `claim`: only "a message that would expire before".
 pub(crate) async fn a_claim_never_shortens_ttls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![lives(1000), lives(160), lives(159)]).await;
+    let p = queue.post_new(vec![with_ttl(1000), with_ttl(160), with_ttl(159)]).await;
     let (claim, taken) = queue.claim_for(3, 100, 60).await;
     assert_eq!(taken.iter().map(|m| m.ttl).collect::<Vec<_>>(), [1000, 160, 160]);
     assert!(queue.renew(claim, 1, 1).await);
@@ -176,7 +183,7 @@ pub(crate) async fn a_claim_never_shortens_ttls(kit: &mut Kit) {
 pub(crate) async fn an_extended_ttl_is_rounded_to_seconds(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     for (millis, shown) in [(10_001, 170), (10_499, 170), (10_501, 171), (10_999, 171)] {
-        let id = queue.post_one(lives(60)).await;
+        let id = queue.post_one(with_ttl(60)).await;
         kit.pass_millis(millis);
         let (_, taken) = queue.claim_for(1, 100, 60).await;
         assert_eq!(taken[0].ttl, shown, "from {millis} + 160 000 milliseconds");
@@ -191,7 +198,7 @@ pub(crate) async fn an_extended_ttl_is_rounded_to_seconds(kit: &mut Kit) {
 /// `claim`: an extended ttl stays when the claim is released.
 pub(crate) async fn an_extended_ttl_stays_after_the_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let id = queue.post_one(lives(60)).await;
+    let id = queue.post_one(with_ttl(60)).await;
     let (claim, _) = queue.claim_for(1, 100, 60).await;
     queue.release(claim).await;
     assert_eq!(queue.get_one(id).await.ttl, 160);
@@ -205,7 +212,7 @@ pub(crate) async fn a_claim_expires_with_its_ttl(kit: &mut Kit) {
     let p = queue.post(2).await;
     let (claim, _) = queue.claim_for(1, 100, 60).await;
     kit.pass_almost(100);
-    assert!(queue.claim_get(claim).await.is_some(), "the claim lives until its ttl is over");
+    assert!(queue.claim_get(claim).await.is_some(), "the claim is live until its ttl ends");
     assert_eq!(queue.shown().await, p[1..]);
     kit.pass_millis(1);
     assert_eq!(queue.claim_get(claim).await, None);
@@ -272,10 +279,10 @@ pub(crate) async fn a_claim_outlives_its_messages(kit: &mut Kit) {
     queue.delete(p[0], Some(claim)).await;
     kit.pass(50);
     kit.sweep().await;
-    assert_eq!(queue.claim_get(claim).await.expect("the claim lives").messages, []);
+    assert_eq!(queue.claim_get(claim).await.expect("the claim is live").messages, []);
     assert!(queue.renew(claim, 100, 60).await);
     kit.pass_almost(100);
-    assert!(queue.claim_get(claim).await.is_some(), "the claim lives until its ttl is over");
+    assert!(queue.claim_get(claim).await.is_some(), "the claim is live until its ttl ends");
     kit.pass_millis(1);
     assert_eq!(queue.claim_get(claim).await, None);
 }
@@ -288,14 +295,14 @@ pub(crate) async fn renew_restarts_the_ttl(kit: &mut Kit) {
     kit.pass_almost(100);
     let since = kit.now();
     assert!(queue.renew(claim, 150, 60).await);
-    let live = queue.claim_get(claim).await.expect("the claim lives");
+    let live = queue.claim_get(claim).await.expect("the claim is live");
     assert_eq!((live.ttl, live.since), (150, since));
     assert_eq!(ids(&live.messages), p[..2]);
     kit.pass_millis(1);
     kit.sweep().await;
     assert_eq!(queue.shown().await, p[2..], "its first ttl does not count any more");
     kit.pass_millis(149_998);
-    assert!(queue.claim_get(claim).await.is_some(), "the claim lives until its ttl is over");
+    assert!(queue.claim_get(claim).await.is_some(), "the claim is live until its ttl ends");
     assert_eq!(queue.shown().await, p[2..]);
     kit.pass_millis(1);
     assert_eq!(queue.claim_get(claim).await, None);
@@ -319,11 +326,11 @@ pub(crate) async fn renew_can_shorten_a_claim(kit: &mut Kit) {
 /// `claim_renew`: "their expiry is extended as by `claim`".
 pub(crate) async fn renew_extends_ttls(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![lives(60), lives(1000), lives(60)]).await;
+    let p = queue.post_new(vec![with_ttl(60), with_ttl(1000), with_ttl(60)]).await;
     let (claim, _) = queue.claim_for(2, 100, 60).await;
     kit.pass_millis(59_500);
     assert!(queue.renew(claim, 200, 100).await);
-    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    let held = queue.claim_get(claim).await.expect("the claim is live").messages;
     assert_eq!(held.iter().map(|m| m.ttl).collect::<Vec<_>>(), [360, 1000]);
     kit.pass_millis(500);
     assert_eq!(queue.ids().await, p[..2], "messages that it does not hold are not extended");
@@ -336,7 +343,7 @@ pub(crate) async fn renew_extends_ttls(kit: &mut Kit) {
 /// `claim_renew`: "Unknown or expired: nothing changes; `false`."
 pub(crate) async fn renew_without_a_live_claim(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![lives(160), lives(160)]).await;
+    let p = queue.post_new(vec![with_ttl(160), with_ttl(160)]).await;
     assert!(!queue.renew(ClaimId::new(7), 100, 60).await);
     assert_eq!(queue.claim_get(ClaimId::new(7)).await, None);
     let (over, _) = queue.claim_for(1, 60, 60).await;
@@ -384,7 +391,7 @@ pub(crate) async fn release_without_a_live_claim(kit: &mut Kit) {
         queue.release(id).await;
         assert_eq!(queue.shown().await, [], "another claim holds its own messages");
     }
-    assert_eq!(ids(&queue.claim_get(claim).await.expect("the claim lives").messages), p);
+    assert_eq!(ids(&queue.claim_get(claim).await.expect("the claim is live").messages), p);
     queue.release(claim).await;
     queue.release(claim).await;
     assert_eq!(queue.shown().await, p);

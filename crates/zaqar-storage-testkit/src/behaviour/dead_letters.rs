@@ -6,7 +6,7 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{Checksum, ClientId, Generation, KeyId, Kind, Payload, Version};
 
-use super::messages::lives;
+use super::messages::with_ttl;
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, everything, ids, message, request, texts};
 
@@ -57,7 +57,7 @@ pub(crate) async fn a_dead_letter_keeps_payload_and_client(kit: &mut Kit) {
         checksum: Some(Checksum([7; 16])),
     };
     let new =
-        [&plain, &sealed].map(|payload| NewMessage { payload: payload.clone(), ..lives(600) });
+        [&plain, &sealed].map(|payload| NewMessage { payload: payload.clone(), ..with_ttl(600) });
     source.post_as("sender", new.to_vec()).await;
     claim_and_release(&source, 2, &rule).await;
     claim_and_release(&source, 2, &rule).await;
@@ -96,7 +96,7 @@ pub(crate) async fn a_dead_letter_is_stored_as_new(kit: &mut Kit) {
 /// `DeadLetters::ttl`: "Its ttl there, in seconds from `now`."
 pub(crate) async fn a_dead_letter_has_the_ttl_of_the_rule(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
-    source.post_new(vec![lives(300), lives(100_000)]).await;
+    source.post_new(vec![with_ttl(300), with_ttl(100_000)]).await;
     let rule = dead.as_target(1, Some(500));
     claim_and_release(&source, 2, &rule).await;
     kit.pass(200);
@@ -112,7 +112,7 @@ pub(crate) async fn a_dead_letter_has_the_ttl_of_the_rule(kit: &mut Kit) {
 /// `DeadLetters::ttl`: "`None` keeps its expiry".
 pub(crate) async fn a_dead_letter_without_a_ttl_keeps_its_expiry(kit: &mut Kit) {
     let (source, dead) = pair(kit).await;
-    source.post_new(vec![lives(300), lives(1000)]).await;
+    source.post_new(vec![with_ttl(300), with_ttl(1000)]).await;
     let rule = dead.as_target(1, None);
     claim_and_release(&source, 2, &rule).await;
     kit.pass(200);
@@ -153,7 +153,7 @@ pub(crate) async fn a_claim_is_filled_past_dead_letters(kit: &mut Kit) {
     let request = with_rule(2, rule);
     let taken = source.claim_with(&request).await;
     assert_eq!(ids(&taken), fresh[..2]);
-    assert_eq!(ids(&source.claim_get(request.id).await.expect("it lives").messages), fresh[..2]);
+    assert_eq!(ids(&source.claim_get(request.id).await.expect("it is live").messages), fresh[..2]);
     assert_eq!(dead.all().await.len(), 5);
     assert_eq!(source.ids().await, fresh);
 }

@@ -2,14 +2,14 @@
 
 use zaqar_core::storage::NewMessage;
 
-use super::messages::waits;
+use super::messages::with_delay;
 use crate::kit::Kit;
 use crate::queue::{ids, message};
 
 /// `NewMessage::delay`: "Seconds from `now` until it is listed and can be claimed".
 pub(crate) async fn a_delayed_message_waits_until_it_is_due(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let id = queue.post_one(waits(60)).await;
+    let id = queue.post_one(with_delay(60)).await;
     kit.pass_almost(60);
     assert_eq!(queue.shown().await, []);
     assert_eq!(queue.claim(1).await.1, []);
@@ -25,7 +25,8 @@ pub(crate) async fn a_delayed_message_waits_until_it_is_due(kit: &mut Kit) {
 /// `list`, `claim`, `pop`: "ordered by position": a delay does not change the position.
 pub(crate) async fn a_due_message_keeps_its_position(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let mut p = queue.post_new(vec![message("a"), waits(60), message("b"), waits(30)]).await;
+    let mut p =
+        queue.post_new(vec![message("a"), with_delay(60), message("b"), with_delay(30)]).await;
     p.extend(queue.post(1).await);
     assert_eq!(queue.ids().await, p);
     assert_eq!(queue.shown().await, [p[0], p[2], p[4]]);
@@ -40,8 +41,8 @@ pub(crate) async fn a_due_message_keeps_its_position(kit: &mut Kit) {
 /// `Messages`: "until … `now` reaches its creation plus its ttl", delayed or not.
 pub(crate) async fn a_delay_does_not_extend_the_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let never = queue.post_one(NewMessage { ttl: 60, ..waits(90) }).await;
-    let short = queue.post_one(NewMessage { ttl: 90, ..waits(60) }).await;
+    let never = queue.post_one(NewMessage { ttl: 60, ..with_delay(90) }).await;
+    let short = queue.post_one(NewMessage { ttl: 90, ..with_delay(60) }).await;
     kit.pass_almost(60);
     assert_eq!(queue.ids().await, [never, short]);
     kit.pass_millis(1);
@@ -57,9 +58,9 @@ pub(crate) async fn a_delay_does_not_extend_the_ttl(kit: &mut Kit) {
 /// `NewMessage::delay` is per message, and counts from its post.
 pub(crate) async fn delays_of_one_batch_differ(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new([40, 10, 0, 30, 20].map(waits).into()).await;
+    let p = queue.post_new([40, 10, 0, 30, 20].map(with_delay).into()).await;
     kit.pass(5);
-    let later = queue.post_one(waits(10)).await;
+    let later = queue.post_one(with_delay(10)).await;
     for (secs, due) in [(0, vec![2]), (5, vec![1, 2]), (10, vec![1, 2, 4]), (10, vec![1, 2, 3, 4])]
     {
         kit.pass(secs);

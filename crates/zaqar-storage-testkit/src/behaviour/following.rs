@@ -4,7 +4,7 @@ use zaqar_core::storage::{Deletable, FOLLOWED_FOR, OutboxEntry};
 use zaqar_core::{Incarnation, MessageId, Position};
 
 use super::leases::followed;
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use super::{answers, start};
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, message};
@@ -41,7 +41,7 @@ pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     assert_eq!(queue.firsts().await, []);
     let created = kit.now();
-    let new = vec![message("a"), lives(77), waits(30)];
+    let new = vec![message("a"), with_ttl(77), with_delay(30)];
     let posted = queue.post_new(new.clone()).await;
     let shown = queue.entries(posted[0].incarnation, 0, 10).await;
     assert_eq!(shown.len(), 1, "one entry per post");
@@ -69,10 +69,10 @@ pub(crate) async fn a_post_without_followers_cannot_be_followed(kit: &mut Kit) {
     assert!(keep(kit, lease, 1_000_000).await);
     queue.subscribe_new(&on_lease(lease, 1)).await;
     assert_eq!(queue.firsts().await, [], "it was posted before the subscription");
-    let heard = queue.post(1).await;
+    let followed = queue.post(1).await;
     queue.unsubscribe(1).await;
     queue.post(1).await;
-    assert_eq!(queue.firsts().await, heard);
+    assert_eq!(queue.firsts().await, followed);
 }
 
 /// "Begins with the first entry whose first message comes after `after`"; "oldest first, at most
@@ -104,7 +104,7 @@ pub(crate) async fn a_follower_continues_after_the_last_entry(kit: &mut Kit) {
 pub(crate) async fn leasing_and_settling_do_not_hide_entries(kit: &mut Kit) {
     let queue = followed(kit, "q").await;
     queue.subscribe_new(&subscription(1, "http://a")).await;
-    let posted = queue.post_new(vec![waits(0), waits(30)]).await;
+    let posted = queue.post_new(vec![with_delay(0), with_delay(30)]).await;
     let late = queue.post(1).await;
     for first in [posted[0], late[0]] {
         assert_eq!(queue.lease().await.map(|entry| entry.messages[0].id), Some(first));

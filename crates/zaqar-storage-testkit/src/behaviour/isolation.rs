@@ -212,7 +212,7 @@ pub(crate) async fn claims_of_another_queue_find_nothing(kit: &mut Kit) {
         assert_eq!(queue.ids().await, theirs);
         assert_eq!(one.claim_get(own).await, None);
     }
-    let held = one.claim_get(claim).await.expect("the claim lives");
+    let held = one.claim_get(claim).await.expect("the claim is live");
     assert_eq!((held.messages, held.ttl), (taken, 100));
     kit.pass(100);
     assert_eq!(one.shown().await, p, "nobody renewed it");

@@ -3,16 +3,16 @@
 use zaqar_core::storage::{Deletable, ListQuery, MessagePage};
 use zaqar_core::{ClientId, MessageId, Position};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, everything, ids, message, visible};
 
-fn behind(marker: MessageId) -> ListQuery {
+fn after(marker: MessageId) -> ListQuery {
     ListQuery { after: Some(marker), ..everything() }
 }
 
-async fn ids_behind(queue: &Queue, marker: MessageId) -> Vec<MessageId> {
-    ids(&queue.follow(behind(marker)).await)
+async fn ids_after(queue: &Queue, marker: MessageId) -> Vec<MessageId> {
+    ids(&queue.follow(after(marker)).await)
 }
 
 /// `list`: "`next` is `None` only if the page is empty because the end of the queue was reached."
@@ -30,7 +30,7 @@ pub(crate) async fn no_head_has_an_empty_page(kit: &mut Kit) {
     assert_eq!(queue.page(&everything()).await, MessagePage::default());
     let marker =
         MessageId { incarnation: queue.generation.incarnation, position: Position::new(3) };
-    assert_eq!(queue.page(&behind(marker)).await, MessagePage::default());
+    assert_eq!(queue.page(&after(marker)).await, MessagePage::default());
 }
 
 /// `list`: "at most `query.limit` messages", "ordered by position"; `next`: "The marker of the next
@@ -45,7 +45,7 @@ pub(crate) async fn pages_follow_each_other(kit: &mut Kit) {
         assert_eq!(ids(&page.messages), p[..limit.min(20)], "pages are full");
     }
     for (n, marker) in p.iter().enumerate() {
-        assert_eq!(ids_behind(&queue, *marker).await, p[n + 1..], "any id is a marker");
+        assert_eq!(ids_after(&queue, *marker).await, p[n + 1..], "any id is a marker");
     }
 }
 
@@ -57,9 +57,9 @@ pub(crate) async fn the_last_page_has_a_marker(kit: &mut Kit) {
     for limit in [3, 100] {
         let page = queue.page(&ListQuery { limit, ..everything() }).await;
         let next = page.next.expect("a page with messages has a marker");
-        assert_eq!(queue.page(&behind(next)).await, MessagePage::default());
+        assert_eq!(queue.page(&after(next)).await, MessagePage::default());
         let later = queue.post(2).await;
-        assert_eq!(ids_behind(&queue, next).await, later);
+        assert_eq!(ids_after(&queue, next).await, later);
     }
 }
 
@@ -72,30 +72,32 @@ pub(crate) async fn a_marker_need_not_exist(kit: &mut Kit) {
     let left = [p[2], p[5], p[6]];
     for marker in &p {
         let expected: Vec<_> = left.into_iter().filter(|id| id > marker).collect();
-        assert_eq!(ids_behind(&queue, *marker).await, expected);
+        assert_eq!(ids_after(&queue, *marker).await, expected);
     }
     queue.delete_many(&left, &Deletable::Any).await;
-    assert_eq!(ids_behind(&queue, p[2]).await, []);
+    assert_eq!(ids_after(&queue, p[2]).await, []);
     let later = queue.post(2).await;
     for marker in p {
-        assert_eq!(ids_behind(&queue, marker).await, later);
+        assert_eq!(ids_after(&queue, marker).await, later);
     }
 }
 
 /// `list`: "which need not exist any more": expired, and swept.
 pub(crate) async fn a_marker_may_have_expired(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![lives(60), message("a"), lives(60), message("b"), lives(60)]).await;
+    let p = queue
+        .post_new(vec![with_ttl(60), message("a"), with_ttl(60), message("b"), with_ttl(60)])
+        .await;
     kit.pass(60);
     for _ in 0..2 {
         for (n, marker) in p.iter().enumerate() {
             let expected: Vec<_> = [p[1], p[3]].into_iter().filter(|id| *id > p[n]).collect();
-            assert_eq!(ids_behind(&queue, *marker).await, expected);
+            assert_eq!(ids_after(&queue, *marker).await, expected);
         }
         kit.sweep().await;
     }
     let later = queue.post(1).await;
-    assert_eq!(ids_behind(&queue, p[4]).await, later);
+    assert_eq!(ids_after(&queue, p[4]).await, later);
 }
 
 /// `ListQuery::after`: "at the start of the queue if it is `None` or of another incarnation".
@@ -109,11 +111,11 @@ pub(crate) async fn a_marker_of_another_incarnation_begins_at_the_start(kit: &mu
                 incarnation: zaqar_core::Incarnation::new(other),
                 position: Position::new(position),
             };
-            assert_eq!(ids_behind(&queue, marker).await, p);
+            assert_eq!(ids_after(&queue, marker).await, p);
         }
     }
     let before_all = MessageId { position: Position::new(0), ..p[0] };
-    assert_eq!(ids_behind(&queue, before_all).await, p, "position 0 is before every message");
+    assert_eq!(ids_after(&queue, before_all).await, p, "position 0 is before every message");
 }
 
 /// `list`: there is nothing after a marker past the end.
@@ -122,7 +124,7 @@ pub(crate) async fn a_marker_after_the_end_gives_an_empty_page(kit: &mut Kit) {
     let p = queue.post(2).await;
     for position in [p[1].position.get() + 1, p[1].position.get() + 1000, i64::MAX as u64] {
         let marker = MessageId { position: Position::new(position), ..p[0] };
-        assert_eq!(queue.page(&behind(marker)).await, MessagePage::default());
+        assert_eq!(queue.page(&after(marker)).await, MessagePage::default());
     }
     assert_eq!(queue.ids().await, p);
 }
@@ -148,7 +150,7 @@ pub(crate) async fn claimed_messages_are_listed_on_request(kit: &mut Kit) {
 /// `ListQuery::include_delayed`: "Include messages that are still delayed."
 pub(crate) async fn delayed_messages_are_listed_on_request(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![message("a"), waits(30), message("b"), waits(60)]).await;
+    let p = queue.post_new(vec![message("a"), with_delay(30), message("b"), with_delay(60)]).await;
     let (_, taken) = queue.claim(1).await;
     assert_eq!(ids(&taken), [p[0]]);
     let delayed = ListQuery { include_delayed: true, ..visible() };
@@ -192,7 +194,7 @@ pub(crate) async fn excluded_claims_do_not_shorten_pages(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let claimed = queue.post(9).await;
     queue.claim(9).await;
-    queue.post_new(vec![waits(600), waits(600), waits(600)]).await;
+    queue.post_new(vec![with_delay(600), with_delay(600), with_delay(600)]).await;
     let free = queue.post(5).await;
     let page = queue.page(&ListQuery { limit: 3, ..visible() }).await;
     assert_eq!(ids(&page.messages), free[..3], "the page is filled");

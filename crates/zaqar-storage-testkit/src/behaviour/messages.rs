@@ -11,11 +11,11 @@ use zaqar_core::{
 use crate::kit::{Kit, generation};
 use crate::queue::{CLIENT, Queue, batch, ids, message, request, texts};
 
-pub(crate) fn lives(ttl: u64) -> NewMessage {
+pub(crate) fn with_ttl(ttl: u64) -> NewMessage {
     NewMessage { ttl, ..message("short") }
 }
 
-pub(crate) fn waits(delay: u64) -> NewMessage {
+pub(crate) fn with_delay(delay: u64) -> NewMessage {
     NewMessage { delay, ..message("late") }
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn a_large_batch_is_stored_whole(kit: &mut Kit) {
     let posted = queue.post(1000).await;
     assert!(
         posted.windows(2).all(|two| two[0].position.next() == two[1].position),
-        "consecutive places"
+        "consecutive positions"
     );
     assert_eq!(queue.stats().await.free, 1000);
     let listed = queue.all().await;
@@ -113,7 +113,8 @@ pub(crate) async fn payloads_of_any_bytes_round_trip(kit: &mut Kit) {
     });
     payloads.push(Payload { bytes: every_byte, sealed_with: key, checksum: None });
     payloads.push(Payload { checksum: digest, ..Payload::plain(Bytes::from_static(b"{}")) });
-    let new = payloads.iter().map(|payload| NewMessage { payload: payload.clone(), ..lives(600) });
+    let new =
+        payloads.iter().map(|payload| NewMessage { payload: payload.clone(), ..with_ttl(600) });
     let posted = queue.post_new(new.collect()).await;
     let (_, claimed) = queue.claim(2).await;
     let mut seen: Vec<_> = claimed.into_iter().map(|message| message.payload).collect();
@@ -156,7 +157,7 @@ pub(crate) async fn a_post_with_another_generation_is_stale(kit: &mut Kit) {
 }
 
 /// Posts, and checks that the positions are greater than that of `last`.
-async fn post_behind(queue: &Queue, last: MessageId) -> Vec<MessageId> {
+async fn post_after(queue: &Queue, last: MessageId) -> Vec<MessageId> {
     let posted = queue.post(3).await;
     assert!(posted[0] > last, "{} is not after {last}", posted[0]);
     posted
@@ -167,12 +168,12 @@ pub(crate) async fn positions_are_not_reused_after_deletes(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post(3).await;
     queue.delete_many(&first, &Deletable::Any).await;
-    let second = post_behind(&queue, first[2]).await;
+    let second = post_after(&queue, first[2]).await;
     queue.delete(second[2], None).await;
-    let third = post_behind(&queue, second[2]).await;
+    let third = post_after(&queue, second[2]).await;
     queue.pop(10).await;
     kit.sweep().await;
-    post_behind(&queue, third[2]).await;
+    post_after(&queue, third[2]).await;
 }
 
 /// `post`: "A position is never reused, even after all messages were … purged"; `purge`: "later
@@ -181,41 +182,41 @@ pub(crate) async fn positions_are_not_reused_after_a_purge(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let first = queue.post(3).await;
     queue.purge().await;
-    let second = post_behind(&queue, first[2]).await;
+    let second = post_after(&queue, first[2]).await;
     queue.purge().await;
     kit.sweep().await;
-    post_behind(&queue, second[2]).await;
+    post_after(&queue, second[2]).await;
 }
 
 /// `post`: "A position is never reused, even after all messages were … expired".
 pub(crate) async fn positions_are_not_reused_after_expiry(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let first = queue.post_new(vec![lives(60), lives(60)]).await;
+    let first = queue.post_new(vec![with_ttl(60), with_ttl(60)]).await;
     kit.pass(60);
-    let second = queue.post_new(vec![lives(60)]).await;
+    let second = queue.post_new(vec![with_ttl(60)]).await;
     assert!(second[0] > first[1], "{} is not after {}", second[0], first[1]);
     kit.pass(60);
     kit.sweep().await;
-    post_behind(&queue, second[0]).await;
+    post_after(&queue, second[0]).await;
 }
 
 /// `post`: "positions follow the clock where it is ahead of the last assigned position".
 pub(crate) async fn positions_follow_the_clock(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let first = queue.post_new(vec![lives(60); 10]).await;
+    let first = queue.post_new(vec![with_ttl(60); 10]).await;
     kit.pass(60);
     // As many positions as a store may have assigned within that time and then lost.
-    let later = queue.post_one(lives(60)).await;
+    let later = queue.post_one(with_ttl(60)).await;
     let gap = later.position.get() - first[9].position.get();
     assert!(gap > 10_000, "{gap} positions in a minute");
-    assert_eq!(queue.post_one(lives(60)).await.incarnation, later.incarnation);
+    assert_eq!(queue.post_one(with_ttl(60)).await.incarnation, later.incarnation);
 }
 
 /// `Messages`: "live from its post until … `now` reaches its creation plus its ttl. No method
 /// returns a message that is not live."
 pub(crate) async fn a_message_expires_with_its_ttl(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let id = queue.post_one(lives(60)).await;
+    let id = queue.post_one(with_ttl(60)).await;
     kit.pass_almost(60);
     assert_eq!(queue.ids().await, [id]);
     assert_eq!(queue.get_one(id).await.id, id);
@@ -233,7 +234,8 @@ pub(crate) async fn a_message_expires_with_its_ttl(kit: &mut Kit) {
 /// `Messages`: each message has its own ttl.
 pub(crate) async fn messages_expire_individually(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let posted = queue.post_new(vec![lives(90), lives(60), lives(180), lives(120)]).await;
+    let posted =
+        queue.post_new(vec![with_ttl(90), with_ttl(60), with_ttl(180), with_ttl(120)]).await;
     for (secs, live) in [
         (59, vec![0, 1, 2, 3]),
         (1, vec![0, 2, 3]),
@@ -253,9 +255,9 @@ pub(crate) async fn messages_expire_individually(kit: &mut Kit) {
 pub(crate) async fn time_does_not_go_back(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let late = Queue { clock: Arc::new(ManualClock::new(kit.now())), ..queue.clone() };
-    let first = queue.post_one(lives(20)).await;
+    let first = queue.post_one(with_ttl(20)).await;
     kit.pass(20);
-    let second = queue.post_one(lives(60)).await;
+    let second = queue.post_one(with_ttl(60)).await;
     let created = kit.now();
     assert_eq!(
         late.ids().await,
@@ -263,7 +265,7 @@ pub(crate) async fn time_does_not_go_back(kit: &mut Kit) {
         "the first has expired, also for a server whose clock is behind"
     );
     assert_eq!(late.get(&[first]).await, []);
-    let third = late.post_one(lives(60)).await;
+    let third = late.post_one(with_ttl(60)).await;
     assert_eq!(late.get_one(third).await.created, created);
     let (claim, taken) = late.claim(1).await;
     assert_eq!(ids(&taken), [second]);
@@ -295,7 +297,7 @@ pub(crate) async fn a_time_far_ahead_is_reset(kit: &mut Kit) {
     assert_eq!(queue.get_one(later).await.created, kit.now());
     let (claim, taken) = queue.claim(1).await;
     assert_eq!(ids(&taken), posted[..1]);
-    let delayed = queue.post_one(waits(30)).await;
+    let delayed = queue.post_one(with_delay(30)).await;
     kit.pass(30);
     assert!(queue.shown().await.contains(&delayed), "delays end");
     kit.pass(70);
@@ -317,7 +319,7 @@ pub(crate) async fn get_is_in_order_and_once(kit: &mut Kit) {
 /// `get`: "Includes claimed and delayed messages."
 pub(crate) async fn get_includes_claimed_and_delayed(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let posted = queue.post_new(vec![message("a"), waits(30), message("b")]).await;
+    let posted = queue.post_new(vec![message("a"), with_delay(30), message("b")]).await;
     let (claim, taken) = queue.claim(1).await;
     let found = queue.get(&posted).await;
     assert_eq!(ids(&found), posted);
@@ -329,7 +331,7 @@ pub(crate) async fn get_includes_claimed_and_delayed(kit: &mut Kit) {
 /// `get`: "Ids that are unknown, not live or of another incarnation are ignored."
 pub(crate) async fn get_ignores_missing_ids(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![message("a"), lives(60), message("b")]).await;
+    let p = queue.post_new(vec![message("a"), with_ttl(60), message("b")]).await;
     queue.delete(p[2], None).await;
     kit.pass(60);
     let unknown = MessageId { position: Position::new(p[2].position.get() + 1000), ..p[0] };
@@ -354,7 +356,7 @@ pub(crate) async fn delete_removes_a_free_one(kit: &mut Kit) {
 /// `NotClaimed`."
 pub(crate) async fn delete_removes_a_delayed_one(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let id = queue.post_one(waits(60)).await;
+    let id = queue.post_one(with_delay(60)).await;
     assert_eq!(queue.delete(id, Some(ClaimId::new(3))).await, Deleted::NotClaimed);
     assert_eq!(queue.ids().await, [id]);
     assert_eq!(queue.delete(id, None).await, Deleted::Gone);
@@ -370,7 +372,7 @@ pub(crate) async fn delete_without_a_claim_keeps_a_claimed_one(kit: &mut Kit) {
     let (claim, _) = queue.claim(1).await;
     assert_eq!(queue.delete(p[0], None).await, Deleted::Claimed);
     assert_eq!(queue.ids().await, p);
-    assert_eq!(queue.claim_get(claim).await.expect("the claim lives").messages.len(), 1);
+    assert_eq!(queue.claim_get(claim).await.expect("the claim is live").messages.len(), 1);
     kit.pass(100);
     assert_eq!(queue.delete(p[0], None).await, Deleted::Gone, "the claim has expired");
     assert_eq!(queue.ids().await, [p[1]]);
@@ -383,7 +385,7 @@ pub(crate) async fn delete_with_its_claim(kit: &mut Kit) {
     let (claim, _) = queue.claim(2).await;
     assert_eq!(queue.delete(p[0], Some(claim)).await, Deleted::Gone);
     assert_eq!(queue.ids().await, p[1..]);
-    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    let held = queue.claim_get(claim).await.expect("the claim is live").messages;
     assert_eq!(ids(&held), [p[1]]);
     kit.pass(100);
     assert_eq!(queue.delete(p[1], Some(claim)).await, Deleted::NotClaimed, "the claim has expired");
@@ -431,7 +433,7 @@ pub(crate) async fn delete_with_the_wrong_claim(kit: &mut Kit) {
 /// `delete`: "Not live, unknown or of another incarnation: `Gone`, whatever claim is named."
 pub(crate) async fn delete_of_a_missing_message(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![message("a"), message("b"), lives(60)]).await;
+    let p = queue.post_new(vec![message("a"), message("b"), with_ttl(60)]).await;
     let (claim, _) = queue.claim(1).await;
     queue.delete(p[1], None).await;
     kit.pass(60);
@@ -453,14 +455,20 @@ pub(crate) async fn delete_of_a_missing_message(kit: &mut Kit) {
 pub(crate) async fn delete_many_of_any(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let p = queue
-        .post_new(vec![message("claimed"), message("held"), message("free"), waits(30), lives(60)])
+        .post_new(vec![
+            message("claimed"),
+            message("held"),
+            message("free"),
+            with_delay(30),
+            with_ttl(60),
+        ])
         .await;
     let (claim, _) = queue.claim(2).await;
     let unknown = MessageId { position: Position::new(p[4].position.get() + 1000), ..p[0] };
     let other = MessageId { incarnation: generation(1).incarnation, ..p[1] };
     queue.delete_many(&[p[3], unknown, p[0], other, p[0], p[2]], &Deletable::Any).await;
     assert_eq!(queue.ids().await, [p[1], p[4]]);
-    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    let held = queue.claim_get(claim).await.expect("the claim is live").messages;
     assert_eq!(ids(&held), [p[1]]);
     kit.pass(200);
     assert_eq!(queue.shown().await, [p[1]], "what was deleted does not come back");

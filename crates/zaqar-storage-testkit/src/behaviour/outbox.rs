@@ -6,7 +6,7 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{Checksum, Generation, Incarnation, KeyId, MessageId, Payload, QueueKey, Version};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use super::{answers, at_once, start};
 use crate::kit::{Kit, generation};
 use crate::queue::{CLIENT, Queue, batch, message, request};
@@ -67,7 +67,7 @@ pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
         sealed_with: Some(KeyId("key 1".to_owned())),
         checksum: Some(Checksum([9; 16])),
     };
-    let new = vec![message("a"), NewMessage { payload: sealed, ..lives(77) }, waits(30)];
+    let new = vec![message("a"), NewMessage { payload: sealed, ..with_ttl(77) }, with_delay(30)];
     let posted = queue.post_new(new.clone()).await;
     kit.pass(1);
     let entry = queue.lease().await.expect("the post wrote an entry");
@@ -86,15 +86,15 @@ pub(crate) async fn a_post_writes_one_entry(kit: &mut Kit) {
 /// followers."
 pub(crate) async fn a_post_that_notifies_nobody_writes_none(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
-    let silent = Batch { notify: false, ..batch(CLIENT, vec![message("a"), waits(30)]) };
+    let silent = Batch { notify: false, ..batch(CLIENT, vec![message("a"), with_delay(30)]) };
     let Guarded::Done(ids) = queue.try_post(queue.generation, silent).await else {
         panic!("the post is stored like any other")
     };
     assert_eq!(ids.len(), 2);
     kit.pass(60);
     assert_eq!(queue.lease().await, None, "subscribers are not notified");
-    let told = queue.post(1).await[0];
-    assert_eq!(queue.lease_first().await, told, "later posts write entries");
+    let notified = queue.post(1).await[0];
+    assert_eq!(queue.lease_first().await, notified, "later posts write entries");
 }
 
 /// `lease`: "a post to a queue without one writes no entry that is ever due".
@@ -180,7 +180,7 @@ pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     kit.pass(60);
     kit.sweep().await;
     assert_eq!(queue.lease().await, None);
-    let late = queue.post_one(waits(30)).await;
+    let late = queue.post_one(with_delay(30)).await;
     kit.pass(10);
     let prompt = queue.post(1).await[0];
     kit.pass(20);
@@ -231,9 +231,9 @@ pub(crate) async fn concurrent_leases_are_disjoint(kit: &mut Kit) {
 /// `Outbox`: due when "`now` has reached the earliest `due` of its messages".
 pub(crate) async fn an_entry_is_due_with_its_first_message(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
-    let late = queue.post_new([90, 60, 120].map(waits).into()).await;
+    let late = queue.post_new([90, 60, 120].map(with_delay).into()).await;
     assert_eq!(queue.lease().await, None);
-    let mixed = queue.post_new([900, 0].map(waits).into()).await;
+    let mixed = queue.post_new([900, 0].map(with_delay).into()).await;
     assert_eq!(queue.lease_first().await, mixed[0], "an older entry that is not due blocks nobody");
     queue.settle(mixed[0]).await;
     kit.pass_almost(60);
@@ -248,7 +248,7 @@ pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
     for _ in 0..5 {
-        firsts.push(queue.post_new(vec![lives(60), lives(60)]).await);
+        firsts.push(queue.post_new(vec![with_ttl(60), with_ttl(60)]).await);
     }
     queue.delete(firsts[0][0], None).await;
     queue.delete_many(&firsts[1], &Deletable::Any).await;
@@ -262,7 +262,7 @@ pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
     for posted in firsts {
         let entry = queue.lease().await.expect("it is open until it is settled");
         assert_eq!(entry.messages.iter().map(|m| m.id).collect::<Vec<_>>(), posted);
-        assert_eq!(entry.messages[1].payload, lives(60).payload);
+        assert_eq!(entry.messages[1].payload, with_ttl(60).payload);
     }
 }
 
@@ -271,10 +271,10 @@ pub(crate) async fn entries_expire_with_their_messages(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let long = NewSubscription { ttl: 10_000, ..subscription(77, "http://long") };
     queue.subscribe_new(&long).await;
-    queue.post_new(vec![lives(60)]).await;
-    let mixed = queue.post_new(vec![lives(60), lives(90)]).await;
+    queue.post_new(vec![with_ttl(60)]).await;
+    let mixed = queue.post_new(vec![with_ttl(60), with_ttl(90)]).await;
     kit.pass(60);
-    assert_eq!(queue.lease_first().await, mixed[0], "one of its messages lives");
+    assert_eq!(queue.lease_first().await, mixed[0], "one of its messages is live");
     assert_eq!(queue.lease().await, None, "all messages of the first entry have expired");
     kit.pass(60);
     assert_eq!(queue.lease().await, None, "the lease expired after the last message");
@@ -416,9 +416,9 @@ pub(crate) async fn a_due_queue_is_listed_until_settled(kit: &mut Kit) {
     assert!(due_index(kit, &queue).await.is_some(), "the first one's lease has expired");
     assert_eq!(queue.lease_first().await, first[0]);
     queue.settle(first[0]).await;
-    let late = queue.post_one(waits(30)).await;
+    let late = queue.post_one(with_delay(30)).await;
     kit.pass(30);
-    assert!(due_index(kit, &queue).await.is_some(), "its delay is over");
+    assert!(due_index(kit, &queue).await.is_some(), "its delay has ended");
     assert_eq!(queue.lease_first().await, late);
     queue.settle(late).await;
     kit.pass(100);

@@ -3,7 +3,7 @@
 use zaqar_core::KeyId;
 use zaqar_core::storage::NewMessage;
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
 use crate::queue::{ids, message, texts};
 
@@ -28,12 +28,19 @@ pub(crate) async fn pop_skips_messages_that_are_not_free(kit: &mut Kit) {
     let first = queue.post(2).await;
     let (claim, _) = queue.claim(2).await;
     let p = queue
-        .post_new(vec![waits(90), lives(60), message("a"), waits(90), message("b"), message("c")])
+        .post_new(vec![
+            with_delay(90),
+            with_ttl(60),
+            message("a"),
+            with_delay(90),
+            message("b"),
+            message("c"),
+        ])
         .await;
     kit.pass(60);
     assert_eq!(ids(&queue.pop(2).await), [p[2], p[4]], "filled past skipped messages");
     assert_eq!(queue.ids().await, [first[0], first[1], p[0], p[3], p[5]]);
-    let held = queue.claim_get(claim).await.expect("the claim lives").messages;
+    let held = queue.claim_get(claim).await.expect("the claim is live").messages;
     assert_eq!(ids(&held), first);
 }
 

@@ -2,14 +2,16 @@
 
 use zaqar_core::storage::{Deletable, Deleted, ListQuery, Stats};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
 use crate::queue::{everything, ids, message};
 
 /// `purge`: "Removes every message, claimed and delayed ones included."
 pub(crate) async fn purge_removes_everything(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![message("claimed"), message("free"), waits(30), lives(60)]).await;
+    let p = queue
+        .post_new(vec![message("claimed"), message("free"), with_delay(30), with_ttl(60)])
+        .await;
     queue.claim(1).await;
     queue.purge().await;
     for secs in [0, 30, 100] {
@@ -65,7 +67,7 @@ pub(crate) async fn a_purged_queue_can_be_used(kit: &mut Kit) {
         queue.post(3).await;
         queue.claim(1).await;
         queue.purge().await;
-        let p = queue.post_new(vec![message("a"), waits(10), message("b")]).await;
+        let p = queue.post_new(vec![message("a"), with_delay(10), message("b")]).await;
         if is_swept {
             kit.sweep().await;
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 use zaqar_core::Kind;
 use zaqar_core::storage::{Deletable, Guarded, Queues};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use super::outbox::subscribed;
 use super::queues::row;
 use crate::kit::Kit;
@@ -39,7 +39,7 @@ pub(crate) async fn messages_are_kept(kit: &mut Kit) {
         return;
     }
     let queue = kit.queue("q").await;
-    let p = queue.post_new(vec![message("a"), lives(60), waits(90), message("b")]).await;
+    let p = queue.post_new(vec![message("a"), with_ttl(60), with_delay(90), message("b")]).await;
     let (claim, _) = queue.claim(1).await;
     queue.release(claim).await;
     let before = (queue.all().await, queue.shown().await, queue.stats().await);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use zaqar_core::storage::{Stats, Volume};
 use zaqar_core::{Kind, QueueKey};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, message};
 
@@ -24,7 +24,7 @@ pub(crate) async fn stats_count_by_state(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     assert_eq!(queue.stats().await, Stats::default());
     queue.post(5).await;
-    queue.post_new(vec![waits(30), waits(60)]).await;
+    queue.post_new(vec![with_delay(30), with_delay(60)]).await;
     assert_eq!(counts(&queue).await, (5, 0, 2));
     queue.claim(3).await;
     assert_eq!(counts(&queue).await, (2, 3, 2));
@@ -47,7 +47,7 @@ pub(crate) async fn stats_include_the_first_and_the_last(kit: &mut Kit) {
     kit.pass_millis(1500);
     let (middle, p) = (kit.now(), queue.post(2).await);
     kit.pass(5);
-    let (end, last) = (kit.now(), queue.post_one(waits(600)).await);
+    let (end, last) = (kit.now(), queue.post_one(with_delay(600)).await);
     let ends = queue.stats().await.ends.expect("the queue is not empty");
     assert_eq!((ends.0.id, ends.0.created), (first, start), "the oldest is claimed");
     assert_eq!((ends.1.id, ends.1.created), (last, end), "the newest is delayed");
@@ -81,11 +81,11 @@ pub(crate) async fn stats_follow_every_change(kit: &mut Kit) {
     assert_eq!(counts(&queue).await, (5, 0, 0));
     queue.release(claim).await;
     assert_eq!(counts(&queue).await, (5, 0, 0));
-    let late = queue.post_one(waits(50)).await;
+    let late = queue.post_one(with_delay(50)).await;
     assert_eq!(counts(&queue).await, (5, 0, 1));
     queue.delete(late, None).await;
     assert_eq!(counts(&queue).await, (5, 0, 0));
-    queue.post_one(waits(50)).await;
+    queue.post_one(with_delay(50)).await;
     queue.purge().await;
     assert_eq!(swept_counts(kit, &queue).await, (0, 0, 0));
     queue.post(2).await;
@@ -96,10 +96,10 @@ pub(crate) async fn stats_follow_every_change(kit: &mut Kit) {
 /// any state.
 pub(crate) async fn stats_are_exact_after_a_sweep(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    queue.post_new(vec![lives(60), lives(400), message("c")]).await;
+    queue.post_new(vec![with_ttl(60), with_ttl(400), message("c")]).await;
     queue.claim(2).await;
-    queue.post_new(vec![lives(60), message("d")]).await;
-    let late = queue.post_one(zaqar_core::storage::NewMessage { ttl: 70, ..waits(80) }).await;
+    queue.post_new(vec![with_ttl(60), message("d")]).await;
+    let late = queue.post_one(zaqar_core::storage::NewMessage { ttl: 70, ..with_delay(80) }).await;
     kit.pass(60);
     assert_eq!(swept_counts(kit, &queue).await, (2, 2, 1), "the claim extended its messages");
     assert_eq!(queue.stats().await.ends.expect("not empty").1.id, late);
@@ -118,7 +118,7 @@ pub(crate) async fn stats_are_exact_after_a_sweep(kit: &mut Kit) {
 pub(crate) async fn stats_are_off_by_unswept_messages_at_most(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     queue.post(4).await;
-    queue.post_new(vec![lives(60), lives(60), waits(60)]).await;
+    queue.post_new(vec![with_ttl(60), with_ttl(60), with_delay(60)]).await;
     queue.claim(1).await;
     kit.pass(60);
     let (free, claimed, delayed) = counts(&queue).await;
@@ -148,7 +148,7 @@ pub(crate) async fn volume_is_the_sum_of_all(kit: &mut Kit) {
     let Some(before) = volume(kit).await else { return };
     let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
     queue.post(5).await;
-    queue.post_one(waits(60)).await;
+    queue.post_one(with_delay(60)).await;
     queue.claim(2).await;
     other.post(3).await;
     other.claim(1).await;

@@ -50,7 +50,7 @@ impl Queue {
         answer.expect("subscription answers")
     }
 
-    async fn subscriptions_behind(&self, after: Option<u128>, limit: usize) -> Vec<u128> {
+    async fn subscriptions_after(&self, after: Option<u128>, limit: usize) -> Vec<u128> {
         let after = after.map(SubscriptionId::new);
         let answer = self.store.subscriptions(&self.key, after, limit, self.now()).await;
         numbers(&answer.expect("subscriptions answers"))
@@ -58,7 +58,7 @@ impl Queue {
 
     /// The numbers of all live subscriptions.
     pub(crate) async fn subscribed(&self) -> Vec<u128> {
-        self.subscriptions_behind(None, 1000).await
+        self.subscriptions_after(None, 1000).await
     }
 
     pub(crate) async fn change(&self, id: SubscriptionId, change: &SubscriptionChange) -> Changed {
@@ -180,7 +180,7 @@ pub(crate) async fn a_subscription_expires_with_its_ttl(kit: &mut Kit) {
     assert_eq!(queue.subscribed().await, [2, 3]);
     assert_eq!(queue.subscription(id(1)).await, None);
     assert_eq!(
-        queue.subscriptions_behind(None, 1).await,
+        queue.subscriptions_after(None, 1).await,
         [2],
         "an expired one does not shorten a page"
     );
@@ -249,16 +249,16 @@ pub(crate) async fn subscriptions_are_listed_by_id(kit: &mut Kit) {
     for limit in 1..=8 {
         let mut seen: Vec<u128> = Vec::new();
         while seen.len() < all.len() {
-            let page = queue.subscriptions_behind(seen.last().copied(), limit).await;
+            let page = queue.subscriptions_after(seen.last().copied(), limit).await;
             assert_eq!(page.len(), limit.min(all.len() - seen.len()), "pages of {limit}");
             seen.extend(page);
         }
         assert_eq!(seen, all);
     }
-    assert_eq!(queue.subscriptions_behind(Some(5), 2).await, [9, 10], "5 need not exist");
-    assert_eq!(queue.subscriptions_behind(Some(u128::MAX - 1), 2).await, []);
+    assert_eq!(queue.subscriptions_after(Some(5), 2).await, [9, 10], "5 need not exist");
+    assert_eq!(queue.subscriptions_after(Some(u128::MAX - 1), 2).await, []);
     queue.unsubscribe(9).await;
-    assert_eq!(queue.subscriptions_behind(Some(9), 1).await, [10], "9 was removed");
+    assert_eq!(queue.subscriptions_after(Some(9), 1).await, [10], "9 was removed");
 }
 
 /// `change_subscription`: "All of `change` is applied"; "A new ttl counts from `now`; without one

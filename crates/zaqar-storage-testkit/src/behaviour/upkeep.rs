@@ -6,7 +6,7 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{Kind, Timestamp};
 
-use super::messages::{lives, waits};
+use super::messages::{with_delay, with_ttl};
 use super::queues::row;
 use crate::kit::{Kit, sweep};
 use crate::queue::{batch, everything, message, request};
@@ -86,9 +86,9 @@ pub(crate) async fn shutting_down_twice_is_harmless(kit: &mut Kit) {
 /// and so extended to 160 s, 10 delayed by 30 s, and 5 long-lived ones.
 async fn fill(kit: &Kit, name: &str) -> crate::queue::Queue {
     let queue = kit.queue(name).await;
-    queue.post_new((0..30).map(|_| lives(60)).collect()).await;
+    queue.post_new((0..30).map(|_| with_ttl(60)).collect()).await;
     queue.claim(10).await;
-    queue.post_new((0..10).map(|_| NewMessage { ttl: 60, ..waits(30) }).collect()).await;
+    queue.post_new((0..10).map(|_| NewMessage { ttl: 60, ..with_delay(30) }).collect()).await;
     queue.post(5).await;
     queue
 }
@@ -108,7 +108,7 @@ pub(crate) async fn repeated_sweeps_end_and_leave_nothing(kit: &mut Kit) {
             assert_eq!((free, claimed, delayed), stats, "after {secs} more seconds");
         }
         queue.purge().await;
-        queue.post_new((0..20).map(|_| lives(60)).collect()).await;
+        queue.post_new((0..20).map(|_| with_ttl(60)).collect()).await;
         queue.close().await;
         sweep(kit.store(), kit.now(), budget).await;
         let swept = kit.store().sweep(kit.now(), budget).await.expect("the store sweeps");
@@ -119,7 +119,7 @@ pub(crate) async fn repeated_sweeps_end_and_leave_nothing(kit: &mut Kit) {
 /// `sweep`: "Examines about `budget` rows at most".
 pub(crate) async fn a_sweep_is_bounded(kit: &mut Kit) {
     let queue = kit.queue("q").await;
-    queue.post_new((0..500).map(|_| lives(60)).collect()).await;
+    queue.post_new((0..500).map(|_| with_ttl(60)).collect()).await;
     kit.pass(60);
     let swept = kit.store().sweep(kit.now(), 10).await.expect("the store sweeps");
     assert!(swept.done <= 100, "a budget of 10 is about 10 rows, not {}", swept.done);
@@ -163,7 +163,7 @@ pub(crate) async fn a_sweep_after_purge_and_close_keeps_the_rest(kit: &mut Kit) 
     let untouched = beside.all().await;
     kit.sweep().await;
     assert_eq!(purged.ids().await, later);
-    assert_eq!(purged.claim_get(claim).await.expect("the claim lives").messages.len(), 2);
+    assert_eq!(purged.claim_get(claim).await.expect("the claim is live").messages.len(), 2);
     assert_eq!(reopened.shown().await, new);
     assert_eq!(beside.all().await, untouched);
     for (queue, free, claimed) in [(&purged, 3, 2), (&reopened, 5, 0), (&beside, 25, 10)] {

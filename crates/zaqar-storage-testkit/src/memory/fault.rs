@@ -3,7 +3,7 @@
 /// A violation of one rule by a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// A claim takes messages that a live claim holds.
+    /// A claim gets messages that another live claim holds.
     DoubleClaim,
     /// A claim chooses its messages in one step and claims them in another.
     RacingClaims,

@@ -95,8 +95,8 @@ pub struct DeadLetterRule {
 /// Lists of at most `max` operations: on messages and claims, or also on subscriptions and the
 /// outbox.
 pub fn operations(max: usize) -> impl Strategy<Value = Vec<Op>> {
-    let heard = prop_oneof![operation(), subscribers()];
-    prop_oneof![3 => vec(operation(), 1..=max), 2 => vec(heard, 1..=max)]
+    let followed = prop_oneof![operation(), subscribers()];
+    prop_oneof![3 => vec(operation(), 1..=max), 2 => vec(followed, 1..=max)]
 }
 
 fn operation() -> impl Strategy<Value = Op> {
