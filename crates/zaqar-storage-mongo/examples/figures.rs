@@ -1,10 +1,10 @@
-//! How fast the store is beside the bare driver that sends the same commands, in the same run on
-//! the same server.
+//! A benchmark of the store against the bare driver, which sends the same commands, in the same run
+//! on the same server.
 //!
 //! `cargo run --release -p zaqar-storage-mongo --example figures -- mongodb://127.0.0.1:27017/ 200`
 //!
-//! The number is of rounds. The compatible server of the tests reads a whole queue before it sorts
-//! it: 50 are enough for that.
+//! The last argument is the number of rounds. The compatible server of the tests reads a whole
+//! queue before it sorts it: use 50 rounds there.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -37,7 +37,7 @@ async fn main() -> Outcome<()> {
     let store = Mongo::open(Options::new(&uri, &name)).await?;
     let raw = raw(&uri, &name).await?;
     println!(
-        "{rounds} requests one after the other, of store and driver in turn; bodies of 1 kB; milliseconds each"
+        "{rounds} sequential requests, alternating between store and driver; bodies of 1 kB; milliseconds per request"
     );
     println!("{:24} {:>8} {:>8} {:>6}", "", "store", "driver", "ratio");
     let queue = Queue::open(&store).await?;
@@ -55,8 +55,8 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Times rounds of both in turn, so that a machine with other work slows both down; prints the
-/// averages and their ratio.
+/// Times alternating rounds of both, so that other load slows both down; prints the averages and
+/// their ratio.
 async fn compare(
     rounds: u32,
     what: &str,
@@ -121,7 +121,7 @@ impl<'a> Queue<'a> {
         let now = self.clock.now();
         let claimed = self.store.claim(&self.key, self.generation, &request, now).await?;
         let Guarded::Done(Claimed::Messages(messages)) = claimed else {
-            return Err("the queue is not as it was".into());
+            return Err("the queue has changed".into());
         };
         for message in messages {
             self.store.delete(&self.key, message.id, Some(id), now).await?;
@@ -178,7 +178,7 @@ async fn raw_post(db: &Database, count: usize) -> Outcome<()> {
         "todo": { "$concatArrays": ["$todo", [step]] },
     } }];
     let head = heads.find_one_and_update(doc! { "_id": "q" }, change).await?;
-    let first = head.ok_or("the head is gone")?.get_i64("next")?;
+    let first = head.ok_or("the head is missing")?.get_i64("next")?;
     let ids: Vec<_> = (0..count).map(id).collect();
     let change = vec![
         doc! { "$set": {
@@ -208,18 +208,18 @@ async fn raw_claim_and_delete(db: &Database, round: u32, limit: usize) -> Outcom
     claims.insert_one(doc! { "_id": claim }).await?;
     let step = doc! { "$inc": { "turn": 1_i64 }, "$push": { "todo": { "op": claim } } };
     heads.find_one_and_update(queue.clone(), step).await?;
-    let places: Vec<_> = found.iter().filter_map(|message| message.get_i64("n").ok()).collect();
+    let positions: Vec<_> = found.iter().filter_map(|message| message.get_i64("n").ok()).collect();
     let held = doc! { "$set": { "s": 1, "c": claim, "q": claim }, "$inc": { "k": 1 } };
     let (of_claim, live) = (doc! { "_id": claim }, doc! { "$set": { "live": true } });
-    let filter = doc! { "h": 7_i64, "n": { "$in": &places } };
+    let filter = doc! { "h": 7_i64, "n": { "$in": &positions } };
     futures_util::try_join!(async { claims.update_one(of_claim, live).await }, async {
         messages.update_many(filter, held).await
     })?;
     let done = doc! { "$pull": { "todo": { "op": claim } } };
     heads.update_one(queue.clone(), done).await?;
-    for place in places {
+    for position in positions {
         heads.find_one(queue.clone()).await?;
-        messages.delete_one(doc! { "h": 7_i64, "n": place, "s": 1, "c": claim }).await?;
+        messages.delete_one(doc! { "h": 7_i64, "n": position, "s": 1, "c": claim }).await?;
     }
     Ok(())
 }

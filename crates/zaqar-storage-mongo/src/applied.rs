@@ -1,5 +1,5 @@
-//! Steps that this process carries out or has carried out: of those who meet one at once, one does
-//! it and the others wait for it, and who meets it later leaves it alone.
+//! Deduplicates the application of intents within this process: concurrent callers wait for the one
+//! that applies an intent, and later callers skip it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,32 +8,32 @@ use mongodb::bson::Binary;
 use tokio::sync::OnceCell;
 use zaqar_core::storage::Error;
 
-/// Steps that are remembered, about.
+/// About how many intents are remembered.
 const REMEMBERED: usize = 4096;
 
-/// By their names.
+/// The intents that were or are being applied, by id.
 #[derive(Debug, Default)]
-pub(crate) struct Carried {
-    steps: Mutex<HashMap<Vec<u8>, Arc<OnceCell<u64>>>>,
+pub(crate) struct AppliedIntents {
+    intents: Mutex<HashMap<Vec<u8>, Arc<OnceCell<u64>>>>,
 }
 
-impl Carried {
-    /// Does `work` unless that was done for this step; what it answered then.
+impl AppliedIntents {
+    /// Runs `work` once for this intent. Returns its result, also to later callers.
     pub(crate) async fn once(
         &self,
         op: &Binary,
         work: impl Future<Output = Result<u64, Error>>,
     ) -> Result<u64, Error> {
-        let step = {
-            let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-            if steps.len() >= REMEMBERED {
-                // Those that nobody works on or waits for.
-                steps.retain(|_, step| Arc::strong_count(step) > 1);
+        let intent = {
+            let mut intents = self.intents.lock().unwrap_or_else(PoisonError::into_inner);
+            if intents.len() >= REMEMBERED {
+                // Drop those that are not in use.
+                intents.retain(|_, intent| Arc::strong_count(intent) > 1);
             }
-            Arc::clone(steps.entry(op.bytes.clone()).or_default())
+            Arc::clone(intents.entry(op.bytes.clone()).or_default())
         };
-        // Where who works on it fails or is dropped, the next one begins anew.
-        step.get_or_try_init(|| work).await.copied()
+        // If the running caller fails or is cancelled, the next one starts over.
+        intent.get_or_try_init(|| work).await.copied()
     }
 }
 
@@ -42,27 +42,27 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::schema::fresh_op;
+    use crate::schema::random_id;
 
     #[tokio::test]
-    async fn a_step_is_done_once_and_again_only_after_a_failure() {
-        let (carried, op, done) = (Carried::default(), fresh_op(), Cell::new(0));
+    async fn an_intent_is_applied_once_and_again_only_after_a_failure() {
+        let (applied, op, done) = (AppliedIntents::default(), random_id(), Cell::new(0));
         let work = async |answer: Result<u64, Error>| {
             done.set(done.get() + 1);
             answer
         };
-        assert!(carried.once(&op, work(Err(Error::Closed))).await.is_err());
-        assert_eq!(carried.once(&op, work(Ok(7))).await.unwrap(), 7);
-        assert_eq!(carried.once(&op, work(Ok(8))).await.unwrap(), 7);
+        assert!(applied.once(&op, work(Err(Error::Closed))).await.is_err());
+        assert_eq!(applied.once(&op, work(Ok(7))).await.unwrap(), 7);
+        assert_eq!(applied.once(&op, work(Ok(8))).await.unwrap(), 7);
         assert_eq!(done.get(), 2);
     }
 
     #[tokio::test]
-    async fn what_is_remembered_is_bounded() {
-        let carried = Carried::default();
+    async fn the_cache_is_bounded() {
+        let applied = AppliedIntents::default();
         for _ in 0..2 * REMEMBERED {
-            carried.once(&fresh_op(), async { Ok(1) }).await.unwrap();
+            applied.once(&random_id(), async { Ok(1) }).await.unwrap();
         }
-        assert!(carried.steps.lock().unwrap().len() <= REMEMBERED);
+        assert!(applied.intents.lock().unwrap().len() <= REMEMBERED);
     }
 }

@@ -1,4 +1,4 @@
-//! Tasks that a store starts for itself.
+//! Background tasks of a store.
 
 use std::sync::Arc;
 
@@ -6,10 +6,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use zaqar_core::TaskMonitor;
 
-/// Tasks that the end of a store waits for, at most: as many as operations at once, and more.
+/// The maximum number of tasks that shutdown waits for; more than the maximum number of concurrent
+/// operations.
 const TASKS: usize = 1 << 16;
 
-/// Tasks of a store. The death of one is reported to its monitor.
+/// Background tasks of a store. Panics are reported to its monitor.
 #[derive(Debug)]
 pub(crate) struct Background {
     tasks: Arc<Semaphore>,
@@ -21,7 +22,7 @@ impl Background {
         Self { tasks: Arc::new(Semaphore::new(TASKS)), monitor }
     }
 
-    /// Starts a task. If it panics, the monitor hears of it by this name.
+    /// Starts a task. If it panics, this name is reported to the monitor.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         name: &str,
@@ -35,8 +36,8 @@ impl Background {
         })
     }
 
-    /// To be held by a task for which the end of the store waits. Without one it runs, too; nobody
-    /// waits for it then.
+    /// Held by a task that shutdown waits for. `None` if there are too many: the task then runs,
+    /// but shutdown does not wait for it.
     pub(crate) fn token(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.tasks).try_acquire_owned().ok()
     }

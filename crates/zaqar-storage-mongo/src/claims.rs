@@ -1,8 +1,8 @@
 //! Claims.
 //!
-//! A claim's document is written first, without counting. The step that makes the claim names the
-//! messages it takes; it is tried on the turn at which they were seen to be free, so no two claims
-//! can name one message.
+//! A claim's document is written first and is not live yet. The intent that makes the claim lists
+//! the positions of its messages. It commits only if the claim sequence number is still the one at
+//! which they were read as free, so no message is in two claims.
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc};
@@ -12,24 +12,26 @@ use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::dead_letters::MoveOutcome;
-use crate::holding::{Hold, HoldOutcome, Written};
-use crate::schema::{self, Fence, claim_bits, date, fresh_op, later, number, queue_id, time};
-use crate::steps::{Counter, Tried};
-use crate::stored::{Act, Step, Stored, state};
+use crate::holding::{ClaimRecord, Hold, HoldOutcome};
+use crate::intents::{CommitOutcome, Sequence};
+use crate::schema::{
+    self, CommitDeadline, claim_bits, date, number, plus_secs, queue_id, random_id, time,
+};
+use crate::stored::{Action, Intent, StoredMessage, state};
 use crate::view::{StoredClaim, View, in_order};
 
-/// Where a message is.
+/// The position of a message.
 #[derive(Deserialize)]
-struct Place {
+struct StoredPosition {
     n: i64,
 }
 
-/// What became of a try to take messages.
-enum Taken {
+/// The result of an attempt to claim messages.
+enum ClaimAttempt {
     Messages(Vec<Message>),
-    /// Another step came first.
-    Overtaken,
-    /// One or the other.
+    /// Another intent was committed first.
+    Conflict,
+    /// It is unknown which.
     Unknown,
 }
 
@@ -42,7 +44,7 @@ impl Claims for Mongo {
         request: &ClaimRequest,
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
-        self.act(self.take(&queue_id(key), assumed, request, now)).await
+        self.run(self.claim_messages(&queue_id(key), assumed, request, now)).await
     }
 
     async fn claim_get(
@@ -51,9 +53,11 @@ impl Claims for Mongo {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
-        self.act(async {
+        self.run(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(None) };
-            let Some(held) = self.held(&view, &claim_bits(id)).await? else { return Ok(None) };
+            let Some(held) = self.live_claim(&view, &claim_bits(id)).await? else {
+                return Ok(None);
+            };
             let messages = self.messages_of(&view, &held).await?;
             let ttl = u64::try_from(held.ttl).unwrap_or(0);
             Ok(Some(Claim { ttl, since: time(held.since), messages }))
@@ -69,18 +73,18 @@ impl Claims for Mongo {
         grace: u64,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        self.act(async {
+        self.run(async {
             let (queue, claim) = (queue_id(key), claim_bits(id));
-            let _gate = self.gate(&queue).await;
+            let _lock = self.lock_claims(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else { return Ok(false) };
-                let Some(held) = self.held(&view, &claim).await? else { return Ok(false) };
+                let Some(held) = self.live_claim(&view, &claim).await? else { return Ok(false) };
                 if self.renew(&view, held, number(ttl), number(grace)).await? {
                     return Ok(true);
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
@@ -91,9 +95,9 @@ impl Claims for Mongo {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
-            let _gate = self.gate(&queue).await;
+            let _lock = self.lock_claims(&queue).await;
             self.release(&queue, &claim_bits(id), now).await
         })
         .await
@@ -101,7 +105,7 @@ impl Claims for Mongo {
 }
 
 impl Mongo {
-    async fn take(
+    async fn claim_messages(
         &self,
         queue: &str,
         assumed: Generation,
@@ -109,9 +113,9 @@ impl Mongo {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let claim = claim_bits(request.id);
-        let (mut written, fence) = (None, Fence::new());
+        let (mut written, deadline) = (None, CommitDeadline::new());
         let mut may_be_made = false;
-        let _gate = self.gate(queue).await;
+        let _lock = self.lock_claims(queue).await;
         let mut attempt = 0;
         while attempt < self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
@@ -119,15 +123,15 @@ impl Mongo {
             let view = match self.guarded_view(queue, assumed, now).await? {
                 Guarded::Done(view) => view,
                 Guarded::Absent => {
-                    self.forget(written).await;
+                    self.delete_unused_claim(written).await;
                     return Ok(Guarded::Absent);
                 }
                 Guarded::Stale(own) => {
-                    self.forget(written).await;
+                    self.delete_unused_claim(written).await;
                     return Ok(Guarded::Stale(own));
                 }
             };
-            if may_be_made && let Some(held) = self.held(&view, &claim).await? {
+            if may_be_made && let Some(held) = self.live_claim(&view, &claim).await? {
                 let messages = self.messages_of(&view, &held).await?;
                 return Ok(Guarded::Done(Claimed::Messages(messages)));
             }
@@ -135,26 +139,27 @@ impl Mongo {
             if let Some(rule) = &request.dead_letters {
                 match self.move_dead_letters(&view, rule, &found, request.limit).await? {
                     MoveOutcome::Nothing => {}
-                    // Not overtaken: nobody is to wait for each piece of many.
+                    // Progress, not a conflict: no backoff between the batches.
                     MoveOutcome::Moved => {
                         attempt = 0;
                         continue;
                     }
-                    MoveOutcome::Overtaken => continue,
+                    MoveOutcome::Conflict => continue,
                     MoveOutcome::TargetChanged => {
-                        self.forget(written).await;
+                        self.delete_unused_claim(written).await;
                         return Ok(Guarded::Done(Claimed::TargetChanged));
                     }
                 }
             }
             if found.is_empty() {
-                self.forget(written).await;
+                self.delete_unused_claim(written).await;
                 return Ok(Guarded::Done(Claimed::Messages(Vec::new())));
             }
-            let record = schema::claim_key(view.head.room, &claim);
+            let record = schema::claim_key(view.head.message_epoch, &claim);
             if written.as_ref() != Some(&record) {
-                // Of another room only after a purge; what is there of it is cleared with the room.
-                if let Written::Made(held) = self.write_claim(&view, &claim).await? {
+                // The epoch changes only with a purge; documents of the old one are deleted with
+                // it.
+                if let ClaimRecord::Committed(held) = self.write_claim(&view, &claim).await? {
                     let messages = self.messages_of(&view, &held).await?;
                     return Ok(Guarded::Done(Claimed::Messages(messages)));
                 }
@@ -162,71 +167,71 @@ impl Mongo {
             }
             let hold = Hold {
                 claim: &claim,
-                places: found.iter().map(|message| message.n).collect(),
+                positions: found.iter().map(|message| message.n).collect(),
                 ttl: number(request.ttl),
                 grace: Some(number(request.grace)),
-                fence,
+                deadline,
             };
             match self.try_claiming(&view, hold, found).await? {
-                Taken::Messages(messages) => {
+                ClaimAttempt::Messages(messages) => {
                     return Ok(Guarded::Done(Claimed::Messages(messages)));
                 }
-                Taken::Overtaken => {}
-                Taken::Unknown => may_be_made = true,
+                ClaimAttempt::Conflict => {}
+                ClaimAttempt::Unknown => may_be_made = true,
             }
         }
-        self.forget(written).await;
-        Err(Mongo::overtaken())
+        self.delete_unused_claim(written).await;
+        Err(Mongo::contended())
     }
 
-    /// Tries to let a claim have messages that are free in this view.
+    /// Tries to claim messages that are free in this view.
     async fn try_claiming(
         &self,
         view: &View,
         hold: Hold<'_>,
-        found: Vec<Stored>,
-    ) -> Result<Taken, Error> {
-        let (claim, places) = (hold.claim.clone(), hold.places.clone());
-        let alive = later(later(view.now, hold.ttl), hold.grace.unwrap_or(0));
+        found: Vec<StoredMessage>,
+    ) -> Result<ClaimAttempt, Error> {
+        let (claim, positions) = (hold.claim.clone(), hold.positions.clone());
+        let extend_to = plus_secs(plus_secs(view.now, hold.ttl), hold.grace.unwrap_or(0));
         let held = match self.try_holding(view, hold).await? {
-            HoldOutcome::Done(held) => held,
-            HoldOutcome::Overtaken => return Ok(Taken::Overtaken),
-            HoldOutcome::Unknown => return Ok(Taken::Unknown),
+            HoldOutcome::Committed(held) => held,
+            HoldOutcome::Conflict => return Ok(ClaimAttempt::Conflict),
+            HoldOutcome::Unknown => return Ok(ClaimAttempt::Unknown),
         };
         let mut found = found;
-        if held < places.len() as u64 {
-            // Somebody else carried out some of it, or messages were deleted meanwhile.
-            let mut mine = view.at_places(&places);
+        if held < positions.len() as u64 {
+            // Another process applied a part of it, or messages were deleted in the meantime.
+            let mut mine = view.at_positions(&positions);
             mine.insert("c", &claim);
-            let mine = in_order(mine).of(doc! { "_id": 0, "n": 1 });
-            let mine: Vec<Place> = self.find(&self.inner.messages, &mine).await?;
+            let mine = in_order(mine).fields(doc! { "_id": 0, "n": 1 });
+            let mine: Vec<StoredPosition> = self.find(&self.inner.messages, &mine).await?;
             found.retain(|message| mine.iter().any(|mine| mine.n == message.n));
         }
-        let found = found.into_iter().map(|message| message.held_by(&claim, date(alive)));
-        self.show(view, found.collect()).map(Taken::Messages)
+        let found = found.into_iter().map(|message| message.as_claimed_by(&claim, date(extend_to)));
+        self.show(view, found.collect()).map(ClaimAttempt::Messages)
     }
 
-    /// Removes the document of a claim that was not made. Where that fails the collector does.
-    async fn forget(&self, written: Option<Binary>) {
+    /// Deletes the document of a claim that was not made. If that fails, the TTL index deletes it.
+    async fn delete_unused_claim(&self, written: Option<Binary>) {
         let Some(key) = written else { return };
         let filter = doc! { "_id": key, "live": false };
         if let Err(error) = self.send(|| self.inner.claims.delete_one(filter.clone())).await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
-                "an empty claim is left to expire"
+                "the document of an unused claim is left to expire"
             );
         }
     }
 
     /// The live messages that a claim holds.
     async fn messages_of(&self, view: &View, held: &StoredClaim) -> Result<Vec<Message>, Error> {
-        let mut mine = view.at_places(&held.places);
+        let mut mine = view.at_positions(&held.positions);
         mine.insert("c", held.bits());
         let found = self.first(mine, usize::MAX).await?;
         self.show(view, found)
     }
 
-    /// Tries to renew a live claim; whether no other step came first.
+    /// Tries to renew a live claim; `false` after a conflict.
     async fn renew(
         &self,
         view: &View,
@@ -234,24 +239,26 @@ impl Mongo {
         ttl: i64,
         grace: i64,
     ) -> Result<bool, Error> {
-        let until = later(view.now, ttl);
-        let step = Step {
-            op: fresh_op(),
+        let until = plus_secs(view.now, ttl);
+        let intent = Intent {
+            op: random_id(),
             at: view.now,
-            room: view.head.room,
-            act: Act::Renew {
-                turn: view.head.turn + 1,
+            message_epoch: view.head.message_epoch,
+            action: Action::Renew {
+                claim_seq: view.head.claim_seq + 1,
                 claim: held.bits(),
-                places: held.places,
+                positions: held.positions,
                 ttl,
                 until,
-                alive: later(until, grace),
+                extend_to: plus_secs(until, grace),
             },
         };
         let change = doc! { "$min": { "over": until } };
-        match self.try_step(&view.head, Counter::Turn, &step, change, None).await? {
-            Tried::Done(head) => self.finish(&head.id, &step).await.map(|_| true),
-            Tried::Overtaken | Tried::Unknown => Ok(false),
+        match self.try_commit(&view.head, Sequence::Claims, &intent, change, None).await? {
+            CommitOutcome::Committed(head) => {
+                self.apply_and_remove(&head.id, &intent).await.map(|_| true)
+            }
+            CommitOutcome::Conflict | CommitOutcome::Unknown => Ok(false),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can be set.
+//! Options.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,83 +9,83 @@ use mongodb::event::command::CommandEvent;
 use zaqar_core::storage::MAX_CLOCK_SKEW;
 use zaqar_core::{Secret, TaskMonitor};
 
-/// How a store is opened.
+/// The options of a store.
 #[derive(Clone)]
 pub struct Options {
-    /// Where the server is: `mongodb://…` or `mongodb+srv://…`; `mongodb.fifo://` is taken as
-    /// `mongodb://`. What it says about write concern, pools, timeouts and TLS holds.
+    /// The URI of the server: `mongodb://…` or `mongodb+srv://…`; `mongodb.fifo://` means
+    /// `mongodb://`. Its options for write concern, pools, timeouts and TLS are used.
     pub uri: Secret<String>,
-    /// The store lives in the database `<database>_server`: the original uses `<database>` itself
-    /// and other endings.
+    /// The store uses the database `<database>_server`: the original uses `<database>` itself and
+    /// other suffixes.
     pub database: String,
-    /// Times that a step is tried which others on the same queue keep overtaking. Then:
-    /// [`Overloaded`].
+    /// The maximum number of attempts of an operation that conflicts with others on the same queue.
+    /// Then: [`Overloaded`].
     ///
     /// [`Overloaded`]: zaqar_core::storage::Error::Overloaded
     pub max_attempts: u32,
-    /// The longest pause between two such tries; the first ones are shorter.
+    /// The maximum delay between two such attempts; the first ones are shorter.
     pub max_retry_sleep: Duration,
-    /// Up to this much more, at random, so that two who collide do not collide again.
+    /// The maximum random addition to that delay, so that two operations do not conflict again.
     pub max_retry_jitter: Duration,
-    /// Times that a command is sent again after the connection broke or the primary changed.
+    /// The maximum number of retries of a command after the connection broke or the primary
+    /// changed.
     pub max_reconnect_attempts: u32,
-    /// The pause before the first of these; each further one is twice as long.
+    /// The delay before the first of these; it doubles with each retry.
     pub reconnect_sleep: Duration,
-    /// One operation takes no longer, all tries and pauses together. Then: [`Unavailable`].
+    /// The timeout of an operation, including all attempts and delays. Then: [`Unavailable`].
     ///
     /// [`Unavailable`]: zaqar_core::storage::Error::Unavailable
     pub deadline: Duration,
-    /// One command takes no longer.
+    /// The timeout of a command.
     pub command_timeout: Duration,
-    /// Operations at once, at most. One more is refused with [`Overloaded`].
+    /// The maximum number of operations in progress. Others are rejected with [`Overloaded`].
     ///
     /// [`Overloaded`]: zaqar_core::storage::Error::Overloaded
     pub in_flight: usize,
-    /// Ask the server for change streams; where it has none, or this is off, [`News`] are looked
-    /// up.
+    /// Use change streams; if this is off or the server has none, [`News`] are polled.
     ///
     /// [`News`]: zaqar_core::storage::News
     pub change_streams: bool,
-    /// How often they are looked up then.
+    /// The poll interval of news.
     pub poll: Duration,
-    /// Certificates, where the URI asks for TLS.
+    /// Certificates, used if the URI enables TLS.
     pub tls: Tls,
-    /// Connections to each server, where the URI does not say (`maxPoolSize`).
+    /// The maximum number of connections to each server, unless the URI sets `maxPoolSize`.
     pub max_pool_size: u32,
-    /// How far the caller's clock and the database's may differ. Beyond it nothing is done, and the
-    /// answer is [`ClockSkew`]. `None`: they are not compared, and the caller's counts, also for
-    /// what a sweep deletes.
+    /// The maximum difference between the caller's clock and the database's. Above it, operations
+    /// do nothing and return [`ClockSkew`]. `None`: the clocks are not compared, and the caller's
+    /// is used, also by sweeps.
     ///
     /// [`ClockSkew`]: zaqar_core::storage::Error::ClockSkew
     pub max_clock_skew: Option<Duration>,
-    /// How long the start waits for a database that cannot be reached or has no primary.
+    /// How long startup waits for a database that cannot be reached or has no primary.
     pub start_timeout: Duration,
-    /// Take a URI that asks for less than a majority to have written what is acknowledged.
+    /// Accept a URI with a weaker write concern than majority.
     pub unreliable: bool,
-    /// Learns of the death of a task that the store started for itself.
+    /// Monitors the background tasks of the store.
     pub tasks: TaskMonitor,
-    /// Hears of each command sent: for tests and traces.
+    /// Called for each command, for tests and tracing.
     pub commands: Option<EventHandler<CommandEvent>>,
 }
 
-/// Certificates. They count only where the URI asks for TLS (`tls=true`, `ssl=true`,
+/// Certificates. They are used only if the URI enables TLS (`tls=true`, `ssl=true`,
 /// `mongodb+srv://`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM of the authorities that may sign the server's certificate; the system's where `None`.
+    /// PEM file of the authorities that may sign the server's certificate; `None` for the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM of our own certificate.
+    /// PEM file of the client certificate.
     pub certificate_file: Option<PathBuf>,
-    /// PEM of its key, where that is not in `certificate_file`.
+    /// PEM file of its key, if that is not in `certificate_file`.
     pub key_file: Option<PathBuf>,
-    /// Take any certificate: anyone in between can then read and change everything.
+    /// Accept any certificate. This allows man-in-the-middle attacks.
     pub accept_any: bool,
 }
 
 impl Options {
-    /// The original's defaults for its options; 15 s an operation, 10 s a command, 1024 operations
-    /// at once on 100 connections, clocks up to 30 s apart, a start that waits 20 s, news twice a
-    /// second.
+    /// The original's defaults for its options; timeouts of 15 s for an operation and 10 s for a
+    /// command, 1024 operations in progress on 100 connections, clocks up to 30 s apart, 20 s of
+    /// waiting at startup, and two polls for news per second.
     pub fn new(uri: impl Into<String>, database: impl Into<String>) -> Self {
         Self {
             uri: Secret::new(uri.into()),
@@ -110,8 +110,7 @@ impl Options {
         }
     }
 
-    /// Whether a store that is opened with these is the one that is opened with `other`, over the
-    /// same connections.
+    /// Whether these options and `other` open the same store with the same connections.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         (&self.uri, &self.database, &self.tls) == (&other.uri, &other.database, &other.tls)

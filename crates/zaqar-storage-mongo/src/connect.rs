@@ -1,4 +1,4 @@
-//! Connecting, and preparing a database.
+//! Connecting to MongoDB and preparing the database.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,17 +19,17 @@ use tokio::time::sleep;
 
 use crate::config::Tls;
 use crate::elections::Elections;
-use crate::error::{is_duplicate, is_passing};
+use crate::error::{is_duplicate, is_transient};
 use crate::stored::Head;
 use crate::{Error, Options, schema};
 
 const SELECTION: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
-/// Clocks that differ by more are worth a word.
+/// A warning is logged if the clocks differ by more.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
-/// The server gives up waiting for its secondaries after this long.
+/// The maximum wait for replication of a write (`wtimeout`).
 const REPLICATION: Duration = Duration::from_secs(8);
-/// Pauses between tries of the start.
+/// Delays between attempts at startup.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -43,7 +43,7 @@ pub(crate) async fn client(options: &Options, elections: Arc<Elections>) -> Resu
     let in_flight = u32::try_from(options.in_flight).unwrap_or(u32::MAX);
     client.max_pool_size.get_or_insert(options.max_pool_size.min(in_flight).max(1));
     client.sdam_event_handler =
-        Some(EventHandler::callback(move |event: SdamEvent| elections.hear(&event)));
+        Some(EventHandler::callback(move |event: SdamEvent| elections.observe(&event)));
     read_from_the_primary(&mut client);
     client.command_event_handler.clone_from(&options.commands);
     let mut combined = None;
@@ -51,12 +51,12 @@ pub(crate) async fn client(options: &Options, elections: Arc<Elections>) -> Resu
         combined = apply(&options.tls, tls)?;
     }
     let connected = Client::with_options(client).map_err(uri)?;
-    // The client has read it.
+    // The client has loaded it.
     drop(combined);
     Ok(connected)
 }
 
-/// Whatever the URI says: what a secondary has not heard of yet would be skipped.
+/// Overrides the URI's read settings: reads from a secondary could miss writes.
 fn read_from_the_primary(client: &mut ClientOptions) {
     let (preference, concern) = (client.selection_criteria.take(), client.read_concern.take());
     if preference.is_some() || concern.is_some() {
@@ -66,9 +66,9 @@ fn read_from_the_primary(client: &mut ClientOptions) {
     }
 }
 
-/// The write concern of all writes: what is acknowledged is in the journals of a majority, whatever
-/// the URI says of it. On a server of its own that is its own journal. What the URI asks for and
-/// would lose acknowledged messages is refused; without any acknowledgement nothing here works.
+/// The write concern of all writes: acknowledged data is in the journals of a majority, or in the
+/// journal of a standalone server. A URI that asks for less is rejected, unless `unreliable` is
+/// set; `w=0` is always rejected, as the store needs acknowledgements.
 fn durable(asked: Option<WriteConcern>, unreliable: bool) -> Result<WriteConcern, Error> {
     let mut concern = asked.unwrap_or_else(|| WriteConcern::builder().build());
     let refused = match &concern.w {
@@ -87,18 +87,18 @@ fn durable(asked: Option<WriteConcern>, unreliable: bool) -> Result<WriteConcern
     }
     concern.w.get_or_insert(Acknowledgment::Majority);
     concern.journal.get_or_insert(true);
-    // 0 would be to wait for ever.
+    // 0 would mean no timeout.
     let asked = concern.w_timeout.filter(|asked| !asked.is_zero());
     concern.w_timeout = Some(asked.map_or(REPLICATION, |asked| asked.min(REPLICATION)));
     Ok(concern)
 }
 
-/// For a write whose loss is made good by whoever meets its absence.
+/// The write concern of a write that others repeat if it is lost.
 pub(crate) fn one_node() -> WriteConcern {
     WriteConcern::builder().w(Acknowledgment::Nodes(1)).build()
 }
 
-/// The original names the variant of its driver in the scheme.
+/// Removes the variant of the original's driver from the scheme.
 fn plain_scheme(uri: &str) -> String {
     match uri.strip_prefix("mongodb.fifo://") {
         Some(rest) => format!("mongodb://{rest}"),
@@ -106,8 +106,8 @@ fn plain_scheme(uri: &str) -> String {
     }
 }
 
-/// Sets the certificates. The driver takes our own and its key from one file: where they are two,
-/// one is made for it.
+/// Sets the certificates. The driver needs our certificate and its key in one file: two files are
+/// combined into a temporary one.
 fn apply(ours: &Tls, tls: &mut TlsOptions) -> Result<Option<NamedTempFile>, Error> {
     if let Some(file) = &ours.ca_file {
         tls.ca_file_path = Some(file.clone());
@@ -121,7 +121,7 @@ fn apply(ours: &Tls, tls: &mut TlsOptions) -> Result<Option<NamedTempFile>, Erro
         return Ok(None);
     };
     let failed = |path: &Path, source| Error::Certificate { path: path.to_owned(), source };
-    // Only its owner can read it.
+    // Readable only by its owner.
     let mut both = NamedTempFile::new().map_err(|error| failed(key, error))?;
     for path in [certificate, key] {
         let pem = std::fs::read(path).map_err(|error| failed(path, error))?;
@@ -133,29 +133,28 @@ fn apply(ours: &Tls, tls: &mut TlsOptions) -> Result<Option<NamedTempFile>, Erro
     Ok(Some(both))
 }
 
-/// Heads, by how sure it must be that nothing newer was acknowledged.
+/// The collection of heads by read concern.
 #[derive(Clone)]
 pub(crate) struct Heads {
-    /// As a majority has them: who carries out a step must know that it stays decided.
-    pub(crate) committed: Collection<Head>,
-    /// The same after the primary has made sure that it still is one; `None` on a server of its
-    /// own.
-    pub(crate) confirmed: Option<Collection<Head>>,
+    /// Majority reads: an intent may be applied only if its commit cannot be rolled back.
+    pub(crate) majority: Collection<Head>,
+    /// Linearizable reads; `None` on a standalone server.
+    pub(crate) linearizable: Option<Collection<Head>>,
 }
 
-/// As [`prepare`], again while the database cannot be reached, has no primary or an election.
-pub(crate) async fn prepare_in_time(db: &Database, longest: Duration) -> Result<Heads, Error> {
+/// As [`prepare`], with retries while the database cannot be reached or has no primary.
+pub(crate) async fn prepare_with_retries(db: &Database, longest: Duration) -> Result<Heads, Error> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
         match prepare(db).await {
             Err(Error::Unusable { source, .. })
-                if is_passing(&source) && start.elapsed() + pause < longest =>
+                if is_transient(&source) && start.elapsed() + pause < longest =>
             {
                 if pause == FIRST_PAUSE {
                     tracing::warn!(
                         error = &*source as &dyn std::error::Error,
-                        "the MongoDB server cannot be used yet; the start waits for it"
+                        "the MongoDB server cannot be used yet; startup waits for it"
                     );
                 }
                 sleep(pause).await;
@@ -166,8 +165,8 @@ pub(crate) async fn prepare_in_time(db: &Database, longest: Duration) -> Result<
     }
 }
 
-/// Checks the format, makes the indexes that are missing, and refuses sharded collections; the
-/// heads.
+/// Checks the format, creates missing indexes, and rejects sharded collections. Returns the
+/// collection of heads.
 async fn prepare(db: &Database) -> Result<Heads, Error> {
     let unusable =
         |source| Error::Unusable { database: db.name().to_owned(), source: Box::new(source) };
@@ -196,7 +195,8 @@ fn is_mongos(hello: &Document) -> bool {
     matches!(hello.get_str("msg"), Ok("isdbgrid"))
 }
 
-/// Updates of many documents may miss some while a chunk moves from shard to shard (SERVER-20361).
+/// Rejects a sharded collection: updates of many documents may miss some while a chunk migrates
+/// (SERVER-20361).
 fn refuse_sharded(database: &str, collection: &str, stats: &Document) -> Result<(), Error> {
     if !stats.get_bool("sharded").unwrap_or(false) {
         return Ok(());
@@ -204,16 +204,16 @@ fn refuse_sharded(database: &str, collection: &str, stats: &Document) -> Result<
     Err(Error::Sharded { database: database.to_owned(), collection: collection.to_owned() })
 }
 
-/// The heads. Where a fail-over can take back what is not yet with a majority, they are read
-/// without that: who carries out a step must know that it stays decided. Of messages, on the other
-/// hand, all that is there is wanted: no reader may miss one that is acknowledged.
+/// The collection of heads. On a replica set it is read with read concern majority, as an intent
+/// may be applied only if a failover cannot roll its commit back. Messages are read without it, so
+/// that no reader misses an acknowledged one.
 fn heads(db: &Database, hello: &Document) -> Heads {
     if let Ok(theirs) = hello.get_datetime("localTime") {
         let apart = theirs.timestamp_millis().abs_diff(DateTime::now().timestamp_millis());
         if u128::from(apart) > CLOCKS_APART.as_millis() {
             tracing::warn!(
                 milliseconds = apart,
-                "the clocks here and at the MongoDB server differ"
+                "this server's clock and the MongoDB server's differ"
             );
         }
     }
@@ -223,21 +223,21 @@ fn heads(db: &Database, hello: &Document) -> Heads {
     };
     if hello.contains_key("setName") || is_mongos(hello) {
         return Heads {
-            committed: read_by(ReadConcern::majority()),
-            confirmed: Some(read_by(ReadConcern::linearizable())),
+            majority: read_by(ReadConcern::majority()),
+            linearizable: Some(read_by(ReadConcern::linearizable())),
         };
     }
-    Heads { committed: db.collection(schema::HEADS), confirmed: None }
+    Heads { majority: db.collection(schema::HEADS), linearizable: None }
 }
 
-/// The format of what is there; ours where nothing is.
+/// The format of the database; a new database gets the current format.
 async fn format(db: &Database) -> Result<i32, Driver> {
     let formats = db.collection::<Document>(schema::FORMATS);
     if let Some(found) = formats.find_one(doc! { "_id": "format" }).await? {
         return Ok(found.get_i32("number").unwrap_or(i32::MAX));
     }
     match formats.insert_one(doc! { "_id": "format", "number": schema::FORMAT }).await {
-        // Another process was faster: it has the same release, or is refused at its next start.
+        // Another process was faster. It has the same release, or is rejected at its next start.
         Err(error) if !is_duplicate(&error) => Err(error),
         _ => Ok(schema::FORMAT),
     }
@@ -248,13 +248,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_originals_scheme_is_taken() {
+    fn the_originals_scheme_is_accepted() {
         assert_eq!(plain_scheme("mongodb.fifo://a:1,b:2/?x=y"), "mongodb://a:1,b:2/?x=y");
         assert_eq!(plain_scheme("mongodb+srv://a"), "mongodb+srv://a");
     }
 
     #[tokio::test]
-    async fn only_the_primary_is_read() {
+    async fn reads_go_to_the_primary() {
         for extra in ["readPreference=secondaryPreferred", "readConcernLevel=majority"] {
             let uri = format!("mongodb://127.0.0.1/?{extra}");
             let mut client = ClientOptions::parse(uri).await.unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_write_waits_for_the_journals_of_a_majority_or_the_option_is_named() {
+    async fn weaker_write_concerns_are_rejected_by_name() {
         for (options, unreliable, refused) in [
             ("", false, None),
             ("?w=majority", false, None),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sharded_collection_is_refused_by_name() {
+    fn a_sharded_collection_is_rejected_by_name() {
         assert!(refuse_sharded("d", "c", &doc! { "sharded": false }).is_ok());
         assert!(refuse_sharded("d", "c", &doc! {}).is_ok());
         let refused = refuse_sharded("d", "c", &doc! { "sharded": true }).unwrap_err().to_string();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_and_its_key_become_one_file() {
+    fn a_certificate_and_its_key_are_combined_into_one_file() {
         let file = |text: &str| {
             let mut file = NamedTempFile::new().unwrap();
             file.write_all(text.as_bytes()).unwrap();

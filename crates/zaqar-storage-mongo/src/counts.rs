@@ -1,4 +1,4 @@
-//! How many messages there are: in a queue, and in the whole store.
+//! Counting messages, in a queue and in the whole store.
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
@@ -13,12 +13,12 @@ use crate::schema::{self, BY_STATE};
 use crate::stored::state;
 use crate::view::{View, in_order};
 
-/// Queues whose claimed messages one command counts.
+/// How many queues one command counts.
 const QUEUES: usize = 500;
-/// Messages among which the first or last that can be read is looked for.
+/// How many messages are read to find the first or last readable one.
 const ENDS: usize = 10;
 
-/// Messages of one state.
+/// The number of messages in one state.
 #[derive(Deserialize)]
 struct Counted {
     #[serde(rename = "_id")]
@@ -33,15 +33,16 @@ struct End {
 }
 
 #[derive(Deserialize)]
-struct Room {
-    room: i64,
+struct MessageEpoch {
+    #[serde(rename = "room")]
+    message_epoch: i64,
 }
 
 impl Mongo {
     pub(crate) async fn count(&self, view: &View) -> Result<Stats, Error> {
-        // What has expired counts until it is swept: the index alone answers this.
+        // Expired messages count until they are swept, so that the index alone answers this.
         let by_state = [
-            doc! { "$match": { "h": view.head.room, "n": { "$lt": view.head.next } } },
+            doc! { "$match": { "h": view.head.message_epoch, "n": { "$lt": view.head.next } } },
             doc! { "$group": { "_id": "$s", "count": { "$sum": 1_i64 } } },
         ];
         let counted = self.send(|| {
@@ -60,10 +61,10 @@ impl Mongo {
         for Counted { state, count } in counted.iter().filter_map(|raw| self.read(raw)) {
             let count = count.cast_unsigned();
             match state {
-                state::HELD => stats.claimed = count,
+                state::CLAIMED => stats.claimed = count,
                 state::DELAYED => stats.delayed = count,
                 state::FREE => stats.free = count,
-                // No state that this store writes.
+                // Not a state that this store writes.
                 _ => {}
             }
         }
@@ -75,18 +76,17 @@ impl Mongo {
         let query = in_order(view.all())
             .sorted(doc! { "n": direction })
             .limited(ENDS)
-            .of(doc! { "_id": 0, "n": 1, "a": 1 });
+            .fields(doc! { "_id": 0, "n": 1, "a": 1 });
         let found: Vec<End> = self.find(&self.inner.messages, &query).await?;
         let incarnation = view.head.incarnation();
         Ok(found.first().map(|end| Endpoint {
-            id: schema::place(incarnation, end.n),
+            id: schema::message_id(incarnation, end.n),
             created: schema::time(end.a.timestamp_millis()),
         }))
     }
 
-    /// The collection's own count of its documents, less what claims hold and what internal queues
-    /// have: those are counted in the index, queue by queue. Messages that wait to be swept are in
-    /// it.
+    /// The collection's own count of documents, minus claimed messages and those of internal
+    /// queues, which are counted in the index, queue by queue. Unswept messages are included.
     pub(crate) async fn count_all(&self) -> Result<Volume, Error> {
         if let Some(volume) = self.inner.volume.get() {
             return Ok(volume);
@@ -98,14 +98,14 @@ impl Mongo {
         Ok(volume)
     }
 
-    /// What claims hold in queues and topics, and all that internal queues have.
+    /// The number of claimed messages of queues and topics, and of all messages of internal queues.
     async fn count_claimed_and_internal(&self) -> Result<(u64, u64), Error> {
         let (mut after, mut claimed, mut internal) = (String::new(), 0, 0);
         loop {
             let query = Query::new(doc! { "_id": { "$gt": &after } })
                 .sorted(doc! { "_id": 1 })
                 .limited(QUEUES)
-                .of(doc! { "_id": 1, "room": 1 });
+                .fields(doc! { "_id": 1, "room": 1 });
             let raw = self.find_raw(&self.inner.heads.clone_with_type(), &query).await?;
             let Some(last) = raw.last().and_then(|last| last.get_str("_id").ok()) else {
                 return Ok((claimed, internal));
@@ -115,16 +115,17 @@ impl Mongo {
                 let key = raw.get_str("_id").ok().and_then(schema::queue_key);
                 key.is_some_and(|key| key.kind == Kind::Internal)
             };
-            let (ours, theirs): (Vec<_>, Vec<_>) = raw.iter().partition(is_internal);
-            let rooms = |raw: Vec<&RawDocumentBuf>| -> Vec<i64> {
-                let rooms = raw.into_iter().filter_map(|raw| self.read::<Room>(raw));
-                rooms.map(|room| room.room).collect()
+            let (internal_epochs, other_epochs): (Vec<_>, Vec<_>) =
+                raw.iter().partition(is_internal);
+            let epochs = |raw: Vec<&RawDocumentBuf>| -> Vec<i64> {
+                let epochs = raw.into_iter().filter_map(|raw| self.read::<MessageEpoch>(raw));
+                epochs.map(|one| one.message_epoch).collect()
             };
-            let (ours, theirs) = (rooms(ours), rooms(theirs));
-            let held = doc! { "h": { "$in": theirs }, "s": state::HELD };
+            let (internal_epochs, other_epochs) = (epochs(internal_epochs), epochs(other_epochs));
+            let held = doc! { "h": { "$in": other_epochs }, "s": state::CLAIMED };
             claimed += self.count_in_index(held).await?;
-            if !ours.is_empty() {
-                internal += self.count_in_index(doc! { "h": { "$in": ours } }).await?;
+            if !internal_epochs.is_empty() {
+                internal += self.count_in_index(doc! { "h": { "$in": internal_epochs } }).await?;
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Dead letters.
 //!
-//! Messages that were claimed often enough are first held by a claim of our own, so that nobody
-//! else takes them. The target's head then lists that it takes them over: that decides. A message
-//! moves by one change of its own document, so it is never in two queues and never in none. Where
-//! we die in between, our claim runs out and the next claimer begins anew.
+//! Messages that reached the maximum claim count are first held by an internal claim, so that no
+//! other process takes them. Then an intent in the target's head commits the move. A message moves
+//! by one change of its own document, so it is never in two queues and never in none. If the
+//! process dies in between, the internal claim expires and the next claim starts over.
 
 use mongodb::bson::{Binary, Document, doc, serialize_to_bson};
 use zaqar_core::storage::{DeadLetters, Error};
@@ -11,44 +11,46 @@ use zaqar_core::storage::{DeadLetters, Error};
 use crate::Mongo;
 use crate::error::unreadable;
 use crate::holding::{Hold, HoldOutcome};
-use crate::schema::{Fence, first_position, fresh_op, later, news, number, queue_id, time};
-use crate::stored::{DeadLetter, Head, Step, Stored, rounded_seconds, state};
+use crate::schema::{
+    CommitDeadline, first_position, news, number, plus_secs, queue_id, random_id, time,
+};
+use crate::stored::{DeadLetter, Head, Intent, StoredMessage, rounded_seconds, state};
 use crate::view::View;
 
-/// Seconds that a claim of our own lives.
+/// The ttl of an internal claim, in seconds.
 const HOLD: u64 = 60;
 
-/// Messages that one step moves at least, where so many must.
+/// How many messages one intent moves at least, if there are as many.
 const BATCH: usize = 100;
 
-/// What became of messages that must move.
+/// The result of moving dead letters.
 pub(crate) enum MoveOutcome {
-    /// There are none.
+    /// There were none.
     Nothing,
-    /// Some have moved: look again.
+    /// Some were moved: read the queue again.
     Moved,
-    /// Others have come first: look again.
-    Overtaken,
-    /// The target is not as assumed; none has moved.
+    /// Another operation was first: read the queue again.
+    Conflict,
+    /// The target has another generation than assumed; nothing was moved.
     TargetChanged,
 }
 
 impl Mongo {
-    /// Moves what must move before a claim of `limit` messages, of which `found` are the first.
+    /// Moves the dead letters before a claim of `limit` messages, of which `found` are the first.
     pub(crate) async fn move_dead_letters(
         &self,
         view: &View,
         rule: &DeadLetters,
-        found: &[Stored],
+        found: &[StoredMessage],
         limit: usize,
     ) -> Result<MoveOutcome, Error> {
         if exhausted(found, rule, limit).is_empty() {
             return Ok(MoveOutcome::Nothing);
         }
-        // A claim of few messages does not come back for each few of many.
+        // In larger batches, so that a small claim need not repeat this often.
         let found = self.first(view.of_state(state::FREE), limit.max(BATCH)).await?;
         match exhausted(&found, rule, limit) {
-            exhausted if exhausted.is_empty() => Ok(MoveOutcome::Overtaken),
+            exhausted if exhausted.is_empty() => Ok(MoveOutcome::Conflict),
             exhausted => self.move_exhausted(view, rule, &exhausted).await,
         }
     }
@@ -57,25 +59,25 @@ impl Mongo {
         &self,
         view: &View,
         rule: &DeadLetters,
-        exhausted: &[&Stored],
+        exhausted: &[&StoredMessage],
     ) -> Result<MoveOutcome, Error> {
         let target = queue_id(&rule.target);
         let head = self.head(&target).await?;
         if head.map(|head| head.generation()) != Some(rule.generation) {
             return Ok(MoveOutcome::TargetChanged);
         }
-        let (claim, fence) = (fresh_op(), Fence::new());
-        self.write_own_claim(view, &claim).await?;
+        let (claim, deadline) = (random_id(), CommitDeadline::new());
+        self.write_internal_claim(view, &claim).await?;
         let hold = Hold {
             claim: &claim,
-            places: exhausted.iter().map(|message| message.n).collect(),
+            positions: exhausted.iter().map(|message| message.n).collect(),
             ttl: number(HOLD),
             grace: None,
-            fence,
+            deadline,
         };
-        // Where it is not known whether we hold them: if we do, that runs out.
-        let HoldOutcome::Done(_) = self.try_holding(view, hold).await? else {
-            return Ok(MoveOutcome::Overtaken);
+        // If the result is unknown, the internal claim may exist; then it expires.
+        let HoldOutcome::Committed(_) = self.try_holding(view, hold).await? else {
+            return Ok(MoveOutcome::Conflict);
         };
         let moved = self.hand_over(view, rule, &target, &claim, exhausted).await?;
         self.release(&view.head.id, &claim, time(view.now)).await?;
@@ -88,42 +90,47 @@ impl Mongo {
         rule: &DeadLetters,
         target: &str,
         claim: &Binary,
-        exhausted: &[&Stored],
+        exhausted: &[&StoredMessage],
     ) -> Result<MoveOutcome, Error> {
-        let decided = self.decide_move(view, rule, target, claim, exhausted).await?;
-        let Some((head, step)) = decided else { return Ok(MoveOutcome::TargetChanged) };
-        self.finish(&head.id, &step).await?;
+        let committed = self.commit_move(view, rule, target, claim, exhausted).await?;
+        let Some((head, intent)) = committed else { return Ok(MoveOutcome::TargetChanged) };
+        self.apply_and_remove(&head.id, &intent).await?;
         Ok(MoveOutcome::Moved)
     }
 
-    /// Decides that the target takes messages over from a claim, if it is as assumed; its head
-    /// then, and the step.
-    pub(crate) async fn decide_move(
+    /// Commits the move of messages from a claim to the target, if it has the assumed generation.
+    /// Returns its head and the intent.
+    pub(crate) async fn commit_move(
         &self,
         view: &View,
         rule: &DeadLetters,
         target: &str,
         claim: &Binary,
-        exhausted: &[&Stored],
-    ) -> Result<Option<(Head, Step)>, Error> {
-        let letters: Vec<_> =
+        exhausted: &[&StoredMessage],
+    ) -> Result<Option<(Head, Intent)>, Error> {
+        let dead_letters: Vec<_> =
             exhausted.iter().map(|message| dead_letter(message, rule, view.now)).collect();
-        let op = fresh_op();
-        let change = takes_over(&op, self.step_time(view.now), view, claim, &letters)?;
+        let op = random_id();
+        let change = takes_over(&op, self.commit_time(view.now), view, claim, &dead_letters)?;
         let filter = doc! {
             "_id": target, "open": true,
             "incarnation": rule.generation.incarnation.get().cast_signed(),
             "version": rule.generation.version.get().cast_signed(),
         };
         let Some(head) = self.change_head(filter, vec![change]).await? else { return Ok(None) };
-        let step = head.step(&op).ok_or_else(|| unreadable("letters that were just listed"))?;
-        let step = step.clone();
-        Ok(Some((head, step)))
+        let intent =
+            head.intent(&op).ok_or_else(|| unreadable("dead letters that were just committed"))?;
+        let intent = intent.clone();
+        Ok(Some((head, intent)))
     }
 }
 
-/// Those of the first free messages that must move before `limit` others are met.
-fn exhausted<'a>(found: &'a [Stored], rule: &DeadLetters, limit: usize) -> Vec<&'a Stored> {
+/// The dead letters among the first free messages, up to `limit` others.
+fn exhausted<'a>(
+    found: &'a [StoredMessage],
+    rule: &DeadLetters,
+    limit: usize,
+) -> Vec<&'a StoredMessage> {
     let (mut exhausted, mut kept) = (Vec::new(), 0);
     for message in found {
         if kept == limit {
@@ -137,36 +144,36 @@ fn exhausted<'a>(found: &'a [Stored], rule: &DeadLetters, limit: usize) -> Vec<&
     exhausted
 }
 
-/// The change of a target's head that takes letters over. Listed twice it does nothing the second
-/// time but leave places empty.
+/// The change of a target's head that commits the move. If it is committed twice, the second intent
+/// only leaves unused positions.
 fn takes_over(
     op: &Binary,
     at: Document,
     view: &View,
     claim: &Binary,
-    letters: &[DeadLetter],
+    dead_letters: &[DeadLetter],
 ) -> Result<Document, Error> {
-    let listed = serialize_to_bson(letters).map_err(Error::failed)?;
+    let listed = serialize_to_bson(dead_letters).map_err(Error::failed)?;
     let first = first_position(&at.clone().into());
-    let step = doc! {
+    let intent = doc! {
         "op": op, "at": &at, "room": "$room",
         "act": { "letters": {
-            "first": &first, "source": view.head.room, "claim": claim,
+            "first": &first, "source": view.head.message_epoch, "claim": claim,
             "letters": { "$literal": listed },
         } },
     };
     Ok(doc! { "$set": {
-        "next": { "$add": [&first, number(letters.len() as u64)] },
+        "next": { "$add": [&first, number(dead_letters.len() as u64)] },
         "at": at,
         "posted": "$$NOW",
-        "news": news(doc! { "$add": [first, number(letters.len() as u64) - 1] }),
-        "todo": { "$concatArrays": ["$todo", [step]] },
+        "news": news(doc! { "$add": [first, number(dead_letters.len() as u64) - 1] }),
+        "todo": { "$concatArrays": ["$todo", [intent]] },
     } })
 }
 
-fn dead_letter(message: &Stored, rule: &DeadLetters, now: i64) -> DeadLetter {
+fn dead_letter(message: &StoredMessage, rule: &DeadLetters, now: i64) -> DeadLetter {
     let (ttl, expires) = match rule.ttl {
-        Some(ttl) => (number(ttl), crate::schema::date(later(now, number(ttl)))),
+        Some(ttl) => (number(ttl), crate::schema::date(plus_secs(now, number(ttl)))),
         None => {
             let left = message.expires().timestamp_millis().saturating_sub(now);
             (rounded_seconds(left), message.expires())

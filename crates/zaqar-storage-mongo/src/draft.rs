@@ -1,4 +1,5 @@
-//! Posts before they are decided: what is written for them, and what their decision changes.
+//! Drafts: posts before they are committed. What is written for them, and how the commit changes
+//! the head.
 
 use mongodb::bson::{Binary, Bson, Document, doc};
 use zaqar_core::storage::{Batch, Error, Guarded};
@@ -6,67 +7,68 @@ use zaqar_core::{Generation, MessageId, QueueKey};
 
 use crate::error::too_large;
 use crate::schema::{
-    self, Fence, binary, draft_end, fresh_op, message_id, message_ids, number, queue_id,
+    self, CommitDeadline, binary, draft_expiry, message_key, message_keys, number, queue_id,
+    random_id,
 };
 use crate::stored::{Post, put_payload};
 
-/// What a document has beside the bytes that a caller gave, at most.
+/// The maximum size of a document beyond the caller's bytes.
 const OVERHEAD: usize = 1024;
 
 /// The answer to one post.
 pub(crate) type Answer = Result<Guarded<Vec<MessageId>>, Error>;
 
-/// A post before it is decided.
+/// A post before it is committed.
 pub(crate) struct Draft {
     pub(crate) key: QueueKey,
     assumed: Generation,
-    /// Names the post: its messages' ids begin with it.
+    /// Identifies the post: the keys of its messages begin with it.
     pub(crate) op: Binary,
-    /// The time to act at, and what the caller's clock said.
+    /// The effective time, and the caller's time.
     now: i64,
-    asked_at: i64,
+    caller_time: i64,
     pub(crate) count: u32,
     pub(crate) messages: Vec<Document>,
-    /// What the outbox is to hold; `None` where nobody is told of the post.
+    /// The outbox entry; `None` if the post does not notify subscribers.
     pub(crate) entry: Option<Document>,
-    /// Of all bodies, with what is kept beside them.
+    /// The size of all messages, with their overhead.
     pub(crate) bytes: usize,
     /// Milliseconds until the first delayed message is due.
     soonest_delayed: Option<i64>,
 }
 
-/// Posts to one queue, under one assumption, of which subscribers are told or are not, that are
-/// decided together.
+/// Posts to one queue that are committed together. They assume the same generation, and either all
+/// notify subscribers or none.
 pub(crate) struct Group {
     pub(crate) queue: String,
-    /// Names its step.
+    /// The id of its intent.
     pub(crate) op: Binary,
-    pub(crate) fence: Fence,
+    pub(crate) deadline: CommitDeadline,
     pub(crate) drafts: Vec<Draft>,
     pub(crate) assumed: Generation,
     pub(crate) now: i64,
-    pub(crate) asked_at: i64,
+    pub(crate) caller_time: i64,
 }
 
 impl Group {
-    /// Posts that have one key and assume one generation; at least one.
+    /// A group of posts with the same key and assumed generation; at least one.
     pub(crate) fn new(drafts: Vec<Draft>) -> Self {
         let latest = |time: fn(&Draft) -> i64| drafts.iter().map(time).max().unwrap_or(0);
-        let (now, asked_at) = (latest(|draft| draft.now), latest(|draft| draft.asked_at));
+        let (now, caller_time) = (latest(|draft| draft.now), latest(|draft| draft.caller_time));
         let first = drafts.first();
         Self {
             queue: first.map(|draft| queue_id(&draft.key)).unwrap_or_default(),
             assumed: first.map_or(schema::generation(0, 0), |draft| draft.assumed),
-            op: fresh_op(),
-            fence: Fence::new(),
+            op: random_id(),
+            deadline: CommitDeadline::new(),
             now,
-            asked_at,
+            caller_time,
             drafts,
         }
     }
 
-    /// Whether subscribers are told of its posts.
-    pub(crate) fn is_told(&self) -> bool {
+    /// Whether its posts notify subscribers.
+    pub(crate) fn notifies(&self) -> bool {
         self.drafts.iter().any(|draft| draft.entry.is_some())
     }
 
@@ -79,7 +81,7 @@ impl Group {
         self.drafts.iter().map(post).collect()
     }
 
-    /// What its decision sets in the head.
+    /// The fields of the head that the commit sets.
     pub(crate) fn change(
         &self,
         at: Document,
@@ -87,22 +89,22 @@ impl Group {
         earlier: Option<&Binary>,
     ) -> Document {
         let first = schema::first_position(&at.clone().into());
-        let mut hearers = Bson::Null;
+        let mut readers = Bson::Null;
         if has_entries {
             let workers = doc! { "$gt": ["$subscribed", &at] };
             let followers = doc! { "$gt": ["$followed", &at] };
-            hearers = doc! { "workers": workers, "followers": followers }.into();
+            readers = doc! { "workers": workers, "followers": followers }.into();
         }
         let posts: Vec<_> = self
             .posts()
             .into_iter()
             .map(|post| doc! { "op": post.op, "count": post.count })
             .collect();
-        let step = doc! {
+        let intent = doc! {
             "op": &self.op, "at": &at, "room": "$room",
             "act": { "post": {
                 "life": "$life", "incarnation": "$incarnation", "first": &first,
-                "posts": posts, "hearers": hearers,
+                "posts": posts, "hearers": readers,
             } },
         };
         let listed = match earlier {
@@ -118,7 +120,7 @@ impl Group {
             "at": &at,
             "posted": "$$NOW",
             "news": schema::news(doc! { "$add": [first, count - 1] }),
-            "todo": { "$concatArrays": [listed, [step]] },
+            "todo": { "$concatArrays": [listed, [intent]] },
         };
         if let Some(delay) = self.drafts.iter().filter_map(|draft| draft.soonest_delayed).min() {
             set.insert("due", doc! { "$min": ["$due", { "$add": [at, delay] }] });
@@ -133,7 +135,7 @@ impl Draft {
         assumed: Generation,
         batch: &Batch,
         now: i64,
-        asked_at: i64,
+        caller_time: i64,
     ) -> Result<Self, Error> {
         let op = schema::post_id(&queue_id(key), assumed, batch.request);
         let count = u32::try_from(batch.messages.len())
@@ -145,16 +147,16 @@ impl Draft {
             bytes += own;
         }
         let delay = |delay: u64| schema::lifetime(number(delay));
-        let unused = draft_end(now);
+        let unused = draft_expiry(now);
         let messages = batch.messages.iter().zip(0..).map(|(new, i)| {
-            let life = schema::lifetime(number(new.ttl));
+            let ttl_millis = schema::lifetime(number(new.ttl));
             let mut message = doc! {
-                "_id": message_id(&op, i),
+                "_id": message_key(&op, i),
                 "i": i64::from(i),
                 "delay": delay(new.delay),
-                "life": life,
+                "life": ttl_millis,
                 "l": number(new.ttl),
-                // Should it never be posted, it is collected by this.
+                // If it is never posted, the TTL index deletes it by this.
                 "x": unused,
                 "u": batch.client.as_str(),
             };
@@ -167,13 +169,13 @@ impl Draft {
             Bson::from(message)
         });
         let delays = batch.messages.iter().map(|new| delay(new.delay));
-        let lives = batch.messages.iter().map(|new| schema::lifetime(number(new.ttl)));
+        let ttls = batch.messages.iter().map(|new| schema::lifetime(number(new.ttl)));
         Ok(Self {
             key: key.clone(),
             assumed,
             op: binary(op.to_vec()),
             now,
-            asked_at,
+            caller_time,
             count,
             bytes,
             soonest_delayed: delays.clone().filter(|delay| *delay > 0).min(),
@@ -183,7 +185,7 @@ impl Draft {
                     "x": unused,
                     "soonest": delays.clone().min().unwrap_or(0),
                     "longest": delays.max().unwrap_or(0),
-                    "life_time": lives.max().unwrap_or(0),
+                    "life_time": ttls.max().unwrap_or(0),
                     "messages": entry.collect::<Vec<_>>(),
                 }
             }),
@@ -192,11 +194,11 @@ impl Draft {
     }
 
     pub(crate) fn all_ids(&self) -> Vec<Binary> {
-        message_ids(&self.op.bytes, self.count)
+        message_keys(&self.op.bytes, self.count)
     }
 
     pub(crate) fn ids(&self, first: i64) -> Vec<MessageId> {
         let positions = first..first + i64::from(self.count);
-        positions.map(|position| schema::place(self.assumed.incarnation, position)).collect()
+        positions.map(|position| schema::message_id(self.assumed.incarnation, position)).collect()
     }
 }

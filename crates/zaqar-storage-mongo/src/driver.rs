@@ -1,4 +1,4 @@
-//! The store: its client, its bounds, and how a command is sent.
+//! The store: its client, its limits, and how commands are sent.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -12,24 +12,24 @@ use tokio::time::{sleep, timeout};
 use zaqar_core::{Clock, Generation, StateLog, SystemClock, Timestamp, storage};
 use zaqar_storage_batch::{Batcher, Limits};
 
+use crate::applied::AppliedIntents;
 use crate::background::Background;
-use crate::carried::Carried;
 use crate::draft::{Answer, Draft};
 use crate::elections::Elections;
-use crate::error::{Sent, is_passing, refused};
-use crate::gates::{Gates, Pass};
+use crate::error::{DriverResult, is_transient, storage_error};
 use crate::news_hub::NewsHub;
-use crate::placing::Placing;
-use crate::schema::{self, Fence, millis};
+use crate::pending_posts::PendingPosts;
+use crate::queue_locks::{QueueLock, QueueLocks};
+use crate::schema::{self, CommitDeadline, millis};
 use crate::stored::Head;
-use crate::volume::LastVolume;
-use crate::{Error, Options, connect, foreign};
+use crate::volume::VolumeCache;
+use crate::{Error, Options, connect, original_data};
 
-/// When it is worth another try after a refusal for want of room.
+/// The retry delay reported with [`storage::Error::Overloaded`].
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Posts of one group, their bytes, and posts that wait for one queue.
-const GROUPS: Limits = Limits { items: 64, bytes: schema::PIECE_BYTES, waiting: 1024 };
-/// Queues of which it is remembered that somebody subscribes to them.
+/// The limits of a group: posts, bytes, and posts that wait for one queue.
+const GROUPS: Limits = Limits { items: 64, bytes: schema::CHUNK_BYTES, waiting: 1024 };
+/// How many queues with subscriptions are remembered.
 const REMEMBERED: usize = 4096;
 
 #[doc = include_str!("docs.md")]
@@ -42,10 +42,10 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) db: Database,
     pub(crate) heads: Collection<Head>,
-    /// Heads as nobody can have changed them since; `None` on a server of its own.
-    pub(crate) confirmed_heads: Option<Collection<Head>>,
+    /// Heads with linearizable reads; `None` on a standalone server.
+    pub(crate) linearizable_heads: Option<Collection<Head>>,
     pub(crate) elections: Arc<Elections>,
-    /// What a command that we write ourselves asks for.
+    /// The write concern of commands that are built by hand.
     pub(crate) write_concern: Bson,
     pub(crate) messages: Collection<Document>,
     pub(crate) claims: Collection<Document>,
@@ -54,28 +54,28 @@ pub(crate) struct Inner {
     pub(crate) outbox: Collection<Document>,
     pub(crate) leases: Collection<Document>,
     pub(crate) news: NewsHub,
-    /// A permit for each operation at once.
+    /// A permit for each operation in progress.
     admission: Semaphore,
     is_closing: AtomicBool,
-    gates: Gates,
-    /// By queue, the generation assumed, and whether subscribers are told.
+    queue_locks: QueueLocks,
+    /// By queue, assumed generation, and whether subscribers are notified.
     pub(crate) posts: Batcher<(String, Generation, bool), Draft, Answer>,
-    pub(crate) placing: Placing,
+    pub(crate) pending_posts: PendingPosts,
     pub(crate) background: Background,
-    pub(crate) carried: Carried,
-    pub(crate) volume: LastVolume,
-    /// Stored documents that cannot be read, for the log.
+    pub(crate) applied: AppliedIntents,
+    pub(crate) volume: VolumeCache,
+    /// Limits the log lines about unreadable documents.
     pub(crate) unreadable: StateLog,
-    /// This process's clock, for what is not told the time.
+    /// This process's clock, for operations without a `now`.
     clock: SystemClock,
-    /// The latest time that was asked for while the clocks agreed.
+    /// The latest time of a caller while the clocks agreed.
     latest: AtomicI64,
-    /// Queues that had a subscription when last posted to: a hint that saves a round trip.
+    /// Queues that had a subscription at their last post: a hint that saves a round trip.
     subscribed: Mutex<HashSet<String>>,
 }
 
 impl Mongo {
-    /// Connects, and makes the collections' indexes where they are missing.
+    /// Connects, and creates missing indexes.
     ///
     /// # Errors
     /// See [`Error`].
@@ -86,12 +86,12 @@ impl Mongo {
         let write_concern = serialize_to_bson(&concern).unwrap_or(Bson::Null);
         let name = format!("{}_server", options.database);
         let db = client.database(&name);
-        let heads = connect::prepare_in_time(&db, options.start_timeout).await?;
-        foreign::warn_of_the_originals_data(&client, &options.database).await;
+        let heads = connect::prepare_with_retries(&db, options.start_timeout).await?;
+        original_data::warn_about_original_data(&client, &options.database).await;
         Ok(Self {
             inner: Arc::new(Inner {
-                heads: heads.committed,
-                confirmed_heads: heads.confirmed,
+                heads: heads.majority,
+                linearizable_heads: heads.linearizable,
                 elections,
                 write_concern,
                 messages: db.collection(schema::MESSAGES),
@@ -103,12 +103,12 @@ impl Mongo {
                 news: NewsHub::default(),
                 admission: Semaphore::new(options.in_flight.max(1)),
                 is_closing: AtomicBool::new(false),
-                gates: Gates::default(),
+                queue_locks: QueueLocks::default(),
                 posts: Batcher::new(GROUPS),
-                placing: Placing::default(),
+                pending_posts: PendingPosts::default(),
                 background: Background::new(options.tasks.clone()),
-                carried: Carried::default(),
-                volume: LastVolume::default(),
+                applied: AppliedIntents::default(),
+                volume: VolumeCache::default(),
                 unreadable: StateLog::new(),
                 clock: SystemClock::default(),
                 latest: AtomicI64::new(0),
@@ -119,16 +119,16 @@ impl Mongo {
         })
     }
 
-    /// How far clocks may differ, in milliseconds.
-    pub(crate) fn bound(&self) -> Option<i64> {
-        self.inner.options.max_clock_skew.map(schema::span)
+    /// The maximum clock skew in milliseconds.
+    pub(crate) fn max_skew(&self) -> Option<i64> {
+        self.inner.options.max_clock_skew.map(schema::duration_millis)
     }
 
-    /// The time to act at: `now`, or the latest that this process has seen, unless that is further
-    /// ahead than clocks may differ.
-    pub(crate) fn at(&self, now: Timestamp) -> i64 {
+    /// The effective time: `now`, or the latest time that this process has seen, unless that is
+    /// ahead by more than the maximum clock skew.
+    pub(crate) fn effective_time(&self, now: Timestamp) -> i64 {
         let now = millis(now);
-        match self.bound() {
+        match self.max_skew() {
             None => self.inner.latest.fetch_max(now, Ordering::Relaxed).max(now),
             Some(bound) => {
                 let latest = self.inner.latest.load(Ordering::Relaxed);
@@ -148,12 +148,12 @@ impl Mongo {
         database: Option<DateTime>,
         now: i64,
     ) -> Result<(), storage::Error> {
-        let (Some(bound), Some(database)) = (self.bound(), database) else { return Ok(()) };
+        let (Some(bound), Some(database)) = (self.max_skew(), database) else { return Ok(()) };
         let offset_ms = now.saturating_sub(database.timestamp_millis());
         if offset_ms.saturating_abs() > bound {
             return Err(storage::Error::ClockSkew { offset_ms, bound_ms: bound.unsigned_abs() });
         }
-        // From here on it counts; what was taken for the latest by a wrong clock does not.
+        // `now` is valid; a latest time that came from a wrong clock is replaced.
         let latest = self.inner.latest.load(Ordering::Relaxed);
         if latest.saturating_sub(now) > bound {
             self.inner.latest.store(now, Ordering::Relaxed);
@@ -163,33 +163,34 @@ impl Mongo {
         Ok(())
     }
 
-    /// The time of a step, for a pipeline that changes a head: never before the head's latest,
-    /// unless a wrong clock has set that far ahead of the database's.
-    pub(crate) fn step_time(&self, now: i64) -> Document {
+    /// The time of an intent, as an expression for a pipeline that changes a head: at least the
+    /// head's latest time, unless a wrong clock has set that far ahead of the database's clock.
+    pub(crate) fn commit_time(&self, now: i64) -> Document {
         let latest = doc! { "$max": ["$at", now] };
-        let Some(bound) = self.bound() else { return latest };
+        let Some(bound) = self.max_skew() else { return latest };
         let last_right = doc! { "$add": [{ "$toLong": "$$NOW" }, bound] };
         doc! { "$cond": [{ "$gt": ["$at", last_right] }, now, latest] }
     }
 
-    /// Lets a filter fit nothing where the clocks differ too much, or once a fence has come.
-    pub(crate) fn guard(&self, filter: &mut Document, now: i64, fence: Option<Fence>) {
-        let mut conditions: Vec<_> = fence.map(Fence::condition).into_iter().collect();
-        conditions.extend(self.bound().map(|bound| schema::clocks_agree(now, bound)));
+    /// Extends a filter so that it matches nothing if the clocks differ too much or the deadline
+    /// has passed.
+    pub(crate) fn guard(&self, filter: &mut Document, now: i64, deadline: Option<CommitDeadline>) {
+        let mut conditions: Vec<_> = deadline.map(CommitDeadline::condition).into_iter().collect();
+        conditions.extend(self.max_skew().map(|bound| schema::clocks_agree(now, bound)));
         if !conditions.is_empty() {
             filter.insert("$expr", doc! { "$and": conditions });
         }
     }
 
-    /// Does one operation within its bounds. It may be given up anywhere: whoever meets its traces
-    /// finishes or ignores them.
-    pub(crate) async fn act<T>(
+    /// Runs one operation with a permit and a timeout. It may be cancelled at any point: other
+    /// operations finish or ignore what it leaves.
+    pub(crate) async fn run<T>(
         &self,
         work: impl Future<Output = Result<T, storage::Error>>,
     ) -> Result<T, storage::Error> {
         let _permit = self.admit()?;
         let Ok(outcome) = timeout(self.inner.options.deadline, work).await else {
-            return Err(storage::Error::unavailable("the operation took too long"));
+            return Err(storage::Error::unavailable("the operation timed out"));
         };
         outcome
     }
@@ -204,32 +205,32 @@ impl Mongo {
         })
     }
 
-    /// Sends a command, again where the connection breaks or the primary changes.
+    /// Sends a command, with retries if the connection breaks or the primary changes.
     pub(crate) async fn send<T, A>(&self, command: impl Fn() -> A) -> Result<T, storage::Error>
     where
-        A: IntoFuture<Output = Sent<T>>,
+        A: IntoFuture<Output = DriverResult<T>>,
     {
-        Ok(self.send_noting(command).await?.0)
+        Ok(self.send_reporting_retry(command).await?.0)
     }
 
-    /// As [`Mongo::send`]; says, too, whether the command was sent before: the one that was
-    /// answered is then perhaps the second that acted.
-    pub(crate) async fn send_noting<T, A>(
+    /// As [`Mongo::send`]. Also returns whether the command was retried: then an earlier attempt
+    /// may have acted before the one that was answered.
+    pub(crate) async fn send_reporting_retry<T, A>(
         &self,
         command: impl Fn() -> A,
     ) -> Result<(T, bool), storage::Error>
     where
-        A: IntoFuture<Output = Sent<T>>,
+        A: IntoFuture<Output = DriverResult<T>>,
     {
         let options = &self.inner.options;
         let mut pause = options.reconnect_sleep;
         for attempt in 0..=options.max_reconnect_attempts {
             let error = match timeout(options.command_timeout, command().into_future()).await {
                 Ok(Ok(answer)) => return Ok((answer, attempt > 0)),
-                Ok(Err(error)) if !is_passing(&error) => return Err(refused(error)),
+                Ok(Err(error)) if !is_transient(&error) => return Err(storage_error(error)),
                 Ok(Err(error)) => storage::Error::unavailable(error),
-                // It may still be at work: once more would only double that.
-                Err(_) => return Err(storage::Error::unavailable("no answer in time")),
+                // The server may still be executing it; a retry would only add load.
+                Err(_) => return Err(storage::Error::unavailable("the command timed out")),
             };
             if attempt == options.max_reconnect_attempts {
                 return Err(error);
@@ -237,7 +238,7 @@ impl Mongo {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 attempt,
-                "a command is sent again"
+                "a command is retried"
             );
             sleep(pause).await;
             pause = pause.saturating_mul(2);
@@ -245,8 +246,8 @@ impl Mongo {
         Err(storage::Error::unavailable("no attempt was made"))
     }
 
-    /// Waits before the `attempt`th try of a step that others have overtaken; not before the first
-    /// two.
+    /// Waits before attempt number `attempt` (from 0) of an operation that met conflicts; not
+    /// before the first two.
     pub(crate) async fn back_off(&self, attempt: u32) {
         if attempt < 2 {
             return;
@@ -258,20 +259,21 @@ impl Mongo {
         sleep(pause).await;
     }
 
-    /// What a step comes to that was overtaken too often.
-    pub(crate) const fn overtaken() -> storage::Error {
+    /// The error of an operation that met too many conflicts.
+    pub(crate) const fn contended() -> storage::Error {
         storage::Error::Overloaded { retry_after: RETRY_AFTER }
     }
 
-    /// Lets one at a time of this process change who holds which message of a queue.
-    pub(crate) async fn gate(&self, queue: &str) -> Pass<'_> {
-        self.inner.gates.pass(queue.to_owned()).await
+    /// Serializes the operations of this process that change which claim holds a message of a
+    /// queue.
+    pub(crate) async fn lock_claims(&self, queue: &str) -> QueueLock<'_> {
+        self.inner.queue_locks.lock(queue.to_owned()).await
     }
 
-    /// Lets one at a time of this process change who subscribes to a queue: such steps overtake
-    /// each other.
-    pub(crate) async fn roster_gate(&self, queue: &str) -> Pass<'_> {
-        self.inner.gates.pass(format!("roster of {queue}")).await
+    /// Serializes the operations of this process that change the subscriptions of a queue, as they
+    /// would conflict.
+    pub(crate) async fn lock_subscriptions(&self, queue: &str) -> QueueLock<'_> {
+        self.inner.queue_locks.lock(format!("subscriptions of {queue}")).await
     }
 
     pub(crate) fn seems_subscribed(&self, queue: &str) -> bool {
@@ -294,8 +296,8 @@ impl Mongo {
         self.inner.is_closing.load(Ordering::Acquire)
     }
 
-    /// Refuses what comes and waits for what is there.
-    pub(crate) async fn shut(&self) {
+    /// Rejects new operations and waits for those in progress.
+    pub(crate) async fn drain(&self) {
         self.inner.is_closing.store(true, Ordering::Release);
         self.inner.news.end();
         let all = u32::try_from(self.inner.options.in_flight.max(1)).unwrap_or(u32::MAX);

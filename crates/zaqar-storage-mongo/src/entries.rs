@@ -1,4 +1,4 @@
-//! Outbox entries as they are kept.
+//! Outbox entries as they are stored.
 
 use mongodb::bson::{Binary, Document, doc};
 use serde::Deserialize;
@@ -8,17 +8,17 @@ use zaqar_core::{Incarnation, Position};
 use crate::schema::{self, date, time};
 use crate::stored::{Readers, payload};
 
-/// An entry as it is kept.
+/// An entry as it is stored.
 #[derive(Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct StoredEntry {
     incarnation: i64,
     first: i64,
     created: i64,
-    messages: Vec<Body>,
+    messages: Vec<StoredBody>,
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct StoredBody {
     b: Binary,
     e: Option<String>,
     m: Option<Binary>,
@@ -27,21 +27,21 @@ struct Body {
     delay: i64,
 }
 
-/// What an entry gets when its post is carried out.
+/// The fields that an entry gets when its post is applied.
 pub(crate) struct EntryChange<'a> {
     pub(crate) queue: &'a str,
-    /// The post.
+    /// The id of the post.
     pub(crate) op: &'a Binary,
-    pub(crate) hearers: Readers,
-    pub(crate) life: i64,
+    pub(crate) readers: Readers,
+    pub(crate) outbox_epoch: i64,
     pub(crate) incarnation: i64,
     pub(crate) first: i64,
     pub(crate) at: i64,
 }
 
 impl EntryChange<'_> {
-    /// A statement that makes the entry count. It does nothing the second time: then the entry has
-    /// its position, or is gone.
+    /// An update statement that activates the entry. It is idempotent: afterwards the entry has a
+    /// position or is deleted.
     pub(crate) fn statement(&self) -> Document {
         doc! {
             "q": { "_id": self.op, "first": { "$exists": false } },
@@ -52,19 +52,19 @@ impl EntryChange<'_> {
     fn change(&self) -> Vec<Document> {
         let mut set = doc! {
             "queue": { "$literal": self.queue },
-            "life": self.life,
+            "life": self.outbox_epoch,
             "incarnation": self.incarnation,
             "first": self.first,
             "created": self.at,
         };
         let mut unset = vec!["soonest", "longest", "life_time"];
-        if self.hearers.workers {
+        if self.readers.workers {
             set.insert("due", doc! { "$add": [self.at, "$soonest"] });
             set.insert("ends", doc! { "$add": [self.at, "$life_time"] });
         }
-        let followed = schema::span(FOLLOWED_FOR).saturating_add(self.at);
-        match (self.hearers.workers, self.hearers.followers) {
-            // It is collected when it is no longer followed: at once, or when it is settled.
+        let followed = schema::duration_millis(FOLLOWED_FOR).saturating_add(self.at);
+        match (self.readers.workers, self.readers.followers) {
+            // It is deleted when it can no longer be followed, or later when it is settled.
             (false, _) => drop(set.insert("x", doc! { "$add": [date(followed), "$longest"] })),
             (true, true) => {
                 set.insert("until", doc! { "$add": [date(followed), "$longest"] });
@@ -76,12 +76,12 @@ impl EntryChange<'_> {
     }
 }
 
-impl Entry {
+impl StoredEntry {
     pub(crate) fn show(self) -> Result<OutboxEntry, Error> {
         let incarnation = Incarnation::new(self.incarnation.cast_unsigned());
-        let messages = self.messages.into_iter().zip(self.first..).map(|(body, place)| {
+        let messages = self.messages.into_iter().zip(self.first..).map(|(body, position)| {
             Ok(OutboxMessage {
-                id: schema::place(incarnation, place),
+                id: schema::message_id(incarnation, position),
                 payload: payload(body.b, body.e, body.m)?,
                 ttl: u64::try_from(body.l).unwrap_or(0),
                 due: time(self.created.saturating_add(body.delay)),

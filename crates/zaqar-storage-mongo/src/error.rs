@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, and what the driver's errors mean for a caller.
+//! Errors of opening a store, and the mapping of the driver's errors to storage errors.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -15,17 +15,17 @@ use crate::schema::MAX_DOCUMENT;
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URI cannot be read. It is not shown, as it may hold a password.
+    /// The URI cannot be parsed. It is not shown, as it may contain a password.
     #[error("the uri of the MongoDB store cannot be read")]
     Uri {
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         source: Box<Driver>,
     },
-    /// The URI's write concern loses acknowledged messages when a server fails.
+    /// The URI's write concern may lose acknowledged messages when a server fails.
     #[error(
-        "the uri of the MongoDB store asks for {option}: what is acknowledged may be lost; leave it \
-         out (writes then wait for the journals of a majority), or set [DEFAULT] unreliable (w=0 is \
+        "the uri of the MongoDB store asks for {option}: acknowledged messages may be lost; remove \
+         it (writes then wait for the journals of a majority), or set [DEFAULT] unreliable (w=0 is \
          never enough)"
     )]
     Unreliable {
@@ -48,37 +48,37 @@ pub enum Error {
     Certificate {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or rejects the connection or a command.
     #[error("the MongoDB server of database {database} cannot be used")]
     Unusable {
         /// The database.
         database: String,
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         source: Box<Driver>,
     },
-    /// A later release made the collections.
+    /// The collections were created by another release with another format.
     #[error("database {database} has format {found}; this release reads format {supported}")]
     Newer {
         /// The database.
         database: String,
         /// Its format.
         found: i32,
-        /// The format that is known here.
+        /// The format of this release.
         supported: i32,
     },
 }
 
 /// The result of commands.
-pub(crate) type Sent<T> = Result<T, Driver>;
+pub(crate) type DriverResult<T> = Result<T, Driver>;
 
-/// Server errors after which the same command may succeed: the primary changed or is going down, a
-/// conflict, a time limit.
-const PASSING: &[i32] = &[
+/// Codes of server errors after which a retry may succeed: the primary changed or is shutting down,
+/// a conflict, a time limit.
+const TRANSIENT: &[i32] = &[
     6, 7, 43, 50, 63, 64, 89, 91, 112, 133, 134, 150, 175, 189, 202, 237, 262, 290, 317, 358, 384,
     402, 9001, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436,
 ];
@@ -87,26 +87,25 @@ const TOO_LARGE: &[i32] = &[10334, 17419, 17420];
 /// The server has no space left on its disk.
 const FULL: i32 = 14031;
 
-/// What one of several statements, or their write concern, came to in a command that we wrote
-/// ourselves.
+/// The failure of a statement, or of the write concern, of a command that is built by hand.
 #[derive(Debug)]
 pub(crate) struct StatementFailed {
     pub(crate) code: i32,
-    /// The statements acted; only the wait for other servers failed.
+    /// The statements were executed; only the wait for replication failed.
     pub(crate) has_acted: bool,
 }
 
 const DUPLICATE: i32 = 11000;
 
-/// Whether the same command may succeed when it is sent again. It may have acted.
-pub(crate) fn is_passing(error: &Driver) -> bool {
+/// Whether a retry of the command may succeed. The command may have acted.
+pub(crate) fn is_transient(error: &Driver) -> bool {
     if error.contains_label("RetryableWriteError")
         || error.contains_label("TransientTransactionError")
     {
         return true;
     }
     if let Some(failed) = error.get_custom::<StatementFailed>() {
-        return failed.has_acted || PASSING.contains(&failed.code);
+        return failed.has_acted || TRANSIENT.contains(&failed.code);
     }
     match &*error.kind {
         ErrorKind::Io(_)
@@ -114,17 +113,17 @@ pub(crate) fn is_passing(error: &Driver) -> bool {
         | ErrorKind::ConnectionPoolCleared { .. }
         | ErrorKind::DnsResolve { .. }
         | ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
-        ErrorKind::Command(command) => PASSING.contains(&command.code),
-        ErrorKind::Write(WriteFailure::WriteError(write)) => PASSING.contains(&write.code),
+        ErrorKind::Command(command) => TRANSIENT.contains(&command.code),
+        ErrorKind::Write(WriteFailure::WriteError(write)) => TRANSIENT.contains(&write.code),
         ErrorKind::InsertMany(many) => {
             many.write_concern_error.is_some()
-                || many.write_errors.iter().flatten().any(|write| PASSING.contains(&write.code))
+                || many.write_errors.iter().flatten().any(|write| TRANSIENT.contains(&write.code))
         }
         _ => false,
     }
 }
 
-/// Whether every document that was refused was refused because there is one with its id.
+/// Whether all rejected documents were rejected because their ids exist.
 pub(crate) fn is_duplicate(error: &Driver) -> bool {
     match &*error.kind {
         ErrorKind::Command(command) => command.code == DUPLICATE,
@@ -139,9 +138,9 @@ pub(crate) fn is_duplicate(error: &Driver) -> bool {
     }
 }
 
-/// What a command that failed for good means for the caller.
-pub(crate) fn refused(error: Driver) -> storage::Error {
-    if is_passing(&error) {
+/// The storage error for a command that failed.
+pub(crate) fn storage_error(error: Driver) -> storage::Error {
+    if is_transient(&error) {
         return storage::Error::unavailable(error);
     }
     match code(&error) {
@@ -155,7 +154,7 @@ pub(crate) fn refused(error: Driver) -> storage::Error {
     }
 }
 
-/// The server's code, of the first statement that it refused.
+/// The server's error code, of the first rejected statement.
 fn code(error: &Driver) -> Option<i32> {
     if let Some(failed) = error.get_custom::<StatementFailed>() {
         return Some(failed.code);
@@ -168,12 +167,12 @@ fn code(error: &Driver) -> Option<i32> {
     }
 }
 
-/// A document with something that this store does not write.
+/// The error for a document that this store cannot have written.
 pub(crate) fn unreadable(what: &'static str) -> storage::Error {
     storage::Error::failed(format!("a stored document cannot be read: {what}"))
 }
 
-/// Refuses what a document cannot hold.
+/// Rejects data that does not fit into a document.
 pub(crate) fn too_large(what: &'static str, size: usize) -> Result<(), storage::Error> {
     if size <= MAX_DOCUMENT {
         return Ok(());
@@ -192,7 +191,7 @@ mod tests {
         deserialize_from_document(document).unwrap()
     }
 
-    /// A server's error, in every shape in which it comes.
+    /// A server error in every form in which the driver reports it.
     fn shapes(code: i32) -> [Driver; 4] {
         let command: CommandError =
             read(doc! { "code": code, "codeName": "Planned", "errmsg": "planned" });
@@ -207,7 +206,7 @@ mod tests {
         ]
     }
 
-    /// What a caller is told of an error.
+    /// The class of a storage error.
     fn class(error: &storage::Error) -> &'static str {
         use storage::Error::{ClockSkew, Closed, Failed, Full, Overloaded, TooLarge, Unavailable};
         match error {
@@ -215,20 +214,20 @@ mod tests {
             TooLarge { .. } => "too large",
             Full { .. } => "full",
             Failed { .. } => "failed",
-            Overloaded { .. } | ClockSkew { .. } | Closed => "none of the server's",
+            Overloaded { .. } | ClockSkew { .. } | Closed => "not a server error",
         }
     }
 
     #[test]
-    fn every_code_has_one_class_whatever_the_command_that_met_it() {
-        // Elections, restarts, conflicts and time limits. The first eleven are those that
-        // `tests/store/faults.rs` lets each statement meet, or lets one stand for.
+    fn every_code_has_one_class_for_all_commands() {
+        // Elections, restarts, conflicts and time limits. `tests/store/faults.rs` injects the first
+        // eleven, or one that represents them.
         let unavailable = [
             43, 91, 112, 175, 189, 237, 10107, 11600, 11601, 11602, 13435, 6, 7, 50, 63, 64, 89,
             133, 134, 150, 202, 262, 290, 317, 358, 384, 402, 9001, 10058, 13388, 13436,
         ];
         let too_large = [10334, 17419, 17420];
-        assert_eq!((unavailable.len(), too_large.len()), (PASSING.len(), TOO_LARGE.len()));
+        assert_eq!((unavailable.len(), too_large.len()), (TRANSIENT.len(), TOO_LARGE.len()));
         // Bad value, unauthorized, not authenticated, not found, unknown command, unsupported,
         // invalid.
         let failed = [2, 13, 18, 26, 59, 115, 121, DUPLICATE];
@@ -240,17 +239,17 @@ mod tests {
         ];
         for (codes, expected) in table {
             for (code, error) in codes.iter().flat_map(|code| shapes(*code).map(|e| (*code, e))) {
-                assert_eq!(is_passing(&error), expected == "unavailable", "{code} in {error:?}");
+                assert_eq!(is_transient(&error), expected == "unavailable", "{code} in {error:?}");
                 let is_statement = error.get_custom::<StatementFailed>().is_some();
                 let is_taken_for_duplicate = code == DUPLICATE && !is_statement;
                 assert_eq!(is_duplicate(&error), is_taken_for_duplicate, "{code} in {error:?}");
-                assert_eq!(class(&refused(error)), expected, "{code}");
+                assert_eq!(class(&storage_error(error)), expected, "{code}");
             }
         }
     }
 
     #[test]
-    fn what_may_have_been_done_can_be_sent_again() {
+    fn commands_that_may_have_acted_can_be_retried() {
         for code in [64, 91] {
             let concern = || doc! { "code": code, "codeName": "Planned", "errmsg": "planned" };
             let alone: WriteConcernError = read(concern());
@@ -261,7 +260,7 @@ mod tests {
                 Driver::custom(StatementFailed { code, has_acted: true }),
                 std::io::Error::from(std::io::ErrorKind::ConnectionReset).into(),
             ] {
-                assert!(is_passing(&error) && !is_duplicate(&error), "{error:?}");
+                assert!(is_transient(&error) && !is_duplicate(&error), "{error:?}");
             }
         }
     }

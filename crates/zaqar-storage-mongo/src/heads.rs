@@ -1,4 +1,4 @@
-//! Heads.
+//! Opening, advancing and closing heads.
 
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
@@ -8,8 +8,8 @@ use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::error::is_duplicate;
-use crate::schema::{fresh, queue_id};
-use crate::stored::{Gone, Head};
+use crate::schema::{new_epoch, queue_id};
+use crate::stored::{DroppedEpoch, Head};
 
 #[async_trait]
 impl Heads for Mongo {
@@ -19,8 +19,8 @@ impl Heads for Mongo {
         generation: Generation,
         now: Timestamp,
     ) -> Result<Generation, Error> {
-        self.act(async {
-            let (queue, now) = (queue_id(key), self.at(now));
+        self.run(async {
+            let (queue, now) = (queue_id(key), self.effective_time(now));
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 match self.any_head(&queue).await? {
@@ -34,17 +34,17 @@ impl Heads for Mongo {
                     Some(_) | None => {}
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
 
     async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
-        self.act(async { Ok(self.head(&queue_id(key)).await?.map(|head| head.generation())) }).await
+        self.run(async { Ok(self.head(&queue_id(key)).await?.map(|head| head.generation())) }).await
     }
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
@@ -57,13 +57,13 @@ impl Heads for Mongo {
                     return Ok(Guarded::Done(()));
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
             let mut may_have_closed = false;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
@@ -78,13 +78,13 @@ impl Heads for Mongo {
                         Guarded::Stale(head.generation())
                     });
                 }
-                let (is_closed, was_sent) = self.close_head(&head).await?;
+                let (is_closed, was_retried) = self.close_head(&head).await?;
                 if is_closed {
                     return Ok(Guarded::Done(()));
                 }
-                may_have_closed |= was_sent;
+                may_have_closed |= was_retried;
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
@@ -100,8 +100,8 @@ impl Mongo {
         let mut head = beginning(generation, now);
         head.extend(doc! { "_id": queue, "todo": [], "turn": 0_i64, "roster": 0_i64 });
         let heads = self.inner.heads.clone_with_type::<Document>();
-        let (is_made, was_sent) = self
-            .send_noting(|| {
+        let (is_made, was_retried) = self
+            .send_reporting_retry(|| {
                 let insert = heads.insert_one(head.clone());
                 async {
                     match insert.await {
@@ -112,18 +112,17 @@ impl Mongo {
                 }
             })
             .await?;
-        if is_made || !was_sent {
+        if is_made || !was_retried {
             return Ok(is_made);
         }
         let found = self.head(queue).await?;
         Ok(found.is_some_and(|head| head.generation() == generation))
     }
 
-    /// Opens a queue whose closed head is still there. What that lists, and what is to be cleared,
-    /// stays so.
+    /// Opens a queue whose closed head still exists. Its intents and dropped epochs are kept.
     async fn reopen(&self, closed: &Head, generation: Generation, now: i64) -> Result<bool, Error> {
-        let filter = doc! { "_id": &closed.id, "open": false, "life": closed.life };
-        let change = vec![doc! { "$set": beginning(generation, now.max(closed.at)) }];
+        let filter = doc! { "_id": &closed.id, "open": false, "life": closed.outbox_epoch };
+        let change = vec![doc! { "$set": beginning(generation, now.max(closed.latest_time)) }];
         Ok(self.change_head(filter, change).await?.is_some())
     }
 
@@ -138,37 +137,41 @@ impl Mongo {
         Ok(self.change_head(filter, change).await?.is_some())
     }
 
-    /// Closes a head; whether it did, and whether the command was sent before.
+    /// Closes a head. Returns whether it did, and whether the command was retried.
     async fn close_head(&self, head: &Head) -> Result<(bool, bool), Error> {
         let filter = doc! {
-            "_id": &head.id, "open": true, "life": head.life, "room": head.room, "hall": head.hall,
+            "_id": &head.id, "open": true, "life": head.outbox_epoch, "room": head.message_epoch, "hall": head.subscription_epoch,
         };
-        let gone = [Gone::Room(head.room), Gone::Hall(head.hall), Gone::Life(head.life)];
-        let gone: Vec<_> = gone.iter().map(Gone::to_bson).collect();
+        let gone = [
+            DroppedEpoch::Messages(head.message_epoch),
+            DroppedEpoch::Subscriptions(head.subscription_epoch),
+            DroppedEpoch::Outbox(head.outbox_epoch),
+        ];
+        let gone: Vec<_> = gone.iter().map(DroppedEpoch::to_bson).collect();
         let change = doc! {
             "$set": { "open": false, "garbage": true }, "$push": { "gone": { "$each": gone } },
         };
-        let (closed, was_sent) = self
-            .send_noting(|| {
+        let (closed, was_retried) = self
+            .send_reporting_retry(|| {
                 self.inner
                     .heads
                     .find_one_and_update(filter.clone(), change.clone())
                     .return_document(ReturnDocument::After)
             })
             .await?;
-        Ok((closed.is_some(), was_sent))
+        Ok((closed.is_some(), was_retried))
     }
 }
 
-/// What a head has at the beginning of a life.
+/// The fields of a head that is opened.
 fn beginning(generation: Generation, now: i64) -> Document {
     doc! {
         "open": true,
         "incarnation": generation.incarnation.get().cast_signed(),
         "version": generation.version.get().cast_signed(),
-        "life": fresh(),
-        "room": fresh(),
-        "hall": fresh(),
+        "life": new_epoch(),
+        "room": new_epoch(),
+        "hall": new_epoch(),
         "next": 1_i64,
         "subscribed": 0_i64,
         "followed": 0_i64,

@@ -1,5 +1,5 @@
-//! How a claim comes to hold messages, and lets go of them: for claims of callers, and for those of
-//! our own that move dead letters.
+//! Making claims hold messages and releasing them, for the claims of callers and for internal
+//! claims that move dead letters.
 
 use mongodb::bson::{Binary, doc};
 use zaqar_core::Timestamp;
@@ -7,79 +7,85 @@ use zaqar_core::storage::Error;
 
 use crate::Mongo;
 use crate::error::is_duplicate;
-use crate::schema::{self, Fence, draft_end, fresh_op, later};
-use crate::steps::{Counter, Tried};
-use crate::stored::{Act, Step};
+use crate::intents::{CommitOutcome, Sequence};
+use crate::schema::{self, CommitDeadline, draft_expiry, plus_secs, random_id};
+use crate::stored::{Action, Intent};
 use crate::view::{StoredClaim, View};
 
-/// What a claim takes, and for how long.
+/// The messages that a claim is to hold, and for how long.
 pub(crate) struct Hold<'a> {
     pub(crate) claim: &'a Binary,
-    pub(crate) places: Vec<i64>,
+    pub(crate) positions: Vec<i64>,
     pub(crate) ttl: i64,
-    /// Seconds that messages outlive it at least; `None` leaves their lives as they are, and does
-    /// not count.
+    /// Seconds that messages live after it at least. `None` for an internal claim: expiry and claim
+    /// count do not change.
     pub(crate) grace: Option<i64>,
-    pub(crate) fence: Fence,
+    pub(crate) deadline: CommitDeadline,
 }
 
-/// What became of a try to hold messages.
+/// The result of an attempt to hold messages.
 pub(crate) enum HoldOutcome {
-    /// The claim is made; how many messages it got by this.
-    Done(u64),
-    /// Another step came first.
-    Overtaken,
-    /// One or the other.
+    /// The claim was made; how many messages this process assigned to it.
+    Committed(u64),
+    /// Another intent was committed first.
+    Conflict,
+    /// It is unknown which.
     Unknown,
 }
 
-/// What became of a claim's document.
-pub(crate) enum Written {
-    /// It is there and does not count yet.
-    Waiting,
-    /// The claim was made before: the answer to it was lost.
-    Made(StoredClaim),
+/// The state of a claim's document after it was written.
+pub(crate) enum ClaimRecord {
+    /// It exists and is not live yet.
+    Uncommitted,
+    /// The claim was made by an earlier attempt whose answer was lost.
+    Committed(StoredClaim),
 }
 
 impl Mongo {
-    /// Tries to let a claim, whose document is written, have messages.
+    /// Tries to commit a claim whose document was written.
     pub(crate) async fn try_holding(
         &self,
         view: &View,
         hold: Hold<'_>,
     ) -> Result<HoldOutcome, Error> {
-        let (until, fence) = (later(view.now, hold.ttl), Some(hold.fence));
-        let step = Step {
-            op: fresh_op(),
+        let (until, deadline) = (plus_secs(view.now, hold.ttl), Some(hold.deadline));
+        let intent = Intent {
+            op: random_id(),
             at: view.now,
-            room: view.head.room,
-            act: Act::Claim {
-                turn: view.head.turn + 1,
+            message_epoch: view.head.message_epoch,
+            action: Action::Claim {
+                claim_seq: view.head.claim_seq + 1,
                 claim: hold.claim.clone(),
-                places: hold.places,
+                positions: hold.positions,
                 ttl: hold.ttl,
                 until,
-                alive: hold.grace.map_or(0, |grace| later(until, grace)),
+                extend_to: hold.grace.map_or(0, |grace| plus_secs(until, grace)),
                 counts: i32::from(hold.grace.is_some()),
             },
         };
         let change = doc! { "$min": { "over": until } };
-        match self.try_step(&view.head, Counter::Turn, &step, change, fence).await? {
-            Tried::Done(head) => self.finish(&head.id, &step).await.map(HoldOutcome::Done),
-            Tried::Overtaken => Ok(HoldOutcome::Overtaken),
-            Tried::Unknown => Ok(HoldOutcome::Unknown),
+        match self.try_commit(&view.head, Sequence::Claims, &intent, change, deadline).await? {
+            CommitOutcome::Committed(head) => {
+                self.apply_and_remove(&head.id, &intent).await.map(HoldOutcome::Committed)
+            }
+            CommitOutcome::Conflict => Ok(HoldOutcome::Conflict),
+            CommitOutcome::Unknown => Ok(HoldOutcome::Unknown),
         }
     }
 
-    /// Writes a claim's document, which does not count yet.
-    pub(crate) async fn write_claim(&self, view: &View, claim: &Binary) -> Result<Written, Error> {
+    /// Writes a claim's document, which is not live yet.
+    pub(crate) async fn write_claim(
+        &self,
+        view: &View,
+        claim: &Binary,
+    ) -> Result<ClaimRecord, Error> {
         let record = doc! {
-            "_id": schema::claim_key(view.head.room, claim),
-            "h": view.head.room,
+            "_id": schema::claim_key(view.head.message_epoch, claim),
+            "h": view.head.message_epoch,
             "queue": &view.head.id,
             "live": false,
-            // Should it never count, it is collected by this.
-            "x": draft_end(view.now),
+            // If it never becomes live, the TTL index deletes it by this.
+            "x": draft_expiry(view.now),
         };
         let is_new = self
             .send(|| {
@@ -94,17 +100,24 @@ impl Mongo {
             })
             .await?;
         if is_new {
-            return Ok(Written::Waiting);
+            return Ok(ClaimRecord::Uncommitted);
         }
-        Ok(self.held(view, claim).await?.map_or(Written::Waiting, Written::Made))
+        Ok(self
+            .live_claim(view, claim)
+            .await?
+            .map_or(ClaimRecord::Uncommitted, ClaimRecord::Committed))
     }
 
-    /// As [`Mongo::write_claim`], for a claim of our own.
-    pub(crate) async fn write_own_claim(&self, view: &View, claim: &Binary) -> Result<(), Error> {
+    /// As [`Mongo::write_claim`], for an internal claim.
+    pub(crate) async fn write_internal_claim(
+        &self,
+        view: &View,
+        claim: &Binary,
+    ) -> Result<(), Error> {
         self.write_claim(view, claim).await.map(drop)
     }
 
-    /// Ends a claim, if it lives.
+    /// Releases a claim if it is live.
     pub(crate) async fn release(
         &self,
         queue: &str,
@@ -114,23 +127,24 @@ impl Mongo {
         for attempt in 0..self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
             let Some(view) = self.view(queue, now).await? else { return Ok(()) };
-            let Some(held) = self.held(&view, claim).await? else { return Ok(()) };
-            let step = Step {
-                op: fresh_op(),
+            let Some(held) = self.live_claim(&view, claim).await? else { return Ok(()) };
+            let intent = Intent {
+                op: random_id(),
                 at: view.now,
-                room: view.head.room,
-                act: Act::Free {
-                    turn: view.head.turn + 1,
+                message_epoch: view.head.message_epoch,
+                action: Action::Release {
+                    claim_seq: view.head.claim_seq + 1,
                     claims: vec![claim.clone()],
-                    places: held.places,
+                    positions: held.positions,
                 },
             };
-            let tried = self.try_step(&view.head, Counter::Turn, &step, doc! {}, None).await?;
-            if let Tried::Done(head) = tried {
-                self.finish(&head.id, &step).await?;
+            let tried =
+                self.try_commit(&view.head, Sequence::Claims, &intent, doc! {}, None).await?;
+            if let CommitOutcome::Committed(head) = tried {
+                self.apply_and_remove(&head.id, &intent).await?;
                 return Ok(());
             }
         }
-        Err(Self::overtaken())
+        Err(Self::contended())
     }
 }

@@ -1,13 +1,14 @@
-//! Steps: how an operation on many documents is one.
+//! Intents: atomic operations on many documents, without transactions.
 //!
-//! A step is decided when its head lists it, by one change of one document. From then on whoever
-//! meets it carries it out: each part of it may be repeated, by anyone and at any later time, and
-//! does nothing the second time. Whoever reads a queue reads its head first and carries out what it
-//! lists; then everything up to the head's `next` is in its place and in its state.
+//! An intent is committed when its head lists it, which is one change of one document. From then on
+//! any process may apply it: all parts are idempotent and may be repeated at any later time. A
+//! reader of a queue reads its head first and applies the listed intents; then all messages before
+//! the head's `next` have their positions and states.
 //!
-//! Steps that change who holds which message count the head's turns. They are tried on the turn
-//! that was seen, so each knows that nothing happened in between, and a message remembers the turn
-//! that changed it last: an older step leaves it alone.
+//! Intents that change which claim holds a message increment the head's claim sequence number. They
+//! commit only if the number has not changed since the head was read, so nothing happened in
+//! between. A message stores the number of the intent that changed it last, so an older intent does
+//! not change it again.
 
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
@@ -19,75 +20,75 @@ use zaqar_core::storage::Error;
 use crate::Mongo;
 use crate::connect::one_node;
 use crate::entries::EntryChange;
-use crate::error::{Sent, StatementFailed, unreadable};
-use crate::schema::{self, Fence, PIECE, date, message_ids};
-use crate::stored::{Act, DeadLetter, Head, Post, Step, state};
+use crate::error::{DriverResult, StatementFailed, unreadable};
+use crate::schema::{self, CHUNK_DOCUMENTS, CommitDeadline, date, message_keys};
+use crate::stored::{Action, DeadLetter, Head, Intent, Post, state};
 
-/// A step is taken off its list by others than who made it when it is this old: who made it is dead
+/// Milliseconds after which other processes remove an intent: the process that committed it is dead
 /// or stopped.
 pub(crate) const ABANDONED: i64 = 1000;
-/// The last step that a head lists: more are refused until some are struck off.
+/// The last intent that a head can list: commits are rejected until some are removed.
 pub(crate) const MAX_OPEN: &str = "todo.63";
-/// Where a head lists as many, whoever has carried them out strikes them off.
+/// If a head lists this many, any process that has applied them removes them.
 const CROWDED: usize = 32;
 
-/// What became of a step that was tried on a turn.
-pub(crate) enum Tried {
-    /// It is decided.
-    Done(Box<Head>),
-    /// Another step was faster; nothing was done.
-    Overtaken,
-    /// The connection broke and the head has moved on since: it was decided or not.
+/// The result of an attempt to commit an intent.
+pub(crate) enum CommitOutcome {
+    /// It is committed; the head afterwards.
+    Committed(Box<Head>),
+    /// Another intent was committed first; nothing was done.
+    Conflict,
+    /// The connection broke, and the head has changed since: it may or may not be committed.
     Unknown,
 }
 
-/// Which counter a step is tried on.
+/// The sequence number that an intent increments.
 #[derive(Clone, Copy)]
-pub(crate) enum Counter {
-    /// Who holds what.
-    Turn,
-    /// Who subscribes.
-    Roster,
+pub(crate) enum Sequence {
+    /// Of changes of claims.
+    Claims,
+    /// Of changes of subscriptions.
+    Subscriptions,
 }
 
-impl Counter {
+impl Sequence {
     const fn fields(self) -> (&'static str, &'static str) {
         match self {
-            Self::Turn => ("turn", "last"),
-            Self::Roster => ("roster", "roster_last"),
+            Self::Claims => ("turn", "last"),
+            Self::Subscriptions => ("roster", "roster_last"),
         }
     }
 
     fn of(self, head: &Head) -> (i64, Option<&Binary>) {
         match self {
-            Self::Turn => (head.turn, head.last.as_ref()),
-            Self::Roster => (head.roster, head.roster_last.as_ref()),
+            Self::Claims => (head.claim_seq, head.last_claim_intent.as_ref()),
+            Self::Subscriptions => (head.subscription_seq, head.last_subscription_intent.as_ref()),
         }
     }
 }
 
 impl Mongo {
-    /// The head of a queue, also of one that was closed, with the database's clock.
+    /// The head of a queue, open or closed, with the database's clock.
     pub(crate) async fn any_head(&self, queue: &str) -> Result<Option<Head>, Error> {
-        match &self.inner.confirmed_heads {
-            Some(confirmed) if self.inner.elections.are_recent() => {
-                self.read_head(confirmed, queue).await
+        match &self.inner.linearizable_heads {
+            Some(linearizable) if self.inner.elections.are_recent() => {
+                self.read_head(linearizable, queue).await
             }
             _ => self.read_head(&self.inner.heads, queue).await,
         }
     }
 
-    /// The head of a queue that is there. That one is not there is made sure of.
+    /// The head of an open queue. A missing head is confirmed by a linearizable read.
     pub(crate) async fn head(&self, queue: &str) -> Result<Option<Head>, Error> {
         match self.any_head(queue).await?.filter(|head| head.open) {
             Some(head) => Ok(Some(head)),
-            None => self.confirmed_head(queue).await,
+            None => self.latest_head(queue).await,
         }
     }
 
-    /// As [`Mongo::head`], with everything that was acknowledged before.
-    pub(crate) async fn confirmed_head(&self, queue: &str) -> Result<Option<Head>, Error> {
-        let heads = self.inner.confirmed_heads.as_ref().unwrap_or(&self.inner.heads);
+    /// As [`Mongo::head`], always with a linearizable read.
+    pub(crate) async fn latest_head(&self, queue: &str) -> Result<Option<Head>, Error> {
+        let heads = self.inner.linearizable_heads.as_ref().unwrap_or(&self.inner.heads);
         Ok(self.read_head(heads, queue).await?.filter(|head| head.open))
     }
 
@@ -108,22 +109,23 @@ impl Mongo {
         .await
     }
 
-    /// Changes a head by one command; the head as it is then, or `None` where none fits the filter.
+    /// Changes a head with one command. Returns the head afterwards, or `None` if none matches the
+    /// filter.
     pub(crate) async fn change_head(
         &self,
         filter: Document,
         change: Vec<Document>,
     ) -> Result<Option<Head>, Error> {
-        Ok(self.change_head_noting(filter, change).await?.0)
+        Ok(self.change_head_reporting_retry(filter, change).await?.0)
     }
 
-    /// As [`Mongo::change_head`]; says, too, whether the command was sent before.
-    pub(crate) async fn change_head_noting(
+    /// As [`Mongo::change_head`]. Also returns whether the command was retried.
+    pub(crate) async fn change_head_reporting_retry(
         &self,
         filter: Document,
         change: Vec<Document>,
     ) -> Result<(Option<Head>, bool), Error> {
-        self.send_noting(|| {
+        self.send_reporting_retry(|| {
             self.inner
                 .heads
                 .find_one_and_update(filter.clone(), change.clone())
@@ -132,39 +134,40 @@ impl Mongo {
         .await
     }
 
-    /// Tries a step on the count that `head` has: `change` is what it changes in the head beside
-    /// listing itself. A step for which something was written before has a fence.
-    pub(crate) async fn try_step(
+    /// Tries to commit an intent if the sequence number of `head` has not changed. `change` is
+    /// changed in the head in addition. An intent that refers to documents written before has a
+    /// deadline.
+    pub(crate) async fn try_commit(
         &self,
         head: &Head,
-        counter: Counter,
-        step: &Step,
+        sequence: Sequence,
+        intent: &Intent,
         mut change: Document,
-        fence: Option<Fence>,
-    ) -> Result<Tried, Error> {
-        let (count, last) = counter.fields();
-        let seen = counter.of(head).0;
+        deadline: Option<CommitDeadline>,
+    ) -> Result<CommitOutcome, Error> {
+        let (count, last) = sequence.fields();
+        let seen = sequence.of(head).0;
         let own = head.generation();
         let mut filter = doc! {
             "_id": &head.id, "open": true,
             "incarnation": own.incarnation.get().cast_signed(),
             "version": own.version.get().cast_signed(),
-            // After a purge it would be about other messages.
-            "room": head.room, "hall": head.hall, count: seen,
+            // After a purge the positions would belong to other messages.
+            "room": head.message_epoch, "hall": head.subscription_epoch, count: seen,
         };
         filter.insert(MAX_OPEN, doc! { "$exists": false });
-        match head.asked_at {
-            Some(asked_at) => self.guard(&mut filter, asked_at, fence),
-            None => drop(fence.map(|fence| filter.insert("$expr", fence.condition()))),
+        match head.caller_time {
+            Some(caller_time) => self.guard(&mut filter, caller_time, deadline),
+            None => drop(deadline.map(|deadline| filter.insert("$expr", deadline.condition()))),
         }
-        let set = doc! { last: &step.op };
+        let set = doc! { last: &intent.op };
         merge(&mut change, "$set", set);
-        merge(&mut change, "$max", doc! { "at": step.at });
+        merge(&mut change, "$max", doc! { "at": intent.at });
         change.insert("$inc", doc! { count: 1_i64 });
-        let listed = serialize_to_bson(step).map_err(Error::failed)?;
+        let listed = serialize_to_bson(intent).map_err(Error::failed)?;
         change.insert("$push", doc! { "todo": listed });
         let answer = self
-            .send_noting(|| {
+            .send_reporting_retry(|| {
                 self.inner
                     .heads
                     .find_one_and_update(filter.clone(), change.clone())
@@ -172,192 +175,204 @@ impl Mongo {
             })
             .await?;
         match answer {
-            (Some(head), _) => Ok(Tried::Done(Box::new(head))),
-            (None, false) => Ok(Tried::Overtaken),
-            (None, true) => self.look_again(head, counter, &step.op).await,
+            (Some(head), _) => Ok(CommitOutcome::Committed(Box::new(head))),
+            (None, false) => Ok(CommitOutcome::Conflict),
+            (None, true) => self.resolve_unknown_commit(head, sequence, &intent.op).await,
         }
     }
 
-    /// Finds out whether a step was decided by a command whose answer was lost.
-    async fn look_again(&self, seen: &Head, counter: Counter, op: &Binary) -> Result<Tried, Error> {
-        let Some(head) = self.any_head(&seen.id).await? else { return Ok(Tried::Unknown) };
-        let (count, last) = counter.of(&head);
-        if last == Some(op) || head.step(op).is_some() {
-            return Ok(Tried::Done(Box::new(head)));
+    /// Finds out whether an intent was committed by a command whose answer was lost.
+    async fn resolve_unknown_commit(
+        &self,
+        seen: &Head,
+        sequence: Sequence,
+        op: &Binary,
+    ) -> Result<CommitOutcome, Error> {
+        let Some(head) = self.any_head(&seen.id).await? else { return Ok(CommitOutcome::Unknown) };
+        let (count, last) = sequence.of(&head);
+        if last == Some(op) || head.intent(op).is_some() {
+            return Ok(CommitOutcome::Committed(Box::new(head)));
         }
-        let is_untouched = count == counter.of(seen).0;
-        Ok(if is_untouched || count == counter.of(seen).0 + 1 {
-            Tried::Overtaken
+        let is_untouched = count == sequence.of(seen).0;
+        Ok(if is_untouched || count == sequence.of(seen).0 + 1 {
+            CommitOutcome::Conflict
         } else {
-            Tried::Unknown
+            CommitOutcome::Unknown
         })
     }
 
-    /// Carries out what a head lists.
-    pub(crate) async fn settle_steps(&self, head: &Head, now: i64) -> Result<(), Error> {
-        if head.todo.is_empty() {
+    /// Applies the intents that a head lists.
+    pub(crate) async fn apply_intents(&self, head: &Head, now: i64) -> Result<(), Error> {
+        if head.intents.is_empty() {
             return Ok(());
         }
-        let is_post = |step: &&Step| matches!(step.act, Act::Post { .. });
-        // Posts depend on nothing; what changes messages depends on posts and on what was listed
-        // before.
-        let posts = head.todo.iter().filter(is_post);
-        try_join_all(posts.map(|step| self.carry_out_once(&head.id, step))).await?;
-        for step in head.todo.iter().filter(|step| !is_post(step)) {
-            self.carry_out_once(&head.id, step).await?;
+        let is_post = |intent: &&Intent| matches!(intent.action, Action::Post { .. });
+        // Posts are independent; other intents depend on posts and on earlier intents.
+        let posts = head.intents.iter().filter(is_post);
+        try_join_all(posts.map(|intent| self.apply_once(&head.id, intent))).await?;
+        for intent in head.intents.iter().filter(|intent| !is_post(intent)) {
+            self.apply_once(&head.id, intent).await?;
         }
-        let is_crowded = head.todo.len() >= CROWDED;
-        let is_abandoned = |step: &&Step| is_crowded || step.at.saturating_add(ABANDONED) <= now;
+        let is_crowded = head.intents.len() >= CROWDED;
+        let is_abandoned =
+            |intent: &&Intent| is_crowded || intent.at.saturating_add(ABANDONED) <= now;
         let abandoned: Vec<_> =
-            head.todo.iter().filter(is_abandoned).map(|step| step.op.clone()).collect();
+            head.intents.iter().filter(is_abandoned).map(|intent| intent.op.clone()).collect();
         if !abandoned.is_empty() {
-            self.unlist(&head.id, abandoned).await?;
+            self.remove_intents(&head.id, abandoned).await?;
         }
         Ok(())
     }
 
-    /// Carries out a step, and takes it off its list; how many messages it changed.
-    pub(crate) async fn finish(&self, queue: &str, step: &Step) -> Result<u64, Error> {
-        let changed = self.carry_out_once(queue, step).await?;
-        self.unlist(queue, vec![step.op.clone()]).await?;
+    /// Applies an intent and removes it from the head. Returns how many messages it changed.
+    pub(crate) async fn apply_and_remove(
+        &self,
+        queue: &str,
+        intent: &Intent,
+    ) -> Result<u64, Error> {
+        let changed = self.apply_once(queue, intent).await?;
+        self.remove_intents(queue, vec![intent.op.clone()]).await?;
         Ok(changed)
     }
 
-    pub(crate) async fn unlist(&self, queue: &str, ops: Vec<Binary>) -> Result<(), Error> {
+    pub(crate) async fn remove_intents(&self, queue: &str, ops: Vec<Binary>) -> Result<(), Error> {
         let filter = doc! { "_id": queue };
         let change = doc! { "$pull": { "todo": { "op": { "$in": ops } } } };
         self.send(|| {
             self.inner
                 .heads
                 .update_one(filter.clone(), change.clone())
-                // Where it is lost the step is carried out once more.
+                // If this write is lost, the intent is applied once more.
                 .write_concern(one_node())
         })
         .await?;
         Ok(())
     }
 
-    /// Carries out a step, unless this process has done so or is at it; how many messages that
-    /// changed.
-    pub(crate) async fn carry_out_once(&self, queue: &str, step: &Step) -> Result<u64, Error> {
-        self.inner.carried.once(&step.op, self.carry_out(queue, step)).await
+    /// Applies an intent, unless this process has done so or is doing so. Returns how many messages
+    /// that changed.
+    pub(crate) async fn apply_once(&self, queue: &str, intent: &Intent) -> Result<u64, Error> {
+        self.inner.applied.once(&intent.op, self.apply(queue, intent)).await
     }
 
-    pub(crate) async fn carry_out(&self, queue: &str, step: &Step) -> Result<u64, Error> {
-        match &step.act {
-            Act::Post { .. } => self.put_in_place(queue, step).await,
-            Act::Claim { .. } => self.hold(step).await,
-            Act::Free { .. } => self.free(step).await,
-            Act::Renew { .. } => self.prolong(step).await,
-            Act::Delete { places, holders } => {
-                let mut filter = doc! { "h": step.room, "n": { "$in": places } };
+    pub(crate) async fn apply(&self, queue: &str, intent: &Intent) -> Result<u64, Error> {
+        match &intent.action {
+            Action::Post { .. } => self.assign_positions(queue, intent).await,
+            Action::Claim { .. } => self.apply_claim(intent).await,
+            Action::Release { .. } => self.apply_release(intent).await,
+            Action::Renew { .. } => self.apply_renewal(intent).await,
+            Action::Delete { positions, holders } => {
+                let mut filter = doc! { "h": intent.message_epoch, "n": { "$in": positions } };
                 if let Some(holders) = holders {
-                    filter.insert("s", state::HELD);
+                    filter.insert("s", state::CLAIMED);
                     filter.insert("c", doc! { "$in": holders });
                 }
                 self.delete_messages(filter).await
             }
-            Act::DeadLetters { first, source, claim, letters } => {
-                let moves = letters.iter().zip(*first..).map(|(dead_letter, place)| {
-                    self.take_dead_letter(step, *source, claim, dead_letter, place)
+            Action::DeadLetters { first, source, claim, dead_letters } => {
+                let moves = dead_letters.iter().zip(*first..).map(|(dead_letter, position)| {
+                    self.move_dead_letter(intent, *source, claim, dead_letter, position)
                 });
                 Ok(try_join_all(moves).await?.into_iter().sum())
             }
-            Act::Join { key, end } => {
+            Action::Subscribe { key, end } => {
                 let change = doc! { "$set": { "counts": true, "e": date(*end) } };
                 self.change_subscriber(doc! { "_id": key, "counts": false }, change).await
             }
-            Act::Change { key, roster, set } => {
+            Action::ChangeSubscription { key, subscription_seq, set } => {
                 let mut set = set.clone();
-                set.insert("roster", *roster);
-                let filter = doc! { "_id": key, "roster": { "$lt": *roster } };
+                set.insert("roster", *subscription_seq);
+                let filter = doc! { "_id": key, "roster": { "$lt": *subscription_seq } };
                 self.change_subscriber(filter, doc! { "$set": set }).await
             }
-            Act::Leave { keys } => self.delete_subscriptions(keys).await,
+            Action::Unsubscribe { keys } => self.delete_subscriptions(keys).await,
         }
     }
 
-    /// Gives the messages of posts their positions; with them their outbox entries count. How many
-    /// messages got theirs by this.
-    async fn put_in_place(&self, queue: &str, step: &Step) -> Result<u64, Error> {
-        let Act::Post { life, incarnation, first, posts, hearers } = &step.act else {
+    /// Assigns positions to the messages of posts and activates their outbox entries. Returns how
+    /// many messages this call changed.
+    async fn assign_positions(&self, queue: &str, intent: &Intent) -> Result<u64, Error> {
+        let Action::Post { outbox_epoch, incarnation, first, posts, readers } = &intent.action
+        else {
             return Err(unreadable("a post"));
         };
         let (mut statements, mut entries, mut position) = (Vec::new(), Vec::new(), *first);
         for post in posts {
             let count = u32::try_from(post.count).map_err(|_| unreadable("a post's length"))?;
-            for ids in message_ids(&post.op.bytes, count).chunks(PIECE) {
-                statements.push((ids.len(), in_place(step, ids, position)));
+            for ids in message_keys(&post.op.bytes, count).chunks(CHUNK_DOCUMENTS) {
+                statements.push((ids.len(), position_statement(intent, ids, position)));
             }
-            if let Some(hearers) = *hearers {
-                let (life, incarnation, at) = (*life, *incarnation, step.at);
-                let heard = EntryChange {
+            if let Some(readers) = *readers {
+                let (outbox_epoch, incarnation, at) = (*outbox_epoch, *incarnation, intent.at);
+                let change = EntryChange {
                     queue,
                     op: &post.op,
-                    hearers,
-                    life,
+                    readers,
+                    outbox_epoch,
                     incarnation,
                     first: position,
                     at,
                 };
-                entries.push((1, heard.statement()));
+                entries.push((1, change.statement()));
             }
             position += post.count;
         }
         let entries = async {
-            match hearers {
+            match readers {
                 None => Ok(0),
-                Some(hearers) if hearers.are_any() => {
+                Some(readers) if readers.are_any() => {
                     self.update_by_statements(schema::OUTBOX, entries).await
                 }
                 Some(_) => self.drop_entries(posts).await,
             }
         };
         let messages = self.update_by_statements(schema::MESSAGES, statements);
-        let (placed, _) = futures_util::try_join!(messages, entries)?;
+        let (positioned, _) = futures_util::try_join!(messages, entries)?;
         let all: i64 = posts.iter().map(|post| post.count).sum();
-        if placed < all.unsigned_abs() {
-            // Somebody else did some of it, which the answer must prove before it is struck off.
-            self.check_placed(posts).await?;
+        if positioned < all.unsigned_abs() {
+            // Another process applied a part of it, which must be verified before the intent is
+            // removed.
+            self.check_positions(posts).await?;
         }
-        Ok(placed)
+        Ok(positioned)
     }
 
-    /// Makes sure that no message of these posts is without a position.
-    async fn check_placed(&self, posts: &[Post]) -> Result<(), Error> {
+    /// Checks that no message of these posts lacks a position.
+    async fn check_positions(&self, posts: &[Post]) -> Result<(), Error> {
         for post in posts {
             let count = u32::try_from(post.count).map_err(|_| unreadable("a post's length"))?;
-            for ids in message_ids(&post.op.bytes, count).chunks(PIECE) {
+            for ids in message_keys(&post.op.bytes, count).chunks(CHUNK_DOCUMENTS) {
                 let left = doc! { "_id": { "$in": ids }, "h": { "$exists": false } };
                 let left = self.send(|| self.inner.messages.find_one(left.clone())).await?;
                 if left.is_some() {
-                    return Err(Error::unavailable("a message did not get its position"));
+                    return Err(Error::unavailable("a message has no position"));
                 }
             }
         }
         Ok(())
     }
 
-    /// Updates documents by several statements in one command, or in a few where they are large;
-    /// how many documents fitted. Each statement comes with the number of documents that it names.
+    /// Updates documents with several statements in one command, or in a few if there are many.
+    /// Returns how many documents matched. Each statement comes with the number of documents that
+    /// it addresses.
     async fn update_by_statements(
         &self,
         collection: &str,
         statements: Vec<(usize, Document)>,
     ) -> Result<u64, Error> {
-        let (mut updated, mut piece, mut named) = (0, Vec::new(), 0);
+        let (mut updated, mut chunk, mut named) = (0, Vec::new(), 0);
         for (count, statement) in statements {
-            if named > 0 && named + count > PIECE {
-                updated += self.send_statements(collection, std::mem::take(&mut piece)).await?;
+            if named > 0 && named + count > CHUNK_DOCUMENTS {
+                updated += self.send_statements(collection, std::mem::take(&mut chunk)).await?;
                 named = 0;
             }
             named += count;
-            piece.push(statement);
+            chunk.push(statement);
         }
-        if piece.is_empty() {
+        if chunk.is_empty() {
             return Ok(updated);
         }
-        Ok(updated + self.send_statements(collection, piece).await?)
+        Ok(updated + self.send_statements(collection, chunk).await?)
     }
 
     async fn send_statements(
@@ -376,40 +391,43 @@ impl Mongo {
         .await
     }
 
-    async fn hold(&self, step: &Step) -> Result<u64, Error> {
-        let Act::Claim { turn, claim, places, ttl, until, alive, counts } = &step.act else {
+    async fn apply_claim(&self, intent: &Intent) -> Result<u64, Error> {
+        let Action::Claim { claim_seq, claim, positions, ttl, until, extend_to, counts } =
+            &intent.action
+        else {
             return Err(unreadable("a claim"));
         };
-        let key = schema::claim_key(step.room, claim);
+        let key = schema::claim_key(intent.message_epoch, claim);
         let record = doc! {
             "$set": {
-                "live": true, "turn": *turn, "places": places, "ttl": *ttl, "since": step.at,
+                "live": true, "turn": *claim_seq, "places": positions, "ttl": *ttl, "since": intent.at,
                 "e": date(*until),
             },
             "$unset": { "x": "" },
         };
         let record = self.update_claim(doc! { "_id": key, "live": false }, record);
         let held = doc! {
-            "$set": { "s": state::HELD, "c": claim, "q": *turn },
-            "$max": { "x": date(*alive) },
+            "$set": { "s": state::CLAIMED, "c": claim, "q": *claim_seq },
+            "$max": { "x": date(*extend_to) },
             "$inc": { "k": *counts },
         };
-        let filter = doc! { "h": step.room, "n": { "$in": places }, "q": { "$lt": *turn } };
+        let filter = doc! { "h": intent.message_epoch, "n": { "$in": positions }, "q": { "$lt": *claim_seq } };
         let (_, held) = futures_util::try_join!(record, self.update_messages(filter, held))?;
         Ok(held)
     }
 
-    async fn free(&self, step: &Step) -> Result<u64, Error> {
-        let Act::Free { turn, claims, places } = &step.act else {
+    async fn apply_release(&self, intent: &Intent) -> Result<u64, Error> {
+        let Action::Release { claim_seq, claims, positions } = &intent.action else {
             return Err(unreadable("a release"));
         };
         let filter = doc! {
-            "h": step.room, "n": { "$in": places }, "c": { "$in": claims }, "q": { "$lt": *turn },
+            "h": intent.message_epoch, "n": { "$in": positions }, "c": { "$in": claims }, "q": { "$lt": *claim_seq },
         };
         let freed = doc! {
-            "$set": { "s": state::FREE, "q": *turn }, "$unset": { "c": "" },
+            "$set": { "s": state::FREE, "q": *claim_seq }, "$unset": { "c": "" },
         };
-        let keys: Vec<_> = claims.iter().map(|claim| schema::claim_key(step.room, claim)).collect();
+        let keys: Vec<_> =
+            claims.iter().map(|claim| schema::claim_key(intent.message_epoch, claim)).collect();
         let ended = async {
             let filter = doc! { "_id": { "$in": keys } };
             self.send(|| self.inner.claims.delete_many(filter.clone())).await
@@ -418,39 +436,40 @@ impl Mongo {
         Ok(freed)
     }
 
-    async fn prolong(&self, step: &Step) -> Result<u64, Error> {
-        let Act::Renew { turn, claim, places, ttl, until, alive } = &step.act else {
+    async fn apply_renewal(&self, intent: &Intent) -> Result<u64, Error> {
+        let Action::Renew { claim_seq, claim, positions, ttl, until, extend_to } = &intent.action
+        else {
             return Err(unreadable("a renewal"));
         };
-        let key = schema::claim_key(step.room, claim);
+        let key = schema::claim_key(intent.message_epoch, claim);
         let record = doc! { "$set": {
-            "turn": *turn, "ttl": *ttl, "since": step.at, "e": date(*until),
+            "turn": *claim_seq, "ttl": *ttl, "since": intent.at, "e": date(*until),
         } };
-        let filter = doc! { "_id": key, "live": true, "turn": { "$lt": *turn } };
+        let filter = doc! { "_id": key, "live": true, "turn": { "$lt": *claim_seq } };
         let record = self.update_claim(filter, record);
         let filter = doc! {
-            "h": step.room, "n": { "$in": places }, "c": claim, "q": { "$lt": *turn },
+            "h": intent.message_epoch, "n": { "$in": positions }, "c": claim, "q": { "$lt": *claim_seq },
         };
-        let longer = doc! { "$set": { "q": *turn }, "$max": { "x": date(*alive) } };
+        let longer = doc! { "$set": { "q": *claim_seq }, "$max": { "x": date(*extend_to) } };
         let (_, longer) = futures_util::try_join!(record, self.update_messages(filter, longer))?;
         Ok(longer)
     }
 
-    /// Takes a message over from the claim that holds it in another room. It moves as it is: there
-    /// is never a second one.
-    async fn take_dead_letter(
+    /// Moves a message from the claim that holds it in another queue. The document itself is
+    /// changed, so there is never a copy.
+    async fn move_dead_letter(
         &self,
-        step: &Step,
+        intent: &Intent,
         source: i64,
         claim: &Binary,
         dead_letter: &DeadLetter,
-        place: i64,
+        position: i64,
     ) -> Result<u64, Error> {
-        let filter = doc! { "_id": &dead_letter.id, "h": source, "s": state::HELD, "c": claim };
+        let filter = doc! { "_id": &dead_letter.id, "h": source, "s": state::CLAIMED, "c": claim };
         let change = doc! {
             "$set": {
-                "h": step.room, "n": place, "s": state::FREE, "q": 0_i64, "k": 0,
-                "a": date(step.at), "l": dead_letter.ttl, "x": dead_letter.expires,
+                "h": intent.message_epoch, "n": position, "s": state::FREE, "q": 0_i64, "k": 0,
+                "a": date(intent.at), "l": dead_letter.ttl, "x": dead_letter.expires,
             },
             "$unset": { "c": "" },
         };
@@ -489,19 +508,19 @@ impl Mongo {
     }
 }
 
-/// A statement that gives messages of a post, whose first one gets `first`, their positions. A
-/// message gets one once: later it has a room, or is gone.
-fn in_place(step: &Step, ids: &[Binary], first: i64) -> Document {
+/// A statement that assigns positions to messages of a post whose first message gets `first`. It is
+/// idempotent: afterwards a message has an epoch or is deleted.
+fn position_statement(intent: &Intent, ids: &[Binary], first: i64) -> Document {
     let is_delayed = doc! { "$gt": ["$delay", 0] };
     let set = doc! {
-        "h": step.room,
+        "h": intent.message_epoch,
         "n": { "$add": [first, "$i"] },
         "q": 0_i64,
         "k": 0,
         "s": { "$cond": [&is_delayed, state::DELAYED, state::FREE] },
-        "t": { "$cond": [&is_delayed, { "$add": [step.at, "$delay"] }, "$$REMOVE"] },
-        "a": date(step.at),
-        "x": { "$add": [date(step.at), "$life"] },
+        "t": { "$cond": [&is_delayed, { "$add": [intent.at, "$delay"] }, "$$REMOVE"] },
+        "a": date(intent.at),
+        "x": { "$add": [date(intent.at), "$life"] },
     };
     doc! {
         "q": { "_id": { "$in": ids }, "h": { "$exists": false } },
@@ -510,8 +529,8 @@ fn in_place(step: &Step, ids: &[Binary], first: i64) -> Document {
     }
 }
 
-/// How many documents fitted the statements of a command; an error where one was refused.
-fn read_statements(answer: &Document) -> Sent<u64> {
+/// How many documents matched the statements of a command; an error if one was rejected.
+fn read_statements(answer: &Document) -> DriverResult<u64> {
     let failed = |error: &Document, has_acted| {
         let code = error.get_i32("code").unwrap_or(0);
         mongodb::error::Error::custom(StatementFailed { code, has_acted })

@@ -1,9 +1,9 @@
 //! Leases.
 //!
-//! A lease's document says until when it lasts, and counts what was hung on it. A subscription is
-//! written before it is counted; a sweep that finds nothing on a lease lets go of the lease only if
-//! the count is still the one that it has read first. So nothing hangs on a lease that no sweep
-//! looks at.
+//! A lease's document has its expiry and counts the subscriptions that were attached to it. A
+//! subscription is written before it is counted. A sweep that finds no subscription on a lease
+//! drops the lease only if the count is still the one that it read first. So every subscription on
+//! a lease is found by a sweep.
 
 use std::collections::HashMap;
 
@@ -17,19 +17,21 @@ use zaqar_core::{LeaseId, Timestamp};
 use crate::Mongo;
 use crate::error::is_duplicate;
 use crate::query::Query;
-use crate::schema::{date, fresh_op, lease_bits, millis, time};
-use crate::stored::horizon;
+use crate::schema::{date, lease_bits, millis, random_id, time};
+use crate::stored::expiry_field;
 use crate::view::Freshness;
 
-/// A lease that a sweep looks at.
+/// An expired, ended or never created lease.
 #[derive(Deserialize)]
-struct Over {
+struct ExpiredLease {
     #[serde(rename = "_id")]
     id: Binary,
-    /// Whether it has ever lasted.
-    kept: bool,
-    /// How often something was hung on it.
-    joins: i64,
+    /// Whether it was ever live.
+    #[serde(rename = "kept")]
+    was_live: bool,
+    /// How many subscriptions were attached to it.
+    #[serde(rename = "joins")]
+    attached: i64,
 }
 
 /// A subscription on a lease.
@@ -37,7 +39,8 @@ struct Over {
 struct LeasedSubscription {
     #[serde(rename = "_id")]
     key: Binary,
-    hall: i64,
+    #[serde(rename = "hall")]
+    subscription_epoch: i64,
     queue: String,
 }
 
@@ -49,22 +52,22 @@ impl Leases for Mongo {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Renewal, Error> {
-        self.act(async {
-            let (asked_at, now, until) = (millis(now), self.at(now), millis(until));
-            // Names this call in the document that it creates: where the answer to that command was
-            // lost, the next one finds it.
-            let call = fresh_op();
+        self.run(async {
+            let (caller_time, now, until) = (millis(now), self.effective_time(now), millis(until));
+            // Identifies this call in the document that it creates: if the answer is lost, the next
+            // attempt recognizes it.
+            let call = random_id();
             for _ in 0..2 {
                 if let Some(renewal) =
-                    self.renew_lease(lease, &call, until, (asked_at, now)).await?
+                    self.renew_lease(lease, &call, until, (caller_time, now)).await?
                 {
                     return Ok(renewal);
                 }
-                self.check_clock(Some(self.server_time().await?), asked_at)?;
+                self.check_clock(Some(self.server_time().await?), caller_time)?;
                 if self.create_lease(lease, &call, until).await? {
                     return Ok(Renewal::Created);
                 }
-                // It has expired, or somebody created it just now.
+                // It has expired, or another call has just created it.
             }
             Ok(Renewal::Expired)
         })
@@ -72,7 +75,7 @@ impl Leases for Mongo {
     }
 
     async fn end_lease(&self, lease: LeaseId, _now: Timestamp) -> Result<(), Error> {
-        self.act(async {
+        self.run(async {
             let filter = doc! { "_id": lease_bits(lease), "until": { "$gt": 0_i64 } };
             self.change_lease(filter, doc! { "$set": { "until": 0_i64 } }).await?;
             Ok(())
@@ -82,16 +85,16 @@ impl Leases for Mongo {
 }
 
 impl Mongo {
-    /// Renews a lease that lasts; `None` where there is none.
+    /// Renews a live lease; `None` if there is none.
     async fn renew_lease(
         &self,
         lease: LeaseId,
         call: &Binary,
         until: i64,
-        (asked_at, now): (i64, i64),
+        (caller_time, now): (i64, i64),
     ) -> Result<Option<Renewal>, Error> {
         let mut lasting = doc! { "_id": lease_bits(lease), "kept": true, "until": { "$gt": now } };
-        self.guard(&mut lasting, asked_at, None);
+        self.guard(&mut lasting, caller_time, None);
         let change = doc! { "$max": { "until": until } };
         let found = self
             .send(|| {
@@ -107,7 +110,8 @@ impl Mongo {
         Ok(found.map(|found| if is_ours(found) { Renewal::Created } else { Renewal::Continued }))
     }
 
-    /// Creates a lease, or begins one that only subscriptions know; whether this call did.
+    /// Creates a lease, or starts one that has only subscriptions so far. Returns whether this call
+    /// did.
     async fn create_lease(&self, lease: LeaseId, call: &Binary, until: i64) -> Result<bool, Error> {
         let key = lease_bits(lease);
         let begun = doc! { "$set": { "kept": true, "until": until, "call": call } };
@@ -120,9 +124,9 @@ impl Mongo {
         self.insert_lease(&new).await
     }
 
-    /// Notes that a subscription that is written hangs on a lease: one that was never kept, or that
-    /// nothing hung on any more, is looked at by the next sweep.
-    pub(crate) async fn count_on_lease(&self, lease: LeaseId) -> Result<(), Error> {
+    /// Counts a written subscription on its lease. A lease that was never created, or that was
+    /// dropped, is then found by the next sweep.
+    pub(crate) async fn attach_to_lease(&self, lease: LeaseId) -> Result<(), Error> {
         let change = vec![
             doc! { "$set": {
                 "until": { "$ifNull": ["$until", 0_i64] }, "joins": { "$add": ["$joins", 1_i64] },
@@ -131,7 +135,7 @@ impl Mongo {
         ];
         let filter = doc! { "_id": lease_bits(lease) };
         let new = doc! { "_id": lease_bits(lease), "until": 0_i64, "kept": false, "joins": 1_i64 };
-        // Again where others make it, or let go of it, in between.
+        // Retried if another process creates or drops the lease in between.
         while self.change_lease(filter.clone(), change.clone()).await? == 0 {
             if self.insert_lease(&new).await? {
                 break;
@@ -140,7 +144,7 @@ impl Mongo {
         Ok(())
     }
 
-    /// Makes a lease; whether there was none.
+    /// Inserts a lease. Returns whether there was none.
     async fn insert_lease(&self, lease: &Document) -> Result<bool, Error> {
         self.send(|| {
             let insert = self.inner.leases.insert_one(lease);
@@ -155,7 +159,7 @@ impl Mongo {
         .await
     }
 
-    /// Removes what hangs on leases that are over or were never kept.
+    /// Removes the subscriptions on expired, ended and never created leases.
     pub(crate) async fn sweep_leases(
         &self,
         now: i64,
@@ -165,8 +169,8 @@ impl Mongo {
         let query = Query::new(doc! { "until": { "$lte": now } })
             .sorted(doc! { "until": 1 })
             .limited(budget + 1)
-            .of(doc! { "_id": 1, "kept": 1, "joins": 1 });
-        let found: Vec<Over> = self.find(&self.inner.leases, &query).await?;
+            .fields(doc! { "_id": 1, "kept": 1, "joins": 1 });
+        let found: Vec<ExpiredLease> = self.find(&self.inner.leases, &query).await?;
         let end = swept.done.saturating_add(budget);
         for lease in &found {
             let left = end.saturating_sub(swept.done);
@@ -175,25 +179,25 @@ impl Mongo {
                 return Ok(());
             }
             let cleared = self.clear_lease(lease, now, left, swept).await;
-            self.pass_over("a lease that is over", cleared)?;
+            self.skip_failed("an expired lease", cleared)?;
         }
         Ok(())
     }
 
     async fn clear_lease(
         &self,
-        lease: &Over,
+        lease: &ExpiredLease,
         now: i64,
         budget: usize,
         swept: &mut Swept,
     ) -> Result<(), Error> {
-        // From here on it does not last again, whatever the clock says of who keeps it.
+        // From here on it cannot be renewed, whatever the clock of its server says.
         let over = doc! { "_id": &lease.id, "until": { "$lte": now } };
         if self.change_lease(over, doc! { "$set": { "until": 0_i64 } }).await? == 0 {
             return Ok(());
         }
         let query = Query::new(doc! { "lease": &lease.id }).limited(budget + 1);
-        let query = query.of(doc! { "_id": 1, "hall": 1, "queue": 1 });
+        let query = query.fields(doc! { "_id": 1, "hall": 1, "queue": 1 });
         let mut leased: Vec<LeasedSubscription> =
             self.find(&self.inner.subscriptions, &query).await?;
         let is_all = leased.len() <= budget;
@@ -222,31 +226,31 @@ impl Mongo {
     ) -> Result<(), Error> {
         for attempt in 0..self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
-            // To take any for lost, it must be the latest.
-            let view = self.view_by(Freshness::Confirmed, queue, time(now)).await?;
-            let hall = view.as_ref().map(|view| view.head.hall);
+            // Only the latest view can tell which subscriptions are orphaned.
+            let view = self.view_by(Freshness::Latest, queue, time(now)).await?;
+            let subscription_epoch = view.as_ref().map(|view| view.head.subscription_epoch);
             let (own, lost): (Vec<_>, Vec<_>) =
-                leased.iter().partition(|one| Some(one.hall) == hall);
+                leased.iter().partition(|one| Some(one.subscription_epoch) == subscription_epoch);
             let keys = |leased: Vec<&&LeasedSubscription>| -> Vec<Binary> {
                 leased.into_iter().map(|one| one.key.clone()).collect()
             };
             if !lost.is_empty() {
-                // Of a hall that is to be cleared.
+                // They belong to a dropped epoch.
                 self.delete_subscriptions(&keys(lost)).await?;
             }
             let Some(view) = view.filter(|_| !own.is_empty()) else { return Ok(()) };
-            if self.try_unsubscribing(&view, keys(own), horizon(true)).await? {
+            if self.try_unsubscribing(&view, keys(own), expiry_field(true)).await? {
                 return Ok(());
             }
         }
-        Err(Mongo::overtaken())
+        Err(Mongo::contended())
     }
 
-    /// Lets go of a lease on which nothing hangs, unless something was hung on it meanwhile. One
-    /// that has lasted is known to be over until the collector comes.
-    async fn forget_lease(&self, lease: &Over, now: i64) -> Result<(), Error> {
-        let same = doc! { "_id": &lease.id, "until": 0_i64, "joins": lease.joins };
-        if lease.kept {
+    /// Drops a lease without subscriptions, unless one was attached in the meantime. A lease that
+    /// was live is remembered as ended until the TTL index deletes it.
+    async fn forget_lease(&self, lease: &ExpiredLease, now: i64) -> Result<(), Error> {
+        let same = doc! { "_id": &lease.id, "until": 0_i64, "joins": lease.attached };
+        if lease.was_live {
             let change = doc! { "$unset": { "until": "" }, "$set": { "x": date(now) } };
             self.change_lease(same, change).await?;
             return Ok(());

@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
-// The tests' support names this crate as everybody does.
+// The tests' support code refers to this crate by its name.
 #[cfg(test)]
 extern crate self as zaqar_storage_mongo;
 
+mod applied;
 mod background;
-mod carried;
 mod claims;
 mod config;
 mod connect;
@@ -18,22 +18,22 @@ mod driver;
 mod elections;
 mod entries;
 mod error;
-mod foreign;
-mod gates;
 mod heads;
 mod holding;
+mod intents;
 mod leases;
 mod listing;
 mod messages;
 mod news;
 mod news_hub;
+mod original_data;
 mod outbox;
-mod placing;
+mod pending_posts;
 mod posting;
 mod query;
+mod queue_locks;
 mod queues;
 mod schema;
-mod steps;
 mod stored;
 mod subscriptions;
 mod sweeping;

@@ -1,4 +1,4 @@
-//! What shows messages.
+//! Listing and reading messages.
 
 use mongodb::bson::doc;
 use serde::Deserialize;
@@ -7,15 +7,15 @@ use zaqar_core::storage::{Error, ListQuery, Message, MessagePage};
 
 use crate::Mongo;
 use crate::schema;
-use crate::stored::{Stored, state};
+use crate::stored::{StoredMessage, state};
 use crate::view::{View, in_order};
 
-/// Messages that a page looks at beyond its limit when it hides some.
-const LOOK: usize = 1000;
+/// How many messages beyond its limit a page examines if a client is excluded.
+const EXTRA_EXAMINED: usize = 1000;
 
-/// What decides whether a page shows a message.
+/// The fields that decide whether a page contains a message.
 #[derive(Deserialize)]
-struct Glance {
+struct Summary {
     n: i64,
     u: String,
 }
@@ -29,7 +29,9 @@ impl Mongo {
         filter.insert("n", doc! { "$gt": after, "$lt": view.head.next });
         match (query.include_claimed, query.include_delayed) {
             (true, true) => {}
-            (true, false) => drop(filter.insert("s", doc! { "$in": [state::FREE, state::HELD] })),
+            (true, false) => {
+                drop(filter.insert("s", doc! { "$in": [state::FREE, state::CLAIMED] }))
+            }
             (false, true) => {
                 drop(filter.insert("s", doc! { "$in": [state::FREE, state::DELAYED] }))
             }
@@ -42,43 +44,51 @@ impl Mongo {
                 messages: shown,
             });
         };
-        // Two steps: bodies only of what is shown.
-        let look = query.limit.saturating_add(LOOK);
-        let glance = in_order(filter).limited(look).of(doc! { "_id": 0, "n": 1, "u": 1 });
-        let raw = self.find_raw(&self.inner.messages, &glance).await?;
-        let glances: Vec<Glance> = raw.iter().filter_map(|raw| self.read(raw)).collect();
-        let shown = glances.iter().filter(|glance| glance.u != hidden.as_str());
-        let places: Vec<_> = shown.map(|glance| glance.n).take(query.limit).collect();
-        let last = if places.len() == query.limit {
-            places.last().copied()
-        } else if raw.len() == look || !places.is_empty() {
-            glances.last().map(|glance| glance.n)
+        // Two queries, so that bodies are read only for the page.
+        let examined = query.limit.saturating_add(EXTRA_EXAMINED);
+        let summary = in_order(filter).limited(examined).fields(doc! { "_id": 0, "n": 1, "u": 1 });
+        let raw = self.find_raw(&self.inner.messages, &summary).await?;
+        let summaries: Vec<Summary> = raw.iter().filter_map(|raw| self.read(raw)).collect();
+        let shown = summaries.iter().filter(|summary| summary.u != hidden.as_str());
+        let positions: Vec<_> = shown.map(|summary| summary.n).take(query.limit).collect();
+        let last = if positions.len() == query.limit {
+            positions.last().copied()
+        } else if raw.len() == examined || !positions.is_empty() {
+            summaries.last().map(|summary| summary.n)
         } else {
             None
         };
         Ok(MessagePage {
-            messages: self.show_at(view, &places).await?,
-            next: last.map(|place| schema::place(incarnation, place)),
+            messages: self.show_at(view, &positions).await?,
+            next: last.map(|position| schema::message_id(incarnation, position)),
         })
     }
 
-    /// Live messages at some places, in order.
-    pub(crate) async fn show_at(&self, view: &View, places: &[i64]) -> Result<Vec<Message>, Error> {
-        if places.is_empty() {
+    /// Live messages at some positions, in order.
+    pub(crate) async fn show_at(
+        &self,
+        view: &View,
+        positions: &[i64],
+    ) -> Result<Vec<Message>, Error> {
+        if positions.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.first(view.at_places(places), usize::MAX).await?;
+        let found = self.first(view.at_positions(positions), usize::MAX).await?;
         self.show(view, found)
     }
 
-    pub(crate) fn show(&self, view: &View, found: Vec<Stored>) -> Result<Vec<Message>, Error> {
+    pub(crate) fn show(
+        &self,
+        view: &View,
+        found: Vec<StoredMessage>,
+    ) -> Result<Vec<Message>, Error> {
         let incarnation = view.head.incarnation();
         found.into_iter().map(|message| message.show(incarnation)).collect()
     }
 }
 
-/// The places that ids of a queue's life name.
-pub(crate) fn places(view: &View, ids: &[MessageId]) -> Vec<i64> {
+/// The positions of those ids that belong to the queue's incarnation.
+pub(crate) fn positions(view: &View, ids: &[MessageId]) -> Vec<i64> {
     let incarnation = view.head.incarnation();
     let own = ids.iter().filter(|id| id.incarnation == incarnation);
     own.map(|id| id.position.get().cast_signed()).collect()

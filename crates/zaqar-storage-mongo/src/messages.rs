@@ -1,5 +1,5 @@
-//! Messages of a queue: what changes them. Posts are in [`crate::posting`], what shows messages is
-//! in [`crate::listing`].
+//! Deleting, popping and purging messages. Posts are in [`crate::posting`], reads in
+//! [`crate::listing`].
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc};
@@ -11,10 +11,10 @@ use zaqar_core::storage::{
 use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
-use crate::listing::places;
-use crate::schema::{claim_bits, fresh, fresh_op, millis, queue_id};
-use crate::steps::{Counter, MAX_OPEN, Tried};
-use crate::stored::{Act, Gone, Step, Stored, state};
+use crate::intents::{CommitOutcome, MAX_OPEN, Sequence};
+use crate::listing::positions;
+use crate::schema::{claim_bits, millis, new_epoch, queue_id, random_id};
+use crate::stored::{Action, DroppedEpoch, Intent, StoredMessage, state};
 use crate::view::{Freshness, View, in_order};
 
 #[async_trait]
@@ -26,7 +26,7 @@ impl Messages for Mongo {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
-        self.act(self.post_batch(key, assumed, batch, now)).await
+        self.run(self.post_batch(key, assumed, batch, now)).await
     }
 
     async fn list(
@@ -35,7 +35,7 @@ impl Messages for Mongo {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<MessagePage, Error> {
-        self.act(async {
+        self.run(async {
             match self.view(&queue_id(key), now).await? {
                 Some(view) => self.page(&view, query).await,
                 None => Ok(MessagePage::default()),
@@ -50,9 +50,9 @@ impl Messages for Mongo {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
-        self.act(async {
+        self.run(async {
             match self.view(&queue_id(key), now).await? {
-                Some(view) => self.show_at(&view, &places(&view, ids)).await,
+                Some(view) => self.show_at(&view, &positions(&view, ids)).await,
                 None => Ok(Vec::new()),
             }
         })
@@ -66,21 +66,20 @@ impl Messages for Mongo {
         claim: Option<ClaimId>,
         now: Timestamp,
     ) -> Result<Deleted, Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
-                // The second look is at the latest head: the first may have been too old to know of
-                // the message.
-                let freshness =
-                    if attempt == 0 { Freshness::Committed } else { Freshness::Confirmed };
+                // The second attempt reads the latest head: the first may have been too old to
+                // include the message.
+                let freshness = if attempt == 0 { Freshness::Majority } else { Freshness::Latest };
                 let view = self.view_by(freshness, &queue, now).await?;
                 let Some(view) = view else { return Ok(Deleted::Gone) };
                 if let Some(deleted) = self.delete_one(&view, freshness, id, claim).await? {
                     return Ok(deleted);
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
@@ -92,7 +91,7 @@ impl Messages for Mongo {
         which: &Deletable,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
             let Some(mut view) = self.view(&queue, now).await? else { return Ok(()) };
             let is_known = |id: &MessageId| {
@@ -100,12 +99,12 @@ impl Messages for Mongo {
                     && id.position.get().cast_signed() < view.head.next
             };
             if !ids.iter().all(is_known) {
-                // Of what the head does not know it may be too old to know.
-                let latest = self.view_by(Freshness::Confirmed, &queue, now).await?;
+                // The head may be too old to include these ids.
+                let latest = self.view_by(Freshness::Latest, &queue, now).await?;
                 let Some(latest) = latest else { return Ok(()) };
                 view = latest;
             }
-            self.delete_places(&view, places(&view, ids), which).await
+            self.delete_positions(&view, positions(&view, ids), which).await
         })
         .await
     }
@@ -116,60 +115,62 @@ impl Messages for Mongo {
         query: &PopQuery,
         now: Timestamp,
     ) -> Result<PopPage, Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
-            let _gate = self.gate(&queue).await;
+            let _lock = self.lock_claims(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else {
                     return Ok(PopPage::default());
                 };
-                if let Some(popped) = self.take_out(&view, query).await? {
+                if let Some(popped) = self.try_pop(&view, query).await? {
                     return Ok(popped);
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.act(async {
-            let (queue, asked_at, now) = (queue_id(key), millis(now), self.at(now));
-            let mut sent_about = None;
+        self.run(async {
+            let (queue, caller_time, now) = (queue_id(key), millis(now), self.effective_time(now));
+            let mut retried_epoch = None;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(head) = self.head(&queue).await? else { return Ok(()) };
-                if sent_about.is_some_and(|room| room != head.room) {
-                    // The answer to the command that left the room behind was lost.
+                if retried_epoch.is_some_and(|message_epoch| message_epoch != head.message_epoch) {
+                    // The answer to the command that changed the epoch was lost.
                     return Ok(());
                 }
-                self.check_clock(head.clock, asked_at)?;
-                // Everything is in the room: it is left behind. What is listed goes on in there.
-                let mut filter = doc! { "_id": &queue, "open": true, "room": head.room };
-                self.guard(&mut filter, asked_at, None);
+                self.check_clock(head.clock, caller_time)?;
+                // A new epoch drops all messages and claims. Listed intents still apply to the old
+                // one.
+                let mut filter = doc! { "_id": &queue, "open": true, "room": head.message_epoch };
+                self.guard(&mut filter, caller_time, None);
                 let change = doc! {
                     "$set": {
-                        "room": fresh(), "due": i64::MAX, "over": i64::MAX, "garbage": true,
+                        "room": new_epoch(), "due": i64::MAX, "over": i64::MAX, "garbage": true,
                     },
                     "$max": { "at": now },
-                    "$push": { "gone": Gone::Room(head.room).to_bson() },
+                    "$push": { "gone": DroppedEpoch::Messages(head.message_epoch).to_bson() },
                 };
                 let heads = &self.inner.heads;
-                let (purged, was_sent) =
-                    self.send_noting(|| heads.update_one(filter.clone(), change.clone())).await?;
+                let (purged, was_retried) = self
+                    .send_reporting_retry(|| heads.update_one(filter.clone(), change.clone()))
+                    .await?;
                 if purged.matched_count > 0 {
                     return Ok(());
                 }
-                sent_about = was_sent.then_some(head.room);
+                retried_epoch = was_retried.then_some(head.message_epoch);
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        self.act(async {
+        self.run(async {
             match self.view(&queue_id(key), now).await? {
                 Some(view) => self.count(&view).await.map(Some),
                 None => Ok(None),
@@ -179,29 +180,29 @@ impl Messages for Mongo {
     }
 
     async fn volume(&self) -> Result<Option<Volume>, Error> {
-        self.act(async { self.count_all().await.map(Some) }).await
+        self.run(async { self.count_all().await.map(Some) }).await
     }
 }
 
-/// Messages that its caller cannot open and a pop passes over in one slice.
-const UNREADABLE: usize = 1000;
+/// The maximum number of messages that the caller cannot open and that one slice of a pop skips.
+const MAX_UNREADABLE: usize = 1000;
 
-/// What decides whether a pop may take a message.
+/// The fields that decide whether a pop may remove a message.
 #[derive(Deserialize)]
 struct Sealed {
     n: i64,
     e: Option<String>,
 }
 
-/// What decides whether a message may be deleted.
+/// The fields that decide whether a message may be deleted.
 #[derive(Deserialize)]
-struct Holder {
+struct ClaimState {
     s: i32,
     c: Option<Binary>,
 }
 
 impl Mongo {
-    /// Deletes a message that is as it must be; `None` where it changed meanwhile.
+    /// Deletes a message if its state allows it; `None` if the state changed in the meantime.
     async fn delete_one(
         &self,
         view: &View,
@@ -209,18 +210,19 @@ impl Mongo {
         id: MessageId,
         claim: Option<ClaimId>,
     ) -> Result<Option<Deleted>, Error> {
-        // What is not there in the latest head is gone, in an older one perhaps yet to come.
+        // A message that the latest head does not include is gone; an older head may not include it
+        // yet.
         let gone = match freshness {
-            Freshness::Committed if self.inner.confirmed_heads.is_some() => None,
-            Freshness::Committed | Freshness::Confirmed => Some(Deleted::Gone),
+            Freshness::Majority if self.inner.linearizable_heads.is_some() => None,
+            Freshness::Majority | Freshness::Latest => Some(Deleted::Gone),
         };
-        let Some(place) = places(view, &[id]).pop() else { return Ok(gone) };
+        let Some(position) = positions(view, &[id]).pop() else { return Ok(gone) };
         let claim = claim.map(claim_bits);
-        let mut fitting = view.at_place(place);
+        let mut fitting = view.at_position(position);
         match &claim {
-            None => drop(fitting.insert("s", doc! { "$ne": state::HELD })),
+            None => drop(fitting.insert("s", doc! { "$ne": state::CLAIMED })),
             Some(claim) => {
-                fitting.insert("s", state::HELD);
+                fitting.insert("s", state::CLAIMED);
                 fitting.insert("c", claim);
             }
         }
@@ -229,96 +231,103 @@ impl Mongo {
         if deleted > 0 {
             return Ok(Some(Deleted::Gone));
         }
-        let messages = self.inner.messages.clone_with_type::<Holder>();
-        let found = self.send(|| messages.find_one(view.at_place(place))).await?;
+        let messages = self.inner.messages.clone_with_type::<ClaimState>();
+        let found = self.send(|| messages.find_one(view.at_position(position))).await?;
         let Some(found) = found else { return Ok(gone) };
         Ok(match claim {
-            None if found.s == state::HELD => Some(Deleted::Claimed),
-            Some(_) if found.s != state::HELD => Some(Deleted::NotClaimed),
+            None if found.s == state::CLAIMED => Some(Deleted::Claimed),
+            Some(_) if found.s != state::CLAIMED => Some(Deleted::NotClaimed),
             Some(claim) if found.c.as_ref() != Some(&claim) => Some(Deleted::WrongClaim),
             None | Some(_) => None,
         })
     }
 
-    /// Deletes what may be deleted of some places, in one step.
-    async fn delete_places(
+    /// Deletes the messages at some positions that may be deleted, with one intent.
+    async fn delete_positions(
         &self,
         view: &View,
-        places: Vec<i64>,
+        positions: Vec<i64>,
         which: &Deletable,
     ) -> Result<(), Error> {
         let holders: Option<Vec<_>> = match which {
             Deletable::Any => None,
             Deletable::HeldBy(claims) => Some(claims.iter().copied().map(claim_bits).collect()),
         };
-        if places.is_empty() || holders.as_ref().is_some_and(Vec::is_empty) {
+        if positions.is_empty() || holders.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
-        let (queue, room) = (&view.head.id, view.head.room);
-        let places = places.into_iter().filter(|place| *place < view.head.next).collect();
-        let step =
-            Step { op: fresh_op(), at: view.now, room, act: Act::Delete { places, holders } };
-        // No turn: whatever holds the messages when this is carried out is as good as what held
-        // them before.
-        let listed = mongodb::bson::serialize_to_bson(&step).map_err(Error::failed)?;
-        let mut filter = doc! {
-            "_id": queue, "open": true, "room": room, MAX_OPEN: { "$exists": false },
+        let (queue, message_epoch) = (&view.head.id, view.head.message_epoch);
+        let positions =
+            positions.into_iter().filter(|position| *position < view.head.next).collect();
+        let intent = Intent {
+            op: random_id(),
+            at: view.now,
+            message_epoch,
+            action: Action::Delete { positions, holders },
         };
-        self.guard(&mut filter, view.head.asked_at.unwrap_or(view.now), None);
+        // No sequence number: the claims that hold the messages when this is applied are as good as
+        // those that held them before.
+        let listed = mongodb::bson::serialize_to_bson(&intent).map_err(Error::failed)?;
+        let mut filter = doc! {
+            "_id": queue, "open": true, "room": message_epoch, MAX_OPEN: { "$exists": false },
+        };
+        self.guard(&mut filter, view.head.caller_time.unwrap_or(view.now), None);
         let change = doc! { "$push": { "todo": listed }, "$max": { "at": view.now } };
         let heads = &self.inner.heads;
         for attempt in 0..self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
-            let decided = self.send(|| heads.update_one(filter.clone(), change.clone())).await?;
-            if decided.matched_count > 0 {
-                self.finish(queue, &step).await?;
+            let committed = self.send(|| heads.update_one(filter.clone(), change.clone())).await?;
+            if committed.matched_count > 0 {
+                self.apply_and_remove(queue, &intent).await?;
                 return Ok(());
             }
-            // Purged or closed: nothing of it is there. Otherwise it has too many steps, or the
-            // clocks differ.
-            let Some(head) = self.confirmed_head(queue).await? else { return Ok(()) };
-            if head.room != room {
+            // If the queue was purged or closed, the messages are gone. Otherwise it has too many
+            // intents, or the clocks differ.
+            let Some(head) = self.latest_head(queue).await? else { return Ok(()) };
+            if head.message_epoch != message_epoch {
                 return Ok(());
             }
-            self.check_clock(head.clock, view.head.asked_at.unwrap_or(view.now))?;
-            self.settle_steps(&head, view.now).await?;
+            self.check_clock(head.clock, view.head.caller_time.unwrap_or(view.now))?;
+            self.apply_intents(&head, view.now).await?;
         }
-        Err(Mongo::overtaken())
+        Err(Mongo::contended())
     }
 
-    /// Takes the first free messages that the caller can open out, in one step; `None` where
-    /// another step came first.
-    async fn take_out(&self, view: &View, query: &PopQuery) -> Result<Option<PopPage>, Error> {
+    /// Removes the first free messages that the caller can open, with one intent; `None` after a
+    /// conflict.
+    async fn try_pop(&self, view: &View, query: &PopQuery) -> Result<Option<PopPage>, Error> {
         let (found, next) = self.first_readable(view, query).await?;
         if found.is_empty() {
             return Ok(Some(PopPage { messages: Vec::new(), next }));
         }
-        let step = Step {
-            op: fresh_op(),
+        let intent = Intent {
+            op: random_id(),
             at: view.now,
-            room: view.head.room,
-            act: Act::Delete {
-                places: found.iter().map(|message| message.n).collect(),
+            message_epoch: view.head.message_epoch,
+            action: Action::Delete {
+                positions: found.iter().map(|message| message.n).collect(),
                 holders: None,
             },
         };
-        match self.try_step(&view.head, Counter::Turn, &step, doc! {}, None).await? {
-            Tried::Done(head) => {
-                self.finish(&head.id, &step).await?;
+        match self.try_commit(&view.head, Sequence::Claims, &intent, doc! {}, None).await? {
+            CommitOutcome::Committed(head) => {
+                self.apply_and_remove(&head.id, &intent).await?;
                 Ok(Some(PopPage { messages: self.show(view, found)?, next }))
             }
-            Tried::Overtaken => Ok(None),
-            Tried::Unknown => Err(Error::unavailable("whether messages were taken is not known")),
+            CommitOutcome::Conflict => Ok(None),
+            CommitOutcome::Unknown => {
+                Err(Error::unavailable("it is unknown whether messages were removed"))
+            }
         }
     }
 
     /// The first free messages that the caller can open, and where the next slice begins if too
-    /// many others stand before more of them.
+    /// many others had to be skipped.
     async fn first_readable(
         &self,
         view: &View,
         query: &PopQuery,
-    ) -> Result<(Vec<Stored>, Option<Position>), Error> {
+    ) -> Result<(Vec<StoredMessage>, Option<Position>), Error> {
         let mut free = view.of_state(state::FREE);
         let after = query.after.map_or(0, |after| after.get().cast_signed());
         free.insert("n", doc! { "$gt": after, "$lt": view.head.next });
@@ -329,29 +338,29 @@ impl Mongo {
         if found.iter().all(|message| can_open(&message.e)) {
             return Ok((found, None));
         }
-        // Without bodies: most of them stay.
-        let look = query.limit.saturating_add(UNREADABLE);
-        let glances = in_order(free).limited(look).of(doc! { "_id": 0, "n": 1, "e": 1 });
-        let glances: Vec<Sealed> = self.find(&self.inner.messages, &glances).await?;
-        let mut places = Vec::new();
+        // Without bodies, as most of these messages stay.
+        let examined = query.limit.saturating_add(MAX_UNREADABLE);
+        let summaries = in_order(free).limited(examined).fields(doc! { "_id": 0, "n": 1, "e": 1 });
+        let summaries: Vec<Sealed> = self.find(&self.inner.messages, &summaries).await?;
+        let mut positions = Vec::new();
         let (mut passed_over, mut next) = (0, None);
-        for glance in &glances {
-            if can_open(&glance.e) {
-                places.push(glance.n);
-                if places.len() == query.limit {
+        for summary in &summaries {
+            if can_open(&summary.e) {
+                positions.push(summary.n);
+                if positions.len() == query.limit {
                     break;
                 }
             } else {
                 passed_over += 1;
-                if passed_over == UNREADABLE {
-                    next = Some(Position::new(glance.n.cast_unsigned()));
+                if passed_over == MAX_UNREADABLE {
+                    next = Some(Position::new(summary.n.cast_unsigned()));
                     break;
                 }
             }
         }
-        if places.is_empty() {
+        if positions.is_empty() {
             return Ok((Vec::new(), next));
         }
-        Ok((self.first(view.at_places(&places), usize::MAX).await?, next))
+        Ok((self.first(view.at_positions(&positions), usize::MAX).await?, next))
     }
 }

@@ -1,9 +1,9 @@
 //! News.
 //!
-//! A head says when it was last posted to, by the server's clock, and an index finds those that
-//! were posted to since a time. One task looks this up now and then for all who listen in this
-//! process; where the server has change streams it tells the task of each post at once, and the
-//! look-up is only the net behind it. Posts of this process are named without a look.
+//! A head stores the time of its last post by the server's clock, and an index finds the heads that
+//! were posted to since a time. One task polls this for all listeners of this process. If the
+//! server has change streams, they report each post to the task immediately, and polling is only a
+//! fallback. Posts of this process are reported without polling.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,12 +24,12 @@ use crate::news_hub::{Announcement, SLACK};
 use crate::query::Query;
 use crate::schema::{self, queue_key};
 
-/// How often is looked where a change stream tells of posts.
-const NET: Duration = Duration::from_secs(5);
-/// A pause before a change stream is asked for again.
-const AGAIN: Duration = Duration::from_secs(5);
+/// The poll interval while a change stream is open.
+const FALLBACK_POLL: Duration = Duration::from_secs(5);
+/// The delay before another attempt to open a change stream.
+const WATCH_RETRY: Duration = Duration::from_secs(5);
 
-/// What is read of a head.
+/// The fields of a head that news need.
 #[derive(Deserialize)]
 struct PostedHead {
     #[serde(rename = "_id")]
@@ -40,17 +40,17 @@ struct PostedHead {
     posted: Option<DateTime>,
 }
 
-/// What a change stream tells of a head: what changed, or all of it (MongoDB 4.2 and 4.4).
+/// An event of a change stream: the changed fields of a head, or all of it (MongoDB 4.2 and 4.4).
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Change {
+struct ChangeEvent {
     document_key: Option<Document>,
     update_description: Option<Document>,
     full_document: Option<Document>,
 }
 
-impl Change {
-    /// The post that it tells of.
+impl ChangeEvent {
+    /// The post that it reports.
     fn read(&self) -> Option<Posted> {
         let updated = self.update_description.as_ref();
         let updated = updated.and_then(|update| update.get_document("updatedFields").ok());
@@ -58,7 +58,7 @@ impl Change {
         let (incarnation, last) = schema::read_news(news)?;
         let key = queue_key(self.document_key.as_ref()?.get_str("_id").ok()?)?;
         let incarnation = schema::generation(incarnation, 0).incarnation;
-        Some(Posted { key, last: schema::place(incarnation, last) })
+        Some(Posted { key, last: schema::message_id(incarnation, last) })
     }
 }
 
@@ -66,24 +66,24 @@ impl PostedHead {
     fn read(&self) -> Option<Posted> {
         let key = queue_key(&self.queue).filter(|_| self.open && self.next > 1)?;
         let incarnation = schema::generation(self.incarnation, 0).incarnation;
-        Some(Posted { key, last: schema::place(incarnation, self.next - 1) })
+        Some(Posted { key, last: schema::message_id(incarnation, self.next - 1) })
     }
 }
 
 #[async_trait]
 impl News for Mongo {
     async fn news(&self) -> Result<NewsStream, Error> {
-        self.act(async {
-            // Before anything is promised: a later post has a later time.
-            let since = back(self.server_time().await?);
+        self.run(async {
+            // Read before this returns, so that later posts have later times.
+            let since = minus_slack(self.server_time().await?);
             let Some((receiver, is_first)) = self.inner.news.listen() else {
                 return Err(Error::Closed);
             };
             if is_first {
                 let store = self.clone();
-                let told = self.inner.background.spawn("news", store.tell_news(since));
-                // It ends by itself.
-                drop(told);
+                let announcement = self.inner.background.spawn("news", store.run_news(since));
+                // The task ends by itself.
+                drop(announcement);
             }
             Ok(Box::pin(listen(self.clone(), receiver, since)) as NewsStream)
         })
@@ -91,24 +91,24 @@ impl News for Mongo {
     }
 }
 
-/// One listener and what it is still to be told.
+/// A listener and its pending news.
 struct Listener {
     store: Mongo,
     receiver: Receiver<Announcement>,
-    /// Posts before this server's time were named.
+    /// Posts before this time, by the server's clock, were reported.
     since: DateTime,
-    /// Whether it has to look for itself: at first, and when it was too slow.
-    is_behind: bool,
+    /// Whether it has to poll: at first, and when it lagged.
+    must_poll: bool,
     found: VecDeque<Posted>,
 }
 
-/// One listener's news.
+/// The stream of a listener.
 fn listen(
     store: Mongo,
     receiver: Receiver<Announcement>,
     since: DateTime,
 ) -> impl Stream<Item = Posted> + Send {
-    let listener = Listener { store, receiver, since, is_behind: true, found: VecDeque::new() };
+    let listener = Listener { store, receiver, since, must_poll: true, found: VecDeque::new() };
     stream::unfold(listener, async |mut listener| {
         let posted = listener.next().await?;
         Some((posted, listener))
@@ -121,30 +121,30 @@ impl Listener {
             if let Some(posted) = self.found.pop_front() {
                 return Some(posted);
             }
-            if self.is_behind {
-                self.look().await?;
+            if self.must_poll {
+                self.poll().await?;
                 continue;
             }
             match self.receiver.recv().await {
-                Ok(told) => {
-                    self.since = told.since.unwrap_or(self.since);
-                    return Some(told.posted);
+                Ok(announcement) => {
+                    self.since = announcement.since.unwrap_or(self.since);
+                    return Some(announcement.posted);
                 }
                 Err(RecvError::Closed) => return None,
-                Err(RecvError::Lagged(_)) => self.is_behind = true,
+                Err(RecvError::Lagged(_)) => self.must_poll = true,
             }
         }
     }
 
-    /// Looks for every queue that was posted to; `None` where the store is shut down.
-    async fn look(&mut self) -> Option<()> {
+    /// Finds every queue that was posted to; `None` if the store is shut down.
+    async fn poll(&mut self) -> Option<()> {
         if self.store.is_closing() {
             return None;
         }
         match self.store.posted_since(self.since).await {
-            Ok(notices) => {
-                self.found.extend(notices.iter().filter_map(PostedHead::read));
-                self.is_behind = false;
+            Ok(heads) => {
+                self.found.extend(heads.iter().filter_map(PostedHead::read));
+                self.must_poll = false;
             }
             Err(_) => sleep(self.store.inner.options.poll).await,
         }
@@ -162,48 +162,48 @@ impl Mongo {
     async fn posted_since(&self, since: DateTime) -> Result<Vec<PostedHead>, Error> {
         let query = Query::new(doc! { "posted": { "$gte": since } })
             .sorted(doc! { "posted": 1 })
-            .of(doc! { "open": 1, "incarnation": 1, "next": 1, "posted": 1 });
+            .fields(doc! { "open": 1, "incarnation": 1, "next": 1, "posted": 1 });
         self.find(&self.inner.heads.clone_with_type(), &query).await
     }
 
-    /// Tells of posts until nobody listens or the store is shut down.
-    async fn tell_news(self, mut since: DateTime) {
+    /// Reports posts until there are no listeners or the store is shut down.
+    async fn run_news(self, mut since: DateTime) {
         let poll = self.inner.options.poll;
-        let (mut stream, mut resume): (Option<ChangeStream<Change>>, Option<ResumeToken>) =
+        let (mut stream, mut resume): (Option<ChangeStream<ChangeEvent>>, Option<ResumeToken>) =
             (None, None);
-        let mut ask_again = Instant::now();
-        let mut next_look = Instant::now();
-        while !self.inner.news.is_deserted() {
-            if self.inner.options.change_streams && stream.is_none() && Instant::now() >= ask_again
+        let mut next_watch = Instant::now();
+        let mut next_poll = Instant::now();
+        while !self.inner.news.has_no_listeners() {
+            if self.inner.options.change_streams && stream.is_none() && Instant::now() >= next_watch
             {
                 stream = self.watch(resume.take()).await;
-                ask_again = Instant::now() + AGAIN;
+                next_watch = Instant::now() + WATCH_RETRY;
             }
-            if Instant::now() >= next_look {
-                if let Ok(notices) = self.posted_since(since).await {
-                    for notice in &notices {
-                        self.tell(notice, Some(since));
+            if Instant::now() >= next_poll {
+                if let Ok(heads) = self.posted_since(since).await {
+                    for head in &heads {
+                        self.publish_head(head, Some(since));
                     }
-                    let last = notices.iter().filter_map(|notice| notice.posted).max();
-                    since = last.map_or(since, |last| since.max(back(last)));
+                    let last = heads.iter().filter_map(|head| head.posted).max();
+                    since = last.map_or(since, |last| since.max(minus_slack(last)));
                     self.inner.news.forget_old();
                 }
-                next_look = Instant::now() + if stream.is_some() { NET } else { poll };
+                next_poll = Instant::now() + if stream.is_some() { FALLBACK_POLL } else { poll };
             }
             match &mut stream {
                 None => sleep(poll).await,
                 Some(changes) => match timeout(poll, changes.next()).await {
                     Ok(Some(Ok(change))) => {
                         if let Some(posted) = change.read() {
-                            self.inner.news.tell(posted, None);
+                            self.inner.news.publish(posted, None);
                         }
                     }
                     Ok(ended) => {
                         tracing::debug!(?ended, "a change stream ended");
-                        // It goes on behind what it has told, and a look finds the rest.
+                        // The next stream resumes after the last event, and a poll finds the rest.
                         resume = changes.resume_token();
                         stream = None;
-                        next_look = Instant::now();
+                        next_poll = Instant::now();
                     }
                     Err(_) => {}
                 },
@@ -211,9 +211,9 @@ impl Mongo {
         }
     }
 
-    /// The server's own word of posts, where it gives it; behind what was told before, if that is
-    /// still known.
-    async fn watch(&self, resume: Option<ResumeToken>) -> Option<ChangeStream<Change>> {
+    /// Opens a change stream of posts, if the server supports it, after the given event if there is
+    /// one.
+    async fn watch(&self, resume: Option<ResumeToken>) -> Option<ChangeStream<ChangeEvent>> {
         let posts = doc! { "$match": { "$or": [
             { "updateDescription.updatedFields.news": { "$exists": true } },
             { "operationType": "replace" },
@@ -226,20 +226,20 @@ impl Mongo {
         match watch.await {
             Ok(changes) => Some(changes.with_type()),
             Err(error) => {
-                tracing::debug!(%error, is_resumed, "no change stream: news are looked up");
+                tracing::debug!(%error, is_resumed, "no change stream: news are polled");
                 None
             }
         }
     }
 
-    fn tell(&self, notice: &PostedHead, since: Option<DateTime>) {
-        if let Some(posted) = notice.read() {
-            self.inner.news.tell(posted, since);
+    fn publish_head(&self, head: &PostedHead, since: Option<DateTime>) {
+        if let Some(posted) = head.read() {
+            self.inner.news.publish(posted, since);
         }
     }
 }
 
-fn back(from: DateTime) -> DateTime {
+fn minus_slack(from: DateTime) -> DateTime {
     let slack = i64::try_from(SLACK.as_millis()).unwrap_or(0);
     DateTime::from_millis(from.timestamp_millis().saturating_sub(slack))
 }

@@ -1,4 +1,4 @@
-//! Who listens for news in this process, and what they have been told.
+//! Distributes news to the listeners of this process.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,11 +10,12 @@ use tokio::time::Instant;
 use zaqar_core::storage::Posted;
 use zaqar_core::{MessageId, QueueKey};
 
-/// News that wait for a listener; one that is slower is told which queues were posted to.
+/// The capacity of the channel. A listener that lags by more polls for the queues that were posted
+/// to.
 const CAPACITY: usize = 1024;
-/// A post may become visible this much later than it was timed: each look goes back that far.
+/// A post may become visible this much later than its time: each poll looks back this far.
 pub(crate) const SLACK: Duration = Duration::from_secs(10);
-/// Who listens in this process, and what they have been told.
+/// The listeners of this process, and the news that were reported to them.
 #[derive(Default)]
 pub(crate) struct NewsHub {
     state: Mutex<State>,
@@ -23,12 +24,13 @@ pub(crate) struct NewsHub {
 #[derive(Default)]
 struct State {
     sender: Option<Sender<Announcement>>,
-    /// The last message named of each queue that was posted to lately, and when.
-    told: HashMap<QueueKey, (MessageId, Instant)>,
-    has_ended: bool,
+    /// For each queue that was posted to recently, the last reported message and the time of the
+    /// report.
+    announced: HashMap<QueueKey, (MessageId, Instant)>,
+    is_closed: bool,
 }
 
-/// News, and the server's time of the look that found it.
+/// News, and the start time of the poll that found them, by the server's clock.
 #[derive(Clone)]
 pub(crate) struct Announcement {
     pub(crate) posted: Posted,
@@ -36,35 +38,35 @@ pub(crate) struct Announcement {
 }
 
 impl NewsHub {
-    /// Names a post.
+    /// Reports a post of this process.
     pub(crate) fn announce(&self, key: &QueueKey, last: MessageId) {
-        self.tell(Posted { key: key.clone(), last }, None);
+        self.publish(Posted { key: key.clone(), last }, None);
     }
 
-    pub(crate) fn tell(&self, posted: Posted, since: Option<DateTime>) {
+    pub(crate) fn publish(&self, posted: Posted, since: Option<DateTime>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { sender: Some(sender), told, .. } = &mut *state else { return };
-        let is_known = told.get(&posted.key).is_some_and(|(last, _)| {
+        let State { sender: Some(sender), announced, .. } = &mut *state else { return };
+        let is_known = announced.get(&posted.key).is_some_and(|(last, _)| {
             last.incarnation == posted.last.incarnation && last.position >= posted.last.position
         });
         if is_known {
             return;
         }
-        told.insert(posted.key.clone(), (posted.last, Instant::now()));
-        // Without a listener it is lost, as it should be.
+        announced.insert(posted.key.clone(), (posted.last, Instant::now()));
+        // Fails only without listeners, which is fine.
         drop(sender.send(Announcement { posted, since }));
     }
 
-    /// Forgets what no look can find again.
+    /// Drops reports that no poll can find again.
     pub(crate) fn forget_old(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.told.retain(|_, (_, when)| when.elapsed() < 3 * SLACK);
+        state.announced.retain(|_, (_, when)| when.elapsed() < 3 * SLACK);
     }
 
-    /// A receiver, and whether nobody else listens so that the task must be started.
+    /// A receiver, and whether it is the first one, so that the task must be started.
     pub(crate) fn listen(&self) -> Option<(Receiver<Announcement>, bool)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.has_ended {
+        if state.is_closed {
             return None;
         }
         if let Some(sender) = &state.sender {
@@ -72,24 +74,25 @@ impl NewsHub {
         }
         let (sender, receiver) = broadcast::channel(CAPACITY);
         state.sender = Some(sender);
-        state.told.clear();
+        state.announced.clear();
         Some((receiver, true))
     }
 
-    /// Whether the task may end: nobody listens any more.
-    pub(crate) fn is_deserted(&self) -> bool {
+    /// Whether the task may end because there are no listeners.
+    pub(crate) fn has_no_listeners(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_deserted = state.sender.as_ref().is_none_or(|sender| sender.receiver_count() == 0);
-        if is_deserted {
+        let has_no_listeners =
+            state.sender.as_ref().is_none_or(|sender| sender.receiver_count() == 0);
+        if has_no_listeners {
             state.sender = None;
         }
-        is_deserted
+        has_no_listeners
     }
 
     /// Ends all streams.
     pub(crate) fn end(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.has_ended = true;
+        state.is_closed = true;
         state.sender = None;
     }
 }

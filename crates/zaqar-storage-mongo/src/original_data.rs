@@ -1,11 +1,11 @@
-//! The original's data, found beside ours.
+//! Detects data of the original server.
 
 use mongodb::Client;
 use mongodb::bson::Document;
 
-/// Says what of the original's is there: this store neither reads nor changes it. Where the server
-/// does not let us look, nothing is said.
-pub(crate) async fn warn_of_the_originals_data(client: &Client, database: &str) {
+/// Logs a warning if the server has data of the original, which this store neither reads nor
+/// changes. Without the permission to list databases, nothing is logged.
+pub(crate) async fn warn_about_original_data(client: &Client, database: &str) {
     match count(client, database).await {
         Ok(found) if found.is_empty() => {}
         Ok(found) => {
@@ -13,14 +13,14 @@ pub(crate) async fn warn_of_the_originals_data(client: &Client, database: &str) 
                 found.iter().map(|(name, count)| format!("{name}: {count}")).collect();
             tracing::warn!(
                 found = found.join(", "),
-                "the original's data is in this MongoDB; it is left alone, and its queues and messages are not served"
+                "the original's data is in this MongoDB; it is not changed, and its queues and messages are not served"
             );
         }
         Err(error) => tracing::debug!(%error, "cannot look for the original's data"),
     }
 }
 
-/// Documents in each of the original's collections that holds any.
+/// The number of documents in each of the original's collections that is not empty.
 async fn count(client: &Client, database: &str) -> mongodb::error::Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
     let mut names = client.list_database_names().await?;
@@ -38,7 +38,7 @@ async fn count(client: &Client, database: &str) -> mongodb::error::Result<Vec<(S
     Ok(found)
 }
 
-/// The original's collections in a database of this name, where it is one of its databases.
+/// The original's collections in a database of this name, if it is one of the original's.
 fn collections(base: &str, name: &str) -> Option<&'static [&'static str]> {
     match name.strip_prefix(base)? {
         "" => Some(&["pools", "flavors", "catalogue"]),
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_originals_databases_are_known_and_ours_is_none() {
+    fn the_originals_databases_are_recognized() {
         for name in ["zaqar", "zaqar_queues", "zaqar_messages_p0", "zaqar_messages_fifo_p12"] {
             assert!(collections("zaqar", name).is_some(), "{name}");
         }

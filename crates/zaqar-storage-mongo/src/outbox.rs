@@ -1,8 +1,8 @@
 //! The outbox.
 //!
-//! An entry is written with its post, before that is decided, and counts with it. It is *open*
-//! while it has a time at which it is due to workers; one that servers follow has a time until
-//! which they do, and stays that long, open or not.
+//! An entry is written with its post before the post is committed, and is activated with it. It is
+//! *open* while it has a time at which it is due to workers. An entry that can be followed has a
+//! time until which it is kept, open or not.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,34 +13,35 @@ use zaqar_core::storage::{Error, Outbox, OutboxEntry};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
-use crate::entries::Entry;
+use crate::entries::StoredEntry;
 use crate::query::Query;
-use crate::schema::{fresh_op, millis, queue_id, queue_key};
+use crate::schema::{millis, queue_id, queue_key, random_id};
 use crate::stored::{Head, Post};
 use crate::view::View;
 
-/// Entries of a queue without subscribers that one look ends.
+/// How many entries of a queue without subscribers one round ends.
 const DUE: usize = 1000;
-/// Queues whose abandoned posts one look finishes.
+/// How many queues with abandoned posts one call finishes.
 const ABANDONED: usize = 100;
 
-/// Entries that cannot be read and one lease passes over.
-const UNREADABLE: usize = 100;
+/// How many unreadable entries one lease skips.
+const MAX_UNREADABLE: usize = 100;
 
-/// Where an entry belongs.
+/// The queue and outbox epoch of an entry.
 #[derive(Deserialize)]
 struct Owner {
     queue: String,
-    life: i64,
+    #[serde(rename = "life")]
+    outbox_epoch: i64,
 }
 
-/// Owners of entries.
+/// Owners of due entries.
 #[derive(Default)]
 struct Owners {
     queues: Vec<QueueKey>,
-    /// Lives of queues that seem to be closed since; one a queue at a time.
+    /// Epochs of queues that seem to be closed; one per queue at a time.
     dead: HashMap<String, i64>,
-    /// Queues that nobody subscribes to any more.
+    /// Queues without subscriptions.
     undeliverable: Vec<Head>,
 }
 
@@ -53,19 +54,19 @@ struct Named {
 #[async_trait]
 impl Outbox for Mongo {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
-        self.act(async {
+        self.run(async {
             let now = self.database_time(now).await?;
-            // A post whose writer died may have an entry that does not count yet.
+            // A post whose writer died may have an entry that is not active yet.
             self.finish_abandoned(now, ABANDONED).await?;
             loop {
                 let query = Query::new(doc! { "due": { "$lte": now }, "ends": { "$gt": now } })
                     .sorted(doc! { "due": 1 })
                     .limited(limit)
-                    .of(doc! { "_id": 0, "queue": 1, "life": 1 });
+                    .fields(doc! { "_id": 0, "queue": 1, "life": 1 });
                 let owners: Vec<Owner> = self.find(&self.inner.outbox, &query).await?;
                 let sorted = self.group_owners(&owners, now).await?;
-                // What is for nobody must not stand before others. Entries that are not as this
-                // store writes them may do so for ever.
+                // Entries without readers must not hide others. If no such entry could be ended
+                // (one that this store did not write), it stays in front.
                 if self.end_unowned(&sorted, now).await? == 0 {
                     return Ok(sorted.queues);
                 }
@@ -80,30 +81,30 @@ impl Outbox for Mongo {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
-        self.act(async {
+        self.run(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(None) };
-            if view.head.subscribed <= view.now {
-                // Nobody is left to deliver to.
+            if view.head.subscribed_until <= view.now {
+                // There is no subscription to deliver to.
                 return Ok(None);
             }
             let due = doc! {
-                "life": view.head.life, "due": { "$lte": view.now }, "ends": { "$gt": view.now },
+                "life": view.head.outbox_epoch, "due": { "$lte": view.now }, "ends": { "$gt": view.now },
             };
             let entries = self.inner.outbox.clone_with_type::<RawDocumentBuf>();
-            for _ in 0..UNREADABLE {
-                let call = fresh_op();
+            for _ in 0..MAX_UNREADABLE {
+                let call = random_id();
                 let lease = doc! { "$set": { "due": millis(until), "leased_by": &call } };
-                let (entry, was_sent) = self
-                    .send_noting(|| {
+                let (entry, was_retried) = self
+                    .send_reporting_retry(|| {
                         entries
                             .find_one_and_update(due.clone(), lease.clone())
                             .sort(doc! { "first": 1 })
                     })
                     .await?;
                 let entry =
-                    if was_sent { self.first_leased(&view, &call, until).await? } else { entry };
+                    if was_retried { self.first_leased(&view, &call, until).await? } else { entry };
                 let Some(entry) = entry else { return Ok(None) };
-                // One that cannot be read is leased for nothing: the next one is not kept waiting.
+                // An unreadable entry stays leased, so that it does not block the next one.
                 if let Some(shown) = self.show_entry(&entry) {
                     return Ok(Some(shown));
                 }
@@ -119,13 +120,14 @@ impl Outbox for Mongo {
         incarnation: Incarnation,
         first: Position,
     ) -> Result<(), Error> {
-        self.act(async {
+        self.run(async {
             let Some(head) = self.head(&queue_id(key)).await? else { return Ok(()) };
             if head.incarnation() != incarnation {
                 return Ok(());
             }
             let first = first.get().cast_signed();
-            let entry = doc! { "life": head.life, "first": first, "due": { "$gte": 0_i64 } };
+            let entry =
+                doc! { "life": head.outbox_epoch, "first": first, "due": { "$gte": 0_i64 } };
             self.end_entries(entry).await
         })
         .await
@@ -139,16 +141,16 @@ impl Outbox for Mongo {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<OutboxEntry>, Error> {
-        self.act(async {
+        self.run(async {
             let Some(head) = self.head(&queue_id(key)).await? else { return Ok(Vec::new()) };
             if head.incarnation() != incarnation {
                 return Ok(Vec::new());
             }
-            // Everything before the head's next position is in its place then: nothing comes in
-            // between later.
-            self.settle_steps(&head, self.at(now).max(head.at)).await?;
-            let places = doc! { "$gt": after.get().cast_signed(), "$lt": head.next };
-            let query = Query::new(doc! { "life": head.life, "first": places })
+            // After this, all messages before the head's next position have their positions: no
+            // entry can appear in between later.
+            self.apply_intents(&head, self.effective_time(now).max(head.latest_time)).await?;
+            let positions = doc! { "$gt": after.get().cast_signed(), "$lt": head.next };
+            let query = Query::new(doc! { "life": head.outbox_epoch, "first": positions })
                 .sorted(doc! { "first": 1 })
                 .limited(limit);
             self.find_in_order(&self.inner.outbox, query, "first", |raw| self.show_entry(raw)).await
@@ -159,18 +161,19 @@ impl Outbox for Mongo {
 
 impl Mongo {
     fn show_entry(&self, raw: &RawDocumentBuf) -> Option<OutboxEntry> {
-        self.read::<Entry>(raw).and_then(|entry| entry.show().ok())
+        self.read::<StoredEntry>(raw).and_then(|entry| entry.show().ok())
     }
 
-    /// The first entry that a call has leased by a command that was sent more than once. If it has
-    /// leased more, these are due again.
+    /// The first entry that a call has leased with a retried command. If it has leased more, these
+    /// become due again.
     async fn first_leased(
         &self,
         view: &View,
         call: &Binary,
         until: Timestamp,
     ) -> Result<Option<RawDocumentBuf>, Error> {
-        let leased = doc! { "life": view.head.life, "due": millis(until), "leased_by": call };
+        let leased =
+            doc! { "life": view.head.outbox_epoch, "due": millis(until), "leased_by": call };
         let query = Query::new(leased.clone()).sorted(doc! { "first": 1 }).limited(1);
         let first = self.find_raw(&self.inner.outbox, &query).await?.pop();
         let Some(position) = first.as_ref().and_then(|first| first.get_i64("first").ok()) else {
@@ -183,15 +186,15 @@ impl Mongo {
         Ok(first)
     }
 
-    /// Ends entries that are due and that nobody is left to tell of; how many.
+    /// Ends due entries without readers. Returns how many.
     async fn end_unowned(&self, owners: &Owners, now: i64) -> Result<u64, Error> {
         let mut ended = 0;
-        for (queue, life) in &owners.dead {
-            // A head that was read too early may not know of a new life yet.
-            let head = self.confirmed_head(queue).await;
-            let Some(head) = self.pass_over("a queue's head", head)? else { continue };
-            if head.is_none_or(|head| head.life != *life) {
-                let filter = doc! { "life": *life, "due": { "$lte": now } };
+        for (queue, outbox_epoch) in &owners.dead {
+            // A head that was read too early may not have the new epoch yet.
+            let head = self.latest_head(queue).await;
+            let Some(head) = self.skip_failed("a queue's head", head)? else { continue };
+            if head.is_none_or(|head| head.outbox_epoch != *outbox_epoch) {
+                let filter = doc! { "life": *outbox_epoch, "due": { "$lte": now } };
                 let removed = self.send(|| self.inner.outbox.delete_many(filter.clone())).await?;
                 ended += removed.deleted_count;
             }
@@ -202,7 +205,7 @@ impl Mongo {
         Ok(ended)
     }
 
-    /// Removes the entries of posts that nobody hears of; how many.
+    /// Deletes the entries of posts without subscribers. Returns how many.
     pub(crate) async fn drop_entries(&self, posts: &[Post]) -> Result<u64, Error> {
         let ops: Vec<_> = posts.iter().map(|post| &post.op).collect();
         let entries = doc! { "_id": { "$in": ops }, "first": { "$exists": false } };
@@ -210,7 +213,8 @@ impl Mongo {
         Ok(dropped.deleted_count)
     }
 
-    /// Ends entries for workers: those that servers still follow stay for as long as these do.
+    /// Ends entries for workers: entries that can still be followed are kept until then, others are
+    /// deleted.
     pub(crate) async fn end_entries(&self, which: Document) -> Result<(), Error> {
         let (mut followed, mut other) = (which.clone(), which);
         followed.insert("until", doc! { "$exists": true });
@@ -223,16 +227,16 @@ impl Mongo {
     }
 
     /// Ends at most `limit` entries of a queue that had no subscription without a lease when its
-    /// head was read; how many. Later posts have later positions: their entries stay.
+    /// head was read. Returns how many. Entries of later posts have later positions and stay.
     pub(crate) async fn end_undeliverable(
         &self,
         head: &Head,
         limit: usize,
     ) -> Result<usize, Error> {
         let open = doc! {
-            "life": head.life, "first": { "$lt": head.next }, "due": { "$gte": 0_i64 },
+            "life": head.outbox_epoch, "first": { "$lt": head.next }, "due": { "$gte": 0_i64 },
         };
-        let query = Query::new(open.clone()).limited(limit).of(doc! { "_id": 1 });
+        let query = Query::new(open.clone()).limited(limit).fields(doc! { "_id": 1 });
         let found: Vec<Named> = self.find(&self.inner.outbox, &query).await?;
         let ids: Vec<_> = found.iter().map(|found| &found.id).collect();
         if !ids.is_empty() {
@@ -241,7 +245,8 @@ impl Mongo {
         Ok(found.len())
     }
 
-    /// The queues that own entries, each once and in that order, and what owns none that is due.
+    /// Groups owners by what is to be done: queues with due entries, each once and in order, and
+    /// queues whose entries are to be ended.
     async fn group_owners(&self, owners: &[Owner], now: i64) -> Result<Owners, Error> {
         let mut sorted = Owners::default();
         let mut seen = HashSet::new();
@@ -250,10 +255,12 @@ impl Mongo {
         let heads = self.inner.heads.clone_with_type::<Document>();
         let open: Vec<Head> = self.find(&heads, &query).await?;
         for owner in owners {
-            match open.iter().find(|head| head.life == owner.life) {
-                None => drop(sorted.dead.insert(owner.queue.clone(), owner.life)),
+            match open.iter().find(|head| head.outbox_epoch == owner.outbox_epoch) {
+                None => drop(sorted.dead.insert(owner.queue.clone(), owner.outbox_epoch)),
                 Some(_) if !seen.insert(&owner.queue) => {}
-                Some(head) if head.subscribed <= now => sorted.undeliverable.push(head.clone()),
+                Some(head) if head.subscribed_until <= now => {
+                    sorted.undeliverable.push(head.clone())
+                }
                 Some(_) => sorted.queues.extend(queue_key(&owner.queue)),
             }
         }

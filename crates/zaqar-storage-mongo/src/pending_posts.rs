@@ -1,4 +1,5 @@
-//! What goes on after its answer: posts whose messages get their positions.
+//! Posts that were answered and are still being applied: their messages get their positions in the
+//! background.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,29 +7,30 @@ use std::sync::{Mutex, PoisonError};
 use mongodb::bson::Binary;
 use tokio::task::JoinHandle;
 
-/// The last post of each queue that is on its way to its positions.
+/// The last pending post of each queue.
 #[derive(Debug, Default)]
-pub(crate) struct Placing {
-    posts: Mutex<HashMap<String, Post>>,
+pub(crate) struct PendingPosts {
+    posts: Mutex<HashMap<String, PendingPost>>,
 }
 
-/// A post on its way; its task says whether it has arrived.
+/// A pending post; its task returns whether it was applied.
 #[derive(Debug)]
-pub(crate) struct Post {
+pub(crate) struct PendingPost {
     op: Binary,
     task: JoinHandle<bool>,
 }
 
-impl Post {
-    /// Its step, once it is carried out and may be struck off; `None` where it failed.
+impl PendingPost {
+    /// Waits for it. Returns its intent, which may be removed from the head; `None` if applying it
+    /// failed.
     pub(crate) async fn done(self) -> Option<Binary> {
         matches!(self.task.await, Ok(true)).then_some(self.op)
     }
 }
 
-impl Placing {
-    /// Remembers a post on its way. An earlier one that nobody took over strikes off nothing:
-    /// others do.
+impl PendingPosts {
+    /// Registers a pending post. An earlier one that it replaces does not remove its intent; others
+    /// do.
     pub(crate) fn put(&self, queue: &str, op: Binary, task: JoinHandle<bool>) {
         if task.is_finished() {
             return;
@@ -36,15 +38,15 @@ impl Placing {
         self.posts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(queue.to_owned(), Post { op, task });
+            .insert(queue.to_owned(), PendingPost { op, task });
     }
 
-    /// Takes a post over from its task: who does so strikes it off.
-    pub(crate) fn take(&self, queue: &str) -> Option<Post> {
+    /// Takes a post over from its task: the caller then has to remove its intent.
+    pub(crate) fn take(&self, queue: &str) -> Option<PendingPost> {
         self.posts.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
     }
 
-    /// Forgets a post; whether nobody has taken it over.
+    /// Unregisters a post. Returns whether nobody has taken it over.
     pub(crate) fn forget(&self, queue: &str, op: &Binary) -> bool {
         let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
         let is_there = posts.get(queue).is_some_and(|post| post.op == *op);

@@ -1,13 +1,14 @@
 //! Posts.
 //!
-//! The messages are written first, without a position: nobody sees them. One change of the head
-//! then decides the post: it checks the generation and the clock, takes the positions and lists the
-//! post. Then the messages get their positions, by the writer or by whoever comes first. A writer
-//! that dies before the decision has posted nothing; one that stops before it and then goes on
-//! posts then, in whole and at the end, as if it had just come, or after half a day not at all.
+//! The messages are written first, without a position, so they are not visible. Then one change of
+//! the head commits the post: it checks the generation and the clock, reserves the positions and
+//! lists the intent. Then the messages get their positions, from the writer or from any other
+//! process. A writer that dies before the commit has posted nothing. If it stops before the commit
+//! and then continues, the whole post is appended at that time, or rejected after half a day.
 //! Nobody waits for it.
 //!
-//! Posts to one queue that wait while others are on their way leave together, as one step.
+//! Posts that arrive while others to the same queue are in progress are committed together, with
+//! one intent.
 
 use futures_util::future::{join, try_join};
 use mongodb::bson::{Binary, Bson, Document, doc};
@@ -19,29 +20,29 @@ use zaqar_core::{Generation, MessageId, QueueKey, Timestamp};
 use crate::Mongo;
 use crate::draft::{Answer, Draft, Group};
 use crate::error::{is_duplicate, too_large, unreadable};
+use crate::intents::MAX_OPEN;
 use crate::query::Query;
-use crate::schema::{self, PIECE, PIECE_BYTES, message_number, queue_id};
-use crate::steps::MAX_OPEN;
-use crate::stored::{Act, Head, Readers, Step};
+use crate::schema::{self, CHUNK_BYTES, CHUNK_DOCUMENTS, message_index, queue_id};
+use crate::stored::{Action, Head, Intent, Readers};
 
-/// What became of messages that were written before a decision.
+/// The result of writing messages before the commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum Insertion {
     New,
-    /// Some were there: a request was posted before and its answer was lost, or a command was sent
+    /// Some existed: the request is a retry of one whose answer was lost, or a command was sent
     /// twice.
-    Repeated,
+    Duplicate,
 }
 
-/// How a group was decided.
-struct Decided {
-    step: Step,
+/// A committed group.
+struct Committed {
+    intent: Intent,
     first: i64,
 }
 
-/// What is read of a post's message.
+/// The key and position of a message.
 #[derive(Deserialize)]
-struct Placed {
+struct StoredPosition {
     #[serde(rename = "_id")]
     id: Binary,
     n: Option<i64>,
@@ -55,7 +56,8 @@ impl Mongo {
         batch: Batch,
         now: Timestamp,
     ) -> Answer {
-        let draft = Draft::new(key, assumed, &batch, self.at(now), schema::millis(now))?;
+        let draft =
+            Draft::new(key, assumed, &batch, self.effective_time(now), schema::millis(now))?;
         drop(batch);
         let (store, bytes) = (self.clone(), draft.bytes);
         let line = (queue_id(key), assumed, draft.entry.is_some());
@@ -65,31 +67,31 @@ impl Mongo {
         };
         match self.inner.posts.submit(line, draft, bytes, send).await {
             Ok(answer) => answer,
-            Err(zaqar_storage_batch::Error::Full) => Err(Mongo::overtaken()),
+            Err(zaqar_storage_batch::Error::Full) => Err(Mongo::contended()),
             Err(zaqar_storage_batch::Error::Lost) => {
-                Err(Error::unavailable("the task that posted ended"))
+                Err(Error::unavailable("the task that posts has died"))
             }
         }
     }
 
-    /// Posts a group; what took too long is given up, and not begun again.
+    /// Posts a group, with a timeout and without retries.
     async fn post_within_time(&self, group: Group) -> Vec<Answer> {
         let (_running, count) = (self.inner.background.token(), group.drafts.len());
-        let late = || Err(Error::unavailable("the post took too long"));
+        let late = || Err(Error::unavailable("the post timed out"));
         let posted = timeout(self.inner.options.deadline, self.post_group(group)).await;
         posted.unwrap_or_else(|_| (0..count).map(|_| late()).collect())
     }
 
-    /// Posts a group; the answers in the order of its posts.
+    /// Posts a group. Returns the answers in the order of its posts.
     pub(crate) async fn post_group(&self, mut group: Group) -> Vec<Answer> {
-        let earlier = self.inner.placing.take(&group.queue);
+        let earlier = self.inner.pending_posts.take(&group.queue);
         let earlier = async {
             match earlier {
                 Some(earlier) => earlier.done().await,
                 None => None,
             }
         };
-        let has_entries = group.is_told() && self.seems_subscribed(&group.queue);
+        let has_entries = group.notifies() && self.seems_subscribed(&group.queue);
         let drafts = async {
             let entries =
                 async { if has_entries { self.write_entries(&group).await } else { Ok(()) } };
@@ -98,60 +100,60 @@ impl Mongo {
         let (written, earlier) = join(drafts, earlier).await;
         match written {
             Err(error) => group.all(|| Err(error.duplicate())),
-            Ok((Written::New, ())) => self.decide_group(&mut group, earlier, has_entries).await,
-            Ok((Written::Repeated, ())) => self.post_one_by_one(group, earlier).await,
+            Ok((Insertion::New, ())) => self.commit_group(&mut group, earlier, has_entries).await,
+            Ok((Insertion::Duplicate, ())) => self.post_one_by_one(group, earlier).await,
         }
     }
 
-    /// Posts of which some may have been posted before.
+    /// Posts a group in which some posts may be retries.
     async fn post_one_by_one(&self, group: Group, earlier: Option<Binary>) -> Vec<Answer> {
         let (mut answers, mut earlier) = (Vec::new(), earlier);
         for draft in group.drafts {
-            let mut one = Group { fence: group.fence, ..Group::new(vec![draft]) };
+            let mut one = Group { deadline: group.deadline, ..Group::new(vec![draft]) };
             answers.extend(match self.find_posted(&one).await {
                 Ok(Some(ids)) => vec![Ok(Guarded::Done(ids))],
-                Ok(None) => self.decide_group(&mut one, earlier.take(), false).await,
+                Ok(None) => self.commit_group(&mut one, earlier.take(), false).await,
                 Err(error) => vec![Err(error)],
             });
         }
         answers
     }
 
-    /// The ids that the post of a request was given before.
+    /// The ids that an earlier attempt of the request got.
     async fn find_posted(&self, one: &Group) -> Result<Option<Vec<MessageId>>, Error> {
         let Some(first) = self.first_position(one).await? else { return Ok(None) };
-        // What consumers have taken since was written anew.
-        self.take_back(one).await?;
+        // Messages that were consumed since have been written again.
+        self.delete_draft(one).await?;
         Ok(one.drafts.first().map(|draft| draft.ids(first)))
     }
 
-    async fn decide_group(
+    async fn commit_group(
         &self,
         group: &mut Group,
         earlier: Option<Binary>,
         has_entries: bool,
     ) -> Vec<Answer> {
-        let decided = match self.try_deciding(group, earlier, has_entries).await {
-            Ok(Guarded::Done(decided)) => decided,
+        let committed = match self.try_commit_group(group, earlier, has_entries).await {
+            Ok(Guarded::Done(committed)) => committed,
             Ok(Guarded::Absent) => return group.all(|| Ok(Guarded::Absent)),
             Ok(Guarded::Stale(own)) => return group.all(|| Ok(Guarded::Stale(own))),
             Err(error) => return group.all(|| Err(error.duplicate())),
         };
-        if let Act::Post { hearers, .. } = &decided.step.act {
-            let is_heard = hearers.is_some_and(Readers::are_any);
-            self.remember_subscribed(&group.queue, is_heard);
-            if is_heard {
-                // Its outbox entry is due from the answer on. Where this fails others do it: it is
-                // decided.
-                let done = self.carry_out_once(&group.queue, &decided.step).await;
+        if let Action::Post { readers, .. } = &committed.intent.action {
+            let has_readers = readers.is_some_and(Readers::are_any);
+            self.remember_subscribed(&group.queue, has_readers);
+            if has_readers {
+                // Its outbox entry must be due when the post is answered. If this fails, others
+                // apply it: it is committed.
+                let done = self.apply_once(&group.queue, &committed.intent).await;
                 if let Err(error) = done {
                     let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, "a decided post is left to be finished by others");
+                    tracing::debug!(error, "a committed post is left for others to apply");
                 }
             }
         }
-        self.place_later(&group.queue, decided.step);
-        let mut first = decided.first;
+        self.apply_later(&group.queue, committed.intent);
+        let mut first = committed.first;
         let answers = group.drafts.iter().map(|draft| {
             let ids = draft.ids(first);
             first += i64::from(draft.count);
@@ -163,94 +165,100 @@ impl Mongo {
         answers.collect()
     }
 
-    /// Decides a group, or finds out why its queue does not take it: then it leaves no trace.
-    async fn try_deciding(
+    /// Commits a group, or finds out why its queue rejects it. Then its documents are deleted.
+    async fn try_commit_group(
         &self,
         group: &mut Group,
         earlier: Option<Binary>,
         mut has_entries: bool,
-    ) -> Result<Guarded<Decided>, Error> {
+    ) -> Result<Guarded<Committed>, Error> {
         for attempt in 0..self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
-            let (decided, was_sent) = self.decide(group, has_entries, earlier.as_ref()).await?;
-            if let Some(head) = &decided {
-                return self.decided_by(head, group, was_sent).await.map(Guarded::Done);
+            let (committed, was_retried) =
+                self.commit(group, has_entries, earlier.as_ref()).await?;
+            if let Some(head) = &committed {
+                return self.committed_by(head, group, was_retried).await.map(Guarded::Done);
             }
             let head = self.head(&group.queue).await?;
-            if was_sent && let Some(decided) = self.decided_before(head.as_ref(), group).await? {
-                return Ok(Guarded::Done(decided));
+            if was_retried
+                && let Some(committed) = self.committed_before(head.as_ref(), group).await?
+            {
+                return Ok(Guarded::Done(committed));
             }
             if let Some(refusal) = refusal(head.as_ref(), group.assumed) {
-                self.take_back(group).await?;
+                self.delete_draft(group).await?;
                 return Ok(refusal);
             }
             let Some(head) = head else { continue };
-            let skewed = self.check_clock(head.clock, group.asked_at);
-            let is_late = head.clock.is_some_and(|clock| group.fence.has_come(clock));
+            let skewed = self.check_clock(head.clock, group.caller_time);
+            let is_late = head.clock.is_some_and(|clock| group.deadline.has_passed(clock));
             if skewed.is_err() || is_late {
-                self.take_back(group).await?;
+                self.delete_draft(group).await?;
                 skewed?;
-                return Err(Error::unavailable("half a day has passed since this post was begun"));
+                return Err(Error::unavailable("the post was started more than half a day ago"));
             }
-            group.now = group.now.max(head.at);
-            if group.is_told() && !has_entries && head.heard_until() > group.now {
+            group.now = group.now.max(head.latest_time);
+            if group.notifies() && !has_entries && head.has_subscribers_until() > group.now {
                 self.write_entries(group).await?;
                 has_entries = true;
             }
-            self.settle_steps(&head, group.now).await?;
+            self.apply_intents(&head, group.now).await?;
         }
-        self.take_back(group).await?;
-        Err(Mongo::overtaken())
+        self.delete_draft(group).await?;
+        Err(Mongo::contended())
     }
 
-    /// How a group was decided by the command that `head` is the answer to.
-    async fn decided_by(
+    /// The committed group, from the head that the commit returned.
+    async fn committed_by(
         &self,
         head: &Head,
         group: &Group,
-        was_sent: bool,
-    ) -> Result<Decided, Error> {
-        let listed = head.step(&group.op).and_then(|step| Some((step, first_of(step)?)));
-        let Some((step, mut first)) = listed else {
-            return Err(unreadable("a post that was just listed"));
+        was_retried: bool,
+    ) -> Result<Committed, Error> {
+        let listed =
+            head.intent(&group.op).and_then(|intent| Some((intent, first_position_of(intent)?)));
+        let Some((intent, mut first)) = listed else {
+            return Err(unreadable("a post that was just committed"));
         };
-        if was_sent {
-            // An earlier command may have been the first to act, and its step carried out and
-            // struck off: then the messages have their positions from that.
-            self.carry_out_once(&group.queue, step).await?;
+        if was_retried {
+            // An earlier attempt may have committed first, and its intent may be applied and
+            // removed: then the messages have their positions from that one.
+            self.apply_once(&group.queue, intent).await?;
             first = self.first_position(group).await?.unwrap_or(first);
         }
-        Ok(Decided { step: step.clone(), first })
+        Ok(Committed { intent: intent.clone(), first })
     }
 
-    /// How a group was decided by a command whose answer was lost; `None` where it was not.
-    async fn decided_before(
+    /// The group as committed by a command whose answer was lost; `None` if it was not committed.
+    async fn committed_before(
         &self,
         head: Option<&Head>,
         group: &Group,
-    ) -> Result<Option<Decided>, Error> {
-        let listed = head.and_then(|head| head.step(&group.op));
-        if let Some((step, first)) = listed.and_then(|step| Some((step, first_of(step)?))) {
-            return Ok(Some(Decided { step: step.clone(), first }));
+    ) -> Result<Option<Committed>, Error> {
+        let listed = head.and_then(|head| head.intent(&group.op));
+        if let Some((intent, first)) =
+            listed.and_then(|intent| Some((intent, first_position_of(intent)?)))
+        {
+            return Ok(Some(Committed { intent: intent.clone(), first }));
         }
         let Some(first) = self.first_position(group).await? else { return Ok(None) };
-        // It is carried out; this names what is known to be so.
+        // It is applied; this describes what is known about it.
         let posts = group.posts();
-        let act = Act::Post { life: 0, incarnation: 0, first, posts, hearers: None };
-        Ok(Some(Decided {
-            step: Step { op: group.op.clone(), at: group.now, room: 0, act },
+        let action = Action::Post { outbox_epoch: 0, incarnation: 0, first, posts, readers: None };
+        Ok(Some(Committed {
+            intent: Intent { op: group.op.clone(), at: group.now, message_epoch: 0, action },
             first,
         }))
     }
 
-    /// Writes the messages where nobody sees them, in pieces.
-    pub(crate) async fn write_messages(&self, group: &Group) -> Result<Written, Error> {
-        let mut written = Written::New;
-        for piece in pieces(group.drafts.iter().flat_map(|draft| &draft.messages)) {
+    /// Writes the messages, not visible yet, in chunks.
+    pub(crate) async fn write_messages(&self, group: &Group) -> Result<Insertion, Error> {
+        let mut written = Insertion::New;
+        for chunk in chunks(group.drafts.iter().flat_map(|draft| &draft.messages)) {
             let is_repeated = self
                 .send(|| {
                     let insert =
-                        self.inner.messages.insert_many(piece.iter().copied()).ordered(false);
+                        self.inner.messages.insert_many(chunk.iter().copied()).ordered(false);
                     async {
                         match insert.await {
                             Ok(_) => Ok(false),
@@ -261,20 +269,20 @@ impl Mongo {
                 })
                 .await?;
             if is_repeated {
-                written = Written::Repeated;
+                written = Insertion::Duplicate;
             }
         }
         Ok(written)
     }
 
-    /// Writes the outbox entries where nobody sees them.
+    /// Writes the outbox entries, not visible yet.
     pub(crate) async fn write_entries(&self, group: &Group) -> Result<(), Error> {
         for draft in &group.drafts {
             too_large("the posted batch", draft.bytes)?;
         }
-        for piece in pieces(group.drafts.iter().filter_map(|draft| draft.entry.as_ref())) {
+        for chunk in chunks(group.drafts.iter().filter_map(|draft| draft.entry.as_ref())) {
             self.send(|| {
-                let insert = self.inner.outbox.insert_many(piece.iter().copied()).ordered(false);
+                let insert = self.inner.outbox.insert_many(chunk.iter().copied()).ordered(false);
                 async {
                     match insert.await {
                         Err(error) if !is_duplicate(&error) => Err(error),
@@ -287,10 +295,10 @@ impl Mongo {
         Ok(())
     }
 
-    /// Decides a group, if the head is as assumed, the clocks agree and it is not too late; the
-    /// head as it is then, and whether the command was sent before. `earlier` is a step that is
-    /// carried out.
-    pub(crate) async fn decide(
+    /// Commits a group if the head has the assumed generation, the clocks agree and the deadline
+    /// has not passed. Returns the head afterwards, and whether the command was retried. `earlier`
+    /// is an applied intent, which is removed.
+    pub(crate) async fn commit(
         &self,
         group: &Group,
         has_entries: bool,
@@ -303,51 +311,52 @@ impl Mongo {
             "todo.op": { "$ne": &group.op },
             MAX_OPEN: { "$exists": false },
         };
-        self.guard(&mut filter, group.asked_at, Some(group.fence));
-        if group.is_told() && !has_entries {
-            // Who subscribes in the meantime must hear of this.
+        self.guard(&mut filter, group.caller_time, Some(group.deadline));
+        if group.notifies() && !has_entries {
+            // If somebody has subscribed in the meantime, entries are needed.
             filter.insert("subscribed", doc! { "$lte": group.now });
             filter.insert("followed", doc! { "$lte": group.now });
         }
         let change =
-            vec![doc! { "$set": group.change(self.step_time(group.now), has_entries, earlier) }];
-        self.change_head_noting(filter, change).await
+            vec![doc! { "$set": group.change(self.commit_time(group.now), has_entries, earlier) }];
+        self.change_head_reporting_retry(filter, change).await
     }
 
-    /// Gives the messages of a decided post their positions, after its answer.
-    fn place_later(&self, queue: &str, step: Step) {
-        let (store, name, op) = (self.clone(), queue.to_owned(), step.op.clone());
+    /// Applies a committed post in the background, after its answer.
+    fn apply_later(&self, queue: &str, intent: Intent) {
+        let (store, name, op) = (self.clone(), queue.to_owned(), intent.op.clone());
         let token = self.inner.background.token();
         let deadline = self.inner.options.deadline;
-        let task = self.inner.background.spawn("the placing of a post", async move {
+        let task = self.inner.background.spawn("the application of a post", async move {
             let _running = token;
-            let placed = timeout(deadline, store.carry_out_once(&name, &step)).await;
-            let is_placed = matches!(placed, Ok(Ok(_)));
-            // Unless the next group has taken it over: that strikes it off with its own decision.
-            if store.inner.placing.forget(&name, &step.op) && is_placed {
-                let struck = timeout(deadline, store.unlist(&name, vec![step.op])).await;
-                if let Ok(Err(error)) = struck {
+            let positioned = timeout(deadline, store.apply_once(&name, &intent)).await;
+            let is_positioned = matches!(positioned, Ok(Ok(_)));
+            // Unless the next group has taken it over: that removes the intent with its own commit.
+            if store.inner.pending_posts.forget(&name, &intent.op) && is_positioned {
+                let removed = timeout(deadline, store.remove_intents(&name, vec![intent.op])).await;
+                if let Ok(Err(error)) = removed {
                     let error = &error as &dyn std::error::Error;
                     tracing::debug!(
                         error,
-                        "a step stays listed until somebody else strikes it off"
+                        "an intent stays listed until another process removes it"
                     );
                 }
             }
-            is_placed
+            is_positioned
         });
-        self.inner.placing.put(queue, op, task);
+        self.inner.pending_posts.put(queue, op, task);
     }
 
-    /// The position of a group's first message, as any one that is still there tells.
+    /// The position of a group's first message, computed from any message that still exists.
     async fn first_position(&self, group: &Group) -> Result<Option<i64>, Error> {
         let mut before = 0_i64;
         for draft in &group.drafts {
-            for ids in draft.all_ids().chunks(PIECE) {
-                let query = Query::new(doc! { "_id": { "$in": ids } }).of(doc! { "n": 1 });
-                let found: Vec<Placed> = self.find(&self.inner.messages, &query).await?;
-                let first =
-                    |message: Placed| Some(message.n? - i64::from(message_number(&message.id)?));
+            for ids in draft.all_ids().chunks(CHUNK_DOCUMENTS) {
+                let query = Query::new(doc! { "_id": { "$in": ids } }).fields(doc! { "n": 1 });
+                let found: Vec<StoredPosition> = self.find(&self.inner.messages, &query).await?;
+                let first = |message: StoredPosition| {
+                    Some(message.n? - i64::from(message_index(&message.id)?))
+                };
                 if let Some(first) = found.into_iter().find_map(first) {
                     return Ok(Some(first - before));
                 }
@@ -357,12 +366,12 @@ impl Mongo {
         Ok(None)
     }
 
-    /// Removes what was written and will not be posted. The caller may post the same again only
-    /// when this is done: so an error here is the caller's answer. What is left then is never seen
-    /// and expires.
-    async fn take_back(&self, group: &Group) -> Result<(), Error> {
+    /// Deletes the documents of a group that will not be posted. The caller may retry the same
+    /// request only after this, so an error here is returned to the caller. Remaining documents are
+    /// never visible and expire.
+    async fn delete_draft(&self, group: &Group) -> Result<(), Error> {
         for draft in &group.drafts {
-            for ids in draft.all_ids().chunks(PIECE) {
+            for ids in draft.all_ids().chunks(CHUNK_DOCUMENTS) {
                 let unseen = doc! { "_id": { "$in": ids }, "h": { "$exists": false } };
                 self.delete_messages(unseen).await?;
             }
@@ -374,37 +383,37 @@ impl Mongo {
     }
 }
 
-/// The first position that a step has given to its posts.
-pub(crate) fn first_of(step: &Step) -> Option<i64> {
-    if let Act::Post { first, .. } = &step.act { Some(*first) } else { None }
+/// The first position that an intent assigns to its posts.
+pub(crate) fn first_position_of(intent: &Intent) -> Option<i64> {
+    if let Action::Post { first, .. } = &intent.action { Some(*first) } else { None }
 }
 
-/// Documents in pieces that one command each can write in a short time.
-fn pieces<'a>(documents: impl Iterator<Item = &'a Document>) -> Vec<Vec<&'a Document>> {
-    let (mut pieces, mut piece, mut bytes) = (Vec::new(), Vec::new(), 0);
+/// Splits documents into chunks that one command can write in a short time.
+fn chunks<'a>(documents: impl Iterator<Item = &'a Document>) -> Vec<Vec<&'a Document>> {
+    let (mut chunks, mut chunk, mut bytes) = (Vec::new(), Vec::new(), 0);
     for document in documents {
         let own = size_of_bodies(document);
-        if !piece.is_empty() && (piece.len() >= PIECE || bytes + own > PIECE_BYTES) {
-            pieces.push(std::mem::take(&mut piece));
+        if !chunk.is_empty() && (chunk.len() >= CHUNK_DOCUMENTS || bytes + own > CHUNK_BYTES) {
+            chunks.push(std::mem::take(&mut chunk));
             bytes = 0;
         }
-        piece.push(document);
+        chunk.push(document);
         bytes += own;
     }
-    if !piece.is_empty() {
-        pieces.push(piece);
+    if !chunk.is_empty() {
+        chunks.push(chunk);
     }
-    pieces
+    chunks
 }
 
-/// The bytes of what callers gave in a message or an entry.
+/// The size of the bodies of a message or an entry.
 fn size_of_bodies(document: &Document) -> usize {
     let body = document.get_binary_generic("b").map_or(0, Vec::len);
     let messages = document.get_array("messages").into_iter().flatten();
     body + messages.filter_map(Bson::as_document).map(size_of_bodies).sum::<usize>()
 }
 
-/// Why a head does not take a post.
+/// Why a head rejects a post.
 fn refusal<T>(head: Option<&Head>, assumed: Generation) -> Option<Guarded<T>> {
     match head.map(Head::generation) {
         None => Some(Guarded::Absent),

@@ -1,4 +1,4 @@
-//! Reading more than one document.
+//! Queries for several documents.
 
 use futures_util::TryStreamExt;
 use mongodb::Collection;
@@ -9,10 +9,10 @@ use zaqar_core::storage::Error;
 
 use crate::Mongo;
 
-/// Times that a look goes on behind documents that cannot be read.
-const UNREADABLE: usize = 100;
+/// How many times a query continues after unreadable documents.
+const MAX_UNREADABLE: usize = 100;
 
-/// What to read.
+/// A query.
 #[derive(Debug, Clone)]
 pub(crate) struct Query {
     filter: Document,
@@ -31,14 +31,14 @@ impl Query {
         Self { sort, ..self }
     }
 
-    /// Only these fields.
-    pub(crate) fn of(self, fields: Document) -> Self {
+    /// Returns only these fields.
+    pub(crate) fn fields(self, fields: Document) -> Self {
         Self { fields, ..self }
     }
 
-    /// By this index, whatever the server would choose: it guesses, and remembers what was right
-    /// for another queue.
-    pub(crate) fn by(self, index: &'static str) -> Self {
+    /// Uses this index. The server's planner could choose another one, because it caches plans of
+    /// other queues.
+    pub(crate) fn hint(self, index: &'static str) -> Self {
         Self { index: Some(index), ..self }
     }
 
@@ -48,7 +48,7 @@ impl Query {
 }
 
 impl Mongo {
-    /// Reads documents; those that cannot be read are passed over.
+    /// Reads documents; unreadable ones are skipped.
     pub(crate) async fn find<T: DeserializeOwned>(
         &self,
         collection: &Collection<Document>,
@@ -58,8 +58,8 @@ impl Mongo {
         Ok(found.iter().filter_map(|raw| self.read(raw)).collect())
     }
 
-    /// Reads the first documents that `read` takes, in the order of a field whose range the filter
-    /// names. Fewer than the query's limit come only where there are no more.
+    /// Reads the first documents that `read` accepts, ordered by a field for which the filter has a
+    /// range. Returns fewer than the query's limit only if there are no more.
     pub(crate) async fn find_in_order<T>(
         &self,
         collection: &Collection<Document>,
@@ -69,14 +69,14 @@ impl Mongo {
     ) -> Result<Vec<T>, Error> {
         let (limit, mut found) = (query.limit, Vec::new());
         if limit == 0 {
-            // To the server this would be no limit.
+            // To the server, 0 means no limit.
             return Ok(found);
         }
-        for _ in 0..UNREADABLE {
+        for _ in 0..MAX_UNREADABLE {
             query.limit = limit.saturating_sub(found.len());
             let raw = self.find_raw(collection, &query).await?;
             found.extend(raw.iter().filter_map(&read));
-            // Of whatever type it is.
+            // A value of any type.
             let last = raw.last().and_then(|last| last.get(field).ok().flatten());
             let last = last.map(Bson::try_from);
             let (true, Some(Ok(last))) = (raw.len() == query.limit && found.len() < limit, last)
@@ -91,7 +91,7 @@ impl Mongo {
         Ok(found)
     }
 
-    /// Reads documents as they are.
+    /// Reads documents without decoding them.
     pub(crate) async fn find_raw(
         &self,
         collection: &Collection<Document>,
@@ -113,7 +113,7 @@ impl Mongo {
                 find = find.limit(limit);
             }
             if let Ok(limit) = u32::try_from(query.limit) {
-                // In one answer, where it is not too large.
+                // All in one reply, if it is not too large.
                 find = find.batch_size(limit.max(1));
             }
             async { find.await?.try_collect().await }
@@ -121,9 +121,9 @@ impl Mongo {
         .await
     }
 
-    /// Goes on without what failed for good, with a word in the log: one document that is not as
-    /// this store writes it stops nothing else.
-    pub(crate) fn pass_over<T>(
+    /// Logs a permanent failure and returns `None`, so that one invalid document does not block the
+    /// others.
+    pub(crate) fn skip_failed<T>(
         &self,
         what: &str,
         outcome: Result<T, Error>,
@@ -137,7 +137,7 @@ impl Mongo {
                         error,
                         what,
                         times,
-                        "a stored document stops a step; it is passed over"
+                        "an operation failed on a stored document and is skipped"
                     );
                 }
                 Ok(None)
@@ -146,14 +146,14 @@ impl Mongo {
         }
     }
 
-    /// Reads a document; `None`, and a word in the log, where it is not as this store writes it.
+    /// Decodes a document; logs a warning and returns `None` if it is invalid.
     pub(crate) fn read<T: DeserializeOwned>(&self, raw: &RawDocumentBuf) -> Option<T> {
         match deserialize_from_slice(raw.as_bytes()) {
             Ok(read) => Some(read),
             Err(error) => {
                 if let Some(times) = self.inner.unreadable.failure() {
                     let id = raw.get("_id").ok().flatten();
-                    tracing::warn!(%error, ?id, times, "a stored document cannot be read; it is passed over");
+                    tracing::warn!(%error, ?id, times, "a stored document cannot be read and is skipped");
                 }
                 None
             }

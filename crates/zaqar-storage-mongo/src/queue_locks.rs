@@ -1,45 +1,45 @@
-//! Gates: those of this process that change who holds a queue's messages wait for each other here,
-//! as all but one of them would only find out at the database that they have to try again.
+//! Locks by queue. Operations of this process that would conflict at the database and have to retry
+//! wait for each other here instead.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
+use tokio::sync::{Mutex as KeyMutex, OwnedMutexGuard};
 
-/// A gate for each queue at which somebody is.
+/// A mutex for each name that is locked or waited for.
 #[derive(Debug, Default)]
-pub(crate) struct Gates {
-    gates: Mutex<HashMap<String, Arc<Gate<()>>>>,
+pub(crate) struct QueueLocks {
+    locks: Mutex<HashMap<String, Arc<KeyMutex<()>>>>,
 }
 
-/// The right to go on. Ends when it is dropped.
+/// A held lock, released on drop.
 #[derive(Debug)]
-pub(crate) struct Pass<'a> {
-    gates: &'a Gates,
+pub(crate) struct QueueLock<'a> {
+    locks: &'a QueueLocks,
     name: String,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Gates {
-    /// Waits for the others at a gate.
-    pub(crate) async fn pass(&self, name: String) -> Pass<'_> {
-        let gate = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(gates.entry(name.clone()).or_default())
+impl QueueLocks {
+    /// Waits for the lock of a name.
+    pub(crate) async fn lock(&self, name: String) -> QueueLock<'_> {
+        let mutex = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(name.clone()).or_default())
         };
-        // Before the wait: who gives up waiting clears up, too.
-        let mut pass = Pass { gates: self, name, guard: None };
-        pass.guard = Some(gate.lock_owned().await);
-        pass
+        // Created before the wait, so that a cancelled wait cleans up as well.
+        let mut lock = QueueLock { locks: self, name, guard: None };
+        lock.guard = Some(mutex.lock_owned().await);
+        lock
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for QueueLock<'_> {
     fn drop(&mut self) {
         drop(self.guard.take());
-        let mut gates = self.gates.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if gates.get(&self.name).is_some_and(|gate| Arc::strong_count(gate) == 1) {
-            gates.remove(&self.name);
+        let mut locks = self.locks.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if locks.get(&self.name).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
+            locks.remove(&self.name);
         }
     }
 }
@@ -50,19 +50,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_gate_lets_one_through_and_is_forgotten_with_the_last() {
-        let gates = Gates::default();
-        let first = gates.pass("q".to_owned()).await;
-        let other = gates.pass("r".to_owned()).await;
-        let mut second = Box::pin(gates.pass("q".to_owned()));
+        let locks = QueueLocks::default();
+        let first = locks.lock("q".to_owned()).await;
+        let other = locks.lock("r".to_owned()).await;
+        let mut second = Box::pin(locks.lock("q".to_owned()));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         drop(second.await);
-        assert_eq!(gates.gates.lock().unwrap().len(), 1);
-        let _first = gates.pass("q".to_owned()).await;
-        let mut given_up = Box::pin(gates.pass("q".to_owned()));
+        assert_eq!(locks.locks.lock().unwrap().len(), 1);
+        let _first = locks.lock("q".to_owned()).await;
+        let mut given_up = Box::pin(locks.lock("q".to_owned()));
         assert!(futures_util::poll!(&mut given_up).is_pending());
         drop(given_up);
         drop((other, _first));
-        assert_eq!(gates.gates.lock().unwrap().len(), 0);
+        assert_eq!(locks.locks.lock().unwrap().len(), 0);
     }
 }

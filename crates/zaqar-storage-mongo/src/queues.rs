@@ -11,13 +11,13 @@ use crate::error::{is_duplicate, too_large, unreadable};
 use crate::query::Query;
 use crate::schema::{self, queue_id};
 
-/// A row as it is kept.
+/// A row as it is stored.
 #[derive(Deserialize)]
 struct Row {
     name: String,
     incarnation: i64,
     version: i64,
-    /// JSON text: numbers and the order of members stay as they were given.
+    /// JSON text, which preserves numbers and the order of members.
     metadata: String,
 }
 
@@ -34,20 +34,20 @@ impl Row {
 #[async_trait]
 impl Queues for Mongo {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
-        self.act(async {
+        self.run(async {
             let (queue, mut document) = (queue_id(key), document(row)?);
             document.extend(doc! {
                 "_id": &queue, "project": key.project.as_str(), "kind": key.kind.as_str(),
                 "name": key.name.as_str(),
             });
             loop {
-                let (is_made, was_sent) = self.insert_row(&document).await?;
+                let (is_made, was_retried) = self.insert_row(&document).await?;
                 if is_made {
                     return Ok(None);
                 }
-                // A row that was removed in between leaves room for another try.
+                // If the row was removed in between, try again.
                 if let Some(there) = self.row(&queue).await? {
-                    let is_ours = was_sent && there == *row;
+                    let is_ours = was_retried && there == *row;
                     return Ok((!is_ours).then_some(there));
                 }
             }
@@ -56,7 +56,7 @@ impl Queues for Mongo {
     }
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
-        self.act(async { self.row(&queue_id(key)).await }).await
+        self.run(async { self.row(&queue_id(key)).await }).await
     }
 
     async fn replace(
@@ -65,7 +65,7 @@ impl Queues for Mongo {
         expected: Generation,
         row: &QueueRow,
     ) -> Result<bool, Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
             let filter = doc! {
                 "_id": &queue,
@@ -74,9 +74,10 @@ impl Queues for Mongo {
             };
             let change = doc! { "$set": document(row)? };
             let rows = &self.inner.rows;
-            let (replaced, was_sent) =
-                self.send_noting(|| rows.update_one(filter.clone(), change.clone())).await?;
-            if replaced.matched_count > 0 || !was_sent {
+            let (replaced, was_retried) = self
+                .send_reporting_retry(|| rows.update_one(filter.clone(), change.clone()))
+                .await?;
+            if replaced.matched_count > 0 || !was_retried {
                 return Ok(replaced.matched_count > 0);
             }
             Ok(self.row(&queue).await?.as_ref() == Some(row))
@@ -85,14 +86,15 @@ impl Queues for Mongo {
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
-        self.act(async {
+        self.run(async {
             let filter =
                 doc! { "_id": queue_id(key), "incarnation": incarnation.get().cast_signed() };
             let rows = &self.inner.rows;
-            let (removed, was_sent) = self.send_noting(|| rows.delete_one(filter.clone())).await?;
-            // Where the first answer was lost, what is gone was removed by it, or by another who
-            // wanted the same.
-            Ok(removed.deleted_count > 0 || was_sent)
+            let (removed, was_retried) =
+                self.send_reporting_retry(|| rows.delete_one(filter.clone())).await?;
+            // If the first answer was lost, the row was removed by that attempt or by a concurrent
+            // identical request.
+            Ok(removed.deleted_count > 0 || was_retried)
         })
         .await
     }
@@ -104,8 +106,8 @@ impl Queues for Mongo {
         after: Option<&QueueName>,
         limit: usize,
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
-        self.act(async {
-            // No name is empty: this is before all of them.
+        self.run(async {
+            // Names are not empty, so this comes before all of them.
             let after = after.map_or("", QueueName::as_str);
             self.list_rows(project, kind, after, limit).await
         })
@@ -113,7 +115,7 @@ impl Queues for Mongo {
     }
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
-        self.act(async {
+        self.run(async {
             let filter = doc! { "project": project.as_str(), "kind": kind.as_str() };
             self.send(|| self.inner.rows.count_documents(filter.clone())).await
         })
@@ -122,7 +124,7 @@ impl Queues for Mongo {
 }
 
 impl Mongo {
-    /// Rows behind a name. Names are compared by byte, as collections have no collation.
+    /// Rows after a name. Names are compared by byte, as collections have no collation.
     async fn list_rows(
         &self,
         project: &ProjectId,
@@ -144,9 +146,9 @@ impl Mongo {
         row.map(|row| row.read().map(|(_, row)| row)).transpose()
     }
 
-    /// Inserts a row; whether it did, and whether the command was sent before.
+    /// Inserts a row. Returns whether it did, and whether the command was retried.
     async fn insert_row(&self, row: &Document) -> Result<(bool, bool), Error> {
-        self.send_noting(|| {
+        self.send_reporting_retry(|| {
             let insert = self.inner.rows.insert_one(row);
             async {
                 match insert.await {

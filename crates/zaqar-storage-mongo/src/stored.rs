@@ -1,4 +1,22 @@
-//! Heads, steps and messages as they are kept.
+//! Heads, intents and messages as they are stored.
+//!
+//! Some stored names are shorter or older than the names in this crate:
+//!
+//! | here | stored |
+//! |---|---|
+//! | message epoch | `room`, in messages and claims `h` |
+//! | subscription epoch | `hall` |
+//! | outbox epoch | `life` |
+//! | claim sequence number | `turn`, in messages `q` |
+//! | subscription sequence number | `roster` |
+//! | last claim intent, last subscription intent | `last`, `roster_last` |
+//! | intents, and the action of one | `todo`, `act` |
+//! | dropped epochs | `gone`, and `garbage` while there are any |
+//! | subscribed until, followed until | `subscribed`, `followed` |
+//! | latest time, next due, next claim expiry | `at`, `due`, `over` |
+//! | positions, extend to, readers, dead letters of an action | `places`, `alive`, `hearers`, `letters` |
+//! | the actions release, subscribe, change subscription, unsubscribe | `free`, `join`, `change`, `leave` |
+//! | of a lease: was live, attached | `kept`, `joins` |
 
 use bytes::Bytes;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
@@ -9,54 +27,67 @@ use zaqar_core::{Checksum, ClientId, Generation, Incarnation, KeyId, Payload, Po
 use crate::error::unreadable;
 use crate::schema::{self, claim_id, time};
 
-/// A queue's head: the one document by which everything that concerns more than one message is
-/// decided.
+/// The head of a queue: every operation on more than one document is committed by one change of it.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Head {
     #[serde(rename = "_id")]
     pub(crate) id: String,
-    /// Whether the queue is there. What was closed stays until its room is cleared.
+    /// Whether the queue exists. A closed head is kept until its dropped epochs are cleared.
     pub(crate) open: bool,
     incarnation: i64,
     version: i64,
-    /// What its outbox entries belong to: new with each opening.
-    pub(crate) life: i64,
-    /// What its messages and claims belong to: new with each opening and each purge.
-    pub(crate) room: i64,
-    /// What its subscriptions belong to: new with each opening, and when all are removed.
-    pub(crate) hall: i64,
+    /// The epoch of its outbox entries: new each time the queue is opened.
+    #[serde(rename = "life")]
+    pub(crate) outbox_epoch: i64,
+    /// The epoch of its messages and claims: new each time the queue is opened or purged.
+    #[serde(rename = "room")]
+    pub(crate) message_epoch: i64,
+    /// The epoch of its subscriptions: new each time the queue is opened or all subscriptions are
+    /// removed.
+    #[serde(rename = "hall")]
+    pub(crate) subscription_epoch: i64,
     /// The next position.
     pub(crate) next: i64,
-    /// Counts the steps that change who holds which message. Each is tried on the count that it has
-    /// seen.
-    pub(crate) turn: i64,
-    /// The step that made the latest turn.
-    pub(crate) last: Option<Binary>,
+    /// Counts the operations that change which claim holds a message. Such an operation commits
+    /// only if the number has not changed since it read the head.
+    #[serde(rename = "turn")]
+    pub(crate) claim_seq: i64,
+    /// The intent that last changed `claim_seq`.
+    #[serde(rename = "last")]
+    pub(crate) last_claim_intent: Option<Binary>,
     /// Counts changes of subscriptions, likewise.
-    pub(crate) roster: i64,
-    pub(crate) roster_last: Option<Binary>,
-    /// When the last subscription without a lease is over. Without one, 1 while outbox entries may
-    /// be due to nobody, and 0 when these were removed.
-    pub(crate) subscribed: i64,
-    /// When the last one on a lease is over by itself; 0 without one.
-    pub(crate) followed: i64,
-    /// The latest time that a step was done at.
-    pub(crate) at: i64,
-    /// No delayed message is due earlier.
-    pub(crate) due: i64,
-    /// No claim is over earlier.
-    pub(crate) over: i64,
-    /// Steps that are decided and perhaps not carried out.
-    pub(crate) todo: Vec<Step>,
-    /// Rooms, halls and lives that hold garbage.
-    #[serde(default)]
-    pub(crate) gone: Vec<Gone>,
-    /// The database's clock when it was read.
+    #[serde(rename = "roster")]
+    pub(crate) subscription_seq: i64,
+    /// The intent that last changed `subscription_seq`.
+    #[serde(rename = "roster_last")]
+    pub(crate) last_subscription_intent: Option<Binary>,
+    /// When the last subscription without a lease expires. Without such a subscription: 1 while
+    /// entries for workers may be left in the outbox, 0 once they were removed.
+    #[serde(rename = "subscribed")]
+    pub(crate) subscribed_until: i64,
+    /// When the last subscription on a lease expires by its own ttl; 0 without one.
+    #[serde(rename = "followed")]
+    pub(crate) followed_until: i64,
+    /// The latest time of a committed operation.
+    #[serde(rename = "at")]
+    pub(crate) latest_time: i64,
+    /// A lower bound of when the next delayed message is due.
+    #[serde(rename = "due")]
+    pub(crate) next_due: i64,
+    /// A lower bound of when the next claim expires.
+    #[serde(rename = "over")]
+    pub(crate) next_claim_expiry: i64,
+    /// Committed intents that may not be applied yet.
+    #[serde(rename = "todo")]
+    pub(crate) intents: Vec<Intent>,
+    /// Epochs whose documents are still to be deleted.
+    #[serde(rename = "gone", default)]
+    pub(crate) dropped_epochs: Vec<DroppedEpoch>,
+    /// The database's clock when the head was read.
     pub(crate) clock: Option<DateTime>,
-    /// The clock of the operation that reads it, where its steps are to compare it with the
-    /// database's.
+    /// The caller's clock, if intents are to compare it with the database's.
     #[serde(skip)]
-    pub(crate) asked_at: Option<i64>,
+    pub(crate) caller_time: Option<i64>,
 }
 
 impl Head {
@@ -68,148 +99,169 @@ impl Head {
         self.generation().incarnation
     }
 
-    /// What a horizon becomes when the last subscription of its sort leaves: the sweep looks for
-    /// entries that nobody is left to deliver.
-    pub(crate) fn left_behind(&self, horizon: &str) -> i64 {
-        i64::from(horizon == self::horizon(false) && self.subscribed > 0)
+    /// The value of an expiry field when the last subscription of its kind is removed. It makes the
+    /// sweep look for entries without readers.
+    pub(crate) fn expiry_when_empty(&self, expiry_field: &str) -> i64 {
+        i64::from(expiry_field == self::expiry_field(false) && self.subscribed_until > 0)
     }
 
-    /// When nobody hears of posts any more, of those who subscribe now.
-    pub(crate) fn heard_until(&self) -> i64 {
-        self.subscribed.max(self.followed)
+    /// When the last current subscription of any kind expires.
+    pub(crate) fn has_subscribers_until(&self) -> i64 {
+        self.subscribed_until.max(self.followed_until)
     }
 
-    /// The step of this name, if it is still listed.
-    pub(crate) fn step(&self, op: &Binary) -> Option<&Step> {
-        self.todo.iter().find(|step| step.op == *op)
+    /// The intent with this id, if it is still listed.
+    pub(crate) fn intent(&self, op: &Binary) -> Option<&Intent> {
+        self.intents.iter().find(|intent| intent.op == *op)
     }
 
-    /// The last position given.
+    /// The last assigned position.
     pub(crate) fn last_position(&self) -> Position {
         Position::new(u64::try_from(self.next - 1).unwrap_or(0))
     }
 }
 
-/// The field of a head that says when the last subscription of a sort is over.
-pub(crate) const fn horizon(is_leased: bool) -> &'static str {
+/// The field of a head that has the expiry of the last subscription of a kind: on a lease, or
+/// without one.
+pub(crate) const fn expiry_field(is_leased: bool) -> &'static str {
     if is_leased { "followed" } else { "subscribed" }
 }
 
-/// What waits to be cleared.
+/// An epoch whose documents are still to be deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Gone {
-    Room(i64),
-    Hall(i64),
-    Life(i64),
+pub(crate) enum DroppedEpoch {
+    #[serde(rename = "room")]
+    Messages(i64),
+    #[serde(rename = "hall")]
+    Subscriptions(i64),
+    #[serde(rename = "life")]
+    Outbox(i64),
 }
 
-impl Gone {
+impl DroppedEpoch {
     pub(crate) fn to_bson(&self) -> Bson {
-        let (kind, name) = match self {
-            Self::Room(name) => ("room", name),
-            Self::Hall(name) => ("hall", name),
-            Self::Life(name) => ("life", name),
+        let (kind, epoch) = match self {
+            Self::Messages(epoch) => ("room", epoch),
+            Self::Subscriptions(epoch) => ("hall", epoch),
+            Self::Outbox(epoch) => ("life", epoch),
         };
-        doc! { kind: *name }.into()
+        doc! { kind: *epoch }.into()
     }
 }
 
-/// A step that its head lists: decided by being listed, carried out by whoever comes first, any
-/// number of times.
+/// An intent: an operation on many documents. It is committed when its head lists it, and then
+/// applied by any process, any number of times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Step {
-    /// Its name.
+pub(crate) struct Intent {
+    /// Its id.
     pub(crate) op: Binary,
-    /// When.
+    /// The time of the operation.
     pub(crate) at: i64,
-    /// The head's room at that time.
-    pub(crate) room: i64,
-    pub(crate) act: Act,
+    /// The head's message epoch when it was committed.
+    #[serde(rename = "room")]
+    pub(crate) message_epoch: i64,
+    #[serde(rename = "act")]
+    pub(crate) action: Action,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Act {
-    /// Gives the messages of posts their places.
+pub(crate) enum Action {
+    /// Assigns positions to the messages of posts.
     Post {
-        life: i64,
+        #[serde(rename = "life")]
+        outbox_epoch: i64,
         incarnation: i64,
         /// The position of the first message; the others follow.
         first: i64,
         posts: Vec<Post>,
-        /// For whom there is an outbox entry; `None` where none was prepared.
-        hearers: Option<Readers>,
+        /// The readers of the outbox entries; `None` if no entries were written.
+        #[serde(rename = "hearers")]
+        readers: Option<Readers>,
     },
-    /// Lets a claim have messages.
+    /// Makes a claim hold messages.
     Claim {
-        turn: i64,
+        #[serde(rename = "turn")]
+        claim_seq: i64,
         claim: Binary,
-        places: Vec<i64>,
+        #[serde(rename = "places")]
+        positions: Vec<i64>,
         ttl: i64,
         until: i64,
-        /// Messages live until then at least.
-        alive: i64,
-        /// 1 where this counts as a claim of the message.
+        /// The messages expire then at the earliest.
+        #[serde(rename = "alive")]
+        extend_to: i64,
+        /// Added to the claim count of the messages: 1, or 0 for the store's own claims.
         counts: i32,
     },
-    /// Takes messages from claims, and ends these.
-    Free {
-        turn: i64,
+    /// Deletes claims and frees their messages.
+    #[serde(rename = "free")]
+    Release {
+        #[serde(rename = "turn")]
+        claim_seq: i64,
         claims: Vec<Binary>,
-        places: Vec<i64>,
+        #[serde(rename = "places")]
+        positions: Vec<i64>,
     },
     Renew {
-        turn: i64,
+        #[serde(rename = "turn")]
+        claim_seq: i64,
         claim: Binary,
-        places: Vec<i64>,
+        #[serde(rename = "places")]
+        positions: Vec<i64>,
         ttl: i64,
         until: i64,
-        alive: i64,
+        #[serde(rename = "alive")]
+        extend_to: i64,
     },
-    /// Removes messages: any, or those that one of the claims holds.
+    /// Deletes messages: any, or those that one of the claims holds.
     Delete {
-        places: Vec<i64>,
+        #[serde(rename = "places")]
+        positions: Vec<i64>,
         holders: Option<Vec<Binary>>,
     },
-    /// Takes messages over from a claim in another room.
+    /// Takes messages over from a claim in another queue.
     #[serde(rename = "letters")]
     DeadLetters {
         first: i64,
+        /// The other queue's message epoch.
         source: i64,
         claim: Binary,
-        letters: Vec<DeadLetter>,
+        #[serde(rename = "letters")]
+        dead_letters: Vec<DeadLetter>,
     },
-    /// Makes a subscription count.
-    Join {
+    /// Activates a subscription.
+    #[serde(rename = "join")]
+    Subscribe {
         key: Binary,
-        /// When it is over.
+        /// When it expires.
         end: i64,
     },
-    Change {
+    #[serde(rename = "change")]
+    ChangeSubscription {
         key: Binary,
-        roster: i64,
+        #[serde(rename = "roster")]
+        subscription_seq: i64,
         set: Document,
     },
-    Leave {
-        keys: Vec<Binary>,
-    },
+    #[serde(rename = "leave")]
+    Unsubscribe { keys: Vec<Binary> },
 }
 
-/// One of the posts that a step decides together.
+/// One of the posts that an intent commits together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Post {
-    /// Its messages' ids begin with this.
+    /// Its messages' keys begin with this.
     pub(crate) op: Binary,
     pub(crate) count: i64,
 }
 
-/// For whom a post's outbox entry is. Where it is for nobody it goes.
+/// The readers of a post's outbox entry. Without readers the entry is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Readers {
     /// Workers: there are subscriptions without a lease.
     pub(crate) workers: bool,
-    /// Servers that push: there are subscriptions on one.
+    /// Servers that push: there are subscriptions on a lease.
     pub(crate) followers: bool,
 }
 
@@ -219,68 +271,68 @@ impl Readers {
     }
 }
 
-/// A message that moves to a dead-letter queue.
+/// A message that is moved to a dead-letter queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DeadLetter {
     pub(crate) id: Binary,
-    /// Seconds it is shown to live.
+    /// The ttl to show, in seconds.
     pub(crate) ttl: i64,
-    /// When it expires, as a date.
+    /// When it expires.
     pub(crate) expires: DateTime,
 }
 
-/// What a message is.
+/// The states of a message.
 pub(crate) mod state {
     pub(crate) const FREE: i32 = 0;
-    pub(crate) const HELD: i32 = 1;
+    pub(crate) const CLAIMED: i32 = 1;
     pub(crate) const DELAYED: i32 = 2;
 }
 
-/// A message that has its place.
+/// A message with a position. The fields have their stored names.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Stored {
+pub(crate) struct StoredMessage {
     #[serde(rename = "_id")]
     pub(crate) id: Binary,
-    /// Its place.
+    /// Its position.
     pub(crate) n: i64,
     /// Its state.
     pub(crate) s: i32,
-    /// The claim that holds it, where one does.
+    /// The claim that holds it, if its state is claimed.
     pub(crate) c: Option<Binary>,
-    /// How often it was claimed.
+    /// Its claim count.
     pub(crate) k: i32,
     /// When it was posted.
     a: DateTime,
-    /// Seconds it was posted to live.
+    /// The posted ttl in seconds.
     l: i64,
-    /// When it expires: later than its ttl says where a claim has made it live longer.
+    /// When it expires: later than by its ttl if a claim has extended it.
     x: DateTime,
-    /// Who posted it.
+    /// The client that posted it.
     #[serde(default)]
     u: String,
-    /// Body, key and checksum.
+    /// Its body, encryption key and checksum.
     b: Binary,
     pub(crate) e: Option<String>,
     m: Option<Binary>,
 }
 
-impl Stored {
-    /// Whether its parts are as this store writes them.
+impl StoredMessage {
+    /// Whether its fields are valid.
     pub(crate) fn can_be_shown(&self) -> bool {
         let has_checksum = |digest: &Binary| digest.bytes.len() == size_of::<Checksum>();
         self.m.as_ref().is_none_or(has_checksum)
-            && (self.s != state::HELD || self.c.as_ref().and_then(claim_id).is_some())
+            && (self.s != state::CLAIMED || self.c.as_ref().and_then(claim_id).is_some())
     }
 
     pub(crate) fn show(self, incarnation: Incarnation) -> Result<Message, Error> {
         let claim = match &self.c {
-            Some(bits) if self.s == state::HELD => {
+            Some(bits) if self.s == state::CLAIMED => {
                 Some(claim_id(bits).ok_or_else(|| unreadable("a claim's id"))?)
             }
             _ => None,
         };
         Ok(Message {
-            id: schema::place(incarnation, self.n),
+            id: schema::message_id(incarnation, self.n),
             client: ClientId::new(&self.u),
             ttl: shown_ttl(self.l, self.a.timestamp_millis(), self.x.timestamp_millis()),
             created: time(self.a.timestamp_millis()),
@@ -295,25 +347,25 @@ impl Stored {
         self.x
     }
 
-    /// It as a claim that was just made holds it.
-    pub(crate) fn held_by(mut self, claim: &Binary, alive: DateTime) -> Self {
-        self.s = state::HELD;
+    /// The message as it is after this claim.
+    pub(crate) fn as_claimed_by(mut self, claim: &Binary, extend_to: DateTime) -> Self {
+        self.s = state::CLAIMED;
         self.c = Some(claim.clone());
         self.k = self.k.saturating_add(1);
-        self.x = self.x.max(alive);
+        self.x = self.x.max(extend_to);
         self
     }
 }
 
-/// The ttl to show: the one posted, unless the message lives longer; then in seconds, to the
-/// nearest.
+/// The ttl to show: the posted one, unless a claim has extended the message; then rounded to
+/// seconds.
 pub(crate) fn shown_ttl(posted: i64, created: i64, expires: i64) -> u64 {
     let lives = expires.saturating_sub(created);
     let ttl = if lives > posted.saturating_mul(1000) { rounded_seconds(lives) } else { posted };
     u64::try_from(ttl).unwrap_or(0)
 }
 
-/// Milliseconds as seconds, to the nearest.
+/// Milliseconds rounded to seconds.
 pub(crate) const fn rounded_seconds(millis: i64) -> i64 {
     millis.saturating_add(500) / 1000
 }
@@ -333,7 +385,7 @@ pub(crate) fn payload(
     Ok(Payload { bytes: Bytes::from(body.bytes), sealed_with: sealed_with.map(KeyId), checksum })
 }
 
-/// Adds to a document what [`payload`] reads.
+/// Adds the fields that [`payload`] reads.
 pub(crate) fn put_payload(into: &mut Document, payload: &Payload) {
     into.insert("b", schema::binary(payload.bytes.to_vec()));
     if let Some(KeyId(key)) = &payload.sealed_with {
@@ -349,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ttl_is_shown_as_posted_unless_the_life_has_grown() {
+    fn the_posted_ttl_is_shown_unless_it_was_extended() {
         for (posted, lives, shown) in [
             (60, 60_000, 60),
             (60, 60_499, 60),
@@ -361,16 +413,80 @@ mod tests {
         }
     }
 
+    /// Databases exist with these names, which differ from those in this crate.
     #[test]
-    fn a_step_reads_back() {
-        let step = Step {
-            op: schema::fresh_op(),
+    fn stored_names_of_intents_do_not_change() {
+        let op = schema::random_id;
+        let actions = [
+            (
+                Action::Claim {
+                    claim_seq: 1,
+                    claim: op(),
+                    positions: vec![1],
+                    ttl: 60,
+                    until: 2,
+                    extend_to: 3,
+                    counts: 1,
+                },
+                "claim",
+                &["turn", "claim", "places", "ttl", "until", "alive", "counts"][..],
+            ),
+            (
+                Action::Release { claim_seq: 1, claims: vec![op()], positions: vec![1] },
+                "free",
+                &["turn", "claims", "places"],
+            ),
+            (
+                Action::Delete { positions: vec![1], holders: None },
+                "delete",
+                &["places", "holders"],
+            ),
+            (
+                Action::DeadLetters { first: 1, source: 2, claim: op(), dead_letters: Vec::new() },
+                "letters",
+                &["first", "source", "claim", "letters"],
+            ),
+            (Action::Subscribe { key: op(), end: 1 }, "join", &["key", "end"]),
+            (
+                Action::ChangeSubscription { key: op(), subscription_seq: 1, set: doc! {} },
+                "change",
+                &["key", "roster", "set"],
+            ),
+            (Action::Unsubscribe { keys: Vec::new() }, "leave", &["keys"]),
+        ];
+        for (action, name, fields) in actions {
+            let intent = Intent { op: op(), at: 5, message_epoch: 7, action };
+            let stored = mongodb::bson::serialize_to_document(&intent).unwrap();
+            assert_eq!(stored.keys().collect::<Vec<_>>(), ["op", "at", "room", "act"]);
+            let action = stored.get_document("act").unwrap();
+            let found: Vec<_> = action.get_document(name).unwrap().keys().collect();
+            assert_eq!(found, fields, "{name}");
+        }
+        for (dropped, name) in [
+            (DroppedEpoch::Messages(5), "room"),
+            (DroppedEpoch::Subscriptions(5), "hall"),
+            (DroppedEpoch::Outbox(5), "life"),
+        ] {
+            assert_eq!(dropped.to_bson(), doc! { name: 5_i64 }.into());
+            let stored = doc! { name: 5_i64 };
+            let read: DroppedEpoch = mongodb::bson::deserialize_from_document(stored).unwrap();
+            assert_eq!(read, dropped);
+        }
+    }
+
+    #[test]
+    fn an_intent_round_trips() {
+        let intent = Intent {
+            op: schema::random_id(),
             at: 5,
-            room: 7,
-            act: Act::Delete { places: vec![1, 2], holders: Some(vec![schema::fresh_op()]) },
+            message_epoch: 7,
+            action: Action::Delete {
+                positions: vec![1, 2],
+                holders: Some(vec![schema::random_id()]),
+            },
         };
-        let stored = mongodb::bson::serialize_to_document(&step).unwrap();
-        let read: Step = mongodb::bson::deserialize_from_document(stored).unwrap();
-        assert_eq!(format!("{read:?}"), format!("{step:?}"));
+        let stored = mongodb::bson::serialize_to_document(&intent).unwrap();
+        let read: Intent = mongodb::bson::deserialize_from_document(stored).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{intent:?}"));
     }
 }

@@ -1,9 +1,10 @@
 //! Subscriptions.
 //!
-//! A subscription's document is written first, without counting; a step of the head makes it count.
-//! Such steps are tried on the roster's count, so each knows who else subscribes, and keep in the
-//! head until when anybody does, on a lease and without one: a post knows by its own one change of
-//! the head who must hear of it.
+//! A subscription's document is written first and is not active yet; an intent activates it. Such
+//! intents commit only if the subscription sequence number has not changed, so the other
+//! subscriptions are known. They also store in the head when the last subscription expires, on a
+//! lease and without one. So the commit of a post, which is one change of the head, knows who must
+//! be notified.
 
 use async_trait::async_trait;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
@@ -16,16 +17,16 @@ use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Mongo;
 use crate::error::{is_duplicate, too_large, unreadable};
+use crate::intents::{CommitOutcome, Sequence};
 use crate::query::Query;
 use crate::schema::{
-    self, BY_LEASE, Fence, bounds, date, draft_end, fresh, fresh_op, later, lease_bits, number,
-    queue_id, subscription_key, time,
+    self, BY_LEASE, CommitDeadline, date, draft_expiry, key_range, lease_bits, new_epoch, number,
+    plus_secs, queue_id, random_id, subscription_key, time,
 };
-use crate::steps::{Counter, Tried};
-use crate::stored::{Act, Gone, Head, Step, horizon};
+use crate::stored::{Action, DroppedEpoch, Head, Intent, expiry_field};
 use crate::view::View;
 
-/// A subscription as it is kept.
+/// A subscription as it is stored.
 #[derive(Debug, Deserialize)]
 struct StoredSubscription {
     #[serde(rename = "_id")]
@@ -39,9 +40,9 @@ struct StoredSubscription {
 }
 
 impl StoredSubscription {
-    /// What of the head says when the last of its sort is over.
-    fn horizon(&self) -> &'static str {
-        horizon(self.lease.is_some())
+    /// The field of the head with the expiry of the last subscription of its kind.
+    fn expiry_field(&self) -> &'static str {
+        expiry_field(self.lease.is_some())
     }
 
     fn show(self) -> Result<Subscription, Error> {
@@ -63,15 +64,15 @@ impl StoredSubscription {
     }
 }
 
-/// Subscriptions among which the last that can be read is looked for.
+/// How many subscriptions are read to find the last readable one.
 const LAST: usize = 10;
 
 #[derive(Deserialize)]
-struct Ending {
+struct Expiry {
     e: DateTime,
 }
 
-/// What a server that pushes needs of a subscription on its lease.
+/// The fields of a subscription on a lease that a server that pushes needs.
 #[derive(Debug, Deserialize)]
 struct Leased {
     #[serde(rename = "_id")]
@@ -96,52 +97,58 @@ impl Subscriptions for Mongo {
         subscription: &NewSubscription,
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
-        self.act(async {
+        self.run(async {
             too_large(
                 "the subscription",
                 subscription.options.len() + subscription.subscriber.len(),
             )?;
             let queue = queue_id(key);
-            let _gate = self.roster_gate(&queue).await;
-            let (mut written, fence) = (None, Fence::new());
+            let _lock = self.lock_subscriptions(&queue).await;
+            let (mut written, deadline) = (None, CommitDeadline::new());
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let view = match self.guarded_view(&queue, assumed, now).await? {
                     Guarded::Done(view) => view,
                     Guarded::Absent => {
-                        self.forget_subscription(written).await;
+                        self.delete_unused_subscription(written).await;
                         return Ok(Guarded::Absent);
                     }
                     Guarded::Stale(own) => {
-                        self.forget_subscription(written).await;
+                        self.delete_unused_subscription(written).await;
                         return Ok(Guarded::Stale(own));
                     }
                 };
-                let key = subscription_key(view.head.hall, subscription.id);
+                let key = subscription_key(view.head.subscription_epoch, subscription.id);
                 if let Some(there) = self.subscriber(&view, &subscription.subscriber).await? {
                     if there.key == key {
-                        // Ours: the answer to the step was lost.
+                        // It was created by an earlier attempt whose answer was lost.
                         let after = view.head.last_position();
                         return Ok(Guarded::Done(Subscribed::Created { after }));
                     }
-                    self.forget_subscription(written).await;
+                    self.delete_unused_subscription(written).await;
                     return Ok(Guarded::Done(Subscribed::Exists(there.show()?)));
                 }
-                // Each time: who ended the lease may have removed it.
+                // In each attempt, as a sweep may have deleted it with its lease.
                 self.write_subscription(&view, &key, subscription).await?;
                 written = Some(key.clone());
-                let end = later(view.now, number(subscription.ttl));
-                let change = doc! { "$max": { horizon(subscription.lease.is_some()): end } };
-                if let Some(head) =
-                    self.try_roster(&view, Act::Join { key, end }, change, Some(fence)).await?
+                let end = plus_secs(view.now, number(subscription.ttl));
+                let change = doc! { "$max": { expiry_field(subscription.lease.is_some()): end } };
+                if let Some(head) = self
+                    .try_commit_subscription(
+                        &view,
+                        Action::Subscribe { key, end },
+                        change,
+                        Some(deadline),
+                    )
+                    .await?
                 {
                     self.remember_subscribed(&queue, true);
                     let after = head.last_position();
                     return Ok(Guarded::Done(Subscribed::Created { after }));
                 }
             }
-            self.forget_subscription(written).await;
-            Err(Mongo::overtaken())
+            self.delete_unused_subscription(written).await;
+            Err(Mongo::contended())
         })
         .await
     }
@@ -152,9 +159,9 @@ impl Subscriptions for Mongo {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error> {
-        self.act(async {
+        self.run(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(None) };
-            self.kept(&view, id).await?.map(StoredSubscription::show).transpose()
+            self.live_subscription(&view, id).await?.map(StoredSubscription::show).transpose()
         })
         .await
     }
@@ -166,9 +173,9 @@ impl Subscriptions for Mongo {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
-        self.act(async {
+        self.run(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(Vec::new()) };
-            let behind = doc! { "_id": ids_after(view.head.hall, after) };
+            let behind = doc! { "_id": ids_after(view.head.subscription_epoch, after) };
             let query = Query::new(live(&view, behind)).sorted(doc! { "_id": 1 }).limited(limit);
             let read =
                 |raw: &_| self.read::<StoredSubscription>(raw).and_then(|kept| kept.show().ok());
@@ -185,17 +192,16 @@ impl Subscriptions for Mongo {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
-        self.act(async {
+        self.run(async {
             let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(Vec::new()) };
             let filter =
-                doc! { "lease": lease_bits(lease), "_id": ids_after(view.head.hall, after) };
-            // The index has every field that is asked for: the document, which may be large, is
-            // never read.
+                doc! { "lease": lease_bits(lease), "_id": ids_after(view.head.subscription_epoch, after) };
+            // The index covers the query, so the documents, which may be large, are not read.
             let query = Query::new(live(&view, filter))
                 .sorted(doc! { "_id": 1 })
                 .limited(limit)
-                .of(doc! { "_id": 1, "since": 1, "ttl": 1 })
-                .by(BY_LEASE);
+                .fields(doc! { "_id": 1, "since": 1, "ttl": 1 })
+                .hint(BY_LEASE);
             let read = |raw: &_| self.read(raw).and_then(Leased::show);
             self.find_in_order(&self.inner.subscriptions, query, "_id", read).await
         })
@@ -209,13 +215,15 @@ impl Subscriptions for Mongo {
         change: &SubscriptionChange,
         now: Timestamp,
     ) -> Result<Changed, Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
-            let _gate = self.roster_gate(&queue).await;
+            let _lock = self.lock_subscriptions(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else { return Ok(Changed::Absent) };
-                let Some(there) = self.kept(&view, id).await? else { return Ok(Changed::Absent) };
+                let Some(there) = self.live_subscription(&view, id).await? else {
+                    return Ok(Changed::Absent);
+                };
                 if let Some(subscriber) = &change.subscriber
                     && let Some(other) = self.subscriber(&view, subscriber).await?
                     && other.key != there.key
@@ -224,18 +232,23 @@ impl Subscriptions for Mongo {
                 }
                 let mut head = doc! {};
                 if let Some(ttl) = change.ttl {
-                    let (key, horizon) = (std::slice::from_ref(&there.key), there.horizon());
-                    let others = self.last_end(&view, key, horizon).await?;
-                    let end = others.max(later(view.now, number(ttl)));
-                    head.insert("$set", doc! { horizon: end });
+                    let (key, expiry_field) =
+                        (std::slice::from_ref(&there.key), there.expiry_field());
+                    let others = self.last_end(&view, key, expiry_field).await?;
+                    let end = others.max(plus_secs(view.now, number(ttl)));
+                    head.insert("$set", doc! { expiry_field: end });
                 }
                 let set = fields(change, view.now);
-                let act = Act::Change { key: there.key, roster: view.head.roster + 1, set };
-                if self.try_roster(&view, act, head, None).await?.is_some() {
+                let action = Action::ChangeSubscription {
+                    key: there.key,
+                    subscription_seq: view.head.subscription_seq + 1,
+                    set,
+                };
+                if self.try_commit_subscription(&view, action, head, None).await?.is_some() {
                     return Ok(Changed::Done);
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
@@ -246,88 +259,103 @@ impl Subscriptions for Mongo {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.act(async {
+        self.run(async {
             let queue = queue_id(key);
-            let _gate = self.roster_gate(&queue).await;
+            let _lock = self.lock_subscriptions(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else { return Ok(()) };
-                let Some(there) = self.kept(&view, id).await? else { return Ok(()) };
-                let horizon = there.horizon();
-                if self.try_unsubscribing(&view, vec![there.key], horizon).await? {
+                let Some(there) = self.live_subscription(&view, id).await? else { return Ok(()) };
+                let expiry_field = there.expiry_field();
+                if self.try_unsubscribing(&view, vec![there.key], expiry_field).await? {
                     return Ok(());
                 }
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.act(async {
-            let (queue, asked_at, now) = (queue_id(key), schema::millis(now), self.at(now));
-            let mut sent_about = None;
+        self.run(async {
+            let (queue, caller_time, now) = (queue_id(key), schema::millis(now), self.effective_time(now));
+            let mut retried_epoch = None;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(head) = self.head(&queue).await? else { return Ok(()) };
-                if sent_about.is_some_and(|hall| hall != head.hall) {
-                    // The answer to the command that left the hall behind was lost.
+                if retried_epoch.is_some_and(|subscription_epoch| subscription_epoch != head.subscription_epoch) {
+                    // The answer to the command that changed the epoch was lost.
                     return Ok(());
                 }
-                self.check_clock(head.clock, asked_at)?;
-                // All of them are in the hall: it is left behind.
-                let mut filter = doc! { "_id": &queue, "open": true, "hall": head.hall };
-                self.guard(&mut filter, asked_at, None);
-                let subscribed = head.left_behind(horizon(false));
+                self.check_clock(head.clock, caller_time)?;
+                // A new epoch drops all subscriptions.
+                let mut filter = doc! { "_id": &queue, "open": true, "hall": head.subscription_epoch };
+                self.guard(&mut filter, caller_time, None);
+                let subscribed = head.expiry_when_empty(expiry_field(false));
                 let change = doc! {
                     "$set": {
-                        "hall": fresh(), "subscribed": subscribed, "followed": 0_i64,
+                        "hall": new_epoch(), "subscribed": subscribed, "followed": 0_i64,
                         "garbage": true,
                     },
                     "$max": { "at": now },
-                    "$push": { "gone": Gone::Hall(head.hall).to_bson() },
+                    "$push": { "gone": DroppedEpoch::Subscriptions(head.subscription_epoch).to_bson() },
                 };
                 let heads = &self.inner.heads;
-                let (left, was_sent) =
-                    self.send_noting(|| heads.update_one(filter.clone(), change.clone())).await?;
+                let (left, was_retried) =
+                    self.send_reporting_retry(|| heads.update_one(filter.clone(), change.clone())).await?;
                 if left.matched_count > 0 {
                     return Ok(());
                 }
-                sent_about = was_sent.then_some(head.hall);
+                retried_epoch = was_retried.then_some(head.subscription_epoch);
             }
-            Err(Mongo::overtaken())
+            Err(Mongo::contended())
         })
         .await
     }
 }
 
 impl Mongo {
-    /// Tries a step on the roster; the head with it, or `None` where another came first.
-    async fn try_roster(
+    /// Tries to commit a change of subscriptions. Returns the head afterwards, or `None` after a
+    /// conflict.
+    async fn try_commit_subscription(
         &self,
         view: &View,
-        act: Act,
+        action: Action,
         change: Document,
-        fence: Option<Fence>,
+        deadline: Option<CommitDeadline>,
     ) -> Result<Option<Box<Head>>, Error> {
-        let step = Step { op: fresh_op(), at: view.now, room: view.head.room, act };
-        match self.try_step(&view.head, Counter::Roster, &step, change, fence).await? {
-            Tried::Done(head) => self.finish(&head.id, &step).await.map(|_| Some(head)),
-            // Where it was decided after all, the next look finds what it did.
-            Tried::Overtaken | Tried::Unknown => Ok(None),
+        let intent = Intent {
+            op: random_id(),
+            at: view.now,
+            message_epoch: view.head.message_epoch,
+            action,
+        };
+        match self
+            .try_commit(&view.head, Sequence::Subscriptions, &intent, change, deadline)
+            .await?
+        {
+            CommitOutcome::Committed(head) => {
+                self.apply_and_remove(&head.id, &intent).await.map(|_| Some(head))
+            }
+            // If it was committed after all, the next attempt finds its effect.
+            CommitOutcome::Conflict | CommitOutcome::Unknown => Ok(None),
         }
     }
 
-    /// Tries to remove subscriptions of one sort; whether no other step came first.
+    /// Tries to remove subscriptions of one kind; `false` after a conflict.
     pub(crate) async fn try_unsubscribing(
         &self,
         view: &View,
         keys: Vec<Binary>,
-        horizon: &str,
+        expiry_field: &str,
     ) -> Result<bool, Error> {
-        let end = self.last_end(view, &keys, horizon).await?;
-        let head = doc! { "$set": { horizon: end.max(view.head.left_behind(horizon)) } };
-        Ok(self.try_roster(view, Act::Leave { keys }, head, None).await?.is_some())
+        let end = self.last_end(view, &keys, expiry_field).await?;
+        let head =
+            doc! { "$set": { expiry_field: end.max(view.head.expiry_when_empty(expiry_field)) } };
+        Ok(self
+            .try_commit_subscription(view, Action::Unsubscribe { keys }, head, None)
+            .await?
+            .is_some())
     }
 
     pub(crate) async fn delete_subscriptions(&self, keys: &[Binary]) -> Result<u64, Error> {
@@ -337,12 +365,12 @@ impl Mongo {
     }
 
     /// A live subscription.
-    async fn kept(
+    async fn live_subscription(
         &self,
         view: &View,
         id: SubscriptionId,
     ) -> Result<Option<StoredSubscription>, Error> {
-        let filter = live(view, doc! { "_id": subscription_key(view.head.hall, id) });
+        let filter = live(view, doc! { "_id": subscription_key(view.head.subscription_epoch, id) });
         let kept = self.inner.subscriptions.clone_with_type::<StoredSubscription>();
         self.send(|| kept.find_one(filter.clone())).await
     }
@@ -353,20 +381,22 @@ impl Mongo {
         view: &View,
         subscriber: &str,
     ) -> Result<Option<StoredSubscription>, Error> {
-        let filter = live(view, doc! { "hall": view.head.hall, "subscriber": subscriber });
+        let filter =
+            live(view, doc! { "hall": view.head.subscription_epoch, "subscriber": subscriber });
         let kept = self.inner.subscriptions.clone_with_type::<StoredSubscription>();
         self.send(|| kept.find_one(filter.clone())).await
     }
 
-    /// When the last of the other subscriptions of a sort is over; 0 without one.
+    /// When the last of the other subscriptions of a kind expires; 0 without one.
     async fn last_end(&self, view: &View, but: &[Binary], sort: &str) -> Result<i64, Error> {
         let others = doc! {
-            "hall": view.head.hall, "leased": sort == horizon(true), "counts": true,
+            "hall": view.head.subscription_epoch, "leased": sort == expiry_field(true), "counts": true,
             "_id": { "$nin": but },
         };
-        // More than one: what cannot be read may come first.
-        let query = Query::new(others).sorted(doc! { "e": -1 }).limited(LAST).of(doc! { "e": 1 });
-        let last: Vec<Ending> = self.find(&self.inner.subscriptions, &query).await?;
+        // More than one, as the first may be unreadable.
+        let query =
+            Query::new(others).sorted(doc! { "e": -1 }).limited(LAST).fields(doc! { "e": 1 });
+        let last: Vec<Expiry> = self.find(&self.inner.subscriptions, &query).await?;
         Ok(last.first().map_or(0, |last| last.e.timestamp_millis()))
     }
 
@@ -378,20 +408,20 @@ impl Mongo {
     ) -> Result<(), Error> {
         let mut document = doc! {
             "_id": key,
-            "hall": view.head.hall,
+            "hall": view.head.subscription_epoch,
             "leased": new.lease.is_some(),
             "counts": false,
             "roster": 0_i64,
             "subscriber": &new.subscriber,
             "ttl": number(new.ttl),
             "since": view.now,
-            // Should it never count, it is over then.
-            "e": date(later(view.now, number(new.ttl))).min(draft_end(view.now)),
+            // If it is never activated, it expires then.
+            "e": date(plus_secs(view.now, number(new.ttl))).min(draft_expiry(view.now)),
             "options": &new.options,
             "confirmed": new.confirmed,
         };
         if let Some(lease) = new.lease {
-            // A sweep finds it by these.
+            // A sweep finds it by these fields.
             document.extend(doc! { "lease": lease_bits(lease), "queue": &view.head.id });
         }
         self.send(|| {
@@ -405,31 +435,31 @@ impl Mongo {
         })
         .await?;
         match new.lease {
-            Some(lease) => self.count_on_lease(lease).await,
+            Some(lease) => self.attach_to_lease(lease).await,
             None => Ok(()),
         }
     }
 
-    /// Removes the document of a subscription that was not made. Where that fails the collector
-    /// does.
-    async fn forget_subscription(&self, written: Option<Binary>) {
+    /// Deletes the document of a subscription that was not created. If that fails, the TTL index
+    /// deletes it.
+    async fn delete_unused_subscription(&self, written: Option<Binary>) {
         let Some(key) = written else { return };
         let filter = doc! { "_id": key, "counts": false };
         if let Err(error) = self.send(|| self.inner.subscriptions.delete_one(filter.clone())).await
         {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
-                "an unused subscription is left to expire"
+                "the document of an unused subscription is left to expire"
             );
         }
     }
 }
 
-/// The ids of a hall's subscriptions behind one of them.
-fn ids_after(hall: i64, after: Option<SubscriptionId>) -> Document {
-    let (first, last) = bounds(hall);
+/// A filter for the keys of an epoch's subscriptions after one of them.
+fn ids_after(subscription_epoch: i64, after: Option<SubscriptionId>) -> Document {
+    let (first, last) = key_range(subscription_epoch);
     match after {
-        Some(after) => doc! { "$gt": subscription_key(hall, after), "$lt": last },
+        Some(after) => doc! { "$gt": subscription_key(subscription_epoch, after), "$lt": last },
         None => doc! { "$gte": first, "$lt": last },
     }
 }
@@ -441,7 +471,7 @@ fn live(view: &View, mut filter: Document) -> Document {
     filter
 }
 
-/// What a change sets.
+/// The fields that a change sets.
 fn fields(change: &SubscriptionChange, now: i64) -> Document {
     let mut set = doc! {};
     let mut put = |name: &str, value: Option<Bson>| {
@@ -455,7 +485,7 @@ fn fields(change: &SubscriptionChange, now: i64) -> Document {
     if let Some(ttl) = change.ttl.map(number) {
         put("ttl", Some(ttl.into()));
         put("since", Some(now.into()));
-        put("e", Some(date(later(now, ttl)).into()));
+        put("e", Some(date(plus_secs(now, ttl)).into()));
     }
     set
 }

@@ -1,4 +1,4 @@
-//! What a sweep does, kind by kind.
+//! Sweeps, by kind of document.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use zaqar_core::storage::{Error, Swept};
 
 use crate::Mongo;
+use crate::intents::ABANDONED;
 use crate::query::Query;
-use crate::schema::{bounds, date, time};
-use crate::steps::ABANDONED;
-use crate::stored::{Gone, Head, state};
+use crate::schema::{date, key_range, time};
+use crate::stored::{DroppedEpoch, Head, state};
 use crate::view::Freshness;
 
 #[derive(Deserialize)]
@@ -20,7 +20,7 @@ struct Id {
     id: Bson,
 }
 
-/// Where a claim belongs.
+/// The queue and message epoch of a claim.
 #[derive(Deserialize)]
 struct Owner {
     #[serde(rename = "_id")]
@@ -44,24 +44,24 @@ impl Mongo {
         self.remove(&self.inner.subscriptions, over, left(&swept), &mut swept).await?;
         self.sweep_leases(now, left(&swept), &mut swept).await?;
         self.end_outbox(now, left(&swept), &mut swept).await?;
-        let unheard = doc! { "x": { "$lte": date(now) } };
-        self.remove(&self.inner.outbox, unheard, left(&swept), &mut swept).await?;
-        self.clear_rooms(now, budget, &mut swept).await?;
+        let unread = doc! { "x": { "$lte": date(now) } };
+        self.remove(&self.inner.outbox, unread, left(&swept), &mut swept).await?;
+        self.clear_dropped_epochs(now, budget, &mut swept).await?;
         Ok(swept)
     }
 
-    /// Carries out what writers that died have left listed; whether there is more.
+    /// Applies intents of writers that died. Returns whether there may be more.
     pub(crate) async fn finish_abandoned(&self, now: i64, limit: usize) -> Result<bool, Error> {
         let old = doc! { "todo.at": { "$lte": now.saturating_sub(ABANDONED) } };
         let query = Query::new(old).limited(limit);
         let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
         for head in &heads {
-            self.pass_over("an abandoned step", self.settle_steps(head, now).await)?;
+            self.skip_failed("an abandoned intent", self.apply_intents(head, now).await)?;
         }
         Ok(heads.len() >= limit)
     }
 
-    /// Removes documents that fit a filter, `budget` of them at most.
+    /// Deletes at most `budget` documents that match a filter.
     async fn remove(
         &self,
         from: &Collection<Document>,
@@ -69,7 +69,7 @@ impl Mongo {
         budget: usize,
         swept: &mut Swept,
     ) -> Result<(), Error> {
-        let query = Query::new(filter.clone()).of(doc! { "_id": 1 }).limited(budget + 1);
+        let query = Query::new(filter.clone()).fields(doc! { "_id": 1 }).limited(budget + 1);
         let mut found: Vec<Id> = self.find(from, &query).await?;
         swept.more |= found.len() > budget;
         found.truncate(budget);
@@ -86,7 +86,7 @@ impl Mongo {
 
     async fn show_all_due(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
         let due = doc! { "t": { "$lte": now } };
-        let query = Query::new(due.clone()).of(doc! { "_id": 1 }).limited(budget + 1);
+        let query = Query::new(due.clone()).fields(doc! { "_id": 1 }).limited(budget + 1);
         let mut found: Vec<Id> = self.find(&self.inner.messages, &query).await?;
         swept.more |= found.len() > budget;
         found.truncate(budget);
@@ -101,7 +101,7 @@ impl Mongo {
         Ok(())
     }
 
-    /// Ends claims that are over, each queue's together.
+    /// Releases expired claims, queue by queue.
     async fn end_all_claims(
         &self,
         now: i64,
@@ -109,7 +109,8 @@ impl Mongo {
         swept: &mut Swept,
     ) -> Result<(), Error> {
         let over = doc! { "e": { "$lte": date(now) }, "live": true };
-        let query = Query::new(over).of(doc! { "_id": 1, "h": 1, "queue": 1 }).limited(budget + 1);
+        let query =
+            Query::new(over).fields(doc! { "_id": 1, "h": 1, "queue": 1 }).limited(budget + 1);
         let mut found: Vec<Owner> = self.find(&self.inner.claims, &query).await?;
         swept.more |= found.len() > budget;
         found.truncate(budget);
@@ -118,16 +119,16 @@ impl Mongo {
             by_queue.entry(&owner.queue).or_default().push(owner);
         }
         for (queue, owners) in by_queue {
-            // A view has ended those of its own room. To take others for dead, it must be the
-            // latest.
-            let view = self.view_by(Freshness::Confirmed, queue, time(now)).await;
-            let Some(view) = self.pass_over("a queue with claims that are over", view)? else {
+            // A view has released the claims of its own epoch. Others are orphaned, if it is the
+            // latest view.
+            let view = self.view_by(Freshness::Latest, queue, time(now)).await;
+            let Some(view) = self.skip_failed("a queue with expired claims", view)? else {
                 continue;
             };
-            let room = view.map(|view| view.head.room);
+            let message_epoch = view.map(|view| view.head.message_epoch);
             let dead: Vec<_> = owners
                 .iter()
-                .filter(|owner| Some(owner.h) != room)
+                .filter(|owner| Some(owner.h) != message_epoch)
                 .map(|owner| owner.id.clone())
                 .collect();
             let dead = doc! { "_id": { "$in": dead }, "e": { "$lte": date(now) } };
@@ -137,11 +138,10 @@ impl Mongo {
         Ok(())
     }
 
-    /// Ends outbox entries whose messages have expired, and those of queues that nobody
-    /// subscribes to any more.
+    /// Ends outbox entries whose messages have expired, and those of queues without subscriptions.
     async fn end_outbox(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
         let expired = doc! { "ends": { "$lte": now } };
-        let query = Query::new(expired).of(doc! { "_id": 1 }).limited(budget + 1);
+        let query = Query::new(expired).fields(doc! { "_id": 1 }).limited(budget + 1);
         let mut found: Vec<Id> = self.find(&self.inner.outbox, &query).await?;
         swept.more |= found.len() > budget;
         found.truncate(budget);
@@ -159,8 +159,8 @@ impl Mongo {
                 swept.more = true;
                 break;
             }
-            let settled = self.settle_steps(head, now).await;
-            if self.pass_over("a step of a queue without subscribers", settled)?.is_none() {
+            let settled = self.apply_intents(head, now).await;
+            if self.skip_failed("an intent of a queue without subscribers", settled)?.is_none() {
                 continue;
             }
             let ended = self.end_undeliverable(head, left).await?;
@@ -169,10 +169,10 @@ impl Mongo {
                 swept.more = true;
                 break;
             }
-            // Unless somebody subscribes since.
+            // Unless somebody has subscribed since.
             let same = doc! {
-                "_id": &head.id, "life": head.life, "roster": head.roster,
-                "subscribed": head.subscribed,
+                "_id": &head.id, "life": head.outbox_epoch, "roster": head.subscription_seq,
+                "subscribed": head.subscribed_until,
             };
             let nobody = doc! { "$set": { "subscribed": 0_i64 } };
             self.send(|| self.inner.heads.update_one(same.clone(), nobody.clone())).await?;
@@ -180,13 +180,18 @@ impl Mongo {
         Ok(())
     }
 
-    /// Clears what purged and closed queues have left behind.
-    async fn clear_rooms(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {
+    /// Deletes the documents of epochs that purged and closed queues have dropped.
+    async fn clear_dropped_epochs(
+        &self,
+        now: i64,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
         let query = Query::new(doc! { "garbage": true }).limited(budget);
         let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
         for head in &heads {
             let cleared = self.clear_head(head, now, budget, swept).await;
-            self.pass_over("what a queue has left behind", cleared)?;
+            self.skip_failed("the dropped epochs of a queue", cleared)?;
             if swept.done >= budget {
                 break;
             }
@@ -202,50 +207,56 @@ impl Mongo {
         budget: usize,
         swept: &mut Swept,
     ) -> Result<(), Error> {
-        // What is listed of a room is carried out before the room is cleared for the last time.
-        // Nothing more will be.
-        self.settle_steps(head, now).await?;
-        for gone in &head.gone {
+        // Intents of an epoch are applied before the epoch is cleared for the last time; no more
+        // can follow.
+        self.apply_intents(head, now).await?;
+        for gone in &head.dropped_epochs {
             let left = budget.saturating_sub(swept.done);
             let mut cleared = Swept::default();
             if left == 0 {
                 swept.more = true;
                 return Ok(());
             }
-            self.clear(gone, left, &mut cleared).await?;
+            self.clear_epoch(gone, left, &mut cleared).await?;
             swept.done += cleared.done;
             if cleared.more {
                 swept.more = true;
                 return Ok(());
             }
             if head.open {
-                self.tick_off(&head.id, gone).await?;
+                self.remove_dropped_epoch(&head.id, gone).await?;
             }
         }
-        self.drop_closed(head).await
+        self.delete_closed_head(head).await
     }
 
-    async fn clear(&self, gone: &Gone, budget: usize, swept: &mut Swept) -> Result<(), Error> {
+    async fn clear_epoch(
+        &self,
+        gone: &DroppedEpoch,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
         match gone {
-            Gone::Room(room) => {
-                self.remove(&self.inner.messages, doc! { "h": *room }, budget, swept).await?;
-                let (first, last) = bounds(*room);
+            DroppedEpoch::Messages(message_epoch) => {
+                self.remove(&self.inner.messages, doc! { "h": *message_epoch }, budget, swept)
+                    .await?;
+                let (first, last) = key_range(*message_epoch);
                 let claims = doc! { "_id": { "$gte": first, "$lt": last } };
                 let left = budget.saturating_sub(swept.done.min(budget));
                 self.remove_range(&self.inner.claims, claims, left, swept).await
             }
-            Gone::Hall(hall) => {
-                let (first, last) = bounds(*hall);
+            DroppedEpoch::Subscriptions(subscription_epoch) => {
+                let (first, last) = key_range(*subscription_epoch);
                 let all = doc! { "_id": { "$gte": first, "$lt": last } };
                 self.remove_range(&self.inner.subscriptions, all, budget, swept).await
             }
-            Gone::Life(life) => {
-                self.remove(&self.inner.outbox, doc! { "life": *life }, budget, swept).await
+            DroppedEpoch::Outbox(outbox_epoch) => {
+                self.remove(&self.inner.outbox, doc! { "life": *outbox_epoch }, budget, swept).await
             }
         }
     }
 
-    /// As [`Mongo::remove`], for a filter on ids.
+    /// As [`Mongo::remove`], for a range of ids.
     async fn remove_range(
         &self,
         from: &Collection<Document>,
@@ -253,7 +264,7 @@ impl Mongo {
         budget: usize,
         swept: &mut Swept,
     ) -> Result<(), Error> {
-        let query = Query::new(range).of(doc! { "_id": 1 }).limited(budget + 1);
+        let query = Query::new(range).fields(doc! { "_id": 1 }).limited(budget + 1);
         let mut found: Vec<Id> = self.find(from, &query).await?;
         swept.more |= found.len() > budget;
         found.truncate(budget);
@@ -267,7 +278,7 @@ impl Mongo {
         Ok(())
     }
 
-    async fn tick_off(&self, queue: &str, gone: &Gone) -> Result<(), Error> {
+    async fn remove_dropped_epoch(&self, queue: &str, gone: &DroppedEpoch) -> Result<(), Error> {
         let change = doc! { "$pull": { "gone": gone.to_bson() } };
         self.send(|| self.inner.heads.update_one(doc! { "_id": queue }, change.clone())).await?;
         let nothing_left = doc! { "_id": queue, "gone": { "$size": 0 } };
@@ -276,12 +287,12 @@ impl Mongo {
         Ok(())
     }
 
-    /// Removes a closed head of which nothing is left, unless it was opened again.
-    async fn drop_closed(&self, head: &Head) -> Result<(), Error> {
+    /// Deletes a closed head whose epochs are cleared, unless it was opened again.
+    async fn delete_closed_head(&self, head: &Head) -> Result<(), Error> {
         if head.open {
             return Ok(());
         }
-        let same = doc! { "_id": &head.id, "open": false, "life": head.life };
+        let same = doc! { "_id": &head.id, "open": false, "life": head.outbox_epoch };
         self.send(|| self.inner.heads.delete_one(same.clone())).await?;
         Ok(())
     }

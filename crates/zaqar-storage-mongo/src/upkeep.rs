@@ -1,4 +1,4 @@
-//! Health, cleaning and the end.
+//! Health checks, sweeps and shutdown.
 
 use async_trait::async_trait;
 use zaqar_core::Timestamp;
@@ -8,11 +8,11 @@ use crate::Mongo;
 use crate::schema::millis;
 
 impl Mongo {
-    /// The time to delete by: the database's, never the caller's, unless they are not to be
+    /// The time that decides what is deleted: the database's, or the caller's if the clocks are not
     /// compared.
     pub(crate) async fn database_time(&self, now: Timestamp) -> Result<i64, Error> {
-        if self.bound().is_none() {
-            return Ok(self.at(now));
+        if self.max_skew().is_none() {
+            return Ok(self.effective_time(now));
         }
         let clock = self.server_time().await?;
         self.check_clock(Some(clock), millis(now))?;
@@ -23,8 +23,8 @@ impl Mongo {
 #[async_trait]
 impl Upkeep for Mongo {
     async fn ping(&self) -> Result<(), Error> {
-        self.act(async {
-            // Asks the primary, so there must be one.
+        self.run(async {
+            // This command needs a primary.
             let clock = self.server_time().await?;
             self.check_own_clock(clock)
         })
@@ -32,7 +32,7 @@ impl Upkeep for Mongo {
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
-        self.act(async {
+        self.run(async {
             let now = self.database_time(now).await?;
             self.sweep_all(now, budget).await
         })
@@ -40,7 +40,7 @@ impl Upkeep for Mongo {
     }
 
     async fn shut_down(&self) -> Result<(), Error> {
-        self.shut().await;
+        self.drain().await;
         Ok(())
     }
 }

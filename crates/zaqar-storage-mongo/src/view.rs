@@ -1,5 +1,5 @@
-//! A queue as an operation finds it: what its head lists is carried out, and what has come due by
-//! its time has happened.
+//! A consistent view of a queue: committed intents are applied, expired claims are released, and
+//! due messages are free.
 
 use mongodb::bson::{Binary, DateTime, Document, doc};
 use serde::Deserialize;
@@ -7,87 +7,91 @@ use zaqar_core::storage::{Error, Guarded};
 use zaqar_core::{Generation, Timestamp};
 
 use crate::Mongo;
+use crate::intents::{CommitOutcome, Sequence};
 use crate::query::Query;
-use crate::schema::{self, BY_PLACE, BY_STATE, date};
-use crate::steps::{Counter, Tried};
-use crate::stored::{Act, Head, Step, Stored, state};
+use crate::schema::{self, BY_POSITION, BY_STATE, date};
+use crate::stored::{Action, Head, Intent, StoredMessage, state};
 
-/// Claims that one step ends, at most, and messages that it frees, about.
+/// The maximum number of claims that one intent releases, and about the maximum number of messages
+/// that it frees.
 const CLAIMS: usize = 100;
 const FREED: usize = 5000;
-/// Steps that one operation makes to end claims; a queue that needs more is busy enough to be told
-/// so.
+/// The maximum number of such intents of one operation. If a queue needs more, the operation is
+/// rejected as overloaded.
 const ROUNDS: usize = 100;
 
-/// A queue that is there.
+/// A queue that exists.
 pub(crate) struct View {
     pub(crate) head: Head,
-    /// The time to act at.
+    /// The effective time.
     pub(crate) now: i64,
 }
 
-/// How sure a view must be that nothing newer was acknowledged.
+/// How fresh a view must be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Freshness {
-    /// It is what a majority has; older than that for a moment after an election.
-    Committed,
-    /// It is the latest.
-    Confirmed,
+    /// Read from a majority; for a moment after an election it may miss acknowledged writes.
+    Majority,
+    /// A linearizable read: it has all acknowledged writes.
+    Latest,
 }
 
-/// A claim as it is kept.
+/// A claim as it is stored.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct StoredClaim {
     #[serde(rename = "_id")]
     pub(crate) key: Binary,
     pub(crate) ttl: i64,
     pub(crate) since: i64,
-    /// When it is over.
+    /// When it expires.
     e: DateTime,
-    /// The messages that it took, in order. Which of them it still holds they know themselves.
-    pub(crate) places: Vec<i64>,
+    /// The positions of the messages that it claimed, in order. The messages say whether it still
+    /// holds them.
+    #[serde(rename = "places")]
+    pub(crate) positions: Vec<i64>,
 }
 
 impl StoredClaim {
-    /// The claim's own part of its key.
+    /// The claim's id, as the last part of its key.
     pub(crate) fn bits(&self) -> Binary {
         schema::binary(self.key.bytes.iter().skip(8).copied().collect())
     }
 }
 
 impl View {
-    /// Messages that have their place, one way to begin a filter.
+    /// A filter for live messages with a position.
     pub(crate) fn all(&self) -> Document {
-        doc! { "h": self.head.room, "n": { "$lt": self.head.next }, "x": { "$gt": date(self.now) } }
+        doc! { "h": self.head.message_epoch, "n": { "$lt": self.head.next }, "x": { "$gt": date(self.now) } }
     }
 
-    /// Those messages of one state.
+    /// A filter for live messages in one state.
     pub(crate) fn of_state(&self, state: i32) -> Document {
         doc! {
-            "h": self.head.room, "s": state, "n": { "$lt": self.head.next },
+            "h": self.head.message_epoch, "s": state, "n": { "$lt": self.head.next },
             "x": { "$gt": date(self.now) },
         }
     }
 
-    /// The message at a position, which the head need not know.
-    pub(crate) fn at_place(&self, place: i64) -> Document {
-        doc! { "h": self.head.room, "n": place, "x": { "$gt": date(self.now) } }
+    /// A filter for the message at a position, which the head need not know yet.
+    pub(crate) fn at_position(&self, position: i64) -> Document {
+        doc! { "h": self.head.message_epoch, "n": position, "x": { "$gt": date(self.now) } }
     }
 
-    /// Those messages at some places.
-    pub(crate) fn at_places(&self, places: &[i64]) -> Document {
-        let places: Vec<_> = places.iter().filter(|place| **place < self.head.next).collect();
-        doc! { "h": self.head.room, "n": { "$in": places }, "x": { "$gt": date(self.now) } }
+    /// A filter for live messages at some positions.
+    pub(crate) fn at_positions(&self, positions: &[i64]) -> Document {
+        let positions: Vec<_> =
+            positions.iter().filter(|position| **position < self.head.next).collect();
+        doc! { "h": self.head.message_epoch, "n": { "$in": positions }, "x": { "$gt": date(self.now) } }
     }
 }
 
 impl Mongo {
-    /// Finds a queue as it is now.
+    /// The view of a queue, read with [`Freshness::Majority`].
     pub(crate) async fn view(&self, queue: &str, now: Timestamp) -> Result<Option<View>, Error> {
-        self.view_by(Freshness::Committed, queue, now).await
+        self.view_by(Freshness::Majority, queue, now).await
     }
 
-    /// As [`Mongo::view`], with everything that was acknowledged before.
+    /// The view of a queue, with this freshness.
     pub(crate) async fn view_by(
         &self,
         freshness: Freshness,
@@ -96,26 +100,26 @@ impl Mongo {
     ) -> Result<Option<View>, Error> {
         for _ in 0..ROUNDS {
             let head = match freshness {
-                Freshness::Committed => self.head(queue).await?,
-                Freshness::Confirmed => self.confirmed_head(queue).await?,
+                Freshness::Majority => self.head(queue).await?,
+                Freshness::Latest => self.latest_head(queue).await?,
             };
             let Some(mut head) = head else { return Ok(None) };
             self.check_clock(head.clock, schema::millis(now))?;
-            head.asked_at = Some(schema::millis(now));
+            head.caller_time = Some(schema::millis(now));
             self.repair_time(&mut head, now).await?;
-            let now = self.at(now).max(head.at);
-            self.settle_steps(&head, now).await?;
-            if head.due <= now {
+            let now = self.effective_time(now).max(head.latest_time);
+            self.apply_intents(&head, now).await?;
+            if head.next_due <= now {
                 self.show_due(&head, now).await?;
             }
-            if head.over > now || !self.end_claims(&head, now).await? {
+            if head.next_claim_expiry > now || !self.end_claims(&head, now).await? {
                 return Ok(Some(View { head, now }));
             }
         }
-        Err(Self::overtaken())
+        Err(Self::contended())
     }
 
-    /// Finds a queue that must have a generation.
+    /// The view of a queue that must have a generation.
     pub(crate) async fn guarded_view(
         &self,
         queue: &str,
@@ -129,32 +133,33 @@ impl Mongo {
         })
     }
 
-    /// Sets the latest time of a head back that a wrong clock has set far ahead of the database's.
+    /// Resets the latest time of a head that a wrong clock has set far ahead of the database's
+    /// clock.
     async fn repair_time(&self, head: &mut Head, now: Timestamp) -> Result<(), Error> {
-        let (Some(bound), Some(clock)) = (self.bound(), head.clock) else { return Ok(()) };
-        if head.at.saturating_sub(clock.timestamp_millis()) <= bound {
+        let (Some(bound), Some(clock)) = (self.max_skew(), head.clock) else { return Ok(()) };
+        if head.latest_time.saturating_sub(clock.timestamp_millis()) <= bound {
             return Ok(());
         }
-        let now = self.at(now);
-        let same = doc! { "_id": &head.id, "at": head.at };
+        let now = self.effective_time(now);
+        let same = doc! { "_id": &head.id, "at": head.latest_time };
         let right = doc! { "$set": { "at": now } };
         self.send(|| self.inner.heads.update_one(same.clone(), right.clone())).await?;
         tracing::warn!(
             queue = head.id,
-            milliseconds = head.at.saturating_sub(clock.timestamp_millis()),
-            "the latest time of a queue was far ahead of the database's clock; it was set back"
+            milliseconds = head.latest_time.saturating_sub(clock.timestamp_millis()),
+            "the latest time of a queue was far ahead of the database's clock and was reset"
         );
-        head.at = now;
+        head.latest_time = now;
         Ok(())
     }
 
-    /// Frees delayed messages that are due. Needs no step: each is due or not by itself, whoever
-    /// looks.
+    /// Frees delayed messages that are due. This needs no intent, as it depends on nothing but the
+    /// message and the time.
     async fn show_due(&self, head: &Head, now: i64) -> Result<(), Error> {
-        let due = doc! { "h": head.room, "t": { "$lte": now }, "s": state::DELAYED };
+        let due = doc! { "h": head.message_epoch, "t": { "$lte": now }, "s": state::DELAYED };
         let free = doc! { "$set": { "s": state::FREE }, "$unset": { "t": "" } };
         self.update_messages(due, free).await?;
-        let waiting = doc! { "h": head.room, "t": { "$gt": now } };
+        let waiting = doc! { "h": head.message_epoch, "t": { "$gt": now } };
         let next = self
             .send(|| {
                 self.inner
@@ -165,46 +170,49 @@ impl Mongo {
             })
             .await?;
         let next = next.and_then(|message| message.get_i64("t").ok()).unwrap_or(i64::MAX);
-        // A post in between may wait for less: then the hint stays, and is looked into again.
-        let unchanged =
-            doc! { "_id": &head.id, "room": head.room, "next": head.next, "due": head.due };
+        // A concurrent post may be due earlier: then the hint does not change, and is checked again
+        // later.
+        let unchanged = doc! { "_id": &head.id, "room": head.message_epoch, "next": head.next, "due": head.next_due };
         self.hint(unchanged, doc! { "due": next }).await
     }
 
-    /// Ends claims that are over; whether there were any, so that the head has moved on.
+    /// Releases expired claims. Returns whether there were any: then the head must be read again.
     async fn end_claims(&self, head: &Head, now: i64) -> Result<bool, Error> {
-        let live = Query::new(doc! { "h": head.room, "live": true });
+        let live = Query::new(doc! { "h": head.message_epoch, "live": true });
         let live = live.sorted(doc! { "e": 1 }).limited(CLAIMS + 1);
         let first: Vec<StoredClaim> = self.find(&self.inner.claims, &live).await?;
         let is_over = |claim: &&StoredClaim| claim.e <= date(now);
-        let (mut claims, mut places) = (Vec::new(), Vec::new());
+        let (mut claims, mut positions) = (Vec::new(), Vec::new());
         for claim in first.iter().take(CLAIMS).take_while(is_over) {
-            if places.len() >= FREED {
+            if positions.len() >= FREED {
                 break;
             }
             claims.push(claim.bits());
-            places.extend(&claim.places);
+            positions.extend(&claim.positions);
         }
         let over = first.get(claims.len()).map_or(i64::MAX, |claim| claim.e.timestamp_millis());
         if claims.is_empty() {
-            let unchanged = doc! { "_id": &head.id, "room": head.room, "turn": head.turn };
+            let unchanged =
+                doc! { "_id": &head.id, "room": head.message_epoch, "turn": head.claim_seq };
             self.hint(unchanged, doc! { "over": over }).await?;
             return Ok(false);
         }
-        let step = Step {
-            op: schema::fresh_op(),
+        let intent = Intent {
+            op: schema::random_id(),
             at: now,
-            room: head.room,
-            act: Act::Free { turn: head.turn + 1, claims, places },
+            message_epoch: head.message_epoch,
+            action: Action::Release { claim_seq: head.claim_seq + 1, claims, positions },
         };
         let change = doc! { "$set": { "over": over } };
-        if let Tried::Done(head) = self.try_step(head, Counter::Turn, &step, change, None).await? {
-            self.finish(&head.id, &step).await?;
+        if let CommitOutcome::Committed(head) =
+            self.try_commit(head, Sequence::Claims, &intent, change, None).await?
+        {
+            self.apply_and_remove(&head.id, &intent).await?;
         }
         Ok(true)
     }
 
-    /// Corrects what a head says about when something is due. It may be lost.
+    /// Updates a hint in the head about when something is due. The update may be lost.
     async fn hint(&self, unchanged: Document, set: Document) -> Result<(), Error> {
         self.send(|| {
             self.inner
@@ -217,28 +225,32 @@ impl Mongo {
     }
 
     /// A live claim of the queue.
-    pub(crate) async fn held(
+    pub(crate) async fn live_claim(
         &self,
         view: &View,
         claim: &Binary,
     ) -> Result<Option<StoredClaim>, Error> {
         let live = doc! {
-            "_id": schema::claim_key(view.head.room, claim), "live": true,
+            "_id": schema::claim_key(view.head.message_epoch, claim), "live": true,
             "e": { "$gt": date(view.now) },
         };
         let claims = self.inner.claims.clone_with_type::<StoredClaim>();
         self.send(|| claims.find_one(live.clone())).await
     }
 
-    /// The first messages that fit a filter. What cannot be read is passed over.
-    pub(crate) async fn first(&self, filter: Document, limit: usize) -> Result<Vec<Stored>, Error> {
-        let read = |raw: &_| self.read::<Stored>(raw).filter(Stored::can_be_shown);
+    /// The first messages that match a filter. Unreadable ones are skipped.
+    pub(crate) async fn first(
+        &self,
+        filter: Document,
+        limit: usize,
+    ) -> Result<Vec<StoredMessage>, Error> {
+        let read = |raw: &_| self.read::<StoredMessage>(raw).filter(StoredMessage::can_be_shown);
         self.find_in_order(&self.inner.messages, in_order(filter).limited(limit), "n", read).await
     }
 }
 
-/// A query for messages of a queue in the order of their places.
+/// A query for messages of a queue, ordered by position.
 pub(crate) fn in_order(filter: Document) -> Query {
-    let index = if filter.contains_key("s") { BY_STATE } else { BY_PLACE };
-    Query::new(filter).sorted(doc! { "n": 1 }).by(index)
+    let index = if filter.contains_key("s") { BY_STATE } else { BY_POSITION };
+    Query::new(filter).sorted(doc! { "n": 1 }).hint(index)
 }

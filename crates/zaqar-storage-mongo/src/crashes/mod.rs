@@ -1,5 +1,5 @@
-//! Writers that die or stop between two commands, and wake up late: nobody waits for them, nothing
-//! is torn, no trace is left.
+//! Processes that die or stop between two commands, and continue late: nobody waits for them,
+//! operations stay atomic, and no documents are left.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -20,7 +20,7 @@ use zaqar_core::{
 
 use crate::Mongo;
 use crate::draft::{Draft, Group};
-use crate::posting::first_of;
+use crate::posting::first_position_of;
 use crate::schema::queue_id;
 use crate::stored::Head;
 
@@ -64,22 +64,22 @@ impl Scene {
         self.now = self.now.plus_secs(secs);
     }
 
-    /// A post of these messages, before it is decided.
+    /// A post of these messages, before its commit.
     fn draft(&self, texts: &[&str]) -> Group {
         self.draft_of(&batch(texts))
     }
 
     fn draft_of(&self, batch: &Batch) -> Group {
-        let now = self.store.at(self.now);
+        let now = self.store.effective_time(self.now);
         let draft = Draft::new(&self.key, self.generation, batch, now, now).unwrap();
         Group::new(vec![draft])
     }
 
-    /// Carries out the decision that a head lists for a post; the ids that it was given.
-    async fn place(&self, store: &Mongo, group: &Group, head: &Head) -> Vec<MessageId> {
-        let step = head.step(&group.op).expect("it is listed");
-        store.finish(&self.queue(), step).await.unwrap();
-        group.drafts[0].ids(first_of(step).unwrap())
+    /// Applies the intent that a head lists for a post. Returns the ids of its messages.
+    async fn apply(&self, store: &Mongo, group: &Group, head: &Head) -> Vec<MessageId> {
+        let intent = head.intent(&group.op).expect("it is listed");
+        store.apply_and_remove(&self.queue(), intent).await.unwrap();
+        group.drafts[0].ids(first_position_of(intent).unwrap())
     }
 
     async fn post(&self, texts: &[&str]) -> Vec<MessageId> {
@@ -104,7 +104,7 @@ impl Scene {
     }
 
     async fn messages_of(&self, key: &QueueKey) -> Vec<Message> {
-        // From a process of its own: it knows nothing but what is stored.
+        // From a new process, which knows only what is stored.
         let query = ListQuery {
             after: None,
             limit: 100,
@@ -120,7 +120,7 @@ impl Scene {
         let claimed = self.store.claim(&self.key, self.generation, request, self.now).await;
         match done(claimed.unwrap()) {
             Claimed::Messages(messages) => messages,
-            Claimed::TargetChanged => panic!("the target is as assumed"),
+            Claimed::TargetChanged => panic!("the target has the assumed generation"),
         }
     }
 

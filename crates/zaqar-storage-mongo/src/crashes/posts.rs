@@ -1,4 +1,4 @@
-//! Writers of posts.
+//! Processes that post.
 
 use zaqar_core::storage::{
     Error, Guarded, Heads, Leases, Messages, NewSubscription, Outbox, Subscribed, Subscriptions,
@@ -7,35 +7,35 @@ use zaqar_core::{LeaseId, Position, SubscriptionId};
 use zaqar_storage_testkit::block_on;
 
 use super::{Scene, batch, done, request, texts};
-use crate::posting::Written;
-use crate::schema::Fence;
+use crate::posting::Insertion;
+use crate::schema::CommitDeadline;
 
 #[test]
-fn a_writer_that_dies_before_its_post_is_decided_has_posted_nothing() {
+fn a_writer_that_dies_before_the_commit_has_posted_nothing() {
     block_on(async {
         let mut scene = Scene::new().await;
         let draft = scene.draft(&["lost", "lost"]);
-        assert_eq!(scene.store.write_messages(&draft).await.unwrap(), Written::New);
+        assert_eq!(scene.store.write_messages(&draft).await.unwrap(), Insertion::New);
         assert_eq!(scene.texts().await, [""; 0]);
         scene.post(&["a"]).await;
         assert_eq!(scene.claim(&request(9, None)).await.len(), 1);
         assert_eq!(scene.count("queue_messages").await, 3);
         scene.pass(24 * 3600);
         scene.sweep().await;
-        assert_eq!(scene.count("queue_messages").await, 0, "its garbage expires");
+        assert_eq!(scene.count("queue_messages").await, 0, "its documents expire");
         scene.end().await;
     });
 }
 
 #[test]
-fn a_writer_that_dies_when_its_post_is_decided_has_posted() {
+fn a_writer_that_dies_after_the_commit_has_posted() {
     block_on(async {
         let scene = Scene::new().await;
         let first = scene.post(&["a"]).await;
         let draft = scene.draft(&["b", "c"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
-        // Another server's post comes behind it, and nobody waits for the dead.
+        scene.store.commit(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        // Another server's post comes after it, and nobody waits for the dead writer.
         let other = scene.another().await;
         let posted = other.post(&scene.key, scene.generation, batch(&["d"]), scene.now).await;
         assert_eq!(done(posted.unwrap())[0].position.get(), first[0].position.get() + 3);
@@ -46,22 +46,22 @@ fn a_writer_that_dies_when_its_post_is_decided_has_posted() {
 }
 
 #[test]
-fn the_sweep_finishes_what_a_dead_writer_has_begun() {
+fn the_sweep_applies_the_intent_of_a_dead_writer() {
     block_on(async {
         let mut scene = Scene::new().await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        scene.store.commit(&draft, false, None).await.unwrap().0.expect("the head takes it");
         scene.pass(2);
         scene.sweep().await;
-        assert_eq!(scene.head().await.todo.len(), 0, "its step is off the list");
+        assert_eq!(scene.head().await.intents.len(), 0, "its intent was removed");
         assert_eq!(scene.texts().await, ["a", "b"]);
         scene.end().await;
     });
 }
 
 #[test]
-fn a_writer_that_stopped_before_the_decision_posts_at_the_end_when_it_wakes_up() {
+fn a_writer_that_stopped_before_the_commit_appends_when_it_continues() {
     block_on(async {
         let mut scene = Scene::new().await;
         let sleeper = scene.another().await;
@@ -72,23 +72,23 @@ fn a_writer_that_stopped_before_the_decision_posts_at_the_end_when_it_wakes_up()
         scene.post(&["b", "c"]).await;
         scene.pass(1000);
         scene.sweep().await;
-        let head = sleeper.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
-        let placed = scene.place(&sleeper, &draft, &head).await;
-        assert_eq!(scene.ids().await[2..], placed);
+        let head = sleeper.commit(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let positioned = scene.apply(&sleeper, &draft, &head).await;
+        assert_eq!(scene.ids().await[2..], positioned);
         assert_eq!(scene.texts().await, ["b", "c", "late", "later"]);
         scene.end().await;
     });
 }
 
 #[test]
-fn a_writer_that_wakes_up_too_late_is_refused_and_leaves_no_trace() {
+fn a_writer_that_continues_after_the_deadline_is_rejected_and_leaves_no_documents() {
     block_on(async {
         let scene = Scene::new().await;
         let sleeper = scene.another().await;
         let mut draft = scene.draft(&["late", "later"]);
         sleeper.write_messages(&draft).await.unwrap();
-        // As half a day later.
-        draft.fence = Fence::past();
+        // As if half a day had passed.
+        draft.deadline = CommitDeadline::past();
         let refused = sleeper.post_group(draft).await;
         assert!(matches!(refused[..], [Err(Error::Unavailable { .. })]), "{refused:?}");
         assert_eq!(scene.texts().await, [""; 0]);
@@ -98,7 +98,7 @@ fn a_writer_that_wakes_up_too_late_is_refused_and_leaves_no_trace() {
 }
 
 #[test]
-fn a_writer_that_wakes_up_when_its_queue_is_closed_leaves_no_trace() {
+fn a_writer_that_continues_after_its_queue_was_closed_leaves_no_documents() {
     block_on(async {
         let scene = Scene::new().await;
         let sleeper = scene.another().await;
@@ -116,30 +116,34 @@ fn a_writer_that_wakes_up_when_its_queue_is_closed_leaves_no_trace() {
 }
 
 #[test]
-fn a_writer_that_wakes_up_after_its_messages_were_consumed_leaves_no_trace() {
+fn a_writer_that_continues_after_its_messages_were_consumed_leaves_no_documents() {
     block_on(async {
         let mut scene = Scene::new().await;
         let sleeper = scene.another().await;
         let draft = scene.draft(&["a", "b", "c"]);
         sleeper.write_messages(&draft).await.unwrap();
-        let head = sleeper.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let head = sleeper.commit(&draft, false, None).await.unwrap().0.expect("the head takes it");
         let popped = scene.pop(&scene.key, 2).await;
         assert_eq!(texts(&popped), ["a", "b"]);
         scene.pass(60);
         scene.sweep().await;
-        let placed = scene.place(&sleeper, &draft, &head).await;
-        assert_eq!(scene.ids().await, placed[2..], "it is told the positions that it has");
+        let positioned = scene.apply(&sleeper, &draft, &head).await;
+        assert_eq!(
+            scene.ids().await,
+            positioned[2..],
+            "it gets the positions that its messages have"
+        );
         assert_eq!(scene.texts().await, ["c"]);
         scene.store.purge(&scene.key, scene.now).await.unwrap();
         scene.sweep().await;
-        scene.place(&scene.another().await, &draft, &head).await;
+        scene.apply(&scene.another().await, &draft, &head).await;
         assert_eq!(scene.count("queue_messages").await, 0);
         scene.end().await;
     });
 }
 
 #[test]
-fn a_request_that_is_repeated_is_posted_once() {
+fn a_retried_request_is_posted_once() {
     block_on(async {
         let scene = Scene::new().await;
         let batch = batch(&["a", "b"]);
@@ -149,30 +153,30 @@ fn a_request_that_is_repeated_is_posted_once() {
         assert_eq!(done(post().await.unwrap()), first);
         assert_eq!(scene.texts().await, ["a", "b", "c"]);
         scene.pop(&scene.key, 1).await;
-        assert_eq!(done(post().await.unwrap()), first, "also when some of it is consumed");
+        assert_eq!(done(post().await.unwrap()), first, "also if some messages are consumed");
         assert_eq!(scene.texts().await, ["b", "c"]);
         scene.end().await;
     });
 }
 
 #[test]
-fn a_decision_that_is_sent_twice_counts_once() {
+fn a_commit_that_is_sent_twice_is_idempotent() {
     block_on(async {
         let scene = Scene::new().await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        scene.store.decide(&draft, false, None).await.unwrap().0.expect("the head takes it");
-        let (again, _) = scene.store.decide(&draft, false, None).await.unwrap();
+        scene.store.commit(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let (again, _) = scene.store.commit(&draft, false, None).await.unwrap();
         assert!(again.is_none(), "it is listed already");
-        let placed = scene.place(&scene.store, &draft, &scene.head().await).await;
-        assert_eq!(scene.ids().await, placed);
+        let positioned = scene.apply(&scene.store, &draft, &scene.head().await).await;
+        assert_eq!(scene.ids().await, positioned);
         assert_eq!(scene.texts().await, ["a", "b"]);
-        assert_eq!(scene.head().await.todo.len(), 0);
+        assert_eq!(scene.head().await.intents.len(), 0);
         scene.end().await;
     });
 }
 
-/// Subscribes; the position behind which posts are new.
+/// Subscribes; returns the start position.
 async fn subscribe(scene: &Scene, number: u128, lease: Option<LeaseId>) -> u64 {
     let subscription = NewSubscription {
         id: SubscriptionId::new(number),
@@ -191,7 +195,7 @@ async fn subscribe(scene: &Scene, number: u128, lease: Option<LeaseId>) -> u64 {
 }
 
 #[test]
-fn who_follows_puts_the_posts_of_dead_writers_in_their_places() {
+fn followers_apply_the_posts_of_dead_writers() {
     block_on(async {
         let scene = Scene::new().await;
         let lease = LeaseId::new(1);
@@ -200,7 +204,7 @@ fn who_follows_puts_the_posts_of_dead_writers_in_their_places() {
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
         scene.store.write_entries(&draft).await.unwrap();
-        scene.store.decide(&draft, true, None).await.unwrap().0.expect("the head takes it");
+        scene.store.commit(&draft, true, None).await.unwrap().0.expect("the head takes it");
         scene.post(&["c"]).await;
         let incarnation = scene.generation.incarnation;
         let after = Position::new(0);
@@ -215,14 +219,14 @@ fn who_follows_puts_the_posts_of_dead_writers_in_their_places() {
 }
 
 #[test]
-fn what_is_decided_lies_before_who_subscribes_and_what_is_not_lies_behind() {
+fn a_new_subscription_starts_between_committed_and_uncommitted_posts() {
     block_on(async {
         let scene = Scene::new().await;
         scene.post(&["a"]).await;
-        let (decided, late) = (scene.draft(&["b", "c"]), scene.draft(&["d"]));
-        scene.store.write_messages(&decided).await.unwrap();
+        let (committed, late) = (scene.draft(&["b", "c"]), scene.draft(&["d"]));
+        scene.store.write_messages(&committed).await.unwrap();
         scene.store.write_messages(&late).await.unwrap();
-        scene.store.decide(&decided, false, None).await.unwrap().0.expect("the head takes it");
+        scene.store.commit(&committed, false, None).await.unwrap().0.expect("the head takes it");
         let after = subscribe(&scene, 5, None).await;
         assert_eq!(after, scene.ids().await[2].position.get());
         let posted = scene.store.post_group(late).await.pop().unwrap();
@@ -230,7 +234,7 @@ fn what_is_decided_lies_before_who_subscribes_and_what_is_not_lies_behind() {
         assert!(posted[0].position.get() > after);
         let until = scene.now.plus_secs(60);
         let entry = scene.store.lease(&scene.key, until, scene.now).await.unwrap();
-        assert_eq!(entry.expect("it is heard").messages[0].id, posted[0]);
+        assert_eq!(entry.expect("it is due").messages[0].id, posted[0]);
         scene.end().await;
     });
 }
@@ -242,10 +246,13 @@ fn a_post_whose_writer_died_is_due_in_the_outbox() {
         subscribe(&scene, 5, None).await;
         let draft = scene.draft(&["a", "b"]);
         scene.store.write_messages(&draft).await.unwrap();
-        let (head, _) = scene.store.decide(&draft, false, None).await.unwrap();
-        assert!(head.is_none(), "a post without an entry is refused while somebody subscribes");
+        let (head, _) = scene.store.commit(&draft, false, None).await.unwrap();
+        assert!(
+            head.is_none(),
+            "a post without an entry is rejected while there are subscriptions"
+        );
         scene.store.write_entries(&draft).await.unwrap();
-        scene.store.decide(&draft, true, None).await.unwrap().0.expect("the head takes it");
+        scene.store.commit(&draft, true, None).await.unwrap().0.expect("the head takes it");
         scene.pass(2);
         let due = scene.another().await.due_queues(9, scene.now).await.unwrap();
         assert_eq!(due, [scene.key.clone()]);

@@ -1,5 +1,5 @@
-//! A server's clock against the database's: beyond the bound nothing happens, and the database's
-//! counts.
+//! Clock skew between a server and the database: above the bound operations do nothing, and sweeps
+//! use the database's clock.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn earlier(time: Timestamp, secs: u64) -> Timestamp {
     Timestamp::from_millis(time.as_millis() - 1000 * secs)
 }
 
-/// Every operation that time means something to.
+/// The error of every operation that depends on time.
 async fn errors_at(
     store: &Mongo,
     scene: &Scene,
@@ -73,7 +73,7 @@ fn a_server_whose_clock_is_wrong_does_nothing_and_recovers() {
                 let Some(Error::ClockSkew { offset_ms, bound_ms: 30_000 }) = error else {
                     panic!("{operation}: {error:?}");
                 };
-                // The scene is some seconds old; a slow machine makes that more.
+                // The scene is some seconds old, more on a slow machine.
                 assert!((offset_ms - ahead).abs() < 29_000, "{operation}: {offset_ms}");
             }
         }
@@ -82,7 +82,7 @@ fn a_server_whose_clock_is_wrong_does_nothing_and_recovers() {
         assert_eq!(right.list(&store).await.unwrap().len(), 4, "nothing was deleted");
         let posted = store.post(&scene.key, scene.generation, batch(&["x"]), now).await.unwrap();
         let shown = store.get(&scene.key, &done(posted), now).await.unwrap();
-        assert!(shown[0].created < now.plus_secs(30), "no time has run ahead");
+        assert!(shown[0].created < now.plus_secs(30), "no wrong time was stored");
         server::database(&name).await.drop().await.unwrap();
     });
 }
@@ -99,7 +99,7 @@ fn a_sweep_deletes_by_the_databases_clock() {
         short.messages[0].ttl = 3600;
         done(store.post(&scene.key, scene.generation, short, now).await.unwrap());
         let messages = server::database(&name).await.collection::<Document>("queue_messages");
-        // As if it had 15 s left, for the database; the sweeping server is 25 s ahead.
+        // 15 s are left by the database's clock; the sweeping server is 25 s ahead.
         let ends = mongodb::bson::DateTime::from_millis(now.as_millis().cast_signed() + 15_000);
         let all = doc! { "$set": { "x": ends } };
         messages.update_many(doc! {}, all).await.unwrap();
@@ -113,7 +113,7 @@ fn a_sweep_deletes_by_the_databases_clock() {
 }
 
 #[test]
-fn a_latest_time_far_ahead_is_repaired() {
+fn a_latest_time_far_ahead_is_reset() {
     block_on(async {
         let name = server::name();
         let store = open(&name).await;
@@ -126,7 +126,7 @@ fn a_latest_time_far_ahead_is_repaired() {
             store.post(&scene.key, scene.generation, batch(&["x"]), scene.now).await.unwrap();
         let shown = store.get(&scene.key, &done(posted), scene.now).await.unwrap();
         assert_eq!(shown[0].created, scene.now);
-        // A post that comes first repairs it, too.
+        // A post resets it as well.
         heads.update_many(doc! {}, doc! { "$set": { "at": ahead } }).await.unwrap();
         let posted =
             store.post(&scene.key, scene.generation, batch(&["y"]), scene.now).await.unwrap();

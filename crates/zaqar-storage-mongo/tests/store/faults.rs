@@ -1,10 +1,10 @@
-//! Each statement of each operation meets errors, once before and once after the server has done
-//! it: the operation is done as a whole and answers so, or is not done, or its caller is told to
-//! try again.
+//! Injects errors into each statement of each operation, once before and once after the server has
+//! executed it. The operation must succeed completely, or fail with a retryable error and be done
+//! completely or not at all.
 //!
 //! The store treats many codes alike (`error::tests` shows which), so one of each class is enough
-//! here. With `ZAQAR_TEST_FAULTS=all` every code is tried, with `ZAQAR_TEST_FAULTS=post,pop` only
-//! on these.
+//! here. With `ZAQAR_TEST_FAULTS=all` every code is injected, with `ZAQAR_TEST_FAULTS=post,pop`
+//! every code into these operations only.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -18,21 +18,22 @@ use zaqar_core::{ProjectId, QueueKey};
 use zaqar_storage_mongo::{Mongo, Options};
 use zaqar_storage_testkit::block_on;
 
-use crate::scene::{OPERATIONS, Scene, settled};
+use crate::scene::{OPERATIONS, Scene, wait_until_applied};
 use crate::support::proxy::{Fault, Proxy, When, plain_address};
 use crate::support::server;
 
 /// Set to `all`, or to the names of operations, for every code.
 const FAULTS: &str = "ZAQAR_TEST_FAULTS";
 
-/// The errors of elections, restarts and conflicts. The MongoDB crate takes the first six for a
-/// sign that the primary is gone, and looks for another.
+/// The errors of elections, restarts and conflicts. After the first six the MongoDB crate looks for
+/// a new primary.
 const CODES: [i32; 11] = [91, 189, 10107, 11600, 11602, 13435, 43, 112, 175, 237, 11601];
-/// One of them: the store sends a command again after each. What the MongoDB crate does after the
-/// first six it does after a broken connection, too.
+/// One of them represents all, as the store retries the command after each. The MongoDB crate also
+/// looks for a new primary after a broken connection.
 const REPRESENTATIVES: [i32; 1] = [112];
 
-/// Operations at once: most of their time they wait for the MongoDB crate to look for a primary.
+/// Operations that are tested concurrently: most of the time they wait for the MongoDB crate to
+/// find a primary.
 const AT_ONCE: usize = 8;
 
 const COLLECTIONS: [&str; 7] = [
@@ -45,7 +46,7 @@ const COLLECTIONS: [&str; 7] = [
     "queue_leases",
 ];
 
-/// The operations to run, and whether with every code.
+/// The operations to test, and whether with every code.
 fn wanted() -> (Vec<&'static str>, bool) {
     let Ok(wanted) = std::env::var(FAULTS) else { return (OPERATIONS.to_vec(), false) };
     let is_wanted = |name: &&str| wanted == "all" || wanted.split(',').any(|one| one == *name);
@@ -63,21 +64,21 @@ fn faults(is_full: bool) -> Vec<(Fault, When)> {
     faults
 }
 
-/// What the faults of one operation came to.
+/// The results of one operation.
 #[derive(Debug, Default)]
 struct Row {
-    /// Statements when nothing fails.
+    /// Statements without a fault.
     statements: usize,
-    /// Faults that struck.
+    /// Injected faults.
     faults: usize,
-    /// After how many of these the operation was done, and answered so.
+    /// After how many of these the operation succeeded.
     done: usize,
-    /// After how many the caller was told to try again.
+    /// After how many it failed with a retryable error.
     unavailable: usize,
 }
 
 #[test]
-fn each_statement_of_each_operation_may_fail_before_and_after_it_is_done() {
+fn each_statement_of_each_operation_may_fail_before_and_after_its_execution() {
     block_on(async {
         let Some(address) = plain_address() else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
@@ -90,15 +91,15 @@ fn each_statement_of_each_operation_may_fail_before_and_after_it_is_done() {
                 let row = check(address, operation, faults(is_full)).await;
                 let Row { statements, faults, done, unavailable } = &row;
                 println!("| {operation} | {statements} | {faults} | {done} | {unavailable} |");
-                assert!(*faults > 0, "{operation} met no fault");
+                assert!(*faults > 0, "no fault was injected into {operation}");
             }
         });
-        println!("| operation | statements | faults | done | told to try again |");
+        println!("| operation | statements | faults | succeeded | retryable error |");
         rows.buffer_unordered(AT_ONCE).collect::<()>().await;
     });
 }
 
-/// Runs one operation with each fault at each of its statements, in a database of its own.
+/// Runs one operation with each fault in each of its statements, in its own database.
 async fn check(address: String, operation: &str, faults: Vec<(Fault, When)>) -> Row {
     let (name, proxy) = (server::name(), Proxy::start(address).await);
     let pause = Duration::from_millis(1);
@@ -116,7 +117,7 @@ async fn check(address: String, operation: &str, faults: Vec<(Fault, When)>) -> 
     let scene = template.restore(&db).await;
     proxy.plan(None);
     let answer = scene.perform(&store, operation).await.unwrap();
-    settled(&db).await;
+    wait_until_applied(&db).await;
     let mut row = Row { statements: proxy.seen().0.len(), ..Row::default() };
     let changed = scene.state(&store).await;
     for (fault, when) in faults {
@@ -124,8 +125,8 @@ async fn check(address: String, operation: &str, faults: Vec<(Fault, When)>) -> 
             let scene = template.restore(&db).await;
             proxy.plan(Some((number, fault, when)));
             let outcome = scene.perform(&store, operation).await;
-            // What goes on after the answer belongs to it, too.
-            settled(&db).await;
+            // Includes what continues in the background after the answer.
+            wait_until_applied(&db).await;
             let (seen, has_struck) = proxy.seen();
             proxy.plan(None);
             let what = format!("{operation}, statement {number} of {seen:?}, {fault:?} {when:?}");
@@ -149,7 +150,7 @@ async fn check(address: String, operation: &str, faults: Vec<(Fault, When)>) -> 
     row
 }
 
-/// A scene, and the documents that it is made of: to have it again without making it.
+/// A scene and its documents, from which it can be restored quickly.
 struct Template {
     scene: Scene,
     documents: Vec<(&'static str, Vec<Document>)>,
@@ -158,7 +159,7 @@ struct Template {
 impl Template {
     async fn new(store: &Mongo, db: &Database) -> Self {
         let scene = Scene::new(store).await;
-        settled(db).await;
+        wait_until_applied(db).await;
         let mut documents = Vec::new();
         for name in COLLECTIONS {
             let all = db.collection::<Document>(name).find(doc! {}).await.unwrap();
@@ -167,8 +168,8 @@ impl Template {
         Self { scene, documents }
     }
 
-    /// Leaves the scene alone in its database, under another project's name, of which no store
-    /// knows anything.
+    /// Replaces the contents of the database by the scene, with a new project id that is in no
+    /// store's caches.
     async fn restore(&self, db: &Database) -> Scene {
         let (old, new) = (self.scene.key.project.as_str(), format!("{:x}", rand::random::<u64>()));
         let restored = self.documents.iter().map(async |(name, documents)| {

@@ -1,5 +1,5 @@
-//! Documents that this store has not written, in each collection: they stop no sweep, list or
-//! schedule.
+//! Documents in each collection that this store has not written: they block no sweep, list or queue
+//! of due work.
 
 use futures_util::StreamExt;
 use mongodb::Database;
@@ -18,33 +18,33 @@ use crate::support::server;
 const HEADS: &str = "queue_heads";
 const MESSAGES: &str = "queue_messages";
 
-/// What documents of a scene have in common.
-struct Ours {
+/// Names and numbers of a scene.
+struct Names {
     queue: String,
-    /// A queue of which nothing can be read.
-    lost: String,
+    /// A queue whose documents are all unreadable.
+    unreadable: String,
     project: String,
-    room: i64,
-    hall: i64,
-    life: i64,
+    message_epoch: i64,
+    subscription_epoch: i64,
+    outbox_epoch: i64,
     now: i64,
     first: i64,
     past: DateTime,
     future: DateTime,
 }
 
-impl Ours {
+impl Names {
     async fn of(scene: &Scene, db: &Database) -> Self {
         let head = db.collection::<Document>(HEADS).find_one(doc! {}).await.unwrap().unwrap();
         let number = |name: &str| head.get_i64(name).unwrap();
         let project = scene.key.project.as_str();
         Self {
             queue: head.get_str("_id").unwrap().to_owned(),
-            lost: format!("queue/lost/{project}"),
+            unreadable: format!("queue/lost/{project}"),
             project: project.to_owned(),
-            room: number("room"),
-            hall: number("hall"),
-            life: number("life"),
+            message_epoch: number("room"),
+            subscription_epoch: number("hall"),
+            outbox_epoch: number("life"),
             now: i64::try_from(scene.now.as_millis()).unwrap(),
             first: scene.ids[0].position.get().cast_signed(),
             past: DateTime::from_millis(1),
@@ -52,8 +52,8 @@ impl Ours {
         }
     }
 
-    /// Documents that each index finds, before the scene's own ones where it is in order.
-    fn garbage(&self) -> [(&'static str, Vec<Document>); 7] {
+    /// Documents that each index finds, where possible before the scene's own ones.
+    fn foreign_documents(&self) -> [(&'static str, Vec<Document>); 7] {
         [
             (HEADS, self.heads()),
             (MESSAGES, self.messages()),
@@ -68,7 +68,7 @@ impl Ours {
     fn heads(&self) -> Vec<Document> {
         vec![
             doc! {
-                "_id": &self.lost, "open": true, "todo": [{ "at": 1_i64, "op": "none" }],
+                "_id": &self.unreadable, "open": true, "todo": [{ "at": 1_i64, "op": "none" }],
                 "posted": DateTime::now(), "garbage": true, "subscribed": 5_i64, "life": "none",
             },
             doc! { "_id": 5, "todo": "none", "garbage": [], "posted": DateTime::now() },
@@ -76,19 +76,19 @@ impl Ours {
     }
 
     fn messages(&self) -> Vec<Document> {
-        let at_place = |n: Bson, s: Bson| {
+        let at_position = |n: Bson, s: Bson| {
             doc! {
-                "h": self.room, "n": n, "s": s, "x": self.future, "q": "none", "u": 7,
+                "h": self.message_epoch, "n": n, "s": s, "x": self.future, "q": "none", "u": 7,
                 "unknown": {},
             }
         };
         let between = Bson::Double(self.first as f64 + 0.5);
         vec![
-            at_place(1_i64.into(), 0.into()),
-            at_place(between, 0.into()),
-            at_place((self.first - 1).into(), "free".into()),
-            at_place((self.first - 2).into(), 1.into()),
-            doc! { "h": self.room, "t": 1_i64, "s": 2 },
+            at_position(1_i64.into(), 0.into()),
+            at_position(between, 0.into()),
+            at_position((self.first - 1).into(), "free".into()),
+            at_position((self.first - 2).into(), 1.into()),
+            doc! { "h": self.message_epoch, "t": 1_i64, "s": 2 },
             doc! { "x": self.past, "h": [1, 2] },
             doc! { "b": "none" },
         ]
@@ -96,38 +96,38 @@ impl Ours {
 
     fn claims(&self) -> Vec<Document> {
         vec![
-            doc! { "_id": 1, "h": self.room, "live": true, "e": self.past },
-            doc! { "_id": 2, "h": 1_i64, "queue": &self.lost, "live": true, "e": self.past },
+            doc! { "_id": 1, "h": self.message_epoch, "live": true, "e": self.past },
+            doc! { "_id": 2, "h": 1_i64, "queue": &self.unreadable, "live": true, "e": self.past },
             doc! { "_id": 3, "h": 1_i64, "queue": 5, "live": true, "e": self.past },
         ]
     }
 
     fn subscriptions(&self) -> Vec<Document> {
-        // An id of this hall, before all others.
-        let bytes = [self.hall.to_be_bytes().as_slice(), &[0; 16]].concat();
+        // A key of this epoch, before all others.
+        let bytes = [self.subscription_epoch.to_be_bytes().as_slice(), &[0; 16]].concat();
         let first = Binary { subtype: BinarySubtype::Generic, bytes };
         vec![
             doc! {
-                "_id": first, "hall": self.hall, "leased": false, "counts": true,
+                "_id": first, "hall": self.subscription_epoch, "leased": false, "counts": true,
                 "e": self.future, "subscriber": 7,
             },
-            doc! { "_id": 1, "hall": self.hall, "leased": false, "counts": true, "e": true },
-            doc! { "_id": 2, "lease": 1, "queue": &self.lost, "e": self.past },
+            doc! { "_id": 1, "hall": self.subscription_epoch, "leased": false, "counts": true, "e": true },
+            doc! { "_id": 2, "lease": 1, "queue": &self.unreadable, "e": self.past },
         ]
     }
 
     fn entries(&self) -> Vec<Document> {
-        let entry = |queue: Bson, life: i64, first: Bson| {
+        let entry = |queue: Bson, outbox_epoch: i64, first: Bson| {
             doc! {
-                "queue": queue, "life": life, "first": first, "due": 1_i64,
+                "queue": queue, "life": outbox_epoch, "first": first, "due": 1_i64,
                 "ends": self.now + 1_000_000, "messages": "none",
             }
         };
         vec![
-            entry(self.queue.as_str().into(), self.life, 1_i64.into()),
-            entry(self.queue.as_str().into(), self.life, "first".into()),
-            entry(self.lost.as_str().into(), 1, 1_i64.into()),
-            entry(5.into(), self.life, 1_i64.into()),
+            entry(self.queue.as_str().into(), self.outbox_epoch, 1_i64.into()),
+            entry(self.queue.as_str().into(), self.outbox_epoch, "first".into()),
+            entry(self.unreadable.as_str().into(), 1, 1_i64.into()),
+            entry(5.into(), self.outbox_epoch, 1_i64.into()),
             doc! { "due": 1_i64, "ends": 1_i64, "until": [] },
         ]
     }
@@ -150,16 +150,16 @@ fn leases() -> Vec<Document> {
 }
 
 #[test]
-fn a_document_that_is_not_ours_stops_no_list_schedule_or_sweep() {
+fn foreign_documents_block_no_list_due_work_or_sweep() {
     block_on(async {
         let name = server::name();
         let (maker, db) = (server::open(&name).await, server::database(&name).await);
         let scene = Scene::new(&maker).await;
-        crate::scene::settled(&db).await;
-        for (collection, documents) in Ours::of(&scene, &db).await.garbage() {
+        crate::scene::wait_until_applied(&db).await;
+        for (collection, documents) in Names::of(&scene, &db).await.foreign_documents() {
             db.collection(collection).insert_many(documents).await.unwrap();
         }
-        // It knows nothing but what is stored.
+        // A new store has no caches.
         let store = server::open(&name).await;
         lists_are_whole(&scene, &store).await;
         schedules_go_on(&scene, &store).await;
@@ -173,7 +173,7 @@ async fn lists_are_whole(scene: &Scene, store: &Mongo) {
     let (key, now) = (&scene.key, scene.now);
     let listed: Vec<_> = scene.list(store).await.unwrap().iter().map(|one| one.id).collect();
     assert_eq!(listed, scene.ids);
-    // By single messages: what is not ours fills no page.
+    // One message per page: foreign documents do not fill pages.
     let (mut after, mut walked) = (None, Vec::new());
     loop {
         let query = zaqar_core::storage::ListQuery {
@@ -206,16 +206,16 @@ async fn schedules_go_on(scene: &Scene, store: &Mongo) {
     let mut news = store.news().await.unwrap();
     let posted = store.post(key, scene.generation, batch(&["e"]), now).await.unwrap();
     assert_eq!(done(posted).len(), 1);
-    let heard = async {
+    let received = async {
         loop {
             if news.next().await.unwrap().key == *key {
                 return;
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), heard).await.expect("news come");
+    tokio::time::timeout(std::time::Duration::from_secs(60), received).await.expect("news arrive");
     let due = store.due_queues(100, now.plus_secs(1)).await.unwrap();
-    assert_eq!(due, std::slice::from_ref(key), "and no other");
+    assert_eq!(due, std::slice::from_ref(key), "no other queue is due");
     for (number, of) in [4, 1].into_iter().enumerate() {
         let leased = Outbox::lease(store, key, now.plus_secs(500), now.plus_secs(1)).await.unwrap();
         assert_eq!(leased.map(|entry| entry.messages.len()), Some(of), "entry {number}");
@@ -230,7 +230,7 @@ async fn consumers_go_on(scene: &Scene, store: &Mongo) {
     let query = PopQuery { limit: 1, after: None, keys: Vec::new() };
     let popped = store.pop(key, &query, now).await.unwrap();
     assert_eq!(popped.messages.iter().map(|one| one.id).collect::<Vec<_>>(), [scene.ids[2]]);
-    // Who is left must still be told of posts.
+    // The remaining subscription must still get entries.
     store.unsubscribe(key, zaqar_core::SubscriptionId::new(1), now).await.unwrap();
     let later = now.plus_secs(1);
     let posted = store.post(key, scene.generation, batch(&["f"]), later).await.unwrap();
@@ -240,15 +240,15 @@ async fn consumers_go_on(scene: &Scene, store: &Mongo) {
 }
 
 async fn sweeps_reach_what_is_ours(scene: &Scene, store: &Mongo, db: &Database) {
-    let left_behind = QueueKey { name: QueueName::new("z").unwrap(), ..scene.key.clone() };
+    let closed = QueueKey { name: QueueName::new("z").unwrap(), ..scene.key.clone() };
     let generation = scene.generation;
     let row = QueueRow { generation, metadata: Metadata::from_json(b"{}").unwrap() };
-    Queues::create(store, &left_behind, &row).await.unwrap();
-    Heads::open(store, &left_behind, generation, scene.now).await.unwrap();
-    let posted = store.post(&left_behind, generation, batch(&["x"]), scene.now).await.unwrap();
+    Queues::create(store, &closed, &row).await.unwrap();
+    Heads::open(store, &closed, generation, scene.now).await.unwrap();
+    let posted = store.post(&closed, generation, batch(&["x"]), scene.now).await.unwrap();
     assert_eq!(done(posted).len(), 1);
-    Heads::close(store, &left_behind, generation.incarnation).await.unwrap();
-    // Claims and leases have run out by then, messages have not.
+    Heads::close(store, &closed, generation.incarnation).await.unwrap();
+    // Claims and leases have expired by then, messages have not.
     let then = scene.now.plus_secs(2000);
     for _ in 0..20 {
         store.sweep(then, 100).await.unwrap();

@@ -1,5 +1,5 @@
-//! Several processes on one database at once, each with a store of its own: what all of them were
-//! answered fits together.
+//! Several processes that use one database concurrently, each with its own store: their answers
+//! must be consistent.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -23,14 +23,14 @@ use zaqar_storage_testkit::block_on;
 
 use crate::support::server;
 
-/// Stores, each as a process of its own would have.
+/// Stores, one per simulated process.
 const STORES: usize = 4;
 const POSTERS: usize = 4;
 const BATCHES: usize = 10;
 const CONSUMERS: usize = 6;
 const MESSAGES: usize = POSTERS * BATCHES * 3;
-/// Rounds of a consumer or a reader without anything new, after which something is lost.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a consumer or a reader may see nothing new before the test fails.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Scene {
     name: String,
@@ -61,7 +61,7 @@ impl Scene {
         Arc::new(scene)
     }
 
-    /// Another one each time.
+    /// A different store each time.
     fn store(&self) -> &Mongo {
         &self.stores[self.next.fetch_add(1, Ordering::Relaxed) % STORES]
     }
@@ -105,7 +105,7 @@ impl Scene {
     }
 }
 
-/// Runs posters; what each has posted.
+/// Starts posters. Each returns what it has posted.
 fn start_posters(scene: &Arc<Scene>) -> Vec<tokio::task::JoinHandle<Vec<MessageId>>> {
     let posters = (0..POSTERS).map(|poster| {
         let scene = scene.clone();
@@ -113,7 +113,7 @@ fn start_posters(scene: &Arc<Scene>) -> Vec<tokio::task::JoinHandle<Vec<MessageI
             let mut posted: Vec<MessageId> = Vec::new();
             for number in 0..BATCHES {
                 let ids = scene.post(poster, number).await;
-                assert!(posted.last() < ids.first(), "a later post is behind an earlier one");
+                assert!(posted.last() < ids.first(), "a later post comes after an earlier one");
                 assert!(ids.windows(2).all(|two| two[0].position.next() == two[1].position));
                 posted.extend(ids);
             }
@@ -132,11 +132,11 @@ fn readers_on_other_servers_see_each_message_once_in_order() {
             let scene = scene.clone();
             tokio::spawn(async move {
                 let (mut seen, mut after) = (Vec::new(), None);
-                let mut heard = Instant::now();
-                while seen.len() < MESSAGES && heard.elapsed() < PATIENCE {
+                let mut last_progress = Instant::now();
+                while seen.len() < MESSAGES && last_progress.elapsed() < TIMEOUT {
                     let (ids, next) = scene.page(after).await;
                     if !ids.is_empty() {
-                        heard = Instant::now();
+                        last_progress = Instant::now();
                     }
                     seen.extend(ids);
                     after = next.or(after);
@@ -155,15 +155,15 @@ fn readers_on_other_servers_see_each_message_once_in_order() {
     });
 }
 
-/// Who holds what, as consumers know it: none may be answered what another still holds.
+/// Which consumer holds which message: no message may be given to two consumers.
 #[derive(Default)]
-struct Ledger {
+struct ClaimTracker {
     held: Mutex<BTreeMap<MessageId, u64>>,
     consumed: Mutex<BTreeSet<MessageId>>,
     consumers: AtomicU64,
 }
 
-impl Ledger {
+impl ClaimTracker {
     fn take(&self, consumer: u64, ids: &[MessageId]) {
         let mut held = self.held.lock().unwrap();
         for id in ids {
@@ -174,8 +174,8 @@ impl Ledger {
         assert!(ids.iter().all(|id| !consumed.contains(id)), "a deleted message is claimed");
     }
 
-    /// Before a message is given back or deleted.
-    fn give_up(&self, ids: &[MessageId]) {
+    /// Called before a message is released or deleted.
+    fn release(&self, ids: &[MessageId]) {
         let mut held = self.held.lock().unwrap();
         for id in ids {
             held.remove(id);
@@ -192,24 +192,24 @@ impl Ledger {
 }
 
 /// Claims and deletes, releases, abandons or pops until everything is consumed.
-async fn consume(scene: Arc<Scene>, ledger: Arc<Ledger>) {
-    let me = ledger.consumers.fetch_add(1, Ordering::Relaxed);
+async fn consume(scene: Arc<Scene>, tracker: Arc<ClaimTracker>) {
+    let me = tracker.consumers.fetch_add(1, Ordering::Relaxed);
     let start = Instant::now();
-    while ledger.count() < MESSAGES && start.elapsed() < 2 * PATIENCE {
+    while tracker.count() < MESSAGES && start.elapsed() < 2 * TIMEOUT {
         match rand::random::<u8>() {
             0..40 => {
                 let popped = scene.pop(2).await;
                 let ids: Vec<_> = popped.iter().map(|message| message.id).collect();
-                ledger.take(me, &ids);
-                ledger.consume(&ids);
-                ledger.give_up(&ids);
+                tracker.take(me, &ids);
+                tracker.consume(&ids);
+                tracker.release(&ids);
             }
-            choice => claim_once(&scene, &ledger, me, choice).await,
+            choice => claim_once(&scene, &tracker, me, choice).await,
         }
     }
 }
 
-async fn claim_once(scene: &Scene, ledger: &Ledger, me: u64, choice: u8) {
+async fn claim_once(scene: &Scene, tracker: &ClaimTracker, me: u64, choice: u8) {
     let request = ClaimRequest {
         id: ClaimId::new(rand::random()),
         ttl: 1000,
@@ -225,9 +225,9 @@ async fn claim_once(scene: &Scene, ledger: &Ledger, me: u64, choice: u8) {
     if ids.is_empty() {
         return;
     }
-    ledger.take(me, &ids);
+    tracker.take(me, &ids);
     if choice >= 230 {
-        ledger.give_up(&ids);
+        tracker.release(&ids);
         scene.store().claim_release(&scene.key, request.id, scene.now()).await.unwrap();
         return;
     }
@@ -237,10 +237,10 @@ async fn claim_once(scene: &Scene, ledger: &Ledger, me: u64, choice: u8) {
             let unheld = store.delete(&scene.key, id, None, scene.now()).await.unwrap();
             assert_eq!(unheld, Deleted::Claimed, "it is held");
         }
-        ledger.consume(&[id]);
+        tracker.consume(&[id]);
         let deleted = store.delete(&scene.key, id, Some(request.id), scene.now()).await.unwrap();
         assert_eq!(deleted, Deleted::Gone);
-        ledger.give_up(&[id]);
+        tracker.release(&[id]);
     }
 }
 
@@ -249,13 +249,13 @@ fn consumers_on_many_servers_get_each_message_once() {
     block_on(async {
         let scene = Scene::new().await;
         let posters = start_posters(&scene);
-        let ledger = Arc::new(Ledger::default());
+        let tracker = Arc::new(ClaimTracker::default());
         let consumers: Vec<_> =
-            (0..CONSUMERS).map(|_| tokio::spawn(consume(scene.clone(), ledger.clone()))).collect();
+            (0..CONSUMERS).map(|_| tokio::spawn(consume(scene.clone(), tracker.clone()))).collect();
         let sweeper = {
-            let (scene, ledger) = (scene.clone(), ledger.clone());
+            let (scene, tracker) = (scene.clone(), tracker.clone());
             tokio::spawn(async move {
-                while ledger.count() < MESSAGES {
+                while tracker.count() < MESSAGES {
                     scene.store().sweep(scene.now(), 50).await.unwrap();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -266,7 +266,7 @@ fn consumers_on_many_servers_get_each_message_once() {
         for consumer in join_all(consumers).await {
             consumer.unwrap();
         }
-        assert_eq!(*ledger.consumed.lock().unwrap(), posted);
+        assert_eq!(*tracker.consumed.lock().unwrap(), posted);
         sweeper.await.unwrap();
         assert_eq!(scene.page(None).await, (Vec::new(), None));
         scene.end().await;
@@ -274,12 +274,12 @@ fn consumers_on_many_servers_get_each_message_once() {
 }
 
 #[test]
-fn a_store_that_goes_away_in_the_middle_of_everything_leaves_nothing_half_done() {
+fn operations_of_cancelled_tasks_are_done_completely_or_not_at_all() {
     block_on(async {
         let scene = Scene::new().await;
         let acknowledged = Arc::new(AtomicUsize::new(0));
-        // Tasks that are cut off wherever they are, as by a kill; more of them, and later, where
-        // the store is slow.
+        // Tasks that are aborted at any point, as by a kill. With a slow store, more of them run
+        // for longer.
         for round in 0.. {
             if round >= 30 && acknowledged.load(Ordering::Relaxed) > 10 {
                 break;
@@ -326,16 +326,16 @@ fn a_store_that_goes_away_in_the_middle_of_everything_leaves_nothing_half_done()
             after = next;
         }
         let least = 3 * acknowledged.load(Ordering::Relaxed);
-        assert!(seen.len() >= least, "{} of {least} are there", seen.len());
+        assert!(seen.len() >= least, "{} of {least} messages exist", seen.len());
         assert_eq!(seen.len() % 3, 0, "whole batches of 3");
-        // All claims run out: everything is delivered.
+        // All claims expire: every message is delivered.
         scene.clock.advance(Duration::from_secs(100));
         let mut delivered = Vec::new();
         while delivered.len() < seen.len() {
             let popped = scene.pop(50).await;
             assert!(
                 !popped.is_empty(),
-                "{} of {} are stuck",
+                "{} of {} messages are stuck",
                 seen.len() - delivered.len(),
                 seen.len()
             );

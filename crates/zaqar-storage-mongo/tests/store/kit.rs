@@ -1,5 +1,5 @@
-//! The behaviour that every store shows. Each test checks, too, that an index serves each query
-//! that it led to.
+//! The behaviour tests of the kit. Each test also checks that an index serves each query that it
+//! sent.
 
 use crate::support::Databases;
 

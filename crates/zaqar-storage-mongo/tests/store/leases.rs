@@ -1,4 +1,4 @@
-//! Leases, when several processes are at them at once.
+//! Leases with concurrent processes.
 
 use futures_util::future::{join, join_all};
 use zaqar_core::storage::{
@@ -37,7 +37,7 @@ async fn subscribe(store: &Mongo, number: u128, lease: LeaseId, now: Timestamp) 
 }
 
 #[test]
-fn of_many_who_keep_a_new_lease_at_once_none_is_told_that_it_is_over() {
+fn concurrent_renewals_of_a_new_lease_create_it_once_and_none_sees_it_expired() {
     block_on(async {
         let name = server::name();
         let stores = [server::open(&name).await, server::open(&name).await];
@@ -58,7 +58,7 @@ fn of_many_who_keep_a_new_lease_at_once_none_is_told_that_it_is_over() {
 }
 
 #[test]
-fn what_is_hung_on_a_lease_while_a_sweep_ends_it_goes_too() {
+fn subscriptions_that_are_added_to_a_lease_during_its_sweep_are_removed() {
     block_on(async {
         let name = server::name();
         let (server, sweeper) = (server::open(&name).await, server::open(&name).await);

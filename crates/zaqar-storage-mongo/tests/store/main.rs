@@ -1,10 +1,10 @@
-//! The store on a MongoDB server, or on a compatible one: see the crate's README.
+//! Tests of the store on a MongoDB server or a compatible one: see the crate's README.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
 mod clocks;
 mod faults;
-mod garbage;
+mod foreign_documents;
 mod history;
 mod kit;
 mod leases;

@@ -17,9 +17,9 @@ use zaqar_storage_testkit::block_on;
 
 use crate::support::server;
 
-/// Longer than any news take on a slow machine, much shorter than the poll that is set where nobody
-/// is to look.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than news take on a slow machine, and much shorter than the poll interval that disables
+/// polling.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn key(name: &str) -> QueueKey {
     let project = ProjectId::new("p").unwrap();
@@ -43,20 +43,20 @@ async fn post(store: &Mongo, key: &QueueKey) -> MessageId {
     }
 }
 
-async fn hear(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
-    let heard = async {
+async fn wait_for_news(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
+    let received = async {
         while let Some(posted) = news.next().await {
             if posted.key == *key && posted.last >= last {
                 return;
             }
         }
-        panic!("news have ended");
+        panic!("the news have ended");
     };
-    tokio::time::timeout(PATIENCE, heard).await.expect("news come in time");
+    tokio::time::timeout(TIMEOUT, received).await.expect("news arrive in time");
 }
 
-/// Another process posts; a listener with these options hears of it.
-async fn hears_of_another(options: impl Fn(Options) -> Options) {
+/// A listener with these options gets news of another process's posts.
+async fn gets_news_of_another_process(options: impl Fn(Options) -> Options) {
     let name = server::name();
     let listener = Mongo::open(options(server::options(&name))).await.unwrap();
     let poster = server::open(&name).await;
@@ -64,25 +64,23 @@ async fn hears_of_another(options: impl Fn(Options) -> Options) {
     for _ in 0..5 {
         for name in ["a", "b"] {
             let last = post(&poster, &key(name)).await;
-            hear(&mut news, &key(name), last).await;
+            wait_for_news(&mut news, &key(name), last).await;
         }
         let mut late = listener.news().await.unwrap();
         let last = post(&poster, &key("a")).await;
-        hear(&mut late, &key("a"), last).await;
-        hear(&mut news, &key("a"), last).await;
+        wait_for_news(&mut late, &key("a"), last).await;
+        wait_for_news(&mut news, &key("a"), last).await;
     }
     listener.shut_down().await.unwrap();
     assert!(
-        tokio::time::timeout(PATIENCE, async { while news.next().await.is_some() {} })
-            .await
-            .is_ok()
+        tokio::time::timeout(TIMEOUT, async { while news.next().await.is_some() {} }).await.is_ok()
     );
     server::database(&name).await.drop().await.unwrap();
 }
 
 #[test]
-fn news_of_other_processes_are_looked_up_where_nobody_tells() {
-    block_on(hears_of_another(|options| Options {
+fn news_of_other_processes_are_polled_without_change_streams() {
+    block_on(gets_news_of_another_process(|options| Options {
         change_streams: false,
         poll: Duration::from_millis(200),
         ..options
@@ -90,15 +88,15 @@ fn news_of_other_processes_are_looked_up_where_nobody_tells() {
 }
 
 #[test]
-fn news_of_other_processes_come_by_change_stream() {
+fn news_of_other_processes_arrive_by_change_stream() {
     block_on(async {
         let hello = server::database("any").await.run_command(doc! { "hello": 1 }).await.unwrap();
         if !hello.contains_key("setName") && hello.get_str("msg").ok() != Some("isdbgrid") {
-            eprintln!("skipped: a server of its own has no change streams");
+            eprintln!("skipped: a standalone server has no change streams");
             return;
         }
-        // Nothing is looked up in time.
+        // Polls are too rare to find them in time.
         let poll = Duration::from_secs(3600);
-        hears_of_another(|options| Options { poll, ..options }).await;
+        gets_news_of_another_process(|options| Options { poll, ..options }).await;
     });
 }

@@ -1,4 +1,4 @@
-//! A queue with something in it, and every operation on it.
+//! A queue with contents, and every operation on it.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -18,7 +18,7 @@ use zaqar_core::{
 };
 use zaqar_storage_mongo::Mongo;
 
-/// What [`Scene::perform`] knows.
+/// The operations of [`Scene::perform`].
 pub(crate) const OPERATIONS: [&str; 23] = [
     "post",
     "list",
@@ -137,7 +137,7 @@ impl Scene {
         Ok(texts(page.messages.iter().map(|message| &message.payload)))
     }
 
-    /// Does an operation; its answer, as far as it is the same in every scene.
+    /// Performs an operation. Returns the part of its answer that is the same in every scene.
     pub(crate) async fn perform(&self, store: &Mongo, operation: &str) -> Result<String, Error> {
         let (key, generation, now, ids) = (&self.key, self.generation, self.now, &self.ids);
         let debug = |answer: &dyn std::fmt::Debug| format!("{answer:?}");
@@ -145,7 +145,7 @@ impl Scene {
             "post" => {
                 let posted = store.post(key, generation, batch(&["x", "y"]), now).await?;
                 let posted = done(posted);
-                assert!(posted[0] > ids[3], "it is behind what was there");
+                assert!(posted[0] > ids[3], "it comes after earlier messages");
                 format!("{} posted", posted.len())
             }
             "list" => texts(self.list(store).await?.iter().map(|m| &m.payload)),
@@ -207,7 +207,7 @@ impl Scene {
         Ok(Messages::list(store, &self.key, &query, self.now).await?.messages)
     }
 
-    /// Everything that can be seen of the queue. Takes it apart on the way.
+    /// The observable state of the queue. Consumes its messages.
     pub(crate) async fn state(&self, store: &Mongo) -> String {
         let mut seen = Vec::new();
         for message in self.list(store).await.unwrap() {
@@ -235,18 +235,17 @@ impl Scene {
     }
 }
 
-/// Waits until no head lists a step: whatever has failed, somebody carries it out and strikes it
-/// off.
-pub(crate) async fn settled(db: &Database) {
-    let listed = doc! { "todo": { "$ne": [] } };
+/// Waits until all intents are applied and removed.
+pub(crate) async fn wait_until_applied(db: &Database) {
+    let pending = doc! { "todo": { "$ne": [] } };
     let heads = db.collection::<Document>("queue_heads");
     for _ in 0..10_000 {
-        if heads.find_one(listed.clone()).await.unwrap().is_none() {
+        if heads.find_one(pending.clone()).await.unwrap().is_none() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    panic!("a step stays listed: {:?}", heads.find_one(listed).await);
+    panic!("an intent stays listed: {:?}", heads.find_one(pending).await);
 }
 
 fn texts<'a>(payloads: impl Iterator<Item = &'a Payload>) -> String {

@@ -1,6 +1,5 @@
-//! Sharded collections, which the store refuses. A cluster is only there where
-//! `ZAQAR_TEST_MONGODB_URI` names one: `tests/test_mongodb.py`. Here a proxy says what a mongos
-//! would say.
+//! Sharded collections, which the store rejects. `tests/test_mongodb.py` tests this with a real
+//! cluster if `ZAQAR_TEST_MONGODB_URI` names one. Here a proxy imitates a mongos.
 
 use zaqar_core::Secret;
 use zaqar_core::storage::Upkeep;
@@ -11,7 +10,7 @@ use crate::support::proxy::{Proxy, plain_address};
 use crate::support::server;
 
 #[test]
-fn a_sharded_collection_is_refused_at_the_start_by_its_name() {
+fn a_sharded_collection_is_rejected_at_startup_by_its_name() {
     block_on(async {
         let Some(address) = plain_address() else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);

@@ -1,4 +1,4 @@
-//! Round trips, and waits for a majority, of each operation: as `docs.md` says.
+//! Round trips and majority waits of each operation, compared with `docs.md`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,11 +11,11 @@ use zaqar_core::storage::{Messages, Subscriptions};
 use zaqar_storage_mongo::{Mongo, Options};
 use zaqar_storage_testkit::block_on;
 
-use crate::scene::{OPERATIONS, Scene, batch, done, settled};
+use crate::scene::{OPERATIONS, Scene, batch, done, wait_until_applied};
 use crate::support::proxy::{Fault, Proxy, When, plain_address};
 use crate::support::server;
 
-/// Statements that a store has sent, and whether each waits for a majority.
+/// The commands that a store has sent, and whether each waits for a majority.
 #[derive(Clone, Default)]
 struct Sent(Arc<Mutex<Vec<(String, bool)>>>);
 
@@ -26,7 +26,7 @@ impl Sent {
             let CommandEvent::Started(command) = event else { return };
             let is_majority =
                 |concern: &Document| concern.get_str("w").is_ok_and(|w| w == "majority");
-            // A read waits for nobody, whatever it is sent with.
+            // Reads do not wait, whatever write concern is sent with them.
             let is_write =
                 matches!(&*command.command_name, "findAndModify" | "update" | "insert" | "delete");
             let waits =
@@ -40,16 +40,16 @@ impl Sent {
     }
 }
 
-/// The commands that an operation leads to, also after its answer, as a row of the table in
-/// `docs.md`.
+/// Counts the commands of an operation, including those after its answer. Returns a row of the
+/// table in `docs.md`.
 async fn measure(scene: &Scene, store: &Mongo, db: &Database, sent: &Sent, what: &str) -> String {
     let (operation, _) = what.split_once(',').unwrap_or((what, ""));
     sent.take();
     scene.perform(store, operation).await.unwrap();
-    settled(db).await;
+    wait_until_applied(db).await;
     let mut commands = sent.take();
-    // A command is told of when it is sent: of the last one, which nobody need wait for, the answer
-    // may still be on its way.
+    // Commands are recorded when they are sent, so the answer to the last one need not have
+    // arrived.
     commands.retain(|(name, _)| name != "hello");
     let waits = commands.iter().filter(|(_, waits)| *waits).count();
     format!("| {what} | {} | {waits} |", commands.len())
@@ -70,7 +70,7 @@ fn round_trips_are_as_documented() {
         let mut rows = Vec::new();
         for operation in OPERATIONS.iter().filter(|operation| **operation != "sweep") {
             let scene = Scene::new(&direct).await;
-            settled(&db).await;
+            wait_until_applied(&db).await;
             if *operation != "post" {
                 rows.push(measure(&scene, &store, &db, &sent, operation).await);
                 continue;
@@ -80,7 +80,7 @@ fn round_trips_are_as_documented() {
             }
             let scene = Scene::new(&direct).await;
             direct.unsubscribe_all(&scene.key, scene.now).await.unwrap();
-            settled(&db).await;
+            wait_until_applied(&db).await;
             rows.push(measure(&scene, &store, &db, &sent, "post, to nobody else").await);
         }
         let docs = include_str!("../../src/docs.md");
@@ -91,7 +91,7 @@ fn round_trips_are_as_documented() {
 }
 
 #[test]
-fn a_post_waits_twice_and_eight_posts_wait_less_than_once_each() {
+fn a_post_waits_twice_and_grouped_posts_wait_less_than_once_each() {
     block_on(async {
         let Some(address) = plain_address() else {
             eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
@@ -113,10 +113,10 @@ fn a_post_waits_twice_and_eight_posts_wait_less_than_once_each() {
             let posted = store.post(&scene.key, scene.generation, batch(&["x"]), scene.now).await;
             done(posted.unwrap())
         };
-        // The third statement of a post is never answered.
+        // The third statement of the post is never answered.
         proxy.plan(Some((2, Fault::Hold, When::Before)));
         let posted = tokio::time::timeout(Duration::from_secs(60), post());
-        assert_eq!(posted.await.expect("nobody waits for it").len(), 1);
+        assert_eq!(posted.await.expect("the post does not wait for it").len(), 1);
         assert_eq!(proxy.seen().0[..2], ["insert", "findAndModify"]);
         let sent = Sent::default();
         let options = Options { commands: Some(sent.handler()), ..server::options(&name) };

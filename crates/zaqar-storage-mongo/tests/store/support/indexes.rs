@@ -1,5 +1,5 @@
-//! Whether an index serves each query: derived from the commands that a store sends and the indexes
-//! that it made.
+//! Checks that an index serves each query, from the commands that a store sends and the indexes
+//! that it has created.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,11 +16,11 @@ pub(crate) type Indexes = BTreeMap<String, Vec<Index>>;
 pub(crate) struct Index {
     pub(crate) name: String,
     pub(crate) keys: Document,
-    /// A field that a query must bound for it to be used.
+    /// The field that a query must bound so that a partial index can be used.
     pub(crate) must: Option<String>,
 }
 
-/// Commands that a store sent.
+/// The commands that a store has sent.
 #[derive(Clone, Default)]
 pub(crate) struct Sent(Arc<Mutex<Vec<CommandStartedEvent>>>);
 
@@ -45,11 +45,11 @@ struct Query {
     collection: String,
     filter: Document,
     sort: Document,
-    /// The one index that the server is told to use.
+    /// The index that the query forces.
     hint: Option<String>,
 }
 
-/// What is wrong with the queries of some commands.
+/// Describes the queries that no index serves.
 pub(crate) fn uncovered(commands: &[CommandStartedEvent], indexes: &Indexes) -> Vec<String> {
     let mut wrong = Vec::new();
     for command in commands {
@@ -94,13 +94,13 @@ fn queries(command: &CommandStartedEvent) -> Result<Vec<Query>, String> {
         }
         "insert" | "getMore" | "killCursors" | "hello" | "ping" | "createIndexes"
         | "endSessions" | "listDatabases" | "dropDatabase" | "count" => Vec::new(),
-        other => return Err(format!("nobody knows whether {other} needs an index")),
+        other => return Err(format!("it is unknown whether {other} needs an index")),
     })
 }
 
-/// What is wrong with a query: `None` where some index bounds it and gives its order.
+/// Describes the query if no index bounds it and gives its order.
 fn check(query: &Query, indexes: &Indexes) -> Option<String> {
-    // One document in all.
+    // The collection has one document.
     if query.collection == "store_format" {
         return None;
     }
@@ -123,10 +123,10 @@ fn bound(name: &str, value: &Bson) -> String {
     }
 }
 
-/// How far a value bounds a field.
+/// How a filter bounds a field.
 #[derive(PartialEq)]
 enum Bound {
-    /// To one value or some.
+    /// To one or several values.
     Point,
     Range,
     Not,
@@ -143,8 +143,7 @@ fn bound_of(filter: &Document, field: &str) -> Bound {
     }
 }
 
-/// Whether an index bounds a query by its first field, and shows what it bounds in the query's
-/// order.
+/// Whether an index bounds a query by its first field and returns the matches in the query's order.
 fn serves(keys: &Document, query: &Query) -> bool {
     let points = keys.keys().take_while(|key| bound_of(&query.filter, key) == Bound::Point).count();
     let is_bounded = points > 0
@@ -158,7 +157,7 @@ fn serves(keys: &Document, query: &Query) -> bool {
 }
 
 #[test]
-fn the_check_finds_what_no_index_serves() {
+fn the_check_finds_queries_without_an_index() {
     use mongodb::bson::doc;
     let index = |name: &str, keys, must: Option<&str>| Index {
         name: name.to_owned(),

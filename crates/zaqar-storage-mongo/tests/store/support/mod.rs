@@ -1,4 +1,4 @@
-//! What the tests have in common.
+//! Shared test support.
 
 mod indexes;
 pub(crate) mod proxy;
@@ -14,7 +14,7 @@ use zaqar_storage_testkit::{About, Factory, Stores};
 use indexes::{Index, Indexes, Sent, uncovered};
 use server::{database, options};
 
-/// The indexes that a store has made.
+/// The indexes that a store has created.
 async fn indexes_of(name: &str) -> Indexes {
     let db = database(name).await;
     let mut found = Indexes::new();
@@ -32,7 +32,7 @@ async fn indexes_of(name: &str) -> Indexes {
     found
 }
 
-/// What the kit opens. Each test checks, too, that an index serves each query that it led to.
+/// The factory for the kit. Each test also checks that an index serves each query that it sent.
 #[derive(Default)]
 pub(crate) struct Databases {
     sent: Sent,
@@ -47,7 +47,7 @@ impl Factory for Databases {
 
     async fn discard(&self, name: &str) {
         let sent = self.sent.take();
-        assert!(!sent.is_empty(), "the store is watched");
+        assert!(!sent.is_empty(), "commands are recorded");
         assert_eq!(uncovered(&sent, &indexes_of(name).await), [""; 0]);
         database(name).await.drop().await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! A proxy between a store and its server that answers one chosen statement with an error, before
-//! the server has seen it or after.
+//! A proxy between a store and its server that injects an error into one statement, before or after
+//! the server has executed it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,34 +8,34 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The wire protocol's one operation, and the bytes before its first section.
+/// The opcode of the wire protocol, and the bytes before the first section.
 const OP_MSG: i32 = 2013;
 const HEADER: usize = 16;
 const FLAGS: usize = 4;
-/// A message is at most this large: 48 MB and something.
+/// The maximum size of a message, a little more than 48 MB.
 const LARGEST: usize = 50_000_000;
 
-/// What a statement is answered with.
+/// The injected fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The connection breaks.
     Network,
-    /// The server's error with this code.
+    /// A server error with this code.
     Code(i32),
-    /// It is never answered.
+    /// The statement is never answered.
     Hold,
-    /// It is done, but not known to be with a majority, for the reason with this code.
+    /// The statement is executed, but its write concern fails with this code.
     Concern(i32),
 }
 
-/// Whether the server has done what was asked.
+/// Whether the fault comes before or after the server executes the statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
     Before,
     After,
 }
 
-/// What happens to which statement.
+/// The planned fault and the seen statements.
 #[derive(Debug, Default)]
 struct Plan {
     fault: Option<(usize, Fault, When)>,
@@ -44,17 +44,17 @@ struct Plan {
     has_struck: bool,
 }
 
-/// A proxy that listens as long as its runtime lives.
+/// A proxy that runs as long as its runtime.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     plan: Arc<Mutex<Plan>>,
-    /// The server seems to be a mongos, before shards that share this collection.
+    /// Set to imitate a mongos: the name of the collection that is sharded.
     sharded: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Proxy {
-    /// Before a server at `host:port`.
+    /// Starts a proxy for a server at `host:port`.
     pub(crate) async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -69,27 +69,26 @@ impl Proxy {
         proxy
     }
 
-    /// The URI of the server behind it. It is no member of a replica set under this name. After an
-    /// error that says that the primary has changed, the client asks for it again: the server,
-    /// where nothing has changed, would not announce it.
+    /// The URI of the proxy, for a direct connection, as the proxy is not a member of the replica
+    /// set. The client polls the server's state, because after an injected change of the primary
+    /// the server would not announce anything.
     pub(crate) fn uri(&self) -> String {
         let options = "retryWrites=false&directConnection=true&serverMonitoringMode=poll\
                        &heartbeatFrequencyMS=500";
         format!("mongodb://127.0.0.1:{}/?{options}", self.port)
     }
 
-    /// Lets the statement of this number, from now on, meet a fault.
+    /// Injects a fault into the statement with this number, counted from now on.
     pub(crate) fn plan(&self, fault: Option<(usize, Fault, When)>) {
         *self.lock() = Plan { fault, ..Plan::default() };
     }
 
-    /// Lets the server seem to be a mongos, where the collection of this name is sharded; `""` for
-    /// none.
+    /// Imitates a mongos with a sharded collection of this name; `""` for none.
     pub(crate) fn pretend_sharded(&self, collection: &'static str) {
         *self.sharded.lock().unwrap_or_else(PoisonError::into_inner) = Some(collection);
     }
 
-    /// What a mongos would say beside a server's own reply.
+    /// The reply that a mongos would give instead, if one is imitated.
     fn as_mongos(&self, request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
         let sharded = (*self.sharded.lock().unwrap_or_else(PoisonError::into_inner))?;
         let (asked, mut said) = (document(request)?, document(reply)?);
@@ -109,7 +108,7 @@ impl Proxy {
         Some(message(request, &said))
     }
 
-    /// The statements since then, and whether the fault has struck.
+    /// The statements since the plan was set, and whether the fault was injected.
     pub(crate) fn seen(&self) -> (Vec<String>, bool) {
         let plan = self.lock();
         (plan.seen.clone(), plan.has_struck)
@@ -119,7 +118,7 @@ impl Proxy {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Statements are answered one by one on each connection.
+    /// Serves one connection, statement by statement.
     async fn serve(&self, client: TcpStream, server: String) -> Option<()> {
         let server = TcpStream::connect(server).await.ok()?;
         client.set_nodelay(true).ok()?;
@@ -156,7 +155,7 @@ impl Proxy {
             if let Some(said) = self.as_mongos(&request, &reply) {
                 reply = said;
             }
-            // A streamed hello has more answers; they are forwarded with later ones.
+            // A streamed hello has several replies; they are forwarded with later ones.
             to_client.write_all(&reply).await.ok()?;
         }
     }
@@ -186,7 +185,7 @@ impl Proxy {
     }
 }
 
-/// The server's host and port, where its URI has nothing else that a proxy would have to know.
+/// The server's host and port, if a proxy needs nothing else of its URI.
 pub(crate) fn plain_address() -> Option<String> {
     let rest = super::server::uri().strip_prefix("mongodb://")?;
     let (address, options) = rest.split_once('/').unwrap_or((rest, ""));

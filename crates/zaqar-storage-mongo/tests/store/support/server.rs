@@ -1,4 +1,4 @@
-//! The server that the tests of one binary share, and databases of their own on it.
+//! The server that the tests of one binary share, with a database for each test.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,21 +10,21 @@ use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
 use zaqar_storage_mongo::{Mongo, Options};
 
-/// Set to test on a server of one's own: a mongod, a replica set or a mongos.
+/// Set this to test on an existing server: a mongod, a replica set or a mongos.
 pub(crate) const URI: &str = "ZAQAR_TEST_MONGODB_URI";
 
 const START: Duration = Duration::from_secs(60);
-/// The compatible server is slow, the machine may be busy, and tests are not about time.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// Long, as the compatible server is slow and the machine may be busy.
+const TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Where the server is.
+/// The URI of the server.
 pub(crate) fn uri() -> &'static str {
     static URI_IN_USE: OnceLock<(String, Option<Child>)> = OnceLock::new();
     let (uri, _) = URI_IN_USE.get_or_init(|| match std::env::var(URI) {
         Ok(uri) if !uri.is_empty() => (uri, None),
         _ => {
             let (port, server) = start(&compatible_server());
-            // Its list of retryable writes is long to search.
+            // Its lookup of retryable writes is slow.
             (format!("mongodb://127.0.0.1:{port}/?retryWrites=false"), Some(server))
         }
     });
@@ -40,8 +40,8 @@ fn compatible_server() -> PathBuf {
     program
 }
 
-/// Starts a server that ends when this process does: a shell waits for the end of a pipe that we
-/// never close.
+/// Starts a server that exits with this process: a shell waits for the end of a pipe, which closes
+/// when this process ends.
 #[expect(clippy::disallowed_methods, reason = "a process is waited for outside of a runtime")]
 fn start(program: &Path) -> (u16, Child) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -58,28 +58,28 @@ fn start(program: &Path) -> (u16, Child) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let deadline = Instant::now() + START;
     while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
-        assert!(Instant::now() < deadline, "the server does not start");
+        assert!(Instant::now() < deadline, "the server has not started in time");
         std::thread::sleep(Duration::from_millis(50));
     }
     (port, server)
 }
 
-/// Opens the store of a name: a database of its own.
+/// Opens the store in the database of this name.
 pub(crate) async fn open(name: &str) -> Mongo {
     Mongo::open(options(name)).await.unwrap()
 }
 
 pub(crate) fn options(name: &str) -> Options {
     Options {
-        deadline: PATIENCE,
-        command_timeout: PATIENCE,
-        // The clock of these tests is not the database's.
+        deadline: TIMEOUT,
+        command_timeout: TIMEOUT,
+        // The tests simulate time.
         max_clock_skew: None,
         ..Options::new(uri(), name)
     }
 }
 
-/// A name that nobody else uses.
+/// A unique name.
 pub(crate) fn name() -> String {
     format!("test_{:032x}", rand::random::<u128>())
 }
@@ -87,8 +87,8 @@ pub(crate) fn name() -> String {
 /// The database of a store's name.
 pub(crate) async fn database(name: &str) -> Database {
     let mut options = ClientOptions::parse(uri()).await.unwrap();
-    // On a busy machine the server may answer late.
-    options.connect_timeout = Some(PATIENCE);
-    options.server_selection_timeout = Some(PATIENCE);
+    // On a busy machine the server may be slow.
+    options.connect_timeout = Some(TIMEOUT);
+    options.server_selection_timeout = Some(TIMEOUT);
     Client::with_options(options).unwrap().database(&format!("{name}_server"))
 }
