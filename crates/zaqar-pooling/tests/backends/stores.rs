@@ -65,7 +65,7 @@ impl Connector for Places {
             "redis1" => Arc::new(self.redis(1).await),
             "mongodb" => Arc::new(self.mongo().await),
             _ => {
-                let options = zaqar_storage_embedded::Options::new(&self.disk());
+                let options = zaqar_storage_embedded::Options::new(self.disk());
                 let reason = |error| Refusal { reason: format!("{error}") };
                 Arc::new(Embedded::open(options).map_err(reason)?)
             }
