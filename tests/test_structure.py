@@ -29,6 +29,7 @@ EDGES: dict[str, set[str]] = {
     "zaqar-storage-mongo": {"zaqar-storage-batch"},
     "zaqar-storage-batch": set(),
     "zaqar-storage-testkit": set(),
+    "zaqar-client": set(),
 }
 
 

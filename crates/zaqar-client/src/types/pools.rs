@@ -1,0 +1,107 @@
+//! Pools, flavors and health.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Link, Object};
+
+/// A store that takes a share of the queues.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Where it is, with stars for passwords.
+    pub uri: String,
+    /// Its share of new queues.
+    pub weight: u64,
+    /// The flavor that it belongs to.
+    #[serde(default)]
+    pub flavor: Option<String>,
+    /// Options of its driver, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Object>,
+    /// Its path.
+    pub href: String,
+}
+
+/// What to register or change of a pool. A new one needs an address and a weight.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PoolChange {
+    /// Where the store is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// Its share of new queues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u64>,
+    /// The flavor that it belongs to; none, where it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<String>,
+    /// Options of its driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<Object>,
+}
+
+/// A project's name for some of the pools.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flavor {
+    /// Its name.
+    pub name: String,
+    /// The pools.
+    #[serde(default)]
+    pub pool_list: Vec<String>,
+    /// What the pools can do, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// Its path.
+    pub href: String,
+}
+
+/// What the server found when it tried every operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether the store answers.
+    pub storage_reachable: bool,
+    /// Every operation by its name.
+    pub operation_status: BTreeMap<String, OperationStatus>,
+    /// What the store holds, where it can tell.
+    #[serde(default)]
+    pub message_volume: Option<MessageVolume>,
+}
+
+/// How an operation went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationStatus {
+    /// Whether it worked.
+    pub succeeded: bool,
+    /// How long it took.
+    pub seconds: f64,
+    /// What went wrong.
+    #[serde(rename = "ref")]
+    pub failure: Option<String>,
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageVolume {
+    /// Messages that no claim holds.
+    pub free: u64,
+    /// Messages that a claim holds.
+    pub claimed: u64,
+    /// All.
+    pub total: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PoolList {
+    pub(crate) pools: Vec<Pool>,
+    #[serde(default)]
+    pub(crate) links: Vec<Link>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FlavorList {
+    pub(crate) flavors: Vec<Flavor>,
+    #[serde(default)]
+    pub(crate) links: Vec<Link>,
+}

@@ -1,0 +1,230 @@
+//! The types against `docs/api/openapi.yaml`: every answer that the description allows is read, and
+//! written again without loss; every request is one that it allows.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::auth::SignedUrl;
+
+struct Description(Value);
+
+/// How much of an object an instance has.
+#[derive(Clone, Copy, PartialEq)]
+enum Fill {
+    Required,
+    All,
+}
+
+impl Description {
+    fn load() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api/openapi.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        Self(serde_saphyr::from_str(&text).unwrap())
+    }
+
+    fn schema(&self, name: &str) -> &Value {
+        let schema = &self.0["components"]["schemas"][name];
+        assert!(schema.is_object(), "the description has no schema {name}");
+        schema
+    }
+
+    fn resolved<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        match schema["$ref"].as_str() {
+            Some(reference) => self.0.pointer(&reference[1..]).unwrap(),
+            None => schema,
+        }
+    }
+
+    /// A value that the schema allows.
+    fn instance(&self, schema: &Value, fill: Fill) -> Value {
+        let schema = self.resolved(schema);
+        if let Some(first) = schema.get("const") {
+            return first.clone();
+        }
+        if let Some(one) = schema["enum"].get(0).or_else(|| schema["examples"].get(0)) {
+            return one.clone();
+        }
+        if let Some(first) = schema["anyOf"].get(0) {
+            return self.instance(first, fill);
+        }
+        let types = &schema["type"];
+        match types.as_str().or_else(|| types[0].as_str()) {
+            Some("object") => Value::Object(self.object(schema, fill)),
+            Some("array") => {
+                let count = usize::from(fill == Fill::All || schema.get("minItems").is_some());
+                let item = || self.instance(&schema["items"], fill);
+                std::iter::repeat_with(item).take(count).collect()
+            }
+            Some("string") => self.text(schema).into(),
+            Some("integer") => schema["minimum"].as_u64().unwrap_or(7).into(),
+            Some("number") => json!(0.5),
+            Some("boolean") => true.into(),
+            other => panic!("a schema of type {other:?}: {schema}"),
+        }
+    }
+
+    fn text(&self, schema: &Value) -> &'static str {
+        match schema["pattern"].as_str() {
+            Some(pattern) if pattern.contains("claim_id") => {
+                "/v2/queues/q/messages/2ab5f31c90d6e1070000000000000001"
+            }
+            Some(pattern) if pattern.contains(r"\d{4}") => "2026-11-29T12:00:00",
+            Some(pattern) if pattern.starts_with("^/v2/pools") => "/v2/pools/p",
+            Some(pattern) if pattern.contains("/v2/") => "/v2/queues/q",
+            Some(pattern) if pattern.contains("{32}") => "2ab5f31c90d6e1070000000000000001",
+            _ => "text",
+        }
+    }
+
+    fn object(&self, schema: &Value, fill: Fill) -> Map<String, Value> {
+        let mut object = Map::new();
+        let required: Vec<_> = schema["required"].as_array().into_iter().flatten().collect();
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            if fill == Fill::All || required.iter().any(|known| *known == name) {
+                object.insert(name.clone(), self.instance(property, fill));
+            }
+        }
+        if let Some(more) = schema["additionalProperties"].as_object()
+            && fill == Fill::All
+        {
+            object.insert("name".to_owned(), self.instance(&json!(more), fill));
+        }
+        object
+    }
+
+    /// Whether all of `written` is allowed by the schema, and nothing that it requires is missing.
+    fn allows(&self, schema: &Value, written: &Value) {
+        let schema = self.resolved(schema);
+        if let Value::Object(written) = written {
+            for name in schema["required"].as_array().into_iter().flatten() {
+                assert!(written.contains_key(name.as_str().unwrap()), "{name} is missing");
+            }
+            for (name, value) in written {
+                match schema["properties"].get(name) {
+                    Some(property) => self.allows(property, value),
+                    None => assert_eq!(schema.get("additionalProperties"), None, "{name}"),
+                }
+            }
+        }
+        if let Value::Array(written) = written {
+            written.iter().for_each(|value| self.allows(&schema["items"], value));
+        }
+        if let Some(allowed) = schema["enum"].as_array() {
+            assert!(allowed.contains(written), "{written}");
+        }
+    }
+}
+
+/// Every answer of this schema is read as a `T`, and a full one is written as it was.
+fn answers<T: DeserializeOwned + Serialize>(description: &Description, name: &str) {
+    for fill in [Fill::Required, Fill::All] {
+        let answer = description.instance(description.schema(name), fill);
+        let read: T = serde_json::from_str(&answer.to_string())
+            .unwrap_or_else(|error| panic!("{name}: {error}\n{answer}"));
+        let written = serde_json::to_value(&read).unwrap();
+        if fill == Fill::All {
+            // Topics have a name of their own for what is read as one type.
+            let answer = answer.to_string().replacen("{\"topics\"", "{\"queues\"", 1);
+            assert_eq!(written, serde_json::from_str::<Value>(&answer).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_answer_is_read_without_loss() {
+    let description = &Description::load();
+    answers::<QueuePage>(description, "QueueList");
+    answers::<QueuePage>(description, "TopicList");
+    answers::<StatsDocument>(description, "Stats");
+    answers::<Posted>(description, "Posted");
+    answers::<Message>(description, "Message");
+    answers::<MessageList>(description, "MessageList");
+    answers::<ClaimInfo>(description, "Claim");
+    answers::<Subscribed>(description, "Subscribed");
+    answers::<Subscription>(description, "Subscription");
+    answers::<SubscriptionList>(description, "SubscriptionList");
+    answers::<DeliveryList>(description, "DeliveryList");
+    answers::<Delivery>(description, "Delivery");
+    answers::<SubscriberHealth>(description, "SubscriberHealth");
+    answers::<SignedUrl>(description, "Shared");
+    answers::<Pool>(description, "Pool");
+    answers::<PoolList>(description, "PoolList");
+    answers::<Flavor>(description, "Flavor");
+    answers::<FlavorList>(description, "FlavorList");
+    answers::<Health>(description, "Health");
+}
+
+#[test]
+fn a_popped_message_has_what_the_description_says() {
+    let description = Description::load();
+    let answer = description.instance(description.schema("PoppedList"), Fill::Required).to_string();
+    let rows =
+        r#"{"messages":[{"id":"a","ttl":60,"age":0,"body":1,"claim_count":2,"claim_id":null}]}"#;
+    for text in [&*answer, rows] {
+        serde_json::from_str::<PoppedList>(text).unwrap();
+    }
+    let popped: PoppedList = serde_json::from_str(rows).unwrap();
+    assert_eq!(popped.messages[0].claim_count, 2);
+}
+
+/// What a request says is allowed.
+fn requests(description: &Description, name: &str, request: impl Serialize) {
+    let written = serde_json::to_value(&request).unwrap();
+    description.allows(description.schema(name), &written);
+}
+
+#[test]
+fn every_request_is_one_that_the_description_allows() {
+    let description = &Description::load();
+    let message = NewMessage::new("x").unwrap();
+    let messages = vec![message.clone(), message.ttl(60).delay(0)];
+    requests(description, "PostRequest", Post { messages });
+    requests(description, "ClaimRequest", ClaimTimes { ttl: 60, grace: 60 });
+    let subscription = NewSubscription::new("https://example.org/").ttl(60).option("signing", true);
+    requests(description, "SubscriptionRequest", subscription);
+    let change = SubscriptionChange {
+        subscriber: Some("mailto:a@example.org".to_owned()),
+        ttl: Some(60),
+        options: Some(Object::new()),
+    };
+    requests(description, "SubscriptionChange", change);
+    let share = Share {
+        paths: vec![SharedPath::Messages, SharedPath::Claims, SharedPath::Subscriptions],
+        methods: vec!["GET".to_owned()],
+        expires: Some("2099-01-01T00:00:00".to_owned()),
+    };
+    requests(description, "ShareRequest", share);
+    requests(description, "ShareRequest", Share::default());
+    let pool = PoolChange {
+        uri: Some("redis://h".to_owned()),
+        weight: Some(1),
+        flavor: Some("f".to_owned()),
+        options: Some(Object::new()),
+    };
+    requests(description, "NewPool", pool);
+    let changes =
+        [MetadataChange::Set("a/b~c".to_owned(), json!(1)), MetadataChange::Remove("d".to_owned())];
+    let patch: Vec<_> = changes.iter().map(MetadataChange::document).collect();
+    assert_eq!(patch[0]["path"], "/metadata/a~1b~0c");
+    requests(description, "MetadataPatch", patch);
+}
+
+#[test]
+fn the_examples_of_the_description_are_read() {
+    let description = Description::load();
+    let example = |pointer: &str| {
+        let found = description.0.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
+        found["content"]["application/json"]["example"].to_string()
+    };
+    let list: QueuePage =
+        serde_json::from_str(&example("/paths/~1v2~1queues/get/responses/200")).unwrap();
+    assert_eq!(next(&list.links), Some("/v2/queues?marker=fizzbit"));
+    let pointer = "/paths/~1v2~1queues~1{queue_name}~1messages/post/responses/201";
+    let posted: Posted = serde_json::from_str(&example(pointer)).unwrap();
+    assert_eq!(posted.resources.len(), 1);
+    let pointer = "/paths/~1v2~1queues~1{queue_name}~1share/post/responses/200";
+    let shared: SignedUrl = serde_json::from_str(&example(pointer)).unwrap();
+    assert_eq!(shared.project, "my-project");
+}

@@ -1,0 +1,14 @@
+//! The client against the real server, and against one that answers what a test says.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod support;
+
+mod claims;
+mod keystone;
+mod resources;
+mod retries;
+mod scripted;
+mod websocket;
