@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import EXTERNAL_URL
-from support.server import REPOSITORY, Server
+from support.server import REPOSITORY, Server, server_binary
 
 BOOK = REPOSITORY / "docs"
 PAGES = [
@@ -96,7 +96,9 @@ def test_the_commands_do_what_they_print(page: Path, server: Server):
     examples = commands(page)
     script = f"echo '{MARK}'\n".join(localized(command, server) + "\n" for command, _ in examples)
     environment = {**os.environ, "no_proxy": "*", "LC_ALL": "C.UTF-8"}
-    environment["PATH"] = f"{REPOSITORY / '.venv' / 'bin'}:{environment['PATH']}"
+    # The command line and the benchmark are built beside the server.
+    programs_of_ours = f"{REPOSITORY / '.venv' / 'bin'}:{server_binary().resolve().parent}"
+    environment["PATH"] = f"{programs_of_ours}:{environment['PATH']}"
     if examples:
         ran = subprocess.run(
             ["bash", "-ec", script],

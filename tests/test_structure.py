@@ -30,6 +30,7 @@ EDGES: dict[str, set[str]] = {
     "zaqar-storage-batch": set(),
     "zaqar-storage-testkit": set(),
     "zaqar-client": set(),
+    "zaqar-cli": {"zaqar-client"},
 }
 
 

@@ -1,0 +1,104 @@
+//! Errors as text, with what to do about them.
+
+use std::error::Error as _;
+
+use zaqar_client::Error;
+
+use crate::Failure;
+
+/// The error, its causes, and what to do.
+pub(crate) fn text(failure: &Failure) -> String {
+    match failure {
+        Failure::Usage(reason) => reason.clone(),
+        Failure::Io(error) => error.to_string(),
+        Failure::Client(error) => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(one) = cause {
+                text += &format!(": {one}");
+                cause = one.source();
+            }
+            if let Error::Refused(refusal) = error
+                && let Some(id) = &refusal.request_id
+            {
+                text += &format!("\n  request: {id} (the server's log has it)");
+            }
+            if let Some(advice) = advice(error) {
+                text += &format!("\n  hint: {advice}");
+            }
+            text
+        }
+    }
+}
+
+fn advice(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Connect { .. } => Some(
+            "is the server running there? --url, OS_ENDPOINT or a cloud (--cloud) says where it is",
+        ),
+        Error::Config { what, .. } if what == "url" => {
+            Some("say --url http://HOST:8888, or set OS_ENDPOINT, OS_AUTH_URL or OS_CLOUD")
+        }
+        Error::Config { what, .. } if what.contains("catalog") => {
+            Some("say --url, or check OS_REGION_NAME and OS_INTERFACE")
+        }
+        Error::Keystone { .. } => Some("check the OS_ variables, or the cloud in clouds.yaml"),
+        Error::Timeout { .. } => Some("the server is slow or away; --timeout gives it longer"),
+        Error::Interrupted { .. } => Some("look whether it was done before you repeat it"),
+        Error::Refused(refusal) => refused(refusal.status, &refusal.path, &refusal.title),
+        Error::Config { .. }
+        | Error::TooLong { .. }
+        | Error::Malformed { .. }
+        | Error::Closed { .. } => None,
+        _ => None,
+    }
+}
+
+fn refused(status: u16, path: &str, title: &str) -> Option<&'static str> {
+    let is_for_administrators =
+        ["/v2/health", "/v2/pools", "/v2/flavors"].iter().any(|prefix| path.starts_with(prefix));
+    match status {
+        400 if title.contains("Project-Id") => {
+            Some("say --project, or use credentials for a project")
+        }
+        401 => Some("the server wants a token: set OS_AUTH_URL and credentials, or OS_CLOUD"),
+        403 if path.contains("/messages") => {
+            Some("a claim holds the message: say --claim with the claim's id")
+        }
+        403 if is_for_administrators => {
+            Some("only administrators may: --roles admin where the server does not authenticate")
+        }
+        403 => Some("the server's policy does not allow it to this user"),
+        404 if is_for_administrators => Some(
+            "is it there? The server has these paths with [DEFAULT] admin_mode (pools: and \
+             pooling) only",
+        ),
+        409 if path.contains("/subscriptions") => {
+            Some("the subscriber is subscribed already: `zaqar subscription list` shows it")
+        }
+        503 => Some("the server or its store has too much to do or is away: try again later"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        for (status, path, title, hint) in [
+            (400, "/v2/queues", "Project-Id Missing", "--project"),
+            (401, "/v2/queues", "Unauthorized", "OS_AUTH_URL"),
+            (403, "/v2/queues/q/messages/m", "Forbidden", "--claim"),
+            (404, "/v2/health", "404 Not Found", "admin_mode"),
+            (503, "/v2/queues", "", "again"),
+        ] {
+            assert!(refused(status, path, title).unwrap().contains(hint), "{status} {path}");
+        }
+        let source = "connection refused".into();
+        let error = Error::Connect { url: "http://h".to_owned(), source };
+        let text = text(&Failure::Client(error));
+        assert!(text.starts_with("cannot connect to http://h: connection refused\n  hint: "));
+    }
+}

@@ -1,0 +1,68 @@
+#![doc = include_str!("../README.md")]
+
+mod advice;
+mod arguments;
+mod commands;
+mod connect;
+mod output;
+mod redrive;
+mod top;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use zaqar_client::Error;
+
+use crate::arguments::{Arguments, Command};
+use crate::output::Output;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The server or the way to it.
+    Client(Error),
+    /// What was given on the command line or in a file.
+    Usage(String),
+    /// Standard input or output.
+    Io(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough: `zaqar … | head`.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where nothing can be written nothing can be said.
+            let _ = writeln!(io::stderr(), "zaqar: {}", advice::text(&failure));
+            ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    if let Command::Completion { shell } = arguments.command {
+        clap_complete::generate(shell, &mut Arguments::command(), "zaqar", &mut io::stdout());
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = connect::client(&arguments.connection)?;
+        let output = Output::new(arguments.format);
+        arguments.command.run(&client, &output).await
+    })
+}
