@@ -31,6 +31,8 @@ EDGES: dict[str, set[str]] = {
     "zaqar-storage-testkit": set(),
     "zaqar-client": set(),
     "zaqar-cli": {"zaqar-client"},
+    "zaqar-bench": {"zaqar-client"},
+    "zaqar-measure": set(),
 }
 
 

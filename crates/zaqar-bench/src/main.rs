@@ -1,427 +1,298 @@
 #![doc = include_str!("../README.md")]
 
-mod backlog;
-mod beside;
-mod compare;
-mod error;
-mod fairness;
-mod http;
-mod limit;
-mod load;
-mod process;
-mod redis;
-mod table;
-mod wait;
-mod websocket;
-mod zaqar;
+mod checks;
+mod envelope;
+mod link;
+mod options;
+mod pace;
+mod plot;
+mod report;
+mod stats;
+mod workers;
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use zaqar_client::cloud::Settings;
+use zaqar_client::{Client, Error, Queue, Tls};
 
-use crate::backlog::Backlogs;
-use crate::compare::{Comparison, Server};
-use crate::error::Error;
-use crate::fairness::Fairness;
-use crate::http::Connection;
-use crate::load::{Options, Outcome, Workload, millis};
-use crate::redis::Redis;
-use crate::table::{Table, figure};
-use crate::zaqar::{Sender, Target};
+use crate::checks::Checks;
+use crate::envelope::Payloads;
+use crate::link::{Link, Transport};
+use crate::options::{Format, Options};
+use crate::pace::Pace;
+use crate::report::{Report, figure};
+use crate::stats::{Kind, Stats, lock};
+use crate::workers::{Phase, Run};
 
-/// Measures a server of Zaqar's v2 HTTP API: requests and messages a second, and latencies, in a
-/// closed loop
-#[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    #[command(flatten)]
-    run: Run,
-    #[command(subcommand)]
-    command: Option<Command>,
+/// What stops a run before it measures anything.
+#[derive(Debug)]
+enum Failure {
+    Usage(String),
+    Client(Error),
+    Io(io::Error),
 }
 
-#[derive(Debug, Args)]
-struct Run {
-    /// The server; what stands behind the host goes before every path
-    #[arg(long, default_value = "http://127.0.0.1:8888")]
-    url: String,
-    #[command(flatten)]
-    sender: SenderArguments,
-    /// What is measured, one after the other
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "post,list,get,claim,round")]
-    workload: Vec<Workload>,
-    /// Connections at once; several numbers make a measurement each
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
-    connections: Vec<usize>,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
-    /// Rounds of each measurement at most
-    #[arg(long)]
-    rounds: Option<u64>,
-    /// Messages that the claim workload posts before, for each second
-    #[arg(long, default_value_t = 20_000)]
-    prefill: usize,
-    /// The queues' names begin with this
-    #[arg(long, default_value = "zaqar-bench")]
-    queue: String,
-    /// Leaves the queues there
-    #[arg(long)]
-    keep: bool,
-    /// The server's process on this machine: shows its CPU time and memory
-    #[arg(long)]
-    pid: Option<u32>,
-}
-
-#[derive(Debug, Args)]
-struct SenderArguments {
-    /// Sent as X-Project-ID
-    #[arg(long, default_value = "bench")]
-    project: String,
-    /// Sent as X-Auth-Token
-    #[arg(long, env = "OS_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-}
-
-impl From<SenderArguments> for Sender {
-    fn from(SenderArguments { project, token }: SenderArguments) -> Self {
-        Self { project, token }
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
     }
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serves a limit on a loopback port until it is killed
-    ServeLimit {
-        /// What it does before it answers
-        #[arg(value_enum)]
-        kind: limit::Kind,
-        /// The port
-        #[arg(long)]
-        port: u16,
-        /// Where `sync` writes its file
-        #[arg(long, default_value = ".")]
-        directory: PathBuf,
-    },
-    /// Measures a server and its limits in turn, and says which aims are met
-    Compare(Compare),
-    /// Measures a server on Redis beside another one on the same Redis, which is emptied
-    Beside(Beside),
-    /// Compares latencies at a small and a large backlog
-    Backlog {
-        /// A server that gets only a short queue
-        #[arg(long)]
-        small: String,
-        /// A server that gets the long queues
-        #[arg(long)]
-        large: String,
-        /// Messages in the long queue
-        #[arg(long, default_value_t = 1_000_000)]
-        messages: usize,
-        /// Claimed messages in front of free ones
-        #[arg(long, default_value_t = 100_000)]
-        claimed: usize,
-        /// Operations of each kind
-        #[arg(long, default_value_t = 500)]
-        samples: usize,
-        #[command(flatten)]
-        sender: SenderArguments,
-    },
-    /// Measures a quiet tenant's posts without and with greedy tenants, who leave their data there
-    Fairness {
-        /// The server
-        #[arg(long)]
-        url: String,
-        /// Seconds of each measurement
-        #[arg(long, default_value_t = 5.0)]
-        seconds: f64,
-        /// Sent as X-Auth-Token
-        #[arg(long, env = "OS_TOKEN", hide_env_values = true)]
-        token: Option<String>,
-    },
-    /// Waits until a server lists messages, and prints the milliseconds since its start
-    Wait {
-        /// The server
-        #[arg(long)]
-        url: String,
-        /// When it was started, in seconds since 1970: bash's $EPOCHREALTIME
-        #[arg(long)]
-        since: f64,
-        /// Seconds to wait at most
-        #[arg(long, default_value_t = 60)]
-        timeout: u64,
-        #[command(flatten)]
-        sender: SenderArguments,
-    },
-    /// Measures the WebSocket transport in a closed loop
-    Websocket(websocket::Loops),
-    /// Measures what connections that subscribe and wait cost, and how soon a post reaches them
-    Subscribers(websocket::Subscribers),
-    /// Times the append and fdatasync of 1 KiB
-    Disk {
-        /// Where
-        #[arg(long, default_value = ".")]
-        directory: PathBuf,
-    },
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
-#[derive(Debug, Args)]
-struct Compare {
-    /// The server and its process, as URL,PID
-    #[arg(long, value_parser = url_and_pid)]
-    server: (String, u32),
-    /// `serve-limit memory` and its process
-    #[arg(long, value_parser = url_and_pid)]
-    memory: (String, u32),
-    /// `serve-limit sync` and its process
-    #[arg(long, value_parser = url_and_pid)]
-    sync: (String, u32),
-    /// What is measured
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Workload::ALL)]
-    workload: Vec<Workload>,
-    /// Connections at once
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
-    connections: Vec<usize>,
-    /// Seconds of a slice
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Slices of each measurement, the servers in turn
-    #[arg(long, default_value_t = 5)]
-    slices: usize,
-    /// Messages that the claim workload posts before, for each second
-    #[arg(long, default_value_t = 20_000)]
-    prefill: usize,
-    #[command(flatten)]
-    sender: SenderArguments,
-}
-
-#[derive(Debug, Args)]
-struct Beside {
-    /// The server and its process, as URL,PID
-    #[arg(long, value_parser = url_and_pid)]
-    server: (String, u32),
-    /// The other one, the original, and its process, as URL,PID
-    #[arg(long, value_parser = url_and_pid)]
-    other: (String, u32),
-    /// Their Redis on this machine, as PORT,PID. Everything in it is thrown away
-    #[arg(long, value_parser = port_and_pid)]
-    redis: (u16, u32),
-    /// Connections at once
-    #[arg(long, value_delimiter = ',', default_value = "1,8,64")]
-    connections: Vec<usize>,
-    /// Seconds of a slice
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Slices of each measurement, the servers in turn
-    #[arg(long, default_value_t = 3)]
-    slices: usize,
-    /// Messages that the claim workload posts before, for each second
-    #[arg(long, default_value_t = 60_000)]
-    prefill: usize,
-    /// The same for the other one
-    #[arg(long, default_value_t = 3_000)]
-    other_prefill: usize,
-    #[command(flatten)]
-    sender: SenderArguments,
-}
-
-fn port_and_pid(text: &str) -> Result<(u16, u32), String> {
-    let (port, pid) = url_and_pid(text)?;
-    Ok((port.parse().map_err(|error| format!("{port}: {error}"))?, pid))
-}
-
-fn url_and_pid(text: &str) -> Result<(String, u32), String> {
-    let (url, pid) = text.rsplit_once(',').ok_or("a comma and the process id are missing")?;
-    let pid = pid.parse().map_err(|error| format!("{pid}: {error}"))?;
-    Ok((url.to_owned(), pid))
-}
-
+/// 0 when all was well, 1 for faults and errors, 2 for a wrong command line.
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("zaqar-bench: {}", with_causes(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: Arguments) -> Result<(), Error> {
-    let serves = matches!(arguments.command, Some(Command::ServeLimit { .. }));
-    // The load takes one thread; a limit takes as many as zaqar-server.
-    let mut builder = if serves {
-        tokio::runtime::Builder::new_multi_thread()
-    } else {
-        tokio::runtime::Builder::new_current_thread()
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime.map_err(Failure::Io).and_then(|runtime| {
+        options.check().map_err(Failure::Usage)?;
+        runtime.block_on(bench(&options))
+    });
+    let (text, code) = match ended {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => return ExitCode::FAILURE,
+        Err(Failure::Usage(text)) => (text, 2),
+        Err(Failure::Client(error)) => (with_causes(&error), 1),
+        Err(Failure::Io(error)) => (error.to_string(), 1),
     };
-    let runtime = builder.enable_all().build().map_err(|source| Error::Serve { source })?;
-    runtime.block_on(async {
-        match arguments.command {
-            None => measure(arguments.run).await,
-            Some(command) => command.run().await,
-        }
-    })
+    // Where nothing can be written nothing can be said.
+    let _ = writeln!(io::stderr(), "zaqar-bench: {text}");
+    ExitCode::from(code)
 }
 
-impl Command {
-    async fn run(self) -> Result<(), Error> {
-        match self {
-            Self::ServeLimit { kind, port, directory } => {
-                limit::serve(kind, limit::listen(port).await?, &directory).await
-            }
-            Self::Compare(arguments) => arguments.run().await,
-            Self::Beside(arguments) => arguments.run().await,
-            Self::Backlog { small, large, messages, claimed, samples, sender } => {
-                let sender = sender.into();
-                let small = Target::new(&small, &sender).await?;
-                let large = Target::new(&large, &sender).await?;
-                backlog::run(&Backlogs { small, large, messages, claimed, samples }).await
-            }
-            Self::Fairness { url, seconds, token } => {
-                fairness::run(&Fairness { url, token, seconds }).await
-            }
-            Self::Wait { url, since, timeout, sender } => {
-                let target = Target::new(&url, &sender.into()).await?;
-                let millis = wait::first_answer(&target, since, timeout).await?;
-                println!("{millis:.1}");
-                Ok(())
-            }
-            Self::Websocket(loops) => loops.run().await,
-            Self::Subscribers(subscribers) => subscribers.run().await,
-            Self::Disk { directory } => {
-                let times = limit::time_syncs(&directory, 500)?;
-                let at =
-                    |share: usize| figure(times[times.len() * share / 100].as_secs_f64() * 1e3);
-                println!("p50 {} ms, p99 {} ms", at(50), at(99));
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Compare {
-    async fn run(self) -> Result<(), Error> {
-        let sender = self.sender.into();
-        let server = async |(url, pid): (String, u32)| {
-            Ok::<_, Error>(Server { target: Target::new(&url, &sender).await?, pid })
-        };
-        compare::run(&Comparison {
-            server: server(self.server).await?,
-            memory: server(self.memory).await?,
-            sync: server(self.sync).await?,
-            workloads: self.workload,
-            connections: self.connections,
-            seconds: self.seconds,
-            slices: self.slices,
-            prefill: self.prefill,
-        })
-        .await
-    }
-}
-
-impl Beside {
-    async fn run(self) -> Result<(), Error> {
-        let sender = self.sender.into();
-        let server = async |(url, pid): (String, u32)| {
-            Ok::<_, Error>(Server { target: Target::new(&url, &sender).await?, pid })
-        };
-        let (port, pid) = self.redis;
-        beside::run(&beside::Beside {
-            server: server(self.server).await?,
-            other: server(self.other).await?,
-            redis: Redis { port, pid },
-            connections: self.connections,
-            seconds: self.seconds,
-            slices: self.slices,
-            prefill: self.prefill,
-            other_prefill: self.other_prefill,
-        })
-        .await
-    }
-}
-
-/// Runs the workloads one after the other and prints a line for each kind of request.
-async fn measure(arguments: Run) -> Result<(), Error> {
-    let target = Target::new(&arguments.url, &arguments.sender.into()).await?;
-    let mut table = Table::new(&[
-        "workload",
-        "connections",
-        "requests/s",
-        "messages/s",
-        "request",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "CPU µs/request",
-        "memory MB",
-        "failures",
-    ]);
-    let mut failure = None;
-    for &workload in &arguments.workload {
-        for &connections in &arguments.connections {
-            let name = format!("{}-{}-{connections}", arguments.queue, workload.name());
-            let options = Options {
-                workload,
-                connections,
-                seconds: arguments.seconds,
-                rounds: arguments.rounds,
-                prefill: arguments.prefill,
-                pid: arguments.pid,
-                store: None,
-            };
-            let outcome = load::measure(&target, &name, &options).await?;
-            let memory = arguments.pid.map(process::resident).transpose()?;
-            add_rows(&mut table, workload, connections, &outcome, memory);
-            failure = failure.or(outcome.failure);
-            if !arguments.keep {
-                let mut connection = Connection::open(target.address).await?;
-                connection
-                    .expect("the deletion of the queue", &target.queue(name).delete())
-                    .await?;
-            }
-        }
-    }
-    println!("{table}");
-    match failure {
-        Some(reason) => Err(Error::Answer { reason }),
-        None => Ok(()),
-    }
-}
-
-/// A row for each request of a round; what holds for the whole stands in the first.
-fn add_rows(
-    table: &mut Table,
-    workload: Workload,
-    connections: usize,
-    outcome: &Outcome,
-    memory: Option<u64>,
-) {
-    for (number, (step, latencies)) in outcome.steps.iter().enumerate() {
-        let once = |text: String| if number == 0 { text } else { String::new() };
-        table.row(vec![
-            once(workload.name().to_owned()),
-            once(connections.to_string()),
-            once(figure(outcome.rate())),
-            once(figure(outcome.message_rate())),
-            (*step).to_owned(),
-            figure(millis(latencies, 0.5)),
-            figure(millis(latencies, 0.99)),
-            figure(millis(latencies, 1.0)),
-            once(outcome.cpu_micros().map(figure).unwrap_or_default()),
-            once(memory.map(|kib| figure(kib as f64 / 1024.0)).unwrap_or_default()),
-            once(outcome.failures.to_string()),
-        ]);
-    }
-}
-
-/// An error with everything below it, in one line.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
-    while let Some(below) = cause {
-        text = format!("{text}: {below}");
-        cause = below.source();
+    while let Some(one) = cause {
+        text += &format!(": {one}");
+        cause = one.source();
     }
     text
+}
+
+fn client(options: &Options) -> Result<Client, Error> {
+    let settings = match &options.cloud {
+        Some(cloud) => Settings::from_cloud(cloud)?,
+        None => Settings::from_env()?,
+    };
+    let mut builder = settings.builder()?;
+    if let Some(url) = &options.url {
+        builder = builder.url(url);
+    }
+    if let Some(project) = &options.project {
+        builder = builder.project(project);
+    }
+    if let Some(path) = &options.ca_file {
+        builder = builder.tls(Tls::CaFile(path.clone()));
+    }
+    // A request that is sent again would hide what the server did.
+    builder.retries(zaqar_client::Retries::never()).build()
+}
+
+/// Runs it, and says whether all was well.
+async fn bench(options: &Options) -> Result<bool, Failure> {
+    let payloads = match &options.message_file {
+        Some(path) => Payloads::from_file(path).map_err(Failure::Usage)?,
+        None => Payloads::of_size(options.size),
+    };
+    let client = client(options)?;
+    client.ping().await?;
+    let (set_phase, phase) = watch::channel(Phase::Measure);
+    let id: u64 = u64::from(rand::random::<u32>());
+    let name = |at: usize| format!("{}-{id:08x}-{at}", options.prefix);
+    let queues: Vec<_> = (0..options.queues).map(name).collect();
+    for queue in &queues {
+        client.queue(queue)?.create(serde_json::json!({})).await?;
+    }
+    let links = links(options, &client, &queues).await?;
+    let run = Arc::new(Run {
+        id,
+        start: Instant::now(),
+        stats: Stats::new(),
+        checks: Mutex::new(Checks::new(options.producers)),
+        payloads,
+        batch: options.batch,
+        claim: options.claim,
+        ttl: options.ttl,
+        left: AtomicU64::new(options.messages),
+        phase,
+    });
+    let queues: Vec<_> = queues.iter().map(|name| client.queue(name)).collect::<Result<_, _>>()?;
+    let seconds = measure(options, &run, links, &queues, &set_phase).await;
+    let waiting = waiting(&queues).await;
+    if !options.keep {
+        for queue in &queues {
+            queue.delete().await?;
+        }
+    }
+    conclude(options, &run, seconds, waiting)
+}
+
+/// Messages in all queues; `None` where the server does not say.
+async fn waiting(queues: &[Queue]) -> Option<u64> {
+    let mut total = 0;
+    for queue in queues {
+        total += queue.stats().await.ok()?.total;
+    }
+    Some(total)
+}
+
+/// The connections of all workers: producers, consumers, observers.
+async fn links(
+    options: &Options,
+    client: &Client,
+    queues: &[String],
+) -> Result<[Vec<Link>; 3], Error> {
+    let websocket = match options.transport {
+        Transport::Http => None,
+        Transport::Websocket => options.websocket_url.as_deref(),
+    };
+    let mut links = [Vec::new(), Vec::new(), Vec::new()];
+    let counts = [options.producers, options.consumers, options.observers];
+    for (links, count) in links.iter_mut().zip(counts) {
+        for at in 0..count {
+            links.push(Link::open(client, websocket, &queues[at % queues.len()]).await?);
+        }
+    }
+    Ok(links)
+}
+
+/// Lets everybody work, and returns how long producers posted.
+async fn measure(
+    options: &Options,
+    run: &Arc<Run>,
+    [producing, consuming, observing]: [Vec<Link>; 3],
+    queues: &[Queue],
+    set_phase: &watch::Sender<Phase>,
+) -> f64 {
+    let start = Instant::now();
+    let mut producers = JoinSet::new();
+    for (at, link) in producing.into_iter().enumerate() {
+        let pace = Pace::new(start, options.rate, at, options.producers);
+        let (run, producer) = (Arc::clone(run), u32::try_from(at).unwrap_or(u32::MAX));
+        producers.spawn(async move { workers::produce(&run, link, producer, pace).await });
+    }
+    let mut others = JoinSet::new();
+    for (at, link) in consuming.into_iter().enumerate() {
+        let run = Arc::clone(run);
+        others.spawn(async move { workers::consume(&run, link, at).await });
+    }
+    for link in observing {
+        let run = Arc::clone(run);
+        others.spawn(async move { workers::observe(&run, link).await });
+    }
+    let posted = async {
+        if options.producers == 0 {
+            std::future::pending::<()>().await;
+        }
+        while producers.join_next().await.is_some() {}
+    };
+    let is_live = !options.quiet && io::stderr().is_terminal();
+    tokio::select! {
+        () = posted => {}
+        () = tokio::time::sleep(Duration::from_secs_f64(options.seconds)) => {}
+        _ = tokio::signal::ctrl_c() => {}
+        () = live(run, is_live) => {}
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    set_phase.send_replace(Phase::Drain);
+    // A post that was on its way is answered, or not in time.
+    while producers.join_next().await.is_some() {}
+    if options.consumers > 0 {
+        drain(options, run, queues).await;
+    }
+    set_phase.send_replace(Phase::Ended);
+    while others.join_next().await.is_some() {}
+    seconds
+}
+
+/// Waits until consumers have got everything, nothing is there any more, or the time is over.
+async fn drain(options: &Options, run: &Run, queues: &[Queue]) {
+    let deadline = Instant::now() + Duration::from_secs_f64(options.drain);
+    while lock(&run.checks).left() > 0 && Instant::now() < deadline {
+        if waiting(queues).await == Some(0) {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            _ = tokio::signal::ctrl_c() => return,
+        }
+    }
+}
+
+/// A line every second.
+async fn live(run: &Run, is_on: bool) {
+    let mut before = (0, 0);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if !is_on {
+            continue;
+        }
+        let now = (run.stats.messages(Kind::Post), run.stats.messages(Kind::Delete));
+        let p99 = |kind| {
+            let micros = run.stats.latencies(kind).value_at_quantile(0.99);
+            figure(micros as f64 / 1e3)
+        };
+        let line = format!(
+            "{:4} s  posted {}/s (p99 {} ms)  consumed {}/s (p99 {} ms)  waiting {}  errors {}  \
+             faults {}",
+            run.start.elapsed().as_secs(),
+            now.0 - before.0,
+            p99(Kind::Post),
+            now.1 - before.1,
+            p99(Kind::Claim),
+            lock(&run.checks).left(),
+            run.stats.all_errors(),
+            lock(&run.checks).faults.total(),
+        );
+        // A terminal that is gone needs no line.
+        let _ = write!(io::stderr(), "\r\u{1b}[K{line}");
+        before = now;
+    }
+}
+
+fn conclude(
+    options: &Options,
+    run: &Run,
+    seconds: f64,
+    waiting: Option<u64>,
+) -> Result<bool, Failure> {
+    if !options.quiet && io::stderr().is_terminal() {
+        // As above.
+        let _ = writeln!(io::stderr());
+    }
+    let mut checks = lock(&run.checks);
+    let remaining = checks.left();
+    // What nobody got is lost only if it is not there any more.
+    let is_known = waiting == Some(0);
+    if is_known && options.consumers > 0 {
+        checks.count_lost();
+    }
+    let left = (options.consumers > 0 && !is_known && remaining > 0).then_some(remaining);
+    let report = Report { stats: &run.stats, faults: &checks.faults, seconds, left };
+    if let Some(path) = &options.svg {
+        let title = format!(
+            "{} producers, {} consumers, {} observers",
+            options.producers, options.consumers, options.observers
+        );
+        std::fs::write(path, plot::svg(&run.stats, &title))?;
+    }
+    let text = match options.format {
+        Format::Table => report.table(),
+        Format::Json => format!("{}\n", report.json(options)),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(checks.faults.total() == 0 && run.stats.all_errors() == 0 && left.is_none())
 }

@@ -69,7 +69,7 @@ async fn pair(
     workload: Workload,
     connections: usize,
 ) -> Result<(Outcome, Outcome), Error> {
-    let name = format!("zaqar-bench-{}-{connections}", workload.name());
+    let name = format!("zaqar-measure-{}-{connections}", workload.name());
     let limit = if workload.reads() { &comparison.memory } else { &comparison.sync };
     let slice = async |server: &Server| {
         let options = Options {

@@ -35,9 +35,9 @@ pub(crate) struct Backlogs {
 /// Fills, measures in turn, and prints a table of medians.
 pub(crate) async fn run(backlogs: &Backlogs) -> Result<(), Error> {
     let mut places = [
-        Place::new(&backlogs.small, "zaqar-bench-short"),
-        Place::new(&backlogs.large, "zaqar-bench-long"),
-        Place::new(&backlogs.large, "zaqar-bench-claimed"),
+        Place::new(&backlogs.small, "zaqar-measure-short"),
+        Place::new(&backlogs.large, "zaqar-measure-long"),
+        Place::new(&backlogs.large, "zaqar-measure-claimed"),
     ];
     let started = Instant::now();
     places[0].queue.fill(SHORT).await?;

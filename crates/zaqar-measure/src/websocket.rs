@@ -149,7 +149,7 @@ impl Loops {
     }
 
     async fn measure(&self, asked: Asked, connections: usize) -> Result<Vec<String>, Error> {
-        let queue = format!("zaqar-bench-ws-{}-{connections}", rand::random::<u32>());
+        let queue = format!("zaqar-measure-ws-{}-{connections}", rand::random::<u32>());
         let mut first = Connection::open(self.address).await?;
         first.ask(&post(&queue, PAGE), 201).await?;
         let (name, request, status) = match asked {
@@ -219,10 +219,10 @@ impl Subscribers {
     /// Opens the connections, says what they cost, posts once, and says when everybody had heard.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let run = rand::random::<u32>();
-        let queue = |at: usize| format!("zaqar-bench-ws-{run}-{}", at / self.together);
+        let queue = |at: usize| format!("zaqar-measure-ws-{run}-{}", at / self.together);
         // One before the first reading: what the server sets up once is not a connection's.
         let mut producer = Connection::open(self.address).await?;
-        producer.ask(&subscribe(&format!("zaqar-bench-ws-{run}-first")), 201).await?;
+        producer.ask(&subscribe(&format!("zaqar-measure-ws-{run}-first")), 201).await?;
         tokio::time::sleep(SETTLE).await;
         let before = process::resident(self.pid)?;
         let start = Instant::now();

@@ -127,7 +127,7 @@ struct Answers {
 
 impl Answers {
     fn new() -> Self {
-        let base = "/v2/queues/zaqar-bench-list";
+        let base = "/v2/queues/zaqar-measure-list";
         let message = |claim: &str| {
             let body = zaqar::body();
             format!(
@@ -160,7 +160,7 @@ impl Answers {
             }
             (&Method::POST, "claims") => {
                 let location = HeaderValue::from_static(
-                    "/v2/queues/zaqar-bench-list/claims/1c7dd21fbf58445852fc95be67aea3b3",
+                    "/v2/queues/zaqar-measure-list/claims/1c7dd21fbf58445852fc95be67aea3b3",
                 );
                 respond(StatusCode::CREATED, Some(location), self.claim.clone())
             }

@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// its store.
 #[expect(clippy::disallowed_methods, reason = "the time of the machine is what is shown")]
 pub(crate) async fn first_answer(target: &Target, since: f64, timeout: u64) -> Result<f64, Error> {
-    let request = target.queue("zaqar-bench-wait").list(None);
+    let request = target.queue("zaqar-measure-wait").list(None);
     let end = Instant::now() + Duration::from_secs(timeout);
     while Instant::now() < end {
         if let Ok(mut connection) = Connection::open(target.address).await

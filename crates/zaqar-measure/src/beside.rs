@@ -59,7 +59,7 @@ async fn measure(
     connections: usize,
 ) -> Result<(Outcome, Outcome), Error> {
     let Beside { server, other, redis, seconds, .. } = beside;
-    let name = format!("zaqar-bench-{}-{connections}", workload.name());
+    let name = format!("zaqar-measure-{}-{connections}", workload.name());
     let slice = async |of: &Server, prefill: usize| {
         let options = Options {
             workload,
@@ -134,7 +134,7 @@ fn row(workload: Workload, connections: usize, server: &Outcome, other: &Outcome
 async fn memory(beside: &Beside) -> Result<Table, Error> {
     let mut each = Vec::new();
     for server in [&beside.server, &beside.other] {
-        let queue = server.target.queue("zaqar-bench-memory");
+        let queue = server.target.queue("zaqar-measure-memory");
         // What is there but once is there before.
         queue.fill(1).await?;
         let before = beside.redis.used_memory()?;
