@@ -6,24 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot::{self, Sender};
 
-/// Bounds of groups and of what waits.
+/// Bounds on groups and on waiting calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Calls in one group, at least 1.
     pub items: usize,
-    /// Bytes in one group, as callers give them. A call that is larger leaves alone.
+    /// Bytes in one group, as declared by callers. A larger call is sent alone.
     pub bytes: usize,
-    /// Calls that wait for one key. One more is refused.
+    /// Calls that wait for one key. Further ones are rejected.
     pub waiting: usize,
 }
 
-/// Why a call was not answered.
+/// Why a call has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// [`Limits::waiting`] calls wait for this key already; it was not sent.
+    /// [`Limits::waiting`] calls wait for this key already. The call was not sent.
     #[error("too many calls wait for this key")]
     Full,
-    /// The task that sent its group ended without an answer: whether it acted is not known.
+    /// The task that sent the group ended without an answer. The call may have been executed.
     #[error("the group was lost")]
     Lost,
 }
@@ -35,8 +35,8 @@ pub struct Batcher<K, T, R> {
 
 struct Shared<K, T, R> {
     limits: Limits,
-    /// The keys for which a group is on its way, and what waits for each.
-    lines: Mutex<HashMap<K, VecDeque<Waiting<T, R>>>>,
+    /// The keys that have a group in flight, and the calls that wait for each.
+    queues: Mutex<HashMap<K, VecDeque<Waiting<T, R>>>>,
 }
 
 struct Waiting<T, R> {
@@ -51,16 +51,16 @@ where
     T: Send + 'static,
     R: Send + 'static,
 {
-    /// Without any call.
+    /// Creates a batcher without calls.
     pub fn new(limits: Limits) -> Self {
-        Self { shared: Arc::new(Shared { limits, lines: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { limits, queues: Mutex::default() }) }
     }
 
-    /// Sends `item` with others of its key, and answers what `send` answered for it.
+    /// Sends `item` in a group with others of its key, and returns the answer of `send` for it.
     ///
     /// `send` gets the items of one group in the order of their calls, and returns as many answers
-    /// in the same order. It runs in a task of its own: a caller that is dropped takes its item out
-    /// of the line if it has not left, and harms nobody else if it has.
+    /// in the same order. It runs in a task of its own. If a caller is dropped, its item is not
+    /// sent, unless it was sent already; other calls are not affected.
     ///
     /// # Errors
     /// See [`Error`].
@@ -86,71 +86,70 @@ impl<K, T, R> std::fmt::Debug for Batcher<K, T, R> {
     }
 }
 
-/// Sends groups of a key until nothing waits.
+/// Sends the groups of a key until no call waits.
 async fn send_all<K, T, R, F, Fut>(shared: Arc<Shared<K, T, R>>, key: K, send: F)
 where
     K: Clone + Eq + Hash,
     F: Fn(K, Vec<T>) -> Fut,
     Fut: Future<Output = Vec<R>>,
 {
-    // Where this ends early, by a panic or with its runtime, what waits is answered by being
-    // dropped.
-    let mut line = Line { shared, key, is_over: false };
-    while let Some((items, replies)) = line.next_group() {
-        let answers = send(line.key.clone(), items).await;
+    // If this ends early, by a panic or with its runtime, dropping the queue answers waiting calls.
+    let mut queue = KeyQueue { shared, key, is_removed: false };
+    while let Some((items, replies)) = queue.next_group() {
+        let answers = send(queue.key.clone(), items).await;
         for (reply, answer) in replies.into_iter().zip(answers) {
-            // Its caller may be gone.
+            // The caller may have been dropped.
             drop(reply.send(answer));
         }
     }
 }
 
 impl<K: Clone + Eq + Hash, T, R> Shared<K, T, R> {
-    /// Adds to the line of a key; whether no group of it is on its way.
+    /// Adds a call to the queue of a key. Returns whether the key has no group in flight.
     fn enqueue(&self, key: &K, waiting: Waiting<T, R>) -> Result<bool, Error> {
-        let mut lines = self.lock();
-        if let Some(line) = lines.get_mut(key) {
-            line.retain(|waiting| !waiting.reply.is_closed());
-            if line.len() >= self.limits.waiting {
+        let mut queues = self.lock();
+        if let Some(queue) = queues.get_mut(key) {
+            queue.retain(|waiting| !waiting.reply.is_closed());
+            if queue.len() >= self.limits.waiting {
                 return Err(Error::Full);
             }
-            line.push_back(waiting);
+            queue.push_back(waiting);
             return Ok(false);
         }
-        lines.insert(key.clone(), VecDeque::from([waiting]));
+        queues.insert(key.clone(), VecDeque::from([waiting]));
         Ok(true)
     }
 }
 
 impl<K, T, R> Shared<K, T, R> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, VecDeque<Waiting<T, R>>>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The line of one key, while its groups are sent. It is removed at the end, however that comes.
-struct Line<K: Eq + Hash, T, R> {
+/// The queue of one key while its groups are sent. It is removed when this is dropped.
+struct KeyQueue<K: Eq + Hash, T, R> {
     shared: Arc<Shared<K, T, R>>,
     key: K,
-    /// It was removed; the key may have another one since.
-    is_over: bool,
+    /// It was removed; the key may have a new one by now.
+    is_removed: bool,
 }
 
-impl<K: Eq + Hash, T, R> Line<K, T, R> {
-    /// Takes the next group; `None`, and no line any more, where nothing waits.
+impl<K: Eq + Hash, T, R> KeyQueue<K, T, R> {
+    /// Takes the next group. If no call waits, removes the queue and returns `None`.
     fn next_group(&mut self) -> Option<(Vec<T>, Vec<Sender<R>>)> {
         let limits = self.shared.limits;
-        let mut lines = self.shared.lock();
-        let line = lines.get_mut(&self.key)?;
+        let mut queues = self.shared.lock();
+        let queue = queues.get_mut(&self.key)?;
         let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
-        while let Some(first) = line.front() {
+        while let Some(first) = queue.front() {
             let is_gone = first.reply.is_closed();
             let is_too_much = items.len() >= limits.items.max(1)
                 || bytes.saturating_add(first.bytes) > limits.bytes;
             if !is_gone && is_too_much && !items.is_empty() {
                 break;
             }
-            let Some(next) = line.pop_front() else { break };
+            let Some(next) = queue.pop_front() else { break };
             if !is_gone {
                 bytes = bytes.saturating_add(next.bytes);
                 items.push(next.item);
@@ -158,17 +157,17 @@ impl<K: Eq + Hash, T, R> Line<K, T, R> {
             }
         }
         if items.is_empty() {
-            lines.remove(&self.key);
-            self.is_over = true;
+            queues.remove(&self.key);
+            self.is_removed = true;
             return None;
         }
         Some((items, replies))
     }
 }
 
-impl<K: Eq + Hash, T, R> Drop for Line<K, T, R> {
+impl<K: Eq + Hash, T, R> Drop for KeyQueue<K, T, R> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !self.is_removed {
             self.shared.lock().remove(&self.key);
         }
     }

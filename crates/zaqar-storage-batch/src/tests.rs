@@ -5,7 +5,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
 
-/// Sends groups that wait for a permit each, and says what was in them.
+/// Sends groups, each of which needs a permit, and reports their items.
 struct Gate {
     batcher: Batcher<&'static str, u32, (usize, u32)>,
     permits: Arc<Semaphore>,
@@ -31,7 +31,7 @@ impl Gate {
                 started.fetch_add(1, Ordering::SeqCst);
                 async move {
                     permits.acquire().await.unwrap().forget();
-                    assert!(!items.contains(&666), "as asked");
+                    assert!(!items.contains(&666), "a planted panic");
                     sent.send(items.clone()).await.unwrap();
                     items.iter().map(|item| (items.len(), *item)).collect()
                 }
@@ -40,7 +40,7 @@ impl Gate {
         })
     }
 
-    /// Calls one after the other; the first has left when the others come.
+    /// Submits calls one after the other; the first is in flight when the others arrive.
     async fn calls(self: &Arc<Self>, items: &[u32]) -> Vec<Call> {
         let mut calls = Vec::new();
         for item in items {
@@ -50,7 +50,7 @@ impl Gate {
         calls
     }
 
-    /// Lets spawned tasks run until they wait.
+    /// Lets spawned tasks run until they are blocked.
     async fn settle() {
         for _ in 0..20 {
             tokio::task::yield_now().await;
@@ -63,7 +63,7 @@ type Call = tokio::task::JoinHandle<Result<(usize, u32), Error>>;
 const WIDE: Limits = Limits { items: 100, bytes: 1000, waiting: 100 };
 
 #[tokio::test]
-async fn what_waits_leaves_together_and_each_gets_its_own_answer() {
+async fn waiting_calls_form_one_group_and_each_gets_its_own_answer() {
     let (gate, mut sent) = Gate::new(WIDE);
     let calls = gate.calls(&[1, 2, 3, 4, 5]).await;
     gate.permits.add_permits(2);
@@ -93,7 +93,7 @@ async fn keys_do_not_wait_for_each_other() {
     let (gate, _sent) = Gate::new(WIDE);
     let calls = [gate.call("a", 1), gate.call("b", 2)];
     Gate::settle().await;
-    assert_eq!(gate.started.load(Ordering::SeqCst), 2, "both are on their way");
+    assert_eq!(gate.started.load(Ordering::SeqCst), 2, "both are in flight");
     gate.permits.add_permits(2);
     for call in calls {
         assert!(call.await.unwrap().is_ok());
@@ -101,7 +101,7 @@ async fn keys_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn one_too_many_is_refused_and_one_that_left_makes_way() {
+async fn calls_beyond_the_limit_are_rejected_and_dropped_ones_free_their_place() {
     let (gate, mut sent) = Gate::new(Limits { items: 9, bytes: 99, waiting: 2 });
     let mut calls = gate.calls(&[1, 2, 3]).await;
     assert_eq!(gate.call("q", 4).await.unwrap(), Err(Error::Full));
@@ -114,7 +114,7 @@ async fn one_too_many_is_refused_and_one_that_left_makes_way() {
         assert!(call.await.unwrap().is_ok());
     }
     assert_eq!(sent.recv().await.unwrap(), [1]);
-    assert_eq!(sent.recv().await.unwrap(), [3, 5], "who gave up is not sent");
+    assert_eq!(sent.recv().await.unwrap(), [3, 5], "the dropped call is not sent");
 }
 
 #[tokio::test]
@@ -131,12 +131,16 @@ async fn a_caller_that_is_dropped_does_not_stop_its_group() {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_and_the_key_goes_on() {
+async fn a_panic_is_reported_and_the_key_stays_usable() {
     let (gate, _sent) = Gate::new(WIDE);
     let calls = gate.calls(&[666, 1]).await;
     gate.permits.add_permits(9);
     for call in calls {
-        assert_eq!(call.await.unwrap(), Err(Error::Lost), "it panicked, or waited behind that");
+        assert_eq!(
+            call.await.unwrap(),
+            Err(Error::Lost),
+            "it panicked, or waited behind the panic"
+        );
     }
     assert_eq!(gate.call("q", 2).await.unwrap(), Ok((1, 2)));
 }

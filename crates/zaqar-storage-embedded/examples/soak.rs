@@ -1,11 +1,11 @@
-//! A load on a store, and a check of what is left of it: the parts of `tools/soak`.
+//! Runs a load on a store, or checks a store afterwards: the parts of `tools/soak`.
 //!
 //! `soak load DIRECTORY MODE SEED STEPS` posts, claims and deletes on a few queues with several
 //! tasks, `STEPS` steps each, and shuts the store down. Before each request, and after each answer,
-//! it appends a line to `acks` in the directory, so that whoever watches its writes knows what was
+//! it appends a line to `acks` in the directory, so that an observer of its writes knows what was
 //! acknowledged when.
 //!
-//! `soak check DIRECTORY` opens the store, prints each message, and then what is wrong with its
+//! `soak check DIRECTORY` opens the store, prints each message, and then the problems of its
 //! file.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]

@@ -1,4 +1,4 @@
-//! Copies of a store: made while it is open, checked, and put in place of it.
+//! Backups: copy a store while it is open, check a copy, and restore it.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,38 +11,38 @@ use crate::error::{Error, Sql};
 use crate::recovery::clear_mark;
 use crate::schema::{self, file, open_reader};
 
-/// Problems that a check names; a damaged file may have millions.
+/// Problems that a check reports; a damaged file may have millions.
 const MAX_PROBLEMS: u32 = 100;
 
-/// What a file holds that was checked.
+/// The content of a file that was checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
     /// Bytes of the file.
     pub bytes: u64,
-    /// Its format.
+    /// Its format number.
     pub format: i32,
-    /// Queues and topics of clients, and the internal ones of deliveries.
+    /// Queues and topics of clients, and internal queues of deliveries.
     pub queues: u64,
-    /// Messages of all of them.
+    /// Messages in all of them.
     pub messages: u64,
 }
 
-/// Copies the store in a directory into a new file, as it is at one moment, whether a server has it
-/// open or not. The file appears under its name when it is whole and safe from a power cut, and
-/// only its owner can read it.
+/// Copies the store in a directory into a new file, consistent as of one moment, whether or not a
+/// server has it open. The file gets its name only when it is complete and safe from a power cut,
+/// and only its owner can read it.
 ///
-/// Cost: it reads the whole store once and writes what is live. Meanwhile requests are served, and
-/// the store's log grows by what they write.
+/// Cost: it reads the whole store once and writes its live data. Requests are served in the
+/// meantime, and the store's log grows by what they write.
 ///
 /// # Errors
-/// [`Error::Exists`] where the file is there, [`Error::Open`] where the store cannot be read,
-/// [`Error::Copy`] where the copy cannot be written.
+/// [`Error::Exists`] if the file exists, [`Error::Open`] if the store cannot be read,
+/// [`Error::Copy`] if the copy cannot be written.
 pub fn back_up(store: &Path, target: &Path) -> Result<Checked, Error> {
     refuse_existing(target)?;
     let failed = |source| Error::Copy { path: target.to_path_buf(), source };
     let partial = with_suffix(target, ".partial");
     fs::remove_file(&partial).or_else(passed_over).map_err(|error| failed(error.into()))?;
-    // SQLite takes an empty file as it finds it: bodies are for nobody else to read.
+    // Created before SQLite opens it, so that only its owner can read the bodies.
     directory::private(&partial).map_err(|error| failed(error.into()))?;
     let copied = copy(store, &partial).and_then(|()| {
         let checked = check_file(&partial)?;
@@ -54,19 +54,19 @@ pub fn back_up(store: &Path, target: &Path) -> Result<Checked, Error> {
         Ok(checked)
     });
     if copied.is_err() {
-        // What is half done is no use; that it cannot be removed is not worth hiding the error.
+        // An incomplete copy is of no use. A failure to remove it must not hide the first error.
         let _ = fs::remove_file(&partial);
     }
     copied
 }
 
-/// Puts a copy into a directory without a store, or, with `replace`, in place of the store there,
-/// whose files are kept under names that end in `.replaced`. The store must not be open.
+/// Restores a copy into a directory without a store or, with `replace`, in place of the store
+/// there, whose files are kept with the suffix `.replaced`. The store must not be open.
 ///
 /// # Errors
-/// [`Error::InUse`]; [`Error::Exists`] where there is a store and `replace` is off;
-/// [`Error::Damaged`], [`Error::Foreign`], [`Error::Newer`] for a file that is no sound copy, with
-/// nothing changed.
+/// [`Error::InUse`]; [`Error::Exists`] if there is a store and `replace` is off;
+/// [`Error::Damaged`], [`Error::Foreign`], [`Error::Newer`] if the copy is not valid, with nothing
+/// changed.
 pub fn restore(copy: &Path, store: &Path, replace: bool) -> Result<Checked, Error> {
     let checked = check_file(copy)?;
     let target = file(store);
@@ -74,7 +74,7 @@ pub fn restore(copy: &Path, store: &Path, replace: bool) -> Result<Checked, Erro
     if has_store && !replace {
         return Err(Error::Exists { path: target });
     }
-    let _owner = directory::own(store, &target)?;
+    let _owner = directory::acquire(store, &target)?;
     let failed = |source: io::Error| Error::Copy { path: target.clone(), source: source.into() };
     let partial = with_suffix(&target, ".partial");
     directory::private(&partial).map_err(failed)?;
@@ -87,12 +87,12 @@ pub fn restore(copy: &Path, store: &Path, replace: bool) -> Result<Checked, Erro
     Ok(checked)
 }
 
-/// Checks every page of the store in a directory, also while a server has it open.
+/// Checks every page of the store in a directory, even while a server has it open.
 ///
 /// Cost: it reads the whole store.
 ///
 /// # Errors
-/// [`Error::Damaged`] with the first 100 problems; [`Error::Open`] where it cannot be read.
+/// [`Error::Damaged`] with the first 100 problems; [`Error::Open`] if it cannot be read.
 pub fn check(store: &Path) -> Result<Checked, Error> {
     let path = file(store);
     let failed =
@@ -114,12 +114,12 @@ fn copy(store: &Path, target: &Path) -> Result<(), Error> {
     if format < schema::FORMAT {
         return Ok(());
     }
-    // The copy was never open: it misses nothing of a log.
+    // The copy was never open, so it has no log that could be missing.
     let copied = Connection::open_with_flags(target, OpenFlags::SQLITE_OPEN_READ_WRITE);
     copied.and_then(|copied| clear_mark(&copied)).map_err(failed)
 }
 
-/// Checks a copy; it is not changed, and no file appears beside it.
+/// Checks a copy without changing it or creating files beside it.
 fn check_file(path: &Path) -> Result<Checked, Error> {
     let failed =
         |source: rusqlite::Error| Error::Open { path: path.to_path_buf(), source: source.into() };
@@ -159,7 +159,7 @@ fn put_away(store: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What is not there needs nothing done.
+/// A missing file is not an error.
 fn passed_over(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }

@@ -1,4 +1,4 @@
-//! Tells listeners within this process what was posted: no other process posts.
+//! Broadcasts news of posts to listeners within this process: no other process posts.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -9,21 +9,21 @@ use futures_core::Stream;
 use zaqar_core::storage::Posted;
 use zaqar_core::{MessageId, QueueKey};
 
-/// Where the writer tells what was posted.
+/// Sends news to listeners.
 #[derive(Debug, Default)]
-pub(crate) struct Announcer {
+pub(crate) struct Broadcaster {
     listeners: Mutex<Listeners>,
 }
 
 #[derive(Debug, Default)]
 struct Listeners {
-    /// A listener that went away leaves its place to the next announcement.
+    /// The entry of a listener that was dropped is removed by the next announcement.
     mailboxes: Vec<Weak<Mutex<Mailbox>>>,
     is_closed: bool,
 }
 
-/// What one listener has not subscribed_until yet: each queue once, with its last post, so that a
-/// slow one needs no more room than the queues have.
+/// The news that one listener has not taken yet: each queue once, with its last post, so that the
+/// memory of a slow listener is bounded by the number of queues.
 #[derive(Debug, Default)]
 struct Mailbox {
     order: VecDeque<QueueKey>,
@@ -32,13 +32,13 @@ struct Mailbox {
     is_closed: bool,
 }
 
-/// One who listens.
+/// A stream of news.
 pub(crate) struct Listener {
     mailbox: Arc<Mutex<Mailbox>>,
 }
 
-impl Announcer {
-    /// A new listener; `None` once it is closed.
+impl Broadcaster {
+    /// A new listener; `None` after closing.
     pub(crate) fn listen(&self) -> Option<Listener> {
         let mut listeners = lock(&self.listeners);
         if listeners.is_closed {
@@ -49,7 +49,7 @@ impl Announcer {
         Some(Listener { mailbox })
     }
 
-    /// Tells everybody, before the posters hear that their posts are safe.
+    /// Sends news to all listeners, before the posts are acknowledged.
     pub(crate) fn announce(&self, posts: impl Iterator<Item = Posted>) {
         let mut listeners = lock(&self.listeners);
         if listeners.mailboxes.is_empty() {
@@ -117,7 +117,7 @@ impl Stream for Listener {
     }
 }
 
-/// Nobody panics while holding one of these locks.
+/// No code panics while it holds one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,12 @@
-//! Copies the log into the file, off the writer's path.
+//! Checkpoints: copies the log into the file, mostly outside of the writer thread.
 //!
-//! When the log has grown, a thread of its own copies it while the writer goes on. What was written
-//! meanwhile the writer copies itself, between two transactions, and then it restarts the log:
-//! so the log stays bounded, and its space is overwritten, which syncs faster than growing.
+//! When the log has grown, a separate thread copies it while the writer continues. Between two
+//! transactions the writer copies what was written in the meantime, and restarts the log. So the
+//! log stays bounded, and its space is overwritten, which syncs faster than appending.
 //!
-//! A reader that holds an old snapshot (an operator's `sqlite3`, `VACUUM INTO`, litestream) keeps
-//! the log from restarting. Waiting for it costs every commit up to [`READERS`], so the next
-//! attempt comes only when the log has grown by half, or after [`RETRY_BUSY`].
+//! A reader that holds an old snapshot (an operator's `sqlite3`, `VACUUM INTO`, litestream)
+//! prevents the restart. Each attempt makes a commit wait up to [`READER_WAIT`], so the next
+//! attempt is made only when the log has grown by half, or after [`RETRY_BUSY`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::error::{Error, Sql};
 use crate::health::Health;
 use crate::{Options, schema};
 
-/// Pages in the log that start a copy.
-const START: u32 = 1024;
-/// Pages in the log that are worth a warning when it cannot be restarted: 64 MiB.
-const LARGE: u32 = 8192;
-/// Pages left behind that the writer may copy itself.
-const REST: i64 = 64;
-/// Copies that may run after one another to get there.
-const ROUNDS: usize = 8;
+/// A checkpoint starts when the log has this many pages.
+const START_PAGES: u32 = 1024;
+/// Pages in the log that cause a warning if it cannot be restarted: 64 MiB.
+const LARGE_PAGES: u32 = 8192;
+/// The writer copies up to this many remaining pages itself.
+const MAX_REMAINING_PAGES: i64 = 64;
+/// Bound on consecutive copies to get there.
+const MAX_ROUNDS: usize = 8;
 /// How long the writer waits for readers of the old log.
-const READERS: Duration = Duration::from_millis(20);
-/// The pause after an attempt that readers prevented, unless the log has grown by half before.
+const READER_WAIT: Duration = Duration::from_millis(20);
+/// The delay after an attempt that readers prevented, unless the log has grown by half before.
 const RETRY_BUSY: Duration = Duration::from_secs(5);
-/// The pause after an attempt that failed.
+/// The delay after a failed attempt.
 const RETRY_FAILED: Duration = Duration::from_secs(1);
 
 const IDLE: u8 = 0;
@@ -47,12 +47,12 @@ struct State {
     phase: AtomicU8,
 }
 
-/// How an attempt to restart the log ended.
+/// The outcome of an attempt to restart the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Everything is in the file, and the next commit restarts the log.
-    Reset,
-    /// Readers hold an old snapshot: the log grows on.
+    Restarted,
+    /// Readers hold an old snapshot: the log continues to grow.
     Busy,
     /// The disk failed.
     Failed,
@@ -61,26 +61,27 @@ enum Outcome {
 /// When the next attempt is due.
 #[derive(Debug)]
 struct Pacing {
-    /// Pages in the log that start the next attempt.
+    /// The next attempt starts when the log has this many pages.
     start: u32,
-    /// When it starts with fewer pages, after one that did not restart the log.
+    /// The next attempt starts at this time with fewer pages, after one that did not restart the
+    /// log.
     retry_at: Option<Instant>,
 }
 
 impl Pacing {
     const fn new() -> Self {
-        Self { start: START, retry_at: None }
+        Self { start: START_PAGES, retry_at: None }
     }
 
     fn is_due(&self, pages: u32, now: Instant) -> bool {
-        pages >= self.start || (pages >= START && self.retry_at.is_some_and(|at| at <= now))
+        pages >= self.start || (pages >= START_PAGES && self.retry_at.is_some_and(|at| at <= now))
     }
 
     fn ended(&mut self, outcome: Outcome, pages: u32, now: Instant) {
         *self = match outcome {
-            Outcome::Reset => Self::new(),
+            Outcome::Restarted => Self::new(),
             Outcome::Busy => Self {
-                start: pages.saturating_add(pages / 2).max(START),
+                start: pages.saturating_add(pages / 2).max(START_PAGES),
                 retry_at: Some(now + RETRY_BUSY),
             },
             Outcome::Failed => Self { start: u32::MAX, retry_at: Some(now + RETRY_FAILED) },
@@ -88,20 +89,20 @@ impl Pacing {
     }
 }
 
-/// The thread that copies, and its state.
+/// The checkpoint thread and its state.
 pub(crate) struct Checkpointer {
     state: Arc<State>,
     health: Arc<Health>,
     pacing: Pacing,
-    /// Since when the log could not be restarted.
-    held_since: Option<Instant>,
-    held_log: StateLog,
+    /// Since when readers have prevented the restart.
+    busy_since: Option<Instant>,
+    busy_log: StateLog,
     wake: SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Checkpointer {
-    /// Starts the thread and watches the log of the writer's connection.
+    /// Starts the thread and observes the log of the writer's connection.
     pub(crate) fn start(
         options: &Options,
         writer: &mut Connection,
@@ -123,14 +124,14 @@ impl Checkpointer {
             state,
             health: Arc::clone(health),
             pacing: Pacing::new(),
-            held_since: None,
-            held_log: StateLog::with_interval(Duration::from_secs(30)),
+            busy_since: None,
+            busy_log: StateLog::with_interval(Duration::from_secs(30)),
             wake,
             thread,
         })
     }
 
-    /// The writer's part, after a commit.
+    /// Called by the writer after each commit.
     pub(crate) fn after_commit(&mut self, writer: &Connection) {
         let phase = self.state.phase.load(Ordering::Acquire);
         if phase == COPYING {
@@ -138,8 +139,8 @@ impl Checkpointer {
         }
         let pages = self.health.log_pages();
         if phase == IDLE {
-            // The clock is asked only when the answer matters.
-            if pages >= START && self.pacing.is_due(pages, Instant::now()) {
+            // Read the clock only if the result depends on it.
+            if pages >= START_PAGES && self.pacing.is_due(pages, Instant::now()) {
                 self.state.phase.store(COPYING, Ordering::Release);
                 // The channel is empty: the thread is idle.
                 let _ = self.wake.try_send(());
@@ -151,7 +152,7 @@ impl Checkpointer {
         self.state.phase.store(IDLE, Ordering::Release);
     }
 
-    /// Restarts the log if possible: its space is used again then.
+    /// Restarts the log if possible, so that its space is reused.
     pub(crate) fn restart_log_now(&mut self, writer: &Connection) {
         if self.state.phase.load(Ordering::Acquire) == IDLE {
             let pages = self.health.log_pages();
@@ -162,9 +163,9 @@ impl Checkpointer {
 
     fn restart_log(&self, writer: &Connection) -> Outcome {
         match restart_log(writer) {
-            Ok(is_reset) => {
-                self.health.checkpoint_succeeded(is_reset);
-                if is_reset { Outcome::Reset } else { Outcome::Busy }
+            Ok(is_restarted) => {
+                self.health.checkpoint_succeeded(is_restarted);
+                if is_restarted { Outcome::Restarted } else { Outcome::Busy }
             }
             Err(error) => {
                 self.health.checkpoint_failed(&error);
@@ -176,15 +177,15 @@ impl Checkpointer {
     fn ended(&mut self, outcome: Outcome, pages: u32) {
         let now = Instant::now();
         self.pacing.ended(outcome, pages, now);
-        if outcome == Outcome::Reset {
-            self.held_since = None;
-            if self.held_log.success().is_some() {
-                tracing::info!(pages, "the log restarts");
+        if outcome == Outcome::Restarted {
+            self.busy_since = None;
+            if self.busy_log.success().is_some() {
+                tracing::info!(pages, "the log is restarted");
             }
             return;
         }
-        let since = *self.held_since.get_or_insert(now);
-        if pages >= LARGE && outcome == Outcome::Busy && self.held_log.failure().is_some() {
+        let since = *self.busy_since.get_or_insert(now);
+        if pages >= LARGE_PAGES && outcome == Outcome::Busy && self.busy_log.failure().is_some() {
             let bytes = u64::from(pages) * u64::from(schema::PAGE_SIZE);
             let seconds = now.duration_since(since).as_secs();
             tracing::warn!(
@@ -213,7 +214,7 @@ fn open(
 ) -> Sql<Connection> {
     let health = Arc::clone(health);
     writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
-        health.log_has(u32::try_from(pages).unwrap_or(0));
+        health.set_log_pages(u32::try_from(pages).unwrap_or(0));
         Ok(())
     }))?;
     schema::open_checkpointer(path, options.sync)
@@ -239,18 +240,18 @@ fn copy_when_woken(
     guard.finish();
 }
 
-/// Copies until little is left.
+/// Copies until few pages are left.
 fn copy(conn: &Connection) -> Sql<()> {
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let (_, pages, copied) = checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)")?;
-        if pages - copied <= REST {
+        if pages - copied <= MAX_REMAINING_PAGES {
             break;
         }
     }
     Ok(())
 }
 
-/// Copies the log into the file, as far as readers allow, and syncs both whatever the mode.
+/// Copies the log into the file, as far as readers allow, and syncs both in every mode.
 pub(crate) fn copy_safely(writer: &Connection) -> Sql<()> {
     let mode: i64 = writer.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
     writer.execute_batch("PRAGMA synchronous = FULL")?;
@@ -259,15 +260,15 @@ pub(crate) fn copy_safely(writer: &Connection) -> Sql<()> {
     outcome.map(|_| ())
 }
 
-/// Copies the rest and restarts the log; whether readers allowed it.
+/// Copies the remaining pages and restarts the log. Returns whether readers allowed it.
 fn restart_log(writer: &Connection) -> Sql<bool> {
-    writer.busy_timeout(READERS)?;
+    writer.busy_timeout(READER_WAIT)?;
     let outcome = checkpoint(writer, "PRAGMA wal_checkpoint(RESTART)");
     writer.busy_timeout(schema::BUSY)?;
     outcome.map(|(busy, ..)| busy == 0)
 }
 
-/// Whether it was prevented, pages in the log, and pages of it that are in the file now.
+/// Returns whether readers prevented it, the pages in the log, and those copied into the file.
 fn checkpoint(conn: &Connection, sql: &str) -> Sql<(i64, i64, i64)> {
     conn.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
@@ -277,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_that_readers_prevent_is_repeated_when_the_log_has_grown_by_half() {
+    fn after_a_busy_attempt_the_next_one_waits_for_half_more_log() {
         let (mut pacing, start) = (Pacing::new(), Instant::now());
         let mut attempts = Vec::new();
         for pages in 0..100_000 {
@@ -289,22 +290,22 @@ mod tests {
         assert_eq!(attempts[..5], [1024, 1536, 2304, 3456, 5184]);
         assert_eq!(attempts.len(), 12, "{attempts:?}");
         assert!(!pacing.is_due(100_000, start + RETRY_BUSY - Duration::from_millis(1)));
-        assert!(pacing.is_due(100_000, start + RETRY_BUSY), "the reader may be gone");
-        pacing.ended(Outcome::Reset, 100_000, start);
-        assert!(pacing.is_due(START, start) && !pacing.is_due(START - 1, start));
+        assert!(pacing.is_due(100_000, start + RETRY_BUSY), "the reader may have ended");
+        pacing.ended(Outcome::Restarted, 100_000, start);
+        assert!(pacing.is_due(START_PAGES, start) && !pacing.is_due(START_PAGES - 1, start));
     }
 
     #[test]
-    fn an_attempt_that_failed_is_repeated_once_a_second() {
+    fn failed_attempts_are_repeated_once_a_second() {
         let (mut pacing, start) = (Pacing::new(), Instant::now());
-        pacing.ended(Outcome::Failed, START, start);
+        pacing.ended(Outcome::Failed, START_PAGES, start);
         assert!(!pacing.is_due(u32::MAX - 1, start));
-        assert!(pacing.is_due(START, start + RETRY_FAILED));
+        assert!(pacing.is_due(START_PAGES, start + RETRY_FAILED));
     }
 
-    /// Finding 1 of the review: 20 ms of each commit.
+    /// Each attempt while a reader holds a snapshot makes a commit wait for 20 ms.
     #[test]
-    fn a_held_snapshot_makes_few_commits_wait() {
+    fn a_held_snapshot_delays_few_commits() {
         let directory = tempfile::tempdir().unwrap();
         let options = Options { sync: crate::Sync::Never, ..Options::new(directory.path()) };
         let mut writer = schema::open_writer(&options, |_| Ok(())).unwrap();
@@ -327,7 +328,7 @@ mod tests {
             waits += u32::from(checkpointer.state.phase.load(Ordering::Acquire) == COPIED);
             checkpointer.after_commit(&writer);
         }
-        // At 1024, 1536, 2304, 3456 and 5184 pages; more only if this takes very long.
+        // At 1024, 1536, 2304, 3456 and 5184 pages; more only on a very slow machine.
         assert!((5..100).contains(&waits), "{waits} of some 600 commits waited");
         let facts = health.facts();
         assert_eq!((facts.checkpoints_done, facts.checkpoints_busy), (0, u64::from(waits)));
@@ -342,10 +343,10 @@ mod tests {
                 std::thread::yield_now();
             }
         }
-        assert!(checkpointer.health.log_pages() < START, "it was restarted");
+        assert!(checkpointer.health.log_pages() < START_PAGES, "it was restarted");
         let facts = health.facts();
         assert_eq!((facts.checkpoints_done, facts.checkpoints_failed), (1, 0));
-        assert!(facts.log_bytes < u64::from(START * schema::PAGE_SIZE), "{facts:?}");
+        assert!(facts.log_bytes < u64::from(START_PAGES * schema::PAGE_SIZE), "{facts:?}");
         checkpointer.stop();
     }
 }

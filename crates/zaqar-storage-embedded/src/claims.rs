@@ -1,7 +1,7 @@
 //! Claims and dead letters.
 //!
-//! A claim's row lists the positions it took. Which of them it still holds is in `held`: a message
-//! that leaves is not looked up in its claim.
+//! A claim's row lists the positions that it took. The table `held` says which of them it still
+//! holds, so deleting a message does not update the row of its claim.
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
@@ -12,12 +12,12 @@ use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::first_free::{Found, Step};
+use crate::first_free::{Found, Progress};
 use crate::rows::{State, StateRow, body, find_held, message};
 use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, find_head, millis, time};
 
-/// The columns of a [`ClaimRow`], and `number` behind them.
+/// The columns of a [`ClaimRow`], followed by `number`.
 macro_rules! claim_columns {
     () => {
         "SELECT id, ttl, since, expires, positions, number FROM claims"
@@ -35,8 +35,8 @@ impl Claims for Embedded {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let (key, request) = (key.clone(), request.clone());
-        self.at(now);
-        self.of(&key.project)
+        self.effective_time(now);
+        self.requester(&key.project)
             .repeat(move |state| {
                 let claimed = state.guarded(
                     &key,
@@ -44,10 +44,12 @@ impl Claims for Embedded {
                     |state, head| state.claim(head, &request),
                 )?;
                 Ok(match claimed {
-                    Guarded::Done(Step::Done(claimed)) => Step::Done(Guarded::Done(claimed)),
-                    Guarded::Done(Step::Again) => Step::Again,
-                    Guarded::Absent => Step::Done(Guarded::Absent),
-                    Guarded::Stale(generation) => Step::Done(Guarded::Stale(generation)),
+                    Guarded::Done(Progress::Done(claimed)) => {
+                        Progress::Done(Guarded::Done(claimed))
+                    }
+                    Guarded::Done(Progress::Unfinished) => Progress::Unfinished,
+                    Guarded::Absent => Progress::Done(Guarded::Absent),
+                    Guarded::Stale(generation) => Progress::Done(Guarded::Stale(generation)),
                 })
             })
             .await
@@ -59,7 +61,7 @@ impl Claims for Embedded {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| {
             let Some(head) = find_head(conn, key)? else { return Ok(None) };
             let Some(claim) = ClaimRow::find(conn, head.number, id, now)? else { return Ok(None) };
@@ -85,9 +87,9 @@ impl Claims for Embedded {
         grace: u64,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project).write(move |state| state.renew(&key, id, ttl, grace)).await
+        self.requester(&key.project).write(move |state| state.renew(&key, id, ttl, grace)).await
     }
 
     async fn claim_release(
@@ -96,9 +98,9 @@ impl Claims for Embedded {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| {
                 let Some(head) = state.head(&key)? else { return Ok(()) };
                 let Some(claim) = ClaimRow::find(&state.conn, head.number, id, state.now)? else {
@@ -111,18 +113,18 @@ impl Claims for Embedded {
     }
 }
 
-/// A claim as it is kept.
+/// The stored row of a claim.
 pub(crate) struct ClaimRow {
     pub(crate) id: ClaimId,
     pub(crate) ttl: i64,
     pub(crate) since: i64,
     pub(crate) expires: i64,
-    /// Of the messages it took, in order.
+    /// The positions of the messages that it took, ascending.
     pub(crate) positions: Vec<i64>,
 }
 
 impl ClaimRow {
-    /// Reads what [`claim_columns`] names.
+    /// Reads the columns of [`claim_columns`].
     pub(crate) fn read(row: &Row<'_>) -> Sql<Self> {
         Ok(Self {
             id: ClaimId::new(u128::from_be_bytes(row.get(0)?)),
@@ -142,14 +144,14 @@ impl ClaimRow {
         Ok(found.filter(|claim| claim.expires > millis(now)))
     }
 
-    /// Whether it is the claim that a row names.
+    /// Whether this claim holds the message of a row.
     pub(crate) fn holds(&self, row: &StateRow) -> bool {
         row.state == State::Held(self.id)
     }
 }
 
 impl WriterState<'_> {
-    fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<Step<Claimed>> {
+    fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<Progress<Claimed>> {
         let rule = request.dead_letters.as_ref();
         let exhausted = rule.map(|rule| rule.max_claim_count);
         let found = self.first_free(head.number, request.limit, exhausted)?;
@@ -157,13 +159,13 @@ impl WriterState<'_> {
             && !found.exhausted.is_empty()
             && !self.dead_letter(head, rule, &found.exhausted)?
         {
-            return Ok(Step::Done(Claimed::TargetChanged));
+            return Ok(Progress::Done(Claimed::TargetChanged));
         }
         self.advance_floor(head.number, found.floor);
         if found.is_unfinished() {
-            return Ok(Step::Again);
+            return Ok(Progress::Unfinished);
         }
-        self.take(head, request, &found).map(|messages| Step::Done(Claimed::Messages(messages)))
+        self.take(head, request, &found).map(|messages| Progress::Done(Claimed::Messages(messages)))
     }
 
     fn take(&mut self, head: Head, request: &ClaimRequest, found: &Found) -> Sql<Vec<Message>> {
@@ -204,7 +206,8 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Moves exhausted messages to the dead-letter queue; `false` if that is not as assumed.
+    /// Moves exhausted messages to the dead-letter queue. Returns `false` if the target's
+    /// generation is not the assumed one.
     fn dead_letter(
         &mut self,
         source: Head,
@@ -215,7 +218,7 @@ impl WriterState<'_> {
         let Some(target) = target.filter(|head| head.generation == rule.generation) else {
             return Ok(false);
         };
-        let first = self.take_positions(exhausted.len());
+        let first = self.allocate_positions(exhausted.len());
         let now = millis(self.now);
         for (row, position) in exhausted.iter().zip(first..) {
             let expires = match rule.ttl {
@@ -258,12 +261,12 @@ impl WriterState<'_> {
             let Some(row) = row.filter(|row| claim.holds(row) && row.is_live(self.now)) else {
                 continue;
             };
-            self.prolong(head.number, &row, row.expires.max(until))?;
+            self.extend_life(head.number, &row, row.expires.max(until))?;
         }
         Ok(true)
     }
 
-    /// Frees those of a claim's messages that it still holds.
+    /// Frees the messages of a claim that it still holds.
     pub(crate) fn free_held(&mut self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<()> {
         for position in positions {
             let row = find_held(&self.conn, number, *position)?;
@@ -281,7 +284,7 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Leaves a claim only some of its messages.
+    /// Replaces the positions in the row of a claim.
     pub(crate) fn keep_positions(&self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<()> {
         self.conn
             .statement("UPDATE claims SET positions = ?3 WHERE number = ?1 AND id = ?2")?

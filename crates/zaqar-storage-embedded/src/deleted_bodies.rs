@@ -1,27 +1,27 @@
-//! Bodies of deleted messages, which go some at a time.
+//! Bodies of deleted messages, which are deleted in batches.
 //!
-//! A page holds several bodies. Deleted one by one they would have the page written each time;
-//! deleted together, in order, mostly the page goes as a whole and is not written at all. So a
-//! deletion removes the row that says the message's state, and with it the message, and leaves its
-//! body and its row in `expiry` to a later transaction. A process that dies in between forgets
-//! them; then they go when they expire.
+//! A page holds several bodies. If they were deleted one by one, the page would be written each
+//! time. Deleted together, in order, most pages are freed as a whole and not written at all. So a
+//! deletion removes the row with the message's state, which removes the message, and leaves the
+//! body and the row in `expiry` to a later transaction. If the process dies in between, they are
+//! deleted when the message would have expired.
 
-/// Bodies that wait before a transaction drops them, but for the last.
+/// A transaction deletes waiting bodies when there are this many.
 const MANY: usize = 1024;
-/// The last ones, whose neighbours may still be in use.
+/// Bodies that stay, because messages next to the latest ones may still be in use.
 const LAST: usize = 512;
 
-/// A position, and when the message there would expire.
+/// A position, and when its message would expire.
 pub(crate) type Body = (i64, i64);
 
-/// Bodies whose messages are deleted.
+/// The waiting bodies of deleted messages.
 #[derive(Debug, Default)]
 pub(crate) struct DeletedBodies {
-    /// Deleted by finished transactions.
+    /// Deleted by committed transactions.
     waiting: Vec<Body>,
     /// Deleted by this transaction.
     staged: Vec<Body>,
-    /// Dropped by this transaction: to be forgotten when it is finished.
+    /// How many of `waiting` this transaction deletes; removed when it is committed.
     dropped: usize,
 }
 
@@ -30,18 +30,17 @@ impl DeletedBodies {
         self.staged.push((position, expires));
     }
 
-    /// Whether finished transactions left some.
+    /// Whether bodies of committed transactions wait.
     pub(crate) const fn is_waiting(&self) -> bool {
         self.waiting.len() > self.dropped
     }
 
-    /// How many of them are to be dropped now: most, if they are many. That is about as many as the
-    /// transaction before deleted, or more.
+    /// How many bodies to delete now: at least about as many as the last transaction has added.
     pub(crate) const fn too_many(&self) -> usize {
         if self.waiting.len() < MANY { 0 } else { self.waiting.len() - LAST }
     }
 
-    /// The next ones, at most `budget`, in order; they are dropped by this transaction.
+    /// The next bodies, at most `budget`, in order; this transaction deletes them.
     pub(crate) fn take_next(&mut self, budget: usize) -> Vec<Body> {
         let first = self.dropped;
         if first == 0 {
@@ -62,17 +61,17 @@ impl DeletedBodies {
         self.staged.clear();
     }
 
-    /// Forgets all of them: they go when they expire.
+    /// Forgets all of them: they are deleted when they expire.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// For [`Self::back_to`]: what was done so far.
+    /// The current state, for [`Self::back_to`].
     pub(crate) const fn mark(&self) -> (usize, usize) {
         (self.staged.len(), self.dropped)
     }
 
-    /// Forgets what was done since a mark.
+    /// Undoes what was done since a mark.
     pub(crate) fn back_to(&mut self, (staged, dropped): (usize, usize)) {
         self.staged.truncate(staged);
         self.dropped = dropped;

@@ -1,4 +1,4 @@
-//! The directory of a store, and the lock that says who owns it.
+//! The directory of a store, and the locks of its owner.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -8,22 +8,23 @@ use crate::error::Error;
 
 /// Holds the locks of a directory until it is dropped.
 ///
-/// There are two locks, as a file can be removed while it is locked: of `lock`, which tells who the
-/// owner is, and of the store's file itself. SQLite's own locks are of another kind, and lost when
-/// any descriptor of the file is closed: this one must be dropped after SQLite's connections.
+/// There are two locks, because a file can be removed while it is locked: one on `lock`, which
+/// names the owner, and one on the store's file. SQLite's own locks are of another kind, and are
+/// released when any descriptor of the file is closed, so this must be dropped after SQLite's
+/// connections.
 #[derive(Debug)]
-pub(crate) struct Owner {
-    /// The system was not restarted since the last owner: what that one left in shared memory is
-    /// as it left it.
+pub(crate) struct DirectoryLock {
+    /// The system was not restarted since the last owner, so the shared memory is as that one left
+    /// it.
     pub(crate) is_same_boot: bool,
     lock: File,
     _file: File,
 }
 
-/// Makes the directory if it is missing, and makes it ours. `file` is the store's; it is made if it
-/// is missing, empty.
-pub(crate) fn own(path: &Path, file: &Path) -> Result<Owner, Error> {
-    make(path)?;
+/// Creates the directory if it does not exist, and locks it. `file` is the store's; it is created
+/// empty if it does not exist.
+pub(crate) fn acquire(path: &Path, file: &Path) -> Result<DirectoryLock, Error> {
+    create(path)?;
     let lock = path.join("lock");
     let in_use = |owner| Error::InUse { path: path.to_path_buf(), owner };
     let (mut locked, is_ours) = try_lock(&lock)?;
@@ -32,27 +33,27 @@ pub(crate) fn own(path: &Path, file: &Path) -> Result<Owner, Error> {
     }
     let (held, is_ours) = try_lock(file)?;
     if !is_ours {
-        // Somebody has removed or replaced the owner's lock.
+        // The lock file of the owner was removed or replaced.
         return Err(in_use("unknown".to_owned()));
     }
     let failed = |source| Error::Lock { path: lock.clone(), source };
-    let mut said = String::new();
-    // What nobody can read tells nothing.
-    let _ = locked.read_to_string(&mut said);
-    let last_boot = said.lines().nth(1);
-    let is_same_boot = last_boot == boot().as_deref();
+    let mut text = String::new();
+    // An unreadable lock file counts as empty.
+    let _ = locked.read_to_string(&mut text);
+    let last_boot = text.lines().nth(1);
+    let is_same_boot = last_boot == boot_id().as_deref();
     write_lock(&mut locked, last_boot).map_err(failed)?;
-    Ok(Owner { is_same_boot, lock: locked, _file: held })
+    Ok(DirectoryLock { is_same_boot, lock: locked, _file: held })
 }
 
-impl Owner {
-    /// The store is open: what is in shared memory is of this boot from now on.
+impl DirectoryLock {
+    /// Records that the store is open: from now on its shared memory is of this boot.
     pub(crate) fn opened(&mut self) -> io::Result<()> {
-        write_lock(&mut self.lock, boot().as_deref())
+        write_lock(&mut self.lock, boot_id().as_deref())
     }
 }
 
-/// Writes our process id, and in which boot the store was open last.
+/// Writes our process id and the boot in which the store was last open.
 fn write_lock(lock: &mut File, boot: Option<&str>) -> io::Result<()> {
     let boot = boot.map_or_else(String::new, |boot| format!("{boot}\n"));
     lock.set_len(0)?;
@@ -60,7 +61,7 @@ fn write_lock(lock: &mut File, boot: Option<&str>) -> io::Result<()> {
     write!(lock, "{}\n{boot}", std::process::id())
 }
 
-/// Opens a file and locks it; whether that is ours now.
+/// Opens a file and locks it. Returns whether we have the lock.
 fn try_lock(path: &Path) -> Result<(File, bool), Error> {
     let failed = |source| Error::Lock { path: path.to_path_buf(), source };
     let file = private(path).map_err(failed)?;
@@ -71,14 +72,14 @@ fn try_lock(path: &Path) -> Result<(File, bool), Error> {
     }
 }
 
-/// A file, whatever its name is later.
+/// The identity of a file, independent of its name.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct FileIdentity {
     path: PathBuf,
     id: (u64, u64),
 }
 
-impl Identity {
+impl FileIdentity {
     pub(crate) fn of(path: PathBuf) -> io::Result<Self> {
         let id = id(&path)?;
         Ok(Self { path, id })
@@ -96,13 +97,14 @@ fn id(path: &Path) -> io::Result<(u64, u64)> {
     path.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Elsewhere an open file cannot be removed.
+/// On other systems an open file cannot be removed.
 #[cfg(not(unix))]
 fn id(path: &Path) -> io::Result<(u64, u64)> {
     path.metadata().map(|_| (0, 0))
 }
 
-/// Opens a file for reading and writing; makes it if it is missing, for its owner alone.
+/// Opens a file for reading and writing; creates it if it does not exist, readable only by its
+/// owner.
 pub(crate) fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -111,13 +113,13 @@ pub(crate) fn private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Makes the names in a directory safe from a power cut.
+/// Makes the entries of a directory safe from a power cut.
 pub(crate) fn sync(path: &Path) -> io::Result<()> {
-    // Only Unix opens directories as files; elsewhere the file system sees to it.
+    // Only Unix can open and sync directories; other systems need no sync.
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
-fn make(path: &Path) -> Result<(), Error> {
+fn create(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
@@ -139,8 +141,8 @@ fn sync_named(path: &Path) -> io::Result<()> {
     sync(if path.as_os_str().is_empty() { Path::new(".") } else { path })
 }
 
-/// What tells one run of the operating system from the next; `None` where there is no such thing.
-fn boot() -> Option<String> {
+/// The id of the current boot of the operating system; `None` on systems without one.
+fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }

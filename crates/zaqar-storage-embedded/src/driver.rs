@@ -1,4 +1,4 @@
-//! The store: its threads, its lock, and how a request reaches the file.
+//! The store: its threads, its locks, and how a request reaches the file.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,31 +9,31 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 use zaqar_core::{ProjectId, TaskGuard, Timestamp, storage};
 
-use crate::announcer::{Announcer, Listener};
+use crate::broadcaster::{Broadcaster, Listener};
 use crate::checkpoint::Checkpointer;
-use crate::directory::{Identity, Owner};
+use crate::directory::{DirectoryLock, FileIdentity};
 use crate::due::Deadlines;
-use crate::error::{Error, Sql, refused};
+use crate::error::{Error, Sql, storage_error};
+use crate::fair_queue::{Bounds, FairQueue, Refusal, Tenant};
 use crate::health::{Facts, Health};
+use crate::log_sync::LogSync;
 use crate::read_limiter::ReadLimiter;
 use crate::reader::Readers;
 use crate::reserve::Reserve;
-use crate::scheduler::{Bounds, FairQueue, Refusal, Tenant};
 use crate::statements::Statements;
-use crate::sync::LogSync;
-use crate::writer::{Helpers, Job, WriterParts, call};
+use crate::writer::{Helpers, Job, WriterParts, job_of};
 use crate::writer_state::{Start, WriterState};
 use crate::{Options, Sync, directory, recovery, schema};
 
-/// When a full queue of changes is worth another try.
+/// When a caller should retry after the queue of changes was full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Claims and delays that one request of a reader lets the writer end, about, and how many such
-/// requests it makes.
+/// Claims and delays that one request of a reader makes the writer end, about, and the number of
+/// such requests.
 const DUE_BUDGET: usize = 1024;
 const DUE_ROUNDS: usize = 8;
 
-/// What became of the last steps of a store.
-type End = Option<Result<(), Arc<rusqlite::Error>>>;
+/// The result of closing a store.
+type CloseResult = Option<Result<(), Arc<rusqlite::Error>>>;
 
 #[doc = include_str!("docs.md")]
 #[derive(Clone)]
@@ -43,24 +43,25 @@ pub struct Embedded {
 
 struct Inner {
     deadlines: Arc<Deadlines>,
-    announcer: Arc<Announcer>,
+    broadcaster: Arc<Broadcaster>,
     health: Arc<Health>,
     readers: Readers,
     read_limiter: Arc<ReadLimiter>,
     closing: AtomicBool,
     jobs: Arc<FairQueue<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
-    end: watch::Receiver<End>,
+    end: watch::Receiver<CloseResult>,
 }
 
 impl Embedded {
-    /// Opens a store; makes it if its directory is empty or missing. Blocks: some milliseconds, or
-    /// as long as it takes to read the log that a crash left, at most some 100 MiB.
+    /// Opens a store, and creates it if its directory is empty or missing. Blocks for some
+    /// milliseconds or, after a crash, as long as it takes to read the log, which has at most some
+    /// 100 MiB.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn open(options: Options) -> Result<Self, Error> {
-        let mut owner = directory::own(&options.path, &schema::file(&options.path))?;
+        let mut owner = directory::acquire(&options.path, &schema::file(&options.path))?;
         let recovered_bytes = recovery::check(&options, owner.is_same_boot)?;
         let mut conn = schema::open_writer(&options, |conn| {
             recovery::make_durable(conn, &options, recovered_bytes)
@@ -72,29 +73,28 @@ impl Embedded {
             source: source.into(),
         };
         let start = Start::read(&conn).map_err(failed)?;
-        let identity = Identity::of(schema::file(&options.path)).map_err(|source| Error::Open {
-            path: schema::file(&options.path),
-            source: source.into(),
+        let identity = FileIdentity::of(schema::file(&options.path)).map_err(|source| {
+            Error::Open { path: schema::file(&options.path), source: source.into() }
         })?;
         recovery::set_mark(&conn, options.sync).map_err(failed)?;
         owner.opened().map_err(|source| Error::Lock { path: options.path.join("lock"), source })?;
         let deadlines = Arc::new(Deadlines::default());
-        deadlines.at(start.seen);
+        deadlines.advance(start.seen);
         let health = Arc::new(Health::new(schema::file(&options.path)));
         let reserve = Reserve::new(&options.path, options.reserve);
-        if let Err(error) = reserve.take() {
-            tracing::warn!(%error, "the reserve cannot be taken");
-            health.filled();
+        if let Err(error) = reserve.allocate() {
+            tracing::warn!(%error, "the reserve cannot be allocated");
+            health.disk_full();
         }
         let helpers = start_helpers(&options, &mut conn, &health)?;
-        let announcer = Arc::new(Announcer::default());
+        let broadcaster = Arc::new(Broadcaster::default());
         let bounds = Bounds { items: options.pending.max(1), bytes: options.pending_bytes };
         let jobs = Arc::new(FairQueue::new(bounds));
         let (ended, end) = watch::channel(None);
         let parts = WriterParts {
             start,
             deadlines: Arc::clone(&deadlines),
-            announcer: Arc::clone(&announcer),
+            broadcaster: Arc::clone(&broadcaster),
             jobs: Arc::clone(&jobs),
             helpers,
             health: Arc::clone(&health),
@@ -109,7 +109,7 @@ impl Embedded {
         Ok(Self {
             inner: Arc::new(Inner {
                 deadlines,
-                announcer,
+                broadcaster,
                 readers: Readers::new(options.path, Arc::clone(&health)),
                 health,
                 read_limiter: ReadLimiter::new(),
@@ -121,19 +121,19 @@ impl Embedded {
         })
     }
 
-    /// What an operator watches: checkpoints, the log, and what is wrong. Reads some numbers in
-    /// memory; it never waits, and answers after the store was closed, too.
+    /// The state of the store for operators: checkpoints, the log, and problems. Reads counters in
+    /// memory, never waits, and works after the store was closed.
     pub fn facts(&self) -> Facts {
         self.inner.health.facts()
     }
 
-    /// The time to act at.
-    pub(crate) fn at(&self, now: Timestamp) -> Timestamp {
-        self.inner.deadlines.at(now)
+    /// The time at which a request acts.
+    pub(crate) fn effective_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.deadlines.advance(now)
     }
 
-    /// Changes the file for the server itself, in the time that the store has seen last; answers
-    /// once the change is safe.
+    /// Changes the file on behalf of the server itself, at the latest time that the store has seen.
+    /// Returns once the change is durable as configured.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
@@ -141,12 +141,12 @@ impl Embedded {
         Requester { store: self, tenant: None }.write(work).await
     }
 
-    /// For the requests of a project, which is served in turn with the others.
-    pub(crate) fn of(&self, project: &ProjectId) -> Requester<'_> {
+    /// Makes changes on behalf of a project. Projects are served in turn.
+    pub(crate) fn requester(&self, project: &ProjectId) -> Requester<'_> {
         Requester { store: self, tenant: Some(project.clone()) }
     }
 
-    /// Reads one state of the file: the latest that was acknowledged, or later.
+    /// Reads one snapshot of the file, which contains all acknowledged changes.
     pub(crate) fn read<T>(
         &self,
         work: impl FnOnce(&Statements<'_>) -> Sql<T>,
@@ -155,36 +155,36 @@ impl Embedded {
             return Err(storage::Error::Closed);
         }
         self.inner.readers.read(work).map_err(|error| {
-            self.inner.health.note(&error);
-            refused(Arc::new(error))
+            self.inner.health.record(&error);
+            storage_error(Arc::new(error))
         })
     }
 
-    /// As [`Self::read`], for a read of many rows: projects are let in by turns.
+    /// As [`Self::read`], for a read of many rows, limited with fairness between projects.
     pub(crate) async fn read_many<T>(
         &self,
         project: &ProjectId,
         work: impl FnOnce(&Statements<'_>) -> Sql<T>,
     ) -> Result<T, storage::Error> {
-        let permit = self.inner.read_limiter.acquire(project).await.map_err(refusal)?;
+        let permit = self.inner.read_limiter.acquire(project).await.map_err(rejection)?;
         let result = self.read(work);
         drop(permit);
         result
     }
 
-    /// What is wrong with the store.
+    /// The health of the store.
     pub(crate) fn health(&self) -> &Health {
         &self.inner.health
     }
 
-    /// Listens to what is posted from now on.
+    /// Listens to posts from now on.
     pub(crate) fn listen(&self) -> Result<Listener, storage::Error> {
-        self.inner.announcer.listen().ok_or(storage::Error::Closed)
+        self.inner.broadcaster.listen().ok_or(storage::Error::Closed)
     }
 
-    /// Waits until the claims and delays that are over at `now` are over in the file, too; not for
-    /// more than some thousands.
-    pub(crate) async fn settle_due(&self, now: Timestamp) -> Result<(), storage::Error> {
+    /// Waits until the writer has ended the claims and delays that are due at `now`, up to some
+    /// thousands.
+    pub(crate) async fn apply_due(&self, now: Timestamp) -> Result<(), storage::Error> {
         for _ in 0..DUE_ROUNDS {
             if !self.inner.deadlines.has_due(now) {
                 break;
@@ -194,24 +194,24 @@ impl Embedded {
         Ok(())
     }
 
-    /// Whether messages have expired at `now` that are still counted, of whatever queue.
+    /// Whether messages of any queue have expired at `now` that are still counted.
     pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
         self.inner.deadlines.has_expired(now)
     }
 
-    /// Refuses what comes, finishes what is there and waits for the end.
-    pub(crate) async fn shut(&self) -> Result<(), storage::Error> {
+    /// Rejects new requests, finishes waiting ones and closes the file.
+    pub(crate) async fn close_store(&self) -> Result<(), storage::Error> {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.readers.clear();
         self.inner.jobs.close();
-        self.inner.announcer.close();
+        self.inner.broadcaster.close();
         let mut end = self.inner.end.clone();
         let outcome = match end.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone(),
             Err(_) => return Err(storage::Error::unavailable("the writer has stopped")),
         };
         match outcome {
-            Some(Err(error)) => Err(refused(error)),
+            Some(Err(error)) => Err(storage_error(error)),
             Some(Ok(())) | None => Ok(()),
         }
     }
@@ -220,8 +220,8 @@ impl Embedded {
         self.inner.closing.load(Ordering::Acquire)
     }
 
-    /// Why there is no writer.
-    fn gone(&self) -> storage::Error {
+    /// The error of a request if the writer is gone.
+    fn writer_error(&self) -> storage::Error {
         if self.is_closing() {
             return storage::Error::Closed;
         }
@@ -229,31 +229,32 @@ impl Embedded {
     }
 }
 
-/// A project, or the server itself, that asks for changes.
+/// A project, or the server itself, on whose behalf changes are made.
 pub(crate) struct Requester<'s> {
     store: &'s Embedded,
     tenant: Tenant,
 }
 
 impl Requester<'_> {
-    /// Changes the file, in the time that the store has seen last; answers once the change is safe.
+    /// Changes the file at the latest time that the store has seen. Returns once the change is
+    /// durable as configured.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
     ) -> Result<T, storage::Error> {
-        self.carry(work, Size::default()).await
+        self.submit(work, Size::default()).await
     }
 
-    /// As [`Self::write`], for a change that brings so many bytes, or rows that stay.
+    /// As [`Self::write`], for a change that adds so many bytes, or rows that stay.
     pub(crate) async fn write_bytes<T: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
     ) -> Result<T, storage::Error> {
-        self.carry(work, Size { bytes, grows: true }).await
+        self.submit(work, Size { bytes, grows: true }).await
     }
 
-    async fn carry<T: Send + 'static>(
+    async fn submit<T: Send + 'static>(
         &self,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
         size: Size,
@@ -261,24 +262,24 @@ impl Requester<'_> {
         if self.store.is_closing() {
             return Err(storage::Error::Closed);
         }
-        let (job, answer) = call(work, size.grows);
-        self.store.inner.jobs.put(&self.tenant, size.bytes, job).map_err(refusal)?;
+        let (job, answer) = job_of(work, size.grows);
+        self.store.inner.jobs.push(&self.tenant, size.bytes, job).map_err(rejection)?;
         match answer.await {
             Ok(result) => result,
-            Err(_) => Err(self.store.gone()),
+            Err(_) => Err(self.store.writer_error()),
         }
     }
 }
 
-const fn refusal(refusal: Refusal) -> storage::Error {
+const fn rejection(refusal: Refusal) -> storage::Error {
     match refusal {
         Refusal::Full => storage::Error::Overloaded { retry_after: RETRY_AFTER },
-        // Without a writer nothing works again: the server ends.
+        // Without a writer no request can succeed any more, and the server ends.
         Refusal::Closed => storage::Error::Closed,
     }
 }
 
-/// What a change brings.
+/// The size of a change.
 #[derive(Debug, Clone, Copy, Default)]
 struct Size {
     bytes: usize,
@@ -294,7 +295,7 @@ impl std::fmt::Debug for Embedded {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.jobs.close();
-        self.announcer.close();
+        self.broadcaster.close();
         self.readers.clear();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the writer panicked");
@@ -318,33 +319,33 @@ fn start_helpers(
 fn write_until_closed(
     conn: Connection,
     parts: WriterParts,
-    owner: Owner,
-    ended: &watch::Sender<End>,
+    owner: DirectoryLock,
+    ended: &watch::Sender<CloseResult>,
     guard: TaskGuard,
 ) {
-    // Also when it panics: then nobody answers what waits.
-    let abandon = Abandon(Arc::clone(&parts.jobs));
+    // Also after a panic: then nothing else answers the waiting jobs.
+    let abandon = AbandonOnDrop(Arc::clone(&parts.jobs));
     parts.run(&conn).stop();
     drop(abandon);
     let outcome = finish(conn);
     if let Err(error) = &outcome {
-        tracing::warn!(%error, "the log stays beside the file and is read at the next start");
+        tracing::warn!(%error, "the log cannot be copied into the file: it is recovered at the next start");
     }
     drop(owner);
     ended.send_replace(Some(outcome.map_err(Arc::new)));
     guard.finish();
 }
 
-/// Drops what waits for a writer that is gone.
-struct Abandon(Arc<FairQueue<Box<dyn Job>>>);
+/// Drops the waiting jobs of a writer that is gone.
+struct AbandonOnDrop(Arc<FairQueue<Box<dyn Job>>>);
 
-impl Drop for Abandon {
+impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
         self.0.abandon();
     }
 }
 
-/// Leaves the whole store in the file, safe from a power cut in every mode.
+/// Copies the whole log into the file, safe from a power cut in every mode.
 fn finish(conn: Connection) -> Sql<()> {
     conn.execute_batch("PRAGMA synchronous = FULL")?;
     recovery::clear_mark(&conn)?;
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_mode_syncs_as_it_says() {
+    async fn each_mode_sets_its_sync_level() {
         let modes =
             [(Sync::Always, 2), (Sync::Interval(Duration::from_secs(1)), 1), (Sync::Never, 0)];
         for (sync, level) in modes {
@@ -382,7 +383,7 @@ mod tests {
         }
     }
 
-    /// Before 3.51.3 a checkpoint that met a new log could leave the file damaged.
+    /// Before 3.51.3, a checkpoint that raced a log restart could damage the file.
     #[test]
     fn sqlite_is_recent_and_syncs_data_only() {
         assert!(rusqlite::version_number() >= 3_051_003);
@@ -391,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_full_queue_of_changes_refuses_at_once() {
+    async fn a_full_queue_of_changes_rejects_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let options = Options { pending: 2, ..Options::new(directory.path()) };
         let store = Embedded::open(options).unwrap();
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn too_many_waiting_bytes_are_refused_at_once() {
+    async fn too_many_waiting_bytes_are_rejected_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let options = Options { pending_bytes: 1000, ..Options::new(directory.path()) };
         let store = Embedded::open(options).unwrap();
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_foreign_writer_is_noticed_and_our_own_work_is_not() {
+    async fn only_foreign_writes_are_detected() {
         let (store, directory) = store();
         store.open(&key("q"), generation(), time(0)).await.unwrap();
         for _ in 0..300 {
@@ -444,10 +445,10 @@ mod tests {
         assert_eq!(store.facts().foreign_writes, 1);
     }
 
-    /// A second owner cannot come in where the lock was removed, and the owner notices that its
-    /// file is gone.
+    /// A second owner is rejected although the lock file was removed, and the owner notices that
+    /// its file is gone.
     #[tokio::test]
-    async fn a_directory_that_is_taken_away_is_noticed() {
+    async fn a_removed_file_is_noticed() {
         let (store, directory) = store();
         std::fs::remove_file(directory.path().join("lock")).unwrap();
         let error = Embedded::open(Options::new(directory.path())).unwrap_err();
@@ -464,9 +465,9 @@ mod tests {
         store.ping().await.unwrap();
     }
 
-    /// The low findings of a review: each of these was a write of up to 1024 rows and a sync.
+    /// Reading statistics must not delete expired messages.
     #[tokio::test]
-    async fn stats_write_nothing_while_messages_wait_to_be_swept() {
+    async fn stats_write_nothing_before_expired_messages_are_swept() {
         let (store, _directory) = store();
         for name in ["small", "large", "other"] {
             store.open(&key(name), generation(), time(0)).await.unwrap();
@@ -479,7 +480,7 @@ mod tests {
         let before = setting(&store, "SELECT total_changes()").await;
         let small = store.stats(&key("small"), time(400)).await.unwrap().unwrap();
         let large = store.stats(&key("large"), time(400)).await.unwrap().unwrap();
-        assert_eq!((small.free, small.claimed), (3, 0), "the claimed ones have lived longer");
+        assert_eq!((small.free, small.claimed), (3, 0), "claimed messages live longer");
         assert_eq!((large.free, large.claimed), (5000, 0));
         assert_eq!(setting(&store, "SELECT total_changes()").await, before);
         while store.sweep(time(400), 500).await.unwrap().more {}
@@ -489,7 +490,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn purge_and_close_cost_the_same_whatever_a_queue_holds() {
+    async fn purge_and_close_have_constant_cost() {
         let (store, _directory) = store();
         let mut changes = Vec::new();
         for count in [1, 10_000] {

@@ -1,4 +1,4 @@
-//! When the next work comes due, kept in memory so that nobody has to look when nothing is.
+//! When the next work comes due, kept in memory so that nothing is queried while nothing is due.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use crate::error::Sql;
 use crate::schema::entry_end;
 use crate::statements::Statements;
 
-/// What readers know of the writer's time and of its work.
+/// The writer's time and due times, as readers see them.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     seen: AtomicU64,
@@ -21,41 +21,42 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// The time to act at: `now`, or the latest that anybody has told. One that lies further ahead
-    /// than clocks may differ was wrong, and is repaired to `now`.
-    pub(crate) fn at(&self, now: Timestamp) -> Timestamp {
+    /// Returns the time at which a request acts: `now`, or the latest time of any request. If that
+    /// one is ahead of `now` by more than the bound on clock skew, it was wrong, and is corrected
+    /// to `now`.
+    pub(crate) fn advance(&self, now: Timestamp) -> Timestamp {
         let bound = now.plus_secs(MAX_CLOCK_SKEW.as_secs()).as_millis();
-        let step =
+        let advanced =
             |seen: u64| if seen > bound { now.as_millis() } else { seen.max(now.as_millis()) };
         let seen = self
             .seen
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| Some(step(seen)))
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| Some(advanced(seen)))
             .unwrap_or_else(|seen| seen);
-        Timestamp::from_millis(step(seen))
+        Timestamp::from_millis(advanced(seen))
     }
 
-    /// The latest time that anybody has told.
+    /// The latest time of any request.
     pub(crate) fn latest(&self) -> Timestamp {
         Timestamp::from_millis(self.seen.load(Ordering::Acquire))
     }
 
-    /// Whether a claim or a delay may be over that the file still shows.
+    /// Whether a claim or a delay may be due that the writer has not ended yet.
     pub(crate) fn has_due(&self, now: Timestamp) -> bool {
         self.next_end.load(Ordering::Acquire) <= now.as_millis().cast_signed()
     }
 
-    /// Whether a message may be over that is still counted.
+    /// Whether a message may have expired that is still counted.
     pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
         self.expiry.load(Ordering::Acquire) <= now.as_millis().cast_signed()
     }
 }
 
-/// The sorts of work that nobody asks for.
+/// The kinds of background work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum UpkeepTask {
     /// Claims that have expired.
     Claims,
-    /// Delays that are over.
+    /// Delays that have ended.
     Delays,
     /// Messages that have expired.
     Expiry,
@@ -65,21 +66,21 @@ pub(crate) enum Part {
     Subscriptions,
     /// Leases that have expired, with their subscriptions.
     Leases,
-    /// Outbox entries that no subscription wants.
+    /// Outbox entries without a subscription.
     Unwanted,
     /// Outbox entries that have ended.
     Entries,
     /// Rows of purged and closed queues.
     Garbage,
-    /// Free pages.
+    /// Free pages of the file.
     Pages,
 }
 
-impl Part {
+impl UpkeepTask {
     const COUNT: usize = Self::Pages as usize + 1;
 }
 
-/// Lower bounds of when the next work of each sort comes due.
+/// Lower bounds of when the next work of each kind comes due.
 #[derive(Debug)]
 pub(crate) struct Due {
     claims: i64,
@@ -88,56 +89,56 @@ pub(crate) struct Due {
     subscriptions: i64,
     leases: i64,
     entries: i64,
-    /// Until when each part is left alone, as it failed.
-    suspended: [i64; Part::COUNT],
+    /// Until when each task is suspended after a failure.
+    suspended: [i64; UpkeepTask::COUNT],
     deadlines: Arc<Deadlines>,
 }
 
 impl Due {
-    /// Knows nothing: the first look tells.
+    /// Starts without knowledge: the first query fills it in.
     pub(crate) fn new(deadlines: Arc<Deadlines>) -> Self {
         let [claims, delays, expiry, subscriptions, leases, entries] = [0; 6];
-        let suspended = [0; Part::COUNT];
+        let suspended = [0; UpkeepTask::COUNT];
         Self { claims, delays, expiry, subscriptions, leases, entries, suspended, deadlines }
     }
 
-    /// After a rollback: what was looked at may not be so.
-    pub(crate) fn unknown(&mut self) {
+    /// After a rollback: what was queried may be wrong.
+    pub(crate) fn reset(&mut self) {
         let suspended = self.suspended;
         *self = Self { suspended, ..Self::new(Arc::clone(&self.deadlines)) };
         self.publish();
     }
 
-    /// Leaves a part alone until then.
-    pub(crate) const fn suspend(&mut self, part: Part, until: i64) {
-        self.suspended[part as usize] = until;
+    /// Suspends a task.
+    pub(crate) const fn suspend(&mut self, task: UpkeepTask, until: i64) {
+        self.suspended[task as usize] = until;
     }
 
-    /// Whether a part may be worked on.
-    pub(crate) const fn is_active(&self, part: Part, now: i64) -> bool {
-        self.suspended[part as usize] <= now
+    /// Whether a task is not suspended.
+    pub(crate) const fn is_active(&self, task: UpkeepTask, now: i64) -> bool {
+        self.suspended[task as usize] <= now
     }
 
-    fn not_before(&self, part: Part, at: i64) -> i64 {
-        at.max(self.suspended[part as usize])
+    fn not_before(&self, task: UpkeepTask, at: i64) -> i64 {
+        at.max(self.suspended[task as usize])
     }
 
     pub(crate) fn claim_ends(&mut self, at: i64) {
         self.claims = self.claims.min(at);
-        let at = self.not_before(Part::Claims, at);
+        let at = self.not_before(UpkeepTask::Claims, at);
         self.deadlines.next_end.fetch_min(at, Ordering::AcqRel);
     }
 
     pub(crate) fn delay_ends(&mut self, at: i64) {
         self.delays = self.delays.min(at);
-        let at = self.not_before(Part::Delays, at);
+        let at = self.not_before(UpkeepTask::Delays, at);
         self.deadlines.next_end.fetch_min(at, Ordering::AcqRel);
     }
 
     pub(crate) fn message_expires(&mut self, at: i64) {
         if at < self.expiry {
             self.expiry = at;
-            let at = self.not_before(Part::Expiry, at);
+            let at = self.not_before(UpkeepTask::Expiry, at);
             self.deadlines.expiry.fetch_min(at, Ordering::AcqRel);
         }
     }
@@ -150,77 +151,77 @@ impl Due {
         self.leases = self.leases.min(at);
     }
 
-    /// An outbox entry ends then.
+    /// Records when an outbox entry ends.
     pub(crate) fn entry_ends(&mut self, at: i64) {
         self.entries = self.entries.min(at);
     }
 
     pub(crate) const fn has_claims(&self, now: i64) -> bool {
-        self.claims <= now && self.is_active(Part::Claims, now)
+        self.claims <= now && self.is_active(UpkeepTask::Claims, now)
     }
 
     pub(crate) const fn has_delays(&self, now: i64) -> bool {
-        self.delays <= now && self.is_active(Part::Delays, now)
+        self.delays <= now && self.is_active(UpkeepTask::Delays, now)
     }
 
     pub(crate) const fn has_expired(&self, now: i64) -> bool {
-        self.expiry <= now && self.is_active(Part::Expiry, now)
+        self.expiry <= now && self.is_active(UpkeepTask::Expiry, now)
     }
 
     pub(crate) const fn has_subscriptions(&self, now: i64) -> bool {
-        self.subscriptions <= now && self.is_active(Part::Subscriptions, now)
+        self.subscriptions <= now && self.is_active(UpkeepTask::Subscriptions, now)
     }
 
     pub(crate) const fn has_leases(&self, now: i64) -> bool {
-        self.leases <= now && self.is_active(Part::Leases, now)
+        self.leases <= now && self.is_active(UpkeepTask::Leases, now)
     }
 
     pub(crate) const fn has_entries(&self, now: i64) -> bool {
-        self.entries <= now && self.is_active(Part::Entries, now)
+        self.entries <= now && self.is_active(UpkeepTask::Entries, now)
     }
 
-    /// Looks when the next lease is over.
-    pub(crate) fn look_at_leases(&mut self, conn: &Statements<'_>) -> Sql<()> {
+    /// Queries when the next lease expires.
+    pub(crate) fn refresh_leases(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.leases = next(conn, "SELECT min(until) FROM leases")?;
         Ok(())
     }
 
-    /// Looks when the next outbox entry ends.
-    pub(crate) fn look_at_entries(&mut self, conn: &Statements<'_>) -> Sql<()> {
+    /// Queries when the next outbox entry ends.
+    pub(crate) fn refresh_entries(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.entries = next(conn, concat!("SELECT min(", entry_end!(), ") FROM outbox"))?;
         Ok(())
     }
 
-    /// Looks when the next subscription is over.
-    pub(crate) fn look_at_subscriptions(&mut self, conn: &Statements<'_>) -> Sql<()> {
+    /// Queries when the next subscription expires.
+    pub(crate) fn refresh_subscriptions(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.subscriptions = next(conn, "SELECT min(expires) FROM subscriptions")?;
         Ok(())
     }
 
-    /// Looks when the next claim ends.
-    pub(crate) fn look_at_claims(&mut self, conn: &Statements<'_>) -> Sql<()> {
+    /// Queries when the next claim expires.
+    pub(crate) fn refresh_claims(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.claims = next(conn, "SELECT min(expires) FROM claims")?;
         Ok(())
     }
 
-    /// Looks when the next delay ends.
-    pub(crate) fn look_at_delays(&mut self, conn: &Statements<'_>) -> Sql<()> {
+    /// Queries when the next delay ends.
+    pub(crate) fn refresh_delays(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.delays = next(conn, "SELECT min(due) FROM delayed")?;
         Ok(())
     }
 
-    /// Looks when the next message expires.
-    pub(crate) fn look_at_expiry(&mut self, conn: &Statements<'_>) -> Sql<()> {
+    /// Queries when the next message expires.
+    pub(crate) fn refresh_expiry(&mut self, conn: &Statements<'_>) -> Sql<()> {
         self.expiry = next(conn, "SELECT min(at) FROM expiry")?;
         Ok(())
     }
 
-    /// Tells the readers. Only after a commit: before it they would believe work to be done that
-    /// they cannot see done.
+    /// Publishes the due times to readers, after a commit only: earlier, readers would skip work
+    /// whose result they cannot see yet.
     pub(crate) fn publish(&self) {
-        let claims = self.not_before(Part::Claims, self.claims);
-        let delays = self.not_before(Part::Delays, self.delays);
-        let expiry = self.not_before(Part::Expiry, self.expiry);
+        let claims = self.not_before(UpkeepTask::Claims, self.claims);
+        let delays = self.not_before(UpkeepTask::Delays, self.delays);
+        let expiry = self.not_before(UpkeepTask::Expiry, self.expiry);
         self.deadlines.next_end.store(claims.min(delays), Ordering::Release);
         self.deadlines.expiry.store(expiry, Ordering::Release);
     }

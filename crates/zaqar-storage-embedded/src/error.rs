@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, and what SQLite's errors mean for a caller.
+//! Errors of opening a store, and the meaning of SQLite's errors for callers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use zaqar_core::storage;
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The directory is not there and cannot be made.
+    /// The directory does not exist and cannot be created.
     #[error("cannot create the directory {}", path.display())]
     Create {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// Something else has the directory's name.
+    /// The path of the directory is not a directory.
     #[error("{} is not a directory", path.display())]
     NotADirectory {
         /// The path given.
         path: PathBuf,
     },
-    /// The lock file cannot be made or locked.
+    /// The lock file cannot be created or locked.
     #[error("cannot lock {}", path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// Another process, or another store of this one, has it open.
+    /// Another process, or another store in this process, has it open.
     #[error(
         "{} is in use by process {owner}: an embedded store belongs to one process, which can serve several transports",
         path.display()
@@ -41,7 +41,7 @@ pub enum Error {
     InUse {
         /// The directory.
         path: PathBuf,
-        /// The process id of the owner, where the lock file tells it; else `unknown`.
+        /// The process id of the owner from the lock file, or `unknown`.
         owner: String,
     },
     /// The file is a database, but not of this project.
@@ -60,7 +60,7 @@ pub enum Error {
         path: PathBuf,
         /// Its format.
         found: i32,
-        /// The latest format that is known here.
+        /// The latest format that this release supports.
         supported: i32,
     },
     /// Acknowledged changes are lost: the file or its log is missing or damaged after a crash.
@@ -75,7 +75,7 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
-    /// A file is there that would be written over.
+    /// The target file exists.
     #[error("{} exists already", path.display())]
     Exists {
         /// The file.
@@ -86,31 +86,31 @@ pub enum Error {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite says of them.
+        /// The problems that SQLite reports.
         problems: String,
     },
-    /// A copy cannot be written or put in its place.
+    /// A copy cannot be written or moved to its place.
     #[error("cannot write {}", path.display())]
     Copy {
         /// The file.
         path: PathBuf,
-        /// What SQLite or the system says.
+        /// The error of SQLite or of the operating system.
         #[source]
         source: Box<dyn std::error::Error + Send + std::marker::Sync>,
     },
-    /// SQLite cannot open or read the file: no permission, no space, damaged.
+    /// SQLite cannot open or read the file: no permission, no space, or damage.
     #[error("cannot open {}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// The error of SQLite.
         #[source]
         source: Box<dyn std::error::Error + Send + std::marker::Sync>,
     },
-    /// The system starts no more threads.
+    /// The operating system cannot start a thread.
     #[error("cannot start a thread")]
     Thread {
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -119,9 +119,9 @@ pub enum Error {
 /// The result of statements.
 pub(crate) type Sql<T> = rusqlite::Result<T>;
 
-/// What an error of SQLite is about.
+/// The kind of an error of SQLite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum ErrorKind {
     /// The file's structure is damaged.
     Damage,
     /// Another process holds a lock.
@@ -130,25 +130,25 @@ pub(crate) enum Trouble {
     Full,
     /// The disk failed.
     Disk,
-    /// A row holds what this store does not write.
+    /// A row holds a value that this store does not write.
     Row,
     /// Anything else.
     Other,
 }
 
-/// What an error is about.
-pub(crate) fn trouble(error: &rusqlite::Error) -> Trouble {
+/// The kind of an error.
+pub(crate) fn kind_of(error: &rusqlite::Error) -> ErrorKind {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Trouble::Damage,
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Locked,
-        Some(ErrorCode::DiskFull) => Trouble::Full,
-        Some(ErrorCode::SystemIoFailure) => Trouble::Disk,
-        Some(_) => Trouble::Other,
-        None => row_trouble(error),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Damage,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Locked,
+        Some(ErrorCode::DiskFull) => ErrorKind::Full,
+        Some(ErrorCode::SystemIoFailure) => ErrorKind::Disk,
+        Some(_) => ErrorKind::Other,
+        None => kind_of_row_error(error),
     }
 }
 
-fn row_trouble(error: &rusqlite::Error) -> Trouble {
+fn kind_of_row_error(error: &rusqlite::Error) -> ErrorKind {
     use rusqlite::Error;
     if matches!(
         error,
@@ -157,20 +157,20 @@ fn row_trouble(error: &rusqlite::Error) -> Trouble {
             | Error::InvalidColumnType(..)
             | Error::Utf8Error(..)
     ) {
-        return Trouble::Row;
+        return ErrorKind::Row;
     }
-    Trouble::Other
+    ErrorKind::Other
 }
 
-/// What a failed statement or commit means for the caller. Nothing of its request was done, unless
-/// the disk failed during the commit: then a restart may find the change or not.
-pub(crate) fn refused(error: Arc<rusqlite::Error>) -> storage::Error {
-    match trouble(&error) {
-        Trouble::Locked => {
+/// The error of a failed statement or commit for the caller. Nothing of its request was done,
+/// unless the disk failed during the commit: then a restart may or may not find the change.
+pub(crate) fn storage_error(error: Arc<rusqlite::Error>) -> storage::Error {
+    match kind_of(&error) {
+        ErrorKind::Locked => {
             storage::Error::unavailable(format!("another process has locked the file: {error}"))
         }
-        Trouble::Full => storage::Error::full(error),
-        Trouble::Disk => storage::Error::unavailable(error),
-        Trouble::Damage | Trouble::Row | Trouble::Other => storage::Error::failed(error),
+        ErrorKind::Full => storage::Error::full(error),
+        ErrorKind::Disk => storage::Error::unavailable(error),
+        ErrorKind::Damage | ErrorKind::Row | ErrorKind::Other => storage::Error::failed(error),
     }
 }

@@ -1,8 +1,8 @@
-//! Serves projects in turn, so that one with much to do delays the others by little.
+//! A queue that serves projects in turn, so that a project with much work delays the others little.
 //!
-//! Deficit round robin: in each turn a project may spend [`QUANTUM`] bytes more than it has left,
-//! and what is too large for that waits until enough turns have passed. Cheap work of other
-//! projects goes first meanwhile. What waits is bounded, and no project takes all of it.
+//! Deficit round robin: in each turn a project may spend [`QUANTUM`] bytes and what it has left. An
+//! item that is too large for that waits until enough turns have passed, while cheaper items of
+//! other projects go first. The queue is bounded, and no project can fill all of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,61 +11,61 @@ use zaqar_core::ProjectId;
 
 /// Bytes that a project may spend in one turn.
 const QUANTUM: usize = 64 << 10;
-/// A project may have this many times as much waiting as is left for the others.
+/// A project may have this many times as much waiting as is left free for the others.
 const SHARE: usize = 3;
-/// What everything costs at least, as bytes.
-const LEAST: usize = 512;
+/// The minimum cost of an item, in bytes.
+const MIN_COST: usize = 512;
 
-/// Who waits: a project, or the server itself.
+/// The owner of an item: a project, or the server itself.
 pub(crate) type Tenant = Option<ProjectId>;
 
-/// How much may wait.
+/// Bounds on what may wait.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) items: usize,
     pub(crate) bytes: usize,
 }
 
-/// What one call of [`FairQueue::take`] takes, at most. One item is taken whatever it costs.
+/// The most that one call of [`FairQueue::take`] takes. One item is taken whatever its cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slice {
     pub(crate) items: usize,
     pub(crate) bytes: usize,
 }
 
-/// Why something is not taken in.
+/// Why an item is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Too much waits already.
+    /// Too much is waiting already.
     Full,
-    /// Nobody takes anything any more.
+    /// The queue is closed.
     Closed,
 }
 
-/// What waits, by project.
+/// Waiting items, by project.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
     bounds: Bounds,
     state: Mutex<State<T>>,
-    woken: Condvar,
+    available: Condvar,
 }
 
 #[derive(Debug)]
 struct State<T> {
     lanes: HashMap<Tenant, Lane<T>>,
-    /// Whose turn it is, next first: those with a lane.
+    /// The projects that have a lane; the next one is first.
     order: VecDeque<Tenant>,
     items: usize,
     bytes: usize,
     is_closed: bool,
 }
 
-/// What waits for one project, in order.
+/// The waiting items of one project, in order.
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<(usize, T)>,
     bytes: usize,
-    /// Bytes that it may spend.
+    /// Bytes that it may still spend.
     credit: usize,
 }
 
@@ -78,11 +78,11 @@ impl<T> FairQueue<T> {
             bytes: 0,
             is_closed: false,
         };
-        Self { bounds, state: Mutex::new(state), woken: Condvar::new() }
+        Self { bounds, state: Mutex::new(state), available: Condvar::new() }
     }
 
-    /// Puts something that costs so many bytes behind what its project has waiting.
-    pub(crate) fn put(&self, tenant: &Tenant, bytes: usize, item: T) -> Result<(), Refusal> {
+    /// Adds an item that costs so many bytes to the lane of its project.
+    pub(crate) fn push(&self, tenant: &Tenant, bytes: usize, item: T) -> Result<(), Refusal> {
         let mut state = self.state();
         if state.is_closed {
             return Err(Refusal::Closed);
@@ -90,41 +90,41 @@ impl<T> FairQueue<T> {
         if !state.fits(self.bounds, tenant, bytes) {
             return Err(Refusal::Full);
         }
-        state.put(tenant, bytes, item);
+        state.push(tenant, bytes, item);
         drop(state);
-        self.woken.notify_one();
+        self.available.notify_one();
         Ok(())
     }
 
-    /// Waits until there is something, and takes a slice of it in turn; empty once it is closed and
+    /// Waits for items and takes a slice of them in turn. Empty once the queue is closed and
     /// nothing waits.
     pub(crate) fn take(&self, slice: Slice) -> Vec<T> {
         let mut state = self.state();
         while state.items == 0 && !state.is_closed {
-            state = self.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.available.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.take(slice)
     }
 
-    /// As [`Self::take`], and empty if there is nothing.
+    /// As [`Self::take`], but returns an empty slice if nothing waits.
     pub(crate) fn take_now(&self, slice: Slice) -> Vec<T> {
         self.state().take(slice)
     }
 
-    /// Takes nothing more in; what waits can still be taken.
+    /// Rejects further items; waiting ones can still be taken.
     pub(crate) fn close(&self) {
         self.state().is_closed = true;
-        self.woken.notify_all();
+        self.available.notify_all();
     }
 
-    /// Closes and drops what waits.
+    /// Closes the queue and drops waiting items.
     pub(crate) fn abandon(&self) {
         let mut state = self.state();
         state.is_closed = true;
         let lanes = std::mem::take(&mut state.lanes);
         state.order.clear();
         (state.items, state.bytes) = (0, 0);
-        // Dropping an item wakes its caller, which may come back here.
+        // Dropping an item wakes its caller, which may use the queue again.
         drop(state);
         drop(lanes);
     }
@@ -135,7 +135,7 @@ impl<T> FairQueue<T> {
 }
 
 impl<T> State<T> {
-    /// Something always fits where nothing waits, so that nothing is too large for ever.
+    /// An item always fits if nothing waits, so that none is too large forever.
     fn fits(&self, bounds: Bounds, tenant: &Tenant, bytes: usize) -> bool {
         let (items, held) =
             self.lanes.get(tenant).map_or((0, 0), |lane| (lane.waiting.len(), lane.bytes));
@@ -147,7 +147,7 @@ impl<T> State<T> {
         has_place && (has_bytes || self.bytes == 0)
     }
 
-    fn put(&mut self, tenant: &Tenant, bytes: usize, item: T) {
+    fn push(&mut self, tenant: &Tenant, bytes: usize, item: T) {
         if !self.lanes.contains_key(tenant) {
             self.order.push_back(tenant.clone());
             let lane = Lane { waiting: VecDeque::new(), bytes: 0, credit: 0 };
@@ -171,7 +171,8 @@ impl<T> State<T> {
             }
             if taken.len() == before {
                 if !taken.is_empty() {
-                    // Only what is too large for its project's credit is left: not with the others.
+                    // Only items are left that cost more than their project's credit; they do not
+                    // share a slice.
                     break;
                 }
                 self.pass_turns();
@@ -180,8 +181,7 @@ impl<T> State<T> {
         taken
     }
 
-    /// One turn of the project whose turn it is. Where the slice ends first, its turn goes on next
-    /// time.
+    /// One turn of the next project. If the slice ends first, the turn continues in the next slice.
     fn take_turn(&mut self, taken: &mut Vec<T>, items: usize, left: &mut usize) {
         if taken.len() >= items || *left == 0 {
             return;
@@ -203,14 +203,14 @@ impl<T> State<T> {
             taken.push(item);
         }
         if lane.waiting.is_empty() {
-            // Credit is not saved for later.
+            // Credit is not saved.
             self.lanes.remove(&tenant);
         } else {
             self.order.push_back(tenant);
         }
     }
 
-    /// As many turns at once as pass until somebody can spend.
+    /// Skips as many turns as it takes until a project can spend.
     fn pass_turns(&mut self) {
         let turns = |lane: &Lane<T>| {
             let bytes = lane.waiting.front().map_or(0, |(bytes, _)| *bytes);
@@ -223,9 +223,9 @@ impl<T> State<T> {
     }
 }
 
-/// What counts in turns.
+/// The cost of an item in turns.
 const fn cost(bytes: usize) -> usize {
-    if bytes < LEAST { LEAST } else { bytes }
+    if bytes < MIN_COST { MIN_COST } else { bytes }
 }
 
 #[cfg(test)]
@@ -238,51 +238,51 @@ mod tests {
         Some(ProjectId::new(name).unwrap())
     }
 
-    fn turns(items: usize, bytes: usize) -> FairQueue<&'static str> {
+    fn queue(items: usize, bytes: usize) -> FairQueue<&'static str> {
         FairQueue::new(Bounds { items, bytes })
     }
 
     #[test]
     fn projects_are_served_in_turn_and_each_in_order() {
-        let turns = turns(100, 1 << 30);
+        let queue = queue(100, 1 << 30);
         let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
         let large = QUANTUM;
         for item in ["g1", "g2", "g3", "g4"] {
-            turns.put(&greedy, large, item).unwrap();
+            queue.push(&greedy, large, item).unwrap();
         }
-        turns.put(&quiet, 100, "q1").unwrap();
-        turns.put(&quiet, 100, "q2").unwrap();
-        turns.put(&None, 0, "sweep").unwrap();
-        assert_eq!(turns.take(ALL), ["g1", "q1", "q2", "sweep", "g2", "g3", "g4"]);
+        queue.push(&quiet, 100, "q1").unwrap();
+        queue.push(&quiet, 100, "q2").unwrap();
+        queue.push(&None, 0, "sweep").unwrap();
+        assert_eq!(queue.take(ALL), ["g1", "q1", "q2", "sweep", "g2", "g3", "g4"]);
     }
 
     #[test]
     fn a_large_item_waits_for_its_turns_and_small_ones_go_first() {
-        let turns = turns(100, 1 << 30);
+        let queue = queue(100, 1 << 30);
         let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
-        turns.put(&greedy, 10 * QUANTUM, "large").unwrap();
-        turns.put(&greedy, 10 * QUANTUM, "larger").unwrap();
-        turns.put(&quiet, 100, "q1").unwrap();
-        assert_eq!(turns.take(ALL), ["q1"], "its transaction is not the large one's");
+        queue.push(&greedy, 10 * QUANTUM, "large").unwrap();
+        queue.push(&greedy, 10 * QUANTUM, "larger").unwrap();
+        queue.push(&quiet, 100, "q1").unwrap();
+        assert_eq!(queue.take(ALL), ["q1"], "its transaction is not the large one's");
         // Alone it does not wait for others.
-        assert_eq!(turns.take(ALL), ["large"]);
-        turns.put(&quiet, 100, "q2").unwrap();
-        assert_eq!(turns.take(ALL), ["q2"]);
-        turns.put(&quiet, 100, "q3").unwrap();
-        assert_eq!(turns.take(ALL), ["q3"]);
-        assert_eq!(turns.take(ALL), ["larger"]);
+        assert_eq!(queue.take(ALL), ["large"]);
+        queue.push(&quiet, 100, "q2").unwrap();
+        assert_eq!(queue.take(ALL), ["q2"]);
+        queue.push(&quiet, 100, "q3").unwrap();
+        assert_eq!(queue.take(ALL), ["q3"]);
+        assert_eq!(queue.take(ALL), ["larger"]);
     }
 
-    /// However many small ones come, the large one gets its turn.
+    /// However many small items arrive, the large one gets its turn.
     #[test]
     fn nobody_starves() {
-        let turns = turns(100, 1 << 30);
-        turns.put(&tenant("large"), 5 * QUANTUM, "large").unwrap();
+        let queue = queue(100, 1 << 30);
+        queue.push(&tenant("large"), 5 * QUANTUM, "large").unwrap();
         let mut rounds = 0;
         loop {
-            turns.put(&tenant("small"), 100, "small").unwrap();
+            queue.push(&tenant("small"), 100, "small").unwrap();
             rounds += 1;
-            if turns.take(ALL).contains(&"large") {
+            if queue.take(ALL).contains(&"large") {
                 break;
             }
         }
@@ -291,43 +291,43 @@ mod tests {
 
     #[test]
     fn a_slice_is_bounded_in_items_and_bytes() {
-        let turns = turns(100, 1 << 30);
+        let queue = queue(100, 1 << 30);
         for _ in 0..10 {
-            turns.put(&tenant("a"), 1000, "a").unwrap();
-            turns.put(&tenant("b"), 1000, "b").unwrap();
+            queue.push(&tenant("a"), 1000, "a").unwrap();
+            queue.push(&tenant("b"), 1000, "b").unwrap();
         }
-        assert_eq!(turns.take(Slice { items: 3, bytes: usize::MAX }).len(), 3);
-        assert_eq!(turns.take(Slice { items: 100, bytes: 2500 }).len(), 3);
-        assert_eq!(turns.take(ALL).len(), 14);
+        assert_eq!(queue.take(Slice { items: 3, bytes: usize::MAX }).len(), 3);
+        assert_eq!(queue.take(Slice { items: 100, bytes: 2500 }).len(), 3);
+        assert_eq!(queue.take(ALL).len(), 14);
     }
 
     #[test]
     fn one_project_leaves_space_for_others() {
-        let turns = turns(100, 1000);
+        let queue = queue(100, 1000);
         let mut taken = 0;
-        while turns.put(&tenant("greedy"), 1, "g").is_ok() {
+        while queue.push(&tenant("greedy"), 1, "g").is_ok() {
             taken += 1;
         }
         assert_eq!(taken, 75);
         for name in ["b", "c"] {
-            turns.put(&tenant(name), 1, "other").unwrap();
+            queue.push(&tenant(name), 1, "other").unwrap();
         }
-        assert_eq!(turns.put(&tenant("greedy"), 1, "g"), Err(Refusal::Full));
-        assert_eq!(turns.take(ALL).len(), 77);
-        turns.put(&tenant("large"), 5000, "too large for the bound").unwrap();
-        assert_eq!(turns.put(&tenant("large"), 1, "more"), Err(Refusal::Full));
-        assert_eq!(turns.put(&tenant("other"), 1, "more"), Err(Refusal::Full));
-        turns.put(&tenant("other"), 0, "costs nothing").unwrap();
+        assert_eq!(queue.push(&tenant("greedy"), 1, "g"), Err(Refusal::Full));
+        assert_eq!(queue.take(ALL).len(), 77);
+        queue.push(&tenant("large"), 5000, "too large for the bound").unwrap();
+        assert_eq!(queue.push(&tenant("large"), 1, "more"), Err(Refusal::Full));
+        assert_eq!(queue.push(&tenant("other"), 1, "more"), Err(Refusal::Full));
+        queue.push(&tenant("other"), 0, "costs nothing").unwrap();
     }
 
     #[test]
     fn what_waits_when_it_is_closed_is_taken() {
-        let turns = turns(10, 10);
-        turns.put(&None, 1, "last").unwrap();
-        turns.close();
-        assert_eq!(turns.put(&None, 1, "late"), Err(Refusal::Closed));
-        assert_eq!(turns.take(ALL), ["last"]);
-        assert_eq!(turns.take(ALL), [""; 0]);
-        turns.abandon();
+        let queue = queue(10, 10);
+        queue.push(&None, 1, "last").unwrap();
+        queue.close();
+        assert_eq!(queue.push(&None, 1, "late"), Err(Refusal::Closed));
+        assert_eq!(queue.take(ALL), ["last"]);
+        assert_eq!(queue.take(ALL), [""; 0]);
+        queue.abandon();
     }
 }

@@ -1,5 +1,5 @@
-//! What claims and pops have in common: finding the first free messages, and doing so again where
-//! that takes long.
+//! Shared by claims and pops: finding the first free messages, in several transactions if it takes
+//! long.
 
 use zaqar_core::KeyId;
 use zaqar_core::storage::{Error, PopQuery};
@@ -9,31 +9,31 @@ use crate::error::Sql;
 use crate::rows::{Body, StateRow, columns};
 use crate::writer_state::WriterState;
 
-/// Rows of expired messages that one transaction passes over: some milliseconds.
-const LOOK: usize = 20_000;
+/// Rows of expired messages that one transaction passes over, in some milliseconds.
+const MAX_SCANNED: usize = 20_000;
 /// Messages that one transaction moves to a dead-letter queue.
-const EXHAUSTED: usize = 1000;
-/// Claims and delays that the request ends itself when many are over.
+const MAX_EXHAUSTED: usize = 1000;
+/// Claims and delays that the request itself ends if many are due.
 const DUE_BUDGET: usize = 1024;
 
-/// Messages that its caller cannot open and a pop passes over in one slice.
-const UNREADABLE: usize = 1000;
+/// Messages that the caller cannot decrypt and that one slice of a pop passes over.
+const MAX_UNREADABLE: usize = 1000;
 
-/// What a step came to.
-pub(crate) enum Step<T> {
-    /// It is done.
+/// The result of one transaction of an operation.
+pub(crate) enum Progress<T> {
+    /// The operation is done.
     Done(T),
-    /// It did its share for one transaction and found nothing yet.
-    Again,
+    /// The transaction has done its share and found nothing yet.
+    Unfinished,
 }
 
 /// The first free messages of a head.
 pub(crate) struct Found {
-    /// Those to take.
+    /// The messages to take.
     pub(crate) rows: Vec<StateRow>,
-    /// Those on the way that were claimed often enough.
+    /// Messages before those that were claimed too often.
     pub(crate) exhausted: Vec<StateRow>,
-    /// Every free message before this was found, or has expired.
+    /// Every free message before this position was found or has expired.
     pub(crate) floor: i64,
     is_end: bool,
 }
@@ -42,27 +42,27 @@ pub(crate) struct Found {
 #[derive(Default)]
 pub(crate) struct Readable {
     pub(crate) rows: Vec<(StateRow, Body)>,
-    /// The last position looked at, where the search ended before the queue and the limit did.
+    /// The last position that was scanned, if the search ended before the queue and the limit did.
     pub(crate) next: Option<i64>,
     is_unfinished: bool,
 }
 
 impl Readable {
-    /// Whether nothing was found, only expired messages, and looking on may find something.
+    /// Whether only expired messages were found, and the search must be continued.
     pub(crate) const fn is_unfinished(&self) -> bool {
         self.is_unfinished
     }
 }
 
 impl Requester<'_> {
-    /// Repeats a step, a transaction each, until it is done. Each takes up where the last has
-    /// ended.
-    pub(crate) async fn repeat<T: Send + 'static, W>(&self, step: W) -> Result<T, Error>
+    /// Repeats an operation, in one transaction each, until it is done. Each continues where the
+    /// last has ended.
+    pub(crate) async fn repeat<T: Send + 'static, W>(&self, operation: W) -> Result<T, Error>
     where
-        W: FnMut(&mut WriterState<'_>) -> Sql<Step<T>> + Clone + Send + 'static,
+        W: FnMut(&mut WriterState<'_>) -> Sql<Progress<T>> + Clone + Send + 'static,
     {
         loop {
-            if let Step::Done(result) = self.write(step.clone()).await? {
+            if let Progress::Done(result) = self.write(operation.clone()).await? {
                 return Ok(result);
             }
         }
@@ -77,7 +77,7 @@ impl WriterState<'_> {
         limit: usize,
         exhausted: Option<u32>,
     ) -> Sql<Found> {
-        // Each transaction has done some before its requests; this is for when that was not enough.
+        // Each transaction has ended some before its requests; this is for a backlog.
         self.end_due(DUE_BUDGET)?;
         let floor = self.head_by_number(number)?.map_or(0, |head| head.floor);
         let mut found = Found { rows: Vec::new(), exhausted: Vec::new(), floor, is_end: false };
@@ -86,8 +86,8 @@ impl WriterState<'_> {
             " WHERE number = ?1 AND position >= ?2 ORDER BY position"
         ))?;
         let mut rows = statement.query([number, floor])?;
-        for _ in 0..LOOK {
-            if found.rows.len() == limit || found.exhausted.len() == EXHAUSTED {
+        for _ in 0..MAX_SCANNED {
+            if found.rows.len() == limit || found.exhausted.len() == MAX_EXHAUSTED {
                 return Ok(found);
             }
             let Some(row) = rows.next()? else {
@@ -108,14 +108,14 @@ impl WriterState<'_> {
         Ok(found)
     }
 
-    /// Finds the first free messages that a pop can open.
+    /// Finds the first free messages that the caller of a pop can decrypt.
     pub(crate) fn first_readable(&mut self, number: i64, query: &PopQuery) -> Sql<Readable> {
         self.end_due(DUE_BUDGET)?;
         let floor = self.head_by_number(number)?.map_or(0, |head| head.floor);
         let after = query.after.map_or(0, |after| after.get().cast_signed().saturating_add(1));
         let mut found = Readable::default();
-        let (mut looked, mut unreadable, mut last) = (0, 0, None);
-        // Every free message before this has expired or is taken.
+        let (mut scanned, mut unreadable, mut last) = (0, 0, None);
+        // Every free message before this position has expired or is taken.
         let mut passed = floor;
         {
             let mut statement = self.conn.statement(concat!(
@@ -124,13 +124,13 @@ impl WriterState<'_> {
             ))?;
             let mut rows = statement.query([number, floor.max(after)])?;
             while found.rows.len() < query.limit {
-                if looked == LOOK || unreadable == UNREADABLE {
+                if scanned == MAX_SCANNED || unreadable == MAX_UNREADABLE {
                     found.next = last;
                     break;
                 }
                 let Some(row) = rows.next()? else { break };
                 let row = StateRow::read(row)?;
-                looked += 1;
+                scanned += 1;
                 last = Some(row.position);
                 if row.is_live(self.now) {
                     // Every state row has a body: both are written and removed in one transaction.
@@ -155,14 +155,14 @@ impl WriterState<'_> {
         Ok(found)
     }
 
-    /// What was found is taken: nobody needs to look there again.
+    /// Records that every free message before a position is taken or has expired.
     pub(crate) fn advance_floor(&mut self, number: i64, floor: i64) {
-        self.note(number, |head| head.floor = head.floor.max(floor));
+        self.change_in_memory(number, |head| head.floor = head.floor.max(floor));
     }
 }
 
 impl Found {
-    /// Whether nothing was found and looking on may find something.
+    /// Whether nothing was found, and the search must be continued.
     pub(crate) const fn is_unfinished(&self) -> bool {
         self.rows.is_empty() && !self.is_end
     }

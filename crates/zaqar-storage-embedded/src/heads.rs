@@ -15,9 +15,9 @@ impl Heads for Embedded {
         generation: Generation,
         now: Timestamp,
     ) -> Result<Generation, Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write_bytes(0, move |state| match state.head(&key)? {
                 Some(head) => Ok(head.generation),
                 None => state.open_head(&key, generation).map(|()| generation),
@@ -31,7 +31,7 @@ impl Heads for Embedded {
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| {
                 let belongs = |head: Generation| head.incarnation == generation.incarnation;
                 state.guarded(&key, belongs, |state, head| {
@@ -47,7 +47,7 @@ impl Heads for Embedded {
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| {
                 let belongs = |head: Generation| head.incarnation == incarnation;
                 state.guarded(&key, belongs, |state, head| state.close_head(&key, &head))

@@ -1,7 +1,7 @@
-//! What is wrong with a store, until it is right again.
+//! The problems of a store, until they are resolved.
 //!
-//! Threads and connections report what they see here. A ping answers from it, one line is logged
-//! for each change of state, and writes are refused while they could not be kept.
+//! Threads and connections report problems here. A ping returns them, each change of state is
+//! logged once, and changes are rejected while they could not be made durable.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use zaqar_core::{StateLog, storage};
 
-use crate::error::{Trouble, trouble};
+use crate::error::{ErrorKind, kind_of};
 use crate::schema;
 
-/// Checkpoints that fail in a row until a ping fails.
+/// A ping fails after this many failed checkpoints in a row.
 const FAILED_CHECKPOINTS: u32 = 3;
 
-/// What an operator watches of an embedded store, as [`Embedded::facts`] answers it. Counts begin
-/// with 0 when the store is opened.
+/// The state of an embedded store for operators: see [`Embedded::facts`]. Counters start with 0
+/// when the store is opened.
 ///
 /// [`Embedded::facts`]: crate::Embedded::facts
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,28 +27,28 @@ pub struct Facts {
     pub checkpoints_done: u64,
     /// Checkpoints after which the log could not be restarted: a reader held an old snapshot.
     pub checkpoints_busy: u64,
-    /// Checkpoints that failed: the disk did.
+    /// Checkpoints that failed because of the disk.
     pub checkpoints_failed: u64,
-    /// Of these, how many since the last one that did not fail. From 3 on a ping fails.
+    /// Failed checkpoints since the last one that did not fail. From 3 on a ping fails.
     pub checkpoints_failed_in_a_row: u32,
     /// How long ago the last checkpoint ended that did not fail; `None` before the first. The log
-    /// is copied when it has 8 MiB, so that an idle store makes none.
+    /// is copied when it has 8 MiB, so an idle store makes none.
     pub since_checkpoint: Option<Duration>,
-    /// Bytes of the log after the last commit. Usually below 30 MiB.
+    /// Bytes of the log after the last commit, usually below 30 MiB.
     pub log_bytes: u64,
-    /// Syncs of the log that failed between commits, with `Sync::Interval`.
+    /// Syncs of the log between commits that failed, with `Sync::Interval`.
     pub syncs_failed: u64,
-    /// How often another program was found to have written to the file.
+    /// How often a write by another program was detected.
     pub foreign_writes: u64,
-    /// A damaged page was met: a ping fails until the store was recovered.
+    /// A damaged page was found: a ping fails until the store is recovered.
     pub is_damaged: bool,
-    /// The disk is full: posts are refused.
+    /// The disk is full: posts are rejected.
     pub is_full: bool,
-    /// The log may have a hole on disk: changes are refused.
+    /// The log may have a hole on disk: changes are rejected.
     pub is_unsynced: bool,
     /// Another process holds a lock on the file.
     pub is_locked: bool,
-    /// The file was removed or replaced: changes are refused.
+    /// The file was removed or replaced: changes are rejected.
     pub is_replaced: bool,
 }
 
@@ -61,14 +61,15 @@ pub(crate) struct Health {
     checkpoints_done: AtomicU64,
     checkpoints_busy: AtomicU64,
     checkpoints_failed: AtomicU64,
-    /// When the last one did not fail, in milliseconds since `opened`, and one more; 0 for never.
+    /// When the last one ended that did not fail, in milliseconds since `opened`, plus one; 0 for
+    /// never.
     checkpoint_at: AtomicU64,
     syncs_failed: AtomicU64,
-    /// Latched: damage does not go away by itself.
+    /// Latched, because damage does not disappear by itself.
     damage: OnceLock<String>,
     failed_checkpoints: AtomicU32,
     checkpoint_log: StateLog,
-    /// The log on disk may have a hole: it could not be synced.
+    /// A sync of the log has failed, so the log on disk may have a hole.
     is_unsynced: AtomicBool,
     sync_log: StateLog,
     /// Another process holds a lock on the file.
@@ -79,7 +80,7 @@ pub(crate) struct Health {
     replaced_log: StateLog,
     foreign_writes: AtomicU64,
     foreign_log: StateLog,
-    /// The disk is full: what grows is refused.
+    /// The disk is full: changes that add data are rejected.
     is_full: AtomicBool,
     full_log: StateLog,
     row_log: StateLog,
@@ -113,7 +114,7 @@ impl Health {
         }
     }
 
-    /// What is counted, and what is wrong now.
+    /// Counters and current problems.
     pub(crate) fn facts(&self) -> Facts {
         let checkpoint = self.checkpoint_at.load(Ordering::Relaxed).checked_sub(1);
         Facts {
@@ -139,11 +140,11 @@ impl Health {
         self.log_pages.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn log_has(&self, pages: u32) {
+    pub(crate) fn set_log_pages(&self, pages: u32) {
         self.log_pages.store(pages, Ordering::Relaxed);
     }
 
-    /// What a ping answers before it asks the writer.
+    /// The check of a ping before it asks the writer.
     pub(crate) fn check(&self) -> Result<(), storage::Error> {
         let file = self.file.display();
         if let Some(damage) = self.damage.get() {
@@ -164,7 +165,7 @@ impl Health {
         self.check_writable()
     }
 
-    /// Whether a change could be kept.
+    /// Whether changes can be made durable.
     pub(crate) fn check_writable(&self) -> Result<(), storage::Error> {
         if self.is_replaced.load(Ordering::Acquire) {
             let file = self.file.display();
@@ -177,25 +178,25 @@ impl Health {
         Ok(())
     }
 
-    /// Notes an error of SQLite, whoever met it.
-    pub(crate) fn note(&self, error: &rusqlite::Error) {
-        match trouble(error) {
-            Trouble::Damage => self.latch_damage(error),
-            Trouble::Locked => {
+    /// Records an error of SQLite from any thread.
+    pub(crate) fn record(&self, error: &rusqlite::Error) {
+        match kind_of(error) {
+            ErrorKind::Damage => self.latch_damage(error),
+            ErrorKind::Locked => {
                 self.is_locked.store(true, Ordering::Release);
                 if let Some(failures) = self.lock_log.failure() {
                     let file = self.file.display();
                     tracing::warn!(%file, failures, "another process has locked the store's file");
                 }
             }
-            Trouble::Row => {
+            ErrorKind::Row => {
                 if let Some(failures) = self.row_log.failure() {
                     let file = self.file.display();
-                    tracing::warn!(%error, %file, failures, "a row that cannot be read is passed over");
+                    tracing::warn!(%error, %file, failures, "an unreadable row is skipped");
                 }
             }
-            Trouble::Full => self.filled(),
-            Trouble::Disk | Trouble::Other => {}
+            ErrorKind::Full => self.disk_full(),
+            ErrorKind::Disk | ErrorKind::Other => {}
         }
     }
 
@@ -204,20 +205,20 @@ impl Health {
             let file = self.file.display();
             tracing::error!(
                 %error, %file,
-                "the store is damaged: what can be read is served; stop the server, run \
-                 `sqlite3 zaqar.db .recover | sqlite3 recovered.db` and put that in its place"
+                "the store is damaged: readable data is served; stop the server, run \
+                 `sqlite3 zaqar.db .recover | sqlite3 recovered.db` and replace the file with the result"
             );
         }
     }
 
-    /// The disk is full.
-    pub(crate) fn filled(&self) {
+    /// Records that the disk is full.
+    pub(crate) fn disk_full(&self) {
         self.is_full.store(true, Ordering::Release);
         if let Some(failures) = self.full_log.failure() {
             let file = self.file.display();
             tracing::error!(
                 %file, failures,
-                "the disk is full: posts are refused, deletions use the reserve"
+                "the disk is full: posts are rejected, deletions use the reserve"
             );
         }
     }
@@ -226,8 +227,8 @@ impl Health {
         self.is_full.load(Ordering::Acquire)
     }
 
-    /// There is space again, and the reserve is whole.
-    pub(crate) fn has_space(&self) {
+    /// Records that the disk has space again and the reserve is complete.
+    pub(crate) fn disk_recovered(&self) {
         self.is_full.store(false, Ordering::Release);
         if let Some(failures) = self.full_log.success() {
             tracing::info!(failures, "the disk has space again: posts are accepted");
@@ -239,7 +240,7 @@ impl Health {
         self.is_locked.load(Ordering::Acquire)
     }
 
-    /// The writer has its lock again.
+    /// Records that the writer has its lock again.
     pub(crate) fn unlocked(&self) {
         self.is_locked.store(false, Ordering::Release);
         if let Some(failures) = self.lock_log.success() {
@@ -247,16 +248,16 @@ impl Health {
         }
     }
 
-    /// Whether the file is where it was opened. If not, what is written to it is lost with the
-    /// process.
-    pub(crate) fn in_place(&self, is_in_place: bool) {
+    /// Records whether the file is still at its path. If not, data that are written to it are lost
+    /// with the process.
+    pub(crate) fn set_in_place(&self, is_in_place: bool) {
         self.is_replaced.store(!is_in_place, Ordering::Release);
         let file = self.file.display();
         if !is_in_place {
             if let Some(failures) = self.replaced_log.failure() {
                 tracing::error!(
                     %file, failures,
-                    "the store's file was removed or replaced: changes are refused until it is back"
+                    "the store's file was removed or replaced: changes are rejected until it is back"
                 );
             }
         } else if self.replaced_log.success().is_some() {
@@ -264,7 +265,7 @@ impl Health {
         }
     }
 
-    /// Another process has written to the file.
+    /// Records that another process has written to the file.
     pub(crate) fn foreign_write(&self) {
         self.foreign_writes.fetch_add(1, Ordering::Relaxed);
         if let Some(times) = self.foreign_log.failure() {
@@ -274,7 +275,7 @@ impl Health {
     }
 
     pub(crate) fn checkpoint_failed(&self, error: &rusqlite::Error) {
-        self.note(error);
+        self.record(error);
         self.checkpoints_failed.fetch_add(1, Ordering::Relaxed);
         let in_a_row = self.failed_checkpoints.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if let Some(failures) = self.checkpoint_log.failure() {
@@ -282,7 +283,7 @@ impl Health {
         }
     }
 
-    /// The log was copied; whether it could be restarted, too.
+    /// Records that the log was copied, and whether it could be restarted, too.
     pub(crate) fn checkpoint_succeeded(&self, is_restarted: bool) {
         let count = if is_restarted { &self.checkpoints_done } else { &self.checkpoints_busy };
         count.fetch_add(1, Ordering::Relaxed);
@@ -294,12 +295,12 @@ impl Health {
         }
     }
 
-    /// The log could not be synced: nothing is acknowledged until it is safe again.
+    /// Records a failed sync of the log: no change is acknowledged until the log is durable again.
     pub(crate) fn sync_failed(&self, error: &dyn std::error::Error) {
         self.is_unsynced.store(true, Ordering::Release);
         self.syncs_failed.fetch_add(1, Ordering::Relaxed);
         if let Some(failures) = self.sync_log.failure() {
-            tracing::error!(%error, failures, "the log cannot be synced: changes are refused");
+            tracing::error!(%error, failures, "the log cannot be synced: changes are rejected");
         }
     }
 
@@ -307,7 +308,7 @@ impl Health {
         self.is_unsynced.load(Ordering::Acquire)
     }
 
-    /// All that was acknowledged is safe again.
+    /// Records that all acknowledged changes are durable again.
     pub(crate) fn synced(&self) {
         self.is_unsynced.store(false, Ordering::Release);
         if let Some(failures) = self.sync_log.success() {
@@ -316,12 +317,12 @@ impl Health {
     }
 }
 
-/// The disk is full.
+/// The error of a full disk.
 pub(crate) fn full(file: &Path) -> storage::Error {
     storage::Error::full(format!("the disk of {} is full", file.display()))
 }
 
-/// Another process has the file.
+/// The error of a file that another process has locked.
 pub(crate) fn locked(file: &Path) -> storage::Error {
     storage::Error::unavailable(format!("another process has locked {}", file.display()))
 }

@@ -1,4 +1,4 @@
-//! Queue keys as the file has them.
+//! Queue keys in the encoding of the file.
 
 use rusqlite::Row;
 use rusqlite::types::Type;
@@ -6,7 +6,7 @@ use zaqar_core::{Kind, ProjectId, QueueKey, QueueName};
 
 use crate::error::Sql;
 
-/// The number to keep of a kind.
+/// The stored number of a kind.
 pub(crate) const fn kind_number(kind: Kind) -> i64 {
     match kind {
         Kind::Queue => 0,
@@ -15,7 +15,7 @@ pub(crate) const fn kind_number(kind: Kind) -> i64 {
     }
 }
 
-/// A key, from three columns that begin with `first`.
+/// Reads a key from three columns that begin with `first`.
 pub(crate) fn key_of(row: &Row<'_>, first: usize) -> Sql<QueueKey> {
     let project =
         ProjectId::new(row.get_ref(first)?.as_str()?).map_err(|error| unreadable(first, error))?;
@@ -28,12 +28,12 @@ pub(crate) fn key_of(row: &Row<'_>, first: usize) -> Sql<QueueKey> {
     Ok(QueueKey { project, kind, name: name_of(row, first + 2)? })
 }
 
-/// A queue's name, from a column.
+/// Reads a queue's name from a column.
 pub(crate) fn name_of(row: &Row<'_>, column: usize) -> Sql<QueueName> {
     QueueName::new(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
 }
 
-/// A column with something that this store does not write.
+/// The error of a column with a value that this store does not write.
 pub(crate) fn unreadable(
     column: usize,
     error: impl std::error::Error + Send + std::marker::Sync + 'static,

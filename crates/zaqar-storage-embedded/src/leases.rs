@@ -1,4 +1,4 @@
-//! Leases, and the subscriptions that hang on them.
+//! Leases, and the subscriptions that depend on them.
 
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
@@ -17,12 +17,12 @@ impl Leases for Embedded {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Renewal, Error> {
-        self.at(now);
+        self.effective_time(now);
         self.write(move |state| state.keep_lease(lease, until)).await
     }
 
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
-        self.at(now);
+        self.effective_time(now);
         self.write(move |state| {
             state
                 .conn
@@ -54,9 +54,9 @@ impl WriterState<'_> {
         Ok(if lasting.is_some() { Renewal::Continued } else { Renewal::Created })
     }
 
-    /// Takes note that a subscription hangs on a lease: on one that nobody keeps it hangs until the
-    /// next sweep.
-    pub(crate) fn depend_on(&mut self, lease: LeaseId) -> Sql<()> {
+    /// Creates the lease, already expired, if it does not exist, so that the next sweep removes its
+    /// subscriptions.
+    pub(crate) fn attach_to_lease(&mut self, lease: LeaseId) -> Sql<()> {
         let made = self
             .conn
             .statement("INSERT OR IGNORE INTO leases VALUES (?1, ?2)")?
@@ -67,25 +67,26 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Removes leases that are over with what hangs on them, about `budget` rows; how many it was.
+    /// Removes expired leases and their subscriptions, about `budget` rows. Returns how many.
     pub(crate) fn remove_leased(&mut self, budget: usize) -> Sql<usize> {
         let now = millis(self.now);
         let mut done = 0;
         while done < budget && self.due.has_leases(now) {
-            let over = self
+            let expired = self
                 .conn
                 .statement("SELECT id FROM leases WHERE until <= ?1 ORDER BY until LIMIT 1")?
                 .query_row([now], |row| row.get(0))
                 .optional()?;
-            match over {
+            match expired {
                 Some(lease) => done += self.remove_dependents(lease, budget - done)?,
-                None => self.due.look_at_leases(&self.conn)?,
+                None => self.due.refresh_leases(&self.conn)?,
             }
         }
         Ok(done)
     }
 
-    /// Removes a lease and what hangs on it, or the first `budget` of that; how many rows it was.
+    /// Removes a lease and its subscriptions, or the first `budget` of these. Returns how many
+    /// rows.
     fn remove_dependents(&mut self, lease: [u8; 16], budget: usize) -> Sql<usize> {
         let left = i64::try_from(budget).unwrap_or(i64::MAX);
         let removed = self
@@ -95,7 +96,7 @@ impl WriterState<'_> {
                  (SELECT audience, id FROM subscriptions WHERE lease = ?1 LIMIT ?2)",
             )?
             .execute(params![lease, left])?;
-        self.forget_subscribed();
+        self.forget_subscribed_until();
         if removed == budget {
             return Ok(removed);
         }

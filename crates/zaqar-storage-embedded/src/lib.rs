@@ -1,21 +1,23 @@
 #![doc = include_str!("../README.md")]
 
-mod announcer;
 mod backup;
+mod broadcaster;
 mod checkpoint;
 mod claims;
 mod config;
-mod deleted;
+mod deleted_bodies;
 mod directory;
 mod driver;
 mod due;
 mod error;
+mod fair_queue;
 mod first_free;
 mod heads;
 mod health;
 mod keys;
 mod leases;
 mod listing;
+mod log_sync;
 mod messages;
 mod news;
 mod outbox;
@@ -25,11 +27,9 @@ mod reader;
 mod recovery;
 mod reserve;
 mod rows;
-mod scheduler;
 mod schema;
 mod statements;
 mod subscriptions;
-mod sync;
 #[cfg(test)]
 mod testing;
 mod upkeep;

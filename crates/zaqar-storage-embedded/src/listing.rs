@@ -1,4 +1,4 @@
-//! What shows messages: pages, messages by id, and counts.
+//! Reads of messages: pages, messages by id, and counts.
 
 use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volume};
 use zaqar_core::{ClaimId, Kind, MessageId, Timestamp};
@@ -9,15 +9,15 @@ use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_cla
 use crate::statements::Statements;
 use crate::writer_state::{Head, millis, time};
 
-/// Expired messages that a page passes over beside those that it shows: half a millisecond.
-const LOOK: usize = 4000;
-/// As how many of them a hidden one counts, which must be read to see who posted it.
-const HIDDEN: usize = 4;
-/// Rows that are looked at to leave expired messages out of the counts, some 0.3 ms: all of a queue
-/// that has no more, or so many of the expired ones of all queues.
-const EXPIRED: i64 = 4096;
-/// Expired messages that each end of a queue is looked for behind.
-const ENDS: usize = 10_000;
+/// Expired messages that a page passes over, in about half a millisecond.
+const MAX_SKIPPED: usize = 4000;
+/// The cost of a hidden message relative to an expired one, because its client must be read.
+const HIDDEN_COST: usize = 4;
+/// Bound on rows that are scanned to subtract expired messages from counts, in about 0.3 ms: all
+/// rows of a queue that has no more, or the first expired ones of all queues.
+const MAX_EXPIRED_SCANNED: i64 = 4096;
+/// Expired messages that are passed over at each end of a queue.
+const MAX_END_SCANNED: usize = 10_000;
 
 /// One page.
 pub(crate) fn list(
@@ -36,25 +36,25 @@ pub(crate) fn list(
     let mut statement = conn.statement(page_sql(query))?;
     let mut rows = statement.query([head.number, after])?;
     let mut last = None;
-    let mut passed = 0;
-    while page.messages.len() < query.limit && passed < LOOK {
+    let mut skipped = 0;
+    while page.messages.len() < query.limit && skipped < MAX_SKIPPED {
         let Some(row) = rows.next()? else {
-            // Nothing is left: only a page that shows something has a next one.
+            // The end is reached: only a page with messages has a next one.
             last = last.filter(|_| !page.messages.is_empty());
             break;
         };
         let Some(row) = conn.readable(StateRow::read(row))? else {
-            passed += 1;
+            skipped += 1;
             continue;
         };
         last = Some(row.position);
         if !row.is_live(now) {
-            passed += 1;
+            skipped += 1;
             continue;
         }
         match conn.readable(body(conn, row.position, query.hide.as_ref()))?.flatten() {
             Some(body) => page.messages.push(message(incarnation, &row, body, holders.of(&row)?)),
-            None => passed += HIDDEN,
+            None => skipped += HIDDEN_COST,
         }
     }
     page.next = last.map(|position| id(incarnation, position));
@@ -88,9 +88,9 @@ pub(crate) fn get(
     Ok(messages)
 }
 
-/// Counts and ends. `has_expired`: messages of some queue have expired and wait for the sweep.
-/// Writes nothing; of those messages it looks at a bounded number, so that with more of them the
-/// counts are too high by some of the rest.
+/// Counts and ends. `has_expired`: messages of some queue have expired and were not swept yet.
+/// Writes nothing. Only a bounded number of these messages is subtracted; if there are more, the
+/// counts are too high.
 pub(crate) fn stats(
     conn: &Statements<'_>,
     head: &Head,
@@ -108,7 +108,7 @@ pub(crate) fn stats(
     })
 }
 
-/// Messages of a head that have expired and are still counted.
+/// Expired messages of a head that are still counted.
 #[derive(Debug, Default)]
 struct Expired {
     free: i64,
@@ -117,14 +117,14 @@ struct Expired {
 }
 
 fn expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
-    if head.free + head.held + head.delayed <= EXPIRED {
+    if head.free + head.held + head.delayed <= MAX_EXPIRED_SCANNED {
         return count_expired(conn, head, now);
     }
     let mut gone = Expired::default();
     let mut statement = conn.statement(
         "SELECT number, position FROM expiry WHERE at <= ?1 ORDER BY at, position LIMIT ?2",
     )?;
-    let mut rows = statement.query([millis(now), EXPIRED])?;
+    let mut rows = statement.query([millis(now), MAX_EXPIRED_SCANNED])?;
     while let Some(row) = rows.next()? {
         if row.get::<_, i64>(0).ok() != Some(head.number) {
             continue;
@@ -140,7 +140,7 @@ fn expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
     Ok(gone)
 }
 
-/// Looks at every message of a head.
+/// Scans every message of a head.
 fn count_expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
     let count = |sql| -> Sql<i64> {
         conn.statement(sql)?.query_row([head.number, millis(now)], |row| row.get(0))
@@ -152,7 +152,7 @@ fn count_expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expi
     })
 }
 
-/// Counts over all queues but internal ones. Reads every head.
+/// Totals over all queues except internal ones. Reads every head.
 pub(crate) fn volume(conn: &Statements<'_>) -> Sql<Volume> {
     conn.statement(
         "SELECT coalesce(sum(held), 0), coalesce(sum(free + delayed), 0) FROM heads WHERE kind != ?1",
@@ -204,7 +204,7 @@ fn first_live(
 ) -> Sql<Option<i64>> {
     let mut statement = conn.statement(sql)?;
     let mut rows = statement.query([number])?;
-    for _ in 0..ENDS {
+    for _ in 0..MAX_END_SCANNED {
         let Some(row) = rows.next()? else { return Ok(None) };
         let row = StateRow::read(row)?;
         if row.is_live(now) {
@@ -233,7 +233,8 @@ const fn page_sql(query: &ListQuery) -> &'static str {
     }
 }
 
-/// Which live claim holds a message. Neighbours mostly have one claim: it is looked up once.
+/// Looks up the live claims that hold messages. Adjacent messages mostly have the same claim, so
+/// the last result is kept.
 struct Holders<'a, 'c> {
     conn: &'a Statements<'c>,
     number: i64,

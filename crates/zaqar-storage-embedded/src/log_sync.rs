@@ -1,4 +1,4 @@
-//! Makes the log safe now and then, for [`Sync::Interval`](crate::Sync::Interval).
+//! Syncs the log periodically, for [`Sync::Interval`](crate::Sync::Interval).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -27,7 +27,7 @@ pub(crate) struct LogSync {
 }
 
 impl LogSync {
-    /// Starts the thread. The log is there: the writer has opened the file.
+    /// Starts the thread. The log exists because the writer has opened the file.
     pub(crate) fn start(
         options: &Options,
         every: Duration,
@@ -47,17 +47,17 @@ impl LogSync {
         Ok(Self { dirty, path, wake, thread })
     }
 
-    /// The writer's part, after a commit.
+    /// Called by the writer after each commit.
     pub(crate) fn after_commit(&self) {
         if !self.dirty.swap(true, Ordering::AcqRel) {
-            // Full means that the thread is about to look.
+            // If the channel is full, the thread is about to sync.
             let _ = self.wake.try_send(());
         }
     }
 
-    /// Makes the log whole after a failed sync. The system may believe the pages of that sync to be
-    /// on disk: they are written again, with what they hold, so that they are synced again. Nobody
-    /// else may write meanwhile.
+    /// Makes the log durable after a failed sync. The system may consider the pages of that sync to
+    /// be clean, so they are written again with the same content and then synced. Nothing else may
+    /// write in the meantime.
     pub(crate) fn rewrite(&self) -> io::Result<()> {
         rewrite(&self.path, u64::MAX)
     }
@@ -80,7 +80,7 @@ fn sync_when_woken(
     guard: TaskGuard,
 ) {
     while woken.recv().is_ok() {
-        // Nobody sends while `dirty` is set: this waits, or ends with the store.
+        // Nothing is sent while `dirty` is set: this waits, or returns when the store is closed.
         let is_over = woken.recv_timeout(every) == Err(RecvTimeoutError::Disconnected);
         dirty.store(false, Ordering::Release);
         if let Err(error) = log.sync_data() {
@@ -93,7 +93,7 @@ fn sync_when_woken(
     guard.finish();
 }
 
-/// Writes the first bytes of a file again, with what they hold, and syncs it.
+/// Rewrites the first bytes of a file with the same content, and syncs it.
 pub(crate) fn rewrite(path: &Path, bytes: u64) -> io::Result<()> {
     let mut log = OpenOptions::new().read(true).write(true).open(path)?;
     let mut piece = vec![0; PIECE];

@@ -1,4 +1,4 @@
-//! Messages of a queue: what changes them. What shows them is in [`crate::listing`].
+//! Changes of messages. Reads are in [`crate::listing`].
 
 use async_trait::async_trait;
 use rusqlite::params;
@@ -10,13 +10,13 @@ use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::first_free::Step;
+use crate::first_free::Progress;
 use crate::listing;
 use crate::rows::{State, StateRow, find, id, is_live_claim, message};
 use crate::writer_state::{Head, WriterState, find_head, millis};
 
-/// As how many bytes a message counts beside its body while it waits: writing its rows takes as
-/// long as writing these.
+/// The cost of a waiting message besides its body, in bytes: writing its rows takes as long as
+/// writing these.
 const ROWS: usize = 512;
 
 #[async_trait]
@@ -28,10 +28,10 @@ impl Messages for Embedded {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
         let bytes = batch.messages.iter().map(|new| new.payload.bytes.len() + ROWS).sum();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write_bytes(bytes, move |state| {
                 state.guarded(
                     &key,
@@ -48,9 +48,9 @@ impl Messages for Embedded {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<MessagePage, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         if !(query.include_claimed && query.include_delayed) {
-            self.settle_due(now).await?;
+            self.apply_due(now).await?;
         }
         self.read_many(&key.project, |conn| match find_head(conn, key)? {
             Some(head) => listing::list(conn, &head, query, now),
@@ -65,7 +65,7 @@ impl Messages for Embedded {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| match find_head(conn, key)? {
             Some(head) => listing::get(conn, &head, ids, now),
             None => Ok(Vec::new()),
@@ -79,9 +79,9 @@ impl Messages for Embedded {
         claim: Option<ClaimId>,
         now: Timestamp,
     ) -> Result<Deleted, Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project).write(move |state| state.delete(&key, id, claim)).await
+        self.requester(&key.project).write(move |state| state.delete(&key, id, claim)).await
     }
 
     async fn delete_many(
@@ -91,9 +91,9 @@ impl Messages for Embedded {
         which: &Deletable,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.at(now);
+        self.effective_time(now);
         let (key, ids, which) = (key.clone(), ids.to_vec(), which.clone());
-        self.of(&key.project).write(move |state| state.delete_many(&key, &ids, &which)).await
+        self.requester(&key.project).write(move |state| state.delete_many(&key, &ids, &which)).await
     }
 
     async fn pop(
@@ -103,14 +103,14 @@ impl Messages for Embedded {
         now: Timestamp,
     ) -> Result<PopPage, Error> {
         let (key, query) = (key.clone(), query.clone());
-        self.at(now);
-        self.of(&key.project).repeat(move |state| state.pop(&key, &query)).await
+        self.effective_time(now);
+        self.requester(&key.project).repeat(move |state| state.pop(&key, &query)).await
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| match state.head(&key)? {
                 Some(head) => state.empty_head(&key, head),
                 None => Ok(()),
@@ -119,8 +119,8 @@ impl Messages for Embedded {
     }
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        let now = self.at(now);
-        self.settle_due(now).await?;
+        let now = self.effective_time(now);
+        self.apply_due(now).await?;
         let has_expired = self.has_expired(now);
         self.read(|conn| match find_head(conn, key)? {
             Some(head) => listing::stats(conn, &head, has_expired, now).map(Some),
@@ -135,7 +135,7 @@ impl Messages for Embedded {
 
 impl WriterState<'_> {
     fn post(&mut self, key: &QueueKey, head: Head, batch: &Batch) -> Sql<Vec<MessageId>> {
-        let first = self.take_positions(batch.messages.len());
+        let first = self.allocate_positions(batch.messages.len());
         let created = millis(self.now);
         let mut ids = Vec::with_capacity(batch.messages.len());
         for (new, position) in batch.messages.iter().zip(first..) {
@@ -199,11 +199,11 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    fn pop(&mut self, key: &QueueKey, query: &PopQuery) -> Sql<Step<PopPage>> {
-        let Some(head) = self.head(key)? else { return Ok(Step::Done(PopPage::default())) };
+    fn pop(&mut self, key: &QueueKey, query: &PopQuery) -> Sql<Progress<PopPage>> {
+        let Some(head) = self.head(key)? else { return Ok(Progress::Done(PopPage::default())) };
         let found = self.first_readable(head.number, query)?;
         if found.is_unfinished() {
-            return Ok(Step::Again);
+            return Ok(Progress::Unfinished);
         }
         let incarnation = head.generation.incarnation;
         let mut messages = Vec::with_capacity(found.rows.len());
@@ -212,7 +212,7 @@ impl WriterState<'_> {
             messages.push(message(incarnation, &row, body, None));
         }
         let next = found.next.map(|position| Position::new(position.cast_unsigned()));
-        Ok(Step::Done(PopPage { messages, next }))
+        Ok(Progress::Done(PopPage { messages, next }))
     }
 
     /// A live message of a head.
@@ -227,7 +227,7 @@ impl WriterState<'_> {
     /// The live claim that holds a message.
     fn holder(&self, number: i64, row: &StateRow) -> Sql<Option<ClaimId>> {
         let State::Held(claim) = row.state else { return Ok(None) };
-        // Mostly no claim that is over is left, and then there is nothing to look up.
+        // Usually no claim is due, and then no look-up is needed.
         if !self.has_due() || is_live_claim(&self.conn, number, claim, self.now)? {
             return Ok(Some(claim));
         }

@@ -1,8 +1,8 @@
 //! The outbox.
 //!
-//! An entry that may be leased is `ready`. One that waits for its time, or is leased, is not;
-//! whoever leases next looks first for those whose time has come. So the oldest is found without
-//! passing over those that wait.
+//! An entry that may be leased is `ready`. One that waits for its due time, or is leased, is not;
+//! each lease first makes due entries ready. So the oldest one is found without scanning those that
+//! wait.
 
 use std::collections::BTreeSet;
 
@@ -14,25 +14,25 @@ use zaqar_core::{Checksum, Incarnation, KeyId, Payload, Position, QueueKey, Time
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::first_free::Step;
+use crate::first_free::Progress;
 use crate::keys::key_of;
 use crate::rows::id;
 use crate::schema::entry_end;
 use crate::statements::Statements;
 use crate::writer_state::{Head, NEVER, SubscribedUntil, WriterState, find_head, millis, time};
 
-/// What `ready` is for an entry that is never due again.
+/// The value of `ready` for a settled entry.
 const SETTLED: i64 = 2;
 
-/// Entries whose time has come that one lease makes ready, at most.
+/// Due entries that one lease makes ready, at most.
 const DUE_BUDGET: i64 = 1000;
-/// Expired entries that one transaction ends on the way to one that can be leased.
-const EXPIRED: usize = 256;
+/// Expired entries that one transaction ends before it finds one to lease.
+const MAX_EXPIRED: usize = 256;
 
 #[async_trait]
 impl Outbox for Embedded {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| {
             let mut statement = conn.statement(
                 "SELECT project, kind, name FROM heads WHERE next_due <= ?1 ORDER BY next_due",
@@ -49,11 +49,11 @@ impl Outbox for Embedded {
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
         let key = key.clone();
-        self.at(now);
-        self.of(&key.project)
+        self.effective_time(now);
+        self.requester(&key.project)
             .repeat(move |state| match state.head(&key)? {
                 Some(head) => state.lease(&head, until),
-                None => Ok(Step::Done(None)),
+                None => Ok(Progress::Done(None)),
             })
             .await
     }
@@ -65,7 +65,7 @@ impl Outbox for Embedded {
         first: Position,
     ) -> Result<(), Error> {
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| {
                 let head = state.head(&key)?;
                 match head.filter(|head| head.generation.incarnation == incarnation) {
@@ -84,7 +84,7 @@ impl Outbox for Embedded {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<OutboxEntry>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| {
             let head = find_head(conn, key)?;
             match head.filter(|head| head.generation.incarnation == incarnation) {
@@ -102,7 +102,7 @@ struct Entry {
     created: i64,
     followed: i64,
     expires: i64,
-    /// `life` in the file: which head it belongs to.
+    /// `life` in the file: the head that it belongs to.
     outbox_number: i64,
 }
 
@@ -127,7 +127,7 @@ impl Entry {
 }
 
 impl WriterState<'_> {
-    /// Writes the entry of a post.
+    /// Writes the outbox entry of a post.
     pub(crate) fn write_outbox(
         &mut self,
         head: &Head,
@@ -182,10 +182,10 @@ impl WriterState<'_> {
         self.set_next_due(head, head.next_due.min(earliest))
     }
 
-    fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Step<Option<OutboxEntry>>> {
+    fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Progress<Option<OutboxEntry>>> {
         let now = millis(self.now);
         if self.subscribed_until(head)?.address <= now {
-            return Ok(Step::Done(None));
+            return Ok(Progress::Done(None));
         }
         self.conn
             .statement(
@@ -193,7 +193,7 @@ impl WriterState<'_> {
                  WHERE life = ?1 AND ready = 0 AND due <= ?2 ORDER BY due LIMIT ?3)",
             )?
             .execute([head.outbox_number, now, DUE_BUDGET])?;
-        for _ in 0..EXPIRED {
+        for _ in 0..MAX_EXPIRED {
             let oldest = self
                 .conn
                 .statement(concat!(
@@ -204,7 +204,7 @@ impl WriterState<'_> {
                 .optional()?;
             let Some(oldest) = oldest else {
                 self.update_next_due(head)?;
-                return Ok(Step::Done(None));
+                return Ok(Progress::Done(None));
             };
             if oldest.expires <= now {
                 self.end_entry(&oldest)?;
@@ -214,9 +214,9 @@ impl WriterState<'_> {
                 .statement("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
                 .execute([oldest.first, millis(until)])?;
             self.update_next_due(head)?;
-            return read_entry(&self.conn, head, &oldest).map(|entry| Step::Done(Some(entry)));
+            return read_entry(&self.conn, head, &oldest).map(|entry| Progress::Done(Some(entry)));
         }
-        Ok(Step::Again)
+        Ok(Progress::Unfinished)
     }
 
     fn settle(&mut self, head: &Head, first: i64) -> Sql<()> {
@@ -230,7 +230,7 @@ impl WriterState<'_> {
         self.update_next_due(head)
     }
 
-    /// Ends an entry for workers; it stays as long as it can be followed.
+    /// Ends an entry for workers. It is kept as long as it can be followed.
     fn end_entry(&mut self, entry: &Entry) -> Sql<()> {
         if entry.followed <= millis(self.now) {
             return self.drop_entry(entry.first, entry.count);
@@ -242,13 +242,13 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Removes entries that have ended, about `budget` rows; how many it was.
+    /// Removes ended entries, about `budget` rows. Returns how many.
     pub(crate) fn remove_entries(&mut self, budget: usize) -> Sql<usize> {
         let now = millis(self.now);
         let mut done = 0;
         let mut numbers = BTreeSet::new();
         while done < budget && self.due.has_entries(now) {
-            let over = self
+            let ended = self
                 .conn
                 .statement(concat!(
                     entry_columns!(),
@@ -260,13 +260,13 @@ impl WriterState<'_> {
                 ))?
                 .query_row([now], Entry::read)
                 .optional()?;
-            match over {
+            match ended {
                 Some(entry) => {
                     self.end_entry(&entry)?;
                     done += 1 + usize::try_from(entry.count).unwrap_or(0);
                     numbers.insert(entry.outbox_number);
                 }
-                None => self.due.look_at_entries(&self.conn)?,
+                None => self.due.refresh_entries(&self.conn)?,
             }
         }
         for number in numbers {
@@ -277,7 +277,7 @@ impl WriterState<'_> {
         Ok(done)
     }
 
-    /// Leaves a head's entries to the sweep if no subscription with an address is left.
+    /// Schedules a head's entries for removal if no subscription with an address is left.
     pub(crate) fn end_unwanted_entries(&mut self, head: &Head) -> Sql<()> {
         if head.next_due == NEVER || self.subscribed_until(head)?.address > millis(self.now) {
             return Ok(());
@@ -289,12 +289,12 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Whether entries wait that no subscription wants.
+    /// Whether there are entries without a subscription.
     pub(crate) fn has_unwanted(&self) -> Sql<bool> {
         self.conn.statement("SELECT 1 FROM unwanted LIMIT 1")?.exists([])
     }
 
-    /// Ends entries that no subscription wants, about `budget` rows; how many it was.
+    /// Ends entries without a subscription, about `budget` rows. Returns how many.
     pub(crate) fn end_unwanted(&mut self, budget: usize) -> Sql<usize> {
         let mut done = 0;
         while done < budget {
@@ -338,7 +338,7 @@ impl WriterState<'_> {
         Ok(done)
     }
 
-    /// Removes an entry with its messages.
+    /// Deletes an entry with its messages.
     pub(crate) fn drop_entry(&self, first: i64, count: i64) -> Sql<()> {
         self.conn.statement("DELETE FROM outbox WHERE first = ?1")?.execute([first])?;
         self.conn
@@ -371,7 +371,7 @@ impl WriterState<'_> {
     }
 }
 
-/// What can be followed behind a position.
+/// The entries after a position that can be followed.
 fn follow(
     conn: &Statements<'_>,
     head: &Head,

@@ -15,7 +15,7 @@ use crate::writer_state::{WriterState, generation};
 impl Queues for Embedded {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
         let (key, row) = (key.clone(), Columns::of(row));
-        self.of(&key.project)
+        self.requester(&key.project)
             .write_bytes(row.metadata.len(), move |state| create(state, &key, &row))
             .await
     }
@@ -31,14 +31,14 @@ impl Queues for Embedded {
         row: &QueueRow,
     ) -> Result<bool, Error> {
         let (key, row) = (key.clone(), Columns::of(row));
-        self.of(&key.project)
+        self.requester(&key.project)
             .write_bytes(row.metadata.len(), move |state| replace(state, &key, expected, &row))
             .await
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
         let key = key.clone();
-        self.of(&key.project).write(move |state| remove(state, &key, incarnation)).await
+        self.requester(&key.project).write(move |state| remove(state, &key, incarnation)).await
     }
 
     async fn list(
@@ -48,7 +48,7 @@ impl Queues for Embedded {
         after: Option<&QueueName>,
         limit: usize,
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
-        // No name is empty: this is before all of them.
+        // No name is empty, so this is before all names.
         let after = after.map_or("", QueueName::as_str);
         self.read_many(project, |conn| {
             let mut statement = conn.statement(
@@ -71,7 +71,7 @@ impl Queues for Embedded {
     }
 }
 
-/// A row as it is kept.
+/// The stored columns of a row.
 struct Columns {
     incarnation: i64,
     version: i64,

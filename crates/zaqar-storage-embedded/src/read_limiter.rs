@@ -1,58 +1,58 @@
-//! Bounds how many reads of many rows run at once, and admits projects in turn.
+//! Limits concurrent reads of many rows, with fairness between projects.
 //!
-//! A read runs on the thread that polls its task. If all threads were busy with the pages of one
-//! project, the tasks of the others would not be polled. So such reads take permits, one fewer than
-//! there are threads. Reads of single rows take none.
+//! A read runs on the thread that polls its task. If all threads were busy with pages of one
+//! project, the tasks of others would not be polled. Therefore such reads need permits, of which
+//! there is one fewer than threads. Reads of single rows need none.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use zaqar_core::ProjectId;
 
-use crate::scheduler::{Bounds, FairQueue, Refusal, Slice};
+use crate::fair_queue::{Bounds, FairQueue, Refusal, Slice};
 
 /// Reads that wait, at most.
-const WAITING: usize = 4096;
-/// What each costs: one turn of its project.
+const MAX_WAITING: usize = 4096;
+/// The cost of each read: one turn of its project.
 const COST: usize = 64 << 10;
 
-/// Hands out permits.
+/// Grants permits.
 #[derive(Debug)]
 pub(crate) struct ReadLimiter {
-    /// Permits left. Its lock orders all that happens here.
+    /// Free permits. The lock serializes all operations.
     free: Mutex<usize>,
     waiting: FairQueue<oneshot::Sender<Permit>>,
 }
 
-/// Allows one read; goes to the next one that waits when it is dropped.
+/// Allows one read; when it is dropped, the next waiting read gets it.
 #[derive(Debug)]
 pub(crate) struct Permit(Option<Arc<ReadLimiter>>);
 
 impl ReadLimiter {
-    /// As many permits as processors but one, and at least one.
+    /// One permit fewer than there are processors, and at least one.
     pub(crate) fn new() -> Arc<Self> {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         Self::with_permits(processors.saturating_sub(1).max(1))
     }
 
     fn with_permits(permits: usize) -> Arc<Self> {
-        let bounds = Bounds { items: WAITING, bytes: WAITING * COST };
+        let bounds = Bounds { items: MAX_WAITING, bytes: MAX_WAITING * COST };
         Arc::new(Self { free: Mutex::new(permits), waiting: FairQueue::new(bounds) })
     }
 
     /// Waits for a permit.
     pub(crate) async fn acquire(self: &Arc<Self>, project: &ProjectId) -> Result<Permit, Refusal> {
-        let turn = {
+        let waiter = {
             let mut free = self.free();
             if *free > 0 {
                 *free -= 1;
                 return Ok(Permit(Some(Arc::clone(self))));
             }
-            let (sender, turn) = oneshot::channel();
-            self.waiting.put(&Some(project.clone()), COST, sender)?;
-            turn
+            let (sender, waiter) = oneshot::channel();
+            self.waiting.push(&Some(project.clone()), COST, sender)?;
+            waiter
         };
-        turn.await.map_err(|_| Refusal::Closed)
+        waiter.await.map_err(|_| Refusal::Closed)
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {
@@ -75,7 +75,7 @@ impl Drop for Permit {
             let Some(next) = next else { return };
             match next.send(Self(Some(Arc::clone(&limiter)))) {
                 Ok(()) => return,
-                // Its task has gone away: this loop goes on in that permit's stead.
+                // The waiter was dropped: the loop passes the permit on to the next one.
                 Err(mut permit) => drop(permit.0.take()),
             }
         }

@@ -1,8 +1,8 @@
-//! Connections that read.
+//! Connections for reads.
 //!
-//! A read runs on the task that asks. It touches a bounded number of rows, waits for no writer and
-//! no lock, and costs less than handing it to another thread would; only pages that are not in
-//! memory make it wait for the disk.
+//! A read runs on the calling task. It reads a bounded number of rows, waits for no writer and no
+//! lock, and costs less than a switch to another thread. It waits for the disk only if pages are
+//! not in memory.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,7 @@ use crate::health::Health;
 use crate::schema;
 use crate::statements::Statements;
 
-/// Connections kept between reads, at most. More are opened when more threads read at once, and
-/// closed again.
+/// Idle connections that are kept. More are opened for concurrent reads, and closed afterwards.
 const IDLE: usize = 8;
 
 pub(crate) struct Readers {
@@ -29,7 +28,7 @@ impl Readers {
         Self { directory, health, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Reads from one state of the file.
+    /// Reads from one snapshot of the file.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Statements<'_>) -> Sql<T>) -> Sql<T> {
         let waiting = self.idle().pop();
         let conn = match waiting {
@@ -40,13 +39,13 @@ impl Readers {
         statements.statement("BEGIN")?.execute([])?;
         let result = work(&statements)?;
         if let Some(error) = statements.take_skipped() {
-            // The connection is dropped: it may be in any state.
-            self.health.note(&error);
+            // The connection is dropped, because its state is unknown.
+            self.health.record(&error);
             return Ok(result);
         }
         statements.statement("COMMIT")?.execute([])?;
         drop(statements);
-        // After an error the connection is dropped instead: that ends whatever it was in.
+        // After an error the connection is dropped instead, which ends its transaction.
         let mut idle = self.idle();
         if idle.len() < IDLE {
             idle.push(conn);
@@ -54,7 +53,7 @@ impl Readers {
         Ok(result)
     }
 
-    /// Closes what is idle.
+    /// Closes idle connections.
     pub(crate) fn clear(&self) {
         self.idle().clear();
     }

@@ -1,33 +1,33 @@
-//! What a store that was not closed has left, and whether that is all.
+//! Recovery of a store that was not closed, and detection of lost changes.
 //!
-//! SQLite takes a log that is missing, or whose beginning is damaged, for an empty one: it says
-//! nothing, and what was only in the log is gone. So the file carries a mark while the store is
-//! open. It is committed, and copied into the file, before the first request; it is cleared as the
-//! last change before the store is closed.
+//! SQLite treats a log that is missing, or whose beginning is damaged, as an empty one, so changes
+//! that are only in the log would be lost silently. Therefore the file has a mark while the store
+//! is open. The mark is committed, and copied into the file, before the first request; it is
+//! cleared as the last change before the store is closed.
 //!
-//! What a kill or a power cut can leave once the mark is in the file, with `Sync::Always`:
+//! A kill or a power cut while the mark is in the file can leave, with `Sync::Always`:
 //!
-//! - The log with a valid header and any number of valid frames, also none: once everything is in
-//!   the file, the log is restarted with a new header, and the frames after it are of its last
+//! - A log with a valid header and any number of valid frames, including none: once everything is
+//!   in the file, the log is restarted with a new header, and the frames after it are from its last
 //!   round.
 //! - After the last valid frame, parts of the transaction that was being written, and of earlier
-//!   transactions whose sync failed: SQLite undoes these and writes the next one over them, so that
-//!   the end of a longer one stays. Each frame's checksum continues the one of the frame before it.
-//!   A transaction that continues another one was written after that one's sync had succeeded; the
-//!   parts left here continue nothing.
-//! - An empty log, none, or one that was being created and has no whole header, with everything in
-//!   the file: another program, such as `sqlite3` or litestream, has copied and truncated the log.
-//!   A copy made by `VACUUM INTO` has no log either.
+//!   transactions whose sync failed: SQLite rolls these back and overwrites them with the next one,
+//!   so the end of a longer one remains. The checksum of each frame continues that of the frame
+//!   before it. A transaction that continues another one was written after the sync of that one had
+//!   succeeded; the remains here continue nothing.
+//! - An empty log, none, or one that was being created and has no complete header, with everything
+//!   in the file: another program, such as `sqlite3` or litestream, has copied and truncated the
+//!   log. A copy made by `VACUUM INTO` has no log either.
 //!
-//! So these tell of a loss: a log with frames and a damaged header; after a damaged frame, a commit
-//! of this round that another transaction continues; and, after a kill, fewer frames than the log's
-//! index in shared memory (`-shm`) counts, unless they are in the file already. After a restart of
-//! the system that index may be anything, and is not asked. Where it tells nothing, a missing or
-//! empty log is logged.
+//! So these indicate a loss: a log with frames and a damaged header; after a damaged frame, a
+//! commit of the same round that another transaction continues; and, after a kill, fewer frames
+//! than the log's index in shared memory (`-shm`) counts, unless they are in the file already.
+//! After a restart of the system that index may have any content, and is ignored. If it is not
+//! available, a missing or empty log is only logged.
 //!
-//! The argument needs that whatever a transaction continues is durable. What a process left may not
-//! be, if its sync failed or it died before the sync; so what is recovered is written and synced
-//! again before anything is written after it: see [`make_durable`].
+//! This requires that whatever a transaction continues is durable. What a process left may not be
+//! durable, if its sync failed or it died before the sync. Therefore recovered data are written and
+//! synced again before anything is written after them: see [`make_durable`].
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -36,46 +36,45 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::error::{Error, Sql};
-use crate::{Options, Sync, schema, sync};
+use crate::{Options, Sync, log_sync, schema};
 
 /// Bytes of the log's header, and of the header of each frame.
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
-/// Bytes of the log's index that are of interest: two copies of its header, and how far it was
+/// Bytes of the log's index that are read: two copies of its header, and how far the log was
 /// copied.
 const INDEX_HEADER: usize = 100;
-/// The first word of a log whose checksums are of little-endian words; of big-endian ones it is one
-/// more.
+/// The first word of a log with little-endian checksums; with big-endian ones it is one more.
 const MAGIC: u32 = 0x377f_0682;
 
-/// What the log holds.
+/// The content of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Log {
     pub(crate) bytes: u64,
     pub(crate) has_valid_header: bool,
-    /// What tells the frames of this round.
+    /// Identifies the frames of this round.
     pub(crate) salts: [u8; 8],
-    /// Frames before the first that is damaged.
+    /// Frames before the first damaged one.
     pub(crate) valid_frames: u64,
     /// Transactions that SQLite recovers, and their frames.
     pub(crate) commits: u64,
     pub(crate) frames: u64,
-    /// Transactions of this round after the first damaged frame that another one continues: their
-    /// sync has succeeded.
+    /// Transactions of this round after the first damaged frame that another one continues, so
+    /// their sync had succeeded.
     pub(crate) durable_commits_lost: u64,
     page_size: usize,
 }
 
 impl Log {
-    /// Bytes that hold the header and the frames that SQLite recovers.
+    /// Bytes of the header and the frames that SQLite recovers.
     fn recovered_bytes(&self) -> u64 {
         HEADER as u64 + self.frames * (FRAME_HEADER + self.page_size) as u64
     }
 }
 
-/// Looks at what is in the directory before SQLite does; refuses what has lost acknowledged
-/// changes. Answers how many bytes of the log are to be recovered. `is_same_boot`: the system was
-/// not restarted since the store was open.
+/// Checks the directory before SQLite opens it, and rejects a store that has lost acknowledged
+/// changes. Returns how many bytes of the log will be recovered. `is_same_boot`: the system was not
+/// restarted since the store was open.
 pub(crate) fn check(options: &Options, is_same_boot: bool) -> Result<u64, Error> {
     let (file, path) = (schema::file(&options.path), schema::log(&options.path));
     let failed = |source: io::Error| Error::Open { path: path.clone(), source: source.into() };
@@ -89,7 +88,7 @@ pub(crate) fn check(options: &Options, is_same_boot: bool) -> Result<u64, Error>
         } else {
             None
         };
-        mark(&file).and_then(|sync| what_is_lost(sync, index, &log))
+        mark(&file).and_then(|sync| detect_loss(sync, index, &log))
     };
     if let Some(what) = lost {
         if !options.accept_loss {
@@ -110,8 +109,8 @@ pub(crate) fn check(options: &Options, is_same_boot: bool) -> Result<u64, Error>
 }
 
 /// Writes the recovered part of the log again and syncs it, before anything is written after it.
-/// The process that wrote it may have died before its sync, or the sync may have failed: then the
-/// system takes pages for clean that are not on disk.
+/// The process that wrote it may have died before its sync, or the sync may have failed, and then
+/// the system may consider pages clean that are not on disk.
 pub(crate) fn make_durable(conn: &Connection, options: &Options, bytes: u64) -> Result<(), Error> {
     if bytes == 0 {
         return Ok(());
@@ -121,16 +120,16 @@ pub(crate) fn make_durable(conn: &Connection, options: &Options, bytes: u64) -> 
         path: path.clone(),
         source,
     };
-    // No other program writes to the log meanwhile.
+    // No other program may write to the log in the meantime.
     conn.execute_batch("BEGIN IMMEDIATE").map_err(|error| failed(error.into()))?;
-    let outcome = sync::rewrite(&path, bytes);
+    let outcome = log_sync::rewrite(&path, bytes);
     conn.execute_batch("ROLLBACK").map_err(|error| failed(error.into()))?;
     outcome.map_err(|error| failed(error.into()))
 }
 
-/// How durable the store was that is marked as open; `None` without a mark.
+/// The sync mode of the store that is marked as open; `None` without a mark.
 fn mark(file: &Path) -> Option<Sync> {
-    // As the file is, without its log. A file that cannot be read so is SQLite's to judge.
+    // Reads the file without its log. An unreadable file is left to SQLite to report.
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -142,7 +141,7 @@ fn mark(file: &Path) -> Option<Sync> {
         MARK_INTERVAL => Some(Sync::Interval(std::time::Duration::ZERO)),
         MARK_NEVER => Some(Sync::Never),
         other => {
-            tracing::warn!(mode = other, "the mark of an open store is unknown");
+            tracing::warn!(mode = other, "the mark of an open store has an unknown mode");
             None
         }
     }
@@ -152,7 +151,7 @@ const MARK_ALWAYS: i64 = 1;
 const MARK_INTERVAL: i64 = 2;
 const MARK_NEVER: i64 = 3;
 
-/// Marks the store as open, in the file itself.
+/// Marks the store as open in the file itself.
 pub(crate) fn set_mark(conn: &Connection, sync: Sync) -> Sql<()> {
     let mode = match sync {
         Sync::Always => MARK_ALWAYS,
@@ -161,8 +160,8 @@ pub(crate) fn set_mark(conn: &Connection, sync: Sync) -> Sql<()> {
     };
     conn.execute("INSERT OR REPLACE INTO open_mark VALUES (1, ?1)", [mode])?;
     conn.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))?;
-    // The next commit restarts the log: what an earlier process left in it is of another round
-    // then. An update that changes nothing would write nothing.
+    // The next commit restarts the log, so frames of an earlier process are from another round. An
+    // update without an effect would write nothing, so the row is deleted and inserted.
     conn.execute_batch(&format!(
         "BEGIN; DELETE FROM open_mark; INSERT INTO open_mark VALUES (1, {mode}); COMMIT"
     ))
@@ -173,14 +172,14 @@ pub(crate) fn clear_mark(conn: &Connection) -> Sql<()> {
     conn.execute("DELETE FROM open_mark", []).map(|_| ())
 }
 
-fn what_is_lost(sync: Sync, index: Option<Index>, log: &Log) -> Option<&'static str> {
+fn detect_loss(sync: Sync, index: Option<Index>, log: &Log) -> Option<&'static str> {
     if index.is_some_and(|index| index.misses_some_of(log)) {
         return Some("the store was not closed, and changes are missing in its log");
     }
     if log.bytes <= HEADER as u64 && !log.has_valid_header {
         if index.is_none() {
             tracing::warn!(
-                "the store was not closed, and its log is gone: that is right for a copy made by \
+                "the store was not closed, and its log is missing: that is expected for a copy made by \
                  VACUUM INTO, and after another program has opened the file; otherwise the latest \
                  changes are lost"
             );
@@ -190,7 +189,7 @@ fn what_is_lost(sync: Sync, index: Option<Index>, log: &Log) -> Option<&'static 
     let is_in_order = match sync {
         Sync::Always => true,
         Sync::Interval(_) => false,
-        // The order of its writes is the system's: nothing can be told.
+        // The system writes in any order, so nothing can be concluded.
         Sync::Never => return None,
     };
     if !log.has_valid_header {
@@ -202,18 +201,17 @@ fn what_is_lost(sync: Sync, index: Option<Index>, log: &Log) -> Option<&'static 
     None
 }
 
-/// What the log's index in shared memory says of it: of use only where nothing but the process
-/// died.
+/// The log's index in shared memory, which is valid only if the system was not restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Index {
-    /// Frames of the log that were committed, and of these in the file.
+    /// Committed frames of the log, and how many of them are in the file.
     frames: u32,
     in_file: u32,
     salts: [u8; 8],
 }
 
 impl Index {
-    /// Reads the index; `None` where there is none or it is not valid.
+    /// Reads the index; `None` if it is missing or invalid.
     fn read(path: &Path) -> io::Result<Option<Self>> {
         let mut file = match File::open(path) {
             Ok(file) => file,
@@ -227,7 +225,7 @@ impl Index {
     fn of(bytes: &[u8; INDEX_HEADER]) -> Option<Self> {
         let (one, other) = (&bytes[..48], &bytes[48..96]);
         let native = |at: usize| bytes[at..].first_chunk().map_or(0, |it| u32::from_ne_bytes(*it));
-        let mut sums = Sums { is_big_endian: cfg!(target_endian = "big"), first: 0, second: 0 };
+        let mut sums = Checksum { is_big_endian: cfg!(target_endian = "big"), first: 0, second: 0 };
         sums.add(&one[..40]);
         if one != other || native(0) == 0 || !sums.are(native(40), native(44)) {
             return None;
@@ -237,13 +235,13 @@ impl Index {
     }
 
     fn misses_some_of(&self, log: &Log) -> bool {
-        // Salts of another round: the index is older than the log, after a power cut.
+        // Other salts mean that the index is older than the log, after a power cut.
         let is_of_this_log = !log.has_valid_header || log.salts == self.salts;
         is_of_this_log && log.valid_frames < u64::from(self.frames) && self.in_file < self.frames
     }
 }
 
-/// The size of a file; 0 where there is none.
+/// The size of a file; 0 if it does not exist.
 fn size(path: &Path) -> io::Result<u64> {
     match path.metadata() {
         Ok(metadata) => Ok(metadata.len()),
@@ -252,7 +250,7 @@ fn size(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Keeps a log that SQLite would delete, for whoever wants to look into it.
+/// Keeps a log that SQLite would delete, for later examination.
 fn set_aside(log: &Path) -> io::Result<()> {
     if !log.exists() {
         return Ok(());
@@ -269,7 +267,7 @@ fn set_aside(log: &Path) -> io::Result<()> {
     std::fs::rename(log, aside)
 }
 
-/// A URI that opens a file as if nobody could change it.
+/// A URI that makes SQLite open a file as immutable.
 fn immutable_uri(file: &Path) -> String {
     let mut uri = "file:".to_owned();
     for byte in file.as_os_str().as_encoded_bytes() {
@@ -282,7 +280,7 @@ fn immutable_uri(file: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// Reads what SQLite would recover from a log, and what lies after that.
+/// Reads what SQLite would recover from a log, and what follows it.
 pub(crate) fn read_log(path: &Path) -> io::Result<Log> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -299,18 +297,20 @@ fn scan(log: &mut impl Read) -> io::Result<Log> {
     if !read_whole(log, &mut header)? {
         return Ok(found);
     }
-    // The checksum that the frame before has stored, whether that frame is valid or not.
-    let Some((mut stored, page_size)) = Sums::of_header(&header) else { return Ok(found) };
+    // The checksum that is stored in the previous frame, whether or not that frame is valid.
+    let Some((mut stored, page_size)) = Checksum::of_header(&header) else { return Ok(found) };
     found.has_valid_header = true;
     found.page_size = page_size;
     let salts = &header[16..24];
     found.salts.copy_from_slice(salts);
     let mut frame = vec![0; FRAME_HEADER + page_size];
     let mut is_valid = true;
-    // The frame before lies after the first damaged one, is undamaged, and ends a transaction.
+    // The previous frame is after the first damaged one, is itself undamaged, and ends a
+    // transaction.
     let mut follows_commit = false;
     while read_whole(log, &mut frame)? {
-        let continues = &frame[8..16] == salts && stored.after(&frame) == Sums::of(&frame, &stored);
+        let continues =
+            &frame[8..16] == salts && stored.after(&frame) == Checksum::of(&frame, &stored);
         let is_commit = continues && word(&frame, 4) != 0;
         is_valid &= continues;
         if is_valid {
@@ -322,12 +322,12 @@ fn scan(log: &mut impl Read) -> io::Result<Log> {
             found.durable_commits_lost += u64::from(follows_commit && continues);
             follows_commit = is_commit;
         }
-        stored = Sums::of(&frame, &stored);
+        stored = Checksum::of(&frame, &stored);
     }
     Ok(found)
 }
 
-/// Fills a buffer; `false` at the end of the file, also in the middle of a frame.
+/// Fills a buffer; `false` at the end of the file, even within a frame.
 fn read_whole(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match log.read_exact(buffer) {
         Ok(()) => Ok(true),
@@ -338,14 +338,14 @@ fn read_whole(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 
 /// The running checksum of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sums {
+struct Checksum {
     is_big_endian: bool,
     first: u32,
     second: u32,
 }
 
-impl Sums {
-    /// From a log's header, with the size of its pages; `None` where that is damaged.
+impl Checksum {
+    /// Reads a log's header, and the size of its pages; `None` if it is damaged.
     fn of_header(header: &[u8; HEADER]) -> Option<(Self, usize)> {
         let magic = word(header, 0);
         let page_size = word(header, 8);
@@ -361,12 +361,12 @@ impl Sums {
         is_valid.then_some((sums, page_size as usize))
     }
 
-    /// What a frame has stored, in a log of this byte order.
+    /// The checksum stored in a frame, in the byte order of a log.
     fn of(frame: &[u8], log: &Self) -> Self {
         Self { first: word(frame, 16), second: word(frame, 20), ..*log }
     }
 
-    /// What a frame must have stored if it continues these.
+    /// The checksum of a frame that continues this one.
     fn after(mut self, frame: &[u8]) -> Self {
         self.add(&frame[..8]);
         self.add(&frame[FRAME_HEADER..]);
@@ -398,12 +398,12 @@ mod tests {
     const PAGE: usize = 512;
     const SALTS: [u8; 8] = *b"saltsalt";
 
-    /// A log that is written as SQLite writes it.
+    /// Writes a log as SQLite does.
     struct Writer {
         bytes: Vec<u8>,
-        /// Frames that are committed, and the checksum of the last of them.
+        /// The number of committed frames, and the checksum of the last of them.
         end: usize,
-        sums: Sums,
+        sums: Checksum,
     }
 
     impl Writer {
@@ -412,15 +412,15 @@ mod tests {
             header[..4].copy_from_slice(&MAGIC.to_be_bytes());
             header[8..12].copy_from_slice(&(PAGE as u32).to_be_bytes());
             header[16..24].copy_from_slice(&SALTS);
-            let mut sums = Sums { is_big_endian: false, first: 0, second: 0 };
+            let mut sums = Checksum { is_big_endian: false, first: 0, second: 0 };
             sums.add(&header[..24]);
             header[24..28].copy_from_slice(&sums.first.to_be_bytes());
             header[28..].copy_from_slice(&sums.second.to_be_bytes());
             Self { bytes: header.to_vec(), end: 0, sums }
         }
 
-        /// Writes a transaction after the last committed one, whatever lies there.
-        fn write(&mut self, frames: usize, content: u8) -> Sums {
+        /// Writes a transaction after the last committed one, over any remains.
+        fn write(&mut self, frames: usize, content: u8) -> Checksum {
             let mut sums = self.sums;
             for number in 0..frames {
                 let mut frame = vec![content; FRAME_HEADER + PAGE];
@@ -431,22 +431,22 @@ mod tests {
                 sums = sums.after(&frame);
                 frame[16..20].copy_from_slice(&sums.first.to_be_bytes());
                 frame[20..24].copy_from_slice(&sums.second.to_be_bytes());
-                let at = place(self.end + number);
+                let at = frame_offset(self.end + number);
                 self.bytes.resize(self.bytes.len().max(at + frame.len()), 0);
                 self.bytes[at..at + frame.len()].copy_from_slice(&frame);
             }
             sums
         }
 
-        /// A transaction whose sync succeeds.
+        /// Writes a transaction whose sync succeeds.
         fn commit(&mut self, frames: usize, content: u8) {
             self.sums = self.write(frames, content);
             self.end += frames;
         }
 
-        /// The frame at a place is not on disk.
+        /// Erases a frame.
         fn lose(&mut self, number: usize) {
-            let at = place(number);
+            let at = frame_offset(number);
             self.bytes[at..at + FRAME_HEADER + PAGE].fill(0);
         }
 
@@ -455,12 +455,12 @@ mod tests {
         }
     }
 
-    const fn place(number: usize) -> usize {
+    const fn frame_offset(number: usize) -> usize {
         HEADER + number * (FRAME_HEADER + PAGE)
     }
 
     #[test]
-    fn the_ends_of_commits_whose_sync_failed_are_no_loss() {
+    fn remains_of_commits_whose_sync_failed_are_no_loss() {
         let mut log = Writer::new();
         log.commit(3, 1);
         for failed in (4..40).rev().step_by(4) {
@@ -473,7 +473,7 @@ mod tests {
         let found = log.scan();
         assert_eq!((found.commits, found.valid_frames), (10, log.end as u64));
         assert_eq!(found.durable_commits_lost, 0);
-        let whole = place(log.end) as u64;
+        let whole = frame_offset(log.end) as u64;
         assert_eq!(found.recovered_bytes(), whole);
     }
 
@@ -502,7 +502,7 @@ mod tests {
         }
     }
 
-    /// A transaction of the old round has the same places.
+    /// Frames of the previous round are at the same offsets.
     #[test]
     fn frames_of_an_earlier_round_are_no_loss() {
         let mut log = Writer::new();
@@ -512,7 +512,7 @@ mod tests {
         let mut header = [0; HEADER];
         header.copy_from_slice(&log.bytes[..HEADER]);
         header[16..24].copy_from_slice(b"newsalts");
-        let mut sums = Sums { is_big_endian: false, first: 0, second: 0 };
+        let mut sums = Checksum { is_big_endian: false, first: 0, second: 0 };
         sums.add(&header[..24]);
         header[24..28].copy_from_slice(&sums.first.to_be_bytes());
         header[28..].copy_from_slice(&sums.second.to_be_bytes());
@@ -522,15 +522,15 @@ mod tests {
         assert_eq!((found.valid_frames, found.durable_commits_lost), (0, 0));
     }
 
-    /// Another program has truncated the log, and the power failed while the new header was being
-    /// written: no frame was.
+    /// Another program has truncated the log, and the power failed while the new header was
+    /// written, before any frame.
     #[test]
     fn a_log_without_a_whole_header_is_an_empty_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         for (bytes, is_lost) in [(0, false), (20, false), (HEADER, false), (HEADER + 1, true)] {
             std::fs::write(&path, vec![0; bytes]).unwrap();
-            let lost = what_is_lost(Sync::Always, None, &read_log(&path).unwrap());
+            let lost = detect_loss(Sync::Always, None, &read_log(&path).unwrap());
             assert_eq!(lost.is_some(), is_lost, "{bytes} bytes: {lost:?}");
         }
     }

@@ -1,8 +1,8 @@
-//! Space that is kept for a full disk.
+//! Disk space that is reserved for a full disk.
 //!
-//! Deleting from a SQLite file needs space in its log first. So some is taken while there is
-//! enough, and given back when the disk is full: then deletions, claims and sweeps go on, and posts
-//! are refused until the space can be taken again.
+//! Deleting from a SQLite file first needs space in its log. Therefore some space is reserved while
+//! there is enough, and released when the disk is full: then deletions, claims and sweeps continue,
+//! and posts are rejected until the space can be reserved again.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::directory;
 /// Bytes written at a time.
 const PIECE: usize = 64 << 10;
 
-/// The file that takes the space.
+/// The file that reserves the space.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
@@ -24,25 +24,25 @@ impl Reserve {
         Self { path: directory.join("reserve"), bytes }
     }
 
-    /// Takes the space; nothing is taken where that fails.
-    pub(crate) fn take(&self) -> io::Result<()> {
-        if self.bytes == 0 || self.is_taken() {
+    /// Reserves the space; reserves nothing if that fails.
+    pub(crate) fn allocate(&self) -> io::Result<()> {
+        if self.bytes == 0 || self.is_allocated() {
             return Ok(());
         }
         self.write().inspect_err(|_| {
-            if let Err(error) = self.give_back() {
-                tracing::debug!(%error, "the reserve cannot be cut");
+            if let Err(error) = self.release() {
+                tracing::debug!(%error, "the reserve cannot be truncated");
             }
         })
     }
 
-    /// Whether there is something to give back.
-    pub(crate) fn is_taken(&self) -> bool {
+    /// Whether the space is reserved.
+    pub(crate) fn is_allocated(&self) -> bool {
         self.bytes > 0 && self.path.metadata().is_ok_and(|it| it.len() == self.bytes)
     }
 
-    /// Gives the space back to the file system.
-    pub(crate) fn give_back(&self) -> io::Result<()> {
+    /// Releases the space to the file system.
+    pub(crate) fn release(&self) -> io::Result<()> {
         if self.bytes == 0 {
             return Ok(());
         }
@@ -52,7 +52,7 @@ impl Reserve {
     fn write(&self) -> io::Result<()> {
         let mut file = directory::private(&self.path)?;
         file.set_len(0)?;
-        // File systems that compress would keep zeros for nothing.
+        // A file system with compression would not allocate space for zeros.
         let mut word = 0x9e37_79b9_7f4a_7c15_u64;
         let mut piece = Vec::with_capacity(PIECE);
         let mut left = self.bytes;
@@ -68,7 +68,7 @@ impl Reserve {
             file.write_all(&piece[..length])?;
             left -= length as u64;
         }
-        // Only now it is certain that there is space.
+        // Only a successful sync proves that the space is allocated.
         file.sync_data()
     }
 }
@@ -78,17 +78,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn space_is_taken_and_given_back() {
+    fn space_is_reserved_and_released() {
         let directory = tempfile::tempdir().unwrap();
         let reserve = Reserve::new(directory.path(), 200_000);
         let length = || directory.path().join("reserve").metadata().unwrap().len();
-        reserve.take().unwrap();
+        reserve.allocate().unwrap();
         assert_eq!(length(), 200_000);
-        reserve.give_back().unwrap();
+        reserve.release().unwrap();
         assert_eq!(length(), 0);
-        reserve.take().unwrap();
+        reserve.allocate().unwrap();
         assert_eq!(length(), 200_000);
         let missing = Reserve::new(&directory.path().join("missing"), 1);
-        missing.take().unwrap_err();
+        missing.allocate().unwrap_err();
     }
 }

@@ -1,4 +1,4 @@
-//! The rows of one message: its state, its body, when it expires, and the moves between states.
+//! The rows of one message: state, body and expiry, and changes of its state.
 
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
@@ -11,7 +11,7 @@ use crate::error::Sql;
 use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, millis, time};
 
-/// What state a message is in, as the file has it: claims and delays may be over.
+/// The stored state of a message; its claim or delay may be due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Free,
@@ -19,7 +19,7 @@ pub(crate) enum State {
     Delayed(i64),
 }
 
-/// The row that says so.
+/// The row of a message's state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StateRow {
     pub(crate) position: i64,
@@ -28,7 +28,7 @@ pub(crate) struct StateRow {
     pub(crate) state: State,
 }
 
-/// The columns of a [`StateRow`], each table on its own. `claim` and `due` tell the tables apart.
+/// The columns of a [`StateRow`] in each table. `claim` and `due` distinguish the tables.
 macro_rules! columns {
     (free) => {
         "SELECT position, expires, claims, NULL AS claim, NULL AS due FROM free"
@@ -43,7 +43,7 @@ macro_rules! columns {
 pub(crate) use columns;
 
 impl StateRow {
-    /// Reads what [`columns`] names.
+    /// Reads the columns of [`columns`].
     pub(crate) fn read(row: &Row<'_>) -> Sql<Self> {
         let claim: Option<[u8; 16]> = row.get(3)?;
         let due: Option<i64> = row.get(4)?;
@@ -64,7 +64,7 @@ impl StateRow {
     }
 }
 
-/// Finds a message of a head in whatever state. What is asked for is mostly what was claimed.
+/// Finds a message of a head in any state, beginning with claimed ones, which are looked up most.
 pub(crate) fn find(conn: &Statements<'_>, number: i64, position: i64) -> Sql<Option<StateRow>> {
     const WHERE: [&str; 3] = [
         concat!(columns!(held), " WHERE number = ?1 AND position = ?2"),
@@ -81,7 +81,7 @@ pub(crate) fn find(conn: &Statements<'_>, number: i64, position: i64) -> Sql<Opt
     Ok(None)
 }
 
-/// Finds a message of a head that a claim holds or held.
+/// Finds a message of a head that is or was held by a claim.
 pub(crate) fn find_held(
     conn: &Statements<'_>,
     number: i64,
@@ -92,7 +92,7 @@ pub(crate) fn find_held(
         .optional()
 }
 
-/// When a claim of a head ends or ended.
+/// When a claim of a head expires or expired.
 pub(crate) fn claim_end(conn: &Statements<'_>, number: i64, id: ClaimId) -> Sql<Option<i64>> {
     conn.statement("SELECT expires FROM claims WHERE number = ?1 AND id = ?2")?
         .query_row(params![number, id.get().to_be_bytes()], |row| row.get(0))
@@ -109,7 +109,7 @@ pub(crate) fn is_live_claim(
     Ok(claim_end(conn, number, id)?.is_some_and(|end| end > millis(now)))
 }
 
-/// A message's body with what else never changes.
+/// The immutable part of a message.
 pub(crate) struct Body {
     pub(crate) created: i64,
     pub(crate) client: ClientId,
@@ -119,7 +119,7 @@ pub(crate) struct Body {
 const BODY: &str =
     "SELECT created, client, sealed, checksum, body FROM messages WHERE position = ?1";
 
-/// Reads a body; `None` if `hide` posted it.
+/// Reads a body; `None` if the client `hide` posted it.
 pub(crate) fn body(
     conn: &Statements<'_>,
     position: i64,
@@ -147,7 +147,7 @@ pub(crate) fn created(conn: &Statements<'_>, position: i64) -> Sql<i64> {
         .query_row([position], |row| row.get(0))
 }
 
-/// A message as the caller gets it.
+/// Builds the message for the caller.
 pub(crate) fn message(
     incarnation: Incarnation,
     row: &StateRow,
@@ -165,7 +165,7 @@ pub(crate) fn message(
     }
 }
 
-/// Whole seconds, to the nearest: a claim can end a life between two.
+/// Rounds to whole seconds: a claim can extend a life to a time between two seconds.
 fn seconds(millis: i64) -> u64 {
     u64::try_from(millis).unwrap_or(0).saturating_add(500) / 1000
 }
@@ -176,8 +176,8 @@ pub(crate) const fn id(incarnation: Incarnation, position: i64) -> MessageId {
 }
 
 impl WriterState<'_> {
-    /// Reads a body; `None` if it is known that it cannot be read. Where that shows now, the
-    /// position is remembered for [`Self::work_around`](WriterState::work_around).
+    /// Reads a body; `None` if it is known to be unreadable. If the read fails, the position is
+    /// recorded for [`Self::work_around`](WriterState::work_around).
     pub(crate) fn body(&self, position: i64) -> Sql<Option<Body>> {
         if self.unreadable.contains(&position) {
             return Ok(None);
@@ -185,7 +185,7 @@ impl WriterState<'_> {
         body(&self.conn, position, None).inspect_err(|_| self.failed_body.set(Some(position)))
     }
 
-    /// Puts a new message's state into a head.
+    /// Inserts a free message into a head.
     pub(crate) fn insert_free(&mut self, number: i64, position: i64, expires: i64) -> Sql<()> {
         self.conn
             .statement("INSERT INTO free VALUES (?1, ?2, ?3, 0)")?
@@ -194,7 +194,7 @@ impl WriterState<'_> {
         self.expires(number, position, expires)
     }
 
-    /// As [`Self::insert_free`], for a message that is not shown until `due`.
+    /// Inserts a message that becomes visible at `due`.
     pub(crate) fn insert_delayed(
         &mut self,
         number: i64,
@@ -210,7 +210,7 @@ impl WriterState<'_> {
         self.expires(number, position, expires)
     }
 
-    /// Frees a message in its old place.
+    /// Frees a message, keeping its position.
     pub(crate) fn set_free(&mut self, number: i64, row: &StateRow) -> Sql<()> {
         self.drop_state(number, row)?;
         self.conn.statement("INSERT INTO free VALUES (?1, ?2, ?3, ?4)")?.execute(params![
@@ -226,7 +226,7 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Gives a free message to a claim, to live until `expires`.
+    /// Assigns a free message to a claim, and extends its life to `expires`.
     pub(crate) fn hold(
         &mut self,
         number: i64,
@@ -246,8 +246,8 @@ impl WriterState<'_> {
         self.move_expiry(number, row, expires)
     }
 
-    /// Lets a held message live until `expires`.
-    pub(crate) fn prolong(&mut self, number: i64, row: &StateRow, expires: i64) -> Sql<()> {
+    /// Extends the life of a held message to `expires`.
+    pub(crate) fn extend_life(&mut self, number: i64, row: &StateRow, expires: i64) -> Sql<()> {
         if expires == row.expires {
             return Ok(());
         }
@@ -257,24 +257,24 @@ impl WriterState<'_> {
         self.move_expiry(number, row, expires)
     }
 
-    /// Removes a message of a head. Its body goes later, with its neighbours: see
-    /// [`DeletedBodies`](crate::deleted::DeletedBodies).
+    /// Removes a message of a head. Its body is deleted later: see
+    /// [`DeletedBodies`](crate::deleted_bodies::DeletedBodies).
     pub(crate) fn remove(&mut self, number: i64, row: &StateRow) -> Sql<()> {
         self.drop_state(number, row)?;
         self.deleted.stage(row.position, row.expires);
         Ok(())
     }
 
-    /// Removes a message with everything at once.
+    /// Removes a message with all its rows at once.
     pub(crate) fn remove_now(&mut self, number: i64, row: &StateRow) -> Sql<()> {
         self.drop_state(number, row)?;
         self.drop_body(row.position, row.expires)
     }
 
-    /// Removes what is left of a message when nothing says its state any more.
+    /// Deletes the remaining rows of a message without a state.
     pub(crate) fn drop_body(&self, position: i64, expires: i64) -> Sql<()> {
         self.drop_expiry(position, expires)?;
-        if !self.leaves_bodies {
+        if !self.skips_bodies {
             self.conn.statement("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
         }
         Ok(())
@@ -287,7 +287,7 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    /// Says when the message at a position expires.
+    /// Records when the message at a position expires.
     fn expires(&mut self, number: i64, position: i64, at: i64) -> Sql<()> {
         self.conn
             .statement("INSERT INTO expiry VALUES (?1, ?2, ?3)")?
@@ -304,7 +304,7 @@ impl WriterState<'_> {
         self.expires(number, row.position, expires)
     }
 
-    /// Removes the row that says what state a message is in, and counts it out.
+    /// Deletes the row of a message's state, and updates the count.
     fn drop_state(&mut self, number: i64, row: &StateRow) -> Sql<()> {
         let (sql, count): (_, fn(&mut Head) -> &mut i64) = match row.state {
             State::Free => {

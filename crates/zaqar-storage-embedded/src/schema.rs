@@ -1,4 +1,4 @@
-//! The file: its tables, its format number, and how connections to it are set up.
+//! The schema of the file, its format number, and the settings of connections to it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,25 +9,26 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, Sql};
 use crate::{Options, Sync, directory};
 
-/// `ZQAR`, so that `file` and we know the file.
+/// `ZQAR`, which identifies the file, also to `file`.
 const APPLICATION_ID: i32 = 0x5a51_4152;
-/// The format written here.
+/// The format of this release.
 pub(crate) const FORMAT: i32 = 3;
 
 /// One page holds seven messages of 1 KiB.
 pub(crate) const PAGE_SIZE: u32 = 8192;
 /// Bytes that a page takes in the log.
 pub(crate) const FRAME_BYTES: u64 = PAGE_SIZE as u64 + 24;
-/// The log is cut to this when it is reset after a burst.
+/// The log is truncated to this size when it is restarted after a burst.
 const LOG_BYTES: u32 = 64 << 20;
-/// A reader sees pages that others changed, so that it keeps few.
+/// Small, because a reader must drop cached pages that others have changed.
 const READER_CACHE_KIB: u32 = 1024;
 /// Long enough for an operator's `sqlite3` to finish a statement.
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
-/// While another process holds a lock, so that nobody waits for long once that is known.
+/// Used while another process is known to hold a lock, so that requests do not wait for long.
 pub(crate) const BUSY_AGAIN: Duration = Duration::from_millis(50);
 
-/// When an outbox entry ends: a settled one once it cannot be followed, another with its messages.
+/// When an outbox entry ends: a settled one when it can no longer be followed, any other with its
+/// messages.
 macro_rules! entry_end {
     () => {
         "CASE WHEN ready = 2 THEN followed ELSE expires END"
@@ -35,21 +36,20 @@ macro_rules! entry_end {
 }
 pub(crate) use entry_end;
 
-/// - A queue's head has numbers, which its rows are found by, a message has a `position`; both come
-///   from `sequence` and are never given twice. `number` is for messages and claims, and a purge
-///   changes it; `audience` is for subscriptions, and the removal of all changes it; `life` is for
+/// - A queue's head has numbers, by which its rows are found, and a message has a `position`; both
+///   come from `sequence` and are never reused. `number` is for messages and claims, and changes
+///   with a purge; `audience` is for subscriptions, and changes when all are removed; `life` is for
 ///   the outbox.
-/// - `messages` never change. What does is in three small tables, one a state, in order of position
-///   within a number.
-/// - `expiry`, `claims_due` and `delayed_due` tell what comes due next, over all queues.
-/// - An outbox entry is `ready` (1) when it may be leased, not yet (0) while it waits for its time
-///   or a lease on it lasts, and never again (2) once it is settled: it stays until `followed` is
-///   over. Its messages have the positions from `first` on. A head's `next_due` is when its first
-///   entry is due. Entries of a life in `unwanted` that lie before `before` have no subscriber
-///   left.
-/// - A subscription may hang on a row of `leases`.
+/// - `messages` never change. Their states are in three small tables, one per state, ordered by
+///   number and position.
+/// - `expiry`, `claims_due` and `delayed_due` have the next due work of all queues.
+/// - `ready` of an outbox entry is 1 while it may be leased, 0 while it waits for its due time or a
+///   lease on it lasts, and 2 once it is settled: then it is kept until `followed`. Its messages
+///   have the positions from `first` on. `next_due` of a head is when its first entry is due.
+///   Entries of a `life` in `unwanted` with positions below `before` have no subscriber left.
+/// - A subscription may depend on a row of `leases`.
 /// - `open_mark` has a row while the store is open: see [`crate::recovery`].
-/// - Numbers that no head has any more wait in `garbage` for the sweep.
+/// - `garbage` has the numbers of rows that no head refers to, for the sweep.
 /// - Times are milliseconds since 1970; `ttl` is in seconds.
 const TABLES: &str = concat!("
 CREATE TABLE sequence (
@@ -135,7 +135,7 @@ CREATE TABLE garbage (number INTEGER PRIMARY KEY);
 CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);
 ");
 
-/// From format 1 to 2: outbox entries end with their messages, and subscriptions are found by
+/// From format 1 to 2: outbox entries end with their messages, and subscriptions are indexed by
 /// lease.
 const FROM_1: &str = concat!(
     "
@@ -180,8 +180,8 @@ pub(crate) fn log_index(directory: &Path) -> PathBuf {
     directory.join("zaqar.db-shm")
 }
 
-/// Opens the writer's connection; makes the file if it is new. `before_writing` is called once the
-/// file is known to be ours, before anything is written to it.
+/// Opens the writer's connection; creates the file if it is new. `before_writing` is called once
+/// the file is known to be a store of ours, before anything is written to it.
 pub(crate) fn open_writer(
     options: &Options,
     before_writing: impl FnOnce(&Connection) -> Result<(), Error>,
@@ -190,7 +190,7 @@ pub(crate) fn open_writer(
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // SQLite makes its other files as it finds this one: bodies are for nobody else to read.
+    // SQLite gives its other files the mode of this one, so that only the owner can read bodies.
     directory::private(&path)
         .map_err(|source| Error::Open { path: path.clone(), source: source.into() })?;
     let failed =
@@ -209,7 +209,7 @@ pub(crate) fn open_writer(
         (APPLICATION_ID, found) => return Err(Error::Newer { path, found, supported: FORMAT }),
         _ => return Err(Error::Foreign { path }),
     }
-    // Only now: it writes to the file, which may have been another's.
+    // This writes to the file, so it comes after the check that the file is a store.
     use_log(&conn).map_err(failed)?;
     Ok(conn)
 }
@@ -253,7 +253,7 @@ fn set_up_writer(conn: &Connection, options: &Options) -> Sql<()> {
     keep_plans(conn)?;
     let pages: i64 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     if pages == 0 {
-        // Setting this is a write, also where nothing changes.
+        // Setting these would write to an existing file.
         conn.execute_batch(&format!(
             "PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL"
         ))?;
@@ -267,15 +267,14 @@ fn set_up_writer(conn: &Connection, options: &Options) -> Sql<()> {
     ))
 }
 
-/// Keeps a statement's plan whatever is bound to it. Otherwise SQLite looks at limits and other
-/// values, and prepares the statement anew where one has changed, which costs as much as running
-/// it.
+/// Keeps a statement's plan independent of its parameters. Otherwise SQLite prepares a statement
+/// again when a bound limit has changed, which costs as much as running it.
 fn keep_plans(conn: &Connection) -> Sql<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 
-/// The format of a file that is a store of this or an earlier release.
+/// The format number of a file, which must be a store of this or an earlier release.
 pub(crate) fn check_format(conn: &Connection, path: &Path) -> Result<i32, Error> {
     let path = path.to_path_buf();
     match marks(conn) {
@@ -303,7 +302,7 @@ fn create(conn: &Connection) -> Sql<()> {
     ))
 }
 
-/// Brings a file of an earlier format to this one, in one transaction.
+/// Migrates a file of an earlier format in one transaction.
 fn migrate(conn: &Connection, steps: &str) -> Sql<()> {
     conn.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {FORMAT}; COMMIT;"))
 }
@@ -313,7 +312,7 @@ fn use_log(conn: &Connection) -> Sql<()> {
     if mode == "wal" {
         return Ok(());
     }
-    // A file system without shared memory, such as some network ones, keeps the old mode.
+    // A file system without shared memory, such as some network file systems, keeps the old mode.
     Err(rusqlite::Error::SqliteFailure(
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
         Some(format!("the file system allows no write-ahead log (journal mode {mode})")),

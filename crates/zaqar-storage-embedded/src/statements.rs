@@ -1,23 +1,24 @@
-//! Prepared statements at hand.
+//! A cache of prepared statements.
 //!
-//! rusqlite's cache finds a statement by its text and files it again after each use, which costs as
-//! much as running a small one. Here it is found by where its text stands in the program, and stays
-//! out of that cache for as long as this lives: one request of a reader, all the time of the
-//! writer.
+//! The cache of rusqlite finds a statement by its text and inserts it again after each use, which
+//! costs as much as running a small statement. This one finds it by the address of its text in the
+//! program, and keeps it out of that cache as long as this lives: for one request of a reader, or
+//! for the whole life of the writer.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 use rusqlite::{CachedStatement, Connection, Row, Rows, Statement};
 
-use crate::error::{Sql, Trouble, trouble};
+use crate::error::{ErrorKind, Sql, kind_of};
 
-/// A connection and the statements it has run. There are as many as the program has texts.
+/// A connection and the statements that it has run, at most one per text in the program and
+/// concurrent use.
 pub(crate) struct Statements<'c> {
     conn: &'c Connection,
-    /// The latest at the end, where it is looked for first.
+    /// The most recently used is last, where the search begins.
     idle: RefCell<Vec<(&'static str, CachedStatement<'c>)>>,
-    /// Why the last row was passed over that cannot be read.
+    /// The error of the last row that was skipped.
     skipped: RefCell<Option<rusqlite::Error>>,
 }
 
@@ -26,22 +27,22 @@ impl<'c> Statements<'c> {
         Self { conn, idle: RefCell::new(Vec::new()), skipped: RefCell::new(None) }
     }
 
-    /// A statement to run once or more; prepared if it is new.
-    pub(crate) fn statement(&self, sql: &'static str) -> Sql<Taken<'_, 'c>> {
+    /// Returns a statement; prepares it if it is new.
+    pub(crate) fn statement(&self, sql: &'static str) -> Sql<InUse<'_, 'c>> {
         let idle = self.take_idle(sql);
         let statement = match idle {
             Some(statement) => statement,
             None => self.conn.prepare_cached(sql)?,
         };
-        Ok(Taken { home: self, sql, statement: Some(statement) })
+        Ok(InUse { home: self, sql, statement: Some(statement) })
     }
 
-    /// Passes over what cannot be read: a damaged page, or a row that this store does not write.
-    /// For reading connections: a transaction that met damage is not committed.
+    /// Skips what cannot be read: a damaged page, or a row that this store does not write. Only for
+    /// reads, because a transaction that met damage cannot be committed.
     pub(crate) fn readable<T>(&self, result: Sql<T>) -> Sql<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) if matches!(trouble(&error), Trouble::Damage | Trouble::Row) => {
+            Err(error) if matches!(kind_of(&error), ErrorKind::Damage | ErrorKind::Row) => {
                 self.skipped.replace(Some(error));
                 Ok(None)
             }
@@ -49,7 +50,7 @@ impl<'c> Statements<'c> {
         }
     }
 
-    /// Reads up to `limit` rows, and passes over those that cannot be read.
+    /// Reads up to `limit` rows, and skips unreadable ones.
     pub(crate) fn readable_rows<T>(
         &self,
         rows: &mut Rows<'_>,
@@ -64,7 +65,7 @@ impl<'c> Statements<'c> {
         Ok(found)
     }
 
-    /// Why something was passed over since the last call.
+    /// The error of what was skipped since the last call.
     pub(crate) fn take_skipped(&self) -> Option<rusqlite::Error> {
         self.skipped.take()
     }
@@ -84,15 +85,15 @@ impl Deref for Statements<'_> {
     }
 }
 
-/// A statement in use. Dropped, it is at hand again.
-pub(crate) struct Taken<'s, 'c> {
+/// A statement in use. When it is dropped, it returns to the cache.
+pub(crate) struct InUse<'s, 'c> {
     home: &'s Statements<'c>,
     sql: &'static str,
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     statement: Option<CachedStatement<'c>>,
 }
 
-impl<'c> Deref for Taken<'_, 'c> {
+impl<'c> Deref for InUse<'_, 'c> {
     type Target = Statement<'c>;
 
     fn deref(&self) -> &Statement<'c> {
@@ -101,14 +102,14 @@ impl<'c> Deref for Taken<'_, 'c> {
     }
 }
 
-impl<'c> DerefMut for Taken<'_, 'c> {
+impl<'c> DerefMut for InUse<'_, 'c> {
     fn deref_mut(&mut self) -> &mut Statement<'c> {
         let Some(statement) = &mut self.statement else { unreachable!("it is being dropped") };
         statement
     }
 }
 
-impl Drop for Taken<'_, '_> {
+impl Drop for InUse<'_, '_> {
     fn drop(&mut self) {
         if let Some(statement) = self.statement.take() {
             self.home.idle.borrow_mut().push((self.sql, statement));
@@ -130,7 +131,7 @@ mod tests {
         };
         assert_eq!((run(1), run(2)), (2, 3));
         assert_eq!(statements.idle.borrow().len(), 1);
-        // Taken twice at once, there are two of it.
+        // Two concurrent uses need two statements.
         let mut outer = statements.statement(ONE).unwrap();
         let mut rows = outer.query([5]).unwrap();
         assert_eq!(run(7), 8);

@@ -13,7 +13,7 @@ use crate::error::Sql;
 use crate::statements::Statements;
 use crate::writer_state::{Head, SubscribedUntil, WriterState, find_head, millis, time};
 
-/// What [`read`] reads.
+/// The columns that [`read`] reads.
 macro_rules! columns {
     () => {
         "SELECT id, subscriber, ttl, since, confirmed, options, lease FROM subscriptions"
@@ -29,9 +29,9 @@ impl Subscriptions for Embedded {
         subscription: &NewSubscription,
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
-        self.at(now);
+        self.effective_time(now);
         let (key, new) = (key.clone(), subscription.clone());
-        self.of(&key.project)
+        self.requester(&key.project)
             .write_bytes(new.options.len(), move |state| {
                 let is_assumed = |head: Generation| head == assumed;
                 state.guarded(&key, is_assumed, |state, head| state.subscribe(&head, &new))
@@ -45,9 +45,9 @@ impl Subscriptions for Embedded {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| match find_head(conn, key)? {
-            Some(head) => find(conn, head.audience, id, now),
+            Some(head) => find(conn, head.subscriptions_number, id, now),
             None => Ok(None),
         })
     }
@@ -59,9 +59,9 @@ impl Subscriptions for Embedded {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| match find_head(conn, key)? {
-            Some(head) => list(conn, head.audience, after, limit, now),
+            Some(head) => list(conn, head.subscriptions_number, after, limit, now),
             None => Ok(Vec::new()),
         })
     }
@@ -74,9 +74,9 @@ impl Subscriptions for Embedded {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
-        let now = self.at(now);
+        let now = self.effective_time(now);
         self.read(|conn| match find_head(conn, key)? {
-            Some(head) => list_leased(conn, head.audience, lease, after, limit, now),
+            Some(head) => list_leased(conn, head.subscriptions_number, lease, after, limit, now),
             None => Ok(Vec::new()),
         })
     }
@@ -88,9 +88,9 @@ impl Subscriptions for Embedded {
         change: &SubscriptionChange,
         now: Timestamp,
     ) -> Result<Changed, Error> {
-        self.at(now);
+        self.effective_time(now);
         let (key, change) = (key.clone(), change.clone());
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| match state.head(&key)? {
                 Some(head) => state.change_subscription(&head, id, &change),
                 None => Ok(Changed::Absent),
@@ -104,12 +104,12 @@ impl Subscriptions for Embedded {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| match state.head(&key)? {
                 Some(head) => {
-                    state.drop_subscription(head.audience, id)?;
+                    state.drop_subscription(head.subscriptions_number, id)?;
                     state.subscriptions_change(&head);
                     state.end_unwanted_entries(&head)
                 }
@@ -119,9 +119,9 @@ impl Subscriptions for Embedded {
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.at(now);
+        self.effective_time(now);
         let key = key.clone();
-        self.of(&key.project)
+        self.requester(&key.project)
             .write(move |state| match state.head(&key)? {
                 Some(head) => {
                     state.remove_subscriptions_of(&head)?;
@@ -137,7 +137,7 @@ impl Subscriptions for Embedded {
 }
 
 impl WriterState<'_> {
-    /// Until when somebody hears of a head's messages.
+    /// Until when a head has live subscriptions.
     pub(crate) fn subscribed_until(&mut self, head: &Head) -> Sql<SubscribedUntil> {
         if let Some(subscribed_until) = head.subscribed_until {
             return Ok(subscribed_until);
@@ -149,21 +149,21 @@ impl WriterState<'_> {
                     "SELECT expires FROM subscriptions WHERE audience = ?1 AND (lease IS NULL) = ?2 \
                      ORDER BY expires DESC LIMIT 1",
                 )?
-                .query_row(params![head.audience, has_address], |row| row.get(0))
+                .query_row(params![head.subscriptions_number, has_address], |row| row.get(0))
                 .optional()?;
             Ok(last.unwrap_or(0))
         };
         let subscribed_until = SubscribedUntil { address: last(true)?, lease: last(false)? };
-        self.note(head.number, |head| head.subscribed_until = Some(subscribed_until));
+        self.change_in_memory(head.number, |head| head.subscribed_until = Some(subscribed_until));
         Ok(subscribed_until)
     }
 
     fn subscribe(&mut self, head: &Head, new: &NewSubscription) -> Sql<Subscribed> {
-        if let Some(there) = self.with_subscriber(head.audience, &new.subscriber)? {
-            if is_live(&there, self.now) {
-                return Ok(Subscribed::Exists(there));
+        if let Some(existing) = self.with_subscriber(head.subscriptions_number, &new.subscriber)? {
+            if is_live(&existing, self.now) {
+                return Ok(Subscribed::Exists(existing));
             }
-            self.drop_subscription(head.audience, there.id)?;
+            self.drop_subscription(head.subscriptions_number, existing.id)?;
         }
         self.insert_subscription(
             head,
@@ -178,7 +178,7 @@ impl WriterState<'_> {
             },
         )?;
         if let Some(lease) = new.lease {
-            self.depend_on(lease)?;
+            self.attach_to_lease(lease)?;
         }
         Ok(Subscribed::Created { after: self.last_position() })
     }
@@ -189,16 +189,16 @@ impl WriterState<'_> {
         id: SubscriptionId,
         change: &SubscriptionChange,
     ) -> Sql<Changed> {
-        let Some(mut one) = find(&self.conn, head.audience, id, self.now)? else {
+        let Some(mut one) = find(&self.conn, head.subscriptions_number, id, self.now)? else {
             return Ok(Changed::Absent);
         };
         if let Some(subscriber) = &change.subscriber {
-            let there = self.with_subscriber(head.audience, subscriber)?;
-            if let Some(there) = there.filter(|there| there.id != id) {
-                if is_live(&there, self.now) {
+            let existing = self.with_subscriber(head.subscriptions_number, subscriber)?;
+            if let Some(existing) = existing.filter(|existing| existing.id != id) {
+                if is_live(&existing, self.now) {
                     return Ok(Changed::Duplicate);
                 }
-                self.drop_subscription(head.audience, there.id)?;
+                self.drop_subscription(head.subscriptions_number, existing.id)?;
             }
             one.subscriber.clone_from(subscriber);
         }
@@ -209,7 +209,7 @@ impl WriterState<'_> {
             one.options.clone_from(options);
         }
         one.confirmed = change.confirmed.unwrap_or(one.confirmed);
-        self.drop_subscription(head.audience, id)?;
+        self.drop_subscription(head.subscriptions_number, id)?;
         self.insert_subscription(head, &one)?;
         Ok(Changed::Done)
     }
@@ -219,7 +219,7 @@ impl WriterState<'_> {
         self.conn
             .statement("INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
             .execute(params![
-                head.audience,
+                head.subscriptions_number,
                 one.id.get().to_be_bytes(),
                 one.subscriber,
                 one.ttl.cast_signed(),
@@ -235,65 +235,69 @@ impl WriterState<'_> {
     }
 
     fn subscriptions_change(&mut self, head: &Head) {
-        self.note(head.number, |head| head.subscribed_until = None);
+        self.change_in_memory(head.number, |head| head.subscribed_until = None);
     }
 
-    /// A subscription to a head that has this subscriber, live or not.
-    fn with_subscriber(&self, audience: i64, subscriber: &str) -> Sql<Option<Subscription>> {
+    /// The subscription of a subscriber to a head, live or not.
+    fn with_subscriber(
+        &self,
+        subscriptions_number: i64,
+        subscriber: &str,
+    ) -> Sql<Option<Subscription>> {
         self.conn
             .statement(concat!(columns!(), " WHERE audience = ?1 AND subscriber = ?2"))?
-            .query_row(params![audience, subscriber], read)
+            .query_row(params![subscriptions_number, subscriber], read)
             .optional()
     }
 
-    fn drop_subscription(&self, audience: i64, id: SubscriptionId) -> Sql<()> {
+    fn drop_subscription(&self, subscriptions_number: i64, id: SubscriptionId) -> Sql<()> {
         self.conn
             .statement("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
-            .execute(params![audience, id.get().to_be_bytes()])?;
+            .execute(params![subscriptions_number, id.get().to_be_bytes()])?;
         Ok(())
     }
 }
 
 fn find(
     conn: &Statements<'_>,
-    audience: i64,
+    subscriptions_number: i64,
     id: SubscriptionId,
     now: Timestamp,
 ) -> Sql<Option<Subscription>> {
     let found = conn
         .statement(concat!(columns!(), " WHERE audience = ?1 AND id = ?2"))?
-        .query_row(params![audience, id.get().to_be_bytes()], read)
+        .query_row(params![subscriptions_number, id.get().to_be_bytes()], read)
         .optional()?;
     Ok(found.filter(|one| is_live(one, now)))
 }
 
 fn list(
     conn: &Statements<'_>,
-    audience: i64,
+    subscriptions_number: i64,
     after: Option<SubscriptionId>,
     limit: usize,
     now: Timestamp,
 ) -> Sql<Vec<Subscription>> {
-    // An empty id is before all.
+    // An empty id is before all ids.
     let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
     let mut statement = conn.statement(concat!(
         columns!(),
         " WHERE audience = ?1 AND id > ?2 AND expires > ?3 ORDER BY id"
     ))?;
-    let mut rows = statement.query(params![audience, after, millis(now)])?;
+    let mut rows = statement.query(params![subscriptions_number, after, millis(now)])?;
     conn.readable_rows(&mut rows, limit, read)
 }
 
-/// Those on one lease, from an index that has all of the answer.
+/// The subscriptions on one lease, from a covering index.
 fn list_leased(
     conn: &Statements<'_>,
-    audience: i64,
+    subscriptions_number: i64,
     lease: LeaseId,
     after: Option<SubscriptionId>,
     limit: usize,
     now: Timestamp,
 ) -> Sql<Vec<(SubscriptionId, Timestamp)>> {
-    // An empty id is before all.
+    // An empty id is before all ids.
     let after = after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
     let lease = lease.get().to_be_bytes();
     conn.statement(
@@ -301,7 +305,13 @@ fn list_leased(
          AND expires > ?4 ORDER BY id LIMIT ?5",
     )?
     .query_map(
-        params![lease, audience, after, millis(now), i64::try_from(limit).unwrap_or(i64::MAX)],
+        params![
+            lease,
+            subscriptions_number,
+            after,
+            millis(now),
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ],
         |row| Ok((SubscriptionId::new(u128::from_be_bytes(row.get(0)?)), time(row.get(1)?))),
     )?
     .collect()

@@ -1,4 +1,4 @@
-//! What this crate's own tests share.
+//! Helpers of this crate's unit tests.
 
 use std::sync::mpsc;
 
@@ -12,7 +12,7 @@ use zaqar_core::{
 
 use crate::{Embedded, Options};
 
-/// A new store, and the directory that goes with it.
+/// A new store and its directory.
 pub(crate) fn store() -> (Embedded, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     (Embedded::open(Options::new(directory.path())).unwrap(), directory)
@@ -30,12 +30,12 @@ pub(crate) const fn generation() -> Generation {
     Generation { incarnation: Incarnation::new(7), version: Version::new(1) }
 }
 
-/// So many seconds after the tests' beginning.
+/// A number of seconds after the start of the tests.
 pub(crate) const fn time(secs: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000_000 + secs * 1000)
 }
 
-/// A post of `count` messages that live `ttl` seconds.
+/// A post of `count` messages with this ttl in seconds.
 pub(crate) fn batch(count: usize, ttl: u64) -> Batch {
     let payload = Payload::plain(Bytes::from_static(b"{}"));
     let messages = vec![NewMessage { payload, ttl, delay: 0 }; count];
@@ -47,11 +47,11 @@ pub(crate) fn request(id: u128, ttl: u64) -> ClaimRequest {
     ClaimRequest { id: ClaimId::new(id), ttl, grace: 60, limit: 1000, dead_letters: None }
 }
 
-/// Holds the writer in a transaction until it is dropped, so that what is sent meanwhile becomes
-/// one batch.
+/// Blocks the writer in a transaction until it is dropped, so that all requests in the meantime
+/// become one batch.
 pub(crate) struct Hold(#[expect(dead_code, reason = "it acts by being dropped")] mpsc::Sender<()>);
 
-/// Returns once the writer is held.
+/// Returns once the writer is blocked.
 #[expect(clippy::disallowed_methods, reason = "a test that sends once")]
 pub(crate) fn hold(store: &Embedded) -> Hold {
     let (release, held) = mpsc::channel::<()>();

@@ -1,4 +1,4 @@
-//! Health, cleaning and the end.
+//! Health checks, sweeping and shutdown.
 
 use std::collections::BTreeSet;
 
@@ -9,23 +9,23 @@ use zaqar_core::storage::{Error, Swept, Upkeep};
 
 use crate::Embedded;
 use crate::claims::{ClaimRow, claim_columns};
-use crate::due::Part;
-use crate::error::{Sql, Trouble, trouble};
+use crate::due::UpkeepTask;
+use crate::error::{ErrorKind, Sql, kind_of};
 use crate::rows::{StateRow, columns, find};
 use crate::writer_state::{WriterState, millis};
 
-/// Rows that one transaction sweeps, at most: some milliseconds in which others wait.
-const STEP: usize = 512;
+/// Bound on the rows of one sweep transaction, which takes some milliseconds.
+const MAX_SWEEP_ROWS: usize = 512;
 
-/// Free pages that the file keeps for what comes, beside those that are fewer than the used ones:
-/// 32 MiB.
+/// Free pages that the file keeps for new messages, in addition to keeping no fewer than the used
+/// ones: 32 MiB.
 const SPARE_PAGES: i64 = 4096;
 
-/// Messages whose bodies cannot be read that are remembered, at most.
-const UNREADABLE: usize = 4096;
+/// Bound on remembered messages with unreadable bodies.
+const MAX_UNREADABLE: usize = 4096;
 
-/// Seconds that a part of the upkeep is left out after it failed.
-const SUSPENSION: u64 = 60;
+/// Seconds for which a task is suspended after a failure.
+const SUSPEND_SECS: u64 = 60;
 
 #[async_trait]
 impl Upkeep for Embedded {
@@ -39,127 +39,128 @@ impl Upkeep for Embedded {
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
-        self.at(now);
-        let budget = budget.clamp(1, STEP);
+        self.effective_time(now);
+        let budget = budget.clamp(1, MAX_SWEEP_ROWS);
         self.write(move |state| state.sweep(budget)).await
     }
 
     async fn shut_down(&self) -> Result<(), Error> {
-        self.shut().await
+        self.close_store().await
     }
 }
 
 impl WriterState<'_> {
     fn sweep(&mut self, budget: usize) -> Sql<Swept> {
-        const PARTS: [Part; 9] = [
-            Part::Claims,
-            Part::Delays,
-            Part::Expiry,
-            Part::Bodies,
-            Part::Subscriptions,
-            Part::Leases,
-            Part::Unwanted,
-            Part::Entries,
-            Part::Garbage,
+        const TASKS: [UpkeepTask; 9] = [
+            UpkeepTask::Claims,
+            UpkeepTask::Delays,
+            UpkeepTask::Expiry,
+            UpkeepTask::Bodies,
+            UpkeepTask::Subscriptions,
+            UpkeepTask::Leases,
+            UpkeepTask::Unwanted,
+            UpkeepTask::Entries,
+            UpkeepTask::Garbage,
         ];
         let mut done = 0;
-        for part in PARTS {
+        for task in TASKS {
             if done < budget {
-                done += self.do_part(part, budget - done)?;
+                done += self.run_task(task, budget - done)?;
             }
         }
         if done == 0 {
-            done += self.do_part(Part::Pages, 1)?;
+            done += self.run_task(UpkeepTask::Pages, 1)?;
         }
         let mut more = false;
-        for part in PARTS.into_iter().chain([Part::Pages]) {
-            more = more || self.has_part(part)?;
+        for task in TASKS.into_iter().chain([UpkeepTask::Pages]) {
+            more = more || self.has_work(task)?;
         }
         Ok(Swept { done, more })
     }
 
-    /// Whether there is work of a part to do.
-    fn has_part(&self, part: Part) -> Sql<bool> {
+    /// Whether a task has work to do.
+    fn has_work(&self, task: UpkeepTask) -> Sql<bool> {
         let now = millis(self.now);
-        if !self.due.is_active(part, now) {
+        if !self.due.is_active(task, now) {
             return Ok(false);
         }
-        Ok(match part {
-            Part::Claims => self.due.has_claims(now),
-            Part::Delays => self.due.has_delays(now),
-            Part::Expiry => self.due.has_expired(now),
-            Part::Bodies => self.deleted.is_waiting(),
-            Part::Subscriptions => self.due.has_subscriptions(now),
-            Part::Leases => self.due.has_leases(now),
-            Part::Unwanted => self.has_unwanted()?,
-            Part::Entries => self.due.has_entries(now),
-            Part::Garbage => self.has_garbage()?,
-            Part::Pages => self.has_spare_pages()?,
+        Ok(match task {
+            UpkeepTask::Claims => self.due.has_claims(now),
+            UpkeepTask::Delays => self.due.has_delays(now),
+            UpkeepTask::Expiry => self.due.has_expired(now),
+            UpkeepTask::Bodies => self.deleted.is_waiting(),
+            UpkeepTask::Subscriptions => self.due.has_subscriptions(now),
+            UpkeepTask::Leases => self.due.has_leases(now),
+            UpkeepTask::Unwanted => self.has_unwanted()?,
+            UpkeepTask::Entries => self.due.has_entries(now),
+            UpkeepTask::Garbage => self.has_garbage()?,
+            UpkeepTask::Pages => self.has_spare_pages()?,
         })
     }
 
-    /// Does about `budget` rows of a part; how many it was. Where it fails, the part is remembered
-    /// for
+    /// Runs a task for about `budget` rows. Returns how many. If it fails, the task is recorded for
     /// [`Self::work_around`].
-    pub(crate) fn do_part(&mut self, part: Part, budget: usize) -> Sql<usize> {
-        let before = self.part.replace(part);
-        if !self.has_part(part)? {
-            self.part = before;
+    pub(crate) fn run_task(&mut self, task: UpkeepTask, budget: usize) -> Sql<usize> {
+        let before = self.task.replace(task);
+        if !self.has_work(task)? {
+            self.task = before;
             return Ok(0);
         }
-        if self.puts_off.contains(&part)
-            && let Some(sql) = put_off(part)
+        if self.deferred.contains(&task)
+            && let Some(sql) = defer_sql(task)
         {
             self.conn.statement(sql)?.execute([millis(self.now)])?;
         }
-        let done = match part {
-            Part::Claims => self.end_claims(budget),
-            Part::Delays => self.end_delays(budget),
-            Part::Expiry => self.remove_expired(budget),
-            Part::Bodies => self.drop_deleted(budget),
-            Part::Subscriptions => self.remove_subscriptions(budget),
-            Part::Leases => self.remove_leased(budget),
-            Part::Unwanted => self.end_unwanted(budget),
-            Part::Entries => self.remove_entries(budget),
-            Part::Garbage => self.remove_garbage(budget),
-            Part::Pages => self.give_back_pages(),
+        let done = match task {
+            UpkeepTask::Claims => self.end_claims(budget),
+            UpkeepTask::Delays => self.end_delays(budget),
+            UpkeepTask::Expiry => self.remove_expired(budget),
+            UpkeepTask::Bodies => self.drop_deleted(budget),
+            UpkeepTask::Subscriptions => self.remove_subscriptions(budget),
+            UpkeepTask::Leases => self.remove_leased(budget),
+            UpkeepTask::Unwanted => self.end_unwanted(budget),
+            UpkeepTask::Entries => self.remove_entries(budget),
+            UpkeepTask::Garbage => self.remove_garbage(budget),
+            UpkeepTask::Pages => self.give_back_pages(),
         }?;
-        self.part = before;
+        self.task = before;
         Ok(done)
     }
 
-    /// After an error: whether the transaction can be repeated without what led to it. That is some
-    /// upkeep, which is left out for a while or done without bodies, or a message whose body cannot
-    /// be read.
+    /// After an error: whether the transaction can be repeated without its cause. The cause is an
+    /// upkeep task, which is suspended or run without deleting bodies, or a message with an
+    /// unreadable body.
     pub(crate) fn work_around(&mut self, error: &rusqlite::Error) -> bool {
-        if !matches!(trouble(error), Trouble::Damage | Trouble::Row | Trouble::Other) {
+        if !matches!(kind_of(error), ErrorKind::Damage | ErrorKind::Row | ErrorKind::Other) {
             return false;
         }
-        let Some(part) = self.part.take() else { return self.pass_over_body() };
-        if trouble(error) == Trouble::Row
-            && !self.puts_off.contains(&part)
-            && put_off(part).is_some()
+        let Some(task) = self.task.take() else { return self.pass_over_body() };
+        if kind_of(error) == ErrorKind::Row
+            && !self.deferred.contains(&task)
+            && defer_sql(task).is_some()
         {
-            tracing::warn!(?part, %error, "rows that cannot be read are put off for ever");
-            self.puts_off.push(part);
+            tracing::warn!(?task, %error, "unreadable rows are deferred forever");
+            self.deferred.push(task);
             return true;
         }
-        match part {
-            // They go when they expire.
-            Part::Bodies => self.deleted.forget(),
-            Part::Expiry | Part::Garbage if !self.leaves_bodies => self.leaves_bodies = true,
-            Part::Claims
-            | Part::Delays
-            | Part::Expiry
-            | Part::Subscriptions
-            | Part::Leases
-            | Part::Unwanted
-            | Part::Entries
-            | Part::Garbage
-            | Part::Pages => {
-                let until = self.now.plus_secs(SUSPENSION);
-                self.due.suspend(part, millis(until));
-                tracing::warn!(?part, %error, seconds = SUSPENSION, "upkeep failed and is left out");
+        match task {
+            // They are deleted when they expire.
+            UpkeepTask::Bodies => self.deleted.forget(),
+            UpkeepTask::Expiry | UpkeepTask::Garbage if !self.skips_bodies => {
+                self.skips_bodies = true
+            }
+            UpkeepTask::Claims
+            | UpkeepTask::Delays
+            | UpkeepTask::Expiry
+            | UpkeepTask::Subscriptions
+            | UpkeepTask::Leases
+            | UpkeepTask::Unwanted
+            | UpkeepTask::Entries
+            | UpkeepTask::Garbage
+            | UpkeepTask::Pages => {
+                let until = self.now.plus_secs(SUSPEND_SECS);
+                self.due.suspend(task, millis(until));
+                tracing::warn!(?task, %error, seconds = SUSPEND_SECS, "an upkeep task failed and is suspended");
             }
         }
         true
@@ -167,19 +168,19 @@ impl WriterState<'_> {
 
     fn pass_over_body(&mut self) -> bool {
         let Some(position) = self.failed_body.take() else { return false };
-        self.unreadable.len() < UNREADABLE && self.unreadable.insert(position)
+        self.unreadable.len() < MAX_UNREADABLE && self.unreadable.insert(position)
     }
 
-    /// Does some of the work that is due, before the requests of a transaction.
-    pub(crate) fn do_due(&mut self, budget: usize) -> Sql<()> {
+    /// Runs some of the due work before the requests of a transaction.
+    pub(crate) fn run_due(&mut self, budget: usize) -> Sql<()> {
         self.end_due(budget)?;
         match self.deleted.too_many() {
             0 => Ok(()),
-            count => self.do_part(Part::Bodies, count).map(|_| ()),
+            count => self.run_task(UpkeepTask::Bodies, count).map(|_| ()),
         }
     }
 
-    /// Drops at most `budget` bodies of deleted messages; how many it was.
+    /// Deletes at most `budget` bodies of deleted messages. Returns how many.
     pub(crate) fn drop_deleted(&mut self, budget: usize) -> Sql<usize> {
         let bodies = self.deleted.take_next(budget);
         for (position, expires) in &bodies {
@@ -188,19 +189,19 @@ impl WriterState<'_> {
         Ok(bodies.len())
     }
 
-    /// Ends the claims and delays that are over, about `budget` rows; how many it was.
+    /// Ends due claims and delays, about `budget` rows. Returns how many.
     pub(crate) fn end_due(&mut self, budget: usize) -> Sql<usize> {
         if !self.has_due() {
             return Ok(0);
         }
-        let mut done = self.do_part(Part::Claims, budget)?;
+        let mut done = self.run_task(UpkeepTask::Claims, budget)?;
         if done < budget {
-            done += self.do_part(Part::Delays, budget - done)?;
+            done += self.run_task(UpkeepTask::Delays, budget - done)?;
         }
         Ok(done)
     }
 
-    /// Whether claims or delays are over that the file still has.
+    /// Whether claims or delays are due.
     pub(crate) const fn has_due(&self) -> bool {
         self.due.has_claims(millis(self.now)) || self.due.has_delays(millis(self.now))
     }
@@ -208,21 +209,21 @@ impl WriterState<'_> {
     fn end_claims(&mut self, budget: usize) -> Sql<usize> {
         let mut done = 0;
         while done < budget {
-            let Some((number, claim)) = self.next_over()? else { break };
+            let Some((number, claim)) = self.next_due_claim()? else { break };
             done += 1 + self.end_claim(number, &claim, budget - done)?;
         }
-        self.due.look_at_claims(&self.conn)?;
+        self.due.refresh_claims(&self.conn)?;
         Ok(done)
     }
 
-    fn next_over(&self) -> Sql<Option<(i64, ClaimRow)>> {
+    fn next_due_claim(&self) -> Sql<Option<(i64, ClaimRow)>> {
         self.conn
             .statement(concat!(claim_columns!(), " WHERE expires <= ?1 ORDER BY expires LIMIT 1"))?
             .query_row([millis(self.now)], |row| Ok((row.get(5)?, ClaimRow::read(row)?)))
             .optional()
     }
 
-    /// Ends a claim, or the first `budget` messages of it; how many that was.
+    /// Ends a claim, or only its first `budget` messages. Returns how many messages.
     fn end_claim(&mut self, number: i64, claim: &ClaimRow, budget: usize) -> Sql<usize> {
         if self.head_by_number(number)?.is_none() {
             self.drop_claim(number, claim.id)?;
@@ -239,7 +240,7 @@ impl WriterState<'_> {
     }
 
     fn end_delays(&mut self, budget: usize) -> Sql<usize> {
-        let over = self
+        let due_rows = self
             .conn
             .statement(
                 "SELECT position, expires, claims, NULL, due, number FROM delayed \
@@ -249,19 +250,19 @@ impl WriterState<'_> {
                 Ok((row.get(5)?, StateRow::read(row)?))
             })?
             .collect::<Sql<Vec<(i64, StateRow)>>>()?;
-        for (number, row) in &over {
+        for (number, row) in &due_rows {
             match self.head_by_number(*number)? {
                 Some(_) => self.set_free(*number, row)?,
                 None => self.remove_now(*number, row)?,
             }
         }
-        self.due.look_at_delays(&self.conn)?;
-        Ok(over.len())
+        self.due.refresh_delays(&self.conn)?;
+        Ok(due_rows.len())
     }
 
-    /// Removes messages that have expired, at most `budget`; how many it was.
+    /// Deletes at most `budget` expired messages. Returns how many.
     fn remove_expired(&mut self, budget: usize) -> Sql<usize> {
-        let over = self
+        let due_rows = self
             .conn
             .statement(
                 "SELECT number, position, at FROM expiry WHERE at <= ?1 ORDER BY at, position LIMIT ?2",
@@ -270,20 +271,20 @@ impl WriterState<'_> {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })?
             .collect::<Sql<Vec<(i64, i64, i64)>>>()?;
-        for (number, position, at) in &over {
+        for (number, position, at) in &due_rows {
             self.head_by_number(*number)?;
             match find(&self.conn, *number, *position)? {
                 Some(row) => self.remove_now(*number, &row)?,
-                // Deleted, and then the process died before the body went, too.
+                // The message was deleted, but the process died before the body was.
                 None => self.drop_body(*position, *at)?,
             }
         }
-        self.due.look_at_expiry(&self.conn)?;
-        Ok(over.len())
+        self.due.refresh_expiry(&self.conn)?;
+        Ok(due_rows.len())
     }
 
     fn remove_subscriptions(&mut self, budget: usize) -> Sql<usize> {
-        let over = self
+        let due_rows = self
             .conn
             .statement(
                 "SELECT audience, id, lease IS NULL FROM subscriptions WHERE expires <= ?1 \
@@ -293,26 +294,26 @@ impl WriterState<'_> {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })?
             .collect::<Sql<Vec<(i64, [u8; 16], bool)>>>()?;
-        for (audience, id, _) in &over {
+        for (number, id, _) in &due_rows {
             self.conn
                 .statement("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
-                .execute(params![audience, id])?;
+                .execute(params![number, id])?;
         }
-        let audiences: BTreeSet<_> = over
+        let numbers: BTreeSet<_> = due_rows
             .iter()
             .filter(|(.., has_address)| *has_address)
-            .map(|(audience, ..)| *audience)
+            .map(|(number, ..)| *number)
             .collect();
-        for audience in audiences {
-            if let Some(head) = self.head_by_audience(audience)? {
+        for number in numbers {
+            if let Some(head) = self.head_by_subscriptions_number(number)? {
                 self.end_unwanted_entries(&head)?;
             }
         }
-        self.due.look_at_subscriptions(&self.conn)?;
-        Ok(over.len())
+        self.due.refresh_subscriptions(&self.conn)?;
+        Ok(due_rows.len())
     }
 
-    /// Whether the file has so many free pages that new messages will not need them soon.
+    /// Whether the file has many more free pages than new messages will need soon.
     fn has_spare_pages(&self) -> Sql<bool> {
         let free = self.page_number("PRAGMA freelist_count")?;
         if self.is_full {
@@ -325,7 +326,7 @@ impl WriterState<'_> {
         self.conn.statement(pragma)?.query_row([], |row| row.get(0))
     }
 
-    /// Makes the file shorter by some free pages; how many it was.
+    /// Truncates the file by some free pages. Returns how many.
     fn give_back_pages(&self) -> Sql<usize> {
         let before = self.page_number("PRAGMA freelist_count")?;
         let mut statement = self.conn.statement("PRAGMA incremental_vacuum(64)")?;
@@ -339,7 +340,7 @@ impl WriterState<'_> {
         self.conn.statement("SELECT 1 FROM garbage LIMIT 1")?.exists([])
     }
 
-    /// Removes rows of purged and closed heads, at most `budget`; how many it was.
+    /// Deletes at most `budget` rows of purged and closed heads. Returns how many.
     fn remove_garbage(&mut self, budget: usize) -> Sql<usize> {
         let mut done = 0;
         while done < budget {
@@ -354,7 +355,7 @@ impl WriterState<'_> {
         Ok(done)
     }
 
-    /// Removes rows of one number, and the number itself once there are none.
+    /// Deletes the rows of one number, and the number itself once there are none.
     fn remove_rows_of(&mut self, number: i64, budget: usize) -> Sql<usize> {
         const STATES: [&str; 3] = [
             concat!(columns!(free), " WHERE number = ?1 LIMIT ?2"),
@@ -410,38 +411,43 @@ impl WriterState<'_> {
     }
 }
 
-/// What puts off the due rows of a part that no store wrote, so that they stand in nobody's way;
-/// they stay for whoever looks into the file. `None` where a row cannot be told by its own columns.
-const fn put_off(part: Part) -> Option<&'static str> {
-    match part {
-        Part::Claims => Some(
+/// The statement that defers due rows which this store did not write, so that they do not block
+/// others; they stay in the file for examination. `None` if such rows cannot be recognised by their
+/// columns.
+const fn defer_sql(task: UpkeepTask) -> Option<&'static str> {
+    match task {
+        UpkeepTask::Claims => Some(
             "UPDATE claims SET expires = 9223372036854775807 WHERE expires <= ?1 AND NOT \
              (typeof(number) = 'integer' AND typeof(id) = 'blob' AND length(id) = 16 \
              AND typeof(ttl) = 'integer' AND typeof(since) = 'integer' \
              AND typeof(positions) = 'blob')",
         ),
-        Part::Delays => Some(
+        UpkeepTask::Delays => Some(
             "UPDATE delayed SET due = 9223372036854775807 WHERE due <= ?1 AND NOT \
              (typeof(number) = 'integer' AND typeof(position) = 'integer' \
              AND typeof(expires) = 'integer' AND typeof(claims) = 'integer' \
              AND claims BETWEEN 0 AND 4294967295)",
         ),
-        Part::Expiry => Some(
+        UpkeepTask::Expiry => Some(
             "UPDATE OR REPLACE expiry SET at = 9223372036854775807 WHERE at <= ?1 AND (NOT \
              (typeof(number) = 'integer' AND typeof(position) = 'integer') OR EXISTS \
              (SELECT 1 FROM held WHERE held.number = expiry.number \
              AND held.position = expiry.position \
              AND NOT (typeof(claim) = 'blob' AND length(claim) = 16)))",
         ),
-        Part::Subscriptions => Some(
+        UpkeepTask::Subscriptions => Some(
             "UPDATE subscriptions SET expires = 9223372036854775807 WHERE expires <= ?1 AND NOT \
              (typeof(audience) = 'integer' AND typeof(id) = 'blob' AND length(id) = 16)",
         ),
-        Part::Leases => Some(
+        UpkeepTask::Leases => Some(
             "UPDATE leases SET until = 9223372036854775807 WHERE until <= ?1 AND NOT \
              (typeof(id) = 'blob' AND length(id) = 16)",
         ),
-        Part::Bodies | Part::Unwanted | Part::Entries | Part::Garbage | Part::Pages => None,
+        UpkeepTask::Bodies
+        | UpkeepTask::Unwanted
+        | UpkeepTask::Entries
+        | UpkeepTask::Garbage
+        | UpkeepTask::Pages => None,
     }
 }
 

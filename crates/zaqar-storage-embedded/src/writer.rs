@@ -1,5 +1,5 @@
-//! The one thread that writes: it takes what waits, does it in one transaction, and answers after
-//! the commit.
+//! The writer thread: it takes waiting requests, executes them in one transaction, and answers them
+//! after the commit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,59 +8,59 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use zaqar_core::storage;
 
-use crate::announcer::Announcer;
+use crate::broadcaster::Broadcaster;
 use crate::checkpoint::{self, Checkpointer};
-use crate::directory::Identity;
+use crate::directory::FileIdentity;
 use crate::due::{Deadlines, Due};
-use crate::error::{Sql, Trouble, refused, trouble};
+use crate::error::{ErrorKind, Sql, kind_of, storage_error};
+use crate::fair_queue::{FairQueue, Slice};
 use crate::health::{self, Health};
+use crate::log_sync::LogSync;
 use crate::reserve::Reserve;
-use crate::scheduler::{FairQueue, Slice};
 use crate::schema;
-use crate::sync::LogSync;
 use crate::writer_state::{Start, WriterState};
 
-/// What one transaction takes, at most: it delays what comes meanwhile.
+/// Bound on one transaction, because later requests wait for it.
 const BATCH: Slice = Slice { items: 256, bytes: 1 << 20 };
 /// Claims and delays that each transaction ends before its requests, about.
 const DUE_BUDGET: usize = 256;
-/// The pause between two attempts to make an unsynced log safe.
-const HEAL_EVERY: Duration = Duration::from_secs(1);
+/// The delay between attempts to make the log durable, or to reserve space again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A change that waits for the writer.
 pub(crate) trait Job: Send {
-    /// Does the work; called again after a rollback of what the first call did.
+    /// Executes the change; called again after a rollback of the first call.
     fn run(&mut self, state: &mut WriterState<'_>) -> Sql<()>;
 
-    /// Whether it needs space that is not given back soon.
+    /// Whether it needs space that is not released soon.
     fn grows(&self) -> bool;
 
-    /// Tells the caller.
+    /// Answers the caller.
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>);
 }
 
-/// A job that is a function, and who waits for its result.
-struct Call<F, T> {
+/// A job that runs a function and sends its result to the caller.
+struct FnJob<F, T> {
     work: F,
     result: Option<T>,
     caller: oneshot::Sender<Result<T, storage::Error>>,
     grows: bool,
 }
 
-/// Where the result arrives.
-pub(crate) type Answer<T> = oneshot::Receiver<Result<T, storage::Error>>;
+/// Receives the result of a job.
+pub(crate) type JobReceiver<T> = oneshot::Receiver<Result<T, storage::Error>>;
 
-/// Makes a job of a function.
-pub(crate) fn call<F, T>(work: F, grows: bool) -> (Box<dyn Job>, Answer<T>)
+/// Makes a job from a function.
+pub(crate) fn job_of<F, T>(work: F, grows: bool) -> (Box<dyn Job>, JobReceiver<T>)
 where
     F: FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
     T: Send + 'static,
 {
     let (caller, answer) = oneshot::channel();
-    (Box::new(Call { work, result: None, caller, grows }), answer)
+    (Box::new(FnJob { work, result: None, caller, grows }), answer)
 }
 
-impl<F, T> Job for Call<F, T>
+impl<F, T> Job for FnJob<F, T>
 where
     F: FnMut(&mut WriterState<'_>) -> Sql<T> + Send,
     T: Send,
@@ -77,22 +77,22 @@ where
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>) {
         let Self { result, caller, .. } = *self;
         let result = outcome.and_then(|()| {
-            result.ok_or_else(|| storage::Error::failed("a change was not carried out"))
+            result.ok_or_else(|| storage::Error::failed("a change was not executed"))
         });
-        // A caller that went away does not want to know.
+        // The caller may have been dropped.
         drop(caller.send(result));
     }
 }
 
-/// The threads that help the writer.
+/// The writer's helper threads.
 pub(crate) struct Helpers {
     pub(crate) checkpointer: Checkpointer,
     pub(crate) log_sync: Option<LogSync>,
 }
 
 impl Helpers {
-    /// Makes what was acknowledged safe after a failed sync: in the log, and then in the file.
-    fn heal(&self, state: &WriterState) -> Result<(), Box<dyn std::error::Error>> {
+    /// Makes acknowledged changes durable after a failed sync: in the log, and then in the file.
+    fn recover(&self, state: &WriterState) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(log_sync) = &self.log_sync {
             log_sync.rewrite()?;
         }
@@ -107,7 +107,7 @@ impl Helpers {
         }
     }
 
-    /// Ends them.
+    /// Ends the threads.
     pub(crate) fn stop(self) {
         self.checkpointer.stop();
         if let Some(log_sync) = self.log_sync {
@@ -116,25 +116,25 @@ impl Helpers {
     }
 }
 
-/// What the writer is given beside its connection.
+/// Everything that the writer owns besides its connection.
 pub(crate) struct WriterParts {
     pub(crate) start: Start,
     pub(crate) deadlines: Arc<Deadlines>,
-    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) broadcaster: Arc<Broadcaster>,
     pub(crate) jobs: Arc<FairQueue<Box<dyn Job>>>,
     pub(crate) helpers: Helpers,
     pub(crate) health: Arc<Health>,
-    /// Of the store's file.
-    pub(crate) identity: Identity,
+    /// The identity of the store's file.
+    pub(crate) identity: FileIdentity,
     pub(crate) reserve: Reserve,
 }
 
 impl WriterParts {
-    /// Works until the store is closed or nobody can send any more; then hands back who helped.
+    /// Runs until the queue of jobs is closed and empty. Returns the helper threads.
     pub(crate) fn run(self, conn: &Connection) -> Helpers {
         let due = Due::new(Arc::clone(&self.deadlines));
         let state = WriterState::new(conn, &self.start, due);
-        let mut writer = Writer { state, parts: self, healed_at: None, filled_at: None };
+        let mut writer = Writer { state, parts: self, recovered_at: None, reserve_tried_at: None };
         writer.run();
         writer.parts.helpers
     }
@@ -143,14 +143,14 @@ impl WriterParts {
 struct Writer<'c> {
     state: WriterState<'c>,
     parts: WriterParts,
-    /// When it last tried to make an unsynced log safe.
-    healed_at: Option<Instant>,
-    /// When it last tried to take the reserve again.
-    filled_at: Option<Instant>,
+    /// When it last tried to make the log durable.
+    recovered_at: Option<Instant>,
+    /// When it last tried to reserve space again.
+    reserve_tried_at: Option<Instant>,
 }
 
-/// What became of each job of a batch so far; `None` for one that is still to be run.
-type Verdicts = Vec<Option<Result<(), storage::Error>>>;
+/// The result of each job of a batch so far; `None` for one that was not run yet.
+type JobResults = Vec<Option<Result<(), storage::Error>>>;
 
 impl Writer<'_> {
     fn run(&mut self) {
@@ -159,15 +159,15 @@ impl Writer<'_> {
             if batch.is_empty() {
                 break;
             }
-            self.work(batch);
+            self.process(batch);
         }
-        if let Err(error) = self.tidy() {
-            tracing::warn!(%error, "bodies of deleted messages stay until they expire");
+        if let Err(error) = self.finish_deletions() {
+            tracing::warn!(%error, "bodies of deleted messages are kept until they expire");
         }
     }
 
-    /// Leaves nothing to be done that only memory knows of.
-    fn tidy(&mut self) -> Sql<()> {
+    /// Deletes the bodies that only memory knows to be deleted.
+    fn finish_deletions(&mut self) -> Sql<()> {
         if !self.state.deleted.is_waiting() {
             return Ok(());
         }
@@ -177,7 +177,7 @@ impl Writer<'_> {
         self.state.commit()
     }
 
-    fn work(&mut self, mut batch: Vec<Box<dyn Job>>) {
+    fn process(&mut self, mut batch: Vec<Box<dyn Job>>) {
         self.retake_reserve();
         match self.make_writable() {
             Ok(()) => {
@@ -185,7 +185,7 @@ impl Writer<'_> {
                 self.run_batch(&mut batch);
             }
             Err(_) => batch.drain(..).for_each(|job| {
-                // An error cannot be cloned; this one tells all of them the same.
+                // Errors cannot be cloned; this creates the same one for each job.
                 let refused = self.parts.health.check_writable();
                 job.finish(refused);
             }),
@@ -193,23 +193,23 @@ impl Writer<'_> {
         self.parts.helpers.after_commit(&self.state);
     }
 
-    /// Takes the reserve again after the disk was full, once a second.
+    /// Reserves space again after the disk was full, once a second.
     fn retake_reserve(&mut self) {
         let health = &self.parts.health;
-        let is_recent = |at: Instant| at.elapsed() < HEAL_EVERY;
-        if !health.is_full() || self.filled_at.is_some_and(is_recent) {
+        let is_recent = |at: Instant| at.elapsed() < RETRY_INTERVAL;
+        if !health.is_full() || self.reserve_tried_at.is_some_and(is_recent) {
             return;
         }
-        self.filled_at = Some(Instant::now());
-        // Its space is used again from its beginning.
+        self.reserve_tried_at = Some(Instant::now());
+        // Its space is reused from the beginning.
         self.parts.helpers.checkpointer.restart_log_now(&self.state.conn);
-        match self.parts.reserve.take() {
-            Ok(()) => health.has_space(),
-            Err(error) => tracing::debug!(%error, "the reserve cannot be taken"),
+        match self.parts.reserve.allocate() {
+            Ok(()) => health.disk_recovered(),
+            Err(error) => tracing::debug!(%error, "the reserve cannot be allocated"),
         }
     }
 
-    /// While the disk is full, what needs space is told so at once.
+    /// Rejects jobs that need space while the disk is full.
     fn refuse_growth(&self, batch: &mut Vec<Box<dyn Job>>) {
         if !self.parts.health.is_full() {
             return;
@@ -219,28 +219,28 @@ impl Writer<'_> {
         }
     }
 
-    /// Gives the reserve to what does not grow; whether that happened now.
-    fn use_reserve(&mut self, error: &rusqlite::Error) -> bool {
-        if trouble(error) != Trouble::Full || !self.parts.reserve.is_taken() {
+    /// Releases the reserve when the disk is full. Returns whether it did so now.
+    fn release_reserve(&mut self, error: &rusqlite::Error) -> bool {
+        if kind_of(error) != ErrorKind::Full || !self.parts.reserve.is_allocated() {
             return false;
         }
-        self.filled_at = Some(Instant::now());
-        if let Err(error) = self.parts.reserve.give_back() {
-            tracing::warn!(%error, "the reserve cannot be given back");
+        self.reserve_tried_at = Some(Instant::now());
+        if let Err(error) = self.parts.reserve.release() {
+            tracing::warn!(%error, "the reserve cannot be released");
         }
         self.undo(error);
         self.parts.helpers.checkpointer.restart_log_now(&self.state.conn);
         true
     }
 
-    /// Makes the log safe again after a sync of it has failed, once a second.
+    /// Makes the log durable after a failed sync, once a second.
     fn make_writable(&mut self) -> Result<(), storage::Error> {
         let health = &self.parts.health;
-        health.in_place(self.parts.identity.is_in_place());
-        let is_recent = |at: Instant| at.elapsed() < HEAL_EVERY;
-        if health.is_unsynced() && !self.healed_at.is_some_and(is_recent) {
-            self.healed_at = Some(Instant::now());
-            match self.parts.helpers.heal(&self.state) {
+        health.set_in_place(self.parts.identity.is_in_place());
+        let is_recent = |at: Instant| at.elapsed() < RETRY_INTERVAL;
+        if health.is_unsynced() && !self.recovered_at.is_some_and(is_recent) {
+            self.recovered_at = Some(Instant::now());
+            match self.parts.helpers.recover(&self.state) {
                 Ok(()) => health.synced(),
                 Err(error) => health.sync_failed(error.as_ref()),
             }
@@ -254,14 +254,14 @@ impl Writer<'_> {
                 self.announce();
                 batch.drain(..).for_each(|job| job.finish(Ok(())));
             }
-            // Once: then it is known to be full.
-            Err(error) if self.use_reserve(&error) => {
+            // At most once: afterwards the disk is known to be full.
+            Err(error) if self.release_reserve(&error) => {
                 self.refuse_growth(batch);
                 self.run_batch(batch);
             }
-            // It did not begin, or SQLite has undone it.
+            // The transaction did not begin, or SQLite has rolled it back.
             Err(error) if self.state.conn.is_autocommit() => self.fail_all(batch, error),
-            // Rare: somebody's statement failed. With a savepoint each, it fails alone.
+            // Rare: a statement of a request failed. With savepoints only that request fails.
             Err(error) => {
                 self.undo(&error);
                 self.run_one_by_one(batch);
@@ -269,7 +269,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Does a whole batch without savepoints, which cost as much as a small request.
+    /// Runs a batch without savepoints, each of which costs as much as a small request.
     fn run_together(&mut self, batch: &mut [Box<dyn Job>]) -> Sql<()> {
         self.begin()?;
         for job in batch {
@@ -278,48 +278,49 @@ impl Writer<'_> {
         self.state.flush()
     }
 
-    /// Does each job of a batch with a savepoint of its own. Once a transaction has met a damaged
-    /// page SQLite does not commit it: then it is undone and repeated without what led there.
+    /// Runs each job of a batch with a savepoint. SQLite does not commit a transaction that has met
+    /// a damaged page; it is rolled back and repeated without the cause.
     fn run_one_by_one(&mut self, batch: &mut Vec<Box<dyn Job>>) {
-        let mut verdicts: Verdicts = batch.iter().map(|_| None).collect();
+        let mut results: JobResults = batch.iter().map(|_| None).collect();
         loop {
-            match self.run_with_savepoints(batch, &mut verdicts) {
+            match self.run_with_savepoints(batch, &mut results) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => return self.fail_all(batch, error),
             }
         }
         let outcome = self.commit();
-        let verdicts = verdicts.into_iter().map(|verdict| verdict.unwrap_or(Ok(())));
-        settle(batch.drain(..).zip(verdicts), outcome);
+        let results = results.into_iter().map(|result| result.unwrap_or(Ok(())));
+        answer_jobs(batch.drain(..).zip(results), outcome);
     }
 
-    /// Whether the transaction holds all that can be done; if not, it was undone and there is less
-    /// to do.
+    /// Returns `true` if the transaction is complete; `false` if it was rolled back and must be
+    /// repeated with fewer jobs or tasks.
     fn run_with_savepoints(
         &mut self,
         batch: &mut [Box<dyn Job>],
-        verdicts: &mut Verdicts,
+        results: &mut JobResults,
     ) -> Sql<bool> {
         self.begin()?;
-        // Flushed: what a failed request undoes in memory are its own changes then.
+        // Flush first, so that undoing a failed request in memory undoes only its own changes.
         self.state.flush()?;
-        for (job, verdict) in batch.iter_mut().zip(verdicts) {
-            if matches!(verdict, Some(Err(_))) {
+        for (job, result) in batch.iter_mut().zip(results) {
+            if matches!(result, Some(Err(_))) {
                 continue;
             }
             match self.run_with_savepoint(job.as_mut()) {
-                Ok(()) => *verdict = Some(Ok(())),
-                // With a full disk, say, SQLite has undone the whole transaction.
+                Ok(()) => *result = Some(Ok(())),
+                // SQLite has rolled back the whole transaction, for example because the disk is
+                // full.
                 Err(error) if self.state.conn.is_autocommit() => return Err(error),
                 Err(error) => {
-                    let is_damage = trouble(&error) == Trouble::Damage;
+                    let is_damage = kind_of(&error) == ErrorKind::Damage;
                     let is_worked_around = self.state.work_around(&error);
                     if is_worked_around || is_damage {
                         self.undo(&error);
                     }
                     if !is_worked_around {
-                        *verdict = Some(Err(refused(Arc::new(error))));
+                        *result = Some(Err(storage_error(Arc::new(error))));
                     }
                     if is_worked_around || is_damage {
                         return Ok(false);
@@ -336,15 +337,15 @@ impl Writer<'_> {
         state.conn.statement("SAVEPOINT request")?.execute([])?;
         let outcome = job.run(state).and_then(|()| state.flush());
         // After damage nothing of the transaction can be kept.
-        if matches!(&outcome, Err(error) if trouble(error) == Trouble::Damage) {
+        if matches!(&outcome, Err(error) if kind_of(error) == ErrorKind::Damage) {
             return outcome;
         }
         if outcome.is_err() && !state.conn.is_autocommit() {
             state.conn.statement("ROLLBACK TO request")?.execute([])?;
-            state.forget();
+            state.clear_cache();
             state.posted.truncate(posted);
             state.deleted.back_to(deleted);
-            state.due.unknown();
+            state.due.reset();
         }
         if !state.conn.is_autocommit() {
             state.conn.statement("RELEASE request")?.execute([])?;
@@ -352,8 +353,8 @@ impl Writer<'_> {
         outcome
     }
 
-    /// Begins a transaction, and does in it some of the work that is due. Where that fails, it is
-    /// left out for a while: it is nobody's request.
+    /// Begins a transaction and runs some due work in it. A task that fails is suspended, because
+    /// it does not belong to a request.
     fn begin(&mut self) -> Sql<()> {
         loop {
             self.state
@@ -363,11 +364,11 @@ impl Writer<'_> {
                 self.state.conn.busy_timeout(schema::BUSY)?;
                 self.parts.health.unlocked();
             }
-            if self.state.notice_foreign()? {
+            if self.state.detect_foreign_write()? {
                 self.parts.health.foreign_write();
             }
             self.state.is_full = self.parts.health.is_full();
-            match self.state.do_due(DUE_BUDGET) {
+            match self.state.run_due(DUE_BUDGET) {
                 Ok(()) => return Ok(()),
                 Err(error) if self.state.conn.is_autocommit() => return Err(error),
                 Err(error) => {
@@ -381,17 +382,17 @@ impl Writer<'_> {
         }
     }
 
-    /// Once it is known that another process holds a lock, nobody waits for it long.
+    /// Shortens waits for a lock once another process is known to hold it.
     fn locked(&self, error: &rusqlite::Error) {
-        if trouble(error) == Trouble::Locked {
-            self.parts.health.note(error);
-            // It cannot fail: it only sets a number.
+        if kind_of(error) == ErrorKind::Locked {
+            self.parts.health.record(error);
+            // This cannot fail: it only sets a number.
             let _ = self.state.conn.busy_timeout(schema::BUSY_AGAIN);
         }
     }
 
     fn undo(&mut self, error: &rusqlite::Error) {
-        self.parts.health.note(error);
+        self.parts.health.record(error);
         self.state.roll_back();
     }
 
@@ -404,29 +405,29 @@ impl Writer<'_> {
         outcome.map_err(Arc::new)
     }
 
-    /// Tells what was committed, before its callers hear of it.
+    /// Announces committed posts before their callers are answered.
     fn announce(&mut self) {
         self.state.due.publish();
-        self.parts.announcer.announce(self.state.posted.drain(..));
+        self.parts.broadcaster.announce(self.state.posted.drain(..));
     }
 
     fn fail_all(&mut self, batch: &mut Vec<Box<dyn Job>>, error: rusqlite::Error) {
         self.undo(&error);
         let error = Arc::new(error);
         for job in batch.drain(..) {
-            job.finish(Err(refused(Arc::clone(&error))));
+            job.finish(Err(storage_error(Arc::clone(&error))));
         }
     }
 }
 
-/// Tells each caller its own verdict, or the transaction's.
-fn settle(
+/// Answers each job with its own error, or with the transaction's.
+fn answer_jobs(
     jobs: impl Iterator<Item = (Box<dyn Job>, Result<(), storage::Error>)>,
     outcome: Result<(), Arc<rusqlite::Error>>,
 ) {
-    for (job, verdict) in jobs {
-        let committed = outcome.as_ref().map_err(|error| refused(Arc::clone(error)));
-        job.finish(verdict.and(committed.copied()));
+    for (job, result) in jobs {
+        let committed = outcome.as_ref().map_err(|error| storage_error(Arc::clone(error)));
+        job.finish(result.and(committed.copied()));
     }
 }
 
@@ -442,8 +443,7 @@ mod tests {
         store.open(&key("q"), generation(), time(0)).await.unwrap();
         store.post(&key("q"), generation(), batch(1, 60), time(0)).await.unwrap();
         store.claim(&key("q"), generation(), &request(1, 60), time(0)).await.unwrap();
-        // The claim is over when the batch begins, which so changes counters before its first
-        // request.
+        // The claim is due when the batch begins, so counters change before its first request.
         let now = time(60);
         let held = hold(&store);
         let failing = store.write(|state| {
@@ -452,7 +452,7 @@ mod tests {
             state.conn.execute("INSERT INTO sequence VALUES (1, 1, 1, 1)", [])
         });
         let (q, batch) = (key("q"), batch(1, 600));
-        // Each is sent when it is polled first, in this order.
+        // Each is sent when it is first polled, in this order.
         let (failed, one, two, ()) = tokio::join!(
             failing,
             store.post(&q, generation(), batch.clone(), now),

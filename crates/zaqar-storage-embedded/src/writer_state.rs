@@ -1,4 +1,4 @@
-//! What the writer works with: its connection and what it keeps in memory because it alone writes.
+//! The writer's state: its connection, and a cache that is valid because it alone writes.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
@@ -7,49 +7,50 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use zaqar_core::storage::{Guarded, Posted};
 use zaqar_core::{Generation, Incarnation, Position, QueueKey, Timestamp, Version};
 
-use crate::deleted::DeletedBodies;
-use crate::due::{Due, Part};
+use crate::deleted_bodies::DeletedBodies;
+use crate::due::{Due, UpkeepTask};
 use crate::error::Sql;
 use crate::keys::{key_of, kind_number};
 use crate::statements::Statements;
 
-/// Heads kept in memory between transactions, at most.
+/// Bound on cached heads between transactions.
 const HEADS: usize = 8192;
 
-/// Positions follow the clock up to here, the year 74 000: a wrong clock does not use them up.
+/// Positions follow the clock up to the year 74 000, so that a wrong clock does not exhaust them.
 const CLOCK_POSITIONS: i64 = 1 << 61;
 
-/// Later than every time that is kept.
+/// Later than every stored time.
 pub(crate) const NEVER: i64 = i64::MAX;
 
 /// A head, as one transaction sees it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Head {
-    /// Which rows belong to it. Never given twice; a purge gives it a new one.
+    /// Identifies its messages and claims. Never reused; a purge assigns a new one.
     pub(crate) number: i64,
     pub(crate) generation: Generation,
     pub(crate) free: i64,
     pub(crate) held: i64,
     pub(crate) delayed: i64,
-    /// Which subscriptions belong to it. Removing all of them gives it a new one.
-    pub(crate) audience: i64,
-    /// Which outbox entries belong to it.
+    /// Identifies its subscriptions (`audience` in the file). Removing all of them assigns a new
+    /// one.
+    pub(crate) subscriptions_number: i64,
+    /// Identifies its outbox entries (`life` in the file).
     pub(crate) outbox_number: i64,
     /// When its first outbox entry is due; [`NEVER`] without one.
     pub(crate) next_due: i64,
-    /// When its last subscriptions are over, once that was looked up. Known in memory only.
+    /// When its last subscriptions expire, once queried. Kept in memory only.
     pub(crate) subscribed_until: Option<SubscribedUntil>,
-    /// Every free message before this position has expired, so that nobody looks at them again.
-    /// Known in memory only.
+    /// Every free message before this position has expired, so searches start here. Kept in memory
+    /// only.
     pub(crate) floor: i64,
 }
 
-/// Until when somebody hears of what is posted.
+/// Until when a queue has live subscriptions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SubscribedUntil {
-    /// By deliveries to an address.
+    /// Those with an address.
     pub(crate) address: i64,
-    /// Over a connection.
+    /// Those of connections, which have a lease.
     pub(crate) lease: i64,
 }
 
@@ -58,16 +59,16 @@ struct Cached {
     dirty: bool,
 }
 
-/// Where the writer takes up.
+/// The counters with which the writer starts.
 pub(crate) struct Start {
     next_position: i64,
     next_number: i64,
-    /// The latest time that the store has acted at.
+    /// The latest time at which the store has acted.
     pub(crate) seen: Timestamp,
 }
 
 impl Start {
-    /// Reads what the store was left with.
+    /// Reads the counters from the file.
     pub(crate) fn read(conn: &Connection) -> Sql<Self> {
         conn.query_row("SELECT position, number, seen FROM sequence", [], |row| {
             let (next_position, next_number) = (row.get(0)?, row.get(1)?);
@@ -83,26 +84,26 @@ macro_rules! head_columns {
     };
 }
 
-/// The state of the one writer.
+/// The state of the writer.
 pub(crate) struct WriterState<'c> {
     pub(crate) conn: Statements<'c>,
-    /// The time to act at, the same for all requests of a transaction.
+    /// The time at which all requests of a transaction act.
     pub(crate) now: Timestamp,
     pub(crate) due: Due,
-    /// What the transaction posted, in order.
+    /// The posts of the transaction, in order.
     pub(crate) posted: Vec<Posted>,
     pub(crate) deleted: DeletedBodies,
-    /// The work that is under way in this transaction, or that failed in it.
-    pub(crate) part: Option<Part>,
-    /// Bodies are left where they are: some of this transaction's are on a damaged page.
-    pub(crate) leaves_bodies: bool,
+    /// The task that is running in this transaction, or that failed in it.
+    pub(crate) task: Option<UpkeepTask>,
+    /// Bodies are not deleted: some of this transaction's are on a damaged page.
+    pub(crate) skips_bodies: bool,
     /// The message whose body could not be read in this transaction.
     pub(crate) failed_body: Cell<Option<i64>>,
-    /// Parts whose unreadable rows are put off by this transaction.
-    pub(crate) puts_off: Vec<Part>,
+    /// Tasks whose unreadable rows this transaction defers.
+    pub(crate) deferred: Vec<UpkeepTask>,
     /// The disk is full.
     pub(crate) is_full: bool,
-    /// Messages whose bodies cannot be read, some of them.
+    /// Some of the messages whose bodies cannot be read.
     pub(crate) unreadable: BTreeSet<i64>,
     by_number: HashMap<i64, Cached>,
     by_key: HashMap<QueueKey, i64>,
@@ -122,10 +123,10 @@ impl<'c> WriterState<'c> {
             due,
             posted: Vec::new(),
             deleted: DeletedBodies::default(),
-            part: None,
-            leaves_bodies: false,
+            task: None,
+            skips_bodies: false,
             failed_body: Cell::new(None),
-            puts_off: Vec::new(),
+            deferred: Vec::new(),
             is_full: false,
             unreadable: BTreeSet::new(),
             by_number: HashMap::new(),
@@ -138,37 +139,37 @@ impl<'c> WriterState<'c> {
         }
     }
 
-    /// Begins a transaction at the time `now`. It is earlier than before where that was repaired:
-    /// then messages live again that had been passed over as expired.
+    /// Begins a transaction at the time `now`. If a wrong time was corrected, it is earlier than
+    /// before, and messages that had been skipped as expired are live again.
     pub(crate) fn begin(&mut self, now: Timestamp) -> Sql<()> {
         if now < self.now {
             self.by_number.values_mut().for_each(|cached| cached.head.floor = 0);
         }
         self.now = now;
-        self.part = None;
+        self.task = None;
         self.failed_body.set(None);
         self.conn.statement("BEGIN IMMEDIATE")?.execute([])?;
         self.changes = self.conn.total_changes();
         Ok(())
     }
 
-    /// In a transaction: whether another program has written to the file since the last one. Then
-    /// what is in memory is forgotten.
-    pub(crate) fn notice_foreign(&mut self) -> Sql<bool> {
+    /// Returns whether another program has written to the file since the last transaction. If so,
+    /// clears the cache. Must be called in a transaction.
+    pub(crate) fn detect_foreign_write(&mut self) -> Sql<bool> {
         let version: i64 =
             self.conn.statement("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if self.data_version.replace(version).is_none_or(|before| before == version) {
             return Ok(false);
         }
-        self.forget();
-        self.due.unknown();
+        self.clear_cache();
+        self.due.reset();
         let start = Start::read(&self.conn)?;
         self.next_position = self.next_position.max(start.next_position);
         self.next_number = self.next_number.max(start.next_number);
         Ok(true)
     }
 
-    /// Writes what the transaction changed in memory; nothing where it changed nothing at all.
+    /// Writes the cached changes; nothing if the transaction changed nothing.
     pub(crate) fn flush(&mut self) -> Sql<()> {
         let mut update = self.conn.statement(
             "UPDATE heads SET version = ?2, free = ?3, held = ?4, delayed = ?5 WHERE number = ?1",
@@ -192,20 +193,20 @@ impl<'c> WriterState<'c> {
     pub(crate) fn commit(&mut self) -> Sql<()> {
         self.conn.statement("COMMIT")?.execute([])?;
         self.deleted.committed();
-        self.leaves_bodies = false;
-        self.puts_off.clear();
+        self.skips_bodies = false;
+        self.deferred.clear();
         if self.by_number.len() > HEADS {
-            self.forget();
+            self.clear_cache();
         }
         Ok(())
     }
 
-    /// Undoes the transaction, if SQLite has not done so by itself.
+    /// Rolls the transaction back, if SQLite has not done so itself.
     pub(crate) fn roll_back(&mut self) {
-        self.forget();
+        self.clear_cache();
         self.posted.clear();
         self.deleted.rolled_back();
-        self.due.unknown();
+        self.due.reset();
         if self.conn.is_autocommit() {
             return;
         }
@@ -214,29 +215,29 @@ impl<'c> WriterState<'c> {
         }
     }
 
-    /// Forgets what is in memory: the file knows better. Positions and numbers go on, so that none
-    /// comes twice.
-    pub(crate) fn forget(&mut self) {
+    /// Clears the cache, because the file is newer. Positions and numbers continue, so that none is
+    /// reused.
+    pub(crate) fn clear_cache(&mut self) {
         self.by_number.clear();
         self.by_key.clear();
         self.dirty.clear();
     }
 
-    /// The position that was given last.
+    /// The last position that was assigned.
     pub(crate) const fn last_position(&self) -> Position {
         Position::new((self.next_position - 1).cast_unsigned())
     }
 
-    /// The next `count` positions; the first of them. They follow the clock, in microseconds, so
-    /// that a store that came back without its last writes does not give their positions again.
-    pub(crate) fn take_positions(&mut self, count: usize) -> i64 {
+    /// Allocates `count` positions and returns the first. They follow the clock, in microseconds,
+    /// so that a store that has lost its last writes does not assign their positions again.
+    pub(crate) fn allocate_positions(&mut self, count: usize) -> i64 {
         let clock = millis(self.now).saturating_mul(1000).min(CLOCK_POSITIONS);
         let first = self.next_position.max(clock);
         self.next_position = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
         first
     }
 
-    fn take_number(&mut self) -> i64 {
+    fn allocate_number(&mut self) -> i64 {
         let number = self.next_number;
         self.next_number += 1;
         number
@@ -249,12 +250,12 @@ impl<'c> WriterState<'c> {
         }
         let found = find_head(&self.conn, key)?;
         if let Some(head) = found {
-            self.keep(key.clone(), head);
+            self.cache(key.clone(), head);
         }
         Ok(found)
     }
 
-    /// The head that rows with a number belong to; `None` where they are garbage.
+    /// The head that rows with a number belong to; `None` if they are garbage.
     pub(crate) fn head_by_number(&mut self, number: i64) -> Sql<Option<Head>> {
         if let Some(cached) = self.by_number.get(&number) {
             return Ok(Some(cached.head));
@@ -265,15 +266,18 @@ impl<'c> WriterState<'c> {
         )
     }
 
-    /// The head whose subscriptions have this audience.
-    pub(crate) fn head_by_audience(&mut self, audience: i64) -> Sql<Option<Head>> {
+    /// The head of subscriptions with this number (`audience` in the file).
+    pub(crate) fn head_by_subscriptions_number(
+        &mut self,
+        subscriptions_number: i64,
+    ) -> Sql<Option<Head>> {
         self.find_keyed(
             concat!(head_columns!(), ", project, kind, name FROM heads WHERE audience = ?1"),
-            audience,
+            subscriptions_number,
         )
     }
 
-    /// The head whose outbox entries have this number (`life` in the file).
+    /// The head of outbox entries with this number (`life` in the file).
     pub(crate) fn head_by_outbox_number(&mut self, number: i64) -> Sql<Option<Head>> {
         self.find_keyed(
             concat!(head_columns!(), ", project, kind, name FROM heads WHERE life = ?1"),
@@ -288,15 +292,15 @@ impl<'c> WriterState<'c> {
             .query_row([number], |row| Ok((head_of(row)?, key_of(row, 9)?)))
             .optional()?;
         let Some((head, key)) = found else { return Ok(None) };
-        // What memory has is newer: the file gets it with the transaction's last statement.
+        // The cached head is newer: it is written at the end of the transaction.
         if let Some(cached) = self.by_number.get(&head.number) {
             return Ok(Some(cached.head));
         }
-        self.keep(key, head);
+        self.cache(key, head);
         Ok(Some(head))
     }
 
-    /// Changes what is kept of a head that [`Self::head`] or [`Self::head_by_number`] found in this
+    /// Changes a cached head that [`Self::head`] or [`Self::head_by_number`] returned in this
     /// transaction.
     pub(crate) fn change(&mut self, number: i64, change: impl FnOnce(&mut Head)) {
         let Some(cached) = self.by_number.get_mut(&number) else { return };
@@ -307,30 +311,30 @@ impl<'c> WriterState<'c> {
         }
     }
 
-    /// Changes what only memory knows of a head.
-    pub(crate) fn note(&mut self, number: i64, note: impl FnOnce(&mut Head)) {
+    /// Changes fields of a head that are kept in memory only.
+    pub(crate) fn change_in_memory(&mut self, number: i64, note: impl FnOnce(&mut Head)) {
         if let Some(cached) = self.by_number.get_mut(&number) {
             note(&mut cached.head);
         }
     }
 
-    /// Forgets who hears of what is posted, of every head.
-    pub(crate) fn forget_subscribed(&mut self) {
+    /// Forgets the expiry of subscriptions of all heads.
+    pub(crate) fn forget_subscribed_until(&mut self) {
         for cached in self.by_number.values_mut() {
             cached.head.subscribed_until = None;
         }
     }
 
-    /// Makes a head.
+    /// Creates a head.
     pub(crate) fn open_head(&mut self, key: &QueueKey, generation: Generation) -> Sql<()> {
         let head = Head {
-            number: self.take_number(),
+            number: self.allocate_number(),
             generation,
             free: 0,
             held: 0,
             delayed: 0,
-            audience: self.take_number(),
-            outbox_number: self.take_number(),
+            subscriptions_number: self.allocate_number(),
+            outbox_number: self.allocate_number(),
             next_due: NEVER,
             subscribed_until: None,
             floor: 0,
@@ -347,16 +351,16 @@ impl<'c> WriterState<'c> {
                 key.name.as_str(),
                 generation.incarnation.get().cast_signed(),
                 generation.version.get().cast_signed(),
-                head.audience,
+                head.subscriptions_number,
                 head.outbox_number,
             ])?;
-        self.keep(key.clone(), head);
+        self.cache(key.clone(), head);
         Ok(())
     }
 
-    /// Gives a head a new number, and the rows of the old one to the sweep.
+    /// Assigns a new number to a head, and leaves the rows of the old one to the sweep.
     pub(crate) fn empty_head(&mut self, key: &QueueKey, head: Head) -> Sql<()> {
-        let number = self.take_number();
+        let number = self.allocate_number();
         self.conn
             .statement(
                 "UPDATE heads SET number = ?2, version = ?3, free = 0, held = 0, delayed = 0 \
@@ -365,29 +369,30 @@ impl<'c> WriterState<'c> {
             .execute(params![head.number, number, head.generation.version.get().cast_signed()])?;
         self.discard(head.number)?;
         self.by_number.remove(&head.number);
-        self.keep(key.clone(), Head { number, free: 0, held: 0, delayed: 0, floor: 0, ..head });
+        self.cache(key.clone(), Head { number, free: 0, held: 0, delayed: 0, floor: 0, ..head });
         Ok(())
     }
 
-    /// Gives a head a new audience, and the rows of the old one to the sweep.
+    /// Assigns a new subscriptions number to a head, and leaves the rows of the old one to the
+    /// sweep.
     pub(crate) fn remove_subscriptions_of(&mut self, head: &Head) -> Sql<()> {
-        let audience = self.take_number();
+        let subscriptions_number = self.allocate_number();
         self.conn
             .statement("UPDATE heads SET audience = ?2 WHERE number = ?1")?
-            .execute([head.number, audience])?;
+            .execute([head.number, subscriptions_number])?;
         self.change(head.number, |head| {
-            head.audience = audience;
+            head.subscriptions_number = subscriptions_number;
             head.subscribed_until = None;
         });
-        self.discard(head.audience)
+        self.discard(head.subscriptions_number)
     }
 
-    /// Removes a head, and leaves its rows to the sweep.
+    /// Deletes a head, and leaves its rows to the sweep.
     pub(crate) fn close_head(&mut self, key: &QueueKey, head: &Head) -> Sql<()> {
         self.conn.statement("DELETE FROM heads WHERE number = ?1")?.execute([head.number])?;
         self.by_number.remove(&head.number);
         self.by_key.remove(key);
-        [head.number, head.audience, head.outbox_number]
+        [head.number, head.subscriptions_number, head.outbox_number]
             .into_iter()
             .try_for_each(|it| self.discard(it))
     }
@@ -397,21 +402,21 @@ impl<'c> WriterState<'c> {
         Ok(())
     }
 
-    fn keep(&mut self, key: QueueKey, head: Head) {
+    fn cache(&mut self, key: QueueKey, head: Head) {
         self.by_key.insert(key, head.number);
         self.by_number.insert(head.number, Cached { head, dirty: false });
     }
 
-    /// Does a step if the head has the generation that its caller assumes.
+    /// Runs an operation if the head has the generation that the caller assumes.
     pub(crate) fn guarded<T>(
         &mut self,
         key: &QueueKey,
         assumed: impl FnOnce(Generation) -> bool,
-        step: impl FnOnce(&mut Self, Head) -> Sql<T>,
+        operation: impl FnOnce(&mut Self, Head) -> Sql<T>,
     ) -> Sql<Guarded<T>> {
         match self.head(key)? {
             None => Ok(Guarded::Absent),
-            Some(head) if assumed(head.generation) => step(self, head).map(Guarded::Done),
+            Some(head) if assumed(head.generation) => operation(self, head).map(Guarded::Done),
             Some(head) => Ok(Guarded::Stale(head.generation)),
         }
     }
@@ -434,7 +439,7 @@ fn head_of(row: &Row<'_>) -> Sql<Head> {
         free: row.get(3)?,
         held: row.get(4)?,
         delayed: row.get(5)?,
-        audience: row.get(6)?,
+        subscriptions_number: row.get(6)?,
         outbox_number: row.get(7)?,
         next_due: row.get::<_, Option<i64>>(8)?.unwrap_or(NEVER),
         subscribed_until: None,
@@ -442,7 +447,7 @@ fn head_of(row: &Row<'_>) -> Sql<Head> {
     })
 }
 
-/// A generation, from the two numbers kept.
+/// A generation from its two stored numbers.
 pub(crate) const fn generation(incarnation: i64, version: i64) -> Generation {
     Generation {
         incarnation: Incarnation::new(incarnation.cast_unsigned()),
@@ -450,12 +455,12 @@ pub(crate) const fn generation(incarnation: i64, version: i64) -> Generation {
     }
 }
 
-/// A time, from the number kept.
+/// A time from its stored number.
 pub(crate) fn time(millis: i64) -> Timestamp {
     Timestamp::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
-/// The number to keep of a time.
+/// The stored number of a time.
 pub(crate) const fn millis(time: Timestamp) -> i64 {
     time.as_millis().cast_signed()
 }

@@ -1,4 +1,4 @@
-//! The behaviour that every store shows.
+//! The behaviour tests that every store passes.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,12 @@ use tempfile::TempDir;
 use zaqar_storage_embedded::{Embedded, Options};
 use zaqar_storage_testkit::{About, Factory, Stores};
 
-/// A directory a name.
+/// A directory per name.
 struct Directories(TempDir);
 
 impl Directories {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("there is room for a directory"))
+        Self(tempfile::tempdir().expect("a temporary directory"))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! A file that is damaged in places: what can be read is served, and the damage is told.
+//! Damaged files: readable data is served, and the damage is reported.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -21,7 +21,8 @@ use zaqar_core::{
 use zaqar_storage_embedded::{Embedded, Options};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
-const LIFE: Generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
+const GENERATION: Generation =
+    Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
 
 fn key(name: &str) -> QueueKey {
     QueueKey {
@@ -32,11 +33,11 @@ fn key(name: &str) -> QueueKey {
 }
 
 async fn post(store: &Embedded, name: &str, count: usize) -> Vec<MessageId> {
-    store.open(&key(name), LIFE, NOW).await.unwrap();
+    store.open(&key(name), GENERATION, NOW).await.unwrap();
     let payload = Payload::plain(Bytes::from(vec![b'1'; 1000]));
     let messages = vec![NewMessage { payload, ttl: 3600, delay: 0 }; count];
     let batch = Batch { request: 0, client: ClientId::new("c"), messages, notify: false };
-    match store.post(&key(name), LIFE, batch, NOW).await.unwrap() {
+    match store.post(&key(name), GENERATION, batch, NOW).await.unwrap() {
         Guarded::Done(ids) => ids,
         other => panic!("{other:?}"),
     }
@@ -54,7 +55,7 @@ async fn listed(store: &Embedded, name: &str) -> Vec<MessageId> {
     page.messages.iter().map(|message| message.id).collect()
 }
 
-/// Sweeps until nothing is due; fails where that does not come to an end.
+/// Sweeps until nothing is due; fails if that never happens.
 async fn sweep(store: &Embedded, now: Timestamp) {
     for _ in 0..1000 {
         if !store.sweep(now, 500).await.unwrap().more {
@@ -64,11 +65,11 @@ async fn sweep(store: &Embedded, now: Timestamp) {
     panic!("there is always more to sweep");
 }
 
-fn is_damage_told(ping: Result<(), Error>) -> bool {
+fn is_damage_reported(ping: Result<(), Error>) -> bool {
     matches!(&ping, Err(Error::Unavailable { source }) if source.to_string().contains("damaged"))
 }
 
-/// A shut-down store with `count` messages in `q`, one of whose table's leaves is overwritten.
+/// A closed store with `count` messages in `q`, in which one leaf page of a table is overwritten.
 async fn damaged(table: &str, count: usize) -> (TempDir, Vec<MessageId>) {
     let directory = tempdir().unwrap();
     let store = Embedded::open(Options::new(directory.path())).unwrap();
@@ -97,16 +98,16 @@ fn overwrite_leaf(directory: &Path, table: &str) {
 }
 
 #[tokio::test]
-async fn a_damaged_body_stops_no_other_request() {
+async fn a_damaged_body_blocks_no_other_request() {
     let (directory, ids) = damaged("messages", 2000).await;
     let store = Embedded::open(Options::new(directory.path())).unwrap();
     store.ping().await.unwrap();
-    // The bodies of these are dropped by a later transaction, which meets the damage.
+    // Their bodies are deleted by a later transaction, which meets the damage.
     store.delete_many(&key("q"), &ids[..1560], &Deletable::Any, NOW).await.unwrap();
     for round in 0..3 {
         post(&store, &format!("other-{round}"), 1).await;
     }
-    assert!(is_damage_told(store.ping().await));
+    assert!(is_damage_reported(store.ping().await));
     sweep(&store, NOW).await;
     sweep(&store, NOW.plus_secs(4000)).await;
     let posted = post(&store, "late", 3).await;
@@ -116,7 +117,7 @@ async fn a_damaged_body_stops_no_other_request() {
     let left: i64 = conn
         .query_row("SELECT count(*) FROM expiry WHERE number = 1", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(left, 0, "nothing is left to be swept again and again");
+    assert_eq!(left, 0, "no row is swept again and again");
 }
 
 #[tokio::test]
@@ -125,11 +126,11 @@ async fn messages_behind_a_damaged_body_are_listed_and_claimed() {
     let store = Embedded::open(Options::new(directory.path())).unwrap();
     let readable = listed(&store, "q").await;
     assert!((80..100).contains(&readable.len()), "one leaf of {} is lost", readable.len());
-    assert!(is_damage_told(store.ping().await));
+    assert!(is_damage_reported(store.ping().await));
     let request =
         ClaimRequest { id: ClaimId::new(5), ttl: 60, grace: 60, limit: 90, dead_letters: None };
     let Guarded::Done(Claimed::Messages(claimed)) =
-        store.claim(&key("q"), LIFE, &request, NOW).await.unwrap()
+        store.claim(&key("q"), GENERATION, &request, NOW).await.unwrap()
     else {
         panic!("no claim")
     };
@@ -140,43 +141,45 @@ async fn messages_behind_a_damaged_body_are_listed_and_claimed() {
 }
 
 #[tokio::test]
-async fn a_purge_passes_over_damaged_bodies() {
+async fn a_purge_skips_damaged_bodies() {
     let (directory, _) = damaged("messages", 2000).await;
     let store = Embedded::open(Options::new(directory.path())).unwrap();
     store.purge(&key("q"), NOW).await.unwrap();
     sweep(&store, NOW).await;
-    assert!(is_damage_told(store.ping().await));
+    assert!(is_damage_reported(store.ping().await));
     assert_eq!(listed(&store, "q").await, []);
     assert_eq!(post(&store, "q", 2).await, listed(&store, "q").await);
 }
 
-/// Where the order of expiry is lost nothing expires, and what does not need it goes on.
+/// If the index of expiry is damaged nothing expires, but everything else works.
 #[tokio::test]
-async fn damaged_upkeep_is_left_out() {
+async fn damaged_upkeep_is_suspended() {
     let (directory, ids) = damaged("expiry", 3000).await;
     let store = Embedded::open(Options::new(directory.path())).unwrap();
     let later = NOW.plus_secs(4000);
     sweep(&store, later).await;
-    assert!(is_damage_told(store.ping().await));
+    assert!(is_damage_reported(store.ping().await));
     assert_eq!(Messages::get(&store, &key("q"), &ids[..1], later).await.unwrap(), []);
-    let row = zaqar_core::storage::QueueRow { generation: LIFE, metadata: Default::default() };
+    let row =
+        zaqar_core::storage::QueueRow { generation: GENERATION, metadata: Default::default() };
     assert_eq!(Queues::create(&store, &key("new"), &row).await.unwrap(), None);
     assert_eq!(Queues::count(&store, &key("new").project, Kind::Queue).await.unwrap(), 1);
 }
 
-/// Class 9 of "a bad day": one unexpected row stops no sweep, list or schedule.
+/// An unexpected row blocks no sweep, list or schedule.
 #[tokio::test]
-async fn rows_that_no_store_wrote_stop_nothing() {
+async fn foreign_rows_block_nothing() {
     let directory = tempdir().unwrap();
     let store = Embedded::open(Options::new(directory.path())).unwrap();
-    let row = zaqar_core::storage::QueueRow { generation: LIFE, metadata: Default::default() };
+    let row =
+        zaqar_core::storage::QueueRow { generation: GENERATION, metadata: Default::default() };
     for name in ["a", "b", "c"] {
         Queues::create(&store, &key(name), &row).await.unwrap();
     }
     let ids = post(&store, "q", 20).await;
     let request =
         ClaimRequest { id: ClaimId::new(5), ttl: 60, grace: 60, limit: 5, dead_letters: None };
-    store.claim(&key("q"), LIFE, &request, NOW).await.unwrap();
+    store.claim(&key("q"), GENERATION, &request, NOW).await.unwrap();
     store.shut_down().await.unwrap();
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
     conn.execute_batch(&format!(
@@ -202,9 +205,9 @@ async fn rows_that_no_store_wrote_stop_nothing() {
     let stats = store.stats(&key("q"), later).await.unwrap().unwrap();
     assert_eq!((stats.free, stats.claimed), (20, 0), "the other claim has ended");
     let request = ClaimRequest { id: ClaimId::new(6), limit: 100, ..request };
-    let claimed = store.claim(&key("q"), LIFE, &request, later).await.unwrap();
+    let claimed = store.claim(&key("q"), GENERATION, &request, later).await.unwrap();
     let Guarded::Done(Claimed::Messages(claimed)) = claimed else { panic!("no claim") };
-    assert_eq!(claimed.len(), 19, "all but the one that cannot be read");
+    assert_eq!(claimed.len(), 19, "all but the unreadable one");
     sweep(&store, NOW.plus_secs(4000)).await;
     assert_eq!(post(&store, "q", 1).await.len(), 1);
 }

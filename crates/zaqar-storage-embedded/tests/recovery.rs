@@ -1,5 +1,5 @@
-//! What is found after a process died: every state that a kill can leave is opened with all that
-//! was acknowledged, and a store whose files are lost or damaged is refused.
+//! Recovery after a process died: every state that a kill can leave is opened with all acknowledged
+//! changes, and a store whose files are lost or damaged is rejected.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -21,8 +21,9 @@ use zaqar_core::{
 use zaqar_storage_embedded::{Embedded, Error, Options};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
-const LIFE: Generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
-/// What a child process is to do, and where.
+const GENERATION: Generation =
+    Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
+/// The task of a child process, and its directory.
 const TASK: &str = "ZAQAR_RECOVERY_TASK";
 
 fn key() -> QueueKey {
@@ -34,11 +35,11 @@ fn key() -> QueueKey {
 }
 
 async fn post(store: &Embedded, bytes: usize) -> u64 {
-    store.open(&key(), LIFE, NOW).await.unwrap();
+    store.open(&key(), GENERATION, NOW).await.unwrap();
     let payload = Payload::plain(Bytes::from(vec![b'1'; bytes]));
     let messages = vec![NewMessage { payload, ttl: 3600, delay: 0 }];
     let batch = Batch { request: 0, client: ClientId::new("c"), messages, notify: false };
-    match store.post(&key(), LIFE, batch, NOW).await.unwrap() {
+    match store.post(&key(), GENERATION, batch, NOW).await.unwrap() {
         Guarded::Done(ids) => ids[0].position.get(),
         other => panic!("{other:?}"),
     }
@@ -56,18 +57,18 @@ async fn positions(store: &Embedded) -> Vec<u64> {
     page.messages.iter().map(|message| message.id.position.get()).collect()
 }
 
-/// What a child does before it is killed.
+/// An action of a child before it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum Action {
     Post(u32),
-    /// Everything goes into the file, and the log begins anew with the next change.
+    /// Copy everything into the file; the next change restarts the log.
     Restart,
-    /// Everything goes into the file, and the log is cut, as litestream does.
+    /// Copy everything into the file and truncate the log, as litestream does.
     Truncate,
     ShutDown,
 }
 
-impl Step {
+impl Action {
     fn parse(text: &str) -> Self {
         match text {
             "restart" => Self::Restart,
@@ -86,66 +87,77 @@ fn checkpoint(directory: &Path, mode: &str) {
     assert_eq!(busy, 0);
 }
 
-/// Opens a store and takes steps; tells each acknowledged position.
+/// Opens a store and executes the actions. Reports each acknowledged position.
 #[expect(clippy::disallowed_methods, reason = "a process that waits to be killed")]
-async fn take_steps(directory: &Path, steps: &str, mut tell: impl FnMut(u64)) {
+async fn execute(directory: &Path, actions: &str, mut report: impl FnMut(u64)) {
     let store = Embedded::open(Options::new(directory)).unwrap();
-    for step in steps.split(',').filter(|step| !step.is_empty()).map(Step::parse) {
-        match step {
-            Step::Post(count) => {
+    for action in actions.split(',').filter(|action| !action.is_empty()).map(Action::parse) {
+        match action {
+            Action::Post(count) => {
                 for _ in 0..count {
-                    tell(post(&store, 1000).await);
+                    report(post(&store, 1000).await);
                 }
             }
-            Step::Restart => checkpoint(directory, "RESTART"),
-            Step::Truncate => checkpoint(directory, "TRUNCATE"),
-            Step::ShutDown => store.shut_down().await.unwrap(),
+            Action::Restart => checkpoint(directory, "RESTART"),
+            Action::Truncate => checkpoint(directory, "TRUNCATE"),
+            Action::ShutDown => store.shut_down().await.unwrap(),
         }
     }
     println!("done");
     if std::env::var(TASK).is_ok() {
-        // It is killed now.
+        // The test kills it now.
         std::io::stdout().flush().unwrap();
         std::thread::sleep(Duration::from_secs(600));
     }
 }
 
-/// The child of the tests below; by itself it takes the same steps without a kill.
+/// The child process of the tests below; without their variable it executes some actions without a
+/// kill.
 #[tokio::test]
-async fn steps_of_a_child() {
+async fn actions_of_a_child() {
     if let Ok(task) = std::env::var(TASK) {
-        let (steps, directory) = task.split_once(':').unwrap();
-        return take_steps(Path::new(directory), steps, |position| println!("at {position}")).await;
+        let (actions, directory) = task.split_once(':').unwrap();
+        return execute(Path::new(directory), actions, |position| println!("at {position}")).await;
     }
     let directory = tempdir().unwrap();
-    let mut told = Vec::new();
-    take_steps(directory.path(), "3,restart,2,truncate,1", |position| told.push(position)).await;
-    assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, told);
+    let mut acknowledged = Vec::new();
+    execute(directory.path(), "3,restart,2,truncate,1", |position| acknowledged.push(position))
+        .await;
+    assert_eq!(
+        positions(&Embedded::open(Options::new(directory.path())).unwrap()).await,
+        acknowledged
+    );
 }
 
-/// Runs a child and kills it, once it is done or after a while; the positions it acknowledged.
+/// Runs a child and kills it, once it is done or after a delay. Returns the positions that it
+/// acknowledged.
 #[expect(clippy::disallowed_methods, reason = "time passes outside of a runtime")]
-fn run_and_kill(directory: &Path, steps: &str, after: Option<Duration>) -> Vec<u64> {
+fn run_and_kill(directory: &Path, actions: &str, after: Option<Duration>) -> Vec<u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "steps_of_a_child", "--nocapture"])
-        .env(TASK, format!("{steps}:{}", directory.display()))
+        .args(["--exact", "actions_of_a_child", "--nocapture"])
+        .env(TASK, format!("{actions}:{}", directory.display()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
-    let mut told = String::new();
+    let mut acknowledged = String::new();
     match after {
         Some(after) => std::thread::sleep(after),
         None => {
-            while !told.ends_with("done\n") {
-                assert_ne!(output.read_line(&mut told).unwrap(), 0, "it ended: {told}");
+            while !acknowledged.ends_with("done\n") {
+                assert_ne!(
+                    output.read_line(&mut acknowledged).unwrap(),
+                    0,
+                    "it ended: {acknowledged}"
+                );
             }
         }
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    output.read_to_string(&mut told).unwrap();
-    told.lines()
+    output.read_to_string(&mut acknowledged).unwrap();
+    acknowledged
+        .lines()
         .filter_map(|line| line.split_once("at "))
         .map(|(_, at)| at.parse().unwrap())
         .collect()
@@ -153,7 +165,7 @@ fn run_and_kill(directory: &Path, steps: &str, after: Option<Duration>) -> Vec<u
 
 #[tokio::test]
 async fn every_state_that_a_kill_leaves_is_opened_with_all_that_was_acknowledged() {
-    for steps in [
+    for actions in [
         "",
         "1",
         "300",
@@ -171,72 +183,78 @@ async fn every_state_that_a_kill_leaves_is_opened_with_all_that_was_acknowledged
         "300,truncate,shut-down",
     ] {
         let directory = tempdir().unwrap();
-        let mut told = Vec::new();
-        // Twice: the second one begins with what the first has left.
+        let mut acknowledged = Vec::new();
+        // Twice: the second round begins with the state that the first has left.
         for _ in 0..2 {
-            told.extend(run_and_kill(directory.path(), steps, None));
-            let store = Embedded::open(Options::new(directory.path())).expect(steps);
-            assert_eq!(positions(&store).await, told, "{steps}");
-            // Dropped without being shut down in the second round's favour.
+            acknowledged.extend(run_and_kill(directory.path(), actions, None));
+            let store = Embedded::open(Options::new(directory.path())).expect(actions);
+            assert_eq!(positions(&store).await, acknowledged, "{actions}");
+            // Dropped, not shut down, before the second round.
         }
     }
 }
 
 #[tokio::test]
-async fn kills_at_any_moment_leave_what_can_be_opened() {
+async fn a_store_can_be_opened_after_a_kill_at_any_moment() {
     let directory = tempdir().unwrap();
-    let mut told = Vec::new();
+    let mut acknowledged = Vec::new();
     // On a slow machine more rounds, until enough was posted.
     for round in 0..500u64 {
-        if round >= 30 && told.len() > 100 {
+        if round >= 30 && acknowledged.len() > 100 {
             break;
         }
-        // Also while it opens, and while it shuts down.
-        let steps = if round % 3 == 0 { "20,shut-down" } else { "100000" };
+        // Also while the store is being opened or shut down.
+        let actions = if round % 3 == 0 { "20,shut-down" } else { "100000" };
         let after = Duration::from_millis(round * 37 % 211);
-        told.extend(run_and_kill(directory.path(), steps, Some(after)));
+        acknowledged.extend(run_and_kill(directory.path(), actions, Some(after)));
         let store = Embedded::open(Options::new(directory.path())).unwrap();
         let found = positions(&store).await;
-        let missing: Vec<_> = told.iter().filter(|at| !found.contains(at)).collect();
+        let missing: Vec<_> = acknowledged.iter().filter(|at| !found.contains(at)).collect();
         assert!(missing.is_empty(), "round {round}: {missing:?}");
-        // What was not told was on its way.
-        told = found;
+        // Positions that were not reported were in flight.
+        acknowledged = found;
     }
-    assert!(told.len() > 100, "only {} were posted", told.len());
+    assert!(acknowledged.len() > 100, "only {} were posted", acknowledged.len());
 }
 
 #[tokio::test]
-async fn a_log_that_another_program_brought_into_the_file_is_no_loss() {
+async fn a_log_that_another_program_checkpointed_is_no_loss() {
     let directory = tempdir().unwrap();
-    let told = run_and_kill(directory.path(), "50", None);
+    let acknowledged = run_and_kill(directory.path(), "50", None);
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
     let count: i64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap();
     assert_eq!(count, 50);
     drop(conn);
-    assert!(!directory.path().join("zaqar.db-wal").exists(), "the last one out removes the log");
-    assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, told);
+    assert!(!directory.path().join("zaqar.db-wal").exists(), "the last connection removes the log");
+    assert_eq!(
+        positions(&Embedded::open(Options::new(directory.path())).unwrap()).await,
+        acknowledged
+    );
 }
 
 #[tokio::test]
 async fn a_copy_of_an_open_store_is_opened() {
     let (directory, copy) = (tempdir().unwrap(), tempdir().unwrap());
     let store = Embedded::open(Options::new(directory.path())).unwrap();
-    let told = vec![post(&store, 10).await, post(&store, 10).await];
+    let acknowledged = vec![post(&store, 10).await, post(&store, 10).await];
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
     let target = copy.path().join("zaqar.db");
     conn.execute("VACUUM INTO ?1", [target.to_str().unwrap()]).unwrap();
-    assert_eq!(positions(&Embedded::open(Options::new(copy.path())).unwrap()).await, told);
+    assert_eq!(positions(&Embedded::open(Options::new(copy.path())).unwrap()).await, acknowledged);
 }
 
 #[tokio::test]
-async fn a_store_of_format_2_is_brought_to_this_one() {
+async fn a_store_of_format_2_is_migrated() {
     let directory = tempdir().unwrap();
     drop(Embedded::open(Options::new(directory.path())).unwrap());
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
     conn.execute_batch("DROP TABLE open_mark; PRAGMA user_version = 2").unwrap();
     drop(conn);
-    let told = run_and_kill(directory.path(), "2", None);
-    assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, told);
+    let acknowledged = run_and_kill(directory.path(), "2", None);
+    assert_eq!(
+        positions(&Embedded::open(Options::new(directory.path())).unwrap()).await,
+        acknowledged
+    );
 }
 
 fn remove(path: &Path) {
@@ -253,18 +271,18 @@ fn overwrite(path: &Path, at: u64, with: &[u8]) {
     file.write_all(with).unwrap();
 }
 
-/// A directory as a kill of a store with 100 messages leaves it: too few to be copied into the
-/// file, so that all of the log is of one round.
+/// A directory as a kill of a store with 100 messages leaves it: too few for a checkpoint, so the
+/// whole log is of one round.
 fn killed() -> TempDir {
     let directory = tempdir().unwrap();
     assert_eq!(run_and_kill(directory.path(), "100", None).len(), 100);
     directory
 }
 
-/// The disk may hold the index as it was at any time before the system went down.
+/// The disk may have any earlier state of the index when the system goes down.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_index_of_the_log_is_asked_only_until_the_system_restarts() {
+async fn the_index_of_the_log_is_used_only_within_one_boot() {
     let directory = killed();
     let (log, lock) = (directory.path().join("zaqar.db-wal"), directory.path().join("lock"));
     cut(&log, log.metadata().unwrap().len() / 2);
@@ -278,13 +296,13 @@ async fn the_index_of_the_log_is_asked_only_until_the_system_restarts() {
     assert!((1..100).contains(&found), "{found}");
 }
 
-/// What an earlier process has left in the log, damaged or not, is of another round from then on.
+/// Afterwards the frames of an earlier process, damaged or not, are of another round.
 #[tokio::test]
 async fn an_accepted_loss_is_accepted_once() {
     let directory = killed();
     flip(&directory.path().join("zaqar.db-wal"));
     let options = Options { accept_loss: true, ..Options::new(directory.path()) };
-    // It is copied as a kill right after the start leaves it.
+    // A copy of the state that a kill right after the start leaves.
     let copy = tempdir().unwrap();
     let store = Embedded::open(options).unwrap();
     for name in ["zaqar.db", "zaqar.db-wal"] {
@@ -301,7 +319,7 @@ fn flip(path: &Path) {
 }
 
 #[tokio::test]
-async fn lost_and_damaged_files_are_refused_unless_the_loss_is_accepted() {
+async fn lost_and_damaged_files_are_rejected_unless_the_loss_is_accepted() {
     type Damage = fn(&Path, &Path, &Path);
     let damages: [(&str, Damage); 10] = [
         ("no file", |file, _, _| remove(file)),
@@ -330,7 +348,7 @@ async fn lost_and_damaged_files_are_refused_unless_the_loss_is_accepted() {
         damage(&path("zaqar.db"), &path("zaqar.db-wal"), &path("zaqar.db-shm"));
         let error = Embedded::open(Options::new(directory.path())).expect_err(what);
         assert!(matches!(error, Error::Lost { .. }), "{what}: {error}");
-        // It is refused again, and not changed by that.
+        // It is rejected again, and was not changed.
         Embedded::open(Options::new(directory.path())).expect_err(what);
         let options = Options { accept_loss: true, ..Options::new(directory.path()) };
         let store = Embedded::open(options).expect(what);

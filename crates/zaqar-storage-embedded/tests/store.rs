@@ -1,4 +1,4 @@
-//! What is particular to this store: its directory, its file, and what survives.
+//! Tests that are specific to this store: its directory, its file, and what survives.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -29,7 +29,7 @@ fn key(name: &str) -> QueueKey {
     }
 }
 
-fn life(incarnation: u64) -> Generation {
+fn generation(incarnation: u64) -> Generation {
     Generation { incarnation: Incarnation::new(incarnation), version: Version::new(1) }
 }
 
@@ -44,7 +44,7 @@ fn open(path: &Path) -> Embedded {
 }
 
 async fn post(store: &Embedded, name: &str, batch: Batch) -> Vec<MessageId> {
-    match store.post(&key(name), life(1), batch, NOW).await.expect("the store posts") {
+    match store.post(&key(name), generation(1), batch, NOW).await.expect("the store posts") {
         Guarded::Done(ids) => ids,
         other => panic!("{other:?}"),
     }
@@ -58,7 +58,7 @@ async fn claim(store: &Embedded, name: &str, limit: usize) {
         limit,
         dead_letters: None,
     };
-    store.claim(&key(name), life(1), &request, NOW).await.expect("the store claims");
+    store.claim(&key(name), generation(1), &request, NOW).await.expect("the store claims");
 }
 
 async fn all(store: &Embedded, name: &str) -> Vec<MessageId> {
@@ -81,7 +81,7 @@ fn file_bytes(path: &Path) -> u64 {
     fs::metadata(path.join("zaqar.db")).expect("the file is there").len()
 }
 
-/// What a process that is killed leaves behind: the files as they are, without the locks.
+/// Copies the files of an open store, as a kill leaves them, without the locks.
 fn copy_as_if_killed(from: &Path, to: &Path) {
     for name in ["zaqar.db", "zaqar.db-wal"] {
         fs::copy(from.join(name), to.join(name)).expect("a file is copied");
@@ -90,12 +90,12 @@ fn copy_as_if_killed(from: &Path, to: &Path) {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_new_store_is_for_its_owner_alone() {
+async fn a_new_store_is_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let parent = tempdir().expect("a directory");
     let path = parent.path().join("data");
     let store = open(&path);
-    store.open(&key("q"), life(1), NOW).await.expect("a head");
+    store.open(&key("q"), generation(1), NOW).await.expect("a head");
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o700);
     for file in ["zaqar.db", "zaqar.db-wal", "zaqar.db-shm", "lock"] {
@@ -110,7 +110,7 @@ async fn a_dropped_store_keeps_everything() {
         let path = directory.path().join(format!("{sync:?}"));
         let options = Options { sync, ..Options::new(&path) };
         let store = Embedded::open(options.clone()).unwrap();
-        store.open(&key("q"), life(1), NOW).await.unwrap();
+        store.open(&key("q"), generation(1), NOW).await.unwrap();
         let ids = post(&store, "q", batch(3, 100)).await;
         claim(&store, "q", 1).await;
         drop(store);
@@ -125,7 +125,7 @@ async fn a_dropped_store_keeps_everything() {
 async fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
     let store = open(one.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     let mut ids = post(&store, "q", batch(100, 1000)).await;
     store.delete_many(&key("q"), &ids[..10], &Deletable::Any, NOW).await.unwrap();
     copy_as_if_killed(one.path(), two.path());
@@ -137,23 +137,25 @@ async fn a_killed_process_loses_nothing_that_was_acknowledged() {
 async fn a_shut_down_store_is_one_file() {
     let directory = tempdir().unwrap();
     let store = open(directory.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     let ids = post(&store, "q", batch(10, 100)).await;
     store.shut_down().await.unwrap();
     assert!(!directory.path().join("zaqar.db-wal").exists());
     let second = open(directory.path());
-    assert_eq!(all(&second, "q").await, ids, "the first one is still there, but not in the way");
+    assert_eq!(all(&second, "q").await, ids, "the first store is closed but not dropped");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_accepted_before_the_end_is_kept() {
+async fn requests_accepted_before_closing_are_kept() {
     let directory = tempdir().unwrap();
     let store = open(directory.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     let posts: Vec<_> = (0..200)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(async move { store.post(&key("q"), life(1), batch(1, 100), NOW).await })
+            tokio::spawn(
+                async move { store.post(&key("q"), generation(1), batch(1, 100), NOW).await },
+            )
         })
         .collect();
     store.shut_down().await.unwrap();
@@ -170,22 +172,22 @@ async fn what_is_accepted_before_the_end_is_kept() {
 }
 
 #[tokio::test]
-async fn no_position_comes_twice_after_everything_was_deleted() {
+async fn positions_are_not_reused_after_everything_was_deleted() {
     let directory = tempdir().unwrap();
     let store = open(directory.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     let ids = post(&store, "q", batch(10, 10)).await;
     store.delete_many(&key("q"), &ids, &Deletable::Any, NOW).await.unwrap();
-    store.close(&key("q"), life(1).incarnation).await.unwrap();
+    store.close(&key("q"), generation(1).incarnation).await.unwrap();
     sweep(&store).await;
     drop(store);
     let store = open(directory.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     assert!(post(&store, "q", batch(1, 10)).await[0].position > ids[9].position);
 }
 
-/// A tenant can create and delete queues as long as he likes: numbers are 63 bits wide, and nothing
-/// else counts lives.
+/// Clients can create and delete queues without limit: numbers have 63 bits, and no other counter
+/// counts incarnations.
 #[tokio::test]
 async fn numbers_do_not_run_out() {
     let directory = tempdir().unwrap();
@@ -197,10 +199,10 @@ async fn numbers_do_not_run_out() {
         .unwrap();
     let store = open(directory.path());
     for _ in 0..100 {
-        store.open(&key("q"), life(1), NOW).await.unwrap();
+        store.open(&key("q"), generation(1), NOW).await.unwrap();
         let ids = post(&store, "q", batch(1, 10)).await;
         assert_eq!(all(&store, "q").await, ids);
-        store.close(&key("q"), life(1).incarnation).await.unwrap();
+        store.close(&key("q"), generation(1).incarnation).await.unwrap();
     }
     sweep(&store).await;
     drop(store);
@@ -213,17 +215,17 @@ async fn numbers_do_not_run_out() {
 }
 
 #[tokio::test]
-async fn space_comes_back_after_purge_and_close() {
+async fn space_is_reused_after_purge_and_close() {
     let directory = tempdir().unwrap();
     let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
     let store = Embedded::open(options.clone()).unwrap();
     for round in 0..4 {
-        store.open(&key("q"), life(1), NOW).await.unwrap();
+        store.open(&key("q"), generation(1), NOW).await.unwrap();
         post(&store, "q", batch(5000, 1000)).await;
         claim(&store, "q", 1000).await;
         match round {
             0 | 1 => store.purge(&key("q"), NOW).await.unwrap(),
-            _ => drop(store.close(&key("q"), life(1).incarnation).await.unwrap()),
+            _ => drop(store.close(&key("q"), generation(1).incarnation).await.unwrap()),
         }
         assert_eq!(all(&store, "q").await, []);
         sweep(&store).await;
@@ -234,18 +236,18 @@ async fn space_comes_back_after_purge_and_close() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_much_larger_gets_shorter() {
+async fn a_file_with_many_free_pages_shrinks() {
     let directory = tempdir().unwrap();
     let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
     let store = Embedded::open(options.clone()).unwrap();
-    store.open(&key("large"), life(1), NOW).await.unwrap();
-    store.open(&key("kept"), life(1), NOW).await.unwrap();
+    store.open(&key("large"), generation(1), NOW).await.unwrap();
+    store.open(&key("kept"), generation(1), NOW).await.unwrap();
     let mut kept = Vec::new();
     for _ in 0..80 {
         post(&store, "large", batch(10, 100_000)).await;
         kept.extend(post(&store, "kept", batch(10, 1000)).await);
     }
-    store.close(&key("large"), life(1).incarnation).await.unwrap();
+    store.close(&key("large"), generation(1).incarnation).await.unwrap();
     sweep(&store).await;
     assert_eq!(all(&store, "kept").await, kept);
     store.shut_down().await.unwrap();
@@ -253,13 +255,13 @@ async fn a_file_that_was_much_larger_gets_shorter() {
     assert!(bytes < 40_000_000, "of 80 MB are 1 MB left, the file has {bytes} bytes");
 }
 
-/// The deletion is acknowledged before the body goes; if the process dies in between, the body goes
-/// later.
+/// A deletion is acknowledged before the body is deleted; if the process dies in between, the body
+/// is deleted later.
 #[tokio::test]
-async fn what_a_killed_process_deleted_goes_when_it_expires() {
+async fn bodies_deleted_before_a_kill_are_removed_when_they_expire() {
     let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
     let store = open(one.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     let ids = post(&store, "q", batch(100, 1000)).await;
     store.delete_many(&key("q"), &ids[1..], &Deletable::Any, NOW).await.unwrap();
     copy_as_if_killed(one.path(), two.path());
@@ -280,7 +282,7 @@ async fn the_log_stays_bounded() {
     let directory = tempdir().unwrap();
     let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
     let store = Embedded::open(options).unwrap();
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     for _ in 0..200 {
         post(&store, "q", batch(10, 100_000)).await;
     }
@@ -292,7 +294,7 @@ async fn the_log_stays_bounded() {
 async fn subscriptions_outlive_a_purge_and_end_with_the_queue() {
     let directory = tempdir().unwrap();
     let store = open(directory.path());
-    store.open(&key("q"), life(1), NOW).await.unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
     let new = NewSubscription {
         id: SubscriptionId::new(1),
         subscriber: "http://example.com".to_owned(),
@@ -301,16 +303,16 @@ async fn subscriptions_outlive_a_purge_and_end_with_the_queue() {
         confirmed: true,
         lease: None,
     };
-    store.subscribe(&key("q"), life(1), &new, NOW).await.unwrap();
+    store.subscribe(&key("q"), generation(1), &new, NOW).await.unwrap();
     store.purge(&key("q"), NOW).await.unwrap();
     assert_eq!(store.subscriptions(&key("q"), None, 10, NOW).await.unwrap().len(), 1);
-    store.close(&key("q"), life(1).incarnation).await.unwrap();
-    store.open(&key("q"), life(2), NOW).await.unwrap();
+    store.close(&key("q"), generation(1).incarnation).await.unwrap();
+    store.open(&key("q"), generation(2), NOW).await.unwrap();
     assert_eq!(store.subscriptions(&key("q"), None, 10, NOW).await.unwrap(), []);
 }
 
 #[test]
-fn a_second_owner_is_refused() {
+fn a_second_owner_is_rejected() {
     let directory = tempdir().unwrap();
     let store = open(directory.path());
     let error = Embedded::open(Options::new(directory.path())).unwrap_err();
@@ -321,7 +323,7 @@ fn a_second_owner_is_refused() {
 }
 
 #[test]
-fn a_newer_format_is_refused() {
+fn a_newer_format_is_rejected() {
     let directory = tempdir().unwrap();
     drop(open(directory.path()));
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
@@ -332,7 +334,7 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
-fn the_database_of_another_program_is_refused_and_left_alone() {
+fn the_database_of_another_program_is_rejected_unchanged() {
     let directory = tempdir().unwrap();
     let file = directory.path().join("zaqar.db");
     Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
@@ -343,7 +345,7 @@ fn the_database_of_another_program_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_damaged_file_is_refused() {
+fn a_damaged_file_is_rejected() {
     let directory = tempdir().unwrap();
     fs::write(directory.path().join("zaqar.db"), "no database, but longer than nothing").unwrap();
     let error = Embedded::open(Options::new(directory.path())).unwrap_err();
@@ -351,7 +353,7 @@ fn a_damaged_file_is_refused() {
 }
 
 #[test]
-fn a_file_in_the_directory_s_place_is_refused() {
+fn a_file_instead_of_a_directory_is_rejected() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("file");
     fs::write(&path, "").unwrap();
@@ -362,7 +364,7 @@ fn a_file_in_the_directory_s_place_is_refused() {
 }
 
 #[test]
-fn missing_directories_are_made() {
+fn missing_directories_are_created() {
     let directory = tempdir().unwrap();
     drop(open(&directory.path().join("a/b/c")));
     assert!(directory.path().join("a/b/c/zaqar.db").exists());
