@@ -11,4 +11,5 @@ mod keystone;
 mod resources;
 mod retries;
 mod scripted;
+mod tls;
 mod websocket;
