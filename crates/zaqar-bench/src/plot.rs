@@ -40,8 +40,11 @@ pub(crate) fn svg(stats: &Stats, title: &str) -> String {
         escaped(title)
     );
     grid(&mut out, low, high);
-    for ((kind, latencies), color) in measured.iter().zip(COLORS.iter().cycle()) {
-        line(&mut out, *kind, latencies, color, (low, high));
+    for (at, (kind, latencies)) in measured.iter().enumerate() {
+        let color = COLORS[at % COLORS.len()];
+        line(&mut out, latencies, color, (low, high));
+        let (x, y) = (WIDTH - MARGIN.1 + 14.0, MARGIN.2 + 14.0 + 18.0 * at as f64);
+        let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" fill=\"{color}\">{}</text>", kind.name());
     }
     out + "</svg>\n"
 }
@@ -94,7 +97,7 @@ fn grid(out: &mut String, low: f64, high: f64) {
     );
 }
 
-fn line(out: &mut String, kind: Kind, latencies: &Histogram<u64>, color: &str, bounds: (f64, f64)) {
+fn line(out: &mut String, latencies: &Histogram<u64>, color: &str, bounds: (f64, f64)) {
     /// Points of a line.
     const POINTS: u32 = 200;
     // A share that no single request stands for says nothing.
@@ -107,15 +110,10 @@ fn line(out: &mut String, kind: Kind, latencies: &Histogram<u64>, color: &str, b
     };
     let points: Vec<_> = (0..=POINTS).map(|step| point(at(step))).collect();
     let path: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
-    let (x, y) = points[points.len() - 1];
     let _ = writeln!(
         out,
-        "<path d=\"M{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>\
-         <text x=\"{:.1}\" y=\"{:.1}\" fill=\"{color}\">{}</text>",
-        path.join("L"),
-        x + 6.0,
-        y + 4.0,
-        kind.name()
+        "<path d=\"M{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>",
+        path.join("L")
     );
 }
 
