@@ -23,9 +23,7 @@ class Refused(Exception):
 class Zaqar:
     """Requests over one connection, one at a time, and what the server pushes."""
 
-    def __init__(
-        self, connection: ClientConnection, project: str, *, messagepack: bool
-    ) -> None:
+    def __init__(self, connection: ClientConnection, project: str, *, messagepack: bool) -> None:
         self._connection = connection
         self._headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}
         self._messagepack = messagepack
@@ -40,9 +38,7 @@ class Zaqar:
         }
         # The answer comes in the encoding of the request: text frames are JSON, binary ones
         # MessagePack.
-        self._connection.send(
-            msgpack.packb(document) if self._messagepack else json.dumps(document)
-        )
+        self._connection.send(msgpack.packb(document) if self._messagepack else json.dumps(document))
         while "request" not in (answer := self._receive()):
             self._pushes.append(answer)
         status = answer["headers"]["status"]
@@ -68,9 +64,7 @@ def main() -> None:
             zaqar.request("authenticate", **{"X-Auth-Token": arguments.token})
         # Without a subscriber it is this connection, and ends with it. The queue is made if it is
         # not there.
-        body = zaqar.request(
-            "subscription_create", {"queue_name": arguments.queue, "ttl": 3600}
-        )
+        body = zaqar.request("subscription_create", {"queue_name": arguments.queue, "ttl": 3600})
         print(f"subscribed: {body['subscription_id']}", flush=True)
         for number, push in enumerate(zaqar.pushes(), 1):
             print(f"{push['queue_name']}: {json.dumps(push['body'])}", flush=True)
@@ -79,9 +73,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Subscribes to a queue and prints what is posted to it."
-    )
+    parser = argparse.ArgumentParser(description="Subscribes to a queue and prints what is posted to it.")
     parser.add_argument("url", help="of the server, such as ws://127.0.0.1:9000/")
     parser.add_argument("queue")
     parser.add_argument("--project", default="demo")

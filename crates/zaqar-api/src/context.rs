@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use zaqar_core::signing::Grant;
 use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp};
 
-use crate::{ProfilerHeaders, QueueRef};
+use crate::QueueRef;
 
 /// Who asks, and for which request. A transport makes one for each request; clones are for tasks.
 #[derive(Debug, Clone)]
@@ -200,6 +200,15 @@ impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// The headers of OSprofiler as they came: who checks their signature decides whether they count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfilerHeaders {
+    /// `X-Trace-Info`
+    pub info: String,
+    /// `X-Trace-HMAC`
+    pub signature: String,
 }
 
 /// The span that a request belongs to (W3C Trace Context, `traceparent`, version 00).

@@ -43,7 +43,9 @@ use project_limit::ProjectLimit;
 use pushes::Pusher;
 use stack::Stack;
 
-pub use context::{Authentication, Context, Identity, RequestId, RequestLimit, TraceParent, Wire};
+pub use context::{
+    Authentication, Context, Identity, ProfilerHeaders, RequestId, RequestLimit, TraceParent, Wire,
+};
 pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
@@ -70,7 +72,7 @@ pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
 pub use store_health::{Probe, StoreHealth};
 pub use sweeper::Sweeper;
-pub use trace::{ActiveSpan, ProfilerHeaders, Tracer, active_span, outgoing_trace};
+pub use trace::{ActiveSpan, Tracer, active_span, outgoing_trace};
 
 /// How the operations behave.
 #[derive(Clone)]

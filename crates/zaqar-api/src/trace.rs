@@ -32,15 +32,6 @@ pub trait ActiveSpan: Send + Sync {
     fn end(&self, error: Option<&Error>);
 }
 
-/// The headers of OSprofiler as they came: who checks their signature decides whether they count.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProfilerHeaders {
-    /// `X-Trace-Info`
-    pub info: String,
-    /// `X-Trace-HMAC`
-    pub signature: String,
-}
-
 tokio::task_local! {
     static ACTIVE: Arc<dyn ActiveSpan>;
     static CALLER: TraceParent;

@@ -114,8 +114,8 @@ bits! {
     SubscriptionId
 }
 bits! {
-    /// Identifies one recovery of failed deliveries: 128 random bits, 32 lower-case hexadecimal digits
-    /// as text.
+    /// Identifies one recovery of failed deliveries: 128 random bits, 32 lower-case hexadecimal
+    /// digits as text.
     RecoveryId
 }
 bits! {

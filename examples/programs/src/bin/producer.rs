@@ -1,5 +1,5 @@
-//! Posts numbered messages: `producer QUEUE [COUNT]`. `OS_ENDPOINT` and `OS_PROJECT_ID`, or a cloud,
-//! say where.
+//! Posts numbered messages: `producer QUEUE [COUNT]`. `OS_ENDPOINT` and `OS_PROJECT_ID`, or a
+//! cloud, say where.
 
 use std::error::Error;
 

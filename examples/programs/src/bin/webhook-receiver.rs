@@ -1,5 +1,5 @@
-//! Subscribes itself to a queue and takes signed webhooks: `webhook-receiver QUEUE [COUNT]`. What is
-//! not signed with the subscription's secret is answered 401.
+//! Subscribes itself to a queue and takes signed webhooks: `webhook-receiver QUEUE [COUNT]`. What
+//! is not signed with the subscription's secret is answered 401.
 //!
 //! The server must be allowed to call it: `[notification] allow_networks = 127.0.0.0/8`.
 
