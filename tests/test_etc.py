@@ -96,4 +96,3 @@ def test_the_unit_calls_what_there_is():
     text = (ETC / "systemd/zaqar-server.service").read_text()
     assert re.search(r"^ExecStartPre=/usr/bin/zaqar-server config check$", text, re.M)
     assert re.search(r"^Type=notify$", text, re.M)
-    assert Path(ETC / "zaqar.conf").read_text().startswith("# Configuration of zaqar-server.")
