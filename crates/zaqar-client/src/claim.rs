@@ -311,15 +311,16 @@ impl Keeper {
             }
             tokio::select! {
                 end = &mut ended => break end.unwrap_or(End::Release),
-                renewed = self.renew() => match renewed {
+                // No answer is waited for longer than the claim lives.
+                renewed = tokio::time::timeout_at(expires, self.renew()) => match renewed {
                     // It lives from when the server read the request: not before it was sent.
-                    Ok(()) => expires = now + ttl,
-                    Err(error) if error.is_not_found() => {
+                    Ok(Ok(())) => expires = now + ttl,
+                    Ok(Err(error)) if error.is_not_found() => {
                         self.lose.send_replace(true);
                         return Ok(());
                     }
                     // The next one may work, until it has expired.
-                    Err(_) => {}
+                    Ok(Err(_)) | Err(_) => {}
                 },
             }
             renewal = now + self.every;

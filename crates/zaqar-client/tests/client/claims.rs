@@ -75,6 +75,15 @@ async fn a_claim_that_cannot_be_renewed_is_lost_when_it_expires() {
 }
 
 #[tokio::test]
+async fn a_renewal_without_an_answer_does_not_hide_that_the_claim_is_lost() {
+    let (_server, queue) = server(0).await;
+    let claim = queue.claim(&ClaimOptions { ttl: 1, ..options() }).await.unwrap().unwrap();
+    // A request waits for 30 s, and is then sent again.
+    let lost = tokio::time::timeout(Duration::from_secs(25), claim.lost());
+    lost.await.expect("the claim is lost when its second is over");
+}
+
+#[tokio::test]
 async fn a_claim_that_is_held_too_long_is_not_renewed_any_more() {
     let (server, queue) = server(204).await;
     let options = ClaimOptions { ttl: 0, hold_at_most: Duration::ZERO, ..options() };

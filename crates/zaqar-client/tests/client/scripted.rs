@@ -22,7 +22,7 @@ impl Request {
     }
 }
 
-/// An answer: status, header lines, body.
+/// An answer: status, header lines, body. The status 0 is no answer, ever.
 pub(crate) struct Answer(pub(crate) u16, pub(crate) String, pub(crate) String);
 
 impl Answer {
@@ -75,6 +75,9 @@ impl Scripted {
             let answer = script(number, &request);
             self.changed.notify_waiters();
             let Some(Answer(status, headers, body)) = answer else { return };
+            if status == 0 {
+                std::future::pending::<()>().await;
+            }
             let length = if status == 204 {
                 String::new()
             } else {
