@@ -106,7 +106,10 @@ pub(crate) fn start(logging: &Logging, recent: RecentErrors) -> Result<Logs, Sta
     if let Some(file) = file {
         outputs.push(output(logging, Arc::new(file), logs.filter(logging)));
     }
-    if !has_file || logging.stderr {
+    if logging.stdout {
+        outputs.push(output(logging, io::stdout, logs.filter(logging)));
+    }
+    if !(has_file || logging.stdout) || logging.stderr {
         outputs.push(output(logging, io::stderr, logs.filter(logging)));
     }
     tracing_subscriber::registry().with(outputs).try_init()?;
@@ -131,7 +134,7 @@ where
 }
 
 fn targets(logging: &Logging) -> Targets {
-    let least = if logging.debug { TracingLevel::DEBUG } else { TracingLevel::INFO };
+    let least = tracing(logging.least);
     let single = logging.levels.iter().map(|(target, level)| (target.clone(), tracing(*level)));
     Targets::new().with_default(least).with_targets(single)
 }

@@ -42,7 +42,7 @@ const LOG: &[Known] = &[
         "default_log_levels",
         Some("h2=INFO,hyper=INFO,hyper_util=INFO,rustls=INFO,tungstenite=INFO"),
     ),
-    unused("log_config_append", FORM).formerly(&["log_config"]),
+    unset("log_config_append").formerly(&["log_config"]),
     unused("log_date_format", FORM),
     unused("use_syslog", ELSEWHERE),
     unused("use_journal", ELSEWHERE),

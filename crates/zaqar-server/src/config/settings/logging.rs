@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::level::{Level, level_of};
+use super::log_config;
 use crate::config::reader::Options;
 
 /// Where logs go when only a directory is named.
@@ -18,29 +20,42 @@ pub struct Logging {
     pub json: bool,
     /// `use_stderr`: to standard error beside the file.
     pub stderr: bool,
+    /// To standard output, as only the file of `log_config_append` can say.
+    pub stdout: bool,
+    /// The least level of everything else.
+    pub least: Level,
     /// `default_log_levels`: least levels of single log targets.
     pub levels: Vec<(String, Level)>,
 }
 
-/// How grave a log line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// The finest.
-    Trace,
-    /// For those who look for a fault.
-    Debug,
-    /// What happens.
-    Info,
-    /// What should not happen, and does no harm yet. Also `WARNING`.
-    Warn,
-    /// What went wrong. Also `CRITICAL`.
-    Error,
-}
-
 impl Logging {
     pub(super) fn read(options: &mut Options<'_>) -> Self {
+        let logging = Self::of_options(options);
+        let Some(path) = options.optional_text("log_config_append") else { return logging };
+        let Some(config) = log_config::read(Path::new(&path)) else {
+            options.warn("log_config_append", UNREADABLE);
+            return logging;
+        };
+        if config.is_odd {
+            options.warn("log_config_append", ODD);
+        }
         Self {
-            debug: options.boolean("debug"),
+            debug: false,
+            file: config.file,
+            json: config.json,
+            stderr: config.stderr,
+            stdout: config.stdout,
+            least: config.least.unwrap_or(logging.least),
+            levels: config.levels,
+        }
+    }
+
+    fn of_options(options: &mut Options<'_>) -> Self {
+        let debug = options.boolean("debug");
+        Self {
+            debug,
+            stdout: false,
+            least: if debug { Level::Debug } else { Level::Info },
             file: file(options.optional_text("log_dir"), options.optional_text("log_file")),
             json: options.boolean("use_json"),
             stderr: options.boolean("use_stderr"),
@@ -48,6 +63,11 @@ impl Logging {
         }
     }
 }
+
+const UNREADABLE: &str =
+    "the file cannot be read: logs go where the other options of [DEFAULT] say";
+const ODD: &str = "of its handlers those are known that write to a file or a stream: what others \
+                   would get goes to standard error";
 
 fn file(dir: Option<String>, file: Option<String>) -> Option<PathBuf> {
     match (dir, file) {
@@ -72,13 +92,5 @@ fn levels(options: &mut Options<'_>) -> Vec<(String, Level)> {
 
 fn level(item: &str) -> Option<(String, Level)> {
     let (target, name) = item.split_once('=')?;
-    let level = match name.trim().to_ascii_uppercase().as_str() {
-        "TRACE" => Level::Trace,
-        "DEBUG" => Level::Debug,
-        "INFO" => Level::Info,
-        "WARN" | "WARNING" => Level::Warn,
-        "ERROR" | "CRITICAL" => Level::Error,
-        _ => return None,
-    };
-    Some((target.trim().to_owned(), level))
+    Some((target.trim().to_owned(), level_of(name)?))
 }

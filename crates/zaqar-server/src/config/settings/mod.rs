@@ -2,7 +2,9 @@
 
 mod access;
 mod drivers;
+mod level;
 mod limits;
+mod log_config;
 mod logging;
 mod notification;
 mod overload;
@@ -18,7 +20,8 @@ use zaqar_core::{Limits, Secret};
 pub use access::Access;
 pub(crate) use drivers::NOTIFIER;
 pub use drivers::{Drivers, Registered};
-pub use logging::{Level, Logging};
+pub use level::Level;
+pub use logging::Logging;
 pub use notification::{MailTemplate, Mailer, Notification, SmtpSecurity};
 pub use overload::Overload;
 pub use traces::{Otlp, Profiler, ProfilerTarget, Traces};
