@@ -24,6 +24,7 @@ use crate::config;
 use crate::error::StartError;
 use crate::metrics::{self, Metrics};
 use crate::report::Reporter;
+use crate::varz::varz;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -37,6 +38,7 @@ const PAGES: &str = "\
 /live                 200 while no long-lived task has died
 /ready                200 while the server serves and its stores do
 /metrics              metrics in the text format of Prometheus
+/varz                 what the server is and does, as one JSON object
 /report               the Guru Meditation Report
 /report?format=json   the same as JSON
 ";
@@ -125,6 +127,7 @@ impl Pages {
             "/live" => probe(status.live(), "live\n"),
             "/ready" => probe(status.ready(), "ready\n"),
             "/metrics" => self.metrics().await,
+            "/varz" => self.varz().await,
             "/report" if wants_json => self.report(true).await,
             "/report" => self.report(false).await,
             _ => page(StatusCode::NOT_FOUND, TEXT, PAGES),
@@ -137,6 +140,16 @@ impl Pages {
         let made = move || metrics.text(reporter.status(), reporter.recent());
         match tokio::task::spawn_blocking(made).await {
             Ok(text) => page(StatusCode::OK, metrics::CONTENT_TYPE, text),
+            Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+
+    async fn varz(&self) -> Response<Full<Bytes>> {
+        let _place = self.making.acquire().await;
+        let (metrics, reporter) = (self.metrics.clone(), self.reporter.clone());
+        let made = move || varz(&metrics, reporter.status(), reporter.recent());
+        match tokio::task::spawn_blocking(made).await {
+            Ok(object) => page(StatusCode::OK, JSON, format!("{object:#}\n")),
             Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         }
     }

@@ -29,6 +29,7 @@ mod supervisor;
 mod traces;
 mod transport;
 mod trusts;
+mod varz;
 
 pub use error::{StartError, with_causes};
 pub use policy_program::policy_main;

@@ -16,6 +16,7 @@ use crate::access::Access;
 use crate::admin::Admin;
 use crate::announce::{Announcer, Outside};
 use crate::config::{AuthStrategy, Settings};
+use crate::drivers::embedded;
 use crate::error::StartError;
 use crate::memory;
 use crate::metrics::Metrics;
@@ -146,6 +147,9 @@ async fn serve_clients(
     let last_request = CancellationToken::new();
     let mut caretakers = Supervisor::new(tasks);
     look_after(&mut caretakers, status, &clock, &last_request);
+    for (name, snapshots) in embedded::snapshots(settings, &clock)? {
+        caretakers.spawn(name, &last_request, snapshots.run(last_request.clone()));
+    }
     if let Some(pooling) = &pooling {
         let following = Arc::clone(&pooling.pooled).run(last_request.clone());
         caretakers.spawn("watch of the pools".to_owned(), &last_request, following);

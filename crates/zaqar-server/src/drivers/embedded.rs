@@ -1,16 +1,19 @@
 //! The embedded store, for either role or both.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tracing::info;
-use zaqar_core::Secret;
 use zaqar_core::pools::Capability;
+use zaqar_core::{Clock, Secret};
 use zaqar_storage_embedded::{Embedded, Options, Sync};
 
 use crate::config::Settings;
-use crate::config::known::{Known, boolean, choice, integer, text};
+use crate::config::known::{Known, boolean, choice, integer, text, unset};
 use crate::drivers::in_section;
+use crate::drivers::snapshots::Snapshots;
 use crate::error::StartError;
 use crate::store::{
     Figure, FigureKind, OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole,
@@ -20,7 +23,11 @@ const PATH: Known = text("path", "./zaqar-data");
 const SYNC: Known = choice("sync", "always", &["always", "interval", "never"]);
 const SYNC_INTERVAL: Known = integer("sync_interval_ms", "100", 1, 60_000);
 const ACCEPT_LOSS: Known = boolean("accept_loss", "false");
-const OPTIONS: &[Known] = &[PATH, SYNC, SYNC_INTERVAL, ACCEPT_LOSS];
+const SNAPSHOT_INTERVAL: Known = integer("snapshot_interval", "0", 0, 31_536_000);
+const SNAPSHOT_KEEP: Known = integer("snapshot_keep", "2", 1, 1000);
+const SNAPSHOT_DIR: Known = unset("snapshot_dir");
+const OPTIONS: &[Known] =
+    &[PATH, SYNC, SYNC_INTERVAL, ACCEPT_LOSS, SNAPSHOT_INTERVAL, SNAPSHOT_KEEP, SNAPSHOT_DIR];
 
 pub(crate) struct Driver;
 
@@ -112,6 +119,38 @@ pub(crate) fn directory_of(
     let default = || Secret::new(PATH.default.unwrap_or_default().to_owned());
     let options = settings.driver_section(role.section(NAME));
     directory(&StoreLocation { uri: uri.unwrap_or_else(default), options }).map(Some)
+}
+
+/// What makes snapshots of the stores that the settings name, each with the name of its task.
+///
+/// # Errors
+/// An option that is wrong.
+pub(crate) fn snapshots(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<(String, Snapshots)>, StartError> {
+    let mut found: Vec<(String, Snapshots)> = Vec::new();
+    for role in [StoreRole::Messages, StoreRole::Management] {
+        let Some(store) = directory_of(settings, role)? else { continue };
+        // Where both roles are one store, its options are those of the message store.
+        if found.iter().any(|(_, other)| other.store == store) {
+            continue;
+        }
+        let options = settings.driver_section(role.section("embedded"));
+        let seconds = options.number_of(&SNAPSHOT_INTERVAL)?;
+        if seconds == 0 {
+            continue;
+        }
+        let keep = usize::try_from(options.number_of(&SNAPSHOT_KEEP)?).unwrap_or(usize::MAX);
+        let directory = match options.text_of(&SNAPSHOT_DIR)? {
+            Some(path) => std::path::absolute(path)?,
+            None => store.join("snapshots"),
+        };
+        let (interval, clock) = (Duration::from_secs(seconds), Arc::clone(clock));
+        let name = format!("snapshots of {}", role.option());
+        found.push((name, Snapshots { store, directory, interval, keep, clock }));
+    }
+    Ok(found)
 }
 
 /// What the store tells of itself: its files, its checkpoints, and what is wrong with it.

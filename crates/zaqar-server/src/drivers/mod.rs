@@ -9,6 +9,7 @@ pub(crate) mod embedded;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongodb;
 pub(crate) mod redis;
+pub(crate) mod snapshots;
 pub(crate) mod websocket;
 pub(crate) mod wsgi;
 

@@ -10,9 +10,13 @@ mod page;
 mod process;
 mod store;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 pub(crate) use operations::error_name;
+pub(crate) use process::Process;
 pub(crate) use store::outcome_name;
 
 use operations::Operations;
@@ -67,6 +71,27 @@ impl Metrics {
             )),
             ..stores
         }
+    }
+
+    /// Totals of operations and messages, for `/varz`.
+    pub(crate) fn summary(&self) -> Value {
+        let Counted { operations, messages, .. } = &*self.counted;
+        let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
+        for one in operations.counted() {
+            for (outcome, count) in one.outcomes {
+                *totals.entry(outcome).or_default() += count;
+            }
+        }
+        json!({
+            "operations": totals,
+            "messages": {
+                "posted": messages.posted.get(),
+                "claimed": messages.claimed.get(),
+                "redelivered": messages.redelivered.get(),
+                "popped": messages.popped.get(),
+                "deleted": messages.deleted.get(),
+            },
+        })
     }
 
     /// All metrics in the text format of Prometheus. It reads `/proc`, which blocks for a moment.

@@ -194,6 +194,8 @@ fn messages(families: &mut Families, counted: &Counted) {
     counter(families, "zaqar_messages_posted", help, &messages.posted);
     let help = "Messages that claims handed out, each as often as it was claimed";
     counter(families, "zaqar_messages_claimed", help, &messages.claimed);
+    let help = "Messages that claims handed out, not for the first time";
+    counter(families, "zaqar_messages_redelivered", help, &messages.redelivered);
     let help = "Messages that pops handed out";
     counter(families, "zaqar_messages_popped", help, &messages.popped);
     let help = "Messages named in deletions that were done, also those that were gone before";

@@ -142,6 +142,8 @@ pub(crate) struct MessageCounts {
     pub(crate) posted: Count,
     /// Handed out by claims, each time.
     pub(crate) claimed: Count,
+    /// Handed out by claims that were not the first.
+    pub(crate) redelivered: Count,
     /// Handed out by pops.
     pub(crate) popped: Count,
     /// Named in deletions that were done, also where they were gone before.
@@ -381,6 +383,8 @@ impl Claims for MeteredMessages {
         if let (true, Ok(Guarded::Done(Claimed::Messages(messages)))) = (is_clients(key), &outcome)
         {
             self.messages.claimed.add(messages.len());
+            let again = messages.iter().filter(|message| message.claim_count > 1).count();
+            self.messages.redelivered.add(again);
         }
         outcome
     }

@@ -1,0 +1,179 @@
+//! Copies of the embedded store that the server makes by itself (`snapshot_interval`).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use zaqar_core::{Clock, Timestamp};
+use zaqar_storage_embedded::back_up;
+
+use crate::error::with_causes;
+
+/// A failure is tried again after this, or after the interval if that is shorter.
+const RETRY: Duration = Duration::from_secs(600);
+/// The longest sleep: a clock that is set ahead is noticed.
+const NAP: Duration = Duration::from_secs(60);
+const PREFIX: &str = "snapshot-";
+const SUFFIX: &str = ".db";
+const PARTIAL: &str = ".db.partial";
+
+/// Makes snapshots of one store.
+pub(crate) struct Snapshots {
+    pub(crate) store: PathBuf,
+    /// Where they go.
+    pub(crate) directory: PathBuf,
+    pub(crate) interval: Duration,
+    /// How many stay.
+    pub(crate) keep: usize,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Snapshots {
+    /// Makes one whenever the last one is old enough, until `stop`. A copy that is being made then
+    /// is given up.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut not_before = Timestamp::from_millis(0);
+        loop {
+            let now = self.clock.now();
+            let due = self.due().max(not_before);
+            if due <= now {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    made = self.make(now) => if !made {
+                        not_before = now.plus_secs(RETRY.min(self.interval).as_secs().max(1));
+                    },
+                }
+                continue;
+            }
+            let wait = Duration::from_millis(due.as_millis() - now.as_millis());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait.min(NAP)) => {}
+            }
+        }
+    }
+
+    /// When the next one is due.
+    fn due(&self) -> Timestamp {
+        let last = snapshots(&self.directory).ok().and_then(|all| all.last().map(|(at, _)| *at));
+        let next = |last: u64| Timestamp::from_millis(0).plus_secs(last + self.interval.as_secs());
+        last.map_or(Timestamp::from_millis(0), next)
+    }
+
+    /// Makes one, and removes those that are too many; whether it was made.
+    async fn make(&self, now: Timestamp) -> bool {
+        let target = self.directory.join(format!("{PREFIX}{:012}{SUFFIX}", now.as_secs()));
+        let (store, directory, keep) = (self.store.clone(), self.directory.clone(), self.keep);
+        let (done, made) = oneshot::channel();
+        // A thread of its own: a stop of the process does not wait for it.
+        std::thread::spawn(move || {
+            let copied = fs::create_dir_all(&directory)
+                .map_err(|error| error.to_string())
+                .and_then(|()| back_up(&store, &target).map_err(|error| with_causes(&error)));
+            let copied = copied.map(|checked| (target, checked.bytes));
+            let _ = prune(&directory, keep);
+            let _ = done.send(copied);
+        });
+        match made.await {
+            Ok(Ok((file, bytes))) => {
+                info!(file = %file.display(), bytes, "snapshot made");
+                true
+            }
+            Ok(Err(error)) => {
+                error!(error, store = %self.store.display(), "no snapshot could be made");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// The snapshots in a directory, oldest first: seconds since 1970, and the file.
+fn snapshots(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if let Some(at) = time_of(&path, SUFFIX) {
+            found.push((at, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The time in the name of a file that is ours.
+fn time_of(path: &Path, suffix: &str) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let digits = name.strip_prefix(PREFIX)?.strip_suffix(suffix)?;
+    let is_ours = digits.len() == 12 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_ours.then(|| digits.parse().ok()).flatten()
+}
+
+/// Removes all but the newest snapshots, and what copies that were given up left.
+fn prune(directory: &Path, keep: usize) -> io::Result<()> {
+    let all = snapshots(directory)?;
+    for (_, path) in &all[..all.len().saturating_sub(keep)] {
+        fs::remove_file(path)?;
+    }
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if time_of(&path, PARTIAL).is_some() {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use zaqar_core::ManualClock;
+    use zaqar_storage_embedded::{Embedded, Options};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn snapshots_are_made_when_due_and_the_newest_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, directory) = (dir.path().join("store"), dir.path().join("snapshots"));
+        let _open = Embedded::open(Options::new(&store)).unwrap();
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000)));
+        let snapshots = Snapshots {
+            store,
+            directory: directory.clone(),
+            interval: Duration::from_secs(60),
+            keep: 2,
+            clock: clock.clone(),
+        };
+        fs::create_dir(&directory).unwrap();
+        for name in ["snapshot-000000000001.db.partial", "snapshot-1.db", "other.db"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        let names = || {
+            let entries = fs::read_dir(&directory).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        for secs in [1000, 1060, 1120] {
+            let now = Timestamp::from_millis(secs * 1000);
+            assert!(snapshots.due() <= now, "{secs}");
+            assert!(snapshots.make(now).await);
+            assert!(snapshots.due() > now, "{secs}");
+        }
+        assert_eq!(
+            names(),
+            ["other.db", "snapshot-000000001060.db", "snapshot-000000001120.db", "snapshot-1.db"]
+        );
+        // A snapshot is a store.
+        let restored = dir.path().join("restored");
+        let copy = directory.join("snapshot-000000001120.db");
+        zaqar_storage_embedded::restore(&copy, &restored, false).unwrap();
+        assert!(Embedded::open(Options::new(&restored)).is_ok());
+    }
+}
