@@ -106,6 +106,26 @@ def original(work: Path, *, pooling: bool = False) -> Iterator[Target]:
             yield Target(wsgi, websocket, uri["uri"])
 
 
+@contextmanager
+def original_on_redis(work: Path, uri: str) -> Iterator[Address]:
+    """The original's HTTP transport on its Redis driver; the Redis is the caller's."""
+    bin_folder, address, home = venv() / "bin", _free_address(), work / "home"
+    _write(
+        home / "zaqar.conf",
+        {
+            "DEFAULT": {"unreliable": True, "auth_strategy": "", "pooling": False},
+            "drivers": {"transport": "wsgi", "message_store": "redis", "management_store": "redis"},
+            "drivers:message_store:redis": {"uri": uri},
+            "drivers:management_store:redis": {"uri": uri},
+            **_COMMON,
+            "storage": {"message_pipeline": ""},
+        },
+    )
+    environment = {"HOME": str(home)}
+    with _process("uwsgi", _uwsgi(bin_folder, address), work, environment, lambda: _answers(address)):
+        yield address
+
+
 def _uwsgi(bin_folder: Path, address: Address) -> list[object]:
     """One process, so that ids grow; bodies are read first, as an unread one costs the connection."""
     app = next((bin_folder.parent / "lib").glob("python3*/site-packages/zaqar/transport/wsgi/app.py"))

@@ -1,14 +1,16 @@
-//! `zaqar-manage`: copies of embedded stores, and their check.
+//! `zaqar-manage`: copies of embedded stores and their check, and the import of an original's data.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use zaqar_core::Secret;
 use zaqar_storage_embedded::{Checked, back_up, check, restore};
 
 use crate::arguments::with_configuration;
 use crate::config::Settings;
 use crate::drivers::embedded;
 use crate::error::with_causes;
+use crate::import::{self, Import};
 use crate::store::StoreRole;
 
 /// Why nothing was done, for people.
@@ -47,8 +49,45 @@ pub(crate) fn command() -> Command {
         .subcommand(
             Command::new("check")
                 .about("Checks every page of the store, while the server runs or not"),
-        );
+        )
+        .subcommand(import_command());
     with_configuration(command)
+}
+
+fn import_command() -> Command {
+    Command::new("import")
+        .about("Takes the queues, messages and subscriptions of a Python service from its Redis")
+        .long_about(
+            "Takes the queues, messages and subscriptions of a Python service from its Redis into \
+             the stores of this configuration. The Redis is not changed. Stop the Python service \
+             first, and this server too if its store is embedded. Claims are not taken over: what \
+             was claimed is free. A queue that has messages here is left out, so that a second \
+             import goes on where the first was interrupted, but for the queue it was in.",
+        )
+        .arg(
+            Arg::new("from")
+                .long("from")
+                .value_name("URI")
+                .help("redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://")
+                .required(true),
+        )
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .help("Only counts what would be imported; opens no store")
+                .action(ArgAction::SetTrue),
+        )
+}
+
+fn run_import(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+    let from = matches.get_one::<String>("from").cloned().unwrap_or_default();
+    if !from.starts_with("redis://") && !from.starts_with("rediss://") {
+        return Err("--from: a URI that begins with redis:// or rediss://".to_owned());
+    }
+    let import = Import { from: Secret::new(from), is_dry: matches.get_flag("dry-run") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(import::run(&import, settings)).map_err(|error| with_causes(&*error))
 }
 
 /// Does what the command line asks; what there is to say.
@@ -57,6 +96,9 @@ pub(crate) fn command() -> Command {
 /// Why it was not done.
 pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
+    if name == "import" {
+        return run_import(matches, settings);
+    }
     let role = match matches.get_one::<String>("role").map(String::as_str) {
         Some("management") => StoreRole::Management,
         _ => StoreRole::Messages,

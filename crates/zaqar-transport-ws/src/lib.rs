@@ -83,6 +83,12 @@ impl Default for Options {
     }
 }
 
+/// The JSON text of a MessagePack document, as the transport reads one; `None` for what has no form
+/// in this server's JSON.
+pub fn msgpack_to_json(document: &[u8]) -> Option<String> {
+    msgpack::to_json(document).ok()
+}
+
 /// Zaqar over WebSocket. Clones are cheap and share everything.
 #[derive(Clone)]
 pub struct WsService {

@@ -1,0 +1,333 @@
+//! `zaqar-manage import`: takes the queues, messages and subscriptions of an original.
+//!
+//! What is imported passes the API's operations, so that it is checked as what clients send, but no
+//! quota, policy or pipeline: nobody is told of messages that are imported.
+
+mod original;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use zaqar_api::{
+    Api, ConfirmSubscription, Context, CreateQueue, CreateSubscription, GetQueueStats, Layers,
+    Options, Pipelines, PostMessages, PostedMessage, QueueRef, Subscriber, SubscriptionRef,
+};
+use zaqar_core::limits::MIN_TTL;
+use zaqar_core::{
+    ClientId, Clock, Kind, Limits, Metadata, ProjectId, QueueName, Secret, SystemClock, TaskMonitor,
+};
+
+use crate::config::Settings;
+use crate::error::StartError;
+use crate::registry::Registry;
+use crate::store::{StoreContext, Stores};
+
+use original::{OldMessage, Original};
+
+/// Problems that are named; all are counted.
+const NAMED: usize = 20;
+/// Messages between two lines of progress.
+const PROGRESS: u64 = 10_000;
+
+/// What to do.
+pub(crate) struct Import {
+    /// The original's Redis.
+    pub(crate) from: Secret<String>,
+    /// Only counts.
+    pub(crate) is_dry: bool,
+}
+
+/// What was imported.
+#[derive(Debug, Default)]
+struct Totals {
+    projects: u64,
+    queues: u64,
+    messages: u64,
+    subscriptions: u64,
+    /// What was left out, by the reason.
+    left_out: BTreeMap<String, u64>,
+}
+
+/// Imports; what there is to say.
+///
+/// # Errors
+/// A source that cannot be read, a target that cannot be opened or written.
+pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, StartError> {
+    if settings.pooling {
+        return Err("with [DEFAULT] pooling nothing can be imported: import into one store, and \
+                    make it the virtual pool"
+            .into());
+    }
+    let mut source = Original::open(&import.from).await?;
+    let target = match import.is_dry {
+        true => None,
+        false => Some(Target::open(settings).await?),
+    };
+    let mut work = Work {
+        target: target.as_ref(),
+        limits: &settings.limits,
+        clock: Arc::new(SystemClock::default()),
+        totals: Totals::default(),
+    };
+    for project in source.projects().await? {
+        work.project(&mut source, &project).await?;
+    }
+    let text = work.totals.text(import.is_dry);
+    if let Some(target) = target {
+        target.close().await?;
+    }
+    Ok(text)
+}
+
+/// The stores of this server.
+struct Target {
+    api: Api,
+    stores: Stores,
+}
+
+impl Target {
+    async fn open(settings: &Settings) -> Result<Self, StartError> {
+        let context =
+            StoreContext { unreliable: settings.unreliable, tasks: TaskMonitor::default() };
+        let stores = Registry::default().open_stores(settings, &context).await?;
+        let layers = Layers { pipelines: Pipelines::none(), ..Layers::default() };
+        // Metadata, delays and ttls are the original's business; here they are taken as they are.
+        let limits = settings.limits.clone();
+        let options = Options { limits, layers, ..Options::default() };
+        let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
+        Ok(Self { api, stores })
+    }
+
+    async fn close(self) -> Result<(), StartError> {
+        self.stores.messages.shut_down().await?;
+        self.stores.management.shut_down().await?;
+        Ok(())
+    }
+}
+
+struct Work<'a> {
+    /// `None` only counts.
+    target: Option<&'a Target>,
+    limits: &'a Limits,
+    clock: Arc<dyn Clock>,
+    totals: Totals,
+}
+
+/// One queue, on both sides.
+struct Names<'a> {
+    project: &'a str,
+    queue: &'a str,
+    id: ProjectId,
+    name: QueueName,
+}
+
+impl Names<'_> {
+    fn context(&self, client: &str) -> Context {
+        Context::new(self.id.clone(), ClientId::new(client))
+    }
+
+    fn reference(&self) -> QueueRef {
+        QueueRef { kind: Kind::Queue, name: self.name.clone() }
+    }
+}
+
+impl Work<'_> {
+    async fn project(&mut self, source: &mut Original, project: &str) -> Result<(), StartError> {
+        let Ok(id) = ProjectId::new(project) else {
+            self.totals.leave_out(format!("project {project}: not an id of a project"));
+            return Ok(());
+        };
+        self.totals.projects += 1;
+        let mut from = 0;
+        loop {
+            let queues = source.queues(project, from).await?;
+            if queues.is_empty() {
+                return Ok(());
+            }
+            from += queues.len();
+            for queue in queues {
+                match QueueName::new(&queue) {
+                    Ok(name) => {
+                        let names = Names { project, queue: &queue, id: id.clone(), name };
+                        self.queue(source, &names).await?;
+                    }
+                    Err(error) => {
+                        self.totals.leave_out(format!("queue {project}/{queue}: {error}"))
+                    }
+                }
+            }
+        }
+    }
+
+    async fn queue(&mut self, source: &mut Original, names: &Names<'_>) -> Result<(), StartError> {
+        let (project, queue) = (names.project, names.queue);
+        let metadata = source.metadata(project, queue).await?;
+        let metadata = metadata.and_then(|json| Metadata::from_json(json.as_bytes()).ok());
+        let Some(metadata) = metadata else {
+            self.totals.leave_out(format!("queue {project}/{queue}: metadata that is no object"));
+            return Ok(());
+        };
+        if let Some(target) = self.target {
+            let (context, queue_ref) = (names.context(""), names.reference());
+            let stats =
+                target.api.call(&context, GetQueueStats { queue: names.reference() }).await?;
+            if stats.is_some_and(|stats| stats.ends.is_some()) {
+                // Messages would be there twice.
+                let reason = format!("queue {project}/{queue}: it has messages here already");
+                self.totals.leave_out(reason);
+                return Ok(());
+            }
+            let create = CreateQueue { queue: queue_ref, metadata };
+            if let Err(error) = target.api.call(&context, create).await {
+                self.totals.leave_out(format!("queue {project}/{queue}: {error}"));
+                return Ok(());
+            }
+        }
+        self.totals.queues += 1;
+        self.messages(source, names).await?;
+        self.subscriptions(source, names).await
+    }
+
+    async fn messages(
+        &mut self,
+        source: &mut Original,
+        names: &Names<'_>,
+    ) -> Result<(), StartError> {
+        let mut from = 0;
+        loop {
+            let page = source.messages(names.project, names.queue, from).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            from += page.len();
+            let now = self.clock.now().as_secs();
+            let mut live = Vec::new();
+            for place in page.into_iter().flatten() {
+                match place {
+                    Ok(message) if message.expires > now => live.push(message),
+                    Ok(_) => {}
+                    Err(reason) => self.totals.leave_out(reason.to_owned()),
+                }
+            }
+            // A post has one client.
+            for run in live.chunk_by(|one, other| one.client == other.client) {
+                self.post(names, run, now).await?;
+            }
+        }
+    }
+
+    async fn post(
+        &mut self,
+        names: &Names<'_>,
+        run: &[OldMessage],
+        now: u64,
+    ) -> Result<(), StartError> {
+        let before = self.totals.messages;
+        self.totals.messages += run.len() as u64;
+        if before / PROGRESS != self.totals.messages / PROGRESS {
+            eprintln!("{} messages, in {}/{}", self.totals.messages, names.project, names.queue);
+        }
+        let (Some(target), Some(first)) = (self.target, run.first()) else { return Ok(()) };
+        let messages = run.iter().map(|message| posted(message, now, self.limits)).collect();
+        // The size was checked when it was posted, by the limits of the original.
+        let post = PostMessages { queue: names.reference(), size: 0, messages, notify: false };
+        target.api.call(&names.context(&first.client), post).await?;
+        Ok(())
+    }
+
+    async fn subscriptions(
+        &mut self,
+        source: &mut Original,
+        names: &Names<'_>,
+    ) -> Result<(), StartError> {
+        let mut from = 0;
+        loop {
+            let page = source.subscriptions(names.project, names.queue, from).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            from += page.len();
+            for place in page.into_iter().flatten() {
+                let taken = match place {
+                    Ok(old) => self.subscribe(names, &old).await,
+                    Err(reason) => Err(reason.to_owned()),
+                };
+                match taken {
+                    Ok(is_new) => self.totals.subscriptions += u64::from(is_new),
+                    Err(reason) => self.totals.leave_out(reason),
+                }
+            }
+        }
+    }
+
+    /// Whether it lives, and was made.
+    async fn subscribe(
+        &self,
+        names: &Names<'_>,
+        old: &original::OldSubscription,
+    ) -> Result<bool, String> {
+        let (project, queue) = (names.project, names.queue);
+        let failed = |reason: String| format!("a subscription of {project}/{queue}: {reason}");
+        let left = old.expires.saturating_sub(self.clock.now().as_secs());
+        if left == 0 {
+            return Ok(false);
+        }
+        let options: Option<Map<String, Value>> = serde_json::from_str(&old.options)
+            .map_err(|_| failed("options that are no object".into()))?;
+        let Some(target) = self.target else { return Ok(true) };
+        let context = names.context("");
+        let create = CreateSubscription {
+            queue: names.reference(),
+            subscriber: Subscriber::Address(old.subscriber.clone()),
+            ttl: Some(i64::try_from(left.max(MIN_TTL)).unwrap_or(i64::MAX)),
+            options: options.unwrap_or_default(),
+        };
+        let made = target.api.call(&context, create).await;
+        let made = made.map_err(|error| failed(error.to_string()))?;
+        if old.confirmed {
+            let (queue, id) = (names.reference(), made.id.to_string());
+            let subscription = SubscriptionRef { queue, id };
+            let confirm = ConfirmSubscription { subscription, confirmed: true };
+            target.api.call(&context, confirm).await.map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(true)
+    }
+}
+
+/// A message with what is left of its life and its delay, within the limits of this server.
+fn posted(message: &OldMessage, now: u64, limits: &Limits) -> PostedMessage {
+    let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    let ttl = message.expires.saturating_sub(now).clamp(MIN_TTL, limits.max_message_ttl);
+    let delay = message.shown.saturating_sub(now).min(limits.max_message_delay);
+    PostedMessage {
+        body: Bytes::from(message.body.clone()),
+        ttl: Some(seconds(ttl)),
+        delay: Some(seconds(delay)),
+    }
+}
+
+impl Totals {
+    fn leave_out(&mut self, reason: String) {
+        let is_known = self.left_out.contains_key(&reason);
+        let reason =
+            if is_known || self.left_out.len() < NAMED { reason } else { "others".to_owned() };
+        *self.left_out.entry(reason).or_default() += 1;
+    }
+
+    fn text(&self, is_dry: bool) -> String {
+        let done = if is_dry { "would be imported" } else { "imported" };
+        let Self { projects, queues, messages, subscriptions, left_out } = self;
+        let mut text = format!(
+            "{done}: {queues} queues of {projects} projects, {messages} messages, {subscriptions} \
+             subscriptions\n"
+        );
+        for (reason, count) in left_out {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "left out: {count} x {reason}");
+        }
+        text
+    }
+}
