@@ -30,7 +30,9 @@ def exported(text: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    server = Operated(tmp_path_factory.mktemp("etc"), websocket=True)
+    # What is absent unless it is configured, too; nobody listens at the collector's address.
+    options = {"quotas": {"max_queues": 1000}, "traces": {"otlp_endpoint": "http://127.0.0.1:1"}}
+    server = Operated(tmp_path_factory.mktemp("etc"), websocket=True, options=options)
     server.start()
     with Api(server.url) as api:
         api.post("q", 1)

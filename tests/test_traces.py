@@ -84,6 +84,22 @@ def attributes(span: dict) -> dict[str, str]:
     return {one["key"]: one["value"]["stringValue"] for one in span["attributes"]}
 
 
+@pytest.fixture(autouse=True)
+def no_server_is_left(monkeypatch: pytest.MonkeyPatch):
+    """Ends the servers of a test that failed."""
+    started: list[Operated] = []
+    spawn = Operated.spawn
+
+    def noted(server: Operated):
+        started.append(server)
+        return spawn(server)
+
+    monkeypatch.setattr(Operated, "spawn", noted)
+    yield
+    for server in started:
+        server.kill()
+
+
 def traced(root: Path, collector: Collector, **more: object) -> Operated:
     """A server with one worker thread, which exporters of others do not survive."""
     traces = {"otlp_endpoint": collector.url, "otlp_headers": "x-key=s3cret", **more}
