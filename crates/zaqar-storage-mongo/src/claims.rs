@@ -207,7 +207,7 @@ impl Mongo {
             let mine: Vec<StoredPosition> = self.find(&self.inner.messages, &mine).await?;
             found.retain(|message| mine.iter().any(|mine| mine.n == message.n));
         }
-        let found = found.into_iter().map(|message| message.as_claimed_by(&claim, date(extend_to)));
+        let found = found.into_iter().map(|message| message.claimed_by(&claim, date(extend_to)));
         self.show(view, found.collect()).map(ClaimAttempt::Messages)
     }
 

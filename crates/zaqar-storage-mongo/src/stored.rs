@@ -348,7 +348,7 @@ impl StoredMessage {
     }
 
     /// The message as it is after this claim.
-    pub(crate) fn as_claimed_by(mut self, claim: &Binary, extend_to: DateTime) -> Self {
+    pub(crate) fn claimed_by(mut self, claim: &Binary, extend_to: DateTime) -> Self {
         self.s = state::CLAIMED;
         self.c = Some(claim.clone());
         self.k = self.k.saturating_add(1);
