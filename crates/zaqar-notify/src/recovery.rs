@@ -183,7 +183,7 @@ pub(crate) async fn progress(
     };
     let state = match record.state {
         RecoveryState::Running if remaining == 0 => RecoveryState::Done,
-        state => state,
+        state @ (RecoveryState::Running | RecoveryState::Done | RecoveryState::Cancelled) => state,
     };
     Ok(Recovery { id, state, range, total: total.max(remaining), remaining, started })
 }

@@ -104,16 +104,10 @@ impl Service<'_> {
                 return Ok(Next::At(clock.now()));
             }
             let now = clock.now();
-            let subject = match &read {
-                Some((subject, at)) if now.secs_since(*at) < FRESH => Arc::clone(subject),
-                Some(_) | None => match Subject::read(self.context, self.key).await? {
-                    Some(subject) => Arc::clone(&read.insert((Arc::new(subject), now)).0),
-                    None => {
-                        self.finish_running().await?;
-                        deliveries.remove(self.key).await?;
-                        return Ok(Next::Never);
-                    }
-                },
+            let Some(subject) = self.subject(&mut read, now).await? else {
+                self.finish_running().await?;
+                deliveries.remove(self.key).await?;
+                return Ok(Next::Never);
             };
             if self.is_gone {
                 self.finish_running().await?;
@@ -175,6 +169,22 @@ impl Service<'_> {
                 }
             }
         }
+    }
+
+    /// The subscription and its subscriber, read again once they are not fresh; `None` once it is
+    /// gone.
+    async fn subject(
+        &self,
+        read: &mut Option<(Arc<Subject>, Timestamp)>,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Subject>>, Error> {
+        if let Some((subject, at)) = read
+            && now.secs_since(*at) < FRESH
+        {
+            return Ok(Some(Arc::clone(subject)));
+        }
+        let found = Subject::read(self.context, self.key).await?;
+        Ok(found.map(|subject| Arc::clone(&read.insert((Arc::new(subject), now)).0)))
     }
 
     /// Asks the subscription's rate and the destination whether one more attempt may begin.

@@ -109,13 +109,7 @@ async fn serve_clients(
         opened = registry.open_stores(settings, &context) => opened?,
     };
     let pooling = settings.pooling.then(|| Pooling::new(registry, settings, &context, &stores));
-    let stores = match &pooling {
-        Some(pooling) => {
-            pooling.pooled.refresh().await;
-            pooling.stores(&stores)
-        }
-        None => stores,
-    };
+    let stores = spread(stores, pooling.as_ref()).await;
     let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
     let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());
     tell_of_stores(status, &stores, settings);
@@ -187,6 +181,13 @@ async fn serve_clients(
     stores.management.shut_down().await?;
     info!("stopped");
     Ok(())
+}
+
+/// The stores that spread queues over the pools where there are any.
+async fn spread(stores: Stores, pooling: Option<&Pooling>) -> Stores {
+    let Some(pooling) = pooling else { return stores };
+    pooling.pooled.refresh().await;
+    pooling.stores(&stores)
 }
 
 /// The same stores, whose calls are seen by metrics and spans where there are any.
