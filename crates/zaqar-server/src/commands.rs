@@ -141,29 +141,58 @@ fn print(text: &str) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::{gc_command, sql_db_manage_command, status_command, table};
+    use crate::policy_program::policy_command;
     use crate::{arguments, manage};
 
-    /// `ZAQAR_WRITE_MAN=1` writes them.
-    #[test]
-    fn the_manual_pages_are_those_of_the_commands() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/man");
-        let commands = [
+    fn commands() -> [clap::Command; 6] {
+        [
             arguments::command(),
             manage::command(),
             gc_command(),
             sql_db_manage_command(),
             status_command(),
-        ];
-        for command in commands {
+            policy_command(),
+        ]
+    }
+
+    /// Holds a file against what it must be; `ZAQAR_WRITE_MAN=1` writes it.
+    fn is_written(path: &str, content: Vec<u8>) {
+        if std::env::var_os("ZAQAR_WRITE_MAN").is_some() {
+            std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
+            std::fs::write(path, &content).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap();
+        assert_eq!(found, String::from_utf8(content).unwrap(), "{path}");
+    }
+
+    #[test]
+    fn the_manual_pages_are_those_of_the_commands() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/man");
+        for command in commands() {
             let path = format!("{directory}/{}.1", command.get_name());
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page).unwrap();
-            if std::env::var_os("ZAQAR_WRITE_MAN").is_some() {
-                std::fs::create_dir_all(directory).unwrap();
-                std::fs::write(&path, &page).unwrap();
+            is_written(&path, page);
+        }
+    }
+
+    #[test]
+    fn the_completions_are_those_of_the_commands() {
+        use clap_complete::Shell;
+
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/completions");
+        for mut command in commands() {
+            let name = command.get_name().to_owned();
+            let files = [
+                (Shell::Bash, format!("bash/{name}")),
+                (Shell::Zsh, format!("zsh/_{name}")),
+                (Shell::Fish, format!("fish/{name}.fish")),
+            ];
+            for (shell, file) in files {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut command, &name, &mut script);
+                is_written(&format!("{directory}/{file}"), script);
             }
-            let found = std::fs::read_to_string(&path).unwrap();
-            assert_eq!(found, String::from_utf8(page).unwrap(), "{path}");
         }
     }
 

@@ -63,6 +63,12 @@ enum Command {
     Sample,
 }
 
+/// Its command line, for its manual page and completions.
+#[cfg(test)]
+pub(crate) fn policy_command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// What the binary `zaqar-policy` does.
 pub fn policy_main() -> ExitCode {
     let arguments = Arguments::parse();

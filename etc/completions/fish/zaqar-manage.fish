@@ -1,0 +1,150 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_zaqar_manage_global_optspecs
+    string join \n role= config-file= config-dir= nodebug noadmin_mode use-json nouse-json use-syslog nouse-syslog use-journal nouse-journal daemon nodaemon log-file= log-dir= log-config-append= log-date-format= syslog-log-facility= d/debug admin_mode h/help V/version
+end
+
+function __fish_zaqar_manage_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_zaqar_manage_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_zaqar_manage_using_subcommand
+    set -l cmd (__fish_zaqar_manage_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s h -l help -d 'Print help'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s V -l version -d 'Print version'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "import" -d 'Takes the queues, messages and subscriptions of a Python service from its Redis'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -s h -l help -d 'Print help'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l replace -d 'Keep the store that is there under names that end in .replaced'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -s h -l help -d 'Print help'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s h -l help -d 'Print help'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l from -d 'redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l dry-run -d 'Only counts what would be imported; opens no store'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "import" -d 'Takes the queues, messages and subscriptions of a Python service from its Redis'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

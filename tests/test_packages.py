@@ -1,0 +1,121 @@
+"""What packages and images are made of: everything they name exists, and fits together."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from support.server import REPOSITORY, server_binary
+
+ETC = REPOSITORY / "etc"
+CRATE = REPOSITORY / "crates/zaqar-server"
+MANIFEST = tomllib.loads((CRATE / "Cargo.toml").read_text())
+DEB = MANIFEST["package"]["metadata"]["deb"]
+PROGRAMS = {binary["name"] for binary in MANIFEST["bin"]}
+
+
+def assets() -> dict[str, str]:
+    """Where each file of the Debian package comes from, by where it goes."""
+    found = {}
+    for source, target, _ in DEB["assets"]:
+        paths = [source] if source.startswith("target/") else [str(p) for p in CRATE.glob(source)]
+        assert paths, f"{source} names nothing"
+        for path in paths:
+            name = target + path.rsplit("/", 1)[-1] if target.endswith("/") else target
+            found[name] = path
+    return found
+
+
+def test_the_debian_package_has_every_program_and_what_they_need():
+    packaged = assets()
+    assert {name for name in packaged if name.startswith("usr/bin/")} == {f"usr/bin/{p}" for p in PROGRAMS}
+    manuals = {name.rsplit("/", 1)[-1] for name in packaged if "/man1/" in name}
+    assert manuals == {page.name for page in (ETC / "man").iterdir()}
+    assert {name.rsplit("/", 1)[-1] for name in packaged if "systemd" in name} == {
+        file.name for file in (ETC / "systemd").iterdir()
+    }
+    for file in DEB["conf-files"]:
+        assert file.lstrip("/") in packaged
+    assert "etc/zaqar/zaqar.conf" not in packaged, "a file that others made would be asked about"
+    changelog = (CRATE / DEB["changelog"]).read_text()
+    workspace = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["workspace"]["package"]
+    assert changelog.startswith(f"{DEB['name']} ({workspace['version']}-1) ")
+
+
+def test_the_debian_package_replaces_that_of_the_original():
+    for relation in ("provides", "conflicts", "replaces"):
+        assert DEB[relation] == "zaqar-server, zaqar-common"
+    # The original's version is higher: a package of its name would be taken for an older one.
+    assert DEB["name"] != "zaqar-server"
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
+def test_the_scripts_of_the_debian_package_are_sound(script):
+    path = CRATE / DEB["maintainer-scripts"] / script
+    subprocess.run(["sh", "-n", path], check=True)
+    text = path.read_text()
+    assert text.startswith("#!/bin/sh\nset -e\n")
+    for name in re.findall(r"/usr/share/[^ \n]+", text):
+        assert name.lstrip("/") in assets(), name
+
+
+def test_the_unit_runs_programs_that_are_packaged():
+    unit = (ETC / "systemd/zaqar-server.service").read_text()
+    programs = re.findall(r"^Exec(?:Start|StartPre)=(/usr/bin/\S+)", unit, re.M)
+    assert programs
+    assert {program.lstrip("/") for program in programs} <= set(assets())
+
+
+def test_the_image_copies_what_exists_and_runs_without_root():
+    lines = (REPOSITORY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    stages = [n for n, line in enumerate(lines) if line.startswith("FROM ")]
+    assert len(stages) == 2
+    last = lines[stages[-1] :]
+    [user] = [line.split()[1] for line in last if line.startswith("USER ")]
+    assert user.split(":")[0] not in ("0", "root")
+    copied = set()
+    for line in (line for line in last if line.startswith("COPY ")):
+        sources = [word for word in line.split()[1:-1] if not word.startswith("--")]
+        if "--from=build" in line:
+            copied |= {source.rsplit("/", 1)[-1] for source in sources}
+        else:
+            assert all((REPOSITORY / source).exists() for source in sources), line
+    assert copied == PROGRAMS
+    ignored = (REPOSITORY / ".dockerignore").read_text().split()
+    assert not {"crates", "etc", "Cargo.toml", "Cargo.lock"} & set(ignored)
+    assert any(line.startswith("HEALTHCHECK ") and '"zaqar-server", "health"' in line for line in last)
+
+
+def test_the_helm_values_are_options_that_the_server_has(tmp_path):
+    """What the values set is a configuration that is right, and nothing in it is without effect."""
+    values = yaml.safe_load((ETC / "openstack-helm/values.yaml").read_text())
+    conf = values["conf"]["zaqar"]
+    # What the chart writes into a file of its own.
+    credentials = {"username": "zaqar", "password": "pw", "user_domain_name": "service"}
+    scope = {"project_name": "service", "project_domain_name": "service", "auth_type": "password"}
+    conf["keystone_authtoken"] |= credentials | scope
+    text = "".join(
+        f"[{section}]\n" + "".join(f"{name} = {value}\n" for name, value in options.items())
+        for section, options in conf.items()
+    )
+    (tmp_path / "zaqar.conf").write_text(text)
+    command = [server_binary(), "--config-file", tmp_path / "zaqar.conf", "config", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "0 errors, 0 warnings" in done.stdout
+    # The probes of the chart look at the port only; the stop is longer than the server's own.
+    grace = values["pod"]["lifecycle"]["termination_grace_period"]["api"]["timeout"]
+    assert grace > conf["DEFAULT"]["graceful_shutdown_timeout"]
+    container = values["pod"]["security_context"]["zaqar"]["container"]["zaqar_api"]
+    assert container["readOnlyRootFilesystem"]
+    assert container["runAsUser"] == values["pod"]["security_context"]["zaqar"]["pod"]["runAsUser"]
+
+
+def test_the_image_runs_as_the_user_that_the_chart_names():
+    values = yaml.safe_load((ETC / "openstack-helm/values.yaml").read_text())
+    user = values["pod"]["security_context"]["zaqar"]["pod"]["runAsUser"]
+    assert f"USER {user}:{user}\n" in (REPOSITORY / "Dockerfile").read_text()
