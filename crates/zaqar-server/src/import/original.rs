@@ -1,4 +1,5 @@
-//! What the original keeps in Redis (`zaqar/storage/redis` of its release 23.0): nothing is changed.
+//! What the original keeps in Redis (`zaqar/storage/redis` of its release 23.0): nothing is
+//! changed.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! The file of `log_config_append`, in the form of Python's `logging.config.fileConfig`: read as far
-//! as this server has what it says.
+//! The file of `log_config_append`, in the form of Python's `logging.config.fileConfig`: read as
+//! far as this server has what it says.
 
 use std::collections::HashMap;
 use std::fs::File;
