@@ -13,8 +13,10 @@ const AT_ONCE: usize = 4;
 
 #[test]
 fn the_kit_passes_but_for_what_the_documentation_names() {
-    let shown: Vec<_> = names().filter(|name| *name != NOT_SHOWN).collect();
-    assert_eq!(shown.len() + 1, names().count());
+    assert!(names().any(|name| name == NOT_SHOWN));
+    // Rows of queues are of the management store alone, which is no store of stores.
+    let is_shown = |name: &&str| *name != NOT_SHOWN && !name.starts_with("queues::");
+    let shown: Vec<_> = names().filter(is_shown).collect();
     std::thread::scope(|scope| {
         for first in 0..AT_ONCE {
             let shown = &shown;
