@@ -219,17 +219,17 @@ async fn a_dropped_caller_affects_no_other_and_closing_waits_for_requests() {
     // Some of those that wait are dropped.
     let given_up = posts.split_off(7);
     given_up.iter().for_each(tokio::task::JoinHandle::abort);
-    let ending = {
+    let closing = {
         let store = store.clone();
         tokio::spawn(async move { store.shut_down().await })
     };
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    assert!(!ending.is_finished(), "requests are on their way");
+    assert!(!closing.is_finished(), "requests are in flight");
     server.signal("CONT");
     for post in posts {
         post.await.unwrap().expect("it was there before the end");
     }
-    ending.await.unwrap().unwrap();
+    closing.await.unwrap().unwrap();
     let left = queue.by(&open(options(&server.uri())).await);
     let stored: BTreeSet<_> = left.texts().await.into_iter().collect();
     assert!((0..7).all(|n| stored.contains(&n.to_string())), "{stored:?}");

@@ -19,7 +19,7 @@ async fn without_polling(uri: &str) -> Redis {
 
 /// Waits for news of a message.
 pub(crate) async fn wait_for_news(news: &mut NewsStream, key: &QueueKey, last: MessageId) {
-    let heard = async {
+    let arrived = async {
         loop {
             let posted = news.next().await.expect("the stream goes on");
             if posted.key == *key && posted.last >= last {
@@ -27,7 +27,7 @@ pub(crate) async fn wait_for_news(news: &mut NewsStream, key: &QueueKey, last: M
             }
         }
     };
-    tokio::time::timeout(TEST_TIMEOUT, heard).await.expect("the news arrive");
+    tokio::time::timeout(TEST_TIMEOUT, arrived).await.expect("the news arrive");
 }
 
 async fn check(uri: &str) {
@@ -76,16 +76,16 @@ async fn a_slow_listener_gets_combined_news() {
             last.insert(queue.key.clone(), queue.post(&["x"]).await[0]);
         }
     }
-    let mut heard = 0;
+    let mut count = 0;
     while !last.is_empty() {
         let posted = tokio::time::timeout(TEST_TIMEOUT, news.next()).await;
         let posted = posted.expect("all news arrive").expect("the stream goes on");
-        heard += 1;
+        count += 1;
         if last.get(&posted.key).is_some_and(|last| posted.last >= *last) {
             last.remove(&posted.key);
         }
     }
-    assert!(heard < 500, "{heard} news of 50 queues: they come together");
+    assert!(count < 500, "{count} news of 50 queues: they must be combined");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,8 +147,8 @@ async fn databases_share_no_news() {
     );
     let mut news = there.news().await.unwrap();
     Queue::new(&here, "q").await.post(&["a"]).await;
-    let heard = tokio::time::timeout(Duration::from_millis(500), news.next()).await;
-    assert!(heard.is_err(), "{heard:?}");
+    let news_of_other = tokio::time::timeout(Duration::from_millis(500), news.next()).await;
+    assert!(news_of_other.is_err(), "{news_of_other:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
