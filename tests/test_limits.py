@@ -291,7 +291,9 @@ def test_a_queue_can_be_encrypted_with_the_key(api: Api):
 
 
 def test_no_option_of_the_section_is_left_out():
-    section = re.search(r"^\[transport\]\n(.*?)^\[", (REPOSITORY / "crates/zaqar-server/zaqar.conf").read_text(), re.M | re.S)
+    section = re.search(
+        r"^\[transport\]\n(.*?)^\[", (REPOSITORY / "crates/zaqar-server/zaqar.conf").read_text(), re.M | re.S
+    )
     assert section is not None
     options = set(re.findall(r"^#(\w+) = ?", section[1], re.M))
     assert options == OPTIONS.keys() | NOT_SERVED
