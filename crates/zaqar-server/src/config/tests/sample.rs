@@ -7,7 +7,7 @@ use super::{Loaded, read};
 use crate::Registry;
 use crate::config::Warning;
 
-const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/zaqar.conf");
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/zaqar.conf");
 
 fn sample() -> String {
     std::fs::read_to_string(PATH).unwrap()
