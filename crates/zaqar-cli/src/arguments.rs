@@ -7,7 +7,7 @@ use crate::commands::{claim, delivery, flavor, message, pool, queue, subscriptio
 use crate::connect::Connection;
 use crate::output::{Format, Output};
 use crate::{Failure, redrive};
-use zaqar_client::Client;
+use zaqar_client::{Client, Health, StoreHealth};
 
 /// Queues, messages, claims, subscriptions, topics and pools of OpenStack Zaqar's v2 API
 ///
@@ -94,7 +94,20 @@ async fn health(client: &Client, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.line(&health);
     }
-    let rows: Vec<_> = health
+    match &health {
+        Health::Store(store) => store_health(output, "the store", store),
+        Health::Pools(all) => {
+            for (name, pool) in &all.pools {
+                store_health(output, &format!("the pool {name}"), pool)?;
+            }
+            say(output, &all.problems)?;
+            output.done(&format!("the configured stores {}", verb(all.catalog_reachable, "answer")))
+        }
+    }
+}
+
+fn store_health(output: &Output, name: &str, store: &StoreHealth) -> Result<(), Failure> {
+    let rows: Vec<_> = store
         .operation_status
         .iter()
         .map(|(name, status)| {
@@ -107,11 +120,19 @@ async fn health(client: &Client, output: &Output) -> Result<(), Failure> {
         })
         .collect();
     output.list(&["operation", "works", "seconds", "failure"], &rows)?;
-    let volume = health.message_volume.map_or_else(String::new, |volume| {
+    say(output, &store.problems)?;
+    let volume = store.message_volume.map_or_else(String::new, |volume| {
         format!("; {} messages, {} of them claimed", volume.total, volume.claimed)
     });
-    let store = if health.storage_reachable { "answers" } else { "does not answer" };
-    output.done(&format!("the store {store}{volume}"))
+    output.done(&format!("{name} {}{volume}", verb(store.storage_reachable, "answers")))
+}
+
+fn say(output: &Output, problems: &[String]) -> Result<(), Failure> {
+    problems.iter().try_for_each(|problem| output.done(problem))
+}
+
+fn verb(is_reachable: bool, answers: &'static str) -> &'static str {
+    if is_reachable { answers } else { "cannot be reached" }
 }
 
 #[cfg(test)]

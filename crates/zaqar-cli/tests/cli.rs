@@ -201,9 +201,14 @@ fn pools_flavors_and_health_are_for_administrators() {
     admin(&["flavor", "create", "quick", "one"]);
     assert!(admin(&["flavor", "show", "quick"]).contains("capabilities"));
     assert!(admin(&["flavor", "list"]).contains(r#"["one"]"#));
+    let health = admin(&["health"]);
+    assert!(
+        health.contains("post_messages") && health.contains("the pool one answers"),
+        "{health}"
+    );
     admin(&["flavor", "delete", "quick"]);
     admin(&["pool", "delete", "one"]);
-    assert!(admin(&["health"]).contains("the store answers"));
+    assert_eq!(admin(&["health"]), "the configured stores answer\n");
     assert_eq!(cli.run(&["ping"]), "the server can serve\n");
 }
 

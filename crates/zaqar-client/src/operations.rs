@@ -26,7 +26,7 @@ impl Client {
     /// # use support::*;
     /// # block_on(async |client: zaqar_client::Client| {
     /// let health = client.health().await?;
-    /// assert!(health.storage_reachable);
+    /// assert!(health.is_reachable());
     /// # Ok(()) });
     /// ```
     ///

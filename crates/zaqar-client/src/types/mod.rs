@@ -15,7 +15,9 @@ mod queues;
 mod subscriptions;
 
 pub use messages::{Body, Listed, Message, NewMessage, Popped};
-pub use pools::{Flavor, Health, MessageVolume, OperationStatus, Pool, PoolChange};
+pub use pools::{
+    Flavor, Health, MessageVolume, OperationStatus, Pool, PoolChange, PoolsHealth, StoreHealth,
+};
 pub use queues::{
     ClaimInfo, End, MetadataChange, QueueEntry, QueueFilter, QueuePage, Share, SharedPath, Stats,
 };

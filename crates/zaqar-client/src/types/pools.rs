@@ -59,10 +59,48 @@ pub struct Flavor {
 
 /// What the server found when it tried every operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Health {
-    /// Whether the store answers.
+#[serde(untagged)]
+pub enum Health {
+    /// Of a server with one store.
+    Store(StoreHealth),
+    /// Of a server with pools.
+    Pools(PoolsHealth),
+}
+
+impl Health {
+    /// Whether the store, or the catalogue and every pool, can be reached.
+    pub fn is_reachable(&self) -> bool {
+        match self {
+            Self::Store(store) => store.storage_reachable,
+            Self::Pools(all) => {
+                all.catalog_reachable && all.pools.values().all(|pool| pool.storage_reachable)
+            }
+        }
+    }
+}
+
+/// What came of trying every operation on each pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoolsHealth {
+    /// Whether the configured stores and every pool can be reached.
+    pub catalog_reachable: bool,
+    /// What is wrong with the server and the configured stores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// The pools by name.
+    #[serde(flatten)]
+    pub pools: BTreeMap<String, StoreHealth>,
+}
+
+/// What came of trying every operation on one store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreHealth {
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// Whether the store can be reached.
     pub storage_reachable: bool,
-    /// Every operation by its name.
+    /// Every operation by its name; empty where the store cannot be reached.
     pub operation_status: BTreeMap<String, OperationStatus>,
     /// What the store holds, where it can tell.
     #[serde(default)]

@@ -153,7 +153,8 @@ fn every_answer_is_read_without_loss() {
     answers::<PoolList>(description, "PoolList");
     answers::<Flavor>(description, "Flavor");
     answers::<FlavorList>(description, "FlavorList");
-    answers::<Health>(description, "Health");
+    answers::<Health>(description, "StoreHealth");
+    answers::<Health>(description, "PoolsHealth");
 }
 
 #[test]

@@ -95,7 +95,7 @@ async fn it_is_said_of_each_pool_whether_it_serves() {
     }
     deployment.places.memory("memory:b").set_away(true);
     pooled.sweep(NOW, 100).await.unwrap();
-    let away = Some("the store cannot be reached: it is away".to_owned());
+    let away = Some("the store cannot be reached: the store is set to unavailable".to_owned());
     assert_eq!(problems(), [("a".to_owned(), None), ("b".to_owned(), away)]);
     deployment.places.memory("memory:b").set_away(false);
     while problems().iter().any(|(_, problem)| problem.is_some()) {
