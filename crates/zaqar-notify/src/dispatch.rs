@@ -66,11 +66,12 @@ impl Dispatcher {
     pub(crate) async fn poll(self: &Arc<Self>, shard: usize) -> Result<bool, Error> {
         loop {
             let now = self.context.parts.clock.now();
+            // First: whoever finds no room comes again once there is some, without a timer.
+            self.state().timers.retain(|(due, of)| *of != shard || *due > now);
             let free = self.context.options.subscriptions.saturating_sub(self.served());
             if free == 0 {
                 return Ok(false);
             }
-            self.state().timers.retain(|(due, of)| *of != shard || *due > now);
             let limit = free.min(TICKETS);
             let tickets = self.context.deliveries.take_tickets(shard, limit, now).await?;
             let is_last = tickets.len() < limit;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use zaqar_core::Timestamp;
@@ -24,6 +25,8 @@ use crate::subject::Subject;
 const FRESH: u64 = 5;
 /// How long a wait for a place lasts before it is asked again.
 const WAIT: Duration = Duration::from_millis(200);
+/// Seconds until a subscription looks for a place again that got none within [`WAIT`].
+const WITHOUT_PLACE: u64 = 1;
 /// Rows that cannot be sent anywhere and are ended at once, at most.
 const UNSENT: usize = 16;
 /// Seconds between looks at rows that wait for another worker.
@@ -68,6 +71,7 @@ pub(crate) async fn serve(
         key,
         running: JoinSet::new(),
         batch: BATCH_FROM,
+        waits_since: None,
         first_due: None,
         is_gone: false,
         lost: false,
@@ -84,6 +88,8 @@ struct Service<'a> {
     running: JoinSet<Result<Turn, Error>>,
     /// Rows that are taken for a batch, by the size of those before.
     batch: usize,
+    /// Since when it waits for a place.
+    waits_since: Option<Instant>,
     /// The first retry that one of the rows waits for.
     first_due: Option<Timestamp>,
     is_gone: bool,
@@ -129,11 +135,15 @@ impl Service<'_> {
             let flight = match self.admit(&subject, now).await? {
                 Admitted::Now(flight) => flight,
                 Admitted::WhenOneEnds => {
+                    if self.gives_up() {
+                        return Ok(Next::At(now.plus_secs(WITHOUT_PLACE)));
+                    }
                     self.wait_for_place().await?;
                     continue;
                 }
                 Admitted::Later(next) => return Ok(next),
             };
+            self.waits_since = None;
             let limit = subject.batch().map_or(1, |most| most.min(self.batch));
             match deliveries.take(self.key, limit, now).await? {
                 Taken::Rows(lease, rows)
@@ -271,6 +281,12 @@ impl Service<'_> {
             self.note(ended)?;
         }
         Ok(())
+    }
+
+    /// Whether it lets other subscriptions be served: nothing of it is sent, and it has waited.
+    fn gives_up(&mut self) -> bool {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        self.running.is_empty() && since.elapsed() >= WAIT
     }
 
     async fn wait_for_place(&mut self) -> Result<(), Error> {

@@ -5,6 +5,8 @@ use tokio_util::sync::CancellationToken;
 use zaqar_core::delivery::{SubscriberHealth, SubscriberState};
 
 use super::*;
+use crate::destination::Bounds;
+use crate::fairness::Limits;
 
 impl Scene {
     async fn health(&self, id: SubscriptionId) -> SubscriberHealth {
@@ -49,6 +51,39 @@ async fn one_dead_endpoint_among_many_delays_nobody() {
     assert!(received.values().all(|count| *count == MESSAGES), "{received:?}");
     // It has what one destination may have at once, and no more.
     assert_eq!((dead, handle.in_flight()), (16, 16));
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+/// The last place of a server is not kept by a subscription that waits for its destination.
+#[tokio::test(start_paused = true)]
+async fn subscriptions_of_a_slow_destination_leave_room_for_others() {
+    let destination = Bounds { max_in_flight: 1, ..Bounds::default() };
+    let limits = Limits { destination, ..Limits::default() };
+    let options = Options { limits, subscriptions: 2, ..Options::default() };
+    let mut scene = Scene::with(options.clone()).await;
+    for at in 0..8 {
+        scene.subscribe(&format!("http://dead/{at}"), json!({})).await;
+    }
+    scene.subscribe("http://alive/", json!({})).await;
+    let spare = workers(&scene.store, &scene.clock, &scene.script, &scene.posted, options);
+    let running = std::mem::replace(&mut scene.workers, spare);
+    let handle = running.handle();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(running.run(shutdown.clone()));
+    // The first one that is sent to is never answered.
+    scene.post("1", 3600, 0).await;
+    let mut sent = Vec::new();
+    for _ in 0..1000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        sent.extend(scene.sent());
+        if sent.len() > 1 {
+            break;
+        }
+    }
+    let is_served = sent.iter().any(|sent| sent.subscriber == "http://alive/");
+    assert!(is_served && sent.len() == 2, "{sent:?}");
+    assert_eq!(handle.in_flight(), 1);
     shutdown.cancel();
     running.await.unwrap();
 }
