@@ -92,8 +92,9 @@ impl Bodies {
                 continue;
             }
             let payload = message.payload.clone();
+            let size = payload.bytes.len();
             let added = context.deliveries.add_body(&key.project, payload, expires, now).await?;
-            stored.push(added.map(Body::Shared));
+            stored.push(added.map(|id| Body::Shared(id, Some(size))));
         }
         self.shared = Some(stored);
         Ok(())

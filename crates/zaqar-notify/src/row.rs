@@ -119,8 +119,8 @@ pub enum Content {
 pub(crate) enum Body {
     /// In the row.
     Here(Payload),
-    /// A message of [`bodies`].
-    Shared(MessageId),
+    /// A message of [`bodies`], with its size in bytes where the row says it.
+    Shared(MessageId, Option<usize>),
 }
 
 impl Row {
@@ -139,8 +139,11 @@ impl Row {
         }
         let (sealed_with, bytes) = match &self.body {
             Body::Here(payload) => (payload.sealed_with.clone(), payload.bytes.clone()),
-            Body::Shared(id) => {
+            Body::Shared(id, size) => {
                 head["body"] = id.to_string().into();
+                if let Some(size) = size {
+                    head["size"] = (*size).into();
+                }
                 (None, Bytes::new())
             }
         };
@@ -155,7 +158,11 @@ impl Row {
         let end = payload.bytes.iter().position(|byte| *byte == b'\n')?;
         let head: Value = serde_json::from_slice(&payload.bytes[..end]).ok()?;
         let body = match head.get("body") {
-            Some(id) => Body::Shared(id.as_str()?.parse().ok()?),
+            Some(id) => {
+                let size = head.get("size").and_then(Value::as_u64);
+                let size = size.and_then(|size| usize::try_from(size).ok());
+                Body::Shared(id.as_str()?.parse().ok()?, size)
+            }
             None => Body::Here(Payload {
                 bytes: payload.bytes.slice(end + 1..),
                 sealed_with: payload.sealed_with.clone(),
@@ -253,7 +260,8 @@ mod tests {
         for body in [
             Body::Here(Payload::plain(Bytes::from_static(b"{\n \"a\": 1}"))),
             Body::Here(sealed),
-            Body::Shared(id(9)),
+            Body::Shared(id(9), Some(5000)),
+            Body::Shared(id(9), None),
         ] {
             let created = Timestamp::from_millis(1_795_000_000_123);
             for content in

@@ -36,8 +36,6 @@ const LOOK: u64 = 30;
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Rows that are taken for a batch before anything is known of their size.
 const BATCH_FROM: usize = 10;
-/// Bytes that a body is taken to have which is stored apart; some are larger.
-const SHARED_BYTES: usize = 16 * 1024;
 
 /// When a subscription is to be looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,7 +333,8 @@ fn batch_of(rows: &[HeldRow]) -> (bool, usize) {
     }
     let size = |held: &HeldRow| match &held.row.body {
         Body::Here(payload) => payload.bytes.len(),
-        Body::Shared(_) => SHARED_BYTES,
+        // Rows of before the size was in them may have any.
+        Body::Shared(_, size) => size.unwrap_or(BATCH_BYTES),
     };
     let bytes: usize = rows.iter().map(size).sum();
     let fitting = (BATCH_BYTES / (bytes / rows.len().max(1)).max(1)).max(1);

@@ -126,7 +126,7 @@ impl Deliveries {
     ) -> Result<Option<Payload>, Error> {
         let id = match &row.body {
             Body::Here(payload) => return Ok(Some(payload.clone())),
-            Body::Shared(id) => *id,
+            Body::Shared(id, _) => *id,
         };
         let Some(key) = row::bodies(project) else { return Ok(None) };
         let found = self.store.get(&key, &[id], now).await?;

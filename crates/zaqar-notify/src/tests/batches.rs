@@ -105,6 +105,21 @@ async fn a_batch_is_bounded_in_bytes() {
     assert!(scene.bodies().len() < 12, "small ones are many");
 }
 
+/// A body that several subscriptions share is stored apart from their rows.
+#[tokio::test]
+async fn a_batch_of_shared_bodies_is_bounded_in_bytes() {
+    let (mut scene, _) = scene(json!({"batch": 100})).await;
+    scene.subscribe("http://b/", json!({"batch": 100})).await;
+    let large = format!("\"{}\"", "x".repeat(200 * 1024));
+    for _ in 0..12 {
+        scene.post(&large, 3600, 0).await;
+    }
+    scene.step().await;
+    let sizes: Vec<_> = scene.bodies().iter().map(String::len).collect();
+    assert_eq!(sizes.iter().sum::<usize>() / (200 * 1024), 24, "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size <= 1024 * 1024 + 100), "{sizes:?}");
+}
+
 #[tokio::test]
 async fn a_gone_receiver_suspends_and_the_rest_waits() {
     let (scene, id) = scene(json!({"batch": 2, "max_in_flight": 1})).await;
