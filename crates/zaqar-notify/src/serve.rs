@@ -18,7 +18,7 @@ use crate::destination::{Admission, Ended};
 use crate::events::Happened;
 use crate::fairness::InFlight;
 use crate::recovery;
-use crate::row::{Body, Content, SubscriptionKey};
+use crate::row::{Body, Content, Row, SubscriptionKey};
 use crate::subject::Subject;
 
 /// How long a subscription is believed to be as it was read.
@@ -34,8 +34,8 @@ const LOOK: u64 = 30;
 
 /// Bytes of a batch's messages, at most, unless one alone has more.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Rows that are taken for a batch before anything is known of their size.
-const BATCH_FROM: usize = 10;
+/// Rows that are read at a time to see how many fit.
+const PAGE: usize = 20;
 
 /// When a subscription is to be looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,6 @@ pub(crate) async fn serve(
         context,
         key,
         running: JoinSet::new(),
-        batch: BATCH_FROM,
         waits_since: None,
         first_due: None,
         is_gone: false,
@@ -84,8 +83,6 @@ struct Service<'a> {
     context: &'a Arc<Context>,
     key: &'a SubscriptionKey,
     running: JoinSet<Result<Turn, Error>>,
-    /// Rows that are taken for a batch, by the size of those before.
-    batch: usize,
     /// Since when it waits for a place.
     waits_since: Option<Instant>,
     /// The first retry that one of the rows waits for.
@@ -142,7 +139,10 @@ impl Service<'_> {
                 Admitted::Later(next) => return Ok(next),
             };
             self.waits_since = None;
-            let limit = subject.batch().map_or(1, |most| most.min(self.batch));
+            let limit = match subject.batch() {
+                Some(most) if most > 1 => self.batch(most, now).await?,
+                Some(_) | None => 1,
+            };
             match deliveries.take(self.key, limit, now).await? {
                 Taken::Rows(lease, rows)
                     if subject.delivery.ordered
@@ -154,11 +154,10 @@ impl Service<'_> {
                     return self.nothing_due().await;
                 }
                 Taken::Rows(lease, rows) => {
-                    let fits;
-                    (fits, self.batch) = batch_of(&rows);
-                    if fits {
+                    if batch_of(rows.iter().map(|held| &held.row)) == rows.len() {
                         self.start(subject, lease, rows, flight);
                     } else {
+                        // Another server took rows before these meanwhile.
                         drop(flight);
                         deliveries.release(&lease, now).await?;
                     }
@@ -176,6 +175,23 @@ impl Service<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// How many of the first due rows go out in one request, `most` at most and at least one.
+    /// Known before they are taken: what is taken and given back counts as an attempt.
+    async fn batch(&self, most: usize, now: Timestamp) -> Result<usize, Error> {
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let limit = (most - rows.len()).min(PAGE);
+            let (page, next) = self.context.deliveries.due(self.key, after, limit, now).await?;
+            let is_last = page.len() < limit || next.is_none();
+            rows.extend(page);
+            let count = batch_of(&rows);
+            if is_last || count < rows.len() || rows.len() >= most {
+                return Ok(count.max(1));
+            }
+            after = next;
         }
     }
 
@@ -323,24 +339,23 @@ impl Service<'_> {
     }
 }
 
-/// Whether rows go out in one request, and how many are to be taken next. A confirmation goes
-/// alone, as does a recovery.
-fn batch_of(rows: &[HeldRow]) -> (bool, usize) {
-    let is_alone =
-        |held: &HeldRow| matches!(held.row.content, Content::Confirmation | Content::Recovery);
-    if let (Some(at), true) = (rows.iter().position(is_alone), rows.len() > 1) {
-        return (false, at.max(1));
+/// How many of the first rows go out in one request. A confirmation goes alone, as does a recovery.
+fn batch_of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> usize {
+    let (mut count, mut bytes) = (0, 0_usize);
+    for row in rows {
+        let is_alone = matches!(row.content, Content::Confirmation | Content::Recovery);
+        bytes = bytes.saturating_add(match &row.body {
+            Body::Here(payload) => payload.bytes.len(),
+            // Rows of before the size was in them may have any.
+            Body::Shared(_, size) => size.unwrap_or(BATCH_BYTES),
+        });
+        if count > 0 && (is_alone || bytes > BATCH_BYTES) {
+            break;
+        }
+        count += 1;
+        if is_alone {
+            break;
+        }
     }
-    let size = |held: &HeldRow| match &held.row.body {
-        Body::Here(payload) => payload.bytes.len(),
-        // Rows of before the size was in them may have any.
-        Body::Shared(_, size) => size.unwrap_or(BATCH_BYTES),
-    };
-    let bytes: usize = rows.iter().map(size).sum();
-    let fitting = (BATCH_BYTES / (bytes / rows.len().max(1)).max(1)).max(1);
-    // Not many more at once than were seen: those behind may be larger.
-    (
-        rows.len() == 1 || bytes <= BATCH_BYTES,
-        fitting.min(rows.len().saturating_mul(4).max(BATCH_FROM)),
-    )
+    count
 }

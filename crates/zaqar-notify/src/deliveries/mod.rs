@@ -179,6 +179,23 @@ impl Deliveries {
         Err(contended())
     }
 
+    /// A page of the rows that [`Deliveries::take`] would take, behind a place, and where the next
+    /// one begins. A row that cannot be read is left out: it is taken, and removed.
+    pub(crate) async fn due(
+        &self,
+        subscription: &SubscriptionKey,
+        after: Option<MessageId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<(Vec<Row>, Option<MessageId>), Error> {
+        let Some(key) = subscription.deliveries() else { return Ok((Vec::new(), None)) };
+        let query =
+            ListQuery { after, limit, hide: None, include_claimed: false, include_delayed: false };
+        let page = self.store.list(&key, &query, now).await?;
+        let rows = page.messages.iter().filter_map(|message| Row::decode(&message.payload));
+        Ok((rows.collect(), page.next))
+    }
+
     /// Ends rows, if this worker still has them.
     pub(crate) async fn finish(
         &self,

@@ -105,6 +105,25 @@ async fn a_batch_is_bounded_in_bytes() {
     assert!(scene.bodies().len() < 12, "small ones are many");
 }
 
+/// What does not fit is left alone: to take it and give it back would count as an attempt.
+#[tokio::test]
+async fn what_does_not_fit_keeps_its_retries() {
+    let policy = json!({"retries_with_no_delay": 0, "minimum_delay_retries": 1, "minimum_delay": 5,
+        "maximum_delay": 5, "maximum_delay_retries": 0, "retry_backoff_function": "linear"});
+    let options = json!({"batch": 100, "max_in_flight": 1, "_retry_policy": policy});
+    let (scene, id) = scene(options).await;
+    let large = format!("\"{}\"", "x".repeat(200 * 1024));
+    for _ in 0..8 {
+        scene.post(&large, 3600, 0).await;
+    }
+    // Each batch fails once, and is delivered with its retry.
+    scene.answer(&[500; 2]);
+    for _ in 0..20 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.states(id).await, [(DeliveryState::Delivered, 2); 8]);
+}
+
 /// A body that several subscriptions share is stored apart from their rows.
 #[tokio::test]
 async fn a_batch_of_shared_bodies_is_bounded_in_bytes() {
