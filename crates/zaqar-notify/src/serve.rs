@@ -124,9 +124,6 @@ impl Service<'_> {
                 }
                 continue;
             }
-            if subject.delivery.ordered && !deliveries.is_first_due(self.key, now).await? {
-                return self.nothing_due().await;
-            }
             let flight = match self.admit(&subject, now).await? {
                 Admitted::Now(flight) => flight,
                 Admitted::WhenOneEnds => {
@@ -139,6 +136,10 @@ impl Service<'_> {
                 Admitted::Later(next) => return Ok(next),
             };
             self.waits_since = None;
+            // After a place was found: while it waits for one, the store is left alone.
+            if subject.delivery.ordered && !deliveries.is_first_due(self.key, now).await? {
+                return self.nothing_due().await;
+            }
             let limit = match subject.batch() {
                 Some(most) if most > 1 => self.batch(most, now).await?,
                 Some(_) | None => 1,
