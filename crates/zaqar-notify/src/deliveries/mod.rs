@@ -36,7 +36,7 @@ use zaqar_core::{ClaimId, Generation, MessageId, Payload, ProjectId, QueueKey, T
 pub(crate) use self::kept::Kept;
 pub(crate) use self::queues::KEEPING;
 pub(crate) use self::tickets::HeldTicket;
-use crate::row::{self, Body, Row, SubscriptionKey, Ticket};
+use crate::row::{self, Body, Content, Row, SubscriptionKey, Ticket};
 
 /// Seconds that a row is held for one attempt; longer than an attempt takes.
 pub(crate) const ROW_LEASE: u64 = 30;
@@ -247,17 +247,22 @@ impl Deliveries {
         Ok(first.is_some_and(|message| message.claim.is_none()))
     }
 
-    /// Whether a row is the first of those whose delay is over.
+    /// Whether a row is the first of those whose delay is over. A recovery may pass the others.
     pub(crate) async fn is_first(
         &self,
         subscription: &SubscriptionKey,
         held: &HeldRow,
         now: Timestamp,
     ) -> Result<bool, Error> {
+        if held.row.content == Content::Recovery {
+            return Ok(true);
+        }
         let first = self.first(subscription, now).await?;
         Ok(first.is_none_or(|message| message.id == held.id))
     }
 
+    /// The first row whose delay is over. A recovery that somebody has, or that rests between two
+    /// pages, holds nothing up.
     async fn first(
         &self,
         subscription: &SubscriptionKey,
@@ -274,6 +279,9 @@ impl Deliveries {
         loop {
             let page = self.store.list(&key, &query, now).await?;
             match (page.messages.into_iter().next(), page.next) {
+                (Some(message), _) if message.claim.is_some() && is_recovery(&message) => {
+                    query.after = Some(message.id);
+                }
                 (Some(message), _) => return Ok(Some(message)),
                 (None, None) => return Ok(None),
                 (None, next) => query.after = next,
@@ -380,6 +388,10 @@ impl Deliveries {
         self.forget(&key);
         Ok(changes)
     }
+}
+
+fn is_recovery(message: &Message) -> bool {
+    Row::decode(&message.payload).is_some_and(|row| row.content == Content::Recovery)
 }
 
 const fn is_suspended(generation: Generation) -> bool {

@@ -138,3 +138,21 @@ async fn a_suspended_subscriber_is_recovered_once_it_is_resumed() {
     }
     assert_eq!(scene.sorted(), [0, 1, 2]);
 }
+
+#[tokio::test]
+async fn a_recovery_holds_up_no_ordered_subscriber() {
+    let mut scene = Scene::new().await;
+    let id = scene.fail(json!({"ordered": true}), 0..50).await;
+    let recovery = scene.recover(id, RecoveryRange::default()).await;
+    scene.step().await;
+    // Its first page is delivered while it rests before the second one, and so is what is new.
+    assert_eq!(scene.sorted(), (0..20).collect::<Vec<_>>());
+    scene.post("50", 36_000, 0).await;
+    scene.step().await;
+    assert_eq!(scene.sorted(), [50]);
+    for _ in 0..40 {
+        scene.pass(1).await;
+    }
+    assert_eq!(scene.sorted(), (20..50).collect::<Vec<_>>());
+    assert_eq!(scene.progress(id, &recovery).await, (RecoveryState::Done, 50, 0));
+}
