@@ -114,11 +114,7 @@ impl Service<'_> {
                 self.finish_running().await?;
                 return self.suspend(&subject, "the receiver wants nothing more (410)").await;
             }
-            let most = match subject.delivery {
-                DeliveryOptions { ordered: true, .. } => 1,
-                DeliveryOptions { max_in_flight, .. } => max_in_flight.unwrap_or(usize::MAX),
-            };
-            if self.running.len() >= most {
+            if self.running.len() >= at_once(&subject.delivery) {
                 if let Some(ended) = self.running.join_next().await {
                     self.note(ended)?;
                 }
@@ -140,10 +136,7 @@ impl Service<'_> {
             if subject.delivery.ordered && !deliveries.is_first_due(self.key, now).await? {
                 return self.nothing_due().await;
             }
-            let limit = match subject.batch() {
-                Some(most) if most > 1 => self.batch(most, now).await?,
-                Some(_) | None => 1,
-            };
+            let limit = self.batch(&subject, now).await?;
             match deliveries.take(self.key, limit, now).await? {
                 Taken::Rows(lease, rows)
                     if subject.delivery.ordered
@@ -179,9 +172,10 @@ impl Service<'_> {
         }
     }
 
-    /// How many of the first due rows go out in one request, `most` at most and at least one.
-    /// Known before they are taken: what is taken and given back counts as an attempt.
-    async fn batch(&self, most: usize, now: Timestamp) -> Result<usize, Error> {
+    /// How many of the first due rows go out in one request, at least one. Known before they are
+    /// taken: what is taken and given back counts as an attempt.
+    async fn batch(&self, subject: &Subject, now: Timestamp) -> Result<usize, Error> {
+        let Some(most) = subject.batch().filter(|most| *most > 1) else { return Ok(1) };
         let (mut rows, mut after) = (Vec::new(), None);
         loop {
             let limit = (most - rows.len()).min(PAGE);
@@ -338,6 +332,11 @@ impl Service<'_> {
         };
         Ok(Next::At(known.map_or(look, |due| due.min(look))))
     }
+}
+
+/// How many of a subscription's requests may be on their way.
+fn at_once(delivery: &DeliveryOptions) -> usize {
+    if delivery.ordered { 1 } else { delivery.max_in_flight.unwrap_or(usize::MAX) }
 }
 
 /// How many of the first rows go out in one request. A confirmation goes alone, as does a recovery.
