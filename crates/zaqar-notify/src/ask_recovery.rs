@@ -46,7 +46,8 @@ impl Handle {
             body: Body::Here(record.encode()),
         };
         context.deliveries.add(&key, &[(row, now)], now).await?;
-        if !write(context, &key, &record, before.is_some(), now).await? {
+        let before = before.map(|before| before.id);
+        if !write(context, &key, &record, before, now).await? {
             return Ok(BeginRecovery::Contended);
         }
         look_at(context, key.clone(), now).await?;

@@ -198,20 +198,24 @@ pub(crate) async fn read(
     Ok(found.and_then(|payload| Record::decode(&payload)))
 }
 
-/// Writes a record; `false` where another caller does at the moment.
+/// Writes a record in the place of the one that was read before; `false` where another caller wrote
+/// one meanwhile, or does at the moment.
 pub(crate) async fn write(
     context: &Context,
     key: &SubscriptionKey,
     record: &Record,
-    replaces: bool,
+    before: Option<RecoveryId>,
     now: Timestamp,
 ) -> Result<bool, Error> {
     let Some(queue) = key.recovery() else { return Ok(false) };
-    if !replaces {
-        context.deliveries.add_single(key, &queue, record.encode(), now).await?;
-        return Ok(true);
-    }
-    let change = |_| Some((record.encode(), ()));
+    let Some(before) = before else {
+        let is_record = |payload: &Payload| Record::decode(payload).is_some();
+        return context.deliveries.add_only(key, &queue, record.encode(), is_record, now).await;
+    };
+    let change = |payload| {
+        let is_same = Record::decode(&payload).is_some_and(|found| found.id == before);
+        is_same.then(|| (record.encode(), ()))
+    };
     Ok(context.deliveries.replace_single(key, &queue, change, now).await?.is_some())
 }
 

@@ -76,6 +76,35 @@ impl Deliveries {
         self.post(key, vec![message], Some(&keeps), now).await.map(|_| ())
     }
 
+    /// Stores the one message of a queue that has none which counts; of several callers the first
+    /// does, and the others get `false`.
+    pub(crate) async fn add_only(
+        &self,
+        subscription: &SubscriptionKey,
+        key: &QueueKey,
+        payload: Payload,
+        counts: impl Fn(&Payload) -> bool + Send + Sync,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let keeps = Ticket { subscription: subscription.clone(), keeps: true };
+        let message = NewMessage { payload, ttl: FOR_EVER, delay: 0 };
+        let ids = self.post(key, vec![message], Some(&keeps), now).await?;
+        let query = ListQuery {
+            after: None,
+            limit: SINGLES,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        let page = self.store.list(key, &query, now).await?;
+        let first = page.messages.iter().find(|message| counts(&message.payload));
+        if first.is_none_or(|first| ids.contains(&first.id)) {
+            return Ok(true);
+        }
+        self.store.delete_many(key, &ids, &Deletable::Any, now).await?;
+        Ok(false)
+    }
+
     /// Replaces the one message of a queue by what `change` makes of it; `None` where there is
     /// none, or another caller replaces it at the moment.
     pub(crate) async fn replace_single<T>(

@@ -156,3 +156,31 @@ async fn a_recovery_holds_up_no_ordered_subscriber() {
     assert_eq!(scene.sorted(), (20..50).collect::<Vec<_>>());
     assert_eq!(scene.progress(id, &recovery).await, (RecoveryState::Done, 50, 0));
 }
+
+#[tokio::test]
+async fn of_two_recoveries_at_once_one_begins() {
+    let mut scene = Scene::new().await;
+    let id = scene.fail(json!({}), 0..3).await;
+    let key = scene.subscription(id);
+    let handle = scene.workers.handle();
+    let context = handle.context();
+    let now = scene.clock.now();
+    let record = |bits| crate::recovery::Record {
+        id: zaqar_core::delivery::RecoveryId::new(bits),
+        state: RecoveryState::Done,
+        range: RecoveryRange::default(),
+        last: None,
+        total: 0,
+        started: now,
+    };
+    let mut before = None;
+    for round in 0..3 {
+        // Both have read the one before.
+        let (one, other) = (record(2 * round + 1), record(2 * round + 2));
+        assert!(crate::recovery::write(context, &key, &one, before, now).await.unwrap());
+        assert!(!crate::recovery::write(context, &key, &other, before, now).await.unwrap());
+        let found = crate::recovery::read(context, &key, now).await.unwrap().unwrap();
+        assert_eq!(found.id, one.id);
+        before = Some(one.id);
+    }
+}
