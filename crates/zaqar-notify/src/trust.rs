@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use zaqar_core::{ProjectId, Secret};
 
 use crate::channel::{Channel, Outgoing, Webhooks};
@@ -19,6 +20,9 @@ use crate::target::{Origin, Target};
 
 /// How long a token is waited for: with the longest attempt less than the lease of a row.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How soon a receiver must reject a cached token for another one to be tried at once: with a new
+/// token and a second request an attempt then still ends within the lease of its row.
+const SOON: Duration = Duration::from_secs(1);
 /// What stands for a token in an answer that repeats it.
 const STARS: &[u8] = b"***";
 
@@ -134,7 +138,7 @@ impl Channel for Trusts {
             return unusable("the subscription has no option trust_id".to_owned());
         };
         // One more where the token was cached: it may have been revoked.
-        let mut is_last = false;
+        let (began, mut is_last) = (Instant::now(), false);
         loop {
             let token = match self.token(trust, &outgoing.queue.project).await {
                 Ok(token) => token,
@@ -143,6 +147,10 @@ impl Channel for Trusts {
             let attempt = self.webhooks.send_to(&target, outgoing, Some(&token)).await;
             let is_rejected = matches!(&attempt, Attempt::Answered(answer) if answer.status == 401);
             if is_rejected && !is_last && self.tokens.forget(trust, &token).await {
+                if began.elapsed() > SOON {
+                    let text = "the receiver rejected a token that may have been revoked";
+                    return Attempt::Failed(Failure::NoToken(text.to_owned()));
+                }
                 is_last = true;
                 continue;
             }
