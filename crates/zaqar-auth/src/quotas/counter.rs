@@ -1,7 +1,7 @@
 //! One count of what a queue or a project holds: the last answer of the store, and what this server
 //! added since.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ const PART: u32 = 20;
 pub(super) struct Counter {
     state: Mutex<State>,
     /// Held by whoever counts.
-    pub(super) counting: tokio::sync::Mutex<()>,
+    pub(super) counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]

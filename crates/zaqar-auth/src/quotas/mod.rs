@@ -11,6 +11,8 @@ mod limits;
 mod rate;
 mod sizes;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,8 +22,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use moka::sync::Cache;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 use zaqar_api::{
     Amount, Authentication, Context, CreateQueue, CreateSubscription, DeleteQueue, Error, Facts,
@@ -49,6 +51,10 @@ const IDLE: Duration = Duration::from_secs(600);
 const QUEUE_KNOWN: Duration = Duration::from_secs(60);
 /// Counts that are taken at once.
 const AT_ONCE: usize = 4;
+/// How long a request waits for a count, its own or another's, and for its turn to count.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When a client is to come again whose request waited that long.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Limits what projects have and do.
 #[derive(Clone)]
@@ -62,7 +68,7 @@ struct Inner {
     counters: Cache<What, Arc<Counter>>,
     rates: Cache<ProjectId, Arc<Rates>>,
     queues: Cache<QueueKey, ()>,
-    counting: Semaphore,
+    counting: Arc<Semaphore>,
     rejections: [AtomicU64; Limit::ALL.len()],
 }
 
@@ -73,6 +79,12 @@ enum What {
     Project(ProjectId),
     Queues(ProjectId),
     Subscriptions(ProjectId),
+}
+
+/// The turn to count one thing, among those that are counted.
+struct Turn {
+    _counter: OwnedMutexGuard<()>,
+    _place: OwnedSemaphorePermit,
 }
 
 struct Rates {
@@ -106,7 +118,7 @@ impl Quotas {
             counters: idle(COUNTERS).build(),
             rates: Cache::builder().max_capacity(PROJECTS).time_to_idle(IDLE).build(),
             queues: Cache::builder().max_capacity(QUEUES).time_to_live(QUEUE_KNOWN).build(),
-            counting: Semaphore::new(AT_ONCE),
+            counting: Arc::new(Semaphore::new(AT_ONCE)),
             rejections: Default::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -232,25 +244,45 @@ impl Quotas {
         counter.try_add(more, max).map_err(|over| self.over_quota(what, over))
     }
 
-    /// Counts now; of several that ask at once, one counts.
+    /// Counts now; of several that ask at once, one counts. That goes on where its caller gives up,
+    /// so that the next one finds it done.
     async fn count(
         &self,
         what: &What,
         counter: &Arc<Counter>,
         limits: Limits,
-    ) -> Result<(), StorageError> {
-        let _counting = counter.counting.lock().await;
-        if counter.age(Instant::now()) == Age::Fresh {
-            return Ok(());
+    ) -> Result<(), Error> {
+        let counted = async {
+            let turn = Arc::clone(&counter.counting).lock_owned().await;
+            if counter.age(Instant::now()) == Age::Fresh {
+                return Ok(());
+            }
+            // The semaphore is never closed.
+            let place = Arc::clone(&self.inner.counting).acquire_owned().await;
+            let turn = Turn { _counter: turn, _place: place.map_err(StorageError::failed)? };
+            let (quotas, what) = (self.clone(), what.clone());
+            let counting = quotas.take_count(turn, what, Arc::clone(counter), limits);
+            tokio::spawn(counting).await.map_err(StorageError::failed)?
+        };
+        match timeout(PATIENCE, counted).await {
+            Ok(counted) => Ok(counted?),
+            Err(_) => Err(Error::Overloaded { retry_after: RETRY_AFTER }),
         }
-        // The semaphore is never closed.
-        let _place = self.inner.counting.acquire().await.ok();
+    }
+
+    async fn take_count(
+        self,
+        _turn: Turn,
+        what: What,
+        counter: Arc<Counter>,
+        limits: Limits,
+    ) -> Result<(), StorageError> {
         let count = counter.begin(Instant::now());
         let stores = &self.inner.stores;
         let with_bytes =
             [Limit::QueueBytes, Limit::Bytes].iter().any(|one| limits.get(*one).is_some());
-        let held = match what {
-            What::Queue(key) => stores.queue(key, counter, with_bytes).await?,
+        let held = match &what {
+            What::Queue(key) => stores.queue(key, &counter, with_bytes).await?,
             What::Project(project) => {
                 let counter_of = |key: &QueueKey| self.counter(&What::Queue(key.clone()));
                 stores.project(project, with_bytes, counter_of).await?
@@ -267,12 +299,12 @@ impl Quotas {
 
     /// Counts in a task of its own, unless that is done already or too many counts are taken.
     fn count_later(&self, what: &What, counter: &Arc<Counter>, limits: Limits) {
-        if self.inner.counting.available_permits() == 0 || counter.counting.try_lock().is_err() {
-            return;
-        }
+        let Ok(turn) = Arc::clone(&counter.counting).try_lock_owned() else { return };
+        let Ok(place) = Arc::clone(&self.inner.counting).try_acquire_owned() else { return };
+        let turn = Turn { _counter: turn, _place: place };
         let (quotas, what, counter) = (self.clone(), what.clone(), Arc::clone(counter));
         tokio::spawn(async move {
-            if let Err(error) = quotas.count(&what, &counter, limits).await {
+            if let Err(error) = quotas.take_count(turn, what.clone(), counter, limits).await {
                 debug!(%error, ?what, "not counted");
             }
         });

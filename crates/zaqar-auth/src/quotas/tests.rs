@@ -1,0 +1,43 @@
+//! Quotas over the store in memory.
+
+use futures_util::FutureExt;
+use zaqar_core::{ManualClock, QueueName, Timestamp};
+use zaqar_storage_testkit::Memory;
+
+use super::*;
+
+fn quotas() -> Quotas {
+    let (store, clock) = (Arc::new(Memory::new()), ManualClock::new(Timestamp::from_millis(1)));
+    let (management, messages) = (Arc::clone(&store) as _, store as _);
+    Quotas::load(&Options::default(), management, messages, Arc::new(clock)).unwrap()
+}
+
+fn key(name: &str) -> QueueKey {
+    let (project, name) = (ProjectId::new("p").unwrap(), QueueName::new(name).unwrap());
+    QueueKey { project, kind: Kind::Queue, name }
+}
+
+#[tokio::test]
+async fn a_count_goes_on_without_its_caller() {
+    let (quotas, what) = (quotas(), What::Queue(key("q")));
+    let counter = quotas.counter(&what);
+    let asked = quotas.count(&what, &counter, Limits::default()).now_or_never();
+    assert!(asked.is_none(), "the caller gave up");
+    assert_eq!(counter.age(Instant::now()), Age::Unknown);
+    let _turn = counter.counting.lock().await;
+    assert_eq!(counter.age(Instant::now()), Age::Fresh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_in_bounds_for_its_turn() {
+    let (quotas, what) = (quotas(), What::Queue(key("q")));
+    let others = quotas.inner.counting.acquire_many(AT_ONCE as u32).await.unwrap();
+    let counter = quotas.counter(&what);
+    let began = Instant::now();
+    let asked = quotas.count(&what, &counter, Limits::default()).await;
+    assert!(matches!(asked, Err(Error::Overloaded { .. })), "{asked:?}");
+    assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
+    drop(others);
+    quotas.count(&what, &counter, Limits::default()).await.unwrap();
+    assert_eq!(counter.age(Instant::now()), Age::Fresh);
+}
