@@ -49,6 +49,8 @@ const QUEUES: u64 = 65_536;
 const IDLE: Duration = Duration::from_secs(600);
 /// How long a queue is known to be there.
 const QUEUE_KNOWN: Duration = Duration::from_secs(60);
+/// How long a queue that was admitted, and is not there yet, is not counted again.
+const QUEUE_ADMITTED: Duration = Duration::from_secs(1);
 /// Counts that are taken at once.
 const AT_ONCE: usize = 4;
 /// How long a request waits for a count, its own or another's, and for its turn to count.
@@ -68,6 +70,8 @@ struct Inner {
     counters: Cache<What, Arc<Counter>>,
     rates: Cache<ProjectId, Arc<Rates>>,
     queues: Cache<QueueKey, ()>,
+    /// Queues that are about to be created, if their operations succeed.
+    admitted: Cache<QueueKey, ()>,
     counting: Arc<Semaphore>,
     rejections: [AtomicU64; Limit::ALL.len()],
 }
@@ -118,6 +122,7 @@ impl Quotas {
             counters: idle(COUNTERS).build(),
             rates: Cache::builder().max_capacity(PROJECTS).time_to_idle(IDLE).build(),
             queues: Cache::builder().max_capacity(QUEUES).time_to_live(QUEUE_KNOWN).build(),
+            admitted: Cache::builder().max_capacity(QUEUES).time_to_live(QUEUE_ADMITTED).build(),
             counting: Arc::new(Semaphore::new(AT_ONCE)),
             rejections: Default::default(),
         };
@@ -187,17 +192,17 @@ impl Quotas {
         if self.inner.queues.contains_key(key) {
             return Ok(());
         }
-        if !self.inner.stores.has_queue(key).await? {
-            let what = What::Queues(key.project.clone());
-            self.admit_count(
-                &what,
-                limits,
-                Amount { messages: 1, bytes: 0 },
-                Max { messages: Some(max), bytes: None },
-            )
-            .await?;
+        if self.inner.stores.has_queue(key).await? {
+            self.inner.queues.insert(key.clone(), ());
+            return Ok(());
         }
-        self.inner.queues.insert(key.clone(), ());
+        if self.inner.admitted.contains_key(key) {
+            return Ok(());
+        }
+        let what = What::Queues(key.project.clone());
+        let max = Max { messages: Some(max), bytes: None };
+        self.admit_count(&what, limits, number(1), max).await?;
+        self.inner.admitted.insert(key.clone(), ());
         Ok(())
     }
 
@@ -384,7 +389,9 @@ impl Quota for Quotas {
             self.admit_queue(&limits, &key()).await
         } else {
             if name == DeleteQueue::DECLARATION.name {
-                self.inner.queues.invalidate(&key());
+                let key = key();
+                self.inner.queues.invalidate(&key);
+                self.inner.admitted.invalidate(&key);
             }
             Ok(())
         }

@@ -41,3 +41,15 @@ async fn a_request_waits_in_bounds_for_its_turn() {
     quotas.count(&what, &counter, Limits::default()).await.unwrap();
     assert_eq!(counter.age(Instant::now()), Age::Fresh);
 }
+
+#[tokio::test]
+async fn a_queue_that_was_only_admitted_is_admitted_again() {
+    let quotas = quotas();
+    let limits = Limits::default().with(Limit::Queues, 1);
+    quotas.admit_queue(&limits, &key("q")).await.unwrap();
+    assert!(!quotas.inner.queues.contains_key(&key("q")), "it is not there");
+    // What a second does.
+    quotas.inner.admitted.invalidate(&key("q"));
+    let again = quotas.admit_queue(&limits, &key("q")).await;
+    assert!(matches!(again, Err(Error::OverQuota { .. })), "{again:?}");
+}
