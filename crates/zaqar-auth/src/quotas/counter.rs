@@ -103,6 +103,13 @@ impl Counter {
         Ok(())
     }
 
+    /// Takes back what was added and is not stored.
+    pub(super) fn take_back(&self, less: Amount) {
+        let mut state = self.lock();
+        state.added.messages = state.added.messages.saturating_sub(less.messages);
+        state.added.bytes = state.added.bytes.saturating_sub(less.bytes);
+    }
+
     /// Begins a count.
     pub(super) fn begin(&self, now: Instant) -> Count {
         Count { began: now, added: self.lock().added }

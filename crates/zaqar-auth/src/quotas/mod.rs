@@ -217,12 +217,17 @@ impl Quotas {
         let of_queue = max(Limit::QueueMessages, Limit::QueueBytes);
         let of_project = max(Limit::Messages, Limit::Bytes);
         let project = What::Project(key.project.clone());
-        // The sizes of what is posted here also tell the bytes of a project.
-        if of_queue.is_some() || of_project.bytes.is_some() {
-            self.admit_count(&What::Queue(key), limits, amount, of_queue).await?;
-        }
         if of_project.is_some() {
             self.admit_count(&project, limits, amount, of_project).await?;
+        }
+        // The sizes of what is posted here also tell the bytes of a project: last, so that what the
+        // project may not post leaves none.
+        if of_queue.is_some() || of_project.bytes.is_some() {
+            let admitted = self.admit_count(&What::Queue(key), limits, amount, of_queue).await;
+            if admitted.is_err() && of_project.is_some() {
+                self.counter(&project).take_back(amount);
+            }
+            admitted?;
         }
         Ok(())
     }

@@ -53,3 +53,28 @@ async fn a_queue_that_was_only_admitted_is_admitted_again() {
     let again = quotas.admit_queue(&limits, &key("q")).await;
     assert!(matches!(again, Err(Error::OverQuota { .. })), "{again:?}");
 }
+
+#[tokio::test]
+async fn a_rejected_post_leaves_no_trace() {
+    let quotas = quotas();
+    let limits = Limits::default()
+        .with(Limit::QueueMessages, 2)
+        .with(Limit::Messages, 3)
+        .with(Limit::QueueBytes, 1000);
+    let post = async |name, messages| {
+        let amount = Amount { messages, bytes: 10 * messages };
+        quotas.admit_messages(&limits, key(name), amount).await.is_ok()
+    };
+    // Past what a queue may have, which leaves the project's as they were.
+    for _ in 0..3 {
+        assert!(!post("q", 3).await);
+    }
+    assert!(post("q", 2).await);
+    // Past what the project may have, which leaves the queue's as they were.
+    for _ in 0..3 {
+        assert!(!post("r", 2).await);
+    }
+    assert_eq!(quotas.counter(&What::Queue(key("r"))).bytes_of(1), 0);
+    assert!(post("r", 1).await);
+    assert_eq!(quotas.counter(&What::Queue(key("r"))).bytes_of(1), 10);
+}
