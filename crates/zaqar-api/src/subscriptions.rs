@@ -225,7 +225,7 @@ impl Api {
             return Err(Error::SubscriptionUnchanged { id });
         }
         let key = context.key(queue);
-        let mut options = request.options;
+        let (mut options, mut made) = (request.options, None);
         if let Some(subscribers) = self.subscribers()
             && (request.subscriber.is_some() || options.is_some())
         {
@@ -238,7 +238,7 @@ impl Api {
             let expires = ttl.map_or(stored.since.plus_secs(stored.ttl), |ttl| now.plus_secs(ttl));
             let changed = (request.subscriber.as_deref(), options.as_ref());
             let trusted = self.trust_changed(context, &stored, changed, expires).await?;
-            options = trusted.or(options);
+            (options, made) = (trusted.options.or(options), trusted.made);
         }
         let change = SubscriptionChange {
             subscriber: request.subscriber,
@@ -246,7 +246,11 @@ impl Api {
             options: options.map(|options| Value::Object(options).to_string()),
             confirmed: None,
         };
-        match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
+        let changed = self.inner.messages.change_subscription(&key, parsed, &change, now).await;
+        if !matches!(changed, Ok(Changed::Done)) {
+            self.end_trust(context, made).await;
+        }
+        match changed? {
             Changed::Done => {
                 if let Some(subscribers) = self.subscribers() {
                     subscribers.changed(&key, parsed).await;

@@ -20,6 +20,15 @@ pub(crate) enum Trusted {
     Ready(Option<String>),
 }
 
+/// What a change of a subscription needs before it is stored.
+#[derive(Default)]
+pub(crate) struct Retrusted {
+    /// The options to store, where the change concerns a trust.
+    pub(crate) options: Option<Map<String, Value>>,
+    /// A trust that was made for it.
+    pub(crate) made: Option<String>,
+}
+
 /// Whether a subscriber acts for its owner.
 pub(crate) fn needs_trust(subscriber: &str) -> bool {
     let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme).unwrap_or_default();
@@ -55,37 +64,38 @@ impl Api {
     ///
     /// The trust of a subscriber that stays the same stays too, unless another one is given, or
     /// `null` for a new one. Another subscriber gets another trust, made by who asks: one caller's
-    /// trust must not be moved to where another one likes.
+    /// trust must not be moved to where another one likes. A trust that was made goes if the change
+    /// does not come about.
     pub(crate) async fn trust_changed(
         &self,
         context: &Context,
         stored: &Subscription,
         (subscriber, options): (Option<&str>, Option<&Map<String, Value>>),
         expires: Timestamp,
-    ) -> Result<Option<Map<String, Value>>, Error> {
+    ) -> Result<Retrusted, Error> {
         let target = subscriber.unwrap_or(&stored.subscriber);
         let Some(subscribers) = self.subscribers().filter(|_| needs_trust(target)) else {
-            return Ok(None);
+            return Ok(Retrusted::default());
         };
         let before: Map<String, Value> = serde_json::from_str(&stored.options).unwrap_or_default();
         let known = before.get(OPTION).and_then(Value::as_str).map(str::to_owned);
         let known = known.filter(|_| target == stored.subscriber);
         let asked = options.map(given).transpose()?.flatten();
         let is_new = options.is_some_and(|options| options.get(OPTION) == Some(&Value::Null));
-        let id = match (asked, known) {
-            (Some(asked), Some(known)) if asked == known => known,
-            (None, Some(known)) if !is_new => known,
+        let (id, is_made) = match (asked, known) {
+            (Some(asked), Some(known)) if asked == known => (known, false),
+            (None, Some(known)) if !is_new => (known, false),
             (asked, _) => {
                 let request = TrustRequest { given: asked.as_deref(), expires };
-                subscribers.trust(context, request).await?
+                (subscribers.trust(context, request).await?, asked.is_none())
             }
         };
         let mut options = options.cloned().unwrap_or(before);
-        options.insert(OPTION.to_owned(), id.into());
-        Ok(Some(options))
+        options.insert(OPTION.to_owned(), id.clone().into());
+        Ok(Retrusted { options: Some(options), made: is_made.then_some(id) })
     }
 
-    /// Deletes a trust that was made for a subscription which was not.
+    /// Deletes a trust that was made for a subscription which was not made or changed.
     pub(crate) async fn end_trust(&self, context: &Context, made: Option<String>) {
         if let (Some(subscribers), Some(id)) = (self.subscribers(), made) {
             subscribers.end_trust(context, &id).await;
