@@ -2,13 +2,19 @@
 //! changed.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use zaqar_core::Secret;
 use zaqar_transport_ws::msgpack_to_json;
 
 /// Queues, messages and keys that are read at a time.
 const PAGE: isize = 100;
+/// How long it takes to connect, at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer takes, at most: a hundred messages of a Redis that is busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The sorted set of a project's queues.
 const QUEUES: &str = ".queues_set";
 
@@ -46,7 +52,11 @@ type Fields = HashMap<String, Vec<u8>>;
 impl Original {
     pub(super) async fn open(uri: &Secret<String>) -> Result<Self, redis::RedisError> {
         let client = redis::Client::open(uri.expose().as_str())?;
-        Ok(Self { connection: client.get_multiplexed_async_connection().await? })
+        // Without these an answer has half a second.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT));
+        Ok(Self { connection: client.get_multiplexed_async_connection_with_config(&config).await? })
     }
 
     /// The projects that have queues, sorted. Cost: it looks at every key of the Redis.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use zaqar_core::Secret;
@@ -37,6 +38,14 @@ impl Lists {
         Ok(Self { client, connection, service, lists_errors })
     }
 
+    async fn connect(&self) -> Result<MultiplexedConnection, redis::RedisError> {
+        // Without these an answer has half a second.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
     async fn push(&self, spans: &[Arc<Span>]) -> Result<(), redis::RedisError> {
         let mut pipe = redis::pipe();
         for span in spans {
@@ -57,7 +66,7 @@ impl Lists {
         let mut connection = self.connection.lock().await;
         let mut open = match connection.take() {
             Some(open) => open,
-            None => self.client.get_multiplexed_async_connection().await?,
+            None => self.connect().await?,
         };
         pipe.query_async::<()>(&mut open).await?;
         // One that failed is not used again.
