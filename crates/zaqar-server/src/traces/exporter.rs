@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zaqar_core::StateLog;
@@ -105,25 +105,38 @@ impl Exporter {
         (inlet, Self { receiver, sink, counts, log: StateLog::new() })
     }
 
-    /// Sends until `stop`, and then what still waits.
+    /// Sends until `stop`, and then what still waits, for [`LAST`] at most.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
+        let over = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST).await;
+        };
+        tokio::select! {
+            () = self.send_all(&mut batch, &stop) => return,
+            () = over => {}
+        }
+        // What was on its way, and what waited.
+        self.receiver.close();
+        let waited = std::iter::from_fn(|| self.receiver.try_recv().ok()).count();
+        self.counts.add(1, batch.len() + waited);
+    }
+
+    async fn send_all(&mut self, batch: &mut Vec<Arc<Span>>, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
-                count = self.receiver.recv_many(&mut batch, BATCH) => if count == 0 { return },
+                count = self.receiver.recv_many(batch, BATCH) => if count == 0 { return },
             }
-            self.fill(&mut batch, &stop).await;
-            self.deliver(&batch, &stop).await;
+            self.fill(batch, stop).await;
+            self.deliver(batch, stop).await;
             batch.clear();
         }
         self.receiver.close();
-        let last = Instant::now() + LAST;
-        while self.receiver.recv_many(&mut batch, BATCH).await > 0 {
-            match timeout_at(last, self.sink.send(&batch)).await {
-                Ok(Ok(())) => self.counts.add(0, batch.len()),
-                Ok(Err(error)) => self.failed(&batch, &error),
-                Err(_) => self.counts.add(1, batch.len()),
+        while self.receiver.recv_many(batch, BATCH).await > 0 {
+            match self.sink.send(batch).await {
+                Ok(()) => self.counts.add(0, batch.len()),
+                Err(error) => self.failed(batch, &error),
             }
             batch.clear();
         }
@@ -174,5 +187,56 @@ impl Exporter {
             let error = error as &dyn std::error::Error;
             warn!(error, failures, "spans cannot be sent");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::super::span::{Kind, SpanId};
+    use super::*;
+
+    /// Never answers.
+    struct Silent;
+
+    #[async_trait]
+    impl Sink for Silent {
+        async fn send(&self, _: &[Arc<Span>]) -> Result<(), Failure> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_bounded_whatever_is_on_its_way() {
+        let counts = Counts::default();
+        let (inlet, exporter) = Exporter::new(Box::new(Silent), counts.clone());
+        let span = Arc::new(Span {
+            trace: 1,
+            id: SpanId::random(),
+            parent: None,
+            kind: Kind::Internal,
+            name: "push".to_owned(),
+            began: UNIX_EPOCH,
+            ended: UNIX_EPOCH,
+            attributes: Vec::new(),
+            error: None,
+            profile: None,
+        });
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(exporter.run(stop.clone()));
+        for _ in 0..3 {
+            inlet.take(&span);
+        }
+        tokio::time::sleep(2 * DELAY).await;
+        // The first three are on their way; two more wait.
+        for _ in 0..2 {
+            inlet.take(&span);
+        }
+        let began = Instant::now();
+        stop.cancel();
+        running.await.unwrap();
+        assert!(began.elapsed() < LAST + Duration::from_millis(100), "{:?}", began.elapsed());
+        assert_eq!((counts.sent(), counts.dropped()), (0, 5));
     }
 }
