@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use tracing::{info, warn};
 use zaqar_api::{Authentication, Context, Error, Part, TrustRequest};
 use zaqar_auth::keystone::{self, Session, Trust, TrustError, TrustTokens};
-use zaqar_core::{Clock, ProjectId, Secret};
+use zaqar_core::{Clock, ProjectId, Secret, StateLog};
 use zaqar_notify::outcome::Failure;
 use zaqar_notify::trust::TokenSource;
+
+use crate::error::StartError;
 
 /// How long a request waits for Keystone.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -19,6 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Trustee {
     tokens: TrustTokens,
+    /// Of tokens that Keystone does not give.
+    log: StateLog,
 }
 
 impl Trustee {
@@ -29,10 +33,11 @@ impl Trustee {
     pub(crate) fn new(
         options: keystone::Options,
         clock: &Arc<dyn Clock>,
-    ) -> Result<Self, keystone::Error> {
+    ) -> Result<Self, StartError> {
         info!(url = options.auth_url, "subscribers may act for their owners by trusts");
-        let session = Arc::new(Session::new(options, Arc::clone(clock))?);
-        Ok(Self { tokens: TrustTokens::new(session, Arc::clone(clock)) })
+        let session = Session::new(options, Arc::clone(clock)).map_err(of_trustee)?;
+        let tokens = TrustTokens::new(Arc::new(session), Arc::clone(clock));
+        Ok(Self { tokens, log: StateLog::new() })
     }
 
     /// The id of a trust for a subscription: see [`zaqar_api::Subscribers::trust`].
@@ -96,6 +101,22 @@ impl Trustee {
         Err(invalid("The option trust_id names a trust of another user or project."))
     }
 
+    /// What a subscription's owner is told, who need not know where Keystone is.
+    fn no_token(&self, trust: &str, error: &TrustError) -> Failure {
+        match error {
+            TrustError::Refused { .. } => {
+                Failure::Unusable(format!("the trust gives no token: {error}"))
+            }
+            TrustError::Keystone(error) => {
+                if let Some(failures) = self.log.failure() {
+                    let error = error as &dyn std::error::Error;
+                    warn!(error, failures, trust, "Keystone gives no token of a trust");
+                }
+                Failure::NoToken("Keystone gives no token at the moment".to_owned())
+            }
+        }
+    }
+
     /// Deletes a trust that is not used.
     pub(crate) async fn end(&self, context: &Context, id: &str) {
         let Authentication::Token(identity) = &context.authentication else { return };
@@ -114,12 +135,10 @@ impl Trustee {
 #[async_trait]
 impl TokenSource for Trustee {
     async fn token(&self, trust: &str, project: &ProjectId) -> Result<Secret<String>, Failure> {
-        let made = self.tokens.get(trust).await.map_err(|error| match &error {
-            TrustError::Refused { .. } => {
-                Failure::Unusable(format!("the trust gives no token: {error}"))
-            }
-            TrustError::Keystone(_) => Failure::NoToken(error.to_string()),
-        })?;
+        let made = self.tokens.get(trust).await.map_err(|error| self.no_token(trust, &error))?;
+        if let Some(failures) = self.log.success() {
+            info!(failures, "Keystone gives tokens of trusts again");
+        }
         if made.trustor.project != project.as_str() {
             let text = "the trust is for another project".to_owned();
             return Err(Failure::Unusable(text));
@@ -132,6 +151,19 @@ impl TokenSource for Trustee {
     }
 }
 
+/// The same error, with the section whose options these are.
+fn of_trustee(error: keystone::Error) -> StartError {
+    match error {
+        keystone::Error::Options { option, reason } => {
+            format!("[trustee] {option}: {reason}").into()
+        }
+        error @ (keystone::Error::Unreachable { .. }
+        | keystone::Error::Refused { .. }
+        | keystone::Error::Malformed { .. }
+        | keystone::Error::Overloaded { .. }) => error.into(),
+    }
+}
+
 fn invalid(reason: impl Into<String>) -> Error {
     Error::Invalid { part: Part::Request, reason: reason.into() }
 }
@@ -140,4 +172,42 @@ fn unavailable(error: keystone::Error) -> Error {
     let error = Error::AuthenticationUnavailable { source: error.into() };
     warn!(error = &error as &dyn std::error::Error, "a trust cannot be made or checked");
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use zaqar_auth::keystone::{Credential, Name, Options, Scope};
+    use zaqar_core::SystemClock;
+
+    fn options() -> Options {
+        let credential = Credential::Password {
+            user: Name::Id("zaqar".to_owned()),
+            domain: Name::Id(String::new()),
+            password: Secret::new("pw".to_owned()),
+            scope: Scope::Unscoped,
+        };
+        Options::new("http://127.0.0.1:1/v3", credential)
+    }
+
+    fn clock() -> Arc<dyn Clock> {
+        Arc::new(SystemClock::default())
+    }
+
+    #[test]
+    fn a_wrong_option_is_named_with_its_section() {
+        let mut options = options();
+        options.tls.cafile = Some(PathBuf::from("/does/not/exist.pem"));
+        let error = Trustee::new(options, &clock()).unwrap_err().to_string();
+        assert!(error.starts_with("[trustee] cafile: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_owner_is_not_told_where_keystone_is() {
+        let trustee = Trustee::new(options(), &clock()).unwrap();
+        let project = ProjectId::new("p").unwrap();
+        let failure = trustee.token("t1", &project).await.unwrap_err();
+        assert_eq!(failure.to_string(), "no token: Keystone gives no token at the moment");
+    }
 }
