@@ -170,6 +170,13 @@ impl Work<'_> {
             self.totals.leave_out(format!("queue {project}/{queue}: metadata that is no object"));
             return Ok(());
         };
+        if metadata.rules().encrypt {
+            self.totals.leave_out(format!(
+                "queue {project}/{queue}: it is encrypted (_enable_encrypt_messages), and its \
+                 bodies cannot be read here"
+            ));
+            return Ok(());
+        }
         if let Some(target) = self.target {
             let (context, queue_ref) = (names.context(""), names.reference());
             let stats =
@@ -274,6 +281,12 @@ impl Work<'_> {
         let left = old.expires.saturating_sub(self.clock.now().as_secs());
         if left == 0 {
             return Ok(false);
+        }
+        let is_trusted =
+            old.subscriber.get(..6).is_some_and(|it| it.eq_ignore_ascii_case("trust+"));
+        if is_trusted {
+            let text = "its Keystone trust is one with the original's user, and is not taken over";
+            return Err(failed(text.to_owned()));
         }
         let options: Option<Map<String, Value>> = serde_json::from_str(&old.options)
             .map_err(|_| failed("options that are no object".into()))?;
