@@ -348,6 +348,17 @@ impl Client {
         Ok(headers)
     }
 
+    /// Forgets a token that the server rejected, and says whether another can be made.
+    pub(crate) fn forget_token(&self, rejected: &str) -> bool {
+        match &self.shared.identity {
+            Identified::Session(session) => {
+                session.forget(rejected);
+                true
+            }
+            Identified::Fixed(_) | Identified::Signed(_) => false,
+        }
+    }
+
     /// Sends a request, again where that is safe and may help.
     pub(crate) async fn call(&self, call: Call) -> Result<Answer, Error> {
         let mut attempt = 1;
@@ -358,12 +369,12 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if let (Identified::Session(session), Some(token)) = (&self.shared.identity, &token)
-                && error.status() == Some(401)
+            if error.status() == Some(401)
                 && !renewed
+                && let Some(token) = &token
+                && self.forget_token(token.text.expose())
             {
                 // A token may be revoked before it expires. What was refused was not done.
-                session.forget(token).await;
                 renewed = true;
                 continue;
             }

@@ -1,11 +1,13 @@
 //! Tokens of Keystone v3: made when one is needed, renewed before they expire.
 
+use std::error::Error as _;
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 use zaqar_core::{Clock, Secret, SystemClock, iso8601};
 
 use crate::Error;
@@ -13,6 +15,8 @@ use crate::http::{Answer, Http};
 
 /// A token with less time left is renewed.
 const RENEWED_BEFORE_SECS: u64 = 60;
+/// How long a token that is due for renewal is used after Keystone gave no other.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 /// The service's type in the catalog.
 const SERVICE_TYPE: &str = "messaging";
 
@@ -136,6 +140,7 @@ pub(crate) struct Token {
     pub(crate) endpoint: Option<String>,
     pub(crate) project: Option<String>,
     renew_at_secs: u64,
+    expires_at_secs: u64,
 }
 
 /// One user's tokens, one after the other.
@@ -143,7 +148,16 @@ pub(crate) struct Session {
     credentials: Credentials,
     clock: SystemClock,
     /// Held while a token is made, so that one is made.
-    token: Mutex<Option<Token>>,
+    making: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// What the last attempts gave.
+#[derive(Default)]
+struct State {
+    token: Option<Token>,
+    /// When Keystone last gave no token, and why; `None` after it gave one.
+    failure: Option<(Instant, String)>,
 }
 
 impl fmt::Debug for Session {
@@ -154,47 +168,94 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(crate) fn new(credentials: Credentials) -> Self {
-        Self { credentials, clock: SystemClock::default(), token: Mutex::default() }
+        Self {
+            credentials,
+            clock: SystemClock::default(),
+            making: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
     }
 
-    /// The token. Cost: a request to Keystone where there is none that lives long enough.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token. Cost: a request to Keystone where there is none that lives long enough. If
+    /// Keystone gives none, the one before is used until it expires.
     pub(crate) async fn token(&self, http: &Http) -> Result<Token, Error> {
-        let mut place = self.token.lock().await;
+        let asked = Instant::now();
+        if let Some(token) = self.usable(false) {
+            return Ok(token);
+        }
+        let _making = match self.making.try_lock() {
+            Ok(making) => making,
+            // Somebody else makes one: what has not expired is good meanwhile.
+            Err(_) => match self.usable(true) {
+                Some(token) => return Ok(token),
+                None => self.making.lock().await,
+            },
+        };
+        if let Some(token) = self.usable(false) {
+            return Ok(token);
+        }
+        // Who waited for an attempt that failed does not make another.
+        let failure = self.state().failure.clone();
+        if let Some((_, reason)) = failure.filter(|(at, _)| asked <= *at) {
+            return self.usable(true).ok_or_else(|| self.failed(reason));
+        }
+        match self.make(http).await {
+            Ok(token) => {
+                *self.state() = State { token: Some(token.clone()), failure: None };
+                Ok(token)
+            }
+            Err(error) => {
+                if let Error::Keystone { reason, .. } = &error {
+                    self.state().failure = Some((Instant::now(), reason.clone()));
+                }
+                self.usable(true).ok_or(error)
+            }
+        }
+    }
+
+    /// A token that has not expired. One that is due for renewal only if `is_due_good`, or shortly
+    /// after Keystone gave no other.
+    fn usable(&self, is_due_good: bool) -> Option<Token> {
+        let state = self.state();
+        let token = state.token.as_ref()?;
         let now = self.clock.now().as_secs();
-        if let Some(token) = place.as_ref().filter(|token| now < token.renew_at_secs) {
-            return Ok(token.clone());
-        }
-        let token = self.make(http).await?;
-        Ok(place.insert(token).clone())
+        let failed = state.failure.as_ref().is_some_and(|(at, _)| at.elapsed() < RENEWAL_PAUSE);
+        let until = if is_due_good || failed { token.expires_at_secs } else { token.renew_at_secs };
+        (now < until).then(|| token.clone())
     }
 
-    /// Forgets a token that was refused, unless another took its place meanwhile.
-    pub(crate) async fn forget(&self, refused: &Token) {
-        let mut place = self.token.lock().await;
-        if place.as_ref().is_some_and(|token| token.text == refused.text) {
-            *place = None;
+    /// Forgets a token that was rejected, unless another took its place meanwhile.
+    pub(crate) fn forget(&self, rejected: &str) {
+        let mut state = self.state();
+        if state.token.as_ref().is_some_and(|token| token.text.expose() == rejected) {
+            state.token = None;
         }
     }
 
+    fn failed(&self, reason: String) -> Error {
+        Error::Keystone { url: self.tokens_url(), reason }
+    }
+
+    fn tokens_url(&self) -> String {
+        format!("{}/auth/tokens", v3(&self.credentials.auth_url))
+    }
+
+    /// Any failure but a wrong URL is [`Error::Keystone`]: it must not look like the server's.
     async fn make(&self, http: &Http) -> Result<Token, Error> {
-        let url = format!("{}/auth/tokens", v3(&self.credentials.auth_url));
-        let failed = |reason: String| Error::Keystone { url: url.clone(), reason };
-        let uri = url.parse().map_err(|_| Error::config("auth_url", "this is no URL"))?;
+        let uri =
+            self.tokens_url().parse().map_err(|_| Error::config("auth_url", "this is no URL"))?;
         let json = HeaderValue::from_static("application/json");
         let headers =
             HeaderMap::from_iter([(header::ACCEPT, json.clone()), (header::CONTENT_TYPE, json)]);
         let document = self.credentials.identity.document().to_string();
         let answer = http.send(&Method::POST, uri, headers, Bytes::from(document)).await;
-        let answer = match answer {
-            Err(Error::Refused(refusal)) if refusal.status == 401 => {
-                return Err(failed(format!(
-                    "401: the user, project or secret is wrong ({})",
-                    refusal.description
-                )));
-            }
-            other => other?,
-        };
-        self.read(&answer).ok_or_else(|| failed("its answer is none of Keystone v3".to_owned()))
+        let answer = answer.map_err(|error| self.failed(reason_of(&error)))?;
+        let token = self.read(&answer);
+        token.ok_or_else(|| self.failed("its answer is none of Keystone v3".to_owned()))
     }
 
     fn read(&self, answer: &Answer) -> Option<Token> {
@@ -210,6 +271,7 @@ impl Session {
             endpoint: self.endpoint(token),
             project: token["project"]["id"].as_str().map(ToOwned::to_owned),
             renew_at_secs: expires.as_secs().saturating_sub(margin),
+            expires_at_secs: expires.as_secs(),
         })
     }
 
@@ -228,6 +290,24 @@ impl Session {
             .find(is_ours)
             .and_then(|endpoint| endpoint["url"].as_str().map(ToOwned::to_owned))
     }
+}
+
+/// Why a request to Keystone failed, with its causes.
+fn reason_of(error: &Error) -> String {
+    if let Error::Refused(refusal) = error {
+        let description = &refusal.description;
+        return match refusal.status {
+            401 => format!("401: the user, project or secret is wrong ({description})"),
+            status => format!("{status} {}: {description}", refusal.title),
+        };
+    }
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        reason += &format!(": {one}");
+        cause = one.source();
+    }
+    reason
 }
 
 /// The URL of version 3 of the API.
@@ -271,5 +351,36 @@ mod tests {
                 "application_credential": {"id": "c", "secret": "s"},
             }}})
         );
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_until_it_expires_where_keystone_gives_no_other() {
+        let bounds = crate::http::Bounds {
+            connect: Duration::from_secs(5),
+            whole: Duration::from_secs(30),
+            answer: 1024,
+        };
+        let http = Http::new(&crate::Tls::System, bounds).unwrap();
+        let id = Named::Id("c".to_owned());
+        let secret = Secret::new("s".to_owned());
+        let identity = Identity::Application { id, user: None, secret };
+        let session = Session::new(Credentials::new("http://127.0.0.1:1", identity));
+        let error = session.token(&http).await.unwrap_err();
+        assert!(matches!(error, Error::Keystone { .. }), "{error:?}");
+        let due = Token {
+            text: Secret::new("t".to_owned()),
+            endpoint: None,
+            project: None,
+            renew_at_secs: 0,
+            expires_at_secs: u64::MAX,
+        };
+        *session.state() = State { token: Some(due.clone()), failure: None };
+        assert_eq!(session.token(&http).await.unwrap(), due);
+        let failed_at = session.state().failure.clone().unwrap().0;
+        // Keystone is left alone for a while.
+        assert_eq!(session.token(&http).await.unwrap(), due);
+        assert_eq!(session.state().failure.clone().unwrap().0, failed_at);
+        session.forget("t");
+        assert!(session.token(&http).await.is_err());
     }
 }

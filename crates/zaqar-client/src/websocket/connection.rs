@@ -19,11 +19,17 @@ use super::frame::{self, Received, Request};
 use crate::Error;
 use crate::client::Client;
 use crate::tls;
+use crate::webhook::Notification;
 
+/// The header of a token.
+const TOKEN: &str = "X-Auth-Token";
 /// The longest frame that is read: twenty messages of the largest size fit.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
 /// How long the other side may take nothing of what is sent.
 const WRITE: Duration = Duration::from_secs(30);
+/// Pushes that are kept while a connection subscribes, at most. Later ones are dropped: they were
+/// posted before [`Event::Reconnected`](super::Event), after which a reader lists the queue.
+const EARLY: usize = 1024;
 
 trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -33,11 +39,33 @@ pub(super) struct Connection {
     socket: WebSocketStream<Box<dyn Transport>>,
     /// The headers of each request. A token is sent once, to authenticate.
     headers: Map<String, Value>,
+    /// What came while [`Self::ask`] waited.
+    early: Vec<Notification>,
 }
 
 impl Connection {
-    /// Connects and authenticates, within the client's time-out.
+    /// Connects and authenticates, within the client's time-out. A token that the server rejects
+    /// is renewed once, where the client makes its tokens.
     pub(super) async fn open(client: &Client, url: &str) -> Result<Self, Error> {
+        let headers = identity(client).await?;
+        let opened = Self::open_as(client, url, headers.clone()).await;
+        let is_rejected =
+            matches!(&opened, Err(error) if matches!(error.status(), Some(401 | 403)));
+        if is_rejected
+            && let Some(token) = headers.get(TOKEN).and_then(Value::as_str)
+            && client.forget_token(token)
+        {
+            // A server closes the connection whose token it rejects.
+            return Self::open_as(client, url, identity(client).await?).await;
+        }
+        opened
+    }
+
+    async fn open_as(
+        client: &Client,
+        url: &str,
+        mut headers: Map<String, Value>,
+    ) -> Result<Self, Error> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Connect {
             url: url.to_owned(),
             source,
@@ -50,17 +78,10 @@ impl Connection {
             let opened =
                 tokio_tungstenite::client_async_with_config(url, stream, Some(config)).await;
             let (socket, _) = opened.map_err(|error| failed(error.into()))?;
-            let mut headers: Map<String, Value> = client
-                .identity_headers()
-                .await?
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.into()))
-                .collect();
-            let mut connection = Self { socket, headers: headers.clone() };
-            if headers.contains_key("X-Auth-Token") {
+            let mut connection = Self { socket, headers: headers.clone(), early: Vec::new() };
+            if headers.remove(TOKEN).is_some() {
                 let body = raw(&Value::Object(Map::new()))?;
                 connection.ask("authenticate", &body).await?;
-                headers.remove("X-Auth-Token");
                 connection.headers = headers;
             }
             Ok(connection)
@@ -107,15 +128,24 @@ impl Connection {
         }
     }
 
-    /// Sends a request and waits for its answer, where no other is on its way. Pushes are dropped:
-    /// nothing is subscribed before.
+    /// Sends a request and waits for its answer, where no other is on its way. Pushes of earlier
+    /// subscriptions are kept for [`Self::take_early`].
     pub(super) async fn ask(&mut self, action: &str, body: &RawValue) -> Result<(), Error> {
         self.send(action, body).await?;
         loop {
-            if let Some(Received::Answer(status, body)) = self.next().await? {
-                return frame::outcome(action, status, body).map(drop);
+            match self.next().await? {
+                Some(Received::Answer(status, body)) => {
+                    return frame::outcome(action, status, body).map(drop);
+                }
+                Some(Received::Push(push)) if self.early.len() < EARLY => self.early.push(push),
+                Some(Received::Push(_)) | None => {}
             }
         }
+    }
+
+    /// The pushes that came while [`Self::ask`] waited, in their order.
+    pub(super) fn take_early(&mut self) -> Vec<Notification> {
+        std::mem::take(&mut self.early)
     }
 
     /// Closes it in order, without waiting for the other side.
@@ -123,6 +153,12 @@ impl Connection {
         // One that is broken already is closed.
         let _ = tokio::time::timeout(WRITE, self.socket.close(None)).await;
     }
+}
+
+/// The headers that say who asks. Keystone has a time-out of its own.
+async fn identity(client: &Client) -> Result<Map<String, Value>, Error> {
+    let headers = client.identity_headers().await?.into_iter();
+    Ok(headers.map(|(name, value)| (name.to_owned(), value.into())).collect())
 }
 
 pub(super) fn raw(body: &Value) -> Result<Box<RawValue>, Error> {

@@ -73,6 +73,10 @@ impl Driver {
             }
             // Nobody listens any more: requests may go on.
             let _ = self.events.send(Event::Reconnected).await;
+            for push in connection.take_early() {
+                // As above.
+                let _ = self.events.send(Event::Message(push)).await;
+            }
         }
     }
 
@@ -107,6 +111,10 @@ impl Driver {
                         continue;
                     };
                     let Command { action, body, subscribes, reply } = command;
+                    // The caller gave up, perhaps long ago: it does not expect it to be done.
+                    if reply.is_closed() {
+                        continue;
+                    }
                     let sent = connection.send(&action, &body).await;
                     pending.push_back(Pending { action, subscribes, reply });
                     if sent.is_err() {

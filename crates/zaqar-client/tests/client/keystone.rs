@@ -17,7 +17,10 @@ fn identity() -> Identity {
 }
 
 /// Keystone, whose tokens are numbered, and whose catalog has two regions.
-async fn keystone(service: &str, lifetime: &'static str) -> (Scripted, Arc<AtomicUsize>) {
+pub(crate) async fn keystone(
+    service: &str,
+    lifetime: &'static str,
+) -> (Scripted, Arc<AtomicUsize>) {
     let made = Arc::new(AtomicUsize::new(0));
     let (count, service) = (Arc::clone(&made), service.to_owned());
     let keystone = Scripted::start(move |_, request| {
@@ -39,7 +42,7 @@ async fn keystone(service: &str, lifetime: &'static str) -> (Scripted, Arc<Atomi
     (keystone, made)
 }
 
-fn client(keystone: &Scripted) -> Client {
+pub(crate) fn client(keystone: &Scripted) -> Client {
     let mut credentials = Credentials::new(&keystone.url, identity());
     credentials.region = Some("north".to_owned());
     Client::builder().keystone(credentials).build().unwrap()
@@ -90,4 +93,16 @@ async fn a_wrong_password_and_a_catalog_without_the_service_are_said() {
     let error = client.ping().await.unwrap_err();
     assert!(matches!(error, Error::Keystone { .. }), "{error}");
     assert!(!error.to_string().contains("wrong\""), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_token_shares_the_failure_which_is_keystones() {
+    let keystone = Scripted::start(|_, _| Some(Answer::new(503, "busy"))).await;
+    let client = client(&keystone);
+    let (one, other) = tokio::join!(client.ping(), client.ping());
+    for error in [one.unwrap_err(), other.unwrap_err()] {
+        let text = error.to_string();
+        assert!(matches!(error, Error::Keystone { .. }) && text.contains("503"), "{text}");
+    }
+    assert_eq!(keystone.asked().len(), 1);
 }

@@ -1,13 +1,17 @@
 //! The WebSocket: requests, pushes, and what follows a broken connection.
 
-use futures_util::StreamExt;
+use std::sync::atomic::Ordering;
+
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::json;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::Message;
 use zaqar_client::websocket::Event;
-use zaqar_client::{Error, NewMessage};
+use zaqar_client::{Client, Error, NewMessage};
 
+use crate::keystone::{client as keystone_client, keystone};
 use crate::support::Server;
 
 fn text(event: Option<Event>) -> String {
@@ -105,4 +109,84 @@ async fn nobody_there_is_an_error_at_once() {
     assert!(matches!(error, Error::Connect { .. }), "{error}");
     let error = server.client().websocket("http://127.0.0.1:1/").await.unwrap_err();
     assert!(error.to_string().contains("ws://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_whose_caller_gave_up_is_not_sent() {
+    let server = Server::start();
+    let (socket, _events) = server.client().websocket(&server.websocket_url).await.unwrap();
+    // It is on its way to the task of the connection, which has not run since.
+    let message = NewMessage::new(1).unwrap();
+    assert!(socket.post("q", [message]).now_or_never().is_none());
+    socket.request("ping_node", json!({})).await.unwrap();
+    assert_eq!(server.client().queue("q").unwrap().stats().await.unwrap().total, 0);
+}
+
+/// A WebSocket server that does what a script says with each frame, which has the number of its
+/// connection: it sends these frames, or closes the connection where there is none.
+async fn scripted(
+    script: impl Fn(usize, &serde_json::Value) -> Vec<serde_json::Value> + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            while let Some(Ok(Message::Text(text))) = socket.next().await {
+                let frames = script(number, &serde_json::from_str(&text).unwrap());
+                if frames.is_empty() {
+                    break;
+                }
+                for frame in frames {
+                    socket.send(Message::text(frame.to_string())).await.unwrap();
+                }
+            }
+        }
+    });
+    url
+}
+
+fn status(status: u16) -> serde_json::Value {
+    json!({"headers": {"status": status}, "body": {}})
+}
+
+#[tokio::test]
+async fn what_the_first_subscription_pushes_while_the_second_is_made_is_delivered() {
+    let url = scripted(|connection, request| {
+        let queue = &request["body"]["queue_name"];
+        match (connection, queue.as_str()) {
+            // The connection breaks.
+            (0, None) => Vec::new(),
+            (1, Some("b")) => vec![
+                json!({"body": "early", "ttl": 60, "queue_name": "a", "Message_Type": "Notification"}),
+                status(201),
+            ],
+            _ => vec![status(201)],
+        }
+    })
+    .await;
+    let client = Client::new("http://127.0.0.1:1", "p").unwrap();
+    let (socket, mut events) = client.websocket(&url).await.unwrap();
+    for queue in ["a", "b"] {
+        socket.subscribe(queue, 3600).await.unwrap();
+    }
+    assert!(socket.request("ping_node", json!({})).await.is_err());
+    assert_eq!(events.next().await, Some(Event::Reconnected));
+    assert_eq!(text(events.next().await), "\"early\"");
+}
+
+#[tokio::test]
+async fn a_token_that_is_rejected_is_renewed_once() {
+    let (keystone, made) = keystone("http://127.0.0.1:1", "2099-01-01T00:00:00Z").await;
+    let url = scripted(|_, request| {
+        vec![status(if request["headers"]["X-Auth-Token"] == "token-1" { 403 } else { 200 })]
+    })
+    .await;
+    let (_socket, _events) = keystone_client(&keystone).websocket(&url).await.unwrap();
+    assert_eq!(made.load(Ordering::SeqCst), 2);
+
+    let url = scripted(|_, _| vec![status(403)]).await;
+    let error = keystone_client(&keystone).websocket(&url).await.unwrap_err();
+    assert_eq!((error.status(), made.load(Ordering::SeqCst)), (Some(403), 4));
 }
