@@ -15,6 +15,11 @@ use crate::query::{Query, encoded};
 use crate::resource::Queue;
 use crate::types::{ClaimId, ClaimInfo, ClaimTimes, Message, MessageId, MessageList};
 
+/// The shortest time between two renewals.
+const RENEW_AT_LEAST: Duration = Duration::from_millis(100);
+/// Ten years: a longer time counts as this.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// How a claim is made and kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimOptions {
@@ -25,9 +30,10 @@ pub struct ClaimOptions {
     pub ttl: u64,
     /// Seconds that its messages outlive it, at least.
     pub grace: u64,
-    /// How often it is renewed; a third of `ttl`, where it is `None`.
+    /// How often it is renewed; a third of `ttl`, where it is `None`. At least 100 ms.
     pub renew_every: Option<Duration>,
-    /// How long it is renewed, at most. After that it expires though it is held.
+    /// How long it is renewed, at most; ten years if it is longer. After that it expires though it
+    /// is held.
     pub hold_at_most: Duration,
 }
 
@@ -100,6 +106,8 @@ impl Queue {
         let path = Query::new(self.path("/claims")).with("limit", limit).end();
         let times = ClaimTimes { ttl: options.ttl, grace: options.grace };
         let call = Call::new(Method::POST, path).body(&times)?;
+        // The claim lives from when the server made it: not before it was asked.
+        let asked = Instant::now();
         let answer = self.client.call(call).await?;
         if answer.body.is_empty() {
             return Ok(None);
@@ -110,7 +118,7 @@ impl Queue {
         let Some(id) = id.or_else(|| messages.first()?.claim_id.clone()) else {
             return Err(answer.malformed("a claim without a Location"));
         };
-        Ok(Some(Claim::hold(self.clone(), id, messages, options)))
+        Ok(Some(Claim::hold(self.clone(), id, messages, options, asked)))
     }
 }
 
@@ -169,15 +177,25 @@ impl ClaimHandle {
 }
 
 impl Claim {
-    fn hold(queue: Queue, id: ClaimId, messages: Vec<Message>, options: &ClaimOptions) -> Self {
+    fn hold(
+        queue: Queue,
+        id: ClaimId,
+        messages: Vec<Message>,
+        options: &ClaimOptions,
+        asked: Instant,
+    ) -> Self {
         let (end, ended) = oneshot::channel();
         let (lose, lost) = watch::channel(false);
         let keeper = Keeper {
             client: queue.client.clone(),
             path: queue.path(&format!("/claims/{}", encoded(id.as_str()))),
             times: ClaimTimes { ttl: options.ttl, grace: options.grace },
-            every: options.renew_every.unwrap_or(Duration::from_secs(options.ttl) / 3),
-            until: Instant::now() + options.hold_at_most,
+            every: options
+                .renew_every
+                .unwrap_or(Duration::from_secs(options.ttl) / 3)
+                .clamp(RENEW_AT_LEAST, LONGEST),
+            asked,
+            until: asked + options.hold_at_most.min(LONGEST),
             lose,
         };
         let held = Mutex::new(messages.iter().map(|message| message.id.clone()).collect());
@@ -205,14 +223,20 @@ impl Claim {
         Ok(())
     }
 
-    /// Deletes all messages that it still holds, in requests of 20. Servers without
-    /// `message_delete_with_claim_id` delete them also where the claim has ended.
+    /// Deletes all messages that it still holds, in requests of 20.
+    ///
+    /// `Ok` proves that they are deleted. That nobody else had got them before it proves only on
+    /// servers with `message_delete_with_claim_id`: others delete them also where the claim has
+    /// just ended.
     ///
     /// # Errors
-    /// Those of any request. Earlier requests have been done.
+    /// [`Error::ClaimLost`] if the claim is known to have ended; those of any request. Earlier
+    /// requests have been done.
     pub async fn delete_all(&self) -> Result<(), Error> {
         let held = self.held().clone();
+        self.check_is_held()?;
         for ids in held.chunks(IDS) {
+            self.check_is_held()?;
             let path = Query::new(self.queue.path("/messages"))
                 .with("ids", joined(ids))
                 .with("claim_ids", self.id.as_str())
@@ -221,6 +245,10 @@ impl Claim {
             self.held().retain(|held| !ids.contains(held));
         }
         Ok(())
+    }
+
+    fn check_is_held(&self) -> Result<(), Error> {
+        if self.is_lost() { Err(Error::ClaimLost { id: self.id.clone() }) } else { Ok(()) }
     }
 
     /// Whether the claim has ended although it is held: somebody else may have its messages.
@@ -286,15 +314,17 @@ struct Keeper {
     path: String,
     times: ClaimTimes,
     every: Duration,
+    /// When the claim was asked for.
+    asked: Instant,
     until: Instant,
     lose: watch::Sender<bool>,
 }
 
 impl Keeper {
     async fn run(self, mut ended: oneshot::Receiver<End>) -> Result<(), Error> {
-        let ttl = Duration::from_secs(self.times.ttl);
-        let mut expires = Instant::now() + ttl;
-        let mut renewal = Instant::now() + self.every;
+        let ttl = Duration::from_secs(self.times.ttl).min(LONGEST);
+        let mut expires = self.asked + ttl;
+        let mut renewal = self.asked + self.every;
         let end = loop {
             tokio::select! {
                 end = &mut ended => break end.unwrap_or(End::Release),

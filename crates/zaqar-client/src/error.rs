@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::ClaimId;
+
 /// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,6 +79,12 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// The claim has ended although it is held; nothing was sent.
+    #[error("claim {id} has ended: somebody else may have its messages")]
+    ClaimLost {
+        /// The claim.
+        id: ClaimId,
+    },
     /// The WebSocket is closed for good.
     #[error("the WebSocket is closed: {reason}")]
     Closed {
@@ -137,6 +145,7 @@ impl Error {
             Self::Config { .. }
             | Self::Connect { .. }
             | Self::Keystone { .. }
+            | Self::ClaimLost { .. }
             | Self::Closed { .. } => false,
         }
     }
@@ -150,6 +159,7 @@ impl Error {
             | Self::TooLong { .. }
             | Self::Malformed { .. }
             | Self::Keystone { .. }
+            | Self::ClaimLost { .. }
             | Self::Closed { .. } => false,
         }
     }

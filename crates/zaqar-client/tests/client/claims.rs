@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zaqar_client::{Claim, ClaimOptions, Client, NewMessage, Queue};
+use zaqar_client::{Claim, ClaimOptions, Client, Error, NewMessage, Queue};
 
 use crate::scripted::{Answer, Scripted};
 use crate::support::Server;
@@ -65,6 +65,23 @@ async fn a_claim_that_the_server_does_not_know_is_lost() {
     assert!(claim.is_lost());
     claim.release().await.unwrap();
     assert!(!server.lines().iter().any(|line| line.starts_with("DELETE")));
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_through_a_claim_that_is_lost() {
+    let (server, queue) = server(404).await;
+    let claim = queue.claim(&options()).await.unwrap().unwrap();
+    claim.lost().await;
+    let error = claim.delete_all().await.unwrap_err();
+    assert!(matches!(error, Error::ClaimLost { .. }) && !error.may_be_done(), "{error}");
+    assert!(!server.lines().iter().any(|line| line.starts_with("DELETE")));
+}
+
+#[tokio::test]
+async fn a_claim_may_be_held_as_long_as_a_duration_can_be() {
+    let (_server, queue) = server(204).await;
+    let options = ClaimOptions { hold_at_most: Duration::MAX, ..options() };
+    assert!(!queue.claim(&options).await.unwrap().unwrap().is_lost());
 }
 
 #[tokio::test]
