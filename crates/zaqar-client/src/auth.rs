@@ -1,5 +1,7 @@
 //! How a request says who asks.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use zaqar_core::Secret;
@@ -22,7 +24,7 @@ pub enum Auth {
 }
 
 /// What `share` answers: whoever has it can use one queue for some methods and some time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedUrl {
     /// The paths that it opens, and what lies below them.
     pub paths: Vec<String>,
@@ -34,6 +36,28 @@ pub struct SignedUrl {
     pub expires: String,
     /// The proof.
     pub signature: String,
+}
+
+impl fmt::Debug for SignedUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { paths, methods, project, expires, signature: _ } = self;
+        f.debug_struct("SignedUrl")
+            .field("paths", paths)
+            .field("methods", methods)
+            .field("project", project)
+            .field("expires", expires)
+            .field("signature", &Stars)
+            .finish()
+    }
+}
+
+/// Prints as stars, in the place of a secret.
+pub(crate) struct Stars;
+
+impl fmt::Debug for Stars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl SignedUrl {

@@ -1,10 +1,12 @@
 //! Pools, flavors and health.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Link, Object};
+use crate::auth::Stars;
 
 /// A store that takes a share of the queues.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +28,7 @@ pub struct Pool {
 }
 
 /// What to register or change of a pool. A new one needs an address and a weight.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Clone, Default, PartialEq, Serialize)]
 pub struct PoolChange {
     /// Where the store is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,6 +42,18 @@ pub struct PoolChange {
     /// Options of its driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub options: Option<Object>,
+}
+
+impl fmt::Debug for PoolChange {
+    /// An address may have a password: it prints as stars.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolChange")
+            .field("uri", &self.uri.as_ref().map(|_| Stars))
+            .field("weight", &self.weight)
+            .field("flavor", &self.flavor)
+            .field("options", &self.options)
+            .finish()
+    }
 }
 
 /// A project's name for some of the pools.

@@ -1,8 +1,11 @@
 //! Subscriptions and what became of their messages.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Link, MessageId, Object, SubscriptionId};
+use crate::auth::Stars;
 
 /// A subscription.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,13 +59,22 @@ impl NewSubscription {
 }
 
 /// What the creation of a subscription answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribed {
     /// The subscription.
     pub subscription_id: SubscriptionId,
     /// The secret that signs its webhooks, with the option `signing`. No other answer shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+}
+
+impl fmt::Debug for Subscribed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribed")
+            .field("subscription_id", &self.subscription_id)
+            .field("secret", &self.secret.as_ref().map(|_| Stars))
+            .finish()
+    }
 }
 
 /// A change of a subscription; what is `None` stays.

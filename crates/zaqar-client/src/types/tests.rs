@@ -229,3 +229,22 @@ fn the_examples_of_the_description_are_read() {
     let shared: SignedUrl = serde_json::from_str(&example(pointer)).unwrap();
     assert_eq!(shared.project, "my-project");
 }
+
+#[test]
+fn secrets_are_not_printed() {
+    let hidden = "hunter2";
+    let url = SignedUrl {
+        paths: Vec::new(),
+        methods: Vec::new(),
+        project: "p".to_owned(),
+        expires: "2030-01-01T00:00:00".to_owned(),
+        signature: hidden.to_owned(),
+    };
+    let id = SubscriptionId::new("s");
+    let subscribed = Subscribed { subscription_id: id, secret: Some(hidden.to_owned()) };
+    let uri = Some(format!("redis://:{hidden}@h"));
+    let change = PoolChange { uri, ..PoolChange::default() };
+    for printed in [format!("{url:?}"), format!("{subscribed:?}"), format!("{change:?}")] {
+        assert!(printed.contains("***") && !printed.contains(hidden), "{printed}");
+    }
+}
