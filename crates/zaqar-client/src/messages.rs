@@ -85,17 +85,41 @@ impl<K: Kind> Resource<K> {
         listed: &Listed,
         interval: Duration,
     ) -> impl Stream<Item = Result<Message, Error>> + Send + Unpin + use<K> {
-        let state = (self.client.clone(), self.list_path(listed), false);
-        let pages = stream::try_unfold(state, move |(client, path, waits)| async move {
+        self.tail_of(listed, interval, false)
+    }
+
+    /// As [`Self::tail`], without the messages that are there when it is first polled: it reads
+    /// them to find their end.
+    pub fn tail_new(
+        &self,
+        listed: &Listed,
+        interval: Duration,
+    ) -> impl Stream<Item = Result<Message, Error>> + Send + Unpin + use<K> {
+        self.tail_of(listed, interval, true)
+    }
+
+    /// `skips` drops what is read before the first end.
+    fn tail_of(
+        &self,
+        listed: &Listed,
+        interval: Duration,
+        skips: bool,
+    ) -> impl Stream<Item = Result<Message, Error>> + Send + Unpin + use<K> {
+        let state = (self.client.clone(), self.list_path(listed), false, skips);
+        let pages = stream::try_unfold(state, move |(client, path, waits, skips)| async move {
             if waits {
                 tokio::time::sleep(interval).await;
             }
-            let (rows, next) = pages::page::<MessageList>(&client, &path).await?;
+            let (mut rows, next) = pages::page::<MessageList>(&client, &path).await?;
             // An empty page has no link: the same one is read again.
             let waits = rows.is_empty();
+            if skips {
+                rows.clear();
+            }
+            let skips = skips && !(waits && next.is_none());
             let path = next.unwrap_or(path);
             let rows = stream::iter(rows.into_iter().map(Ok));
-            Ok::<_, Error>(Some((rows, (client, path, waits))))
+            Ok::<_, Error>(Some((rows, (client, path, waits, skips))))
         });
         Box::pin(pages.try_flatten())
     }

@@ -9,6 +9,7 @@ use zaqar_client::{
     PoolChange, Purge, QueueFilter, Share, SharedPath, SubscriptionChange,
 };
 
+use crate::scripted::{Answer, Scripted};
 use crate::support::Server;
 
 fn number(number: u32) -> NewMessage {
@@ -173,4 +174,29 @@ async fn administrators_see_health_pools_and_flavors() {
 
     let user = Client::new(&server.url, "p").unwrap();
     assert_eq!(user.health().await.unwrap_err().status(), Some(403));
+}
+
+#[tokio::test]
+async fn a_tail_of_new_messages_begins_behind_the_last_of_all_pages() {
+    let page = |id: &str, next: &str| {
+        format!(
+            r#"{{"messages":[{{"id":"{id}","href":"/v2/queues/q/messages/{id}","ttl":60,"age":0,
+            "body":1}}],"links":[{{"rel":"next","href":"/v2/queues/q/messages?marker={next}"}}]}}"#
+        )
+    };
+    let server = Scripted::start(move |number, _| {
+        Some(match number {
+            0 => Answer::new(200, &page("m1", "1")),
+            // It is deleted before the next look, or not: nothing depends on it.
+            1 => Answer::new(200, &page("m2", "2")),
+            2 => Answer::new(200, r#"{"messages":[],"links":[]}"#),
+            _ => Answer::new(200, &page("m3", "3")),
+        })
+    })
+    .await;
+    let queue = Client::new(&server.url, "p").unwrap().queue("q").unwrap();
+    let mut tail = queue.tail_new(&Listed::default(), Duration::from_millis(1));
+    assert_eq!(tail.next().await.unwrap().unwrap().id.as_str(), "m3");
+    let lines = server.lines();
+    assert_eq!(lines[2..], vec!["GET /v2/queues/q/messages?marker=2"; 2]);
 }
