@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use zaqar_client::Error;
+use zaqar_client::{Error, Refusal};
 
 use crate::Failure;
 
@@ -11,6 +11,7 @@ pub(crate) fn text(failure: &Failure) -> String {
     match failure {
         Failure::Usage(reason) => reason.clone(),
         Failure::Io(error) => error.to_string(),
+        Failure::Partly(failure, progress) => format!("{}\n  {progress}", text(failure)),
         Failure::Client(error) => {
             let mut text = error.to_string();
             let mut cause = error.source();
@@ -45,7 +46,7 @@ fn advice(error: &Error) -> Option<&'static str> {
         Error::Keystone { .. } => Some("check the OS_ variables, or the cloud in clouds.yaml"),
         Error::Timeout { .. } => Some("the server is slow or away; --timeout gives it longer"),
         Error::Interrupted { .. } => Some("look whether it was done before you repeat it"),
-        Error::Refused(refusal) => refused(refusal.status, &refusal.path, &refusal.title),
+        Error::Refused(refusal) => refused(refusal),
         Error::Config { .. }
         | Error::TooLong { .. }
         | Error::Malformed { .. }
@@ -54,15 +55,16 @@ fn advice(error: &Error) -> Option<&'static str> {
     }
 }
 
-fn refused(status: u16, path: &str, title: &str) -> Option<&'static str> {
+fn refused(refusal: &Refusal) -> Option<&'static str> {
+    let Refusal { method, path, status, title, .. } = refusal;
     let is_for_administrators =
         ["/v2/health", "/v2/pools", "/v2/flavors"].iter().any(|prefix| path.starts_with(prefix));
-    match status {
+    match *status {
         400 if title.contains("Project-Id") => {
             Some("say --project, or use credentials for a project")
         }
         401 => Some("the server wants a token: set OS_AUTH_URL and credentials, or OS_CLOUD"),
-        403 if path.contains("/messages") => {
+        403 if method == "DELETE" && path.contains("/messages") => {
             Some("a claim holds the message: say --claim with the claim's id")
         }
         403 if is_for_administrators => {
@@ -87,14 +89,24 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_do() {
-        for (status, path, title, hint) in [
-            (400, "/v2/queues", "Project-Id Missing", "--project"),
-            (401, "/v2/queues", "Unauthorized", "OS_AUTH_URL"),
-            (403, "/v2/queues/q/messages/m", "Forbidden", "--claim"),
-            (404, "/v2/health", "404 Not Found", "admin_mode"),
-            (503, "/v2/queues", "", "again"),
+        for (method, status, path, title, hint) in [
+            ("GET", 400, "/v2/queues", "Project-Id Missing", "--project"),
+            ("GET", 401, "/v2/queues", "Unauthorized", "OS_AUTH_URL"),
+            ("DELETE", 403, "/v2/queues/q/messages/m", "Forbidden", "--claim"),
+            ("POST", 403, "/v2/queues/q/messages", "Forbidden", "policy"),
+            ("GET", 404, "/v2/health", "404 Not Found", "admin_mode"),
+            ("GET", 503, "/v2/queues", "", "again"),
         ] {
-            assert!(refused(status, path, title).unwrap().contains(hint), "{status} {path}");
+            let refusal = Refusal {
+                method: method.to_owned(),
+                path: path.to_owned(),
+                status,
+                title: title.to_owned(),
+                description: String::new(),
+                retry_after: None,
+                request_id: None,
+            };
+            assert!(refused(&refusal).unwrap().contains(hint), "{method} {status} {path}");
         }
         let source = "connection refused".into();
         let error = Error::Connect { url: "http://h".to_owned(), source };

@@ -26,6 +26,24 @@ pub(crate) enum Failure {
     Usage(String),
     /// Standard input or output.
     Io(io::Error),
+    /// Another failure, and how far the command got before.
+    Partly(Box<Self>, String),
+}
+
+impl Failure {
+    /// Adds how far the command got.
+    pub(crate) fn with(self, progress: String) -> Self {
+        Self::Partly(Box::new(self), progress)
+    }
+
+    /// 2 for a wrong command line or input, 1 for anything else.
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Client(_) | Self::Io(_) => 1,
+            Self::Partly(failure, _) => failure.code(),
+        }
+    }
 }
 
 impl From<Error> for Failure {
@@ -49,7 +67,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             // Where nothing can be written nothing can be said.
             let _ = writeln!(io::stderr(), "zaqar: {}", advice::text(&failure));
-            ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+            ExitCode::from(failure.code())
         }
     }
 }
@@ -60,9 +78,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let client = connect::client(&arguments.connection)?;
         let output = Output::new(arguments.format);
         arguments.command.run(&client, &output).await
-    })
+    });
+    // A thread that reads an open standard input is not waited for.
+    runtime.shutdown_background();
+    ended
 }

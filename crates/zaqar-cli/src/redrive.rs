@@ -1,6 +1,6 @@
 //! `zaqar redrive`: dead letters go back to work.
 
-use zaqar_client::{Claim, ClaimOptions, Client, Message, NewMessage, Queue};
+use zaqar_client::{Claim, ClaimOptions, Client, Error, Message, NewMessage, Queue};
 
 use crate::Failure;
 use crate::output::{self, Output};
@@ -47,12 +47,10 @@ impl Arguments {
             let ended = self.move_all(&claim, &to, &mut moved).await;
             bar.set_position(moved);
             if let Err(failure) = ended {
-                // What was not moved is free again at once.
-                claim.release().await?;
-                return Err(Failure::Usage(format!(
-                    "{}\n  {moved} messages were moved before; the one that failed may be in both \
-                     queues",
-                    crate::advice::text(&failure)
+                // What was not moved is free again at once; if this fails, when the claim expires.
+                let _ = claim.release().await;
+                return Err(failure.with(format!(
+                    "{moved} messages were moved before; the one that failed may be in both queues"
                 )));
             }
             claim.release().await?;
@@ -71,7 +69,7 @@ impl Arguments {
     async fn move_all(&self, claim: &Claim, to: &Queue, moved: &mut u64) -> Result<(), Failure> {
         for batch in batches(claim.messages()) {
             if claim.is_lost() {
-                return Err(Failure::Usage("the claim has ended".to_owned()));
+                return Err(Error::ClaimLost { id: claim.id().clone() }.into());
             }
             let messages = batch.iter().map(|message| {
                 let new = NewMessage::from(message.body.clone());

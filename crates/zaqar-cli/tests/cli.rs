@@ -115,6 +115,22 @@ fn lines_of_standard_input_are_messages_in_order() {
 }
 
 #[test]
+fn an_error_ends_a_post_whose_standard_input_stays_open() {
+    let server = Server::start();
+    let cli = Cli { server: &server };
+    cli.run(&["queue", "create", "small", "_max_messages_post_size=20"]);
+    let mut command = cli.command(&["message", "post", "small"]);
+    let command = command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"a line that is longer than this\n").unwrap();
+    // It would hang here while the input is open.
+    let code = child.wait().unwrap().code();
+    drop(input);
+    assert_eq!(code, Some(1));
+}
+
+#[test]
 fn a_tail_shows_what_is_posted_while_it_runs() {
     use std::io::{BufRead, BufReader};
     let server = Server::start();
@@ -258,7 +274,7 @@ fn what_is_refused_in_between_is_not_lost() {
     cli.run(&["queue", "create", "small", "_max_messages_post_size=20"]);
     cli.run(&["message", "post", "jobs.dead", "a body that is longer than this"]);
     let (code, error) = cli.fails(&["redrive", "jobs.dead", "small"]);
-    assert!(code != 0 && error.contains("0 messages were moved before"), "{error}");
+    assert!(code == 1 && error.contains("0 messages were moved before"), "{error}");
     let stats = cli.json(&["queue", "stats", "jobs.dead"]);
     assert_eq!((&stats["free"], &stats["claimed"]), (&1.into(), &0.into()));
 }

@@ -1,10 +1,11 @@
 //! `zaqar message`.
 
 use std::io::BufRead;
+use std::pin::Pin;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use zaqar_client::{
@@ -228,8 +229,11 @@ struct Tail {
 impl Tail {
     /// Until the count, an error, or Ctrl-C.
     async fn run<K: Kind>(self, from: &Resource<K>, output: &Output) -> Result<(), Failure> {
-        let mut messages = from.tail(&self.listed, self.interval);
-        let mut skipped = if self.new { newest(from, &self.listed).await? } else { None };
+        let mut messages: Pin<Box<dyn Stream<Item = _> + Send>> = if self.new {
+            Box::pin(from.tail_new(&self.listed, self.interval))
+        } else {
+            Box::pin(from.tail(&self.listed, self.interval))
+        };
         let mut left = self.count;
         while left > 0 {
             let message = tokio::select! {
@@ -237,12 +241,6 @@ impl Tail {
                 _ = tokio::signal::ctrl_c() => return Ok(()),
             };
             let Some(message) = message else { return Ok(()) };
-            if let Some(last) = &skipped {
-                if message.id == *last {
-                    skipped = None;
-                }
-                continue;
-            }
             left -= 1;
             if output.is_json() {
                 output.line(&message)?;
@@ -254,19 +252,6 @@ impl Tail {
         }
         Ok(())
     }
-}
-
-/// The last message that is there now.
-async fn newest<K: Kind>(
-    from: &Resource<K>,
-    listed: &Listed,
-) -> Result<Option<MessageId>, Failure> {
-    let mut messages = from.messages(listed);
-    let mut last = None;
-    while let Some(message) = messages.try_next().await? {
-        last = Some(message.id);
-    }
-    Ok(last)
 }
 
 impl Post {
@@ -316,10 +301,7 @@ impl Post {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let failed = |posted: usize, failure: Failure| {
-            Failure::Usage(format!(
-                "{}\n  {posted} messages were posted before",
-                crate::advice::text(&failure)
-            ))
+            failure.with(format!("{posted} messages were posted before"))
         };
         while let Some(line) = lines.recv().await {
             let message = self.message(&line?).map_err(|failure| failed(posted, failure))?;
