@@ -28,7 +28,7 @@ use crate::envelope::Payloads;
 use crate::link::{Link, Transport};
 use crate::options::{Format, Options};
 use crate::pace::Pace;
-use crate::report::{Report, figure};
+use crate::report::{Report, Unchecked, figure};
 use crate::stats::{Kind, Stats, lock};
 use crate::workers::{Phase, Run};
 
@@ -277,11 +277,13 @@ fn conclude(
     let remaining = checks.left();
     // What nobody got is lost only if it is not there any more.
     let is_known = waiting == Some(0);
-    if is_known && options.consumers > 0 {
+    let has_expiries = run.start.elapsed() >= Duration::from_secs(options.ttl);
+    if is_known && options.consumers > 0 && !has_expiries {
         checks.count_lost();
     }
+    let unchecked = Unchecked { lost: has_expiries, order: !checks.checks_order() };
     let left = (options.consumers > 0 && !is_known && remaining > 0).then_some(remaining);
-    let report = Report { stats: &run.stats, faults: &checks.faults, seconds, left };
+    let report = Report { stats: &run.stats, faults: &checks.faults, unchecked, seconds, left };
     if let Some(path) = &options.svg {
         let title = format!(
             "{} producers, {} consumers, {} observers",

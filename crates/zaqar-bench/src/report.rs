@@ -15,10 +15,32 @@ const SHARES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p
 pub(crate) struct Report<'a> {
     pub(crate) stats: &'a Stats,
     pub(crate) faults: &'a Faults,
+    pub(crate) unchecked: Unchecked,
     /// How long producers posted.
     pub(crate) seconds: f64,
     /// Messages that were there when the time to empty the queues was over.
     pub(crate) left: Option<u64>,
+}
+
+/// What could not be checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Unchecked {
+    /// Messages may have expired.
+    pub(crate) lost: bool,
+    /// A claim without an answer may have held messages.
+    pub(crate) order: bool,
+}
+
+impl Unchecked {
+    /// The checks, and why they were left out.
+    fn reasons(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        [
+            (self.lost, "lost", "the run lasted longer than --ttl"),
+            (self.order, "out of order", "a claim got no answer and may have held messages"),
+        ]
+        .into_iter()
+        .filter_map(|(is_unchecked, name, reason)| is_unchecked.then_some((name, reason)))
+    }
 }
 
 impl Report<'_> {
@@ -63,6 +85,7 @@ impl Report<'_> {
             "first_error": self.stats.first_error(),
             "left": self.left,
             "faults": self.faults,
+            "unchecked": self.unchecked.reasons().map(|(name, _)| name).collect::<Vec<_>>(),
         })
     }
 
@@ -95,12 +118,14 @@ impl Report<'_> {
     /// What the checks found, in words.
     pub(crate) fn verdict(&self) -> String {
         let mut text = match self.faults.total() {
-            0 => "checks: nothing lost, claimed twice, back from deletion or out of order\n"
-                .to_owned(),
+            0 => format!("checks: nothing {}\n", self.found_right()),
             faults => format!("checks: {faults} FAULTS: {}\n", counts(self.faults)),
         };
         for example in &self.faults.examples {
             text += &format!("  {example}\n");
+        }
+        for (name, reason) in self.unchecked.reasons() {
+            text += &format!("not checked: {name}, as {reason}\n");
         }
         if let Some(left) = self.left {
             text += &format!(
@@ -109,6 +134,16 @@ impl Report<'_> {
             );
         }
         text
+    }
+}
+
+impl Report<'_> {
+    /// What a run without faults has shown.
+    fn found_right(&self) -> String {
+        let mut names = vec!["lost", "claimed twice", "back from deletion", "out of order"];
+        names.retain(|name| self.unchecked.reasons().all(|(unchecked, _)| unchecked != *name));
+        let last = names.pop().unwrap_or_default();
+        format!("{} or {last}", names.join(", "))
     }
 }
 

@@ -118,6 +118,9 @@ pub(crate) async fn consume(run: &Run, link: Link, consumer: usize) {
             }
             Err(error) => {
                 run.stats.error(Kind::Claim, || error.to_string());
+                if error.may_be_done() {
+                    lock(&run.checks).claim_unanswered();
+                }
                 run.until(Phase::Ended, tokio::time::sleep(AFTER_ERROR)).await;
             }
         }
@@ -152,9 +155,13 @@ async fn take(
         }
         Err(error) => {
             run.stats.error(Kind::Delete, || error.to_string());
-            if error.may_be_done() {
-                let mut checks = lock(&run.checks);
-                labels.into_iter().for_each(|label| checks.maybe_deleted(label));
+            let mut checks = lock(&run.checks);
+            for label in labels {
+                // The claim is released when it is dropped: before that nobody else gets them.
+                checks.released(label);
+                if error.may_be_done() {
+                    checks.maybe_deleted(label);
+                }
             }
         }
     }
