@@ -13,7 +13,7 @@ use zaqar_core::{
 };
 
 use crate::catalogue::contended;
-use crate::deliveries::{Deliverer, Delivery};
+use crate::deliveries::{Deliverer, Delivery, Moment};
 use crate::member::Member;
 use crate::members::Members;
 use crate::transfers::{self, Transfer};
@@ -124,6 +124,7 @@ impl DeadLetterMover {
         store: Arc<dyn MessageStore>,
         claim: CrossingClaim,
     ) -> Result<Guarded<Claimed>, Error> {
+        let time = Moment::new(claim.now);
         for _ in 0..ROUNDS {
             let (from, target) = (&claim.source.place, &claim.rule.target);
             let (row, transfer) =
@@ -134,7 +135,7 @@ impl DeadLetterMover {
             if answer == Guarded::Done(Claimed::TargetChanged) {
                 continue;
             }
-            if let Some(delivery) = self.spawn_delivery(row, claim.now) {
+            if let Some(delivery) = self.spawn_delivery(row, time) {
                 tokio::time::timeout(self.wait, delivery).await.ok();
             }
             return Ok(answer);
@@ -143,12 +144,12 @@ impl DeadLetterMover {
     }
 
     /// Delivers in a task of its own, which may take longer than the claim waits.
-    fn spawn_delivery(self: &Arc<Self>, row: QueueKey, now: Timestamp) -> Option<JoinHandle<()>> {
+    fn spawn_delivery(self: &Arc<Self>, row: QueueKey, time: Moment) -> Option<JoinHandle<()>> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let mover = Arc::clone(self);
         Some(tokio::spawn(async move {
             let started = tokio::time::Instant::now();
-            while mover.deliver(&row, now).await == Some(Delivery::Busy)
+            while mover.deliver(&row, time).await == Some(Delivery::Busy)
                 && started.elapsed() < mover.wait
             {
                 tokio::time::sleep(BUSY_WAIT).await;
@@ -158,14 +159,9 @@ impl DeadLetterMover {
     }
 
     /// Delivers what is on its way by one row; logs why it cannot.
-    async fn deliver(&self, row: &QueueKey, now: Timestamp) -> Option<Delivery> {
-        match self.deliverer.deliver(row, now).await {
-            Ok(delivery) => {
-                if let Some(failures) = self.log.success() {
-                    info!(failures, "dead letters reach other pools again");
-                }
-                Some(delivery)
-            }
+    async fn deliver(&self, row: &QueueKey, time: Moment) -> Option<Delivery> {
+        match self.deliverer.deliver(row, time).await {
+            Ok(delivery) => Some(delivery),
             Err((transfer, error)) => {
                 if let Some(failures) = self.log.failure() {
                     let (from, to) = transfer.as_ref().map(pools_of).unwrap_or_default();
@@ -197,21 +193,28 @@ impl DeadLetterMover {
 
     /// Delivers what other servers left on its way.
     pub(crate) async fn resume(&self, now: Timestamp) -> Result<(), Error> {
+        let time = Moment::new(now);
         let project = rows::transfers()?;
         let mut after: Option<QueueName> = None;
+        let mut has_failed = false;
         loop {
             let rows = self.registry.store();
             let page = rows.list(&project, Kind::Internal, after.as_ref(), PAGE).await?;
             for (name, _) in &page {
                 let name = name.clone();
                 let row = QueueKey { project: project.clone(), kind: Kind::Internal, name };
-                self.deliver(&row, now).await;
+                has_failed |= self.deliver(&row, time).await.is_none();
             }
             match page.into_iter().last() {
                 Some((name, _)) => after = Some(name),
-                None => return Ok(()),
+                None => break,
             }
         }
+        // Not after each row: others may fail at the same time.
+        if !has_failed && let Some(failures) = self.log.success() {
+            info!(failures, "dead letters reach other pools again");
+        }
+        Ok(())
     }
 }
 

@@ -24,6 +24,8 @@ const BATCH: usize = 100;
 const BATCH_BYTES: usize = 1 << 20;
 /// Seconds for which one process alone delivers a batch.
 const OWNED_FOR: u64 = 30;
+/// Seconds in which a [`Moment`] goes on: few beside [`OWNED_FOR`].
+const TICK: u64 = 5;
 /// Steps in which a store moves one batch, at most. It may move many messages in pieces.
 const MOVES: usize = 32;
 
@@ -48,12 +50,30 @@ pub(crate) struct Deliverer {
     locks: Locks,
 }
 
+/// The time of a caller, which goes on while work is done for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    given: Timestamp,
+    at: tokio::time::Instant,
+}
+
+impl Moment {
+    pub(crate) fn new(given: Timestamp) -> Self {
+        Self { given, at: tokio::time::Instant::now() }
+    }
+
+    /// The time by now, at most [`TICK`] seconds late: what is done at once has the caller's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.given.plus_secs(self.at.elapsed().as_secs() / TICK * TICK)
+    }
+}
+
 /// One batch on its way.
 struct Leg<'a> {
     row: &'a QueueKey,
     transfer: &'a Transfer,
     source: Arc<dyn MessageStore>,
-    now: Timestamp,
+    time: Moment,
 }
 
 impl Deliverer {
@@ -62,11 +82,7 @@ impl Deliverer {
     }
 
     /// Delivers what is on its way by one row.
-    pub(crate) async fn deliver(
-        &self,
-        row: &QueueKey,
-        now: Timestamp,
-    ) -> Result<Delivery, Failure> {
+    pub(crate) async fn deliver(&self, row: &QueueKey, time: Moment) -> Result<Delivery, Failure> {
         let lock = self.locks.of(row);
         let _alone = lock.lock.lock().await;
         for _ in 0..MAX_BATCHES {
@@ -77,13 +93,13 @@ impl Deliverer {
                 return Ok(Delivery::Done);
             };
             let batch = transfer.batch.as_ref();
-            if batch.is_some_and(|batch| batch.owner != self.owner && batch.until > now) {
+            if batch.is_some_and(|batch| batch.owner != self.owner && batch.until > time.now()) {
                 return Ok(Delivery::Busy);
             }
-            match self.step(row, &transfer, now).await {
+            match self.step(row, &transfer, time).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    let retired = self.retire(row, generation, &transfer, now).await;
+                    let retired = self.retire(row, generation, &transfer, time.now()).await;
                     return retired.map_err(|error| (Some(transfer), error));
                 }
                 Err(error) => return Err((Some(transfer), error)),
@@ -93,14 +109,9 @@ impl Deliverer {
     }
 
     /// Brings one batch one step further; `false` where no letter is left.
-    async fn step(
-        &self,
-        row: &QueueKey,
-        transfer: &Transfer,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
+    async fn step(&self, row: &QueueKey, transfer: &Transfer, time: Moment) -> Result<bool, Error> {
         let source = self.store(&transfer.from).await?;
-        let leg = Leg { row, transfer, source, now };
+        let leg = Leg { row, transfer, source, time };
         let to = self.registry.current_place(&transfer.target).await?;
         match &transfer.batch {
             Some(batch) if to.as_ref() != Some(&batch.to) => self.drop_batch(&leg, batch).await,
@@ -126,7 +137,7 @@ impl Deliverer {
             to,
             ids: letters.iter().map(|letter| letter.id).collect(),
             owner: self.owner,
-            until: leg.now.plus_secs(OWNED_FOR),
+            until: leg.time.now().plus_secs(OWNED_FOR),
             is_complete: false,
         });
         if batch.as_ref() != before {
@@ -137,29 +148,38 @@ impl Deliverer {
         }
         let Some(batch) = batch else { return Ok(false) };
         let store = self.store(&batch.to).await?;
-        let generation = store.open(&batch.arrival, rows::new_generation(), leg.now).await?;
+        let generation = store.open(&batch.arrival, rows::new_generation(), leg.time.now()).await?;
         for run in letters.chunk_by(|one, next| one.client == next.client) {
             let Some(first) = run.first() else { continue };
             let posted = Batch {
                 request: rand::random(),
                 client: first.client.clone(),
-                messages: run.iter().map(|letter| copied(letter, leg.now)).collect(),
+                messages: run.iter().map(|letter| copied(letter, leg.time.now())).collect(),
                 notify: false,
             };
-            match store.post(&batch.arrival, generation, posted, leg.now).await? {
+            match store.post(&batch.arrival, generation, posted, leg.time.now()).await? {
                 Guarded::Done(_) => {}
                 // Another server has taken over.
                 Guarded::Absent | Guarded::Stale(_) => return Err(contended()),
             }
         }
         let complete = TransferBatch { is_complete: true, ..batch.clone() };
-        self.set_batch(leg, Some(&batch), Some(&complete)).await?;
+        if !transfers::set_batch(self.registry.store(), leg.row, Some(&batch), Some(&complete))
+            .await?
+        {
+            // Another server has taken over, perhaps before this opened the arrival queue: nobody
+            // else closes it then.
+            self.close(&batch.to, &batch.arrival).await?;
+            return Err(contended());
+        }
         Ok(true)
     }
 
     /// Moves a complete batch into the dead-letter queue. Each step may be repeated.
     async fn finish(&self, leg: &Leg<'_>, batch: &TransferBatch) -> Result<bool, Error> {
-        leg.source.delete_many(&leg.transfer.staging, &batch.ids, &Deletable::Any, leg.now).await?;
+        leg.source
+            .delete_many(&leg.transfer.staging, &batch.ids, &Deletable::Any, leg.time.now())
+            .await?;
         let store = self.store(&batch.to).await?;
         self.move_arrived(leg, store.as_ref(), &batch.arrival).await?;
         // Closed first: a complete batch without an arrival queue has arrived.
@@ -186,21 +206,21 @@ impl Deliverer {
             let Some(own) = store.generation(arrival).await? else { return Ok(()) };
             // A message moves when it was claimed before.
             let first = request(None);
-            store.claim(arrival, own, &first, leg.now).await?;
-            store.claim_release(arrival, first.id, leg.now).await?;
+            store.claim(arrival, own, &first, leg.time.now()).await?;
+            store.claim_release(arrival, first.id, leg.time.now()).await?;
             let Some(generation) = store.generation(&leg.transfer.target).await? else {
                 return Err(Error::unavailable("the dead-letter queue is not open"));
             };
             let target = leg.transfer.target.clone();
             let rule = DeadLetters { max_claim_count: 1, target, generation, ttl: None };
             let second = request(Some(rule));
-            let moved = store.claim(arrival, own, &second, leg.now).await?;
+            let moved = store.claim(arrival, own, &second, leg.time.now()).await?;
             if let Guarded::Done(Claimed::Messages(taken)) = moved
                 && !taken.is_empty()
             {
-                store.claim_release(arrival, second.id, leg.now).await?;
+                store.claim_release(arrival, second.id, leg.time.now()).await?;
             }
-            let rest = store.list(arrival, &everything(1), leg.now).await?;
+            let rest = store.list(arrival, &everything(1), leg.time.now()).await?;
             if rest.messages.is_empty() && rest.next.is_none() {
                 return Ok(());
             }
@@ -215,7 +235,7 @@ impl Deliverer {
             let (pool, letters) = (batch.to.name(), batch.ids.len());
             warn!(pool, letters, "the dead-letter queue was deleted while letters were moved");
             let staging = &leg.transfer.staging;
-            leg.source.delete_many(staging, &batch.ids, &Deletable::Any, leg.now).await?;
+            leg.source.delete_many(staging, &batch.ids, &Deletable::Any, leg.time.now()).await?;
         }
         self.set_batch(leg, Some(batch), None).await?;
         self.close(&batch.to, &batch.arrival).await?;
@@ -226,7 +246,9 @@ impl Deliverer {
     async fn drop_staged(&self, leg: &Leg<'_>) -> Result<bool, Error> {
         let letters = leg.next_letters().await?;
         let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
-        leg.source.delete_many(&leg.transfer.staging, &ids, &Deletable::Any, leg.now).await?;
+        leg.source
+            .delete_many(&leg.transfer.staging, &ids, &Deletable::Any, leg.time.now())
+            .await?;
         Ok(!ids.is_empty())
     }
 
@@ -275,7 +297,7 @@ impl Leg<'_> {
     async fn next_letters(&self) -> Result<Vec<Message>, Error> {
         let (mut query, mut letters, mut bytes) = (everything(BATCH), Vec::new(), 0);
         loop {
-            let page = self.source.list(&self.transfer.staging, &query, self.now).await?;
+            let page = self.source.list(&self.transfer.staging, &query, self.time.now()).await?;
             for letter in page.messages {
                 bytes += letter.payload.bytes.len();
                 if letters.len() == BATCH || (bytes > BATCH_BYTES && !letters.is_empty()) {
@@ -330,5 +352,21 @@ impl Drop for RowLock<'_> {
         if Arc::strong_count(&self.lock) == 2 {
             map.remove(&self.row);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_goes_on_in_ticks() {
+        let given = Timestamp::from_millis(1_234);
+        let time = Moment::new(given);
+        tokio::time::advance(Duration::from_millis(4_900)).await;
+        assert_eq!(time.now(), given);
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(time.now(), given.plus_secs(10));
     }
 }
