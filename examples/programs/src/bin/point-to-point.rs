@@ -45,7 +45,7 @@ async fn serve(client: &Client, name: &str, mut count: usize) -> Result<(), Box<
             let answer = NewMessage::new(Answer { id, square: number * number })?;
             client.queue(&reply_to)?.post([answer.ttl(60)]).await?;
             claim.delete(&message.id).await?;
-            count -= 1;
+            count = count.saturating_sub(1);
         }
     }
     Ok(())

@@ -101,14 +101,15 @@ impl Receiver {
         let Ok(notification) = serde_json::from_slice(&body) else {
             return StatusCode::BAD_REQUEST;
         };
+        // A place first: an id that is remembered is one whose notification is received.
+        let Ok(place) = self.received.reserve().await else {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        };
         // Delivery is at least once: a repeat has the same id.
-        if self.is_repeat(headers.id) {
-            return StatusCode::NO_CONTENT;
+        if !self.is_repeat(headers.id) {
+            place.send(notification);
         }
-        match self.received.send(notification).await {
-            Ok(()) => StatusCode::NO_CONTENT,
-            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        StatusCode::NO_CONTENT
     }
 
     fn is_repeat(&self, id: &str) -> bool {
