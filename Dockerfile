@@ -33,7 +33,8 @@ COPY --from=build /src/target/release/zaqar-server /src/target/release/zaqar-man
 COPY crates/zaqar-server/zaqar.conf /usr/share/zaqar-server-rs/zaqar.conf
 # A container has its own addresses: both transports listen on all of them. A file that is mounted in
 # this place replaces it.
-RUN printf '[drivers:transport:%s]\nbind = 0.0.0.0\n' wsgi websocket > /etc/zaqar/zaqar.conf
+RUN printf '[drivers]\ntransport = wsgi, websocket\n' > /etc/zaqar/zaqar.conf \
+    && printf '[drivers:transport:%s]\nbind = 0.0.0.0\n' wsgi websocket >> /etc/zaqar/zaqar.conf
 # Where the embedded store is.
 WORKDIR /var/lib/zaqar
 USER 42424:42424

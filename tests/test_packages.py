@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
 import tomllib
@@ -88,6 +89,18 @@ def test_the_image_copies_what_exists_and_runs_without_root():
     ignored = (REPOSITORY / ".dockerignore").read_text().split()
     assert not {"crates", "etc", "Cargo.toml", "Cargo.lock"} & set(ignored)
     assert any(line.startswith("HEALTHCHECK ") and '"zaqar-server", "health"' in line for line in last)
+
+
+def test_the_configuration_of_the_image_opens_both_transports(tmp_path):
+    text = (REPOSITORY / "Dockerfile").read_text().replace("\\\n", " ")
+    [command] = re.findall(r"^RUN (printf .*)$", text, re.M)
+    file = tmp_path / "zaqar.conf"
+    subprocess.run(["sh", "-c", command.replace("/etc/zaqar/zaqar.conf", str(file))], check=True)
+    conf = configparser.ConfigParser()
+    conf.read(file)
+    assert conf["drivers"]["transport"] == "wsgi, websocket"
+    for transport in ("wsgi", "websocket"):
+        assert conf[f"drivers:transport:{transport}"]["bind"] == "0.0.0.0"
 
 
 def test_the_helm_values_are_options_that_the_server_has(tmp_path):
