@@ -50,6 +50,7 @@ fn advice(error: &Error) -> Option<&'static str> {
         Error::Config { .. }
         | Error::TooLong { .. }
         | Error::Malformed { .. }
+        | Error::ClaimLost { .. }
         | Error::Closed { .. } => None,
         _ => None,
     }
