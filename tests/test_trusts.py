@@ -226,6 +226,15 @@ def test_a_change_keeps_the_trust_of_the_same_subscriber_only(ann, cloud, receiv
     assert receiver.of(path) == []
 
 
+def test_a_change_that_is_refused_leaves_no_trust(ann, cloud, receiver):
+    subscription = ann.subscribe(receiver.url(f"/ok?{uuid.uuid4()}"))
+    taken, _ = trusting(receiver)
+    ann.subscribe(taken)
+    before = trusts(cloud, ann.token)
+    assert ann.patch(subscription, subscriber=taken).status_code == 409
+    assert trusts(cloud, ann.token) == before
+
+
 def test_a_token_that_was_revoked_is_replaced(ann, cloud, receiver):
     subscriber, path = trusting(receiver)
     ann.subscribe(subscriber)
