@@ -136,7 +136,13 @@ def test_a_server_that_drains_is_alive_and_not_ready(operated):
     assert operated.ask("/ready").text == "ready\n"
     # A request that is not whole keeps the server draining.
     with socket.create_connection(operated.address, timeout=30) as held:
-        held.sendall(b"POST /v2/queues/q/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        held.sendall(
+            b"POST /v2/queues/q/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+            b"Client-ID: 3381af92-2b9e-11e3-b191-71861300734c\r\nX-Project-ID: p\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        # The server reads it.
+        assert held.recv(100).startswith(b"HTTP/1.1 100 ")
         operated.process.terminate()
         answer = until(lambda: (found := operated.ask("/ready")).status_code == 503 and found)
         assert answer.text == "the server is stopping\n"
