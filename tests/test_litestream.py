@@ -88,9 +88,9 @@ def test_a_store_is_usable_under_litestream(
             assert api.call("GET", "/v2/ping").status_code == 204
         claim = api.call("POST", "/v2/queues/q/claims?limit=5", json={"ttl": 300, "grace": 300})
         assert claim.status_code == 201, claim.text
-        # Neither leaves in order.
+        # A killed litestream may restore pages of an older state later: docs/reliability.md.
         server.kill()
-        replication.stop(signal.SIGKILL)
+        replication.stop()
         server.start()
         assert listed(api) == posted
         replication.start()

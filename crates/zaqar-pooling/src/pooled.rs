@@ -570,7 +570,9 @@ impl Upkeep for Pooled {
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         self.dead_letters.resume_in_background(now);
-        let swept = self.members.ask(|store| async move { store.sweep(now, budget).await }).await?;
+        // The budget is of all pools together.
+        let share = budget.div_ceil(self.members.all().len().max(1));
+        let swept = self.members.ask(|store| async move { store.sweep(now, share).await }).await?;
         Ok(swept.into_iter().fold(Swept::default(), |all, (_, one)| Swept {
             done: all.done + one.done,
             more: all.more || one.more,
