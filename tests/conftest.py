@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,11 +30,21 @@ ORIGINAL = os.environ.get("ZAQAR_TEST_ORIGINAL") == "1"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     minute.put_last(items)
+    name_each(items)
     if not ORIGINAL:
         return
     for item in items:
         for mark in item.iter_markers("differs"):
             item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=not mark.kwargs.get("sometimes")))
+
+
+def name_each(items: list[pytest.Item]) -> None:
+    """Gives each test an id of its own: of several with one id, xdist runs one and says nothing."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        seen[item.nodeid] += 1
+        if (number := seen[item.nodeid]) > 1:
+            item._nodeid = f"{item.nodeid}[{number}]"
 
 
 def pytest_report_header() -> str:
