@@ -23,16 +23,11 @@ const CLIENT: &str = "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1";
 /// Requests of each kind that are not counted: caches fill, and buffers grow.
 const WARM_UP: usize = 20;
 
+/// Longer than any measurement takes: no ping and no time-out comes between two requests.
 const LONG: Duration = Duration::from_secs(86_400);
 
 fn main() {
-    let rounds = std::env::args().nth(1).map_or(1, |number| number.parse().unwrap());
-    // The first thread's stack is too small for callgrind and futures that are not optimized.
-    let thread = std::thread::Builder::new().stack_size(64 << 20);
-    thread.spawn(move || run(rounds)).unwrap().join().unwrap();
-}
-
-fn run(rounds: usize) {
+    let rounds: usize = std::env::args().nth(1).map_or(1, |number| number.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (http, ws) = runtime.block_on(serve());
     let mut http = Client::Http(Bytes::new(runtime.block_on(TcpStream::connect(http)).unwrap()));
@@ -79,7 +74,6 @@ async fn serve() -> (std::net::SocketAddr, std::net::SocketAddr) {
     };
     let server = zaqar_transport_http::Server { listener: http.into(), service, options };
     tokio::spawn(server.run(CancellationToken::new()));
-    // Nothing that happens after some time may happen between two requests.
     let options = zaqar_transport_ws::Options {
         ping_interval: LONG,
         idle_timeout: LONG,
