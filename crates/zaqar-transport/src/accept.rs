@@ -1,4 +1,4 @@
-//! From a listener to one task a connection, and to the end of all of them.
+//! Accepts connections, runs one task for each, and drains them on shutdown.
 
 use std::io;
 use std::sync::Arc;
@@ -17,76 +17,78 @@ use crate::linger;
 use crate::stream::{Listener, Stream};
 use crate::tls::{TLS_BYTES, Tls};
 
-/// Connections that are being rejected with 503 at once. More than these are closed unanswered.
+/// At most this many connections are being rejected with 503 at a time. Others are closed without
+/// an answer.
 const REJECTED_AT_ONCE: usize = 1024;
 
-/// How long a rejected peer's request is waited for: some clients ignore an answer that comes
-/// before they have asked.
+/// How long to wait for the request of a rejected peer: some clients ignore an answer that arrives
+/// before they have sent a request.
 const REJECT_AFTER: Duration = Duration::from_millis(200);
 
-/// How long a rejected peer may take to leave.
+/// How long a rejected peer may take to read the answer and to close the connection.
 const REJECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Between two attempts to accept while that fails.
+/// The delay before accepting is retried after a failure.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The bounds of [`serve`].
 #[derive(Debug, Clone)]
 pub struct AcceptOptions {
-    /// Connections at once. One more is rejected with 503.
+    /// Maximum number of open connections. Further ones are rejected with 503.
     pub max_connections: usize,
-    /// How long connections may take to end when the server stops.
+    /// How long connections may take to close when the server stops.
     pub grace: Duration,
     /// Each connection is charged to it for as long as it is open.
     pub memory: MemoryBudget,
     /// Counts connections.
     pub counts: ConnectionCounts,
-    /// What connections begin with. Handshakes have 10 s, and at most half of `max_connections` are
-    /// under way at once: one more is closed.
+    /// TLS for all connections, or plain text. A handshake may take 10 s, and at most half of
+    /// `max_connections` handshakes are in progress at a time: further connections are closed.
     pub tls: Option<Arc<Tls>>,
 }
 
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// The stream; of TCP without Nagle's delay.
+    /// The stream. TCP streams have `TCP_NODELAY` set.
     pub stream: Stream,
-    /// Whom to charge for what the connection keeps.
+    /// Holds the memory that the connection occupies.
     pub holder: Holder,
-    /// When it fires, the connection finishes its open requests and ends.
+    /// When it is cancelled, the connection finishes its open requests and closes.
     pub shutdown: CancellationToken,
 }
 
-/// One wire.
+/// A protocol that is served over connections.
 pub trait Protocol: Send + Sync + 'static {
-    /// Its name in the log.
+    /// The name used in logs.
     const NAME: &'static str;
 
     /// Bytes that an idle connection occupies: its task, its buffers, its state.
     const CONNECTION_BYTES: usize;
 
-    /// Serves a connection until it ends.
+    /// Serves a connection until it closes.
     fn serve(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// Why no more connections can be accepted. Those that were have been served to their end.
+/// No more connections can be accepted. The connections that were accepted have been drained.
 #[derive(Debug, thiserror::Error)]
 #[error("{name} cannot accept connections any more")]
 pub struct ServeError {
     /// [`Protocol::NAME`].
     pub name: &'static str,
-    /// What the system said.
+    /// The operating system's error.
     #[source]
     pub source: io::Error,
 }
 
-/// Serves connections until `shutdown`; then accepts no more, waits for the open ones for
-/// [`AcceptOptions::grace`], cuts off the rest, and returns. A connection that panics is logged as
-/// an error and ends alone. A failure to accept is retried, and logged when it begins, every few
-/// seconds with the number of failures, and when it ends.
+/// Serves connections until `shutdown`; then accepts no more, waits up to [`AcceptOptions::grace`]
+/// for the open ones, aborts the rest, and returns. A panic closes its own connection only and is
+/// logged as an error. A failure to accept is retried; it is logged when the failures begin, every
+/// few seconds with their number, and when accepting works again.
 ///
 /// # Errors
-/// [`ServeError`] when the listener itself is broken, after the same end as for a shutdown.
+/// [`ServeError`] when the listener itself is broken, after connections were drained as for a
+/// shutdown.
 pub async fn serve<P: Protocol>(
     listener: impl Into<Listener>,
     protocol: P,
@@ -101,17 +103,17 @@ pub async fn serve<P: Protocol>(
         connections: JoinSet::new(),
         rejected: JoinSet::new(),
     };
-    // Fires for connections when the listener breaks, too.
-    let ending = shutdown.child_token();
-    let watching = server.options.tls.clone().map(|tls| tokio::spawn(tls.watch(ending.clone())));
-    let accepted = server.accept_all(&listener, &ending).await;
+    // Also cancelled when the listener breaks.
+    let stopping = shutdown.child_token();
+    let reloading = server.options.tls.clone().map(|tls| tokio::spawn(tls.watch(stopping.clone())));
+    let accepted = server.accept_all(&listener, &stopping).await;
     if let Some(Err(error)) = listener.path().map(std::fs::remove_file) {
-        debug!(%error, "the socket's file cannot be removed");
+        debug!(%error, "cannot remove the socket file");
     }
     drop(listener);
-    ending.cancel();
-    drop(watching);
-    info!(transport = P::NAME, "no more connections are accepted");
+    stopping.cancel();
+    drop(reloading);
+    info!(transport = P::NAME, "stopped accepting connections");
     server.drain().await;
     accepted.map_err(|source| ServeError { name: P::NAME, source })
 }
@@ -119,7 +121,7 @@ pub async fn serve<P: Protocol>(
 struct Server<P> {
     protocol: Arc<P>,
     options: AcceptOptions,
-    /// One permit each for the handshakes under way.
+    /// Limits the TLS handshakes in progress.
     handshakes: Arc<Semaphore>,
     connections: JoinSet<()>,
     rejected: JoinSet<()>,
@@ -137,11 +139,11 @@ impl<P: Protocol> Server<P> {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 Some(ended) = self.connections.join_next() => {
-                    report::<P>(ended);
+                    log_panic::<P>(ended);
                     continue;
                 }
                 Some(ended) = self.rejected.join_next() => {
-                    report::<P>(ended);
+                    log_panic::<P>(ended);
                     continue;
                 }
                 accepted = listener.accept() => accepted,
@@ -149,16 +151,17 @@ impl<P: Protocol> Server<P> {
             match accepted {
                 Ok(stream) => {
                     if let Some(failures) = log.success() {
-                        info!(transport = P::NAME, failures, "connections are accepted again");
+                        info!(transport = P::NAME, failures, "accepting connections again");
                     }
                     self.admit(stream, shutdown);
                 }
                 Err(error) if is_fatal(&error) => return Err(error),
                 Err(error) => {
                     if let Some(failures) = log.failure() {
-                        warn!(transport = P::NAME, %error, failures, "accept failed; it is retried");
+                        warn!(transport = P::NAME, %error, failures, "accept failed, retrying");
                     }
-                    // Out of file descriptors, most often: the next attempt would fail as fast.
+                    // Usually the process is out of file descriptors, and an immediate retry would
+                    // fail again.
                     sleep(ACCEPT_RETRY).await;
                 }
             }
@@ -170,7 +173,7 @@ impl<P: Protocol> Server<P> {
         let permit = match self.admission(&holder) {
             Ok(permit) => permit,
             Err(why) => {
-                debug!(transport = P::NAME, %why, "a connection is rejected");
+                debug!(transport = P::NAME, %why, "connection rejected");
                 self.options.counts.reject();
                 // A peer that speaks TLS could not read the answer.
                 if self.options.tls.is_none() && self.rejected.len() < REJECTED_AT_ONCE {
@@ -191,14 +194,14 @@ impl<P: Protocol> Server<P> {
         };
         let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
             self.options.counts.reject();
-            return debug!(transport = P::NAME, "too many handshakes: a connection is closed");
+            return debug!(transport = P::NAME, "too many TLS handshakes, connection closed");
         };
         let open = self.options.counts.accept();
         let (tls, protocol) = (Arc::clone(tls), Arc::clone(&self.protocol));
         self.connections.spawn(async move {
-            // Boxed: it must not weigh on the connection for life.
-            let shaking = Box::pin(shake_hands(stream, &tls, handshake, &shutdown));
-            if let Some(stream) = shaking.await {
+            // Boxed, so that the handshake's state does not enlarge the connection's task.
+            let handshaking = Box::pin(handshake_tls(stream, &tls, handshake, &shutdown));
+            if let Some(stream) = handshaking.await {
                 protocol.serve(Connection { stream, holder, shutdown }).await;
             }
             drop((permit, open));
@@ -217,14 +220,14 @@ impl<P: Protocol> Server<P> {
     async fn drain(&mut self) {
         let ended = async {
             while let Some(ended) = self.connections.join_next().await {
-                report::<P>(ended);
+                log_panic::<P>(ended);
             }
         };
         if timeout(self.options.grace, ended).await.is_err() {
             let open = self.connections.len();
             warn!(
                 transport = P::NAME,
-                open, "connections are cut off: the grace of the stop is over"
+                open, "grace period has passed, open connections are aborted"
             );
         }
         self.connections.shutdown().await;
@@ -241,17 +244,17 @@ enum Rejected {
     Memory(#[from] OverBudget),
 }
 
-/// Says aloud what would otherwise be seen by the peer alone.
-fn report<P: Protocol>(ended: Result<(), JoinError>) {
+/// Logs a panic, which otherwise only the peer would notice.
+fn log_panic<P: Protocol>(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        error!(transport = P::NAME, %error, "a connection panicked");
+        error!(transport = P::NAME, %error, "connection panicked");
     }
 }
 
-/// Whether accepting on this listener cannot succeed any more: it is no open listening socket.
-/// Everything else (descriptors, memory, a peer or network that is gone) can pass.
+/// Whether accepting on this listener can never succeed again: it is not an open listening socket.
+/// Every other error (no descriptors, no memory, a peer or network that is gone) may be temporary.
 fn is_fatal(error: &io::Error) -> bool {
     const EBADF: i32 = 9;
     const EINVAL: i32 = 22;
@@ -260,36 +263,36 @@ fn is_fatal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EBADF | EINVAL | ENOTSOCK | EOPNOTSUPP))
 }
 
-/// The stream within TLS; `None` when the peer does not get there, or the server stops before.
-async fn shake_hands(
+/// The stream after the TLS handshake; `None` when the handshake fails or the server stops first.
+async fn handshake_tls(
     stream: Stream,
     tls: &Tls,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     shutdown: &CancellationToken,
 ) -> Option<Stream> {
-    // A socket in the file system is within the machine.
+    // Unix sockets stay within the machine and need no TLS.
     let Stream::Tcp(stream) = stream else { return Some(stream) };
-    let shaken = tokio::select! {
-        shaken = tls.accept(stream) => shaken,
+    let outcome = tokio::select! {
+        outcome = tls.accept(stream) => outcome,
         () = shutdown.cancelled() => return None,
     };
-    match shaken {
+    match outcome {
         Ok(stream) => Some(Stream::Tls(Box::new(stream))),
         Err(error) => {
-            debug!(%error, "a TLS handshake failed");
+            debug!(%error, "TLS handshake failed");
             None
         }
     }
 }
 
-/// Tells a peer that the server takes no more connections.
+/// Answers 503 to a peer that exceeds the limit of connections or the memory budget, and closes.
 async fn reject(mut stream: Stream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
         content-length: 0\r\nconnection: close\r\n\r\n";
     let asked = timeout(REJECT_AFTER, stream.read(&mut [0; 1024])).await;
     let answered = timeout(REJECT_LIMIT, stream.write_all(ANSWER)).await;
     if matches!(asked, Ok(Err(_))) || !matches!(answered, Ok(Ok(()))) {
-        return debug!("a rejected peer went away");
+        return debug!("rejected peer disconnected before it was answered");
     }
     linger(&mut stream, REJECT_LIMIT).await;
 }
@@ -305,7 +308,7 @@ mod tests {
     use super::*;
     use crate::tls::TlsFiles;
 
-    /// Echoes one byte; `p` panics, `h` holds on whatever happens.
+    /// Echoes one byte; `p` panics, `h` hangs forever.
     #[derive(Clone, Default)]
     struct Echo {
         served: Arc<AtomicUsize>,
@@ -370,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_more_than_the_limit_is_told_503() {
+    async fn a_connection_past_the_limit_is_answered_503() {
         let server = start(1, MemoryBudget::default()).await;
         let (first, answer) = server.ask(b'a').await;
         assert_eq!(answer, Some(b'a'));
@@ -399,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_one_connection_and_its_place_is_free_again() {
+    async fn a_panic_closes_one_connection_and_frees_its_slot() {
         let budget = MemoryBudget::default();
         let server = start(2, budget.clone()).await;
         let (_other, _) = server.ask(b'a').await;
@@ -415,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_does_not_end_is_cut_off_after_the_grace() {
+    async fn a_connection_that_does_not_close_is_aborted_after_the_grace_period() {
         let budget = MemoryBudget::default();
         let server = start(2, budget.clone()).await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -428,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_in_the_file_system_is_served_and_removed() {
+    async fn a_unix_socket_is_served_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("zaqar.sock");
         // What a killed process leaves behind.

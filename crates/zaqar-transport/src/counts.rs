@@ -1,4 +1,4 @@
-//! How many connections a transport has and had.
+//! Counts the connections of a transport.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,32 +16,31 @@ struct Counters {
     rejected: AtomicU64,
 }
 
-/// One open connection; it is closed when this is dropped.
-pub(crate) struct Open {
+/// Counts one connection as open until it is dropped.
+pub(crate) struct OpenConnection {
     counts: ConnectionCounts,
 }
 
 impl ConnectionCounts {
-    /// Connections that are open.
+    /// Open connections.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// Connections that were accepted since the start.
+    /// Connections accepted since the start.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Connections that were rejected since the start: past the limit of connections, or for want
-    /// of memory.
+    /// Connections rejected since the start because of the limit of connections or of memory.
     pub fn rejected(&self) -> u64 {
         self.shared.rejected.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn accept(&self) -> Open {
+    pub(crate) fn accept(&self) -> OpenConnection {
         self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         self.shared.open.fetch_add(1, Ordering::Relaxed);
-        Open { counts: self.clone() }
+        OpenConnection { counts: self.clone() }
     }
 
     pub(crate) fn reject(&self) {
@@ -49,7 +48,7 @@ impl ConnectionCounts {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.counts.shared.open.fetch_sub(1, Ordering::Relaxed);
     }

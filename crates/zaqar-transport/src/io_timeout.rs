@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A peer must take this many bytes of what waits for it, or all, within the timeout: one that
-/// takes a byte now and then keeps as much memory as one that takes none.
-const LEAST_PROGRESS: usize = 16 * 1024;
+/// A peer must read this many of the bytes that wait for it, or all of them, within the timeout: a
+/// peer that reads a byte now and then occupies as much memory as one that reads nothing.
+const MIN_PROGRESS: usize = 16 * 1024;
 
-/// A stream whose writes, and reads while [`IoTimeout::expect_bytes`] says so, fail with
-/// [`io::ErrorKind::TimedOut`] when the peer makes them wait for longer than the timeout.
+/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] when they wait for the peer longer
+/// than the timeout. So do reads, while [`IoTimeout::expect_bytes`] is on.
 #[derive(Debug)]
 pub struct IoTimeout<T> {
     stream: T,
@@ -21,18 +21,18 @@ pub struct IoTimeout<T> {
     expects_bytes: bool,
     reading: Wait,
     writing: Wait,
-    /// Bytes written since the wait for the peer began.
+    /// Bytes written since the current wait for the peer began.
     progress: usize,
 }
 
 impl<T> IoTimeout<T> {
-    /// Bounds the writes of a stream. Costs a timer only while the peer makes a call wait.
+    /// Bounds the writes of a stream. A timer exists only while a call waits for the peer.
     pub const fn new(stream: T, timeout: Duration) -> Self {
         let (reading, writing) = (Wait(None), Wait(None));
         Self { stream, timeout, expects_bytes: false, reading, writing, progress: 0 }
     }
 
-    /// Bounds each wait for bytes to read too, until this is switched off.
+    /// Switches the timeout of reads on or off.
     pub fn expect_bytes(&mut self, expects_bytes: bool) {
         self.expects_bytes = expects_bytes;
         if !expects_bytes {
@@ -59,7 +59,7 @@ impl<T> IoTimeout<T> {
             Poll::Pending => self.writing.poll(cx, self.timeout).map(Err),
             Poll::Ready(Ok(bytes)) if self.writing.is_on() => {
                 self.progress += bytes;
-                if self.progress >= LEAST_PROGRESS {
+                if self.progress >= MIN_PROGRESS {
                     self.stop_waiting();
                 }
                 Poll::Ready(Ok(bytes))
@@ -74,7 +74,7 @@ impl<T> IoTimeout<T> {
     }
 }
 
-/// The end of a wait that is going on.
+/// The deadline of a wait in progress.
 #[derive(Debug)]
 struct Wait(Option<Pin<Box<Sleep>>>);
 
@@ -83,7 +83,7 @@ impl Wait {
         self.0.is_some()
     }
 
-    /// Ready with an error once the time is over, which counts from the first poll.
+    /// Ready with an error once `timeout` has passed since the first poll.
     fn poll(&mut self, cx: &mut Context<'_>, timeout: Duration) -> Poll<io::Error> {
         let end = self.0.get_or_insert_with(|| Box::pin(sleep(timeout)));
         end.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
@@ -131,7 +131,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IoTimeout<T> {
         self.stream.is_write_vectored()
     }
 
-    /// Called when everything was written: the wait for the peer is over.
+    /// Completes when everything was written, which ends the wait for the peer.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_bytes_now_and_then_is_not_waited_for() {
+    async fn a_peer_that_reads_a_byte_now_and_then_times_out() {
         let (mut peer, stream) = duplex(8);
         let mut stream = IoTimeout::new(stream, TIMEOUT);
         let trickle = async {
@@ -188,16 +188,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_peer_that_makes_progress_gets_everything() {
-        let (mut peer, stream) = duplex(LEAST_PROGRESS);
+        let (mut peer, stream) = duplex(MIN_PROGRESS);
         let mut stream = IoTimeout::new(stream, TIMEOUT);
         let slow = async {
             for _ in 0..8 {
                 tokio::time::sleep(TIMEOUT / 2).await;
-                peer.read_exact(&mut [0; LEAST_PROGRESS]).await.unwrap();
+                peer.read_exact(&mut [0; MIN_PROGRESS]).await.unwrap();
             }
         };
         let writing = async {
-            stream.write_all(&[0; 8 * LEAST_PROGRESS]).await?;
+            stream.write_all(&[0; 8 * MIN_PROGRESS]).await?;
             stream.flush().await
         };
         let (written, ()) = tokio::join!(writing, slow);

@@ -1,4 +1,4 @@
-//! Closing a connection without losing what was sent last.
+//! Closes a connection without losing the last bytes sent.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
 
-/// Bytes that a peer may still send.
+/// Bytes of the peer that are discarded at most.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Closes our side, then reads and discards until the peer has closed its own, at most 16 MiB and
-/// for at most `limit`. Closed with bytes unread, the connection would be reset, and a peer that is
-/// still sending would lose our last words.
+/// Closes our side, then reads and discards until the peer has closed its own: at most 16 MiB, for
+/// at most `limit`. Closing with unread bytes would reset the connection, and a peer that is still
+/// sending would lose the last response.
 pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, limit: Duration) {
     let closing = async {
         stream.shutdown().await?;
@@ -21,7 +21,7 @@ pub async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, limit: Du
         std::io::Result::Ok(())
     };
     if timeout(limit, closing).await.is_err() {
-        debug!("the peer does not close its side");
+        debug!("peer did not close its side in time");
     }
 }
 
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_peer_may_finish_sending_but_not_stay() {
+    async fn the_peer_may_finish_sending_but_must_then_close() {
         let (mut peer, mut stream) = duplex(64);
         let sending = tokio::spawn(async move {
             peer.write_all(&[0; 1000]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Where connections come from, and what they are read from and written to.
+//! Listeners, and the streams of the connections that they accept.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -9,21 +9,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// Where connections come from.
+/// Accepts connections.
 #[derive(Debug)]
 pub enum Listener {
     /// A TCP port.
     Tcp(TcpListener),
-    /// A socket in the file system, for a proxy on the same machine.
+    /// A Unix socket, for a proxy on the same machine.
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// Listens on a socket in the file system. One that a process left behind when it was killed is
-    /// replaced; one that a process listens on is not.
+    /// Listens on a Unix socket. A stale socket file, left by a process that was killed, is
+    /// replaced; a socket that a process listens on is not.
     ///
     /// # Errors
-    /// The system's; `AddrInUse` when a process listens there, or when something else is there.
+    /// Those of the operating system; `AddrInUse` when a process listens on the path, or when it is
+    /// not a socket.
     pub async fn bind_unix(path: &Path) -> io::Result<Self> {
         match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -38,14 +39,14 @@ impl Listener {
         }
     }
 
-    /// Accepts one connection. A TCP stream is without Nagle's delay: with it, answers would wait
-    /// for the peer's acknowledgements.
+    /// Accepts one connection. Sets `TCP_NODELAY`: with Nagle's algorithm, answers would wait for
+    /// the peer's acknowledgements.
     pub(crate) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "no TCP_NODELAY");
+                    tracing::debug!(%error, "cannot set TCP_NODELAY");
                 }
                 Ok(Stream::Tcp(stream))
             }
@@ -53,7 +54,7 @@ impl Listener {
         }
     }
 
-    /// The path of a socket in the file system.
+    /// The path of a Unix socket.
     pub(crate) fn path(&self) -> Option<PathBuf> {
         match self {
             Self::Tcp(_) => None,
@@ -70,18 +71,18 @@ impl From<TcpListener> for Listener {
     }
 }
 
-/// An accepted connection's bytes.
+/// The stream of an accepted connection.
 #[derive(Debug)]
 pub enum Stream {
-    /// As they are, over TCP.
+    /// TCP without TLS.
     Tcp(TcpStream),
-    /// As they are, from the same machine.
+    /// A Unix socket.
     Unix(UnixStream),
-    /// Within TLS.
+    /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Calls a method of whichever stream it is.
+/// Forwards a call to the stream of any variant.
 macro_rules! delegate {
     ($self:ident, $method:ident ( $($argument:expr),* )) => {
         match $self.get_mut() {

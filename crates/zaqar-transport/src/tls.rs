@@ -1,4 +1,4 @@
-//! TLS of a listener, with files that are read again when they change.
+//! TLS of a listener, with files that are reloaded when they change.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
@@ -21,57 +21,57 @@ use zaqar_core::StateLog;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often files that stay unusable are logged.
-const LOG_EVERY: Duration = Duration::from_secs(60);
+/// How often unusable files are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Bytes that TLS adds to a connection: its state and two buffers of one record.
+/// Bytes that TLS adds to a connection: its state, and two buffers of one record each.
 pub(crate) const TLS_BYTES: usize = 48 * 1024;
 
-/// The files of a listener's TLS, in PEM.
+/// The PEM files of a listener's TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate, with the intermediate ones behind it.
+    /// The server's certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// With it, every client must show a certificate that one of these authorities signed.
+    /// If set, every client must present a certificate that one of these authorities signed.
     pub client_authorities: Option<PathBuf>,
 }
 
-/// Why TLS cannot be used as configured. The text names the file.
+/// The TLS configuration cannot be used. The text names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or is not the PEM it should be.
+    /// A file cannot be read, or does not have the expected PEM contents.
     #[error("{} cannot be used as {what}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The expected contents.
         what: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         source: rustls::pki_types::pem::Error,
     },
-    /// A file has no certificate in it.
-    #[error("{} has no certificate", path.display())]
+    /// A file contains no certificate.
+    #[error("{} contains no certificate", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// The certificate, the key and the authorities do not fit together.
+    /// The certificate does not match the key or the authorities.
     #[error("the certificate in {} cannot be used with its key and authorities: {reason}",
         path.display())]
     Unusable {
         /// The certificate's file.
         path: PathBuf,
-        /// What does not fit.
+        /// The reason.
         reason: String,
     },
 }
 
-/// TLS of a listener. New connections use what was loaded last.
+/// TLS of a listener. New connections use the files that were loaded last.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
@@ -83,26 +83,26 @@ pub struct Tls {
 #[derive(Debug, Clone)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// Of what all files held.
+    /// Digest of the contents of all files.
     digest: u64,
 }
 
 impl Tls {
-    /// Loads the files. `protocols` are offered by ALPN (RFC 7301), the preferred one first.
+    /// Loads the files. `protocols` are offered through ALPN (RFC 7301), in order of preference.
     ///
     /// # Errors
-    /// [`TlsError`] when a file is missing, unreadable, or does not fit the others.
+    /// [`TlsError`] when a file is missing, unreadable, or does not match the others.
     pub fn load(files: TlsFiles, protocols: &[&str]) -> Result<Self, TlsError> {
         let protocols: Vec<_> = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let digest = digest(&files);
         let config = Arc::new(read(&files, &protocols)?);
         let loaded = RwLock::new(Loaded { config, digest });
-        let log = StateLog::with_interval(LOG_EVERY);
+        let log = StateLog::with_interval(LOG_INTERVAL);
         Ok(Self { files, protocols, loaded, log })
     }
 
-    /// Loads the files again, if what they hold has changed; whether it had. On an error the old
-    /// certificate stays in use. Reads files: call it where that may block.
+    /// Reloads the files if their contents have changed, and returns whether they had. On an error
+    /// the old certificate stays in use. Blocks while it reads files.
     ///
     /// # Errors
     /// As [`Tls::load`].
@@ -120,7 +120,7 @@ impl Tls {
     /// Reloads the files within seconds after they change, until `shutdown`. Files that cannot be
     /// used are logged once a minute, and once when they can be used again.
     pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut ticks = interval(LOOK_EVERY);
+        let mut ticks = interval(CHECK_INTERVAL);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -130,38 +130,38 @@ impl Tls {
             let Ok(reloaded) = tokio::task::spawn_blocking(move || tls.reload()).await else {
                 return;
             };
-            self.tell(reloaded);
+            self.log_reload(reloaded);
         }
     }
 
-    fn tell(&self, reloaded: Result<bool, TlsError>) {
+    fn log_reload(&self, reloaded: Result<bool, TlsError>) {
         let certificate = self.files.certificate.display();
         match reloaded {
             Ok(changed) => {
                 let recovered = self.log.success().is_some();
                 if changed || recovered {
-                    info!(%certificate, "TLS certificate loaded again");
+                    info!(%certificate, "TLS certificate reloaded");
                 }
             }
             Err(error) => {
                 if self.log.failure().is_some() {
-                    warn!(%error, "new TLS files are not used; the old certificate stays in use");
+                    warn!(%error, "cannot reload TLS files, the old certificate stays in use");
                 }
             }
         }
     }
 
-    /// Makes a TLS stream of a connection, within 10 s.
+    /// Performs the TLS handshake of a connection, within 10 s.
     ///
     /// # Errors
-    /// The peer's, or `TimedOut`.
+    /// Those of the handshake, or `TimedOut`.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner).config);
         timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await?
     }
 }
 
-/// Of the bytes of all files; a file that cannot be read counts as empty.
+/// Digest of the bytes of all files; a file that cannot be read counts as empty.
 fn digest(files: &TlsFiles) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in [&files.certificate, &files.key].into_iter().chain(&files.client_authorities) {
@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
 
-    /// An authority, and a directory with a certificate that it signed for `localhost`.
+    /// A certificate authority, and a directory with a certificate that it signed for `localhost`.
     struct Authority {
         issuer: CertifiedIssuer<'static, KeyPair>,
         directory: tempfile::TempDir,
@@ -253,7 +253,7 @@ mod tests {
             (certificate.pem(), key.serialize_pem())
         }
 
-        /// Writes another certificate and key.
+        /// Replaces the certificate and the key.
         fn renew(&self) {
             let (certificate, key) = self.signed();
             std::fs::write(self.path("cert.pem"), certificate).unwrap();
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    /// One byte there and back; the certificate that the client saw.
+    /// Sends a byte and reads the echo; returns the certificate that the client received.
     async fn echoed(tls: &Tls, client: TlsConnector) -> io::Result<Vec<u8>> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -298,7 +298,7 @@ mod tests {
             stream.write_u8(byte).await?;
             stream.shutdown().await
         };
-        let asking = async {
+        let requesting = async {
             let name = ServerName::try_from("localhost").unwrap();
             let mut stream = client.connect(name, TcpStream::connect(address).await?).await?;
             stream.write_u8(7).await?;
@@ -306,7 +306,7 @@ mod tests {
             let seen = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
             Ok(seen)
         };
-        let (served, seen) = tokio::join!(serving, asking);
+        let (served, seen) = tokio::join!(serving, requesting);
         served.and(seen)
     }
 
