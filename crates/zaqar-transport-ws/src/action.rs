@@ -1,4 +1,4 @@
-//! What a request may ask for, and what each action's headers and body must look like.
+//! The actions that a request can name, and the schema of each action's headers and body.
 
 use zaqar_api::{
     CheckHealth, CreateClaim, CreateFlavor, CreatePool, CreateQueue, CreateSubscription,
@@ -11,7 +11,7 @@ use zaqar_api::{
 
 use crate::members::Shape;
 
-/// Everything that can be asked for.
+/// An action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Authenticate,
@@ -50,22 +50,22 @@ pub(crate) enum Action {
     FlavorDelete,
 }
 
-/// A member of a body: what it must be where it is there, and whether it must be.
+/// A member of a body: the type that it must have if present, and whether it is required.
 pub(crate) struct Field {
     pub(crate) name: &'static str,
     pub(crate) shape: Shape,
     pub(crate) required: bool,
 }
 
-/// Whether an action takes a body.
+/// Whether an action has a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takes {
-    /// Whatever is there is passed over.
-    NoBody,
-    /// An object, or nothing.
-    OptionalBody,
+pub(crate) enum BodyRule {
+    /// A body is ignored.
+    Ignored,
+    /// An object, or absent.
+    Optional,
     /// An object.
-    Body,
+    Required,
 }
 
 const fn required(name: &'static str, shape: Shape) -> Field {
@@ -76,7 +76,7 @@ const fn optional(name: &'static str, shape: Shape) -> Field {
     Field { name, shape, required: false }
 }
 
-/// The members of bodies that any action looks at.
+/// The body members that any action reads.
 pub(crate) const FIELDS: &[&str] = &[
     "queue_name",
     "metadata",
@@ -115,7 +115,7 @@ const LIMIT: Field = optional("limit", Shape::Integer);
 const TTL: Field = optional("ttl", Shape::Integer);
 
 impl Action {
-    /// The action of this name.
+    /// The action with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Some(match name {
             "authenticate" => Self::Authenticate,
@@ -152,13 +152,13 @@ impl Action {
             "flavor_update" => Self::FlavorUpdate,
             "flavor_get" => Self::FlavorGet,
             "flavor_delete" => Self::FlavorDelete,
-            // The original declares it too; its rules are those of pool_get.
+            // The original has this action too, with the schema of pool_get.
             "pool_get_detail" => Self::PoolGet,
             _ => return None,
         })
     }
 
-    /// The headers that must be there.
+    /// The required headers.
     pub(crate) const fn required_headers(self) -> &'static [&'static str] {
         if matches!(self, Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode) {
             &[]
@@ -169,21 +169,21 @@ impl Action {
         }
     }
 
-    /// Whether there must be a body.
-    pub(crate) const fn takes(self) -> Takes {
+    /// Whether a body is required.
+    pub(crate) const fn body_rule(self) -> BodyRule {
         if matches!(
             self,
             Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode | Self::Authenticate
         ) {
-            Takes::NoBody
+            BodyRule::Ignored
         } else if matches!(self, Self::QueueList | Self::PoolList | Self::FlavorList) {
-            Takes::OptionalBody
+            BodyRule::Optional
         } else {
-            Takes::Body
+            BodyRule::Required
         }
     }
 
-    /// The members of its body that have rules.
+    /// The members of its body that are validated.
     pub(crate) const fn fields(self) -> &'static [Field] {
         match self {
             Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode | Self::Authenticate => &[],
@@ -279,7 +279,7 @@ impl Action {
         )
     }
 
-    /// What its operation declares; `None` for the one action that is none.
+    /// The declaration of its operation; `None` for `authenticate`, which is not an operation.
     pub(crate) const fn declaration(self) -> Option<&'static Declaration> {
         Some(match self {
             Self::Authenticate => return None,
@@ -297,7 +297,7 @@ impl Action {
             Self::MessageGetMany => ReadMessages::DECLARATION,
             Self::MessagePost => PostMessages::DECLARATION,
             Self::MessageDelete => DeleteMessage::DECLARATION,
-            // A pop, which is the other half of the action, declares the same.
+            // The action may also pop messages; `PopMessages` declares the same access.
             Self::MessageDeleteMany => DeleteMessages::DECLARATION,
             Self::ClaimCreate => CreateClaim::DECLARATION,
             Self::ClaimGet => ReadClaim::DECLARATION,

@@ -1,4 +1,4 @@
-//! The frame that answers a frame: the request it repeats, and the reply.
+//! Encodes the frame that answers a request: the repeated request, and the reply.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use zaqar_api::json;
@@ -7,11 +7,11 @@ use crate::members;
 use crate::reply::Reply;
 use crate::request::Frame;
 
-/// Headers that no answer repeats: whoever can read an answer must not be able to become its
-/// receiver.
+/// Headers that no answer repeats: whoever can read an answer must not be able to impersonate the
+/// client.
 const TOKENS: [&str; 3] = ["X-Auth-Token", "X-Service-Token", "X-Storage-Token"];
 
-/// The whole answer to a frame, encoded as the frame was.
+/// The complete answer to a frame, in the frame's encoding.
 pub(crate) fn encode(reply: &Reply, frame: &Frame) -> Bytes {
     let echoed = frame.body.as_deref().unwrap_or(b"{}");
     let mut out = BytesMut::with_capacity(
@@ -35,7 +35,7 @@ pub(crate) fn encode(reply: &Reply, frame: &Frame) -> Bytes {
     frame.encoding.encode(out.freeze())
 }
 
-/// Appends the headers of a request, but no token.
+/// Appends the headers of a request without its tokens.
 fn headers(out: &mut BytesMut, written: &[u8]) {
     let start = out.len();
     out.put_slice(b"{");
@@ -54,7 +54,7 @@ fn headers(out: &mut BytesMut, written: &[u8]) {
     });
     out.put_slice(b"}");
     if read.is_err() {
-        // Headers that are no object hold nothing that could be a token.
+        // Headers that are not an object contain no tokens.
         out.truncate(start);
         out.put_slice(written);
     }

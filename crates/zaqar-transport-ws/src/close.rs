@@ -1,4 +1,4 @@
-//! How connections end: why, what the peer is told, and that it comes to read it.
+//! Closes connections: the reason, the close frame, and waiting until the peer can have read it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,66 +16,66 @@ use tracing::debug;
 use zaqar_api::PushesEnded;
 use zaqar_core::OverBudget;
 
-/// How long a peer may take over the end of its connection.
+/// How long a peer may take to receive a close frame, and again to answer it.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The code of the original for a token that has expired.
+/// The original's close code for an expired token.
 const EXPIRED: u16 = 4003;
 
-/// Why a connection ends.
+/// Why a connection is closed.
 #[derive(Debug)]
 pub(crate) enum Close {
-    /// The peer has gone or says that it goes.
+    /// The peer closed the connection or disconnected.
     Peer,
-    /// The peer takes nothing any more.
-    Stuck,
-    /// We say why.
-    Tell { code: CloseCode, reason: Utf8Bytes },
+    /// The peer reads nothing any more, so no close frame can be sent.
+    Unresponsive,
+    /// The server closes, and sends the reason.
+    WithCode { code: CloseCode, reason: Utf8Bytes },
 }
 
-/// What a peer that was told may yet send.
+/// What the peer may still send after the close frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Remaining {
     Nothing,
-    /// Its own close.
+    /// Its own close frame.
     Close,
-    /// Anything: its frames can no longer be read.
+    /// Anything: its frames can no longer be decoded.
     Bytes,
 }
 
 impl Close {
-    const fn tell(code: CloseCode, reason: &'static str) -> Self {
-        Self::Tell { code, reason: Utf8Bytes::from_static(reason) }
+    const fn with_code(code: CloseCode, reason: &'static str) -> Self {
+        Self::WithCode { code, reason: Utf8Bytes::from_static(reason) }
     }
 
     pub(crate) const fn going_away() -> Self {
-        Self::tell(CloseCode::Away, "The server stops.")
+        Self::with_code(CloseCode::Away, "The server is shutting down.")
     }
 
-    pub(crate) const fn silent() -> Self {
-        Self::tell(CloseCode::Policy, "No sign of life for too long.")
+    pub(crate) const fn idle() -> Self {
+        Self::with_code(CloseCode::Policy, "Nothing was received for too long.")
     }
 
     pub(crate) const fn expired() -> Self {
-        Self::tell(CloseCode::Library(EXPIRED), "Authentication expired.")
+        Self::with_code(CloseCode::Library(EXPIRED), "Authentication expired.")
     }
 
-    /// The memory budget does not allow what this connection keeps.
+    /// What the connection buffers exceeds the memory budget.
     pub(crate) fn over_budget(over: &OverBudget) -> Self {
         let OverBudget { scope, limit, .. } = over;
         let reason = format!("Over the memory budget of the {scope}, {limit} bytes; retry later.");
-        Self::Tell { code: CloseCode::Again, reason: reason.into() }
+        Self::WithCode { code: CloseCode::Again, reason: reason.into() }
     }
 
-    pub(crate) const fn unfinished() -> Self {
-        Self::tell(CloseCode::Policy, "A message took too long to arrive.")
+    pub(crate) const fn message_timeout() -> Self {
+        Self::with_code(CloseCode::Policy, "A message took too long to arrive.")
     }
 
-    /// What there is to wait for once the peer has been told.
-    pub(crate) const fn rest(&self) -> Remaining {
+    /// What to wait for after the close frame was sent.
+    pub(crate) const fn remaining(&self) -> Remaining {
         match self {
-            Self::Peer | Self::Stuck => Remaining::Nothing,
-            Self::Tell {
+            Self::Peer | Self::Unresponsive => Remaining::Nothing,
+            Self::WithCode {
                 code:
                     CloseCode::Size
                     | CloseCode::Invalid
@@ -84,54 +84,59 @@ impl Close {
                     | CloseCode::Again,
                 ..
             } => Remaining::Bytes,
-            Self::Tell { .. } => Remaining::Close,
+            Self::WithCode { .. } => Remaining::Close,
         }
     }
 
-    /// What the peer is told about frames that cannot be.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "all other errors mean that it is gone")]
-    pub(crate) fn of_error(error: &Error) -> Self {
+    /// The reason for invalid frames and I/O errors.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all other errors mean that the peer is gone"
+    )]
+    pub(crate) fn from_error(error: &Error) -> Self {
         match error {
             Error::Capacity(CapacityError::MessageTooLong { .. }) => {
-                Self::tell(CloseCode::Size, "The message is too large.")
+                Self::with_code(CloseCode::Size, "The message is too large.")
             }
-            Error::Utf8(_) => Self::tell(CloseCode::Invalid, "The text is not UTF-8."),
+            Error::Utf8(_) => Self::with_code(CloseCode::Invalid, "The text is not UTF-8."),
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Peer,
-            Error::Protocol(_) => Self::tell(CloseCode::Protocol, "The frames break the protocol."),
-            Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Self::Stuck,
+            Error::Protocol(_) => {
+                Self::with_code(CloseCode::Protocol, "The frames violate the WebSocket protocol.")
+            }
+            Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Self::Unresponsive,
             _ => Self::Peer,
         }
     }
 
-    /// What the peer is told when no more pushes come.
-    pub(crate) const fn of_pushes(why: PushesEnded) -> Self {
+    /// The reason when pushes have ended.
+    pub(crate) const fn from_pushes(why: PushesEnded) -> Self {
         match why {
             PushesEnded::Overflow => {
-                Self::tell(CloseCode::Again, "Pushes are read too slowly; subscribe again.")
+                Self::with_code(CloseCode::Again, "Pushes are read too slowly; subscribe again.")
             }
             PushesEnded::Lost => {
-                Self::tell(CloseCode::Restart, "The subscriptions were lost; subscribe again.")
+                Self::with_code(CloseCode::Restart, "The subscriptions were lost; subscribe again.")
             }
             PushesEnded::ShutDown => Self::going_away(),
         }
     }
 }
 
-/// Tells the peer, as far as it listens.
-pub(crate) async fn tell<S>(socket: &mut WebSocketStream<S>, end: Close)
+/// Sends the close frame, if the peer can receive it.
+pub(crate) async fn send_close<S>(socket: &mut WebSocketStream<S>, close: Close)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let telling = async {
-        match end {
-            Close::Stuck => return Ok(()),
-            // The answer to the peer's own close lies ready. Open requests are none of its business
-            // any more.
+    let sending = async {
+        match close {
+            Close::Unresponsive => return Ok(()),
+            // The answer to the peer's close frame is already buffered. The answers to open
+            // requests are not sent any more.
             Close::Peer => {
                 poll_fn(|cx| Pin::new(&mut *socket).poll_flush(cx)).await?;
                 return socket.get_mut().shutdown().await.map_err(Error::from);
             }
-            Close::Tell { code, reason } => {
+            Close::WithCode { code, reason } => {
                 debug!(%code, %reason, "connection closed");
                 let frame = CloseFrame { code, reason };
                 poll_fn(|cx| Pin::new(&mut *socket).poll_ready(cx)).await?;
@@ -140,14 +145,14 @@ where
         }
         poll_fn(|cx| Pin::new(&mut *socket).poll_flush(cx)).await
     };
-    let told: Result<Result<(), Error>, _> = timeout(CLOSE_TIMEOUT, telling).await;
-    if !matches!(told, Ok(Ok(()))) {
-        debug!("the peer was not told that its connection ends");
+    let sent: Result<Result<(), Error>, _> = timeout(CLOSE_TIMEOUT, sending).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        debug!("the close frame was not sent");
     }
 }
 
-/// Waits for the peer's own close. What comes before it is thrown away.
-pub(crate) async fn until_closed<S>(socket: &mut WebSocketStream<S>)
+/// Waits for the peer's close frame, and discards everything before it.
+pub(crate) async fn wait_for_close<S>(socket: &mut WebSocketStream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

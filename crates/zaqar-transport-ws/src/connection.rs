@@ -1,4 +1,4 @@
-//! One connection from its opening handshake to its end: one task, whatever it is busy with.
+//! Serves one connection from its opening handshake until it is closed, in one task.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,32 +21,32 @@ use zaqar_core::{Holder, OverBudget, Permit, ProjectId, SubscriptionId};
 use zaqar_transport::linger;
 
 use crate::action::Action;
-use crate::actions::{self, Call, Connected, Performed};
+use crate::actions::{self, Completed, ConnectionSubscriber, Exchange};
 use crate::answer;
 use crate::close::{self, CLOSE_TIMEOUT, Close, Remaining};
 use crate::encoding::Encoding;
-use crate::error::{About, WsError};
+use crate::error::{ErrorContext, WsError};
 use crate::handshake;
 use crate::inbox::{Inbox, SubscribedQueue};
+use crate::io::ConnectionIo;
 use crate::pipeline::Pipeline;
 use crate::reply::Reply;
-use crate::request::{Frame, Refused, Request};
+use crate::request::{Frame, RejectedFrame, Request};
 use crate::session;
-use crate::wire::Wire;
 use crate::{Inner, Options};
 
-/// Bytes read at once: ten thousand idle connections keep this much each.
+/// Size of the read buffer, which every idle connection keeps.
 const READ_BUFFER: usize = 2 * 1024;
-/// Bytes of small answers that leave together.
+/// Bytes of small answers that are collected before they are written.
 const WRITE_BUFFER: usize = 4 * 1024;
-/// Bytes reserved for an answer with messages before the store is asked for them.
+/// Bytes reserved for an answer with messages before they are read from the store.
 const RESERVED: usize = 512 * 1024;
-/// When a request that was rejected for want of memory should be retried.
+/// When a request that was rejected over the memory budget should be retried.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Bytes that are part of what every connection is charged for.
+/// Buffered bytes that the fixed charge of every connection covers.
 const FREE_BYTES: usize = 4 * 1024;
 
-/// Serves a stream. Returns when nothing of the connection is left.
+/// Serves a stream. Returns once the connection is closed and its requests are done.
 pub(crate) async fn serve<S>(
     inner: Arc<Inner>,
     mut stream: S,
@@ -58,65 +58,64 @@ pub(crate) async fn serve<S>(
     let options = &inner.options;
     let accepting = handshake::accept(&mut stream, &options.allowed_origins);
     let accepting = timeout(options.handshake_timeout, accepting);
-    // Boxed: what the handshake needs must not weigh on the connection for life.
+    // Boxed, so that the handshake's state does not enlarge the connection's task.
     let rest = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
         accepted = Box::pin(accepting) => match accepted {
             Ok(Ok(rest)) => rest,
-            Ok(Err(error)) => return debug!(%error, "no handshake"),
-            Err(_) => return debug!("no handshake in time"),
+            Ok(Err(error)) => return debug!(%error, "handshake failed"),
+            Err(_) => return debug!("handshake timed out"),
         },
     };
     let config = config(&inner.options);
-    // Nothing is always granted.
+    // A permit of 0 bytes is always granted.
     let Ok(permit) = holder.try_acquire(0) else { return };
-    let stream = Wire::new(stream, inner.options.send_timeout);
+    let stream = ConnectionIo::new(stream, inner.options.send_timeout);
     let socket =
         WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(config)).await;
     let mut connection = Box::pin(Connection::new(inner, socket, permit, shutdown));
-    let end = connection.as_mut().run().await;
-    Box::pin(connection.finish(end)).await;
+    let close = connection.as_mut().run().await;
+    Box::pin(connection.finish(close)).await;
 }
 
 fn config(options: &Options) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
-        // What waits to be written is bounded by asking first: at most one message beyond the
-        // buffer.
+        // Writes are bounded by `poll_ready`: at most one message exceeds the buffer.
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(options.max_message_size))
         .max_frame_size(Some(options.max_message_size))
 }
 
-/// Of the time that a connection may take to end when the server stops, what its open requests
-/// have. The rest is for telling the peer and for the peer's own close.
+/// The part of the grace period that open requests may take when the server stops. The rest is for
+/// sending the close frame and for waiting for the peer's.
 fn time_for_requests(grace: Duration) -> Duration {
     let closing = 2 * CLOSE_TIMEOUT + Duration::from_secs(1);
     grace.saturating_sub(closing).max(grace / 2)
 }
 
-/// What a request came to.
+/// The result of a request.
 struct Outcome {
     encoding: Encoding,
     payload: Bytes,
-    /// Who the connection is from now on.
+    /// The connection's new identity.
     identity: Option<Arc<Identity>>,
-    /// What it is a subscriber of from now on.
+    /// The connection's new subscription.
     subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
-/// What happened.
+/// What the connection must react to.
 enum Event {
     Received(Message),
-    Broken(Error),
+    Failed(Error),
     OverBudget(OverBudget),
     PushesEnded(PushesEnded),
-    Gone,
+    Disconnected,
     Timer,
     Stop,
-    /// Everything is answered and sent, after a stop.
+    /// After a stop: all requests are answered, and the answers sent.
     Drained,
 }
 
@@ -124,30 +123,30 @@ type Outgoing = (Encoding, Bytes);
 
 struct Connection<S> {
     inner: Arc<Inner>,
-    socket: WebSocketStream<Wire<S>>,
-    /// What the connection keeps, but for waiting pushes.
+    socket: WebSocketStream<ConnectionIo<S>>,
+    /// Memory that the connection occupies, without waiting pushes.
     permit: Permit,
     pipeline: Pipeline<Request, Outcome>,
     identity: Option<Arc<Identity>>,
-    /// There from the first subscription on.
+    /// Present from the first subscription on.
     inbox: Option<Inbox>,
-    /// The next push: it waits until no request is open.
+    /// The next push, which waits until no request is open.
     push: Option<Outgoing>,
-    /// Answers that went before it.
+    /// Answers sent while the push was waiting.
     answers_before_push: usize,
-    /// A message too large to be copied: it waits until what is before it has been flushed.
+    /// A message too large to be copied, which waits until everything before it has been flushed.
     large: Option<Outgoing>,
-    /// Bytes of messages that were written and not flushed.
+    /// Bytes of messages that were written but not flushed.
     unsent_bytes: usize,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// When open requests are given up, once no more are read.
-    stopping: Option<Instant>,
-    /// Why no more pushes come: what the peer is told when its open requests are answered.
+    /// Set once no more requests are read: when to stop waiting for the open ones.
+    drain_until: Option<Instant>,
+    /// Why pushes have ended, which becomes the close reason once open requests are answered.
     pushes_ended: Option<PushesEnded>,
     timer: Pin<Box<Sleep>>,
     last_received: Instant,
     last_ping: Instant,
-    /// Something written has not left.
+    /// Something was written but not flushed.
     unsent: bool,
 }
 
@@ -157,7 +156,7 @@ where
 {
     fn new(
         inner: Arc<Inner>,
-        socket: WebSocketStream<Wire<S>>,
+        socket: WebSocketStream<ConnectionIo<S>>,
         permit: Permit,
         shutdown: CancellationToken,
     ) -> Self {
@@ -175,7 +174,7 @@ where
             large: None,
             unsent_bytes: 0,
             stop: Box::pin(shutdown.cancelled_owned()),
-            stopping: None,
+            drain_until: None,
             pushes_ended: None,
             timer: Box::pin(sleep_until(first)),
             last_received: now,
@@ -187,58 +186,62 @@ where
     async fn run(mut self: Pin<&mut Self>) -> Close {
         loop {
             match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::Received(Message::Close(_)) | Event::Gone => return Close::Peer,
+                Event::Received(Message::Close(_)) | Event::Disconnected => return Close::Peer,
                 Event::Received(message) => self.receive(message),
-                Event::Broken(error) => {
-                    debug!(%error, "connection broken");
-                    return Close::of_error(&error);
+                Event::Failed(error) => {
+                    debug!(%error, "connection failed");
+                    return Close::from_error(&error);
                 }
                 Event::OverBudget(over) => {
-                    debug!(%over, "a connection is closed");
+                    debug!(%over, "connection closed");
                     return self.release(&over);
                 }
                 Event::PushesEnded(PushesEnded::Overflow) => {
-                    return Close::of_pushes(PushesEnded::Overflow);
+                    return Close::from_pushes(PushesEnded::Overflow);
                 }
                 Event::PushesEnded(why) => {
                     self.pushes_ended = Some(why);
                     self.stop_reading();
                 }
                 Event::Timer => {
-                    if let Some(end) = self.tick() {
-                        return end;
+                    if let Some(close) = self.tick() {
+                        return close;
                     }
                 }
                 Event::Stop => self.stop_reading(),
-                Event::Drained => return self.stopped(),
+                Event::Drained => return self.close_reason(),
             }
         }
     }
 
-    /// Drops what the connection keeps for a peer that does not read it.
+    /// Frees what is buffered for a peer that does not read it.
     fn release(&mut self, over: &OverBudget) -> Close {
         (self.push, self.large) = (None, None);
         while self.pipeline.pop().is_some() {}
-        // In the middle of a frame the peer cannot be told.
-        if self.socket.get_mut().abandon_large() { Close::Stuck } else { Close::over_budget(over) }
+        // In the middle of a frame, no close frame can be sent.
+        if self.socket.get_mut().abandon_large() {
+            Close::Unresponsive
+        } else {
+            Close::over_budget(over)
+        }
     }
 
-    /// Reads no more requests, and gives the open ones time to be answered.
+    /// Stops reading requests, and gives open ones time to be answered.
     fn stop_reading(&mut self) {
         let until = Instant::now() + time_for_requests(self.inner.options.grace);
-        self.stopping = Some(until);
+        self.drain_until = Some(until);
         self.wake_by(until);
     }
 
-    /// What the peer is told once no more requests are read and the open ones are answered.
-    fn stopped(&self) -> Close {
-        self.pushes_ended.map_or_else(Close::going_away, Close::of_pushes)
+    /// The close reason once no more requests are read and the open ones are answered.
+    fn close_reason(&self) -> Close {
+        self.pushes_ended.map_or_else(Close::going_away, Close::from_pushes)
     }
 
-    /// Makes progress with everything, and returns what else happened. Answers are sent before more
-    /// is read, so that a peer that only sends is held back.
+    /// Drives requests, writes and pushes, and returns the next event. Answers are sent before more
+    /// is read, so that a peer that does not read is throttled.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.stopping.is_none() && self.stop.as_mut().poll(cx).is_ready() {
+        if self.drain_until.is_none() && self.stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Stop);
         }
         self.poll_requests(cx);
@@ -252,7 +255,7 @@ where
             if let Poll::Ready(Err(event)) = self.poll_send(cx) {
                 return Poll::Ready(event);
             }
-            if self.stopping.is_some() {
+            if self.drain_until.is_some() {
                 if self.pipeline.is_empty() && !self.unsent {
                     return Poll::Ready(Event::Drained);
                 }
@@ -265,7 +268,7 @@ where
                 return Poll::Ready(Event::OverBudget(over));
             }
             // A client may take the next frame for its answer: pushes wait until every request that
-            // has come is answered.
+            // was read is answered.
             match self.poll_push(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(event)) => return Poll::Ready(event),
@@ -290,23 +293,24 @@ where
                 }
                 Event::Received(message)
             }
-            Some(Err(error)) => Event::Broken(error),
-            None => Event::Gone,
+            Some(Err(error)) => Event::Failed(error),
+            None => Event::Disconnected,
         })
     }
 
-    /// Charges what the connection keeps at the moment.
+    /// Charges what the connection buffers at the moment.
     fn charge(&mut self) -> Result<(), OverBudget> {
         let (unfinished, _) = self.socket.get_ref().unfinished();
         let waiting = [&self.push, &self.large];
         let waiting: usize = waiting.into_iter().flatten().map(|(_, payload)| payload.len()).sum();
-        // A buffer that grows is up to twice as large as what is in it.
-        let kept = 2 * unfinished + self.pipeline.weight() + self.unsent_bytes + waiting;
-        let charged = if kept <= FREE_BYTES { 0 } else { kept.next_multiple_of(FREE_BYTES) };
+        // A growing buffer is up to twice as large as its contents.
+        let buffered = 2 * unfinished + self.pipeline.bytes() + self.unsent_bytes + waiting;
+        let charged =
+            if buffered <= FREE_BYTES { 0 } else { buffered.next_multiple_of(FREE_BYTES) };
         self.permit.resize(charged)
     }
 
-    /// Makes the next push ready to be written; pending while there is none or it must wait.
+    /// Writes the next push; pending while there is none or it must wait.
     fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         if self.pushes_ended.is_some() {
             return Poll::Pending;
@@ -319,24 +323,24 @@ where
         if !self.pipeline.is_empty() || self.large.is_some() {
             return Poll::Pending;
         }
-        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
+        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Failed)?;
         if let Some(push) = self.push.take() {
             self.answers_before_push = 0;
-            self.write(push).map_err(Event::Broken)?;
+            self.write(push).map_err(Event::Failed)?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Whether one more message may be read.
+    /// Whether another message may be read.
     fn may_read(&self) -> bool {
         let options = &self.inner.options;
         self.pipeline.len() < options.max_in_flight
-            && self.pipeline.weight() <= options.max_message_size
-            // A push does not wait for ever for a client that always asks for more.
+            && self.pipeline.bytes() <= options.max_message_size
+            // Lets a waiting push through although the client keeps sending requests.
             && self.answers_before_push < options.max_in_flight
     }
 
-    /// Begins what may begin, and goes on with what has begun.
+    /// Starts the requests that may run, and polls those that do.
     fn poll_requests(&mut self, cx: &mut Context<'_>) {
         loop {
             while let Some((number, request)) = self.pipeline.next() {
@@ -359,24 +363,24 @@ where
         }
     }
 
-    /// Writes the answers that are ready, as far as the peer takes them.
+    /// Writes the answers that are ready, as far as the peer reads them.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         loop {
             if self.large.is_some() {
-                ready!(self.poll_flush(cx)).map_err(Event::Broken)?;
+                ready!(self.poll_flush(cx)).map_err(Event::Failed)?;
             }
             if let Some((encoding, payload)) = self.large.take() {
                 self.unsent = true;
                 self.unsent_bytes = payload.len();
                 self.socket.get_mut().write_large(encoding, payload);
-                ready!(self.poll_flush(cx)).map_err(Event::Broken)?;
+                ready!(self.poll_flush(cx)).map_err(Event::Failed)?;
             }
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Failed)?;
             let Some(outcome) = self.pipeline.pop() else { break };
             self.answers_before_push += usize::from(self.push.is_some());
-            self.write((outcome.encoding, outcome.payload)).map_err(Event::Broken)?;
+            self.write((outcome.encoding, outcome.payload)).map_err(Event::Failed)?;
         }
-        self.poll_flush(cx).map_err(Event::Broken)
+        self.poll_flush(cx).map_err(Event::Failed)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -388,7 +392,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Writes a message; a large one waits for its turn in [`Connection::poll_send`].
+    /// Writes a message; a large one is written by [`Connection::poll_send`].
     fn write(&mut self, (encoding, payload): Outgoing) -> Result<(), Error> {
         if payload.len() > WRITE_BUFFER {
             self.large = Some((encoding, payload));
@@ -409,17 +413,17 @@ where
         let Some((encoding, read)) = Frame::read(message) else { return };
         let checked = match read {
             Ok(frame) => frame.check(),
-            Err(error) => Err(Refused::boxed(Frame::nothing(encoding), error)),
+            Err(error) => Err(RejectedFrame::boxed(Frame::empty(encoding), error)),
         };
         match checked {
             Ok(request) => {
                 self.pipeline.push(request.footprint(), request.frame.size(), request);
             }
-            Err(refused) => {
-                let Refused { frame, error } = *refused;
-                let reply = error.into_reply(&About::default());
-                let refused = answered(&frame, &reply);
-                self.pipeline.push_done(refused.payload.len(), refused);
+            Err(rejected) => {
+                let RejectedFrame { frame, error } = *rejected;
+                let reply = error.into_reply(&ErrorContext::default());
+                let rejected = answered(&frame, &reply);
+                self.pipeline.push_done(rejected.payload.len(), rejected);
             }
         }
     }
@@ -433,34 +437,36 @@ where
         let context = match session::context(&request, self.identity.as_ref(), &inner.api) {
             Ok(context) => context,
             Err(error) => {
-                let refused = answered(&request.frame, &error.into_reply(&About::default()));
-                self.pipeline.run(number, async move { refused });
+                let rejected =
+                    answered(&request.frame, &error.into_reply(&ErrorContext::default()));
+                self.pipeline.run(number, async move { rejected });
                 return;
             }
         };
         let reserved = match self.reserve(&request, &context.project) {
             Ok(reserved) => reserved,
             Err(over) => {
-                debug!(%over, "a request is rejected");
+                debug!(%over, "request rejected");
                 let error = WsError::Api(ApiError::Overloaded { retry_after: RETRY_AFTER });
-                let refused = answered(&request.frame, &error.into_reply(&About::default()));
-                self.pipeline.run(number, async move { refused });
+                let rejected =
+                    answered(&request.frame, &error.into_reply(&ErrorContext::default()));
+                self.pipeline.run(number, async move { rejected });
                 return;
             }
         };
-        let listens = request.is_listening();
-        let connection = listens.then(|| self.connected(&context, &request));
+        let subscribes = request.subscribes_connection();
+        let connection = subscribes.then(|| self.subscriber(&context, &request));
         let (api, admin) = (inner.api.clone(), inner.options.admin);
-        let call = Call { api, context, request, admin, connection };
+        let exchange = Exchange { api, context, request, admin, connection };
         self.pipeline.run(number, async move {
-            let Performed { request, reply, subscribed } = call.perform().await;
-            // From here on the answer itself is charged.
+            let Completed { request, reply, subscribed } = exchange.handle().await;
+            // From now on the answer itself is charged.
             drop(reserved);
             Outcome { subscribed, ..answered(&request.frame, &reply) }
         });
     }
 
-    /// Charges what the connection keeps to the project that it works for, and reserves memory for
+    /// Charges the connection's memory to the project of the request too, and reserves memory for
     /// an answer with messages.
     fn reserve(
         &mut self,
@@ -474,21 +480,25 @@ where
         self.permit.holder().try_acquire(RESERVED).map(Some)
     }
 
-    /// The connection as a subscriber.
-    fn connected(&mut self, context: &zaqar_api::Context, request: &Request) -> Connected {
+    /// The connection as the subscriber of a request.
+    fn subscriber(
+        &mut self,
+        context: &zaqar_api::Context,
+        request: &Request,
+    ) -> ConnectionSubscriber {
         let inner = &self.inner;
         let inbox = self
             .inbox
             .get_or_insert_with(|| Inbox::new(&inner.api, inner.options.max_waiting_pushes));
         let queue = request.queue().map(|name| (context.project.clone(), name));
-        Connected {
+        ConnectionSubscriber {
             listener: inbox.listener(request.frame.encoding),
             earlier: queue.and_then(|queue| inbox.subscription(&queue)),
         }
     }
 
     fn identify(&mut self, identity: Arc<Identity>) {
-        let left = self.left(&identity);
+        let left = self.time_left(&identity);
         self.wake_by(Instant::now() + left);
         self.identity = Some(identity);
     }
@@ -499,37 +509,37 @@ where
         }
     }
 
-    /// How long an identity still holds.
-    fn left(&self, identity: &Identity) -> Duration {
+    /// How long an identity is still valid.
+    fn time_left(&self, identity: &Identity) -> Duration {
         let now = self.inner.api.clock().now();
         let millis = identity.expires.as_millis().saturating_sub(now.as_millis());
-        // Far enough away to be never, near enough to be a time.
+        // Bounded, so that adding it to an `Instant` cannot overflow.
         Duration::from_millis(millis).min(Duration::from_secs(86_400))
     }
 
-    /// Looks at what time has brought.
+    /// Handles the timer: closes on a timeout, sends pings, and sets the timer anew.
     fn tick(&mut self) -> Option<Close> {
         let now = Instant::now();
         let options = &self.inner.options;
-        if self.stopping.is_some_and(|until| now >= until) {
-            return Some(self.stopped());
+        if self.drain_until.is_some_and(|until| now >= until) {
+            return Some(self.close_reason());
         }
         let (_, unfinished_since) = self.socket.get_ref().unfinished();
-        // While nothing is read, the rest of the message may be on its way for long.
+        // While the server does not read, the rest of the message cannot arrive.
         if self.may_read() && unfinished_since.is_some_and(|t| now >= t + options.send_timeout) {
-            return Some(Close::unfinished());
+            return Some(Close::message_timeout());
         }
         if now >= self.last_received + options.idle_timeout {
-            return Some(Close::silent());
+            return Some(Close::idle());
         }
-        if self.identity.as_ref().is_some_and(|identity| self.left(identity).is_zero()) {
+        if self.identity.as_ref().is_some_and(|identity| self.time_left(identity).is_zero()) {
             return Some(Close::expired());
         }
         let quiet_since = self.last_received.max(self.last_ping);
         if now >= quiet_since + options.ping_interval && !self.unsent {
             self.last_ping = now;
             if self.send(Message::Ping(Bytes::new())).is_err() {
-                return Some(Close::Stuck);
+                return Some(Close::Unresponsive);
             }
         }
         let next = self.next_tick(now);
@@ -541,53 +551,52 @@ where
         let options = &self.inner.options;
         let quiet_since = self.last_received.max(self.last_ping);
         let (_, unfinished_since) = self.socket.get_ref().unfinished();
-        let dues = [
+        let deadlines = [
             Some(quiet_since + options.ping_interval),
             Some(self.last_received + options.idle_timeout),
             unfinished_since.map(|since| since + options.send_timeout),
-            self.stopping,
-            self.identity.as_ref().map(|identity| now + self.left(identity)),
+            self.drain_until,
+            self.identity.as_ref().map(|identity| now + self.time_left(identity)),
         ];
-        let next = dues.into_iter().flatten().min().unwrap_or(now);
-        // A ping that cannot be sent yet must not make it spin.
+        let next = deadlines.into_iter().flatten().min().unwrap_or(now);
+        // A ping that cannot be sent yet must not make the loop spin.
         next.max(now + Duration::from_millis(10))
     }
 
-    /// Ends the connection: requests that came before the end are carried out, and the peer is told
-    /// why it ends.
-    async fn finish(self: Pin<Box<Self>>, end: Close) {
+    /// Closes the connection: sends the reason, and carries out the requests that were received.
+    async fn finish(self: Pin<Box<Self>>, close: Close) {
         let mut this = *Pin::into_inner(self);
-        let give_up = this.stopping.unwrap_or_else(|| Instant::now() + this.inner.options.grace);
-        let rest = end.rest();
+        let give_up = this.drain_until.unwrap_or_else(|| Instant::now() + this.inner.options.grace);
+        let remaining = close.remaining();
         let inbox = this.inbox.take();
         let closing = async {
             if let Some(inbox) = inbox
                 && timeout(CLOSE_TIMEOUT, inbox.close()).await.is_err()
             {
-                debug!("subscriptions of a connection could not be ended; they expire");
+                debug!("subscriptions of a closed connection were not removed, they expire");
             }
         };
-        tokio::join!(close::tell(&mut this.socket, end), closing);
+        tokio::join!(close::send_close(&mut this.socket, close), closing);
         let carrying_out = poll_fn(|cx| {
             this.poll_requests(cx);
             while this.pipeline.pop().is_some() {}
             if this.pipeline.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         });
         if timeout_at(give_up, carrying_out).await.is_err() {
-            debug!("requests still open when their connection had ended");
+            debug!("requests of a closed connection did not finish in time");
         }
-        match rest {
+        match remaining {
             Remaining::Nothing => {}
             Remaining::Close => {
-                let closed = timeout(CLOSE_TIMEOUT, close::until_closed(&mut this.socket)).await;
+                let closed = timeout(CLOSE_TIMEOUT, close::wait_for_close(&mut this.socket)).await;
                 if closed.is_err() {
-                    debug!("a peer does not close its side");
+                    debug!("peer did not close its side in time");
                 }
             }
             Remaining::Bytes => {
                 let Self { socket, pipeline, permit, .. } = this;
                 let mut stream = socket.into_inner().into_inner();
-                // What was read and not answered is not kept while the peer lingers.
+                // Frees the requests that were read, before waiting for the peer to close.
                 drop((pipeline, permit));
                 linger(&mut stream, CLOSE_TIMEOUT).await;
             }
@@ -605,7 +614,7 @@ fn answered(frame: &Frame, reply: &Reply) -> Outcome {
 }
 
 async fn authenticate(inner: &Inner, request: Request) -> Outcome {
-    // The original repeats nothing of what came with a token.
+    // The original does not repeat headers and body of `authenticate`.
     let frame = Frame { headers: Bytes::from_static(b"{}"), body: None, ..request.frame };
     if inner.api.authenticator().is_none() {
         return answered(&frame, &actions::authenticated());
@@ -619,19 +628,19 @@ async fn authenticate(inner: &Inner, request: Request) -> Outcome {
         trace_parent: text("traceparent").and_then(|parent| TraceParent::parse(&parent)),
     };
     let rejected = |status| {
-        let reply = WsError::AuthenticationFailed { status }.into_reply(&About::default());
+        let reply = WsError::AuthenticationFailed { status }.into_reply(&ErrorContext::default());
         answered(&frame, &reply)
     };
     match inner.api.authenticate(presented).await {
         Ok(identity) => {
-            // Kept: a subscription may need it to act for its owner.
+            // Keeps the token: a subscription may need it to act for its owner.
             let identity =
                 Arc::new(identity.with_token(user.as_deref().unwrap_or_default().trim()));
             Outcome { identity: Some(identity), ..answered(&frame, &actions::authenticated()) }
         }
         Err(ApiError::NotAuthenticated) => rejected(401),
         Err(ApiError::NoProject) => {
-            answered(&frame, &WsError::OtherProject.into_reply(&About::default()))
+            answered(&frame, &WsError::OtherProject.into_reply(&ErrorContext::default()))
         }
         Err(_) => rejected(503),
     }
@@ -642,7 +651,7 @@ mod tests {
     use super::*;
     use crate::Options;
 
-    /// Ten thousand of them wait for something to do.
+    /// A server may have ten thousand idle connections.
     #[test]
     fn an_idle_connection_is_small() {
         let store = Arc::new(zaqar_storage_testkit::Memory::new());

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::{members, msgpack};
 
-/// How a frame is written.
+/// The encoding of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// Text frames.
@@ -25,7 +25,7 @@ impl Encoding {
         }
     }
 
-    /// Its mark on pushes.
+    /// The tag that pushes in this encoding have.
     pub(crate) const fn tag(self) -> u8 {
         match self {
             Self::Json => 0,
@@ -33,8 +33,8 @@ impl Encoding {
         }
     }
 
-    /// The encoding with this mark.
-    pub(crate) const fn of_tag(tag: u8) -> Self {
+    /// The encoding with this tag.
+    pub(crate) const fn from_tag(tag: u8) -> Self {
         if tag == Self::MessagePack.tag() { Self::MessagePack } else { Self::Json }
     }
 
@@ -46,10 +46,10 @@ impl Encoding {
         }
     }
 
-    /// A document as JSON text that [`members::check`] lets pass.
+    /// Decodes a document to JSON text that passes [`members::check`].
     ///
     /// # Errors
-    /// What is wrong with it, for the sender to read.
+    /// A description of the fault, for the client.
     pub(crate) fn decode(self, document: Bytes) -> Result<Bytes, String> {
         match self {
             Self::Json => members::check(&document).map(|()| document),
@@ -60,7 +60,7 @@ impl Encoding {
         }
     }
 
-    /// JSON text as it goes out.
+    /// Encodes JSON text.
     pub(crate) fn encode(self, text: Bytes) -> Bytes {
         match self {
             Self::Json => text,
@@ -68,14 +68,13 @@ impl Encoding {
         }
     }
 
-    /// A frame around what [`Encoding::encode`] gave.
+    /// A frame with the payload that [`Encoding::encode`] returned.
     pub(crate) fn frame(self, payload: Bytes) -> Message {
         let data = match self {
             Self::Json => Data::Text,
             Self::MessagePack => Data::Binary,
         };
-        // A bare frame, as a text message would have its UTF-8 checked once more for every
-        // receiver.
+        // `Message::Frame`, as `Message::Text` would validate UTF-8 again for every receiver.
         Message::Frame(Frame::message(payload, OpCode::Data(data), true))
     }
 }

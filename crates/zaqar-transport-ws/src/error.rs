@@ -1,4 +1,4 @@
-//! Every error of this wire, and the one place where each becomes a status.
+//! The errors of this transport, and the only place where they are mapped to statuses.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use zaqar_core::storage;
 use crate::action::Action;
 use crate::reply::Reply;
 
-/// Why a request gets no answer of its operation.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WsError {
     #[error("Can't decode {kind} request. {reason}")]
@@ -20,18 +20,18 @@ pub(crate) enum WsError {
     UnknownAction { name: String },
     #[error("Schema validation failed.")]
     Schema,
-    /// What says who asks is said twice.
+    /// A header that identifies the caller is repeated.
     #[error("{name} may be given once; this request has it more than once.")]
     Repeated { name: &'static str },
-    /// Nobody has said who this is, or a signature does not hold. The original's spelling.
+    /// No token was accepted, or the signature is invalid. The spelling is the original's.
     #[error("Not authentified.")]
     NotAuthenticated,
-    /// Somebody else's project.
+    /// The token is for another project.
     #[error("Not authenticated.")]
     OtherProject,
     #[error("Authentication failed.")]
     AuthenticationFailed { status: u16 },
-    /// A rule of the wire.
+    /// The request breaks a rule of this transport.
     #[error("{reason}")]
     Invalid { reason: String },
     #[error("Message {id} does not exist in queue {queue} for project {project}")]
@@ -46,9 +46,9 @@ impl WsError {
     }
 }
 
-/// What a request was about, for the texts of its errors.
+/// The subject of a request, for the texts of its errors.
 #[derive(Debug, Default)]
-pub(crate) struct About {
+pub(crate) struct ErrorContext {
     pub(crate) action: Option<Action>,
     pub(crate) queue: String,
     pub(crate) project: String,
@@ -57,9 +57,9 @@ pub(crate) struct About {
     pub(crate) claim: String,
 }
 
-impl About {
-    /// What the original says of an action that its store did not do.
-    fn undone(&self) -> String {
+impl ErrorContext {
+    /// The original's text for an action that failed in the store.
+    fn failure_text(&self) -> String {
         let (queue, id) = (&self.queue, &self.id);
         match self.action {
             Some(Action::QueueList) => "Queues could not be listed.".to_owned(),
@@ -79,7 +79,7 @@ impl About {
         }
     }
 
-    fn no_such_claim(&self) -> String {
+    fn claim_not_found(&self) -> String {
         format!(
             "Claim {} does not exist in queue {} for project {}",
             self.claim, self.queue, self.project
@@ -88,8 +88,8 @@ impl About {
 }
 
 impl WsError {
-    /// The answer that tells the sender.
-    pub(crate) fn into_reply(self, about: &About) -> Reply {
+    /// The reply that reports the error.
+    pub(crate) fn into_reply(self, context: &ErrorContext) -> Reply {
         match self {
             Self::Undecodable { .. }
             | Self::NotAnObject
@@ -100,16 +100,16 @@ impl WsError {
             Self::AuthenticationFailed { status } => bare(status, &self.to_string()),
             Self::Invalid { reason } => described(400, &reason, None),
             Self::MessageNotFound { .. } => described(404, &self.to_string(), None),
-            Self::Api(error) => api(error, about),
+            Self::Api(error) => api(error, context),
         }
     }
 }
 
-fn api(error: zaqar_api::Error, about: &About) -> Reply {
+fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
     use zaqar_api::Error;
-    // Of no use for errors that a retry does not help.
+    // Only used for errors that a retry may help.
     let retry_after = error.retry_after().unwrap_or_default();
-    let (queue, id) = (&about.queue, &about.id);
+    let (queue, id) = (&context.queue, &context.id);
     match error {
         Error::Invalid { part: Part::Request | Part::Body, reason } => {
             described(400, &reason, None)
@@ -128,7 +128,7 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
             };
             described(status, &rule.to_string(), None)
         }
-        Error::NoPools => described(404, "There are no pools and flavors on this server.", None),
+        Error::NoPools => described(404, "Pools are not enabled on this server.", None),
         Error::MessageClaimed => described(
             403,
             &format!("Message {id} is claimed"),
@@ -141,19 +141,19 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
         ),
         Error::WrongClaim => described(
             400,
-            &about.no_such_claim(),
+            &context.claim_not_found(),
             Some("The specified claim does not exist or has expired."),
         ),
         Error::ClaimNotFound { id, .. } => {
             let text = format!("Claim {id} does not exist.");
-            described(404, &about.no_such_claim(), Some(&text))
+            described(404, &context.claim_not_found(), Some(&text))
         }
-        // Of operations that this wire does not have.
+        // From operations that this transport does not offer.
         Error::RecoveryNotFound { id } => {
-            described(404, &format!("Nothing is known of a recovery {id}"), None)
+            described(404, &format!("Recovery {id} does not exist"), None)
         }
         Error::DeliveryNotFound { id } => {
-            described(404, &format!("Nothing is known of a delivery {id}"), None)
+            described(404, &format!("Delivery {id} does not exist"), None)
         }
         Error::SubscriptionNotFound { id } => described(
             404,
@@ -176,17 +176,17 @@ fn api(error: zaqar_api::Error, about: &About) -> Reply {
         Error::Rejected(Rejection::Forbidden(reason)) | Error::OverQuota { reason } => {
             bare(403, &reason)
         }
-        Error::OverRate { reason, .. } => unavailable_as(&reason, about, retry_after),
+        Error::OverRate { reason, .. } => unavailable_as(&reason, context, retry_after),
         Error::Overloaded { .. }
         | Error::AuthenticationUnavailable { .. }
         | Error::DeadlineExceeded
         | Error::Contended
-        | Error::TaskFailed { .. } => unavailable(about, retry_after),
-        Error::Storage(error) => storage(&error, about, retry_after),
+        | Error::TaskFailed { .. } => unavailable(context, retry_after),
+        Error::Storage(error) => storage(&error, context, retry_after),
     }
 }
 
-fn storage(error: &storage::Error, about: &About, retry_after: Duration) -> Reply {
+fn storage(error: &storage::Error, context: &ErrorContext, retry_after: Duration) -> Reply {
     match error {
         storage::Error::TooLarge { .. } => described(400, &format!("{error}."), None),
         storage::Error::Failed { .. } => {
@@ -196,7 +196,7 @@ fn storage(error: &storage::Error, about: &About, retry_after: Duration) -> Repl
         | storage::Error::Unavailable { .. }
         | storage::Error::ClockSkew { .. }
         | storage::Error::Full { .. }
-        | storage::Error::Closed => unavailable(about, retry_after),
+        | storage::Error::Closed => unavailable(context, retry_after),
     }
 }
 
@@ -204,25 +204,25 @@ fn internal_error(text: &str) -> Reply {
     described(500, text, Some("Unexpected error."))
 }
 
-/// The answer of a server that has too much to do or has lost its store.
-fn unavailable(about: &About, retry_after: Duration) -> Reply {
-    unavailable_as("Please try again in a few seconds.", about, retry_after)
+/// The answer while the server is overloaded or the store is unavailable.
+fn unavailable(context: &ErrorContext, retry_after: Duration) -> Reply {
+    unavailable_as("Please try again in a few seconds.", context, retry_after)
 }
 
-fn unavailable_as(text: &str, about: &About, retry_after: Duration) -> Reply {
-    let mut reply = described(503, text, Some(&about.undone()));
-    // Whole seconds, rounded up: 0 would ask for a storm.
+fn unavailable_as(text: &str, context: &ErrorContext, retry_after: Duration) -> Reply {
+    let mut reply = described(503, text, Some(&context.failure_text()));
+    // Whole seconds, rounded up: with 0, all clients would retry at once.
     let seconds = retry_after.as_millis().div_ceil(1000).max(1);
     reply.retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX));
     reply
 }
 
-/// What the original says before it looks for the operation.
+/// The original's form for errors that occur before the action is handled.
 fn bare(status: u16, error: &str) -> Reply {
     Reply::json(status, json!({ "error": error }))
 }
 
-/// What the original says of an operation.
+/// The original's form for errors of an action.
 fn described(status: u16, exception: &str, error: Option<&str>) -> Reply {
     Reply::json(status, json!({ "exception": exception, "error": error }))
 }

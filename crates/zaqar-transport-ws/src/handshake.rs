@@ -1,5 +1,4 @@
-//! The opening handshake (RFC 6455, 4.2): an HTTP request of bounded size, answered in bounded
-//! time.
+//! The opening handshake (RFC 6455, 4.2): an HTTP request of bounded size.
 
 use std::io;
 
@@ -11,15 +10,15 @@ use zaqar_transport::linger;
 
 use crate::close::CLOSE_TIMEOUT;
 
-/// Bytes of the request at most.
+/// Maximum size of the request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// Header lines at most.
+/// Maximum number of header lines.
 const MAX_HEADERS: usize = 100;
 
-/// Why there is no connection. The peer has been told.
+/// Why a handshake failed. The peer has been answered, if it is still there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("the peer went away")]
+    #[error("the peer disconnected")]
     Gone(#[from] io::Error),
     #[error("not HTTP")]
     NotHttp,
@@ -27,14 +26,14 @@ pub(crate) enum HandshakeError {
     TooLarge,
     #[error("not a WebSocket request")]
     NotWebSocket,
-    #[error("a page that may not connect")]
+    #[error("the origin is not allowed")]
     Origin,
 }
 
-/// Answers the handshake. Gives back what the peer sent behind it.
+/// Answers the handshake. Returns the bytes that the peer sent after it.
 ///
 /// # Errors
-/// [`HandshakeError`]; nothing more can be done with the stream.
+/// [`HandshakeError`]; the stream has been closed.
 pub(crate) async fn accept<S>(
     stream: &mut S,
     allowed_origins: &[String],
@@ -54,7 +53,7 @@ where
     };
     let head = format!("HTTP/1.1 {status}\r\n{text}content-length: 0\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
-    // What the peer has sent and nobody read would take the answer from it.
+    // Closing with unread bytes would reset the connection, and the peer would lose the answer.
     linger(stream, CLOSE_TIMEOUT).await;
     answered
 }
@@ -75,7 +74,7 @@ where
     Ok(rest)
 }
 
-/// Reads the request, and what came behind it.
+/// Reads the request, and the bytes after it.
 async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
 ) -> Result<(Request<()>, Vec<u8>), HandshakeError> {
@@ -93,7 +92,7 @@ async fn read<S: AsyncRead + Unpin>(
     }
 }
 
-/// Whether the page that a request comes from, if it comes from one, may connect.
+/// Whether a request may connect: its `Origin` is allowed, or it has none.
 fn is_allowed(request: &Request<()>, allowed_origins: &[String]) -> bool {
     let is_origin = |origin: &HeaderValue| {
         allowed_origins.iter().any(|allowed| {
@@ -103,7 +102,7 @@ fn is_allowed(request: &Request<()>, allowed_origins: &[String]) -> bool {
     allowed_origins.is_empty() || request.headers().get(ORIGIN).is_none_or(is_origin)
 }
 
-/// The request, if all of it is there, and its length.
+/// The request and its length, once it is complete.
 fn parse(head: &[u8]) -> Result<Option<(Request<()>, usize)>, HandshakeError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);

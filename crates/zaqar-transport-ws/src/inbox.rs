@@ -1,4 +1,4 @@
-//! Pushes to one connection: what its subscriptions bring, and which these are.
+//! The subscriptions of one connection, and the pushes that they receive.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -14,15 +14,15 @@ use crate::encoding::Encoding;
 /// A queue that a connection subscribes to.
 pub(crate) type SubscribedQueue = (ProjectId, QueueName);
 
-/// The pushes of a connection that has asked for some.
+/// The subscriptions and pushes of a connection that has subscribed.
 pub(crate) struct Inbox {
     listener: Listener,
-    /// Kept across polls, as a wait that is dropped is not woken any more.
+    /// Kept across polls, as a dropped future would not wake the task.
     pushes: Pin<Box<dyn Stream<Item = Result<Pushed, PushesEnded>> + Send>>,
-    /// Comes true however many pushes are still to be taken: a peer that takes none is not waited
-    /// for.
+    /// Resolves even while pushes are waiting: a peer that reads none must not delay it.
     ended: Pin<Box<dyn Future<Output = PushesEnded> + Send>>,
-    /// Its latest subscription to each queue. It may be over: whoever minds asks.
+    /// Its latest subscription to each queue, which may have ended: ask the store where that
+    /// matters.
     subscriptions: HashMap<SubscribedQueue, SubscriptionId>,
 }
 
@@ -37,7 +37,7 @@ impl Inbox {
         Self { listener, pushes, ended, subscriptions: HashMap::new() }
     }
 
-    /// A subscriber whose pushes are encoded so.
+    /// The connection as a subscriber whose pushes have this encoding.
     pub(crate) fn listener(&self, encoding: Encoding) -> Listener {
         self.listener.with_tag(encoding.tag())
     }
@@ -50,20 +50,21 @@ impl Inbox {
         self.subscriptions.insert(queue, id);
     }
 
-    /// Whether no more pushes come.
+    /// Ready once pushes have ended.
     pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<PushesEnded> {
         self.ended.as_mut().poll(cx)
     }
 
-    /// The next push, ready to be sent.
+    /// The next push, encoded.
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Encoding, Bytes), PushesEnded>> {
         let next = ready!(self.pushes.as_mut().poll_next(cx)).unwrap_or(Err(PushesEnded::ShutDown));
         Poll::Ready(next.map(|pushed| {
-            let encoding = Encoding::of_tag(pushed.tag);
-            let payload = pushed.push.encoded(pushed.tag, |push| encoding.encode(notice(push)));
+            let encoding = Encoding::from_tag(pushed.tag);
+            let payload =
+                pushed.push.encoded(pushed.tag, |push| encoding.encode(notification(push)));
             (encoding, payload)
         }))
     }
@@ -74,8 +75,8 @@ impl Inbox {
     }
 }
 
-/// What a subscriber is told: the original's members, in its order.
-fn notice(push: &Push) -> Bytes {
+/// The notification for a subscriber: the original's members, in its order.
+fn notification(push: &Push) -> Bytes {
     let mut out = BytesMut::with_capacity(push.body.len() + 160);
     out.put_slice(b"{\"ttl\":");
     json::number(&mut out, push.ttl);

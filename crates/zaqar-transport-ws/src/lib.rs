@@ -9,6 +9,7 @@ mod encoding;
 mod error;
 mod handshake;
 mod inbox;
+mod io;
 mod members;
 mod msgpack;
 mod pipeline;
@@ -16,7 +17,6 @@ mod reply;
 mod request;
 mod server;
 mod session;
-mod wire;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,40 +29,40 @@ use zaqar_api::Api;
 pub use server::{Server, ServerOptions};
 pub use zaqar_transport::ConnectionCounts;
 
-/// What this wire is called in TLS (RFC 7301): it begins as HTTP/1.1.
+/// The protocols to offer through ALPN (RFC 7301): WebSocket begins as HTTP/1.1.
 pub const ALPN: &[&str] = &["http/1.1"];
 
-/// How the transport behaves.
+/// Options of the transport.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of a message from a client, and of a frame of it, at most: 1009 past it. Leave room
-    /// above `max_messages_post_size`: a post that is a little too large should get its
-    /// answer.
+    /// Maximum size of a message or frame from a client, in bytes; a larger one closes the
+    /// connection with 1009. It should exceed `max_messages_post_size`, so that a post that is
+    /// slightly too large is answered instead.
     pub max_message_size: usize,
-    /// Requests of one connection that are being served or wait for their turn; behind them
-    /// nothing is read. Nor is it while they and answers that wait to be taken keep more than
-    /// `max_message_size` bytes.
+    /// Maximum number of requests of one connection that are in progress or waiting; the server
+    /// reads no more until one is answered. It also stops reading while requests and unread answers
+    /// occupy more than `max_message_size` bytes.
     pub max_in_flight: usize,
-    /// Pushes that wait for one connection to take them, at most: 1013 past it.
+    /// Maximum number of pushes that wait for one connection; one more closes it with 1013.
     pub max_waiting_pushes: usize,
-    /// Pages that may connect, by their origin (`https://example.org`); every page where it is
-    /// empty. Who is no browser names no origin and is always let in. Where nobody is asked for a
-    /// token, any page that a user visits can otherwise reach what the user can.
+    /// Origins of web pages that may connect (`https://example.org`); empty allows all. Clients
+    /// other than browsers send no `Origin` and are always accepted. Without authentication, an
+    /// empty list lets any page that a user visits access everything that the user can reach.
     pub allowed_origins: Vec<String>,
     /// How long the opening handshake may take.
     pub handshake_timeout: Duration,
-    /// A peer from which nothing came for this long is asked for a sign of life.
+    /// A ping is sent when nothing was received for this long.
     pub ping_interval: Duration,
-    /// A peer from which nothing came for this long is gone: 1008.
+    /// The connection is closed with 1008 when nothing was received for this long.
     pub idle_timeout: Duration,
-    /// A peer that takes less than 16 KiB of what waits for it for this long is gone. A message
-    /// must arrive whole within this time: 1008.
+    /// The connection is closed when the peer reads less than 16 KiB of what waits for it in this
+    /// time, and with 1008 when a message does not arrive completely in this time.
     pub send_timeout: Duration,
-    /// How long a connection may take to end when the server stops: its open requests, and its
-    /// close, which has 11 s of it, at most half. Requests of a connection that ended otherwise
-    /// have as long to finish.
+    /// How long a connection may take to close when the server stops. Closing has 11 s of it, but
+    /// at most half; open requests have the rest. Open requests of a connection that closes for
+    /// another reason have this long to finish.
     pub grace: Duration,
-    /// Serves what is for administrators too (`admin_mode`).
+    /// Serves the operations for administrators too (`admin_mode`).
     pub admin: bool,
 }
 
@@ -83,8 +83,8 @@ impl Default for Options {
     }
 }
 
-/// The JSON text of a MessagePack document, as the transport reads one; `None` for what has no form
-/// in this server's JSON.
+/// Converts a MessagePack document to JSON text, as the transport does; `None` for what this
+/// server's JSON cannot represent.
 pub fn msgpack_to_json(document: &[u8]) -> Option<String> {
     msgpack::to_json(document).ok()
 }
@@ -112,8 +112,8 @@ impl WsService {
         Self { inner: Arc::new(Inner { api, options }) }
     }
 
-    /// Serves one connection from its opening handshake to its end. A `shutdown` ends it with 1001
-    /// once its open requests are answered.
+    /// Serves one connection, from the opening handshake on. `shutdown` closes it with 1001 once
+    /// its open requests are answered.
     pub async fn serve<S>(&self, stream: S, shutdown: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

@@ -1,4 +1,4 @@
-//! Members of a JSON object as they are written: nothing is built of what only passes through.
+//! Finds members of a JSON object without parsing their values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 use zaqar_core::json::{self, JsonError};
 
-/// The kind of a JSON value.
+/// The type of a JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Text,
@@ -16,11 +16,11 @@ pub(crate) enum Shape {
     Boolean,
     List,
     Object,
-    /// Null, or a number with a point or an exponent.
+    /// Null, or a number with a decimal point or an exponent.
     Other,
 }
 
-/// The kind of a value, by how it is written.
+/// The type of a value, by its JSON text.
 pub(crate) fn shape(value: &[u8]) -> Shape {
     match value.first() {
         Some(b'"') => Shape::Text,
@@ -34,8 +34,8 @@ pub(crate) fn shape(value: &[u8]) -> Shape {
     }
 }
 
-/// Members of an object by name. Names that nobody asks for are not kept; of two with one name the
-/// last counts, and [`Members::repeated`] says that there were two.
+/// Members of an object by name, limited to the names asked for. Of repeated members the last
+/// counts, and [`Members::repeated`] reports the repetition.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Members {
     found: Vec<(&'static str, Bytes)>,
@@ -43,7 +43,7 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// Takes the members of these names out of an object.
+    /// Finds the members with these names.
     ///
     /// # Errors
     /// For text that is not a JSON object.
@@ -70,12 +70,12 @@ impl Members {
         self.repeated
     }
 
-    /// A member as it is written.
+    /// The JSON text of a member.
     pub(crate) fn get(&self, name: &str) -> Option<&Bytes> {
         self.found.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// A member that is a text.
+    /// A member that is a string.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         serde_json::from_slice(self.get(name)?).ok()
     }
@@ -91,7 +91,7 @@ impl Members {
     }
 }
 
-/// Shows each member of an object, its value as it is written. Text behind the object is an error.
+/// Calls `found` with the name and the JSON text of each member. Text after the object is an error.
 ///
 /// # Errors
 /// For text that is not a JSON object.
@@ -101,7 +101,7 @@ pub(crate) fn each(object: &[u8], found: impl FnMut(&str, &str)) -> Result<(), s
     deserializer.end()
 }
 
-/// The items of a list as they are written.
+/// The JSON texts of the items of a list.
 ///
 /// # Errors
 /// For text that is not a JSON list.
@@ -110,14 +110,14 @@ pub(crate) fn items(list: &Bytes) -> Result<Vec<Bytes>, serde_json::Error> {
     Ok(items.into_iter().map(|item| list.slice_ref(item.get().as_bytes())).collect())
 }
 
-/// Checks that text is JSON that this server takes.
+/// Checks that text is JSON that this server accepts.
 ///
 /// # Errors
-/// What is wrong, for the sender to read.
+/// A description of the fault, for the client.
 pub(crate) fn check(document: &[u8]) -> Result<(), String> {
     json::check(document).map_err(|error| match error {
         JsonError::IntegerTooLarge => {
-            "JSON contains integer that is too large: integers lie between -2^63 and 2^63-1."
+            "JSON contains integer that is too large: integers must be between -2^63 and 2^63-1."
                 .to_owned()
         }
         JsonError::NotUtf8 | JsonError::TooDeep | JsonError::Surrogate => format!("{error}."),
@@ -156,7 +156,7 @@ impl<'de, F: FnMut(&str, &str)> Visitor<'de> for Each<F> {
     }
 }
 
-/// A key, borrowed where nothing in it is escaped.
+/// A key, borrowed unless it has escapes.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> serde::Deserialize<'de> for Name<'de> {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_told_by_their_first_letter() {
+    fn shapes_follow_from_the_text() {
         for (value, expected) in [
             ("1", Shape::Integer),
             ("-1", Shape::Integer),

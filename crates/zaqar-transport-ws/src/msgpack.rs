@@ -1,5 +1,5 @@
-//! MessagePack to JSON text and back, without a tree between: bodies are stored as JSON whatever
-//! they came in.
+//! Converts MessagePack to JSON text and back without a tree in between: bodies are stored as JSON
+//! in either encoding.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use rmp::Marker;
 use rmp::encode::{self, ByteBuf};
 use zaqar_core::json::MAX_NESTING;
 
-/// Why a document has no form in JSON.
+/// Why a document cannot be converted to JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MessagePackError {
     #[error("incomplete input")]
@@ -18,23 +18,23 @@ pub(crate) enum MessagePackError {
     NotUtf8,
     #[error("map keys must be strings")]
     Key,
-    #[error("integers lie between -2^63 and 2^63-1")]
+    #[error("integers must be between -2^63 and 2^63-1")]
     IntegerTooLarge,
-    #[error("NaN and infinity have no form in JSON")]
+    #[error("NaN and infinity cannot be represented in JSON")]
     NotFinite,
-    #[error("{what} has no form in JSON")]
-    NoForm { what: &'static str },
+    #[error("{what} cannot be represented in JSON")]
+    Unsupported { what: &'static str },
     #[error("nested deeper than {MAX_NESTING} levels")]
     TooDeep,
 }
 
 type Result<T> = std::result::Result<T, MessagePackError>;
 
-/// The JSON text of a whole document. It passes [`zaqar_core::json::check`]. At most seven times as
-/// long as the document.
+/// Converts a document to JSON text that passes [`zaqar_core::json::check`] and is at most seven
+/// times as long as the document.
 ///
 /// # Errors
-/// What JSON, or this server's JSON, cannot say.
+/// For what JSON, or this server's JSON, cannot represent.
 pub(crate) fn to_json(document: &[u8]) -> Result<String> {
     let mut reader = Reader { rest: document };
     let mut out = String::with_capacity(document.len() + document.len() / 2);
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
                 self.map(out, length, depth)?;
             }
             Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => {
-                return Err(MessagePackError::NoForm { what: "binary data" });
+                return Err(MessagePackError::Unsupported { what: "binary data" });
             }
             Marker::FixExt1
             | Marker::FixExt2
@@ -108,8 +108,12 @@ impl<'a> Reader<'a> {
             | Marker::FixExt16
             | Marker::Ext8
             | Marker::Ext16
-            | Marker::Ext32 => return Err(MessagePackError::NoForm { what: "an extension type" }),
-            Marker::Reserved => return Err(MessagePackError::NoForm { what: "the byte 0xc1" }),
+            | Marker::Ext32 => {
+                return Err(MessagePackError::Unsupported { what: "an extension type" });
+            }
+            Marker::Reserved => {
+                return Err(MessagePackError::Unsupported { what: "the byte 0xc1" });
+            }
         }
         Ok(())
     }
@@ -194,7 +198,7 @@ fn float(out: &mut String, number: f64) -> Result<()> {
     if !number.is_finite() {
         return Err(MessagePackError::NotFinite);
     }
-    // Debug, unlike Display, keeps the point: what came as a float stays one.
+    // `Debug`, unlike `Display`, keeps the decimal point, so a float stays a float.
     let _ = write!(out, "{number:?}");
     Ok(())
 }
@@ -221,8 +225,8 @@ fn string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// The MessagePack form of JSON text that a parser let pass. Text that is none gives what can be
-/// read of it: never a panic.
+/// Converts valid JSON text to MessagePack. For invalid text the result is unspecified, but it does
+/// not panic.
 pub(crate) fn from_json(text: &[u8]) -> Vec<u8> {
     let mut writer = Writer { text, at: 0, out: ByteBuf::with_capacity(text.len()) };
     writer.value(0);
@@ -235,7 +239,7 @@ struct Writer<'a> {
     out: ByteBuf,
 }
 
-/// A little more than what is stored can have: the answer is put around it.
+/// Slightly deeper than stored documents can be: answers wrap them.
 const MAX_WRITTEN: usize = MAX_NESTING + 16;
 
 impl Writer<'_> {
@@ -251,7 +255,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes a header for any length, and brings it down to the shortest form once the length is
+    /// Reserves a header for any length, and shortens it for small containers once the length is
     /// known.
     fn container(&mut self, depth: usize, end: u8, long: Marker) {
         self.at += 1;
@@ -309,7 +313,7 @@ impl Writer<'_> {
         } else {
             std::str::from_utf8(plain).unwrap_or_default().to_owned()
         };
-        // A vector of bytes takes everything.
+        // Writing to a vector cannot fail.
         let _ = encode::write_str(&mut self.out, &text);
     }
 
@@ -322,7 +326,7 @@ impl Writer<'_> {
             Ok(number) => {
                 let _ = encode::write_sint(&mut self.out, number);
             }
-            // As in Python, a float past all bounds is infinite.
+            // As in Python, a float out of range is infinite.
             Err(_) => {
                 let _ = encode::write_f64(&mut self.out, text.parse().unwrap_or_default());
             }
@@ -366,7 +370,7 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            // Few digits: the parser of this test rounds the last of many.
+            // Few digits: the parser of this test rounds the last digit of long numbers.
             any::<i32>().prop_map(|n| Value::from(f64::from(n) / 8.0)),
             any::<String>().prop_map(Value::from),
         ];
@@ -381,7 +385,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_survives_the_way_there_and_back(document in json_strategy()) {
+        fn json_survives_a_round_trip(document in json_strategy()) {
             let packed = from_json(document.to_string().as_bytes());
             value(&packed);
             let text = to_json(&packed).unwrap();
@@ -400,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_is_refused() {
+    fn what_json_cannot_represent_is_rejected() {
         use MessagePackError as E;
         let nested = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
         assert!(to_json(&nested(MAX_NESTING)).is_ok());
@@ -414,9 +418,9 @@ mod tests {
             (vec![0x81, 1, 2], E::Key),
             (vec![0xcf, 0x80, 0, 0, 0, 0, 0, 0, 0], E::IntegerTooLarge),
             (pack(&f64::NAN.into()), E::NotFinite),
-            (vec![0xc4, 1, 0], E::NoForm { what: "binary data" }),
-            (vec![0xd4, 1, 0], E::NoForm { what: "an extension type" }),
-            (vec![0xc1], E::NoForm { what: "the byte 0xc1" }),
+            (vec![0xc4, 1, 0], E::Unsupported { what: "binary data" }),
+            (vec![0xd4, 1, 0], E::Unsupported { what: "an extension type" }),
+            (vec![0xc1], E::Unsupported { what: "the byte 0xc1" }),
             (nested(MAX_NESTING + 1), E::TooDeep),
             (nested(10_000), E::TooDeep),
         ] {
@@ -425,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_and_numbers_take_every_form() {
+    fn lengths_and_numbers_have_every_form() {
         let long: Vec<Value> = (0..70_000).map(Value::from).collect();
         for document in [
             json!([0, 127, 128, 255, 256, 65_536, -1, -32, -33, -129, -40_000, i64::MIN, i64::MAX]),

@@ -1,5 +1,5 @@
-//! Requests of one connection on their way: several at once where that cannot be told from one
-//! after the other.
+//! The open requests of one connection: they run concurrently where the result is the same as in
+//! sequence.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -9,16 +9,16 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use zaqar_core::QueueName;
 
-/// What a request touches: decides what it may overlap with.
+/// What a request accesses, which decides which requests it may overlap with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Footprint {
-    /// Nothing that another request could see.
+    /// Nothing that another request could change or observe.
     Nothing,
-    /// Looks at a queue.
+    /// Reads a queue.
     Reads(QueueName),
     /// Changes a queue.
     Writes(QueueName),
-    /// Anything: waits for all before it, and all behind it wait.
+    /// Anything: waits for all requests before it, and all requests after it wait.
     Everything,
 }
 
@@ -34,7 +34,7 @@ impl Footprint {
     }
 }
 
-enum Stage<R, T> {
+enum Progress<R, T> {
     Waiting(R),
     Running,
     Done(T),
@@ -42,25 +42,25 @@ enum Stage<R, T> {
 
 struct Entry<R, T> {
     footprint: Footprint,
-    /// Bytes that it keeps.
-    weight: usize,
-    stage: Stage<R, T>,
+    /// Bytes that it occupies.
+    bytes: usize,
+    progress: Progress<R, T>,
 }
 
 type Running<T> = Pin<Box<dyn Future<Output = (u64, T)> + Send>>;
 
-/// Requests in the order they came. `R` is a request that has not begun, `T` what it comes to.
+/// Requests in the order of arrival. `R` is a request that has not started, `T` its result.
 pub(crate) struct Pipeline<R, T> {
     entries: VecDeque<Entry<R, T>>,
-    /// The number of the entry in front.
+    /// The number of the first entry.
     front: u64,
     running: FuturesUnordered<Running<T>>,
-    weight: usize,
+    bytes: usize,
 }
 
 impl<R, T: 'static> Pipeline<R, T> {
     pub(crate) fn new() -> Self {
-        Self { entries: VecDeque::new(), front: 0, running: FuturesUnordered::new(), weight: 0 }
+        Self { entries: VecDeque::new(), front: 0, running: FuturesUnordered::new(), bytes: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,47 +71,47 @@ impl<R, T: 'static> Pipeline<R, T> {
         self.entries.is_empty()
     }
 
-    /// Bytes that requests and what came of them keep.
-    pub(crate) fn weight(&self) -> usize {
-        self.weight
+    /// Bytes that requests and results occupy.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Adds a request that keeps `weight` bytes.
-    pub(crate) fn push(&mut self, footprint: Footprint, weight: usize, request: R) {
-        self.weight += weight;
-        self.entries.push_back(Entry { footprint, weight, stage: Stage::Waiting(request) });
+    /// Adds a request that occupies `bytes` bytes.
+    pub(crate) fn push(&mut self, footprint: Footprint, bytes: usize, request: R) {
+        self.bytes += bytes;
+        self.entries.push_back(Entry { footprint, bytes, progress: Progress::Waiting(request) });
     }
 
-    /// Adds what needs no work and keeps `weight` bytes.
-    pub(crate) fn push_done(&mut self, weight: usize, done: T) {
-        self.weight += weight;
-        let (footprint, stage) = (Footprint::Nothing, Stage::Done(done));
-        self.entries.push_back(Entry { footprint, weight, stage });
+    /// Adds a finished result that occupies `bytes` bytes.
+    pub(crate) fn push_done(&mut self, bytes: usize, done: T) {
+        self.bytes += bytes;
+        let (footprint, progress) = (Footprint::Nothing, Progress::Done(done));
+        self.entries.push_back(Entry { footprint, bytes, progress });
     }
 
-    /// The first request that may begin now. The caller must [`Pipeline::run`] it.
+    /// The first request that may start now. The caller must [`Pipeline::run`] it.
     pub(crate) fn next(&mut self) -> Option<(u64, R)> {
         let at = (0..self.entries.len()).find(|at| {
             let entry = &self.entries[*at];
-            matches!(entry.stage, Stage::Waiting(_))
+            matches!(entry.progress, Progress::Waiting(_))
                 && !self.entries.range(..at).any(|earlier| {
-                    !matches!(earlier.stage, Stage::Done(_))
+                    !matches!(earlier.progress, Progress::Done(_))
                         && entry.footprint.conflicts(&earlier.footprint)
                 })
         })?;
-        match std::mem::replace(&mut self.entries[at].stage, Stage::Running) {
-            Stage::Waiting(request) => Some((self.front + at as u64, request)),
-            Stage::Running | Stage::Done(_) => None,
+        match std::mem::replace(&mut self.entries[at].progress, Progress::Running) {
+            Progress::Waiting(request) => Some((self.front + at as u64, request)),
+            Progress::Running | Progress::Done(_) => None,
         }
     }
 
-    /// Runs a request that [`Pipeline::next`] gave.
+    /// Runs a request that [`Pipeline::next`] returned.
     pub(crate) fn run(&self, number: u64, work: impl Future<Output = T> + Send + 'static) {
         self.running.push(Box::pin(async move { (number, work.await) }));
     }
 
-    /// Goes on with what runs; ready when something was done, after `inspect` has seen it and has
-    /// said how many bytes it keeps.
+    /// Polls the running requests; ready when one has finished. `inspect` gets its result and
+    /// returns how many bytes that occupies.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -119,11 +119,11 @@ impl<R, T: 'static> Pipeline<R, T> {
     ) -> Poll<()> {
         match self.running.poll_next_unpin(cx) {
             Poll::Ready(Some((number, mut done))) => {
-                let weight = inspect(&mut done);
+                let bytes = inspect(&mut done);
                 let at = usize::try_from(number.wrapping_sub(self.front)).unwrap_or(usize::MAX);
                 if let Some(entry) = self.entries.get_mut(at) {
-                    self.weight = self.weight - entry.weight + weight;
-                    (entry.weight, entry.stage) = (weight, Stage::Done(done));
+                    self.bytes = self.bytes - entry.bytes + bytes;
+                    (entry.bytes, entry.progress) = (bytes, Progress::Done(done));
                 }
                 Poll::Ready(())
             }
@@ -131,26 +131,26 @@ impl<R, T: 'static> Pipeline<R, T> {
         }
     }
 
-    /// Whether the oldest is done.
+    /// Whether the oldest request is done.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.entries.front(), Some(Entry { stage: Stage::Done(_), .. }))
+        matches!(self.entries.front(), Some(Entry { progress: Progress::Done(_), .. }))
     }
 
-    /// Takes the oldest out if it is done.
+    /// Removes the oldest request if it is done, and returns its result.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if !self.is_ready() {
             return None;
         }
         let entry = self.entries.pop_front()?;
         self.front += 1;
-        self.weight -= entry.weight;
+        self.bytes -= entry.bytes;
         if self.entries.is_empty() {
-            // An idle connection keeps no memory of a busy hour.
+            // An idle connection must not keep the capacity of a busy one.
             self.entries.shrink_to(4);
         }
-        match entry.stage {
-            Stage::Done(done) => Some(done),
-            Stage::Waiting(_) | Stage::Running => None,
+        match entry.progress {
+            Progress::Done(done) => Some(done),
+            Progress::Waiting(_) | Progress::Running => None,
         }
     }
 }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_touches_everything_waits_and_is_waited_for() {
+    fn a_request_for_everything_waits_and_is_waited_for() {
         let mut pipeline = Pipeline::new();
         pipeline.push(Footprint::Writes(name("a")), 10, "w1");
         pipeline.push(Footprint::Everything, 10, "all");
@@ -215,15 +215,15 @@ mod tests {
         pipeline.push_done(3, "c");
         let started = startable(&mut pipeline);
         pipeline.run(started[1].0, async { "b" });
-        assert_eq!(pipeline.weight(), 23);
+        assert_eq!(pipeline.bytes(), 23);
         assert!(poll(&mut pipeline));
-        assert_eq!(pipeline.weight(), 14);
+        assert_eq!(pipeline.bytes(), 14);
         assert_eq!(pipeline.pop(), None);
         pipeline.run(started[0].0, async { "a" });
         assert!(poll(&mut pipeline));
         let popped: Vec<_> = std::iter::from_fn(|| pipeline.pop()).collect();
         assert_eq!(popped, ["a", "b", "c"]);
         assert!(pipeline.is_empty());
-        assert_eq!(pipeline.weight(), 0);
+        assert_eq!(pipeline.bytes(), 0);
     }
 }

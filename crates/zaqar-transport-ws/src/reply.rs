@@ -1,4 +1,4 @@
-//! Answers and the JSON in them. Message bodies are copied as they are stored, never parsed.
+//! Replies and their JSON. Message bodies are copied as they are stored, never parsed.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
@@ -6,13 +6,13 @@ use zaqar_api::json;
 use zaqar_core::storage::Message;
 use zaqar_core::{ClaimId, Timestamp};
 
-/// What an operation came to.
+/// The result of an action.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     /// JSON text.
     pub(crate) body: Bytes,
-    /// Seconds after which it makes sense to try again.
+    /// Seconds after which the client should retry.
     pub(crate) retry_after: Option<u64>,
 }
 
@@ -25,13 +25,13 @@ impl Reply {
         Self::new(status, body.to_string())
     }
 
-    /// The original's answer where there is nothing to tell.
-    pub(crate) fn nothing() -> Self {
+    /// The original's answer without content.
+    pub(crate) fn no_content() -> Self {
         Self::new(204, Bytes::from_static(b"{}"))
     }
 }
 
-/// Appends a message as lists, gets and claims show it; `claim` is the claim that was asked for.
+/// Appends a message as in lists, gets and claims; `claim` is the claim that was read or created.
 pub(crate) fn message(
     out: &mut BytesMut,
     message: &Message,

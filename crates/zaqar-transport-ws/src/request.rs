@@ -1,21 +1,20 @@
-//! A request from its frame to what it asks for: decoding, and the rules that hold before anybody
-//! is asked.
+//! Decodes a frame to a request, and validates it against the schema of its action.
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Message;
 use zaqar_api::Access;
 use zaqar_core::QueueName;
 
-use crate::action::{Action, FIELDS, Takes};
+use crate::action::{Action, BodyRule, FIELDS};
 use crate::encoding::Encoding;
 use crate::error::WsError;
 use crate::members::{Members, Shape, shape};
 use crate::pipeline::Footprint;
 
-/// The members of a frame that count.
+/// The members of a frame that are read.
 const PARTS: &[&str] = &["action", "headers", "body"];
 
-/// Headers that any action looks at.
+/// Headers that any action reads.
 const HEADERS: &[&str] = &[
     "Accept",
     "Client-ID",
@@ -33,8 +32,8 @@ const HEADERS: &[&str] = &[
     "traceparent",
 ];
 
-/// Headers that must be texts where they are there.
-const TEXTS: &[&str] = &[
+/// Headers that must be strings if present.
+const STRINGS: &[&str] = &[
     "Accept",
     "Client-ID",
     "Date",
@@ -44,20 +43,20 @@ const TEXTS: &[&str] = &[
     "X-Service-Token",
 ];
 
-/// A frame that is a request of some kind: what its answer repeats.
+/// The parts of a request frame, which its answer repeats.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
-    /// What it came in, and what its answer goes out in.
+    /// The encoding of the frame and of its answer.
     pub(crate) encoding: Encoding,
-    /// `action` as it is written.
+    /// The JSON text of `action`.
     pub(crate) action: Bytes,
-    /// `headers` as they are written.
+    /// The JSON text of `headers`.
     pub(crate) headers: Bytes,
-    /// `body` as it is written.
+    /// The JSON text of `body`.
     pub(crate) body: Option<Bytes>,
 }
 
-/// A request that is well formed.
+/// A request that passed validation.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) frame: Frame,
@@ -66,22 +65,22 @@ pub(crate) struct Request {
     pub(crate) body: Members,
 }
 
-/// A frame that is not done, and why.
+/// A frame that was rejected, and why.
 #[derive(Debug)]
-pub(crate) struct Refused {
+pub(crate) struct RejectedFrame {
     pub(crate) frame: Frame,
     pub(crate) error: WsError,
 }
 
-impl Refused {
+impl RejectedFrame {
     pub(crate) fn boxed(frame: Frame, error: WsError) -> Box<Self> {
         Box::new(Self { frame, error })
     }
 }
 
 impl Frame {
-    /// A frame that says nothing, for the answer to one that cannot be read.
-    pub(crate) const fn nothing(encoding: Encoding) -> Self {
+    /// An empty frame, for the answer to one that cannot be decoded.
+    pub(crate) const fn empty(encoding: Encoding) -> Self {
         Self {
             encoding,
             action: Bytes::from_static(b"null"),
@@ -90,7 +89,7 @@ impl Frame {
         }
     }
 
-    /// Reads the outermost object. `None` for frames that are no messages.
+    /// Reads the outermost object. `None` for frames that are not messages.
     ///
     /// # Errors
     /// [`WsError::Undecodable`], [`WsError::NotAnObject`] and [`WsError::Repeated`].
@@ -124,27 +123,27 @@ impl Frame {
         })
     }
 
-    /// Checks it against the rules of its action.
+    /// Validates it against the schema of its action.
     ///
     /// # Errors
     /// [`WsError::UnknownAction`], [`WsError::Schema`] and [`WsError::Repeated`], with the frame
     /// itself.
-    pub(crate) fn check(self) -> Result<Request, Box<Refused>> {
+    pub(crate) fn check(self) -> Result<Request, Box<RejectedFrame>> {
         let Some(action) = self.named_action() else {
             let name = self.shown_action();
-            return Err(Refused::boxed(self, WsError::UnknownAction { name }));
+            return Err(RejectedFrame::boxed(self, WsError::UnknownAction { name }));
         };
         match self.checked_parts(action) {
             Some((headers, _)) if headers.repeated().is_some() => {
                 let name = headers.repeated().unwrap_or_default();
-                Err(Refused::boxed(self, WsError::Repeated { name }))
+                Err(RejectedFrame::boxed(self, WsError::Repeated { name }))
             }
             Some((headers, body)) => Ok(Request { frame: self, action, headers, body }),
-            None => Err(Refused::boxed(self, WsError::Schema)),
+            None => Err(RejectedFrame::boxed(self, WsError::Schema)),
         }
     }
 
-    /// Bytes that it keeps.
+    /// Bytes that it occupies.
     pub(crate) fn size(&self) -> usize {
         self.action.len() + self.headers.len() + self.body.as_ref().map_or(0, Bytes::len)
     }
@@ -153,7 +152,7 @@ impl Frame {
         Action::named(&serde_json::from_slice::<String>(&self.action).ok()?)
     }
 
-    /// The action as the original shows one that is none.
+    /// An unknown action, as the original's error shows it.
     fn shown_action(&self) -> String {
         match self.action.as_ref() {
             b"null" => "None".to_owned(),
@@ -169,15 +168,17 @@ impl Frame {
         let is_text =
             |name: &&str| headers.get(name).is_none_or(|value| shape(value) == Shape::Text);
         let is_there = |name: &&str| headers.get(name).is_some();
-        if !TEXTS.iter().all(is_text) || !action.required_headers().iter().all(is_there) {
+        if !STRINGS.iter().all(is_text) || !action.required_headers().iter().all(is_there) {
             return None;
         }
-        let body = match (&self.body, action.takes()) {
-            (_, Takes::NoBody) | (None, Takes::OptionalBody) => {
+        let body = match (&self.body, action.body_rule()) {
+            (_, BodyRule::Ignored) | (None, BodyRule::Optional) => {
                 return Some((headers, Members::default()));
             }
-            (None, Takes::Body) => return None,
-            (Some(body), Takes::OptionalBody | Takes::Body) => Members::of(body, FIELDS).ok()?,
+            (None, BodyRule::Required) => return None,
+            (Some(body), BodyRule::Optional | BodyRule::Required) => {
+                Members::of(body, FIELDS).ok()?
+            }
         };
         let fits = action.fields().iter().all(|field| match body.get(field.name) {
             None => !field.required,
@@ -187,7 +188,7 @@ impl Frame {
     }
 }
 
-/// What Python counts as false: the original takes such headers for none.
+/// Whether a value is false in Python: the original treats such headers as absent.
 fn is_empty(value: &[u8]) -> bool {
     let without_space = || value.iter().filter(|byte| !byte.is_ascii_whitespace());
     [&b"null"[..], b"false", b"0", b"\"\"", b"[]"].iter().any(|empty| without_space().eq(*empty))
@@ -199,7 +200,7 @@ impl Request {
         QueueName::new(&self.body.text("queue_name")?).ok()
     }
 
-    /// What it touches, as its operation declares.
+    /// What it accesses, as its operation declares.
     pub(crate) fn footprint(&self) -> Footprint {
         // A token changes what every later request may do.
         let Some(declaration) = self.action.declaration() else { return Footprint::Everything };
@@ -212,8 +213,8 @@ impl Request {
         }
     }
 
-    /// Asks for pushes to its own connection.
-    pub(crate) fn is_listening(&self) -> bool {
+    /// Whether it subscribes its own connection.
+    pub(crate) fn subscribes_connection(&self) -> bool {
         self.action == Action::SubscriptionCreate
             && self.body.text("subscriber").is_none_or(|subscriber| subscriber.is_empty())
     }
@@ -225,7 +226,7 @@ mod tests {
 
     fn check(document: &str) -> Result<Request, String> {
         let read = Frame::read(Message::text(document)).unwrap().1;
-        read.map_err(|e| e.to_string())?.check().map_err(|refused| refused.error.to_string())
+        read.map_err(|e| e.to_string())?.check().map_err(|rejected| rejected.error.to_string())
     }
 
     #[test]
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_action_that_is_none_is_named() {
+    fn an_unknown_action_is_named() {
         for (action, shown) in
             [("\"nope\"", "nope"), ("null", "None"), ("true", "True"), ("[1]", "[1]"), ("7", "7")]
         {

@@ -1,4 +1,4 @@
-//! The server: a listener of the shared kind, speaking WebSocket.
+//! Serves WebSocket on a listener.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use zaqar_transport::{
 
 use crate::WsService;
 
-/// The bounds of a server.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Connections at once. One more is told 503 and closed.
+    /// Maximum number of open connections. Further ones are rejected with 503.
     pub max_connections: usize,
     /// Counts connections.
     pub connections: ConnectionCounts,
-    /// What connections begin with; offer it [`crate::ALPN`].
+    /// TLS for all connections, loaded with [`crate::ALPN`]; or plain text.
     pub tls: Option<Arc<Tls>>,
 }
 
@@ -29,11 +29,11 @@ impl Default for ServerOptions {
 /// Serves a service on a listener.
 #[derive(Debug)]
 pub struct Server {
-    /// Where connections come from.
+    /// Accepts the connections.
     pub listener: Listener,
-    /// What serves them.
+    /// Serves the connections.
     pub service: WsService,
-    /// The bounds.
+    /// The options.
     pub options: ServerOptions,
 }
 
@@ -42,7 +42,7 @@ impl Server {
     /// connection with 1001, and returns.
     ///
     /// # Errors
-    /// When the listener is broken: nobody can connect any more.
+    /// When the listener is broken and accepts no more connections.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
         let Self { listener, service, options } = self;
         let inner = &service.inner;
@@ -59,7 +59,7 @@ impl Server {
 
 impl Protocol for WsService {
     const NAME: &'static str = "websocket";
-    /// The task with its state and its buffers.
+    /// The task with its state and buffers.
     const CONNECTION_BYTES: usize = 16 * 1024;
 
     fn serve(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static {

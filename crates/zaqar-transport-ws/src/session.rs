@@ -1,4 +1,4 @@
-//! Who asks: what a connection has said of itself, and what a request brings.
+//! Identifies the caller of a request: by the connection's identity, or by the request's headers.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use zaqar_core::{ClientId, NameError, ProjectId};
 use crate::error::WsError;
 use crate::request::Request;
 
-/// The project of requests that need none.
+/// The project of requests that need no project.
 const NO_PROJECT: &str = "-";
 
-/// Whose request this is, and how it is known: by the connection's token, by a signature, or, where
-/// nobody checks tokens, by what it says.
+/// The context of a request. The caller is identified by the connection's token, by a signature,
+/// or, without an authenticator, by the request's own headers.
 ///
 /// # Errors
-/// [`WsError::NotAuthenticated`], [`WsError::OtherProject`], and [`WsError::Invalid`] for a project
-/// id that cannot be.
+/// [`WsError::NotAuthenticated`], [`WsError::OtherProject`], and [`WsError::Invalid`] for an
+/// invalid project id.
 pub(crate) fn context(
     request: &Request,
     identity: Option<&Arc<Identity>>,
@@ -27,10 +27,10 @@ pub(crate) fn context(
 ) -> Result<Context, WsError> {
     let now = api.clock().now();
     let (project, authentication) = match identity.filter(|identity| now < identity.expires) {
-        Some(identity) => of_identity(request, identity)?,
-        None if request.headers.get("URL-Signature").is_some() => of_signature(request, api)?,
+        Some(identity) => by_identity(request, identity)?,
+        None if request.headers.get("URL-Signature").is_some() => by_signature(request, api)?,
         None if api.authenticator().is_some() => return Err(WsError::NotAuthenticated),
-        None => unchecked(request)?,
+        None => without_check(request)?,
     };
     let text = |name| request.headers.text(name);
     let client = ClientId::new(&text("Client-ID").unwrap_or_default());
@@ -42,7 +42,7 @@ pub(crate) fn context(
     })
 }
 
-fn of_identity(
+fn by_identity(
     request: &Request,
     identity: &Arc<Identity>,
 ) -> Result<(ProjectId, Authentication), WsError> {
@@ -54,7 +54,7 @@ fn of_identity(
     Ok((identity.project.clone(), Authentication::Token(Arc::clone(identity))))
 }
 
-fn of_signature(request: &Request, api: &Api) -> Result<(ProjectId, Authentication), WsError> {
+fn by_signature(request: &Request, api: &Api) -> Result<(ProjectId, Authentication), WsError> {
     let header = |name: &str| request.headers.get(name).map(|value| text_or_list(value));
     let [project, paths, methods, expires, signature] =
         ["X-Project-ID", "URL-Paths", "URL-Methods", "URL-Expires", "URL-Signature"]
@@ -70,14 +70,15 @@ fn of_signature(request: &Request, api: &Api) -> Result<(ProjectId, Authenticati
     Ok((grant.project.clone(), Authentication::Signature(grant)))
 }
 
-fn unchecked(request: &Request) -> Result<(ProjectId, Authentication), WsError> {
+fn without_check(request: &Request) -> Result<(ProjectId, Authentication), WsError> {
     let roles = request.headers.text("X-Roles").map_or_else(Vec::new, |roles| {
         roles.split(',').map(|role| role.trim_matches([' ', '\t']).to_owned()).collect()
     });
     Ok((project(request)?, Authentication::Unchecked { roles }))
 }
 
-/// A header's text; lists, as a share answers them, become what HTTP headers say.
+/// A header as a string; a list, as in the answer to a share, is joined with commas as in HTTP
+/// headers.
 fn text_or_list(value: &[u8]) -> String {
     match serde_json::from_slice(value) {
         Ok(Value::String(text)) => text,

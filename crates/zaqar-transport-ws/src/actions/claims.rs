@@ -4,11 +4,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::json;
 use zaqar_api::{CreateClaim, ReadClaim, ReleaseClaim, RenewClaim};
 
-use super::{Call, Replied};
+use super::{Exchange, HandlerResult};
 use crate::reply::{self, Reply};
 
-impl Call {
-    pub(super) async fn create_claim(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn create_claim(&self) -> HandlerResult {
         let body = &self.request.body;
         let request = CreateClaim {
             queue: self.queue()?,
@@ -26,7 +26,7 @@ impl Call {
         Ok(Reply::new(201, out))
     }
 
-    pub(super) async fn get_claim(&self) -> Replied {
+    pub(super) async fn get_claim(&self) -> HandlerResult {
         let id = self.text("claim_id");
         let parsed = id.parse().ok();
         let request = ReadClaim { queue: self.queue()?, id };
@@ -40,7 +40,7 @@ impl Call {
         Ok(Reply::new(200, out))
     }
 
-    pub(super) async fn renew_claim(&self) -> Replied {
+    pub(super) async fn renew_claim(&self) -> HandlerResult {
         let id = self.text("claim_id");
         let text = format!("Claim {id} updated.");
         let ttl = self.request.body.integer("ttl");
@@ -50,7 +50,7 @@ impl Call {
         Ok(Reply::json(204, json!(text)))
     }
 
-    pub(super) async fn release_claim(&self) -> Replied {
+    pub(super) async fn release_claim(&self) -> HandlerResult {
         let id = self.text("claim_id");
         let text = format!("Claim {id} deleted.");
         self.call(ReleaseClaim { queue: self.queue()?, id }).await?;

@@ -8,7 +8,7 @@ use zaqar_api::{
     PostedMessage, ReadMessage, ReadMessages, json,
 };
 
-use super::{Call, Replied};
+use super::{Exchange, HandlerResult};
 use crate::error::WsError;
 use crate::members::{Members, Shape, shape};
 use crate::reply::{self, Reply};
@@ -17,14 +17,15 @@ const NEITHER: &str = "The request should have either \"ids\" or \"pop\" paramet
                        to be able to delete.";
 const BOTH: &str = "pop and id params cannot be present together in the delete request.";
 
-impl Call {
-    pub(super) async fn post_messages(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn post_messages(&self) -> HandlerResult {
         let queue = self.queue()?;
         let written = self.request.body.get("messages").cloned().unwrap_or_default();
         let size = written.len() as u64;
         let messages = match posted(self.request.body.list("messages").unwrap_or_default()) {
             Ok(messages) => messages,
-            // Too large comes before malformed, though it costs a look at the queue.
+            // As in the original, a size past the limit is reported before a malformed body,
+            // although that reads the queue.
             Err(error) => {
                 self.call(CheckPostSize { queue, size }).await?;
                 return Err(error);
@@ -44,7 +45,7 @@ impl Call {
         Ok(Reply::new(201, out))
     }
 
-    pub(super) async fn list_messages(&self) -> Replied {
+    pub(super) async fn list_messages(&self) -> HandlerResult {
         let body = &self.request.body;
         self.checked_client()?;
         let request = ListMessages {
@@ -56,17 +57,17 @@ impl Call {
             include_delayed: self.lenient_boolean("include_delayed"),
         };
         let page = self.call(request).await?;
-        Ok(self.shown(&page.messages))
+        Ok(self.message_list(&page.messages))
     }
 
-    pub(super) async fn get_messages(&self) -> Replied {
+    pub(super) async fn get_messages(&self) -> HandlerResult {
         let ids = self.texts("message_ids").unwrap_or_default();
         let request = ReadMessages { queue: self.queue()?, ids };
         let messages = self.call(request).await?;
-        Ok(self.shown(&messages))
+        Ok(self.message_list(&messages))
     }
 
-    pub(super) async fn get_message(&self) -> Replied {
+    pub(super) async fn get_message(&self) -> HandlerResult {
         let (queue, id) = (self.queue()?, self.text("message_id"));
         let name = queue.name.to_string();
         let found = self.call(ReadMessage { queue, id: id.clone() }).await?;
@@ -81,7 +82,7 @@ impl Call {
         Ok(Reply::new(200, out))
     }
 
-    fn shown(&self, messages: &[zaqar_core::storage::Message]) -> Reply {
+    fn message_list(&self, messages: &[zaqar_core::storage::Message]) -> Reply {
         let mut out = BytesMut::new();
         out.put_slice(b"{");
         reply::messages(&mut out, messages, None, self.now());
@@ -89,14 +90,14 @@ impl Call {
         Reply::new(200, out)
     }
 
-    pub(super) async fn delete_message(&self) -> Replied {
+    pub(super) async fn delete_message(&self) -> HandlerResult {
         let claim = self.request.body.text("claim_id");
         let request = DeleteMessage { queue: self.queue()?, id: self.text("message_id"), claim };
         self.call(request).await?;
-        Ok(Reply::nothing())
+        Ok(Reply::no_content())
     }
 
-    pub(super) async fn delete_messages(&self) -> Replied {
+    pub(super) async fn delete_messages(&self) -> HandlerResult {
         let queue = self.queue()?;
         match (self.texts("message_ids"), self.request.body.integer("pop")) {
             (Some(_), Some(_)) => Err(WsError::invalid(BOTH)),
@@ -105,7 +106,7 @@ impl Call {
                 let claims = self.texts("claim_ids");
                 let request = DeleteMessages { queue, ids, claims };
                 self.call(request).await?;
-                Ok(Reply::nothing())
+                Ok(Reply::no_content())
             }
             (None, Some(limit)) => {
                 let request = PopMessages { queue, limit };
@@ -124,7 +125,7 @@ fn posted(items: Vec<Bytes>) -> Result<Vec<PostedMessage>, WsError> {
 fn one_posted(item: &Bytes) -> Result<PostedMessage, WsError> {
     let bad = |reason: &str| WsError::invalid(format!("Bad request. {reason}"));
     let members = Members::of(item, &["body", "ttl", "delay"])
-        .map_err(|_| bad("A message is an object with a \"body\"."))?;
+        .map_err(|_| bad("A message must be an object with a \"body\"."))?;
     let seconds = |name: &str| {
         let Some(value) = members.get(name) else { return Ok(None) };
         match (value.as_ref(), shape(value)) {

@@ -1,5 +1,5 @@
-//! What actions do: one file a resource, each decodes, calls the operation, and tells what came of
-//! it.
+//! The handlers of actions, one file per resource. Each handler decodes a request, calls the
+//! operation and encodes its answer.
 
 mod claims;
 mod messages;
@@ -13,43 +13,43 @@ use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Kind, NameError, QueueName, SubscriptionId, Timestamp};
 
 use crate::action::Action;
-use crate::error::{About, WsError};
+use crate::error::{ErrorContext, WsError};
 use crate::inbox::SubscribedQueue;
 use crate::members::{Shape, shape};
 use crate::reply::Reply;
 use crate::request::Request;
 
-type Replied = Result<Reply, WsError>;
+type HandlerResult = Result<Reply, WsError>;
 
-/// A request whose caller is known, on its way to its operation.
-pub(crate) struct Call {
+/// One request, with the context of its caller, while it is handled.
+pub(crate) struct Exchange {
     pub(crate) api: Api,
     pub(crate) context: Context,
     pub(crate) request: Request,
-    /// Serves what is for administrators too.
+    /// Serves the operations for administrators too.
     pub(crate) admin: bool,
-    /// The connection, where the request makes it a subscriber.
-    pub(crate) connection: Option<Connected>,
+    /// The connection, if the request subscribes it.
+    pub(crate) connection: Option<ConnectionSubscriber>,
 }
 
-/// A connection that is to be a subscriber.
-pub(crate) struct Connected {
+/// A connection that the request subscribes.
+pub(crate) struct ConnectionSubscriber {
     pub(crate) listener: Listener,
-    /// The subscription that it has had to the queue; it may be over.
+    /// Its last subscription to the queue, which may have ended.
     pub(crate) earlier: Option<SubscriptionId>,
 }
 
-/// What came of a call.
-pub(crate) struct Performed {
+/// The result of a request.
+pub(crate) struct Completed {
     pub(crate) request: Request,
     pub(crate) reply: Reply,
-    /// The subscription that the connection has now.
+    /// The subscription that the connection got.
     pub(crate) subscribed: Option<(SubscribedQueue, SubscriptionId)>,
 }
 
-impl Call {
-    /// Does what is asked.
-    pub(crate) async fn perform(mut self) -> Performed {
+impl Exchange {
+    /// Handles the request.
+    pub(crate) async fn handle(mut self) -> Completed {
         let mut subscribed = None;
         let connection = self.connection.take();
         let replied = match self.request.action {
@@ -91,8 +91,8 @@ impl Call {
             Action::FlavorGet => self.get_flavor().await,
             Action::FlavorDelete => self.delete_flavor().await,
         };
-        let reply = replied.unwrap_or_else(|error| error.into_reply(&self.about()));
-        Performed { request: self.request, reply, subscribed }
+        let reply = replied.unwrap_or_else(|error| error.into_reply(&self.error_context()));
+        Completed { request: self.request, reply, subscribed }
     }
 
     fn call<O: Callable>(
@@ -102,7 +102,7 @@ impl Call {
         self.api.call(&self.context, operation)
     }
 
-    fn about(&self) -> About {
+    fn error_context(&self) -> ErrorContext {
         let text = |name| self.request.body.text(name).unwrap_or_default();
         let action = self.request.action;
         let id = if matches!(action, Action::SubscriptionGet | Action::SubscriptionDelete) {
@@ -110,7 +110,7 @@ impl Call {
         } else {
             text("message_id")
         };
-        About {
+        ErrorContext {
             action: Some(self.request.action),
             queue: text("queue_name"),
             project: self.context.project.to_string(),
@@ -142,13 +142,13 @@ impl Call {
         }
     }
 
-    /// A text that the rules of the action say is there.
+    /// A string member that the schema of the action requires.
     fn text(&self, name: &str) -> String {
         self.request.body.text(name).unwrap_or_default()
     }
 
-    /// An integer that the rules of the action say nothing about: a text of one is taken too, as in
-    /// the original.
+    /// An integer member that is not in the schema of the action: like the original, it may be a
+    /// string of digits.
     fn lenient_integer(&self, name: &str) -> Result<Option<i64>, WsError> {
         let Some(value) = self.request.body.get(name) else { return Ok(None) };
         match (value.as_ref(), shape(value)) {
@@ -167,8 +167,8 @@ impl Call {
         Err(WsError::invalid(format!("The value of the \"{name}\" field must be a int.")))
     }
 
-    /// A boolean that the rules of the action say nothing about: the words of the original are
-    /// taken too.
+    /// A boolean member that is not in the schema of the action: like the original, it may be a
+    /// word such as `yes`.
     fn lenient_boolean(&self, name: &str) -> bool {
         let Some(value) = self.request.body.get(name) else { return false };
         let word = if shape(value) == Shape::Text {
@@ -180,7 +180,8 @@ impl Call {
         ["1", "t", "true", "on", "y", "yes"].contains(&word.as_str())
     }
 
-    /// Items of a list that should be texts; what is none names nothing.
+    /// The items of a list of strings; an item of another type becomes its JSON text, which is no
+    /// valid id.
     fn texts(&self, name: &str) -> Option<Vec<String>> {
         let text = |item: &bytes::Bytes| {
             serde_json::from_slice(item)
@@ -189,7 +190,7 @@ impl Call {
         Some(self.request.body.list(name)?.iter().map(text).collect())
     }
 
-    /// The client, where the original looks at the form of its id: listing and posting.
+    /// Validates the client id, which the original does for listing and posting only.
     fn checked_client(&self) -> Result<(), WsError> {
         let id = self.request.headers.text("Client-ID").unwrap_or_default();
         match self.api.limits().client_ids {
@@ -205,7 +206,7 @@ impl Call {
     }
 }
 
-/// The answer to a token that was taken, or that nobody asks for.
+/// The answer to a token that was accepted, or that was not needed.
 pub(crate) fn authenticated() -> Reply {
     Reply::new(200, bytes::Bytes::from_static(b"{\"message\":\"Authentified.\"}"))
 }

@@ -1,21 +1,21 @@
-//! What the server says of itself.
+//! Operations on the service itself.
 
 use zaqar_api::{CheckHealth, Ping, ReadHome};
 
-use super::{Call, Replied};
+use super::{Exchange, HandlerResult};
 use crate::reply::Reply;
 
-impl Call {
-    pub(super) async fn home(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn home(&self) -> HandlerResult {
         Ok(Reply::new(200, self.call(ReadHome).await?))
     }
 
-    pub(super) async fn ping(&self) -> Replied {
+    pub(super) async fn ping(&self) -> HandlerResult {
         self.call(Ping).await?;
-        Ok(Reply::nothing())
+        Ok(Reply::no_content())
     }
 
-    pub(super) async fn health(&self) -> Replied {
+    pub(super) async fn health(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let health = self.call(CheckHealth).await?;
         Ok(Reply::json(200, health.document()))

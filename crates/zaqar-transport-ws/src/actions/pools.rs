@@ -10,12 +10,12 @@ use zaqar_api::{
 };
 use zaqar_core::pools::{FlavorName, PoolName};
 
-use super::{Call, Replied};
+use super::{Exchange, HandlerResult};
 use crate::error::WsError;
 use crate::reply::Reply;
 
-impl Call {
-    pub(super) async fn list_pools(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn list_pools(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let body = &self.request.body;
         let request = ListPools { marker: body.text("marker"), limit: body.integer("limit") };
@@ -25,7 +25,7 @@ impl Call {
         Ok(Reply::json(200, json!({ "pools": pools })))
     }
 
-    pub(super) async fn create_pool(&self) -> Replied {
+    pub(super) async fn create_pool(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let pool = read_pool(self.pool()?, &self.members(&["uri", "weight", "flavor", "options"]))?;
         let text = format!("Pool {} created.", pool.name);
@@ -33,7 +33,7 @@ impl Call {
         Ok(Reply::json(201, text.into()))
     }
 
-    pub(super) async fn update_pool(&self) -> Replied {
+    pub(super) async fn update_pool(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let members = self.members(&["uri", "weight", "flavor", "options"]);
         let request = UpdatePool { name: self.pool()?, change: read_pool_change(&members)? };
@@ -41,13 +41,13 @@ impl Call {
         Ok(Reply::json(200, pool_document(&pool, false).into()))
     }
 
-    pub(super) async fn get_pool(&self) -> Replied {
+    pub(super) async fn get_pool(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let pool = self.call(GetPool { name: self.pool()? }).await?;
         Ok(Reply::json(200, pool_document(&pool, self.lenient_boolean("detailed")).into()))
     }
 
-    pub(super) async fn delete_pool(&self) -> Replied {
+    pub(super) async fn delete_pool(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let name = self.pool()?;
         let text = format!("Pool {name} removed.");
@@ -55,7 +55,7 @@ impl Call {
         Ok(Reply::json(204, text.into()))
     }
 
-    pub(super) async fn list_flavors(&self) -> Replied {
+    pub(super) async fn list_flavors(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let body = &self.request.body;
         let request = ListFlavors { marker: body.text("marker"), limit: body.integer("limit") };
@@ -65,7 +65,7 @@ impl Call {
         Ok(Reply::json(200, json!({ "flavors": flavors })))
     }
 
-    pub(super) async fn create_flavor(&self) -> Replied {
+    pub(super) async fn create_flavor(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let pools = read_flavor(&self.members(&["pool_list", "capabilities"]))?;
         let name = self.flavor()?;
@@ -74,20 +74,20 @@ impl Call {
         Ok(Reply::json(201, text.into()))
     }
 
-    pub(super) async fn update_flavor(&self) -> Replied {
+    pub(super) async fn update_flavor(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let pools = read_pool_list(&self.members(&["pool_list"]))?;
         let flavor = self.call(UpdateFlavor { name: self.flavor()?, pools }).await?;
         Ok(Reply::json(200, flavor_document(&flavor, true).into()))
     }
 
-    pub(super) async fn get_flavor(&self) -> Replied {
+    pub(super) async fn get_flavor(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let flavor = self.call(GetFlavor { name: self.flavor()? }).await?;
         Ok(Reply::json(200, flavor_document(&flavor, true).into()))
     }
 
-    pub(super) async fn delete_flavor(&self) -> Replied {
+    pub(super) async fn delete_flavor(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let name = self.flavor()?;
         let text = format!("Flavor {name} removed.");
@@ -100,13 +100,14 @@ impl Call {
     }
 
     fn pool(&self) -> Result<PoolName, WsError> {
-        PoolName::new(&self.text("pool_name"))
-            .map_err(|error| WsError::invalid(format!("pool_name is no name of a pool: {error}.")))
+        PoolName::new(&self.text("pool_name")).map_err(|error| {
+            WsError::invalid(format!("pool_name is not a valid pool name: {error}."))
+        })
     }
 
     fn flavor(&self) -> Result<FlavorName, WsError> {
         FlavorName::new(&self.text("flavor_name")).map_err(|error| {
-            WsError::invalid(format!("flavor_name is no name of a flavor: {error}."))
+            WsError::invalid(format!("flavor_name is not a valid flavor name: {error}."))
         })
     }
 

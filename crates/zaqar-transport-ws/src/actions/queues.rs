@@ -5,12 +5,12 @@ use serde_json::Value;
 use zaqar_api::{CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, Purge, json};
 use zaqar_core::{Kind, MessageId, Metadata};
 
-use super::{Call, Replied};
+use super::{Exchange, HandlerResult};
 use crate::error::WsError;
 use crate::reply::Reply;
 
-impl Call {
-    pub(super) async fn list_queues(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn list_queues(&self) -> HandlerResult {
         let body = &self.request.body;
         let request = ListQueues {
             kind: Kind::Queue,
@@ -38,7 +38,7 @@ impl Call {
         Ok(Reply::new(200, out))
     }
 
-    pub(super) async fn create_queue(&self) -> Replied {
+    pub(super) async fn create_queue(&self) -> HandlerResult {
         let queue = self.queue()?;
         let text = Reply::json(201, format!("Queue {} created.", queue.name).into());
         let request = CreateQueue { queue, metadata: self.metadata()? };
@@ -62,26 +62,26 @@ impl Call {
         }
     }
 
-    pub(super) async fn delete_queue(&self) -> Replied {
+    pub(super) async fn delete_queue(&self) -> HandlerResult {
         let queue = self.queue()?;
         let text = format!("Queue {} removed.", queue.name);
         self.call(DeleteQueue { queue }).await?;
         Ok(Reply::json(204, text.into()))
     }
 
-    pub(super) async fn get_queue(&self) -> Replied {
+    pub(super) async fn get_queue(&self) -> HandlerResult {
         let metadata = self.call(GetQueue { queue: self.queue()? }).await?;
         Ok(Reply::new(200, metadata.unwrap_or_default().to_json()))
     }
 
-    pub(super) async fn stats(&self) -> Replied {
+    pub(super) async fn stats(&self) -> HandlerResult {
         let stats = self.call(GetQueueStats { queue: self.queue()? }).await?;
         let status = if stats.is_some() { 200 } else { 404 };
-        let place = |id: MessageId| ("id", id.to_string());
-        Ok(Reply::json(status, json::stats(&stats.unwrap_or_default(), self.now(), place)))
+        let location = |id: MessageId| ("id", id.to_string());
+        Ok(Reply::json(status, json::stats(&stats.unwrap_or_default(), self.now(), location)))
     }
 
-    pub(super) async fn purge(&self) -> Replied {
+    pub(super) async fn purge(&self) -> HandlerResult {
         let types = self.texts("resource_types");
         let has = |name: &str| types.as_ref().is_none_or(|types| types.iter().any(|t| t == name));
         let (messages, subscriptions) = (has("messages"), has("subscriptions"));

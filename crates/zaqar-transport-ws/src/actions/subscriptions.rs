@@ -8,25 +8,25 @@ use zaqar_api::{
 };
 use zaqar_core::SubscriptionId;
 
-use super::{Call, Connected, Replied};
+use super::{ConnectionSubscriber, Exchange, HandlerResult};
 use crate::error::WsError;
 use crate::inbox::SubscribedQueue;
 use crate::reply::Reply;
 
-impl Call {
-    pub(super) async fn create_subscription(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn create_subscription(&self) -> HandlerResult {
         let queue = self.queue()?;
         let subscriber = Subscriber::Address(self.text("subscriber"));
         let (reply, _) = self.subscribe(queue, subscriber).await?;
         Ok(reply)
     }
 
-    /// Makes the connection a subscriber. It can be one of a queue once.
+    /// Subscribes the connection. It can have one subscription per queue.
     pub(super) async fn connect(
         &self,
-        connection: Connected,
+        connection: ConnectionSubscriber,
         subscribed: &mut Option<(SubscribedQueue, SubscriptionId)>,
-    ) -> Replied {
+    ) -> HandlerResult {
         let queue = self.queue()?;
         if let Some(earlier) = connection.earlier {
             let subscription = SubscriptionRef { queue: queue.clone(), id: earlier.to_string() };
@@ -62,7 +62,7 @@ impl Call {
         Ok((Reply::json(201, body), id))
     }
 
-    pub(super) async fn list_subscriptions(&self) -> Replied {
+    pub(super) async fn list_subscriptions(&self) -> HandlerResult {
         let queue = self.queue()?;
         let source = queue.name.clone();
         let limit = self.lenient_integer("limit")?;
@@ -77,7 +77,7 @@ impl Call {
         Ok(Reply::new(200, out))
     }
 
-    pub(super) async fn get_subscription(&self) -> Replied {
+    pub(super) async fn get_subscription(&self) -> HandlerResult {
         let queue = self.queue()?;
         let source = queue.name.clone();
         let subscription = SubscriptionRef { queue, id: self.text("subscription_id") };
@@ -87,7 +87,7 @@ impl Call {
         Ok(Reply::new(200, out))
     }
 
-    pub(super) async fn delete_subscription(&self) -> Replied {
+    pub(super) async fn delete_subscription(&self) -> HandlerResult {
         let (queue, id) = (self.queue()?, self.text("subscription_id"));
         let text = format!("Subscription {id} removed.");
         let subscription = SubscriptionRef { queue, id };

@@ -1,5 +1,5 @@
-//! The stream below tungstenite: it counts what an unfinished message has sent, and writes large
-//! messages without a copy of them.
+//! The stream below tungstenite: it counts the received bytes of an unfinished message, and writes
+//! large messages without copying them.
 
 use std::io;
 use std::pin::Pin;
@@ -13,47 +13,48 @@ use zaqar_transport::IoTimeout;
 
 use crate::encoding::Encoding;
 
-/// Bytes of a client's frame around the payload of a control frame: its header and its mask.
+/// Bytes of a client's control frame besides its payload: the header and the mask.
 const CONTROL_OVERHEAD: usize = 2 + 4;
 
 /// A connection's stream.
 #[derive(Debug)]
-pub(crate) struct Wire<S> {
+pub(crate) struct ConnectionIo<S> {
     stream: IoTimeout<S>,
-    /// Bytes that came since the last whole message.
+    /// Bytes received since the last complete message.
     received: usize,
-    /// Since when a message is unfinished.
+    /// When the first bytes of an unfinished message arrived.
     unfinished_since: Option<Instant>,
-    /// A frame that is written past tungstenite, whose buffer would copy it and stay as large.
-    large: Option<Large>,
+    /// A large frame, which bypasses tungstenite: its buffer would copy the frame and stay that
+    /// large.
+    large: Option<LargeFrame>,
 }
 
 #[derive(Debug)]
-struct Large {
+struct LargeFrame {
     head: Bytes,
     payload: Bytes,
     is_begun: bool,
 }
 
-impl<S> Wire<S> {
-    /// Writes fail when the peer takes too little for `timeout`.
+impl<S> ConnectionIo<S> {
+    /// Writes fail when the peer reads too little for `timeout`.
     pub(crate) const fn new(stream: S, timeout: Duration) -> Self {
         let stream = IoTimeout::new(stream, timeout);
         Self { stream, received: 0, unfinished_since: None, large: None }
     }
 
-    /// Bytes of a message that is not finished, and since when.
+    /// Bytes received of an unfinished message, and when the first ones arrived.
     pub(crate) const fn unfinished(&self) -> (usize, Option<Instant>) {
         (self.received, self.unfinished_since)
     }
 
-    /// A whole message has come.
+    /// A complete message has arrived.
     pub(crate) const fn finish_message(&mut self) {
         self.received = 0;
         self.unfinished_since = None;
     }
 
-    /// A control frame has come, maybe in the middle of a message.
+    /// A control frame has arrived, perhaps in the middle of a message.
     pub(crate) const fn finish_control(&mut self, payload: usize) {
         self.received = self.received.saturating_sub(payload + CONTROL_OVERHEAD);
         if self.received == 0 {
@@ -61,20 +62,20 @@ impl<S> Wire<S> {
         }
     }
 
-    /// Writes a whole message at the next flush, before anything else. What was given to
-    /// tungstenite before must have been flushed.
+    /// Writes a message at the next flush, before anything else. Everything passed to tungstenite
+    /// before must have been flushed.
     pub(crate) fn write_large(&mut self, encoding: Encoding, payload: Bytes) {
         let head = frame_head(encoding, payload.len());
-        self.large = Some(Large { head, payload, is_begun: false });
+        self.large = Some(LargeFrame { head, payload, is_begun: false });
     }
 
-    /// Drops the large message that is being written; whether the peer has a part of it, after
-    /// which it can read nothing else.
+    /// Drops the large message that is being written. Returns whether a part of it was sent, after
+    /// which the peer cannot decode any other frame.
     pub(crate) fn abandon_large(&mut self) -> bool {
         self.large.take().is_some_and(|large| large.is_begun)
     }
 
-    /// The stream, for the end of the connection.
+    /// The stream, to close the connection.
     pub(crate) fn into_inner(self) -> IoTimeout<S> {
         self.stream
     }
@@ -97,8 +98,8 @@ fn frame_head(encoding: Encoding, length: usize) -> Bytes {
     head.freeze()
 }
 
-impl<S: AsyncWrite + Unpin> Wire<S> {
-    /// Writes what [`Wire::write_large`] was given.
+impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
+    /// Writes the frame that [`ConnectionIo::write_large`] was given.
     fn poll_large(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(large) = &mut self.large {
             let rest = if large.head.is_empty() { &mut large.payload } else { &mut large.head };
@@ -118,7 +119,7 @@ impl<S: AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ConnectionIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -133,7 +134,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_frame_goes_out_whole_and_before_what_is_written_after_it() {
+    async fn a_large_frame_is_sent_whole_and_before_later_writes() {
         for (length, head) in [
             (125, vec![0x81, 125]),
             (126, vec![0x81, 126, 0, 126]),
@@ -170,7 +171,7 @@ mod tests {
             (65_536, vec![0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
             let (mut peer, stream) = duplex(1000);
-            let mut wire = Wire::new(stream, Duration::from_secs(60));
+            let mut wire = ConnectionIo::new(stream, Duration::from_secs(60));
             wire.write_large(Encoding::Json, Bytes::from(vec![b'x'; length]));
             let writing = async {
                 wire.write_all(b"after").await.unwrap();
@@ -187,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn pings_in_the_middle_of_a_message_do_not_hide_it() {
         let (mut peer, stream) = duplex(1000);
-        let mut wire = Wire::new(stream, Duration::from_secs(60));
+        let mut wire = ConnectionIo::new(stream, Duration::from_secs(60));
         peer.write_all(&[0; 500]).await.unwrap();
         wire.read_exact(&mut [0; 500]).await.unwrap();
         for _ in 0..100 {
