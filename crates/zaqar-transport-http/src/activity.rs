@@ -1,4 +1,5 @@
-//! What one connection is busy with: shared by its stream, its service and its supervisor.
+//! The requests and responses in progress on one connection, shared by its stream, its service and
+//! the loop that supervises it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,31 +8,32 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// A peer must take a response at this rate at least, in bytes a second, beside the timeout that
-/// every response has. Half of what a line of 256 kbit/s carries.
-const LEAST_RATE: usize = 16 * 1024;
+/// The minimum rate at which a peer must read a response, in bytes per second: in addition to the
+/// timeout, a response may take as long as reading it at this rate. It is half of what a line of
+/// 256 kbit/s carries.
+const MIN_RATE: usize = 16 * 1024;
 
-/// One connection's requests and responses.
+/// The requests and responses of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// Requests whose responses are being made.
+    /// Requests that are being handled.
     requests: AtomicUsize,
-    /// A request began since somebody last asked.
+    /// Whether a request has begun since [`Activity::take_request_began`].
     request_began: AtomicBool,
-    /// Counts writes.
+    /// Number of writes.
     writes: AtomicU64,
     stopping: AtomicBool,
     responses: Mutex<Responses>,
 }
 
-/// Responses that the peer has not taken yet, with the time until which it must have.
+/// Responses that the peer has not read yet, with the deadline of each.
 #[derive(Debug, Default)]
 struct Responses {
-    next: u64,
-    due: Vec<(u64, Instant)>,
+    next_id: u64,
+    deadlines: Vec<(u64, Instant)>,
 }
 
-/// Until it is dropped, a request is being answered.
+/// Counts a request as being handled until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RequestGuard(Arc<Activity>);
 
@@ -63,36 +65,36 @@ impl Activity {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Whether a request is being answered.
-    pub(crate) fn is_answering(&self) -> bool {
+    /// Whether a request is being handled.
+    pub(crate) fn is_handling(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether no request is being answered and every response has been taken.
+    /// Whether no request is being handled and every response has been read.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_answering() && self.responses().due.is_empty()
+        !self.is_handling() && self.responses().deadlines.is_empty()
     }
 
-    /// Whether the peer has not taken a response in time.
+    /// Whether the peer has not read a response in time.
     pub(crate) fn is_overdue(&self) -> bool {
         let now = Instant::now();
-        self.responses().due.iter().any(|(_, due)| now >= *due)
+        self.responses().deadlines.iter().any(|(_, due)| now >= *due)
     }
 
-    /// A response's body: from now on the peer has `timeout` to take it, and more if it is long.
-    /// It is taken when the last slice of it is dropped.
+    /// Begins to track a response's body: the peer has `timeout` to read it, and more if it is
+    /// long. It counts as read when its last slice is dropped.
     pub(crate) fn respond(self: &Arc<Self>, body: Bytes, timeout: Duration) -> Bytes {
         if body.is_empty() {
             return body;
         }
-        let seconds = u64::try_from(body.len() / LEAST_RATE).unwrap_or(u64::MAX);
+        let seconds = u64::try_from(body.len() / MIN_RATE).unwrap_or(u64::MAX);
         let due = Instant::now() + timeout + Duration::from_secs(seconds);
         let mut responses = self.responses();
-        let id = responses.next;
-        responses.next += 1;
-        responses.due.push((id, due));
+        let id = responses.next_id;
+        responses.next_id += 1;
+        responses.deadlines.push((id, due));
         drop(responses);
-        Bytes::from_owner(Untaken { body, id, activity: Arc::clone(self) })
+        Bytes::from_owner(UnreadBody { body, id, activity: Arc::clone(self) })
     }
 
     /// No code panics while it holds this lock.
@@ -107,23 +109,24 @@ impl Drop for RequestGuard {
     }
 }
 
-struct Untaken {
+/// A response's body, which is tracked until it is dropped.
+struct UnreadBody {
     body: Bytes,
     id: u64,
     activity: Arc<Activity>,
 }
 
-impl AsRef<[u8]> for Untaken {
+impl AsRef<[u8]> for UnreadBody {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
 }
 
-impl Drop for Untaken {
+impl Drop for UnreadBody {
     fn drop(&mut self) {
         let mut responses = self.activity.responses();
-        let at = responses.due.iter().position(|(id, _)| *id == self.id);
-        at.map(|at| responses.due.swap_remove(at));
+        let at = responses.deadlines.iter().position(|(id, _)| *id == self.id);
+        at.map(|at| responses.deadlines.swap_remove(at));
     }
 }
 
@@ -135,7 +138,7 @@ mod tests {
     async fn a_response_is_due_until_its_last_slice_is_gone() {
         let activity = Arc::new(Activity::default());
         let timeout = Duration::from_secs(60);
-        let mut body = activity.respond(Bytes::from(vec![0; 10 * LEAST_RATE]), timeout);
+        let mut body = activity.respond(Bytes::from(vec![0; 10 * MIN_RATE]), timeout);
         let slice = body.split_to(10);
         drop(body);
         tokio::time::advance(Duration::from_secs(69)).await;

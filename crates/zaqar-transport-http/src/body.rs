@@ -1,5 +1,4 @@
-//! Request bodies: read up to a bound, then decoded without building a tree of what need not be
-//! one.
+//! Reads request bodies up to a limit, and decodes them without building a tree of message bodies.
 
 use std::time::Duration;
 
@@ -15,31 +14,30 @@ use zaqar_core::json::{self, JsonError};
 
 use crate::error::HttpError;
 
-/// Bytes of a body that nobody wants which are read and discarded, so that the connection can be
-/// used again.
+/// Bytes of an unread body that are discarded at most, so that the connection can be reused.
 const DRAIN_BYTES: u64 = 1024 * 1024;
 
-/// How long that may take.
+/// How long discarding them may take.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
-/// Bytes that a request occupies while its body is waited for: over HTTP/2 one connection may have
-/// many of them.
+/// Bytes that a request occupies while it waits for its body: over HTTP/2, one connection may have
+/// many such requests.
 const REQUEST_BYTES: usize = 4 * 1024;
 
-/// Of a body that comes in several pieces, bytes that are allocated before they have come.
+/// Initial capacity of the buffer for a body that arrives in several pieces.
 const FIRST_CAPACITY: usize = 16 * 1024;
 
-/// What a body may cost.
+/// The limits of a body.
 pub(crate) struct Bound<'a> {
-    /// Bytes.
+    /// Maximum size in bytes.
     pub(crate) max: u64,
-    /// Until the last byte.
+    /// How long it may take to arrive.
     pub(crate) timeout: Duration,
-    /// Whom its bytes are charged to.
+    /// Holds the memory that it occupies.
     pub(crate) holder: &'a Holder,
 }
 
-/// A request's body, which knows whether it has been read to its end.
+/// A request's body, which tracks whether it has been read to its end.
 pub(crate) struct RequestBody<B> {
     body: B,
     ended: bool,
@@ -64,13 +62,13 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         None
     }
 
-    /// Reads a whole body. One that comes in one piece is not copied. Its bytes are charged until
-    /// the last slice of them is dropped.
+    /// Reads a whole body. A body that arrives in one piece is not copied. Its bytes are charged
+    /// until their last slice is dropped.
     ///
     /// # Errors
     /// `too_large(max)` for more than `bound.max` bytes: by its `Content-Length` before a byte is
-    /// kept, else as soon as they have come. [`HttpError::OverBudget`], [`HttpError::BodyTimeout`]
-    /// and [`HttpError::BodyBroken`].
+    /// read, else as soon as they have arrived. [`HttpError::OverBudget`],
+    /// [`HttpError::BodyTimeout`] and [`HttpError::BodyBroken`].
     pub(crate) async fn read(
         &mut self,
         bound: &Bound<'_>,
@@ -97,7 +95,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
                     continue;
                 }
                 if whole.capacity() < length {
-                    let capacity = grown(whole.capacity(), length, announced);
+                    let capacity = grown_capacity(whole.capacity(), length, announced);
                     // The old buffer and the new one exist together while the bytes are copied.
                     permit.resize(REQUEST_BYTES + capacity + length)?;
                     whole.reserve(capacity - whole.len());
@@ -116,14 +114,14 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         }
     }
 
-    /// Reads and discards what is left of a small body; whether the connection can be used again.
-    /// A body that is not small is not touched, nor one that the client only sends once it is asked
-    /// to (`Expect: 100-continue`).
-    pub(crate) async fn drain(&mut self, expects: bool) -> bool {
+    /// Reads and discards the rest of a small body, and returns whether the connection can be
+    /// reused. A large body is not read, nor one that the client sends only after a `100 Continue`
+    /// (`Expect: 100-continue`).
+    pub(crate) async fn drain(&mut self, expects_continue: bool) -> bool {
         if self.ended {
             return true;
         }
-        if expects || self.body.size_hint().lower() > DRAIN_BYTES {
+        if expects_continue || self.body.size_hint().lower() > DRAIN_BYTES {
             return false;
         }
         let draining = async {
@@ -140,9 +138,8 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     }
 }
 
-/// The capacity of a buffer that must take `length` bytes: doubled, but not past what was
-/// announced.
-fn grown(capacity: usize, length: usize, announced: usize) -> usize {
+/// The new capacity of a buffer for `length` bytes: doubled, but not past the announced length.
+fn grown_capacity(capacity: usize, length: usize, announced: usize) -> usize {
     let doubled = length.max(2 * capacity).max(FIRST_CAPACITY);
     if announced >= length { doubled.min(announced) } else { doubled }
 }
@@ -150,7 +147,7 @@ fn grown(capacity: usize, length: usize, announced: usize) -> usize {
 /// Decodes a small document.
 ///
 /// # Errors
-/// [`HttpError::Body`] that says what is wrong and where.
+/// [`HttpError::Body`] with the fault and its position.
 pub(crate) fn decode<T: DeserializeOwned>(document: &Bytes) -> Result<T, HttpError> {
     let text = check(document)?;
     serde_json::from_str(text).map_err(|error| unreadable(text, &error))
@@ -159,7 +156,7 @@ pub(crate) fn decode<T: DeserializeOwned>(document: &Bytes) -> Result<T, HttpErr
 /// Decodes the messages of a post. Bodies are slices of the document.
 ///
 /// # Errors
-/// [`HttpError::Body`] that says what is wrong and where.
+/// [`HttpError::Body`] with the fault and its position.
 pub(crate) fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
     let text = check(document)?;
     let posted: Posted<'_> =
@@ -189,7 +186,7 @@ fn check(document: &Bytes) -> Result<&str, HttpError> {
     json::check(document).map_err(|error| match error {
         JsonError::NotUtf8 => HttpError::body("Request body could not be parsed: it is not UTF-8."),
         JsonError::IntegerTooLarge => HttpError::body(
-            "JSON contains integer that is too large: integers lie between -2^63 and 2^63-1.",
+            "JSON contains integer that is too large: integers must be between -2^63 and 2^63-1.",
         ),
         JsonError::TooDeep | JsonError::Surrogate => {
             HttpError::body(format!("Request body could not be parsed: {error}."))
@@ -197,10 +194,10 @@ fn check(document: &Bytes) -> Result<&str, HttpError> {
     })
 }
 
-/// The original's words, then what is wrong and where.
+/// The original's text, followed by the fault and its position.
 fn unreadable(document: &str, error: &serde_json::Error) -> HttpError {
     let is_structure = document.trim_start().starts_with(['{', '[']);
-    // The wrong type at the beginning says nothing of the rest, which may be no JSON at all.
+    // A wrong type is reported before the rest is parsed, which may not be JSON at all.
     let broken = serde_json::from_str::<IgnoredAny>(document).err();
     let error = broken.as_ref().unwrap_or(error);
     let text = error.to_string();
@@ -213,7 +210,7 @@ fn unreadable(document: &str, error: &serde_json::Error) -> HttpError {
     HttpError::body(format!("Request body could not be parsed: {text}."))
 }
 
-/// An integer of seconds; `true` is 1 and `false` is 0, as in the original.
+/// A number of seconds; `true` is 1 and `false` is 0, as in the original.
 #[derive(Debug, Clone, Copy)]
 struct Seconds(i64);
 
@@ -243,7 +240,7 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
-/// A field of seconds: wrong types are reported with the field's name.
+/// Reads a field of seconds; a wrong type is reported with the field's name.
 fn seconds<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<i64, A::Error> {
     let value: Result<Seconds, A::Error> = map.next_value();
     value.map(|Seconds(value)| value).map_err(|error| {
@@ -251,7 +248,7 @@ fn seconds<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<i64, A::E
     })
 }
 
-/// The document of a post: an object with `messages`; anything else in it is passed over, as in the
+/// The document of a post: an object with `messages`; other members are ignored, as in the
 /// original.
 struct Posted<'a>(Option<Vec<Item<'a>>>);
 
@@ -322,7 +319,7 @@ impl<'de> Deserialize<'de> for Item<'de> {
     }
 }
 
-/// The document of a claim: unknown members are passed over.
+/// The document of a claim; unknown members are ignored.
 #[derive(Debug, Default)]
 pub(crate) struct ClaimDocument {
     pub(crate) ttl: Option<i64>,
@@ -366,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_spliced_out_as_they_came() {
+    fn bodies_are_sliced_out_unchanged() {
         let posted = post(
             r#"{"x":[1],"messages":[ {"ttl":60, "body": {"a" : [1.50, "\u00e9"]} , "delay":true}, {"body":null,"y":{}} ]}"#,
         )
@@ -378,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_fault() {
         for (document, says) in [
             ("", "can not be empty"),
             ("{", "could not be parsed"),

@@ -1,4 +1,4 @@
-//! How much a server holds, and for how long.
+//! The limits of a server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use zaqar_core::MemoryBudget;
 use zaqar_transport::{ConnectionCounts, Tls};
 
-/// The bounds of a server.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Connections at once. One more is rejected with 503.
+    /// Maximum number of open connections. Further ones are rejected with 503.
     pub max_connections: usize,
-    /// How long the head of a request may take, how long a connection may idle between requests,
-    /// how long a peer may take nothing of its responses, and how long it may take over one of
-    /// them; to the last comes a second for each 16 KiB of the response.
+    /// How long the head of a request may take to arrive, a connection may idle between requests, a
+    /// peer may read nothing of its responses, and a response may take to be read. For the last,
+    /// each 16 KiB of the response adds one second.
     pub header_timeout: Duration,
-    /// How long open requests have to finish when the server stops. Connections without a request
-    /// end within two seconds.
+    /// How long open requests may take to finish when the server stops. Connections without a
+    /// request close within two seconds.
     pub grace: Duration,
     /// Connections, bodies and responses are charged to it.
     pub memory: MemoryBudget,
     /// Counts connections.
     pub connections: ConnectionCounts,
-    /// What connections begin with; offer it [`crate::ALPN`].
+    /// TLS for all connections, loaded with [`crate::ALPN`]; or plain text.
     pub tls: Option<Arc<Tls>>,
 }
 

@@ -1,4 +1,4 @@
-//! One connection: hyper over a bounded stream, with what it keeps charged, and its end.
+//! Serves one connection: hyper over a stream with timeouts, whose memory is charged to the budget.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -26,24 +26,25 @@ use crate::error::HttpError;
 use crate::handlers::set_request_id;
 use crate::io::{ConnectionIo, MAX_BUFFER};
 
-/// Streams of one HTTP/2 connection.
+/// Maximum number of concurrent streams of an HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
 
-/// Bytes of the headers of one HTTP/2 request.
+/// Maximum size of the headers of an HTTP/2 request, in bytes.
 const MAX_HEADERS: u32 = 64 * 1024;
 
-/// Bytes of bodies that one HTTP/2 stream may send before the server has read them, and all
-/// streams of a connection together. A body that is being read has the next ones granted at once.
+/// Flow-control windows of one HTTP/2 stream, and of all streams of a connection together: bytes of
+/// bodies that the client may send before the server has read them. While a body is being read, its
+/// window is extended at once.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// Bytes of a response that are handed to hyper at once: what it copies into its own buffers.
+/// Bytes of a response that are passed to hyper at a time, which it copies into its own buffers.
 const MAX_FRAME: usize = 64 * 1024;
 
-/// When the server stops, how long a connection without a request may take to make one whole.
+/// How long a connection without an open request may take to complete one when the server stops.
 const STOP_IDLE: Duration = Duration::from_secs(1);
 
-/// HTTP, as [`zaqar_transport::serve`] runs it.
+/// HTTP as a [`Protocol`] for [`zaqar_transport::serve`].
 pub(crate) struct Http<S> {
     service: S,
     builder: Builder<TokioExecutor>,
@@ -63,9 +64,9 @@ fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .max_buf_size(MAX_BUFFER)
-        // A client that has said all it wants to say may close its side and wait for the answer.
+        // A client may close its side after its last request and wait for the response.
         .half_close(true)
-        // Bodies come as one piece mostly: one write a response.
+        // Most bodies are one piece, so a response is one write.
         .writev(false);
     builder
         .http2()
@@ -89,7 +90,7 @@ where
     S::Future: Send,
 {
     const NAME: &'static str = "http";
-    /// The task with hyper's state, its buffer for reading, and a small response being written.
+    /// The task with hyper's state, its read buffer, and a small response being written.
     const CONNECTION_BYTES: usize = 16 * 1024;
 
     fn serve(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static {
@@ -99,7 +100,7 @@ where
         let io = holder
             .try_acquire(0)
             .map(|permit| ConnectionIo::new(stream, timeout, Arc::clone(&activity), permit));
-        let service = Charged {
+        let service = ConnectionService {
             service: self.service.clone(),
             holder,
             activity: Arc::clone(&activity),
@@ -107,7 +108,7 @@ where
         };
         let builder = self.builder.clone();
         async move {
-            // Nothing is always granted.
+            // A permit of 0 bytes is always granted.
             let Ok(io) = io else { return };
             let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
             let mut stopped = pin!(shutdown.cancelled());
@@ -127,12 +128,12 @@ where
                     }
                     () = check.as_mut() => {
                         if activity.is_overdue() {
-                            return debug!("a peer does not take its responses");
+                            return debug!("peer did not read its responses in time");
                         }
                         let wrote = activity.writes() != std::mem::replace(&mut writes, activity.writes());
                         let next = if activity.is_stopping() { STOP_IDLE } else { timeout / 4 };
                         if activity.is_stopping() && activity.is_idle() && !wrote {
-                            return debug!("a peer did not make its request in time for the stop");
+                            return debug!("no request completed before the server stopped");
                         }
                         check.as_mut().reset(Instant::now() + next);
                     }
@@ -142,21 +143,23 @@ where
     }
 }
 
-/// Puts the connection's holder into requests, and its bounds around responses.
+/// Adds the connection's [`Holder`] to requests, and tracks how long responses take to be read.
 ///
-/// It also rejects what HTTP/1.1 says must be: a request that names no host or several (RFC 9112,
-/// 3.2), and the form of a request to a proxy's tunnel without its method (3.2.3).
+/// It also rejects requests that HTTP/1.1 requires to be rejected: those with no or several `Host`
+/// headers (RFC 9112, 3.2), and a target in authority form with a method other than CONNECT
+/// (3.2.3).
 #[derive(Clone)]
-struct Charged<S> {
+struct ConnectionService<S> {
     service: S,
     holder: Holder,
     activity: Arc<Activity>,
     timeout: Duration,
 }
 
-type Responding = Pin<Box<dyn Future<Output = Result<Response<Outgoing>, Infallible>> + Send>>;
+type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
-impl<S> hyper::service::Service<Request<Incoming>> for Charged<S>
+impl<S> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
 where
     S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
         + Clone
@@ -164,18 +167,18 @@ where
         + 'static,
     S::Future: Send,
 {
-    type Response = Response<Outgoing>;
+    type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Responding;
+    type Future = ResponseFuture;
 
-    fn call(&self, mut request: Request<Incoming>) -> Responding {
+    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture {
         let Self { service, holder, activity, timeout } = self;
         let (mut service, activity, timeout) = (service.clone(), Arc::clone(activity), *timeout);
         let guard = activity.begin_request();
         let headers = charge_headers(&request, holder);
         let rejected = match &headers {
             Err(over) => Some(HttpError::OverBudget(*over)),
-            Ok(_) if !names_one_host(&request) => Some(HttpError::NotForUs),
+            Ok(_) if !has_valid_host(&request) => Some(HttpError::WrongHost),
             Ok(_) => None,
         };
         request.extensions_mut().insert(holder.clone());
@@ -189,14 +192,14 @@ where
             };
             drop((headers, guard));
             let (head, body) = response.into_parts();
-            // A full body is never pending, and not copied.
+            // A `Full` body is ready at once and is not copied.
             let body = activity.respond(body.collect().await?.to_bytes(), timeout);
-            Ok(Response::from_parts(head, Outgoing(body)))
+            Ok(Response::from_parts(head, ResponseBody(body)))
         })
     }
 }
 
-/// The answer to a request that nobody reads on: the connection ends.
+/// The response to a request that is not handled. The connection is closed.
 fn rejection(error: HttpError) -> Response<Full<Bytes>> {
     let mut response = error.into_response();
     set_request_id(&mut response, RequestId::random());
@@ -204,7 +207,8 @@ fn rejection(error: HttpError) -> Response<Full<Bytes>> {
     response
 }
 
-/// Over HTTP/2 many requests have headers at once; over HTTP/1 the stream has charged them.
+/// Charges the headers of an HTTP/2 request, of which a connection may have many. Over HTTP/1, the
+/// stream has charged them already.
 fn charge_headers(
     request: &Request<Incoming>,
     holder: &Holder,
@@ -217,18 +221,18 @@ fn charge_headers(
     holder.try_acquire(uri + fields.sum::<usize>()).map(Some)
 }
 
-fn names_one_host<B>(request: &Request<B>) -> bool {
+fn has_valid_host<B>(request: &Request<B>) -> bool {
     let uri = request.uri();
-    let is_tunnel = uri.scheme().is_none() && uri.authority().is_some();
+    let is_authority_form = uri.scheme().is_none() && uri.authority().is_some();
     let hosts = request.headers().get_all(header::HOST).iter().count();
     (request.version() != Version::HTTP_11 || hosts == 1)
-        && (!is_tunnel || request.method() == Method::CONNECT)
+        && (!is_authority_form || request.method() == Method::CONNECT)
 }
 
-/// A response's body, handed to hyper in pieces of bounded size.
-struct Outgoing(Bytes);
+/// A response's body, passed to hyper in pieces of bounded size.
+struct ResponseBody(Bytes);
 
-impl Body for Outgoing {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -240,7 +244,7 @@ impl Body for Outgoing {
             return Poll::Ready(None);
         }
         let length = self.0.len().min(MAX_FRAME);
-        // The last piece takes the rest, so that nothing stays behind in an empty body.
+        // The last piece takes the buffer itself, so that the body keeps no reference to it.
         let piece = if length == self.0.len() {
             std::mem::take(&mut self.0)
         } else {

@@ -1,4 +1,4 @@
-//! CORS: which pages of other origins may call, as `[cors]` says.
+//! CORS: which pages of other origins may send requests, as configured in `[cors]`.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,25 +13,25 @@ use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
 
 use crate::respond;
 
-/// The rules, as the original's `[cors]` section has them.
+/// The rules, as in the original's `[cors]` section.
 #[derive(Debug, Clone)]
 pub struct CorsRules {
-    /// Origins, or `*` for any.
+    /// The allowed origins, or `*` for any.
     pub origins: Vec<String>,
-    /// Pages may send cookies and the like.
+    /// Whether pages may send credentials such as cookies.
     pub credentials: bool,
-    /// Headers of an answer that a page may read.
+    /// Response headers that a page may read.
     pub expose_headers: Vec<String>,
-    /// How long a browser may remember the answer.
+    /// How long a browser may cache the response to a preflight.
     pub max_age: Option<Duration>,
-    /// Methods that a page may use.
+    /// The methods that a page may use.
     pub methods: Vec<String>,
-    /// Headers that a page may set, beside those that oslo.middleware always allows.
+    /// The request headers that a page may set, besides those that oslo.middleware always allows.
     pub headers: Vec<String>,
 }
 
-/// Applies [`CorsRules`] to a service. An OPTIONS request that is no preflight goes through as it
-/// is.
+/// Applies [`CorsRules`] to a service. An OPTIONS request that is not a preflight is passed on
+/// unchanged.
 #[derive(Clone)]
 pub struct WithCors<S> {
     plain: S,
@@ -45,12 +45,12 @@ impl<S> fmt::Debug for WithCors<S> {
 }
 
 impl<S: Clone> WithCors<S> {
-    /// Puts the rules in front of a service. What is no origin, method or header of HTTP in them is
-    /// left out.
+    /// Wraps a service. Invalid origins, methods and header names in the rules are ignored.
     pub fn new(service: S, rules: &CorsRules) -> Self {
-        let any = rules.origins.iter().any(|origin| origin == "*");
+        let allows_any = rules.origins.iter().any(|origin| origin == "*");
         let origins: Vec<HeaderValue> = parsed(&rules.origins);
-        let allowed = AllowOrigin::predicate(move |origin, _| any || origins.contains(origin));
+        let allowed =
+            AllowOrigin::predicate(move |origin, _| allows_any || origins.contains(origin));
         let mut layer = CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods(parsed::<Method>(&rules.methods))
@@ -64,8 +64,8 @@ impl<S: Clone> WithCors<S> {
     }
 }
 
-/// Headers that a page may always set, as in oslo.middleware (`SIMPLE_HEADERS`): to a browser,
-/// `Content-Type: application/json` needs leave.
+/// Headers that a page may always set, as in oslo.middleware (`SIMPLE_HEADERS`): a browser sends
+/// `Content-Type: application/json` only if it is allowed.
 const SIMPLE_HEADERS: [&str; 8] = [
     "Accept",
     "Accept-Language",
@@ -86,7 +86,7 @@ fn parsed<T: std::str::FromStr>(texts: &[String]) -> Vec<T> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-type Answering<R, E> = Pin<Box<dyn Future<Output = Result<R, E>> + Send>>;
+type ResponseFuture<R, E> = Pin<Box<dyn Future<Output = Result<R, E>> + Send>>;
 
 impl<S, B, R> Service<Request<B>> for WithCors<S>
 where
@@ -98,23 +98,23 @@ where
 {
     type Response = Response<R>;
     type Error = S::Error;
-    type Future = Answering<Self::Response, S::Error>;
+    type Future = ResponseFuture<Self::Response, S::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.plain.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if request.method() == Method::OPTIONS && !asks {
+        let requests_method = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if request.method() == Method::OPTIONS && !requests_method {
             return Box::pin(self.plain.call(request));
         }
-        // A preflight is answered without a look at its body.
+        // A preflight is answered without reading its body.
         let is_preflight = request.method() == Method::OPTIONS;
         let has_body = is_preflight && !request.body().is_end_stream();
-        let answering = self.cors.call(request);
+        let response = self.cors.call(request);
         Box::pin(async move {
-            let mut response = answering.await?;
+            let mut response = response.await?;
             if has_body {
                 respond::close(&mut response);
             }

@@ -1,4 +1,4 @@
-//! Every error of this wire, and the one place where each becomes a status.
+//! The errors of this transport, and the only place where they are mapped to statuses.
 
 use std::time::Duration;
 
@@ -12,37 +12,37 @@ use zaqar_core::storage;
 
 use crate::respond;
 
-/// The type of a metadata patch, the one media type that is asked for.
+/// The media type of a metadata patch, the only request type that is checked.
 pub(crate) const PATCH_TYPE: &str = "application/openstack-messaging-v2.0-json-patch";
 
-/// The body of a 401, as Keystone's own middleware writes it.
+/// The body of a 401, as in Keystone's middleware.
 const UNAUTHORIZED: &str = "{\"error\": {\"code\": 401, \"title\": \"Unauthorized\", \"message\": \
     \"The request you have made requires authentication.\"}}";
 
-/// Why a request gets no answer of its operation.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
     #[error("no such path")]
     NoSuchPath,
-    #[error("no such method")]
+    #[error("the resource does not have this method")]
     MethodNotAllowed { allow: String },
-    #[error("not a method of HTTP")]
+    #[error("not an HTTP method")]
     UnknownMethod,
-    #[error("no host, or several")]
-    NotForUs,
-    #[error("the answer would be JSON")]
+    #[error("the request must name one host")]
+    WrongHost,
+    #[error("the client does not accept JSON")]
     NotAcceptable,
-    #[error("form content")]
+    #[error("the body is a form")]
     FormContent,
-    #[error("not a patch")]
+    #[error("the body is not a patch")]
     PatchType,
     #[error("missing header {name}")]
     MissingHeader { name: &'static str },
     #[error("{title}")]
     Header { title: String, description: String },
-    #[error("bad {kind} name")]
+    #[error("invalid {kind} name")]
     Identification { kind: &'static str, rule: String },
-    #[error("bad parameter {name}")]
+    #[error("invalid parameter {name}")]
     Parameter { name: &'static str, rule: &'static str },
     #[error("{reason}")]
     Body { reason: String },
@@ -50,7 +50,7 @@ pub(crate) enum HttpError {
     TooLarge { reason: String },
     #[error("the body did not arrive in time")]
     BodyTimeout,
-    #[error("the body did not arrive")]
+    #[error("the body could not be read")]
     BodyBroken,
     #[error("{description}")]
     NotFound { description: String },
@@ -69,13 +69,13 @@ impl HttpError {
         Self::Header { title: title.into(), description: description.into() }
     }
 
-    /// The response that tells the caller.
+    /// The response that reports the error.
     #[expect(clippy::too_many_lines, reason = "one arm for each error")]
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         let bad_request = StatusCode::BAD_REQUEST;
         match self {
-            // Also for a signature that does not hold: it is not told from a path that leads
-            // nowhere.
+            // Also for an invalid signature, which must not be distinguishable from an unknown
+            // path.
             Self::NoSuchPath => described(
                 StatusCode::NOT_FOUND,
                 "404 Not Found",
@@ -89,7 +89,7 @@ impl HttpError {
                 response
             }
             Self::UnknownMethod => described(bad_request, "Bad request", "Invalid HTTP method"),
-            Self::NotForUs => described(
+            Self::WrongHost => described(
                 bad_request,
                 "Bad request",
                 "The request must name one host, in its \"Host\" header, and a path.",
@@ -138,12 +138,12 @@ impl HttpError {
             ),
             Self::Body { reason } => described(bad_request, "Invalid request body", &reason),
             Self::TooLarge { reason } => described(bad_request, "Invalid API request", &reason),
-            Self::BodyTimeout => closing(described(
+            Self::BodyTimeout => with_close(described(
                 StatusCode::REQUEST_TIMEOUT,
                 "408 Request Timeout",
                 "The request body did not arrive in time.",
             )),
-            Self::BodyBroken => closing(described(
+            Self::BodyBroken => with_close(described(
                 bad_request,
                 "Invalid request body",
                 "The request body could not be read.",
@@ -163,7 +163,7 @@ impl HttpError {
 #[expect(clippy::too_many_lines, reason = "one arm for each error")]
 fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
     use zaqar_api::Error;
-    // Of no use for errors that a retry does not help.
+    // Only used for errors that a retry may help.
     let retry_after = error.retry_after().unwrap_or_default();
     let unable = |status, text: &str| described(status, "Unable to delete", text);
     match error {
@@ -202,11 +202,11 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
             described(StatusCode::NOT_FOUND, "Not found", &text)
         }
         Error::RecoveryNotFound { id } => {
-            let text = format!("Nothing is known of a recovery {id}");
+            let text = format!("Recovery {id} does not exist");
             described(StatusCode::NOT_FOUND, "Not found", &text)
         }
         Error::DeliveryNotFound { id } => {
-            let text = format!("Nothing is known of a delivery {id}");
+            let text = format!("Delivery {id} does not exist");
             described(StatusCode::NOT_FOUND, "Not found", &text)
         }
         Error::SubscriptionNotFound { id } => {
@@ -234,13 +234,13 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
         ),
         Error::CannotSeal => internal_error(&format!("{error}.")),
         Error::NotAuthenticated => respond::json(StatusCode::UNAUTHORIZED, UNAUTHORIZED),
-        // What the original says where its middleware let somebody pass without a project.
+        // The original's response to a token without a project.
         Error::NoProject => described(
             StatusCode::BAD_REQUEST,
             "Project-Id Missing",
             "The header X-PROJECT-ID was missing",
         ),
-        // It is not told from a path that leads nowhere.
+        // It must not be distinguishable from an unknown path.
         Error::NotGranted => HttpError::NoSuchPath.into_response(),
         Error::Rejected(Rejection::BadRequest(reason)) => {
             described(StatusCode::BAD_REQUEST, "Invalid API request", &reason)
@@ -293,18 +293,18 @@ fn internal_error(text: &str) -> Response<Full<Bytes>> {
     described(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error", text)
 }
 
-/// The answer of a server that has too much to do or has lost its store.
+/// The response while the server is overloaded or the store is unavailable.
 pub(crate) fn unavailable(retry_after: Duration) -> Response<Full<Bytes>> {
     unavailable_as("Please try again in a few seconds.", retry_after)
 }
 
-/// When a client should retry that met an overloaded server.
+/// When a client should retry after the server was overloaded.
 const RETRY_OVERLOAD: Duration = Duration::from_secs(1);
 
 fn unavailable_as(description: &str, retry_after: Duration) -> Response<Full<Bytes>> {
     let mut response =
         described(StatusCode::SERVICE_UNAVAILABLE, "Service temporarily unavailable", description);
-    // Whole seconds, rounded up: 0 would ask for a storm.
+    // Whole seconds, rounded up: with 0, all clients would retry at once.
     let seconds = retry_after.as_millis().div_ceil(1000).max(1).to_string();
     respond::set(&mut response, header::RETRY_AFTER, seconds);
     response
@@ -317,7 +317,7 @@ fn described(status: StatusCode, title: &str, description: &str) -> Response<Ful
     response
 }
 
-fn closing(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+fn with_close(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     respond::close(&mut response);
     response
 }

@@ -1,5 +1,5 @@
-//! The stream below hyper: time limits where hyper has none, the bytes of a head charged to the
-//! memory budget, and a close that the peer can read.
+//! The stream below hyper: it has timeouts where hyper has none, charges the bytes of a request's
+//! head to the memory budget, and closes so that the peer can read the last response.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,21 +14,21 @@ use zaqar_transport::IoTimeout;
 
 use crate::activity::Activity;
 
-/// What a peer that speaks HTTP/2 sends first (RFC 9113, 3.4). Until it is complete, or something
-/// else came, no version is chosen, and hyper sets no timeout.
+/// The preface that an HTTP/2 client sends first (RFC 9113, 3.4). Until it is complete, or other
+/// bytes arrive, hyper has not chosen a version and has no timeout.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes that hyper keeps of a request's head at most, and reads of a body at once.
+/// Maximum size of a request's head in hyper's buffer, and of one read of a body.
 pub(crate) const MAX_BUFFER: usize = 128 * 1024;
 
-/// Of a head, this much is part of what every connection is charged for.
+/// The fixed charge of every connection covers this many bytes of a head.
 const FREE_BUFFER: usize = 8 * 1024;
 
-/// After the end of our side: bytes of the peer that are read and discarded, and how long.
+/// After our side is closed: how many bytes of the peer are discarded, and for how long.
 const LINGER_BYTES: usize = 4 << 20;
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a peer is told whose request head does not fit the memory budget.
+/// The response when a request's head exceeds the memory budget.
 const OVER_BUDGET: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
     content-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -36,27 +36,27 @@ const OVER_BUDGET: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\
 pub(crate) struct ConnectionIo<T> {
     stream: IoTimeout<T>,
     activity: Arc<Activity>,
-    /// Bytes of [`PREFACE`] that have come; `None` once the version is clear.
+    /// Bytes of [`PREFACE`] received so far; `None` once the version is known.
     preface: Option<usize>,
     is_http2: bool,
-    /// Bytes that came since the last request began.
+    /// Bytes received since the last request began.
     received: usize,
-    /// What the bytes received occupy.
+    /// Memory that the received bytes occupy.
     permit: Permit,
     rejection: Option<Rejection>,
     linger: Option<Linger>,
 }
 
-/// A request head went over the memory budget: the peer is told, and the connection ends.
+/// A request's head exceeded the memory budget: the peer is answered, and the connection closed.
 struct Rejection {
     over: OverBudget,
-    /// What is still to be written.
+    /// The part of the answer that is still to be written.
     rest: &'static [u8],
 }
 
-/// The end of a connection: the peer may still be sending.
+/// A closing connection whose peer may still be sending.
 struct Linger {
-    end: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
     discarded: usize,
 }
 
@@ -82,16 +82,17 @@ impl<T> ConnectionIo<T> {
         }
     }
 
-    fn detect_version(&mut self, came: &[u8]) {
+    fn detect_version(&mut self, received: &[u8]) {
         let Some(had) = self.preface else { return };
-        self.is_http2 = came.starts_with(&PREFACE[had..]);
-        let goes_on = had + came.len() < PREFACE.len() && PREFACE[had..].starts_with(came);
-        self.preface = goes_on.then_some(had + came.len());
-        self.stream.expect_bytes(goes_on);
+        self.is_http2 = received.starts_with(&PREFACE[had..]);
+        let continues =
+            had + received.len() < PREFACE.len() && PREFACE[had..].starts_with(received);
+        self.preface = continues.then_some(had + received.len());
+        self.stream.expect_bytes(continues);
     }
 
-    /// Charges what came. Over budget a head cannot go on. The body of a request that has begun
-    /// does: whoever reads it is held to the same bounds, and answers 503.
+    /// Charges received bytes. A head over budget is an error. The body of a request that has begun
+    /// is not: its reader has the same budget, and answers 503.
     fn charge(&mut self, bytes: usize) -> Result<(), OverBudget> {
         if self.activity.take_request_began() {
             self.received = 0;
@@ -100,21 +101,21 @@ impl<T> ConnectionIo<T> {
         let occupied = self.received.min(MAX_BUFFER);
         let charged = if occupied <= FREE_BUFFER { 0 } else { occupied.next_power_of_two() };
         match self.permit.resize(charged) {
-            Err(over) if !self.activity.is_answering() => Err(over),
+            Err(over) if !self.activity.is_handling() => Err(over),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// What a peer can be told in the middle of a head: over HTTP/1, and if no response is on its
-    /// way.
+    /// The rejection of an unfinished head. The peer can be answered only over HTTP/1, and only if
+    /// no response is being written.
     fn reject(&self, over: OverBudget) -> Rejection {
-        let can_be_told = !self.is_http2 && self.activity.is_idle();
-        Rejection { over, rest: if can_be_told { OVER_BUDGET } else { &[] } }
+        let can_answer = !self.is_http2 && self.activity.is_idle();
+        Rejection { over, rest: if can_answer { OVER_BUDGET } else { &[] } }
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> ConnectionIo<T> {
-    /// Tells the peer why the connection ends, and ends it.
+    /// Answers the peer, and closes the connection.
     fn poll_rejection(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(rejection) = &mut self.rejection else { return Poll::Ready(Ok(())) };
         let over = rejection.over;
@@ -126,8 +127,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ConnectionIo<T> {
         Poll::Ready(Err(io::Error::other(over)))
     }
 
-    /// Closes our side, then discards what the peer still sends, within bounds: with bytes unread
-    /// the connection would be reset, and the peer would lose our last response.
+    /// Closes our side, then discards what the peer still sends, within limits: closing with unread
+    /// bytes would reset the connection, and the peer would lose the last response.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -135,10 +136,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ConnectionIo<T> {
         if self.activity.is_stopping() {
             return Poll::Ready(Ok(()));
         }
-        let linger = self
-            .linger
-            .get_or_insert_with(|| Linger { end: Box::pin(sleep(LINGER_LIMIT)), discarded: 0 });
-        while linger.discarded < LINGER_BYTES && linger.end.as_mut().poll(cx).is_pending() {
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            deadline: Box::pin(sleep(LINGER_LIMIT)),
+            discarded: 0,
+        });
+        while linger.discarded < LINGER_BYTES && linger.deadline.as_mut().poll(cx).is_pending() {
             let mut bytes = [0; 4096];
             let mut buffer = ReadBuf::new(&mut bytes);
             let read = Pin::new(self.stream.get_mut()).poll_read(cx, &mut buffer);
@@ -163,9 +165,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionIo<T> {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        let came = &buffer.filled()[before..];
-        this.detect_version(came);
-        if let Err(over) = this.charge(came.len()) {
+        let received = &buffer.filled()[before..];
+        this.detect_version(received);
+        if let Err(over) = this.charge(received.len()) {
             buffer.set_filled(before);
             this.rejection = Some(this.reject(over));
             return this.poll_rejection(cx);
@@ -225,7 +227,8 @@ mod tests {
         ConnectionIo::new(stream, TIMEOUT, Arc::default(), permit)
     }
 
-    /// What comes of reading once more after a peer has sent this and sends nothing for long.
+    /// The result of another read after a peer has sent these bytes and then nothing for a long
+    /// time.
     async fn read_after(sent: &[u8]) -> (io::Result<usize>, Duration) {
         let (mut peer, stream) = duplex(1024);
         let mut stream = io(stream, &MemoryBudget::default());
@@ -250,19 +253,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_must_say_which_http_it_speaks() {
-        for silent in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
-            let (read, took) = read_after(silent).await;
-            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut, "{silent:?}");
+    async fn a_peer_must_select_a_version_in_time() {
+        for incomplete in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+            let (read, took) = read_after(incomplete).await;
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut, "{incomplete:?}");
             assert_eq!(took, TIMEOUT);
         }
-        for clear in [&b"G"[..], b"PU", PREFACE] {
-            assert_eq!(read_after(clear).await.0.unwrap(), 1, "{clear:?}");
+        for complete in [&b"G"[..], b"PU", PREFACE] {
+            assert_eq!(read_after(complete).await.0.unwrap(), 1, "{complete:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unfinished_head_is_charged_and_ends_over_budget() {
+    async fn an_unfinished_head_is_charged_and_rejected_over_budget() {
         let bounds = MemoryBounds { process: 100 << 10, ..MemoryBounds::UNLIMITED };
         let budget = MemoryBudget::new(bounds);
         let (mut peer, stream) = duplex(256 << 10);
@@ -278,14 +281,14 @@ mod tests {
         assert_eq!(budget.in_use(), 64 << 10);
         drop(stream);
         assert_eq!(budget.in_use(), 0);
-        let mut told = String::new();
-        peer.read_to_string(&mut told).await.unwrap();
-        assert!(told.starts_with("HTTP/1.1 503 ") && told.ends_with("\r\n\r\n"), "{told}");
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
-    /// Whoever reads the body is refused, and answers.
+    /// The reader of the body gets the error, and answers.
     #[tokio::test]
-    async fn the_body_of_a_request_goes_on_over_budget() {
+    async fn the_body_of_a_request_may_exceed_the_budget() {
         let bounds = MemoryBounds { process: 100 << 10, ..MemoryBounds::UNLIMITED };
         let budget = MemoryBudget::new(bounds);
         let (mut peer, stream) = duplex(256 << 10);
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_still_sends_can_read_our_last_words() {
+    async fn a_peer_that_still_sends_can_read_the_last_response() {
         let (mut peer, stream) = duplex(1024);
         let mut stream = io(stream, &MemoryBudget::default());
         let sending = tokio::spawn(async move {

@@ -34,15 +34,15 @@ pub use cors::{CorsRules, WithCors};
 pub use server::Server;
 pub use zaqar_transport::ConnectionCounts;
 
-/// What this wire is called in TLS, the preferred version first (RFC 7301).
+/// The protocols to offer through ALPN (RFC 7301), in order of preference.
 pub const ALPN: &[&str] = &["h2", "http/1.1"];
 
-/// How the transport behaves.
+/// Options of the transport.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
-    /// Serves what is for administrators too (`admin_mode`).
+    /// Serves the operations for administrators too (`admin_mode`).
     pub admin: bool,
 }
 
@@ -52,7 +52,8 @@ impl Default for Options {
     }
 }
 
-/// Zaqar's REST API as a service. Clones are cheap. It never fails: every error is a response.
+/// Zaqar's REST API as a service. Clones are cheap. Its error type is `Infallible`: every error is
+/// a response.
 #[derive(Clone)]
 pub struct HttpService {
     inner: Arc<Inner>,

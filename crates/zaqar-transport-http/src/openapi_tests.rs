@@ -1,5 +1,5 @@
-//! The API's document, `docs/api/openapi.yaml`, has the resources and methods that this crate
-//! routes, and no others.
+//! Checks that `docs/api/openapi.yaml` has exactly the resources and methods that this crate
+//! routes.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::route::Route;
 
 const DOCUMENT: &str = include_str!("../../../docs/api/openapi.yaml");
 
-/// What variables of paths stand for here.
+/// The value of path variables in these tests.
 const NAMED: &str = "x";
 
 /// Every resource once, with [`NAMED`] for its variables.
@@ -18,8 +18,8 @@ fn resources() -> impl Iterator<Item = Route> {
     std::iter::successors(Some(Route::Versions), after)
 }
 
-/// The resource behind another in an order of all. No wildcard: a new resource does not compile
-/// until it has a place here.
+/// The successor of a resource in a sequence of all. Without a wildcard arm, a new resource must be
+/// added here to compile.
 fn after(route: &Route) -> Option<Route> {
     let x = || NAMED.to_owned();
     Some(match route {
@@ -91,7 +91,7 @@ fn routed(template: &str) -> Option<Route> {
     Route::find(&template.split('/').map(segment).collect::<Vec<_>>().join("/"))
 }
 
-/// Everything in which the document and the routes differ.
+/// All differences between the document and the routes.
 fn differences(document: &str) -> Vec<String> {
     let mut differences = Vec::new();
     let mut undocumented: Vec<Route> = resources().collect();

@@ -1,5 +1,5 @@
-//! Query strings, read as the original reads them: a value may be a comma list, blank values count
-//! as absent, the last of repeats wins.
+//! Parses query strings as the original does: a value may be a comma-separated list, blank values
+//! count as absent, the last of repeated parameters counts.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ impl<'a> Query<'a> {
         Self(query.unwrap_or_default())
     }
 
-    /// Every name with its raw value, blank values left out.
+    /// Every name with its raw value, without blank values.
     fn raw(self) -> impl Iterator<Item = (Cow<'a, str>, &'a str)> {
         self.0
             .split('&')
@@ -25,12 +25,13 @@ impl<'a> Query<'a> {
             .map(|(name, value)| (decode(name), value))
     }
 
-    /// Every name with its decoded value, the last of a comma list.
+    /// Every name with its decoded value, the last of a comma-separated list.
     pub(crate) fn pairs(self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
         self.raw().filter_map(|(name, value)| Some((name, last(value)?)))
     }
 
-    /// Whether a name can be there. Most are not, and taking the query to pieces costs more.
+    /// Whether the parameter may be present: a cheap check that avoids parsing the query for most
+    /// names.
     fn may_have(self, name: &str) -> bool {
         self.0.contains(name) || self.0.contains(['%', '+'])
     }
@@ -44,7 +45,8 @@ impl<'a> Query<'a> {
         values.last().and_then(|(_, value)| last(value)).map(Cow::into_owned)
     }
 
-    /// All values of a parameter, from repeats and comma lists; `None` where it is absent.
+    /// All values of a parameter, from repetitions and comma-separated lists; `None` if it is
+    /// absent.
     pub(crate) fn list(self, name: &str) -> Option<Vec<String>> {
         let mut list = None;
         if !self.may_have(name) {
@@ -58,7 +60,8 @@ impl<'a> Query<'a> {
         list
     }
 
-    /// An integer; one past 64 bits is as large as they go, and some limit refuses it.
+    /// An integer. One out of the 64-bit range becomes its bound, which exceeds the limits of every
+    /// parameter.
     pub(crate) fn integer(self, name: &'static str) -> Result<Option<i64>, HttpError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let invalid = || HttpError::Parameter { name, rule: "The value must be an integer." };
@@ -71,7 +74,7 @@ impl<'a> Query<'a> {
         Ok(Some(text.parse().unwrap_or(limit)))
     }
 
-    /// A boolean in one of the spellings of the original's framework.
+    /// A boolean, in the spellings of the original's framework.
     pub(crate) fn boolean(self, name: &'static str) -> Result<Option<bool>, HttpError> {
         match self.text(name).as_deref() {
             None => Ok(None),

@@ -1,4 +1,4 @@
-//! What every request must say of itself, in the order in which the original looks at it.
+//! Validates the headers of a request, in the order of the original, and identifies its caller.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use zaqar_core::{ClientId, Kind, Limits, NameError, ProjectId, QueueName};
 
 use crate::error::{HttpError, PATCH_TYPE};
 
-/// Refuses the type that HTML forms (and `curl -d` without a header) send with a body.
+/// Rejects the content type of HTML forms, which `curl -d` sends by default.
 pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
     let is_form = headers
         .get(header::CONTENT_TYPE)
@@ -23,14 +23,14 @@ pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), HttpError> {
     if is_form && has_body { Err(HttpError::FormContent) } else { Ok(()) }
 }
 
-/// Whether a body is said to be a metadata patch.
+/// Whether the content type is that of a metadata patch.
 pub(crate) fn is_patch(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let essence = kind.and_then(|kind| kind.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(PATCH_TYPE))
 }
 
-/// Checks that the caller takes JSON. `also` is another type that the resource serves.
+/// Checks that the client accepts JSON. `also` is another type that the resource serves.
 pub(crate) fn check_accept(headers: &HeaderMap, also: &str) -> Result<(), HttpError> {
     let mut ranges = headers
         .get_all(header::ACCEPT)
@@ -40,25 +40,26 @@ pub(crate) fn check_accept(headers: &HeaderMap, also: &str) -> Result<(), HttpEr
         .map(str::trim)
         .filter(|range| !range.is_empty())
         .peekable();
-    if ranges.peek().is_none() || ranges.any(|range| takes_json(range, also)) {
+    if ranges.peek().is_none() || ranges.any(|range| accepts_json(range, also)) {
         return Ok(());
     }
     Err(HttpError::NotAcceptable)
 }
 
-fn takes_json(range: &str, also: &str) -> bool {
+fn accepts_json(range: &str, also: &str) -> bool {
     let mut parts = range.split(';').map(str::trim);
     let kind = parts.next().unwrap_or_default();
-    let refused = parts
+    let excluded = parts
         .filter_map(|parameter| parameter.strip_prefix("q="))
         .any(|q| q.parse().is_ok_and(|q: f32| q <= 0.0));
     let matches = ["application/json", "application/*", "*/*", "*", also]
         .iter()
         .any(|accepted| accepted.eq_ignore_ascii_case(kind));
-    matches && !refused
+    matches && !excluded
 }
 
-/// Headers that say who asks: a proxy that adds its own must not be outvoted by the caller's.
+/// Headers that identify the caller: one that a client sends must not override the one that a proxy
+/// adds.
 const SINGLE: [&str; 10] = [
     "Client-ID",
     "URL-Expires",
@@ -72,8 +73,8 @@ const SINGLE: [&str; 10] = [
     "X-Storage-Token",
 ];
 
-/// Checks that each header that says who asks comes at most once and is UTF-8, so that no two
-/// callers are taken for one.
+/// Checks that each header that identifies the caller is present at most once and is UTF-8, so that
+/// two callers cannot be confused.
 pub(crate) fn check_identity(headers: &HeaderMap) -> Result<(), HttpError> {
     for name in SINGLE {
         let mut values = headers.get_all(name).iter();
@@ -98,7 +99,7 @@ pub(crate) fn check_identity(headers: &HeaderMap) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// Who asks, and for which request; [`check_identity`] has passed.
+/// The context of a request that has passed [`check_identity`].
 pub(crate) fn context(
     headers: &HeaderMap,
     kind: Kind,
@@ -122,15 +123,15 @@ pub(crate) fn context(
     })
 }
 
-/// OSprofiler's headers, where both are there; whoever traces checks their signature.
+/// OSprofiler's headers, if both are present; the tracer checks their signature.
 fn profiler(headers: &HeaderMap) -> Option<Arc<ProfilerHeaders>> {
     let info = text(headers, "x-trace-info")?.to_owned();
     let signature = text(headers, "x-trace-hmac")?.to_owned();
     Some(Arc::new(ProfilerHeaders { info, signature }))
 }
 
-/// What Keystone's middleware sets for the service behind it, without `x-` or `x-service-`: from a
-/// client it is a claim.
+/// Headers, without `x-` or `x-service-`, that Keystone's middleware sets for the service behind
+/// it. From a client they are unproven claims.
 const CLAIMS: [&str; 11] = [
     "domain-id",
     "domain-name",
@@ -145,7 +146,7 @@ const CLAIMS: [&str; 11] = [
     "user-name",
 ];
 
-/// Older claims, and those without a twin, without `x-`.
+/// Older headers, and those without an `x-service-` variant, without `x-`.
 const OTHER_CLAIMS: [&str; 9] = [
     "identity-status",
     "is-admin-project",
@@ -164,8 +165,8 @@ fn is_claim(name: &str) -> bool {
         || CLAIMS.contains(&claim.strip_prefix("service-").unwrap_or(claim))
 }
 
-/// Removes what a client claims to be, before anything reads it: only a token tells. A signature
-/// covers the project that stands beside it, so that one stays.
+/// Removes headers in which a client claims an identity, before anything reads them: only a token
+/// proves one. The project of a signed request stays, as the signature covers it.
 pub(crate) fn drop_claims(headers: &mut HeaderMap) {
     let is_signed = headers.contains_key("url-signature");
     let names = headers.keys().filter(|name| is_claim(name.as_str()));
@@ -176,13 +177,13 @@ pub(crate) fn drop_claims(headers: &mut HeaderMap) {
     }
 }
 
-/// What the tokens of a request stand for. `acts` is for a request that may have to act for its
-/// caller: it keeps the token itself.
+/// Authenticates a request by its tokens. With `keeps_token` the identity includes the token, for a
+/// request that may act for its caller.
 pub(crate) async fn token(
     api: &Api,
     headers: &HeaderMap,
     (method, path): (&Method, &str),
-    acts: bool,
+    keeps_token: bool,
 ) -> Result<Authentication, HttpError> {
     let presented = Presented {
         user_token: text(headers, "x-auth-token").or_else(|| text(headers, "x-storage-token")),
@@ -192,12 +193,12 @@ pub(crate) async fn token(
     };
     let identity = api.authenticate(presented).await?;
     Ok(Authentication::Token(match presented.user_token {
-        Some(token) if acts => Arc::new(identity.with_token(token.trim())),
+        Some(token) if keeps_token => Arc::new(identity.with_token(token.trim())),
         Some(_) | None => identity,
     }))
 }
 
-/// A caller whom nobody checks: it is believed, with its `X-Roles`.
+/// A caller without authentication, which is trusted with its `X-Roles`.
 pub(crate) fn unchecked(headers: &HeaderMap) -> Authentication {
     let roles = text(headers, "x-roles").map_or_else(Vec::new, |roles| {
         roles.split(',').map(|role| role.trim_matches(SPACE).to_owned()).collect()
@@ -205,7 +206,7 @@ pub(crate) fn unchecked(headers: &HeaderMap) -> Authentication {
     Authentication::Unchecked { roles }
 }
 
-/// What a signature grants, if it holds and covers the method and path of the request.
+/// The grant of a signature, if it is valid and covers the method and path of the request.
 pub(crate) fn granted(
     api: &Api,
     signed: &SignedHeaders<'_>,
@@ -216,14 +217,14 @@ pub(crate) fn granted(
     let covered = grant.filter(|grant| grant.covers(method.as_str(), path));
     let mut grant = covered.ok_or(zaqar_api::Error::NotGranted)?;
     if method == Method::HEAD {
-        // Answered by the operation of the GET.
+        // HEAD is answered by the operation of GET.
         grant.methods = vec![Method::GET.as_str().to_owned()];
     }
     Ok(Authentication::Signature(grant))
 }
 
-/// The signature that a request comes with instead of a token. An empty one is a signature too, one
-/// that never holds.
+/// The signature that a request has instead of a token. An empty one counts too, and is never
+/// valid.
 pub(crate) fn signed(headers: &HeaderMap) -> Option<SignedHeaders<'_>> {
     let signature = headers.get("url-signature")?;
     Some(SignedHeaders {
@@ -235,7 +236,7 @@ pub(crate) fn signed(headers: &HeaderMap) -> Option<SignedHeaders<'_>> {
     })
 }
 
-/// What HTTP counts as space in a value; anything else is part of an identity.
+/// Whitespace around a header value in HTTP; other whitespace is part of the value.
 const SPACE: [char; 2] = [' ', '\t'];
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -315,7 +316,7 @@ mod tests {
 
     #[test]
     fn json_must_be_acceptable() {
-        for (accept, taken) in [
+        for (accept, accepted) in [
             ("application/json", true),
             ("*/*", true),
             ("*", true),
@@ -330,7 +331,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
-            assert_eq!(check_accept(&headers, "").is_ok(), taken, "{accept}");
+            assert_eq!(check_accept(&headers, "").is_ok(), accepted, "{accept}");
         }
         assert!(check_accept(&HeaderMap::new(), "").is_ok());
     }

@@ -1,4 +1,4 @@
-//! Responses and the JSON in them. Message bodies are copied as they are stored, never parsed.
+//! Responses and their JSON. Message bodies are copied as they are stored, never parsed.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
@@ -26,8 +26,8 @@ pub(crate) fn empty(status: StatusCode) -> Response<Full<Bytes>> {
     response
 }
 
-/// The answer to HEAD: the length of what GET would bring stays, and is all that does. Over HTTP/2
-/// nobody else sees to that.
+/// The response to HEAD: that to GET with its `Content-Length` and without its body. Over HTTP/2,
+/// hyper does not do this.
 pub(crate) fn without_body(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     let (mut head, body) = response.into_parts();
     if head.status != StatusCode::NO_CONTENT {
@@ -37,13 +37,13 @@ pub(crate) fn without_body(response: Response<Full<Bytes>>) -> Response<Full<Byt
     Response::from_parts(head, Full::default())
 }
 
-/// Announces that the connection ends with this response. HTTP/2 has no such header: there, the
-/// stream alone ends.
+/// Announces that the connection is closed after this response. HTTP/2 has no such header: there,
+/// only the stream ends.
 pub(crate) fn close<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// Sets a header; a value that HTTP cannot carry is left out.
+/// Sets a header, unless its value is invalid in HTTP.
 pub(crate) fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         response.headers_mut().insert(name, value);
@@ -60,7 +60,7 @@ pub(crate) fn queue_path(kind: Kind, name: &QueueName) -> String {
     format!("/v2/{collection}/{name}")
 }
 
-/// Appends a message as lists, gets and claims show it.
+/// Appends a message as in lists, gets and claims.
 pub(crate) fn message(out: &mut BytesMut, base: &str, message: &Message, now: Timestamp) {
     let id = message.id.encode();
     out.put_slice(b"{\"id\":\"");
@@ -84,7 +84,7 @@ pub(crate) fn encoded_size(base: &str, list: &[Message]) -> usize {
     json::encoded_size(list, base.len() + 96)
 }
 
-/// `{"messages":[…]}` with the messages as [`message`] shows them, and what `after` adds behind the
+/// `{"messages":[…]}` with the messages as [`message`] shows them, and what `after` appends to the
 /// list.
 pub(crate) fn messages(
     base: &str,
@@ -92,7 +92,7 @@ pub(crate) fn messages(
     now: Timestamp,
     after: impl FnOnce(&mut BytesMut),
 ) -> Bytes {
-    // One allocation: the links take less than the rest of this.
+    // Enough for the links too, so that this allocates once.
     let mut out = BytesMut::with_capacity(encoded_size(base, list) + 2 * (base.len() + 256));
     out.put_slice(b"{\"messages\":[");
     json::joined(&mut out, list, |out, one| message(out, base, one, now));

@@ -1,4 +1,4 @@
-//! Which resource a path names, and which methods the resource takes.
+//! Maps paths to resources, and lists the methods of each resource.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 use zaqar_core::Kind;
 
-/// A resource of the API, with the parts of its path as they came.
+/// A resource of the API, with the variable parts of its path unvalidated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     Versions,
@@ -40,7 +40,7 @@ pub(crate) enum Route {
     Flavor(String),
 }
 
-/// The path as the router and the signed paths see it: percent-decoded once.
+/// A path, percent-decoded once: the form that is routed and that signatures cover.
 pub(crate) fn decode(path: &str) -> Cow<'_, str> {
     if path.contains('%') { percent_decode_str(path).decode_utf8_lossy() } else { path.into() }
 }
@@ -112,7 +112,7 @@ impl Route {
         })
     }
 
-    /// The methods of the resource, but HEAD and OPTIONS, in the order of the `Allow` header.
+    /// The methods of the resource without HEAD and OPTIONS, in the order of the `Allow` header.
     pub(crate) const fn methods(&self) -> &'static [Method] {
         const GET: &[Method] = &[Method::GET];
         match self {
@@ -148,17 +148,17 @@ impl Route {
         }
     }
 
-    /// Whether it is served in admin mode only, so that it is hidden from all others.
+    /// Whether it is served in admin mode only.
     pub(crate) const fn is_for_admins(&self) -> bool {
         matches!(self, Self::Health) || self.is_of_pooling()
     }
 
-    /// Whether it is served with pooling only.
+    /// Whether it is served only where pools are configured.
     pub(crate) const fn is_of_pooling(&self) -> bool {
         matches!(self, Self::Pools | Self::Pool(_) | Self::Flavors | Self::Flavor(_))
     }
 
-    /// What the path is about, for the words of an error.
+    /// Whether the path is about queues or topics, for the texts of errors.
     pub(crate) fn kind(&self) -> Kind {
         if let Self::Queues(kind) = self {
             return *kind;

@@ -16,11 +16,11 @@ use crate::connection::Http;
 /// Serves a service on a listener: an [`crate::HttpService`], bare or with layers around it.
 #[derive(Debug)]
 pub struct Server<S> {
-    /// Where connections come from.
+    /// Accepts the connections.
     pub listener: Listener,
-    /// What answers them.
+    /// Answers the requests.
     pub service: S,
-    /// The bounds.
+    /// The options.
     pub options: ServerOptions,
 }
 
@@ -36,7 +36,7 @@ where
     /// Serves until `shutdown`; then accepts no more, lets open requests finish, and returns.
     ///
     /// # Errors
-    /// When the listener is broken: nobody can connect any more.
+    /// When the listener is broken and accepts no more connections.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
         let Self { listener, service, options } = self;
         let http = Http::new(service, &options);

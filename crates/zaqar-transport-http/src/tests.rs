@@ -1,5 +1,5 @@
-//! The wire over the store in memory, without a port. What every route answers beside the original
-//! is compared by the black-box tests; here is what this transport alone decides.
+//! Tests the transport over the store in memory, without a port. The black-box tests compare the
+//! answers of every route with the original; these tests cover what only this transport decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +136,7 @@ async fn limits_hold_at_the_limit_and_one_past_it() {
 }
 
 #[tokio::test]
-async fn a_deletion_names_its_claims_where_the_configuration_says_so() {
+async fn a_deletion_names_its_claims_if_configured() {
     let limits = Limits { message_delete_with_claim_id: true, ..Limits::default() };
     let service = service_with(zaqar_api::Options { limits, ..zaqar_api::Options::default() });
     let messages = "/v2/queues/q/messages";
@@ -322,7 +322,7 @@ async fn a_body_over_the_memory_budget_is_answered_503_that_says_why() {
 }
 
 #[tokio::test]
-async fn a_response_is_charged_until_it_is_gone_and_refused_over_budget() {
+async fn a_response_is_charged_until_it_is_dropped_and_rejected_over_budget() {
     let (service, memory) = budgeted(600_000);
     let body = format!(r#"{{"messages":[{{"body":"{}"}}]}}"#, "x".repeat(2000));
     assert_eq!(call(&service, "POST", "/v2/queues/q/messages", &body).await.0, 201);
@@ -375,9 +375,9 @@ async fn documents_other_than_messages_have_a_limit_of_their_own() {
     assert_eq!(call(&service, "PUT", "/v2/queues/q", &padded(100_000)).await.0, 201);
 }
 
-/// Names of headers with two values, and what is said of them.
+/// Each header with two values, and the error about it.
 #[tokio::test]
-async fn what_says_who_asks_comes_once() {
+async fn headers_that_identify_the_caller_are_not_repeated() {
     let service = service();
     for name in [
         "X-Project-ID",
@@ -404,7 +404,7 @@ async fn what_says_who_asks_comes_once() {
 }
 
 #[tokio::test]
-async fn project_ids_are_told_apart_byte_by_byte_or_refused() {
+async fn project_ids_are_compared_byte_by_byte_or_rejected() {
     let service = service();
     let as_project = |method: &str, id: &[u8]| {
         let mut request = request(method, "/v2/queues/q", "");

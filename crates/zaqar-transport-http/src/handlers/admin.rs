@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use zaqar_api::{CheckHealth, Error, Part, QueueRef, Share};
 use zaqar_core::iso8601;
 
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::body;
 use crate::error::HttpError;
 use crate::respond;
@@ -17,7 +17,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn share(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn share(mut self, queue: QueueRef) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields: Map<String, Value> = body::decode(&document)?;
         let request = Share {
@@ -49,7 +49,7 @@ where
         Ok(respond::json(StatusCode::OK, body.to_string()))
     }
 
-    pub(super) async fn health(self) -> Answered {
+    pub(super) async fn health(self) -> HandlerResult {
         let health = self.call(CheckHealth).await?;
         Ok(respond::json(StatusCode::OK, health.document().to_string()))
     }
@@ -59,7 +59,7 @@ fn invalid(reason: String) -> HttpError {
     Error::Invalid { part: Part::Request, reason }.into()
 }
 
-/// A list of texts; absent and null are empty.
+/// A list of strings; absent and null are empty.
 fn texts(fields: &mut Map<String, Value>, name: &str) -> Result<Vec<String>, HttpError> {
     let list = match fields.remove(name) {
         None | Some(Value::Null) => return Ok(Vec::new()),

@@ -5,7 +5,7 @@ use http::{StatusCode, header};
 use hyper::body::Body;
 use zaqar_api::{CreateClaim, QueueRef, ReadClaim, ReleaseClaim, RenewClaim};
 
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::body::{self, ClaimDocument};
 use crate::respond::{self, claim_path, queue_path};
 
@@ -14,7 +14,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn create_claim(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn create_claim(mut self, queue: QueueRef) -> HandlerResult {
         let limit = self.query.integer("limit")?;
         let document = self.small_document().await?;
         let ClaimDocument { ttl, grace } =
@@ -31,7 +31,7 @@ where
         Ok(response)
     }
 
-    pub(super) async fn get_claim(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn get_claim(self, queue: QueueRef, id: &str) -> HandlerResult {
         let base = queue_path(queue.kind, &queue.name);
         let request = ReadClaim { queue, id: id.to_owned() };
         let claim = self.call(request).await?;
@@ -44,7 +44,7 @@ where
         Ok(respond::json(StatusCode::OK, document))
     }
 
-    pub(super) async fn renew_claim(mut self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn renew_claim(mut self, queue: QueueRef, id: &str) -> HandlerResult {
         let document = self.small_document().await?;
         let ClaimDocument { ttl, grace } = body::decode(&document)?;
         let request = RenewClaim { queue, id: id.to_owned(), ttl, grace };
@@ -52,7 +52,7 @@ where
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) async fn release_claim(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn release_claim(self, queue: QueueRef, id: &str) -> HandlerResult {
         self.call(ReleaseClaim { queue, id: id.to_owned() }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }

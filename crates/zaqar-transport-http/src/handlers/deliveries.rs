@@ -9,7 +9,7 @@ use zaqar_api::{
 };
 
 use super::subscriptions::{Fields, subscription_path};
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::respond;
 
 impl<B> Exchange<'_, B>
@@ -17,7 +17,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn list_deliveries(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn list_deliveries(self, queue: QueueRef, id: &str) -> HandlerResult {
         let (limit, query) = (self.query.integer("limit")?, self.query);
         let base = subscription_path(&queue, id);
         let (status, since) = (query.text("status"), query.text("since"));
@@ -44,7 +44,12 @@ where
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
-    pub(super) async fn get_delivery(self, queue: QueueRef, id: &str, delivery: &str) -> Answered {
+    pub(super) async fn get_delivery(
+        self,
+        queue: QueueRef,
+        id: &str,
+        delivery: &str,
+    ) -> HandlerResult {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         let request = ReadDelivery { subscription, delivery: delivery.to_owned() };
         let found = self.call(request).await?;
@@ -56,7 +61,7 @@ where
         queue: QueueRef,
         id: &str,
         delivery: &str,
-    ) -> Answered {
+    ) -> HandlerResult {
         let path = format!("{}/deliveries/{delivery}", subscription_path(&queue, id));
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         self.call(RetryDelivery { subscription, delivery: delivery.to_owned() }).await?;
@@ -65,32 +70,37 @@ where
         Ok(response)
     }
 
-    pub(super) async fn subscriber_health(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn subscriber_health(self, queue: QueueRef, id: &str) -> HandlerResult {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         let found = self.call(CheckSubscriber { subscription }).await?;
         Ok(respond::json(StatusCode::OK, json::subscriber_health(&found).to_string()))
     }
 
-    pub(super) async fn resume_subscription(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn resume_subscription(self, queue: QueueRef, id: &str) -> HandlerResult {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         self.call(ResumeSubscription { subscription }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) async fn recover_deliveries(mut self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn recover_deliveries(mut self, queue: QueueRef, id: &str) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields = Fields::read(&document)?;
         let (since, until) = (fields.text("since")?, fields.text("until")?);
         let base = subscription_path(&queue, id);
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
-        let begun = self.call(RecoverDeliveries { subscription, since, until }).await?;
-        let document = json::recovery(&begun).to_string();
+        let recovery = self.call(RecoverDeliveries { subscription, since, until }).await?;
+        let document = json::recovery(&recovery).to_string();
         let mut response = respond::json(StatusCode::ACCEPTED, document);
-        respond::set(&mut response, header::LOCATION, format!("{base}/recover/{}", begun.id));
+        respond::set(&mut response, header::LOCATION, format!("{base}/recover/{}", recovery.id));
         Ok(response)
     }
 
-    pub(super) async fn get_recovery(self, queue: QueueRef, id: &str, recovery: &str) -> Answered {
+    pub(super) async fn get_recovery(
+        self,
+        queue: QueueRef,
+        id: &str,
+        recovery: &str,
+    ) -> HandlerResult {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         let request = ReadRecovery { subscription, delivery: recovery.to_owned() };
         let found = self.call(request).await?;
@@ -102,13 +112,13 @@ where
         queue: QueueRef,
         id: &str,
         recovery: &str,
-    ) -> Answered {
+    ) -> HandlerResult {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         self.call(CancelRecovery { subscription, delivery: recovery.to_owned() }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) async fn test_subscription(mut self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn test_subscription(mut self, queue: QueueRef, id: &str) -> HandlerResult {
         let document = self.small_document().await?;
         let body = Fields::read(&document)?.take("body");
         let base = subscription_path(&queue, id);
@@ -121,5 +131,5 @@ where
     }
 }
 
-/// What a value of a query must not hold as it is.
+/// Characters that are percent-encoded in a query value.
 const VALUE: &percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC;

@@ -16,12 +16,12 @@ const VERSIONS: &str = concat!(
     r#""links":[{"href":"/v2/","rel":"self"}]}]}"#
 );
 
-/// `GET /`: 300, with the one version there is.
+/// `GET /`: 300, with the only version.
 pub(super) fn versions() -> Response<Full<Bytes>> {
     respond::json(StatusCode::MULTIPLE_CHOICES, VERSIONS)
 }
 
-/// `GET /v2/`: where the resources are (draft-nottingham-json-home-03), for a day.
+/// `GET /v2/`: the paths of the resources (draft-nottingham-json-home-03), cacheable for a day.
 pub(super) fn document(home: Bytes) -> Response<Full<Bytes>> {
     let mut response = respond::json(StatusCode::OK, home);
     let headers = response.headers_mut();

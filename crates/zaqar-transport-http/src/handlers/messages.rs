@@ -11,21 +11,21 @@ use zaqar_api::{
 };
 use zaqar_core::MessageId;
 
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::body;
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 
-/// Ids in a `Location`, at most: clients refuse header lines of many KiB, and would post again what
-/// was stored. The body has them all.
-const MAX_LOCATED: usize = 100;
+/// Maximum number of ids in a `Location`: clients fail on header lines of many KiB, and would post
+/// the stored messages again. The body always has all ids.
+const MAX_LOCATION_IDS: usize = 100;
 
 impl<B> Exchange<'_, B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn post_messages(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn post_messages(mut self, queue: QueueRef) -> HandlerResult {
         let max = self.inner.api.limits().max_messages_post_size;
         let document = self
             .document(max, |max| HttpError::TooLarge {
@@ -35,7 +35,8 @@ where
         let size = document.len() as u64;
         let messages = match body::decode_post(&document) {
             Ok(messages) => messages,
-            // Too large for the queue comes before malformed, though it costs a look at the queue.
+            // As in the original, a size past the queue's limit is reported before a malformed
+            // body, although that reads the queue.
             Err(error) => {
                 self.call(CheckPostSize { queue, size }).await?;
                 return Err(error);
@@ -59,7 +60,7 @@ where
         Ok(response)
     }
 
-    pub(super) async fn list_messages(self, queue: QueueRef) -> Answered {
+    pub(super) async fn list_messages(self, queue: QueueRef) -> HandlerResult {
         if let Some(ids) = self.query.list("ids") {
             return self.messages_by_id(queue, ids).await;
         }
@@ -102,7 +103,7 @@ where
         Ok(respond::json(StatusCode::OK, document))
     }
 
-    async fn messages_by_id(self, queue: QueueRef, ids: Vec<String>) -> Answered {
+    async fn messages_by_id(self, queue: QueueRef, ids: Vec<String>) -> HandlerResult {
         let base = queue_path(queue.kind, &queue.name);
         let name = queue.name.clone();
         let request = ReadMessages { queue, ids: ids.clone() };
@@ -119,7 +120,7 @@ where
         Ok(respond::json(StatusCode::OK, respond::messages(&base, &messages, now, |_| {})))
     }
 
-    pub(super) async fn get_message(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn get_message(self, queue: QueueRef, id: &str) -> HandlerResult {
         let base = queue_path(queue.kind, &queue.name);
         let name = queue.name.clone();
         let found = self.call(ReadMessage { queue, id: id.to_owned() }).await?;
@@ -135,14 +136,14 @@ where
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
-    pub(super) async fn delete_message(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn delete_message(self, queue: QueueRef, id: &str) -> HandlerResult {
         let claim = self.query.text("claim_id");
         let request = DeleteMessage { queue, id: id.to_owned(), claim };
         self.call(request).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) async fn delete_messages(self, queue: QueueRef) -> Answered {
+    pub(super) async fn delete_messages(self, queue: QueueRef) -> HandlerResult {
         let invalid = |reason: &str| Error::Invalid { part: Part::Request, reason: reason.into() };
         let ids = self.query.list("ids");
         let pop = self.query.integer("pop")?;
@@ -173,12 +174,12 @@ where
     }
 }
 
-/// Where posted messages are.
+/// The `Location` of posted messages.
 fn location(base: &str, ids: &[MessageId]) -> BytesMut {
-    let mut out = BytesMut::with_capacity(base.len() + 16 + ids.len().min(MAX_LOCATED) * 33);
+    let mut out = BytesMut::with_capacity(base.len() + 16 + ids.len().min(MAX_LOCATION_IDS) * 33);
     out.put_slice(base.as_bytes());
     out.put_slice(b"/messages");
-    if ids.len() <= MAX_LOCATED {
+    if ids.len() <= MAX_LOCATION_IDS {
         out.put_slice(b"?ids=");
         json::joined(&mut out, ids, |out, id| out.put_slice(&id.encode()));
     }

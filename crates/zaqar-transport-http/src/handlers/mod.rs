@@ -1,4 +1,4 @@
-//! One request from its head to its response.
+//! Handles one request, from its head to its response.
 
 mod admin;
 mod claims;
@@ -25,15 +25,15 @@ use crate::{Inner, request, respond};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
-/// Responses up to this many bytes are part of what every connection is charged for.
+/// The fixed charge of every connection covers responses up to this size.
 const FREE_BYTES: usize = 1024;
 
-/// Bytes of a request document that is neither messages nor queue metadata.
+/// Maximum size of a request body other than messages and queue metadata, in bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
 
-type Answered = Result<Response<Full<Bytes>>, HttpError>;
+type HandlerResult = Result<Response<Full<Bytes>>, HttpError>;
 
-/// A request that has said who asks, on its way to its operation.
+/// One request, with the context of its caller, while it is handled.
 struct Exchange<'a, B> {
     inner: &'a Inner,
     context: Context,
@@ -43,14 +43,14 @@ struct Exchange<'a, B> {
     holder: &'a Holder,
 }
 
-/// Bytes reserved for a response with messages before the store is asked for them.
+/// Bytes reserved for a response with messages before they are read from the store.
 const RESERVED: usize = 512 * 1024;
 
 /// Whether a response may be as large as a page of messages.
 fn returns_messages(route: &Route, method: &Method) -> bool {
     match route {
         Route::Messages(..) => *method != Method::POST,
-        // Answers of receivers are of the size of messages.
+        // The recorded answers of receivers may be as large as messages.
         Route::Claims(_) | Route::Deliveries(..) | Route::Delivery(..) => true,
         Route::Claim(..) => *method == Method::GET,
         Route::Versions
@@ -80,24 +80,24 @@ fn returns_messages(route: &Route, method: &Method) -> bool {
     }
 }
 
-/// Whom a request and its response are charged to.
+/// What a request and its response are charged to.
 struct Charge {
-    /// The connection; its project too once the request has said it.
+    /// The connection, and the project once it is known.
     holder: Holder,
-    /// What the response was expected to take.
+    /// Memory reserved for the response.
     reserved: Option<Permit>,
-    /// Whether the client can ask for the response again, so that it may be refused.
+    /// Whether the client can repeat the request, so that the response may be replaced by a 503.
     is_repeatable: bool,
 }
 
 impl Charge {
-    /// Charges a response's body until its last slice is dropped. What was popped or claimed is
-    /// charged past the bounds, as it cannot be fetched again; the reservation before it keeps that
-    /// in proportion. A page that was only read is refused.
+    /// Charges a response's body until its last slice is dropped. Messages that were popped or
+    /// claimed may exceed the budget, as they cannot be fetched again; the reservation made before
+    /// limits the excess. A page that was only read is rejected over budget.
     ///
     /// # Errors
-    /// [`HttpError::OverBudget`]; the response is gone.
-    async fn response(self, response: Response<Full<Bytes>>) -> Answered {
+    /// [`HttpError::OverBudget`]; the response is dropped.
+    async fn response(self, response: Response<Full<Bytes>>) -> HandlerResult {
         let length = response.body().size_hint().exact().unwrap_or_default();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length <= FREE_BYTES {
@@ -115,13 +115,13 @@ impl Charge {
             None => self.holder.try_acquire(length)?,
         };
         let (head, body) = response.into_parts();
-        // A full body is never pending, and not copied.
+        // A `Full` body is ready at once and is not copied.
         let Ok(body) = body.collect().await;
         Ok(Response::from_parts(head, Full::new(permit.attach(body.to_bytes()))))
     }
 }
 
-/// Answers a request. Every path through it ends in a response with a request id.
+/// Answers a request. Every response has a request id.
 pub(crate) async fn handle<B>(inner: &Inner, request: Request<B>) -> Response<Full<Bytes>>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -139,15 +139,15 @@ where
     };
     let is_repeatable = head.method == Method::GET;
     let mut charge = Charge { holder, reserved: None, is_repeatable };
-    let answered = match answer(inner, &head, &mut body, &mut charge, id).await {
+    let outcome = match answer(inner, &head, &mut body, &mut charge, id).await {
         Ok(response) => charge.response(response).await,
         Err(error) => Err(error),
     };
-    let mut response = answered.unwrap_or_else(HttpError::into_response);
+    let mut response = outcome.unwrap_or_else(HttpError::into_response);
     let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     tracing::debug!(
         request_id = id.as_str(),
-        // So that one request can be followed through several services.
+        // The same id in the logs of all services that the request passes.
         global_request_id = header(REQUEST_ID.as_str()),
         project = header("x-project-id"),
         method = head.method.as_str(),
@@ -161,14 +161,14 @@ where
     {
         respond::set(&mut response, header::WWW_AUTHENTICATE, authenticator.challenge());
     }
-    // With a body unread, the client's next request would be lost.
+    // The next request on the connection would be read from the middle of an unread body.
     if !body.drain(head.headers.contains_key(header::EXPECT)).await {
         respond::close(&mut response);
     }
     if head.method == Method::HEAD { respond::without_body(response) } else { response }
 }
 
-/// Says which request a response answers.
+/// Sets the id of the request that a response answers.
 pub(crate) fn set_request_id(response: &mut Response<Full<Bytes>>, id: RequestId) {
     respond::set(response, REQUEST_ID, Bytes::copy_from_slice(id.as_str().as_bytes()));
 }
@@ -179,7 +179,7 @@ async fn answer<B>(
     body: &mut RequestBody<B>,
     charge: &mut Charge,
     request_id: RequestId,
-) -> Answered
+) -> HandlerResult
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
@@ -192,7 +192,7 @@ where
     };
     let found = Route::find(&path).filter(served);
     let signed = request::signed(&head.headers);
-    // Who is not known learns nothing, not even what is served.
+    // An unknown caller learns nothing, not even which resources exist.
     let token = match (inner.api.authenticator(), &signed, &found) {
         (None, _, _) | (_, None, Some(Route::Versions)) => None,
         (Some(_), Some(_), _) if method == Method::OPTIONS => {
@@ -201,10 +201,11 @@ where
         (Some(_), Some(_), _) => None,
         (Some(_), None, _) => {
             request::check_identity(&head.headers)?;
-            // Of a trust: made with the caller's token.
-            let acts = matches!(found, Some(Route::Subscriptions(..) | Route::Subscription(..)))
-                && matches!(*method, Method::POST | Method::PATCH);
-            Some(request::token(&inner.api, &head.headers, (method, &path), acts).await?)
+            // Creating a trust needs the caller's token.
+            let keeps_token =
+                matches!(found, Some(Route::Subscriptions(..) | Route::Subscription(..)))
+                    && matches!(*method, Method::POST | Method::PATCH);
+            Some(request::token(&inner.api, &head.headers, (method, &path), keeps_token).await?)
         }
     };
     let Some(route) = found else {
@@ -224,7 +225,7 @@ where
         check_method(&route, method)?;
         return Ok(home::versions());
     }
-    // A signature that does not hold, or not for this, is told nothing else.
+    // An invalid signature, or one that does not cover the request, gets no other answer than 404.
     let authentication = match (&signed, token) {
         (Some(signed), _) => request::granted(&inner.api, signed, method, &path)?,
         (None, Some(token)) => token,
@@ -245,8 +246,8 @@ where
     let holder = &charge.holder;
     let exchange = Exchange { inner, context, query, headers: &head.headers, body, holder };
     match queue {
-        Some(queue) => exchange.in_queue(&route, method, queue).await,
-        None => exchange.in_service(&route, method).await,
+        Some(queue) => exchange.on_queue(&route, method, queue).await,
+        None => exchange.on_service(&route, method).await,
     }
 }
 
@@ -262,8 +263,8 @@ where
         self.inner.api.call(&self.context, operation)
     }
 
-    /// What names no queue.
-    async fn in_service(self, route: &Route, method: &Method) -> Answered {
+    /// Handles requests for resources outside of queues.
+    async fn on_service(self, route: &Route, method: &Method) -> HandlerResult {
         match route {
             Route::Queues(kind) => self.list_queues(*kind).await,
             Route::Pools => self.list_pools().await,
@@ -276,7 +277,7 @@ where
                 Ok(respond::empty(StatusCode::NO_CONTENT))
             }
             Route::Home => Ok(home::document(self.call(ReadHome).await?)),
-            // The list of versions is served before; all others name a queue.
+            // The list of versions is outcome earlier; all others name a queue.
             Route::Versions
             | Route::Queue(..)
             | Route::Stats(..)
@@ -301,12 +302,12 @@ where
         }
     }
 
-    async fn in_queue(
+    async fn on_queue(
         self,
         route: &Route,
         method: &Method,
         queue: zaqar_api::QueueRef,
-    ) -> Answered {
+    ) -> HandlerResult {
         match (route, method.as_str()) {
             (Route::Queue(..), "PUT") => self.create_queue(queue).await,
             (Route::Queue(..), "PATCH") => self.patch_queue(queue).await,

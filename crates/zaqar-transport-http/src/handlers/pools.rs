@@ -16,7 +16,7 @@ use zaqar_core::NameError;
 use zaqar_core::pools::{FlavorName, PoolName};
 
 use super::queues::next_page;
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::body;
 use crate::error::HttpError;
 use crate::respond;
@@ -26,7 +26,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn list_pools(self) -> Answered {
+    pub(super) async fn list_pools(self) -> HandlerResult {
         let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
         let request = ListPools { marker: self.query.text("marker"), limit: self.limit()? };
         let pools = self.call(request).await?;
@@ -35,8 +35,8 @@ where
         Ok(page("pools", documents.collect(), next))
     }
 
-    pub(super) async fn on_pool(mut self, method: &Method, name: &str) -> Answered {
-        let name = PoolName::new(name).map_err(|error| wrong_name("pool", &error))?;
+    pub(super) async fn on_pool(mut self, method: &Method, name: &str) -> HandlerResult {
+        let name = PoolName::new(name).map_err(|error| invalid_name("pool", &error))?;
         match method.as_str() {
             "PUT" => {
                 let pool = read_pool(name, &self.object().await?)?;
@@ -47,7 +47,7 @@ where
             "PATCH" => {
                 let change = read_pool_change(&self.object().await?)?;
                 let pool = self.call(UpdatePool { name, change }).await?;
-                Ok(shown(with_href(pool_document(&pool, false), "pools")))
+                Ok(object_response(with_href(pool_document(&pool, false), "pools")))
             }
             "DELETE" => {
                 self.call(DeletePool { name }).await?;
@@ -56,12 +56,12 @@ where
             _ => {
                 let detailed = self.is_detailed()?;
                 let pool = self.call(GetPool { name }).await?;
-                Ok(shown(with_href(pool_document(&pool, detailed), "pools")))
+                Ok(object_response(with_href(pool_document(&pool, detailed), "pools")))
             }
         }
     }
 
-    pub(super) async fn list_flavors(self) -> Answered {
+    pub(super) async fn list_flavors(self) -> HandlerResult {
         let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
         let request = ListFlavors { marker: self.query.text("marker"), limit: self.limit()? };
         let flavors = self.call(request).await?;
@@ -71,8 +71,8 @@ where
         Ok(page("flavors", documents.collect(), next))
     }
 
-    pub(super) async fn on_flavor(mut self, method: &Method, name: &str) -> Answered {
-        let name = FlavorName::new(name).map_err(|error| wrong_name("flavor", &error))?;
+    pub(super) async fn on_flavor(mut self, method: &Method, name: &str) -> HandlerResult {
+        let name = FlavorName::new(name).map_err(|error| invalid_name("flavor", &error))?;
         match method.as_str() {
             "PUT" => {
                 let pools = read_flavor(&self.object().await?)?;
@@ -83,7 +83,7 @@ where
             "PATCH" => {
                 let pools = read_pool_list(&self.object().await?)?;
                 let flavor = self.call(UpdateFlavor { name, pools }).await?;
-                Ok(shown(with_href(flavor_document(&flavor, true), "flavors")))
+                Ok(object_response(with_href(flavor_document(&flavor, true), "flavors")))
             }
             "DELETE" => {
                 self.call(DeleteFlavor { name }).await?;
@@ -91,7 +91,7 @@ where
             }
             _ => {
                 let flavor = self.call(GetFlavor { name }).await?;
-                Ok(shown(with_href(flavor_document(&flavor, true), "flavors")))
+                Ok(object_response(with_href(flavor_document(&flavor, true), "flavors")))
             }
         }
     }
@@ -100,7 +100,7 @@ where
         self.query.integer("limit")
     }
 
-    /// The parameters that the link to the next page repeats.
+    /// The query parameters that the link to the next page repeats.
     fn repeated_parameters(&self) -> Result<Vec<(String, String)>, HttpError> {
         let (limit, detailed) = (self.limit()?, self.query.boolean("detailed")?);
         let limit = limit.map(|limit| ("limit".to_owned(), limit.to_string()));
@@ -118,7 +118,7 @@ where
     }
 }
 
-fn wrong_name(kind: &'static str, error: &NameError) -> HttpError {
+fn invalid_name(kind: &'static str, error: &NameError) -> HttpError {
     let text = error.to_string();
     HttpError::Identification { kind, rule: text.replace("queue", kind) }
 }
@@ -140,7 +140,7 @@ fn page(
     respond::json(StatusCode::OK, json!({ collection: documents, "links": links }).to_string())
 }
 
-fn shown(document: Map<String, Value>) -> Response<Full<Bytes>> {
+fn object_response(document: Map<String, Value>) -> Response<Full<Bytes>> {
     respond::json(StatusCode::OK, Value::Object(document).to_string())
 }
 

@@ -12,12 +12,12 @@ use zaqar_api::{
 };
 use zaqar_core::{Kind, Limits, Metadata};
 
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 use crate::{body, request};
 
-/// What a query value needs to have escaped, and a little more.
+/// Characters that are percent-encoded in a query value.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 const OWN_PARAMETERS: [&str; 5] = ["marker", "limit", "detailed", "name", "with_count"];
@@ -27,7 +27,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn list_queues(self, kind: Kind) -> Answered {
+    pub(super) async fn list_queues(self, kind: Kind) -> HandlerResult {
         let query = self.query;
         let filters: Vec<(String, String)> = query
             .pairs()
@@ -65,7 +65,7 @@ where
         Ok(respond::json(StatusCode::OK, queue_list(collection, kind, list, href, limits)))
     }
 
-    pub(super) async fn create_queue(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn create_queue(mut self, queue: QueueRef) -> HandlerResult {
         let document = self.metadata_document().await?;
         let metadata = if document.is_empty() {
             Metadata::default()
@@ -81,13 +81,13 @@ where
         Ok(response)
     }
 
-    pub(super) async fn get_queue(self, queue: QueueRef) -> Answered {
+    pub(super) async fn get_queue(self, queue: QueueRef) -> HandlerResult {
         let kind = queue.kind;
         let metadata = self.call(GetQueue { queue }).await?;
         Ok(self.whole_metadata(kind, metadata.unwrap_or_default()))
     }
 
-    pub(super) async fn patch_queue(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn patch_queue(mut self, queue: QueueRef) -> HandlerResult {
         let document = self.metadata_document().await?;
         if !request::is_patch(self.headers) {
             return Err(HttpError::PatchType);
@@ -103,20 +103,20 @@ where
         Ok(self.whole_metadata(kind, metadata))
     }
 
-    pub(super) async fn delete_queue(self, queue: QueueRef) -> Answered {
+    pub(super) async fn delete_queue(self, queue: QueueRef) -> HandlerResult {
         self.call(DeleteQueue { queue }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) async fn stats(self, queue: QueueRef) -> Answered {
+    pub(super) async fn stats(self, queue: QueueRef) -> HandlerResult {
         let base = queue_path(queue.kind, &queue.name);
         let stats = self.call(GetQueueStats { queue }).await?.unwrap_or_default();
         let now = self.inner.api.clock().now();
-        let place = |id| ("href", format!("{base}/messages/{id}"));
-        Ok(respond::json(StatusCode::OK, json::stats(&stats, now, place).to_string()))
+        let location = |id| ("href", format!("{base}/messages/{id}"));
+        Ok(respond::json(StatusCode::OK, json::stats(&stats, now, location).to_string()))
     }
 
-    pub(super) async fn purge(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn purge(mut self, queue: QueueRef) -> HandlerResult {
         const TYPES: [&str; 2] = ["messages", "subscriptions"];
         let document = self.small_document().await?;
         let asked = if document.is_empty() {
@@ -163,7 +163,7 @@ fn resource_types(document: &Value) -> Result<Vec<String>, HttpError> {
     Ok(types.iter().map(text).collect())
 }
 
-/// The same request for what lies behind the marker.
+/// The path of the next page: the same request with a marker.
 pub(super) fn next_page(collection: &str, given: &[(String, String)], marker: &str) -> String {
     let mut href = format!("/v2/{collection}?");
     for (name, value) in given {

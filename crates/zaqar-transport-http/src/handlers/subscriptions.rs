@@ -10,7 +10,7 @@ use zaqar_api::{
     Subscriber, SubscriptionRef, json,
 };
 
-use super::{Answered, Exchange};
+use super::{Exchange, HandlerResult};
 use crate::body;
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
@@ -20,7 +20,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn create_subscription(mut self, queue: QueueRef) -> Answered {
+    pub(super) async fn create_subscription(mut self, queue: QueueRef) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields = Fields::read(&document)?;
         let Some(subscriber) = fields.subscriber()? else {
@@ -46,7 +46,7 @@ where
         Ok(response)
     }
 
-    pub(super) async fn list_subscriptions(self, queue: QueueRef) -> Answered {
+    pub(super) async fn list_subscriptions(self, queue: QueueRef) -> HandlerResult {
         let limit = self.query.integer("limit")?;
         let base = queue_path(queue.kind, &queue.name);
         let source = queue.name.clone();
@@ -68,7 +68,7 @@ where
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
-    pub(super) async fn get_subscription(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn get_subscription(self, queue: QueueRef, id: &str) -> HandlerResult {
         let source = queue.name.clone();
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         let found = self.call(ReadSubscription { subscription }).await?;
@@ -77,7 +77,7 @@ where
         Ok(respond::json(StatusCode::OK, out.freeze()))
     }
 
-    pub(super) async fn change_subscription(mut self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn change_subscription(mut self, queue: QueueRef, id: &str) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields = Fields::read(&document)?;
         if fields.0.is_empty() {
@@ -95,7 +95,7 @@ where
         Ok(response)
     }
 
-    pub(super) async fn confirm_subscription(mut self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn confirm_subscription(mut self, queue: QueueRef, id: &str) -> HandlerResult {
         let document = self.small_document().await?;
         let fields = Fields::read(&document)?;
         let Some(Value::Bool(confirmed)) = fields.0.get("confirmed") else {
@@ -110,7 +110,7 @@ where
         Ok(response)
     }
 
-    pub(super) async fn rotate_secret(mut self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn rotate_secret(mut self, queue: QueueRef, id: &str) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields = Fields::read(&document)?;
         let grace = fields.integer("grace")?;
@@ -120,7 +120,7 @@ where
         Ok(respond::json(StatusCode::OK, body))
     }
 
-    pub(super) async fn delete_subscription(self, queue: QueueRef, id: &str) -> Answered {
+    pub(super) async fn delete_subscription(self, queue: QueueRef, id: &str) -> HandlerResult {
         let subscription = SubscriptionRef { queue, id: id.to_owned() };
         self.call(DeleteSubscription { subscription }).await?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
@@ -135,8 +135,8 @@ fn invalid(reason: &str) -> HttpError {
     Error::Invalid { part: Part::Request, reason: reason.to_owned() }.into()
 }
 
-/// The members of a subscription document. A null counts as absent: real clients send it for what
-/// the user left out.
+/// The members of a subscription document. A null counts as absent: real clients send null for
+/// options that the user left out.
 pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
