@@ -10,12 +10,12 @@ use crate::messages::MAX_SLICES;
 use crate::{Api, Context, CreateClaim, Error, ReadClaim, RenewClaim, checked_seconds, page_limit};
 
 impl Api {
-    /// Holds the first free messages for the caller; `None` when there are none. Cost: one store
+    /// Claims the first free messages for the caller; `None` when there are none. Cost: one store
     /// step.
     ///
-    /// Messages that cannot be opened are held and counted like others, but not answered: where a
-    /// dead-letter queue is set, they end there. A claim that got only such messages is
-    /// followed by another one, at most [`MAX_SLICES`] times.
+    /// Messages that cannot be decrypted are claimed and counted like others, but not returned; if
+    /// the queue has a dead-letter queue, they are moved there in the end. A claim that got only
+    /// such messages is repeated, at most [`MAX_SLICES`] times.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a ttl, grace or limit out of bounds; [`Error::Storage`].
@@ -44,7 +44,7 @@ impl Api {
         Ok(None)
     }
 
-    /// Makes a claim, with the dead letters of the queue's rules, and answers the messages as they
+    /// Creates a claim, with the dead-letter rule of the queue, and returns the messages as they
     /// are stored.
     async fn claim(&self, key: &QueueKey, mut claim: ClaimRequest) -> Result<Vec<Message>, Error> {
         let now = self.inner.clock.now();
@@ -60,7 +60,7 @@ impl Api {
                 Guarded::Done(Claimed::Messages(messages)) => return Ok(messages),
                 Guarded::Done(Claimed::TargetChanged) => {
                     if let Some(dead_letters) = &claim.dead_letters {
-                        directory.agree(&dead_letters.target, now).await?;
+                        directory.reconcile(&dead_letters.target, now).await?;
                     }
                     known = Some(queue);
                 }
@@ -68,7 +68,7 @@ impl Api {
                     directory.forget(key);
                     return Ok(Vec::new());
                 }
-                Guarded::Stale(_) => known = Some(directory.agree(key, now).await?),
+                Guarded::Stale(_) => known = Some(directory.reconcile(key, now).await?),
             }
         }
         Err(Error::Contended)
@@ -77,7 +77,8 @@ impl Api {
     /// A live claim and its messages.
     ///
     /// # Errors
-    /// [`Error::ClaimNotFound`], also when all its readable messages are gone; [`Error::Storage`].
+    /// [`Error::ClaimNotFound`], also when none of its readable messages is left;
+    /// [`Error::Storage`].
     pub(crate) async fn read_claim(
         &self,
         context: &Context,
@@ -95,7 +96,7 @@ impl Api {
         Err(Error::ClaimNotFound { id: request.id, key })
     }
 
-    /// Gives a live claim a new life from now.
+    /// Renews a live claim from now on.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a ttl out of bounds; [`Error::ClaimNotFound`]; [`Error::Storage`].
@@ -106,8 +107,7 @@ impl Api {
     ) -> Result<(), Error> {
         let ttl = self.claim_ttl(request.ttl)?;
         let limits = &self.inner.limits;
-        // The original does not look at it, and clients send any: it is brought within bounds, not
-        // refused.
+        // The original ignores it, and clients send any value: it is clamped, not rejected.
         let grace = request.grace.map(|grace| u64::try_from(grace).unwrap_or(0));
         let grace = grace.unwrap_or(limits.default_claim_grace).min(limits.max_claim_grace);
         let key = context.key(request.queue);
@@ -119,8 +119,8 @@ impl Api {
         Err(Error::ClaimNotFound { id: request.id, key })
     }
 
-    /// Ends a claim; its messages are free again, in their old places. One that is not there is no
-    /// error.
+    /// Releases a claim; its messages are free again, in their old positions. A missing claim is
+    /// not an error.
     ///
     /// # Errors
     /// [`Error::Storage`].

@@ -1,4 +1,4 @@
-//! Who asks, and for which request: what comes with every operation.
+//! The context of an operation: its caller, and the request that it belongs to.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,32 +10,33 @@ use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp};
 
 use crate::QueueRef;
 
-/// Who asks, and for which request. A transport makes one for each request; clones are for tasks.
+/// The caller of an operation, and the request that it belongs to. A transport creates one for each
+/// request.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The tenant whose queues are meant.
+    /// The tenant whose queues are addressed.
     pub project: ProjectId,
     /// The client, for `echo`.
     pub client: ClientId,
-    /// How the caller is known.
+    /// How the caller was authenticated.
     pub authentication: Authentication,
-    /// How the request came here; only metrics look at it.
+    /// The transport of the request; only metrics use it.
     pub wire: Wire,
-    /// This request, in logs and answers.
+    /// Identifies this request in logs and answers.
     pub request_id: RequestId,
-    /// The request of another service that led to this one, as its caller says.
+    /// The id of the request to another service that caused this one, as the caller sent it.
     pub global_request_id: Option<RequestId>,
-    /// The span of a caller that this request belongs to.
+    /// The caller's span.
     pub trace_parent: Option<TraceParent>,
-    /// What OSprofiler's headers say, unchecked; over HTTP only.
+    /// OSprofiler's headers, unverified; over HTTP only.
     pub profiler: Option<Arc<ProfilerHeaders>>,
-    /// From then on nobody waits for the answer: the operation is stopped with
-    /// [`crate::Error::DeadlineExceeded`]. A change that was on its way may have been made.
+    /// When the caller stops waiting: the operation then fails with
+    /// [`crate::Error::DeadlineExceeded`]. A change in progress may have been made.
     pub deadline: Option<Instant>,
 }
 
 impl Context {
-    /// A client of a project, which nobody checks, without roles.
+    /// An unauthenticated client of a project, without roles.
     pub fn new(project: ProjectId, client: ClientId) -> Self {
         Self {
             project,
@@ -50,13 +51,13 @@ impl Context {
         }
     }
 
-    /// The same request by a caller that is known so.
+    /// The same request with another authentication.
     #[must_use]
     pub fn authenticated(self, authentication: Authentication) -> Self {
         Self { authentication, ..self }
     }
 
-    /// Whether the caller has a role; case does not matter.
+    /// Whether the caller has a role; case is ignored.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles().iter().any(|has| has.eq_ignore_ascii_case(role))
     }
@@ -75,10 +76,10 @@ impl Context {
     }
 }
 
-/// How a request came to the server.
+/// The transport of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Wire {
-    /// Over none: the caller is in this process, as the server itself is that pushes messages.
+    /// None: the caller is in this process, such as the server itself when it pushes messages.
     #[default]
     InProcess,
     /// Over HTTP.
@@ -87,18 +88,18 @@ pub enum Wire {
     WebSocket,
 }
 
-/// How a caller is known.
+/// How a caller was authenticated.
 #[derive(Debug, Clone)]
 pub enum Authentication {
-    /// Nobody checks: the caller is who it says it is. Accepted without an
-    /// [`crate::Authenticator`] only.
+    /// Not at all: the caller's claims are trusted. Accepted only without an
+    /// [`crate::Authenticator`].
     Unchecked {
-        /// The roles that it says it has.
+        /// The roles that it claims.
         roles: Vec<String>,
     },
-    /// By a token that holds until the identity expires.
+    /// By a token, which is valid until the identity expires.
     Token(Arc<Identity>),
-    /// By a signature that holds: no user and no roles, and only what the grant covers.
+    /// By a valid signature: no user, no roles, and only what the grant covers.
     Signature(Grant),
     /// The server itself, which pushes messages to subscribers.
     Server,
@@ -106,7 +107,7 @@ pub enum Authentication {
 
 /// The requests that a token is limited to.
 pub trait RequestLimit: fmt::Debug + Send + Sync {
-    /// Whether a request may be made with the token, by its method and path in the REST API.
+    /// Whether the token allows a request, by its method and path in the REST API.
     fn allows(&self, method: &str, path: &str) -> bool;
 }
 
@@ -121,16 +122,16 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// When the token expires.
     pub expires: Timestamp,
-    /// Everything that policies may ask about the user, by the names of oslo.policy.
+    /// All attributes that policies can use, by their names in oslo.policy.
     pub attributes: Arc<Map<String, Value>>,
-    /// The requests that the token is limited to, where they were not checked already.
+    /// The requests that the token is limited to, unless they were checked already.
     pub requests: Option<Arc<dyn RequestLimit>>,
-    /// The token itself, where the request may need it to act for the caller.
+    /// The token itself, if the request may need it to act for the caller.
     pub token: Option<Secret<String>>,
 }
 
 impl Identity {
-    /// A user of a project with roles, and nothing else that policies know.
+    /// A user of a project with roles and no other attributes.
     pub fn new(project: ProjectId, user: &str, roles: Vec<String>, expires: Timestamp) -> Self {
         let mut attributes = Map::new();
         attributes.insert("user_id".to_owned(), user.into());
@@ -140,7 +141,7 @@ impl Identity {
         Self { project, user, roles, expires, attributes, requests: None, token: None }
     }
 
-    /// The same, with the token that it is known by.
+    /// The same identity with its token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: Some(Secret::new(token.to_owned())), ..self.clone() }
@@ -159,12 +160,12 @@ impl RequestId {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut id = *b"req-xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx";
         let mut random: u128 = rand::random();
-        for place in &mut id[4..] {
+        for byte in &mut id[4..] {
             let digit = DIGITS[(random & 15) as usize];
-            match *place {
-                b'x' => *place = digit,
+            match *byte {
+                b'x' => *byte = digit,
                 // The variant: 8, 9, a or b.
-                b'y' => *place = DIGITS[(8 | random & 3) as usize],
+                b'y' => *byte = DIGITS[(8 | random & 3) as usize],
                 _ => continue,
             }
             random >>= 4;
@@ -172,7 +173,8 @@ impl RequestId {
         Self(id)
     }
 
-    /// Reads one that a caller sent; `None` for anything else, so that nothing else gets into logs.
+    /// Parses an id that a caller sent; `None` for anything else, so that logs contain no arbitrary
+    /// text.
     pub fn parse(text: &str) -> Option<Self> {
         let id: [u8; Self::LENGTH] = text.as_bytes().try_into().ok()?;
         let fits = id.iter().enumerate().all(|(at, byte)| match at {
@@ -185,7 +187,7 @@ impl RequestId {
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        // Nothing but ASCII gets in.
+        // The bytes are always ASCII.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -202,7 +204,7 @@ impl fmt::Debug for RequestId {
     }
 }
 
-/// The headers of OSprofiler as they came: who checks their signature decides whether they count.
+/// The headers of OSprofiler as received: the tracer verifies their signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfilerHeaders {
     /// `X-Trace-Info`
@@ -211,7 +213,7 @@ pub struct ProfilerHeaders {
     pub signature: String,
 }
 
-/// The span that a request belongs to (W3C Trace Context, `traceparent`, version 00).
+/// The parent span of a request (W3C Trace Context, `traceparent`, version 00).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     /// The trace; not 0.
@@ -223,7 +225,7 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads the header; `None` for a malformed one, which the standard says to ignore.
+    /// Parses the header; `None` for a malformed one, which the standard says to ignore.
     pub fn parse(text: &str) -> Option<Self> {
         let (head, flags) = (text.get(..53)?, text.get(53..55)?);
         let (version, rest) = head.split_at_checked(3)?;
@@ -243,7 +245,7 @@ impl TraceParent {
 }
 
 impl fmt::Display for TraceParent {
-    /// As the header has it.
+    /// The value of the header.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { trace, span, sampled } = *self;
         write!(f, "00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled))

@@ -1,4 +1,4 @@
-//! What became of messages for one subscriber.
+//! Operations on the deliveries to one subscriber.
 
 use serde_json::json;
 use zaqar_core::delivery::{
@@ -13,8 +13,8 @@ use crate::{
     RecoverDeliveries, RetryDelivery, Subscribers, SubscriptionRef, TestSubscription, page_limit,
 };
 
-/// A live subscription with an address, and what serves it.
-struct Served<'a> {
+/// A live subscription with an address, and the layer that delivers to it.
+struct ServedSubscription<'a> {
     subscribers: &'a dyn Subscribers,
     key: QueueKey,
     id: SubscriptionId,
@@ -25,8 +25,8 @@ impl Api {
     /// Lists deliveries by id. Cost: a read of the subscription's log, which is bounded.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a limit, status or time that cannot be;
-    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    /// [`Error::Invalid`] for an invalid limit, status or time; [`Error::SubscriptionNotFound`];
+    /// [`Error::Storage`].
     pub(crate) async fn list_deliveries(
         &self,
         context: &Context,
@@ -50,7 +50,7 @@ impl Api {
         served.subscribers.deliveries(&served.key, served.id, &query).await
     }
 
-    /// Reads one.
+    /// Reads a delivery.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::DeliveryNotFound`]; [`Error::Storage`].
@@ -65,11 +65,11 @@ impl Api {
         found.ok_or(Error::DeliveryNotFound { id: request.delivery })
     }
 
-    /// Delivers once more.
+    /// Schedules a delivery again.
     ///
     /// # Errors
-    /// [`Error::SubscriptionNotFound`]; [`Error::DeliveryNotFound`]; [`Error::Conflict`] for one
-    /// whose message is not kept; [`Error::Storage`].
+    /// [`Error::SubscriptionNotFound`]; [`Error::DeliveryNotFound`]; [`Error::Conflict`] if its
+    /// message is no longer stored; [`Error::Storage`].
     pub(crate) async fn retry_delivery(
         &self,
         context: &Context,
@@ -82,18 +82,18 @@ impl Api {
             Redelivery::Unknown => Err(Error::DeliveryNotFound { id: request.delivery }),
             Redelivery::Ended(state) => Err(Error::Conflict {
                 reason: format!(
-                    "The delivery has ended as {}, and its message is not kept.",
+                    "The delivery has ended as {}, and its message is no longer stored.",
                     state.as_str()
                 ),
             }),
         }
     }
 
-    /// Begins to deliver once more what failed.
+    /// Starts a recovery, which delivers failed messages again.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for times that cannot be; [`Error::SubscriptionNotFound`];
-    /// [`Error::Conflict`] while another recovery runs; [`Error::Contended`]; [`Error::Storage`].
+    /// [`Error::Invalid`] for invalid times; [`Error::SubscriptionNotFound`]; [`Error::Conflict`]
+    /// while another recovery runs; [`Error::Contended`]; [`Error::Storage`].
     pub(crate) async fn recover_deliveries(
         &self,
         context: &Context,
@@ -112,7 +112,7 @@ impl Api {
         }
     }
 
-    /// Reads how far a recovery is.
+    /// Reads the progress of a recovery.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::RecoveryNotFound`]; [`Error::Storage`].
@@ -127,7 +127,7 @@ impl Api {
         found.ok_or(Error::RecoveryNotFound { id: request.delivery })
     }
 
-    /// Ends a recovery before it is done.
+    /// Cancels a recovery.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::RecoveryNotFound`]; [`Error::Storage`].
@@ -144,7 +144,7 @@ impl Api {
         }
     }
 
-    /// Reads how a subscriber does.
+    /// Reads the health of a subscriber.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
@@ -159,7 +159,7 @@ impl Api {
         found.ok_or(Error::SubscriptionNotFound { id })
     }
 
-    /// Sends again.
+    /// Resumes delivery to a suspended or failing subscriber.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
@@ -172,10 +172,10 @@ impl Api {
         served.subscribers.resume(&served.key, served.id).await
     }
 
-    /// Sends a message that was not posted; its id.
+    /// Sends a test message, and returns its id.
     ///
     /// # Errors
-    /// [`Error::SubscriptionNotFound`]; [`Error::Conflict`] for one that must confirm first;
+    /// [`Error::SubscriptionNotFound`]; [`Error::Conflict`] if the subscriber must confirm first;
     /// [`Error::Storage`].
     pub(crate) async fn test_subscription(
         &self,
@@ -192,12 +192,12 @@ impl Api {
         served.subscribers.test(&served.key, served.id, body).await
     }
 
-    /// The subscription that a request names, if anything serves it.
+    /// The subscription that a request names, if this server delivers to it.
     async fn served(
         &self,
         context: &Context,
         request: SubscriptionRef,
-    ) -> Result<Served<'_>, Error> {
+    ) -> Result<ServedSubscription<'_>, Error> {
         let unknown = || Error::SubscriptionNotFound { id: request.id.clone() };
         let id = request.id.parse().map_err(|_| unknown())?;
         let key = context.key(request.queue);
@@ -206,7 +206,7 @@ impl Api {
         let subscription = found.ok_or_else(unknown)?;
         match self.subscribers() {
             Some(subscribers) if subscription.lease.is_none() => {
-                Ok(Served { subscribers, key, id, subscription })
+                Ok(ServedSubscription { subscribers, key, id, subscription })
             }
             Some(_) | None => Err(Error::Conflict {
                 reason: "The subscriber is a connection, or this server delivers nothing."
@@ -224,7 +224,7 @@ fn recovery(id: &str) -> Result<RecoveryId, Error> {
     id.parse().map_err(|_| Error::RecoveryNotFound { id: id.to_owned() })
 }
 
-/// A time that a request gives by name.
+/// Parses a time parameter.
 fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Error> {
     let parsed = text.map(iso8601::parse).transpose();
     parsed.map_err(|error| Error::request(format!("The {name} is {error}.")))

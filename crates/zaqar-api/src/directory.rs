@@ -1,12 +1,12 @@
-//! Which generation of which queue: the one place that keeps row and head in step.
+//! Knows the generation of each queue, and is the only place that keeps row and head consistent.
 //!
 //! The row (management store) and the head (message store) change one after the other, and a
-//! process may die in between. The rules: a head is opened before its row is made and closed before
-//! its row goes, and never opened twice with one incarnation; the head's incarnation is the truth
-//! about what is in the queue, the row's version about its metadata. From any pair of row and head
-//! [`Directory::agree`] leads to a matching one without losing a message. Any number of processes
-//! may be at it at once: whoever opens the head first decides the incarnation, and the others take
-//! it over.
+//! process may die in between. The rules: a head is opened before its row is created and closed
+//! before its row is deleted, and is never opened twice with one incarnation; the head's
+//! incarnation decides what is in the queue, the row's version decides its metadata.
+//! [`Directory::reconcile`] makes any pair of row and head match without losing a message. Any
+//! number of processes may do so at once: the first to open the head decides the incarnation, and
+//! the others adopt it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +18,18 @@ use zaqar_core::{Generation, Incarnation, Metadata, QueueKey, Timestamp, Version
 
 use crate::Error;
 
-/// How often an operation follows a queue that others delete, create or change meanwhile: of as
-/// many changes at once each is made.
+/// How often an operation is retried when others delete, create or change its queue meanwhile: this
+/// many concurrent changes all succeed.
 pub(crate) const ATTEMPTS: usize = 64;
 
-/// What is remembered of a queue.
+/// What is cached of a queue.
 #[derive(Debug, Clone)]
-pub(crate) struct Known {
+pub(crate) struct CachedQueue {
     pub(crate) generation: Generation,
     pub(crate) rules: Rules,
 }
 
-impl From<&QueueRow> for Known {
+impl From<&QueueRow> for CachedQueue {
     fn from(row: &QueueRow) -> Self {
         Self { generation: row.generation, rules: row.metadata.rules() }
     }
@@ -38,7 +38,7 @@ impl From<&QueueRow> for Known {
 pub(crate) struct Directory {
     management: Arc<dyn ManagementStore>,
     messages: Arc<dyn MessageStore>,
-    cache: Cache<QueueKey, Arc<Known>>,
+    cache: Cache<QueueKey, Arc<CachedQueue>>,
 }
 
 impl Directory {
@@ -52,8 +52,8 @@ impl Directory {
         Self { management, messages, cache }
     }
 
-    /// The queue as remembered or as its row says; `None` where there is no row.
-    pub(crate) async fn find(&self, key: &QueueKey) -> Result<Option<Arc<Known>>, Error> {
+    /// The queue, from the cache or from its row; `None` where there is no row.
+    pub(crate) async fn find(&self, key: &QueueKey) -> Result<Option<Arc<CachedQueue>>, Error> {
         if let Some(known) = self.cache.get(key) {
             return Ok(Some(known));
         }
@@ -61,19 +61,19 @@ impl Directory {
         Ok(row.map(|row| self.remember(key, &row)))
     }
 
-    /// The queue, created without metadata where there is none.
+    /// The queue, which is created without metadata if it does not exist.
     pub(crate) async fn find_or_create(
         &self,
         key: &QueueKey,
         now: Timestamp,
-    ) -> Result<Arc<Known>, Error> {
+    ) -> Result<Arc<CachedQueue>, Error> {
         match self.find(key).await? {
             Some(known) => Ok(known),
-            None => self.agree(key, now).await,
+            None => self.reconcile(key, now).await,
         }
     }
 
-    /// Creates a queue unless there is one; answers whether this call did.
+    /// Creates a queue unless it exists, and returns whether this call created it.
     pub(crate) async fn create(
         &self,
         key: &QueueKey,
@@ -83,7 +83,7 @@ impl Directory {
         if self.management.get(key).await?.is_some() {
             return Ok(false);
         }
-        let generation = self.messages.open(key, new_life(None), now).await?;
+        let generation = self.messages.open(key, new_generation(None), now).await?;
         let row = QueueRow { generation, metadata };
         if self.management.create(key, &row).await?.is_some() {
             return Ok(false);
@@ -92,23 +92,28 @@ impl Directory {
         Ok(true)
     }
 
-    /// After a step found no head or another generation: makes row and head agree, and creates what
-    /// is missing of them.
-    pub(crate) async fn agree(&self, key: &QueueKey, now: Timestamp) -> Result<Arc<Known>, Error> {
+    /// Makes row and head match, and creates whichever is missing. Called after a step found no
+    /// head or another generation.
+    pub(crate) async fn reconcile(
+        &self,
+        key: &QueueKey,
+        now: Timestamp,
+    ) -> Result<Arc<CachedQueue>, Error> {
         self.forget(key);
         for _ in 0..ATTEMPTS {
             let row = self.management.get(key).await?;
-            let life = new_life(row.as_ref().map(|row| row.generation.version));
-            let head = self.messages.open(key, life, now).await?;
-            if let Some(row) = self.bring_together(key, row, head).await? {
+            let new = new_generation(row.as_ref().map(|row| row.generation.version));
+            let head = self.messages.open(key, new, now).await?;
+            if let Some(row) = self.reconcile_row(key, row, head).await? {
                 return Ok(self.remember(key, &row));
             }
         }
         Err(Error::Contended)
     }
 
-    /// Brings a row to a head, or a head to its row; the row then, or `None` if others were faster.
-    async fn bring_together(
+    /// Adapts the row to the head, or the head to the row. Returns the row, or `None` if it changed
+    /// concurrently.
+    async fn reconcile_row(
         &self,
         key: &QueueKey,
         row: Option<QueueRow>,
@@ -119,8 +124,8 @@ impl Directory {
             let found = self.management.create(key, &row).await?;
             return Ok(found.is_none().then_some(row));
         };
-        let one_life = row.generation.incarnation == head.incarnation;
-        if one_life && row.generation.version >= head.version {
+        let same_incarnation = row.generation.incarnation == head.incarnation;
+        if same_incarnation && row.generation.version >= head.version {
             return self.advance(key, row, head).await;
         }
         let version = row.generation.version.next().max(head.version);
@@ -132,7 +137,7 @@ impl Directory {
         self.advance(key, moved, head).await
     }
 
-    /// Raises a head to its row's version, if it is not there.
+    /// Raises a head to its row's version, if it is behind.
     async fn advance(
         &self,
         key: &QueueKey,
@@ -171,8 +176,8 @@ impl Directory {
                 Guarded::Done(()) => {
                     self.remember(key, &changed);
                 }
-                // No head: the next post opens one. Another: the next post takes it over, with this
-                // metadata.
+                // Without a head, the next post opens one. If the head has another generation, the
+                // next post reconciles it with this metadata.
                 Guarded::Absent | Guarded::Stale(_) => {}
             }
             return Ok(changed.metadata);
@@ -180,7 +185,7 @@ impl Directory {
         Err(Error::Contended)
     }
 
-    /// Deletes a queue: the head first, then the row if it is still of that life.
+    /// Deletes a queue: the head first, then the row if it still has that incarnation.
     pub(crate) async fn delete(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             let row = self.management.get(key).await?;
@@ -201,32 +206,32 @@ impl Directory {
                     return Ok(());
                 }
                 Guarded::Stale(_) => {
-                    self.agree(key, now).await?;
+                    self.reconcile(key, now).await?;
                 }
             }
         }
         Err(Error::Contended)
     }
 
-    /// Forgets what is remembered, after a step found it wrong.
+    /// Removes a queue from the cache, after a step found it stale.
     pub(crate) fn forget(&self, key: &QueueKey) {
         self.cache.invalidate(key);
     }
 
-    fn remember(&self, key: &QueueKey, row: &QueueRow) -> Arc<Known> {
-        let known = Arc::new(Known::from(row));
+    fn remember(&self, key: &QueueKey, row: &QueueRow) -> Arc<CachedQueue> {
+        let known = Arc::new(CachedQueue::from(row));
         self.cache.insert(key.clone(), Arc::clone(&known));
         known
     }
 }
 
-/// A generation that no head has had, behind all that a row has had.
-fn new_life(row: Option<Version>) -> Generation {
+/// A generation that no head has had, with a higher version than the row's.
+fn new_generation(row: Option<Version>) -> Generation {
     let version = row.map_or(Version::new(1), Version::next);
     Generation { incarnation: new_incarnation(), version }
 }
 
-/// Random, so that no two processes need to agree; 63 bits, so that every store can keep it.
+/// Random, so that processes need no coordination; 63 bits, so that every store can represent it.
 fn new_incarnation() -> Incarnation {
     Incarnation::new(rand::random_range(1..=i64::MAX as u64))
 }

@@ -1,4 +1,4 @@
-//! Why an operation was not done: facts that a transport gives its own form.
+//! Why an operation failed: facts, which each transport maps to its own form.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use zaqar_core::metadata::MetadataError;
 use zaqar_core::pools::{self, FlavorName, PoolName};
 use zaqar_core::{QueueKey, TaskFailure, storage};
 
-/// Why a stage rejects an operation; the reason is for the client to read.
+/// Why a stage rejects an operation. The reason is shown to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// What is asked cannot be: 400.
+    /// The request is invalid: 400.
     #[error("{0}")]
     BadRequest(String),
-    /// The caller may not: 403.
+    /// The caller is not allowed to do this: 403.
     #[error("{0}")]
     Forbidden(String),
 }
 
-/// Which part of a request is wrong: the original gives the two different titles.
+/// The invalid part of a request: the original's errors have different titles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Parameters, limits, what is asked.
+    /// Parameters and limits.
     Request,
     /// The form of the body.
     Body,
@@ -50,12 +50,12 @@ pub enum PoolsRule {
         /// The flavor.
         flavor: FlavorName,
     },
-    /// Something that is wrong, under the title that the original gives it.
+    /// Another fault, with the original's title.
     #[error("{reason}")]
     Unable {
         /// The title.
         title: &'static str,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 }
@@ -81,45 +81,45 @@ impl From<pools::Error> for Error {
     }
 }
 
-/// Why an operation was not done.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request breaks a rule or a limit; the text says which, and its value.
     #[error("{reason}")]
     Invalid {
-        /// Where the fault lies.
+        /// The invalid part.
         part: Part,
-        /// What is wrong, for the caller to read.
+        /// The fault, shown to the caller.
         reason: String,
     },
-    /// The queue must be there and is not.
+    /// The queue must exist, but does not.
     #[error("{key} does not exist")]
     QueueNotFound {
         /// The queue.
         key: QueueKey,
     },
-    /// A metadata change that does not fit what is there.
+    /// The request conflicts with the current state.
     #[error("{reason}")]
     Conflict {
-        /// What does not fit.
+        /// The conflict.
         reason: String,
     },
-    /// What is asked breaks a rule of pools or flavors.
+    /// The request breaks a rule of pools or flavors.
     #[error(transparent)]
     Pools(PoolsRule),
     /// Pools and flavors are not configured.
     #[error("pooling is not configured")]
     NoPools,
-    /// A live claim holds the message and none was named.
+    /// A live claim holds the message, and the request names no claim.
     #[error("the message is claimed")]
     MessageClaimed,
-    /// A claim was named, but no claim holds the message.
+    /// The request names a claim, but no claim holds the message.
     #[error("the message is not claimed")]
     MessageNotClaimed,
-    /// The claim named is unknown, over, or holds other messages.
+    /// The named claim is unknown, has expired, or does not hold the message.
     #[error("the claim does not exist or has expired")]
     WrongClaim,
-    /// The claim is unknown, over or released.
+    /// The claim is unknown, expired or released.
     #[error("claim {id} does not exist in {key}")]
     ClaimNotFound {
         /// The claim as the caller named it.
@@ -127,31 +127,31 @@ pub enum Error {
         /// The queue.
         key: QueueKey,
     },
-    /// The subscription is unknown, over or of another queue.
+    /// The subscription is unknown, expired, or to another queue.
     #[error("subscription {id} does not exist")]
     SubscriptionNotFound {
         /// The subscription as the caller named it.
         id: String,
     },
-    /// Nothing is known of the delivery.
-    #[error("delivery {id} is not known")]
+    /// The delivery is unknown.
+    #[error("delivery {id} does not exist")]
     DeliveryNotFound {
         /// The delivery as the caller named it.
         id: String,
     },
-    /// It is not the last recovery of the subscription.
-    #[error("nothing is known of the recovery {id}")]
+    /// The recovery is not the last one of the subscription.
+    #[error("recovery {id} does not exist")]
     RecoveryNotFound {
         /// The recovery as the caller named it.
         id: String,
     },
-    /// The subscriber has a confirmed subscription to the queue already.
-    #[error("the subscriber has a subscription")]
+    /// The subscriber already has a confirmed subscription to the queue.
+    #[error("the subscriber already has a subscription")]
     SubscriptionExists,
-    /// The new subscriber of a subscription has another one.
-    #[error("the subscriber has another subscription")]
+    /// The new subscriber already has another subscription to the queue.
+    #[error("the subscriber already has another subscription")]
     SubscriptionTaken,
-    /// A change that changes nothing.
+    /// The request changes nothing.
     #[error("subscription {id} could not be updated")]
     SubscriptionUnchanged {
         /// The subscription as the caller named it.
@@ -160,10 +160,10 @@ pub enum Error {
     /// The caller's roles do not allow it.
     #[error("not allowed")]
     Forbidden,
-    /// A body could not be sealed, so nothing was stored.
+    /// A body could not be encrypted, so nothing was stored.
     #[error("the queue asks for encryption, and [transport] message_encryption_key gives no key")]
     CannotSeal,
-    /// Nobody has said who the caller is, or its token has expired.
+    /// The caller is not authenticated, or its token has expired.
     #[error("not authenticated")]
     NotAuthenticated,
     /// The caller is known, but its token is for no project.
@@ -182,40 +182,40 @@ pub enum Error {
     /// A stage of a pipeline rejects the operation.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The project would have more than it may.
+    /// The operation would exceed the project's quota.
     #[error("{reason}")]
     OverQuota {
-        /// Which limit, with its value and its option, for the caller to read.
+        /// The limit with its value and its option, shown to the caller.
         reason: String,
     },
-    /// The project does more in a time than it may: the operation was not begun.
+    /// The project exceeds a rate limit. The operation was not started.
     #[error("{reason}")]
     OverRate {
-        /// Which limit, with its value and its option, for the caller to read.
+        /// The limit with its value and its option, shown to the caller.
         reason: String,
-        /// When the project may go on.
+        /// When the project may retry.
         retry_after: Duration,
     },
-    /// The server, or a layer of it, has too much to do: the operation was not begun.
+    /// The server, or a layer of it, is overloaded. The operation was not started.
     #[error("too many operations are in progress")]
     Overloaded {
-        /// When it makes sense to retry.
+        /// When to retry.
         retry_after: Duration,
     },
-    /// The operation took longer than its caller waits. A change may have been made.
+    /// The operation took longer than its deadline allows. A change may have been made.
     #[error("the deadline of the request has passed")]
     DeadlineExceeded,
-    /// The queue was deleted and created by others faster than this operation could follow.
-    #[error("the queue changes too fast")]
+    /// The queue was changed concurrently in every attempt of this operation.
+    #[error("the queue was changed concurrently too often")]
     Contended,
-    /// A task that this server cannot work without has died; the server is about to end.
+    /// An essential task of this server has died. The server is about to exit.
     #[error(transparent)]
     TaskFailed {
-        /// Which task, and how.
+        /// The task, and the reason.
         #[from]
         failure: TaskFailure,
     },
-    /// The store did not do it.
+    /// The store failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
 }

@@ -1,4 +1,4 @@
-//! Which queues a filtered page shows.
+//! Filters the queues of a page.
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
@@ -7,18 +7,19 @@ use zaqar_core::{QueueName, storage};
 
 use crate::{Error, ListQueues};
 
-/// Queues that a filtered page looks at once it shows one, at most; its `next` goes on behind them.
+/// How many queues a filtered page examines at most once it matches one; its `next` continues after
+/// them.
 pub const MAX_ROWS_FILTERED: usize = 1000;
 
-/// Queues that a filtered page looks at while it shows none, at most: clients take an empty page
-/// for the end. Only past this bound is a page empty and has a `next`.
+/// How many queues a filtered page examines at most while it matches none: clients take an empty page
+/// for the end. Only past this limit can a page be empty and have a `next`.
 pub const MAX_ROWS_HIDDEN: usize = 100_000;
 
-/// Queues of one slice, at most 1 MiB of metadata where a queue's is 64 KiB. Other tasks run
-/// between two slices.
+/// Queues read at a time: at most 1 MiB of metadata if each queue has 64 KiB. Other tasks run in
+/// between.
 const SLICE: usize = 16;
 
-/// Bytes that a compiled name pattern may take, so that a pattern cannot take a server's memory.
+/// Maximum size of a compiled name pattern, so that a pattern cannot exhaust the server's memory.
 const MAX_PATTERN_BYTES: usize = 64 * 1024;
 
 pub(crate) struct Filter {
@@ -47,18 +48,18 @@ impl Filter {
         self.name.is_none() && self.metadata.is_empty()
     }
 
-    pub(crate) fn shows(&self, name: &QueueName, row: &QueueRow) -> bool {
+    pub(crate) fn matches(&self, name: &QueueName, row: &QueueRow) -> bool {
         let metadata = row.metadata.as_object();
         self.name.as_ref().is_none_or(|pattern| pattern.is_match(name.as_str().as_bytes()))
             && self.metadata.iter().all(|(attribute, text)| {
-                metadata.get(attribute).is_some_and(|value| is_meant(value, text))
+                metadata.get(attribute).is_some_and(|value| matches_value(value, text))
             })
     }
 }
 
-/// Whether a text of a query means a value. An integer means a number, as in the original, and
-/// never a string of digits.
-fn is_meant(value: &Value, text: &str) -> bool {
+/// Whether the text in a query matches a value. As in the original, an integer matches numbers
+/// only, never a string of digits.
+fn matches_value(value: &Value, text: &str) -> bool {
     let integer = text.parse::<i64>();
     match (value, integer) {
         (Value::String(string), Err(_)) => string == text,
@@ -69,13 +70,13 @@ fn is_meant(value: &Value, text: &str) -> bool {
     }
 }
 
-/// The rows of a page, and the last name that was looked at.
+/// The rows of a page, and the last name that was examined.
 pub(crate) struct Found {
     pub(crate) rows: Vec<(QueueName, QueueRow)>,
     pub(crate) next: Option<QueueName>,
 }
 
-/// Looks through rows until the page is full, the rows end, or enough were looked at.
+/// Examines rows until the page is full, the rows end, or the limit of examined rows is reached.
 pub(crate) async fn page(
     store: &dyn storage::ManagementStore,
     request: &ListQueues,
@@ -92,13 +93,12 @@ pub(crate) async fn page(
     let mut found = Found { rows: Vec::new(), next: after };
     let mut seen = 0;
     while seen < MAX_ROWS_FILTERED || (found.rows.is_empty() && seen < MAX_ROWS_HIDDEN) {
-        let piece = SLICE;
-        let rows = store.list(project, request.kind, found.next.as_ref(), piece).await?;
-        let ends = rows.len() < piece;
+        let rows = store.list(project, request.kind, found.next.as_ref(), SLICE).await?;
+        let ends = rows.len() < SLICE;
         seen += rows.len();
         for (name, row) in rows {
             found.next = Some(name.clone());
-            if filter.shows(&name, &row) {
+            if filter.matches(&name, &row) {
                 found.rows.push((name, row));
                 if found.rows.len() == limit {
                     return Ok(found);
@@ -123,8 +123,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_means_values_of_its_kind() {
-        for (text, value, meant) in [
+    fn a_text_matches_values_of_its_type() {
+        for (text, value, expected) in [
             ("7", json!(7), true),
             ("007", json!(7), true),
             ("7", json!(7.0), true),
@@ -144,7 +144,7 @@ mod tests {
             ("NaN", json!(1), false),
             ("1", json!([1]), false),
         ] {
-            assert_eq!(is_meant(&value, text), meant, "{text} {value}");
+            assert_eq!(matches_value(&value, text), expected, "{text} {value}");
         }
     }
 }

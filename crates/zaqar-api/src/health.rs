@@ -1,5 +1,4 @@
-//! The self-test of an administrator: every operation on a queue of its own, timed, that leaves
-//! nothing behind.
+//! The self-test for administrators: runs and times every operation on a temporary queue.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -12,25 +11,25 @@ use crate::{
     PostMessages, PostedMessage, QueueRef, ReadClaim, pool_health,
 };
 
-/// How a server and its stores are.
+/// The health of a server and its stores.
 #[derive(Debug)]
 pub struct Health {
-    /// Both stores as one. Its problems are also those of this server: tasks that died, why a store
-    /// is not reachable (also because its clock differs), and a wall clock that shows an unexpected
-    /// time. Where there are pools, the operations are tested on each of them instead.
+    /// Both stores together. Its problems include those of this server: tasks that died, why a
+    /// store is unreachable (a clock difference counts), and a wall clock that was set. With pools,
+    /// the operations are tested on each pool instead.
     pub store: StoreHealth,
-    /// How each pool is, by name, where queues are spread over pools. The rest of this is then of
-    /// the stores that are configured.
+    /// The health of each pool, by name, if pools are configured. `store` then covers the
+    /// configured stores only.
     pub pools: Option<Vec<(PoolName, StoreHealth)>>,
 }
 
 impl Health {
-    /// The document that both wires answer with.
+    /// The document that both transports return.
     pub fn document(&self) -> Value {
         let Some(pools) = &self.pools else { return self.store.document() };
         let is_reachable = self.store.reachable && pools.iter().all(|(_, pool)| pool.reachable);
         let mut document = json!({ "catalog_reachable": is_reachable });
-        // Ours; a healthy server answers exactly what the original does.
+        // Our addition; the document of a healthy server is exactly the original's.
         if !self.store.problems.is_empty() {
             document["problems"] = json!(self.store.problems);
         }
@@ -42,11 +41,11 @@ impl Health {
 }
 
 impl Api {
-    /// Tests every operation on a queue of the caller's project with a name of chance. The queue is
-    /// deleted at the end whatever happened before.
+    /// Tests every operation on a queue of the caller's project with a random name. The queue is
+    /// deleted at the end, whatever happened before.
     ///
     /// # Errors
-    /// None: a store that does not work is an answer.
+    /// None: failures are reported in the answer.
     pub(crate) async fn health(&self, context: &Context) -> Result<Health, Error> {
         let mut problems = self.problems().await;
         let reachable = problems.is_empty();
@@ -71,7 +70,7 @@ impl Api {
         Ok(Health { store, pools })
     }
 
-    /// Tasks that died, and what the stores say of themselves.
+    /// Tasks that died, and failed pings of the stores.
     async fn problems(&self) -> Vec<String> {
         let dead = self.inner.tasks.failures();
         let mut problems: Vec<_> = dead.iter().map(ToString::to_string).collect();
@@ -84,8 +83,8 @@ impl Api {
     async fn probe(&self, context: &Context, out: &mut Vec<(&'static str, Probe)>) {
         let client = ClientId::new("health");
         let context = &Context { client, ..context.clone() };
-        let chance: u128 = rand::random();
-        let Ok(name) = QueueName::new(&format!("zaqar-health-{chance:032x}")) else { return };
+        let random: u128 = rand::random();
+        let Ok(name) = QueueName::new(&format!("zaqar-health-{random:032x}")) else { return };
         let queue = || QueueRef { kind: Kind::Queue, name: name.clone() };
 
         let create = CreateQueue { queue: queue(), metadata: Default::default() };

@@ -1,4 +1,4 @@
-//! The home document: where the resources of the REST API are. It is the same on every wire, as
+//! The home document, which lists the paths of the REST API. It is the same on every transport, as
 //! signed URLs name the same paths.
 
 use std::sync::LazyLock;
@@ -10,8 +10,8 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document(RESOURCES.iter()));
 static DOCUMENT_WITH_POOLS: LazyLock<Bytes> =
     LazyLock::new(|| document(RESOURCES.iter().chain(POOL_RESOURCES)));
 
-/// Where the resources are (draft-nottingham-json-home-03), as JSON text that is made once; pools
-/// and flavors among them where they are configured.
+/// The home document (draft-nottingham-json-home-03) as JSON text, which is built once; with pools
+/// and flavors if they are configured.
 pub(crate) fn home_document(has_pools: bool) -> Bytes {
     if has_pools { DOCUMENT_WITH_POOLS.clone() } else { DOCUMENT.clone() }
 }
@@ -21,7 +21,7 @@ fn document<'a>(resources: impl Iterator<Item = &'a Resource>) -> Bytes {
     json!({ "resources": resources }).to_string().into()
 }
 
-/// A resource of the home document. Variables are named after their parameters but for those in
+/// A resource of the home document. Variables have the names of their parameters, except those in
 /// `renamed`.
 struct Resource {
     relation: &'static str,
@@ -45,7 +45,7 @@ impl Resource {
     }
 }
 
-/// The original's relations, and the same for topics.
+/// The original's relations, and corresponding ones for topics.
 #[rustfmt::skip]
 const RESOURCES: &[Resource] = &[
     resource("rel/queues", "/v2/queues{?marker,limit,detailed,name,with_count}", &["GET"]).renamed(&[("limit", "queue_limit")]),
@@ -98,7 +98,7 @@ const RESOURCES: &[Resource] = &[
     resource("rel/health", "/v2/health", &["GET"]),
 ];
 
-/// The same for what is there with pooling only.
+/// The resources that exist only with pools.
 #[rustfmt::skip]
 const POOL_RESOURCES: &[Resource] = &[
     resource("rel/pools", "/v2/pools{?detailed,limit,marker}", &["GET"]).renamed(&[("limit", "pool_limit")]),

@@ -1,5 +1,5 @@
-//! The JSON that both wires write alike. Message bodies are copied as they are stored, numbers and
-//! ids written without allocating; what a wire shows in its own way stays with it.
+//! The JSON that is the same on both transports. Message bodies are copied as they are stored;
+//! numbers and ids are written without allocating.
 
 use std::fmt::Write;
 
@@ -9,10 +9,10 @@ use zaqar_core::delivery::{Delivery, Recovery, SubscriberHealth, SubscriberState
 use zaqar_core::storage::{Endpoint, Message, Stats, Subscription};
 use zaqar_core::{MessageId, Timestamp, iso8601};
 
-/// Bytes that a message takes at most beside its body and what a wire adds.
-const MESSAGE_ROOM: usize = 192;
+/// Maximum size of an encoded message in bytes, without its body and what a transport adds.
+const MESSAGE_OVERHEAD: usize = 192;
 
-/// Appends things with commas between them.
+/// Appends items separated by commas.
 pub fn joined<T>(
     out: &mut BytesMut,
     items: impl IntoIterator<Item = T>,
@@ -26,9 +26,9 @@ pub fn joined<T>(
     }
 }
 
-/// Appends a string with its quotes, escaped where it must be.
+/// Appends a quoted and escaped string.
 pub fn string(out: &mut BytesMut, text: &str) {
-    // Neither a text nor memory can refuse.
+    // Writing a string to memory cannot fail.
     let _written = serde_json::to_writer(out.writer(), text);
 }
 
@@ -50,12 +50,12 @@ pub fn ttl_age_body(out: &mut BytesMut, message: &Message, now: Timestamp) {
 /// Appends `,"checksum":…` for a body that has one.
 pub fn checksum(out: &mut BytesMut, message: &Message) {
     if let Some(checksum) = message.payload.checksum {
-        // Memory takes everything.
+        // Writing to memory cannot fail.
         let _written = write!(out, ",\"checksum\":\"{checksum}\"");
     }
 }
 
-/// Appends a message as a pop shows it: it has no place any more, so no address.
+/// Appends a message as in a pop: without an address, as it no longer exists.
 pub fn popped(out: &mut BytesMut, message: &Message, now: Timestamp) {
     out.put_slice(b"{\"id\":\"");
     out.put_slice(&message.id.encode());
@@ -72,11 +72,11 @@ pub fn popped(out: &mut BytesMut, message: &Message, now: Timestamp) {
     out.put_u8(b'}');
 }
 
-/// Bytes to reserve for messages, so that writing them does not allocate again; each takes `beside`
-/// bytes of the wire's own.
-pub fn encoded_size(messages: &[Message], beside: usize) -> usize {
+/// Bytes to reserve so that writing messages does not allocate again; `added` is the size of what
+/// the transport adds to each.
+pub fn encoded_size(messages: &[Message], added: usize) -> usize {
     let bodies: usize = messages.iter().map(|one| one.payload.bytes.len()).sum();
-    bodies + messages.len() * (MESSAGE_ROOM + beside)
+    bodies + messages.len() * (MESSAGE_OVERHEAD + added)
 }
 
 /// `{"messages":[…]}` of a pop.
@@ -93,7 +93,7 @@ pub fn subscription(out: &mut BytesMut, source: &str, subscription: &Subscriptio
     out.put_slice(b"{\"id\":\"");
     out.put_slice(&subscription.id.encode());
     out.put_slice(b"\",\"source\":\"");
-    // Of an alphabet that needs no escapes.
+    // The alphabet of queue names needs no escapes.
     out.put_slice(source.as_bytes());
     out.put_slice(b"\",\"subscriber\":");
     string(out, &subscription.subscriber);
@@ -133,7 +133,7 @@ pub fn delivery(delivery: &Delivery, with_attempts: bool) -> Value {
     document
 }
 
-/// How far a recovery is.
+/// The progress of a recovery.
 pub fn recovery(recovery: &Recovery) -> Value {
     json!({
         "id": recovery.id.to_string(),
@@ -146,7 +146,7 @@ pub fn recovery(recovery: &Recovery) -> Value {
     })
 }
 
-/// How a subscriber does.
+/// The health of a subscriber.
 pub fn subscriber_health(health: &SubscriberHealth) -> Value {
     let (state, probe) = match health.state {
         SubscriberState::Ok => ("ok", None),
@@ -169,11 +169,12 @@ pub fn subscriber_health(health: &SubscriberHealth) -> Value {
     document.into()
 }
 
-/// The counts of a queue, and its ends as `place` names them: a member's name and its value.
+/// The counts of a queue, with its oldest and newest message. `location` gives the name and the
+/// value of the member that identifies a message.
 pub fn stats(
     stats: &Stats,
     now: Timestamp,
-    place: impl Fn(MessageId) -> (&'static str, String),
+    location: impl Fn(MessageId) -> (&'static str, String),
 ) -> Value {
     let free = stats.free + stats.delayed;
     let mut messages = Map::new();
@@ -182,9 +183,9 @@ pub fn stats(
     messages.insert("total".into(), (free + stats.claimed).into());
     if let Some((oldest, newest)) = &stats.ends {
         let end = |end: &Endpoint| {
-            let (name, place) = place(end.id);
+            let (name, location) = location(end.id);
             json!({
-                name: place,
+                name: location,
                 "age": now.secs_since(end.created),
                 "created": iso8601::format(end.created) + "Z",
             })

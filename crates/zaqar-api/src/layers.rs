@@ -1,4 +1,4 @@
-//! What can be put in front of every operation: small traits, absent unless configured.
+//! The layers in front of every operation: small traits, absent unless configured.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,20 +15,21 @@ use zaqar_core::{Kind, MessageId, Payload, QueueKey, Secret, SubscriptionId, Tim
 use crate::pipeline::Pipelines;
 use crate::{Context, Declaration, Error, Facts, Identity, TraceParent, Tracer};
 
-/// The layers in front of the operations. What is `None` is absent and costs nothing.
+/// The layers in front of the operations. A layer that is `None` costs nothing.
 #[derive(Clone, Default)]
 pub struct Layers {
     /// Counts and times operations.
     pub metrics: Option<Arc<dyn Metrics>>,
     /// Records operations as spans.
     pub tracer: Option<Arc<dyn Tracer>>,
-    /// Knows callers by their tokens. Without one they are who they say they are.
+    /// Authenticates callers by their tokens. Without one, their claims are trusted.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Limits what a project may do.
     pub quota: Option<Arc<dyn Quota>>,
-    /// Decides who may do what. Without one only [`Declaration::admin`] is checked.
+    /// Authorizes operations. Without one, only [`Declaration::admin`] is checked.
     pub policy: Option<Arc<dyn Policy>>,
-    /// Checks and serves subscribers with an address. Without one they are only recorded.
+    /// Validates subscribers with an address and delivers to them. Without one, their subscriptions
+    /// are only stored.
     pub subscribers: Option<Arc<dyn Subscribers>>,
     /// The stages that operations pass.
     pub pipelines: Pipelines,
@@ -42,8 +43,8 @@ impl fmt::Debug for Layers {
 
 /// Counts and times operations.
 pub trait Metrics: Send + Sync {
-    /// An operation of this caller was answered, or failed with `error`, after `elapsed`. Called on
-    /// the path of every operation: it must not block.
+    /// Records that an operation of this caller finished, or failed with `error`, after `elapsed`.
+    /// It is called for every operation and must not block.
     fn record(
         &self,
         context: &Context,
@@ -54,12 +55,12 @@ pub trait Metrics: Send + Sync {
     );
 }
 
-/// What a request, or a connection, shows of whom it is from. Its tokens are never printed.
+/// The credentials of a request or a connection. `Debug` does not show the tokens.
 #[derive(Clone, Copy, Default)]
-pub struct Presented<'a> {
-    /// `X-Auth-Token`, else `X-Storage-Token`: the user's.
+pub struct AuthRequest<'a> {
+    /// The user's token: `X-Auth-Token`, else `X-Storage-Token`.
     pub user_token: Option<&'a str>,
-    /// `X-Service-Token`: the token of the service that asks on the user's behalf.
+    /// The token of the service that acts for the user: `X-Service-Token`.
     pub service_token: Option<&'a str>,
     /// The method and the path of the request that the tokens are for; `None` for those of a
     /// connection, whose requests are each checked against [`Identity::requests`].
@@ -68,24 +69,24 @@ pub struct Presented<'a> {
     pub trace_parent: Option<TraceParent>,
 }
 
-impl fmt::Debug for Presented<'_> {
+impl fmt::Debug for AuthRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presented").field("request", &self.request).finish_non_exhaustive()
+        f.debug_struct("AuthRequest").field("request", &self.request).finish_non_exhaustive()
     }
 }
 
 /// Checks tokens.
 #[async_trait]
 pub trait Authenticator: Send + Sync {
-    /// What the tokens of a request stand for.
+    /// The identity that the tokens prove.
     ///
     /// # Behavior
-    /// - Called again for a known token: the implementation caches.
+    /// - It is called for every request; the implementation caches known tokens.
     /// - Answers in bounded time: requests wait for it.
     ///
     /// # Errors
     /// [`TokenError`].
-    async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, TokenError>;
+    async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError>;
 
     /// Where to get a token: the value of `WWW-Authenticate` in a 401.
     fn challenge(&self) -> String;
@@ -94,13 +95,13 @@ pub trait Authenticator: Send + Sync {
 /// Why a token was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// It is unknown, expired or revoked: 401.
+    /// The token is unknown, expired or revoked: 401.
     #[error("the token is not valid")]
     Invalid,
-    /// It is valid, but for no project: 400.
+    /// The token is valid, but for no project: 400.
     #[error("the token is for no project")]
     NoProject,
-    /// It cannot be checked at the moment: 503.
+    /// The token cannot be checked at the moment: 503.
     #[error("tokens cannot be checked at the moment")]
     Unavailable {
         /// What went wrong.
@@ -112,22 +113,21 @@ pub enum TokenError {
 /// Limits what a project may do.
 #[async_trait]
 pub trait Quota: Send + Sync {
-    /// Whether an operation is within the quota, before it is done.
+    /// Checks, before an operation runs, that it is within the quota.
     ///
     /// # Errors
-    /// [`Error::OverQuota`] where the project has used its quota up, [`Error::OverRate`] where it
-    /// may do so later.
+    /// [`Error::OverQuota`] if the project has used up its quota, [`Error::OverRate`] if it may
+    /// retry later.
     async fn admit(&self, context: &Context, facts: &Facts<'_>) -> Result<(), Error>;
 }
 
-/// Decides who may do what, by the names of the original's rules.
+/// Authorizes operations by the names of the original's rules.
 #[async_trait]
 pub trait Policy: Send + Sync {
-    /// Whether a caller may do an operation. Where [`Facts::rule`] is `None` there is nothing to
-    /// decide by, and the operation is not asked about.
+    /// Checks whether a caller may run an operation. Not called if [`Facts::rule`] is `None`.
     ///
     /// # Errors
-    /// [`Error::Forbidden`]; [`Error::Overloaded`] where it cannot be decided at the moment.
+    /// [`Error::Forbidden`]; [`Error::Overloaded`] if the decision is not possible at the moment.
     async fn check(
         &self,
         context: &Context,
@@ -136,51 +136,53 @@ pub trait Policy: Send + Sync {
     ) -> Result<(), Error>;
 }
 
-/// The trust that a subscriber needs which acts for its owner.
+/// The trust for a subscriber that acts for its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustRequest<'a> {
-    /// One that the caller made before; `None` asks for a new one.
+    /// An existing trust of the caller; `None` asks for a new one.
     pub given: Option<&'a str>,
-    /// When a new one ends.
+    /// When a new trust expires.
     pub expires: Timestamp,
 }
 
-/// Checks subscribers that have an address, and learns what becomes of their subscriptions.
+/// Validates subscribers with an address, delivers to them, and is notified of changes to their
+/// subscriptions.
 #[async_trait]
 pub trait Subscribers: Send + Sync {
-    /// Whether messages can ever be sent to a subscriber with these options. Of a change, only what
-    /// changes is given.
+    /// Checks whether messages can be sent to a subscriber with these options. For a change of a
+    /// subscription, only the changed parts are given.
     ///
     /// # Behavior
     /// - Answers in bounded time: the request waits for it.
     ///
     /// # Errors
-    /// What the client is told: 400.
+    /// The reason, shown to the client with 400.
     async fn check(
         &self,
         subscriber: Option<&str>,
         options: Option<&Map<String, Value>>,
     ) -> Result<(), String>;
 
-    /// The id of a trust to act with for the caller: a new one, made with the caller's token, or
-    /// the one that is given.
+    /// Returns the id of a trust to act for the caller: a new one, created with the caller's token,
+    /// or the given one.
     ///
     /// # Behavior
-    /// - One that is given must be the caller's own, for the caller's project.
+    /// - A given trust must be the caller's own, for the caller's project.
     /// - Answers in bounded time: the request waits for it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there can be none, [`Error::AuthenticationUnavailable`] where
-    /// nobody can tell.
+    /// [`Error::Invalid`] if there can be no trust, [`Error::AuthenticationUnavailable`] if
+    /// Keystone does not answer.
     async fn trust(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error>;
 
-    /// A trust that was made is not used: it is deleted, as far as that can be done.
+    /// Deletes a new trust that is not used after all; failures are not reported.
     async fn end_trust(&self, context: &Context, id: &str);
 
-    /// Makes the signing secret of a subscription that is to be made or changed, unless it has one.
+    /// Creates the signing secret of a subscription that is about to be created or changed, unless
+    /// it has one.
     ///
     /// # Behavior
-    /// - A new one is answered, and no other call answers it.
+    /// - A new secret is returned by this call and by no other.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -190,11 +192,11 @@ pub trait Subscribers: Send + Sync {
         id: SubscriptionId,
     ) -> Result<Option<Secret<String>>, Error>;
 
-    /// Makes a new signing secret for a live subscription that signs; the one before it stays valid
-    /// for `grace` seconds.
+    /// Replaces the signing secret of a live subscription; the old one stays valid for `grace`
+    /// seconds.
     ///
     /// # Behavior
-    /// - `None` where another caller changes it at the moment, or the old one cannot be read.
+    /// - `None` if another caller changes it at the same time, or the old one cannot be read.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -208,7 +210,7 @@ pub trait Subscribers: Send + Sync {
     /// Whether messages are sent to confirmed subscribers only.
     fn requires_confirmation(&self) -> bool;
 
-    /// What became of the last messages for a subscriber, by id.
+    /// The latest deliveries to a subscriber, by id.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -219,7 +221,7 @@ pub trait Subscribers: Send + Sync {
         query: &DeliveryQuery,
     ) -> Result<Vec<Delivery>, Error>;
 
-    /// One delivery; `None` where nothing is known of it.
+    /// One delivery; `None` if it is unknown.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -230,7 +232,7 @@ pub trait Subscribers: Send + Sync {
         message: MessageId,
     ) -> Result<Option<Delivery>, Error>;
 
-    /// Delivers once more what failed, or now what waits for a retry.
+    /// Delivers a failed message again, or immediately one that waits for a retry.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -241,7 +243,7 @@ pub trait Subscribers: Send + Sync {
         message: MessageId,
     ) -> Result<Redelivery, Error>;
 
-    /// Begins to deliver once more what failed.
+    /// Starts to deliver failed messages again.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -252,7 +254,7 @@ pub trait Subscribers: Send + Sync {
         range: RecoveryRange,
     ) -> Result<BeginRecovery, Error>;
 
-    /// How far a recovery is; `None` for any but the subscription's last.
+    /// The progress of a recovery; `None` for any but the subscription's last.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -263,7 +265,7 @@ pub trait Subscribers: Send + Sync {
         recovery: RecoveryId,
     ) -> Result<Option<Recovery>, Error>;
 
-    /// Ends a recovery before it is done; `false` for any but the subscription's last.
+    /// Cancels a recovery; `false` for any but the subscription's last.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -274,7 +276,7 @@ pub trait Subscribers: Send + Sync {
         recovery: RecoveryId,
     ) -> Result<bool, Error>;
 
-    /// Sends a message that was not posted the way that all take; its id.
+    /// Sends a message that was not posted through the normal delivery path, and returns its id.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -285,7 +287,7 @@ pub trait Subscribers: Send + Sync {
         body: Payload,
     ) -> Result<MessageId, Error>;
 
-    /// How a subscriber does; `None` for a subscription that is gone.
+    /// The health of a subscriber; `None` if the subscription does not exist.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -295,34 +297,35 @@ pub trait Subscribers: Send + Sync {
         id: SubscriptionId,
     ) -> Result<Option<SubscriberHealth>, Error>;
 
-    /// Sends again to a subscriber that was suspended, and at once to one that fails.
+    /// Resumes delivery to a suspended subscriber, and retries a failing one immediately.
     ///
     /// # Errors
     /// [`Error::Storage`].
     async fn resume(&self, queue: &QueueKey, id: SubscriptionId) -> Result<(), Error>;
 
-    /// A client subscribed, and the subscriber has not confirmed yet: also where the subscription
-    /// was there before.
+    /// Called when a client subscribed and the subscriber has not confirmed yet, also when the
+    /// subscription existed before.
     ///
     /// # Behavior
-    /// - The subscription is there, whatever happens here.
+    /// - The subscription exists, whatever happens here.
     async fn created(&self, queue: &QueueKey, id: SubscriptionId, ttl: u64);
 
-    /// A subscriber agreed, or no longer does.
+    /// Called when a subscriber confirmed the subscription, or withdrew the confirmation.
     ///
     /// # Behavior
     /// - The change is made, whatever happens here.
     async fn confirmed(&self, queue: &QueueKey, id: SubscriptionId, is_confirmed: bool);
 
-    /// A subscription was changed: one that was suspended is served again.
+    /// Called when a subscription was changed: a suspended one is resumed.
     ///
     /// # Behavior
     /// - The change is made, whatever happens here: failures are logged and retried in time.
     async fn changed(&self, queue: &QueueKey, id: SubscriptionId);
 
-    /// A subscription was deleted: what waits for it goes.
+    /// Called when a subscription was deleted: its waiting deliveries are deleted.
     ///
     /// # Behavior
-    /// - The subscription is gone, whatever happens here; what is left goes later.
+    /// - The subscription is deleted, whatever happens here; remaining deliveries are deleted
+    ///   later.
     async fn deleted(&self, queue: &QueueKey, id: SubscriptionId);
 }

@@ -50,7 +50,8 @@ pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
 pub use layers::{
-    Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError, TrustRequest,
+    AuthRequest, Authenticator, Layers, Metrics, Policy, Quota, Subscribers, TokenError,
+    TrustRequest,
 };
 pub use operation::{
     Access, Amount, Callable, CancelRecovery, Change, ChangeSubscription, CheckHealth,
@@ -66,7 +67,7 @@ pub use operation::{
     UpdatePool,
 };
 pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};
-pub use pushes::{Listener, MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, Pushed, Pushes, PushesEnded};
+pub use pushes::{MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, PushHandle, Pushed, Pushes, PushesEnded};
 pub use queue_ref::QueueRef;
 pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
@@ -74,39 +75,37 @@ pub use store_health::{Probe, StoreHealth};
 pub use sweeper::Sweeper;
 pub use trace::{ActiveSpan, Tracer, active_span, outgoing_trace};
 
-/// How the operations behave.
+/// Options of the operations.
 #[derive(Clone)]
 pub struct Options {
-    /// What a request may ask for.
+    /// The limits of requests.
     pub limits: Limits,
-    /// Where `now` comes from.
+    /// The source of `now`.
     pub clock: Arc<dyn Clock>,
-    /// Messages carry the checksum of their body (`enable_checksum`).
+    /// Whether messages have a checksum of their body (`enable_checksum`).
     pub checksums: bool,
-    /// Signs URLs (`[signed_url] secret_key`); without it none can be made and none opens
-    /// anything.
+    /// Signs URLs (`[signed_url] secret_key`); without it none can be created, and none is valid.
     pub signing_key: Option<Secret<String>>,
-    /// Seals the bodies of queues that ask for it; without it no queue may ask.
+    /// Encrypts message bodies; without it no queue may enable encryption.
     pub keyring: Option<Arc<Keyring>>,
-    /// Queues whose generation is remembered, at most.
+    /// Maximum number of queues whose generation is cached.
     pub cached_queues: u64,
-    /// How long a generation is remembered. A stale one costs a round trip, never a wrong answer.
+    /// How long a generation is cached. A stale one costs a round trip, never a wrong answer.
     pub cached_for: Duration,
-    /// What is kept for clients (bodies, responses, pushes) is charged to it. Without bounds by
-    /// default.
+    /// Bodies, responses and pushes are charged to it. Unlimited by default.
     pub memory: MemoryBudget,
-    /// How many operations may be in progress over all wires. Without a limit by default.
+    /// How many operations may be in progress over all transports. Unlimited by default.
     pub operations: OperationLimit,
     /// How many expensive operations ([`Operation::is_expensive`]) of one project may be in
-    /// progress; more wait for their turn, in order. Without a limit by default.
+    /// progress; others wait, in order. Unlimited by default.
     pub expensive_operations_per_project: usize,
-    /// Learns of the death of every long-lived task; ping and health then fail.
+    /// Monitors the long-lived tasks; ping and health fail once one has died.
     pub tasks: TaskMonitor,
-    /// Pools and flavors; without them queues are not spread, and there is nothing to administer.
+    /// Pools and flavors, if they are configured.
     pub pools: Option<Arc<dyn Pools>>,
     /// The stores of the pools, for their health.
     pub pool_stores: Option<Arc<dyn PoolStores>>,
-    /// What every operation passes.
+    /// The layers of every operation.
     pub layers: Layers,
 }
 
@@ -170,7 +169,7 @@ struct Inner {
 }
 
 impl Api {
-    /// Puts the operations in front of two stores, which may be one and the same.
+    /// The operations on two stores, which may be the same.
     pub fn new(
         management: Arc<dyn ManagementStore>,
         messages: Arc<dyn MessageStore>,
@@ -227,36 +226,36 @@ impl Api {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Whether queues are spread over pools, which administrators can ask for then.
+    /// Whether pools are configured.
     pub fn has_pools(&self) -> bool {
         self.inner.pools.is_some()
     }
 
-    /// The limits that requests are held to.
+    /// The limits of requests.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
     }
 
-    /// The process's memory budget, which everything kept for clients is charged to.
+    /// The process's memory budget, which bodies, responses and pushes are charged to.
     pub fn memory(&self) -> &MemoryBudget {
         &self.inner.memory
     }
 
-    /// The limit of operations in progress, over all wires.
+    /// The limit of operations in progress, over all transports.
     pub fn operations(&self) -> &OperationLimit {
         self.inner.stack.operations()
     }
 
-    /// Where this service takes its time from: what shows ages must ask the same clock.
+    /// The clock of this service, which must be used to compute ages.
     pub fn clock(&self) -> &dyn Clock {
         self.inner.clock.as_ref()
     }
 
-    /// Opens a connection that messages can be pushed to; at most `capacity` pushes wait in it.
-    /// Cheap: nothing runs before the first subscription. Subscribe on a tokio runtime: from then
-    /// on tasks follow the store's news and renew a lease, as long as anybody is subscribed.
-    pub fn listen(&self, capacity: usize) -> (Listener, Pushes) {
-        pushes::listen(&self.inner.pusher, capacity)
+    /// Prepares a connection for pushes, of which at most `capacity` may wait. Cheap: nothing runs
+    /// before the first subscription. Subscribing requires a tokio runtime: from then on tasks
+    /// follow the store's news and renew a lease, as long as any connection is subscribed.
+    pub fn open_pushes(&self, capacity: usize) -> (PushHandle, Pushes) {
+        pushes::open(&self.inner.pusher, capacity)
     }
 
     /// Ends the subscriptions of all connections of this server; each [`Pushes`] ends.
@@ -264,21 +263,21 @@ impl Api {
         self.inner.pusher.shut_down().await;
     }
 
-    /// What checks tokens, where anything does.
+    /// The authenticator, if one is configured.
     pub fn authenticator(&self) -> Option<&dyn Authenticator> {
         self.inner.stack.layers().authenticator.as_deref()
     }
 
-    /// Checks tokens. A transport asks before anything else, and puts the identity into the
+    /// Checks tokens. A transport calls this before anything else, and puts the identity into the
     /// request's [`Context`].
     ///
     /// # Errors
     /// [`Error::NotAuthenticated`], also without an authenticator; [`Error::NoProject`];
     /// [`Error::AuthenticationUnavailable`].
-    pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, Error> {
+    pub async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, Error> {
         let authenticator = self.authenticator().ok_or(Error::NotAuthenticated)?;
-        let asking = authenticator.authenticate(presented);
-        match trace::on_behalf(presented.trace_parent, asking).await {
+        let authenticating = authenticator.authenticate(auth);
+        match trace::on_behalf(auth.trace_parent, authenticating).await {
             Ok(identity) if self.inner.clock.now() < identity.expires => Ok(identity),
             Ok(_) | Err(TokenError::Invalid) => Err(Error::NotAuthenticated),
             Err(TokenError::NoProject) => Err(Error::NoProject),
@@ -290,8 +289,8 @@ impl Api {
         }
     }
 
-    /// Asks both stores whether they can serve, and whether all long-lived tasks of this server
-    /// live.
+    /// Checks that both stores are available, and that all long-lived tasks of this server are
+    /// running.
     pub(crate) async fn ping(&self) -> Result<(), Error> {
         if let Some(failure) = self.inner.tasks.failures().into_iter().next() {
             return Err(failure.into());
@@ -302,14 +301,14 @@ impl Api {
     }
 }
 
-/// Checks how many messages or subscriptions a request wants.
+/// Validates the limit of a page of messages or subscriptions.
 fn page_limit(limit: Option<i64>, max: u64) -> Result<usize, Error> {
     checked_limit(limit, DEFAULT_PAGE, max, |max| {
         Error::request(format!("Limit must be at least 1 and may not be greater than {max}."))
     })
 }
 
-/// Checks how many of something a request wants.
+/// Validates a limit.
 fn checked_limit(
     limit: Option<i64>,
     default: u64,
@@ -326,7 +325,7 @@ fn checked_limit(
     Ok(usize::try_from(wanted).unwrap_or(usize::MAX))
 }
 
-/// Checks a number of seconds.
+/// Validates a number of seconds.
 fn checked_seconds(
     seconds: i64,
     min: u64,

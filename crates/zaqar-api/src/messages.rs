@@ -14,13 +14,13 @@ use crate::{
     PostedMessage, QueueRef, ReadMessages, checked_limit, checked_seconds, page_limit,
 };
 
-/// Store steps that one list, claim or pop makes, at most, to find what it can show. Each looks at
-/// about 1 000 messages.
+/// Maximum number of store steps in which one list, claim or pop looks for readable messages. Each
+/// examines about 1 000 messages.
 pub(crate) const MAX_SLICES: usize = 100;
 
 impl Api {
-    /// Stores messages, all or none, and answers their ids in order. Creates the queue if it is not
-    /// there. Cost: one store step.
+    /// Stores messages, all or none, and returns their ids in order. Creates the queue if it does
+    /// not exist. Cost: one store step.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a document, ttl or delay past its limit and for an empty batch;
@@ -41,7 +41,7 @@ impl Api {
         for _ in 0..ATTEMPTS {
             let queue = match known.take() {
                 Some(known) => known,
-                // Before the queue is created: a request that breaks a limit leaves nothing behind.
+                // Checks limits before the queue is created: an invalid request must not create it.
                 None => match directory.find(&key).await? {
                     Some(known) => known,
                     None => {
@@ -59,15 +59,15 @@ impl Api {
             match self.inner.messages.post(&key, queue.generation, batch, now).await? {
                 Guarded::Done(ids) => return Ok(ids),
                 Guarded::Absent | Guarded::Stale(_) => {
-                    known = Some(directory.agree(&key, now).await?);
+                    known = Some(directory.reconcile(&key, now).await?);
                 }
             }
         }
         Err(Error::Contended)
     }
 
-    /// Checks the size of a document against `max_messages_post_size` and its queue's own, as
-    /// [`Api::post_messages`] would.
+    /// Checks the size of a document against `max_messages_post_size` and the limit of its queue,
+    /// as [`Api::post_messages`] does.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the limit; [`Error::Storage`].
@@ -84,7 +84,7 @@ impl Api {
         }
     }
 
-    /// Lists messages in order. Cost: the messages shown, and a bounded number of hidden ones.
+    /// Lists messages in order. Cost: the messages returned, and a bounded number of hidden ones.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
@@ -97,7 +97,7 @@ impl Api {
         let after = match request.marker.as_deref().map(str::parse::<MessageId>) {
             None => None,
             Some(Ok(id)) => Some(id),
-            // Nothing lies behind what is no position.
+            // A malformed marker gives an empty page.
             Some(Err(_)) => return Ok(MessagePage::default()),
         };
         let mut query = ListQuery {
@@ -120,7 +120,7 @@ impl Api {
         Ok(MessagePage { messages: Vec::new(), next: query.after })
     }
 
-    /// Reads messages by id, in the queue's order. Those that are not there are left out.
+    /// Reads messages by id, in the queue's order. Missing ones are left out.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no or too many ids; [`Error::Storage`].
@@ -140,7 +140,7 @@ impl Api {
         Ok(messages)
     }
 
-    /// Deletes one message. One that is not there is no error.
+    /// Deletes one message. A missing message is not an error.
     ///
     /// # Errors
     /// [`Error::MessageClaimed`], [`Error::MessageNotClaimed`], [`Error::WrongClaim`];
@@ -153,26 +153,26 @@ impl Api {
         let Ok(id) = request.id.parse() else { return Ok(()) };
         let key = context.key(request.queue);
         let now = self.inner.clock.now();
-        let (claim, unreadable) = match request.claim.map(|claim| claim.parse::<ClaimId>()) {
+        let (claim, is_malformed) = match request.claim.map(|claim| claim.parse::<ClaimId>()) {
             None => (None, false),
             Some(Ok(claim)) => (Some(claim), false),
-            // Asked with a claim that cannot be: whether the message is there still decides the
-            // answer.
+            // A malformed claim id matches no claim, but the answer still depends on whether the
+            // message exists.
             Some(Err(_)) => (Some(ClaimId::new(rand::random())), true),
         };
         match self.inner.messages.delete(&key, id, claim, now).await? {
             Deleted::Gone => Ok(()),
             Deleted::Claimed => Err(Error::MessageClaimed),
-            Deleted::NotClaimed if !unreadable => Err(Error::MessageNotClaimed),
+            Deleted::NotClaimed if !is_malformed => Err(Error::MessageNotClaimed),
             Deleted::NotClaimed | Deleted::WrongClaim => Err(Error::WrongClaim),
         }
     }
 
-    /// Deletes messages by id, in one step. Those that are not there are no error.
+    /// Deletes messages by id, in one step. Missing ones are not an error.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no or too many ids, and for a missing claim where the configuration
-    /// asks for one; [`Error::Storage`].
+    /// [`Error::Invalid`] for no or too many ids, and for a missing claim if the configuration
+    /// requires one; [`Error::Storage`].
     pub(crate) async fn delete_messages(
         &self,
         context: &Context,
@@ -200,7 +200,7 @@ impl Api {
         Ok(self.inner.messages.delete_many(&key, &ids, &which, self.inner.clock.now()).await?)
     }
 
-    /// Takes the first free messages out of the queue.
+    /// Removes the first free messages from the queue and returns them.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
@@ -222,7 +222,7 @@ impl Api {
             let page = self.inner.messages.pop(&key, &query, self.inner.clock.now()).await?;
             let mut messages = page.messages;
             self.open(&key, &mut messages);
-            // What one slice took is answered before another one can fail.
+            // Popped messages are returned before another step can fail.
             if !messages.is_empty() || page.next.is_none() {
                 return Ok(messages);
             }
@@ -231,12 +231,13 @@ impl Api {
         Ok(Vec::new())
     }
 
-    /// Opens what is sealed, on its way out, and leaves out what cannot be opened.
+    /// Decrypts messages, and leaves out those that cannot be decrypted.
     pub(crate) fn open(&self, key: &QueueKey, messages: &mut Vec<Message>) {
         seal::open_readable(self.inner.keyring.as_deref(), &key.project, messages);
     }
 
-    /// Checksums the plain body, then seals it, as the queue and the configuration ask.
+    /// Adds the checksum of the plain body, then encrypts it, as configured for the server and the
+    /// queue.
     fn finish_payload(
         &self,
         project: &ProjectId,

@@ -1,4 +1,4 @@
-//! Pipelines: stages that see each operation before it is done and its answer after it.
+//! Pipelines: stages that see each operation before it runs, and its answer afterwards.
 
 use std::any::{Any, TypeId};
 use std::fmt;
@@ -11,19 +11,19 @@ use crate::{Context, Error, Facts, Operation, PostMessages, Rejection, Resource}
 
 /// One stage of a pipeline. Configuration names it, in `[storage] …_pipeline`.
 ///
-/// A stage is trusted: quotas and policy were asked about what the client sent, not about what a
-/// stage makes of it.
+/// Stages are trusted: quotas and policies check the operation as the client sent it, not as a
+/// stage changed it.
 #[async_trait]
 pub trait Stage: Send + Sync {
-    /// Before the operation, in the order of the pipeline. May change the operation, or answer it:
-    /// then later stages and the store do not see it.
+    /// Called before the operation, in the order of the pipeline. It may change the operation, or
+    /// answer it, in which case later stages and the store do not see it.
     ///
     /// # Errors
     /// [`Rejection`]: later stages and the store do not see the operation.
     async fn before(&self, context: &Context, asked: &mut Asked<'_>) -> Result<(), Rejection>;
 
-    /// After the operation, in the reverse order, for each stage whose [`Stage::before`] returned
-    /// `Ok`. Sees the answer, or why there is none, and may change the answer.
+    /// Called after the operation, in reverse order, for each stage whose [`Stage::before`]
+    /// returned `Ok`. It sees the answer or the error, and may change the answer.
     async fn after(&self, _context: &Context, _answered: &mut Answered<'_>) {}
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Asked<'_> {
 }
 
 impl Asked<'_> {
-    /// What is known of the operation, whatever its type.
+    /// The facts of the operation, whatever its type.
     pub fn facts(&self) -> Facts<'_> {
         self.operation.facts()
     }
@@ -51,22 +51,22 @@ impl Asked<'_> {
         (&*self.operation as &dyn Any).downcast_ref()
     }
 
-    /// The operation, to be changed, if it is an `O`.
+    /// The operation for changing, if it is an `O`.
     pub fn operation_mut<O: Operation>(&mut self) -> Option<&mut O> {
         (&mut *self.operation as &mut dyn Any).downcast_mut()
     }
 
-    /// Answers the operation, if it is an `O`; whether it is.
+    /// Answers the operation if it is an `O`, and returns whether it is.
     pub fn answer<O: Operation>(&mut self, answer: O::Answer) -> bool {
         if self.operation::<O>().is_none() {
             return false;
         }
-        let place = (&mut *self.answer as &mut dyn Any).downcast_mut();
-        place.map(|place: &mut Option<O::Answer>| *place = Some(answer)).is_some()
+        let slot = (&mut *self.answer as &mut dyn Any).downcast_mut();
+        slot.map(|slot: &mut Option<O::Answer>| *slot = Some(answer)).is_some()
     }
 }
 
-/// What came of an operation, on its way back.
+/// The outcome of an operation on its way back.
 pub struct Answered<'a> {
     facts: Facts<'a>,
     operation: TypeId,
@@ -81,7 +81,7 @@ impl fmt::Debug for Answered<'_> {
 }
 
 impl Answered<'_> {
-    /// What was known of the operation.
+    /// The facts of the operation.
     pub fn facts(&self) -> Facts<'_> {
         self.facts
     }
@@ -117,7 +117,7 @@ pub struct Pipelines {
 }
 
 impl Default for Pipelines {
-    /// As the configuration's defaults: [`Notifier`] for messages, nothing else.
+    /// The default of the configuration: only [`Notifier`], for messages.
     fn default() -> Self {
         Self { message: vec![Arc::new(Notifier)], ..Self::none() }
     }
@@ -208,8 +208,8 @@ impl fmt::Debug for Pipelines {
     }
 }
 
-/// `zaqar.notification.notifier`: subscribers are told of posts. Without it a post writes no outbox
-/// entry, so that neither webhooks nor WebSocket connections hear of it.
+/// `zaqar.notification.notifier`: notifies subscribers of posts. Without it a post writes no outbox
+/// entry, so neither webhooks nor WebSocket connections receive it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Notifier;
 

@@ -1,4 +1,4 @@
-//! The self-test of each pool, as [`crate::health`] has it for a deployment without pools.
+//! The self-test of each pool, as in [`crate::health`] for a deployment without pools.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use zaqar_core::{
 use crate::store_health::{StoreHealth, timed};
 use crate::{Context, Error};
 
-/// Pools that are tested at a time.
+/// Number of pools tested at a time.
 const AT_ONCE: usize = 16;
 /// How long one operation of a test may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Seconds that messages of a test live, should they be left behind.
+/// TTL in seconds of test messages, in case they are not deleted.
 const TTL: u64 = 60;
-/// Messages of a test.
+/// Number of test messages.
 const MESSAGES: usize = 10;
 
-/// Tests every operation on every pool, in a queue of its own with a name of chance. A pool that
-/// does not answer delays the others by nothing.
+/// Tests every operation on every pool, on a queue with a random name. A pool that does not answer
+/// does not delay the others.
 pub(crate) async fn check_all(
     pools: Vec<PoolStatus>,
     context: &Context,
@@ -50,26 +50,26 @@ async fn check(pool: &PoolStatus, context: &Context, now: Timestamp) -> StoreHea
     }
     let mut health = StoreHealth::new(Vec::new());
     health.volume = within(store.volume()).await.unwrap_or_default();
-    let chance: u128 = rand::random();
-    if let Ok(name) = QueueName::new(&format!("zaqar-health-{chance:032x}")) {
+    let random: u128 = rand::random();
+    if let Ok(name) = QueueName::new(&format!("zaqar-health-{random:032x}")) {
         let key = QueueKey { project: context.project.clone(), kind: Kind::Queue, name };
         let incarnation = Incarnation::new(rand::random_range(1..=i64::MAX as u64));
         let generation = Generation { incarnation, version: Version::new(1) };
-        let test = Test { store: store.as_ref(), key, generation, now };
+        let test = SelfTest { store: store.as_ref(), key, generation, now };
         test.run(&mut health).await;
     }
     health
 }
 
 /// A test of one store.
-struct Test<'a> {
+struct SelfTest<'a> {
     store: &'a dyn MessageStore,
     key: QueueKey,
     generation: Generation,
     now: Timestamp,
 }
 
-impl Test<'_> {
+impl SelfTest<'_> {
     async fn run(&self, health: &mut StoreHealth) {
         let Self { store, key, generation, now } = self;
         let (generation, now, out) = (*generation, *now, &mut health.operations);
@@ -109,19 +109,19 @@ fn batch() -> Batch {
     }
 }
 
-/// What a store answers in time.
+/// The answer of a store, or an error after the timeout.
 async fn within<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
     let late = || StoreError::unavailable(format!("no answer in {} s", TIMEOUT.as_secs()));
     let answer = tokio::time::timeout(TIMEOUT, answer).await;
     Ok(answer.unwrap_or_else(|_| Err(late()))?)
 }
 
-/// What a store does in time; the queue is as the test has made it.
+/// The answer of a store that must find the queue as the test created it.
 async fn done<T>(answer: impl Future<Output = Result<Guarded<T>, StoreError>>) -> Result<T, Error> {
     match within(answer).await? {
         Guarded::Done(answer) => Ok(answer),
         Guarded::Absent | Guarded::Stale(_) => {
-            Err(StoreError::failed("the queue of the test is not as it was created").into())
+            Err(StoreError::failed("the test queue was changed meanwhile").into())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Operations on pools and flavors, and the documents that describe them on both wires.
+//! Operations on pools and flavors, and their documents on both transports.
 
 use serde_json::{Map, Value, json};
 use zaqar_core::limits::DEFAULT_PAGE;
@@ -17,7 +17,7 @@ use crate::{
 const FLAVOR: &str = "_flavor";
 
 impl Api {
-    /// What keeps pools and flavors.
+    /// The pools and flavors, if they are configured.
     pub(crate) fn pools(&self) -> Result<&dyn Pools, Error> {
         self.inner.pools.as_deref().ok_or(Error::NoPools)
     }
@@ -33,7 +33,7 @@ impl Api {
         request: ListFlavors,
     ) -> Result<Vec<Flavor>, Error> {
         let limit = page(request.limit, self.inner.limits.max_flavors_per_page)?;
-        // As with queues: a marker that is no name lies before all.
+        // As with queues, a marker that is not a valid name starts at the beginning.
         let after = request.marker.as_deref().and_then(|marker| FlavorName::new(marker).ok());
         Ok(self.pools()?.flavors(&context.project, after.as_ref(), limit).await?)
     }
@@ -46,10 +46,10 @@ impl Api {
         let CreateFlavor { name, pools } = request;
         check_pools(&pools)?;
         let created = self.pools()?.put_flavor(&context.project, &name, &pools).await;
-        let told = |error: &pools::Error| {
+        let describe = |error: &pools::Error| {
             ("Unable to create", format!("Flavor {name} could not be created, error:{error}"))
         };
-        created.map(drop).map_err(|error| unable(error, told))
+        created.map(drop).map_err(|error| unable(error, describe))
     }
 
     pub(crate) async fn update_flavor(
@@ -60,36 +60,35 @@ impl Api {
         let UpdateFlavor { name, pools } = request;
         check_pools(&pools)?;
         let changed = self.pools()?.change_flavor(&context.project, &name, &pools).await;
-        let told = |error: &pools::Error| {
+        let describe = |error: &pools::Error| {
             ("updatefail", format!("Flavor {name} cant be updated, error:{error}"))
         };
-        changed.map_err(|error| unable(error, told))
+        changed.map_err(|error| unable(error, describe))
     }
 
-    /// Chooses the pool of a queue that is about to be created.
+    /// Assigns a pool to a queue that is about to be created.
     pub(crate) async fn place(&self, key: &QueueKey, metadata: &Metadata) -> Result<(), Error> {
         let Some(pools) = self.inner.pools.as_deref() else { return Ok(()) };
         let flavor = flavor_of(metadata.as_object().get(FLAVOR))?;
-        pools.place(key, flavor.as_ref()).await.map_err(not_placed)
+        pools.place(key, flavor.as_ref()).await.map_err(placement_error)
     }
 
-    /// Checks that a flavor that changes of queue metadata name is there. The queue stays where it
-    /// is.
+    /// Checks that the flavor exists that a change of metadata names. The queue stays in its pool.
     pub(crate) async fn check_flavors(
         &self,
         context: &Context,
         changes: &[Change],
     ) -> Result<(), Error> {
         let Some(pools) = self.inner.pools.as_deref() else { return Ok(()) };
-        let named = changes.iter().filter_map(|change| match change {
+        let flavors = changes.iter().filter_map(|change| match change {
             Change::Add { attribute, value } | Change::Replace { attribute, value } => {
                 (attribute == FLAVOR).then_some(value)
             }
             Change::Remove { .. } => None,
         });
-        for value in named {
+        for value in flavors {
             if let Some(flavor) = flavor_of(Some(value))? {
-                pools.flavor(&context.project, &flavor).await.map_err(not_placed)?;
+                pools.flavor(&context.project, &flavor).await.map_err(placement_error)?;
             }
         }
         Ok(())
@@ -113,8 +112,8 @@ fn flavor_of(value: Option<&Value>) -> Result<Option<FlavorName>, Error> {
     }
 }
 
-/// An unknown flavor is a fault of the request here, not of its path.
-fn not_placed(error: pools::Error) -> Error {
+/// Here an unknown flavor makes the request invalid, instead of not found.
+fn placement_error(error: pools::Error) -> Error {
     if matches!(error, pools::Error::FlavorNotFound { .. }) {
         return Error::request(error.to_string());
     }
@@ -136,13 +135,16 @@ impl From<PoolsRule> for Error {
     }
 }
 
-/// What the original says of a flavor whose pools cannot be its pools.
-fn unable(error: pools::Error, told: impl Fn(&pools::Error) -> (&'static str, String)) -> Error {
+/// The original's error for a flavor with invalid pools.
+fn unable(
+    error: pools::Error,
+    describe: impl Fn(&pools::Error) -> (&'static str, String),
+) -> Error {
     match &error {
         pools::Error::PoolNotFound { .. }
         | pools::Error::CapabilitiesMismatch
         | pools::Error::TooMany { .. } => {
-            let (title, reason) = told(&error);
+            let (title, reason) = describe(&error);
             PoolsRule::Unable { title, reason }.into()
         }
         pools::Error::FlavorNotFound { .. }
@@ -179,13 +181,13 @@ pub fn flavor_document(flavor: &Flavor, detailed: bool) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Reads the document that registers a pool: `uri` and `weight`, perhaps `flavor` and `options`.
+/// Reads the document that registers a pool: `uri` and `weight`, optionally `flavor` and `options`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a member that is missing, unknown or wrong.
+/// [`Error::Invalid`] for a member that is missing, unknown or invalid_body.
 pub fn read_pool(name: PoolName, document: &Map<String, Value>) -> Result<Pool, Error> {
     let change = read_members(document, &["uri", "weight", "flavor", "options"])?;
-    let missing = |name: &str| wrong(format!("'{name}' is a required property"));
+    let missing = |name: &str| invalid_body(format!("'{name}' is a required property"));
     Ok(Pool {
         name,
         uri: change.uri.ok_or_else(|| missing("uri"))?,
@@ -195,15 +197,15 @@ pub fn read_pool(name: PoolName, document: &Map<String, Value>) -> Result<Pool, 
     })
 }
 
-/// Reads the document that changes a pool: one of `uri`, `weight`, `flavor`, `options` at least.
-/// Other members are passed over.
+/// Reads the document that changes a pool: at least one of `uri`, `weight`, `flavor`, `options`.
+/// Other members are ignored.
 ///
 /// # Errors
-/// [`Error::Invalid`] for none of them, or a wrong one.
+/// [`Error::Invalid`] if there is none of them, or an invalid one.
 pub fn read_pool_change(document: &Map<String, Value>) -> Result<PoolChange, Error> {
     const MEMBERS: [&str; 4] = ["weight", "uri", "flavor", "options"];
     if !MEMBERS.iter().any(|name| document.contains_key(*name)) {
-        return Err(wrong(
+        return Err(invalid_body(
             "One of `uri`, `weight`, `flavor`, or `options` needs to be specified".to_owned(),
         ));
     }
@@ -213,29 +215,32 @@ pub fn read_pool_change(document: &Map<String, Value>) -> Result<PoolChange, Err
 /// Reads the pools of a flavor's document.
 ///
 /// # Errors
-/// [`Error::Invalid`] where `pool_list` is no list of names of pools, or is not there.
+/// [`Error::Invalid`] if `pool_list` is missing or is not a list of pool names.
 pub fn read_pool_list(document: &Map<String, Value>) -> Result<Vec<PoolName>, Error> {
     let list = match document.get("pool_list") {
-        None => return Err(wrong("`pool_list` needs to be specified".to_owned())),
+        None => return Err(invalid_body("`pool_list` needs to be specified".to_owned())),
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(wrong(format!("pool_list must be a list, not {other}."))),
+        Some(other) => return Err(invalid_body(format!("pool_list must be a list, not {other}."))),
     };
     let name = |item: &Value| {
-        let name = item.as_str().ok_or_else(|| wrong(format!("{item} is no name of a pool.")))?;
-        PoolName::new(name).map_err(|error| wrong(format!("{name:?} is no pool: {error}.")))
+        let name = item
+            .as_str()
+            .ok_or_else(|| invalid_body(format!("{item} is not a valid pool name.")))?;
+        PoolName::new(name)
+            .map_err(|error| invalid_body(format!("{name:?} is not a valid pool name: {error}.")))
     };
     list.iter().map(name).collect()
 }
 
-/// Checks the document that creates a flavor: `pool_list`, perhaps `capabilities`, which are
-/// computed whatever it says.
+/// Validates the document that creates a flavor: `pool_list`, optionally `capabilities`, which are
+/// ignored and computed from the pools.
 ///
 /// # Errors
 /// [`Error::Invalid`], also for unknown members.
 pub fn read_flavor(document: &Map<String, Value>) -> Result<Vec<PoolName>, Error> {
     check_known(document, &["pool_list", "capabilities"])?;
     if document.get("capabilities").is_some_and(|value| !value.is_object()) {
-        return Err(wrong("capabilities must be an object.".to_owned()));
+        return Err(invalid_body("capabilities must be an object.".to_owned()));
     }
     read_pool_list(document)
 }
@@ -243,35 +248,37 @@ pub fn read_flavor(document: &Map<String, Value>) -> Result<Vec<PoolName>, Error
 fn check_known(document: &Map<String, Value>, known: &[&str]) -> Result<(), Error> {
     match document.keys().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => Err(wrong(format!("{name:?} is no property of this resource."))),
+        Some(name) => Err(invalid_body(format!("{name:?} is not a property of this resource."))),
     }
 }
 
-/// Reads members of a pool. `known` are the ones that there may be; with none, others are passed
-/// over.
+/// Reads members of a pool. Members other than `known` are errors; if `known` is empty, they are
+/// ignored.
 fn read_members(document: &Map<String, Value>, known: &[&str]) -> Result<PoolChange, Error> {
     if !known.is_empty() {
         check_known(document, known)?;
     }
     let uri = |value: &Value| match value.as_str() {
         Some(uri) if uri.chars().count() <= MAX_URI => Ok(Secret::new(uri.to_owned())),
-        _ => Err(wrong(format!("uri must be a text of at most {MAX_URI} characters."))),
+        _ => Err(invalid_body(format!("uri must be a text of at most {MAX_URI} characters."))),
     };
     let weight = |value: &Value| {
         let weight = value.as_u64().and_then(|weight| u32::try_from(weight).ok());
-        weight.ok_or_else(|| wrong(format!("weight must be an integer from 0 to {}.", u32::MAX)))
+        weight.ok_or_else(|| {
+            invalid_body(format!("weight must be an integer from 0 to {}.", u32::MAX))
+        })
     };
     let flavor = |value: &Value| match value.as_str() {
         Some("") => Ok(None),
-        Some(name) => FlavorName::new(name)
-            .map(Some)
-            .map_err(|error| wrong(format!("flavor must be the name of a flavor: {error}."))),
-        None => Err(wrong("flavor must be a text.".to_owned())),
+        Some(name) => FlavorName::new(name).map(Some).map_err(|error| {
+            invalid_body(format!("flavor must be the name of a flavor: {error}."))
+        }),
+        None => Err(invalid_body("flavor must be a text.".to_owned())),
     };
     let options = |value: &Value| match value.as_object() {
         Some(options) if value.to_string().len() <= MAX_OPTIONS => Ok(options.clone()),
-        Some(_) => Err(wrong(format!("options may have at most {MAX_OPTIONS} bytes."))),
-        None => Err(wrong("options must be an object.".to_owned())),
+        Some(_) => Err(invalid_body(format!("options may have at most {MAX_OPTIONS} bytes."))),
+        None => Err(invalid_body("options must be an object.".to_owned())),
     };
     Ok(PoolChange {
         uri: document.get("uri").map(uri).transpose()?,
@@ -281,6 +288,6 @@ fn read_members(document: &Map<String, Value>, known: &[&str]) -> Result<PoolCha
     })
 }
 
-fn wrong(reason: String) -> Error {
+fn invalid_body(reason: String) -> Error {
     Error::Invalid { part: Part::Body, reason }
 }

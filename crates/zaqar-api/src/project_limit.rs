@@ -1,4 +1,5 @@
-//! A limit on the expensive operations of each project, so that no project takes the whole server.
+//! Limits the concurrent expensive operations of each project, so that no project can occupy the
+//! whole server.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,25 +7,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zaqar_core::{OperationInProgress, OperationLimit, ProjectId};
 
-/// Expensive operations of one project that wait, at most. One more is rejected.
+/// Maximum number of waiting operations of one project. Further ones are rejected.
 const MAX_WAITING: usize = 128;
 
-/// Expensive operations of all projects that wait, at most. One more is rejected.
+/// Maximum number of waiting operations of all projects. Further ones are rejected.
 const MAX_WAITING_TOTAL: usize = 32 * MAX_WAITING;
 
-/// Lets a bounded number of operations of each project be in progress; the others wait in the order
-/// they came. Projects do not wait for each other.
+/// Limits how many operations of each project are in progress; others wait in order of arrival.
+/// Projects do not wait for each other.
 pub(crate) struct ProjectLimit {
     limit: usize,
-    /// Projects with operations in progress or waiting, no others.
+    /// Only projects with operations in progress or waiting.
     projects: Mutex<HashMap<ProjectId, Project>>,
-    /// Operations that wait.
+    /// Limits the waiting operations.
     waiting: OperationLimit,
 }
 
 struct Project {
     slots: Arc<Semaphore>,
-    /// Operations in progress and waiting.
+    /// Number of operations in progress or waiting.
     operations: usize,
 }
 
@@ -34,29 +35,29 @@ struct Operation<'a> {
     project: &'a ProjectId,
 }
 
-/// Whether an operation may go on.
-pub(crate) enum Turn<'a> {
-    /// It may.
-    Now(Slot<'a>),
-    /// Others of its project come first.
-    Later(Waiting<'a>),
+/// Whether an operation may run.
+pub(crate) enum Admission<'a> {
+    /// It may run now.
+    Granted(Slot<'a>),
+    /// It must wait for others of its project.
+    Queued(Waiting<'a>),
 }
 
-/// An operation that may go on. It ends when this is dropped.
+/// The slot of a running operation, which is freed when this is dropped.
 pub(crate) struct Slot<'a> {
-    // The slot is free before the project is forgotten.
+    // Declared first, so that the permit is returned before the project is removed.
     _permit: Option<OwnedSemaphorePermit>,
     _operation: Operation<'a>,
 }
 
-/// An operation that waits for its project's turn. It gives up when this is dropped.
+/// An operation that waits for a slot of its project. Dropping this cancels the wait.
 pub(crate) struct Waiting<'a> {
     operation: Operation<'a>,
     slots: Arc<Semaphore>,
     _waiting: OperationInProgress,
 }
 
-/// More operations wait than may.
+/// Too many operations are waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooManyWaiting;
 
@@ -68,18 +69,21 @@ impl ProjectLimit {
         Self { limit, projects: Mutex::default(), waiting }
     }
 
-    /// Begins an operation of a project, or lines it up.
+    /// Starts an operation of a project, or queues it.
     ///
     /// # Errors
-    /// [`TooManyWaiting`]: it would have to wait behind too many.
-    pub(crate) fn enter<'a>(&'a self, project: &'a ProjectId) -> Result<Turn<'a>, TooManyWaiting> {
+    /// [`TooManyWaiting`].
+    pub(crate) fn admit<'a>(
+        &'a self,
+        project: &'a ProjectId,
+    ) -> Result<Admission<'a>, TooManyWaiting> {
         let (operation, slots) = self.register(project)?;
-        // Does not overtake those that wait: a slot that becomes free is theirs.
+        // Cannot overtake waiting operations: the semaphore gives a freed slot to them.
         if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
-            return Ok(Turn::Now(Slot { _permit: Some(permit), _operation: operation }));
+            return Ok(Admission::Granted(Slot { _permit: Some(permit), _operation: operation }));
         }
         let waiting = self.waiting.begin().map_err(|_| TooManyWaiting)?;
-        Ok(Turn::Later(Waiting { operation, slots, _waiting: waiting }))
+        Ok(Admission::Queued(Waiting { operation, slots, _waiting: waiting }))
     }
 
     fn register<'a>(
@@ -105,7 +109,7 @@ impl ProjectLimit {
 }
 
 impl<'a> Waiting<'a> {
-    /// Waits for the project's turn, in the order of the first polls.
+    /// Waits for a slot, in the order of the first polls.
     pub(crate) async fn wait(self) -> Slot<'a> {
         let Self { operation, slots, _waiting } = self;
         // The semaphore is never closed.
@@ -139,17 +143,17 @@ mod tests {
     }
 
     fn slot<'a>(limit: &'a ProjectLimit, project: &'a ProjectId) -> Slot<'a> {
-        match limit.enter(project) {
-            Ok(Turn::Now(slot)) => slot,
-            Ok(Turn::Later(_)) => panic!("it waits"),
+        match limit.admit(project) {
+            Ok(Admission::Granted(slot)) => slot,
+            Ok(Admission::Queued(_)) => panic!("it waits"),
             Err(error) => panic!("{error:?}"),
         }
     }
 
     async fn wait<'a>(limit: &'a ProjectLimit, project: &'a ProjectId) -> Slot<'a> {
-        match limit.enter(project) {
-            Ok(Turn::Now(_)) => panic!("it does not wait"),
-            Ok(Turn::Later(waiting)) => waiting.wait().await,
+        match limit.admit(project) {
+            Ok(Admission::Granted(_)) => panic!("it does not wait"),
+            Ok(Admission::Queued(waiting)) => waiting.wait().await,
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -168,7 +172,7 @@ mod tests {
         .await;
         drop(slot(&limit, &quiet));
         drop(first);
-        assert!(matches!(limit.enter(&greedy), Ok(Turn::Later(_))), "it overtakes");
+        assert!(matches!(limit.admit(&greedy), Ok(Admission::Queued(_))), "it overtakes");
         poll_fn(|cx| {
             assert!(fourth.as_mut().poll(cx).is_pending(), "out of order");
             third.as_mut().poll(cx).map(drop)
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_gives_up_leaves_no_trace() {
+    async fn a_cancelled_wait_leaves_nothing_behind() {
         let (limit, greedy) = (ProjectLimit::new(1), project("greedy"));
         let slot = slot(&limit, &greedy);
         {
@@ -198,11 +202,11 @@ mod tests {
     fn a_bounded_number_waits() {
         let (limit, greedy, quiet) = (ProjectLimit::new(1), project("greedy"), project("quiet"));
         let mut entered: Vec<_> =
-            (0..=MAX_WAITING).map(|_| limit.enter(&greedy).map_err(drop).unwrap()).collect();
-        assert_eq!(limit.enter(&greedy).err(), Some(TooManyWaiting));
+            (0..=MAX_WAITING).map(|_| limit.admit(&greedy).map_err(drop).unwrap()).collect();
+        assert_eq!(limit.admit(&greedy).err(), Some(TooManyWaiting));
         drop(slot(&limit, &quiet));
         entered.pop();
-        assert!(limit.enter(&greedy).is_ok());
+        assert!(limit.admit(&greedy).is_ok());
     }
 
     #[test]
@@ -211,7 +215,7 @@ mod tests {
         let projects: Vec<_> = (0..40).map(|number| project(&format!("p{number}"))).collect();
         let mut entered = Vec::new();
         for project in &projects {
-            entered.extend((0..=MAX_WAITING).map_while(|_| limit.enter(project).ok()));
+            entered.extend((0..=MAX_WAITING).map_while(|_| limit.admit(project).ok()));
         }
         // One of each project does not wait.
         assert_eq!(entered.len(), MAX_WAITING_TOTAL + projects.len());

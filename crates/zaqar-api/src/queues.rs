@@ -30,8 +30,7 @@ impl Api {
                 Error::request(format!("Limit must be at least 1 and no greater than {max}."))
             })?;
         let filter = Filter::new(&mut request)?;
-        // A marker that no queue could have lies in no order of ours: the listing begins at the
-        // head.
+        // A marker that is not a valid queue name starts at the beginning.
         let after = request.marker.as_deref().and_then(|marker| QueueName::new(marker).ok());
         let store = self.inner.management.as_ref();
         let found = filter::page(store, &request, &context.project, after, limit, &filter).await?;
@@ -50,7 +49,7 @@ impl Api {
         })
     }
 
-    /// Creates a queue unless it is there; answers whether this request created it.
+    /// Creates a queue unless it exists, and returns whether this request created it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a reserved attribute with a wrong value; [`Error::Storage`].
@@ -65,7 +64,7 @@ impl Api {
         self.inner.directory.create(&key, request.metadata, self.inner.clock.now()).await
     }
 
-    /// A queue's metadata as it was given, without defaults; `None` for a queue that is not there.
+    /// A queue's metadata as it was given, without defaults; `None` if the queue does not exist.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -78,10 +77,10 @@ impl Api {
         Ok(row.map(|row| row.metadata))
     }
 
-    /// Changes a queue's metadata, all changes or none, and answers the whole, without defaults.
+    /// Changes a queue's metadata, all changes or none, and returns all of it, without defaults.
     ///
     /// # Errors
-    /// [`Error::QueueNotFound`]; [`Error::Conflict`] for a change of what is not there;
+    /// [`Error::QueueNotFound`]; [`Error::Conflict`] for a change of a missing attribute;
     /// [`Error::Invalid`] for a reserved attribute with a wrong value and for metadata past
     /// `max_queue_metadata` bytes; [`Error::Storage`].
     pub(crate) async fn patch_queue(
@@ -108,8 +107,7 @@ impl Api {
         self.inner.directory.update(&key, change).await
     }
 
-    /// Deletes a queue and everything in it, in the same time whatever it holds. One that is not
-    /// there is no error.
+    /// Deletes a queue and everything in it, in constant time. A missing queue is not an error.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -124,7 +122,7 @@ impl Api {
         Ok(())
     }
 
-    /// Counts what is in a queue; `None` for a queue that is not there.
+    /// Counts the messages of a queue; `None` if the queue does not exist.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -137,13 +135,14 @@ impl Api {
         let stats = self.inner.messages.stats(&key, self.inner.clock.now()).await?;
         match stats {
             Some(stats) => Ok(Some(stats)),
-            // A row whose head a crash took, or that never had a post: there, and empty.
+            // A row without a head (it was lost in a crash, or nothing was posted): the queue
+            // exists and is empty.
             None => Ok(self.inner.management.get(&key).await?.map(|_| Stats::default())),
         }
     }
 
-    /// Removes everything in a queue, in the same time whatever it holds. One that is not there is
-    /// no error.
+    /// Removes the messages or subscriptions of a queue, in constant time. A missing queue is not
+    /// an error.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -172,7 +171,7 @@ impl Api {
     }
 }
 
-/// Makes one change of a patch; `before` is the metadata that the patch found.
+/// Applies one change of a patch; `before` is the metadata before the patch.
 fn apply(
     metadata: &mut Metadata,
     before: &Metadata,
@@ -193,13 +192,13 @@ fn apply(
             }
             object.insert(attribute.clone(), value.clone());
         }
-        // Clients that set a reserved attribute without a value add it and then remove the default
-        // that they were shown: the removal means the default, which is not stored.
+        // Clients may remove a reserved attribute that is shown with its default but not stored:
+        // that changes nothing.
         Change::Remove { attribute }
             if Metadata::is_reserved(kind, attribute)
                 && before.as_object().get(attribute).is_none_or(Value::is_null) => {}
         Change::Remove { attribute } => {
-            // `shift_remove` keeps the order of what stays.
+            // `shift_remove` keeps the order of the other attributes.
             if object.shift_remove(attribute).is_none() && !Metadata::is_reserved(kind, attribute) {
                 return Err(missing("remove", attribute));
             }

@@ -1,5 +1,4 @@
-//! What the server makes of an error, the same for every transport: whether a retry is worth it,
-//! and whether the operator should know.
+//! Classifies errors for every transport alike: whether a retry may help, and whether to log them.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -16,27 +15,27 @@ static FAILED: StateLog = StateLog::new();
 static ENCRYPTION: StateLog = StateLog::new();
 static AUTHENTICATION: StateLog = StateLog::new();
 
-/// Seconds after which a client may retry while the store is away.
+/// When a client may retry while the store is unavailable.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// The same while the store is full: somebody has to make space first.
+/// When a client may retry while the store is full: an operator has to free space first.
 const RETRY_AFTER_FULL: Duration = Duration::from_secs(30);
-/// The same where the next attempt may already succeed.
+/// When a client may retry if the next attempt may already succeed.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
-/// How an error is treated.
+/// The class of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Treatment {
-    /// The caller's fault: the same request would fail again.
+    /// The caller's fault. The same request would fail again.
     Permanent,
-    /// It passes; the operator need not know.
+    /// Temporary, and not logged.
     Retry(Duration),
-    /// It passes, and is logged.
+    /// Temporary, and logged.
     LoggedRetry(Failure, Duration),
-    /// It does not pass by itself, and is logged.
+    /// Permanent until an operator acts, and logged.
     Logged(Failure),
 }
 
-/// What the operator is told of.
+/// A failure that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failure {
     Unavailable,
@@ -48,8 +47,8 @@ enum Failure {
 }
 
 impl Error {
-    /// When a retry is worth it; `None` when the same request would fail again. A transport answers
-    /// `Some` with 503 and `Retry-After`.
+    /// When to retry; `None` if the same request would fail again. A transport answers `Some` with
+    /// 503 and `Retry-After`.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.treatment() {
             Treatment::Permanent | Treatment::Logged(_) => None,
@@ -57,9 +56,9 @@ impl Error {
         }
     }
 
-    /// Logs an error that the operator should know of: at most one line of each kind every few
-    /// seconds, with the number of requests that it stands for. Errors of callers, and a store that
-    /// sheds load, are not logged.
+    /// Logs an error that concerns the operator: at most one line of each kind every few seconds,
+    /// with the number of failed requests. Errors of callers, and load shedding by a store, are not
+    /// logged.
     pub(crate) fn log(&self) {
         match self.treatment() {
             Treatment::Permanent | Treatment::Retry(_) => {}
@@ -77,7 +76,7 @@ impl Error {
                 Treatment::Retry(*retry_after)
             }
             Self::Contended | Self::DeadlineExceeded => Treatment::Retry(RETRY_SOON),
-            // A task's death is logged where the server is stopped for it.
+            // The death of a task is logged when it stops the server.
             Self::TaskFailed { .. } | Self::Storage(storage::Error::Closed) => {
                 Treatment::Retry(RETRY_AFTER)
             }

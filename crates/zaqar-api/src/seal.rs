@@ -1,10 +1,11 @@
-//! Encryption at rest: the last thing before the store, the first after it.
+//! Encryption at rest: bodies are encrypted just before they are stored, and decrypted just after
+//! they are read.
 //!
-//! AES-256-GCM under the first configured key, with the project as associated data, so that a
-//! record copied to another tenant does not open. Each record names its key: the others in the
-//! configuration open what was sealed before a rotation. The stored name is the configured id and a
-//! digest of the secret, so that an id that got another secret names another key, and a pop, which
-//! takes only messages whose key is configured, does not take what cannot be opened.
+//! AES-256-GCM with the first configured key and the project as associated data, so that a record
+//! copied to another tenant cannot be decrypted. Each record names its key; the other configured
+//! keys decrypt what was encrypted before a rotation. The stored name is the configured id and a
+//! digest of the secret: an id with a new secret names a new key, so that a pop, which removes only
+//! messages whose key is configured, removes none that cannot be decrypted.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,13 +22,13 @@ use crate::Error;
 
 const NONCE: usize = 12;
 
-/// The shortest secret that makes a key.
+/// Minimum length of a secret.
 pub const MIN_SECRET_CHARS: usize = 16;
 
 /// The configured keys.
 pub struct Keyring {
     current: KeyId,
-    /// By their stored names, and by their ids alone, as earlier versions stored them.
+    /// By stored name, and by id alone, as earlier versions stored them.
     keys: HashMap<KeyId, Aes256Gcm>,
 }
 
@@ -37,17 +38,17 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// Why a configured key cannot be used.
+/// Why the configured keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// No key at all.
-    #[error("no key is given")]
+    #[error("there is no key")]
     Empty,
     /// Too easily guessed.
-    #[error("a key has at least {MIN_SECRET_CHARS} characters")]
+    #[error("a key must have at least {MIN_SECRET_CHARS} characters")]
     TooShort,
     /// Two keys under one name.
-    #[error("the key id {id} is given twice")]
+    #[error("the key id {id} is used twice")]
     Twice {
         /// The name.
         id: String,
@@ -56,8 +57,8 @@ pub enum KeyringError {
 
 impl Keyring {
     /// Reads `message_encryption_key`: secrets separated by commas, each of at least
-    /// [`MIN_SECRET_CHARS`] characters and optionally named as `id:secret`. The first seals; all
-    /// open. A secret without a name is named by its own digest. The key is the SHA-256 digest of
+    /// [`MIN_SECRET_CHARS`] characters and optionally named as `id:secret`. The first encrypts; all
+    /// decrypt. A secret without a name is named by its digest. The key is the SHA-256 digest of
     /// the secret, so a secret should be random, not a word.
     ///
     /// # Errors
@@ -90,12 +91,12 @@ impl Keyring {
         ring.ok_or(KeyringError::Empty)
     }
 
-    /// The stored names of all keys: which sealed bodies can be opened here.
+    /// The stored names of all keys, which tell the bodies that can be decrypted.
     pub(crate) fn key_ids(&self) -> Vec<KeyId> {
         self.keys.keys().cloned().collect()
     }
 
-    /// Seals a payload's body.
+    /// Encrypts a payload's body.
     pub(crate) fn seal(&self, project: &ProjectId, payload: Payload) -> Result<Payload, Error> {
         let cipher = self.keys.get(&self.current).ok_or(Error::CannotSeal)?;
         let nonce: [u8; NONCE] = rand::random();
@@ -109,19 +110,19 @@ impl Keyring {
         })
     }
 
-    /// Seals a payload that is not a message's; `None` where that fails.
+    /// Encrypts a payload that is not a message's; `None` if that fails.
     pub fn seal_payload(&self, project: &ProjectId, payload: Payload) -> Option<Payload> {
         self.seal(project, payload).ok()
     }
 
-    /// The plain body of a payload, sealed or not; `None` where its key is not here, or it was
-    /// changed.
+    /// The plain body of a payload, encrypted or not; `None` if its key is not configured, or it
+    /// was tampered with.
     pub fn open_payload(&self, project: &ProjectId, mut payload: Payload) -> Option<Bytes> {
         open_payload(Some(self), project, &mut payload)?;
         Some(payload.bytes)
     }
 
-    /// Opens a sealed body; `None` where its key is not here, or it was changed.
+    /// Decrypts a body; `None` if its key is not configured, or it was tampered with.
     pub(crate) fn open(&self, project: &ProjectId, id: &KeyId, bytes: &[u8]) -> Option<Bytes> {
         let cipher = self.keys.get(id)?;
         let (nonce, sealed) = bytes.split_first_chunk::<NONCE>()?;
@@ -132,8 +133,8 @@ impl Keyring {
 
 static UNREADABLE: StateLog = StateLog::new();
 
-/// Opens the bodies of messages on their way out, and leaves out those that do not open: their keys
-/// are not configured, or they were changed. Plain ones are left as they are.
+/// Decrypts the bodies of messages, and drops messages that cannot be decrypted: their key is not
+/// configured, or they were tampered with. Plain bodies stay as they are.
 pub(crate) fn open_readable(
     keyring: Option<&Keyring>,
     project: &ProjectId,
@@ -151,7 +152,7 @@ pub(crate) fn open_readable(
     });
 }
 
-/// Opens one payload; `None`, and nothing changed, where it does not open.
+/// Decrypts one payload; `None` if that fails, in which case it is unchanged.
 pub(crate) fn open_payload(
     keyring: Option<&Keyring>,
     project: &ProjectId,

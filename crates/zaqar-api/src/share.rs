@@ -1,4 +1,4 @@
-//! Pre-signed URLs: making them, and letting in who comes with one.
+//! Creates and verifies pre-signed URLs.
 
 use zaqar_core::iso8601;
 use zaqar_core::signing::Grant;
@@ -8,7 +8,7 @@ use crate::{Api, Context, Error, Share, Shared};
 const SHARED: [&str; 3] = ["claims", "messages", "subscriptions"];
 const DAY: u64 = 86_400;
 
-/// What a request brings instead of a token.
+/// The headers of a pre-signed URL, which replace a token.
 #[derive(Debug, Clone)]
 pub struct SignedHeaders<'a> {
     /// `X-Project-ID`.
@@ -24,7 +24,7 @@ pub struct SignedHeaders<'a> {
 }
 
 impl Api {
-    /// Signs a grant for a queue. Makes no queue and asks no store.
+    /// Signs a grant for a queue. Creates no queue and does not access a store.
     ///
     /// # Errors
     /// [`Error::Invalid`] for paths, methods or a time that cannot be signed, and when no
@@ -66,7 +66,7 @@ impl Api {
         Ok(Shared { signature, grant })
     }
 
-    /// What a signed request may do, if the signature holds. The stack checks that the grant covers
+    /// The grant of a signed request, if the signature is valid. The stack checks that it covers
     /// the operation.
     pub fn verify_signature(&self, headers: &SignedHeaders<'_>) -> Option<Grant> {
         let key = self.inner.signing_key.as_ref()?;

@@ -1,4 +1,4 @@
-//! The one way of an operation from a transport to its implementation.
+//! The layers that every operation passes between a transport and its implementation.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use tracing::{Instrument, Span, error_span, field};
 use zaqar_core::{Clock, OperationInProgress, OperationLimit, TooManyOperations};
 
 use crate::operation::Callable;
-use crate::project_limit::{ProjectLimit, Slot, TooManyWaiting, Turn};
+use crate::project_limit::{Admission, ProjectLimit, Slot, TooManyWaiting};
 use crate::{Api, Authentication, Context, Error, Facts, Layers, Operation, trace};
 
-/// When callers that were turned away should retry.
+/// When rejected callers should retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The layers, as configured.
@@ -23,19 +23,20 @@ pub(crate) struct Stack {
 }
 
 impl Api {
-    /// Runs an operation through every layer. The only way in, for transports and embedders alike.
+    /// Runs an operation through every layer. This is the only entry point, for transports and
+    /// embedding programs alike.
     ///
     /// # Errors
-    /// As the operation; [`Error::NotAuthenticated`], [`Error::NotGranted`], [`Error::Forbidden`],
-    /// [`Error::Rejected`], [`Error::Overloaded`] and [`Error::DeadlineExceeded`] as the layers
-    /// say.
+    /// Those of the operation; from the layers [`Error::NotAuthenticated`], [`Error::NotGranted`],
+    /// [`Error::Forbidden`], [`Error::Rejected`], [`Error::Overloaded`] and
+    /// [`Error::DeadlineExceeded`].
     pub async fn call<O: Callable>(
         &self,
         context: &Context,
         operation: O,
     ) -> Result<O::Answer, Error> {
         let run = |operation: O| operation.run(self, context);
-        // Boxed: a future of this size must not be moved through those of a transport.
+        // Boxed, so that the futures of transports need not contain a future of this size.
         Box::pin(self.inner.stack.call(context, operation, run)).await
     }
 }
@@ -58,7 +59,7 @@ impl Stack {
         &self.layers
     }
 
-    /// Runs an operation by `run`, behind every layer: outermost first.
+    /// Runs an operation with `run` behind every layer, outermost first.
     pub(crate) async fn call<O, F>(
         &self,
         context: &Context,
@@ -71,31 +72,31 @@ impl Stack {
     {
         let kind = operation.kind();
         let started = self.layers.metrics.as_ref().map(|_| Instant::now());
-        // Span: whatever is logged on the way names the request, the project and the queue.
+        // Span: log lines of the operation name the request, the project and the queue.
         let span = span(context, &operation);
-        // Trace: records the operation and its calls to the stores, if anybody wants to see it.
+        // Trace: records the operation and its calls to the stores, if tracing is configured.
         let tracer = self.layers.tracer.as_ref();
         let traced = tracer.and_then(|tracer| tracer.begin(context, &Facts::of(&operation)));
         let layers = pin!(async {
             let inner = pin!(async {
                 // Load shedding: above the limit of operations in progress, rejects at once.
                 let in_progress = self.operations.begin().map_err(overloaded)?;
-                // Identity: the caller is known as the configuration requires.
+                // Identity: the caller is authenticated as the configuration requires.
                 self.identify(context, &operation)?;
-                // Quotas: the project may do this much.
+                // Quotas: the operation is within the project's quotas.
                 if let Some(quota) = &self.layers.quota {
                     quota.admit(context, &Facts::of(&operation)).await?;
                 }
-                // Policy: the caller may do this.
+                // Policy: the caller is authorized.
                 self.authorize(context, &operation).await?;
                 // Fairness: expensive operations of one project wait for each other.
-                let _turn = self.project_turn(context, &operation, in_progress).await?;
+                let _slot = self.project_slot(context, &operation, in_progress).await?;
                 // Pipeline, then the operation: the stages of its resource, in order.
                 self.layers.pipelines.pass(context, operation, run).await
             });
-            // Deadline: nobody waits longer.
+            // Deadline: the operation is cancelled when it has passed.
             let outcome = within(context.deadline, inner).await;
-            // Metrics: counts and times operations, whatever became of them.
+            // Metrics: counts and times operations, whether or not they fail.
             if let (Some(metrics), Some(started)) = (&self.layers.metrics, started) {
                 let error = outcome.as_ref().err();
                 metrics.record(context, O::DECLARATION, kind, error, started.elapsed());
@@ -116,9 +117,9 @@ impl Stack {
         }
     }
 
-    /// Waits for the turn of an expensive operation's project. While it waits it does not count as
-    /// in progress: otherwise one project could use up the limit of all.
-    async fn project_turn<'a, O: Operation>(
+    /// Waits for a slot of the project if the operation is expensive. While it waits it does not
+    /// count as in progress: otherwise one project could use up the limit of all.
+    async fn project_slot<'a, O: Operation>(
         &'a self,
         context: &'a Context,
         operation: &O,
@@ -127,9 +128,9 @@ impl Stack {
         if !operation.is_expensive() {
             return Ok((in_progress, None));
         }
-        match self.expensive.enter(&context.project) {
-            Ok(Turn::Now(slot)) => Ok((in_progress, Some(slot))),
-            Ok(Turn::Later(waiting)) => {
+        match self.expensive.admit(&context.project) {
+            Ok(Admission::Granted(slot)) => Ok((in_progress, Some(slot))),
+            Ok(Admission::Queued(waiting)) => {
                 drop(in_progress);
                 let slot = waiting.wait().await;
                 let in_progress = self.operations.begin().map_err(overloaded)?;
@@ -182,7 +183,7 @@ fn overloaded(_: TooManyOperations) -> Error {
     Error::Overloaded { retry_after: RETRY_AFTER }
 }
 
-/// The span of an operation. At the level of errors, so that it is there whatever is logged.
+/// The span of an operation. Its level is `ERROR`, so that it exists at every log level.
 fn span<O: Operation>(context: &Context, operation: &O) -> Span {
     let span = error_span!(
         "operation",
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_that_wait_for_their_project_leave_room_for_others() {
+    fn operations_that_wait_for_their_project_do_not_count_as_in_progress() {
         let (operations, expensive) = (OperationLimit::new(3), ProjectLimit::new(1));
         let clock = Arc::new(SystemClock::default());
         let stack = Stack::new(Layers::default(), operations, expensive, clock);
@@ -253,7 +254,7 @@ mod tests {
         let mut other = pin!(stack.call(&quiet, list(), |_| pending()));
         assert!(other.as_mut().poll(&mut task).is_pending(), "rejected");
         assert_eq!(stack.operations().in_progress(), 2);
-        // The next one's turn: it counts from now on.
+        // The next one gets the slot, and counts from now on.
         drop(calls.remove(0));
         assert!(calls[0].as_mut().poll(&mut task).is_pending());
         assert_eq!(stack.operations().in_progress(), 2);

@@ -1,4 +1,4 @@
-//! What a self-test finds of one store.
+//! The results of a self-test of one store.
 
 use std::time::{Duration, Instant};
 
@@ -7,21 +7,21 @@ use zaqar_core::storage::Volume;
 
 use crate::Error;
 
-/// How a store is.
+/// The health of a store.
 #[derive(Debug)]
 pub struct StoreHealth {
-    /// It answers.
+    /// Whether it answers.
     pub reachable: bool,
     /// Every operation by name, in the order they ran.
     pub operations: Vec<(&'static str, Probe)>,
-    /// What it holds, where it can tell.
+    /// The number of messages, if the store can count them.
     pub volume: Option<Volume>,
-    /// What is wrong with it.
+    /// Its problems.
     pub problems: Vec<String>,
 }
 
 impl StoreHealth {
-    /// A store with these problems, of which nothing was tested.
+    /// A store with these problems, before any operation was tested.
     pub(crate) fn new(problems: Vec<String>) -> Self {
         Self { reachable: problems.is_empty(), operations: Vec::new(), volume: None, problems }
     }
@@ -43,7 +43,7 @@ impl StoreHealth {
             "operation_status": self.operations.iter().map(status).collect::<Map<_, _>>(),
             "message_volume": volume,
         });
-        // Ours, as above.
+        // Our addition: the original has no problems.
         if !self.problems.is_empty() {
             document["problems"] = json!(self.problems);
         }
@@ -51,12 +51,12 @@ impl StoreHealth {
     }
 }
 
-/// How one operation went.
+/// The result of one operation.
 #[derive(Debug)]
 pub struct Probe {
     /// How long it took.
     pub took: Duration,
-    /// What went wrong.
+    /// The error, if it failed.
     pub error: Option<Error>,
 }
 

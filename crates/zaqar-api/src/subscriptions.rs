@@ -10,32 +10,31 @@ use zaqar_core::storage::{
 use zaqar_core::{Incarnation, QueueKey, Secret, SubscriptionId, Timestamp};
 
 use crate::directory::ATTEMPTS;
-use crate::trusts::{Trusted, needs_trust};
+use crate::trusts::{NewTrust, needs_trust};
 use crate::{
     Api, ChangeSubscription, ConfirmSubscription, Context, CreateSubscription, CreatedSubscription,
     DEFAULT_GRACE, Error, ListSubscriptions, MAX_GRACE, MAX_SUBSCRIPTIONS_PER_CONNECTION, Part,
     RotateSecret, Subscriber, Subscribers, SubscriptionRef, page_limit,
 };
 
-/// A subscription of an address, as a client asks for it.
-struct Wanted {
+/// A requested subscription with an address.
+struct AddressSubscription {
     key: QueueKey,
     subscriber: String,
     options: Map<String, Value>,
     ttl: u64,
 }
 
-/// The end of the calendar that clients know: 9999-12-31T23:59:59.
+/// The last second that clients can represent: 9999-12-31T23:59:59.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 impl Api {
-    /// Subscribes to a queue, created if it is not there. Answers the id; of a live subscription
-    /// that the subscriber has not confirmed yet, that one's.
+    /// Subscribes to a queue, which is created if it does not exist. If the subscriber has a live
+    /// subscription that is not confirmed yet, that one is returned.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a subscriber, ttl or options that cannot be;
-    /// [`Error::SubscriptionExists`] when the subscriber has a confirmed one;
-    /// [`Error::Storage`].
+    /// [`Error::Invalid`] for an invalid subscriber, ttl or options; [`Error::SubscriptionExists`]
+    /// if the subscriber has a confirmed one; [`Error::Storage`].
     pub(crate) async fn create_subscription(
         &self,
         context: &Context,
@@ -56,19 +55,20 @@ impl Api {
         let key = context.key(request.queue);
         match request.subscriber {
             Subscriber::Address(subscriber) => {
-                let wanted = Wanted { key, subscriber, options: request.options, ttl };
-                self.subscribe_address(context, wanted, now).await
+                let request =
+                    AddressSubscription { key, subscriber, options: request.options, ttl };
+                self.subscribe_address(context, request, now).await
             }
-            Subscriber::Listener(listener) => {
+            Subscriber::Connection(handle) => {
                 let id = new_id(now);
                 let options = Value::Object(request.options).to_string();
-                if listener.subscriptions() >= MAX_SUBSCRIPTIONS_PER_CONNECTION {
+                if handle.subscriptions() >= MAX_SUBSCRIPTIONS_PER_CONNECTION {
                     return Err(Error::request(format!(
                         "A connection may have at most {MAX_SUBSCRIPTIONS_PER_CONNECTION} \
                          subscriptions."
                     )));
                 }
-                // A connection that ends meanwhile must not leave half of this behind.
+                // Spawned, so that a connection that closes meanwhile cannot cancel it halfway.
                 let api = self.clone();
                 let connected = async move {
                     let pending = api.inner.pusher.begin_subscription().await?;
@@ -78,7 +78,7 @@ impl Api {
                     if let (incarnation, Subscribed::Created { after }) =
                         api.subscribe(&key, &new, now).await?
                     {
-                        pending.activate(&listener, &key, incarnation, &new, after, now);
+                        pending.activate(&handle, &key, incarnation, &new, after, now);
                     }
                     Ok(CreatedSubscription { id, secret: None })
                 };
@@ -87,25 +87,27 @@ impl Api {
         }
     }
 
-    /// Subscribes an address, with the trust and the secret that it needs.
+    /// Creates a subscription with an address, with the trust and the secret that it needs.
     async fn subscribe_address(
         &self,
         context: &Context,
-        wanted: Wanted,
+        request: AddressSubscription,
         now: Timestamp,
     ) -> Result<CreatedSubscription, Error> {
-        let Wanted { key, subscriber, mut options, ttl } = wanted;
+        let AddressSubscription { key, subscriber, mut options, ttl } = request;
         let lifetime = (ttl, now);
         let trust = self.trust_new(context, &key, &subscriber, &mut options, lifetime).await?;
         let made = match trust {
-            Trusted::Ready(made) => made,
-            Trusted::Before(found) => return self.subscribed_before(&key, found, ttl).await,
+            NewTrust::Ready(made) => made,
+            NewTrust::AlreadySubscribed(found) => {
+                return self.resend_confirmation(&key, found, ttl).await;
+            }
         };
         let (id, is_signed) = (new_id(now), signs(&options));
         let options = Value::Object(options).to_string();
         let (confirmed, lease) = (false, None);
         let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
-        // Before the subscription, so that nothing is ever sent unsigned.
+        // Created before the subscription, so that nothing is ever sent unsigned.
         let secret = match self.subscribers() {
             Some(subscribers) if is_signed => subscribers.make_secret(&key, id).await?,
             Some(_) | None => None,
@@ -124,12 +126,12 @@ impl Api {
                 }
                 Ok(CreatedSubscription { id, secret })
             }
-            Subscribed::Exists(found) => self.subscribed_before(&key, found, ttl).await,
+            Subscribed::Exists(found) => self.resend_confirmation(&key, found, ttl).await,
         }
     }
 
-    /// What a repeated request is answered: the subscriber is asked to confirm once more.
-    async fn subscribed_before(
+    /// Answers a repeated request: the subscriber is asked again to confirm.
+    async fn resend_confirmation(
         &self,
         key: &QueueKey,
         found: Subscription,
@@ -144,7 +146,7 @@ impl Api {
         Ok(CreatedSubscription { id: found.id, secret: None })
     }
 
-    /// Subscribes, and says to which life of the queue.
+    /// Creates the subscription, and returns the incarnation of its queue too.
     async fn subscribe(
         &self,
         key: &QueueKey,
@@ -157,13 +159,15 @@ impl Api {
             let assumed = queue.generation;
             match self.inner.messages.subscribe(key, assumed, new, now).await? {
                 Guarded::Done(subscribed) => return Ok((assumed.incarnation, subscribed)),
-                Guarded::Absent | Guarded::Stale(_) => queue = directory.agree(key, now).await?,
+                Guarded::Absent | Guarded::Stale(_) => {
+                    queue = directory.reconcile(key, now).await?
+                }
             }
         }
         Err(Error::Contended)
     }
 
-    /// Lists subscriptions by id. Cost: one row read a subscription shown.
+    /// Lists subscriptions by id. Cost: one row per subscription returned.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a limit out of bounds; [`Error::Storage`].
@@ -183,7 +187,7 @@ impl Api {
         Ok(self.inner.messages.subscriptions(&key, after, limit, now).await?)
     }
 
-    /// Reads one.
+    /// Reads a subscription.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
@@ -198,11 +202,11 @@ impl Api {
         found.ok_or(Error::SubscriptionNotFound { id: request.id })
     }
 
-    /// Changes what is given; what is not stays.
+    /// Changes the given parts of a subscription.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for values that cannot be and for a change of nothing;
-    /// [`Error::SubscriptionNotFound`]; [`Error::SubscriptionTaken`] when the new subscriber
+    /// [`Error::Invalid`] for invalid values; [`Error::SubscriptionUnchanged`] if nothing is given;
+    /// [`Error::SubscriptionNotFound`]; [`Error::SubscriptionTaken`] if the new subscriber already
     /// has another one; [`Error::Storage`].
     pub(crate) async fn change_subscription(
         &self,
@@ -232,13 +236,13 @@ impl Api {
             let stored = self.inner.messages.subscription(&key, parsed, now).await?;
             let Some(stored) = stored else { return Err(Error::SubscriptionNotFound { id }) };
             if is_signed {
-                // Shown to nobody: the client asks for a new one.
+                // The secret is not shown: the client must rotate it to see one.
                 subscribers.make_secret(&key, parsed).await?;
             }
             let expires = ttl.map_or(stored.since.plus_secs(stored.ttl), |ttl| now.plus_secs(ttl));
             let changed = (request.subscriber.as_deref(), options.as_ref());
             let trusted = self.trust_changed(context, &stored, changed, expires).await?;
-            (options, made) = (trusted.options.or(options), trusted.made);
+            (options, made) = (trusted.options.or(options), trusted.created);
         }
         let change = SubscriptionChange {
             subscriber: request.subscriber,
@@ -262,7 +266,7 @@ impl Api {
         }
     }
 
-    /// Says that the subscriber agrees, or no longer does.
+    /// Records that the subscriber confirmed the subscription, or withdrew the confirmation.
     ///
     /// # Errors
     /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
@@ -288,11 +292,12 @@ impl Api {
         }
     }
 
-    /// Makes a new signing secret.
+    /// Replaces the signing secret.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a time out of bounds; [`Error::SubscriptionNotFound`];
-    /// [`Error::Conflict`] for one that does not sign; [`Error::Contended`]; [`Error::Storage`].
+    /// [`Error::Conflict`] if its webhooks are not signed; [`Error::Contended`];
+    /// [`Error::Storage`].
     pub(crate) async fn rotate_secret(
         &self,
         context: &Context,
@@ -323,7 +328,7 @@ impl Api {
         }
     }
 
-    /// Ends one; one that is not there is no error.
+    /// Deletes a subscription. A missing one is not an error.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -346,7 +351,7 @@ impl Api {
         self.inner.stack.layers().subscribers.as_deref()
     }
 
-    /// Asks whether messages can be sent, where anything sends them.
+    /// Checks whether messages can be sent, if this server delivers any.
     async fn check_delivery(
         &self,
         subscriber: Option<&str>,
@@ -364,7 +369,7 @@ impl Api {
         let types = &self.inner.limits.subscriber_types;
         let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme {
-            // Without a trust, made when the subscription is, nothing could ever be delivered.
+            // Without a trust, which only this request can create, nothing could ever be delivered.
             Some(scheme)
                 if types.contains(&scheme)
                     && needs_trust(subscriber)
@@ -385,7 +390,7 @@ impl Api {
     }
 }
 
-/// Whether webhooks are to be signed, by options that were checked.
+/// Whether webhooks are signed, by validated options.
 fn signs(options: &Map<String, Value>) -> bool {
     options.get("signing").is_some_and(|signing| *signing != false && !signing.is_null())
 }
@@ -415,8 +420,8 @@ fn parse(id: &str) -> Result<SubscriptionId, Error> {
     id.parse().map_err(|_| Error::SubscriptionNotFound { id: id.to_owned() })
 }
 
-/// The time in the upper 48 bits, so that ids ascend; chance below.
+/// The time in the upper 48 bits, so that ids ascend; random bits below.
 fn new_id(now: Timestamp) -> SubscriptionId {
-    let chance: u128 = rand::random();
-    SubscriptionId::new(u128::from(now.as_millis()) << 80 | chance >> 48)
+    let random: u128 = rand::random();
+    SubscriptionId::new(u128::from(now.as_millis()) << 80 | random >> 48)
 }

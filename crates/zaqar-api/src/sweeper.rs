@@ -1,4 +1,4 @@
-//! The task that cleans stores while a server runs.
+//! The background task that deletes expired data.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,20 +9,21 @@ use tracing::{info, warn};
 use zaqar_core::storage::Upkeep;
 use zaqar_core::{Clock, ClockStatus, StateLog};
 
-/// Of the one wall clock that all sweepers ask.
+/// Shared by all sweepers, as they share one wall clock.
 static CLOCK: StateLog = StateLog::with_interval(Duration::from_secs(30));
 
-/// Sweeps one store, a bounded piece at a time.
+/// Sweeps one store in bounded steps.
 pub struct Sweeper {
     /// The store to sweep.
     pub store: Arc<dyn Upkeep>,
-    /// Where `now` comes from.
+    /// The source of `now`.
     pub clock: Arc<dyn Clock>,
-    /// Rows of one piece.
+    /// Maximum number of rows per step.
     pub budget: usize,
-    /// The pause when nothing is due.
+    /// The pause when nothing is left to sweep.
     pub idle: Duration,
-    /// The pause between two pieces of more work, so that requests come in between.
+    /// The pause between two steps while there is more work, so that requests are served in
+    /// between.
     pub busy: Duration,
 }
 
@@ -37,15 +38,15 @@ impl fmt::Debug for Sweeper {
 }
 
 impl Sweeper {
-    /// A sweeper of a store with a clock: pieces of 500 rows, every second, and every 10 ms while
-    /// there is work.
+    /// A sweeper of a store: steps of 500 rows, every second, and every 10 ms while there is more
+    /// work.
     pub fn new(store: Arc<dyn Upkeep>, clock: Arc<dyn Clock>) -> Self {
         let (idle, busy) = (Duration::from_secs(1), Duration::from_millis(10));
         Self { store, clock, budget: 500, idle, busy }
     }
 
-    /// Sweeps until `shutdown`, which also ends a sweep that is under way: a store has to bear
-    /// that, as it bears the death of the process.
+    /// Sweeps until `shutdown`, which also cancels a sweep in progress: a store must tolerate that
+    /// as it tolerates a crash.
     pub async fn run(self, shutdown: CancellationToken) {
         let log = StateLog::new();
         loop {
@@ -58,7 +59,7 @@ impl Sweeper {
             let pause = match swept {
                 Ok(swept) => {
                     if let Some(failures) = log.success() {
-                        info!(failures, "sweeping works again");
+                        info!(failures, "sweeping again");
                     }
                     if swept.more { self.busy } else { self.idle }
                 }
@@ -83,7 +84,7 @@ fn log_clock(status: ClockStatus) {
     let offset_ms = status.offset_ms;
     if !status.is_steady() {
         if CLOCK.failure().is_some() {
-            warn!(offset_ms, "the wall clock was set: it is followed once it keeps its time");
+            warn!(offset_ms, "the wall clock was set, it is followed again once it is steady");
         }
     } else if CLOCK.success().is_some() {
         info!("the wall clock is followed again");

@@ -1,22 +1,22 @@
-//! Spans: what records operations, and the span that a task works for.
+//! Tracing: records operations, and knows the span that a task works for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{Context, Error, Facts, TraceParent};
 
-/// Records what operations do.
+/// Records operations as spans.
 pub trait Tracer: Send + Sync {
-    /// An operation begins. `None` where it is not recorded.
+    /// Begins the span of an operation; `None` if it is not recorded.
     ///
-    /// Called on the path of every operation: it must not block.
+    /// It is called for every operation and must not block.
     fn begin(&self, context: &Context, facts: &Facts<'_>) -> Option<Arc<dyn ActiveSpan>>;
 }
 
-/// The span of an operation in progress. One that is dropped before its end was given up by its
-/// caller.
+/// The span of an operation in progress. If it is dropped before [`ActiveSpan::end`], the caller
+/// cancelled the operation.
 pub trait ActiveSpan: Send + Sync {
-    /// The operation's call to the store of this role ended now, after `elapsed`.
+    /// Records that a call to the store of this role ended now, after `elapsed`.
     fn store_call(
         &self,
         role: &'static str,
@@ -25,10 +25,10 @@ pub trait ActiveSpan: Send + Sync {
         error: Option<&zaqar_core::storage::Error>,
     );
 
-    /// What requests to other services of OpenStack name as their parent.
+    /// The parent span for requests to other OpenStack services.
     fn context(&self) -> TraceParent;
 
-    /// The operation ended.
+    /// Ends the span.
     fn end(&self, error: Option<&Error>);
 }
 
@@ -37,23 +37,23 @@ tokio::task_local! {
     static CALLER: TraceParent;
 }
 
-/// The span of the operation that the task runs, if it is recorded.
+/// The span of the current task's operation, if it is recorded.
 pub fn active_span() -> Option<Arc<dyn ActiveSpan>> {
     ACTIVE.try_with(Arc::clone).ok()
 }
 
-/// Runs an operation's work for its span.
+/// Runs an operation's work with its span active.
 pub(crate) async fn within<F: Future>(span: &Arc<dyn ActiveSpan>, work: F) -> F::Output {
     ACTIVE.scope(Arc::clone(span), work).await
 }
 
-/// What a request to another service of OpenStack has as `traceparent`: the span of the operation
-/// that the task runs, else that of the caller whose token is checked. Webhooks never get one.
+/// The `traceparent` for a request to another OpenStack service: the span of the current task's
+/// operation, else that of the caller whose token is being checked. Webhooks never get one.
 pub fn outgoing_trace() -> Option<TraceParent> {
     active_span().map(|span| span.context()).or_else(|| CALLER.try_with(|caller| *caller).ok())
 }
 
-/// Does work on behalf of a caller before its operation is known.
+/// Runs work for a caller before its operation is known.
 pub(crate) async fn on_behalf<F: Future>(caller: Option<TraceParent>, work: F) -> F::Output {
     match caller {
         Some(caller) => CALLER.scope(caller, work).await,

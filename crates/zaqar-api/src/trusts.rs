@@ -1,5 +1,5 @@
 //! Subscribers that act for their owner: `trust+http` and `trust+https` need a Keystone trust,
-//! which is made when they subscribe and kept as the option `trust_id`.
+//! which is created when they subscribe and stored as the option `trust_id`.
 
 use serde_json::{Map, Value};
 use zaqar_core::storage::Subscription;
@@ -7,26 +7,26 @@ use zaqar_core::{QueueKey, Timestamp};
 
 use crate::{Api, Context, Error, TrustRequest};
 
-/// The option that a trust is kept in.
+/// The option that stores the trust.
 const OPTION: &str = "trust_id";
-/// Subscriptions of a page of the search for one.
+/// Page size of the search for a subscription.
 const PAGE: usize = 200;
 
-/// What a request to subscribe needs before it is stored.
-pub(crate) enum Trusted {
-    /// The subscriber has subscribed before; no trust was made.
-    Before(Subscription),
-    /// It may be stored. A trust that was made for it goes if it is not.
+/// The result of preparing the trust of a new subscription.
+pub(crate) enum NewTrust {
+    /// The subscriber has subscribed before; no trust was created.
+    AlreadySubscribed(Subscription),
+    /// The subscription can be stored. If it is not, the new trust must be deleted.
     Ready(Option<String>),
 }
 
-/// What a change of a subscription needs before it is stored.
+/// The result of preparing the trust of a changed subscription.
 #[derive(Default)]
-pub(crate) struct Retrusted {
-    /// The options to store, where the change concerns a trust.
+pub(crate) struct ChangedTrust {
+    /// The options to store, if the change concerns a trust.
     pub(crate) options: Option<Map<String, Value>>,
-    /// A trust that was made for it.
-    pub(crate) made: Option<String>,
+    /// A new trust that was created for it.
+    pub(crate) created: Option<String>,
 }
 
 /// Whether a subscriber acts for its owner.
@@ -36,8 +36,8 @@ pub(crate) fn needs_trust(subscriber: &str) -> bool {
 }
 
 impl Api {
-    /// Completes the options of a new subscription with the trust that it needs. A repeated request
-    /// makes none.
+    /// Adds the trust that a new subscription needs to its options. A repeated request creates
+    /// none.
     pub(crate) async fn trust_new(
         &self,
         context: &Context,
@@ -45,37 +45,37 @@ impl Api {
         subscriber: &str,
         options: &mut Map<String, Value>,
         (ttl, now): (u64, Timestamp),
-    ) -> Result<Trusted, Error> {
+    ) -> Result<NewTrust, Error> {
         let Some(subscribers) = self.subscribers().filter(|_| needs_trust(subscriber)) else {
-            return Ok(Trusted::Ready(None));
+            return Ok(NewTrust::Ready(None));
         };
         let given = given(options)?;
         if let Some(found) = self.subscription_of(key, subscriber, now).await? {
-            return Ok(Trusted::Before(found));
+            return Ok(NewTrust::AlreadySubscribed(found));
         }
         let request = TrustRequest { given: given.as_deref(), expires: now.plus_secs(ttl) };
         let id = subscribers.trust(context, request).await?;
         options.insert(OPTION.to_owned(), id.clone().into());
-        Ok(Trusted::Ready(given.is_none().then_some(id)))
+        Ok(NewTrust::Ready(given.is_none().then_some(id)))
     }
 
-    /// The options that a change is to store, where it concerns a trust: those of the request, else
-    /// those that are stored, with the trust that the subscriber needs.
+    /// The options to store for a change that concerns a trust: those of the request, else the
+    /// stored ones, with the trust that the subscriber needs.
     ///
-    /// The trust of a subscriber that stays the same stays too, unless another one is given, or
-    /// `null` for a new one. Another subscriber gets another trust, made by who asks: one caller's
-    /// trust must not be moved to where another one likes. A trust that was made goes if the change
-    /// does not come about.
+    /// An unchanged subscriber keeps its trust, unless another one is given, or `null` for a new
+    /// one. A changed subscriber gets another trust, created by the caller of the change: nobody
+    /// may redirect another caller's trust to an address of their choice. If the change fails, the
+    /// new trust must be deleted.
     pub(crate) async fn trust_changed(
         &self,
         context: &Context,
         stored: &Subscription,
         (subscriber, options): (Option<&str>, Option<&Map<String, Value>>),
         expires: Timestamp,
-    ) -> Result<Retrusted, Error> {
+    ) -> Result<ChangedTrust, Error> {
         let target = subscriber.unwrap_or(&stored.subscriber);
         let Some(subscribers) = self.subscribers().filter(|_| needs_trust(target)) else {
-            return Ok(Retrusted::default());
+            return Ok(ChangedTrust::default());
         };
         let before: Map<String, Value> = serde_json::from_str(&stored.options).unwrap_or_default();
         let known = before.get(OPTION).and_then(Value::as_str).map(str::to_owned);
@@ -92,18 +92,18 @@ impl Api {
         };
         let mut options = options.cloned().unwrap_or(before);
         options.insert(OPTION.to_owned(), id.clone().into());
-        Ok(Retrusted { options: Some(options), made: is_made.then_some(id) })
+        Ok(ChangedTrust { options: Some(options), created: is_made.then_some(id) })
     }
 
-    /// Deletes a trust that was made for a subscription which was not made or changed.
-    pub(crate) async fn end_trust(&self, context: &Context, made: Option<String>) {
-        if let (Some(subscribers), Some(id)) = (self.subscribers(), made) {
+    /// Deletes a new trust after the subscription could not be created or changed.
+    pub(crate) async fn end_trust(&self, context: &Context, created: Option<String>) {
+        if let (Some(subscribers), Some(id)) = (self.subscribers(), created) {
             subscribers.end_trust(context, &id).await;
         }
     }
 
-    /// The live subscription of a subscriber. Cost: a look at all of the queue's, page by page,
-    /// which is little beside the trust that it saves.
+    /// The live subscription of a subscriber. Cost: reads all subscriptions of the queue page by
+    /// page, which is cheap compared with creating a trust.
     async fn subscription_of(
         &self,
         key: &QueueKey,
@@ -125,7 +125,7 @@ impl Api {
     }
 }
 
-/// The trust that options name. `null` is none.
+/// The trust that the options name; `null` counts as none.
 fn given(options: &Map<String, Value>) -> Result<Option<String>, Error> {
     match options.get(OPTION) {
         None | Some(Value::Null) => Ok(None),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use zaqar_api::{Authenticator, Identity, Presented, RequestLimit, TokenError};
+use zaqar_api::{AuthRequest, Authenticator, Identity, RequestLimit, TokenError};
 use zaqar_core::Clock;
 
 use crate::keystone::{
@@ -37,18 +37,17 @@ impl Keystone {
 
 #[async_trait]
 impl Authenticator for Keystone {
-    async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, TokenError> {
-        let verified =
-            self.middleware.verify(presented).await.map_err(|rejection| match rejection {
-                Rejection::Unauthorized => TokenError::Invalid,
-                Rejection::Unavailable(error) => TokenError::Unavailable { source: error.into() },
-            })?;
+    async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError> {
+        let verified = self.middleware.verify(auth).await.map_err(|rejection| match rejection {
+            Rejection::Unauthorized => TokenError::Invalid,
+            Rejection::Unavailable(error) => TokenError::Unavailable { source: error.into() },
+        })?;
         // Without a user only `delay_auth_decision` lets a request get here. Zaqar itself then asks
         // for a project, which no header of a client can give.
         let Verified { user, service } = verified;
         let user = user.ok_or(TokenError::NoProject)?;
         let identity = user.identity.as_ref().ok_or(TokenError::NoProject)?;
-        let limit = match presented.request {
+        let limit = match auth.request {
             Some(_) => None,
             None if service.is_some() => None,
             None => limit_of(&user, self.middleware.options()),

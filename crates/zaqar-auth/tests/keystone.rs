@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use zaqar_api::Presented;
+use zaqar_api::AuthRequest;
 use zaqar_auth::keystone::{
     Credential, Error, Middleware, Name, Options, Rejection, Scope, Session, Trust, TrustError,
     TrustTokens, Trustor, Validator, Validity,
@@ -324,7 +324,7 @@ async fn a_request_needs_a_valid_user_and_no_bad_service() {
     let lenient = keystone.middleware(|options| options.service_tokens.required = false);
     let verify = async |middleware: &Middleware, user, service| {
         let (user_token, service_token) = (Some(user), Some(service));
-        let asked = Presented {
+        let asked = AuthRequest {
             user_token,
             service_token,
             request: Some(("GET", "/v2/queues")),
@@ -354,14 +354,15 @@ async fn a_delayed_decision_lets_requests_on_without_identity() {
     keystone.give("user", 100, &["member"]);
     let middleware = keystone.middleware(|options| options.delay_auth_decision = true);
     for (token, is_known) in [(Some("user"), true), (Some("bad"), false), (None, false)] {
-        let verified = middleware.verify(Presented { user_token: token, ..Presented::default() });
+        let verified =
+            middleware.verify(AuthRequest { user_token: token, ..AuthRequest::default() });
         assert_eq!(verified.await.unwrap().user.is_some(), is_known, "{token:?}");
     }
     let away = keystone.middleware(|options| {
         options.delay_auth_decision = true;
         options.auth_url = "http://127.0.0.1:1".to_owned();
     });
-    let verified = away.verify(Presented { user_token: Some("user"), ..Presented::default() });
+    let verified = away.verify(AuthRequest { user_token: Some("user"), ..AuthRequest::default() });
     assert!(verified.await.unwrap().user.is_none());
 }
 
@@ -369,9 +370,10 @@ async fn a_delayed_decision_lets_requests_on_without_identity() {
 async fn a_keystone_that_refuses_connections_is_an_answer_503() {
     let keystone = Keystone::start().await;
     let away = keystone.middleware(|options| options.auth_url = "http://127.0.0.1:1".to_owned());
-    let verified = away.verify(Presented { user_token: Some("t"), ..Presented::default() }).await;
+    let verified =
+        away.verify(AuthRequest { user_token: Some("t"), ..AuthRequest::default() }).await;
     assert!(matches!(verified, Err(Rejection::Unavailable(_))), "{verified:?}");
-    let verified = away.verify(Presented::default()).await;
+    let verified = away.verify(AuthRequest::default()).await;
     assert!(matches!(verified, Err(Rejection::Unauthorized)), "no token is no question");
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{self, HeaderMap};
 use zaqar_api::{
-    Api, Authentication, Context, Presented, ProfilerHeaders, QueueRef, RequestId, SignedHeaders,
+    Api, AuthRequest, Authentication, Context, ProfilerHeaders, QueueRef, RequestId, SignedHeaders,
     TraceParent, Wire,
 };
 use zaqar_core::limits::ClientIds;
@@ -185,14 +185,14 @@ pub(crate) async fn token(
     (method, path): (&Method, &str),
     keeps_token: bool,
 ) -> Result<Authentication, HttpError> {
-    let presented = Presented {
+    let auth = AuthRequest {
         user_token: text(headers, "x-auth-token").or_else(|| text(headers, "x-storage-token")),
         service_token: text(headers, "x-service-token"),
         request: Some((method.as_str(), path)),
         trace_parent: text(headers, "traceparent").and_then(TraceParent::parse),
     };
-    let identity = api.authenticate(presented).await?;
-    Ok(Authentication::Token(match presented.user_token {
+    let identity = api.authenticate(auth).await?;
+    Ok(Authentication::Token(match auth.user_token {
         Some(token) if keeps_token => Arc::new(identity.with_token(token.trim())),
         Some(_) | None => identity,
     }))

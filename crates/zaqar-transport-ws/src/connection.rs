@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
-use zaqar_api::{Error as ApiError, Identity, Presented, PushesEnded, TraceParent};
+use zaqar_api::{AuthRequest, Error as ApiError, Identity, PushesEnded, TraceParent};
 use zaqar_core::{Holder, OverBudget, Permit, ProjectId, SubscriptionId};
 use zaqar_transport::linger;
 
@@ -492,7 +492,7 @@ where
             .get_or_insert_with(|| Inbox::new(&inner.api, inner.options.max_waiting_pushes));
         let queue = request.queue().map(|name| (context.project.clone(), name));
         ConnectionSubscriber {
-            listener: inbox.listener(request.frame.encoding),
+            handle: inbox.handle(request.frame.encoding),
             earlier: queue.and_then(|queue| inbox.subscription(&queue)),
         }
     }
@@ -621,7 +621,7 @@ async fn authenticate(inner: &Inner, request: Request) -> Outcome {
     }
     let text = |name| request.headers.text(name);
     let (user, service) = (text("X-Auth-Token"), text("X-Service-Token"));
-    let presented = Presented {
+    let auth = AuthRequest {
         user_token: user.as_deref(),
         service_token: service.as_deref(),
         request: None,
@@ -631,7 +631,7 @@ async fn authenticate(inner: &Inner, request: Request) -> Outcome {
         let reply = WsError::AuthenticationFailed { status }.into_reply(&ErrorContext::default());
         answered(&frame, &reply)
     };
-    match inner.api.authenticate(presented).await {
+    match inner.api.authenticate(auth).await {
         Ok(identity) => {
             // Keeps the token: a subscription may need it to act for its owner.
             let identity =

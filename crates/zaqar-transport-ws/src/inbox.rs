@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
-use zaqar_api::{Api, Listener, Push, Pushed, PushesEnded, json};
+use zaqar_api::{Api, Push, PushHandle, Pushed, PushesEnded, json};
 use zaqar_core::{ProjectId, QueueName, SubscriptionId};
 
 use crate::encoding::Encoding;
@@ -16,7 +16,7 @@ pub(crate) type SubscribedQueue = (ProjectId, QueueName);
 
 /// The subscriptions and pushes of a connection that has subscribed.
 pub(crate) struct Inbox {
-    listener: Listener,
+    handle: PushHandle,
     /// Kept across polls, as a dropped future would not wake the task.
     pushes: Pin<Box<dyn Stream<Item = Result<Pushed, PushesEnded>> + Send>>,
     /// Resolves even while pushes are waiting: a peer that reads none must not delay it.
@@ -28,18 +28,18 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(api: &Api, capacity: usize) -> Self {
-        let (listener, pushes) = api.listen(capacity);
+        let (handle, pushes) = api.open_pushes(capacity);
         let pushes = Box::pin(stream::unfold(pushes, |mut pushes| async move {
             Some((pushes.next().await, pushes))
         }));
-        let of = listener.clone();
-        let ended = Box::pin(async move { of.ended().await });
-        Self { listener, pushes, ended, subscriptions: HashMap::new() }
+        let ended_handle = handle.clone();
+        let ended = Box::pin(async move { ended_handle.ended().await });
+        Self { handle, pushes, ended, subscriptions: HashMap::new() }
     }
 
     /// The connection as a subscriber whose pushes have this encoding.
-    pub(crate) fn listener(&self, encoding: Encoding) -> Listener {
-        self.listener.with_tag(encoding.tag())
+    pub(crate) fn handle(&self, encoding: Encoding) -> PushHandle {
+        self.handle.with_tag(encoding.tag())
     }
 
     pub(crate) fn subscription(&self, queue: &SubscribedQueue) -> Option<SubscriptionId> {
@@ -71,7 +71,7 @@ impl Inbox {
 
     /// Ends the connection's subscriptions.
     pub(crate) async fn close(self) {
-        self.listener.close().await;
+        self.handle.close().await;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{Api, Context, Error, QueueRef};
 
 const CLAIM_PATH: &str = "/v2/{kind}s/{queue}/claims/{id}";
 
-/// Claims the first free messages; answers `None` where there are none.
+/// Claims the first free messages; `None` if there are none.
 #[derive(Debug, Clone)]
 pub struct CreateClaim {
     /// The queue.

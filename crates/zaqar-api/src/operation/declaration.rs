@@ -1,23 +1,23 @@
-//! What an operation declares of itself.
+//! The declarations of operations.
 
 use zaqar_core::Kind;
 
-/// What holds for every operation of one type. The only place where these facts are written down.
+/// The facts about every operation of one type, in their only place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Declaration {
     /// Its name in logs and metrics.
     pub name: &'static str,
     /// Its rule in the original's policies.
     pub rule: Rule,
-    /// What it is about.
+    /// The resource that it concerns.
     pub about: Resource,
     /// Whether it changes anything.
     pub access: Access,
-    /// The method that it has in the REST API.
+    /// Its method in the REST API.
     pub method: Method,
-    /// The path that it has there: `{kind}` is `queue` or `topic`.
+    /// Its path in the REST API: `{kind}` is `queue` or `topic`.
     pub path: &'static str,
-    /// Without rules of one's own only callers with the role `admin` may do it.
+    /// Without a policy, only callers with the role `admin` may run it.
     pub admin: bool,
 }
 
@@ -36,10 +36,10 @@ impl Declaration {
     }
 }
 
-/// What an operation is about.
+/// The resource that an operation concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
-    /// Queues and what is known of them.
+    /// Queues, their metadata and statistics.
     Queue,
     /// The same for topics.
     Topic,
@@ -56,7 +56,7 @@ pub enum Resource {
 /// Whether an operation changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// It needs nothing that another operation could change.
+    /// It accesses nothing that another operation could change.
     Nothing,
     /// It only reads.
     Read,

@@ -22,7 +22,7 @@ macro_rules! addresses_delivery {
     };
 }
 
-/// Lists what became of the last messages for a subscriber, by id.
+/// Lists the latest deliveries to a subscriber, by id.
 #[derive(Debug, Clone)]
 pub struct ListDeliveries {
     /// The subscription.
@@ -91,7 +91,7 @@ impl Run for ReadDelivery {
     }
 }
 
-/// Delivers once more what failed, or now what waits for a retry.
+/// Delivers a failed message again, or immediately one that waits for a retry.
 #[derive(Debug, Clone)]
 pub struct RetryDelivery {
     /// The subscription.
@@ -123,7 +123,7 @@ impl Run for RetryDelivery {
     }
 }
 
-/// Reads how a subscriber does.
+/// Reads the health of a subscriber.
 #[derive(Debug, Clone)]
 pub struct CheckSubscriber {
     /// The subscription.
@@ -152,7 +152,7 @@ impl Run for CheckSubscriber {
     }
 }
 
-/// Sends again to a subscriber that was suspended, and at once to one that fails.
+/// Resumes delivery to a suspended subscriber, and retries a failing one immediately.
 #[derive(Debug, Clone)]
 pub struct ResumeSubscription {
     /// The subscription.
@@ -180,7 +180,7 @@ impl Run for ResumeSubscription {
     }
 }
 
-/// Sends a subscriber a message that was not posted, the way that all take.
+/// Sends a subscriber a message that was not posted, through the normal delivery path.
 #[derive(Debug, Clone)]
 pub struct TestSubscription {
     /// The subscription.
@@ -211,7 +211,7 @@ impl Run for TestSubscription {
     }
 }
 
-/// Delivers once more what failed, all of it or of a range of time, at a bounded pace.
+/// Delivers failed messages again, all of them or those of a time range, at a bounded rate.
 #[derive(Debug, Clone)]
 pub struct RecoverDeliveries {
     /// The subscription.
@@ -244,7 +244,7 @@ impl Run for RecoverDeliveries {
     }
 }
 
-/// Reads how far a recovery is.
+/// Reads the progress of a recovery.
 #[derive(Debug, Clone)]
 pub struct ReadRecovery {
     /// The subscription.
@@ -276,7 +276,7 @@ impl Run for ReadRecovery {
     }
 }
 
-/// Ends a recovery before it is done.
+/// Cancels a recovery.
 #[derive(Debug, Clone)]
 pub struct CancelRecovery {
     /// The subscription.

@@ -37,7 +37,7 @@ impl Run for ListFlavors {
     }
 }
 
-/// Shows a flavor.
+/// Reads a flavor.
 #[derive(Debug, Clone)]
 pub struct GetFlavor {
     /// The flavor.
@@ -71,7 +71,7 @@ impl Run for GetFlavor {
     }
 }
 
-/// Creates a flavor, or gives the one of that name these pools.
+/// Creates a flavor, or replaces the pools of an existing one.
 #[derive(Debug, Clone)]
 pub struct CreateFlavor {
     /// The flavor.
@@ -107,7 +107,7 @@ impl Run for CreateFlavor {
     }
 }
 
-/// Gives a flavor other pools and answers it.
+/// Replaces the pools of a flavor and returns it.
 #[derive(Debug, Clone)]
 pub struct UpdateFlavor {
     /// The flavor.
@@ -143,7 +143,7 @@ impl Run for UpdateFlavor {
     }
 }
 
-/// Deletes a flavor; one that is not there is no error.
+/// Deletes a flavor. A missing one is not an error.
 #[derive(Debug, Clone)]
 pub struct DeleteFlavor {
     /// The flavor.

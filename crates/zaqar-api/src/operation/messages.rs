@@ -13,29 +13,29 @@ use crate::{Api, Context, Error, Push, QueueRef};
 const MESSAGES_PATH: &str = "/v2/{kind}s/{queue}/messages";
 const MESSAGE_PATH: &str = "/v2/{kind}s/{queue}/messages/{id}";
 
-/// Stores messages: all or none. Answers their ids, in the order of the post.
+/// Stores messages, all or none. Returns their ids in the order of the post.
 #[derive(Debug, Clone)]
 pub struct PostMessages {
     /// The queue, created if it does not exist.
     pub queue: QueueRef,
-    /// Bytes of the document that they came in, held against the queue's `_max_messages_post_size`.
+    /// Size in bytes of the posted document, which the queue's `_max_messages_post_size` limits.
     pub size: u64,
     /// The messages, in order.
     pub messages: Vec<PostedMessage>,
-    /// Subscribers are told. Callers say `false`: [`crate::Notifier`], a stage of the default
-    /// pipeline, turns it on.
+    /// Whether subscribers are notified. Callers set `false`: [`crate::Notifier`], a stage of the
+    /// default pipeline, sets `true`.
     pub notify: bool,
 }
 
 /// A message as a client posts it.
 #[derive(Debug, Clone)]
 pub struct PostedMessage {
-    /// JSON text that [`zaqar_core::json::check`] and a parser let pass. A stage that changes it
-    /// must leave JSON.
+    /// Valid JSON text that also passes [`zaqar_core::json::check`]. A stage that changes it must
+    /// keep it so.
     pub body: Bytes,
-    /// Seconds it lives; `None` for what its queue or the configuration says.
+    /// Seconds it lives; `None` for the default of its queue or of the configuration.
     pub ttl: Option<i64>,
-    /// Seconds until it is shown; `None` for what its queue or the configuration says.
+    /// Seconds until it is visible; `None` for the default of its queue or of the configuration.
     pub delay: Option<i64>,
 }
 
@@ -64,8 +64,8 @@ impl Run for PostMessages {
     }
 }
 
-/// Checks the size of a post that cannot be read, as [`PostMessages`] would: too large for the
-/// queue is told before malformed.
+/// Checks the size of a malformed post as [`PostMessages`] does: a size past the limit is reported
+/// before a malformed body.
 #[derive(Debug, Clone)]
 pub struct CheckPostSize {
     /// The queue.
@@ -248,7 +248,7 @@ impl Run for DeleteMessages {
     }
 }
 
-/// Removes the first free messages from the queue and answers them.
+/// Removes the first free messages from the queue and returns them.
 #[derive(Debug, Clone)]
 pub struct PopMessages {
     /// The queue.
@@ -271,8 +271,8 @@ impl Run for PopMessages {
     }
 }
 
-/// Pushes messages of one post to the connections that subscribed to their queue. No client asks
-/// for it: the server does, once a post on whichever server of the deployment is seen.
+/// Pushes the messages of one post to the connections that subscribed to their queue. Not requested
+/// by clients: each server runs it when it sees a post to any server of the deployment.
 #[derive(Debug)]
 pub struct PushMessages {
     /// The queue.
@@ -300,7 +300,7 @@ impl Operation for PushMessages {
         Amount { messages: self.messages.len() as u64, bytes }
     }
 
-    /// Subscribers do not wait for what their project lists or posts.
+    /// Pushes do not wait for the expensive operations of their project.
     fn is_expensive(&self) -> bool {
         false
     }

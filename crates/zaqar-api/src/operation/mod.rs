@@ -1,5 +1,5 @@
-//! What can be asked. Each operation is one type, which declares once everything that the layers
-//! in front of it, signed URLs, WebSocket ordering and pipelines need to know about it.
+//! The operations. Each is one type, which declares everything that layers, signed URLs, WebSocket
+//! ordering and pipelines need to know about it.
 
 mod claims;
 mod declaration;
@@ -41,7 +41,7 @@ pub use subscriptions::{
     RotateSecret, Subscriber, SubscriptionRef,
 };
 
-/// The declarations of all operations, for whoever prepares something for each of them.
+/// The declarations of all operations.
 pub const DECLARATIONS: &[&Declaration] = &[
     CancelRecovery::DECLARATION,
     ChangeSubscription::DECLARATION,
@@ -95,20 +95,20 @@ pub const DECLARATIONS: &[&Declaration] = &[
     UpdatePool::DECLARATION,
 ];
 
-/// One operation: a type with what is asked in its fields.
+/// One operation, with its parameters in the fields of the type.
 ///
 /// [`crate::Api::call`] runs it, if it is [`Callable`].
 pub trait Operation: Any + Send + Sync {
-    /// What it answers.
+    /// Its answer.
     type Answer: Any + Send + Sync;
 
-    /// What holds for every operation of this type.
+    /// The facts about every operation of this type.
     const DECLARATION: &'static Declaration;
 
-    /// The queue or topic that it addresses; `None` where it addresses none, or many.
+    /// The queue or topic that it addresses; `None` if it addresses none or several.
     fn queue(&self) -> Option<&QueueRef>;
 
-    /// Queue or topic, also where it addresses many.
+    /// Queue or topic, also if it addresses several.
     fn kind(&self) -> Kind {
         self.queue().map_or(Kind::Queue, |queue| queue.kind)
     }
@@ -123,37 +123,37 @@ pub trait Operation: Any + Send + Sync {
         None
     }
 
-    /// What it stores or pushes, where it stores or pushes messages.
+    /// The amount of messages that it stores or pushes.
     fn amount(&self) -> Amount {
         Amount::default()
     }
 
-    /// Whether it may take much time or answer much: a page, or a large post. The server does a
-    /// bounded number of these for each project at once.
+    /// Whether it may take long or return much: a page, or a large post. The server limits the
+    /// number of expensive operations in progress for each project.
     fn is_expensive(&self) -> bool {
         let Amount { messages, bytes } = self.amount();
         messages > MANY_MESSAGES || bytes > MANY_BYTES
     }
 }
 
-/// A post of more messages is expensive.
+/// Posts of more messages are expensive.
 const MANY_MESSAGES: u64 = 100;
-/// A post of more bytes is expensive.
+/// Posts of more bytes are expensive.
 const MANY_BYTES: u64 = 64 * 1024;
 
-/// What quotas count.
+/// An amount of messages, for quotas.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Amount {
     /// Messages.
     pub messages: u64,
-    /// Bytes of the document that they came in.
+    /// Size in bytes of the posted document.
     pub bytes: u64,
 }
 
-/// What a layer can know of any operation without knowing its type.
+/// The facts about an operation that layers can use without knowing its type.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    /// What holds for every operation of its type.
+    /// The declaration of its type.
     pub declaration: &'static Declaration,
     /// Queue or topic.
     pub kind: Kind,
@@ -163,12 +163,12 @@ pub struct Facts<'a> {
     pub id: Option<&'a str>,
     /// The one delivery of the subscription that it addresses.
     pub delivery: Option<&'a str>,
-    /// What it stores or pushes.
+    /// The amount of messages that it stores or pushes.
     pub amount: Amount,
 }
 
 impl<'a> Facts<'a> {
-    /// The facts of an operation. Cost: none to speak of.
+    /// The facts of an operation. Cheap.
     pub fn of<O: Operation>(operation: &'a O) -> Self {
         Self {
             declaration: O::DECLARATION,
@@ -190,7 +190,7 @@ impl<'a> Facts<'a> {
         self.declaration.resource(self.kind)
     }
 
-    /// The path that it has in the REST API; what a signed URL must cover. Allocates.
+    /// Its path in the REST API, which a signed URL must cover. Allocates.
     pub fn path(&self) -> String {
         let queue = self.queue.map_or("", |queue| queue.as_str());
         self.declaration
@@ -213,14 +213,14 @@ impl<O: Operation> AnyOperation for O {
     }
 }
 
-/// An operation that callers can ask for; the others are the server's own.
+/// An operation that callers can request; the others are internal to the server.
 pub trait Callable: Run {}
 
 impl<O: Run> Callable for O {}
 
-/// How an operation is done, behind all layers. Not exported: nobody else gets past the layers.
+/// Runs an operation behind all layers. Not exported, so that nothing can bypass the layers.
 pub trait Run: Operation {
-    /// Does it.
+    /// Runs it.
     fn run(
         self,
         api: &Api,
@@ -259,7 +259,7 @@ macro_rules! addresses_subscription {
     };
 }
 
-/// Declares that an operation answers a page, or looks through one.
+/// Declares that an operation returns or reads a page.
 macro_rules! answers_page {
     () => {
         fn is_expensive(&self) -> bool {
@@ -270,5 +270,5 @@ macro_rules! answers_page {
 
 use {addresses_id, addresses_queue, addresses_subscription, answers_page};
 
-/// An answer's messages, where it shows any.
+/// The messages of an answer.
 pub(crate) type Messages = Vec<Message>;

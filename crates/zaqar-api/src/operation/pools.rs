@@ -37,7 +37,7 @@ impl Run for ListPools {
     }
 }
 
-/// Shows a pool.
+/// Reads a pool.
 #[derive(Debug, Clone)]
 pub struct GetPool {
     /// The pool.
@@ -71,7 +71,7 @@ impl Run for GetPool {
     }
 }
 
-/// Registers a pool, or replaces the one of that name.
+/// Registers a pool, or replaces an existing one.
 #[derive(Debug, Clone)]
 pub struct CreatePool {
     /// The pool.
@@ -105,7 +105,7 @@ impl Run for CreatePool {
     }
 }
 
-/// Changes a pool and answers it.
+/// Changes a pool and returns it.
 #[derive(Debug, Clone)]
 pub struct UpdatePool {
     /// The pool.
@@ -141,7 +141,7 @@ impl Run for UpdatePool {
     }
 }
 
-/// Removes a pool; one that is not there is no error.
+/// Removes a pool. A missing one is not an error.
 #[derive(Debug, Clone)]
 pub struct DeletePool {
     /// The pool.

@@ -21,14 +21,14 @@ pub struct ListQueues {
     pub marker: Option<String>,
     /// Queues on the page: 1 to `max_queues_per_page`.
     pub limit: Option<i64>,
-    /// Answers the metadata too.
+    /// Returns the metadata too.
     pub detailed: bool,
     /// A regular expression, found anywhere in the name.
     pub name: Option<String>,
     /// Counts the project's queues.
     pub with_count: bool,
-    /// Attributes that the metadata must have, with these values as a query writes them: an integer
-    /// means a number.
+    /// Attributes that the metadata must have, with values as in a query string: an integer matches
+    /// numbers only.
     pub filters: Vec<(String, String)>,
 }
 
@@ -82,12 +82,12 @@ impl Run for ListQueues {
     }
 }
 
-/// Creates a queue if it does not exist. Answers whether this call created it.
+/// Creates a queue if it does not exist. Returns whether this call created it.
 #[derive(Debug, Clone)]
 pub struct CreateQueue {
     /// The queue.
     pub queue: QueueRef,
-    /// Its metadata, if it is created; an existing queue keeps its own.
+    /// The metadata of a new queue; an existing queue keeps its own.
     pub metadata: Metadata,
 }
 
@@ -140,7 +140,7 @@ impl Run for GetQueue {
     }
 }
 
-/// Changes metadata: all changes or none. Answers the metadata after them.
+/// Changes metadata, all changes or none. Returns the changed metadata.
 #[derive(Debug, Clone)]
 pub struct PatchQueue {
     /// The queue.
@@ -222,7 +222,7 @@ impl Run for DeleteQueue {
     }
 }
 
-/// Counts what is in a queue; `None` where the queue does not exist.
+/// Counts the messages of a queue; `None` if the queue does not exist.
 #[derive(Debug, Clone)]
 pub struct GetQueueStats {
     /// The queue.
@@ -250,7 +250,7 @@ impl Run for GetQueueStats {
     }
 }
 
-/// Deletes what is in a queue, but not the queue.
+/// Deletes the contents of a queue, but not the queue.
 #[derive(Debug, Clone)]
 pub struct Purge {
     /// The queue.
@@ -282,7 +282,7 @@ impl Run for Purge {
     }
 }
 
-/// Makes a pre-signed URL.
+/// Creates a pre-signed URL.
 #[derive(Debug, Clone)]
 pub struct Share {
     /// The queue.
@@ -291,7 +291,7 @@ pub struct Share {
     pub paths: Vec<String>,
     /// HTTP methods; `GET` where empty.
     pub methods: Vec<String>,
-    /// A time of ISO 8601; in a day where absent.
+    /// A time in ISO 8601; one day from now if absent.
     pub expires: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Access, Declaration, Method, Operation, Resource, Rule, Run};
 use crate::{Api, Context, Error, Health, QueueRef, home};
 
-/// Asks both stores whether they can serve.
+/// Checks that both stores are available.
 #[derive(Debug, Clone, Copy)]
 pub struct Ping;
 
@@ -32,7 +32,7 @@ impl Run for Ping {
     }
 }
 
-/// Reads where the resources of the REST API are (draft-nottingham-json-home-03).
+/// Reads the home document of the REST API (draft-nottingham-json-home-03).
 #[derive(Debug, Clone, Copy)]
 pub struct ReadHome;
 
@@ -60,7 +60,7 @@ impl Run for ReadHome {
     }
 }
 
-/// Tests every operation on a queue of its own.
+/// Tests every operation on a temporary queue.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckHealth;
 

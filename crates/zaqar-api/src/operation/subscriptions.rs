@@ -8,7 +8,7 @@ use super::{
     Access, Declaration, Method, Operation, Resource, Rule, Run, addresses_queue,
     addresses_subscription, answers_page,
 };
-use crate::{Api, Context, Error, Listener, QueueRef};
+use crate::{Api, Context, Error, PushHandle, QueueRef};
 
 const SUBSCRIPTIONS_PATH: &str = "/v2/{kind}s/{queue}/subscriptions";
 const SUBSCRIPTION_PATH: &str = "/v2/{kind}s/{queue}/subscriptions/{id}";
@@ -27,30 +27,29 @@ pub struct SubscriptionRef {
 pub struct CreateSubscription {
     /// The queue, created if it does not exist.
     pub queue: QueueRef,
-    /// Who is to be told of messages.
+    /// The subscriber.
     pub subscriber: Subscriber,
     /// Seconds it lives, at least 60; `default_subscription_ttl` where absent.
     pub ttl: Option<i64>,
-    /// Kept as given; `_retry_policy` in it is checked.
+    /// Stored as given; `_retry_policy` in it is validated.
     pub options: Map<String, Value>,
 }
 
-/// Who is told of messages.
+/// The receiver of messages.
 #[derive(Debug, Clone)]
 pub enum Subscriber {
     /// A URI with one of the schemes of `subscriber_types`.
     Address(String),
-    /// The connection that asks: the subscription ends with it.
-    Listener(Listener),
+    /// A connection: the subscription ends with it.
+    Connection(PushHandle),
 }
 
-/// A subscription that was made, or was there unconfirmed.
+/// A subscription that was created, or that existed unconfirmed.
 #[derive(Debug, Clone)]
 pub struct CreatedSubscription {
     /// Its id.
     pub id: SubscriptionId,
-    /// The secret that its webhooks are signed with, where one was made for it: it is shown in this
-    /// answer and in no other.
+    /// The secret that signs its webhooks, if one was created: it is shown in this answer only.
     pub secret: Option<Secret<String>>,
 }
 
@@ -136,16 +135,16 @@ impl Run for ReadSubscription {
     }
 }
 
-/// Changes a subscription; `None` keeps what it has.
+/// Changes a subscription; `None` keeps the current value.
 #[derive(Debug, Clone)]
 pub struct ChangeSubscription {
     /// The subscription.
     pub subscription: SubscriptionRef,
-    /// Another subscriber.
+    /// The new subscriber.
     pub subscriber: Option<String>,
     /// Seconds it lives from now.
     pub ttl: Option<i64>,
-    /// Other options, all of them.
+    /// The new options, which replace all old ones.
     pub options: Option<Map<String, Value>>,
 }
 
@@ -170,12 +169,12 @@ impl Run for ChangeSubscription {
     }
 }
 
-/// Says whether a subscriber agrees.
+/// Confirms a subscription, or withdraws the confirmation.
 #[derive(Debug, Clone)]
 pub struct ConfirmSubscription {
     /// The subscription.
     pub subscription: SubscriptionRef,
-    /// It agrees.
+    /// Whether the subscription is confirmed.
     pub confirmed: bool,
 }
 
@@ -200,23 +199,23 @@ impl Run for ConfirmSubscription {
     }
 }
 
-/// Makes a new signing secret for a subscription.
+/// Replaces the signing secret of a subscription.
 #[derive(Debug, Clone)]
 pub struct RotateSecret {
     /// The subscription.
     pub subscription: SubscriptionRef,
-    /// Seconds that the secret before it signs too, up to [`MAX_GRACE`]; [`DEFAULT_GRACE`] where
+    /// Seconds during which the old secret signs too, up to [`MAX_GRACE`]; [`DEFAULT_GRACE`] if
     /// absent.
     pub grace: Option<i64>,
 }
 
-/// Seconds that an old signing secret stays valid, unless said otherwise: a day.
+/// Default number of seconds that an old signing secret stays valid: a day.
 pub const DEFAULT_GRACE: u64 = 86_400;
-/// Seconds that an old signing secret stays valid, at most: a week.
+/// Maximum number of seconds that an old signing secret stays valid: a week.
 pub const MAX_GRACE: u64 = 604_800;
 
 impl Operation for RotateSecret {
-    /// The secret, which no other answer shows.
+    /// The secret, which is shown in this answer only.
     type Answer = Secret<String>;
     const DECLARATION: &'static Declaration = &Declaration {
         name: "rotate_secret",

@@ -1,7 +1,6 @@
-//! Pushes: messages that reach a connection as they are posted, on whichever server of the
-//! deployment.
+//! Pushes messages to connections as they are posted, to any server of the deployment.
 //!
-//! A connection subscribes through its [`Listener`] and receives from its [`Pushes`]. Its
+//! A connection subscribes through its [`PushHandle`] and receives from its [`Pushes`]. Its
 //! subscriptions are rows in the store like any other, but depend on a lease of this server: they
 //! end with the connection, and with the server.
 //!
@@ -25,19 +24,20 @@ use crate::QueueRef;
 
 pub(crate) use pusher::Pusher;
 
-/// Bytes that a push occupies beside its body: the structure, its place among delayed messages, and
-/// what the allocator adds to both and to the body.
+/// Bytes that a push occupies besides its body: the structure, its entry among the delayed
+/// messages, and the overhead of the allocator.
 const PUSH_BYTES: usize = size_of::<Push>() + 256;
 
-/// Subscriptions of one connection, at most: one more is answered with [`crate::Error::Invalid`].
+/// Maximum number of subscriptions of one connection: a further one fails with
+/// [`crate::Error::Invalid`].
 pub const MAX_SUBSCRIPTIONS_PER_CONNECTION: usize = 1000;
 
-/// A message on its way to connections.
+/// A message that is being pushed to connections.
 #[derive(Debug)]
 pub struct Push {
-    /// Where it was posted.
+    /// The queue that it was posted to.
     pub queue: QueueRef,
-    /// Its id there.
+    /// Its id.
     pub id: MessageId,
     /// When it may be pushed.
     pub(crate) due: Timestamp,
@@ -46,7 +46,7 @@ pub struct Push {
     /// Its body: the text of a JSON value, as it was posted.
     pub body: Bytes,
     encodings: [OnceLock<Bytes>; 2],
-    /// What the push occupies, charged to its project.
+    /// The memory that the push occupies, charged to its project.
     permit: Permit,
 }
 
@@ -63,8 +63,8 @@ impl Push {
         Self { queue, id, due, ttl, body, encodings, permit }
     }
 
-    /// What a transport makes of it, made once for all connections with this tag. Only tags 0 and 1
-    /// are remembered. It is charged past the bounds: the push itself was within them.
+    /// The push as encoded by a transport, once for all connections with this tag. Only tags 0 and
+    /// 1 are cached. Its charge may exceed the budget, which the push itself was within.
     pub fn encoded(&self, tag: u8, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
         let make = || self.charged(make(self));
         match self.encodings.get(usize::from(tag)) {
@@ -74,13 +74,13 @@ impl Push {
     }
 
     fn charged(&self, bytes: Bytes) -> Bytes {
-        // Nothing is always granted.
+        // A permit of 0 bytes is always granted.
         let Ok(mut permit) = self.permit.holder().try_acquire(0) else { return bytes };
         permit.resize_past_bounds(bytes.len());
         permit.attach(bytes)
     }
 
-    /// Bytes that it occupies before it is encoded.
+    /// Bytes that it occupies without its encodings.
     fn occupied(&self) -> usize {
         self.permit.bytes()
     }
@@ -89,61 +89,61 @@ impl Push {
 /// A push to one subscription.
 #[derive(Debug, Clone)]
 pub struct Pushed {
-    /// The message, shared by all connections that get it.
+    /// The message, shared by all its receivers.
     pub push: Arc<Push>,
-    /// The tag of the [`Listener`] that subscribed.
+    /// The tag of the [`PushHandle`] that subscribed.
     pub tag: u8,
 }
 
-/// Why no more pushes come.
+/// Why pushes have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushesEnded {
-    /// The connection reads them too slowly, or the memory budget is used up.
-    #[error("more pushes wait than are kept for a connection")]
+    /// The connection reads pushes too slowly, or the memory budget is used up.
+    #[error("too many pushes are waiting for the connection")]
     Overflow,
-    /// The subscriptions are gone: this server could not keep its lease, or a queue was deleted.
-    /// Whoever connects again can subscribe again.
+    /// The subscriptions were lost: this server's lease expired, or a queue was deleted. Clients
+    /// can reconnect and subscribe again.
     #[error("the subscriptions were lost")]
     Lost,
-    /// The server ends.
+    /// The server shuts down.
     #[error("the server shuts down")]
     ShutDown,
 }
 
-/// Subscribes for one connection. Clones are one handle.
+/// Subscribes one connection. Clones share it.
 #[derive(Clone)]
-pub struct Listener {
+pub struct PushHandle {
     pusher: Arc<Pusher>,
     connection: Arc<ConnectionSender>,
     tag: u8,
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for PushHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("tag", &self.tag).finish_non_exhaustive()
+        f.debug_struct("PushHandle").field("tag", &self.tag).finish_non_exhaustive()
     }
 }
 
-impl Listener {
+impl PushHandle {
     /// The same connection, with another tag on the pushes of its subscriptions.
     #[must_use]
     pub fn with_tag(&self, tag: u8) -> Self {
         Self { tag, ..self.clone() }
     }
 
-    /// Subscriptions that it has at the moment.
+    /// The number of its subscriptions.
     pub(crate) fn subscriptions(&self) -> usize {
         self.connection.subscriptions().len()
     }
 
-    /// Waits until no more pushes come, whether or not the last ones were received.
+    /// Waits until pushes have ended, whether or not the last ones were received.
     pub async fn ended(&self) -> PushesEnded {
         self.connection.closed.cancelled().await;
         self.connection.end_reason()
     }
 
-    /// Ends the connection's subscriptions. What cannot be removed now is retried, or expires with
-    /// the lease.
+    /// Deletes the connection's subscriptions. A failed deletion is retried, or the subscription
+    /// expires with the lease.
     pub async fn close(self) {
         self.pusher.clone().disconnect(&self.connection).await;
     }
@@ -164,18 +164,18 @@ impl fmt::Debug for Pushes {
 }
 
 impl Pushes {
-    /// The next one. Can be dropped while it waits: nothing is lost.
+    /// Waits for the next push. Cancel-safe: no push is lost.
     ///
     /// # Errors
-    /// [`PushesEnded`], from then on always.
+    /// [`PushesEnded`], also for every later call.
     pub async fn next(&mut self) -> Result<Pushed, PushesEnded> {
         tokio::select! {
             biased;
             () = self.connection.closed.cancelled() => {}
             pushed = self.receiver.recv() => {
                 if let Some(pushed) = pushed {
-                    let taken = pushed.push.occupied();
-                    self.connection.waiting.fetch_sub(taken, Ordering::Relaxed);
+                    let occupied = pushed.push.occupied();
+                    self.connection.waiting.fetch_sub(occupied, Ordering::Relaxed);
                     return Ok(pushed);
                 }
             }
@@ -197,9 +197,9 @@ impl Drop for Pushes {
     }
 }
 
-/// Opens a connection on which at most `capacity` pushes wait, of no more bytes than one
+/// Prepares a connection for pushes: at most `capacity` may wait, of at most the bytes that one
 /// connection may hold.
-pub(crate) fn listen(pusher: &Arc<Pusher>, capacity: usize) -> (Listener, Pushes) {
+pub(crate) fn open(pusher: &Arc<Pusher>, capacity: usize) -> (PushHandle, Pushes) {
     let (sender, receiver) = mpsc::channel(capacity.max(1));
     let connection = Arc::new(ConnectionSender {
         sender,
@@ -209,14 +209,14 @@ pub(crate) fn listen(pusher: &Arc<Pusher>, capacity: usize) -> (Listener, Pushes
         end_reason: OnceLock::new(),
         subscriptions: Mutex::default(),
     });
-    let listener = Listener { pusher: pusher.clone(), connection: connection.clone(), tag: 0 };
-    (listener, Pushes { receiver, pusher: pusher.clone(), connection })
+    let handle = PushHandle { pusher: pusher.clone(), connection: connection.clone(), tag: 0 };
+    (handle, Pushes { receiver, pusher: pusher.clone(), connection })
 }
 
 /// Sends pushes to one connection.
 struct ConnectionSender {
     sender: mpsc::Sender<Pushed>,
-    /// Bytes of the pushes that wait, and how many may.
+    /// Bytes of the waiting pushes, and their maximum.
     waiting: AtomicUsize,
     max_waiting: usize,
     closed: CancellationToken,
@@ -225,8 +225,8 @@ struct ConnectionSender {
 }
 
 impl ConnectionSender {
-    /// Sends a push, or ends the connection's pushes if more would wait than may; whether it was
-    /// sent.
+    /// Sends a push, or ends the connection's pushes if too many are waiting. Returns whether it
+    /// was sent.
     fn push(&self, pushed: Pushed) -> bool {
         let occupied = pushed.push.occupied();
         let waiting = self.waiting.fetch_add(occupied, Ordering::Relaxed) + occupied;
@@ -238,7 +238,7 @@ impl ConnectionSender {
     }
 
     fn end(&self, why: PushesEnded) {
-        // The first reason stays.
+        // The first reason is kept.
         let _ = self.end_reason.set(why);
         self.closed.cancel();
     }
@@ -247,7 +247,8 @@ impl ConnectionSender {
         *self.end_reason.get().unwrap_or(&PushesEnded::ShutDown)
     }
 
-    /// Forgets a subscription, so that a connection may subscribe and unsubscribe for ever.
+    /// Removes a subscription, so that a connection may subscribe and unsubscribe any number of
+    /// times.
     fn forget(&self, key: &QueueKey, id: SubscriptionId) {
         self.subscriptions().retain(|(own_key, own)| *own != id || own_key != key);
     }

@@ -1,5 +1,5 @@
-//! The subscriptions of this server's connections, the lease that they depend on, and the tasks
-//! that have queues read and send delayed messages.
+//! Manages the subscriptions of this server's connections, the lease that they depend on, and the
+//! tasks that read queues and send delayed messages.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,30 +17,31 @@ use zaqar_core::{
 };
 
 use super::state::{FollowedQueue, LocalSubscription, ReadMessage, ReaderState, State};
-use super::{ConnectionSender, Listener, PushesEnded};
+use super::{ConnectionSender, PushHandle, PushesEnded};
 use crate::Keyring;
 use crate::stack::Stack;
 
-/// How long subscriptions outlast their server.
+/// How long subscriptions outlive their server.
 const LEASE: Duration = Duration::from_secs(15);
 /// How often the lease is renewed.
 const RENEWAL: Duration = Duration::from_secs(5);
-/// Queues that are read at a time.
+/// Number of queues that are read concurrently.
 const READERS: usize = 64;
-/// Subscriptions of one closed connection that are removed from the store at a time.
+/// Number of subscriptions of a closed connection that are removed from the store concurrently.
 const REMOVED_AT_ONCE: usize = 16;
-/// Subscriptions of closed connections that wait to be removed from the store, at most. The rest
-/// expires with the lease.
+/// Maximum number of subscriptions of closed connections that wait to be removed from the store.
+/// Others expire with the lease.
 const MAX_UNREMOVED: usize = 10_000;
 /// Removals that are retried at each renewal of the lease.
 const MAX_RETRIES: usize = 1000;
-/// Queues whose subscriptions are checked at each renewal of the lease although nothing was posted.
+/// Maximum number of queues without posts whose subscriptions are checked at each renewal of the
+/// lease.
 const CHECKS: usize = 64;
-/// Queues are checked this often, in seconds, where at most [`CHECKS`] are due at a time.
+/// How often such a queue is checked, in seconds, unless more than [`CHECKS`] are due.
 const CHECK_INTERVAL: u64 = 30;
-/// Delayed messages that are sent before other users of the state get their turn.
+/// Number of delayed messages that are sent while the state is locked.
 const DELAYED_AT_ONCE: usize = 100;
-/// The longest sleep of the task that sends delayed messages: how late one may be.
+/// The longest sleep of the task that sends delayed messages, and so their greatest delay.
 const TICK: Duration = Duration::from_millis(500);
 
 static LEASE_LOG: StateLog = StateLog::new();
@@ -56,37 +57,36 @@ pub(crate) struct Pusher {
     pub(super) memory: MemoryBudget,
     pub(super) readers: Semaphore,
     tasks: TaskMonitor,
-    /// There while any connection is subscribed. Locked while a session begins, so that one
-    /// begins.
+    /// Present while any connection is subscribed. Locked while a session begins, so that only one
+    /// does.
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
     state: Mutex<State>,
 }
 
-/// From the first subscription until none is left: one lease, and the tasks that renew it, follow
-/// the news and send delayed messages.
+/// Lasts from the first subscription until none is left: one lease, and the tasks that renew it,
+/// follow the news and send delayed messages.
 pub(super) struct Session {
     pub(super) lease: LeaseId,
     pub(super) ended: CancellationToken,
 }
 
-/// A subscription that is being made. Until it is dropped, the session does not end because nobody
-/// is subscribed.
+/// A subscription that is being created. Until it is dropped, the session counts as used.
 pub(crate) struct PendingSubscription {
     pusher: Arc<Pusher>,
     session: Option<Arc<Session>>,
 }
 
 impl PendingSubscription {
-    /// The lease that the subscription is to depend on.
+    /// The lease for the subscription.
     pub(crate) fn lease(&self) -> Option<LeaseId> {
         self.session.as_ref().map(|session| session.lease)
     }
 
-    /// Pushes to a subscription from now on: what is posted after `begin`, in this incarnation of
+    /// Starts to push to a subscription the messages posted after `begin` in this incarnation of
     /// the queue.
     pub(crate) fn activate(
         self,
-        listener: &Listener,
+        handle: &PushHandle,
         key: &QueueKey,
         incarnation: Incarnation,
         new: &NewSubscription,
@@ -94,7 +94,7 @@ impl PendingSubscription {
         now: Timestamp,
     ) {
         let Some(session) = &self.session else { return };
-        let (connection, tag) = (listener.connection.clone(), listener.tag);
+        let (connection, tag) = (handle.connection.clone(), handle.tag);
         connection.subscriptions().push((key.clone(), new.id));
         let expires = now.plus_secs(new.ttl);
         let subscription =
@@ -117,7 +117,7 @@ impl PendingSubscription {
         queue.cursor = queue.cursor.min(begin);
         queue.subscriptions.insert(new.id, subscription);
         drop(state);
-        // News that came before was ignored, as nobody was subscribed.
+        // Earlier news may have been ignored, as no connection was subscribed.
         self.pusher.wake_reader(session, key);
         if session.ended.is_cancelled() {
             connection.end(PushesEnded::Lost);
@@ -149,7 +149,7 @@ impl Pusher {
         Self { store, clock, keyring, stack, memory, readers, tasks, session, state }
     }
 
-    /// The lease to subscribe on.
+    /// Begins a subscription, and the session if there is none.
     pub(crate) async fn begin_subscription(
         self: &Arc<Self>,
     ) -> Result<PendingSubscription, StorageError> {
@@ -166,7 +166,7 @@ impl Pusher {
 
     async fn begin_session(self: &Arc<Self>) -> Result<Arc<Session>, StorageError> {
         let lease = LeaseId::new(rand::random());
-        // News first, so that no post after the first subscription is missed.
+        // Follows news first, so that no post after the first subscription is missed.
         let news = self.store.news().await?;
         let now = self.clock.now();
         self.store.keep_lease(lease, now.plus_secs(LEASE.as_secs()), now).await?;
@@ -177,18 +177,18 @@ impl Pusher {
         Ok(session)
     }
 
-    /// Starts a task whose panic ends the server: without it, pushes would stop in silence.
+    /// Starts a task whose panic stops the server: otherwise pushes would stop silently.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let guard = self.tasks.guard(name);
         tokio::spawn(async move {
-            // Bound first, so that a panic of the task drops it.
+            // Moved into the task, so that a panic drops it.
             let guard = guard;
             task.await;
             guard.finish();
         });
     }
 
-    /// Renews the lease as long as anybody is subscribed.
+    /// Renews the lease as long as any connection is subscribed.
     async fn renew_lease(self: Arc<Self>, session: Arc<Session>, mut renewed: Timestamp) {
         loop {
             tokio::select! {
@@ -200,8 +200,8 @@ impl Pusher {
             }
             let now = self.clock.now();
             if now >= renewed.plus_secs(LEASE.as_secs()) {
-                // The server stood still, or its clock was set: any other server's sweep may have
-                // removed the subscriptions, whatever the store says of the lease.
+                // The server was paused, or its clock was set: another server's sweep may have
+                // removed the subscriptions, even if the store would still renew the lease.
                 self.end_lease(&session).await;
                 return self.end(&session, PushesEnded::Lost);
             }
@@ -223,7 +223,7 @@ impl Pusher {
         }
     }
 
-    /// Ends the session if nobody is subscribed.
+    /// Ends the session if no connection is subscribed.
     async fn end_if_unused(&self, session: &Session) -> bool {
         let mut current = self.session.lock().await;
         let is_used = {
@@ -261,7 +261,7 @@ impl Pusher {
         let queues = {
             let mut state = self.state();
             state.schedule.clear();
-            // Not `pending`: a subscription that is being made still decrements it.
+            // `pending` stays: subscriptions that are being created still decrement it.
             std::mem::take(&mut state.queues)
         };
         for queue in queues.values() {
@@ -283,7 +283,7 @@ impl Pusher {
         }
     }
 
-    /// Has a queue read if a connection is subscribed to it.
+    /// Starts to read a queue if a connection is subscribed to it.
     fn on_news(self: &Arc<Self>, session: &Arc<Session>, key: &QueueKey, last: MessageId) {
         let mut state = self.state();
         let Some(queue) = state.queues.get_mut(key) else { return };
@@ -291,14 +291,15 @@ impl Pusher {
             return;
         }
         if last.incarnation != queue.incarnation {
-            // Another incarnation of the queue: ask the store which subscriptions are left.
+            // Another incarnation of the queue: makes the reader check which subscriptions are
+            // left.
             queue.checked = Timestamp::from_millis(0);
         }
         drop(state);
         self.wake_reader(session, key);
     }
 
-    /// Has a queue read, by the task that reads it already or a new one.
+    /// Starts to read a queue, or makes the task that is reading it continue.
     fn wake_reader(self: &Arc<Self>, session: &Arc<Session>, key: &QueueKey) {
         let mut state = self.state();
         let Some(queue) = state.queues.get_mut(key) else { return };
@@ -311,7 +312,7 @@ impl Pusher {
         self.spawn("pushes: reader", self.clone().read(session.clone(), key.clone()));
     }
 
-    /// Forgets a connection, and removes its subscriptions from the store.
+    /// Removes a connection's subscriptions, here and in the store.
     pub(super) async fn disconnect(self: Arc<Self>, connection: &ConnectionSender) {
         connection.end(PushesEnded::ShutDown);
         let subscriptions = std::mem::take(&mut *connection.subscriptions());
@@ -326,13 +327,16 @@ impl Pusher {
         }
     }
 
-    /// Removes a subscription of a closed connection from the store, or has that retried at the
+    /// Removes a subscription of a closed connection from the store. A failure is retried at the
     /// next renewal of the lease.
     async fn unsubscribe(&self, key: QueueKey, id: SubscriptionId) {
         let Err(error) = self.store.unsubscribe(&key, id, self.clock.now()).await else { return };
         if let Some(failures) = REMOVAL_LOG.failure() {
             let error = &error as &dyn std::error::Error;
-            warn!(error, failures, "a subscription of a closed connection is removed later");
+            warn!(
+                error,
+                failures, "cannot remove a subscription of a closed connection, retrying later"
+            );
         }
         let mut state = self.state();
         if state.unremoved.len() < MAX_UNREMOVED {
@@ -351,8 +355,8 @@ impl Pusher {
         }
     }
 
-    /// Has the queues checked that were not for a while: a queue may have been deleted, or a
-    /// subscription removed, by another server.
+    /// Checks queues that were not checked for a while: another server may have deleted the queue
+    /// or a subscription.
     fn wake_unchecked(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
         let mut unchecked: Vec<_> = {
             let state = self.state();
@@ -366,7 +370,7 @@ impl Pusher {
         }
     }
 
-    /// Pushes no more to one subscription, which was removed from the store.
+    /// Stops pushing to a subscription that was removed from the store.
     pub(crate) fn forget(&self, key: &QueueKey, id: SubscriptionId) {
         let mut state = self.state();
         if let Some(queue) = state.queues.get_mut(key) {
@@ -379,7 +383,7 @@ impl Pusher {
         }
     }
 
-    /// Pushes no more to the subscriptions of a queue, which were removed from the store.
+    /// Stops pushing to the subscriptions of a queue, which were removed from the store.
     pub(crate) fn forget_all(&self, key: &QueueKey) {
         let removed = self.state().remove(key);
         for (id, subscription) in removed.iter().flat_map(|queue| &queue.subscriptions) {
@@ -387,17 +391,17 @@ impl Pusher {
         }
     }
 
-    /// Ends the pushes of every connection that subscribed to a queue which was deleted.
+    /// Ends the pushes of every connection that subscribed to a deleted queue.
     pub(crate) fn queue_deleted(&self, key: &QueueKey) {
         self.end_queue(key, PushesEnded::Lost);
     }
 
-    /// Ends the pushes of every connection that subscribed to a queue whose messages are more than
-    /// may be kept for them.
+    /// Ends the pushes of every connection that subscribed to a queue whose pushes exceed the
+    /// memory budget.
     pub(super) fn over_budget(&self, key: &QueueKey, over: &OverBudget) {
         if let Some(failures) = MEMORY_LOG.failure() {
             let queue = key.name.as_str();
-            warn!(%over, queue, failures, "subscribers are closed: their pushes take too much");
+            warn!(%over, queue, failures, "pushes exceed the memory budget, closing their subscribers");
         }
         self.end_queue(key, PushesEnded::Overflow);
     }
@@ -409,13 +413,14 @@ impl Pusher {
         }
     }
 
-    /// Where a queue has been read to; `None` once nobody is subscribed.
+    /// The position up to which a queue was read; `None` once no connection is subscribed.
     pub(super) fn cursor(&self, key: &QueueKey) -> Option<(Incarnation, Position)> {
         let state = self.state();
         state.queues.get(key).map(|queue| (queue.incarnation, queue.cursor))
     }
 
-    /// Ends a reading; whether there was news meanwhile, so that it goes on.
+    /// Called when a queue was read to its end. Returns whether there was news meanwhile, so that
+    /// reading continues.
     pub(super) fn reads_again(&self, key: &QueueKey) -> bool {
         let mut state = self.state();
         let Some(queue) = state.queues.get_mut(key) else { return false };
@@ -424,7 +429,7 @@ impl Pusher {
         again
     }
 
-    /// Moves a queue's cursor, unless a subscription that begins before it was added.
+    /// Moves a queue's cursor, unless a subscription was added meanwhile that begins earlier.
     pub(super) fn advance(&self, key: &QueueKey, from: Position, to: Position) {
         let mut state = self.state();
         if let Some(queue) = state.queues.get_mut(key)
@@ -434,8 +439,7 @@ impl Pusher {
         }
     }
 
-    /// The subscriptions of a queue that the store should be asked about, if it was not for a
-    /// while.
+    /// The subscriptions of a queue to check against the store, unless that was done recently.
     pub(super) fn due_for_check(
         &self,
         key: &QueueKey,
@@ -450,7 +454,7 @@ impl Pusher {
         Some(queue.subscriptions.keys().copied().collect())
     }
 
-    /// Keeps, of those that were asked about, the subscriptions that the store has.
+    /// Removes the checked subscriptions that the store does not have.
     pub(super) fn checked(
         &self,
         key: &QueueKey,
@@ -478,7 +482,7 @@ impl Pusher {
         }
     }
 
-    /// Sends a message to every subscription that did not get it yet, or keeps it until it is due.
+    /// Sends a message to every subscription that did not get it yet, or stores it until it is due.
     pub(super) fn push(&self, key: &QueueKey, message: ReadMessage, now: Timestamp) {
         let mut state = self.state();
         let Some(queue) = state.queues.get(key) else { return };
@@ -502,7 +506,8 @@ impl Pusher {
         }
     }
 
-    /// Sends the delayed messages that are due, a bounded number; when the next one is.
+    /// Sends a bounded number of the delayed messages that are due. Returns when the next one is
+    /// due.
     pub(super) fn send_due(&self, now: Timestamp) -> Option<Timestamp> {
         let mut state = self.state();
         for _ in 0..DELAYED_AT_ONCE {
@@ -520,7 +525,7 @@ impl Pusher {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step leaves it usable.
+        // Every change under the lock leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,29 +14,29 @@ use super::state::ReadMessage;
 use super::{PUSH_BYTES, Push};
 use crate::{Authentication, Context, Error, PushMessages, QueueRef};
 
-/// Posts that are read at a time.
+/// Number of posts read at a time.
 const PAGE: usize = 16;
 /// Bytes that are reserved before a page of posts is read.
 const RESERVED: usize = 512 * 1024;
-/// Subscriptions that are read at a time.
+/// Number of subscriptions read at a time.
 const SUBSCRIPTIONS: usize = 1000;
-/// The pause after a failure.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The delay before a retry.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 static READING_LOG: StateLog = StateLog::new();
 static UNREADABLE_LOG: StateLog = StateLog::new();
 
 /// Why a page was not read.
 enum Failure {
-    /// It is retried.
-    Passing(Error),
-    /// Its messages are more than may be kept for subscribers.
+    /// A temporary failure, which is retried.
+    Temporary(Error),
+    /// Its messages exceed the memory budget.
     OverBudget(OverBudget),
 }
 
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
-        Self::Passing(error.into())
+        Self::Temporary(error.into())
     }
 }
 
@@ -47,7 +47,7 @@ impl From<OverBudget> for Failure {
 }
 
 impl Pusher {
-    /// Reads a queue until there is no more news of it.
+    /// Reads a queue until there is no more news.
     pub(super) async fn read(self: Arc<Self>, session: Arc<Session>, key: QueueKey) {
         loop {
             let page = {
@@ -59,13 +59,13 @@ impl Pusher {
                 Ok(false) if self.reads_again(&key) => {}
                 Ok(false) => return,
                 Err(Failure::OverBudget(over)) => return self.over_budget(&key, &over),
-                Err(Failure::Passing(error)) => {
+                Err(Failure::Temporary(error)) => {
                     if let Some(failures) = READING_LOG.failure() {
                         let error = &error as &dyn std::error::Error;
-                        warn!(error, failures, "cannot read what to push");
+                        warn!(error, failures, "cannot read messages to push");
                     }
                     tokio::select! {
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = tokio::time::sleep(RETRY_DELAY) => {}
                         () = session.ended.cancelled() => {}
                     }
                 }
@@ -76,7 +76,7 @@ impl Pusher {
         }
     }
 
-    /// Reads the next posts of a queue; whether there may be more.
+    /// Reads the next posts of a queue. Returns whether there may be more.
     async fn read_page(&self, session: &Session, key: &QueueKey) -> Result<bool, Failure> {
         let now = self.clock.now();
         self.check(session, key, now).await?;
@@ -102,8 +102,10 @@ impl Pusher {
             });
             match pushed.await {
                 Ok(()) => {}
-                // The page is read again; nobody gets a message twice.
-                Err(error) if error.retry_after().is_some() => return Err(Failure::Passing(error)),
+                // The page is read again; no subscription gets a message twice.
+                Err(error) if error.retry_after().is_some() => {
+                    return Err(Failure::Temporary(error));
+                }
                 // A stage rejects it.
                 Err(error) => debug!(%error, queue = %key.name, "messages are not pushed"),
             }
@@ -116,7 +118,7 @@ impl Pusher {
     fn pushes(&self, key: &QueueKey, entry: OutboxEntry, permit: &mut Permit) -> Vec<Push> {
         let created = entry.created;
         let push = |message: OutboxMessage| {
-            // What has no delay is due whatever this server's clock says: if it were held back,
+            // A message without delay is due whatever this server's clock shows: if it waited,
             // later posts would overtake it.
             let due = if message.due > created { message.due } else { Timestamp::from_millis(0) };
             let permit = permit.split(occupied(&message));
@@ -127,7 +129,7 @@ impl Pusher {
         entry.messages.into_iter().filter_map(push).collect()
     }
 
-    /// A message's body in a buffer of its own: a slice would keep the whole page.
+    /// A message's body in its own buffer: a slice would keep the whole page in memory.
     fn open(&self, key: &QueueKey, message: &OutboxMessage) -> Option<Bytes> {
         let Some(id) = &message.payload.sealed_with else {
             return Some(Bytes::copy_from_slice(&message.payload.bytes));
@@ -137,13 +139,13 @@ impl Pusher {
         if opened.is_none()
             && let Some(messages) = UNREADABLE_LOG.failure()
         {
-            error!(key = id.0, messages, "messages cannot be decrypted to be pushed");
+            error!(key = id.0, messages, "cannot decrypt messages to push");
         }
         opened
     }
 
-    /// Asks the store which subscriptions it has, unless it was asked a moment ago: another server
-    /// may have removed one.
+    /// Checks which subscriptions the store still has, unless that was done a moment ago: another
+    /// server may have removed some.
     async fn check(
         &self,
         session: &Session,
@@ -173,7 +175,7 @@ impl Pusher {
         Ok(())
     }
 
-    /// Whether the incarnation of a queue that is read is gone from the store.
+    /// Whether the incarnation of the queue that is being read was deleted.
     async fn is_deleted(&self, key: &QueueKey) -> Result<bool, StorageError> {
         let Some((incarnation, _)) = self.cursor(key) else { return Ok(false) };
         let head = self.store.generation(key).await?;

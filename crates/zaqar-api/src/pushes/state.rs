@@ -1,5 +1,5 @@
-//! What a server knows of its subscribed connections: queues, subscriptions, and the messages that
-//! wait until they are due. Nothing here waits or asks a store.
+//! The state of a server's subscribed connections: queues, subscriptions, and messages that wait
+//! until they are due. Nothing here waits or accesses a store.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use super::{ConnectionSender, Push, Pushed, PushesEnded};
 #[derive(Default)]
 pub(super) struct State {
     pub(super) queues: HashMap<QueueKey, FollowedQueue>,
-    /// Subscriptions that are being made.
+    /// Number of subscriptions that are being created.
     pub(super) pending: usize,
-    /// Queues by when their first delayed message is due.
+    /// Queues by the time when their first delayed message is due.
     pub(super) schedule: BTreeSet<(Timestamp, QueueKey)>,
     /// Subscriptions of closed connections that could not be removed from the store yet.
     pub(super) unremoved: VecDeque<(QueueKey, SubscriptionId)>,
@@ -23,13 +23,13 @@ pub(super) struct State {
 /// A queue with subscribed connections.
 pub(super) struct FollowedQueue {
     pub(super) incarnation: Incarnation,
-    /// Everything up to here was read.
+    /// The position up to which the queue was read.
     pub(super) cursor: Position,
     pub(super) subscriptions: HashMap<SubscriptionId, LocalSubscription>,
     /// Messages that wait until they are due.
     pub(super) delayed: BTreeMap<(Timestamp, MessageId), Arc<Push>>,
     pub(super) reader: ReaderState,
-    /// When the store was last asked which subscriptions it has.
+    /// When its subscriptions were last checked against the store.
     pub(super) checked: Timestamp,
 }
 
@@ -37,9 +37,9 @@ pub(super) struct FollowedQueue {
 pub(super) struct LocalSubscription {
     pub(super) connection: Arc<ConnectionSender>,
     pub(super) tag: u8,
-    /// It gets what was posted after this position.
+    /// It gets messages after this position.
     pub(super) begin: Position,
-    /// The last that it got in the queue's order.
+    /// The last position that it got without counting delayed messages.
     pub(super) after: Position,
     pub(super) expires: Timestamp,
 }
@@ -54,9 +54,9 @@ pub(super) struct ReadMessage {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReaderState {
     Idle,
-    /// A task reads.
+    /// A task is reading.
     Running,
-    /// A task reads, and there is news since it began.
+    /// A task is reading, and there was news since it began.
     RunAgain,
 }
 
@@ -83,7 +83,7 @@ impl State {
         Some(queue)
     }
 
-    /// Keeps a message until it is due; one that is kept already is kept once.
+    /// Stores a message until it is due; repeated calls store it once.
     pub(super) fn delay(&mut self, key: &QueueKey, message: ReadMessage) {
         let Some(queue) = self.queues.get_mut(key) else { return };
         let before = queue.first_due();
@@ -96,7 +96,7 @@ impl State {
         }
     }
 
-    /// Takes the first delayed message that is due.
+    /// Removes and returns the first delayed message that is due.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(QueueKey, ReadMessage)> {
         while self.schedule.first()?.0 <= now {
             let (_, key) = self.schedule.pop_first()?;
@@ -113,7 +113,7 @@ impl State {
         None
     }
 
-    /// Sends a message to the subscriptions of its queue that want it.
+    /// Sends a message to the subscriptions of its queue for which `wants` holds.
     pub(super) fn send(
         &mut self,
         key: &QueueKey,

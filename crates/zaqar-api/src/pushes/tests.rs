@@ -6,17 +6,17 @@ use std::time::Duration;
 use zaqar_core::storage::{Leases, Renewal, Subscriptions, Upkeep};
 use zaqar_core::{Clock, MemoryBounds, MemoryBudget, SubscriptionId};
 
-use super::{Listener, MAX_SUBSCRIPTIONS_PER_CONNECTION, Pushes, PushesEnded};
+use super::{MAX_SUBSCRIPTIONS_PER_CONNECTION, PushHandle, Pushes, PushesEnded};
 use crate::tests::{World, caller, key, queue};
 use crate::{
     Api, CreateSubscription, ListSubscriptions, Options, PopMessages, PostMessages, PostedMessage,
     Purge, Subscriber, SubscriptionRef,
 };
 
-async fn subscribe(api: &Api, listener: &Listener, name: &str) -> SubscriptionId {
+async fn subscribe(api: &Api, listener: &PushHandle, name: &str) -> SubscriptionId {
     let request = CreateSubscription {
         queue: queue(name),
-        subscriber: Subscriber::Listener(listener.clone()),
+        subscriber: Subscriber::Connection(listener.clone()),
         ttl: None,
         options: serde_json::Map::new(),
     };
@@ -71,11 +71,11 @@ async fn listed(api: &Api, name: &str) -> usize {
 }
 
 #[tokio::test]
-async fn everybody_gets_what_is_posted_after_he_subscribed_once_and_in_order() {
+async fn each_subscriber_gets_later_posts_once_and_in_order() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (first, mut first_pushes) = here.listen(100);
-    let (second, mut second_pushes) = there.listen(100);
+    let (first, mut first_pushes) = here.open_pushes(100);
+    let (second, mut second_pushes) = there.open_pushes(100);
     post(&here, "q", &["0"]).await;
     let _ = subscribe(&here, &first.with_tag(1), "q").await;
     post(&there, "q", &["1", "2"]).await;
@@ -94,12 +94,12 @@ async fn everybody_gets_what_is_posted_after_he_subscribed_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn late_comers_change_nothing_for_those_who_are_there() {
+async fn later_subscribers_do_not_affect_earlier_ones() {
     let world = World::new();
     let api = world.server();
     let mut all = Vec::new();
     for n in 0..20 {
-        let (listener, pushes) = api.listen(100);
+        let (listener, pushes) = api.open_pushes(100);
         subscribe(&api, &listener, "q").await;
         all.push(pushes);
         post(&api, "q", &[&n.to_string()]).await;
@@ -113,10 +113,10 @@ async fn late_comers_change_nothing_for_those_who_are_there() {
 }
 
 #[tokio::test]
-async fn what_is_taken_at_once_is_pushed_all_the_same() {
+async fn popped_messages_are_still_pushed() {
     let world = World::new();
     let api = world.server();
-    let (listener, mut pushes) = api.listen(100);
+    let (listener, mut pushes) = api.open_pushes(100);
     subscribe(&api, &listener, "q").await;
     for body in ["1", "2", "3"] {
         post(&api, "q", &[body]).await;
@@ -130,11 +130,11 @@ async fn what_is_taken_at_once_is_pushed_all_the_same() {
 async fn a_delayed_message_is_pushed_when_it_is_due() {
     let world = World::new();
     let api = world.server();
-    let (listener, mut pushes) = api.listen(100);
+    let (listener, mut pushes) = api.open_pushes(100);
     subscribe(&api, &listener, "q").await;
     post_delayed(&api, "q", &[("1", 60), ("2", 0), ("3", 30)]).await;
     assert_eq!(next(&mut pushes).await, ["2"]);
-    let (newcomer, mut none) = api.listen(100);
+    let (newcomer, mut none) = api.open_pushes(100);
     subscribe(&api, &newcomer, "q").await;
     nothing(&mut pushes).await;
     world.clock.advance(Duration::from_secs(30));
@@ -150,7 +150,7 @@ async fn a_server_whose_clock_is_ahead_delays_nothing() {
     let world = World::new();
     let (here, ahead) = (world.server(), World { store: world.store.clone(), ..World::new() });
     ahead.clock.advance(Duration::from_secs(30));
-    let (listener, mut pushes) = here.listen(100);
+    let (listener, mut pushes) = here.open_pushes(100);
     subscribe(&here, &listener, "q").await;
     post(&ahead.server(), "q", &["1"]).await;
     post(&here, "q", &["2"]).await;
@@ -158,11 +158,11 @@ async fn a_server_whose_clock_is_ahead_delays_nothing() {
 }
 
 #[tokio::test]
-async fn who_does_not_take_his_pushes_loses_his_connection_and_nobody_elses() {
+async fn only_the_connection_that_reads_too_slowly_is_closed() {
     let world = World::new();
     let api = world.server();
-    let (slow, mut slow_pushes) = api.listen(2);
-    let (quick, mut quick_pushes) = api.listen(100);
+    let (slow, mut slow_pushes) = api.open_pushes(2);
+    let (quick, mut quick_pushes) = api.open_pushes(100);
     subscribe(&api, &slow, "q").await;
     subscribe(&api, &quick, "q").await;
     post(&api, "q", &["1", "2", "3"]).await;
@@ -179,8 +179,8 @@ async fn who_does_not_take_his_pushes_loses_his_connection_and_nobody_elses() {
 async fn subscriptions_end_with_their_connection() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (closed, _pushes) = here.listen(10);
-    let (dropped, pushes) = here.listen(10);
+    let (closed, _pushes) = here.open_pushes(10);
+    let (dropped, pushes) = here.open_pushes(10);
     for name in ["a", "b"] {
         subscribe(&here, &closed, name).await;
         subscribe(&here, &dropped, name).await;
@@ -196,10 +196,10 @@ async fn subscriptions_end_with_their_connection() {
 }
 
 #[tokio::test]
-async fn who_is_unsubscribed_anywhere_gets_no_more() {
+async fn a_subscription_deleted_on_any_server_gets_no_more() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (listener, mut pushes) = here.listen(100);
+    let (listener, mut pushes) = here.open_pushes(100);
     let id = subscribe(&here, &listener, "q").await;
     let other = subscribe(&here, &listener.with_tag(1), "q").await;
     let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
@@ -221,16 +221,16 @@ async fn who_is_unsubscribed_anywhere_gets_no_more() {
 }
 
 #[tokio::test]
-async fn another_life_of_a_queue_is_anothers() {
+async fn a_recreated_queue_ends_the_pushes_of_the_old_one() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (listener, mut pushes) = here.listen(100);
+    let (listener, mut pushes) = here.open_pushes(100);
     subscribe(&here, &listener, "q").await;
     there.delete_queue(&caller(), queue("q")).await.unwrap();
     world.clock.advance(Duration::from_secs(1));
     post(&there, "q", &["1"]).await;
     assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
-    let (listener, mut pushes) = here.listen(100);
+    let (listener, mut pushes) = here.open_pushes(100);
     subscribe(&here, &listener, "q").await;
     post(&there, "q", &["2"]).await;
     assert_eq!(next(&mut pushes).await, ["2"]);
@@ -240,7 +240,7 @@ async fn another_life_of_a_queue_is_anothers() {
 async fn a_subscription_ends_with_its_ttl() {
     let world = World::new();
     let api = world.server();
-    let (listener, mut pushes) = api.listen(100);
+    let (listener, mut pushes) = api.open_pushes(100);
     subscribe(&api, &listener, "q").await;
     world.clock.advance(Duration::from_secs(3600));
     post(&api, "q", &["1"]).await;
@@ -251,24 +251,24 @@ async fn a_subscription_ends_with_its_ttl() {
 async fn subscriptions_end_with_their_server() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (listener, mut pushes) = here.listen(10);
+    let (listener, mut pushes) = here.open_pushes(10);
     subscribe(&here, &listener, "q").await;
     // It is as if it stood still: the clock goes on, it does not.
     world.clock.advance(Duration::from_secs(15));
     while world.store.sweep(world.clock.now(), 100).await.unwrap().more {}
     assert_eq!(listed(&there, "q").await, 0);
     assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "it wakes up and sees");
-    let (listener, mut pushes) = here.listen(10);
+    let (listener, mut pushes) = here.open_pushes(10);
     subscribe(&here, &listener, "q").await;
     post(&there, "q", &["1"]).await;
     assert_eq!(next(&mut pushes).await, ["1"], "whoever connects anew is served");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_kept_while_somebody_listens_and_ends_when_nobody_does() {
+async fn a_lease_is_renewed_while_a_connection_is_subscribed_and_then_ended() {
     let world = World::new();
     let api = world.server();
-    let (listener, mut pushes) = api.listen(10);
+    let (listener, mut pushes) = api.open_pushes(10);
     subscribe(&api, &listener, "q").await;
     let [one] =
         &world.store.subscriptions(&key("q"), None, 10, world.clock.now()).await.unwrap()[..]
@@ -292,10 +292,10 @@ async fn a_lease_is_kept_while_somebody_listens_and_ends_when_nobody_does() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_ends_all() {
+async fn a_server_that_stops_ends_all_pushes() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (listener, mut pushes) = here.listen(10);
+    let (listener, mut pushes) = here.open_pushes(10);
     subscribe(&here, &listener, "q").await;
     here.stop_pushes().await;
     assert_eq!(ended(&mut pushes).await, PushesEnded::ShutDown);
@@ -307,22 +307,22 @@ async fn a_server_that_stops_ends_all() {
 async fn a_lease_that_the_store_lost_ends_the_pushes() {
     let world = World::new();
     let api = world.server();
-    let (listener, mut pushes) = api.listen(10);
+    let (listener, mut pushes) = api.open_pushes(10);
     subscribe(&api, &listener, "q").await;
     world.store.lose_everything();
     assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
-    let (listener, mut pushes) = api.listen(10);
+    let (listener, mut pushes) = api.open_pushes(10);
     subscribe(&api, &listener, "q").await;
     post(&api, "q", &["1"]).await;
     assert_eq!(next(&mut pushes).await, ["1"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stood_still_or_whose_clock_was_set_gives_up_its_lease() {
+async fn a_server_that_was_paused_or_whose_clock_was_set_gives_up_its_lease() {
     for secs in [30, 20] {
         let world = World::new();
         let api = world.server();
-        let (listener, mut pushes) = api.listen(10);
+        let (listener, mut pushes) = api.open_pushes(10);
         subscribe(&api, &listener, "q").await;
         world.clock.advance(Duration::from_secs(secs));
         assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "{secs} s");
@@ -336,8 +336,8 @@ async fn subscribers_of_a_deleted_queue_are_told() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
     for deleter in [&here, &there] {
-        let (listener, mut pushes) = here.listen(10);
-        let (other, mut other_pushes) = here.listen(10);
+        let (listener, mut pushes) = here.open_pushes(10);
+        let (other, mut other_pushes) = here.open_pushes(10);
         subscribe(&here, &listener, "q").await;
         subscribe(&here, &other, "other").await;
         deleter.delete_queue(&caller(), queue("q")).await.unwrap();
@@ -356,9 +356,9 @@ async fn subscribers_of_a_deleted_queue_are_told() {
 async fn subscriptions_that_could_not_be_removed_are_removed_later() {
     let world = World::new();
     let api = world.server();
-    let (staying, mut pushes) = api.listen(10);
+    let (staying, mut pushes) = api.open_pushes(10);
     subscribe(&api, &staying, "q").await;
-    let (leaving, _pushes) = api.listen(10);
+    let (leaving, _pushes) = api.open_pushes(10);
     for _ in 0..40 {
         subscribe(&api, &leaving, "q").await;
     }
@@ -374,7 +374,7 @@ async fn subscriptions_that_could_not_be_removed_are_removed_later() {
 }
 
 #[tokio::test]
-async fn whoever_subscribes_while_the_session_ends_is_counted_once() {
+async fn subscribing_while_the_session_ends_is_counted_once() {
     let world = World::new();
     let api = world.server();
     let pending = api.inner.pusher.begin_subscription().await.unwrap();
@@ -387,7 +387,7 @@ async fn whoever_subscribes_while_the_session_ends_is_counted_once() {
 async fn a_connection_has_a_bounded_number_of_subscriptions() {
     let world = World::new();
     let api = world.server();
-    let (listener, _pushes) = api.listen(10);
+    let (listener, _pushes) = api.open_pushes(10);
     for _ in 0..10 {
         let id = subscribe(&api, &listener, "q").await;
         assert_eq!(listener.subscriptions(), 1);
@@ -400,7 +400,7 @@ async fn a_connection_has_a_bounded_number_of_subscriptions() {
     }
     let request = CreateSubscription {
         queue: queue("q"),
-        subscriber: Subscriber::Listener(listener.clone()),
+        subscriber: Subscriber::Connection(listener.clone()),
         ttl: None,
         options: serde_json::Map::new(),
     };
@@ -424,11 +424,11 @@ fn server_with_budget(world: &World, memory: &MemoryBudget) -> Api {
 }
 
 #[tokio::test]
-async fn delayed_pushes_are_charged_with_what_they_occupy_until_nobody_is_subscribed() {
+async fn delayed_pushes_are_charged_until_no_connection_is_subscribed() {
     let world = World::new();
     let memory = budget(usize::MAX);
     let api = server_with_budget(&world, &memory);
-    let (listener, _pushes) = api.listen(10);
+    let (listener, _pushes) = api.open_pushes(10);
     let id = subscribe(&api, &listener, "q").await;
     let tiny = [("1", 60); 100];
     post_delayed(&api, "q", &tiny).await;
@@ -444,9 +444,9 @@ async fn subscribers_are_closed_when_delayed_pushes_exceed_the_budget() {
     let world = World::new();
     let memory = budget(1_400_000);
     let api = server_with_budget(&world, &memory);
-    let (listener, mut pushes) = api.listen(10);
+    let (listener, mut pushes) = api.open_pushes(10);
     subscribe(&api, &listener, "q").await;
-    let (other, mut other_pushes) = api.listen(10);
+    let (other, mut other_pushes) = api.open_pushes(10);
     subscribe(&api, &other, "other").await;
     let tiny = [("1", 60); 100];
     let posting = async {
@@ -469,8 +469,8 @@ async fn waiting_pushes_are_charged_and_bounded_by_the_share_of_a_connection() {
     let bounds = MemoryBounds { connection: 100_000, ..MemoryBounds::UNLIMITED };
     let memory = MemoryBudget::new(bounds);
     let api = server_with_budget(&world, &memory);
-    let (slow, mut slow_pushes) = api.listen(1_000_000);
-    let (listener, mut pushes) = api.listen(1_000_000);
+    let (slow, mut slow_pushes) = api.open_pushes(1_000_000);
+    let (listener, mut pushes) = api.open_pushes(1_000_000);
     subscribe(&api, &slow, "q").await;
     subscribe(&api, &listener, "q").await;
     let body = format!("\"{}\"", "x".repeat(20_000));
@@ -488,7 +488,7 @@ async fn an_encoded_push_is_charged_too() {
     let world = World::new();
     let memory = budget(usize::MAX);
     let api = server_with_budget(&world, &memory);
-    let (listener, mut pushes) = api.listen(10);
+    let (listener, mut pushes) = api.open_pushes(10);
     subscribe(&api, &listener, "q").await;
     post(&api, "q", &["1"]).await;
     let push = pushes.next().await.unwrap().push;
@@ -506,7 +506,7 @@ async fn an_encoded_push_is_charged_too() {
 async fn delayed_messages_of_several_queues_come_in_the_order_they_are_due() {
     let world = World::new();
     let api = world.server();
-    let (listener, mut pushes) = api.listen(100);
+    let (listener, mut pushes) = api.open_pushes(100);
     for name in ["a", "b"] {
         subscribe(&api, &listener, name).await;
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tracing::warn;
-use zaqar_api::Presented;
+use zaqar_api::AuthRequest;
 
 use super::access_rules;
 use super::token::Token;
@@ -61,7 +61,7 @@ impl Middleware {
     ///
     /// # Errors
     /// [`Rejection`].
-    pub async fn verify(&self, request: Presented<'_>) -> Result<Verified, Rejection> {
+    pub async fn verify(&self, request: AuthRequest<'_>) -> Result<Verified, Rejection> {
         let service = match present(request.service_token) {
             None => None,
             Some(token) => Some(self.service(token).await?),
@@ -93,7 +93,7 @@ impl Middleware {
     async fn user(
         &self,
         token: &str,
-        request: Presented<'_>,
+        request: AuthRequest<'_>,
         is_chained: bool,
         may_be_expired: bool,
     ) -> Result<Option<Arc<Token>>, Rejection> {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use zaqar_api::{
-    Asked, Authenticator, Context, DECLARATIONS, Error, Facts, Identity, Layers, Policy, Presented,
-    PushMessages, Quota, Rejection, Resource, Stage, TokenError,
+    Asked, AuthRequest, Authenticator, Context, DECLARATIONS, Error, Facts, Identity, Layers,
+    Policy, PushMessages, Quota, Rejection, Resource, Stage, TokenError,
 };
 use zaqar_core::{OperationLimit, ProjectId, Timestamp};
 use zaqar_storage_testkit::Memory;
@@ -199,8 +199,8 @@ struct OneToken;
 
 #[async_trait]
 impl Authenticator for OneToken {
-    async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, TokenError> {
-        if presented.user_token != Some("p") {
+    async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError> {
+        if auth.user_token != Some("p") {
             return Err(TokenError::Invalid);
         }
         let (project, roles) = (ProjectId::new("p").unwrap(), vec!["admin".to_owned()]);

@@ -8,7 +8,7 @@ mod pools;
 mod queues;
 mod subscriptions;
 
-use zaqar_api::{Api, Callable, Context, Listener, QueueRef};
+use zaqar_api::{Api, Callable, Context, PushHandle, QueueRef};
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Kind, NameError, QueueName, SubscriptionId, Timestamp};
 
@@ -34,7 +34,7 @@ pub(crate) struct Exchange {
 
 /// A connection that the request subscribes.
 pub(crate) struct ConnectionSubscriber {
-    pub(crate) listener: Listener,
+    pub(crate) handle: PushHandle,
     /// Its last subscription to the queue, which may have ended.
     pub(crate) earlier: Option<SubscriptionId>,
 }

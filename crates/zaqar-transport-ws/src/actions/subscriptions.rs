@@ -37,7 +37,7 @@ impl Exchange {
             }
         }
         let subscribed_queue = (self.context.project.clone(), queue.name.clone());
-        let subscriber = Subscriber::Listener(connection.listener);
+        let subscriber = Subscriber::Connection(connection.handle);
         let (reply, id) = self.subscribe(queue, subscriber).await?;
         *subscribed = Some((subscribed_queue, id));
         Ok(reply)

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use zaqar_api::{
-    Authentication, Authenticator, Context, Identity, Layers, ListMessages, Presented, QueueRef,
+    AuthRequest, Authentication, Authenticator, Context, Identity, Layers, ListMessages, QueueRef,
     TokenError,
 };
 use zaqar_core::{ClientId, Kind, ProjectId, QueueName, Timestamp};
@@ -25,7 +25,7 @@ struct Gate(Arc<Semaphore>);
 
 #[async_trait]
 impl Authenticator for Gate {
-    async fn authenticate(&self, _: Presented<'_>) -> Result<Arc<Identity>, TokenError> {
+    async fn authenticate(&self, _: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError> {
         let _permit = self.0.acquire().await.unwrap();
         let project = ProjectId::new("p").unwrap();
         Ok(Arc::new(Identity::new(project, "u", Vec::new(), Timestamp::MAX)))
@@ -106,7 +106,7 @@ async fn requests_before_a_close_are_carried_out() {
     // The answer to the close shows that everything has been read.
     peer.closed().await;
     gate.0.add_permits(1);
-    let identity = gate.authenticate(Presented::default()).await.unwrap();
+    let identity = gate.authenticate(AuthRequest::default()).await.unwrap();
     let context = Context::new(ProjectId::new("p").unwrap(), ClientId::new("other"))
         .authenticated(Authentication::Token(identity));
     let queue = QueueRef { kind: Kind::Queue, name: QueueName::new("q").unwrap() };

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use zaqar_api::{
-    Api, Authentication, Authenticator, Context, Identity, Layers, Presented, QueueRef,
+    Api, AuthRequest, Authentication, Authenticator, Context, Identity, Layers, QueueRef,
     RequestLimit, Share, TokenError,
 };
 use zaqar_core::{
@@ -23,8 +23,8 @@ struct Double;
 
 #[async_trait]
 impl Authenticator for Double {
-    async fn authenticate(&self, presented: Presented<'_>) -> Result<Arc<Identity>, TokenError> {
-        let token = presented.user_token.unwrap_or_default();
+    async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError> {
+        let token = auth.user_token.unwrap_or_default();
         let (project, seconds) = token.split_once('/').unwrap_or((token, "86400"));
         match project {
             "bad" => return Err(TokenError::Invalid),
