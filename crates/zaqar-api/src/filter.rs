@@ -11,8 +11,8 @@ use crate::{Error, ListQueues};
 /// them.
 pub const MAX_ROWS_FILTERED: usize = 1000;
 
-/// How many queues a filtered page examines at most while it matches none: clients take an empty page
-/// for the end. Only past this limit can a page be empty and have a `next`.
+/// How many queues a filtered page examines at most while it matches none: clients take an empty
+/// page for the end. Only past this limit can a page be empty and have a `next`.
 pub const MAX_ROWS_HIDDEN: usize = 100_000;
 
 /// Queues read at a time: at most 1 MiB of metadata if each queue has 64 KiB. Other tasks run in
