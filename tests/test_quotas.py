@@ -41,7 +41,7 @@ def test_projects_have_limits_of_their_own_and_sighup_takes_them_over(tmp_path, 
         # What is wrong changes nothing.
         (tmp_path / "quotas.yaml").write_text("small: {max_mesages: 9}\n")
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "max_mesages is no quota" in server.log.read_text(), "the mistake is told")
+        wait_until(lambda: "max_mesages is not a quota" in server.log.read_text(), "the mistake is told")
         assert post(small).status_code == 403
 
         (tmp_path / "quotas.yaml").write_text("small: {max_messages_per_queue: 3}\n")

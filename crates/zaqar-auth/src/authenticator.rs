@@ -1,4 +1,4 @@
-//! Keystone as the layer that knows callers by their tokens.
+//! The layer that authenticates callers by Keystone tokens.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::keystone::{
     Error, Middleware, Options, Rejection, Session, Validator, Verified, limit_of,
 };
 
-/// Knows callers by tokens that Keystone issued.
+/// Authenticates callers by tokens that Keystone issued.
 #[derive(Debug)]
 pub struct Keystone {
     middleware: Middleware,
@@ -18,16 +18,17 @@ pub struct Keystone {
 }
 
 impl Keystone {
-    /// Asks the Keystone of the options. Nothing is sent before the first token is to be checked.
+    /// Uses the Keystone that the options name. Nothing is sent before the first token is
+    /// validated.
     ///
     /// # Errors
-    /// [`Error::Options`] for certificates and keys that cannot be read.
+    /// [`Error::Options`] if a certificate or key cannot be read.
     pub fn new(options: Options, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let session = Arc::new(Session::new(options, Arc::clone(&clock))?);
         Ok(Self::with_session(session, clock))
     }
 
-    /// Asks through a session, which others may use too.
+    /// Uses a session, which can be shared with others.
     pub fn with_session(session: Arc<Session>, clock: Arc<dyn Clock>) -> Self {
         let middleware = Middleware::new(Validator::new(session, clock));
         let challenge = middleware.challenge();
@@ -42,7 +43,7 @@ impl Authenticator for Keystone {
             Rejection::Unauthorized => TokenError::Invalid,
             Rejection::Unavailable(error) => TokenError::Unavailable { source: error.into() },
         })?;
-        // Without a user only `delay_auth_decision` lets a request get here. Zaqar itself then asks
+        // Only `delay_auth_decision` lets a request without a user get here. Zaqar itself then asks
         // for a project, which no header of a client can give.
         let Verified { user, service } = verified;
         let user = user.ok_or(TokenError::NoProject)?;
@@ -52,7 +53,7 @@ impl Authenticator for Keystone {
             None if service.is_some() => None,
             None => limit_of(&user, self.middleware.options()),
         };
-        // A service may finish what its user began, for as long as its own token holds.
+        // A service may finish what its user began, until its own token expires.
         let expires = service.as_ref().map_or(user.expires, |of| of.expires.max(user.expires));
         if limit.is_none() && expires == user.expires {
             return Ok(Arc::clone(identity));

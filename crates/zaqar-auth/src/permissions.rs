@@ -1,4 +1,4 @@
-//! Policies as the layer that decides who may do what, and their reload.
+//! Policies as a layer, and their reload.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use zaqar_core::{Kind, StateLog};
 
 use crate::policy::{Credentials, Files, LoadError, Loaded, Target};
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Decides by rules that are read again when their files change.
+/// Authorizes by rules that are reloaded when their files change.
 pub struct Permissions {
     files: Files,
     loaded: ArcSwap<Loaded>,
@@ -33,19 +33,19 @@ impl fmt::Debug for Permissions {
 }
 
 impl Permissions {
-    /// Reads the files, and logs what an operator should know of them.
+    /// Reads the files, and logs problems for the operator.
     ///
     /// # Errors
-    /// [`LoadError`]: without rules that can be read nobody may start.
+    /// [`LoadError`]: the server must not start without readable rules.
     pub fn load(files: Files) -> Result<Self, LoadError> {
         let loaded = files.load()?;
-        describe(&loaded);
+        log_loaded(&loaded);
         let (loaded, failures) = (ArcSwap::from_pointee(loaded), AtomicU64::new(0));
         Ok(Self { files, loaded, failures, log: StateLog::with_interval(LOG_INTERVAL) })
     }
 
-    /// Looks at the files once a second until `stop`, and takes over what changed. While they
-    /// cannot be read, the rules before them stay in force.
+    /// Checks the files once a second until `stop`, and reloads them when they changed. While they
+    /// cannot be read, the previous rules stay in force.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -53,20 +53,20 @@ impl Permissions {
                 () = tokio::time::sleep(INTERVAL) => {}
             }
             let permissions = Arc::clone(&self);
-            // The files may be on a disk that is slow.
+            // The files may be on a slow disk.
             let reloaded = tokio::task::spawn_blocking(move || permissions.reload());
             if let Err(error) = reloaded.await {
-                error!(%error, "the policy files were not looked at");
+                error!(%error, "the policy files were not checked");
             }
         }
     }
 
-    /// Takes over what changed in the files. Reads them; do not call it where nothing may block.
+    /// Reloads changed files. This blocks on file I/O.
     pub fn reload(&self) {
         match self.files.load_if_changed(&self.loaded.load()) {
             Ok(None) => self.recovered(),
             Ok(Some(loaded)) => {
-                describe(&loaded);
+                log_loaded(&loaded);
                 self.loaded.store(Arc::new(loaded));
                 self.recovered();
             }
@@ -76,7 +76,7 @@ impl Permissions {
                     let error = &error as &dyn std::error::Error;
                     error!(
                         error,
-                        failures, "policies cannot be read: the ones before stay in force"
+                        failures, "policies cannot be read: the previous ones stay in force"
                     );
                 }
             }
@@ -95,15 +95,15 @@ impl Permissions {
     }
 }
 
-/// A broken file is broken until somebody mends it.
+/// A broken file stays broken until somebody repairs it, so it is logged rarely.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-fn describe(loaded: &Loaded) {
+fn log_loaded(loaded: &Loaded) {
     for file in &loaded.files {
         info!(file = %file.display(), "policies read");
     }
     for problem in &loaded.problems {
-        warn!(%problem, "odd policy");
+        warn!(%problem, "problem in a policy");
     }
 }
 
@@ -125,7 +125,7 @@ impl Policy for Permissions {
     }
 }
 
-/// The caller, as rules see it; `None` for the server itself, which may do what it does.
+/// The caller, as rules see it; `None` for the server itself, which no policy restricts.
 fn credentials(context: &Context) -> Option<Credentials> {
     let project = context.project.as_str();
     let known = |roles: &[String]| {
@@ -145,7 +145,7 @@ fn credentials(context: &Context) -> Option<Credentials> {
     }
 }
 
-/// What an operation is about, as rules see it: its owner's project, and the queue or topic.
+/// The target of an operation, as rules see it: its owner's project, and the queue or topic.
 fn target(context: &Context, facts: &Facts<'_>) -> Target {
     let mut attributes = Map::new();
     for name in ["project_id", "project", "tenant"] {
@@ -154,7 +154,7 @@ fn target(context: &Context, facts: &Facts<'_>) -> Target {
     let name = match facts.kind {
         Kind::Queue => "queue_name",
         Kind::Topic => "topic_name",
-        // No caller can name one.
+        // No caller can name an internal queue.
         Kind::Internal => "queue_name",
     };
     if let Some(queue) = facts.queue {

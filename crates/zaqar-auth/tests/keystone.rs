@@ -1,6 +1,6 @@
-//! Tokens, against a Keystone that does as it is told.
+//! Tokens, against a scripted Keystone.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -35,16 +35,16 @@ struct Keystone {
 struct State {
     made: AtomicUsize,
     validated: AtomicUsize,
-    /// What trusts were asked for, and how many tokens of trusts were made.
+    /// The trusts that were requested, and the number of tokens of trusts that were issued.
     trusts: Mutex<Vec<Value>>,
     trust_tokens: AtomicUsize,
-    /// Trusts that give no token.
+    /// Trusts for which no token is issued.
     ended: Mutex<Vec<String>>,
     /// The documents of valid tokens.
     tokens: Mutex<HashMap<String, Value>>,
-    /// Our own token that is refused from now on.
+    /// Our own token, once it is rejected.
     refused: Mutex<Option<String>>,
-    /// Answers to validations wait for this.
+    /// Responses to validations wait for this.
     gate: tokio::sync::Mutex<()>,
 }
 
@@ -95,7 +95,7 @@ impl Keystone {
         Middleware::new(self.validator(options))
     }
 
-    /// Makes a token valid for these seconds.
+    /// Makes a token valid for `secs` seconds.
     fn give(&self, token: &str, secs: u64, roles: &[&str]) {
         let roles: Vec<_> = roles.iter().map(|name| json!({"name": name})).collect();
         let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(NOW + secs));
@@ -166,7 +166,7 @@ impl State {
         match request.uri.path().strip_prefix("/v3/OS-TRUST/trusts/") {
             None => {
                 let mut trusts = self.trusts.lock().unwrap();
-                // As Keystone: the first one conflicts.
+                // As in Keystone, a duplicate conflicts.
                 if trusts.is_empty() {
                     trusts.push(json!({"first": asked}));
                     return document_of(409, &json!({}));
@@ -305,7 +305,7 @@ async fn a_keystone_that_is_away_lets_in_only_who_is_remembered() {
     let quick = Options { timeout: Duration::from_millis(200), ..keystone.options() };
     let validator = keystone.validator(quick);
     assert!(is_valid(validator.validate("known", false).await));
-    // It takes connections and answers nothing.
+    // Accepts connections and never answers.
     let _closed = keystone.state.gate.lock().await;
     assert!(is_valid(validator.validate("known", false).await));
     let unknown = validator.validate("unknown", false).await;
@@ -374,7 +374,10 @@ async fn a_keystone_that_refuses_connections_is_an_answer_503() {
         away.verify(AuthRequest { user_token: Some("t"), ..AuthRequest::default() }).await;
     assert!(matches!(verified, Err(Rejection::Unavailable(_))), "{verified:?}");
     let verified = away.verify(AuthRequest::default()).await;
-    assert!(matches!(verified, Err(Rejection::Unauthorized)), "no token is no question");
+    assert!(
+        matches!(verified, Err(Rejection::Unauthorized)),
+        "without a token Keystone is not asked"
+    );
 }
 
 impl Keystone {
@@ -446,9 +449,9 @@ async fn a_trusts_token_is_cached_until_it_is_old_or_rejected() {
     assert!(!tokens.forget("t1", &first.token).await, "it is gone");
     let second = tokens.get("t1").await.unwrap();
     assert_ne!(second.token, first.token);
-    assert!(!tokens.forget("t1", &first.token).await, "another took its place");
+    assert!(!tokens.forget("t1", &first.token).await, "it was replaced");
     assert_eq!(made(), 3);
-    // A minute before its end it is old.
+    // Within a minute of its expiry it is replaced.
     keystone.clock.advance(Duration::from_secs(3600 - 61));
     assert_eq!(tokens.get("t1").await.unwrap().token, second.token);
     keystone.clock.advance(Duration::from_secs(1));
@@ -459,7 +462,7 @@ async fn a_trusts_token_is_cached_until_it_is_old_or_rejected() {
 async fn a_trust_that_has_ended_gives_no_token_and_that_is_not_cached() {
     let keystone = Keystone::start().await;
     let tokens = keystone.trust_tokens();
-    // The trust is there: nobody knows for how long it gives none.
+    // The trust exists; nobody knows how long it will give no token.
     keystone.state.ended.lock().unwrap().extend(["t1".to_owned(), "t3".to_owned()]);
     let refused = tokens.get("t1").await;
     assert!(matches!(refused, Err(TrustError::Keystone(_))), "{refused:?}");

@@ -1,4 +1,4 @@
-//! What an application credential may be used for.
+//! Access rules: which requests an application credential may make.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use super::token::{AccessRule, Token};
 
 /// Whether a token may be used for a request.
 ///
-/// `is_chained`: the request came with a valid service token, so that another service made it on
-/// the user's behalf; access rules are for what users ask themselves. `request`: its method and
-/// path; those of a connection are checked one by one, against [`limit_of`] its token.
+/// `is_chained`: the request came with a valid service token, so another service made it on the
+/// user's behalf; access rules apply only to requests that users make themselves. `request`: its
+/// method and path. The requests of a connection are checked one by one, against [`limit_of`] its
+/// token.
 pub(super) fn allow(
     token: &Token,
     service_type: Option<&str>,
@@ -26,9 +27,10 @@ pub(super) fn allow(
     };
     let is_in_catalog = token.catalog.iter().flatten().any(|one| one == service);
     if !is_in_catalog {
-        return Err("[keystone_authtoken] service_type is no service of the token's catalog");
+        return Err("[keystone_authtoken] service_type is not in the token's catalog");
     }
-    let allows = |(method, path)| rules.iter().any(|rule| is_of(rule, service, method, path));
+    let allows =
+        |(method, path)| rules.iter().any(|rule| rule_matches(rule, service, method, path));
     if is_chained || request.is_none_or(allows) {
         Ok(())
     } else {
@@ -36,18 +38,19 @@ pub(super) fn allow(
     }
 }
 
-fn is_of(rule: &AccessRule, service: &str, method: &str, path: &str) -> bool {
+fn rule_matches(rule: &AccessRule, service: &str, method: &str, path: &str) -> bool {
     rule.service == service && rule.method == method && matches(&rule.path, path)
 }
 
-/// What a token may be used for.
+/// The access rules of a token, for requests that are checked later.
 #[derive(Debug)]
 pub(crate) struct Limit {
     token: Arc<Token>,
     service: String,
 }
 
-/// The limit of a token that [`allow`] let pass without a request; `None` for one without rules.
+/// The limit of a token that [`allow`] accepted without a request; `None` for a token without
+/// rules.
 pub(crate) fn limit_of(token: &Arc<Token>, options: &Options) -> Option<Limit> {
     let is_limited = token.access_rules.is_some();
     let service = options.service_type.clone().unwrap_or_default();
@@ -57,12 +60,12 @@ pub(crate) fn limit_of(token: &Arc<Token>, options: &Options) -> Option<Limit> {
 impl RequestLimit for Limit {
     fn allows(&self, method: &str, path: &str) -> bool {
         let mut rules = self.token.access_rules.iter().flatten();
-        rules.any(|rule| is_of(rule, &self.service, method, path))
+        rules.any(|rule| rule_matches(rule, &self.service, method, path))
     }
 }
 
-/// Whether a path is one that a pattern stands for. `*` and `{name}` stand for one or more
-/// characters other than `/`, `**` for any number of any.
+/// Whether a path matches a pattern. `*` and `{name}` match one or more characters other than `/`,
+/// `**` matches any number of any characters.
 fn matches(pattern: &str, path: &str) -> bool {
     let (mut parts, mut rest) = (Vec::new(), pattern);
     while let Some(first) = rest.chars().next() {
@@ -78,7 +81,8 @@ fn matches(pattern: &str, path: &str) -> bool {
         parts.push(part);
         rest = &rest[length..];
     }
-    // The parts that the path so far can be matched up to; linear in both, whatever the pattern.
+    // The parts of the pattern that can be reached with the characters so far. Cost: linear in both
+    // the pattern and the path.
     let mut reached = vec![false; parts.len() + 1];
     reached[0] = true;
     skip(&parts, &mut reached);
@@ -87,7 +91,7 @@ fn matches(pattern: &str, path: &str) -> bool {
         for (i, part) in parts.iter().enumerate() {
             match part {
                 Part::Anything if reached[i] => next[i] = true,
-                // One more character of what it stands for already, or the first.
+                // The wildcard takes one more character, or its first.
                 Part::Segment if c != '/' && (reached[i] || reached[i + 1]) => next[i + 1] = true,
                 Part::Char(expected) if reached[i] && *expected == c => next[i + 1] = true,
                 Part::Anything | Part::Segment | Part::Char(_) => {}
@@ -99,7 +103,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     reached[parts.len()]
 }
 
-/// What stands for nothing too can be passed over.
+/// A `**` can match nothing, so what follows it is reached too.
 fn skip(parts: &[Part], reached: &mut [bool]) {
     for (i, part) in parts.iter().enumerate() {
         if reached[i] && matches!(part, Part::Anything) {

@@ -21,13 +21,13 @@ use serde_json::Value;
 
 use super::{Error, Options, Tls};
 
-/// Bytes of an answer, at most: a token with a large catalog has some 100 KiB.
+/// The longest response body; a token with a large catalog has some 100 KiB.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// Connections that wait for their next request, at most.
+/// Idle connections, at most.
 const IDLE: usize = 16;
-/// How long they wait; below what Keystone's servers close them after.
+/// How long idle connections are kept; shorter than the keep-alive time of Keystone's servers.
 const IDLE_FOR: Duration = Duration::from_secs(4);
-/// The pause before a connection is tried again the first time; it doubles.
+/// The pause before the first retry to connect; it doubles.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A client for one Keystone.
@@ -38,7 +38,7 @@ pub(super) struct Http {
     retries: u32,
 }
 
-/// An answer, whatever its status.
+/// A response, whatever its status.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -48,7 +48,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The document that was answered.
+    /// The JSON document in the body.
     pub(super) fn json(&self) -> Result<Value, Error> {
         serde_json::from_slice(&self.body).map_err(|source| self.malformed(source))
     }
@@ -60,9 +60,9 @@ impl Answer {
         Error::Malformed { url: self.url.clone(), source: source.into().into() }
     }
 
-    /// The status is none that answers this question.
-    pub(super) fn refused(&self, question: &'static str) -> Error {
-        Error::Refused { url: self.url.clone(), question, status: self.status }
+    /// An error for a status that was not expected.
+    pub(super) fn refused(&self, request: &'static str) -> Error {
+        Error::Refused { url: self.url.clone(), request, status: self.status }
     }
 }
 
@@ -84,7 +84,7 @@ impl Http {
         Ok(Self { client, timeout: options.timeout, retries: options.retries })
     }
 
-    /// Asks once more after a pause when no connection stands; the time-out holds for all of it.
+    /// Sends a request. Only connecting is retried, after a pause; the timeout covers all attempts.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -106,7 +106,7 @@ impl Http {
                 *request.method_mut() = method.clone();
                 *request.uri_mut() = uri.clone();
                 request.headers_mut().clone_from(headers);
-                // The caller's trace goes on there. What is written is hexadecimal.
+                // Pass the caller's trace on. Its value is hexadecimal, so it is a valid header.
                 let parent = zaqar_api::outgoing_trace().map(|parent| parent.to_string());
                 if let Some(Ok(parent)) = parent.map(http::HeaderValue::try_from) {
                     request.headers_mut().insert("traceparent", parent);
@@ -146,7 +146,9 @@ fn tls(options: &Tls) -> Result<ClientConfig, Error> {
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong("cafile", error.to_string()))?;
     let builder = if options.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
     } else {
         builder.with_root_certificates(roots(options.cafile.as_deref())?)
     };
@@ -172,7 +174,7 @@ fn roots(cafile: Option<&Path>) -> Result<RootCertStore, Error> {
                 })?;
             }
         }
-        // A machine without authorities can still speak to a Keystone without TLS.
+        // A machine without CA certificates can still use a Keystone without TLS.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
@@ -189,11 +191,11 @@ fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<
     if found.is_empty() { Err(wrong("no certificate is in it".to_owned())) } else { Ok(found) }
 }
 
-/// Takes any certificate, for `insecure = True`. Signatures are checked all the same.
+/// Accepts any certificate, for `insecure = True`. Signatures are still checked.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! The decision for one request, from the tokens that it came with.
+//! Authenticates one request by its tokens.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use super::token::Token;
 use super::validate::{Validator, Validity};
 use super::{Error, Options};
 
-/// Whom a request is from.
+/// The caller of a request.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    /// The user; `None` only with `delay_auth_decision`, where the request goes on without
-    /// identity.
+    /// The user's token; `None` only with `delay_auth_decision`, where the request goes on without
+    /// an identity.
     pub user: Option<Arc<Token>>,
-    /// The service that asks on the user's behalf.
+    /// The token of the service that calls on the user's behalf.
     pub service: Option<Arc<Token>>,
 }
 
-/// Why a request does not go on.
+/// Why a request is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
     /// No valid token: 401, with [`Middleware::challenge`].
     #[error("The request you have made requires authentication.")]
     Unauthorized,
-    /// Nobody can tell at the moment: 503.
+    /// Keystone cannot be asked at the moment: 503.
     #[error("The Keystone service is temporarily unavailable.")]
     Unavailable(#[source] Error),
 }
@@ -39,13 +39,13 @@ pub struct Middleware {
 }
 
 impl Middleware {
-    /// Decides with what a validator says.
+    /// Decides by the answers of a validator.
     pub fn new(validator: Validator) -> Self {
         let options = validator.options().clone();
         Self { validator, options }
     }
 
-    /// How it decides.
+    /// The options.
     pub const fn options(&self) -> &Options {
         &self.options
     }
@@ -56,8 +56,8 @@ impl Middleware {
         format!("Keystone uri=\"{uri}\"")
     }
 
-    /// Whom a request is from. The service's token is checked first; one that is not valid, or
-    /// lacks a service's role, rejects the request whatever its user's token is.
+    /// The caller of a request. The service's token is checked first: if it is not valid, or lacks
+    /// a service's role, the request is rejected, whatever the user's token is.
     ///
     /// # Errors
     /// [`Rejection`].
@@ -109,7 +109,7 @@ impl Middleware {
         }
     }
 
-    /// With `delay_auth_decision` a token that nobody can check is one that is not valid.
+    /// With `delay_auth_decision`, a token that cannot be validated now is treated as not valid.
     async fn validate(
         &self,
         token: &str,
@@ -124,14 +124,14 @@ impl Middleware {
     }
 }
 
-/// A service's token, as it was judged.
+/// A service's token, and what it permits.
 struct Service {
-    /// `None` for one that does not count.
+    /// `None` for a token that does not count as a service's.
     token: Option<Arc<Token>>,
     may_use_expired: bool,
 }
 
-/// An empty header is none.
+/// An empty header counts as absent.
 fn present(token: Option<&str>) -> Option<&str> {
     token.map(str::trim).filter(|token| !token.is_empty())
 }

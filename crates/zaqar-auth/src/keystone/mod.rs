@@ -2,17 +2,17 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `options` | what `[keystone_authtoken]` says |
+//! | `options` | the options of `[keystone_authtoken]` |
 //! | `http` | requests to Keystone, bounded in time and size |
-//! | `session` | our own token: made, renewed before it expires, made again when it is refused |
-//! | `token` | what a token says of its owner |
-//! | `validate` | validation of other people's tokens, with a bounded cache |
-//! | `access_rules` | what an application credential may be used for |
-//! | `middleware` | the decision for one request, from its tokens |
+//! | `session` | our own token: requested, renewed before it expires, replaced when it is rejected |
+//! | `token` | a token's contents |
+//! | `validate` | validation of callers' tokens, with a bounded cache |
+//! | `access_rules` | which requests an application credential may make |
+//! | `middleware` | authenticates one request by its tokens |
 //! | `trusts` | trusts for notifications, and a bounded cache of their tokens |
 //!
 //! The rules are those of keystonemiddleware 13 (`auth_token/__init__.py`, `_identity.py`) and
-//! keystoneauth1; what is sent is Keystone's Identity API v3.
+//! keystoneauth1; requests follow Keystone's Identity API v3.
 
 use std::sync::Arc;
 
@@ -33,48 +33,48 @@ pub use token::{AccessRule, Named, Token, TokenError};
 pub use trusts::{Trust, TrustError, TrustToken, TrustTokens, Trustor};
 pub use validate::{Validator, Validity};
 
-/// Why Keystone could not be asked, or did not answer as it should.
-/// Clones share their cause: several may have waited for one answer.
+/// Why a request to Keystone failed. Clones share their source, because several callers may have
+/// waited for one response.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The options cannot work.
+    /// The options are wrong.
     #[error("[keystone_authtoken] {option}: {reason}")]
     Options {
-        /// The option that is wrong.
+        /// The option.
         option: &'static str,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
-    /// It cannot be reached or did not answer in time.
+    /// Keystone cannot be reached or did not answer in time.
     #[error("Keystone at {url} does not answer")]
     Unreachable {
-        /// Where it was asked.
+        /// The URL.
         url: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// It answered with a status that is no answer to the question.
-    #[error("Keystone at {url} answered {status} to {question}")]
+    /// Keystone answered with an unexpected status.
+    #[error("Keystone at {url} answered {status} to {request}")]
     Refused {
-        /// Where it was asked.
+        /// The URL.
         url: String,
-        /// What it was asked.
-        question: &'static str,
+        /// What was requested.
+        request: &'static str,
         /// The status.
         status: u16,
     },
-    /// It answered something that cannot be read.
-    #[error("Keystone at {url} answered what cannot be read")]
+    /// Keystone's response cannot be parsed.
+    #[error("Keystone at {url} sent a response that cannot be read")]
     Malformed {
-        /// Where it was asked.
+        /// The URL.
         url: String,
         /// What is wrong with it.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// Too many questions wait for its answer.
-    #[error("{limit} questions wait for Keystone's answer already")]
+    /// Too many requests wait for Keystone already.
+    #[error("{limit} requests wait for Keystone already")]
     Overloaded {
         /// How many may wait.
         limit: usize,

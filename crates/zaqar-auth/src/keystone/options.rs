@@ -1,49 +1,48 @@
-//! What the configuration says of Keystone.
+//! The options of `[keystone_authtoken]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use zaqar_core::Secret;
 
-/// How Keystone is asked.
+/// How Keystone is reached.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `auth_url`, with or without `/v3` at its end.
     pub auth_url: String,
-    /// Who we are.
+    /// This service's own credential.
     pub credential: Credential,
     /// `interface`: which endpoint of the identity service validates tokens.
     pub interface: Interface,
-    /// `region_name`: the region of that endpoint; the first one where it is `None`.
+    /// `region_name`: the region of that endpoint; `None` takes the first one.
     pub region_name: Option<String>,
-    /// How TLS is spoken.
+    /// TLS options.
     pub tls: Tls,
-    /// `http_connect_timeout`: until a connection stands.
+    /// `http_connect_timeout`: for connecting.
     pub connect_timeout: Duration,
-    /// Until an answer is there, the connection included.
+    /// For a whole request, connecting included.
     pub timeout: Duration,
-    /// `http_request_max_retries`: how often a connection that failed is tried again.
+    /// `http_request_max_retries`: how often connecting is retried.
     pub retries: u32,
-    /// `token_cache_time`: how long a validation holds; zero for no cache.
+    /// `token_cache_time`: how long a validation is cached; zero disables the cache.
     pub cached_for: Duration,
-    /// Validations that are remembered, at most.
+    /// Validated tokens that are cached, at most.
     pub cached_tokens: u64,
-    /// Validations that wait for Keystone at a time, at most.
+    /// Validations that wait for Keystone at once, at most.
     pub max_waiting: usize,
     /// `service_token_roles` and `service_token_roles_required`.
     pub service_tokens: ServiceTokens,
     /// `service_type`, for the access rules of application credentials.
     pub service_type: Option<String>,
-    /// `www_authenticate_uri`: where clients are told to authenticate; `auth_url` where it is
-    /// `None`.
+    /// `www_authenticate_uri`: where clients are told to authenticate; `None` means `auth_url`.
     pub www_authenticate_uri: Option<String>,
     /// `delay_auth_decision`: requests without a valid token go on, without an identity.
     pub delay_auth_decision: bool,
-    /// `include_service_catalog`: ask for the catalog with each token.
+    /// `include_service_catalog`: request the catalog with each token.
     pub include_service_catalog: bool,
 }
 
-/// Who we are to Keystone.
+/// This service's own credential.
 #[derive(Debug, Clone)]
 pub enum Credential {
     /// `auth_type = password` (or `v3password`).
@@ -54,12 +53,12 @@ pub enum Credential {
         domain: Name,
         /// `password`.
         password: Secret<String>,
-        /// What the token is for.
+        /// The scope of the token.
         scope: Scope,
     },
     /// `auth_type = v3applicationcredential`.
     Application {
-        /// `application_credential_id`, or its name with the user's.
+        /// `application_credential_id`, or its name and the user's.
         id: ApplicationId,
         /// `application_credential_secret`.
         secret: Secret<String>,
@@ -69,7 +68,7 @@ pub enum Credential {
 /// A name or an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
-    /// Unique by itself.
+    /// Unique on its own.
     Id(String),
     /// Unique within its domain.
     Name(String),
@@ -91,10 +90,10 @@ pub enum ApplicationId {
     },
 }
 
-/// What our own token is for.
+/// The scope of our own token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Nothing: Keystone gives an unscoped token, or one for the user's default project.
+    /// None: Keystone issues an unscoped token, or one for the user's default project.
     Unscoped,
     /// `project_name` or `project_id`, with `project_domain_name` or `project_domain_id`.
     Project {
@@ -107,7 +106,7 @@ pub enum Scope {
     Domain(Name),
     /// `system_scope = all`.
     System,
-    /// A trust of somebody else's.
+    /// A trust that somebody else made.
     Trust(String),
 }
 
@@ -133,23 +132,23 @@ impl Interface {
     }
 }
 
-/// How TLS is spoken with Keystone.
+/// How TLS is used with Keystone.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
     /// `cafile`: the authorities to trust, instead of the system's.
     pub cafile: Option<PathBuf>,
     /// `certfile` and `keyfile`: our own certificate.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// `insecure`: whose certificate it is does not matter.
+    /// `insecure`: accept any server certificate.
     pub insecure: bool,
 }
 
-/// Which tokens of services count.
+/// Which service tokens count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceTokens {
     /// A service token counts if it has one of these roles.
     pub roles: Vec<String>,
-    /// Whether one without such a role is no service token at all.
+    /// Whether a token without such a role is rejected as a service token.
     pub required: bool,
 }
 
@@ -160,8 +159,8 @@ impl Default for ServiceTokens {
 }
 
 impl Options {
-    /// The defaults of keystonemiddleware, and ours where it has none: five seconds to connect, 15
-    /// in all, 10 000 tokens remembered, 256 validations at a time.
+    /// The defaults of keystonemiddleware, and ours where it has none: 5 s to connect, 15 s in all,
+    /// 10 000 cached tokens, 256 validations at once.
     pub fn new(auth_url: &str, credential: Credential) -> Self {
         Self {
             auth_url: auth_url.to_owned(),

@@ -1,4 +1,5 @@
-//! Our own token: made when it is needed, renewed before it expires, made again when it is refused.
+//! Our own token: requested when it is needed, renewed before it expires, replaced when it is
+//! rejected.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,16 +12,16 @@ use super::Error;
 use super::http::{Answer, Http};
 use super::options::{ApplicationId, Credential, Name, Options, Scope};
 
-/// A token with less time left is renewed.
+/// A token that expires sooner than this is renewed.
 const RENEWED_BEFORE_SECS: u64 = 30;
 
-/// Speaks to Keystone as ourselves.
+/// Sends requests to Keystone as this service.
 pub struct Session {
     pub(super) http: Http,
     pub(super) options: Options,
     pub(super) clock: Arc<dyn Clock>,
-    /// Held while a token is made, so that one is made.
-    own: tokio::sync::Mutex<Option<Own>>,
+    /// Held while a token is requested, so that only one is.
+    own: tokio::sync::Mutex<Option<OwnToken>>,
 }
 
 impl fmt::Debug for Session {
@@ -31,16 +32,16 @@ impl fmt::Debug for Session {
 
 /// Our token.
 #[derive(Debug, Clone)]
-pub(super) struct Own {
+pub(super) struct OwnToken {
     pub(super) token: Secret<String>,
     pub(super) user_id: String,
-    /// Where tokens are validated.
+    /// The base URL for validating tokens.
     pub(super) identity: String,
     services: PublicUrls,
     renew_at_secs: u64,
 }
 
-/// Where the catalog says that clients reach this service.
+/// The public URLs of this service, from the catalog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublicUrls {
     /// The service named `zaqar`.
@@ -50,22 +51,22 @@ pub struct PublicUrls {
 }
 
 impl Session {
-    /// Nothing is sent before it is needed.
+    /// Sends nothing until a token is needed.
     ///
     /// # Errors
-    /// [`Error::Options`] for certificates and keys that cannot be read.
+    /// [`Error::Options`] if a certificate or key cannot be read.
     pub fn new(options: Options, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let http = Http::new(&options)?;
         Ok(Self { http, options, clock, own: tokio::sync::Mutex::default() })
     }
 
-    /// How it was configured.
+    /// The options.
     pub const fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Our token. Cost: a request where there is none that still lives for 30 s.
-    pub(super) async fn own(&self) -> Result<Own, Error> {
+    /// Our token. Cost: one request if there is none that is valid for another 30 s.
+    pub(super) async fn own(&self) -> Result<OwnToken, Error> {
         let mut place = self.own.lock().await;
         let now = self.clock.now().as_secs();
         if let Some(own) = place.as_ref().filter(|own| now < own.renew_at_secs) {
@@ -75,7 +76,7 @@ impl Session {
         Ok(place.insert(own).clone())
     }
 
-    /// Where clients reach this service, by the catalog of our token.
+    /// The public URLs of this service, from our token's catalog.
     ///
     /// # Errors
     /// [`Error`].
@@ -83,24 +84,24 @@ impl Session {
         Ok(self.own().await?.services)
     }
 
-    /// Forgets a token that Keystone refused, unless another took its place meanwhile.
-    pub(super) async fn forget(&self, refused: &Own) {
+    /// Forgets a token that Keystone rejected, unless it has been replaced meanwhile.
+    pub(super) async fn forget(&self, refused: &OwnToken) {
         let mut place = self.own.lock().await;
         if place.as_ref().is_some_and(|own| own.token == refused.token) {
             *place = None;
         }
     }
 
-    async fn make(&self) -> Result<Own, Error> {
+    async fn make(&self) -> Result<OwnToken, Error> {
         let answer = self.authenticate(&self.options.credential).await?;
         let document = answer.json()?;
         let token = &document["token"];
         let expires = token["expires_at"].as_str().and_then(|text| iso8601::parse(text).ok());
         let expires = expires.ok_or_else(|| answer.malformed("a token without an expiry"))?;
         let lifetime = expires.secs_since(self.clock.now());
-        // One that lives shorter than the margin is used for half of its life.
+        // A token that lives shorter than the margin is used for half of its life.
         let margin = RENEWED_BEFORE_SECS.min(lifetime / 2);
-        Ok(Own {
+        Ok(OwnToken {
             token: subject(&answer)?,
             user_id: token["user"]["id"].as_str().unwrap_or_default().to_owned(),
             identity: self.identity(token),
@@ -112,18 +113,18 @@ impl Session {
         })
     }
 
-    /// Asks for a token.
+    /// Requests a token.
     pub(super) async fn authenticate(&self, credential: &Credential) -> Result<Answer, Error> {
         let url = format!("{}/auth/tokens", v3(&self.options.auth_url));
         let document = request(credential);
         let answer = self.http.send(Method::POST, &url, &json_headers(), Some(&document)).await?;
         match answer.status {
             201 => Ok(answer),
-            _ => Err(answer.refused("for a token of our own")),
+            _ => Err(answer.refused("a request for our own token")),
         }
     }
 
-    /// The identity service of a catalog; `auth_url` where there is none.
+    /// The identity service's URL in a catalog; `auth_url` if there is none.
     fn identity(&self, token: &Value) -> String {
         let interface = self.options.interface.name();
         let url = self.endpoint(token, ("type", "identity"), interface);
@@ -134,7 +135,7 @@ impl Session {
         self.endpoint(token, ("name", service), "public").map(str::to_owned)
     }
 
-    /// The endpoint of the service with this member, in our region where one is configured.
+    /// The endpoint of the service with this member, in our region if one is configured.
     fn endpoint<'a>(
         &self,
         token: &'a Value,
@@ -157,7 +158,7 @@ impl Session {
     }
 }
 
-/// The token that an answer brought.
+/// The token in a response's headers.
 pub(super) fn subject(answer: &Answer) -> Result<Secret<String>, Error> {
     let subject = answer.headers.get("x-subject-token").and_then(|value| value.to_str().ok());
     let subject = subject.ok_or_else(|| answer.malformed("no X-Subject-Token"))?;
@@ -176,7 +177,7 @@ pub(super) fn json_headers() -> HeaderMap {
     HeaderMap::from_iter([(header::ACCEPT, json.clone()), (header::CONTENT_TYPE, json)])
 }
 
-/// Adds a token to a request's headers. One that is no header value is nobody's token.
+/// Adds a token to a request's headers. One that is not a valid header value cannot be a token.
 pub(super) fn add_token(headers: &mut HeaderMap, name: &'static str, token: &str) -> bool {
     let Ok(mut value) = HeaderValue::from_str(token) else { return false };
     value.set_sensitive(true);
@@ -184,7 +185,7 @@ pub(super) fn add_token(headers: &mut HeaderMap, name: &'static str, token: &str
     true
 }
 
-/// The document that asks for a token.
+/// The body of a request for a token.
 pub(super) fn request(credential: &Credential) -> Value {
     let (identity, scope) = match credential {
         Credential::Password { user, domain, password, scope } => {

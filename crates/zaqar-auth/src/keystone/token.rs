@@ -1,4 +1,4 @@
-//! What a token says of its owner.
+//! A token's contents.
 
 use std::sync::Arc;
 
@@ -13,29 +13,29 @@ use crate::policy::Credentials;
 pub struct Token {
     /// The owner.
     pub user: Named,
-    /// The project that it is for; `None` for other scopes and for no scope.
+    /// The project that it is scoped to; `None` for other scopes and without a scope.
     pub project: Option<Named>,
-    /// The domain that it is for.
+    /// The domain that it is scoped to: id and name.
     pub domain: Option<(String, String)>,
-    /// Whether it is for the whole deployment.
+    /// Whether it is scoped to the system (the whole deployment).
     pub is_system: bool,
-    /// The owner's roles in what it is for, by name.
+    /// The names of the owner's roles in its scope.
     pub roles: Vec<String>,
-    /// From then on it is worthless.
+    /// When it expires.
     pub expires: Timestamp,
     /// The caller as policies see it.
     pub credentials: Credentials,
-    /// The caller as the stack sees it; `None` for a token without a project.
+    /// The caller as the stack sees it; `None` for a token that is not scoped to a project.
     pub identity: Option<Arc<Identity>>,
-    /// What the application credential behind it may be used for; `None` where that is not limited.
+    /// The access rules of its application credential; `None` if that has none.
     pub access_rules: Option<Vec<AccessRule>>,
-    /// The types of the services in its catalog; `None` where it came without one.
+    /// The types of the services in its catalog; `None` without a catalog.
     pub catalog: Option<Vec<String>>,
-    /// The trust that it was made from.
+    /// The trust that it was issued for.
     pub trust_id: Option<String>,
 }
 
-/// Somebody or something of a domain.
+/// A user or project, with its domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// Its id.
@@ -48,7 +48,7 @@ pub struct Named {
     pub domain_name: String,
 }
 
-/// One request that an application credential may be used for.
+/// One access rule of an application credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRule {
     /// The type of the service.
@@ -59,16 +59,16 @@ pub struct AccessRule {
     pub path: String,
 }
 
-/// A document that is no token.
+/// A document that is not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the token document lacks {0}")]
 pub struct TokenError(&'static str);
 
 impl Token {
-    /// Reads what Keystone answers to a validation.
+    /// Parses the response to a validation.
     ///
     /// # Errors
-    /// [`TokenError`] for a document without a user or an expiry.
+    /// [`TokenError`] if the user or the expiry is missing.
     pub fn read(document: &Value) -> Result<Self, TokenError> {
         let token = &document["token"];
         let user = named(&token["user"]).ok_or(TokenError("user"))?;
@@ -83,7 +83,7 @@ impl Token {
         let catalog = catalog.map(|all| all.iter().map(|one| text(&one["type"])).collect());
         let access_rules = access_rules(&token["application_credential"]["access_rules"])?;
         let trust_id = token["OS-TRUST:trust"]["id"].as_str().map(str::to_owned);
-        // Absent means that there is no admin project, so that every project is one.
+        // If it is absent, no admin project is configured, and every project counts as one.
         let is_admin_project = token["is_admin_project"].as_bool().unwrap_or(true);
         let mut new = Self {
             user,
@@ -117,7 +117,7 @@ impl Token {
         })))
     }
 
-    /// Both spellings of oslo.context: `to_policy_values` and the older `to_dict`.
+    /// In both spellings of oslo.context: `to_policy_values` and the older `to_dict`.
     fn to_credentials(&self, is_admin_project: bool) -> Credentials {
         let project = self.project.as_ref();
         let project_id = project.map(|project| project.id.as_str());
@@ -161,7 +161,8 @@ fn named(value: &Value) -> Option<Named> {
 fn access_rules(rules: &Value) -> Result<Option<Vec<AccessRule>>, TokenError> {
     match rules {
         Value::Null => Ok(None),
-        // What limits the credential must be understood, or the limit would be lost.
+        // An access rule that is not understood is an error: without it the credential would be
+        // unlimited.
         Value::Array(rules) => rules.iter().map(access_rule).collect::<Result<_, _>>().map(Some),
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
             Err(TokenError("readable access_rules"))

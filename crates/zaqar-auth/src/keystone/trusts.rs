@@ -1,4 +1,4 @@
-//! Trusts: what a notification needs to act for its subscriber later.
+//! Trusts: they let a notification act for its subscriber later.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,59 +11,60 @@ use zaqar_core::{Clock, Secret, Timestamp, iso8601};
 use super::Error;
 use super::http::Answer;
 use super::options::{Credential, Scope};
-use super::session::{Own, Session, add_token, json_headers, request, subject, v3};
+use super::session::{OwnToken, Session, add_token, json_headers, request, subject, v3};
 
-/// The last time that Keystone's dates can say.
+/// The last time that Keystone's dates can express.
 const LAST_SECS: u64 = 253_402_300_799;
-/// A cached token with less time left is made again.
+/// A cached token that expires sooner than this is replaced.
 const MARGIN_SECS: u64 = 60;
 /// Tokens that are cached, at most.
 const CACHED: u64 = 1000;
-/// How often a trust is asked for whose expiry another one has.
+/// Attempts to create a trust, as another trust may have its expiry already.
 const CONFLICTS: u32 = 4;
-/// Bytes of a trust's id, at most.
+/// The longest id of a trust, in bytes.
 const MAX_ID: usize = 255;
 
-/// A trust to make.
+/// A trust to create.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust<'a> {
-    /// The token of the one who trusts.
+    /// The trustor's token.
     pub token: &'a Secret<String>,
-    /// The id of that user.
+    /// The trustor's user id.
     pub user: &'a str,
     /// The project that the trust is for, by id.
     pub project: &'a str,
     /// The roles in it, by name.
     pub roles: &'a [String],
-    /// When the trust ends; a time past the year 9999 is that year's end.
+    /// When the trust expires; a time past the year 9999 becomes that year's end.
     pub expires: Timestamp,
 }
 
-/// Whose trust it is.
+/// The user who made a trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trustor {
     /// The user's id.
     pub user: String,
-    /// The id of the project that the trust is for; empty for one without.
+    /// The id of the trust's project; empty for a trust without one.
     pub project: String,
 }
 
-/// Why there is no trust, or no token of one.
+/// Why a trust, or a token of one, could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TrustError {
-    /// Keystone refuses: the trust is gone or over, or the trustor may not make one.
+    /// Keystone rejects the request: the trust is deleted or expired, or the trustor may not make
+    /// one.
     #[error("Keystone refuses it ({status})")]
     Refused {
         /// The status that it answered.
         status: u16,
     },
-    /// Keystone could not be asked, or did not answer as it should.
+    /// The request to Keystone failed.
     #[error(transparent)]
     Keystone(#[from] Error),
 }
 
 impl Session {
-    /// Makes a trust in ourselves; its id.
+    /// Creates a trust with this service as the trustee. Returns its id.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -82,12 +83,12 @@ impl Session {
                     return Ok(id.ok_or_else(|| answer.malformed("a trust without an id"))?);
                 }
                 409 if tries < CONFLICTS => {}
-                _ => return Err(refused(&answer, "for a trust")),
+                _ => return Err(refused(&answer, "a request for a trust")),
             }
         }
     }
 
-    /// Deletes a trust with the trustor's token. One that is gone is no error.
+    /// Deletes a trust with the trustor's token. If the trust is gone, that is no error.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -96,14 +97,14 @@ impl Session {
         let answer = self.ask(Method::DELETE, &url, token, None).await?;
         match answer.status {
             200..=299 | 404 => Ok(()),
-            _ => Err(refused(&answer, "to delete a trust")),
+            _ => Err(refused(&answer, "the deletion of a trust")),
         }
     }
 
-    /// Whose trust one in ourselves is.
+    /// The trustor of a trust with this service as the trustee.
     ///
     /// # Errors
-    /// [`TrustError::Refused`] also for one that is gone, or in somebody else.
+    /// [`TrustError::Refused`] also if the trust is gone, or has another trustee.
     pub async fn trustor(&self, id: &str) -> Result<Trustor, TrustError> {
         let own = self.own().await?;
         let url = trust_url(&own, id)?;
@@ -120,9 +121,9 @@ impl Session {
             }
             401 => {
                 self.forget(&own).await;
-                Err(answer.refused("whose a trust is, with a token that it made").into())
+                Err(answer.refused("a look-up of a trust, rejecting our own new token").into())
             }
-            _ => Err(refused(&answer, "whose a trust is")),
+            _ => Err(refused(&answer, "a look-up of a trust")),
         }
     }
 
@@ -140,7 +141,7 @@ impl Session {
         Ok(self.http.send(method, url, &headers, document).await?)
     }
 
-    /// A fresh token of a trust.
+    /// Requests a token of a trust.
     async fn trust_token(&self, id: &str) -> Result<TrustToken, TrustError> {
         let Credential::Password { user, domain, password, .. } = &self.options.credential else {
             let reason = "a trust needs auth_type = password: an application credential cannot \
@@ -160,12 +161,12 @@ impl Session {
         match answer.status {
             201 => {}
             // Either the trust is gone, or this server's own password is wrong, or the trustor may
-            // no longer do what the trust is for, which may change.
+            // no longer do what the trust permits; each of them may change.
             401 => {
                 self.trustor(id).await?;
-                return Err(answer.refused("for a token of a trust").into());
+                return Err(answer.refused("a request for a token of a trust").into());
             }
-            _ => return Err(refused(&answer, "for a token of a trust")),
+            _ => return Err(refused(&answer, "a request for a token of a trust")),
         }
         let document = answer.json()?;
         let token = &document["token"];
@@ -177,26 +178,26 @@ impl Session {
     }
 }
 
-/// A token that was made of a trust.
+/// A token of a trust.
 #[derive(Debug, Clone)]
 pub struct TrustToken {
     /// The token.
     pub token: Secret<String>,
-    /// Whom it stands for.
+    /// The user it acts for.
     pub trustor: Trustor,
     made: Timestamp,
     expires: Timestamp,
 }
 
 impl TrustToken {
-    /// Whether a request may begin with it: a minute is left, or half of its life.
+    /// Whether it can be used for a new request: a minute is left, or half of its life.
     fn is_fresh(&self, now: Timestamp) -> bool {
         let margin = MARGIN_SECS.min(self.expires.secs_since(self.made) / 2);
         now.plus_secs(margin) < self.expires
     }
 }
 
-/// Tokens of trusts. A thousand are cached, each until it has a minute left.
+/// A cache of trusts' tokens: a thousand at most, each until it has a minute left.
 pub struct TrustTokens {
     session: Arc<Session>,
     clock: Arc<dyn Clock>,
@@ -210,18 +211,17 @@ impl fmt::Debug for TrustTokens {
 }
 
 impl TrustTokens {
-    /// Tokens through a session, which speaks as the trustee.
+    /// Requests tokens through a session, whose user is the trustee.
     pub fn new(session: Arc<Session>, clock: Arc<dyn Clock>) -> Self {
         Self { session, clock, cache: Cache::new(CACHED) }
     }
 
-    /// How Keystone is asked.
+    /// The session.
     pub const fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    /// A token of a trust. Cost: a request where none is cached; callers that wait for the same
-    /// trust share one.
+    /// A token of a trust. Cost: a request if none is cached; concurrent callers share one.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -240,8 +240,8 @@ impl TrustTokens {
         made.map_err(|error| (*error).clone())
     }
 
-    /// Forgets a token that somebody refused, unless another took its place; whether it was this
-    /// one.
+    /// Forgets a token that was rejected, unless it has been replaced meanwhile. Returns whether it
+    /// was this one.
     pub async fn forget(&self, trust: &str, refused: &Secret<String>) -> bool {
         let is_this = self.cache.get(trust).await.is_some_and(|cached| cached.token == *refused);
         if is_this {
@@ -251,8 +251,8 @@ impl TrustTokens {
     }
 }
 
-/// What a trust is asked for by. Keystone lets a trustor have one trust for each project, trustee
-/// and expiry, so that the microseconds are random.
+/// The body that requests a trust. Keystone allows a trustor one trust for each project, trustee
+/// and expiry, so the microseconds are random.
 fn document(trust: &Trust<'_>, trustee: &str) -> Value {
     let secs = trust.expires.as_secs().min(LAST_SECS);
     let expires = iso8601::format(Timestamp::from_millis(0).plus_secs(secs));
@@ -268,17 +268,17 @@ fn document(trust: &Trust<'_>, trustee: &str) -> Value {
     }})
 }
 
-/// 4xx is Keystone's decision, anything else a failure of its own.
-fn refused(answer: &Answer, question: &'static str) -> TrustError {
+/// 4xx is Keystone's decision, anything else is a failure.
+fn refused(answer: &Answer, request: &'static str) -> TrustError {
     match answer.status {
-        429 => answer.refused(question).into(),
+        429 => answer.refused(request).into(),
         status @ 400..=499 => TrustError::Refused { status },
-        _ => answer.refused(question).into(),
+        _ => answer.refused(request).into(),
     }
 }
 
-/// A trust's URL; only an id without a meaning in a path becomes one.
-fn trust_url(own: &Own, id: &str) -> Result<String, TrustError> {
+/// A trust's URL; `None` for an id with characters that mean something in a path.
+fn trust_url(own: &OwnToken, id: &str) -> Result<String, TrustError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(is_plain) {
         return Err(TrustError::Refused { status: 404 });

@@ -1,4 +1,4 @@
-//! Validation of other people's tokens, with a bounded cache.
+//! Validation of callers' tokens, with a bounded cache.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use zaqar_core::Clock;
 
-use super::session::{Own, Session, add_token, json_headers};
+use super::session::{OwnToken, Session, add_token, json_headers};
 use super::token::Token;
 use super::{Error, Options};
 
-/// What became of a validation.
+/// The result of a validation.
 #[derive(Debug, Clone)]
 pub enum Validity {
-    /// It stands for this. It may have expired, where that was allowed.
+    /// The token is valid. It may have expired, if that was allowed.
     Valid(Arc<Token>),
     /// It is unknown, expired or revoked.
     Invalid,
@@ -24,13 +24,13 @@ pub enum Validity {
 
 /// Validates tokens.
 ///
-/// Each token is asked about once at a time, whoever waits; different tokens do not wait for each
-/// other. What Keystone said is remembered for a time (`token_cache_time`), within which a
-/// revocation is not noticed; an expiry is, at once. That a token is not valid is not remembered.
+/// Concurrent callers with one token share one request; different tokens do not wait for each
+/// other. Valid tokens are cached for `token_cache_time`, within which a revocation is not noticed,
+/// but an expiry is. Invalid tokens are not cached.
 pub struct Validator {
     session: Arc<Session>,
     clock: Arc<dyn Clock>,
-    /// By a digest: the tokens themselves are not kept. `None` where nothing is remembered.
+    /// Keyed by a digest: the tokens themselves are not kept. `None` if caching is disabled.
     cache: Option<Cache<[u8; 32], Arc<Token>>>,
     waiting: Semaphore,
 }
@@ -41,7 +41,7 @@ impl fmt::Debug for Validator {
     }
 }
 
-/// Why there is no token to remember.
+/// Why there is no token to cache.
 #[derive(Debug, Clone)]
 enum Failure {
     Invalid,
@@ -62,18 +62,18 @@ impl Validator {
         Self { session, clock, cache, waiting }
     }
 
-    /// How Keystone is asked.
+    /// The options.
     pub fn options(&self) -> &Options {
         self.session.options()
     }
 
-    /// Validates a token. Cost: a look-up where it is remembered, else a request to Keystone.
+    /// Validates a token. Cost: a look-up if it is cached, else a request to Keystone.
     ///
-    /// `allow_expired`: an expired token is valid all the same, as it is for a service that
-    /// finishes what its user began.
+    /// `allow_expired`: accept an expired token, as for a service that finishes what its user
+    /// began.
     ///
     /// # Errors
-    /// [`Error`]: nobody can tell.
+    /// [`Error`] if Keystone cannot be asked.
     pub async fn validate(&self, token: &str, allow_expired: bool) -> Result<Validity, Error> {
         let token = token.trim();
         let found = match &self.cache {
@@ -97,7 +97,8 @@ impl Validator {
         let limit = self.session.options().max_waiting;
         let overloaded = Failure::Keystone(Error::Overloaded { limit });
         let _permit = self.waiting.try_acquire().map_err(|_| overloaded)?;
-        // Also for who waits until another has made a token of our own, or failed to.
+        // The timeout also covers waiting for our own token, which another caller may be
+        // requesting.
         let timeout = self.session.options().timeout;
         let asking = tokio::time::timeout(timeout, self.ask_as_ourselves(token, allow_expired));
         asking.await.unwrap_or_else(|elapsed| {
@@ -111,7 +112,7 @@ impl Validator {
         token: &str,
         allow_expired: bool,
     ) -> Result<Arc<Token>, Failure> {
-        // Our own token may have been revoked: then with another one, once.
+        // Our own token may have been revoked: retry once with a new one.
         for _ in 0..2 {
             let own = self.session.own().await.map_err(Failure::Keystone)?;
             match self.ask_as(&own, token, allow_expired).await? {
@@ -120,14 +121,14 @@ impl Validator {
             }
         }
         let url = self.session.options().auth_url.clone();
-        let question = "whether a token is valid, with a token of our own that it made before";
-        Err(Failure::Keystone(Error::Refused { url, question, status: 401 }))
+        let request = "the validation of a token, rejecting our own new token";
+        Err(Failure::Keystone(Error::Refused { url, request, status: 401 }))
     }
 
-    /// `None` where Keystone refuses our own token.
+    /// `None` if Keystone rejects our own token.
     async fn ask_as(
         &self,
-        own: &Own,
+        own: &OwnToken,
         token: &str,
         allow_expired: bool,
     ) -> Result<Option<Token>, Failure> {
@@ -158,7 +159,7 @@ impl Validator {
             }
             401 => Ok(None),
             404 => Err(Failure::Invalid),
-            _ => Err(Failure::Keystone(answer.refused("whether a token is valid"))),
+            _ => Err(Failure::Keystone(answer.refused("the validation of a token"))),
         }
     }
 }

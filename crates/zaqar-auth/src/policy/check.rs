@@ -1,4 +1,4 @@
-//! Checks: what a rule asks, and the decision.
+//! Checks: what a rule requires, and the decision.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::template::{Template, text_of};
 
-/// What a token is for.
+/// The scope of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// The whole deployment.
@@ -17,17 +17,17 @@ pub enum Scope {
     Project,
 }
 
-/// What is known of a caller.
+/// What is known about a caller.
 ///
-/// Attributes have the names that oslo.policy's users know: `roles`, `user_id`, `project_id`,
-/// `is_admin`, `system_scope`, …
+/// Attributes have oslo.policy's names: `roles`, `user_id`, `project_id`, `is_admin`,
+/// `system_scope`, …
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Credentials {
     attributes: Arc<Map<String, Value>>,
 }
 
 impl Credentials {
-    /// What the caller's token is for.
+    /// The scope of the caller's token.
     pub fn scope(&self) -> Scope {
         if self.has("system") {
             Scope::System
@@ -38,7 +38,7 @@ impl Credentials {
         }
     }
 
-    /// From an object of attributes; anything but an object has none.
+    /// From an object of attributes; anything but an object gives none.
     ///
     /// `system_scope`, when it is set, is also the attribute `system`, which older rules use.
     pub fn new(attributes: Value) -> Self {
@@ -50,7 +50,7 @@ impl Credentials {
         Self { attributes: Arc::new(attributes) }
     }
 
-    /// From attributes that [`Credentials::attributes`] gave, or that have no `system_scope`.
+    /// From attributes that [`Credentials::attributes`] returned, or that have no `system_scope`.
     pub const fn of(attributes: Arc<Map<String, Value>>) -> Self {
         Self { attributes }
     }
@@ -65,20 +65,20 @@ impl Credentials {
         self.attributes.get(name)
     }
 
-    /// Whether an attribute is there and not empty, zero, false or null.
+    /// Whether an attribute is present and not empty, zero, false or null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some_and(is_true)
     }
 }
 
-/// What is known of the thing that an operation is about, for `%(name)s` in rules.
+/// What is known about the object of an operation, for `%(name)s` in rules.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Target {
     attributes: Map<String, Value>,
 }
 
 impl Target {
-    /// From an object of attributes; anything but an object has none.
+    /// From an object of attributes; anything but an object gives none.
     pub fn new(attributes: Value) -> Self {
         if let Value::Object(attributes) = attributes {
             Self { attributes }
@@ -88,7 +88,7 @@ impl Target {
     }
 }
 
-/// What Python takes for true.
+/// Python's truth value.
 fn is_true(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -100,20 +100,20 @@ fn is_true(value: &Value) -> bool {
     }
 }
 
-/// What a rule asks.
+/// What a rule requires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     /// `@`, and the empty rule: everybody.
     True,
-    /// `!`, and what cannot be understood: nobody.
+    /// `!`, and what cannot be parsed: nobody.
     False,
     /// `not …`.
     Not(Box<Check>),
-    /// `… and …`; with nothing in it everybody.
+    /// `… and …`; everybody if it is empty.
     And(Vec<Check>),
-    /// `… or …`; with nothing in it nobody.
+    /// `… or …`; nobody if it is empty.
     Or(Vec<Check>),
-    /// `rule:name`: what another rule asks.
+    /// `rule:name`: the check of another rule.
     Rule(String),
     /// `role:name`.
     Role(Text),
@@ -124,20 +124,19 @@ pub enum Check {
         /// What it must equal.
         value: Text,
     },
-    /// `path.of.names:value`: whether that attribute of the caller is the value, or has it among
-    /// others.
+    /// `path.of.names:value`: whether that attribute of the caller is the value, or a list with it.
     Attribute {
         /// The names, outermost first.
         path: Vec<String>,
         /// What the attribute must equal.
         value: Text,
     },
-    /// What cannot be decided here, such as `http:` and `https:`, which ask another server, or what
-    /// is neither a literal nor a path: nobody, even below a `not`.
+    /// A check that cannot be decided here, such as `http:` and `https:`, which query another
+    /// server, or one that is neither a literal nor a path: nobody, even below a `not`.
     Unsupported(String),
 }
 
-/// A text of a check, with `%(name)s` filled in from the target.
+/// A text in a check, with `%(name)s` filled in from the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text(Option<Template>);
 
@@ -147,13 +146,13 @@ impl Text {
     }
 }
 
-/// Why there is no decision: the caller is denied.
+/// There is no decision, so the caller is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Undecided;
 
-/// What a decision is about.
+/// The input of a decision.
 #[derive(Clone, Copy)]
-pub(super) struct Question<'a> {
+pub(super) struct Input<'a> {
     pub(super) target: &'a Target,
     pub(super) caller: &'a Credentials,
     /// Finds the check of another rule.
@@ -161,16 +160,16 @@ pub(super) struct Question<'a> {
 }
 
 impl Check {
-    /// Decides. References between rules do not form a cycle: [`super::Rules`] has seen to that.
-    pub(super) fn decide(&self, question: Question<'_>) -> Result<bool, Undecided> {
+    /// Decides. References between rules do not form a cycle: [`super::Rules`] rejects those.
+    pub(super) fn decide(&self, input: Input<'_>) -> Result<bool, Undecided> {
         match self {
             Self::True => Ok(true),
             Self::False => Ok(false),
             Self::Unsupported(_) => Err(Undecided),
-            Self::Not(check) => check.decide(question).map(|is| !is),
+            Self::Not(check) => check.decide(input).map(|is| !is),
             Self::And(checks) => {
                 for check in checks {
-                    if !check.decide(question)? {
+                    if !check.decide(input)? {
                         return Ok(false);
                     }
                 }
@@ -178,26 +177,26 @@ impl Check {
             }
             Self::Or(checks) => {
                 for check in checks {
-                    if check.decide(question)? {
+                    if check.decide(input)? {
                         return Ok(true);
                     }
                 }
                 Ok(false)
             }
-            Self::Rule(name) => match (question.rules)(name) {
-                Some(check) => check.decide(question),
+            Self::Rule(name) => match (input.rules)(name) {
+                Some(check) => check.decide(input),
                 None => Ok(false),
             },
             Self::Role(text) => {
-                let Some(role) = text.fill(question)? else { return Ok(false) };
-                Ok(question.caller.has_role(&role))
+                let Some(role) = text.fill(input)? else { return Ok(false) };
+                Ok(input.caller.has_role(&role))
             }
             Self::Literal { literal, value } => {
-                Ok(value.fill(question)?.is_some_and(|value| value == *literal))
+                Ok(value.fill(input)?.is_some_and(|value| value == *literal))
             }
             Self::Attribute { path, value } => {
-                let Some(value) = value.fill(question)? else { return Ok(false) };
-                find(&question.caller.attributes, path, &value)
+                let Some(value) = value.fill(input)? else { return Ok(false) };
+                find(&input.caller.attributes, path, &value)
             }
         }
     }
@@ -225,9 +224,9 @@ impl Check {
 
 impl Text {
     /// `None` where the target lacks an attribute.
-    fn fill(&self, question: Question<'_>) -> Result<Option<std::borrow::Cow<'_, str>>, Undecided> {
+    fn fill(&self, input: Input<'_>) -> Result<Option<std::borrow::Cow<'_, str>>, Undecided> {
         let template = self.0.as_ref().ok_or(Undecided)?;
-        Ok(template.fill(&question.target.attributes))
+        Ok(template.fill(&input.target.attributes))
     }
 }
 
@@ -237,7 +236,7 @@ impl Credentials {
         let roles = self.get("roles").and_then(Value::as_array);
         let mut own = roles.into_iter().flatten().filter_map(Value::as_str);
         if role.is_ascii() {
-            // A letter outside of ASCII may still be one of ASCII in lower case (the Kelvin sign).
+            // A letter outside of ASCII may have a lower case in ASCII (the Kelvin sign).
             return own.any(|own| {
                 if own.is_ascii() {
                     own.eq_ignore_ascii_case(role)
@@ -251,7 +250,7 @@ impl Credentials {
     }
 }
 
-/// Whether the attribute at a path has a value. A list on the way has it if one of its elements
+/// Whether the attribute at a path has a value. A list on the path has it if one of its elements
 /// does.
 fn find(attributes: &Map<String, Value>, path: &[String], value: &str) -> Result<bool, Undecided> {
     let Some((name, rest)) = path.split_first() else { return Ok(false) };
@@ -273,6 +272,6 @@ fn find_in(found: &Value, path: &[String], value: &str) -> Result<bool, Undecide
     if path.is_empty() {
         return Ok(text_of(found) == value);
     }
-    // A path into something that has no parts decides nothing.
+    // A path into a value without members gives no decision.
     found.as_object().map_or(Err(Undecided), |attributes| find(attributes, path, value))
 }

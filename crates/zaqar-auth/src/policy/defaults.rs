@@ -1,28 +1,28 @@
-//! The rules that hold where no file says otherwise: names and checks as Zaqar has them
-//! (`zaqar/common/policies` of openstack/zaqar).
+//! The default rules: names and checks as Zaqar has them (`zaqar/common/policies` of
+//! openstack/zaqar).
 
 use super::check::Scope;
 
-/// A rule as it is without a policy file.
+/// A default rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Default {
     /// Its name.
     pub name: &'static str,
-    /// What it asks.
+    /// Its check.
     pub check: &'static str,
     /// What it is for, for the sample file; empty for a rule that only others refer to.
     pub description: &'static str,
-    /// The requests that ask it, for the sample file.
+    /// The requests that it protects, for the sample file.
     pub requests: &'static [&'static str],
-    /// Which tokens it is for; any where it is empty.
+    /// The scopes of tokens that it accepts; any if it is empty.
     pub scopes: &'static [Scope],
-    /// The name and check that it had before, if it had others.
-    pub formerly: Option<Formerly>,
+    /// The deprecated name and check that it replaced, if any.
+    pub deprecated: Option<Deprecated>,
 }
 
-/// What a rule was before.
+/// The deprecated form of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Formerly {
+pub struct Deprecated {
     /// The old name.
     pub name: &'static str,
     /// The old check.
@@ -38,7 +38,7 @@ const fn rule(
     description: &'static str,
     requests: &'static [&'static str],
 ) -> Default {
-    Default { name, check, description, requests, scopes: &[], formerly: None }
+    Default { name, check, description, requests, scopes: &[], deprecated: None }
 }
 
 /// Every rule of Zaqar.

@@ -18,10 +18,10 @@ const MAX_FILES: usize = 1000;
 /// Where the rules are, and how they are read (`[oslo_policy]`).
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// `policy_file`; one that is not there is no error.
+    /// `policy_file`; it may be missing.
     pub file: Option<PathBuf>,
-    /// `policy_dirs`, each file of which overrides the ones before it, by name; dot files are left
-    /// out. Directories that are not there are passed over.
+    /// `policy_dirs`. Each file in them overrides the ones before it, by name; dot files and
+    /// missing directories are skipped.
     pub dirs: Vec<PathBuf>,
     /// `policy_default_rule`.
     pub default_rule: String,
@@ -31,53 +31,53 @@ pub struct Files {
     pub enforce_new_defaults: bool,
 }
 
-/// Rules as the files had them.
+/// Rules as they were read from the files.
 #[derive(Debug)]
 pub struct Loaded {
     /// The rules.
     pub rules: Rules,
-    /// What an operator should know of them.
+    /// Problems for the operator.
     pub problems: Vec<Problem>,
     /// The files that were read, in order.
     pub files: Vec<PathBuf>,
-    stamp: Stamp,
+    fingerprint: Fingerprint,
 }
 
-/// Why the files could not be read. The rules loaded before stay in force.
+/// Why the files could not be read. The previous rules stay in force.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A file or directory that is there cannot be read.
+    /// An existing file or directory cannot be read.
     #[error("{} cannot be read", path.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// A file is too large.
     #[error("{} has more than {MAX_BYTES} bytes, the most that a policy file may have", path.display())]
     TooLarge {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
     /// There are too many files.
     #[error("the policy directories have more than {MAX_FILES} files")]
     TooMany,
-    /// A file is no YAML or JSON document that maps names to rules.
+    /// A file is not a YAML or JSON document that maps names to rules.
     #[error("{} is no YAML or JSON object of rules", path.display())]
     Malformed {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Where, and why.
+        /// The position and the cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// What tells one state of the files from another.
+/// Modification times and sizes of the files, to detect changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+struct Fingerprint(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
 
 impl Files {
     /// Reads the rules. Cost: reads every file.
@@ -85,7 +85,7 @@ impl Files {
     /// # Errors
     /// [`LoadError`]: nothing was loaded.
     pub fn load(&self) -> Result<Loaded, LoadError> {
-        let (files, stamp) = self.look()?;
+        let (files, fingerprint) = self.look()?;
         let mut builder = Rules::builder()
             .default_rule(&self.default_rule)
             .enforce_scope(self.enforce_scope)
@@ -96,21 +96,21 @@ impl Files {
             }
         }
         let (rules, problems) = builder.build();
-        Ok(Loaded { rules, problems, files, stamp })
+        Ok(Loaded { rules, problems, files, fingerprint })
     }
 
     /// Reads the rules if a file was added, removed or changed since `loaded`. Cost when nothing
-    /// was: one look at each file's modification time and size.
+    /// changed: the modification time and size of each file.
     ///
     /// # Errors
     /// As [`Files::load`].
     pub fn load_if_changed(&self, loaded: &Loaded) -> Result<Option<Loaded>, LoadError> {
-        let (_, stamp) = self.look()?;
-        if stamp == loaded.stamp { Ok(None) } else { self.load().map(Some) }
+        let (_, fingerprint) = self.look()?;
+        if fingerprint == loaded.fingerprint { Ok(None) } else { self.load().map(Some) }
     }
 
-    /// The files that are there, in the order in which they override each other.
-    fn look(&self) -> Result<(Vec<PathBuf>, Stamp), LoadError> {
+    /// The files that exist, in the order in which they override each other.
+    fn look(&self) -> Result<(Vec<PathBuf>, Fingerprint), LoadError> {
         let mut files: Vec<PathBuf> = self.file.iter().cloned().collect();
         for dir in &self.dirs {
             files.extend(files_in(dir)?);
@@ -120,18 +120,18 @@ impl Files {
         }
         let mut stamps = Vec::new();
         for path in &files {
-            let stamp = match fs::metadata(path) {
+            let fingerprint = match fs::metadata(path) {
                 Ok(metadata) => {
                     Some((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()))
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(source) => return Err(LoadError::Unreadable { path: path.clone(), source }),
             };
-            stamps.push((path.clone(), stamp));
+            stamps.push((path.clone(), fingerprint));
         }
-        let there = stamps.iter().filter(|(_, stamp)| stamp.is_some());
+        let there = stamps.iter().filter(|(_, fingerprint)| fingerprint.is_some());
         let there = there.map(|(path, _)| path.clone()).collect();
-        Ok((there, Stamp(stamps)))
+        Ok((there, Fingerprint(stamps)))
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `parse` | the text of a rule becomes a [`Check`] |
-//! | `check` | a check decides for credentials and a target |
+//! | `parse` | parses the text of a rule into a [`Check`] |
+//! | `check` | evaluates a check for credentials and a target |
 //! | `rules` | all rules together: defaults, overrides, references between rules |
 //! | `files` | `policy_file` and `policy_dirs`, and their reload |
 //! | `defaults` | the rule names and defaults of Zaqar |
 //!
-//! The source of every rule of the language is oslo.policy itself (`_parser.py`, `_checks.py`,
-//! `policy.py`); a test compares the decisions of both.
+//! The language is that of oslo.policy (`_parser.py`, `_checks.py`, `policy.py`); a test compares
+//! the decisions of both.
 
 mod check;
 mod defaults;

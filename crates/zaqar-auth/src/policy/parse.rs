@@ -1,43 +1,43 @@
-//! The language of rules.
+//! The parser of rules.
 //!
 //! White space separates the words `and`, `or`, `not` (in any case) and checks. Parentheses stand
 //! at the beginning or the end of a word. `not` binds tightest, then `and`, then `or`. A rule that
-//! cannot be read allows nobody.
+//! cannot be parsed allows nobody.
 
 use serde_json::Value;
 
 use super::check::{Check, Text};
 
-/// Nesting of parentheses and `not` in one rule, at most: a decision recurses as deep.
+/// The deepest nesting of parentheses and `not` in one rule: evaluation recurses as deep.
 const MAX_DEPTH: usize = 64;
 
-/// What could not be read.
+/// A syntax error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unreadable;
+pub(super) struct SyntaxError;
 
-/// Reads a rule as a policy file has it: a text, a list of lists of checks, or null.
-pub(super) fn parse(rule: &Value) -> Result<Check, Unreadable> {
+/// Parses a rule as a policy file has it: a text, a list of lists of checks, or null.
+pub(super) fn parse(rule: &Value) -> Result<Check, SyntaxError> {
     match rule {
         Value::Null => Ok(Check::True),
         Value::String(text) => parse_text(text),
         Value::Array(lists) => parse_lists(lists),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => Err(Unreadable),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => Err(SyntaxError),
     }
 }
 
-/// Reads the text of a rule.
-pub(super) fn parse_text(text: &str) -> Result<Check, Unreadable> {
+/// Parses the text of a rule.
+pub(super) fn parse_text(text: &str) -> Result<Check, SyntaxError> {
     if text.is_empty() {
         return Ok(Check::True);
     }
     let tokens = tokens(text);
     let mut parser = Parser { tokens: &tokens, depth: 0 };
-    let check = parser.any()?;
-    if parser.tokens.is_empty() { Ok(check) } else { Err(Unreadable) }
+    let check = parser.disjunction()?;
+    if parser.tokens.is_empty() { Ok(check) } else { Err(SyntaxError) }
 }
 
-/// Reads the old form: an outer list joined by `or`, inner lists joined by `and`.
-fn parse_lists(lists: &[Value]) -> Result<Check, Unreadable> {
+/// Parses the old form: an outer list joined by `or`, inner lists joined by `and`.
+fn parse_lists(lists: &[Value]) -> Result<Check, SyntaxError> {
     if lists.is_empty() {
         return Ok(Check::True);
     }
@@ -48,18 +48,18 @@ fn parse_lists(lists: &[Value]) -> Result<Check, Unreadable> {
             Value::String(text) => vec![parse_check(text)],
             Value::Array(texts) if texts.is_empty() => continue,
             Value::Array(texts) => {
-                let check = |text: &Value| text.as_str().map(parse_check).ok_or(Unreadable);
+                let check = |text: &Value| text.as_str().map(parse_check).ok_or(SyntaxError);
                 texts.iter().map(check).collect::<Result<_, _>>()?
             }
             Value::Null => continue,
-            Value::Bool(_) | Value::Number(_) | Value::Object(_) => return Err(Unreadable),
+            Value::Bool(_) | Value::Number(_) | Value::Object(_) => return Err(SyntaxError),
         };
         either.push(one_or(all, Check::And));
     }
     if either.is_empty() { Ok(Check::False) } else { Ok(one_or(either, Check::Or)) }
 }
 
-/// The only check, or all of them together.
+/// The check, if there is only one, else all of them joined.
 fn one_or(mut checks: Vec<Check>, together: fn(Vec<Check>) -> Check) -> Check {
     match checks.len() {
         1 => checks.remove(0),
@@ -75,7 +75,7 @@ enum Token {
     Or,
     Not,
     Check(Check),
-    /// A word in quotes, which is no check.
+    /// A word in quotes, which is not a check.
     Quoted,
 }
 
@@ -123,39 +123,39 @@ impl Parser<'_> {
         is_next
     }
 
-    fn any(&mut self) -> Result<Check, Unreadable> {
-        let mut checks = vec![self.all()?];
+    fn disjunction(&mut self) -> Result<Check, SyntaxError> {
+        let mut checks = vec![self.conjunction()?];
         while self.take(&Token::Or) {
-            checks.push(self.all()?);
+            checks.push(self.conjunction()?);
         }
         Ok(one_or(checks, Check::Or))
     }
 
-    fn all(&mut self) -> Result<Check, Unreadable> {
-        let mut checks = vec![self.one()?];
+    fn conjunction(&mut self) -> Result<Check, SyntaxError> {
+        let mut checks = vec![self.operand()?];
         while self.take(&Token::And) {
-            checks.push(self.one()?);
+            checks.push(self.operand()?);
         }
         Ok(one_or(checks, Check::And))
     }
 
-    fn one(&mut self) -> Result<Check, Unreadable> {
+    fn operand(&mut self) -> Result<Check, SyntaxError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(Unreadable);
+            return Err(SyntaxError);
         }
         let check = match self.next() {
             Some(Token::Check(check)) => check.clone(),
-            Some(Token::Not) => Check::Not(Box::new(self.one()?)),
+            Some(Token::Not) => Check::Not(Box::new(self.operand()?)),
             Some(Token::Open) => {
-                let inner = self.any()?;
+                let inner = self.disjunction()?;
                 if !self.take(&Token::Close) {
-                    return Err(Unreadable);
+                    return Err(SyntaxError);
                 }
                 inner
             }
             Some(Token::Close | Token::And | Token::Or | Token::Quoted) | None => {
-                return Err(Unreadable);
+                return Err(SyntaxError);
             }
         };
         self.depth -= 1;
@@ -163,7 +163,7 @@ impl Parser<'_> {
     }
 }
 
-/// Reads one check. What is none allows nobody, and everybody below a `not`.
+/// Parses one check. One that is not valid allows nobody, and everybody below a `not`.
 fn parse_check(text: &str) -> Check {
     match text {
         "@" => return Check::True,
@@ -187,8 +187,8 @@ fn parse_check(text: &str) -> Check {
 }
 
 /// Whether oslo.policy reads it as a path of names: it has Python evaluate it as a literal first,
-/// and fails where it is no expression at all. Dashes between names are subtractions, which are
-/// none.
+/// and fails if it is not an expression. Dashes between names are subtractions, which are not
+/// literals.
 fn is_path(kind: &str) -> bool {
     kind.split(['.', '-']).all(|name| {
         let mut chars = name.chars();
@@ -198,7 +198,7 @@ fn is_path(kind: &str) -> bool {
     })
 }
 
-/// Words of Python that are no names.
+/// Python's keywords, which cannot be names.
 const KEYWORDS: [&str; 35] = [
     "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue",
     "def", "del", "elif", "else", "except", "finally", "for", "from", "global", "if", "import",
@@ -307,10 +307,10 @@ mod tests {
             "'quoted'",
             "role:a and 'quoted'",
         ] {
-            assert_eq!(parse_text(text), Err(Unreadable), "{text}");
+            assert_eq!(parse_text(text), Err(SyntaxError), "{text}");
         }
         let deep = format!("{}@{}", "(".repeat(100_000), ")".repeat(100_000));
-        assert_eq!(parse_text(&deep), Err(Unreadable));
+        assert_eq!(parse_text(&deep), Err(SyntaxError));
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(parse(&json!([[]])), Ok(Check::False));
         assert_eq!(parse(&json!(null)), Ok(Check::True));
         for bad in [json!(true), json!(7), json!({}), json!([[7]]), json!([7])] {
-            assert_eq!(parse(&bad), Err(Unreadable), "{bad}");
+            assert_eq!(parse(&bad), Err(SyntaxError), "{bad}");
         }
     }
 }

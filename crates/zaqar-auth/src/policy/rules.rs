@@ -5,20 +5,20 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::check::{Check, Credentials, Question, Scope, Target};
+use super::check::{Check, Credentials, Input, Scope, Target};
 use super::defaults::{DEFAULTS, Default};
 use super::parse::{parse, parse_text};
 
-/// Rules that refer to each other in one chain, at most.
+/// The longest chain of rules that refer to each other.
 const MAX_CHAIN: usize = 64;
-/// Checks that one decision makes, at most.
+/// The most checks that one decision makes.
 const MAX_CHECKS: usize = 10_000;
 
-/// The rules that decide. They never change: a reload makes new ones.
+/// The rules in force. They are immutable: a reload makes new ones.
 #[derive(Debug, Clone)]
 pub struct Rules {
     rules: HashMap<String, Rule>,
-    /// Asked for a name that no rule has.
+    /// The rule for a name that no rule has.
     default_rule: String,
     enforce_scope: bool,
 }
@@ -29,35 +29,35 @@ struct Rule {
     scopes: &'static [Scope],
 }
 
-/// What an operator should know of the rules as they are.
+/// A problem in the rules, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// A rule cannot be read; it allows nobody.
+    /// A rule cannot be parsed; it allows nobody.
     Unreadable {
         /// Its name.
         rule: String,
     },
-    /// A rule refers to rules that are not there, which allow nobody.
+    /// A rule refers to rules that are not defined, which allow nobody.
     Undefined {
         /// Its name.
         rule: String,
         /// The one it refers to.
         refers_to: String,
     },
-    /// A rule refers to itself, by way of others, through a chain of more than 64, or makes more
+    /// A rule refers to itself indirectly, through a chain of more than 64 rules, or needs more
     /// than 10 000 checks in all; it allows nobody.
     Endless {
         /// Its name.
         rule: String,
     },
-    /// A rule has a check that is not supported, or asks another server; it allows nobody.
+    /// A rule has a check that is not supported, or that queries another server; it allows nobody.
     Remote {
         /// Its name.
         rule: String,
         /// The check.
         check: String,
     },
-    /// A rule in a file has a name that was replaced.
+    /// A rule in a file has a deprecated name.
     Renamed {
         /// The name in the file.
         rule: String,
@@ -69,7 +69,9 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { rule } => write!(f, "rule {rule} cannot be read: it allows nobody"),
+            Self::Unreadable { rule } => {
+                write!(f, "rule {rule} cannot be parsed: it allows nobody")
+            }
             Self::Undefined { rule, refers_to } => {
                 write!(f, "rule {rule} refers to rule {refers_to}, which is not defined")
             }
@@ -89,7 +91,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Puts rules together.
+/// Builds [`Rules`].
 #[derive(Debug)]
 pub struct Builder {
     defaults: &'static [Default],
@@ -100,23 +102,23 @@ pub struct Builder {
 }
 
 impl Rules {
-    /// Zaqar's defaults, to be overridden.
+    /// Zaqar's defaults, which can be overridden.
     pub fn builder() -> Builder {
         Builder::new(DEFAULTS)
     }
 
-    /// Whether a rule allows a caller to do something to a target.
+    /// Whether a rule allows a caller to act on a target.
     ///
-    /// A rule that is not there is decided by the default rule (`policy_default_rule`), and denies
-    /// where there is none. Cost: a look-up and the checks of the rule; nothing is allocated unless
-    /// a check has `%(…)s` in it.
+    /// A name without a rule is decided by the default rule (`policy_default_rule`); without one,
+    /// it is denied. Cost: a look-up and the checks of the rule; nothing is allocated unless a
+    /// check has `%(…)s` in it.
     pub fn allows(&self, rule: &str, target: &Target, caller: &Credentials) -> bool {
         let Some(rule) = self.find(rule) else { return false };
         if self.enforce_scope && !rule.scopes.is_empty() && !rule.scopes.contains(&caller.scope()) {
             return false;
         }
         let rules = |name: &str| self.find(name).map(|rule| &rule.check);
-        rule.check.decide(Question { target, caller, rules: &rules }).unwrap_or(false)
+        rule.check.decide(Input { target, caller, rules: &rules }).unwrap_or(false)
     }
 
     /// Whether a rule allows every caller, whatever the target.
@@ -149,35 +151,35 @@ impl Builder {
         }
     }
 
-    /// Puts a rule in the place of a default, or beside them. The last one of a name holds.
+    /// Adds a rule, or overrides the default of that name. The last one of a name counts.
     #[must_use]
     pub fn override_with(mut self, name: &str, rule: impl Into<Value>) -> Self {
         self.overrides.insert(name.to_owned(), rule.into());
         self
     }
 
-    /// The rule that decides where none has the name (`policy_default_rule`).
+    /// The rule for names that no rule has (`policy_default_rule`).
     #[must_use]
     pub fn default_rule(mut self, name: &str) -> Self {
         name.clone_into(&mut self.default_rule);
         self
     }
 
-    /// Whether a token must be for what the rule is for (`enforce_scope`).
+    /// Whether a token must have a scope that the rule accepts (`enforce_scope`).
     #[must_use]
     pub const fn enforce_scope(mut self, is_enforced: bool) -> Self {
         self.enforce_scope = is_enforced;
         self
     }
 
-    /// Whether what a default was before no longer allows anybody (`enforce_new_defaults`).
+    /// Whether the deprecated check of a default no longer counts (`enforce_new_defaults`).
     #[must_use]
     pub const fn enforce_new_defaults(mut self, is_enforced: bool) -> Self {
         self.enforce_new_defaults = is_enforced;
         self
     }
 
-    /// Compiles the rules; with what an operator should know of them.
+    /// Compiles the rules. Returns them with the problems that were found.
     pub fn build(self) -> (Rules, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut checks = HashMap::new();
@@ -213,7 +215,7 @@ impl Builder {
         (Rules { rules, default_rule, enforce_scope }, problems)
     }
 
-    /// The check of a rule that no file names, with what is said of its old name.
+    /// The check of a rule that no file names, considering its deprecated name.
     fn default_check(
         &self,
         default: &Default,
@@ -221,24 +223,24 @@ impl Builder {
         problems: &mut Vec<Problem>,
     ) -> Check {
         let check = parse_text(default.check).unwrap_or(Check::False);
-        let Some(formerly) = default.formerly else { return check };
-        let before = parse_text(formerly.check).unwrap_or(Check::False);
-        if formerly.name != default.name
-            && let Some(kept) = overrides.get(formerly.name)
+        let Some(deprecated) = default.deprecated else { return check };
+        let before = parse_text(deprecated.check).unwrap_or(Check::False);
+        if deprecated.name != default.name
+            && let Some(kept) = overrides.get(deprecated.name)
         {
-            problems.push(Problem::Renamed { rule: formerly.name.to_owned(), to: default.name });
+            problems.push(Problem::Renamed { rule: deprecated.name.to_owned(), to: default.name });
             if *kept != before && *kept != Check::Rule(default.name.to_owned()) {
                 return kept.clone();
             }
         }
-        if !self.enforce_new_defaults && formerly.check != default.check {
+        if !self.enforce_new_defaults && deprecated.check != default.check {
             return Check::Or(vec![check, before]);
         }
         check
     }
 }
 
-/// Finds references to nothing, endless references, and remote checks.
+/// Finds undefined references, cycles and remote checks.
 fn find_problems(checks: &HashMap<String, Check>, default_rule: &str, problems: &mut Vec<Problem>) {
     let mut names: Vec<_> = checks.keys().collect();
     names.sort_unstable();
@@ -271,16 +273,16 @@ fn find_problems(checks: &HashMap<String, Check>, default_rule: &str, problems: 
     }
 }
 
-/// What a decision costs at most.
+/// The most that a decision costs.
 #[derive(Clone, Copy)]
 struct Cost {
-    /// Rules that refer to each other, from this one on.
+    /// Length of the longest chain of references from this rule.
     chain: usize,
-    /// Checks that are made, those of other rules included each time they are referred to.
+    /// Checks that are made, counting those of another rule each time it is referred to.
     checks: usize,
 }
 
-/// The cost of each rule; none for those that lead into a cycle. Linear in the size of all rules.
+/// The cost of each rule; rules that lead into a cycle have none. Linear in the size of all rules.
 fn costs<'a>(checks: &'a HashMap<String, Check>, default_rule: &'a str) -> HashMap<&'a str, Cost> {
     let mut own = HashMap::new();
     let mut referrers: HashMap<&str, Vec<&str>> = HashMap::new();
@@ -424,7 +426,7 @@ mod tests {
             description: "",
             requests: &[],
             scopes: &[],
-            formerly: Some(super::super::defaults::Formerly { name: "old", check: "role:old" }),
+            deprecated: Some(super::super::defaults::Deprecated { name: "old", check: "role:old" }),
         },
         Default {
             name: "system",
@@ -432,7 +434,7 @@ mod tests {
             description: "",
             requests: &[],
             scopes: &[Scope::System],
-            formerly: None,
+            deprecated: None,
         },
     ];
 

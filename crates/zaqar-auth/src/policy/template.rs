@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-/// A text with places to fill in.
+/// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template {
     parts: Vec<Part>,
@@ -13,12 +13,12 @@ pub(super) struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
-    /// The target's attribute of this name; the name is one key, whatever dots it has.
+    /// The target's attribute of this name; the name is one key, even with dots.
     Attribute(String),
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// `None` for a `%` that is neither `%%` nor `%(name)s`: oslo.policy raises an exception each
     /// time it meets one.
@@ -66,7 +66,7 @@ impl Template {
     }
 }
 
-/// A value as Python's `str` shows it, which is what rules are compared with.
+/// A value as Python's `str` formats it, which is what rules are compared with.
 pub(super) fn text_of(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => Cow::Borrowed(text),
@@ -74,7 +74,7 @@ pub(super) fn text_of(value: &Value) -> Cow<'_, str> {
         Value::Bool(false) => Cow::Borrowed("False"),
         Value::Null => Cow::Borrowed("None"),
         Value::Number(number) => Cow::Owned(number.to_string()),
-        // No rule can spell these: white space ends a check.
+        // No rule can contain these: white space ends a check.
         Value::Array(_) | Value::Object(_) => Cow::Owned(value.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! One count of what a queue or a project holds: the last answer of the store, and what this server
+//! A count of what a queue or a project holds: the last result of the store, and what this server
 //! added since.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,63 +9,63 @@ use zaqar_api::Amount;
 
 use super::sizes::Sizes;
 
-/// A count is taken again after this, at the earliest.
-const LEAST_AGE: Duration = Duration::from_secs(1);
-/// Counting takes at most this part of the time.
-const PART: u32 = 20;
+/// A count is not repeated sooner than this.
+const MIN_AGE: Duration = Duration::from_secs(1);
+/// Counting takes at most one part in this many of the time.
+const MIN_AGE_FACTOR: u32 = 20;
 
-/// Counts one thing; queues and subscriptions are counted as messages without bytes.
+/// Counts one quantity; queues and subscriptions are counted as messages without bytes.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
     state: Mutex<State>,
-    /// Held by whoever counts.
+    /// Held by the task that counts.
     pub(super) counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    found: Option<Found>,
+    found: Option<LastCount>,
     /// Admitted since the last count began.
     added: Amount,
     sizes: Sizes,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Found {
+struct LastCount {
     held: Amount,
     at: Instant,
     took: Duration,
 }
 
-/// How much is known.
+/// How old the last count is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
-    /// Nothing.
+    /// There is no count yet.
     Unknown,
-    /// It should be counted again.
+    /// It is time to count again.
     Old,
-    /// The last count holds.
+    /// The last count is recent enough.
     Fresh,
 }
 
-/// The limits that a count is held against.
+/// The limits of a count.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Max {
     pub(super) messages: Option<u64>,
     pub(super) bytes: Option<u64>,
 }
 
-/// A limit would be exceeded.
+/// A limit that would be exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Over {
-    /// Bytes, not messages.
+pub(super) struct Exceeded {
+    /// Whether it limits bytes rather than messages.
     pub(super) is_bytes: bool,
-    /// What would be held.
+    /// What the count would become.
     pub(super) would_be: u64,
     pub(super) max: u64,
 }
 
-/// A count that is being taken.
+/// A count in progress.
 #[derive(Debug)]
 pub(super) struct Count {
     began: Instant,
@@ -76,16 +76,16 @@ impl Counter {
     pub(super) fn age(&self, now: Instant) -> Age {
         match self.lock().found {
             None => Age::Unknown,
-            Some(Found { at, took, .. }) => {
-                let lasts = LEAST_AGE.max(took.saturating_mul(PART));
+            Some(LastCount { at, took, .. }) => {
+                let lasts = MIN_AGE.max(took.saturating_mul(MIN_AGE_FACTOR));
                 let is_fresh = now.saturating_duration_since(at) < lasts;
                 if is_fresh { Age::Fresh } else { Age::Old }
             }
         }
     }
 
-    /// Adds what is about to be stored if that is within the limits.
-    pub(super) fn try_add(&self, more: Amount, max: Max) -> Result<(), Over> {
+    /// Adds an amount that is about to be stored, if it is within the limits.
+    pub(super) fn try_add(&self, more: Amount, max: Max) -> Result<(), Exceeded> {
         let mut state = self.lock();
         let held = state.found.map(|found| found.held).unwrap_or_default();
         let sum = |held: u64, added: u64, more| held.saturating_add(added).saturating_add(more);
@@ -94,7 +94,7 @@ impl Counter {
         for (is_bytes, would_be, max) in [(false, messages, max.messages), (true, bytes, max.bytes)]
         {
             if let Some(max) = max.filter(|max| would_be > *max) {
-                return Err(Over { is_bytes, would_be, max });
+                return Err(Exceeded { is_bytes, would_be, max });
             }
         }
         state.added.messages = state.added.messages.saturating_add(more.messages);
@@ -103,7 +103,7 @@ impl Counter {
         Ok(())
     }
 
-    /// Takes back what was added and is not stored.
+    /// Subtracts an amount that was added and is not stored.
     pub(super) fn take_back(&self, less: Amount) {
         let mut state = self.lock();
         state.added.messages = state.added.messages.saturating_sub(less.messages);
@@ -115,14 +115,14 @@ impl Counter {
         Count { began: now, added: self.lock().added }
     }
 
-    /// Takes over what a count found. What was admitted while it went on may be in it, and is
-    /// counted until the next one all the same.
+    /// Stores the result of a count. What was admitted during the count may be in the result, and
+    /// is added to it nevertheless until the next count.
     pub(super) fn end(&self, count: &Count, held: Amount, now: Instant) {
         let mut state = self.lock();
         state.added.messages = state.added.messages.saturating_sub(count.added.messages);
         state.added.bytes = state.added.bytes.saturating_sub(count.added.bytes);
         let took = now.saturating_duration_since(count.began);
-        state.found = Some(Found { held, at: now, took });
+        state.found = Some(LastCount { held, at: now, took });
     }
 
     pub(super) fn needs_sample(&self, messages: u64) -> bool {
@@ -133,7 +133,7 @@ impl Counter {
         self.lock().sizes.sampled(mean);
     }
 
-    /// The bytes that so many messages of the queue have.
+    /// The bytes of this many messages of the queue.
     pub(super) fn bytes_of(&self, messages: u64) -> u64 {
         self.lock().sizes.bytes_of(messages)
     }
@@ -162,7 +162,7 @@ mod tests {
         counter.try_add(messages(4), max).unwrap();
         counter.end(&count, messages(3), now);
         assert_eq!(counter.age(now), Age::Fresh);
-        let over = Over { is_bytes: false, would_be: 11, max: 10 };
+        let over = Exceeded { is_bytes: false, would_be: 11, max: 10 };
         assert_eq!(counter.try_add(messages(4), max), Err(over));
         counter.try_add(messages(3), max).unwrap();
     }
@@ -182,7 +182,7 @@ mod tests {
         let counter = Counter::default();
         let max = Max { messages: None, bytes: Some(25) };
         counter.try_add(messages(2), max).unwrap();
-        let over = Over { is_bytes: true, would_be: 30, max: 25 };
+        let over = Exceeded { is_bytes: true, would_be: 30, max: 25 };
         assert_eq!(counter.try_add(messages(1), max), Err(over));
     }
 }

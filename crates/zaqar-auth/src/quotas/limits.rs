@@ -1,4 +1,4 @@
-//! What a project may have and do, and where the exceptions for single projects are read from.
+//! Limits of projects, and the file with the limits of single projects.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use zaqar_core::ProjectId;
 
-/// Bytes of the file of projects, at most.
+/// The largest file of projects, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
-/// The greatest limit: what JSON numbers hold exactly.
+/// The greatest limit: JSON numbers are exact up to it.
 const MAX_LIMIT: u64 = 1 << 53;
 
 /// What is limited.
@@ -19,7 +19,7 @@ pub enum Limit {
     Queues,
     /// Subscriptions of a project, those of connections included.
     Subscriptions,
-    /// Messages of one queue or topic, of any state.
+    /// Messages of one queue or topic, in any state.
     QueueMessages,
     /// Bytes of the messages of one queue or topic.
     QueueBytes,
@@ -27,9 +27,9 @@ pub enum Limit {
     Messages,
     /// Bytes of a project's messages.
     Bytes,
-    /// Requests of a project a second.
+    /// Requests per second of a project.
     RequestRate,
-    /// Bytes a second that a project posts and that are pushed to its connections.
+    /// Bytes per second that a project posts and that are pushed to its connections.
     ByteRate,
 }
 
@@ -60,7 +60,7 @@ impl Limit {
         }
     }
 
-    /// What is counted, for a sentence with a number in front.
+    /// The unit, for use after a number.
     pub(super) const fn unit(self) -> &'static str {
         match self {
             Self::Queues => "queues",
@@ -77,12 +77,12 @@ impl Limit {
     }
 }
 
-/// The limits of a project. 0 stands for none.
+/// The limits of a project. 0 means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits([u64; Limit::ALL.len()]);
 
 impl Limits {
-    /// The value of a limit; `None` where there is none.
+    /// A limit; `None` if there is none.
     pub const fn get(&self, limit: Limit) -> Option<u64> {
         match self.0[limit as usize] {
             0 => None,
@@ -90,7 +90,7 @@ impl Limits {
         }
     }
 
-    /// The same limits with another value of one.
+    /// The same limits with one changed.
     #[must_use]
     pub const fn with(mut self, limit: Limit, value: u64) -> Self {
         self.0[limit as usize] = value;
@@ -101,13 +101,13 @@ impl Limits {
 /// The limits of all projects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Of projects that are not in the file.
+    /// For projects that are not in the file.
     pub default: Limits,
     /// `[quotas] projects_file`.
     pub projects_file: Option<PathBuf>,
 }
 
-/// The limits of all projects, the file read.
+/// The limits of all projects, with the file's contents.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     default: Limits,
@@ -125,7 +125,7 @@ impl Loaded {
     }
 }
 
-/// Why the file of projects could not be taken over.
+/// Why the file of projects could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
@@ -133,7 +133,7 @@ pub enum FileError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -143,21 +143,21 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// It is no document that maps projects to limits.
+    /// It is not a document that maps projects to limits.
     #[error("{} is no YAML or JSON object of projects, each an object of options and integers", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Where, and why.
+        /// The position and the cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A project or one of its limits is none.
+    /// A project or one of its limits is not valid.
     #[error("{}: project {project}: {reason}", path.display())]
     Project {
         /// The file.
         path: PathBuf,
-        /// The project as it is written.
+        /// The project as written in the file.
         project: String,
         /// What is wrong.
         reason: String,
@@ -165,7 +165,7 @@ pub enum FileError {
 }
 
 impl Options {
-    /// Reads the file of projects, if there is one.
+    /// Reads the file of projects, if one is configured.
     pub(super) fn load(&self) -> Result<Loaded, FileError> {
         let projects = match &self.projects_file {
             Some(path) => self.projects(path)?,
@@ -176,7 +176,7 @@ impl Options {
 
     fn projects(&self, path: &Path) -> Result<HashMap<ProjectId, Limits>, FileError> {
         let text = read(path)?;
-        // An empty file is a file without exceptions.
+        // An empty file has no exceptions.
         let document: Option<BTreeMap<String, BTreeMap<String, u64>>> =
             serde_saphyr::from_str(&text).map_err(|source| FileError::Malformed {
                 path: path.to_owned(),
@@ -194,16 +194,16 @@ impl Options {
         Ok(projects)
     }
 
-    /// The limits of one project: what it does not name is as in the configuration.
+    /// The limits of one project: those it does not name are the configured defaults.
     fn limits(&self, options: &BTreeMap<String, u64>) -> Result<Limits, String> {
         let mut limits = self.default;
         for (option, value) in options {
             let limit = Limit::of_option(option).ok_or_else(|| {
                 let known = Limit::ALL.map(Limit::option).join(", ");
-                format!("{option} is no quota; quotas are {known}")
+                format!("{option} is not a quota; quotas are {known}")
             })?;
             if *value > MAX_LIMIT {
-                return Err(format!("{option} is {value}; the most is {MAX_LIMIT}"));
+                return Err(format!("{option} is {value}; the maximum is {MAX_LIMIT}"));
             }
             limits = limits.with(limit, *value);
         }
@@ -250,12 +250,12 @@ mod tests {
     #[test]
     fn a_file_that_is_wrong_says_what_is_wrong() {
         for (text, part) in [
-            ("p: {max_quees: 1}", "max_quees is no quota; quotas are max_queues,"),
+            ("p: {max_quees: 1}", "max_quees is not a quota; quotas are max_queues,"),
             ("p: {max_queues: -1}", "no YAML or JSON object"),
             ("p: {max_queues: many}", "no YAML or JSON object"),
             ("p: 3", "no YAML or JSON object"),
             ("- p", "no YAML or JSON object"),
-            ("p: {max_queues: 9007199254740993}", "the most is 9007199254740992"),
+            ("p: {max_queues: 9007199254740993}", "the maximum is 9007199254740992"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

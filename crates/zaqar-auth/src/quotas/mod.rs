@@ -1,10 +1,10 @@
 //! Quotas and rates of projects: a layer of zaqar-api's stack.
 //!
-//! What a project holds is counted in the store, in the background, and remembered; what this
-//! server admits is added to that. So an operation within the limits waits for the store only where
-//! nothing is known yet, and an operation is rejected only by a count that is a second old at most,
-//! or twenty times as old as it takes to count. With several servers each knows of what the others
-//! admitted once it counts again; a rate holds for each server.
+//! What a project holds is counted in the store, in the background, and cached; what this server
+//! admits is added. So an operation within the limits waits for the store only if there is no count
+//! yet, and an operation is rejected only by a count that is at most 1 s old, or 20 times as old as
+//! counting takes. A server learns what other servers admitted when it counts again. Rates are
+//! enforced by each server on its own.
 
 mod counter;
 mod limits;
@@ -34,31 +34,31 @@ use zaqar_core::{Clock, Kind, ProjectId, QueueKey};
 
 pub use limits::{FileError, Limit, Limits, Options};
 
-use counter::{Age, Counter, Max, Over};
+use counter::{Age, Counter, Exceeded, Max};
 use limits::Loaded;
 use rate::Bucket;
 use store::Stores;
 
-/// Counts that are remembered, at most.
+/// Counts that are cached, at most.
 const COUNTERS: u64 = 65_536;
-/// Projects whose rates are remembered, at most.
+/// Projects whose rates are cached, at most.
 const PROJECTS: u64 = 65_536;
-/// Queues that are known to be there, at most.
+/// Queues that are cached as existing, at most.
 const QUEUES: u64 = 65_536;
-/// What nobody asked for this long is forgotten.
+/// Entries that are not used for this long are dropped.
 const IDLE: Duration = Duration::from_secs(600);
-/// How long a queue is known to be there.
+/// How long a queue is cached as existing.
 const QUEUE_KNOWN: Duration = Duration::from_secs(60);
-/// How long a queue that was admitted, and is not there yet, is not counted again.
+/// How long an admitted queue that does not exist yet is not counted again.
 const QUEUE_ADMITTED: Duration = Duration::from_secs(1);
-/// Counts that are taken at once.
+/// Counts in progress, at most.
 const AT_ONCE: usize = 4;
-/// How long a request waits for a count, its own or another's, and for its turn to count.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// When a client is to come again whose request waited that long.
+/// How long a request waits for a count, its own or another's, including the wait for a permit.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The `Retry-After` of a request that waited that long.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Limits what projects have and do.
+/// Enforces quotas and rates of projects.
 #[derive(Clone)]
 pub struct Quotas {
     inner: Arc<Inner>,
@@ -67,10 +67,10 @@ pub struct Quotas {
 struct Inner {
     loaded: ArcSwap<Loaded>,
     stores: Stores,
-    counters: Cache<What, Arc<Counter>>,
+    counters: Cache<Counted, Arc<Counter>>,
     rates: Cache<ProjectId, Arc<Rates>>,
     queues: Cache<QueueKey, ()>,
-    /// Queues that are about to be created, if their operations succeed.
+    /// Queues that are created if the operations that name them succeed.
     admitted: Cache<QueueKey, ()>,
     counting: Arc<Semaphore>,
     rejections: [AtomicU64; Limit::ALL.len()],
@@ -78,17 +78,17 @@ struct Inner {
 
 /// What is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum What {
+enum Counted {
     Queue(QueueKey),
     Project(ProjectId),
     Queues(ProjectId),
     Subscriptions(ProjectId),
 }
 
-/// The turn to count one thing, among those that are counted.
-struct Turn {
+/// The right to count one quantity, and a share of [`AT_ONCE`].
+struct CountPermit {
     _counter: OwnedMutexGuard<()>,
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 struct Rates {
@@ -114,7 +114,7 @@ impl Quotas {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, FileError> {
         let loaded = options.load()?;
-        info!(projects_with_their_own = loaded.projects(), "quotas are enforced");
+        info!(projects = loaded.projects(), "quotas are enforced");
         let idle = |max| Cache::builder().max_capacity(max).time_to_idle(IDLE);
         let inner = Inner {
             loaded: ArcSwap::from_pointee(loaded),
@@ -129,14 +129,13 @@ impl Quotas {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes over other limits, the file read again. Reads it; do not call it where nothing may
-    /// block.
+    /// Replaces the limits and reads the file again. This blocks on file I/O.
     ///
     /// # Errors
-    /// [`FileError`]: the limits before stay in force.
+    /// [`FileError`]: the previous limits stay in force.
     pub fn reload(&self, options: &Options) -> Result<(), FileError> {
         let loaded = options.load()?;
-        info!(projects_with_their_own = loaded.projects(), "quotas read");
+        info!(projects = loaded.projects(), "quotas reloaded");
         self.inner.loaded.store(Arc::new(loaded));
         Ok(())
     }
@@ -156,7 +155,7 @@ impl Quotas {
         })
     }
 
-    fn counter(&self, what: &What) -> Arc<Counter> {
+    fn counter(&self, what: &Counted) -> Arc<Counter> {
         let found = self.inner.counters.get(what);
         found.unwrap_or_else(|| self.inner.counters.get_with_by_ref(what, Arc::default))
     }
@@ -178,7 +177,7 @@ impl Quotas {
         Ok(())
     }
 
-    /// Pushes were posted before: they are paid for, and never held back.
+    /// Pushes carry messages that were accepted before: they are charged, but never delayed.
     fn charge_pushes(&self, context: &Context, amount: Amount) {
         let limits = *self.inner.loaded.load().of(&context.project);
         if let Some(rate) = limits.get(Limit::ByteRate) {
@@ -186,7 +185,8 @@ impl Quotas {
         }
     }
 
-    /// A queue that a post or a subscription would create counts, as one that is created does.
+    /// A queue that a post or a subscription would create counts like one that is created
+    /// explicitly.
     async fn admit_queue(&self, limits: &Limits, key: &QueueKey) -> Result<(), Error> {
         let Some(max) = limits.get(Limit::Queues) else { return Ok(()) };
         if self.inner.queues.contains_key(key) {
@@ -199,7 +199,7 @@ impl Quotas {
         if self.inner.admitted.contains_key(key) {
             return Ok(());
         }
-        let what = What::Queues(key.project.clone());
+        let what = Counted::Queues(key.project.clone());
         let max = Max { messages: Some(max), bytes: None };
         self.admit_count(&what, limits, number(1), max).await?;
         self.inner.admitted.insert(key.clone(), ());
@@ -216,14 +216,14 @@ impl Quotas {
             |messages, bytes| Max { messages: limits.get(messages), bytes: limits.get(bytes) };
         let of_queue = max(Limit::QueueMessages, Limit::QueueBytes);
         let of_project = max(Limit::Messages, Limit::Bytes);
-        let project = What::Project(key.project.clone());
+        let project = Counted::Project(key.project.clone());
         if of_project.is_some() {
             self.admit_count(&project, limits, amount, of_project).await?;
         }
-        // The sizes of what is posted here also tell the bytes of a project: last, so that what the
-        // project may not post leaves none.
+        // Recorded last, because a post that the project's quota rejects must leave no sizes
+        // behind.
         if of_queue.is_some() || of_project.bytes.is_some() {
-            let admitted = self.admit_count(&What::Queue(key), limits, amount, of_queue).await;
+            let admitted = self.admit_count(&Counted::Queue(key), limits, amount, of_queue).await;
             if admitted.is_err() && of_project.is_some() {
                 self.counter(&project).take_back(amount);
             }
@@ -232,10 +232,10 @@ impl Quotas {
         Ok(())
     }
 
-    /// Adds to a count, if that is within its limits.
+    /// Adds to a count if the result is within its limits.
     async fn admit_count(
         &self,
-        what: &What,
+        what: &Counted,
         limits: &Limits,
         more: Amount,
         max: Max,
@@ -254,27 +254,28 @@ impl Quotas {
         counter.try_add(more, max).map_err(|over| self.over_quota(what, over))
     }
 
-    /// Counts now; of several that ask at once, one counts. That goes on where its caller gives up,
-    /// so that the next one finds it done.
+    /// Counts now. Concurrent callers share one count, which continues if its caller gives up, so
+    /// the next caller finds the result.
     async fn count(
         &self,
-        what: &What,
+        what: &Counted,
         counter: &Arc<Counter>,
         limits: Limits,
     ) -> Result<(), Error> {
         let counted = async {
-            let turn = Arc::clone(&counter.counting).lock_owned().await;
+            let counter_guard = Arc::clone(&counter.counting).lock_owned().await;
             if counter.age(Instant::now()) == Age::Fresh {
                 return Ok(());
             }
             // The semaphore is never closed.
-            let place = Arc::clone(&self.inner.counting).acquire_owned().await;
-            let turn = Turn { _counter: turn, _place: place.map_err(StorageError::failed)? };
+            let slot = Arc::clone(&self.inner.counting).acquire_owned().await;
+            let permit =
+                CountPermit { _counter: counter_guard, _slot: slot.map_err(StorageError::failed)? };
             let (quotas, what) = (self.clone(), what.clone());
-            let counting = quotas.take_count(turn, what, Arc::clone(counter), limits);
+            let counting = quotas.take_count(permit, what, Arc::clone(counter), limits);
             tokio::spawn(counting).await.map_err(StorageError::failed)?
         };
-        match timeout(PATIENCE, counted).await {
+        match timeout(COUNT_TIMEOUT, counted).await {
             Ok(counted) => Ok(counted?),
             Err(_) => Err(Error::Overloaded { retry_after: RETRY_AFTER }),
         }
@@ -282,8 +283,8 @@ impl Quotas {
 
     async fn take_count(
         self,
-        _turn: Turn,
-        what: What,
+        _permit: CountPermit,
+        what: Counted,
         counter: Arc<Counter>,
         limits: Limits,
     ) -> Result<(), StorageError> {
@@ -292,13 +293,13 @@ impl Quotas {
         let with_bytes =
             [Limit::QueueBytes, Limit::Bytes].iter().any(|one| limits.get(*one).is_some());
         let held = match &what {
-            What::Queue(key) => stores.queue(key, &counter, with_bytes).await?,
-            What::Project(project) => {
-                let counter_of = |key: &QueueKey| self.counter(&What::Queue(key.clone()));
+            Counted::Queue(key) => stores.queue(key, &counter, with_bytes).await?,
+            Counted::Project(project) => {
+                let counter_of = |key: &QueueKey| self.counter(&Counted::Queue(key.clone()));
                 stores.project(project, with_bytes, counter_of).await?
             }
-            What::Queues(project) => number(stores.queues(project).await?),
-            What::Subscriptions(project) => {
+            Counted::Queues(project) => number(stores.queues(project).await?),
+            Counted::Subscriptions(project) => {
                 let max = limits.get(Limit::Subscriptions).unwrap_or_default();
                 number(stores.subscriptions(project, max.saturating_add(1)).await?)
             }
@@ -307,33 +308,33 @@ impl Quotas {
         Ok(())
     }
 
-    /// Counts in a task of its own, unless that is done already or too many counts are taken.
-    fn count_later(&self, what: &What, counter: &Arc<Counter>, limits: Limits) {
-        let Ok(turn) = Arc::clone(&counter.counting).try_lock_owned() else { return };
-        let Ok(place) = Arc::clone(&self.inner.counting).try_acquire_owned() else { return };
-        let turn = Turn { _counter: turn, _place: place };
+    /// Counts in a task of its own, unless that is in progress already or too many counts are.
+    fn count_later(&self, what: &Counted, counter: &Arc<Counter>, limits: Limits) {
+        let Ok(counter_guard) = Arc::clone(&counter.counting).try_lock_owned() else { return };
+        let Ok(slot) = Arc::clone(&self.inner.counting).try_acquire_owned() else { return };
+        let permit = CountPermit { _counter: counter_guard, _slot: slot };
         let (quotas, what, counter) = (self.clone(), what.clone(), Arc::clone(counter));
         tokio::spawn(async move {
-            if let Err(error) = quotas.take_count(turn, what.clone(), counter, limits).await {
-                debug!(%error, ?what, "not counted");
+            if let Err(error) = quotas.take_count(permit, what.clone(), counter, limits).await {
+                debug!(%error, ?what, "counting failed");
             }
         });
     }
 
-    fn over_quota(&self, what: &What, over: Over) -> Error {
+    fn over_quota(&self, what: &Counted, over: Exceeded) -> Error {
         let (limit, whose) = match (what, over.is_bytes) {
-            (What::Queue(key), is_bytes) => {
+            (Counted::Queue(key), is_bytes) => {
                 let kind = if key.kind == Kind::Topic { "topic" } else { "queue" };
                 let limit = if is_bytes { Limit::QueueBytes } else { Limit::QueueMessages };
                 (limit, kind)
             }
-            (What::Project(_), true) => (Limit::Bytes, "project"),
-            (What::Project(_), false) => (Limit::Messages, "project"),
-            (What::Queues(_), _) => (Limit::Queues, "project"),
-            (What::Subscriptions(_), _) => (Limit::Subscriptions, "project"),
+            (Counted::Project(_), true) => (Limit::Bytes, "project"),
+            (Counted::Project(_), false) => (Limit::Messages, "project"),
+            (Counted::Queues(_), _) => (Limit::Queues, "project"),
+            (Counted::Subscriptions(_), _) => (Limit::Subscriptions, "project"),
         };
         self.inner.rejections[limit as usize].fetch_add(1, Ordering::Relaxed);
-        let Over { would_be, max, .. } = over;
+        let Exceeded { would_be, max, .. } = over;
         let (unit, option) = (limit.unit(), limit.option());
         Error::OverQuota {
             reason: format!(
@@ -369,7 +370,7 @@ impl Quota for Quotas {
             self.charge_pushes(context, facts.amount);
             return Ok(());
         }
-        // The server's own operations, and questions about the server.
+        // The server's own operations, and health checks.
         if matches!(context.authentication, Authentication::Server)
             || facts.resource() == Resource::Service
         {
@@ -388,7 +389,7 @@ impl Quota for Quotas {
             self.admit_queue(&limits, &key()).await?;
             let Some(max) = limits.get(Limit::Subscriptions) else { return Ok(()) };
             let max = Max { messages: Some(max), bytes: None };
-            let what = What::Subscriptions(context.project.clone());
+            let what = Counted::Subscriptions(context.project.clone());
             self.admit_count(&what, &limits, number(1), max).await
         } else if name == CreateQueue::DECLARATION.name {
             self.admit_queue(&limits, &key()).await

@@ -1,22 +1,22 @@
-//! A rate: tokens that come back with time.
+//! Token buckets.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Seconds of its rate that a project may use at once after a pause.
+/// The size of a bucket, in seconds of its rate.
 const BURST: f64 = 2.0;
-/// Seconds of its rate that a project may owe at most.
+/// The largest debt, in seconds of the rate.
 const MAX_DEBT: f64 = 60.0;
 
-/// What a project may still do of one kind.
+/// The token bucket of a project for one rate.
 #[derive(Debug)]
 pub(super) struct Bucket(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Seconds of the rate: independent of the rate, which a reload may change.
+    /// In seconds of the rate, so that a reload can change the rate.
     seconds: f64,
     at: Instant,
 }
@@ -26,14 +26,14 @@ impl Bucket {
         Self(Mutex::new(State { seconds: BURST, at: now }))
     }
 
-    /// Takes `cost` if the project owes nothing. One request may cost more than a burst: what
-    /// follows then waits until it is paid.
+    /// Takes `cost` unless the project is in debt. One request may cost more than the bucket holds:
+    /// later requests then wait until the debt is paid.
     ///
     /// # Errors
-    /// When something is there again.
+    /// When the next request can succeed.
     pub(super) fn take(&self, rate: u64, cost: u64, now: Instant) -> Result<(), Duration> {
         self.with(now, |state| {
-            // Half of a unit, so that a sum of fractions does not decide.
+            // Half a unit of tolerance for rounding errors.
             let least = 0.5 / rate as f64;
             if state.seconds < least {
                 return Err(Duration::from_secs_f64((least - state.seconds).max(0.001)));
@@ -43,7 +43,7 @@ impl Bucket {
         })
     }
 
-    /// Takes `cost`, whatever is owed.
+    /// Takes `cost`, even in debt.
     pub(super) fn charge(&self, rate: u64, cost: u64, now: Instant) {
         self.with(now, |state| state.pay(rate, cost));
     }

@@ -1,75 +1,75 @@
-//! How many bytes the messages of a queue have, from their number and from what was posted.
+//! Estimates the bytes of a queue's messages from their number and from recent posts.
 
 use std::collections::VecDeque;
 
 use zaqar_api::Amount;
 
-/// Posts are remembered in so many steps at most; then neighbours become one.
-const STEPS: usize = 64;
+/// Recorded posts, at most; then neighbours are merged.
+const MAX_POSTS: usize = 64;
 
-/// What was posted to a queue through this server, oldest first.
+/// The posts to a queue through this server, oldest first.
 ///
-/// Stores count messages, not bytes. A queue is read from its head, so what waits is what was
-/// posted last: its bytes follow from the number of messages and the sizes of the last posts.
+/// Stores count messages, not bytes. A queue is read from its head, so the messages that remain are
+/// the last ones posted: their bytes follow from their number and the sizes of the last posts.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
-    steps: VecDeque<Amount>,
-    /// Bytes of a message that was posted before, or through another server.
+    posts: VecDeque<Amount>,
+    /// Mean size of messages that were posted before, or through another server.
     sample: Option<u64>,
 }
 
 impl Sizes {
-    /// Notes a post.
+    /// Records a post.
     pub(super) fn posted(&mut self, post: Amount) {
         if post.messages == 0 {
             return;
         }
-        self.steps.push_back(post);
-        if self.steps.len() > STEPS {
-            let mut halved = VecDeque::with_capacity(STEPS);
-            while let Some(first) = self.steps.pop_front() {
-                let second = self.steps.pop_front().unwrap_or_default();
+        self.posts.push_back(post);
+        if self.posts.len() > MAX_POSTS {
+            let mut halved = VecDeque::with_capacity(MAX_POSTS);
+            while let Some(first) = self.posts.pop_front() {
+                let second = self.posts.pop_front().unwrap_or_default();
                 halved.push_back(sum(first, second));
             }
-            self.steps = halved;
+            self.posts = halved;
         }
     }
 
-    /// Whether the sizes of so many messages cannot be said without a look at some of them.
+    /// Whether some messages must be read to estimate the size of so many.
     pub(super) fn needs_sample(&self, messages: u64) -> bool {
-        let known: u64 = self.steps.iter().map(|step| step.messages).sum();
+        let known: u64 = self.posts.iter().map(|post| post.messages).sum();
         self.sample.is_none() && known < messages
     }
 
-    /// Notes the mean size of some messages of the queue.
+    /// Records the mean size of some messages of the queue.
     pub(super) fn sampled(&mut self, mean: u64) {
         self.sample = Some(mean);
     }
 
-    /// The bytes of the last so many messages, and forgets what was posted before them.
+    /// The bytes of the last `messages` messages. Forgets older posts.
     pub(super) fn bytes_of(&mut self, messages: u64) -> u64 {
         let (mut rest, mut bytes, mut used) = (messages, 0_u64, 0);
-        for step in self.steps.iter().rev() {
+        for post in self.posts.iter().rev() {
             if rest == 0 {
                 break;
             }
             used += 1;
-            let part = rest.min(step.messages);
-            let share = u128::from(step.bytes) * u128::from(part) / u128::from(step.messages);
+            let part = rest.min(post.messages);
+            let share = u128::from(post.bytes) * u128::from(part) / u128::from(post.messages);
             bytes = bytes.saturating_add(u64::try_from(share).unwrap_or(u64::MAX));
             rest -= part;
         }
-        self.steps.drain(..self.steps.len() - used);
+        self.posts.drain(..self.posts.len() - used);
         if messages == 0 {
             self.sample = None;
         }
         bytes.saturating_add(rest.saturating_mul(self.mean()))
     }
 
-    /// Bytes of a message that this server did not see: as those at the head, else as those that it
+    /// Mean size of a message that this server did not see: from the sample, else from the posts it
     /// saw.
     fn mean(&self) -> u64 {
-        let seen = self.steps.iter().copied().fold(Amount::default(), sum);
+        let seen = self.posts.iter().copied().fold(Amount::default(), sum);
         self.sample.or_else(|| seen.bytes.checked_div(seen.messages)).unwrap_or_default()
     }
 }
@@ -113,7 +113,7 @@ mod tests {
         for n in 0..10_000 {
             sizes.posted(Amount { messages: 1, bytes: n });
         }
-        assert!(sizes.steps.len() <= STEPS);
+        assert!(sizes.posts.len() <= MAX_POSTS);
         assert_eq!(sizes.bytes_of(10_000), (0..10_000).sum::<u64>());
     }
 }

@@ -1,4 +1,4 @@
-//! Counts in the stores.
+//! Counting in the stores.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use zaqar_core::{Clock, Kind, ProjectId, QueueKey};
 
 use super::counter::Counter;
 
-/// Queues that are read at a time.
+/// Queues per page.
 const PAGE: usize = 200;
-/// Subscriptions that are read at a time.
+/// Subscriptions per page.
 const SUBSCRIPTIONS: usize = 500;
-/// Messages whose size is looked at.
+/// Messages that are read for their mean size.
 const SAMPLE: usize = 5;
 
 const KINDS: [Kind; 2] = [Kind::Queue, Kind::Topic];
 
-/// What holds what is counted.
+/// The stores that are counted.
 pub(super) struct Stores {
     pub(super) management: Arc<dyn ManagementStore>,
     pub(super) messages: Arc<dyn MessageStore>,
@@ -25,8 +25,8 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    /// The messages of a queue, with their bytes where these are asked for. Cost: one store step,
-    /// and another one the first time that bytes are asked for.
+    /// The messages of a queue, and their bytes on request. Cost: one store step, and another the
+    /// first time that bytes are requested.
     pub(super) async fn queue(
         &self,
         key: &QueueKey,
@@ -58,7 +58,7 @@ impl Stores {
         Ok(sizes.sum::<u64>().checked_div(page.messages.len() as u64).unwrap_or_default())
     }
 
-    /// The messages of a project. `counter_of` has what is known of a queue's sizes. Cost: one
+    /// The messages of a project. `counter_of` returns the counter with a queue's sizes. Cost: one
     /// store step for each queue and topic.
     pub(super) async fn project(
         &self,
@@ -90,7 +90,7 @@ impl Stores {
         Ok(count)
     }
 
-    /// The subscriptions of a project; no more than `enough` are counted.
+    /// The subscriptions of a project; counting stops at `enough`.
     pub(super) async fn subscriptions(
         &self,
         project: &ProjectId,

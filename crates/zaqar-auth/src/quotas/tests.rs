@@ -1,4 +1,4 @@
-//! Quotas over the store in memory.
+//! Quotas over the in-memory store.
 
 use futures_util::FutureExt;
 use zaqar_core::{ManualClock, QueueName, Timestamp};
@@ -19,7 +19,7 @@ fn key(name: &str) -> QueueKey {
 
 #[tokio::test]
 async fn a_count_goes_on_without_its_caller() {
-    let (quotas, what) = (quotas(), What::Queue(key("q")));
+    let (quotas, what) = (quotas(), Counted::Queue(key("q")));
     let counter = quotas.counter(&what);
     let asked = quotas.count(&what, &counter, Limits::default()).now_or_never();
     assert!(asked.is_none(), "the caller gave up");
@@ -30,13 +30,13 @@ async fn a_count_goes_on_without_its_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_waits_in_bounds_for_its_turn() {
-    let (quotas, what) = (quotas(), What::Queue(key("q")));
+    let (quotas, what) = (quotas(), Counted::Queue(key("q")));
     let others = quotas.inner.counting.acquire_many(AT_ONCE as u32).await.unwrap();
     let counter = quotas.counter(&what);
     let began = Instant::now();
     let asked = quotas.count(&what, &counter, Limits::default()).await;
     assert!(matches!(asked, Err(Error::Overloaded { .. })), "{asked:?}");
-    assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
+    assert_eq!(began.elapsed().as_secs(), COUNT_TIMEOUT.as_secs());
     drop(others);
     quotas.count(&what, &counter, Limits::default()).await.unwrap();
     assert_eq!(counter.age(Instant::now()), Age::Fresh);
@@ -47,8 +47,8 @@ async fn a_queue_that_was_only_admitted_is_admitted_again() {
     let quotas = quotas();
     let limits = Limits::default().with(Limit::Queues, 1);
     quotas.admit_queue(&limits, &key("q")).await.unwrap();
-    assert!(!quotas.inner.queues.contains_key(&key("q")), "it is not there");
-    // What a second does.
+    assert!(!quotas.inner.queues.contains_key(&key("q")), "it does not exist");
+    // As after a second.
     quotas.inner.admitted.invalidate(&key("q"));
     let again = quotas.admit_queue(&limits, &key("q")).await;
     assert!(matches!(again, Err(Error::OverQuota { .. })), "{again:?}");
@@ -65,16 +65,16 @@ async fn a_rejected_post_leaves_no_trace() {
         let amount = Amount { messages, bytes: 10 * messages };
         quotas.admit_messages(&limits, key(name), amount).await.is_ok()
     };
-    // Past what a queue may have, which leaves the project's as they were.
+    // Exceeds the queue's quota, which leaves the project's count unchanged.
     for _ in 0..3 {
         assert!(!post("q", 3).await);
     }
     assert!(post("q", 2).await);
-    // Past what the project may have, which leaves the queue's as they were.
+    // Exceeds the project's quota, which leaves the queue's count unchanged.
     for _ in 0..3 {
         assert!(!post("r", 2).await);
     }
-    assert_eq!(quotas.counter(&What::Queue(key("r"))).bytes_of(1), 0);
+    assert_eq!(quotas.counter(&Counted::Queue(key("r"))).bytes_of(1), 0);
     assert!(post("r", 1).await);
-    assert_eq!(quotas.counter(&What::Queue(key("r"))).bytes_of(1), 10);
+    assert_eq!(quotas.counter(&Counted::Queue(key("r"))).bytes_of(1), 10);
 }
