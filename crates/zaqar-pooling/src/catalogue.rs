@@ -1,4 +1,4 @@
-//! Which pool has which queue: a row for each queue.
+//! The catalogue: one row per queue, which says which pool has it.
 
 use serde_json::{Map, Value};
 use zaqar_core::pools::{FlavorName, PoolName};
@@ -12,12 +12,12 @@ use crate::{Registry, rows};
 pub(crate) enum Place {
     /// In a pool.
     Pool(PoolName),
-    /// In the message store that is configured, which is the virtual pool.
+    /// In the configured message store, which is the virtual pool.
     Configured,
 }
 
 impl Place {
-    /// Its name in logs.
+    /// The name for logs.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Pool(name) => name.as_str(),
@@ -25,7 +25,7 @@ impl Place {
         }
     }
 
-    /// As rows have it.
+    /// The stored form.
     pub(crate) fn to_value(&self) -> Value {
         match self {
             Self::Pool(name) => name.as_str().into(),
@@ -48,7 +48,7 @@ impl Place {
     }
 
     fn write(&self, key: &QueueKey) -> Map<String, Value> {
-        // The project too, as the row's key has a digest of it only.
+        // Stores the project too, because the row's key only has its digest.
         [("pool", self.to_value()), ("project", key.project.as_str().into())]
             .map(|(name, value)| (name.to_owned(), value))
             .into_iter()
@@ -56,16 +56,16 @@ impl Place {
     }
 }
 
-/// A queue's row in the catalogue, as it was read.
+/// A queue's row in the catalogue.
 #[derive(Debug, Clone)]
 pub(crate) struct Placement {
     row: QueueRow,
-    /// `None`: the queue was deleted, and its row is about to go.
+    /// `None`: the queue was deleted, and its row is about to be deleted.
     pub(crate) place: Option<Place>,
 }
 
 impl Registry {
-    /// What the catalogue says of a queue.
+    /// Reads a queue's row.
     pub(crate) async fn placement(
         &self,
         key: &QueueKey,
@@ -75,7 +75,7 @@ impl Registry {
         Ok(Some(Placement { row, place }))
     }
 
-    /// Places a queue that has no place; of several at once one decides.
+    /// Places a queue that is in no pool. If several servers do so at once, one of them decides.
     pub(crate) async fn place_at(
         &self,
         key: &QueueKey,
@@ -90,8 +90,8 @@ impl Registry {
         }
     }
 
-    /// Says that a head was opened where the catalogue says. Whoever read the row before that does
-    /// not remove it any more; `false` where the row is another one by now.
+    /// Confirms that a head was opened where the row says. Whoever read the row before does not
+    /// delete it any more; `false` if the row has changed.
     pub(crate) async fn confirm(
         &self,
         key: &QueueKey,
@@ -101,7 +101,7 @@ impl Registry {
         self.store().replace(&rows::placement(key)?, found.row.generation, &after).await
     }
 
-    /// Removes the row of a queue whose head was closed after `found` was read, unless one was
+    /// Deletes the row of a queue whose head was closed after `found` was read, unless a head was
     /// opened since.
     pub(crate) async fn displace(
         &self,
@@ -111,7 +111,7 @@ impl Registry {
         rows::remove(self.store(), &rows::placement(key)?, found.row.generation).await.map(drop)
     }
 
-    /// Where a queue is; `None` for one that has no place.
+    /// Where a queue is; `None` if it is not placed.
     pub(crate) async fn current_place(
         &self,
         key: &QueueKey,
@@ -123,19 +123,18 @@ impl Registry {
         Ok(found.or_else(|| self.place_of_unplaced()))
     }
 
-    /// Where a queue may be that the catalogue does not have: it may be from before there were
-    /// pools.
+    /// Where a queue without a row may be: it may have been created before pooling was enabled.
     pub(crate) fn place_of_unplaced(&self) -> Option<Place> {
         self.has_virtual_pool().then_some(Place::Configured)
     }
 
-    /// Where a queue goes that has no place.
+    /// Chooses where to place a queue.
     async fn choose(
         &self,
         key: &QueueKey,
         flavor: Option<&FlavorName>,
     ) -> Result<Place, storage::Error> {
-        // What was there before there were pools stays there.
+        // A queue that existed before pooling was enabled stays where it is.
         if self.has_virtual_pool() && self.configured().generation(key).await?.is_some() {
             return Ok(Place::Configured);
         }
@@ -153,7 +152,7 @@ impl Registry {
         }
     }
 
-    /// A queue's place, and its row then. One that has none is placed.
+    /// Where a queue is, and its row at that time. Places the queue if it is not placed.
     pub(crate) async fn find_place(
         &self,
         key: &QueueKey,
@@ -174,5 +173,5 @@ impl Registry {
 }
 
 pub(crate) fn contended() -> storage::Error {
-    storage::Error::unavailable("the place of the queue changes too fast")
+    storage::Error::unavailable("too many concurrent changes of the queue's placement")
 }

@@ -1,4 +1,4 @@
-//! How the stores of pools are opened: the server knows the drivers.
+//! Opens the stores of pools; implemented by the server, which knows the drivers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use zaqar_core::pools::{Capability, Pool};
 use zaqar_core::storage::MessageStore;
 
-/// Why a pool's store cannot be opened. Its text has no secrets.
+/// Why a pool's store cannot be opened. The text has no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
-    /// What is wrong.
+    /// The cause.
     pub reason: String,
 }
 
@@ -21,12 +21,12 @@ pub trait Connector: Send + Sync {
     /// Opens the store of a pool. The caller shuts it down.
     ///
     /// # Errors
-    /// A URI or an option that no driver takes, a store that cannot be opened.
+    /// The URI or an option is not supported, or the store cannot be opened.
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal>;
 
-    /// What the store at a pool's URI can do; empty for a URI that no driver opens.
+    /// The capabilities of the store at a pool's URI; empty if no driver opens the URI.
     fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability>;
 
-    /// Whether two pools are one store.
+    /// Whether two pools are the same store.
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool;
 }

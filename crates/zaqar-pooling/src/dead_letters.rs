@@ -1,5 +1,5 @@
-//! Claims whose dead letters go to a queue in another pool: a store moves messages within itself
-//! only. See [`Transfer`] for how they get there.
+//! Claims whose dead-letter queue is in another pool. A store moves messages only within itself, so
+//! [`Transfer`] describes how they get there.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,18 +19,19 @@ use crate::members::Members;
 use crate::transfers::{self, Transfer};
 use crate::{Registry, rows};
 
-/// How often a claim is repeated when its staging queue is removed meanwhile, at most.
+/// How often a claim is repeated if its staging queue is deleted concurrently.
 const ROUNDS: usize = 4;
-/// After which a delivery is tried again while another server delivers.
+/// How soon a delivery is retried while another server delivers.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
-/// Deliveries at a time. Letters that find none free are delivered by [`DeadLetterMover::resume`].
+/// Concurrent deliveries, at most. Letters beyond that are delivered by
+/// [`DeadLetterMover::resume`].
 const MAX_DELIVERIES: usize = 64;
-/// Seconds between two looks for letters that were left on their way.
+/// Seconds between two searches for letters that another server left undelivered.
 const RESUME_EVERY: u64 = 10;
-/// Rows that are read at a time.
+/// Rows per page.
 const PAGE: usize = 100;
 
-/// What no queue ever has.
+/// A generation that no queue ever has.
 const NEVER: Generation = Generation { incarnation: Incarnation::new(0), version: Version::new(0) };
 
 /// Moves dead letters between pools.
@@ -39,14 +40,14 @@ pub(crate) struct DeadLetterMover {
     members: Arc<Members>,
     deliverer: Deliverer,
     permits: Arc<Semaphore>,
-    /// When letters were last looked for, and the task that does.
+    /// When undelivered letters were last searched for, and the task that delivers them.
     resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
     /// How long a claim waits until the letters that it moved are in the dead-letter queue.
     wait: Duration,
     log: StateLog,
 }
 
-/// A claim of a queue whose dead letters go to another pool.
+/// A claim whose dead-letter queue is in another pool.
 #[derive(Clone)]
 pub(crate) struct CrossingClaim {
     pub(crate) source: Arc<Member>,
@@ -58,7 +59,7 @@ pub(crate) struct CrossingClaim {
 }
 
 impl CrossingClaim {
-    /// Claims with another target for the letters.
+    /// Claims with another target for dead letters.
     async fn claim_into(
         &self,
         store: &dyn MessageStore,
@@ -84,28 +85,29 @@ impl DeadLetterMover {
         }
     }
 
-    /// Claims, and moves what was claimed too often already. Costs one step while no letter has to
-    /// move. Else the letters are in the dead-letter queue when this answers, if the pools serve.
+    /// Claims, and moves messages that were claimed too often. Costs one step if no letter must be
+    /// moved. Otherwise the letters are in the dead-letter queue when this returns, if both pools
+    /// are available.
     pub(crate) async fn claim(
         self: &Arc<Self>,
         claim: CrossingClaim,
     ) -> Result<Guarded<Claimed>, Error> {
         let store = claim.source.store().await?;
-        // A store that has to move letters says that this target is not as assumed, and does
+        // A store that must move letters answers that this target's generation is wrong, and does
         // nothing.
         let answer = claim.claim_into(store.as_ref(), nowhere(&claim.key)?, NEVER).await?;
         let must_move = answer == Guarded::Done(Claimed::TargetChanged);
         if !must_move || !self.is_target_as_assumed(&claim.rule).await? {
             return Ok(answer);
         }
-        // A task of its own: a caller that gives up does not end it.
+        // A task of its own, so that a caller that gives up does not cancel it.
         let mover = Arc::clone(self);
         let moving = tokio::spawn(async move { mover.claim_and_move(store, claim).await });
         moving.await.map_err(Error::failed)?
     }
 
-    /// Whether the dead-letter queue has the generation that the claim assumes. A pool that is down
-    /// does not say: letters wait until it is back.
+    /// Whether the dead-letter queue has the generation that the claim assumes. If its pool is
+    /// down, this is assumed: letters wait until the pool is back.
     async fn is_target_as_assumed(&self, rule: &DeadLetters) -> Result<bool, Error> {
         let Some(place) = self.registry.current_place(&rule.target).await? else {
             return Ok(false);
@@ -158,7 +160,7 @@ impl DeadLetterMover {
         }))
     }
 
-    /// Delivers what is on its way by one row; logs why it cannot.
+    /// Delivers the letters of one transfer; logs a failure.
     async fn deliver(&self, row: &QueueKey, time: Moment) -> Option<Delivery> {
         match self.deliverer.deliver(row, time).await {
             Ok(delivery) => Some(delivery),
@@ -173,7 +175,7 @@ impl DeadLetterMover {
         }
     }
 
-    /// Begins to deliver what other servers left on its way, unless that was done just now.
+    /// Starts to deliver letters that other servers left, unless that was done recently.
     pub(crate) fn resume_in_background(self: &Arc<Self>, now: Timestamp) {
         let mut resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, task) = &mut *resumed;
@@ -191,7 +193,7 @@ impl DeadLetterMover {
         *resumed = (now, Some(tokio::spawn(resume)));
     }
 
-    /// Delivers what other servers left on its way.
+    /// Delivers letters that other servers left.
     pub(crate) async fn resume(&self, now: Timestamp) -> Result<(), Error> {
         let time = Moment::new(now);
         let project = rows::transfers()?;
@@ -210,7 +212,7 @@ impl DeadLetterMover {
                 None => break,
             }
         }
-        // Not after each row: others may fail at the same time.
+        // Not after each row, because other rows may fail at the same time.
         if !has_failed && let Some(failures) = self.log.success() {
             info!(failures, "dead letters reach other pools again");
         }
@@ -218,14 +220,14 @@ impl DeadLetterMover {
     }
 }
 
-/// The pools of a transfer, as logs name them.
+/// The names of a transfer's pools, for logs.
 fn pools_of(transfer: &Transfer) -> (String, String) {
     let to = transfer.batch.as_ref().map(|batch| batch.to.name().to_owned());
     (transfer.from.name().to_owned(), to.unwrap_or_default())
 }
 
-/// A queue that is never opened. Of the project of the queue that is claimed, so that a store keeps
-/// it where it keeps that.
+/// A queue that is never opened. It is in the claimed queue's project, so that a store keeps it in
+/// the same place.
 fn nowhere(source: &QueueKey) -> Result<QueueKey, Error> {
     let name = QueueName::new("zaqar.nowhere").map_err(Error::failed)?;
     Ok(QueueKey { project: source.project.clone(), kind: Kind::Internal, name })

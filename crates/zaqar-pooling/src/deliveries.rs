@@ -1,4 +1,4 @@
-//! The second half of a dead letter's way to another pool: see [`Transfer`].
+//! The second half of a dead letter's transfer to another pool: see [`Transfer`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,41 +16,41 @@ use crate::members::Members;
 use crate::transfers::{self, Transfer, TransferBatch};
 use crate::{Registry, rows};
 
-/// Batches that one delivery takes on, at most: what is left is for the next.
+/// Batches per delivery, at most: the next delivery continues.
 const MAX_BATCHES: usize = 100;
-/// Letters of a batch, at most.
+/// Letters per batch, at most.
 const BATCH: usize = 100;
-/// Bytes of a batch, at most, but for a single letter.
+/// Bytes per batch, at most, unless a single letter is larger.
 const BATCH_BYTES: usize = 1 << 20;
-/// Seconds for which one process alone delivers a batch.
+/// Seconds for which one process owns a batch.
 const OWNED_FOR: u64 = 30;
-/// Seconds in which a [`Moment`] goes on: few beside [`OWNED_FOR`].
+/// The resolution of a [`Moment`] in seconds; small compared with [`OWNED_FOR`].
 const TICK: u64 = 5;
-/// Steps in which a store moves one batch, at most. It may move many messages in pieces.
+/// Steps in which a store moves one batch, at most: it may move many messages in pieces.
 const MOVES: usize = 32;
 
-/// How a delivery ended.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// No letter is on its way by this row, or the rest is for the next delivery.
+    /// The transfer has no undelivered letter, or the next delivery continues.
     Done,
     /// Another server delivers.
     Busy,
 }
 
-/// Why a delivery failed, and what it was about where that is known.
+/// Why a delivery failed, and its transfer if that is known.
 pub(crate) type Failure = (Option<Transfer>, Error);
 
 /// Delivers letters from staging queues to dead-letter queues.
 pub(crate) struct Deliverer {
     registry: Arc<Registry>,
     members: Arc<Members>,
-    /// What this process is called in rows.
+    /// Identifies this process in rows.
     owner: u64,
     locks: Locks,
 }
 
-/// The time of a caller, which goes on while work is done for it.
+/// A caller's time, which advances while work is done for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment {
     given: Timestamp,
@@ -62,13 +62,13 @@ impl Moment {
         Self { given, at: tokio::time::Instant::now() }
     }
 
-    /// The time by now, at most [`TICK`] seconds late: what is done at once has the caller's time.
+    /// The present time, at most [`TICK`] seconds late: immediate work has the caller's own time.
     pub(crate) fn now(&self) -> Timestamp {
         self.given.plus_secs(self.at.elapsed().as_secs() / TICK * TICK)
     }
 }
 
-/// One batch on its way.
+/// A batch in transfer.
 struct Leg<'a> {
     row: &'a QueueKey,
     transfer: &'a Transfer,
@@ -81,7 +81,7 @@ impl Deliverer {
         Self { registry, members, owner: rand::random::<u64>() >> 1, locks: Locks::default() }
     }
 
-    /// Delivers what is on its way by one row.
+    /// Delivers the letters of one transfer.
     pub(crate) async fn deliver(&self, row: &QueueKey, time: Moment) -> Result<Delivery, Failure> {
         let lock = self.locks.of(row);
         let _alone = lock.lock.lock().await;
@@ -108,7 +108,7 @@ impl Deliverer {
         Ok(Delivery::Done)
     }
 
-    /// Brings one batch one step further; `false` where no letter is left.
+    /// Does the next step of one batch; `false` if no letter is left.
     async fn step(&self, row: &QueueKey, transfer: &Transfer, time: Moment) -> Result<bool, Error> {
         let source = self.store(&transfer.from).await?;
         let leg = Leg { row, transfer, source, time };
@@ -123,8 +123,7 @@ impl Deliverer {
         }
     }
 
-    /// Copies the next letters to the pool that they go to; what an earlier attempt has copied is
-    /// closed.
+    /// Copies the next letters to the target pool. The copy of an earlier attempt is deleted.
     async fn begin(
         &self,
         leg: &Leg<'_>,
@@ -167,15 +166,15 @@ impl Deliverer {
         if !transfers::set_batch(self.registry.store(), leg.row, Some(&batch), Some(&complete))
             .await?
         {
-            // Another server has taken over, perhaps before this opened the arrival queue: nobody
-            // else closes it then.
+            // Another server has taken over, perhaps before this one opened the arrival queue: then
+            // nobody else closes it.
             self.close(&batch.to, &batch.arrival).await?;
             return Err(contended());
         }
         Ok(true)
     }
 
-    /// Moves a complete batch into the dead-letter queue. Each step may be repeated.
+    /// Moves a complete batch into the dead-letter queue. Each step can be repeated.
     async fn finish(&self, leg: &Leg<'_>, batch: &TransferBatch) -> Result<bool, Error> {
         leg.source
             .delete_many(&leg.transfer.staging, &batch.ids, &Deletable::Any, leg.time.now())
@@ -188,7 +187,7 @@ impl Deliverer {
         Ok(true)
     }
 
-    /// Lets a store move what is in an arrival queue, as it moves dead letters.
+    /// Lets the store move the messages of an arrival queue as dead letters.
     async fn move_arrived(
         &self,
         leg: &Leg<'_>,
@@ -204,7 +203,7 @@ impl Deliverer {
         };
         for _ in 0..MOVES {
             let Some(own) = store.generation(arrival).await? else { return Ok(()) };
-            // A message moves when it was claimed before.
+            // A message is moved once it has been claimed.
             let first = request(None);
             store.claim(arrival, own, &first, leg.time.now()).await?;
             store.claim_release(arrival, first.id, leg.time.now()).await?;
@@ -228,8 +227,8 @@ impl Deliverer {
         Err(contended())
     }
 
-    /// A batch to a queue that was deleted, and perhaps created again elsewhere: letters that have
-    /// arrived are gone with it, others are still in the staging queue.
+    /// Drops a batch whose target queue was deleted, and perhaps created again elsewhere: letters
+    /// that have arrived were deleted with it, others are still in the staging queue.
     async fn drop_batch(&self, leg: &Leg<'_>, batch: &TransferBatch) -> Result<bool, Error> {
         if batch.is_complete {
             let (pool, letters) = (batch.to.name(), batch.ids.len());
@@ -242,7 +241,7 @@ impl Deliverer {
         Ok(true)
     }
 
-    /// Letters to a queue that was deleted go with it.
+    /// Deletes staged letters whose target queue was deleted.
     async fn drop_staged(&self, leg: &Leg<'_>) -> Result<bool, Error> {
         let letters = leg.next_letters().await?;
         let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
@@ -252,7 +251,7 @@ impl Deliverer {
         Ok(!ids.is_empty())
     }
 
-    /// Removes a row that nobody has used for long, and its staging queue.
+    /// Deletes a row that was not used for long, and its staging queue.
     async fn retire(
         &self,
         row: &QueueKey,
@@ -261,7 +260,7 @@ impl Deliverer {
         now: Timestamp,
     ) -> Result<Delivery, Error> {
         if transfer.is_idle(now) && rows::remove(self.registry.store(), row, generation).await? {
-            // The row first: who finds it gone makes one with another staging queue.
+            // The row first: a claim that finds it gone creates one with another staging queue.
             self.close(&transfer.from, &transfer.staging).await?;
         }
         Ok(Delivery::Done)
@@ -293,7 +292,7 @@ impl Deliverer {
 }
 
 impl Leg<'_> {
-    /// The first letters of the staging queue: a batch at most.
+    /// The first letters of the staging queue: at most one batch.
     async fn next_letters(&self) -> Result<Vec<Message>, Error> {
         let (mut query, mut letters, mut bytes) = (everything(BATCH), Vec::new(), 0);
         loop {
@@ -313,7 +312,7 @@ impl Leg<'_> {
     }
 }
 
-/// A letter as it is posted to an arrival queue: its life goes on.
+/// A letter as it is posted to an arrival queue, with the rest of its ttl.
 fn copied(letter: &Message, now: Timestamp) -> NewMessage {
     let left = letter.ttl.saturating_sub(now.secs_since(letter.created)).max(1);
     NewMessage { payload: letter.payload.clone(), ttl: left, delay: 0 }
@@ -323,7 +322,7 @@ fn everything(limit: usize) -> ListQuery {
     ListQuery { after: None, limit, hide: None, include_claimed: true, include_delayed: true }
 }
 
-/// One lock for each row that this process delivers.
+/// One lock for each transfer that this process delivers.
 #[derive(Default)]
 struct Locks(Mutex<HashMap<QueueKey, Arc<AsyncMutex<()>>>>);
 
@@ -338,7 +337,7 @@ impl Locks {
     }
 }
 
-/// A row's lock; it is forgotten when the last of these is dropped.
+/// A row's lock; it is dropped from the map with its last user.
 struct RowLock<'a> {
     locks: &'a Locks,
     row: QueueKey,
@@ -348,7 +347,7 @@ struct RowLock<'a> {
 impl Drop for RowLock<'_> {
     fn drop(&mut self) {
         let mut map = self.locks.map();
-        // The map's and this one.
+        // One reference is the map's, the other is this one.
         if Arc::strong_count(&self.lock) == 2 {
             map.remove(&self.row);
         }

@@ -1,4 +1,4 @@
-//! Flavors: a row each, which says that it is there; its pools say that they belong to it.
+//! Flavors. A flavor's row says that it exists; the pools' row says which pools belong to it.
 
 use serde_json::{Map, json};
 use zaqar_core::pools::{Error, Flavor, FlavorName, MAX_FLAVORS, PoolName};
@@ -43,7 +43,7 @@ impl Registry {
         row.map(drop).ok_or_else(|| Error::FlavorNotFound { name: name.clone() })
     }
 
-    /// The pools first: a flavor is never there without them.
+    /// The pools first, so that a flavor never exists without pools.
     pub(crate) async fn write_flavor(
         &self,
         project: &ProjectId,
@@ -62,8 +62,8 @@ impl Registry {
         Ok(self.shown(name.clone(), &pools))
     }
 
-    /// The row first: a queue that asks for the flavor meanwhile is rejected, not put into a pool
-    /// of none.
+    /// The row first, so that a queue created meanwhile with the flavor is rejected rather than
+    /// placed in a pool without it.
     pub(crate) async fn remove_flavor(
         &self,
         project: &ProjectId,

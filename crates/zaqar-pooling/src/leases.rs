@@ -1,4 +1,5 @@
-//! Leases are kept in every pool, as any of them may have subscriptions that depend on one.
+//! Leases of servers, kept in every pool, because any pool may have subscriptions that depend on
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +14,7 @@ use crate::members::Members;
 /// Leases that are remembered, at most: a server has one at a time.
 const MAX_REMEMBERED: usize = 64;
 
-/// Where which lease was kept by this server.
+/// Where this server keeps which lease.
 #[derive(Default)]
 pub(crate) struct Leases(Mutex<BTreeMap<u128, Kept>>);
 
@@ -24,9 +25,8 @@ struct Kept {
 }
 
 impl Leases {
-    /// Keeps a lease in every pool that is open. One pool that lost it, or where it has expired, is
-    /// enough for subscriptions to be gone, so the answer is the worst of all. A pool that is new
-    /// has not lost it.
+    /// Renews a lease in every open pool. If one pool lost it, or it expired there, subscriptions
+    /// are gone, so the result is the worst of all. A new pool has not lost it.
     pub(crate) async fn keep(
         &self,
         members: &Members,
@@ -60,7 +60,7 @@ impl Leases {
         Ok(renewal)
     }
 
-    /// Keeps a lease in the pool of a new subscription, if it is not kept there yet.
+    /// Creates the lease in the pool of a new subscription, if it is not there yet.
     pub(crate) async fn ensure(
         &self,
         member: &Member,
@@ -78,7 +78,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Ends a lease in every pool that is open; in the others it expires.
+    /// Ends a lease in every open pool; in the others it expires.
     pub(crate) async fn end(
         &self,
         members: &Members,

@@ -1,5 +1,5 @@
-//! The open store of one pool. It is opened in the background, again and again where it cannot be,
-//! so that a pool that is down delays nobody but its own queues.
+//! The open store of one pool. It is opened in the background, with retries, so that a pool that is
+//! down delays only its own queues.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +15,9 @@ use zaqar_core::{StateLog, TaskMonitor};
 use crate::Connector;
 use crate::catalogue::Place;
 
-/// How long one attempt to open a store may take.
+/// The timeout for opening a store.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// After which a store that could not be opened is tried again.
+/// The pause before opening is retried.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// How long an operation waits for a store that is being opened.
 const WAIT: Duration = Duration::from_secs(5);
@@ -32,12 +32,12 @@ enum State {
 /// A pool with its store.
 pub(crate) struct Member {
     pub(crate) place: Place,
-    /// What it was opened as; `None` for the store that is configured.
+    /// The pool that it was opened for; `None` for the configured store.
     pool: Option<Pool>,
     state: watch::Receiver<State>,
     closing: CancellationToken,
     log: StateLog,
-    /// What went wrong last, if nothing went well since.
+    /// The last error, if there was no success since.
     problem: Mutex<Option<String>>,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Debug for Member {
 }
 
 impl Member {
-    /// The store that is configured, which is open.
+    /// The configured store, which is open.
     pub(crate) fn configured(store: Arc<dyn MessageStore>) -> Self {
         let state = watch::channel(State::Open(store)).1;
         let (closing, log) = (CancellationToken::new(), StateLog::new());
@@ -56,14 +56,14 @@ impl Member {
         Self { place: Place::Configured, pool: None, state, closing, log, problem }
     }
 
-    /// Begins to open the store of a pool.
+    /// Starts to open the store of a pool.
     pub(crate) fn open(pool: Pool, connector: Arc<dyn Connector>, tasks: &TaskMonitor) -> Self {
         let (state, seen) = watch::channel(State::Opening);
         let closing = CancellationToken::new();
         let opening = keep_open(pool.clone(), connector, state, closing.clone());
         let guard = tasks.guard(format!("pool {}", pool.name));
         tokio::spawn(async move {
-            // Bound first, so that a panic drops it.
+            // Bound first, so that it is dropped on a panic.
             let guard = guard;
             opening.await;
             guard.finish();
@@ -73,18 +73,18 @@ impl Member {
         Self { place, pool: Some(pool), state: seen, closing, log, problem }
     }
 
-    /// Its name in logs.
+    /// The name for logs.
     pub(crate) fn name(&self) -> &str {
         self.place.name()
     }
 
-    /// Whether it was opened as the store that `pool` says.
+    /// Whether it is the store that `pool` describes.
     pub(crate) fn is_of(&self, pool: &Pool) -> bool {
         let own = |own: &Pool| own.uri == pool.uri && own.options == pool.options;
         self.pool.as_ref().is_some_and(own)
     }
 
-    /// Its store, if it is open now.
+    /// Its store, if it is open.
     pub(crate) fn if_open(&self) -> Option<Arc<dyn MessageStore>> {
         match &*self.state.borrow() {
             State::Open(store) => Some(Arc::clone(store)),
@@ -95,8 +95,8 @@ impl Member {
     /// Its store.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] while it cannot be opened, and where opening takes more than 5 s.
-    /// [`Error::Closed`] where it was closed before it was open.
+    /// [`Error::Unavailable`] if opening fails or takes more than 5 s. [`Error::Closed`] if it was
+    /// closed before it was open.
     pub(crate) async fn store(&self) -> Result<Arc<dyn MessageStore>, Error> {
         if let Some(store) = self.if_open() {
             return Ok(store);
@@ -131,7 +131,7 @@ impl Member {
         }
     }
 
-    /// What it is and how it is; `None` for the store that is configured.
+    /// Its pool and state; `None` for the configured store.
     pub(crate) fn status(&self) -> Option<PoolStatus> {
         let name = self.pool.as_ref()?.name.clone();
         let noted = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -143,26 +143,26 @@ impl Member {
         Some(PoolStatus { name, store, problem })
     }
 
-    /// Keeps and logs what became of an operation that concerns the pool as a whole.
+    /// Records and logs the result of an operation on the pool as a whole.
     pub(crate) fn note<T>(&self, outcome: &Result<T, Error>) {
         let problem = outcome.as_ref().err().map(with_source);
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
         match outcome {
             Ok(_) => {
                 if let Some(failures) = self.log.success() {
-                    info!(pool = self.name(), failures, "the pool serves again");
+                    info!(pool = self.name(), failures, "the pool is available again");
                 }
             }
             Err(error) => {
                 if let Some(failures) = self.log.failure() {
                     let error = error as &dyn std::error::Error;
-                    warn!(pool = self.name(), error, failures, "the pool does not serve");
+                    warn!(pool = self.name(), error, failures, "the pool is unavailable");
                 }
             }
         }
     }
 
-    /// Closes it for good: what is waited for ends.
+    /// Closes it for good, and ends the waits for it.
     pub(crate) async fn close(&self) -> Result<(), Error> {
         self.closing.cancel();
         match self.if_open() {
@@ -180,13 +180,13 @@ impl Member {
     }
 }
 
-/// An error with what the driver saw.
+/// An error with the driver's error as its source.
 fn with_source(error: &Error) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
-/// Opens a store, as often as it takes; ends once it is open or to be closed.
+/// Opens a store, with retries until it is open or must be closed.
 async fn keep_open(
     pool: Pool,
     connector: Arc<dyn Connector>,
@@ -204,7 +204,7 @@ async fn keep_open(
             Ok(Ok(store)) => {
                 info!(pool = pool.name.as_str(), uri = masked(pool.uri.expose()), "pool open");
                 state.send_replace(State::Open(store));
-                // The channel stays, so that waiting for a change is waiting for the end.
+                // Keeps the channel open, so that waiters wait until it is closed.
                 return closing.cancelled().await;
             }
             Ok(Err(refusal)) => refusal.reason,

@@ -1,4 +1,4 @@
-//! The stores of all pools, as the registry names them.
+//! The stores of all pools of the registry.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::Registry;
 use crate::catalogue::Place;
 use crate::member::Member;
 
-/// How often the registry is read at most for pools that are not known.
+/// The shortest pause between reads of the registry for unknown pools.
 const REFRESH_AT_MOST: Duration = Duration::from_millis(500);
 
 pub(crate) type MemberMap = Arc<BTreeMap<Place, Arc<Member>>>;
@@ -45,12 +45,12 @@ impl Members {
         Self { registry, tasks, answer_timeout, map, refreshed, pinging, log }
     }
 
-    /// All of them now.
+    /// All of them at present.
     pub(crate) fn all(&self) -> MemberMap {
         Arc::clone(&self.map.borrow())
     }
 
-    /// All of them, as they change.
+    /// All of them, with changes.
     pub(crate) fn watch(&self) -> watch::Receiver<MemberMap> {
         self.map.subscribe()
     }
@@ -63,19 +63,19 @@ impl Members {
         if let Some(member) = self.all().get(place) {
             return Ok(Arc::clone(member));
         }
-        // Another server may have registered it just now.
+        // Another server may just have registered it.
         self.refresh_once().await?;
         let found = self.all().get(place).cloned();
         found.ok_or_else(|| {
             let name = place.name();
             if let Some(failures) = self.log.failure() {
-                warn!(pool = name, failures, "queues are in a pool that is not registered");
+                warn!(pool = name, failures, "queues are placed in a pool that is not registered");
             }
             Error::unavailable(format!("pool {name} is not registered"))
         })
     }
 
-    /// Reads the registry for all who ask at the same time, twice a second at most.
+    /// Reads the registry once for all concurrent callers, at most twice a second.
     async fn refresh_once(&self) -> Result<(), Error> {
         let asked = Instant::now();
         let mut refreshed = self.refreshed.lock().await;
@@ -97,7 +97,7 @@ impl Members {
         Ok(())
     }
 
-    /// Opens pools that are new or have another store than before, and closes those that are gone.
+    /// Opens pools that are new or whose store changed, and closes pools that are gone.
     async fn read_registry(&self) -> Result<(), Error> {
         let pools = self.registry.read_pools().await?;
         let before = self.all();
@@ -123,13 +123,13 @@ impl Members {
             self.map.send_replace(Arc::new(after));
         }
         for member in gone {
-            // Nobody waits for it: requests that hold the store end by themselves.
+            // Nobody waits for this: requests that hold the store end by themselves.
             tokio::spawn(async move { member.note(&member.close().await) });
         }
         Ok(())
     }
 
-    /// Begins to ask every pool whether it serves, unless that goes on.
+    /// Starts to ping every pool, unless a ping is in progress.
     pub(crate) fn ping_in_background(self: &Arc<Self>) {
         let mut pinging = self.pinging.lock().unwrap_or_else(PoisonError::into_inner);
         if pinging.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -137,17 +137,17 @@ impl Members {
         }
         let members = Arc::clone(self);
         *pinging = Some(tokio::spawn(async move {
-            // What went wrong is noted with each pool.
+            // Failures are recorded with each pool.
             members.ask(|store| async move { store.ping().await }).await.ok();
         }));
     }
 
-    /// Asks every pool that is open the same at once; the answers of those that gave one in time,
-    /// so that one that hangs delays the others little. What went wrong is logged with the pool's
-    /// name. The store that is configured has the time that it takes.
+    /// Asks every open pool at once, and returns the answers that came in time, so that a hanging
+    /// pool delays the others little. Failures are logged with the pool's name. The configured
+    /// store has no timeout.
     ///
     /// # Errors
-    /// The first error, where no pool gave an answer.
+    /// The first error, if no pool answered.
     pub(crate) async fn ask<T, F>(
         &self,
         ask: impl Fn(Arc<dyn MessageStore>) -> F,
@@ -163,7 +163,7 @@ impl Members {
         self.answers(open).await
     }
 
-    /// As [`Self::ask`], but pools that are being opened are waited for.
+    /// Like [`Self::ask`], but waits for pools that are being opened.
     pub(crate) async fn ask_opening<T, F>(
         &self,
         ask: impl Fn(Arc<dyn MessageStore>) -> F,

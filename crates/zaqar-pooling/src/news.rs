@@ -1,4 +1,4 @@
-//! News of all pools in one stream.
+//! The news of all pools as one stream.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -16,9 +16,9 @@ use crate::catalogue::Place;
 use crate::member::Member;
 use crate::members::{MemberMap, Members};
 
-/// News that wait for a listener. A store that finds this full keeps what it has to say.
+/// News that wait for a reader. While this is full, a store keeps its news.
 const CAPACITY: usize = 1024;
-/// After which news are asked for again.
+/// The pause before a stream of news is reopened.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 struct Merged(mpsc::Receiver<Posted>);
@@ -31,14 +31,13 @@ impl Stream for Merged {
     }
 }
 
-/// Listens to every pool, and to those that come. A pool that is down is listened to once it is
-/// back.
+/// Subscribes to the news of every pool, including pools that are added later. A pool that is down
+/// is added once it is back.
 pub(crate) async fn listen(members: &Members) -> Result<NewsStream, Error> {
     let watched = members.watch();
     let (sender, receiver) = mpsc::channel(CAPACITY);
     let mut first = BTreeMap::new();
-    // Before the answer, so that what is posted after it is heard of; also by a pool that is just
-    // being opened.
+    // Before returning, so that no later post is missed, also in a pool that is just being opened.
     let news = members.ask_opening(|store| async move { store.news().await }).await?;
     for (member, news) in news {
         first.insert(member.place.clone(), (member, news));
@@ -53,7 +52,7 @@ async fn follow_all(
     sender: mpsc::Sender<Posted>,
 ) {
     let mut followed: BTreeMap<Place, Arc<Member>> = BTreeMap::new();
-    // Ends its tasks when it is dropped.
+    // Its tasks end when it is dropped.
     let mut followers = JoinSet::new();
     loop {
         let members = Arc::clone(&watched.borrow_and_update());
@@ -67,7 +66,7 @@ async fn follow_all(
             followed.insert(place.clone(), Arc::clone(member));
         }
         followed.retain(|place, _| members.contains_key(place));
-        // The end of the store that is configured is the end of all.
+        // The end of the configured store ends the stream.
         let is_over = members.get(&Place::Configured).is_none_or(|member| member.is_closing());
         if is_over {
             return;
@@ -80,7 +79,7 @@ async fn follow_all(
     }
 }
 
-/// Passes on what a pool says, until it is closed.
+/// Forwards the news of a pool until it is closed.
 async fn follow(member: Arc<Member>, first: Option<NewsStream>, sender: mpsc::Sender<Posted>) {
     let mut news = first;
     loop {

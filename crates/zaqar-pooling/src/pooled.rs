@@ -1,4 +1,4 @@
-//! A message store made of message stores.
+//! A message store composed of message stores.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,24 +26,23 @@ use crate::member::Member;
 use crate::members::Members;
 use crate::{Registry, news, rows};
 
-/// How often the registry is read for pools that come, go and change.
+/// How often the registry is read for changes of pools.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 
-/// How the store of stores behaves.
+/// Options of the store.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Queues whose pool is remembered, at most.
+    /// Queues whose pool is cached, at most.
     pub cached_queues: u64,
-    /// How long that is remembered. A queue that was deleted, and created again in another pool by
-    /// another server, may be looked for in the old one for as long.
+    /// How long that is cached. A queue that another server deleted and created in another pool may
+    /// be looked for in the old pool for this long.
     pub cached_for: Duration,
-    /// How long a pool may take to answer what is asked of all pools at once, such as a ping or a
-    /// sweep.
+    /// The timeout of a pool for requests to all pools, such as a ping or a sweep.
     pub answer_timeout: Duration,
-    /// How long a claim waits, at most, until the dead letters that it moved to another pool are
-    /// there. It answers then, and they arrive later.
+    /// How long a claim waits, at most, for the dead letters that it moved to another pool. After
+    /// that it returns, and they arrive later.
     pub dead_letter_wait: Duration,
-    /// Learns of the death of tasks.
+    /// Is notified when a task dies.
     pub tasks: TaskMonitor,
 }
 
@@ -59,10 +58,10 @@ impl Default for Options {
     }
 }
 
-/// A message store made of the stores of all pools. Each queue is in one of them, as the catalogue
-/// says; the server's own queues are in the store that is configured. Cost: what the queue's store
-/// costs; one round trip to the management store where a queue is not remembered, two more where it
-/// is created.
+/// A message store composed of the stores of all pools. Each queue is in one of them, by the
+/// catalogue; the server's own queues are in the configured store. Cost: that of the queue's store,
+/// plus one round trip to the management store if the queue is not cached, and two more if it is
+/// created.
 pub struct Pooled {
     registry: Arc<Registry>,
     pub(crate) members: Arc<Members>,
@@ -79,8 +78,8 @@ impl fmt::Debug for Pooled {
 }
 
 impl Pooled {
-    /// The stores of the pools of a registry. Call on a tokio runtime: each is opened in the
-    /// background.
+    /// Opens the stores of a registry's pools. Must be called on a tokio runtime, because they are
+    /// opened in the background.
     pub fn new(registry: Arc<Registry>, options: Options) -> Self {
         let Options { cached_queues, cached_for, answer_timeout, dead_letter_wait, tasks } =
             options;
@@ -92,7 +91,7 @@ impl Pooled {
         Self { registry, members, places, leases, dead_letters, refreshing: StateLog::new() }
     }
 
-    /// Follows the changes of pools that any server makes, every 2 s until `stop`.
+    /// Follows changes of pools by any server, every 2 s until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.refresh().await;
@@ -103,8 +102,8 @@ impl Pooled {
         }
     }
 
-    /// Reads the registry now, and begins to open what is new. An error is logged, and the pools
-    /// stay as they are.
+    /// Reads the registry now, and starts to open new pools. On an error, which is logged, the
+    /// pools stay as they are.
     pub async fn refresh(&self) {
         match self.members.refresh().await {
             Ok(()) => {
@@ -119,17 +118,16 @@ impl Pooled {
         }
     }
 
-    /// Moves dead letters on that another server left on their way to another pool.
+    /// Delivers dead letters that another server left on their way to another pool.
     /// [`Upkeep::sweep`] does so in the background.
     ///
     /// # Errors
-    /// The management store does not answer. Of pools that do not, it is logged, and their letters
-    /// wait.
+    /// The management store is unavailable. Unavailable pools are logged, and their letters wait.
     pub async fn resume_dead_letters(&self, now: Timestamp) -> Result<(), Error> {
         self.dead_letters.resume(now).await
     }
 
-    /// Where a queue is; `None` for one that has no place.
+    /// Where a queue is; `None` if it is not placed.
     async fn place(&self, key: &QueueKey) -> Result<Option<Place>, Error> {
         if key.kind == Kind::Internal {
             return Ok(Some(Place::Configured));
@@ -143,7 +141,7 @@ impl Pooled {
                 self.places.insert(key.clone(), place.clone());
                 Ok(Some(place))
             }
-            // Not remembered: another server may place it at any time.
+            // Not cached: another server may place it at any time.
             None => Ok(self.registry.place_of_unplaced()),
         }
     }
@@ -155,7 +153,7 @@ impl Pooled {
         }
     }
 
-    /// The store that has a queue; `None` for a queue that has no place, and so no head.
+    /// The store that has a queue; `None` if the queue is not placed, and so has no head.
     async fn store(&self, key: &QueueKey) -> Result<Option<Arc<dyn MessageStore>>, Error> {
         match self.member(key).await? {
             Some(member) => member.store().await.map(Some),
@@ -176,7 +174,7 @@ impl Heads for Pooled {
             return self.registry.configured().open(key, generation, now).await;
         }
         for _ in 0..rows::ATTEMPTS {
-            // Always the catalogue: what is remembered may be of the queue's life before.
+            // Always reads the catalogue: the cache may be from before the queue was deleted.
             let (place, found) = self.registry.find_place(key, None).await?;
             let store = self.members.at(&place).await?.store().await?;
             let opened = store.open(key, generation, now).await?;
@@ -184,8 +182,8 @@ impl Heads for Pooled {
                 self.places.insert(key.clone(), place);
                 return Ok(opened);
             }
-            // Somebody opened it too, or deleted it. A head of ours in a place that is not the
-            // queue's any more would be found by nobody.
+            // Another server opened or deleted it. A head that is not where the catalogue says
+            // would never be found.
             let again = self.registry.placement(key).await?.and_then(|again| again.place);
             if again != Some(place) && opened == generation {
                 store.close(key, generation.incarnation).await?;
@@ -496,7 +494,7 @@ impl LeaseStore for Pooled {
 
 #[async_trait]
 impl Outbox for Pooled {
-    /// Some of each pool in turn, so that no pool's backlog hides another's.
+    /// Takes queues from each pool in turn, so that no pool's backlog hides another's.
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
         let due =
             self.members.ask(|store| async move { store.due_queues(limit, now).await }).await?;
@@ -561,8 +559,8 @@ impl News for Pooled {
 
 #[async_trait]
 impl Upkeep for Pooled {
-    /// Asks the store that is configured. Pools are asked in the background: one that does not
-    /// serve is logged, and fails its own queues only.
+    /// Pings the configured store. Pools are pinged in the background: an unavailable one is
+    /// logged, and fails only its own queues.
     async fn ping(&self) -> Result<(), Error> {
         self.members.ping_in_background();
         self.registry.configured().ping().await
@@ -570,7 +568,7 @@ impl Upkeep for Pooled {
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         self.dead_letters.resume_in_background(now);
-        // The budget is of all pools together.
+        // The budget is shared by all pools.
         let share = budget.div_ceil(self.members.all().len().max(1));
         let swept = self.members.ask(|store| async move { store.sweep(now, share).await }).await?;
         Ok(swept.into_iter().fold(Swept::default(), |all, (_, one)| Swept {

@@ -1,4 +1,4 @@
-//! All pools of a deployment, as one value.
+//! All pools of a deployment as one value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ impl PoolSet {
         Ok(Self(pools.into_iter().map(|pool| (pool.name.clone(), pool)).collect()))
     }
 
-    /// As the row keeps it.
+    /// The stored form.
     pub(crate) fn write(&self) -> Map<String, Value> {
         let written = |pool: &Pool| {
             json!({
@@ -45,12 +45,12 @@ impl PoolSet {
         self.0.get(name).ok_or_else(|| Error::PoolNotFound { name: name.clone() })
     }
 
-    /// The pools of a flavor, or those of none.
+    /// The pools of a flavor, or those without a flavor.
     pub(crate) fn of_flavor(&self, flavor: Option<&FlavorName>) -> impl Iterator<Item = &Pool> {
         self.iter().filter(move |pool| pool.flavor.as_ref() == flavor)
     }
 
-    /// Adds a pool or replaces the one of that name.
+    /// Adds or replaces a pool.
     pub(crate) fn put(&mut self, pool: Pool, connector: &dyn Connector) -> Result<(), Error> {
         let others = || self.iter().filter(|other| other.name != pool.name);
         if others().any(|other| is_same(connector, other, &pool)) {
@@ -69,7 +69,7 @@ impl PoolSet {
         Ok(())
     }
 
-    /// Removes a pool.
+    /// Deletes a pool.
     pub(crate) fn remove(&mut self, name: &PoolName) -> Result<(), Error> {
         let Some(pool) = self.0.get(name) else { return Ok(()) };
         if let Some(flavor) = &pool.flavor
@@ -81,7 +81,7 @@ impl PoolSet {
         Ok(())
     }
 
-    /// Makes these the pools of a flavor, and no others.
+    /// Makes exactly these pools the pools of a flavor.
     pub(crate) fn set_flavor(
         &mut self,
         flavor: &FlavorName,
@@ -105,7 +105,7 @@ impl PoolSet {
         Ok(())
     }
 
-    /// What every pool of a flavor can do.
+    /// The capabilities that all pools of a flavor have.
     pub(crate) fn capabilities(
         &self,
         flavor: &FlavorName,
@@ -115,10 +115,11 @@ impl PoolSet {
         pools.reduce(|all, one| &all & &one).unwrap_or_default()
     }
 
-    /// Chooses a pool of a flavor, or one of none, by weight; `None` where no weight is above 0.
+    /// Chooses a pool of a flavor, or one without a flavor, by weight; `None` if no weight is above
+    /// 0.
     ///
-    /// Weighted rendezvous hashing: a queue that is deleted and created again goes to the same pool
-    /// while the pools are the same, so that a server which remembers the old place is right.
+    /// Weighted rendezvous hashing: while the pools stay the same, a queue that is deleted and
+    /// created again goes to the same pool, so that a server's cached place stays valid.
     pub(crate) fn choose(&self, key: &QueueKey, flavor: Option<&FlavorName>) -> Option<&Pool> {
         let pools = self.of_flavor(flavor).filter(|pool| pool.weight > 0);
         pools.min_by(|one, other| distance(key, one).total_cmp(&distance(key, other)))
@@ -126,7 +127,7 @@ impl PoolSet {
 }
 
 /// Exponentially distributed with the pool's weight as its rate, so that each pool is the nearest
-/// of some in proportion to its weight.
+/// in proportion to its weight.
 fn distance(key: &QueueKey, pool: &Pool) -> f64 {
     let names = [key.project.as_str(), key.kind.as_str(), key.name.as_str(), pool.name.as_str()];
     let digest = Sha256::digest(names.join("\n"));

@@ -1,4 +1,4 @@
-//! Pools, flavors and the catalogue, as operations know them.
+//! Pools, flavors and the catalogue.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use zaqar_core::{ProjectId, QueueKey};
 use crate::pools::PoolSet;
 use crate::{Connector, rows};
 
-/// How long the store of a pool may take to answer before it counts as one that cannot be reached.
+/// The timeout for the store of a pool that is being registered.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pools, flavors and the catalogue in a management store. Cost: one round trip to read, two and
-/// more to change.
+/// Pools, flavors and the catalogue in a management store. Cost: one round trip to read, at least
+/// two to change.
 pub struct Registry {
     store: Arc<dyn ManagementStore>,
     connector: Arc<dyn Connector>,
-    /// The message store that is configured.
+    /// The configured message store.
     configured: Arc<dyn MessageStore>,
     has_virtual_pool: bool,
 }
@@ -32,8 +32,8 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// The registry of a deployment: its rows are in `store`. `configured` is the message store
-    /// that is configured beside the pools; it keeps what is the server's own.
+    /// The registry of a deployment, with its rows in `store`. `configured` is the configured
+    /// message store, which keeps the server's own queues.
     pub fn new(
         store: Arc<dyn ManagementStore>,
         configured: Arc<dyn MessageStore>,
@@ -42,7 +42,7 @@ impl Registry {
         Self { store, connector, configured, has_virtual_pool: false }
     }
 
-    /// The store that is configured takes the queues that no pool takes (`enable_virtual_pool`).
+    /// The configured store takes queues that no pool takes (`enable_virtual_pool`).
     #[must_use]
     pub fn with_virtual_pool(mut self) -> Self {
         self.has_virtual_pool = true;
@@ -69,13 +69,13 @@ impl Registry {
         self.has_virtual_pool
     }
 
-    /// All pools as they are now.
+    /// All pools at present.
     pub(crate) async fn read_pools(&self) -> Result<PoolSet, zaqar_core::storage::Error> {
         let row = self.store.get(&rows::pools()?).await?;
         row.map_or_else(|| Ok(PoolSet::default()), |row| PoolSet::read(row.metadata.as_object()))
     }
 
-    /// Makes these the pools of a flavor, and answers all pools then.
+    /// Makes exactly these the pools of a flavor, and returns all pools.
     pub(crate) async fn set_flavor(
         &self,
         flavor: &FlavorName,
@@ -85,7 +85,7 @@ impl Registry {
         self.change_pools(set).await
     }
 
-    /// Changes the pools in one step, and answers all of them then.
+    /// Changes the pools in one step, and returns all of them.
     async fn change_pools(
         &self,
         change: impl Fn(&mut PoolSet) -> Result<(), Error>,
@@ -99,7 +99,7 @@ impl Registry {
         .await
     }
 
-    /// Opens the store of a pool, and closes it again.
+    /// Checks that the store of a pool can be opened.
     async fn check(&self, pool: &Pool) -> Result<(), Error> {
         let refused =
             |reason: String| Error::Unreachable { uri: masked(pool.uri.expose()), reason };
@@ -115,7 +115,7 @@ impl Registry {
         }
     }
 
-    /// Checks a pool that is new or has another store than before.
+    /// Checks a pool that is new or whose store changed.
     async fn check_changed(&self, before: Option<&Pool>, after: &Pool) -> Result<(), Error> {
         match before {
             Some(before) if before.uri == after.uri && before.options == after.options => Ok(()),
@@ -216,7 +216,7 @@ impl Pools for Registry {
     }
 }
 
-/// A client that sends back what it was shown means the URI that is there.
+/// A client that sends back the masked URI means the stored one.
 fn unmask(before: &Pool, after: &mut Pool) {
     if masked(before.uri.expose()) == *after.uri.expose() {
         after.uri = before.uri.clone();

@@ -1,6 +1,6 @@
-//! Rows of the management store that are not queues: their keys, and how they change.
+//! Rows of the management store that are not queues: their keys, and how they are changed.
 //!
-//! Rows of [`Kind::Internal`] in the management store belong to this crate alone.
+//! Rows of [`Kind::Internal`] in the management store belong to this crate only.
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -10,19 +10,19 @@ use zaqar_core::{
     Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName, Version,
 };
 
-/// How often a change is repeated when others change the same row meanwhile.
+/// How often a change is repeated after a conflict.
 pub(crate) const ATTEMPTS: usize = 32;
 
-/// Under which project the rows of dead letters on their way are.
+/// The project of the rows for transfers of dead letters.
 const TRANSFERS: &str = "zaqar.letters";
 
-/// The row that has all pools.
+/// The row with all pools.
 pub(crate) fn pools() -> Result<QueueKey, storage::Error> {
     key("zaqar.pools", "pools")
 }
 
-/// Under which project the flavors of a project are. A digest, as a project's id may be as long as
-/// ids can be.
+/// The project of a project's flavors. It has a digest, because an id of a project may have the
+/// maximal length.
 pub(crate) fn flavors(project: &ProjectId) -> Result<ProjectId, storage::Error> {
     internal_project(&format!("zaqar.flavors/{}", digest(project.as_str())))
 }
@@ -40,12 +40,12 @@ pub(crate) fn placement(key: &QueueKey) -> Result<QueueKey, storage::Error> {
     Ok(QueueKey { project, kind: Kind::Internal, name: key.name.clone() })
 }
 
-/// Under which project the rows of dead letters on their way are.
+/// The project of the rows for transfers of dead letters.
 pub(crate) fn transfers() -> Result<ProjectId, storage::Error> {
     internal_project(TRANSFERS)
 }
 
-/// The row of the dead letters that these names tell from others.
+/// The row of the transfer between these.
 pub(crate) fn transfer(names: &[&str]) -> Result<QueueKey, storage::Error> {
     key(TRANSFERS, &digest(&names.join("\n")))
 }
@@ -69,25 +69,25 @@ pub(crate) fn new_generation() -> Generation {
     Generation { incarnation, version: Version::new(1) }
 }
 
-/// A row of this generation that holds an object.
+/// A row of this generation with an object.
 pub(crate) fn row(generation: Generation, object: Map<String, Value>) -> QueueRow {
     QueueRow { generation, metadata: Metadata::new(object) }
 }
 
-/// The row after `before`.
+/// The row that replaces `before`.
 pub(crate) fn next(before: &QueueRow, object: Map<String, Value>) -> QueueRow {
     let version = before.generation.version.next();
     row(Generation { version, ..before.generation }, object)
 }
 
-/// Removes a row that still has this generation; `false` where somebody changed it.
+/// Deletes a row if it still has this generation; `false` if it was changed.
 pub(crate) async fn remove(
     store: &dyn ManagementStore,
     key: &QueueKey,
     generation: Generation,
 ) -> Result<bool, storage::Error> {
-    // Two steps, as a removal compares the incarnation only: what replaces the empty row has
-    // another.
+    // Two steps, because a deletion only compares the incarnation: the row is first replaced by an
+    // empty one, which any change gives a new incarnation.
     let version = generation.version.next();
     let empty = row(Generation { version, ..generation }, Map::new());
     let is_unchanged = store.replace(key, generation, &empty).await?;
@@ -97,8 +97,8 @@ pub(crate) async fn remove(
     Ok(is_unchanged)
 }
 
-/// Changes a row, or makes it where there is none; repeated where others change it meanwhile.
-/// `change` gets what the row has and answers what it shall have, or `None` to leave it.
+/// Changes a row, or creates it; repeated after a conflict. `change` gets the row's content and
+/// returns the new one, or `None` to leave the row as it is.
 pub(crate) async fn change<T>(
     store: &dyn ManagementStore,
     key: &QueueKey,
@@ -113,7 +113,7 @@ pub(crate) async fn change<T>(
         let is_done = match &before {
             None => store.create(key, &row(new_generation(), after)).await?.is_none(),
             Some(before) => {
-                // An empty row may be about to be removed: see `remove`.
+                // An empty row may be about to be deleted: see `remove`.
                 let is_going = before.metadata.as_object().is_empty();
                 let after =
                     if is_going { row(new_generation(), after) } else { next(before, after) };

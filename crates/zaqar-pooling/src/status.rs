@@ -1,4 +1,4 @@
-//! What a server tells of its pools.
+//! The status of a server's pools.
 
 use async_trait::async_trait;
 use futures_util::future::join_all;

@@ -1,5 +1,5 @@
-//! Dead letters on their way to another pool: a row of the management store for each pool that they
-//! come from and each dead-letter queue that they go to.
+//! Transfers of dead letters to another pool: one row of the management store for each source pool
+//! and dead-letter queue.
 
 use serde_json::{Map, Value, json};
 use zaqar_core::pools::Error;
@@ -9,48 +9,48 @@ use zaqar_core::{Kind, MessageId, ProjectId, QueueKey, QueueName, Timestamp};
 use crate::catalogue::Place;
 use crate::rows;
 
-/// How old the time in a row may be before a claim writes a new one.
+/// How old the time in a row may get before a claim updates it.
 const NOTED_FOR: u64 = 60;
-/// Seconds after the last claim from which an empty staging queue may be removed. Far longer than
-/// any claim takes that has read the row.
+/// Seconds after the last claim when an empty staging queue may be deleted. Far longer than any
+/// claim takes that has read the row.
 const IDLE_FOR: u64 = 600;
 
-/// Letters of one pool to one dead-letter queue in another.
+/// A transfer of letters from one pool to one dead-letter queue in another.
 ///
-/// A claim moves letters into the staging queue, in the pool that they come from, in the atomic
-/// step in which that store moves letters: from then on they are in no queue that a client sees.
-/// A delivery copies a batch of them into an arrival queue, in the pool that they go to, marks the
-/// batch as complete, deletes it from the staging queue and lets the store move it from the arrival
-/// queue to the dead-letter queue, again in atomic steps. An arrival queue that is not complete is
-/// closed, and another one is filled, so that no letter is copied twice.
+/// A claim moves letters into the staging queue, which is in the source pool, in the atomic step in
+/// which that store moves letters: from then on they are in no queue that a client sees. A delivery
+/// copies a batch of them into an arrival queue, which is in the target pool, marks the batch as
+/// complete, deletes it from the staging queue, and lets the store move it from the arrival queue
+/// to the dead-letter queue, again in atomic steps. An arrival queue that is not complete is closed
+/// and another one is filled, so that no letter is copied twice.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Transfer {
-    /// The pool that they come from.
+    /// The source pool.
     pub(crate) from: Place,
     /// The dead-letter queue.
     pub(crate) target: QueueKey,
-    /// In the pool that they come from.
+    /// The staging queue, in the source pool.
     pub(crate) staging: QueueKey,
-    /// When a claim used it last, to about a minute.
+    /// When a claim last used it, to about a minute.
     used: Timestamp,
-    /// What is being delivered.
+    /// The batch that is being delivered.
     pub(crate) batch: Option<TransferBatch>,
 }
 
-/// Letters that are being delivered.
+/// A batch that is being delivered.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TransferBatch {
-    /// In the pool that they go to.
+    /// The arrival queue, in the target pool.
     pub(crate) arrival: QueueKey,
-    /// The pool that they go to.
+    /// The target pool.
     pub(crate) to: Place,
     /// Their ids in the staging queue.
     pub(crate) ids: Vec<MessageId>,
-    /// The process that delivers them.
+    /// The process that owns the batch.
     pub(crate) owner: u64,
-    /// Until when it alone does.
+    /// Until when it owns the batch.
     pub(crate) until: Timestamp,
-    /// All of them are in the arrival queue. If not, none of them counts as being there.
+    /// Whether all of them are in the arrival queue. If not, the arrival queue does not count.
     pub(crate) is_complete: bool,
 }
 
@@ -59,12 +59,12 @@ impl Transfer {
         Ok(Self { from, target, staging: new_queue()?, used: now, batch: None })
     }
 
-    /// Whether nobody has used it for so long that its empty staging queue can go.
+    /// Whether it was not used for so long that its empty staging queue can be deleted.
     pub(crate) fn is_idle(&self, now: Timestamp) -> bool {
         self.used.plus_secs(IDLE_FOR) < now
     }
 
-    /// Reads a row; `None` for an empty one, which is about to be removed.
+    /// Parses a row; `None` for an empty one, which is about to be deleted.
     pub(crate) fn read(object: &Map<String, Value>) -> Result<Option<Self>, storage::Error> {
         if object.is_empty() {
             return Ok(None);
@@ -97,8 +97,8 @@ impl Transfer {
     }
 }
 
-/// The row for letters of a pool to a dead-letter queue, made where there is none, and the time of
-/// use in it.
+/// The row for letters of a pool to a dead-letter queue, with the time of use updated; created if
+/// it is missing.
 pub(crate) async fn note(
     store: &dyn ManagementStore,
     from: &Place,
@@ -122,7 +122,7 @@ pub(crate) async fn note(
     Ok((row.clone(), changed.await.map_err(as_storage)?))
 }
 
-/// Replaces the batch of a row if it still is `before`; `false` where it is another by now.
+/// Replaces the batch of a row if it still is `before`; `false` if it has changed.
 pub(crate) async fn set_batch(
     store: &dyn ManagementStore,
     row: &QueueKey,
@@ -132,7 +132,7 @@ pub(crate) async fn set_batch(
     let changed = rows::change(store, row, |object| {
         let Some(mut transfer) = Transfer::read(object)? else { return Ok((None, false)) };
         if transfer.batch.as_ref() == after {
-            // An earlier attempt of ours did it, and its answer was lost.
+            // An earlier attempt of ours succeeded, and its answer was lost.
             return Ok((None, true));
         }
         if transfer.batch.as_ref() != before {
@@ -158,8 +158,8 @@ fn as_storage(error: Error) -> storage::Error {
     }
 }
 
-/// The key of a queue that has letters on their way. Each is used once, so that what was closed is
-/// never found again.
+/// A new key for a staging or arrival queue. Each is used once, so that a closed queue is never
+/// found again.
 pub(crate) fn new_queue() -> Result<QueueKey, storage::Error> {
     queue(&format!("{:032x}", rand::random::<u128>())).map_err(storage::Error::failed)
 }

@@ -1,4 +1,4 @@
-//! Dead letters from each kind of store to each other.
+//! Dead letters between each two kinds of stores.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -102,7 +102,7 @@ async fn letters_go_from_each_kind_of_store_to_each_other() {
                 .iter()
                 .map(|one| {
                     let text = String::from_utf8(one.payload.bytes.to_vec()).unwrap();
-                    // Seconds that it was on its way count.
+                    // The seconds in transfer count.
                     let ttl = if (500..=600).contains(&one.ttl) { 600 } else { one.ttl };
                     (text, one.client.as_str().to_owned(), one.claim_count, ttl)
                 })

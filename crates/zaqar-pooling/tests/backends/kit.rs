@@ -1,20 +1,20 @@
-//! The behaviour kit and the model test. Which queue is in which pool is left to chance.
+//! The behaviour kit and the model test. Queues are placed at random.
 
 use zaqar_storage_testkit::{block_on, check, model, names};
 
 use crate::stores::Deployments;
 
-/// What a store of stores cannot show, as its documentation says: stores answer which queues are
-/// due, not since when.
+/// Behaviour that a store of stores cannot have, as its documentation says: stores answer which
+/// queues are due, not since when.
 const NOT_SHOWN: &str = "outbox::due_queues_come_longest_due_first";
 
-/// Tests of the kit at a time.
+/// Concurrent tests of the kit.
 const AT_ONCE: usize = 4;
 
 #[test]
 fn the_kit_passes_but_for_what_the_documentation_names() {
     assert!(names().any(|name| name == NOT_SHOWN));
-    // Rows of queues are of the management store alone, which is no store of stores.
+    // The management store alone has the rows of queues, and is not a store of stores.
     let is_shown = |name: &&str| *name != NOT_SHOWN && !name.starts_with("queues::");
     let shown: Vec<_> = names().filter(is_shown).collect();
     std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
-//! The store of stores on real ones: two Redis servers, a server that speaks MongoDB's protocol,
+//! The store of stores on real servers: two Redis servers, a server that speaks MongoDB's protocol,
 //! and an embedded store.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crossing;
 mod kit;

@@ -1,5 +1,5 @@
-//! Servers that the tests share. Each ends when the test process does: a shell waits for the end of
-//! a pipe that is never closed.
+//! Servers that the tests share. Each ends with the test process: a shell waits until the other end
+//! of a pipe is closed.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,13 +14,13 @@ const START: Duration = Duration::from_secs(60);
 /// Two Redis servers: `redis-server`, or the program that `ZAQAR_TEST_REDIS_SERVER` names.
 pub(crate) static REDIS: LazyLock<[Server; 2]> = LazyLock::new(|| [redis(), redis()]);
 
-/// A server for MongoDB's clients, or the one that `ZAQAR_TEST_MONGODB_URI` names.
+/// A MongoDB-compatible server, or the one that `ZAQAR_TEST_MONGODB_URI` names.
 static MONGO: LazyLock<(String, Option<Server>)> =
     LazyLock::new(|| match env::var("ZAQAR_TEST_MONGODB_URI") {
         Ok(uri) if !uri.is_empty() => (uri, None),
         _ => {
             let server = secantus();
-            // Its list of retryable writes is long to search.
+            // Searching its list of retryable writes is slow.
             (format!("mongodb://127.0.0.1:{}/?retryWrites=false", server.port), Some(server))
         }
     });

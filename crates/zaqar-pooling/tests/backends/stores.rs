@@ -20,18 +20,19 @@ use zaqar_storage_testkit::{About, Factory, Memory, Stores};
 
 use crate::servers::{REDIS, mongo_uri};
 
-/// How long a server may take to answer: these tests are not about time.
+/// The timeout for a server: these tests are not about time.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// The pools; each is named as what opens it.
+/// The pools, each named after its server.
 pub(crate) const POOLS: [&str; 4] = ["redis0", "redis1", "mongodb", "disk"];
 
 static DISK: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().unwrap());
 
-/// Opens the stores of one test, told apart by its name from those of others.
+/// Opens the stores of one test, kept apart from those of other tests by its name.
 struct Places {
     name: String,
-    /// Registering opens each store to see that it is there, which is not what is tested here.
+    /// Whether pools are being registered. Registering opens each store as a check, which these
+    /// tests skip.
     is_registering: AtomicBool,
 }
 
@@ -134,7 +135,7 @@ impl Deployment {
         Self { management, registry, pooled }
     }
 
-    /// Has one pool take all new queues.
+    /// Makes one pool take all new queues.
     pub(crate) async fn prefer(&self, pool: &str) {
         for name in POOLS {
             let weight = Some(u32::from(name == pool));

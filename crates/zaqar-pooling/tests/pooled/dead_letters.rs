@@ -1,4 +1,4 @@
-//! Dead letters to a queue in another pool, by servers that die and callers that give up.
+//! Dead letters to a queue in another pool, while servers die and callers give up.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -23,7 +23,7 @@ use zaqar_pooling::Pooled;
 use crate::support::{Deployment, pool_name, project, queue};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
-/// When no server has a batch for itself any more.
+/// When no server owns a batch any more.
 const LATER: Timestamp = NOW.plus_secs(31);
 const LETTERS: usize = 3;
 const ASSUMED: Generation =
@@ -38,7 +38,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// With letters in the source, by two clients, which the next claim moves.
+    /// With letters of two clients in the source, which the next claim moves.
     async fn new() -> Self {
         let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
         let server = deployment.server().await;
@@ -79,12 +79,12 @@ impl Scene {
         ClaimRequest { id, ttl: 60, grace: 60, limit, dead_letters: Some(rule) }
     }
 
-    /// What is in the source and in the dead-letter queue, by a server that lives.
+    /// The contents of the source and of the dead-letter queue, read by a live server.
     async fn seen(&self, now: Timestamp) -> (Vec<Message>, Vec<Message>) {
         (all(&self.server, &self.source, now).await, all(&self.server, &self.dead, now).await)
     }
 
-    /// All letters are in the dead-letter queue, once, in order, as they were posted.
+    /// All letters are in the dead-letter queue, once, in the order in which they were posted.
     async fn check_moved(&self, now: Timestamp, what: &str) {
         let (source, dead) = self.seen(now).await;
         assert_eq!(source, [], "{what}");
@@ -97,7 +97,7 @@ impl Scene {
         assert_eq!(letters, expected, "{what}");
     }
 
-    /// Rows of letters on their way.
+    /// The number of transfers.
     async fn rows(&self) -> u64 {
         let rows = self.deployment.management.as_ref();
         Queues::count(rows, &project("zaqar.letters"), Kind::Internal).await.unwrap()
@@ -127,7 +127,7 @@ async fn all(server: &Pooled, key: &QueueKey, now: Timestamp) -> Vec<Message> {
     server.list(key, &query, now).await.unwrap().messages
 }
 
-/// Waits for what tasks do in the background.
+/// Waits for background tasks.
 async fn eventually<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
     let waiting = async {
         while !is_so().await {
@@ -149,8 +149,8 @@ async fn letters_are_there_when_the_claim_answers() {
     assert_eq!(dead.iter().map(|letter| letter.ttl).collect::<Vec<_>>(), [600; LETTERS]);
 }
 
-/// A server dies between any two calls to stores; another one goes on. At no time is a letter seen
-/// twice, and in the end each is there once.
+/// A server dies between any two calls to stores; another one continues. At no time does a letter
+/// exist twice, and in the end each is there once.
 #[tokio::test]
 async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
     let mut calls = 0;
@@ -169,7 +169,7 @@ async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
             source.len() + dead.len() <= LETTERS,
             "{what}: {source:?} and {dead:?} have a letter twice"
         );
-        // Whoever claims next does what was not begun, or finds nothing to do.
+        // The next claim continues what was begun, or finds nothing to do.
         let other = scene.deployment.server().await;
         assert_eq!(claim(&other, &scene.source, &scene.request(5), LATER).await.unwrap(), []);
         other.resume_dead_letters(LATER).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
     assert!(calls > 10, "the calls of a move are counted: {calls}");
 }
 
-/// As above, but the server that takes over dies, too, wherever it was; the third goes on.
+/// As above, but the second server dies, too, at any point; the third continues.
 #[tokio::test]
 async fn a_server_that_dies_while_it_takes_over_loses_and_doubles_none() {
     for calls in (5..40).step_by(3) {
@@ -206,7 +206,7 @@ async fn a_server_that_dies_while_it_takes_over_loses_and_doubles_none() {
     }
 }
 
-/// A caller that gives up after any number of polls does not cut the move.
+/// A caller that gives up after any number of polls does not interrupt the move.
 #[tokio::test]
 async fn a_claim_that_is_given_up_moves_letters_whole() {
     let mut polls = 0;
@@ -253,7 +253,7 @@ async fn letters_wait_for_a_pool_that_is_down() {
     scene.server.resume_dead_letters(LATER).await.unwrap();
     let dead = all(&scene.server, &scene.dead, LATER).await;
     assert_eq!(dead.len(), LETTERS);
-    assert_eq!(dead[0].ttl, 600 - 31, "their lives went on");
+    assert_eq!(dead[0].ttl, 600 - 31, "the time in transfer counts");
 }
 
 #[tokio::test]

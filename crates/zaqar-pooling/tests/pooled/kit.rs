@@ -1,4 +1,5 @@
-//! The kit on two pools in memory and one on disk: queues of one test are in different pools.
+//! The behaviour kit on two in-memory pools and one on disk: the queues of a test are in different
+//! pools.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ struct ThreePools;
 #[async_trait]
 impl Factory for ThreePools {
     async fn open(&self, _: &str) -> Stores {
-        // Left to the system's own cleaning: nothing says when the last test is over with it.
+        // Left to the system: nothing says when the last test no longer needs it.
         let disk = format!("disk:{}/c", TempDir::new().unwrap().keep().display());
         let deployment =
             Deployment::with_pools(&[("memory:a", 100), ("memory:b", 100), (&disk, 100)]).await;
@@ -30,13 +31,13 @@ impl Factory for ThreePools {
     }
 }
 
-/// What a store of stores cannot show, as its documentation says.
+/// Behaviour that a store of stores cannot have, as its documentation says.
 const NOT_SHOWN: [&str; 1] = [
     // Stores answer which queues are due, not since when.
     "outbox::due_queues_come_longest_due_first",
 ];
 
-/// Tests of the kit at a time: as many as a machine with few cores has time for.
+/// Concurrent tests of the kit: as many as a machine with few cores can run in time.
 const AT_ONCE: usize = 3;
 
 #[test]
@@ -55,7 +56,7 @@ fn the_kit_passes_but_for_what_the_documentation_names() {
     });
 }
 
-/// Pools in memory that do one thing wrong.
+/// In-memory pools with one fault.
 struct FaultyPools(Fault);
 
 #[async_trait]
@@ -76,7 +77,7 @@ impl Factory for FaultyPools {
     }
 }
 
-/// What pools do wrong is not mended or hidden by the store that they make.
+/// The store of stores neither repairs nor hides faults of pools.
 #[test]
 fn the_kit_notices_what_pools_do_wrong() {
     let mut hidden = Vec::new();
@@ -106,6 +107,6 @@ fn the_kit_notices_what_pools_do_wrong() {
 
 #[test]
 fn random_operations_agree_with_the_oracle() {
-    // Few: each has pools on disk. Nothing in them asks for the client of a letter.
+    // Few cases, as each has pools on disk. Nothing in them asks for the client of a letter.
     model::run(|| ThreePools, 8);
 }

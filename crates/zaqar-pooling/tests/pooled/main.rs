@@ -1,6 +1,6 @@
-//! The store of stores: the behaviour kit, and what it does where pools come, go and fail.
+//! The store of stores: the behaviour kit, and its behaviour when pools come, go and fail.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dead_letters;
 mod kit;

@@ -55,7 +55,7 @@ async fn a_store_is_one_pool_whoever_registers_it() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
     let refused = deployment.registry().put_pool(pool("b", "memory:A", 1)).await;
     assert!(matches!(refused, Err(Error::UriInUse)), "{refused:?}");
-    // Many servers at once, each for another name.
+    // Many servers at once, each with another name.
     let racing = (0..16).map(|n| {
         let registry = deployment.registry();
         tokio::spawn(
@@ -135,7 +135,7 @@ async fn the_pools_of_a_flavor_can_do_the_same() {
     assert!(matches!(refused, Err(Error::CapabilitiesMismatch)), "{refused:?}");
 }
 
-/// Opens queues and counts those in each pool.
+/// Opens queues, and counts those in each pool.
 async fn spread(deployment: &Deployment, queues: usize, uris: &[&str]) -> BTreeMap<String, usize> {
     let pooled = deployment.server().await;
     let generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
@@ -158,7 +158,7 @@ async fn queues_are_spread_by_weight() {
     let deployment =
         Deployment::with_pools(&[("memory:a", 300), ("memory:b", 100), ("memory:c", 0)]).await;
     let counts = spread(&deployment, 400, &["memory:a", "memory:b", "memory:c"]).await;
-    // Three quarters of 400; the choice depends on names alone, so the test always sees the same.
+    // Three quarters of 400. The choice depends on names only, so it is the same in every run.
     assert!((270..=330).contains(&counts["memory:a"]), "{counts:?}");
     assert_eq!(counts["memory:a"] + counts["memory:b"], 400, "{counts:?}");
 }

@@ -1,4 +1,4 @@
-//! Pools in memory and on disk.
+//! In-memory pools and pools on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,11 +14,11 @@ use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
 use zaqar_storage_testkit::{Fault, Memory};
 
-/// Opens `memory:NAME`, one store a name, `disk:PATH`, and nothing else.
+/// Opens `memory:NAME`, one store for each name, `disk:PATH`, and nothing else.
 #[derive(Default)]
 pub(crate) struct Places {
     stores: Mutex<BTreeMap<String, Arc<Memory>>>,
-    /// What the stores in memory do wrong.
+    /// The fault of the in-memory stores.
     fault: Option<Fault>,
 }
 
@@ -39,7 +39,7 @@ impl Connector for Places {
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
         let uri = pool.uri.expose();
         if uri.starts_with("memory:") {
-            // A connection of its own, as closing it must not end the store.
+            // A connection of its own, so that closing it does not close the store.
             return Ok(Arc::new(self.memory(uri).connect()));
         }
         let path = uri.strip_prefix("disk:").map(PathBuf::from);
@@ -60,7 +60,7 @@ impl Connector for Places {
     }
 }
 
-/// Opens the stores of a server that dies after so many calls.
+/// Opens the stores of a server that dies after a number of calls.
 struct Mortal {
     places: Arc<Places>,
     calls_left: Arc<AtomicI64>,
@@ -111,7 +111,7 @@ impl Deployment {
         pooled
     }
 
-    /// Another server of the deployment, which dies after so many calls to stores.
+    /// Another server of the deployment, which dies after a number of calls to stores.
     pub(crate) async fn mortal_server(&self, calls_left: Arc<AtomicI64>) -> Arc<Pooled> {
         let management = Arc::new(self.management.connect_for(calls_left.clone()));
         let configured = Arc::new(self.configured.connect_for(calls_left.clone()));

@@ -1,4 +1,4 @@
-//! Pools that fail, come and go; queues that are created and deleted by many servers.
+//! Pools that fail, come and go; queues that many servers create and delete.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -57,7 +57,7 @@ async fn a_pool_that_is_away_fails_its_own_queues_only() {
     let pooled = deployment.server().await;
     let (lost, fine) = (queue("lost"), queue("fine"));
     pooled.open(&lost, generation(1), NOW).await.unwrap();
-    // From here on pool b takes all new queues.
+    // From now on pool b takes all new queues.
     deployment.registry().put_pool(pool("b", "memory:b", 1)).await.unwrap();
     let weightless = zaqar_core::pools::PoolChange { weight: Some(0), ..Default::default() };
     deployment.registry().change_pool(&pool_name("a"), weightless).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_virtual_pool_takes_what_no_pool_takes_and_keeps_what_it_has() {
     let registry = deployment.registry().with_virtual_pool();
     let pooled = Pooled::new(Arc::new(registry), Default::default());
     let old = queue("old");
-    // From before there were pools.
+    // From before pooling was enabled.
     Heads::open(deployment.configured.as_ref(), &old, generation(5), NOW).await.unwrap();
     post(&pooled, &old, generation(5)).await.unwrap();
     pooled.open(&queue("virtual"), generation(1), NOW).await.unwrap();
@@ -176,7 +176,7 @@ async fn another_server_s_pool_is_found_at_once_and_heard_of() {
     assert_eq!(heard.await.unwrap(), key);
 }
 
-/// Opens stores once it is told to.
+/// Opens stores once the gate opens.
 struct Gated(Arc<Places>, Semaphore);
 
 #[async_trait]
@@ -242,7 +242,7 @@ async fn many_servers_create_and_delete_one_queue_and_lose_no_head() {
     for one in racing {
         one.await.unwrap();
     }
-    // One opens it for good: whatever heads are there now, the catalogue names the only one.
+    // One more opens it: whatever heads exist now, the catalogue names the only one.
     let last = deployment.server().await;
     let opened = last.open(&key, generation(999_999), NOW).await.unwrap();
     let mut heads = Vec::new();
