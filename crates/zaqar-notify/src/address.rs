@@ -1,8 +1,8 @@
 //! Addresses that webhooks must not reach (server-side request forgery).
 //!
-//! Everything that is not public is refused: what a tenant names is dialled from inside the
-//! operator's network. IPv4 by the special-purpose registry (RFC 6890) and the metadata services
-//! of clouds outside of it; IPv6 by the one public block, `2000::/3`, less its special parts.
+//! Every address that is not public is refused, because a tenant's URL is dialled from inside the
+//! operator's network. IPv4 follows the special-purpose registry (RFC 6890), plus the metadata
+//! services of clouds; of IPv6 only `2000::/3` is public, without its special parts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,19 +15,19 @@ use ipnet::{Ipv4Net, Ipv6Net};
 pub struct Refused {
     /// The address.
     pub address: IpAddr,
-    /// What it belongs to, with its article: "a private address".
+    /// What kind of address it is, with an article: "a private address".
     pub class: &'static str,
 }
 
-/// Which addresses webhooks may reach beside the public ones.
+/// Which addresses webhooks may reach besides the public ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks {
     allowed: Vec<IpNet>,
 }
 
 impl Networks {
-    /// Public addresses, and those in `allowed`. An IPv4 network also opens the mapped form of its
-    /// addresses, no other form.
+    /// Public addresses, and those in `allowed`. An IPv4 network also opens the IPv4-mapped form of
+    /// its addresses, but no other form.
     pub const fn allowing(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
@@ -35,9 +35,9 @@ impl Networks {
     /// Whether `address` may be dialled. Cost: the number of networks.
     ///
     /// # Errors
-    /// [`Refused`] says what the address belongs to.
+    /// [`Refused`] says what kind of address it is.
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
-        // The one form in which the system's network stack itself dials IPv4.
+        // The only form in which the system's network stack itself dials IPv4.
         let canonical = address.to_canonical();
         if self.allowed.iter().any(|net| net.contains(&canonical) || net.contains(&address)) {
             return Ok(());
@@ -49,11 +49,11 @@ impl Networks {
         class.map_or(Ok(()), |class| Err(Refused { address, class }))
     }
 
-    /// Whether all of a name's addresses may be dialled: one that may not spoils the rest, so that
-    /// nobody reaches it by having the name answered differently the next time.
+    /// Whether all addresses of a name may be dialled. One refused address refuses the name, so
+    /// that nobody reaches it by a different DNS answer the next time.
     ///
     /// # Errors
-    /// [`Refused`] for the first that may not.
+    /// [`Refused`] for the first one that is refused.
     pub fn check_all(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), Refused> {
         addresses.into_iter().try_for_each(|address| self.check(address))
     }
@@ -71,7 +71,7 @@ const PRIVATE: &str = "a private address";
 const DOCUMENTATION: &str = "an address for documentation";
 const RESERVED: &str = "a reserved address";
 
-/// Order counts only for the name: the first that matches is told.
+/// The order matters only for the error's text: it names the first match.
 const SPECIAL_V4: [(Ipv4Net, &str); 18] = [
     (v4(169, 254, 169, 254, 32), "the address of a metadata service"),
     (v4(168, 63, 129, 16, 32), "the address of a metadata service"),
@@ -93,7 +93,8 @@ const SPECIAL_V4: [(Ipv4Net, &str); 18] = [
     (v4(224, 0, 0, 0, 4), "a multicast address"),
 ];
 
-/// Where no address is public but these are worth a name; and the parts of `2000::/3` that are not.
+/// Ranges that are not public anyway but deserve a better error text; and the parts of `2000::/3`
+/// that are not public.
 const SPECIAL_V6: [(Ipv6Net, &str); 15] = [
     (
         Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
@@ -139,7 +140,7 @@ mod tests {
         refused.err().map(|refused| refused.class)
     }
 
-    /// The first and the last address of each range, and the neighbours that are public.
+    /// The first and the last address of each range, and their public neighbours.
     #[test]
     fn special_addresses_are_refused_and_their_neighbours_are_not() {
         for (refused, public) in [

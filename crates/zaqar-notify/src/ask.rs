@@ -1,4 +1,4 @@
-//! What is asked about the deliveries of one subscription, and what can be done with them.
+//! Queries and actions on the deliveries of one subscription.
 
 use zaqar_core::delivery::{
     Delivery, DeliveryAttempt, DeliveryQuery, DeliveryState, Redelivery, SubscriberHealth,
@@ -13,16 +13,16 @@ use crate::log_store;
 use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
 use crate::workers::Handle;
 
-/// Seconds that a test message lives.
+/// How long a test message lives, in seconds.
 const TEST_TTL: u64 = 3600;
 
 impl Handle {
-    /// Lists the deliveries of a subscription that are known, by id: about
-    /// [`crate::Options::log`] that have ended or failed once, and the first thousand that wait,
-    /// fewer where their messages are large. The log is half a second late on other servers.
+    /// Lists the known deliveries of a subscription by id: about [`crate::Options::log`] that have
+    /// ended or have failed once, and the first thousand that wait, fewer if their messages are
+    /// large. On other servers the log is half a second late.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn deliveries(
         &self,
         queue: &QueueKey,
@@ -39,10 +39,10 @@ impl Handle {
         Ok(all.filter(is_shown).take(query.limit).collect())
     }
 
-    /// One delivery; `None` where it is not known.
+    /// One delivery; `None` if it is not known.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn delivery(
         &self,
         queue: &QueueKey,
@@ -53,10 +53,10 @@ impl Handle {
         Ok(known.remove(&message).map(|known| known.delivery))
     }
 
-    /// Delivers once more what failed, or now what waits for a retry.
+    /// Delivers a failed message again, or retries a waiting one now.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn redeliver(
         &self,
         queue: &QueueKey,
@@ -83,14 +83,14 @@ impl Handle {
             }
             (state, _, _) => return Ok(Redelivery::Ended(state)),
         }
-        look_at(context, key, now).await?;
+        serve_now(context, key, now).await?;
         Ok(Redelivery::Scheduled)
     }
 
-    /// Sends a message that was not posted the way that all take; its id. Filters let it pass.
+    /// Sends a test message through all steps of a delivery except the filter. Returns its id.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn test(
         &self,
         queue: &QueueKey,
@@ -106,14 +106,14 @@ impl Handle {
         let (content, body) = (Content::Test, Body::Here(body));
         let row = Row { message, ttl: TEST_TTL, created: now, content, body };
         context.deliveries.add(&key, &[(row, now)], now).await?;
-        look_at(context, key, now).await?;
+        serve_now(context, key, now).await?;
         Ok(message)
     }
 
-    /// How a subscriber does; `None` for a subscription that is gone.
+    /// The health of a subscriber; `None` if the subscription is gone.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn health(
         &self,
         queue: &QueueKey,
@@ -164,8 +164,8 @@ pub(crate) fn key(queue: &QueueKey, id: SubscriptionId) -> SubscriptionKey {
     SubscriptionKey { queue: queue.clone(), id }
 }
 
-/// Has a subscription looked at by whichever worker is free.
-pub(crate) async fn look_at(
+/// Schedules a subscription to be served now, by any worker.
+pub(crate) async fn serve_now(
     context: &Context,
     key: SubscriptionKey,
     now: Timestamp,

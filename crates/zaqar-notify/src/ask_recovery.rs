@@ -1,20 +1,20 @@
-//! Recoveries as those who ask see them: begun, read, cancelled.
+//! Starting, reading and cancelling recoveries.
 
 use zaqar_core::delivery::{BeginRecovery, Recovery, RecoveryId, RecoveryRange, RecoveryState};
 use zaqar_core::storage::Error;
 use zaqar_core::{Incarnation, MessageId, Position, QueueKey, SubscriptionId};
 
-use crate::ask::{key, look_at};
+use crate::ask::{key, serve_now};
 use crate::recovery::{LONGEST, Record, count, end, progress, read, write};
 use crate::row::{Body, Content, Row};
 use crate::workers::Handle;
 
 impl Handle {
-    /// Begins to deliver once more what failed, in a range of times at which messages were posted.
-    /// One recovery of a subscription runs at a time.
+    /// Starts to deliver failed messages again, those posted in a range of times. A subscription
+    /// has one recovery at a time.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn recover(
         &self,
         queue: &QueueKey,
@@ -31,7 +31,7 @@ impl Handle {
         }
         let id = RecoveryId::new(rand::random());
         let state = RecoveryState::Running;
-        // The last row of all, then what is taken of those up to it.
+        // Read the last row first, then count the rows up to it.
         let last = context.deliveries.last_kept(&key, now).await?;
         let mut record = Record { id, state, range, last, total: 0, started: now };
         record.total = count(context, &key, &record, now).await?;
@@ -50,14 +50,14 @@ impl Handle {
         if !write(context, &key, &record, before, now).await? {
             return Ok(BeginRecovery::Contended);
         }
-        look_at(context, key.clone(), now).await?;
+        serve_now(context, key.clone(), now).await?;
         Ok(BeginRecovery::Begun(progress(context, &key, &record, now).await?))
     }
 
-    /// How far a recovery is; `None` for any but the last of the subscription.
+    /// The progress of a recovery; `None` for any but the subscription's last one.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn recovery(
         &self,
         queue: &QueueKey,
@@ -72,11 +72,11 @@ impl Handle {
         }
     }
 
-    /// Ends a recovery before it is done; what it has taken already is delivered. `false` for any
-    /// but the last of the subscription.
+    /// Cancels a recovery; what it has taken already is delivered. `false` for any but the
+    /// subscription's last one.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn cancel_recovery(
         &self,
         queue: &QueueKey,

@@ -1,5 +1,5 @@
-//! One turn of a row, or of the rows of a batch: attempts until each is delivered, ended, or waits
-//! for a retry.
+//! Serves a row, or the rows of a batch: makes attempts until each row is delivered, ended, or
+//! waits for a retry.
 
 use std::time::Duration;
 
@@ -14,42 +14,41 @@ use crate::channel::{Outgoing, OutgoingMessage};
 use crate::context::{Context, count};
 use crate::deliveries::{HeldRow, Lease, ROW_LEASE};
 use crate::destination::Ended;
-use crate::events::{self, Happened};
+use crate::events::{self, EventKind};
 use crate::log::{self, Entry};
 use crate::outcome::{Attempt, Failure, Verdict};
 use crate::retry::{RetryAfter, Schedule};
 use crate::row::{Content, Row};
 use crate::subject::Subject;
 
-/// Retries without a delay that follow each other; the next waits for a second.
-const AT_ONCE: u32 = 16;
-/// Seconds until a body whose key is not configured is tried again.
+/// Immediate retries in a row; the next one waits for a second.
+const IMMEDIATE_ATTEMPTS: u32 = 16;
+/// Seconds until a body is retried whose key is not configured.
 const UNREADABLE: u64 = 60;
 
-/// What became of the rows of a turn.
+/// The result for the rows that were served together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// They have ended.
-    Over,
+pub(crate) enum Disposition {
+    /// All have ended.
+    Ended,
     /// Some wait for a retry.
-    Waits(Timestamp),
-    /// The receiver wants nothing more; they have ended.
+    RetryAt(Timestamp),
+    /// The receiver is gone (410); all have ended.
     Gone,
-    /// Another worker may have them.
+    /// Their lease was lost: another worker may hold them.
     Lost,
 }
 
-/// A turn, and what it says about the destination.
+/// The result, and what it says about the destination.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) turn: Turn,
+    pub(crate) disposition: Disposition,
     pub(crate) ended: Ended,
-    /// Before this the receiver wants to be left alone.
+    /// The receiver asked for no request before this time.
     pub(crate) asked: Option<Timestamp>,
 }
 
-/// Delivers rows in one request, as far as that can be done now, and notes in the log what came of
-/// each.
+/// Delivers rows in one request, as far as possible now, and logs the result of each.
 pub(crate) async fn deliver(
     context: &Context,
     subject: &Subject,
@@ -57,10 +56,11 @@ pub(crate) async fn deliver(
     rows: Vec<HeldRow>,
 ) -> Result<Report, Error> {
     let (ready, attempts) = (Vec::new(), Vec::new());
-    let mut turn = Sending { context, subject, lease, ready, attempts, leaves_unreadable: false };
-    let report = turn.take(rows).await;
-    for waiting in &turn.ready {
-        turn.note(&waiting.held.row, DeliveryState::Pending, None);
+    let mut sending =
+        Sending { context, subject, lease, ready, attempts, leaves_unreadable: false };
+    let report = sending.take(rows).await;
+    for waiting in &sending.ready {
+        sending.note(&waiting.held.row, DeliveryState::Pending, None);
     }
     report
 }
@@ -69,19 +69,19 @@ pub(crate) async fn deliver(
 struct Ready {
     held: HeldRow,
     body: Bytes,
-    /// Attempts so far.
+    /// Attempts that failed so far.
     failed: u32,
 }
 
-/// The rows of a turn; one that ends is taken out.
+/// Rows that are being sent; one that ends is removed.
 struct Sending<'a> {
     context: &'a Context,
     subject: &'a Subject,
     lease: &'a Lease,
     ready: Vec<Ready>,
-    /// Of this turn: the log keeps them with each row.
+    /// Of this call: the log records them with each row.
     attempts: Vec<DeliveryAttempt>,
-    /// Bodies of some rows cannot be read: those wait.
+    /// The bodies of some rows cannot be read, so these rows wait.
     leaves_unreadable: bool,
 }
 
@@ -89,42 +89,42 @@ impl Sending<'_> {
     async fn take(&mut self, rows: Vec<HeldRow>) -> Result<Report, Error> {
         self.sort(rows).await?;
         if self.ready.is_empty() {
-            return self.over(Turn::Over, Ended::NotSent, None).await;
+            return self.over(Disposition::Ended, Ended::NotSent, None).await;
         }
         if self.subject.delivery.signing && self.subject.keys.is_none() {
-            // Never unsigned: a receiver would reject it for good.
+            // Never send without a signature: the receiver would reject the message for good.
             let subscription = self.subject.key.id;
             warn!(%subscription, "the secret of a subscription cannot be read");
             return self.wait(UNREADABLE, Ended::NotSent, None).await;
         }
-        for _ in 0..AT_ONCE {
+        for _ in 0..IMMEDIATE_ATTEMPTS {
             let attempt = self.send().await;
             let ended = ended(&attempt);
             match attempt.verdict() {
                 Verdict::Delivered => {
                     self.delivered().await?;
-                    return self.over(Turn::Over, ended, None).await;
+                    return self.over(Disposition::Ended, ended, None).await;
                 }
                 Verdict::Suspend => {
                     let all = std::mem::take(&mut self.ready);
                     self.fail(all, &attempt).await?;
-                    return self.over(Turn::Gone, ended, None).await;
+                    return self.over(Disposition::Gone, ended, None).await;
                 }
                 Verdict::Rejected => {
                     let all = std::mem::take(&mut self.ready);
                     self.log_end(&all, &attempt, "the receiver rejected a message");
                     self.fail(all, &attempt).await?;
-                    return self.over(Turn::Over, ended, None).await;
+                    return self.over(Disposition::Ended, ended, None).await;
                 }
                 Verdict::Retry(after) => {
                     let delay = self.failed(&attempt, after).await?;
                     let now = self.context.parts.clock.now();
                     let asked = after.map(|after| later(now, after.bounded(Duration::ZERO)));
                     match delay {
-                        None => return self.over(Turn::Over, ended, asked).await,
+                        None => return self.over(Disposition::Ended, ended, asked).await,
                         Some(Duration::ZERO) => {
                             if !self.context.deliveries.hold(self.lease, ROW_LEASE, now).await? {
-                                return Ok(Report { turn: Turn::Lost, ended, asked });
+                                return Ok(Report { disposition: Disposition::Lost, ended, asked });
                             }
                         }
                         Some(delay) => {
@@ -138,7 +138,7 @@ impl Sending<'_> {
         self.wait(1, Ended::Failing, None).await
     }
 
-    /// Ends what has expired or is not wanted, and reads the bodies of the rest.
+    /// Ends rows that expired or that the filter excludes, and reads the bodies of the rest.
     async fn sort(&mut self, rows: Vec<HeldRow>) -> Result<(), Error> {
         let (context, now) = (self.context, self.context.parts.clock.now());
         let mut over = Vec::new();
@@ -184,7 +184,7 @@ impl Sending<'_> {
         if opened.is_none() {
             warn!(
                 message = %held.row.message,
-                "a body cannot be read for its subscribers: is its key configured?"
+                "cannot decrypt a message body: is its key configured?"
             );
         }
         Ok(opened)
@@ -245,8 +245,8 @@ impl Sending<'_> {
         self.context.deliveries.finish(self.lease, &all, now).await
     }
 
-    /// Ends rows whose retries are used up; how long the others wait, by the first of them. Each
-    /// counts its own attempts.
+    /// Ends rows whose retries are used up. Returns how long until the first of the others is
+    /// retried. Each row counts its own attempts.
     async fn failed(
         &mut self,
         attempt: &Attempt,
@@ -270,7 +270,7 @@ impl Sending<'_> {
         Ok(first)
     }
 
-    /// Ends rows without success. Each is kept for a time, so that it can be delivered once more.
+    /// Ends rows without success. Each is kept for a time, so that it can be redelivered.
     async fn fail(&self, rows: Vec<Ready>, attempt: &Attempt) -> Result<(), Error> {
         let context = self.context;
         let tells = events::queue_of(&self.subject.options).is_some();
@@ -282,7 +282,7 @@ impl Sending<'_> {
                     Attempt::Answered(answer) => format!("the receiver answered {}", answer.status),
                     Attempt::Failed(failure) => failure.to_string(),
                 };
-                self.subject.tell(context, &Happened::Exhausted(held.row.message, why));
+                self.subject.post_event(context, &EventKind::Exhausted(held.row.message, why));
             }
             let mut kept = None;
             if context.options.log > 0 && !is_confirmation {
@@ -298,17 +298,17 @@ impl Sending<'_> {
         context.deliveries.finish(self.lease, &rows, context.parts.clock.now()).await
     }
 
-    /// The turn has ended; rows that cannot be read wait.
+    /// Reports the end of all rows; those that cannot be read wait.
     async fn over(
         &self,
-        turn: Turn,
+        disposition: Disposition,
         ended: Ended,
         asked: Option<Timestamp>,
     ) -> Result<Report, Error> {
-        if self.leaves_unreadable && turn == Turn::Over {
+        if self.leaves_unreadable && disposition == Disposition::Ended {
             return self.wait(UNREADABLE, ended, asked).await;
         }
-        Ok(Report { turn, ended, asked })
+        Ok(Report { disposition, ended, asked })
     }
 
     async fn wait(
@@ -319,14 +319,15 @@ impl Sending<'_> {
     ) -> Result<Report, Error> {
         let now = self.context.parts.clock.now();
         let waits = self.context.deliveries.wait(self.lease, secs, now).await?;
-        let turn = waits.map_or(Turn::Lost, |secs| Turn::Waits(now.plus_secs(secs)));
-        Ok(Report { turn, ended, asked })
+        let disposition =
+            waits.map_or(Disposition::Lost, |secs| Disposition::RetryAt(now.plus_secs(secs)));
+        Ok(Report { disposition, ended, asked })
     }
 
-    /// Notes in the log how far a row is. Without an attempt, only its end.
+    /// Logs the state of a row. Without an attempt, only its end.
     fn note(&self, row: &Row, state: DeliveryState, kept: Option<MessageId>) {
-        let is_told = state != DeliveryState::Pending || !self.attempts.is_empty();
-        if !is_told || self.context.options.log == 0 || row.content == Content::Confirmation {
+        let is_logged = state != DeliveryState::Pending || !self.attempts.is_empty();
+        if !is_logged || self.context.options.log == 0 || row.content == Content::Confirmation {
             return;
         }
         let (message, posted, at) = (row.message, row.created, self.context.parts.clock.now());
@@ -367,12 +368,13 @@ fn later(now: Timestamp, delay: Duration) -> Timestamp {
     Timestamp::from_millis(now.as_millis().saturating_add(millis))
 }
 
-/// Attempts that a row's earlier turns made: each its first one, and retries without a delay.
-fn failed_before(schedule: &Schedule, turn: u32) -> u32 {
+/// Attempts that were made when the row was served before: each time one, and its immediate
+/// retries.
+fn failed_before(schedule: &Schedule, count: u32) -> u32 {
     let mut failed = 0_u32;
-    for _ in 1..turn {
+    for _ in 1..count {
         failed = failed.saturating_add(1);
-        for _ in 1..AT_ONCE {
+        for _ in 1..IMMEDIATE_ATTEMPTS {
             if schedule.delay(failed, None, 0.5) != Some(Duration::ZERO) {
                 break;
             }
@@ -390,16 +392,16 @@ mod tests {
     #[test]
     fn turns_count_attempts_as_the_policy_does() {
         let schedule = Schedule { policy: RetryPolicy::default(), tail: None };
-        // The first turn makes four attempts at once, every other one.
-        let found: Vec<_> = (1..=5).map(|turn| failed_before(&schedule, turn)).collect();
+        // The first time makes four attempts, later times make one each.
+        let found: Vec<_> = (1..=5).map(|count| failed_before(&schedule, count)).collect();
         assert_eq!(found, [0, 4, 5, 6, 7]);
         let policy = RetryPolicy { retries_with_no_delay: 0, ..RetryPolicy::default() };
         let schedule = Schedule { policy, tail: None };
-        let found: Vec<_> = (1..=4).map(|turn| failed_before(&schedule, turn)).collect();
+        let found: Vec<_> = (1..=4).map(|count| failed_before(&schedule, count)).collect();
         assert_eq!(found, [0, 1, 2, 3]);
         let policy = RetryPolicy { retries_with_no_delay: 40, ..RetryPolicy::default() };
         let schedule = Schedule { policy, tail: None };
-        let found: Vec<_> = (1..=5).map(|turn| failed_before(&schedule, turn)).collect();
+        let found: Vec<_> = (1..=5).map(|count| failed_before(&schedule, count)).collect();
         assert_eq!(found, [0, 16, 32, 41, 42]);
     }
 }

@@ -1,4 +1,4 @@
-//! Channels: how messages leave, one a scheme of subscribers.
+//! Channels: how messages are sent, one channel for each scheme of subscribers.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::signature::SigningKeys;
 use crate::target::{Origin, Target};
 use crate::webhook::{Notification, request_body, request_headers, to_array};
 
-/// One of the messages that are sent together.
+/// A message to send.
 #[derive(Debug, Clone, Copy)]
 pub struct OutgoingMessage<'a> {
     /// Its id.
     pub id: MessageId,
-    /// Seconds that it lives.
+    /// How long it lives, in seconds.
     pub ttl: u64,
-    /// What `body` is.
+    /// The kind of `body`.
     pub content: Content,
     /// Its body: JSON text.
     pub body: &'a [u8],
@@ -31,39 +31,39 @@ pub struct OutgoingMessage<'a> {
 /// Messages for one subscriber, in one request.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
-    /// The queue or topic that it was posted to.
+    /// The queue or topic that the messages were posted to.
     pub queue: &'a QueueKey,
     /// The subscription.
     pub subscription: SubscriptionId,
-    /// Where it goes.
+    /// The subscriber's URI.
     pub subscriber: &'a str,
     /// The subscription's options.
     pub options: &'a Map<String, Value>,
-    /// Signs it, where the subscription asks for that.
+    /// The signing keys, if the subscription asks for signatures.
     pub signing: Option<&'a SigningKeys>,
-    /// What is sent: one message, or in a batch at least one.
+    /// The messages: one, or in a batch at least one.
     pub messages: &'a [OutgoingMessage<'a>],
-    /// The messages are sent as an array.
+    /// Whether the messages are sent as an array.
     pub is_batch: bool,
-    /// For this attempt, where the subscription has a time-out of its own.
+    /// The timeout of this attempt, if the subscription has its own.
     pub timeout: Option<Duration>,
-    /// The present.
+    /// The current time.
     pub now: Timestamp,
 }
 
 /// Sends messages to subscribers of a scheme.
 #[async_trait]
 pub trait Channel: Send + Sync {
-    /// What bounds and circuits are kept for.
+    /// The origin, which has limits and a circuit.
     ///
     /// # Errors
-    /// Says why nothing can ever be sent to the subscriber.
+    /// Why nothing can ever be sent to the subscriber.
     fn origin(&self, subscriber: &str) -> Result<Origin, String>;
 
     /// Whether [`Outgoing::is_batch`] may be set.
     fn takes_batches(&self) -> bool;
 
-    /// Sends once. Ends within the lease of a row (30 s), less some seconds.
+    /// Sends once. Must end some seconds before the lease of a row (30 s) does.
     async fn send(&self, outgoing: &Outgoing<'_>) -> Attempt;
 }
 
@@ -74,7 +74,7 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// Webhooks through a client.
+    /// Sends webhooks through a client.
     pub const fn new(client: WebhookClient) -> Self {
         Self { client }
     }
@@ -102,8 +102,8 @@ impl Channel for Webhooks {
 }
 
 impl Webhooks {
-    /// Sends to a target; with a token in `X-Auth-Token` unless the option `post_headers` sets that
-    /// header, as in the original.
+    /// Sends to a target. A token goes into `X-Auth-Token` unless the option `post_headers` sets
+    /// that header, as in the original.
     pub(crate) async fn send_to(
         &self,
         target: &Target,
@@ -138,7 +138,7 @@ impl Webhooks {
     }
 }
 
-/// What a request carries: JSON text.
+/// The body of a request, as JSON text.
 fn message(outgoing: &Outgoing<'_>) -> Vec<u8> {
     let queue = outgoing.queue.name.as_str();
     let notification =
@@ -154,8 +154,8 @@ fn message(outgoing: &Outgoing<'_>) -> Vec<u8> {
     }
 }
 
-/// The same for every attempt at the same messages, and different for each subscription: receivers
-/// can tell duplicates by it.
+/// The same for every attempt at the same messages, and different for each subscription, so that
+/// receivers can recognize duplicates.
 fn request_id(outgoing: &Outgoing<'_>) -> String {
     let Outgoing { messages, subscription, .. } = outgoing;
     match messages.first() {

@@ -1,4 +1,4 @@
-//! Confirmations: what asks a subscriber to agree, and tells it that it no longer does.
+//! Requests to confirm a subscription, and notices that it has ended.
 
 use serde_json::{Value, json};
 use zaqar_core::signing::Grant;
@@ -7,8 +7,8 @@ use zaqar_core::{Secret, Timestamp, iso8601};
 use crate::context::PublicUrls;
 use crate::row::SubscriptionKey;
 
-/// What is sent, as the original writes it: the members that a subscriber needs to send a signed
-/// `PUT` to the subscription's `confirm` resource. `None` for a queue that cannot be signed for.
+/// The body, as the original writes it: the members that a subscriber needs to send a signed `PUT`
+/// to the subscription's `confirm` resource. `None` for a queue whose paths cannot be signed.
 pub(crate) fn confirmation(
     key: &Secret<String>,
     subscription: &SubscriptionKey,
@@ -53,7 +53,8 @@ pub(crate) fn confirmation(
     Some(document)
 }
 
-/// The URL of a path of the service. A catalog may name it with the version that paths begin with.
+/// Joins a path to the service's base URL, which may already end with the version that paths begin
+/// with.
 fn below(service: &str, path: &str) -> String {
     let service = service.trim_end_matches('/');
     format!("{}{path}", service.strip_suffix("/v2").unwrap_or(service))

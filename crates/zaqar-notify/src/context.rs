@@ -1,4 +1,4 @@
-//! What the tasks of the workers share.
+//! State that the tasks of the workers share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,37 +20,37 @@ use crate::log::Log;
 use crate::rates::Rates;
 use crate::retry::Tail;
 
-/// How the workers behave.
+/// Options of the workers.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Bounds per destination, per project and in all.
     pub limits: Limits,
-    /// A subscriber that has not confirmed gets no message, and is asked to confirm.
+    /// Whether a subscriber must confirm before it gets messages.
     pub require_confirmation: bool,
-    /// Signs what confirms a subscription; without it no subscriber is asked.
+    /// Signs confirmation URLs; without it no subscriber is asked to confirm.
     pub signing_key: Option<Secret<String>>,
-    /// What follows a retry policy, if anything does.
+    /// Retries after those of the policy, if any.
     pub tail: Option<Tail>,
-    /// Subscriptions that are served at once, at most.
+    /// Subscriptions that are served concurrently, at most.
     pub subscriptions: usize,
-    /// How long the outbox is left alone without news.
+    /// How often the outbox is polled without news.
     pub poll_outbox: Duration,
-    /// How long the schedule is left alone without news.
+    /// How often the schedule is polled without news.
     pub poll_schedule: Duration,
-    /// Deliveries of each subscription that the log keeps, about; none where it is 0.
+    /// Deliveries of each subscription that the log keeps, about; 0 disables the log.
     pub log: usize,
-    /// Seconds that the log keeps them.
+    /// How long the log keeps them, in seconds.
     pub log_time: u64,
-    /// How long attempts in progress may go on after the shutdown has begun.
+    /// How long attempts in progress may continue after shutdown has begun.
     pub drain: Duration,
 }
 
 impl Default for Options {
-    /// Unconfirmed subscribers are served, nothing follows the policy, 1024 subscriptions at once;
-    /// the outbox every second, the schedule every 5 s; 200 deliveries for a week in the log; 10 s
-    /// to drain.
+    /// Subscribers need not confirm, no tail, 1024 subscriptions at once; the outbox is polled
+    /// every second, the schedule every 5 s; the log keeps 200 deliveries for a week; 10 s to
+    /// drain.
     fn default() -> Self {
-        // Probes of a dead destination are no further apart than the default policy's retries.
+        // Probes of a failing destination come at least as often as the default policy's retries.
         let longest_pause = Duration::from_secs(25);
         let destination = Bounds { longest_pause, ..Bounds::default() };
         Self {
@@ -68,17 +68,17 @@ impl Default for Options {
     }
 }
 
-/// Encrypts and decrypts what is stored.
+/// Encrypts and decrypts stored data.
 pub trait Cipher: Send + Sync {
-    /// The plain body; `None` where its key is not configured or it was changed.
+    /// Decrypts a body; `None` if its key is not configured or it was changed.
     fn open(&self, project: &ProjectId, payload: Payload) -> Option<Bytes>;
 
-    /// Encrypts a secret of a subscription where there is a key; else it stays as it is. `None`
-    /// where that fails.
+    /// Encrypts a subscription's secret if a key is configured; else returns it unchanged. `None`
+    /// if that fails.
     fn seal(&self, project: &ProjectId, payload: Payload) -> Option<Payload>;
 }
 
-/// Opens plain bodies and no others, and encrypts nothing.
+/// Accepts only plain bodies, and encrypts nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct PlainBodies;
 
@@ -92,7 +92,7 @@ impl Cipher for PlainBodies {
     }
 }
 
-/// Where clients reach the service, as a confirmation says.
+/// The public URLs of the service, for confirmations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublicUrls {
     /// Over HTTP.
@@ -101,32 +101,32 @@ pub struct PublicUrls {
     pub websocket: Option<String>,
 }
 
-/// Knows where clients reach the service.
+/// Looks up the public URLs of the service.
 #[async_trait]
 pub trait Directory: Send + Sync {
     /// The URLs, as far as they are known.
     ///
     /// # Behavior
-    /// - Answers in bounded time: the request to subscribe waits for it.
+    /// - Returns in bounded time: a request to subscribe waits for it.
     async fn public_urls(&self) -> PublicUrls;
 }
 
-/// What the workers work on.
+/// What the workers depend on.
 #[derive(Clone)]
 pub struct Parts {
-    /// Keeps the metadata of queues.
+    /// Stores the metadata of queues.
     pub management: Arc<dyn ManagementStore>,
-    /// Keeps the outbox, subscriptions and deliveries.
+    /// Stores the outbox, subscriptions and deliveries.
     pub messages: Arc<dyn MessageStore>,
-    /// Where `now` comes from.
+    /// The source of `now`.
     pub clock: Arc<dyn Clock>,
     /// Channels by the scheme of a subscriber, in lower case.
     pub channels: BTreeMap<String, Arc<dyn Channel>>,
     /// Decrypts bodies, and encrypts secrets.
     pub bodies: Arc<dyn Cipher>,
-    /// Posts events about subscribers to queues of tenants; without one there are none.
+    /// Posts events about subscribers to queues of tenants; `None` disables events.
     pub events: Option<Arc<dyn EventSink>>,
-    /// Says in confirmations where the service is; without one they lack that.
+    /// Looks up the URLs for confirmations; without it these are missing there.
     pub directory: Option<Arc<dyn Directory>>,
 }
 
@@ -136,17 +136,17 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-/// What ended, since the start of this server.
+/// Counters since the start of this server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Deliveries that the subscriber has.
+    /// Deliveries that succeeded.
     pub delivered: u64,
-    /// Attempts that failed and are followed by another.
+    /// Failed attempts that are retried.
     pub retried: u64,
-    /// Deliveries that ended without success: the policy ended, the receiver rejected the message,
-    /// or there is no way to send it.
+    /// Deliveries that ended without success: retries were used up, the receiver rejected the
+    /// message, or it could not be sent at all.
     pub failed: u64,
-    /// Deliveries whose message expired before.
+    /// Deliveries whose message expired.
     pub expired: u64,
     /// Subscriptions that were suspended.
     pub suspended: u64,
@@ -185,15 +185,15 @@ pub(crate) struct Context {
     pub(crate) deliveries: Deliveries,
     pub(crate) fairness: Fairness,
     pub(crate) counters: Counters,
-    /// What became of deliveries, before it is written.
+    /// Log entries that are not written yet.
     pub(crate) log: Log,
-    /// What happened to subscribers, before it is posted.
+    /// Events that are not posted yet.
     pub(crate) events: Events,
-    /// How often subscriptions are delivered to.
+    /// Rate limits of subscriptions.
     pub(crate) rates: Rates,
-    /// A delivery ended: another may start.
+    /// Notified when a delivery ends, so that another may start.
     pub(crate) freed: Notify,
-    /// Of steps on the store.
+    /// Limits how often failures of the store are logged.
     pub(crate) store_log: StateLog,
 }
 
@@ -223,18 +223,18 @@ impl Context {
         self.parts.channels.get(&scheme.to_ascii_lowercase())
     }
 
-    /// Logs a failure of the store, the first of many.
+    /// Logs failures of the store, rarely if there are many.
     pub(crate) fn log_failure(&self, step: &'static str, error: &zaqar_core::storage::Error) {
         if let Some(failures) = self.store_log.failure() {
             let error = error as &dyn std::error::Error;
-            tracing::warn!(error, failures, step, "deliveries wait for the store");
+            tracing::warn!(error, failures, step, "deliveries wait: the store fails");
         }
     }
 
-    /// Notes that the store serves.
+    /// Notes that the store works.
     pub(crate) fn log_success(&self) {
         if let Some(failures) = self.store_log.success() {
-            tracing::info!(failures, "deliveries go on");
+            tracing::info!(failures, "deliveries continue: the store works again");
         }
     }
 }

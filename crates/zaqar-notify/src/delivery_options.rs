@@ -1,5 +1,5 @@
-//! Options of a subscription that say how it is served: `ordered`, `max_in_flight`, `timeout`,
-//! `max_rate`, `batch`, `signing`; and the check of `failure_queue`.
+//! Options of a subscription for its delivery: `ordered`, `max_in_flight`, `timeout`, `max_rate`,
+//! `batch`, `signing`; and the check of `failure_queue`.
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ const MAX_BATCH: u64 = 100;
 /// How a subscription is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliveryOptions {
-    /// One delivery at a time, in the order of the messages: the first one that fails holds up the
-    /// others until it has ended.
+    /// One delivery at a time, in the order of the messages: one that fails blocks the later ones
+    /// until it has ended.
     pub ordered: bool,
-    /// Deliveries in flight at once on each server, at most; the destination's bound where `None`.
+    /// Deliveries in flight on each server, at most; `None` means the destination's limit.
     pub max_in_flight: Option<usize>,
-    /// For one attempt; never longer than the server's own.
+    /// The timeout of one attempt; never longer than the server's.
     pub timeout: Option<Duration>,
-    /// The time between two deliveries of each server, by `max_rate`; any where `None`.
+    /// The time between two deliveries on each server, from `max_rate`; `None` means no limit.
     pub pause: Option<Duration>,
-    /// Messages of one request at most, which are sent as an array; one by one where `None`.
+    /// Messages of one request, at most, which are sent as an array; `None` sends them one by one.
     pub batch: Option<usize>,
-    /// Webhooks are signed by the Standard Webhooks specification.
+    /// Webhooks are signed according to Standard Webhooks.
     pub signing: bool,
 }
 
-/// An option with a value that it does not take.
+/// An option with an invalid value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the option {option} must be {expected}")]
 pub struct DeliveryOptionsError {
     /// Its name.
     pub option: &'static str,
-    /// What it takes, with its article.
+    /// What is valid, with an article.
     pub expected: &'static str,
 }
 
 impl DeliveryOptions {
-    /// Reads the options; absent and null ones have their defaults, unknown ones are passed over.
+    /// Parses the options; absent and null ones have their defaults, unknown ones are ignored.
     ///
     /// # Errors
-    /// [`DeliveryOptionsError`] for the first that is wrong.
+    /// [`DeliveryOptionsError`] for the first invalid one.
     pub fn parse(options: &Map<String, Value>) -> Result<Self, DeliveryOptionsError> {
         let given = |option: &str| options.get(option).filter(|value| !value.is_null());
         let wrong = |option, expected| DeliveryOptionsError { option, expected };

@@ -1,20 +1,19 @@
-//! The state of one destination: how much it is given at once, and whether it is given anything.
+//! The state of one destination: its concurrency limit and its circuit breaker.
 //!
-//! A pure state machine; the caller passes the time. Its circuit has three states, which users
-//! see:
+//! A pure state machine; the caller passes the time. Its circuit has three states, which users see:
 //!
-//! - **ok**: deliveries flow, at most [`Bounds::max_in_flight`] at once, fewer after signs of
-//!   overload (half as many after each, one more after as many successes as fit);
-//! - **open**: after [`Bounds::failures_to_open`] failures in a row. One delivery at a time is a
-//!   probe, with growing pauses between probes. A success closes the circuit;
-//! - **suspended**: nothing is sent until [`Destination::resume`], because the receiver said so
-//!   (410) or nothing has succeeded for [`Bounds::suspend_after`].
+//! - **ok**: deliveries are sent, at most [`Bounds::max_in_flight`] at once. Each sign of overload
+//!   halves that limit, and each window of successes adds one to it;
+//! - **open**: after [`Bounds::failures_to_open`] failures in a row. One delivery at a time is sent
+//!   as a probe, with growing pauses between probes. A success closes the circuit;
+//! - **suspended**: nothing is sent until [`Destination::resume`], because the receiver asked for
+//!   it (410) or nothing has succeeded for [`Bounds::suspend_after`].
 
 use std::time::Duration;
 
 use zaqar_core::Timestamp;
 
-/// What holds for each destination.
+/// Limits of each destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Deliveries in flight at once, at most; at least 1.
@@ -25,7 +24,7 @@ pub struct Bounds {
     pub first_pause: Duration,
     /// The longest pause between probes.
     pub longest_pause: Duration,
-    /// How long nothing succeeds until the destination is suspended.
+    /// The destination is suspended when nothing has succeeded for this long.
     pub suspend_after: Duration,
 }
 
@@ -45,7 +44,7 @@ impl Default for Bounds {
 /// The circuit's state, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Circuit {
-    /// Deliveries flow.
+    /// Deliveries are sent.
     Ok,
     /// Only probes are sent, the next one not before `probe`.
     Open {
@@ -59,9 +58,9 @@ pub enum Circuit {
 /// Whether a delivery may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It has started: [`Destination::end`] must follow.
+    /// It has started: the caller must call [`Destination::end`].
     Started,
-    /// As many are in flight as may be; when one ends there is place.
+    /// The limit in flight is reached; retry when one ends.
     Full,
     /// Not before this time.
     NotBefore(Timestamp),
@@ -69,16 +68,16 @@ pub enum Admission {
     Suspended,
 }
 
-/// How a delivery that started has ended.
+/// The outcome of a delivery that started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The receiver answered, and works: also where it rejected the message.
+    /// The receiver answered and works, even if it rejected the message.
     Working,
-    /// It answered, or did not answer, as something overloaded does (429, 503, time-outs).
+    /// It is overloaded (429, 503, timeouts).
     Overloaded,
-    /// It failed: no connection, no answer, another 5xx.
+    /// It fails: no connection, no answer, another 5xx.
     Failing,
-    /// It says that it wants nothing more (410).
+    /// It wants no more messages (410).
     Gone,
     /// The delivery was given up before anything was sent.
     NotSent,
@@ -90,7 +89,7 @@ pub struct Destination {
     bounds: Bounds,
     circuit: Circuit,
     in_flight: u32,
-    /// How many may be in flight, in parts: grows by a fraction with each success.
+    /// The present limit in flight, with fractions: it grows with each success.
     window: f64,
     failures: u32,
     pauses: u32,
@@ -98,7 +97,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// One that is ok, with nothing in flight.
+    /// A new one: circuit ok, nothing in flight.
     pub fn new(bounds: Bounds) -> Self {
         let window = f64::from(bounds.max_in_flight.max(1));
         let circuit = Circuit::Ok;
@@ -115,24 +114,24 @@ impl Destination {
         self.in_flight
     }
 
-    /// How many may be in flight now; at least 1.
+    /// The present limit in flight; at least 1.
     pub fn window(&self) -> u32 {
-        // From 1 to a u32 by construction.
+        // It is between 1 and a `u32` by construction.
         self.window as u32
     }
 
-    /// Since when nothing has succeeded, if something failed since.
+    /// Since when nothing has succeeded; `None` if nothing failed since the last success.
     pub const fn failing_since(&self) -> Option<Timestamp> {
         self.failing_since
     }
 
-    /// Whether nothing would be lost if this state were forgotten.
+    /// Whether this state equals that of a new destination, so that it can be dropped.
     pub fn is_idle(&self) -> bool {
         let untouched = Self::new(self.bounds);
         *self == untouched
     }
 
-    /// Starts a delivery, if one may start.
+    /// Starts a delivery if that is allowed now.
     pub fn start(&mut self, now: Timestamp) -> Admission {
         let is_free = match self.circuit {
             Circuit::Suspended => return Admission::Suspended,
@@ -147,8 +146,8 @@ impl Destination {
         Admission::Started
     }
 
-    /// Ends a delivery that had started. `asked` is the time before which the receiver wants to
-    /// be left alone (`Retry-After`, within its bounds).
+    /// Ends a delivery that had started. `asked` is the time before which the receiver wants no
+    /// request (`Retry-After`, within its bounds).
     pub fn end(&mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match ended {
@@ -168,7 +167,7 @@ impl Destination {
         self.circuit = Circuit::Suspended;
     }
 
-    /// Ends a suspension or a pause: the next delivery is a probe, at once.
+    /// Ends a suspension or a pause: the next delivery is a probe, and may start at once.
     pub const fn resume(&mut self, now: Timestamp) {
         if !matches!(self.circuit, Circuit::Ok) {
             self.circuit = Circuit::Open { probe: now };
@@ -195,7 +194,7 @@ impl Destination {
         let suspends = since.as_millis().saturating_add(millis(self.bounds.suspend_after));
         match self.circuit {
             Circuit::Suspended => {}
-            // What was in flight when the circuit opened says nothing new.
+            // Failures of deliveries that were in flight when the circuit opened do not count.
             Circuit::Open { probe } if now < probe => {}
             Circuit::Ok | Circuit::Open { .. } if now.as_millis() >= suspends => {
                 self.circuit = Circuit::Suspended;
@@ -258,7 +257,7 @@ mod tests {
         one.end(Ended::Working, None, at(now));
         assert_eq!(one.circuit(), Circuit::Ok);
         assert_eq!(one.failing_since(), None);
-        // A success between failures begins the count again.
+        // A success resets the count of failures.
         for ended in [Ended::Failing; 4].into_iter().chain([Ended::Working]) {
             fail(&mut one, ended, now);
         }
@@ -303,7 +302,7 @@ mod tests {
         }
         fail(&mut one, Ended::Failing, 0);
         assert_eq!(one.window(), 1);
-        // One more after as many successes as fit in the window, about.
+        // About one more after each window of successes.
         let mut successes = 0;
         while one.window() < 8 {
             fail(&mut one, Ended::Working, 0);

@@ -1,4 +1,4 @@
-//! The schedule: takes tickets, serves their subscriptions, posts the next tickets.
+//! The dispatcher: takes tickets, serves their subscriptions, posts the next tickets.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +9,16 @@ use zaqar_core::storage::Error;
 use zaqar_core::{ClaimId, Timestamp};
 
 use crate::context::Context;
-use crate::deliveries::{HeldTicket, KEEPING};
+use crate::deliveries::{HeldTicket, IDLE_CHECK};
 use crate::row::{SHARDS, SubscriptionKey, Ticket};
 use crate::serve::{Next, serve};
 
-/// Tickets that are taken at once.
+/// Tickets that are taken in one step.
 const TICKETS: usize = 32;
-/// Times that are remembered for subscriptions that wait; without one a ticket too many is posted.
+/// Due times that are cached for waiting subscriptions; a missing one costs an extra ticket.
 const REMEMBERED: usize = 10_000;
 
-/// Subscriptions that are served, and the tickets that this server has.
+/// Subscriptions in service, and the tickets that this server holds.
 pub(crate) struct Dispatcher {
     context: Arc<Context>,
     shutdown: CancellationToken,
@@ -28,20 +28,20 @@ pub(crate) struct Dispatcher {
 
 #[derive(Default)]
 struct State {
-    /// Subscriptions that are served, with the tickets that said so.
+    /// Subscriptions in service, with their tickets.
     served: HashMap<SubscriptionKey, Served>,
-    /// How many tickets of a claim are not settled.
+    /// The number of tickets of each claim that are not settled.
     claims: HashMap<(usize, ClaimId), usize>,
-    /// Until when a subscription waits, by a ticket that this server posted.
+    /// When a waiting subscription is due, by a ticket that this server posted.
     waiting: HashMap<SubscriptionKey, Timestamp>,
-    /// When a ticket is due that this server posted, with its shard.
+    /// The due times of tickets that this server posted, with their shards.
     timers: BTreeSet<(Timestamp, usize)>,
 }
 
 #[derive(Default)]
 struct Served {
     tickets: Vec<HeldTicket>,
-    /// A ticket came since the last look began.
+    /// Whether another ticket arrived since the subscription was last checked.
     has_news: bool,
 }
 
@@ -51,22 +51,23 @@ impl Dispatcher {
         Self { context, shutdown, state, serving }
     }
 
-    /// Subscriptions that are served.
+    /// The number of subscriptions in service.
     pub(crate) fn served(&self) -> usize {
         self.state().served.len()
     }
 
-    /// When the first ticket is due that this server knows of.
+    /// The first due time of the tickets that this server posted.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         self.state().timers.first().map(|(due, _)| *due)
     }
 
-    /// Takes the due tickets of a shard and begins to serve their subscriptions; whether all were
-    /// taken.
+    /// Takes the due tickets of a shard and starts to serve their subscriptions. Returns whether
+    /// all were taken.
     pub(crate) async fn poll(self: &Arc<Self>, shard: usize) -> Result<bool, Error> {
         loop {
             let now = self.context.parts.clock.now();
-            // First: whoever finds no room comes again once there is some, without a timer.
+            // Removed even if there is no capacity: the shard is polled again without a timer once
+            // there is.
             self.state().timers.retain(|(due, of)| *of != shard || *due > now);
             let free = self.context.options.subscriptions.saturating_sub(self.served());
             if free == 0 {
@@ -87,7 +88,8 @@ impl Dispatcher {
         }
     }
 
-    /// Serves the subscription of a ticket, unless that is being done: then once more.
+    /// Serves the subscription of a ticket. If it is in service already, it is served once more
+    /// afterwards.
     async fn begin(self: &Arc<Self>, held: HeldTicket) {
         let key = held.ticket.subscription.clone();
         {
@@ -116,16 +118,17 @@ impl Dispatcher {
             };
             match settled {
                 Ok(()) => self.context.log_success(),
-                // The tickets' claim runs out, and they are taken again.
-                Err(error) => self.context.log_failure("a subscription", &error),
+                // The tickets' claim expires, and they are taken again.
+                Err(error) => self.context.log_failure("serving a subscription", &error),
             }
-            self.let_go(&tickets);
+            self.forget(&tickets);
             self.context.freed.notify_waiters();
             return;
         }
     }
 
-    /// Takes a subscription's tickets; `None` where another came, for which to look again.
+    /// Removes a subscription's tickets; `None` if another one arrived, so that it must be served
+    /// again.
     fn ended(&self, key: &SubscriptionKey, looks_again: bool) -> Option<Vec<HeldTicket>> {
         let mut state = self.state();
         if let Some(served) = state.served.get_mut(key)
@@ -139,7 +142,7 @@ impl Dispatcher {
         Some(state.served.remove(key).map(|served| served.tickets).unwrap_or_default())
     }
 
-    /// Posts the tickets that are to follow, then deletes those at hand.
+    /// Posts the next tickets, then deletes the current ones.
     async fn settle(
         &self,
         key: &SubscriptionKey,
@@ -156,7 +159,7 @@ impl Dispatcher {
         }
         if next != Next::Never && tickets.iter().any(|held| held.ticket.keeps) {
             let ticket = Ticket { subscription: key.clone(), keeps: true };
-            let due = now.plus_secs(KEEPING);
+            let due = now.plus_secs(IDLE_CHECK);
             self.context.deliveries.schedule(&[ticket], due, now).await?;
         }
         for held in tickets {
@@ -165,7 +168,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Whether a ticket of this server's is due by then, and not before now.
+    /// Whether a ticket that this server posted is due by then, and not before now.
     fn waits_until(&self, key: &SubscriptionKey, due: Timestamp, now: Timestamp) -> bool {
         self.state().waiting.get(key).is_some_and(|until| *until > now && *until <= due)
     }
@@ -178,11 +181,11 @@ impl Dispatcher {
         if state.waiting.len() < REMEMBERED {
             state.waiting.insert(key.clone(), due);
         }
-        // Stores count delays in whole seconds, from a time that may be some milliseconds later.
+        // Stores count delays in whole seconds, and their clock may be some milliseconds later.
         let left = due.as_millis().saturating_sub(now.as_millis()).div_ceil(1000);
         for after in [20, 500] {
             let at = now.plus_secs(left).as_millis().saturating_add(after);
-            // Tickets that are due together are one timer.
+            // Tickets that are due together share one timer.
             let at = Timestamp::from_millis(at.next_multiple_of(50));
             if state.timers.len() < REMEMBERED {
                 state.timers.insert((at, key.shard()));
@@ -190,8 +193,8 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets tickets: deleted or not, this server no longer renews them.
-    fn let_go(&self, tickets: &[HeldTicket]) {
+    /// Forgets tickets: whether they were deleted or not, this server no longer renews them.
+    fn forget(&self, tickets: &[HeldTicket]) {
         let mut state = self.state();
         for held in tickets {
             let of = (held.shard, held.claim);
@@ -204,31 +207,32 @@ impl Dispatcher {
         }
     }
 
-    /// Renews the claims of tickets whose subscriptions are served.
+    /// Renews the claims of tickets whose subscriptions are in service.
     pub(crate) async fn renew(&self) -> Result<(), Error> {
         let claims: Vec<_> = self.state().claims.keys().copied().collect();
         for (shard, claim) in claims {
             let now = self.context.parts.clock.now();
-            // Lost ones are served to their end; another server does the same, row by row.
+            // If a claim is lost, this server and the new holder both serve the subscription: each
+            // row has its own claim.
             self.context.deliveries.renew_tickets(shard, claim, now).await?;
         }
         Ok(())
     }
 
-    /// Waits until no subscription is served.
+    /// Waits until no subscription is in service.
     pub(crate) async fn idle(&self) {
         let mut serving = self.serving.lock().await;
         while serving.join_next().await.is_some() {}
     }
 
-    /// Ends what is still served, and gives back its tickets.
+    /// Stops what is still in service, and releases its tickets.
     pub(crate) async fn stop(&self) {
         self.serving.lock().await.shutdown().await;
         let claims: Vec<_> = self.state().claims.drain().map(|(of, _)| of).collect();
         for (shard, claim) in claims {
             let now = self.context.parts.clock.now();
             if let Err(error) = self.context.deliveries.release_tickets(shard, claim, now).await {
-                self.context.log_failure("tickets at shutdown", &error);
+                self.context.log_failure("releasing tickets at shutdown", &error);
                 return;
             }
         }
@@ -243,7 +247,7 @@ impl Dispatcher {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step leaves the maps usable.
+        // No critical section leaves the maps inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,12 +3,12 @@
 //! | event | when |
 //! |---|---|
 //! | `suspended` | nothing more is sent to the subscriber until it is resumed |
-//! | `resumed` | it is sent to again, after it was suspended |
-//! | `exhausted` | a delivery ended without success; at most one event a minute from each server |
+//! | `resumed` | messages are sent again after a suspension |
+//! | `exhausted` | a delivery ended without success; at most one event per minute and server |
 //!
-//! They are collected in memory and posted every half second, so that a delivery does not wait for
-//! them; a server that dies loses those of that time. An event that cannot be delivered itself
-//! makes no event `exhausted`, so that no circle of queues posts for ever.
+//! Events are collected in memory and posted every half second, so that a delivery does not wait
+//! for them; a server that dies loses those of that time. A failed delivery of an event creates no
+//! `exhausted` event, so that events cannot loop.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,41 +22,41 @@ use crate::row::SubscriptionKey;
 
 /// The option that names the queue.
 pub(crate) const OPTION: &str = "failure_queue";
-/// The member by which an event is known.
+/// The member that marks a body as an event.
 const MEMBER: &str = "zaqar_event";
-/// Events that wait to be posted, at most; more are left out.
+/// Events that wait to be posted, at most; further ones are dropped.
 const MAX_WAITING: usize = 1000;
-/// How often an event is posted to a store that fails.
+/// How often posting an event is attempted while the store fails.
 const ATTEMPTS: u32 = 20;
-/// Seconds between two events `exhausted` of one subscription.
+/// Seconds between two `exhausted` events of one subscription.
 const PAUSE: u64 = 60;
-/// Subscriptions whose last events are remembered.
+/// Subscriptions whose last event is remembered.
 const REMEMBERED: usize = 10_000;
-/// Bytes of a reason, at most.
+/// The longest reason, in bytes.
 const MAX_REASON: usize = 1024;
 
 /// Posts events to queues of tenants.
 #[async_trait]
 pub trait EventSink: Send + Sync {
-    /// Posts an event, JSON text, as any message of the project.
+    /// Posts an event, which is JSON text, like any message of the project.
     ///
     /// # Behavior
-    /// - One that the queue does not take is dropped, and logged.
+    /// - An event that the queue rejects is dropped and logged.
     ///
     /// # Errors
-    /// What the store says: the event is posted again later.
+    /// Errors of the store: the event is posted again later.
     async fn post(&self, project: &ProjectId, queue: &QueueName, event: Value)
     -> Result<(), Error>;
 }
 
-/// What happened.
+/// What an event reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Happened {
-    /// Nothing more is sent; why.
+pub(crate) enum EventKind {
+    /// Nothing more is sent; the reason.
     Suspended(&'static str),
     /// Messages are sent again.
     Resumed,
-    /// A delivery ended without success; which, and why.
+    /// A delivery ended without success: the message, and the reason.
     Exhausted(MessageId, String),
 }
 
@@ -71,8 +71,8 @@ struct Event {
 /// Deliveries of a subscription that ended without success.
 #[derive(Debug, Clone, Copy)]
 struct Failures {
-    told_at: Timestamp,
-    /// Since then.
+    reported_at: Timestamp,
+    /// Failures since then.
     count: u64,
 }
 
@@ -89,25 +89,25 @@ struct State {
     failures: HashMap<SubscriptionId, Failures>,
 }
 
-/// The queue that a subscription's options name, if they name one.
+/// The failure queue that a subscription's options name.
 pub(crate) fn queue_of(options: &Map<String, Value>) -> Option<QueueName> {
     QueueName::new(options.get(OPTION)?.as_str()?).ok()
 }
 
 /// Whether a message's body is an event.
 pub(crate) fn is_event(body: &[u8]) -> bool {
-    // Few bodies are looked at: those whose deliveries failed.
+    // Called rarely: only for failed deliveries.
     let body: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
     body.is_some_and(|body| body.contains_key(MEMBER))
 }
 
 impl Events {
-    /// Takes an event about a subscription whose options name a queue.
+    /// Adds an event about a subscription whose options name a failure queue.
     pub(crate) fn add(
         &self,
         key: &SubscriptionKey,
         (subscriber, options): (&str, &Map<String, Value>),
-        happened: &Happened,
+        kind: &EventKind,
         now: Timestamp,
     ) {
         let Some(queue) = queue_of(options) else { return };
@@ -118,13 +118,13 @@ impl Events {
             "at": iso8601::format(now),
         });
         let mut state = self.state();
-        let name = match happened {
-            Happened::Suspended(why) => {
+        let name = match kind {
+            EventKind::Suspended(why) => {
                 body["reason"] = (*why).into();
                 "suspended"
             }
-            Happened::Resumed => "resumed",
-            Happened::Exhausted(message, why) => {
+            EventKind::Resumed => "resumed",
+            EventKind::Exhausted(message, why) => {
                 let Some(count) = state.count_failure(key.id, now) else { return };
                 body["message_id"] = message.to_string().into();
                 body["reason"] = cut(why).into();
@@ -158,43 +158,43 @@ impl Events {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step leaves the state usable.
+        // No critical section leaves the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Counts a failed delivery; how many there were since the event before, where it is time for
-    /// another.
+    /// Counts a failed delivery. Returns the number of failures since the last event if another
+    /// event is due.
     fn count_failure(&mut self, id: SubscriptionId, now: Timestamp) -> Option<u64> {
         if self.failures.len() >= REMEMBERED && !self.failures.contains_key(&id) {
-            self.failures.retain(|_, of| now.secs_since(of.told_at) < PAUSE);
+            self.failures.retain(|_, of| now.secs_since(of.reported_at) < PAUSE);
             if self.failures.len() >= REMEMBERED {
                 self.failures.clear();
             }
         }
         let Some(of) = self.failures.get_mut(&id) else {
-            self.failures.insert(id, Failures { told_at: now, count: 0 });
+            self.failures.insert(id, Failures { reported_at: now, count: 0 });
             return Some(1);
         };
         of.count += 1;
-        if now.secs_since(of.told_at) < PAUSE {
+        if now.secs_since(of.reported_at) < PAUSE {
             return None;
         }
         let count = of.count;
-        *of = Failures { told_at: now, count: 0 };
+        *of = Failures { reported_at: now, count: 0 };
         Some(count)
     }
 }
 
-/// Posts what waits. What the store fails to take waits on.
+/// Posts the waiting events. Those that the store does not accept are kept for the next call.
 ///
 /// # Errors
-/// What the store says.
+/// Errors of the store.
 pub(crate) async fn flush(events: &Events, sink: &dyn EventSink) -> Result<(), Error> {
     let (waiting, lost) = events.take();
     if lost > 0 {
-        tracing::warn!(lost, "events about subscribers are left out: the store is too slow");
+        tracing::warn!(lost, "events about subscribers were dropped: the store is too slow");
     }
     let mut left = waiting.into_iter();
     while let Some(mut event) = left.next() {

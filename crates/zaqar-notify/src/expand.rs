@@ -1,4 +1,4 @@
-//! From entries of the outbox to rows: one for each message and subscription.
+//! Expands entries of the outbox into rows: one for each message and subscription.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +9,18 @@ use zaqar_core::{QueueKey, Timestamp};
 use crate::context::Context;
 use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
 
-/// Seconds that an entry is held while it is expanded.
+/// How long an entry is leased for expansion, in seconds.
 const LEASE: u64 = 60;
-/// Subscriptions of a page.
+/// Subscriptions per page.
 const PAGE: usize = 100;
-/// Subscriptions whose rows are added at once.
-const AT_ONCE: usize = 16;
-/// Entries of one queue that are expanded before others have their turn.
+/// Subscriptions whose rows are added concurrently.
+const CONCURRENCY: usize = 16;
+/// Entries of one queue that are expanded before other queues have their turn.
 const ENTRIES: usize = 64;
 /// A body larger than this is stored once for all subscriptions.
 const SHARED_FROM: usize = 1024;
 
-/// Expands due entries of a queue; how many there were, [`ENTRIES`] at most.
+/// Expands due entries of a queue, at most [`ENTRIES`]. Returns their number.
 pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<usize, Error> {
     for done in 0..ENTRIES {
         let now = context.parts.clock.now();
@@ -33,7 +33,7 @@ pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<us
     Ok(ENTRIES)
 }
 
-/// Adds the rows of an entry page by page, each page's tickets behind its rows. What is done twice
+/// Adds the rows of an entry page by page, and each page's tickets after its rows. What is repeated
 /// after a crash is delivered twice.
 async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Result<(), Error> {
     let mut after = None;
@@ -44,7 +44,7 @@ async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Resul
         let is_last = page.len() < PAGE;
         after = page.last().map(|subscription| subscription.id);
         let told: Vec<_> =
-            page.into_iter().filter(|one| is_told(context, one, entry.created)).collect();
+            page.into_iter().filter(|one| is_recipient(context, one, entry.created)).collect();
         if !told.is_empty() {
             bodies.prepare(context, key, entry, told.len() > 1 || !is_last).await?;
             expand_to(context, key, entry, &bodies, &told).await?;
@@ -55,9 +55,9 @@ async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Resul
     }
 }
 
-/// Whether a subscription gets what was posted at `posted`: it is older, has an address that can
-/// be sent to, and is confirmed where that is asked for.
-fn is_told(context: &Context, subscription: &Subscription, posted: Timestamp) -> bool {
+/// Whether a subscription gets what was posted at `posted`: it was created before, has an address
+/// that can be sent to, and is confirmed if that is required.
+fn is_recipient(context: &Context, subscription: &Subscription, posted: Timestamp) -> bool {
     let made = u64::try_from(subscription.id.get() >> 80).unwrap_or(u64::MAX);
     subscription.lease.is_none()
         && made <= posted.as_millis()
@@ -71,7 +71,7 @@ struct Bodies {
 }
 
 impl Bodies {
-    /// Stores large bodies, unless that was done or there is a single subscription.
+    /// Stores large bodies, unless they are stored already or there is a single subscription.
     async fn prepare(
         &mut self,
         context: &Context,
@@ -136,14 +136,14 @@ async fn expand_to(
     let rows = &rows;
     let mut adding = futures_util::stream::iter(keys.clone())
         .map(|key| async move { context.deliveries.add(&key, rows, now).await })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(CONCURRENCY);
     while let Some(added) = adding.next().await {
         added?;
     }
     drop(adding);
     let tickets: Vec<_> =
         keys.into_iter().map(|subscription| Ticket { subscription, keeps: false }).collect();
-    // Each time at which a row becomes due, so that a delayed one is not late.
+    // A ticket for each time at which a row becomes due, so that a delayed row is not late.
     let dues: BTreeSet<_> =
         rows.iter().map(|(_, due)| due.as_millis().max(now.as_millis()).div_ceil(1000)).collect();
     for (at, due) in dues.into_iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Who may deliver now: bounds in all, per project and per destination, so that no destination and
-//! no project takes what others need.
+//! Limits of deliveries in flight: in all, per project and per destination, so that no destination
+//! and no project starves others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,17 +9,17 @@ use zaqar_core::{ProjectId, Timestamp};
 use crate::destination::{Admission, Bounds, Circuit, Destination, Ended};
 use crate::target::Origin;
 
-/// Bounds of one server.
+/// Limits of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Deliveries in flight, at most.
     pub in_flight: u32,
     /// Deliveries in flight of one project, at most.
     pub per_project: u32,
-    /// What holds for each destination.
+    /// Limits of each destination.
     pub destination: Bounds,
-    /// Destinations whose state is kept, at most. One more is rejected ([`Admission::Full`]) while
-    /// none of them is idle.
+    /// Destinations whose state is kept, at most. A further one is rejected ([`Admission::Full`])
+    /// while none of them is idle.
     pub destinations: usize,
 }
 
@@ -35,7 +35,7 @@ impl Default for Limits {
     }
 }
 
-/// The deliveries in flight of one server. Clones are one.
+/// The deliveries in flight of one server. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Fairness {
     limits: Limits,
@@ -52,7 +52,7 @@ struct State {
 /// Destinations by the state of their circuits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Circuits {
-    /// Deliveries flow, and some are in flight or failed.
+    /// Deliveries are sent, and some are in flight or failed.
     pub ok: usize,
     /// Only probes are sent.
     pub open: usize,
@@ -60,11 +60,11 @@ pub struct Circuits {
     pub suspended: usize,
 }
 
-/// A destination is a project's own: what one project's secrets or load do to it says nothing to
-/// another project.
+/// Each project has its own state of a destination: one project's secrets or load say nothing about
+/// another's.
 type Key = (ProjectId, Origin);
 
-/// A delivery in flight. Dropped without [`InFlight::end`] it counts as not sent.
+/// A delivery in flight. If it is dropped without [`InFlight::end`], it counts as not sent.
 #[derive(Debug)]
 pub struct InFlight {
     fairness: Fairness,
@@ -72,15 +72,15 @@ pub struct InFlight {
 }
 
 impl Fairness {
-    /// Nothing in flight.
+    /// With nothing in flight.
     pub fn new(limits: Limits) -> Self {
         Self { limits, state: Arc::default() }
     }
 
-    /// Starts a delivery of a project to a destination, if one may start now.
+    /// Starts a delivery of a project to a destination, if that is allowed now.
     ///
     /// # Errors
-    /// The [`Admission`] that is in the way; never [`Admission::Started`].
+    /// The [`Admission`] that prevents it; never [`Admission::Started`].
     pub fn start(
         &self,
         project: &ProjectId,
@@ -116,8 +116,8 @@ impl Fairness {
         self.state().in_flight
     }
 
-    /// Destinations with something to tell, by the state of their circuits. Cost: their number,
-    /// which [`Limits::destinations`] bounds.
+    /// Destinations that are not idle, by the state of their circuits. Cost: their number, which
+    /// [`Limits::destinations`] bounds.
     pub fn circuits(&self) -> Circuits {
         let mut circuits = Circuits::default();
         for destination in self.state().destinations.values() {
@@ -131,7 +131,7 @@ impl Fairness {
         circuits
     }
 
-    /// The state of a destination; `None` for one that has nothing to tell.
+    /// The state of a destination; `None` if it is idle.
     pub fn destination(&self, project: &ProjectId, origin: &Origin) -> Option<Destination> {
         self.state().destinations.get(&(project.clone(), origin.clone())).cloned()
     }
@@ -162,7 +162,7 @@ impl Fairness {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step leaves the counts usable.
+        // No critical section leaves the counts inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

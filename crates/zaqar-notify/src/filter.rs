@@ -10,13 +10,13 @@
 //! | condition | holds for |
 //! |---|---|
 //! | a string, number, boolean or null | a value equal to it |
-//! | `{"prefix": "x"}` | strings that begin so |
+//! | `{"prefix": "x"}` | strings that begin with it |
 //! | `{"numeric": ["<", 5]}`, `[">", 1, "<=", 5]`, `["=", 3]` | numbers in that range |
-//! | `{"exists": true}`, `{"exists": false}` | whether the path leads to anything |
-//! | `{"anything-but": …}` | any value but the one, or those of the list, or the prefix |
+//! | `{"exists": true}`, `{"exists": false}` | whether there is a value at the path |
+//! | `{"anything-but": …}` | any value except this one, those in the list, or those with the prefix |
 //!
-//! A path is `body`, or that and names of members, with dots between. Where a path leads to an
-//! array, a condition holds if it holds for one of its elements.
+//! A path is `body`, optionally followed by names of members, separated by dots. If the value at a
+//! path is an array, a condition holds if it holds for one of its elements.
 
 use serde_json::{Map, Number, Value};
 
@@ -25,7 +25,7 @@ pub const MAX_PATHS: usize = 16;
 /// Conditions of a filter, all paths together, at most.
 pub const MAX_CONDITIONS: usize = 128;
 
-/// A filter, read and checked.
+/// A filter, parsed and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Filter {
     rules: Vec<(Vec<String>, Vec<Condition>)>,
@@ -49,19 +49,19 @@ enum Comparison {
     AtLeast,
 }
 
-/// Why a filter cannot be used.
+/// Why a filter is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// No object.
+    /// It is not an object.
     #[error("filter must be an object of paths and lists of conditions")]
     NoObject,
-    /// A path that is not of the body.
+    /// A path that does not begin with `body`.
     #[error("filter: the path {path:?} must be body, or body, a dot and names of members")]
     Path {
         /// The path.
         path: String,
     },
-    /// A condition that is none.
+    /// A condition that is not valid.
     #[error(
         "filter: {path} must have a list of values, prefix, numeric, exists and anything-but \
          conditions"
@@ -76,7 +76,7 @@ pub enum FilterError {
 }
 
 impl Filter {
-    /// Reads the option `filter`.
+    /// Parses the option `filter`.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -108,8 +108,8 @@ impl Filter {
     }
 
     /// Whether a message with this body passes. Cost: one parse of the body, then its conditions
-    /// times the elements of arrays that paths lead to. A body that is no JSON passes nothing but
-    /// an empty filter.
+    /// times the elements of arrays at the paths. A body that is not JSON passes only an empty
+    /// filter.
     pub fn passes(&self, body: &[u8]) -> bool {
         if self.rules.is_empty() {
             return true;
@@ -160,7 +160,7 @@ impl Condition {
         match (self, value) {
             (Self::Exists(exists), value) => *exists == value.is_some(),
             (_, None) => false,
-            // Not one of the elements may be what is excluded.
+            // No element may be an excluded value.
             (Self::AnythingBut(excluded), Some(Value::Array(elements))) => {
                 elements.iter().all(|one| !excluded.iter().any(|not| not.holds_for(one)))
             }
@@ -190,7 +190,8 @@ impl Condition {
     }
 }
 
-/// Integers exactly, so that ids of 64 bits are not mixed up; others by value: 1 is 1.0.
+/// Compares integers exactly, so that 64-bit ids are not confused; other numbers by value: 1 equals
+/// 1.0.
 fn is_equal(one: &Number, other: &Number) -> bool {
     match (one.as_i64(), other.as_i64()) {
         (Some(one), Some(other)) => one == other,
@@ -275,7 +276,7 @@ mod tests {
                     assert_eq!(found, expected, "{conditions} {value}");
                 }
             }
-            // Only `exists: false` holds where there is nothing.
+            // Only `exists: false` holds where there is no value.
             assert!(!passes(json!({"body.x": conditions}), json!({"y": 1})), "{conditions}");
         }
         assert!(passes(json!({"body.x": [{"exists": false}]}), json!({"y": 1})));

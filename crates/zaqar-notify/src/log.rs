@@ -1,9 +1,9 @@
-//! The log of deliveries: what became of the last ones of each subscription, before it is written
-//! (`log_store` does that).
+//! The log of deliveries in memory: recent results of each subscription, before `log_store` writes
+//! them.
 //!
-//! Entries are messages of an internal queue, one for each turn of a row. They are collected in
-//! memory and written every half second, many at once, so that a delivery does not wait for them; a
-//! server that dies loses the entries of that time, and no delivery.
+//! Entries are messages of an internal queue, one for each time a row is served. They are collected
+//! in memory and written every half second, many at once, so that a delivery does not wait for
+//! them; a server that dies loses the entries of that time, but no delivery.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,26 +15,26 @@ use zaqar_core::{MessageId, Payload, Timestamp};
 use crate::outcome::Attempt;
 use crate::row::SubscriptionKey;
 
-/// Bytes of entries that wait to be written, at most; more are left out of the log.
+/// Bytes of entries that wait to be written, at most; further entries are dropped.
 const MAX_WAITING: usize = 8 * 1024 * 1024;
 /// Attempts of an entry whose answers are kept.
 const ANSWERS: usize = 4;
-/// Bytes that an entry takes beside its attempts.
+/// Estimated bytes of an entry without its attempts.
 const ENTRY: usize = 200;
 /// Subscriptions whose entries since the last trim are counted.
 const REMEMBERED: usize = 10_000;
 
-/// What a row's turn came to.
+/// The result of serving a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) message: MessageId,
     pub(crate) state: DeliveryState,
     /// When the message was posted.
     pub(crate) posted: Timestamp,
-    /// When the turn ended.
+    /// When serving it ended.
     pub(crate) at: Timestamp,
     pub(crate) attempts: Vec<DeliveryAttempt>,
-    /// Where the row is kept, so that it can be delivered once more.
+    /// The id of the kept row, for redelivery.
     pub(crate) kept: Option<MessageId>,
 }
 
@@ -49,12 +49,12 @@ struct State {
     waiting: HashMap<SubscriptionKey, Vec<Entry>>,
     bytes: usize,
     lost: u64,
-    /// Entries that were written since a log was trimmed.
+    /// Entries of each subscription that were written since its log was trimmed.
     untrimmed: HashMap<SubscriptionKey, usize>,
 }
 
 impl Log {
-    /// Takes an entry, to be written soon.
+    /// Adds an entry, to be written soon.
     pub(crate) fn add(&self, subscription: &SubscriptionKey, mut entry: Entry) {
         let answers = entry.attempts.len().saturating_sub(ANSWERS);
         for attempt in &mut entry.attempts[..answers] {
@@ -70,14 +70,14 @@ impl Log {
         state.waiting.entry(subscription.clone()).or_default().push(entry);
     }
 
-    /// Takes all that waits, and how many entries were left out before.
+    /// Removes all waiting entries. Returns them, and the number that was dropped before.
     pub(crate) fn take(&self) -> (HashMap<SubscriptionKey, Vec<Entry>>, u64) {
         let mut state = self.state();
         state.bytes = 0;
         (std::mem::take(&mut state.waiting), std::mem::take(&mut state.lost))
     }
 
-    /// Takes what waits of one subscription.
+    /// Removes the waiting entries of one subscription.
     pub(crate) fn take_one(&self, key: &SubscriptionKey) -> Vec<Entry> {
         let mut state = self.state();
         let entries = state.waiting.remove(key).unwrap_or_default();
@@ -85,14 +85,14 @@ impl Log {
         entries
     }
 
-    /// Notes that entries of a subscription were written; whether its log is to be trimmed to
+    /// Counts written entries of a subscription. Returns whether its log should be trimmed to
     /// `kept` now.
     pub(crate) fn note_written(&self, key: &SubscriptionKey, count: usize, kept: usize) -> bool {
         let mut state = self.state();
         if state.untrimmed.len() >= REMEMBERED && !state.untrimmed.contains_key(key) {
             state.untrimmed.clear();
         }
-        // The first write of this process trims: what others left is not known.
+        // The first write of this process trims, because the number of older entries is not known.
         let untrimmed = state.untrimmed.entry(key.clone()).or_insert(kept);
         *untrimmed += count;
         let is_full = *untrimmed > kept / 8;
@@ -103,12 +103,12 @@ impl Log {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step leaves the state usable.
+        // No critical section leaves the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An attempt as the log keeps it.
+/// An attempt as the log stores it.
 pub(crate) fn attempt(attempt: &Attempt, at: Timestamp, millis: u64) -> DeliveryAttempt {
     let (status, error, answer) = match attempt {
         Attempt::Answered(answer) => {

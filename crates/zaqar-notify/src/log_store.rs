@@ -1,4 +1,4 @@
-//! The log of deliveries in the store: written many entries at once, trimmed, and read.
+//! The log of deliveries in the store: writing, trimming and reading entries.
 
 use std::collections::BTreeMap;
 
@@ -11,27 +11,30 @@ use crate::context::Context;
 use crate::log::Entry;
 use crate::row::{Content, Row, SubscriptionKey};
 
-/// Subscriptions whose entries are written at once.
-const AT_ONCE: usize = 16;
+/// Subscriptions whose entries are written concurrently.
+const CONCURRENCY: usize = 16;
 
-/// A delivery with where it is.
+/// A delivery, and where it is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) delivery: Delivery,
-    /// The row that waits, and the claim that holds it.
+    /// The waiting row, and the claim that holds it.
     pub(crate) waits: Option<(MessageId, Option<ClaimId>)>,
     pub(crate) kept: Option<MessageId>,
 }
 
-/// Writes all that waits.
+/// Writes all waiting entries.
 pub(crate) async fn flush(context: &Context) -> Result<(), Error> {
     let (waiting, lost) = context.log.take();
     if lost > 0 {
-        tracing::warn!(lost, "the log of deliveries lacks entries: the store is too slow");
+        tracing::warn!(
+            lost,
+            "entries of the log of deliveries were dropped: the store is too slow"
+        );
     }
     let mut writing = futures_util::stream::iter(waiting)
         .map(|(key, entries)| async move { write(context, &key, entries).await })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(CONCURRENCY);
     let mut failed = None;
     while let Some(written) = writing.next().await {
         failed = failed.or(written.err());
@@ -59,7 +62,7 @@ async fn write(context: &Context, key: &SubscriptionKey, entries: Vec<Entry>) ->
     Ok(())
 }
 
-/// The deliveries of a subscription that are known, by id: those in the log, and rows that wait.
+/// The known deliveries of a subscription by id: those in the log, and waiting rows.
 pub(crate) async fn read(
     context: &Context,
     key: &SubscriptionKey,

@@ -1,4 +1,4 @@
-//! Mail: subscribers `mailto`.
+//! Mail, for subscribers with `mailto:`.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -22,15 +22,15 @@ use crate::row::Content;
 use crate::target::Origin;
 use crate::webhook::Notification;
 
-/// Bytes of what a failing command says that are kept.
-const SAID: usize = 1024;
+/// Bytes of a failing command's error output that are kept.
+const MAX_ERROR_OUTPUT: usize = 1024;
 
-/// How mail leaves.
+/// How mail is sent.
 #[derive(Debug, Clone)]
 pub enum Mailer {
-    /// Through a program that reads the mail from its standard input: its path and arguments.
+    /// By a program that reads the mail from its standard input: its path and arguments.
     Command(Vec<String>),
-    /// To a server.
+    /// By SMTP.
     Smtp(Smtp),
 }
 
@@ -39,13 +39,13 @@ pub enum Mailer {
 pub struct Smtp {
     /// Its name or address.
     pub host: String,
-    /// Its port; the usual one of `security` where it is `None`.
+    /// Its port; `None` means the default of `security`.
     pub port: Option<u16>,
-    /// Whom to log in as; nobody where it is `None`.
+    /// The user and password to log in with; `None` means no login.
     pub login: Option<(String, Secret<String>)>,
     /// How the connection is protected.
     pub security: Security,
-    /// A PEM file with authorities that are trusted beside the system's.
+    /// A PEM file of CA certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -56,37 +56,37 @@ pub enum Security {
     Tls,
     /// TLS after STARTTLS; without it nothing is sent.
     StartTls,
-    /// Not at all.
+    /// Unprotected.
     None,
 }
 
-/// A mail with places: `{0}` is the queue, `{1}` the project, `{2}` the URL.
+/// A mail with placeholders: `{0}` is the queue, `{1}` the project, `{2}` the URL.
 #[derive(Debug, Clone)]
 pub struct Template {
-    /// The subject.
+    /// The subject line.
     pub topic: String,
     /// The text.
     pub body: String,
-    /// Who sends it.
+    /// The sender.
     pub sender: String,
 }
 
-/// What mail is made of.
+/// Options of mail.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How it leaves.
+    /// How it is sent.
     pub mailer: Mailer,
-    /// Asks for a confirmation.
+    /// The request to confirm a subscription.
     pub confirmation: Template,
-    /// Tells of the end of a subscription.
+    /// The notice that a subscription has ended.
     pub unsubscription: Template,
-    /// The page that a confirmation leads to; without one none can be sent.
+    /// The page that a request to confirm links to; without it none is sent.
     pub confirmation_url: Option<String>,
-    /// For one mail, connecting included.
+    /// The timeout for one mail, including connecting.
     pub timeout: Duration,
 }
 
-/// Subscribers `mailto`.
+/// Sends to subscribers with `mailto:`.
 pub struct Mail {
     options: Options,
     transport: Transport,
@@ -106,7 +106,7 @@ enum Transport {
 /// Why mail cannot be sent at all.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// A file with certificates that cannot be read.
+    /// A file of certificates cannot be read.
     #[error("no certificate can be read from {}", path.display())]
     Certificates {
         /// The file.
@@ -115,19 +115,19 @@ pub enum MailError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The server's name, or its TLS.
+    /// The server's name or TLS settings are invalid.
     #[error("the mail server {host} cannot be used")]
     Server {
         /// Its name.
         host: String,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: lettre::transport::smtp::Error,
     },
 }
 
 impl Mail {
-    /// Mail as the options say; nothing is connected yet.
+    /// Mail with these options. Nothing is connected yet.
     ///
     /// # Errors
     /// [`MailError`].
@@ -213,7 +213,7 @@ impl Mail {
         let stdin = child.stdin.take();
         let feed = async {
             if let Some(mut stdin) = stdin {
-                // A program that reads no further says why by its status.
+                // A program that stops reading explains why by its status.
                 let _is_read = stdin.write_all(mail).await;
                 let _is_closed = stdin.shutdown().await;
             }
@@ -223,7 +223,7 @@ impl Mail {
         if output.status.success() {
             return Ok(());
         }
-        let said = &output.stderr[..output.stderr.len().min(SAID)];
+        let said = &output.stderr[..output.stderr.len().min(MAX_ERROR_OUTPUT)];
         let said = String::from_utf8_lossy(said);
         Err(Failure::NoAnswer(format!("{program}: {}: {}", output.status, said.trim())))
     }
@@ -256,7 +256,7 @@ impl Channel for Mail {
                 (Transport::Command, Mailer::Smtp(_)) => Ok(()),
             }
         };
-        // The transport's own time-out ends with the connection's beginning.
+        // The transport's own timeout only covers connecting.
         match tokio::time::timeout(self.options.timeout, sending).await {
             Ok(Ok(())) => Attempt::Answered(Answer {
                 status: 200,
@@ -329,7 +329,7 @@ struct Address {
 
 impl Address {
     fn parse(subscriber: &str) -> Result<Self, String> {
-        let wrong = || "the subscriber is no mailto: with one address".to_owned();
+        let wrong = || "the subscriber is not mailto: with one address".to_owned();
         let (_, rest) = subscriber.split_once(':').ok_or_else(wrong)?;
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
         let decode =
@@ -349,7 +349,7 @@ impl Address {
 /// Whether mail can be sent to a subscriber with these options.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The reason why it cannot.
 pub fn check(subscriber: Option<&str>, options: Option<&Map<String, Value>>) -> Result<(), String> {
     if let Some(subscriber) = subscriber {
         Address::parse(subscriber)?;
@@ -362,22 +362,22 @@ pub fn check(subscriber: Option<&str>, options: Option<&Map<String, Value>>) -> 
     Ok(())
 }
 
-/// A header's text: whatever a tenant writes stays one line.
+/// The text of a header as one line, so that a tenant cannot add headers.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The template with its places filled; what stands in a value is not looked at again.
+/// The template with its placeholders filled; values are not expanded again.
 fn fill(template: &str, values: [&str; 3]) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let place = (0..3).find(|place| rest.starts_with(["{0}", "{1}", "{2}"][*place]));
-        match place {
-            Some(place) => {
-                out.push_str(values[place]);
+        let placeholder = (0..3).find(|index| rest.starts_with(["{0}", "{1}", "{2}"][*index]));
+        match placeholder {
+            Some(index) => {
+                out.push_str(values[index]);
                 rest = &rest[3..];
             }
             None => {

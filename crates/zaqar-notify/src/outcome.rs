@@ -1,4 +1,4 @@
-//! What an attempt came to, and what follows from it.
+//! The outcome of an attempt, and what follows from it.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use bytes::Bytes;
 
 use crate::retry::RetryAfter;
 
-/// What became of one attempt to deliver.
+/// The outcome of one attempt to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// The receiver answered.
     Answered(Answer),
-    /// It did not.
+    /// It did not answer.
     Failed(Failure),
 }
 
-/// A receiver's answer, as far as it is looked at.
+/// The part of a receiver's answer that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The `Retry-After` header, where it can be read.
+    /// The `Retry-After` header, if it is valid.
     pub retry_after: Option<RetryAfter>,
     /// The beginning of the body: at most [`Answer::KEPT`] bytes.
     pub body: Bytes,
@@ -34,19 +34,19 @@ impl Answer {
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The address must not be dialled.
+    /// The address is refused.
     #[error("{0}")]
     Refused(#[from] crate::address::Refused),
-    /// The subscriber's address cannot be used, or the request cannot be built.
+    /// The subscriber's address is invalid, or the request cannot be built.
     #[error("the request cannot be made: {0}")]
     Unusable(String),
-    /// The subscriber acts for its owner, and there is no token to do so.
+    /// The subscriber needs a token of its owner, and there is none.
     #[error("no token: {0}")]
     NoToken(String),
-    /// No connection: the name does not resolve, nobody listens, TLS fails.
+    /// No connection: the name does not resolve, no server listens, or TLS fails.
     #[error("no connection: {0}")]
     NoConnection(String),
-    /// The connection ended before an answer, or what came was no answer.
+    /// The connection ended before an answer, or the answer is invalid.
     #[error("no answer: {0}")]
     NoAnswer(String),
     /// No answer in time.
@@ -57,19 +57,19 @@ pub enum Failure {
 /// What follows from an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The subscriber has the message.
+    /// The subscriber has received the message.
     Delivered,
-    /// Try again, not before what the receiver asked for.
+    /// Retry, but not before the receiver asked for it.
     Retry(Option<RetryAfter>),
-    /// End this delivery, and send this subscriber nothing more until it is resumed.
+    /// End this delivery, and send this subscriber nothing until it is resumed.
     Suspend,
     /// End this delivery: the same request would be rejected again.
     Rejected,
 }
 
 impl Attempt {
-    /// What follows. 2xx is success; 408, 425, 429, 5xx and failures without an answer are
-    /// retried; 410 suspends; every other status ends the delivery, redirects included.
+    /// What follows. 2xx is success; 408, 425, 429, 5xx and failures without an answer are retried;
+    /// 410 suspends; every other status, including redirects, ends the delivery.
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Answered(answer) => match answer.status {
@@ -88,7 +88,7 @@ impl Attempt {
         }
     }
 
-    /// Whether it says that the receiver has more to do than it can: 429, 503 and time-outs.
+    /// Whether it shows that the receiver is overloaded: 429, 503 and timeouts.
     pub fn is_overload(&self) -> bool {
         match self {
             Self::Answered(answer) => matches!(answer.status, 429 | 503),

@@ -1,4 +1,4 @@
-//! How often subscriptions may be delivered to: the option `max_rate`, counted by each server.
+//! Rate limits of subscriptions: the option `max_rate`, enforced by each server.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,21 +8,21 @@ use zaqar_core::Timestamp;
 
 use crate::row::SubscriptionKey;
 
-/// Subscriptions with a rate that are remembered; one that is forgotten may go faster once.
+/// Subscriptions whose rate is tracked; one that is dropped may exceed its rate once.
 const REMEMBERED: usize = 10_000;
-/// Deliveries of this time may follow each other at once.
+/// Deliveries of this much time may follow each other at once.
 const BURST: Duration = Duration::from_secs(1);
 
 /// When each subscription may be delivered to next (the generic cell rate algorithm).
 #[derive(Debug, Default)]
 pub(crate) struct Rates {
-    /// When what was delivered would have been, evenly spread; in microseconds.
+    /// The theoretical arrival time of the next delivery, in microseconds.
     spread: Mutex<HashMap<SubscriptionKey, u64>>,
 }
 
 impl Rates {
-    /// Before this time nothing more may be delivered at one delivery for each `pause`; `None`
-    /// where one may be now.
+    /// Until when no delivery is allowed at a rate of one per `pause`; `None` if one is allowed
+    /// now.
     pub(crate) fn not_before(
         &self,
         key: &SubscriptionKey,
@@ -30,13 +30,13 @@ impl Rates {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let spread = self.spread().get(key).copied()?;
-        // One more fits as long as it ends within the burst.
+        // Another one is allowed as long as it is within the burst.
         let burst = micros(BURST.max(pause)) - micros(pause);
         let from = Timestamp::from_millis(spread.saturating_sub(burst).div_ceil(1000));
         (from > now).then_some(from)
     }
 
-    /// Notes a delivery.
+    /// Counts a delivery.
     pub(crate) fn note(&self, key: &SubscriptionKey, pause: Duration, now: Timestamp) {
         let now = now.as_millis().saturating_mul(1000);
         let mut spread = self.spread();
@@ -51,7 +51,7 @@ impl Rates {
     }
 
     fn spread(&self) -> MutexGuard<'_, HashMap<SubscriptionKey, u64>> {
-        // A map is whole between any two calls of its methods.
+        // No method call leaves a map half changed.
         self.spread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,44 +1,44 @@
-//! Recovery: deliveries that failed are delivered once more, many of them, one page a second.
+//! Recovery: redelivers failed messages, one page a second.
 //!
-//! A recovery is a row of the subscription like any other, which no subscriber gets: whoever serves
-//! the subscription has it, does one page, and has it wait for a second. So any server goes on with
-//! it after a crash, and it rests while the destination fails or the subscription is suspended.
-//! Which rows of `failed.<subscription>` it takes was decided when it began: a delivery that fails
-//! again is not taken again. Each is added to the rows before it is removed from the failed ones,
-//! so that a crash in between delivers one page twice, and loses none.
+//! A recovery is a row of the subscription that is not sent to the subscriber: the worker that
+//! serves the subscription holds it, does one page, and lets it wait for a second. So any server
+//! continues it after a crash, and it pauses while the destination fails or the subscription is
+//! suspended. Which rows of `failed.<subscription>` it takes is decided when it starts: a delivery
+//! that fails again is not taken again. Each row is added to the deliveries before it is deleted
+//! from the failed ones, so a crash in between delivers one page twice, and loses none.
 //!
-//! Beside it there is a record of the last recovery, which says how far it is and whether it was
-//! cancelled. The row is there before the record is.
+//! A record of the subscription's last recovery has its progress and says whether it was cancelled.
+//! The row is written before the record.
 
 use serde_json::{Value, json};
 use zaqar_core::delivery::{Recovery, RecoveryId, RecoveryRange, RecoveryState};
 use zaqar_core::storage::Error;
 use zaqar_core::{MessageId, Payload, Timestamp};
 
-use crate::attempt::{Report, Turn};
+use crate::attempt::{Disposition, Report};
 use crate::context::Context;
 use crate::deliveries::{HeldRow, Kept, Lease, ROW_LEASE};
 use crate::destination::Ended;
 use crate::row::{Body, SubscriptionKey};
 
-/// Deliveries of a page.
+/// Deliveries per page.
 const PAGE: usize = 20;
 /// Seconds between two pages.
 const PAUSE: u64 = 1;
-/// Seconds that a recovery may last: longer than any message lives.
+/// The longest time a recovery may take, in seconds: longer than any message lives.
 pub(crate) const LONGEST: u64 = 1_209_600;
-/// Seconds that a row waits for its record to be written.
+/// How long a row waits for its record to be written, in seconds.
 const UNRECORDED: u64 = 60;
 
-/// What a recovery is to do, and how far it is.
+/// The task of a recovery, and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) id: RecoveryId,
     pub(crate) state: RecoveryState,
     pub(crate) range: RecoveryRange,
-    /// The last failed row that it takes; `None` where there is none.
+    /// The last failed row that it takes; `None` if there is none.
     pub(crate) last: Option<MessageId>,
-    /// Rows that it takes, as counted when it began.
+    /// The number of rows that it takes, counted when it started.
     pub(crate) total: u64,
     pub(crate) started: Timestamp,
 }
@@ -108,7 +108,7 @@ pub(crate) async fn step(
         return finish(context, lease, held).await;
     }
     if !context.deliveries.hold(lease, ROW_LEASE, now).await? {
-        return Ok(report(Turn::Lost));
+        return Ok(report(Disposition::Lost));
     }
     let rows: Vec<_> = page.iter().map(|kept| (kept.row.clone(), now)).collect();
     context.deliveries.add(key, &rows, now).await?;
@@ -119,20 +119,20 @@ pub(crate) async fn step(
 
 async fn finish(context: &Context, lease: &Lease, held: HeldRow) -> Result<Report, Error> {
     context.deliveries.finish(lease, &[held], context.parts.clock.now()).await?;
-    Ok(report(Turn::Over))
+    Ok(report(Disposition::Ended))
 }
 
 async fn wait(context: &Context, lease: &Lease) -> Result<Report, Error> {
     let now = context.parts.clock.now();
     let waits = context.deliveries.wait(lease, PAUSE, now).await?;
-    Ok(report(waits.map_or(Turn::Lost, |secs| Turn::Waits(now.plus_secs(secs)))))
+    Ok(report(waits.map_or(Disposition::Lost, |secs| Disposition::RetryAt(now.plus_secs(secs)))))
 }
 
-const fn report(turn: Turn) -> Report {
-    Report { turn, ended: Ended::NotSent, asked: None }
+const fn report(disposition: Disposition) -> Report {
+    Report { disposition, ended: Ended::NotSent, asked: None }
 }
 
-/// The first failed rows that a recovery takes. Cost: a read of those before it that it does not.
+/// The first failed rows that a recovery takes. Cost: reads the ones before them, too.
 async fn page(
     context: &Context,
     key: &SubscriptionKey,
@@ -198,8 +198,8 @@ pub(crate) async fn read(
     Ok(found.and_then(|payload| Record::decode(&payload)))
 }
 
-/// Writes a record in the place of the one that was read before; `false` where another caller wrote
-/// one meanwhile, or does at the moment.
+/// Replaces the record that was read before; `false` if another caller has replaced it, or is doing
+/// so.
 pub(crate) async fn write(
     context: &Context,
     key: &SubscriptionKey,
@@ -219,7 +219,7 @@ pub(crate) async fn write(
     Ok(context.deliveries.replace_single(key, &queue, change, now).await?.is_some())
 }
 
-/// Ends a recovery, unless it has ended; whether it is still the last one.
+/// Ends a recovery, unless it has ended. Returns whether it is still the last one.
 pub(crate) async fn end(
     context: &Context,
     key: &SubscriptionKey,

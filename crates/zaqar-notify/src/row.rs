@@ -1,4 +1,4 @@
-//! What deliveries are kept as: the names of internal queues, and the text of their messages.
+//! How deliveries are stored: the names of internal queues, and the format of their messages.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -6,15 +6,15 @@ use zaqar_core::{
     Kind, MessageId, Payload, ProjectId, QueueKey, QueueName, SubscriptionId, Timestamp,
 };
 
-/// Queues that the schedule is spread over. A fixed number: entries of a queue that no server
-/// reads would be lost.
+/// Shards of the schedule. The number must not change: entries in a queue that no server reads
+/// would be lost.
 pub(crate) const SHARDS: usize = 8;
 
-/// The project of the schedule's queues. A tenant of this name shares nothing with it, as the kind
-/// is another.
+/// The project of the schedule's queues. A tenant of this name shares nothing with it, because the
+/// kind differs.
 const PROJECT: &str = "zaqar";
 
-/// A subscription with its whole identity.
+/// Identifies a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SubscriptionKey {
     /// The queue or topic that it belongs to.
@@ -24,38 +24,38 @@ pub(crate) struct SubscriptionKey {
 }
 
 impl SubscriptionKey {
-    /// The internal queue that holds the subscription's deliveries.
+    /// The internal queue with the subscription's deliveries.
     pub(crate) fn deliveries(&self) -> Option<QueueKey> {
         internal(self.queue.project.clone(), &format!("deliveries.{}", self.id))
     }
 
-    /// The internal queues that end with the subscription.
+    /// The internal queues that are deleted with the subscription.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueKey> + use<> {
         let beside = [self.secrets(), self.log(), self.failed(), self.recovery()];
         self.deliveries().into_iter().chain(beside.into_iter().flatten())
     }
 
-    /// The internal queue that holds what became of the subscription's last deliveries.
+    /// The internal queue with the subscription's log of deliveries.
     pub(crate) fn log(&self) -> Option<QueueKey> {
         internal(self.queue.project.clone(), &format!("log.{}", self.id))
     }
 
-    /// The internal queue that holds rows whose deliveries failed.
+    /// The internal queue with failed rows.
     pub(crate) fn failed(&self) -> Option<QueueKey> {
         internal(self.queue.project.clone(), &format!("failed.{}", self.id))
     }
 
-    /// The internal queue that holds how far the subscription's last recovery is.
+    /// The internal queue with the record of the subscription's last recovery.
     pub(crate) fn recovery(&self) -> Option<QueueKey> {
         internal(self.queue.project.clone(), &format!("recovery.{}", self.id))
     }
 
-    /// The internal queue that holds the subscription's signing keys.
+    /// The internal queue with the subscription's signing keys.
     pub(crate) fn secrets(&self) -> Option<QueueKey> {
         internal(self.queue.project.clone(), &format!("secrets.{}", self.id))
     }
 
-    /// The part of the schedule that the subscription belongs to (FNV-1a).
+    /// The shard of the schedule that the subscription belongs to (FNV-1a).
     pub(crate) fn shard(&self) -> usize {
         let id = self.id.encode();
         let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
@@ -67,12 +67,12 @@ fn internal(project: ProjectId, name: &str) -> Option<QueueKey> {
     Some(QueueKey { project, kind: Kind::Internal, name: QueueName::new(name).ok()? })
 }
 
-/// The internal queue that holds one part of the schedule.
+/// The internal queue with one shard of the schedule.
 pub(crate) fn schedule(shard: usize) -> Option<QueueKey> {
     internal(ProjectId::new(PROJECT).ok()?, &format!("schedule.{shard}"))
 }
 
-/// The part of the schedule that an internal queue holds.
+/// The shard of the schedule that an internal queue holds.
 pub(crate) fn shard_of(key: &QueueKey) -> Option<usize> {
     if key.kind != Kind::Internal || key.project.as_str() != PROJECT {
         return None;
@@ -81,7 +81,7 @@ pub(crate) fn shard_of(key: &QueueKey) -> Option<usize> {
     (shard < SHARDS).then_some(shard)
 }
 
-/// The internal queue that holds bodies which several subscriptions of a project share.
+/// The internal queue with bodies that several subscriptions of a project share.
 pub(crate) fn bodies(project: &ProjectId) -> Option<QueueKey> {
     internal(project.clone(), "bodies")
 }
@@ -91,26 +91,26 @@ pub(crate) fn bodies(project: &ProjectId) -> Option<QueueKey> {
 pub(crate) struct Row {
     /// The message's id.
     pub(crate) message: MessageId,
-    /// Seconds that it lives, from `created`.
+    /// How long it lives from `created`, in seconds.
     pub(crate) ttl: u64,
     /// When it was posted.
     pub(crate) created: Timestamp,
-    /// What `body` is.
+    /// The kind of `body`.
     pub(crate) content: Content,
     /// Its body.
     pub(crate) body: Body,
 }
 
-/// What a row's body is.
+/// The kind of a row's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     /// A message's body.
     Message,
-    /// The body of a message that was never posted, sent to try the subscription out.
+    /// The body of a test message, which was never posted.
     Test,
-    /// All that is sent: a request to confirm a subscription, or word of its end.
+    /// All that is sent: a request to confirm a subscription, or a notice that it has ended.
     Confirmation,
-    /// What a recovery is to do: nothing that is sent.
+    /// The task of a recovery, which is not sent.
     Recovery,
 }
 
@@ -119,12 +119,12 @@ pub enum Content {
 pub(crate) enum Body {
     /// In the row.
     Here(Payload),
-    /// A message of [`bodies`], with its size in bytes where the row says it.
+    /// A message of [`bodies`], with its size in bytes if the row has it.
     Shared(MessageId, Option<usize>),
 }
 
 impl Row {
-    /// A line of JSON, and behind it the body where it is here. A sealed body stays sealed.
+    /// A line of JSON, followed by the body if it is in the row. An encrypted body stays encrypted.
     pub(crate) fn encode(&self) -> Payload {
         let mut head = json!({
             "id": self.message.to_string(),
@@ -195,7 +195,8 @@ impl Row {
 pub(crate) struct Ticket {
     /// The subscription.
     pub(crate) subscription: SubscriptionKey,
-    /// It stays as long as the subscription does, so that what belongs to it goes with it.
+    /// It exists as long as the subscription does, so that what belongs to the subscription is
+    /// deleted with it.
     pub(crate) keeps: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Signing keys of subscriptions: kept apart from their options, so that nobody can read them.
+//! Signing keys of subscriptions, stored apart from their options, so that they cannot be read.
 
 use zaqar_core::storage::Error;
 use zaqar_core::{Payload, Secret, Timestamp};
@@ -12,7 +12,7 @@ use crate::signature::{SigningKeys, SigningSecret};
 #[error("a signing secret cannot be encrypted")]
 struct CannotSeal;
 
-/// The keys of a subscription; `None` where it has none, or they cannot be decrypted.
+/// The keys of a subscription; `None` if it has none, or they cannot be decrypted.
 pub(crate) async fn read(
     context: &Context,
     subscription: &SubscriptionKey,
@@ -23,7 +23,7 @@ pub(crate) async fn read(
     Ok(found.and_then(|payload| open(context, subscription, payload)))
 }
 
-/// Makes a secret for a subscription, unless it has one: the new one, to be shown once.
+/// Creates a secret for a subscription that has none. Returns it, to be shown once.
 pub(crate) async fn make(
     context: &Context,
     subscription: &SubscriptionKey,
@@ -40,8 +40,8 @@ pub(crate) async fn make(
     Ok(Some(secret.to_text()))
 }
 
-/// Makes a new secret; the one before signs too until `until`. The new one, to be shown once;
-/// `None` where another caller changes it at the moment, or the old one cannot be read.
+/// Creates a new secret; the previous one also signs until `until`. Returns the new one, to be
+/// shown once; `None` if another caller is changing it, or the old one cannot be read.
 pub(crate) async fn rotate(
     context: &Context,
     subscription: &SubscriptionKey,

@@ -1,4 +1,4 @@
-//! One subscription's turn: its rows, as many at once as its destination takes.
+//! Serves one subscription: sends its rows, as many at once as its destination accepts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,51 +10,51 @@ use tracing::info;
 use zaqar_core::Timestamp;
 use zaqar_core::storage::Error;
 
-use crate::attempt::{self, Report, Turn};
+use crate::attempt::{self, Disposition, Report};
 use crate::context::{Context, count};
 use crate::deliveries::{HeldRow, Lease, Taken};
 use crate::delivery_options::DeliveryOptions;
 use crate::destination::{Admission, Ended};
-use crate::events::Happened;
+use crate::events::EventKind;
 use crate::fairness::InFlight;
 use crate::recovery;
 use crate::row::{Body, Content, Row, SubscriptionKey};
 use crate::subject::Subject;
 
-/// How long a subscription is believed to be as it was read.
-const FRESH: u64 = 5;
-/// How long a wait for a place lasts before it is asked again.
+/// How long a subscription that was read is considered current, in seconds.
+const MAX_AGE: u64 = 5;
+/// How long to wait for capacity before checking again.
 const WAIT: Duration = Duration::from_millis(200);
-/// Seconds until a subscription looks for a place again that got none within [`WAIT`].
-const WITHOUT_PLACE: u64 = 1;
-/// Rows that cannot be sent anywhere and are ended at once, at most.
-const UNSENT: usize = 16;
-/// Seconds between looks at rows that wait for another worker.
-const LOOK: u64 = 30;
+/// Seconds until a subscription is served again that got no capacity within [`WAIT`].
+const RETRY_WITHOUT_CAPACITY: u64 = 1;
+/// Rows without a possible destination that are ended at once, at most.
+const MAX_UNSENDABLE: usize = 16;
+/// Seconds between checks of rows that another worker holds.
+const POLL_HELD: u64 = 30;
 
-/// Bytes of a batch's messages, at most, unless one alone has more.
+/// Bytes of a batch's messages, at most, unless a single one is larger.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Rows that are read at a time to see how many fit.
 const PAGE: usize = 20;
 
-/// When a subscription is to be looked at again.
+/// When a subscription is served again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// With its next ticket: it has no rows, or is suspended.
     WithTicket,
     /// At this time.
     At(Timestamp),
-    /// Never: it is gone, and so are its rows.
+    /// Never: it is gone, and its rows are deleted.
     Never,
 }
 
-/// When one more attempt may begin.
+/// When one more attempt may start.
 enum Admitted {
-    /// At once; `None` for one that is sent nowhere.
+    /// Now; `None` if there is no destination to send to.
     Now(Option<InFlight>),
-    /// When one of those under way has ended.
+    /// When one in flight has ended.
     WhenOneEnds,
-    /// Not in this turn.
+    /// Later, after this call.
     Later(Next),
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
         lost: false,
     };
     let next = service.run(shutdown).await;
-    // Attempts in progress go on, also where the store failed meanwhile.
+    // Attempts in progress continue, even if the store failed meanwhile.
     while service.running.join_next().await.is_some() {}
     next
 }
@@ -82,10 +82,10 @@ pub(crate) async fn serve(
 struct Service<'a> {
     context: &'a Arc<Context>,
     key: &'a SubscriptionKey,
-    running: JoinSet<Result<Turn, Error>>,
-    /// Since when it waits for a place.
+    running: JoinSet<Result<Disposition, Error>>,
+    /// Since when it waits for capacity.
     waits_since: Option<Instant>,
-    /// The first retry that one of the rows waits for.
+    /// When the first of its waiting rows is retried.
     first_due: Option<Timestamp>,
     is_gone: bool,
     lost: bool,
@@ -124,15 +124,15 @@ impl Service<'_> {
                 Admitted::Now(flight) => flight,
                 Admitted::WhenOneEnds => {
                     if self.gives_up() {
-                        return Ok(Next::At(now.plus_secs(WITHOUT_PLACE)));
+                        return Ok(Next::At(now.plus_secs(RETRY_WITHOUT_CAPACITY)));
                     }
-                    self.wait_for_place().await?;
+                    self.wait_for_capacity().await?;
                     continue;
                 }
                 Admitted::Later(next) => return Ok(next),
             };
             self.waits_since = None;
-            // After a place was found: while it waits for one, the store is left alone.
+            // Only after capacity was found: while it waits, the store is not queried.
             if subject.delivery.ordered && !deliveries.is_first_due(self.key, now).await? {
                 return self.nothing_due().await;
             }
@@ -142,7 +142,7 @@ impl Service<'_> {
                     if subject.delivery.ordered
                         && !deliveries.is_first(self.key, &rows[0], now).await? =>
                 {
-                    // Another server took the first one meanwhile.
+                    // Another server took the first row meanwhile.
                     drop(flight);
                     deliveries.release(&lease, now).await?;
                     return self.nothing_due().await;
@@ -151,7 +151,7 @@ impl Service<'_> {
                     if batch_of(rows.iter().map(|held| &held.row)) == rows.len() {
                         self.start(subject, lease, rows, flight);
                     } else {
-                        // Another server took rows before these meanwhile.
+                        // Another server took earlier rows meanwhile.
                         drop(flight);
                         deliveries.release(&lease, now).await?;
                     }
@@ -172,8 +172,8 @@ impl Service<'_> {
         }
     }
 
-    /// How many of the first due rows go out in one request, at least one. Known before they are
-    /// taken: what is taken and given back counts as an attempt.
+    /// How many of the first due rows go out in one request; at least one. Determined before they
+    /// are taken, because taking a row and giving it back counts as an attempt.
     async fn batch(&self, subject: &Subject, now: Timestamp) -> Result<usize, Error> {
         let Some(most) = subject.batch().filter(|most| *most > 1) else { return Ok(1) };
         let (mut rows, mut after) = (Vec::new(), None);
@@ -190,15 +190,15 @@ impl Service<'_> {
         }
     }
 
-    /// The subscription and its subscriber, read again once they are not fresh; `None` once it is
-    /// gone.
+    /// The subscription and its subscriber, read again when they are no longer current; `None` if
+    /// it is gone.
     async fn subject(
         &self,
         read: &mut Option<(Arc<Subject>, Timestamp)>,
         now: Timestamp,
     ) -> Result<Option<Arc<Subject>>, Error> {
         if let Some((subject, at)) = read
-            && now.secs_since(*at) < FRESH
+            && now.secs_since(*at) < MAX_AGE
         {
             return Ok(Some(Arc::clone(subject)));
         }
@@ -206,7 +206,7 @@ impl Service<'_> {
         Ok(found.map(|subject| Arc::clone(&read.insert((Arc::new(subject), now)).0)))
     }
 
-    /// Asks the subscription's rate and the destination whether one more attempt may begin.
+    /// Whether the subscription's rate and the destination allow one more attempt.
     async fn admit(&mut self, subject: &Subject, now: Timestamp) -> Result<Admitted, Error> {
         if let Some(pause) = subject.delivery.pause
             && let Some(next) = self.context.rates.not_before(self.key, pause, now)
@@ -215,8 +215,8 @@ impl Service<'_> {
             return Ok(Admitted::Later(Next::At(next)));
         }
         let Ok(origin) = &subject.origin else {
-            // Sent nowhere: the attempt says why and ends the row.
-            let is_full = self.running.len() >= UNSENT;
+            // There is no destination: the attempt says why and ends the row.
+            let is_full = self.running.len() >= MAX_UNSENDABLE;
             return Ok(if is_full { Admitted::WhenOneEnds } else { Admitted::Now(None) });
         };
         match self.context.fairness.start(&self.key.queue.project, origin, now) {
@@ -251,12 +251,12 @@ impl Service<'_> {
                 None => attempt::deliver(&context, &subject, &lease, rows).await,
             };
             let now = context.parts.clock.now();
-            let turn = match reported {
-                Ok(Report { turn, ended, asked }) => {
+            let disposition = match reported {
+                Ok(Report { disposition, ended, asked }) => {
                     if let Some(flight) = flight {
                         flight.end(ended, asked, now);
                     }
-                    Ok(turn)
+                    Ok(disposition)
                 }
                 Err(error) => {
                     if let Some(flight) = flight {
@@ -266,21 +266,21 @@ impl Service<'_> {
                 }
             };
             context.freed.notify_waiters();
-            turn
+            disposition
         });
     }
 
     fn note(
         &mut self,
-        ended: Result<Result<Turn, Error>, tokio::task::JoinError>,
+        ended: Result<Result<Disposition, Error>, tokio::task::JoinError>,
     ) -> Result<(), Error> {
         match ended.map_err(Error::failed)?? {
-            Turn::Over => {}
-            Turn::Waits(due) => {
+            Disposition::Ended => {}
+            Disposition::RetryAt(due) => {
                 self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
             }
-            Turn::Gone => self.is_gone = true,
-            Turn::Lost => self.lost = true,
+            Disposition::Gone => self.is_gone = true,
+            Disposition::Lost => self.lost = true,
         }
         Ok(())
     }
@@ -292,13 +292,13 @@ impl Service<'_> {
         Ok(())
     }
 
-    /// Whether it lets other subscriptions be served: nothing of it is sent, and it has waited.
+    /// Whether to let other subscriptions be served: nothing of it is in flight, and it has waited.
     fn gives_up(&mut self) -> bool {
         let since = *self.waits_since.get_or_insert_with(Instant::now);
         self.running.is_empty() && since.elapsed() >= WAIT
     }
 
-    async fn wait_for_place(&mut self) -> Result<(), Error> {
+    async fn wait_for_capacity(&mut self) -> Result<(), Error> {
         let ended = tokio::select! {
             ended = self.running.join_next(), if !self.running.is_empty() => ended,
             () = self.context.freed.notified() => None,
@@ -313,9 +313,9 @@ impl Service<'_> {
             return Ok(Next::WithTicket);
         }
         count(&self.context.counters.suspended);
-        subject.tell(self.context, &Happened::Suspended(why));
+        subject.post_event(self.context, &EventKind::Suspended(why));
         let (project, name) = (&queue.project, &queue.name);
-        info!(%project, queue = %name, subscription = %id, why, "a subscription is suspended");
+        info!(%project, queue = %name, subscription = %id, why, "subscription suspended");
         Ok(Next::WithTicket)
     }
 
@@ -325,28 +325,29 @@ impl Service<'_> {
         if self.context.deliveries.is_empty(self.key, now).await? {
             return Ok(Next::WithTicket);
         }
-        let look = now.plus_secs(LOOK);
+        let check = now.plus_secs(POLL_HELD);
         let known = match self.first_due.filter(|_| !self.lost) {
             Some(due) => Some(due),
             None => self.context.deliveries.first_due(self.key, now).await?,
         };
-        Ok(Next::At(known.map_or(look, |due| due.min(look))))
+        Ok(Next::At(known.map_or(check, |due| due.min(check))))
     }
 }
 
-/// How many of a subscription's requests may be on their way.
+/// The number of requests that a subscription may have in flight.
 fn at_once(delivery: &DeliveryOptions) -> usize {
     if delivery.ordered { 1 } else { delivery.max_in_flight.unwrap_or(usize::MAX) }
 }
 
-/// How many of the first rows go out in one request. A confirmation goes alone, as does a recovery.
+/// How many of the first rows go out in one request. Confirmations and recoveries are handled one
+/// by one.
 fn batch_of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> usize {
     let (mut count, mut bytes) = (0, 0_usize);
     for row in rows {
         let is_alone = matches!(row.content, Content::Confirmation | Content::Recovery);
         bytes = bytes.saturating_add(match &row.body {
             Body::Here(payload) => payload.bytes.len(),
-            // Rows of before the size was in them may have any.
+            // Rows of older versions do not say their size, so they may have any.
             Body::Shared(_, size) => size.unwrap_or(BATCH_BYTES),
         });
         if count > 0 && (is_alone || bytes > BATCH_BYTES) {

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use zaqar_core::{Secret, Timestamp};
 
-/// How a secret begins as text.
+/// The prefix of a secret's text form.
 const PREFIX: &str = "whsec_";
-/// Bytes of a secret that the specification allows.
+/// The lengths of secrets that the specification allows.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// Bytes of a secret that is made here.
-const MADE: usize = 32;
+/// The length of secrets that are generated here.
+const GENERATED: usize = 32;
 
-/// A text that is no signing secret.
+/// A text that is not a signing secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a signing secret is {PREFIX} and the base64 of 24 to 64 bytes")]
 pub struct SecretError;
@@ -24,16 +24,16 @@ pub struct SecretError;
 pub struct SigningSecret(Secret<Vec<u8>>);
 
 impl SigningSecret {
-    /// Makes one, at random.
+    /// Generates a random one.
     pub fn generate() -> Self {
-        let bytes: [u8; MADE] = rand::random();
+        let bytes: [u8; GENERATED] = rand::random();
         Self(Secret::new(bytes.to_vec()))
     }
 
-    /// Reads the text form.
+    /// Parses the text form.
     ///
     /// # Errors
-    /// [`SecretError`]; it does not repeat the text.
+    /// [`SecretError`], which does not repeat the text.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let encoded = text.strip_prefix(PREFIX).ok_or(SecretError)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| SecretError)?;
@@ -49,7 +49,7 @@ impl SigningSecret {
     }
 
     fn sign(&self, id: &str, secs: u64, body: &[u8]) -> String {
-        // HMAC takes keys of any length.
+        // HMAC accepts keys of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose())
             .unwrap_or_else(|_| Hmac::new(&Default::default()));
         mac.update(format!("{id}.{secs}.").as_bytes());
@@ -58,7 +58,8 @@ impl SigningSecret {
     }
 }
 
-/// The secrets of a subscription: its own, and for a time after a rotation the one before.
+/// The secrets of a subscription: the current one, and for a time after a rotation the previous
+/// one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SigningKeys {
     current: SigningSecret,
@@ -71,19 +72,19 @@ impl SigningKeys {
         Self { current, previous: None }
     }
 
-    /// Signs with `next` from now on, and with the secret before it until `until`. A still earlier
-    /// one ends.
+    /// Signs with `next` from now on, and also with the present one until `until`. A still older
+    /// one is dropped.
     #[must_use]
     pub fn rotate(self, next: SigningSecret, until: Timestamp) -> Self {
         Self { current: next, previous: Some((self.current, until)) }
     }
 
-    /// The secret that signs from now on.
+    /// The current secret.
     pub const fn current(&self) -> &SigningSecret {
         &self.current
     }
 
-    /// What is stored: JSON text that [`SigningKeys::decode`] reads.
+    /// The stored form: JSON text that [`SigningKeys::decode`] reads.
     pub(crate) fn encode(&self) -> Secret<String> {
         let mut stored = json!({ "current": self.current.to_text().expose() });
         if let Some((previous, until)) = &self.previous {
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
-    /// Verifies as a subscriber does, with the specification's own implementation.
+    /// Verifies like a subscriber, with the specification's own implementation.
     fn verifies(secret: &SigningSecret, id: &str, secs: u64, signature: &str, body: &[u8]) -> bool {
         let webhook = standardwebhooks::Webhook::new(secret.to_text().expose()).unwrap();
         let mut headers = http::HeaderMap::new();

@@ -1,11 +1,11 @@
-//! A subscription as the workers need it: read from the store, its options understood.
+//! A subscription as the workers need it: read from the store, with its options parsed.
 
 use serde_json::{Map, Value};
 use zaqar_core::storage::{Error, Subscription};
 
 use crate::context::Context;
 use crate::delivery_options::DeliveryOptions;
-use crate::events::Happened;
+use crate::events::EventKind;
 use crate::filter::Filter;
 use crate::retry::{RetryPolicy, Schedule};
 use crate::row::SubscriptionKey;
@@ -13,7 +13,7 @@ use crate::secrets;
 use crate::signature::SigningKeys;
 use crate::target::Origin;
 
-/// A live subscription, read a moment ago.
+/// A subscription that was read recently.
 #[derive(Debug)]
 pub(crate) struct Subject {
     pub(crate) key: SubscriptionKey,
@@ -22,16 +22,16 @@ pub(crate) struct Subject {
     pub(crate) schedule: Schedule,
     pub(crate) filter: Option<Filter>,
     pub(crate) delivery: DeliveryOptions,
-    /// What signs its webhooks; `None` also where its key cannot be read.
+    /// Signing keys for its webhooks; `None` also if they cannot be read.
     pub(crate) keys: Option<SigningKeys>,
-    /// Its channel sends several messages at once.
+    /// Whether its channel can send several messages at once.
     pub(crate) takes_batches: bool,
-    /// What bounds are kept for, or why nothing can be sent.
+    /// The origin that limits apply to, or why nothing can be sent.
     pub(crate) origin: Result<Origin, String>,
 }
 
 impl Subject {
-    /// Reads a subscription; `None` for one that is gone.
+    /// Reads a subscription; `None` if it is gone.
     pub(crate) async fn read(
         context: &Context,
         key: &SubscriptionKey,
@@ -45,7 +45,7 @@ impl Subject {
             serde_json::from_str(&subscription.options).unwrap_or_default();
         let policy = RetryPolicy::effective(options.get("_retry_policy"), of_queue);
         let schedule = Schedule { policy, tail: context.options.tail };
-        // Checked when it was subscribed; one from before that check has no effect.
+        // Options were checked on subscribing; an invalid one from before that check has no effect.
         let filter = options.get("filter").and_then(|filter| Filter::parse(filter).ok());
         let delivery = DeliveryOptions::parse(&options).unwrap_or_default();
         let keys = match delivery.signing {
@@ -72,13 +72,13 @@ impl Subject {
         }))
     }
 
-    /// Has an event posted, if the subscription names a queue for that.
-    pub(crate) fn tell(&self, context: &Context, happened: &Happened) {
+    /// Posts an event, if the subscription names a failure queue.
+    pub(crate) fn post_event(&self, context: &Context, kind: &EventKind) {
         let about = (self.subscription.subscriber.as_str(), &self.options);
-        context.events.add(&self.key, about, happened, context.parts.clock.now());
+        context.events.add(&self.key, about, kind, context.parts.clock.now());
     }
 
-    /// Messages of one request at most; `None` where they are sent one by one.
+    /// Messages of one request, at most; `None` if they are sent one by one.
     pub(crate) fn batch(&self) -> Option<usize> {
         self.delivery.batch.filter(|_| self.takes_batches)
     }

@@ -1,4 +1,4 @@
-//! Where a webhook goes: the subscriber's URI, taken apart and checked.
+//! The target of a webhook: the subscriber's URI, parsed and checked.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ pub struct Target {
     origin: Origin,
 }
 
-/// What connections, bounds and circuits are kept for: scheme, host and port.
+/// What connections, limits and circuits are kept for: scheme, host and port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     is_secure: bool,
@@ -23,20 +23,20 @@ pub struct Origin {
     port: u16,
 }
 
-/// Why a URI is no target.
+/// Why a URI is not a target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// No absolute URI with a host.
+    /// It is not an absolute URI with a host.
     #[error("the subscriber is not a URI with a scheme and a host")]
     NoUri,
-    /// Another scheme than http and https.
+    /// Its scheme is neither http nor https.
     #[error("the subscriber's scheme must be http or https")]
     Scheme,
-    /// A user or a password before the host: it would be sent nowhere and shown to everybody who
-    /// lists subscriptions.
+    /// It has a user or a password before the host. These would never be sent, and shown to
+    /// everybody who lists subscriptions.
     #[error("the subscriber's URI must not contain a user or a password")]
     UserInfo,
-    /// Longer than [`Target::MAX_BYTES`].
+    /// It is longer than [`Target::MAX_BYTES`].
     #[error("the subscriber's URI has {bytes} bytes; at most {} are allowed", Target::MAX_BYTES)]
     TooLong {
         /// Bytes of the URI.
@@ -48,13 +48,13 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Bytes of a URI, at most.
+    /// The longest URI, in bytes.
     pub const MAX_BYTES: usize = 8192;
 
-    /// Takes a subscriber's URI apart; its fragment is left out, as it is never sent.
+    /// Parses a subscriber's URI; its fragment is dropped, as it is never sent.
     ///
     /// # Errors
-    /// [`TargetError`]; addresses are not looked at.
+    /// [`TargetError`]. Addresses are not checked.
     pub fn parse(subscriber: &str) -> Result<Self, TargetError> {
         if subscriber.len() > Self::MAX_BYTES {
             return Err(TargetError::TooLong { bytes: subscriber.len() });
@@ -88,7 +88,7 @@ impl Target {
         Ok(Self { uri, origin })
     }
 
-    /// [`Target::parse`], and a host that is an address is checked.
+    /// Like [`Target::parse`], and checks a host that is an address.
     ///
     /// # Errors
     /// [`TargetError`].
@@ -112,7 +112,7 @@ impl Target {
 }
 
 impl Origin {
-    /// What stands for all mail: it leaves by one way.
+    /// The one origin of all mail, because all of it is sent the same way.
     pub fn mail() -> Self {
         Self { is_secure: false, host: "mail".to_owned(), port: 25 }
     }
@@ -127,7 +127,7 @@ impl Origin {
         &self.host
     }
 
-    /// The port, the scheme's own where none is named.
+    /// The port; the scheme's default if none is named.
     pub const fn port(&self) -> u16 {
         self.port
     }
@@ -140,8 +140,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The address that a host is, if it is one. Other spellings of IPv4 (`127.1`, `0x7f.1`, a number)
-/// count as names: what they resolve to is checked like any name's addresses.
+/// The address in a host, if it is one. Other spellings of IPv4 (`127.1`, `0x7f.1`, a number) count
+/// as names: the addresses that they resolve to are checked like any name's.
 pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     bare.parse().ok()

@@ -1,4 +1,4 @@
-//! The workers on the store in memory, with a clock that stands and a channel that answers as told.
+//! The workers on the in-memory store, with a manual clock and a scripted channel.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -31,7 +31,7 @@ use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, schedule};
 use crate::target::{Origin, Target};
 use crate::{Channel, EventSink, Options, Outgoing, Parts, PlainBodies, Workers};
 
-/// Answers with the statuses told, then with 204; remembers what it was given.
+/// Answers with the scripted statuses, then with 204; records what it was sent.
 #[derive(Default)]
 struct Script {
     statuses: Mutex<VecDeque<u16>>,
@@ -72,7 +72,7 @@ impl Channel for Script {
     }
 }
 
-/// Keeps the events that it is given; fails as often as it is told before.
+/// Records events, after as many failures as set.
 #[derive(Default)]
 struct Posted {
     events: Mutex<Vec<(String, Value)>>,
@@ -253,7 +253,7 @@ async fn every_subscriber_gets_every_message() {
         .flat_map(|host| [1, 10, 5002].map(|length| (format!("http://{host}/"), length)))
         .collect();
     assert_eq!(sent, expected);
-    // The tickets that keep the three subscriptions are all that is left.
+    // Only the tickets that keep the three subscriptions are left.
     assert_eq!(scene.tickets().await, 3);
     scene.pass(100).await;
     assert_eq!(scene.sent(), []);
@@ -290,7 +290,7 @@ async fn retries_follow_the_policy() {
     assert_eq!(at[..4], [0, 0, 0, 0]);
     let pauses: Vec<_> = at.windows(2).skip(3).map(|pair| pair[1] - pair[0]).collect();
     for (pause, expected) in pauses.iter().zip([5, 5, 5, 5, 10, 15, 20, 25, 30, 30, 30]) {
-        // A tenth either way, and whole seconds.
+        // A tenth either way, in whole seconds.
         let bounds = expected * 900..=expected * 1100 + 1500;
         assert!(bounds.contains(pause), "{pause} for {expected} s: {pauses:?}");
     }
@@ -448,7 +448,7 @@ async fn ordered_ones_wait_for_the_first() {
     assert_eq!(scene.bodies(), ["1", "1", "1", "2", "3", "4"]);
 }
 
-/// A thousand failures leave one ticket waiting, not a thousand.
+/// A thousand failures leave one waiting ticket, not a thousand.
 #[tokio::test]
 async fn tickets_of_a_dead_receiver_do_not_pile_up() {
     let mut scene = Scene::new().await;
@@ -462,7 +462,7 @@ async fn tickets_of_a_dead_receiver_do_not_pile_up() {
     assert!(tickets <= 4, "{tickets}");
 }
 
-/// A lease that has expired settles nothing, whatever its worker found out.
+/// A worker whose lease has expired settles nothing, whatever the outcome.
 #[tokio::test]
 async fn a_worker_that_was_too_slow_settles_nothing() {
     let mut scene = Scene::new().await;
@@ -495,7 +495,7 @@ async fn a_worker_that_was_too_slow_settles_nothing() {
 
 #[tokio::test]
 async fn no_more_is_delivered_than_the_rate_allows() {
-    // Deliveries per second; how many at once, and how many after 10 seconds more.
+    // Deliveries per second; how many at once, and how many after 10 more seconds.
     for (rate, at_once, later) in [(0.5, 1, 6), (1.0, 1, 11), (3.0, 3, 33)] {
         let mut scene = Scene::new().await;
         scene.subscribe("http://a/", json!({ "max_rate": rate })).await;

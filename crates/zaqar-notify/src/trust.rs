@@ -1,9 +1,8 @@
-//! Subscribers `trust+http` and `trust+https`: webhooks that are sent with a Keystone token of the
-//! subscription's owner.
+//! Subscribers with `trust+http` and `trust+https`: webhooks that are sent with a Keystone token of
+//! the subscription's owner.
 //!
-//! The subscription's option `trust_id` names the trust that tokens are made from. A token is sent
-//! over https only, or to hosts that the operator lists; it is never part of what the log of
-//! deliveries keeps.
+//! The subscription's option `trust_id` names the trust that tokens are issued for. A token is sent
+//! only over https or to hosts that the operator lists; the log of deliveries never contains it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,32 +17,32 @@ use crate::channel::{Channel, Outgoing, Webhooks};
 use crate::outcome::{Answer, Attempt, Failure};
 use crate::target::{Origin, Target};
 
-/// How long a token is waited for: with the longest attempt less than the lease of a row.
+/// The timeout for a token: together with the longest attempt, less than the lease of a row.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(8);
-/// How soon a receiver must reject a cached token for another one to be tried at once: with a new
-/// token and a second request an attempt then still ends within the lease of its row.
+/// If a receiver rejects a cached token this soon, a new token is tried at once: the second request
+/// still ends within the lease of the row.
 const SOON: Duration = Duration::from_secs(1);
-/// What stands for a token in an answer that repeats it.
-const STARS: &[u8] = b"***";
+/// Replaces a token in an answer that repeats it.
+const MASK: &[u8] = b"***";
 
-/// Tokens of trusts.
+/// Issues tokens of trusts.
 #[async_trait]
 pub trait TokenSource: Send + Sync {
-    /// A token of a trust that is for `project`, good for a request.
+    /// A token of a trust that is for `project`, valid long enough for a request.
     ///
     /// # Errors
-    /// [`Failure::NoToken`] where a later attempt may get one, else [`Failure::Unusable`].
+    /// [`Failure::NoToken`] if a later attempt may get one, else [`Failure::Unusable`].
     async fn token(&self, trust: &str, project: &ProjectId) -> Result<Secret<String>, Failure>;
 
-    /// A receiver rejected a token: the next one is new. Whether it may have been an old one.
+    /// Drops a token that a receiver rejected. Returns whether it may have been an old one.
     async fn forget(&self, trust: &str, token: &Secret<String>) -> bool;
 }
 
-/// Which hosts a token may be sent to without TLS.
+/// Hosts that a token may be sent to without TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlainHosts(Vec<String>);
 
-/// A target that no token is sent to.
+/// The target must not get a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a token is not sent to {origin} without TLS: use trust+https, or have the operator list the \
@@ -54,7 +53,7 @@ pub struct NotSecure {
 }
 
 impl PlainHosts {
-    /// These hosts, whatever their case; an IPv6 address may be in brackets or not.
+    /// These hosts, in any case; an IPv6 address with or without brackets.
     pub fn new(hosts: impl IntoIterator<Item = String>) -> Self {
         let bare = |host: &str| {
             let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
@@ -77,13 +76,13 @@ impl PlainHosts {
     }
 }
 
-/// The webhook of a subscriber that acts for its owner; `None` for any other.
+/// The webhook's URI of a subscriber with `trust+`; `None` for any other.
 pub fn webhook_of(subscriber: &str) -> Option<&str> {
     let (scheme, rest) = subscriber.split_at_checked("trust+".len())?;
     scheme.eq_ignore_ascii_case("trust+").then_some(rest)
 }
 
-/// Webhooks with a token.
+/// Sends webhooks with a token.
 pub struct Trusts {
     webhooks: Webhooks,
     tokens: Arc<dyn TokenSource>,
@@ -97,7 +96,7 @@ impl std::fmt::Debug for Trusts {
 }
 
 impl Trusts {
-    /// Webhooks with tokens of a source.
+    /// Sends webhooks with tokens of a source.
     pub fn new(webhooks: Webhooks, tokens: Arc<dyn TokenSource>, plain: PlainHosts) -> Self {
         Self { webhooks, tokens, plain }
     }
@@ -137,7 +136,7 @@ impl Channel for Trusts {
         let Some(trust) = trust_id(outgoing.options) else {
             return unusable("the subscription has no option trust_id".to_owned());
         };
-        // One more where the token was cached: it may have been revoked.
+        // One more attempt with a new token if the token was cached: it may have been revoked.
         let (began, mut is_last) = (Instant::now(), false);
         loop {
             let token = match self.token(trust, &outgoing.queue.project).await {
@@ -163,7 +162,7 @@ fn trust_id(options: &Map<String, Value>) -> Option<&str> {
     options.get("trust_id").and_then(Value::as_str).filter(|id| !id.is_empty())
 }
 
-/// The attempt, without the token in an answer that repeats it, whole or cut off at its end.
+/// The attempt, with the token masked in an answer that repeats it, whole or cut off at the end.
 fn without(attempt: Attempt, token: &Secret<String>) -> Attempt {
     let Attempt::Answered(answer) = attempt else { return attempt };
     let body = starred(&answer.body, token.expose().as_bytes());
@@ -171,7 +170,7 @@ fn without(attempt: Attempt, token: &Secret<String>) -> Attempt {
 }
 
 fn starred(body: &Bytes, token: &[u8]) -> Bytes {
-    /// Fewer bytes at the end of what is kept are no token any more.
+    /// A shorter prefix at the end is not masked: it reveals nothing.
     const LEAST: usize = 8;
     let Some(first) = token.first() else { return body.clone() };
     let mut out = Vec::with_capacity(body.len());
@@ -181,7 +180,7 @@ fn starred(body: &Bytes, token: &[u8]) -> Bytes {
         out.extend_from_slice(before);
         let is_cut = from.len() >= LEAST && from.len() < token.len() && token.starts_with(from);
         if from.starts_with(token) || is_cut {
-            out.extend_from_slice(STARS);
+            out.extend_from_slice(MASK);
             rest = &from[token.len().min(from.len())..];
         } else {
             out.push(from[0]);

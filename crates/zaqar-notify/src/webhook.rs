@@ -1,21 +1,21 @@
-//! The request that carries a message to a webhook.
+//! The request that sends a message to a webhook.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use zaqar_core::MessageId;
 
-/// What stands for the message in `post_data`.
-const PLACE: &str = "\"$zaqar_message$\"";
-/// The same within a JSON text that is a string of another: `post_data` that was encoded twice.
-const QUOTED_PLACE: &str = "\\\"$zaqar_message$\\\"";
+/// The placeholder for the message in `post_data`.
+const PLACEHOLDER: &str = "\"$zaqar_message$\"";
+/// The same in a JSON text within a string: `post_data` that was encoded twice.
+const QUOTED_PLACEHOLDER: &str = "\\\"$zaqar_message$\\\"";
 
 /// Headers of `post_headers`, at most.
 pub const MAX_POST_HEADERS: usize = 32;
-/// Bytes of one of them, its name and value together, at most.
+/// The longest of these headers, name and value together, in bytes.
 pub const MAX_POST_HEADER_BYTES: usize = 4096;
 
-/// Headers that are ours or the connection's. A subscription must not set them.
+/// Headers that belong to this server or the connection. A subscription must not set them.
 const RESERVED: [&str; 14] = [
     "connection",
     "content-encoding",
@@ -33,10 +33,10 @@ const RESERVED: [&str; 14] = [
     "webhook-timestamp",
 ];
 
-/// What a message is sent as.
+/// A message to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Notification<'a> {
-    /// Seconds that the message lives.
+    /// How long the message lives, in seconds.
     pub ttl: u64,
     /// The body: JSON text.
     pub body: &'a [u8],
@@ -44,25 +44,27 @@ pub struct Notification<'a> {
     pub queue: &'a str,
 }
 
-/// Why a subscription's options cannot be used.
+/// Why a subscription's options are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// An option of another type.
+    /// An option of the wrong type.
     #[error("the option {option} must be {expected}")]
     Type {
         /// Its name.
         option: &'static str,
-        /// What it must be, with its article.
+        /// What is valid, with an article.
         expected: &'static str,
     },
     /// More than [`MAX_POST_HEADERS`].
     #[error("post_headers has {count} headers; at most {MAX_POST_HEADERS} are allowed")]
     TooManyHeaders {
-        /// How many there are.
+        /// The number of headers.
         count: usize,
     },
     /// A name or value that HTTP does not allow, or that is too long.
-    #[error("post_headers: {name:?} is no HTTP header of at most {MAX_POST_HEADER_BYTES} bytes")]
+    #[error(
+        "post_headers: {name:?} is not an HTTP header of at most {MAX_POST_HEADER_BYTES} bytes"
+    )]
     Header {
         /// Its name.
         name: String,
@@ -76,7 +78,7 @@ pub enum OptionsError {
 }
 
 impl Notification<'_> {
-    /// `{"ttl":…,"body":…,"Message_Type":"Notification","queue_name":…}`, the body as it was
+    /// `{"ttl":…,"body":…,"Message_Type":"Notification","queue_name":…}`, with the body as it was
     /// posted.
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + self.queue.len() + 80);
@@ -90,12 +92,12 @@ impl Notification<'_> {
         out
     }
 
-    /// The body of the request: the message, or the option `post_data` with the message in each
-    /// place that it names.
+    /// The body of the request: the message, or the option `post_data` with the message in place of
+    /// each placeholder.
     ///
-    /// `post_data` is a text in which `"$zaqar_message$"`, with its quotes, becomes the message, at
-    /// any depth; where the quotes are escaped, within a string, it becomes the message escaped
-    /// likewise. A `post_data` that is another JSON value counts as its text.
+    /// In `post_data`, `"$zaqar_message$"` with its quotes becomes the message, at any depth; if
+    /// the quotes are escaped, within a string, it becomes the message escaped likewise. A
+    /// `post_data` that is another JSON value is converted to text first.
     pub fn request_body(&self, options: &Map<String, Value>) -> Bytes {
         request_body(options, self.to_json())
     }
@@ -115,7 +117,7 @@ pub fn to_array(notifications: impl IntoIterator<Item = (MessageId, Vec<u8>)>) -
     out
 }
 
-/// The body of a request that carries `message`, which is JSON text: see
+/// The body of a request with `message`, which is JSON text: see
 /// [`Notification::request_body`].
 pub fn request_body(options: &Map<String, Value>, message: Vec<u8>) -> Bytes {
     let template = match options.get("post_data") {
@@ -128,7 +130,7 @@ pub fn request_body(options: &Map<String, Value>, message: Vec<u8>) -> Bytes {
     fill(&template, &message).into()
 }
 
-/// One pass: what stands in the message is not looked at again.
+/// Replaces placeholders in one pass: placeholders in the message are not replaced.
 fn fill(template: &str, message: &str) -> String {
     let escaped = || {
         let quoted = Value::from(message).to_string();
@@ -137,27 +139,27 @@ fn fill(template: &str, message: &str) -> String {
     let mut out = String::with_capacity(template.len() + message.len());
     let mut rest = template;
     loop {
-        let plain = rest.find(PLACE);
-        let quoted = rest.find(QUOTED_PLACE);
-        let (at, place, text) = match (plain, quoted) {
+        let plain = rest.find(PLACEHOLDER);
+        let quoted = rest.find(QUOTED_PLACEHOLDER);
+        let (at, placeholder, text) = match (plain, quoted) {
             (None, None) => break,
-            (Some(at), None) => (at, PLACE, message.to_owned()),
-            (Some(at), Some(other)) if at < other => (at, PLACE, message.to_owned()),
-            (_, Some(at)) => (at, QUOTED_PLACE, escaped()),
+            (Some(at), None) => (at, PLACEHOLDER, message.to_owned()),
+            (Some(at), Some(other)) if at < other => (at, PLACEHOLDER, message.to_owned()),
+            (_, Some(at)) => (at, QUOTED_PLACEHOLDER, escaped()),
         };
         out.push_str(&rest[..at]);
         out.push_str(&text);
-        rest = &rest[at + place.len()..];
+        rest = &rest[at + placeholder.len()..];
     }
     out.push_str(rest);
     out
 }
 
-/// The headers of the request: `Content-Type: application/json` and those of `post_headers`,
-/// which may replace it.
+/// The headers of the request: `Content-Type: application/json` and those of `post_headers`, which
+/// may replace it.
 ///
 /// # Errors
-/// [`OptionsError`]; called when subscribing too, so that it is told there.
+/// [`OptionsError`]. Also checked on subscribing, so that the client learns of it then.
 pub fn request_headers(options: &Map<String, Value>) -> Result<HeaderMap, OptionsError> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -238,9 +240,9 @@ mod tests {
                 json!({"workflow_id": "w", "input": {},
                     "params": {"env": {"notification": message}}}),
             ),
-            // An object instead of its text.
+            // An object rather than its text.
             (json!({"x": ["$zaqar_message$"]}), json!({"x": [message]})),
-            // Without the quotes it is text like any other.
+            // Without the quotes it is ordinary text.
             (json!("[\"a $zaqar_message$\"]"), json!(["a $zaqar_message$"])),
             (json!("{}"), json!({})),
         ];

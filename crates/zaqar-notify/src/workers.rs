@@ -1,4 +1,4 @@
-//! The workers of one server: they expand the outbox, serve the schedule, and hear news.
+//! The workers of one server: they expand the outbox, serve the schedule, and receive news.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -16,32 +16,32 @@ use zaqar_core::{
 use crate::confirmation::confirmation;
 use crate::context::{Context, Counts, Options, Parts, PublicUrls};
 use crate::dispatch::Dispatcher;
-use crate::events::{self, Happened};
+use crate::events::{self, EventKind};
 use crate::expand::expand_queue;
 use crate::fairness::Circuits;
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, Ticket, shard_of};
 use crate::{log_store, secrets};
 
-/// Queues of one look at the outbox.
+/// Queues per look-up in the outbox.
 const QUEUES: usize = 64;
-/// Queues that are expanded at once.
-const AT_ONCE: usize = 8;
-/// Queues that are remembered for having had subscribers, and queues with news, at most.
+/// Queues that are expanded concurrently.
+const CONCURRENCY: usize = 8;
+/// Queues that are remembered for having subscribers, and queues with news, at most.
 const REMEMBERED: usize = 10_000;
-/// The pause between looks at the outbox on news of queues without subscribers: it grows while
+/// The pause between look-ups in the outbox on news of queues without subscribers: it grows while
 /// nothing is found.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
-/// How often tickets are renewed; a third of their lease.
+/// How often tickets are renewed; less than a third of their lease.
 const RENEWAL: Duration = Duration::from_secs(6);
 /// The pause between two writes of the log.
 const LOG_PAUSE: Duration = Duration::from_millis(500);
-/// The pause after the store failed.
+/// The pause after a failure of the store.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// Delivers what is posted to subscribers with an address.
+/// Delivers messages to subscribers with an address.
 ///
-/// Any number of servers work on one store. Each post reaches every subscriber that is due to get
-/// it at least once, whenever a server ends.
+/// Any number of servers can share one store. Each post reaches every subscriber it is for at least
+/// once, even if servers die.
 pub struct Workers {
     shared: Arc<Shared>,
 }
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Workers {
     }
 }
 
-/// Asks the workers. Clones are one.
+/// Controls the workers. Clones share them.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -71,27 +71,27 @@ struct Shared {
     wake: Wake,
 }
 
-/// What is to be looked at.
+/// What must be checked next.
 #[derive(Default)]
 struct Wake {
     outbox: Notify,
     schedule: Notify,
-    news: Mutex<HeardNews>,
+    news: Mutex<PendingNews>,
 }
 
 #[derive(Default)]
-struct HeardNews {
-    /// Queues with subscribers that were posted to.
+struct PendingNews {
+    /// Queues with subscribers that have news.
     queues: HashSet<QueueKey>,
-    /// Others were posted to.
+    /// Whether other queues have news.
     others: bool,
-    /// Queues that had entries.
+    /// Queues that had entries before.
     subscribed: HashSet<QueueKey>,
     shards: [bool; SHARDS],
 }
 
 impl Workers {
-    /// Workers that do nothing yet.
+    /// Creates workers that are not running yet.
     pub fn new(parts: Parts, options: Options) -> Self {
         let context = Arc::new(Context::new(parts, options));
         let shutdown = CancellationToken::new();
@@ -100,12 +100,12 @@ impl Workers {
         Self { shared: Arc::new(Shared { context, dispatcher, shutdown, wake }) }
     }
 
-    /// A handle to ask them.
+    /// A handle to control them.
     pub fn handle(&self) -> Handle {
         Handle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Works until `shutdown`; then attempts in progress may end, within [`Options::drain`].
+    /// Runs until `shutdown`; then attempts in progress may end, within [`Options::drain`].
     pub async fn run(self, shutdown: CancellationToken) {
         let shared = &self.shared;
         tokio::select! {
@@ -120,13 +120,13 @@ impl Workers {
         }
         shared.shutdown.cancel();
         let drain = shared.context.options.drain;
-        // Tickets must not run out meanwhile: the drain is shorter than their lease.
+        // Tickets must not expire meanwhile: the drain is shorter than their lease.
         let _is_drained = tokio::time::timeout(drain, shared.dispatcher.idle()).await;
         shared.dispatcher.stop().await;
         shared.flush_log().await;
     }
 
-    /// Does everything that is due now, and waits for it: for tests, with a clock that stands.
+    /// Does everything that is due now and waits for it: for tests, with a manual clock.
     #[cfg(test)]
     pub(crate) async fn step(&self) -> Result<(), zaqar_core::storage::Error> {
         let shared = &self.shared;
@@ -156,12 +156,12 @@ impl Handle {
         &self.shared.context
     }
 
-    /// What ended, since the start.
+    /// Counters since the start.
     pub fn counts(&self) -> Counts {
         self.shared.context.counters.get()
     }
 
-    /// Deliveries in flight.
+    /// The number of deliveries in flight.
     pub fn in_flight(&self) -> u32 {
         self.shared.context.fairness.in_flight()
     }
@@ -171,15 +171,15 @@ impl Handle {
         self.shared.context.fairness.circuits()
     }
 
-    /// Subscriptions that are being served.
+    /// The number of subscriptions in service.
     pub fn served(&self) -> usize {
         self.shared.dispatcher.served()
     }
 
-    /// A subscription was changed: whatever suspended it ends, and what waits is tried.
+    /// Resumes a subscription after a change: ends a suspension, and retries waiting rows.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn resume(
         &self,
         queue: &QueueKey,
@@ -197,7 +197,7 @@ impl Handle {
             if was_suspended {
                 let options = serde_json::from_str(&found.options).unwrap_or_default();
                 let about = (found.subscriber.as_str(), &options);
-                context.events.add(&key, about, &Happened::Resumed, now);
+                context.events.add(&key, about, &EventKind::Resumed, now);
             }
         }
         if !context.deliveries.is_empty(&key, now).await? {
@@ -207,11 +207,11 @@ impl Handle {
         Ok(())
     }
 
-    /// Asks a subscriber to confirm, or tells it that it no longer gets messages, where
-    /// [`Options::require_confirmation`] is set. Its URL is valid for `secs`.
+    /// Asks a subscriber to confirm, or notifies it that it gets no more messages, if
+    /// [`Options::require_confirmation`] is set. The URL is valid for `secs` seconds.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn confirm(
         &self,
         queue: &QueueKey,
@@ -250,11 +250,10 @@ impl Handle {
         context.deliveries.schedule(&[ticket], now, now).await
     }
 
-    /// Makes the signing secret of a subscription, unless it has one. A new one is answered, and
-    /// never again.
+    /// Creates the signing secret of a subscription that has none. Returns it this once only.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn make_secret(
         &self,
         queue: &QueueKey,
@@ -265,12 +264,11 @@ impl Handle {
         secrets::make(context, &key, context.parts.clock.now()).await
     }
 
-    /// Makes a new signing secret; the one before signs too for `grace` seconds. The new one is
-    /// answered, and never again; `None` where another caller changes it at the moment, or the old
-    /// one cannot be read.
+    /// Creates a new signing secret; the previous one also signs for `grace` seconds. Returns it
+    /// this once only; `None` if another caller is changing it, or the old one cannot be read.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn rotate_secret(
         &self,
         queue: &QueueKey,
@@ -283,10 +281,10 @@ impl Handle {
         secrets::rotate(context, &key, now.plus_secs(grace), now).await
     }
 
-    /// A subscription has ended: what waits for it goes.
+    /// Deletes everything of a subscription that is gone.
     ///
     /// # Errors
-    /// What the store says.
+    /// Errors of the store.
     pub async fn remove(
         &self,
         queue: &QueueKey,
@@ -298,13 +296,13 @@ impl Handle {
 }
 
 impl Shared {
-    /// Hears news of the store, again and again where it ends.
+    /// Receives the store's news, and subscribes again when the stream ends.
     async fn listen(&self) {
         loop {
             match self.context.parts.messages.news().await {
                 Ok(mut news) => {
                     while let Some(posted) = poll_fn(|cx| news.as_mut().poll_next(cx)).await {
-                        self.hear(posted);
+                        self.receive(posted);
                     }
                 }
                 Err(error) => self.context.log_failure("news", &error),
@@ -313,7 +311,7 @@ impl Shared {
         }
     }
 
-    fn hear(&self, Posted { key, .. }: Posted) {
+    fn receive(&self, Posted { key, .. }: Posted) {
         let mut news = self.wake.news();
         match key.kind {
             Kind::Queue | Kind::Topic => {
@@ -334,7 +332,7 @@ impl Shared {
         }
     }
 
-    /// Expands what is due, on news and every [`Options::poll_outbox`].
+    /// Expands due entries, on news and every [`Options::poll_outbox`].
     async fn expand_outbox(&self) {
         let poll = self.context.options.poll_outbox;
         let mut pause = PAUSES[0];
@@ -351,9 +349,9 @@ impl Shared {
             if since >= wait {
                 self.wake.news().others = false;
                 looked = Some(tokio::time::Instant::now());
-                let found = self.look_at_outbox().await;
+                let found = self.poll_outbox().await;
                 pause = if found > 0 { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
-                // There may be more than one look shows.
+                // There may be more than one look-up returns.
                 self.wake.news().others |= found > 0;
             } else if !had_queues {
                 let news = self.wake.outbox.notified();
@@ -362,8 +360,8 @@ impl Shared {
         }
     }
 
-    /// Expands the queues that the outbox names; how many had entries.
-    async fn look_at_outbox(&self) -> usize {
+    /// Expands the queues that the outbox names. Returns how many had entries.
+    async fn poll_outbox(&self) -> usize {
         let now = self.context.parts.clock.now();
         match self.context.parts.messages.due_queues(QUEUES, now).await {
             Ok(queues) => self.expand(queues).await,
@@ -379,7 +377,7 @@ impl Shared {
         let context = &self.context;
         let mut expanding = futures_util::stream::iter(queues)
             .map(|key| async move { (expand_queue(context, &key).await, key) })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(CONCURRENCY);
         let mut found = 0;
         while let Some((expanded, key)) = expanding.next().await {
             match expanded {
@@ -398,7 +396,7 @@ impl Shared {
         found
     }
 
-    /// Serves what is due, on news and every [`Options::poll_schedule`].
+    /// Serves due tickets, on news and every [`Options::poll_schedule`].
     async fn serve_schedule(&self) {
         let poll = self.context.options.poll_schedule;
         let mut looked = None::<tokio::time::Instant>;
@@ -473,8 +471,8 @@ impl Shared {
 }
 
 impl Wake {
-    fn news(&self) -> MutexGuard<'_, HeardNews> {
-        // Every step leaves the sets usable.
+    fn news(&self) -> MutexGuard<'_, PendingNews> {
+        // No critical section leaves the sets inconsistent.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

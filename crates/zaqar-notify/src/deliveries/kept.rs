@@ -1,21 +1,21 @@
-//! What is kept of a subscription beside its rows: its one secret, its log, and rows that failed.
+//! What a subscription has besides its rows: its secret, its log, and failed rows.
 
 use zaqar_core::storage::{Deletable, Error, ListQuery, Message, NewMessage};
 use zaqar_core::{MessageId, Payload, QueueKey, Timestamp};
 
-use super::{Deliveries, FOR_EVER, ROW_LEASE};
+use super::{Deliveries, NO_EXPIRY, ROW_LEASE};
 use crate::row::{Row, SubscriptionKey, Ticket};
 
-/// Messages of a queue that holds one, at most: a crash can leave one that was replaced.
+/// Messages in a queue for a single value, at most: a crash can leave a replaced one.
 const SINGLES: usize = 10;
-/// Messages of a page of a scan.
+/// Messages per page of a scan.
 const SCAN: usize = 20;
-/// Messages of a scan, about.
+/// Messages of a scan, at most (approximately).
 const SCANNED: usize = 1000;
-/// Bytes of a scan's messages, about.
+/// Bytes of a scan's messages, at most (approximately).
 const SCANNED_BYTES: usize = 8 * 1024 * 1024;
 
-/// A row whose delivery failed.
+/// A failed row.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) id: MessageId,
@@ -23,7 +23,8 @@ pub(crate) struct Kept {
 }
 
 impl Deliveries {
-    /// The last message of a queue that holds one, and the claim to replace it by.
+    /// The last message of a queue for a single value, and the claim under which it can be
+    /// replaced.
     pub(crate) async fn read_single(
         &self,
         key: &QueueKey,
@@ -40,7 +41,7 @@ impl Deliveries {
         Ok(page.messages.into_iter().next_back().map(|message| message.payload))
     }
 
-    /// Appends messages to a queue of a subscription, unless the subscription has ended.
+    /// Appends messages to a queue of a subscription, unless the subscription is gone.
     pub(crate) async fn append(
         &self,
         subscription: &SubscriptionKey,
@@ -56,14 +57,15 @@ impl Deliveries {
             return Ok(Vec::new());
         }
         let ids = self.post(key, messages, None, now).await?;
-        // Deliveries are removed before the others: whoever comes last finds that.
+        // The deliveries' queue is deleted before the others, so its absence shows that the
+        // subscription is gone.
         if self.store.generation(&deliveries).await?.is_none() {
             self.close(key).await?;
         }
         Ok(ids)
     }
 
-    /// Stores the one message of a queue that belongs to a subscription.
+    /// Stores the value of a single-value queue.
     pub(crate) async fn add_single(
         &self,
         subscription: &SubscriptionKey,
@@ -72,12 +74,12 @@ impl Deliveries {
         now: Timestamp,
     ) -> Result<(), Error> {
         let keeps = Ticket { subscription: subscription.clone(), keeps: true };
-        let message = NewMessage { payload, ttl: FOR_EVER, delay: 0 };
+        let message = NewMessage { payload, ttl: NO_EXPIRY, delay: 0 };
         self.post(key, vec![message], Some(&keeps), now).await.map(|_| ())
     }
 
-    /// Stores the one message of a queue that has none which counts; of several callers the first
-    /// does, and the others get `false`.
+    /// Stores the value of a single-value queue that has no valid one. If several callers try, the
+    /// first succeeds and the others get `false`.
     pub(crate) async fn add_only(
         &self,
         subscription: &SubscriptionKey,
@@ -87,7 +89,7 @@ impl Deliveries {
         now: Timestamp,
     ) -> Result<bool, Error> {
         let keeps = Ticket { subscription: subscription.clone(), keeps: true };
-        let message = NewMessage { payload, ttl: FOR_EVER, delay: 0 };
+        let message = NewMessage { payload, ttl: NO_EXPIRY, delay: 0 };
         let ids = self.post(key, vec![message], Some(&keeps), now).await?;
         let query = ListQuery {
             after: None,
@@ -105,8 +107,8 @@ impl Deliveries {
         Ok(false)
     }
 
-    /// Replaces the one message of a queue by what `change` makes of it; `None` where there is
-    /// none, or another caller replaces it at the moment.
+    /// Replaces the value of a single-value queue by what `change` makes of it; `None` if there is
+    /// none, or another caller is replacing it.
     pub(crate) async fn replace_single<T>(
         &self,
         subscription: &SubscriptionKey,
@@ -122,13 +124,13 @@ impl Deliveries {
             self.store.claim_release(key, claim, now).await?;
             return Ok(None);
         };
-        // Whoever reads takes the last one, so that there is always one to read.
+        // Readers take the last message, so there is always one to read.
         self.add_single(subscription, key, payload, now).await?;
         self.store.delete_many(key, &ids, &Deletable::HeldBy(vec![claim]), now).await?;
         Ok(Some(answer))
     }
 
-    /// Keeps the row of a delivery that failed, so that it can be delivered once more.
+    /// Keeps a failed row, so that it can be redelivered.
     pub(crate) async fn keep(
         &self,
         subscription: &SubscriptionKey,
@@ -143,7 +145,7 @@ impl Deliveries {
         Ok(ids.first().copied())
     }
 
-    /// Takes a row that was kept; `None` where it is gone.
+    /// Reads a kept row; `None` if it is gone.
     pub(crate) async fn kept(
         &self,
         subscription: &SubscriptionKey,
@@ -155,7 +157,7 @@ impl Deliveries {
         Ok(found.first().and_then(|message| Row::decode(&message.payload)))
     }
 
-    /// A page of the rows that were kept, behind one of them, and where the next page begins.
+    /// A page of kept rows after the given one, and where the next page begins.
     pub(crate) async fn kept_after(
         &self,
         subscription: &SubscriptionKey,
@@ -178,7 +180,7 @@ impl Deliveries {
         Ok((page.messages.into_iter().filter_map(kept).collect(), page.next))
     }
 
-    /// The last row that was kept. Cost: a read of all of them, which the log bounds.
+    /// The last kept row. Cost: reads all of them, which the log bounds.
     pub(crate) async fn last_kept(
         &self,
         subscription: &SubscriptionKey,
@@ -195,7 +197,7 @@ impl Deliveries {
         }
     }
 
-    /// Forgets rows that were kept.
+    /// Deletes kept rows.
     pub(crate) async fn drop_kept(
         &self,
         subscription: &SubscriptionKey,
@@ -206,7 +208,7 @@ impl Deliveries {
         self.store.delete_many(&key, ids, &Deletable::Any, now).await
     }
 
-    /// The first messages of a queue: at most [`SCANNED`], and few where they are large.
+    /// The first messages of a queue: at most [`SCANNED`], fewer if they are large.
     pub(crate) async fn scan(&self, key: &QueueKey, now: Timestamp) -> Result<Vec<Message>, Error> {
         let mut query = ListQuery {
             after: None,
@@ -228,7 +230,7 @@ impl Deliveries {
         Ok(found)
     }
 
-    /// Deletes the oldest messages of a queue that has more than `kept`.
+    /// Deletes the oldest messages of a queue until `kept` are left.
     pub(crate) async fn trim(
         &self,
         key: &QueueKey,

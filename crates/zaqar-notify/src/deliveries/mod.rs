@@ -1,24 +1,24 @@
 //! Deliveries in the store: a queue of rows for each subscription, and a schedule of tickets.
 //!
-//! Here are the rows; `tickets` has the schedule, `kept` what is kept of a subscription beside its
-//! rows, and `queues` the internal queues that all of it is in.
+//! This file has the rows; `tickets` has the schedule, `kept` what a subscription has besides its
+//! rows, and `queues` the internal queues that hold all of it.
 //!
-//! Both are internal queues of the message store, so every store has them, and each promise that a
-//! store makes of messages and claims holds for deliveries:
+//! Both are internal queues of the message store, so every store has them, and every guarantee of a
+//! store for messages and claims holds for deliveries:
 //!
-//! - a row is held by at most one worker, by a claim that is its lease. A worker whose lease has
-//!   expired settles nothing, as its claim is not live any more;
-//! - a retry waits as a claim that lasts until the retry is due, so that a failed delivery is one
-//!   step, and the number of claims says how often it was tried;
-//! - a delivery costs what it returns plus a logarithm.
+//! - A row is held by at most one worker, through a claim that is its lease. A worker whose lease
+//!   expired can settle nothing, because its claim is gone.
+//! - A retry waits as a claim that lasts until the retry is due. So a failed delivery costs one
+//!   step, and the number of claims counts the attempts.
+//! - A delivery costs what it returns plus a logarithm.
 //!
-//! A ticket says that a subscription may have rows to deliver. It is posted behind the rows and
-//! deleted only by a worker that found none left after it had the ticket. A worker that looks
-//! again later posts the next ticket before it deletes the one at hand. So tickets without rows
-//! happen, rows without a ticket do not.
+//! A ticket says that a subscription may have rows to deliver. It is posted after the rows, and
+//! deleted only by a worker that found no rows left while it held the ticket. A worker that wants
+//! to look again later posts the next ticket before it deletes the current one. So a ticket without
+//! rows can exist, but rows without a ticket cannot.
 //!
-//! The version of a head says whether the subscription is suspended: odd versions are. Claims and
-//! posts that assume the other state are refused by the store itself.
+//! The version of a head says whether the subscription is suspended: odd versions mean suspended.
+//! The store rejects claims and posts that assume the other state.
 
 mod kept;
 mod queues;
@@ -34,15 +34,15 @@ use zaqar_core::storage::{
 use zaqar_core::{ClaimId, Generation, MessageId, Payload, ProjectId, QueueKey, Timestamp};
 
 pub(crate) use self::kept::Kept;
-pub(crate) use self::queues::KEEPING;
+pub(crate) use self::queues::IDLE_CHECK;
 pub(crate) use self::tickets::HeldTicket;
 use crate::row::{self, Body, Content, Row, SubscriptionKey, Ticket};
 
-/// Seconds that a row is held for one attempt; longer than an attempt takes.
+/// How long a row is held for one attempt, in seconds; longer than an attempt takes.
 pub(crate) const ROW_LEASE: u64 = 30;
-/// Seconds that a message of the schedule lives: it is deleted, never forgotten.
-const FOR_EVER: u64 = 3_155_760_000;
-/// How often a step is repeated whose queue was opened, closed or suspended meanwhile.
+/// The TTL of messages of the schedule: they are deleted, and never expire.
+const NO_EXPIRY: u64 = 3_155_760_000;
+/// How often a step is repeated when its queue is opened, closed or suspended concurrently.
 const ATTEMPTS: usize = 8;
 
 /// The deliveries of a message store. Clones share everything.
@@ -52,23 +52,23 @@ pub(crate) struct Deliveries {
     known: Arc<Mutex<HashMap<QueueKey, Generation>>>,
 }
 
-/// By what this worker has rows: a claim, which all of a batch share.
+/// The claim by which this worker holds rows; all rows of a batch share it.
 #[derive(Debug)]
 pub(crate) struct Lease {
     queue: QueueKey,
     claim: ClaimId,
 }
 
-/// A row that this worker has.
+/// A row that this worker holds.
 #[derive(Debug)]
 pub(crate) struct HeldRow {
     id: MessageId,
-    /// How often it was held, this time included.
+    /// How often it was claimed, including this time.
     pub(crate) count: u32,
     pub(crate) row: Row,
 }
 
-/// What there is to deliver to a subscription.
+/// The result of [`Deliveries::take`].
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// The first rows that are due, at least one.
@@ -84,8 +84,8 @@ impl Deliveries {
         Self { store, known: Arc::default() }
     }
 
-    /// Adds rows for a subscription, each with the time from which it is due. Its ticket follows:
-    /// [`Deliveries::schedule`].
+    /// Adds rows for a subscription, each with the time at which it becomes due. The caller then
+    /// posts the ticket: [`Deliveries::schedule`].
     pub(crate) async fn add(
         &self,
         subscription: &SubscriptionKey,
@@ -117,7 +117,7 @@ impl Deliveries {
         Ok(ids.first().copied())
     }
 
-    /// The body of a row; `None` where it is gone.
+    /// The body of a row; `None` if it is gone.
     pub(crate) async fn body(
         &self,
         project: &ProjectId,
@@ -133,7 +133,7 @@ impl Deliveries {
         Ok(found.into_iter().next().map(|message| message.payload))
     }
 
-    /// Takes the first due rows of a subscription, `limit` at most, under one lease.
+    /// Takes the first due rows of a subscription, at most `limit`, under one lease.
     pub(crate) async fn take(
         &self,
         subscription: &SubscriptionKey,
@@ -179,8 +179,8 @@ impl Deliveries {
         Err(contended())
     }
 
-    /// A page of the rows that [`Deliveries::take`] would take, behind a place, and where the next
-    /// one begins. A row that cannot be read is left out: it is taken, and removed.
+    /// A page of the rows that [`Deliveries::take`] would take, after a position, and where the
+    /// next page begins. A row that cannot be decoded is left out: `take` deletes it.
     pub(crate) async fn due(
         &self,
         subscription: &SubscriptionKey,
@@ -196,7 +196,7 @@ impl Deliveries {
         Ok((rows.collect(), page.next))
     }
 
-    /// Ends rows, if this worker still has them.
+    /// Deletes rows, if this worker still holds them.
     pub(crate) async fn finish(
         &self,
         lease: &Lease,
@@ -208,8 +208,8 @@ impl Deliveries {
         self.store.delete_many(&lease.queue, &ids, &held, now).await
     }
 
-    /// Keeps rows for `secs` from `now`, for another attempt at once. `false` where another worker
-    /// may have it.
+    /// Holds rows for `secs` from `now`, for another immediate attempt. `false` if another worker
+    /// may hold them.
     pub(crate) async fn hold(
         &self,
         lease: &Lease,
@@ -219,9 +219,9 @@ impl Deliveries {
         self.store.claim_renew(&lease.queue, lease.claim, secs.max(1), 0, now).await
     }
 
-    /// Keeps a row until its retry is due, `secs` from `now`; the seconds it waits, or `None` where
-    /// another worker may have it. It never waits as long as an attempt is given, so that
-    /// [`Deliveries::hasten`] can tell the two.
+    /// Holds rows until their retry is due, `secs` from `now`. Returns the seconds they wait, or
+    /// `None` if another worker may hold them. The wait always differs from the lease of an
+    /// attempt, so that [`Deliveries::hasten`] can tell the two apart.
     pub(crate) async fn wait(
         &self,
         lease: &Lease,
@@ -232,12 +232,12 @@ impl Deliveries {
         Ok(self.hold(lease, secs, now).await?.then_some(secs))
     }
 
-    /// Gives rows back at once.
+    /// Releases rows at once.
     pub(crate) async fn release(&self, lease: &Lease, now: Timestamp) -> Result<(), Error> {
         self.store.claim_release(&lease.queue, lease.claim, now).await
     }
 
-    /// Whether the first row of those whose delay is over is not held.
+    /// Whether the first row whose delay has passed is not held.
     pub(crate) async fn is_first_due(
         &self,
         subscription: &SubscriptionKey,
@@ -247,7 +247,8 @@ impl Deliveries {
         Ok(first.is_some_and(|message| message.claim.is_none()))
     }
 
-    /// Whether a row is the first of those whose delay is over. A recovery may pass the others.
+    /// Whether a row is the first of those whose delay has passed. A recovery may overtake the
+    /// others.
     pub(crate) async fn is_first(
         &self,
         subscription: &SubscriptionKey,
@@ -261,8 +262,8 @@ impl Deliveries {
         Ok(first.is_none_or(|message| message.id == held.id))
     }
 
-    /// The first row whose delay is over. A recovery that somebody has, or that rests between two
-    /// pages, holds nothing up.
+    /// The first row whose delay has passed. A recovery that is held, or that pauses between two
+    /// pages, is skipped.
     async fn first(
         &self,
         subscription: &SubscriptionKey,
@@ -313,7 +314,7 @@ impl Deliveries {
         }
     }
 
-    /// Until when the first row that waits is held; `None` where nothing says so.
+    /// Until when the first waiting row is held; `None` if that is not known.
     pub(crate) async fn first_due(
         &self,
         subscription: &SubscriptionKey,
@@ -335,7 +336,7 @@ impl Deliveries {
         Ok(found.map(|claim| claim.since.plus_secs(claim.ttl)))
     }
 
-    /// Removes everything that belongs to a subscription, which is gone.
+    /// Deletes everything of a subscription that is gone.
     pub(crate) async fn remove(&self, subscription: &SubscriptionKey) -> Result<(), Error> {
         for key in subscription.queues() {
             self.close(&key).await?;
@@ -343,7 +344,8 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Lets a row go that waits for a retry, so that it is due; one that is on its way stays.
+    /// Releases a row that waits for a retry, so that it is due; one whose attempt is in progress
+    /// stays held.
     pub(crate) async fn hasten(
         &self,
         subscription: &SubscriptionKey,
@@ -359,7 +361,7 @@ impl Deliveries {
         }
     }
 
-    /// How many rows a subscription has, and whether it is suspended.
+    /// The number of rows of a subscription, and whether it is suspended.
     pub(crate) async fn waiting(
         &self,
         subscription: &SubscriptionKey,
@@ -371,8 +373,8 @@ impl Deliveries {
         Ok((stats.free + stats.claimed + stats.delayed, is_suspended(found)))
     }
 
-    /// Suspends or resumes a subscription, for all servers; whether it was not so before. Its rows
-    /// stay.
+    /// Suspends or resumes a subscription on all servers. Returns whether that changed its state.
+    /// Its rows stay.
     pub(crate) async fn set_suspended(
         &self,
         subscription: &SubscriptionKey,
@@ -398,11 +400,11 @@ const fn is_suspended(generation: Generation) -> bool {
     generation.version.get() % 2 == 1
 }
 
-/// Whole seconds, rounded up: nothing is due early.
+/// Whole seconds, rounded up, so that nothing is due early.
 const fn seconds_until(due: Timestamp, now: Timestamp) -> u64 {
     due.as_millis().saturating_sub(now.as_millis()).div_ceil(1000)
 }
 
 fn contended() -> Error {
-    Error::unavailable("an internal queue was opened and closed again and again")
+    Error::unavailable("an internal queue is opened and closed too often")
 }

@@ -1,5 +1,5 @@
-//! Internal queues, whatever they hold: opened when they are first posted to, closed with their
-//! subscription, and the generations that posts and claims assume.
+//! Internal queues: opened by the first post, closed with their subscription. Keeps the generations
+//! that posts and claims assume.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -14,9 +14,9 @@ use zaqar_core::{
 use super::{ATTEMPTS, Deliveries, contended};
 use crate::row::Ticket;
 
-/// Seconds between two looks at a subscription that has nothing to deliver.
-pub(crate) const KEEPING: u64 = 86_400;
-/// Generations that are remembered. A wrong one costs a round trip.
+/// Seconds after which a subscription without deliveries is checked again.
+pub(crate) const IDLE_CHECK: u64 = 86_400;
+/// Generations that are cached. A wrong one costs a round trip.
 const REMEMBERED: usize = 50_000;
 const ACTIVE: Version = Version::new(2);
 
@@ -42,8 +42,8 @@ impl Deliveries {
         Ok((id, Vec::new()))
     }
 
-    /// Posts to an internal queue, which is opened where it is not there. `keeps` is the ticket
-    /// that has to be there before a queue is.
+    /// Posts to an internal queue, and opens it if needed. `keeps` is the ticket that must exist
+    /// before the queue does.
     pub(super) async fn post(
         &self,
         key: &QueueKey,
@@ -78,7 +78,7 @@ impl Deliveries {
         now: Timestamp,
     ) -> Result<Generation, Error> {
         if let Some(ticket) = keeps {
-            let due = now.plus_secs(KEEPING);
+            let due = now.plus_secs(IDLE_CHECK);
             Box::pin(self.schedule(std::slice::from_ref(ticket), due, now)).await?;
         }
         let incarnation = Incarnation::new(rand::random::<u64>() >> 1);
@@ -133,7 +133,7 @@ impl Deliveries {
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, HashMap<QueueKey, Generation>> {
-        // A map is whole between any two calls of its methods.
+        // No method call leaves a map half changed.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,13 +3,13 @@
 use zaqar_core::storage::{Error, NewMessage};
 use zaqar_core::{ClaimId, MessageId, Timestamp};
 
-use super::{Deliveries, FOR_EVER, seconds_until};
+use super::{Deliveries, NO_EXPIRY, seconds_until};
 use crate::row::{self, SHARDS, Ticket};
 
-/// Seconds that tickets are held; renewed while their subscriptions are served.
+/// How long tickets are held, in seconds; renewed while their subscriptions are served.
 const TICKET_LEASE: u64 = 20;
 
-/// A ticket that this worker has.
+/// A ticket that this worker holds.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldTicket {
     pub(crate) shard: usize,
@@ -19,7 +19,7 @@ pub(crate) struct HeldTicket {
 }
 
 impl Deliveries {
-    /// Posts tickets: each subscription is looked at once `due` has come.
+    /// Posts tickets: each subscription is served once `due` has come.
     pub(crate) async fn schedule(
         &self,
         tickets: &[Ticket],
@@ -30,7 +30,7 @@ impl Deliveries {
             let of_shard = tickets.iter().filter(|ticket| ticket.subscription.shard() == shard);
             let delay = seconds_until(due, now);
             let message =
-                |ticket: &Ticket| NewMessage { payload: ticket.encode(), ttl: FOR_EVER, delay };
+                |ticket: &Ticket| NewMessage { payload: ticket.encode(), ttl: NO_EXPIRY, delay };
             let messages: Vec<_> = of_shard.map(message).collect();
             if let (false, Some(key)) = (messages.is_empty(), row::schedule(shard)) {
                 self.post(&key, messages, None, now).await?;
@@ -58,7 +58,7 @@ impl Deliveries {
         Ok(held)
     }
 
-    /// Keeps all tickets of a claim; whether they were still held.
+    /// Renews all tickets of a claim. Returns whether they were still held.
     pub(crate) async fn renew_tickets(
         &self,
         shard: usize,
@@ -69,7 +69,7 @@ impl Deliveries {
         self.store.claim_renew(&key, claim, TICKET_LEASE, 0, now).await
     }
 
-    /// Gives back all tickets of a claim that were not deleted.
+    /// Releases the tickets of a claim that were not deleted.
     pub(crate) async fn release_tickets(
         &self,
         shard: usize,
@@ -80,7 +80,7 @@ impl Deliveries {
         self.store.claim_release(&key, claim, now).await
     }
 
-    /// Deletes a ticket, if this worker still has it.
+    /// Deletes a ticket, if this worker still holds it.
     pub(crate) async fn delete_ticket(
         &self,
         held: &HeldTicket,

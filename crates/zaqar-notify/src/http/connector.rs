@@ -1,4 +1,4 @@
-//! Connections: only to addresses that may be dialled, only for so long.
+//! Connections: only to allowed addresses, and with a timeout.
 
 use std::fmt;
 use std::future::Future;
@@ -21,21 +21,21 @@ use crate::target::literal;
 type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// An address that must not be dialled.
+    /// The address is refused.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The name has no address.
     #[error("the name does not resolve")]
     Resolve(#[source] io::Error),
-    /// None of the addresses accepts.
+    /// None of the addresses accepts a connection.
     #[error("no address accepts a connection")]
     Dial(#[source] io::Error),
 }
 
-/// Resolves a host, checks every address, dials one after the other.
+/// Resolves a host, checks all its addresses, and dials one after the other.
 #[derive(Clone)]
 pub(super) struct Guarded {
     resolver: Arc<dyn Resolve>,
@@ -53,7 +53,7 @@ impl Guarded {
         Self { resolver: Arc::new(resolver), networks: Arc::new(networks) }
     }
 
-    /// The addresses to dial: all of a host's, or none.
+    /// The addresses of a host; an error if one of them is refused.
     pub(super) async fn resolve(
         &self,
         host: &str,
@@ -104,7 +104,7 @@ impl Service<Uri> for Guarded {
     }
 }
 
-/// Ends connecting, with the TLS handshake, after a time.
+/// Applies a timeout to connecting, including the TLS handshake.
 #[derive(Debug, Clone)]
 pub(super) struct Bounded<C> {
     inner: C,

@@ -1,9 +1,9 @@
 //! The HTTP client: requests to receivers that may be slow, broken or hostile.
 //!
-//! One pool of connections, HTTP/1.1 and, where TLS negotiates it, HTTP/2. Every wait is bounded:
-//! connecting, the answer, and its body, of which a bounded part is read. Redirects are answers
-//! like any other. Only addresses that [`Networks`] lets through are dialled, also where a name
-//! resolved to others when the subscription was made.
+//! One pool of connections, with HTTP/1.1 and, if TLS negotiates it, HTTP/2. Every wait is bounded:
+//! connecting, the answer, and its body, of which a bounded part is read. Redirects are not
+//! followed. Only addresses that [`Networks`] allows are dialled, even if a name resolved to others
+//! when the subscription was created.
 
 mod connector;
 mod resolve;
@@ -29,24 +29,24 @@ use connector::{Bounded, ConnectError, Guarded};
 pub use resolve::{Resolve, SystemResolver};
 pub use tls::{Roots, RootsError};
 
-/// How the client behaves.
+/// Options of the client.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Addresses that may be dialled.
     pub networks: Networks,
-    /// Resolving the name, connecting and the TLS handshake, together, at most.
+    /// The timeout of resolving the name, connecting and the TLS handshake together.
     pub connect_timeout: Duration,
-    /// The whole request, at most, connecting included.
+    /// The timeout of the whole request, including connecting.
     pub timeout: Duration,
-    /// Bytes of an answer's body that are read before its connection is given up.
+    /// Bytes of an answer's body that are read before its connection is closed.
     pub max_body: usize,
-    /// Bytes of an answer's status line and headers, at most; at least 8 KiB.
+    /// The longest status line and headers of an answer, in bytes; at least 8 KiB.
     pub max_headers: usize,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
-    /// Idle connections that are kept for one destination.
+    /// Idle connections that are kept for each destination.
     pub max_idle: usize,
-    /// The certificates of authorities that are trusted.
+    /// The trusted CA certificates.
     pub roots: Roots,
 }
 
@@ -86,7 +86,7 @@ impl WebhookClient {
         Self::with_resolver(options, SystemResolver::default())
     }
 
-    /// A client with a resolver of the caller's.
+    /// A client with a custom resolver.
     ///
     /// # Errors
     /// The certificates cannot be read.
@@ -107,7 +107,7 @@ impl WebhookClient {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(options.idle_timeout)
             .pool_max_idle_per_host(options.max_idle)
-            // Receivers that compare names of headers by case, and those that send odd ones.
+            // For receivers that compare names of headers by case, or send unusual ones.
             .http1_title_case_headers(true)
             .http1_ignore_invalid_headers_in_responses(true)
             .http1_max_buf_size(options.max_headers.max(8192))
@@ -117,8 +117,8 @@ impl WebhookClient {
         Ok(Self { client, guarded, connect_timeout, timeout, max_body: options.max_body })
     }
 
-    /// Checks a subscriber's URI as far as that can be done without a request: its form, and the
-    /// addresses that its host has now. A name that does not resolve passes: it may later.
+    /// Checks a subscriber's URI without sending a request: its form, and the present addresses of
+    /// its host. A name that does not resolve is accepted, because it may resolve later.
     ///
     /// # Errors
     /// [`TargetError`] says why it can never be delivered to.
@@ -134,7 +134,8 @@ impl WebhookClient {
         }
     }
 
-    /// Posts once. `timeout` shortens the client's own. Dropping the future ends the request.
+    /// Posts once. `timeout` can only shorten the client's own. Dropping the future ends the
+    /// request.
     pub async fn post(
         &self,
         target: &Target,
@@ -157,7 +158,7 @@ impl WebhookClient {
         }
     }
 
-    /// The status decides; whatever happens to the body, the receiver has answered.
+    /// The status decides; the receiver has answered, even if reading the body fails.
     #[expect(clippy::disallowed_methods, reason = "Retry-After may be a date of the wall clock")]
     async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> Answer {
         let status = response.status().as_u16();
@@ -170,7 +171,8 @@ impl WebhookClient {
     }
 }
 
-/// Reads a body to its end or `max` bytes; what is not read to its end closes its connection.
+/// Reads a body to its end or to `max` bytes; if it is not read to its end, its connection is
+/// closed.
 async fn read(mut body: Incoming, max: usize, kept: &mut BytesMut) {
     let mut left = max;
     while let Some(Ok(frame)) = body.frame().await {

@@ -1,4 +1,4 @@
-//! Names to addresses.
+//! Name resolution.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,10 +17,10 @@ pub trait Resolve: Send + Sync {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// Lookups at once, at most: each blocks a thread of the runtime's pool.
+/// Concurrent look-ups, at most: each blocks a thread of the runtime's pool.
 const LOOKUPS: usize = 32;
 
-/// The system's own resolver: `/etc/hosts`, DNS and whatever else the machine is set up for.
+/// The system's resolver: `/etc/hosts`, DNS and whatever else is configured.
 #[derive(Debug, Clone)]
 pub struct SystemResolver {
     lookups: Arc<Semaphore>,

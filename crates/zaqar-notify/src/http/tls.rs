@@ -1,4 +1,4 @@
-//! Whose certificates are trusted.
+//! Trusted certificates.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use rustls::{ClientConfig, RootCertStore};
 /// The environment variable that Python's requests, and so the original, reads.
 const BUNDLE: &str = "REQUESTS_CA_BUNDLE";
 
-/// Where the certificates of authorities come from.
+/// The source of CA certificates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Roots {
-    /// The file that `REQUESTS_CA_BUNDLE` names, where it is set, else the system's.
+    /// The file that `REQUESTS_CA_BUNDLE` names, if it is set, else the system's.
     #[default]
     System,
     /// A PEM file.
     File(PathBuf),
 }
 
-/// Certificates that cannot be used.
+/// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// A file without a single certificate, or that cannot be read.
+    /// The file cannot be read or has no certificate.
     #[error("no certificate can be read from {}", path.display())]
     File {
         /// The file.
@@ -37,8 +37,8 @@ pub enum RootsError {
     Tls(#[from] rustls::Error),
 }
 
-/// A client's configuration. A system without certificates is no error here: webhooks to http
-/// work, and to https fail with what is wrong.
+/// A client's TLS configuration. A system without certificates is no error here: webhooks over http
+/// work, and those over https fail with a clear message.
 pub(super) fn config(roots: &Roots) -> Result<ClientConfig, RootsError> {
     let bundle = || std::env::var_os(BUNDLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let mut store = RootCertStore::empty();

@@ -1,19 +1,19 @@
-//! The four functions by which delays grow.
+//! The four backoff functions.
 
-/// Seconds between two delays of the linear function; the others make as many delays.
+/// Seconds between two delays of the linear function; the others have the same number of delays.
 /// The original's `LINEAR_INTERVAL`.
 const INTERVAL: u32 = 5;
 
 /// A `retry_backoff_function`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backoff {
-    /// By 5 s each.
+    /// Each delay is 5 s longer.
     Linear,
-    /// By more seconds each time: the increments grow evenly.
+    /// The increments grow evenly.
     Arithmetic,
-    /// By one factor each time.
+    /// Each delay grows by the same factor.
     Geometric,
-    /// As geometric: the original's two formulas are one function.
+    /// Same as geometric: the original's two formulas are one function.
     Exponential,
 }
 
@@ -40,8 +40,8 @@ impl Backoff {
 
     /// Delay number `index` in seconds; 0 is the first, [`Backoff::retries`] - 1 the last.
     ///
-    /// Where the original divides by zero, this is its limit: a single delay is the minimum, and
-    /// a factor grows from 1 s where the minimum is 0. Cost: constant.
+    /// Where the original divides by zero, this takes the limit: a single delay is the minimum, and
+    /// geometric delays start from 1 s if the minimum is 0. Cost: constant.
     pub fn delay(self, minimum: u32, maximum: u32, index: u64) -> u64 {
         let count = self.retries(minimum, maximum);
         let last = count.saturating_sub(1);
@@ -63,8 +63,8 @@ impl Backoff {
                 low * factor.powf(at)
             }
         };
-        // The original cuts fractions off, after errors of rounding of its own: 30 is at times
-        // 29.999… there. Here a whole number stays one.
+        // The original truncates fractions after rounding errors of its own: 30 is sometimes
+        // 29.999… there. Here a whole number stays whole.
         (delay + 1e-6) as u64
     }
 }
@@ -78,7 +78,7 @@ mod tests {
         (0..count).map(|index| backoff.delay(minimum, maximum, index)).collect()
     }
 
-    /// Rows that the original's functions computed, up to their errors of rounding.
+    /// Results of the original's functions, except for their rounding errors.
     #[test]
     fn delays_are_the_originals() {
         use Backoff::{Arithmetic, Exponential, Geometric, Linear};
@@ -104,12 +104,12 @@ mod tests {
         }
     }
 
-    /// There the original raises `ZeroDivisionError`, and the retries end.
+    /// The original raises `ZeroDivisionError` for these, and retries end.
     #[test]
     fn nothing_divides_by_zero() {
         use Backoff::{Arithmetic, Exponential, Geometric};
         let table: [(Backoff, u32, u32, &[u64]); 8] = [
-            // The minimum is 0: no factor leads away from it.
+            // The minimum is 0, which no factor can increase.
             (Geometric, 0, 20, &[1, 2, 7, 20]),
             (Exponential, 0, 20, &[1, 2, 7, 20]),
             // A single delay: the function has no second point.

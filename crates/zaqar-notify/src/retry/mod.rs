@@ -1,8 +1,8 @@
-//! When a failed delivery is tried again.
+//! When a failed delivery is retried.
 //!
-//! The rules are those of the original's guide "The Notification Delivery Policy": some retries
-//! at once, some after the minimum delay, some after delays that grow by a function, some after
-//! the maximum delay. After them an optional [`Tail`] goes on for hours.
+//! The rules are those of the original's guide "The Notification Delivery Policy": some immediate
+//! retries, some after the minimum delay, some after delays that grow by a function, some after the
+//! maximum delay. After them an optional [`Tail`] continues for hours.
 
 mod backoff;
 mod retry_after;
@@ -19,7 +19,7 @@ pub use tail::Tail;
 /// A `_retry_policy`, complete: members that are absent have the documented defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Retries that follow the first attempt at once.
+    /// Immediate retries after the first attempt.
     pub retries_with_no_delay: u32,
     /// Retries after `minimum_delay` each.
     pub minimum_delay_retries: u32,
@@ -51,11 +51,11 @@ impl RetryPolicy {
     /// The policy that applies to one subscription of one queue, from the values of their
     /// `_retry_policy` members.
     ///
-    /// The subscription's applies, where it is empty the queue's, where that is empty the
-    /// defaults. Where either says `ignore_subscription_override`, the queue's applies.
+    /// The subscription's applies; if it is empty, the queue's; if that is empty, the defaults. If
+    /// either says `ignore_subscription_override`, the queue's applies.
     ///
-    /// Both were checked when they were stored ([`zaqar_core::metadata::check_retry_policy`]);
-    /// a member with a wrong value counts as absent.
+    /// Both were checked when they were stored ([`zaqar_core::metadata::check_retry_policy`]); a
+    /// member with an invalid value counts as absent.
     pub fn effective(subscription: Option<&Value>, queue: Option<&Value>) -> Self {
         let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
         let subscription = object(subscription).unwrap_or_default();
@@ -84,7 +84,7 @@ impl RetryPolicy {
         }
     }
 
-    /// The retries that this policy grants after the first attempt.
+    /// The number of retries after the first attempt.
     pub fn retries(&self) -> u64 {
         u64::from(self.retries_with_no_delay)
             + u64::from(self.minimum_delay_retries)
@@ -113,20 +113,21 @@ impl RetryPolicy {
     }
 }
 
-/// All that decides about retries: the policy, what follows it, and how much chance there is.
+/// Everything that determines retries.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     /// The policy of the subscription or the queue.
     pub policy: RetryPolicy,
-    /// What follows the policy, if anything does.
+    /// Retries after those of the policy, if any.
     pub tail: Option<Tail>,
 }
 
 impl Schedule {
-    /// The delay before the retry that follows `failed` failed attempts; `None` if there is none.
+    /// The delay before the retry after `failed` failed attempts; `None` if there is no further
+    /// retry.
     ///
-    /// `chance` in 0..1 spreads retries that failed together by [`jitter`]. A `retry_after` that
-    /// the receiver asked for lengthens the delay within its bounds.
+    /// `chance` in 0..1 spreads retries that failed together, by [`jitter`]. The receiver's
+    /// `retry_after` lengthens the delay within its bounds.
     pub fn delay(
         &self,
         failed: u32,
@@ -143,7 +144,7 @@ impl Schedule {
     }
 }
 
-/// A tenth less to a tenth more, as `chance` in 0..1 has it.
+/// Changes a delay by up to a tenth either way, depending on `chance` in 0..1.
 pub fn jitter(delay: Duration, chance: f64) -> Duration {
     delay.mul_f64(0.9 + 0.2 * chance.clamp(0.0, 1.0))
 }
@@ -198,7 +199,7 @@ mod tests {
             (Some(marked(9, false)), Some(marked(7, false)), 9),
             (Some(marked(9, false)), Some(marked(7, true)), 7),
             (Some(marked(9, true)), Some(marked(7, false)), 7),
-            // As in the original: what is ignored is ignored, also where nothing stands instead.
+            // As in the original: an ignored policy stays ignored even if nothing replaces it.
             (Some(marked(9, true)), None, 3),
         ];
         for (subscription, queue, expected) in table {

@@ -1,8 +1,8 @@
-//! `Retry-After`: when the receiver wants to be asked again.
+//! `Retry-After`: when the receiver wants the next request.
 
 use std::time::{Duration, SystemTime};
 
-/// The longest that a receiver can put off a retry beyond twice its planned delay.
+/// How far a receiver can postpone a retry, unless twice its planned delay is longer.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The delay that a receiver asked for.
@@ -15,7 +15,7 @@ impl RetryAfter {
         Self(delay)
     }
 
-    /// Reads a header's value: seconds, or a date (RFC 9110, 10.2.3). A date in the past is no
+    /// Parses a header's value: seconds, or a date (RFC 9110, 10.2.3). A date in the past means no
     /// delay; `None` for anything else.
     pub fn parse(value: &str, now: SystemTime) -> Option<Self> {
         let value = value.trim();
@@ -27,8 +27,8 @@ impl RetryAfter {
         Some(Self(date.duration_since(now).unwrap_or(Duration::ZERO)))
     }
 
-    /// The delay asked for: at least the `planned` one, at most twice that or an hour, whichever
-    /// is longer.
+    /// The requested delay: at least `planned`, and at most twice that or an hour, whichever is
+    /// longer.
     pub fn bounded(self, planned: Duration) -> Duration {
         self.0.clamp(planned, planned.saturating_mul(2).max(LONGEST))
     }

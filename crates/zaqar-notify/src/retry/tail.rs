@@ -1,13 +1,13 @@
-//! What follows the policy: hours of exponential backoff.
+//! Retries after the policy's: hours of exponential backoff.
 
 use std::time::Duration;
 
-/// Retries that go on after the policy's last, each delay twice the one before.
+/// Retries after the policy's last; each delay is twice the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tail {
     /// The first delay; less than 1 s counts as 1 s.
     pub first: Duration,
-    /// No delay is longer; less than `first` counts as `first`.
+    /// The longest delay; less than `first` counts as `first`.
     pub longest: Duration,
     /// The sum of all delays, at most.
     pub total: Duration,
@@ -24,7 +24,7 @@ impl Default for Tail {
 impl Tail {
     /// Delay number `index`, 0 is the first; `None` once the sum would exceed `total`.
     ///
-    /// Cost: at most 64 steps, as delays double until they are the longest.
+    /// Cost: at most 64 steps, because delays double until they reach the longest.
     pub fn delay(&self, index: u64) -> Option<Duration> {
         let first = self.first.max(Duration::from_secs(1));
         let longest = self.longest.max(first);

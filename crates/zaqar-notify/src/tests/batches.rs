@@ -36,7 +36,7 @@ async fn messages_that_are_due_together_are_sent_together() {
 #[tokio::test]
 async fn one_answer_settles_all() {
     use DeliveryState::{Delivered, Failed, Pending};
-    // Four attempts at once, as the policy says; then all wait, and go together again.
+    // Four immediate attempts, by the policy; then all wait, and are sent together again.
     let (scene, id) = scene(json!({"batch": 10})).await;
     scene.answer(&[500; 4]);
     scene.posts(0..3).await;
@@ -46,7 +46,7 @@ async fn one_answer_settles_all() {
     scene.pass(10).await;
     assert_eq!(scene.bodies(), ["[0,1,2]"]);
     assert_eq!(scene.states(id).await, [(Delivered, 5); 3]);
-    // Rejected together, and each can be delivered once more.
+    // All are rejected together, and each can be redelivered.
     scene.answer(&[400]);
     let ids = scene.posts(3..5).await;
     scene.step().await;
@@ -73,7 +73,7 @@ async fn each_message_has_its_own_retries() {
     for _ in 0..20 {
         scene.pass(1).await;
     }
-    // The first one's are used up with the second attempt, of which it is the other one's first.
+    // The first message's retries end with its second attempt, which is the other message's first.
     assert_eq!(scene.bodies(), ["[0]", "[0,1]", "[1]"]);
     assert_eq!(scene.states(id).await, [(Failed, 2), (Delivered, 2)]);
 }
@@ -105,7 +105,7 @@ async fn a_batch_is_bounded_in_bytes() {
     assert!(scene.bodies().len() < 12, "small ones are many");
 }
 
-/// What does not fit is left alone: to take it and give it back would count as an attempt.
+/// A row that does not fit is not taken: taking it and giving it back would count as an attempt.
 #[tokio::test]
 async fn what_does_not_fit_keeps_its_retries() {
     let policy = json!({"retries_with_no_delay": 0, "minimum_delay_retries": 1, "minimum_delay": 5,
@@ -116,7 +116,7 @@ async fn what_does_not_fit_keeps_its_retries() {
     for _ in 0..8 {
         scene.post(&large, 3600, 0).await;
     }
-    // Each batch fails once, and is delivered with its retry.
+    // Each batch fails once, and its retry succeeds.
     scene.answer(&[500; 2]);
     for _ in 0..20 {
         scene.pass(1).await;

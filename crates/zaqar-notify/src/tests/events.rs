@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// Retries are used up with the first attempt.
+/// Retries are used up by the first attempt.
 const ONCE: fn() -> Value = || {
     json!({"retries_with_no_delay": 0, "minimum_delay_retries": 0, "maximum_delay_retries": 0,
         "minimum_delay": 1, "maximum_delay": 1, "retry_backoff_function": "linear"})
 };
 
 impl Scene {
-    /// Names of the events that were posted, each with its queue.
+    /// Names of the posted events, each with its queue.
     fn told(&self) -> Vec<(String, String)> {
         let events = self.events().into_iter();
         events
@@ -35,7 +35,7 @@ async fn a_failed_delivery_is_told_once_a_minute() {
     let id = scene.subscribe("http://a/", json!({"failure_queue": "alerts"})).await;
     scene.post("0", 3600, 0).await;
     scene.step().await;
-    assert_eq!(scene.told(), [], "what is delivered is not told");
+    assert_eq!(scene.told(), [], "a success creates no event");
     let first = scene.fails("1").await;
     let [(queue, event)] = scene.events().try_into().unwrap();
     assert_eq!(queue, "alerts");

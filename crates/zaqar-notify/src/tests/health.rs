@@ -1,5 +1,4 @@
-//! Who is served although another fails: nobody waits for a dead destination, and health says which
-//! one it is. No test waits on the wall clock.
+//! A failing destination delays no other, and health names it. No test waits on the wall clock.
 
 use tokio_util::sync::CancellationToken;
 use zaqar_core::delivery::{SubscriberHealth, SubscriberState};
@@ -14,8 +13,8 @@ impl Scene {
     }
 }
 
-/// Tokio's time stands until nothing else is left to do, and the workers' clock stands for good: so
-/// whatever waits for the dead one would wait for ever.
+/// Tokio's time advances only when all tasks are idle, and the workers' clock never does: so
+/// whatever waits for the dead endpoint would wait for ever.
 #[tokio::test(start_paused = true)]
 async fn one_dead_endpoint_among_many_delays_nobody() {
     const OTHERS: usize = 60;
@@ -49,13 +48,13 @@ async fn one_dead_endpoint_among_many_delays_nobody() {
     let dead = received.remove("http://dead/").unwrap();
     assert_eq!(received.len(), OTHERS);
     assert!(received.values().all(|count| *count == MESSAGES), "{received:?}");
-    // It has what one destination may have at once, and no more.
+    // It uses its limit in flight, and no more.
     assert_eq!((dead, handle.in_flight()), (16, 16));
     shutdown.cancel();
     running.await.unwrap();
 }
 
-/// The last place of a server is not kept by a subscription that waits for its destination.
+/// A subscription that waits for its destination does not keep the server's last capacity.
 #[tokio::test(start_paused = true)]
 async fn subscriptions_of_a_slow_destination_leave_room_for_others() {
     let destination = Bounds { max_in_flight: 1, ..Bounds::default() };
@@ -71,7 +70,7 @@ async fn subscriptions_of_a_slow_destination_leave_room_for_others() {
     let handle = running.handle();
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(running.run(shutdown.clone()));
-    // The first one that is sent to is never answered.
+    // The first request is never answered.
     scene.post("1", 3600, 0).await;
     let mut sent = Vec::new();
     for _ in 0..1000 {
@@ -107,7 +106,7 @@ async fn health_says_that_a_destination_fails_and_when_it_is_tried() {
     assert_eq!((health.waiting, health.delivered, health.failed), (5, 0, 0));
     assert_eq!((health.last_delivered, health.last_failed), (None, Some(START)));
     assert_eq!(scene.health(other).await.state, SubscriberState::Ok);
-    // A probe that fails doubles the pause; what is new waits for the next one.
+    // A failed probe doubles the pause; new messages wait for the next probe.
     scene.answer(&[500]);
     scene.post("5", 3600, 0).await;
     scene.pass(5).await;

@@ -1,4 +1,4 @@
-//! The log of deliveries, and what is done with what it tells.
+//! The log of deliveries, and redelivery.
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn the_log_says_what_became_of_each_message() {
     }
     use DeliveryState::{Delivered, Failed, Pending};
     let expected = [(posted[0], Delivered, 1), (posted[1], Failed, 1), (posted[3], Pending, 4)];
-    assert_eq!(scene.known(id).await, expected, "what the filter leaves out is not told");
+    assert_eq!(scene.known(id).await, expected, "filtered messages are not logged");
     // Another server reads the same.
     scene.other_server();
     assert_eq!(scene.known(id).await, expected);
@@ -111,7 +111,7 @@ async fn the_log_is_bounded_and_ends_with_the_subscription() {
     for queue in &queues {
         assert_eq!(Heads::generation(&*scene.store, queue).await.unwrap(), None);
     }
-    // What comes late leaves nothing behind.
+    // Late entries leave nothing behind.
     let deliveries = Deliveries::new(Arc::clone(&scene.store) as _);
     let payload = vec![Payload::plain(Bytes::from_static(b"{}"))];
     let now = scene.clock.now();

@@ -1,4 +1,5 @@
-//! What failed, delivered once more: all of it, page by page, with progress, whatever ends.
+//! Recoveries: all failed messages are redelivered page by page, with progress, even if a server
+//! dies.
 
 use zaqar_core::delivery::{BeginRecovery, Recovery, RecoveryRange, RecoveryState};
 
@@ -48,7 +49,7 @@ async fn all_that_failed_is_delivered_page_by_page() {
     assert_eq!(scene.sorted(), (0..20).collect::<Vec<_>>());
     assert_eq!(scene.progress(id, &recovery).await, (Running, 50, 30));
     scene.pass(1).await;
-    // Another server goes on where this one ends.
+    // Another server continues where this one stopped.
     scene.other_server();
     for _ in 0..40 {
         scene.pass(1).await;
@@ -58,7 +59,7 @@ async fn all_that_failed_is_delivered_page_by_page() {
     assert!(scene.known(id).await.iter().all(|(_, state, _)| *state == DeliveryState::Delivered));
     let key = scene.subscription(id);
     assert_eq!(scene.count(&key.deliveries().unwrap()).await, 0, "its row has ended");
-    // What is done cannot be cancelled.
+    // A finished recovery cannot be cancelled.
     let handle = scene.workers.handle();
     assert!(handle.cancel_recovery(&scene.key, id, recovery.id).await.unwrap());
     assert_eq!(scene.progress(id, &recovery).await, (Done, 50, 0));
@@ -145,7 +146,7 @@ async fn a_recovery_holds_up_no_ordered_subscriber() {
     let id = scene.fail(json!({"ordered": true}), 0..50).await;
     let recovery = scene.recover(id, RecoveryRange::default()).await;
     scene.step().await;
-    // Its first page is delivered while it rests before the second one, and so is what is new.
+    // Its first page is delivered while it pauses before the second one, and so is a new message.
     assert_eq!(scene.sorted(), (0..20).collect::<Vec<_>>());
     scene.post("50", 36_000, 0).await;
     scene.step().await;
@@ -175,7 +176,7 @@ async fn of_two_recoveries_at_once_one_begins() {
     };
     let mut before = None;
     for round in 0..3 {
-        // Both have read the one before.
+        // Both have read the previous record.
         let (one, other) = (record(2 * round + 1), record(2 * round + 2));
         assert!(crate::recovery::write(context, &key, &one, before, now).await.unwrap());
         assert!(!crate::recovery::write(context, &key, &other, before, now).await.unwrap());

@@ -1,4 +1,4 @@
-//! A receiver that does what a test tells it, byte by byte: what hyper would not send can be sent.
+//! A receiver that a test scripts byte by byte, so that it can send what hyper would not.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use zaqar_notify::http::{Options, WebhookClient};
 use zaqar_notify::outcome::{Answer, Attempt};
 use zaqar_notify::target::Target;
 
-/// A listener on loopback whose connections are all served by one function.
+/// A listener on loopback whose connections are served by one function.
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -58,7 +58,7 @@ impl Drop for Receiver {
     }
 }
 
-/// Reads one request: its head, and the body that its Content-Length announces.
+/// Reads one request: its head, and the body of its Content-Length.
 pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut read = Vec::new();
     loop {

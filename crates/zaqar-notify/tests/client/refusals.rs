@@ -32,7 +32,7 @@ async fn an_address_is_refused_unless_it_is_opened() {
     assert_eq!(answered(post(&open, &receiver.target()).await).status, 204);
 }
 
-/// What counts is the address that is dialled, not the one that was checked when subscribing.
+/// The dialled address decides, not the one that was checked on subscribing.
 #[tokio::test]
 async fn a_name_that_now_leads_inside_is_refused() {
     let receiver = receiver().await;

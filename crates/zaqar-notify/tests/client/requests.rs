@@ -86,7 +86,7 @@ async fn a_redirect_is_not_followed() {
     assert_eq!(receiver.connections(), 1);
 }
 
-/// Time stands still until the request has arrived; then only the time-out is left to wait for.
+/// Time is paused until the request has arrived; then it advances to the timeout.
 #[tokio::test]
 async fn a_receiver_that_never_answers_is_given_up() {
     let arrived = Arc::new(Notify::new());
@@ -154,11 +154,11 @@ async fn a_body_without_end_is_read_to_its_bound() {
     .await;
     let answer = answered(post(&client(), &receiver.target()).await);
     assert_eq!((answer.status, answer.body.len()), (200, Answer::KEPT));
-    // The connection is closed: without that the receiver would write for ever.
+    // The connection is closed: otherwise the receiver would write for ever.
     assert!(total.recv().await.is_some());
 }
 
-/// The answer is there; what follows it cannot take it back.
+/// The answer counts even if reading its body fails.
 #[tokio::test]
 async fn a_body_that_stops_half_way_ends_with_the_time_out() {
     let arrived = Arc::new(Notify::new());
@@ -207,11 +207,11 @@ async fn connections_that_end_early_are_retried_later() {
     }
 }
 
-/// At most the one request that was already on its way is lost with a kept connection.
+/// At most one request is lost when a kept connection is closed.
 #[tokio::test]
 async fn kept_connections_that_are_closed_are_replaced() {
     let receiver = Receiver::start(|_, mut stream| async move {
-        // One answer, which says nothing of the end that follows it.
+        // The answer does not announce that the connection closes.
         if read_request(&mut stream).await.is_some() {
             let _closed = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         }
