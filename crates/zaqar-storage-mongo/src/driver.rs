@@ -14,10 +14,10 @@ use zaqar_storage_batch::{Batcher, Limits};
 
 use crate::applied::AppliedIntents;
 use crate::background::Background;
+use crate::broadcaster::Broadcaster;
 use crate::draft::{Answer, Draft};
 use crate::elections::Elections;
 use crate::error::{DriverResult, is_transient, storage_error};
-use crate::news_hub::NewsHub;
 use crate::pending_posts::PendingPosts;
 use crate::queue_locks::{QueueLock, QueueLocks};
 use crate::schema::{self, CommitDeadline, millis};
@@ -53,7 +53,7 @@ pub(crate) struct Inner {
     pub(crate) subscriptions: Collection<Document>,
     pub(crate) outbox: Collection<Document>,
     pub(crate) leases: Collection<Document>,
-    pub(crate) news: NewsHub,
+    pub(crate) news: Broadcaster,
     /// A permit for each operation in progress.
     admission: Semaphore,
     is_closing: AtomicBool,
@@ -100,7 +100,7 @@ impl Mongo {
                 subscriptions: db.collection(schema::SUBSCRIPTIONS),
                 outbox: db.collection(schema::OUTBOX),
                 leases: db.collection(schema::LEASES),
-                news: NewsHub::default(),
+                news: Broadcaster::default(),
                 admission: Semaphore::new(options.in_flight.max(1)),
                 is_closing: AtomicBool::new(false),
                 queue_locks: QueueLocks::default(),

@@ -6,6 +6,7 @@ extern crate self as zaqar_storage_mongo;
 
 mod applied;
 mod background;
+mod broadcaster;
 mod claims;
 mod config;
 mod connect;
@@ -25,7 +26,6 @@ mod leases;
 mod listing;
 mod messages;
 mod news;
-mod news_hub;
 mod original_data;
 mod outbox;
 mod pending_posts;

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zaqar_core::storage::{Error, News, NewsStream, Posted};
 
 use crate::Mongo;
-use crate::news_hub::{Announcement, SLACK};
+use crate::broadcaster::{Announcement, SLACK};
 use crate::query::Query;
 use crate::schema::{self, queue_key};
 

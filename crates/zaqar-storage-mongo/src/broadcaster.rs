@@ -17,7 +17,7 @@ const CAPACITY: usize = 1024;
 pub(crate) const SLACK: Duration = Duration::from_secs(10);
 /// The listeners of this process, and the news that were reported to them.
 #[derive(Default)]
-pub(crate) struct NewsHub {
+pub(crate) struct Broadcaster {
     state: Mutex<State>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Announcement {
     pub(crate) since: Option<DateTime>,
 }
 
-impl NewsHub {
+impl Broadcaster {
     /// Reports a post of this process.
     pub(crate) fn announce(&self, key: &QueueKey, last: MessageId) {
         self.publish(Posted { key: key.clone(), last }, None);
