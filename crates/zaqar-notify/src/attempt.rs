@@ -390,7 +390,7 @@ mod tests {
     use crate::retry::RetryPolicy;
 
     #[test]
-    fn turns_count_attempts_as_the_policy_does() {
+    fn attempts_are_counted_as_the_policy_does() {
         let schedule = Schedule { policy: RetryPolicy::default(), tail: None };
         // The first time makes four attempts, later times make one each.
         let found: Vec<_> = (1..=5).map(|count| failed_before(&schedule, count)).collect();

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_told_once_a_minute_with_their_number() {
+    fn failures_make_one_event_a_minute_with_their_number() {
         let (mut state, id) = (State::default(), SubscriptionId::new(1));
         let at = |secs: u64| Timestamp::from_millis(secs * 1000);
         assert_eq!(state.count_failure(id, at(0)), Some(1));

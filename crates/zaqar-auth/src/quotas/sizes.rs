@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_is_what_was_posted_last() {
+    fn waiting_messages_are_the_last_ones_posted() {
         let mut sizes = Sizes::default();
         sizes.posted(Amount { messages: 2, bytes: 2000 });
         sizes.posted(Amount { messages: 4, bytes: 40 });
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_seen_is_as_the_sample() {
+    fn unseen_messages_have_the_size_of_the_sample() {
         let mut sizes = Sizes::default();
         assert!(sizes.needs_sample(3) && !sizes.needs_sample(0));
         sizes.sampled(100);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn many_posts_take_bounded_room_and_lose_no_byte() {
+    fn many_posts_take_bounded_memory_and_lose_no_byte() {
         let mut sizes = Sizes::default();
         for n in 0..10_000 {
             sizes.posted(Amount { messages: 1, bytes: n });

@@ -29,7 +29,7 @@ async fn a_count_goes_on_without_its_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_waits_in_bounds_for_its_turn() {
+async fn a_request_waits_a_bounded_time_for_a_count_permit() {
     let (quotas, what) = (quotas(), Counted::Queue(key("q")));
     let others = quotas.inner.counting.acquire_many(AT_ONCE as u32).await.unwrap();
     let counter = quotas.counter(&what);

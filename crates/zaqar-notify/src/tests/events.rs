@@ -30,7 +30,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_failed_delivery_is_told_once_a_minute() {
+async fn a_failed_delivery_makes_one_event_a_minute() {
     let mut scene = Scene::new().await;
     let id = scene.subscribe("http://a/", json!({"failure_queue": "alerts"})).await;
     scene.post("0", 3600, 0).await;
@@ -61,7 +61,7 @@ async fn a_failed_delivery_is_told_once_a_minute() {
 }
 
 #[tokio::test]
-async fn retries_that_are_used_up_are_told_and_a_retry_is_not() {
+async fn used_up_retries_make_an_event_and_a_retry_does_not() {
     let mut scene = Scene::new().await;
     let options = json!({"failure_queue": "alerts", "_retry_policy": ONCE()});
     scene.subscribe("http://a/", options).await;
@@ -75,7 +75,7 @@ async fn retries_that_are_used_up_are_told_and_a_retry_is_not() {
 }
 
 #[tokio::test]
-async fn a_suspension_and_its_end_are_told_once() {
+async fn a_suspension_and_its_end_make_one_event_each() {
     let mut scene = Scene::new().await;
     let id = scene.subscribe("http://a/", json!({"failure_queue": "alerts"})).await;
     let handle = scene.workers.handle();

@@ -56,7 +56,7 @@ async fn one_dead_endpoint_among_many_delays_nobody() {
 
 /// A subscription that waits for its destination does not keep the server's last capacity.
 #[tokio::test(start_paused = true)]
-async fn subscriptions_of_a_slow_destination_leave_room_for_others() {
+async fn subscriptions_of_a_slow_destination_leave_capacity_for_others() {
     let destination = Bounds { max_in_flight: 1, ..Bounds::default() };
     let limits = Limits { destination, ..Limits::default() };
     let options = Options { limits, subscriptions: 2, ..Options::default() };
