@@ -109,7 +109,7 @@ def test_a_log_line_is_one_message_with_fields(new_server: NewServer):
     assert server.stop() == 0
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     by_message = {line["message"]: line for line in lines}
-    assert f"{server.config}:" in by_message["odd configuration"]["warning"]
+    assert f"{server.config}:" in by_message["problem in the configuration"]["warning"]
     assert by_message["configuration read"]["file"] == str(server.config)
     assert by_message["embedded store open"]["path"] == str(server.data)
     assert by_message["serving"]["address"] == server.url
@@ -125,7 +125,7 @@ def test_a_hangup_opens_the_log_file_again(new_server: NewServer):
     assert server.process is not None
     log.rename(log.with_suffix(".1"))
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: log.exists() and "log file opened again" in log.read_text(), "a new log file")
+    wait_until(lambda: log.exists() and "log file reopened" in log.read_text(), "a new log file")
     assert exchange(server.address, head("GET", "/")).status == 300
     assert server.stop() == 0
     assert "stopped" in log.read_text()
@@ -207,5 +207,5 @@ def test_keystone_settings_without_the_line_that_uses_them_are_told_of(new_serve
     filled = {"keystone_authtoken": {"www_authenticate_uri": "http://127.0.0.1:5000"}}
     server = new_server(options=filled).start()
     said = server.log_tail()
-    assert "NO AUTHENTICATION: [keystone_authtoken] is filled" in said
+    assert "NO AUTHENTICATION: [keystone_authtoken] is configured" in said
     assert "auth_strategy = keystone" in said

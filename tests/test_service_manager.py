@@ -191,7 +191,7 @@ def test_a_socket_without_a_transport_is_named(tmp_path, new_server):
         server.port = first.getsockname()[1]
         server.start()
         assert server.stop() == 0
-    assert "belongs to no transport" in server.log_tail()
+    assert "is used by no transport" in server.log_tail()
     assert 'name="websocket"' in server.log_tail()
 
 

@@ -1,10 +1,10 @@
-//! Requests of each kind over HTTP and WebSocket, for `tools/instructions` to count what they take
-//! under callgrind: everything in one thread, on the store in memory.
+//! Requests of each kind over HTTP and WebSocket. `tools/instructions` counts their instructions
+//! under callgrind. Everything runs in one thread, on the in-memory store.
 //!
-//! What is counted is what runs within [`measured`], from the bytes of a request to those of its
-//! answer; [`counted`] marks the end of one kind of request. Their names are known to the tool.
+//! The count covers [`measured`], from the bytes of a request to those of its answer; [`counted`]
+//! marks the end of one kind of request. The tool knows both names.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the measurement")]
+#![expect(clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use zaqar_transport_ws::WsService;
 
 const CLIENT: &str = "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1";
 
-/// Requests of each kind that are not counted: caches fill, and buffers grow.
+/// Requests of each kind that are not counted, so that caches and buffers are warm.
 const WARM_UP: usize = 20;
 
-/// Longer than any measurement takes: no ping and no time-out comes between two requests.
+/// Longer than any measurement, so that no ping or timeout interferes.
 const LONG: Duration = Duration::from_secs(86_400);
 
 fn main() {
@@ -93,7 +93,8 @@ async fn open(address: std::net::SocketAddr) -> Bytes {
     Bytes::new(socket.into_inner())
 }
 
-/// A connection that is read as cheaply as possible: what the client takes is counted too.
+/// A connection that is read as cheaply as possible, because the client's instructions are counted
+/// too.
 struct Bytes {
     stream: TcpStream,
     read: Vec<u8>,
@@ -115,7 +116,7 @@ impl Client {
         matches!(self, Self::Http(_))
     }
 
-    /// Sends a request; the whole answer.
+    /// Sends a request and returns the whole answer.
     async fn ask(&mut self, request: &[u8]) -> &[u8] {
         let is_http = self.is_http();
         let (Self::Http(bytes) | Self::Ws(bytes)) = self;
@@ -132,7 +133,7 @@ impl Client {
         &bytes.read
     }
 
-    /// The document of an answer that is no error.
+    /// The document of a successful answer.
     fn document(&mut self, runtime: &Runtime, request: &[u8]) -> serde_json::Value {
         let is_http = self.is_http();
         let answer = runtime.block_on(self.ask(request));
@@ -152,7 +153,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// The length of a whole answer, once its head is there.
+/// The length of a whole answer; `None` until its head has arrived.
 fn http_length(bytes: &[u8]) -> Option<usize> {
     let head = find(bytes, b"\r\n\r\n")? + 4;
     let name = b"content-length: ";
@@ -194,14 +195,14 @@ impl Requests {
         Self { is_http, kind, queue: format!("{}-{is_http}", kind.replace(' ', "-")) }
     }
 
-    /// What must be there first; the id that the request is about, where it needs one.
+    /// Prepares the request; returns the id that it refers to, if it needs one.
     fn before(&self, runtime: &Runtime, client: &mut Client) -> String {
         let posted = match self.kind {
             "post" | "post 10" => return String::new(),
             "list 10" => 10,
             _ => 1,
         };
-        // The same backlog each time: a queue with these messages and no others.
+        // The same backlog each time: a queue with exactly these messages.
         client.document(runtime, &self.write("DELETE", "", "queue_delete", serde_json::json!({})));
         let answer = client.document(runtime, &self.post(posted));
         if self.kind == "claim" {

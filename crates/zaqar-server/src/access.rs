@@ -1,4 +1,4 @@
-//! Who may do what: the layers that the settings ask for.
+//! Authentication, policies and quotas: builds the layers from the settings.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use crate::config::Settings;
 use crate::error::{StartError, with_causes};
 use crate::store::Stores;
 
-/// What identity and policy need.
+/// The parts of authentication and authorization.
 pub(crate) struct Access {
     authenticator: Option<Arc<dyn Authenticator>>,
-    /// Speaks to Keystone as this server.
+    /// This server's own session with Keystone.
     pub(crate) session: Option<Arc<Session>>,
-    /// Reloads itself while [`Permissions::watch`] runs.
+    /// Reloaded while [`Permissions::watch`] runs.
     pub(crate) permissions: Arc<Permissions>,
-    /// Only where the settings limit anything.
+    /// `None` if the settings limit nothing.
     pub(crate) quotas: Option<Quotas>,
 }
 
 impl Access {
-    /// Reads the policies and the quotas. Keystone is asked when the first token comes.
+    /// Reads the policies and the quotas. Keystone is first contacted for the first token.
     pub(crate) fn new(
         settings: &Settings,
         stores: &Stores,
@@ -32,9 +32,11 @@ impl Access {
     ) -> Result<Self, StartError> {
         let access = &settings.access;
         let session = access.keystone.as_ref().map(|options| {
-            info!(url = options.auth_url, "tokens are checked with Keystone");
+            info!(url = options.auth_url, "tokens are validated by Keystone");
             if options.tls.insecure {
-                warn!("[keystone_authtoken] insecure is set: anybody may answer for Keystone");
+                warn!(
+                    "[keystone_authtoken] insecure is set: Keystone's certificate is not verified"
+                );
             }
             Session::new(options.clone(), Arc::clone(clock))
         });

@@ -1,8 +1,8 @@
-//! The listener for operators: probes, metrics and reports over HTTP, beside the transports.
+//! The listener for operators: probes, metrics and reports over HTTP.
 //!
-//! It checks no token and shows what operators may see, so it listens on loopback unless it is told
-//! otherwise, and not at all without `[admin] port`. It has nothing in common with the transports
-//! but their listener: it answers when they are full.
+//! It checks no token and shows what operators may see, so by default it listens on loopback, and
+//! only if `[admin] port` is set. It shares nothing with the transports except the listener's code,
+//! so it answers even when they are overloaded.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,9 +29,9 @@ use crate::varz::varz;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// Connections at once; one more is rejected with 503.
+/// Connections at once; further ones are rejected with 503.
 const MAX_CONNECTIONS: usize = 64;
-/// Pages of metrics and reports that are made at once; more wait.
+/// Pages of metrics and reports that are created at once; others wait.
 const AT_ONCE: usize = 2;
 
 const PAGES: &str = "\
@@ -59,7 +59,7 @@ impl Admin {
     /// Binds the address.
     ///
     /// # Errors
-    /// An address that cannot be had.
+    /// The address cannot be bound.
     pub(crate) async fn bind(
         settings: &config::Admin,
         reporter: Reporter,
@@ -73,8 +73,8 @@ impl Admin {
         if !address.ip().is_loopback() {
             warn!(
                 %address,
-                "[admin] listens on more than loopback and checks no token: whoever reaches it sees \
-                 the configuration without its secrets, the last errors, and how much is done"
+                "[admin] listens on more than loopback and checks no token: anyone can see \
+                 the configuration without its secrets, the last errors, and the load"
             );
         }
         info!(%address, "the listener for operators is open");
@@ -88,9 +88,10 @@ impl Admin {
         let service = service_fn(move |request: Request<Incoming>| {
             let pages = Arc::clone(&pages);
             async move {
-                let asked = Asked { method: request.method(), path: request.uri().path() };
+                let page_request =
+                    PageRequest { method: request.method(), path: request.uri().path() };
                 let wants_json = request.uri().query() == Some("format=json");
-                Ok::<_, Infallible>(pages.answer(asked, wants_json).await)
+                Ok::<_, Infallible>(pages.answer(page_request, wants_json).await)
             }
         });
         let options = ServerOptions {
@@ -102,27 +103,27 @@ impl Admin {
         let server = Server { listener: self.listener.into(), service, options };
         if let Err(error) = server.run(shutdown).await {
             let error = &error as &dyn std::error::Error;
-            error!(error, "the listener for operators cannot go on");
+            error!(error, "the listener for operators failed");
         }
     }
 }
 
-/// What was asked for.
+/// The parsed request line.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct PageRequest<'a> {
     method: &'a Method,
     path: &'a str,
 }
 
 impl Pages {
-    async fn answer(&self, asked: Asked<'_>, wants_json: bool) -> Response<Full<Bytes>> {
-        if !matches!(*asked.method, Method::GET | Method::HEAD) {
+    async fn answer(&self, request: PageRequest<'_>, wants_json: bool) -> Response<Full<Bytes>> {
+        if !matches!(*request.method, Method::GET | Method::HEAD) {
             let mut answer = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
         let status = self.reporter.status();
-        match asked.path {
+        match request.path {
             "/" => page(StatusCode::OK, TEXT, PAGES),
             "/live" => probe(status.live(), "live\n"),
             "/ready" => probe(status.ready(), "ready\n"),
@@ -165,7 +166,7 @@ impl Pages {
     }
 }
 
-/// The answer of a probe: a word, or every reason with 503.
+/// The answer of a probe: a word, or all reasons with 503.
 fn probe(state: Result<(), Vec<String>>, well: &'static str) -> Response<Full<Bytes>> {
     match state {
         Ok(()) => page(StatusCode::OK, TEXT, well),
@@ -186,7 +187,7 @@ fn page(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Nothing idles here when the server stops.
+    // Idle connections would only delay the stop.
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }

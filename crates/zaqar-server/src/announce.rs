@@ -1,5 +1,5 @@
-//! What deliveries tell the world beside messages: events, posted as a tenant's message is, and in
-//! confirmations where clients reach this server.
+//! The connections of deliveries to the rest of the server: posting events, and the public URLs for
+//! confirmations.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,37 +17,37 @@ use zaqar_notify::{Directory, EventSink, PublicUrls};
 /// How long a request to subscribe waits for Keystone's catalog.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What deliveries need of the rest of the server.
-pub(crate) struct Outside {
-    /// Its catalog says where clients reach this server.
+/// What deliveries need from the rest of the server.
+pub(crate) struct Integrations {
+    /// Its catalog has the public URLs of this server.
     pub(crate) keystone: Option<Arc<Session>>,
     /// Posts events.
-    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) event_poster: Arc<EventPoster>,
 }
 
-impl Outside {
-    /// What knows the public URLs, if anything does.
+impl Integrations {
+    /// The source of the public URLs, if there is one.
     pub(crate) fn directory(&self) -> Option<Arc<dyn Directory>> {
         let session = Arc::clone(self.keystone.as_ref()?);
         Some(Arc::new(Catalog { session }))
     }
 }
 
-/// Posts events through the API, by the way of every message.
+/// Posts events through the API, like any message.
 #[derive(Default)]
-pub(crate) struct Announcer {
+pub(crate) struct EventPoster {
     api: OnceLock<Api>,
 }
 
-impl Announcer {
-    /// The API is made after deliveries are; events wait until then.
+impl EventPoster {
+    /// The API is created after deliveries are; events wait until then.
     pub(crate) fn set_api(&self, api: Api) {
         let _is_first = self.api.set(api);
     }
 }
 
 #[async_trait]
-impl EventSink for Announcer {
+impl EventSink for EventPoster {
     async fn post(
         &self,
         project: &ProjectId,
@@ -55,7 +55,7 @@ impl EventSink for Announcer {
         event: Value,
     ) -> Result<(), StorageError> {
         let Some(api) = self.api.get() else {
-            return Err(StorageError::unavailable("the server starts"));
+            return Err(StorageError::unavailable("the server is starting"));
         };
         let context = Context::new(project.clone(), ClientId::new("zaqar-notify"))
             .authenticated(Authentication::Server);
@@ -74,14 +74,14 @@ impl EventSink for Announcer {
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                warn!(error, %project, %queue, "an event about a subscriber is not taken");
+                warn!(error, %project, %queue, "an event about a subscriber was rejected");
                 Ok(())
             }
         }
     }
 }
 
-/// The catalog of Keystone.
+/// Reads public URLs from Keystone's catalog.
 struct Catalog {
     session: Arc<Session>,
 }

@@ -1,5 +1,5 @@
-//! The command line: where the configuration is, the flags of the original that stand for an option
-//! of `[DEFAULT]`, and what to do.
+//! The command line: configuration files, the original's flags for options of `[DEFAULT]`, and
+//! subcommands.
 
 use std::path::PathBuf;
 
@@ -9,9 +9,9 @@ use crate::config::{Environment, Sources};
 
 /// Options with the flags that switch them on and off.
 const SWITCHES: [(&str, &str, &str); 6] = [
-    ("debug", "nodebug", "Logs from debug on"),
+    ("debug", "nodebug", "Logs at level debug"),
     ("admin_mode", "noadmin_mode", "Serves health, pools and flavors too"),
-    ("use-json", "nouse-json", "Logs one JSON object a line"),
+    ("use-json", "nouse-json", "Logs one JSON object per line"),
     ("use-syslog", "nouse-syslog", "Accepted from old start scripts, without effect"),
     ("use-journal", "nouse-journal", "Accepted from old start scripts, without effect"),
     ("daemon", "nodaemon", "Accepted from old start scripts; the server stays in the foreground"),
@@ -26,23 +26,22 @@ const VALUES: [(&str, &[&str], &str); 5] = [
     ("syslog-log-facility", &[], ""),
 ];
 
-/// What the program is asked to do.
+/// What the program must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Serve until a signal.
     Serve,
-    /// Say what is wrong or odd about the configuration.
+    /// Print errors and warnings about the configuration.
     Check,
-    /// Print the options that are set, and where.
+    /// Print the options that are set, and where each is set.
     Show,
     /// Print a configuration file with every option.
     Sample,
-    /// Ask the server that runs with this configuration how it is.
+    /// Ask the server with this configuration for its health.
     Health,
 }
 
-/// The flags that say where the configuration is and change options, for every program that reads
-/// it.
+/// The flags for the configuration, shared by all programs that read it.
 pub(crate) fn with_configuration(command: Command) -> Command {
     let path = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name)
@@ -90,23 +89,22 @@ pub(crate) fn with_configuration(command: Command) -> Command {
 
 pub(crate) fn command() -> Command {
     let config = Command::new("config")
-        .about("Looks at the configuration instead of serving")
+        .about("Inspects the configuration instead of serving")
         .subcommand_required(true)
-        .subcommand(Command::new("check").about("Says what is wrong or odd about it"))
+        .subcommand(Command::new("check").about("Prints its errors and warnings"))
         .subcommand(Command::new("show").about("Prints each option that is set, and where"))
         .subcommand(
             Command::new("sample").about("Prints a file with every option and its default"),
         );
     let health = Command::new("health")
-        .about("Asks the server that runs with this configuration whether it is well");
+        .about("Asks the running server with this configuration for its health");
     let about = "A message queue server that speaks OpenStack Zaqar's v2 API";
     with_configuration(
         Command::new("zaqar-server").about(about).subcommand(config).subcommand(health),
     )
 }
 
-/// What the command line and the environment of this process say; ends the process where the
-/// command line is wrong.
+/// Parses the command line and the environment of this process; exits if the command line is wrong.
 pub(crate) fn parse() -> (Task, Sources) {
     let matches = command().get_matches();
     (task_of(&matches), sources_of(&matches, Environment::of_process()))
@@ -122,7 +120,7 @@ fn task_of(matches: &ArgMatches) -> Task {
     }
 }
 
-/// The configuration that these matches of [`with_configuration`] name.
+/// The configuration that the matches of [`with_configuration`] name.
 pub(crate) fn sources_of(matches: &ArgMatches, environment: Environment) -> Sources {
     let paths = |name| matches.get_many(name).into_iter().flatten().cloned().collect();
     let mut sources = Sources {
@@ -157,7 +155,7 @@ mod tests {
 
     use super::{Task, command, sources_of, task_of};
 
-    /// `flag: option = value` of each flag that stands for an option.
+    /// `flag: option = value` for each flag that sets an option.
     fn flags(line: &str) -> Vec<String> {
         let words = std::iter::once("zaqar-server").chain(line.split(' '));
         let matches = command().try_get_matches_from(words).unwrap();

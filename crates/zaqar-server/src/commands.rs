@@ -1,5 +1,5 @@
-//! The programs beside the server: `zaqar-manage`, and those that deployment tools of the original
-//! call: `zaqar-gc`, `zaqar-sql-db-manage` and `zaqar-status`.
+//! The programs besides the server: `zaqar-manage`, and `zaqar-gc`, `zaqar-sql-db-manage` and
+//! `zaqar-status`, which deployment tools of the original call.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -23,15 +23,15 @@ const MIGRATIONS: [&str; 8] = [
     "upgrade",
 ];
 
-/// `zaqar-gc`, which cron jobs call: says that there is nothing to collect, and exits with 0.
+/// `zaqar-gc`, which cron jobs call: prints that there is nothing to collect, and exits with 0.
 pub fn gc() -> ExitCode {
     gc_command().get_matches();
-    print("Nothing to collect: the server deletes what has expired by itself.\n")
+    print("Nothing to collect: the server itself deletes what has expired.\n")
 }
 
-/// `zaqar-sql-db-manage`, which deployment tools call before they start the server: says that there
-/// is nothing to migrate, and exits with 0. It takes every subcommand of the original with any
-/// arguments.
+/// `zaqar-sql-db-manage`, which deployment tools call before they start the server: prints that
+/// there is nothing to migrate, and exits with 0. It accepts every subcommand of the original, with
+/// any arguments.
 pub fn sql_db_manage() -> ExitCode {
     sql_db_manage_command().get_matches();
     print("Nothing to migrate: the stores of this server keep their own format up to date.\n")
@@ -60,19 +60,19 @@ fn sql_db_manage_command() -> Command {
 fn status_command() -> Command {
     let check = Command::new("check").about("Whether the server starts with the configuration");
     let upgrade = Command::new("upgrade")
-        .about("Looks at what an upgrade needs")
+        .about("Runs checks for an upgrade")
         .subcommand_required(true)
         .subcommand(check);
     let command = Command::new("zaqar-status")
-        .about("Checks what an upgrade needs")
+        .about("Checks that the server starts with this configuration")
         .subcommand_required(true)
         .subcommand(upgrade);
     with_configuration(command)
 }
 
 /// `zaqar-manage`: copies, restores and checks the embedded store of the server with this
-/// configuration. Exits with 0 when it was done, 1 when not, 2 when the command line or the
-/// configuration is wrong; standard error says what.
+/// configuration. Exits with 0 on success, 1 on failure, 2 if the command line or the configuration
+/// is wrong; standard error says what.
 pub fn manage() -> ExitCode {
     let matches = manage::command().get_matches();
     let sources = sources_of(&matches, Environment::of_process());
@@ -86,18 +86,19 @@ pub fn manage() -> ExitCode {
     }
 }
 
-/// `zaqar-status upgrade check`: whether the server starts with the configuration, printed as the
-/// original prints its checks. Exits with 0 for success, 1 for warnings, 2 for failures.
+/// `zaqar-status upgrade check`: whether the server would start with the configuration, printed in
+/// the original's format. Exits with 0 for success, 1 for warnings, 2 for failures.
 pub fn status() -> ExitCode {
     let matches = status_command().get_matches();
     let sources = sources_of(&matches, Environment::of_process());
-    let (code, result, details) = judge(config::load(&sources, &Registry::default().registered()));
+    let (code, result, details) =
+        check_result(config::load(&sources, &Registry::default().registered()));
     print(&table(result, &details));
     ExitCode::from(code)
 }
 
 /// Exit code, result and details of the check of a configuration.
-fn judge(loaded: Result<Loaded, Errors>) -> (u8, &'static str, Vec<String>) {
+fn check_result(loaded: Result<Loaded, Errors>) -> (u8, &'static str, Vec<String>) {
     match loaded {
         Err(errors) => (2, "Failure", errors.to_string().lines().map(str::to_owned).collect()),
         Ok(loaded) if loaded.warnings.is_empty() => (0, "Success", Vec::new()),
@@ -105,7 +106,7 @@ fn judge(loaded: Result<Loaded, Errors>) -> (u8, &'static str, Vec<String>) {
     }
 }
 
-/// The table that oslo.upgradecheck prints.
+/// The table in the format of oslo.upgradecheck.
 fn table(result: &str, details: &[String]) -> String {
     let mut lines = vec!["Check: Configuration".to_owned(), format!("Result: {result}")];
     match details {
@@ -125,7 +126,7 @@ fn table(result: &str, details: &[String]) -> String {
     text + &rule
 }
 
-/// Tells whoever called; that nobody may be listening is no reason to fail otherwise.
+/// Prints an error for the caller; standard error may be closed, which is ignored.
 fn fail(text: &str, code: u8) -> ExitCode {
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(code)
@@ -155,7 +156,7 @@ mod tests {
         ]
     }
 
-    /// Holds a file against what it must be; `ZAQAR_WRITE_MAN=1` writes it.
+    /// Compares a file with its expected content; `ZAQAR_WRITE_MAN=1` writes it.
     fn is_written(path: &str, content: Vec<u8>) {
         if std::env::var_os("ZAQAR_WRITE_MAN").is_some() {
             std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! `zaqar-server health`: asks the server that the configuration describes, for the health checks
-//! of containers, which have no other program to ask with.
+//! `zaqar-server health`: asks the server that the configuration describes, for health checks of
+//! containers, which have no other HTTP client.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -7,58 +7,58 @@ use std::time::Duration;
 
 use crate::config::Settings;
 
-/// How long each step may take: connecting, and every read.
+/// The timeout of each step: connecting, and every read.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of an answer that are read.
+/// Bytes of the answer that are read.
 const MAX_ANSWER: u64 = 16 * 1024;
 
-/// Where to ask, and for what.
-struct Question<'a> {
+/// The request to send.
+struct Probe<'a> {
     host: &'a str,
     port: u16,
     path: &'a str,
-    /// Statuses that say that all is well.
+    /// Whether a status means that the server is healthy.
     is_well: fn(u16) -> bool,
 }
 
-/// Asks the first listener that there is: that for operators whether the server is ready, HTTP for
-/// a ping, WebSocket for any answer.
+/// Asks the first available listener: the operators' one whether the server is ready, HTTP for a
+/// ping, WebSocket for any answer.
 ///
 /// # Errors
-/// Why the server is not well, for people.
+/// Why the server is not healthy, as text.
 pub(crate) fn ask(settings: &Settings) -> Result<String, String> {
-    let question = question(settings)?;
-    let (host, port) = (question.host, question.port);
+    let probe = probe(settings)?;
+    let (host, port) = (probe.host, probe.port);
     let (status, said) =
-        get(&question).map_err(|error| format!("{host} port {port} does not answer: {error}"))?;
-    let text = format!("{host} port {port}: GET {} is {status}", question.path);
-    if (question.is_well)(status) { Ok(text) } else { Err(format!("{text}\n{said}")) }
+        get(&probe).map_err(|error| format!("{host} port {port} does not answer: {error}"))?;
+    let text = format!("{host} port {port}: GET {} is {status}", probe.path);
+    if (probe.is_well)(status) { Ok(text) } else { Err(format!("{text}\n{said}")) }
 }
 
-fn question(settings: &Settings) -> Result<Question<'_>, String> {
+fn probe(settings: &Settings) -> Result<Probe<'_>, String> {
     if let Some(admin) = &settings.admin {
         let (host, port) = (admin.bind.as_str(), admin.port);
-        return Ok(Question { host, port, path: "/ready", is_well: |status| status == 200 });
+        return Ok(Probe { host, port, path: "/ready", is_well: |status| status == 200 });
     }
     let has = |name: &str| settings.drivers.transports.iter().any(|transport| transport == name);
     if has("wsgi") {
         let (host, port) = (settings.wsgi.bind.as_str(), settings.wsgi.port);
-        // A server that asks for tokens answers 401 without a look at its stores.
-        return Ok(Question { host, port, path: "/v2/ping", is_well: |status| status < 500 });
+        // A server that requires tokens answers 401 without checking its stores.
+        return Ok(Probe { host, port, path: "/v2/ping", is_well: |status| status < 500 });
     }
     if has("websocket") {
         let (host, port) = (settings.websocket.bind.as_str(), settings.websocket.port);
-        return Ok(Question { host, port, path: "/", is_well: |status| status < 500 });
+        return Ok(Probe { host, port, path: "/", is_well: |status| status < 500 });
     }
-    Err("no listener can be asked: set [admin] port".to_owned())
+    Err("there is no listener to ask: set [admin] port".to_owned())
 }
 
-/// The status and the body of the answer.
-fn get(question: &Question<'_>) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address(question)?, TIMEOUT)?;
+/// The status and body of the answer.
+fn get(probe: &Probe<'_>) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address(probe)?, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let path = question.path;
+    let path = probe.path;
     let client = "Client-ID: 00000000-0000-4000-8000-000000000000\r\nX-Project-ID: health";
     let head = format!("Host: localhost\r\n{client}\r\nConnection: close");
     write!(stream, "GET {path} HTTP/1.1\r\n{head}\r\n\r\n")?;
@@ -68,9 +68,9 @@ fn get(question: &Question<'_>) -> io::Result<(u16, String)> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
 }
 
-/// An address to dial for one that is listened on: any address means this machine.
-fn address(question: &Question<'_>) -> io::Result<SocketAddr> {
-    let found = (question.host, question.port).to_socket_addrs()?.next();
+/// The address to connect to for a listening address: "any address" becomes this machine.
+fn address(probe: &Probe<'_>) -> io::Result<SocketAddr> {
+    let found = (probe.host, probe.port).to_socket_addrs()?.next();
     let mut address = found.ok_or_else(|| io::Error::other("the host has no address"))?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -105,8 +105,8 @@ mod tests {
         for (host, expected) in
             [("0.0.0.0", "127.0.0.1:7"), ("::", "[::1]:7"), ("192.0.2.1", "192.0.2.1:7")]
         {
-            let question = Question { host, port: 7, path: "/", is_well: |_| true };
-            assert_eq!(address(&question).unwrap().to_string(), expected);
+            let probe = Probe { host, port: 7, path: "/", is_well: |_| true };
+            assert_eq!(address(&probe).unwrap().to_string(), expected);
         }
     }
 }

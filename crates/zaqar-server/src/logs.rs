@@ -1,4 +1,4 @@
-//! Logs: to standard error or a file, as lines or as JSON.
+//! Logging to standard error or a file, as lines or as JSON.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,32 +18,31 @@ use crate::report::RecentErrors;
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 type Filter = reload::Layer<Targets, Registry>;
 
-/// The logs of the process, once they were started.
+/// The process's logs, once they are started.
 pub(crate) struct Logs {
     file: Option<LogFile>,
     levels: Vec<reload::Handle<Targets, Registry>>,
 }
 
 impl Logs {
-    /// Opens the log file again, where there is one: whoever rotates logs renames it and sends
-    /// SIGHUP.
+    /// Reopens the log file, if there is one: log rotation renames it and sends SIGHUP.
     pub(crate) fn reopen(&self) {
         match self.file.as_ref().map(LogFile::reopen) {
             None => {}
-            Some(Ok(())) => info!("log file opened again"),
-            Some(Err(error)) => error!(%error, "the log file cannot be opened again"),
+            Some(Ok(())) => info!("log file reopened"),
+            Some(Err(error)) => error!(%error, "the log file cannot be reopened"),
         }
     }
 
-    /// Logs from now on what these settings say, to where it was logged before.
+    /// Applies the log levels of these settings. Destinations stay.
     ///
     /// # Errors
-    /// Where nothing is logged any more.
+    /// If logging has ended.
     pub(crate) fn set_levels(&self, logging: &Logging) -> Result<(), reload::Error> {
         self.levels.iter().try_for_each(|handle| handle.reload(targets(logging)))
     }
 
-    /// A filter of these levels, which [`Logs::set_levels`] changes.
+    /// A filter with these levels, which [`Logs::set_levels`] can change.
     fn filter(&mut self, logging: &Logging) -> Filter {
         let (filter, handle) = reload::Layer::new(targets(logging));
         self.levels.push(handle);
@@ -51,7 +50,7 @@ impl Logs {
     }
 }
 
-/// The log file, which can be opened again after it was renamed.
+/// A log file that can be reopened after it was renamed.
 #[derive(Debug, Clone)]
 pub struct LogFile {
     path: PathBuf,
@@ -60,15 +59,15 @@ pub struct LogFile {
 
 impl LogFile {
     /// # Errors
-    /// The system's, with the path.
+    /// The system's error, with the path.
     fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), file: Arc::new(Mutex::new(open(path)?)) })
     }
 
-    /// Opens the path anew: what is logged from now on goes to the file that is there then.
+    /// Reopens the path: later lines go to the file that is there then.
     ///
     /// # Errors
-    /// The system's; logs go on into the file that was open.
+    /// The system's error; logs still go to the file that was open.
     pub fn reopen(&self) -> io::Result<()> {
         let file = open(&self.path)?;
         *self.lock() = file;
@@ -94,10 +93,10 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Starts logging, once a process. The last warnings and errors are kept in `recent`, too.
+/// Starts logging, once per process. The last warnings and errors are also kept in `recent`.
 ///
 /// # Errors
-/// A log file that cannot be opened; a second start.
+/// If the log file cannot be opened, or logging was started before.
 pub(crate) fn start(logging: &Logging, recent: RecentErrors) -> Result<Logs, StartError> {
     let file = logging.file.as_deref().map(log_file).transpose()?;
     let mut logs = Logs { file: file.clone(), levels: Vec::new() };

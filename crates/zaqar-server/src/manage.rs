@@ -1,4 +1,4 @@
-//! `zaqar-manage`: copies of embedded stores and their check, and the import of an original's data.
+//! `zaqar-manage`: backup, restore and check of embedded stores, and imports from the original.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::error::with_causes;
 use crate::import::{self, Import};
 use crate::store::StoreRole;
 
-/// Why nothing was done, for people.
+/// Why a command failed, as text.
 type Failure = String;
 
 pub(crate) fn command() -> Command {
@@ -23,22 +23,22 @@ pub(crate) fn command() -> Command {
     let role = Arg::new("role")
         .long("role")
         .value_name("ROLE")
-        .help("Of two embedded stores, which one")
+        .help("Which store, if both roles have an embedded store of their own")
         .value_parser(["message", "management"])
         .default_value("message")
         .global(true);
     let replace = Arg::new("replace")
         .long("replace")
-        .help("Keep the store that is there under names that end in .replaced")
+        .help("Keep the present store under names that end in .replaced")
         .action(ArgAction::SetTrue);
     let command = Command::new("zaqar-manage")
-        .about("Copies and checks the embedded store of the server with this configuration")
+        .about("Copies, restores and checks the embedded store of this configuration")
         .subcommand_required(true)
         .arg(role)
         .subcommand(
             Command::new("backup")
                 .about("Copies the store into a new file, while the server runs or not")
-                .arg(file("The file to make").required(true)),
+                .arg(file("The file to create").required(true)),
         )
         .subcommand(
             Command::new("restore")
@@ -56,9 +56,9 @@ pub(crate) fn command() -> Command {
 
 fn import_command() -> Command {
     Command::new("import")
-        .about("Takes the queues, messages and subscriptions of a Python service from its Redis")
+        .about("Imports the queues, messages and subscriptions of a Python service from its Redis")
         .long_about(
-            "Takes the queues, messages and subscriptions of a Python service from its Redis into \
+            "Imports the queues, messages and subscriptions of a Python service from its Redis into \
              the stores of this configuration. The Redis is not changed. Stop the Python service \
              first, and this server too if its store is embedded. Claims are not taken over: what \
              was claimed is free. A queue that has messages here is left out, so that a second \
@@ -90,10 +90,10 @@ fn run_import(matches: &ArgMatches, settings: &Settings) -> Result<String, Failu
     runtime.block_on(import::run(&import, settings)).map_err(|error| with_causes(&*error))
 }
 
-/// Does what the command line asks; what there is to say.
+/// Runs the command. Returns its message.
 ///
 /// # Errors
-/// Why it was not done.
+/// Why it failed.
 pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
     if name == "import" {

@@ -1,9 +1,9 @@
-//! How much memory this process may use: the machine's, or less in a container.
+//! The memory that this process may use: the machine's, or less in a container.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// When nobody can say: what the smallest machines have.
+/// The assumption if it is not known: what the smallest machines have.
 const UNKNOWN: u64 = 1 << 30;
 
 /// Bytes that this process may use: the lowest limit of its control groups (version 1 or 2), at

@@ -1,4 +1,4 @@
-//! Deliveries to subscribers: what the settings say, on the server's stores.
+//! Deliveries to subscribers: the workers, configured from the settings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,13 +26,13 @@ use zaqar_notify::trust::{self, PlainHosts, Trusts};
 use zaqar_notify::webhook::request_headers;
 use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
 
-use crate::announce::Outside;
+use crate::announce::Integrations;
 use crate::config::{MailTemplate, Mailer, Notification, Settings, SmtpSecurity};
 use crate::error::StartError;
 use crate::store::Stores;
 use crate::trusts::Trustee;
 
-/// The workers of this server, and what checks subscribers.
+/// This server's workers, and the checks of subscribers.
 pub(crate) struct Deliveries {
     workers: Workers,
     client: WebhookClient,
@@ -41,7 +41,7 @@ pub(crate) struct Deliveries {
     requires_confirmation: bool,
 }
 
-/// Who acts for subscribers, and where their tokens may go.
+/// The trustee, and the hosts that tokens may be sent to without TLS.
 #[derive(Clone)]
 struct TrustRules {
     trustee: Option<Arc<Trustee>>,
@@ -49,16 +49,16 @@ struct TrustRules {
 }
 
 impl Deliveries {
-    /// Makes them; nothing runs yet.
+    /// Creates them; nothing runs yet.
     ///
     /// # Errors
-    /// Certificates that cannot be read, of webhooks and of Keystone.
+    /// Certificates for webhooks or Keystone cannot be read.
     pub(crate) fn new(
         settings: &Settings,
         stores: &Stores,
         clock: &Arc<dyn Clock>,
         keyring: Option<Arc<Keyring>>,
-        outside: Outside,
+        integrations: Integrations,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
         let client = WebhookClient::new(&client_options(notification))?;
@@ -75,7 +75,7 @@ impl Deliveries {
         if notification.require_confirmation && settings.signed_url_key.is_none() {
             error!(
                 "[notification] require_confirmation is set, and [signed_url] secret_key is not: \
-                 nobody can be asked to confirm, so no subscriber gets a message"
+                 no subscriber can be asked to confirm, so none gets a message"
             );
         }
         let parts = Parts {
@@ -84,8 +84,8 @@ impl Deliveries {
             clock: Arc::clone(clock),
             channels,
             bodies: Arc::new(Bodies { keyring }),
-            directory: outside.directory(),
-            events: Some(outside.announcer),
+            directory: integrations.directory(),
+            events: Some(integrations.event_poster),
         };
         let options =
             Options { signing_key: settings.signed_url_key.clone(), ..options(notification) };
@@ -95,14 +95,14 @@ impl Deliveries {
         Ok(Self { workers, client, trusts, default_ttl, requires_confirmation })
     }
 
-    /// Asks the workers.
+    /// A handle to control the workers.
     pub(crate) fn handle(&self) -> Handle {
         self.workers.handle()
     }
 
-    /// What the API asks about subscribers.
+    /// The layer for the API.
     pub(crate) fn subscribers(&self) -> Arc<dyn Subscribers> {
-        Arc::new(Checked {
+        Arc::new(SubscriberLayer {
             handle: self.workers.handle(),
             client: self.client.clone(),
             trusts: self.trusts.clone(),
@@ -218,7 +218,7 @@ impl Cipher for Bodies {
     }
 }
 
-struct Checked {
+struct SubscriberLayer {
     handle: Handle,
     client: WebhookClient,
     trusts: TrustRules,
@@ -226,17 +226,17 @@ struct Checked {
     requires_confirmation: bool,
 }
 
-impl Checked {
+impl SubscriberLayer {
     async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
         if let Err(error) = self.handle.confirm(queue, id, secs, has_ended).await {
             let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "a subscriber is not asked to confirm");
+            warn!(error, subscription = %id, "a subscriber could not be asked to confirm");
         }
     }
 }
 
 #[async_trait]
-impl Subscribers for Checked {
+impl Subscribers for SubscriberLayer {
     async fn check(
         &self,
         subscriber: Option<&str>,
@@ -394,14 +394,14 @@ impl Subscribers for Checked {
     async fn changed(&self, queue: &QueueKey, id: SubscriptionId) {
         if let Err(error) = self.handle.resume(queue, id).await {
             let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "a subscription is not resumed");
+            warn!(error, subscription = %id, "a subscription could not be resumed");
         }
     }
 
     async fn deleted(&self, queue: &QueueKey, id: SubscriptionId) {
         if let Err(error) = self.handle.remove(queue, id).await {
             let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "deliveries of a deleted subscription are left");
+            warn!(error, subscription = %id, "deliveries of a deleted subscription could not be deleted");
         }
     }
 }
@@ -414,7 +414,7 @@ fn has_scheme(subscriber: &str, scheme: &str) -> bool {
     subscriber.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(scheme))
 }
 
-/// An error's text as the API writes its own: it begins with a capital and ends with a full stop.
+/// An error's text in the API's style: it begins with a capital letter and ends with a full stop.
 fn sentence(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     let mut chars = text.chars();

@@ -1,4 +1,4 @@
-//! `zaqar-policy`: shows the rules that are in force, and decides by them.
+//! `zaqar-policy`: shows the effective rules, and evaluates them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,10 +21,10 @@ const DENIED: u8 = 1;
 /// The command line, the configuration or a file is wrong.
 const USAGE: u8 = 2;
 
-/// Bytes of a file of credentials or of a target, at most.
+/// The largest file of credentials or of a target, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// Shows the policies of a zaqar-server, and decides by them.
+/// Shows the policies of a zaqar-server, and evaluates them.
 #[derive(Debug, Parser)]
 #[command(name = "zaqar-policy", version)]
 struct Arguments {
@@ -34,7 +34,7 @@ struct Arguments {
     /// Reads every *.conf in this directory after the files.
     #[arg(long, global = true, value_name = "DIR")]
     config_dir: Vec<PathBuf>,
-    /// Takes the rules of this file, whatever the configuration says.
+    /// Uses the rules of this file, whatever the configuration says.
     #[arg(long, global = true, value_name = "PATH")]
     policy_file: Option<PathBuf>,
     #[command(subcommand)]
@@ -43,19 +43,19 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists the names of all rules, with what a default asks.
+    /// Lists the names of all rules, with the checks of defaults.
     List,
-    /// Decides for a caller: one line a rule, exit code 1 when one denies.
+    /// Evaluates rules for a caller: one line per rule, exit code 1 if one denies.
     Check {
-        /// The rule; every rule when it is left out.
+        /// The rule; every rule if it is omitted.
         #[arg(long)]
         rule: Option<String>,
         /// A JSON object with the caller's roles, user_id, project_id and so on, or a token as
         /// Keystone describes it; - for standard input.
         #[arg(long, value_name = "FILE")]
         credentials: PathBuf,
-        /// A JSON object of what the operation is about; its project_id is the caller's when this
-        /// is left out.
+        /// A JSON object with the attributes of the operation's target; if it is omitted, its
+        /// project_id is the caller's.
         #[arg(long, value_name = "FILE")]
         target: Option<PathBuf>,
     },
@@ -63,28 +63,28 @@ enum Command {
     Sample,
 }
 
-/// Its command line, for its manual page and completions.
+/// The command line, for the manual page and completions.
 #[cfg(test)]
 pub(crate) fn policy_command() -> clap::Command {
     <Arguments as clap::CommandFactory>::command()
 }
 
-/// What the binary `zaqar-policy` does.
+/// The main function of `zaqar-policy`.
 pub fn policy_main() -> ExitCode {
     let arguments = Arguments::parse();
     ExitCode::from(match run(&arguments) {
         Ok((text, code)) => match io::stdout().write_all(text.as_bytes()) {
             Ok(()) => code,
-            // Whoever read it has read enough.
+            // The reader has closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
-            Err(error) => say(&error.to_string()),
+            Err(error) => print_error(&error.to_string()),
         },
-        Err(error) => say(&with_causes(error.as_ref())),
+        Err(error) => print_error(&with_causes(error.as_ref())),
     })
 }
 
-fn say(text: &str) -> u8 {
-    // Nobody may be listening, which the exit code says as well.
+fn print_error(text: &str) -> u8 {
+    // Standard error may be closed; the exit code reports the error too.
     let _ = writeln!(io::stderr(), "zaqar-policy: {text}");
     USAGE
 }
@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<(String, u8), StartError> {
         Command::List | Command::Check { .. } => files(arguments)?.load()?,
     };
     for problem in &loaded.problems {
-        say(&problem.to_string());
+        print_error(&problem.to_string());
     }
     Ok(match &arguments.command {
         Command::Check { rule, credentials, target } => {
@@ -112,7 +112,7 @@ fn run(arguments: &Arguments) -> Result<(String, u8), StartError> {
 
 fn files(arguments: &Arguments) -> Result<Files, StartError> {
     if let Some(path) = &arguments.policy_file {
-        // A file that is named must be there.
+        // A file that is named must exist.
         std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
         return Ok(Files {
             file: Some(path.clone()),
@@ -163,7 +163,7 @@ fn check(
     (text, code)
 }
 
-/// The caller of an object of attributes, or of a token.
+/// The caller from an object of attributes, or from a token.
 fn caller(object: Map<String, Value>) -> Result<Credentials, StartError> {
     if object.contains_key("token") {
         return Ok(zaqar_auth::keystone::Token::read(&object.into())?.credentials);
@@ -171,7 +171,7 @@ fn caller(object: Map<String, Value>) -> Result<Credentials, StartError> {
     Ok(Credentials::new(object.into()))
 }
 
-/// What belongs to the caller's own project.
+/// The target: an object of the caller's own project.
 fn own_target(caller: &Credentials) -> Map<String, Value> {
     let project = caller.get("project_id").filter(|id| id.is_string());
     project.map(|id| ("project_id".to_owned(), id.clone())).into_iter().collect()
@@ -256,7 +256,7 @@ mod tests {
         let (of_sample, _) = run_in(&dir, &["--policy-file", "@sample.yaml", "list"]);
         write("empty.yaml", "");
         assert_eq!(run_in(&dir, &["--policy-file", "@empty.yaml", "list"]).0, of_sample);
-        // Uncommented, it still says what holds anyway.
+        // Uncommented, its rules are the defaults.
         write("full.yaml", &sample.replace("#\"", "\""));
         assert_eq!(run_in(&dir, &["--policy-file", "@full.yaml", "list"]).0, of_sample);
     }

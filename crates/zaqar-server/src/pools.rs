@@ -1,4 +1,4 @@
-//! Pools: what opens their stores, and what they make of the message store.
+//! Pools: opens their stores, and composes the message store of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::registry::{Registry, driver_of};
 use crate::status::Status;
 use crate::store::{StoreContext, StoreDriver, StoreLocation, Stores};
 
-/// The driver whose stores one process has for itself.
+/// The driver whose stores belong to one process.
 const EMBEDDED: &str = "embedded";
 
-/// Pools of a server.
+/// The pools of a server.
 pub(crate) struct Pooling {
     pub(crate) registry: Arc<zaqar_pooling::Registry>,
     pub(crate) pooled: Arc<Pooled>,
 }
 
 impl Pooling {
-    /// Pools in front of the stores that are configured.
+    /// Pools in front of the configured stores.
     pub(crate) fn new(
         registry: &Registry,
         settings: &Settings,
         context: &StoreContext,
         stores: &Stores,
     ) -> Self {
-        let connector = Connect {
+        let connector = PoolConnector {
             drivers: registry.store_drivers(),
             context: context.clone(),
             is_one_process: settings.drivers.management_store == EMBEDDED,
@@ -49,8 +49,8 @@ impl Pooling {
         Self { registry, pooled }
     }
 
-    /// Tells the server's status and its API of the pools, where there are any.
-    pub(crate) fn tell(
+    /// Registers the pools with the server's status and API, if there are any.
+    pub(crate) fn register(
         pooling: Option<&Self>,
         status: &Status,
         options: zaqar_api::Options,
@@ -78,14 +78,14 @@ impl Pooling {
 }
 
 /// Opens the stores of pools by the scheme of their URIs.
-struct Connect {
+struct PoolConnector {
     drivers: Vec<Arc<dyn StoreDriver>>,
     context: StoreContext,
-    /// The management store is one that no other process can share.
+    /// Whether the management store cannot be shared with other processes.
     is_one_process: bool,
 }
 
-impl Connect {
+impl PoolConnector {
     fn driver(&self, pool: &Pool) -> Result<&dyn StoreDriver, Refusal> {
         let driver = driver_of(self.drivers.iter(), pool.uri.expose());
         driver.map(AsRef::as_ref).map_err(|reason| Refusal { reason })
@@ -95,14 +95,14 @@ impl Connect {
         if self.is_one_process || !driver.schemes().contains(&EMBEDDED) {
             return Ok(());
         }
-        let reason = "an embedded store is one process's own: it can be a pool only where the \
+        let reason = "an embedded store belongs to one process: it can only be a pool if the \
                       management store is embedded, too";
         Err(Refusal { reason: reason.to_owned() })
     }
 }
 
 #[async_trait]
-impl Connector for Connect {
+impl Connector for PoolConnector {
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
         let driver = self.driver(pool)?;
         self.check_shared(driver)?;
@@ -129,8 +129,8 @@ impl Connector for Connect {
     }
 }
 
-/// A pool's URI and options as its driver reads them. Options that the driver does not have are
-/// passed over, as in the original: some are the original's.
+/// A pool's URI and options as its driver reads them. Unknown options are ignored, as in the
+/// original: some are the original's.
 fn location(driver: &dyn StoreDriver, pool: &Pool) -> Result<StoreLocation, Refusal> {
     let section = format!("pool {}", pool.name);
     let mut options = Vec::new();

@@ -1,4 +1,4 @@
-//! A whole program: command line, logs, signals, exit codes.
+//! The whole program: command line, logs, signals, exit codes.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -20,37 +20,37 @@ use crate::service_manager::{self, Passed};
 use crate::signals::Signals;
 use crate::{arguments, health, logs};
 
-/// Nothing went wrong.
+/// Success.
 const OK: u8 = 0;
-/// The server could not start, go on or stop as it should.
+/// The server could not start, failed, or did not stop in order.
 const FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 const USAGE: u8 = 2;
 
-/// What the binary does, with what is registered: reads the command line and the configuration,
-/// logs, and serves until SIGTERM or SIGINT. SIGHUP reloads what can be reloaded and opens the log
-/// file again, SIGUSR2 writes a report, SIGUSR1 does nothing.
+/// The main function of the server, with the registered drivers: reads the command line and the
+/// configuration, starts logging, and serves until SIGTERM or SIGINT. SIGHUP reloads what can be
+/// reloaded and reopens the log file, SIGUSR2 writes a report, SIGUSR1 does nothing.
 ///
-/// With `config check`, `config show` or `config sample` it prints what there is to say about the
-/// configuration instead, and with `health` how the server is that runs with it.
+/// With `config check`, `config show` or `config sample` it prints information about the
+/// configuration instead, and with `health` the health of the running server.
 ///
-/// The exit code is 0 after a stop, 1 when the server could not start, go on or stop as it should,
-/// 2 when the command line or the configuration is wrong; standard error says what.
+/// The exit code is 0 after a stop, 1 if the server could not start, failed, or did not stop in
+/// order, 2 if the command line or the configuration is wrong; standard error says what.
 pub fn main(registry: &Registry) -> ExitCode {
     ExitCode::from(serve(registry))
 }
 
 fn serve(registry: &Registry) -> u8 {
-    // Before any thread: it changes the environment, so that no child takes the sockets for its
-    // own.
+    // Before any thread is started, because it changes the environment, so that no child process
+    // takes over the sockets.
     let passed = match Passed::take() {
         Ok(passed) => passed,
         Err(error) => {
-            say(&format!("LISTEN_FDS: {error}"));
+            print_error(&format!("LISTEN_FDS: {error}"));
             return FAILED;
         }
     };
-    // Signals first: whatever takes time comes after.
+    // Signals first: what follows may take time.
     let caught =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
             let _context = runtime.enter();
@@ -59,7 +59,7 @@ fn serve(registry: &Registry) -> u8 {
     let (runtime, signals) = match caught {
         Ok(caught) => caught,
         Err(error) => {
-            say(&error);
+            print_error(&error);
             return FAILED;
         }
     };
@@ -70,12 +70,12 @@ fn serve(registry: &Registry) -> u8 {
     let loaded = match config::load(&sources, &registry.registered()) {
         Ok(loaded) => loaded,
         Err(errors) => {
-            say(&errors);
+            print_error(&errors);
             return USAGE;
         }
     };
     match task {
-        // The sample needs no configuration, and was printed.
+        // The sample needs no configuration, and was printed before.
         Task::Serve | Task::Sample => {}
         Task::Check => return check(&loaded),
         Task::Show => return show(&loaded),
@@ -86,14 +86,14 @@ fn serve(registry: &Registry) -> u8 {
     let reporter = match Reporter::new(&settings, tasks.clone(), recent.clone()) {
         Ok(reporter) => reporter,
         Err(error) => {
-            say(&error);
+            print_error(&error);
             return USAGE;
         }
     };
     let logs = match logs::start(&settings.logging, recent) {
         Ok(logs) => logs,
         Err(error) => {
-            say(&error);
+            print_error(&error);
             return FAILED;
         }
     };
@@ -102,23 +102,27 @@ fn serve(registry: &Registry) -> u8 {
         info!(%file, "configuration read");
     }
     for warning in warnings {
-        warn!(%warning, "odd configuration");
+        warn!(%warning, "problem in the configuration");
     }
     let served = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let status = reporter.status().clone();
         let (registered, current) = (registry.registered(), settings.clone());
         let reloader = Reloader::new(sources, registered, current, logs, status.clone());
-        endless(&tasks, "signals", signals.handle(shutdown.clone(), reloader, reporter.clone()));
-        endless(&tasks, "reports", reporter.clone().run());
-        endless(&tasks, "service manager", service_manager::tell(status));
+        spawn_endless(
+            &tasks,
+            "signals",
+            signals.handle(shutdown.clone(), reloader, reporter.clone()),
+        );
+        spawn_endless(&tasks, "reports", reporter.clone().run());
+        spawn_endless(&tasks, "service manager", service_manager::run(status));
         run_monitored(registry, &settings, shutdown, &reporter, passed).await
     });
     exit_code(&settings, served)
 }
 
-/// Starts a task that never ends; its death ends the server.
-fn endless(
+/// Starts a task that must not end; if it dies, the server stops.
+fn spawn_endless(
     tasks: &TaskMonitor,
     name: &'static str,
     task: impl Future<Output = ()> + Send + 'static,
@@ -130,7 +134,7 @@ fn endless(
     });
 }
 
-/// Prints what is odd about a configuration that works.
+/// Prints the warnings of a valid configuration.
 fn check(loaded: &Loaded) -> u8 {
     let mut text = String::new();
     for file in loaded.settings.raw().files() {
@@ -144,18 +148,18 @@ fn check(loaded: &Loaded) -> u8 {
     print(&text)
 }
 
-/// Asks the server that runs with this configuration; says what it answers.
+/// Asks the running server for its health, and prints the answer.
 fn health(settings: &Settings) -> u8 {
     match health::ask(settings) {
         Ok(text) => print(&format!("{text}\n")),
         Err(text) => {
-            say(&text);
+            print_error(&text);
             FAILED
         }
     }
 }
 
-/// Prints each option that is set and where, as a configuration file.
+/// Prints each option that is set, and where, as a configuration file.
 fn show(loaded: &Loaded) -> u8 {
     let (mut text, mut last) = (String::new(), None);
     for Shown { section, option, value, origin } in loaded.settings.raw().shown() {
@@ -179,15 +183,15 @@ fn print(text: &str) -> u8 {
 fn exit_code(settings: &Settings, served: Result<(), StartError>) -> u8 {
     let Err(error) = served else { return OK };
     let text = with_causes(error.as_ref());
-    error!(error = text, "the server cannot go on");
+    error!(error = text, "the server failed");
     if settings.logging.file.is_some() && !settings.logging.stderr {
-        say(&text);
+        print_error(&text);
     }
-    // Some values only their driver can judge.
+    // Some values can only be checked by their driver.
     if error.is::<config::Error>() { USAGE } else { FAILED }
 }
 
-/// A panic is logged where everything else is; the default hook writes to standard error only.
+/// Logs panics like everything else; the default hook writes to standard error only.
 fn log_panics() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
@@ -200,8 +204,7 @@ fn log_panics() {
     }));
 }
 
-/// Tells whoever started the server, before there is a log; that nobody may be listening is no
-/// reason to fail otherwise.
-fn say(what: &dyn Display) {
+/// Prints an error before logging is started; standard error may be closed, which is ignored.
+fn print_error(what: &dyn Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }

@@ -1,4 +1,4 @@
-//! Drivers and transports by name: configuration picks the names, this holds what they stand for.
+//! Drivers and transports by name: the configuration chooses by these names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::error::StartError;
 use crate::store::{OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole, Stores};
 use crate::transport::{Binding, Transport, TransportDriver};
 
-/// Makes a stage of pipelines from the settings.
+/// Creates a stage of pipelines from the settings.
 type MakeStage = dyn Fn(&Settings) -> Result<Arc<dyn Stage>, StartError> + Send + Sync;
 
-/// What can be configured.
+/// The drivers, transports and stages that a configuration can choose.
 pub struct Registry {
     stages: BTreeMap<String, Arc<MakeStage>>,
     stores: BTreeMap<String, Arc<dyn StoreDriver>>,
@@ -35,9 +35,8 @@ impl fmt::Debug for Registry {
 }
 
 impl Default for Registry {
-    /// Everything that comes with this crate: the stores `embedded`, `redis` and, with the feature
-    /// of that name, `mongodb`; the transports `wsgi` and `websocket`; the stage
-    /// `zaqar.notification.notifier`.
+    /// Everything in this crate: the stores `embedded`, `redis` and, with the feature of that name,
+    /// `mongodb`; the transports `wsgi` and `websocket`; the stage `zaqar.notification.notifier`.
     fn default() -> Self {
         let registry = Self::empty()
             .stage(NOTIFIER, |_| Ok(Arc::new(Notifier)))
@@ -57,22 +56,22 @@ impl Registry {
         Self { stages: BTreeMap::new(), stores, transports }
     }
 
-    /// Adds a store, or replaces the one of that name.
+    /// Adds or replaces a store.
     #[must_use]
     pub fn store(mut self, name: &str, driver: Arc<dyn StoreDriver>) -> Self {
         self.stores.insert(name.to_owned(), driver);
         self
     }
 
-    /// Adds a transport, or replaces the one of that name.
+    /// Adds or replaces a transport.
     #[must_use]
     pub fn transport(mut self, name: &str, driver: Arc<dyn TransportDriver>) -> Self {
         self.transports.insert(name.to_owned(), driver);
         self
     }
 
-    /// Adds a stage of pipelines, or replaces the one of that name. `make` is called once for each
-    /// pipeline that names it; its options are in `[storage:stage:NAME]`.
+    /// Adds or replaces a stage of pipelines. `make` is called once for each pipeline that names
+    /// it; its options are in `[storage:stage:NAME]`.
     #[must_use]
     pub fn stage(
         mut self,
@@ -83,7 +82,7 @@ impl Registry {
         self
     }
 
-    /// The names with their options, for the configuration to check against.
+    /// The names with their options, which the configuration is checked against.
     pub fn registered(&self) -> Registered {
         let mut registered = Registered::default();
         for name in self.stages.keys() {
@@ -104,12 +103,12 @@ impl Registry {
         registered
     }
 
-    /// Opens the stores that the settings name. Where both are at one location, one store is opened
-    /// with the options of the message store. A role that is not located is at the location of the
-    /// other one, if that has the same driver.
+    /// Opens the stores that the settings name. If both have one location, one store is opened with
+    /// the options of the message store. A role without a location has that of the other role, if
+    /// both have the same driver.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's error.
     pub async fn open_stores(
         &self,
         settings: &Settings,
@@ -143,10 +142,10 @@ impl Registry {
         })
     }
 
-    /// Opens the store at a URI, with the driver that has its scheme.
+    /// Opens the store at a URI, with the driver for its scheme.
     ///
     /// # Errors
-    /// A scheme that no driver has; what the driver says.
+    /// No driver has the scheme, or the driver's error.
     pub async fn open_location(
         &self,
         location: &StoreLocation,
@@ -160,10 +159,10 @@ impl Registry {
         self.stores.values().cloned().collect()
     }
 
-    /// Makes the stages that the settings name.
+    /// Creates the stages that the settings name.
     ///
     /// # Errors
-    /// What the first stage that cannot be made says.
+    /// The error of the first stage that cannot be created.
     pub fn pipelines(&self, settings: &Settings) -> Result<Pipelines, StartError> {
         let make = |names: &[String]| -> Result<Vec<_>, StartError> {
             let stages = names.iter().map(|name| {
@@ -184,11 +183,11 @@ impl Registry {
         })
     }
 
-    /// Binds the transports that the settings name, or starts them on the sockets that were
-    /// `passed`, in the same order; each with its name.
+    /// Binds the transports that the settings name, or starts them on the sockets in `passed`, in
+    /// the same order. Returns each with its name.
     ///
     /// # Errors
-    /// What the first driver that fails says.
+    /// The error of the first driver that fails.
     pub async fn bind_transports(
         &self,
         api: &Api,
@@ -225,7 +224,7 @@ impl Registry {
     }
 }
 
-/// The driver that opens a URI.
+/// The driver for a URI.
 pub(crate) fn driver_of<'a>(
     mut drivers: impl Iterator<Item = &'a Arc<dyn StoreDriver>>,
     uri: &str,
@@ -235,7 +234,7 @@ pub(crate) fn driver_of<'a>(
     driver.ok_or_else(|| format!("no store has URIs that begin with {scheme}:"))
 }
 
-/// A store before it is known where it is.
+/// A store whose location is not resolved yet.
 struct Candidate<'a> {
     driver: &'a dyn StoreDriver,
     uri: Option<Secret<String>>,
@@ -243,7 +242,7 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Takes the driver's default location where none is set.
+    /// Uses the driver's default location if none is set.
     fn resolve(self) -> Result<StoreLocation, StartError> {
         let option = self.driver.location_option();
         let options = self.driver.options().iter();
@@ -269,7 +268,7 @@ fn lacks(name: &str) -> String {
     format!("the driver {name} did not open a store in the role that it was asked for")
 }
 
-/// Both roles share one store: options of the management store that differ are not read.
+/// If both roles share one store, warns of options of the management store that differ.
 fn warn_of_unread(messages: &Section, management: &Section) -> Result<(), StartError> {
     for option in management.options() {
         if management.text(option)? != messages.text(option)? {

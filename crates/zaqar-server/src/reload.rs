@@ -1,5 +1,5 @@
-//! SIGHUP: reads the configuration again, takes over what can change while the server runs, and
-//! says what did and what waits for a restart.
+//! SIGHUP: reads the configuration again, applies what can change at run time, and logs what was
+//! applied and what needs a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,19 +9,19 @@ use crate::config::{self, Raw, Registered, Settings, Sources};
 use crate::logs::Logs;
 use crate::status::Status;
 
-/// Options of `[DEFAULT]` that are taken over.
+/// Options of `[DEFAULT]` that are applied.
 const LIVE: [&str; 2] = ["debug", "default_log_levels"];
 
-/// The section that is taken over where the server limits projects.
+/// The section that is applied if the server has quotas.
 const QUOTAS: &str = "quotas";
 
 /// Reloads the configuration of one server.
 pub(crate) struct Reloader {
     sources: Sources,
     registered: Registered,
-    /// What the server was started with.
+    /// The settings at the start.
     started: Settings,
-    /// What was read last.
+    /// The settings that were read last.
     last: Settings,
     logs: Logs,
     status: Status,
@@ -38,8 +38,8 @@ impl Reloader {
         Self { sources, registered, last: settings.clone(), started: settings, logs, status }
     }
 
-    /// Opens the log file again, takes over log levels and quotas, and has the policy files read.
-    /// What is wrong changes nothing. Reads files; do not call it where nothing may block.
+    /// Reopens the log file, applies log levels and quotas, and reloads the policy files. If the
+    /// configuration is wrong, nothing changes. This blocks on file I/O.
     pub(crate) fn reload(&mut self) {
         self.logs.reopen();
         if let Some(permissions) = self.status.permissions() {
@@ -49,13 +49,13 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(errors) => {
                 let errors = errors.to_string().replace('\n', "; ");
-                error!(errors, "the configuration is wrong: the one before stays in force");
+                error!(errors, "the configuration is wrong: the previous one stays in force");
                 return;
             }
         };
         let settings = loaded.settings;
         let quotas = self.status.quotas();
-        // The layer is absent where nothing was limited at the start.
+        // The layer exists only if something was limited at the start.
         let has_quotas = quotas.is_some();
         let is_live = |section: &str, option: &str| {
             is_live(section, option) || has_quotas && section == QUOTAS
@@ -73,7 +73,7 @@ impl Reloader {
             let options = settings.quotas.clone().unwrap_or_default();
             if let Err(error) = quotas.reload(&options) {
                 let error = &error as &dyn std::error::Error;
-                error!(error, "[quotas] the quotas before stay in force");
+                error!(error, "[quotas] is wrong: the previous quotas stay in force");
             }
         }
         match self.logs.set_levels(&settings.logging) {
@@ -82,13 +82,13 @@ impl Reloader {
                 needs_restart = or_nothing(&waiting),
                 "configuration reloaded; policy files are read again where they changed"
             ),
-            Err(error) => error!(%error, "the levels of the log stay as they were"),
+            Err(error) => error!(%error, "the log levels were not changed"),
         }
         self.last = settings;
     }
 }
 
-/// Whether an option is taken over while the server runs.
+/// Whether an option can be applied at run time.
 fn is_live(section: &str, option: &str) -> bool {
     section == "DEFAULT" && LIVE.contains(&option)
 }

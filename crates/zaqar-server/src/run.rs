@@ -1,4 +1,4 @@
-//! The server from its settings to its end.
+//! Runs the server from its settings to its stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use zaqar_core::{
 
 use crate::access::Access;
 use crate::admin::Admin;
-use crate::announce::{Announcer, Outside};
+use crate::announce::{EventPoster, Integrations};
 use crate::config::{AuthStrategy, Settings};
 use crate::drivers::embedded;
 use crate::error::StartError;
@@ -31,13 +31,13 @@ use crate::supervisor::{Supervisor, stop_on_failure};
 use crate::traces::Traces;
 use crate::transport::Transport;
 
-/// Serves as the settings say until `shutdown`; then answers what was accepted and closes the
+/// Serves with these settings until `shutdown`; then answers accepted requests and closes the
 /// stores.
 ///
 /// # Errors
-/// What keeps the server from starting: a store that cannot be opened, an address that cannot be
-/// had, a setting that this build does not serve. Once it serves: a long-lived task that died,
-/// after which the server stops as it does at `shutdown`; and a store that cannot be closed.
+/// The server cannot start: a store cannot be opened, an address cannot be bound, a setting is not
+/// supported by this build. While serving: a long-lived task died, after which the server stops as
+/// at `shutdown`; or a store cannot be closed.
 pub async fn run(
     registry: &Registry,
     settings: &Settings,
@@ -48,8 +48,8 @@ pub async fn run(
     run_monitored(registry, settings, shutdown, &reporter, Passed::default()).await
 }
 
-/// [`run`] with tasks of the caller's own under the same supervision, reports, and sockets that the
-/// service manager passed.
+/// Like [`run`], with further tasks of the caller under the same supervision, reports, and sockets
+/// from the service manager.
 pub(crate) async fn run_monitored(
     registry: &Registry,
     settings: &Settings,
@@ -68,7 +68,7 @@ pub(crate) async fn run_monitored(
     }
 }
 
-/// Serves operators for as long as there is anything to see, and clients meanwhile.
+/// Runs the operators' listener for the whole time, and serves clients meanwhile.
 async fn serve(
     registry: &Registry,
     settings: &Settings,
@@ -104,7 +104,7 @@ async fn serve_clients(
     let tasks = &status.tasks;
     let context = StoreContext { unreliable: settings.unreliable, tasks: tasks.clone() };
     let stores = tokio::select! {
-        // A store that is away is waited for, which is no reason to make a stop wait.
+        // Opening a store may take long while it is unavailable; that must not delay a stop.
         () = shutdown.cancelled() => return Ok(()),
         opened = registry.open_stores(settings, &context) => opened?,
     };
@@ -112,13 +112,15 @@ async fn serve_clients(
     let stores = spread(stores, pooling.as_ref()).await;
     let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
     let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());
-    tell_of_stores(status, &stores, settings);
+    register_stores(status, &stores, settings);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let keyring = keyring(settings);
     let access = Access::new(settings, &stores, &clock)?;
-    let announcer = Arc::new(Announcer::default());
-    let outside = Outside { keystone: access.session.clone(), announcer: Arc::clone(&announcer) };
-    let deliveries = notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), outside)?;
+    let event_poster = Arc::new(EventPoster::default());
+    let integrations =
+        Integrations { keystone: access.session.clone(), event_poster: Arc::clone(&event_poster) };
+    let deliveries =
+        notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), integrations)?;
     status.set_deliveries(deliveries.handle());
     let layers = access.layers(Layers {
         pipelines: registry.pipelines(settings)?,
@@ -128,54 +130,55 @@ async fn serve_clients(
         ..Layers::default()
     });
     let options = Options { keyring, ..options(settings, &clock, layers, tasks) };
-    let options = Pooling::tell(pooling.as_ref(), status, options);
+    let options = Pooling::register(pooling.as_ref(), status, options);
     let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
-    announcer.set_api(api.clone());
-    tell_of_layers(status, &api, &clock, &access, traces.as_ref());
+    event_poster.set_api(api.clone());
+    register_layers(status, &api, &clock, &access, traces.as_ref());
     let names = &settings.drivers.transports;
     let (assigned, left) = passed.assign(names);
     service_manager::log_assignment(names, &assigned, &left);
     let transports = registry.bind_transports(&api, settings, assigned).await?;
 
-    // Stores are looked after until the last request is answered.
+    // Stores are maintained until the last request is answered.
     let last_request = CancellationToken::new();
-    let mut caretakers = Supervisor::new(tasks);
-    look_after(&mut caretakers, status, &clock, &last_request);
+    let mut maintenance = Supervisor::new(tasks);
+    start_maintenance(&mut maintenance, status, &clock, &last_request);
     for (name, snapshots) in embedded::snapshots(settings, &clock)? {
-        caretakers.spawn(name, &last_request, snapshots.run(last_request.clone()));
+        maintenance.spawn(name, &last_request, snapshots.run(last_request.clone()));
     }
     if let Some(pooling) = &pooling {
         let following = Arc::clone(&pooling.pooled).run(last_request.clone());
-        caretakers.spawn("watch of the pools".to_owned(), &last_request, following);
+        maintenance.spawn("watch of the pools".to_owned(), &last_request, following);
     }
     let watching = Arc::clone(&access.permissions).watch(last_request.clone());
-    caretakers.spawn("watch of the policies".to_owned(), &last_request, watching);
-    // Spans are sent until nothing is done any more that has one.
+    maintenance.spawn("watch of the policies".to_owned(), &last_request, watching);
+    // Spans are sent until all work that creates spans has ended.
     let last_span = CancellationToken::new();
     let mut exporting = Supervisor::new(tasks);
     if let Some(exporters) = exporters {
         exporting.spawn("traces".to_owned(), &last_span, exporters.run(last_span.clone()));
     }
-    // What is not delivered when the server stops is kept for another one, or the next start.
+    // Deliveries that are left when the server stops are kept for another server, or the next
+    // start.
     let mut delivering = Supervisor::new(tasks);
     delivering.spawn("deliveries".to_owned(), shutdown, deliveries.run(shutdown.clone()));
     let stopping = tokio::spawn(stop_time(shutdown.clone()));
     serve_transports(transports, status, shutdown).await;
-    // Transports that failed have ended before anybody asked for a stop.
+    // Transports that failed end before a stop is requested.
     shutdown.cancel();
     let ended = async {
         delivering.join().await;
-        // What connections did not end one by one goes with this server's lease.
+        // Subscriptions of connections that were not ended one by one end with this server's lease.
         api.stop_pushes().await;
         last_request.cancel();
-        caretakers.join().await;
+        maintenance.join().await;
         last_span.cancel();
         exporting.join().await;
     };
     let deadline =
         stopping.await.unwrap_or_else(|_| Instant::now()) + settings.graceful_shutdown_timeout;
     if timeout_at(deadline, ended).await.is_err() {
-        warn!("background tasks are cut off: the stop takes too long");
+        warn!("background tasks are aborted: the stop takes too long");
     }
     stores.messages.shut_down().await?;
     stores.management.shut_down().await?;
@@ -183,31 +186,31 @@ async fn serve_clients(
     Ok(())
 }
 
-/// The stores that spread queues over the pools where there are any.
+/// The stores, with queues spread over the pools if there are any.
 async fn spread(stores: Stores, pooling: Option<&Pooling>) -> Stores {
     let Some(pooling) = pooling else { return stores };
     pooling.pooled.refresh().await;
     pooling.stores(&stores)
 }
 
-/// The same stores, whose calls are seen by metrics and spans where there are any.
+/// The same stores, with metrics and spans of their calls if these are enabled.
 fn watch_calls(stores: Stores, metrics: Option<&Metrics>, traces: Option<&Traces>) -> Stores {
     let are_traced = traces.is_some_and(Traces::wants_store_calls);
-    // What counts calls is also what shows them to spans.
+    // The wrapper that counts calls also creates their spans.
     match metrics.cloned().or_else(|| are_traced.then(Metrics::default)) {
         Some(metrics) => metrics.count_calls(stores),
         None => stores,
     }
 }
 
-/// When a stop was asked for.
+/// When a stop was requested.
 async fn stop_time(shutdown: CancellationToken) -> Instant {
     shutdown.cancelled().await;
     Instant::now()
 }
 
-/// Shows what requests pass to whoever asks how the server is.
-fn tell_of_layers(
+/// Registers the layers with the status.
+fn register_layers(
     status: &Status,
     api: &Api,
     clock: &Arc<dyn Clock>,
@@ -226,7 +229,7 @@ fn tell_of_layers(
     }
 }
 
-/// Serves on every transport until the last one has ended.
+/// Serves on all transports until the last one has ended.
 async fn serve_transports(
     transports: Vec<(String, Box<dyn Transport>)>,
     status: &Status,
@@ -246,14 +249,14 @@ async fn serve_transports(
     status.set_phase(Phase::Serving);
     tokio::select! {
         () = shutdown.cancelled() => {}
-        // They end before only where one of them failed, which stops the others.
+        // They end without a stop only if one of them failed, which stops the others.
         () = serving.ended() => {}
     }
     status.set_phase(Phase::Stopping);
     serving.join().await;
 }
 
-/// What the API is made with, but for its keys.
+/// The options of the API, except its keys.
 fn options(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
@@ -274,30 +277,31 @@ fn options(
     }
 }
 
-/// Names the stores to whoever asks how the server is.
-fn tell_of_stores(status: &Status, stores: &Stores, settings: &Settings) {
+/// Registers the stores with the status.
+fn register_stores(status: &Status, stores: &Stores, settings: &Settings) {
     let names = &settings.drivers;
-    let tell = |driver: &str, roles: &str, role, upkeep: Arc<dyn Upkeep>, figures: &Option<_>| {
-        status.add_store(StoreStatus {
-            name: format!("{driver} ({roles})"),
-            role,
-            upkeep,
-            health: StoreHealth::default(),
-            figures: figures.clone(),
-        });
-    };
+    let register =
+        |driver: &str, roles: &str, role, upkeep: Arc<dyn Upkeep>, figures: &Option<_>| {
+            status.add_store(StoreStatus {
+                name: format!("{driver} ({roles})"),
+                role,
+                upkeep,
+                health: StoreHealth::default(),
+                figures: figures.clone(),
+            });
+        };
     let messages = Arc::clone(&stores.messages) as _;
     let roles = if stores.is_one { "both roles" } else { "message store" };
-    tell(&names.message_store, roles, "message", messages, &stores.message_figures);
+    register(&names.message_store, roles, "message", messages, &stores.message_figures);
     if !stores.is_one {
         let management = Arc::clone(&stores.management) as _;
         let figures = &stores.management_figures;
-        tell(&names.management_store, "management store", "management", management, figures);
+        register(&names.management_store, "management store", "management", management, figures);
     }
 }
 
-/// Starts the tasks that sweep and watch each store.
-fn look_after(
+/// Starts the tasks that sweep and ping each store.
+fn start_maintenance(
     supervisor: &mut Supervisor,
     status: &Status,
     clock: &Arc<dyn Clock>,
@@ -311,11 +315,11 @@ fn look_after(
     }
 }
 
-/// How often a store is asked how it is.
+/// How often a store is pinged.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks a store every second how it is: logs when it goes away and comes back, and returns when it
-/// is dead, which ends the server.
+/// Pings a store every second: logs when it becomes unavailable and available again, and returns if
+/// it is dead, which stops the server.
 async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationToken) {
     let log = StateLog::new();
     while !stop.is_cancelled() {
@@ -324,14 +328,14 @@ async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationTo
         match pinged {
             Ok(()) => {
                 if let Some(failures) = log.success() {
-                    info!(failures, "the store serves again");
+                    info!(failures, "the store is available again");
                 }
             }
             Err(StorageError::Closed) => return,
             Err(error) => {
                 if let Some(failures) = log.failure() {
                     let error = &error as &dyn std::error::Error;
-                    warn!(error, failures, "the store does not serve");
+                    warn!(error, failures, "the store is unavailable");
                 }
             }
         }
@@ -342,8 +346,8 @@ async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationTo
     }
 }
 
-/// A file with the settings of Keystone's middleware, but without the line that switches it on, was
-/// meant to protect the server: the original's own guide puts the middleware elsewhere.
+/// A file with the settings of Keystone's middleware, but without the line that enables it, was
+/// meant to protect the server: the original's guide enables the middleware elsewhere.
 fn warn_of_missing_strategy(settings: &Settings) {
     const SECTION: &str = "keystone_authtoken";
     let section = settings.driver_section(SECTION);
@@ -354,13 +358,13 @@ fn warn_of_missing_strategy(settings: &Settings) {
         let origin = settings.raw().section_origin(SECTION).map(ToString::to_string);
         error!(
             origin,
-            "NO AUTHENTICATION: [{SECTION}] is filled, but without auth_strategy = keystone in \
+            "NO AUTHENTICATION: [{SECTION}] is configured, but without auth_strategy = keystone in \
              [DEFAULT] no token is checked, and every caller is the project that it names"
         );
     }
 }
 
-/// The budget that `[limits]` sets.
+/// The budget of `[limits]`.
 fn memory_budget(settings: &Settings) -> MemoryBudget {
     let bounds = settings.overload.memory_bounds(memory::available());
     let MemoryBounds { process, connection, project } = bounds;
@@ -368,15 +372,15 @@ fn memory_budget(settings: &Settings) -> MemoryBudget {
     MemoryBudget::new(bounds)
 }
 
-/// The keys that seal bodies. One that cannot be used is no key: queues that ask for encryption are
-/// then refused, others are served.
+/// The keys that encrypt bodies. An invalid key is ignored: queues that request encryption are then
+/// rejected, others are served.
 fn keyring(settings: &Settings) -> Option<Arc<Keyring>> {
     let option = settings.message_encryption_key.as_ref()?;
     match Keyring::parse(option) {
         Ok(keyring) => Some(Arc::new(keyring)),
         Err(error) => {
             let origin = settings.raw().origin("transport", "message_encryption_key");
-            warn!(%error, %origin, "[transport] message_encryption_key is not used; no queue can be encrypted");
+            warn!(%error, %origin, "[transport] message_encryption_key is invalid; no queue can be encrypted");
             None
         }
     }

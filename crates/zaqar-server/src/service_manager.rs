@@ -1,5 +1,5 @@
-//! What systemd, or another service manager with its protocol, is told (`NOTIFY_SOCKET`), and the
-//! listeners that it passes (`LISTEN_FDS`). Without it there is nothing to tell, and no listener.
+//! The protocol of systemd and compatible service managers: notifications (`NOTIFY_SOCKET`) and
+//! passed listeners (`LISTEN_FDS`). Without a service manager there are neither.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::status::{Phase, Status};
 
-/// The name that systemd gives to descriptors of a socket without one.
+/// The names that systemd gives to unnamed descriptors.
 const NAMELESS: [&str; 2] = ["unknown", "stored"];
 
 /// Listeners that a service manager passed to this process.
@@ -20,18 +20,19 @@ const NAMELESS: [&str; 2] = ["unknown", "stored"];
 pub(crate) struct Passed {
     /// By the name of the transport.
     named: BTreeMap<String, TcpListener>,
-    /// For the transports without a named one, in their order.
+    /// For transports without a named listener, in order.
     others: Vec<TcpListener>,
 }
 
 impl Passed {
-    /// Takes them from the environment, once. Call it before any thread is started.
+    /// Takes them from the environment, once. Must be called before any thread is started.
     ///
-    /// A name (`FileDescriptorName=`) that is a transport's is for that transport; every other
-    /// listener is for the next transport that has none, in the order of `[drivers] transport`.
+    /// A listener whose name (`FileDescriptorName=`) is that of a transport is for that transport;
+    /// every other one is for the next transport without one, in the order of `[drivers]
+    /// transport`.
     ///
     /// # Errors
-    /// A descriptor that is not a listening TCP socket.
+    /// A descriptor is not a listening TCP socket.
     pub(crate) fn take() -> io::Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut descriptors = ListenFd::from_env();
@@ -51,8 +52,8 @@ impl Passed {
         Ok(passed)
     }
 
-    /// The listener for each of these transports, where there is one. What is left belongs to
-    /// nobody, and its names are answered, too.
+    /// The listener for each of these transports, if there is one. Also returns the names of unused
+    /// listeners.
     pub(crate) fn assign(
         mut self,
         transports: &[String],
@@ -70,10 +71,10 @@ impl Passed {
     }
 }
 
-/// Tells the service manager when the server serves, and, where it wants to know
-/// (`WATCHDOG_USEC`), every third of its time that the runtime runs and no task has died. Never
-/// returns.
-pub(crate) async fn tell(status: Status) {
+/// Notifies the service manager when the server is ready, and, if it wants a watchdog
+/// (`WATCHDOG_USEC`), at a third of its interval while the runtime works and no task has died.
+/// Never returns.
+pub(crate) async fn run(status: Status) {
     let watchdog = sd_notify::watchdog_enabled();
     let beats = async {
         let Some(time) = watchdog else { return };
@@ -86,7 +87,7 @@ pub(crate) async fn tell(status: Status) {
         }
     };
     let serves = async {
-        // It fails only where nobody can change the phase any more.
+        // It fails only if the phase can no longer change.
         if status.phases().wait_for(|phase| *phase == Phase::Serving).await.is_ok() {
             notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
         }
@@ -94,25 +95,25 @@ pub(crate) async fn tell(status: Status) {
     tokio::join!(beats, serves, std::future::pending::<()>());
 }
 
-/// Tells that the server stops.
+/// Notifies that the server stops.
 pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
-/// Tells that the configuration is being read again; [`reloaded`] must follow.
+/// Notifies that the configuration is being reloaded; [`reloaded`] must follow.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "the service manager is not told of a reload"),
+        Err(error) => warn!(%error, "the service manager cannot be notified of a reload"),
     }
 }
 
-/// Tells that it was read.
+/// Notifies that it was reloaded.
 pub(crate) fn reloaded() {
     notify(&[NotifyState::Ready]);
 }
 
-/// Says what was passed, and what of it nobody listens on.
+/// Logs the assigned and the unused listeners.
 pub(crate) fn log_assignment(
     transports: &[String],
     assigned: &[Option<TcpListener>],
@@ -124,13 +125,16 @@ pub(crate) fn log_assignment(
         }
     }
     for name in left {
-        warn!(name, "a socket of the service manager belongs to no transport: [drivers] transport");
+        warn!(
+            name,
+            "a socket of the service manager is used by no transport of [drivers] transport"
+        );
     }
 }
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "the service manager cannot be told how the server is");
+        warn!(%error, "the service manager cannot be notified");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::reload::Reloader;
 use crate::report::Reporter;
 use crate::service_manager;
 
-/// The signals that are caught. Uncaught, each of them kills the process.
+/// The handled signals. Without a handler, each of them kills the process.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -20,11 +20,10 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches them from now on; those that come before [`Signals::handle`] wait for it. Needs a
-    /// runtime.
+    /// Installs the handlers; signals before [`Signals::handle`] wait for it. Needs a runtime.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -35,8 +34,8 @@ impl Signals {
         })
     }
 
-    /// SIGTERM and SIGINT stop the server; SIGHUP reloads the configuration and opens the log file
-    /// again; SIGUSR2 asks for a report; SIGUSR1 does nothing. Never returns.
+    /// SIGTERM and SIGINT stop the server; SIGHUP reloads the configuration and reopens the log
+    /// file; SIGUSR2 requests a report; SIGUSR1 does nothing. Never returns.
     pub(crate) async fn handle(
         mut self,
         stop: CancellationToken,
@@ -58,7 +57,8 @@ impl Signals {
     }
 }
 
-/// Files may be on a disk that is slow. `None` where the reload panicked, which ends the server.
+/// Runs on a blocking thread, because files may be on a slow disk. `None` if the reload panicked,
+/// which stops the server.
 async fn reload(mut reloader: Reloader) -> Option<Reloader> {
     service_manager::reloading();
     let reloaded = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! What a running server consists of, and how its parts are: for probes, metrics and reports.
+//! The parts of a running server and their state: for probes, metrics and reports.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::error::with_causes;
 use crate::store::Figures;
 use crate::traces::Counts;
 
-/// A store that was not found well for this long does not serve: its ping takes too long.
+/// A store without a ping result for this long counts as unavailable: its ping hangs.
 const STALE: Duration = Duration::from_secs(10);
 
-/// The parts of one server, as they become known. Clones share them.
+/// The parts of one server, as they are added. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
     parts: Arc<Mutex<Parts>>,
@@ -44,22 +44,22 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-/// Where a server is in its life.
+/// The phase of a server's life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Stores are opened and addresses bound.
+    /// Stores are being opened and addresses bound.
     #[default]
     Starting,
     /// Requests are accepted.
     Serving,
-    /// No more are.
+    /// Requests are no longer accepted.
     Stopping,
 }
 
 /// An open store.
 #[derive(Clone)]
 pub(crate) struct StoreStatus {
-    /// Its driver and its role, for people.
+    /// Its driver and role, as text.
     pub(crate) name: String,
     /// The role, for metrics: `message` or `management`.
     pub(crate) role: &'static str,
@@ -76,7 +76,7 @@ pub(crate) struct TransportStatus {
     pub(crate) connections: Option<ConnectionCounts>,
 }
 
-/// What is shared by all requests.
+/// Limits that all requests share.
 #[derive(Clone)]
 pub(crate) struct Bounds {
     pub(crate) operations: OperationLimit,
@@ -84,17 +84,17 @@ pub(crate) struct Bounds {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// What the last ping of a store came to. Clones share it.
+/// The result of a store's last ping. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoreHealth {
-    last: Arc<Mutex<Option<Pinged>>>,
+    last: Arc<Mutex<Option<PingResult>>>,
 }
 
-/// When a ping was answered, and what it said.
-type Pinged = (Instant, Result<(), String>);
+/// The time and result of a ping.
+type PingResult = (Instant, Result<(), String>);
 
 impl StoreHealth {
-    /// Notes what a ping came to.
+    /// Records the result of a ping.
     pub(crate) fn note(&self, result: &Result<(), zaqar_core::storage::Error>) {
         let result = match result {
             Ok(()) => Ok(()),
@@ -103,13 +103,13 @@ impl StoreHealth {
         *self.lock() = Some((Instant::now(), result));
     }
 
-    /// Whether the store serves.
+    /// Whether the store is available.
     ///
     /// # Errors
-    /// Why it does not.
+    /// Why it is not.
     pub(crate) fn check(&self) -> Result<(), String> {
         match &*self.lock() {
-            None => Err("not asked yet".to_owned()),
+            None => Err("not pinged yet".to_owned()),
             Some((at, _)) if at.elapsed() > STALE => {
                 Err(format!("no answer for {} s", at.elapsed().as_secs()))
             }
@@ -117,13 +117,13 @@ impl StoreHealth {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Pinged>> {
+    fn lock(&self) -> MutexGuard<'_, Option<PingResult>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Status {
-    /// The status of a server whose tasks are watched by this monitor.
+    /// The status of a server whose tasks this monitor watches.
     pub(crate) fn new(tasks: TaskMonitor) -> Self {
         Self { tasks, ..Self::default() }
     }
@@ -156,7 +156,7 @@ impl Status {
         self.parts().pools = Some(pools);
     }
 
-    /// How each pool is, by name; `None` where queues are not spread over pools.
+    /// The state of each pool, by name; `None` without pooling.
     pub(crate) fn pools(&self) -> Option<Vec<PoolStatus>> {
         let pools = self.parts().pools.clone();
         pools.map(|pools| pools.statuses())
@@ -170,12 +170,12 @@ impl Status {
         *self.phase.borrow()
     }
 
-    /// The phase, and that it changes.
+    /// The phase and its changes.
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
 
-    /// What decides by policies.
+    /// The policies.
     pub(crate) fn permissions(&self) -> Option<Arc<Permissions>> {
         self.parts().permissions.clone()
     }
@@ -184,12 +184,12 @@ impl Status {
         self.parts().traces = Some(counts);
     }
 
-    /// What became of spans, where anything is traced.
+    /// Counts of spans; `None` if nothing is traced.
     pub(crate) fn traces(&self) -> Option<Counts> {
         self.parts().traces.clone()
     }
 
-    /// What limits projects, where anything does.
+    /// The quotas; `None` if nothing is limited.
     pub(crate) fn quotas(&self) -> Option<Quotas> {
         self.parts().quotas.clone()
     }
@@ -210,7 +210,7 @@ impl Status {
         self.parts().bounds.clone()
     }
 
-    /// Whether the process is worth keeping.
+    /// Whether the process is alive: `/live`.
     ///
     /// # Errors
     /// The tasks that died.
@@ -222,10 +222,10 @@ impl Status {
         Err(failures.iter().map(ToString::to_string).collect())
     }
 
-    /// Whether requests should be sent here.
+    /// Whether requests should be sent to this server.
     ///
     /// # Errors
-    /// Every reason not to.
+    /// All reasons why not.
     pub(crate) fn ready(&self) -> Result<(), Vec<String>> {
         let mut reasons = self.live().err().unwrap_or_default();
         match self.phase() {
@@ -265,7 +265,7 @@ mod tests {
             figures: None,
         });
         let starting = "the server is starting".to_owned();
-        let unasked = "memory (both roles): not asked yet".to_owned();
+        let unasked = "memory (both roles): not pinged yet".to_owned();
         assert_eq!(status.ready(), Err(vec![starting, unasked]));
         status.set_phase(Phase::Serving);
         health.note(&Ok(()));

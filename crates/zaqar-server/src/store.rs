@@ -1,4 +1,4 @@
-//! What a store driver is: it opens stores by their location.
+//! Store drivers: they open stores by their location.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::config::Section;
 use crate::config::known::Known;
 use crate::error::StartError;
 
-/// What a store is used for.
+/// The role of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreRole {
     /// Queue rows: metadata and generations.
@@ -22,7 +22,7 @@ pub enum StoreRole {
 }
 
 impl StoreRole {
-    /// The option of `[drivers]` that picks a driver for this role.
+    /// The option of `[drivers]` that chooses the driver for this role.
     pub const fn option(self) -> &'static str {
         match self {
             Self::Management => "management_store",
@@ -30,62 +30,62 @@ impl StoreRole {
         }
     }
 
-    /// The section of the driver of this name in this role.
+    /// The section of a driver in this role.
     pub fn section(self, driver: &str) -> String {
         format!("drivers:{}:{driver}", self.option())
     }
 }
 
-/// Where a store is, with what else it is opened with.
+/// The location of a store, with its options.
 #[derive(Debug, Clone)]
 pub struct StoreLocation {
-    /// A URI or a path. It may hold a password.
+    /// A URI or a path. It may contain a password.
     pub uri: Secret<String>,
-    /// The options that go with it; errors about them name where they stand.
+    /// The options; errors about them name where they are set.
     pub options: Section,
 }
 
-/// What every store is opened with.
+/// What all stores are opened with.
 #[derive(Debug, Clone, Default)]
 pub struct StoreContext {
-    /// `[DEFAULT] unreliable`: a store may be used whose own configuration can lose acknowledged
+    /// `[DEFAULT] unreliable`: allow a store whose own configuration can lose acknowledged
     /// messages.
     pub unreliable: bool,
-    /// Learns of the death of the store's long-lived tasks and threads.
+    /// Is notified when a long-lived task or thread of the store dies.
     pub tasks: TaskMonitor,
 }
 
-/// Opens stores of one kind, any number of them.
+/// Opens any number of stores of one kind.
 #[async_trait]
 pub trait StoreDriver: Send + Sync {
-    /// The roles that its stores can have; configuration offers it for these only.
+    /// The roles that its stores support; a configuration can choose it only for these.
     fn roles(&self) -> &'static [StoreRole];
 
-    /// The options that it reads, [`StoreDriver::location_option`] among them. Anything else in its
-    /// sections is warned of.
+    /// The options that it reads, including [`StoreDriver::location_option`]. Anything else in its
+    /// sections causes a warning.
     fn options(&self) -> &'static [Known];
 
-    /// Which of its options holds the location. Its default, where it has one, is the location of a
-    /// store that configuration does not locate.
+    /// The option that has the location. If it has a default, that is the location of a store
+    /// without a configured one.
     fn location_option(&self) -> &'static str;
 
     /// The schemes of the URIs that it opens, such as `redis` and `rediss`.
     fn schemes(&self) -> &'static [&'static str];
 
-    /// What its stores can do, for flavors: the pools of a flavor can do the same.
+    /// The capabilities of its stores, for flavors: all pools of a flavor have the same ones.
     fn capabilities(&self) -> &'static [Capability];
 
-    /// Whether two locations are one store, which is then opened once.
+    /// Whether two locations are the same store, which is then opened once.
     ///
     /// # Errors
-    /// A location that it cannot read.
+    /// A location is invalid.
     fn is_same_store(&self, one: &StoreLocation, other: &StoreLocation)
     -> Result<bool, StartError>;
 
-    /// Opens the store at a location, for all roles that it can have.
+    /// Opens the store at a location, for all roles that it supports.
     ///
     /// # Errors
-    /// A location or an option that it cannot use, and a store that cannot be opened.
+    /// The location or an option is invalid, or the store cannot be opened.
     async fn open(
         &self,
         location: &StoreLocation,
@@ -93,62 +93,62 @@ pub trait StoreDriver: Send + Sync {
     ) -> Result<OpenedStore, StartError>;
 }
 
-/// What a store tells of itself, for metrics: see [`OpenedStore::with_figures`].
+/// A metric of a store: see [`OpenedStore::with_figures`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Figure {
-    /// Its name in the words of Prometheus, without the prefix `zaqar_store_` and, for a counter,
-    /// without `_total`: `file_bytes`. It ends with its unit.
+    /// Its name for Prometheus, without the prefix `zaqar_store_` and, for a counter, without
+    /// `_total`: `file_bytes`. It ends with its unit.
     pub name: &'static str,
-    /// What it says, in one line.
+    /// Its description, in one line.
     pub help: &'static str,
-    /// Whether it only grows.
+    /// Counter or gauge.
     pub kind: FigureKind,
     /// Its value now.
     pub value: f64,
 }
 
-/// Whether a figure only grows.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FigureKind {
-    /// It only grows while the process runs.
+    /// It only increases while the process runs.
     Counter,
-    /// It goes up and down.
+    /// It can increase and decrease.
     Gauge,
 }
 
-/// Answers a store's figures. Called for each page of metrics and each report: it must not block
+/// Returns a store's metrics. Called for each page of metrics and each report, so it must not block
 /// for longer than a system call takes.
 pub type Figures = Arc<dyn Fn() -> Vec<Figure> + Send + Sync>;
 
-/// An open store in each role that it can have.
+/// An open store in each role that it supports.
 pub struct OpenedStore {
     /// As a management store.
     pub management: Option<Arc<dyn ManagementStore>>,
     /// As a message store.
     pub messages: Option<Arc<dyn MessageStore>>,
-    /// What it tells of itself, if anything.
+    /// Its own metrics, if it has any.
     pub figures: Option<Figures>,
 }
 
 impl OpenedStore {
-    /// The same store, which tells these figures of itself.
+    /// The same store, with these metrics.
     #[must_use]
     pub fn with_figures(self, figures: impl Fn() -> Vec<Figure> + Send + Sync + 'static) -> Self {
         Self { figures: Some(Arc::new(figures)), ..self }
     }
 
-    /// A store that can have both roles.
+    /// A store that supports both roles.
     pub fn both<S: ManagementStore + MessageStore + 'static>(store: S) -> Self {
         let store = Arc::new(store);
         Self { management: Some(Arc::clone(&store) as _), messages: Some(store), figures: None }
     }
 
-    /// A store that holds queue rows only.
+    /// A store for queue rows only.
     pub fn management(store: impl ManagementStore + 'static) -> Self {
         Self { management: Some(Arc::new(store)), messages: None, figures: None }
     }
 
-    /// A store that holds messages only.
+    /// A store for messages only.
     pub fn messages(store: impl MessageStore + 'static) -> Self {
         Self { management: None, messages: Some(Arc::new(store)), figures: None }
     }
@@ -163,18 +163,18 @@ impl fmt::Debug for OpenedStore {
     }
 }
 
-/// The two stores of a server; they may be one.
+/// The two stores of a server, which may be the same store.
 #[derive(Clone)]
 pub struct Stores {
     /// Queue rows.
     pub management: Arc<dyn ManagementStore>,
     /// Messages, claims and subscriptions.
     pub messages: Arc<dyn MessageStore>,
-    /// Whether both are one store.
+    /// Whether both are the same store.
     pub is_one: bool,
-    /// What the message store tells of itself.
+    /// The message store's own metrics.
     pub message_figures: Option<Figures>,
-    /// What the management store tells of itself; nothing where both are one.
+    /// The management store's own metrics; `None` if both are the same store.
     pub management_figures: Option<Figures>,
 }
 

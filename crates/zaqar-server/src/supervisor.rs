@@ -1,4 +1,4 @@
-//! Long-lived tasks of the process: started by name, watched, and waited for at the stop.
+//! Long-lived tasks of the process: named, supervised, and joined on a stop.
 
 use std::convert::Infallible;
 
@@ -28,7 +28,7 @@ impl Supervisor {
         let guard = self.monitor.guard(name);
         let stop = stop.clone();
         self.tasks.spawn(async move {
-            // Bound first, so that a panic of the task drops it.
+            // Bound first, so that it is dropped if the task panics.
             let guard = guard;
             task.await;
             if stop.is_cancelled() {
@@ -37,9 +37,9 @@ impl Supervisor {
         });
     }
 
-    /// Waits until every task has ended. Dropped half-way it loses nothing.
+    /// Waits until every task has ended. Cancel safe.
     pub(crate) async fn ended(&mut self) {
-        // How a task ended was reported by its guard.
+        // The task's guard has reported how it ended.
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -49,7 +49,7 @@ impl Supervisor {
     }
 }
 
-/// Logs every task that dies, and stops the server at the first.
+/// Logs every task that dies, and stops the server on the first one.
 pub(crate) async fn stop_on_failure(monitor: &TaskMonitor, stop: &CancellationToken) -> Infallible {
     for index in 0.. {
         let failure = monitor.failure(index).await;

@@ -1,4 +1,4 @@
-//! What a transport driver is.
+//! Transport drivers.
 
 use std::fmt;
 use std::path::Path;
@@ -12,17 +12,17 @@ use zaqar_transport::{ConnectionCounts, Listener, Tls, TlsFiles};
 
 use crate::config::Settings;
 use crate::config::known::Known;
-use crate::drivers::warn_of_strangers;
+use crate::drivers::warn_of_untrusted_network;
 use crate::error::StartError;
 
 /// Starts one transport.
 #[async_trait]
 pub trait TransportDriver: Send + Sync {
-    /// The options of its section, `drivers:transport:NAME`; anything else there is warned of.
+    /// The options of its section, `drivers:transport:NAME`; anything else there causes a warning.
     fn options(&self) -> &'static [Known];
 
-    /// Binds its address, so that a port in use is an error at the start; where the service
-    /// manager passed a socket for it, it listens on that one instead.
+    /// Binds its address, so that a port in use is an error at the start. If the service manager
+    /// passed a socket for it, it listens on that instead.
     async fn bind(&self, binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError>;
 }
 
@@ -32,15 +32,15 @@ pub struct Binding<'a> {
     pub api: Api,
     /// The configuration.
     pub settings: &'a Settings,
-    /// A listening socket from the service manager, which does not block.
+    /// A listening, non-blocking socket from the service manager.
     pub passed: Option<std::net::TcpListener>,
 }
 
-/// Where a transport listens, and how.
+/// The configured address of a transport.
 pub(crate) struct Endpoint<'a> {
-    /// The section that says so, for errors.
+    /// Its section, for errors.
     pub(crate) section: &'static str,
-    /// The wire's name in addresses, without and within TLS.
+    /// The scheme of its URLs, without and with TLS.
     pub(crate) schemes: [&'static str; 2],
     /// `bind`
     pub(crate) host: &'a str,
@@ -50,7 +50,7 @@ pub(crate) struct Endpoint<'a> {
     pub(crate) unix_socket: Option<&'a Path>,
     /// `cert_file` and the others.
     pub(crate) tls: Option<&'a TlsFiles>,
-    /// What the wire is called in TLS.
+    /// Its protocol names in TLS (ALPN).
     pub(crate) protocols: &'a [&'a str],
 }
 
@@ -58,15 +58,15 @@ pub(crate) struct Endpoint<'a> {
 pub(crate) struct Bound {
     pub(crate) listener: Listener,
     pub(crate) tls: Option<Arc<Tls>>,
-    /// Where it listens, as a URL.
+    /// Its address as a URL.
     pub(crate) address: String,
 }
 
 impl Binding<'_> {
-    /// Listens on the socket that was passed, or else where the endpoint says.
+    /// Listens on the passed socket, or else on the endpoint's address.
     ///
     /// # Errors
-    /// What the system said, or what is wrong with the TLS files, with the section's name.
+    /// The system's error, or what is wrong with the TLS files, with the section's name.
     pub(crate) async fn listen(&mut self, endpoint: Endpoint<'_>) -> Result<Bound, StartError> {
         let Endpoint { section, schemes, host, port, unix_socket, tls, protocols } = endpoint;
         let tls = tls.map(|files| Tls::load(files.clone(), protocols)).transpose();
@@ -85,7 +85,7 @@ impl Binding<'_> {
         };
         let listener = listener.map_err(refused(format!("{host} port {port}")))?;
         let local = listener.local_addr()?;
-        warn_of_strangers(local, self.settings);
+        warn_of_untrusted_network(local, self.settings);
         let address = format!("{}://{local}", schemes[usize::from(tls.is_some())]);
         Ok(Bound { listener: listener.into(), tls, address })
     }
@@ -100,13 +100,13 @@ impl fmt::Debug for Binding<'_> {
 /// A transport that has bound its address.
 #[async_trait]
 pub trait Transport: Send {
-    /// Where it listens, for the log.
+    /// Its address, for the log.
     fn address(&self) -> String;
 
-    /// Its counts of connections, for metrics, where it has any.
+    /// Its counts of connections for metrics, if it has any.
     fn connections(&self) -> Option<ConnectionCounts>;
 
-    /// Serves until `shutdown`, then answers what was accepted, and returns. A transport that
-    /// panics or returns earlier ends the whole server.
+    /// Serves until `shutdown`, then answers accepted requests and returns. A transport that panics
+    /// or returns earlier stops the whole server.
     async fn run(self: Box<Self>, shutdown: CancellationToken);
 }

@@ -1,4 +1,4 @@
-//! Trusts for subscribers that act for their owner: made when they subscribe, used when messages
+//! Trusts for subscribers that act for their owner: created when they subscribe, used when messages
 //! are delivered.
 
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use zaqar_notify::trust::TokenSource;
 
 use crate::error::StartError;
 
-/// How long a request waits for Keystone.
+/// The timeout of Keystone for a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What `[trustee]` is for.
+/// The user of `[trustee]`.
 #[derive(Debug)]
 pub(crate) struct Trustee {
     tokens: TrustTokens,
-    /// Of tokens that Keystone does not give.
+    /// Limits logs about tokens that Keystone does not issue.
     log: StateLog,
 }
 
 impl Trustee {
-    /// Nothing is sent before it is needed.
+    /// Nothing is sent until it is needed.
     ///
     /// # Errors
-    /// Certificates and keys that cannot be read.
+    /// Certificates or keys cannot be read.
     pub(crate) fn new(
         options: keystone::Options,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        info!(url = options.auth_url, "subscribers may act for their owners by trusts");
+        info!(url = options.auth_url, "trusts are enabled: subscribers can act for their owners");
         let session = Session::new(options, Arc::clone(clock)).map_err(of_trustee)?;
         let tokens = TrustTokens::new(Arc::new(session), Arc::clone(clock));
         Ok(Self { tokens, log: StateLog::new() })
@@ -60,7 +60,7 @@ impl Trustee {
     async fn make(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error> {
         let Authentication::Token(identity) = &context.authentication else {
             return Err(invalid(
-                "A trust is made with the caller's token, and this request has none that was \
+                "A trust is created with the caller's token, and this request has none that was \
                  checked: the option trust_id can name a trust that was made before.",
             ));
         };
@@ -74,14 +74,14 @@ impl Trustee {
         };
         self.tokens.session().create_trust(trust).await.map_err(|error| match error {
             TrustError::Refused { status } => invalid(format!(
-                "Keystone does not make a trust with the caller's token ({status}): one of an \
-                 application credential or of another trust cannot make one."
+                "Keystone does not create a trust with the caller's token ({status}): one of an \
+                 application credential or of another trust cannot create one."
             )),
             TrustError::Keystone(error) => unavailable(error),
         })
     }
 
-    /// A caller gives a trust of its own, or else could act as another.
+    /// A caller must name a trust of its own, so that it cannot act as another user.
     async fn check(&self, context: &Context, given: &str) -> Result<String, Error> {
         let trustor = self.tokens.session().trustor(given).await;
         let trustor = trustor.map_err(|error| match error {
@@ -101,23 +101,23 @@ impl Trustee {
         Err(invalid("The option trust_id names a trust of another user or project."))
     }
 
-    /// What a subscription's owner is told, who need not know where Keystone is.
+    /// The error for a subscription's owner, who need not know Keystone's URL.
     fn no_token(&self, trust: &str, error: &TrustError) -> Failure {
         match error {
             TrustError::Refused { .. } => {
-                Failure::Unusable(format!("the trust gives no token: {error}"))
+                Failure::Unusable(format!("Keystone issues no token of the trust: {error}"))
             }
             TrustError::Keystone(error) => {
                 if let Some(failures) = self.log.failure() {
                     let error = error as &dyn std::error::Error;
-                    warn!(error, failures, trust, "Keystone gives no token of a trust");
+                    warn!(error, failures, trust, "Keystone issues no token of a trust");
                 }
-                Failure::NoToken("Keystone gives no token at the moment".to_owned())
+                Failure::NoToken("Keystone issues no token at the moment".to_owned())
             }
         }
     }
 
-    /// Deletes a trust that is not used.
+    /// Deletes an unused trust.
     pub(crate) async fn end(&self, context: &Context, id: &str) {
         let Authentication::Token(identity) = &context.authentication else { return };
         let Some(token) = &identity.token else { return };
@@ -127,7 +127,7 @@ impl Trustee {
             Err(elapsed) => Some(elapsed.to_string()),
         };
         if let Some(error) = failed {
-            warn!(error, trust = id, "a trust that is not used is left in Keystone");
+            warn!(error, trust = id, "an unused trust could not be deleted in Keystone");
         }
     }
 }
@@ -137,7 +137,7 @@ impl TokenSource for Trustee {
     async fn token(&self, trust: &str, project: &ProjectId) -> Result<Secret<String>, Failure> {
         let made = self.tokens.get(trust).await.map_err(|error| self.no_token(trust, &error))?;
         if let Some(failures) = self.log.success() {
-            info!(failures, "Keystone gives tokens of trusts again");
+            info!(failures, "Keystone issues tokens of trusts again");
         }
         if made.trustor.project != project.as_str() {
             let text = "the trust is for another project".to_owned();
@@ -151,7 +151,7 @@ impl TokenSource for Trustee {
     }
 }
 
-/// The same error, with the section whose options these are.
+/// The same error, with the section of these options.
 fn of_trustee(error: keystone::Error) -> StartError {
     match error {
         keystone::Error::Options { option, reason } => {
@@ -170,7 +170,7 @@ fn invalid(reason: impl Into<String>) -> Error {
 
 fn unavailable(error: keystone::Error) -> Error {
     let error = Error::AuthenticationUnavailable { source: error.into() };
-    warn!(error = &error as &dyn std::error::Error, "a trust cannot be made or checked");
+    warn!(error = &error as &dyn std::error::Error, "a trust cannot be created or checked");
     error
 }
 
@@ -208,6 +208,6 @@ mod tests {
         let trustee = Trustee::new(options(), &clock()).unwrap();
         let project = ProjectId::new("p").unwrap();
         let failure = trustee.token("t1", &project).await.unwrap_err();
-        assert_eq!(failure.to_string(), "no token: Keystone gives no token at the moment");
+        assert_eq!(failure.to_string(), "no token: Keystone issues no token at the moment");
     }
 }

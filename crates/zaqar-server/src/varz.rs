@@ -1,4 +1,4 @@
-//! `/varz`: what the server is and does in one JSON object, for people and small scripts.
+//! `/varz`: the state of the server as one JSON object, for people and small scripts.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use crate::metrics::{Metrics, Process};
 use crate::report::RecentErrors;
 use crate::status::{Phase, Status};
 
-/// The object. It reads `/proc`, which blocks for a moment.
+/// The object. Reads `/proc`, which blocks briefly.
 pub(crate) fn varz(metrics: &Metrics, status: &Status, recent: &RecentErrors) -> Value {
     let process = Process::read();
     let (warnings, errors) = recent.counts();
@@ -106,7 +106,7 @@ fn deliveries(status: &Status) -> Map<String, Value> {
     }))
 }
 
-/// What quotas rejected and what became of spans, where there are any.
+/// Rejections by quotas, and counts of spans, if these are enabled.
 fn limits(status: &Status) -> Map<String, Value> {
     let mut shown = Map::new();
     if let Some(quotas) = status.quotas() {

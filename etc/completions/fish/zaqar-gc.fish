@@ -7,7 +7,7 @@ complete -c zaqar-gc -l log-date-format -d '' -r
 complete -c zaqar-gc -l syslog-log-facility -d '' -r
 complete -c zaqar-gc -l nodebug
 complete -c zaqar-gc -l noadmin_mode
-complete -c zaqar-gc -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-gc -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-gc -l nouse-json
 complete -c zaqar-gc -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-gc -l nouse-syslog
@@ -15,7 +15,7 @@ complete -c zaqar-gc -l use-journal -d 'Accepted from old start scripts, without
 complete -c zaqar-gc -l nouse-journal
 complete -c zaqar-gc -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-gc -l nodaemon
-complete -c zaqar-gc -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-gc -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-gc -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-gc -s h -l help -d 'Print help'
 complete -c zaqar-gc -s V -l version -d 'Print version'

@@ -24,7 +24,7 @@ function __fish_zaqar_manage_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -35,7 +35,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l log-date-form
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l syslog-log-facility -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l noadmin_mode
-complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nouse-json
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nouse-syslog
@@ -43,16 +43,16 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l use-journal -
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nouse-journal
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l nodaemon
-complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s h -l help -d 'Print help'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s V -l version -d 'Print version'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "import" -d 'Takes the queues, messages and subscriptions of a Python service from its Redis'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "import" -d 'Imports the queues, messages and subscriptions of a Python service from its Redis'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -63,7 +63,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l log
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l syslog-log-facility -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l noadmin_mode
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nouse-json
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nouse-syslog
@@ -71,10 +71,10 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l use
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nouse-journal
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l nodaemon
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -s h -l help -d 'Print help'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -83,10 +83,10 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l lo
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l log-config-append -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l log-date-format -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l syslog-log-facility -d '' -r
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l replace -d 'Keep the store that is there under names that end in .replaced'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l replace -d 'Keep the present store under names that end in .replaced'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l noadmin_mode
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nouse-json
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nouse-syslog
@@ -94,10 +94,10 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l us
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nouse-journal
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l nodaemon
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand restore" -s h -l help -d 'Print help'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -108,7 +108,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l log-
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l syslog-log-facility -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l noadmin_mode
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nouse-json
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nouse-syslog
@@ -116,11 +116,11 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l use-
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nouse-journal
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l nodaemon
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s h -l help -d 'Print help'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l from -d 'redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://' -r
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -132,7 +132,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l sys
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l dry-run -d 'Only counts what would be imported; opens no store'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l noadmin_mode
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nouse-json
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nouse-syslog
@@ -140,11 +140,11 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nouse-journal
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nodaemon
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "import" -d 'Takes the queues, messages and subscriptions of a Python service from its Redis'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "import" -d 'Imports the queues, messages and subscriptions of a Python service from its Redis'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -26,29 +26,29 @@ end
 
 complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -l config-file -d 'Reads `[oslo_policy]` from this configuration file; may be given several times' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -l config-dir -d 'Reads every *.conf in this directory after the files' -r -F
-complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -l policy-file -d 'Takes the rules of this file, whatever the configuration says' -r -F
+complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -l policy-file -d 'Uses the rules of this file, whatever the configuration says' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -s h -l help -d 'Print help'
 complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -s V -l version -d 'Print version'
-complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -f -a "list" -d 'Lists the names of all rules, with what a default asks'
-complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -f -a "check" -d 'Decides for a caller: one line a rule, exit code 1 when one denies'
+complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -f -a "list" -d 'Lists the names of all rules, with the checks of defaults'
+complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -f -a "check" -d 'Evaluates rules for a caller: one line per rule, exit code 1 if one denies'
 complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -f -a "sample" -d 'Prints a policy file with every default as a comment'
 complete -c zaqar-policy -n "__fish_zaqar_policy_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand list" -l config-file -d 'Reads `[oslo_policy]` from this configuration file; may be given several times' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand list" -l config-dir -d 'Reads every *.conf in this directory after the files' -r -F
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand list" -l policy-file -d 'Takes the rules of this file, whatever the configuration says' -r -F
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand list" -l policy-file -d 'Uses the rules of this file, whatever the configuration says' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand list" -s h -l help -d 'Print help'
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l rule -d 'The rule; every rule when it is left out' -r
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l rule -d 'The rule; every rule if it is omitted' -r
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l credentials -d 'A JSON object with the caller\'s roles, user_id, project_id and so on, or a token as Keystone describes it; - for standard input' -r -F
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l target -d 'A JSON object of what the operation is about; its project_id is the caller\'s when this is left out' -r -F
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l target -d 'A JSON object with the attributes of the operation\'s target; if it is omitted, its project_id is the caller\'s' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l config-file -d 'Reads `[oslo_policy]` from this configuration file; may be given several times' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l config-dir -d 'Reads every *.conf in this directory after the files' -r -F
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l policy-file -d 'Takes the rules of this file, whatever the configuration says' -r -F
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -l policy-file -d 'Uses the rules of this file, whatever the configuration says' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand check" -s h -l help -d 'Print help'
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand sample" -l config-file -d 'Reads `[oslo_policy]` from this configuration file; may be given several times' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand sample" -l config-dir -d 'Reads every *.conf in this directory after the files' -r -F
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand sample" -l policy-file -d 'Takes the rules of this file, whatever the configuration says' -r -F
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand sample" -l policy-file -d 'Uses the rules of this file, whatever the configuration says' -r -F
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand sample" -s h -l help -d 'Print help'
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand help; and not __fish_seen_subcommand_from list check sample help" -f -a "list" -d 'Lists the names of all rules, with what a default asks'
-complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand help; and not __fish_seen_subcommand_from list check sample help" -f -a "check" -d 'Decides for a caller: one line a rule, exit code 1 when one denies'
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand help; and not __fish_seen_subcommand_from list check sample help" -f -a "list" -d 'Lists the names of all rules, with the checks of defaults'
+complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand help; and not __fish_seen_subcommand_from list check sample help" -f -a "check" -d 'Evaluates rules for a caller: one line per rule, exit code 1 if one denies'
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand help; and not __fish_seen_subcommand_from list check sample help" -f -a "sample" -d 'Prints a policy file with every default as a comment'
 complete -c zaqar-policy -n "__fish_zaqar_policy_using_subcommand help; and not __fish_seen_subcommand_from list check sample help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

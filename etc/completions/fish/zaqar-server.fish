@@ -33,7 +33,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l log-date-form
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l syslog-log-facility -d '' -r
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l nodebug
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l noadmin_mode
-complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l nouse-json
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l nouse-syslog
@@ -41,12 +41,12 @@ complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l use-journal -
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l nouse-journal
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l nodaemon
-complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -s h -l help -d 'Print help'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -s V -l version -d 'Print version'
-complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -f -a "config" -d 'Looks at the configuration instead of serving'
-complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -f -a "health" -d 'Asks the server that runs with this configuration whether it is well'
+complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -f -a "config" -d 'Inspects the configuration instead of serving'
+complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -f -a "health" -d 'Asks the running server with this configuration for its health'
 complete -c zaqar-server -n "__fish_zaqar_server_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -57,7 +57,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and no
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l syslog-log-facility -d '' -r
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l nodebug
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l noadmin_mode
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l nouse-json
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l nouse-syslog
@@ -65,10 +65,10 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and no
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l nouse-journal
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l nodaemon
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -s h -l help -d 'Print help'
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -f -a "check" -d 'Says what is wrong or odd about it'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -f -a "check" -d 'Prints its errors and warnings'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -f -a "show" -d 'Prints each option that is set, and where'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -f -a "sample" -d 'Prints a file with every option and its default'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and not __fish_seen_subcommand_from check show sample help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -81,7 +81,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l syslog-log-facility -d '' -r
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l nodebug
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l noadmin_mode
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l nouse-json
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l nouse-syslog
@@ -89,7 +89,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l nouse-journal
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l nodaemon
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -101,7 +101,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l syslog-log-facility -d '' -r
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l nodebug
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l noadmin_mode
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l nouse-json
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l nouse-syslog
@@ -109,7 +109,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l nouse-journal
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l nodaemon
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -121,7 +121,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l syslog-log-facility -d '' -r
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l nodebug
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l noadmin_mode
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l nouse-json
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l nouse-syslog
@@ -129,10 +129,10 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l nouse-journal
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l nodaemon
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from sample" -s h -l help -d 'Print help'
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "check" -d 'Says what is wrong or odd about it'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "check" -d 'Prints its errors and warnings'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "show" -d 'Prints each option that is set, and where'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "sample" -d 'Prints a file with every option and its default'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -145,7 +145,7 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l log
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l syslog-log-facility -d '' -r
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l nodebug
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l noadmin_mode
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l nouse-json
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l nouse-syslog
@@ -153,12 +153,12 @@ complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l use
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l nouse-journal
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l nodaemon
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand health" -s h -l help -d 'Print help'
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and not __fish_seen_subcommand_from config health help" -f -a "config" -d 'Looks at the configuration instead of serving'
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and not __fish_seen_subcommand_from config health help" -f -a "health" -d 'Asks the server that runs with this configuration whether it is well'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and not __fish_seen_subcommand_from config health help" -f -a "config" -d 'Inspects the configuration instead of serving'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and not __fish_seen_subcommand_from config health help" -f -a "health" -d 'Asks the running server with this configuration for its health'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and not __fish_seen_subcommand_from config health help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Says what is wrong or odd about it'
+complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Prints its errors and warnings'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "show" -d 'Prints each option that is set, and where'
 complete -c zaqar-server -n "__fish_zaqar_server_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "sample" -d 'Prints a file with every option and its default'

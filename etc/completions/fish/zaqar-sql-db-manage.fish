@@ -33,7 +33,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l nouse-syslog
@@ -41,7 +41,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_needs_command" -s V -l version -d 'Print version'
@@ -63,7 +63,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l nouse-syslog
@@ -71,7 +71,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand branches" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -83,7 +83,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l nouse-syslog
@@ -91,7 +91,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand check_migration" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -103,7 +103,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l nouse-syslog
@@ -111,7 +111,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand current" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -123,7 +123,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l nouse-syslog
@@ -131,7 +131,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand downgrade" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -143,7 +143,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l nouse-syslog
@@ -151,7 +151,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand history" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -163,7 +163,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l nouse-syslog
@@ -171,7 +171,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand revision" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -183,7 +183,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l nouse-syslog
@@ -191,7 +191,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand stamp" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
@@ -203,7 +203,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l syslog-log-facility -d '' -r
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l nodebug
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l noadmin_mode
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l nouse-json
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l nouse-syslog
@@ -211,7 +211,7 @@ complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand 
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l nouse-journal
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l nodaemon
-complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand upgrade" -s h -l help -d 'Print help'
 complete -c zaqar-sql-db-manage -n "__fish_zaqar_sql_db_manage_using_subcommand help; and not __fish_seen_subcommand_from branches check_migration current downgrade history revision stamp upgrade help" -f -a "branches" -d 'Accepted from the original, without effect'

@@ -33,7 +33,7 @@ complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l log-date-form
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l syslog-log-facility -d '' -r
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l nodebug
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l noadmin_mode
-complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l nouse-json
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l nouse-syslog
@@ -41,11 +41,11 @@ complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l use-journal -
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l nouse-journal
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l nodaemon
-complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -s h -l help -d 'Print help'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -s V -l version -d 'Print version'
-complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -f -a "upgrade" -d 'Looks at what an upgrade needs'
+complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -f -a "upgrade" -d 'Runs checks for an upgrade'
 complete -c zaqar-status -n "__fish_zaqar_status_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -56,7 +56,7 @@ complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and n
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l syslog-log-facility -d '' -r
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l nodebug
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l noadmin_mode
-complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l nouse-json
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l nouse-syslog
@@ -64,7 +64,7 @@ complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and n
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l nouse-journal
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l nodaemon
-complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -s h -l help -d 'Print help'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and not __fish_seen_subcommand_from check help" -f -a "check" -d 'Whether the server starts with the configuration'
@@ -78,7 +78,7 @@ complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and _
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l syslog-log-facility -d '' -r
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l nodebug
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l noadmin_mode
-complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l nouse-json
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l nouse-syslog
@@ -86,11 +86,11 @@ complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and _
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l nouse-journal
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l nodaemon
-complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from help" -f -a "check" -d 'Whether the server starts with the configuration'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand upgrade; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand help; and not __fish_seen_subcommand_from upgrade help" -f -a "upgrade" -d 'Looks at what an upgrade needs'
+complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand help; and not __fish_seen_subcommand_from upgrade help" -f -a "upgrade" -d 'Runs checks for an upgrade'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand help; and not __fish_seen_subcommand_from upgrade help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c zaqar-status -n "__fish_zaqar_status_using_subcommand help; and __fish_seen_subcommand_from upgrade" -f -a "check" -d 'Whether the server starts with the configuration'

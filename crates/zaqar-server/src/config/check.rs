@@ -1,5 +1,5 @@
-//! Warnings about what is set and changes nothing: unknown sections and options, and options
-//! without effect.
+//! Warnings about settings without effect: unknown sections and options, and known options that
+//! change nothing.
 
 use super::error::Warning;
 use super::known::Effect;
@@ -7,7 +7,7 @@ use super::origin::Origin;
 use super::raw::Raw;
 use super::suggest;
 
-/// Looks at everything that is set.
+/// Warnings about everything that is set.
 pub(super) fn warnings(raw: &Raw) -> Vec<Warning> {
     let mut warnings = raw.old_names().to_vec();
     for section in raw.sections() {
@@ -48,7 +48,7 @@ fn of_option(raw: &Raw, section: &str, option: &str) -> Option<Warning> {
     })
 }
 
-/// The nearest option of the section, or the same name in one other section.
+/// The most similar option of the section, or the same name in one other section.
 fn nearest(raw: &Raw, section: &str, option: &str) -> Option<String> {
     if let Some(known) = elsewhere(raw, option) {
         return Some(format!("[{known}] {option}"));

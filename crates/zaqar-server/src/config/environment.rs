@@ -1,8 +1,8 @@
 //! Options from environment variables: `OS_<SECTION>__<OPTION>`, as oslo.config reads them.
 //!
-//! Shells, containers and unit files do not take colons in names, so a section's colons may be
-//! underscores. As that cannot be undone by looking at the name alone, a variable counts only when
-//! its section is known by then.
+//! Shells, containers and unit files do not allow colons in names, so underscores can replace a
+//! section's colons. As the name alone does not tell which, a variable counts only if its section
+//! is already known.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::origin::Origin;
 use super::source::Environment;
 
-/// A variable that stands for an option.
+/// A variable that sets an option.
 pub(super) struct Override<'a> {
     pub(super) section: String,
     pub(super) option: String,
@@ -18,7 +18,7 @@ pub(super) struct Override<'a> {
     pub(super) origin: Origin,
 }
 
-/// The variables that stand for an option of one of these sections; later ones win.
+/// The variables that set an option of one of these sections; later ones win.
 pub(super) fn overrides<'a>(
     environment: &'a Environment,
     sections: &[String],
@@ -41,7 +41,7 @@ pub(super) fn overrides<'a>(
     found
 }
 
-/// The section that a variable's first part means.
+/// The section that a variable's first part names.
 fn find<'a>(name: &str, sections: &'a [String]) -> Option<&'a str> {
     let is = |section: &&String| {
         let upper = section.to_uppercase();

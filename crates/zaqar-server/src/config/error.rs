@@ -1,46 +1,46 @@
-//! What can be wrong with a configuration, and what is odd about it.
+//! Errors and warnings about a configuration.
 //!
-//! No text here ever holds the value of a secret option: whoever builds an error masks it first.
+//! No text here contains the value of a secret option: it is masked before an error is created.
 
 use std::fmt;
 use std::io;
 
 use super::origin::Origin;
 
-/// One thing that is wrong with a configuration.
+/// One error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or directory that was named, or found, cannot be read.
+    /// A named or found file or directory cannot be read.
     #[error("{path}: cannot be read: {source}")]
     Unreadable {
         /// Its path.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A line is not of the INI form, or not UTF-8.
+    /// A line is not valid INI or not UTF-8.
     #[error("{origin}: {what}")]
     Syntax {
         /// The line.
         origin: Origin,
-        /// What is wrong with it.
+        /// The reason.
         what: &'static str,
     },
-    /// A value is not one that its option takes.
+    /// A value is not valid for its option.
     #[error("{origin}: [{section}] {option} = {value}: must be {allowed}")]
     Value {
-        /// Where the value stands.
+        /// Where the value is set.
         origin: Origin,
         /// The section.
         section: Box<str>,
         /// The option.
         option: Box<str>,
-        /// The value in quotes, or stars.
+        /// The value in quotes, or stars if it is secret.
         value: Box<str>,
-        /// What the option takes: type, range or choices.
+        /// What is valid: type, range or choices.
         allowed: Box<str>,
     },
-    /// An option that is needed and has no default.
+    /// A required option without a default is not set.
     #[error("{origin}: [{section}] {option} must be set")]
     Missing {
         /// Where the section begins, or the store is named.
@@ -50,24 +50,24 @@ pub enum Error {
         /// The option.
         option: Box<str>,
     },
-    /// A `$` reference in a value cannot be followed.
+    /// A `$` reference in a value cannot be resolved.
     #[error("{origin}: [{section}] {option}: ${{{reference}}} {what}")]
     Reference {
-        /// Where the value stands.
+        /// Where the value is set.
         origin: Origin,
         /// The section.
         section: Box<str>,
         /// The option.
         option: Box<str>,
-        /// What stands after the dollar sign.
+        /// The text after the dollar sign.
         reference: Box<str>,
-        /// Why it cannot be followed.
+        /// The reason.
         what: &'static str,
     },
-    /// A store of the original that this server does not have.
+    /// The original has this store, but this server does not.
     #[error("{origin}: [drivers] {option} = {value}: this store is not supported; use {instead}")]
     Unsupported {
-        /// Where the value stands.
+        /// Where the value is set.
         origin: Origin,
         /// `message_store` or `management_store`.
         option: &'static str,
@@ -76,14 +76,14 @@ pub enum Error {
         /// What to use.
         instead: Box<str>,
     },
-    /// A store is configured, but `[drivers]` does not say that it is to be used.
+    /// A store is configured, but `[drivers]` does not name it.
     #[error(
         "{origin}: {what}, but [drivers] names no {missing}; add to [drivers]:\n  message_store = {message_store}\n  management_store = {management_store}"
     )]
     Unnamed {
         /// The section or option that configures a store.
         origin: Origin,
-        /// That section or option, in words.
+        /// That section or option, as text.
         what: Box<str>,
         /// The option that is missing.
         missing: &'static str,
@@ -95,7 +95,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Where the wrong thing stands; `None` for a file that cannot be read.
+    /// Where the error is; `None` for a file that cannot be read.
     pub fn origin(&self) -> Option<&Origin> {
         match self {
             Self::Unreadable { .. } => None,
@@ -109,8 +109,7 @@ impl Error {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the files; prints one problem a
-/// line.
+/// All errors in a configuration, in the order of the files; printed one per line.
 #[derive(Debug)]
 pub struct Errors(pub Vec<Error>);
 
@@ -125,7 +124,7 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// One thing that is odd about a configuration that works.
+/// A warning about a configuration that works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     /// A section that nothing reads.
@@ -134,24 +133,24 @@ pub enum Warning {
         origin: Origin,
         /// Its name.
         section: String,
-        /// The known name that is nearest, when one is near.
+        /// The most similar known name, if one is similar.
         nearest: Option<String>,
     },
     /// An option that nothing reads.
     UnknownOption {
-        /// Where it stands.
+        /// Where it is set.
         origin: Origin,
         /// Its section.
         section: String,
         /// Its name.
         option: String,
-        /// The known option that is nearest, when one is near: `name`, or `[section] name` of
+        /// The most similar known option, if one is similar: `name`, or `[section] name` for
         /// another section.
         nearest: Option<String>,
     },
-    /// An option of the original that changes nothing here.
+    /// An option of the original that has no effect here.
     WithoutEffect {
-        /// Where it stands.
+        /// Where it is set.
         origin: Origin,
         /// Its section.
         section: String,
@@ -160,28 +159,28 @@ pub enum Warning {
         /// Why it has none.
         why: &'static str,
     },
-    /// An option under a name that it had in the past; it counts.
+    /// An option under a deprecated name; it counts.
     OldName {
-        /// Where it stands.
+        /// Where it is set.
         origin: Origin,
         /// Its section.
         section: String,
-        /// The name it had.
+        /// The deprecated name.
         option: String,
-        /// The name it has.
+        /// The current name.
         name: &'static str,
     },
-    /// Two values that do not go together.
+    /// Two values that contradict each other.
     Conflict {
-        /// Where the first stands.
+        /// Where the first one is set.
         origin: Origin,
-        /// What does not go together.
+        /// The contradiction.
         what: String,
     },
 }
 
 impl Warning {
-    /// Where the odd thing stands.
+    /// Where the setting is.
     pub fn origin(&self) -> &Origin {
         match self {
             Self::UnknownSection { origin, .. }

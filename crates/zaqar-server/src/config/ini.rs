@@ -1,13 +1,13 @@
-//! The INI form of oslo.config: bytes to sections and options, each with its line.
+//! Parses oslo.config's INI format: bytes to sections and options, with line numbers.
 //!
-//! It knows nothing of what options mean; references (`$name`) are followed in `reference`.
+//! It does not know the options; references (`$name`) are resolved in `reference`.
 
 use std::sync::Arc;
 
 use super::error::Error;
 use super::origin::Origin;
 
-/// Problems reported from one file at most: a file of another kind would have one on each line.
+/// Errors per file, at most: a file of another kind would have one on each line.
 const MAX_PROBLEMS: usize = 20;
 
 /// A parsed file.
@@ -26,14 +26,14 @@ pub(super) struct Entry {
     pub(super) section: String,
     /// The option as written.
     pub(super) option: String,
-    /// The value, continuation lines joined by newlines, one pair of quotes around its first line
-    /// taken off.
+    /// The value: continuation lines joined by newlines, without one pair of quotes around its
+    /// first line.
     pub(super) value: String,
     /// The line where it begins, from 1.
     pub(super) line: usize,
 }
 
-/// Parses the bytes of the file `path`; all syntax errors are collected, the first twenty of them.
+/// Parses the bytes of the file `path`; collects syntax errors, at most twenty.
 pub(super) fn parse(path: &Arc<str>, bytes: &[u8]) -> Result<Document, Vec<Error>> {
     let text = decode(path, bytes).map_err(|error| vec![error])?;
     let mut parser = Parser::new(path);
@@ -47,7 +47,7 @@ pub(super) fn parse(path: &Arc<str>, bytes: &[u8]) -> Result<Document, Vec<Error
     if parser.problems.is_empty() { Ok(parser.document) } else { Err(parser.problems) }
 }
 
-/// Text without a byte order mark, which editors of one system put there unasked.
+/// Decodes UTF-8, without a byte order mark, which some editors add.
 fn decode<'a>(path: &Arc<str>, bytes: &'a [u8]) -> Result<&'a str, Error> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]).replace("\r\n", "\n");
@@ -70,7 +70,7 @@ enum Section {
     /// Before the first header.
     None,
     Named(String),
-    /// After a header that could not be read: its options are looked at, not kept.
+    /// After an invalid header: its options are checked but dropped.
     Broken,
 }
 
@@ -155,7 +155,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Takes one pair of equal quotes off; a lone quote is a pair of itself, as it is in oslo.
+/// Removes one pair of equal quotes; a lone quote counts as a pair, as in oslo.
 fn unquote(value: &str) -> &str {
     let quoted = |quote| value.strip_prefix(quote).filter(|_| value.ends_with(quote));
     match quoted('"').or_else(|| quoted('\'')) {
@@ -191,8 +191,8 @@ mod tests {
         parse(&Arc::from("z.conf"), bytes).unwrap_err().iter().map(ToString::to_string).collect()
     }
 
-    /// Each row was checked against oslo.config 10.7.0, as were 20 000 random files: only a byte
-    /// order mark is read otherwise.
+    /// Each row was compared with oslo.config 10.7.0, as were 20 000 random files: the only
+    /// difference is the byte order mark.
     #[test]
     fn values_are_read_as_oslo_reads_them() {
         let table: &[(&str, &[&str])] = &[

@@ -1,5 +1,4 @@
-//! The merged configuration as a source of the `config` crate, for those who read sections of their
-//! own by serde.
+//! The merged configuration as a source of the `config` crate, to read sections with serde.
 
 use std::sync::Arc;
 
@@ -8,10 +7,10 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use super::raw::Raw;
 use super::section::Section;
 
-/// The merged configuration as a [`config::Source`]: one table a section, each value with its
+/// The merged configuration as a [`config::Source`]: one table per section. Each value has its
 /// origin, so that serde's errors name file and line.
 ///
-/// Texts have their references followed. An option that may be given several times is an array.
+/// References are resolved. An option that can be given several times is an array.
 ///
 /// ```
 /// # use zaqar_server::Registry;

@@ -1,4 +1,4 @@
-//! Which files are read: those given, or those that the original would find.
+//! Finds the configuration files: those given, or those that the original would find.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::source::Environment;
 
-/// Names under which a file or directory is looked for, before its extension.
+/// Names of files and directories that are searched for, without extension.
 const NAMES: [&str; 2] = ["zaqar", "zaqar-server"];
 
-/// All files to read, in the order in which later ones win.
+/// All files to read; later ones win.
 pub(super) fn files(
     given_files: &[PathBuf],
     given_dirs: &[PathBuf],
@@ -30,7 +30,7 @@ pub(super) fn files(
     if problems.is_empty() { Ok(files) } else { Err(problems) }
 }
 
-/// The directories of the original's search, the first wins.
+/// The directories that the original searches; the first match wins.
 fn places(environment: &Environment) -> Vec<PathBuf> {
     let from = |variable: &str| environment.get(variable).filter(|value| !value.is_empty());
     let home = from("HOME").map(PathBuf::from);
@@ -48,7 +48,7 @@ fn places(environment: &Environment) -> Vec<PathBuf> {
     .collect()
 }
 
-/// The first place that has each name.
+/// The first match for each name.
 fn search(places: &[PathBuf], extension: &str) -> Vec<PathBuf> {
     NAMES
         .iter()
@@ -70,8 +70,7 @@ fn add_dirs(dirs: &[PathBuf], files: &mut Vec<PathBuf>, problems: &mut Vec<Error
     }
 }
 
-/// The directory's `*.conf` files, sorted; hidden ones are left out, as a shell's pattern leaves
-/// them.
+/// The directory's `*.conf` files, sorted, without hidden ones, as a shell's pattern matches.
 fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = std::fs::read_dir(dir)?
         .map(|entry| entry.map(|entry| entry.file_name()))
@@ -84,7 +83,7 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-/// `~/` at the front is the home directory, also where no shell has looked at it.
+/// Expands `~/` to the home directory, for values that no shell has expanded.
 fn expand(path: &Path, environment: &Environment) -> PathBuf {
     match (path.strip_prefix("~"), environment.get("HOME")) {
         (Ok(rest), Some(home)) => Path::new(home).join(rest),

@@ -1,9 +1,9 @@
-//! `zaqar.conf`: found, merged, checked and typed.
+//! `zaqar.conf`: finding, merging, checking and typing it.
 //!
-//! [`load`] does it all. Below it, in the order of the work: `locate` finds files, `ini` parses
-//! them, `environment` adds variables, [`Raw`] holds the merged texts, `reference` follows `$name`,
-//! [`Section`] types single options, [`known`] lists all of them, and [`Settings`] is the outcome.
-//! Problems are collected, not met one by one.
+//! [`load`] does all of it, in these steps: `locate` finds files, `ini` parses them, `environment`
+//! adds variables, [`Raw`] holds the merged texts, `reference` resolves `$name`, [`Section`] types
+//! single options, [`known`] lists all options, and [`Settings`] is the result. Errors are
+//! collected and reported together.
 
 mod check;
 mod environment;
@@ -40,12 +40,12 @@ pub use source::{Environment, Flag, Sources};
 
 use reader::Reader;
 
-/// A configuration that holds.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What it says.
+    /// The settings.
     pub settings: Settings,
-    /// What is odd about it, in the order of the files.
+    /// Warnings, in the order of the files.
     pub warnings: Vec<Warning>,
 }
 
@@ -53,8 +53,8 @@ pub struct Loaded {
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it at once: first files that cannot be read or parsed, and once
-/// there are none, values.
+/// All errors at once: first files that cannot be read or parsed; if there are none, invalid
+/// values.
 pub fn load(sources: &Sources, registered: &Registered) -> Result<Loaded, Errors> {
     let raw = Raw::load(sources, registered.known())?;
     type_check(raw, registered)

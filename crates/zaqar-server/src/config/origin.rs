@@ -1,9 +1,9 @@
-//! Where a value came from.
+//! Where a value is set.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a value came from: prints as `zaqar.conf:3`, `environment variable OS_…` or `command line
+/// Where a value is set: printed as `zaqar.conf:3`, `environment variable OS_…` or `command line
 /// --debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -11,14 +11,14 @@ pub enum Origin {
     File {
         /// The file's path as it was found or given.
         path: Arc<str>,
-        /// The line, from 1; of a continued value its first.
+        /// The line number, from 1; the first line of a continued value.
         line: usize,
     },
     /// An environment variable of this name.
     Environment(Arc<str>),
     /// A flag of the command line.
     CommandLine(Arc<str>),
-    /// Nobody set it: a default.
+    /// It is not set: a default.
     Default,
 }
 

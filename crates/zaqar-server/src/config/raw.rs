@@ -1,5 +1,4 @@
-//! The merged configuration before its values are typed: sections, options, texts, and where each
-//! came from.
+//! The merged configuration before its values are typed: sections, options, texts and origins.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,13 +16,13 @@ use super::source::Sources;
 /// A value as written.
 #[derive(Clone)]
 pub struct Value {
-    /// Its text, references not yet followed.
+    /// The text, with unresolved references.
     pub text: String,
-    /// Where it stands.
+    /// Where it is set.
     pub origin: Origin,
 }
 
-/// Everything that was configured, by section and option. Printing it masks secrets.
+/// The merged configuration by section and option. Printing it masks secrets.
 #[derive(Clone, Default)]
 pub struct Raw {
     sections: BTreeMap<String, Content>,
@@ -34,9 +33,9 @@ pub struct Raw {
 
 #[derive(Clone, Default)]
 struct Content {
-    /// Where the section begins first; `None` when only variables or flags name it.
+    /// Where the section first begins; `None` if only variables or flags name it.
     origin: Option<Origin>,
-    /// All values of each option, the one that counts last.
+    /// All values of each option; the last one counts.
     options: BTreeMap<String, Vec<Value>>,
 }
 
@@ -47,24 +46,23 @@ pub struct Shown<'a> {
     pub section: &'a str,
     /// The option.
     pub option: &'a str,
-    /// The value in quotes, or stars when it is secret.
+    /// The value in quotes, or stars if it is secret.
     pub value: String,
-    /// Where it stands.
+    /// Where it is set.
     pub origin: &'a Origin,
 }
 
 impl Raw {
-    /// Nothing yet, of options that are `known`.
+    /// Empty, for the options of `known`.
     pub(super) fn new(known: Table) -> Self {
         Self { known: Arc::new(known), ..Self::default() }
     }
 
-    /// Reads and merges files, environment and flags. `known` holds the registered drivers'
-    /// options.
+    /// Reads and merges files, environment and flags. `known` has the registered drivers' options.
     ///
     /// # Errors
     ///
-    /// Every file that cannot be read, and every syntax error, at once.
+    /// All files that cannot be read and all syntax errors at once.
     pub(super) fn load(sources: &Sources, known: Table) -> Result<Self, Errors> {
         let paths = locate::files(&sources.files, &sources.dirs, &sources.environment);
         let mut raw = Self::new(known);
@@ -86,17 +84,17 @@ impl Raw {
         if problems.is_empty() { Ok(raw) } else { Err(Errors(problems)) }
     }
 
-    /// The files that were read, in their order.
+    /// The files that were read, in order.
     pub fn files(&self) -> &[Arc<str>] {
         &self.files
     }
 
-    /// The names of all sections that are there, sorted.
+    /// The names of all sections, sorted.
     pub fn sections(&self) -> impl Iterator<Item = &str> {
         self.sections.keys().map(String::as_str)
     }
 
-    /// Where a section begins, or its first option stands; `None` when it is not there.
+    /// Where a section begins, or its first option is set; `None` if there is no such section.
     pub fn section_origin(&self, section: &str) -> Option<&Origin> {
         let content = self.sections.get(section)?;
         let first = || content.options.values().flatten().next().map(|value| &value.origin);
@@ -112,7 +110,7 @@ impl Raw {
             .map(String::as_str)
     }
 
-    /// All values of an option, in order; the last counts where one is wanted.
+    /// All values of an option, in order; the last one counts if one is needed.
     pub fn values(&self, section: &str, option: &str) -> &[Value] {
         self.sections
             .get(section)
@@ -120,12 +118,12 @@ impl Raw {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Where an option's value stands; [`Origin::Default`] when nobody set it.
+    /// Where an option is set; [`Origin::Default`] if it is not set.
     pub fn origin(&self, section: &str, option: &str) -> Origin {
         self.values(section, option).last().map_or(Origin::Default, |value| value.origin.clone())
     }
 
-    /// Every option that is set with the value that counts, secrets masked: for reports.
+    /// All options that are set, with the values that count and secrets masked: for reports.
     pub fn shown(&self) -> impl Iterator<Item = Shown<'_>> {
         self.sections.iter().flat_map(move |(section, content)| {
             content.options.iter().filter_map(move |(option, values)| {
@@ -135,8 +133,8 @@ impl Raw {
         })
     }
 
-    /// Every option that is set: section, option and the value that counts as written, or stars
-    /// when it is secret.
+    /// All options that are set: section, option, and the text of the value that counts, or stars
+    /// if it is secret.
     pub fn effective(&self) -> impl Iterator<Item = (&str, &str, String)> {
         self.sections.iter().flat_map(move |(section, content)| {
             content.options.iter().filter_map(move |(option, values)| {
@@ -147,17 +145,17 @@ impl Raw {
         })
     }
 
-    /// The options that are known.
+    /// The known options.
     pub fn known(&self) -> &Table {
         &self.known
     }
 
-    /// Whether all values of an option count, not only the last.
+    /// Whether all values of an option count, rather than the last one.
     pub(super) fn is_repeated(&self, section: &str, option: &str) -> bool {
         self.known.find(section, option).is_some_and(|known| known.kind == Kind::Repeated)
     }
 
-    /// A value for a message: in quotes, or stars when it is secret.
+    /// A value for a message: in quotes, or stars if it is secret.
     pub(super) fn quoted(&self, section: &str, option: &str, text: &str) -> String {
         let is_secret = self.known.is_secret(section, option);
         if is_secret { "***".to_owned() } else { format!("{text:?}") }
@@ -167,7 +165,7 @@ impl Raw {
         &self.old_names
     }
 
-    /// Where in the order of files an origin stands: files before variables before flags.
+    /// The rank of an origin: files come before variables, variables before flags.
     pub(super) fn order(&self, origin: &Origin) -> (usize, usize) {
         let files = self.files.len();
         match origin {
@@ -203,7 +201,7 @@ impl Raw {
         }
     }
 
-    /// Merges a parsed file; its values count more than those before.
+    /// Merges a parsed file; its values override earlier ones.
     pub(super) fn add(&mut self, path: &Arc<str>, document: Document) {
         self.files.push(Arc::clone(path));
         for (section, line) in document.sections {
@@ -223,8 +221,8 @@ impl Raw {
         }
     }
 
-    /// Within one file the current name of an option beats its old ones; across files the later
-    /// file does.
+    /// Within one file the current name of an option overrides its deprecated names; otherwise the
+    /// later file wins.
     fn rename(&mut self, file: &mut BTreeMap<(String, String), Vec<Value>>) {
         let known = Arc::clone(&self.known);
         for section in known.sections() {
@@ -250,7 +248,7 @@ impl Raw {
     }
 }
 
-/// Section names ignore case; `DEFAULT` is none of them.
+/// Names of sections ignore case, except `DEFAULT`.
 fn normalize(section: &str) -> String {
     if section == "DEFAULT" { section.to_owned() } else { section.to_lowercase() }
 }

@@ -1,5 +1,5 @@
-//! Reads options by the table of known ones: kind, bounds and default come from there, problems are
-//! collected.
+//! Reads options by the table of known options, which has their kinds, bounds and defaults. Errors
+//! are collected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use super::raw::Raw;
 use super::section::Section;
 use super::value;
 
-/// Reads all sections and keeps what is wrong or odd.
+/// Reads all sections and collects errors and warnings.
 pub(super) struct Reader {
     pub(super) raw: Arc<Raw>,
     pub(super) problems: Vec<Error>,
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Reads the options of one section. Where a value is wrong the default is answered and the problem
-/// kept.
+/// Reads the options of one section. If a value is invalid, it returns the default and records the
+/// error.
 pub(super) struct Options<'a> {
     pub(super) section: Section,
     pub(super) reader: &'a mut Reader,
@@ -46,7 +46,7 @@ impl Options<'_> {
         self.optional_integer(option).unwrap_or_default()
     }
 
-    /// An integer that the table does not let fall below zero.
+    /// An integer whose minimum in the table is not negative.
     pub(super) fn number(&mut self, option: &str) -> u64 {
         u64::try_from(self.integer(option)).unwrap_or_default()
     }
@@ -103,7 +103,7 @@ impl Options<'_> {
         self.or_default(option, read, |text| Some(value::list(text))).unwrap_or_default()
     }
 
-    /// A text that must be there; `None` with the problem kept.
+    /// A required text; if it is missing, `None`, and the error is recorded.
     pub(super) fn needed(&mut self, option: &str) -> Option<String> {
         let text = self.optional_text(option);
         if text.is_none() {
@@ -112,7 +112,7 @@ impl Options<'_> {
         text
     }
 
-    /// Seconds, perhaps with a fraction.
+    /// Seconds, which may have a fraction.
     pub(super) fn seconds(&mut self, option: &str) -> Duration {
         let Some(Known { kind: Kind::Float { min, max }, .. }) = self.known(option) else {
             return Duration::ZERO;
@@ -122,31 +122,31 @@ impl Options<'_> {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    /// All values of an option that may be given several times; the default where there is none.
+    /// All values of an option that can be given several times; its default if there are none.
     pub(super) fn repeated(&mut self, option: &str) -> Vec<String> {
         let read = self.section.repeated(option).map(|all| (!all.is_empty()).then_some(all));
         let values = self.or_default(option, read, |text| Some(vec![text.to_owned()]));
         values.unwrap_or_default().into_iter().filter(|value| !value.is_empty()).collect()
     }
 
-    /// Whether an option is given, even as its default.
+    /// Whether an option is set, even to its default.
     pub(super) fn is_set(&self, option: &str) -> bool {
         self.section.options().any(|set| set == option)
     }
 
-    /// Keeps the problem that an option must be set.
+    /// Records the error that an option must be set.
     pub(super) fn missing(&mut self, option: &str) {
         let problem = self.section.missing(option);
         self.reader.problems.push(problem);
     }
 
-    /// Keeps the problem that an option's value is not what it must be.
+    /// Records the error that an option's value is invalid.
     pub(super) fn refuse(&mut self, option: &str, allowed: impl Into<String>) {
         let problem = self.section.invalid(option, allowed);
         self.reader.problems.push(problem);
     }
 
-    /// Keeps a warning that what an option says has no effect.
+    /// Records the warning that an option has no effect.
     pub(super) fn warn(&mut self, option: &str, why: &'static str) {
         self.reader.warnings.push(Warning::WithoutEffect {
             origin: self.section.origin(option),

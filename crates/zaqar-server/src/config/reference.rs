@@ -1,21 +1,21 @@
 //! References in values: `$name`, `${name}`, `${section.name}`, with `$$` and `\$` for a dollar
 //! sign.
 //!
-//! The rules are Python's `string.Template` as oslo.config uses it. A reference stands for the text
-//! of the other option, its own references followed.
+//! The rules are those of Python's `string.Template`, as oslo.config uses it. A reference stands
+//! for the text of the other option, with its references resolved.
 
 use super::error::Error;
 use super::origin::Origin;
 use super::raw::Raw;
 
-/// References followed for one value at most, its references' references included.
+/// References that are resolved for one value, at most, including nested ones.
 const MAX_REFERENCES: usize = 1000;
-/// References within references at most.
+/// Nesting of references, at most.
 const MAX_DEPTH: usize = 32;
-/// Bytes of one value at most once its references are followed.
+/// The longest value with resolved references, in bytes.
 const MAX_BYTES: usize = 1 << 20;
 
-/// The text of a value of `[section] option`, its references followed.
+/// The text of a value of `[section] option`, with its references resolved.
 pub(super) fn follow(
     raw: &Raw,
     section: &str,
@@ -39,7 +39,7 @@ pub(super) fn follow(
 
 struct Walk<'a> {
     raw: &'a Raw,
-    /// The options whose texts are being expanded: meeting one again is a circle.
+    /// The options that are being expanded: one that occurs again is a cycle.
     path: Vec<(String, String)>,
     followed: usize,
 }
@@ -78,11 +78,11 @@ impl Walk<'_> {
         };
         let key = (section, option);
         if self.path.contains(&key) {
-            return fail("leads back to itself");
+            return fail("refers to itself");
         }
         self.followed += 1;
         if self.followed > MAX_REFERENCES || self.path.len() > MAX_DEPTH {
-            return fail("leads to too many other options");
+            return fail("refers to too many other options");
         }
         let set = self.raw.values(&key.0, &key.1).last().map(|value| value.text.as_str());
         let default = || self.raw.known().find(&key.0, &key.1).and_then(|known| known.default);
@@ -93,7 +93,7 @@ impl Walk<'_> {
         Ok(expanded)
     }
 
-    /// The option that a name means: of a section that it names, of the same section, or of
+    /// The option that a name means: in the section that it names, in the same section, or in
     /// `[DEFAULT]`.
     fn target(&self, section: &str, name: &str) -> Option<(String, String)> {
         let (section, option) = name.split_once('.').unwrap_or((section, name));
@@ -107,7 +107,8 @@ impl Walk<'_> {
     }
 }
 
-/// The name after a dollar sign and what follows it; `None` when the dollar sign stands for itself.
+/// The name after a dollar sign and the text after it; `None` if the dollar sign is not a
+/// reference.
 fn reference(text: &str) -> Option<(&str, &str)> {
     match text.strip_prefix('{') {
         Some(inner) => {
@@ -139,7 +140,7 @@ mod tests {
         super::follow(&raw, section, "x", text, &Origin::file(&path, 9)).map_err(|e| e.to_string())
     }
 
-    /// The rows without `max_message_ttl` were checked against oslo.config 10.7.0.
+    /// The rows without `max_message_ttl` were compared with oslo.config 10.7.0.
     #[test]
     fn references_are_followed_as_oslo_follows_them() {
         let file = "[DEFAULT]\nb = bee\nempty =\nnested = <$b>\n[g]\nc = sea\nb = gee\n";
@@ -173,7 +174,7 @@ mod tests {
         }
     }
 
-    /// What looks like a reference may be a part of a password.
+    /// A text that looks like a reference may be part of a password.
     #[test]
     fn a_reference_in_a_secret_is_not_shown() {
         let path = Arc::from("z.conf");
@@ -188,18 +189,18 @@ mod tests {
     #[test]
     fn circles_and_explosions_end() {
         let circle = follow("[DEFAULT]\nb = $c\nc = $b\n", "DEFAULT", "$b");
-        assert_eq!(circle.unwrap_err(), "z.conf:9: [DEFAULT] x: ${b} leads back to itself");
+        assert_eq!(circle.unwrap_err(), "z.conf:9: [DEFAULT] x: ${b} refers to itself");
 
         let mut file = String::from("[DEFAULT]\na0 =\n");
         for n in 1..30 {
             file.push_str(&format!("a{n} = $a{0}$a{0}\n", n - 1));
         }
         let doubling = follow(&file, "DEFAULT", "$a29").unwrap_err();
-        assert_eq!(doubling, "z.conf:9: [DEFAULT] x: ${a29} leads to too many other options");
+        assert_eq!(doubling, "z.conf:9: [DEFAULT] x: ${a29} refers to too many other options");
 
         let deep: String = (1..100).map(|n| format!("a{n} = $a{}\n", n + 1)).collect();
         let deep = follow(&format!("[DEFAULT]\n{deep}a100 ="), "DEFAULT", "$a1").unwrap_err();
-        assert_eq!(deep, "z.conf:9: [DEFAULT] x: ${a1} leads to too many other options");
+        assert_eq!(deep, "z.conf:9: [DEFAULT] x: ${a1} refers to too many other options");
 
         let long = format!("[DEFAULT]\na = {}\n", "x".repeat(4096));
         let long = follow(&long, "DEFAULT", &"$a ".repeat(300)).unwrap_err();

@@ -1,19 +1,18 @@
-//! `config sample`: every option that is read, with its default and what it takes.
+//! `config sample`: every option that has an effect, with its default and valid values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::known::{Effect, Kind, Known, Table};
 
-/// The sample that comes with the crate: the only place where options are explained.
+/// The sample that comes with the crate: the only place that explains options.
 const EXPLAINED: &str = include_str!("../../zaqar.conf");
 
 /// Comments above options: section and name to lines.
 type Explanations<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a str>>;
 
 /// A configuration file with every option of `known` that has an effect, commented out, with its
-/// default. As it is, it changes nothing. Options that a driver of one's own declares are there
-/// too.
+/// default. Without edits it changes nothing. Options of registered drivers are included.
 pub(crate) fn sample(known: &Table) -> String {
     let explanations = explanations(EXPLAINED);
     let mut text = preamble(EXPLAINED);
@@ -40,7 +39,7 @@ pub(crate) fn sample(known: &Table) -> String {
     text
 }
 
-/// What an option takes, in a sentence.
+/// The valid values of an option, as a sentence.
 fn takes(option: &Known) -> String {
     match option.kind {
         Kind::Boolean => "true or false.".to_owned(),
@@ -53,7 +52,7 @@ fn takes(option: &Known) -> String {
             let words = choices.iter().map(|word| if word.is_empty() { "nothing" } else { word });
             format!("One of: {}.", words.collect::<Vec<_>>().join(", "))
         }
-        Kind::List => "A list with commas between.".to_owned(),
+        Kind::List => "A comma-separated list.".to_owned(),
         Kind::Repeated => "A text; the option may be given several times.".to_owned(),
     }
 }

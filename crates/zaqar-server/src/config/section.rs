@@ -1,4 +1,4 @@
-//! One section with typed getters whose errors say where, what and what is allowed.
+//! One section with typed getters, whose errors say where, what and what is valid.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,10 +13,9 @@ use super::raw::{Raw, Value};
 use super::reference;
 use super::value;
 
-/// One section, for whoever reads it: a driver reads its own.
+/// One section, for its reader: drivers read their own.
 ///
-/// Each getter answers `None` when the option is not set. A number or a host that is set to nothing
-/// is not set.
+/// Each getter returns `None` if the option is not set. An empty number or host counts as not set.
 #[derive(Debug, Clone)]
 pub struct Section {
     raw: Arc<Raw>,
@@ -24,7 +23,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// The section of this name; one that is not there is empty.
+    /// The section of this name; empty if it does not exist.
     pub fn new(raw: &Arc<Raw>, name: impl Into<String>) -> Self {
         Self { raw: Arc::clone(raw), name: name.into() }
     }
@@ -53,16 +52,16 @@ impl Section {
         self.raw.options(&self.name)
     }
 
-    /// Where an option's value stands.
+    /// Where an option is set.
     pub fn origin(&self, option: &str) -> Origin {
         self.raw.origin(&self.name, option)
     }
 
-    /// A text as it is, also an empty one.
+    /// The text as it is, even if it is empty.
     ///
     /// # Errors
     ///
-    /// [`Error::Reference`], as every getter.
+    /// [`Error::Reference`], like every getter.
     pub fn text(&self, option: &str) -> Result<Option<String>, Error> {
         self.raw
             .values(&self.name, option)
@@ -71,7 +70,8 @@ impl Section {
             .transpose()
     }
 
-    /// A secret text; an empty one is not set, as an empty key or password protects nothing.
+    /// A secret text; an empty one counts as not set, because an empty key or password protects
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Section {
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] for anything else than true, yes, on, 1, false, no, off, 0 in any case.
+    /// [`Error::Value`] for anything other than true, yes, on, 1, false, no, off, 0 in any case.
     pub fn boolean(&self, option: &str) -> Result<Option<bool>, Error> {
         self.parse(option, value::boolean, || value::BOOLEAN.to_owned())
     }
@@ -102,7 +102,7 @@ impl Section {
         self.parse(option, |text| value::integer(text).filter(|n| range.contains(n)), allowed)
     }
 
-    /// A number, perhaps with a fraction, within bounds.
+    /// A number within bounds, which may have a fraction.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl Section {
         self.parse(option, host, || "an IP address or a host name".to_owned())
     }
 
-    /// Texts separated by commas, white space around them taken off.
+    /// Comma-separated texts, without white space around them.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl Section {
         Ok(self.text(option)?.map(|text| value::list(&text)))
     }
 
-    /// All values of an option that may be given several times, in order.
+    /// All values of an option that can be given several times, in order.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl Section {
         values.iter().map(|value| self.follow(option, value)).collect()
     }
 
-    /// A whole number that `option` declares, or its default.
+    /// An integer as `option` declares it, or its default.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Section {
         Ok(u64::try_from(number.unwrap_or_default()).unwrap_or_default())
     }
 
-    /// Seconds that `option` declares, perhaps with a fraction, or its default.
+    /// Seconds as `option` declares them, which may have a fraction, or its default.
     ///
     /// # Errors
     ///
@@ -197,7 +197,7 @@ impl Section {
         Ok(self.choice(option.name, choices)?.or(option.default).unwrap_or_default())
     }
 
-    /// The text of an option, or its default; `None` when both are missing or empty.
+    /// The text of an option, or its default; `None` if both are missing or empty.
     ///
     /// # Errors
     ///
@@ -207,7 +207,7 @@ impl Section {
         Ok(set.or_else(|| option.default.map(str::to_owned)))
     }
 
-    /// Whether the value of an option, where it is set, is of the kind that it declares.
+    /// Checks the value of an option, if it is set, against its declared kind.
     pub(super) fn check(&self, option: &Known) -> Result<(), Error> {
         match option.kind {
             Kind::Boolean => self.boolean(option.name).map(drop),
@@ -220,7 +220,8 @@ impl Section {
         }
     }
 
-    /// An error about an option's value, for rules beyond a getter's: `must be {allowed}`.
+    /// An error about an option's value, for rules beyond those of the getters: `must be
+    /// {allowed}`.
     pub fn invalid(&self, option: &str, allowed: impl Into<String>) -> Error {
         let value = self.raw.values(&self.name, option).last();
         let text = value.map_or("", |value| value.text.as_str());
@@ -233,10 +234,10 @@ impl Section {
         }
     }
 
-    /// An error about an option that is needed and not set.
+    /// An error about a required option that is not set.
     pub fn missing(&self, option: &str) -> Error {
-        // Where the section is missing too, the line that asks for a driver, or for Keystone, is
-        // the one to look at.
+        // If the section is missing too, the origin is the line that asks for the driver, or for
+        // Keystone.
         let wanted = || match self.name.split(':').nth(1) {
             Some(role) => self.raw.origin("drivers", role),
             None => self.raw.origin("DEFAULT", "auth_strategy"),
@@ -248,7 +249,7 @@ impl Section {
         }
     }
 
-    /// What the `config` crate's source shows of an option: all values, or the one that counts.
+    /// What the `config` crate's source has for an option: all values, or the one that counts.
     pub(super) fn source_values(&self, option: &str) -> Result<Vec<(String, Origin)>, Error> {
         let values = self.raw.values(&self.name, option);
         let count = if self.raw.is_repeated(&self.name, option) { values.len() } else { 1 };

@@ -1,10 +1,10 @@
-//! What a configuration is made of before it is read: files, directories, environment and flags.
+//! The sources of a configuration: files, directories, environment and flags.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-/// Where the configuration comes from.
+/// The sources of a configuration.
 ///
 /// ```
 /// use zaqar_server::config::{Environment, Sources};
@@ -18,18 +18,17 @@ use std::path::PathBuf;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// Files given (`--config-file`), later ones win; none for the default search.
+    /// Files (`--config-file`); later ones win. If there are none, the default search is used.
     pub files: Vec<PathBuf>,
-    /// Directories given (`--config-dir`), whose `*.conf` files are read after the files, sorted by
-    /// name.
+    /// Directories (`--config-dir`); their `*.conf` files are read after the files, sorted by name.
     pub dirs: Vec<PathBuf>,
     /// The environment: option overrides, and `HOME` for the default search.
     pub environment: Environment,
-    /// Command line flags that stand for an option; they win over everything.
+    /// Command line flags that set an option; they override everything else.
     pub flags: Vec<Flag>,
 }
 
-/// A command line flag that stands for an option.
+/// A command line flag that sets an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flag {
     /// The flag as written, for messages.
@@ -38,16 +37,16 @@ pub struct Flag {
     pub section: String,
     /// The option.
     pub option: String,
-    /// The value, as it would be written in a file.
+    /// The value, as written in a file.
     pub value: String,
 }
 
-/// A set of environment variables. It prints no values.
+/// A set of environment variables. Its `Debug` output has no values.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Sources {
-    /// Adds a command line flag that stands for an option.
+    /// Adds a command line flag that sets an option.
     #[must_use]
     pub fn flag(mut self, flag: &str, section: &str, option: &str, value: &str) -> Self {
         self.flags.push(Flag {

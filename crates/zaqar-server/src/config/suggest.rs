@@ -1,9 +1,9 @@
-//! The known name that is nearest to a mistyped one.
+//! Finds the known name that is most similar to a mistyped one.
 
-/// The candidate nearest to `name`, when it is near: about one slip in three letters.
+/// The candidate most similar to `name`, if it is similar enough: about one typo in three letters.
 ///
-/// Case and the kind of dash do not count. Cost: the product of the lengths for each candidate, of
-/// at most 64 characters each.
+/// Case and the kind of dash are ignored. Cost: for each candidate the product of the lengths, at
+/// most 64 characters each.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -23,7 +23,7 @@ fn letters(name: &str) -> Vec<char> {
     name.chars().take(64).map(fold).collect()
 }
 
-/// Insertions, removals, changes and swaps of neighbours that make one of the other.
+/// Insertions, deletions, changes and swaps of neighbours between the two.
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();

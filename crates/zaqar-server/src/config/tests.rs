@@ -1,4 +1,4 @@
-//! The whole way from files, variables and flags to settings, warnings and errors.
+//! From files, variables and flags to settings, warnings and errors.
 
 mod sample;
 mod stores;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::Registry;
 
-/// Loads a file of this text; messages call it `zaqar.conf`.
+/// Loads a file with this text; messages call it `zaqar.conf`.
 fn read(text: &str) -> Result<Loaded, Vec<String>> {
     read_with(&registered(), text)
 }
@@ -167,7 +167,7 @@ fn what_keystone_needs_must_be_there() {
             problems.contains("[keystone_authtoken] ") && problems.contains(problem),
             "{problems}"
         );
-        // Without the strategy nothing is asked for.
+        // Without the strategy these options are not required.
         assert!(read(&text.replace("auth_strategy", "#")).is_ok(), "{options}");
     }
     for options in [
@@ -254,15 +254,15 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         ),
         (
             "[drivers]\ntransport = wsgi,amqp",
-            "transport = \"wsgi,amqp\": must be one of: websocket, wsgi; each once, with commas between",
+            "transport = \"wsgi,amqp\": must be one of: websocket, wsgi; each once, separated by commas",
         ),
         (
             "[drivers]\ntransport = wsgi,wsgi",
-            "transport = \"wsgi,wsgi\": must be one of: websocket, wsgi; each once, with commas between",
+            "transport = \"wsgi,wsgi\": must be one of: websocket, wsgi; each once, separated by commas",
         ),
         (
             "[drivers]\ntransport =",
-            "transport = \"\": must be one of: websocket, wsgi; each once, with commas between",
+            "transport = \"\": must be one of: websocket, wsgi; each once, separated by commas",
         ),
         (
             "[drivers:message_store:embedded]\nsync = maybe",
@@ -270,23 +270,23 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         ),
         (
             "[drivers:transport:websocket]\nallowed_origin = https://a, b.example.org",
-            "allowed_origin = \"https://a, b.example.org\": must be origins such as https://console.example.org, or *, with commas between",
+            "allowed_origin = \"https://a, b.example.org\": must be origins such as https://console.example.org, or *, separated by commas",
         ),
         (
             "[cors]\nallowed_origin = https://a/",
-            "allowed_origin = \"https://a/\": must be origins such as https://console.example.org, or *, with commas between",
+            "allowed_origin = \"https://a/\": must be origins such as https://console.example.org, or *, separated by commas",
         ),
         (
             "[cors]\nallow_methods = GET, a b",
-            "allow_methods = \"GET, a b\": must be HTTP methods, with commas between",
+            "allow_methods = \"GET, a b\": must be HTTP methods, separated by commas",
         ),
         (
             "[cors]\nexpose_headers = X-Ok, ü",
-            "expose_headers = \"X-Ok, ü\": must be names of headers, with commas between",
+            "expose_headers = \"X-Ok, ü\": must be names of headers, separated by commas",
         ),
         (
             "[notification]\nsmtp_mode = self_local",
-            "smtp_mode = \"self_local\": must be third_part as long as smtp_host is not set",
+            "smtp_mode = \"self_local\": must be third_part unless smtp_host is set",
         ),
         (
             "[notification]\nsubscription_confirmation_email_template = topic:T,body:B",
@@ -294,7 +294,7 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         ),
         (
             "[notification]\nunsubscribe_confirmation_email_template = topic:T,body:{3},sender:S",
-            "unsubscribe_confirmation_email_template = \"topic:T,body:{3},sender:S\": must be a template with no other braces than {0}, {1} and {2}",
+            "unsubscribe_confirmation_email_template = \"topic:T,body:{3},sender:S\": must be a template without braces other than {0}, {1} and {2}",
         ),
     ];
     for (text, expected) in table {
@@ -366,7 +366,7 @@ fn what_changes_nothing_is_warned_about() {
         (
             "[drivers:message_store:swift]\n#uri =\n[storage]\nqueue_pipeline = zaqar.extraspec.tasks.messagecode",
             &[
-                "4: [storage] queue_pipeline has no effect: zaqar.extraspec stages are left out: nothing here reads the header EXTRA-SPEC",
+                "4: [storage] queue_pipeline has no effect: zaqar.extraspec stages are skipped: this server does not read the header EXTRA-SPEC",
             ],
         ),
         ("[TRANSPORT]\nmax_message_ttl = 6000\n[cors]\n[drivers:message_store:redis]", &[]),
@@ -404,7 +404,7 @@ fn an_old_name_counts_unless_the_new_one_is_in_the_same_file() {
     assert!(!settings("[DEFAULT]\npooling = false\nsharding = true").pooling);
 }
 
-/// Files below a temporary directory, loaded with their variables and flags.
+/// Files below a temporary directory, loaded with variables and flags.
 struct Host(tempfile::TempDir);
 
 impl Host {
@@ -424,7 +424,7 @@ impl Host {
         Sources { files: paths(files), dirs: paths(dirs), environment, flags: Vec::new() }
     }
 
-    /// Messages with paths below the directory.
+    /// Error messages, with paths relative to the directory.
     fn problems(&self, sources: &Sources) -> Vec<String> {
         let root = format!("{}/", self.0.path().display());
         let errors = load(sources, &registered()).unwrap_err();
@@ -561,7 +561,7 @@ fn serde_sees_the_merged_texts_with_their_origins() {
     assert!(bad.contains("\"maybe\"") && bad.contains("zaqar.conf:3"), "{bad}");
 }
 
-/// Lines that are nearly right find more than bytes that are nearly never.
+/// Lines that are nearly valid, which find more than random bytes do.
 fn nearly_ini() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         Just("[DEFAULT]".to_owned()),

@@ -1,4 +1,4 @@
-//! Texts to values, as oslo.config's types read them.
+//! Parses values as oslo.config's types do.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A decimal integer; Python takes a sign, white space around it and single underscores between
+/// A decimal integer; Python accepts a sign, white space around it and single underscores between
 /// digits.
 pub(super) fn integer(text: &str) -> Option<i64> {
     let text = text.trim();
@@ -27,7 +27,7 @@ pub(super) fn float(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// Commas at the end do not count, empty texts between commas do.
+/// Commas at the end are ignored, empty texts between commas are kept.
 pub(super) fn list(text: &str) -> Vec<String> {
     let text = text.trim().trim_end_matches(',');
     if text.is_empty() {
@@ -36,8 +36,8 @@ pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(|item| item.trim().to_owned()).collect()
 }
 
-/// An IP address, or labels of letters, digits and dashes of which the last is not all digits: a
-/// mistyped address is no name.
+/// An IP address, or labels of letters, digits and dashes, the last of which is not all digits, so
+/// that a mistyped address is not a host name.
 pub(super) fn is_host(text: &str) -> bool {
     if text.parse::<IpAddr>().is_ok() {
         return true;
@@ -56,7 +56,7 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// What a choice takes, in words.
+/// The choices, as text.
 pub(super) fn one_of(choices: &[&str]) -> String {
     let words: Vec<_> =
         choices.iter().map(|choice| if choice.is_empty() { "(empty)" } else { choice }).collect();

@@ -92,8 +92,8 @@ impl StoreDriver for Driver {
     }
 }
 
-/// The directory of the store in a role; `None` where it is another store. A role that is not
-/// located is where the other one is, as when the stores are opened.
+/// The store's directory in a role; `None` if the role has another store. A role without a location
+/// is where the other one is, as when the stores are opened.
 pub(crate) fn directory_of(
     settings: &Settings,
     role: StoreRole,
@@ -121,10 +121,10 @@ pub(crate) fn directory_of(
     directory(&StoreLocation { uri: uri.unwrap_or_else(default), options }).map(Some)
 }
 
-/// What makes snapshots of the stores that the settings name, each with the name of its task.
+/// The snapshot tasks of the stores that the settings name, with their names.
 ///
 /// # Errors
-/// An option that is wrong.
+/// An option is invalid.
 pub(crate) fn snapshots(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
@@ -132,7 +132,7 @@ pub(crate) fn snapshots(
     let mut found: Vec<(String, Snapshots)> = Vec::new();
     for role in [StoreRole::Messages, StoreRole::Management] {
         let Some(store) = directory_of(settings, role)? else { continue };
-        // Where both roles are one store, its options are those of the message store.
+        // If both roles are one store, the message store's options apply.
         if found.iter().any(|(_, other)| other.store == store) {
             continue;
         }
@@ -153,7 +153,7 @@ pub(crate) fn snapshots(
     Ok(found)
 }
 
-/// What the store tells of itself: its files, its checkpoints, and what is wrong with it.
+/// The store's metrics: its files, its checkpoints, and errors.
 #[expect(clippy::cast_precision_loss, reason = "no count and no file gets to 2^53")]
 fn figures(store: &Embedded, directory: &Path) -> Vec<Figure> {
     let facts = store.facts();
@@ -202,8 +202,8 @@ fn figures(store: &Embedded, directory: &Path) -> Vec<Figure> {
     figures
 }
 
-/// The directory of a path or of a URI `embedded:PATH`. Absolute: nobody can tell from a relative
-/// path in a log where it is.
+/// The directory of a path or of a URI `embedded:PATH`. It is made absolute, so that logs are
+/// unambiguous.
 fn directory(location: &StoreLocation) -> Result<PathBuf, StartError> {
     let uri = location.uri.expose();
     let path = uri.strip_prefix("embedded:").unwrap_or(uri);

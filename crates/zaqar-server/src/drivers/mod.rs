@@ -1,4 +1,4 @@
-//! The drivers that come with the server, each made from its section of the settings.
+//! The drivers that come with the server, each created from its section of the settings.
 
 use std::net::SocketAddr;
 
@@ -13,18 +13,18 @@ pub(crate) mod snapshots;
 pub(crate) mod websocket;
 pub(crate) mod wsgi;
 
-/// Without a strategy a caller is who it says it is, which is fine among one machine's own
-/// programs.
-pub(crate) fn warn_of_strangers(local: SocketAddr, settings: &Settings) {
+/// Without an authentication strategy callers are trusted, which is only safe among programs on one
+/// machine.
+pub(crate) fn warn_of_untrusted_network(local: SocketAddr, settings: &Settings) {
     if settings.auth_strategy == AuthStrategy::None && !local.ip().is_loopback() {
         tracing::warn!(
             address = %local,
-            "auth_strategy is empty and the server listens on more than loopback: whoever reaches it is any project it says it is"
+            "auth_strategy is empty and the server listens on more than loopback: any caller can act as any project"
         );
     }
 }
 
-/// Says which section an error is about, and everything behind it.
+/// Prefixes an error with its section, and adds its causes.
 fn in_section(name: &str, error: &(dyn std::error::Error + 'static)) -> StartError {
     format!("[{name}] {}", with_causes(error)).into()
 }

@@ -115,7 +115,7 @@ fn read(location: &StoreLocation) -> Result<Options, StartError> {
             ca_file: file(&CA_FILE)?,
             certificate_file: file(&CERTIFICATE_FILE)?,
             key_file: file(&KEY_FILE)?,
-            // For a client the other two words mean the same.
+            // For a client the other two values mean the same.
             accept_any: section.choice_of(&CERTIFICATES)? == "CERT_NONE",
         },
         ..Options::new(location.uri.expose().clone(), database)

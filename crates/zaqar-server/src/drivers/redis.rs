@@ -9,7 +9,7 @@ use crate::drivers::in_section;
 use crate::error::{StartError, with_causes};
 use crate::store::{OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole};
 
-/// By default what the original connects to when nothing is said.
+/// The default is what the original connects to by default.
 const URI: Known = text("uri", "redis://127.0.0.1:6379").secret();
 const MAX_RECONNECT_ATTEMPTS: Known = integer("max_reconnect_attempts", "10", 0, 1_000_000);
 const RECONNECT_SLEEP: Known = float("reconnect_sleep", "1.0");

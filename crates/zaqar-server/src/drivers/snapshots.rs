@@ -1,4 +1,4 @@
-//! Copies of the embedded store that the server makes by itself (`snapshot_interval`).
+//! Snapshots of the embedded store that the server creates (`snapshot_interval`).
 
 use std::fs;
 use std::io;
@@ -14,28 +14,28 @@ use zaqar_storage_embedded::back_up;
 
 use crate::error::with_causes;
 
-/// A failure is tried again after this, or after the interval if that is shorter.
+/// A failed snapshot is retried after this, or after the interval if that is shorter.
 const RETRY: Duration = Duration::from_secs(600);
-/// The longest sleep: a clock that is set ahead is noticed.
-const NAP: Duration = Duration::from_secs(60);
+/// The longest sleep, so that changes of the clock are noticed.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 const PREFIX: &str = "snapshot-";
 const SUFFIX: &str = ".db";
 const PARTIAL: &str = ".db.partial";
 
-/// Makes snapshots of one store.
+/// Creates snapshots of one store.
 pub(crate) struct Snapshots {
     pub(crate) store: PathBuf,
-    /// Where they go.
+    /// Where they are stored.
     pub(crate) directory: PathBuf,
     pub(crate) interval: Duration,
-    /// How many stay.
+    /// How many are kept.
     pub(crate) keep: usize,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Snapshots {
-    /// Makes one whenever the last one is old enough, until `stop`. A copy that is being made then
-    /// is given up.
+    /// Creates a snapshot whenever the last one is old enough, until `stop`, which cancels one in
+    /// progress.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut not_before = Timestamp::from_millis(0);
         loop {
@@ -53,7 +53,7 @@ impl Snapshots {
             let wait = Duration::from_millis(due.as_millis() - now.as_millis());
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait.min(NAP)) => {}
+                () = tokio::time::sleep(wait.min(MAX_SLEEP)) => {}
             }
         }
     }
@@ -65,12 +65,12 @@ impl Snapshots {
         last.map_or(Timestamp::from_millis(0), next)
     }
 
-    /// Makes one, and removes those that are too many; whether it was made.
+    /// Creates one and deletes superfluous ones. Returns whether it was created.
     async fn make(&self, now: Timestamp) -> bool {
         let target = self.directory.join(format!("{PREFIX}{:012}{SUFFIX}", now.as_secs()));
         let (store, directory, keep) = (self.store.clone(), self.directory.clone(), self.keep);
         let (done, made) = oneshot::channel();
-        // A thread of its own: a stop of the process does not wait for it.
+        // In a thread of its own, so that stopping the process does not wait for it.
         std::thread::spawn(move || {
             let copied = fs::create_dir_all(&directory)
                 .map_err(|error| error.to_string())
@@ -81,11 +81,11 @@ impl Snapshots {
         });
         match made.await {
             Ok(Ok((file, bytes))) => {
-                info!(file = %file.display(), bytes, "snapshot made");
+                info!(file = %file.display(), bytes, "snapshot created");
                 true
             }
             Ok(Err(error)) => {
-                error!(error, store = %self.store.display(), "no snapshot could be made");
+                error!(error, store = %self.store.display(), "the snapshot failed");
                 false
             }
             Err(_) => false,
@@ -106,7 +106,7 @@ fn snapshots(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The time in the name of a file that is ours.
+/// The time in a snapshot's file name; `None` for other files.
 fn time_of(path: &Path, suffix: &str) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let digits = name.strip_prefix(PREFIX)?.strip_suffix(suffix)?;
@@ -114,7 +114,7 @@ fn time_of(path: &Path, suffix: &str) -> Option<u64> {
     is_ours.then(|| digits.parse().ok()).flatten()
 }
 
-/// Removes all but the newest snapshots, and what copies that were given up left.
+/// Deletes all but the newest snapshots, and partial copies.
 fn prune(directory: &Path, keep: usize) -> io::Result<()> {
     let all = snapshots(directory)?;
     for (_, path) in &all[..all.len().saturating_sub(keep)] {

@@ -10,7 +10,8 @@ use crate::config::{Settings, Websocket};
 use crate::error::StartError;
 use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver};
 
-/// A message that is not allowed to be posted must still fit: its sender is to be told why.
+/// A message that is too large to be posted must still be received, so that its sender gets an
+/// error.
 const LEAST_MESSAGE_SIZE: u64 = 1024 * 1024;
 
 pub(crate) struct Driver;
@@ -60,7 +61,7 @@ impl Transport for WebSocket {
     async fn run(self: Box<Self>, shutdown: CancellationToken) {
         if let Err(error) = self.server.run(shutdown).await {
             let error = &error as &dyn std::error::Error;
-            error!(error, "a transport cannot go on");
+            error!(error, "a transport failed");
         }
     }
 }
@@ -77,7 +78,7 @@ fn options(section: &Websocket, settings: &Settings) -> Result<Options, StartErr
         size => size,
     };
     if section.idle_timeout <= section.ping_interval {
-        let allowed = "such that no client is gone before it is asked: ping_interval must be less than idle_timeout";
+        let allowed = "such that clients are pinged before they are disconnected: ping_interval must be less than idle_timeout";
         let is_set = raw.options().any(|option| option == "idle_timeout");
         let option = if is_set { "idle_timeout" } else { "ping_interval" };
         return Err(raw.invalid(option, allowed).into());

@@ -1,4 +1,4 @@
-//! The HTTP transport, under the original's name for it.
+//! The HTTP transport, under its name in the original.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -83,7 +83,7 @@ where
     async fn run(self: Box<Self>, shutdown: CancellationToken) {
         if let Err(error) = self.server.run(shutdown).await {
             let error = &error as &dyn std::error::Error;
-            error!(error, "a transport cannot go on");
+            error!(error, "a transport failed");
         }
     }
 }
@@ -93,7 +93,7 @@ fn rules(cors: &Cors) -> CorsRules {
         origins: cors.allowed_origins.clone(),
         credentials: cors.allow_credentials,
         expose_headers: cors.expose_headers.clone(),
-        // Below zero: the browser's own default.
+        // Below zero, the browser's default applies.
         max_age: u64::try_from(cors.max_age).ok().map(Duration::from_secs),
         methods: cors.allow_methods.clone(),
         headers: cors.allow_headers.clone(),

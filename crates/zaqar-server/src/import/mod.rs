@@ -1,7 +1,7 @@
-//! `zaqar-manage import`: takes the queues, messages and subscriptions of an original.
+//! `zaqar-manage import`: imports queues, messages and subscriptions from the original.
 //!
-//! What is imported passes the API's operations, so that it is checked as what clients send, but no
-//! quota, policy or pipeline: nobody is told of messages that are imported.
+//! Imports run through the API's operations, so they are checked like clients' requests, but
+//! without quotas, policies and pipelines: subscribers are not notified of imported messages.
 
 mod original;
 
@@ -27,55 +27,57 @@ use crate::store::{StoreContext, Stores};
 
 use original::{OldMessage, Original};
 
-/// Problems that are named; all are counted.
+/// Reasons that are named in the result; all are counted.
 const NAMED: usize = 20;
-/// Messages between two lines of progress.
+/// Messages between two log lines of progress.
 const PROGRESS: u64 = 10_000;
 
-/// What to do.
+/// What to import.
 pub(crate) struct Import {
     /// The original's Redis.
     pub(crate) from: Secret<String>,
-    /// Only counts.
+    /// Whether to count only.
     pub(crate) is_dry: bool,
 }
 
-/// What was imported.
+/// The result of an import.
 #[derive(Debug, Default)]
 struct Totals {
     projects: u64,
     queues: u64,
     messages: u64,
     subscriptions: u64,
-    /// What was left out, by the reason.
+    /// What was left out, by reason.
     left_out: BTreeMap<String, u64>,
 }
 
-/// Imports; what there is to say.
+/// Runs the import. Returns its summary.
 ///
 /// # Errors
-/// A source that cannot be read, a target that cannot be opened or written.
+/// The source cannot be read, or the target cannot be opened or written.
 pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, StartError> {
     if settings.pooling {
-        return Err("with [DEFAULT] pooling nothing can be imported: import into one store, and \
+        return Err(
+            "with [DEFAULT] pooling an import is not possible: import into one store, and \
                     make it the virtual pool"
-            .into());
+                .into(),
+        );
     }
     let mut source = Original::open(&import.from).await?;
     let target = match import.is_dry {
         true => None,
         false => Some(Target::open(settings).await?),
     };
-    let mut work = Work {
+    let mut importer = Importer {
         target: target.as_ref(),
         limits: &settings.limits,
         clock: Arc::new(SystemClock::default()),
         totals: Totals::default(),
     };
     for project in source.projects().await? {
-        work.project(&mut source, &project).await?;
+        importer.project(&mut source, &project).await?;
     }
-    let text = work.totals.text(import.is_dry);
+    let text = importer.totals.text(import.is_dry);
     if let Some(target) = target {
         target.close().await?;
     }
@@ -94,7 +96,8 @@ impl Target {
             StoreContext { unreliable: settings.unreliable, tasks: TaskMonitor::default() };
         let stores = Registry::default().open_stores(settings, &context).await?;
         let layers = Layers { pipelines: Pipelines::none(), ..Layers::default() };
-        // Metadata, delays and ttls are the original's business; here they are taken as they are.
+        // The original's limits of metadata, delays and ttls applied when they were stored; they
+        // are not checked again.
         let limits = settings.limits.clone();
         let options = Options { limits, layers, ..Options::default() };
         let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
@@ -108,23 +111,23 @@ impl Target {
     }
 }
 
-struct Work<'a> {
-    /// `None` only counts.
+struct Importer<'a> {
+    /// `None` to count only.
     target: Option<&'a Target>,
     limits: &'a Limits,
     clock: Arc<dyn Clock>,
     totals: Totals,
 }
 
-/// One queue, on both sides.
-struct Names<'a> {
+/// A queue on both sides.
+struct QueueNames<'a> {
     project: &'a str,
     queue: &'a str,
     id: ProjectId,
     name: QueueName,
 }
 
-impl Names<'_> {
+impl QueueNames<'_> {
     fn context(&self, client: &str) -> Context {
         Context::new(self.id.clone(), ClientId::new(client))
     }
@@ -134,10 +137,10 @@ impl Names<'_> {
     }
 }
 
-impl Work<'_> {
+impl Importer<'_> {
     async fn project(&mut self, source: &mut Original, project: &str) -> Result<(), StartError> {
         let Ok(id) = ProjectId::new(project) else {
-            self.totals.leave_out(format!("project {project}: not an id of a project"));
+            self.totals.leave_out(format!("project {project}: not a valid project id"));
             return Ok(());
         };
         self.totals.projects += 1;
@@ -151,7 +154,7 @@ impl Work<'_> {
             for queue in queues {
                 match QueueName::new(&queue) {
                     Ok(name) => {
-                        let names = Names { project, queue: &queue, id: id.clone(), name };
+                        let names = QueueNames { project, queue: &queue, id: id.clone(), name };
                         self.queue(source, &names).await?;
                     }
                     Err(error) => {
@@ -162,12 +165,17 @@ impl Work<'_> {
         }
     }
 
-    async fn queue(&mut self, source: &mut Original, names: &Names<'_>) -> Result<(), StartError> {
+    async fn queue(
+        &mut self,
+        source: &mut Original,
+        names: &QueueNames<'_>,
+    ) -> Result<(), StartError> {
         let (project, queue) = (names.project, names.queue);
         let metadata = source.metadata(project, queue).await?;
         let metadata = metadata.and_then(|json| Metadata::from_json(json.as_bytes()).ok());
         let Some(metadata) = metadata else {
-            self.totals.leave_out(format!("queue {project}/{queue}: metadata that is no object"));
+            self.totals
+                .leave_out(format!("queue {project}/{queue}: its metadata is not an object"));
             return Ok(());
         };
         if metadata.rules().encrypt {
@@ -182,7 +190,7 @@ impl Work<'_> {
             let stats =
                 target.api.call(&context, GetQueueStats { queue: names.reference() }).await?;
             if stats.is_some_and(|stats| stats.ends.is_some()) {
-                // Messages would be there twice.
+                // A second import would duplicate messages.
                 let reason = format!("queue {project}/{queue}: it has messages here already");
                 self.totals.leave_out(reason);
                 return Ok(());
@@ -201,7 +209,7 @@ impl Work<'_> {
     async fn messages(
         &mut self,
         source: &mut Original,
-        names: &Names<'_>,
+        names: &QueueNames<'_>,
     ) -> Result<(), StartError> {
         let mut from = 0;
         loop {
@@ -219,7 +227,7 @@ impl Work<'_> {
                     Err(reason) => self.totals.leave_out(reason.to_owned()),
                 }
             }
-            // A post has one client.
+            // A post has messages of one client.
             for run in live.chunk_by(|one, other| one.client == other.client) {
                 self.post(names, run, now).await?;
             }
@@ -228,7 +236,7 @@ impl Work<'_> {
 
     async fn post(
         &mut self,
-        names: &Names<'_>,
+        names: &QueueNames<'_>,
         run: &[OldMessage],
         now: u64,
     ) -> Result<(), StartError> {
@@ -239,7 +247,7 @@ impl Work<'_> {
         }
         let (Some(target), Some(first)) = (self.target, run.first()) else { return Ok(()) };
         let messages = run.iter().map(|message| posted(message, now, self.limits)).collect();
-        // The size was checked when it was posted, by the limits of the original.
+        // The original checked the size by its own limits when it was posted.
         let post = PostMessages { queue: names.reference(), size: 0, messages, notify: false };
         target.api.call(&names.context(&first.client), post).await?;
         Ok(())
@@ -248,7 +256,7 @@ impl Work<'_> {
     async fn subscriptions(
         &mut self,
         source: &mut Original,
-        names: &Names<'_>,
+        names: &QueueNames<'_>,
     ) -> Result<(), StartError> {
         let mut from = 0;
         loop {
@@ -270,10 +278,10 @@ impl Work<'_> {
         }
     }
 
-    /// Whether it lives, and was made.
+    /// Creates it. Returns whether it was created, rather than expired.
     async fn subscribe(
         &self,
-        names: &Names<'_>,
+        names: &QueueNames<'_>,
         old: &original::OldSubscription,
     ) -> Result<bool, String> {
         let (project, queue) = (names.project, names.queue);
@@ -289,7 +297,7 @@ impl Work<'_> {
             return Err(failed(text.to_owned()));
         }
         let options: Option<Map<String, Value>> = serde_json::from_str(&old.options)
-            .map_err(|_| failed("options that are no object".into()))?;
+            .map_err(|_| failed("its options are not an object".into()))?;
         let Some(target) = self.target else { return Ok(true) };
         let context = names.context("");
         let create = CreateSubscription {
@@ -310,7 +318,7 @@ impl Work<'_> {
     }
 }
 
-/// A message with what is left of its life and its delay, within the limits of this server.
+/// A message with the rest of its ttl and delay, within the limits of this server.
 fn posted(message: &OldMessage, now: u64, limits: &Limits) -> PostedMessage {
     let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     let ttl = message.expires.saturating_sub(now).clamp(MIN_TTL, limits.max_message_ttl);
@@ -338,7 +346,7 @@ impl Totals {
              subscriptions\n"
         );
         for (reason, count) in left_out {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "left out: {count} x {reason}");
         }
         text

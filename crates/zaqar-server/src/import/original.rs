@@ -1,5 +1,5 @@
-//! What the original keeps in Redis (`zaqar/storage/redis` of its release 23.0): nothing is
-//! changed.
+//! Reads what the original stores in Redis (`zaqar/storage/redis` of its release 23.0), without
+//! changing it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use redis::aio::MultiplexedConnection;
 use zaqar_core::Secret;
 use zaqar_transport_ws::msgpack_to_json;
 
-/// Queues, messages and keys that are read at a time.
+/// Queues, messages and keys per page.
 const PAGE: isize = 100;
-/// How long it takes to connect, at most.
+/// The timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer takes, at most: a hundred messages of a Redis that is busy.
+/// The timeout of a response: a hundred messages from a busy Redis.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The sorted set of a project's queues.
 const QUEUES: &str = ".queues_set";
 
-/// A Redis of the original.
+/// The original's Redis.
 pub(super) struct Original {
     connection: MultiplexedConnection,
 }
@@ -31,7 +31,7 @@ pub(super) struct OldMessage {
     pub(super) client: String,
     /// When it expires, in seconds since 1970.
     pub(super) expires: u64,
-    /// When it is shown.
+    /// When its delay ends.
     pub(super) shown: u64,
 }
 
@@ -44,22 +44,22 @@ pub(super) struct OldSubscription {
     pub(super) confirmed: bool,
 }
 
-/// What a place in a queue holds.
-pub(super) type Place<T> = Option<Result<T, &'static str>>;
+/// An element of a page; `None` if it has expired.
+pub(super) type Element<T> = Option<Result<T, &'static str>>;
 
 type Fields = HashMap<String, Vec<u8>>;
 
 impl Original {
     pub(super) async fn open(uri: &Secret<String>) -> Result<Self, redis::RedisError> {
         let client = redis::Client::open(uri.expose().as_str())?;
-        // Without these an answer has half a second.
+        // Without these, the timeout is half a second.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
         Ok(Self { connection: client.get_multiplexed_async_connection_with_config(&config).await? })
     }
 
-    /// The projects that have queues, sorted. Cost: it looks at every key of the Redis.
+    /// The projects with queues, sorted. Cost: scans all keys of the Redis.
     pub(super) async fn projects(&mut self) -> Result<Vec<String>, redis::RedisError> {
         let (mut cursor, mut projects) = (0_u64, Vec::new());
         loop {
@@ -78,7 +78,7 @@ impl Original {
         Ok(projects)
     }
 
-    /// The names of a project's queues from a place on; none at the end.
+    /// The names of a project's queues from an offset; empty at the end.
     pub(super) async fn queues(
         &mut self,
         project: &str,
@@ -90,7 +90,7 @@ impl Original {
         Ok(names.into_iter().filter_map(name).collect())
     }
 
-    /// The metadata of a queue as JSON; `None` where it has no form in JSON.
+    /// The metadata of a queue as JSON; `None` if it cannot be represented in JSON.
     pub(super) async fn metadata(
         &mut self,
         project: &str,
@@ -105,14 +105,14 @@ impl Original {
         Ok(found.map_or(Some("{}".to_owned()), |packed| msgpack_to_json(&packed)))
     }
 
-    /// The messages of a queue from a place on, in order; none at the end. `None` for one that has
-    /// expired.
+    /// The messages of a queue from an offset, in order; empty at the end. `None` stands for an
+    /// expired one.
     pub(super) async fn messages(
         &mut self,
         project: &str,
         queue: &str,
         from: usize,
-    ) -> Result<Vec<Place<OldMessage>>, redis::RedisError> {
+    ) -> Result<Vec<Element<OldMessage>>, redis::RedisError> {
         let records = self.records(&format!("{project}.{queue}.messages"), from).await?;
         Ok(records.into_iter().map(|fields| message(&fields)).collect())
     }
@@ -123,7 +123,7 @@ impl Original {
         project: &str,
         queue: &str,
         from: usize,
-    ) -> Result<Vec<Place<OldSubscription>>, redis::RedisError> {
+    ) -> Result<Vec<Element<OldSubscription>>, redis::RedisError> {
         let records = self.records(&format!("{project}.{queue}.subscriptions"), from).await?;
         Ok(records.into_iter().map(|fields| subscription(&fields)).collect())
     }
@@ -134,7 +134,7 @@ impl Original {
         range.arg(key).arg(from).arg(from + PAGE - 1).query_async(&mut self.connection).await
     }
 
-    /// The hashes that a sorted set names.
+    /// The hashes that a sorted set refers to.
     async fn records(&mut self, set: &str, from: usize) -> Result<Vec<Fields>, redis::RedisError> {
         let ids = self.range(set, from).await?;
         if ids.is_empty() {
@@ -148,7 +148,7 @@ impl Original {
     }
 }
 
-fn message(fields: &Fields) -> Place<OldMessage> {
+fn message(fields: &Fields) -> Element<OldMessage> {
     if fields.is_empty() {
         return None;
     }
@@ -164,7 +164,7 @@ fn message(fields: &Fields) -> Place<OldMessage> {
     Some(read())
 }
 
-fn subscription(fields: &Fields) -> Place<OldSubscription> {
+fn subscription(fields: &Fields) -> Element<OldSubscription> {
     if fields.is_empty() {
         return None;
     }
@@ -174,7 +174,7 @@ fn subscription(fields: &Fields) -> Place<OldSubscription> {
             subscriber: text(fields, "u").ok_or("a subscription without a subscriber")?,
             options: msgpack_to_json(options).ok_or("options that have no form in JSON")?,
             expires: number(fields, "e").ok_or("a subscription without an expiry")?,
-            // Records of before confirmations have none.
+            // Records from before confirmations existed have none.
             confirmed: number(fields, "c").is_none_or(|confirmed| confirmed != 0),
         })
     };

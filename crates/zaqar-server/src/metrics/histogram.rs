@@ -3,28 +3,28 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the buckets in microseconds: from a read in memory to the longest wait.
+/// Upper bounds of the buckets in microseconds: from an in-memory read to the longest wait.
 const BOUNDS: [u64; 16] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// Counts durations by size. Recording costs two relaxed additions.
+/// A histogram of durations. Recording costs two relaxed additions.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
-    /// One more than bounds: the last holds what is longer than all of them.
+    /// One more than there are bounds: the last bucket has the longer durations.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     nanos: AtomicU64,
 }
 
-/// What a histogram held at one moment.
+/// The contents of a histogram at one moment.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Snapshot {
     /// The sum of all durations in seconds.
     pub(crate) sum: f64,
     /// Their number.
     pub(crate) count: u64,
-    /// Upper bound in seconds and number of each bucket, not cumulated; the last bound is
+    /// Upper bound in seconds and count of each bucket, not cumulative; the last bound is
     /// [`f64::INFINITY`].
     pub(crate) buckets: Vec<(f64, u64)>,
 }

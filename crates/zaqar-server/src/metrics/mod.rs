@@ -1,8 +1,8 @@
-//! Metrics: what is counted on the way of every operation, and the page that shows them all.
+//! Metrics: counters of operations and store calls, and the page that shows all metrics.
 //!
-//! Counters are atomics that exist from the start, one for each operation, wire and outcome, so
-//! that counting takes no lock and no allocation, and the number of series is bounded: no label
-//! holds a name that a client chose. Everything else is read when somebody asks.
+//! Counters are atomics that exist from the start, one for each operation, wire and outcome. So
+//! counting takes no lock and no allocation, and the number of series is bounded: no label has a
+//! name that a client chose. Everything else is read when the page is requested.
 
 mod histogram;
 mod operations;
@@ -26,7 +26,7 @@ use crate::report::RecentErrors;
 use crate::status::Status;
 use crate::store::Stores;
 
-/// What one server counts. Clones share it.
+/// The counters of one server. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     counted: Arc<Counted>,
@@ -59,7 +59,7 @@ impl Metrics {
         Arc::clone(&self.counted.operations) as _
     }
 
-    /// The same stores, whose calls are counted.
+    /// The same stores, with their calls counted.
     pub(crate) fn count_calls(&self, stores: Stores) -> Stores {
         let Counted { message_store, management_store, messages, .. } = &*self.counted;
         let (calls, counts) = (Arc::clone(message_store), Arc::clone(messages));
@@ -94,7 +94,7 @@ impl Metrics {
         })
     }
 
-    /// All metrics in the text format of Prometheus. It reads `/proc`, which blocks for a moment.
+    /// All metrics in the text format of Prometheus. Reads `/proc`, which blocks briefly.
     ///
     /// Cost: milliseconds; bounded by the number of operations, methods of stores, and destinations
     /// of deliveries.

@@ -1,4 +1,4 @@
-//! Counts operations: a layer of the stack.
+//! The layer that counts operations.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use zaqar_core::{Kind, storage};
 
 use super::histogram::{Histogram, Snapshot};
 
-/// What can become of an operation.
+/// The possible outcomes of an operation.
 const OUTCOMES: [&str; 9] = [
     "ok",
     "invalid",
@@ -24,8 +24,8 @@ const OUTCOMES: [&str; 9] = [
 
 const WIRES: [&str; 3] = ["none", "http", "websocket"];
 
-/// Counts and times operations, by name, wire and outcome: three relaxed additions and a look into
-/// a map that never changes.
+/// Counts and times operations by name, wire and outcome: three relaxed additions and a look-up in
+/// an immutable map.
 #[derive(Debug)]
 pub(crate) struct Operations {
     by_name: HashMap<&'static str, [Counts; WIRES.len()]>,
@@ -37,11 +37,11 @@ struct Counts {
     durations: Histogram,
 }
 
-/// What one operation came to over one wire.
+/// The counts of one operation over one wire.
 pub(crate) struct Counted {
     pub(crate) operation: &'static str,
     pub(crate) wire: &'static str,
-    /// Outcomes that came about, with their number.
+    /// Outcomes that occurred, with their counts.
     pub(crate) outcomes: Vec<(&'static str, u64)>,
     pub(crate) durations: Snapshot,
 }
@@ -54,7 +54,7 @@ impl Default for Operations {
 }
 
 impl Operations {
-    /// Everything that came about, sorted by operation.
+    /// All counts that are not zero, sorted by operation.
     pub(crate) fn counted(&self) -> Vec<Counted> {
         let mut counted = Vec::new();
         for (operation, by_wire) in &self.by_name {
@@ -91,7 +91,7 @@ impl Metrics for Operations {
     }
 }
 
-/// The place of a wire in [`WIRES`].
+/// The index of a wire in [`WIRES`].
 const fn wire(wire: Wire) -> usize {
     match wire {
         Wire::InProcess => 0,
@@ -100,12 +100,12 @@ const fn wire(wire: Wire) -> usize {
     }
 }
 
-/// The name of the outcome that an error is.
+/// The name of an error's outcome.
 pub(crate) const fn error_name(error: &Error) -> &'static str {
     OUTCOMES[outcome(Some(error))]
 }
 
-/// The place of an outcome in [`OUTCOMES`].
+/// The index of an outcome in [`OUTCOMES`].
 const fn outcome(error: Option<&Error>) -> usize {
     let Some(error) = error else { return 0 };
     match error {

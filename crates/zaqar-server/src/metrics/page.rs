@@ -19,7 +19,7 @@ use crate::store::FigureKind;
 type Labels = Vec<(&'static str, String)>;
 type Samples = Vec<(Labels, f64)>;
 
-/// Everything in the text format of Prometheus.
+/// All metrics in the text format of Prometheus.
 pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) -> String {
     let mut families = Families::default();
     build(&mut families);
@@ -37,12 +37,12 @@ pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) ->
     let mut registry = Registry::default();
     registry.register_collector(Box::new(families));
     let mut text = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = prometheus_text::encode(&mut text, &registry);
     text
 }
 
-/// Families that are complete.
+/// Complete families.
 #[derive(Debug, Default)]
 struct Families(Vec<Family>);
 
@@ -172,7 +172,7 @@ fn stores(families: &mut Families, counted: &Counted, status: &Status) {
         let told = store.figures.as_ref().map(|figures| figures()).unwrap_or_default();
         figures.extend(told.into_iter().map(|figure| (store.role, figure)));
     }
-    families.gauges("zaqar_store_up", "1 while the store serves, by its last ping", up);
+    families.gauges("zaqar_store_up", "1 while the store is available, by its last ping", up);
     figures.sort_by_key(|(role, figure)| (figure.name, *role));
     for same in figures.chunk_by(|(_, one), (_, other)| one.name == other.name) {
         let samples = same.iter().map(|(role, figure)| (of_store(role), figure.value)).collect();
@@ -192,13 +192,13 @@ fn messages(families: &mut Families, counted: &Counted) {
     };
     let help = "Messages that were posted to queues and topics through this server";
     counter(families, "zaqar_messages_posted", help, &messages.posted);
-    let help = "Messages that claims handed out, each as often as it was claimed";
+    let help = "Messages returned by claims, counted each time";
     counter(families, "zaqar_messages_claimed", help, &messages.claimed);
-    let help = "Messages that claims handed out, not for the first time";
+    let help = "Messages returned by claims, not for the first time";
     counter(families, "zaqar_messages_redelivered", help, &messages.redelivered);
-    let help = "Messages that pops handed out";
+    let help = "Messages returned by pops";
     counter(families, "zaqar_messages_popped", help, &messages.popped);
-    let help = "Messages named in deletions that were done, also those that were gone before";
+    let help = "Messages named in successful deletions, including those that were gone before";
     counter(families, "zaqar_messages_deleted", help, &messages.deleted);
 }
 
@@ -214,7 +214,7 @@ fn connections(families: &mut Families, status: &Status) {
     families.gauges("zaqar_connections", "Connections that are open", open);
     let help = "Connections that were accepted";
     families.counters("zaqar_connections_accepted", help, accepted);
-    let help = "Connections that were rejected for their number or for want of memory";
+    let help = "Connections rejected because of their number or the memory budget";
     families.counters("zaqar_connections_rejected", help, rejected);
 }
 
@@ -234,7 +234,7 @@ fn deliveries(families: &mut Families, status: &Status) {
     );
     let help = "Deliveries to subscribers that ended, by outcome";
     families.counters("zaqar_deliveries", help, ended);
-    let help = "Attempts to deliver that failed and are repeated";
+    let help = "Failed attempts to deliver that are retried";
     families.counter("zaqar_delivery_retries", help, float(counts.retried));
     let help = "Subscriptions that were suspended";
     families.counter("zaqar_subscriptions_suspended", help, float(counts.suspended));
@@ -265,7 +265,7 @@ fn bounds(families: &mut Families, status: &Status) {
     let help = "Bytes of the memory budget that are in use";
     families.gauge("zaqar_memory_budget_used_bytes", help, size(bounds.memory.in_use()));
     families.gauge("zaqar_memory_budget_bytes", "Bytes of the memory budget", size(process));
-    let help = "Requests, responses and connections that the memory budget had no place for";
+    let help = "Requests, responses and connections that the memory budget rejected";
     families.counter("zaqar_memory_budget_rejections", help, float(bounds.memory.refused()));
     let clock = bounds.clock.status();
     #[expect(clippy::cast_precision_loss, reason = "an offset beyond 2^53 ms is no clock")]
@@ -276,7 +276,7 @@ fn bounds(families: &mut Families, status: &Status) {
     families.gauge("zaqar_clock_steady", help, f64::from(u8::from(clock.is_steady())));
 }
 
-/// What quotas rejected; absent where nothing is limited.
+/// Rejections by quotas; absent if nothing is limited.
 fn quotas(families: &mut Families, status: &Status) {
     let Some(quotas) = status.quotas() else { return };
     let sample =
@@ -285,7 +285,7 @@ fn quotas(families: &mut Families, status: &Status) {
     families.counters("zaqar_quota_rejections", help, quotas.rejections().map(sample).to_vec());
 }
 
-/// What became of spans; absent where nothing is traced.
+/// Spans that were sent and dropped; absent if nothing is traced.
 fn traces(families: &mut Families, status: &Status) {
     let Some(counts) = status.traces() else { return };
     let outcomes = [("sent", counts.sent()), ("dropped", counts.dropped())];
@@ -301,7 +301,7 @@ fn pools(families: &mut Families, status: &Status) {
         let serves = f64::from(u8::from(pool.problem.is_none()));
         (vec![("pool", pool.name.to_string())], serves)
     });
-    let help = "1 while the pool serves, as of the last look at it, some seconds ago at most";
+    let help = "1 while the pool is available, by its last check, at most some seconds ago";
     families.gauges("zaqar_pool_up", help, up.collect());
 }
 

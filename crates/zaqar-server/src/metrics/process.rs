@@ -1,11 +1,11 @@
-//! What `/proc` says of this process.
+//! Metrics of this process from `/proc`.
 
 use std::fs;
 
-/// Clock ticks a second in `/proc`; the kernel has shown this value to programs for decades.
+/// Clock ticks per second in `/proc`; the kernel has reported this value to programs for decades.
 const TICKS: f64 = 100.0;
 
-/// Figures of this process; what cannot be read is absent.
+/// Metrics of this process; those that cannot be read are absent.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Process {
     /// Seconds of CPU time since the start, in user and system mode.
@@ -20,8 +20,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Reads them. It blocks for as long as the kernel takes to write them: microseconds, and for
-    /// the open files some more where there are thousands.
+    /// Reads them. Blocks while the kernel generates them: microseconds, and somewhat longer with
+    /// thousands of open files.
     pub(crate) fn read() -> Self {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         let stat = text("/proc/self/stat");
@@ -44,12 +44,12 @@ impl Process {
     }
 }
 
-/// The fields of `/proc/…/stat` behind the name, which may hold blanks and parentheses.
+/// The fields of `/proc/…/stat` after the name, which may contain blanks and parentheses.
 fn fields(stat: &str) -> Vec<&str> {
     stat.rsplit_once(") ").map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default()
 }
 
-/// The first number behind the name at the beginning of a line.
+/// The first number after the name at the beginning of a line.
 fn line_value(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     number(line.split_whitespace().next()?)
@@ -76,7 +76,7 @@ mod tests {
         ];
         assert!(all.iter().all(|figure| figure.is_some_and(|figure| figure > 0.0)), "{process:?}");
         assert!(process.cpu_seconds.is_some(), "{process:?}");
-        // A year ago at the earliest, and not in 1970 for want of the boot's time.
+        // A year ago at most, and not 1970, which would mean that the boot time is missing.
         assert!(process.start_time > Some(1.6e9), "{process:?}");
     }
 

@@ -1,4 +1,4 @@
-//! Stores that count and time the calls to them.
+//! Wrappers around stores that count and time their calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +19,9 @@ use zaqar_core::{
 
 use super::histogram::{Histogram, Snapshot};
 
-/// The methods of both kinds of store.
+/// The methods of both store traits.
 #[derive(Debug, Clone, Copy)]
-enum Call {
+enum Method {
     Open,
     Generation,
     Advance,
@@ -62,8 +62,8 @@ enum Call {
     Count,
 }
 
-/// Their names, in the order of [`Call`].
-const CALLS: [&str; 38] = [
+/// Their names, in the order of [`Method`].
+const METHODS: [&str; 38] = [
     "open",
     "generation",
     "advance",
@@ -107,7 +107,7 @@ const CALLS: [&str; 38] = [
 const OUTCOMES: [&str; 8] =
     ["ok", "unavailable", "overloaded", "clock_skew", "full", "too_large", "closed", "failed"];
 
-/// A number that only grows.
+/// A counter.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -116,9 +116,9 @@ pub(crate) struct Count(AtomicU64);
 pub(crate) struct StoreCalls {
     /// The role of the store.
     pub(crate) role: &'static str,
-    /// Rows that sweeps removed or moved.
+    /// Rows that sweeps deleted or moved.
     pub(crate) swept: Count,
-    calls: [Counts; CALLS.len()],
+    calls: [Counts; METHODS.len()],
 }
 
 #[derive(Debug, Default)]
@@ -127,37 +127,37 @@ struct Counts {
     durations: Histogram,
 }
 
-/// What one method came to.
+/// The counts of one method.
 pub(crate) struct CountedCall {
     pub(crate) call: &'static str,
-    /// Outcomes that came about, with their number.
+    /// Outcomes that occurred, with their counts.
     pub(crate) outcomes: Vec<(&'static str, u64)>,
     pub(crate) durations: Snapshot,
 }
 
-/// Messages of clients' queues and topics; deliveries have internal queues, which do not count.
+/// Messages of clients' queues and topics; the internal queues of deliveries do not count.
 #[derive(Debug, Default)]
 pub(crate) struct MessageCounts {
     /// Stored by posts.
     pub(crate) posted: Count,
-    /// Handed out by claims, each time.
+    /// Returned by claims, counted each time.
     pub(crate) claimed: Count,
-    /// Handed out by claims that were not the first.
+    /// Returned by claims that were not the message's first.
     pub(crate) redelivered: Count,
-    /// Handed out by pops.
+    /// Returned by pops.
     pub(crate) popped: Count,
-    /// Named in deletions that were done, also where they were gone before.
+    /// Named in successful deletions, including messages that were gone before.
     pub(crate) deleted: Count,
 }
 
-/// A message store that is counted.
+/// Counts the calls to a message store.
 pub(crate) struct MeteredMessages {
     inner: Arc<dyn MessageStore>,
     calls: Arc<StoreCalls>,
     messages: Arc<MessageCounts>,
 }
 
-/// A management store that is counted.
+/// Counts the calls to a management store.
 pub(crate) struct MeteredManagement {
     inner: Arc<dyn ManagementStore>,
     calls: Arc<StoreCalls>,
@@ -179,7 +179,7 @@ impl StoreCalls {
         Self { role, swept: Count::default(), calls }
     }
 
-    /// Everything that came about.
+    /// All counts that are not zero.
     pub(crate) fn counted(&self) -> Vec<CountedCall> {
         let of_call = |(call, counts): (&'static str, &Counts)| {
             let outcomes = OUTCOMES.into_iter().zip(&counts.outcomes);
@@ -190,26 +190,26 @@ impl StoreCalls {
             let durations = counts.durations.snapshot();
             (!outcomes.is_empty()).then_some(CountedCall { call, outcomes, durations })
         };
-        CALLS.into_iter().zip(&self.calls).filter_map(of_call).collect()
+        METHODS.into_iter().zip(&self.calls).filter_map(of_call).collect()
     }
 
     async fn timed<T>(
         &self,
-        call: Call,
+        method: Method,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let started = Instant::now();
         let outcome = work.await;
         let (error, elapsed) = (outcome.as_ref().err(), started.elapsed());
-        self.record(call, error, elapsed);
+        self.record(method, error, elapsed);
         if let Some(span) = zaqar_api::active_span() {
-            span.store_call(self.role, CALLS[call as usize], elapsed, error);
+            span.store_call(self.role, METHODS[method as usize], elapsed, error);
         }
         outcome
     }
 
-    fn record(&self, call: Call, error: Option<&Error>, elapsed: Duration) {
-        let counts = &self.calls[call as usize];
+    fn record(&self, method: Method, error: Option<&Error>, elapsed: Duration) {
+        let counts = &self.calls[method as usize];
         counts.outcomes[outcome(error)].fetch_add(1, Ordering::Relaxed);
         counts.durations.record(elapsed);
     }
@@ -236,7 +236,7 @@ pub(crate) const fn outcome_name(error: Option<&Error>) -> &'static str {
     OUTCOMES[outcome(error)]
 }
 
-/// The place of an outcome in [`OUTCOMES`].
+/// The index of an outcome in [`OUTCOMES`].
 const fn outcome(error: Option<&Error>) -> usize {
     match error {
         None => 0,
@@ -263,19 +263,19 @@ impl Heads for MeteredMessages {
         generation: Generation,
         now: Timestamp,
     ) -> Result<Generation, Error> {
-        self.calls.timed(Call::Open, self.inner.open(key, generation, now)).await
+        self.calls.timed(Method::Open, self.inner.open(key, generation, now)).await
     }
 
     async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
-        self.calls.timed(Call::Generation, self.inner.generation(key)).await
+        self.calls.timed(Method::Generation, self.inner.generation(key)).await
     }
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
-        self.calls.timed(Call::Advance, self.inner.advance(key, generation)).await
+        self.calls.timed(Method::Advance, self.inner.advance(key, generation)).await
     }
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
-        self.calls.timed(Call::Close, self.inner.close(key, incarnation)).await
+        self.calls.timed(Method::Close, self.inner.close(key, incarnation)).await
     }
 }
 
@@ -289,7 +289,8 @@ impl Messages for MeteredMessages {
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
         let (messages, is_clients) = (batch.messages.len(), is_clients(key));
-        let outcome = self.calls.timed(Call::Post, self.inner.post(key, assumed, batch, now)).await;
+        let outcome =
+            self.calls.timed(Method::Post, self.inner.post(key, assumed, batch, now)).await;
         if let (true, Ok(Guarded::Done(_))) = (is_clients, &outcome) {
             self.messages.posted.add(messages);
         }
@@ -302,7 +303,7 @@ impl Messages for MeteredMessages {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<MessagePage, Error> {
-        self.calls.timed(Call::List, self.inner.list(key, query, now)).await
+        self.calls.timed(Method::List, self.inner.list(key, query, now)).await
     }
 
     async fn get(
@@ -311,7 +312,7 @@ impl Messages for MeteredMessages {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
-        self.calls.timed(Call::Get, self.inner.get(key, ids, now)).await
+        self.calls.timed(Method::Get, self.inner.get(key, ids, now)).await
     }
 
     async fn delete(
@@ -321,7 +322,8 @@ impl Messages for MeteredMessages {
         claim: Option<ClaimId>,
         now: Timestamp,
     ) -> Result<Deleted, Error> {
-        let outcome = self.calls.timed(Call::Delete, self.inner.delete(key, id, claim, now)).await;
+        let outcome =
+            self.calls.timed(Method::Delete, self.inner.delete(key, id, claim, now)).await;
         if let (true, Ok(Deleted::Gone)) = (is_clients(key), &outcome) {
             self.messages.deleted.add(1);
         }
@@ -336,7 +338,7 @@ impl Messages for MeteredMessages {
         now: Timestamp,
     ) -> Result<(), Error> {
         let work = self.inner.delete_many(key, ids, which, now);
-        let outcome = self.calls.timed(Call::DeleteMany, work).await;
+        let outcome = self.calls.timed(Method::DeleteMany, work).await;
         if is_clients(key) && outcome.is_ok() {
             self.messages.deleted.add(ids.len());
         }
@@ -349,7 +351,7 @@ impl Messages for MeteredMessages {
         query: &PopQuery,
         now: Timestamp,
     ) -> Result<PopPage, Error> {
-        let outcome = self.calls.timed(Call::Pop, self.inner.pop(key, query, now)).await;
+        let outcome = self.calls.timed(Method::Pop, self.inner.pop(key, query, now)).await;
         if let (true, Ok(page)) = (is_clients(key), &outcome) {
             self.messages.popped.add(page.messages.len());
         }
@@ -357,15 +359,15 @@ impl Messages for MeteredMessages {
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.calls.timed(Call::Purge, self.inner.purge(key, now)).await
+        self.calls.timed(Method::Purge, self.inner.purge(key, now)).await
     }
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        self.calls.timed(Call::Stats, self.inner.stats(key, now)).await
+        self.calls.timed(Method::Stats, self.inner.stats(key, now)).await
     }
 
     async fn volume(&self) -> Result<Option<Volume>, Error> {
-        self.calls.timed(Call::Volume, self.inner.volume()).await
+        self.calls.timed(Method::Volume, self.inner.volume()).await
     }
 }
 
@@ -379,7 +381,7 @@ impl Claims for MeteredMessages {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let outcome =
-            self.calls.timed(Call::Claim, self.inner.claim(key, assumed, request, now)).await;
+            self.calls.timed(Method::Claim, self.inner.claim(key, assumed, request, now)).await;
         if let (true, Ok(Guarded::Done(Claimed::Messages(messages)))) = (is_clients(key), &outcome)
         {
             self.messages.claimed.add(messages.len());
@@ -395,7 +397,7 @@ impl Claims for MeteredMessages {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
-        self.calls.timed(Call::ClaimGet, self.inner.claim_get(key, id, now)).await
+        self.calls.timed(Method::ClaimGet, self.inner.claim_get(key, id, now)).await
     }
 
     async fn claim_renew(
@@ -406,7 +408,7 @@ impl Claims for MeteredMessages {
         grace: u64,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        self.calls.timed(Call::ClaimRenew, self.inner.claim_renew(key, id, ttl, grace, now)).await
+        self.calls.timed(Method::ClaimRenew, self.inner.claim_renew(key, id, ttl, grace, now)).await
     }
 
     async fn claim_release(
@@ -415,7 +417,7 @@ impl Claims for MeteredMessages {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.calls.timed(Call::ClaimRelease, self.inner.claim_release(key, id, now)).await
+        self.calls.timed(Method::ClaimRelease, self.inner.claim_release(key, id, now)).await
     }
 }
 
@@ -429,7 +431,7 @@ impl Subscriptions for MeteredMessages {
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
         self.calls
-            .timed(Call::Subscribe, self.inner.subscribe(key, assumed, subscription, now))
+            .timed(Method::Subscribe, self.inner.subscribe(key, assumed, subscription, now))
             .await
     }
 
@@ -439,7 +441,7 @@ impl Subscriptions for MeteredMessages {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error> {
-        self.calls.timed(Call::Subscription, self.inner.subscription(key, id, now)).await
+        self.calls.timed(Method::Subscription, self.inner.subscription(key, id, now)).await
     }
 
     async fn subscriptions(
@@ -450,7 +452,7 @@ impl Subscriptions for MeteredMessages {
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
         self.calls
-            .timed(Call::Subscriptions, self.inner.subscriptions(key, after, limit, now))
+            .timed(Method::Subscriptions, self.inner.subscriptions(key, after, limit, now))
             .await
     }
 
@@ -464,7 +466,7 @@ impl Subscriptions for MeteredMessages {
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
         self.calls
             .timed(
-                Call::LeasedSubscriptions,
+                Method::LeasedSubscriptions,
                 self.inner.leased_subscriptions(key, lease, after, limit, now),
             )
             .await
@@ -478,7 +480,7 @@ impl Subscriptions for MeteredMessages {
         now: Timestamp,
     ) -> Result<Changed, Error> {
         self.calls
-            .timed(Call::ChangeSubscription, self.inner.change_subscription(key, id, change, now))
+            .timed(Method::ChangeSubscription, self.inner.change_subscription(key, id, change, now))
             .await
     }
 
@@ -488,11 +490,11 @@ impl Subscriptions for MeteredMessages {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.calls.timed(Call::Unsubscribe, self.inner.unsubscribe(key, id, now)).await
+        self.calls.timed(Method::Unsubscribe, self.inner.unsubscribe(key, id, now)).await
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.calls.timed(Call::UnsubscribeAll, self.inner.unsubscribe_all(key, now)).await
+        self.calls.timed(Method::UnsubscribeAll, self.inner.unsubscribe_all(key, now)).await
     }
 }
 
@@ -504,18 +506,18 @@ impl Leases for MeteredMessages {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Renewal, Error> {
-        self.calls.timed(Call::KeepLease, self.inner.keep_lease(lease, until, now)).await
+        self.calls.timed(Method::KeepLease, self.inner.keep_lease(lease, until, now)).await
     }
 
     async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
-        self.calls.timed(Call::EndLease, self.inner.end_lease(lease, now)).await
+        self.calls.timed(Method::EndLease, self.inner.end_lease(lease, now)).await
     }
 }
 
 #[async_trait]
 impl Outbox for MeteredMessages {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
-        self.calls.timed(Call::DueQueues, self.inner.due_queues(limit, now)).await
+        self.calls.timed(Method::DueQueues, self.inner.due_queues(limit, now)).await
     }
 
     async fn lease(
@@ -524,7 +526,7 @@ impl Outbox for MeteredMessages {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
-        self.calls.timed(Call::Lease, self.inner.lease(key, until, now)).await
+        self.calls.timed(Method::Lease, self.inner.lease(key, until, now)).await
     }
 
     async fn settle(
@@ -533,7 +535,7 @@ impl Outbox for MeteredMessages {
         incarnation: Incarnation,
         first: Position,
     ) -> Result<(), Error> {
-        self.calls.timed(Call::Settle, self.inner.settle(key, incarnation, first)).await
+        self.calls.timed(Method::Settle, self.inner.settle(key, incarnation, first)).await
     }
 
     async fn follow(
@@ -544,25 +546,27 @@ impl Outbox for MeteredMessages {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<OutboxEntry>, Error> {
-        self.calls.timed(Call::Follow, self.inner.follow(key, incarnation, after, limit, now)).await
+        self.calls
+            .timed(Method::Follow, self.inner.follow(key, incarnation, after, limit, now))
+            .await
     }
 }
 
 #[async_trait]
 impl News for MeteredMessages {
     async fn news(&self) -> Result<NewsStream, Error> {
-        self.calls.timed(Call::News, self.inner.news()).await
+        self.calls.timed(Method::News, self.inner.news()).await
     }
 }
 
 #[async_trait]
 impl Upkeep for MeteredMessages {
     async fn ping(&self) -> Result<(), Error> {
-        self.calls.timed(Call::Ping, self.inner.ping()).await
+        self.calls.timed(Method::Ping, self.inner.ping()).await
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
-        let outcome = self.calls.timed(Call::Sweep, self.inner.sweep(now, budget)).await;
+        let outcome = self.calls.timed(Method::Sweep, self.inner.sweep(now, budget)).await;
         if let Ok(swept) = &outcome {
             self.calls.swept.add(swept.done);
         }
@@ -570,18 +574,18 @@ impl Upkeep for MeteredMessages {
     }
 
     async fn shut_down(&self) -> Result<(), Error> {
-        self.calls.timed(Call::ShutDown, self.inner.shut_down()).await
+        self.calls.timed(Method::ShutDown, self.inner.shut_down()).await
     }
 }
 
 #[async_trait]
 impl Queues for MeteredManagement {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {
-        self.calls.timed(Call::Create, self.inner.create(key, row)).await
+        self.calls.timed(Method::Create, self.inner.create(key, row)).await
     }
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
-        self.calls.timed(Call::Get, self.inner.get(key)).await
+        self.calls.timed(Method::Get, self.inner.get(key)).await
     }
 
     async fn replace(
@@ -590,11 +594,11 @@ impl Queues for MeteredManagement {
         expected: Generation,
         row: &QueueRow,
     ) -> Result<bool, Error> {
-        self.calls.timed(Call::Replace, self.inner.replace(key, expected, row)).await
+        self.calls.timed(Method::Replace, self.inner.replace(key, expected, row)).await
     }
 
     async fn remove(&self, key: &QueueKey, incarnation: Incarnation) -> Result<bool, Error> {
-        self.calls.timed(Call::Remove, self.inner.remove(key, incarnation)).await
+        self.calls.timed(Method::Remove, self.inner.remove(key, incarnation)).await
     }
 
     async fn list(
@@ -604,22 +608,22 @@ impl Queues for MeteredManagement {
         after: Option<&QueueName>,
         limit: usize,
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
-        self.calls.timed(Call::List, self.inner.list(project, kind, after, limit)).await
+        self.calls.timed(Method::List, self.inner.list(project, kind, after, limit)).await
     }
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
-        self.calls.timed(Call::Count, self.inner.count(project, kind)).await
+        self.calls.timed(Method::Count, self.inner.count(project, kind)).await
     }
 }
 
 #[async_trait]
 impl Upkeep for MeteredManagement {
     async fn ping(&self) -> Result<(), Error> {
-        self.calls.timed(Call::Ping, self.inner.ping()).await
+        self.calls.timed(Method::Ping, self.inner.ping()).await
     }
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
-        let outcome = self.calls.timed(Call::Sweep, self.inner.sweep(now, budget)).await;
+        let outcome = self.calls.timed(Method::Sweep, self.inner.sweep(now, budget)).await;
         if let Ok(swept) = &outcome {
             self.calls.swept.add(swept.done);
         }
@@ -627,7 +631,7 @@ impl Upkeep for MeteredManagement {
     }
 
     async fn shut_down(&self) -> Result<(), Error> {
-        self.calls.timed(Call::ShutDown, self.inner.shut_down()).await
+        self.calls.timed(Method::ShutDown, self.inner.shut_down()).await
     }
 }
 

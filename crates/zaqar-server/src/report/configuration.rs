@@ -1,5 +1,4 @@
-//! The Configuration section: every known option with the value that counts, and unknown ones that
-//! are set.
+//! The Configuration section: every known option with its value, and unknown options that are set.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,7 +38,7 @@ pub(super) fn section(raw: &Raw) -> Section {
     Section::new("Configuration", text, data.into())
 }
 
-/// A value; the items of a list stand in lines of their own.
+/// A value; the items of a list are on lines of their own.
 fn value_text(value: &str, kind: Kind) -> String {
     match kind {
         Kind::List if !value.is_empty() && value != "None" && value != "***" => {

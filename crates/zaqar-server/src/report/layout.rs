@@ -1,10 +1,10 @@
-//! How a report is laid out: titles, rulers, order. The figures are those of oslo.reports.
+//! The layout of a report: titles, rulers, order. The widths are those of oslo.reports.
 
 use serde_json::{Map, Value};
 
 const WIDTH: usize = 72;
 
-/// A titled part of a report.
+/// A section of a report.
 #[derive(Debug, PartialEq)]
 pub(super) struct Section {
     title: &'static str,
@@ -13,14 +13,14 @@ pub(super) struct Section {
 }
 
 impl Section {
-    /// `body` is for the text form, `data` says the same in the JSON form.
+    /// `body` is for the text form, `data` has the same contents for the JSON form.
     pub(super) fn new(title: &'static str, body: String, data: Value) -> Self {
         Self { title, body, data }
     }
 }
 
-/// The whole report as JSON: an object with a member for each section, its title in lower case with
-/// underscores. Where it would be longer than `max_bytes`, the configuration is `null`.
+/// The whole report as JSON: an object with a member for each section, named by its title in lower
+/// case with underscores. If it would be longer than `max_bytes`, the configuration is `null`.
 pub(super) fn render_json(sections: &[Section], max_bytes: usize) -> String {
     let key = |title: &str| title.to_lowercase().replace(' ', "_");
     let members = sections.iter().map(|section| (key(section.title), section.data.clone()));
@@ -33,7 +33,7 @@ pub(super) fn render_json(sections: &[Section], max_bytes: usize) -> String {
     Value::Object(document).to_string()
 }
 
-/// The whole report, at most this many bytes and a line.
+/// The whole report, at most this many bytes and one line.
 pub(super) fn render(sections: &[Section], max_bytes: usize) -> String {
     let ruler = "=".repeat(WIDTH);
     let bars = "|".repeat(WIDTH);

@@ -1,8 +1,8 @@
-//! The Guru Meditation Report: what the process is and does, on SIGUSR2, when a file is touched, or
-//! on the listener for operators.
+//! The Guru Meditation Report: the state of the process, on SIGUSR2, when a file is touched, or on
+//! the listener for operators.
 //!
-//! Layout and the sections up to Configuration are those of `oslo.reports`, so that its readers
-//! work; the server's own sections follow. Secrets are masked. A report is bounded: [`MAX_BYTES`].
+//! The layout and the sections up to Configuration are those of `oslo.reports`, so that its readers
+//! work; the server's own sections follow. Secrets are masked. The size is bounded: [`MAX_BYTES`].
 
 mod configuration;
 mod layout;
@@ -29,15 +29,15 @@ pub(crate) use recent::RecentErrors;
 
 use layout::Section;
 
-/// Bytes of one report at most; what is behind them is cut off, with a line that says so.
+/// The largest report, in bytes; a longer one is cut off, with a line that says so.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// How long a store may take to say how it is.
+/// The timeout of a store's ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 const SECTION: &str = "oslo_reports";
 
-/// Writes reports of one server.
+/// Writes the reports of one server.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     inner: Arc<Inner>,
@@ -51,12 +51,12 @@ struct Inner {
     requested: Notify,
     /// The directory of reports; `None` writes them to standard error.
     directory: Option<PathBuf>,
-    /// A file that asks for a report whenever its time of modification grows, and seconds between
-    /// looks.
+    /// A file that triggers a report when its modification time increases, and the seconds between
+    /// checks.
     watched: Option<(PathBuf, Duration)>,
 }
 
-/// A report that was made.
+/// A report.
 pub(crate) struct Report {
     sections: Vec<Section>,
 }
@@ -77,7 +77,7 @@ impl Reporter {
     /// A reporter for a server with these settings.
     ///
     /// # Errors
-    /// An option of `[oslo_reports]` that cannot be read.
+    /// An option of `[oslo_reports]` is invalid.
     pub(crate) fn new(
         settings: &Settings,
         tasks: TaskMonitor,
@@ -101,12 +101,12 @@ impl Reporter {
         })
     }
 
-    /// Asks for a report. Requests that come while one is being written become one more.
+    /// Requests a report. Requests during the writing of one become a single further one.
     pub(crate) fn request(&self) {
         self.inner.requested.notify_one();
     }
 
-    /// The parts of the server, for whoever adds or asks.
+    /// The status of the server, to add to or read.
     pub(crate) fn status(&self) -> &Status {
         &self.inner.status
     }
@@ -116,7 +116,7 @@ impl Reporter {
         &self.inner.recent
     }
 
-    /// Writes a report whenever one is asked for. Never returns.
+    /// Writes reports on request. Never returns.
     pub(crate) async fn run(self) {
         let mut last = self.modified().await;
         loop {
@@ -136,8 +136,8 @@ impl Reporter {
         }
     }
 
-    /// Waits until the watched file was modified after `last`, which it moves on. A file that was
-    /// removed asks again when it is there again.
+    /// Waits until the watched file was modified after `last`, and updates it. A deleted file
+    /// triggers a report when it exists again.
     async fn file_is_touched(&self, last: &mut Option<SystemTime>) {
         let Some((_, interval)) = &self.inner.watched else { return pending().await };
         loop {
@@ -149,13 +149,13 @@ impl Reporter {
         }
     }
 
-    /// When the watched file was last modified; `None` for one that is not there.
+    /// When the watched file was last modified; `None` if it does not exist.
     async fn modified(&self) -> Option<SystemTime> {
         let (file, _) = self.inner.watched.as_ref()?;
         tokio::fs::metadata(file).await.ok()?.modified().ok()
     }
 
-    /// Makes a report. Waits for each store for 2 s at most.
+    /// Creates a report. Waits for each store for at most 2 s.
     pub(crate) async fn report(&self) -> Report {
         let mut sections = process::sections();
         sections.push(configuration::section(self.inner.settings.raw()));
@@ -192,7 +192,7 @@ impl Reporter {
         Section::new("Stores", or_none(text), data.into())
     }
 
-    /// How the pools are, by the last ping, which is repeated every second.
+    /// The state of the pools at the last ping, which is repeated every second.
     fn pools(&self) -> Section {
         let Some(pools) = self.inner.status.pools() else {
             return Section::new("Pools", "pooling is not configured\n".to_owned(), Value::Null);

@@ -1,4 +1,4 @@
-//! Where a report goes.
+//! Writes a report to its destination.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
-/// Reports of one second that have a file each.
+/// Reports within one second that get a file each.
 const MAX_OF_A_SECOND: u32 = 1000;
 
 /// Writes a report into a new file of the directory, which only its owner can read, or to standard
-/// error; the file's path.
+/// error. Returns the file's path.
 pub(super) fn write(directory: Option<PathBuf>, report: &str) -> io::Result<Option<PathBuf>> {
     let Some(directory) = directory else {
         io::stderr().write_all(report.as_bytes())?;

@@ -22,8 +22,7 @@ pub(super) fn sections() -> Vec<Section> {
     ]
 }
 
-/// Threads with name, state and CPU time. A backtrace of another thread cannot be had without
-/// `unsafe`.
+/// Threads with name, state and CPU time. Backtraces of other threads would need `unsafe`.
 fn threads() -> (String, Value) {
     let entries = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let mut blocks: Vec<_> = entries
@@ -54,7 +53,7 @@ fn process(id: u32, indent: usize) -> (String, Value) {
     let mut text =
         format!("{:indent$}Process {id} (under {parent}) [ run by: {user}, state: {state} ]\n", "");
     let mut data = vec![json!({ "id": id, "parent": parent, "user": user, "state": state })];
-    // One level of children: the server starts no others but commands that send mail.
+    // One level of children: the server starts only commands that send mail.
     if indent == 0 {
         for child in children(id) {
             let (child, more) = process(child, indent + 4);
@@ -94,7 +93,7 @@ fn user_of(id: u32) -> String {
     format!("{} ({uid})", name.unwrap_or("?"))
 }
 
-/// What `/proc/…/stat` tells.
+/// The contents of `/proc/…/stat`.
 struct Stat {
     name: String,
     state: &'static str,
@@ -102,7 +101,7 @@ struct Stat {
     cpu_seconds: f64,
 }
 
-/// Clock ticks a second in `/proc`; the kernel has shown this value to programs for decades.
+/// Clock ticks per second in `/proc`; the kernel has reported this value to programs for decades.
 const TICKS: f64 = 100.0;
 
 impl Stat {
@@ -110,7 +109,7 @@ impl Stat {
         Self::parse(&fs::read_to_string(path).ok()?)
     }
 
-    /// The name may hold blanks and parentheses: it ends at the last one.
+    /// The name may contain blanks and parentheses: it ends at the last one.
     fn parse(text: &str) -> Option<Self> {
         let (head, rest) = text.rsplit_once(") ")?;
         let name = head.split_once('(')?.1.to_owned();
@@ -127,7 +126,7 @@ impl Stat {
     }
 }
 
-/// The words that psutil has for the kernel's letters.
+/// The names that psutil has for the kernel's states.
 fn state(letter: &str) -> &'static str {
     match letter {
         "R" => "running",

@@ -1,4 +1,4 @@
-//! The last warnings and errors that were logged, for reports.
+//! The last warnings and errors in the log, for reports.
 
 use std::collections::VecDeque;
 use std::fmt::{Debug, Write as _};
@@ -23,7 +23,7 @@ pub(crate) struct RecentErrors {
     counts: Arc<Counts>,
 }
 
-/// All of them since the start.
+/// Counts since the start.
 #[derive(Debug, Default)]
 struct Counts {
     warnings: AtomicU64,

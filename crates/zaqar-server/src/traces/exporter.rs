@@ -1,4 +1,4 @@
-//! Takes spans from the path of requests and sends them, in batches, to where they are kept.
+//! Queues spans of requests and sends them in batches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,30 +13,30 @@ use zaqar_core::StateLog;
 
 use super::span::Span;
 
-/// Spans that wait, at most; one more is dropped.
+/// Spans in the queue, at most; further ones are dropped.
 const QUEUE: usize = 4096;
-/// Spans that are sent together, at most.
+/// Spans per batch, at most.
 const BATCH: usize = 512;
 /// How long a span waits for others.
 const DELAY: Duration = Duration::from_secs(1);
-/// How often a batch is tried.
+/// Attempts to send a batch.
 const TRIES: u32 = 4;
 /// The pause after the first failure; it doubles.
 const PAUSE: Duration = Duration::from_millis(500);
-/// What a stop may take: spans that were not sent until then are dropped.
+/// The time for sending the rest at a stop; spans left after that are dropped.
 const LAST: Duration = Duration::from_secs(3);
 
-/// Where spans are kept.
+/// The destination of spans.
 #[async_trait]
 pub(super) trait Sink: Send + Sync {
     /// Sends spans.
     ///
     /// # Behavior
-    /// - Ends in bounded time.
+    /// - Returns in bounded time.
     async fn send(&self, spans: &[Arc<Span>]) -> Result<(), Failure>;
 }
 
-/// Why spans were not sent.
+/// Why spans could not be sent.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub(super) struct Failure {
@@ -54,7 +54,7 @@ impl Failure {
     }
 }
 
-/// What became of spans. Clones share it.
+/// Counts of spans. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts(Arc<[AtomicU64; 2]>);
 
@@ -64,7 +64,7 @@ impl Counts {
         self.0[0].load(Ordering::Relaxed)
     }
 
-    /// Spans that were dropped: too many waited, or they could not be sent.
+    /// Spans that were dropped, because the queue was full or they could not be sent.
     pub(crate) fn dropped(&self) -> u64 {
         self.0[1].load(Ordering::Relaxed)
     }
@@ -74,15 +74,15 @@ impl Counts {
     }
 }
 
-/// The end of an exporter's queue that takes spans.
+/// The sending half of an exporter's queue.
 #[derive(Debug, Clone)]
-pub(super) struct Inlet {
+pub(super) struct SpanSender {
     sender: mpsc::Sender<Arc<Span>>,
     counts: Counts,
 }
 
-impl Inlet {
-    /// Takes a span, or drops it where too many wait. Never blocks.
+impl SpanSender {
+    /// Queues a span, or drops it if the queue is full. Never blocks.
     pub(super) fn take(&self, span: &Arc<Span>) {
         if self.sender.try_send(Arc::clone(span)).is_err() {
             self.counts.add(1, 1);
@@ -90,7 +90,7 @@ impl Inlet {
     }
 }
 
-/// Sends what its inlet takes.
+/// Sends the queued spans.
 pub(super) struct Exporter {
     receiver: mpsc::Receiver<Arc<Span>>,
     sink: Box<dyn Sink>,
@@ -99,13 +99,13 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    pub(super) fn new(sink: Box<dyn Sink>, counts: Counts) -> (Inlet, Self) {
+    pub(super) fn new(sink: Box<dyn Sink>, counts: Counts) -> (SpanSender, Self) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let inlet = Inlet { sender, counts: counts.clone() };
-        (inlet, Self { receiver, sink, counts, log: StateLog::new() })
+        let sender = SpanSender { sender, counts: counts.clone() };
+        (sender, Self { receiver, sink, counts, log: StateLog::new() })
     }
 
-    /// Sends until `stop`, and then what still waits, for [`LAST`] at most.
+    /// Sends until `stop`, and then the rest, for at most [`LAST`].
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         let over = async {
@@ -116,7 +116,7 @@ impl Exporter {
             () = self.send_all(&mut batch, &stop) => return,
             () = over => {}
         }
-        // What was on its way, and what waited.
+        // The batch in progress, and the queue.
         self.receiver.close();
         let waited = std::iter::from_fn(|| self.receiver.try_recv().ok()).count();
         self.counts.add(1, batch.len() + waited);
@@ -142,15 +142,15 @@ impl Exporter {
         }
     }
 
-    /// Waits a little for more.
+    /// Waits briefly for more spans.
     async fn fill(&mut self, batch: &mut Vec<Arc<Span>>, stop: &CancellationToken) {
         let until = Instant::now() + DELAY;
         while batch.len() < BATCH {
-            let room = BATCH - batch.len();
+            let free = BATCH - batch.len();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep_until(until) => return,
-                count = self.receiver.recv_many(batch, room) => if count == 0 { return },
+                count = self.receiver.recv_many(batch, free) => if count == 0 { return },
             }
         }
     }
@@ -173,7 +173,7 @@ impl Exporter {
                 Err(_) => {}
             }
             tokio::select! {
-                // Once more, and no more.
+                // One last attempt.
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -210,7 +210,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_is_bounded_whatever_is_on_its_way() {
         let counts = Counts::default();
-        let (inlet, exporter) = Exporter::new(Box::new(Silent), counts.clone());
+        let (sender, exporter) = Exporter::new(Box::new(Silent), counts.clone());
         let span = Arc::new(Span {
             trace: 1,
             id: SpanId::random(),
@@ -226,12 +226,12 @@ mod tests {
         let stop = CancellationToken::new();
         let running = tokio::spawn(exporter.run(stop.clone()));
         for _ in 0..3 {
-            inlet.take(&span);
+            sender.take(&span);
         }
         tokio::time::sleep(2 * DELAY).await;
-        // The first three are on their way; two more wait.
+        // The first three are being sent; two more wait.
         for _ in 0..2 {
-            inlet.take(&span);
+            sender.take(&span);
         }
         let began = Instant::now();
         stop.cancel();

@@ -1,8 +1,8 @@
-//! Traces: a span for each operation and its calls to the stores, sent by OTLP and to OSprofiler's
+//! Traces: a span for each operation and for its calls to stores, sent by OTLP and to OSprofiler's
 //! Redis.
 //!
-//! Nothing here waits on the path of a request: a span that has ended is put into a bounded queue,
-//! or dropped. Requests to webhooks never name a trace.
+//! Nothing here delays a request: a finished span is put into a bounded queue, or dropped. Requests
+//! to webhooks never contain a trace.
 
 mod exporter;
 mod otlp;
@@ -27,11 +27,11 @@ use crate::metrics::{error_name, outcome_name};
 
 pub(crate) use exporter::Counts;
 
-use exporter::{Exporter, Inlet};
+use exporter::{Exporter, SpanSender};
 use profiler::Traced;
 use span::{Kind, Profile, Span, SpanId};
 
-/// Records operations, as the settings ask for it. Clones share it.
+/// Records operations, as the settings configure it. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Traces {
     inner: Arc<Inner>,
@@ -40,18 +40,18 @@ pub(crate) struct Traces {
 struct Inner {
     settings: config::Traces,
     host: String,
-    /// Takes every span.
-    all: Option<Inlet>,
-    /// Takes the spans that OSprofiler asked for.
-    profiled: Option<Inlet>,
+    /// Gets every span.
+    all: Option<SpanSender>,
+    /// Gets the spans that OSprofiler requested.
+    profiled: Option<SpanSender>,
     counts: Counts,
 }
 
-/// What sends spans, to be run.
+/// The exporters, to be run.
 pub(crate) struct Exporters(Vec<Exporter>);
 
 impl Exporters {
-    /// Sends until `stop`, and then what still waits.
+    /// Sends until `stop`, and then the rest.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut running = tokio::task::JoinSet::new();
         for exporter in self.0 {
@@ -62,16 +62,16 @@ impl Exporters {
 }
 
 impl Traces {
-    /// `None` where the settings ask for no traces.
+    /// `None` if the settings enable no traces.
     ///
     /// # Errors
-    /// A collector or a Redis that cannot be one.
+    /// The collector's or Redis's settings are invalid.
     pub(crate) fn new(settings: &config::Traces) -> Result<Option<(Self, Exporters)>, StartError> {
         let (counts, mut exporters) = (Counts::default(), Vec::new());
         let mut add = |sink| {
-            let (inlet, exporter) = Exporter::new(sink, counts.clone());
+            let (sender, exporter) = Exporter::new(sink, counts.clone());
             exporters.push(exporter);
-            inlet
+            sender
         };
         let all = match &settings.otlp {
             Some(options) => Some(add(Box::new(otlp::Collector::new(options)?))),
@@ -102,13 +102,13 @@ impl Traces {
             || profiler.is_some_and(|one| one.message_store || one.management_store)
     }
 
-    /// What became of spans.
+    /// Counts of spans.
     pub(crate) fn counts(&self) -> &Counts {
         &self.inner.counts
     }
 }
 
-/// The name of the service, as the original gives it to OSprofiler.
+/// The service's name for OSprofiler, as in the original.
 const SERVICE: &str = "Zaqar-server";
 
 impl Tracer for Traces {
@@ -124,7 +124,7 @@ impl Tracer for Traces {
             (None, Some(traced), Some(base)) => {
                 let parent =
                     span::parse_uuid(&traced.parent).filter(|_| traced.parent != traced.base);
-                // The lower half is what OSprofiler's own driver takes.
+                // The lower half is the id in OSprofiler's own OTLP driver.
                 (base, parent.map(|parent| (parent & u128::from(u64::MAX)) as u64))
             }
             (None, _, _) => (rand::random::<u128>().max(1), None),
@@ -154,7 +154,7 @@ impl Tracer for Traces {
 }
 
 impl Inner {
-    /// Whether everybody's traces have this operation.
+    /// Whether an operation is sampled for general traces.
     fn samples(&self, context: &Context) -> bool {
         let Some(options) = &self.settings.otlp else { return false };
         match context.trace_parent {
@@ -163,7 +163,7 @@ impl Inner {
         }
     }
 
-    /// What OSprofiler's headers say, where they hold.
+    /// OSprofiler's headers, if they are valid.
     fn profiled(&self, context: &Context) -> Option<Traced> {
         let (headers, profiler) = (context.profiler.as_ref()?, self.settings.profiler.as_ref()?);
         if !profiler.wsgi || context.wire != Wire::Http {
@@ -229,7 +229,7 @@ impl Active {
         });
     }
 
-    /// What OSprofiler is told of a call to a store, where it asked for that.
+    /// OSprofiler's data for a call to a store, if it was requested.
     fn profile_of(&self, role: &str, call: &str) -> Option<Profile> {
         let profiler = self.traces.inner.settings.profiler.as_ref()?;
         let (is_wanted, name) = match role {
@@ -287,7 +287,7 @@ impl Drop for Active {
     }
 }
 
-/// What a span says of its operation: nothing that a message holds.
+/// The attributes of an operation's span, which never contain message data.
 fn attributes(
     context: &Context,
     facts: &Facts<'_>,
@@ -317,7 +317,7 @@ fn attributes(
     attributes
 }
 
-/// The time that spans of other machines are compared with.
+/// Wall-clock time, comparable with the spans of other machines.
 #[expect(clippy::disallowed_methods, reason = "a span says when it was; nothing depends on it")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()

@@ -1,4 +1,4 @@
-//! OTLP over HTTP, in its JSON form: the document, and the client that sends it.
+//! OTLP over HTTP, in its JSON form: the request, and its client.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use super::span::{Kind, Span, nanos};
 use crate::config::Otlp;
 use crate::error::StartError;
 
-/// The time-out of connecting, and of a whole request.
+/// The timeouts of connecting, and of a whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read.
+/// Bytes of a response that are read.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Sends spans to a collector.
@@ -71,7 +71,7 @@ impl Collector {
         request.headers_mut().clone_from(&self.headers);
         let answer = self.client.request(request).await.map_err(Failure::retryable)?;
         let status = answer.status();
-        // Read, so that the connection can be used again.
+        // Read to the end, so that the connection can be reused.
         let _ = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
         match status {
             status if status.is_success() => Ok(()),
@@ -117,7 +117,7 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, StartError> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// The request of OTLP's trace service. Ids are hexadecimal, 64-bit numbers are texts.
+/// The request to OTLP's trace service. Ids are hexadecimal, 64-bit numbers are strings.
 fn document(spans: &[Arc<Span>], service: &str) -> Value {
     let spans: Vec<_> = spans.iter().map(|span| shown(span)).collect();
     let version = env!("CARGO_PKG_VERSION");

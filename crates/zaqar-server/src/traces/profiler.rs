@@ -1,4 +1,4 @@
-//! OSprofiler: its signed headers, and its events.
+//! OSprofiler's signed headers and events.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
@@ -11,18 +11,18 @@ use zaqar_core::Secret;
 
 use super::span::{Profile, Span, nanos};
 
-/// Bytes of `X-Trace-Info`, at most: it has two UUIDs.
+/// The longest `X-Trace-Info`, in bytes: it has two UUIDs.
 const MAX_INFO: usize = 1024;
 
-/// Where a request is in a trace of OSprofiler.
+/// The position of a request in a trace of OSprofiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Traced {
     pub(super) base: String,
     pub(super) parent: String,
 }
 
-/// Reads headers that are signed with one of the keys; `None` for all others, which are served
-/// untraced.
+/// Parses headers that are signed with one of the keys; `None` for all others, whose requests are
+/// served untraced.
 pub(super) fn verify(headers: &ProfilerHeaders, keys: &[Secret<String>]) -> Option<Traced> {
     if headers.info.len() > MAX_INFO || headers.signature.is_empty() {
         return None;
@@ -38,7 +38,7 @@ pub(super) fn verify(headers: &ProfilerHeaders, keys: &[Secret<String>]) -> Opti
     }
     let document = URL_SAFE.decode(&headers.info).ok()?;
     let info: Map<String, Value> = serde_json::from_slice(&document).ok()?;
-    // Any other member makes the original refuse it.
+    // The original rejects any other member.
     if info.keys().any(|name| name != "base_id" && name != "parent_id") {
         return None;
     }
@@ -69,7 +69,7 @@ pub(super) fn events(span: &Span, profile: &Profile, service: &str) -> [Value; 2
     [event("start", span.began, profile.info.clone()), event("stop", span.ended, stopped)]
 }
 
-/// A time in UTC as Python's `%Y-%m-%dT%H:%M:%S.%f` writes it.
+/// A time in UTC in Python's format `%Y-%m-%dT%H:%M:%S.%f`.
 fn timestamp(at: std::time::SystemTime) -> String {
     let nanos = i128::try_from(nanos(at)).unwrap_or_default();
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -89,7 +89,7 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Of osprofiler 4.4.0, `utils.signed_pack`.
+    /// From osprofiler 4.4.0, `utils.signed_pack`.
     const INFO: &str = "eyJiYXNlX2lkIjogIjdjMmIzYzFlLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMSIsICJwYXJlbnRfaWQiOiAiN2MyYjNjMWUtMDAwMC00MDAwLTgwMDAtMDAwMDAwMDAwMDAyIn0=";
     const SIGNATURE: &str = "8127a5453f9344890dd623e7ce7a6a9dc8bc89d8";
 

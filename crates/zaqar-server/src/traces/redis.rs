@@ -1,4 +1,4 @@
-//! OSprofiler's Redis driver: what `osprofiler trace show` reads.
+//! OSprofiler's Redis driver: writes what `osprofiler trace show` reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::profiler::events;
 use super::span::Span;
 use crate::error::StartError;
 
-/// The time-out of connecting and of one batch.
+/// The timeout of connecting, and of one batch.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pushes events to the lists that OSprofiler reads.
@@ -22,7 +22,7 @@ pub(super) struct Lists {
     client: redis::Client,
     connection: Mutex<Option<MultiplexedConnection>>,
     service: String,
-    /// `filter_error_trace`: traces with an error are also listed by themselves.
+    /// `filter_error_trace`: traces with an error are also listed separately.
     lists_errors: bool,
 }
 
@@ -39,7 +39,7 @@ impl Lists {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, redis::RedisError> {
-        // Without these an answer has half a second.
+        // Without these, the timeout is half a second.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(TIMEOUT));
@@ -69,7 +69,7 @@ impl Lists {
             None => self.connect().await?,
         };
         pipe.query_async::<()>(&mut open).await?;
-        // One that failed is not used again.
+        // A connection that failed is not used again.
         *connection = Some(open);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A span that has ended, and what it says of itself.
+//! A finished span and its attributes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,41 +14,41 @@ pub(super) struct Span {
     pub(super) began: SystemTime,
     pub(super) ended: SystemTime,
     pub(super) attributes: Vec<(&'static str, String)>,
-    /// What went wrong, by the name of its kind.
+    /// The name of the error, if it failed.
     pub(super) error: Option<&'static str>,
-    /// Where OSprofiler asked for it.
+    /// If OSprofiler requested it.
     pub(super) profile: Option<Profile>,
 }
 
-/// The place of a span in a trace of OSprofiler, whose ids are UUIDs.
+/// The position of a span in a trace of OSprofiler, whose ids are UUIDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Profile {
     pub(super) base: String,
     pub(super) parent: String,
     /// `wsgi`, or the store.
     pub(super) name: &'static str,
-    /// What the span is about, as OSprofiler has it.
+    /// The span's details, in OSprofiler's format.
     pub(super) info: serde_json::Value,
 }
 
-/// Whose work a span is.
+/// The kind of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Ours, for a client.
+    /// Work of this server for a client.
     Server,
-    /// Ours, for nobody: a push.
+    /// Work of this server without a client: a push.
     Internal,
-    /// A store's, for us.
+    /// A call of this server to a store.
     Client,
 }
 
-/// A random id: OSprofiler's UUID, of which the lower half is the id of everybody else.
+/// A random id: OSprofiler's UUID, whose lower half is the id for everybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SpanId(u128);
 
 impl SpanId {
     pub(super) fn random() -> Self {
-        // Version 4, variant 1; the lower half is not 0 by its variant.
+        // Version 4, variant 1; because of the variant the lower half is not 0.
         let random: u128 = rand::random();
         Self(random & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62)
     }
@@ -65,7 +65,7 @@ impl SpanId {
     }
 }
 
-/// The number of a UUID; `None` for what is none.
+/// Parses a UUID as a number; `None` if it is not a UUID.
 pub(super) fn parse_uuid(text: &str) -> Option<u128> {
     let hex: String = text.chars().filter(|c| *c != '-').collect();
     let is_hex = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());

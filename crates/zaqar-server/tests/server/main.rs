@@ -1,6 +1,6 @@
-//! The server with drivers and transports from outside of the crate.
+//! The server with drivers and transports from outside the crate.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod stores;
 mod supervision;

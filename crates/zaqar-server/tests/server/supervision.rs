@@ -1,4 +1,4 @@
-//! The death of any long-lived task stops the server, in order and with an error.
+//! The death of any long-lived task stops the server in order, with an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use zaqar_storage_testkit::Fault;
 
 use crate::support::{Driver, load, registry};
 
-/// What the transport `test` does once it serves.
+/// The behaviour of the transport `test`.
 #[derive(Clone, Copy)]
-enum Conduct {
+enum Behaviour {
     Serve,
     Panic,
     Return,
-    /// Closes the store behind the server's back.
+    /// Closes the server's store.
     KillStore,
 }
 
 struct TestTransport {
-    conduct: Conduct,
+    behaviour: Behaviour,
     driver: Arc<Driver>,
-    /// Cancelled when the transport was drained; the API's ping had failed by then.
+    /// Cancelled when the transport was drained and had seen the API's ping fail.
     drained: CancellationToken,
 }
 
@@ -45,9 +45,9 @@ impl TransportDriver for TestTransport {
     }
 
     async fn bind(&self, binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError> {
-        let Self { conduct, driver, drained } = self;
+        let Self { behaviour, driver, drained } = self;
         let (driver, drained) = (Arc::clone(driver), drained.clone());
-        let transport = Self { conduct: *conduct, driver, drained };
+        let transport = Self { behaviour: *behaviour, driver, drained };
         Ok(Box::new(Bound { transport, api: binding.api }))
     }
 }
@@ -63,11 +63,11 @@ impl Transport for Bound {
     }
 
     async fn run(self: Box<Self>, shutdown: CancellationToken) {
-        match self.transport.conduct {
-            Conduct::Serve => {}
-            Conduct::Panic => panic!("a planted panic"),
-            Conduct::Return => return,
-            Conduct::KillStore => {
+        match self.transport.behaviour {
+            Behaviour::Serve => {}
+            Behaviour::Panic => panic!("a planted panic"),
+            Behaviour::Return => return,
+            Behaviour::KillStore => {
                 let stores = self.transport.driver.stores.lock().unwrap().clone();
                 for store in stores {
                     store.shut_down().await.unwrap();
@@ -82,18 +82,18 @@ impl Transport for Bound {
     }
 }
 
-/// Runs a server with a transport of this conduct beside one that serves, until it ends by itself;
-/// what it says, and whether the other transport was drained and saw that the server is not well.
-async fn run_with(conduct: Conduct, fault: Option<Fault>) -> (String, bool) {
+/// Runs a server with this transport and another one until it stops by itself. Returns its error,
+/// and whether the other transport was drained and saw the server unhealthy.
+async fn run_with(behaviour: Behaviour, fault: Option<Fault>) -> (String, bool) {
     let driver = Arc::new(Driver { fault, ..Driver::default() });
     let drained = CancellationToken::new();
-    let transport = |conduct| {
+    let transport = |behaviour| {
         let (driver, drained) = (Arc::clone(&driver), drained.clone());
-        Arc::new(TestTransport { conduct, driver, drained })
+        Arc::new(TestTransport { behaviour, driver, drained })
     };
     let registry = registry(&driver)
-        .transport("test", transport(conduct))
-        .transport("other", transport(Conduct::Serve));
+        .transport("test", transport(behaviour))
+        .transport("other", transport(Behaviour::Serve));
     let text = "[drivers]\ntransport = other, test\n\
                 message_store = memory\nmanagement_store = memory\n";
     let settings = load(&registry, text).unwrap().settings;
@@ -104,25 +104,25 @@ async fn run_with(conduct: Conduct, fault: Option<Fault>) -> (String, bool) {
 
 #[tokio::test]
 async fn a_panic_in_a_transport_ends_the_server_with_an_error() {
-    let ended = run_with(Conduct::Panic, None).await;
+    let ended = run_with(Behaviour::Panic, None).await;
     assert_eq!(ended, ("the task \"transport test\" panicked".to_owned(), true));
 }
 
 #[tokio::test]
 async fn a_transport_that_returns_ends_the_server_with_an_error() {
-    let ended = run_with(Conduct::Return, None).await;
+    let ended = run_with(Behaviour::Return, None).await;
     assert_eq!(ended, ("the task \"transport test\" ended unexpectedly".to_owned(), true));
 }
 
 #[tokio::test]
 async fn a_panic_in_a_sweeper_ends_the_server_with_an_error() {
-    let ended = run_with(Conduct::Serve, Some(Fault::SweepPanics)).await;
+    let ended = run_with(Behaviour::Serve, Some(Fault::SweepPanics)).await;
     assert_eq!(ended, ("the task \"sweeper of the message store\" panicked".to_owned(), true));
 }
 
 #[tokio::test]
 async fn the_death_of_a_store_ends_the_server_with_an_error() {
-    let ended = run_with(Conduct::KillStore, None).await;
+    let ended = run_with(Behaviour::KillStore, None).await;
     let expected = "the task \"watch of the message store\" ended unexpectedly";
     assert_eq!(ended, (expected.to_owned(), true));
 }
@@ -131,7 +131,8 @@ async fn the_death_of_a_store_ends_the_server_with_an_error() {
 async fn a_stop_is_no_failure() {
     let driver = Arc::new(Driver::default());
     let drained = CancellationToken::new();
-    let transport = TestTransport { conduct: Conduct::Serve, driver: Arc::clone(&driver), drained };
+    let transport =
+        TestTransport { behaviour: Behaviour::Serve, driver: Arc::clone(&driver), drained };
     let registry: Registry = registry(&driver).transport("test", Arc::new(transport));
     let text = "[drivers]\ntransport = test\nmessage_store = memory\nmanagement_store = memory\n";
     let settings = load(&registry, text).unwrap().settings;

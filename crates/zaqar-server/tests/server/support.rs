@@ -1,4 +1,4 @@
-//! A store in memory as a driver, and settings from a text.
+//! A driver of in-memory stores, and settings from a text.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,11 +10,11 @@ use zaqar_server::{
 };
 use zaqar_storage_testkit::{Fault, Memory};
 
-/// What it reads.
+/// The option that it reads.
 pub(crate) const SIZE: Known = integer("size", "1", 1, 9);
 const OPTIONS: &[Known] = &[text("path", "default"), SIZE];
 
-/// Opens stores in memory and remembers where and what.
+/// Opens in-memory stores and records their locations and options.
 pub(crate) struct Driver {
     pub(crate) roles: &'static [StoreRole],
     pub(crate) fault: Option<Fault>,
@@ -84,12 +84,12 @@ impl StoreDriver for Driver {
     }
 }
 
-/// The registry of the crate with a driver under the name `memory`.
+/// The crate's registry, with a driver named `memory`.
 pub(crate) fn registry(driver: &Arc<Driver>) -> Registry {
     Registry::default().store("memory", Arc::clone(driver) as _)
 }
 
-/// What a configuration of this text says.
+/// Loads a configuration with this text.
 pub(crate) fn load(registry: &Registry, text: &str) -> Result<Loaded, config::Errors> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();

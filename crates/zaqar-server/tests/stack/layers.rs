@@ -27,7 +27,7 @@ async fn operations_pass_the_same_layers_with_the_same_facts_on_both_wires() {
         };
         assert_eq!(layers, expected, "{name} {path}");
         assert!(seen.iter().all(|line| line.contains(&format!(" {name}"))), "{name}: {seen:?}");
-        // What an operation declares of itself is what the wire was asked for.
+        // The facts match the request.
         let path = path.split('?').next().unwrap().replace("ID", ID);
         let asked = format!(" {} {path} ", operation.method);
         assert!(seen[0].contains(&asked), "{asked}: {}", seen[0]);
@@ -38,13 +38,13 @@ async fn operations_pass_the_same_layers_with_the_same_facts_on_both_wires() {
     }
 }
 
-/// Warns about everything, as a store may.
+/// Logs a warning for everything, as a store may.
 struct Warns;
 
 #[async_trait]
 impl Stage for Warns {
     async fn before(&self, _: &Context, _: &mut Asked<'_>) -> Result<(), Rejection> {
-        // Behind a wait, as an answer of a store is.
+        // After a yield, like an answer of a store.
         tokio::task::yield_now().await;
         tracing::warn!("odd");
         Ok(())

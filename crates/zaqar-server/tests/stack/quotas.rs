@@ -12,7 +12,7 @@ use zaqar_storage_testkit::Memory;
 
 use crate::support::{Operation, Socket, Wires};
 
-/// Both wires over a store, with these limits for every project.
+/// Both wires over one store, with these limits for every project.
 fn limited(limits: &[(Limit, u64)]) -> (Wires, Quotas, Arc<Memory>) {
     let store = Arc::new(Memory::new());
     let with = |limits: Limits, (limit, value): &(Limit, u64)| limits.with(*limit, *value);
@@ -32,7 +32,7 @@ async fn http(wires: &Wires, method: &'static str, path: &'static str, body: &st
     wires.http(&operation, &[]).await
 }
 
-/// Of a post with so many messages.
+/// The body of a post with this many messages.
 fn messages(count: usize) -> String {
     let messages = vec![json!({ "body": "x" }); count];
     json!({ "messages": messages }).to_string()
@@ -54,7 +54,7 @@ fn says(answer: &(u16, Value), status: u16, text: &str) {
 }
 
 #[tokio::test]
-async fn a_full_queue_takes_no_more_on_either_wire_until_there_is_room() {
+async fn a_full_queue_accepts_no_message_on_either_wire_until_some_are_deleted() {
     let (wires, quotas, _) = limited(&[(Limit::QueueMessages, 4)]);
     let mut socket = wires.connect().await;
     assert_eq!(post(&wires, 2).await.0, 201);
@@ -66,11 +66,11 @@ async fn a_full_queue_takes_no_more_on_either_wire_until_there_is_room() {
     assert_eq!(post(&wires, 5).await.0, 403, "all or none");
     assert_eq!(push_post(&mut socket, "other", 4).await.0, 201, "another queue");
     assert_eq!(quotas.rejections()[Limit::QueueMessages as usize], (Limit::QueueMessages, 3));
-    // What consumers took makes room, once it is counted again.
+    // Deleted messages free capacity, once the queue is counted again.
     assert_eq!(http(&wires, "DELETE", "/v2/queues/q/messages?pop=2", "").await.0, 200);
     let began = Instant::now();
     while post(&wires, 2).await.0 != 201 {
-        assert!(began.elapsed() < Duration::from_secs(60), "the room is not seen");
+        assert!(began.elapsed() < Duration::from_secs(60), "the freed capacity is not seen");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(post(&wires, 1).await.0, 403);
@@ -120,13 +120,13 @@ async fn queues_count_however_they_are_created() {
     says(&push_post(&mut socket, "c", 1).await, 403, text);
     says(&socket.ask("subscription_create", r#"{"queue_name":"c"}"#, &[]).await, 403, text);
     says(&socket.ask("queue_create", r#"{"queue_name":"c"}"#, &[]).await, 403, text);
-    // What is there can be used and asked for again.
+    // Existing queues can be used and requested again.
     assert_eq!(http(&wires, "PUT", "/v2/queues/a", "{}").await.0, 204);
     assert_eq!(push_post(&mut socket, "a", 1).await.0, 201);
     assert_eq!(http(&wires, "DELETE", "/v2/queues/a", "").await.0, 204);
     let began = Instant::now();
     while http(&wires, "PUT", "/v2/queues/c", "{}").await.0 != 201 {
-        assert!(began.elapsed() < Duration::from_secs(60), "the room is not seen");
+        assert!(began.elapsed() < Duration::from_secs(60), "the freed capacity is not seen");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -155,7 +155,7 @@ async fn above_a_rate_both_wires_say_when_to_retry() {
     let rejected = loop {
         let answer = http(&wires, "GET", "/v2/queues/q/stats", "").await;
         answers += 1;
-        // The burst, and what comes back while this runs.
+        // The burst, and what the bucket regains while this runs.
         assert!(answers <= 4 + began.elapsed().as_secs(), "no rate");
         if answer.0 != 200 {
             break answer;
@@ -171,7 +171,7 @@ async fn above_a_rate_both_wires_say_when_to_retry() {
             break;
         }
     }
-    // Questions about the server are free.
+    // Health checks are free.
     assert_eq!(http(&wires, "GET", "/v2/ping", "").await.0, 204);
 }
 

@@ -1,4 +1,4 @@
-//! What a layer refuses is refused on both wires.
+//! What a layer rejects is rejected on both wires.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,7 @@ impl Stage for Gate {
     }
 }
 
-/// Both wires answer an operation with a status; the bodies.
+/// Sends an operation over both wires, checks the statuses and returns the bodies.
 async fn both(
     wires: &Wires,
     socket: &mut Socket,
@@ -76,7 +76,7 @@ fn named(name: &str) -> &'static Operation {
 async fn a_stage_that_rejects_everything_rejects_everything() {
     let wires = Wires::new(Gate::new(true).layers());
     let mut socket = wires.connect().await;
-    // The service itself has no pipeline.
+    // Requests about the service itself have no pipeline.
     let is_of_service = |name: &str| {
         let declared = DECLARATIONS.iter().find(|declared| declared.name == name).unwrap();
         declared.about == Resource::Service
@@ -105,7 +105,7 @@ async fn signed_urls_pass_the_stages_too() {
     ];
     both(&wires, &mut socket, named("list_messages"), &signed, (200, 200)).await;
     both(&wires, &mut socket, named("read_message"), &signed, (404, 404)).await;
-    // What the signature does not cover is not told from what does not exist.
+    // For other operations the answer is the same as if they did not exist.
     for name in ["post_messages", "get_queue", "create_claim", "list_queues", "read_home", "ping"] {
         both(&wires, &mut socket, named(name), &signed, (404, 403)).await;
     }
@@ -138,7 +138,7 @@ async fn pushes_pass_the_stages_too() {
     assert_eq!(socket.next().await["body"], 2, "the first message was rejected");
 }
 
-/// Knows no rule but one.
+/// Allows only one rule.
 struct OnlyLists;
 
 #[async_trait]
@@ -155,7 +155,7 @@ async fn a_policy_decides_by_the_names_of_the_rules() {
     let mut socket = wires.connect().await;
     both(&wires, &mut socket, named("list_messages"), &[], (200, 200)).await;
     both(&wires, &mut socket, named("read_home"), &[], (200, 200)).await;
-    // Roles are the policy's affair, if there is one.
+    // If there is a policy, it alone checks roles.
     let admin = [("X-Roles", "admin")];
     for name in ["read_message", "post_messages", "create_queue", "check_health", "ping"] {
         both(&wires, &mut socket, named(name), &admin, (403, 403)).await;
@@ -194,7 +194,7 @@ async fn a_quota_sees_how_much_is_posted() {
     both(&wires, &mut socket, named("list_messages"), &[], (200, 200)).await;
 }
 
-/// Knows the token `p`, for the project of that name.
+/// Accepts only the token `p`, for the project of that name.
 struct OneToken;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! A server's two wires in memory, and every operation as each of them writes it.
+//! A server's two wires in memory, and every operation in the form of each wire.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -31,7 +31,7 @@ use zaqar_transport_ws::WsService;
 pub(crate) const CLIENT: &str = "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1";
 pub(crate) const ID: &str = "00000000000000010000000000000001";
 
-/// What the layers saw, in order.
+/// The calls of layers, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -51,7 +51,7 @@ impl Log {
         ));
     }
 
-    /// Layers that write all they see.
+    /// Layers that record their calls.
     pub(crate) fn layers(&self) -> Layers {
         let stage: Arc<dyn Stage> = Arc::new(self.clone());
         Layers {
@@ -120,13 +120,13 @@ impl Stage for Log {
     }
 }
 
-/// What is logged by all tests of this process.
+/// The log of all tests of this process.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    /// One subscriber for all tests, there before the first span is made: one that comes while
-    /// another test meets the same span for the first time may miss it.
+    /// One subscriber for all tests, installed before the first span: one that is installed while
+    /// another test creates the same span for the first time could miss it.
     pub(crate) fn of_this_process() -> &'static Self {
         static LINES: LazyLock<Lines> = LazyLock::new(|| {
             let lines = Lines::default();
@@ -164,7 +164,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Opens pools in memory.
+/// Opens in-memory pools.
 struct InMemory;
 
 #[async_trait]
@@ -213,7 +213,7 @@ impl Wires {
         Socket(tokio_tungstenite::client_async("ws://localhost/", ours).await.unwrap().0)
     }
 
-    /// Status and body of an answer over HTTP.
+    /// Status and body of an HTTP response.
     pub(crate) async fn http(&self, operation: &Operation, more: &[(&str, &str)]) -> (u16, Value) {
         let mut request = Request::builder()
             .method(operation.method)
@@ -238,7 +238,7 @@ impl Wires {
     }
 }
 
-/// A client's end of a WebSocket connection.
+/// The client's end of a WebSocket connection.
 pub(crate) struct Socket(WebSocketStream<DuplexStream>);
 
 impl Socket {
@@ -267,13 +267,13 @@ impl Socket {
     }
 }
 
-/// An operation as both wires write it.
+/// An operation in the form of both wires.
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
     pub(crate) document: &'static str,
-    /// Action and body; `None` where only HTTP has it.
+    /// Action and body; `None` if only HTTP has it.
     pub(crate) frame: Option<(&'static str, &'static str)>,
 }
 
@@ -292,7 +292,7 @@ const NAMED: &str = r#"{"queue_name":"q"}"#;
 const POST: &str = r#"{"messages":[{"body":1},{"body":2}]}"#;
 const SUBSCRIPTION: &str = r#"{"queue_name":"q","subscription_id":"ID"}"#;
 
-/// Every operation that a client can ask for.
+/// Every operation that a client can request.
 #[rustfmt::skip]
 pub(crate) const OPERATIONS: &[Operation] = &[
     operation("ping", "GET", "/v2/ping", "", Some(("ping_node", "{}"))),

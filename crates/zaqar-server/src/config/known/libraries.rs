@@ -8,7 +8,7 @@ use super::{
 const FORM: &str = "log lines have one form, or JSON with use_json";
 const ELSEWHERE: &str = "the server logs to standard error or a file; a supervisor forwards it";
 const ROTATION: &str = "a supervisor or logrotate rotates the file";
-const PYTHON: &str = "it concerns the Python runtime only";
+const PYTHON: &str = "it is for the Python runtime only";
 const RPC: &str = "the server has no message bus";
 const CACHE: &str = "the server caches in its own memory";
 const UNREAD: &str = "no part of this server reads it";
@@ -152,10 +152,10 @@ const AUTHTOKEN: &[Known] = &[
     unused("memcache_username", CACHE),
     unused("memcache_password", CACHE).secret(),
     unused("enforce_token_bind", "Keystone no longer binds tokens"),
-    unused("identity_uri", "auth_url is where Keystone is"),
+    unused("identity_uri", "auth_url has Keystone's URL"),
 ];
 
-/// What keystoneauth's plugins and its session take.
+/// The options of keystoneauth's plugins and session.
 const AUTH_PLUGIN: &[Known] = &[
     text("auth_type", "password").formerly(&["auth_plugin"]),
     unset("auth_section"),
@@ -211,7 +211,7 @@ const POLICY: &[Known] = &[
     unused("remote_timeout", REMOTE),
 ];
 
-const REMOTE: &str = "rules that ask another server deny";
+const REMOTE: &str = "rules that query another server always deny";
 
 const REPORTS: &[Known] = &[
     unset("log_dir"),

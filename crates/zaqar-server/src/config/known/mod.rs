@@ -1,8 +1,8 @@
-//! Every option that is known: what it takes, its default, and whether it changes anything here.
+//! The table of all known options: kind, default, and whether they have an effect here.
 //!
-//! One table drives the reading of values, the warnings and the check of the sample file. It holds
-//! the service's own options, those of the original's libraries (oslo.log, oslo.cache, …), and
-//! those that each registered driver declares.
+//! The table is used to read values, to warn about unknown options, and to check the sample file.
+//! It has the service's own options, those of the original's libraries (oslo.log, oslo.cache, …),
+//! and those that registered drivers declare.
 
 mod libraries;
 mod service;
@@ -11,23 +11,23 @@ use std::borrow::Cow;
 
 pub(crate) use service::{WEBSOCKET, WSGI};
 
-/// What an option takes.
+/// The kind of an option's values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// true, yes, on, 1 or false, no, off, 0 in any case.
     Boolean,
     /// An integer within these bounds, both included.
     Integer {
-        /// The least.
+        /// The minimum.
         min: i64,
-        /// The greatest.
+        /// The maximum.
         max: i64,
     },
     /// A number that may have a fraction, within these bounds, both included.
     Float {
-        /// The least.
+        /// The minimum.
         min: f64,
-        /// The greatest.
+        /// The maximum.
         max: f64,
     },
     /// An IP address or a host name.
@@ -36,18 +36,18 @@ pub enum Kind {
     Text,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Texts separated by commas.
+    /// Comma-separated texts.
     List,
-    /// Any text, as often as the option is given.
+    /// Any text; the option can be given several times.
     Repeated,
 }
 
-/// Whether an option changes anything in this server.
+/// Whether an option has an effect in this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It does.
+    /// It has.
     Used,
-    /// It does not, and why.
+    /// It has not, and why.
     None(&'static str),
 }
 
@@ -58,13 +58,13 @@ pub struct Known {
     pub name: &'static str,
     /// What it takes.
     pub kind: Kind,
-    /// Its default as it would be written; `None` when it has none.
+    /// Its default as written in a file; `None` if it has none.
     pub default: Option<&'static str>,
-    /// Whether it changes anything.
+    /// Whether it has an effect.
     pub effect: Effect,
     /// Its value must not be shown.
     pub secret: bool,
-    /// Names that it had in the past.
+    /// Deprecated names.
     pub old_names: &'static [&'static str],
 }
 
@@ -73,7 +73,7 @@ impl Known {
         Self { name, kind, default, effect: Effect::Used, secret: false, old_names: &[] }
     }
 
-    /// The same option; its value is never shown.
+    /// The same option, with a secret value.
     #[must_use]
     pub const fn secret(mut self) -> Self {
         self.secret = true;
@@ -96,16 +96,16 @@ impl Known {
     }
 }
 
-/// A section, or a part of one: a section may have several parts, from several libraries.
+/// A section, or a part of one: several libraries may add options to one section.
 #[derive(Debug, Clone)]
 pub struct KnownSection {
     /// Its name.
     pub name: Cow<'static, str>,
     /// Its options.
     pub options: &'static [Known],
-    /// Whether its options change anything; an option may also say so for itself.
+    /// Whether its options have an effect; an option can override this.
     pub effect: Effect,
-    /// What every option that is not listed does; `None` when such an option is unknown.
+    /// The effect of options that are not listed; `None` if they are unknown.
     pub rest: Option<Effect>,
 }
 
@@ -114,7 +114,7 @@ impl KnownSection {
         Self { name: Cow::Borrowed(name), options, effect: Effect::Used, rest: None }
     }
 
-    /// A section of which no option is listed, and none has an effect.
+    /// A section without listed options and without any effect.
     const fn whole(name: &'static str, why: &'static str) -> Self {
         Self {
             name: Cow::Borrowed(name),
@@ -125,7 +125,7 @@ impl KnownSection {
     }
 }
 
-/// Sections of the original's stores that this build does not have.
+/// Sections for stores of the original that this build does not have.
 const ABSENT: &[KnownSection] = &[
     KnownSection::whole("drivers:message_store:swift", "this server has no such store"),
     KnownSection::whole("drivers:management_store:sqlalchemy", "this server has no such store"),
@@ -135,14 +135,14 @@ const ABSENT: &[KnownSection] = &[
     KnownSection::whole("drivers:management_store:mongodb", "this build has no such driver"),
 ];
 
-/// All known sections; a name may come more than once.
+/// All known sections; a name may occur more than once.
 #[derive(Debug, Clone)]
 pub struct Table {
     sections: Vec<KnownSection>,
 }
 
 impl Default for Table {
-    /// The sections that do not belong to a driver.
+    /// The sections that belong to no driver.
     fn default() -> Self {
         let sections = service::SECTIONS.iter().chain(ABSENT).chain(libraries::SECTIONS);
         Self { sections: sections.cloned().collect() }
@@ -158,7 +158,7 @@ impl Table {
         self
     }
 
-    /// Adds a section whose reader takes any option.
+    /// Adds a section that accepts any option.
     #[must_use]
     pub fn with_any(mut self, name: String) -> Self {
         let (name, effect) = (Cow::Owned(name), Effect::Used);
@@ -186,7 +186,7 @@ impl Table {
         self.options(section).find(|known| known.name == option)
     }
 
-    /// Whether an option changes anything; `None` when it is unknown.
+    /// Whether an option has an effect; `None` if it is unknown.
     pub fn effect(&self, section: &str, option: &str) -> Option<Effect> {
         let mut rest = None;
         for known in self.sections().filter(|known| known.name == section) {
@@ -200,7 +200,7 @@ impl Table {
         rest
     }
 
-    /// Whether a value must not be shown. Of an option that nobody knows, its name tells.
+    /// Whether a value is secret. For an unknown option its name decides.
     pub fn is_secret(&self, section: &str, option: &str) -> bool {
         const TELLING: [&str; 7] = ["password", "passwd", "secret", "token", "key", "uri", "url"];
         match self.find(section, option) {
@@ -220,7 +220,7 @@ pub const fn integer(name: &'static str, default: &'static str, min: i64, max: i
     Known::new(name, Kind::Integer { min, max }, Some(default))
 }
 
-/// A number, perhaps with a fraction, from 0 to 86400: the seconds of a day.
+/// A number, which may have a fraction, from 0 to 86400: the seconds of a day.
 pub const fn float(name: &'static str, default: &'static str) -> Known {
     Known::new(name, Kind::Float { min: 0.0, max: 86_400.0 }, Some(default))
 }
@@ -249,12 +249,12 @@ pub const fn choice(
     Known::new(name, Kind::Choice(choices), Some(default))
 }
 
-/// Texts separated by commas.
+/// Comma-separated texts.
 pub const fn list(name: &'static str, default: Option<&'static str>) -> Known {
     Known::new(name, Kind::List, default)
 }
 
-/// An option of the original that changes nothing here.
+/// An option of the original that has no effect here.
 pub const fn unused(name: &'static str, why: &'static str) -> Known {
     unset(name).without_effect(why)
 }

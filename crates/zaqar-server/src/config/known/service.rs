@@ -1,16 +1,16 @@
-//! The service's own options: the original's `zaqar.conf` package without the stores.
+//! The service's own options: those of the original's `zaqar.conf` package, without the stores.
 
 use super::{
     Kind, Known, KnownSection, boolean, choice, float, integer, list, port, text, unset, unused,
 };
 
-/// Sixty-eight years: more seconds than any ttl needs, and no clock overflows by them.
+/// Sixty-eight years: longer than any ttl, and it overflows no clock.
 const SECONDS: i64 = 2_147_483_647;
 const TTL: i64 = 60;
 const PAGE: i64 = 100_000;
 const BYTES: i64 = 1 << 30;
 
-const EXTERNAL_PORT: &str = "nothing that clients are told names a port";
+const EXTERNAL_PORT: &str = "no URL for clients contains this port";
 const PUSHES: &str = "pushes reach every server through the store, without a port of their own";
 
 pub(super) const SECTIONS: &[KnownSection] = &[
@@ -34,14 +34,14 @@ const DEFAULT: &[Known] = &[
     boolean("pooling", "false").formerly(&["sharding"]),
     choice("auth_strategy", "", &["", "keystone"]),
     boolean("enable_checksum", "false"),
-    // Of oslo.service, whose default is 60.
+    // An option of oslo.service, whose default is 60.
     integer("graceful_shutdown_timeout", "30", 1, 3600),
     unused("enable_deprecated_api_versions", "the server speaks v2 only"),
     unused("daemon", "the server stays in the foreground; let a supervisor start it"),
     unused("config_source", "configuration comes from files and the environment only"),
 ];
 
-/// Ours. Without a port there is no such listener.
+/// Not in the original. Without a port there is no such listener.
 const ADMIN: &[Known] = &[host("bind", Some("127.0.0.1")), port("port", None)];
 
 const DRIVERS: &[Known] = &[
@@ -78,7 +78,7 @@ pub(crate) const WEBSOCKET: &[Known] = &[
     unused("notification_port", PUSHES),
 ];
 
-/// Ours: the original leaves them to its HTTP server and to the system.
+/// Not in the original, which leaves them to its HTTP server and the system.
 const LIMITS: &[Known] = &[
     integer("memory_budget", "0", 0, 1 << 50),
     integer("memory_per_connection", "5", 1, 100),
@@ -87,10 +87,10 @@ const LIMITS: &[Known] = &[
     integer("max_expensive_operations_per_project", "8", 1, 1_000_000),
 ];
 
-/// The greatest quota: what JSON numbers hold exactly.
+/// The greatest quota: JSON numbers are exact up to it.
 const QUOTA: i64 = 1 << 53;
 
-/// Ours: of each project; 0 is no limit.
+/// Not in the original. Limits of each project; 0 means no limit.
 const QUOTAS: &[Known] = &[
     integer("max_queues", "0", 0, QUOTA),
     integer("max_subscriptions", "0", 0, QUOTA),
@@ -103,7 +103,7 @@ const QUOTAS: &[Known] = &[
     unset("projects_file"),
 ];
 
-/// Ours. Without an endpoint nothing is traced but what OSprofiler asks for.
+/// Not in the original. Without an endpoint, only requests with OSprofiler's headers are traced.
 const TRACES: &[Known] = &[
     unset("otlp_endpoint"),
     list("otlp_headers", None).secret(),

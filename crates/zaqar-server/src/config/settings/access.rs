@@ -1,4 +1,4 @@
-//! Who may do what: `[keystone_authtoken]` and `[oslo_policy]`.
+//! Authentication and authorization: `[keystone_authtoken]` and `[oslo_policy]`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use zaqar_auth::policy::Files;
 use super::AuthStrategy;
 use crate::config::reader::{Options, Reader};
 
-/// Where the original looks for policies when no configuration file was read.
+/// Where the original looks for policies if no configuration file was read.
 const DEFAULT_DIR: &str = "/etc/zaqar";
 
-/// How callers are known, and what they may do.
+/// How callers are authenticated and authorized.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// `[keystone_authtoken]`, with `auth_strategy = keystone`.
     pub keystone: Option<keystone::Options>,
-    /// `[trustee]`: who acts for subscribers `trust+http` and `trust+https`.
+    /// `[trustee]`: the user that acts for subscribers with `trust+http` and `trust+https`.
     pub trustee: Option<keystone::Options>,
     /// `[oslo_policy]`.
     pub policies: Files,
@@ -49,10 +49,10 @@ fn keystone(reader: &mut Reader) -> Option<keystone::Options> {
     options.region_name = section.optional_text("region_name");
     options.tls = tls(&mut section)?;
     options.connect_timeout = section.seconds("http_connect_timeout");
-    // The time-out of everything is never before that of a part.
+    // The timeout of a request is at least as long as that for connecting.
     options.timeout = section.seconds("timeout").max(options.connect_timeout);
     options.retries = u32::try_from(section.number("http_request_max_retries")).unwrap_or_default();
-    // Below zero nothing is remembered, as with zero.
+    // Below zero the cache is disabled, as with zero.
     options.cached_for = Duration::from_secs(section.number("token_cache_time"));
     options.service_tokens.roles = section.list("service_token_roles");
     options.service_tokens.required = section.boolean("service_token_roles_required");
@@ -63,7 +63,7 @@ fn keystone(reader: &mut Reader) -> Option<keystone::Options> {
     Some(options)
 }
 
-/// Who acts for subscribers. Without any of these options nobody does.
+/// The trustee; `None` without any of these options.
 fn trustee(reader: &mut Reader) -> Option<keystone::Options> {
     const SECTION: &str = "trustee";
     const OPTIONS: [&str; 5] = ["auth_section", "auth_url", "username", "user_id", "password"];
@@ -88,7 +88,7 @@ fn trustee(reader: &mut Reader) -> Option<keystone::Options> {
     Some(options)
 }
 
-/// Who we are; `None` with the problem kept.
+/// Our own credential; `None` if it is invalid, and the error is recorded.
 fn credential(section: &mut Options<'_>) -> Option<Credential> {
     match section.text("auth_type").as_str() {
         "password" | "v3password" => {
@@ -123,10 +123,10 @@ fn credential(section: &mut Options<'_>) -> Option<Credential> {
     }
 }
 
-/// A user with the domain that a name needs.
+/// A user, with the domain if it is given by name.
 fn user(section: &mut Options<'_>) -> Option<(Name, Name)> {
     match section.optional_text("user_id") {
-        // The domain of an id is not asked for.
+        // An id needs no domain.
         Some(id) => Some((Name::Id(id), Name::Id(String::new()))),
         None => {
             let name = section.needed("username")?;
@@ -186,7 +186,7 @@ fn tls(section: &mut Options<'_>) -> Option<keystone::Tls> {
     let (cafile, certfile, keyfile) = (path("cafile"), path("certfile"), path("keyfile"));
     let certificate = match (certfile, keyfile) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
-        // One file may hold both.
+        // One file can hold both.
         (Some(both), None) => Some((both.clone(), both)),
         (None, Some(_)) => {
             section.missing("certfile");
@@ -227,8 +227,8 @@ pub(super) fn config_dirs(reader: &Reader) -> Vec<PathBuf> {
     dirs
 }
 
-/// Where a relative path is: in the first directory that has it, or in the first one of all, where
-/// it may yet appear.
+/// Resolves a relative path: in the first directory that contains it, else in the first one of all,
+/// where it may be created later.
 pub(super) fn find(dirs: &[PathBuf], path: &str) -> PathBuf {
     let mut places = dirs.iter().map(|dir| dir.join(path));
     let first = dirs.first().map(|dir| dir.join(path));

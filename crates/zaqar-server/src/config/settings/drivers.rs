@@ -1,4 +1,4 @@
-//! `[drivers]`: which transports and stores run.
+//! `[drivers]`: the transports and stores to run.
 
 use crate::config::error::Error;
 use crate::config::known::{Known, Table};
@@ -10,19 +10,19 @@ use crate::config::value::one_of;
 const ROLES: [&str; 2] = ["message_store", "management_store"];
 const EMBEDDED: &str = "embedded";
 const MONGODB: &str = "mongodb";
-/// The original's other MongoDB message store; every store here is first in, first out.
+/// The original's other MongoDB message store; here every store is first in, first out.
 const FIFO: &str = "mongodb.fifo";
-/// The stage that has subscribers told of posts.
+/// The stage that writes posts to the outbox for subscribers.
 pub(crate) const NOTIFIER: &str = "zaqar.notification.notifier";
 /// The original's management store in an SQL database.
 const SQL: &str = "sqlalchemy";
-/// Stores of the original that are not offered here.
+/// Stores of the original that this server does not have.
 const UNSUPPORTED: [&str; 2] = ["swift", SQL];
-/// What is said where [`SQL`] is set beside a store that keeps both roles.
+/// The warning if [`SQL`] is set beside a store that supports both roles.
 const NO_SQL: &str =
     "the message store keeps queues, topics, pools and flavors, too: the SQL database is not read";
 
-/// What configuration may pick, by name, each with the options of its section.
+/// The names that a configuration can choose from, each with the options of its section.
 #[derive(Debug, Clone, Default)]
 pub struct Registered {
     transports: Vec<Driver>,
@@ -37,10 +37,10 @@ struct Driver {
     options: &'static [Known],
 }
 
-/// What runs.
+/// The chosen drivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drivers {
-    /// `transport`: one name or more, each once.
+    /// `transport`: at least one name, each once.
     pub transports: Vec<String>,
     /// `message_store`; `mongodb.fifo` is `mongodb`.
     pub message_store: String,
@@ -70,7 +70,7 @@ impl Registered {
         self
     }
 
-    /// Adds a stage of pipelines, which may read any option of its section `storage:stage:NAME`.
+    /// Adds a stage of pipelines, which can read any option of its section `storage:stage:NAME`.
     #[must_use]
     pub fn stage(mut self, name: &str) -> Self {
         self.stages.push(name.to_owned());
@@ -82,7 +82,7 @@ impl Registered {
         &self.stages
     }
 
-    /// All options that are known: those of the service and those of these drivers.
+    /// All known options: those of the service and of these drivers.
     pub fn known(&self) -> Table {
         let roles = [
             ("transport", &self.transports),
@@ -144,7 +144,7 @@ fn transports(options: &mut Options<'_>, registered: &[&str]) -> Vec<String> {
     };
     if names.is_empty() || !names.iter().enumerate().all(is_good) {
         options
-            .refuse("transport", format!("{}; each once, with commas between", one_of(registered)));
+            .refuse("transport", format!("{}; each once, separated by commas", one_of(registered)));
     }
     names
 }
@@ -170,8 +170,8 @@ fn store(options: &mut Options<'_>, role: &'static str, registered: &Registered)
     name
 }
 
-/// Whether the SQL database is set as management store beside a message store that several servers
-/// share, and that can take its place: DevStack and openstack-helm set Redis so.
+/// Whether the SQL database is set as management store beside a shared message store that can
+/// replace it: DevStack and openstack-helm configure Redis like this.
 fn keeps_both(management_store: &str, message_store: &str, registered: &Registered) -> bool {
     management_store == SQL
         && !registered.stores(ROLES[1]).contains(&SQL)
@@ -179,13 +179,13 @@ fn keeps_both(management_store: &str, message_store: &str, registered: &Register
         && registered.stores(ROLES[1]).contains(&message_store)
 }
 
-/// A store that is configured must be named, and one that is named wants the other named too:
-/// otherwise the server would come up on an empty store.
+/// A configured store must be named, and if one role is named, so must the other be: otherwise the
+/// server would start with an empty store.
 fn unnamed(raw: &Raw, registered: &Registered) -> Option<Error> {
     let named = ROLES.map(|role| Some(last(raw, role)).filter(|name| !name.is_empty()));
     let configured = ROLES.map(|role| configured(raw, role));
     let missing: Vec<_> =
-        (0..2).filter(|at| named[*at].is_none() && calls(&named, &configured, *at)).collect();
+        (0..2).filter(|at| named[*at].is_none() && needs_name(&named, &configured, *at)).collect();
     let at = *missing.first()?;
     let (origin, what) = match configured[at].first() {
         Some(name) => {
@@ -212,8 +212,8 @@ fn last<'a>(raw: &'a Raw, role: &str) -> &'a str {
     raw.values("drivers", role).last().map_or("", |value| value.text.as_str())
 }
 
-/// Stores of a role, other than the embedded one, that have an option set. A section without any,
-/// as in a sample file, configures nothing.
+/// Stores of a role, other than the embedded one, with at least one option set. A section without
+/// options, as in a sample file, does not count.
 fn configured<'a>(raw: &'a Raw, role: &str) -> Vec<&'a str> {
     let prefix = format!("drivers:{role}:");
     raw.sections()
@@ -223,16 +223,16 @@ fn configured<'a>(raw: &'a Raw, role: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether a role that is not named has to be: it is configured, or the other role is named as
-/// another store than the embedded one.
-fn calls(named: &[Option<&str>; 2], configured: &[Vec<&str>; 2], at: usize) -> bool {
+/// Whether a role without a name needs one: its store is configured, or the other role is not the
+/// embedded store.
+fn needs_name(named: &[Option<&str>; 2], configured: &[Vec<&str>; 2], at: usize) -> bool {
     let other = named[1 - at].is_some_and(|name| name != EMBEDDED && !UNSUPPORTED.contains(&name));
     !configured[at].is_empty()
         || other
         || (named[1 - at].is_none() && !configured[1 - at].is_empty())
 }
 
-/// What to write for a role: what is there, what is configured, what the other role has.
+/// The suggestion for a role: the named store, the configured one, or that of the other role.
 fn suggestion(
     named: &[Option<&str>; 2],
     configured: &[Vec<&str>; 2],

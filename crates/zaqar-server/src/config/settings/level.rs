@@ -1,21 +1,21 @@
-//! Levels of logs.
+//! Log levels.
 
-/// How grave a log line is.
+/// The severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// The finest.
+    /// The most detailed.
     Trace,
-    /// For those who look for a fault.
+    /// For debugging.
     Debug,
-    /// What happens.
+    /// Normal events.
     Info,
-    /// What should not happen, and does no harm yet. Also `WARNING`.
+    /// Problems without harm so far. Also `WARNING`.
     Warn,
-    /// What went wrong. Also `CRITICAL`.
+    /// Failures. Also `CRITICAL`.
     Error,
 }
 
-/// A level by the name that Python or this server gives it.
+/// A level by its name in Python or in this server.
 pub(super) fn level_of(name: &str) -> Option<Level> {
     Some(match name.trim().to_ascii_uppercase().as_str() {
         "TRACE" => Level::Trace,

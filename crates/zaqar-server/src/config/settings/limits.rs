@@ -68,7 +68,7 @@ fn client_ids(options: &mut Options<'_>) -> ClientIds {
     }
     if min > max {
         options.refuse(
-            culprit(options, ["min_length_client_id", "max_length_client_id"]),
+            first_set(options, ["min_length_client_id", "max_length_client_id"]),
             format!(
                 "such that min_length_client_id ({min}) is not above max_length_client_id ({max})"
             ),
@@ -78,18 +78,18 @@ fn client_ids(options: &mut Options<'_>) -> ClientIds {
     ClientIds::Off { min: length(min), max: length(max) }
 }
 
-/// A default above its maximum works for requests that name a value, so it is no error.
+/// A default above its maximum works for requests with an explicit value, so it is not an error.
 fn warn_above(options: &mut Options<'_>, default: (&'static str, u64), max: (&'static str, u64)) {
     if default.1 <= max.1 {
         return;
     }
     let what = format!("[transport] {} ({}) is above {} ({})", default.0, default.1, max.0, max.1);
-    let origin = options.section.origin(culprit(options, [default.0, max.0]));
+    let origin = options.section.origin(first_set(options, [default.0, max.0]));
     options.reader.warnings.push(Warning::Conflict { origin, what });
 }
 
-/// Of two options that do not go together, the first that somebody set.
-fn culprit(options: &Options<'_>, pair: [&'static str; 2]) -> &'static str {
+/// Of two contradicting options, the first one that is set.
+fn first_set(options: &Options<'_>, pair: [&'static str; 2]) -> &'static str {
     let is_set = |option: &str| options.section.options().any(|set| set == option);
     if is_set(pair[0]) { pair[0] } else { pair[1] }
 }

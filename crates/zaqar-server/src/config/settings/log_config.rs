@@ -1,5 +1,5 @@
-//! The file of `log_config_append`, in the form of Python's `logging.config.fileConfig`: read as
-//! far as this server has what it says.
+//! The file of `log_config_append`, in the format of Python's `logging.config.fileConfig`. Only
+//! what this server supports is read.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,25 +13,26 @@ use crate::config::ini;
 /// Bytes of the file, at most.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LogConfig {
-    /// Of everything that no logger names: the root's.
+    /// The level of the root logger, for everything without a logger of its own.
     pub(super) least: Option<Level>,
-    /// Of the loggers that are named, ours as `zaqar`.
+    /// The levels of named loggers; our own is `zaqar`.
     pub(super) levels: Vec<(String, Level)>,
     pub(super) stdout: bool,
     pub(super) stderr: bool,
     pub(super) file: Option<PathBuf>,
     pub(super) json: bool,
-    /// It names handlers that this server does not have; it writes to standard error for them.
+    /// Whether it names handlers that this server does not have; it then writes to standard error
+    /// instead.
     pub(super) is_odd: bool,
 }
 
 /// Options by section and name, both in lower case.
 type Sections = HashMap<String, HashMap<String, String>>;
 
-/// Reads the file; `None` for one that cannot be read.
+/// Reads the file; `None` if it cannot be read.
 pub(super) fn read(path: &Path) -> Option<LogConfig> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
@@ -49,7 +50,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Option<LogConfig> {
         sections.get(section).and_then(|options| options.get(option)).map(String::as_str)
     };
     let root = get("logger_root", "level").unwrap_or("WARNING");
-    // NOTSET logs everything; the finest of libraries is for nobody.
+    // NOTSET logs everything; the finest level of libraries is useful to nobody.
     let root = level_of(root).unwrap_or(Level::Debug);
     let mut config = LogConfig { least: Some(root), ..LogConfig::default() };
     let mut handlers = words(get("logger_root", "handlers"));
@@ -74,7 +75,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Option<LogConfig> {
         let class = get(&format!("formatter_{formatter}"), "class").unwrap_or_default();
         config.json |= class.ends_with("JSONFormatter") || class.ends_with("FluentFormatter");
     }
-    // A server that says nothing cannot be operated.
+    // A server without logs cannot be operated.
     config.stderr |= !config.stdout && config.file.is_none();
     Some(config)
 }
@@ -102,7 +103,7 @@ fn words(text: Option<&str>) -> Vec<String> {
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// The first text in quotes of Python's arguments.
+/// The first quoted text in Python's arguments.
 fn quoted(args: &str) -> Option<&str> {
     let at = args.find(['\'', '"'])?;
     let quote = args[at..].chars().next()?;
@@ -181,7 +182,7 @@ format = %(message)s
         );
         assert!(of(&syslog).is_odd && of(&syslog).stderr);
         let own = CHART.replace("handlers = null", "handlers = stderr");
-        assert!(of(&own).stdout && of(&own).stderr, "what the root has, ours has");
+        assert!(of(&own).stdout && of(&own).stderr, "our logger has the root's handlers");
         let alone = own.replace("qualname = zaqar", "qualname = zaqar\npropagate = 0");
         assert!(of(&alone).stdout && !of(&alone).stderr);
     }

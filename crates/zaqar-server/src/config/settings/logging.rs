@@ -1,4 +1,4 @@
-//! oslo.log's options that the server honours.
+//! The options of oslo.log that the server supports.
 
 use std::path::{Path, PathBuf};
 
@@ -6,25 +6,25 @@ use super::level::{Level, level_of};
 use super::log_config;
 use crate::config::reader::Options;
 
-/// Where logs go when only a directory is named.
+/// The name of the log file if only a directory is set.
 const FILE: &str = "zaqar-server.log";
 
-/// What is logged, where to and in which form.
+/// Levels, destinations and format of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logging {
-    /// `debug`: from debug on instead of from info on.
+    /// `debug`: logs from debug instead of from info.
     pub debug: bool,
     /// `log_file` within `log_dir`; `None` logs to standard error.
     pub file: Option<PathBuf>,
-    /// `use_json`: one JSON object a line.
+    /// `use_json`: one JSON object per line.
     pub json: bool,
-    /// `use_stderr`: to standard error beside the file.
+    /// `use_stderr`: also to standard error, beside the file.
     pub stderr: bool,
-    /// To standard output, as only the file of `log_config_append` can say.
+    /// To standard output, which only the file of `log_config_append` can set.
     pub stdout: bool,
-    /// The least level of everything else.
+    /// The level of everything else.
     pub least: Level,
-    /// `default_log_levels`: least levels of single log targets.
+    /// `default_log_levels`: levels of single log targets.
     pub levels: Vec<(String, Level)>,
 }
 
@@ -65,9 +65,9 @@ impl Logging {
 }
 
 const UNREADABLE: &str =
-    "the file cannot be read: logs go where the other options of [DEFAULT] say";
-const ODD: &str = "of its handlers those are known that write to a file or a stream: what others \
-                   would get goes to standard error";
+    "the file cannot be read: the other options of [DEFAULT] decide where logs go";
+const ODD: &str = "only handlers that write to a file or a stream are supported: what others \
+                   would log goes to standard error";
 
 fn file(dir: Option<String>, file: Option<String>) -> Option<PathBuf> {
     match (dir, file) {

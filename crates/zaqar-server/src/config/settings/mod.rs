@@ -1,4 +1,4 @@
-//! The typed settings: what the server does with the configuration, one module a part of it.
+//! The typed settings, one module per part.
 
 mod access;
 mod drivers;
@@ -32,7 +32,7 @@ use super::raw::Raw;
 use super::reader::{Options, Reader};
 use super::section::Section;
 
-/// A configuration, checked and typed; every option that is not set has its default.
+/// A checked and typed configuration; options that are not set have their defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `[DEFAULT] admin_mode`: health, pools and flavors are served.
@@ -42,21 +42,20 @@ pub struct Settings {
     pub unreliable: bool,
     /// `[DEFAULT] pooling`: queues are spread over pools.
     pub pooling: bool,
-    /// `[pooling:catalog] enable_virtual_pool`: with pooling, the message store takes the queues
-    /// that no pool takes.
+    /// `[pooling:catalog] enable_virtual_pool`: with pooling, the configured message store takes
+    /// queues that no pool takes.
     pub virtual_pool: bool,
-    /// `[DEFAULT] enable_checksum`: messages show a checksum of their body.
+    /// `[DEFAULT] enable_checksum`: messages have a checksum of their body.
     pub enable_checksum: bool,
-    /// `[DEFAULT] graceful_shutdown_timeout`: how long a stop may take, until the stores are
-    /// closed.
+    /// `[DEFAULT] graceful_shutdown_timeout`: how long a stop may take until the stores are closed.
     pub graceful_shutdown_timeout: Duration,
     /// `[DEFAULT] auth_strategy`.
     pub auth_strategy: AuthStrategy,
     /// `[keystone_authtoken]` and `[oslo_policy]`.
     pub access: Access,
-    /// Logging, of `[DEFAULT]`.
+    /// Logging options of `[DEFAULT]`.
     pub logging: Logging,
-    /// `[admin]`; `None` without a `port`, which switches it off.
+    /// `[admin]`; `None` without a `port`, which disables it.
     pub admin: Option<Admin>,
     /// `[drivers]`.
     pub drivers: Drivers,
@@ -64,19 +63,19 @@ pub struct Settings {
     pub wsgi: Wsgi,
     /// `[drivers:transport:websocket]`.
     pub websocket: Websocket,
-    /// `[cors]`; `None` without an `allowed_origin`, which switches it off.
+    /// `[cors]`; `None` without an `allowed_origin`, which disables it.
     pub cors: Option<Cors>,
-    /// `[transport]` but for encryption.
+    /// `[transport]`, except encryption.
     pub limits: Limits,
     /// `[limits]`.
     pub overload: Overload,
-    /// `[quotas]`; `None` where nothing is limited.
+    /// `[quotas]`; `None` if nothing is limited.
     pub quotas: Option<zaqar_auth::quotas::Options>,
     /// `[traces]` and `[profiler]`.
     pub traces: Traces,
     /// `[transport] message_encryption_key`; there is no default key.
     pub message_encryption_key: Option<Secret<String>>,
-    /// `[signed_url] secret_key`; without one no URL can be signed.
+    /// `[signed_url] secret_key`; without it no URL can be signed.
     pub signed_url_key: Option<Secret<String>>,
     /// `[storage]`.
     pub pipelines: Pipelines,
@@ -85,21 +84,22 @@ pub struct Settings {
     pub(super) raw: Arc<Raw>,
 }
 
-/// Who is believed.
+/// How callers are authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthStrategy {
-    /// Nothing is checked: the headers of the caller, or of the proxy in front, are believed.
+    /// Not at all: the headers of the caller, or of the proxy in front, are trusted.
     None,
-    /// Tokens are checked with Keystone.
+    /// By tokens that Keystone validates.
     Keystone,
 }
 
-/// Stages in front of the store, by resource, in order. Set to nothing, a pipeline has no stage.
+/// Stages in front of the store, by resource, in order. A pipeline that is set to nothing has no
+/// stages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pipelines {
     /// `queue_pipeline`.
     pub queue: Vec<String>,
-    /// `message_pipeline`; the notifier when it is not set.
+    /// `message_pipeline`; the notifier if it is not set.
     pub message: Vec<String>,
     /// `claim_pipeline`.
     pub claim: Vec<String>,
@@ -110,18 +110,18 @@ pub struct Pipelines {
 }
 
 impl Settings {
-    /// Of the time that a stop may take, what connections and deliveries may use. The rest is for
-    /// the tasks that depend on them.
+    /// The part of the stop's time that connections and deliveries may use. The rest is for the
+    /// tasks that they depend on.
     pub(crate) fn drain_timeout(&self) -> Duration {
         self.graceful_shutdown_timeout * 5 / 6
     }
 
-    /// The section of a driver, a stage or anything else that reads its own options.
+    /// The section of a driver or stage, which reads its own options.
     pub fn driver_section(&self, name: impl Into<String>) -> Section {
         Section::new(&self.raw, name)
     }
 
-    /// The merged texts behind the settings: files, origins, and all options for a report.
+    /// The merged texts: files, origins, and all options for a report.
     pub fn raw(&self) -> &Raw {
         &self.raw
     }
@@ -184,10 +184,8 @@ impl Pipelines {
                 options.warn(option, EXTRA_SPEC);
             }
             if !names.iter().all(|name| stages.contains(name)) {
-                options.refuse(
-                    option,
-                    format!("stages with commas between, of: {}", stages.join(", ")),
-                );
+                options
+                    .refuse(option, format!("a comma-separated list of:  {}", stages.join(", ")));
             }
             names
         };
@@ -202,14 +200,14 @@ impl Pipelines {
 }
 
 const EXTRA_SPEC: &str =
-    "zaqar.extraspec stages are left out: nothing here reads the header EXTRA-SPEC";
+    "zaqar.extraspec stages are skipped: this server does not read the header EXTRA-SPEC";
 
 /// Stages of the original that read the header EXTRA-SPEC.
 fn is_extra_spec(name: &str) -> bool {
     name == "zaqar.extraspec" || name.starts_with("zaqar.extraspec.")
 }
 
-/// The only algorithm is checked by name, the key is anything.
+/// The only algorithm is checked by name; the key can be anything.
 fn encryption_key(options: &mut Options<'_>) -> Option<Secret<String>> {
     options.choice("message_encryption_algorithms");
     options.secret("message_encryption_key")

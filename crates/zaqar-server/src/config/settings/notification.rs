@@ -1,4 +1,4 @@
-//! `[notification]`: how subscribers are told.
+//! `[notification]`: how subscribers are notified.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,36 +8,37 @@ use zaqar_notify::address::IpNet;
 
 use crate::config::reader::Options;
 
-/// How subscribers are told.
+/// How subscribers are notified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
-    /// How mail leaves.
+    /// How mail is sent.
     pub mailer: Mailer,
-    /// `max_notifier_workers`: deliveries in progress at once.
+    /// `max_notifier_workers`: deliveries in progress at once, at most.
     pub max_workers: u64,
-    /// `max_deliveries_per_project`: of one project in progress at once.
+    /// `max_deliveries_per_project`: deliveries of one project in progress at once, at most.
     pub max_per_project: u64,
-    /// `max_deliveries_per_destination`: to one host and port in progress at once.
+    /// `max_deliveries_per_destination`: deliveries to one host and port in progress at once, at
+    /// most.
     pub max_per_destination: u64,
     /// `delivery_log`: deliveries of each subscription that the log keeps.
     pub log: u64,
-    /// `delivery_log_time`: seconds that it keeps them.
+    /// `delivery_log_time`: how long it keeps them, in seconds.
     pub log_time: u64,
-    /// `allow_networks`: networks that webhooks may reach beside public addresses.
+    /// `allow_networks`: networks that webhooks may reach besides public addresses.
     pub allow_networks: Vec<IpNet>,
     /// `trust_http_hosts`: hosts that a trust's token is sent to without TLS.
     pub trust_http_hosts: Vec<String>,
-    /// `ca_file`: the authorities that are trusted, instead of the system's.
+    /// `ca_file`: the CA certificates to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// `connect_timeout`: of a webhook.
+    /// `connect_timeout`: for connecting to a webhook.
     pub connect_timeout: Duration,
-    /// `timeout`: of a webhook, connecting included.
+    /// `timeout`: for a request to a webhook, including connecting.
     pub timeout: Duration,
-    /// `extended_retry_time`: how long retries go on after the retry policy's last.
+    /// `extended_retry_time`: how long retries continue after the policy's last.
     pub extended_retry_time: Duration,
-    /// `require_confirmation`: a subscriber must confirm before it is told anything.
+    /// `require_confirmation`: a subscriber must confirm before it gets messages.
     pub require_confirmation: bool,
-    /// `external_confirmation_url`: the page that a confirmation mail leads to.
+    /// `external_confirmation_url`: the page that a confirmation mail links to.
     pub external_confirmation_url: Option<String>,
     /// `subscription_confirmation_email_template`.
     pub confirmation_mail: MailTemplate,
@@ -45,16 +46,16 @@ pub struct Notification {
     pub unsubscribe_mail: MailTemplate,
 }
 
-/// How mail leaves.
+/// How mail is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mailer {
-    /// Through a program that reads the mail (`smtp_mode = third_part`): its path and arguments.
+    /// By a program that reads the mail (`smtp_mode = third_part`): its path and arguments.
     Command(Vec<String>),
-    /// To a server (`smtp_mode = self_local`).
+    /// By an SMTP server (`smtp_mode = self_local`).
     Smtp {
         /// `smtp_host`.
         host: String,
-        /// `smtp_port`; the protocol's when it is not set.
+        /// `smtp_port`; `None` means the protocol's default.
         port: Option<u16>,
         /// `smtp_user_name`.
         user: Option<String>,
@@ -72,18 +73,18 @@ pub enum SmtpSecurity {
     Tls,
     /// By TLS after STARTTLS, never without.
     StartTls,
-    /// Not at all.
+    /// Unprotected.
     None,
 }
 
-/// A mail to write. In the body `{0}` is the queue, `{1}` the project, `{2}` the URL.
+/// The template of a mail. In the body `{0}` is the queue, `{1}` the project, `{2}` the URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailTemplate {
     /// The subject.
     pub topic: String,
     /// The text.
     pub body: String,
-    /// Who sends it.
+    /// The sender.
     pub sender: String,
 }
 
@@ -116,7 +117,7 @@ impl Notification {
     }
 }
 
-/// Seconds: an attempt must end within the lease of its delivery.
+/// In seconds. An attempt must end within the lease of its row.
 const LONGEST_ATTEMPT: f64 = 20.0;
 const LONGEST_CONNECT: f64 = 15.0;
 
@@ -138,7 +139,7 @@ fn networks(options: &mut Options<'_>) -> Vec<IpNet> {
     match read.collect::<Option<Vec<_>>>() {
         Some(networks) => networks,
         None => {
-            let allowed = "addresses and networks with commas between, such as 10.0.0.0/8,::1";
+            let allowed = "addresses and networks separated by commas, such as 10.0.0.0/8,::1";
             options.refuse("allow_networks", allowed);
             Vec::new()
         }
@@ -146,8 +147,8 @@ fn networks(options: &mut Options<'_>) -> Vec<IpNet> {
 }
 
 impl Mailer {
-    /// All options are looked at in both modes, so that a wrong one does not wait for the other
-    /// mode to be seen.
+    /// All options are checked in both modes, so that an invalid one is not first noticed when the
+    /// mode is changed.
     fn read(options: &mut Options<'_>) -> Self {
         let mode = options.choice("smtp_mode");
         let command = options.text("smtp_command");
@@ -164,7 +165,7 @@ impl Mailer {
             ("self_local", Some(host)) => Self::Smtp { host, port, user, password, security },
             (mode, _) => {
                 if mode == "self_local" {
-                    options.refuse("smtp_mode", "third_part as long as smtp_host is not set");
+                    options.refuse("smtp_mode", "third_part unless smtp_host is set");
                 }
                 Self::Command(command.split_whitespace().map(str::to_owned).collect())
             }
@@ -180,14 +181,14 @@ impl MailTemplate {
             return Self { topic: String::new(), body: String::new(), sender: String::new() };
         };
         if !has_known_places(&body) {
-            options.refuse(option, "a template with no other braces than {0}, {1} and {2}");
+            options.refuse(option, "a template without braces other than {0}, {1} and {2}");
         }
         Self { topic, body, sender }
     }
 }
 
-/// The texts behind `topic:`, `body:` and `sender:`. A comma parts two of them only where the next
-/// begins; the original parts at each comma, and so cuts its own default in two.
+/// The texts after `topic:`, `body:` and `sender:`. A comma separates two of them only if the next
+/// one follows; the original splits at every comma, and so breaks its own default.
 fn parts(text: &str) -> Option<[String; 3]> {
     const NAMES: [&str; 3] = ["topic:", "body:", "sender:"];
     let mut parts = [None, None, None];

@@ -1,28 +1,28 @@
-//! `[limits]`: what all clients together may occupy.
+//! `[limits]`: limits of all clients together.
 
 use zaqar_core::MemoryBounds;
 
 use crate::config::reader::Options;
 
-/// Of the memory that the process may use, this part is the default budget.
+/// The default budget is one part in this many of the available memory.
 const DEFAULT_PART: u64 = 4;
 
-/// The least that one connection may hold, if the budget has it: some of the largest posts and
+/// The smallest limit of one connection, if the budget allows it: some of the largest posts and
 /// pages that the defaults allow.
 const LEAST_CONNECTION_SHARE: u64 = 16 << 20;
 
-/// What all clients together may occupy.
+/// Limits of all clients together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overload {
-    /// `memory_budget` in bytes; 0 takes a quarter of the machine's or container's memory.
+    /// `memory_budget` in bytes; 0 means a quarter of the machine's or container's memory.
     pub memory_budget: u64,
     /// `memory_per_connection`: percent of the budget.
     pub memory_per_connection: u64,
     /// `memory_per_project`: percent of the budget.
     pub memory_per_project: u64,
-    /// `max_operations`: in progress at once.
+    /// `max_operations`: operations in progress at once, at most.
     pub max_operations: u64,
-    /// `max_expensive_operations_per_project`: in progress at once; more wait.
+    /// `max_expensive_operations_per_project`: in progress at once; others wait.
     pub max_expensive_operations_per_project: u64,
 }
 
@@ -38,7 +38,7 @@ impl Overload {
         }
     }
 
-    /// The bounds of the memory budget, where the process may use `available` bytes.
+    /// The limits of the memory budget, if the process may use `available` bytes.
     pub fn memory_bounds(&self, available: u64) -> MemoryBounds {
         let process = match self.memory_budget {
             0 => available / DEFAULT_PART,

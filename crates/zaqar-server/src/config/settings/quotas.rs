@@ -1,4 +1,4 @@
-//! `[quotas]`: what each project may have and do.
+//! `[quotas]`: quotas and rates of each project.
 
 use zaqar_auth::quotas::{Limit, Limits, Options};
 

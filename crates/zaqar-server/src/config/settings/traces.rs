@@ -1,4 +1,4 @@
-//! `[traces]` and `[profiler]`: what is recorded, and where it goes.
+//! `[traces]` and `[profiler]`: what is traced, and where it is sent.
 
 use std::path::PathBuf;
 
@@ -7,40 +7,39 @@ use zaqar_core::Secret;
 
 use crate::config::reader::{Options, Reader};
 
-/// The key that everybody knows.
+/// The well-known default key.
 const DEFAULT_KEY: &str = "SECRET_KEY";
 
-const DRIVERS: &str =
-    "a URI of the drivers that this server has: redis://HOST:PORT/DB or otlp://HOST:PORT";
+const DRIVERS: &str = "a URI of a supported driver: redis://HOST:PORT/DB or otlp://HOST:PORT";
 const PUBLIC_KEY: &str =
-    "SECRET_KEY is the default that everybody knows: requests signed with it are not traced";
-const NO_DRIVER: &str = "requests are not traced: this server has the drivers redis:// and otlp://";
+    "SECRET_KEY is the well-known default: requests signed with it are not traced";
+const NO_DRIVER: &str = "requests are not traced: the supported drivers are redis:// and otlp://";
 
-/// What is recorded of requests, and where it goes.
+/// What is traced, and where it is sent.
 #[derive(Debug, Clone, Default)]
 pub struct Traces {
     /// `[traces]`; `None` without an `otlp_endpoint`.
     pub otlp: Option<Otlp>,
-    /// `[profiler]`, where it is enabled, and has a key and a driver.
+    /// `[profiler]`, if it is enabled and has a key and a driver.
     pub profiler: Option<Profiler>,
 }
 
-/// A collector that speaks OTLP over HTTP.
+/// A collector for OTLP over HTTP.
 #[derive(Debug, Clone)]
 pub struct Otlp {
     /// Its URL, without `/v1/traces`.
     pub endpoint: String,
-    /// Headers of each request to it.
+    /// Headers of every request.
     pub headers: Vec<(String, Secret<String>)>,
-    /// Certificates of the authorities that it is checked with, instead of the system's.
+    /// The CA certificates to trust, instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The part of requests that is recorded, of those that no caller decided.
+    /// The fraction of requests that is sampled, unless the caller has decided.
     pub sample: f64,
     /// `service.name`.
     pub service: String,
 }
 
-/// What OSprofiler's headers ask for.
+/// Tracing that OSprofiler's headers request.
 #[derive(Debug, Clone)]
 pub struct Profiler {
     /// `hmac_keys`, without the default.
@@ -53,7 +52,7 @@ pub struct Profiler {
     pub message_store: bool,
     /// `trace_management_store`.
     pub management_store: bool,
-    /// `filter_error_trace`: traces with an error are listed by themselves, too.
+    /// `filter_error_trace`: traces with an error are also listed separately.
     pub lists_errors: bool,
 }
 
@@ -99,7 +98,7 @@ fn headers(options: &mut Options<'_>) -> Vec<(String, Secret<String>)> {
     let given = items.iter().filter(|item| !item.is_empty());
     let headers: Option<Vec<_>> = given.map(|item| header(item)).collect();
     headers.unwrap_or_else(|| {
-        options.refuse("otlp_headers", "headers as NAME=VALUE, with commas between");
+        options.refuse("otlp_headers", "headers as NAME=VALUE, separated by commas");
         Vec::new()
     })
 }

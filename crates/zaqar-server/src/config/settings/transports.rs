@@ -14,9 +14,9 @@ use crate::config::reader::Options;
 pub struct Wsgi {
     /// `bind`: an IP address or a host name.
     pub bind: String,
-    /// `port`; 0 takes any that is free.
+    /// `port`; 0 means any free port.
     pub port: u16,
-    /// `unix_socket`: a socket in the file system, instead of `bind` and `port`.
+    /// `unix_socket`: a Unix socket, instead of `bind` and `port`.
     pub unix_socket: Option<PathBuf>,
     /// `cert_file`, `key_file` and `ca_file`.
     pub tls: Option<TlsFiles>,
@@ -27,22 +27,22 @@ pub struct Wsgi {
 pub struct Websocket {
     /// `bind`: an IP address or a host name.
     pub bind: String,
-    /// `port`; 0 takes any that is free.
+    /// `port`; 0 means any free port.
     pub port: u16,
-    /// `unix_socket`: a socket in the file system, instead of `bind` and `port`.
+    /// `unix_socket`: a Unix socket, instead of `bind` and `port`.
     pub unix_socket: Option<PathBuf>,
     /// `cert_file`, `key_file` and `ca_file`.
     pub tls: Option<TlsFiles>,
-    /// `max_connections`: at once.
+    /// `max_connections`: at once, at most.
     pub max_connections: u64,
-    /// `max_message_size`: bytes of a message from a client; 0 takes twice
+    /// `max_message_size`: the largest message from a client in bytes; 0 means twice
     /// `max_messages_post_size`, at least 1 MiB.
     pub max_message_size: u64,
-    /// `ping_interval`: how long a silent peer is not asked for a sign of life.
+    /// `ping_interval`: a peer that is silent for this long is pinged.
     pub ping_interval: Duration,
-    /// `idle_timeout`: how long a peer may give none.
+    /// `idle_timeout`: a peer that is silent for this long is disconnected.
     pub idle_timeout: Duration,
-    /// `allowed_origin`: origins of pages that may connect; any where it is empty.
+    /// `allowed_origin`: origins of pages that may connect; any if it is empty.
     pub allowed_origins: Vec<String>,
 }
 
@@ -51,24 +51,24 @@ pub struct Websocket {
 pub struct Admin {
     /// `bind`: an IP address or a host name.
     pub bind: String,
-    /// `port`; 0 takes any that is free.
+    /// `port`; 0 means any free port.
     pub port: u16,
 }
 
-/// Which pages of other origins may call.
+/// Which pages of other origins may send requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
     /// `allowed_origin`: origins, or `*`.
     pub allowed_origins: Vec<String>,
     /// `allow_credentials`.
     pub allow_credentials: bool,
-    /// `expose_headers`: headers of an answer that a page may read.
+    /// `expose_headers`: response headers that a page may read.
     pub expose_headers: Vec<String>,
-    /// `max_age`: seconds that a browser may remember the answer; -1 for not at all.
+    /// `max_age`: seconds that a browser may cache the answer; -1 disables caching.
     pub max_age: i64,
     /// `allow_methods`.
     pub allow_methods: Vec<String>,
-    /// `allow_headers`: headers of a request that a page may set.
+    /// `allow_headers`: request headers that a page may set.
     pub allow_headers: Vec<String>,
 }
 
@@ -120,7 +120,7 @@ impl Cors {
     }
 }
 
-/// A certificate and its key, or neither. The names are those of oslo.service's `[ssl]`.
+/// A certificate and its key, or neither. The options are named as in oslo.service's `[ssl]`.
 fn tls(options: &mut Options<'_>) -> Option<TlsFiles> {
     let certificate = options.optional_text("cert_file");
     let key = options.optional_text("key_file");
@@ -138,11 +138,11 @@ fn tls(options: &mut Options<'_>) -> Option<TlsFiles> {
     })
 }
 
-/// One that is mistyped would match no page, and nobody would see why.
+/// Checked because a mistyped origin would silently match no page.
 fn origins(options: &mut Options<'_>) -> Vec<String> {
     let origins = options.list("allowed_origin");
     if !origins.iter().all(|origin| is_origin(origin)) {
-        let allowed = "origins such as https://console.example.org, or *, with commas between";
+        let allowed = "origins such as https://console.example.org, or *, separated by commas";
         options.refuse("allowed_origin", allowed);
     }
     origins
@@ -159,7 +159,7 @@ fn is_origin(text: &str) -> bool {
 fn parsed<T: FromStr>(options: &mut Options<'_>, option: &str, what: &str) -> Vec<String> {
     let texts = options.list(option);
     if texts.iter().any(|text| text.parse::<T>().is_err()) {
-        options.refuse(option, format!("{what}, with commas between"));
+        options.refuse(option, format!("{what}, separated by commas"));
     }
     texts
 }

@@ -1,4 +1,4 @@
-//! The sample file says what the table says.
+//! The sample file agrees with the table.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ fn sample() -> String {
     std::fs::read_to_string(PATH).unwrap()
 }
 
-/// Its commented options: section and name to default. Each must follow a line that explains it.
+/// Its commented-out options: section and name to default. Each must follow a comment that explains
+/// it.
 fn options(sample: &str) -> BTreeMap<(String, String), String> {
     let mut options = BTreeMap::new();
     let (mut section, mut above) = ("", "");
@@ -39,7 +40,7 @@ fn is_option(line: &str) -> bool {
     line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
 }
 
-/// What settings say, without where it stands.
+/// The settings, without origins.
 fn meaning(loaded: Loaded) -> String {
     let mut settings = loaded.settings;
     settings.raw = std::sync::Arc::default();
@@ -96,7 +97,7 @@ fn printed() -> String {
 fn what_is_printed_lists_every_used_option_with_its_default_and_explains_it() {
     let printed = printed();
     assert_eq!(options(&printed), defaults(|effect| effect == Effect::Used));
-    // An option explained by nothing but what it takes has a single line above it.
+    // An option without an explanation has only one line above it.
     let lines: Vec<_> = printed.lines().collect();
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_option(line)) {
         assert!(lines[at - 2].starts_with("# "), "nothing explains {line}");

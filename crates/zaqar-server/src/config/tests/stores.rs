@@ -1,4 +1,4 @@
-//! Which stores run, and that a configured store is never passed over in silence.
+//! The choice of stores, and that a configured store is never ignored silently.
 
 use super::{problems, read, read_with, settings};
 use crate::Registry;
@@ -103,7 +103,8 @@ fn stores_that_are_not_offered_are_refused() {
     );
 }
 
-/// As DevStack and openstack-helm set it: refusing it would make every swap an edit.
+/// As DevStack and openstack-helm configure it: rejecting it would require an edit for each
+/// migration.
 #[test]
 fn a_shared_message_store_takes_the_place_of_the_sql_database() {
     let text = "[drivers]\nmessage_store = redis\nmanagement_store = sqlalchemy\n\
