@@ -48,4 +48,4 @@ def test_a_file_that_is_not_there_is_a_warning(tmp_path, new_server):
     server = new_server(options={"DEFAULT": {"log_config_append": tmp_path / "none.conf"}})
     server.start()
     assert server.stop() == 0
-    assert "the file cannot be read: logs go where the other options" in server.log.read_text()
+    assert "the file cannot be read: the other options" in server.log.read_text()
