@@ -298,7 +298,7 @@ def test_osprofiler_shows_what_is_written_to_its_redis(tmp_path, new_server):
         assert (start["method"], start["path"]) == ("POST", "/v2/queues/q/messages")
         assert {child["info"]["name"] for child in root["children"]} == {"message_store"}
         assert redis.cli("KEYS", "osprofiler*").split() == [f"osprofiler_opt:{base}"], public
-        assert "SECRET_KEY is the default that everybody knows" in server.log.read_text()
+        assert "SECRET_KEY is the well-known default" in server.log.read_text()
     finally:
         assert server.stop() == 0, server.log_tail()
         redis.kill()
