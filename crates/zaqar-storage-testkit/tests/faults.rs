@@ -19,8 +19,8 @@ fn broken_by(fault: Fault) -> Broken {
     known.get_or_init(|| try_out(fault)).clone()
 }
 
-/// Faults that make a behaviour wait for news until its time limit. They are tried on one thread whose
-/// time moves on when nothing else is to be done.
+/// Faults that make a behaviour wait for news until its time limit. They are tried on one thread
+/// whose time moves on when nothing else is to be done.
 const WAITING: [Fault; 3] = [Fault::NewsLost, Fault::ProjectLeak, Fault::ServesAfterShutDown];
 
 fn try_out(fault: Fault) -> Broken {
