@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn operations_that_wait_for_their_project_do_not_count_as_in_progress() {
         let (operations, expensive) = (OperationLimit::new(3), ProjectLimit::new(1));
-        let clock = Arc::new(SystemClock::default());
+        let clock = Arc::new(SystemClock);
         let stack = Stack::new(Layers::default(), operations, expensive, clock);
         let (greedy, quiet) = (context("greedy"), context("quiet"));
         let mut task = Task::from_waker(Waker::noop());

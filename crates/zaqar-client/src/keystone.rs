@@ -170,7 +170,7 @@ impl Session {
     pub(crate) fn new(credentials: Credentials) -> Self {
         Self {
             credentials,
-            clock: SystemClock::default(),
+            clock: SystemClock,
             making: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }

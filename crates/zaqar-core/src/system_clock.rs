@@ -4,7 +4,7 @@
 //! the wall clock, which administrators, NTP and hypervisors set. The time of this module is the
 //! monotonic clock plus an offset, which follows the wall clock under the rules of [`SystemClock`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Clock, ClockStatus, Timestamp};
@@ -40,38 +40,30 @@ const fn nanos(duration: Duration) -> i128 {
 /// It starts at the wall clock's first reading. Time that passes while the process is stopped or
 /// the machine is suspended counts. If the monotonic clock of a paused virtual machine stood still,
 /// its wall clock makes a step. A reading costs two clock calls and a lock.
-#[derive(Debug)]
-pub struct SystemClock {
-    tracker: Mutex<OffsetTracker>,
-}
+///
+/// All values of this type are one clock, the process's. If each had an offset of its own, one that
+/// is made while the wall clock is wrong would differ from the others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
 
 impl SystemClock {
-    /// A clock that starts with the current time of the wall clock.
-    pub fn new() -> Self {
-        Self { tracker: Mutex::new(OffsetTracker::new(Reading::now())) }
-    }
-
-    fn tracker(&self) -> MutexGuard<'_, OffsetTracker> {
-        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
+    fn tracker() -> MutexGuard<'static, OffsetTracker> {
+        static TRACKER: LazyLock<Mutex<OffsetTracker>> =
+            LazyLock::new(|| Mutex::new(OffsetTracker::new(Reading::now())));
+        TRACKER.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // Read under the lock, so that readings are used in order.
-        let mut tracker = self.tracker();
+        let mut tracker = Self::tracker();
         tracker.update(Reading::now());
         tracker.time()
     }
 
     fn status(&self) -> ClockStatus {
-        let mut tracker = self.tracker();
+        let mut tracker = Self::tracker();
         tracker.update(Reading::now());
         tracker.status()
     }
@@ -294,7 +286,7 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test compares with it")]
     fn the_machines_clock_follows_the_wall_clock_and_advances() {
-        let clock = SystemClock::new();
+        let clock = SystemClock;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         assert!(clock.now().as_millis().abs_diff(wall) < 60_000);
         let first = clock.now();

@@ -113,7 +113,7 @@ async fn serve_clients(
     let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
     let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());
     register_stores(status, &stores, settings);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let keyring = keyring(settings);
     let access = Access::new(settings, &stores, &clock)?;
     let event_poster = Arc::new(EventPoster::default());

@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn clock() -> Arc<dyn Clock> {
-        Arc::new(SystemClock::default())
+        Arc::new(SystemClock)
     }
 
     #[test]

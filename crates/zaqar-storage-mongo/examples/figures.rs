@@ -95,7 +95,7 @@ impl<'a> Queue<'a> {
             name: QueueName::new("q")?,
         };
         let generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
-        let clock = SystemClock::default();
+        let clock = SystemClock;
         Heads::open(store, &key, generation, clock.now()).await?;
         Ok(Self { store, key, generation, clock })
     }

@@ -110,7 +110,7 @@ impl Mongo {
                 applied: AppliedIntents::default(),
                 volume: VolumeCache::default(),
                 unreadable: StateLog::new(),
-                clock: SystemClock::default(),
+                clock: SystemClock,
                 latest: AtomicI64::new(0),
                 subscribed: Mutex::default(),
                 options,

@@ -26,7 +26,7 @@ impl Upkeep for Redis {
         let keys: Vec<_> = (0..SHARDS).map(|shard| self.server().keys().ping(shard)).collect();
         // In a Cluster the shards are on different nodes; otherwise one is enough.
         let count = if self.server().is_cluster() { SHARDS } else { 1 };
-        let now = Some(SystemClock::default().now());
+        let now = Some(SystemClock.now());
         let pings = keys.iter().take(count).map(|keys| {
             let call = ScriptCall::new(&scripts::PING, keys, &[], Mode::Background);
             self.server().run(ScriptCall { now, ..call })

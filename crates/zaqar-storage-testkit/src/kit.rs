@@ -37,7 +37,7 @@ impl Kit {
         let stores = factory.open(&name).await;
         let latest = shared.as_ref().map_or(Timestamp::from_millis(0), |latest| **latest);
         // Never in the past: a store may delete what has long expired by its own clock.
-        let start = Timestamp::from_millis(SystemClock::default().now().as_secs() * 1000);
+        let start = Timestamp::from_millis(SystemClock.now().as_secs() * 1000);
         let clock = Arc::new(ManualClock::new(start.max(latest.plus_secs(1))));
         Self { factory, name, stores, tag, clock, shared }
     }

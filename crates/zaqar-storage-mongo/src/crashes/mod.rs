@@ -40,7 +40,7 @@ impl Scene {
     async fn new() -> Self {
         let name = server::name();
         let store = server::open(&name).await;
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         let scene = Self { name, store, key: key("q"), generation: generation(1), now };
         scene.open(&scene.key).await;
         scene

@@ -77,7 +77,7 @@ fn a_server_whose_clock_is_wrong_does_nothing_and_recovers() {
                 assert!((offset_ms - ahead).abs() < 29_000, "{operation}: {offset_ms}");
             }
         }
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         let right = Scene { now, ..scene.clone() };
         assert_eq!(right.list(&store).await.unwrap().len(), 4, "nothing was deleted");
         let posted = store.post(&scene.key, scene.generation, batch(&["x"]), now).await.unwrap();
@@ -93,7 +93,7 @@ fn a_sweep_deletes_by_the_databases_clock() {
         let name = server::name();
         let store = open(&name).await;
         let scene = Scene::new(&store).await;
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         let mut short = batch(&[]);
         short.messages = vec![new_message("short")];
         short.messages[0].ttl = 3600;
@@ -104,8 +104,8 @@ fn a_sweep_deletes_by_the_databases_clock() {
         let all = doc! { "$set": { "x": ends } };
         messages.update_many(doc! {}, all).await.unwrap();
         let before = messages.count_documents(doc! {}).await.unwrap();
-        store.sweep(SystemClock::default().now().plus_secs(25), 100).await.unwrap();
-        let is_early = SystemClock::default().now() < now.plus_secs(14);
+        store.sweep(SystemClock.now().plus_secs(25), 100).await.unwrap();
+        let is_early = SystemClock.now() < now.plus_secs(14);
         let after = messages.count_documents(doc! {}).await.unwrap();
         assert!(after == before || !is_early, "{before} {after}");
         server::database(&name).await.drop().await.unwrap();

@@ -55,7 +55,7 @@ impl Scene {
         };
         let incarnation = Incarnation::new(rand::random::<u64>() >> 1);
         let generation = Generation { incarnation, version: Version::new(1) };
-        let clock = ManualClock::new(SystemClock::default().now());
+        let clock = ManualClock::new(SystemClock.now());
         let scene = Self { name, stores, next: AtomicUsize::new(0), key, generation, clock };
         Heads::open(scene.store(), &scene.key, generation, scene.now()).await.unwrap();
         Arc::new(scene)

@@ -41,7 +41,7 @@ fn concurrent_renewals_of_a_new_lease_create_it_once_and_none_sees_it_expired() 
     block_on(async {
         let name = server::name();
         let stores = [server::open(&name).await, server::open(&name).await];
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         for number in 0..10 {
             let keep = |n: usize| {
                 let until = now.plus_secs(60 + n as u64);
@@ -62,7 +62,7 @@ fn subscriptions_that_are_added_to_a_lease_during_its_sweep_are_removed() {
     block_on(async {
         let name = server::name();
         let (server, sweeper) = (server::open(&name).await, server::open(&name).await);
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         let (key, generation) = queue();
         Heads::open(&server, &key, generation, now).await.unwrap();
         for number in 0..20 {

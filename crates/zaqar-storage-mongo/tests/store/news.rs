@@ -28,7 +28,7 @@ fn key(name: &str) -> QueueKey {
 
 async fn post(store: &Mongo, key: &QueueKey) -> MessageId {
     let generation = Generation { incarnation: Incarnation::new(5), version: Version::new(1) };
-    let now = SystemClock::default().now();
+    let now = SystemClock.now();
     Heads::open(store, key, generation, now).await.unwrap();
     let payload = Payload::plain(Bytes::from_static(b"1"));
     let batch = Batch {

@@ -103,7 +103,7 @@ impl Scene {
             kind: Kind::Queue,
             name: QueueName::new("q").unwrap(),
         };
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         Queues::create(store, &key, &row(1, incarnation)).await.unwrap();
         Heads::open(store, &key, generation, now).await.unwrap();
         let (claim, lease) = (ClaimId::new(rand::random()), LeaseId::new(rand::random()));

@@ -176,7 +176,7 @@ pub(crate) fn generation() -> Generation {
 }
 
 pub(crate) fn now() -> Timestamp {
-    SystemClock::default().now()
+    SystemClock.now()
 }
 
 pub(crate) fn rand<T>() -> T

@@ -32,7 +32,7 @@ impl Authenticator for Double {
             "down" => return Err(TokenError::Unavailable { source: "no Keystone".into() }),
             _ => {}
         }
-        let expires: Timestamp = SystemClock::default().now().plus_secs(seconds.parse().unwrap());
+        let expires: Timestamp = SystemClock.now().plus_secs(seconds.parse().unwrap());
         let project = ProjectId::new(project).unwrap();
         let identity = Identity::new(project.clone(), "u", vec!["admin".to_owned()], expires);
         let is_limited = project.as_str() == "limited";
@@ -172,7 +172,7 @@ async fn an_expired_token_closes_with_4003_unless_it_is_renewed() {
 
 #[tokio::test]
 async fn an_expired_token_opens_nothing_from_its_last_second_on() {
-    let clock = Arc::new(ManualClock::new(SystemClock::default().now()));
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let store = Arc::new(Memory::new());
     let options = zaqar_api::Options {
         clock: clock.clone(),
@@ -189,7 +189,7 @@ async fn an_expired_token_opens_nothing_from_its_last_second_on() {
 }
 
 async fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) -> Value {
-    let expires = SystemClock::default().now().plus_secs(60);
+    let expires = SystemClock.now().plus_secs(60);
     let identity = Identity::new(ProjectId::new("p").unwrap(), "u", Vec::new(), expires);
     let context = Context::new(ProjectId::new("p").unwrap(), ClientId::new("c"))
         .authenticated(Authentication::Token(Arc::new(identity)));

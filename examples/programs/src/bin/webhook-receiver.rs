@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (received, mut notifications) = mpsc::channel(16);
     let verifier = Verifier::new(&secret)?;
-    let (clock, seen) = (SystemClock::default(), Mutex::default());
+    let (clock, seen) = (SystemClock, Mutex::default());
     let receiver = Arc::new(Receiver { verifier, clock, seen, received });
     tokio::spawn(serve(listener, receiver));
     let mut left = count;
