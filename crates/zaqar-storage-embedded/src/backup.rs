@@ -111,7 +111,7 @@ fn copy(store: &Path, target: &Path) -> Result<(), Error> {
     let name =
         target.to_str().ok_or_else(|| failed(rusqlite::Error::InvalidPath(target.into())))?;
     source.execute("VACUUM INTO ?1", [name]).map_err(failed)?;
-    if format < schema::FORMAT {
+    if format < schema::MARKED_SINCE {
         return Ok(());
     }
     // The copy was never open, so it has no log that could be missing.

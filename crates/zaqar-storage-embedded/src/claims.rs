@@ -37,7 +37,7 @@ impl Claims for Embedded {
         let (key, request) = (key.clone(), request.clone());
         self.effective_time(now);
         self.requester(&key.project)
-            .repeat(move |state| {
+            .repeat(request.limit, move |state| {
                 let claimed = state.guarded(
                     &key,
                     |head| head == assumed,

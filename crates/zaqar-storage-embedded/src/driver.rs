@@ -6,22 +6,24 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::watch;
-use zaqar_core::{ProjectId, TaskGuard, Timestamp, storage};
+use tokio::sync::{oneshot, watch};
+use zaqar_core::storage::{Batch, Guarded};
+use zaqar_core::{Generation, MessageId, ProjectId, QueueKey, TaskGuard, Timestamp, storage};
 
 use crate::broadcaster::{Broadcaster, Listener};
 use crate::checkpoint::Checkpointer;
 use crate::directory::{DirectoryLock, FileIdentity};
 use crate::due::Deadlines;
 use crate::error::{Error, Sql, storage_error};
-use crate::fair_queue::{Bounds, FairQueue, Refusal, Tenant};
+use crate::fair_queue::{Bounds, Cost, FairQueue, Refusal, Tenant};
 use crate::health::{Facts, Health};
 use crate::log_sync::LogSync;
+use crate::posting::{PostInParts, ROWS};
 use crate::read_limiter::ReadLimiter;
 use crate::reader::Readers;
 use crate::reserve::Reserve;
 use crate::statements::Statements;
-use crate::writer::{Helpers, Job, WriterParts, job_of};
+use crate::writer::{Helpers, Job, JobReceiver, WriterParts, job_of};
 use crate::writer_state::{Start, WriterState};
 use crate::{Options, Sync, directory, recovery, schema};
 
@@ -146,6 +148,19 @@ impl Embedded {
         Requester { store: self, tenant: Some(project.clone()) }
     }
 
+    /// Posts in several transactions, with changes of other projects between them.
+    pub(crate) async fn post_in_parts(
+        &self,
+        key: QueueKey,
+        assumed: Generation,
+        batch: Batch,
+    ) -> Result<Guarded<Vec<MessageId>>, storage::Error> {
+        let requester = self.requester(&key.project);
+        let (caller, answer) = oneshot::channel();
+        let post = PostInParts::new(key, assumed, batch, caller);
+        requester.push(post.cost(), Box::new(post), answer).await
+    }
+
     /// Reads one snapshot of the file, which contains all acknowledged changes.
     pub(crate) fn read<T>(
         &self,
@@ -242,7 +257,17 @@ impl Requester<'_> {
         &self,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
     ) -> Result<T, storage::Error> {
-        self.submit(work, Size::default()).await
+        self.submit(work, Cost::bytes(0), false).await
+    }
+
+    /// As [`Self::write`], for a change of so many rows of messages.
+    pub(crate) async fn write_rows<T: Send + 'static>(
+        &self,
+        rows: usize,
+        work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
+    ) -> Result<T, storage::Error> {
+        let cost = Cost { turn: rows.saturating_mul(ROWS), ..Cost::bytes(0) };
+        self.submit(work, cost, false).await
     }
 
     /// As [`Self::write`], for a change that adds so many bytes, or rows that stay.
@@ -251,19 +276,29 @@ impl Requester<'_> {
         bytes: usize,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
     ) -> Result<T, storage::Error> {
-        self.submit(work, Size { bytes, grows: true }).await
+        self.submit(work, Cost::bytes(bytes), true).await
     }
 
     async fn submit<T: Send + 'static>(
         &self,
         work: impl FnMut(&mut WriterState<'_>) -> Sql<T> + Send + 'static,
-        size: Size,
+        cost: Cost,
+        grows: bool,
+    ) -> Result<T, storage::Error> {
+        let (job, answer) = job_of(work, grows);
+        self.push(cost, job, answer).await
+    }
+
+    async fn push<T>(
+        &self,
+        cost: Cost,
+        job: Box<dyn Job>,
+        answer: JobReceiver<T>,
     ) -> Result<T, storage::Error> {
         if self.store.is_closing() {
             return Err(storage::Error::Closed);
         }
-        let (job, answer) = job_of(work, size.grows);
-        self.store.inner.jobs.push(&self.tenant, size.bytes, job).map_err(rejection)?;
+        self.store.inner.jobs.push(&self.tenant, cost, job).map_err(rejection)?;
         match answer.await {
             Ok(result) => result,
             Err(_) => Err(self.store.writer_error()),
@@ -277,13 +312,6 @@ const fn rejection(refusal: Refusal) -> storage::Error {
         // Without a writer no request can succeed any more, and the server ends.
         Refusal::Closed => storage::Error::Closed,
     }
-}
-
-/// The size of a change.
-#[derive(Debug, Clone, Copy, Default)]
-struct Size {
-    bytes: usize,
-    grows: bool,
 }
 
 impl std::fmt::Debug for Embedded {

@@ -70,6 +70,8 @@ pub(crate) enum UpkeepTask {
     Unwanted,
     /// Outbox entries that have ended.
     Entries,
+    /// What failed posts have left.
+    Abandoned,
     /// Rows of purged and closed queues.
     Garbage,
     /// Free pages of the file.

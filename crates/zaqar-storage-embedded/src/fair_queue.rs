@@ -33,6 +33,25 @@ pub(crate) struct Slice {
     pub(crate) bytes: usize,
 }
 
+/// What an item costs, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// What it keeps while it waits.
+    pub(crate) bytes: usize,
+    /// What its project pays when it is taken.
+    pub(crate) turn: usize,
+    /// It is work in parts, of which the next one is taken: [`FairQueue::put_back`] returns it with
+    /// the rest. Until then nothing else of its project is taken.
+    pub(crate) returns: bool,
+}
+
+impl Cost {
+    /// The cost of an item that keeps and costs so many bytes.
+    pub(crate) const fn bytes(bytes: usize) -> Self {
+        Self { bytes, turn: bytes, returns: false }
+    }
+}
+
 /// Why an item is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -63,7 +82,7 @@ struct State<T> {
 /// The waiting items of one project, in order.
 #[derive(Debug)]
 struct Lane<T> {
-    waiting: VecDeque<(usize, T)>,
+    waiting: VecDeque<(Cost, T)>,
     bytes: usize,
     /// Bytes that it may still spend.
     credit: usize,
@@ -81,19 +100,25 @@ impl<T> FairQueue<T> {
         Self { bounds, state: Mutex::new(state), available: Condvar::new() }
     }
 
-    /// Adds an item that costs so many bytes to the lane of its project.
-    pub(crate) fn push(&self, tenant: &Tenant, bytes: usize, item: T) -> Result<(), Refusal> {
+    /// Adds an item to the lane of its project.
+    pub(crate) fn push(&self, tenant: &Tenant, cost: Cost, item: T) -> Result<(), Refusal> {
         let mut state = self.state();
         if state.is_closed {
             return Err(Refusal::Closed);
         }
-        if !state.fits(self.bounds, tenant, bytes) {
+        if !state.fits(self.bounds, tenant, cost.bytes) {
             return Err(Refusal::Full);
         }
-        state.push(tenant, bytes, item);
+        state.lane(tenant, cost).waiting.push_back((cost, item));
         drop(state);
         self.available.notify_one();
         Ok(())
+    }
+
+    /// Puts an item back that was taken, in front of its project's, for the rest of its work; also
+    /// when the queue is full or closed. To be called before the next [`Self::take`].
+    pub(crate) fn put_back(&self, tenant: &Tenant, cost: Cost, item: T) {
+        self.state().lane(tenant, cost).waiting.push_front((cost, item));
     }
 
     /// Waits for items and takes a slice of them in turn. Empty once the queue is closed and
@@ -147,30 +172,28 @@ impl<T> State<T> {
         has_place && (has_bytes || self.bytes == 0)
     }
 
-    fn push(&mut self, tenant: &Tenant, bytes: usize, item: T) {
-        if !self.lanes.contains_key(tenant) {
-            self.order.push_back(tenant.clone());
-            let lane = Lane { waiting: VecDeque::new(), bytes: 0, credit: 0 };
-            self.lanes.insert(tenant.clone(), lane);
-        }
-        if let Some(lane) = self.lanes.get_mut(tenant) {
-            lane.waiting.push_back((bytes, item));
-            lane.bytes += bytes;
-        }
+    /// The lane of a project, for one more item.
+    fn lane(&mut self, tenant: &Tenant, cost: Cost) -> &mut Lane<T> {
         self.items += 1;
-        self.bytes += bytes;
+        self.bytes += cost.bytes;
+        let lane = self.lanes.entry(tenant.clone()).or_insert_with(|| {
+            self.order.push_back(tenant.clone());
+            Lane { waiting: VecDeque::new(), bytes: 0, credit: 0 }
+        });
+        lane.bytes += cost.bytes;
+        lane
     }
 
     fn take(&mut self, slice: Slice) -> Vec<T> {
-        let mut taken = Vec::with_capacity(self.items.min(slice.items));
-        let mut left = slice.bytes;
-        while self.items > 0 && taken.len() < slice.items && left > 0 {
-            let before = taken.len();
+        let items = Vec::with_capacity(self.items.min(slice.items));
+        let mut taken = Taken { items, left: slice, returning: Vec::new() };
+        while self.items > 0 && !taken.is_full() {
+            let before = taken.items.len();
             for _ in 0..self.order.len() {
-                self.take_turn(&mut taken, slice.items, &mut left);
+                self.take_turn(&mut taken);
             }
-            if taken.len() == before {
-                if !taken.is_empty() {
+            if taken.items.len() == before {
+                if !taken.items.is_empty() {
                     // Only items are left that cost more than their project's credit; they do not
                     // share a slice.
                     break;
@@ -178,29 +201,35 @@ impl<T> State<T> {
                 self.pass_turns();
             }
         }
-        taken
+        taken.items
     }
 
     /// One turn of the next project. If the slice ends first, the turn continues in the next slice.
-    fn take_turn(&mut self, taken: &mut Vec<T>, items: usize, left: &mut usize) {
-        if taken.len() >= items || *left == 0 {
+    fn take_turn(&mut self, taken: &mut Taken<T>) {
+        if taken.is_full() {
             return;
         }
         let Some(tenant) = self.order.pop_front() else { return };
+        if taken.returning.contains(&tenant) {
+            self.order.push_back(tenant);
+            return;
+        }
         let Some(lane) = self.lanes.get_mut(&tenant) else { return };
         lane.credit = lane.credit.saturating_add(QUANTUM);
-        while let Some((bytes, _)) = lane.waiting.front()
-            && cost(*bytes) <= lane.credit
-            && taken.len() < items
-            && *left > 0
+        while let Some((cost, _)) = lane.waiting.front()
+            && price(*cost) <= lane.credit
+            && !taken.is_full()
         {
-            let Some((bytes, item)) = lane.waiting.pop_front() else { break };
-            lane.credit -= cost(bytes);
-            lane.bytes -= bytes;
+            let Some((cost, item)) = lane.waiting.pop_front() else { break };
+            lane.credit -= price(cost);
+            lane.bytes -= cost.bytes;
             self.items -= 1;
-            self.bytes -= bytes;
-            *left = left.saturating_sub(cost(bytes));
-            taken.push(item);
+            self.bytes -= cost.bytes;
+            taken.add(price(cost), item);
+            if cost.returns {
+                taken.returning.push(tenant.clone());
+                break;
+            }
         }
         if lane.waiting.is_empty() {
             // Credit is not saved.
@@ -213,8 +242,8 @@ impl<T> State<T> {
     /// Skips as many turns as it takes until a project can spend.
     fn pass_turns(&mut self) {
         let turns = |lane: &Lane<T>| {
-            let bytes = lane.waiting.front().map_or(0, |(bytes, _)| *bytes);
-            cost(bytes).saturating_sub(lane.credit).div_ceil(QUANTUM).saturating_sub(1)
+            let price = lane.waiting.front().map_or(0, |(cost, _)| price(*cost));
+            price.saturating_sub(lane.credit).div_ceil(QUANTUM).saturating_sub(1)
         };
         let most = self.lanes.values().map(turns).min().unwrap_or(0);
         for lane in self.lanes.values_mut() {
@@ -223,9 +252,29 @@ impl<T> State<T> {
     }
 }
 
-/// The cost of an item in turns.
-const fn cost(bytes: usize) -> usize {
-    if bytes < MIN_COST { MIN_COST } else { bytes }
+/// What one call has taken.
+struct Taken<T> {
+    items: Vec<T>,
+    left: Slice,
+    /// The projects of items that return.
+    returning: Vec<Tenant>,
+}
+
+impl<T> Taken<T> {
+    const fn is_full(&self) -> bool {
+        self.left.items == 0 || self.left.bytes == 0
+    }
+
+    fn add(&mut self, price: usize, item: T) {
+        self.left.items -= 1;
+        self.left.bytes = self.left.bytes.saturating_sub(price);
+        self.items.push(item);
+    }
+}
+
+/// What a project pays for an item.
+const fn price(cost: Cost) -> usize {
+    if cost.turn < MIN_COST { MIN_COST } else { cost.turn }
 }
 
 #[cfg(test)]
@@ -248,11 +297,11 @@ mod tests {
         let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
         let large = QUANTUM;
         for item in ["g1", "g2", "g3", "g4"] {
-            queue.push(&greedy, large, item).unwrap();
+            queue.push(&greedy, Cost::bytes(large), item).unwrap();
         }
-        queue.push(&quiet, 100, "q1").unwrap();
-        queue.push(&quiet, 100, "q2").unwrap();
-        queue.push(&None, 0, "sweep").unwrap();
+        queue.push(&quiet, Cost::bytes(100), "q1").unwrap();
+        queue.push(&quiet, Cost::bytes(100), "q2").unwrap();
+        queue.push(&None, Cost::bytes(0), "sweep").unwrap();
         assert_eq!(queue.take(ALL), ["g1", "q1", "q2", "sweep", "g2", "g3", "g4"]);
     }
 
@@ -260,15 +309,15 @@ mod tests {
     fn a_large_item_waits_for_its_turns_and_small_ones_go_first() {
         let queue = queue(100, 1 << 30);
         let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
-        queue.push(&greedy, 10 * QUANTUM, "large").unwrap();
-        queue.push(&greedy, 10 * QUANTUM, "larger").unwrap();
-        queue.push(&quiet, 100, "q1").unwrap();
+        queue.push(&greedy, Cost::bytes(10 * QUANTUM), "large").unwrap();
+        queue.push(&greedy, Cost::bytes(10 * QUANTUM), "larger").unwrap();
+        queue.push(&quiet, Cost::bytes(100), "q1").unwrap();
         assert_eq!(queue.take(ALL), ["q1"], "its transaction is not the large one's");
         // Alone it does not wait for others.
         assert_eq!(queue.take(ALL), ["large"]);
-        queue.push(&quiet, 100, "q2").unwrap();
+        queue.push(&quiet, Cost::bytes(100), "q2").unwrap();
         assert_eq!(queue.take(ALL), ["q2"]);
-        queue.push(&quiet, 100, "q3").unwrap();
+        queue.push(&quiet, Cost::bytes(100), "q3").unwrap();
         assert_eq!(queue.take(ALL), ["q3"]);
         assert_eq!(queue.take(ALL), ["larger"]);
     }
@@ -277,10 +326,10 @@ mod tests {
     #[test]
     fn nobody_starves() {
         let queue = queue(100, 1 << 30);
-        queue.push(&tenant("large"), 5 * QUANTUM, "large").unwrap();
+        queue.push(&tenant("large"), Cost::bytes(5 * QUANTUM), "large").unwrap();
         let mut rounds = 0;
         loop {
-            queue.push(&tenant("small"), 100, "small").unwrap();
+            queue.push(&tenant("small"), Cost::bytes(100), "small").unwrap();
             rounds += 1;
             if queue.take(ALL).contains(&"large") {
                 break;
@@ -289,12 +338,32 @@ mod tests {
         assert!(rounds <= 6, "{rounds}");
     }
 
+    /// Another project's items go between the parts, and its own wait until the last one.
+    #[test]
+    fn work_in_parts_gives_way_between_them() {
+        let queue = queue(100, 1 << 30);
+        let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
+        let part = |bytes: usize, returns| Cost { bytes, turn: 4 * QUANTUM, returns };
+        queue.push(&greedy, part(12 * QUANTUM, true), "part 1").unwrap();
+        queue.push(&greedy, Cost::bytes(100), "next").unwrap();
+        assert_eq!(queue.take(ALL), ["part 1"]);
+        queue.push(&quiet, Cost::bytes(100), "q1").unwrap();
+        queue.put_back(&greedy, part(8 * QUANTUM, true), "part 2");
+        assert_eq!(queue.take(ALL), ["q1"]);
+        assert_eq!(queue.take(ALL), ["part 2"]);
+        queue.close();
+        queue.put_back(&greedy, part(4 * QUANTUM, false), "part 3");
+        assert_eq!(queue.take(ALL), ["part 3", "next"]);
+        assert_eq!(queue.take(ALL), [""; 0]);
+        assert_eq!(queue.state().bytes, 0);
+    }
+
     #[test]
     fn a_slice_is_bounded_in_items_and_bytes() {
         let queue = queue(100, 1 << 30);
         for _ in 0..10 {
-            queue.push(&tenant("a"), 1000, "a").unwrap();
-            queue.push(&tenant("b"), 1000, "b").unwrap();
+            queue.push(&tenant("a"), Cost::bytes(1000), "a").unwrap();
+            queue.push(&tenant("b"), Cost::bytes(1000), "b").unwrap();
         }
         assert_eq!(queue.take(Slice { items: 3, bytes: usize::MAX }).len(), 3);
         assert_eq!(queue.take(Slice { items: 100, bytes: 2500 }).len(), 3);
@@ -305,27 +374,27 @@ mod tests {
     fn one_project_leaves_space_for_others() {
         let queue = queue(100, 1000);
         let mut taken = 0;
-        while queue.push(&tenant("greedy"), 1, "g").is_ok() {
+        while queue.push(&tenant("greedy"), Cost::bytes(1), "g").is_ok() {
             taken += 1;
         }
         assert_eq!(taken, 75);
         for name in ["b", "c"] {
-            queue.push(&tenant(name), 1, "other").unwrap();
+            queue.push(&tenant(name), Cost::bytes(1), "other").unwrap();
         }
-        assert_eq!(queue.push(&tenant("greedy"), 1, "g"), Err(Refusal::Full));
+        assert_eq!(queue.push(&tenant("greedy"), Cost::bytes(1), "g"), Err(Refusal::Full));
         assert_eq!(queue.take(ALL).len(), 77);
-        queue.push(&tenant("large"), 5000, "too large for the bound").unwrap();
-        assert_eq!(queue.push(&tenant("large"), 1, "more"), Err(Refusal::Full));
-        assert_eq!(queue.push(&tenant("other"), 1, "more"), Err(Refusal::Full));
-        queue.push(&tenant("other"), 0, "costs nothing").unwrap();
+        queue.push(&tenant("large"), Cost::bytes(5000), "too large for the bound").unwrap();
+        assert_eq!(queue.push(&tenant("large"), Cost::bytes(1), "more"), Err(Refusal::Full));
+        assert_eq!(queue.push(&tenant("other"), Cost::bytes(1), "more"), Err(Refusal::Full));
+        queue.push(&tenant("other"), Cost::bytes(0), "costs nothing").unwrap();
     }
 
     #[test]
     fn what_waits_when_it_is_closed_is_taken() {
         let queue = queue(10, 10);
-        queue.push(&None, 1, "last").unwrap();
+        queue.push(&None, Cost::bytes(1), "last").unwrap();
         queue.close();
-        assert_eq!(queue.push(&None, 1, "late"), Err(Refusal::Closed));
+        assert_eq!(queue.push(&None, Cost::bytes(1), "late"), Err(Refusal::Closed));
         assert_eq!(queue.take(ALL), ["last"]);
         assert_eq!(queue.take(ALL), [""; 0]);
         queue.abandon();

@@ -6,13 +6,15 @@ use zaqar_core::storage::{Error, PopQuery};
 
 use crate::driver::Requester;
 use crate::error::Sql;
+use crate::hidden::is_visible;
 use crate::rows::{Body, StateRow, columns};
-use crate::writer_state::WriterState;
+use crate::writer_state::{Positions, WriterState};
 
 /// Rows of expired messages that one transaction passes over, in some milliseconds.
 const MAX_SCANNED: usize = 20_000;
-/// Messages that one transaction moves to a dead-letter queue.
-const MAX_EXHAUSTED: usize = 1000;
+/// Messages that one transaction moves to a dead-letter queue, and bytes of their bodies, about.
+const MAX_EXHAUSTED: usize = 256;
+const MAX_EXHAUSTED_BYTES: usize = 1 << 20;
 /// Claims and delays that the request itself ends if many are due.
 const DUE_BUDGET: usize = 1024;
 
@@ -56,13 +58,17 @@ impl Readable {
 
 impl Requester<'_> {
     /// Repeats an operation, in one transaction each, until it is done. Each continues where the
-    /// last has ended.
-    pub(crate) async fn repeat<T: Send + 'static, W>(&self, operation: W) -> Result<T, Error>
+    /// last has ended. Each takes so many messages, about.
+    pub(crate) async fn repeat<T: Send + 'static, W>(
+        &self,
+        messages: usize,
+        operation: W,
+    ) -> Result<T, Error>
     where
         W: FnMut(&mut WriterState<'_>) -> Sql<Progress<T>> + Clone + Send + 'static,
     {
         loop {
-            if let Progress::Done(result) = self.write(operation.clone()).await? {
+            if let Progress::Done(result) = self.write_rows(messages, operation.clone()).await? {
                 return Ok(result);
             }
         }
@@ -79,15 +85,23 @@ impl WriterState<'_> {
     ) -> Sql<Found> {
         // Each transaction has ended some before its requests; this is for a backlog.
         self.end_due(DUE_BUDGET)?;
-        let floor = self.head_by_number(number)?.map_or(0, |head| head.floor);
+        let head = self.head_by_number(number)?;
+        let floor = head.map_or(0, |head| head.floor);
+        let hidden = head.map_or_else(Positions::default, |head| head.hidden);
         let mut found = Found { rows: Vec::new(), exhausted: Vec::new(), floor, is_end: false };
+        let mut exhausted_bytes = 0;
         let mut statement = self.conn.statement(concat!(
             columns!(free),
-            " WHERE number = ?1 AND position >= ?2 ORDER BY position"
+            " WHERE number = ?1 AND position >= ?2",
+            is_visible!("?3", "?4"),
+            " ORDER BY position"
         ))?;
-        let mut rows = statement.query([number, floor])?;
+        let mut rows = statement.query([number, floor, hidden.start, hidden.end])?;
         for _ in 0..MAX_SCANNED {
-            if found.rows.len() == limit || found.exhausted.len() == MAX_EXHAUSTED {
+            if found.rows.len() == limit
+                || found.exhausted.len() == MAX_EXHAUSTED
+                || exhausted_bytes >= MAX_EXHAUSTED_BYTES
+            {
                 return Ok(found);
             }
             let Some(row) = rows.next()? else {
@@ -100,6 +114,7 @@ impl WriterState<'_> {
                 continue;
             }
             if exhausted.is_some_and(|most| row.claims >= most) {
+                exhausted_bytes += self.body_length(row.position)?;
                 found.exhausted.push(row);
             } else {
                 found.rows.push(row);
@@ -111,7 +126,9 @@ impl WriterState<'_> {
     /// Finds the first free messages that the caller of a pop can decrypt.
     pub(crate) fn first_readable(&mut self, number: i64, query: &PopQuery) -> Sql<Readable> {
         self.end_due(DUE_BUDGET)?;
-        let floor = self.head_by_number(number)?.map_or(0, |head| head.floor);
+        let head = self.head_by_number(number)?;
+        let floor = head.map_or(0, |head| head.floor);
+        let hidden = head.map_or_else(Positions::default, |head| head.hidden);
         let after = query.after.map_or(0, |after| after.get().cast_signed().saturating_add(1));
         let mut found = Readable::default();
         let (mut scanned, mut unreadable, mut last) = (0, 0, None);
@@ -120,9 +137,12 @@ impl WriterState<'_> {
         {
             let mut statement = self.conn.statement(concat!(
                 columns!(free),
-                " WHERE number = ?1 AND position >= ?2 ORDER BY position"
+                " WHERE number = ?1 AND position >= ?2",
+                is_visible!("?3", "?4"),
+                " ORDER BY position"
             ))?;
-            let mut rows = statement.query([number, floor.max(after)])?;
+            let from = floor.max(after);
+            let mut rows = statement.query([number, from, hidden.start, hidden.end])?;
             while found.rows.len() < query.limit {
                 if scanned == MAX_SCANNED || unreadable == MAX_UNREADABLE {
                     found.next = last;
@@ -170,4 +190,40 @@ impl Found {
 
 fn is_readable(body: &Body, keys: &[KeyId]) -> bool {
     body.payload.sealed_with.as_ref().is_none_or(|key| keys.contains(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use zaqar_core::Payload;
+    use zaqar_core::storage::{Claimed, Claims, DeadLetters, Guarded, Heads, Messages};
+
+    use crate::testing::{batch, generation, key, request, store, time};
+
+    #[tokio::test]
+    async fn transactions_that_move_dead_letters_are_bounded_in_bytes() {
+        let (store, _directory) = store();
+        for name in ["q", "dead"] {
+            store.open(&key(name), generation(), time(0)).await.unwrap();
+        }
+        let mut large = batch(1, 600);
+        large.messages[0].payload = Payload::plain(Bytes::from(vec![b'1'; 300 << 10]));
+        for _ in 0..12 {
+            store.post(&key("q"), generation(), large.clone(), time(0)).await.unwrap();
+        }
+        store.claim(&key("q"), generation(), &request(1, 60), time(0)).await.unwrap();
+        store.claim_release(&key("q"), zaqar_core::ClaimId::new(1), time(0)).await.unwrap();
+        store.write(|state| Ok(state.transactions.clear())).await.unwrap();
+        let (target, generation) = (key("dead"), generation());
+        let rule = DeadLetters { target, generation, max_claim_count: 1, ttl: None };
+        let mut next = request(2, 60);
+        next.dead_letters = Some(rule);
+        let claimed = store.claim(&key("q"), generation, &next, time(0)).await.unwrap();
+        assert_eq!(claimed, Guarded::Done(Claimed::Messages(Vec::new())));
+        let changed = store.write(|state| Ok(state.transactions.clone())).await.unwrap();
+        let moves = changed.iter().filter(|rows| **rows > 0).count();
+        assert!(moves >= 3, "four messages of 300 KiB each time: {changed:?}");
+        let moved = store.stats(&key("dead"), time(0)).await.unwrap().unwrap();
+        assert_eq!(moved.free, 12);
+    }
 }

@@ -4,6 +4,7 @@ use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volu
 use zaqar_core::{ClaimId, Kind, MessageId, Timestamp};
 
 use crate::error::Sql;
+use crate::hidden::is_visible;
 use crate::keys::kind_number;
 use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
 use crate::statements::Statements;
@@ -34,7 +35,8 @@ pub(crate) fn list(
     let mut holders = Holders::new(conn, head.number, now);
     let mut page = MessagePage::default();
     let mut statement = conn.statement(page_sql(query))?;
-    let mut rows = statement.query([head.number, after])?;
+    let hidden = head.hidden;
+    let mut rows = statement.query([head.number, after, hidden.start, hidden.end])?;
     let mut last = None;
     let mut skipped = 0;
     while page.messages.len() < query.limit && skipped < MAX_SKIPPED {
@@ -80,7 +82,9 @@ pub(crate) fn get(
     let mut messages = Vec::with_capacity(positions.len());
     for position in positions {
         let row = conn.readable(find(conn, head.number, position))?.flatten();
-        let Some(row) = row.filter(|row| row.is_live(now)) else { continue };
+        let Some(row) = row.filter(|row| row.is_live(now) && head.shows(position)) else {
+            continue;
+        };
         if let Some(body) = conn.readable(body(conn, position, None))?.flatten() {
             messages.push(message(incarnation, &row, body, holders.of(&row)?));
         }
@@ -130,7 +134,8 @@ fn expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
             continue;
         }
         // Without a state it was deleted and is not counted.
-        let Some(row) = find(conn, head.number, row.get(1)?)? else { continue };
+        let row = find(conn, head.number, row.get(1)?)?;
+        let Some(row) = row.filter(|row| head.shows(row.position)) else { continue };
         match row.state {
             State::Free => gone.free += 1,
             State::Held(_) => gone.held += 1,
@@ -143,12 +148,23 @@ fn expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
 /// Scans every message of a head.
 fn count_expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
     let count = |sql| -> Sql<i64> {
-        conn.statement(sql)?.query_row([head.number, millis(now)], |row| row.get(0))
+        let parameters = [head.number, millis(now), head.hidden.start, head.hidden.end];
+        conn.statement(sql)?.query_row(parameters, |row| row.get(0))
     };
+    macro_rules! expired {
+        ($table:literal) => {
+            concat!(
+                "SELECT count(*) FROM ",
+                $table,
+                " WHERE number = ?1 AND expires <= ?2",
+                is_visible!("?3", "?4")
+            )
+        };
+    }
     Ok(Expired {
-        free: count("SELECT count(*) FROM free WHERE number = ?1 AND expires <= ?2")?,
-        held: count("SELECT count(*) FROM held WHERE number = ?1 AND expires <= ?2")?,
-        delayed: count("SELECT count(*) FROM delayed WHERE number = ?1 AND expires <= ?2")?,
+        free: count(expired!("free"))?,
+        held: count(expired!("held"))?,
+        delayed: count(expired!("delayed"))?,
     })
 }
 
@@ -165,15 +181,22 @@ pub(crate) fn volume(conn: &Statements<'_>) -> Sql<Volume> {
     })
 }
 
+/// Visible messages in one state, in this order.
+macro_rules! in_order {
+    ($table:ident, $order:literal) => {
+        concat!(columns!($table), " WHERE number = ?1", is_visible!("?2", "?3"), $order)
+    };
+}
+
 const OLDEST: [&str; 3] = [
-    concat!(columns!(free), " WHERE number = ?1 ORDER BY position"),
-    concat!(columns!(held), " WHERE number = ?1 ORDER BY position"),
-    concat!(columns!(delayed), " WHERE number = ?1 ORDER BY position"),
+    in_order!(free, " ORDER BY position"),
+    in_order!(held, " ORDER BY position"),
+    in_order!(delayed, " ORDER BY position"),
 ];
 const NEWEST: [&str; 3] = [
-    concat!(columns!(free), " WHERE number = ?1 ORDER BY position DESC"),
-    concat!(columns!(held), " WHERE number = ?1 ORDER BY position DESC"),
-    concat!(columns!(delayed), " WHERE number = ?1 ORDER BY position DESC"),
+    in_order!(free, " ORDER BY position DESC"),
+    in_order!(held, " ORDER BY position DESC"),
+    in_order!(delayed, " ORDER BY position DESC"),
 ];
 
 fn end(
@@ -185,7 +208,7 @@ fn end(
 ) -> Sql<Option<Endpoint>> {
     let mut best = None;
     for sql in tables {
-        if let Some(position) = first_live(conn, sql, head.number, now)? {
+        if let Some(position) = first_live(conn, sql, head, now)? {
             best = Some(best.map_or(position, |it| better(it, position)));
         }
     }
@@ -199,11 +222,11 @@ fn end(
 fn first_live(
     conn: &Statements<'_>,
     sql: &'static str,
-    number: i64,
+    head: &Head,
     now: Timestamp,
 ) -> Sql<Option<i64>> {
     let mut statement = conn.statement(sql)?;
-    let mut rows = statement.query([number])?;
+    let mut rows = statement.query([head.number, head.hidden.start, head.hidden.end])?;
     for _ in 0..MAX_END_SCANNED {
         let Some(row) = rows.next()? else { return Ok(None) };
         let row = StateRow::read(row)?;
@@ -220,7 +243,13 @@ const fn page_sql(query: &ListQuery) -> &'static str {
             concat!(
                 columns!($first),
                 " WHERE number = ?1 AND position > ?2",
-                $(" UNION ALL ", columns!($more), " WHERE number = ?1 AND position > ?2",)*
+                is_visible!("?3", "?4"),
+                $(
+                    " UNION ALL ",
+                    columns!($more),
+                    " WHERE number = ?1 AND position > ?2",
+                    is_visible!("?3", "?4"),
+                )*
                 " ORDER BY position"
             )
         };

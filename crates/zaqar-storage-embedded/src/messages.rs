@@ -1,10 +1,9 @@
 //! Changes of messages. Reads are in [`crate::listing`].
 
 use async_trait::async_trait;
-use rusqlite::params;
 use zaqar_core::storage::{
     Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
-    PopQuery, Posted, Stats, Volume,
+    PopQuery, Stats, Volume,
 };
 use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
 
@@ -12,12 +11,9 @@ use crate::Embedded;
 use crate::error::Sql;
 use crate::first_free::Progress;
 use crate::listing;
-use crate::rows::{State, StateRow, find, id, is_live_claim, message};
-use crate::writer_state::{Head, WriterState, find_head, millis};
-
-/// The cost of a waiting message besides its body, in bytes: writing its rows takes as long as
-/// writing these.
-const ROWS: usize = 512;
+use crate::posting::cost_of_whole;
+use crate::rows::{State, StateRow, find, is_live_claim, message};
+use crate::writer_state::{Head, WriterState, find_head};
 
 #[async_trait]
 impl Messages for Embedded {
@@ -30,7 +26,9 @@ impl Messages for Embedded {
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
         self.effective_time(now);
         let key = key.clone();
-        let bytes = batch.messages.iter().map(|new| new.payload.bytes.len() + ROWS).sum();
+        let Some(bytes) = cost_of_whole(&batch.messages) else {
+            return self.post_in_parts(key, assumed, batch).await;
+        };
         self.requester(&key.project)
             .write_bytes(bytes, move |state| {
                 state.guarded(
@@ -93,7 +91,9 @@ impl Messages for Embedded {
     ) -> Result<(), Error> {
         self.effective_time(now);
         let (key, ids, which) = (key.clone(), ids.to_vec(), which.clone());
-        self.requester(&key.project).write(move |state| state.delete_many(&key, &ids, &which)).await
+        self.requester(&key.project)
+            .write_rows(ids.len(), move |state| state.delete_many(&key, &ids, &which))
+            .await
     }
 
     async fn pop(
@@ -104,7 +104,7 @@ impl Messages for Embedded {
     ) -> Result<PopPage, Error> {
         let (key, query) = (key.clone(), query.clone());
         self.effective_time(now);
-        self.requester(&key.project).repeat(move |state| state.pop(&key, &query)).await
+        self.requester(&key.project).repeat(query.limit, move |state| state.pop(&key, &query)).await
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
@@ -134,41 +134,6 @@ impl Messages for Embedded {
 }
 
 impl WriterState<'_> {
-    fn post(&mut self, key: &QueueKey, head: Head, batch: &Batch) -> Sql<Vec<MessageId>> {
-        let first = self.allocate_positions(batch.messages.len());
-        let created = millis(self.now);
-        let mut ids = Vec::with_capacity(batch.messages.len());
-        for (new, position) in batch.messages.iter().zip(first..) {
-            let payload = &new.payload;
-            self.conn.statement("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
-                params![
-                    position,
-                    created,
-                    batch.client.as_str(),
-                    payload.sealed_with.as_ref().map(|key| key.0.as_str()),
-                    payload.checksum.as_ref().map(|sum| sum.0),
-                    payload.bytes.as_ref(),
-                ],
-            )?;
-            let expires = millis(self.now.plus_secs(new.ttl));
-            if new.delay == 0 {
-                self.insert_free(head.number, position, expires)?;
-            } else {
-                let due = millis(self.now.plus_secs(new.delay));
-                self.insert_delayed(head.number, position, expires, due)?;
-            }
-            ids.push(id(head.generation.incarnation, position));
-        }
-        let subscribed_until = self.subscribed_until(&head)?;
-        let has_subscribers =
-            subscribed_until.address > created || subscribed_until.lease > created;
-        if batch.notify && has_subscribers {
-            self.write_outbox(&head, first, batch, subscribed_until)?;
-        }
-        self.posted.extend(ids.last().map(|last| Posted { key: key.clone(), last: *last }));
-        Ok(ids)
-    }
-
     fn delete(&mut self, key: &QueueKey, id: MessageId, claim: Option<ClaimId>) -> Sql<Deleted> {
         let Some(head) = self.head(key)? else { return Ok(Deleted::Gone) };
         let Some(row) = self.live(&head, id)? else { return Ok(Deleted::Gone) };
@@ -221,7 +186,7 @@ impl WriterState<'_> {
             return Ok(None);
         }
         let row = find(&self.conn, head.number, id.position.get().cast_signed())?;
-        Ok(row.filter(|row| row.is_live(self.now)))
+        Ok(row.filter(|row| row.is_live(self.now) && head.shows(row.position)))
     }
 
     /// The live claim that holds a message.

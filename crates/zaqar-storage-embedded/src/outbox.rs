@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
-use zaqar_core::storage::{Batch, Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{Error, FOLLOWED_FOR, NewMessage, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Checksum, Incarnation, KeyId, Payload, Position, QueueKey, Timestamp};
 
 use crate::Embedded;
@@ -19,11 +19,15 @@ use crate::keys::key_of;
 use crate::rows::id;
 use crate::schema::entry_end;
 use crate::statements::Statements;
-use crate::writer_state::{Head, NEVER, SubscribedUntil, WriterState, find_head, millis, time};
+use crate::writer_state::{
+    Head, NEVER, SubscribedUntil, WriterState, after, find_head, millis, time,
+};
 
 /// The value of `ready` for a settled entry.
 const SETTLED: i64 = 2;
 
+/// Messages that a leased entry has, about, for the cost of reading them.
+const LEASED: usize = 64;
 /// Due entries that one lease makes ready, at most.
 const DUE_BUDGET: i64 = 1000;
 /// Expired entries that one transaction ends before it finds one to lease.
@@ -51,7 +55,7 @@ impl Outbox for Embedded {
         let key = key.clone();
         self.effective_time(now);
         self.requester(&key.project)
-            .repeat(move |state| match state.head(&key)? {
+            .repeat(LEASED, move |state| match state.head(&key)? {
                 Some(head) => state.lease(&head, until),
                 None => Ok(Progress::Done(None)),
             })
@@ -127,38 +131,50 @@ impl Entry {
 }
 
 impl WriterState<'_> {
-    /// Writes the outbox entry of a post.
-    pub(crate) fn write_outbox(
+    /// Writes messages of an outbox entry, which do not exist without it.
+    pub(crate) fn insert_outbox_messages(
         &mut self,
-        head: &Head,
         first: i64,
-        batch: &Batch,
-        subscribed_until: SubscribedUntil,
+        messages: &[NewMessage],
+        created: i64,
     ) -> Sql<()> {
-        let (mut earliest, mut latest, mut expires) = (NEVER, 0, 0);
-        for (new, position) in batch.messages.iter().zip(first..) {
-            let due = millis(self.now.plus_secs(new.delay));
-            (earliest, latest) = (earliest.min(due), latest.max(due));
-            expires = expires.max(millis(self.now.plus_secs(new.ttl)));
+        for (new, position) in messages.iter().zip(first..) {
             let payload = &new.payload;
             self.conn
                 .statement("INSERT INTO outbox_messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
                 .execute(params![
                     position,
                     new.ttl.cast_signed(),
-                    due,
+                    after(created, new.delay),
                     payload.sealed_with.as_ref().map(|key| key.0.as_str()),
                     payload.checksum.as_ref().map(|sum| sum.0),
                     payload.bytes.as_ref(),
                 ])?;
         }
-        let count = i64::try_from(batch.messages.len()).unwrap_or(i64::MAX);
-        let now = millis(self.now);
-        let ready = match subscribed_until.address > now {
-            true => i64::from(earliest <= now),
+        Ok(())
+    }
+
+    /// Writes an outbox entry, whose messages are written.
+    pub(crate) fn insert_entry(
+        &mut self,
+        head: &Head,
+        first: i64,
+        messages: &[NewMessage],
+        created: i64,
+        subscribed_until: SubscribedUntil,
+    ) -> Sql<()> {
+        let (mut earliest, mut latest, mut expires) = (NEVER, 0, 0);
+        for new in messages {
+            let due = after(created, new.delay);
+            (earliest, latest) = (earliest.min(due), latest.max(due));
+            expires = expires.max(after(created, new.ttl));
+        }
+        let count = i64::try_from(messages.len()).unwrap_or(i64::MAX);
+        let ready = match subscribed_until.address > created {
+            true => i64::from(earliest <= created),
             false => SETTLED,
         };
-        let followed = match subscribed_until.lease > now {
+        let followed = match subscribed_until.lease > created {
             true => millis(time(latest).plus_secs(FOLLOWED_FOR.as_secs())),
             false => 0,
         };
@@ -168,7 +184,7 @@ impl WriterState<'_> {
                 first,
                 head.outbox_number,
                 count,
-                now,
+                created,
                 earliest,
                 ready,
                 followed,

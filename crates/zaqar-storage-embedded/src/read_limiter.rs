@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use zaqar_core::ProjectId;
 
-use crate::fair_queue::{Bounds, FairQueue, Refusal, Slice};
+use crate::fair_queue::{Bounds, Cost, FairQueue, Refusal, Slice};
 
 /// Reads that wait, at most.
 const MAX_WAITING: usize = 4096;
@@ -49,7 +49,7 @@ impl ReadLimiter {
                 return Ok(Permit(Some(Arc::clone(self))));
             }
             let (sender, waiter) = oneshot::channel();
-            self.waiting.push(&Some(project.clone()), COST, sender)?;
+            self.waiting.push(&Some(project.clone()), Cost::bytes(COST), sender)?;
             waiter
         };
         waiter.await.map_err(|_| Refusal::Closed)

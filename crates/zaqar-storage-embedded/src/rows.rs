@@ -185,12 +185,22 @@ impl WriterState<'_> {
         body(&self.conn, position, None).inspect_err(|_| self.failed_body.set(Some(position)))
     }
 
+    /// The length of a body, which is not read; 0 without one.
+    pub(crate) fn body_length(&self, position: i64) -> Sql<usize> {
+        let length: Option<i64> = self
+            .conn
+            .statement("SELECT length(body) FROM messages WHERE position = ?1")?
+            .query_row([position], |row| row.get(0))
+            .optional()?;
+        Ok(usize::try_from(length.unwrap_or(0)).unwrap_or(0))
+    }
+
     /// Inserts a free message into a head.
     pub(crate) fn insert_free(&mut self, number: i64, position: i64, expires: i64) -> Sql<()> {
         self.conn
             .statement("INSERT INTO free VALUES (?1, ?2, ?3, 0)")?
             .execute([number, position, expires])?;
-        self.change(number, |head| head.free += 1);
+        self.change(number, |head| head.free += i64::from(head.shows(position)));
         self.expires(number, position, expires)
     }
 
@@ -205,7 +215,7 @@ impl WriterState<'_> {
         self.conn
             .statement("INSERT INTO delayed VALUES (?1, ?2, ?3, 0, ?4)")?
             .execute([number, position, expires, due])?;
-        self.change(number, |head| head.delayed += 1);
+        self.change(number, |head| head.delayed += i64::from(head.shows(position)));
         self.due.delay_ends(due);
         self.expires(number, position, expires)
     }
@@ -220,7 +230,7 @@ impl WriterState<'_> {
             row.claims
         ])?;
         self.change(number, |head| {
-            head.free += 1;
+            head.free += i64::from(head.shows(row.position));
             head.floor = head.floor.min(row.position);
         });
         Ok(())
@@ -320,7 +330,7 @@ impl WriterState<'_> {
             }
         };
         self.conn.statement(sql)?.execute([number, row.position])?;
-        self.change(number, |head| *count(head) -= 1);
+        self.change(number, |head| *count(head) -= i64::from(head.shows(row.position)));
         Ok(())
     }
 }

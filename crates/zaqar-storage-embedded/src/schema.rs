@@ -12,7 +12,10 @@ use crate::{Options, Sync, directory};
 /// `ZQAR`, which identifies the file, also to `file`.
 const APPLICATION_ID: i32 = 0x5a51_4152;
 /// The format of this release.
-pub(crate) const FORMAT: i32 = 3;
+pub(crate) const FORMAT: i32 = 4;
+
+/// The format since which an open store is marked: see [`crate::recovery`].
+pub(crate) const MARKED_SINCE: i32 = 3;
 
 /// One page holds seven messages of 1 KiB.
 pub(crate) const PAGE_SIZE: u32 = 8192;
@@ -40,6 +43,8 @@ pub(crate) use entry_end;
 ///   come from `sequence` and are never reused. `number` is for messages and claims, and changes
 ///   with a purge; `audience` is for subscriptions, and changes when all are removed; `life` is for
 ///   the outbox.
+/// - The messages of a queue from `hidden_from` to `hidden_until` are not shown: see
+///   [`crate::hidden`].
 /// - `messages` never change. Their states are in three small tables, one per state, ordered by
 ///   number and position.
 /// - `expiry`, `claims_due` and `delayed_due` have the next due work of all queues.
@@ -72,10 +77,12 @@ CREATE TABLE heads (
     incarnation INTEGER NOT NULL, version INTEGER NOT NULL,
     free INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, delayed INTEGER NOT NULL DEFAULT 0,
     audience INTEGER NOT NULL, life INTEGER NOT NULL UNIQUE, next_due INTEGER,
+    hidden_from INTEGER, hidden_until INTEGER,
     UNIQUE (project, kind, name)
 );
 CREATE INDEX heads_next_due ON heads (next_due) WHERE next_due IS NOT NULL;
 CREATE UNIQUE INDEX heads_audience ON heads (audience);
+CREATE INDEX heads_hidden ON heads (number) WHERE hidden_from IS NOT NULL;
 CREATE TABLE messages (
     position INTEGER PRIMARY KEY, created INTEGER NOT NULL, client TEXT NOT NULL,
     sealed TEXT, checksum BLOB, body BLOB NOT NULL
@@ -154,13 +161,19 @@ CREATE INDEX outbox_ends ON outbox (",
 DROP INDEX subscriptions_leased;
 CREATE INDEX subscriptions_leased ON subscriptions (lease, audience, id, expires) WHERE lease IS NOT NULL;
 CREATE TABLE unwanted (life INTEGER PRIMARY KEY, before INTEGER NOT NULL);
-CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);
 "
 );
 
 /// From format 2 to 3: the mark of an open store.
 const FROM_2: &str =
     "CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);";
+
+/// From format 3 to 4: hidden messages.
+const FROM_3: &str = "
+ALTER TABLE heads ADD COLUMN hidden_from INTEGER;
+ALTER TABLE heads ADD COLUMN hidden_until INTEGER;
+CREATE INDEX heads_hidden ON heads (number) WHERE hidden_from IS NOT NULL;
+";
 
 /// The name of a store's file.
 pub(crate) const FILE: &str = "zaqar.db";
@@ -204,8 +217,9 @@ pub(crate) fn open_writer(
     match (application, format) {
         (0, 0) if is_empty(&conn).map_err(failed)? => create(&conn).map_err(failed)?,
         (APPLICATION_ID, FORMAT) => {}
-        (APPLICATION_ID, 1) => migrate(&conn, FROM_1).map_err(failed)?,
-        (APPLICATION_ID, 2) => migrate(&conn, FROM_2).map_err(failed)?,
+        (APPLICATION_ID, 1) => migrate(&conn, &[FROM_1, FROM_2, FROM_3]).map_err(failed)?,
+        (APPLICATION_ID, 2) => migrate(&conn, &[FROM_2, FROM_3]).map_err(failed)?,
+        (APPLICATION_ID, 3) => migrate(&conn, &[FROM_3]).map_err(failed)?,
         (APPLICATION_ID, found) => return Err(Error::Newer { path, found, supported: FORMAT }),
         _ => return Err(Error::Foreign { path }),
     }
@@ -303,7 +317,8 @@ fn create(conn: &Connection) -> Sql<()> {
 }
 
 /// Migrates a file of an earlier format in one transaction.
-fn migrate(conn: &Connection, steps: &str) -> Sql<()> {
+fn migrate(conn: &Connection, steps: &[&str]) -> Sql<()> {
+    let steps = steps.concat();
     conn.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {FORMAT}; COMMIT;"))
 }
 

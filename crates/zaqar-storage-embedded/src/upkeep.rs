@@ -51,7 +51,7 @@ impl Upkeep for Embedded {
 
 impl WriterState<'_> {
     fn sweep(&mut self, budget: usize) -> Sql<Swept> {
-        const TASKS: [UpkeepTask; 9] = [
+        const TASKS: [UpkeepTask; 10] = [
             UpkeepTask::Claims,
             UpkeepTask::Delays,
             UpkeepTask::Expiry,
@@ -60,6 +60,7 @@ impl WriterState<'_> {
             UpkeepTask::Leases,
             UpkeepTask::Unwanted,
             UpkeepTask::Entries,
+            UpkeepTask::Abandoned,
             UpkeepTask::Garbage,
         ];
         let mut done = 0;
@@ -93,6 +94,7 @@ impl WriterState<'_> {
             UpkeepTask::Leases => self.due.has_leases(now),
             UpkeepTask::Unwanted => self.has_unwanted()?,
             UpkeepTask::Entries => self.due.has_entries(now),
+            UpkeepTask::Abandoned => self.has_abandoned()?,
             UpkeepTask::Garbage => self.has_garbage()?,
             UpkeepTask::Pages => self.has_spare_pages()?,
         })
@@ -120,6 +122,7 @@ impl WriterState<'_> {
             UpkeepTask::Leases => self.remove_leased(budget),
             UpkeepTask::Unwanted => self.end_unwanted(budget),
             UpkeepTask::Entries => self.remove_entries(budget),
+            UpkeepTask::Abandoned => self.remove_abandoned(budget),
             UpkeepTask::Garbage => self.remove_garbage(budget),
             UpkeepTask::Pages => self.give_back_pages(),
         }?;
@@ -156,6 +159,7 @@ impl WriterState<'_> {
             | UpkeepTask::Leases
             | UpkeepTask::Unwanted
             | UpkeepTask::Entries
+            | UpkeepTask::Abandoned
             | UpkeepTask::Garbage
             | UpkeepTask::Pages => {
                 let until = self.now.plus_secs(SUSPEND_SECS);
@@ -446,6 +450,7 @@ const fn defer_sql(task: UpkeepTask) -> Option<&'static str> {
         UpkeepTask::Bodies
         | UpkeepTask::Unwanted
         | UpkeepTask::Entries
+        | UpkeepTask::Abandoned
         | UpkeepTask::Garbage
         | UpkeepTask::Pages => None,
     }

@@ -13,7 +13,7 @@ use crate::checkpoint::{self, Checkpointer};
 use crate::directory::FileIdentity;
 use crate::due::{Deadlines, Due};
 use crate::error::{ErrorKind, Sql, kind_of, storage_error};
-use crate::fair_queue::{FairQueue, Slice};
+use crate::fair_queue::{Cost, FairQueue, Slice, Tenant};
 use crate::health::{self, Health};
 use crate::log_sync::LogSync;
 use crate::reserve::Reserve;
@@ -34,6 +34,10 @@ pub(crate) trait Job: Send {
 
     /// Whether it needs space that is not released soon.
     fn grows(&self) -> bool;
+
+    /// After a commit: for work in parts that has more to do in a later transaction, its project
+    /// and the cost of the next part.
+    fn next_part(&mut self) -> Option<(Tenant, Cost)>;
 
     /// Answers the caller.
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>);
@@ -72,6 +76,10 @@ where
 
     fn grows(&self) -> bool {
         self.grows
+    }
+
+    fn next_part(&mut self) -> Option<(Tenant, Cost)> {
+        None
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>) {
@@ -252,7 +260,7 @@ impl Writer<'_> {
         match self.run_together(batch).and_then(|()| self.state.commit()) {
             Ok(()) => {
                 self.announce();
-                batch.drain(..).for_each(|job| job.finish(Ok(())));
+                batch.drain(..).for_each(|job| self.complete(job, Ok(())));
             }
             // At most once: afterwards the disk is known to be full.
             Err(error) if self.release_reserve(&error) => {
@@ -291,7 +299,18 @@ impl Writer<'_> {
         }
         let outcome = self.commit();
         let results = results.into_iter().map(|result| result.unwrap_or(Ok(())));
-        answer_jobs(batch.drain(..).zip(results), outcome);
+        for (job, result) in batch.drain(..).zip(results) {
+            let committed = outcome.as_ref().map_err(|error| storage_error(Arc::clone(error)));
+            self.complete(job, result.and(committed.copied()));
+        }
+    }
+
+    /// Answers a job with its own error or the transaction's, or puts it back for its next part.
+    fn complete(&self, mut job: Box<dyn Job>, outcome: Result<(), storage::Error>) {
+        match outcome.is_ok().then(|| job.next_part()).flatten() {
+            Some((tenant, cost)) => self.parts.jobs.put_back(&tenant, cost, job),
+            None => job.finish(outcome),
+        }
     }
 
     /// Returns `true` if the transaction is complete; `false` if it was rolled back and must be
@@ -417,17 +436,6 @@ impl Writer<'_> {
         for job in batch.drain(..) {
             job.finish(Err(storage_error(Arc::clone(&error))));
         }
-    }
-}
-
-/// Answers each job with its own error, or with the transaction's.
-fn answer_jobs(
-    jobs: impl Iterator<Item = (Box<dyn Job>, Result<(), storage::Error>)>,
-    outcome: Result<(), Arc<rusqlite::Error>>,
-) {
-    for (job, result) in jobs {
-        let committed = outcome.as_ref().map_err(|error| storage_error(Arc::clone(error)));
-        job.finish(result.and(committed.copied()));
     }
 }
 

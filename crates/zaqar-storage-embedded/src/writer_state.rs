@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Weak;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zaqar_core::storage::{Guarded, Posted};
@@ -43,6 +44,33 @@ pub(crate) struct Head {
     /// Every free message before this position has expired, so searches start here. Kept in memory
     /// only.
     pub(crate) floor: i64,
+    /// Messages that no reader sees: see [`crate::hidden`].
+    pub(crate) hidden: Positions,
+}
+
+impl Head {
+    /// Whether a message at this position is visible, and so counted.
+    pub(crate) const fn shows(&self, position: i64) -> bool {
+        position < self.hidden.start || position >= self.hidden.end
+    }
+}
+
+/// Positions from one to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Positions {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+}
+
+impl Positions {
+    /// This many positions.
+    pub(crate) fn new(start: i64, count: usize) -> Self {
+        Self { start, end: start.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)) }
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
 }
 
 /// Until when a queue has live subscriptions.
@@ -80,7 +108,8 @@ impl Start {
 /// The columns that [`head_of`] reads.
 macro_rules! head_columns {
     () => {
-        "SELECT number, incarnation, version, free, held, delayed, audience, life, next_due"
+        "SELECT number, incarnation, version, free, held, delayed, audience, life, next_due, \
+         hidden_from, hidden_until"
     };
 }
 
@@ -105,6 +134,11 @@ pub(crate) struct WriterState<'c> {
     pub(crate) is_full: bool,
     /// Some of the messages whose bodies cannot be read.
     pub(crate) unreadable: BTreeSet<i64>,
+    /// By the number of their heads, the posts that have written some of their parts.
+    pub(crate) posts_in_parts: HashMap<i64, Weak<()>>,
+    /// How many rows each transaction has changed.
+    #[cfg(test)]
+    pub(crate) transactions: Vec<u64>,
     by_number: HashMap<i64, Cached>,
     by_key: HashMap<QueueKey, i64>,
     dirty: Vec<i64>,
@@ -129,6 +163,9 @@ impl<'c> WriterState<'c> {
             deferred: Vec::new(),
             is_full: false,
             unreadable: BTreeSet::new(),
+            posts_in_parts: HashMap::new(),
+            #[cfg(test)]
+            transactions: Vec::new(),
             by_number: HashMap::new(),
             by_key: HashMap::new(),
             dirty: Vec::new(),
@@ -192,6 +229,8 @@ impl<'c> WriterState<'c> {
 
     pub(crate) fn commit(&mut self) -> Sql<()> {
         self.conn.statement("COMMIT")?.execute([])?;
+        #[cfg(test)]
+        self.transactions.push(self.conn.total_changes() - self.changes);
         self.deleted.committed();
         self.skips_bodies = false;
         self.deferred.clear();
@@ -289,7 +328,7 @@ impl<'c> WriterState<'c> {
         let found = self
             .conn
             .statement(sql)?
-            .query_row([number], |row| Ok((head_of(row)?, key_of(row, 9)?)))
+            .query_row([number], |row| Ok((head_of(row)?, key_of(row, 11)?)))
             .optional()?;
         let Some((head, key)) = found else { return Ok(None) };
         // The cached head is newer: it is written at the end of the transaction.
@@ -338,6 +377,7 @@ impl<'c> WriterState<'c> {
             next_due: NEVER,
             subscribed_until: None,
             floor: 0,
+            hidden: Positions::default(),
         };
         self.conn
             .statement(
@@ -363,13 +403,16 @@ impl<'c> WriterState<'c> {
         let number = self.allocate_number();
         self.conn
             .statement(
-                "UPDATE heads SET number = ?2, version = ?3, free = 0, held = 0, delayed = 0 \
-                 WHERE number = ?1",
+                "UPDATE heads SET number = ?2, version = ?3, free = 0, held = 0, delayed = 0, \
+                 hidden_from = NULL, hidden_until = NULL WHERE number = ?1",
             )?
             .execute(params![head.number, number, head.generation.version.get().cast_signed()])?;
+        self.drop_hidden_outbox(&head)?;
         self.discard(head.number)?;
         self.by_number.remove(&head.number);
-        self.cache(key.clone(), Head { number, free: 0, held: 0, delayed: 0, floor: 0, ..head });
+        let hidden = Positions::default();
+        let empty = Head { number, free: 0, held: 0, delayed: 0, floor: 0, hidden, ..head };
+        self.cache(key.clone(), empty);
         Ok(())
     }
 
@@ -390,6 +433,7 @@ impl<'c> WriterState<'c> {
     /// Deletes a head, and leaves its rows to the sweep.
     pub(crate) fn close_head(&mut self, key: &QueueKey, head: &Head) -> Sql<()> {
         self.conn.statement("DELETE FROM heads WHERE number = ?1")?.execute([head.number])?;
+        self.drop_hidden_outbox(head)?;
         self.by_number.remove(&head.number);
         self.by_key.remove(key);
         [head.number, head.subscriptions_number, head.outbox_number]
@@ -444,6 +488,10 @@ fn head_of(row: &Row<'_>) -> Sql<Head> {
         next_due: row.get::<_, Option<i64>>(8)?.unwrap_or(NEVER),
         subscribed_until: None,
         floor: 0,
+        hidden: Positions {
+            start: row.get::<_, Option<i64>>(9)?.unwrap_or(0),
+            end: row.get::<_, Option<i64>>(10)?.unwrap_or(0),
+        },
     })
 }
 
@@ -463,4 +511,9 @@ pub(crate) fn time(millis: i64) -> Timestamp {
 /// The stored number of a time.
 pub(crate) const fn millis(time: Timestamp) -> i64 {
     time.as_millis().cast_signed()
+}
+
+/// A number of seconds after a stored time.
+pub(crate) fn after(millis_since_1970: i64, secs: u64) -> i64 {
+    millis(time(millis_since_1970).plus_secs(secs))
 }

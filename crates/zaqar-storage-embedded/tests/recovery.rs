@@ -244,17 +244,20 @@ async fn a_copy_of_an_open_store_is_opened() {
 }
 
 #[tokio::test]
-async fn a_store_of_format_2_is_migrated() {
-    let directory = tempdir().unwrap();
-    drop(Embedded::open(Options::new(directory.path())).unwrap());
-    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
-    conn.execute_batch("DROP TABLE open_mark; PRAGMA user_version = 2").unwrap();
-    drop(conn);
-    let acknowledged = run_and_kill(directory.path(), "2", None);
-    assert_eq!(
-        positions(&Embedded::open(Options::new(directory.path())).unwrap()).await,
-        acknowledged
-    );
+async fn stores_of_earlier_formats_are_migrated() {
+    const FROM_4_TO_3: &str = "DROP INDEX heads_hidden; \
+        ALTER TABLE heads DROP COLUMN hidden_from; ALTER TABLE heads DROP COLUMN hidden_until;";
+    for (format, from_3) in [(3, ""), (2, "DROP TABLE open_mark;")] {
+        let directory = tempdir().unwrap();
+        drop(Embedded::open(Options::new(directory.path())).unwrap());
+        let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+        conn.execute_batch(&format!("{FROM_4_TO_3} {from_3} PRAGMA user_version = {format}"))
+            .unwrap();
+        drop(conn);
+        let acknowledged = run_and_kill(directory.path(), "2", None);
+        let store = Embedded::open(Options::new(directory.path())).unwrap();
+        assert_eq!(positions(&store).await, acknowledged, "{format}");
+    }
 }
 
 fn remove(path: &Path) {

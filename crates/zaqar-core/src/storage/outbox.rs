@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use super::Error;
 use crate::{Incarnation, MessageId, Payload, Position, QueueKey, Timestamp};
 
-/// One post to a queue that has subscriptions.
+/// One post to a queue that has subscriptions, or a part of a large one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEntry {
     /// The incarnation of the queue that it belongs to.
     pub incarnation: Incarnation,
     /// Identifies the entry within that incarnation: the position of its first message.
     pub first: Position,
-    /// The messages of the post, in order, with copies of the bodies, which stay when consumers
+    /// Its messages, in order, with copies of the bodies, which stay when consumers
     /// delete the messages.
     pub messages: Vec<OutboxMessage>,
     /// When it was posted.
@@ -58,8 +58,9 @@ pub trait Outbox: Send + Sync {
     ///
     /// # Behavior
     /// - A post to a queue with a live subscription without a lease, confirmed or not, writes one
-    ///   entry with all its messages in the same atomic step; a post to a queue without one writes
-    ///   no entry that is ever due. A dead-letter move writes none.
+    ///   entry with all its messages in the same atomic step, or several in a row if they are many;
+    ///   a post to a queue without one writes no entry that is ever due. A dead-letter move writes
+    ///   none.
     /// - A post with [`super::Batch::notify`] off writes no entry, neither for workers nor for
     ///   followers.
     /// - If two workers race, one gets the entry; the other gets the next one or `None`.
@@ -93,8 +94,9 @@ pub trait Outbox: Send + Sync {
     ///
     /// # Behavior
     /// - A post to a queue with a live subscription on a lease writes one entry with all its
-    ///   messages in the same atomic step. It is returned until [`FOLLOWED_FOR`] after its last
-    ///   message is due, whether it is leased or settled or not.
+    ///   messages in the same atomic step, or several in a row if they are many. Each is returned
+    ///   until [`FOLLOWED_FOR`] after its last message is due, whether it is leased or settled or
+    ///   not.
     /// - Begins with the first entry whose first message comes after `after`. No new entry appears
     ///   before one that was returned: a reader that continues after the last message it got misses
     ///   nothing.

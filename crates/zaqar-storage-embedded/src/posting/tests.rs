@@ -1,0 +1,325 @@
+//! Posts in parts, step by step: each step is one transaction in which the writer is stopped.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+
+use zaqar_core::storage::{
+    Batch, Claimed, Claims, Error, Guarded, Heads, ListQuery, Messages, NewSubscription, Outbox,
+    Stats, Subscriptions, Upkeep, Volume,
+};
+use zaqar_core::{MessageId, ProjectId, QueueKey, SubscriptionId, Timestamp};
+
+use crate::testing::{batch, generation, key, request, store, time};
+use crate::{Embedded, Options};
+
+/// Messages of one part, of a body of two bytes.
+const PART: usize = super::PART.div_ceil(super::ROWS + 2);
+/// Messages of a post in five parts.
+const LARGE: usize = 4 * PART + 10;
+
+type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Asks the store for something now; its writer may be stopped.
+fn ask<T, F: Future<Output = T> + Send + 'static>(
+    store: &Embedded,
+    question: impl FnOnce(Embedded) -> F,
+) -> Waiting<T> {
+    let mut asked: Waiting<T> = Box::pin(question(store.clone()));
+    assert!(answer(&mut asked).is_none(), "the writer is stopped");
+    asked
+}
+
+fn answer<T>(asked: &mut Waiting<T>) -> Option<T> {
+    match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
+    }
+}
+
+/// Stops the writer in a transaction; [`Steps::next`] lets it go on to another one.
+struct Steps {
+    store: Embedded,
+    release: mpsc::SyncSender<()>,
+    asked: Waiting<Result<(), Error>>,
+}
+
+impl Steps {
+    fn new(store: &Embedded) -> Self {
+        let (steps, entered) = Self::stop(store);
+        entered.recv().unwrap();
+        steps
+    }
+
+    fn stop(store: &Embedded) -> (Self, mpsc::Receiver<()>) {
+        let (release, held) = mpsc::sync_channel(1);
+        let (enter, entered) = mpsc::sync_channel(1);
+        let asked = ask(store, |store| async move {
+            let work = move |_: &mut super::WriterState<'_>| {
+                enter.send(()).ok();
+                held.recv().ok();
+                Ok(())
+            };
+            store.write(work).await
+        });
+        (Self { store: store.clone(), release, asked }, entered)
+    }
+
+    /// Ends the transaction; then come those of what waits, at most one part of each project, and
+    /// one that is stopped.
+    fn next(&mut self) {
+        let (next, entered) = Self::stop(&self.store);
+        self.release.send(()).unwrap();
+        entered.recv().unwrap();
+        let mut last = std::mem::replace(self, next);
+        assert!(matches!(answer(&mut last.asked), Some(Ok(()))));
+    }
+}
+
+type Posting = Waiting<Result<Guarded<Vec<MessageId>>, Error>>;
+
+fn post(store: &Embedded, key: QueueKey, batch: Batch) -> Posting {
+    ask(store, move |store| async move { store.post(&key, generation(), batch, time(0)).await })
+}
+
+fn posted(answer: Result<Guarded<Vec<MessageId>>, Error>) -> Vec<MessageId> {
+    match answer.unwrap() {
+        Guarded::Done(ids) => ids,
+        Guarded::Absent | Guarded::Stale(_) => panic!("the queue is there"),
+    }
+}
+
+async fn listed(store: &Embedded, name: &str, now: Timestamp) -> Vec<MessageId> {
+    let query = ListQuery {
+        after: None,
+        limit: 100_000,
+        hide: None,
+        include_claimed: true,
+        include_delayed: true,
+    };
+    let page = store.list(&key(name), &query, now).await.unwrap();
+    page.messages.into_iter().map(|message| message.id).collect()
+}
+
+async fn stats(store: &Embedded, now: Timestamp) -> Stats {
+    store.stats(&key("q"), now).await.unwrap().unwrap()
+}
+
+async fn opened() -> (Embedded, tempfile::TempDir) {
+    let (store, directory) = store();
+    store.open(&key("q"), generation(), time(0)).await.unwrap();
+    (store, directory)
+}
+
+async fn subscribe(store: &Embedded) {
+    let new = NewSubscription {
+        id: SubscriptionId::new(1),
+        subscriber: "http://example.com".to_owned(),
+        ttl: 3600,
+        options: "{}".to_owned(),
+        confirmed: true,
+        lease: None,
+    };
+    store.subscribe(&key("q"), generation(), &new, time(0)).await.unwrap();
+}
+
+/// Messages, visible or not, that committed transactions have written.
+fn messages_in_file(directory: &Path) -> i64 {
+    let conn = crate::schema::open_reader(directory).unwrap();
+    conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0)).unwrap()
+}
+
+/// Rows of messages in all tables.
+async fn rows(store: &Embedded) -> i64 {
+    const COUNT: &str = "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM free) \
+        + (SELECT count(*) FROM delayed) + (SELECT count(*) FROM expiry) \
+        + (SELECT count(*) FROM outbox_messages) + (SELECT count(*) FROM outbox)";
+    store.write(|state| state.conn.query_row(COUNT, [], |row| row.get(0))).await.unwrap()
+}
+
+#[tokio::test]
+async fn transactions_of_a_large_post_are_bounded_in_rows() {
+    let (store, _directory) = opened().await;
+    subscribe(&store).await;
+    let before = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
+    store.write(|state| Ok(state.transactions.clear())).await.unwrap();
+    let ids = posted(store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await);
+    let after = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
+    let changed = store.write(|state| Ok(state.transactions.clone())).await.unwrap();
+    // A message has rows in `messages`, `free`, `expiry` and `outbox_messages`.
+    let bound = 4 * PART as u64 + 20;
+    assert!(changed.iter().all(|rows| *rows <= bound), "{changed:?}");
+    assert_eq!(changed.iter().filter(|rows| **rows > bound / 2).count(), 4, "{changed:?}");
+    assert_eq!(ids.len(), LARGE);
+    assert!(ids.windows(2).all(|two| two[0].position.get() + 1 == two[1].position.get()));
+    assert_eq!(listed(&store, "q", time(0)).await, [before, ids, after].concat());
+    assert_eq!(stats(&store, time(0)).await.free, LARGE as u64 + 2);
+
+    let mut sizes = Vec::new();
+    let until = time(30);
+    while let Some(entry) = store.lease(&key("q"), until, time(0)).await.unwrap() {
+        sizes.push(entry.messages.len());
+        store.settle(&key("q"), generation().incarnation, entry.first).await.unwrap();
+    }
+    assert_eq!(sizes, [1, PART, PART, PART, PART, 10, 1], "no entry is large either");
+}
+
+#[tokio::test]
+async fn nobody_sees_a_post_before_its_last_part_and_others_go_between() {
+    let (store, _directory) = opened().await;
+    let other = QueueKey { project: ProjectId::new("other").unwrap(), ..key("q") };
+    store.open(&other, generation(), time(0)).await.unwrap();
+    let mut steps = Steps::new(&store);
+    let mut large = post(&store, key("q"), batch(LARGE, 60));
+    let mut later = post(&store, key("q"), batch(1, 60));
+    let mut claim = ask(&store, |store| async move {
+        store.claim(&key("q"), generation(), &request(1, 60), time(0)).await
+    });
+    let (mut between, mut news) = (0, store.listen().unwrap());
+    let mut earlier = None;
+    let ids = loop {
+        let others = post(&store, other.clone(), batch(1, 60));
+        steps.next();
+        // It is in one transaction with the step, and answered with the next one.
+        if let Some(mut earlier) = earlier.replace(others) {
+            posted(answer(&mut earlier).expect("another project waits for one part at most"));
+            between += 1;
+        }
+        if let Some(ids) = answer(&mut large) {
+            break posted(ids);
+        }
+        assert_eq!(listed(&store, "q", time(0)).await, []);
+        assert_eq!(stats(&store, time(0)).await, Stats::default());
+        let volume = store.volume().await.unwrap();
+        assert_eq!(volume, Some(Volume { claimed: 0, free: between }));
+        assert!(answer(&mut later).is_none() && answer(&mut claim).is_none(), "after the post");
+    };
+    assert!(between >= 5, "{between}");
+    drop(steps);
+    let later = posted(later.await);
+    let Guarded::Done(Claimed::Messages(claimed)) = claim.await.unwrap() else { panic!() };
+    let claimed: Vec<_> = claimed.into_iter().map(|message| message.id).collect();
+    assert_eq!(claimed, ids[..claimed.len()]);
+    assert_eq!(listed(&store, "q", time(0)).await, [ids, later].concat());
+    let mut told = std::iter::from_fn(|| {
+        let mut context = Context::from_waker(Waker::noop());
+        match futures_core::Stream::poll_next(Pin::new(&mut news), &mut context) {
+            Poll::Ready(posted) => posted,
+            Poll::Pending => None,
+        }
+    });
+    assert!(told.any(|posted| posted.key == key("q")));
+}
+
+/// Delays that end and messages that expire while the post goes on are counted once.
+#[tokio::test]
+async fn a_post_that_takes_long_is_counted_right() {
+    let (store, directory) = opened().await;
+    let mut messages = batch(LARGE, 600);
+    for (number, message) in messages.messages.iter_mut().enumerate() {
+        message.delay = [0, 10, 100][number % 3];
+        message.ttl = if number % 7 == 0 { 30 } else { 600 };
+    }
+    let mut steps = Steps::new(&store);
+    let mut large = post(&store, key("q"), messages.clone());
+    while messages_in_file(directory.path()) == 0 {
+        steps.next();
+    }
+    let mut asked = Vec::new();
+    let ids = loop {
+        asked.push(ask(&store, |store| async move { store.sweep(time(40), 500).await }));
+        steps.next();
+        if let Some(ids) = answer(&mut large) {
+            break posted(ids);
+        }
+    };
+    drop(steps);
+    for swept in asked {
+        swept.await.unwrap();
+    }
+    while store.sweep(time(40), 500).await.unwrap().more {}
+    let counts = stats(&store, time(40)).await;
+    let of = |delays: &[u64]| {
+        let live = |new: &&zaqar_core::storage::NewMessage| new.ttl == 600;
+        let found = messages.messages.iter().filter(live).filter(|new| delays.contains(&new.delay));
+        found.count() as u64
+    };
+    assert_eq!((counts.free, counts.delayed), (of(&[0, 10]), of(&[100])));
+    let live = ids.iter().enumerate().filter(|(number, _)| number % 7 != 0).map(|(_, id)| *id);
+    assert_eq!(listed(&store, "q", time(40)).await, live.collect::<Vec<_>>());
+}
+
+fn copy_as_if_killed(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for name in ["zaqar.db", "zaqar.db-wal"] {
+        std::fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    to
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_of_a_post_is_never_seen_and_is_removed() {
+    let (store, directory) = opened().await;
+    subscribe(&store).await;
+    let mut steps = Steps::new(&store);
+    let large = post(&store, key("q"), batch(LARGE, 60));
+    while messages_in_file(directory.path()) == 0 {
+        steps.next();
+    }
+    assert_eq!(messages_in_file(directory.path()), PART as i64);
+    for (name, large_first) in [("swept", false), ("posted to", true)] {
+        let copy = copy_as_if_killed(directory.path());
+        let store = Embedded::open(Options::new(copy.path())).unwrap();
+        assert_eq!(listed(&store, "q", time(0)).await, [], "{name}");
+        let small = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
+        let mut expected = small;
+        if large_first {
+            let post = store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await;
+            expected.extend(posted(post));
+        }
+        assert_eq!(listed(&store, "q", time(0)).await, expected);
+        while store.sweep(time(0), 500).await.unwrap().more {}
+        assert_eq!(listed(&store, "q", time(0)).await, expected);
+        assert_eq!(stats(&store, time(0)).await.free, expected.len() as u64);
+        while store.lease(&key("q"), time(30), time(0)).await.unwrap().is_some() {}
+        store.purge(&key("q"), time(0)).await.unwrap();
+        store.close(&key("q"), generation().incarnation).await.unwrap();
+        while store.sweep(time(0), 500).await.unwrap().more {}
+        assert_eq!(rows(&store).await, 0, "{name}");
+    }
+    drop((steps, large));
+}
+
+/// A post that fails in a later part has stored nothing; a purge takes what it left.
+#[tokio::test]
+async fn a_post_that_fails_in_a_later_part_stores_nothing() {
+    let (store, _directory) = opened().await;
+    subscribe(&store).await;
+    for purges in [false, true] {
+        let last = store.write(|state| Ok(state.last_position().get())).await.unwrap();
+        let fails = format!(
+            "CREATE TRIGGER fails BEFORE INSERT ON free WHEN (SELECT count(*) FROM free) > {} \
+             BEGIN SELECT RAISE(ABORT, 'no more'); END",
+            2 * PART + 5
+        );
+        store.write(move |state| state.conn.execute_batch(&fails)).await.unwrap();
+        store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await.unwrap_err();
+        assert!(rows(&store).await >= 2 * PART as i64);
+        assert_eq!(listed(&store, "q", time(0)).await, []);
+        assert_eq!(stats(&store, time(0)).await, Stats::default());
+        store.write(|state| state.conn.execute_batch("DROP TRIGGER fails")).await.unwrap();
+        if purges {
+            store.purge(&key("q"), time(0)).await.unwrap();
+        }
+        while store.sweep(time(0), 500).await.unwrap().more {}
+        assert_eq!(rows(&store).await, 0);
+        let next = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
+        assert!(next[0].position.get() > last);
+        assert_eq!(listed(&store, "q", time(0)).await, next);
+        store.delete(&key("q"), next[0], None, time(0)).await.unwrap();
+        let settled = store.lease(&key("q"), time(30), time(0)).await.unwrap().unwrap();
+        store.settle(&key("q"), generation().incarnation, settled.first).await.unwrap();
+        while store.sweep(time(0), 500).await.unwrap().more {}
+    }
+}
