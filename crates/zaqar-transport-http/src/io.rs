@@ -32,6 +32,12 @@ const LINGER_LIMIT: Duration = Duration::from_secs(2);
 const OVER_BUDGET: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
     content-length: 0\r\nconnection: close\r\n\r\n";
 
+/// What a peer is told over HTTP/2: GOAWAY (RFC 9113, 6.8) with ENHANCE_YOUR_CALM and a reason.
+/// Which streams were served is not known here, so that it names the last one possible: a client
+/// must not take it that they were not.
+const GO_AWAY: &[u8] = b"\0\0\x34\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0b\
+    The server is over its memory budget; retry.";
+
 /// A connection's stream.
 pub(crate) struct ConnectionIo<T> {
     stream: IoTimeout<T>,
@@ -39,7 +45,9 @@ pub(crate) struct ConnectionIo<T> {
     /// Bytes of [`PREFACE`] received so far; `None` once the version is known.
     preface: Option<usize>,
     is_http2: bool,
-    /// Bytes received since the last request began.
+    /// Everything written was flushed: over HTTP/2, only whole frames are on their way.
+    is_flushed: bool,
+    /// Bytes that came since the last request began.
     received: usize,
     /// Memory that the received bytes occupy.
     permit: Permit,
@@ -75,6 +83,7 @@ impl<T> ConnectionIo<T> {
             activity,
             preface: Some(0),
             is_http2: false,
+            is_flushed: true,
             received: 0,
             permit,
             rejection: None,
@@ -106,11 +115,15 @@ impl<T> ConnectionIo<T> {
         }
     }
 
-    /// The rejection of an unfinished head. The peer can be answered only over HTTP/1, and only if
-    /// no response is being written.
+    /// What a peer can be told in the middle of a head: over HTTP/1 if no response is on its way,
+    /// over HTTP/2 between two frames.
     fn reject(&self, over: OverBudget) -> Rejection {
-        let can_answer = !self.is_http2 && self.activity.is_idle();
-        Rejection { over, rest: if can_answer { OVER_BUDGET } else { &[] } }
+        let rest = match self.is_http2 {
+            true if self.is_flushed => GO_AWAY,
+            false if self.activity.is_idle() => OVER_BUDGET,
+            true | false => &[],
+        };
+        Rejection { over, rest }
     }
 }
 
@@ -183,6 +196,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.is_flushed = false;
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         this.activity.wrote();
         Poll::Ready(Ok(written))
@@ -194,6 +208,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.is_flushed = false;
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
         this.activity.wrote();
         Poll::Ready(Ok(written))
@@ -204,7 +219,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        // Whoever writes asks for a flush once its own buffer is empty.
+        this.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -286,7 +305,38 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
-    /// The reader of the body gets the error, and answers.
+    /// A peer of HTTP/2 reads why, however much it still sends; not in the middle of a frame.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_of_http2_is_told_to_go_away() {
+        for in_a_frame in [false, true] {
+            let bounds = MemoryBounds { process: 100 << 10, ..MemoryBounds::UNLIMITED };
+            let (mut peer, stream) = duplex(256 << 10);
+            let mut stream = io(stream, &MemoryBudget::new(bounds));
+            stream.write_all(b"whole").await.unwrap();
+            stream.flush().await.unwrap();
+            if in_a_frame {
+                stream.write_all(b"half").await.unwrap();
+            }
+            peer.write_all(PREFACE).await.unwrap();
+            peer.write_all(&vec![0; 200 << 10]).await.unwrap();
+            let start = Instant::now();
+            while stream.read(&mut [0; 10_000]).await.is_ok() {}
+            assert!(start.elapsed() < 2 * LINGER_LIMIT);
+            drop(stream);
+            let mut told = Vec::new();
+            peer.read_to_end(&mut told).await.unwrap();
+            if in_a_frame {
+                assert_eq!(told, b"wholehalf");
+                continue;
+            }
+            let frame = told.strip_prefix(b"whole").unwrap();
+            let (length, kind) = (usize::from(frame[2]), frame[3]);
+            assert_eq!((length, kind, frame[16]), (frame.len() - 9, 7, 11), "GOAWAY, be calm");
+            assert!(frame[17..].starts_with(b"The server is over its memory budget"));
+        }
+    }
+
+    /// Whoever reads the body is refused, and answers.
     #[tokio::test]
     async fn the_body_of_a_request_may_exceed_the_budget() {
         let bounds = MemoryBounds { process: 100 << 10, ..MemoryBounds::UNLIMITED };

@@ -340,6 +340,18 @@ async fn a_response_is_charged_until_it_is_dropped_and_rejected_over_budget() {
     assert_eq!(service.clone().oneshot(list()).await.unwrap().status(), StatusCode::OK);
 }
 
+/// The messages are stored: a 503 would make the client post them again.
+#[tokio::test]
+async fn the_ids_of_a_post_are_answered_over_budget() {
+    let (service, memory) = budgeted(400_000);
+    let messages = vec![r#"{"body":0}"#; 10_000].join(",");
+    let body = format!(r#"{{"messages":[{messages}]}}"#);
+    let (status, answer) = call(&service, "POST", "/v2/queues/q/messages", &body).await;
+    assert_eq!(status, 201);
+    assert_eq!(answer["resources"].as_array().map(Vec::len), Some(10_000));
+    assert!(memory.in_use() <= 400_000);
+}
+
 #[tokio::test]
 async fn one_project_cannot_take_the_memory_of_another() {
     let bounds = MemoryBounds { project: 15_000, ..MemoryBounds::UNLIMITED };

@@ -138,6 +138,10 @@ struct Connection<S> {
     large: Option<Outgoing>,
     /// Bytes of messages that were written but not flushed.
     unsent_bytes: usize,
+    /// Among them is the answer to a request that may have changed something.
+    unsent_change: bool,
+    /// What the connection keeps is charged past the bounds: nothing more is read meanwhile.
+    is_over: bool,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Set once no more requests are read: when to stop waiting for the open ones.
     drain_until: Option<Instant>,
@@ -173,6 +177,8 @@ where
             answers_before_push: 0,
             large: None,
             unsent_bytes: 0,
+            unsent_change: false,
+            is_over: false,
             stop: Box::pin(shutdown.cancelled_owned()),
             drain_until: None,
             pushes_ended: None,
@@ -196,8 +202,8 @@ where
                     debug!(%over, "connection closed");
                     return self.release(&over);
                 }
-                Event::PushesEnded(PushesEnded::Overflow) => {
-                    return Close::from_pushes(PushesEnded::Overflow);
+                Event::PushesEnded(PushesEnded::Overflow) if !self.owes_answers() => {
+                    return Close::of_pushes(PushesEnded::Overflow);
                 }
                 Event::PushesEnded(why) => {
                     self.pushes_ended = Some(why);
@@ -255,7 +261,13 @@ where
             if let Poll::Ready(Err(event)) = self.poll_send(cx) {
                 return Poll::Ready(event);
             }
-            if self.drain_until.is_some() {
+            // What was sent may have made room for more.
+            if self.is_over
+                && let Err(over) = self.charge()
+            {
+                return Poll::Ready(Event::OverBudget(over));
+            }
+            if self.stopping.is_some() {
                 if self.pipeline.is_empty() && !self.unsent {
                     return Poll::Ready(Event::Drained);
                 }
@@ -298,16 +310,29 @@ where
         })
     }
 
-    /// Charges what the connection buffers at the moment.
+    /// Whether it has not sent an answer yet that the client cannot ask for again: popped messages
+    /// would be lost with it.
+    fn owes_answers(&self) -> bool {
+        self.unsent_change || self.pipeline.has_changes()
+    }
+
+    /// Charges what the connection keeps at the moment; past the bounds while it owes answers, as
+    /// what they tell has been done. The memory reserved before keeps that in proportion, and
+    /// nothing more is read until it is within the bounds.
     fn charge(&mut self) -> Result<(), OverBudget> {
         let (unfinished, _) = self.socket.get_ref().unfinished();
         let waiting = [&self.push, &self.large];
         let waiting: usize = waiting.into_iter().flatten().map(|(_, payload)| payload.len()).sum();
-        // A growing buffer is up to twice as large as its contents.
-        let buffered = 2 * unfinished + self.pipeline.bytes() + self.unsent_bytes + waiting;
-        let charged =
-            if buffered <= FREE_BYTES { 0 } else { buffered.next_multiple_of(FREE_BYTES) };
-        self.permit.resize(charged)
+        // A buffer that grows is up to twice as large as what is in it.
+        let kept = 2 * unfinished + self.pipeline.weight() + self.unsent_bytes + waiting;
+        let charged = if kept <= FREE_BYTES { 0 } else { kept.next_multiple_of(FREE_BYTES) };
+        let resized = self.permit.resize(charged);
+        self.is_over = resized.is_err() && self.owes_answers();
+        if self.is_over {
+            self.permit.resize_past_bounds(charged);
+            return Ok(());
+        }
+        resized
     }
 
     /// Writes the next push; pending while there is none or it must wait.
@@ -320,7 +345,7 @@ where
             let push = ready!(inbox.poll_next(cx)).map_err(Event::PushesEnded)?;
             self.push = Some(push);
         }
-        if !self.pipeline.is_empty() || self.large.is_some() {
+        if !self.pipeline.is_empty() || self.large.is_some() || self.is_over {
             return Poll::Pending;
         }
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Failed)?;
@@ -334,9 +359,10 @@ where
     /// Whether another message may be read.
     fn may_read(&self) -> bool {
         let options = &self.inner.options;
-        self.pipeline.len() < options.max_in_flight
-            && self.pipeline.bytes() <= options.max_message_size
-            // Lets a waiting push through although the client keeps sending requests.
+        !self.is_over
+            && self.pipeline.len() < options.max_in_flight
+            && self.pipeline.weight() <= options.max_message_size
+            // A push does not wait for ever for a client that always asks for more.
             && self.answers_before_push < options.max_in_flight
     }
 
@@ -375,8 +401,10 @@ where
                 self.socket.get_mut().write_large(encoding, payload);
                 ready!(self.poll_flush(cx)).map_err(Event::Failed)?;
             }
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Failed)?;
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
+            let may_change = self.pipeline.front_may_change();
             let Some(outcome) = self.pipeline.pop() else { break };
+            self.unsent_change |= may_change;
             self.answers_before_push += usize::from(self.push.is_some());
             self.write((outcome.encoding, outcome.payload)).map_err(Event::Failed)?;
         }
@@ -388,6 +416,7 @@ where
             ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
             self.unsent = false;
             self.unsent_bytes = 0;
+            self.unsent_change &= self.large.is_some();
         }
         Poll::Ready(Ok(()))
     }

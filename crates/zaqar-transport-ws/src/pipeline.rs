@@ -32,6 +32,14 @@ impl Footprint {
             }
         }
     }
+
+    /// Whether it may change something, so that a lost answer cannot be asked for again.
+    const fn may_change(&self) -> bool {
+        match self {
+            Self::Writes(_) | Self::Everything => true,
+            Self::Nothing | Self::Reads(_) => false,
+        }
+    }
 }
 
 enum Progress<R, T> {
@@ -136,7 +144,17 @@ impl<R, T: 'static> Pipeline<R, T> {
         matches!(self.entries.front(), Some(Entry { progress: Progress::Done(_), .. }))
     }
 
-    /// Removes the oldest request if it is done, and returns its result.
+    /// Whether a request may change something or has changed it, and is still in here.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.entries.iter().any(|entry| entry.footprint.may_change())
+    }
+
+    /// Whether the oldest request may have changed something.
+    pub(crate) fn front_may_change(&self) -> bool {
+        self.entries.front().is_some_and(|entry| entry.footprint.may_change())
+    }
+
+    /// Takes the oldest out if it is done.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if !self.is_ready() {
             return None;

@@ -91,9 +91,10 @@ struct Charge {
 }
 
 impl Charge {
-    /// Charges a response's body until its last slice is dropped. Messages that were popped or
-    /// claimed may exceed the budget, as they cannot be fetched again; the reservation made before
-    /// limits the excess. A page that was only read is rejected over budget.
+    /// Charges a response's body until its last slice is dropped. Whatever tells of a change, such
+    /// as popped messages or the ids of a post, is charged past the bounds, as it cannot be fetched
+    /// again; the reservation before it, or the request's body, keeps that in proportion. A page
+    /// that was only read is refused.
     ///
     /// # Errors
     /// [`HttpError::OverBudget`]; the response is dropped.
@@ -103,17 +104,15 @@ impl Charge {
         if length <= FREE_BYTES {
             return Ok(response);
         }
-        let permit = match self.reserved {
-            Some(mut permit) if self.is_repeatable => {
-                permit.resize(length)?;
-                permit
-            }
-            Some(mut permit) => {
-                permit.resize_past_bounds(length);
-                permit
-            }
-            None => self.holder.try_acquire(length)?,
+        let mut permit = match self.reserved {
+            Some(permit) => permit,
+            None => self.holder.try_acquire(0)?,
         };
+        if self.is_repeatable {
+            permit.resize(length)?;
+        } else {
+            permit.resize_past_bounds(length);
+        }
         let (head, body) = response.into_parts();
         // A `Full` body is ready at once and is not copied.
         let Ok(body) = body.collect().await;
@@ -137,7 +136,7 @@ where
         Some(holder) => holder.clone(),
         None => inner.api.memory().holder(),
     };
-    let is_repeatable = head.method == Method::GET;
+    let is_repeatable = head.method.is_safe();
     let mut charge = Charge { holder, reserved: None, is_repeatable };
     let outcome = match answer(inner, &head, &mut body, &mut charge, id).await {
         Ok(response) => charge.response(response).await,

@@ -104,3 +104,37 @@ async fn unread_answers_are_charged_and_freed() {
         tokio::task::yield_now().await;
     }
 }
+
+/// The answer to what has changed something comes, however large it is: nobody can ask again.
+#[tokio::test]
+async fn popped_and_claimed_messages_are_answered_over_the_budget() {
+    let memory = bounded(1 << 20);
+    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let mut peer = setup.connect().await;
+    let post = json!({
+        "queue_name": "q",
+        "messages": [{ "body": "x".repeat(200_000), "ttl": 100 }],
+    });
+    for action in ["claim_create", "message_delete_many"] {
+        for _ in 0..8 {
+            assert_eq!(peer.ask("message_post", post.clone()).await.0, 201);
+        }
+        let take = match action {
+            "claim_create" => json!({ "queue_name": "q", "limit": 8, "ttl": 100, "grace": 100 }),
+            _ => json!({ "queue_name": "q", "pop": 8 }),
+        };
+        // The next request waits with the connection's memory, and is done afterwards.
+        peer.send(action, take).await;
+        peer.send("message_post", post.clone()).await;
+        let answer = peer.next().await;
+        assert_eq!(answer["body"]["messages"].as_array().map(Vec::len), Some(8), "{action}");
+        let status = peer.next().await["headers"]["status"].as_u64();
+        assert!(matches!(status, Some(201 | 503)), "{status:?}");
+        assert_eq!(peer.ask("queue_delete", json!({ "queue_name": "q" })).await.0, 204);
+    }
+    assert!(memory.refused() > 0);
+    drop(peer);
+    while memory.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
