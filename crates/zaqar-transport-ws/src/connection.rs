@@ -203,7 +203,7 @@ where
                     return self.release(&over);
                 }
                 Event::PushesEnded(PushesEnded::Overflow) if !self.owes_answers() => {
-                    return Close::of_pushes(PushesEnded::Overflow);
+                    return Close::from_pushes(PushesEnded::Overflow);
                 }
                 Event::PushesEnded(why) => {
                     self.pushes_ended = Some(why);
@@ -267,7 +267,7 @@ where
             {
                 return Poll::Ready(Event::OverBudget(over));
             }
-            if self.stopping.is_some() {
+            if self.drain_until.is_some() {
                 if self.pipeline.is_empty() && !self.unsent {
                     return Poll::Ready(Event::Drained);
                 }
@@ -324,7 +324,7 @@ where
         let waiting = [&self.push, &self.large];
         let waiting: usize = waiting.into_iter().flatten().map(|(_, payload)| payload.len()).sum();
         // A buffer that grows is up to twice as large as what is in it.
-        let kept = 2 * unfinished + self.pipeline.weight() + self.unsent_bytes + waiting;
+        let kept = 2 * unfinished + self.pipeline.bytes() + self.unsent_bytes + waiting;
         let charged = if kept <= FREE_BYTES { 0 } else { kept.next_multiple_of(FREE_BYTES) };
         let resized = self.permit.resize(charged);
         self.is_over = resized.is_err() && self.owes_answers();
@@ -361,7 +361,7 @@ where
         let options = &self.inner.options;
         !self.is_over
             && self.pipeline.len() < options.max_in_flight
-            && self.pipeline.weight() <= options.max_message_size
+            && self.pipeline.bytes() <= options.max_message_size
             // A push does not wait for ever for a client that always asks for more.
             && self.answers_before_push < options.max_in_flight
     }
@@ -401,7 +401,7 @@ where
                 self.socket.get_mut().write_large(encoding, payload);
                 ready!(self.poll_flush(cx)).map_err(Event::Failed)?;
             }
-            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Broken)?;
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(Event::Failed)?;
             let may_change = self.pipeline.front_may_change();
             let Some(outcome) = self.pipeline.pop() else { break };
             self.unsent_change |= may_change;

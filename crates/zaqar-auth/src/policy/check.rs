@@ -131,18 +131,26 @@ pub enum Check {
         /// What the attribute must equal.
         value: Text,
     },
-    /// A check that cannot be decided here, such as `http:` and `https:`, which query another
-    /// server, or one that is neither a literal nor a path: nobody, even below a `not`.
-    Unsupported(String),
+    /// What cannot be decided here, such as `http:` and `https:`, which ask another server, what is
+    /// neither a literal nor a path, or a template that is none: nobody, even below a `not`.
+    Unsupported {
+        /// The check.
+        check: String,
+        /// Where the target lacks an attribute of this, the check is false instead: oslo.policy
+        /// looks there first.
+        value: Option<Text>,
+    },
 }
 
 /// A text in a check, with `%(name)s` filled in from the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text(Option<Template>);
+pub struct Text(Template);
 
 impl Text {
-    pub(super) fn parse(text: &str) -> Self {
-        Self(Template::parse(text))
+    /// # Errors
+    /// What is in front of a `%` that is neither `%%` nor `%(name)s`.
+    pub(super) fn parse(text: &str) -> Result<Self, Self> {
+        Template::parse(text).map(Self).map_err(Self)
     }
 }
 
@@ -165,7 +173,10 @@ impl Check {
         match self {
             Self::True => Ok(true),
             Self::False => Ok(false),
-            Self::Unsupported(_) => Err(Undecided),
+            Self::Unsupported { value: Some(value), .. } if value.fill(input).is_none() => {
+                Ok(false)
+            }
+            Self::Unsupported { .. } => Err(Undecided),
             Self::Not(check) => check.decide(input).map(|is| !is),
             Self::And(checks) => {
                 for check in checks {
@@ -188,14 +199,14 @@ impl Check {
                 None => Ok(false),
             },
             Self::Role(text) => {
-                let Some(role) = text.fill(input)? else { return Ok(false) };
+                let Some(role) = text.fill(input) else { return Ok(false) };
                 Ok(input.caller.has_role(&role))
             }
             Self::Literal { literal, value } => {
-                Ok(value.fill(input)?.is_some_and(|value| value == *literal))
+                Ok(value.fill(input).is_some_and(|value| value == *literal))
             }
             Self::Attribute { path, value } => {
-                let Some(value) = value.fill(input)? else { return Ok(false) };
+                let Some(value) = value.fill(input) else { return Ok(false) };
                 find(&input.caller.attributes, path, &value)
             }
         }
@@ -217,16 +228,15 @@ impl Check {
             | Self::Role(_)
             | Self::Literal { .. }
             | Self::Attribute { .. }
-            | Self::Unsupported(_) => {}
+            | Self::Unsupported { .. } => {}
         }
     }
 }
 
 impl Text {
     /// `None` where the target lacks an attribute.
-    fn fill(&self, input: Input<'_>) -> Result<Option<std::borrow::Cow<'_, str>>, Undecided> {
-        let template = self.0.as_ref().ok_or(Undecided)?;
-        Ok(template.fill(&input.target.attributes))
+    fn fill(&self, question: Question<'_>) -> Option<std::borrow::Cow<'_, str>> {
+        self.0.fill(&input.target.attributes)
     }
 }
 

@@ -171,17 +171,24 @@ fn parse_check(text: &str) -> Check {
         _ => {}
     }
     let Some((kind, value)) = text.split_once(':') else { return Check::False };
+    if kind == "rule" {
+        return Check::Rule(value.to_owned());
+    }
+    let unsupported = |value| Check::Unsupported { check: text.to_owned(), value };
+    let value = match Text::parse(value) {
+        Ok(value) => value,
+        Err(beginning) => return unsupported(Some(beginning)),
+    };
     match kind {
-        "rule" => Check::Rule(value.to_owned()),
-        "role" => Check::Role(Text::parse(value)),
-        "http" | "https" => Check::Unsupported(text.to_owned()),
+        "role" => Check::Role(value),
+        "http" | "https" => unsupported(None),
         _ => match literal(kind) {
-            Some(literal) => Check::Literal { literal, value: Text::parse(value) },
+            Some(literal) => Check::Literal { literal, value },
             None if is_path(kind) => {
                 let path = kind.split('.').map(str::to_owned).collect();
-                Check::Attribute { path, value: Text::parse(value) }
+                Check::Attribute { path, value }
             }
-            None => Check::Unsupported(text.to_owned()),
+            None => unsupported(Some(value)),
         },
     }
 }
@@ -242,8 +249,16 @@ mod tests {
 
     use super::*;
 
+    fn text(text: &str) -> Text {
+        Text::parse(text).unwrap()
+    }
+
+    fn unsupported(check: &str, value: Option<&str>) -> Check {
+        Check::Unsupported { check: check.to_owned(), value: value.map(text) }
+    }
+
     fn role(name: &str) -> Check {
-        Check::Role(Text::parse(name))
+        Check::Role(text(name))
     }
 
     #[test]
@@ -262,13 +277,13 @@ mod tests {
     fn checks_of_each_kind() {
         let attribute = |path: &[&str], value| Check::Attribute {
             path: path.iter().map(|name| (*name).to_owned()).collect(),
-            value: Text::parse(value),
+            value: text(value),
         };
         let literal = |literal: &str, value| Check::Literal {
             literal: literal.to_owned(),
-            value: Text::parse(value),
+            value: text(value),
         };
-        for (text, expected) in [
+        for (rule, expected) in [
             ("", Check::True),
             ("@", Check::True),
             ("!", Check::False),
@@ -281,15 +296,16 @@ mod tests {
             ("-7:x", literal("-7", "x")),
             ("0.50:x", literal("0.5", "x")),
             ("project-id:x", attribute(&["project-id"], "x")),
-            (":x", Check::Unsupported(":x".into())),
-            ("is:x", Check::Unsupported("is:x".into())),
-            ("1a:x", Check::Unsupported("1a:x".into())),
-            ("a..b:x", Check::Unsupported("a..b:x".into())),
-            ("[1]:x", Check::Unsupported("[1]:x".into())),
+            (":x", unsupported(":x", Some("x"))),
+            ("is:x", unsupported("is:x", Some("x"))),
+            ("1a:x", unsupported("1a:x", Some("x"))),
+            ("a..b:x", unsupported("a..b:x", Some("x"))),
+            ("[1]:x", unsupported("[1]:x", Some("x"))),
             ("nothing", Check::False),
-            ("https://host/x", Check::Unsupported("https://host/x".into())),
+            ("role:x%(n)d", unsupported("role:x%(n)d", Some("x%(n)s"))),
+            ("https://host/x", unsupported("https://host/x", None)),
         ] {
-            assert_eq!(parse_text(text), Ok(expected), "{text}");
+            assert_eq!(parse_text(rule), Ok(expected), "{rule}");
         }
     }
 

@@ -199,7 +199,8 @@ impl Builder {
         find_problems(&checks, &self.default_rule, &mut problems);
         for problem in &problems {
             if let Problem::Endless { rule } = problem {
-                checks.insert(rule.clone(), Check::Unsupported("endless".to_owned()));
+                let endless = Check::Unsupported { check: "endless".to_owned(), value: None };
+                checks.insert(rule.clone(), endless);
             }
         }
         let scopes = |name: &str| {
@@ -251,7 +252,7 @@ fn find_problems(checks: &HashMap<String, Check>, default_rule: &str, problems: 
                 let (rule, refers_to) = (name.clone(), refers_to.clone());
                 problems.push(Problem::Undefined { rule, refers_to });
             }
-            Check::Unsupported(check) => {
+            Check::Unsupported { check, .. } => {
                 problems.push(Problem::Remote { rule: name.clone(), check: check.clone() });
             }
             Check::True
@@ -387,6 +388,7 @@ mod tests {
             endless("loop:b"),
             endless("to:loop"),
             Problem::Remote { rule: "remote".into(), check: "http://host/x".into() },
+            Problem::Remote { rule: "template".into(), check: "role:%".into() },
             Problem::Unreadable { rule: "unreadable".into() },
         ] {
             assert!(problems.contains(&problem), "{problem} is not in {problems:?}");

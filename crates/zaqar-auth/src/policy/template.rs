@@ -20,9 +20,10 @@ enum Part {
 impl Template {
     /// Parses a template.
     ///
-    /// `None` for a `%` that is neither `%%` nor `%(name)s`: oslo.policy raises an exception each
-    /// time it meets one.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// # Errors
+    /// What is in front of a `%` that is neither `%%` nor `%(name)s`, the name included. Python has
+    /// more formats (`%(n)05d`), which no policy needs.
+    pub(super) fn parse(text: &str) -> Result<Self, Self> {
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -34,18 +35,19 @@ impl Template {
                 rest = behind;
                 continue;
             }
-            let (name, behind) = rest.strip_prefix('(')?.split_once(')')?;
-            rest = behind.strip_prefix('s')?;
+            let Some((name, behind)) = name(rest) else { return Err(Self { parts }) };
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }
             parts.push(Part::Attribute(name.to_owned()));
+            let Some(behind) = behind.strip_prefix('s') else { return Err(Self { parts }) };
+            rest = behind;
         }
         plain.push_str(rest);
         if !plain.is_empty() {
             parts.push(Part::Text(plain));
         }
-        Some(Self { parts })
+        Ok(Self { parts })
     }
 
     /// The text for a target; `None` where the target lacks an attribute.
@@ -66,7 +68,24 @@ impl Template {
     }
 }
 
-/// A value as Python's `str` formats it, which is what rules are compared with.
+/// What is in a pair of parentheses, others in it included, and what is behind them.
+fn name(text: &str) -> Option<(&str, &str)> {
+    let inner = text.strip_prefix('(')?;
+    let mut depth = 1;
+    for (at, c) in inner.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some((&inner[..at], &inner[at + 1..]));
+        }
+    }
+    None
+}
+
+/// A value as Python's `str` shows it, which is what rules are compared with.
 pub(super) fn text_of(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => Cow::Borrowed(text),
@@ -86,9 +105,9 @@ mod tests {
     use super::*;
 
     fn filled(text: &str) -> Option<String> {
-        let target = json!({"a": "x", "b.c": 7, "t": true, "n": null});
+        let target = json!({"a": "x", "b.c": 7, "t": true, "n": null, "f(x)": "y"});
         let target = target.as_object().unwrap();
-        Template::parse(text)?.fill(target).map(Cow::into_owned)
+        Template::parse(text).ok()?.fill(target).map(Cow::into_owned)
     }
 
     #[test]
@@ -101,6 +120,7 @@ mod tests {
             ("%(t)s", "True"),
             ("%(n)s", "None"),
             ("100%%", "100%"),
+            ("%(f(x))s", "y"),
         ] {
             assert_eq!(filled(template).as_deref(), Some(expected), "{template}");
         }
