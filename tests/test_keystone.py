@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import openstack as sdk
 import pytest
+from keystoneauth1 import access
 from openstackclient import shell
 from openstackclient.common.clientmanager import ClientManager
 from zaqarclient import transport
@@ -21,6 +22,7 @@ from zaqarclient.queues import client as zaqarclient
 from zaqarclient.transport.request import Request
 
 from support.identity import PASSWORD, REGION, Cloud, Keystone
+from support.memcached import Memcached, middleware_cache
 from support.server import Server
 from support.wait import wait_until
 from support.websocket import WebSocket
@@ -363,6 +365,66 @@ def test_a_revocation_is_seen_when_the_cached_validation_ends(cloud, new_server:
     assert status(server, token) == 200
     cloud.revoke(token)
     wait_until(lambda: status(server, token) == 401, "the validation ends")
+
+
+# --- memcached
+
+
+@pytest.fixture(scope="module")
+def memcacheds() -> Iterator[list[Memcached]]:
+    """Two of them: which one has a token is decided as python-memcached does."""
+    made = [Memcached().start() for _ in range(2)]
+    yield made
+    for one in made:
+        one.kill()
+
+
+@pytest.mark.parametrize("strategy", [None, "MAC", "ENCRYPT"])
+def test_tokens_are_shared_with_services_in_python(
+    cloud, token, new_server: Callable[..., Server], memcacheds: list[Memcached], strategy
+):
+    addresses = ",".join(one.address for one in memcacheds)
+    secret = f"a secret of memcached's, {strategy}"
+    shared = {"memcached_servers": addresses, "memcache_secret_key": secret}
+    if strategy is not None:
+        shared["memcache_security_strategy"] = strategy
+    server = new_server(options=cloud.options(**shared)).start()
+    cache = middleware_cache(memcacheds, strategy, secret)
+    assert status(server, token) == 200
+    wait_until(lambda: cache.get(token) is not None, "the token is shared")
+    document = cache.get(token)
+    assert access.create(body=document, auth_token=token).project_id == cloud.demo
+
+    # Keystone knows none of these.
+    made_up = [f"made-up-{strategy}-{n}" for n in range(8)]
+    for one in made_up:
+        cache.set(one, document)
+    assert [status(server, one) for one in made_up] == [200] * 8
+    cache.set("garbage", {"token": {"user": "nobody"}})
+    assert status(server, "garbage") == 401
+    if strategy is not None:
+        other = middleware_cache(memcacheds, strategy, "another secret")
+        other.set("forged", document)
+        assert status(server, "forged") == 401
+    assert secret not in server.log.read_text()
+
+
+def test_a_memcached_that_is_away_is_told_once(cloud, new_server: Callable[..., Server]):
+    memcached = Memcached().start()
+    options = cloud.options(memcached_servers=memcached.address, memcache_pool_dead_retry=0)
+    server = new_server(options=options).start()
+    tokens = [cloud.token("ann", cloud.demo) for _ in range(3)]
+    cache = middleware_cache([memcached], None, "")
+    assert status(server, tokens[0]) == 200
+    wait_until(lambda: cache.get(tokens[0]) is not None, "the token is shared")
+    memcached.kill()
+    assert [status(server, one) for one in tokens] == [200] * 3
+    assert status(server, "garbage") == 401
+    told = "memcached does not answer: tokens are validated with Keystone"
+    assert server.log.read_text().count(told) == 1
+    memcached.start()
+    assert status(server, "garbage") == 401
+    wait_until(lambda: "memcached answers again" in server.log.read_text(), "it is told")
 
 
 # --- Clients

@@ -48,7 +48,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The JSON document in the body.
+    /// The bytes that were answered.
+    pub(super) const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The document that was answered.
     pub(super) fn json(&self) -> Result<Value, Error> {
         serde_json::from_slice(&self.body).map_err(|source| self.malformed(source))
     }

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `options` | the options of `[keystone_authtoken]` |
 //! | `http` | requests to Keystone, bounded in time and size |
-//! | `session` | our own token: requested, renewed before it expires, replaced when it is rejected |
-//! | `token` | a token's contents |
-//! | `validate` | validation of callers' tokens, with a bounded cache |
-//! | `access_rules` | which requests an application credential may make |
-//! | `middleware` | authenticates one request by its tokens |
+//! | `session` | our own token: made, renewed before it expires, made again when it is refused |
+//! | `token` | what a token says of its owner |
+//! | `validate` | validation of other people's tokens, with a bounded cache |
+//! | `shared_cache` | validated tokens in memcached, as keystonemiddleware keeps them there |
+//! | `access_rules` | what an application credential may be used for |
+//! | `middleware` | the decision for one request, from its tokens |
 //! | `trusts` | trusts for notifications, and a bounded cache of their tokens |
 //!
 //! The rules are those of keystonemiddleware 13 (`auth_token/__init__.py`, `_identity.py`) and
@@ -21,6 +22,7 @@ mod http;
 mod middleware;
 mod options;
 mod session;
+mod shared_cache;
 mod token;
 mod trusts;
 mod validate;
@@ -29,6 +31,7 @@ pub(crate) use access_rules::limit_of;
 pub use middleware::{Middleware, Rejection, Verified};
 pub use options::{ApplicationId, Credential, Interface, Name, Options, Scope, ServiceTokens, Tls};
 pub use session::{PublicUrls, Session};
+pub use shared_cache::{MemcachedServer, Protection, SharedCacheOptions};
 pub use token::{AccessRule, Named, Token, TokenError};
 pub use trusts::{Trust, TrustError, TrustToken, TrustTokens, Trustor};
 pub use validate::{Validator, Validity};

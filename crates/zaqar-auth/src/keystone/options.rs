@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use zaqar_core::Secret;
 
-/// How Keystone is reached.
+use super::shared_cache::SharedCacheOptions;
+
+/// How Keystone is asked.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `auth_url`, with or without `/v3` at its end.
@@ -28,7 +30,9 @@ pub struct Options {
     pub cached_for: Duration,
     /// Validated tokens that are cached, at most.
     pub cached_tokens: u64,
-    /// Validations that wait for Keystone at once, at most.
+    /// `memcached_servers` and what belongs to it: validations are shared there.
+    pub shared_cache: Option<SharedCacheOptions>,
+    /// Validations that wait for Keystone at a time, at most.
     pub max_waiting: usize,
     /// `service_token_roles` and `service_token_roles_required`.
     pub service_tokens: ServiceTokens,
@@ -173,6 +177,7 @@ impl Options {
             retries: 3,
             cached_for: Duration::from_secs(300),
             cached_tokens: 10_000,
+            shared_cache: None,
             max_waiting: 256,
             service_tokens: ServiceTokens::default(),
             service_type: None,

@@ -2,18 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Method;
+use moka::Expiry;
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use zaqar_core::Clock;
 
-use super::session::{OwnToken, Session, add_token, json_headers};
+use super::session::{Own, Session, add_token, json_headers};
+use super::shared_cache::SharedCache;
 use super::token::Token;
 use super::{Error, Options};
 
-/// The result of a validation.
+/// The part of its time that an entry of the shared cache is remembered here.
+const SHARED_PART: u32 = 10;
+
+/// What became of a validation.
 #[derive(Debug, Clone)]
 pub enum Validity {
     /// The token is valid. It may have expired, if that was allowed.
@@ -24,14 +30,17 @@ pub enum Validity {
 
 /// Validates tokens.
 ///
-/// Concurrent callers with one token share one request; different tokens do not wait for each
-/// other. Valid tokens are cached for `token_cache_time`, within which a revocation is not noticed,
-/// but an expiry is. Invalid tokens are not cached.
+/// Each token is asked about once at a time, whoever waits; different tokens do not wait for each
+/// other. What Keystone said is remembered for a time (`token_cache_time`), within which a
+/// revocation is not noticed; an expiry is, at once. That a token is not valid is not remembered.
+/// With a shared cache it is remembered there for as long, and what is found there for a tenth of
+/// that time here: nobody knows how long it was there.
 pub struct Validator {
     session: Arc<Session>,
     clock: Arc<dyn Clock>,
-    /// Keyed by a digest: the tokens themselves are not kept. `None` if caching is disabled.
-    cache: Option<Cache<[u8; 32], Arc<Token>>>,
+    /// By a digest: the tokens themselves are not kept. `None` where nothing is remembered.
+    cache: Option<Cache<[u8; 32], Remembered>>,
+    shared: Option<Arc<SharedCache>>,
     waiting: Semaphore,
 }
 
@@ -41,7 +50,28 @@ impl fmt::Debug for Validator {
     }
 }
 
-/// Why there is no token to cache.
+/// A token, and for how long it is remembered.
+#[derive(Debug, Clone)]
+struct Remembered {
+    token: Arc<Token>,
+    lives: Duration,
+}
+
+/// Each entry lives for as long as it says.
+struct Lives;
+
+impl Expiry<[u8; 32], Remembered> for Lives {
+    fn expire_after_create(
+        &self,
+        _: &[u8; 32],
+        remembered: &Remembered,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(remembered.lives)
+    }
+}
+
+/// Why there is no token to remember.
 #[derive(Debug, Clone)]
 enum Failure {
     Invalid,
@@ -53,13 +83,13 @@ impl Validator {
     pub fn new(session: Arc<Session>, clock: Arc<dyn Clock>) -> Self {
         let options = session.options();
         let cache = (!options.cached_for.is_zero()).then(|| {
-            Cache::builder()
-                .max_capacity(options.cached_tokens)
-                .time_to_live(options.cached_for)
-                .build()
+            Cache::builder().max_capacity(options.cached_tokens).expire_after(Lives).build()
         });
+        let shared = options.shared_cache.as_ref().filter(|_| cache.is_some());
+        let seconds = options.cached_for.as_secs();
+        let shared = shared.map(|shared| Arc::new(SharedCache::new(shared, seconds)));
         let waiting = Semaphore::new(options.max_waiting);
-        Self { session, clock, cache, waiting }
+        Self { session, clock, cache, shared, waiting }
     }
 
     /// The options.
@@ -85,26 +115,37 @@ impl Validator {
             None => self.ask(token, allow_expired).await,
         };
         match found {
-            Ok(found) if allow_expired || self.clock.now() < found.expires => {
-                Ok(Validity::Valid(found))
+            Ok(found) if allow_expired || self.clock.now() < found.token.expires => {
+                Ok(Validity::Valid(found.token))
             }
             Ok(_) | Err(Failure::Invalid) => Ok(Validity::Invalid),
             Err(Failure::Keystone(error)) => Err(error),
         }
     }
 
-    async fn ask(&self, token: &str, allow_expired: bool) -> Result<Arc<Token>, Failure> {
+    async fn ask(&self, token: &str, allow_expired: bool) -> Result<Remembered, Failure> {
         let limit = self.session.options().max_waiting;
         let overloaded = Failure::Keystone(Error::Overloaded { limit });
         let _permit = self.waiting.try_acquire().map_err(|_| overloaded)?;
         // The timeout also covers waiting for our own token, which another caller may be
         // requesting.
         let timeout = self.session.options().timeout;
+        let lives = self.session.options().cached_for;
+        if let Some(token) = self.find_shared(token).await {
+            return Ok(Remembered { token, lives: lives / SHARED_PART });
+        }
         let asking = tokio::time::timeout(timeout, self.ask_as_ourselves(token, allow_expired));
-        asking.await.unwrap_or_else(|elapsed| {
+        let asked = asking.await.unwrap_or_else(|elapsed| {
             let url = self.session.options().auth_url.clone();
             Err(Failure::Keystone(Error::Unreachable { url, source: Arc::new(elapsed) }))
-        })
+        });
+        Ok(Remembered { token: asked?, lives })
+    }
+
+    /// What is in the shared cache and is no token is as if it were not there.
+    async fn find_shared(&self, token: &str) -> Option<Arc<Token>> {
+        let document = self.shared.as_ref()?.get(token).await?;
+        Token::read(&document).ok().map(Arc::new)
     }
 
     async fn ask_as_ourselves(
@@ -154,8 +195,12 @@ impl Validator {
         match answer.status {
             200 => {
                 let document = answer.json().map_err(Failure::Keystone)?;
-                let token = Token::read(&document);
-                token.map(Some).map_err(|error| Failure::Keystone(answer.malformed(error)))
+                let read = Token::read(&document);
+                let read = read.map_err(|error| Failure::Keystone(answer.malformed(error)))?;
+                if let Some(shared) = &self.shared {
+                    shared.put(token, answer.body().clone());
+                }
+                Ok(Some(read))
             }
             401 => Ok(None),
             404 => Err(Failure::Invalid),

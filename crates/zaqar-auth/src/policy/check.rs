@@ -235,7 +235,7 @@ impl Check {
 
 impl Text {
     /// `None` where the target lacks an attribute.
-    fn fill(&self, question: Question<'_>) -> Option<std::borrow::Cow<'_, str>> {
+    fn fill(&self, input: Input<'_>) -> Option<std::borrow::Cow<'_, str>> {
         self.0.fill(&input.target.attributes)
     }
 }

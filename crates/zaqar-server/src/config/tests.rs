@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use zaqar_auth::keystone::{Credential, Interface, Name, Scope};
+use zaqar_auth::keystone::{Credential, Interface, Name, Protection, Scope};
 use zaqar_core::Limits;
 use zaqar_core::limits::ClientIds;
 
@@ -86,6 +86,8 @@ fn every_kind_of_option_reaches_its_setting() {
          user_domain_name = Default\nproject_name = service\nproject_domain_id = default\n\
          interface = publicURL\nregion_name = r\ntoken_cache_time = -1\ntimeout = 1\n\
          service_token_roles = service, admin\nservice_token_roles_required = no\n\
+         memcached_servers = a:1, unix:/b\nmemcache_security_strategy = encrypt\n\
+         memcache_secret_key = mpw\nmemcache_pool_socket_timeout = 2\n\
          service_type = messaging\nauth_uri = http://public\ninsecure = yes\ncertfile = /c.pem\n\
          [oslo_policy]\npolicy_file = /srv/p.json\npolicy_dirs = /a\npolicy_dirs = /b\n\
          enforce_scope = no\n\
@@ -126,6 +128,9 @@ fn every_kind_of_option_reaches_its_setting() {
         ("http://k:5000", Interface::Public)
     );
     assert_eq!(keystone.region_name.as_deref(), Some("r"));
+    let shared = keystone.shared_cache.unwrap();
+    assert_eq!((shared.servers.len(), shared.timeout.as_secs(), shared.connections), (2, 2, 10));
+    assert!(matches!(shared.protection, Protection::Encrypt(secret) if secret.expose() == "mpw"));
     assert_eq!(keystone.timeout, keystone.connect_timeout);
     assert!(keystone.cached_for.is_zero() && keystone.tls.insecure);
     assert_eq!(keystone.tls.certificate, Some(("/c.pem".into(), "/c.pem".into())));

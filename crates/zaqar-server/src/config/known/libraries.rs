@@ -11,6 +11,9 @@ const ROTATION: &str = "a supervisor or logrotate rotates the file";
 const PYTHON: &str = "it is for the Python runtime only";
 const RPC: &str = "the server has no message bus";
 const CACHE: &str = "the server caches in its own memory";
+const POOL: &str = "a request that finds no free connection in time asks Keystone";
+const SASL: &str = "the server does not authenticate to memcached";
+const TLS: &str = "the server does not speak TLS to memcached";
 const UNREAD: &str = "no part of this server reads it";
 
 pub(super) const SECTIONS: &[KnownSection] = &[
@@ -134,23 +137,27 @@ const AUTHTOKEN: &[Known] = &[
     unset("service_type"),
     unused("auth_version", "the server speaks version 3 of Keystone's API"),
     unused("cache", "the server has no WSGI environment"),
-    unused("memcached_servers", CACHE).formerly(&["memcache_servers"]),
-    unused("memcache_security_strategy", CACHE),
-    unused("memcache_secret_key", CACHE).secret(),
-    unused("memcache_tls_enabled", CACHE),
-    unused("memcache_tls_cafile", CACHE),
-    unused("memcache_tls_certfile", CACHE),
-    unused("memcache_tls_keyfile", CACHE),
-    unused("memcache_tls_allowed_ciphers", CACHE),
-    unused("memcache_pool_dead_retry", CACHE),
-    unused("memcache_pool_maxsize", CACHE),
-    unused("memcache_pool_socket_timeout", CACHE),
-    unused("memcache_pool_unused_timeout", CACHE),
-    unused("memcache_pool_conn_get_timeout", CACHE),
-    unused("memcache_use_advanced_pool", CACHE),
-    unused("memcache_sasl_enabled", CACHE),
-    unused("memcache_username", CACHE),
-    unused("memcache_password", CACHE).secret(),
+    list("memcached_servers", None).formerly(&["memcache_servers"]),
+    choice(
+        "memcache_security_strategy",
+        "None",
+        &["None", "MAC", "ENCRYPT", "none", "mac", "encrypt"],
+    ),
+    unset("memcache_secret_key").secret(),
+    boolean("memcache_tls_enabled", "false"),
+    unused("memcache_tls_cafile", TLS),
+    unused("memcache_tls_certfile", TLS),
+    unused("memcache_tls_keyfile", TLS),
+    unused("memcache_tls_allowed_ciphers", TLS),
+    integer("memcache_pool_dead_retry", "300", 0, 86_400),
+    integer("memcache_pool_maxsize", "10", 1, 1000),
+    integer("memcache_pool_socket_timeout", "3", 1, 60),
+    unused("memcache_pool_unused_timeout", POOL),
+    unused("memcache_pool_conn_get_timeout", POOL),
+    unused("memcache_use_advanced_pool", POOL),
+    boolean("memcache_sasl_enabled", "false"),
+    unused("memcache_username", SASL),
+    unused("memcache_password", SASL).secret(),
     unused("enforce_token_bind", "Keystone no longer binds tokens"),
     unused("identity_uri", "auth_url has Keystone's URL"),
 ];

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use zaqar_auth::keystone::{self, ApplicationId, Credential, Interface, Name, Scope};
+use zaqar_auth::keystone::{
+    self, ApplicationId, Credential, Interface, MemcachedServer, Name, Protection, Scope,
+    SharedCacheOptions,
+};
 use zaqar_auth::policy::Files;
 
 use super::AuthStrategy;
@@ -60,10 +63,48 @@ fn keystone(reader: &mut Reader) -> Option<keystone::Options> {
     options.www_authenticate_uri = section.optional_text("www_authenticate_uri");
     options.delay_auth_decision = section.boolean("delay_auth_decision");
     options.include_service_catalog = section.boolean("include_service_catalog");
+    options.shared_cache = shared_cache(&mut section);
     Some(options)
 }
 
-/// The trustee; `None` without any of these options.
+/// memcached, if tokens are shared there.
+fn shared_cache(section: &mut Options<'_>) -> Option<SharedCacheOptions> {
+    let mut servers = Vec::new();
+    for text in section.list("memcached_servers") {
+        match MemcachedServer::parse(&text) {
+            Some(server) => servers.push(server),
+            None => section.refuse("memcached_servers", "a list of host:port"),
+        }
+    }
+    if servers.is_empty() {
+        return None;
+    }
+    let strategy = section.choice("memcache_security_strategy");
+    let protection = match (strategy, section.secret("memcache_secret_key")) {
+        ("None" | "none", _) => Protection::None,
+        (_, None) => {
+            section.missing("memcache_secret_key");
+            return None;
+        }
+        ("MAC" | "mac", Some(secret)) => Protection::Mac(secret),
+        (_, Some(secret)) => Protection::Encrypt(secret),
+    };
+    for option in ["memcache_tls_enabled", "memcache_sasl_enabled"] {
+        if section.boolean(option) {
+            section.warn(option, "the server does not do that: tokens are not shared in memcached");
+            return None;
+        }
+    }
+    Some(SharedCacheOptions {
+        servers,
+        protection,
+        timeout: Duration::from_secs(section.number("memcache_pool_socket_timeout")),
+        dead_for: Duration::from_secs(section.number("memcache_pool_dead_retry")),
+        connections: usize::try_from(section.number("memcache_pool_maxsize")).unwrap_or(1),
+    })
+}
+
+/// Who acts for subscribers. Without any of these options nobody does.
 fn trustee(reader: &mut Reader) -> Option<keystone::Options> {
     const SECTION: &str = "trustee";
     const OPTIONS: [&str; 5] = ["auth_section", "auth_url", "username", "user_id", "password"];
