@@ -113,12 +113,24 @@ pub enum TokenError {
 /// Limits what a project may do.
 #[async_trait]
 pub trait Quota: Send + Sync {
-    /// Checks, before an operation runs, that it is within the quota.
+    /// Whether an operation is within the quota, before it is done; with what it takes of it, where
+    /// that is given back when it fails.
     ///
     /// # Errors
-    /// [`Error::OverQuota`] if the project has used up its quota, [`Error::OverRate`] if it may
-    /// retry later.
-    async fn admit(&self, context: &Context, facts: &Facts<'_>) -> Result<(), Error>;
+    /// [`Error::OverQuota`] where the project has used its quota up, [`Error::OverRate`] where it
+    /// may do so later.
+    async fn admit(
+        &self,
+        context: &Context,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Box<dyn Admission>>, Error>;
+}
+
+/// What an operation takes of a quota. Dropped before it is settled, it is given back: the
+/// operation failed, or its caller gave up.
+pub trait Admission: Send {
+    /// The operation was done.
+    fn settle(self: Box<Self>);
 }
 
 /// Authorizes operations by the names of the original's rules.

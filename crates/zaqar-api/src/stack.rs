@@ -83,16 +83,21 @@ impl Stack {
                 let in_progress = self.operations.begin().map_err(overloaded)?;
                 // Identity: the caller is authenticated as the configuration requires.
                 self.identify(context, &operation)?;
-                // Quotas: the operation is within the project's quotas.
-                if let Some(quota) = &self.layers.quota {
-                    quota.admit(context, &Facts::of(&operation)).await?;
-                }
-                // Policy: the caller is authorized.
+                // Quotas: the project may do this much; given back where it is not done.
+                let admission = match &self.layers.quota {
+                    Some(quota) => quota.admit(context, &Facts::of(&operation)).await?,
+                    None => None,
+                };
+                // Policy: the caller may do this.
                 self.authorize(context, &operation).await?;
                 // Fairness: expensive operations of one project wait for each other.
                 let _slot = self.project_slot(context, &operation, in_progress).await?;
                 // Pipeline, then the operation: the stages of its resource, in order.
-                self.layers.pipelines.pass(context, operation, run).await
+                let answer = self.layers.pipelines.pass(context, operation, run).await?;
+                if let Some(admission) = admission {
+                    admission.settle();
+                }
+                Ok(answer)
             });
             // Deadline: the operation is cancelled when it has passed.
             let outcome = within(context.deadline, inner).await;

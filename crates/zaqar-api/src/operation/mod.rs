@@ -150,7 +150,27 @@ pub struct Amount {
     pub bytes: u64,
 }
 
-/// The facts about an operation that layers can use without knowing its type.
+impl Amount {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, more: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_add(more.messages),
+            bytes: self.bytes.saturating_add(more.bytes),
+        }
+    }
+
+    /// What is left without `less`.
+    #[must_use]
+    pub const fn minus(self, less: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(less.messages),
+            bytes: self.bytes.saturating_sub(less.bytes),
+        }
+    }
+}
+
+/// What a layer can know of any operation without knowing its type.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The declaration of its type.

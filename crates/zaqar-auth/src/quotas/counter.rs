@@ -1,6 +1,7 @@
 //! A count of what a queue or a project holds: the last result of the store, and what this server
 //! added since.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,10 +25,15 @@ pub(super) struct Counter {
 
 #[derive(Debug, Default)]
 struct State {
-    found: Option<LastCount>,
-    /// Admitted since the last count began.
+    found: Option<Found>,
+    /// Admitted before the count that goes on began.
+    before: Amount,
+    /// Admitted since.
     added: Amount,
     sizes: Sizes,
+    /// Counts that have begun, and the number of the last one that ended.
+    begun: u64,
+    ended: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +75,32 @@ pub(super) struct Exceeded {
 #[derive(Debug)]
 pub(super) struct Count {
     began: Instant,
-    added: Amount,
+    number: u64,
+}
+
+/// What was added, as long as it may be taken back: when it is dropped, unless it is kept.
+#[derive(Debug)]
+pub(super) struct Added {
+    counter: Arc<Counter>,
+    amount: Amount,
+    /// Counts that had begun.
+    begun: u64,
+    is_kept: AtomicBool,
+}
+
+impl Added {
+    /// It is stored.
+    pub(super) fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Added {
+    fn drop(&mut self) {
+        if !self.is_kept.load(Ordering::Relaxed) {
+            self.counter.take_back(self.amount, self.begun);
+        }
+    }
 }
 
 impl Counter {
@@ -84,43 +115,50 @@ impl Counter {
         }
     }
 
-    /// Adds an amount that is about to be stored, if it is within the limits.
-    pub(super) fn try_add(&self, more: Amount, max: Max) -> Result<(), Exceeded> {
+    /// Adds what is about to be stored if that is within the limits.
+    pub(super) fn try_add(self: &Arc<Self>, more: Amount, max: Max) -> Result<Added, Over> {
         let mut state = self.lock();
         let held = state.found.map(|found| found.held).unwrap_or_default();
-        let sum = |held: u64, added: u64, more| held.saturating_add(added).saturating_add(more);
-        let messages = sum(held.messages, state.added.messages, more.messages);
-        let bytes = sum(held.bytes, state.added.bytes, more.bytes);
-        for (is_bytes, would_be, max) in [(false, messages, max.messages), (true, bytes, max.bytes)]
+        let sum = [state.before, state.added, more].into_iter().fold(held, Amount::plus);
+        for (is_bytes, would_be, max) in
+            [(false, sum.messages, max.messages), (true, sum.bytes, max.bytes)]
         {
             if let Some(max) = max.filter(|max| would_be > *max) {
                 return Err(Exceeded { is_bytes, would_be, max });
             }
         }
-        state.added.messages = state.added.messages.saturating_add(more.messages);
-        state.added.bytes = state.added.bytes.saturating_add(more.bytes);
+        state.added = state.added.plus(more);
         state.sizes.posted(more);
-        Ok(())
+        let (begun, is_kept) = (state.begun, AtomicBool::new(false));
+        Ok(Added { counter: Arc::clone(self), amount: more, begun, is_kept })
     }
 
-    /// Subtracts an amount that was added and is not stored.
-    pub(super) fn take_back(&self, less: Amount) {
+    /// Takes back what was added after so many counts had begun, and is not stored.
+    fn take_back(&self, less: Amount, begun: u64) {
         let mut state = self.lock();
-        state.added.messages = state.added.messages.saturating_sub(less.messages);
-        state.added.bytes = state.added.bytes.saturating_sub(less.bytes);
+        state.sizes.take_back(less);
+        if begun == state.begun {
+            state.added = state.added.minus(less);
+        } else if begun >= state.ended {
+            state.before = state.before.minus(less);
+        }
+        // Else a count that began later has ended, and did not find it.
     }
 
     /// Begins a count.
     pub(super) fn begin(&self, now: Instant) -> Count {
-        Count { began: now, added: self.lock().added }
+        let mut state = self.lock();
+        state.before = state.before.plus(std::mem::take(&mut state.added));
+        state.begun += 1;
+        Count { began: now, number: state.begun }
     }
 
     /// Stores the result of a count. What was admitted during the count may be in the result, and
     /// is added to it nevertheless until the next count.
     pub(super) fn end(&self, count: &Count, held: Amount, now: Instant) {
         let mut state = self.lock();
-        state.added.messages = state.added.messages.saturating_sub(count.added.messages);
-        state.added.bytes = state.added.bytes.saturating_sub(count.added.bytes);
+        state.before = Amount::default();
+        state.ended = count.number;
         let took = now.saturating_duration_since(count.began);
         state.found = Some(LastCount { held, at: now, took });
     }
@@ -154,22 +192,48 @@ mod tests {
 
     #[test]
     fn what_is_admitted_while_a_count_goes_on_stays_counted() {
-        let (counter, now) = (Counter::default(), Instant::now());
+        let (counter, now) = (Arc::new(Counter::default()), Instant::now());
         let max = Max { messages: Some(10), bytes: None };
         assert_eq!(counter.age(now), Age::Unknown);
-        counter.try_add(messages(3), max).unwrap();
+        counter.try_add(messages(3), max).unwrap().keep();
         let count = counter.begin(now);
-        counter.try_add(messages(4), max).unwrap();
+        counter.try_add(messages(4), max).unwrap().keep();
         counter.end(&count, messages(3), now);
         assert_eq!(counter.age(now), Age::Fresh);
-        let over = Exceeded { is_bytes: false, would_be: 11, max: 10 };
-        assert_eq!(counter.try_add(messages(4), max), Err(over));
-        counter.try_add(messages(3), max).unwrap();
+        let over = Over { is_bytes: false, would_be: 11, max: 10 };
+        assert_eq!(counter.try_add(messages(4), max).unwrap_err(), over);
+        counter.try_add(messages(3), max).unwrap().keep();
+    }
+
+    #[test]
+    fn what_is_given_back_is_taken_off_once_whatever_was_counted_meanwhile() {
+        let (counter, now) = (Arc::new(Counter::default()), Instant::now());
+        let max = Max { messages: Some(10), bytes: None };
+        let would_be = || counter.try_add(messages(11), max).unwrap_err().would_be - 11;
+        counter.try_add(messages(3), max).unwrap().keep();
+        drop(counter.try_add(messages(2), max).unwrap());
+        assert_eq!(would_be(), 3, "before any count");
+        let early = counter.try_add(messages(2), max).unwrap();
+        let late = counter.try_add(messages(1), max).unwrap();
+        let count = counter.begin(now);
+        drop(early);
+        assert_eq!(would_be(), 4, "while a count goes on");
+        counter.end(&count, messages(3), now);
+        assert_eq!(would_be(), 3);
+        drop(late);
+        assert_eq!(would_be(), 3, "a count did not find it");
+        // A count that failed counts nothing.
+        let added = counter.try_add(messages(4), max).unwrap();
+        counter.begin(now);
+        assert_eq!(would_be(), 7);
+        drop(added);
+        assert_eq!(would_be(), 3);
+        assert_eq!(counter.bytes_of(3), 30, "its sizes are forgotten");
     }
 
     #[test]
     fn a_count_that_takes_long_lasts_long() {
-        let (counter, now) = (Counter::default(), Instant::now());
+        let (counter, now) = (Arc::new(Counter::default()), Instant::now());
         let count = counter.begin(now);
         let end = now + Duration::from_secs(1);
         counter.end(&count, Amount::default(), end);
@@ -179,10 +243,10 @@ mod tests {
 
     #[test]
     fn bytes_have_a_limit_of_their_own() {
-        let counter = Counter::default();
+        let counter = Arc::new(Counter::default());
         let max = Max { messages: None, bytes: Some(25) };
-        counter.try_add(messages(2), max).unwrap();
-        let over = Exceeded { is_bytes: true, would_be: 30, max: 25 };
-        assert_eq!(counter.try_add(messages(1), max), Err(over));
+        counter.try_add(messages(2), max).unwrap().keep();
+        let over = Over { is_bytes: true, would_be: 30, max: 25 };
+        assert_eq!(counter.try_add(messages(1), max).unwrap_err(), over);
     }
 }

@@ -14,9 +14,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,15 +27,15 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 use zaqar_api::{
-    Amount, Authentication, Context, CreateQueue, CreateSubscription, DeleteQueue, Error, Facts,
-    Operation, PostMessages, PushMessages, Quota, Resource,
+    Admission, Amount, Authentication, Context, CreateQueue, CreateSubscription, DeleteQueue,
+    Error, Facts, Operation, PostMessages, PushMessages, Quota, Resource,
 };
 use zaqar_core::storage::{Error as StorageError, ManagementStore, MessageStore};
 use zaqar_core::{Clock, Kind, ProjectId, QueueKey};
 
 pub use limits::{FileError, Limit, Limits, Options};
 
-use counter::{Age, Counter, Exceeded, Max};
+use counter::{Added, Age, Counter, Max, Over};
 use limits::Loaded;
 use rate::Bucket;
 use store::Stores;
@@ -49,9 +50,7 @@ const QUEUES: u64 = 65_536;
 const IDLE: Duration = Duration::from_secs(600);
 /// How long a queue is cached as existing.
 const QUEUE_KNOWN: Duration = Duration::from_secs(60);
-/// How long an admitted queue that does not exist yet is not counted again.
-const QUEUE_ADMITTED: Duration = Duration::from_secs(1);
-/// Counts in progress, at most.
+/// Counts that are taken at once.
 const AT_ONCE: usize = 4;
 /// How long a request waits for a count, its own or another's, including the wait for a permit.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,8 +69,8 @@ struct Inner {
     counters: Cache<Counted, Arc<Counter>>,
     rates: Cache<ProjectId, Arc<Rates>>,
     queues: Cache<QueueKey, ()>,
-    /// Queues that are created if the operations that name them succeed.
-    admitted: Cache<QueueKey, ()>,
+    /// Queues that operations in progress are about to create: counted once for all of these.
+    reserved: Mutex<HashMap<QueueKey, Weak<Added>>>,
     counting: Arc<Semaphore>,
     rejections: [AtomicU64; Limit::ALL.len()],
 }
@@ -89,6 +88,24 @@ enum Counted {
 struct CountPermit {
     _counter: OwnedMutexGuard<()>,
     _slot: OwnedSemaphorePermit,
+}
+
+/// What an operation takes of its project's quotas. Dropped, it is given back.
+#[derive(Default)]
+struct Taken {
+    /// Shared with other operations that may create the same queue: kept where one of them
+    /// succeeds.
+    queue: Option<Arc<Added>>,
+    /// Of messages or subscriptions.
+    of_project: Option<Added>,
+    of_queue: Option<Added>,
+}
+
+impl Admission for Taken {
+    fn settle(self: Box<Self>) {
+        let all = [self.queue.as_deref(), self.of_project.as_ref(), self.of_queue.as_ref()];
+        all.into_iter().flatten().for_each(Added::keep);
+    }
 }
 
 struct Rates {
@@ -122,7 +139,7 @@ impl Quotas {
             counters: idle(COUNTERS).build(),
             rates: Cache::builder().max_capacity(PROJECTS).time_to_idle(IDLE).build(),
             queues: Cache::builder().max_capacity(QUEUES).time_to_live(QUEUE_KNOWN).build(),
-            admitted: Cache::builder().max_capacity(QUEUES).time_to_live(QUEUE_ADMITTED).build(),
+            reserved: Mutex::default(),
             counting: Arc::new(Semaphore::new(AT_ONCE)),
             rejections: Default::default(),
         };
@@ -185,25 +202,36 @@ impl Quotas {
         }
     }
 
-    /// A queue that a post or a subscription would create counts like one that is created
-    /// explicitly.
-    async fn admit_queue(&self, limits: &Limits, key: &QueueKey) -> Result<(), Error> {
-        let Some(max) = limits.get(Limit::Queues) else { return Ok(()) };
+    /// A queue that a post or a subscription would create counts, as one that is created does.
+    async fn admit_queue(&self, limits: &Limits, key: &QueueKey) -> Result<Taken, Error> {
+        let nothing = Taken::default();
+        let Some(max) = limits.get(Limit::Queues) else { return Ok(nothing) };
         if self.inner.queues.contains_key(key) {
-            return Ok(());
+            return Ok(nothing);
         }
         if self.inner.stores.has_queue(key).await? {
             self.inner.queues.insert(key.clone(), ());
-            return Ok(());
+            return Ok(nothing);
         }
-        if self.inner.admitted.contains_key(key) {
-            return Ok(());
+        if let Some(reserved) = self.reserved(key, None) {
+            return Ok(Taken { queue: Some(reserved), ..nothing });
         }
         let what = Counted::Queues(key.project.clone());
         let max = Max { messages: Some(max), bytes: None };
-        self.admit_count(&what, limits, number(1), max).await?;
-        self.inner.admitted.insert(key.clone(), ());
-        Ok(())
+        let added = self.admit_count(&what, limits, number(1), max).await?;
+        Ok(Taken { queue: self.reserved(key, Some(added)), ..nothing })
+    }
+
+    /// What another operation in progress has added for a queue, else what this one has.
+    fn reserved(&self, key: &QueueKey, added: Option<Added>) -> Option<Arc<Added>> {
+        let mut reserved = self.inner.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = reserved.get(key).and_then(Weak::upgrade) {
+            return Some(found);
+        }
+        let added = Arc::new(added?);
+        reserved.retain(|_, other| other.strong_count() > 0);
+        reserved.insert(key.clone(), Arc::downgrade(&added));
+        Some(added)
     }
 
     async fn admit_messages(
@@ -211,23 +239,20 @@ impl Quotas {
         limits: &Limits,
         key: QueueKey,
         amount: Amount,
+        taken: &mut Taken,
     ) -> Result<(), Error> {
         let max =
             |messages, bytes| Max { messages: limits.get(messages), bytes: limits.get(bytes) };
         let of_queue = max(Limit::QueueMessages, Limit::QueueBytes);
         let of_project = max(Limit::Messages, Limit::Bytes);
-        let project = Counted::Project(key.project.clone());
         if of_project.is_some() {
-            self.admit_count(&project, limits, amount, of_project).await?;
+            let project = What::Project(key.project.clone());
+            taken.of_project = Some(self.admit_count(&project, limits, amount, of_project).await?);
         }
-        // Recorded last, because a post that the project's quota rejects must leave no sizes
-        // behind.
+        // The sizes of what is posted here also tell the bytes of a project.
         if of_queue.is_some() || of_project.bytes.is_some() {
-            let admitted = self.admit_count(&Counted::Queue(key), limits, amount, of_queue).await;
-            if admitted.is_err() && of_project.is_some() {
-                self.counter(&project).take_back(amount);
-            }
-            admitted?;
+            let queue = What::Queue(key);
+            taken.of_queue = Some(self.admit_count(&queue, limits, amount, of_queue).await?);
         }
         Ok(())
     }
@@ -239,14 +264,17 @@ impl Quotas {
         limits: &Limits,
         more: Amount,
         max: Max,
-    ) -> Result<(), Error> {
+    ) -> Result<Added, Error> {
         let counter = self.counter(what);
         match counter.age(Instant::now()) {
             Age::Unknown => self.count(what, &counter, *limits).await?,
             Age::Old => self.count_later(what, &counter, *limits),
             Age::Fresh => {}
         }
-        let Err(over) = counter.try_add(more, max) else { return Ok(()) };
+        let over = match counter.try_add(more, max) {
+            Ok(added) => return Ok(added),
+            Err(over) => over,
+        };
         if counter.age(Instant::now()) == Age::Fresh {
             return Err(self.over_quota(what, over));
         }
@@ -364,42 +392,44 @@ const fn number(messages: u64) -> Amount {
 
 #[async_trait]
 impl Quota for Quotas {
-    async fn admit(&self, context: &Context, facts: &Facts<'_>) -> Result<(), Error> {
+    async fn admit(
+        &self,
+        context: &Context,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Box<dyn Admission>>, Error> {
         let name = facts.declaration.name;
         if name == PushMessages::DECLARATION.name {
             self.charge_pushes(context, facts.amount);
-            return Ok(());
+            return Ok(None);
         }
         // The server's own operations, and health checks.
         if matches!(context.authentication, Authentication::Server)
             || facts.resource() == Resource::Service
         {
-            return Ok(());
+            return Ok(None);
         }
         let limits = *self.inner.loaded.load().of(&context.project);
         self.admit_rates(context, &limits, facts.amount)?;
-        let Some(queue) = facts.queue else { return Ok(()) };
+        let Some(queue) = facts.queue else { return Ok(None) };
         let key =
             || QueueKey { project: context.project.clone(), kind: facts.kind, name: queue.clone() };
-        if name == PostMessages::DECLARATION.name {
-            let key = key();
-            self.admit_queue(&limits, &key).await?;
-            self.admit_messages(&limits, key, facts.amount).await
-        } else if name == CreateSubscription::DECLARATION.name {
-            self.admit_queue(&limits, &key()).await?;
-            let Some(max) = limits.get(Limit::Subscriptions) else { return Ok(()) };
-            let max = Max { messages: Some(max), bytes: None };
-            let what = Counted::Subscriptions(context.project.clone());
-            self.admit_count(&what, &limits, number(1), max).await
-        } else if name == CreateQueue::DECLARATION.name {
-            self.admit_queue(&limits, &key()).await
-        } else {
-            if name == DeleteQueue::DECLARATION.name {
-                let key = key();
-                self.inner.queues.invalidate(&key);
-                self.inner.admitted.invalidate(&key);
-            }
-            Ok(())
+        if name == DeleteQueue::DECLARATION.name {
+            self.inner.queues.invalidate(&key());
         }
+        let posts = name == PostMessages::DECLARATION.name;
+        let subscribes = name == CreateSubscription::DECLARATION.name;
+        if !posts && !subscribes && name != CreateQueue::DECLARATION.name {
+            return Ok(None);
+        }
+        let key = key();
+        let mut taken = self.admit_queue(&limits, &key).await?;
+        if posts {
+            self.admit_messages(&limits, key, facts.amount, &mut taken).await?;
+        } else if subscribes && let Some(max) = limits.get(Limit::Subscriptions) {
+            let max = Max { messages: Some(max), bytes: None };
+            let what = What::Subscriptions(context.project.clone());
+            taken.of_project = Some(self.admit_count(&what, &limits, number(1), max).await?);
+        }
+        Ok(Some(Box::new(taken)))
     }
 }

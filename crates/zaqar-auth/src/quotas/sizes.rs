@@ -24,18 +24,31 @@ impl Sizes {
         if post.messages == 0 {
             return;
         }
-        self.posts.push_back(post);
-        if self.posts.len() > MAX_POSTS {
-            let mut halved = VecDeque::with_capacity(MAX_POSTS);
-            while let Some(first) = self.posts.pop_front() {
-                let second = self.posts.pop_front().unwrap_or_default();
-                halved.push_back(sum(first, second));
+        self.steps.push_back(post);
+        if self.steps.len() > STEPS {
+            let mut halved = VecDeque::with_capacity(STEPS);
+            while let Some(first) = self.steps.pop_front() {
+                let second = self.steps.pop_front().unwrap_or_default();
+                halved.push_back(first.plus(second));
             }
             self.posts = halved;
         }
     }
 
-    /// Whether some messages must be read to estimate the size of so many.
+    /// Forgets a post that failed, if it is not among those that are too old to matter.
+    pub(super) fn take_back(&mut self, post: Amount) {
+        if let Some(at) = self.steps.iter().rposition(|step| *step == post) {
+            self.steps.remove(at);
+            return;
+        }
+        // It is part of a longer step.
+        let has = |step: &&mut Amount| step.messages > post.messages && step.bytes >= post.bytes;
+        if let Some(step) = self.steps.iter_mut().rev().find(has) {
+            *step = step.minus(post);
+        }
+    }
+
+    /// Whether the sizes of so many messages cannot be said without a look at some of them.
     pub(super) fn needs_sample(&self, messages: u64) -> bool {
         let known: u64 = self.posts.iter().map(|post| post.messages).sum();
         self.sample.is_none() && known < messages
@@ -69,15 +82,8 @@ impl Sizes {
     /// Mean size of a message that this server did not see: from the sample, else from the posts it
     /// saw.
     fn mean(&self) -> u64 {
-        let seen = self.posts.iter().copied().fold(Amount::default(), sum);
+        let seen = self.steps.iter().copied().fold(Amount::default(), Amount::plus);
         self.sample.or_else(|| seen.bytes.checked_div(seen.messages)).unwrap_or_default()
-    }
-}
-
-fn sum(one: Amount, other: Amount) -> Amount {
-    Amount {
-        messages: one.messages.saturating_add(other.messages),
-        bytes: one.bytes.saturating_add(other.bytes),
     }
 }
 
@@ -108,7 +114,24 @@ mod tests {
     }
 
     #[test]
-    fn many_posts_take_bounded_memory_and_lose_no_byte() {
+    fn a_post_that_failed_is_forgotten() {
+        let (mut sizes, failed) = (Sizes::default(), Amount { messages: 2, bytes: 9000 });
+        sizes.posted(Amount { messages: 1, bytes: 10 });
+        sizes.posted(failed);
+        sizes.posted(Amount { messages: 1, bytes: 30 });
+        sizes.take_back(failed);
+        assert_eq!(sizes.bytes_of(2), 40);
+        // Also where steps became one.
+        sizes.posted(failed);
+        for _ in 0..STEPS {
+            sizes.posted(Amount { messages: 1, bytes: 1 });
+        }
+        sizes.take_back(failed);
+        assert_eq!(sizes.bytes_of(STEPS as u64 + 2), STEPS as u64 + 40);
+    }
+
+    #[test]
+    fn many_posts_take_bounded_room_and_lose_no_byte() {
         let mut sizes = Sizes::default();
         for n in 0..10_000 {
             sizes.posted(Amount { messages: 1, bytes: n });

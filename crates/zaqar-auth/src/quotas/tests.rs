@@ -42,16 +42,35 @@ async fn a_request_waits_a_bounded_time_for_a_count_permit() {
     assert_eq!(counter.age(Instant::now()), Age::Fresh);
 }
 
-#[tokio::test]
-async fn a_queue_that_was_only_admitted_is_admitted_again() {
+#[tokio::test(start_paused = true)]
+async fn a_queue_counts_until_all_who_would_create_it_have_failed() {
     let quotas = quotas();
     let limits = Limits::default().with(Limit::Queues, 1);
-    quotas.admit_queue(&limits, &key("q")).await.unwrap();
-    assert!(!quotas.inner.queues.contains_key(&key("q")), "it does not exist");
-    // As after a second.
-    quotas.inner.admitted.invalidate(&key("q"));
-    let again = quotas.admit_queue(&limits, &key("q")).await;
-    assert!(matches!(again, Err(Error::OverQuota { .. })), "{again:?}");
+    let admit = async |name| quotas.admit_queue(&limits, &key(name)).await;
+    let (one, other) = (admit("q").await.unwrap(), admit("q").await.unwrap());
+    assert!(!quotas.inner.queues.contains_key(&key("q")), "it is not there");
+    drop(one);
+    assert!(matches!(admit("r").await, Err(Error::OverQuota { .. })), "the other may create it");
+    drop(other);
+    Box::new(admit("r").await.unwrap()).settle();
+    assert!(matches!(admit("q").await, Err(Error::OverQuota { .. })), "another one is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_fails_gives_back_what_it_took() {
+    let quotas = quotas();
+    let limits = Limits::default().with(Limit::QueueMessages, 2).with(Limit::Bytes, 1000);
+    let admit = async |amount| {
+        let mut taken = Taken::default();
+        let admitted = quotas.admit_messages(&limits, key("q"), amount, &mut taken).await;
+        admitted.map(|()| Box::new(taken))
+    };
+    for _ in 0..3 {
+        drop(admit(Amount { messages: 2, bytes: 900 }).await.unwrap());
+    }
+    admit(Amount { messages: 1, bytes: 10 }).await.unwrap().settle();
+    assert_eq!(quotas.counter(&What::Queue(key("q"))).bytes_of(1), 10);
+    assert!(admit(Amount { messages: 2, bytes: 20 }).await.is_err());
 }
 
 #[tokio::test]
@@ -63,7 +82,9 @@ async fn a_rejected_post_leaves_no_trace() {
         .with(Limit::QueueBytes, 1000);
     let post = async |name, messages| {
         let amount = Amount { messages, bytes: 10 * messages };
-        quotas.admit_messages(&limits, key(name), amount).await.is_ok()
+        let mut taken = Taken::default();
+        let admitted = quotas.admit_messages(&limits, key(name), amount, &mut taken).await;
+        admitted.map(|()| Box::new(taken).settle()).is_ok()
     };
     // Exceeds the queue's quota, which leaves the project's count unchanged.
     for _ in 0..3 {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use zaqar_api::{
-    Asked, AuthRequest, Authenticator, Context, DECLARATIONS, Error, Facts, Identity, Layers,
-    Policy, PushMessages, Quota, Rejection, Resource, Stage, TokenError,
+    Admission, Asked, Authenticator, Context, DECLARATIONS, Error, Facts, Identity, Layers, Policy,
+    Presented, PushMessages, Quota, Rejection, Resource, Stage, TokenError,
 };
 use zaqar_core::{OperationLimit, ProjectId, Timestamp};
 use zaqar_storage_testkit::Memory;
@@ -175,9 +175,13 @@ struct TwoMessages;
 
 #[async_trait]
 impl Quota for TwoMessages {
-    async fn admit(&self, _: &Context, facts: &Facts<'_>) -> Result<(), Error> {
+    async fn admit(
+        &self,
+        _: &Context,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Box<dyn Admission>>, Error> {
         if facts.amount.messages < 2 {
-            return Ok(());
+            return Ok(None);
         }
         Err(Rejection::Forbidden("the quota is 1 message".to_owned()).into())
     }

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing_subscriber::fmt::MakeWriter;
 use zaqar_api::{
-    Answered, Api, Asked, Context, DECLARATIONS, Declaration, Error, Facts, Layers, Metrics,
-    Pipelines, Policy, Quota, Rejection, Stage,
+    Admission, Answered, Api, Asked, Context, DECLARATIONS, Declaration, Error, Facts, Layers,
+    Metrics, Pipelines, Policy, Quota, Rejection, Stage,
 };
 use zaqar_core::pools::{Capability, Pool};
 use zaqar_core::storage::MessageStore;
@@ -88,9 +88,13 @@ impl Metrics for Log {
 
 #[async_trait]
 impl Quota for Log {
-    async fn admit(&self, context: &Context, facts: &Facts<'_>) -> Result<(), Error> {
+    async fn admit(
+        &self,
+        context: &Context,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Box<dyn Admission>>, Error> {
         self.add("quota", context, facts);
-        Ok(())
+        Ok(None)
     }
 }
 
