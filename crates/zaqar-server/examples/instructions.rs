@@ -13,14 +13,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
-use zaqar_api::Api;
+use zaqar_api::{Api, Layers};
+use zaqar_auth::keystone::{Credential, Name, Options, Scope};
+use zaqar_auth::policy::Files;
+use zaqar_auth::{Keystone, Permissions};
+use zaqar_core::{Secret, SystemClock};
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_http::HttpService;
 use zaqar_transport_ws::WsService;
 
 const CLIENT: &str = "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1";
 
-/// Requests of each kind that are not counted, so that caches and buffers are warm.
+/// As long as those of Fernet.
+const TOKEN: &str = "gAAAAABn0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0u1v2w3x4y5z6a7b8c9d0e1f2g3h4i5j6k7l8m9n0o\
+    1p2q3r4s5t6u7v8w9x0y1z2a3b4c5d6e7f8g9h0i1j2k3l4m5n6o7p8q9r0s1t2u3v4w5x6y7z8a9b0";
+
+/// Requests of each kind that are not counted: caches fill, and buffers grow.
 const WARM_UP: usize = 20;
 
 /// Longer than any measurement, so that no ping or timeout interferes.
@@ -29,11 +37,25 @@ const LONG: Duration = Duration::from_secs(86_400);
 fn main() {
     let rounds: usize = std::env::args().nth(1).map_or(1, |number| number.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (http, ws) = runtime.block_on(serve());
-    let mut http = Client::Http(Bytes::new(runtime.block_on(TcpStream::connect(http)).unwrap()));
-    let mut ws = Client::Ws(runtime.block_on(open(ws)));
-    for client in [&mut http, &mut ws] {
-        for kind in ["post", "post 10", "list 10", "get", "claim", "delete"] {
+    let open = |layers| {
+        runtime.block_on(async {
+            let (http, ws) = serve(layers).await;
+            let http = Client::Http(Bytes::new(TcpStream::connect(http).await.unwrap()));
+            (http, Client::Ws(self::open(ws).await))
+        })
+    };
+    let (mut http, mut ws) = open(Layers::default());
+    let (mut http_with_token, mut ws_with_token) = open(runtime.block_on(identity_and_policy()));
+    authenticate(&runtime, &mut ws_with_token);
+    let kinds = &["post", "post 10", "list 10", "get", "claim", "delete"][..];
+    let with_token = &["get with a token"][..];
+    for (client, kinds) in [
+        (&mut http, kinds),
+        (&mut http_with_token, with_token),
+        (&mut ws, kinds),
+        (&mut ws_with_token, with_token),
+    ] {
+        for kind in kinds {
             let requests = Requests::new(client.is_http(), kind);
             for round in 0..WARM_UP + rounds {
                 let before = requests.before(&runtime, client);
@@ -60,10 +82,70 @@ fn counted() {
     std::hint::black_box(());
 }
 
+/// A token that Keystone is asked about once, and a rule that looks at the caller and its target.
+async fn identity_and_policy() -> Layers {
+    let keystone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", keystone.local_addr().unwrap());
+    tokio::spawn(answer_tokens(keystone));
+    let name = |name: &str| Name::Name(name.to_owned());
+    let credential = Credential::Password {
+        user: name("zaqar"),
+        domain: name("Default"),
+        password: Secret::new("password".to_owned()),
+        scope: Scope::Unscoped,
+    };
+    let options = Options { cached_for: LONG, ..Options::new(&url, credential) };
+    let keystone = Keystone::new(options, Arc::new(SystemClock::default())).unwrap();
+    let dir = std::env::temp_dir().join(format!("zaqar-instructions-{}", std::process::id()));
+    let rule = "messages:get: role:admin or (role:member and project_id:%(project_id)s)\n";
+    std::fs::write(&dir, rule).unwrap();
+    let files = Files {
+        file: Some(dir.clone()),
+        dirs: Vec::new(),
+        default_rule: "default".to_owned(),
+        enforce_scope: true,
+        enforce_new_defaults: true,
+    };
+    let policy = Permissions::load(files).unwrap();
+    std::fs::remove_file(dir).unwrap();
+    Layers {
+        authenticator: Some(Arc::new(keystone)),
+        policy: Some(Arc::new(policy)),
+        ..Layers::default()
+    }
+}
+
+/// A Keystone that knows one caller, whatever it is asked.
+async fn answer_tokens(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        let document = serde_json::json!({"token": {
+            "user": {"id": "u", "name": "ann", "domain": {"id": "default", "name": "Default"}},
+            "project": {"id": "p", "name": "demo", "domain": {"id": "default", "name": "Default"}},
+            "roles": [{"name": "reader"}, {"name": "member"}],
+            "expires_at": "2999-01-01T00:00:00Z",
+        }})
+        .to_string();
+        // 201 to whoever asks for a token, whose request has a document.
+        let status = if OWN_TOKEN.set(()).is_ok() { "201 Created" } else { "200 OK" };
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nX-Subject-Token: own\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{document}",
+            document.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+/// Set when the server has a token of its own.
+static OWN_TOKEN: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+
 /// Both transports, on ports of their own.
-async fn serve() -> (std::net::SocketAddr, std::net::SocketAddr) {
+async fn serve(layers: Layers) -> (std::net::SocketAddr, std::net::SocketAddr) {
     let store = Arc::new(Memory::new());
-    let api = Api::new(store.clone(), store, zaqar_api::Options::default());
+    let options = zaqar_api::Options { layers, ..zaqar_api::Options::default() };
+    let api = Api::new(store.clone(), store, options);
     let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (http, ws) = (listen().await, listen().await);
     let addresses = (http.local_addr().unwrap(), ws.local_addr().unwrap());
@@ -85,6 +167,13 @@ async fn serve() -> (std::net::SocketAddr, std::net::SocketAddr) {
     let server = zaqar_transport_ws::Server { listener: ws.into(), service, options };
     tokio::spawn(server.run(CancellationToken::new()));
     addresses
+}
+
+fn authenticate(runtime: &Runtime, client: &mut Client) {
+    let headers =
+        serde_json::json!({"Client-ID": CLIENT, "X-Project-ID": "p", "X-Auth-Token": TOKEN});
+    let request = serde_json::json!({"action": "authenticate", "headers": headers});
+    client.document(runtime, &frame(&request.to_string()));
 }
 
 async fn open(address: std::net::SocketAddr) -> Bytes {
@@ -226,8 +315,8 @@ impl Requests {
             }
             kind => {
                 let (method, action) = match kind {
-                    "get" => ("GET", "message_get"),
-                    _ => ("DELETE", "message_delete"),
+                    "delete" => ("DELETE", "message_delete"),
+                    _ => ("GET", "message_get"),
                 };
                 let body = serde_json::json!({"message_id": id});
                 self.write(method, &format!("/messages/{id}"), action, body)
@@ -245,9 +334,13 @@ impl Requests {
         let queue = &self.queue;
         if self.is_http {
             let body = if method == "POST" { body.to_string() } else { String::new() };
+            let token = match self.kind.ends_with("token") {
+                true => format!("X-Auth-Token: {TOKEN}\r\n"),
+                false => String::new(),
+            };
             return format!(
                 "{method} /v2/queues/{queue}{path} HTTP/1.1\r\nHost: localhost\r\n\
-                 Client-ID: {CLIENT}\r\nX-Project-ID: p\r\nContent-Type: application/json\r\n\
+                 Client-ID: {CLIENT}\r\nX-Project-ID: p\r\n{token}Content-Type: application/json\r\n\
                  Content-Length: {}\r\n\r\n{body}",
                 body.len()
             )
