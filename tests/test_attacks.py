@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,13 +12,19 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-from support.identity import Cloud
+from support.collector import Collector
+from support.identity import PASSWORD, Cloud
 from support.mongodb import MongoDB, new_name, on_mongodb
+from support.operated import Operated
 from support.rawhttp import RawConnection
 from support.redis import Redis, on_redis
-from support.server import Server
+from support.server import Server, free_port
+from support.wait import wait_until
 from support.websocket import WebSocket
+from support.written import fail, use
 
 # The first test of a run waits for Keystone to start: some 15 s, minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
@@ -198,13 +206,10 @@ def test_paths_lead_nowhere_else(scene: Scene):
         refused(scene, "GET", path, scene.signed, of={400, 404, 414})
 
 
-def test_a_changed_signature_opens_nothing(scene: Scene):
-    messages = f"/v2/queues/{QUEUE}/messages?echo=true"
-    status, text = scene.http("GET", messages, scene.signed)
-    assert status == 200, text
-    assert SECRET in text, "the signed URL itself works"
+def changed(scene: Scene) -> list[tuple[str, str]]:
+    """One field of a signed URL and what it is changed to."""
     signature = scene.signed["URL-Signature"]
-    for name, value in [
+    return [
         ("URL-Signature", ""),
         ("URL-Signature", signature[:-1]),
         ("URL-Signature", signature.upper()),
@@ -217,7 +222,15 @@ def test_a_changed_signature_opens_nothing(scene: Scene):
         ("URL-Paths", scene.signed["URL-Paths"] + ",/v2/queues"),
         ("X-Project-ID", scene.cloud.other),
         ("X-Project-ID", ""),
-    ]:
+    ]
+
+
+def test_a_changed_signature_opens_nothing(scene: Scene):
+    messages = f"/v2/queues/{QUEUE}/messages?echo=true"
+    status, text = scene.http("GET", messages, scene.signed)
+    assert status == 200, text
+    assert SECRET in text, "the signed URL itself works"
+    for name, value in changed(scene):
         refused(scene, "GET", messages, scene.signed | {name: value}, of={404})
     for method, path in [
         ("DELETE", f"/v2/queues/{QUEUE}/messages?ids={scene.message}"),
@@ -336,9 +349,10 @@ def test_a_connection_opens_nothing_of_others(scene: Scene):
             ("check_node_health", {}),
         ]:
             assert socket.call(action, body, headers=signed).status == 403, action
-        for name, value in [("URL-Methods", "GET,POST"), ("URL-Expires", "2099-01-01T00:00:00")]:
+        for name, value in changed(scene):
             reply = socket.call("message_list", {"queue_name": QUEUE}, headers=signed | {name: value})
-            assert reply.status == 403, name
+            assert reply.status == 403, (name, value)
+            assert SECRET not in json.dumps(reply.body)
 
         # The thief's own token: the victim's project stays closed, whatever the headers say.
         theirs = {**socket.headers, "X-Project-ID": cloud.other, "X-Auth-Token": scene.thief}
@@ -368,3 +382,157 @@ def test_a_connection_opens_nothing_of_others(scene: Scene):
     victim = {"X-Auth-Token": scene.victim}
     status, text = scene.http("GET", f"/v2/queues/{QUEUE}/messages?echo=true&include_claimed=true", victim)
     assert (status, text.count(SECRET)) == (200, 2), text
+
+
+@pytest.fixture
+def thief(scene: Scene) -> Iterator[WebSocket]:
+    """A connection that the thief has authenticated, for its own project."""
+    with WebSocket(scene.server.websocket_url, scene.cloud.other) as socket:
+        headers = {**socket.headers, "X-Auth-Token": scene.thief}
+        assert socket.call("authenticate", headers=headers).status == 200
+        yield socket
+
+
+def test_names_over_a_connection_lead_nowhere_else(scene: Scene, thief: WebSocket):
+    demo = scene.cloud.demo
+    names: list[object] = [
+        *("..", f"../{demo}/queues/{QUEUE}", f"../{QUEUE}", f"{QUEUE}/messages", f"{QUEUE}%2Fmessages"),
+        *(f"%2e%2e/{QUEUE}", f"{QUEUE}%252Fmessages", f"{QUEUE}\0", f"{demo}/{QUEUE}", f"{demo}.{QUEUE}"),
+        *(f"{QUEUE};project={demo}", QUEUE.upper(), f" {QUEUE}", f"{QUEUE}\r\nX-Project-ID: {demo}", "*"),
+        *("", "a" * 8000, None, 7, [QUEUE], {"$ne": ""}, True),
+    ]
+    for name in names:
+        for action in ("message_list", "queue_get", "claim_create"):
+            reply = thief.call(action, {"queue_name": name, "echo": True})
+            assert reply.status in (200, 201, 204, 400, 404), (action, name, reply)
+            assert SECRET not in json.dumps(reply.body), (action, name)
+
+
+def test_members_twice_over_a_connection_open_nothing(scene: Scene, thief: WebSocket):
+    client, mine, theirs = (
+        f'"{name}":"{value}"'
+        for name, value in [
+            ("Client-ID", CLIENT),
+            ("X-Project-ID", scene.cloud.other),
+            ("X-Project-ID", scene.cloud.demo),
+        ]
+    )
+    body = f'"body":{{"queue_name":"{QUEUE}","echo":true}}'
+    action = '"action":"message_list"'
+    for members in [
+        f'{action},"headers":{{{client},{mine},{theirs}}},{body}',
+        f'{action},"headers":{{{client},{theirs},{mine}}},{body}',
+        f'{action},"headers":{{{client},{mine},{theirs.lower()}}},{body}',
+        f'{action},"headers":{{{client},{theirs}}},"headers":{{{client},{mine}}},{body}',
+        f'{action},"headers":{{{client},{mine}}},"headers":{{{client},{theirs}}},{body}',
+        f'{action},"headers":{{{client},"X-Project-ID":["{scene.cloud.demo}"]}},{body}',
+        f'{action},"headers":{{{client},{mine}}},{body},"body":{{"queue_name":"..","project":"x"}}',
+        f'"action":"ping",{action},"headers":{{{client},{theirs}}},{body}',
+    ]:
+        reply = thief.exchange("{" + members + "}")
+        assert reply.status in (200, 400, 403), (members, reply)
+        assert SECRET not in json.dumps(reply.body), members
+
+
+def test_a_handshake_brings_no_identity(scene: Scene):
+    headers = dict.fromkeys(CLAIMS, scene.cloud.demo) | {"X-Roles": "admin", "X-Auth-Token": scene.victim}
+    with connect(scene.server.websocket_url, additional_headers=headers, proxy=None) as connection:
+        sent = {"Client-ID": CLIENT, "X-Project-ID": scene.cloud.demo}
+        body = {"queue_name": QUEUE, "echo": True}
+        connection.send(json.dumps({"action": "message_list", "headers": sent, "body": body}))
+        answer = connection.recv(timeout=60)
+        assert json.loads(answer)["headers"]["status"] == 403
+        assert SECRET not in answer
+        # A header past every bound ends the connection, or is refused.
+        with contextlib.suppress(ConnectionClosed):
+            connection.send(json.dumps({"action": "queue_list", "headers": sent | {"X": "t" * 2_000_000}}))
+            assert json.loads(connection.recv(timeout=60))["headers"]["status"] in (400, 403)
+
+
+def test_http_behind_a_handshake_is_no_request(scene: Scene):
+    address = httpx.URL(scene.server.websocket_url)
+    upgrade = "GET / HTTP/1.1\r\nHost: z\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    smuggled = f"GET /v2/queues/{QUEUE}/messages HTTP/1.1\r\nHost: z\r\nX-Auth-Token: {scene.victim}\r\n\r\n"
+    with RawConnection((address.host, address.port), timeout=60) as connection:
+        connection.send(upgrade + key, smuggled)
+        assert connection.reader.readline().split()[1] == b"101"
+        with contextlib.suppress(ConnectionResetError):
+            assert SECRET.encode() not in connection.reader.read()
+
+
+# --- What is written
+
+
+#: Options of secrets, by what each is for.
+NAMES = ("store", "memcached", "signing", "sealing", "smtp", "otlp", "hmac", "profiler")
+#: What the trustee has of the service's options.
+TRUSTEE = ("auth_url", "auth_type", "username", "user_domain_id")
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
+
+
+def test_no_secret_is_written_anywhere(cloud: Cloud, token: str, tmp_path, new_server, collector):
+    """Everything that a server with every secret option writes, at debug, and while much fails."""
+    del new_server  # skips where a running server is tested
+    secrets = {name: f"canary{n}{uuid.uuid4().hex}" for n, name in enumerate(NAMES)}
+    store = Redis(tmp_path / "redis", "--save", "").start()
+    store.cli("CONFIG", "SET", "requirepass", secrets["store"])
+    away = f"127.0.0.1:{free_port()}"
+    options = on_redis(f"redis://:{secrets['store']}@127.0.0.1:{store.port}")
+    mine = cloud.options(
+        memcached_servers=away,
+        memcache_security_strategy="ENCRYPT",
+        memcache_secret_key=secrets["memcached"],
+    )
+    mine["trustee"] = {name: mine["keystone_authtoken"][name] for name in TRUSTEE} | {"password": PASSWORD}
+    mine["signed_url"] = {"secret_key": secrets["signing"]}
+    mine["transport"] = {"message_encryption_key": f"one:{secrets['sealing']}"}
+    mine["notification"] = {
+        "smtp_mode": "self_local",
+        "smtp_host": "127.0.0.1",
+        "smtp_port": free_port(),
+        "smtp_user_name": "mailer",
+        "smtp_user_password": secrets["smtp"],
+        "allow_networks": "127.0.0.0/8",
+    }
+    mine["traces"] = {"otlp_endpoint": collector.url, "otlp_headers": f"x-key={secrets['otlp']}"}
+    mine["profiler"] = {
+        "enabled": True,
+        "hmac_keys": secrets["hmac"],
+        "connection_string": f"redis://:{secrets['profiler']}@{away}",
+    }
+    for section, values in mine.items():
+        options.setdefault(section, {}).update(values)
+    server = Operated(tmp_path / "server", options=options, websocket=True)
+    written: list[str] = []
+    try:
+        server.start()
+        tokens = [token, cloud.token("ann"), f"nonsense{uuid.uuid4().hex}"]
+        for one in tokens:
+            written += use(server, cloud, one)
+        written += fail(server, store, token)
+        for path in ("/metrics", "/varz", "/report", "/report?format=json", "/ready", "/live"):
+            written.append(server.ask(path).text)
+        server.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: "Recent Errors" in server.log.read_text(), "the report")
+        wait_until(lambda: collector.named("post_messages"), "a span")
+    finally:
+        server.stop()
+        store.kill()
+    written += [
+        path.read_text(errors="replace")
+        for path in server.root.rglob("*")
+        if path.is_file() and path.suffix != ".conf"
+    ]
+    written += [json.dumps(document) for document in collector.documents]
+    text = "\n".join(written)
+    assert "post_messages" in text, "the log is there"
+    for name, secret in [*secrets.items(), ("password", PASSWORD), *((one[:9], one) for one in tokens)]:
+        at = text.find(secret)
+        assert at < 0, (name, text[max(0, at - 300) : at + 100])
