@@ -50,7 +50,7 @@ pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
 pub use layers::{
-    Admission, Authenticator, Layers, Metrics, Policy, Presented, Quota, Subscribers, TokenError,
+    Admission, AuthRequest, Authenticator, Layers, Metrics, Policy, Quota, Subscribers, TokenError,
     TrustRequest,
 };
 pub use operation::{

@@ -36,7 +36,7 @@ struct Operation<'a> {
 }
 
 /// Whether an operation may run.
-pub(crate) enum Admission<'a> {
+pub(crate) enum Acquisition<'a> {
     /// It may run now.
     Granted(Slot<'a>),
     /// It must wait for others of its project.
@@ -76,14 +76,14 @@ impl ProjectLimit {
     pub(crate) fn admit<'a>(
         &'a self,
         project: &'a ProjectId,
-    ) -> Result<Admission<'a>, TooManyWaiting> {
+    ) -> Result<Acquisition<'a>, TooManyWaiting> {
         let (operation, slots) = self.register(project)?;
         // Cannot overtake waiting operations: the semaphore gives a freed slot to them.
         if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
-            return Ok(Admission::Granted(Slot { _permit: Some(permit), _operation: operation }));
+            return Ok(Acquisition::Granted(Slot { _permit: Some(permit), _operation: operation }));
         }
         let waiting = self.waiting.begin().map_err(|_| TooManyWaiting)?;
-        Ok(Admission::Queued(Waiting { operation, slots, _waiting: waiting }))
+        Ok(Acquisition::Queued(Waiting { operation, slots, _waiting: waiting }))
     }
 
     fn register<'a>(
@@ -144,16 +144,16 @@ mod tests {
 
     fn slot<'a>(limit: &'a ProjectLimit, project: &'a ProjectId) -> Slot<'a> {
         match limit.admit(project) {
-            Ok(Admission::Granted(slot)) => slot,
-            Ok(Admission::Queued(_)) => panic!("it waits"),
+            Ok(Acquisition::Granted(slot)) => slot,
+            Ok(Acquisition::Queued(_)) => panic!("it waits"),
             Err(error) => panic!("{error:?}"),
         }
     }
 
     async fn wait<'a>(limit: &'a ProjectLimit, project: &'a ProjectId) -> Slot<'a> {
         match limit.admit(project) {
-            Ok(Admission::Granted(_)) => panic!("it does not wait"),
-            Ok(Admission::Queued(waiting)) => waiting.wait().await,
+            Ok(Acquisition::Granted(_)) => panic!("it does not wait"),
+            Ok(Acquisition::Queued(waiting)) => waiting.wait().await,
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -172,7 +172,7 @@ mod tests {
         .await;
         drop(slot(&limit, &quiet));
         drop(first);
-        assert!(matches!(limit.admit(&greedy), Ok(Admission::Queued(_))), "it overtakes");
+        assert!(matches!(limit.admit(&greedy), Ok(Acquisition::Queued(_))), "it overtakes");
         poll_fn(|cx| {
             assert!(fourth.as_mut().poll(cx).is_pending(), "out of order");
             third.as_mut().poll(cx).map(drop)

@@ -8,7 +8,7 @@ use tracing::{Instrument, Span, error_span, field};
 use zaqar_core::{Clock, OperationInProgress, OperationLimit, TooManyOperations};
 
 use crate::operation::Callable;
-use crate::project_limit::{Admission, ProjectLimit, Slot, TooManyWaiting};
+use crate::project_limit::{Acquisition, ProjectLimit, Slot, TooManyWaiting};
 use crate::{Api, Authentication, Context, Error, Facts, Layers, Operation, trace};
 
 /// When rejected callers should retry.
@@ -134,8 +134,8 @@ impl Stack {
             return Ok((in_progress, None));
         }
         match self.expensive.admit(&context.project) {
-            Ok(Admission::Granted(slot)) => Ok((in_progress, Some(slot))),
-            Ok(Admission::Queued(waiting)) => {
+            Ok(Acquisition::Granted(slot)) => Ok((in_progress, Some(slot))),
+            Ok(Acquisition::Queued(waiting)) => {
                 drop(in_progress);
                 let slot = waiting.wait().await;
                 let in_progress = self.operations.begin().map_err(overloaded)?;

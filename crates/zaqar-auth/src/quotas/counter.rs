@@ -25,7 +25,7 @@ pub(super) struct Counter {
 
 #[derive(Debug, Default)]
 struct State {
-    found: Option<Found>,
+    found: Option<LastCount>,
     /// Admitted before the count that goes on began.
     before: Amount,
     /// Admitted since.
@@ -116,7 +116,7 @@ impl Counter {
     }
 
     /// Adds what is about to be stored if that is within the limits.
-    pub(super) fn try_add(self: &Arc<Self>, more: Amount, max: Max) -> Result<Added, Over> {
+    pub(super) fn try_add(self: &Arc<Self>, more: Amount, max: Max) -> Result<Added, Exceeded> {
         let mut state = self.lock();
         let held = state.found.map(|found| found.held).unwrap_or_default();
         let sum = [state.before, state.added, more].into_iter().fold(held, Amount::plus);
@@ -200,7 +200,7 @@ mod tests {
         counter.try_add(messages(4), max).unwrap().keep();
         counter.end(&count, messages(3), now);
         assert_eq!(counter.age(now), Age::Fresh);
-        let over = Over { is_bytes: false, would_be: 11, max: 10 };
+        let over = Exceeded { is_bytes: false, would_be: 11, max: 10 };
         assert_eq!(counter.try_add(messages(4), max).unwrap_err(), over);
         counter.try_add(messages(3), max).unwrap().keep();
     }
@@ -246,7 +246,7 @@ mod tests {
         let counter = Arc::new(Counter::default());
         let max = Max { messages: None, bytes: Some(25) };
         counter.try_add(messages(2), max).unwrap().keep();
-        let over = Over { is_bytes: true, would_be: 30, max: 25 };
+        let over = Exceeded { is_bytes: true, would_be: 30, max: 25 };
         assert_eq!(counter.try_add(messages(1), max).unwrap_err(), over);
     }
 }

@@ -35,7 +35,7 @@ use zaqar_core::{Clock, Kind, ProjectId, QueueKey};
 
 pub use limits::{FileError, Limit, Limits, Options};
 
-use counter::{Added, Age, Counter, Max, Over};
+use counter::{Added, Age, Counter, Exceeded, Max};
 use limits::Loaded;
 use rate::Bucket;
 use store::Stores;
@@ -246,12 +246,12 @@ impl Quotas {
         let of_queue = max(Limit::QueueMessages, Limit::QueueBytes);
         let of_project = max(Limit::Messages, Limit::Bytes);
         if of_project.is_some() {
-            let project = What::Project(key.project.clone());
+            let project = Counted::Project(key.project.clone());
             taken.of_project = Some(self.admit_count(&project, limits, amount, of_project).await?);
         }
         // The sizes of what is posted here also tell the bytes of a project.
         if of_queue.is_some() || of_project.bytes.is_some() {
-            let queue = What::Queue(key);
+            let queue = Counted::Queue(key);
             taken.of_queue = Some(self.admit_count(&queue, limits, amount, of_queue).await?);
         }
         Ok(())
@@ -427,7 +427,7 @@ impl Quota for Quotas {
             self.admit_messages(&limits, key, facts.amount, &mut taken).await?;
         } else if subscribes && let Some(max) = limits.get(Limit::Subscriptions) {
             let max = Max { messages: Some(max), bytes: None };
-            let what = What::Subscriptions(context.project.clone());
+            let what = Counted::Subscriptions(context.project.clone());
             taken.of_project = Some(self.admit_count(&what, &limits, number(1), max).await?);
         }
         Ok(Some(Box::new(taken)))

@@ -24,11 +24,11 @@ impl Sizes {
         if post.messages == 0 {
             return;
         }
-        self.steps.push_back(post);
-        if self.steps.len() > STEPS {
-            let mut halved = VecDeque::with_capacity(STEPS);
-            while let Some(first) = self.steps.pop_front() {
-                let second = self.steps.pop_front().unwrap_or_default();
+        self.posts.push_back(post);
+        if self.posts.len() > MAX_POSTS {
+            let mut halved = VecDeque::with_capacity(MAX_POSTS);
+            while let Some(first) = self.posts.pop_front() {
+                let second = self.posts.pop_front().unwrap_or_default();
                 halved.push_back(first.plus(second));
             }
             self.posts = halved;
@@ -37,14 +37,14 @@ impl Sizes {
 
     /// Forgets a post that failed, if it is not among those that are too old to matter.
     pub(super) fn take_back(&mut self, post: Amount) {
-        if let Some(at) = self.steps.iter().rposition(|step| *step == post) {
-            self.steps.remove(at);
+        if let Some(at) = self.posts.iter().rposition(|one| *one == post) {
+            self.posts.remove(at);
             return;
         }
-        // It is part of a longer step.
-        let has = |step: &&mut Amount| step.messages > post.messages && step.bytes >= post.bytes;
-        if let Some(step) = self.steps.iter_mut().rev().find(has) {
-            *step = step.minus(post);
+        // It is part of a merged post.
+        let has = |one: &&mut Amount| one.messages > post.messages && one.bytes >= post.bytes;
+        if let Some(one) = self.posts.iter_mut().rev().find(has) {
+            *one = one.minus(post);
         }
     }
 
@@ -82,7 +82,7 @@ impl Sizes {
     /// Mean size of a message that this server did not see: from the sample, else from the posts it
     /// saw.
     fn mean(&self) -> u64 {
-        let seen = self.steps.iter().copied().fold(Amount::default(), Amount::plus);
+        let seen = self.posts.iter().copied().fold(Amount::default(), Amount::plus);
         self.sample.or_else(|| seen.bytes.checked_div(seen.messages)).unwrap_or_default()
     }
 }
@@ -123,11 +123,11 @@ mod tests {
         assert_eq!(sizes.bytes_of(2), 40);
         // Also where steps became one.
         sizes.posted(failed);
-        for _ in 0..STEPS {
+        for _ in 0..MAX_POSTS {
             sizes.posted(Amount { messages: 1, bytes: 1 });
         }
         sizes.take_back(failed);
-        assert_eq!(sizes.bytes_of(STEPS as u64 + 2), STEPS as u64 + 40);
+        assert_eq!(sizes.bytes_of(MAX_POSTS as u64 + 2), MAX_POSTS as u64 + 40);
     }
 
     #[test]

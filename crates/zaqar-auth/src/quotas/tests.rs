@@ -69,7 +69,7 @@ async fn a_post_that_fails_gives_back_what_it_took() {
         drop(admit(Amount { messages: 2, bytes: 900 }).await.unwrap());
     }
     admit(Amount { messages: 1, bytes: 10 }).await.unwrap().settle();
-    assert_eq!(quotas.counter(&What::Queue(key("q"))).bytes_of(1), 10);
+    assert_eq!(quotas.counter(&Counted::Queue(key("q"))).bytes_of(1), 10);
     assert!(admit(Amount { messages: 2, bytes: 20 }).await.is_err());
 }
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use zaqar_api::{
-    Admission, Asked, Authenticator, Context, DECLARATIONS, Error, Facts, Identity, Layers, Policy,
-    Presented, PushMessages, Quota, Rejection, Resource, Stage, TokenError,
+    Admission, Asked, AuthRequest, Authenticator, Context, DECLARATIONS, Error, Facts, Identity,
+    Layers, Policy, PushMessages, Quota, Rejection, Resource, Stage, TokenError,
 };
 use zaqar_core::{OperationLimit, ProjectId, Timestamp};
 use zaqar_storage_testkit::Memory;
