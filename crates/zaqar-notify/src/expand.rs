@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use zaqar_core::storage::{Error, OutboxEntry, OutboxMessage, Subscription};
-use zaqar_core::{QueueKey, Timestamp};
+use zaqar_core::storage::{Error, OutboxEntry, OutboxMessage, RecipientQuery};
+use zaqar_core::{QueueKey, SubscriptionId, Timestamp};
 
 use crate::context::Context;
 use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
@@ -40,11 +40,14 @@ async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Resul
     let mut bodies = Bodies { shared: None };
     loop {
         let now = context.parts.clock.now();
-        let page = context.parts.messages.subscriptions(key, after, PAGE, now).await?;
-        let is_last = page.len() < PAGE;
-        after = page.last().map(|subscription| subscription.id);
+        let confirmed_only = context.options.require_confirmation;
+        let query = RecipientQuery { after, limit: PAGE, confirmed_only };
+        let page = context.parts.messages.recipients(key, &query, now).await?;
+        after = page.last().copied();
+        // Ids are in the order of their times: those behind a younger one are younger too.
         let told: Vec<_> =
-            page.into_iter().filter(|one| is_recipient(context, one, entry.created)).collect();
+            page.iter().copied().take_while(|id| is_older(*id, entry.created)).collect();
+        let is_last = page.len() < PAGE || told.len() < page.len();
         if !told.is_empty() {
             bodies.prepare(context, key, entry, told.len() > 1 || !is_last).await?;
             expand_to(context, key, entry, &bodies, &told).await?;
@@ -55,14 +58,10 @@ async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Resul
     }
 }
 
-/// Whether a subscription gets what was posted at `posted`: it was created before, has an address
-/// that can be sent to, and is confirmed if that is required.
-fn is_recipient(context: &Context, subscription: &Subscription, posted: Timestamp) -> bool {
-    let made = u64::try_from(subscription.id.get() >> 80).unwrap_or(u64::MAX);
-    subscription.lease.is_none()
-        && made <= posted.as_millis()
-        && (subscription.confirmed || !context.options.require_confirmation)
-        && context.channel(&subscription.subscriber).is_some()
+/// Whether a subscription gets what was posted at `posted`.
+fn is_older(id: SubscriptionId, posted: Timestamp) -> bool {
+    let made = u64::try_from(id.get() >> 80).unwrap_or(u64::MAX);
+    made <= posted.as_millis()
 }
 
 /// Bodies of an entry that are stored once, by message.
@@ -111,7 +110,7 @@ async fn expand_to(
     key: &QueueKey,
     entry: &OutboxEntry,
     bodies: &Bodies,
-    subscriptions: &[Subscription],
+    subscriptions: &[SubscriptionId],
 ) -> Result<(), Error> {
     let now = context.parts.clock.now();
     let rows: Vec<(Row, Timestamp)> = entry
@@ -129,10 +128,8 @@ async fn expand_to(
     if rows.is_empty() {
         return Ok(());
     }
-    let keys: Vec<_> = subscriptions
-        .iter()
-        .map(|subscription| SubscriptionKey { queue: key.clone(), id: subscription.id })
-        .collect();
+    let keys: Vec<_> =
+        subscriptions.iter().map(|id| SubscriptionKey { queue: key.clone(), id: *id }).collect();
     let rows = &rows;
     let mut adding = futures_util::stream::iter(keys.clone())
         .map(|key| async move { context.deliveries.add(&key, rows, now).await })

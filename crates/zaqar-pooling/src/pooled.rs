@@ -11,8 +11,9 @@ use tracing::warn;
 use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
     Heads, Leases as LeaseStore, ListQuery, Message, MessagePage, MessageStore, Messages,
-    NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, Renewal, Stats,
-    Subscribed, Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep, Volume,
+    NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, RecipientQuery,
+    Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep,
+    Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, QueueKey, StateLog,
@@ -439,6 +440,18 @@ impl Subscriptions for Pooled {
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
         match self.store(key).await? {
             Some(store) => store.leased_subscriptions(key, lease, after, limit, now).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.recipients(key, query, now).await,
             None => Ok(Vec::new()),
         }
     }

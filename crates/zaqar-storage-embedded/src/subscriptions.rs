@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{
-    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
-    Subscriptions,
+    Changed, Error, Guarded, NewSubscription, RecipientQuery, Subscribed, Subscription,
+    SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
@@ -77,6 +77,19 @@ impl Subscriptions for Embedded {
         let now = self.effective_time(now);
         self.read(|conn| match find_head(conn, key)? {
             Some(head) => list_leased(conn, head.subscriptions_number, lease, after, limit, now),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        let now = self.effective_time(now);
+        self.read(|conn| match find_head(conn, key)? {
+            Some(head) => list_recipients(conn, head.subscriptions_number, query, now),
             None => Ok(Vec::new()),
         })
     }
@@ -313,6 +326,28 @@ fn list_leased(
             i64::try_from(limit).unwrap_or(i64::MAX)
         ],
         |row| Ok((SubscriptionId::new(u128::from_be_bytes(row.get(0)?)), time(row.get(1)?))),
+    )?
+    .collect()
+}
+
+/// Only columns that are at the beginning of a row, so options on further pages are not read; a
+/// lease that is null takes no bytes.
+fn list_recipients(
+    conn: &Statements<'_>,
+    subscriptions_number: i64,
+    query: &RecipientQuery,
+    now: Timestamp,
+) -> Sql<Vec<SubscriptionId>> {
+    // An empty id is before all ids.
+    let after = query.after.map_or(Vec::new(), |id| id.get().to_be_bytes().to_vec());
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    conn.statement(
+        "SELECT id FROM subscriptions WHERE audience = ?1 AND id > ?2 AND expires > ?3 \
+         AND confirmed >= ?4 AND lease IS NULL ORDER BY id LIMIT ?5",
+    )?
+    .query_map(
+        params![subscriptions_number, after, millis(now), query.confirmed_only, limit],
+        |row| Ok(SubscriptionId::new(u128::from_be_bytes(row.get(0)?))),
     )?
     .collect()
 }

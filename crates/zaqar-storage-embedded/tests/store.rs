@@ -290,6 +290,42 @@ async fn the_log_stays_bounded() {
     assert!(log < 128 << 20, "200 MB were posted, the log has {log} bytes");
 }
 
+/// A post to a queue with 10 000 subscriptions writes the pages that one with a single one does.
+#[tokio::test]
+async fn a_post_writes_the_same_with_many_subscriptions() {
+    let directory = tempdir().unwrap();
+    let options = Options { sync: Sync::Never, ..Options::new(directory.path()) };
+    let store = Embedded::open(options).unwrap();
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
+    let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
+    let posted = async || {
+        let empties_log = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let is_busy: i64 = conn.query_row(empties_log, [], |row| row.get(0)).unwrap();
+        assert_eq!(is_busy, 0);
+        post(&store, "q", batch(2, 100)).await;
+        fs::metadata(directory.path().join("zaqar.db-wal")).unwrap().len()
+    };
+    let subscribe = async |number: u128| {
+        let new = NewSubscription {
+            id: SubscriptionId::new(number),
+            subscriber: format!("http://example.com/{number}"),
+            ttl: 3600,
+            options: "{}".to_owned(),
+            confirmed: false,
+            lease: None,
+        };
+        store.subscribe(&key("q"), generation(1), &new, NOW).await.unwrap();
+    };
+    subscribe(1).await;
+    let with_one = posted().await;
+    for number in 2..=10_000 {
+        subscribe(number).await;
+    }
+    let with_many = posted().await;
+    // One more page may be written where one of the tables splits one.
+    assert!(with_many <= with_one + 2 * 8216, "{with_many} bytes and {with_one}");
+}
+
 #[tokio::test]
 async fn subscriptions_outlive_a_purge_and_end_with_the_queue() {
     let directory = tempdir().unwrap();

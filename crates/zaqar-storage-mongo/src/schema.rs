@@ -39,6 +39,8 @@ pub(crate) const LEASES: &str = "queue_leases";
 pub(crate) const BY_POSITION: &str = "place_expiry";
 /// The index of subscriptions by lease and id.
 pub(crate) const BY_LEASE: &str = "leased";
+/// The index of subscriptions with an address by id.
+pub(crate) const RECIPIENTS: &str = "recipients";
 /// The index of messages by state and position.
 pub(crate) const BY_STATE: &str = "state_expiry";
 
@@ -108,6 +110,11 @@ pub(crate) fn indexes() -> Vec<(&'static str, Vec<IndexModel>)> {
                     BY_LEASE,
                     doc! { "lease": 1, "_id": 1, "counts": 1, "e": 1, "since": 1, "ttl": 1 },
                     "lease",
+                ),
+                // Covers the query of a worker that gives each a delivery.
+                plain(
+                    RECIPIENTS,
+                    doc! { "hall": 1, "leased": 1, "_id": 1, "counts": 1, "e": 1, "confirmed": 1 },
                 ),
                 ttl_index("expires", "e"),
             ],

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
 use serde::Deserialize;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
-    Subscriptions,
+    Changed, Error, Guarded, NewSubscription, RecipientQuery, Subscribed, Subscription,
+    SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
@@ -20,8 +20,8 @@ use crate::error::{is_duplicate, too_large, unreadable};
 use crate::intents::{CommitOutcome, Sequence};
 use crate::query::Query;
 use crate::schema::{
-    self, BY_LEASE, CommitDeadline, date, draft_expiry, key_range, lease_bits, new_epoch, number,
-    plus_secs, queue_id, random_id, subscription_key, time,
+    self, BY_LEASE, CommitDeadline, RECIPIENTS, date, draft_expiry, key_range, lease_bits,
+    new_epoch, number, plus_secs, queue_id, random_id, subscription_key, time,
 };
 use crate::stored::{Action, DroppedEpoch, Head, Intent, expiry_field};
 use crate::view::View;
@@ -86,6 +86,13 @@ impl Leased {
         let end = time(self.since).plus_secs(u64::try_from(self.ttl).unwrap_or(0));
         Some((schema::subscription_id(&self.key)?, end))
     }
+}
+
+/// The id of a subscription without a lease.
+#[derive(Debug, Deserialize)]
+struct Recipient {
+    #[serde(rename = "_id")]
+    key: Binary,
 }
 
 #[async_trait]
@@ -203,6 +210,32 @@ impl Subscriptions for Mongo {
                 .fields(doc! { "_id": 1, "since": 1, "ttl": 1 })
                 .hint(BY_LEASE);
             let read = |raw: &_| self.read(raw).and_then(Leased::show);
+            self.find_in_order(&self.inner.subscriptions, query, "_id", read).await
+        })
+        .await
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        self.run(async {
+            let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(Vec::new()) };
+            let epoch = view.head.subscription_epoch;
+            let mut filter =
+                doc! { "hall": epoch, "leased": false, "_id": ids_after(epoch, query.after) };
+            if query.confirmed_only {
+                filter.insert("confirmed", true);
+            }
+            // The index covers the query, so the documents, which may be large, are not read.
+            let query = Query::new(live(&view, filter))
+                .sorted(doc! { "_id": 1 })
+                .limited(query.limit)
+                .fields(doc! { "_id": 1 })
+                .hint(RECIPIENTS);
+            let read = |raw: &_| schema::subscription_id(&self.read::<Recipient>(raw)?.key);
             self.find_in_order(&self.inner.subscriptions, query, "_id", read).await
         })
         .await

@@ -27,7 +27,7 @@
 //! | `:g` `:x:POSITION` | work for the sweep: purged messages, outboxes of closed heads |
 //! | `:r:TIME` | requests of two seconds: see `envelope` |
 //! | `:t0` `:t1` | names of stored dead letters |
-//! | `:s` `:sx` `:si` `:sn` | subscriptions by id; ids by expiry; ids in order; id by subscriber |
+//! | `:s` `:so` `:sx` `:si` `:sn` | subscriptions by id; large options by id; ids by expiry; ids in order; id by subscriber |
 //! | `:sl` `:sm` | ids of subscriptions with a lease: by expiry; by lease and id |
 //! | `:o:POSITION` `:oe` | an outbox entry; entries by the expiry of their messages |
 //! | `:ow` `:or` `:od` | waiting entries by due time; due entries by age; the same by due time |

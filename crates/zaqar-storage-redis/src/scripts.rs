@@ -65,6 +65,7 @@ scripts! {
     SUBSCRIPTION = "clock" "head" "subscribers" "subscription";
     SUBSCRIPTIONS = "clock" "head" "subscribers" "subscriptions";
     LEASED_SUBSCRIPTIONS = "clock" "head" "messages" "leased_subscriptions";
+    RECIPIENTS = "clock" "head" "messages" "subscribers" "recipients";
     CHANGE_SUBSCRIPTION = "clock" "head" "bounds" "save" "subscribers" "change_subscription";
     UNSUBSCRIBE = "allow_when_full" "clock" "head" "bounds" "save" "subscribers" "unsubscribe";
     UNSUBSCRIBE_LEASED = "allow_when_full" "clock" "head" "subscribers" "unsubscribe_leased";

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
-    Subscriptions,
+    Changed, Error, Guarded, NewSubscription, RecipientQuery, Subscribed, Subscription,
+    SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
@@ -103,6 +103,31 @@ impl Subscriptions for Redis {
             leased.push((id, reply.time()?));
         }
         Ok(leased)
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        let mut recipients = Vec::new();
+        let mut after = query.after.map_or_else(Vec::new, text);
+        loop {
+            let left = bounded(query.limit - recipients.len());
+            let own = [after, number(left), flag(query.confirmed_only)];
+            let found = self.read_head(key, now, &scripts::RECIPIENTS, own).await?;
+            let Some((_, mut reply)) = found else { break };
+            // The last one that was looked at, if there are more.
+            after = reply.bytes()?;
+            while !reply.is_empty() {
+                recipients.push(reply.text()?.parse().map_err(|_| Malformed)?);
+            }
+            if after.is_empty() || recipients.len() >= query.limit {
+                break;
+            }
+        }
+        Ok(recipients)
     }
 
     async fn change_subscription(

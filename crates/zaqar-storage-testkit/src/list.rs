@@ -197,6 +197,8 @@ macro_rules! __behaviours {
                 a_subscription_is_of_one_queue
                 subscriptions_are_listed_by_id
                 subscriptions_on_a_lease_are_listed_separately
+                recipients_have_an_address
+                recipients_may_have_to_be_confirmed
                 a_change_sets_only_its_fields
                 a_change_to_a_taken_subscriber_changes_nothing
                 one_of_many_changes_to_a_subscriber_succeeds

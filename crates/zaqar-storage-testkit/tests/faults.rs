@@ -198,6 +198,8 @@ faults! {
     entries_outlive_readers: EntriesOutliveReaders breaks "outbox::entries_expire_with_their_messages"
         "outbox::entries_end_with_the_last_subscription";
     time_ahead_kept: TimeAheadKept breaks "messages::a_time_far_ahead_is_reset";
+    recipients_on_leases: RecipientsOnLeases breaks "subscriptions::recipients_have_an_address";
+    recipients_unconfirmed: RecipientsUnconfirmed breaks "subscriptions::recipients_may_have_to_be_confirmed";
 }
 
 /// A fault that breaks this many behaviours or more proves nothing about a single one.

@@ -47,7 +47,8 @@ pub use news::{News, NewsStream, Posted};
 pub use outbox::{FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
 pub use queues::{QueueRow, Queues};
 pub use subscriptions::{
-    Changed, NewSubscription, Subscribed, Subscription, SubscriptionChange, Subscriptions,
+    Changed, NewSubscription, RecipientQuery, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions,
 };
 pub use upkeep::{Swept, Upkeep};
 

@@ -55,6 +55,17 @@ pub struct SubscriptionChange {
     pub confirmed: Option<bool>,
 }
 
+/// Which subscriptions a post is delivered to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecipientQuery {
+    /// Begins with the first id greater than this one, which need not exist.
+    pub after: Option<SubscriptionId>,
+    /// At most so many.
+    pub limit: usize,
+    /// Leaves out subscribers that have not agreed.
+    pub confirmed_only: bool,
+}
+
 /// The answer to a new subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscribed {
@@ -143,6 +154,20 @@ pub trait Subscriptions: Send + Sync {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error>;
+
+    /// Lists the live subscriptions of a queue without a lease, by id, ascending. For workers that
+    /// give each a delivery: without subscribers and options.
+    ///
+    /// # Behavior
+    /// - With `confirmed_only` only confirmed ones. At most `limit`; fewer only at the end.
+    /// - Cost grows with the number of the queue's subscriptions that are passed, not with the size
+    ///   of any.
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error>;
 
     /// Changes a subscription.
     ///

@@ -9,8 +9,8 @@ use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
     Heads, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore, Messages,
     NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, QueueRow, Queues,
-    Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep,
-    Volume,
+    RecipientQuery, Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions,
+    Swept, Upkeep, Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, ProjectId, QueueKey,
@@ -43,6 +43,7 @@ enum Method {
     Subscription,
     Subscriptions,
     LeasedSubscriptions,
+    Recipients,
     ChangeSubscription,
     Unsubscribe,
     UnsubscribeAll,
@@ -62,8 +63,8 @@ enum Method {
     Count,
 }
 
-/// Their names, in the order of [`Method`].
-const METHODS: [&str; 38] = [
+/// Their names, in the order of [`Call`].
+const CALLS: [&str; 39] = [
     "open",
     "generation",
     "advance",
@@ -85,6 +86,7 @@ const METHODS: [&str; 38] = [
     "subscription",
     "subscriptions",
     "leased_subscriptions",
+    "recipients",
     "change_subscription",
     "unsubscribe",
     "unsubscribe_all",
@@ -470,6 +472,15 @@ impl Subscriptions for MeteredMessages {
                 self.inner.leased_subscriptions(key, lease, after, limit, now),
             )
             .await
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        self.calls.timed(Call::Recipients, self.inner.recipients(key, query, now)).await
     }
 
     async fn change_subscription(

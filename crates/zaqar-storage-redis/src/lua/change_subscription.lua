@@ -25,5 +25,5 @@ if ARGV[5] ~= '' then
 end
 if ARGV[11] ~= '' then row[5] = ARGV[12] end
 if ARGV[13] ~= '' then row[3] = ARGV[14] end
-call('HSET', base .. 's', id, cmsgpack.pack(row))
+store_subscription(id, row)
 return {'done'}

@@ -14,7 +14,7 @@ if at then return {'schedule', at} end
 other = call('HGET', base .. 'sn', subscriber)
 if other then unsubscribe(other) end
 local row = {ARGV[6], string.format('%.0f', now), ARGV[7], subscriber, ARGV[9], ARGV[10]}
-call('HSET', base .. 's', id, cmsgpack.pack(row))
+store_subscription(id, row)
 call('HSET', base .. 'sn', subscriber, id)
 call('ZADD', base .. 'sx', expires, id)
 if ARGV[10] ~= '' then

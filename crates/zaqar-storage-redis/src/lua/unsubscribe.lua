@@ -7,11 +7,11 @@ if call('EXISTS', base .. 'oe') == 1 then
   save()
 end
 if ARGV[4] == '' then
-  call('UNLINK', base .. 's', base .. 'sx', base .. 'sl', base .. 'sm', base .. 'sn', base .. 'si')
+  call('UNLINK', base .. 's', base .. 'so', base .. 'sx', base .. 'sl', base .. 'sm', base .. 'sn', base .. 'si')
   call('HDEL', KEYS[1], 's')
   return {'done', ''}
 end
-local row = subscription(ARGV[4])
+local row = small_row(ARGV[4])
 unsubscribe(ARGV[4])
 local lease = row and row[6] or ''
 if lease ~= '' then remember(lease) end

@@ -2,8 +2,8 @@
 //! anything else.
 
 use zaqar_core::storage::{
-    Claims, Heads, Leases, ListQuery, Messages, Outbox, PopQuery, QueueRow, Queues, Subscriptions,
-    Upkeep,
+    Claims, Heads, Leases, ListQuery, Messages, Outbox, PopQuery, QueueRow, Queues, RecipientQuery,
+    Subscriptions, Upkeep,
 };
 use zaqar_core::{LeaseId, Metadata, QueueKey, QueueName, Timestamp};
 use zaqar_storage_redis::Redis;
@@ -15,7 +15,7 @@ use crate::support::{Queue, generation, message, now, open, options, rand};
 /// The suffixes of the keys of a queue, as `keys.rs` lists them; `*` matches one of several.
 const SETS: [&str; 16] =
     ["f", "c", "d", "w", "x", "e", "sx", "si", "sl", "sm", "oe", "ow", "or", "od", "of", "ox"];
-const HASHES: [&str; 8] = ["h", "k", "l", "s", "sn", "b:*", "r:*", "t0"];
+const HASHES: [&str; 9] = ["h", "k", "l", "s", "so", "sn", "b:*", "r:*", "t0"];
 const LISTS: [&str; 2] = ["g", "o:*"];
 
 fn base(queue: &Queue) -> String {
@@ -69,6 +69,8 @@ async fn answers(it: &Fixture, what: &str) {
     Messages::list(store, key, &all(), now).await.expect(what);
     store.stats(key, now).await.expect(what);
     store.subscriptions(key, None, 10, now).await.expect(what);
+    let recipients = RecipientQuery { after: None, limit: 10, confirmed_only: true };
+    store.recipients(key, &recipients, now).await.expect(what);
     store.due_queues(1000, now).await.expect(what);
     store.follow(key, incarnation, start, 10, now).await.expect(what);
     store.lease(key, now.plus_secs(60), now).await.expect(what);

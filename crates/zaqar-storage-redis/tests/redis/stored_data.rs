@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
+use futures_util::StreamExt;
 use zaqar_core::storage::{
     ClaimRequest, Claims, DeadLetters, Heads, Leases, Messages, NewMessage, NewSubscription,
-    Outbox, Queues, Renewal, Subscriptions, Upkeep,
+    Outbox, Queues, RecipientQuery, Renewal, SubscriptionChange, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, ClientId, LeaseId, SubscriptionId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
@@ -451,4 +452,75 @@ async fn connections_are_encrypted() {
     .await
     .expect("a bounded wait")
     .expect_err("no server that speaks plainly");
+}
+
+/// A post to a queue with 10 000 subscriptions costs the commands of one with a single one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_costs_the_same_with_many_subscriptions() {
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let post = async || {
+        let before = commands(&server);
+        queue.post(&["a", "b"]).await;
+        let posted = commands(&server) - before;
+        let entry = store.lease(&queue.key, now().plus_secs(60), now()).await.unwrap().unwrap();
+        let first = entry.messages[0].id.position;
+        store.settle(&queue.key, queue.generation.incarnation, first).await.unwrap();
+        posted
+    };
+    subscribe(&queue, None).await;
+    // The first one uploads the script, and begins the queue's entries.
+    post().await;
+    let with_one = post().await;
+    let many = (1..10_000).map(|_| subscribe(&queue, None));
+    let mut many = futures_util::stream::iter(many).buffer_unordered(64);
+    while many.next().await.is_some() {}
+    assert_eq!(post().await, with_one);
+}
+
+/// 300 webhooks with 60 kB of options each, 18 MB in total, none of them confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_reads_no_options_of_its_recipients() {
+    const ALL: usize = 300;
+    let server = Server::start(&[]);
+    let store = open(options(&server.uri())).await;
+    let queue = Queue::new(&store, "q").await;
+    let text = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000));
+    for _ in 0..ALL {
+        subscribe_with(&queue, None, text.clone()).await;
+    }
+    let read = async |confirmed_only| {
+        let query = RecipientQuery { after: None, limit: ALL, confirmed_only };
+        store.recipients(&queue.key, &query, now()).await.unwrap()
+    };
+    let all = read(false).await;
+    assert_eq!(all.len(), ALL);
+    for id in &all[1..] {
+        let change = SubscriptionChange { confirmed: Some(false), ..Default::default() };
+        store.change_subscription(&queue.key, *id, &change, now()).await.unwrap();
+    }
+    let output = || {
+        let stats = server.cli(&["INFO", "stats"]);
+        let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        sent.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = output();
+    assert_eq!(read(true).await, all[..1]);
+    let sent = output() - before;
+    // Most of it is the answer to `INFO` itself.
+    assert!(sent < 10_000, "{sent} bytes for one id");
+    // What the server looks through for it is small too.
+    for key in keys(&server).iter().filter(|key| key.ends_with(":s")) {
+        for row in server.cli(&["HVALS", key]).lines() {
+            assert!(row.len() < 200, "a row of {} bytes", row.len());
+        }
+    }
+    let found = store.subscription(&queue.key, all[7], now()).await.unwrap().unwrap();
+    assert_eq!((found.options, found.confirmed), (text, false));
+    store.unsubscribe(&queue.key, all[7], now()).await.unwrap();
+    let large: Vec<_> = keys(&server).into_iter().filter(|key| key.ends_with(":so")).collect();
+    assert_eq!(server.cli(&["HLEN", &large[0]]).trim(), (ALL - 1).to_string());
+    store.unsubscribe_all(&queue.key, now()).await.unwrap();
+    assert!(!keys(&server).iter().any(|key| key.ends_with(":so")));
 }

@@ -3,7 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
 use zaqar_core::storage::{
-    Changed, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
+    Changed, Guarded, NewSubscription, RecipientQuery, Subscribed, Subscription, SubscriptionChange,
 };
 use zaqar_core::{Generation, LeaseId, Position, SubscriptionId, Version};
 
@@ -424,4 +424,66 @@ pub(crate) async fn subscriptions_on_a_lease_are_listed_separately(kit: &mut Kit
     assert_eq!(listed(ours, None, 10).await, [ends(5)]);
     queue.unsubscribe_all().await;
     assert_eq!(listed(ours, None, 10).await, []);
+}
+
+async fn recipients(
+    kit: &Kit,
+    queue: &Queue,
+    after: Option<u128>,
+    limit: usize,
+    confirmed_only: bool,
+) -> Vec<u128> {
+    let query = RecipientQuery { after: after.map(id), limit, confirmed_only };
+    let listed = queue.store.recipients(&queue.key, &query, kit.now()).await;
+    listed.expect("recipients answers").into_iter().map(SubscriptionId::get).collect()
+}
+
+/// `recipients`: live subscriptions without a lease, by id, in pages.
+pub(crate) async fn recipients_have_an_address(kit: &mut Kit) {
+    let (queue, other) = (kit.queue("q").await, kit.queue("other").await);
+    let lease = kit.lease(1);
+    assert!(keep(kit, lease, 1000).await);
+    for number in [5, 2, 3, 7] {
+        let ttl = if number == 3 { 60 } else { 600 };
+        let new = subscription(number, &format!("http://{number}"));
+        queue.subscribe_new(&NewSubscription { ttl, ..new }).await;
+    }
+    queue.subscribe_new(&on_lease(lease, 4)).await;
+    other.subscribe_new(&subscription(6, "http://6")).await;
+    assert_eq!(recipients(kit, &queue, None, 10, false).await, [2, 3, 5, 7]);
+    assert_eq!(recipients(kit, &queue, None, 3, false).await, [2, 3, 5]);
+    assert_eq!(recipients(kit, &queue, Some(3), 10, false).await, [5, 7]);
+    assert_eq!(recipients(kit, &queue, Some(4), 1, false).await, [5]);
+    kit.pass(60);
+    assert_eq!(recipients(kit, &queue, None, 10, false).await, [2, 5, 7]);
+    queue.unsubscribe(5).await;
+    assert_eq!(recipients(kit, &queue, None, 10, false).await, [2, 7]);
+    queue.unsubscribe_all().await;
+    assert_eq!(recipients(kit, &queue, None, 10, false).await, [0; 0]);
+    queue.close().await;
+    assert_eq!(recipients(kit, &queue, None, 10, false).await, [0; 0], "no head");
+}
+
+/// `recipients`: "With `confirmed_only` only confirmed ones."; whatever their size.
+pub(crate) async fn recipients_may_have_to_be_confirmed(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    // Many that are passed, and options of which stores may keep the larger ones apart.
+    for number in 1..=150 {
+        let confirmed = number % 60 == 0;
+        let options =
+            format!("{{\"x\":\"{}\"}}", "x".repeat(if number % 7 == 0 { 3000 } else { 1 }));
+        let new = subscription(number, &format!("http://{number}"));
+        queue.subscribe_new(&NewSubscription { confirmed, options, ..new }).await;
+    }
+    assert_eq!(recipients(kit, &queue, None, 10, true).await, [60, 120]);
+    assert_eq!(recipients(kit, &queue, None, 1, true).await, [60]);
+    assert_eq!(recipients(kit, &queue, Some(60), 10, true).await, [120]);
+    assert_eq!(recipients(kit, &queue, None, 200, false).await.len(), 150);
+    for (number, confirmed) in [(60, false), (70, true)] {
+        let change = SubscriptionChange { confirmed: Some(confirmed), ..Default::default() };
+        queue.change(id(number), &change).await;
+    }
+    assert_eq!(recipients(kit, &queue, None, 10, true).await, [70, 120]);
+    let large = queue.subscription(id(70)).await.expect("it is live");
+    assert_eq!(large.options.len(), 3008, "a change keeps large options");
 }

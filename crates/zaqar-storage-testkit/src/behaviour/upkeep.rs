@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use zaqar_core::storage::{
-    Claims, Error, Heads, Messages, NewMessage, PopQuery, Queues, Stats, SubscriptionChange, Swept,
+    Claims, Error, Heads, Messages, NewMessage, PopQuery, Queues, RecipientQuery, Stats,
+    SubscriptionChange, Swept,
 };
 use zaqar_core::{Kind, Timestamp};
 
@@ -33,6 +34,7 @@ pub(crate) async fn a_store_that_is_shut_down_rejects_calls(kit: &mut Kit) {
     let (subscriber, change) = (subscription(1, "http://a"), SubscriptionChange::default());
     let (lease, first) = (kit.lease(1), id.position);
     let pop = PopQuery { limit: 1, after: None, keys: Vec::new() };
+    let recipients = RecipientQuery { after: None, limit: 1, confirmed_only: false };
     for (method, error) in [
         ("create", rows.create(key, &row).await.err()),
         ("get row", Queues::get(rows, key).await.err()),
@@ -60,6 +62,7 @@ pub(crate) async fn a_store_that_is_shut_down_rejects_calls(kit: &mut Kit) {
         ("subscription", store.subscription(key, subscriber.id, now).await.err()),
         ("subscriptions", store.subscriptions(key, None, 1, now).await.err()),
         ("leased", store.leased_subscriptions(key, lease, None, 1, now).await.err()),
+        ("recipients", store.recipients(key, &recipients, now).await.err()),
         ("follow", store.follow(key, generation.incarnation, first, 1, now).await.err()),
         ("keep_lease", store.keep_lease(lease, now, now).await.err()),
         ("end_lease", store.end_lease(lease, now).await.err()),

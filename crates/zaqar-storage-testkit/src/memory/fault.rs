@@ -157,13 +157,17 @@ pub enum Fault {
     LeaseNeverExpires,
     /// An expired lease can be renewed.
     LeaseRevived,
+    /// The list of recipients contains subscriptions on leases.
+    RecipientsOnLeases,
+    /// The list of recipients contains unconfirmed subscriptions, whatever was asked for.
+    RecipientsUnconfirmed,
     /// A latest time far in the future is not reset.
     TimeAheadKept,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 78] = [
+    pub const ALL: [Self; 80] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -242,5 +246,7 @@ impl Fault {
         Self::PositionsIgnoreClock,
         Self::EntriesOutliveReaders,
         Self::TimeAheadKept,
+        Self::RecipientsOnLeases,
+        Self::RecipientsUnconfirmed,
     ];
 }

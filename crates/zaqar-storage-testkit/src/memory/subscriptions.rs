@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, NewSubscription, Subscribed, Subscription, SubscriptionChange,
-    Subscriptions,
+    Changed, Error, Guarded, NewSubscription, RecipientQuery, Subscribed, Subscription,
+    SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, LeaseId, QueueKey, SubscriptionId, Timestamp};
 
@@ -72,6 +72,25 @@ impl Subscriptions for Memory {
             .subscribed(now)
             .filter(|one| Some(one.id) > after && (one.lease == Some(lease) || any));
         Ok(leased.take(limit).map(|one| (one.id, one.since.plus_secs(one.ttl))).collect())
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        let mut state = self.state()?;
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
+        let now = head.effective_time(now);
+        let any_lease = self.has(Fault::RecipientsOnLeases);
+        let confirmed_only = query.confirmed_only && !self.has(Fault::RecipientsUnconfirmed);
+        let recipients = head.subscribed(now).filter(|one| {
+            Some(one.id) > query.after
+                && (one.lease.is_none() || any_lease)
+                && (one.confirmed || !confirmed_only)
+        });
+        Ok(recipients.take(query.limit).map(|one| one.id).collect())
     }
 
     async fn change_subscription(

@@ -124,6 +124,14 @@ impl Subscribers {
         own.map(|one| (one.id, one.since.plus_secs(one.ttl))).collect()
     }
 
+    pub(in crate::model) fn recipients(&self, confirmed_only: bool) -> Vec<SubscriptionId> {
+        let told = self
+            .subscriptions
+            .iter()
+            .filter(|one| one.lease.is_none() && (one.confirmed || !confirmed_only));
+        told.map(|one| one.id).collect()
+    }
+
     pub(in crate::model) fn is_due(&self, now: Timestamp) -> bool {
         self.entries.iter().any(|entry| entry.is_due(now))
     }

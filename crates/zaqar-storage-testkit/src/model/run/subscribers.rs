@@ -1,8 +1,8 @@
 //! Subscriptions, leases and the outbox.
 
 use zaqar_core::storage::{
-    Changed, Guarded, NewMessage, NewSubscription, OutboxEntry, OutboxMessage, Renewal, Subscribed,
-    SubscriptionChange,
+    Changed, Guarded, NewMessage, NewSubscription, OutboxEntry, OutboxMessage, RecipientQuery,
+    Renewal, Subscribed, SubscriptionChange,
 };
 use zaqar_core::{LeaseId, MessageId, SubscriptionId, Timestamp};
 
@@ -166,6 +166,12 @@ impl Run {
             let leased = queue.store.leased_subscriptions(&queue.key, lease, None, 100, now).await;
             let leased = leased.expect("leased_subscriptions answers");
             assert_eq!(leased, subscribers.on_lease(lease), "subscriptions on the lease of {at}");
+            for confirmed_only in [false, true] {
+                let query = RecipientQuery { after: None, limit: 100, confirmed_only };
+                let found = queue.store.recipients(&queue.key, &query, now).await;
+                let found = found.expect("recipients answers");
+                assert_eq!(found, subscribers.recipients(confirmed_only), "recipients of {at}");
+            }
             subscribers.check_followed(&shown, &at);
             assert!(!subscribers.is_due(now) || due.contains(&queue.key), "not due: {at}");
         }
