@@ -270,7 +270,8 @@ impl Sending<'_> {
         Ok(first)
     }
 
-    /// Ends rows without success. Each is kept for a time, so that it can be redelivered.
+    /// Ends rows without success: told first, kept for a time so that they can be delivered once
+    /// more, then settled.
     async fn fail(&self, rows: Vec<Ready>, attempt: &Attempt) -> Result<(), Error> {
         let context = self.context;
         let tells = events::queue_of(&self.subject.options).is_some();
@@ -282,7 +283,7 @@ impl Sending<'_> {
                     Attempt::Answered(answer) => format!("the receiver answered {}", answer.status),
                     Attempt::Failed(failure) => failure.to_string(),
                 };
-                self.subject.post_event(context, &EventKind::Exhausted(held.row.message, why));
+                self.subject.tell(context, &Happened::Exhausted(held.row.message, why)).await?;
             }
             let mut kept = None;
             if context.options.log > 0 && !is_confirmation {

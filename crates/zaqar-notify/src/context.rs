@@ -187,7 +187,7 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     /// Log entries that are not written yet.
     pub(crate) log: Log,
-    /// Events that are not posted yet.
+    /// What was told of subscribers.
     pub(crate) events: Events,
     /// Rate limits of subscriptions.
     pub(crate) rates: Rates,

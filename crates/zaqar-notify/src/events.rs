@@ -6,9 +6,11 @@
 //! | `resumed` | messages are sent again after a suspension |
 //! | `exhausted` | a delivery ended without success; at most one event per minute and server |
 //!
-//! Events are collected in memory and posted every half second, so that a delivery does not wait
-//! for them; a server that dies loses those of that time. A failed delivery of an event creates no
-//! `exhausted` event, so that events cannot loop.
+//! An event is posted before what it tells of is settled, so that a server which dies in between
+//! repeats it instead of losing it. Where its queue cannot be posted to, it waits in an internal
+//! queue, from which any server posts it; where that fails too, so does what it tells of. An event
+//! that cannot be delivered itself makes no event `exhausted`, so that no circle of queues posts
+//! for ever.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,17 +20,16 @@ use serde_json::{Map, Value, json};
 use zaqar_core::storage::Error;
 use zaqar_core::{MessageId, ProjectId, QueueName, SubscriptionId, Timestamp, iso8601};
 
-use crate::row::SubscriptionKey;
+use crate::context::Context;
+use crate::row::{SubscriptionKey, WaitingEvent};
 
 /// The option that names the queue.
 pub(crate) const OPTION: &str = "failure_queue";
 /// The member that marks a body as an event.
 const MEMBER: &str = "zaqar_event";
-/// Events that wait to be posted, at most; further ones are dropped.
-const MAX_WAITING: usize = 1000;
-/// How often posting an event is attempted while the store fails.
-const ATTEMPTS: u32 = 20;
-/// Seconds between two `exhausted` events of one subscription.
+/// Waiting events that are taken at once.
+const PAGE: usize = 10;
+/// Seconds between two events `exhausted` of one subscription.
 const PAUSE: u64 = 60;
 /// Subscriptions whose last event is remembered.
 const REMEMBERED: usize = 10_000;
@@ -44,7 +45,7 @@ pub trait EventSink: Send + Sync {
     /// - An event that the queue rejects is dropped and logged.
     ///
     /// # Errors
-    /// Errors of the store: the event is posted again later.
+    /// What the store says: the event waits, and is posted again later.
     async fn post(&self, project: &ProjectId, queue: &QueueName, event: Value)
     -> Result<(), Error>;
 }
@@ -60,14 +61,6 @@ pub(crate) enum EventKind {
     Exhausted(MessageId, String),
 }
 
-#[derive(Debug)]
-struct Event {
-    project: ProjectId,
-    queue: QueueName,
-    body: Value,
-    posted: u32,
-}
-
 /// Deliveries of a subscription that ended without success.
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -76,17 +69,10 @@ struct Failures {
     count: u64,
 }
 
-/// Events that wait to be posted.
+/// When events `exhausted` were posted, and what they leave out.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    waiting: Vec<Event>,
-    lost: u64,
-    failures: HashMap<SubscriptionId, Failures>,
+    failures: Mutex<HashMap<SubscriptionId, Failures>>,
 }
 
 /// The failure queue that a subscription's options name.
@@ -101,80 +87,92 @@ pub(crate) fn is_event(body: &[u8]) -> bool {
     body.is_some_and(|body| body.contains_key(MEMBER))
 }
 
-impl Events {
-    /// Adds an event about a subscription whose options name a failure queue.
-    pub(crate) fn add(
-        &self,
-        key: &SubscriptionKey,
-        (subscriber, options): (&str, &Map<String, Value>),
-        kind: &EventKind,
-        now: Timestamp,
-    ) {
-        let Some(queue) = queue_of(options) else { return };
-        let mut body = json!({
-            "subscription_id": key.id.to_string(),
-            "queue_name": key.queue.name.as_str(),
-            "subscriber": subscriber,
-            "at": iso8601::format(now),
-        });
-        let mut state = self.state();
-        let name = match kind {
-            EventKind::Suspended(why) => {
-                body["reason"] = (*why).into();
-                "suspended"
-            }
-            EventKind::Resumed => "resumed",
-            EventKind::Exhausted(message, why) => {
-                let Some(count) = state.count_failure(key.id, now) else { return };
-                body["message_id"] = message.to_string().into();
-                body["reason"] = cut(why).into();
-                body["count"] = count.into();
-                "exhausted"
-            }
-        };
-        body[MEMBER] = name.into();
-        if state.waiting.len() >= MAX_WAITING {
-            state.lost += 1;
-            return;
+/// Posts an event about a subscription whose options name a queue, or has it wait.
+///
+/// # Errors
+/// What the store says; what the event tells of must not be settled then.
+pub(crate) async fn tell(
+    context: &Context,
+    key: &SubscriptionKey,
+    (subscriber, options): (&str, &Map<String, Value>),
+    happened: &Happened,
+) -> Result<(), Error> {
+    let (Some(sink), Some(queue)) = (&context.parts.events, queue_of(options)) else {
+        return Ok(());
+    };
+    let now = context.parts.clock.now();
+    let mut before = None;
+    let mut body = json!({
+        "subscription_id": key.id.to_string(),
+        "queue_name": key.queue.name.as_str(),
+        "subscriber": subscriber,
+        "at": iso8601::format(now),
+    });
+    let name = match happened {
+        Happened::Suspended(why) => {
+            body["reason"] = (*why).into();
+            "suspended"
         }
-        let project = key.queue.project.clone();
-        state.waiting.push(Event { project, queue, body, posted: 0 });
+        Happened::Resumed => "resumed",
+        Happened::Exhausted(message, why) => {
+            before = context.events.failures().get(&key.id).copied();
+            let Some(count) = context.events.count_failure(key.id, now) else { return Ok(()) };
+            body["message_id"] = message.to_string().into();
+            body["reason"] = cut(why).into();
+            body["count"] = count.into();
+            "exhausted"
+        }
+    };
+    body[MEMBER] = name.into();
+    let project = key.queue.project.clone();
+    let Err(error) = sink.post(&project, &queue, body.clone()).await else { return Ok(()) };
+    context.log_failure("events about subscribers", &error);
+    let waits = context.deliveries.add_event(&WaitingEvent { project, queue, body }, now).await;
+    if waits.is_err() && matches!(happened, Happened::Exhausted(..)) {
+        context.events.not_told(key.id, before);
     }
+    waits
+}
 
-    fn take(&self) -> (Vec<Event>, u64) {
-        let mut state = self.state();
-        (std::mem::take(&mut state.waiting), std::mem::take(&mut state.lost))
-    }
-
-    fn give_back(&self, events: impl Iterator<Item = Event>) {
-        let mut state = self.state();
-        for event in events {
-            if event.posted < ATTEMPTS && state.waiting.len() < MAX_WAITING {
-                state.waiting.push(event);
-            } else {
-                state.lost += 1;
+/// Posts events that wait, of any server; what cannot be posted waits on, and holds up no other.
+///
+/// # Errors
+/// What the store says, the last time.
+pub(crate) async fn post_waiting(context: &Context) -> Result<(), Error> {
+    let Some(sink) = &context.parts.events else { return Ok(()) };
+    let mut outcome = Ok(());
+    loop {
+        let now = context.parts.clock.now();
+        let (claim, waiting) = context.deliveries.take_events(PAGE, now).await?;
+        let is_last = waiting.len() < PAGE;
+        for (id, event) in waiting {
+            match sink.post(&event.project, &event.queue, event.body).await {
+                Ok(()) => {
+                    let now = context.parts.clock.now();
+                    context.deliveries.delete_event(id, claim, now).await?;
+                }
+                Err(error) => outcome = Err(error),
             }
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No critical section leaves the state inconsistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        if is_last {
+            return outcome;
+        }
     }
 }
 
-impl State {
-    /// Counts a failed delivery. Returns the number of failures since the last event if another
-    /// event is due.
-    fn count_failure(&mut self, id: SubscriptionId, now: Timestamp) -> Option<u64> {
-        if self.failures.len() >= REMEMBERED && !self.failures.contains_key(&id) {
-            self.failures.retain(|_, of| now.secs_since(of.reported_at) < PAUSE);
-            if self.failures.len() >= REMEMBERED {
-                self.failures.clear();
+impl Events {
+    /// Counts a failed delivery; how many there were since the event before, where it is time for
+    /// another.
+    fn count_failure(&self, id: SubscriptionId, now: Timestamp) -> Option<u64> {
+        let mut failures = self.failures();
+        if failures.len() >= REMEMBERED && !failures.contains_key(&id) {
+            failures.retain(|_, of| now.secs_since(of.told_at) < PAUSE);
+            if failures.len() >= REMEMBERED {
+                failures.clear();
             }
         }
-        let Some(of) = self.failures.get_mut(&id) else {
-            self.failures.insert(id, Failures { reported_at: now, count: 0 });
+        let Some(of) = failures.get_mut(&id) else {
+            failures.insert(id, Failures { told_at: now, count: 0 });
             return Some(1);
         };
         of.count += 1;
@@ -185,27 +183,20 @@ impl State {
         *of = Failures { reported_at: now, count: 0 };
         Some(count)
     }
-}
 
-/// Posts the waiting events. Those that the store does not accept are kept for the next call.
-///
-/// # Errors
-/// Errors of the store.
-pub(crate) async fn flush(events: &Events, sink: &dyn EventSink) -> Result<(), Error> {
-    let (waiting, lost) = events.take();
-    if lost > 0 {
-        tracing::warn!(lost, "events about subscribers were dropped: the store is too slow");
+    /// An event could not be posted: the next failure is told.
+    fn not_told(&self, id: SubscriptionId, before: Option<Failures>) {
+        let mut failures = self.failures();
+        match before {
+            Some(before) => failures.insert(id, before),
+            None => failures.remove(&id),
+        };
     }
-    let mut left = waiting.into_iter();
-    while let Some(mut event) = left.next() {
-        event.posted += 1;
-        let posted = sink.post(&event.project, &event.queue, event.body.clone()).await;
-        if let Err(error) = posted {
-            events.give_back(std::iter::once(event).chain(left));
-            return Err(error);
-        }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<SubscriptionId, Failures>> {
+        // A map is whole between any two calls of its methods.
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    Ok(())
 }
 
 /// The beginning of a text.
@@ -222,21 +213,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_make_one_event_a_minute_with_their_number() {
-        let (mut state, id) = (State::default(), SubscriptionId::new(1));
+    fn failures_are_told_once_a_minute_with_their_number() {
+        let (events, id) = (Events::default(), SubscriptionId::new(1));
         let at = |secs: u64| Timestamp::from_millis(secs * 1000);
-        assert_eq!(state.count_failure(id, at(0)), Some(1));
+        assert_eq!(events.count_failure(id, at(0)), Some(1));
         for second in 1..60 {
-            assert_eq!(state.count_failure(id, at(second)), None);
+            assert_eq!(events.count_failure(id, at(second)), None);
         }
-        assert_eq!(state.count_failure(SubscriptionId::new(2), at(59)), Some(1));
-        assert_eq!(state.count_failure(id, at(60)), Some(60));
-        assert_eq!(state.count_failure(id, at(119)), None);
-        assert_eq!(state.count_failure(id, at(120)), Some(2));
+        assert_eq!(events.count_failure(SubscriptionId::new(2), at(59)), Some(1));
+        assert_eq!(events.count_failure(id, at(60)), Some(60));
+        assert_eq!(events.count_failure(id, at(119)), None);
+        assert_eq!(events.count_failure(id, at(120)), Some(2));
         for other in 0..20_000 {
-            state.count_failure(SubscriptionId::new(other), at(121));
+            events.count_failure(SubscriptionId::new(other), at(121));
         }
-        assert!(state.failures.len() <= REMEMBERED);
+        assert!(events.failures().len() <= REMEMBERED);
     }
 
     #[test]

@@ -123,6 +123,11 @@ pub(crate) enum Body {
     Shared(MessageId, Option<usize>),
 }
 
+/// The internal queue that holds events which wait to be posted.
+pub(crate) fn events() -> Option<QueueKey> {
+    internal(ProjectId::new(PROJECT).ok()?, "events")
+}
+
 impl Row {
     /// A line of JSON, followed by the body if it is in the row. An encrypted body stays encrypted.
     pub(crate) fn encode(&self) -> Payload {
@@ -233,6 +238,37 @@ impl Ticket {
     }
 }
 
+/// An event about a subscriber that waits to be posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WaitingEvent {
+    /// The project of its queue.
+    pub(crate) project: ProjectId,
+    /// The tenant's queue that it is for.
+    pub(crate) queue: QueueName,
+    /// What is posted there.
+    pub(crate) body: Value,
+}
+
+impl WaitingEvent {
+    pub(crate) fn encode(&self) -> Payload {
+        let text = json!({
+            "project": self.project.as_str(),
+            "queue": self.queue.as_str(),
+            "body": self.body,
+        });
+        Payload::plain(text.to_string().into())
+    }
+
+    /// Reads what [`WaitingEvent::encode`] wrote; `None` for anything else.
+    pub(crate) fn decode(payload: &Payload) -> Option<Self> {
+        let mut text: Value = serde_json::from_slice(&payload.bytes).ok()?;
+        let body = text.get_mut("body")?.take();
+        let project = ProjectId::new(text.get("project")?.as_str()?).ok()?;
+        let queue = QueueName::new(text.get("queue")?.as_str()?).ok()?;
+        Some(Self { project, queue, body })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +321,15 @@ mod tests {
             assert_eq!(Ticket::decode(&ticket.encode()), Some(ticket));
         }
         assert_eq!(Ticket::decode(&Payload::plain(Bytes::from_static(b"{}"))), None);
+    }
+
+    #[test]
+    fn waiting_events_read_back() {
+        let SubscriptionKey { queue, .. } = subscription();
+        let body = json!({"zaqar_event": "resumed", "at": "x"});
+        let event = WaitingEvent { project: queue.project, queue: queue.name, body };
+        assert_eq!(WaitingEvent::decode(&event.encode()), Some(event));
+        assert_eq!(WaitingEvent::decode(&Payload::plain(Bytes::from_static(b"{}"))), None);
     }
 
     #[test]

@@ -309,11 +309,14 @@ impl Service<'_> {
 
     async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Next, Error> {
         let (queue, id) = (&self.key.queue, self.key.id);
+        if self.context.deliveries.is_suspended(self.key).await? {
+            return Ok(Next::WithTicket);
+        }
+        subject.tell(self.context, &Happened::Suspended(why)).await?;
         if !self.context.deliveries.set_suspended(self.key, true).await? {
             return Ok(Next::WithTicket);
         }
         count(&self.context.counters.suspended);
-        subject.post_event(self.context, &EventKind::Suspended(why));
         let (project, name) = (&queue.project, &queue.name);
         info!(%project, queue = %name, subscription = %id, why, "subscription suspended");
         Ok(Next::WithTicket)

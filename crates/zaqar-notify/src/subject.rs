@@ -5,7 +5,7 @@ use zaqar_core::storage::{Error, Subscription};
 
 use crate::context::Context;
 use crate::delivery_options::DeliveryOptions;
-use crate::events::EventKind;
+use crate::events::{self, Happened};
 use crate::filter::Filter;
 use crate::retry::{RetryPolicy, Schedule};
 use crate::row::SubscriptionKey;
@@ -72,10 +72,10 @@ impl Subject {
         }))
     }
 
-    /// Posts an event, if the subscription names a failure queue.
-    pub(crate) fn post_event(&self, context: &Context, kind: &EventKind) {
+    /// Posts an event, if the subscription names a queue for that.
+    pub(crate) async fn tell(&self, context: &Context, happened: &Happened) -> Result<(), Error> {
         let about = (self.subscription.subscriber.as_str(), &self.options);
-        context.events.add(&self.key, about, kind, context.parts.clock.now());
+        events::tell(context, &self.key, about, happened).await
     }
 
     /// Messages of one request, at most; `None` if they are sent one by one.

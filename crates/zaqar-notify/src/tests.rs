@@ -9,7 +9,7 @@ mod log;
 mod recovery;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -77,6 +77,24 @@ impl Channel for Script {
 struct Posted {
     events: Mutex<Vec<(String, Value)>>,
     failures: Mutex<u32>,
+    /// For each event the rows of its subscription, and whether it was suspended.
+    found: Mutex<Vec<(usize, bool)>>,
+    store: OnceLock<Arc<Memory>>,
+}
+
+impl Posted {
+    async fn look(&self, event: &Value) {
+        let Some(store) = self.store.get() else { return };
+        let name = format!("deliveries.{}", event["subscription_id"].as_str().unwrap());
+        let project = ProjectId::new("p").unwrap();
+        let name = QueueName::new(&name).unwrap();
+        let rows = QueueKey { project, kind: Kind::Internal, name };
+        let stats = store.stats(&rows, START).await.unwrap().unwrap();
+        let generation = store.generation(&rows).await.unwrap().unwrap();
+        let is_suspended = generation.version.get() % 2 == 1;
+        let count = usize::try_from(stats.free + stats.claimed).unwrap();
+        self.found.lock().unwrap().push((count, is_suspended));
+    }
 }
 
 #[async_trait]
@@ -88,6 +106,7 @@ impl EventSink for Posted {
         event: Value,
     ) -> Result<(), Error> {
         assert_eq!(project.as_str(), "p");
+        self.look(&event).await;
         let mut failures = self.failures.lock().unwrap();
         if *failures > 0 {
             *failures -= 1;
@@ -127,7 +146,8 @@ impl Scene {
             name: QueueName::new("q").unwrap(),
         };
         Heads::open(&*store, &key, GENERATION, START).await.unwrap();
-        let posted = Arc::default();
+        let posted = Arc::new(Posted::default());
+        posted.store.set(Arc::clone(&store)).unwrap();
         let workers = workers(&store, &clock, &script, &posted, options);
         Self { store, clock, script, posted, workers, key, made: 0 }
     }

@@ -35,7 +35,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(2
 const RENEWAL: Duration = Duration::from_secs(6);
 /// The pause between two writes of the log.
 const LOG_PAUSE: Duration = Duration::from_millis(500);
-/// The pause after a failure of the store.
+/// The pause between two looks for events that wait.
+const EVENTS_PAUSE: Duration = Duration::from_secs(5);
+/// The pause after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Delivers messages to subscribers with an address.
@@ -116,6 +118,7 @@ impl Workers {
                 shared.serve_schedule(),
                 shared.renew_tickets(),
                 shared.write_log(),
+                shared.post_events(),
             ) } => {}
         }
         shared.shutdown.cancel();
@@ -146,7 +149,8 @@ impl Workers {
         }
         shared.dispatcher.idle().await;
         log_store::flush(&shared.context).await?;
-        shared.post_events().await;
+        // The sink may fail, as it is told to: what waits is posted by a later step.
+        let _is_posted = events::post_waiting(&shared.context).await;
         Ok(())
     }
 }
@@ -188,7 +192,7 @@ impl Handle {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
-        let was_suspended = context.deliveries.set_suspended(&key, false).await?;
+        let was_suspended = context.deliveries.is_suspended(&key).await?;
         if let Some(found) = context.parts.messages.subscription(queue, id, now).await? {
             let channel = context.channel(&found.subscriber);
             if let Some(Ok(origin)) = channel.map(|channel| channel.origin(&found.subscriber)) {
@@ -197,9 +201,10 @@ impl Handle {
             if was_suspended {
                 let options = serde_json::from_str(&found.options).unwrap_or_default();
                 let about = (found.subscriber.as_str(), &options);
-                context.events.add(&key, about, &EventKind::Resumed, now);
+                events::tell(context, &key, about, &Happened::Resumed).await?;
             }
         }
+        context.deliveries.set_suspended(&key, false).await?;
         if !context.deliveries.is_empty(&key, now).await? {
             let ticket = Ticket { subscription: key, keeps: false };
             context.deliveries.schedule(&[ticket], now, now).await?;
@@ -445,7 +450,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// Writes the log of deliveries, many entries at once, and posts events.
+    /// Writes the log of deliveries, many entries at once.
     async fn write_log(&self) {
         loop {
             tokio::time::sleep(LOG_PAUSE).await;
@@ -457,15 +462,14 @@ impl Shared {
         if let Err(error) = log_store::flush(&self.context).await {
             self.context.log_failure("the log of deliveries", &error);
         }
-        self.post_events().await;
     }
-}
 
-impl Shared {
     async fn post_events(&self) {
-        let Some(sink) = &self.context.parts.events else { return };
-        if let Err(error) = events::flush(&self.context.events, &**sink).await {
-            self.context.log_failure("events about subscribers", &error);
+        loop {
+            if let Err(error) = events::post_waiting(&self.context).await {
+                self.context.log_failure("events about subscribers", &error);
+            }
+            tokio::time::sleep(EVENTS_PAUSE).await;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Deliveries in the store: a queue of rows for each subscription, and a schedule of tickets.
 //!
-//! This file has the rows; `tickets` has the schedule, `kept` what a subscription has besides its
-//! rows, and `queues` the internal queues that hold all of it.
+//! Here are the rows; `tickets` has the schedule, `kept` what is kept of a subscription beside its
+//! rows, `events` what waits to be told, and `queues` the internal queues that all of it is in.
 //!
 //! Both are internal queues of the message store, so every store has them, and every guarantee of a
 //! store for messages and claims holds for deliveries:
@@ -20,6 +20,7 @@
 //! The version of a head says whether the subscription is suspended: odd versions mean suspended.
 //! The store rejects claims and posts that assume the other state.
 
+mod events;
 mod kept;
 mod queues;
 mod tickets;
@@ -373,8 +374,14 @@ impl Deliveries {
         Ok((stats.free + stats.claimed + stats.delayed, is_suspended(found)))
     }
 
-    /// Suspends or resumes a subscription on all servers. Returns whether that changed its state.
-    /// Its rows stay.
+    /// Whether a subscription is suspended.
+    pub(crate) async fn is_suspended(&self, subscription: &SubscriptionKey) -> Result<bool, Error> {
+        let Some(key) = subscription.deliveries() else { return Ok(false) };
+        Ok(self.store.generation(&key).await?.is_some_and(is_suspended))
+    }
+
+    /// Suspends or resumes a subscription, for all servers; whether it was not so before. Its rows
+    /// stay.
     pub(crate) async fn set_suspended(
         &self,
         subscription: &SubscriptionKey,
