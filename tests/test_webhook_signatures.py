@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from support.api import Api
@@ -140,6 +143,44 @@ def test_signing_can_begin_later(new_server: Callable[..., Server], receiver: Re
             assert answer.status_code == 400, (grace, answer.text)
         answer = api.call("POST", path[:-1] + "/secret", content=json.dumps({}))
         assert answer.status_code == 404
+
+
+def verifies_asymmetric(public: str, request: Request) -> bool:
+    """By the specification: its Python package has no `v1a`."""
+    assert public.startswith("whpk_")
+    key = Ed25519PublicKey.from_public_bytes(b64decode(public.removeprefix("whpk_")))
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + request.body
+    for signature in headers["webhook-signature"].split():
+        if signature.startswith("v1a,"):
+            try:
+                key.verify(b64decode(signature[4:]), signed)
+            except InvalidSignature:
+                continue
+            return True
+    return False
+
+
+def test_webhooks_are_signed_with_a_key_pair(new_server: Callable[..., Server], receiver: Receiver):
+    server = new_server(options=LOCAL).start()
+    with Api(server.url) as api:
+        path, first = subscribe(api, receiver.url("/ok"), signing="ed25519")
+        request = sent(api, receiver, {"event": "ä"})
+        assert verifies_asymmetric(first, request)
+        assert not verifies_asymmetric(first, Request(request.path, request.headers, b"{}", 1))
+
+        second = rotated(api, path)
+        wait_until(lambda: verifies_asymmetric(second, sent(api, receiver, "again")), "the new key signs")
+        assert verifies_asymmetric(first, receiver.requests[-1])
+
+        # Another scheme: both sign for a day, until the new secret is asked for.
+        assert api.call("PATCH", path, json={"options": {"signing": "hmac"}}).status_code == 204
+        third = rotated(api, path, grace=0)
+        assert third.startswith("whsec_")
+        wait_until(lambda: verifies(third, sent(api, receiver, "again")), "the new secret signs")
+        assert not verifies_asymmetric(second, receiver.requests[-1])
+        answer = api.call("PATCH", path, json={"options": {"signing": "rsa"}})
+        assert answer.status_code == 400, answer.text
 
 
 def test_a_secret_ends_with_its_subscription(new_server: Callable[..., Server], receiver: Receiver):

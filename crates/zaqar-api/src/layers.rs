@@ -190,11 +190,11 @@ pub trait Subscribers: Send + Sync {
     /// Deletes a new trust that is not used after all; failures are not reported.
     async fn end_trust(&self, context: &Context, id: &str);
 
-    /// Creates the signing secret of a subscription that is about to be created or changed, unless
-    /// it has one.
+    /// Makes the signing secret of a subscription that is to be made or changed, as its options
+    /// say, unless it has one of that scheme.
     ///
     /// # Behavior
-    /// - A new secret is returned by this call and by no other.
+    /// - What verifies a new one is answered, and no other call answers it.
     ///
     /// # Errors
     /// [`Error::Storage`].
@@ -202,6 +202,7 @@ pub trait Subscribers: Send + Sync {
         &self,
         queue: &QueueKey,
         id: SubscriptionId,
+        options: &Map<String, Value>,
     ) -> Result<Option<Secret<String>>, Error>;
 
     /// Replaces the signing secret of a live subscription; the old one stays valid for `grace`
@@ -216,6 +217,7 @@ pub trait Subscribers: Send + Sync {
         &self,
         queue: &QueueKey,
         id: SubscriptionId,
+        options: &Map<String, Value>,
         grace: u64,
     ) -> Result<Option<Secret<String>>, Error>;
 

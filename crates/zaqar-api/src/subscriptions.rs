@@ -104,14 +104,14 @@ impl Api {
             }
         };
         let (id, is_signed) = (new_id(now), signs(&options));
+        // Before the subscription, so that nothing is ever sent unsigned.
+        let secret = match self.subscribers() {
+            Some(subscribers) if is_signed => subscribers.make_secret(&key, id, &options).await?,
+            Some(_) | None => None,
+        };
         let options = Value::Object(options).to_string();
         let (confirmed, lease) = (false, None);
         let new = NewSubscription { id, subscriber, ttl, options, confirmed, lease };
-        // Created before the subscription, so that nothing is ever sent unsigned.
-        let secret = match self.subscribers() {
-            Some(subscribers) if is_signed => subscribers.make_secret(&key, id).await?,
-            Some(_) | None => None,
-        };
         let subscribed = self.subscribe(&key, &new, now).await;
         if !matches!(subscribed, Ok((_, Subscribed::Created { .. }))) {
             if let (Some(subscribers), true) = (self.subscribers(), is_signed) {
@@ -222,7 +222,6 @@ impl Api {
         }
         self.check_delivery(request.subscriber.as_deref(), request.options.as_ref()).await?;
         let ttl = request.ttl.map(|ttl| checked_ttl(ttl, now)).transpose()?;
-        let is_signed = request.options.as_ref().is_some_and(signs);
         let SubscriptionRef { queue, id } = request.subscription;
         let parsed = parse(&id)?;
         if request.subscriber.is_none() && request.options.is_none() && ttl.is_none() {
@@ -235,9 +234,9 @@ impl Api {
         {
             let stored = self.inner.messages.subscription(&key, parsed, now).await?;
             let Some(stored) = stored else { return Err(Error::SubscriptionNotFound { id }) };
-            if is_signed {
-                // The secret is not shown: the client must rotate it to see one.
-                subscribers.make_secret(&key, parsed).await?;
+            if let Some(options) = options.as_ref().filter(|options| signs(options)) {
+                // Shown to nobody: the client asks for a new one.
+                subscribers.make_secret(&key, parsed, options).await?;
             }
             let expires = ttl.map_or(stored.since.plus_secs(stored.ttl), |ttl| now.plus_secs(ttl));
             let changed = (request.subscriber.as_deref(), options.as_ref());
@@ -319,7 +318,8 @@ impl Api {
         let options: Map<String, Value> = serde_json::from_str(&found.options).unwrap_or_default();
         match self.subscribers() {
             Some(subscribers) if signs(&options) => {
-                subscribers.rotate_secret(&key, parsed, grace).await?.ok_or(Error::Contended)
+                let rotated = subscribers.rotate_secret(&key, parsed, &options, grace).await?;
+                rotated.ok_or(Error::Contended)
             }
             Some(_) | None => Err(Error::Conflict {
                 reason: "The subscription's webhooks are not signed: set its option signing first."

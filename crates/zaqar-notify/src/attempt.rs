@@ -91,8 +91,8 @@ impl Sending<'_> {
         if self.ready.is_empty() {
             return self.over(Disposition::Ended, Ended::NotSent, None).await;
         }
-        if self.subject.delivery.signing && self.subject.keys.is_none() {
-            // Never send without a signature: the receiver would reject the message for good.
+        if self.subject.delivery.signing.is_some() && self.subject.keys.is_none() {
+            // Never unsigned: a receiver would reject it for good.
             let subscription = self.subject.key.id;
             warn!(%subscription, "the secret of a subscription cannot be read");
             return self.wait(UNREADABLE, Ended::NotSent, None).await;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use zaqar_core::QueueName;
 
+use crate::signature::Scheme;
+
 /// Messages of a batch, at most.
 const MAX_BATCH: u64 = 100;
 
@@ -23,8 +25,8 @@ pub struct DeliveryOptions {
     pub pause: Option<Duration>,
     /// Messages of one request, at most, which are sent as an array; `None` sends them one by one.
     pub batch: Option<usize>,
-    /// Webhooks are signed according to Standard Webhooks.
-    pub signing: bool,
+    /// How webhooks are signed by the Standard Webhooks specification; `None` where they are not.
+    pub signing: Option<Scheme>,
 }
 
 /// An option with an invalid value.
@@ -74,9 +76,15 @@ impl DeliveryOptions {
             }
         };
         let signing = match given("signing") {
-            None => false,
-            Some(Value::String(scheme)) if scheme == "hmac" => true,
-            Some(value) => value.as_bool().ok_or_else(|| wrong("signing", "a boolean or hmac"))?,
+            None => None,
+            Some(Value::String(scheme)) if scheme == "hmac" => Some(Scheme::Hmac),
+            Some(Value::String(scheme)) if scheme == "ed25519" => Some(Scheme::Ed25519),
+            Some(value) => {
+                let is_signed = value.as_bool();
+                let is_signed =
+                    is_signed.ok_or_else(|| wrong("signing", "a boolean, hmac or ed25519"))?;
+                is_signed.then_some(Scheme::Hmac)
+            }
         };
         let batch = match given("batch") {
             None => None,
@@ -117,8 +125,12 @@ mod tests {
         assert_eq!(parse(json!({"batch": 100})).unwrap().batch, Some(100));
         let slow = parse(json!({"max_rate": 0.5})).unwrap();
         assert_eq!(slow.pause, Some(Duration::from_secs(2)));
-        for (given, expected) in [(json!(true), true), (json!("hmac"), true), (json!(false), false)]
-        {
+        for (given, expected) in [
+            (json!(true), Some(Scheme::Hmac)),
+            (json!("hmac"), Some(Scheme::Hmac)),
+            (json!("ed25519"), Some(Scheme::Ed25519)),
+            (json!(false), None),
+        ] {
             assert_eq!(parse(json!({ "signing": given })).unwrap().signing, expected);
         }
         for (options, option) in [
@@ -128,7 +140,7 @@ mod tests {
             (json!({"timeout": 0}), "timeout"),
             (json!({"timeout": "5"}), "timeout"),
             (json!({"timeout": 61}), "timeout"),
-            (json!({"signing": "ed25519"}), "signing"),
+            (json!({"signing": "rsa"}), "signing"),
             (json!({"signing": 1}), "signing"),
             (json!({"failure_queue": 1}), "failure_queue"),
             (json!({"failure_queue": ""}), "failure_queue"),

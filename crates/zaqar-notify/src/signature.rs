@@ -1,33 +1,53 @@
-//! Signatures by the Standard Webhooks specification, scheme `v1` (HMAC-SHA256).
+//! Signatures by the Standard Webhooks specification: scheme `v1` (HMAC-SHA256), and `v1a`
+//! (Ed25519), whose receivers can verify and not sign.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use zaqar_core::{Secret, Timestamp};
 
 /// The prefix of a secret's text form.
 const PREFIX: &str = "whsec_";
-/// The lengths of secrets that the specification allows.
+/// How the seed of an Ed25519 key begins as text.
+const SEED_PREFIX: &str = "whsk_";
+/// How a public key begins as text.
+const PUBLIC_PREFIX: &str = "whpk_";
+/// Bytes of a secret that the specification allows.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// The length of secrets that are generated here.
-const GENERATED: usize = 32;
+/// Bytes of a secret that is made here, and of a seed.
+const MADE: usize = 32;
 
-/// A text that is not a signing secret.
+/// How webhooks are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `v1`: HMAC-SHA256, with a secret that the receiver has too.
+    Hmac,
+    /// `v1a`: Ed25519; the receiver has the public key.
+    Ed25519,
+}
+
+/// A text that is no signing secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a signing secret is {PREFIX} and the base64 of 24 to 64 bytes")]
+#[error(
+    "a signing secret is {PREFIX} and the base64 of 24 to 64 bytes, or {SEED_PREFIX} and that of 32"
+)]
 pub struct SecretError;
 
-/// The secret that a subscriber verifies signatures with.
+/// The secret that webhooks are signed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SigningSecret(Secret<Vec<u8>>);
+pub struct SigningSecret {
+    scheme: Scheme,
+    bytes: Secret<Vec<u8>>,
+}
 
 impl SigningSecret {
-    /// Generates a random one.
-    pub fn generate() -> Self {
-        let bytes: [u8; GENERATED] = rand::random();
-        Self(Secret::new(bytes.to_vec()))
+    /// Makes one, at random.
+    pub fn generate(scheme: Scheme) -> Self {
+        let bytes: [u8; MADE] = rand::random();
+        Self { scheme, bytes: Secret::new(bytes.to_vec()) }
     }
 
     /// Parses the text form.
@@ -35,26 +55,60 @@ impl SigningSecret {
     /// # Errors
     /// [`SecretError`], which does not repeat the text.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
-        let encoded = text.strip_prefix(PREFIX).ok_or(SecretError)?;
+        let (scheme, encoded) = match (text.strip_prefix(PREFIX), text.strip_prefix(SEED_PREFIX)) {
+            (Some(encoded), _) => (Scheme::Hmac, encoded),
+            (None, Some(encoded)) => (Scheme::Ed25519, encoded),
+            (None, None) => return Err(SecretError),
+        };
         let bytes = STANDARD.decode(encoded).map_err(|_| SecretError)?;
-        if !BYTES.contains(&bytes.len()) {
-            return Err(SecretError);
-        }
-        Ok(Self(Secret::new(bytes)))
+        let is_long_enough = match scheme {
+            Scheme::Hmac => BYTES.contains(&bytes.len()),
+            Scheme::Ed25519 => bytes.len() == MADE,
+        };
+        is_long_enough.then(|| Self { scheme, bytes: Secret::new(bytes) }).ok_or(SecretError)
     }
 
-    /// The text form, to be shown once.
+    /// The text form, to be stored.
     pub fn to_text(&self) -> Secret<String> {
-        Secret::new(format!("{PREFIX}{}", STANDARD.encode(self.0.expose())))
+        let prefix = match self.scheme {
+            Scheme::Hmac => PREFIX,
+            Scheme::Ed25519 => SEED_PREFIX,
+        };
+        Secret::new(format!("{prefix}{}", STANDARD.encode(self.bytes.expose())))
+    }
+
+    /// What the receiver verifies with, to be shown once: the secret itself, or the public key.
+    pub fn shown(&self) -> Secret<String> {
+        match self.scheme {
+            Scheme::Hmac => self.to_text(),
+            Scheme::Ed25519 => {
+                let public = self.pair().map(|pair| STANDARD.encode(pair.public_key()));
+                Secret::new(format!("{PUBLIC_PREFIX}{}", public.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Its key pair. A seed of 32 bytes always has one.
+    fn pair(&self) -> Option<Ed25519KeyPair> {
+        Ed25519KeyPair::from_seed_unchecked(self.bytes.expose()).ok()
     }
 
     fn sign(&self, id: &str, secs: u64, body: &[u8]) -> String {
-        // HMAC accepts keys of any length.
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose())
-            .unwrap_or_else(|_| Hmac::new(&Default::default()));
-        mac.update(format!("{id}.{secs}.").as_bytes());
-        mac.update(body);
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        let mut signed = format!("{id}.{secs}.").into_bytes();
+        signed.extend_from_slice(body);
+        match self.scheme {
+            Scheme::Hmac => {
+                // HMAC takes keys of any length.
+                let mut mac = Hmac::<Sha256>::new_from_slice(self.bytes.expose())
+                    .unwrap_or_else(|_| Hmac::new(&Default::default()));
+                mac.update(&signed);
+                format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+            }
+            Scheme::Ed25519 => {
+                let signature = self.pair().map(|pair| STANDARD.encode(pair.sign(&signed)));
+                format!("v1a,{}", signature.unwrap_or_default())
+            }
+        }
     }
 }
 
@@ -79,9 +133,9 @@ impl SigningKeys {
         Self { current: next, previous: Some((self.current, until)) }
     }
 
-    /// The current secret.
-    pub const fn current(&self) -> &SigningSecret {
-        &self.current
+    /// How the secret signs that counts from now on.
+    pub const fn scheme(&self) -> Scheme {
+        self.current.scheme
     }
 
     /// The stored form: JSON text that [`SigningKeys::decode`] reads.
@@ -139,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_signature_verifies_and_no_other_does() {
-        let (secret, other) = (SigningSecret::generate(), SigningSecret::generate());
+        let (secret, other) =
+            (SigningSecret::generate(Scheme::Hmac), SigningSecret::generate(Scheme::Hmac));
         let now = now();
         let body = br#"{"body": "caf\u00e9"}"#;
         let signature = SigningKeys::new(secret.clone()).sign("m-s", now, body);
@@ -151,9 +206,58 @@ mod tests {
         assert!(!verifies(&secret, "m-s", secs, &signature, b"{}"));
     }
 
+    /// Verifies as a subscriber does that has the public key alone.
+    fn verifies_asymmetric(shown: &str, secs: u64, signatures: &str, body: &[u8]) -> bool {
+        use ring::signature::{ED25519, UnparsedPublicKey};
+        let public = STANDARD.decode(shown.strip_prefix("whpk_").unwrap()).unwrap();
+        let signed = [format!("m.{secs}.").as_bytes(), body].concat();
+        let mut asymmetric = signatures.split(' ').filter_map(|one| one.strip_prefix("v1a,"));
+        asymmetric.any(|signature| {
+            let signature = STANDARD.decode(signature).unwrap();
+            UnparsedPublicKey::new(&ED25519, &public).verify(&signed, &signature).is_ok()
+        })
+    }
+
+    /// The first test of RFC 8032, section 7.1.
+    #[test]
+    fn a_public_key_is_the_one_of_its_seed() {
+        let seed = "nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=";
+        let secret = SigningSecret::parse(&format!("whsk_{seed}")).unwrap();
+        let public = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        assert_eq!(secret.shown().expose(), public);
+        assert_eq!(secret.to_text().expose(), &format!("whsk_{seed}"));
+        assert!(!format!("{secret:?}").contains(&seed[..8]));
+        let short = STANDARD.encode([7; 31]);
+        assert_eq!(SigningSecret::parse(&format!("whsk_{short}")), Err(SecretError));
+    }
+
+    #[test]
+    fn an_asymmetric_signature_verifies_with_the_public_key_and_rotates() {
+        let [old, new] = [0; 2].map(|_| SigningSecret::generate(Scheme::Ed25519));
+        let (at, until) = (Timestamp::from_millis(1_000_000), Timestamp::from_millis(2_000_000));
+        let keys = SigningKeys::new(old.clone()).rotate(new.clone(), until);
+        let during = keys.sign("m", at, b"{}");
+        for secret in [&old, &new] {
+            let shown = secret.shown();
+            assert!(verifies_asymmetric(shown.expose(), 1000, &during, b"{}"));
+            assert!(!verifies_asymmetric(shown.expose(), 1000, &during, b"[]"));
+            assert!(!verifies_asymmetric(shown.expose(), 1001, &during, b"{}"));
+        }
+        let after = keys.sign("m", until, b"{}");
+        assert!(!verifies_asymmetric(old.shown().expose(), 2000, &after, b"{}"));
+        assert!(verifies_asymmetric(new.shown().expose(), 2000, &after, b"{}"));
+        // Another scheme takes over as another key does.
+        let hmac = SigningSecret::generate(Scheme::Hmac);
+        let at = now();
+        let mixed = keys.rotate(hmac.clone(), at.plus_secs(60)).sign("m", at, b"{}");
+        assert!(verifies_asymmetric(new.shown().expose(), at.as_secs(), &mixed, b"{}"));
+        assert!(verifies(&hmac, "m", at.as_secs(), &mixed, b"{}"));
+    }
+
     #[test]
     fn both_keys_are_valid_while_one_is_replaced() {
-        let (old, new) = (SigningSecret::generate(), SigningSecret::generate());
+        let (old, new) =
+            (SigningSecret::generate(Scheme::Hmac), SigningSecret::generate(Scheme::Hmac));
         let now = now();
         let keys = SigningKeys::new(old.clone()).rotate(new.clone(), now.plus_secs(60));
         let during = keys.sign("m", now, b"{}");
@@ -166,19 +270,20 @@ mod tests {
 
     #[test]
     fn keys_read_back_and_are_not_printed() {
-        let one = SigningKeys::new(SigningSecret::generate());
-        let two = one.clone().rotate(SigningSecret::generate(), Timestamp::from_millis(7));
+        let one = SigningKeys::new(SigningSecret::generate(Scheme::Hmac));
+        let two =
+            one.clone().rotate(SigningSecret::generate(Scheme::Ed25519), Timestamp::from_millis(7));
         for keys in [one, two] {
             let stored = keys.encode();
             assert_eq!(SigningKeys::decode(stored.expose().as_bytes()), Some(keys.clone()));
-            assert!(!format!("{keys:?} {stored}").contains("whsec_"));
+            assert!(!format!("{keys:?} {stored}").contains("whs"));
         }
         assert_eq!(SigningKeys::decode(b"{}"), None);
     }
 
     #[test]
     fn a_secret_reads_back_and_is_not_printed() {
-        let secret = SigningSecret::generate();
+        let secret = SigningSecret::generate(Scheme::Hmac);
         let text = secret.to_text();
         assert_eq!(SigningSecret::parse(text.expose()), Ok(secret.clone()));
         assert!(!format!("{secret:?} {text}").contains(&text.expose()[6..]));

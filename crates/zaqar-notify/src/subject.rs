@@ -49,8 +49,8 @@ impl Subject {
         let filter = options.get("filter").and_then(|filter| Filter::parse(filter).ok());
         let delivery = DeliveryOptions::parse(&options).unwrap_or_default();
         let keys = match delivery.signing {
-            true => secrets::read(context, key, now).await?,
-            false => None,
+            Some(_) => secrets::read(context, key, now).await?,
+            None => None,
         };
         let channel = context.channel(&subscription.subscriber);
         let takes_batches = channel.is_some_and(|channel| channel.takes_batches());

@@ -20,6 +20,7 @@ use crate::events::{self, EventKind};
 use crate::expand::expand_queue;
 use crate::fairness::Circuits;
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, Ticket, shard_of};
+use crate::signature::Scheme;
 use crate::{log_store, secrets};
 
 /// Queues per look-up in the outbox.
@@ -255,7 +256,8 @@ impl Handle {
         context.deliveries.schedule(&[ticket], now, now).await
     }
 
-    /// Creates the signing secret of a subscription that has none. Returns it this once only.
+    /// Makes the signing secret of a subscription, unless it has one of that scheme. What verifies
+    /// the new one is answered, and never again.
     ///
     /// # Errors
     /// Errors of the store.
@@ -263,14 +265,16 @@ impl Handle {
         &self,
         queue: &QueueKey,
         id: SubscriptionId,
+        scheme: Scheme,
     ) -> Result<Option<Secret<String>>, zaqar_core::storage::Error> {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
-        secrets::make(context, &key, context.parts.clock.now()).await
+        secrets::make(context, &key, scheme, context.parts.clock.now()).await
     }
 
-    /// Creates a new signing secret; the previous one also signs for `grace` seconds. Returns it
-    /// this once only; `None` if another caller is changing it, or the old one cannot be read.
+    /// Makes a new signing secret; the one before signs too for `grace` seconds. What verifies the
+    /// new one is answered, and never again; `None` where another caller changes it at the moment,
+    /// or the old one cannot be read.
     ///
     /// # Errors
     /// Errors of the store.
@@ -278,12 +282,13 @@ impl Handle {
         &self,
         queue: &QueueKey,
         id: SubscriptionId,
+        scheme: Scheme,
         grace: u64,
     ) -> Result<Option<Secret<String>>, zaqar_core::storage::Error> {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
-        secrets::rotate(context, &key, now.plus_secs(grace), now).await
+        secrets::rotate(context, &key, scheme, now.plus_secs(grace), now).await
     }
 
     /// Deletes everything of a subscription that is gone.

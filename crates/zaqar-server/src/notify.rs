@@ -22,6 +22,7 @@ use zaqar_notify::filter::Filter;
 use zaqar_notify::http::{self, Roots, WebhookClient};
 use zaqar_notify::mail::{self, Mail, Security, Smtp, Template};
 use zaqar_notify::retry::Tail;
+use zaqar_notify::signature::Scheme;
 use zaqar_notify::trust::{self, PlainHosts, Trusts};
 use zaqar_notify::webhook::request_headers;
 use zaqar_notify::{Channel, Cipher, Handle, Options, Parts, Webhooks, Workers};
@@ -289,17 +290,21 @@ impl Subscribers for SubscriberLayer {
         &self,
         queue: &QueueKey,
         id: SubscriptionId,
+        options: &Map<String, Value>,
     ) -> Result<Option<Secret<String>>, Error> {
-        Ok(self.handle.make_secret(queue, id).await?)
+        let Some(scheme) = scheme(options) else { return Ok(None) };
+        Ok(self.handle.make_secret(queue, id, scheme).await?)
     }
 
     async fn rotate_secret(
         &self,
         queue: &QueueKey,
         id: SubscriptionId,
+        options: &Map<String, Value>,
         grace: u64,
     ) -> Result<Option<Secret<String>>, Error> {
-        Ok(self.handle.rotate_secret(queue, id, grace).await?)
+        let Some(scheme) = scheme(options) else { return Ok(None) };
+        Ok(self.handle.rotate_secret(queue, id, scheme, grace).await?)
     }
 
     fn requires_confirmation(&self) -> bool {
@@ -404,6 +409,11 @@ impl Subscribers for SubscriberLayer {
             warn!(error, subscription = %id, "deliveries of a deleted subscription could not be deleted");
         }
     }
+}
+
+/// How webhooks are signed, by options that were checked.
+fn scheme(options: &Map<String, Value>) -> Option<Scheme> {
+    DeliveryOptions::parse(options).ok()?.signing
 }
 
 fn is_webhook(subscriber: &str) -> bool {
