@@ -101,6 +101,15 @@ def tells_retries_and_resumes(server: Server, receiver: Receiver) -> None:
         assert (health["state"], health["delivered"], health["failed"]) == ("ok", 1, 0)
         assert health["last_delivered"] is not None
 
+        # After five failures in a row a destination is left alone for a time; others are not.
+        assert (dead.get("/health")["state"], dead.get("/health")["next_attempt"]) == ("ok", None)
+        for number in range(4):
+            api.post("q", number)
+        wait_until(lambda: dead.get("/health")["state"] == "failing", "its circuit is open")
+        assert dead.get("/health")["next_attempt"] is not None
+        wait_until(lambda: good.get("/health")["delivered"] == 5, "the others are served")
+        assert good.get("/health")["state"] == "ok"
+
 
 def recovers(server: Server, receiver: Receiver) -> None:
     with Api(server.url) as api:

@@ -6,6 +6,7 @@ mod batches;
 mod events;
 mod health;
 mod log;
+mod planted;
 mod recovery;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -67,7 +68,10 @@ impl Channel for Script {
         if outgoing.subscriber.starts_with("http://dead/") {
             return std::future::pending().await;
         }
-        let status = self.statuses.lock().unwrap().pop_front().unwrap_or(204);
+        let status = match outgoing.subscriber {
+            "http://rejects/" => 400,
+            _ => self.statuses.lock().unwrap().pop_front().unwrap_or(204),
+        };
         Attempt::Answered(Answer { status, retry_after: None, body: Bytes::new() })
     }
 }
@@ -137,7 +141,7 @@ impl Scene {
     }
 
     async fn with(options: Options) -> Self {
-        let store = Arc::new(Memory::new());
+        let store = Arc::new(planted::fault().map_or_else(Memory::new, Memory::with_fault));
         let clock = Arc::new(ManualClock::new(START));
         let script = Arc::new(Script::default());
         let key = QueueKey {

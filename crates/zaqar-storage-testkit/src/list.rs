@@ -57,6 +57,7 @@ macro_rules! __behaviours {
                 a_time_far_ahead_is_reset
                 get_is_in_order_and_once
                 get_includes_claimed_and_delayed
+                get_removes_nothing
                 get_ignores_missing_ids
                 delete_removes_a_free_one
                 delete_removes_a_delayed_one
@@ -214,6 +215,7 @@ macro_rules! __behaviours {
                 a_dead_letter_writes_none
                 entries_are_leased_oldest_first
                 a_lease_holds_until_it_expires
+                a_settled_entry_is_never_due_again
                 concurrent_leases_are_disjoint
                 an_entry_is_due_with_its_first_message
                 entries_outlive_messages

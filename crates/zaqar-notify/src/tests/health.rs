@@ -17,8 +17,8 @@ impl Scene {
 /// whatever waits for the dead endpoint would wait for ever.
 #[tokio::test(start_paused = true)]
 async fn one_dead_endpoint_among_many_delays_nobody() {
-    const OTHERS: usize = 60;
-    const MESSAGES: usize = 40;
+    const OTHERS: usize = 99;
+    const MESSAGES: usize = 25;
     let mut scene = Scene::new().await;
     // Its requests are never answered.
     scene.subscribe("http://dead/", json!({})).await;

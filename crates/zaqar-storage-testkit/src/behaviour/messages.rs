@@ -328,6 +328,16 @@ pub(crate) async fn get_includes_claimed_and_delayed(kit: &mut Kit) {
     assert_eq!(found.iter().map(|m| m.claim_count).collect::<Vec<_>>(), [1, 0, 0]);
 }
 
+/// `get`: a message can be read as often as it is live.
+pub(crate) async fn get_removes_nothing(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let p = queue.post(2).await;
+    for _ in 0..3 {
+        assert_eq!(ids(&queue.get(&p).await), p);
+    }
+    assert_eq!(queue.shown().await, p);
+}
+
 /// `get`: "Ids that are unknown, not live or of another incarnation are ignored."
 pub(crate) async fn get_ignores_missing_ids(kit: &mut Kit) {
     let queue = kit.queue("q").await;

@@ -202,6 +202,23 @@ pub(crate) async fn a_lease_holds_until_it_expires(kit: &mut Kit) {
     }
 }
 
+/// `settle`: "The entry is never due again, leased or not": by a worker whose lease has expired,
+/// too.
+pub(crate) async fn a_settled_entry_is_never_due_again(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    for late in [false, true] {
+        let p = queue.post(2).await;
+        assert_eq!(queue.lease_first().await, p[0]);
+        if late {
+            kit.pass(60);
+            assert_eq!(queue.lease_first().await, p[0], "another worker has it");
+        }
+        queue.settle(p[0]).await;
+        kit.pass(60);
+        assert_eq!(queue.lease().await, None);
+    }
+}
+
 /// `lease`: "If two workers race, one gets the entry; the other gets the next one or `None`."
 pub(crate) async fn concurrent_leases_are_disjoint(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;

@@ -22,7 +22,12 @@ impl Claims for Memory {
             self.open_if_faulty(&mut state, &key, now);
             let head = match state.heads.get_mut(&key) {
                 None => return Ok(Guarded::Absent),
-                Some(head) if head.generation != assumed && !head.has(Fault::AnyGeneration) => {
+                Some(head)
+                    if head.generation != assumed
+                        && !head.has(Fault::AnyGeneration)
+                        && !(head.has(Fault::StaleClaim)
+                            && head.generation.incarnation == assumed.incarnation) =>
+                {
                     return Ok(Guarded::Stale(head.generation));
                 }
                 Some(head) => head,
@@ -73,7 +78,8 @@ impl Claims for Memory {
             return self.nothing(false);
         };
         let now = head.effective_time(now);
-        if !head.is_live(id, now) {
+        let is_lost = head.claims.contains_key(&id) && head.has(Fault::LostClaimRenews);
+        if !head.is_live(id, now) && !is_lost {
             return Ok(false);
         }
         let held = head.held_by(id, now);

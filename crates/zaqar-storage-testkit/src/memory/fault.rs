@@ -161,13 +161,27 @@ pub enum Fault {
     RecipientsOnLeases,
     /// The list of recipients contains unconfirmed subscriptions, whatever was asked for.
     RecipientsUnconfirmed,
+    /// A claim does not compare the generation's version.
+    StaleClaim,
+    /// An expired claim can be renewed.
+    LostClaimRenews,
+    /// A delete of what claims hold deletes what they have lost too.
+    LostClaimDeletes,
+    /// A listing leaves out claimed messages, whatever was asked for.
+    ListHidesClaimed,
+    /// A message that is read by its id is removed.
+    GetRemoves,
+    /// A leased entry has the time of its lease.
+    EntryCreatedWhenLeased,
+    /// An entry cannot be settled.
+    SettleIgnored,
     /// A latest time far in the future is not reset.
     TimeAheadKept,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 80] = [
+    pub const ALL: [Self; 87] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -246,6 +260,13 @@ impl Fault {
         Self::PositionsIgnoreClock,
         Self::EntriesOutliveReaders,
         Self::TimeAheadKept,
+        Self::StaleClaim,
+        Self::LostClaimRenews,
+        Self::LostClaimDeletes,
+        Self::ListHidesClaimed,
+        Self::GetRemoves,
+        Self::EntryCreatedWhenLeased,
+        Self::SettleIgnored,
         Self::RecipientsOnLeases,
         Self::RecipientsUnconfirmed,
     ];

@@ -56,7 +56,8 @@ impl Messages for Memory {
         let now = head.effective_time(now);
         let after = head.position_of(query.after);
         let is_shown = |(_, message, status): &(Position, &StoredMessage, Status)| {
-            (query.include_claimed || !matches!(status, Status::Claimed(_)))
+            (query.include_claimed && !head.has(Fault::ListHidesClaimed)
+                || !matches!(status, Status::Claimed(_)))
                 && (query.include_delayed || *status != Status::Delayed)
                 && query.hide.as_ref() != Some(&message.client)
         };
@@ -98,7 +99,11 @@ impl Messages for Memory {
             let (message, status) = head.find(id, now)?;
             Some(head.show((id.position, message, status)))
         });
-        Ok(found.collect())
+        let found: Vec<_> = found.collect();
+        if head.has(Fault::GetRemoves) {
+            head.remove_all(&found);
+        }
+        Ok(found)
     }
 
     async fn delete(
@@ -161,7 +166,8 @@ impl Messages for Memory {
                 (Deletable::HeldBy(claims), Status::Claimed(own)) => claims.contains(&own),
                 (Deletable::HeldBy(_), Status::Free | Status::Delayed) => false,
             };
-            if goes {
+            let was_held = matches!(which, Deletable::HeldBy(claims) if !claims.is_empty());
+            if goes || (was_held && head.has(Fault::LostClaimDeletes)) {
                 head.messages.remove(&id.position);
             }
         }

@@ -43,7 +43,11 @@ impl Outbox for Memory {
         let due = head.outbox.values_mut().find(is_due);
         Ok(due.map(|entry| {
             entry.due = Some(lease);
-            entry.shown.clone()
+            let mut shown = entry.shown.clone();
+            if self.has(Fault::EntryCreatedWhenLeased) {
+                shown.created = now;
+            }
+            shown
         }))
     }
 
@@ -56,6 +60,7 @@ impl Outbox for Memory {
         let mut state = self.state()?;
         if let Some(head) = state.heads.get_mut(&self.stored_key(key))
             && head.generation.incarnation == incarnation
+            && !self.has(Fault::SettleIgnored)
         {
             if let Some(entry) = head.outbox.get_mut(&first) {
                 entry.due = None;
