@@ -3,6 +3,7 @@
 mod backlog;
 mod beside;
 mod compare;
+mod deliveries;
 mod error;
 mod fairness;
 mod http;
@@ -22,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backlog::Backlogs;
 use crate::compare::{Comparison, Server};
+use crate::deliveries::Deliveries;
 use crate::error::Error;
 use crate::fairness::Fairness;
 use crate::http::Connection;
@@ -140,6 +142,8 @@ enum Command {
         #[arg(long, env = "OS_TOKEN", hide_env_values = true)]
         token: Option<String>,
     },
+    /// Measures deliveries to webhooks of its own, beside a bare HTTP client
+    Deliveries(Deliveries),
     /// Waits until a server lists messages, and prints the milliseconds since its start
     Wait {
         /// The server
@@ -231,7 +235,7 @@ fn port_and_pid(text: &str) -> Result<(u16, u32), String> {
     Ok((port.parse().map_err(|error| format!("{port}: {error}"))?, pid))
 }
 
-fn url_and_pid(text: &str) -> Result<(String, u32), String> {
+pub(crate) fn url_and_pid(text: &str) -> Result<(String, u32), String> {
     let (url, pid) = text.rsplit_once(',').ok_or("a comma and the process id are missing")?;
     let pid = pid.parse().map_err(|error| format!("{pid}: {error}"))?;
     Ok((url.to_owned(), pid))
@@ -281,6 +285,7 @@ impl Command {
             Self::Fairness { url, seconds, token } => {
                 fairness::run(&Fairness { url, token, seconds }).await
             }
+            Self::Deliveries(deliveries) => deliveries.run().await,
             Self::Wait { url, since, timeout, sender } => {
                 let target = Target::new(&url, &sender.into()).await?;
                 let millis = wait::first_answer(&target, since, timeout).await?;
