@@ -283,7 +283,7 @@ impl Sending<'_> {
                     Attempt::Answered(answer) => format!("the receiver answered {}", answer.status),
                     Attempt::Failed(failure) => failure.to_string(),
                 };
-                self.subject.tell(context, &Happened::Exhausted(held.row.message, why)).await?;
+                self.subject.tell(context, &EventKind::Exhausted(held.row.message, why)).await?;
             }
             let mut kept = None;
             if context.options.log > 0 && !is_confirmation {

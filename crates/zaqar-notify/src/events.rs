@@ -95,7 +95,7 @@ pub(crate) async fn tell(
     context: &Context,
     key: &SubscriptionKey,
     (subscriber, options): (&str, &Map<String, Value>),
-    happened: &Happened,
+    happened: &EventKind,
 ) -> Result<(), Error> {
     let (Some(sink), Some(queue)) = (&context.parts.events, queue_of(options)) else {
         return Ok(());
@@ -109,12 +109,12 @@ pub(crate) async fn tell(
         "at": iso8601::format(now),
     });
     let name = match happened {
-        Happened::Suspended(why) => {
+        EventKind::Suspended(why) => {
             body["reason"] = (*why).into();
             "suspended"
         }
-        Happened::Resumed => "resumed",
-        Happened::Exhausted(message, why) => {
+        EventKind::Resumed => "resumed",
+        EventKind::Exhausted(message, why) => {
             before = context.events.failures().get(&key.id).copied();
             let Some(count) = context.events.count_failure(key.id, now) else { return Ok(()) };
             body["message_id"] = message.to_string().into();
@@ -128,7 +128,7 @@ pub(crate) async fn tell(
     let Err(error) = sink.post(&project, &queue, body.clone()).await else { return Ok(()) };
     context.log_failure("events about subscribers", &error);
     let waits = context.deliveries.add_event(&WaitingEvent { project, queue, body }, now).await;
-    if waits.is_err() && matches!(happened, Happened::Exhausted(..)) {
+    if waits.is_err() && matches!(happened, EventKind::Exhausted(..)) {
         context.events.not_told(key.id, before);
     }
     waits
@@ -166,13 +166,13 @@ impl Events {
     fn count_failure(&self, id: SubscriptionId, now: Timestamp) -> Option<u64> {
         let mut failures = self.failures();
         if failures.len() >= REMEMBERED && !failures.contains_key(&id) {
-            failures.retain(|_, of| now.secs_since(of.told_at) < PAUSE);
+            failures.retain(|_, of| now.secs_since(of.reported_at) < PAUSE);
             if failures.len() >= REMEMBERED {
                 failures.clear();
             }
         }
         let Some(of) = failures.get_mut(&id) else {
-            failures.insert(id, Failures { told_at: now, count: 0 });
+            failures.insert(id, Failures { reported_at: now, count: 0 });
             return Some(1);
         };
         of.count += 1;

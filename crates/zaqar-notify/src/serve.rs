@@ -312,7 +312,7 @@ impl Service<'_> {
         if self.context.deliveries.is_suspended(self.key).await? {
             return Ok(Next::WithTicket);
         }
-        subject.tell(self.context, &Happened::Suspended(why)).await?;
+        subject.tell(self.context, &EventKind::Suspended(why)).await?;
         if !self.context.deliveries.set_suspended(self.key, true).await? {
             return Ok(Next::WithTicket);
         }

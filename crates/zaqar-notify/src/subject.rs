@@ -5,7 +5,7 @@ use zaqar_core::storage::{Error, Subscription};
 
 use crate::context::Context;
 use crate::delivery_options::DeliveryOptions;
-use crate::events::{self, Happened};
+use crate::events::{self, EventKind};
 use crate::filter::Filter;
 use crate::retry::{RetryPolicy, Schedule};
 use crate::row::SubscriptionKey;
@@ -73,7 +73,7 @@ impl Subject {
     }
 
     /// Posts an event, if the subscription names a queue for that.
-    pub(crate) async fn tell(&self, context: &Context, happened: &Happened) -> Result<(), Error> {
+    pub(crate) async fn tell(&self, context: &Context, happened: &EventKind) -> Result<(), Error> {
         let about = (self.subscription.subscriber.as_str(), &self.options);
         events::tell(context, &self.key, about, happened).await
     }

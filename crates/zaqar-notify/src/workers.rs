@@ -202,7 +202,7 @@ impl Handle {
             if was_suspended {
                 let options = serde_json::from_str(&found.options).unwrap_or_default();
                 let about = (found.subscriber.as_str(), &options);
-                events::tell(context, &key, about, &Happened::Resumed).await?;
+                events::tell(context, &key, about, &EventKind::Resumed).await?;
             }
         }
         context.deliveries.set_suspended(&key, false).await?;

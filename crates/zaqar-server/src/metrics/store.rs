@@ -64,7 +64,7 @@ enum Method {
 }
 
 /// Their names, in the order of [`Call`].
-const CALLS: [&str; 39] = [
+const METHODS: [&str; 39] = [
     "open",
     "generation",
     "advance",
@@ -480,7 +480,7 @@ impl Subscriptions for MeteredMessages {
         query: &RecipientQuery,
         now: Timestamp,
     ) -> Result<Vec<SubscriptionId>, Error> {
-        self.calls.timed(Call::Recipients, self.inner.recipients(key, query, now)).await
+        self.calls.timed(Method::Recipients, self.inner.recipients(key, query, now)).await
     }
 
     async fn change_subscription(
