@@ -213,7 +213,7 @@ mod tests {
         }
         store.claim(&key("q"), generation(), &request(1, 60), time(0)).await.unwrap();
         store.claim_release(&key("q"), zaqar_core::ClaimId::new(1), time(0)).await.unwrap();
-        store.write(|state| Ok(state.transactions.clear())).await.unwrap();
+        store.write(|state| Ok(std::mem::take(&mut state.transactions))).await.unwrap();
         let (target, generation) = (key("dead"), generation());
         let rule = DeadLetters { target, generation, max_claim_count: 1, ttl: None };
         let mut next = request(2, 60);

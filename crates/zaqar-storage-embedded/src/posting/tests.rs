@@ -143,7 +143,7 @@ async fn transactions_of_a_large_post_are_bounded_in_rows() {
     let (store, _directory) = opened().await;
     subscribe(&store).await;
     let before = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
-    store.write(|state| Ok(state.transactions.clear())).await.unwrap();
+    store.write(|state| Ok(std::mem::take(&mut state.transactions))).await.unwrap();
     let ids = posted(store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await);
     let after = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
     let changed = store.write(|state| Ok(state.transactions.clone())).await.unwrap();
