@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use zaqar_core::metadata::MetadataError;
 use zaqar_core::pools::{self, FlavorName, PoolName};
-use zaqar_core::{QueueKey, TaskFailure, storage};
+use zaqar_core::{QueueKey, QueueName, TaskFailure, storage};
 
 /// Why a stage rejects an operation. The reason is shown to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +50,19 @@ pub enum PoolsRule {
         /// The flavor.
         flavor: FlavorName,
     },
-    /// Another fault, with the original's title.
+    /// No such queue.
+    #[error("Queue {name} does not exist")]
+    QueueNotFound {
+        /// The name.
+        name: QueueName,
+    },
+    /// The queue cannot be moved, or the pool cannot be drained.
+    #[error("{reason}.")]
+    CannotMove {
+        /// Why.
+        reason: String,
+    },
+    /// Something that is wrong, under the title that the original gives it.
     #[error("{reason}")]
     Unable {
         /// The title.
@@ -75,6 +87,8 @@ impl From<pools::Error> for Error {
             pools::Error::Unreachable { .. } => {
                 return Self::Invalid { part: Part::Body, reason };
             }
+            pools::Error::QueueNotFound { name } => PoolsRule::QueueNotFound { name },
+            pools::Error::CannotMove { reason } => PoolsRule::CannotMove { reason },
             pools::Error::Contended => return Self::Contended,
             pools::Error::Storage(error) => return Self::Storage(error),
         })

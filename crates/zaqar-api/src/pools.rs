@@ -151,6 +151,8 @@ fn unable(
         | pools::Error::Unreachable { .. }
         | pools::Error::UriInUse
         | pools::Error::LastOfFlavor { .. }
+        | pools::Error::QueueNotFound { .. }
+        | pools::Error::CannotMove { .. }
         | pools::Error::Contended
         | pools::Error::Storage(_) => error.into(),
     }

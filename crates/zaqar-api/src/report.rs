@@ -75,8 +75,10 @@ impl Error {
             | Self::Storage(storage::Error::Overloaded { retry_after }) => {
                 Treatment::Retry(*retry_after)
             }
-            Self::Contended | Self::DeadlineExceeded => Treatment::Retry(RETRY_SOON),
-            // The death of a task is logged when it stops the server.
+            Self::Contended
+            | Self::DeadlineExceeded
+            | Self::Storage(storage::Error::Moved { .. }) => Treatment::Retry(RETRY_SOON),
+            // A task's death is logged where the server is stopped for it.
             Self::TaskFailed { .. } | Self::Storage(storage::Error::Closed) => {
                 Treatment::Retry(RETRY_AFTER)
             }

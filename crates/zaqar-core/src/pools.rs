@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use crate::storage::MessageStore;
-use crate::{NameError, ProjectId, QueueKey, QueueName, Secret, storage};
+use crate::{NameError, ProjectId, QueueKey, QueueName, Secret, Timestamp, storage};
 
 /// The maximum number of pools of a deployment: all of them are one row of the management store.
 pub const MAX_POOLS: usize = 256;
@@ -179,6 +179,18 @@ pub enum Error {
         /// The limit.
         max: u64,
     },
+    /// The queue is not in any pool.
+    #[error("Queue {name} does not exist")]
+    QueueNotFound {
+        /// The name.
+        name: QueueName,
+    },
+    /// The queue cannot be moved, or the pool cannot be drained.
+    #[error("{reason}")]
+    CannotMove {
+        /// Why; without secrets.
+        reason: String,
+    },
     /// Concurrent changes of the pools won every retry of this change.
     #[error("too many concurrent changes of the pools")]
     Contended,
@@ -278,6 +290,64 @@ impl fmt::Debug for PoolStatus {
     }
 }
 
+/// How far a move of a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueMoveState {
+    /// Its contents are copied; requests for it wait.
+    Copying,
+    /// It is in the other pool. The copy that it left is deleted soon.
+    Moved,
+    /// It stays where it was, and what was copied is deleted.
+    Undoing,
+    /// It stayed where it was.
+    Failed,
+}
+
+impl QueueMoveState {
+    /// Its name in responses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Copying => "copying",
+            Self::Moved => "moved",
+            Self::Undoing => "undoing",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A queue on its way to another pool, or one that was some minutes ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueMove {
+    /// The queue.
+    pub queue: QueueKey,
+    /// The pool that it leaves; `None` for the store that is configured.
+    pub from: Option<PoolName>,
+    /// The pool that it goes to; `None` for the store that is configured.
+    pub to: Option<PoolName>,
+    /// How far it is.
+    pub state: QueueMoveState,
+    /// Rows that were copied, as of some seconds ago: messages, claims, subscriptions and
+    /// deliveries.
+    pub rows: u64,
+    /// When it began.
+    pub began: Timestamp,
+    /// Why it failed; without secrets.
+    pub problem: Option<String>,
+}
+
+/// What a pool's drain has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolDrain {
+    /// Whether the pool is drained: it gets no new queues, and those that it has are moved.
+    pub is_draining: bool,
+    /// Queues that are still in the pool. Counted to 100.
+    pub queues_left: u64,
+    /// There are more.
+    pub has_more: bool,
+    /// Moves from the pool and to it. At most 100, in no order.
+    pub moves: Vec<QueueMove>,
+}
+
 /// The pools that a server has open.
 #[async_trait]
 pub trait PoolStores: Send + Sync {
@@ -287,6 +357,30 @@ pub trait PoolStores: Send + Sync {
     /// All of them by name, as they are registered now. Those that are just being opened are waited
     /// for, some seconds at most.
     async fn current(&self) -> Vec<PoolStatus>;
+}
+
+/// Moves of queues from pool to pool.
+#[async_trait]
+pub trait QueueMoves: Send + Sync {
+    /// Begins to move a queue to a pool, with everything that is in it, while it is in use.
+    ///
+    /// # Behavior
+    /// - It goes on in the background, by any server: see [`QueueMoves::drain`]. What cannot be
+    ///   done later is undone: then the queue stays where it was.
+    /// - A queue that is in the pool already, or is being moved, or whose store or the pool's
+    ///   cannot move queues: [`Error::CannotMove`]. Unknown queues and pools:
+    ///   [`Error::QueueNotFound`], [`Error::PoolNotFound`].
+    async fn move_queue(&self, key: &QueueKey, to: &PoolName, now: Timestamp) -> Result<(), Error>;
+
+    /// Begins to move all queues of a pool to the other pools of its flavor, or stops.
+    ///
+    /// # Behavior
+    /// - From then on no queue is assigned to the pool. Moves that have begun are finished.
+    /// - A pool whose store cannot move queues: [`Error::CannotMove`].
+    async fn set_draining(&self, pool: &PoolName, is_draining: bool) -> Result<(), Error>;
+
+    /// What a pool's drain has come to, and moves from the pool and to it.
+    async fn drain(&self, pool: &PoolName) -> Result<PoolDrain, Error>;
 }
 
 /// A URI with stars in place of its password, its fragment, and the values of all parameters that

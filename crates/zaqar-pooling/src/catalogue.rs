@@ -1,67 +1,21 @@
 //! The catalogue: one row per queue, which says which pool has it.
 
-use serde_json::{Map, Value};
-use zaqar_core::pools::{FlavorName, PoolName};
+use zaqar_core::pools::FlavorName;
 use zaqar_core::storage::{self, QueueRow};
 use zaqar_core::{Kind, QueueKey};
 
+use crate::moves::{Moving, Phase};
+use crate::place::Place;
 use crate::{Registry, rows};
 
-/// Where the contents of a queue are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Place {
-    /// In a pool.
-    Pool(PoolName),
-    /// In the configured message store, which is the virtual pool.
-    Configured,
-}
-
-impl Place {
-    /// The name for logs.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Pool(name) => name.as_str(),
-            Self::Configured => "(configured)",
-        }
-    }
-
-    /// The stored form.
-    pub(crate) fn to_value(&self) -> Value {
-        match self {
-            Self::Pool(name) => name.as_str().into(),
-            Self::Configured => Value::Null,
-        }
-    }
-
-    /// Reads what [`Place::to_value`] wrote.
-    pub(crate) fn of_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Null => Some(Self::Configured),
-            Value::String(name) => PoolName::new(name).ok().map(Self::Pool),
-            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
-        }
-    }
-
-    fn read(object: &Map<String, Value>) -> Result<Option<Self>, storage::Error> {
-        let damaged = || storage::Error::failed("a row of the catalogue is damaged");
-        object.get("pool").map(|pool| Self::of_value(pool).ok_or_else(damaged)).transpose()
-    }
-
-    fn write(&self, key: &QueueKey) -> Map<String, Value> {
-        // Stores the project too, because the row's key only has its digest.
-        [("pool", self.to_value()), ("project", key.project.as_str().into())]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into_iter()
-            .collect()
-    }
-}
-
-/// A queue's row in the catalogue.
+/// A queue's row in the catalogue, as it was read.
 #[derive(Debug, Clone)]
 pub(crate) struct Placement {
     row: QueueRow,
     /// `None`: the queue was deleted, and its row is about to be deleted.
     pub(crate) place: Option<Place>,
+    /// The move that is under way.
+    pub(crate) moving: Option<Moving>,
 }
 
 impl Registry {
@@ -72,7 +26,8 @@ impl Registry {
     ) -> Result<Option<Placement>, storage::Error> {
         let Some(row) = self.store().get(&rows::placement(key)?).await? else { return Ok(None) };
         let place = Place::read(row.metadata.as_object())?;
-        Ok(Some(Placement { row, place }))
+        let moving = Moving::read(row.metadata.as_object())?;
+        Ok(Some(Placement { row, place, moving }))
     }
 
     /// Places a queue that is in no pool. If several servers do so at once, one of them decides.
@@ -101,7 +56,40 @@ impl Registry {
         self.store().replace(&rows::placement(key)?, found.row.generation, &after).await
     }
 
-    /// Deletes the row of a queue whose head was closed after `found` was read, unless a head was
+    /// Replaces the move of a row if it still is `before`, and with it the place of the queue if
+    /// there is one; `false` where it is another by now. Others may confirm the row meanwhile.
+    pub(crate) async fn set_move(
+        &self,
+        key: &QueueKey,
+        before: Option<&Moving>,
+        after: Option<&Moving>,
+        place: Option<&Place>,
+    ) -> Result<bool, storage::Error> {
+        for _ in 0..rows::ATTEMPTS {
+            let Some(found) = self.placement(key).await? else { return Ok(false) };
+            let is_there = found.moving.as_ref() == after
+                && place.is_none_or(|place| found.place.as_ref() == Some(place));
+            if is_there {
+                // An earlier attempt of ours did it, and its answer was lost.
+                return Ok(true);
+            }
+            if found.moving.as_ref() != before || found.place.is_none() {
+                return Ok(false);
+            }
+            let mut object = found.row.metadata.as_object().clone();
+            Moving::write(after, &mut object);
+            if let Some(place) = place {
+                place.write_to(&mut object);
+            }
+            let next = rows::next(&found.row, object);
+            if self.store().replace(&rows::placement(key)?, found.row.generation, &next).await? {
+                return Ok(true);
+            }
+        }
+        Err(contended())
+    }
+
+    /// Removes the row of a queue whose head was closed after `found` was read, unless one was
     /// opened since.
     pub(crate) async fn displace(
         &self,
@@ -123,7 +111,14 @@ impl Registry {
         Ok(found.or_else(|| self.place_of_unplaced()))
     }
 
-    /// Where a queue without a row may be: it may have been created before pooling was enabled.
+    /// Whether a move of a queue has begun that may still take it elsewhere.
+    pub(crate) async fn is_leaving(&self, key: &QueueKey) -> Result<bool, storage::Error> {
+        let moving = self.placement(key).await?.and_then(|found| found.moving);
+        Ok(moving.is_some_and(|moving| matches!(moving.phase, Phase::Copy | Phase::Undo)))
+    }
+
+    /// Where a queue may be that the catalogue does not have: it may be from before there were
+    /// pools.
     pub(crate) fn place_of_unplaced(&self) -> Option<Place> {
         self.has_virtual_pool().then_some(Place::Configured)
     }

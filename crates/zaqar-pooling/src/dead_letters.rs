@@ -16,6 +16,7 @@ use crate::catalogue::contended;
 use crate::deliveries::{Deliverer, Delivery, Moment};
 use crate::member::Member;
 use crate::members::Members;
+use crate::place::Place;
 use crate::transfers::{self, Transfer};
 use crate::{Registry, rows};
 
@@ -143,6 +144,34 @@ impl DeadLetterMover {
             return Ok(answer);
         }
         Err(contended())
+    }
+
+    /// Whether no letter is on its way to a queue where it is now. Those that are, are delivered.
+    pub(crate) async fn have_arrived(
+        &self,
+        target: &QueueKey,
+        place: &Place,
+        time: Moment,
+    ) -> Result<bool, Error> {
+        let project = rows::transfers()?;
+        let (mut after, mut have_arrived): (Option<QueueName>, _) = (None, true);
+        loop {
+            let rows = self.registry.store();
+            let page = rows.list(&project, Kind::Internal, after.as_ref(), PAGE).await?;
+            for (name, row) in &page {
+                let transfer = Transfer::read(row.metadata.as_object())?;
+                if transfer.is_some_and(|transfer| transfer.is_on_its_way(target, place)) {
+                    have_arrived = false;
+                    let name = name.clone();
+                    let row = QueueKey { project: project.clone(), kind: Kind::Internal, name };
+                    self.deliver(&row, time).await;
+                }
+            }
+            match page.into_iter().last() {
+                Some((name, _)) => after = Some(name),
+                None => return Ok(have_arrived),
+            }
+        }
     }
 
     /// Delivers in a task of its own, which may take longer than the claim waits.

@@ -11,8 +11,9 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{ClaimId, QueueKey, Timestamp};
 
-use crate::catalogue::{Place, contended};
+use crate::catalogue::contended;
 use crate::members::Members;
+use crate::place::Place;
 use crate::transfers::{self, Transfer, TransferBatch};
 use crate::{Registry, rows};
 
@@ -113,9 +114,13 @@ impl Deliverer {
         let source = self.store(&transfer.from).await?;
         let leg = Leg { row, transfer, source, time };
         let to = self.registry.current_place(&transfer.target).await?;
+        let is_leaving = self.registry.is_leaving(&transfer.target).await?;
         match &transfer.batch {
             Some(batch) if to.as_ref() != Some(&batch.to) => self.drop_batch(&leg, batch).await,
             Some(batch) if batch.is_complete => self.finish(&leg, batch).await,
+            // Its letters are still in the staging queue, and go where the queue goes.
+            Some(batch) if is_leaving => self.drop_batch(&leg, batch).await,
+            None if is_leaving => Err(leaving()),
             before => match to {
                 Some(to) => self.begin(&leg, before.as_ref(), to).await,
                 None => self.drop_staged(&leg).await,
@@ -146,6 +151,11 @@ impl Deliverer {
             self.close(&before.to, &before.arrival).await?;
         }
         let Some(batch) = batch else { return Ok(false) };
+        // The batch is in its row before this is read, and a move looks for batches after it has
+        // begun: so either the move waits for this one, or this one is given up.
+        if self.registry.is_leaving(&leg.transfer.target).await? {
+            return Err(leaving());
+        }
         let store = self.store(&batch.to).await?;
         let generation = store.open(&batch.arrival, rows::new_generation(), leg.time.now()).await?;
         for run in letters.chunk_by(|one, next| one.client == next.client) {
@@ -312,7 +322,11 @@ impl Leg<'_> {
     }
 }
 
-/// A letter as it is posted to an arrival queue, with the rest of its ttl.
+fn leaving() -> Error {
+    Error::unavailable("the dead-letter queue is being moved")
+}
+
+/// A letter as it is posted to an arrival queue: its life goes on.
 fn copied(letter: &Message, now: Timestamp) -> NewMessage {
     let left = letter.ttl.saturating_sub(now.secs_since(letter.created)).max(1);
     NewMessage { payload: letter.payload.clone(), ttl: left, delay: 0 }

@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use zaqar_core::storage::{Error, Renewal};
 use zaqar_core::{LeaseId, Timestamp};
 
-use crate::catalogue::Place;
 use crate::member::Member;
 use crate::members::Members;
+use crate::place::Place;
 
 /// Leases that are remembered, at most: a server has one at a time.
 const MAX_REMEMBERED: usize = 64;

@@ -13,7 +13,7 @@ use zaqar_core::storage::{Error, MessageStore};
 use zaqar_core::{StateLog, TaskMonitor};
 
 use crate::Connector;
-use crate::catalogue::Place;
+use crate::place::Place;
 
 /// The timeout for opening a store.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -180,8 +180,8 @@ impl Member {
     }
 }
 
-/// An error with the driver's error as its source.
-fn with_source(error: &Error) -> String {
+/// An error with what the driver saw.
+pub(crate) fn with_source(error: &Error) -> String {
     let source = std::error::Error::source(error);
     source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

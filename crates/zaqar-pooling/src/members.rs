@@ -13,8 +13,8 @@ use zaqar_core::storage::{Error, MessageStore};
 use zaqar_core::{StateLog, TaskMonitor};
 
 use crate::Registry;
-use crate::catalogue::Place;
 use crate::member::Member;
+use crate::place::Place;
 
 /// The shortest pause between reads of the registry for unknown pools.
 const REFRESH_AT_MOST: Duration = Duration::from_millis(500);

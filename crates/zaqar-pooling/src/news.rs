@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use zaqar_core::storage::{Error, NewsStream, Posted};
 
-use crate::catalogue::Place;
 use crate::member::Member;
 use crate::members::{MemberMap, Members};
+use crate::place::Place;
 
 /// News that wait for a reader. While this is full, a store keeps its news.
 const CAPACITY: usize = 1024;

@@ -9,28 +9,33 @@ use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use zaqar_core::storage::{
-    Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
-    Heads, Leases as LeaseStore, ListQuery, Message, MessagePage, MessageStore, Messages,
-    NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, RecipientQuery,
-    Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep,
-    Volume,
+    Claim, ClaimRequest, Claimed, Claims, Error, Guarded, Heads, MessageStore, Movable, Moves,
+    News, NewsStream, Swept, Upkeep,
 };
 use zaqar_core::{
-    ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, QueueKey, StateLog,
-    SubscriptionId, TaskMonitor, Timestamp,
+    ClaimId, Generation, Incarnation, Kind, QueueKey, StateLog, TaskMonitor, Timestamp,
 };
 
-use crate::catalogue::{Place, contended};
+use crate::catalogue::contended;
 use crate::dead_letters::{CrossingClaim, DeadLetterMover};
 use crate::leases::Leases;
 use crate::member::Member;
 use crate::members::Members;
+use crate::mover::Mover;
+use crate::place::Place;
 use crate::{Registry, news, rows};
 
 /// How often the registry is read for changes of pools.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 
-/// Options of the store.
+/// How soon an operation looks for a queue again that is being moved: soon at first, less often
+/// then.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// When a caller should retry whose queue is still being moved.
+const RETRY_MOVED_AFTER: Duration = Duration::from_secs(1);
+
+/// How the store of stores behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Queues whose pool is cached, at most.
@@ -43,7 +48,12 @@ pub struct Options {
     /// How long a claim waits, at most, for the dead letters that it moved to another pool. After
     /// that it returns, and they arrive later.
     pub dead_letter_wait: Duration,
-    /// Is notified when a task dies.
+    /// How long an operation waits for a queue that is being moved, at most.
+    pub move_wait: Duration,
+    /// How long the pool that a queue has left says so to servers that look for it there, before
+    /// its copy is deleted. Far longer than `cached_for`, and than a store repeats a call.
+    pub moved_for: Duration,
+    /// Learns of the death of tasks.
     pub tasks: TaskMonitor,
 }
 
@@ -54,6 +64,8 @@ impl Default for Options {
             cached_for: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(5),
             dead_letter_wait: Duration::from_secs(5),
+            move_wait: Duration::from_secs(2),
+            moved_for: Duration::from_secs(60),
             tasks: TaskMonitor::default(),
         }
     }
@@ -64,11 +76,13 @@ impl Default for Options {
 /// plus one round trip to the management store if the queue is not cached, and two more if it is
 /// created.
 pub struct Pooled {
-    registry: Arc<Registry>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) members: Arc<Members>,
     places: Cache<QueueKey, Place>,
-    leases: Leases,
+    pub(crate) leases: Leases,
     dead_letters: Arc<DeadLetterMover>,
+    pub(crate) mover: Arc<Mover>,
+    move_wait: Duration,
     refreshing: StateLog,
 }
 
@@ -82,14 +96,28 @@ impl Pooled {
     /// Opens the stores of a registry's pools. Must be called on a tokio runtime, because they are
     /// opened in the background.
     pub fn new(registry: Arc<Registry>, options: Options) -> Self {
-        let Options { cached_queues, cached_for, answer_timeout, dead_letter_wait, tasks } =
-            options;
+        let Options { cached_queues, cached_for, answer_timeout, dead_letter_wait, .. } = options;
         let places = Cache::builder().max_capacity(cached_queues).time_to_live(cached_for).build();
-        let members = Arc::new(Members::new(Arc::clone(&registry), tasks, answer_timeout));
-        let mover =
+        let members = Arc::new(Members::new(Arc::clone(&registry), options.tasks, answer_timeout));
+        let letters =
             DeadLetterMover::new(Arc::clone(&registry), Arc::clone(&members), dead_letter_wait);
-        let (leases, dead_letters) = (Leases::default(), Arc::new(mover));
-        Self { registry, members, places, leases, dead_letters, refreshing: StateLog::new() }
+        let dead_letters = Arc::new(letters);
+        let mover = Mover::new(
+            Arc::clone(&registry),
+            Arc::clone(&members),
+            Arc::clone(&dead_letters),
+            options.moved_for,
+        );
+        Self {
+            registry,
+            members,
+            places,
+            leases: Leases::default(),
+            dead_letters,
+            mover: Arc::new(mover),
+            move_wait: options.move_wait,
+            refreshing: StateLog::new(),
+        }
     }
 
     /// Follows changes of pools by any server, every 2 s until `stop`.
@@ -128,7 +156,17 @@ impl Pooled {
         self.dead_letters.resume(now).await
     }
 
-    /// Where a queue is; `None` if it is not placed.
+    /// Goes on with the moves of queues that another server left half done, and with the drains of
+    /// pools, and waits until nothing is left to do now. [`Upkeep::sweep`] does so in the
+    /// background.
+    ///
+    /// # Errors
+    /// The management store does not answer. Of pools that do not, it is logged.
+    pub async fn resume_moves(&self, now: Timestamp) -> Result<(), Error> {
+        self.mover.resume(now).await
+    }
+
+    /// Where a queue is; `None` for one that has no place.
     async fn place(&self, key: &QueueKey) -> Result<Option<Place>, Error> {
         if key.kind == Kind::Internal {
             return Ok(Some(Place::Configured));
@@ -154,26 +192,72 @@ impl Pooled {
         }
     }
 
-    /// The store that has a queue; `None` if the queue is not placed, and so has no head.
-    async fn store(&self, key: &QueueKey) -> Result<Option<Arc<dyn MessageStore>>, Error> {
-        match self.member(key).await? {
-            Some(member) => member.store().await.map(Some),
-            None => Ok(None),
-        }
+    /// Asks the store that has a queue; `None` for a queue that has no place, and so no head.
+    pub(crate) async fn ask<T, F>(
+        &self,
+        key: &QueueKey,
+        ask: impl Fn(Arc<dyn MessageStore>) -> F,
+    ) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let ask = &ask;
+        self.ask_member(key, |member| async move { ask(member.store().await?).await }).await
     }
-}
 
-#[async_trait]
-impl Heads for Pooled {
-    async fn open(
+    /// As [`Self::ask`], for what needs more of the pool than its store.
+    pub(crate) async fn ask_member<T, F>(
+        &self,
+        key: &QueueKey,
+        ask: impl Fn(Arc<Member>) -> F,
+    ) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let ask = &ask;
+        self.follow([key], || async move {
+            match self.member(key).await? {
+                Some(member) => ask(member).await.map(Some),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// Does something with queues, again where one of them moves to another pool meanwhile. It
+    /// waits for the end of a move, but not for long.
+    async fn follow<T, F, const N: usize>(
+        &self,
+        keys: [&QueueKey; N],
+        step: impl Fn() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut answer = step().await;
+        let deadline = tokio::time::Instant::now() + self.move_wait;
+        let mut pause = Duration::ZERO;
+        while let Err(Error::Moved { id, end }) = answer {
+            for key in keys {
+                self.places.invalidate(key);
+                self.mover.clear_leftover(key, id, end).await?;
+            }
+            if tokio::time::Instant::now() + pause > deadline {
+                return Err(Error::Overloaded { retry_after: RETRY_MOVED_AFTER });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            answer = step().await;
+        }
+        answer
+    }
+
+    async fn open_once(
         &self,
         key: &QueueKey,
         generation: Generation,
         now: Timestamp,
     ) -> Result<Generation, Error> {
-        if key.kind == Kind::Internal {
-            return self.registry.configured().open(key, generation, now).await;
-        }
         for _ in 0..rows::ATTEMPTS {
             // Always reads the catalogue: the cache may be from before the queue was deleted.
             let (place, found) = self.registry.find_place(key, None).await?;
@@ -183,8 +267,8 @@ impl Heads for Pooled {
                 self.places.insert(key.clone(), place);
                 return Ok(opened);
             }
-            // Another server opened or deleted it. A head that is not where the catalogue says
-            // would never be found.
+            // Somebody opened it too, or deleted or moved it. A head of ours in a place that is not
+            // the queue's any more would be found by nobody; one that moves is frozen.
             let again = self.registry.placement(key).await?.and_then(|again| again.place);
             if again != Some(place) && opened == generation {
                 store.close(key, generation.incarnation).await?;
@@ -193,42 +277,27 @@ impl Heads for Pooled {
         Err(contended())
     }
 
-    async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.generation(key).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.advance(key, generation).await,
-            None => Ok(Guarded::Absent),
-        }
-    }
-
-    async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
-        if key.kind == Kind::Internal {
-            return self.registry.configured().close(key, incarnation).await;
-        }
+    async fn close_once(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+    ) -> Result<Guarded<()>, Error> {
         let found = self.registry.placement(key).await?;
         self.places.invalidate(key);
-        let closed = match self.store(key).await? {
-            Some(store) => store.close(key, incarnation).await?,
+        let closed = match self.member(key).await? {
+            Some(member) => member.store().await?.close(key, incarnation).await?,
             None => Guarded::Absent,
         };
         let is_gone = matches!(closed, Guarded::Done(()) | Guarded::Absent);
-        if let Some(found) = found.filter(|_| is_gone) {
+        // The row of a queue that has just moved says what is still to be discarded.
+        if let Some(found) = found.filter(|found| is_gone && found.moving.is_none()) {
             self.registry.displace(key, &found).await?;
             self.places.invalidate(key);
         }
         Ok(closed)
     }
-}
 
-#[async_trait]
-impl Claims for Pooled {
-    async fn claim(
+    async fn claim_once(
         &self,
         key: &QueueKey,
         assumed: Generation,
@@ -248,6 +317,63 @@ impl Claims for Pooled {
         let crossing = CrossingClaim { source, key, assumed, request, rule, now };
         self.dead_letters.claim(crossing).await
     }
+}
+
+#[async_trait]
+impl Heads for Pooled {
+    async fn open(
+        &self,
+        key: &QueueKey,
+        generation: Generation,
+        now: Timestamp,
+    ) -> Result<Generation, Error> {
+        if key.kind == Kind::Internal {
+            return self.registry.configured().open(key, generation, now).await;
+        }
+        self.follow([key], || self.open_once(key, generation, now)).await
+    }
+
+    async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
+        Ok(self.ask(key, |store| async move { store.generation(key).await }).await?.flatten())
+    }
+
+    async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.advance(key, generation).await })
+            .await?
+            .unwrap_or(Guarded::Absent))
+    }
+
+    async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
+        if key.kind == Kind::Internal {
+            return self.registry.configured().close(key, incarnation).await;
+        }
+        self.follow([key], || self.close_once(key, incarnation)).await
+    }
+}
+
+impl Movable for Pooled {
+    /// It moves queues between the pools by itself.
+    fn moves(&self) -> Option<&dyn Moves> {
+        None
+    }
+}
+
+#[async_trait]
+impl Claims for Pooled {
+    async fn claim(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        request: &ClaimRequest,
+        now: Timestamp,
+    ) -> Result<Guarded<Claimed>, Error> {
+        let step = || self.claim_once(key, assumed, request, now);
+        match &request.dead_letters {
+            Some(rule) => self.follow([key, &rule.target], step).await,
+            None => self.follow([key], step).await,
+        }
+    }
 
     async fn claim_get(
         &self,
@@ -255,10 +381,10 @@ impl Claims for Pooled {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.claim_get(key, id, now).await,
-            None => Ok(None),
-        }
+        Ok(self
+            .ask(key, |store| async move { store.claim_get(key, id, now).await })
+            .await?
+            .flatten())
     }
 
     async fn claim_renew(
@@ -269,10 +395,10 @@ impl Claims for Pooled {
         grace: u64,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        match self.store(key).await? {
-            Some(store) => store.claim_renew(key, id, ttl, grace, now).await,
-            None => Ok(false),
-        }
+        Ok(self
+            .ask(key, |store| async move { store.claim_renew(key, id, ttl, grace, now).await })
+            .await?
+            .unwrap_or(false))
     }
 
     async fn claim_release(
@@ -281,285 +407,8 @@ impl Claims for Pooled {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        match self.store(key).await? {
-            Some(store) => store.claim_release(key, id, now).await,
-            None => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Messages for Pooled {
-    async fn post(
-        &self,
-        key: &QueueKey,
-        assumed: Generation,
-        batch: Batch,
-        now: Timestamp,
-    ) -> Result<Guarded<Vec<MessageId>>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.post(key, assumed, batch, now).await,
-            None => Ok(Guarded::Absent),
-        }
-    }
-
-    async fn list(
-        &self,
-        key: &QueueKey,
-        query: &ListQuery,
-        now: Timestamp,
-    ) -> Result<MessagePage, Error> {
-        match self.store(key).await? {
-            Some(store) => store.list(key, query, now).await,
-            None => Ok(MessagePage::default()),
-        }
-    }
-
-    async fn get(
-        &self,
-        key: &QueueKey,
-        ids: &[MessageId],
-        now: Timestamp,
-    ) -> Result<Vec<Message>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.get(key, ids, now).await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    async fn delete(
-        &self,
-        key: &QueueKey,
-        id: MessageId,
-        claim: Option<ClaimId>,
-        now: Timestamp,
-    ) -> Result<Deleted, Error> {
-        match self.store(key).await? {
-            Some(store) => store.delete(key, id, claim, now).await,
-            None => Ok(Deleted::Gone),
-        }
-    }
-
-    async fn delete_many(
-        &self,
-        key: &QueueKey,
-        ids: &[MessageId],
-        which: &Deletable,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        match self.store(key).await? {
-            Some(store) => store.delete_many(key, ids, which, now).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn pop(
-        &self,
-        key: &QueueKey,
-        query: &PopQuery,
-        now: Timestamp,
-    ) -> Result<PopPage, Error> {
-        match self.store(key).await? {
-            Some(store) => store.pop(key, query, now).await,
-            None => Ok(PopPage::default()),
-        }
-    }
-
-    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        match self.store(key).await? {
-            Some(store) => store.purge(key, now).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.stats(key, now).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn volume(&self) -> Result<Option<Volume>, Error> {
-        let volumes = self.members.ask(|store| async move { store.volume().await }).await?;
-        let known = volumes.into_iter().filter_map(|(_, volume)| volume);
-        Ok(known.reduce(|all, one| Volume {
-            claimed: all.claimed + one.claimed,
-            free: all.free + one.free,
-        }))
-    }
-}
-
-#[async_trait]
-impl Subscriptions for Pooled {
-    async fn subscribe(
-        &self,
-        key: &QueueKey,
-        assumed: Generation,
-        subscription: &NewSubscription,
-        now: Timestamp,
-    ) -> Result<Guarded<Subscribed>, Error> {
-        let Some(member) = self.member(key).await? else { return Ok(Guarded::Absent) };
-        if let Some(lease) = subscription.lease {
-            self.leases.ensure(&member, lease, now).await?;
-        }
-        member.store().await?.subscribe(key, assumed, subscription, now).await
-    }
-
-    async fn subscription(
-        &self,
-        key: &QueueKey,
-        id: SubscriptionId,
-        now: Timestamp,
-    ) -> Result<Option<Subscription>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.subscription(key, id, now).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn subscriptions(
-        &self,
-        key: &QueueKey,
-        after: Option<SubscriptionId>,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<Vec<Subscription>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.subscriptions(key, after, limit, now).await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    async fn leased_subscriptions(
-        &self,
-        key: &QueueKey,
-        lease: LeaseId,
-        after: Option<SubscriptionId>,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.leased_subscriptions(key, lease, after, limit, now).await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    async fn recipients(
-        &self,
-        key: &QueueKey,
-        query: &RecipientQuery,
-        now: Timestamp,
-    ) -> Result<Vec<SubscriptionId>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.recipients(key, query, now).await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    async fn change_subscription(
-        &self,
-        key: &QueueKey,
-        id: SubscriptionId,
-        change: &SubscriptionChange,
-        now: Timestamp,
-    ) -> Result<Changed, Error> {
-        match self.store(key).await? {
-            Some(store) => store.change_subscription(key, id, change, now).await,
-            None => Ok(Changed::Absent),
-        }
-    }
-
-    async fn unsubscribe(
-        &self,
-        key: &QueueKey,
-        id: SubscriptionId,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        match self.store(key).await? {
-            Some(store) => store.unsubscribe(key, id, now).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        match self.store(key).await? {
-            Some(store) => store.unsubscribe_all(key, now).await,
-            None => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl LeaseStore for Pooled {
-    async fn keep_lease(
-        &self,
-        lease: LeaseId,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Renewal, Error> {
-        self.leases.keep(&self.members, lease, until, now).await
-    }
-
-    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
-        self.leases.end(&self.members, lease, now).await
-    }
-}
-
-#[async_trait]
-impl Outbox for Pooled {
-    /// Takes queues from each pool in turn, so that no pool's backlog hides another's.
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
-        let due =
-            self.members.ask(|store| async move { store.due_queues(limit, now).await }).await?;
-        let mut pools: Vec<_> = due.into_iter().map(|(_, queues)| queues.into_iter()).collect();
-        let mut merged = Vec::new();
-        while merged.len() < limit {
-            let before = merged.len();
-            merged.extend(pools.iter_mut().filter_map(Iterator::next));
-            if merged.len() == before {
-                break;
-            }
-        }
-        merged.truncate(limit);
-        Ok(merged)
-    }
-
-    async fn lease(
-        &self,
-        key: &QueueKey,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.lease(key, until, now).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn settle(
-        &self,
-        key: &QueueKey,
-        incarnation: Incarnation,
-        first: Position,
-    ) -> Result<(), Error> {
-        match self.store(key).await? {
-            Some(store) => store.settle(key, incarnation, first).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn follow(
-        &self,
-        key: &QueueKey,
-        incarnation: Incarnation,
-        after: Position,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<Vec<OutboxEntry>, Error> {
-        match self.store(key).await? {
-            Some(store) => store.follow(key, incarnation, after, limit, now).await,
-            None => Ok(Vec::new()),
-        }
+        self.ask(key, |store| async move { store.claim_release(key, id, now).await }).await?;
+        Ok(())
     }
 }
 
@@ -581,7 +430,8 @@ impl Upkeep for Pooled {
 
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         self.dead_letters.resume_in_background(now);
-        // The budget is shared by all pools.
+        self.mover.resume_in_background(now);
+        // The budget is of all pools together.
         let share = budget.div_ceil(self.members.all().len().max(1));
         let swept = self.members.ask(|store| async move { store.sweep(now, share).await }).await?;
         Ok(swept.into_iter().fold(Swept::default(), |all, (_, one)| Swept {

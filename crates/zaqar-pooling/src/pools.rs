@@ -9,9 +9,16 @@ use zaqar_core::{QueueKey, Secret, storage};
 
 use crate::Connector;
 
+/// The member of a pool's value that says whether it is drained.
+const DRAINING: &str = "draining";
+
 /// All pools by name.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct PoolSet(BTreeMap<PoolName, Pool>);
+pub(crate) struct PoolSet {
+    pools: BTreeMap<PoolName, Pool>,
+    /// Those that are drained.
+    draining: BTreeSet<PoolName>,
+}
 
 impl PoolSet {
     /// Reads what [`PoolSet::write`] wrote.
@@ -21,7 +28,13 @@ impl PoolSet {
                 .ok_or_else(|| storage::Error::failed(format!("the row of pool {name} is damaged")))
         });
         let pools: Vec<Pool> = pools.collect::<Result<_, _>>()?;
-        Ok(Self(pools.into_iter().map(|pool| (pool.name.clone(), pool)).collect()))
+        let is_draining = |pool: &&Pool| {
+            let value = object.get(pool.name.as_str()).and_then(|value| value.get(DRAINING));
+            value.is_some_and(|value| value == true)
+        };
+        let draining = pools.iter().filter(is_draining).map(|pool| pool.name.clone()).collect();
+        let pools = pools.into_iter().map(|pool| (pool.name.clone(), pool)).collect();
+        Ok(Self { pools, draining })
     }
 
     /// The stored form.
@@ -32,17 +45,18 @@ impl PoolSet {
                 "weight": pool.weight,
                 "flavor": pool.flavor.as_ref().map(FlavorName::as_str),
                 "options": pool.options,
+                DRAINING: self.draining.contains(&pool.name),
             })
         };
-        self.0.values().map(|pool| (pool.name.to_string(), written(pool))).collect()
+        self.pools.values().map(|pool| (pool.name.to_string(), written(pool))).collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Pool> {
-        self.0.values()
+        self.pools.values()
     }
 
     pub(crate) fn get(&self, name: &PoolName) -> Result<&Pool, Error> {
-        self.0.get(name).ok_or_else(|| Error::PoolNotFound { name: name.clone() })
+        self.pools.get(name).ok_or_else(|| Error::PoolNotFound { name: name.clone() })
     }
 
     /// The pools of a flavor, or those without a flavor.
@@ -65,19 +79,36 @@ impl PoolSet {
         if others().filter(is_of_flavor).any(is_other) {
             return Err(Error::CapabilitiesMismatch);
         }
-        self.0.insert(pool.name.clone(), pool);
+        self.pools.insert(pool.name.clone(), pool);
         Ok(())
     }
 
     /// Deletes a pool.
     pub(crate) fn remove(&mut self, name: &PoolName) -> Result<(), Error> {
-        let Some(pool) = self.0.get(name) else { return Ok(()) };
+        let Some(pool) = self.pools.get(name) else { return Ok(()) };
         if let Some(flavor) = &pool.flavor
             && self.of_flavor(Some(flavor)).count() == 1
         {
             return Err(Error::LastOfFlavor { flavor: flavor.clone() });
         }
-        self.0.remove(name);
+        self.pools.remove(name);
+        self.draining.remove(name);
+        Ok(())
+    }
+
+    /// Those that are drained.
+    pub(crate) const fn draining(&self) -> &BTreeSet<PoolName> {
+        &self.draining
+    }
+
+    /// Begins or stops to drain a pool.
+    pub(crate) fn set_draining(&mut self, name: &PoolName, is_draining: bool) -> Result<(), Error> {
+        self.get(name)?;
+        if is_draining {
+            self.draining.insert(name.clone());
+        } else {
+            self.draining.remove(name);
+        }
         Ok(())
     }
 
@@ -95,7 +126,7 @@ impl PoolSet {
         {
             return Err(Error::CapabilitiesMismatch);
         }
-        for pool in self.0.values_mut() {
+        for pool in self.pools.values_mut() {
             if names.contains(&pool.name) {
                 pool.flavor = Some(flavor.clone());
             } else if pool.flavor.as_ref() == Some(flavor) {
@@ -118,10 +149,12 @@ impl PoolSet {
     /// Chooses a pool of a flavor, or one without a flavor, by weight; `None` if no weight is above
     /// 0.
     ///
-    /// Weighted rendezvous hashing: while the pools stay the same, a queue that is deleted and
-    /// created again goes to the same pool, so that a server's cached place stays valid.
+    /// Weighted rendezvous hashing: a queue that is deleted and created again goes to the same pool
+    /// while the pools are the same, so that a server which remembers the old place is right. One
+    /// that is drained counts as one of weight 0.
     pub(crate) fn choose(&self, key: &QueueKey, flavor: Option<&FlavorName>) -> Option<&Pool> {
-        let pools = self.of_flavor(flavor).filter(|pool| pool.weight > 0);
+        let is_taking = |pool: &&Pool| pool.weight > 0 && !self.draining.contains(&pool.name);
+        let pools = self.of_flavor(flavor).filter(is_taking);
         pools.min_by(|one, other| distance(key, one).total_cmp(&distance(key, other)))
     }
 }

@@ -85,8 +85,8 @@ impl Registry {
         self.change_pools(set).await
     }
 
-    /// Changes the pools in one step, and returns all of them.
-    async fn change_pools(
+    /// Changes the pools in one step, and answers all of them then.
+    pub(crate) async fn change_pools(
         &self,
         change: impl Fn(&mut PoolSet) -> Result<(), Error>,
     ) -> Result<PoolSet, Error> {

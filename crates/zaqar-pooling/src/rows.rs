@@ -15,6 +15,8 @@ pub(crate) const ATTEMPTS: usize = 32;
 
 /// The project of the rows for transfers of dead letters.
 const TRANSFERS: &str = "zaqar.letters";
+/// Under which project the records of moves are.
+const MOVES: &str = "zaqar.moves";
 
 /// The row with all pools.
 pub(crate) fn pools() -> Result<QueueKey, storage::Error> {
@@ -48,6 +50,17 @@ pub(crate) fn transfers() -> Result<ProjectId, storage::Error> {
 /// The row of the transfer between these.
 pub(crate) fn transfer(names: &[&str]) -> Result<QueueKey, storage::Error> {
     key(TRANSFERS, &digest(&names.join("\n")))
+}
+
+/// Under which project the records of moves are.
+pub(crate) fn moves() -> Result<ProjectId, storage::Error> {
+    internal_project(MOVES)
+}
+
+/// The record of a queue's move.
+pub(crate) fn record_of(key: &QueueKey) -> Result<QueueKey, storage::Error> {
+    let names = [key.kind.as_str(), key.project.as_str(), key.name.as_str()];
+    self::key(MOVES, &digest(&names.join("\n")))
 }
 
 fn key(project: &str, name: &str) -> Result<QueueKey, storage::Error> {

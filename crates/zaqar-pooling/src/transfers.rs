@@ -6,7 +6,7 @@ use zaqar_core::pools::Error;
 use zaqar_core::storage::{self, ManagementStore};
 use zaqar_core::{Kind, MessageId, ProjectId, QueueKey, QueueName, Timestamp};
 
-use crate::catalogue::Place;
+use crate::place::Place;
 use crate::rows;
 
 /// How old the time in a row may get before a claim updates it.
@@ -64,7 +64,12 @@ impl Transfer {
         self.used.plus_secs(IDLE_FOR) < now
     }
 
-    /// Parses a row; `None` for an empty one, which is about to be deleted.
+    /// Whether letters are on their way to this queue in this place.
+    pub(crate) fn is_on_its_way(&self, target: &QueueKey, to: &Place) -> bool {
+        self.target == *target && self.batch.as_ref().is_some_and(|batch| batch.to == *to)
+    }
+
+    /// Reads a row; `None` for an empty one, which is about to be removed.
     pub(crate) fn read(object: &Map<String, Value>) -> Result<Option<Self>, storage::Error> {
         if object.is_empty() {
             return Ok(None);
@@ -144,7 +149,8 @@ pub(crate) async fn set_batch(
     changed.await.map_err(as_storage)
 }
 
-fn as_storage(error: Error) -> storage::Error {
+/// What a change of a row of this crate's own failed with.
+pub(crate) fn as_storage(error: Error) -> storage::Error {
     match error {
         Error::Storage(error) => error,
         other @ (Error::PoolNotFound { .. }
@@ -154,6 +160,8 @@ fn as_storage(error: Error) -> storage::Error {
         | Error::CapabilitiesMismatch
         | Error::LastOfFlavor { .. }
         | Error::TooMany { .. }
+        | Error::QueueNotFound { .. }
+        | Error::CannotMove { .. }
         | Error::Contended) => storage::Error::unavailable(other),
     }
 }

@@ -1,7 +1,7 @@
 //! Heads.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, Guarded, Heads};
+use zaqar_core::storage::{Error, Guarded, Heads, Movable, Moves};
 use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Embedded;
@@ -53,5 +53,12 @@ impl Heads for Embedded {
                 state.guarded(&key, belongs, |state, head| state.close_head(&key, &head))
             })
             .await
+    }
+}
+
+impl Movable for Embedded {
+    /// Not yet.
+    fn moves(&self) -> Option<&dyn Moves> {
+        None
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReturnDocument;
-use zaqar_core::storage::{Error, Guarded, Heads};
+use zaqar_core::storage::{Error, Guarded, Heads, Movable, Moves};
 use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
 
 use crate::Mongo;
@@ -87,6 +87,13 @@ impl Heads for Mongo {
             Err(Mongo::contended())
         })
         .await
+    }
+}
+
+impl Movable for Mongo {
+    /// Not yet.
+    fn moves(&self) -> Option<&dyn Moves> {
+        None
     }
 }
 

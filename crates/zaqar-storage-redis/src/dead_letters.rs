@@ -90,17 +90,23 @@ impl Redis {
         let arguments = batch.arguments(rule, now)?;
         let call = HeadCall::new(script, Mode::Write, Some(now), arguments);
         let call = HeadCall { lane, ..call };
-        let is_stored = match self.call_heads(&rule.target, other, call).await? {
-            Outcome::Answer(..) => true,
-            Outcome::Absent | Outcome::Stale(_) => false,
-        };
-        if !is_stored {
+        let stored = self.call_heads(&rule.target, other, call).await;
+        let is_stored = matches!(stored, Ok(Outcome::Answer(..)));
+        let is_left = stored.as_ref().map_or_else(is_moved, |_| !is_stored);
+        if is_left {
             let free = &scripts::CLAIM_RELEASE;
-            self.update_head(&source, now, free, claim).await?;
-        } else if !is_one_step {
+            self.update_head(&source, now, free, claim.clone()).await?;
+        }
+        stored?;
+        if is_stored && !is_one_step {
             let remove = &scripts::REMOVE_DEAD_LETTERS;
             self.update_head(&source, now, remove, claim).await?;
         }
         Ok(is_stored)
     }
+}
+
+/// The source or the target is frozen for a move; the messages stay where they are.
+const fn is_moved(error: &Error) -> bool {
+    matches!(error, Error::Moved { .. })
 }

@@ -138,6 +138,7 @@ impl Redis {
                 }
                 b"absent" => return Ok(Outcome::Absent),
                 b"stale" => return Ok(Outcome::Stale(reply.generation()?)),
+                b"moved" => return Err(reply.moved()?),
                 b"lost" => {
                     let lost =
                         "the messages were popped, but the answer that contained them was lost";

@@ -1,7 +1,7 @@
 //! Heads.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, Guarded, Heads};
+use zaqar_core::storage::{Error, Guarded, Heads, Movable, Moves};
 use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp, Version};
 
 use crate::Redis;
@@ -39,6 +39,12 @@ impl Heads for Redis {
     }
 }
 
+impl Movable for Redis {
+    fn moves(&self) -> Option<&dyn Moves> {
+        Some(self)
+    }
+}
+
 impl Redis {
     async fn open_or_read(
         &self,
@@ -52,10 +58,11 @@ impl Redis {
         let project = key.project.as_str();
         let call = ScriptCall { now, project, ..ScriptCall::new(script, &keys, arguments, mode) };
         let mut reply = Reply::new(self.server().run(call).await?)?;
-        if reply.bytes()? == b"absent" {
-            return Ok(None);
+        match reply.bytes()?.as_slice() {
+            b"absent" => Ok(None),
+            b"moved" => Err(reply.moved()?),
+            _ => Ok(Some(reply.generation()?)),
         }
-        Ok(Some(reply.generation()?))
     }
 
     async fn update_incarnation(

@@ -17,7 +17,8 @@
 //! | --- | --- |
 //! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last position, `n` latest time, |
 //! | | `d` earliest due time, `a` time on the schedule of sweeps, `o` on that of deliveries, |
-//! | | `s` last expiry of a subscription; `lk` `lt` which of `t0` `t1` is in use, since when |
+//! | | `s` last expiry of a subscription; `z` the move that it is frozen for: `s` or `t` for the end,
+//! | | and its number; `lk` `lt` which of `t0` `t1` is in use, since when |
 //! | `:f` `:c` `:d` | positions of free, claimed and delayed messages, by position |
 //! | `:w` | positions of delayed messages, by the time at which they become visible |
 //! | `:x` | positions of all messages, by expiry |
@@ -94,6 +95,11 @@ impl Keys {
     /// The head of the queue with this tag.
     pub(crate) fn head_by_tag(&self, tag: &str) -> ScriptKeys {
         self.script_keys(tag, "h")
+    }
+
+    /// The tag of the queue whose head has this key; `None` for another key.
+    pub(crate) fn tag_of_head<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix("}:h")
     }
 
     /// The queue names of a project.

@@ -19,6 +19,7 @@ mod keys;
 mod layout;
 mod leases;
 mod messages;
+mod moves;
 mod news;
 mod outbox;
 mod peer;

@@ -124,10 +124,13 @@ impl Redis {
             return Ok(None);
         };
         let call = self.head_call(&scripts::NEXT_ENTRY, Mode::Background, now, []);
-        let found = skip_failed(
-            self.call_head(&key, call).await,
-            "a queue with due entries cannot be read",
-        )?;
+        let answer = self.call_head(&key, call).await;
+        if matches!(answer, Err(Error::Moved { .. })) {
+            // Its entries are due where it moves to, or here again soon.
+            self.server().reschedule(entry, Some(now.plus_secs(1).as_millis())).await?;
+            return Ok(None);
+        }
+        let found = skip_failed(answer, "a queue with due entries cannot be read")?;
         let next = match found.map(Outcome::found).transpose()? {
             Some(Some((status, mut reply))) => {
                 let next = reply.some_number()?;
@@ -160,7 +163,11 @@ fn readable(
 }
 
 /// Reads the fields of an entry: its creation time; then record, ttl and delay of each message.
-fn read(incarnation: Incarnation, first: u64, mut reply: Reply) -> Result<OutboxEntry, Malformed> {
+pub(crate) fn read(
+    incarnation: Incarnation,
+    first: u64,
+    mut reply: Reply,
+) -> Result<OutboxEntry, Malformed> {
     let created = reply.number()?;
     let mut messages = Vec::new();
     for at in 0..reply.len() / 3 {

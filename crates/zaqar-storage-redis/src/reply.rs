@@ -6,7 +6,7 @@
 )]
 
 use redis::Value;
-use zaqar_core::storage::{Guarded, Message};
+use zaqar_core::storage::{Error, Guarded, Message, MoveEnd, MoveId};
 use zaqar_core::{ClaimId, Generation, Incarnation, MessageId, Position, Timestamp, Version};
 
 use crate::error::Malformed;
@@ -73,6 +73,14 @@ impl Reply {
             incarnation: Incarnation::new(self.number()?),
             version: Version::new(self.number()?),
         })
+    }
+
+    /// The error of a frozen head: the letter of the end of the move, and its number.
+    pub(crate) fn moved(&mut self) -> Result<Error, Malformed> {
+        let mark = self.text()?;
+        let end = if mark.starts_with('s') { MoveEnd::Source } else { MoveEnd::Target };
+        let number = mark.get(1..).and_then(|number| number.parse().ok()).ok_or(Malformed)?;
+        Ok(Error::Moved { id: MoveId::new(number), end })
     }
 
     /// Splits off the next values.

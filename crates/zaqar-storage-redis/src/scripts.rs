@@ -41,33 +41,32 @@ macro_rules! scripts {
 scripts! {
     OPEN = "clock" "open";
     GENERATION = "generation";
-    ADVANCE = "allow_when_full" "clock" "head" "advance";
-    CLOSE = "allow_when_full" "clock" "close_repeated" "head" "bounds" "save" "clear" "close";
-    POST = "clock" "head" "bounds" "post_plain" "save" "messages" "entries" "store" "post";
-    STORE_DEAD_LETTERS = "allow_when_full" "clock" "head" "guard" "bounds" "save" "messages" "store" "store_dead_letters";
-    MOVE_DEAD_LETTERS = "allow_when_full" "clock" "move_dead_letters_begin" "head" "guard" "bounds" "save" "messages"
-        "store" "store_dead_letters" "move_dead_letters_end" "head" "messages" "remove_dead_letters";
+    ADVANCE = "allow_when_full" "clock" "head" "frozen" "advance";
+    CLOSE = "allow_when_full" "clock" "close_repeated" "head" "frozen" "bounds" "save" "clear" "close";
+    POST = "clock" "head" "frozen" "bounds" "post_plain" "save" "messages" "entries" "store" "post";
+    STORE_DEAD_LETTERS = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "save" "messages" "store" "store_dead_letters";
+    MOVE_DEAD_LETTERS = "allow_when_full" "clock" "move_dead_letters_begin" "head" "frozen" "guard" "bounds" "save" "messages"
+        "store" "store_dead_letters" "move_dead_letters_end" "head" "frozen" "messages" "remove_dead_letters";
     REMOVE_DEAD_LETTERS = "allow_when_full" "clock" "head" "messages" "remove_dead_letters";
-    LIST = "clock" "head" "bounds" "save" "messages" "due" "apply_due" "list";
-    GET = "clock" "head" "messages" "get";
-    DELETE = "allow_when_full" "clock" "head" "delete_plain" "messages" "delete";
-    DELETE_MANY = "allow_when_full" "clock" "head" "messages" "delete_many";
-    POP = "allow_when_full" "clock" "head" "bounds" "save" "messages" "due" "apply_due" "first_free" "pop";
-    PURGE = "allow_when_full" "clock" "head" "bounds" "save" "clear" "purge";
-    STATS = "clock" "head" "bounds" "save" "messages" "due" "apply_due" "stats";
-    CLAIM = "allow_when_full" "clock" "head" "guard" "bounds" "claim_plain" "save" "messages" "due" "apply_due"
+    LIST = "clock" "head" "frozen" "bounds" "save" "messages" "due" "apply_due" "list";
+    GET = "clock" "head" "frozen" "messages" "get";
+    DELETE = "allow_when_full" "clock" "head" "frozen" "delete_plain" "messages" "delete";
+    DELETE_MANY = "allow_when_full" "clock" "head" "frozen" "messages" "delete_many";
+    POP = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "due" "apply_due" "first_free" "pop";
+    PURGE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "clear" "purge";
+    STATS = "clock" "head" "frozen" "bounds" "save" "messages" "due" "apply_due" "stats";
+    CLAIM = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "claim_plain" "save" "messages" "due" "apply_due"
         "first_free" "claim";
-    CLAIM_GET = "clock" "head" "messages" "claim_get";
-    CLAIM_RENEW = "allow_when_full" "clock" "head" "bounds" "save" "messages" "claim_renew";
-    CLAIM_RELEASE = "allow_when_full" "clock" "head" "messages" "claim_release";
+    CLAIM_GET = "clock" "head" "frozen" "messages" "claim_get";
+    CLAIM_RENEW = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "claim_renew";
+    CLAIM_RELEASE = "allow_when_full" "clock" "head" "frozen" "messages" "claim_release";
     SWEEP = "allow_when_full" "clock" "sweep" "messages" "due" "subscribers" "entries" "sweep_rest";
-    SUBSCRIBE = "clock" "head" "guard" "bounds" "save" "subscribers" "subscribe";
-    SUBSCRIPTION = "clock" "head" "subscribers" "subscription";
-    SUBSCRIPTIONS = "clock" "head" "subscribers" "subscriptions";
-    LEASED_SUBSCRIPTIONS = "clock" "head" "messages" "leased_subscriptions";
-    RECIPIENTS = "clock" "head" "messages" "subscribers" "recipients";
-    CHANGE_SUBSCRIPTION = "clock" "head" "bounds" "save" "subscribers" "change_subscription";
-    UNSUBSCRIBE = "allow_when_full" "clock" "head" "bounds" "save" "subscribers" "unsubscribe";
+    SUBSCRIBE = "clock" "head" "frozen" "guard" "bounds" "save" "subscribers" "subscribe";
+    SUBSCRIPTION = "clock" "head" "frozen" "subscribers" "subscription";
+    SUBSCRIPTIONS = "clock" "head" "frozen" "subscribers" "subscriptions";
+    LEASED_SUBSCRIPTIONS = "clock" "head" "frozen" "messages" "leased_subscriptions";
+    CHANGE_SUBSCRIPTION = "clock" "head" "frozen" "bounds" "save" "subscribers" "change_subscription";
+    UNSUBSCRIBE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "subscribers" "unsubscribe";
     UNSUBSCRIBE_LEASED = "allow_when_full" "clock" "head" "subscribers" "unsubscribe_leased";
     LEASE_KEEP = "allow_when_full" "clock" "leases" "lease_keep";
     LEASE_END = "allow_when_full" "clock" "leases" "lease_end";
@@ -75,10 +74,10 @@ scripts! {
     LEASE_MEMBERS = "clock" "leases" "lease_members";
     LEASE_DETACH = "allow_when_full" "clock" "leases" "lease_detach";
     EXPIRED_LEASES = "allow_when_full" "clock" "leases" "expired_leases";
-    FOLLOW = "allow_when_full" "clock" "head" "messages" "entries" "follow";
-    LEASE_ENTRY = "allow_when_full" "clock" "head" "bounds" "save" "messages" "entries" "lease_entry";
-    SETTLE_ENTRY = "allow_when_full" "clock" "head" "entries" "settle_entry";
-    NEXT_ENTRY = "allow_when_full" "clock" "head" "entries" "next_entry";
+    FOLLOW = "allow_when_full" "clock" "head" "frozen" "messages" "entries" "follow";
+    LEASE_ENTRY = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "entries" "lease_entry";
+    SETTLE_ENTRY = "allow_when_full" "clock" "head" "frozen" "entries" "settle_entry";
+    NEXT_ENTRY = "allow_when_full" "clock" "head" "frozen" "entries" "next_entry";
     SCHEDULE_DUE = "schedule_due";
     SCHEDULE_BY = "allow_when_full" "clock" "schedule_by";
     SCHEDULE_MOVE = "allow_when_full" "clock" "schedule_move";
@@ -90,6 +89,12 @@ scripts! {
     QUEUE_COUNT = "queue_count";
     PING = "clock" "ping";
     VOLUME = "volume";
+    FREEZE = "allow_when_full" "clock" "freeze";
+    RECEIVE = "clock" "receive";
+    EXPORT = "allow_when_full" "clock" "moving" "messages" "subscribers" "export";
+    IMPORT = "clock" "moving" "bounds" "messages" "import";
+    THAW = "allow_when_full" "clock" "moving" "thaw";
+    DISCARD = "allow_when_full" "clock" "moving" "bounds" "save" "clear" "close";
 }
 
 #[cfg(test)]

@@ -185,11 +185,11 @@ impl Subscriptions for Redis {
     }
 }
 
-fn text(id: SubscriptionId) -> Vec<u8> {
+pub(crate) fn text(id: SubscriptionId) -> Vec<u8> {
     id.encode().to_vec()
 }
 
-fn flag(is_set: bool) -> Vec<u8> {
+pub(crate) fn flag(is_set: bool) -> Vec<u8> {
     if is_set { CONFIRMED.to_vec() } else { b"0".to_vec() }
 }
 
@@ -201,7 +201,7 @@ fn optional(value: Option<Vec<u8>>) -> [Vec<u8>; 2] {
     }
 }
 
-fn read(reply: &mut Reply) -> Result<Subscription, Malformed> {
+pub(crate) fn read(reply: &mut Reply) -> Result<Subscription, Malformed> {
     Ok(Subscription {
         id: reply.text()?.parse().map_err(|_| Malformed)?,
         ttl: reply.number()?,

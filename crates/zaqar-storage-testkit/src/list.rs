@@ -178,6 +178,15 @@ macro_rules! __behaviours {
                 a_close_discards_racing_posts
                 a_sweep_does_not_disturb_claims
             }
+            moving {
+                a_frozen_head_rejects_every_call
+                a_head_that_thaws_serves_as_before
+                everything_arrives
+                a_repeated_import_changes_nothing
+                a_call_of_another_move_does_nothing
+                a_head_that_is_discarded_is_gone
+                every_head_is_listed
+            }
             upkeep {
                 ping_answers
                 a_store_that_is_shut_down_rejects_calls

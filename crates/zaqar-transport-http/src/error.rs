@@ -263,10 +263,12 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
 
 fn pools_rule(rule: &PoolsRule) -> Response<Full<Bytes>> {
     let (status, title) = match rule {
-        PoolsRule::PoolNotFound { .. } | PoolsRule::FlavorNotFound { .. } => {
-            (StatusCode::NOT_FOUND, "Not found")
+        PoolsRule::PoolNotFound { .. }
+        | PoolsRule::FlavorNotFound { .. }
+        | PoolsRule::QueueNotFound { .. } => (StatusCode::NOT_FOUND, "Not found"),
+        PoolsRule::UriInUse | PoolsRule::CannotMove { .. } => {
+            (StatusCode::CONFLICT, "Resource conflict")
         }
-        PoolsRule::UriInUse => (StatusCode::CONFLICT, "Resource conflict"),
         PoolsRule::LastOfFlavor { .. } => (StatusCode::FORBIDDEN, "Unable to delete"),
         PoolsRule::Unable { title, .. } => (StatusCode::BAD_REQUEST, *title),
     };
@@ -285,6 +287,7 @@ fn storage(error: &storage::Error, retry_after: Duration) -> Response<Full<Bytes
         | storage::Error::Unavailable { .. }
         | storage::Error::ClockSkew { .. }
         | storage::Error::Full { .. }
+        | storage::Error::Moved { .. }
         | storage::Error::Closed => unavailable(retry_after),
     }
 }

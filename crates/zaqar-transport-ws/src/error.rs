@@ -121,8 +121,10 @@ fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
         Error::Conflict { reason } => described(409, &reason, None),
         Error::Pools(rule) => {
             let status = match rule {
-                PoolsRule::PoolNotFound { .. } | PoolsRule::FlavorNotFound { .. } => 404,
-                PoolsRule::UriInUse => 409,
+                PoolsRule::PoolNotFound { .. }
+                | PoolsRule::FlavorNotFound { .. }
+                | PoolsRule::QueueNotFound { .. } => 404,
+                PoolsRule::UriInUse | PoolsRule::CannotMove { .. } => 409,
                 PoolsRule::LastOfFlavor { .. } => 403,
                 PoolsRule::Unable { .. } => 400,
             };
@@ -196,7 +198,8 @@ fn storage(error: &storage::Error, context: &ErrorContext, retry_after: Duration
         | storage::Error::Unavailable { .. }
         | storage::Error::ClockSkew { .. }
         | storage::Error::Full { .. }
-        | storage::Error::Closed => unavailable(context, retry_after),
+        | storage::Error::Moved { .. }
+        | storage::Error::Closed => unavailable(about, retry_after),
     }
 }
 

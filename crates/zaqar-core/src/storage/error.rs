@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{MoveEnd, MoveId};
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a store did not do what it was asked.
@@ -50,6 +52,15 @@ pub enum Error {
         /// The most that this store takes, in bytes.
         max: u64,
     },
+    /// The queue is frozen, as it moves to another store; the store did not act. Look again where
+    /// it is.
+    #[error("the queue is being moved to another store")]
+    Moved {
+        /// The move.
+        id: MoveId,
+        /// Which end of it this is.
+        end: MoveEnd,
+    },
     /// The store is shutting down; it did not act.
     #[error("the store is closed")]
     Closed,
@@ -86,6 +97,7 @@ impl Error {
                 Self::ClockSkew { offset_ms: *offset_ms, bound_ms: *bound_ms }
             }
             Self::TooLarge { what, size, max } => Self::TooLarge { what, size: *size, max: *max },
+            Self::Moved { id, end } => Self::Moved { id: *id, end: *end },
             Self::Closed => Self::Closed,
         }
     }
@@ -101,6 +113,7 @@ impl Error {
             Self::Unavailable { .. }
             | Self::Overloaded { .. }
             | Self::ClockSkew { .. }
+            | Self::Moved { .. }
             | Self::Full { .. } => true,
             Self::TooLarge { .. } | Self::Closed | Self::Failed { .. } => false,
         }

@@ -10,6 +10,7 @@
 //! | [`Messages`], [`Claims`] | messages in order, the claims that hold them, dead letters |
 //! | [`Subscriptions`], [`Leases`] | who is notified of posts, and the leases that subscriptions depend on |
 //! | [`Outbox`], [`News`] | posts that subscribers have not been notified of yet, and hints that there are some |
+//! | [`Moves`] | for a queue on its way to another store; not every store has it: [`Movable`] |
 //! | [`Upkeep`] | both roles: health checks, sweeps, shutdown |
 //!
 //! The following holds for every method:
@@ -29,6 +30,8 @@ mod error;
 mod heads;
 mod leases;
 mod messages;
+mod move_id;
+mod moves;
 mod news;
 mod outbox;
 mod queues;
@@ -42,6 +45,11 @@ pub use leases::{Leases, Renewal};
 pub use messages::{
     Batch, Deletable, Deleted, Endpoint, ListQuery, Message, MessagePage, Messages, NewMessage,
     PopPage, PopQuery, Stats, Volume,
+};
+pub use move_id::{MoveEnd, MoveId};
+pub use moves::{
+    Contents, ContentsMark, Exported, FrozenHead, Movable, MovedClaim, MovedEntry, MovedMessage,
+    Moves,
 };
 pub use news::{News, NewsStream, Posted};
 pub use outbox::{FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
@@ -62,11 +70,11 @@ impl<T: Queues + Upkeep> ManagementStore for T {}
 
 /// A store of the contents of queues. Every type that implements the parts implements it.
 pub trait MessageStore:
-    Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Upkeep
+    Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Movable + Upkeep
 {
 }
 
-impl<T: Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Upkeep> MessageStore
-    for T
+impl<T: Heads + Messages + Claims + Subscriptions + Leases + Outbox + News + Movable + Upkeep>
+    MessageStore for T
 {
 }

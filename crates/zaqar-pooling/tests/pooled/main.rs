@@ -4,6 +4,7 @@
 
 mod dead_letters;
 mod kit;
+mod moves;
 mod registry;
 mod support;
 mod trouble;

@@ -106,7 +106,11 @@ impl Deployment {
 
     /// Another server of the deployment.
     pub(crate) async fn server(&self) -> Arc<Pooled> {
-        let pooled = Arc::new(Pooled::new(Arc::new(self.registry()), Options::default()));
+        self.server_with(Options::default()).await
+    }
+
+    pub(crate) async fn server_with(&self, options: Options) -> Arc<Pooled> {
+        let pooled = Arc::new(Pooled::new(Arc::new(self.registry()), options));
         pooled.refresh().await;
         pooled
     }

@@ -131,8 +131,12 @@ const fn outcome(error: Option<&Error>) -> usize {
         Error::NoPools => 2,
         Error::Pools(rule) => match rule {
             PoolsRule::Unable { .. } => 1,
-            PoolsRule::PoolNotFound { .. } | PoolsRule::FlavorNotFound { .. } => 2,
-            PoolsRule::UriInUse | PoolsRule::LastOfFlavor { .. } => 3,
+            PoolsRule::PoolNotFound { .. }
+            | PoolsRule::FlavorNotFound { .. }
+            | PoolsRule::QueueNotFound { .. } => 2,
+            PoolsRule::UriInUse | PoolsRule::LastOfFlavor { .. } | PoolsRule::CannotMove { .. } => {
+                3
+            }
         },
         Error::Overloaded { .. } | Error::OverRate { .. } => 5,
         Error::DeadlineExceeded => 6,
@@ -142,6 +146,7 @@ const fn outcome(error: Option<&Error>) -> usize {
             storage::Error::Unavailable { .. }
             | storage::Error::ClockSkew { .. }
             | storage::Error::Full { .. }
+            | storage::Error::Moved { .. }
             | storage::Error::Closed => 7,
             storage::Error::TooLarge { .. } => 1,
             storage::Error::Failed { .. } => 8,

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
     Heads, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore, Messages,
-    NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, QueueRow, Queues,
-    RecipientQuery, Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions,
+    Movable, Moves, NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery,
+    QueueRow, Queues, Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions,
     Swept, Upkeep, Volume,
 };
 use zaqar_core::{
@@ -242,7 +242,7 @@ pub(crate) const fn outcome_name(error: Option<&Error>) -> &'static str {
 const fn outcome(error: Option<&Error>) -> usize {
     match error {
         None => 0,
-        Some(Error::Unavailable { .. }) => 1,
+        Some(Error::Unavailable { .. } | Error::Moved { .. }) => 1,
         Some(Error::Overloaded { .. }) => 2,
         Some(Error::ClockSkew { .. }) => 3,
         Some(Error::Full { .. }) => 4,
@@ -278,6 +278,12 @@ impl Heads for MeteredMessages {
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
         self.calls.timed(Method::Close, self.inner.close(key, incarnation)).await
+    }
+}
+
+impl Movable for MeteredMessages {
+    fn moves(&self) -> Option<&dyn Moves> {
+        self.inner.moves()
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod isolation;
 pub(crate) mod leases;
 pub(crate) mod listing;
 pub(crate) mod messages;
+pub(crate) mod moving;
 pub(crate) mod news;
 pub(crate) mod outbox;
 pub(crate) mod popping;

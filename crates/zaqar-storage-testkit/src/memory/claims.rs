@@ -18,7 +18,7 @@ impl Claims for Memory {
     ) -> Result<Guarded<Claimed>, Error> {
         let key = self.stored_key(key);
         let chosen = {
-            let mut state = self.state()?;
+            let mut state = self.state_of(&key)?;
             self.open_if_faulty(&mut state, &key, now);
             let head = match state.heads.get_mut(&key) {
                 None => return Ok(Guarded::Absent),
@@ -33,13 +33,19 @@ impl Claims for Memory {
                 Some(head) => head,
             };
             let chosen = head.choose(request, now);
+            if let Some(rule) = request.dead_letters.as_ref().filter(|_| !chosen.moved.is_empty()) {
+                let target = state.heads.get(&self.stored_key(&rule.target));
+                if let Some((id, end)) = target.and_then(|target| target.frozen) {
+                    return Err(Error::Moved { id, end });
+                }
+            }
             if !self.has(Fault::RacingClaims) {
                 return Ok(Guarded::Done(self.apply(&mut state, &key, request, chosen, now)));
             }
             chosen
         };
         self.yield_between_halves().await;
-        let mut state = self.state()?;
+        let mut state = self.state_of(&key)?;
         Ok(Guarded::Done(self.apply(&mut state, &key, request, chosen, now)))
     }
 
@@ -49,7 +55,7 @@ impl Claims for Memory {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<Option<Claim>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(None);
         };
@@ -73,7 +79,7 @@ impl Claims for Memory {
         grace: u64,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(false);
         };
@@ -96,7 +102,7 @@ impl Claims for Memory {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(());
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use zaqar_core::storage::{Guarded, MAX_CLOCK_SKEW, Message, Subscription};
+use zaqar_core::storage::{Guarded, MAX_CLOCK_SKEW, Message, MoveEnd, MoveId, Subscription};
 use zaqar_core::{
     ClaimId, ClientId, Generation, MessageId, Payload, Position, SubscriptionId, Timestamp,
 };
@@ -19,6 +19,8 @@ pub(super) struct Head {
     pub(super) claims: BTreeMap<ClaimId, StoredClaim>,
     pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     pub(super) outbox: BTreeMap<Position, StoredEntry>,
+    /// The move that it is frozen for.
+    pub(super) frozen: Option<(MoveId, MoveEnd)>,
     latest: Timestamp,
     fault: Option<Fault>,
 }
@@ -61,6 +63,7 @@ impl Head {
             claims: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             outbox: BTreeMap::new(),
+            frozen: None,
             latest: now,
         }
     }

@@ -1,7 +1,7 @@
 //! Heads.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, Guarded, Heads};
+use zaqar_core::storage::{Error, Guarded, Heads, Movable, Moves};
 use zaqar_core::{Generation, Incarnation, QueueKey, Timestamp};
 
 use super::head::{Head, guarded};
@@ -15,7 +15,7 @@ impl Heads for Memory {
         generation: Generation,
         now: Timestamp,
     ) -> Result<Generation, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let key = self.stored_key(key);
         let generation = self.stored_generation(generation);
         if self.has(Fault::OpenOverwrites) {
@@ -34,13 +34,13 @@ impl Heads for Memory {
         if self.has(Fault::GenerationLost) {
             return self.state().map(|_| None);
         }
-        let (mut state, stored_key) = (self.state()?, self.stored_key(key));
+        let (mut state, stored_key) = (self.state_of(key)?, self.stored_key(key));
         self.open_if_faulty(&mut state, &stored_key, Timestamp::from_millis(0));
         Ok(state.heads.get(&stored_key).map(|head| head.generation))
     }
 
     async fn advance(&self, key: &QueueKey, generation: Generation) -> Result<Guarded<()>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         Ok(guarded(
             state.heads.get_mut(&self.stored_key(key)),
             |own| own.incarnation == generation.incarnation,
@@ -54,7 +54,7 @@ impl Heads for Memory {
     }
 
     async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let key = self.stored_key(key);
         let head = state.heads.get_mut(&key);
         let first_only = self.has(Fault::CloseChecksVersion);
@@ -72,5 +72,11 @@ impl Heads for Memory {
             }
         }
         Ok(closed)
+    }
+}
+
+impl Movable for Memory {
+    fn moves(&self) -> Option<&dyn Moves> {
+        Some(self)
     }
 }

@@ -48,7 +48,7 @@ impl Messages for Memory {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<MessagePage, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             let next = query.after.filter(|_| self.has(Fault::EndlessListing));
             return self.nothing(MessagePage { next, ..MessagePage::default() });
@@ -89,7 +89,7 @@ impl Messages for Memory {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(Vec::new());
         };
@@ -115,7 +115,7 @@ impl Messages for Memory {
     ) -> Result<Deleted, Error> {
         let key = self.stored_key(key);
         {
-            let mut state = self.state()?;
+            let mut state = self.state_of(&key)?;
             let Some(head) = state.heads.get_mut(&key) else {
                 return self.nothing(Deleted::Gone);
             };
@@ -141,7 +141,7 @@ impl Messages for Memory {
             }
         }
         self.yield_between_halves().await;
-        if let Some(head) = self.state()?.heads.get_mut(&key) {
+        if let Some(head) = self.state_of(&key)?.heads.get_mut(&key) {
             head.messages.remove(&id.position);
         }
         Ok(Deleted::Gone)
@@ -154,7 +154,7 @@ impl Messages for Memory {
         which: &Deletable,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(());
         };
@@ -182,7 +182,7 @@ impl Messages for Memory {
     ) -> Result<PopPage, Error> {
         let key = self.stored_key(key);
         let page = {
-            let mut state = self.state()?;
+            let mut state = self.state_of(&key)?;
             let Some(head) = state.heads.get_mut(&key) else {
                 return self.nothing(PopPage::default());
             };
@@ -194,7 +194,7 @@ impl Messages for Memory {
         };
         if self.has(Fault::RacingPops) {
             self.yield_between_halves().await;
-            if let Some(head) = self.state()?.heads.get_mut(&key) {
+            if let Some(head) = self.state_of(&key)?.heads.get_mut(&key) {
                 head.remove_all(&page.messages);
             }
         }
@@ -202,7 +202,7 @@ impl Messages for Memory {
     }
 
     async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(());
         };
@@ -224,7 +224,7 @@ impl Messages for Memory {
     }
 
     async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let stored_key = self.stored_key(key);
         self.open_if_faulty(&mut state, &stored_key, now);
         let Some(head) = state.heads.get_mut(&stored_key) else { return self.nothing(None) };
@@ -252,7 +252,7 @@ impl Memory {
         batch: Batch,
         now: Timestamp,
     ) -> Result<Guarded<Vec<MessageId>>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let stored_key = self.stored_key(key);
         self.open_if_faulty(&mut state, &stored_key, now);
         let stale_too = self.has(Fault::StalePost);
@@ -283,14 +283,14 @@ impl Memory {
         let answer = self.store(key, assumed, batch, now)?;
         let Guarded::Done(ids) = &answer else { return Ok(answer) };
         let mut taken_out = BTreeMap::new();
-        if let Some(head) = self.state()?.heads.get_mut(&stored_key) {
+        if let Some(head) = self.state_of(key)?.heads.get_mut(&stored_key) {
             taken_out.extend(ids.iter().filter_map(|id| head.messages.remove_entry(&id.position)));
         }
         // Only some of the posts, so that others overtake them.
         if ids[0].position.get() % 2 == 0 {
             self.yield_between_halves().await;
         }
-        if let Some(head) = self.state()?.heads.get_mut(&stored_key) {
+        if let Some(head) = self.state_of(key)?.heads.get_mut(&stored_key) {
             head.messages.extend(taken_out);
         }
         Ok(answer)

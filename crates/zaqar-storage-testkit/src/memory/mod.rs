@@ -12,6 +12,7 @@ mod head;
 mod heads;
 mod leases;
 mod messages;
+mod moves;
 mod news;
 mod outbox;
 mod queues;
@@ -116,6 +117,16 @@ impl Memory {
         // A panic under the lock is a bug of this crate, and every operation leaves the maps
         // consistent.
         Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The state, for a call on one queue.
+    fn state_of(&self, key: &QueueKey) -> Result<MutexGuard<'_, State>, Error> {
+        let state = self.state()?;
+        let head = state.heads.get(&self.stored_key(key));
+        match head.and_then(|head| head.frozen) {
+            Some((id, end)) => Err(Error::Moved { id, end }),
+            None => Ok(state),
+        }
     }
 
     /// The key under which a queue is stored: its own, unless a fault merges queues.

@@ -12,7 +12,8 @@ use super::{Fault, Memory};
 impl Outbox for Memory {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
         let state = self.state()?;
-        let due = state.heads.iter().filter_map(|(key, head)| {
+        let heads = state.heads.iter().filter(|(_, head)| head.frozen.is_none());
+        let due = heads.filter_map(|(key, head)| {
             let due = head.outbox.values().filter_map(|entry| entry.due).min()?;
             (due <= now || self.has(Fault::DueQueuesStuck)).then(|| (due, key.clone()))
         });
@@ -30,7 +31,7 @@ impl Outbox for Memory {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<OutboxEntry>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(None) };
         let now = head.effective_time(now);
         let lease = match self.fault {
@@ -57,7 +58,7 @@ impl Outbox for Memory {
         incarnation: Incarnation,
         first: Position,
     ) -> Result<(), Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         if let Some(head) = state.heads.get_mut(&self.stored_key(key))
             && head.generation.incarnation == incarnation
             && !self.has(Fault::SettleIgnored)
@@ -81,7 +82,7 @@ impl Outbox for Memory {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<OutboxEntry>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
         let now = head.effective_time(now);
         if head.generation.incarnation != incarnation && !self.has(Fault::AnyGeneration) {

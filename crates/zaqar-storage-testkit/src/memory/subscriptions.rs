@@ -19,7 +19,7 @@ impl Subscriptions for Memory {
         subscription: &NewSubscription,
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let head = state.heads.get_mut(&self.stored_key(key));
         let ttl = self.stored_number(subscription.ttl);
         let subscription = NewSubscription { ttl, ..subscription.clone() };
@@ -32,7 +32,7 @@ impl Subscriptions for Memory {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<Option<Subscription>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(None) };
         let now = head.effective_time(now);
         Ok(head.subscribed(now).find(|subscription| subscription.id == id).cloned())
@@ -45,7 +45,7 @@ impl Subscriptions for Memory {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Subscription>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
         let now = head.effective_time(now);
         let behind = head.subscribed(now).filter(|subscription| Some(subscription.id) > after);
@@ -64,7 +64,7 @@ impl Subscriptions for Memory {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
         let now = head.effective_time(now);
         let any = self.has(Fault::LeaseListsOthers);
@@ -100,7 +100,7 @@ impl Subscriptions for Memory {
         change: &SubscriptionChange,
         now: Timestamp,
     ) -> Result<Changed, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return Ok(Changed::Absent);
         };
@@ -114,7 +114,7 @@ impl Subscriptions for Memory {
         id: SubscriptionId,
         now: Timestamp,
     ) -> Result<(), Error> {
-        if let Some(head) = self.state()?.heads.get_mut(&self.stored_key(key)) {
+        if let Some(head) = self.state_of(key)?.heads.get_mut(&self.stored_key(key)) {
             head.effective_time(now);
             if !head.has(Fault::DeleteIgnored) {
                 head.subscriptions.remove(&id);
@@ -124,7 +124,7 @@ impl Subscriptions for Memory {
     }
 
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        if let Some(head) = self.state()?.heads.get_mut(&self.stored_key(key)) {
+        if let Some(head) = self.state_of(key)?.heads.get_mut(&self.stored_key(key)) {
             head.effective_time(now);
             if !head.has(Fault::DeleteIgnored) {
                 head.subscriptions.clear();

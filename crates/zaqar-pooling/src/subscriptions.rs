@@ -1,0 +1,173 @@
+//! Subscriptions, the leases that they depend on, and the outbox.
+
+use async_trait::async_trait;
+use zaqar_core::storage::{
+    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, Renewal, Subscribed,
+    Subscription, SubscriptionChange, Subscriptions,
+};
+use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
+
+use crate::Pooled;
+
+#[async_trait]
+impl Subscriptions for Pooled {
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        subscription: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<Guarded<Subscribed>, Error> {
+        let subscribed = self.ask_member(key, |member| async move {
+            if let Some(lease) = subscription.lease {
+                self.leases.ensure(&member, lease, now).await?;
+            }
+            member.store().await?.subscribe(key, assumed, subscription, now).await
+        });
+        Ok(subscribed.await?.unwrap_or(Guarded::Absent))
+    }
+
+    async fn subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.subscription(key, id, now).await })
+            .await?
+            .flatten())
+    }
+
+    async fn subscriptions(
+        &self,
+        key: &QueueKey,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Subscription>, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.subscriptions(key, after, limit, now).await })
+            .await?
+            .unwrap_or_default())
+    }
+
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        Ok(self
+            .ask(key, |store| async move {
+                store.leased_subscriptions(key, lease, after, limit, now).await
+            })
+            .await?
+            .unwrap_or_default())
+    }
+
+    async fn change_subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Changed, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.change_subscription(key, id, change, now).await })
+            .await?
+            .unwrap_or(Changed::Absent))
+    }
+
+    async fn unsubscribe(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.ask(key, |store| async move { store.unsubscribe(key, id, now).await }).await?;
+        Ok(())
+    }
+
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        self.ask(key, |store| async move { store.unsubscribe_all(key, now).await }).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Leases for Pooled {
+    async fn keep_lease(
+        &self,
+        lease: LeaseId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Renewal, Error> {
+        self.leases.keep(&self.members, lease, until, now).await
+    }
+
+    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
+        self.leases.end(&self.members, lease, now).await
+    }
+}
+
+#[async_trait]
+impl Outbox for Pooled {
+    /// Some of each pool in turn, so that no pool's backlog hides another's.
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+        let due =
+            self.members.ask(|store| async move { store.due_queues(limit, now).await }).await?;
+        let mut pools: Vec<_> = due.into_iter().map(|(_, queues)| queues.into_iter()).collect();
+        let mut merged = Vec::new();
+        while merged.len() < limit {
+            let before = merged.len();
+            merged.extend(pools.iter_mut().filter_map(Iterator::next));
+            if merged.len() == before {
+                break;
+            }
+        }
+        merged.truncate(limit);
+        Ok(merged)
+    }
+
+    async fn lease(
+        &self,
+        key: &QueueKey,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<OutboxEntry>, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.lease(key, until, now).await })
+            .await?
+            .flatten())
+    }
+
+    async fn settle(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        first: Position,
+    ) -> Result<(), Error> {
+        self.ask(key, |store| async move { store.settle(key, incarnation, first).await }).await?;
+        Ok(())
+    }
+
+    async fn follow(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        after: Position,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        Ok(self
+            .ask(
+                key,
+                |store| async move { store.follow(key, incarnation, after, limit, now).await },
+            )
+            .await?
+            .unwrap_or_default())
+    }
+}

@@ -1,0 +1,3 @@
+-- Ends the freeze of a head.
+call('HDEL', KEYS[1], 'z')
+return {'done'}
