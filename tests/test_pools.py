@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
+import random
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +22,8 @@ from support.clients import connect
 from support.keystone import FakeKeystone
 from support.operated import Operated, value
 from support.redis import Redis, on_redis
-from support.server import Server
+from support.server import Server, server_binary
+from support.spread import SpreadLoad
 from support.wait import wait_until
 from support.websocket import WebSocket
 
@@ -380,6 +384,78 @@ def test_two_servers_three_redises_and_one_that_fails(
         wait_until(lambda: value(second.metrics(), "zaqar_pool_up", pool="b") == 1, "the pool is back")
         wait_until(lambda: api.call("GET", "/v2/health").json()["catalog_reachable"] is True, "both servers")
     assert second.stop() == 0, second.log_tail()
+
+
+def test_a_pool_is_drained_under_load(
+    redises: list[Redis], new_server: Callable[..., Server], tmp_path: Path, seed: int
+):
+    """Every queue of a pool moves to another one while two servers are used: an honest history."""
+    home, *pools = redises
+    options = {**on_redis(home.uri), **POOLING}
+    servers = [new_server(options=options).start() for _ in range(2)]
+    load = SpreadLoad(random=random.Random(seed), producers=4, claimers=4)
+    with Api(servers[0].url, load.project) as api:
+        api.http.headers["X-Roles"] = "admin"
+        register(api, "a", pools[0].uri)
+
+        def drain() -> dict:
+            return api.call("GET", "/v2/pools/a/drain").json()
+
+        def drain_all() -> None:
+            register(api, "b", pools[1].uri)
+            assert api.call("POST", "/v2/pools/a/drain").status_code == 202
+            wait_until(lambda: drain()["queues_left"] == 0, "no queue is left")
+
+        async def end() -> None:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(drain_all)
+            await load.until_enough()
+
+        load.run_on(servers, end)
+        moves = drain()["moves"]
+        assert {move["state"] for move in moves} == {"moved"}, moves
+        assert "work-0" in {move["queue_name"] for move in moves}
+        assert sum(move["rows"] for move in moves) > 0
+        # A machine that is busy may need longer than requests wait.
+        assert {status for _, status in load.server_errors()} <= {503}
+        load.judge(servers[1].url, tmp_path / "history")
+        assert api.call("DELETE", "/v2/pools/a/drain").status_code == 204
+        assert drain()["draining"] is False
+
+
+def test_a_queue_is_moved_by_the_command(redises: list[Redis], new_server: Callable[..., Server]):
+    home, *pools = redises
+    server = new_server(options={**on_redis(home.uri), **POOLING}).start()
+    with Api(server.url) as api:
+        api.http.headers["X-Roles"] = "admin"
+        register(api, "a", pools[0].uri)
+        ids = api.post("q", *range(50))
+        claim, held = api.claim("q", limit=3)
+        register(api, "b", pools[1].uri)
+        program = server_binary().with_name("zaqar-manage")
+        order = ["queue", "move", "q", "b", "--project", api.project]
+        moved = subprocess.run(
+            [program, "--config-file", server.config, *order],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert moved.returncode == 0, moved.stderr
+        assert "moved to b: 51 rows" in moved.stdout
+        assert api.call("DELETE", held[0]["href"]).status_code == 204
+        assert len(api.call("GET", f"/v2/queues/q/claims/{claim}").json()["messages"]) == 2
+        listed = api.call("GET", "/v2/queues/q/messages?limit=20&echo=true&include_claimed=true").json()
+        assert [message["id"] for message in listed["messages"]] == ids[1:21]
+        for body, code in (
+            ({"queue_name": "q"}, 409),
+            ({"queue_name": "missing"}, 404),
+            ({}, 400),
+            ({"queue_name": "q", "kind": "heap"}, 400),
+        ):
+            answer = api.call("POST", "/v2/pools/b/queues", json=body)
+            assert answer.status_code == code, answer.text
+        assert api.call("POST", "/v2/pools/x/queues", json={"queue_name": "q"}).status_code == 404
 
 
 def test_openstack_commands(pooled: Server, admin: Api, tmp_path: Path, capsys):

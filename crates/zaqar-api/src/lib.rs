@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zaqar_core::limits::DEFAULT_PAGE;
-use zaqar_core::pools::{PoolStores, Pools};
+use zaqar_core::pools::{PoolStores, Pools, QueueMoves};
 use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{Clock, Limits, MemoryBudget, OperationLimit, Secret, SystemClock, TaskMonitor};
 
@@ -58,13 +58,13 @@ pub use operation::{
     CheckPostSize, CheckSubscriber, ConfirmSubscription, CreateClaim, CreateFlavor, CreatePool,
     CreateQueue, CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
     DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue, DeleteSubscription,
-    Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, ListDeliveries, ListFlavors, ListMessages,
-    ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE, Method, Operation,
-    PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge, PushMessages, QueueList,
-    ReadClaim, ReadDelivery, ReadHome, ReadMessage, ReadMessages, ReadRecovery, ReadSubscription,
-    RecoverDeliveries, ReleaseClaim, RenewClaim, Resource, ResumeSubscription, RetryDelivery,
-    RotateSecret, Rule, Share, Shared, Subscriber, SubscriptionRef, TestSubscription, UpdateFlavor,
-    UpdatePool,
+    DrainPool, Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, ListDeliveries, ListFlavors,
+    ListMessages, ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE, Method,
+    MoveQueue, Operation, PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge,
+    PushMessages, QueueList, ReadClaim, ReadDelivery, ReadDrain, ReadHome, ReadMessage,
+    ReadMessages, ReadRecovery, ReadSubscription, RecoverDeliveries, ReleaseClaim, RenewClaim,
+    Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, Share, Shared, StopDrain,
+    Subscriber, SubscriptionRef, TestSubscription, UpdateFlavor, UpdatePool,
 };
 pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};
 pub use pushes::{MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, PushHandle, Pushed, Pushes, PushesEnded};
@@ -105,7 +105,9 @@ pub struct Options {
     pub pools: Option<Arc<dyn Pools>>,
     /// The stores of the pools, for their health.
     pub pool_stores: Option<Arc<dyn PoolStores>>,
-    /// The layers of every operation.
+    /// What moves queues between pools.
+    pub queue_moves: Option<Arc<dyn QueueMoves>>,
+    /// What every operation passes.
     pub layers: Layers,
 }
 
@@ -134,6 +136,7 @@ impl Default for Options {
             tasks: TaskMonitor::default(),
             pools: None,
             pool_stores: None,
+            queue_moves: None,
             layers: Layers::default(),
         }
     }
@@ -166,6 +169,7 @@ struct Inner {
     tasks: TaskMonitor,
     pools: Option<Arc<dyn Pools>>,
     pool_stores: Option<Arc<dyn PoolStores>>,
+    queue_moves: Option<Arc<dyn QueueMoves>>,
 }
 
 impl Api {
@@ -191,6 +195,7 @@ impl Api {
             tasks,
             pools,
             pool_stores,
+            queue_moves,
             ..
         } = options;
         let stack = Arc::new(Stack::new(
@@ -222,6 +227,7 @@ impl Api {
             tasks,
             pools,
             pool_stores,
+            queue_moves,
         };
         Self { inner: Arc::new(inner) }
     }

@@ -1,15 +1,16 @@
 //! Operations on pools and flavors, and their documents on both transports.
 
 use serde_json::{Map, Value, json};
+use zaqar_core::iso8601;
 use zaqar_core::limits::DEFAULT_PAGE;
 use zaqar_core::pools::{
-    self, Flavor, FlavorName, MAX_OPTIONS, MAX_POOLS, MAX_URI, Pool, PoolChange, PoolName, Pools,
-    masked,
+    self, Flavor, FlavorName, MAX_OPTIONS, MAX_POOLS, MAX_URI, Pool, PoolChange, PoolDrain,
+    PoolName, Pools, QueueMove, QueueMoves, masked,
 };
-use zaqar_core::{Metadata, QueueKey, Secret};
+use zaqar_core::{Kind, Metadata, ProjectId, QueueKey, QueueName, Secret};
 
 use crate::{
-    Api, Change, Context, CreateFlavor, Error, ListFlavors, ListPools, Part, PoolsRule,
+    Api, Change, Context, CreateFlavor, Error, ListFlavors, ListPools, MoveQueue, Part, PoolsRule,
     UpdateFlavor, checked_limit,
 };
 
@@ -20,6 +21,22 @@ impl Api {
     /// The pools and flavors, if they are configured.
     pub(crate) fn pools(&self) -> Result<&dyn Pools, Error> {
         self.inner.pools.as_deref().ok_or(Error::NoPools)
+    }
+
+    /// What moves queues between pools.
+    pub(crate) fn queue_moves(&self) -> Result<&dyn QueueMoves, Error> {
+        self.inner.queue_moves.as_deref().ok_or(Error::NoPools)
+    }
+
+    pub(crate) async fn move_queue(
+        &self,
+        context: &Context,
+        request: MoveQueue,
+    ) -> Result<(), Error> {
+        let MoveQueue { pool, name, kind, project } = request;
+        let project = project.unwrap_or_else(|| context.project.clone());
+        let key = QueueKey { project, kind, name };
+        Ok(self.queue_moves()?.move_queue(&key, &pool, self.inner.clock.now()).await?)
     }
 
     pub(crate) async fn list_pools(&self, request: ListPools) -> Result<Vec<Pool>, Error> {
@@ -245,6 +262,55 @@ pub fn read_flavor(document: &Map<String, Value>) -> Result<Vec<PoolName>, Error
         return Err(invalid_body("capabilities must be an object.".to_owned()));
     }
     read_pool_list(document)
+}
+
+/// Reads the document that moves a queue to a pool: `queue_name`, perhaps `kind` (`queue` or
+/// `topic`) and `project`.
+///
+/// # Errors
+/// [`Error::Invalid`] for a member that is missing, unknown or wrong.
+pub fn read_move(pool: PoolName, document: &Map<String, Value>) -> Result<MoveQueue, Error> {
+    check_known(document, &["queue_name", "kind", "project"])?;
+    let text = |name: &'static str| match document.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(wrong(format!("{name} must be a text."))),
+    };
+    let name = text("queue_name")?;
+    let name = name.ok_or_else(|| wrong("'queue_name' is a required property".to_owned()))?;
+    let name = QueueName::new(name).map_err(|error| wrong(format!("queue_name: {error}.")))?;
+    let kind = match text("kind")? {
+        None | Some("queue") => Kind::Queue,
+        Some("topic") => Kind::Topic,
+        Some(_) => return Err(wrong("kind must be queue or topic.".to_owned())),
+    };
+    let project = text("project")?.map(ProjectId::new).transpose();
+    let project = project.map_err(|error| wrong(format!("project: {error}.")))?;
+    Ok(MoveQueue { pool, name, kind, project })
+}
+
+/// The document of what a drain has come to.
+pub fn drain_document(drain: &PoolDrain) -> Value {
+    let pool = |name: &Option<PoolName>| json!(name.as_ref().map(PoolName::as_str));
+    let one = |one: &QueueMove| {
+        json!({
+            "queue_name": one.queue.name.as_str(),
+            "kind": one.queue.kind.as_str(),
+            "project": one.queue.project.as_str(),
+            "from": pool(&one.from),
+            "to": pool(&one.to),
+            "state": one.state.as_str(),
+            "rows": one.rows,
+            "began": iso8601::format(one.began),
+            "problem": one.problem,
+        })
+    };
+    json!({
+        "draining": drain.is_draining,
+        "queues_left": drain.queues_left,
+        "more": drain.has_more,
+        "moves": drain.moves.iter().map(one).collect::<Vec<_>>(),
+    })
 }
 
 fn check_known(document: &Map<String, Value>, known: &[&str]) -> Result<(), Error> {

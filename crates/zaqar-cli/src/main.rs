@@ -4,6 +4,7 @@ mod advice;
 mod arguments;
 mod commands;
 mod connect;
+mod drain;
 mod output;
 mod redrive;
 mod top;

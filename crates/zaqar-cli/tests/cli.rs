@@ -222,6 +222,13 @@ fn pools_flavors_and_health_are_for_administrators() {
         health.contains("post_messages") && health.contains("the pool one answers"),
         "{health}"
     );
+    // An embedded store cannot move queues.
+    let (code, error) = cli.fails(&["--roles", "admin", "pool", "drain", "one"]);
+    assert!(code == 1 && error.contains("cannot move queues"), "{error}");
+    assert!(admin(&["pool", "drain", "one", "--show"]).contains("draining"));
+    assert_eq!(admin(&["pool", "drain", "one", "--stop"]), "one is not drained any more\n");
+    let (code, error) = cli.fails(&["--roles", "admin", "queue", "move", "nothing", "one"]);
+    assert_eq!(code, 1, "{error}");
     admin(&["flavor", "delete", "quick"]);
     admin(&["pool", "delete", "one"]);
     assert_eq!(admin(&["health"]), "the configured stores answer\n");

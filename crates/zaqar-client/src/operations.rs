@@ -8,7 +8,9 @@ use crate::Error;
 use crate::client::{Call, Client};
 use crate::pages;
 use crate::query::encoded;
-use crate::types::{Flavor, FlavorList, Health, Pool, PoolChange, PoolList};
+use crate::types::{
+    Flavor, FlavorList, Health, Pool, PoolChange, PoolDrain, PoolList, QueueToMove,
+};
 
 impl Client {
     /// Whether the server can serve.
@@ -89,6 +91,41 @@ impl Client {
         self.call(call).await?.json()
     }
 
+    /// Begins to move all queues of a pool to the others of its flavor. See [`Client::drain`] for
+    /// how far that is.
+    ///
+    /// # Errors
+    /// 404 where the pool is not there, 409 where its queues cannot be moved.
+    pub async fn drain_pool(&self, name: &str) -> Result<(), Error> {
+        self.call(Call::new(Method::POST, drain_path(name))).await.map(drop)
+    }
+
+    /// Moves no further queues of a pool to others.
+    ///
+    /// # Errors
+    /// 404 where the pool is not there.
+    pub async fn stop_drain(&self, name: &str) -> Result<(), Error> {
+        self.call(Call::new(Method::DELETE, drain_path(name))).await.map(drop)
+    }
+
+    /// What the drain of a pool has come to, and moves from the pool and to it.
+    ///
+    /// # Errors
+    /// 404 where the pool is not there.
+    pub async fn drain(&self, name: &str) -> Result<PoolDrain, Error> {
+        self.call(Call::new(Method::GET, drain_path(name))).await?.json()
+    }
+
+    /// Begins to move a queue to a pool. See [`Client::drain`] for how far that is.
+    ///
+    /// # Errors
+    /// 404 where queue or pool is not there, 409 where the queue cannot be moved, is there already
+    /// or is being moved.
+    pub async fn move_queue(&self, pool: &str, queue: &QueueToMove) -> Result<(), Error> {
+        let path = format!("/v2/pools/{}/queues", encoded(pool));
+        self.call(Call::new(Method::POST, path).body(queue)?).await.map(drop)
+    }
+
     /// Removes a pool; its store keeps what it has. One that is not there is no error.
     ///
     /// # Errors
@@ -143,4 +180,8 @@ impl Client {
         let path = format!("/v2/flavors/{}", encoded(name));
         self.call(Call::new(Method::DELETE, path)).await.map(drop)
     }
+}
+
+fn drain_path(pool: &str) -> String {
+    format!("/v2/pools/{}/drain", encoded(pool))
 }

@@ -18,6 +18,7 @@ mod notify;
 mod policy_program;
 mod pools;
 mod program;
+mod queue_move;
 mod registry;
 mod reload;
 mod report;

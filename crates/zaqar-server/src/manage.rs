@@ -1,9 +1,11 @@
-//! `zaqar-manage`: backup, restore and check of embedded stores, and imports from the original.
+//! `zaqar-manage`: copies of embedded stores and their check, the import of an original's data, and
+//! moves of queues to other pools.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use zaqar_core::Secret;
+use zaqar_core::pools::PoolName;
+use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
 use zaqar_storage_embedded::{Checked, back_up, check, restore};
 
 use crate::arguments::with_configuration;
@@ -11,6 +13,7 @@ use crate::config::Settings;
 use crate::drivers::embedded;
 use crate::error::with_causes;
 use crate::import::{self, Import};
+use crate::queue_move::{self, QueueToMove};
 use crate::store::StoreRole;
 
 /// Why a command failed, as text.
@@ -50,8 +53,54 @@ pub(crate) fn command() -> Command {
             Command::new("check")
                 .about("Checks every page of the store, while the server runs or not"),
         )
-        .subcommand(import_command());
+        .subcommand(import_command())
+        .subcommand(
+            Command::new("queue")
+                .about("Moves queues to other pools")
+                .subcommand_required(true)
+                .subcommand(move_command()),
+        );
     with_configuration(command)
+}
+
+fn move_command() -> Command {
+    let required = |name: &'static str, shown: &'static str, help: &'static str| {
+        Arg::new(name).value_name(shown).help(help).required(true)
+    };
+    Command::new("move")
+        .about("Moves a queue to a pool with everything in it, while servers use it")
+        .long_about(
+            "Moves a queue to a pool with everything in it, while servers use it. Requests for the \
+             queue wait a little meanwhile, or are answered 503. If this program is stopped, a \
+             server goes on with the move.",
+        )
+        .arg(required("queue", "QUEUE", "The queue"))
+        .arg(required("pool", "POOL", "The pool that it goes to"))
+        .arg(
+            Arg::new("project")
+                .long("project")
+                .value_name("ID")
+                .help("The project that has it")
+                .required(true),
+        )
+        .arg(
+            Arg::new("topic")
+                .long("topic")
+                .help("It is a topic, not a queue")
+                .action(ArgAction::SetTrue),
+        )
+}
+
+fn run_move(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+    let text = |name| matches.get_one::<String>(name).map_or("", String::as_str);
+    let kind = if matches.get_flag("topic") { Kind::Topic } else { Kind::Queue };
+    let project = ProjectId::new(text("project")).map_err(|error| format!("project: {error}"))?;
+    let name = QueueName::new(text("queue")).map_err(|error| format!("queue: {error}"))?;
+    let pool = PoolName::new(text("pool")).map_err(|error| format!("pool: {error}"))?;
+    let order = QueueToMove { queue: QueueKey { project, kind, name }, pool };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(queue_move::run(&order, settings)).map_err(|error| with_causes(&*error))
 }
 
 fn import_command() -> Command {
@@ -98,6 +147,10 @@ pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, F
     let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
     if name == "import" {
         return run_import(matches, settings);
+    }
+    if name == "queue" {
+        let Some((_, matches)) = matches.subcommand() else { return Ok(String::new()) };
+        return run_move(matches, settings);
     }
     let role = match matches.get_one::<String>("role").map(String::as_str) {
         Some("management") => StoreRole::Management,

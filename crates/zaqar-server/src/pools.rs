@@ -60,6 +60,7 @@ impl Pooling {
         zaqar_api::Options {
             pools: Some(Arc::clone(&pooling.registry) as _),
             pool_stores: Some(Arc::clone(&pooling.pooled) as _),
+            queue_moves: Some(Arc::clone(&pooling.pooled) as _),
             ..options
         }
     }

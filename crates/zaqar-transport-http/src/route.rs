@@ -36,6 +36,8 @@ pub(crate) enum Route {
     Health,
     Pools,
     Pool(String),
+    Drain(String),
+    PoolQueues(String),
     Flavors,
     Flavor(String),
 }
@@ -69,6 +71,12 @@ impl Route {
             "health" if count == 1 => return Some(Self::Health),
             "pools" if count == 1 => return Some(Self::Pools),
             "pools" if count == 2 => return Some(Self::Pool(parts[1].to_owned())),
+            "pools" if count == 3 && parts[2] == "drain" => {
+                return Some(Self::Drain(parts[1].to_owned()));
+            }
+            "pools" if count == 3 && parts[2] == "queues" => {
+                return Some(Self::PoolQueues(parts[1].to_owned()));
+            }
             "flavors" if count == 1 => return Some(Self::Flavors),
             "flavors" if count == 2 => return Some(Self::Flavor(parts[1].to_owned())),
             _ => return None,
@@ -130,7 +138,9 @@ impl Route {
             Self::Queue(..) | Self::Pool(_) | Self::Flavor(_) => {
                 &[Method::DELETE, Method::GET, Method::PATCH, Method::PUT]
             }
+            Self::Drain(_) => &[Method::DELETE, Method::GET, Method::POST],
             Self::Purge(..)
+            | Self::PoolQueues(_)
             | Self::Claims(_)
             | Self::Share(_)
             | Self::Secret(..)
@@ -155,7 +165,15 @@ impl Route {
 
     /// Whether it is served only where pools are configured.
     pub(crate) const fn is_of_pooling(&self) -> bool {
-        matches!(self, Self::Pools | Self::Pool(_) | Self::Flavors | Self::Flavor(_))
+        matches!(
+            self,
+            Self::Pools
+                | Self::Pool(_)
+                | Self::Drain(_)
+                | Self::PoolQueues(_)
+                | Self::Flavors
+                | Self::Flavor(_)
+        )
     }
 
     /// Whether the path is about queues or topics, for the texts of errors.
@@ -175,6 +193,8 @@ impl Route {
             | Self::Health
             | Self::Pools
             | Self::Pool(_)
+            | Self::Drain(_)
+            | Self::PoolQueues(_)
             | Self::Flavors
             | Self::Flavor(_)
             | Self::Queues(_) => None,
@@ -235,6 +255,9 @@ mod tests {
             ("/v2/health/", None),
             ("/v2/pools", Some(Route::Pools)),
             ("/v2/pools/p", Some(Route::Pool("p".into()))),
+            ("/v2/pools/p/drain", Some(Route::Drain("p".into()))),
+            ("/v2/pools/p/queues", Some(Route::PoolQueues("p".into()))),
+            ("/v2/pools/p/messages", None),
             ("/v2/pools/p/x", None),
             ("/v2/flavors", Some(Route::Flavors)),
             ("/v2/flavors/f", Some(Route::Flavor("f".into()))),

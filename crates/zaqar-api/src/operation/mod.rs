@@ -29,7 +29,10 @@ pub use messages::{
     CheckPostSize, DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages,
     PostedMessage, PushMessages, ReadMessage, ReadMessages,
 };
-pub use pools::{CreatePool, DeletePool, GetPool, ListPools, UpdatePool};
+pub use pools::{
+    CreatePool, DeletePool, DrainPool, GetPool, ListPools, MoveQueue, ReadDrain, StopDrain,
+    UpdatePool,
+};
 pub use queues::{
     Change, CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, ListedQueue, PatchQueue,
     Purge, QueueList, Share, Shared,
@@ -60,6 +63,7 @@ pub const DECLARATIONS: &[&Declaration] = &[
     DeletePool::DECLARATION,
     DeleteQueue::DECLARATION,
     DeleteSubscription::DECLARATION,
+    DrainPool::DECLARATION,
     GetFlavor::DECLARATION,
     GetPool::DECLARATION,
     GetQueue::DECLARATION,
@@ -70,6 +74,7 @@ pub const DECLARATIONS: &[&Declaration] = &[
     ListPools::DECLARATION,
     ListQueues::DECLARATION,
     ListSubscriptions::DECLARATION,
+    MoveQueue::DECLARATION,
     PatchQueue::DECLARATION,
     Ping::DECLARATION,
     PopMessages::DECLARATION,
@@ -78,6 +83,7 @@ pub const DECLARATIONS: &[&Declaration] = &[
     PushMessages::DECLARATION,
     ReadClaim::DECLARATION,
     ReadDelivery::DECLARATION,
+    ReadDrain::DECLARATION,
     ReadHome::DECLARATION,
     ReadMessage::DECLARATION,
     ReadMessages::DECLARATION,
@@ -90,6 +96,7 @@ pub const DECLARATIONS: &[&Declaration] = &[
     RetryDelivery::DECLARATION,
     RotateSecret::DECLARATION,
     Share::DECLARATION,
+    StopDrain::DECLARATION,
     TestSubscription::DECLARATION,
     UpdateFlavor::DECLARATION,
     UpdatePool::DECLARATION,

@@ -6,8 +6,8 @@ use serde_json::Value;
 use zaqar_client::{Client, PoolChange};
 
 use super::{object, pair};
-use crate::Failure;
 use crate::output::Output;
+use crate::{Failure, drain};
 
 /// What to do with pools.
 #[derive(Debug, Subcommand)]
@@ -41,6 +41,16 @@ pub(crate) enum Command {
         weight: Option<u64>,
         #[command(flatten)]
         more: More,
+    },
+    /// Moves all queues of a pool to the others of its flavor, while they are in use
+    Drain {
+        name: String,
+        /// Moves no further queues
+        #[arg(long)]
+        stop: bool,
+        /// Shows what it has come to, and moves of single queues, and changes nothing
+        #[arg(long, conflicts_with = "stop")]
+        show: bool,
     },
     /// Removes a pool; its store keeps what it has
     Delete { name: String },
@@ -88,6 +98,15 @@ impl Command {
                     return Err(Failure::Usage(what.to_owned()));
                 }
                 output.record(&client.change_pool(&name, &change).await?)
+            }
+            Self::Drain { name, show: true, .. } => output.record(&client.drain(&name).await?),
+            Self::Drain { name, stop: true, .. } => {
+                client.stop_drain(&name).await?;
+                output.done(&format!("{name} is not drained any more"))
+            }
+            Self::Drain { name, .. } => {
+                client.drain_pool(&name).await?;
+                drain::wait(client, &name, output).await
             }
             Self::Delete { name } => {
                 client.delete_pool(&name).await?;

@@ -3,11 +3,13 @@
 use clap::{Args, Subcommand, ValueEnum};
 use futures_util::TryStreamExt;
 use serde_json::Value;
-use zaqar_client::{Client, Kind, Object, Purge, QueueFilter, Resource, Share, SharedPath};
+use zaqar_client::{
+    Client, Kind, Object, Purge, QueueFilter, QueueToMove, Resource, Share, SharedPath,
+};
 
 use super::{changes, object, pair};
 use crate::output::Output;
-use crate::{Failure, top};
+use crate::{Failure, drain, top};
 
 /// What to do with queues.
 #[derive(Debug, Subcommand)]
@@ -30,6 +32,15 @@ pub(crate) enum Command {
         /// What goes
         #[arg(long, value_enum, default_value = "messages")]
         what: What,
+    },
+    /// Moves a queue to a pool, while it is in use; for administrators
+    Move {
+        name: String,
+        /// The pool that it goes to
+        pool: String,
+        /// The project that has it, if that is not the caller's
+        #[arg(long)]
+        project: Option<String>,
     },
     /// Signs a URL that opens parts of a queue without credentials
     Share(Sharing),
@@ -148,6 +159,10 @@ impl Command {
             Self::Delete { name } => delete(&client.queue(&name)?, output).await,
             Self::Stats { name } => stats(&client.queue(&name)?, output).await,
             Self::Purge { name, what } => purge(&client.queue(&name)?, what, output).await,
+            Self::Move { name, pool, project } => {
+                let queue = QueueToMove { queue_name: name, project, ..QueueToMove::default() };
+                drain::move_queue(client, &pool, queue, output).await
+            }
             Self::Share(sharing) => {
                 let share = Share {
                     paths: sharing.paths.into_iter().map(Into::into).collect(),

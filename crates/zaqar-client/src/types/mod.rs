@@ -16,7 +16,8 @@ mod subscriptions;
 
 pub use messages::{Body, Listed, Message, NewMessage, Popped};
 pub use pools::{
-    Flavor, Health, MessageVolume, OperationStatus, Pool, PoolChange, PoolsHealth, StoreHealth,
+    Flavor, Health, MessageVolume, OperationStatus, Pool, PoolChange, PoolDrain, PoolsHealth,
+    QueueMove, QueueToMove, StoreHealth,
 };
 pub use queues::{
     ClaimInfo, End, MetadataChange, QueueEntry, QueueFilter, QueuePage, Share, SharedPath, Stats,

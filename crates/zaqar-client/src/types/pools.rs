@@ -56,6 +56,55 @@ impl fmt::Debug for PoolChange {
     }
 }
 
+/// A queue to move to a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct QueueToMove {
+    /// Its name.
+    pub queue_name: String,
+    /// `topic`, or `queue` where it is `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its project; the caller's where it is `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+}
+
+/// A queue on its way to another pool, or one that was some minutes ago.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueMove {
+    /// Its name.
+    pub queue_name: String,
+    /// `queue` or `topic`.
+    pub kind: String,
+    /// Its project.
+    pub project: String,
+    /// The pool that it leaves; `None` for the store that is configured.
+    pub from: Option<String>,
+    /// The pool that it goes to; `None` for the store that is configured.
+    pub to: Option<String>,
+    /// `copying`, `moved`, `undoing` or `failed`.
+    pub state: String,
+    /// Rows that were copied.
+    pub rows: u64,
+    /// When it began.
+    pub began: String,
+    /// Why it failed.
+    pub problem: Option<String>,
+}
+
+/// What the drain of a pool has come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDrain {
+    /// Whether the pool is drained.
+    pub draining: bool,
+    /// Queues that are still in it, counted to 100.
+    pub queues_left: u64,
+    /// Whether there are more.
+    pub more: bool,
+    /// Moves from the pool and to it.
+    pub moves: Vec<QueueMove>,
+}
+
 /// A project's name for some of the pools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flavor {

@@ -151,6 +151,7 @@ fn every_answer_is_read_without_loss() {
     answers::<SignedUrl>(description, "Shared");
     answers::<Pool>(description, "Pool");
     answers::<PoolList>(description, "PoolList");
+    answers::<PoolDrain>(description, "PoolDrain");
     answers::<Flavor>(description, "Flavor");
     answers::<FlavorList>(description, "FlavorList");
     answers::<Health>(description, "StoreHealth");
@@ -205,6 +206,12 @@ fn every_request_is_one_that_the_description_allows() {
         options: Some(Object::new()),
     };
     requests(description, "NewPool", pool);
+    let queue = QueueToMove {
+        queue_name: "jobs".to_owned(),
+        kind: Some("queue".to_owned()),
+        project: Some("p".to_owned()),
+    };
+    requests(description, "QueueToMove", queue);
     let changes =
         [MetadataChange::Set("a/b~c".to_owned(), json!(1)), MetadataChange::Remove("d".to_owned())];
     let patch: Vec<_> = changes.iter().map(MetadataChange::document).collect();

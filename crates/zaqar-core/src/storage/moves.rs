@@ -160,9 +160,9 @@ pub trait Moves: Send + Sync {
     /// 1 MiB at most.
     ///
     /// # Behavior
-    /// - Parts from [`ContentsMark::START`] on, each from where the one before says, have everything
-    ///   that is live once: messages with their positions, ages, expiry, delays, claims and claim
-    ///   counts; claims; subscriptions; outbox entries with a reader.
+    /// - Parts from [`ContentsMark::START`] on, each from where the one before says, have
+    ///   everything that is live once: messages with their positions, ages, expiry, delays, claims
+    ///   and claim counts; claims; subscriptions; outbox entries with a reader.
     /// - `None` for a head that this move did not freeze, or none.
     async fn export(
         &self,

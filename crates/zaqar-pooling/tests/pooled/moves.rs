@@ -503,6 +503,8 @@ async fn a_queue_that_moves_to_and_fro_loses_nothing() {
                     empty += 1;
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
+                // Long enough for a move.
+                tokio::time::sleep(Duration::from_millis(3)).await;
                 for message in got {
                     empty = 0;
                     let done = server.delete(&key, message.id, Some(id), NOW).await.unwrap();

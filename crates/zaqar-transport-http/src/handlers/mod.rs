@@ -59,6 +59,8 @@ fn returns_messages(route: &Route, method: &Method) -> bool {
         | Route::Health
         | Route::Pools
         | Route::Pool(_)
+        | Route::Drain(_)
+        | Route::PoolQueues(_)
         | Route::Flavors
         | Route::Flavor(_)
         | Route::Queues(_)
@@ -268,6 +270,8 @@ where
             Route::Queues(kind) => self.list_queues(*kind).await,
             Route::Pools => self.list_pools().await,
             Route::Pool(name) => self.on_pool(method, name).await,
+            Route::Drain(name) => self.on_drain(method, name).await,
+            Route::PoolQueues(name) => self.move_queue(name).await,
             Route::Flavors => self.list_flavors().await,
             Route::Flavor(name) => self.on_flavor(method, name).await,
             Route::Health => self.health().await,
@@ -353,6 +357,8 @@ where
                 | Route::Health
                 | Route::Pools
                 | Route::Pool(_)
+                | Route::Drain(_)
+                | Route::PoolQueues(_)
                 | Route::Flavors
                 | Route::Flavor(_)
                 | Route::Queues(_),

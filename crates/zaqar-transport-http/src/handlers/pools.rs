@@ -6,11 +6,12 @@ use http_body_util::Full;
 use hyper::body::Body;
 use serde_json::{Map, Value, json};
 use zaqar_api::pools::{
-    flavor_document, pool_document, read_flavor, read_pool, read_pool_change, read_pool_list,
+    drain_document, flavor_document, pool_document, read_flavor, read_move, read_pool,
+    read_pool_change, read_pool_list,
 };
 use zaqar_api::{
-    CreateFlavor, CreatePool, DeleteFlavor, DeletePool, GetFlavor, GetPool, ListFlavors, ListPools,
-    UpdateFlavor, UpdatePool,
+    CreateFlavor, CreatePool, DeleteFlavor, DeletePool, DrainPool, GetFlavor, GetPool, ListFlavors,
+    ListPools, ReadDrain, StopDrain, UpdateFlavor, UpdatePool,
 };
 use zaqar_core::NameError;
 use zaqar_core::pools::{FlavorName, PoolName};
@@ -61,7 +62,32 @@ where
         }
     }
 
-    pub(super) async fn list_flavors(self) -> HandlerResult {
+    pub(super) async fn on_drain(self, method: &Method, name: &str) -> Answered {
+        let pool = PoolName::new(name).map_err(|error| wrong_name("pool", &error))?;
+        match method.as_str() {
+            "POST" => {
+                self.call(DrainPool { pool }).await?;
+                Ok(respond::empty(StatusCode::ACCEPTED))
+            }
+            "DELETE" => {
+                self.call(StopDrain { pool }).await?;
+                Ok(respond::empty(StatusCode::NO_CONTENT))
+            }
+            _ => {
+                let drain = self.call(ReadDrain { pool }).await?;
+                Ok(respond::json(StatusCode::OK, drain_document(&drain).to_string()))
+            }
+        }
+    }
+
+    pub(super) async fn move_queue(mut self, name: &str) -> Answered {
+        let pool = PoolName::new(name).map_err(|error| wrong_name("pool", &error))?;
+        let request = read_move(pool, &self.object().await?)?;
+        self.call(request).await?;
+        Ok(respond::empty(StatusCode::ACCEPTED))
+    }
+
+    pub(super) async fn list_flavors(self) -> Answered {
         let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
         let request = ListFlavors { marker: self.query.text("marker"), limit: self.limit()? };
         let flavors = self.call(request).await?;
