@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -312,6 +315,77 @@ def test_nothing_of_a_deleted_queue_returns(servers: list[Server]):
 
 def test_servers_share_queues_claims_and_markers(servers: list[Server]):
     share_queues_claims_and_markers(servers)
+
+
+class Rotation:
+    """A balancer: clients keep a connection to each server, and send to those that are not taken out."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self.lock, self.servers = threading.Lock(), list(servers)
+        self.failures: list[object] = []
+        self.posted = 0
+
+    def take_out(self, server: Server) -> None:
+        """From then on no request is sent to it; those that were sent may be under way."""
+        with self.lock:
+            self.servers.remove(server)
+
+    def put_back(self, server: Server) -> None:
+        with self.lock:
+            self.servers.append(server)
+
+    def work(self, number: int, stop: threading.Event) -> None:
+        connections: dict[tuple[int, int], http.client.HTTPConnection] = {}
+        headers = {"Client-ID": str(uuid.uuid4()), "X-Project-Id": "rolling"}
+        body = json.dumps({"messages": [{"body": number, "ttl": 600}]})
+        count = number
+        while not stop.is_set():
+            count += 1
+            try:
+                with self.lock:
+                    server = self.servers[count % len(self.servers)]
+                    key = (server.port, server.process.pid)
+                    if key not in connections:
+                        connections[key] = http.client.HTTPConnection(*server.address, timeout=60)
+                    connections[key].request("POST", "/v2/queues/q/messages", body, headers)
+                answer = connections[key].getresponse()
+                answer.read()
+                if answer.status != 201:
+                    self.failures.append(answer.status)
+            except OSError as error:
+                self.failures.append(error)
+                return
+            with self.lock:
+                self.posted += 1
+        for connection in connections.values():
+            connection.close()
+
+
+def test_a_rolling_restart_fails_no_request(servers: list[Server]):
+    rotation, stop = Rotation(servers), threading.Event()
+    clients = [threading.Thread(target=rotation.work, args=(number, stop)) for number in range(6)]
+    for client in clients:
+        client.start()
+
+    def wait_for_more() -> None:
+        least = rotation.posted + 50
+        wait_until(lambda: rotation.posted >= least or rotation.failures, "requests are answered")
+
+    try:
+        for server in servers:
+            wait_for_more()
+            rotation.take_out(server)
+            assert server.stop() == 0, server.log_tail()
+            server.start()
+            rotation.put_back(server)
+        wait_for_more()
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert rotation.failures == []
+    with Api(servers[0].url, "rolling") as api:
+        assert api.call("GET", "/v2/queues/q/stats").json()["messages"]["free"] == rotation.posted
 
 
 def test_a_wrong_uri_says_what_is_wrong_and_keeps_the_password(new_server: Callable[..., Server]):
