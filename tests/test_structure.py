@@ -42,6 +42,14 @@ def packages() -> list[dict]:
     return json.loads(found.stdout)["packages"]
 
 
+def resolved() -> dict:
+    """All packages that are linked on Linux, with their dependencies."""
+    command = ["cargo", "metadata", "--format-version", "1", "--offline", "--locked"]
+    command += ["--filter-platform", "x86_64-unknown-linux-gnu"]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, text=True)
+    return json.loads(found.stdout)
+
+
 def test_no_crate_uses_another_that_it_must_not():
     found = packages()
     names = {package["name"] for package in found}
@@ -57,6 +65,46 @@ def test_no_crate_uses_another_that_it_must_not():
     assert wrong == []
 
 
+#: What brings a runtime or a network: nothing of it may be below the core, which does no I/O.
+RUNTIMES = {"async-std", "hyper", "mio", "reqwest", "rustls", "smol", "socket2", "tokio", "tower"}
+
+
+def test_the_core_builds_no_runtime_and_no_network():
+    metadata = resolved()
+    names = {package["id"]: package["name"] for package in metadata["packages"]}
+    nodes = {node["id"]: node["deps"] for node in metadata["resolve"]["nodes"]}
+    [core] = [one for one, name in names.items() if name == "zaqar-core"]
+    below, waiting = set(), [core]
+    while waiting:
+        for dependency in nodes[waiting.pop()]:
+            kinds = {kind["kind"] for kind in dependency["dep_kinds"]}
+            if kinds != {"dev"} and dependency["pkg"] not in below:
+                below.add(dependency["pkg"])
+                waiting.append(dependency["pkg"])
+    assert {names[one] for one in below} & {"serde", "thiserror"}, "the walk found nothing"
+    assert {names[one] for one in below} & RUNTIMES == set()
+
+
+def test_what_is_published_says_what_it_is():
+    for package in packages():
+        if package["publish"] == []:
+            continue
+        name = package["name"]
+        for field in ("description", "documentation", "license", "readme", "repository", "rust_version"):
+            assert package[field], f"{name} has no {field}"
+        assert 1 <= len(package["keywords"]) <= 5, name
+        assert all(len(keyword) <= 20 for keyword in package["keywords"]), name
+        assert 1 <= len(package["categories"]) <= 5, name
+        readme = Path(package["manifest_path"]).with_name("README.md").read_text()
+        assert readme.startswith(f"# {name}"), name
+        library = Path(package["manifest_path"]).with_name("src") / "lib.rs"
+        if library.exists():
+            first = library.read_text().splitlines()[0]
+            assert first == '#![doc = include_str!("../README.md")]', name
+        for feature in package["features"].keys() - {"default"}:
+            assert f"`{feature}`" in readme, f"{name} does not explain its feature {feature}"
+
+
 def is_allowed(licence: str, allowed: set[str]) -> bool:
     """Whether one of the alternatives of an SPDX expression is allowed as a whole."""
     terms = re.findall(r"[()]|[^\s()]+", licence.replace("/", " OR ").replace(" WITH ", "-WITH-"))
@@ -67,10 +115,7 @@ def is_allowed(licence: str, allowed: set[str]) -> bool:
 
 def test_licences_and_sources_are_those_that_deny_toml_allows():
     rules = tomllib.loads((REPOSITORY / "deny.toml").read_text())
-    command = ["cargo", "metadata", "--format-version", "1", "--offline", "--locked"]
-    command += ["--filter-platform", "x86_64-unknown-linux-gnu"]
-    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, text=True)
-    metadata = json.loads(found.stdout)
+    metadata = resolved()
     linked = {node["id"] for node in metadata["resolve"]["nodes"]}
     allowed = set(rules["licenses"]["allow"])
     packages = [one for one in metadata["packages"] if one["id"] in linked]
