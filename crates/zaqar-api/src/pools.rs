@@ -274,18 +274,20 @@ pub fn read_move(pool: PoolName, document: &Map<String, Value>) -> Result<MoveQu
     let text = |name: &'static str| match document.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(_) => Err(wrong(format!("{name} must be a text."))),
+        Some(_) => Err(invalid_body(format!("{name} must be a text."))),
     };
     let name = text("queue_name")?;
-    let name = name.ok_or_else(|| wrong("'queue_name' is a required property".to_owned()))?;
-    let name = QueueName::new(name).map_err(|error| wrong(format!("queue_name: {error}.")))?;
+    let name =
+        name.ok_or_else(|| invalid_body("'queue_name' is a required property".to_owned()))?;
+    let name =
+        QueueName::new(name).map_err(|error| invalid_body(format!("queue_name: {error}.")))?;
     let kind = match text("kind")? {
         None | Some("queue") => Kind::Queue,
         Some("topic") => Kind::Topic,
-        Some(_) => return Err(wrong("kind must be queue or topic.".to_owned())),
+        Some(_) => return Err(invalid_body("kind must be queue or topic.".to_owned())),
     };
     let project = text("project")?.map(ProjectId::new).transpose();
-    let project = project.map_err(|error| wrong(format!("project: {error}.")))?;
+    let project = project.map_err(|error| invalid_body(format!("project: {error}.")))?;
     Ok(MoveQueue { pool, name, kind, project })
 }
 

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, Renewal, Subscribed,
-    Subscription, SubscriptionChange, Subscriptions,
+    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, RecipientQuery, Renewal,
+    Subscribed, Subscription, SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
@@ -64,6 +64,18 @@ impl Subscriptions for Pooled {
             .ask(key, |store| async move {
                 store.leased_subscriptions(key, lease, after, limit, now).await
             })
+            .await?
+            .unwrap_or_default())
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.recipients(key, query, now).await })
             .await?
             .unwrap_or_default())
     }

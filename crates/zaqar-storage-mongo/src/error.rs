@@ -208,13 +208,13 @@ mod tests {
 
     /// The class of a storage error.
     fn class(error: &storage::Error) -> &'static str {
-        use storage::Error::{ClockSkew, Closed, Failed, Full, Overloaded, TooLarge, Unavailable};
+        use storage::Error::{ClockSkew, Closed, Failed, Full, Moved, Overloaded, TooLarge, Unavailable};
         match error {
             Unavailable { .. } => "unavailable",
             TooLarge { .. } => "too large",
             Full { .. } => "full",
             Failed { .. } => "failed",
-            Overloaded { .. } | ClockSkew { .. } | Closed => "not a server error",
+            Overloaded { .. } | ClockSkew { .. } | Moved { .. } | Closed => "not a server error",
         }
     }
 

@@ -65,6 +65,7 @@ scripts! {
     SUBSCRIPTION = "clock" "head" "frozen" "subscribers" "subscription";
     SUBSCRIPTIONS = "clock" "head" "frozen" "subscribers" "subscriptions";
     LEASED_SUBSCRIPTIONS = "clock" "head" "frozen" "messages" "leased_subscriptions";
+    RECIPIENTS = "clock" "head" "frozen" "messages" "subscribers" "recipients";
     CHANGE_SUBSCRIPTION = "clock" "head" "frozen" "bounds" "save" "subscribers" "change_subscription";
     UNSUBSCRIBE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "subscribers" "unsubscribe";
     UNSUBSCRIBE_LEASED = "allow_when_full" "clock" "head" "subscribers" "unsubscribe_leased";

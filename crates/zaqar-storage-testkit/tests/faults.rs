@@ -198,6 +198,16 @@ faults! {
     entries_outlive_readers: EntriesOutliveReaders breaks "outbox::entries_expire_with_their_messages"
         "outbox::entries_end_with_the_last_subscription";
     time_ahead_kept: TimeAheadKept breaks "messages::a_time_far_ahead_is_reset";
+    stale_claim: StaleClaim breaks "claims::a_claim_with_another_generation_is_stale";
+    lost_claim_renews: LostClaimRenews breaks "claims::renew_without_a_live_claim";
+    lost_claim_deletes: LostClaimDeletes breaks "messages::delete_many_needs_live_claims";
+    list_hides_claimed: ListHidesClaimed breaks "listing::claimed_messages_are_listed_on_request";
+    get_removes: GetRemoves breaks "messages::get_removes_nothing";
+    entry_created_when_leased: EntryCreatedWhenLeased breaks "outbox::a_lease_holds_until_it_expires";
+    settle_ignored: SettleIgnored breaks "outbox::entries_are_leased_oldest_first"
+        "outbox::a_settled_entry_is_never_due_again";
+    recipients_on_leases: RecipientsOnLeases breaks "subscriptions::recipients_have_an_address";
+    recipients_unconfirmed: RecipientsUnconfirmed breaks "subscriptions::recipients_may_have_to_be_confirmed";
     freeze_ignored: FreezeIgnored breaks "moving::a_frozen_head_rejects_every_call"
         "moving::a_head_that_is_discarded_is_gone";
     thaw_ignored: ThawIgnored breaks "moving::a_head_that_thaws_serves_as_before";

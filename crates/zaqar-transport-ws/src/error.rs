@@ -199,7 +199,7 @@ fn storage(error: &storage::Error, context: &ErrorContext, retry_after: Duration
         | storage::Error::ClockSkew { .. }
         | storage::Error::Full { .. }
         | storage::Error::Moved { .. }
-        | storage::Error::Closed => unavailable(about, retry_after),
+        | storage::Error::Closed => unavailable(context, retry_after),
     }
 }
 

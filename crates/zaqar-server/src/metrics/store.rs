@@ -9,8 +9,8 @@ use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
     Heads, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore, Messages,
     Movable, Moves, NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery,
-    QueueRow, Queues, Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions,
-    Swept, Upkeep, Volume,
+    QueueRow, Queues, RecipientQuery, Renewal, Stats, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions, Swept, Upkeep, Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, ProjectId, QueueKey,

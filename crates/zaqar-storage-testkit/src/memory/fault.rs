@@ -193,7 +193,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 84] = [
+    pub const ALL: [Self; 93] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -272,6 +272,15 @@ impl Fault {
         Self::PositionsIgnoreClock,
         Self::EntriesOutliveReaders,
         Self::TimeAheadKept,
+        Self::StaleClaim,
+        Self::LostClaimRenews,
+        Self::LostClaimDeletes,
+        Self::ListHidesClaimed,
+        Self::GetRemoves,
+        Self::EntryCreatedWhenLeased,
+        Self::SettleIgnored,
+        Self::RecipientsOnLeases,
+        Self::RecipientsUnconfirmed,
         Self::FreezeIgnored,
         Self::ThawIgnored,
         Self::MoveLosesClaims,

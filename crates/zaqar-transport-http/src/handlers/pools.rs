@@ -62,8 +62,8 @@ where
         }
     }
 
-    pub(super) async fn on_drain(self, method: &Method, name: &str) -> Answered {
-        let pool = PoolName::new(name).map_err(|error| wrong_name("pool", &error))?;
+    pub(super) async fn on_drain(self, method: &Method, name: &str) -> HandlerResult {
+        let pool = PoolName::new(name).map_err(|error| invalid_name("pool", &error))?;
         match method.as_str() {
             "POST" => {
                 self.call(DrainPool { pool }).await?;
@@ -80,14 +80,14 @@ where
         }
     }
 
-    pub(super) async fn move_queue(mut self, name: &str) -> Answered {
-        let pool = PoolName::new(name).map_err(|error| wrong_name("pool", &error))?;
+    pub(super) async fn move_queue(mut self, name: &str) -> HandlerResult {
+        let pool = PoolName::new(name).map_err(|error| invalid_name("pool", &error))?;
         let request = read_move(pool, &self.object().await?)?;
         self.call(request).await?;
         Ok(respond::empty(StatusCode::ACCEPTED))
     }
 
-    pub(super) async fn list_flavors(self) -> Answered {
+    pub(super) async fn list_flavors(self) -> HandlerResult {
         let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
         let request = ListFlavors { marker: self.query.text("marker"), limit: self.limit()? };
         let flavors = self.call(request).await?;
