@@ -83,6 +83,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | Ru
     options = {
         "DEFAULT": {"enable_checksum": True, "pooling": True},
         "pooling:catalog": {"enable_virtual_pool": True},
+        "quotas": {"managed": True},
         "signed_url": {"secret_key": "key-of-test-openapi"},
         "transport": {"message_encryption_key": "key-of-test-openapi"},
         "notification": {"allow_networks": "127.0.0.0/8"},

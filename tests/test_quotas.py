@@ -7,6 +7,7 @@ import time
 
 from support.api import Api
 from support.operated import Operated, value
+from support.redis import Redis, on_redis
 from support.wait import wait_until
 from support.websocket import WebSocket
 
@@ -49,6 +50,47 @@ def test_projects_have_limits_of_their_own_and_sighup_takes_them_over(tmp_path, 
         wait_until(lambda: post(small).status_code == 201, "the new limit")
         assert post(small).status_code == 403
     assert server.stop() == 0, server.log_tail()
+
+
+def test_what_administrators_set_holds_on_every_server(tmp_path, new_server):
+    store = Redis(tmp_path / "redis", "--save", "").start()
+    options = on_redis(store.uri) | {"quotas": {"managed": True}}
+    admin = new_server(options=options, websocket=True).start()
+    other = new_server(options=options | {"DEFAULT": {"admin_mode": False}}).start()
+    path, roles = "/v2/quotas/small", {"X-Roles": "admin"}
+    with Api(admin.url, "admin") as api, Api(other.url, "small") as small:
+
+        def ask(method: str, document: object = None):
+            return api.call(method, path, json=document, headers=roles)
+
+        def create(name: str) -> int:
+            return small.call("PUT", f"/v2/queues/{name}").status_code
+
+        assert api.call("GET", path).status_code == 403
+        assert small.call("GET", path, headers=roles).status_code == 404, "it is not in admin mode"
+        assert create("first") == 201
+        held = ask("PUT", {"max_queues": 1, "max_bytes": 0})
+        assert (held.status_code, held.json()["max_queues"], len(held.json())) == (200, 1, 8)
+        names = (f"more-{n}" for n in range(1000))
+        wait_until(lambda: create(next(names)) == 403, "the other server knows")
+        for wrong in ({"max_quees": 1}, {"max_queues": -1}, {"max_queues": "1"}, {"max_queues": 2**60}, [1]):
+            assert ask("PUT", wrong).status_code == 400, wrong
+        assert ask("GET").json() == held.json()
+        with WebSocket(admin.websocket_url, "admin") as socket:
+            socket.headers |= roles
+            assert socket.ask("quota_get", 200, project="small") == held.json()
+            raised = socket.ask("quota_update", 200, project="small", quotas={"max_queues": 5000})
+            assert raised["max_queues"] == 5000
+            wait_until(lambda: create(next(names)) == 201, "the other server knows")
+            socket.ask("quota_update", 200, project="small", quotas={"max_queues": 1})
+            wait_until(lambda: create(next(names)) == 403, "the other server knows")
+            socket.ask("quota_delete", 204, project="small")
+        wait_until(lambda: create(next(names)) == 201, "the other server knows")
+        assert ask("DELETE").status_code == 204
+        assert set(ask("GET").json().values()) == {0}
+    assert admin.stop() == 0
+    assert other.stop() == 0
+    store.kill()
 
 
 def test_a_rate_is_told_with_when_to_retry(new_server):

@@ -39,6 +39,7 @@ def ours() -> dict[str, str]:
 @pytest.mark.timeout(1200)
 def test_defaults_are_the_originals():
     theirs = originals()
-    assert {name: check for name, (check, _, _) in theirs.items()} == ours()
+    own = {name: check for name, check in ours().items() if not name.startswith("quotas:")}
+    assert {name: check for name, (check, _, _) in theirs.items()} == own
     # No rule there has scopes or an old name; ours have none either.
     assert not any(scopes or deprecated for _, scopes, deprecated in theirs.values()), theirs

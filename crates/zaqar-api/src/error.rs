@@ -124,7 +124,10 @@ pub enum Error {
     /// Pools and flavors are not configured.
     #[error("pooling is not configured")]
     NoPools,
-    /// A live claim holds the message, and the request names no claim.
+    /// Quotas of single projects are not kept.
+    #[error("[quotas] managed is not configured")]
+    NoProjectQuotas,
+    /// A live claim holds the message and none was named.
     #[error("the message is claimed")]
     MessageClaimed,
     /// The request names a claim, but no claim holds the message.

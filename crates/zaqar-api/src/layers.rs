@@ -10,7 +10,9 @@ use zaqar_core::delivery::{
     BeginRecovery, Delivery, DeliveryQuery, Recovery, RecoveryId, RecoveryRange, Redelivery,
     SubscriberHealth,
 };
-use zaqar_core::{Kind, MessageId, Payload, QueueKey, Secret, SubscriptionId, Timestamp};
+use zaqar_core::{
+    Kind, MessageId, Payload, ProjectId, QueueKey, Secret, SubscriptionId, Timestamp,
+};
 
 use crate::pipeline::Pipelines;
 use crate::{Context, Declaration, Error, Facts, Identity, TraceParent, Tracer};
@@ -26,7 +28,9 @@ pub struct Layers {
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Limits what a project may do.
     pub quota: Option<Arc<dyn Quota>>,
-    /// Authorizes operations. Without one, only [`Declaration::admin`] is checked.
+    /// Keeps the quotas that administrators set for single projects.
+    pub project_quotas: Option<Arc<dyn ProjectQuotas>>,
+    /// Decides who may do what. Without one only [`Declaration::admin`] is checked.
     pub policy: Option<Arc<dyn Policy>>,
     /// Validates subscribers with an address and delivers to them. Without one, their subscriptions
     /// are only stored.
@@ -124,6 +128,36 @@ pub trait Quota: Send + Sync {
         context: &Context,
         facts: &Facts<'_>,
     ) -> Result<Option<Box<dyn Admission>>, Error>;
+}
+
+/// Keeps the quotas that administrators set for single projects. In documents each is a member with
+/// the name of its option, and 0 is no limit.
+#[async_trait]
+pub trait ProjectQuotas: Send + Sync {
+    /// The quotas that hold for a project: what was set for it, and the configured ones for the
+    /// others.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    async fn quotas(&self, project: &ProjectId) -> Result<Map<String, Value>, Error>;
+
+    /// Sets the quotas of a document for a project, in the place of all that were set before, and
+    /// answers those that hold then. Other servers take them over within seconds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a member that is no quota or no such number, or for too many projects
+    /// with quotas of their own; [`Error::Storage`].
+    async fn set_quotas(
+        &self,
+        project: &ProjectId,
+        quotas: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, Error>;
+
+    /// Forgets what was set for a project; nothing set is no error.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    async fn unset_quotas(&self, project: &ProjectId) -> Result<(), Error>;
 }
 
 /// What an operation takes of a quota. Dropped before it is settled, it is given back: the

@@ -50,21 +50,21 @@ pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
 pub use layers::{
-    Admission, AuthRequest, Authenticator, Layers, Metrics, Policy, Quota, Subscribers, TokenError,
-    TrustRequest,
+    Admission, Authenticator, Layers, Metrics, Policy, Presented, ProjectQuotas, Quota,
+    Subscribers, TokenError, TrustRequest,
 };
 pub use operation::{
     Access, Amount, Callable, CancelRecovery, Change, ChangeSubscription, CheckHealth,
     CheckPostSize, CheckSubscriber, ConfirmSubscription, CreateClaim, CreateFlavor, CreatePool,
     CreateQueue, CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
     DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue, DeleteSubscription,
-    DrainPool, Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, ListDeliveries, ListFlavors,
+    Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas, ListDeliveries, ListFlavors,
     ListMessages, ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE, Method,
-    MoveQueue, Operation, PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge,
-    PushMessages, QueueList, ReadClaim, ReadDelivery, ReadDrain, ReadHome, ReadMessage,
-    ReadMessages, ReadRecovery, ReadSubscription, RecoverDeliveries, ReleaseClaim, RenewClaim,
-    Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, Share, Shared, StopDrain,
-    Subscriber, SubscriptionRef, TestSubscription, UpdateFlavor, UpdatePool,
+    Operation, PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge, PushMessages,
+    QueueList, ReadClaim, ReadDelivery, ReadHome, ReadMessage, ReadMessages, ReadRecovery,
+    ReadSubscription, RecoverDeliveries, ReleaseClaim, RenewClaim, Resource, ResumeSubscription,
+    RetryDelivery, RotateSecret, Rule, SetQuotas, Share, Shared, Subscriber, SubscriptionRef,
+    TestSubscription, UnsetQuotas, UpdateFlavor, UpdatePool,
 };
 pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};
 pub use pushes::{MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, PushHandle, Pushed, Pushes, PushesEnded};
@@ -232,7 +232,12 @@ impl Api {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Whether pools are configured.
+    /// Whether administrators can set quotas of single projects.
+    pub fn has_project_quotas(&self) -> bool {
+        self.inner.stack.layers().project_quotas.is_some()
+    }
+
+    /// Whether queues are spread over pools, which administrators can ask for then.
     pub fn has_pools(&self) -> bool {
         self.inner.pools.is_some()
     }

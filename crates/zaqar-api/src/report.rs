@@ -99,6 +99,7 @@ impl Error {
             Self::Invalid { .. }
             | Self::Pools(_)
             | Self::NoPools
+            | Self::NoProjectQuotas
             | Self::QueueNotFound { .. }
             | Self::Conflict { .. }
             | Self::MessageClaimed

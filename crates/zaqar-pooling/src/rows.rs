@@ -1,6 +1,7 @@
 //! Rows of the management store that are not queues: their keys, and how they are changed.
 //!
-//! Rows of [`Kind::Internal`] in the management store belong to this crate only.
+//! Rows of [`Kind::Internal`] in the management store belong to this crate, but for those of the
+//! project `zaqar.quotas`, which are zaqar-auth's.
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tracing::{info, warn};
-use zaqar_api::{Authenticator, Layers, Policy, Quota};
+use zaqar_api::{Authenticator, Layers, Policy, ProjectQuotas, Quota};
 use zaqar_auth::keystone::Session;
 use zaqar_auth::{Keystone, Permissions, Quotas};
 use zaqar_core::Clock;
@@ -58,7 +58,10 @@ impl Access {
     pub(crate) fn layers(&self, layers: Layers) -> Layers {
         let policy = Some(Arc::clone(&self.permissions) as Arc<dyn Policy>);
         let quota = self.quotas.clone().map(|quotas| Arc::new(quotas) as Arc<dyn Quota>);
-        Layers { authenticator: self.authenticator.clone(), quota, policy, ..layers }
+        let managed = self.quotas.clone().filter(Quotas::is_managed);
+        let project_quotas = managed.map(|quotas| Arc::new(quotas) as Arc<dyn ProjectQuotas>);
+        let authenticator = self.authenticator.clone();
+        Layers { authenticator, quota, project_quotas, policy, ..layers }
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zaqar_api::{Api, Keyring, Layers, Options, Sweeper, Tracer};
+use zaqar_auth::Quotas;
 use zaqar_core::storage::{Error as StorageError, Upkeep};
 use zaqar_core::{
     Clock, MemoryBounds, MemoryBudget, OperationLimit, StateLog, SystemClock, TaskMonitor,
@@ -151,8 +152,12 @@ async fn serve_clients(
         maintenance.spawn("watch of the pools".to_owned(), &last_request, following);
     }
     let watching = Arc::clone(&access.permissions).watch(last_request.clone());
-    maintenance.spawn("watch of the policies".to_owned(), &last_request, watching);
-    // Spans are sent until all work that creates spans has ended.
+    caretakers.spawn("watch of the policies".to_owned(), &last_request, watching);
+    if let Some(quotas) = access.quotas.clone().filter(Quotas::is_managed) {
+        let watching = quotas.watch(last_request.clone());
+        caretakers.spawn("watch of the quotas".to_owned(), &last_request, watching);
+    }
+    // Spans are sent until nothing is done any more that has one.
     let last_span = CancellationToken::new();
     let mut exporting = Supervisor::new(tasks);
     if let Some(exporters) = exporters {

@@ -184,7 +184,7 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
         }
         Error::Conflict { reason } => described(StatusCode::CONFLICT, "Resource conflict", &reason),
         Error::Pools(rule) => pools_rule(&rule),
-        Error::NoPools => HttpError::NoSuchPath.into_response(),
+        Error::NoPools | Error::NoProjectQuotas => HttpError::NoSuchPath.into_response(),
         Error::MessageClaimed => unable(
             StatusCode::FORBIDDEN,
             "This message is claimed; it cannot be deleted without a valid claim ID.",

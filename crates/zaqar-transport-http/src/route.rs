@@ -40,6 +40,7 @@ pub(crate) enum Route {
     PoolQueues(String),
     Flavors,
     Flavor(String),
+    Quotas(String),
 }
 
 /// A path, percent-decoded once: the form that is routed and that signatures cover.
@@ -79,6 +80,7 @@ impl Route {
             }
             "flavors" if count == 1 => return Some(Self::Flavors),
             "flavors" if count == 2 => return Some(Self::Flavor(parts[1].to_owned())),
+            "quotas" if count == 2 => return Some(Self::Quotas(parts[1].to_owned())),
             _ => return None,
         };
         let name = || parts[1].to_owned();
@@ -138,7 +140,7 @@ impl Route {
             Self::Queue(..) | Self::Pool(_) | Self::Flavor(_) => {
                 &[Method::DELETE, Method::GET, Method::PATCH, Method::PUT]
             }
-            Self::Drain(_) => &[Method::DELETE, Method::GET, Method::POST],
+            Self::Quotas(_) => &[Method::DELETE, Method::GET, Method::PUT],
             Self::Purge(..)
             | Self::PoolQueues(_)
             | Self::Claims(_)
@@ -160,7 +162,7 @@ impl Route {
 
     /// Whether it is served in admin mode only.
     pub(crate) const fn is_for_admins(&self) -> bool {
-        matches!(self, Self::Health) || self.is_of_pooling()
+        matches!(self, Self::Health | Self::Quotas(_)) || self.is_of_pooling()
     }
 
     /// Whether it is served only where pools are configured.
@@ -197,6 +199,7 @@ impl Route {
             | Self::PoolQueues(_)
             | Self::Flavors
             | Self::Flavor(_)
+            | Self::Quotas(_)
             | Self::Queues(_) => None,
             Self::Queue(kind, name)
             | Self::Stats(kind, name)
@@ -255,9 +258,8 @@ mod tests {
             ("/v2/health/", None),
             ("/v2/pools", Some(Route::Pools)),
             ("/v2/pools/p", Some(Route::Pool("p".into()))),
-            ("/v2/pools/p/drain", Some(Route::Drain("p".into()))),
-            ("/v2/pools/p/queues", Some(Route::PoolQueues("p".into()))),
-            ("/v2/pools/p/messages", None),
+            ("/v2/quotas/p", Some(Route::Quotas("p".into()))),
+            ("/v2/quotas", None),
             ("/v2/pools/p/x", None),
             ("/v2/flavors", Some(Route::Flavors)),
             ("/v2/flavors/f", Some(Route::Flavor("f".into()))),

@@ -3,10 +3,10 @@
 use zaqar_api::{
     CheckHealth, CreateClaim, CreateFlavor, CreatePool, CreateQueue, CreateSubscription,
     Declaration, DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue,
-    DeleteSubscription, GetFlavor, GetPool, GetQueue, GetQueueStats, ListFlavors, ListMessages,
-    ListPools, ListQueues, ListSubscriptions, Operation, Ping, PostMessages, Purge, ReadClaim,
-    ReadHome, ReadMessage, ReadMessages, ReadSubscription, ReleaseClaim, RenewClaim, UpdateFlavor,
-    UpdatePool,
+    DeleteSubscription, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas, ListFlavors,
+    ListMessages, ListPools, ListQueues, ListSubscriptions, Operation, Ping, PostMessages, Purge,
+    ReadClaim, ReadHome, ReadMessage, ReadMessages, ReadSubscription, ReleaseClaim, RenewClaim,
+    SetQuotas, UnsetQuotas, UpdateFlavor, UpdatePool,
 };
 
 use crate::members::Shape;
@@ -48,6 +48,9 @@ pub(crate) enum Action {
     FlavorUpdate,
     FlavorGet,
     FlavorDelete,
+    QuotaGet,
+    QuotaUpdate,
+    QuotaDelete,
 }
 
 /// A member of a body: the type that it must have if present, and whether it is required.
@@ -105,11 +108,14 @@ pub(crate) const FIELDS: &[&str] = &[
     "weight",
     "flavor",
     "capabilities",
+    "project",
+    "quotas",
 ];
 
 const QUEUE: Field = required("queue_name", Shape::Text);
 const POOL: Field = required("pool_name", Shape::Text);
 const FLAVOR: Field = required("flavor_name", Shape::Text);
+const PROJECT: Field = required("project", Shape::Text);
 const MARKER: Field = optional("marker", Shape::Text);
 const LIMIT: Field = optional("limit", Shape::Integer);
 const TTL: Field = optional("ttl", Shape::Integer);
@@ -152,7 +158,10 @@ impl Action {
             "flavor_update" => Self::FlavorUpdate,
             "flavor_get" => Self::FlavorGet,
             "flavor_delete" => Self::FlavorDelete,
-            // The original has this action too, with the schema of pool_get.
+            "quota_get" => Self::QuotaGet,
+            "quota_update" => Self::QuotaUpdate,
+            "quota_delete" => Self::QuotaDelete,
+            // The original declares it too; its rules are those of pool_get.
             "pool_get_detail" => Self::PoolGet,
             _ => return None,
         })
@@ -213,6 +222,8 @@ impl Action {
             }
             Self::FlavorGet => const { &[FLAVOR, optional("detailed", Shape::Boolean)] },
             Self::FlavorDelete => const { &[FLAVOR] },
+            Self::QuotaGet | Self::QuotaDelete => const { &[PROJECT] },
+            Self::QuotaUpdate => const { &[PROJECT, required("quotas", Shape::Object)] },
             Self::QueueCreate
             | Self::QueueDelete
             | Self::QueueGet
@@ -317,6 +328,9 @@ impl Action {
             Self::FlavorUpdate => UpdateFlavor::DECLARATION,
             Self::FlavorGet => GetFlavor::DECLARATION,
             Self::FlavorDelete => DeleteFlavor::DECLARATION,
+            Self::QuotaGet => GetQuotas::DECLARATION,
+            Self::QuotaUpdate => SetQuotas::DECLARATION,
+            Self::QuotaDelete => UnsetQuotas::DECLARATION,
         })
     }
 }

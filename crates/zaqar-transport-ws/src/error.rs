@@ -130,7 +130,10 @@ fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
             };
             described(status, &rule.to_string(), None)
         }
-        Error::NoPools => described(404, "Pools are not enabled on this server.", None),
+        Error::NoProjectQuotas => {
+            described(404, "There are no quotas of single projects on this server.", None)
+        }
+        Error::NoPools => described(404, "There are no pools and flavors on this server.", None),
         Error::MessageClaimed => described(
             403,
             &format!("Message {id} is claimed"),

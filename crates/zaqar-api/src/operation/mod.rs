@@ -8,6 +8,7 @@ mod flavors;
 mod messages;
 mod pools;
 mod queues;
+mod quotas;
 mod service;
 mod subscriptions;
 
@@ -37,6 +38,7 @@ pub use queues::{
     Change, CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, ListedQueue, PatchQueue,
     Purge, QueueList, Share, Shared,
 };
+pub use quotas::{GetQuotas, SetQuotas, UnsetQuotas};
 pub use service::{CheckHealth, Ping, ReadHome};
 pub use subscriptions::{
     ChangeSubscription, ConfirmSubscription, CreateSubscription, CreatedSubscription,
@@ -68,6 +70,7 @@ pub const DECLARATIONS: &[&Declaration] = &[
     GetPool::DECLARATION,
     GetQueue::DECLARATION,
     GetQueueStats::DECLARATION,
+    GetQuotas::DECLARATION,
     ListDeliveries::DECLARATION,
     ListFlavors::DECLARATION,
     ListMessages::DECLARATION,
@@ -95,9 +98,11 @@ pub const DECLARATIONS: &[&Declaration] = &[
     ResumeSubscription::DECLARATION,
     RetryDelivery::DECLARATION,
     RotateSecret::DECLARATION,
+    SetQuotas::DECLARATION,
     Share::DECLARATION,
     StopDrain::DECLARATION,
     TestSubscription::DECLARATION,
+    UnsetQuotas::DECLARATION,
     UpdateFlavor::DECLARATION,
     UpdatePool::DECLARATION,
 ];

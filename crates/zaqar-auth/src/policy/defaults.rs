@@ -1,5 +1,6 @@
-//! The default rules: names and checks as Zaqar has them (`zaqar/common/policies` of
-//! openstack/zaqar).
+//! The rules that hold where no file says otherwise: names and checks as Zaqar has them
+//! (`zaqar/common/policies` of openstack/zaqar), and those of operations that it has not
+//! (`quotas`).
 
 use super::check::Scope;
 
@@ -154,6 +155,9 @@ pub const DEFAULTS: &[Default] = &[
     rule("flavors:get", ANYBODY, "Show a flavor", &["GET /v2/flavors/{flavor}"]),
     rule("flavors:delete", ADMIN, "Delete a flavor", &["DELETE /v2/flavors/{flavor}"]),
     rule("flavors:update", ADMIN, "Change a flavor", &["PATCH /v2/flavors/{flavor}"]),
+    rule("quotas:get", ADMIN, "Show a project's quotas", &["GET /v2/quotas/{project}"]),
+    rule("quotas:update", ADMIN, "Set a project's quotas", &["PUT /v2/quotas/{project}"]),
+    rule("quotas:delete", ADMIN, "Forget a project's quotas", &["DELETE /v2/quotas/{project}"]),
     rule("ping:get", ANYBODY, "Ask whether the server can serve", &["GET /v2/ping"]),
     rule("health:get", ADMIN, "Test every operation", &["GET /v2/health"]),
 ];

@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use zaqar_core::ProjectId;
 
-/// The largest file of projects, in bytes.
+use super::managed::{Managed, Own};
+
+/// Bytes of the file of projects, at most.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The greatest limit: JSON numbers are exact up to it.
 const MAX_LIMIT: u64 = 1 << 53;
@@ -105,18 +109,41 @@ pub struct Options {
     pub default: Limits,
     /// `[quotas] projects_file`.
     pub projects_file: Option<PathBuf>,
+    /// `[quotas] managed`: administrators set those of single projects by the API.
+    pub is_managed: bool,
 }
 
-/// The limits of all projects, with the file's contents.
+/// The limits of all projects: the file, and over it what administrators have set.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     default: Limits,
-    projects: HashMap<ProjectId, Limits>,
+    projects: Arc<HashMap<ProjectId, Limits>>,
+    managed: Arc<Managed>,
+    /// Of projects in `managed`.
+    set: HashMap<ProjectId, Limits>,
 }
 
 impl Loaded {
     pub(super) fn of(&self, project: &ProjectId) -> &Limits {
+        self.set.get(project).unwrap_or_else(|| self.configured(project))
+    }
+
+    fn configured(&self, project: &ProjectId) -> &Limits {
         self.projects.get(project).unwrap_or(&self.default)
+    }
+
+    pub(super) const fn managed(&self) -> &Arc<Managed> {
+        &self.managed
+    }
+
+    /// The same, with other quotas that administrators have set.
+    pub(super) fn with_managed(&self, managed: Arc<Managed>) -> Self {
+        let limits = |(project, own): (&ProjectId, &Own)| {
+            let with = |limits: Limits, (limit, value): &(Limit, u64)| limits.with(*limit, *value);
+            (project.clone(), own.iter().fold(*self.configured(project), with))
+        };
+        let set = managed.projects().iter().map(limits).collect();
+        Self { default: self.default, projects: Arc::clone(&self.projects), managed, set }
     }
 
     /// How many projects have limits of their own.
@@ -171,7 +198,8 @@ impl Options {
             Some(path) => self.projects(path)?,
             None => HashMap::new(),
         };
-        Ok(Loaded { default: self.default, projects })
+        let projects = Arc::new(projects);
+        Ok(Loaded { default: self.default, projects, ..Loaded::default() })
     }
 
     fn projects(&self, path: &Path) -> Result<HashMap<ProjectId, Limits>, FileError> {
@@ -198,10 +226,7 @@ impl Options {
     fn limits(&self, options: &BTreeMap<String, u64>) -> Result<Limits, String> {
         let mut limits = self.default;
         for (option, value) in options {
-            let limit = Limit::of_option(option).ok_or_else(|| {
-                let known = Limit::ALL.map(Limit::option).join(", ");
-                format!("{option} is not a quota; quotas are {known}")
-            })?;
+            let limit = known(option)?;
             if *value > MAX_LIMIT {
                 return Err(format!("{option} is {value}; the maximum is {MAX_LIMIT}"));
             }
@@ -209,6 +234,30 @@ impl Options {
         }
         Ok(limits)
     }
+}
+
+fn known(option: &str) -> Result<Limit, String> {
+    Limit::of_option(option).ok_or_else(|| {
+        let known = Limit::ALL.map(Limit::option).join(", ");
+        format!("{option} is no quota; quotas are {known}")
+    })
+}
+
+/// The limits that a document sets.
+pub(super) fn read_document(document: &Map<String, Value>) -> Result<Own, String> {
+    let read = |(option, value): (&String, &Value)| {
+        let limit = known(option)?;
+        let value = value.as_u64().filter(|value| *value <= MAX_LIMIT);
+        let wrong = || format!("{option} must be an integer from 0 to {MAX_LIMIT}");
+        Ok((limit, value.ok_or_else(wrong)?))
+    };
+    document.iter().map(read).collect()
+}
+
+/// A document of limits, 0 where there is none.
+pub(super) fn document(limits: &Limits) -> Map<String, Value> {
+    let value = |limit: Limit| limits.get(limit).unwrap_or_default().into();
+    Limit::ALL.into_iter().map(|limit| (limit.option().to_owned(), value(limit))).collect()
 }
 
 fn read(path: &Path) -> Result<String, FileError> {
@@ -231,7 +280,7 @@ mod tests {
         let path = dir.path().join("quotas.yaml");
         std::fs::write(&path, text).unwrap();
         let default = Limits::default().with(Limit::Queues, 10).with(Limit::Messages, 5);
-        let options = Options { default, projects_file: Some(path) };
+        let options = Options { default, projects_file: Some(path), is_managed: false };
         options.load().map_err(|error| error.to_string())
     }
 

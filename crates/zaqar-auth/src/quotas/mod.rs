@@ -8,6 +8,7 @@
 
 mod counter;
 mod limits;
+mod managed;
 mod rate;
 mod sizes;
 mod store;
@@ -23,20 +24,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use moka::sync::Cache;
+use serde_json::{Map, Value};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, info};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
 use zaqar_api::{
     Admission, Amount, Authentication, Context, CreateQueue, CreateSubscription, DeleteQueue,
-    Error, Facts, Operation, PostMessages, PushMessages, Quota, Resource,
+    Error, Facts, Operation, Part, PostMessages, ProjectQuotas, PushMessages, Quota, Resource,
 };
 use zaqar_core::storage::{Error as StorageError, ManagementStore, MessageStore};
-use zaqar_core::{Clock, Kind, ProjectId, QueueKey};
+use zaqar_core::{Clock, Kind, ProjectId, QueueKey, StateLog};
 
 pub use limits::{FileError, Limit, Limits, Options};
 
 use counter::{Added, Age, Counter, Exceeded, Max};
 use limits::Loaded;
+use managed::Managed;
 use rate::Bucket;
 use store::Stores;
 
@@ -57,7 +61,10 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The `Retry-After` of a request that waited that long.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Enforces quotas and rates of projects.
+/// A store that is away is away for a while.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Limits what projects have and do.
 #[derive(Clone)]
 pub struct Quotas {
     inner: Arc<Inner>,
@@ -73,6 +80,8 @@ struct Inner {
     reserved: Mutex<HashMap<QueueKey, Weak<Added>>>,
     counting: Arc<Semaphore>,
     rejections: [AtomicU64; Limit::ALL.len()],
+    is_managed: bool,
+    log: StateLog,
 }
 
 /// What is counted.
@@ -142,6 +151,8 @@ impl Quotas {
             reserved: Mutex::default(),
             counting: Arc::new(Semaphore::new(AT_ONCE)),
             rejections: Default::default(),
+            is_managed: options.is_managed,
+            log: StateLog::with_interval(LOG_INTERVAL),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -152,9 +163,50 @@ impl Quotas {
     /// [`FileError`]: the previous limits stay in force.
     pub fn reload(&self, options: &Options) -> Result<(), FileError> {
         let loaded = options.load()?;
-        info!(projects = loaded.projects(), "quotas reloaded");
-        self.inner.loaded.store(Arc::new(loaded));
+        info!(projects_with_their_own = loaded.projects(), "quotas read");
+        self.inner.loaded.rcu(|before| loaded.with_managed(Arc::clone(before.managed())));
         Ok(())
+    }
+
+    /// Whether administrators set quotas of single projects (`[quotas] managed`).
+    pub fn is_managed(&self) -> bool {
+        self.inner.is_managed
+    }
+
+    /// Takes over every 2 s what administrators have set, here or elsewhere, until `stop`. While it
+    /// cannot be read, what was set before stays in force.
+    pub async fn watch(self, stop: CancellationToken) {
+        loop {
+            match self.take_over().await {
+                Ok(()) => {
+                    if let Some(failures) = self.inner.log.success() {
+                        info!(failures, "quotas of single projects can be read again");
+                    }
+                }
+                Err(error) => {
+                    if let Some(failures) = self.inner.log.failure() {
+                        error!(%error, failures, "quotas of single projects cannot be read");
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(managed::INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn take_over(&self) -> Result<(), StorageError> {
+        let managed = managed::load(self.inner.stores.management.as_ref()).await?;
+        if managed.generation() != self.inner.loaded.load().managed().generation() {
+            self.put(managed);
+        }
+        Ok(())
+    }
+
+    fn put(&self, managed: Managed) {
+        let managed = Arc::new(managed);
+        self.inner.loaded.rcu(|before| before.with_managed(Arc::clone(&managed)));
     }
 
     /// How often each limit rejected an operation since the start.
@@ -431,5 +483,31 @@ impl Quota for Quotas {
             taken.of_project = Some(self.admit_count(&what, &limits, number(1), max).await?);
         }
         Ok(Some(Box::new(taken)))
+    }
+}
+
+#[async_trait]
+impl ProjectQuotas for Quotas {
+    async fn quotas(&self, project: &ProjectId) -> Result<Map<String, Value>, Error> {
+        self.take_over().await?;
+        Ok(limits::document(self.inner.loaded.load().of(project)))
+    }
+
+    async fn set_quotas(
+        &self,
+        project: &ProjectId,
+        quotas: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, Error> {
+        let wrong = |reason| Error::Invalid { part: Part::Body, reason: format!("{reason}.") };
+        limits::read_document(quotas).map_err(wrong)?;
+        let store = self.inner.stores.management.as_ref();
+        self.put(managed::change(store, project, Some(quotas)).await?);
+        Ok(limits::document(self.inner.loaded.load().of(project)))
+    }
+
+    async fn unset_quotas(&self, project: &ProjectId) -> Result<(), Error> {
+        let store = self.inner.stores.management.as_ref();
+        self.put(managed::change(store, project, None).await?);
+        Ok(())
     }
 }

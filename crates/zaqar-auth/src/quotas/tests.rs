@@ -99,3 +99,37 @@ async fn a_rejected_post_leaves_no_trace() {
     assert!(post("r", 1).await);
     assert_eq!(quotas.counter(&Counted::Queue(key("r"))).bytes_of(1), 10);
 }
+
+#[tokio::test]
+async fn what_one_server_sets_another_takes_over() {
+    let (store, clock) = (Arc::new(Memory::new()), ManualClock::new(Timestamp::from_millis(1)));
+    let clock: Arc<dyn Clock> = Arc::new(clock);
+    let default = Limits::default().with(Limit::Queues, 10).with(Limit::Messages, 5);
+    let options = Options { default, projects_file: None, is_managed: true };
+    let load = || Quotas::load(&options, store.clone(), store.clone(), clock.clone()).unwrap();
+    let (one, other) = (load(), load());
+    let project = ProjectId::new("p").unwrap();
+    let set = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+    let limit = |quotas: &Quotas, limit| quotas.inner.loaded.load().of(&project).get(limit);
+    let holds = one.set_quotas(&project, &set(r#"{"max_queues": 3, "max_messages": 0}"#)).await;
+    assert_eq!(holds.unwrap()["max_queues"], 3);
+    assert_eq!(limit(&other, Limit::Queues), Some(10), "before it looks");
+    other.take_over().await.unwrap();
+    assert_eq!(limit(&other, Limit::Queues), Some(3));
+    assert_eq!(limit(&other, Limit::Messages), None, "0 is no limit");
+    // It stays over what the configuration says after a reload.
+    let default = Limits::default().with(Limit::Queues, 20).with(Limit::Subscriptions, 7);
+    other.reload(&Options { default, ..options.clone() }).unwrap();
+    assert_eq!(limit(&other, Limit::Queues), Some(3));
+    assert_eq!(limit(&other, Limit::Subscriptions), Some(7));
+    let shown = other.quotas(&project).await.unwrap();
+    assert_eq!((shown.len(), &shown["max_subscriptions"]), (8, &Value::from(7)));
+    for wrong in [r#"{"max_quees": 1}"#, r#"{"max_queues": -1}"#, r#"{"max_queues": "3"}"#] {
+        let answer = one.set_quotas(&project, &set(wrong)).await;
+        assert!(matches!(answer, Err(Error::Invalid { .. })), "{wrong}: {answer:?}");
+    }
+    other.unset_quotas(&project).await.unwrap();
+    other.unset_quotas(&project).await.unwrap();
+    one.take_over().await.unwrap();
+    assert_eq!(limit(&one, Limit::Queues), Some(10));
+}

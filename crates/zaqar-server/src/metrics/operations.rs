@@ -128,7 +128,7 @@ const fn outcome(error: Option<&Error>) -> usize {
         | Error::NotAuthenticated
         | Error::NoProject
         | Error::NotGranted => 4,
-        Error::NoPools => 2,
+        Error::NoPools | Error::NoProjectQuotas => 2,
         Error::Pools(rule) => match rule {
             PoolsRule::Unable { .. } => 1,
             PoolsRule::PoolNotFound { .. }

@@ -17,8 +17,8 @@ fn limited(limits: &[(Limit, u64)]) -> (Wires, Quotas, Arc<Memory>) {
     let store = Arc::new(Memory::new());
     let with = |limits: Limits, (limit, value): &(Limit, u64)| limits.with(*limit, *value);
     let default = limits.iter().fold(Limits::default(), with);
-    let options = Options { default, projects_file: None };
-    let clock = Arc::new(SystemClock);
+    let options = Options { default, projects_file: None, is_managed: false };
+    let clock = Arc::new(SystemClock::default());
     let quotas = Quotas::load(&options, store.clone(), store.clone(), clock).unwrap();
     let quota = Some(Arc::new(quotas.clone()) as Arc<dyn Quota>);
     let layers = Layers { quota, ..Layers::default() };

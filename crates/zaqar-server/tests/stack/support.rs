@@ -20,9 +20,10 @@ use zaqar_api::{
     Admission, Answered, Api, Asked, Context, DECLARATIONS, Declaration, Error, Facts, Layers,
     Metrics, Pipelines, Policy, Quota, Rejection, Stage,
 };
+use zaqar_auth::Quotas;
 use zaqar_core::pools::{Capability, Pool};
 use zaqar_core::storage::MessageStore;
-use zaqar_core::{Kind, Secret};
+use zaqar_core::{Kind, Secret, SystemClock};
 use zaqar_pooling::{Connector, Refusal, Registry};
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_http::HttpService;
@@ -203,7 +204,12 @@ impl Wires {
         let registry =
             Registry::new(store.clone(), store.clone(), Arc::new(InMemory)).with_virtual_pool();
         let pools = Some(Arc::new(registry) as _);
-        let options = zaqar_api::Options { signing_key, pools, ..options };
+        let clock = Arc::new(SystemClock::default());
+        let limits = zaqar_auth::quotas::Options { is_managed: true, ..Default::default() };
+        let quotas = Quotas::load(&limits, store.clone(), store.clone(), clock).unwrap();
+        let project_quotas = Some(Arc::new(quotas) as _);
+        let layers = Layers { project_quotas, ..options.layers };
+        let options = zaqar_api::Options { signing_key, pools, layers, ..options };
         let api = Api::new(store.clone(), store, options);
         let http = zaqar_transport_http::Options { admin: true, ..Default::default() };
         let ws = zaqar_transport_ws::Options { admin: true, ..Default::default() };
@@ -316,6 +322,9 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("update_flavor", "PATCH", "/v2/flavors/f", r#"{"pool_list":["n"]}"#, Some(("flavor_update", r#"{"flavor_name":"f","pool_list":["n"]}"#))),
     operation("delete_flavor", "DELETE", "/v2/flavors/f", "", Some(("flavor_delete", r#"{"flavor_name":"f"}"#))),
     operation("delete_pool", "DELETE", "/v2/pools/n", "", Some(("pool_delete", r#"{"pool_name":"n"}"#))),
+    operation("set_quotas", "PUT", "/v2/quotas/p", r#"{"max_queues":9}"#, Some(("quota_update", r#"{"project":"p","quotas":{"max_queues":9}}"#))),
+    operation("get_quotas", "GET", "/v2/quotas/p", "", Some(("quota_get", r#"{"project":"p"}"#))),
+    operation("unset_quotas", "DELETE", "/v2/quotas/p", "", Some(("quota_delete", r#"{"project":"p"}"#))),
     operation("list_queues", "GET", "/v2/queues", "", Some(("queue_list", "{}"))),
     operation("list_queues", "GET", "/v2/topics", "", None),
     operation("create_queue", "PUT", "/v2/queues/q", "{}", Some(("queue_create", NAMED))),

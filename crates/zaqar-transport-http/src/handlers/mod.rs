@@ -7,6 +7,7 @@ mod home;
 mod messages;
 mod pools;
 mod queues;
+mod quotas;
 mod subscriptions;
 
 use bytes::Bytes;
@@ -63,6 +64,7 @@ fn returns_messages(route: &Route, method: &Method) -> bool {
         | Route::PoolQueues(_)
         | Route::Flavors
         | Route::Flavor(_)
+        | Route::Quotas(_)
         | Route::Queues(_)
         | Route::Queue(..)
         | Route::Stats(..)
@@ -190,6 +192,7 @@ where
     let served = |route: &Route| {
         (inner.options.admin || !route.is_for_admins())
             && (inner.api.has_pools() || !route.is_of_pooling())
+            && (inner.api.has_project_quotas() || !matches!(route, Route::Quotas(_)))
     };
     let found = Route::find(&path).filter(served);
     let signed = request::signed(&head.headers);
@@ -274,6 +277,7 @@ where
             Route::PoolQueues(name) => self.move_queue(name).await,
             Route::Flavors => self.list_flavors().await,
             Route::Flavor(name) => self.on_flavor(method, name).await,
+            Route::Quotas(project) => self.on_quotas(method, project).await,
             Route::Health => self.health().await,
             Route::Ping => {
                 self.call(Ping).await?;
@@ -361,6 +365,7 @@ where
                 | Route::PoolQueues(_)
                 | Route::Flavors
                 | Route::Flavor(_)
+                | Route::Quotas(_)
                 | Route::Queues(_),
                 _,
             ) => Err(HttpError::NoSuchPath),

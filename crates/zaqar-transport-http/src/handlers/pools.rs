@@ -138,7 +138,7 @@ where
         Ok(self.query.boolean("detailed")?.unwrap_or(false))
     }
 
-    async fn object(&mut self) -> Result<Map<String, Value>, HttpError> {
+    pub(super) async fn object(&mut self) -> Result<Map<String, Value>, HttpError> {
         let document = self.small_document().await?;
         body::decode(&document)
     }
@@ -166,7 +166,7 @@ fn page(
     respond::json(StatusCode::OK, json!({ collection: documents, "links": links }).to_string())
 }
 
-fn object_response(document: Map<String, Value>) -> Response<Full<Bytes>> {
+pub(super) fn shown(document: Map<String, Value>) -> Response<Full<Bytes>> {
     respond::json(StatusCode::OK, Value::Object(document).to_string())
 }
 

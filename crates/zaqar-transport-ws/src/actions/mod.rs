@@ -6,6 +6,7 @@ mod messages;
 mod node;
 mod pools;
 mod queues;
+mod quotas;
 mod subscriptions;
 
 use zaqar_api::{Api, Callable, Context, PushHandle, QueueRef};
@@ -90,6 +91,9 @@ impl Exchange {
             Action::FlavorUpdate => self.update_flavor().await,
             Action::FlavorGet => self.get_flavor().await,
             Action::FlavorDelete => self.delete_flavor().await,
+            Action::QuotaGet => self.get_quotas().await,
+            Action::QuotaUpdate => self.set_quotas().await,
+            Action::QuotaDelete => self.unset_quotas().await,
         };
         let reply = replied.unwrap_or_else(|error| error.into_reply(&self.error_context()));
         Completed { request: self.request, reply, subscribed }

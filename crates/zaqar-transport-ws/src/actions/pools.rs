@@ -112,7 +112,7 @@ impl Exchange {
     }
 
     /// Members of the body that describe a pool or flavor.
-    fn members(&self, names: &[&str]) -> Map<String, Value> {
+    pub(super) fn members(&self, names: &[&str]) -> Map<String, Value> {
         let member = |name: &&str| {
             let value = serde_json::from_slice(self.request.body.get(name)?).ok()?;
             Some(((*name).to_owned(), value))

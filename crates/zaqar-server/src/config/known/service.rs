@@ -101,6 +101,7 @@ const QUOTAS: &[Known] = &[
     integer("max_requests_per_second", "0", 0, QUOTA),
     integer("max_bytes_per_second", "0", 0, QUOTA),
     unset("projects_file"),
+    boolean("managed", "false"),
 ];
 
 /// Not in the original. Without an endpoint, only requests with OSprofiler's headers are traced.

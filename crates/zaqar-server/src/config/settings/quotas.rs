@@ -12,6 +12,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Options> {
         limits.with(limit, section.number(limit.option()))
     });
     let projects_file = section.optional_text("projects_file").map(|path| find(&dirs, &path));
-    let options = Options { default, projects_file };
+    let is_managed = section.boolean("managed");
+    let options = Options { default, projects_file, is_managed };
     (options != Options::default()).then_some(options)
 }

@@ -1,0 +1,109 @@
+//! Quotas that administrators set for single projects: one row of the management store, which every
+//! server reads every 2 s.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use zaqar_api::{Error, Part};
+use zaqar_core::storage::{Error as StorageError, ManagementStore, QueueRow};
+use zaqar_core::{
+    Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName, Version,
+};
+
+use super::limits::{Limit, read_document};
+
+/// How often the row is read.
+pub(super) const INTERVAL: Duration = Duration::from_secs(2);
+/// Projects with quotas of their own, at most; a file takes more.
+pub(super) const MAX_PROJECTS: usize = 1000;
+/// How often a change is repeated when others change the row meanwhile.
+const ATTEMPTS: usize = 32;
+
+/// What was set for a project.
+pub(super) type Own = Vec<(Limit, u64)>;
+
+/// What was set for all projects.
+#[derive(Debug, Default)]
+pub(super) struct Managed {
+    projects: HashMap<ProjectId, Own>,
+    generation: Option<Generation>,
+}
+
+impl Managed {
+    pub(super) const fn projects(&self) -> &HashMap<ProjectId, Own> {
+        &self.projects
+    }
+
+    /// Which state of the row it is.
+    pub(super) const fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+
+    /// What a row has. A member that is none of ours is left out: a newer server may have written
+    /// it.
+    fn of(row: &QueueRow) -> Self {
+        let read = |(project, own): (&String, &Value)| {
+            let known = own.as_object()?.iter().filter_map(|(option, value)| {
+                let one = Map::from_iter([(option.clone(), value.clone())]);
+                read_document(&one).ok()?.pop()
+            });
+            Some((ProjectId::new(project).ok()?, known.collect()))
+        };
+        let projects = row.metadata.as_object().iter().filter_map(read).collect();
+        Self { projects, generation: Some(row.generation) }
+    }
+}
+
+/// Reads the row.
+pub(super) async fn load(store: &dyn ManagementStore) -> Result<Managed, StorageError> {
+    Ok(store.get(&key()?).await?.as_ref().map(Managed::of).unwrap_or_default())
+}
+
+/// Puts what was set for a project in the place of what was set before, or forgets it.
+pub(super) async fn change(
+    store: &dyn ManagementStore,
+    project: &ProjectId,
+    own: Option<&Map<String, Value>>,
+) -> Result<Managed, Error> {
+    let key = key()?;
+    for _ in 0..ATTEMPTS {
+        let before = store.get(&key).await?;
+        let mut object =
+            before.as_ref().map_or_else(Map::new, |row| row.metadata.as_object().clone());
+        let name = project.as_str();
+        match own {
+            Some(own) => object.insert(name.to_owned(), Value::Object(own.clone())),
+            None => object.shift_remove(name),
+        };
+        if object.len() > MAX_PROJECTS {
+            let reason = format!("At most {MAX_PROJECTS} projects have quotas of their own.");
+            return Err(Error::Invalid { part: Part::Body, reason });
+        }
+        let generation = before.as_ref().map_or_else(first, |row| Generation {
+            version: row.generation.version.next(),
+            ..row.generation
+        });
+        let after = QueueRow { generation, metadata: Metadata::new(object) };
+        let is_done = match &before {
+            None => store.create(&key, &after).await?.is_none(),
+            Some(before) => store.replace(&key, before.generation, &after).await?,
+        };
+        if is_done {
+            return Ok(Managed::of(&after));
+        }
+    }
+    Err(Error::Contended)
+}
+
+/// Of no project: no request can name it.
+fn key() -> Result<QueueKey, StorageError> {
+    let project = ProjectId::new("zaqar.quotas").map_err(StorageError::failed)?;
+    let name = QueueName::new("projects").map_err(StorageError::failed)?;
+    Ok(QueueKey { project, kind: Kind::Internal, name })
+}
+
+fn first() -> Generation {
+    let incarnation = Incarnation::new(rand::random_range(1..=i64::MAX as u64));
+    Generation { incarnation, version: Version::new(1) }
+}

@@ -1,0 +1,40 @@
+//! Quotas of single projects, for administrators.
+
+use serde_json::Value;
+use zaqar_api::{GetQuotas, SetQuotas, UnsetQuotas};
+use zaqar_core::ProjectId;
+
+use super::{Call, Replied};
+use crate::error::WsError;
+use crate::reply::Reply;
+
+impl Call {
+    pub(super) async fn get_quotas(&self) -> Replied {
+        self.check_admin_mode()?;
+        let quotas = self.call(GetQuotas { project: self.named_project()? }).await?;
+        Ok(Reply::json(200, quotas.into()))
+    }
+
+    pub(super) async fn set_quotas(&self) -> Replied {
+        self.check_admin_mode()?;
+        let quotas = match self.members(&["quotas"]).remove("quotas") {
+            Some(Value::Object(quotas)) => quotas,
+            Some(_) | None => serde_json::Map::new(),
+        };
+        let project = self.named_project()?;
+        Ok(Reply::json(200, self.call(SetQuotas { project, quotas }).await?.into()))
+    }
+
+    pub(super) async fn unset_quotas(&self) -> Replied {
+        self.check_admin_mode()?;
+        let project = self.named_project()?;
+        let text = format!("Quotas of project {project} removed.");
+        self.call(UnsetQuotas { project }).await?;
+        Ok(Reply::json(204, text.into()))
+    }
+
+    fn named_project(&self) -> Result<ProjectId, WsError> {
+        ProjectId::new(&self.text("project"))
+            .map_err(|error| WsError::invalid(format!("project is no project: {error}.")))
+    }
+}
