@@ -73,7 +73,7 @@ pub use seal::{Keyring, KeyringError, MIN_SECRET_CHARS};
 pub use share::SignedHeaders;
 pub use store_health::{Probe, StoreHealth};
 pub use sweeper::Sweeper;
-pub use trace::{ActiveSpan, Tracer, active_span, outgoing_trace};
+pub use trace::{ActiveSpan, Tracer, active_span, outgoing_profile, outgoing_trace};
 
 /// Options of the operations.
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Context, Error, Facts, TraceParent};
+use crate::{Context, Error, Facts, ProfilerHeaders, TraceParent};
 
 /// Records operations as spans.
 pub trait Tracer: Send + Sync {
@@ -28,7 +28,10 @@ pub trait ActiveSpan: Send + Sync {
     /// The parent span for requests to other OpenStack services.
     fn context(&self) -> TraceParent;
 
-    /// Ends the span.
+    /// What they have of OSprofiler, where a caller asked for that.
+    fn profiler(&self) -> Option<ProfilerHeaders>;
+
+    /// The operation ended.
     fn end(&self, error: Option<&Error>);
 }
 
@@ -53,7 +56,13 @@ pub fn outgoing_trace() -> Option<TraceParent> {
     active_span().map(|span| span.context()).or_else(|| CALLER.try_with(|caller| *caller).ok())
 }
 
-/// Runs work for a caller before its operation is known.
+/// What a request to another service of OpenStack has of OSprofiler: of an operation that is
+/// recorded for it. A check of a token comes before that, as in the original, and has nothing.
+pub fn outgoing_profile() -> Option<ProfilerHeaders> {
+    active_span()?.profiler()
+}
+
+/// Does work on behalf of a caller before its operation is known.
 pub(crate) async fn on_behalf<F: Future>(caller: Option<TraceParent>, work: F) -> F::Output {
     match caller {
         Some(caller) => CALLER.scope(caller, work).await,

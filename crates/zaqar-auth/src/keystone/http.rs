@@ -116,6 +116,7 @@ impl Http {
                 if let Some(Ok(parent)) = parent.map(http::HeaderValue::try_from) {
                     request.headers_mut().insert("traceparent", parent);
                 }
+                add_profile(request.headers_mut());
                 match self.client.request(request).await {
                     Ok(answer) => break Ok(answer),
                     Err(error) if error.is_connect() && tries < self.retries => {
@@ -140,6 +141,16 @@ impl Http {
         match tokio::time::timeout(self.timeout, whole).await {
             Ok(answer) => answer,
             Err(elapsed) => Err(unreachable(elapsed.into())),
+        }
+    }
+}
+
+/// OSprofiler's headers, where the operation is recorded for it.
+fn add_profile(headers: &mut HeaderMap) {
+    let Some(profile) = zaqar_api::outgoing_profile() else { return };
+    for (name, value) in [("x-trace-info", profile.info), ("x-trace-hmac", profile.signature)] {
+        if let Ok(value) = http::HeaderValue::try_from(value) {
+            headers.insert(name, value);
         }
     }
 }

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use zaqar_api::{
-    ActiveSpan, Authentication, Context, Error, Facts, Method, TraceParent, Tracer, Wire,
+    ActiveSpan, Authentication, Context, Error, Facts, Method, ProfilerHeaders, TraceParent,
+    Tracer, Wire,
 };
 use zaqar_core::storage;
 
@@ -178,6 +179,7 @@ impl Inner {
         Profile {
             base: traced.base,
             parent: traced.parent,
+            key: traced.key,
             name: "wsgi",
             info: json!({ "host": self.host, "request": request }),
         }
@@ -238,7 +240,8 @@ impl Active {
         };
         let own = self.profile.as_ref().filter(|_| is_wanted)?;
         let info = json!({ "host": self.traces.inner.host, "function": { "name": call } });
-        Some(Profile { base: own.base.clone(), parent: self.id.uuid(), name, info })
+        let (base, parent) = (own.base.clone(), self.id.uuid());
+        Some(Profile { base, parent, key: own.key, name, info })
     }
 }
 
@@ -274,6 +277,12 @@ impl ActiveSpan for Active {
 
     fn context(&self) -> TraceParent {
         TraceParent { trace: self.trace, span: self.id.short(), sampled: true }
+    }
+
+    fn profiler(&self) -> Option<ProfilerHeaders> {
+        let (profile, settings) = (self.profile.as_ref()?, &self.traces.inner.settings);
+        let key = settings.profiler.as_ref()?.keys.get(profile.key)?;
+        profiler::sign(&profile.base, &self.id.uuid(), key)
     }
 
     fn end(&self, error: Option<&Error>) {

@@ -19,6 +19,8 @@ const MAX_INFO: usize = 1024;
 pub(super) struct Traced {
     pub(super) base: String,
     pub(super) parent: String,
+    /// Which of the keys signed it.
+    pub(super) key: usize,
 }
 
 /// Parses headers that are signed with one of the keys; `None` for all others, whose requests are
@@ -28,14 +30,8 @@ pub(super) fn verify(headers: &ProfilerHeaders, keys: &[Secret<String>]) -> Opti
         return None;
     }
     let signature = hex(&headers.signature)?;
-    let is_signed = keys.iter().any(|key| {
-        // A key of any length can be used.
-        let Ok(mac) = Hmac::<Sha1>::new_from_slice(key.expose().as_bytes()) else { return false };
-        mac.chain_update(headers.info.as_bytes()).verify_slice(&signature).is_ok()
-    });
-    if !is_signed {
-        return None;
-    }
+    let signed = |key| Some(mac(&headers.info, key)?.verify_slice(&signature).is_ok());
+    let key = keys.iter().position(|key| signed(key) == Some(true))?;
     let document = URL_SAFE.decode(&headers.info).ok()?;
     let info: Map<String, Value> = serde_json::from_slice(&document).ok()?;
     // The original rejects any other member.
@@ -45,7 +41,21 @@ pub(super) fn verify(headers: &ProfilerHeaders, keys: &[Secret<String>]) -> Opti
     let text = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
     let base = text("base_id").filter(|base| !base.is_empty())?;
     let parent = text("parent_id").unwrap_or_else(|| base.clone());
-    Some(Traced { base, parent })
+    Some(Traced { base, parent, key })
+}
+
+/// The headers of a request that goes on from a span.
+pub(super) fn sign(base: &str, parent: &str, key: &Secret<String>) -> Option<ProfilerHeaders> {
+    let info = URL_SAFE.encode(json!({ "base_id": base, "parent_id": parent }).to_string());
+    let signature = mac(&info, key)?.finalize().into_bytes();
+    let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(ProfilerHeaders { info, signature })
+}
+
+/// A key of any length can be used.
+fn mac(info: &str, key: &Secret<String>) -> Option<Hmac<Sha1>> {
+    let mac = Hmac::<Sha1>::new_from_slice(key.expose().as_bytes()).ok()?;
+    Some(mac.chain_update(info.as_bytes()))
 }
 
 /// The two events of a span, as OSprofiler's drivers store them.
@@ -101,9 +111,8 @@ mod tests {
 
     fn signed(document: &str) -> Option<Traced> {
         let info = URL_SAFE.encode(document);
-        let mac = Hmac::<Sha1>::new_from_slice(b"k").unwrap().chain_update(info.as_bytes());
-        let signature: String =
-            mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mac = mac(&info, &Secret::new("k".to_owned())).unwrap().finalize().into_bytes();
+        let signature: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
         verified(&info, &signature, &["k"])
     }
 
@@ -112,6 +121,7 @@ mod tests {
         let traced = Traced {
             base: "7c2b3c1e-0000-4000-8000-000000000001".to_owned(),
             parent: "7c2b3c1e-0000-4000-8000-000000000002".to_owned(),
+            key: 1,
         };
         assert_eq!(verified(INFO, SIGNATURE, &["other", "SECRET_KEY"]), Some(traced));
         assert_eq!(verified(INFO, SIGNATURE, &["other"]), None);
@@ -126,13 +136,21 @@ mod tests {
 
     #[test]
     fn what_is_signed_must_be_what_the_original_takes() {
-        let base = Traced { base: "b".to_owned(), parent: "b".to_owned() };
+        let base = Traced { base: "b".to_owned(), parent: "b".to_owned(), key: 0 };
         assert_eq!(signed(r#"{"base_id":"b"}"#), Some(base));
         for document in
             [r#"{"parent_id":"p"}"#, r#"{"base_id":"b","more":1}"#, r#"{"base_id":1}"#, "[]", "x"]
         {
             assert_eq!(signed(document), None, "{document}");
         }
+    }
+
+    #[test]
+    fn what_goes_on_is_signed_as_what_came() {
+        let headers = sign("b", "p", &Secret::new("k".to_owned())).unwrap();
+        let traced = Traced { base: "b".to_owned(), parent: "p".to_owned(), key: 0 };
+        assert_eq!(verified(&headers.info, &headers.signature, &["k"]), Some(traced));
+        assert_eq!(verified(&headers.info, &headers.signature, &["other"]), None);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Span {
 pub(super) struct Profile {
     pub(super) base: String,
     pub(super) parent: String,
+    /// Which of the keys its caller signed with.
+    pub(super) key: usize,
     /// `wsgi`, or the store.
     pub(super) name: &'static str,
     /// The span's details, in OSprofiler's format.
