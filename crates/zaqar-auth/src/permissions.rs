@@ -145,22 +145,15 @@ fn credentials(context: &Context) -> Option<Credentials> {
     }
 }
 
-/// The target of an operation, as rules see it: its owner's project, and the queue or topic.
-fn target(context: &Context, facts: &Facts<'_>) -> Target {
-    let mut attributes = Map::new();
-    for name in ["project_id", "project", "tenant"] {
-        attributes.insert(name.to_owned(), context.project.as_str().into());
-    }
+/// What an operation is about, as rules see it: its owner's project, and the queue or topic.
+fn target<'a>(context: &'a Context, facts: &Facts<'a>) -> Target<'a> {
     let name = match facts.kind {
         Kind::Queue => "queue_name",
         Kind::Topic => "topic_name",
         // No caller can name an internal queue.
         Kind::Internal => "queue_name",
     };
-    if let Some(queue) = facts.queue {
-        attributes.insert(name.to_owned(), queue.as_str().into());
-    }
-    Target::new(Value::Object(attributes))
+    Target::of(context.project.as_str(), facts.queue.map(|queue| (name, queue.as_str())))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | `http` | requests to Keystone, bounded in time and size |
 //! | `session` | our own token: made, renewed before it expires, made again when it is refused |
 //! | `token` | what a token says of its owner |
+//! | `digest` | what a token is remembered by |
 //! | `validate` | validation of other people's tokens, with a bounded cache |
 //! | `shared_cache` | validated tokens in memcached, as keystonemiddleware keeps them there |
 //! | `access_rules` | what an application credential may be used for |
@@ -18,6 +19,7 @@
 use std::sync::Arc;
 
 mod access_rules;
+mod digest;
 mod http;
 mod middleware;
 mod options;

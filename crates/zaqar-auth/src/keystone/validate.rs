@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use http::Method;
 use moka::Expiry;
 use moka::future::Cache;
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use zaqar_core::Clock;
 
-use super::session::{OwnToken, Session, add_token, json_headers};
+use super::digest::{Digest, Digester, Halves};
+use super::session::{Own, Session, add_token, json_headers};
 use super::shared_cache::SharedCache;
 use super::token::Token;
 use super::{Error, Options};
@@ -39,7 +39,8 @@ pub struct Validator {
     session: Arc<Session>,
     clock: Arc<dyn Clock>,
     /// By a digest: the tokens themselves are not kept. `None` where nothing is remembered.
-    cache: Option<Cache<[u8; 32], Remembered>>,
+    cache: Option<Cache<Digest, Remembered, Halves>>,
+    digester: Digester,
     shared: Option<Arc<SharedCache>>,
     waiting: Semaphore,
 }
@@ -60,10 +61,10 @@ struct Remembered {
 /// Each entry lives for as long as it says.
 struct Lives;
 
-impl Expiry<[u8; 32], Remembered> for Lives {
+impl Expiry<Digest, Remembered> for Lives {
     fn expire_after_create(
         &self,
-        _: &[u8; 32],
+        _: &Digest,
         remembered: &Remembered,
         _: Instant,
     ) -> Option<Duration> {
@@ -83,13 +84,16 @@ impl Validator {
     pub fn new(session: Arc<Session>, clock: Arc<dyn Clock>) -> Self {
         let options = session.options();
         let cache = (!options.cached_for.is_zero()).then(|| {
-            Cache::builder().max_capacity(options.cached_tokens).expire_after(Lives).build()
+            Cache::builder()
+                .max_capacity(options.cached_tokens)
+                .expire_after(Lives)
+                .build_with_hasher(Halves)
         });
         let shared = options.shared_cache.as_ref().filter(|_| cache.is_some());
         let seconds = options.cached_for.as_secs();
         let shared = shared.map(|shared| Arc::new(SharedCache::new(shared, seconds)));
         let waiting = Semaphore::new(options.max_waiting);
-        Self { session, clock, cache, shared, waiting }
+        Self { session, clock, cache, digester: Digester::default(), shared, waiting }
     }
 
     /// The options.
@@ -108,11 +112,18 @@ impl Validator {
         let token = token.trim();
         let found = match &self.cache {
             Some(cache) => {
-                let key: [u8; 32] = Sha256::digest(token).into();
-                let asking = self.ask(token, allow_expired);
-                cache.try_get_with(key, asking).await.map_err(|failure| (*failure).clone())
+                let key = self.digester.digest(token);
+                match cache.get(&key).await {
+                    Some(found) => Ok(found),
+                    None => {
+                        // Boxed: of all requests, few ask.
+                        let asking = Box::pin(self.ask(token, allow_expired));
+                        let asked = cache.try_get_with(key, asking).await;
+                        asked.map_err(|failure| (*failure).clone())
+                    }
+                }
             }
-            None => self.ask(token, allow_expired).await,
+            None => Box::pin(self.ask(token, allow_expired)).await,
         };
         match found {
             Ok(found) if allow_expired || self.clock.now() < found.token.expires => {

@@ -1,5 +1,6 @@
 //! Checks: what a rule requires, and the decision.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -73,17 +74,51 @@ impl Credentials {
 
 /// What is known about the object of an operation, for `%(name)s` in rules.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Target {
-    attributes: Map<String, Value>,
+pub struct Target<'a>(Attributes<'a>);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Attributes<'a> {
+    Any(Map<String, Value>),
+    /// A project's queue or topic, by the attribute that has its name.
+    Owned {
+        project: &'a str,
+        queue: Option<(&'static str, &'a str)>,
+    },
 }
 
-impl Target {
-    /// From an object of attributes; anything but an object gives none.
+impl Default for Attributes<'_> {
+    fn default() -> Self {
+        Self::Any(Map::new())
+    }
+}
+
+impl<'a> Target<'a> {
+    /// From an object of attributes; anything but an object has none.
     pub fn new(attributes: Value) -> Self {
-        if let Value::Object(attributes) = attributes {
-            Self { attributes }
-        } else {
-            Self::default()
+        match attributes {
+            Value::Object(attributes) => Self(Attributes::Any(attributes)),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Self::default(),
+        }
+    }
+
+    /// A project (`project_id`, `project`, `tenant`), and what is of it: the name of the attribute,
+    /// and its value. Allocates nothing.
+    pub const fn of(project: &'a str, queue: Option<(&'static str, &'a str)>) -> Self {
+        Self(Attributes::Owned { project, queue })
+    }
+
+    /// The text of an attribute.
+    pub(super) fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        match &self.0 {
+            Attributes::Any(attributes) => attributes.get(name).map(text_of),
+            Attributes::Owned { project, queue } => match name {
+                "project_id" | "project" | "tenant" => Some(Cow::Borrowed(project)),
+                _ => queue.filter(|(named, _)| *named == name).map(|(_, text)| text.into()),
+            },
         }
     }
 }
@@ -160,8 +195,8 @@ pub(super) struct Undecided;
 
 /// The input of a decision.
 #[derive(Clone, Copy)]
-pub(super) struct Input<'a> {
-    pub(super) target: &'a Target,
+pub(super) struct Question<'a> {
+    pub(super) target: &'a Target<'a>,
     pub(super) caller: &'a Credentials,
     /// Finds the check of another rule.
     pub(super) rules: &'a dyn Fn(&str) -> Option<&'a Check>,
@@ -235,8 +270,8 @@ impl Check {
 
 impl Text {
     /// `None` where the target lacks an attribute.
-    fn fill(&self, input: Input<'_>) -> Option<std::borrow::Cow<'_, str>> {
-        self.0.fill(&input.target.attributes)
+    fn fill(&self, question: Question<'_>) -> Option<Cow<'_, str>> {
+        self.0.fill(question.target)
     }
 }
 

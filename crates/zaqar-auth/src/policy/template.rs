@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::check::Target;
 
 /// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Template {
     }
 
     /// The text for a target; `None` where the target lacks an attribute.
-    pub(super) fn fill<'a>(&'a self, target: &Map<String, Value>) -> Option<Cow<'a, str>> {
+    pub(super) fn fill<'a>(&'a self, target: &Target<'_>) -> Option<Cow<'a, str>> {
         match self.parts.as_slice() {
             [] => return Some(Cow::Borrowed("")),
             [Part::Text(text)] => return Some(Cow::Borrowed(text)),
@@ -61,7 +63,7 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(text) => filled.push_str(text),
-                Part::Attribute(name) => filled.push_str(&text_of(target.get(name)?)),
+                Part::Attribute(name) => filled.push_str(&target.text(name)?),
             }
         }
         Some(Cow::Owned(filled))
@@ -106,8 +108,7 @@ mod tests {
 
     fn filled(text: &str) -> Option<String> {
         let target = json!({"a": "x", "b.c": 7, "t": true, "n": null, "f(x)": "y"});
-        let target = target.as_object().unwrap();
-        Template::parse(text).ok()?.fill(target).map(Cow::into_owned)
+        Template::parse(text).ok()?.fill(&Target::new(target)).map(Cow::into_owned)
     }
 
     #[test]
