@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use zaqar_core::pools::Capability;
 use zaqar_server::config::known::{Known, text};
 use zaqar_server::{OpenedStore, StartError, StoreContext, StoreDriver, StoreLocation, StoreRole};
-use zaqar_storage_testkit::Memory;
+
+use crate::store::MemoryStore;
 
 const NAME: Known = text("name", "default");
 
@@ -44,6 +45,6 @@ impl StoreDriver for MemoryDriver {
     }
 
     async fn open(&self, _: &StoreLocation, _: &StoreContext) -> Result<OpenedStore, StartError> {
-        Ok(OpenedStore::both(Memory::new()))
+        Ok(OpenedStore::both(MemoryStore::default()))
     }
 }

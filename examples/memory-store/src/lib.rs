@@ -1,8 +1,15 @@
 //! The driver alone, so that a binary of anybody's can register it.
 
 mod driver;
+mod head;
+mod messages;
+mod news;
+mod rows;
+mod store;
+mod subscribers;
 
 pub use driver::MemoryDriver;
+pub use store::MemoryStore;
 
 /// The name that a configuration picks it by.
 pub const NAME: &str = "memory";

@@ -78,9 +78,10 @@ pub trait Claims: Send + Sync {
     ///   created `now`, with the same payload and client. This is one atomic step where the store
     ///   supports it; otherwise the target is written first, keyed by the source's id, so that a
     ///   retry after a crash changes nothing.
-    /// - Only free messages before the last claimed one are moved, in their order. A store may move
-    ///   many in several steps and then return fewer than `limit` messages, but not none while a
-    ///   message could be claimed. A move is not a post: it does not notify subscribers.
+    /// - Only free messages before the last claimed one are moved, in their order; if none is
+    ///   claimed, any that reached the maximum. A store may move many in several steps and then
+    ///   return fewer than `limit` messages, but not none while a message could be claimed. A move
+    ///   is not a post: it does not notify subscribers.
     /// - The cost of a claim is logarithmic in the backlog, regardless of how many messages before
     ///   the claimed ones are claimed, delayed or expired.
     async fn claim(

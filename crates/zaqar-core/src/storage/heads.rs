@@ -16,6 +16,17 @@ pub enum Guarded<T> {
     Stale(Generation),
 }
 
+impl<T> Guarded<T> {
+    /// Applies `step` to what was done.
+    pub fn map<U>(self, step: impl FnOnce(T) -> U) -> Guarded<U> {
+        match self {
+            Self::Done(done) => Guarded::Done(step(done)),
+            Self::Absent => Guarded::Absent,
+            Self::Stale(generation) => Guarded::Stale(generation),
+        }
+    }
+}
+
 /// Heads by key. Callers open a head with an incarnation that the queue never had before.
 #[async_trait]
 pub trait Heads: Send + Sync {

@@ -171,7 +171,8 @@ pub trait Messages: Send + Sync {
     ///   after a restart.
     /// - After a store lost its last writes (an older snapshot, a failover, a backup), new
     ///   positions are still greater than every position assigned before: positions follow the
-    ///   clock where it is ahead of the last assigned position.
+    ///   clock where it is ahead of the last assigned position. How many positions stand for a
+    ///   second is the store's choice: more than it can assign in one.
     /// - For a reader that follows [`MessagePage::next`], no message ever appears before a position
     ///   that it has passed.
     async fn post(

@@ -22,6 +22,9 @@
 //! - Time never goes backwards for a queue: a store that gets an earlier `now` than before uses the
 //!   later one, unless that is further ahead of real time than clocks may differ
 //!   ([`MAX_CLOCK_SKEW`] by default). In that case the stored time is reset to `now`.
+//! - What has expired is hidden at once, and deleted by [`Upkeep::sweep`]: the `now` of any other
+//!   call may turn out to be wrong, so it deletes nothing. A store that compares `now` with a clock
+//!   of its own may delete sooner.
 //! - A store that several servers share compares `now` with its own clock in the same step. If they
 //!   differ by more than the bound, it returns [`Error::ClockSkew`] and does nothing.
 

@@ -49,8 +49,8 @@ pub trait Outbox: Send + Sync {
     /// Queues that have due entries, of every project.
     ///
     /// # Behavior
-    /// - At most `limit`, those due longest first. Every queue with a due entry appears once
-    ///   everything before it is settled or leased.
+    /// - At most `limit`, those due longest first: an entry whose lease expired is due since then.
+    ///   Every queue with a due entry appears once everything before it is settled or leased.
     /// - May include a queue that has no due entry left; never omits one that has.
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error>;
 
