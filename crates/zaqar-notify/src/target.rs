@@ -112,9 +112,14 @@ impl Target {
 }
 
 impl Origin {
-    /// The one origin of all mail, because all of it is sent the same way.
+    /// What a channel of one's own sends to: bounds, circuits and metrics are kept for each.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { is_secure: false, host: host.into(), port }
+    }
+
+    /// What stands for all mail: it leaves by one way.
     pub fn mail() -> Self {
-        Self { is_secure: false, host: "mail".to_owned(), port: 25 }
+        Self::new("mail", 25)
     }
 
     /// Whether the scheme is https.

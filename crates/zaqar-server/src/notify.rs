@@ -33,11 +33,15 @@ use crate::error::StartError;
 use crate::store::Stores;
 use crate::trusts::Trustee;
 
-/// This server's workers, and the checks of subscribers.
+/// Channels by the scheme of their subscribers.
+type Channels = BTreeMap<String, Arc<dyn Channel>>;
+
+/// The workers of this server, and what checks subscribers.
 pub(crate) struct Deliveries {
     workers: Workers,
     client: WebhookClient,
     trusts: TrustRules,
+    added: Channels,
     default_ttl: u64,
     requires_confirmation: bool,
 }
@@ -50,7 +54,8 @@ struct TrustRules {
 }
 
 impl Deliveries {
-    /// Creates them; nothing runs yet.
+    /// Makes them; nothing runs yet. The channels that were `added` serve schemes that are not
+    /// served here.
     ///
     /// # Errors
     /// Certificates for webhooks or Keystone cannot be read.
@@ -59,7 +64,8 @@ impl Deliveries {
         stores: &Stores,
         clock: &Arc<dyn Clock>,
         keyring: Option<Arc<Keyring>>,
-        integrations: Integrations,
+        outside: Outside,
+        added: Channels,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
         let client = WebhookClient::new(&client_options(notification))?;
@@ -68,7 +74,8 @@ impl Deliveries {
         let acting = trusts.channel(&webhooks);
         let webhooks: Arc<dyn Channel> = Arc::new(webhooks);
         let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification))?);
-        let mut channels = BTreeMap::from([("mailto".to_owned(), mail)]);
+        let mut channels = added.clone();
+        channels.insert("mailto".to_owned(), mail);
         channels.extend(["http", "https"].map(|one| (one.to_owned(), Arc::clone(&webhooks))));
         for scheme in ["trust+http", "trust+https"] {
             channels.extend(acting.clone().map(|acting| (scheme.to_owned(), acting)));
@@ -93,7 +100,7 @@ impl Deliveries {
         let default_ttl = settings.limits.default_subscription_ttl;
         let requires_confirmation = options.require_confirmation;
         let workers = Workers::new(parts, options);
-        Ok(Self { workers, client, trusts, default_ttl, requires_confirmation })
+        Ok(Self { workers, client, trusts, added, default_ttl, requires_confirmation })
     }
 
     /// A handle to control the workers.
@@ -107,6 +114,7 @@ impl Deliveries {
             handle: self.workers.handle(),
             client: self.client.clone(),
             trusts: self.trusts.clone(),
+            added: self.added.clone(),
             default_ttl: self.default_ttl,
             requires_confirmation: self.requires_confirmation,
         })
@@ -223,11 +231,29 @@ struct SubscriberLayer {
     handle: Handle,
     client: WebhookClient,
     trusts: TrustRules,
+    added: Channels,
     default_ttl: u64,
     requires_confirmation: bool,
 }
 
-impl SubscriberLayer {
+impl Checked {
+    /// Asks the channel that was added for the subscriber's scheme.
+    fn check_added(
+        &self,
+        subscriber: &str,
+        options: Option<&Map<String, Value>>,
+    ) -> Result<(), String> {
+        let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let Some(channel) = scheme.as_ref().and_then(|scheme| self.added.get(scheme)) else {
+            return Ok(());
+        };
+        channel.origin(subscriber)?;
+        if has_batch(options) && !channel.takes_batches() {
+            return Err("The option batch is not for subscribers of this type.".to_owned());
+        }
+        Ok(())
+    }
+
     async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
         if let Err(error) = self.handle.confirm(queue, id, secs, has_ended).await {
             let error = &error as &dyn std::error::Error;
@@ -261,16 +287,15 @@ impl Subscribers for SubscriberLayer {
                 Ok(())
             }
             Some(subscriber) if has_scheme(subscriber, "mailto") => {
-                if options
-                    .is_some_and(|options| options.get("batch").is_some_and(|it| !it.is_null()))
-                {
+                if has_batch(options) {
                     return Err(
                         "The option batch is for webhooks: a mail has one message.".to_owned()
                     );
                 }
                 mail::check(Some(subscriber), options)
             }
-            Some(_) | None => Ok(()),
+            Some(subscriber) => self.check_added(subscriber, options),
+            None => Ok(()),
         }
     }
 
@@ -411,9 +436,8 @@ impl Subscribers for SubscriberLayer {
     }
 }
 
-/// How webhooks are signed, by options that were checked.
-fn scheme(options: &Map<String, Value>) -> Option<Scheme> {
-    DeliveryOptions::parse(options).ok()?.signing
+fn has_batch(options: Option<&Map<String, Value>>) -> bool {
+    options.is_some_and(|options| options.get("batch").is_some_and(|batch| !batch.is_null()))
 }
 
 fn is_webhook(subscriber: &str) -> bool {

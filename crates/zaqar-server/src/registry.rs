@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::warn;
 use zaqar_api::{Api, Notifier, Pipelines, Stage};
 use zaqar_core::Secret;
+use zaqar_notify::Channel;
 
 use crate::config::{NOTIFIER, Registered, Section, Settings};
 use crate::drivers::{embedded, redis, websocket, wsgi};
@@ -17,8 +18,12 @@ use crate::transport::{Binding, Transport, TransportDriver};
 /// Creates a stage of pipelines from the settings.
 type MakeStage = dyn Fn(&Settings) -> Result<Arc<dyn Stage>, StartError> + Send + Sync;
 
-/// The drivers, transports and stages that a configuration can choose.
+/// Makes a channel to subscribers from the settings.
+type MakeChannel = dyn Fn(&Settings) -> Result<Arc<dyn Channel>, StartError> + Send + Sync;
+
+/// What can be configured.
 pub struct Registry {
+    channels: BTreeMap<String, Arc<MakeChannel>>,
     stages: BTreeMap<String, Arc<MakeStage>>,
     stores: BTreeMap<String, Arc<dyn StoreDriver>>,
     transports: BTreeMap<String, Arc<dyn TransportDriver>>,
@@ -27,6 +32,7 @@ pub struct Registry {
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
+            .field("channels", &self.channels.keys())
             .field("stages", &self.stages.keys())
             .field("stores", &self.stores.keys())
             .field("transports", &self.transports.keys())
@@ -53,7 +59,7 @@ impl Default for Registry {
 impl Registry {
     fn empty() -> Self {
         let (stores, transports) = (BTreeMap::new(), BTreeMap::new());
-        Self { stages: BTreeMap::new(), stores, transports }
+        Self { channels: BTreeMap::new(), stages: BTreeMap::new(), stores, transports }
     }
 
     /// Adds or replaces a store.
@@ -82,9 +88,26 @@ impl Registry {
         self
     }
 
-    /// The names with their options, which the configuration is checked against.
+    /// Adds a channel to the subscribers of a scheme, or replaces the one that was added. Clients
+    /// can subscribe them where `[transport] subscriber_types` names the scheme. `make` is called
+    /// once; the channel's options are in `[notification:channel:SCHEME]`. The channels that come
+    /// with this crate (`http`, `https`, `mailto`, `trust+http`, `trust+https`) stay.
+    #[must_use]
+    pub fn channel(
+        mut self,
+        scheme: &str,
+        make: impl Fn(&Settings) -> Result<Arc<dyn Channel>, StartError> + Send + Sync + 'static,
+    ) -> Self {
+        self.channels.insert(scheme.to_ascii_lowercase(), Arc::new(make));
+        self
+    }
+
+    /// The names with their options, for the configuration to check against.
     pub fn registered(&self) -> Registered {
         let mut registered = Registered::default();
+        for scheme in self.channels.keys() {
+            registered = registered.channel(scheme);
+        }
         for name in self.stages.keys() {
             registered = registered.stage(name);
         }
@@ -159,7 +182,18 @@ impl Registry {
         self.stores.values().cloned().collect()
     }
 
-    /// Creates the stages that the settings name.
+    /// Makes the channels that were added, by scheme.
+    ///
+    /// # Errors
+    /// What the first channel that cannot be made says.
+    pub(crate) fn channels(
+        &self,
+        settings: &Settings,
+    ) -> Result<BTreeMap<String, Arc<dyn Channel>>, StartError> {
+        self.channels.iter().map(|(scheme, make)| Ok((scheme.clone(), make(settings)?))).collect()
+    }
+
+    /// Makes the stages that the settings name.
     ///
     /// # Errors
     /// The error of the first stage that cannot be created.

@@ -117,11 +117,11 @@ async fn serve_clients(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let keyring = keyring(settings);
     let access = Access::new(settings, &stores, &clock)?;
-    let event_poster = Arc::new(EventPoster::default());
-    let integrations =
-        Integrations { keystone: access.session.clone(), event_poster: Arc::clone(&event_poster) };
+    let announcer = Arc::new(Announcer::default());
+    let outside = Outside { keystone: access.session.clone(), announcer: Arc::clone(&announcer) };
+    let channels = registry.channels(settings)?;
     let deliveries =
-        notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), integrations)?;
+        notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), outside, channels)?;
     status.set_deliveries(deliveries.handle());
     let layers = access.layers(Layers {
         pipelines: registry.pipelines(settings)?,

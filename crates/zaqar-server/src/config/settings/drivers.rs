@@ -29,6 +29,7 @@ pub struct Registered {
     message_stores: Vec<Driver>,
     management_stores: Vec<Driver>,
     stages: Vec<String>,
+    channels: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +78,19 @@ impl Registered {
         self
     }
 
+    /// Adds a channel to subscribers of a scheme, which may read any option of its section
+    /// `notification:channel:SCHEME`.
+    #[must_use]
+    pub fn channel(mut self, scheme: &str) -> Self {
+        self.channels.push(scheme.to_owned());
+        self
+    }
+
+    /// The schemes of the channels.
+    pub fn channels(&self) -> &[String] {
+        &self.channels
+    }
+
     /// The names of the stages.
     pub fn stages(&self) -> &[String] {
         &self.stages
@@ -93,7 +107,8 @@ impl Registered {
             .into_iter()
             .flat_map(|(role, drivers)| drivers.iter().map(move |driver| (role, driver)));
         let stages = self.stages.iter().map(|name| format!("storage:stage:{name}"));
-        let known = stages.fold(Table::default(), Table::with_any);
+        let channels = self.channels.iter().map(|name| format!("notification:channel:{name}"));
+        let known = stages.chain(channels).fold(Table::default(), Table::with_any);
         drivers.fold(known, |known, (role, driver)| {
             known.with(format!("drivers:{role}:{}", driver.name), driver.options)
         })

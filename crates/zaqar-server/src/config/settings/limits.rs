@@ -8,7 +8,7 @@ use crate::config::reader::Options;
 
 const SUBSCRIBER_TYPES: [&str; 5] = ["http", "https", "mailto", "trust+http", "trust+https"];
 
-pub(super) fn read(options: &mut Options<'_>) -> Limits {
+pub(super) fn read(options: &mut Options<'_>, channels: &[String]) -> Limits {
     let limits = Limits {
         default_message_ttl: options.number("default_message_ttl"),
         default_message_delay: options.number("default_message_delay"),
@@ -25,7 +25,7 @@ pub(super) fn read(options: &mut Options<'_>) -> Limits {
         max_message_delay: options.number("max_message_delay"),
         max_claim_ttl: options.number("max_claim_ttl"),
         max_claim_grace: options.number("max_claim_grace"),
-        subscriber_types: subscriber_types(options),
+        subscriber_types: subscriber_types(options, channels),
         max_flavors_per_page: options.number("max_flavors_per_page"),
         max_pools_per_page: options.number("max_pools_per_page"),
         client_ids: client_ids(options),
@@ -51,10 +51,12 @@ pub(super) fn read(options: &mut Options<'_>) -> Limits {
     limits
 }
 
-fn subscriber_types(options: &mut Options<'_>) -> Vec<String> {
+fn subscriber_types(options: &mut Options<'_>, channels: &[String]) -> Vec<String> {
     let types = options.list("subscriber_types");
-    if types.iter().any(|kind| !SUBSCRIBER_TYPES.contains(&kind.as_str())) {
-        options.refuse("subscriber_types", format!("a list of: {}", SUBSCRIBER_TYPES.join(", ")));
+    let known: Vec<_> =
+        SUBSCRIBER_TYPES.into_iter().chain(channels.iter().map(String::as_str)).collect();
+    if types.iter().any(|kind| !known.contains(&kind.as_str())) {
+        options.refuse("subscriber_types", format!("a list of: {}", known.join(", ")));
     }
     types
 }

@@ -153,7 +153,7 @@ impl Settings {
             wsgi: Wsgi::read(&mut reader.section("drivers:transport:wsgi")),
             websocket: Websocket::read(&mut reader.section("drivers:transport:websocket")),
             cors: Cors::read(&mut reader.section("cors")),
-            limits: limits::read(&mut reader.section("transport")),
+            limits: limits::read(&mut reader.section("transport"), registered.channels()),
             overload: Overload::read(&mut reader.section("limits")),
             quotas: quotas::read(reader),
             traces: Traces::read(reader),
