@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import EXTERNAL_URL
+from support import reference
 from support.server import REPOSITORY, Server, server_binary
 
 BOOK = REPOSITORY / "docs"
@@ -127,6 +128,12 @@ def test_the_commands_do_what_they_print(page: Path, server: Server):
             timeout=120,
         )
         assert ran.returncode == 0, (text, ran.stdout, ran.stderr)
+
+
+def test_the_references_are_those_of_the_code():
+    hint = "run: cd tests && ../.venv/bin/python -m support.reference"
+    assert reference.API.read_text() == reference.api(), hint
+    assert reference.CONFIGURATION.read_text() == reference.configuration(), hint
 
 
 def anchors(page: Path) -> set[str]:
