@@ -50,7 +50,7 @@ pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
 pub use layers::{
-    Admission, Authenticator, Layers, Metrics, Policy, Presented, ProjectQuotas, Quota,
+    Admission, AuthRequest, Authenticator, Layers, Metrics, Policy, ProjectQuotas, Quota,
     Subscribers, TokenError, TrustRequest,
 };
 pub use operation::{
@@ -58,13 +58,14 @@ pub use operation::{
     CheckPostSize, CheckSubscriber, ConfirmSubscription, CreateClaim, CreateFlavor, CreatePool,
     CreateQueue, CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
     DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue, DeleteSubscription,
-    Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas, ListDeliveries, ListFlavors,
-    ListMessages, ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE, Method,
-    Operation, PatchQueue, Ping, PopMessages, PostMessages, PostedMessage, Purge, PushMessages,
-    QueueList, ReadClaim, ReadDelivery, ReadHome, ReadMessage, ReadMessages, ReadRecovery,
-    ReadSubscription, RecoverDeliveries, ReleaseClaim, RenewClaim, Resource, ResumeSubscription,
-    RetryDelivery, RotateSecret, Rule, SetQuotas, Share, Shared, Subscriber, SubscriptionRef,
-    TestSubscription, UnsetQuotas, UpdateFlavor, UpdatePool,
+    DrainPool, Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas, ListDeliveries,
+    ListFlavors, ListMessages, ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE,
+    Method, MoveQueue, Operation, PatchQueue, Ping, PopMessages, PostMessages, PostedMessage,
+    Purge, PushMessages, QueueList, ReadClaim, ReadDelivery, ReadDrain, ReadHome, ReadMessage,
+    ReadMessages, ReadRecovery, ReadSubscription, RecoverDeliveries, ReleaseClaim, RenewClaim,
+    Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, SetQuotas, Share, Shared,
+    StopDrain, Subscriber, SubscriptionRef, TestSubscription, UnsetQuotas, UpdateFlavor,
+    UpdatePool,
 };
 pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};
 pub use pushes::{MAX_SUBSCRIPTIONS_PER_CONNECTION, Push, PushHandle, Pushed, Pushes, PushesEnded};

@@ -64,7 +64,7 @@ impl Deliveries {
         stores: &Stores,
         clock: &Arc<dyn Clock>,
         keyring: Option<Arc<Keyring>>,
-        outside: Outside,
+        integrations: Integrations,
         added: Channels,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
@@ -236,7 +236,7 @@ struct SubscriberLayer {
     requires_confirmation: bool,
 }
 
-impl Checked {
+impl SubscriberLayer {
     /// Asks the channel that was added for the subscriber's scheme.
     fn check_added(
         &self,
@@ -434,6 +434,11 @@ impl Subscribers for SubscriberLayer {
             warn!(error, subscription = %id, "deliveries of a deleted subscription could not be deleted");
         }
     }
+}
+
+/// How webhooks are signed, by options that were checked.
+fn scheme(options: &Map<String, Value>) -> Option<Scheme> {
+    DeliveryOptions::parse(options).ok()?.signing
 }
 
 fn has_batch(options: Option<&Map<String, Value>>) -> bool {

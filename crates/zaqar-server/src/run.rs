@@ -117,11 +117,18 @@ async fn serve_clients(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let keyring = keyring(settings);
     let access = Access::new(settings, &stores, &clock)?;
-    let announcer = Arc::new(Announcer::default());
-    let outside = Outside { keystone: access.session.clone(), announcer: Arc::clone(&announcer) };
+    let event_poster = Arc::new(EventPoster::default());
+    let integrations =
+        Integrations { keystone: access.session.clone(), event_poster: Arc::clone(&event_poster) };
     let channels = registry.channels(settings)?;
-    let deliveries =
-        notify::Deliveries::new(settings, &stores, &clock, keyring.clone(), outside, channels)?;
+    let deliveries = notify::Deliveries::new(
+        settings,
+        &stores,
+        &clock,
+        keyring.clone(),
+        integrations,
+        channels,
+    )?;
     status.set_deliveries(deliveries.handle());
     let layers = access.layers(Layers {
         pipelines: registry.pipelines(settings)?,
@@ -152,10 +159,10 @@ async fn serve_clients(
         maintenance.spawn("watch of the pools".to_owned(), &last_request, following);
     }
     let watching = Arc::clone(&access.permissions).watch(last_request.clone());
-    caretakers.spawn("watch of the policies".to_owned(), &last_request, watching);
+    maintenance.spawn("watch of the policies".to_owned(), &last_request, watching);
     if let Some(quotas) = access.quotas.clone().filter(Quotas::is_managed) {
         let watching = quotas.watch(last_request.clone());
-        caretakers.spawn("watch of the quotas".to_owned(), &last_request, watching);
+        maintenance.spawn("watch of the quotas".to_owned(), &last_request, watching);
     }
     // Spans are sent until nothing is done any more that has one.
     let last_span = CancellationToken::new();

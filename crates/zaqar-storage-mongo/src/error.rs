@@ -208,7 +208,9 @@ mod tests {
 
     /// The class of a storage error.
     fn class(error: &storage::Error) -> &'static str {
-        use storage::Error::{ClockSkew, Closed, Failed, Full, Moved, Overloaded, TooLarge, Unavailable};
+        use storage::Error::{
+            ClockSkew, Closed, Failed, Full, Moved, Overloaded, TooLarge, Unavailable,
+        };
         match error {
             Unavailable { .. } => "unavailable",
             TooLarge { .. } => "too large",

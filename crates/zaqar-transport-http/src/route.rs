@@ -140,6 +140,7 @@ impl Route {
             Self::Queue(..) | Self::Pool(_) | Self::Flavor(_) => {
                 &[Method::DELETE, Method::GET, Method::PATCH, Method::PUT]
             }
+            Self::Drain(_) => &[Method::DELETE, Method::GET, Method::POST],
             Self::Quotas(_) => &[Method::DELETE, Method::GET, Method::PUT],
             Self::Purge(..)
             | Self::PoolQueues(_)
@@ -258,6 +259,9 @@ mod tests {
             ("/v2/health/", None),
             ("/v2/pools", Some(Route::Pools)),
             ("/v2/pools/p", Some(Route::Pool("p".into()))),
+            ("/v2/pools/p/drain", Some(Route::Drain("p".into()))),
+            ("/v2/pools/p/queues", Some(Route::PoolQueues("p".into()))),
+            ("/v2/pools/p/messages", None),
             ("/v2/quotas/p", Some(Route::Quotas("p".into()))),
             ("/v2/quotas", None),
             ("/v2/pools/p/x", None),

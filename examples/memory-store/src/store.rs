@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, Guarded, QueueRow, Swept, Upkeep};
+use zaqar_core::storage::{Error, Guarded, Movable, QueueRow, Swept, Upkeep};
 use zaqar_core::{Generation, LeaseId, QueueKey, Timestamp};
 
 use crate::head::Head;
@@ -23,6 +23,9 @@ pub(crate) struct State {
     pub(crate) listeners: Vec<Weak<Mutex<Listener>>>,
     is_closed: bool,
 }
+
+/// Its queues cannot be moved to another store.
+impl Movable for MemoryStore {}
 
 impl MemoryStore {
     pub(crate) fn state(&self) -> Result<MutexGuard<'_, State>, Error> {

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, Renewal, Subscribed,
-    Subscription, SubscriptionChange, Subscriptions,
+    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, RecipientQuery, Renewal,
+    Subscribed, Subscription, SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
@@ -63,6 +63,20 @@ impl Subscriptions for MemoryStore {
         self.on(key, now, |head, now| {
             let leased = head.subscribed(after, now).filter(|one| one.lease == Some(lease));
             leased.take(limit).map(|one| (one.id, one.since.plus_secs(one.ttl))).collect()
+        })
+    }
+
+    async fn recipients(
+        &self,
+        key: &QueueKey,
+        query: &RecipientQuery,
+        now: Timestamp,
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        self.on(key, now, |head, now| {
+            let wanted = head
+                .subscribed(query.after, now)
+                .filter(|one| one.lease.is_none() && (one.confirmed || !query.confirmed_only));
+            wanted.take(query.limit).map(|one| one.id).collect()
         })
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use zaqar_core::Clock;
 
 use super::digest::{Digest, Digester, Halves};
-use super::session::{Own, Session, add_token, json_headers};
+use super::session::{OwnToken, Session, add_token, json_headers};
 use super::shared_cache::SharedCache;
 use super::token::Token;
 use super::{Error, Options};

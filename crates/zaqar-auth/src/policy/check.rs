@@ -195,7 +195,7 @@ pub(super) struct Undecided;
 
 /// The input of a decision.
 #[derive(Clone, Copy)]
-pub(super) struct Question<'a> {
+pub(super) struct Input<'a> {
     pub(super) target: &'a Target<'a>,
     pub(super) caller: &'a Credentials,
     /// Finds the check of another rule.
@@ -270,8 +270,8 @@ impl Check {
 
 impl Text {
     /// `None` where the target lacks an attribute.
-    fn fill(&self, question: Question<'_>) -> Option<Cow<'_, str>> {
-        self.0.fill(question.target)
+    fn fill(&self, input: Input<'_>) -> Option<Cow<'_, str>> {
+        self.0.fill(input.target)
     }
 }
 

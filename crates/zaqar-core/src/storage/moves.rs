@@ -118,7 +118,9 @@ pub struct Exported {
 /// Whether a store can move queues. Every message store says so.
 pub trait Movable: Send + Sync {
     /// What moves queues of this store to others and from them; `None` for a store that cannot.
-    fn moves(&self) -> Option<&dyn Moves>;
+    fn moves(&self) -> Option<&dyn Moves> {
+        None
+    }
 }
 
 /// What a store does for a move of a queue between stores, one of which may be of another kind.

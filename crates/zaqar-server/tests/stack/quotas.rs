@@ -18,7 +18,7 @@ fn limited(limits: &[(Limit, u64)]) -> (Wires, Quotas, Arc<Memory>) {
     let with = |limits: Limits, (limit, value): &(Limit, u64)| limits.with(*limit, *value);
     let default = limits.iter().fold(Limits::default(), with);
     let options = Options { default, projects_file: None, is_managed: false };
-    let clock = Arc::new(SystemClock::default());
+    let clock = Arc::new(SystemClock);
     let quotas = Quotas::load(&options, store.clone(), store.clone(), clock).unwrap();
     let quota = Some(Arc::new(quotas.clone()) as Arc<dyn Quota>);
     let layers = Layers { quota, ..Layers::default() };
@@ -101,7 +101,7 @@ async fn a_server_counts_what_was_there_before_it() {
     let (wires, _, store) = limited(&[]);
     assert_eq!(post(&wires, 3).await.0, 201);
     let default = Limits::default().with(Limit::QueueMessages, 3).with(Limit::QueueBytes, 1 << 20);
-    let options = Options { default, projects_file: None };
+    let options = Options { default, projects_file: None, is_managed: false };
     let clock = Arc::new(SystemClock);
     let quotas = Quotas::load(&options, store.clone(), store.clone(), clock).unwrap();
     let layers = Layers { quota: Some(Arc::new(quotas)), ..Layers::default() };

@@ -60,6 +60,7 @@ impl Log {
             tracer: None,
             authenticator: None,
             quota: Some(Arc::new(self.clone())),
+            project_quotas: None,
             policy: Some(Arc::new(self.clone())),
             subscribers: None,
             pipelines: all(&stage),

@@ -166,7 +166,7 @@ fn page(
     respond::json(StatusCode::OK, json!({ collection: documents, "links": links }).to_string())
 }
 
-pub(super) fn shown(document: Map<String, Value>) -> Response<Full<Bytes>> {
+pub(super) fn object_response(document: Map<String, Value>) -> Response<Full<Bytes>> {
     respond::json(StatusCode::OK, Value::Object(document).to_string())
 }
 

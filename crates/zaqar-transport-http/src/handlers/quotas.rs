@@ -6,8 +6,8 @@ use hyper::body::Body;
 use zaqar_api::{Error, GetQuotas, Part, SetQuotas, UnsetQuotas};
 use zaqar_core::ProjectId;
 
-use super::pools::shown;
-use super::{Answered, Exchange};
+use super::pools::object_response;
+use super::{Exchange, HandlerResult};
 use crate::error::HttpError;
 use crate::respond;
 
@@ -16,7 +16,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    pub(super) async fn on_quotas(mut self, method: &Method, project: &str) -> Answered {
+    pub(super) async fn on_quotas(mut self, method: &Method, project: &str) -> HandlerResult {
         let project = ProjectId::new(project).map_err(|error| {
             let reason = format!("{project:?} is no project: {error}.");
             HttpError::Api(Error::Invalid { part: Part::Request, reason })
@@ -24,13 +24,13 @@ where
         match method.as_str() {
             "PUT" => {
                 let quotas = self.object().await?;
-                Ok(shown(self.call(SetQuotas { project, quotas }).await?))
+                Ok(object_response(self.call(SetQuotas { project, quotas }).await?))
             }
             "DELETE" => {
                 self.call(UnsetQuotas { project }).await?;
                 Ok(respond::empty(StatusCode::NO_CONTENT))
             }
-            _ => Ok(shown(self.call(GetQuotas { project }).await?)),
+            _ => Ok(object_response(self.call(GetQuotas { project }).await?)),
         }
     }
 }

@@ -4,18 +4,18 @@ use serde_json::Value;
 use zaqar_api::{GetQuotas, SetQuotas, UnsetQuotas};
 use zaqar_core::ProjectId;
 
-use super::{Call, Replied};
+use super::{Exchange, HandlerResult};
 use crate::error::WsError;
 use crate::reply::Reply;
 
-impl Call {
-    pub(super) async fn get_quotas(&self) -> Replied {
+impl Exchange {
+    pub(super) async fn get_quotas(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let quotas = self.call(GetQuotas { project: self.named_project()? }).await?;
         Ok(Reply::json(200, quotas.into()))
     }
 
-    pub(super) async fn set_quotas(&self) -> Replied {
+    pub(super) async fn set_quotas(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let quotas = match self.members(&["quotas"]).remove("quotas") {
             Some(Value::Object(quotas)) => quotas,
@@ -25,7 +25,7 @@ impl Call {
         Ok(Reply::json(200, self.call(SetQuotas { project, quotas }).await?.into()))
     }
 
-    pub(super) async fn unset_quotas(&self) -> Replied {
+    pub(super) async fn unset_quotas(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let project = self.named_project()?;
         let text = format!("Quotas of project {project} removed.");
