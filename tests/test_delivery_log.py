@@ -101,15 +101,6 @@ def tells_retries_and_resumes(server: Server, receiver: Receiver) -> None:
         assert (health["state"], health["delivered"], health["failed"]) == ("ok", 1, 0)
         assert health["last_delivered"] is not None
 
-        # After five failures in a row a destination is left alone for a time; others are not.
-        assert (dead.get("/health")["state"], dead.get("/health")["next_attempt"]) == ("ok", None)
-        for number in range(4):
-            api.post("q", number)
-        wait_until(lambda: dead.get("/health")["state"] == "failing", "its circuit is open")
-        assert dead.get("/health")["next_attempt"] is not None
-        wait_until(lambda: good.get("/health")["delivered"] == 5, "the others are served")
-        assert good.get("/health")["state"] == "ok"
-
 
 def recovers(server: Server, receiver: Receiver) -> None:
     with Api(server.url) as api:
@@ -216,6 +207,20 @@ def test_batches_and_events(stored: Server, receiver: Receiver):
 @pytest.mark.timeout(400)
 def test_what_failed_is_recovered(stored: Server, receiver: Receiver):
     recovers(stored, receiver)
+
+
+def test_a_destination_that_fails_is_left_alone(new_server: Callable[..., Server], receiver: Receiver):
+    with Api(new_server(options=LOCAL).start().url) as api:
+        good = Subscription(api, receiver.url("/ok"))
+        dead = Subscription(api, f"http://127.0.0.1:{free_port()}/", _retry_policy=LATER)
+        assert (dead.get("/health")["state"], dead.get("/health")["next_attempt"]) == ("ok", None)
+        # Five failures in a row.
+        for number in range(5):
+            api.post("q", number)
+        wait_until(lambda: dead.get("/health")["state"] == "failing", "its circuit is open")
+        assert dead.get("/health")["next_attempt"] is not None
+        wait_until(lambda: good.get("/health")["delivered"] == 5, "the other is served")
+        assert good.get("/health")["state"] == "ok"
 
 
 def test_pages_filters_and_what_is_wrong(new_server: Callable[..., Server], receiver: Receiver):

@@ -6,11 +6,8 @@
 //! | `resumed` | messages are sent again after a suspension |
 //! | `exhausted` | a delivery ended without success; at most one event per minute and server |
 //!
-//! An event is posted before what it tells of is settled, so that a server which dies in between
-//! repeats it instead of losing it. Where its queue cannot be posted to, it waits in an internal
-//! queue, from which any server posts it; where that fails too, so does what it tells of. An event
-//! that cannot be delivered itself makes no event `exhausted`, so that no circle of queues posts
-//! for ever.
+//! `announce` posts them. An event that cannot be delivered itself makes no event `exhausted`, so
+//! that no circle of queues posts for ever.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,15 +17,12 @@ use serde_json::{Map, Value, json};
 use zaqar_core::storage::Error;
 use zaqar_core::{MessageId, ProjectId, QueueName, SubscriptionId, Timestamp, iso8601};
 
-use crate::context::Context;
-use crate::row::{SubscriptionKey, WaitingEvent};
+use crate::row::SubscriptionKey;
 
 /// The option that names the queue.
 pub(crate) const OPTION: &str = "failure_queue";
 /// The member that marks a body as an event.
 const MEMBER: &str = "zaqar_event";
-/// Waiting events that are taken at once.
-const PAGE: usize = 10;
 /// Seconds between two events `exhausted` of one subscription.
 const PAUSE: u64 = 60;
 /// Subscriptions whose last event is remembered.
@@ -63,9 +57,9 @@ pub(crate) enum EventKind {
 
 /// Deliveries of a subscription that ended without success.
 #[derive(Debug, Clone, Copy)]
-struct Failures {
+pub(crate) struct Failures {
     reported_at: Timestamp,
-    /// Failures since then.
+    /// Since then.
     count: u64,
 }
 
@@ -87,80 +81,53 @@ pub(crate) fn is_event(body: &[u8]) -> bool {
     body.is_some_and(|body| body.contains_key(MEMBER))
 }
 
-/// Posts an event about a subscription whose options name a queue, or has it wait.
-///
-/// # Errors
-/// What the store says; what the event tells of must not be settled then.
-pub(crate) async fn tell(
-    context: &Context,
-    key: &SubscriptionKey,
-    (subscriber, options): (&str, &Map<String, Value>),
-    happened: &EventKind,
-) -> Result<(), Error> {
-    let (Some(sink), Some(queue)) = (&context.parts.events, queue_of(options)) else {
-        return Ok(());
-    };
-    let now = context.parts.clock.now();
-    let mut before = None;
-    let mut body = json!({
-        "subscription_id": key.id.to_string(),
-        "queue_name": key.queue.name.as_str(),
-        "subscriber": subscriber,
-        "at": iso8601::format(now),
-    });
-    let name = match happened {
-        EventKind::Suspended(why) => {
-            body["reason"] = (*why).into();
-            "suspended"
-        }
-        EventKind::Resumed => "resumed",
-        EventKind::Exhausted(message, why) => {
-            before = context.events.failures().get(&key.id).copied();
-            let Some(count) = context.events.count_failure(key.id, now) else { return Ok(()) };
-            body["message_id"] = message.to_string().into();
-            body["reason"] = cut(why).into();
-            body["count"] = count.into();
-            "exhausted"
-        }
-    };
-    body[MEMBER] = name.into();
-    let project = key.queue.project.clone();
-    let Err(error) = sink.post(&project, &queue, body.clone()).await else { return Ok(()) };
-    context.log_failure("events about subscribers", &error);
-    let waits = context.deliveries.add_event(&WaitingEvent { project, queue, body }, now).await;
-    if waits.is_err() && matches!(happened, EventKind::Exhausted(..)) {
-        context.events.not_told(key.id, before);
-    }
-    waits
-}
-
-/// Posts events that wait, of any server; what cannot be posted waits on, and holds up no other.
-///
-/// # Errors
-/// What the store says, the last time.
-pub(crate) async fn post_waiting(context: &Context) -> Result<(), Error> {
-    let Some(sink) = &context.parts.events else { return Ok(()) };
-    let mut outcome = Ok(());
-    loop {
-        let now = context.parts.clock.now();
-        let (claim, waiting) = context.deliveries.take_events(PAGE, now).await?;
-        let is_last = waiting.len() < PAGE;
-        for (id, event) in waiting {
-            match sink.post(&event.project, &event.queue, event.body).await {
-                Ok(()) => {
-                    let now = context.parts.clock.now();
-                    context.deliveries.delete_event(id, claim, now).await?;
-                }
-                Err(error) => outcome = Err(error),
-            }
-        }
-        if is_last {
-            return outcome;
-        }
-    }
-}
-
 impl Events {
+    /// What is posted about a subscription; `None` where it was told a moment ago.
+    pub(crate) fn event(
+        &self,
+        key: &SubscriptionKey,
+        subscriber: &str,
+        happened: &EventKind,
+        now: Timestamp,
+    ) -> Option<Value> {
+        let mut body = json!({
+            "subscription_id": key.id.to_string(),
+            "queue_name": key.queue.name.as_str(),
+            "subscriber": subscriber,
+            "at": iso8601::format(now),
+        });
+        let name = match happened {
+            EventKind::Suspended(why) => {
+                body["reason"] = (*why).into();
+                "suspended"
+            }
+            EventKind::Resumed => "resumed",
+            EventKind::Exhausted(message, why) => {
+                let count = self.count_failure(key.id, now)?;
+                body["message_id"] = message.to_string().into();
+                body["reason"] = cut(why).into();
+                body["count"] = count.into();
+                "exhausted"
+            }
+        };
+        body[MEMBER] = name.into();
+        Some(body)
+    }
+
+    /// What was told of a subscription's failures.
+    pub(crate) fn told(&self, id: SubscriptionId) -> Option<Failures> {
+        self.failures().get(&id).copied()
+    }
+
+    /// An event could not be posted: what was told is as it was before.
+    pub(crate) fn not_told(&self, id: SubscriptionId, before: Option<Failures>) {
+        let mut failures = self.failures();
+        match before {
+            Some(before) => failures.insert(id, before),
+            None => failures.remove(&id),
+        };
+    }
+
     /// Counts a failed delivery; how many there were since the event before, where it is time for
     /// another.
     fn count_failure(&self, id: SubscriptionId, now: Timestamp) -> Option<u64> {
@@ -182,15 +149,6 @@ impl Events {
         let count = of.count;
         *of = Failures { reported_at: now, count: 0 };
         Some(count)
-    }
-
-    /// An event could not be posted: the next failure is told.
-    fn not_told(&self, id: SubscriptionId, before: Option<Failures>) {
-        let mut failures = self.failures();
-        match before {
-            Some(before) => failures.insert(id, before),
-            None => failures.remove(&id),
-        };
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<SubscriptionId, Failures>> {

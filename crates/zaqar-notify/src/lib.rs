@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod address;
+mod announce;
 mod ask;
 mod ask_recovery;
 mod attempt;

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 use zaqar_core::storage::{Error, Subscription};
 
+use crate::announce;
 use crate::context::Context;
 use crate::delivery_options::DeliveryOptions;
-use crate::events::{self, EventKind};
+use crate::events::EventKind;
 use crate::filter::Filter;
 use crate::retry::{RetryPolicy, Schedule};
 use crate::row::SubscriptionKey;
@@ -75,7 +76,7 @@ impl Subject {
     /// Posts an event, if the subscription names a queue for that.
     pub(crate) async fn tell(&self, context: &Context, happened: &EventKind) -> Result<(), Error> {
         let about = (self.subscription.subscriber.as_str(), &self.options);
-        events::tell(context, &self.key, about, happened).await
+        announce::tell(context, &self.key, about, happened).await
     }
 
     /// Messages of one request, at most; `None` if they are sent one by one.

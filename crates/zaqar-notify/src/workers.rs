@@ -16,12 +16,12 @@ use zaqar_core::{
 use crate::confirmation::confirmation;
 use crate::context::{Context, Counts, Options, Parts, PublicUrls};
 use crate::dispatch::Dispatcher;
-use crate::events::{self, EventKind};
+use crate::events::EventKind;
 use crate::expand::expand_queue;
 use crate::fairness::Circuits;
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, Ticket, shard_of};
 use crate::signature::Scheme;
-use crate::{log_store, secrets};
+use crate::{announce, log_store, secrets};
 
 /// Queues per look-up in the outbox.
 const QUEUES: usize = 64;
@@ -151,7 +151,7 @@ impl Workers {
         shared.dispatcher.idle().await;
         log_store::flush(&shared.context).await?;
         // The sink may fail, as it is told to: what waits is posted by a later step.
-        let _is_posted = events::post_waiting(&shared.context).await;
+        let _is_posted = announce::post_waiting(&shared.context).await;
         Ok(())
     }
 }
@@ -202,7 +202,7 @@ impl Handle {
             if was_suspended {
                 let options = serde_json::from_str(&found.options).unwrap_or_default();
                 let about = (found.subscriber.as_str(), &options);
-                events::tell(context, &key, about, &EventKind::Resumed).await?;
+                announce::tell(context, &key, about, &EventKind::Resumed).await?;
             }
         }
         context.deliveries.set_suspended(&key, false).await?;
@@ -471,7 +471,7 @@ impl Shared {
 
     async fn post_events(&self) {
         loop {
-            if let Err(error) = events::post_waiting(&self.context).await {
+            if let Err(error) = announce::post_waiting(&self.context).await {
                 self.context.log_failure("events about subscribers", &error);
             }
             tokio::time::sleep(EVENTS_PAUSE).await;

@@ -271,7 +271,7 @@ impl Check {
 impl Text {
     /// `None` where the target lacks an attribute.
     fn fill(&self, input: Input<'_>) -> Option<Cow<'_, str>> {
-        self.0.fill(input.target)
+        self.0.fill(|name| input.target.text(name))
     }
 }
 

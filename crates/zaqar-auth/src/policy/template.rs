@@ -4,9 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::check::Target;
-
-/// A text with placeholders.
+/// A text with places to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template {
     parts: Vec<Part>,
@@ -52,8 +50,11 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The text for a target; `None` where the target lacks an attribute.
-    pub(super) fn fill<'a>(&'a self, target: &Target<'_>) -> Option<Cow<'a, str>> {
+    /// The text with those of its attributes; `None` where one is not there.
+    pub(super) fn fill<'a, 'b>(
+        &'a self,
+        attribute: impl Fn(&str) -> Option<Cow<'b, str>>,
+    ) -> Option<Cow<'a, str>> {
         match self.parts.as_slice() {
             [] => return Some(Cow::Borrowed("")),
             [Part::Text(text)] => return Some(Cow::Borrowed(text)),
@@ -63,7 +64,7 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(text) => filled.push_str(text),
-                Part::Attribute(name) => filled.push_str(&target.text(name)?),
+                Part::Attribute(name) => filled.push_str(&attribute(name)?),
             }
         }
         Some(Cow::Owned(filled))
@@ -108,7 +109,7 @@ mod tests {
 
     fn filled(text: &str) -> Option<String> {
         let target = json!({"a": "x", "b.c": 7, "t": true, "n": null, "f(x)": "y"});
-        Template::parse(text).ok()?.fill(&Target::new(target)).map(Cow::into_owned)
+        Template::parse(text).ok()?.fill(|name| target.get(name).map(text_of)).map(Cow::into_owned)
     }
 
     #[test]

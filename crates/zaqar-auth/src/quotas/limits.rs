@@ -4,12 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use zaqar_core::ProjectId;
-
-use super::managed::{Managed, Own};
 
 /// Bytes of the file of projects, at most.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -81,7 +78,10 @@ impl Limit {
     }
 }
 
-/// The limits of a project. 0 means no limit.
+/// Limits that were set for a project.
+pub(super) type Own = Vec<(Limit, u64)>;
+
+/// The limits of a project. 0 stands for none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits([u64; Limit::ALL.len()]);
 
@@ -113,46 +113,7 @@ pub struct Options {
     pub is_managed: bool,
 }
 
-/// The limits of all projects: the file, and over it what administrators have set.
-#[derive(Debug, Default)]
-pub(super) struct Loaded {
-    default: Limits,
-    projects: Arc<HashMap<ProjectId, Limits>>,
-    managed: Arc<Managed>,
-    /// Of projects in `managed`.
-    set: HashMap<ProjectId, Limits>,
-}
-
-impl Loaded {
-    pub(super) fn of(&self, project: &ProjectId) -> &Limits {
-        self.set.get(project).unwrap_or_else(|| self.configured(project))
-    }
-
-    fn configured(&self, project: &ProjectId) -> &Limits {
-        self.projects.get(project).unwrap_or(&self.default)
-    }
-
-    pub(super) const fn managed(&self) -> &Arc<Managed> {
-        &self.managed
-    }
-
-    /// The same, with other quotas that administrators have set.
-    pub(super) fn with_managed(&self, managed: Arc<Managed>) -> Self {
-        let limits = |(project, own): (&ProjectId, &Own)| {
-            let with = |limits: Limits, (limit, value): &(Limit, u64)| limits.with(*limit, *value);
-            (project.clone(), own.iter().fold(*self.configured(project), with))
-        };
-        let set = managed.projects().iter().map(limits).collect();
-        Self { default: self.default, projects: Arc::clone(&self.projects), managed, set }
-    }
-
-    /// How many projects have limits of their own.
-    pub(super) fn projects(&self) -> usize {
-        self.projects.len()
-    }
-}
-
-/// Why the file of projects could not be loaded.
+/// Why the file of projects could not be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
@@ -192,17 +153,15 @@ pub enum FileError {
 }
 
 impl Options {
-    /// Reads the file of projects, if one is configured.
-    pub(super) fn load(&self) -> Result<Loaded, FileError> {
-        let projects = match &self.projects_file {
-            Some(path) => self.projects(path)?,
-            None => HashMap::new(),
-        };
-        let projects = Arc::new(projects);
-        Ok(Loaded { default: self.default, projects, ..Loaded::default() })
+    /// Reads the file of projects, if there is one.
+    pub(super) fn projects(&self) -> Result<HashMap<ProjectId, Limits>, FileError> {
+        match &self.projects_file {
+            Some(path) => self.projects_in(path),
+            None => Ok(HashMap::new()),
+        }
     }
 
-    fn projects(&self, path: &Path) -> Result<HashMap<ProjectId, Limits>, FileError> {
+    fn projects_in(&self, path: &Path) -> Result<HashMap<ProjectId, Limits>, FileError> {
         let text = read(path)?;
         // An empty file has no exceptions.
         let document: Option<BTreeMap<String, BTreeMap<String, u64>>> =
@@ -269,45 +228,4 @@ fn read(path: &Path) -> Result<String, FileError> {
         return Err(FileError::TooLarge { path: path.to_owned() });
     }
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Loaded, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("quotas.yaml");
-        std::fs::write(&path, text).unwrap();
-        let default = Limits::default().with(Limit::Queues, 10).with(Limit::Messages, 5);
-        let options = Options { default, projects_file: Some(path), is_managed: false };
-        options.load().map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_project_has_its_own_limits_and_the_defaults_of_the_others() {
-        let loaded =
-            load("p1: {max_queues: 3, max_messages: 0}\n\"2\":\n  max_bytes: 7\n").unwrap();
-        let of = |project: &str| *loaded.of(&ProjectId::new(project).unwrap());
-        assert_eq!(of("p1"), Limits::default().with(Limit::Queues, 3));
-        assert_eq!(of("2").get(Limit::Bytes), Some(7));
-        assert_eq!(of("2").get(Limit::Messages), Some(5));
-        assert_eq!(of("other").get(Limit::Queues), Some(10));
-        assert_eq!(load("").unwrap().projects(), 0);
-    }
-
-    #[test]
-    fn a_file_that_is_wrong_says_what_is_wrong() {
-        for (text, part) in [
-            ("p: {max_quees: 1}", "max_quees is not a quota; quotas are max_queues,"),
-            ("p: {max_queues: -1}", "no YAML or JSON object"),
-            ("p: {max_queues: many}", "no YAML or JSON object"),
-            ("p: 3", "no YAML or JSON object"),
-            ("- p", "no YAML or JSON object"),
-            ("p: {max_queues: 9007199254740993}", "the maximum is 9007199254740992"),
-        ] {
-            let error = load(text).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
 }

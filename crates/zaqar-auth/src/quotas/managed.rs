@@ -11,7 +11,7 @@ use zaqar_core::{
     Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName, Version,
 };
 
-use super::limits::{Limit, read_document};
+use super::limits::{Own, read_document};
 
 /// How often the row is read.
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
@@ -19,9 +19,6 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 pub(super) const MAX_PROJECTS: usize = 1000;
 /// How often a change is repeated when others change the row meanwhile.
 const ATTEMPTS: usize = 32;
-
-/// What was set for a project.
-pub(super) type Own = Vec<(Limit, u64)>;
 
 /// What was set for all projects.
 #[derive(Debug, Default)]

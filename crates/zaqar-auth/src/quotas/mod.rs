@@ -8,6 +8,7 @@
 
 mod counter;
 mod limits;
+mod loaded;
 mod managed;
 mod rate;
 mod sizes;
@@ -39,7 +40,7 @@ use zaqar_core::{Clock, Kind, ProjectId, QueueKey, StateLog};
 pub use limits::{FileError, Limit, Limits, Options};
 
 use counter::{Added, Age, Counter, Exceeded, Max};
-use limits::Loaded;
+use loaded::Loaded;
 use managed::Managed;
 use rate::Bucket;
 use store::Stores;
@@ -139,8 +140,8 @@ impl Quotas {
         messages: Arc<dyn MessageStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, FileError> {
-        let loaded = options.load()?;
-        info!(projects = loaded.projects(), "quotas are enforced");
+        let loaded = Loaded::read(options)?;
+        info!(projects_with_their_own = loaded.projects(), "quotas are enforced");
         let idle = |max| Cache::builder().max_capacity(max).time_to_idle(IDLE);
         let inner = Inner {
             loaded: ArcSwap::from_pointee(loaded),
@@ -162,7 +163,7 @@ impl Quotas {
     /// # Errors
     /// [`FileError`]: the previous limits stay in force.
     pub fn reload(&self, options: &Options) -> Result<(), FileError> {
-        let loaded = options.load()?;
+        let loaded = Loaded::read(options)?;
         info!(projects_with_their_own = loaded.projects(), "quotas read");
         self.inner.loaded.rcu(|before| loaded.with_managed(Arc::clone(before.managed())));
         Ok(())

@@ -1,5 +1,5 @@
-//! What deliveries are built on, broken: the tests detect each fault of a store that deliveries would
-//! suffer from. And servers that die at any call.
+//! What deliveries are built on, broken: the tests detect each fault of a store that deliveries
+//! would suffer from. And servers that die at any call.
 //!
 //! Deliveries are messages of internal queues, so a lease is a claim, a due time a renewal or a
 //! delay, and the same faults break the store's own behaviours in `zaqar-storage-testkit`.

@@ -133,11 +133,10 @@ impl SharedCache {
                 opened?
             }
         };
-        match serde_json::from_slice(&document).ok()? {
-            // Long ago entries were a document and its expiry.
-            Value::Array(mut pair) if pair.len() == 2 => Some(pair.swap_remove(0)),
-            document => Some(document),
-        }
+        let document: Value = serde_json::from_slice(&document).ok()?;
+        // Long ago entries were a document and its expiry.
+        let pair = document.as_array().filter(|pair| pair.len() == 2);
+        Some(pair.map(|pair| pair[0].clone()).unwrap_or(document))
     }
 
     /// Shares what Keystone said, in a task of its own.

@@ -87,8 +87,7 @@ async fn serve(answers: &[&str]) -> (MemcachedServer, Arc<Mutex<Vec<String>>>) {
             let (mut stream, _) = listener.accept().await.unwrap();
             heard.lock().unwrap().push("connection".to_owned());
             let mut request = vec![0; 4096];
-            loop {
-                let Ok(length @ 1..) = stream.read(&mut request).await else { break };
+            while let Ok(length @ 1..) = stream.read(&mut request).await {
                 let text = String::from_utf8_lossy(&request[..length]).into_owned();
                 heard.lock().unwrap().push(text);
                 match answers.pop() {
