@@ -44,9 +44,13 @@ class Litestream:
         command = [LITESTREAM, "replicate", "-once", database, replica]
         subprocess.run(command, check=True, timeout=60, capture_output=True)
 
+    def files(self, of: str = "") -> int:
+        """The number of files of its replica."""
+        return len(list((self.log.parent / "replica" / of).rglob("*.ltx")))
+
     def has_copied(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
-        return any((self.log.parent / "replica").rglob("*.ltx"))
+        return self.files() > 0
 
     def restore(self, to: Path) -> None:
         subprocess.run([LITESTREAM, "restore", "-o", to, self.replica], check=True, timeout=60)
@@ -88,7 +92,6 @@ def test_a_store_is_usable_under_litestream(
             assert api.call("GET", "/v2/ping").status_code == 204
         claim = api.call("POST", "/v2/queues/q/claims?limit=5", json={"ttl": 300, "grace": 300})
         assert claim.status_code == 201, claim.text
-        # A killed litestream may restore pages of an older state later: docs/reliability.md.
         server.kill()
         replication.stop()
         server.start()
@@ -110,3 +113,39 @@ def test_a_store_is_usable_under_litestream(
     with Api(restored.url, api.project) as api:
         assert listed(api) == posted
         assert len(post(api, 20)) == 20
+
+
+def test_a_killed_litestream_begins_anew_after_the_log_was_restarted(
+    new_server: Callable[..., Server], litestream: type[Litestream], tmp_path: Path
+):
+    """It takes one restart of the log for its own, and what was written before for copied."""
+    server = new_server().start()
+    with Api(server.url) as api:
+        posted = [id for _ in range(4) for id in api.post("q", *range(1000))]
+        replication = litestream(server)
+        # Only once: a second one would hide what is missing.
+        wait_until(lambda: replication.files("ltx/9"), "litestream has made a snapshot")
+        # More than the log had before it was restarted the last time: nothing older is behind it.
+        posted += post(api, 100)
+        copied = replication.files("ltx/0")
+        wait_until(lambda: replication.files("ltx/0") > copied, "litestream copies the log")
+        replication.process.send_signal(signal.SIGSTOP)
+        # In pages that nothing writes to later.
+        assert api.call("DELETE", f"/v2/queues/q/messages?ids={','.join(posted[:20])}").status_code == 204
+        server.kill()
+        replication.stop(signal.SIGKILL)
+        server.start()
+        copied = replication.files("ltx/0")
+        replication.start()
+        wait_until(lambda: replication.files("ltx/0") > copied, "litestream goes on")
+        posted += post(api, 20)
+        replication.stop()
+        replication.finish()
+    assert server.stop() == 0, server.log_tail()
+    restored = new_server()
+    restored.data.mkdir()
+    replication.restore(tmp_path / "zaqar.db")
+    shutil.move(tmp_path / "zaqar.db", restored.data / "zaqar.db")
+    restored.start()
+    with Api(restored.url, api.project) as api:
+        assert listed(api) == posted[20:]

@@ -261,11 +261,31 @@ pub(crate) fn copy_safely(writer: &Connection) -> Sql<()> {
 }
 
 /// Copies the remaining pages and restarts the log. Returns whether readers allowed it.
+///
+/// Where litestream replicates the file, the log is truncated instead. A litestream that was killed
+/// continues after one restart of the log as if it had copied everything before it, so its copies
+/// would lack pages; after a truncation it copies the whole file.
 fn restart_log(writer: &Connection) -> Sql<bool> {
+    let sql = if is_replicated(writer)? {
+        "PRAGMA wal_checkpoint(TRUNCATE)"
+    } else {
+        "PRAGMA wal_checkpoint(RESTART)"
+    };
     writer.busy_timeout(READER_WAIT)?;
-    let outcome = checkpoint(writer, "PRAGMA wal_checkpoint(RESTART)");
+    let outcome = checkpoint(writer, sql);
     writer.busy_timeout(schema::BUSY)?;
     outcome.map(|(busy, ..)| busy == 0)
+}
+
+/// Truncates the log of a replicated file before the first change, if no reader prevents it: see
+/// [`restart_log`]. Everything in it has been copied into the file.
+pub(crate) fn begin_log(writer: &Connection) -> Sql<()> {
+    if is_replicated(writer)? { restart_log(writer).map(|_| ()) } else { Ok(()) }
+}
+
+/// Whether litestream has written to the file.
+fn is_replicated(conn: &Connection) -> Sql<bool> {
+    conn.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = '_litestream_seq'")?.exists([])
 }
 
 /// Returns whether readers prevented it, the pages in the log, and those copied into the file.

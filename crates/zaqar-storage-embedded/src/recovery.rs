@@ -17,7 +17,7 @@
 //!   succeeded; the remains here continue nothing.
 //! - An empty log, none, or one that was being created and has no complete header, with everything
 //!   in the file: another program, such as `sqlite3` or litestream, has copied and truncated the
-//!   log. A copy made by `VACUUM INTO` has no log either.
+//!   log, or this store has, under litestream. A copy made by `VACUUM INTO` has no log either.
 //!
 //! So these indicate a loss: a log with frames and a damaged header; after a damaged frame, a
 //! commit of the same round that another transaction continues; and, after a kill, fewer frames
@@ -35,6 +35,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use crate::checkpoint::begin_log;
 use crate::error::{Error, Sql};
 use crate::{Options, Sync, log_sync, schema};
 
@@ -160,6 +161,7 @@ pub(crate) fn set_mark(conn: &Connection, sync: Sync) -> Sql<()> {
     };
     conn.execute("INSERT OR REPLACE INTO open_mark VALUES (1, ?1)", [mode])?;
     conn.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))?;
+    begin_log(conn)?;
     // The next commit restarts the log, so frames of an earlier process are from another round. An
     // update without an effect would write nothing, so the row is deleted and inserted.
     conn.execute_batch(&format!(
