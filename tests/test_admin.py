@@ -71,6 +71,9 @@ def test_every_operation_is_counted_with_its_wire_and_outcome(operated):
     assert value(after, "zaqar_messages_posted_total") == 3
     assert value(after, "zaqar_messages_claimed_total") == 2
     assert value(after, "zaqar_messages_popped_total") == 1
+    assert value(after, "zaqar_messages_released_total") == 0
+    assert value(after, "zaqar_messages_expired_total") == 0
+    assert value(after, "zaqar_messages_dead_lettered_total") == 0
     assert value(after, "zaqar_connections_accepted_total", transport="wsgi") >= 1
     assert value(after, "zaqar_operations_in_progress") == 0
     assert value(after, "zaqar_store_up", store="message") == 1
@@ -96,6 +99,25 @@ def test_no_series_is_made_by_what_clients_choose(operated):
         other.post("first", 1)
         more = set(operated.metrics()) - before
     assert {key for key in more if key[0].startswith("zaqar_operation")} == set()
+
+
+def test_a_projects_queues_are_counted_on_request(operated):
+    with Api(operated.url) as api:
+        api.post("a", 1, 2, 3)
+        assert len(api.claim("a")[1]) == 3
+        api.post("a", 4)
+        assert api.call("PUT", "/v2/queues/b").status_code == 201
+        page = f"/metrics/queues?project={api.project}"
+        samples = operated.metrics(page)
+        queue = {"project": api.project, "queue": "a"}
+        assert value(samples, "zaqar_queue_messages", **queue, state="claimed") == 3
+        assert value(samples, "zaqar_queue_messages", **queue, state="free") == 1
+        [age] = [number for (name, _), number in samples.items() if name.endswith("_age_seconds")]
+        assert 0 <= age < 600
+        assert len(samples) == 7, "three states of two queues, and an age"
+        assert len(operated.metrics(f"{page}&after=a")) == 3
+    assert operated.ask("/metrics/queues").status_code == 400
+    assert operated.ask("/metrics/queues?project=p&after=/").status_code == 400
 
 
 def test_deliveries_are_counted(operated):

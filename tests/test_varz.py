@@ -33,7 +33,8 @@ def test_varz_tells_what_the_server_does_in_one_object(operated):
     assert answer.headers["content-type"] == "application/json"
     shown = answer.json()
     assert (shown["product"], shown["phase"], shown["not_ready"]) == ("zaqar-server", "serving", [])
-    assert shown["messages"] == {"posted": 3, "claimed": 5, "redelivered": 2, "popped": 0, "deleted": 0}
+    counts = {"posted": 3, "claimed": 5, "redelivered": 2, "popped": 0, "deleted": 0}
+    assert shown["messages"] == {**counts, "released": 2, "expired": 0, "dead_lettered": 0}
     assert shown["operations"]["ok"] >= 4
     assert shown["operations"]["denied"] == 1
     assert shown["quota_rejections"]["max_queues"] == 1

@@ -23,9 +23,9 @@ class Operated(Server):
     def ask(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.admin_port}{path}", timeout=30)
 
-    def metrics(self) -> Samples:
+    def metrics(self, page: str = "/metrics") -> Samples:
         """Every sample by name and labels; whatever is not as the format has it fails."""
-        answer = self.ask("/metrics")
+        answer = self.ask(page)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         samples: Samples = {}

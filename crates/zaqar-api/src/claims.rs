@@ -57,7 +57,7 @@ impl Api {
                 Some(rule) => Some(self.dead_letters(key, rule, now).await?),
             };
             match self.inner.messages.claim(key, queue.generation, &claim, now).await? {
-                Guarded::Done(Claimed::Messages(messages)) => return Ok(messages),
+                Guarded::Done(Claimed::Messages { messages, .. }) => return Ok(messages),
                 Guarded::Done(Claimed::TargetChanged) => {
                     if let Some(dead_letters) = &claim.dead_letters {
                         directory.reconcile(&dead_letters.target, now).await?;
@@ -131,7 +131,8 @@ impl Api {
     ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
         let key = context.key(request.queue);
-        Ok(self.inner.messages.claim_release(&key, id, self.inner.clock.now()).await?)
+        self.inner.messages.claim_release(&key, id, self.inner.clock.now()).await?;
+        Ok(())
     }
 
     async fn dead_letters(

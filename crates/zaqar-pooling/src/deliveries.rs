@@ -224,7 +224,7 @@ impl Deliverer {
             let rule = DeadLetters { max_claim_count: 1, target, generation, ttl: None };
             let second = request(Some(rule));
             let moved = store.claim(arrival, own, &second, leg.time.now()).await?;
-            if let Guarded::Done(Claimed::Messages(taken)) = moved
+            if let Guarded::Done(Claimed::Messages { messages: taken, .. }) = moved
                 && !taken.is_empty()
             {
                 store.claim_release(arrival, second.id, leg.time.now()).await?;

@@ -406,9 +406,274 @@ impl Claims for Pooled {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
+    ) -> Result<usize, Error> {
+        match self.store(key).await? {
+            Some(store) => store.claim_release(key, id, now).await,
+            None => Ok(0),
+        }
+    }
+}
+
+#[async_trait]
+impl Messages for Pooled {
+    async fn post(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        batch: Batch,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.post(key, assumed, batch, now).await,
+            None => Ok(Guarded::Absent),
+        }
+    }
+
+    async fn list(
+        &self,
+        key: &QueueKey,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<MessagePage, Error> {
+        match self.store(key).await? {
+            Some(store) => store.list(key, query, now).await,
+            None => Ok(MessagePage::default()),
+        }
+    }
+
+    async fn get(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        now: Timestamp,
+    ) -> Result<Vec<Message>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.get(key, ids, now).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn delete(
+        &self,
+        key: &QueueKey,
+        id: MessageId,
+        claim: Option<ClaimId>,
+        now: Timestamp,
+    ) -> Result<Deleted, Error> {
+        match self.store(key).await? {
+            Some(store) => store.delete(key, id, claim, now).await,
+            None => Ok(Deleted::Gone),
+        }
+    }
+
+    async fn delete_many(
+        &self,
+        key: &QueueKey,
+        ids: &[MessageId],
+        which: &Deletable,
+        now: Timestamp,
     ) -> Result<(), Error> {
-        self.ask(key, |store| async move { store.claim_release(key, id, now).await }).await?;
-        Ok(())
+        match self.store(key).await? {
+            Some(store) => store.delete_many(key, ids, which, now).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn pop(
+        &self,
+        key: &QueueKey,
+        query: &PopQuery,
+        now: Timestamp,
+    ) -> Result<PopPage, Error> {
+        match self.store(key).await? {
+            Some(store) => store.pop(key, query, now).await,
+            None => Ok(PopPage::default()),
+        }
+    }
+
+    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        match self.store(key).await? {
+            Some(store) => store.purge(key, now).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.stats(key, now).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn volume(&self) -> Result<Option<Volume>, Error> {
+        let volumes = self.members.ask(|store| async move { store.volume().await }).await?;
+        let known = volumes.into_iter().filter_map(|(_, volume)| volume);
+        Ok(known.reduce(|all, one| Volume {
+            claimed: all.claimed + one.claimed,
+            free: all.free + one.free,
+        }))
+    }
+}
+
+#[async_trait]
+impl Subscriptions for Pooled {
+    async fn subscribe(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        subscription: &NewSubscription,
+        now: Timestamp,
+    ) -> Result<Guarded<Subscribed>, Error> {
+        let Some(member) = self.member(key).await? else { return Ok(Guarded::Absent) };
+        if let Some(lease) = subscription.lease {
+            self.leases.ensure(&member, lease, now).await?;
+        }
+        member.store().await?.subscribe(key, assumed, subscription, now).await
+    }
+
+    async fn subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<Option<Subscription>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.subscription(key, id, now).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn subscriptions(
+        &self,
+        key: &QueueKey,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Subscription>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.subscriptions(key, after, limit, now).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn leased_subscriptions(
+        &self,
+        key: &QueueKey,
+        lease: LeaseId,
+        after: Option<SubscriptionId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.leased_subscriptions(key, lease, after, limit, now).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn change_subscription(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        change: &SubscriptionChange,
+        now: Timestamp,
+    ) -> Result<Changed, Error> {
+        match self.store(key).await? {
+            Some(store) => store.change_subscription(key, id, change, now).await,
+            None => Ok(Changed::Absent),
+        }
+    }
+
+    async fn unsubscribe(
+        &self,
+        key: &QueueKey,
+        id: SubscriptionId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        match self.store(key).await? {
+            Some(store) => store.unsubscribe(key, id, now).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        match self.store(key).await? {
+            Some(store) => store.unsubscribe_all(key, now).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl LeaseStore for Pooled {
+    async fn keep_lease(
+        &self,
+        lease: LeaseId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Renewal, Error> {
+        self.leases.keep(&self.members, lease, until, now).await
+    }
+
+    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
+        self.leases.end(&self.members, lease, now).await
+    }
+}
+
+#[async_trait]
+impl Outbox for Pooled {
+    /// Some of each pool in turn, so that no pool's backlog hides another's.
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+        let due =
+            self.members.ask(|store| async move { store.due_queues(limit, now).await }).await?;
+        let mut pools: Vec<_> = due.into_iter().map(|(_, queues)| queues.into_iter()).collect();
+        let mut merged = Vec::new();
+        while merged.len() < limit {
+            let before = merged.len();
+            merged.extend(pools.iter_mut().filter_map(Iterator::next));
+            if merged.len() == before {
+                break;
+            }
+        }
+        merged.truncate(limit);
+        Ok(merged)
+    }
+
+    async fn lease(
+        &self,
+        key: &QueueKey,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<OutboxEntry>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.lease(key, until, now).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn settle(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        first: Position,
+    ) -> Result<(), Error> {
+        match self.store(key).await? {
+            Some(store) => store.settle(key, incarnation, first).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn follow(
+        &self,
+        key: &QueueKey,
+        incarnation: Incarnation,
+        after: Position,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        match self.store(key).await? {
+            Some(store) => store.follow(key, incarnation, after, limit, now).await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 
@@ -437,6 +702,7 @@ impl Upkeep for Pooled {
         Ok(swept.into_iter().fold(Swept::default(), |all, (_, one)| Swept {
             done: all.done + one.done,
             more: all.more || one.more,
+            expired: all.expired + one.expired,
         }))
     }
 

@@ -13,15 +13,17 @@ use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 use tracing::{error, info, warn};
+use zaqar_core::{ProjectId, QueueName};
 use zaqar_transport_http::{Server, ServerOptions};
 
 use crate::config;
-use crate::error::StartError;
+use crate::error::{StartError, with_causes};
 use crate::metrics::{self, Metrics};
 use crate::report::Reporter;
 use crate::varz::varz;
@@ -38,6 +40,8 @@ const PAGES: &str = "\
 /live                 200 while no long-lived task has died
 /ready                200 while the server serves and its stores do
 /metrics              metrics in the text format of Prometheus
+/metrics/queues?project=ID
+                      of a project's first 100 queues; the next ones with &after=NAME
 /varz                 what the server is and does, as one JSON object
 /report               the Guru Meditation Report
 /report?format=json   the same as JSON
@@ -88,10 +92,9 @@ impl Admin {
         let service = service_fn(move |request: Request<Incoming>| {
             let pages = Arc::clone(&pages);
             async move {
-                let page_request =
-                    PageRequest { method: request.method(), path: request.uri().path() };
-                let wants_json = request.uri().query() == Some("format=json");
-                Ok::<_, Infallible>(pages.answer(page_request, wants_json).await)
+                let asked = Asked { method: request.method(), path: request.uri().path() };
+                let query = request.uri().query().unwrap_or_default();
+                Ok::<_, Infallible>(pages.answer(asked, query).await)
             }
         });
         let options = ServerOptions {
@@ -116,8 +119,8 @@ struct PageRequest<'a> {
 }
 
 impl Pages {
-    async fn answer(&self, request: PageRequest<'_>, wants_json: bool) -> Response<Full<Bytes>> {
-        if !matches!(*request.method, Method::GET | Method::HEAD) {
+    async fn answer(&self, asked: Asked<'_>, query: &str) -> Response<Full<Bytes>> {
+        if !matches!(*asked.method, Method::GET | Method::HEAD) {
             let mut answer = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
@@ -129,7 +132,8 @@ impl Pages {
             "/ready" => probe(status.ready(), "ready\n"),
             "/metrics" => self.metrics().await,
             "/varz" => self.varz().await,
-            "/report" if wants_json => self.report(true).await,
+            "/metrics/queues" => self.queues(query).await,
+            "/report" if query == "format=json" => self.report(true).await,
             "/report" => self.report(false).await,
             _ => page(StatusCode::NOT_FOUND, TEXT, PAGES),
         }
@@ -142,6 +146,31 @@ impl Pages {
         match tokio::task::spawn_blocking(made).await {
             Ok(text) => page(StatusCode::OK, metrics::CONTENT_TYPE, text),
             Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+
+    async fn queues(&self, query: &str) -> Response<Full<Bytes>> {
+        let value = |name: &str| {
+            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            let value = pairs.filter(|(own, _)| *own == name).map(|(_, value)| value).next()?;
+            Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+        };
+        let project = value("project").map(|id| ProjectId::new(&id));
+        let after = value("after").map(|name| QueueName::new(&name)).transpose();
+        let (Some(Ok(project)), Ok(after)) = (project, after) else {
+            let text = "?project=ID, and &after=NAME for the next page\n";
+            return page(StatusCode::BAD_REQUEST, TEXT, text);
+        };
+        let Some(stores) = self.reporter.status().opened() else {
+            return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the stores are not open yet\n");
+        };
+        let _place = self.making.acquire().await;
+        match metrics::queue_text(&stores, &project, after.as_ref()).await {
+            Ok(text) => page(StatusCode::OK, metrics::CONTENT_TYPE, text),
+            Err(error) => {
+                let text = format!("{}\n", with_causes(&error));
+                page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+            }
         }
     }
 

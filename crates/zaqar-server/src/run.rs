@@ -289,8 +289,9 @@ fn options(
     }
 }
 
-/// Registers the stores with the status.
-fn register_stores(status: &Status, stores: &Stores, settings: &Settings) {
+/// Names the stores to whoever asks how the server is.
+fn tell_of_stores(status: &Status, stores: &Stores, settings: &Settings) {
+    status.set_opened(stores.clone());
     let names = &settings.drivers;
     let register =
         |driver: &str, roles: &str, role, upkeep: Arc<dyn Upkeep>, figures: &Option<_>| {

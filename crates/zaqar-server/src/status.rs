@@ -11,7 +11,7 @@ use zaqar_core::{Clock, MemoryBudget, OperationLimit, TaskMonitor};
 use zaqar_transport_http::ConnectionCounts;
 
 use crate::error::with_causes;
-use crate::store::Figures;
+use crate::store::{Figures, Stores};
 use crate::traces::Counts;
 
 /// A store without a ping result for this long counts as unavailable: its ping hangs.
@@ -36,6 +36,7 @@ struct Parts {
     quotas: Option<Quotas>,
     traces: Option<Counts>,
     pools: Option<Arc<dyn PoolStores>>,
+    opened: Option<Stores>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -160,6 +161,15 @@ impl Status {
     pub(crate) fn pools(&self) -> Option<Vec<PoolStatus>> {
         let pools = self.parts().pools.clone();
         pools.map(|pools| pools.statuses())
+    }
+
+    pub(crate) fn set_opened(&self, stores: Stores) {
+        self.parts().opened = Some(stores);
+    }
+
+    /// The stores once they are open, to be asked about queues.
+    pub(crate) fn opened(&self) -> Option<Stores> {
+        self.parts().opened.clone()
     }
 
     pub(crate) fn set_bounds(&self, bounds: Bounds) {

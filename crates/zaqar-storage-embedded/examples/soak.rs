@@ -214,7 +214,7 @@ impl Worker {
         let request = ClaimRequest { id, ttl: 86_400, grace: 0, limit, dead_letters: None };
         self.acks.tell(&format!("claiming {id}"))?;
         let claimed = match self.store.claim(queue, LIFE, &request, NOW).await? {
-            Guarded::Done(Claimed::Messages(messages)) => messages,
+            Guarded::Done(Claimed::Messages { messages, .. }) => messages,
             other => return Err(format!("a queue is lost: {other:?}").into()),
         };
         let keys: Vec<_> = claimed.iter().map(|message| key_of(&message.payload)).collect();

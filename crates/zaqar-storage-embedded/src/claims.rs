@@ -34,25 +34,26 @@ impl Claims for Embedded {
         request: &ClaimRequest,
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
+        let requester = self.requester(&key.project);
         let (key, request) = (key.clone(), request.clone());
         self.effective_time(now);
-        self.requester(&key.project)
-            .repeat(request.limit, move |state| {
-                let claimed = state.guarded(
-                    &key,
-                    |head| head == assumed,
-                    |state, head| state.claim(head, &request),
-                )?;
-                Ok(match claimed {
-                    Guarded::Done(Progress::Done(claimed)) => {
-                        Progress::Done(Guarded::Done(claimed))
-                    }
-                    Guarded::Done(Progress::Unfinished) => Progress::Unfinished,
-                    Guarded::Absent => Progress::Done(Guarded::Absent),
-                    Guarded::Stale(generation) => Progress::Done(Guarded::Stale(generation)),
-                })
-            })
-            .await
+        let step = move |state: &mut WriterState<'_>| {
+            state.guarded(&key, |head| head == assumed, |state, head| state.claim(head, &request))
+        };
+        let mut dead_letters = 0;
+        loop {
+            let (moved, progress) = match requester.write(step.clone()).await? {
+                Guarded::Done(done) => done,
+                Guarded::Absent => return Ok(Guarded::Absent),
+                Guarded::Stale(generation) => return Ok(Guarded::Stale(generation)),
+            };
+            dead_letters += moved;
+            return Ok(Guarded::Done(match progress {
+                Progress::Done(Some(messages)) => Claimed::Messages { messages, dead_letters },
+                Progress::Done(None) => Claimed::TargetChanged,
+                Progress::Unfinished => continue,
+            }));
+        }
     }
 
     async fn claim_get(
@@ -97,17 +98,18 @@ impl Claims for Embedded {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.effective_time(now);
         let key = key.clone();
         self.requester(&key.project)
             .write(move |state| {
-                let Some(head) = state.head(&key)? else { return Ok(()) };
+                let Some(head) = state.head(&key)? else { return Ok(0) };
                 let Some(claim) = ClaimRow::find(&state.conn, head.number, id, state.now)? else {
-                    return Ok(());
+                    return Ok(0);
                 };
-                state.free_held(head.number, id, &claim.positions)?;
-                state.drop_claim(head.number, id)
+                let freed = state.free_held(head.number, id, &claim.positions)?;
+                state.drop_claim(head.number, id)?;
+                Ok(freed)
             })
             .await
     }
@@ -151,7 +153,13 @@ impl ClaimRow {
 }
 
 impl WriterState<'_> {
-    fn claim(&mut self, head: Head, request: &ClaimRequest) -> Sql<Progress<Claimed>> {
+    /// Does one transaction of a claim. Returns how many messages it moved to the dead-letter
+    /// queue, and those that it claimed; `None` if the target's generation is not the assumed one.
+    fn claim(
+        &mut self,
+        head: Head,
+        request: &ClaimRequest,
+    ) -> Sql<(usize, Progress<Option<Vec<Message>>>)> {
         let rule = request.dead_letters.as_ref();
         let exhausted = rule.map(|rule| rule.max_claim_count);
         let found = self.first_free(head.number, request.limit, exhausted)?;
@@ -159,13 +167,15 @@ impl WriterState<'_> {
             && !found.exhausted.is_empty()
             && !self.dead_letter(head, rule, &found.exhausted)?
         {
-            return Ok(Progress::Done(Claimed::TargetChanged));
+            return Ok((0, Progress::Done(None)));
         }
         self.advance_floor(head.number, found.floor);
+        let moved = found.exhausted.len();
         if found.is_unfinished() {
-            return Ok(Progress::Unfinished);
+            return Ok((moved, Progress::Unfinished));
         }
-        self.take(head, request, &found).map(|messages| Progress::Done(Claimed::Messages(messages)))
+        let messages = self.take(head, request, &found)?;
+        Ok((moved, Progress::Done(Some(messages))))
     }
 
     fn take(&mut self, head: Head, request: &ClaimRequest, found: &Found) -> Sql<Vec<Message>> {
@@ -266,15 +276,17 @@ impl WriterState<'_> {
         Ok(true)
     }
 
-    /// Frees the messages of a claim that it still holds.
-    pub(crate) fn free_held(&mut self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<()> {
+    /// Frees the messages of a claim that it still holds. Returns how many.
+    pub(crate) fn free_held(&mut self, number: i64, id: ClaimId, positions: &[i64]) -> Sql<usize> {
+        let mut freed = 0;
         for position in positions {
             let row = find_held(&self.conn, number, *position)?;
             if let Some(row) = row.filter(|row| row.state == State::Held(id)) {
                 self.set_free(number, &row)?;
+                freed += 1;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     pub(crate) fn drop_claim(&self, number: i64, id: ClaimId) -> Sql<()> {

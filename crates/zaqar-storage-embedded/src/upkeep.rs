@@ -64,6 +64,7 @@ impl WriterState<'_> {
             UpkeepTask::Garbage,
         ];
         let mut done = 0;
+        self.expired = 0;
         for task in TASKS {
             if done < budget {
                 done += self.run_task(task, budget - done)?;
@@ -76,7 +77,7 @@ impl WriterState<'_> {
         for task in TASKS.into_iter().chain([UpkeepTask::Pages]) {
             more = more || self.has_work(task)?;
         }
-        Ok(Swept { done, more })
+        Ok(Swept { done, more, expired: self.expired })
     }
 
     /// Whether a task has work to do.
@@ -276,9 +277,12 @@ impl WriterState<'_> {
             })?
             .collect::<Sql<Vec<(i64, i64, i64)>>>()?;
         for (number, position, at) in &due_rows {
-            self.head_by_number(*number)?;
+            let head = self.head_by_number(*number)?;
             match find(&self.conn, *number, *position)? {
-                Some(row) => self.remove_now(*number, &row)?,
+                Some(row) => {
+                    self.remove_now(*number, &row)?;
+                    self.expired += usize::from(head.is_some_and(|head| !head.is_internal));
+                }
                 // The message was deleted, but the process died before the body was.
                 None => self.drop_body(*position, *at)?,
             }

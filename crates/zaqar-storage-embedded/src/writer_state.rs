@@ -6,7 +6,7 @@ use std::sync::Weak;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use zaqar_core::storage::{Guarded, Posted};
-use zaqar_core::{Generation, Incarnation, Position, QueueKey, Timestamp, Version};
+use zaqar_core::{Generation, Incarnation, Kind, Position, QueueKey, Timestamp, Version};
 
 use crate::deleted_bodies::DeletedBodies;
 use crate::due::{Due, UpkeepTask};
@@ -29,6 +29,8 @@ pub(crate) struct Head {
     /// Identifies its messages and claims. Never reused; a purge assigns a new one.
     pub(crate) number: i64,
     pub(crate) generation: Generation,
+    /// No client can name the queue.
+    pub(crate) is_internal: bool,
     pub(crate) free: i64,
     pub(crate) held: i64,
     pub(crate) delayed: i64,
@@ -130,6 +132,8 @@ pub(crate) struct WriterState<'c> {
     pub(crate) failed_body: Cell<Option<i64>>,
     /// Tasks whose unreadable rows this transaction defers.
     pub(crate) deferred: Vec<UpkeepTask>,
+    /// Messages of clients that the current sweep removed because they had expired.
+    pub(crate) expired: usize,
     /// The disk is full.
     pub(crate) is_full: bool,
     /// Some of the messages whose bodies cannot be read.
@@ -161,6 +165,7 @@ impl<'c> WriterState<'c> {
             skips_bodies: false,
             failed_body: Cell::new(None),
             deferred: Vec::new(),
+            expired: 0,
             is_full: false,
             unreadable: BTreeSet::new(),
             posts_in_parts: HashMap::new(),
@@ -328,7 +333,10 @@ impl<'c> WriterState<'c> {
         let found = self
             .conn
             .statement(sql)?
-            .query_row([number], |row| Ok((head_of(row)?, key_of(row, 11)?)))
+            .query_row([number], |row| {
+                let key = key_of(row, 9)?;
+                Ok((head_of(row, key.kind)?, key))
+            })
             .optional()?;
         let Some((head, key)) = found else { return Ok(None) };
         // The cached head is newer: it is written at the end of the transaction.
@@ -369,6 +377,7 @@ impl<'c> WriterState<'c> {
         let head = Head {
             number: self.allocate_number(),
             generation,
+            is_internal: key.kind == Kind::Internal,
             free: 0,
             held: 0,
             delayed: 0,
@@ -472,14 +481,17 @@ pub(crate) fn find_head(conn: &Statements<'_>, key: &QueueKey) -> Sql<Option<Hea
         head_columns!(),
         " FROM heads WHERE project = ?1 AND kind = ?2 AND name = ?3"
     ))?
-    .query_row(params![key.project.as_str(), kind_number(key.kind), key.name.as_str()], head_of)
+    .query_row(params![key.project.as_str(), kind_number(key.kind), key.name.as_str()], |row| {
+        head_of(row, key.kind)
+    })
     .optional()
 }
 
-fn head_of(row: &Row<'_>) -> Sql<Head> {
+fn head_of(row: &Row<'_>, kind: Kind) -> Sql<Head> {
     Ok(Head {
         number: row.get(0)?,
         generation: generation(row.get(1)?, row.get(2)?),
+        is_internal: kind == Kind::Internal,
         free: row.get(3)?,
         held: row.get(4)?,
         delayed: row.get(5)?,

@@ -129,7 +129,7 @@ async fn messages_behind_a_damaged_body_are_listed_and_claimed() {
     assert!(is_damage_reported(store.ping().await));
     let request =
         ClaimRequest { id: ClaimId::new(5), ttl: 60, grace: 60, limit: 90, dead_letters: None };
-    let Guarded::Done(Claimed::Messages(claimed)) =
+    let Guarded::Done(Claimed::Messages { messages: claimed, .. }) =
         store.claim(&key("q"), GENERATION, &request, NOW).await.unwrap()
     else {
         panic!("no claim")
@@ -206,7 +206,9 @@ async fn foreign_rows_block_nothing() {
     assert_eq!((stats.free, stats.claimed), (20, 0), "the other claim has ended");
     let request = ClaimRequest { id: ClaimId::new(6), limit: 100, ..request };
     let claimed = store.claim(&key("q"), GENERATION, &request, later).await.unwrap();
-    let Guarded::Done(Claimed::Messages(claimed)) = claimed else { panic!("no claim") };
+    let Guarded::Done(Claimed::Messages { messages: claimed, .. }) = claimed else {
+        panic!("no claim")
+    };
     assert_eq!(claimed.len(), 19, "all but the unreadable one");
     sweep(&store, NOW.plus_secs(4000)).await;
     assert_eq!(post(&store, "q", 1).await.len(), 1);

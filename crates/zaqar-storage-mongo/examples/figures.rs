@@ -120,7 +120,7 @@ impl<'a> Queue<'a> {
         let request = ClaimRequest { id, ttl: 300, grace: 60, limit, dead_letters: None };
         let now = self.clock.now();
         let claimed = self.store.claim(&self.key, self.generation, &request, now).await?;
-        let Guarded::Done(Claimed::Messages(messages)) = claimed else {
+        let Guarded::Done(Claimed::Messages { messages, .. }) = claimed else {
             return Err("the queue has changed".into());
         };
         for message in messages {

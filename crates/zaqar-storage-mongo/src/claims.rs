@@ -94,7 +94,7 @@ impl Claims for Mongo {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.run(async {
             let queue = queue_id(key);
             let _lock = self.lock_claims(&queue).await;
@@ -116,7 +116,7 @@ impl Mongo {
         let (mut written, deadline) = (None, CommitDeadline::new());
         let mut may_be_made = false;
         let _lock = self.lock_claims(queue).await;
-        let mut attempt = 0;
+        let (mut attempt, mut dead_letters) = (0, 0);
         while attempt < self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
             attempt += 1;
@@ -133,14 +133,15 @@ impl Mongo {
             };
             if may_be_made && let Some(held) = self.live_claim(&view, &claim).await? {
                 let messages = self.messages_of(&view, &held).await?;
-                return Ok(Guarded::Done(Claimed::Messages(messages)));
+                return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
             }
             let found = self.first(view.of_state(state::FREE), request.limit).await?;
             if let Some(rule) = &request.dead_letters {
                 match self.move_dead_letters(&view, rule, &found, request.limit).await? {
                     MoveOutcome::Nothing => {}
                     // Progress, not a conflict: no backoff between the batches.
-                    MoveOutcome::Moved => {
+                    MoveOutcome::Moved(count) => {
+                        dead_letters += count;
                         attempt = 0;
                         continue;
                     }
@@ -153,7 +154,7 @@ impl Mongo {
             }
             if found.is_empty() {
                 self.delete_unused_claim(written).await;
-                return Ok(Guarded::Done(Claimed::Messages(Vec::new())));
+                return Ok(Guarded::Done(Claimed::Messages { messages: Vec::new(), dead_letters }));
             }
             let record = schema::claim_key(view.head.message_epoch, &claim);
             if written.as_ref() != Some(&record) {
@@ -161,7 +162,7 @@ impl Mongo {
                 // it.
                 if let ClaimRecord::Committed(held) = self.write_claim(&view, &claim).await? {
                     let messages = self.messages_of(&view, &held).await?;
-                    return Ok(Guarded::Done(Claimed::Messages(messages)));
+                    return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
                 }
                 written = Some(record);
             }
@@ -174,7 +175,7 @@ impl Mongo {
             };
             match self.try_claiming(&view, hold, found).await? {
                 ClaimAttempt::Messages(messages) => {
-                    return Ok(Guarded::Done(Claimed::Messages(messages)));
+                    return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
                 }
                 ClaimAttempt::Conflict => {}
                 ClaimAttempt::Unknown => may_be_made = true,

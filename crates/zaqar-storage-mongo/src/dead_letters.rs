@@ -27,8 +27,8 @@ const BATCH: usize = 100;
 pub(crate) enum MoveOutcome {
     /// There were none.
     Nothing,
-    /// Some were moved: read the queue again.
-    Moved,
+    /// This many were moved: read the queue again.
+    Moved(usize),
     /// Another operation was first: read the queue again.
     Conflict,
     /// The target has another generation than assumed; nothing was moved.
@@ -95,7 +95,7 @@ impl Mongo {
         let committed = self.commit_move(view, rule, target, claim, exhausted).await?;
         let Some((head, intent)) = committed else { return Ok(MoveOutcome::TargetChanged) };
         self.apply_and_remove(&head.id, &intent).await?;
-        Ok(MoveOutcome::Moved)
+        Ok(MoveOutcome::Moved(exhausted.len()))
     }
 
     /// Commits the move of messages from a claim to the target, if it has the assumed generation.

@@ -3,12 +3,12 @@
 
 use mongodb::bson::{Binary, Bson, Document, doc};
 use zaqar_core::storage::{Batch, Error, Guarded};
-use zaqar_core::{Generation, MessageId, QueueKey};
+use zaqar_core::{Generation, Kind, MessageId, QueueKey};
 
 use crate::error::too_large;
 use crate::schema::{
-    self, CommitDeadline, binary, draft_expiry, message_key, message_keys, number, queue_id,
-    random_id,
+    self, CommitDeadline, INTERNAL, binary, draft_expiry, message_key, message_keys, number,
+    queue_id, random_id,
 };
 use crate::stored::{Post, put_payload};
 
@@ -160,6 +160,9 @@ impl Draft {
                 "x": unused,
                 "u": batch.client.as_str(),
             };
+            if key.kind == Kind::Internal {
+                message.insert(INTERNAL, true);
+            }
             put_payload(&mut message, &new.payload);
             message
         });

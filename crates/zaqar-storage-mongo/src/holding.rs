@@ -117,17 +117,17 @@ impl Mongo {
         self.write_claim(view, claim).await.map(drop)
     }
 
-    /// Releases a claim if it is live.
+    /// Releases a claim if it is live. Returns how many messages this process freed.
     pub(crate) async fn release(
         &self,
         queue: &str,
         claim: &Binary,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         for attempt in 0..self.inner.options.max_attempts.max(1) {
             self.back_off(attempt).await;
-            let Some(view) = self.view(queue, now).await? else { return Ok(()) };
-            let Some(held) = self.live_claim(&view, claim).await? else { return Ok(()) };
+            let Some(view) = self.view(queue, now).await? else { return Ok(0) };
+            let Some(held) = self.live_claim(&view, claim).await? else { return Ok(0) };
             let intent = Intent {
                 op: random_id(),
                 at: view.now,
@@ -141,8 +141,8 @@ impl Mongo {
             let tried =
                 self.try_commit(&view.head, Sequence::Claims, &intent, doc! {}, None).await?;
             if let CommitOutcome::Committed(head) = tried {
-                self.apply_and_remove(&head.id, &intent).await?;
-                return Ok(());
+                let freed = self.apply_and_remove(&head.id, &intent).await?;
+                return Ok(usize::try_from(freed).unwrap_or(usize::MAX));
             }
         }
         Err(Self::contended())

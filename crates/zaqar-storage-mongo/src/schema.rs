@@ -35,6 +35,9 @@ pub(crate) const SUBSCRIPTIONS: &str = "queue_subscriptions";
 pub(crate) const OUTBOX: &str = "queue_outbox";
 pub(crate) const LEASES: &str = "queue_leases";
 
+/// The field of messages of internal queues.
+pub(crate) const INTERNAL: &str = "own";
+
 /// The index of messages by position.
 pub(crate) const BY_POSITION: &str = "place_expiry";
 /// The index of subscriptions by lease and id.

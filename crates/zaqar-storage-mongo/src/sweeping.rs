@@ -10,7 +10,7 @@ use zaqar_core::storage::{Error, Swept};
 use crate::Mongo;
 use crate::intents::ABANDONED;
 use crate::query::Query;
-use crate::schema::{date, key_range, time};
+use crate::schema::{INTERNAL, date, key_range, time};
 use crate::stored::{DroppedEpoch, Head, state};
 use crate::view::Freshness;
 
@@ -18,6 +18,16 @@ use crate::view::Freshness;
 struct Id {
     #[serde(rename = "_id")]
     id: Bson,
+}
+
+#[derive(Deserialize)]
+struct ExpiredMessage {
+    #[serde(rename = "_id")]
+    id: Bson,
+    /// Its epoch; none in a draft that was never committed.
+    h: Option<i64>,
+    #[serde(rename = "own", default)]
+    is_internal: bool,
 }
 
 /// The queue and message epoch of a claim.
@@ -35,9 +45,7 @@ impl Mongo {
         let mut swept = Swept::default();
         swept.more |= self.finish_abandoned(now, budget).await?;
         let left = |swept: &Swept| budget.saturating_sub(swept.done);
-        let messages = &self.inner.messages;
-        let expired = doc! { "x": { "$lte": date(now) } };
-        self.remove(messages, expired, left(&swept), &mut swept).await?;
+        self.remove_expired_messages(now, left(&swept), &mut swept).await?;
         self.show_all_due(now, left(&swept), &mut swept).await?;
         self.end_all_claims(now, left(&swept), &mut swept).await?;
         let over = doc! { "e": { "$lte": date(now) } };
@@ -61,6 +69,28 @@ impl Mongo {
         Ok(heads.len() >= limit)
     }
 
+    async fn remove_expired_messages(
+        &self,
+        now: i64,
+        budget: usize,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        let expired = doc! { "x": { "$lte": date(now) } };
+        let query = Query::new(expired.clone())
+            .fields(doc! { "_id": 1, "h": 1, INTERNAL: 1 })
+            .limited(budget + 1);
+        let mut found: Vec<ExpiredMessage> = self.find(&self.inner.messages, &query).await?;
+        swept.more |= found.len() > budget;
+        found.truncate(budget);
+        let others = found.iter().filter(|one| one.is_internal || one.h.is_none()).count();
+        let ids = found.into_iter().map(|found| found.id).collect();
+        let removed = self.remove_by_id(&self.inner.messages, ids, expired).await?;
+        swept.done += removed;
+        // If another server deletes some of these documents meanwhile, this is at most too low.
+        swept.expired += removed.saturating_sub(others);
+        Ok(())
+    }
+
     /// Deletes at most `budget` documents that match a filter.
     async fn remove(
         &self,
@@ -73,15 +103,24 @@ impl Mongo {
         let mut found: Vec<Id> = self.find(from, &query).await?;
         swept.more |= found.len() > budget;
         found.truncate(budget);
-        if found.is_empty() {
-            return Ok(());
+        let ids = found.into_iter().map(|found| found.id).collect();
+        swept.done += self.remove_by_id(from, ids, filter).await?;
+        Ok(())
+    }
+
+    /// Deletes those of these documents that still match a filter. Returns how many.
+    async fn remove_by_id(
+        &self,
+        from: &Collection<Document>,
+        ids: Vec<Bson>,
+        mut filter: Document,
+    ) -> Result<usize, Error> {
+        if ids.is_empty() {
+            return Ok(0);
         }
-        let ids: Vec<_> = found.into_iter().map(|found| found.id).collect();
-        let mut filter = filter;
         filter.insert("_id", doc! { "$in": ids });
         let removed = self.send(|| from.delete_many(filter.clone())).await?.deleted_count;
-        swept.done += usize::try_from(removed).unwrap_or(usize::MAX);
-        Ok(())
+        Ok(usize::try_from(removed).unwrap_or(usize::MAX))
     }
 
     async fn show_all_due(&self, now: i64, budget: usize, swept: &mut Swept) -> Result<(), Error> {

@@ -111,7 +111,7 @@ impl Bench {
         let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: None };
         let now = self.clock.now();
         let claimed = self.store.claim(&self.key, self.generation, &request, now).await?;
-        let Guarded::Done(Claimed::Messages(messages)) = claimed else { return Ok(()) };
+        let Guarded::Done(Claimed::Messages { messages, .. }) = claimed else { return Ok(()) };
         let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
         let held = zaqar_core::storage::Deletable::HeldBy(vec![id]);
         self.store.delete_many(&self.key, &ids, &held, now).await?;

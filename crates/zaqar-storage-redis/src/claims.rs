@@ -79,11 +79,13 @@ impl Claims for Redis {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let own = [claim_text(id)];
         let script = &scripts::CLAIM_RELEASE;
-        self.update_head(key, now, script, own).await?;
-        Ok(())
+        let Some(("done", mut reply)) = self.update_head(key, now, script, own).await? else {
+            return Ok(0);
+        };
+        Ok(usize::try_from(reply.number()?).unwrap_or(usize::MAX))
     }
 }
 
@@ -123,7 +125,9 @@ impl Redis {
         let incarnation = reply.incarnation()?;
         let mut claimed = Vec::with_capacity(items.len());
         for _ in items {
-            claimed.push(Guarded::Done(Claimed::Messages(read_claimed(&mut reply, incarnation)?)));
+            let messages = read_claimed(&mut reply, incarnation)?;
+            // Claims with dead letters are executed one by one.
+            claimed.push(Guarded::Done(Claimed::Messages { messages, dead_letters: 0 }));
         }
         Ok(Some(claimed))
     }
@@ -137,6 +141,7 @@ impl Redis {
     ) -> ClaimResult {
         let key = &group.key;
         let mut own = claim_arguments(group, [request]);
+        let mut dead_letters = 0;
         loop {
             let call = HeadCall::new(&scripts::CLAIM, Mode::Write, Some(now), own.clone());
             let call = HeadCall { lane: lane(request.limit, 0), is_admitted: true, ..call };
@@ -145,7 +150,7 @@ impl Redis {
                 Outcome::Answer(_, mut reply) => {
                     let incarnation = reply.incarnation()?;
                     let messages = read_claimed(&mut reply, incarnation)?;
-                    return Ok(Guarded::Done(Claimed::Messages(messages)));
+                    return Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }));
                 }
                 Outcome::Absent => return Ok(Guarded::Absent),
                 Outcome::Stale(generation) => return Ok(Guarded::Stale(generation)),
@@ -163,9 +168,11 @@ impl Redis {
             let claim =
                 std::mem::replace(&mut own[MOVING_CLAIM], claim_text(ClaimId::new(rand::random())));
             let batch = DeadLetterBatch::read(key, group.assumed.incarnation, claim, reply)?;
+            let count = batch.len();
             if !self.dead_letter(rule, batch, now).await? {
                 return Ok(Guarded::Done(Claimed::TargetChanged));
             }
+            dead_letters += count;
         }
     }
 }

@@ -52,6 +52,11 @@ impl DeadLetterBatch {
         Ok(Self { source: source.clone(), claim, messages })
     }
 
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.record.len()).sum()
     }

@@ -148,6 +148,11 @@ pub(crate) fn tag(key: &QueueKey) -> String {
     format!("{}/{}/{}", letter(key.kind), escape(key.project.as_str()), key.name)
 }
 
+/// Whether a tag is that of an internal queue.
+pub(crate) fn is_internal(tag: &str) -> bool {
+    tag.starts_with("i/")
+}
+
 /// The queue of a tag.
 pub(crate) fn queue(tag: &str) -> Option<QueueKey> {
     let mut parts = tag.split('/');

@@ -165,7 +165,7 @@ impl Redis {
         let sweep_at = if is_all || detached.is_empty() { time(grace_ends) } else { Vec::new() };
         self.call_lease(&scripts::LEASE_DETACH, lease, now, [vec![sweep_at], detached].concat())
             .await?;
-        Ok(Swept { done, more: !is_all })
+        Ok(Swept { done, more: !is_all, expired: 0 })
     }
 
     /// Removes a subscription if it depends on this lease. Returns whether it did.

@@ -10,7 +10,7 @@ use zaqar_core::{Clock, SystemClock, Timestamp};
 use crate::Redis;
 use crate::driver::number;
 use crate::error::{RECHECK_SECS, skip_failed};
-use crate::keys::{SHARDS, Schedule};
+use crate::keys::{SHARDS, Schedule, is_internal};
 use crate::layout;
 use crate::reply::Reply;
 use crate::schedule::Entry;
@@ -54,9 +54,10 @@ impl Upkeep for Redis {
             visits -= 1;
             let found = self.sweep_queue(entry, now, budget - swept.done).await;
             match skip_failed(found, "a queue cannot be swept")? {
-                Some((done, is_left)) => {
-                    swept.done += done;
-                    swept.more |= is_left;
+                Some(one) => {
+                    swept.done += one.done;
+                    swept.more |= one.more;
+                    swept.expired += one.expired;
                 }
                 // A queue that cannot be swept must not block the others.
                 None => {
@@ -77,13 +78,13 @@ impl Upkeep for Redis {
 }
 
 impl Redis {
-    /// Sweeps one queue. Returns the number of rows, and whether more work is left.
+    /// Sweeps one queue.
     async fn sweep_queue(
         &self,
         entry: &Entry,
         now: Timestamp,
         budget: usize,
-    ) -> Result<(usize, bool), Error> {
+    ) -> Result<Swept, Error> {
         let keys = self.server().keys().head_by_tag(&entry.tag);
         let arguments = [number(budget as u64)];
         let call = ScriptCall::new(&scripts::SWEEP, &keys, &arguments, Mode::Background);
@@ -91,9 +92,11 @@ impl Redis {
         let mut reply = Reply::new(swept)?;
         let (done, is_left) = (reply.number()?, reply.number()? == 1);
         let next = reply.some_number()?;
+        let expired = if is_internal(&entry.tag) { 0 } else { reply.number()? };
         if !is_left {
             self.server().reschedule(entry, next).await?;
         }
-        Ok((usize::try_from(done).unwrap_or(usize::MAX), is_left))
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Ok(Swept { done: count(done), more: is_left, expired: count(expired) })
     }
 }

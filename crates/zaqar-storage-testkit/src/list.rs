@@ -192,6 +192,7 @@ macro_rules! __behaviours {
                 a_store_that_is_shut_down_rejects_calls
                 shutting_down_twice_is_harmless
                 repeated_sweeps_end_and_leave_nothing
+                sweeps_count_messages_that_expired
                 a_sweep_is_bounded
                 a_sweep_keeps_what_is_not_due
                 a_sweep_after_purge_and_close_keeps_the_rest

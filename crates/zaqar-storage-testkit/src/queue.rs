@@ -181,7 +181,7 @@ impl Queue {
 
     pub(crate) async fn claim_with(&self, request: &ClaimRequest) -> Vec<Message> {
         match self.try_claim(self.generation, request).await {
-            Guarded::Done(Claimed::Messages(messages)) => messages,
+            Guarded::Done(Claimed::Messages { messages, .. }) => messages,
             refused => {
                 panic!("a claim that assumes the right generations was rejected: {refused:?}")
             }
@@ -195,7 +195,7 @@ impl Queue {
     ) -> Guarded<Claimed> {
         let claimed =
             self.store.claim(&self.key, assumed, request, self.now()).await.expect("claim answers");
-        if let Guarded::Done(Claimed::Messages(messages)) = &claimed {
+        if let Guarded::Done(Claimed::Messages { messages, .. }) = &claimed {
             assert!(messages.len() <= request.limit, "a claim gets at most its limit");
         }
         claimed
@@ -210,9 +210,9 @@ impl Queue {
         renewed.expect("claim_renew answers")
     }
 
-    pub(crate) async fn release(&self, id: ClaimId) {
+    pub(crate) async fn release(&self, id: ClaimId) -> usize {
         let released = self.store.claim_release(&self.key, id, self.now()).await;
-        released.expect("claim_release answers");
+        released.expect("claim_release answers")
     }
 
     /// The dead-letter rule that moves messages here after `max` claims.

@@ -38,8 +38,14 @@ pub struct DeadLetters {
 /// The answer to a claim request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
-    /// The claimed messages, in order. Without messages no claim is made.
-    Messages(Vec<Message>),
+    /// The result of a claim. Without messages no claim is made.
+    Messages {
+        /// The claimed messages, in order.
+        messages: Vec<Message>,
+        /// How many messages were moved to the dead-letter queue. A retry whose first attempt
+        /// succeeded may not know of them.
+        dead_letters: usize,
+    },
     /// Messages must be moved, but the dead-letter queue has another generation than assumed.
     /// Nothing was done.
     TargetChanged,
@@ -121,7 +127,12 @@ pub trait Claims: Send + Sync {
     /// Releases a claim. Its messages are free again, at their old positions.
     ///
     /// # Behavior
-    /// - Unknown or expired: nothing happens.
-    async fn claim_release(&self, key: &QueueKey, id: ClaimId, now: Timestamp)
-    -> Result<(), Error>;
+    /// - Returns how many messages it frees.
+    /// - Unknown or expired: nothing happens; 0.
+    async fn claim_release(
+        &self,
+        key: &QueueKey,
+        id: ClaimId,
+        now: Timestamp,
+    ) -> Result<usize, Error>;
 }

@@ -12,6 +12,10 @@ pub struct Swept {
     pub done: usize,
     /// More is due: sweep again soon.
     pub more: bool,
+    /// Messages of queues and topics that were removed because they had expired: those among
+    /// `done`, and those that other calls removed since the last sweep. Internal queues do not
+    /// count.
+    pub expired: usize,
 }
 
 /// Health checks, sweeps and shutdown of a store.
@@ -31,6 +35,8 @@ pub trait Upkeep: Send + Sync {
     /// # Behavior
     /// - Examines about `budget` rows at most, so that no other request waits long.
     /// - Repeated until `more` is false, it leaves nothing that is due.
+    /// - The sweeps of all servers together report each message that expired once, unless an answer
+    ///   is lost. Those of a queue that is purged or closed need not be reported.
     /// - A call that is cancelled half-way, when the server stops, does no harm: the next one
     ///   continues.
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error>;

@@ -151,7 +151,7 @@ impl Deliveries {
             let ttl = ROW_LEASE;
             let request = ClaimRequest { id, ttl, grace: 0, limit, dead_letters: None };
             let messages = match self.store.claim(&key, assumed, &request, now).await? {
-                Guarded::Done(Claimed::Messages(messages)) => messages,
+                Guarded::Done(Claimed::Messages { messages, .. }) => messages,
                 Guarded::Done(Claimed::TargetChanged) => Vec::new(),
                 Guarded::Absent => {
                     self.forget(&key);
@@ -235,7 +235,7 @@ impl Deliveries {
 
     /// Releases rows at once.
     pub(crate) async fn release(&self, lease: &Lease, now: Timestamp) -> Result<(), Error> {
-        self.store.claim_release(&lease.queue, lease.claim, now).await
+        self.store.claim_release(&lease.queue, lease.claim, now).await.map(drop)
     }
 
     /// Whether the first row whose delay has passed is not held.
@@ -356,7 +356,7 @@ impl Deliveries {
         let Some(key) = subscription.deliveries() else { return Ok(()) };
         match self.store.claim_get(&key, claim, now).await? {
             Some(found) if found.ttl != ROW_LEASE => {
-                self.store.claim_release(&key, claim, now).await
+                self.store.claim_release(&key, claim, now).await.map(drop)
             }
             Some(_) | None => Ok(()),
         }

@@ -33,7 +33,7 @@ impl Deliveries {
             let Some(assumed) = self.generation(key).await? else { break };
             let request = ClaimRequest { id, ttl, grace: 0, limit, dead_letters: None };
             match self.store.claim(key, assumed, &request, now).await? {
-                Guarded::Done(Claimed::Messages(messages)) => return Ok((id, messages)),
+                Guarded::Done(Claimed::Messages { messages, .. }) => return Ok((id, messages)),
                 Guarded::Done(Claimed::TargetChanged) => break,
                 Guarded::Absent => self.forget(key),
                 Guarded::Stale(found) => self.remember(key, found),

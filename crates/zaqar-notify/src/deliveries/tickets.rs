@@ -77,7 +77,7 @@ impl Deliveries {
         now: Timestamp,
     ) -> Result<(), Error> {
         let Some(key) = row::schedule(shard) else { return Ok(()) };
-        self.store.claim_release(&key, claim, now).await
+        self.store.claim_release(&key, claim, now).await.map(drop)
     }
 
     /// Deletes a ticket, if this worker still holds it.

@@ -44,7 +44,7 @@ async fn post(pooled: &Pooled, key: &QueueKey, numbers: std::ops::Range<usize>, 
 
 async fn claim(pooled: &Pooled, key: &QueueKey, request: &ClaimRequest) -> Vec<Message> {
     match pooled.claim(key, ASSUMED, request, NOW).await.unwrap() {
-        Guarded::Done(Claimed::Messages(messages)) => messages,
+        Guarded::Done(Claimed::Messages { messages, .. }) => messages,
         other => panic!("{other:?}"),
     }
 }

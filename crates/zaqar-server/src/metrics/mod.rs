@@ -8,6 +8,7 @@ mod histogram;
 mod operations;
 mod page;
 mod process;
+mod queues;
 mod store;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 pub(crate) use operations::error_name;
 pub(crate) use process::Process;
+pub(crate) use queues::text as queue_text;
 pub(crate) use store::outcome_name;
 
 use operations::Operations;
@@ -90,6 +92,9 @@ impl Metrics {
                 "redelivered": messages.redelivered.get(),
                 "popped": messages.popped.get(),
                 "deleted": messages.deleted.get(),
+                "released": messages.released.get(),
+                "expired": messages.expired.get(),
+                "dead_lettered": messages.dead_lettered.get(),
             },
         })
     }

@@ -16,8 +16,8 @@ use crate::report::RecentErrors;
 use crate::status::{Phase, Status};
 use crate::store::FigureKind;
 
-type Labels = Vec<(&'static str, String)>;
-type Samples = Vec<(Labels, f64)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
+pub(super) type Samples = Vec<(Labels, f64)>;
 
 /// All metrics in the text format of Prometheus.
 pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) -> String {
@@ -34,17 +34,12 @@ pub(super) fn text(counted: &Counted, status: &Status, recent: &RecentErrors) ->
     pools(&mut families, status);
     state(&mut families, status, recent);
     process(&mut families);
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(families));
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = prometheus_text::encode(&mut text, &registry);
-    text
+    families.text()
 }
 
 /// Complete families.
 #[derive(Debug, Default)]
-struct Families(Vec<Family>);
+pub(super) struct Families(Vec<Family>);
 
 #[derive(Debug)]
 struct Family {
@@ -65,7 +60,7 @@ impl Families {
         self.add(name, help, Content::Counters(samples));
     }
 
-    fn gauges(&mut self, name: &str, help: &'static str, samples: Samples) {
+    pub(super) fn gauges(&mut self, name: &str, help: &'static str, samples: Samples) {
         self.add(name, help, Content::Gauges(samples));
     }
 
@@ -83,6 +78,16 @@ impl Families {
 
     fn add(&mut self, name: &str, help: &'static str, content: Content) {
         self.0.push(Family { name: name.to_owned(), help, content });
+    }
+
+    /// They as text.
+    pub(super) fn text(self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = prometheus_text::encode(&mut text, &registry);
+        text
     }
 }
 
@@ -200,6 +205,12 @@ fn messages(families: &mut Families, counted: &Counted) {
     counter(families, "zaqar_messages_popped", help, &messages.popped);
     let help = "Messages named in successful deletions, including those that were gone before";
     counter(families, "zaqar_messages_deleted", help, &messages.deleted);
+    let help = "Messages that clients freed by releasing their claim";
+    counter(families, "zaqar_messages_released", help, &messages.released);
+    let help = "Messages that expired, as this server's sweeps found";
+    counter(families, "zaqar_messages_expired", help, &messages.expired);
+    let help = "Messages that claims moved to a dead-letter queue";
+    counter(families, "zaqar_messages_dead_lettered", help, &messages.dead_lettered);
 }
 
 fn connections(families: &mut Families, status: &Status) {

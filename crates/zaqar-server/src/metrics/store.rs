@@ -150,6 +150,12 @@ pub(crate) struct MessageCounts {
     pub(crate) popped: Count,
     /// Named in successful deletions, including messages that were gone before.
     pub(crate) deleted: Count,
+    /// Freed by clients that released their claim.
+    pub(crate) released: Count,
+    /// Removed because they had expired, as sweeps of this server report.
+    pub(crate) expired: Count,
+    /// Moved to a dead-letter queue by claims.
+    pub(crate) dead_lettered: Count,
 }
 
 /// Counts the calls to a message store.
@@ -389,9 +395,11 @@ impl Claims for MeteredMessages {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let outcome =
-            self.calls.timed(Method::Claim, self.inner.claim(key, assumed, request, now)).await;
-        if let (true, Ok(Guarded::Done(Claimed::Messages(messages)))) = (is_clients(key), &outcome)
+            self.calls.timed(Call::Claim, self.inner.claim(key, assumed, request, now)).await;
+        if let (true, Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }))) =
+            (is_clients(key), &outcome)
         {
+            self.messages.dead_lettered.add(*dead_letters);
             self.messages.claimed.add(messages.len());
             let again = messages.iter().filter(|message| message.claim_count > 1).count();
             self.messages.redelivered.add(again);
@@ -424,8 +432,13 @@ impl Claims for MeteredMessages {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<(), Error> {
-        self.calls.timed(Method::ClaimRelease, self.inner.claim_release(key, id, now)).await
+    ) -> Result<usize, Error> {
+        let work = self.inner.claim_release(key, id, now);
+        let outcome = self.calls.timed(Call::ClaimRelease, work).await;
+        if let (true, Ok(freed)) = (is_clients(key), &outcome) {
+            self.messages.released.add(*freed);
+        }
+        outcome
     }
 }
 
@@ -586,6 +599,7 @@ impl Upkeep for MeteredMessages {
         let outcome = self.calls.timed(Method::Sweep, self.inner.sweep(now, budget)).await;
         if let Ok(swept) = &outcome {
             self.calls.swept.add(swept.done);
+            self.messages.expired.add(swept.expired);
         }
         outcome
     }

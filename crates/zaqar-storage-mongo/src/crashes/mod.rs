@@ -119,7 +119,7 @@ impl Scene {
     async fn claim(&self, request: &ClaimRequest) -> Vec<Message> {
         let claimed = self.store.claim(&self.key, self.generation, request, self.now).await;
         match done(claimed.unwrap()) {
-            Claimed::Messages(messages) => messages,
+            Claimed::Messages { messages, .. } => messages,
             Claimed::TargetChanged => panic!("the target has the assumed generation"),
         }
     }

@@ -219,7 +219,7 @@ async fn claim_once(scene: &Scene, tracker: &ClaimTracker, me: u64, choice: u8) 
     };
     let claimed =
         scene.store().claim(&scene.key, scene.generation, &request, scene.now()).await.unwrap();
-    let Guarded::Done(Claimed::Messages(messages)) = claimed else { panic!("{claimed:?}") };
+    let Guarded::Done(Claimed::Messages { messages, .. }) = claimed else { panic!("{claimed:?}") };
     let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
     assert!(ids.is_sorted(), "a claim is in order");
     if ids.is_empty() {

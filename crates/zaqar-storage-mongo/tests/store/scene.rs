@@ -127,7 +127,7 @@ impl Scene {
     ) -> Result<String, Error> {
         let request = ClaimRequest { id, ttl: 100, grace: 60, limit, dead_letters: None };
         let claimed = store.claim(&self.key, self.generation, &request, self.now).await?;
-        let Claimed::Messages(messages) = done(claimed) else { panic!("no dead letters") };
+        let Claimed::Messages { messages, .. } = done(claimed) else { panic!("no dead letters") };
         Ok(texts(messages.iter().map(|message| &message.payload)))
     }
 

@@ -34,6 +34,7 @@ local function end_due(budget)
   if done < budget then
     local positions = expired_members('x', budget - done)
     delete_messages(positions, read_many('HMGET', 'k', positions))
+    count_expired(#positions)
     done = done + #positions
   end
   local released = math.min(first_score('e'), first_score('w'))

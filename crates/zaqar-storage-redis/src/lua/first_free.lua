@@ -39,6 +39,7 @@ end
 
 -- Removes positions whose record is missing, which happens if a server evicts keys.
 local function with_records(found)
+  count_expired(#found.gone)
   found.records = records(found.positions)
   local kept = {positions = {}, ends = {}, notes = {}, records = {}}
   for i, position in ipairs(found.positions) do

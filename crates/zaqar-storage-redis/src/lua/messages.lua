@@ -126,6 +126,11 @@ local function delete_messages(positions, notes)
   chunks(positions, function(key, fields) write_many('HDEL', key, fields) end)
 end
 
+-- Counts messages that expired, for the next sweep to report.
+local function count_expired(count)
+  if count > 0 then call('HINCRBY', KEYS[1], 'x', count) end
+end
+
 -- The positions in the row of a claim.
 local function claimed_positions(row)
   local positions = {}

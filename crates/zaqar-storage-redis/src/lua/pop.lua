@@ -47,6 +47,7 @@ while #positions < limit and #gone < MAX_SCANNED and next == '' and not is_end d
   if #some < want then is_end = true end
 end
 delete_messages(gone, gone_notes)
+count_expired(#gone)
 if #positions == 0 and next == '' and not is_end then return {'retry'} end
 if #positions > 0 then remember('popped') end
 local answer = {'done', head[1], #positions < limit and next or ''}

@@ -56,4 +56,6 @@ if head[1] then
   end
   call('HSET', KEYS[1], unpack(fields))
 end
-return {done, is_left and 1 or 0, next == math.huge and '' or next}
+local expired = tonumber(head[1] and call('HGET', KEYS[1], 'x') or 0)
+if expired ~= 0 then call('HDEL', KEYS[1], 'x') end
+return {done, is_left and 1 or 0, next == math.huge and '' or next, expired}

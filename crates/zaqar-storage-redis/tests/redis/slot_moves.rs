@@ -82,7 +82,7 @@ async fn claim_with(source: &Queue, dead: &Queue) -> Result<usize, zaqar_core::s
     let id = ClaimId::new(rand());
     let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 10, dead_letters: Some(rule) };
     match source.store.claim(&source.key, source.generation, &request, now()).await? {
-        Guarded::Done(Claimed::Messages(messages)) => Ok(messages.len()),
+        Guarded::Done(Claimed::Messages { messages, .. }) => Ok(messages.len()),
         refused => panic!("{refused:?}"),
     }
 }

@@ -114,7 +114,7 @@ impl Queue {
         let id = ClaimId::new(rand());
         let request = ClaimRequest { id, ttl: HOUR, grace: HOUR, limit, dead_letters: None };
         match self.store.claim(&self.key, self.generation, &request, now()).await? {
-            Guarded::Done(Claimed::Messages(messages)) => Ok((id, messages)),
+            Guarded::Done(Claimed::Messages { messages, .. }) => Ok((id, messages)),
             refused => panic!("{refused:?}"),
         }
     }

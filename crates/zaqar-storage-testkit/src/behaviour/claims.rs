@@ -361,14 +361,15 @@ pub(crate) async fn renew_without_a_live_claim(kit: &mut Kit) {
     assert!(!closed.renew(over, 100, 60).await);
 }
 
-/// `claim_release`: "Its messages are free again, at their old positions."
+/// `claim_release`: "Its messages are free again, at their old positions." "Returns how many
+/// messages it frees."
 pub(crate) async fn release_frees_messages_in_place(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let mut p = queue.post(5).await;
     let (first, _) = queue.claim(2).await;
     let (second, _) = queue.claim(2).await;
     p.extend(queue.post(1).await);
-    queue.release(first).await;
+    assert_eq!(queue.release(first).await, 2);
     assert_eq!(queue.claim_get(first).await, None);
     assert_eq!(queue.shown().await, [p[0], p[1], p[4], p[5]]);
     let stats = queue.stats().await;
@@ -376,8 +377,9 @@ pub(crate) async fn release_frees_messages_in_place(kit: &mut Kit) {
     let (_, taken) = queue.claim(3).await;
     assert_eq!(ids(&taken), [p[0], p[1], p[4]]);
     assert_eq!(taken.iter().map(|m| m.claim_count).collect::<Vec<_>>(), [2, 2, 1]);
-    queue.release(second).await;
-    assert_eq!(ids(&queue.pop(5).await), [p[2], p[3], p[5]]);
+    queue.delete(p[2], Some(second)).await;
+    assert_eq!(queue.release(second).await, 1, "one was deleted");
+    assert_eq!(ids(&queue.pop(5).await), [p[3], p[5]]);
 }
 
 /// `claim_release`: "Unknown or expired: nothing happens."
@@ -388,12 +390,12 @@ pub(crate) async fn release_without_a_live_claim(kit: &mut Kit) {
     kit.pass(60);
     let (claim, _) = queue.claim_for(2, 100, 60).await;
     for id in [over, ClaimId::new(7), over] {
-        queue.release(id).await;
+        assert_eq!(queue.release(id).await, 0);
         assert_eq!(queue.shown().await, [], "another claim holds its own messages");
     }
     assert_eq!(ids(&queue.claim_get(claim).await.expect("the claim is live").messages), p);
-    queue.release(claim).await;
-    queue.release(claim).await;
+    assert_eq!(queue.release(claim).await, 2);
+    assert_eq!(queue.release(claim).await, 0);
     assert_eq!(queue.shown().await, p);
     kit.queue_at(kit.key("closed"), generation(1)).release(claim).await;
 }

@@ -39,7 +39,9 @@ pub(crate) async fn a_message_at_the_maximum_claim_count_moves(kit: &mut Kit) {
         assert_eq!(dead.ids().await, [], "claimed {count} times of 3");
     }
     assert_eq!(source.ids().await, p, "it moves instead of being claimed again");
-    assert_eq!(claim_and_release(&source, 1, &rule).await, []);
+    let claimed = source.try_claim(source.generation, &with_rule(1, rule)).await;
+    let moved = Claimed::Messages { messages: Vec::new(), dead_letters: 1 };
+    assert_eq!(claimed, Guarded::Done(moved));
     assert_eq!(source.ids().await, []);
     assert_eq!(source.get(&p).await, []);
     assert_eq!(texts(&dead.all().await), ["0"]);

@@ -106,7 +106,7 @@ pub(crate) async fn repeated_sweeps_end_and_leave_nothing(kit: &mut Kit) {
             kit.pass(secs);
             sweep(kit.store(), kit.now(), budget).await;
             let swept = kit.store().sweep(kit.now(), budget).await.expect("the store sweeps");
-            assert_eq!(swept, Swept { done: 0, more: false }, "nothing is left, budget {budget}");
+            assert_eq!(swept, Swept::default(), "nothing is left, budget {budget}");
             let Stats { free, claimed, delayed, .. } = queue.stats().await;
             assert_eq!((free, claimed, delayed), stats, "after {secs} more seconds");
         }
@@ -115,7 +115,48 @@ pub(crate) async fn repeated_sweeps_end_and_leave_nothing(kit: &mut Kit) {
         queue.close().await;
         sweep(kit.store(), kit.now(), budget).await;
         let swept = kit.store().sweep(kit.now(), budget).await.expect("the store sweeps");
-        assert_eq!(swept, Swept { done: 0, more: false }, "nothing of a closed queue is left");
+        assert_eq!(swept, Swept::default(), "nothing of a closed queue is left");
+    }
+}
+
+/// `sweep`: "The sweeps of all servers together report each message that expired once", whatever
+/// finds it first.
+pub(crate) async fn sweeps_count_messages_that_expired(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let internal = kit.open(kit.key_of(Kind::Internal, "q")).await;
+    let expired = || async {
+        let mut expired = 0;
+        for _ in 0..100 {
+            let swept = kit.store().sweep(kit.now(), 5).await.expect("the store sweeps");
+            expired += swept.expired;
+            if !swept.more {
+                break;
+            }
+        }
+        expired
+    };
+    for (ttl, uses) in [(60, false), (60, true)] {
+        for queue in [&queue, &internal] {
+            queue.post_new((0..12).map(|_| with_ttl(ttl)).collect()).await;
+            queue.claim(2).await;
+            queue.post(1).await;
+            let deleted = queue.post_new(vec![with_ttl(ttl)]).await[0];
+            queue.delete(deleted, None).await;
+        }
+        assert_eq!(expired().await, 0);
+        kit.pass(60);
+        if uses {
+            queue.stats().await;
+            assert_eq!(queue.pop(3).await.len(), 1, "the rest has expired");
+            queue.claim(1).await;
+        }
+        assert_eq!(expired().await, 10, "two are claimed for longer");
+        kit.pass(100);
+        assert_eq!(expired().await, 2);
+        assert_eq!(expired().await, 0);
+        for queue in [&queue, &internal] {
+            queue.pop(5).await;
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Claims and dead letters.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded};
+use zaqar_core::storage::{
+    Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Message,
+};
 use zaqar_core::{ClaimId, Generation, Position, QueueKey, Timestamp};
 
 use super::head::{Head, Status, StoredClaim, StoredMessage, rounded_secs};
@@ -101,13 +103,14 @@ impl Claims for Memory {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<(), Error> {
-        let mut state = self.state_of(key)?;
+    ) -> Result<usize, Error> {
+        let mut state = self.state()?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
-            return self.nothing(());
+            return self.nothing(0);
         };
         let now = head.effective_time(now);
         let held = head.held_by(id, now);
+        let freed = held.len();
         head.claims.remove(&id);
         if head.has(Fault::ReleasedToEnd) {
             for position in held {
@@ -116,7 +119,7 @@ impl Claims for Memory {
                 }
             }
         }
-        Ok(())
+        Ok(freed)
     }
 }
 
@@ -142,10 +145,11 @@ impl Memory {
         {
             return Claimed::TargetChanged;
         }
-        match state.heads.get_mut(key) {
+        let messages = match state.heads.get_mut(key) {
             Some(head) => head.hold(request, &chosen.taken, now),
-            None => Claimed::Messages(Vec::new()),
-        }
+            None => Vec::new(),
+        };
+        Claimed::Messages { messages, dead_letters: chosen.moved.len() }
     }
 
     /// Appends messages to the dead-letter queue; `false` if it has another generation than
@@ -215,10 +219,15 @@ impl Head {
         chosen
     }
 
-    fn hold(&mut self, request: &ClaimRequest, chosen: &[Position], now: Timestamp) -> Claimed {
+    fn hold(
+        &mut self,
+        request: &ClaimRequest,
+        chosen: &[Position],
+        now: Timestamp,
+    ) -> Vec<Message> {
         let now = self.effective_time(now);
         if chosen.is_empty() {
-            return Claimed::Messages(Vec::new());
+            return Vec::new();
         }
         self.claims.insert(request.id, StoredClaim { ttl: request.ttl, since: now });
         self.extend(chosen, now.plus_secs(request.ttl).plus_secs(request.grace));
@@ -231,7 +240,7 @@ impl Head {
             let message = message.clone();
             taken.push(self.show((*position, &message, Status::Claimed(request.id))));
         }
-        Claimed::Messages(taken)
+        taken
     }
 
     fn held_by(&self, id: ClaimId, now: Timestamp) -> Vec<Position> {

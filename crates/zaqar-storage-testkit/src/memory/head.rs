@@ -156,10 +156,10 @@ impl Head {
     }
 
     /// Removes at most `budget` expired messages, claims, subscriptions and outbox entries. Returns
-    /// how many.
-    pub(super) fn sweep(&mut self, now: Timestamp, budget: usize) -> usize {
+    /// how many, and how many of them are messages.
+    pub(super) fn sweep(&mut self, now: Timestamp, budget: usize) -> (usize, usize) {
         if self.has(Fault::StatsStale) {
-            return 0;
+            return (0, 0);
         }
         let has_expired = |message: &StoredMessage| self.status(message, now).is_none();
         let messages: Vec<_> = self
@@ -183,7 +183,7 @@ impl Head {
         let entries = self.outbox.iter().filter(|(_, entry)| entry.is_ended(now));
         let entries: Vec<_> = entries.map(|(first, _)| *first).take(budget - done).collect();
         self.outbox.retain(|first, _| !entries.contains(first));
-        done + entries.len()
+        (done + entries.len(), messages.len())
     }
 
     pub(super) fn show(

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use zaqar_core::Timestamp;
 use zaqar_core::storage::{Error, Swept, Upkeep};
+use zaqar_core::{Kind, Timestamp};
 
 use super::{Fault, Memory};
 
@@ -17,17 +17,19 @@ impl Upkeep for Memory {
     async fn sweep(&self, now: Timestamp, budget: usize) -> Result<Swept, Error> {
         assert!(!self.has(Fault::SweepPanics), "a planted panic");
         let mut state = self.state()?;
-        let mut done = 0;
-        for head in state.heads.values_mut() {
+        let (mut done, mut expired) = (0, 0);
+        for (key, head) in &mut state.heads {
             let now = head.effective_time(now);
-            done += head.sweep(now, budget - done);
+            let (rows, messages) = head.sweep(now, budget - done);
+            done += rows;
+            expired += if key.kind == Kind::Internal { 0 } else { messages };
             if done == budget {
                 break;
             }
         }
         done += self.sweep_leases(&mut state, now, budget - done);
         let more = done == budget || self.has(Fault::SweepNeverEnds);
-        Ok(Swept { done, more })
+        Ok(Swept { done, more, expired })
     }
 
     async fn shut_down(&self) -> Result<(), Error> {

@@ -313,9 +313,11 @@ impl Run {
             assert_eq!(answer, Guarded::Done(Claimed::TargetChanged), "{}", self.at);
             return;
         }
+        let dead_letters = exhausted.len();
         self.move_dead_letters(target, exhausted, rule.and_then(|rule| rule.ttl)).await;
         let taken = self.model(source).map(|model| model.claim(request, now)).unwrap_or_default();
-        assert_eq!(answer, Guarded::Done(Claimed::Messages(taken)), "{}", self.at);
+        let expected = Claimed::Messages { messages: taken, dead_letters };
+        assert_eq!(answer, Guarded::Done(expected), "{}", self.at);
     }
 
     async fn try_claim(
