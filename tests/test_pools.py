@@ -283,6 +283,12 @@ def test_queues_go_where_their_flavor_says(admin: Api, tmp_path: Path):
     assert admin.messages("worn") == []
 
 
+def test_snapshots_are_made_of_an_embedded_pool(admin: Api, tmp_path: Path):
+    options = {"snapshot_interval": 1, "snapshot_dir": str(tmp_path / "copies")}
+    register(admin, "copied", embedded(tmp_path, "copied"), options=options)
+    wait_until(lambda: any((tmp_path / "copies").glob("snapshot-*.db")), "a snapshot is made")
+
+
 def test_health_tells_of_each_pool(pooled: Server, admin: Api, tmp_path: Path):
     def health() -> dict:
         return admin.call("GET", "/v2/health").json()

@@ -22,6 +22,7 @@ from support.redis import Redis, Watched, on_redis
 from support.server import Server
 from support.spread import SpreadLoad, share_queues_claims_and_markers
 from support.wait import PATIENCE, wait_until
+from support.websocket import WebSocket
 
 SERVERS = 3
 
@@ -386,6 +387,21 @@ def test_a_rolling_restart_fails_no_request(servers: list[Server]):
     assert rotation.failures == []
     with Api(servers[0].url, "rolling") as api:
         assert api.call("GET", "/v2/queues/q/stats").json()["messages"]["free"] == rotation.posted
+
+
+def test_a_stop_does_not_wait_for_a_redis_that_is_away(redis: Redis, new_server: Callable[..., Server]):
+    """Not even one with something to deliver, and connections that hear of messages."""
+    options = on_redis(redis.uri)
+    options["DEFAULT"] = {"graceful_shutdown_timeout": 600}
+    options["notification"] = {"allow_networks": "127.0.0.0/8"}
+    server = new_server(options=options, websocket=True).start()
+    with Api(server.url) as api, WebSocket(server.websocket_url, api.project) as opened:
+        subscriber = {"subscriber": "http://127.0.0.1:9/", "ttl": 600, "options": {}}
+        assert api.call("POST", "/v2/queues/q/subscriptions", json=subscriber).status_code == 201
+        opened.ask("subscription_create", 201, queue_name="q", ttl=600)
+        api.post("q", 1)
+        redis.kill()
+        assert server.stop() == 0, server.log_tail()
 
 
 def test_a_wrong_uri_says_what_is_wrong_and_keeps_the_password(new_server: Callable[..., Server]):

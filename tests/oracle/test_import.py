@@ -1,4 +1,4 @@
-"""`zaqar-manage import`: what the original wrote to its Redis is here afterwards, once and in order."""
+"""`zaqar-manage import`: what the original wrote to its store is here afterwards, once and in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from oracle.servers import original_on_redis
+from oracle.servers import original, original_on_redis
 from support.api import Api
 from support.redis import Redis
 from support.server import Server, server_binary
@@ -41,6 +41,28 @@ def fill(url: str) -> None:
         assert api.call("POST", "/v2/queues/q/subscriptions", json=trust).status_code == 400
 
 
+def is_whole(server: Server) -> None:
+    """What `fill` wrote is all there."""
+    server.start()
+    with Api(server.url, "p1") as api, Api(server.url, "p2") as stranger:
+        shown = [message["body"] for page in api.pages("q") for message in page]
+        assert shown == [{"number": number} for number in range(250)] + BODIES
+        metadata = api.call("GET", "/v2/queues/q").json()
+        assert {name: metadata[name] for name in METADATA} == METADATA
+        names = [queue["name"] for queue in api.call("GET", "/v2/queues").json()["queues"]]
+        assert names == ["empty", "q"]
+        [subscription] = api.call("GET", "/v2/queues/q/subscriptions").json()["subscriptions"]
+        assert subscription["subscriber"] == "http://hooks.example.org/x"
+        assert subscription["options"] == {"k": "v"}
+        assert 3000 < subscription["ttl"] <= 3600
+        # What was claimed is free, and every message is claimed once.
+        assert len(api.claim("q", limit=20)[1]) == 20
+        assert api.call("GET", "/v2/queues/q/stats").json()["messages"]["total"] == 255
+        [message] = stranger.call("GET", "/v2/queues/q/messages").json()["messages"]
+        assert message["body"] == "of p2"
+        assert 100 < message["ttl"] <= 300, "what was left of its life"
+
+
 # The first to use the original installs it, which takes minutes.
 @pytest.mark.timeout(1200)
 def test_what_the_original_wrote_to_redis_is_imported_once_and_in_order(tmp_path, new_server):
@@ -61,24 +83,21 @@ def test_what_the_original_wrote_to_redis_is_imported_once_and_in_order(tmp_path
         assert redis.cli("DBSIZE") == before
     finally:
         redis.kill()
-    server.start()
-    with Api(server.url, "p1") as api, Api(server.url, "p2") as stranger:
-        shown = [message["body"] for page in api.pages("q") for message in page]
-        assert shown == [{"number": number} for number in range(250)] + BODIES
-        metadata = api.call("GET", "/v2/queues/q").json()
-        assert {name: metadata[name] for name in METADATA} == METADATA
-        names = [queue["name"] for queue in api.call("GET", "/v2/queues").json()["queues"]]
-        assert names == ["empty", "q"]
-        [subscription] = api.call("GET", "/v2/queues/q/subscriptions").json()["subscriptions"]
-        assert subscription["subscriber"] == "http://hooks.example.org/x"
-        assert subscription["options"] == {"k": "v"}
-        assert 3000 < subscription["ttl"] <= 3600
-        # What was claimed is free, and every message is claimed once.
-        assert len(api.claim("q", limit=20)[1]) == 20
-        assert api.call("GET", "/v2/queues/q/stats").json()["messages"]["total"] == 255
-        [message] = stranger.call("GET", "/v2/queues/q/messages").json()["messages"]
-        assert message["body"] == "of p2"
-        assert 100 < message["ttl"] <= 300, "what was left of its life"
+    is_whole(server)
+
+
+# The first to use the original installs it, which takes minutes.
+@pytest.mark.timeout(1200)
+def test_what_the_original_wrote_to_mongodb_is_imported_once_and_in_order(tmp_path, new_server):
+    server = new_server()
+    with original(tmp_path / "original") as target:
+        fill(f"http://{target.http[0]}:{target.http[1]}")
+        counted = "2 projects, 256 messages, 1 subscriptions"
+        dry = manage(server, "--from", target.database, "--dry-run")
+        assert dry == f"would be imported: 3 queues of {counted}\n"
+        assert not server.data.exists()
+        assert manage(server, "--from", target.database) == f"imported: 3 queues of {counted}\n"
+    is_whole(server)
 
 
 def test_an_import_says_what_is_wrong(tmp_path, new_server):

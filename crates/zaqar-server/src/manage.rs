@@ -1,17 +1,17 @@
-//! `zaqar-manage`: copies of embedded stores and their check, the import of an original's data, and
-//! moves of queues to other pools.
+//! `zaqar-manage`: copies of embedded stores and their check, definitions, and the import of an
+//! original's data.
 
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use zaqar_core::pools::PoolName;
-use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use zaqar_core::Secret;
 use zaqar_storage_embedded::{Checked, back_up, check, restore};
 
 use crate::arguments::with_configuration;
 use crate::config::Settings;
+use crate::definitions::{self, Export};
 use crate::drivers::embedded;
-use crate::error::with_causes;
+use crate::error::{StartError, with_causes};
 use crate::import::{self, Import};
 use crate::queue_move::{self, QueueToMove};
 use crate::store::StoreRole;
@@ -35,7 +35,7 @@ pub(crate) fn command() -> Command {
         .help("Keep the present store under names that end in .replaced")
         .action(ArgAction::SetTrue);
     let command = Command::new("zaqar-manage")
-        .about("Copies, restores and checks the embedded store of this configuration")
+        .about("Copies, checks, exports and fills the stores of the server with this configuration")
         .subcommand_required(true)
         .arg(role)
         .subcommand(
@@ -53,13 +53,8 @@ pub(crate) fn command() -> Command {
             Command::new("check")
                 .about("Checks every page of the store, while the server runs or not"),
         )
-        .subcommand(import_command())
-        .subcommand(
-            Command::new("queue")
-                .about("Moves queues to other pools")
-                .subcommand_required(true)
-                .subcommand(move_command()),
-        );
+        .subcommand(export_command())
+        .subcommand(import_command());
     with_configuration(command)
 }
 
@@ -105,20 +100,34 @@ fn run_move(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure
 
 fn import_command() -> Command {
     Command::new("import")
-        .about("Imports the queues, messages and subscriptions of a Python service from its Redis")
+        .about("Takes queues and more from a file of export, or from the store of a Python service")
         .long_about(
-            "Imports the queues, messages and subscriptions of a Python service from its Redis into \
-             the stores of this configuration. The Redis is not changed. Stop the Python service \
-             first, and this server too if its store is embedded. Claims are not taken over: what \
-             was claimed is free. A queue that has messages here is left out, so that a second \
-             import goes on where the first was interrupted, but for the queue it was in.",
+            "Takes definitions from a file that export wrote, or the queues, messages and \
+             subscriptions of a Python service from its Redis or MongoDB, into the stores of this \
+             configuration. Stop this server first if its store is embedded.\n\n\
+             From a file: what exists is left as it is, but for pools and flavors, which are \
+             replaced.\n\n\
+             From a Python service: its store is not changed; stop the service first. Claims are \
+             not taken over: what was claimed is free. A queue that has messages here is left out, \
+             so that a second import goes on where the first was interrupted, but for the queue it \
+             was in.",
         )
         .arg(
-            Arg::new("from")
-                .long("from")
-                .value_name("URI")
-                .help("redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://")
-                .required(true),
+            Arg::new("file")
+                .value_name("FILE")
+                .help("A file that export wrote")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(Arg::new("from").long("from").value_name("URI").help(
+            "redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss://, mongodb:// or mongodb+srv://",
+        ))
+        .arg(
+            Arg::new("database")
+                .long("database")
+                .value_name("NAME")
+                .help("From MongoDB: the option database of the Python service")
+                .requires("from")
+                .default_value("zaqar"),
         )
         .arg(
             Arg::new("dry-run")
@@ -126,17 +135,63 @@ fn import_command() -> Command {
                 .help("Only counts what would be imported; opens no store")
                 .action(ArgAction::SetTrue),
         )
+        .group(ArgGroup::new("source").args(["file", "from"]).required(true))
+}
+
+fn export_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
+    };
+    Command::new("export")
+        .about("Writes queues, topics, subscriptions, flavors and pools as lines of JSON")
+        .long_about(
+            "Writes the queues and topics of projects with their metadata and subscriptions, their \
+             flavors, and the pools, as lines of JSON: no messages. Stop this server first if its \
+             store is embedded. Subscribers are written with whatever their addresses and options \
+             contain; secrets of signatures and Keystone trusts are not.",
+        )
+        .arg(
+            Arg::new("project")
+                .long("project")
+                .value_name("ID")
+                .help("A project; may be repeated")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("pools", "The pools, too"))
+        .arg(
+            flag("secrets", "With the passwords in the URIs of pools; import needs them")
+                .requires("pools"),
+        )
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .help("The file to make, which its owner alone can read; else standard output")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .group(ArgGroup::new("what").args(["project", "pools"]).required(true).multiple(true))
 }
 
 fn run_import(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
-    let from = matches.get_one::<String>("from").cloned().unwrap_or_default();
-    if !from.starts_with("redis://") && !from.starts_with("rediss://") {
-        return Err("--from: a URI that begins with redis:// or rediss://".to_owned());
+    let is_dry = matches.get_flag("dry-run");
+    if let Some(file) = matches.get_one::<PathBuf>("file") {
+        return wait(definitions::import(file, is_dry, settings));
     }
-    let import = Import { from: Secret::new(from), is_dry: matches.get_flag("dry-run") };
+    let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+    let (from, database) = (Secret::new(text("from")), text("database"));
+    wait(import::run(&Import { from, database, is_dry }, settings))
+}
+
+fn run_export(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+    let projects = matches.get_many::<String>("project").unwrap_or_default().cloned().collect();
+    let (pools, secrets) = (matches.get_flag("pools"), matches.get_flag("secrets"));
+    let file = matches.get_one::<PathBuf>("file").cloned();
+    wait(definitions::export(&Export { projects, pools, secrets, file }, settings))
+}
+
+fn wait(work: impl Future<Output = Result<String, StartError>>) -> Result<String, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    runtime.block_on(import::run(&import, settings)).map_err(|error| with_causes(&*error))
+    runtime.block_on(work).map_err(|error| with_causes(&*error))
 }
 
 /// Runs the command. Returns its message.
@@ -145,8 +200,10 @@ fn run_import(matches: &ArgMatches, settings: &Settings) -> Result<String, Failu
 /// Why it failed.
 pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
-    if name == "import" {
-        return run_import(matches, settings);
+    match name {
+        "import" => return run_import(matches, settings),
+        "export" => return run_export(matches, settings),
+        _ => {}
     }
     if name == "queue" {
         let Some((_, matches)) = matches.subcommand() else { return Ok(String::new()) };

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use zaqar_core::Secret;
 use zaqar_core::pools::{Capability, Pool, masked};
 use zaqar_core::storage::MessageStore;
+use zaqar_core::{Clock, Secret, SystemClock};
 use zaqar_pooling::{Connector, Options, Pooled, Refusal};
 
 use crate::config::{Section, Settings};
-use crate::error::with_causes;
+use crate::drivers::embedded;
+use crate::drivers::snapshots::Snapshots;
+use crate::error::{StartError, with_causes};
 use crate::registry::{Registry, driver_of};
 use crate::status::Status;
 use crate::store::{StoreContext, StoreDriver, StoreLocation, Stores};
@@ -37,6 +41,7 @@ impl Pooling {
         let connector = PoolConnector {
             drivers: registry.store_drivers(),
             context: context.clone(),
+            clock: Arc::new(SystemClock::default()),
             is_one_process: settings.drivers.management_store == EMBEDDED,
         };
         let (management, configured) = (Arc::clone(&stores.management), &stores.messages);
@@ -65,8 +70,15 @@ impl Pooling {
         }
     }
 
+    /// The stores that spread queues over the pools where there are any.
+    pub(crate) async fn spread(stores: Stores, pooling: Option<&Self>) -> Stores {
+        let Some(pooling) = pooling else { return stores };
+        pooling.pooled.refresh().await;
+        pooling.stores(&stores)
+    }
+
     /// The stores, with the pools as message store.
-    pub(crate) fn stores(&self, stores: &Stores) -> Stores {
+    fn stores(&self, stores: &Stores) -> Stores {
         let management = Arc::clone(&stores.management);
         Stores {
             messages: Arc::clone(&self.pooled) as _,
@@ -82,7 +94,8 @@ impl Pooling {
 struct PoolConnector {
     drivers: Vec<Arc<dyn StoreDriver>>,
     context: StoreContext,
-    /// Whether the management store cannot be shared with other processes.
+    clock: Arc<dyn Clock>,
+    /// The management store is one that no other process can share.
     is_one_process: bool,
 }
 
@@ -90,6 +103,27 @@ impl PoolConnector {
     fn driver(&self, pool: &Pool) -> Result<&dyn StoreDriver, Refusal> {
         let driver = driver_of(self.drivers.iter(), pool.uri.expose());
         driver.map(AsRef::as_ref).map_err(|reason| Refusal { reason })
+    }
+
+    /// Makes snapshots of a pool's store until it is closed.
+    fn make_snapshots(&self, pool: &Pool, snapshots: Snapshots, store: &Arc<dyn MessageStore>) {
+        let guard = self.context.tasks.guard(format!("snapshots of pool {}", pool.name));
+        let store = Arc::downgrade(store);
+        let closed = async move {
+            // Whoever closes a store drops it.
+            while store.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::spawn(async move {
+            // Bound first, so that a panic drops it.
+            let guard = guard;
+            tokio::select! {
+                () = snapshots.run(CancellationToken::new()) => {}
+                () = closed => {}
+            }
+            guard.finish();
+        });
     }
 
     fn check_shared(&self, driver: &dyn StoreDriver) -> Result<(), Refusal> {
@@ -108,12 +142,22 @@ impl Connector for PoolConnector {
         let driver = self.driver(pool)?;
         self.check_shared(driver)?;
         let location = location(driver, pool)?;
-        let opened = driver.open(&location, &self.context).await.map_err(|error| {
+        let refusal = |error: StartError| {
             let uri = pool.uri.expose();
             Refusal { reason: with_causes(error.as_ref()).replace(uri, &masked(uri)) }
-        })?;
+        };
+        let is_embedded = driver.schemes().contains(&EMBEDDED);
+        let snapshots = match is_embedded {
+            true => embedded::snapshots_of_pool(&location, &self.clock).map_err(refusal)?,
+            false => None,
+        };
+        let opened = driver.open(&location, &self.context).await.map_err(refusal)?;
         let lacks = || Refusal { reason: "its driver has no message store".to_owned() };
-        opened.messages.ok_or_else(lacks)
+        let store = opened.messages.ok_or_else(lacks)?;
+        if let Some(snapshots) = snapshots {
+            self.make_snapshots(pool, snapshots, &store);
+        }
+        Ok(store)
     }
 
     fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use zaqar_api::{Api, Keyring, Layers, Options, Sweeper, Tracer};
@@ -110,7 +110,7 @@ async fn serve_clients(
         opened = registry.open_stores(settings, &context) => opened?,
     };
     let pooling = settings.pooling.then(|| Pooling::new(registry, settings, &context, &stores));
-    let stores = spread(stores, pooling.as_ref()).await;
+    let stores = Pooling::spread(stores, pooling.as_ref()).await;
     let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
     let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());
     register_stores(status, &stores, settings);
@@ -189,20 +189,73 @@ async fn serve_clients(
     };
     let deadline =
         stopping.await.unwrap_or_else(|_| Instant::now()) + settings.graceful_shutdown_timeout;
-    if timeout_at(deadline, ended).await.is_err() {
-        warn!("background tasks are aborted: the stop takes too long");
-    }
-    stores.messages.shut_down().await?;
-    stores.management.shut_down().await?;
+    let is_away = wait_for_tasks(ended, deadline, status, [&last_request, &last_span]).await;
+    close(&stores, is_away).await?;
     info!("stopped");
     Ok(())
 }
 
-/// The stores, with queues spread over the pools if there are any.
-async fn spread(stores: Stores, pooling: Option<&Pooling>) -> Stores {
-    let Some(pooling) = pooling else { return stores };
-    pooling.pooled.refresh().await;
-    pooling.stores(&stores)
+/// How long a stop goes on with a store that is away. What background tasks would still write is
+/// done by another server, or after the next start, as after a kill.
+const AWAY: Duration = Duration::from_secs(2);
+/// How long the close of a store that is away may take.
+const CLOSE_AWAY: Duration = Duration::from_secs(5);
+
+/// Waits until background tasks have ended, or are cut off: at the deadline, and where a store is
+/// away. Returns whether one is.
+async fn wait_for_tasks(
+    ended: impl Future<Output = ()>,
+    deadline: Instant,
+    status: &Status,
+    stops: [&CancellationToken; 2],
+) -> bool {
+    let cut_off = async {
+        let is_away = tokio::select! {
+            () = sleep_until(deadline) => false,
+            () = store_is_away(status) => true,
+        };
+        // To end now is no failure of theirs.
+        for stop in stops {
+            stop.cancel();
+        }
+        is_away
+    };
+    tokio::select! {
+        () = ended => false,
+        is_away = cut_off => {
+            warn!(is_store_away = is_away, "background tasks are cut off");
+            is_away
+        }
+    }
+}
+
+/// Waits until a store has been away for [`AWAY`].
+async fn store_is_away(status: &Status) {
+    let mut since = None;
+    loop {
+        let serves = status.stores().iter().all(|store| store.health.check().is_ok());
+        let away: Instant = *since.get_or_insert_with(Instant::now);
+        if serves {
+            since = None;
+        } else if away.elapsed() >= AWAY {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn close(stores: &Stores, is_away: bool) -> Result<(), StorageError> {
+    let closing = async {
+        stores.messages.shut_down().await?;
+        stores.management.shut_down().await
+    };
+    if !is_away {
+        return closing.await;
+    }
+    timeout(CLOSE_AWAY, closing).await.unwrap_or_else(|_| {
+        warn!("a store that is away is not closed");
+        Ok(())
+    })
 }
 
 /// The same stores, with metrics and spans of their calls if these are enabled.
@@ -335,8 +388,11 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// it is dead, which stops the server.
 async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationToken) {
     let log = StateLog::new();
-    while !stop.is_cancelled() {
-        let pinged = store.ping().await;
+    loop {
+        let pinged = tokio::select! {
+            () = stop.cancelled() => return,
+            pinged = store.ping() => pinged,
+        };
         health.note(&pinged);
         match pinged {
             Ok(()) => {
@@ -353,8 +409,8 @@ async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationTo
             }
         }
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            () = stop.cancelled() => return,
+            () = sleep(WATCH_INTERVAL) => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
-use zaqar_core::TaskMonitor;
+use zaqar_core::{TaskGuard, TaskMonitor};
 
 /// A group of tasks that end together. The death of one is reported to the monitor.
 pub(crate) struct Supervisor {
@@ -25,15 +25,12 @@ impl Supervisor {
         stop: &CancellationToken,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        let guard = self.monitor.guard(name);
-        let stop = stop.clone();
+        let guard = Watched { guard: Some(self.monitor.guard(name)), stop: stop.clone() };
         self.tasks.spawn(async move {
             // Bound first, so that it is dropped if the task panics.
             let guard = guard;
             task.await;
-            if stop.is_cancelled() {
-                guard.finish();
-            }
+            drop(guard);
         });
     }
 
@@ -49,7 +46,24 @@ impl Supervisor {
     }
 }
 
-/// Logs every task that dies, and stops the server on the first one.
+/// The guard of a task, which may end once it is told to stop, also by being cut off.
+struct Watched {
+    guard: Option<TaskGuard>,
+    stop: CancellationToken,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.stop.is_cancelled()
+            && !std::thread::panicking()
+            && let Some(guard) = self.guard.take()
+        {
+            guard.finish();
+        }
+    }
+}
+
+/// Logs every task that dies, and stops the server at the first.
 pub(crate) async fn stop_on_failure(monitor: &TaskMonitor, stop: &CancellationToken) -> Infallible {
     for index in 0.. {
         let failure = monitor.failure(index).await;

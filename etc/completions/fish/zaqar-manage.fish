@@ -50,7 +50,8 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -s V -l version 
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "import" -d 'Imports the queues, messages and subscriptions of a Python service from its Redis'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "export" -d 'Writes queues, topics, subscriptions, flavors and pools as lines of JSON'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "import" -d 'Takes queues and more from a file of export, or from the store of a Python service'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
@@ -119,8 +120,34 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l noda
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s h -l help -d 'Print help'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l from -d 'redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://' -r
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l project -d 'A project; may be repeated' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l pools -d 'The pools, too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l secrets -d 'With the passwords in the URIs of pools; import needs them'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l from -d 'redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss://, mongodb:// or mongodb+srv://' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l database -d 'From MongoDB: the option database of the Python service' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -143,8 +170,9 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nod
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "import" -d 'Imports the queues, messages and subscriptions of a Python service from its Redis'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "export" -d 'Writes queues, topics, subscriptions, flavors and pools as lines of JSON'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "import" -d 'Takes queues and more from a file of export, or from the store of a Python service'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

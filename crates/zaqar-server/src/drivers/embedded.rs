@@ -10,8 +10,8 @@ use zaqar_core::pools::Capability;
 use zaqar_core::{Clock, Secret};
 use zaqar_storage_embedded::{Embedded, Options, Sync};
 
-use crate::config::Settings;
 use crate::config::known::{Known, boolean, choice, integer, text, unset};
+use crate::config::{Section, Settings};
 use crate::drivers::in_section;
 use crate::drivers::snapshots::Snapshots;
 use crate::error::StartError;
@@ -137,23 +137,42 @@ pub(crate) fn snapshots(
             continue;
         }
         let options = settings.driver_section(role.section("embedded"));
-        let seconds = options.number_of(&SNAPSHOT_INTERVAL)?;
-        if seconds == 0 {
-            continue;
+        if let Some(snapshots) = snapshots_of(store, &options, clock)? {
+            found.push((format!("snapshots of {}", role.option()), snapshots));
         }
-        let keep = usize::try_from(options.number_of(&SNAPSHOT_KEEP)?).unwrap_or(usize::MAX);
-        let directory = match options.text_of(&SNAPSHOT_DIR)? {
-            Some(path) => std::path::absolute(path)?,
-            None => store.join("snapshots"),
-        };
-        let (interval, clock) = (Duration::from_secs(seconds), Arc::clone(clock));
-        let name = format!("snapshots of {}", role.option());
-        found.push((name, Snapshots { store, directory, interval, keep, clock }));
     }
     Ok(found)
 }
 
-/// The store's metrics: its files, its checkpoints, and errors.
+/// What makes snapshots of the store of a pool; `None` where its options ask for none.
+///
+/// # Errors
+/// An option that is wrong.
+pub(crate) fn snapshots_of_pool(
+    location: &StoreLocation,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Snapshots>, StartError> {
+    snapshots_of(directory(location)?, &location.options, clock)
+}
+
+fn snapshots_of(
+    store: PathBuf,
+    options: &Section,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Snapshots>, StartError> {
+    let interval = Duration::from_secs(options.number_of(&SNAPSHOT_INTERVAL)?);
+    if interval.is_zero() {
+        return Ok(None);
+    }
+    let keep = usize::try_from(options.number_of(&SNAPSHOT_KEEP)?).unwrap_or(usize::MAX);
+    let directory = match options.text_of(&SNAPSHOT_DIR)? {
+        Some(path) => std::path::absolute(path)?,
+        None => store.join("snapshots"),
+    };
+    Ok(Some(Snapshots { store, directory, interval, keep, clock: Arc::clone(clock) }))
+}
+
+/// What the store tells of itself: its files, its checkpoints, and what is wrong with it.
 #[expect(clippy::cast_precision_loss, reason = "no count and no file gets to 2^53")]
 fn figures(store: &Embedded, directory: &Path) -> Vec<Figure> {
     let facts = store.facts();

@@ -1,42 +1,40 @@
-//! `zaqar-manage import`: imports queues, messages and subscriptions from the original.
+//! `zaqar-manage import --from`: takes the queues, messages and subscriptions of an original.
 //!
 //! Imports run through the API's operations, so they are checked like clients' requests, but
 //! without quotas, policies and pipelines: subscribers are not notified of imported messages.
 
 mod original;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use zaqar_api::{
-    Api, ConfirmSubscription, Context, CreateQueue, CreateSubscription, GetQueueStats, Layers,
-    Options, Pipelines, PostMessages, PostedMessage, QueueRef, Subscriber, SubscriptionRef,
+    ConfirmSubscription, Context, CreateQueue, CreateSubscription, GetQueueStats, PostMessages,
+    PostedMessage, QueueRef, Subscriber, SubscriptionRef,
 };
 use zaqar_core::limits::MIN_TTL;
 use zaqar_core::{
-    ClientId, Clock, Kind, Limits, Metadata, ProjectId, QueueName, Secret, SystemClock, TaskMonitor,
+    ClientId, Clock, Kind, Limits, Metadata, ProjectId, QueueName, Secret, SystemClock,
 };
 
 use crate::config::Settings;
 use crate::error::StartError;
-use crate::registry::Registry;
-use crate::store::{StoreContext, Stores};
+use crate::left_out::LeftOut;
+use crate::offline::Offline;
 
-use original::{OldMessage, Original};
+use original::{OldMessage, OldQueue, Original};
 
-/// Reasons that are named in the result; all are counted.
-const NAMED: usize = 20;
-/// Messages between two log lines of progress.
+/// Messages between two lines of progress.
 const PROGRESS: u64 = 10_000;
 
 /// What to import.
 pub(crate) struct Import {
-    /// The original's Redis.
+    /// The original's Redis or MongoDB.
     pub(crate) from: Secret<String>,
-    /// Whether to count only.
+    /// The original's option `database`, for MongoDB.
+    pub(crate) database: String,
+    /// Only counts.
     pub(crate) is_dry: bool,
 }
 
@@ -47,8 +45,7 @@ struct Totals {
     queues: u64,
     messages: u64,
     subscriptions: u64,
-    /// What was left out, by reason.
-    left_out: BTreeMap<String, u64>,
+    left_out: LeftOut,
 }
 
 /// Runs the import. Returns its summary.
@@ -63,10 +60,10 @@ pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, 
                 .into(),
         );
     }
-    let mut source = Original::open(&import.from).await?;
+    let mut source = original::open(&import.from, &import.database).await?;
     let target = match import.is_dry {
         true => None,
-        false => Some(Target::open(settings).await?),
+        false => Some(Offline::open(settings).await?),
     };
     let mut importer = Importer {
         target: target.as_ref(),
@@ -75,7 +72,7 @@ pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, 
         totals: Totals::default(),
     };
     for project in source.projects().await? {
-        importer.project(&mut source, &project).await?;
+        work.project(source.as_mut(), &project).await?;
     }
     let text = importer.totals.text(import.is_dry);
     if let Some(target) = target {
@@ -84,36 +81,9 @@ pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, 
     Ok(text)
 }
 
-/// The stores of this server.
-struct Target {
-    api: Api,
-    stores: Stores,
-}
-
-impl Target {
-    async fn open(settings: &Settings) -> Result<Self, StartError> {
-        let context =
-            StoreContext { unreliable: settings.unreliable, tasks: TaskMonitor::default() };
-        let stores = Registry::default().open_stores(settings, &context).await?;
-        let layers = Layers { pipelines: Pipelines::none(), ..Layers::default() };
-        // The original's limits of metadata, delays and ttls applied when they were stored; they
-        // are not checked again.
-        let limits = settings.limits.clone();
-        let options = Options { limits, layers, ..Options::default() };
-        let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
-        Ok(Self { api, stores })
-    }
-
-    async fn close(self) -> Result<(), StartError> {
-        self.stores.messages.shut_down().await?;
-        self.stores.management.shut_down().await?;
-        Ok(())
-    }
-}
-
-struct Importer<'a> {
-    /// `None` to count only.
-    target: Option<&'a Target>,
+struct Work<'a> {
+    /// `None` only counts.
+    target: Option<&'a Offline>,
     limits: &'a Limits,
     clock: Arc<dyn Clock>,
     totals: Totals,
@@ -127,7 +97,11 @@ struct QueueNames<'a> {
     name: QueueName,
 }
 
-impl QueueNames<'_> {
+impl<'a> Names<'a> {
+    const fn old(&self) -> OldQueue<'a> {
+        OldQueue { project: self.project, queue: self.queue }
+    }
+
     fn context(&self, client: &str) -> Context {
         Context::new(self.id.clone(), ClientId::new(client))
     }
@@ -137,10 +111,14 @@ impl QueueNames<'_> {
     }
 }
 
-impl Importer<'_> {
-    async fn project(&mut self, source: &mut Original, project: &str) -> Result<(), StartError> {
+impl Work<'_> {
+    async fn project(
+        &mut self,
+        source: &mut dyn Original,
+        project: &str,
+    ) -> Result<(), StartError> {
         let Ok(id) = ProjectId::new(project) else {
-            self.totals.leave_out(format!("project {project}: not a valid project id"));
+            self.totals.left_out.add(format!("project {project}: not an id of a project"));
             return Ok(());
         };
         self.totals.projects += 1;
@@ -158,7 +136,7 @@ impl Importer<'_> {
                         self.queue(source, &names).await?;
                     }
                     Err(error) => {
-                        self.totals.leave_out(format!("queue {project}/{queue}: {error}"))
+                        self.totals.left_out.add(format!("queue {project}/{queue}: {error}"))
                     }
                 }
             }
@@ -167,19 +145,20 @@ impl Importer<'_> {
 
     async fn queue(
         &mut self,
-        source: &mut Original,
-        names: &QueueNames<'_>,
+        source: &mut dyn Original,
+        names: &Names<'_>,
     ) -> Result<(), StartError> {
         let (project, queue) = (names.project, names.queue);
-        let metadata = source.metadata(project, queue).await?;
+        let metadata = source.metadata(names.old()).await?;
         let metadata = metadata.and_then(|json| Metadata::from_json(json.as_bytes()).ok());
         let Some(metadata) = metadata else {
             self.totals
-                .leave_out(format!("queue {project}/{queue}: its metadata is not an object"));
+                .left_out
+                .add(format!("queue {project}/{queue}: metadata that is no object"));
             return Ok(());
         };
         if metadata.rules().encrypt {
-            self.totals.leave_out(format!(
+            self.totals.left_out.add(format!(
                 "queue {project}/{queue}: it is encrypted (_enable_encrypt_messages), and its \
                  bodies cannot be read here"
             ));
@@ -192,12 +171,12 @@ impl Importer<'_> {
             if stats.is_some_and(|stats| stats.ends.is_some()) {
                 // A second import would duplicate messages.
                 let reason = format!("queue {project}/{queue}: it has messages here already");
-                self.totals.leave_out(reason);
+                self.totals.left_out.add(reason);
                 return Ok(());
             }
             let create = CreateQueue { queue: queue_ref, metadata };
             if let Err(error) = target.api.call(&context, create).await {
-                self.totals.leave_out(format!("queue {project}/{queue}: {error}"));
+                self.totals.left_out.add(format!("queue {project}/{queue}: {error}"));
                 return Ok(());
             }
         }
@@ -208,12 +187,12 @@ impl Importer<'_> {
 
     async fn messages(
         &mut self,
-        source: &mut Original,
-        names: &QueueNames<'_>,
+        source: &mut dyn Original,
+        names: &Names<'_>,
     ) -> Result<(), StartError> {
         let mut from = 0;
         loop {
-            let page = source.messages(names.project, names.queue, from).await?;
+            let page = source.messages(names.old(), from).await?;
             if page.is_empty() {
                 return Ok(());
             }
@@ -224,7 +203,7 @@ impl Importer<'_> {
                 match place {
                     Ok(message) if message.expires > now => live.push(message),
                     Ok(_) => {}
-                    Err(reason) => self.totals.leave_out(reason.to_owned()),
+                    Err(reason) => self.totals.left_out.add(reason.to_owned()),
                 }
             }
             // A post has messages of one client.
@@ -255,12 +234,12 @@ impl Importer<'_> {
 
     async fn subscriptions(
         &mut self,
-        source: &mut Original,
-        names: &QueueNames<'_>,
+        source: &mut dyn Original,
+        names: &Names<'_>,
     ) -> Result<(), StartError> {
         let mut from = 0;
         loop {
-            let page = source.subscriptions(names.project, names.queue, from).await?;
+            let page = source.subscriptions(names.old(), from).await?;
             if page.is_empty() {
                 return Ok(());
             }
@@ -272,7 +251,7 @@ impl Importer<'_> {
                 };
                 match taken {
                     Ok(is_new) => self.totals.subscriptions += u64::from(is_new),
-                    Err(reason) => self.totals.leave_out(reason),
+                    Err(reason) => self.totals.left_out.add(reason),
                 }
             }
         }
@@ -331,24 +310,12 @@ fn posted(message: &OldMessage, now: u64, limits: &Limits) -> PostedMessage {
 }
 
 impl Totals {
-    fn leave_out(&mut self, reason: String) {
-        let is_known = self.left_out.contains_key(&reason);
-        let reason =
-            if is_known || self.left_out.len() < NAMED { reason } else { "others".to_owned() };
-        *self.left_out.entry(reason).or_default() += 1;
-    }
-
     fn text(&self, is_dry: bool) -> String {
         let done = if is_dry { "would be imported" } else { "imported" };
         let Self { projects, queues, messages, subscriptions, left_out } = self;
-        let mut text = format!(
+        format!(
             "{done}: {queues} queues of {projects} projects, {messages} messages, {subscriptions} \
-             subscriptions\n"
-        );
-        for (reason, count) in left_out {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "left out: {count} x {reason}");
-        }
-        text
+             subscriptions\n{left_out}"
+        )
     }
 }

@@ -4,12 +4,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use zaqar_core::Secret;
 use zaqar_transport_ws::msgpack_to_json;
 
-/// Queues, messages and keys per page.
+use super::{OldMessage, OldQueue, OldSubscription, Original, Place};
+use crate::error::StartError;
+
+/// Queues, messages and keys that are read at a time.
 const PAGE: isize = 100;
 /// The timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,38 +22,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The sorted set of a project's queues.
 const QUEUES: &str = ".queues_set";
 
-/// The original's Redis.
-pub(super) struct Original {
+/// A Redis of the original.
+pub(crate) struct OnRedis {
     connection: MultiplexedConnection,
 }
 
-/// A message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OldMessage {
-    /// JSON.
-    pub(super) body: String,
-    pub(super) client: String,
-    /// When it expires, in seconds since 1970.
-    pub(super) expires: u64,
-    /// When its delay ends.
-    pub(super) shown: u64,
-}
-
-/// A subscription.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OldSubscription {
-    pub(super) subscriber: String,
-    pub(super) options: String,
-    pub(super) expires: u64,
-    pub(super) confirmed: bool,
-}
-
-/// An element of a page; `None` if it has expired.
-pub(super) type Element<T> = Option<Result<T, &'static str>>;
-
 type Fields = HashMap<String, Vec<u8>>;
 
-impl Original {
+impl OnRedis {
     pub(super) async fn open(uri: &Secret<String>) -> Result<Self, redis::RedisError> {
         let client = redis::Client::open(uri.expose().as_str())?;
         // Without these, the timeout is half a second.
@@ -57,75 +37,6 @@ impl Original {
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
         Ok(Self { connection: client.get_multiplexed_async_connection_with_config(&config).await? })
-    }
-
-    /// The projects with queues, sorted. Cost: scans all keys of the Redis.
-    pub(super) async fn projects(&mut self) -> Result<Vec<String>, redis::RedisError> {
-        let (mut cursor, mut projects) = (0_u64, Vec::new());
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(format!("*{QUEUES}")).arg("COUNT").arg(1000);
-            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection).await?;
-            let keys = keys.into_iter().filter_map(|key| String::from_utf8(key).ok());
-            projects.extend(keys.filter_map(|key| key.strip_suffix(QUEUES).map(str::to_owned)));
-            if next == 0 {
-                break;
-            }
-            cursor = next;
-        }
-        projects.sort();
-        projects.dedup();
-        Ok(projects)
-    }
-
-    /// The names of a project's queues from an offset; empty at the end.
-    pub(super) async fn queues(
-        &mut self,
-        project: &str,
-        from: usize,
-    ) -> Result<Vec<String>, redis::RedisError> {
-        let names = self.range(&format!("{project}{QUEUES}"), from).await?;
-        let prefix = format!("{project}.");
-        let name = |name: String| name.strip_prefix(&prefix).map(str::to_owned);
-        Ok(names.into_iter().filter_map(name).collect())
-    }
-
-    /// The metadata of a queue as JSON; `None` if it cannot be represented in JSON.
-    pub(super) async fn metadata(
-        &mut self,
-        project: &str,
-        queue: &str,
-    ) -> Result<Option<String>, redis::RedisError> {
-        let mut get = redis::cmd("HGET");
-        let found: Option<Vec<u8>> = get
-            .arg(format!("{project}.{queue}"))
-            .arg("m")
-            .query_async(&mut self.connection)
-            .await?;
-        Ok(found.map_or(Some("{}".to_owned()), |packed| msgpack_to_json(&packed)))
-    }
-
-    /// The messages of a queue from an offset, in order; empty at the end. `None` stands for an
-    /// expired one.
-    pub(super) async fn messages(
-        &mut self,
-        project: &str,
-        queue: &str,
-        from: usize,
-    ) -> Result<Vec<Element<OldMessage>>, redis::RedisError> {
-        let records = self.records(&format!("{project}.{queue}.messages"), from).await?;
-        Ok(records.into_iter().map(|fields| message(&fields)).collect())
-    }
-
-    /// The subscriptions of a queue, likewise.
-    pub(super) async fn subscriptions(
-        &mut self,
-        project: &str,
-        queue: &str,
-        from: usize,
-    ) -> Result<Vec<Element<OldSubscription>>, redis::RedisError> {
-        let records = self.records(&format!("{project}.{queue}.subscriptions"), from).await?;
-        Ok(records.into_iter().map(|fields| subscription(&fields)).collect())
     }
 
     async fn range(&mut self, key: &str, from: usize) -> Result<Vec<String>, redis::RedisError> {
@@ -148,7 +59,64 @@ impl Original {
     }
 }
 
-fn message(fields: &Fields) -> Element<OldMessage> {
+#[async_trait]
+impl Original for OnRedis {
+    /// Cost: it looks at every key of the Redis.
+    async fn projects(&mut self) -> Result<Vec<String>, StartError> {
+        let (mut cursor, mut projects) = (0_u64, Vec::new());
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("*{QUEUES}")).arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut self.connection).await?;
+            let keys = keys.into_iter().filter_map(|key| String::from_utf8(key).ok());
+            projects.extend(keys.filter_map(|key| key.strip_suffix(QUEUES).map(str::to_owned)));
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
+        projects.sort();
+        projects.dedup();
+        Ok(projects)
+    }
+
+    async fn queues(&mut self, project: &str, from: usize) -> Result<Vec<String>, StartError> {
+        let names = self.range(&format!("{project}{QUEUES}"), from).await?;
+        let prefix = format!("{project}.");
+        let name = |name: String| name.strip_prefix(&prefix).map(str::to_owned);
+        Ok(names.into_iter().filter_map(name).collect())
+    }
+
+    async fn metadata(&mut self, names: OldQueue<'_>) -> Result<Option<String>, StartError> {
+        let mut get = redis::cmd("HGET");
+        let found: Option<Vec<u8>> = get
+            .arg(format!("{}.{}", names.project, names.queue))
+            .arg("m")
+            .query_async(&mut self.connection)
+            .await?;
+        Ok(found.map_or(Some("{}".to_owned()), |packed| msgpack_to_json(&packed)))
+    }
+
+    async fn messages(
+        &mut self,
+        names: OldQueue<'_>,
+        from: usize,
+    ) -> Result<Vec<Place<OldMessage>>, StartError> {
+        let key = format!("{}.{}.messages", names.project, names.queue);
+        Ok(self.records(&key, from).await?.iter().map(message).collect())
+    }
+
+    async fn subscriptions(
+        &mut self,
+        names: OldQueue<'_>,
+        from: usize,
+    ) -> Result<Vec<Place<OldSubscription>>, StartError> {
+        let key = format!("{}.{}.subscriptions", names.project, names.queue);
+        Ok(self.records(&key, from).await?.iter().map(subscription).collect())
+    }
+}
+
+fn message(fields: &Fields) -> Place<OldMessage> {
     if fields.is_empty() {
         return None;
     }

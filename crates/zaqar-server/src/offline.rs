@@ -1,0 +1,57 @@
+//! The API on the stores of a configuration, for programs that do not serve.
+
+use std::sync::Arc;
+
+use zaqar_api::{Api, Keyring, Layers, Options, Pipelines};
+use zaqar_core::TaskMonitor;
+use zaqar_core::pools::Pools;
+
+use crate::config::Settings;
+use crate::error::StartError;
+use crate::pools::Pooling;
+use crate::registry::Registry;
+use crate::status::Status;
+use crate::store::{StoreContext, Stores};
+
+/// Open stores, and the API's operations on them without quotas, policies and pipelines.
+pub(crate) struct Offline {
+    pub(crate) api: Api,
+    /// Pools and flavors, with `[DEFAULT] pooling`.
+    pub(crate) pools: Option<Arc<dyn Pools>>,
+    stores: Stores,
+}
+
+impl Offline {
+    /// Opens the stores, with their pools.
+    ///
+    /// # Errors
+    /// A store that cannot be opened.
+    pub(crate) async fn open(settings: &Settings) -> Result<Self, StartError> {
+        let (registry, tasks) = (Registry::default(), TaskMonitor::default());
+        let context = StoreContext { unreliable: settings.unreliable, tasks: tasks.clone() };
+        let stores = registry.open_stores(settings, &context).await?;
+        let pooling =
+            settings.pooling.then(|| Pooling::new(&registry, settings, &context, &stores));
+        let stores = Pooling::spread(stores, pooling.as_ref()).await;
+        let key = settings.message_encryption_key.as_ref();
+        let keyring = key.map(Keyring::parse).transpose()?.map(Arc::new);
+        let layers = Layers { pipelines: Pipelines::none(), ..Layers::default() };
+        let limits = settings.limits.clone();
+        let options =
+            Options { limits, layers, keyring, tasks: tasks.clone(), ..Options::default() };
+        let pools = pooling.as_ref().map(|it| Arc::clone(&it.registry) as Arc<dyn Pools>);
+        let options = Pooling::tell(pooling.as_ref(), &Status::new(tasks), options);
+        let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
+        Ok(Self { api, pools, stores })
+    }
+
+    /// Closes the stores.
+    ///
+    /// # Errors
+    /// A store that cannot be closed.
+    pub(crate) async fn close(self) -> Result<(), StartError> {
+        self.stores.messages.shut_down().await?;
+        self.stores.management.shut_down().await?;
+        Ok(())
+    }
+}
