@@ -92,9 +92,9 @@ impl Admin {
         let service = service_fn(move |request: Request<Incoming>| {
             let pages = Arc::clone(&pages);
             async move {
-                let asked = Asked { method: request.method(), path: request.uri().path() };
                 let query = request.uri().query().unwrap_or_default();
-                Ok::<_, Infallible>(pages.answer(asked, query).await)
+                let page = PageRequest { method: request.method(), path: request.uri().path() };
+                Ok::<_, Infallible>(pages.answer(page, query).await)
             }
         });
         let options = ServerOptions {
@@ -119,8 +119,8 @@ struct PageRequest<'a> {
 }
 
 impl Pages {
-    async fn answer(&self, asked: Asked<'_>, query: &str) -> Response<Full<Bytes>> {
-        if !matches!(*asked.method, Method::GET | Method::HEAD) {
+    async fn answer(&self, request: PageRequest<'_>, query: &str) -> Response<Full<Bytes>> {
+        if !matches!(*request.method, Method::GET | Method::HEAD) {
             let mut answer = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;

@@ -1,10 +1,11 @@
-//! `zaqar-manage`: copies of embedded stores and their check, definitions, and the import of an
-//! original's data.
+//! `zaqar-manage`: backup, restore and check of embedded stores, definitions, imports from the
+//! original, and moves of queues to other pools.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
-use zaqar_core::Secret;
+use zaqar_core::pools::PoolName;
+use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
 use zaqar_storage_embedded::{Checked, back_up, check, restore};
 
 use crate::arguments::with_configuration;
@@ -54,7 +55,13 @@ pub(crate) fn command() -> Command {
                 .about("Checks every page of the store, while the server runs or not"),
         )
         .subcommand(export_command())
-        .subcommand(import_command());
+        .subcommand(import_command())
+        .subcommand(
+            Command::new("queue")
+                .about("Moves queues to other pools")
+                .subcommand_required(true)
+                .subcommand(move_command()),
+        );
     with_configuration(command)
 }
 

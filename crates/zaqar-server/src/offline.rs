@@ -40,7 +40,7 @@ impl Offline {
         let options =
             Options { limits, layers, keyring, tasks: tasks.clone(), ..Options::default() };
         let pools = pooling.as_ref().map(|it| Arc::clone(&it.registry) as Arc<dyn Pools>);
-        let options = Pooling::tell(pooling.as_ref(), &Status::new(tasks), options);
+        let options = Pooling::register(pooling.as_ref(), &Status::new(tasks), options);
         let api = Api::new(Arc::clone(&stores.management), Arc::clone(&stores.messages), options);
         Ok(Self { api, pools, stores })
     }

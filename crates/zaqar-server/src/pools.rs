@@ -41,7 +41,7 @@ impl Pooling {
         let connector = PoolConnector {
             drivers: registry.store_drivers(),
             context: context.clone(),
-            clock: Arc::new(SystemClock::default()),
+            clock: Arc::new(SystemClock),
             is_one_process: settings.drivers.management_store == EMBEDDED,
         };
         let (management, configured) = (Arc::clone(&stores.management), &stores.messages);

@@ -342,8 +342,8 @@ fn options(
     }
 }
 
-/// Names the stores to whoever asks how the server is.
-fn tell_of_stores(status: &Status, stores: &Stores, settings: &Settings) {
+/// Registers the stores with the status.
+fn register_stores(status: &Status, stores: &Stores, settings: &Settings) {
     status.set_opened(stores.clone());
     let names = &settings.drivers;
     let register =

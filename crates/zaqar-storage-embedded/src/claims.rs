@@ -36,13 +36,14 @@ impl Claims for Embedded {
     ) -> Result<Guarded<Claimed>, Error> {
         let requester = self.requester(&key.project);
         let (key, request) = (key.clone(), request.clone());
+        let limit = request.limit;
         self.effective_time(now);
         let step = move |state: &mut WriterState<'_>| {
             state.guarded(&key, |head| head == assumed, |state, head| state.claim(head, &request))
         };
         let mut dead_letters = 0;
         loop {
-            let (moved, progress) = match requester.write(step.clone()).await? {
+            let (moved, progress) = match requester.write_rows(limit, step.clone()).await? {
                 Guarded::Done(done) => done,
                 Guarded::Absent => return Ok(Guarded::Absent),
                 Guarded::Stale(generation) => return Ok(Guarded::Stale(generation)),

@@ -219,7 +219,10 @@ mod tests {
         let mut next = request(2, 60);
         next.dead_letters = Some(rule);
         let claimed = store.claim(&key("q"), generation, &next, time(0)).await.unwrap();
-        assert_eq!(claimed, Guarded::Done(Claimed::Messages(Vec::new())));
+        assert_eq!(
+            claimed,
+            Guarded::Done(Claimed::Messages { messages: Vec::new(), dead_letters: 12 })
+        );
         let changed = store.write(|state| Ok(state.transactions.clone())).await.unwrap();
         let moves = changed.iter().filter(|rows| **rows > 0).count();
         assert!(moves >= 3, "four messages of 300 KiB each time: {changed:?}");

@@ -334,7 +334,7 @@ impl<'c> WriterState<'c> {
             .conn
             .statement(sql)?
             .query_row([number], |row| {
-                let key = key_of(row, 9)?;
+                let key = key_of(row, 11)?;
                 Ok((head_of(row, key.kind)?, key))
             })
             .optional()?;

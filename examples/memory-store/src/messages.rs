@@ -199,7 +199,10 @@ impl Claims for MemoryStore {
             Some(rule) if !dead.is_empty() && !state.bury(key, &dead, rule, now) => {
                 Claimed::TargetChanged
             }
-            Some(_) | None => Claimed::Messages(state.hold(key, &taken, request, now)),
+            Some(_) | None => Claimed::Messages {
+                messages: state.hold(key, &taken, request, now),
+                dead_letters: dead.len(),
+            },
         }))
     }
 
@@ -241,10 +244,12 @@ impl Claims for MemoryStore {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         // A message whose claim is not there is free.
-        self.on(key, now, |head, _| {
+        self.on(key, now, |head, now| {
+            let freed = head.held(id, now).len();
             head.claims.remove(&id);
+            freed
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use zaqar_core::storage::{Error, Guarded, Movable, QueueRow, Swept, Upkeep};
-use zaqar_core::{Generation, LeaseId, QueueKey, Timestamp};
+use zaqar_core::{Generation, Kind, LeaseId, QueueKey, Timestamp};
 
 use crate::head::Head;
 use crate::news::Listener;
@@ -75,15 +75,20 @@ impl Upkeep for MemoryStore {
         let State { heads, leases, .. } = &mut *state;
         let is_leased = |id: LeaseId| leases.get(&id).is_some_and(|until| *until > now);
         let mut done = 0;
-        for head in heads.values_mut() {
+        let mut expired = 0;
+        for (key, head) in heads {
+            let before = head.messages.len();
             done += head.sweep(now, budget - done, is_leased);
+            if key.kind != Kind::Internal {
+                expired += before - head.messages.len();
+            }
         }
         let more = done == budget;
         if !more {
             // No subscription depends on one any more.
             leases.retain(|_, until| *until > now);
         }
-        Ok(Swept { done, more })
+        Ok(Swept { done, more, expired })
     }
 
     async fn shut_down(&self) -> Result<(), Error> {

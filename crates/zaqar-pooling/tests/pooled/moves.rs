@@ -168,7 +168,7 @@ async fn claim(
     now: Timestamp,
 ) -> Result<Vec<Message>, Error> {
     match server.claim(key, ASSUMED, request, now).await? {
-        Guarded::Done(Claimed::Messages(messages)) => Ok(messages),
+        Guarded::Done(Claimed::Messages { messages, .. }) => Ok(messages),
         other => panic!("{other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! `zaqar-manage import --from`: takes the queues, messages and subscriptions of an original.
 //!
-//! Imports run through the API's operations, so they are checked like clients' requests, but
-//! without quotas, policies and pipelines: subscribers are not notified of imported messages.
+//! What is imported passes the API's operations, so that it is checked as what clients send, but no
+//! quota, policy or pipeline: nobody is told of messages that are imported.
 
 mod original;
 
@@ -28,7 +28,7 @@ use original::{OldMessage, OldQueue, Original};
 /// Messages between two lines of progress.
 const PROGRESS: u64 = 10_000;
 
-/// What to import.
+/// What to do.
 pub(crate) struct Import {
     /// The original's Redis or MongoDB.
     pub(crate) from: Secret<String>,
@@ -38,7 +38,7 @@ pub(crate) struct Import {
     pub(crate) is_dry: bool,
 }
 
-/// The result of an import.
+/// What was imported.
 #[derive(Debug, Default)]
 struct Totals {
     projects: u64,
@@ -48,33 +48,31 @@ struct Totals {
     left_out: LeftOut,
 }
 
-/// Runs the import. Returns its summary.
+/// Imports; what there is to say.
 ///
 /// # Errors
-/// The source cannot be read, or the target cannot be opened or written.
+/// A source that cannot be read, a target that cannot be opened or written.
 pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, StartError> {
     if settings.pooling {
-        return Err(
-            "with [DEFAULT] pooling an import is not possible: import into one store, and \
+        return Err("with [DEFAULT] pooling nothing can be imported: import into one store, and \
                     make it the virtual pool"
-                .into(),
-        );
+            .into());
     }
     let mut source = original::open(&import.from, &import.database).await?;
     let target = match import.is_dry {
         true => None,
         false => Some(Offline::open(settings).await?),
     };
-    let mut importer = Importer {
+    let mut work = Work {
         target: target.as_ref(),
         limits: &settings.limits,
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SystemClock::default()),
         totals: Totals::default(),
     };
     for project in source.projects().await? {
         work.project(source.as_mut(), &project).await?;
     }
-    let text = importer.totals.text(import.is_dry);
+    let text = work.totals.text(import.is_dry);
     if let Some(target) = target {
         target.close().await?;
     }
@@ -89,8 +87,8 @@ struct Work<'a> {
     totals: Totals,
 }
 
-/// A queue on both sides.
-struct QueueNames<'a> {
+/// One queue, on both sides.
+struct Names<'a> {
     project: &'a str,
     queue: &'a str,
     id: ProjectId,
@@ -132,7 +130,7 @@ impl Work<'_> {
             for queue in queues {
                 match QueueName::new(&queue) {
                     Ok(name) => {
-                        let names = QueueNames { project, queue: &queue, id: id.clone(), name };
+                        let names = Names { project, queue: &queue, id: id.clone(), name };
                         self.queue(source, &names).await?;
                     }
                     Err(error) => {
@@ -169,7 +167,7 @@ impl Work<'_> {
             let stats =
                 target.api.call(&context, GetQueueStats { queue: names.reference() }).await?;
             if stats.is_some_and(|stats| stats.ends.is_some()) {
-                // A second import would duplicate messages.
+                // Messages would be there twice.
                 let reason = format!("queue {project}/{queue}: it has messages here already");
                 self.totals.left_out.add(reason);
                 return Ok(());
@@ -206,7 +204,7 @@ impl Work<'_> {
                     Err(reason) => self.totals.left_out.add(reason.to_owned()),
                 }
             }
-            // A post has messages of one client.
+            // A post has one client.
             for run in live.chunk_by(|one, other| one.client == other.client) {
                 self.post(names, run, now).await?;
             }
@@ -215,7 +213,7 @@ impl Work<'_> {
 
     async fn post(
         &mut self,
-        names: &QueueNames<'_>,
+        names: &Names<'_>,
         run: &[OldMessage],
         now: u64,
     ) -> Result<(), StartError> {
@@ -226,7 +224,7 @@ impl Work<'_> {
         }
         let (Some(target), Some(first)) = (self.target, run.first()) else { return Ok(()) };
         let messages = run.iter().map(|message| posted(message, now, self.limits)).collect();
-        // The original checked the size by its own limits when it was posted.
+        // The size was checked when it was posted, by the limits of the original.
         let post = PostMessages { queue: names.reference(), size: 0, messages, notify: false };
         target.api.call(&names.context(&first.client), post).await?;
         Ok(())
@@ -257,10 +255,10 @@ impl Work<'_> {
         }
     }
 
-    /// Creates it. Returns whether it was created, rather than expired.
+    /// Whether it lives, and was made.
     async fn subscribe(
         &self,
-        names: &QueueNames<'_>,
+        names: &Names<'_>,
         old: &original::OldSubscription,
     ) -> Result<bool, String> {
         let (project, queue) = (names.project, names.queue);
@@ -276,7 +274,7 @@ impl Work<'_> {
             return Err(failed(text.to_owned()));
         }
         let options: Option<Map<String, Value>> = serde_json::from_str(&old.options)
-            .map_err(|_| failed("its options are not an object".into()))?;
+            .map_err(|_| failed("options that are no object".into()))?;
         let Some(target) = self.target else { return Ok(true) };
         let context = names.context("");
         let create = CreateSubscription {
@@ -297,7 +295,7 @@ impl Work<'_> {
     }
 }
 
-/// A message with the rest of its ttl and delay, within the limits of this server.
+/// A message with what is left of its life and its delay, within the limits of this server.
 fn posted(message: &OldMessage, now: u64, limits: &Limits) -> PostedMessage {
     let seconds = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     let ttl = message.expires.saturating_sub(now).clamp(MIN_TTL, limits.max_message_ttl);

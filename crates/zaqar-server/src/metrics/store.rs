@@ -395,7 +395,7 @@ impl Claims for MeteredMessages {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let outcome =
-            self.calls.timed(Call::Claim, self.inner.claim(key, assumed, request, now)).await;
+            self.calls.timed(Method::Claim, self.inner.claim(key, assumed, request, now)).await;
         if let (true, Ok(Guarded::Done(Claimed::Messages { messages, dead_letters }))) =
             (is_clients(key), &outcome)
         {
@@ -434,7 +434,7 @@ impl Claims for MeteredMessages {
         now: Timestamp,
     ) -> Result<usize, Error> {
         let work = self.inner.claim_release(key, id, now);
-        let outcome = self.calls.timed(Call::ClaimRelease, work).await;
+        let outcome = self.calls.timed(Method::ClaimRelease, work).await;
         if let (true, Ok(freed)) = (is_clients(key), &outcome) {
             self.messages.released.add(*freed);
         }

@@ -198,7 +198,9 @@ async fn nobody_sees_a_post_before_its_last_part_and_others_go_between() {
     assert!(between >= 5, "{between}");
     drop(steps);
     let later = posted(later.await);
-    let Guarded::Done(Claimed::Messages(claimed)) = claim.await.unwrap() else { panic!() };
+    let Guarded::Done(Claimed::Messages { messages: claimed, .. }) = claim.await.unwrap() else {
+        panic!()
+    };
     let claimed: Vec<_> = claimed.into_iter().map(|message| message.id).collect();
     assert_eq!(claimed, ids[..claimed.len()]);
     assert_eq!(listed(&store, "q", time(0)).await, [ids, later].concat());

@@ -104,7 +104,7 @@ impl Claims for Memory {
         id: ClaimId,
         now: Timestamp,
     ) -> Result<usize, Error> {
-        let mut state = self.state()?;
+        let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
             return self.nothing(0);
         };

@@ -1,5 +1,5 @@
-//! Reads what the original stores in Redis (`zaqar/storage/redis` of its release 23.0), without
-//! changing it.
+//! What the original keeps in Redis (`zaqar/storage/redis` of its release 23.0): nothing is
+//! changed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::error::StartError;
 
 /// Queues, messages and keys that are read at a time.
 const PAGE: isize = 100;
-/// The timeout of connecting.
+/// How long it takes to connect, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The timeout of a response: a hundred messages from a busy Redis.
+/// How long an answer takes, at most: a hundred messages of a Redis that is busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The sorted set of a project's queues.
 const QUEUES: &str = ".queues_set";
@@ -32,7 +32,7 @@ type Fields = HashMap<String, Vec<u8>>;
 impl OnRedis {
     pub(super) async fn open(uri: &Secret<String>) -> Result<Self, redis::RedisError> {
         let client = redis::Client::open(uri.expose().as_str())?;
-        // Without these, the timeout is half a second.
+        // Without these an answer has half a second.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
@@ -45,7 +45,7 @@ impl OnRedis {
         range.arg(key).arg(from).arg(from + PAGE - 1).query_async(&mut self.connection).await
     }
 
-    /// The hashes that a sorted set refers to.
+    /// The hashes that a sorted set names.
     async fn records(&mut self, set: &str, from: usize) -> Result<Vec<Fields>, redis::RedisError> {
         let ids = self.range(set, from).await?;
         if ids.is_empty() {
@@ -132,7 +132,7 @@ fn message(fields: &Fields) -> Place<OldMessage> {
     Some(read())
 }
 
-fn subscription(fields: &Fields) -> Element<OldSubscription> {
+fn subscription(fields: &Fields) -> Place<OldSubscription> {
     if fields.is_empty() {
         return None;
     }
@@ -142,7 +142,7 @@ fn subscription(fields: &Fields) -> Element<OldSubscription> {
             subscriber: text(fields, "u").ok_or("a subscription without a subscriber")?,
             options: msgpack_to_json(options).ok_or("options that have no form in JSON")?,
             expires: number(fields, "e").ok_or("a subscription without an expiry")?,
-            // Records from before confirmations existed have none.
+            // Records of before confirmations have none.
             confirmed: number(fields, "c").is_none_or(|confirmed| confirmed != 0),
         })
     };
