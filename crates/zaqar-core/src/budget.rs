@@ -376,6 +376,12 @@ impl Permit {
         }
     }
 
+    /// Whether more is charged to its holder than a bound allows.
+    pub fn is_past_bounds(&self) -> bool {
+        let mut counters = self.holder.counters();
+        counters.any(|(_, limit, counter)| counter.load(Ordering::Relaxed) > limit)
+    }
+
     /// Ties the permit to bytes: it is dropped with the last slice of them. One allocation.
     #[must_use]
     pub fn attach(self, bytes: Bytes) -> Bytes {
@@ -513,7 +519,10 @@ mod tests {
         permit.resize_past_bounds(2000);
         assert_eq!((budget.in_use(), holder.connection_in_use()), (2000, 2000));
         assert_eq!(budget.connection().try_acquire(1).unwrap_err().in_use, 2000);
+        permit.resize(400).unwrap();
+        assert!(permit.is_past_bounds(), "less, but more than the connection's 300");
         permit.resize_past_bounds(50);
+        assert!(!permit.is_past_bounds());
         assert_eq!((budget.in_use(), permit.bytes()), (50, 50));
     }
 

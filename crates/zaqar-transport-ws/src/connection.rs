@@ -327,7 +327,9 @@ where
         let kept = 2 * unfinished + self.pipeline.bytes() + self.unsent_bytes + waiting;
         let charged = if kept <= FREE_BYTES { 0 } else { kept.next_multiple_of(FREE_BYTES) };
         let resized = self.permit.resize(charged);
-        self.is_over = resized.is_err() && self.owes_answers();
+        // What is no larger than before is not refused, even while it is past the bounds.
+        let stays_over = self.is_over && self.permit.is_past_bounds();
+        self.is_over = (resized.is_err() || stays_over) && self.owes_answers();
         if self.is_over {
             self.permit.resize_past_bounds(charged);
             return Ok(());

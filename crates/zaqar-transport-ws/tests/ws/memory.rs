@@ -123,9 +123,10 @@ async fn popped_and_claimed_messages_are_answered_over_the_budget() {
             "claim_create" => json!({ "queue_name": "q", "limit": 8, "ttl": 100, "grace": 100 }),
             _ => json!({ "queue_name": "q", "pop": 8 }),
         };
-        // The next request waits with the connection's memory, and is done afterwards.
+        // The next request waits, and is done afterwards. It is small, as nobody reads it yet.
         peer.send(action, take).await;
-        peer.send("message_post", post.clone()).await;
+        let small = json!({ "queue_name": "q", "messages": [{ "body": 1, "ttl": 100 }] });
+        peer.send("message_post", small).await;
         let answer = peer.next().await;
         assert_eq!(answer["body"]["messages"].as_array().map(Vec::len), Some(8), "{action}");
         let status = peer.next().await["headers"]["status"].as_u64();
@@ -136,5 +137,35 @@ async fn popped_and_claimed_messages_are_answered_over_the_budget() {
     drop(peer);
     while memory.in_use() > 0 {
         tokio::task::yield_now().await;
+    }
+}
+
+/// However often the connection looks whether there is room.
+#[tokio::test]
+async fn nothing_is_read_while_an_answer_is_over_the_budget() {
+    const BUDGET: usize = 1 << 20;
+    let memory = bounded(BUDGET);
+    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let (mut peer, mut other) = (setup.connect().await, setup.connect().await);
+    let post = json!({
+        "queue_name": "q",
+        "messages": [{ "body": "x".repeat(200_000), "ttl": 100 }],
+    });
+    for _ in 0..8 {
+        assert_eq!(peer.ask("message_post", post.clone()).await.0, 201);
+    }
+    peer.send("message_delete_many", json!({ "queue_name": "q", "pop": 8 })).await;
+    while memory.in_use() <= BUDGET {
+        tokio::task::yield_now().await;
+    }
+    for name in ["one", "two"] {
+        // Each wakes the connection.
+        peer.send("queue_create", json!({ "queue_name": name })).await;
+        let (_, listed) = other.ask("queue_list", json!({})).await;
+        assert_eq!(listed["queues"].as_array().map(Vec::len), Some(1), "{name}: {listed}");
+    }
+    assert_eq!(peer.next().await["body"]["messages"].as_array().map(Vec::len), Some(8));
+    for _ in ["one", "two"] {
+        assert_eq!(peer.next().await["headers"]["status"], 201);
     }
 }
