@@ -45,7 +45,7 @@ pub(crate) struct ConnectionIo<T> {
     /// Bytes of [`PREFACE`] received so far; `None` once the version is known.
     preface: Option<usize>,
     is_http2: bool,
-    /// Everything written was flushed: over HTTP/2, only whole frames are on their way.
+    /// Everything written was flushed: nothing of a response, or of a frame of HTTP/2, is left.
     is_flushed: bool,
     /// Bytes that came since the last request began.
     received: usize,
@@ -100,8 +100,9 @@ impl<T> ConnectionIo<T> {
         self.stream.expect_bytes(continues);
     }
 
-    /// Charges received bytes. A head over budget is an error. The body of a request that has begun
-    /// is not: its reader has the same budget, and answers 503.
+    /// Charges received bytes. A head over budget is an error, unless a response is on its way,
+    /// which may tell of popped messages: then it is charged past the bounds. The body of a request
+    /// that has begun is neither: its reader has the same budget, and answers 503.
     fn charge(&mut self, bytes: usize) -> Result<(), OverBudget> {
         if self.activity.take_request_began() {
             self.received = 0;
@@ -109,21 +110,21 @@ impl<T> ConnectionIo<T> {
         self.received = self.received.saturating_add(bytes);
         let occupied = self.received.min(MAX_BUFFER);
         let charged = if occupied <= FREE_BUFFER { 0 } else { occupied.next_power_of_two() };
-        match self.permit.resize(charged) {
-            Err(over) if !self.activity.is_handling() => Err(over),
-            Ok(()) | Err(_) => Ok(()),
+        let Err(over) = self.permit.resize(charged) else { return Ok(()) };
+        if self.activity.is_handling() {
+            return Ok(());
         }
+        // What hyper has copied into its buffer counts as read, but is not flushed.
+        if self.activity.is_idle() && self.is_flushed {
+            return Err(over);
+        }
+        self.permit.resize_past_bounds(charged);
+        Ok(())
     }
 
-    /// What a peer can be told in the middle of a head: over HTTP/1 if no response is on its way,
-    /// over HTTP/2 between two frames.
+    /// Answers in the middle of a head: no response is on its way, and over HTTP/2 no frame.
     fn reject(&self, over: OverBudget) -> Rejection {
-        let rest = match self.is_http2 {
-            true if self.is_flushed => GO_AWAY,
-            false if self.activity.is_idle() => OVER_BUDGET,
-            true | false => &[],
-        };
-        Rejection { over, rest }
+        Rejection { over, rest: if self.is_http2 { GO_AWAY } else { OVER_BUDGET } }
     }
 }
 
@@ -173,9 +174,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionIo<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.rejection.is_some() {
-            return this.poll_rejection(cx);
-        }
+        ready!(this.poll_rejection(cx))?;
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
         let received = &buffer.filled()[before..];
@@ -196,6 +195,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // What hyper writes must not come between: it waits, and fails.
+        ready!(this.poll_rejection(cx))?;
         this.is_flushed = false;
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         this.activity.wrote();
@@ -208,6 +209,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // What hyper writes must not come between: it waits, and fails.
+        ready!(this.poll_rejection(cx))?;
         this.is_flushed = false;
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
         this.activity.wrote();
@@ -233,8 +236,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio::time::Instant;
+    use tokio::time::{Instant, timeout};
     use zaqar_core::{MemoryBounds, MemoryBudget};
 
     use super::*;
@@ -305,35 +309,94 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
+    fn assert_go_away(frame: &[u8]) {
+        let (length, kind) = (usize::from(frame[2]), frame[3]);
+        assert_eq!((length, kind, frame[16]), (frame.len() - 9, 7, 11), "GOAWAY, be calm");
+        assert!(frame[17..].starts_with(b"The server is over its memory budget"));
+    }
+
     /// A peer of HTTP/2 reads why, however much it still sends; not in the middle of a frame.
     #[tokio::test(start_paused = true)]
     async fn a_peer_of_http2_is_told_to_go_away() {
         for in_a_frame in [false, true] {
-            let bounds = MemoryBounds { process: 100 << 10, ..MemoryBounds::UNLIMITED };
+            let bounds = MemoryBounds { process: 10 << 10, ..MemoryBounds::UNLIMITED };
+            let budget = MemoryBudget::new(bounds);
             let (mut peer, stream) = duplex(256 << 10);
-            let mut stream = io(stream, &MemoryBudget::new(bounds));
+            let mut stream = io(stream, &budget);
             stream.write_all(b"whole").await.unwrap();
             stream.flush().await.unwrap();
-            if in_a_frame {
-                stream.write_all(b"half").await.unwrap();
-            }
             peer.write_all(PREFACE).await.unwrap();
             peer.write_all(&vec![0; 200 << 10]).await.unwrap();
+            if in_a_frame {
+                stream.write_all(b"half").await.unwrap();
+                stream.read_exact(&mut [0; 20 << 10]).await.unwrap();
+                assert_eq!(budget.in_use(), 32 << 10, "charged past the bounds");
+                stream.flush().await.unwrap();
+            }
             let start = Instant::now();
             while stream.read(&mut [0; 10_000]).await.is_ok() {}
             assert!(start.elapsed() < 2 * LINGER_LIMIT);
             drop(stream);
             let mut told = Vec::new();
             peer.read_to_end(&mut told).await.unwrap();
-            if in_a_frame {
-                assert_eq!(told, b"wholehalf");
-                continue;
-            }
-            let frame = told.strip_prefix(b"whole").unwrap();
-            let (length, kind) = (usize::from(frame[2]), frame[3]);
-            assert_eq!((length, kind, frame[16]), (frame.len() - 9, 7, 11), "GOAWAY, be calm");
-            assert!(frame[17..].starts_with(b"The server is over its memory budget"));
+            let before: &[u8] = if in_a_frame { b"wholehalf" } else { b"whole" };
+            assert_go_away(told.strip_prefix(before).unwrap());
         }
+    }
+
+    /// hyper copies a small response into its buffer, from which it goes out later.
+    #[tokio::test(start_paused = true)]
+    async fn a_response_on_its_way_is_not_broken_by_a_head_over_budget() {
+        for is_copied in [true, false] {
+            let bounds = MemoryBounds { process: 10 << 10, ..MemoryBounds::UNLIMITED };
+            let (mut peer, stream) = duplex(64 << 10);
+            let mut stream = io(stream, &MemoryBudget::new(bounds));
+            let body = stream.activity.respond(Bytes::from_static(b"popped"), TIMEOUT);
+            let rest = (!is_copied).then(|| body.clone());
+            if is_copied {
+                stream.write_all(&body[..3]).await.unwrap();
+            }
+            drop(body);
+            peer.write_all(&[b'x'; 40_000]).await.unwrap();
+            stream.read_exact(&mut [0; 20_000]).await.unwrap();
+            let left: &[u8] = if is_copied { b"ped" } else { b"popped" };
+            stream.write_all(left).await.unwrap();
+            stream.flush().await.unwrap();
+            drop(rest);
+            while stream.read(&mut [0; 10_000]).await.is_ok() {}
+            drop(stream);
+            let mut told = String::new();
+            peer.read_to_string(&mut told).await.unwrap();
+            assert!(told.starts_with("poppedHTTP/1.1 503 "), "{is_copied}: {told}");
+        }
+    }
+
+    /// Nothing comes into the middle of the answer.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_else_is_written_once_a_peer_is_rejected() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let bounds = MemoryBounds { process: 10 << 10, ..MemoryBounds::UNLIMITED };
+        let (peer, stream) = duplex(1024);
+        let mut stream = io(stream, &MemoryBudget::new(bounds));
+        stream.write_all(&[b'w'; 1020]).await.unwrap();
+        stream.flush().await.unwrap();
+        let (mut answers, mut requests) = tokio::io::split(peer);
+        let sending = tokio::spawn(async move {
+            requests.write_all(PREFACE).await.unwrap();
+            requests.write_all(&[0; 20_000]).await.unwrap();
+        });
+        let reading = async { while stream.read(&mut [0; 10_000]).await.is_ok() {} };
+        timeout(SECOND, reading).await.unwrap_err();
+        timeout(SECOND, stream.write_all(b"more")).await.unwrap_err();
+        let told = tokio::spawn(async move {
+            let mut told = Vec::new();
+            answers.read_to_end(&mut told).await.unwrap();
+            told
+        });
+        stream.write_all(b"more").await.unwrap_err();
+        drop(stream);
+        assert_go_away(told.await.unwrap().strip_prefix(&[b'w'; 1020]).unwrap());
+        sending.await.unwrap();
     }
 
     /// Whoever reads the body is refused, and answers.
