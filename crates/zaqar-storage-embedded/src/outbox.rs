@@ -174,8 +174,10 @@ impl WriterState<'_> {
             true => i64::from(earliest <= created),
             false => SETTLED,
         };
+        // A post in parts is shown later than it was made.
+        let shown = latest.max(millis(self.now));
         let followed = match subscribed_until.lease > created {
-            true => millis(time(latest).plus_secs(FOLLOWED_FOR.as_secs())),
+            true => after(shown, FOLLOWED_FOR.as_secs()),
             false => 0,
         };
         self.conn
