@@ -203,6 +203,7 @@ impl WriterState<'_> {
     fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Progress<Option<OutboxEntry>>> {
         let now = millis(self.now);
         if self.subscribed_until(head)?.address <= now {
+            self.end_unwanted_entries(head)?;
             return Ok(Progress::Done(None));
         }
         self.conn

@@ -136,12 +136,16 @@ impl PostInParts {
         if is_notified {
             state.insert_outbox_messages(first, messages, written.created)?;
         }
-        let written = Written { count: written.count + messages.len(), ..written };
+        let mut written = Written { count: written.count + messages.len(), ..written };
         if written.count < total {
             return Ok(Attempt::Part(written));
         }
         state.show_hidden(head.number)?;
         if is_notified {
+            // Without a subscription meanwhile, nothing would end the entries.
+            if state.subscribed_until(&head)?.address <= millis(state.now) {
+                written.subscribed_until.address = 0;
+            }
             self.insert_entries(state, &head, &written)?;
         }
         let ids = ids(head.generation, written.first, total);

@@ -6,10 +6,12 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
 use zaqar_core::storage::{
-    Batch, Claimed, Claims, Error, Guarded, Heads, ListQuery, Messages, NewSubscription, Outbox,
-    Stats, Subscriptions, Upkeep, Volume,
+    Batch, Claimed, Claims, Error, Guarded, Heads, Leases, ListQuery, Messages, NewSubscription,
+    Outbox, Stats, Subscriptions, Upkeep, Volume,
 };
-use zaqar_core::{MessageId, ProjectId, QueueKey, SubscriptionId, Timestamp};
+use zaqar_core::{
+    LeaseId, MessageId, Position, ProjectId, QueueKey, SubscriptionId, Timestamp,
+};
 
 use crate::testing::{batch, generation, key, request, store, time};
 use crate::{Embedded, Options};
@@ -112,16 +114,19 @@ async fn opened() -> (Embedded, tempfile::TempDir) {
     (store, directory)
 }
 
-async fn subscribe(store: &Embedded) {
-    let new = NewSubscription {
+fn subscription() -> NewSubscription {
+    NewSubscription {
         id: SubscriptionId::new(1),
         subscriber: "http://example.com".to_owned(),
         ttl: 3600,
         options: "{}".to_owned(),
         confirmed: true,
         lease: None,
-    };
-    store.subscribe(&key("q"), generation(), &new, time(0)).await.unwrap();
+    }
+}
+
+async fn subscribe(store: &Embedded) {
+    store.subscribe(&key("q"), generation(), &subscription(), time(0)).await.unwrap();
 }
 
 /// Messages, visible or not, that committed transactions have written.
@@ -250,6 +255,45 @@ async fn a_post_that_takes_long_is_counted_right() {
     assert_eq!((counts.free, counts.delayed), (of(&[0, 10]), of(&[100])));
     let live = ids.iter().enumerate().filter(|(number, _)| number % 7 != 0).map(|(_, id)| *id);
     assert_eq!(listed(&store, "q", time(40)).await, live.collect::<Vec<_>>());
+}
+
+/// Subscriptions may end while the post goes on, and so may the time for which its messages could
+/// be followed.
+#[tokio::test]
+async fn subscribers_of_a_post_that_takes_long_are_those_at_its_end() {
+    let (store, directory) = opened().await;
+    let lease = LeaseId::new(1);
+    store.keep_lease(lease, time(20_000), time(0)).await.unwrap();
+    subscribe(&store).await;
+    let connection = NewSubscription {
+        id: SubscriptionId::new(2),
+        subscriber: "connection".to_owned(),
+        ttl: 20_000,
+        lease: Some(lease),
+        ..subscription()
+    };
+    store.subscribe(&key("q"), generation(), &connection, time(0)).await.unwrap();
+    let mut steps = Steps::new(&store);
+    let mut large = post(&store, key("q"), batch(LARGE, 10_000));
+    while messages_in_file(directory.path()) == 0 {
+        steps.next();
+    }
+    let now = time(4000);
+    let swept = ask(&store, |store| async move { store.sweep(time(4000), 500).await });
+    while answer(&mut large).is_none() {
+        steps.next();
+    }
+    drop(steps);
+    swept.await.unwrap();
+    assert_eq!(store.due_queues(10, now).await.unwrap(), [], "its subscription has expired");
+    let incarnation = generation().incarnation;
+    let entries = store.follow(&key("q"), incarnation, Position::new(0), 10, now).await.unwrap();
+    assert_eq!(entries.len(), 5, "the connection is still there");
+    while store.sweep(time(5000), 500).await.unwrap().more {}
+    let outbox = |state: &mut super::WriterState<'_>| {
+        state.conn.query_row("SELECT count(*) FROM outbox_messages", [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(store.write(outbox).await.unwrap(), 0);
 }
 
 fn copy_as_if_killed(from: &Path) -> tempfile::TempDir {
