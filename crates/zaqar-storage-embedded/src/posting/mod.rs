@@ -46,6 +46,8 @@ pub(crate) struct PostInParts {
     key: QueueKey,
     assumed: Generation,
     batch: Batch,
+    /// The cost of all of it, which is kept to the end.
+    bytes: usize,
     /// What committed transactions have written.
     written: Option<Written>,
     /// What the transaction has written that is not committed yet.
@@ -85,13 +87,14 @@ impl PostInParts {
         caller: oneshot::Sender<Result<Answer, Error>>,
     ) -> Self {
         let (written, attempt, alive) = (None, Attempt::Nothing, Arc::default());
-        Self { key, assumed, batch, written, attempt, alive, caller }
+        let bytes = cost(&batch.messages);
+        Self { key, assumed, batch, bytes, written, attempt, alive, caller }
     }
 
-    /// What the next part costs, and what still has to be kept.
+    /// What the next part costs, and what is kept.
     pub(crate) fn cost(&self) -> Cost {
         let rest = &self.batch.messages[self.written.map_or(0, |written| written.count)..];
-        Cost { bytes: cost(rest), turn: cost(&rest[..part(rest)]), returns: true }
+        Cost { bytes: self.bytes, turn: cost(&rest[..part(rest)]), returns: true }
     }
 
     fn write(&self, state: &mut WriterState<'_>) -> Sql<Attempt> {

@@ -257,6 +257,20 @@ async fn a_post_that_takes_long_is_counted_right() {
     assert_eq!(listed(&store, "q", time(40)).await, live.collect::<Vec<_>>());
 }
 
+#[test]
+fn a_post_in_parts_is_charged_whole_until_it_is_done() {
+    let (caller, _answer) = tokio::sync::oneshot::channel();
+    let mut post = super::PostInParts::new(key("q"), generation(), batch(LARGE, 60), caller);
+    let whole = super::cost(&batch(LARGE, 60).messages);
+    let part = super::cost(&batch(PART, 60).messages);
+    let costs = |post: &super::PostInParts| (post.cost().bytes, post.cost().turn);
+    assert_eq!(costs(&post), (whole, part));
+    let subscribed_until = super::SubscribedUntil { address: 0, lease: 0 };
+    post.written =
+        Some(super::Written { number: 1, first: 1, count: 4 * PART, created: 1, subscribed_until });
+    assert_eq!(costs(&post), (whole, super::cost(&batch(10, 60).messages)));
+}
+
 /// Subscriptions may end while the post goes on, and so may the time for which its messages could
 /// be followed.
 #[tokio::test]
