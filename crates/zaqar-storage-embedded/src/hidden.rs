@@ -8,9 +8,13 @@ use std::sync::{Arc, Weak};
 
 use rusqlite::params;
 
+use crate::due::UpkeepTask;
 use crate::error::Sql;
 use crate::rows::{StateRow, columns};
 use crate::writer_state::{Head, Positions, WriterState};
+
+/// Bound on remembered heads with hidden messages that cannot be removed.
+const MAX_UNREMOVABLE: usize = 1024;
 
 /// A condition that holds for visible messages; its parameters are those of [`Head::hidden`].
 macro_rules! is_visible {
@@ -80,7 +84,7 @@ impl WriterState<'_> {
         while let Some(row) = rows.next()? {
             let number = row.get(0)?;
             let post = self.posts_in_parts.get(&number).and_then(Weak::upgrade);
-            if post.is_none() {
+            if post.is_none() && !self.unremovable.contains(&number) {
                 return Ok(Some(number));
             }
         }
@@ -98,8 +102,25 @@ impl WriterState<'_> {
         Ok(done)
     }
 
+    /// After a failure: whether the sweep can leave out the head whose hidden messages it was to
+    /// remove.
+    pub(crate) fn pass_over_hidden(&mut self) -> bool {
+        let Some(number) = self.removing.take() else { return false };
+        self.unremovable.len() < MAX_UNREMOVABLE && self.unremovable.insert(number)
+    }
+
+    /// As [`Self::remove_hidden`], for a request: it is repeated without the bodies if it fails.
+    pub(crate) fn make_room(&mut self, head: &Head, budget: usize) -> Sql<()> {
+        // Afterwards its failure is the request's own.
+        let is_first = !self.skips_bodies && !self.unremovable.contains(&head.number);
+        self.task = is_first.then_some(UpkeepTask::Abandoned);
+        self.remove_hidden(head, budget)?;
+        self.task = None;
+        Ok(())
+    }
+
     /// Removes at most `budget` hidden messages of a head. Returns how many.
-    pub(crate) fn remove_hidden(&mut self, head: &Head, budget: usize) -> Sql<usize> {
+    fn remove_hidden(&mut self, head: &Head, budget: usize) -> Sql<usize> {
         const STATES: [&str; 2] = [
             concat!(
                 columns!(free),
@@ -113,6 +134,7 @@ impl WriterState<'_> {
         let (from, until) = (head.hidden.start, head.hidden.end);
         let limit = |done: usize| i64::try_from(budget.saturating_sub(done)).unwrap_or(i64::MAX);
         let mut done = 0;
+        self.removing = Some(head.number);
         for sql in STATES {
             let rows = self
                 .conn
@@ -134,6 +156,7 @@ impl WriterState<'_> {
         if done < budget {
             self.forget_hidden(head.number)?;
         }
+        self.removing = None;
         Ok(done)
     }
 

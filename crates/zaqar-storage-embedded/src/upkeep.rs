@@ -150,8 +150,13 @@ impl WriterState<'_> {
         match task {
             // They are deleted when they expire.
             UpkeepTask::Bodies => self.deleted.forget(),
-            UpkeepTask::Expiry | UpkeepTask::Garbage if !self.skips_bodies => {
+            UpkeepTask::Expiry | UpkeepTask::Abandoned | UpkeepTask::Garbage
+                if !self.skips_bodies =>
+            {
                 self.skips_bodies = true
+            }
+            UpkeepTask::Abandoned if self.pass_over_hidden() => {
+                tracing::warn!(%error, "what a failed post has left in a queue stays there");
             }
             UpkeepTask::Claims
             | UpkeepTask::Delays

@@ -140,6 +140,10 @@ pub(crate) struct WriterState<'c> {
     pub(crate) unreadable: BTreeSet<i64>,
     /// By the number of their heads, the posts that have written some of their parts.
     pub(crate) posts_in_parts: HashMap<i64, Weak<()>>,
+    /// The head whose hidden messages are being removed in this transaction, or that failed.
+    pub(crate) removing: Option<i64>,
+    /// Some of the heads whose hidden messages cannot be removed.
+    pub(crate) unremovable: BTreeSet<i64>,
     /// How many rows each transaction has changed.
     #[cfg(test)]
     pub(crate) transactions: Vec<u64>,
@@ -169,6 +173,8 @@ impl<'c> WriterState<'c> {
             is_full: false,
             unreadable: BTreeSet::new(),
             posts_in_parts: HashMap::new(),
+            removing: None,
+            unremovable: BTreeSet::new(),
             #[cfg(test)]
             transactions: Vec::new(),
             by_number: HashMap::new(),
@@ -189,6 +195,7 @@ impl<'c> WriterState<'c> {
         }
         self.now = now;
         self.task = None;
+        self.removing = None;
         self.failed_body.set(None);
         self.conn.statement("BEGIN IMMEDIATE")?.execute([])?;
         self.changes = self.conn.total_changes();

@@ -119,7 +119,7 @@ impl PostInParts {
         let written = match written {
             Some(written) => written,
             None if !head.hidden.is_empty() => {
-                state.remove_hidden(&head, PART / ROWS)?;
+                state.make_room(&head, PART / ROWS)?;
                 return Ok(Attempt::Nothing);
             }
             None => Written {

@@ -383,3 +383,47 @@ async fn a_post_that_fails_in_a_later_part_stores_nothing() {
         while store.sweep(time(0), 500).await.unwrap().more {}
     }
 }
+
+/// Queues with hidden messages.
+async fn hiding(store: &Embedded) -> i64 {
+    const COUNT: &str = "SELECT count(*) FROM heads WHERE hidden_from IS NOT NULL";
+    store.write(|state| state.conn.query_row(COUNT, [], |row| row.get(0))).await.unwrap()
+}
+
+async fn execute(store: &Embedded, sql: &'static str) {
+    store.write(move |state| state.conn.execute_batch(sql)).await.unwrap();
+}
+
+/// What is damaged of the leftovers in one queue holds up nothing else.
+#[tokio::test]
+async fn leftovers_that_cannot_be_removed_hold_up_no_others() {
+    const BODY: &str = "CREATE TRIGGER stays BEFORE DELETE ON messages \
+        BEGIN SELECT RAISE(ABORT, 'damaged'); END";
+    const ROW: &str = "CREATE TRIGGER stays BEFORE DELETE ON free \
+        WHEN old.number = (SELECT min(number) FROM heads) \
+        BEGIN SELECT RAISE(ABORT, 'damaged'); END";
+    for (stays, sweeps, left) in [(BODY, true, 0), (BODY, false, 1), (ROW, true, 1)] {
+        let (store, _directory) = opened().await;
+        store.open(&key("r"), generation(), time(0)).await.unwrap();
+        let fails = "CREATE TRIGGER fails BEFORE INSERT ON free \
+            WHEN (SELECT count(*) FROM free WHERE number = new.number) > 600 \
+            BEGIN SELECT RAISE(ABORT, 'no more'); END";
+        execute(&store, fails).await;
+        for name in ["q", "r"] {
+            let post = store.post(&key(name), generation(), batch(LARGE, 60), time(0)).await;
+            post.unwrap_err();
+        }
+        execute(&store, "DROP TRIGGER fails").await;
+        execute(&store, stays).await;
+        assert_eq!(hiding(&store).await, 2);
+        if sweeps {
+            while store.sweep(time(0), 500).await.unwrap().more {}
+        } else {
+            posted(store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await);
+            assert_eq!(listed(&store, "q", time(0)).await.len(), LARGE);
+        }
+        assert_eq!(hiding(&store).await, left, "{stays}, {sweeps}");
+        posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
+        posted(store.post(&key("r"), generation(), batch(LARGE, 60), time(0)).await);
+    }
+}
