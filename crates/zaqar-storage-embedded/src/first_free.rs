@@ -6,7 +6,6 @@ use zaqar_core::storage::{Error, PopQuery};
 
 use crate::driver::Requester;
 use crate::error::Sql;
-use crate::hidden::is_visible;
 use crate::rows::{Body, StateRow, columns};
 use crate::writer_state::{Positions, WriterState};
 
@@ -92,11 +91,9 @@ impl WriterState<'_> {
         let mut exhausted_bytes = 0;
         let mut statement = self.conn.statement(concat!(
             columns!(free),
-            " WHERE number = ?1 AND position >= ?2",
-            is_visible!("?3", "?4"),
-            " ORDER BY position"
+            " WHERE number = ?1 AND position >= ?2 ORDER BY position"
         ))?;
-        let mut rows = statement.query([number, floor, hidden.start, hidden.end])?;
+        let mut rows = statement.query([number, floor])?;
         for _ in 0..MAX_SCANNED {
             if found.rows.len() == limit
                 || found.exhausted.len() == MAX_EXHAUSTED
@@ -109,6 +106,11 @@ impl WriterState<'_> {
                 return Ok(found);
             };
             let row = StateRow::read(row)?;
+            if hidden.contains(row.position) {
+                drop(rows);
+                rows = statement.query([number, hidden.end])?;
+                continue;
+            }
             found.floor = row.position + 1;
             if !row.is_live(self.now) || self.unreadable.contains(&row.position) {
                 continue;
@@ -137,12 +139,9 @@ impl WriterState<'_> {
         {
             let mut statement = self.conn.statement(concat!(
                 columns!(free),
-                " WHERE number = ?1 AND position >= ?2",
-                is_visible!("?3", "?4"),
-                " ORDER BY position"
+                " WHERE number = ?1 AND position >= ?2 ORDER BY position"
             ))?;
-            let from = floor.max(after);
-            let mut rows = statement.query([number, from, hidden.start, hidden.end])?;
+            let mut rows = statement.query([number, floor.max(after)])?;
             while found.rows.len() < query.limit {
                 if scanned == MAX_SCANNED || unreadable == MAX_UNREADABLE {
                     found.next = last;
@@ -150,6 +149,11 @@ impl WriterState<'_> {
                 }
                 let Some(row) = rows.next()? else { break };
                 let row = StateRow::read(row)?;
+                if hidden.contains(row.position) {
+                    drop(rows);
+                    rows = statement.query([number, hidden.end])?;
+                    continue;
+                }
                 scanned += 1;
                 last = Some(row.position);
                 if row.is_live(self.now) {

@@ -1,8 +1,8 @@
 //! Hidden messages: those of a post that is written in parts, until its last part is.
 //!
 //! The row of a head has the range of their positions, so that every reader sees all of them or
-//! none in its snapshot. They are in no count. What a post has left that failed, or whose process
-//! died, stays hidden until the sweep removes it.
+//! none in its snapshot, and goes past them without reading them. They are in no count. What a post
+//! has left that failed, or whose process died, stays hidden until the sweep removes it.
 
 use std::sync::{Arc, Weak};
 
@@ -15,14 +15,6 @@ use crate::writer_state::{Head, Positions, WriterState};
 
 /// Bound on remembered heads with hidden messages that cannot be removed.
 const MAX_UNREMOVABLE: usize = 1024;
-
-/// A condition that holds for visible messages; its parameters are those of [`Head::hidden`].
-macro_rules! is_visible {
-    ($from:literal, $until:literal) => {
-        concat!(" AND NOT (position >= ", $from, " AND position < ", $until, ")")
-    };
-}
-pub(crate) use is_visible;
 
 impl WriterState<'_> {
     /// Allocates positions and hides what will be written there. Returns the first. The sweep

@@ -4,11 +4,10 @@ use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volu
 use zaqar_core::{ClaimId, Kind, MessageId, Timestamp};
 
 use crate::error::Sql;
-use crate::hidden::is_visible;
 use crate::keys::kind_number;
 use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
 use crate::statements::Statements;
-use crate::writer_state::{Head, millis, time};
+use crate::writer_state::{Head, NEVER, millis, time};
 
 /// Expired messages that a page passes over, in about half a millisecond.
 const MAX_SKIPPED: usize = 4000;
@@ -35,8 +34,7 @@ pub(crate) fn list(
     let mut holders = Holders::new(conn, head.number, now);
     let mut page = MessagePage::default();
     let mut statement = conn.statement(page_sql(query))?;
-    let hidden = head.hidden;
-    let mut rows = statement.query([head.number, after, hidden.start, hidden.end])?;
+    let mut rows = statement.query([head.number, after])?;
     let mut last = None;
     let mut skipped = 0;
     while page.messages.len() < query.limit && skipped < MAX_SKIPPED {
@@ -49,6 +47,11 @@ pub(crate) fn list(
             skipped += 1;
             continue;
         };
+        if !head.shows(row.position) {
+            drop(rows);
+            rows = statement.query([head.number, head.hidden.end - 1])?;
+            continue;
+        }
         last = Some(row.position);
         if !row.is_live(now) {
             skipped += 1;
@@ -101,8 +104,8 @@ pub(crate) fn stats(
     has_expired: bool,
     now: Timestamp,
 ) -> Sql<Stats> {
-    let oldest = end(conn, head, &OLDEST, now, i64::min)?;
-    let newest = end(conn, head, &NEWEST, now, i64::max)?;
+    let oldest = end(conn, head, End::Oldest, now)?;
+    let newest = end(conn, head, End::Newest, now)?;
     let gone = if has_expired { expired(conn, head, now)? } else { Expired::default() };
     Ok(Stats {
         free: (head.free - gone.free).max(0).cast_unsigned(),
@@ -145,7 +148,7 @@ fn expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
     Ok(gone)
 }
 
-/// Scans every message of a head.
+/// Scans every visible message of a head.
 fn count_expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expired> {
     let count = |sql| -> Sql<i64> {
         let parameters = [head.number, millis(now), head.hidden.start, head.hidden.end];
@@ -154,10 +157,11 @@ fn count_expired(conn: &Statements<'_>, head: &Head, now: Timestamp) -> Sql<Expi
     macro_rules! expired {
         ($table:literal) => {
             concat!(
-                "SELECT count(*) FROM ",
+                "SELECT (SELECT count(*) FROM ",
                 $table,
-                " WHERE number = ?1 AND expires <= ?2",
-                is_visible!("?3", "?4")
+                " WHERE number = ?1 AND expires <= ?2 AND position < ?3) + (SELECT count(*) FROM ",
+                $table,
+                " WHERE number = ?1 AND expires <= ?2 AND position >= ?4)"
             )
         };
     }
@@ -181,34 +185,34 @@ pub(crate) fn volume(conn: &Statements<'_>) -> Sql<Volume> {
     })
 }
 
-/// Visible messages in one state, in this order.
+/// An end of a queue.
+#[derive(Clone, Copy)]
+enum End {
+    Oldest,
+    Newest,
+}
+
+/// Messages in each state between two positions, in this order.
 macro_rules! in_order {
+    ($order:literal) => {
+        [in_order!(free, $order), in_order!(held, $order), in_order!(delayed, $order)]
+    };
     ($table:ident, $order:literal) => {
-        concat!(columns!($table), " WHERE number = ?1", is_visible!("?2", "?3"), $order)
+        concat!(columns!($table), " WHERE number = ?1 AND position > ?2 AND position < ?3", $order)
     };
 }
 
-const OLDEST: [&str; 3] = [
-    in_order!(free, " ORDER BY position"),
-    in_order!(held, " ORDER BY position"),
-    in_order!(delayed, " ORDER BY position"),
-];
-const NEWEST: [&str; 3] = [
-    in_order!(free, " ORDER BY position DESC"),
-    in_order!(held, " ORDER BY position DESC"),
-    in_order!(delayed, " ORDER BY position DESC"),
-];
+const OLDEST: [&str; 3] = in_order!(" ORDER BY position");
+const NEWEST: [&str; 3] = in_order!(" ORDER BY position DESC");
 
-fn end(
-    conn: &Statements<'_>,
-    head: &Head,
-    tables: &[&'static str; 3],
-    now: Timestamp,
-    better: fn(i64, i64) -> i64,
-) -> Sql<Option<Endpoint>> {
+fn end(conn: &Statements<'_>, head: &Head, end: End, now: Timestamp) -> Sql<Option<Endpoint>> {
+    let (tables, better): (_, fn(i64, i64) -> i64) = match end {
+        End::Oldest => (OLDEST, i64::min),
+        End::Newest => (NEWEST, i64::max),
+    };
     let mut best = None;
     for sql in tables {
-        if let Some(position) = first_live(conn, sql, head, now)? {
+        if let Some(position) = first_live(conn, sql, head, end, now)? {
             best = Some(best.map_or(position, |it| better(it, position)));
         }
     }
@@ -223,13 +227,22 @@ fn first_live(
     conn: &Statements<'_>,
     sql: &'static str,
     head: &Head,
+    end: End,
     now: Timestamp,
 ) -> Sql<Option<i64>> {
     let mut statement = conn.statement(sql)?;
-    let mut rows = statement.query([head.number, head.hidden.start, head.hidden.end])?;
+    let mut rows = statement.query([head.number, -1, NEVER])?;
     for _ in 0..MAX_END_SCANNED {
         let Some(row) = rows.next()? else { return Ok(None) };
         let row = StateRow::read(row)?;
+        if !head.shows(row.position) {
+            drop(rows);
+            rows = match end {
+                End::Oldest => statement.query([head.number, head.hidden.end - 1, NEVER])?,
+                End::Newest => statement.query([head.number, -1, head.hidden.start])?,
+            };
+            continue;
+        }
         if row.is_live(now) {
             return Ok(Some(row.position));
         }
@@ -243,13 +256,7 @@ const fn page_sql(query: &ListQuery) -> &'static str {
             concat!(
                 columns!($first),
                 " WHERE number = ?1 AND position > ?2",
-                is_visible!("?3", "?4"),
-                $(
-                    " UNION ALL ",
-                    columns!($more),
-                    " WHERE number = ?1 AND position > ?2",
-                    is_visible!("?3", "?4"),
-                )*
+                $(" UNION ALL ", columns!($more), " WHERE number = ?1 AND position > ?2",)*
                 " ORDER BY position"
             )
         };

@@ -53,7 +53,7 @@ pub(crate) struct Head {
 impl Head {
     /// Whether a message at this position is visible, and so counted.
     pub(crate) const fn shows(&self, position: i64) -> bool {
-        position < self.hidden.start || position >= self.hidden.end
+        !self.hidden.contains(position)
     }
 }
 
@@ -72,6 +72,10 @@ impl Positions {
 
     pub(crate) const fn is_empty(self) -> bool {
         self.start >= self.end
+    }
+
+    pub(crate) const fn contains(self, position: i64) -> bool {
+        position >= self.start && position < self.end
     }
 }
 

@@ -9,9 +9,7 @@ use zaqar_core::storage::{
     Batch, Claimed, Claims, Error, Guarded, Heads, Leases, ListQuery, Messages, NewSubscription,
     Outbox, Stats, Subscriptions, Upkeep, Volume,
 };
-use zaqar_core::{
-    LeaseId, MessageId, Position, ProjectId, QueueKey, SubscriptionId, Timestamp,
-};
+use zaqar_core::{LeaseId, MessageId, Position, ProjectId, QueueKey, SubscriptionId, Timestamp};
 
 use crate::testing::{batch, generation, key, request, store, time};
 use crate::{Embedded, Options};
@@ -400,11 +398,12 @@ async fn leftovers_that_cannot_be_removed_hold_up_no_others() {
     const BODY: &str = "CREATE TRIGGER stays BEFORE DELETE ON messages \
         BEGIN SELECT RAISE(ABORT, 'damaged'); END";
     const ROW: &str = "CREATE TRIGGER stays BEFORE DELETE ON free \
-        WHEN old.number = (SELECT min(number) FROM heads) \
+        WHEN old.position = (SELECT min(hidden_from) FROM heads) \
         BEGIN SELECT RAISE(ABORT, 'damaged'); END";
     for (stays, sweeps, left) in [(BODY, true, 0), (BODY, false, 1), (ROW, true, 1)] {
         let (store, _directory) = opened().await;
         store.open(&key("r"), generation(), time(0)).await.unwrap();
+        let mut all = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
         let fails = "CREATE TRIGGER fails BEFORE INSERT ON free \
             WHEN (SELECT count(*) FROM free WHERE number = new.number) > 600 \
             BEGIN SELECT RAISE(ABORT, 'no more'); END";
@@ -419,11 +418,18 @@ async fn leftovers_that_cannot_be_removed_hold_up_no_others() {
         if sweeps {
             while store.sweep(time(0), 500).await.unwrap().more {}
         } else {
-            posted(store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await);
-            assert_eq!(listed(&store, "q", time(0)).await.len(), LARGE);
+            let post = store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await;
+            all.extend(posted(post));
         }
         assert_eq!(hiding(&store).await, left, "{stays}, {sweeps}");
-        posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
         posted(store.post(&key("r"), generation(), batch(LARGE, 60), time(0)).await);
+        // What is hidden lies between the others.
+        all.extend(posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await));
+        assert_eq!(listed(&store, "q", time(0)).await, all);
+        let ends = stats(&store, time(0)).await.ends.unwrap();
+        assert_eq!([ends.0.id, ends.1.id], [all[0], all[all.len() - 1]]);
+        let claim = store.claim(&key("q"), generation(), &request(1, 60), time(0)).await.unwrap();
+        let Guarded::Done(Claimed::Messages(claimed)) = claim else { panic!() };
+        assert_eq!(claimed.len(), all.len().min(1000));
     }
 }
