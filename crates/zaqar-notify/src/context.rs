@@ -19,6 +19,7 @@ use crate::fairness::{Fairness, Limits};
 use crate::log::Log;
 use crate::rates::Rates;
 use crate::retry::Tail;
+use crate::unfinished::Unfinished;
 
 /// Options of the workers.
 #[derive(Debug, Clone)]
@@ -191,6 +192,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     /// Rate limits of subscriptions.
     pub(crate) rates: Rates,
+    pub(crate) unfinished: Unfinished,
     /// Notified when a delivery ends, so that another may start.
     pub(crate) freed: Notify,
     /// Limits how often failures of the store are logged.
@@ -212,6 +214,7 @@ impl Context {
             log,
             events,
             rates,
+            unfinished: Unfinished::default(),
             freed,
             store_log,
         }

@@ -11,6 +11,9 @@ use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
 
 /// How long an entry is leased for expansion, in seconds.
 const LEASE: u64 = 60;
+/// How long an entry goes first, in seconds, if its expansion fails: in the rest of its lease the
+/// entries behind it have their turn.
+const FIRST: u64 = LEASE / 2;
 /// Subscriptions per page.
 const PAGE: usize = 100;
 /// Subscriptions whose rows are added concurrently.
@@ -20,17 +23,32 @@ const ENTRIES: usize = 64;
 /// A body larger than this is stored once for all subscriptions.
 const SHARED_FROM: usize = 1024;
 
-/// Expands due entries of a queue, at most [`ENTRIES`]. Returns their number.
+/// Expands due entries of a queue, at most [`ENTRIES`]. Returns their number. One that failed
+/// before goes first, for a while.
 pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<usize, Error> {
     for done in 0..ENTRIES {
         let now = context.parts.clock.now();
-        let leased = context.parts.messages.lease(key, now.plus_secs(LEASE), now).await?;
-        let Some(entry) = leased else { return Ok(done) };
-        expand(context, key, &entry).await?;
-        let Some(first) = entry.messages.first() else { continue };
-        context.parts.messages.settle(key, entry.incarnation, first.id.position).await?;
+        let (entry, first_until) = match context.unfinished.take(key, now) {
+            Some(failed) => failed,
+            None => {
+                let leased = context.parts.messages.lease(key, now.plus_secs(LEASE), now).await?;
+                let Some(entry) = leased else { return Ok(done) };
+                (entry, now.plus_secs(FIRST))
+            }
+        };
+        if let Err(error) = finish(context, key, &entry).await {
+            context.unfinished.keep(key, entry, first_until);
+            return Err(error);
+        }
     }
     Ok(ENTRIES)
+}
+
+/// Expands an entry, and settles it.
+async fn finish(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Result<(), Error> {
+    expand(context, key, entry).await?;
+    let Some(first) = entry.messages.first() else { return Ok(()) };
+    context.parts.messages.settle(key, entry.incarnation, first.id.position).await
 }
 
 /// Adds the rows of an entry page by page, and each page's tickets after its rows. What is repeated

@@ -31,6 +31,7 @@ pub mod signature;
 mod subject;
 pub mod target;
 pub mod trust;
+mod unfinished;
 pub mod webhook;
 mod workers;
 

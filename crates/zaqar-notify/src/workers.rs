@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use zaqar_core::storage::Posted;
+use zaqar_core::storage::{Error, Posted};
 use zaqar_core::{
     Incarnation, Kind, MessageId, Payload, Position, QueueKey, Secret, SubscriptionId, Timestamp,
 };
@@ -132,11 +132,11 @@ impl Workers {
 
     /// Does everything that is due now and waits for it: for tests, with a manual clock.
     #[cfg(test)]
-    pub(crate) async fn step(&self) -> Result<(), zaqar_core::storage::Error> {
+    pub(crate) async fn step(&self) -> Result<(), Error> {
         let shared = &self.shared;
         loop {
             let now = shared.context.parts.clock.now();
-            let queues = shared.context.parts.messages.due_queues(QUEUES, now).await?;
+            let queues = shared.due_queues(now).await?;
             let mut expanded = 0;
             for key in queues {
                 expanded += expand_queue(&shared.context, &key).await?;
@@ -185,11 +185,7 @@ impl Handle {
     ///
     /// # Errors
     /// Errors of the store.
-    pub async fn resume(
-        &self,
-        queue: &QueueKey,
-        id: SubscriptionId,
-    ) -> Result<(), zaqar_core::storage::Error> {
+    pub async fn resume(&self, queue: &QueueKey, id: SubscriptionId) -> Result<(), Error> {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
@@ -224,7 +220,7 @@ impl Handle {
         id: SubscriptionId,
         secs: u64,
         has_ended: bool,
-    ) -> Result<(), zaqar_core::storage::Error> {
+    ) -> Result<(), Error> {
         let context = &self.shared.context;
         let (true, Some(signing)) =
             (context.options.require_confirmation, &context.options.signing_key)
@@ -266,7 +262,7 @@ impl Handle {
         queue: &QueueKey,
         id: SubscriptionId,
         scheme: Scheme,
-    ) -> Result<Option<Secret<String>>, zaqar_core::storage::Error> {
+    ) -> Result<Option<Secret<String>>, Error> {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
         secrets::make(context, &key, scheme, context.parts.clock.now()).await
@@ -284,7 +280,7 @@ impl Handle {
         id: SubscriptionId,
         scheme: Scheme,
         grace: u64,
-    ) -> Result<Option<Secret<String>>, zaqar_core::storage::Error> {
+    ) -> Result<Option<Secret<String>>, Error> {
         let context = &self.shared.context;
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
@@ -295,11 +291,7 @@ impl Handle {
     ///
     /// # Errors
     /// Errors of the store.
-    pub async fn remove(
-        &self,
-        queue: &QueueKey,
-        id: SubscriptionId,
-    ) -> Result<(), zaqar_core::storage::Error> {
+    pub async fn remove(&self, queue: &QueueKey, id: SubscriptionId) -> Result<(), Error> {
         let key = SubscriptionKey { queue: queue.clone(), id };
         self.shared.context.deliveries.remove(&key).await
     }
@@ -372,8 +364,7 @@ impl Shared {
 
     /// Expands the queues that the outbox names. Returns how many had entries.
     async fn poll_outbox(&self) -> usize {
-        let now = self.context.parts.clock.now();
-        match self.context.parts.messages.due_queues(QUEUES, now).await {
+        match self.due_queues(self.context.parts.clock.now()).await {
             Ok(queues) => self.expand(queues).await,
             Err(error) => {
                 self.context.log_failure("the outbox", &error);
@@ -381,6 +372,14 @@ impl Shared {
                 0
             }
         }
+    }
+
+    /// Queues with due entries, or with one whose expansion failed.
+    async fn due_queues(&self, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+        let mut queues = self.context.parts.messages.due_queues(QUEUES, now).await?;
+        let failed = self.context.unfinished.queues();
+        queues.extend(failed.into_iter().filter(|key| !queues.contains(key)).collect::<Vec<_>>());
+        Ok(queues)
     }
 
     async fn expand(&self, queues: Vec<QueueKey>) -> usize {

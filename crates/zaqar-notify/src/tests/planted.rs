@@ -232,3 +232,33 @@ async fn a_server_that_dies_at_any_call_loses_nothing() {
     }
     panic!("it has no end");
 }
+
+/// The store fails at any call, and works again. What is ordered comes in its order.
+#[tokio::test]
+async fn a_store_that_fails_at_any_call_changes_no_order() {
+    for calls in 0..1000 {
+        let mut scene = Scene::new().await;
+        scene.subscribe("http://a/", json!({"ordered": true})).await;
+        for body in ["1", "2", "3"] {
+            scene.post(body, 3600, 0).await;
+        }
+        let left = Arc::new(AtomicI64::new(calls));
+        let failing = Arc::new(scene.store.connect_for(Arc::clone(&left)));
+        let Scene { clock, script, posted, .. } = &scene;
+        let workers = workers(&failing, clock, script, posted, Options::default());
+        let has_failed = workers.step().await.is_err() || left.load(Ordering::Acquire) <= 0;
+        left.store(i64::MAX, Ordering::Release);
+        for _ in 0..10 {
+            workers.step().await.unwrap();
+            clock.advance(Duration::from_secs(10));
+        }
+        let mut bodies = scene.bodies();
+        bodies.dedup();
+        assert_eq!(bodies, ["1", "2", "3"], "after {calls} calls");
+        if !has_failed {
+            assert!(calls > 10, "{calls} calls are few");
+            return;
+        }
+    }
+    panic!("it has no end");
+}
