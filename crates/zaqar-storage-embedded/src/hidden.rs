@@ -153,13 +153,13 @@ impl WriterState<'_> {
     }
 
     /// Before a head gets another number or is closed: of what is hidden, only messages go with
-    /// the number.
-    pub(crate) fn drop_hidden_outbox(&self, head: &Head) -> Sql<()> {
-        if !head.hidden.is_empty() {
-            self.conn
-                .statement("DELETE FROM outbox_messages WHERE position >= ?1 AND position < ?2")?
-                .execute([head.hidden.start, head.hidden.end])?;
-        }
-        Ok(())
+    /// the number. The sweep removes the others.
+    pub(crate) fn drop_hidden_outbox(&mut self, head: &Head) -> Sql<()> {
+        let Positions { start, end } = head.hidden;
+        let has_any = self
+            .conn
+            .statement("SELECT 1 FROM outbox_messages WHERE position >= ?1 AND position < ?2")?
+            .exists([start, end])?;
+        if has_any { self.insert_ended_entries(head, start, end) } else { Ok(()) }
     }
 }

@@ -30,6 +30,8 @@ const SETTLED: i64 = 2;
 const LEASED: usize = 64;
 /// Due entries that one lease makes ready, at most.
 const DUE_BUDGET: i64 = 1000;
+/// Messages of an entry that is written to be removed, at most.
+const ENDED: i64 = 512;
 /// Expired entries that one transaction ends before it finds one to lease.
 const MAX_EXPIRED: usize = 256;
 
@@ -198,6 +200,20 @@ impl WriterState<'_> {
         }
         self.due.entry_ends(expires);
         self.set_next_due(head, head.next_due.min(earliest))
+    }
+
+    /// Writes entries that have ended, with the messages from one position to another.
+    pub(crate) fn insert_ended_entries(&mut self, head: &Head, from: i64, until: i64) -> Sql<()> {
+        let mut first = from;
+        while first < until {
+            let count = ENDED.min(until - first);
+            self.conn
+                .statement("INSERT INTO outbox VALUES (?1, ?2, ?3, 0, 0, ?4, 0, 0)")?
+                .execute([first, head.outbox_number, count, SETTLED])?;
+            first += count;
+        }
+        self.due.entry_ends(0);
+        Ok(())
     }
 
     fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Progress<Option<OutboxEntry>>> {
