@@ -261,10 +261,8 @@ where
             if let Poll::Ready(Err(event)) = self.poll_send(cx) {
                 return Poll::Ready(event);
             }
-            // What was sent may have made room for more.
-            if self.is_over
-                && let Err(over) = self.charge()
-            {
+            // An answer may have come, and what was sent may have made room for more.
+            if let Err(over) = self.charge() {
                 return Poll::Ready(Event::OverBudget(over));
             }
             if self.drain_until.is_some() {
