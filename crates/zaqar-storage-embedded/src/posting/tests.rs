@@ -432,7 +432,7 @@ async fn leftovers_that_cannot_be_removed_hold_up_no_others() {
         let ends = stats(&store, time(0)).await.ends.unwrap();
         assert_eq!([ends.0.id, ends.1.id], [all[0], all[all.len() - 1]]);
         let claim = store.claim(&key("q"), generation(), &request(1, 60), time(0)).await.unwrap();
-        let Guarded::Done(Claimed::Messages(claimed)) = claim else { panic!() };
+        let Guarded::Done(Claimed::Messages { messages: claimed, .. }) = claim else { panic!() };
         assert_eq!(claimed.len(), all.len().min(1000));
     }
 }
