@@ -161,9 +161,10 @@ pub trait ProjectQuotas: Send + Sync {
 }
 
 /// What an operation takes of a quota. Dropped before it is settled, it is given back: the
-/// operation failed, or its caller gave up.
+/// operation did not start, or failed and certainly stored nothing.
 pub trait Admission: Send {
-    /// The operation was done.
+    /// The operation was done, or may have been: its store failed, its deadline passed, or its
+    /// caller gave up after it had started.
     fn settle(self: Box<Self>);
 }
 

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{Instrument, Span, error_span, field};
@@ -9,7 +10,7 @@ use zaqar_core::{Clock, OperationInProgress, OperationLimit, TooManyOperations};
 
 use crate::operation::Callable;
 use crate::project_limit::{Acquisition, ProjectLimit, Slot, TooManyWaiting};
-use crate::{Api, Authentication, Context, Error, Facts, Layers, Operation, trace};
+use crate::{Admission, Api, Authentication, Context, Error, Facts, Layers, Operation, trace};
 
 /// When rejected callers should retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -83,21 +84,25 @@ impl Stack {
                 let in_progress = self.operations.begin().map_err(overloaded)?;
                 // Identity: the caller is authenticated as the configuration requires.
                 self.identify(context, &operation)?;
-                // Quotas: the project may do this much; given back where it is not done.
-                let admission = match &self.layers.quota {
+                // Quotas: the project may do this much; given back where nothing is stored.
+                let has_started = AtomicBool::new(false);
+                let admitted = match &self.layers.quota {
                     Some(quota) => quota.admit(context, &Facts::of(&operation)).await?,
                     None => None,
                 };
+                let admitted = Admitted { admission: admitted, has_started: &has_started };
                 // Policy: the caller may do this.
                 self.authorize(context, &operation).await?;
                 // Fairness: expensive operations of one project wait for each other.
                 let _slot = self.project_slot(context, &operation, in_progress).await?;
                 // Pipeline, then the operation: the stages of its resource, in order.
-                let answer = self.layers.pipelines.pass(context, operation, run).await?;
-                if let Some(admission) = admission {
-                    admission.settle();
-                }
-                Ok(answer)
+                let run = |operation| {
+                    has_started.store(true, Ordering::Relaxed);
+                    run(operation)
+                };
+                let outcome = self.layers.pipelines.pass(context, operation, run).await;
+                admitted.end(outcome.as_ref().err());
+                outcome
             });
             // Deadline: the operation is cancelled when it has passed.
             let outcome = within(context.deadline, inner).await;
@@ -184,6 +189,37 @@ impl Stack {
     }
 }
 
+/// What a quota admitted of one operation. From the start of the operation on, a drop settles it:
+/// a store may finish what its caller has given up.
+struct Admitted<'a> {
+    admission: Option<Box<dyn Admission>>,
+    has_started: &'a AtomicBool,
+}
+
+impl Admitted<'_> {
+    /// The operation has ended.
+    fn end(mut self, error: Option<&Error>) {
+        // The store may have made the change all the same.
+        let is_unknown = |error: &Error| {
+            matches!(error, Error::Storage(_) | Error::DeadlineExceeded | Error::TaskFailed { .. })
+        };
+        match self.admission.take() {
+            Some(admission) if error.is_none_or(is_unknown) => admission.settle(),
+            Some(_) | None => {}
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if self.has_started.load(Ordering::Relaxed)
+            && let Some(admission) = self.admission.take()
+        {
+            admission.settle();
+        }
+    }
+}
+
 fn overloaded(_: TooManyOperations) -> Error {
     Error::Overloaded { retry_after: RETRY_AFTER }
 }
@@ -222,10 +258,11 @@ mod tests {
     use std::future::pending;
     use std::task::{Context as Task, Waker};
 
+    use async_trait::async_trait;
     use zaqar_core::{ClientId, Kind, ProjectId, SystemClock};
 
     use super::*;
-    use crate::ListQueues;
+    use crate::{ListQueues, Quota};
 
     fn context(project: &str) -> Context {
         Context::new(ProjectId::new(project).unwrap(), ClientId::new("c"))
@@ -263,5 +300,59 @@ mod tests {
         drop(calls.remove(0));
         assert!(calls[0].as_mut().poll(&mut task).is_pending());
         assert_eq!(stack.operations().in_progress(), 2);
+    }
+
+    /// Whether what it admitted last was settled when it was dropped.
+    #[derive(Default, Clone)]
+    struct Settled(Arc<AtomicBool>);
+
+    #[async_trait]
+    impl Quota for Settled {
+        async fn admit(
+            &self,
+            _: &Context,
+            _: &Facts<'_>,
+        ) -> Result<Option<Box<dyn Admission>>, Error> {
+            self.0.store(false, Ordering::Relaxed);
+            Ok(Some(Box::new(self.clone())))
+        }
+    }
+
+    impl Admission for Settled {
+        fn settle(self: Box<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_quota_gets_back_what_was_certainly_not_stored() {
+        let settled = Settled::default();
+        let layers = Layers { quota: Some(Arc::new(settled.clone())), ..Layers::default() };
+        let clock = Arc::new(SystemClock);
+        let stack = Stack::new(layers, OperationLimit::new(9), ProjectLimit::new(1), clock);
+        let is_settled = || settled.0.load(Ordering::Relaxed);
+        let caller = context("p");
+        let mut task = Task::from_waker(Waker::noop());
+        let mut call = Box::pin(stack.call(&caller, list(), |_| pending()));
+        assert!(call.as_mut().poll(&mut task).is_pending());
+        let mut waits = Box::pin(stack.call(&caller, list(), |_| pending()));
+        assert!(waits.as_mut().poll(&mut task).is_pending());
+        drop(waits);
+        assert!(!is_settled(), "cancelled while it waits for its project");
+        drop(call);
+        assert!(is_settled(), "cancelled in the middle of the store");
+        let failed = || Error::Storage(zaqar_core::storage::Error::failed("broken pipe"));
+        for (error, is_kept) in [
+            (failed(), true),
+            (Error::DeadlineExceeded, true),
+            (Error::Contended, false),
+            (Error::NotAuthenticated, false),
+        ] {
+            let name = error.to_string();
+            let mut call =
+                Box::pin(stack.call(&caller, list(), |_| std::future::ready(Err(error))));
+            assert!(call.as_mut().poll(&mut task).is_ready());
+            assert_eq!(is_settled(), is_kept, "{name}");
+        }
     }
 }

@@ -100,7 +100,8 @@ struct CountPermit {
     _slot: OwnedSemaphorePermit,
 }
 
-/// What an operation takes of its project's quotas. Dropped, it is given back.
+/// What an operation takes of its project's quotas. Dropped, it is given back; settled, it counts
+/// until the next count of the store.
 #[derive(Default)]
 struct Taken {
     /// Shared with other operations that may create the same queue: kept where one of them
