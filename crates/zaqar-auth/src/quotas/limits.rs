@@ -198,7 +198,7 @@ impl Options {
 fn known(option: &str) -> Result<Limit, String> {
     Limit::of_option(option).ok_or_else(|| {
         let known = Limit::ALL.map(Limit::option).join(", ");
-        format!("{option} is no quota; quotas are {known}")
+        format!("{option} is not a quota; quotas are {known}")
     })
 }
 

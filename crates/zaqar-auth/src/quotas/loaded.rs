@@ -81,12 +81,12 @@ mod tests {
     #[test]
     fn a_file_that_is_wrong_says_what_is_wrong() {
         for (text, part) in [
-            ("p: {max_quees: 1}", "max_quees is no quota; quotas are max_queues,"),
+            ("p: {max_quees: 1}", "max_quees is not a quota; quotas are max_queues,"),
             ("p: {max_queues: -1}", "no YAML or JSON object"),
             ("p: {max_queues: many}", "no YAML or JSON object"),
             ("p: 3", "no YAML or JSON object"),
             ("- p", "no YAML or JSON object"),
-            ("p: {max_queues: 9007199254740993}", "the most is 9007199254740992"),
+            ("p: {max_queues: 9007199254740993}", "the maximum is 9007199254740992"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
