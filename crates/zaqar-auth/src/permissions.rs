@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use zaqar_api::{Authentication, Context, Error, Facts, Policy};
+use zaqar_api::{
+    Authentication, Context, Error, Facts, GetQuotas, Operation, Policy, SetQuotas, UnsetQuotas,
+};
 use zaqar_core::{Kind, StateLog};
 
 use crate::policy::{Credentials, Files, LoadError, Loaded, Target};
@@ -145,7 +147,8 @@ fn credentials(context: &Context) -> Option<Credentials> {
     }
 }
 
-/// What an operation is about, as rules see it: its owner's project, and the queue or topic.
+/// What an operation is about, as rules see it: its owner's project, and the queue or topic. The
+/// quotas of a project are that project's, whoever asks.
 fn target<'a>(context: &'a Context, facts: &Facts<'a>) -> Target<'a> {
     let name = match facts.kind {
         Kind::Queue => "queue_name",
@@ -153,7 +156,10 @@ fn target<'a>(context: &'a Context, facts: &Facts<'a>) -> Target<'a> {
         // No caller can name an internal queue.
         Kind::Internal => "queue_name",
     };
-    Target::of(context.project.as_str(), facts.queue.map(|queue| (name, queue.as_str())))
+    let quotas = [GetQuotas::DECLARATION, SetQuotas::DECLARATION, UnsetQuotas::DECLARATION];
+    let named = facts.id.filter(|_| quotas.iter().any(|one| one.name == facts.declaration.name));
+    let project = named.unwrap_or(context.project.as_str());
+    Target::of(project, facts.queue.map(|queue| (name, queue.as_str())))
 }
 
 #[cfg(test)]
@@ -228,6 +234,29 @@ mod tests {
         fs::remove_file(&path).unwrap();
         permissions.reload();
         assert!(allows(&permissions, member, "ping:get").await);
+    }
+
+    #[tokio::test]
+    async fn quotas_are_those_of_the_project_that_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules: String = ["get", "update", "delete"]
+            .map(|one| format!("quotas:{one}: role:admin or project_id:%(project_id)s\n"))
+            .concat();
+        fs::write(dir.path().join("policy.yaml"), rules).unwrap();
+        let permissions = Permissions::load(files(&dir)).unwrap();
+        let callers = with_roles(&["member"]).into_iter().zip([false, false]);
+        for (caller, is_admin) in callers.chain(with_roles(&["admin"]).into_iter().zip([true; 2])) {
+            for named in ["p", "other"] {
+                let project = ProjectId::new(named).unwrap();
+                let set = SetQuotas { project: project.clone(), quotas: Map::new() };
+                let unset = UnsetQuotas { project: project.clone() };
+                let get = GetQuotas { project };
+                for facts in [Facts::of(&get), Facts::of(&set), Facts::of(&unset)] {
+                    let checked = permissions.check(&caller, facts.rule().unwrap(), &facts).await;
+                    assert_eq!(checked.is_ok(), is_admin || named == "p", "{named}: {facts:?}");
+                }
+            }
+        }
     }
 
     #[test]
