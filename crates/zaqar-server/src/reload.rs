@@ -12,8 +12,9 @@ use crate::status::Status;
 /// Options of `[DEFAULT]` that are applied.
 const LIVE: [&str; 2] = ["debug", "default_log_levels"];
 
-/// The section that is applied if the server has quotas.
+/// The section that is applied if the server has quotas, and its option that is not.
 const QUOTAS: &str = "quotas";
+const MANAGED: &str = "managed";
 
 /// Reloads the configuration of one server.
 pub(crate) struct Reloader {
@@ -58,7 +59,7 @@ impl Reloader {
         // The layer exists only if something was limited at the start.
         let has_quotas = quotas.is_some();
         let is_live = |section: &str, option: &str| {
-            is_live(section, option) || has_quotas && section == QUOTAS
+            is_live(section, option) || has_quotas && section == QUOTAS && option != MANAGED
         };
         let names = |before: &Settings, is_wanted: &dyn Fn(&str, &str) -> bool| {
             let differences = differences(before.raw(), settings.raw());
