@@ -63,6 +63,13 @@ impl Access {
         let authenticator = self.authenticator.clone();
         Layers { authenticator, quota, project_quotas, policy, ..layers }
     }
+
+    /// Reads what must be in force before the first request, for a bounded time.
+    pub(crate) async fn begin(&self) {
+        if let Some(quotas) = self.quotas.as_ref().filter(|quotas| quotas.is_managed()) {
+            quotas.begin().await;
+        }
+    }
 }
 
 fn quotas(

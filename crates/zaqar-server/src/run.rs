@@ -145,6 +145,7 @@ async fn serve_clients(
     let names = &settings.drivers.transports;
     let (assigned, left) = passed.assign(names);
     service_manager::log_assignment(names, &assigned, &left);
+    access.begin().await;
     let transports = registry.bind_transports(&api, settings, assigned).await?;
 
     // Stores are maintained until the last request is answered.

@@ -37,6 +37,17 @@ impl Managed {
         self.generation
     }
 
+    /// Whether it is an earlier state than another one.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        match (self.generation, other.generation) {
+            (None, other) => other.is_some(),
+            (Some(own), Some(other)) => {
+                own.incarnation == other.incarnation && own.version < other.version
+            }
+            (Some(_), None) => false,
+        }
+    }
+
     /// What a row has. A member that is none of ours is left out: a newer server may have written
     /// it.
     fn of(row: &QueueRow) -> Self {
@@ -52,12 +63,18 @@ impl Managed {
     }
 }
 
-/// Reads the row.
-pub(super) async fn load(store: &dyn ManagementStore) -> Result<Managed, StorageError> {
-    Ok(store.get(&key()?).await?.as_ref().map(Managed::of).unwrap_or_default())
+/// Reads the row; `None` if it is in a known state.
+pub(super) async fn load(
+    store: &dyn ManagementStore,
+    known: Option<Generation>,
+) -> Result<Option<Managed>, StorageError> {
+    let row = store.get(&key()?).await?;
+    let is_known = row.as_ref().map(|row| row.generation) == known;
+    Ok((!is_known).then(|| row.as_ref().map(Managed::of).unwrap_or_default()))
 }
 
-/// Puts what was set for a project in the place of what was set before, or forgets it.
+/// Puts what was set for a project in the place of what was set before, or forgets it. Nothing
+/// is written where there is nothing to forget.
 pub(super) async fn change(
     store: &dyn ManagementStore,
     project: &ProjectId,
@@ -71,7 +88,8 @@ pub(super) async fn change(
         let name = project.as_str();
         match own {
             Some(own) => object.insert(name.to_owned(), Value::Object(own.clone())),
-            None => object.shift_remove(name),
+            None if object.contains_key(name) => object.shift_remove(name),
+            None => return Ok(before.as_ref().map(Managed::of).unwrap_or_default()),
         };
         if object.len() > MAX_PROJECTS {
             let reason = format!("At most {MAX_PROJECTS} projects have quotas of their own.");

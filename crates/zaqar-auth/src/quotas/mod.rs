@@ -62,6 +62,9 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The `Retry-After` of a request that waited that long.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a start waits for the quotas that administrators have set.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A store that is away is away for a while.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -175,22 +178,22 @@ impl Quotas {
         self.inner.is_managed
     }
 
+    /// Reads what administrators have set, for as long as a start may wait for it. Where it cannot
+    /// be read, the configuration and the file hold until [`Quotas::watch`] can.
+    pub async fn begin(&self) {
+        let read = timeout(START_TIMEOUT, self.take_over()).await;
+        match read {
+            Ok(taken) => self.log(taken),
+            Err(elapsed) => self.log(Err(StorageError::failed(elapsed))),
+        }
+    }
+
     /// Takes over every 2 s what administrators have set, here or elsewhere, until `stop`. While it
     /// cannot be read, what was set before stays in force.
     pub async fn watch(self, stop: CancellationToken) {
         loop {
-            match self.take_over().await {
-                Ok(()) => {
-                    if let Some(failures) = self.inner.log.success() {
-                        info!(failures, "quotas of single projects can be read again");
-                    }
-                }
-                Err(error) => {
-                    if let Some(failures) = self.inner.log.failure() {
-                        error!(%error, failures, "quotas of single projects cannot be read");
-                    }
-                }
-            }
+            let taken = self.take_over().await;
+            self.log(taken);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(managed::INTERVAL) => {}
@@ -198,17 +201,44 @@ impl Quotas {
         }
     }
 
+    fn log(&self, taken: Result<(), StorageError>) {
+        match taken {
+            Ok(()) => {
+                if let Some(failures) = self.inner.log.success() {
+                    info!(failures, "quotas of single projects can be read again");
+                }
+            }
+            Err(error) => {
+                if let Some(failures) = self.inner.log.failure() {
+                    error!(%error, failures, "quotas of single projects cannot be read");
+                }
+            }
+        }
+    }
+
     async fn take_over(&self) -> Result<(), StorageError> {
-        let managed = managed::load(self.inner.stores.management.as_ref()).await?;
-        if managed.generation() != self.inner.loaded.load().managed().generation() {
-            self.put(managed);
+        let known = Arc::clone(self.inner.loaded.load().managed());
+        let store = self.inner.stores.management.as_ref();
+        if let Some(managed) = managed::load(store, known.generation()).await? {
+            self.put(managed, Some(&known));
         }
         Ok(())
     }
 
-    fn put(&self, managed: Managed) {
+    /// Puts a state in force, unless it is before the one that is. That one may be later only if it
+    /// came after the read: in front of the state that was `known` then, the store has gone back,
+    /// as after a restore.
+    fn put(&self, managed: Managed, known: Option<&Arc<Managed>>) {
         let managed = Arc::new(managed);
-        self.inner.loaded.rcu(|before| before.with_managed(Arc::clone(&managed)));
+        self.inner.loaded.rcu(|before| {
+            let held = before.managed();
+            let is_known = known.is_some_and(|known| Arc::ptr_eq(known, held));
+            if !is_known && managed.is_before(held) {
+                Arc::clone(before)
+            } else {
+                Arc::new(before.with_managed(Arc::clone(&managed)))
+            }
+        });
     }
 
     /// How often each limit rejected an operation since the start.
@@ -503,13 +533,13 @@ impl ProjectQuotas for Quotas {
         let wrong = |reason| Error::Invalid { part: Part::Body, reason: format!("{reason}.") };
         limits::read_document(quotas).map_err(wrong)?;
         let store = self.inner.stores.management.as_ref();
-        self.put(managed::change(store, project, Some(quotas)).await?);
+        self.put(managed::change(store, project, Some(quotas)).await?, None);
         Ok(limits::document(self.inner.loaded.load().of(project)))
     }
 
     async fn unset_quotas(&self, project: &ProjectId) -> Result<(), Error> {
         let store = self.inner.stores.management.as_ref();
-        self.put(managed::change(store, project, None).await?);
+        self.put(managed::change(store, project, None).await?, None);
         Ok(())
     }
 }

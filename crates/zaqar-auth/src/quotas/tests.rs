@@ -133,3 +133,29 @@ async fn what_one_server_sets_another_takes_over() {
     one.take_over().await.unwrap();
     assert_eq!(limit(&one, Limit::Queues), Some(10));
 }
+
+#[tokio::test]
+async fn an_earlier_state_that_comes_late_changes_nothing() {
+    let (quotas, project) = (quotas(), ProjectId::new("p").unwrap());
+    let store = Arc::clone(&quotas.inner.stores.management);
+    let set = |value: u64| Map::from_iter([("max_queues".to_owned(), Value::from(value))]);
+    let known = Arc::clone(quotas.inner.loaded.load().managed());
+    let nothing = Managed::default();
+    quotas.unset_quotas(&project).await.unwrap();
+    assert!(managed::load(store.as_ref(), None).await.unwrap().is_none(), "it wrote");
+    quotas.set_quotas(&project, &set(1)).await.unwrap();
+    let early = managed::load(store.as_ref(), None).await.unwrap().unwrap();
+    quotas.set_quotas(&project, &set(2)).await.unwrap();
+    let holds = || quotas.inner.loaded.load().of(&project).get(Limit::Queues);
+    quotas.put(nothing, Some(&known));
+    quotas.put(early, Some(&known));
+    assert_eq!(holds(), Some(2));
+    let now = quotas.inner.loaded.load().managed().generation();
+    assert!(managed::load(store.as_ref(), now).await.unwrap().is_none(), "read again");
+    quotas.unset_quotas(&ProjectId::new("other").unwrap()).await.unwrap();
+    assert_eq!(quotas.inner.loaded.load().managed().generation(), now, "it wrote");
+    // The store was restored from a backup.
+    let held = Arc::clone(quotas.inner.loaded.load().managed());
+    quotas.put(Managed::default(), Some(&held));
+    assert_eq!(holds(), None);
+}
