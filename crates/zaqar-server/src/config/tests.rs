@@ -88,6 +88,7 @@ fn every_kind_of_option_reaches_its_setting() {
          service_token_roles = service, admin\nservice_token_roles_required = no\n\
          memcached_servers = a:1, unix:/b\nmemcache_security_strategy = encrypt\n\
          memcache_secret_key = mpw\nmemcache_pool_socket_timeout = 2\n\
+         memcache_pool_unused_timeout = 9\n\
          service_type = messaging\nauth_uri = http://public\ninsecure = yes\ncertfile = /c.pem\n\
          [oslo_policy]\npolicy_file = /srv/p.json\npolicy_dirs = /a\npolicy_dirs = /b\n\
          enforce_scope = no\n\
@@ -130,6 +131,7 @@ fn every_kind_of_option_reaches_its_setting() {
     assert_eq!(keystone.region_name.as_deref(), Some("r"));
     let shared = keystone.shared_cache.unwrap();
     assert_eq!((shared.servers.len(), shared.timeout.as_secs(), shared.connections), (2, 2, 10));
+    assert_eq!(shared.unused_for.as_secs(), 9);
     assert!(matches!(shared.protection, Protection::Encrypt(secret) if secret.expose() == "mpw"));
     assert_eq!(keystone.timeout, keystone.connect_timeout);
     assert!(keystone.cached_for.is_zero() && keystone.tls.insecure);
@@ -148,6 +150,30 @@ fn every_kind_of_option_reaches_its_setting() {
     assert_eq!((host.as_str(), port, user), ("mail.example.org", None, None));
     assert_eq!((password.unwrap().expose().as_str(), security), ("pw", SmtpSecurity::Tls));
     assert_eq!(settings.notification.confirmation_mail.body, "B {2}");
+}
+
+#[test]
+fn tokens_in_memcached_that_are_not_protected_or_not_shared_are_warned_of() {
+    for (strategy, part) in [
+        ("", Some("zaqar.conf:7: [keystone_authtoken] memcache_security_strategy = None: whoever")),
+        ("None", Some("zaqar.conf:8: [keystone_authtoken] memcache_security_strategy = None:")),
+        ("mac", Some("write it in upper case")),
+        ("encrypt", Some("write it in upper case")),
+        ("MAC", None),
+        ("ENCRYPT", None),
+    ] {
+        let line = format!("memcache_security_strategy = {strategy}\nmemcache_secret_key = s\n");
+        let found = warnings(&format!(
+            "[DEFAULT]\nauth_strategy = keystone\n[keystone_authtoken]\nauth_url = http://k\n\
+             user_id = z\npassword = p\nmemcached_servers = a\n{}",
+            if strategy.is_empty() { "" } else { &line }
+        ));
+        let is_expected = match part {
+            Some(part) => found.len() == 1 && found[0].contains(part),
+            None => found.is_empty(),
+        };
+        assert!(is_expected, "{strategy}: {found:?}");
+    }
 }
 
 #[test]

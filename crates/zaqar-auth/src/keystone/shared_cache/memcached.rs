@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,16 @@ use tokio::io::{
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use zaqar_core::StateLog;
 
 use super::{MemcachedServer, SharedCacheOptions};
 
 /// Bytes of an entry, at most: what python-memcached and servers take.
 const MAX_ENTRY: usize = 1024 * 1024;
+/// How long a request waits for a free connection: behind a burst Keystone is asked instead.
+const CONNECTION_WAIT: Duration = Duration::from_millis(250);
+/// At most one line about a server that is away in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of a line of an answer, at most.
 const MAX_LINE: u64 = 512;
 
@@ -27,10 +33,16 @@ pub(super) struct Memcached {
     server: MemcachedServer,
     timeout: Duration,
     dead_for: Duration,
+    unused_for: Duration,
     permits: Semaphore,
-    idle: Mutex<Vec<Connection>>,
-    /// Left alone until then.
+    /// With the time since when each is idle.
+    idle: Mutex<Vec<(Connection, Instant)>>,
+    /// Left alone until then. Behind that time one request is let through, which moves it on for as
+    /// long as that request may take; the first answer ends it.
     away_until: Mutex<Option<Instant>>,
+    /// Requests that failed.
+    failures: AtomicU64,
+    pub(super) log: StateLog,
 }
 
 type Connection = BufReader<Box<dyn Stream>>;
@@ -38,6 +50,17 @@ type Connection = BufReader<Box<dyn Stream>>;
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) enum Outcome<T> {
+    /// The server answered.
+    Answered(T),
+    /// The server was not asked: no connection was free, or the entry is too large.
+    NotAsked,
+    /// It did not answer as it should, and is left alone.
+    Failed(Error),
+}
 
 /// Why a server did not answer as it should.
 #[derive(Debug, thiserror::Error)]
@@ -78,51 +101,92 @@ impl Memcached {
             server: server.clone(),
             timeout: options.timeout,
             dead_for: options.dead_for,
+            unused_for: options.unused_for,
             permits: Semaphore::new(options.connections),
             idle: Mutex::default(),
             away_until: Mutex::default(),
+            failures: AtomicU64::default(),
+            log: StateLog::with_interval(LOG_INTERVAL),
         }
     }
 
-    pub(super) fn is_away(&self) -> bool {
-        lock(&self.away_until).is_some_and(|until| Instant::now() < until)
+    /// Whether a request may be made now. Of those behind the time for which the server was left
+    /// alone, one.
+    pub(super) fn may_ask(&self) -> bool {
+        let mut away_until = lock(&self.away_until);
+        let Some(until) = *away_until else { return true };
+        let now = Instant::now();
+        if now < until {
+            return false;
+        }
+        *away_until = Some(now + CONNECTION_WAIT + self.timeout);
+        true
     }
 
     /// The entry of a key.
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) async fn get(&self, key: &str) -> Outcome<Option<Vec<u8>>> {
         self.ask(Request::Get { key }).await
     }
 
     /// Stores an entry for some seconds. One that is too large is not stored.
-    pub(super) async fn set(&self, key: &str, entry: &[u8], seconds: u64) -> Result<(), Error> {
-        if entry.len() <= MAX_ENTRY {
-            self.ask(Request::Set { key, entry, seconds }).await?;
+    pub(super) async fn set(
+        &self,
+        key: &str,
+        entry: &[u8],
+        seconds: u64,
+    ) -> Outcome<Option<Vec<u8>>> {
+        if entry.len() > MAX_ENTRY {
+            return Outcome::NotAsked;
         }
-        Ok(())
+        self.ask(Request::Set { key, entry, seconds }).await
     }
 
-    async fn ask(&self, request: Request<'_>) -> Result<Option<Vec<u8>>, Error> {
-        let answer = timeout(self.timeout, self.ask_on_a_connection(request)).await;
-        let answer = answer.unwrap_or(Err(Error::TimedOut));
-        if answer.is_err() {
-            *lock(&self.away_until) = Some(Instant::now() + self.dead_for);
-            lock(&self.idle).clear();
+    async fn ask(&self, request: Request<'_>) -> Outcome<Option<Vec<u8>>> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        // A server whose connections are all in use is not away.
+        let Ok(Ok(_permit)) = timeout(CONNECTION_WAIT, self.permits.acquire()).await else {
+            return Outcome::NotAsked;
+        };
+        if self.failures.load(Ordering::Relaxed) != failures {
+            return Outcome::NotAsked;
         }
-        answer
+        let answer = timeout(self.timeout, self.ask_on_a_connection(request)).await;
+        match answer.unwrap_or(Err(Error::TimedOut)) {
+            Ok(answer) => {
+                *lock(&self.away_until) = None;
+                Outcome::Answered(answer)
+            }
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                *lock(&self.away_until) = Some(Instant::now() + self.dead_for);
+                lock(&self.idle).clear();
+                Outcome::Failed(error)
+            }
+        }
     }
 
     async fn ask_on_a_connection(&self, request: Request<'_>) -> Result<Option<Vec<u8>>, Error> {
-        // The semaphore is never closed.
-        let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
         // The server may have closed one that waited.
-        let kept = lock(&self.idle).pop();
-        if let Some(connection) = kept
+        if let Some(connection) = self.idle_connection()
             && let Ok(answer) = self.exchange(connection, request).await
         {
             return Ok(answer);
         }
         let connection = BufReader::new(self.connect().await?);
         Ok(self.exchange(connection, request).await?)
+    }
+
+    /// The connection that was used last. Those that are idle for too long are closed.
+    fn idle_connection(&self) -> Option<Connection> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|(_, since)| since.elapsed() < self.unused_for);
+        Some(idle.pop()?.0)
+    }
+
+    /// Keeps all connections in use.
+    #[cfg(test)]
+    pub(super) async fn hold(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.permits.acquire().await.unwrap()
     }
 
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
@@ -153,7 +217,7 @@ impl Memcached {
                 None
             }
         };
-        lock(&self.idle).push(connection);
+        lock(&self.idle).push((connection, Instant::now()));
         Ok(found)
     }
 }

@@ -11,7 +11,6 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +19,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 use zaqar_core::Secret;
 
-use memcached::Memcached;
+use memcached::{Memcached, Outcome};
 use protection::Keys;
 
 /// The port of a server that is given without one.
@@ -41,6 +40,8 @@ pub struct SharedCacheOptions {
     pub timeout: Duration,
     /// `memcache_pool_dead_retry`: how long a server is left alone that did not.
     pub dead_for: Duration,
+    /// `memcache_pool_unused_timeout`: an idle connection is closed after that.
+    pub unused_for: Duration,
     /// `memcache_pool_maxsize`: connections to each server, each with one request in flight.
     pub connections: usize,
 }
@@ -94,8 +95,6 @@ pub(super) struct SharedCache {
     /// How long entries are kept.
     seconds: u64,
     writes: Arc<Semaphore>,
-    /// That a server is away has been told.
-    is_told: AtomicBool,
 }
 
 /// Where the entry of a token is, and what protects it.
@@ -112,7 +111,6 @@ impl SharedCache {
             protection: options.protection.clone(),
             seconds,
             writes: Arc::new(Semaphore::new(WRITES)),
-            is_told: AtomicBool::new(false),
         }
     }
 
@@ -122,7 +120,7 @@ impl SharedCache {
         let place = self.place(token);
         let server = self.server_of(&place.key)?;
         let found = server.get(&place.key).await;
-        let found = self.told(server, found)??;
+        let found = told(server, found)??;
         let document = match &place.keys {
             None => found,
             Some(keys) => {
@@ -150,7 +148,7 @@ impl SharedCache {
             };
             if let Some(server) = shared.server_of(&place.key) {
                 let written = server.set(&place.key, &entry, shared.seconds).await;
-                shared.told(server, written);
+                told(server, written);
             }
             drop(permit);
         });
@@ -164,41 +162,38 @@ impl SharedCache {
         }
     }
 
-    /// The server that has a key: the first of its hashes' that is not away.
+    /// The server that has a key: the first of its hashes' that may be asked.
     fn server_of(&self, key: &str) -> Option<&Memcached> {
         let mut hash = hash(key.as_bytes());
         for again in 0..TRIES {
             let server = self.servers.get(hash as usize % self.servers.len().max(1))?;
-            if !server.is_away() {
+            if server.may_ask() {
                 return Some(server);
             }
             hash = self::hash(format!("{hash}{again}").as_bytes());
         }
         None
     }
+}
 
-    /// Tells that a server is away, once until one answers again.
-    fn told<T>(&self, server: &Memcached, answer: Result<T, memcached::Error>) -> Option<T> {
-        match answer {
-            Ok(answer) => {
-                if self.is_told.load(Ordering::Relaxed)
-                    && self.is_told.swap(false, Ordering::Relaxed)
-                {
-                    info!(server = %server, "memcached answers again");
-                }
-                Some(answer)
+/// Tells that a server is away, and that it answers again.
+fn told<T>(server: &Memcached, outcome: Outcome<T>) -> Option<T> {
+    match outcome {
+        Outcome::Answered(answer) => {
+            if let Some(failures) = server.log.success() {
+                info!(server = %server, failures, "memcached answers again");
             }
-            Err(error) => {
-                if self.is_told.swap(true, Ordering::Relaxed) {
-                    debug!(server = %server, %error, "memcached does not answer");
-                } else {
-                    warn!(
-                        server = %server, %error,
-                        "memcached does not answer: tokens are validated with Keystone"
-                    );
-                }
-                None
+            Some(answer)
+        }
+        Outcome::NotAsked => None,
+        Outcome::Failed(error) => {
+            if let Some(failures) = server.log.failure() {
+                warn!(
+                    server = %server, %error, failures,
+                    "memcached does not answer: tokens are validated with Keystone"
+                );
             }
+            None
         }
     }
 }

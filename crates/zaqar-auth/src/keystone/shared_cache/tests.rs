@@ -107,6 +107,7 @@ fn cache(servers: Vec<MemcachedServer>) -> Arc<SharedCache> {
         protection: Protection::None,
         timeout: Duration::from_millis(300),
         dead_for: Duration::from_secs(300),
+        unused_for: Duration::from_secs(60),
         connections: 2,
     };
     Arc::new(SharedCache::new(&options, 60))
@@ -185,4 +186,58 @@ async fn an_entry_is_written_with_its_life() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(asked.lock().unwrap()[1], expected);
+}
+
+fn server(server: MemcachedServer) -> Memcached {
+    let options = SharedCacheOptions {
+        servers: Vec::new(),
+        protection: Protection::None,
+        timeout: Duration::from_secs(3),
+        dead_for: Duration::from_secs(300),
+        unused_for: Duration::from_secs(60),
+        connections: 1,
+    };
+    Memcached::new(&server, &options)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_connections_are_in_use_is_not_away() {
+    let gone = server(MemcachedServer::Unix("/nonexistent/socket".into()));
+    let all = gone.hold().await;
+    assert!(matches!(gone.get("k").await, Outcome::NotAsked));
+    assert!(gone.may_ask() && gone.may_ask(), "it is away");
+    let too_large = vec![0; 1024 * 1024 + 1];
+    assert!(matches!(gone.set("k", &too_large, 1).await, Outcome::NotAsked));
+    drop(all);
+    assert!(matches!(gone.get("k").await, Outcome::Failed(_)));
+    assert!(!gone.may_ask());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_looks_whether_a_server_is_back() {
+    let gone = server(MemcachedServer::Unix("/nonexistent/socket".into()));
+    assert!(matches!(gone.get("k").await, Outcome::Failed(_)));
+    tokio::time::advance(Duration::from_secs(301)).await;
+    assert!(gone.may_ask());
+    assert!(!gone.may_ask(), "a second one does not wait, too");
+    // The first one was cancelled.
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert!(gone.may_ask());
+    assert!(matches!(gone.get("k").await, Outcome::Failed(_)));
+    tokio::time::advance(Duration::from_secs(299)).await;
+    assert!(!gone.may_ask());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_unused_for_long_is_closed() {
+    let (address, asked) = serve(&["END\r\n", "END\r\n", "END\r\n"]).await;
+    let server = server(address);
+    let connections = || asked.lock().unwrap().iter().filter(|one| *one == "connection").count();
+    for (seconds, expected) in [(0, 1), (59, 1), (61, 2)] {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+        assert!(matches!(server.get("k").await, Outcome::Answered(None)));
+        assert_eq!(connections(), expected, "after {seconds} s");
+    }
 }

@@ -152,7 +152,7 @@ const AUTHTOKEN: &[Known] = &[
     integer("memcache_pool_dead_retry", "300", 0, 86_400),
     integer("memcache_pool_maxsize", "10", 1, 1000),
     integer("memcache_pool_socket_timeout", "3", 1, 60),
-    unused("memcache_pool_unused_timeout", POOL),
+    integer("memcache_pool_unused_timeout", "60", 0, 86_400),
     unused("memcache_pool_conn_get_timeout", POOL),
     unused("memcache_use_advanced_pool", POOL),
     boolean("memcache_sasl_enabled", "false"),

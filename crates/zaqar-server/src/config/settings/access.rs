@@ -10,6 +10,7 @@ use zaqar_auth::keystone::{
 use zaqar_auth::policy::Files;
 
 use super::AuthStrategy;
+use crate::config::error::Warning;
 use crate::config::reader::{Options, Reader};
 
 /// Where the original looks for policies if no configuration file was read.
@@ -89,6 +90,7 @@ fn shared_cache(section: &mut Options<'_>) -> Option<SharedCacheOptions> {
         ("MAC" | "mac", Some(secret)) => Protection::Mac(secret),
         (_, Some(secret)) => Protection::Encrypt(secret),
     };
+    warn_of_protection(section, strategy);
     for option in ["memcache_tls_enabled", "memcache_sasl_enabled"] {
         if section.boolean(option) {
             section.warn(option, "the server does not do that: tokens are not shared in memcached");
@@ -100,8 +102,30 @@ fn shared_cache(section: &mut Options<'_>) -> Option<SharedCacheOptions> {
         protection,
         timeout: Duration::from_secs(section.number("memcache_pool_socket_timeout")),
         dead_for: Duration::from_secs(section.number("memcache_pool_dead_retry")),
+        unused_for: Duration::from_secs(section.number("memcache_pool_unused_timeout")),
         connections: usize::try_from(section.number("memcache_pool_maxsize")).unwrap_or(1),
     })
+}
+
+/// A strategy that protects nothing, or that services in Python do not share.
+fn warn_of_protection(section: &mut Options<'_>, strategy: &str) {
+    let option = "memcache_security_strategy";
+    let why = match strategy {
+        "None" | "none" => {
+            "whoever can write to the servers of memcached_servers can be anybody: tokens in there \
+             are not protected"
+        }
+        "mac" | "encrypt" => {
+            "keystonemiddleware has other keys for it in lower case, which this server does not \
+             use: write it in upper case everywhere, to share tokens"
+        }
+        // In upper case.
+        _ => return,
+    };
+    let what = format!("[keystone_authtoken] {option} = {strategy}: {why}");
+    let is_set = section.section.options().any(|set| set == option);
+    let origin = section.section.origin(if is_set { option } else { "memcached_servers" });
+    section.reader.warnings.push(Warning::Conflict { origin, what });
 }
 
 /// Who acts for subscribers. Without any of these options nobody does.
