@@ -135,22 +135,27 @@ impl Validator {
     }
 
     async fn ask(&self, token: &str, allow_expired: bool) -> Result<Remembered, Failure> {
-        let limit = self.session.options().max_waiting;
-        let overloaded = Failure::Keystone(Error::Overloaded { limit });
-        let _permit = self.waiting.try_acquire().map_err(|_| overloaded)?;
-        // The timeout also covers waiting for our own token, which another caller may be
-        // requesting.
-        let timeout = self.session.options().timeout;
+        // The timeout covers the shared cache, and waiting for our own token, which another caller
+        // may be requesting.
+        let options = self.session.options();
+        let asking = tokio::time::timeout(options.timeout, self.find(token, allow_expired));
+        asking.await.unwrap_or_else(|elapsed| {
+            let url = options.auth_url.clone();
+            Err(Failure::Keystone(Error::Unreachable { url, source: Arc::new(elapsed) }))
+        })
+    }
+
+    async fn find(&self, token: &str, allow_expired: bool) -> Result<Remembered, Failure> {
         let lives = self.session.options().cached_for;
+        // Without a permit: those are for Keystone, and memcached may be slow.
         if let Some(token) = self.find_shared(token).await {
             return Ok(Remembered { token, lives: lives / SHARED_PART });
         }
-        let asking = tokio::time::timeout(timeout, self.ask_as_ourselves(token, allow_expired));
-        let asked = asking.await.unwrap_or_else(|elapsed| {
-            let url = self.session.options().auth_url.clone();
-            Err(Failure::Keystone(Error::Unreachable { url, source: Arc::new(elapsed) }))
-        });
-        Ok(Remembered { token: asked?, lives })
+        let limit = self.session.options().max_waiting;
+        let overloaded = Failure::Keystone(Error::Overloaded { limit });
+        let _permit = self.waiting.try_acquire().map_err(|_| overloaded)?;
+        let token = self.ask_as_ourselves(token, allow_expired).await?;
+        Ok(Remembered { token, lives })
     }
 
     /// What is in the shared cache and is no token is as if it were not there.
@@ -216,6 +221,48 @@ impl Validator {
             401 => Ok(None),
             404 => Err(Failure::Invalid),
             _ => Err(Failure::Keystone(answer.refused("the validation of a token"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use zaqar_core::{Secret, SystemClock};
+
+    use super::super::{Credential, MemcachedServer, Name, Protection, Scope, SharedCacheOptions};
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_for_memcached_takes_no_permit_for_keystone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let credential = Credential::Password {
+            user: Name::Id("u".to_owned()),
+            domain: Name::Id("d".to_owned()),
+            password: Secret::new("p".to_owned()),
+            scope: Scope::Unscoped,
+        };
+        let mut options = Options::new("http://127.0.0.1:1", credential);
+        options.shared_cache = Some(SharedCacheOptions {
+            servers: vec![MemcachedServer::Tcp("127.0.0.1".to_owned(), port)],
+            protection: Protection::None,
+            timeout: Duration::from_secs(60),
+            dead_for: Duration::from_secs(60),
+            unused_for: Duration::from_secs(60),
+            connections: 1,
+        });
+        let limit = options.max_waiting;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let session = Arc::new(Session::new(options, Arc::clone(&clock)).unwrap());
+        let validator = Validator::new(session, clock);
+        let mut waiting = std::pin::pin!(validator.validate("token", false));
+        tokio::select! {
+            validity = &mut waiting => panic!("{validity:?}"),
+            accepted = listener.accept() => {
+                let _connection = accepted.unwrap();
+                assert_eq!(validator.waiting.available_permits(), limit);
+            }
         }
     }
 }
