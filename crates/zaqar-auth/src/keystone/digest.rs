@@ -1,20 +1,33 @@
 //! What a token is remembered by.
 
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 
-/// 128 bits of a token, under keys that are random and stay in this process: nobody else can look
-/// for two tokens of one digest. One that needs no secret, such as SHA-256, would take a good part
-/// of what a whole request takes.
+use ring::hmac;
+
+/// The first 128 bits of a token's HMAC-SHA-256, under a key that is random and stays in this
+/// process. Two tokens of one digest would be one identity, so it is a MAC for which nobody can
+/// look for such tokens, rather than a hash for tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Digest([u64; 2]);
 
 /// Makes digests.
-#[derive(Debug, Default)]
-pub(super) struct Digester([RandomState; 2]);
+#[derive(Debug)]
+pub(super) struct Digester(hmac::Key);
+
+impl Default for Digester {
+    fn default() -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()))
+    }
+}
 
 impl Digester {
     pub(super) fn digest(&self, token: &str) -> Digest {
-        Digest([0, 1].map(|half: usize| self.0[half].hash_one(token.as_bytes())))
+        let tag = hmac::sign(&self.0, token.as_bytes());
+        let mut halves = tag
+            .as_ref()
+            .chunks_exact(8)
+            .map(|bytes| bytes.iter().fold(0, |half, byte| half << 8 | u64::from(*byte)));
+        Digest([0, 1].map(|_| halves.next().unwrap_or_default()))
     }
 }
 
@@ -24,7 +37,7 @@ impl Hash for Digest {
     }
 }
 
-/// Hashes a digest by its first half: it is a hash already.
+/// Hashes a digest by its first half: it is as good as a hash.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Halves;
 
