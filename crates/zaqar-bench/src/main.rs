@@ -64,22 +64,16 @@ fn main() -> ExitCode {
         Ok(true) => return ExitCode::SUCCESS,
         Ok(false) => return ExitCode::FAILURE,
         Err(Failure::Usage(text)) => (text, 2),
-        Err(Failure::Client(error)) => (with_causes(&error), 1),
+        Err(Failure::Client(error @ (Error::Config { .. } | Error::Connect { .. }))) => {
+            let hint = "--url, OS_ENDPOINT or a cloud (--cloud) says where the server is";
+            (format!("{}\n  hint: {hint}", stats::with_causes(&error)), 1)
+        }
+        Err(Failure::Client(error)) => (stats::with_causes(&error), 1),
         Err(Failure::Io(error)) => (error.to_string(), 1),
     };
     // Where nothing can be written nothing can be said.
     let _ = writeln!(io::stderr(), "zaqar-bench: {text}");
     ExitCode::from(code)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(one) = cause {
-        text += &format!(": {one}");
-        cause = one.source();
-    }
-    text
 }
 
 fn client(options: &Options) -> Result<Client, Error> {

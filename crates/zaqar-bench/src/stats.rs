@@ -1,5 +1,6 @@
 //! Latencies and counts, by kind of request.
 
+use std::error::Error;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -66,6 +67,12 @@ fn histogram() -> Histogram<u64> {
         .unwrap_or_else(|error| unreachable!("constant bounds: {error}"))
 }
 
+/// An error with everything below it, in one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 impl Stats {
     pub(crate) fn new() -> Self {
         let measured = || Measured {
@@ -89,12 +96,9 @@ impl Stats {
     }
 
     /// A request that failed.
-    pub(crate) fn error(&self, kind: Kind, text: impl FnOnce() -> String) {
+    pub(crate) fn error(&self, kind: Kind, error: &dyn Error) {
         self.kinds[kind.index()].errors.fetch_add(1, Ordering::Relaxed);
-        let mut first = lock(&self.first_error);
-        if first.is_none() {
-            *first = Some(text());
-        }
+        lock(&self.first_error).get_or_insert_with(|| with_causes(error));
     }
 
     pub(crate) fn messages(&self, kind: Kind) -> u64 {

@@ -96,7 +96,7 @@ pub(crate) async fn produce(run: &Run, link: Link, producer: u32, mut pace: Pace
                 labels.into_iter().for_each(|label| checks.posted(label));
             }
             Err(error) => {
-                run.stats.error(Kind::Post, || error.to_string());
+                run.stats.error(Kind::Post, &error);
                 tokio::time::sleep(AFTER_ERROR).await;
             }
         }
@@ -117,7 +117,7 @@ pub(crate) async fn consume(run: &Run, link: Link, consumer: usize) {
                 run.until(Phase::Ended, tokio::time::sleep(IDLE)).await;
             }
             Err(error) => {
-                run.stats.error(Kind::Claim, || error.to_string());
+                run.stats.error(Kind::Claim, &error);
                 if error.may_be_done() {
                     lock(&run.checks).claim_unanswered();
                 }
@@ -154,7 +154,7 @@ async fn take(
             labels.into_iter().for_each(|label| checks.deleted(label));
         }
         Err(error) => {
-            run.stats.error(Kind::Delete, || error.to_string());
+            run.stats.error(Kind::Delete, &error);
             let mut checks = lock(&run.checks);
             for label in labels {
                 // The claim is released when it is dropped: before that nobody else gets them.
@@ -188,7 +188,7 @@ pub(crate) async fn observe(run: &Run, link: Link) {
                 }
             }
             Err(error) => {
-                run.stats.error(Kind::List, || error.to_string());
+                run.stats.error(Kind::List, &error);
                 run.until(Phase::Drain, tokio::time::sleep(AFTER_ERROR)).await;
             }
         }

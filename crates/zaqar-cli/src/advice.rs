@@ -35,7 +35,8 @@ pub(crate) fn text(failure: &Failure) -> String {
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
         Error::Connect { .. } => Some(
-            "is the server running there? --url, OS_ENDPOINT or a cloud (--cloud) says where it is",
+            "is the server running there, with TLS if the URL is https? --url, OS_ENDPOINT or a cloud \
+             (--cloud) says where it is",
         ),
         Error::Config { what, .. } if what == "url" => {
             Some("say --url http://HOST:8888, or set OS_ENDPOINT, OS_AUTH_URL or OS_CLOUD")
@@ -79,6 +80,7 @@ fn refused(refusal: &Refusal) -> Option<&'static str> {
         409 if path.contains("/subscriptions") => {
             Some("the subscriber is subscribed already: `zaqar subscription list` shows it")
         }
+        426 => Some("this port is of the WebSocket transport: --url is that of the HTTP transport"),
         503 => Some("the server or its store has too much to do or is away: try again later"),
         _ => None,
     }
@@ -96,6 +98,7 @@ mod tests {
             ("DELETE", 403, "/v2/queues/q/messages/m", "Forbidden", "--claim"),
             ("POST", 403, "/v2/queues/q/messages", "Forbidden", "policy"),
             ("GET", 404, "/v2/health", "404 Not Found", "admin_mode"),
+            ("GET", 426, "/v2/queues", "", "WebSocket"),
             ("GET", 503, "/v2/queues", "", "again"),
         ] {
             let refusal = Refusal {

@@ -294,7 +294,7 @@ fn errors_say_what_to_do() {
     let error = String::from_utf8(ran.stderr).unwrap();
     assert!(error.contains("hint: say --url"), "{error}");
     let (_, error) = cli.fails(&["--url", "http://127.0.0.1:1", "queue", "list"]);
-    assert!(error.contains("is the server running there?"), "{error}");
+    assert!(error.contains("is the server running there,"), "{error}");
     let ran = cli.command(&["queue", "list"]).env_remove("OS_PROJECT_ID").output().unwrap();
     let error = String::from_utf8(ran.stderr).unwrap();
     assert!(error.contains("--project") && error.contains("request: req-"), "{error}");

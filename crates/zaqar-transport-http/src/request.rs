@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
 use zaqar_api::{
     Api, AuthRequest, Authentication, Context, ProfilerHeaders, QueueRef, RequestId, SignedHeaders,
     TraceParent, Wire,
@@ -58,6 +58,22 @@ fn accepts_json(range: &str, also: &str) -> bool {
     matches && !excluded
 }
 
+// Parsed once: a lookup by a text parses it each time.
+static CLIENT_ID: HeaderName = HeaderName::from_static("client-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static URL_EXPIRES: HeaderName = HeaderName::from_static("url-expires");
+static URL_METHODS: HeaderName = HeaderName::from_static("url-methods");
+static URL_PATHS: HeaderName = HeaderName::from_static("url-paths");
+static URL_SIGNATURE: HeaderName = HeaderName::from_static("url-signature");
+static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+static X_OPENSTACK_REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+static X_PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");
+static X_ROLES: HeaderName = HeaderName::from_static("x-roles");
+static X_SERVICE_TOKEN: HeaderName = HeaderName::from_static("x-service-token");
+static X_STORAGE_TOKEN: HeaderName = HeaderName::from_static("x-storage-token");
+static X_TRACE_HMAC: HeaderName = HeaderName::from_static("x-trace-hmac");
+static X_TRACE_INFO: HeaderName = HeaderName::from_static("x-trace-info");
+
 /// Headers that identify the caller: one that a client sends must not override the one that a proxy
 /// adds.
 const SINGLE: [&str; 10] = [
@@ -76,8 +92,11 @@ const SINGLE: [&str; 10] = [
 /// Checks that each header that identifies the caller is present at most once and is UTF-8, so that
 /// two callers cannot be confused.
 pub(crate) fn check_identity(headers: &HeaderMap) -> Result<(), HttpError> {
-    for name in SINGLE {
-        let mut values = headers.get_all(name).iter();
+    // A walk over what was sent costs less than a lookup of each name.
+    for sent in headers.keys() {
+        let is_it = |name: &&str| name.eq_ignore_ascii_case(sent.as_str());
+        let Some(name) = SINGLE.into_iter().find(is_it) else { continue };
+        let mut values = headers.get_all(sent).iter();
         let Some(value) = values.next() else { continue };
         let more = values.count();
         if more > 0 {
@@ -113,11 +132,10 @@ pub(crate) fn context(
         | Authentication::Signature(_)
         | Authentication::Server => project(headers, kind)?,
     };
-    let parsed = |name| text(headers, name);
     Ok(Context {
         wire: Wire::Http,
-        global_request_id: parsed("x-openstack-request-id").and_then(RequestId::parse),
-        trace_parent: parsed("traceparent").and_then(TraceParent::parse),
+        global_request_id: text(headers, &X_OPENSTACK_REQUEST_ID).and_then(RequestId::parse),
+        trace_parent: text(headers, &TRACEPARENT).and_then(TraceParent::parse),
         profiler: profiler(headers),
         ..Context::new(project, client).authenticated(authentication)
     })
@@ -125,8 +143,8 @@ pub(crate) fn context(
 
 /// OSprofiler's headers, if both are present; the tracer checks their signature.
 fn profiler(headers: &HeaderMap) -> Option<Arc<ProfilerHeaders>> {
-    let info = text(headers, "x-trace-info")?.to_owned();
-    let signature = text(headers, "x-trace-hmac")?.to_owned();
+    let info = text(headers, &X_TRACE_INFO)?.to_owned();
+    let signature = text(headers, &X_TRACE_HMAC)?.to_owned();
     Some(Arc::new(ProfilerHeaders { info, signature }))
 }
 
@@ -168,7 +186,7 @@ fn is_claim(name: &str) -> bool {
 /// Removes headers in which a client claims an identity, before anything reads them: only a token
 /// proves one. The project of a signed request stays, as the signature covers it.
 pub(crate) fn drop_claims(headers: &mut HeaderMap) {
-    let is_signed = headers.contains_key("url-signature");
+    let is_signed = headers.contains_key(&URL_SIGNATURE);
     let names = headers.keys().filter(|name| is_claim(name.as_str()));
     let claims: Vec<_> =
         names.filter(|name| !(is_signed && *name == "x-project-id")).cloned().collect();
@@ -186,10 +204,10 @@ pub(crate) async fn token(
     keeps_token: bool,
 ) -> Result<Authentication, HttpError> {
     let auth = AuthRequest {
-        user_token: text(headers, "x-auth-token").or_else(|| text(headers, "x-storage-token")),
-        service_token: text(headers, "x-service-token"),
+        user_token: text(headers, &X_AUTH_TOKEN).or_else(|| text(headers, &X_STORAGE_TOKEN)),
+        service_token: text(headers, &X_SERVICE_TOKEN),
         request: Some((method.as_str(), path)),
-        trace_parent: text(headers, "traceparent").and_then(TraceParent::parse),
+        trace_parent: text(headers, &TRACEPARENT).and_then(TraceParent::parse),
     };
     let identity = api.authenticate(auth).await?;
     Ok(Authentication::Token(match auth.user_token {
@@ -200,7 +218,7 @@ pub(crate) async fn token(
 
 /// A caller without authentication, which is trusted with its `X-Roles`.
 pub(crate) fn unchecked(headers: &HeaderMap) -> Authentication {
-    let roles = text(headers, "x-roles").map_or_else(Vec::new, |roles| {
+    let roles = text(headers, &X_ROLES).map_or_else(Vec::new, |roles| {
         roles.split(',').map(|role| role.trim_matches(SPACE).to_owned()).collect()
     });
     Authentication::Unchecked { roles }
@@ -226,12 +244,12 @@ pub(crate) fn granted(
 /// The signature that a request has instead of a token. An empty one counts too, and is never
 /// valid.
 pub(crate) fn signed(headers: &HeaderMap) -> Option<SignedHeaders<'_>> {
-    let signature = headers.get("url-signature")?;
+    let signature = headers.get(&URL_SIGNATURE)?;
     Some(SignedHeaders {
-        project: text(headers, "x-project-id").unwrap_or_default(),
-        paths: text(headers, "url-paths").unwrap_or_default(),
-        methods: text(headers, "url-methods").unwrap_or_default(),
-        expires: text(headers, "url-expires").unwrap_or_default(),
+        project: text(headers, &X_PROJECT_ID).unwrap_or_default(),
+        paths: text(headers, &URL_PATHS).unwrap_or_default(),
+        methods: text(headers, &URL_METHODS).unwrap_or_default(),
+        expires: text(headers, &URL_EXPIRES).unwrap_or_default(),
         signature: signature.to_str().unwrap_or_default(),
     })
 }
@@ -239,12 +257,12 @@ pub(crate) fn signed(headers: &HeaderMap) -> Option<SignedHeaders<'_>> {
 /// Whitespace around a header value in HTTP; other whitespace is part of the value.
 const SPACE: [char; 2] = [' ', '\t'];
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     std::str::from_utf8(headers.get(name)?.as_bytes()).ok()
 }
 
 fn client(headers: &HeaderMap, limits: &Limits) -> Result<ClientId, HttpError> {
-    let Some(text) = text(headers, "client-id") else {
+    let Some(text) = text(headers, &CLIENT_ID) else {
         return Err(HttpError::MissingHeader { name: "Client-Id" });
     };
     match limits.client_ids {
@@ -264,7 +282,7 @@ fn client(headers: &HeaderMap, limits: &Limits) -> Result<ClientId, HttpError> {
 }
 
 fn project(headers: &HeaderMap, kind: Kind) -> Result<ProjectId, HttpError> {
-    let Some(text) = text(headers, "x-project-id") else {
+    let Some(text) = text(headers, &X_PROJECT_ID) else {
         return Err(HttpError::header("Project-Id Missing", "The header X-PROJECT-ID was missing"));
     };
     let title = || format!("Invalid {} identification", kind.as_str());

@@ -50,6 +50,7 @@ pub struct Message {
     /// Seconds that it lives, from its post.
     pub ttl: u64,
     /// Seconds since its post.
+    #[serde(deserialize_with = "super::age")]
     pub age: u64,
     /// What was posted.
     pub body: Body,
@@ -92,6 +93,7 @@ pub struct Popped {
     /// Seconds that it would have lived.
     pub ttl: u64,
     /// Seconds since its post.
+    #[serde(deserialize_with = "super::age")]
     pub age: u64,
     /// What was posted.
     pub body: Body,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 mod messages;
@@ -34,6 +34,12 @@ pub(crate) use subscriptions::{DeliveryList, SubscriptionList};
 
 /// A JSON object.
 pub type Object = Map<String, Value>;
+
+/// Seconds since something began. The original looks at its clock before it waits for its store, so
+/// that an age can be a second below zero there.
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(u64::try_from(i64::deserialize(deserializer)?).unwrap_or(0))
+}
 
 /// The id of a `T`, as the server made it.
 #[derive(Serialize, Deserialize)]

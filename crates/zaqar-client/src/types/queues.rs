@@ -64,6 +64,7 @@ pub struct End {
     /// Its path.
     pub href: String,
     /// Seconds since its post.
+    #[serde(deserialize_with = "super::age")]
     pub age: u64,
     /// When it was posted, in UTC.
     pub created: String,
@@ -135,6 +136,7 @@ pub struct ClaimInfo {
     /// What it holds.
     pub messages: Vec<Message>,
     /// Seconds since it was made or renewed.
+    #[serde(deserialize_with = "super::age")]
     pub age: u64,
     /// Seconds that it lives.
     pub ttl: u64,

@@ -19,6 +19,7 @@ pub struct Subscription {
     /// Seconds that it lives.
     pub ttl: u64,
     /// Seconds since its life began.
+    #[serde(deserialize_with = "super::age")]
     pub age: u64,
     /// As they were given.
     #[serde(default)]

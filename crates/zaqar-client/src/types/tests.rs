@@ -238,6 +238,12 @@ fn the_examples_of_the_description_are_read() {
 }
 
 #[test]
+fn an_age_below_zero_is_none() {
+    let text = r#"{"id":"a","href":"/v2/queues/q/messages/a","ttl":300,"age":-1,"body":1}"#;
+    assert_eq!(serde_json::from_str::<Message>(text).unwrap().age, 0);
+}
+
+#[test]
 fn secrets_are_not_printed() {
     let hidden = "hunter2";
     let url = SignedUrl {
