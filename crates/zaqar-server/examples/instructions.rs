@@ -95,7 +95,7 @@ async fn identity_and_policy() -> Layers {
         scope: Scope::Unscoped,
     };
     let options = Options { cached_for: LONG, ..Options::new(&url, credential) };
-    let keystone = Keystone::new(options, Arc::new(SystemClock::default())).unwrap();
+    let keystone = Keystone::new(options, Arc::new(SystemClock)).unwrap();
     let dir = std::env::temp_dir().join(format!("zaqar-instructions-{}", std::process::id()));
     let rule = "messages:get: role:admin or (role:member and project_id:%(project_id)s)\n";
     std::fs::write(&dir, rule).unwrap();

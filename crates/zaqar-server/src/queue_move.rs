@@ -43,7 +43,7 @@ pub(crate) async fn run(order: &QueueToMove, settings: &Settings) -> Result<Stri
 
 async fn move_queue(order: &QueueToMove, pooling: &Pooling) -> Result<String, StartError> {
     let QueueToMove { queue, pool } = order;
-    let now = SystemClock::default().now();
+    let now = SystemClock.now();
     pooling.pooled.move_queue(queue, pool, now).await?;
     let mut told = PROGRESS;
     loop {

@@ -155,16 +155,7 @@ async fn serve_clients(
     for (name, snapshots) in embedded::snapshots(settings, &clock)? {
         maintenance.spawn(name, &last_request, snapshots.run(last_request.clone()));
     }
-    if let Some(pooling) = &pooling {
-        let following = Arc::clone(&pooling.pooled).run(last_request.clone());
-        maintenance.spawn("watch of the pools".to_owned(), &last_request, following);
-    }
-    let watching = Arc::clone(&access.permissions).watch(last_request.clone());
-    maintenance.spawn("watch of the policies".to_owned(), &last_request, watching);
-    if let Some(quotas) = access.quotas.clone().filter(Quotas::is_managed) {
-        let watching = quotas.watch(last_request.clone());
-        maintenance.spawn("watch of the quotas".to_owned(), &last_request, watching);
-    }
+    start_watches(&mut maintenance, pooling.as_ref(), &access, &last_request);
     // Spans are sent until nothing is done any more that has one.
     let last_span = CancellationToken::new();
     let mut exporting = Supervisor::new(tasks);
@@ -194,6 +185,24 @@ async fn serve_clients(
     close(&stores, is_away).await?;
     info!("stopped");
     Ok(())
+}
+
+/// Follows what administrators change while the server runs: pools, policies and quotas.
+fn start_watches(
+    maintenance: &mut Supervisor,
+    pooling: Option<&Pooling>,
+    access: &Access,
+    stop: &CancellationToken,
+) {
+    if let Some(pooling) = pooling {
+        let following = Arc::clone(&pooling.pooled).run(stop.clone());
+        maintenance.spawn("watch of the pools".to_owned(), stop, following);
+    }
+    let watching = Arc::clone(&access.permissions).watch(stop.clone());
+    maintenance.spawn("watch of the policies".to_owned(), stop, watching);
+    if let Some(quotas) = access.quotas.clone().filter(Quotas::is_managed) {
+        maintenance.spawn("watch of the quotas".to_owned(), stop, quotas.watch(stop.clone()));
+    }
 }
 
 /// How long a stop goes on with a store that is away. What background tasks would still write is

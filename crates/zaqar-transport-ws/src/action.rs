@@ -120,6 +120,13 @@ const MARKER: Field = optional("marker", Shape::Text);
 const LIMIT: Field = optional("limit", Shape::Integer);
 const TTL: Field = optional("ttl", Shape::Integer);
 
+const POOL_FIELDS: &[Field] = &[
+    POOL,
+    optional("weight", Shape::Integer),
+    optional("uri", Shape::Text),
+    optional("options", Shape::Object),
+];
+
 impl Action {
     /// The action with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -199,16 +206,7 @@ impl Action {
             Self::QueueList | Self::PoolList | Self::FlavorList => {
                 const { &[MARKER, LIMIT, optional("detailed", Shape::Boolean)] }
             }
-            Self::PoolCreate | Self::PoolUpdate => {
-                const {
-                    &[
-                        POOL,
-                        optional("weight", Shape::Integer),
-                        optional("uri", Shape::Text),
-                        optional("options", Shape::Object),
-                    ]
-                }
-            }
+            Self::PoolCreate | Self::PoolUpdate => POOL_FIELDS,
             Self::PoolGet => const { &[POOL, optional("detailed", Shape::Boolean)] },
             Self::PoolDelete => const { &[POOL] },
             Self::FlavorCreate | Self::FlavorUpdate => {

@@ -119,17 +119,7 @@ fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
             described(404, &text, Some(&format!("Queue {} does not exist.", key.name)))
         }
         Error::Conflict { reason } => described(409, &reason, None),
-        Error::Pools(rule) => {
-            let status = match rule {
-                PoolsRule::PoolNotFound { .. }
-                | PoolsRule::FlavorNotFound { .. }
-                | PoolsRule::QueueNotFound { .. } => 404,
-                PoolsRule::UriInUse | PoolsRule::CannotMove { .. } => 409,
-                PoolsRule::LastOfFlavor { .. } => 403,
-                PoolsRule::Unable { .. } => 400,
-            };
-            described(status, &rule.to_string(), None)
-        }
+        Error::Pools(rule) => described(pools_status(&rule), &rule.to_string(), None),
         Error::NoProjectQuotas => {
             described(404, "There are no quotas of single projects on this server.", None)
         }
@@ -188,6 +178,17 @@ fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
         | Error::Contended
         | Error::TaskFailed { .. } => unavailable(context, retry_after),
         Error::Storage(error) => storage(&error, context, retry_after),
+    }
+}
+
+const fn pools_status(rule: &PoolsRule) -> u16 {
+    match rule {
+        PoolsRule::PoolNotFound { .. }
+        | PoolsRule::FlavorNotFound { .. }
+        | PoolsRule::QueueNotFound { .. } => 404,
+        PoolsRule::UriInUse | PoolsRule::CannotMove { .. } => 409,
+        PoolsRule::LastOfFlavor { .. } => 403,
+        PoolsRule::Unable { .. } => 400,
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, 
     let mut work = Work {
         target: target.as_ref(),
         limits: &settings.limits,
-        clock: Arc::new(SystemClock::default()),
+        clock: Arc::new(SystemClock),
         totals: Totals::default(),
     };
     for project in source.projects().await? {

@@ -46,7 +46,7 @@ async fn collect(
         let labels =
             || -> Labels { vec![("project", project.to_string()), ("queue", name.to_string())] };
         let key = QueueKey { project: project.clone(), kind: Kind::Queue, name: name.clone() };
-        let now = SystemClock::default().now();
+        let now = SystemClock.now();
         let stats = stores.messages.stats(&key, now).await?.unwrap_or_default();
         let states = [("free", stats.free), ("claimed", stats.claimed), ("delayed", stats.delayed)];
         for (state, count) in states {

@@ -102,7 +102,7 @@ async fn a_server_counts_what_was_there_before_it() {
     assert_eq!(post(&wires, 3).await.0, 201);
     let default = Limits::default().with(Limit::QueueMessages, 3).with(Limit::QueueBytes, 1 << 20);
     let options = Options { default, projects_file: None, is_managed: false };
-    let clock = Arc::new(SystemClock::default());
+    let clock = Arc::new(SystemClock);
     let quotas = Quotas::load(&options, store.clone(), store.clone(), clock).unwrap();
     let layers = Layers { quota: Some(Arc::new(quotas)), ..Layers::default() };
     let wires = Wires::on(store, zaqar_api::Options { layers, ..Default::default() });

@@ -205,7 +205,7 @@ impl Wires {
         let registry =
             Registry::new(store.clone(), store.clone(), Arc::new(InMemory)).with_virtual_pool();
         let pools = Some(Arc::new(registry) as _);
-        let clock = Arc::new(SystemClock::default());
+        let clock = Arc::new(SystemClock);
         let limits = zaqar_auth::quotas::Options { is_managed: true, ..Default::default() };
         let quotas = Quotas::load(&limits, store.clone(), store.clone(), clock).unwrap();
         let project_quotas = Some(Arc::new(quotas) as _);

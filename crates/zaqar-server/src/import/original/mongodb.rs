@@ -209,34 +209,25 @@ fn expiry(found: &Document) -> Option<u64> {
 
 /// Python writes some of them as integers and some with a fraction.
 fn seconds(value: &Bson) -> Option<u64> {
-    match value {
-        Bson::Int32(seconds) => u64::try_from(*seconds).ok(),
-        Bson::Int64(seconds) => u64::try_from(*seconds).ok(),
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "whole seconds"
-        )]
-        Bson::Double(seconds) => Some(*seconds as u64),
-        _ => None,
+    if let Some(seconds) = value.as_i64().or_else(|| value.as_i32().map(i64::from)) {
+        return u64::try_from(seconds).ok();
     }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
+    value.as_f64().map(|seconds| seconds as u64)
 }
 
 /// The id of a client: a text, or the bytes of a UUID.
 fn client(value: &Bson) -> String {
-    match value {
-        Bson::String(text) => text.clone(),
-        Bson::Binary(binary) => {
-            let mut text: String = binary.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            for place in [20, 16, 12, 8] {
-                if text.len() > place {
-                    text.insert(place, '-');
-                }
-            }
-            text
+    let Bson::Binary(binary) = value else {
+        return value.as_str().unwrap_or_default().to_owned();
+    };
+    let mut text: String = binary.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    for place in [20, 16, 12, 8] {
+        if text.len() > place {
+            text.insert(place, '-');
         }
-        _ => String::new(),
     }
+    text
 }
 
 /// What was JSON before; `None` for anything else.
@@ -262,7 +253,19 @@ fn plain(value: Bson, depth: usize) -> Option<Value> {
             let all = all.into_iter().map(|(name, one)| Some((name, plain(one, depth + 1)?)));
             Value::Object(all.collect::<Option<Map<_, _>>>()?)
         }
-        _ => return None,
+        Bson::RegularExpression(_)
+        | Bson::JavaScriptCode(_)
+        | Bson::JavaScriptCodeWithScope(_)
+        | Bson::Timestamp(_)
+        | Bson::Binary(_)
+        | Bson::ObjectId(_)
+        | Bson::DateTime(_)
+        | Bson::Symbol(_)
+        | Bson::Decimal128(_)
+        | Bson::Undefined
+        | Bson::MaxKey
+        | Bson::MinKey
+        | Bson::DbPointer(_) => return None,
     })
 }
 
