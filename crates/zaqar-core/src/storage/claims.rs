@@ -127,7 +127,8 @@ pub trait Claims: Send + Sync {
     /// Releases a claim. Its messages are free again, at their old positions.
     ///
     /// # Behavior
-    /// - Returns how many messages it frees.
+    /// - Returns how many messages it frees; fewer where it repeated what an earlier attempt of its
+    ///   own had done, whose answer was lost.
     /// - Unknown or expired: nothing happens; 0.
     async fn claim_release(
         &self,
