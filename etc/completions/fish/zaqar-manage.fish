@@ -52,6 +52,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "restore" 
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "export" -d 'Writes queues, topics, subscriptions, flavors and pools as lines of JSON'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "import" -d 'Takes queues and more from a file of export, or from the store of a Python service'
+complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "queue" -d 'Moves queues to other pools'
 complete -c zaqar-manage -n "__fish_zaqar_manage_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand backup" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
@@ -121,7 +122,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s d -l
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand check" -s h -l help -d 'Print help'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l project -d 'A project; may be repeated' -r
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -134,7 +135,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l poo
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l secrets -d 'With the passwords in the URIs of pools; import needs them'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l noadmin_mode
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use-json -d 'Logs one JSON object a line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use-json -d 'Logs one JSON object per line'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nouse-json
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use-syslog -d 'Accepted from old start scripts, without effect'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nouse-syslog
@@ -142,12 +143,12 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l use
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nouse-journal
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l nodaemon
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -s d -l debug -d 'Logs from debug on'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand export" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l from -d 'redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss://, mongodb:// or mongodb+srv://' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l database -d 'From MongoDB: the option database of the Python service' -r
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Of two embedded stores, which one' -r -f -a "message\t''
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
 management\t''"
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
@@ -170,9 +171,61 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nod
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s d -l debug -d 'Logs at level debug'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l admin_mode -d 'Serves health, pools and flavors too'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "export" -d 'Writes queues, topics, subscriptions, flavors and pools as lines of JSON'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "import" -d 'Takes queues and more from a file of export, or from the store of a Python service'
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l use-json -d 'Logs one JSON object per line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -s d -l debug -d 'Logs at level debug'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -s h -l help -d 'Print help'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -f -a "move" -d 'Moves a queue to a pool with everything in it, while servers use it'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and not __fish_seen_subcommand_from move help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l project -d 'The project that has it' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l role -d 'Which store, if both roles have an embedded store of their own' -r -f -a "message\t''
+management\t''"
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l config-file -d 'Reads this configuration file; may be given several times, later ones win' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l config-dir -d 'Reads every *.conf in this directory, sorted by name, after the files' -r -F
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l log-file -d 'Logs to this file instead of standard error' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l log-dir -d 'The directory of the log file' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l log-config-append -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l log-date-format -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l syslog-log-facility -d '' -r
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l topic -d 'It is a topic, not a queue'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l nodebug
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l noadmin_mode
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l use-json -d 'Logs one JSON object per line'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l nouse-json
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l use-syslog -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l nouse-syslog
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l use-journal -d 'Accepted from old start scripts, without effect'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l nouse-journal
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l daemon -d 'Accepted from old start scripts; the server stays in the foreground'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l nodaemon
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -s d -l debug -d 'Logs at level debug'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -l admin_mode -d 'Serves health, pools and flavors too'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from move" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "move" -d 'Moves a queue to a pool with everything in it, while servers use it'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand queue; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "backup" -d 'Copies the store into a new file, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "restore" -d 'Puts a copy in place of the store; stop the server first'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "check" -d 'Checks every page of the store, while the server runs or not'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "export" -d 'Writes queues, topics, subscriptions, flavors and pools as lines of JSON'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "import" -d 'Takes queues and more from a file of export, or from the store of a Python service'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "queue" -d 'Moves queues to other pools'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and not __fish_seen_subcommand_from backup restore check export import queue help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand help; and __fish_seen_subcommand_from queue" -f -a "move" -d 'Moves a queue to a pool with everything in it, while servers use it'
