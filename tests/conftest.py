@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 
 from support import minute
 from support.api import Api
@@ -44,7 +45,8 @@ def name_each(items: list[pytest.Item]) -> None:
     for item in items:
         seen[item.nodeid] += 1
         if (number := seen[item.nodeid]) > 1:
-            item._nodeid = f"{item.nodeid}[{number}]"
+            item._id = NodeId.parse(f"{item.nodeid}[{number}]")
+    assert len({item.nodeid for item in items}) == len(items), "tests with one id, of which one would run"
 
 
 def pytest_report_header() -> str:

@@ -115,6 +115,8 @@ class Stored:
     def make(self, path: str) -> dict[str, str | list[str]]:
         """A queue or topic for a path of the document; values for the path's variables and for `ids`."""
         self.made += 1
+        if path.startswith("/v2/quotas"):
+            return {"project": f"project-{self.made}", "claim_id": "", "ids": []}
         if path.startswith(("/v2/pools", "/v2/flavors")):
             return self.make_pool(path)
         kind = "topic" if path.startswith("/v2/topics") else "queue"
@@ -236,6 +238,10 @@ def example_of(operation: dict) -> tuple[bytes | None, dict[str, str]]:
     return json.dumps(content["example"]).encode(), {"Content-Type": media_type}
 
 
+#: What a pool with an embedded store refuses; tests/test_pools.py has them on Redis.
+ONLY_ON_REDIS = ("drainPool", "moveQueue")
+
+
 @pytest.mark.parametrize(("method", "path"), operations())
 def test_examples_of_the_document_succeed(method: str, path: str, stored: Stored) -> None:
     operation = RAW["paths"][path][method.lower()]
@@ -248,7 +254,10 @@ def test_examples_of_the_document_succeed(method: str, path: str, stored: Stored
         body = body.replace(b"redis://10.0.0.5:6379", stored.uri().encode()).replace(b"fast", pool.encode())
     url = path.format(**there) + query
     answer = stored.api.call(method, url, content=body, headers=stored.headers() | headers)
-    assert answer.status_code < 400, answer.text
+    if operation["operationId"] in ONLY_ON_REDIS:
+        assert answer.status_code == 409, answer.text
+    else:
+        assert answer.status_code < 400, answer.text
     ANYTHING[path][method].validate_response(answer)
 
 

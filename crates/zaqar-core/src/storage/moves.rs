@@ -207,6 +207,9 @@ pub trait Moves: Send + Sync {
     /// # Behavior
     /// - A head that exists all the while is returned at least once by the calls from the one
     ///   without a cursor to the one that returns none.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] from a store that cannot list its queues: it cannot be drained.
     async fn heads(
         &self,
         cursor: Option<u64>,
