@@ -142,6 +142,8 @@ impl Pools for Registry {
         if let Some(before) = before {
             unmask(before, &mut pool);
         }
+        // Before a connection: that of a store that another pool has open may be refused.
+        pools.clone().put(pool.clone(), self.connector())?;
         self.check_changed(before, &pool).await?;
         let put = |set: &mut PoolSet| set.put(pool.clone(), self.connector());
         self.change_pools(put).await.map(drop)
@@ -160,6 +162,7 @@ impl Pools for Registry {
         };
         let pools = self.read_pools().await?;
         let before = pools.get(name)?;
+        pools.clone().put(changed(before), self.connector())?;
         self.check_changed(Some(before), &changed(before)).await?;
         let put = |set: &mut PoolSet| {
             let pool = changed(set.get(name)?);
