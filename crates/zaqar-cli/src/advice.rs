@@ -59,8 +59,9 @@ fn advice(error: &Error) -> Option<&'static str> {
 
 fn refused(refusal: &Refusal) -> Option<&'static str> {
     let Refusal { method, path, status, title, .. } = refusal;
-    let is_for_administrators =
-        ["/v2/health", "/v2/pools", "/v2/flavors"].iter().any(|prefix| path.starts_with(prefix));
+    let is_for_administrators = ["/v2/health", "/v2/pools", "/v2/flavors", "/v2/quotas"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix));
     match *status {
         400 if title.contains("Project-Id") => {
             Some("say --project, or use credentials for a project")
@@ -75,7 +76,7 @@ fn refused(refusal: &Refusal) -> Option<&'static str> {
         403 => Some("the server's policy does not allow it to this user"),
         404 if is_for_administrators => Some(
             "is it there? The server has these paths with [DEFAULT] admin_mode (pools: and \
-             pooling) only",
+             pooling; quotas: and [quotas] managed) only",
         ),
         409 if path.contains("/subscriptions") => {
             Some("the subscriber is subscribed already: `zaqar subscription list` shows it")

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::commands::{claim, delivery, flavor, message, pool, queue, subscription, topic};
+use crate::commands::{claim, delivery, flavor, message, pool, queue, quota, subscription, topic};
 use crate::connect::Connection;
 use crate::output::{Format, Output};
 use crate::{Failure, redrive};
@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Names for some of the pools
     #[command(subcommand)]
     Flavor(flavor::Command),
+    /// Quotas of a project, for administrators
+    #[command(subcommand)]
+    Quota(quota::Command),
     /// Moves messages back from a dead letter queue
     Redrive(redrive::Arguments),
     /// Has the server try every operation, for administrators
@@ -77,6 +80,7 @@ impl Command {
             Self::Topic(command) => command.run(client, output).await,
             Self::Pool(command) => command.run(client, output).await,
             Self::Flavor(command) => command.run(client, output).await,
+            Self::Quota(command) => command.run(client, output).await,
             Self::Redrive(arguments) => arguments.run(client, output).await,
             Self::Health => health(client, output).await,
             Self::Ping => {

@@ -192,6 +192,8 @@ fn subscriptions_topics_and_deliveries() {
     one(&["subscription", "resume"]);
     assert!(one(&["subscription", "test"]).starts_with("delivery"));
     assert!(one(&["delivery", "list"]).starts_with("id"));
+    let recovered = one(&["delivery", "recover", "--since", "2026-11-29T12:00:00Z"]);
+    assert!(recovered.contains("done") && recovered.contains("remaining"), "{recovered}");
     assert!(cli.run(&of(&["subscription", "list"])).contains(id));
     assert_eq!(cli.run(&["topic", "list"]), "name\nnews\n");
     cli.run(&["message", "post", "news", "hello", "--topic"]);
@@ -233,6 +235,23 @@ fn pools_flavors_and_health_are_for_administrators() {
     admin(&["pool", "delete", "one"]);
     assert_eq!(admin(&["health"]), "the configured stores answer\n");
     assert_eq!(cli.run(&["ping"]), "the server can serve\n");
+}
+
+#[test]
+fn quotas_are_for_administrators() {
+    let server = Server::start();
+    let cli = Cli { server: &server };
+    let (code, error) = cli.fails(&["quota", "show", "trial"]);
+    assert!(code == 1 && error.contains("--roles admin"), "{error}");
+    let admin = |arguments: &[&str]| cli.run(&[&["--roles", "admin"], arguments].concat());
+    let set = admin(&["quota", "set", "trial", "--max-messages", "1000", "--max-queues", "0"]);
+    assert!(set.lines().any(|line| line.starts_with("max_messages ") && line.ends_with("1000")));
+    assert_eq!(admin(&["quota", "show", "trial"]), set);
+    let unset = admin(&["quota", "unset", "trial"]);
+    assert_eq!(unset, "trial has the quotas that are configured\n");
+    assert!(!admin(&["quota", "show", "trial"]).contains("1000"));
+    let (code, error) = cli.fails(&["--roles", "admin", "quota", "set", "trial"]);
+    assert!(code == 2 && error.contains("--max-messages"), "{error}");
 }
 
 #[test]

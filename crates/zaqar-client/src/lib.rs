@@ -33,7 +33,8 @@ pub use types::{
     Attempt, Body, ClaimId, ClaimInfo, Delivery, DeliveryFilter, DeliverySummary, End, Flavor,
     Health, Id, Listed, Message, MessageId, MessageVolume, MetadataChange, NewMessage,
     NewSubscription, Object, OperationStatus, Pool, PoolChange, PoolDrain, PoolsHealth, Popped,
-    QueueEntry, QueueFilter, QueueMove, QueuePage, QueueToMove, Share, SharedPath, Stats,
-    StoreHealth, Subscribed, SubscriberHealth, Subscription, SubscriptionChange, SubscriptionId,
+    QueueEntry, QueueFilter, QueueMove, QueuePage, QueueToMove, QuotaChange, Quotas, Recovery,
+    RecoveryId, RecoveryRange, Share, SharedPath, Stats, StoreHealth, Subscribed, SubscriberHealth,
+    Subscription, SubscriptionChange, SubscriptionId,
 };
 pub use zaqar_core::{Secret, Timestamp};

@@ -1,4 +1,4 @@
-//! What administrators ask for: health, pools and flavors.
+//! What administrators ask for: health, pools, flavors and quotas.
 
 use futures_core::Stream;
 use http::Method;
@@ -9,7 +9,8 @@ use crate::client::{Call, Client};
 use crate::pages;
 use crate::query::encoded;
 use crate::types::{
-    Flavor, FlavorList, Health, Pool, PoolChange, PoolDrain, PoolList, QueueToMove,
+    Flavor, FlavorList, Health, Pool, PoolChange, PoolDrain, PoolList, QueueToMove, QuotaChange,
+    Quotas,
 };
 
 impl Client {
@@ -180,6 +181,52 @@ impl Client {
         let path = format!("/v2/flavors/{}", encoded(name));
         self.call(Call::new(Method::DELETE, path)).await.map(drop)
     }
+}
+
+/// Quotas, on servers in admin mode whose administrators set them (`[quotas] managed`).
+impl Client {
+    /// What holds for a project.
+    ///
+    /// # Errors
+    /// 404 where quotas are not set by this API, 403 for others than administrators.
+    pub async fn quotas(&self, project: &str) -> Result<Quotas, Error> {
+        self.call(Call::get(quota_path(project))).await?.json()
+    }
+
+    /// Sets the quotas of a project in the place of all that were set for it, and returns what
+    /// holds. Every server takes them over within seconds.
+    ///
+    /// ```
+    /// # mod support { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mod.rs")); }
+    /// # use support::*;
+    /// # block_on(async |client: zaqar_client::Client| {
+    /// use zaqar_client::QuotaChange;
+    ///
+    /// let change = QuotaChange { max_queues: Some(100), ..QuotaChange::default() };
+    /// assert_eq!(client.set_quotas("trial", &change).await?.max_queues, 100);
+    /// client.unset_quotas("trial").await?;
+    /// assert_eq!(client.quotas("trial").await?.max_queues, 0);
+    /// # Ok(()) });
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Client::quotas`], and 409 where a thousand projects have quotas set.
+    pub async fn set_quotas(&self, project: &str, change: &QuotaChange) -> Result<Quotas, Error> {
+        let call = Call::new(Method::PUT, quota_path(project)).body(change)?;
+        self.call(call).await?.json()
+    }
+
+    /// Forgets what was set for a project: what is configured holds again.
+    ///
+    /// # Errors
+    /// Those of [`Client::quotas`].
+    pub async fn unset_quotas(&self, project: &str) -> Result<(), Error> {
+        self.call(Call::new(Method::DELETE, quota_path(project))).await.map(drop)
+    }
+}
+
+fn quota_path(project: &str) -> String {
+    format!("/v2/quotas/{}", encoded(project))
 }
 
 fn drain_path(pool: &str) -> String {

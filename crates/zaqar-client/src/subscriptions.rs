@@ -12,9 +12,9 @@ use crate::query::{Query, encoded};
 use crate::resource::{Kind, Resource};
 use crate::retry::Repeat;
 use crate::types::{
-    Delivery, DeliveryFilter, DeliveryList, DeliverySummary, MessageId, NewSubscription,
-    Subscribed, SubscriberHealth, Subscription, SubscriptionChange, SubscriptionId,
-    SubscriptionList,
+    Delivery, DeliveryFilter, DeliveryList, DeliverySummary, MessageId, NewSubscription, Recovery,
+    RecoveryId, RecoveryRange, Subscribed, SubscriberHealth, Subscription, SubscriptionChange,
+    SubscriptionId, SubscriptionList,
 };
 
 /// One subscription, by its id.
@@ -194,5 +194,34 @@ impl SubscriptionHandle {
     pub async fn retry_delivery(&self, id: &MessageId) -> Result<(), Error> {
         let below = format!("/deliveries/{}/retry", encoded(id.as_str()));
         self.act(Method::POST, &below, None::<&Value>, Repeat::Unsafe).await.map(drop)
+    }
+
+    /// Begins to deliver once more what failed and is still kept. See [`Self::recovery`] for how
+    /// far that is.
+    ///
+    /// # Errors
+    /// 409 while another one is running.
+    pub async fn recover(&self, range: &RecoveryRange) -> Result<Recovery, Error> {
+        self.act(Method::POST, "/recover", Some(range), Repeat::Unsafe).await?.json()
+    }
+
+    /// How far a recovery is.
+    ///
+    /// # Errors
+    /// 404 where it is not there: the last one is kept.
+    pub async fn recovery(&self, id: &RecoveryId) -> Result<Recovery, Error> {
+        self.client.call(Call::get(self.recovery_path(id))).await?.json()
+    }
+
+    /// Has a recovery take no more deliveries.
+    ///
+    /// # Errors
+    /// 404 where it is not there.
+    pub async fn cancel_recovery(&self, id: &RecoveryId) -> Result<(), Error> {
+        self.client.call(Call::new(Method::DELETE, self.recovery_path(id))).await.map(drop)
+    }
+
+    fn recovery_path(&self, id: &RecoveryId) -> String {
+        self.below(&format!("/recover/{}", encoded(id.as_str())))
     }
 }

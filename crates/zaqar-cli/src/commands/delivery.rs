@@ -1,12 +1,17 @@
 //! `zaqar delivery`.
 
+use std::time::Duration;
+
 use clap::{Subcommand, ValueEnum};
 use futures_util::{StreamExt, TryStreamExt};
-use zaqar_client::{Client, DeliveryFilter, MessageId};
+use zaqar_client::{Client, DeliveryFilter, MessageId, RecoveryId, RecoveryRange};
 
 use super::subscription::One;
 use crate::Failure;
-use crate::output::Output;
+use crate::output::{Output, progress};
+
+/// How often a recovery is looked at.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// What to do with deliveries.
 #[derive(Debug, Subcommand)]
@@ -38,6 +43,23 @@ pub(crate) enum Command {
         one: One,
         /// The message's id
         delivery: String,
+    },
+    /// Delivers once more all that failed and is still kept, and waits until all were taken
+    Recover {
+        #[command(flatten)]
+        one: One,
+        /// Only messages posted at this time or later, as 2026-11-29T12:00:00Z
+        #[arg(long, value_name = "TIME", conflicts_with_all = ["show", "stop"])]
+        since: Option<String>,
+        /// Only messages posted before this time
+        #[arg(long, value_name = "TIME", conflicts_with_all = ["show", "stop"])]
+        until: Option<String>,
+        /// Shows how far the recovery of this id is, and changes nothing
+        #[arg(long, value_name = "ID", conflicts_with = "stop")]
+        show: Option<String>,
+        /// Has the recovery of this id take no more
+        #[arg(long, value_name = "ID")]
+        stop: Option<String>,
     },
 }
 
@@ -83,6 +105,26 @@ impl Command {
             Self::Retry { one, delivery } => {
                 one.handle(client)?.retry_delivery(&MessageId::new(delivery)).await?;
                 output.done("it will be tried")
+            }
+            Self::Recover { one, show: Some(id), .. } => {
+                output.record(&one.handle(client)?.recovery(&RecoveryId::new(id)).await?)
+            }
+            Self::Recover { one, stop: Some(id), .. } => {
+                one.handle(client)?.cancel_recovery(&RecoveryId::new(id)).await?;
+                output.done("it takes no more")
+            }
+            Self::Recover { one, since, until, .. } => {
+                let subscription = one.handle(client)?;
+                let begun = subscription.recover(&RecoveryRange { since, until }).await?;
+                let bar = progress(Some(begun.total), "deliveries taken");
+                let mut recovery = begun;
+                while recovery.status == "running" {
+                    bar.set_position(recovery.total.saturating_sub(recovery.remaining));
+                    tokio::time::sleep(ASK_EVERY).await;
+                    recovery = subscription.recovery(&recovery.id).await?;
+                }
+                bar.finish_and_clear();
+                output.record(&recovery)
             }
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod flavor;
 pub(crate) mod message;
 pub(crate) mod pool;
 pub(crate) mod queue;
+pub(crate) mod quota;
 pub(crate) mod subscription;
 pub(crate) mod topic;
 

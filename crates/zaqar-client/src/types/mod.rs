@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 mod messages;
 mod pools;
 mod queues;
+mod quotas;
 mod subscriptions;
 
 pub use messages::{Body, Listed, Message, NewMessage, Popped};
@@ -22,9 +23,10 @@ pub use pools::{
 pub use queues::{
     ClaimInfo, End, MetadataChange, QueueEntry, QueueFilter, QueuePage, Share, SharedPath, Stats,
 };
+pub use quotas::{QuotaChange, Quotas};
 pub use subscriptions::{
-    Attempt, Delivery, DeliveryFilter, DeliverySummary, NewSubscription, Subscribed,
-    SubscriberHealth, Subscription, SubscriptionChange,
+    Attempt, Delivery, DeliveryFilter, DeliverySummary, NewSubscription, Recovery, RecoveryId,
+    RecoveryRange, Subscribed, SubscriberHealth, Subscription, SubscriptionChange,
 };
 
 pub(crate) use messages::{MessageList, PoppedList, Post, Posted};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Link, MessageId, Object, SubscriptionId};
+use super::{Id, Link, MessageId, Object, SubscriptionId};
 use crate::auth::Stars;
 
 /// A subscription.
@@ -162,6 +162,39 @@ pub struct SubscriberHealth {
     pub last_delivered: Option<String>,
     /// When one failed last, in UTC.
     pub last_failed: Option<String>,
+}
+
+/// The id of a recovery.
+pub type RecoveryId = Id<Recovery>;
+
+/// Which failed deliveries to deliver once more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RecoveryRange {
+    /// Of messages posted at this time of ISO 8601 or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Of messages posted before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// How far the delivery of what failed is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Its id.
+    pub id: RecoveryId,
+    /// `running`, `cancelled`, or `done`: all were taken, and each is tried as any delivery.
+    pub status: String,
+    /// Only messages posted then or later, in UTC.
+    pub since: Option<String>,
+    /// Only messages posted before, in UTC.
+    pub until: Option<String>,
+    /// When it began, in UTC.
+    pub started: String,
+    /// Deliveries that it takes.
+    pub total: u64,
+    /// Those of them that it has not taken yet.
+    pub remaining: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -154,6 +154,8 @@ fn every_answer_is_read_without_loss() {
     answers::<PoolDrain>(description, "PoolDrain");
     answers::<Flavor>(description, "Flavor");
     answers::<FlavorList>(description, "FlavorList");
+    answers::<Quotas>(description, "Quotas");
+    answers::<Recovery>(description, "Recovery");
     answers::<Health>(description, "StoreHealth");
     answers::<Health>(description, "PoolsHealth");
 }
@@ -206,6 +208,22 @@ fn every_request_is_one_that_the_description_allows() {
         options: Some(Object::new()),
     };
     requests(description, "NewPool", pool);
+    let quotas = QuotaChange {
+        max_queues: Some(1),
+        max_subscriptions: Some(2),
+        max_messages_per_queue: Some(3),
+        max_bytes_per_queue: Some(4),
+        max_messages: Some(5),
+        max_bytes: Some(6),
+        max_requests_per_second: Some(7),
+        max_bytes_per_second: Some(0),
+    };
+    requests(description, "QuotaChange", quotas);
+    let range = RecoveryRange {
+        since: Some("2026-11-29T00:00:00Z".to_owned()),
+        until: Some("2026-11-30T00:00:00Z".to_owned()),
+    };
+    requests(description, "RecoveryRequest", range);
     let queue = QueueToMove {
         queue_name: "jobs".to_owned(),
         kind: Some("queue".to_owned()),

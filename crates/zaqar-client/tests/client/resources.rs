@@ -6,7 +6,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::json;
 use zaqar_client::{
     Client, DeliveryFilter, Health, Listed, MetadataChange, NewMessage, NewSubscription,
-    PoolChange, Purge, QueueFilter, Share, SharedPath, SubscriptionChange,
+    PoolChange, Purge, QueueFilter, QuotaChange, Quotas, RecoveryId, RecoveryRange, Share,
+    SharedPath, SubscriptionChange,
 };
 
 use crate::scripted::{Answer, Scripted};
@@ -110,6 +111,13 @@ async fn subscriptions_and_their_deliveries() {
     assert_eq!(deliveries.try_collect::<Vec<_>>().await.unwrap(), []);
     let delivery = subscription.test("probe").await.unwrap();
     assert!(!delivery.as_str().is_empty());
+    // Nothing has failed yet.
+    let recovery = subscription.recover(&RecoveryRange::default()).await.unwrap();
+    assert_eq!((recovery.total, recovery.remaining), (0, 0));
+    assert_eq!(subscription.recovery(&recovery.id).await.unwrap().started, recovery.started);
+    subscription.cancel_recovery(&recovery.id).await.unwrap();
+    let unknown = RecoveryId::new("1");
+    assert!(subscription.recovery(&unknown).await.unwrap_err().is_not_found());
     subscription.confirm(true).await.unwrap();
     assert!(subscription.rotate_secret(None).await.is_err());
     subscription.resume().await.unwrap();
@@ -174,6 +182,25 @@ async fn administrators_see_health_pools_and_flavors() {
 
     let user = Client::new(&server.url, "p").unwrap();
     assert_eq!(user.health().await.unwrap_err().status(), Some(403));
+}
+
+#[tokio::test]
+async fn administrators_set_the_quotas_of_a_project() {
+    let server = Server::start();
+    let client = server.client();
+    assert_eq!(client.quotas("trial").await.unwrap(), Quotas::default());
+    let change = QuotaChange { max_queues: Some(0), max_messages: Some(7), ..Default::default() };
+    let expected = Quotas { max_messages: 7, ..Quotas::default() };
+    assert_eq!(client.set_quotas("trial", &change).await.unwrap(), expected);
+    assert_eq!(client.quotas("trial").await.unwrap(), expected);
+    // What is set replaces all that was.
+    let change = QuotaChange { max_bytes: Some(9), ..QuotaChange::default() };
+    let expected = Quotas { max_bytes: 9, ..Quotas::default() };
+    assert_eq!(client.set_quotas("trial", &change).await.unwrap(), expected);
+    client.unset_quotas("trial").await.unwrap();
+    assert_eq!(client.quotas("trial").await.unwrap(), Quotas::default());
+    let user = Client::new(&server.url, "trial").unwrap();
+    assert_eq!(user.quotas("trial").await.unwrap_err().status(), Some(403));
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ impl Server {
              [drivers:transport:websocket]\nbind = 127.0.0.1\nport = {websocket}\n\
              [drivers:message_store:embedded]\npath = {path}\nsync = never\n\
              [pooling:catalog]\nenable_virtual_pool = true\n\
-             [signed_url]\nsecret_key = a secret of the tests\n{more}",
+             [quotas]\nmanaged = true\n[signed_url]\nsecret_key = a secret of the tests\n{more}",
             path = directory.path().join("data").display(),
         );
         let file = directory.path().join("zaqar.conf");
