@@ -22,9 +22,10 @@ use crate::posting::{PostInParts, ROWS};
 use crate::read_limiter::ReadLimiter;
 use crate::reader::Readers;
 use crate::reserve::Reserve;
+use crate::sequence::Start;
 use crate::statements::Statements;
 use crate::writer::{Helpers, Job, JobReceiver, WriterParts, job_of};
-use crate::writer_state::{Start, WriterState};
+use crate::writer_state::WriterState;
 use crate::{Options, Sync, directory, recovery, schema};
 
 /// When a caller should retry after the queue of changes was full.

@@ -22,6 +22,8 @@ mod log_sync;
 mod messages;
 mod news;
 mod outbox;
+#[cfg(test)]
+mod pages_written;
 mod posting;
 mod queues;
 mod read_limiter;
@@ -30,6 +32,7 @@ mod recovery;
 mod reserve;
 mod rows;
 mod schema;
+mod sequence;
 mod statements;
 mod subscriptions;
 #[cfg(test)]

@@ -18,7 +18,8 @@ use crate::health::{self, Health};
 use crate::log_sync::LogSync;
 use crate::reserve::Reserve;
 use crate::schema;
-use crate::writer_state::{Start, WriterState};
+use crate::sequence::Start;
+use crate::writer_state::WriterState;
 
 /// Bound on one transaction, because later requests wait for it.
 const BATCH: Slice = Slice { items: 256, bytes: 1 << 20 };
@@ -169,19 +170,18 @@ impl Writer<'_> {
             }
             self.process(batch);
         }
-        if let Err(error) = self.finish_deletions() {
+        if let Err(error) = self.finish() {
+            self.undo(&error);
             tracing::warn!(%error, "bodies of deleted messages are kept until they expire");
         }
     }
 
-    /// Deletes the bodies that only memory knows to be deleted.
-    fn finish_deletions(&mut self) -> Sql<()> {
-        if !self.state.deleted.is_waiting() {
-            return Ok(());
-        }
+    /// Writes what only memory knows.
+    fn finish(&mut self) -> Sql<()> {
         self.begin()?;
         self.state.drop_deleted(usize::MAX)?;
         self.state.flush()?;
+        self.state.give_back_reserved()?;
         self.state.commit()
     }
 

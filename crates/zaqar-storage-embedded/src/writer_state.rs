@@ -12,13 +12,11 @@ use crate::deleted_bodies::DeletedBodies;
 use crate::due::{Due, UpkeepTask};
 use crate::error::Sql;
 use crate::keys::{key_of, kind_number};
+use crate::sequence::{Sequence, Start};
 use crate::statements::Statements;
 
 /// Bound on cached heads between transactions.
 const HEADS: usize = 8192;
-
-/// Positions follow the clock up to the year 74 000, so that a wrong clock does not exhaust them.
-const CLOCK_POSITIONS: i64 = 1 << 61;
 
 /// Later than every stored time.
 pub(crate) const NEVER: i64 = i64::MAX;
@@ -93,24 +91,6 @@ struct Cached {
     dirty: bool,
 }
 
-/// The counters with which the writer starts.
-pub(crate) struct Start {
-    next_position: i64,
-    next_number: i64,
-    /// The latest time at which the store has acted.
-    pub(crate) seen: Timestamp,
-}
-
-impl Start {
-    /// Reads the counters from the file.
-    pub(crate) fn read(conn: &Connection) -> Sql<Self> {
-        conn.query_row("SELECT position, number, seen FROM sequence", [], |row| {
-            let (next_position, next_number) = (row.get(0)?, row.get(1)?);
-            Ok(Self { next_position, next_number, seen: time(row.get(2)?) })
-        })
-    }
-}
-
 /// The columns that [`head_of`] reads.
 macro_rules! head_columns {
     () => {
@@ -154,8 +134,7 @@ pub(crate) struct WriterState<'c> {
     by_number: HashMap<i64, Cached>,
     by_key: HashMap<QueueKey, i64>,
     dirty: Vec<i64>,
-    next_position: i64,
-    next_number: i64,
+    sequence: Sequence,
     changes: u64,
     /// Changes when another connection writes.
     data_version: Option<i64>,
@@ -184,8 +163,7 @@ impl<'c> WriterState<'c> {
             by_number: HashMap::new(),
             by_key: HashMap::new(),
             dirty: Vec::new(),
-            next_position: start.next_position,
-            next_number: start.next_number,
+            sequence: Sequence::new(start),
             changes: 0,
             data_version: None,
         }
@@ -216,9 +194,7 @@ impl<'c> WriterState<'c> {
         }
         self.clear_cache();
         self.due.reset();
-        let start = Start::read(&self.conn)?;
-        self.next_position = self.next_position.max(start.next_position);
-        self.next_number = self.next_number.max(start.next_number);
+        self.sequence.raise(&Start::read(&self.conn)?);
         Ok(true)
     }
 
@@ -237,10 +213,12 @@ impl<'c> WriterState<'c> {
         if self.conn.total_changes() == self.changes {
             return Ok(());
         }
-        self.conn
-            .statement("UPDATE sequence SET position = ?1, number = ?2, seen = ?3")?
-            .execute(params![self.next_position, self.next_number, millis(self.now)])?;
-        Ok(())
+        self.sequence.reserve(&self.conn, self.now)
+    }
+
+    /// Gives back reserved positions and time, as the last change before the store is closed.
+    pub(crate) fn give_back_reserved(&mut self) -> Sql<()> {
+        self.sequence.give_back(&self.conn, self.now)
     }
 
     pub(crate) fn commit(&mut self) -> Sql<()> {
@@ -273,6 +251,7 @@ impl<'c> WriterState<'c> {
     /// Clears the cache, because the file is newer. Positions and numbers continue, so that none is
     /// reused.
     pub(crate) fn clear_cache(&mut self) {
+        self.sequence.forget_row();
         self.by_number.clear();
         self.by_key.clear();
         self.dirty.clear();
@@ -280,22 +259,16 @@ impl<'c> WriterState<'c> {
 
     /// The last position that was assigned.
     pub(crate) const fn last_position(&self) -> Position {
-        Position::new((self.next_position - 1).cast_unsigned())
+        self.sequence.last_position()
     }
 
-    /// Allocates `count` positions and returns the first. They follow the clock, in microseconds,
-    /// so that a store that has lost its last writes does not assign their positions again.
+    /// Allocates `count` positions and returns the first.
     pub(crate) fn allocate_positions(&mut self, count: usize) -> i64 {
-        let clock = millis(self.now).saturating_mul(1000).min(CLOCK_POSITIONS);
-        let first = self.next_position.max(clock);
-        self.next_position = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
-        first
+        self.sequence.allocate_positions(count, self.now)
     }
 
-    fn allocate_number(&mut self) -> i64 {
-        let number = self.next_number;
-        self.next_number += 1;
-        number
+    const fn allocate_number(&mut self) -> i64 {
+        self.sequence.allocate_number()
     }
 
     /// The head of a queue.
