@@ -83,7 +83,8 @@ impl Embedded {
         owner.opened().map_err(|source| Error::Lock { path: options.path.join("lock"), source })?;
         let deadlines = Arc::new(Deadlines::default());
         deadlines.advance(start.seen);
-        let health = Arc::new(Health::new(schema::file(&options.path)));
+        let page_size = schema::page_size(&conn).map_err(failed)?;
+        let health = Arc::new(Health::new(schema::file(&options.path), page_size));
         let reserve = Reserve::new(&options.path, options.reserve);
         if let Err(error) = reserve.allocate() {
             tracing::warn!(%error, "the reserve cannot be allocated");

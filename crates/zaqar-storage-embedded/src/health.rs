@@ -31,10 +31,10 @@ pub struct Facts {
     pub checkpoints_failed: u64,
     /// Failed checkpoints since the last one that did not fail. From 3 on a ping fails.
     pub checkpoints_failed_in_a_row: u32,
-    /// How long ago the last checkpoint ended that did not fail; `None` before the first. The log
-    /// is copied when it has 8 MiB, so an idle store makes none.
+    /// How long ago the log, or a part of it, was copied into the file; `None` before the first
+    /// time. It is copied when it has grown by 4 MiB, so an idle store does not copy it.
     pub since_checkpoint: Option<Duration>,
-    /// Bytes of the log after the last commit, usually below 30 MiB.
+    /// Bytes of the log after the last commit, usually below 40 MiB.
     pub log_bytes: u64,
     /// Syncs of the log between commits that failed, with `Sync::Interval`.
     pub syncs_failed: u64,
@@ -56,6 +56,7 @@ pub struct Facts {
 #[derive(Debug)]
 pub(crate) struct Health {
     file: PathBuf,
+    page_size: u32,
     opened: Instant,
     log_pages: AtomicU32,
     checkpoints_done: AtomicU64,
@@ -87,9 +88,10 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(file: PathBuf) -> Self {
+    pub(crate) fn new(file: PathBuf, page_size: u32) -> Self {
         Self {
             file,
+            page_size,
             opened: Instant::now(),
             log_pages: AtomicU32::new(0),
             checkpoints_done: AtomicU64::new(0),
@@ -124,7 +126,7 @@ impl Health {
             checkpoints_failed_in_a_row: self.failed_checkpoints.load(Ordering::Relaxed),
             since_checkpoint: checkpoint
                 .map(|at| self.opened.elapsed().saturating_sub(Duration::from_millis(at))),
-            log_bytes: u64::from(self.log_pages()) * schema::FRAME_BYTES,
+            log_bytes: u64::from(self.log_pages()) * schema::frame_bytes(self.page_size),
             syncs_failed: self.syncs_failed.load(Ordering::Relaxed),
             foreign_writes: self.foreign_writes.load(Ordering::Relaxed),
             is_damaged: self.damage.get().is_some(),
@@ -133,6 +135,11 @@ impl Health {
             is_locked: self.is_locked(),
             is_replaced: self.is_replaced.load(Ordering::Acquire),
         }
+    }
+
+    /// Bytes of a page of the file.
+    pub(crate) const fn page_size(&self) -> u32 {
+        self.page_size
     }
 
     /// Pages in the log after the last commit.
@@ -283,16 +290,21 @@ impl Health {
         }
     }
 
-    /// Records that the log was copied, and whether it could be restarted, too.
-    pub(crate) fn checkpoint_succeeded(&self, is_restarted: bool) {
-        let count = if is_restarted { &self.checkpoints_done } else { &self.checkpoints_busy };
-        count.fetch_add(1, Ordering::Relaxed);
+    /// Records that a part of the log was copied.
+    pub(crate) fn copied(&self) {
         let at = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.checkpoint_at.store(at + 1, Ordering::Relaxed);
         self.failed_checkpoints.store(0, Ordering::Relaxed);
         if let Some(failures) = self.checkpoint_log.success() {
             tracing::info!(failures, "the log can be copied into the file again");
         }
+    }
+
+    /// Records that the log was copied, and whether it could be restarted, too.
+    pub(crate) fn checkpoint_succeeded(&self, is_restarted: bool) {
+        let count = if is_restarted { &self.checkpoints_done } else { &self.checkpoints_busy };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.copied();
     }
 
     /// Records a failed sync of the log: no change is acknowledged until the log is durable again.

@@ -17,10 +17,8 @@ pub(crate) const FORMAT: i32 = 4;
 /// The format since which an open store is marked: see [`crate::recovery`].
 pub(crate) const MARKED_SINCE: i32 = 3;
 
-/// One page holds seven messages of 1 KiB.
-pub(crate) const PAGE_SIZE: u32 = 8192;
-/// Bytes that a page takes in the log.
-pub(crate) const FRAME_BYTES: u64 = PAGE_SIZE as u64 + 24;
+/// Bytes of a page of a new file. One page holds seven messages of 1 KiB.
+const PAGE_SIZE: u32 = 8192;
 /// The log is truncated to this size when it is restarted after a burst.
 const LOG_BYTES: u32 = 64 << 20;
 /// Small, because a reader must drop cached pages that others have changed.
@@ -174,6 +172,16 @@ ALTER TABLE heads ADD COLUMN hidden_from INTEGER;
 ALTER TABLE heads ADD COLUMN hidden_until INTEGER;
 CREATE INDEX heads_hidden ON heads (number) WHERE hidden_from IS NOT NULL;
 ";
+
+/// Bytes of a page of a file: an existing one keeps the size that it was created with.
+pub(crate) fn page_size(conn: &Connection) -> Sql<u32> {
+    conn.query_row("PRAGMA page_size", [], |row| row.get(0))
+}
+
+/// Bytes that a page takes in the log.
+pub(crate) const fn frame_bytes(page_size: u32) -> u64 {
+    page_size as u64 + 24
+}
 
 /// The name of a store's file.
 pub(crate) const FILE: &str = "zaqar.db";
