@@ -17,8 +17,9 @@ pub(crate) const FORMAT: i32 = 4;
 /// The format since which an open store is marked: see [`crate::recovery`].
 pub(crate) const MARKED_SINCE: i32 = 3;
 
-/// Bytes of a page of a new file. One page holds seven messages of 1 KiB.
-const PAGE_SIZE: u32 = 8192;
+/// Bytes of a page of a new file, as small as a disk's own: each page that a transaction changes is
+/// written whole. Before, pages of new files had 8192.
+const PAGE_SIZE: u32 = 4096;
 /// The log is truncated to this size when it is restarted after a burst.
 const LOG_BYTES: u32 = 64 << 20;
 /// Small, because a reader must drop cached pages that others have changed.

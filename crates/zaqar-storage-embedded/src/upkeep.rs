@@ -17,9 +17,9 @@ use crate::writer_state::{WriterState, millis};
 /// Bound on the rows of one sweep transaction, which takes some milliseconds.
 const MAX_SWEEP_ROWS: usize = 512;
 
-/// Free pages that the file keeps for new messages, in addition to keeping no fewer than the used
-/// ones: 32 MiB.
-const SPARE_PAGES: i64 = 4096;
+/// Free bytes that the file keeps for new messages, in addition to keeping no fewer than the used
+/// ones.
+const SPARE: i64 = 32 << 20;
 
 /// Bound on remembered messages with unreadable bodies.
 const MAX_UNREADABLE: usize = 4096;
@@ -332,7 +332,8 @@ impl WriterState<'_> {
         if self.is_full {
             return Ok(free > 0);
         }
-        Ok(free >= SPARE_PAGES && 2 * free >= self.page_number("PRAGMA page_count")?)
+        Ok(free >= SPARE / self.page_number("PRAGMA page_size")?
+            && 2 * free >= self.page_number("PRAGMA page_count")?)
     }
 
     fn page_number(&self, pragma: &'static str) -> Sql<i64> {
@@ -342,7 +343,7 @@ impl WriterState<'_> {
     /// Truncates the file by some free pages. Returns how many.
     fn give_back_pages(&self) -> Sql<usize> {
         let before = self.page_number("PRAGMA freelist_count")?;
-        let mut statement = self.conn.statement("PRAGMA incremental_vacuum(64)")?;
+        let mut statement = self.conn.statement("PRAGMA incremental_vacuum(128)")?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
         let after = self.page_number("PRAGMA freelist_count")?;
