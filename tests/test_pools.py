@@ -141,6 +141,9 @@ def test_one_store_is_one_pool_and_passwords_are_not_shown(pooled: Server, admin
     twice = admin.call("PUT", "/v2/pools/two", json={"uri": embedded(tmp_path, "one"), "weight": 1})
     assert twice.status_code == 409
     assert twice.json()["description"] == "The database URI is in use by another pool."
+    own = admin.call("PUT", "/v2/pools/own", json={"uri": f"embedded:{pooled.data}", "weight": 1})
+    assert own.status_code == 409
+    assert "that of the configured message store" in own.json()["description"]
     # Again under its own name: replaced.
     register(admin, "one", embedded(tmp_path, "one"), 3)
     secret = {"uri": "redis://user:hunter2@127.0.0.1:1", "weight": 1, "options": HASTY}

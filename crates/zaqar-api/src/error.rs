@@ -44,6 +44,9 @@ pub enum PoolsRule {
     /// Another pool is the same store.
     #[error("The database URI is in use by another pool.")]
     UriInUse,
+    /// The pool would be the configured message store.
+    #[error("{}", pools::Error::UriOfMessageStore)]
+    UriOfMessageStore,
     /// The pool is the last of its flavor.
     #[error("This pool is used by flavors {flavor}; It cannot be deleted.")]
     LastOfFlavor {
@@ -79,6 +82,7 @@ impl From<pools::Error> for Error {
             pools::Error::PoolNotFound { name } => PoolsRule::PoolNotFound { name },
             pools::Error::FlavorNotFound { name } => PoolsRule::FlavorNotFound { name },
             pools::Error::UriInUse => PoolsRule::UriInUse,
+            pools::Error::UriOfMessageStore => PoolsRule::UriOfMessageStore,
             pools::Error::LastOfFlavor { flavor } => PoolsRule::LastOfFlavor { flavor },
             pools::Error::CapabilitiesMismatch => {
                 PoolsRule::Unable { title: "Unable to create pool", reason }

@@ -167,6 +167,7 @@ fn unable(
         pools::Error::FlavorNotFound { .. }
         | pools::Error::Unreachable { .. }
         | pools::Error::UriInUse
+        | pools::Error::UriOfMessageStore
         | pools::Error::LastOfFlavor { .. }
         | pools::Error::QueueNotFound { .. }
         | pools::Error::CannotMove { .. }

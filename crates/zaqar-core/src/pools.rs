@@ -162,6 +162,12 @@ pub enum Error {
     /// Another pool is the same store.
     #[error("The database URI is in use by another pool.")]
     UriInUse,
+    /// The store is the configured message store.
+    #[error(
+        "The database URI is that of the configured message store, which takes queues as the \
+         virtual pool (enable_virtual_pool)."
+    )]
+    UriOfMessageStore,
     /// The pools of a flavor must have the same capabilities.
     #[error("The pool being added does not support the minimum set of capabilities")]
     CapabilitiesMismatch,
@@ -212,6 +218,8 @@ pub trait Pools: Send + Sync {
     ///
     /// # Behavior
     /// - The store cannot be opened: [`Error::Unreachable`]; nothing changes.
+    /// - It is the configured message store: [`Error::UriOfMessageStore`]. A pool that was
+    ///   registered as that before can be changed in all but its URI.
     /// - Another pool has the same store: [`Error::UriInUse`], also if pools are registered
     ///   concurrently.
     /// - A URI that equals the [`masked`] form of the old one keeps the old one.

@@ -29,4 +29,7 @@ pub trait Connector: Send + Sync {
 
     /// Whether two pools are the same store.
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool;
+
+    /// Whether a pool is the configured message store.
+    fn is_configured_store(&self, pool: &Pool) -> bool;
 }

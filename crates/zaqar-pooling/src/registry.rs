@@ -115,6 +115,15 @@ impl Registry {
         }
     }
 
+    /// Checks that a pool that is new or whose URI changed is not the configured message store.
+    fn check_location(&self, before: Option<&Pool>, after: &Pool) -> Result<(), Error> {
+        let is_new = before.is_none_or(|before| before.uri != after.uri);
+        match is_new && self.connector.is_configured_store(after) {
+            true => Err(Error::UriOfMessageStore),
+            false => Ok(()),
+        }
+    }
+
     /// Checks a pool that is new or whose store changed.
     async fn check_changed(&self, before: Option<&Pool>, after: &Pool) -> Result<(), Error> {
         match before {
@@ -142,6 +151,7 @@ impl Pools for Registry {
         if let Some(before) = before {
             unmask(before, &mut pool);
         }
+        self.check_location(before, &pool)?;
         // Before a connection: that of a store that another pool has open may be refused.
         pools.clone().put(pool.clone(), self.connector())?;
         self.check_changed(before, &pool).await?;
@@ -162,6 +172,7 @@ impl Pools for Registry {
         };
         let pools = self.read_pools().await?;
         let before = pools.get(name)?;
+        self.check_location(Some(before), &changed(before))?;
         pools.clone().put(changed(before), self.connector())?;
         self.check_changed(Some(before), &changed(before)).await?;
         let put = |set: &mut PoolSet| {

@@ -157,6 +157,7 @@ pub(crate) fn as_storage(error: Error) -> storage::Error {
         | Error::FlavorNotFound { .. }
         | Error::Unreachable { .. }
         | Error::UriInUse
+        | Error::UriOfMessageStore
         | Error::CapabilitiesMismatch
         | Error::LastOfFlavor { .. }
         | Error::TooMany { .. }

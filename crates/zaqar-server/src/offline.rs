@@ -30,8 +30,7 @@ impl Offline {
         let (registry, tasks) = (Registry::default(), TaskMonitor::default());
         let context = StoreContext { unreliable: settings.unreliable, tasks: tasks.clone() };
         let stores = registry.open_stores(settings, &context).await?;
-        let pooling =
-            settings.pooling.then(|| Pooling::new(&registry, settings, &context, &stores));
+        let pooling = Pooling::if_set(&registry, settings, &context, &stores)?;
         let stores = Pooling::spread(stores, pooling.as_ref()).await;
         let key = settings.message_encryption_key.as_ref();
         let keyring = key.map(Keyring::parse).transpose()?.map(Arc::new);

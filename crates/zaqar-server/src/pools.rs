@@ -31,17 +31,34 @@ pub(crate) struct Pooling {
 }
 
 impl Pooling {
+    /// As [`Self::new`], if the settings have pools.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn if_set(
+        registry: &Registry,
+        settings: &Settings,
+        context: &StoreContext,
+        stores: &Stores,
+    ) -> Result<Option<Self>, StartError> {
+        settings.pooling.then(|| Self::new(registry, settings, context, stores)).transpose()
+    }
+
     /// Pools in front of the configured stores.
+    ///
+    /// # Errors
+    /// The location of the configured message store is invalid.
     pub(crate) fn new(
         registry: &Registry,
         settings: &Settings,
         context: &StoreContext,
         stores: &Stores,
-    ) -> Self {
+    ) -> Result<Self, StartError> {
         let connector = PoolConnector {
             drivers: registry.store_drivers(),
             context: context.clone(),
             clock: Arc::new(SystemClock),
+            configured: registry.message_location(settings)?,
             is_one_process: settings.drivers.management_store == EMBEDDED,
         };
         let (management, configured) = (Arc::clone(&stores.management), &stores.messages);
@@ -51,7 +68,7 @@ impl Pooling {
             Arc::new(if settings.virtual_pool { registry.with_virtual_pool() } else { registry });
         let options = Options { tasks: context.tasks.clone(), ..Options::default() };
         let pooled = Arc::new(Pooled::new(Arc::clone(&registry), options));
-        Self { registry, pooled }
+        Ok(Self { registry, pooled })
     }
 
     /// Registers the pools with the server's status and API, if there are any.
@@ -95,6 +112,8 @@ struct PoolConnector {
     drivers: Vec<Arc<dyn StoreDriver>>,
     context: StoreContext,
     clock: Arc<dyn Clock>,
+    /// The driver and the location of the configured message store.
+    configured: (Arc<dyn StoreDriver>, StoreLocation),
     /// The management store is one that no other process can share.
     is_one_process: bool,
 }
@@ -171,6 +190,14 @@ impl Connector for PoolConnector {
             return false;
         };
         driver.schemes() == second.schemes() && driver.is_same_store(&one, &other).unwrap_or(false)
+    }
+
+    fn is_configured_store(&self, pool: &Pool) -> bool {
+        let (driver, configured) = &self.configured;
+        let is_of_driver = self.driver(pool).is_ok_and(|other| other.schemes() == driver.schemes());
+        is_of_driver
+            && location(driver.as_ref(), pool)
+                .is_ok_and(|own| driver.is_same_store(&own, configured).unwrap_or(false))
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) async fn run(order: &QueueToMove, settings: &Settings) -> Result<Stri
     let registry = Registry::default();
     let context = StoreContext { unreliable: settings.unreliable, tasks: TaskMonitor::default() };
     let stores = registry.open_stores(settings, &context).await?;
-    let pooling = Pooling::new(&registry, settings, &context, &stores);
+    let pooling = Pooling::new(&registry, settings, &context, &stores)?;
     pooling.pooled.refresh().await;
     let moved = move_queue(order, &pooling).await;
     close(&pooling, &stores).await?;

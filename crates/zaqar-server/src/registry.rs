@@ -138,15 +138,8 @@ impl Registry {
         context: &StoreContext,
     ) -> Result<Stores, StartError> {
         let names = &settings.drivers;
-        let mut messages = self.locate(StoreRole::Messages, &names.message_store, settings)?;
-        let mut management =
-            self.locate(StoreRole::Management, &names.management_store, settings)?;
+        let (messages, management) = self.locate_both(settings)?;
         let has_one_driver = names.message_store == names.management_store;
-        if has_one_driver {
-            let other = messages.uri.clone();
-            messages.uri = messages.uri.or_else(|| management.uri.clone());
-            management.uri = management.uri.or(other);
-        }
         let (message_driver, management_driver) = (messages.driver, management.driver);
         let (messages, management) = (messages.resolve()?, management.resolve()?);
         if has_one_driver && message_driver.is_same_store(&messages, &management)? {
@@ -241,17 +234,44 @@ impl Registry {
         Ok(bound)
     }
 
+    /// The driver and the location of the message store that the settings name.
+    ///
+    /// # Errors
+    /// As [`Self::open_stores`], but nothing is opened.
+    pub(crate) fn message_location(
+        &self,
+        settings: &Settings,
+    ) -> Result<(Arc<dyn StoreDriver>, StoreLocation), StartError> {
+        let name = &settings.drivers.message_store;
+        let driver = self.stores.get(name).cloned().ok_or_else(|| unregistered(name))?;
+        Ok((driver, self.locate_both(settings)?.0.resolve()?))
+    }
+
+    /// The message store and the management store that the settings name. One without a location
+    /// has that of the other, if both have the same driver.
+    fn locate_both(
+        &self,
+        settings: &Settings,
+    ) -> Result<(Candidate<'_>, Candidate<'_>), StartError> {
+        let names = &settings.drivers;
+        let mut messages = self.locate(StoreRole::Messages, &names.message_store, settings)?;
+        let mut management =
+            self.locate(StoreRole::Management, &names.management_store, settings)?;
+        if names.message_store == names.management_store {
+            let other = messages.uri.clone();
+            messages.uri = messages.uri.or_else(|| management.uri.clone());
+            management.uri = management.uri.or(other);
+        }
+        Ok((messages, management))
+    }
+
     fn locate(
         &self,
         role: StoreRole,
         name: &str,
         settings: &Settings,
     ) -> Result<Candidate<'_>, StartError> {
-        let driver = self
-            .stores
-            .get(name)
-            .ok_or_else(|| format!("no store is registered under the name {name}"))?
-            .as_ref();
+        let driver = self.stores.get(name).ok_or_else(|| unregistered(name))?.as_ref();
         let options = settings.driver_section(role.section(name));
         let uri = options.secret(driver.location_option())?;
         Ok(Candidate { driver, uri, options })
@@ -296,6 +316,10 @@ fn one_store(name: &str, opened: OpenedStore) -> Result<Stores, StartError> {
         message_figures: opened.figures,
         management_figures: None,
     })
+}
+
+fn unregistered(name: &str) -> String {
+    format!("no store is registered under the name {name}")
 }
 
 fn lacks(name: &str) -> String {

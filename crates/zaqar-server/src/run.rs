@@ -109,7 +109,7 @@ async fn serve_clients(
         () = shutdown.cancelled() => return Ok(()),
         opened = registry.open_stores(settings, &context) => opened?,
     };
-    let pooling = settings.pooling.then(|| Pooling::new(registry, settings, &context, &stores));
+    let pooling = Pooling::if_set(registry, settings, &context, &stores)?;
     let stores = Pooling::spread(stores, pooling.as_ref()).await;
     let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
     let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());

@@ -266,7 +266,7 @@ fn pools_rule(rule: &PoolsRule) -> Response<Full<Bytes>> {
         PoolsRule::PoolNotFound { .. }
         | PoolsRule::FlavorNotFound { .. }
         | PoolsRule::QueueNotFound { .. } => (StatusCode::NOT_FOUND, "Not found"),
-        PoolsRule::UriInUse | PoolsRule::CannotMove { .. } => {
+        PoolsRule::UriInUse | PoolsRule::UriOfMessageStore | PoolsRule::CannotMove { .. } => {
             (StatusCode::CONFLICT, "Resource conflict")
         }
         PoolsRule::LastOfFlavor { .. } => (StatusCode::FORBIDDEN, "Unable to delete"),

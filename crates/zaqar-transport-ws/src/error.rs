@@ -186,7 +186,7 @@ const fn pools_status(rule: &PoolsRule) -> u16 {
         PoolsRule::PoolNotFound { .. }
         | PoolsRule::FlavorNotFound { .. }
         | PoolsRule::QueueNotFound { .. } => 404,
-        PoolsRule::UriInUse | PoolsRule::CannotMove { .. } => 409,
+        PoolsRule::UriInUse | PoolsRule::UriOfMessageStore | PoolsRule::CannotMove { .. } => 409,
         PoolsRule::LastOfFlavor { .. } => 403,
         PoolsRule::Unable { .. } => 400,
     }

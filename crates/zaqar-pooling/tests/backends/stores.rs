@@ -29,7 +29,7 @@ pub(crate) const POOLS: [&str; 4] = ["redis0", "redis1", "mongodb", "disk"];
 static DISK: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().unwrap());
 
 /// Opens the stores of one test, kept apart from those of other tests by its name.
-struct Places {
+pub(crate) struct Places {
     name: String,
     /// Whether pools are being registered. Registering opens each store as a check, which these
     /// tests skip.
@@ -37,11 +37,11 @@ struct Places {
 }
 
 impl Places {
-    fn new(name: String) -> Self {
+    pub(crate) fn new(name: String) -> Self {
         Self { name, is_registering: AtomicBool::new(true) }
     }
 
-    async fn redis(&self, server: usize) -> Redis {
+    pub(crate) async fn redis(&self, server: usize) -> Redis {
         let mut options =
             zaqar_storage_redis::Options::new(&format!("redis://127.0.0.1:{}", REDIS[server].port))
                 .unwrap();
@@ -52,7 +52,7 @@ impl Places {
         Redis::open(options).await.unwrap()
     }
 
-    async fn mongo(&self) -> Mongo {
+    pub(crate) async fn mongo(&self) -> Mongo {
         let options = zaqar_storage_mongo::Options {
             deadline: PATIENCE,
             command_timeout: PATIENCE,
@@ -62,7 +62,7 @@ impl Places {
         Mongo::open(options).await.unwrap()
     }
 
-    fn disk(&self) -> PathBuf {
+    pub(crate) fn disk(&self) -> PathBuf {
         DISK.path().join(&self.name)
     }
 }
@@ -91,6 +91,10 @@ impl Connector for Places {
 
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
         one.name == other.name
+    }
+
+    fn is_configured_store(&self, _: &Pool) -> bool {
+        false
     }
 }
 

@@ -50,6 +50,20 @@ async fn a_pool_that_cannot_be_reached_is_not_registered() {
     assert_eq!(registry.pools(None, 10).await.unwrap(), [pool("a", "memory:a", 1)]);
 }
 
+/// Its messages would count twice, and a drain would move its queues to itself.
+#[tokio::test]
+async fn the_configured_message_store_is_no_pool() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+    let registry = deployment.registry();
+    let refused = registry.put_pool(pool("b", "memory:configured", 1)).await;
+    assert!(matches!(refused, Err(Error::UriOfMessageStore)), "{refused:?}");
+    let uri = Some(Secret::new("memory:configured".into()));
+    let change = PoolChange { uri, ..Default::default() };
+    let refused = registry.change_pool(&pool_name("a"), change).await;
+    assert!(matches!(refused, Err(Error::UriOfMessageStore)), "{refused:?}");
+    assert_eq!(registry.pools(None, 10).await.unwrap(), [pool("a", "memory:a", 1)]);
+}
+
 #[tokio::test]
 async fn a_store_is_one_pool_whoever_registers_it() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;

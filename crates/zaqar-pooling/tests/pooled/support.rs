@@ -14,7 +14,7 @@ use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
 use zaqar_storage_testkit::{Fault, Memory};
 
-/// Opens `memory:NAME`, one store for each name, `disk:PATH`, and nothing else.
+/// Opens `memory:NAME`, one store for each name, `disk:PATH`, `immovable:`, and nothing else.
 #[derive(Default)]
 pub(crate) struct Places {
     stores: Mutex<BTreeMap<String, Arc<Memory>>>,
@@ -42,6 +42,9 @@ impl Connector for Places {
             // A connection of its own, so that closing it does not close the store.
             return Ok(Arc::new(self.memory(uri).connect()));
         }
+        if uri == "immovable:" {
+            return Ok(Arc::new(Memory::immovable()));
+        }
         let path = uri.strip_prefix("disk:").map(PathBuf::from);
         let path = path.ok_or_else(|| Refusal { reason: "nothing is there".to_owned() })?;
         let opened = Embedded::open(zaqar_storage_embedded::Options::new(&path));
@@ -57,6 +60,10 @@ impl Connector for Places {
 
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
         one.uri.expose().to_lowercase() == other.uri.expose().to_lowercase()
+    }
+
+    fn is_configured_store(&self, pool: &Pool) -> bool {
+        pool.uri.expose() == "memory:configured"
     }
 }
 
@@ -79,6 +86,10 @@ impl Connector for Mortal {
 
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
         self.places.is_same_store(one, other)
+    }
+
+    fn is_configured_store(&self, pool: &Pool) -> bool {
+        self.places.is_configured_store(pool)
     }
 }
 

@@ -193,6 +193,10 @@ impl Connector for Gated {
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
         self.0.is_same_store(one, other)
     }
+
+    fn is_configured_store(&self, pool: &Pool) -> bool {
+        self.0.is_configured_store(pool)
+    }
 }
 
 #[tokio::test]

@@ -134,9 +134,10 @@ const fn outcome(error: Option<&Error>) -> usize {
             PoolsRule::PoolNotFound { .. }
             | PoolsRule::FlavorNotFound { .. }
             | PoolsRule::QueueNotFound { .. } => 2,
-            PoolsRule::UriInUse | PoolsRule::LastOfFlavor { .. } | PoolsRule::CannotMove { .. } => {
-                3
-            }
+            PoolsRule::UriInUse
+            | PoolsRule::UriOfMessageStore
+            | PoolsRule::LastOfFlavor { .. }
+            | PoolsRule::CannotMove { .. } => 3,
         },
         Error::Overloaded { .. } | Error::OverRate { .. } => 5,
         Error::DeadlineExceeded => 6,

@@ -186,6 +186,10 @@ impl Connector for InMemory {
     fn is_same_store(&self, _: &Pool, _: &Pool) -> bool {
         false
     }
+
+    fn is_configured_store(&self, _: &Pool) -> bool {
+        false
+    }
 }
 
 /// Both wires over one API.

@@ -77,6 +77,6 @@ impl Heads for Memory {
 
 impl Movable for Memory {
     fn moves(&self) -> Option<&dyn Moves> {
-        Some(self)
+        (!self.is_immovable).then_some(self as _)
     }
 }

@@ -40,6 +40,7 @@ pub struct Memory {
     is_shut_down: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
     calls_left: Option<Arc<AtomicI64>>,
+    is_immovable: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -70,12 +71,17 @@ impl Memory {
         Self { fault: Some(fault), ..Self::default() }
     }
 
+    /// An empty store that has no [`zaqar_core::storage::Moves`].
+    #[must_use]
+    pub fn immovable() -> Self {
+        Self { is_immovable: true, ..Self::default() }
+    }
+
     /// Another handle of the same store, as a second server would have. It still works when this
     /// one is shut down.
     #[must_use]
     pub fn connect(&self) -> Self {
-        let (is_away, state) = (self.is_away.clone(), self.state.clone());
-        Self { fault: self.fault, is_shut_down: Arc::default(), is_away, calls_left: None, state }
+        Self { is_shut_down: Arc::default(), calls_left: None, ..self.clone() }
     }
 
     /// As [`Self::connect`], for a server that dies after some calls: each call on this handle
