@@ -75,7 +75,7 @@ impl Ends {
 }
 
 /// Why a store that has no [`Moves`] is no end of a move.
-pub(crate) const CANNOT_MOVE: &str = "its store cannot move queues yet: only Redis can";
+pub(crate) const CANNOT_MOVE: &str = "its store cannot move queues";
 
 impl Mover {
     pub(crate) fn new(

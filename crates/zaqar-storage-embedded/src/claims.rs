@@ -74,8 +74,7 @@ impl Claims for Embedded {
                     continue;
                 };
                 let body = conn.readable(body(conn, row.position, None))?.flatten();
-                let incarnation = head.generation.incarnation;
-                messages.extend(body.map(|body| message(incarnation, &row, body, Some(id))));
+                messages.extend(body.map(|body| message(&head, &row, body, Some(id))));
             }
             Ok(Some(Claim { ttl: claim.ttl.cast_unsigned(), since: time(claim.since), messages }))
         })
@@ -194,7 +193,7 @@ impl WriterState<'_> {
                 ..*row
             };
             self.hold(head.number, row, request.id, held.expires)?;
-            messages.push(message(head.generation.incarnation, &held, body, Some(request.id)));
+            messages.push(message(&head, &held, body, Some(request.id)));
         }
         self.insert_claim(head.number, request, found)?;
         Ok(messages)

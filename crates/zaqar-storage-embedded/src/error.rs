@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::ErrorCode;
-use zaqar_core::storage;
+use zaqar_core::storage::{self, MoveEnd, MoveId};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,28 @@ pub enum Error {
 /// The result of statements.
 pub(crate) type Sql<T> = rusqlite::Result<T>;
 
+/// A head is frozen for a move. It passes through statements as an error of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the queue is being moved")]
+pub(crate) struct Frozen {
+    pub(crate) id: MoveId,
+    pub(crate) end: MoveEnd,
+}
+
+impl From<Frozen> for rusqlite::Error {
+    fn from(frozen: Frozen) -> Self {
+        Self::ToSqlConversionFailure(Box::new(frozen))
+    }
+}
+
+impl Frozen {
+    /// What an error says of a frozen head, if it does.
+    pub(crate) fn of(error: &rusqlite::Error) -> Option<Self> {
+        let rusqlite::Error::ToSqlConversionFailure(source) = error else { return None };
+        source.downcast_ref().copied()
+    }
+}
+
 /// The kind of an error of SQLite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
@@ -132,6 +154,8 @@ pub(crate) enum ErrorKind {
     Disk,
     /// A row holds a value that this store does not write.
     Row,
+    /// None: a head is frozen.
+    Frozen,
     /// Anything else.
     Other,
 }
@@ -159,18 +183,26 @@ fn kind_of_row_error(error: &rusqlite::Error) -> ErrorKind {
     ) {
         return ErrorKind::Row;
     }
+    if Frozen::of(error).is_some() {
+        return ErrorKind::Frozen;
+    }
     ErrorKind::Other
 }
 
 /// The error of a failed statement or commit for the caller. Nothing of its request was done,
 /// unless the disk failed during the commit: then a restart may or may not find the change.
 pub(crate) fn storage_error(error: Arc<rusqlite::Error>) -> storage::Error {
+    if let Some(Frozen { id, end }) = Frozen::of(&error) {
+        return storage::Error::Moved { id, end };
+    }
     match kind_of(&error) {
         ErrorKind::Locked => {
             storage::Error::unavailable(format!("another process has locked the file: {error}"))
         }
         ErrorKind::Full => storage::Error::full(error),
         ErrorKind::Disk => storage::Error::unavailable(error),
-        ErrorKind::Damage | ErrorKind::Row | ErrorKind::Other => storage::Error::failed(error),
+        ErrorKind::Damage | ErrorKind::Row | ErrorKind::Frozen | ErrorKind::Other => {
+            storage::Error::failed(error)
+        }
     }
 }

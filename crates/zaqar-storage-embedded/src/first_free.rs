@@ -4,6 +4,7 @@
 use zaqar_core::KeyId;
 use zaqar_core::storage::{Error, PopQuery};
 
+use crate::arrival::START;
 use crate::driver::Requester;
 use crate::error::Sql;
 use crate::rows::{Body, StateRow, columns};
@@ -85,7 +86,7 @@ impl WriterState<'_> {
         // Each transaction has ended some before its requests; this is for a backlog.
         self.end_due(DUE_BUDGET)?;
         let head = self.head_by_number(number)?;
-        let floor = head.map_or(0, |head| head.floor);
+        let floor = head.map_or(START, |head| head.floor);
         let hidden = head.map_or_else(Positions::default, |head| head.hidden);
         let mut found = Found { rows: Vec::new(), exhausted: Vec::new(), floor, is_end: false };
         let mut exhausted_bytes = 0;
@@ -129,9 +130,10 @@ impl WriterState<'_> {
     pub(crate) fn first_readable(&mut self, number: i64, query: &PopQuery) -> Sql<Readable> {
         self.end_due(DUE_BUDGET)?;
         let head = self.head_by_number(number)?;
-        let floor = head.map_or(0, |head| head.floor);
+        let floor = head.map_or(START, |head| head.floor);
         let hidden = head.map_or_else(Positions::default, |head| head.hidden);
-        let after = query.after.map_or(0, |after| after.get().cast_signed().saturating_add(1));
+        let after = query.after.zip(head);
+        let after = after.map_or(START, |(after, head)| head.stored(after).saturating_add(1));
         let mut found = Readable::default();
         let (mut scanned, mut unreadable, mut last) = (0, 0, None);
         // Every free message before this position has expired or is taken.

@@ -57,8 +57,7 @@ impl Heads for Embedded {
 }
 
 impl Movable for Embedded {
-    /// Not yet.
     fn moves(&self) -> Option<&dyn Moves> {
-        None
+        Some(self)
     }
 }

@@ -203,7 +203,7 @@ impl Health {
                 }
             }
             ErrorKind::Full => self.disk_full(),
-            ErrorKind::Disk | ErrorKind::Other => {}
+            ErrorKind::Disk | ErrorKind::Frozen | ErrorKind::Other => {}
         }
     }
 

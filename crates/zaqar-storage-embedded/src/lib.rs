@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod arrival;
 mod backup;
 mod broadcaster;
 mod checkpoint;
@@ -20,6 +21,7 @@ mod leases;
 mod listing;
 mod log_sync;
 mod messages;
+mod moves;
 mod news;
 mod outbox;
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use zaqar_core::storage::{Endpoint, ListQuery, Message, MessagePage, Stats, Volume};
 use zaqar_core::{ClaimId, Kind, MessageId, Timestamp};
 
+use crate::arrival::START;
 use crate::error::Sql;
 use crate::keys::kind_number;
-use crate::rows::{State, StateRow, body, columns, created, find, id, is_live_claim, message};
+use crate::rows::{State, StateRow, body, columns, created, find, is_live_claim, message};
 use crate::statements::Statements;
 use crate::writer_state::{Head, NEVER, millis, time};
 
@@ -30,7 +31,7 @@ pub(crate) fn list(
     let after = query
         .after
         .filter(|marker| marker.incarnation == incarnation)
-        .map_or(0, |marker| marker.position.get().cast_signed());
+        .map_or(START, |marker| head.stored(marker.position));
     let mut holders = Holders::new(conn, head.number, now);
     let mut page = MessagePage::default();
     let mut statement = conn.statement(page_sql(query))?;
@@ -58,11 +59,11 @@ pub(crate) fn list(
             continue;
         }
         match conn.readable(body(conn, row.position, query.hide.as_ref()))?.flatten() {
-            Some(body) => page.messages.push(message(incarnation, &row, body, holders.of(&row)?)),
+            Some(body) => page.messages.push(message(head, &row, body, holders.of(&row)?)),
             None => skipped += HIDDEN_COST,
         }
     }
-    page.next = last.map(|position| id(incarnation, position));
+    page.next = last.map(|position| head.id(position));
     Ok(page)
 }
 
@@ -77,7 +78,7 @@ pub(crate) fn get(
     let mut positions: Vec<_> = ids
         .iter()
         .filter(|id| id.incarnation == incarnation)
-        .map(|id| id.position.get().cast_signed())
+        .map(|id| head.stored(id.position))
         .collect();
     positions.sort_unstable();
     positions.dedup();
@@ -89,7 +90,7 @@ pub(crate) fn get(
             continue;
         };
         if let Some(body) = conn.readable(body(conn, position, None))?.flatten() {
-            messages.push(message(incarnation, &row, body, holders.of(&row)?));
+            messages.push(message(head, &row, body, holders.of(&row)?));
         }
     }
     Ok(messages)
@@ -218,7 +219,7 @@ fn end(conn: &Statements<'_>, head: &Head, end: End, now: Timestamp) -> Sql<Opti
     }
     let Some(position) = best else { return Ok(None) };
     Ok(Some(Endpoint {
-        id: id(head.generation.incarnation, position),
+        id: head.id(position),
         created: time(conn.readable(created(conn, position))?.unwrap_or(0)),
     }))
 }
@@ -231,7 +232,7 @@ fn first_live(
     now: Timestamp,
 ) -> Sql<Option<i64>> {
     let mut statement = conn.statement(sql)?;
-    let mut rows = statement.query([head.number, -1, NEVER])?;
+    let mut rows = statement.query([head.number, START, NEVER])?;
     for _ in 0..MAX_END_SCANNED {
         let Some(row) = rows.next()? else { return Ok(None) };
         let row = StateRow::read(row)?;
@@ -239,7 +240,7 @@ fn first_live(
             drop(rows);
             rows = match end {
                 End::Oldest => statement.query([head.number, head.hidden.end - 1, NEVER])?,
-                End::Newest => statement.query([head.number, -1, head.hidden.start])?,
+                End::Newest => statement.query([head.number, START, head.hidden.start])?,
             };
             continue;
         }

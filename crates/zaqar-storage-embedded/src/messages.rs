@@ -5,7 +5,7 @@ use zaqar_core::storage::{
     Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
     PopQuery, Stats, Volume,
 };
-use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
@@ -170,13 +170,12 @@ impl WriterState<'_> {
         if found.is_unfinished() {
             return Ok(Progress::Unfinished);
         }
-        let incarnation = head.generation.incarnation;
         let mut messages = Vec::with_capacity(found.rows.len());
         for (row, body) in found.rows {
             self.remove(head.number, &row)?;
-            messages.push(message(incarnation, &row, body, None));
+            messages.push(message(&head, &row, body, None));
         }
-        let next = found.next.map(|position| Position::new(position.cast_unsigned()));
+        let next = found.next.map(|position| head.shown(position));
         Ok(Progress::Done(PopPage { messages, next }))
     }
 
@@ -185,7 +184,7 @@ impl WriterState<'_> {
         if id.incarnation != head.generation.incarnation {
             return Ok(None);
         }
-        let row = find(&self.conn, head.number, id.position.get().cast_signed())?;
+        let row = find(&self.conn, head.number, head.stored(id.position))?;
         Ok(row.filter(|row| row.is_live(self.now) && head.shows(row.position)))
     }
 

@@ -10,13 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{Error, FOLLOWED_FOR, NewMessage, Outbox, OutboxEntry, OutboxMessage};
-use zaqar_core::{Checksum, Incarnation, KeyId, Payload, Position, QueueKey, Timestamp};
+use zaqar_core::{Checksum, Incarnation, KeyId, MessageId, Payload, Position, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
 use crate::first_free::Progress;
 use crate::keys::key_of;
-use crate::rows::id;
 use crate::schema::entry_end;
 use crate::statements::Statements;
 use crate::writer_state::{
@@ -24,7 +23,7 @@ use crate::writer_state::{
 };
 
 /// The value of `ready` for a settled entry.
-const SETTLED: i64 = 2;
+pub(crate) const SETTLED: i64 = 2;
 
 /// Messages that a leased entry has, about, for the cost of reading them.
 const LEASED: usize = 64;
@@ -75,7 +74,7 @@ impl Outbox for Embedded {
             .write(move |state| {
                 let head = state.head(&key)?;
                 match head.filter(|head| head.generation.incarnation == incarnation) {
-                    Some(head) => state.settle(&head, first.get().cast_signed()),
+                    Some(head) => state.settle(&head, head.stored_entry(first)),
                     None => Ok(()),
                 }
             })
@@ -102,12 +101,12 @@ impl Outbox for Embedded {
 }
 
 /// The row of an entry.
-struct Entry {
-    first: i64,
+pub(crate) struct Entry {
+    pub(crate) first: i64,
     count: i64,
-    created: i64,
-    followed: i64,
-    expires: i64,
+    pub(crate) created: i64,
+    pub(crate) followed: i64,
+    pub(crate) expires: i64,
     /// `life` in the file: the head that it belongs to.
     outbox_number: i64,
 }
@@ -120,7 +119,7 @@ macro_rules! entry_columns {
 }
 
 impl Entry {
-    fn read(row: &Row<'_>) -> Sql<Self> {
+    pub(crate) fn read(row: &Row<'_>) -> Sql<Self> {
         Ok(Self {
             first: row.get(0)?,
             count: row.get(1)?,
@@ -382,7 +381,7 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    fn update_next_due(&mut self, head: &Head) -> Sql<()> {
+    pub(crate) fn update_next_due(&mut self, head: &Head) -> Sql<()> {
         let next = |ready: i64| -> Sql<i64> {
             let due: Option<i64> = self
                 .conn
@@ -414,7 +413,7 @@ fn follow(
     limit: usize,
     now: Timestamp,
 ) -> Sql<Vec<OutboxEntry>> {
-    let after = after.get().cast_signed();
+    let after = head.stored_entry(after);
     let mut statement = conn.statement(concat!(
         entry_columns!(),
         " WHERE life = ?1 AND first > ?2 AND followed > ?3 ORDER BY first"
@@ -423,28 +422,28 @@ fn follow(
     conn.readable_rows(&mut rows, limit, |row| read_entry(conn, head, &Entry::read(row)?))
 }
 
-fn read_entry(conn: &Statements<'_>, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {
-    let incarnation = head.generation.incarnation;
+pub(crate) fn read_entry(conn: &Statements<'_>, head: &Head, entry: &Entry) -> Sql<OutboxEntry> {
     let messages = conn
         .statement(
             "SELECT position, ttl, due, sealed, checksum, body FROM outbox_messages \
              WHERE position >= ?1 AND position < ?2 ORDER BY position",
         )?
-        .query_map([entry.first, entry.first + entry.count], |row| read_message(row, incarnation))?
+        .query_map([entry.first, entry.first + entry.count], |row| read_message(row, head))?
         .collect::<Sql<_>>()?;
     Ok(OutboxEntry {
-        incarnation,
-        first: Position::new(entry.first.cast_unsigned()),
+        incarnation: head.generation.incarnation,
+        first: head.shown_entry(entry.first),
         messages,
         created: time(entry.created),
     })
 }
 
-fn read_message(row: &Row<'_>, incarnation: Incarnation) -> Sql<OutboxMessage> {
+fn read_message(row: &Row<'_>, head: &Head) -> Sql<OutboxMessage> {
+    let incarnation = head.generation.incarnation;
     let sealed: Option<String> = row.get(3)?;
     let checksum: Option<[u8; 16]> = row.get(4)?;
     Ok(OutboxMessage {
-        id: id(incarnation, row.get(0)?),
+        id: MessageId { incarnation, position: head.shown_entry(row.get(0)?) },
         ttl: row.get::<_, i64>(1)?.cast_unsigned(),
         due: time(row.get(2)?),
         payload: Payload {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
-use crate::error::Sql;
+use crate::error::{Frozen, Sql};
 use crate::health::Health;
 use crate::schema;
 use crate::statements::Statements;
@@ -37,11 +37,14 @@ impl Readers {
         };
         let statements = Statements::new(&conn);
         statements.statement("BEGIN")?.execute([])?;
-        let result = work(&statements)?;
+        let result = match work(&statements) {
+            Err(error) if Frozen::of(&error).is_none() => return Err(error),
+            result => result,
+        };
         if let Some(error) = statements.take_skipped() {
             // The connection is dropped, because its state is unknown.
             self.health.record(&error);
-            return Ok(result);
+            return result;
         }
         statements.statement("COMMIT")?.execute([])?;
         drop(statements);
@@ -50,7 +53,7 @@ impl Readers {
         if idle.len() < IDLE {
             idle.push(conn);
         }
-        Ok(result)
+        result
     }
 
     /// Closes idle connections.

@@ -148,14 +148,9 @@ pub(crate) fn created(conn: &Statements<'_>, position: i64) -> Sql<i64> {
 }
 
 /// Builds the message for the caller.
-pub(crate) fn message(
-    incarnation: Incarnation,
-    row: &StateRow,
-    body: Body,
-    claim: Option<ClaimId>,
-) -> Message {
+pub(crate) fn message(head: &Head, row: &StateRow, body: Body, claim: Option<ClaimId>) -> Message {
     Message {
-        id: id(incarnation, row.position),
+        id: head.id(row.position),
         ttl: seconds(row.expires.saturating_sub(body.created)),
         client: body.client,
         payload: body.payload,
@@ -166,11 +161,19 @@ pub(crate) fn message(
 }
 
 /// Rounds to whole seconds: a claim can extend a life to a time between two seconds.
-fn seconds(millis: i64) -> u64 {
+pub(crate) fn seconds(millis: i64) -> u64 {
     u64::try_from(millis).unwrap_or(0).saturating_add(500) / 1000
 }
 
-/// The id of the message at a position.
+impl Head {
+    /// The id of a stored message.
+    pub(crate) fn id(&self, stored: i64) -> MessageId {
+        let incarnation = self.generation.incarnation;
+        MessageId { incarnation, position: self.shown(stored) }
+    }
+}
+
+/// The id of a message at a position that this store has assigned.
 pub(crate) const fn id(incarnation: Incarnation, position: i64) -> MessageId {
     MessageId { incarnation, position: Position::new(position.cast_unsigned()) }
 }

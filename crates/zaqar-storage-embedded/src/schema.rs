@@ -12,7 +12,7 @@ use crate::{Options, Sync, directory};
 /// `ZQAR`, which identifies the file, also to `file`.
 const APPLICATION_ID: i32 = 0x5a51_4152;
 /// The format of this release.
-pub(crate) const FORMAT: i32 = 4;
+pub(crate) const FORMAT: i32 = 5;
 
 /// The format since which an open store is marked: see [`crate::recovery`].
 pub(crate) const MARKED_SINCE: i32 = 3;
@@ -38,12 +38,23 @@ macro_rules! entry_end {
 }
 pub(crate) use entry_end;
 
+/// The next negative position that no queue has reserved.
+macro_rules! arrivals {
+    () => {
+        "CREATE TABLE arrivals (id INTEGER PRIMARY KEY CHECK (id = 1), next INTEGER NOT NULL);
+INSERT INTO arrivals VALUES (1, -9223372036854775807);
+"
+    };
+}
+
 /// - A queue's head has numbers, by which its rows are found, and a message has a `position`; both
 ///   come from `sequence` and are never reused. `number` is for messages and claims, and changes
 ///   with a purge; `audience` is for subscriptions, and changes when all are removed; `life` is for
 ///   the outbox.
 /// - The messages of a queue from `hidden_from` to `hidden_until` are not shown: see
 ///   [`crate::hidden`].
+/// - `frozen` is the move that has frozen a head; it `leaves`, or arrives. What has arrived is at
+///   negative positions, which `arrival` says: see [`crate::arrival`].
 /// - `messages` never change. Their states are in three small tables, one per state, ordered by
 ///   number and position.
 /// - `expiry`, `claims_due` and `delayed_due` have the next due work of all queues.
@@ -77,6 +88,7 @@ CREATE TABLE heads (
     free INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, delayed INTEGER NOT NULL DEFAULT 0,
     audience INTEGER NOT NULL, life INTEGER NOT NULL UNIQUE, next_due INTEGER,
     hidden_from INTEGER, hidden_until INTEGER,
+    frozen INTEGER, leaves INTEGER, arrival BLOB,
     UNIQUE (project, kind, name)
 );
 CREATE INDEX heads_next_due ON heads (next_due) WHERE next_due IS NOT NULL;
@@ -139,7 +151,8 @@ CREATE INDEX leases_due ON leases (until);
 CREATE TABLE unwanted (life INTEGER PRIMARY KEY, before INTEGER NOT NULL);
 CREATE TABLE garbage (number INTEGER PRIMARY KEY);
 CREATE TABLE open_mark (id INTEGER PRIMARY KEY CHECK (id = 1), mode INTEGER NOT NULL);
-");
+",
+arrivals!());
 
 /// From format 1 to 2: outbox entries end with their messages, and subscriptions are indexed by
 /// lease.
@@ -173,6 +186,16 @@ ALTER TABLE heads ADD COLUMN hidden_from INTEGER;
 ALTER TABLE heads ADD COLUMN hidden_until INTEGER;
 CREATE INDEX heads_hidden ON heads (number) WHERE hidden_from IS NOT NULL;
 ";
+
+/// From format 4 to 5: moves to other stores and from them.
+const FROM_4: &str = concat!(
+    "
+ALTER TABLE heads ADD COLUMN frozen INTEGER;
+ALTER TABLE heads ADD COLUMN leaves INTEGER;
+ALTER TABLE heads ADD COLUMN arrival BLOB;
+",
+    arrivals!()
+);
 
 /// Bytes of a page of a file: an existing one keeps the size that it was created with.
 pub(crate) fn page_size(conn: &Connection) -> Sql<u32> {
@@ -226,9 +249,10 @@ pub(crate) fn open_writer(
     match (application, format) {
         (0, 0) if is_empty(&conn).map_err(failed)? => create(&conn).map_err(failed)?,
         (APPLICATION_ID, FORMAT) => {}
-        (APPLICATION_ID, 1) => migrate(&conn, &[FROM_1, FROM_2, FROM_3]).map_err(failed)?,
-        (APPLICATION_ID, 2) => migrate(&conn, &[FROM_2, FROM_3]).map_err(failed)?,
-        (APPLICATION_ID, 3) => migrate(&conn, &[FROM_3]).map_err(failed)?,
+        (APPLICATION_ID, 1) => migrate(&conn, &[FROM_1, FROM_2, FROM_3, FROM_4]).map_err(failed)?,
+        (APPLICATION_ID, 2) => migrate(&conn, &[FROM_2, FROM_3, FROM_4]).map_err(failed)?,
+        (APPLICATION_ID, 3) => migrate(&conn, &[FROM_3, FROM_4]).map_err(failed)?,
+        (APPLICATION_ID, 4) => migrate(&conn, &[FROM_4]).map_err(failed)?,
         (APPLICATION_ID, found) => return Err(Error::Newer { path, found, supported: FORMAT }),
         _ => return Err(Error::Foreign { path }),
     }

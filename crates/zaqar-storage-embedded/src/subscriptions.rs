@@ -19,6 +19,7 @@ macro_rules! columns {
         "SELECT id, subscriber, ttl, since, confirmed, options, lease FROM subscriptions"
     };
 }
+pub(crate) use columns as subscription_columns;
 
 #[async_trait]
 impl Subscriptions for Embedded {
@@ -227,7 +228,7 @@ impl WriterState<'_> {
         Ok(Changed::Done)
     }
 
-    fn insert_subscription(&mut self, head: &Head, one: &Subscription) -> Sql<()> {
+    pub(crate) fn insert_subscription(&mut self, head: &Head, one: &Subscription) -> Sql<()> {
         let expires = millis(end(one));
         self.conn
             .statement("INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
@@ -263,7 +264,11 @@ impl WriterState<'_> {
             .optional()
     }
 
-    fn drop_subscription(&self, subscriptions_number: i64, id: SubscriptionId) -> Sql<()> {
+    pub(crate) fn drop_subscription(
+        &self,
+        subscriptions_number: i64,
+        id: SubscriptionId,
+    ) -> Sql<()> {
         self.conn
             .statement("DELETE FROM subscriptions WHERE audience = ?1 AND id = ?2")?
             .execute(params![subscriptions_number, id.get().to_be_bytes()])?;
@@ -352,7 +357,7 @@ fn list_recipients(
     .collect()
 }
 
-fn read(row: &Row<'_>) -> Sql<Subscription> {
+pub(crate) fn read(row: &Row<'_>) -> Sql<Subscription> {
     Ok(Subscription {
         id: SubscriptionId::new(u128::from_be_bytes(row.get(0)?)),
         subscriber: row.get(1)?,
@@ -364,7 +369,7 @@ fn read(row: &Row<'_>) -> Sql<Subscription> {
     })
 }
 
-fn is_live(one: &Subscription, now: Timestamp) -> bool {
+pub(crate) fn is_live(one: &Subscription, now: Timestamp) -> bool {
     now < end(one)
 }
 

@@ -12,7 +12,7 @@ use crate::broadcaster::Broadcaster;
 use crate::checkpoint::{self, Checkpointer};
 use crate::directory::FileIdentity;
 use crate::due::{Deadlines, Due};
-use crate::error::{ErrorKind, Sql, kind_of, storage_error};
+use crate::error::{ErrorKind, Frozen, Sql, kind_of, storage_error};
 use crate::fair_queue::{Cost, FairQueue, Slice, Tenant};
 use crate::health::{self, Health};
 use crate::log_sync::LogSync;
@@ -47,7 +47,7 @@ pub(crate) trait Job: Send {
 /// A job that runs a function and sends its result to the caller.
 struct FnJob<F, T> {
     work: F,
-    result: Option<T>,
+    result: Option<Result<T, Frozen>>,
     caller: oneshot::Sender<Result<T, storage::Error>>,
     grows: bool,
 }
@@ -71,7 +71,11 @@ where
     T: Send,
 {
     fn run(&mut self, state: &mut WriterState<'_>) -> Sql<()> {
-        self.result = Some((self.work)(state)?);
+        self.result = Some(match (self.work)(state) {
+            Ok(result) => Ok(result),
+            // A request looks at heads before it changes anything, so nothing is to be undone.
+            Err(error) => Err(Frozen::of(&error).ok_or(error)?),
+        });
         Ok(())
     }
 
@@ -85,8 +89,10 @@ where
 
     fn finish(self: Box<Self>, outcome: Result<(), storage::Error>) {
         let Self { result, caller, .. } = *self;
-        let result = outcome.and_then(|()| {
-            result.ok_or_else(|| storage::Error::failed("a change was not executed"))
+        let result = outcome.and_then(|()| match result {
+            Some(Ok(result)) => Ok(result),
+            Some(Err(Frozen { id, end })) => Err(storage::Error::Moved { id, end }),
+            None => Err(storage::Error::failed("a change was not executed")),
         });
         // The caller may have been dropped.
         drop(caller.send(result));

@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Weak;
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use zaqar_core::storage::{Guarded, Posted};
+use zaqar_core::storage::{Guarded, MoveEnd, MoveId, Posted};
 use zaqar_core::{Generation, Incarnation, Kind, Position, QueueKey, Timestamp, Version};
 
+use crate::arrival::{Arrival, START};
 use crate::deleted_bodies::DeletedBodies;
 use crate::due::{Due, UpkeepTask};
-use crate::error::Sql;
+use crate::error::{Frozen, Sql};
 use crate::keys::{key_of, kind_number};
 use crate::sequence::{Sequence, Start};
 use crate::statements::Statements;
@@ -46,9 +48,18 @@ pub(crate) struct Head {
     pub(crate) floor: i64,
     /// Messages that no reader sees: see [`crate::hidden`].
     pub(crate) hidden: Positions,
+    /// The move that has frozen it.
+    pub(crate) frozen: Option<Frozen>,
+    /// What it brought from another store.
+    pub(crate) arrival: Option<Arrival>,
 }
 
 impl Head {
+    /// It, unless it is frozen for a move.
+    fn unless_frozen(self) -> Sql<Self> {
+        self.frozen.map_or(Ok(self), |frozen| Err(frozen.into()))
+    }
+
     /// Whether a message at this position is visible, and so counted.
     pub(crate) const fn shows(&self, position: i64) -> bool {
         !self.hidden.contains(position)
@@ -95,7 +106,7 @@ struct Cached {
 macro_rules! head_columns {
     () => {
         "SELECT number, incarnation, version, free, held, delayed, audience, life, next_due, \
-         hidden_from, hidden_until"
+         hidden_from, hidden_until, frozen, leaves, arrival"
     };
 }
 
@@ -173,7 +184,7 @@ impl<'c> WriterState<'c> {
     /// before, and messages that had been skipped as expired are live again.
     pub(crate) fn begin(&mut self, now: Timestamp) -> Sql<()> {
         if now < self.now {
-            self.by_number.values_mut().for_each(|cached| cached.head.floor = 0);
+            self.by_number.values_mut().for_each(|cached| cached.head.floor = START);
         }
         self.now = now;
         self.task = None;
@@ -271,12 +282,22 @@ impl<'c> WriterState<'c> {
         self.sequence.allocate_number()
     }
 
-    /// The head of a queue.
+    /// Has positions that are assigned from now on be later than this one.
+    pub(crate) fn pass_position(&mut self, last: i64) {
+        self.next_position = self.next_position.max(last.saturating_add(1));
+    }
+
+    /// The head of a queue; an error if it is frozen.
     pub(crate) fn head(&mut self, key: &QueueKey) -> Sql<Option<Head>> {
+        self.any_head(key)?.map(Head::unless_frozen).transpose()
+    }
+
+    /// The head of a queue, frozen or not.
+    pub(crate) fn any_head(&mut self, key: &QueueKey) -> Sql<Option<Head>> {
         if let Some(cached) = self.by_key.get(key).and_then(|number| self.by_number.get(number)) {
             return Ok(Some(cached.head));
         }
-        let found = find_head(&self.conn, key)?;
+        let found = find_any_head(&self.conn, key)?;
         if let Some(head) = found {
             self.cache(key.clone(), head);
         }
@@ -318,7 +339,7 @@ impl<'c> WriterState<'c> {
             .conn
             .statement(sql)?
             .query_row([number], |row| {
-                let key = key_of(row, 11)?;
+                let key = key_of(row, 14)?;
                 Ok((head_of(row, key.kind)?, key))
             })
             .optional()?;
@@ -369,8 +390,10 @@ impl<'c> WriterState<'c> {
             outbox_number: self.allocate_number(),
             next_due: NEVER,
             subscribed_until: None,
-            floor: 0,
+            floor: START,
             hidden: Positions::default(),
+            frozen: None,
+            arrival: None,
         };
         self.conn
             .statement(
@@ -404,7 +427,7 @@ impl<'c> WriterState<'c> {
         self.discard(head.number)?;
         self.by_number.remove(&head.number);
         let hidden = Positions::default();
-        let empty = Head { number, free: 0, held: 0, delayed: 0, floor: 0, hidden, ..head };
+        let empty = Head { number, free: 0, held: 0, delayed: 0, floor: START, hidden, ..head };
         self.cache(key.clone(), empty);
         Ok(())
     }
@@ -459,8 +482,13 @@ impl<'c> WriterState<'c> {
     }
 }
 
-/// Reads a head from the file.
+/// Reads a head from the file; an error if it is frozen.
 pub(crate) fn find_head(conn: &Statements<'_>, key: &QueueKey) -> Sql<Option<Head>> {
+    find_any_head(conn, key)?.map(Head::unless_frozen).transpose()
+}
+
+/// Reads a head from the file, frozen or not.
+pub(crate) fn find_any_head(conn: &Statements<'_>, key: &QueueKey) -> Sql<Option<Head>> {
     conn.statement(concat!(
         head_columns!(),
         " FROM heads WHERE project = ?1 AND kind = ?2 AND name = ?3"
@@ -483,12 +511,24 @@ fn head_of(row: &Row<'_>, kind: Kind) -> Sql<Head> {
         outbox_number: row.get(7)?,
         next_due: row.get::<_, Option<i64>>(8)?.unwrap_or(NEVER),
         subscribed_until: None,
-        floor: 0,
+        floor: START,
         hidden: Positions {
             start: row.get::<_, Option<i64>>(9)?.unwrap_or(0),
             end: row.get::<_, Option<i64>>(10)?.unwrap_or(0),
         },
+        frozen: frozen(row.get(11)?, row.get(12)?),
+        arrival: arrival(row.get_ref(13)?.as_blob_or_null()?)?,
     })
+}
+
+fn frozen(id: Option<i64>, leaves: Option<bool>) -> Option<Frozen> {
+    let end = if leaves? { MoveEnd::Source } else { MoveEnd::Target };
+    Some(Frozen { id: MoveId::new(id?.cast_unsigned()), end })
+}
+
+fn arrival(bytes: Option<&[u8]>) -> Sql<Option<Arrival>> {
+    let damaged = || rusqlite::Error::InvalidColumnType(13, "arrival".to_owned(), Type::Blob);
+    bytes.map(|bytes| Arrival::read(bytes).ok_or_else(damaged)).transpose()
 }
 
 /// A generation from its two stored numbers.

@@ -5,5 +5,7 @@
 
 mod crossing;
 mod kit;
+mod mortal;
+mod moves;
 mod servers;
 mod stores;

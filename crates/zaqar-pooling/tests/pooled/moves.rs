@@ -307,9 +307,7 @@ async fn what_cannot_be_moved_is_refused() {
     assert!(matches!(refused, pools::Error::PoolNotFound { .. }), "{refused:?}");
     let refused = begin(&queue("missing"), "b").await;
     assert!(matches!(refused, pools::Error::QueueNotFound { .. }), "{refused:?}");
-    let disk = tempfile::tempdir().unwrap();
-    let uri = format!("disk:{}/c", disk.path().display());
-    scene.deployment.registry().put_pool(pool("c", &uri, 0)).await.unwrap();
+    scene.deployment.registry().put_pool(pool("c", "immovable:", 0)).await.unwrap();
     scene.server.refresh().await;
     let refused = begin(&scene.key, "c").await;
     assert!(refused.to_string().contains("cannot move queues"), "{refused:?}");
