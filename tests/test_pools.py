@@ -217,6 +217,28 @@ def test_the_websocket_actions(pooled: Server, admin: Api, tmp_path: Path):
         assert ask("pool_list") == (200, {"pools": [pool]})
         assert ask("pool_update", pool_name="ws", weight=2) == (200, {**pool, "weight": 2})
         assert ask("pool_update", pool_name="ws")[0] == 400
+        assert ask("pool_drain_create", pool_name="ws") == (202, "Drain of pool ws began.")
+        drain = {"draining": True, "queues_left": 0, "more": False, "moves": []}
+        assert ask("pool_drain_get", pool_name="ws") == (200, drain)
+        assert ask("pool_drain_delete", pool_name="ws")[0] == 204
+        assert ask("pool_drain_get", pool_name="ws") == (200, {**drain, "draining": False})
+        assert ask("pool_drain_get", pool_name="none")[0] == 404
+        assert ask("queue_create", queue_name="moves")[0] == 201
+        assert ask("message_post", queue_name="moves", messages=[{"body": 1}])[0] == 201
+        uri = embedded(tmp_path, "other")
+        assert ask("pool_create", pool_name="other", uri=uri, weight=0)[0] == 201
+        to = {"pool_name": "other", "queue_name": "moves"}
+        assert ask("pool_queue_create", **to) == (202, "Move of queue moves to pool other began.")
+
+        def state() -> str:
+            return ask("pool_drain_get", pool_name="other")[1]["moves"][0]["state"]
+
+        wait_until(lambda: state() == "moved", "the queue has moved")
+        assert [one["body"] for one in ask("message_list", queue_name="moves", echo=True)[1]["messages"]] == [1]
+        assert ask("pool_queue_create", **to)[0] == 409
+        assert ask("pool_queue_create", **{**to, "queue_name": "none"})[0] == 404
+        assert ask("pool_queue_create", **to, kind="heap")[0] == 400
+        assert ask("queue_delete", queue_name="moves")[0] == 204
         assert ask("flavor_create", flavor_name="f", pool_list=["ws"])[0] == 201
         assert ask("flavor_get", flavor_name="f")[1]["pool_list"] == ["ws"]
         assert ask("flavor_update", flavor_name="f", pool_list=["ws"])[0] == 200

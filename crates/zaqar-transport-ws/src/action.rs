@@ -3,10 +3,11 @@
 use zaqar_api::{
     CheckHealth, CreateClaim, CreateFlavor, CreatePool, CreateQueue, CreateSubscription,
     Declaration, DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue,
-    DeleteSubscription, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas, ListFlavors,
-    ListMessages, ListPools, ListQueues, ListSubscriptions, Operation, Ping, PostMessages, Purge,
-    ReadClaim, ReadHome, ReadMessage, ReadMessages, ReadSubscription, ReleaseClaim, RenewClaim,
-    SetQuotas, UnsetQuotas, UpdateFlavor, UpdatePool,
+    DeleteSubscription, DrainPool, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas,
+    ListFlavors, ListMessages, ListPools, ListQueues, ListSubscriptions, MoveQueue, Operation,
+    Ping, PostMessages, Purge, ReadClaim, ReadDrain, ReadHome, ReadMessage, ReadMessages,
+    ReadSubscription, ReleaseClaim, RenewClaim, SetQuotas, StopDrain, UnsetQuotas, UpdateFlavor,
+    UpdatePool,
 };
 
 use crate::members::Shape;
@@ -43,6 +44,10 @@ pub(crate) enum Action {
     PoolUpdate,
     PoolGet,
     PoolDelete,
+    PoolDrainCreate,
+    PoolDrainGet,
+    PoolDrainDelete,
+    PoolQueueCreate,
     FlavorList,
     FlavorCreate,
     FlavorUpdate,
@@ -108,6 +113,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "weight",
     "flavor",
     "capabilities",
+    "kind",
     "project",
     "quotas",
 ];
@@ -160,6 +166,10 @@ impl Action {
             "pool_update" => Self::PoolUpdate,
             "pool_get" => Self::PoolGet,
             "pool_delete" => Self::PoolDelete,
+            "pool_drain_create" => Self::PoolDrainCreate,
+            "pool_drain_get" => Self::PoolDrainGet,
+            "pool_drain_delete" => Self::PoolDrainDelete,
+            "pool_queue_create" => Self::PoolQueueCreate,
             "flavor_list" => Self::FlavorList,
             "flavor_create" => Self::FlavorCreate,
             "flavor_update" => Self::FlavorUpdate,
@@ -208,7 +218,13 @@ impl Action {
             }
             Self::PoolCreate | Self::PoolUpdate => POOL_FIELDS,
             Self::PoolGet => const { &[POOL, optional("detailed", Shape::Boolean)] },
-            Self::PoolDelete => const { &[POOL] },
+            Self::PoolDelete
+            | Self::PoolDrainCreate
+            | Self::PoolDrainGet
+            | Self::PoolDrainDelete => const { &[POOL] },
+            Self::PoolQueueCreate => {
+                const { &[POOL, QUEUE, optional("kind", Shape::Text), optional("project", Shape::Text)] }
+            }
             Self::FlavorCreate | Self::FlavorUpdate => {
                 const {
                     &[
@@ -321,6 +337,10 @@ impl Action {
             Self::PoolUpdate => UpdatePool::DECLARATION,
             Self::PoolGet => GetPool::DECLARATION,
             Self::PoolDelete => DeletePool::DECLARATION,
+            Self::PoolDrainCreate => DrainPool::DECLARATION,
+            Self::PoolDrainGet => ReadDrain::DECLARATION,
+            Self::PoolDrainDelete => StopDrain::DECLARATION,
+            Self::PoolQueueCreate => MoveQueue::DECLARATION,
             Self::FlavorList => ListFlavors::DECLARATION,
             Self::FlavorCreate => CreateFlavor::DECLARATION,
             Self::FlavorUpdate => UpdateFlavor::DECLARATION,

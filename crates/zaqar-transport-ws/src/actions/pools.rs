@@ -2,11 +2,12 @@
 
 use serde_json::{Map, Value, json};
 use zaqar_api::pools::{
-    flavor_document, pool_document, read_flavor, read_pool, read_pool_change, read_pool_list,
+    drain_document, flavor_document, pool_document, read_flavor, read_move, read_pool,
+    read_pool_change, read_pool_list,
 };
 use zaqar_api::{
-    CreateFlavor, CreatePool, DeleteFlavor, DeletePool, Error, GetFlavor, GetPool, ListFlavors,
-    ListPools, UpdateFlavor, UpdatePool,
+    CreateFlavor, CreatePool, DeleteFlavor, DeletePool, DrainPool, Error, GetFlavor, GetPool,
+    ListFlavors, ListPools, ReadDrain, StopDrain, UpdateFlavor, UpdatePool,
 };
 use zaqar_core::pools::{FlavorName, PoolName};
 
@@ -53,6 +54,36 @@ impl Exchange {
         let text = format!("Pool {name} removed.");
         self.call(DeletePool { name }).await?;
         Ok(Reply::json(204, text.into()))
+    }
+
+    pub(super) async fn drain_pool(&self) -> HandlerResult {
+        self.check_admin_mode()?;
+        let pool = self.pool()?;
+        let text = format!("Drain of pool {pool} began.");
+        self.call(DrainPool { pool }).await?;
+        Ok(Reply::json(202, text.into()))
+    }
+
+    pub(super) async fn get_drain(&self) -> HandlerResult {
+        self.check_admin_mode()?;
+        let drain = self.call(ReadDrain { pool: self.pool()? }).await?;
+        Ok(Reply::json(200, drain_document(&drain)))
+    }
+
+    pub(super) async fn stop_drain(&self) -> HandlerResult {
+        self.check_admin_mode()?;
+        let pool = self.pool()?;
+        let text = format!("Drain of pool {pool} stopped.");
+        self.call(StopDrain { pool }).await?;
+        Ok(Reply::json(204, text.into()))
+    }
+
+    pub(super) async fn move_queue(&self) -> HandlerResult {
+        self.check_admin_mode()?;
+        let request = read_move(self.pool()?, &self.members(&["queue_name", "kind", "project"]))?;
+        let text = format!("Move of queue {} to pool {} began.", request.name, request.pool);
+        self.call(request).await?;
+        Ok(Reply::json(202, text.into()))
     }
 
     pub(super) async fn list_flavors(&self) -> HandlerResult {
