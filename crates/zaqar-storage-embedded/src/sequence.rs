@@ -74,6 +74,11 @@ impl Sequence {
         first
     }
 
+    /// Has positions that are assigned from now on be later than this one.
+    pub(crate) fn pass_position(&mut self, last: i64) {
+        self.next_position = self.next_position.max(last.saturating_add(1));
+    }
+
     pub(crate) const fn allocate_number(&mut self) -> i64 {
         let number = self.next_number;
         self.next_number += 1;

@@ -284,7 +284,7 @@ impl<'c> WriterState<'c> {
 
     /// Has positions that are assigned from now on be later than this one.
     pub(crate) fn pass_position(&mut self, last: i64) {
-        self.next_position = self.next_position.max(last.saturating_add(1));
+        self.sequence.pass_position(last);
     }
 
     /// The head of a queue; an error if it is frozen.
