@@ -439,6 +439,12 @@ mod tests {
         let listener = Listener::bind_unix(&path).await.unwrap();
         let taken = Listener::bind_unix(&path).await.unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        // What is no socket is never replaced.
+        let other = directory.path().join("zaqar.conf");
+        std::fs::write(&other, "precious").unwrap();
+        let refused = Listener::bind_unix(&other).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
         let (stop, memory) = (CancellationToken::new(), MemoryBudget::default());
         let grace = Duration::from_millis(100);
         let options = AcceptOptions {

@@ -1,6 +1,7 @@
 //! Listeners, and the streams of the connections that they accept.
 
 use std::io::{self, IoSlice};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,8 +29,10 @@ impl Listener {
     pub async fn bind_unix(path: &Path) -> io::Result<Self> {
         match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                // A connection to a regular file is refused, too.
+                let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
                 let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-                if !UnixStream::connect(path).await.is_err_and(refused) {
+                if !is_socket || !UnixStream::connect(path).await.is_err_and(refused) {
                     return Err(error);
                 }
                 std::fs::remove_file(path)?;
