@@ -68,7 +68,12 @@ def test_a_backup_under_load_has_what_was_posted_before_and_can_be_restored(new_
     assert (code, "exists" in said) == (1, True)
     code, said = manage(server, "restore", copy, "--replace")
     assert code == 0, said
-    assert (server.data / "zaqar.db.replaced").exists()
+    first = (server.data / "zaqar.db.replaced").read_bytes()
+    # What was kept stays as it is.
+    code, said = manage(server, "restore", copy, "--replace")
+    assert code == 0, said
+    assert (server.data / "zaqar.db.replaced").read_bytes() == first
+    assert (server.data / "zaqar.db.replaced-2").exists()
     server.start()
     with Api(server.url, "p") as api:
         messages = {message["id"] for message in api.messages("q")}

@@ -61,7 +61,8 @@ pub fn back_up(store: &Path, target: &Path) -> Result<Checked, Error> {
 }
 
 /// Restores a copy into a directory without a store or, with `replace`, in place of the store
-/// there, whose files are kept with the suffix `.replaced`. The store must not be open.
+/// there, whose files are kept with the suffix `.replaced`, or `.replaced-2` and so on. The store
+/// must not be open.
 ///
 /// # Errors
 /// [`Error::InUse`]; [`Error::Exists`] if there is a store and `replace` is off;
@@ -151,10 +152,15 @@ fn problems(conn: &Connection) -> Sql<Vec<String>> {
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Renames the files of a store.
+/// Renames the files of a store to names that none of them has yet: `.replaced`, `.replaced-2`, …
 fn put_away(store: &Path) -> io::Result<()> {
-    for path in [file(store), schema::log(store), schema::log_index(store)] {
-        fs::rename(&path, with_suffix(&path, ".replaced")).or_else(passed_over)?;
+    let files = [file(store), schema::log(store), schema::log_index(store)];
+    let numbered = (2_u32..).map(|number| format!(".replaced-{number}"));
+    let is_free = |suffix: &String| !files.iter().any(|path| with_suffix(path, suffix).exists());
+    let suffix = std::iter::once(".replaced".to_owned()).chain(numbered).find(is_free);
+    let suffix = suffix.unwrap_or_default();
+    for path in &files {
+        fs::rename(path, with_suffix(path, &suffix)).or_else(passed_over)?;
     }
     Ok(())
 }
