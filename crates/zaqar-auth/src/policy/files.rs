@@ -18,7 +18,7 @@ const MAX_FILES: usize = 1000;
 /// Where the rules are, and how they are read (`[oslo_policy]`).
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// `policy_file`; it may be missing.
+    /// `policy_file`; it may be missing from the start, as the original's.
     pub file: Option<PathBuf>,
     /// `policy_dirs`. Each file in them overrides the ones before it, by name; dot files and
     /// missing directories are skipped.
@@ -54,6 +54,12 @@ pub enum LoadError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// `policy_file`, or a directory of policies, was there before and is missing now.
+    #[error("{} is missing, which had rules; a restart does without them", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
     },
     /// A file is too large.
     #[error("{} has more than {MAX_BYTES} bytes, the most that a policy file may have", path.display())]
@@ -103,10 +109,21 @@ impl Files {
     /// changed: the modification time and size of each file.
     ///
     /// # Errors
-    /// As [`Files::load`].
+    /// As [`Files::load`]; [`LoadError::Missing`], as nobody takes rules back by removing
+    /// `policy_file` or a whole directory under a running server, and without them more is allowed.
     pub fn load_if_changed(&self, loaded: &Loaded) -> Result<Option<Loaded>, LoadError> {
         let (_, fingerprint) = self.look()?;
-        if fingerprint == loaded.fingerprint { Ok(None) } else { self.load().map(Some) }
+        if fingerprint == loaded.fingerprint {
+            return Ok(None);
+        }
+        let file = self.file.iter().filter(|path| loaded.files.contains(path));
+        let had_files =
+            |dir: &&PathBuf| loaded.files.iter().any(|file| file.parent() == Some(dir.as_path()));
+        let dirs = self.dirs.iter().filter(had_files);
+        match file.chain(dirs).find(|path| !path.exists()) {
+            Some(path) => Err(LoadError::Missing { path: path.clone() }),
+            None => self.load().map(Some),
+        }
     }
 
     /// The files that exist, in the order in which they override each other.
@@ -256,10 +273,19 @@ mod tests {
             assert!(matches!(error, LoadError::Malformed { .. }), "{broken}: {error:?}");
         }
         fs::remove_file(dir.0.path().join("policy.yaml")).unwrap();
+        let error = files.load_if_changed(&loaded).unwrap_err();
+        assert!(matches!(error, LoadError::Missing { .. }), "{error:?}");
+        dir.write("policy.yaml", "");
         let loaded = files.load_if_changed(&loaded).unwrap().unwrap();
         assert!(allows(&loaded, "queues:get", "b"));
         dir.write("policy.d/new.yaml", "queues:get: role:a\n");
-        assert!(files.load_if_changed(&loaded).unwrap().is_some());
+        let loaded = files.load_if_changed(&loaded).unwrap().unwrap();
+        dir.write("policy.d/other.yaml", "");
+        fs::remove_file(dir.0.path().join("policy.d/new.yaml")).unwrap();
+        let loaded = files.load_if_changed(&loaded).unwrap().unwrap();
+        fs::remove_dir_all(dir.0.path().join("policy.d")).unwrap();
+        let error = files.load_if_changed(&loaded).unwrap_err();
+        assert!(matches!(error, LoadError::Missing { .. }), "{error:?}");
     }
 
     #[test]
