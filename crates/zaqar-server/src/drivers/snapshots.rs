@@ -1,6 +1,6 @@
 //! Snapshots of the embedded store that the server creates (`snapshot_interval`).
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,9 @@ const PREFIX: &str = "snapshot-";
 const SUFFIX: &str = ".db";
 const PARTIAL: &str = ".db.partial";
 
+/// Whoever has it locked creates snapshots in the directory, and deletes old ones.
+const LOCK: &str = "snapshots.lock";
+
 /// Creates snapshots of one store.
 pub(crate) struct Snapshots {
     pub(crate) store: PathBuf,
@@ -37,6 +40,23 @@ impl Snapshots {
     /// Creates a snapshot whenever the last one is old enough, until `stop`, which cancels one in
     /// progress.
     pub(crate) async fn run(self, stop: CancellationToken) {
+        let retry = RETRY.min(self.interval).max(Duration::from_secs(1));
+        // Held until the end: another store's snapshots would be taken for this one's.
+        let _lock = loop {
+            match lock(&self.directory) {
+                Ok(lock) => break lock,
+                Err(error) => error!(
+                    error,
+                    directory = %self.directory.display(),
+                    store = %self.store.display(),
+                    "snapshots cannot be created"
+                ),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(retry) => {}
+            }
+        };
         let mut not_before = Timestamp::from_millis(0);
         loop {
             let now = self.clock.now();
@@ -45,7 +65,7 @@ impl Snapshots {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     made = self.make(now) => if !made {
-                        not_before = now.plus_secs(RETRY.min(self.interval).as_secs().max(1));
+                        not_before = now.plus_secs(retry.as_secs());
                     },
                 }
                 continue;
@@ -72,9 +92,7 @@ impl Snapshots {
         let (done, made) = oneshot::channel();
         // In a thread of its own, so that stopping the process does not wait for it.
         std::thread::spawn(move || {
-            let copied = fs::create_dir_all(&directory)
-                .map_err(|error| error.to_string())
-                .and_then(|()| back_up(&store, &target).map_err(|error| with_causes(&error)));
+            let copied = back_up(&store, &target).map_err(|error| with_causes(&error));
             let copied = copied.map(|checked| (target, checked.bytes));
             let _ = prune(&directory, keep);
             let _ = done.send(copied);
@@ -90,6 +108,20 @@ impl Snapshots {
             }
             Err(_) => false,
         }
+    }
+}
+
+/// Creates the directory, and locks it for snapshots of one store as long as the file is open.
+fn lock(directory: &Path) -> Result<File, String> {
+    let open = || {
+        fs::create_dir_all(directory)?;
+        File::create(directory.join(LOCK))
+    };
+    let file = open().map_err(|error| error.to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err("another store has its snapshots there".to_owned()),
+        Err(TryLockError::Error(error)) => Err(error.to_string()),
     }
 }
 
@@ -135,6 +167,16 @@ mod tests {
     use zaqar_storage_embedded::{Embedded, Options};
 
     use super::*;
+
+    #[test]
+    fn a_directory_has_the_snapshots_of_one_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("snapshots");
+        let first = lock(&directory).unwrap();
+        assert_eq!(lock(&directory).unwrap_err(), "another store has its snapshots there");
+        drop(first);
+        lock(&directory).unwrap();
+    }
 
     #[tokio::test]
     async fn snapshots_are_made_when_due_and_the_newest_stay() {
