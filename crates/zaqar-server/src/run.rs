@@ -109,8 +109,37 @@ async fn serve_clients(
         () = shutdown.cancelled() => return Ok(()),
         opened = registry.open_stores(settings, &context) => opened?,
     };
-    let pooling = Pooling::if_set(registry, settings, &context, &stores)?;
-    let stores = Pooling::spread(stores, pooling.as_ref()).await;
+    let served = async {
+        let pooling = Pooling::if_set(registry, settings, &context, &stores)?;
+        let opened = Opened { stores: &stores, pooling };
+        serve_stores(registry, settings, shutdown, reporter, metrics, passed, opened).await
+    };
+    let served = served.await;
+    if served.is_err() {
+        // A start that failed closes what it opened; why it failed says more than how this went.
+        let _ = close(&stores, false).await;
+    }
+    served
+}
+
+/// The configured stores, and the pools beside them.
+struct Opened<'a> {
+    stores: &'a Stores,
+    pooling: Option<Pooling>,
+}
+
+async fn serve_stores(
+    registry: &Registry,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+    reporter: &Reporter,
+    metrics: Option<Metrics>,
+    passed: Passed,
+    Opened { stores, pooling }: Opened<'_>,
+) -> Result<(), StartError> {
+    let status = reporter.status();
+    let tasks = &status.tasks;
+    let stores = Pooling::spread(stores.clone(), pooling.as_ref()).await;
     let (traces, exporters) = Traces::new(&settings.traces)?.unzip();
     let stores = watch_calls(stores, metrics.as_ref(), traces.as_ref());
     register_stores(status, &stores, settings);
