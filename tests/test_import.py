@@ -95,6 +95,9 @@ def test_definitions_go_from_store_to_store(
     assert file.stat().st_mode & 0o777 == 0o600
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0] == {"type": "definitions", "format": 1}
+    assert lines[-1] == {"type": "end", "lines": len(lines) - 2}
+    cut_off = tmp_path / "cut off"
+    cut_off.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
     assert not any("not a definition" in str(line) for line in lines)
     # Never over another file.
     assert manage(source, "export", "--project", "p", file)[0] == 1
@@ -104,6 +107,9 @@ def test_definitions_go_from_store_to_store(
     assert code == 0
     assert said.startswith(f"would be imported: {pools}, 2 subscriptions, 1 topics\n")
     assert not server.data.exists()
+    # Of a file that is cut off, nothing is imported.
+    code, _, error = manage(server, "import", cut_off)
+    assert (code, "it ends early" in error) == (1, True), error
     code, said, error = manage(server, "import", file)
     assert code == 0, error
     signed = "left out: 1 x subscriptions: its secret is not in the file (signing): subscribe again\n"
@@ -152,7 +158,10 @@ def test_passwords_of_pools_are_exported_on_request_only(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", ""),
+        ("", "it ends early"),
+        ('{"type":"definitions","format":1}\n', "it ends early"),
+        ('{"type":"definitions","format":1}\n{"type":"end","lines":1}\n', "0 lines, and it was written with 1"),
+        ('{"type":"definitions","format":1}\n{"type":"end","lines":0}\n', ""),
         ('{"type":"definitions","format":2}\n', "format 2, and this release reads 1"),
         ('{"type":"queue","project":"p","name":"q","metadata":{}}\n', "the first line names no format"),
         ('{"type":"definitions","format":1}\n{"type":"queue"}\n', "line 2 is no definition"),

@@ -2,7 +2,7 @@
 //! subscriptions as lines of JSON, without messages.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,11 @@ enum Line {
         name: String,
         metadata: Map<String, Value>,
     },
+    /// The last one.
+    End {
+        /// Lines between the first one and this one.
+        lines: u64,
+    },
     /// Of the queue or topic whose line came last.
     Subscription {
         subscriber: String,
@@ -87,6 +92,7 @@ impl Line {
     const fn name(&self) -> &'static str {
         match self {
             Self::Definitions { .. } => "definitions",
+            Self::End { .. } => "ends",
             Self::Pool { .. } => "pools",
             Self::Flavor { .. } => "flavors",
             Self::Queue { .. } => "queues",
@@ -120,8 +126,9 @@ pub(crate) async fn export(export: &Export, settings: &Settings) -> Result<Strin
     let projects = export.projects.iter().map(|id| ProjectId::new(id));
     let projects: Vec<_> = projects.collect::<Result<_, _>>()?;
     let offline = Offline::open(settings).await?;
+    let partial = export.file.as_deref().map(partial).transpose()?;
     let done = async {
-        let out: Box<dyn Write + Send> = match &export.file {
+        let out: Box<dyn Write + Send> = match &partial {
             Some(file) => Box::new(create(file)?),
             None => Box::new(std::io::stdout()),
         };
@@ -134,19 +141,42 @@ pub(crate) async fn export(export: &Export, settings: &Settings) -> Result<Strin
         for project in projects {
             exporter.project(&project).await?;
         }
+        let lines = exporter.counts.0.values().sum();
+        exporter.write(&Line::End { lines })?;
         exporter.out.flush()?;
         Ok::<_, StartError>(exporter.counts)
     };
-    let done = done.await;
+    let mut done = done.await;
+    if let (Some(partial), Some(file)) = (&partial, &export.file) {
+        done = match done {
+            Ok(counts) => fs::rename(partial, file).map(|()| counts).map_err(Into::into),
+            Err(error) => {
+                // The error says more than one of the removal would.
+                let _ = fs::remove_file(partial);
+                Err(error)
+            }
+        };
+    }
     offline.close().await?;
     let counts = done?;
     // Standard output has the definitions.
     Ok(if export.file.is_some() { counts.text("exported") } else { String::new() })
 }
 
+/// What the file is called until all is in it.
+fn partial(file: &Path) -> Result<PathBuf, StartError> {
+    if file.exists() {
+        return Err(format!("{} exists already", file.display()).into());
+    }
+    let mut name = file.as_os_str().to_owned();
+    name.push(".partial");
+    Ok(name.into())
+}
+
 /// A new file that its owner alone can read: addresses of subscribers may have secrets in them.
 fn create(file: &Path) -> Result<File, StartError> {
-    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    // One that an export left behind that was killed is written anew.
+    let created = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
     created.map_err(|error| format!("{}: {error}", file.display()).into())
 }
 
@@ -158,7 +188,7 @@ struct Exporter<'a> {
 
 impl Exporter<'_> {
     fn write(&mut self, line: &Line) -> Result<(), StartError> {
-        if !matches!(line, Line::Definitions { .. }) {
+        if !matches!(line, Line::Definitions { .. } | Line::End { .. }) {
             self.counts.add(line);
         }
         serde_json::to_writer(&mut self.out, line)?;
@@ -267,23 +297,29 @@ pub(crate) async fn import(
     is_dry: bool,
     settings: &Settings,
 ) -> Result<String, StartError> {
+    // All of it is read first: of a file that is cut off, nothing is imported.
+    let checked = import_into(None, file, "would be imported").await?;
+    if is_dry {
+        return Ok(checked);
+    }
+    let offline = Offline::open(settings).await?;
+    let imported = import_into(Some(&offline), file, "imported").await;
+    offline.close().await?;
+    imported
+}
+
+/// Without stores it only checks and counts.
+async fn import_into(
+    offline: Option<&Offline>,
+    file: &Path,
+    done: &str,
+) -> Result<String, StartError> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let opened = File::open(file).map_err(|error| named(&error))?;
-    let offline = if is_dry { None } else { Some(Offline::open(settings).await?) };
-    let mut importer = Importer {
-        offline: offline.as_ref(),
-        queue: None,
-        counts: Counts::default(),
-        left_out: LeftOut::default(),
-    };
-    let read = importer.read(BufReader::new(opened)).await;
-    let Importer { counts, left_out, .. } = importer;
-    if let Some(offline) = offline {
-        offline.close().await?;
-    }
-    read.map_err(|error| named(&error))?;
-    let done = if is_dry { "would be imported" } else { "imported" };
-    Ok(format!("{}{left_out}", counts.text(done)))
+    let mut importer =
+        Importer { offline, queue: None, counts: Counts::default(), left_out: LeftOut::default() };
+    importer.read(BufReader::new(opened)).await.map_err(|error| named(&error))?;
+    Ok(format!("{}{}", importer.counts.text(done), importer.left_out))
 }
 
 struct Importer<'a> {
@@ -297,6 +333,7 @@ struct Importer<'a> {
 
 impl Importer<'_> {
     async fn read(&mut self, mut lines: impl BufRead) -> Result<(), StartError> {
+        let mut ended = false;
         for number in 1_u64.. {
             let mut text = String::new();
             let limit = u64::try_from(MAX_LINE)?;
@@ -311,6 +348,15 @@ impl Importer<'_> {
                     return Err(format!("format {format}, and this release reads {FORMAT}").into());
                 }
                 (_, 1) => return Err("the first line names no format: no export".into()),
+                (Line::End { lines }, _) if *lines + 2 == number => {
+                    ended = true;
+                    continue;
+                }
+                (Line::End { lines }, _) => {
+                    return Err(
+                        format!("{} lines, and it was written with {lines}", number - 2).into()
+                    );
+                }
                 _ => {}
             }
             let name = line.name();
@@ -319,13 +365,13 @@ impl Importer<'_> {
                 Err(reason) => self.left_out.add(format!("{name}: {reason}")),
             }
         }
-        Ok(())
+        if ended { Ok(()) } else { Err("it ends early: the export was cut off".into()) }
     }
 
     /// Takes one line over.
     async fn take(&mut self, line: &Line) -> Result<(), StartError> {
         match line {
-            Line::Definitions { .. } => Err("a second beginning".into()),
+            Line::Definitions { .. } | Line::End { .. } => Err("a second beginning".into()),
             Line::Pool { name, uri, weight, flavor, options } => {
                 if masked(uri) == *uri && uri.contains("***") {
                     return Err(format!("pool {name}: its password is masked in the file").into());
