@@ -136,6 +136,7 @@ impl Redis {
                     }
                     continue;
                 }
+                b"again" => continue,
                 b"absent" => return Ok(Outcome::Absent),
                 b"stale" => return Ok(Outcome::Stale(reply.generation()?)),
                 b"moved" => return Err(reply.moved()?),
@@ -205,7 +206,12 @@ pub(crate) fn time(time: Timestamp) -> Vec<u8> {
 
 /// Seconds as milliseconds in the encoding of scripts.
 pub(crate) fn millis(seconds: u64) -> Vec<u8> {
-    number(seconds.saturating_mul(1000).min(LAST_MILLI))
+    number(bounded_millis(seconds))
+}
+
+/// Seconds as milliseconds in the range of numbers that scripts accept.
+pub(crate) fn bounded_millis(seconds: u64) -> u64 {
+    seconds.saturating_mul(1000).min(LAST_MILLI)
 }
 
 /// The largest integer up to which doubles represent every integer.

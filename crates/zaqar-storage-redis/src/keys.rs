@@ -17,7 +17,7 @@
 //! | --- | --- |
 //! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last position, `n` latest time, |
 //! | | `d` earliest due time, `a` time on the schedule of sweeps, `o` on that of deliveries, |
-//! | | `s` last expiry of a subscription; `z` the move that it is frozen for: `s` or `t` for the end,
+//! | | `s` last expiry of a subscription; `u` a post that is not settled: see `settle.lua`; `z` the move that it is frozen for: `s` or `t` for the end,
 //! | | and its number; `lk` `lt` which of `t0` `t1` is in use, since when |
 //! | `:f` `:c` `:d` | positions of free, claimed and delayed messages, by position |
 //! | `:w` | positions of delayed messages, by the time at which they become visible |
@@ -25,6 +25,7 @@
 //! | `:k` | position → how often it was claimed, and which claim holds it |
 //! | `:l` `:e` | claim → ttl, creation time, positions; claims by expiry |
 //! | `:b:N` | chunk of the records of 256 positions: see `record` |
+//! | `:u:ID` `:v:ID` | parts of a large post: not committed, and not settled; see `parts` |
 //! | `:g` `:x:POSITION` | work for the sweep: purged messages, outboxes of closed heads |
 //! | `:r:TIME` | requests of two seconds: see `envelope` |
 //! | `:t0` `:t1` | names of stored dead letters |

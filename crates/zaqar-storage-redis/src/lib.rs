@@ -22,6 +22,7 @@ mod messages;
 mod moves;
 mod news;
 mod outbox;
+mod parts;
 mod peer;
 mod pool;
 mod posts;

@@ -25,8 +25,13 @@ use crate::server::Mode;
 /// A batch or page with more messages or bytes is large.
 pub(crate) const LARGE: usize = 50;
 const LARGE_BYTES: usize = 64 << 10;
-/// Slices of one page, at most; each has about 1 MiB.
+/// Slices of one page, at most.
 const MAX_SLICES: usize = 64;
+/// Bounds of a slice: messages; bytes of the first one, whose size is not known before; and bytes
+/// of the following ones, which are sent on the connections for large answers.
+const SLICE_MESSAGES: usize = 500;
+const FIRST_SLICE_BYTES: u64 = 128 << 10;
+const SLICE_BYTES: u64 = 1 << 20;
 /// Tells a script not to end due claims and delays first.
 const SKIP_DUE: &[u8] = b"skip";
 
@@ -63,14 +68,17 @@ impl Messages for Redis {
         let mut own = vec![
             go.to_vec(),
             number(after.1),
-            number(bounded(query.limit)),
+            Vec::new(),
             hide,
             states.into(),
             after.0,
+            number(FIRST_SLICE_BYTES),
         ];
+        let mut lane = lane(query.limit, 0);
         // Large pages are read in slices, so that no script blocks the server for long.
         for _ in 0..MAX_SLICES {
-            let lane = lane(query.limit - page.messages.len(), 0);
+            let left = query.limit - page.messages.len();
+            own[2] = number(bounded(left.min(SLICE_MESSAGES)));
             let call =
                 HeadCall { lane, ..self.head_call(&scripts::LIST, Mode::Read, now, own.clone()) };
             let Some((_, mut reply)) = self.call_head(key, call).await?.found()? else { break };
@@ -79,11 +87,12 @@ impl Messages for Redis {
             page.messages.extend(reply.messages(incarnation)?);
             let Some(next) = next else { break };
             page.next = Some(id(incarnation, next));
+            let is_slice = is_slice || left > SLICE_MESSAGES;
             if !is_slice || page.messages.len() >= query.limit {
                 break;
             }
             (own[1], own[5]) = (number(next), digits(incarnation.get()));
-            own[2] = number(bounded(query.limit - page.messages.len()));
+            (own[6], lane) = (number(SLICE_BYTES), Lane::Large);
         }
         Ok(page)
     }
@@ -94,10 +103,19 @@ impl Messages for Redis {
         ids: &[MessageId],
         now: Timestamp,
     ) -> Result<Vec<Message>, Error> {
-        let found = self.read_head(key, now, &scripts::GET, groups(ids)).await?;
-        let Some((_, mut reply)) = found else { return Ok(Vec::new()) };
-        let incarnation = reply.incarnation()?;
-        Ok(reply.messages(incarnation)?)
+        let (mut rest, mut messages) = (ids.to_vec(), Vec::new());
+        loop {
+            let found = self.read_head(key, now, &scripts::GET, groups(&rest)).await?;
+            let Some((_, mut reply)) = found else { return Ok(messages) };
+            let (incarnation, last) = (reply.incarnation()?, reply.some_number()?);
+            messages.extend(reply.messages(incarnation)?);
+            let Some(last) = last else { return Ok(messages) };
+            let count = rest.len();
+            rest.retain(|it| *it > id(incarnation, last) && it.incarnation == incarnation);
+            if rest.len() == count {
+                return Err(Malformed.into());
+            }
+        }
     }
 
     async fn delete(

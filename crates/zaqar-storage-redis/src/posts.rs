@@ -10,6 +10,7 @@ use crate::groups::{
     Deletion, DeletionKey, MESSAGE_OVERHEAD, Post, PostKey, PostResult, flatten, same_error,
 };
 use crate::messages::{claim_text, id, lane};
+use crate::parts;
 use crate::peer::Lane;
 use crate::record;
 use crate::reply::Outcome;
@@ -31,6 +32,9 @@ impl Redis {
         }
         let group = PostKey { key: key.clone(), assumed, notify: batch.notify };
         let post = Post { batch, now };
+        if parts::is_in_parts(&post.batch.messages) {
+            return self.post_in_parts(key, assumed, &post).await;
+        }
         let (bytes, count) = (post.bytes(), post.batch.messages.len());
         if lane(count, bytes) == Lane::Large {
             let answer = self.post_group(&group, vec![post]).await.pop();

@@ -9,6 +9,8 @@ use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
 
 use crate::error::Malformed;
 
+/// The length of the creation time, with which a record begins.
+pub(crate) const TIME: usize = 8;
 const SEALED: u8 = 1;
 const CHECKSUMMED: u8 = 2;
 
@@ -40,7 +42,7 @@ pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -
 
 /// The length of a message's record.
 pub(crate) fn length(client: &ClientId, payload: &Payload) -> usize {
-    const FIXED: usize = 8 + 1 + 4;
+    const FIXED: usize = TIME + 1 + 4;
     let key = payload.sealed_with.as_ref().map_or(0, |KeyId(key)| 4 + key.len());
     let sum = payload.checksum.as_ref().map_or(0, |Checksum(sum)| sum.len());
     FIXED + client.as_str().len() + key + sum + payload.bytes.len()

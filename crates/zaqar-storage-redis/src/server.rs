@@ -99,6 +99,11 @@ impl Server {
         matches!(self.0.options.uri.servers, Servers::Cluster(_))
     }
 
+    /// How far our clock may differ from the server's; `None` for no limit.
+    pub(crate) fn max_clock_skew(&self) -> Option<Duration> {
+        self.0.options.max_clock_skew
+    }
+
     /// Executes a script.
     pub(crate) async fn run(&self, call: ScriptCall<'_>) -> Result<Value, storage::Error> {
         let _permit = if call.is_admitted { None } else { Some(self.admit()?) };

@@ -43,6 +43,8 @@ macro_rules! __behaviours {
                 a_batch_keeps_its_order
                 batches_follow_each_other
                 a_large_batch_is_stored_whole
+                a_large_batch_has_delays_and_ttls
+                a_large_batch_is_claimed_and_popped_in_order
                 messages_round_trip
                 payloads_of_any_bytes_round_trip
                 a_post_without_a_head_is_absent
@@ -175,7 +177,11 @@ macro_rules! __behaviours {
                 readers_see_each_message_once
                 readers_see_whole_batches
                 claims_and_pops_see_whole_batches
+                readers_see_large_batches_whole
+                large_batches_keep_their_order
                 a_close_discards_racing_posts
+                a_close_discards_a_racing_large_batch
+                a_purge_of_a_racing_large_batch_is_whole
                 a_sweep_does_not_disturb_claims
             }
             moving {
@@ -249,6 +255,7 @@ macro_rules! __behaviours {
             }
             following {
                 a_post_can_be_followed
+                a_large_batch_is_followed_whole
                 a_post_without_followers_cannot_be_followed
                 a_follower_continues_after_the_last_entry
                 leasing_and_settling_do_not_hide_entries

@@ -7,6 +7,8 @@
 -- How long dead letters are held while they move, in seconds. If the move is not completed, the
 -- next claim after that starts it again.
 local MOVE_TTL = 30
+-- Bytes of dead letters after which a call moves no more of them.
+local MOVE_BYTES = 1048576
 local id, most, moving = ARGV[8], tonumber(ARGV[5]) or math.huge, ARGV[7]
 
 local function add(answer, found)
@@ -26,6 +28,17 @@ local function dead_letters_of(positions, ends)
     end
   end
   return answer
+end
+
+-- Leaves only as many dead letters as one call moves.
+local function limit_dead_letters(positions)
+  local bytes, count = 0, 0
+  while count < #positions and bytes < MOVE_BYTES do
+    count = count + 1
+    local record = records({positions[count]})[1]
+    bytes = bytes + (record and #record or 0)
+  end
+  for i = #positions, count + 1, -1 do positions[i] = nil end
 end
 
 -- Assigns messages to a claim.
@@ -69,6 +82,7 @@ if #found.exhausted > 0 then
   local claim_expires = now + MOVE_TTL * 1000
   local at = needs_schedule(claim_expires)
   if at then return {'schedule', at} end
+  limit_dead_letters(found.exhausted)
   local notes = {}
   for i, note in ipairs(read_many('HMGET', 'k', found.exhausted)) do
     notes[i] = string.format('%.0f %s', claims(note), moving)

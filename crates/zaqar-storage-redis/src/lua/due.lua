@@ -1,7 +1,3 @@
-local function first_score(key)
-  return tonumber(call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]) or math.huge
-end
-
 local function expired_members(key, limit)
   return call('ZRANGE', base .. key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end

@@ -1,5 +1,5 @@
 -- Expired messages that one call passes over.
-local MAX_SCANNED = 2000
+local MAX_SCANNED = 500
 -- Messages that one call hands over to the dead-letter queue.
 local MOST_MOVED = 50
 

@@ -1,7 +1,7 @@
 -- At most ARGV[5] entries after the position ARGV[4] that can be followed. Answers 1 first if it
--- stopped early because of their size. Then, for each entry: its first position, its number of
--- fields, and the fields.
-local BYTES = 1048576
+-- stopped early because of their size or number of fields. Then, for each entry: its first
+-- position, its number of fields, and the fields.
+local BYTES, FIELD = 1048576, 64
 unfollow(100)
 local answer, shown, bytes, after, limit = {'done', head[1], ''}, 0, 0, ARGV[4], tonumber(ARGV[5])
 while shown < limit and bytes < BYTES do
@@ -18,7 +18,7 @@ while shown < limit and bytes < BYTES do
         answer[#answer + 1] = #parts
         for _, part in ipairs(parts) do
           answer[#answer + 1] = part
-          bytes = bytes + #part
+          bytes = bytes + #part + FIELD
         end
         shown = shown + 1
       end

@@ -1,5 +1,5 @@
 -- Leases the oldest due outbox entry until ARGV[4].
-local PAGE = 1000
+local PAGE = 250
 local function leased(first, parts)
   local answer = {'done', head[1], first}
   for _, part in ipairs(parts) do
@@ -14,30 +14,25 @@ if answered then
   return leased(answered, parts)
 end
 if not is_wanted() then return {'none'} end
--- If more than this has expired, the sweep has a backlog, and an expired entry must not be leased.
-for n = 1, 10 do
-  if end_unwanted(PAGE) < PAGE then break end
-  if n == 10 then return {'none'} end
-end
+-- An expired entry must not be leased.
+if end_unwanted(PAGE) == PAGE then return {'again'} end
 -- Entries that have come due are ordered by age.
-for _ = 1, 10 do
-  local due_members = call(
-    'ZRANGE', base .. 'ow', '-inf', now, 'BYSCORE', 'LIMIT', 0, PAGE, 'WITHSCORES')
-  local firsts, by_age, by_due = {}, {}, {}
-  for i = 1, #due_members, 2 do
-    firsts[#firsts + 1] = due_members[i]
-    -- Skip members that are not positions.
-    if chunk_of(due_members[i]) then
-      local n = #by_age
-      by_age[n + 1], by_age[n + 2] = due_members[i], due_members[i]
-      by_due[n + 1], by_due[n + 2] = due_members[i + 1], due_members[i]
-    end
+local due_members = call(
+  'ZRANGE', base .. 'ow', '-inf', now, 'BYSCORE', 'LIMIT', 0, PAGE, 'WITHSCORES')
+local firsts, by_age, by_due = {}, {}, {}
+for i = 1, #due_members, 2 do
+  firsts[#firsts + 1] = due_members[i]
+  -- Skip members that are not positions.
+  if chunk_of(due_members[i]) then
+    local n = #by_age
+    by_age[n + 1], by_age[n + 2] = due_members[i], due_members[i]
+    by_due[n + 1], by_due[n + 2] = due_members[i + 1], due_members[i]
   end
-  write_many('ZREM', 'ow', firsts)
-  write_many('ZADD', 'or', by_age)
-  write_many('ZADD', 'od', by_due)
-  if #firsts < PAGE then break end
 end
+write_many('ZREM', 'ow', firsts)
+write_many('ZADD', 'or', by_age)
+write_many('ZADD', 'od', by_due)
+if #firsts == PAGE then return {'again'} end
 local first, parts
 for _ = 1, PAGE do
   first = call('ZRANGE', base .. 'or', 0, 0)[1]

@@ -1,8 +1,8 @@
 -- A page. ARGV[5] is the position before it, ARGV[6] its length, ARGV[7] the client to hide,
 -- encoded as in records, or empty, ARGV[8] the states to list, one letter each, ARGV[9] the
--- incarnation that the position ARGV[5] belongs to, or empty. Answers where the next page begins,
--- and whether this one is a slice that ended early because it reached the byte limit.
-local MAX_SCANNED, BYTES = 1000, 1048576
+-- incarnation that the position ARGV[5] belongs to, or empty; ARGV[10] the bytes after which the
+-- page ends as a slice. Answers where the next page begins, and whether this one is a slice.
+local MAX_SCANNED, BYTES = 1000, tonumber(ARGV[10])
 
 -- The first positions after `after`, merged over all the states.
 local function behind(after, limit)
@@ -30,9 +30,9 @@ while shown < limit and scanned < limit + MAX_SCANNED and bytes < BYTES and not 
   -- otherwise read at least 16. The first read is small because the size of bodies is not known
   -- yet.
   local least = (hide == '' and scanned == 0) and 1 or 16
-  local most = 8
+  local most = 4
   if scanned > 0 then
-    most = math.min(math.max(math.floor((BYTES - bytes) / (bytes / scanned + 64)), 4), 256)
+    most = math.min(math.max(math.floor((BYTES - bytes) / (bytes / scanned + 64)), 1), 256)
   end
   local want = math.min(math.max(limit - shown, least), most)
   local positions = behind(after, want)

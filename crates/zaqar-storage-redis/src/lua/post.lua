@@ -1,51 +1,23 @@
--- Stores posts. ARGV[4] is the time for which the queue is on the schedule of deliveries, or empty;
--- ARGV[5] is how long entries can be followed, or empty for posts without notification; ARGV[6] is
--- the number of messages of each post; then follow three arguments for each message: record, ttl
--- and delay. All times are in milliseconds.
+-- Stores posts. ARGV[4] and ARGV[5] as in post_begin.lua; ARGV[6] is the number of messages of each
+-- post; then follow three arguments for each message: record, ttl and delay. All times are in
+-- milliseconds.
 local FIRST = 7
-if answered then return {'done', answered, ''} end
-if ARGV[2] ~= head[2] then return {'stale', head[1], head[2]} end
-local subscribed = tonumber(head[7]) or 0
-local entry_scheduled = tonumber(call('HGET', KEYS[1], 'o') or nil) or math.huge
-
--- Whether the outbox entry is for workers and for followers.
-local for_workers, for_followers = false, false
-if subscribed > now and ARGV[5] ~= '' then
-  for_workers = is_wanted()
-  for_followers = call('ZCOUNT', base .. 'sl', string.format('(%.0f', now), '+inf') > 0
-end
 -- When the first message and the first delivery come due, and how long the entries can be followed.
-local soonest, entry_due, entry_ends, followed_until = math.huge, math.huge, 0, 0
+local soonest, entry_due, followed_until = math.huge, math.huge, 0
 for i = FIRST, #ARGV, 3 do
   local visible = now + tonumber(ARGV[i + 2])
   entry_due = math.min(entry_due, visible)
   followed_until = math.min(math.max(followed_until, visible + (tonumber(ARGV[5]) or 0)), FOREVER)
   if visible == now then visible = math.huge end
-  local ends = math.min(now + tonumber(ARGV[i + 1]), FOREVER)
-  entry_ends = math.max(entry_ends, ends)
-  soonest = math.min(soonest, ends, visible)
+  soonest = math.min(soonest, math.min(now + tonumber(ARGV[i + 1]), FOREVER), visible)
 end
 if for_followers then soonest = math.min(soonest, followed_until) end
-local at, entry_at = needs_schedule(soonest), nil
-if for_workers then
-  if entry_scheduled < now - OVERDUE then entry_scheduled = math.huge end
-  entry_at = math.max(entry_due, now + LEAD)
-  if entry_at >= entry_scheduled then
-    entry_at = nil
-  elseif ARGV[4] ~= '' then
-    entry_scheduled = math.min(entry_scheduled, tonumber(ARGV[4]))
-    entry_at = nil
-  end
-end
-if at or entry_at then return {'schedule', at or '', entry_at or ''} end
+local unscheduled_answer = unscheduled(soonest, entry_due)
+if unscheduled_answer then return unscheduled_answer end
 
 if not begin((#ARGV - FIRST + 1) / 3) then return {'no positions'} end
-local start, news, earliest_due = last + 1, '', math.huge
-if for_workers then
-  -- A worker that finds an earlier entry due also finds the new ones after it.
-  earliest_due = tonumber(call('ZRANGE', base .. 'ow', 0, 0, 'WITHSCORES')[2]) or math.huge
-  if call('EXISTS', base .. 'or') == 1 then earliest_due = 0 end
-end
+local start, news = last + 1, ''
+local earliest_due = for_workers and first_entry_due() or math.huge
 
 -- Stores one post, whose arguments are ARGV[from] to ARGV[to].
 local function store(from, to)

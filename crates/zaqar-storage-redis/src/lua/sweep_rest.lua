@@ -1,4 +1,8 @@
-if head[1] and due <= now then done = end_due(budget) end
+local is_settling = false
+if head[1] and call('HEXISTS', KEYS[1], 'u') == 1 then done, is_settling, due = settle(now) end
+if head[1] and due <= now and done < budget and not is_settling then
+  done = done + end_due(budget - done)
+end
 
 if head[1] and done < budget then
   local ids = expired_members('sx', budget - done)

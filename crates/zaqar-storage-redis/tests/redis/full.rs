@@ -59,8 +59,16 @@ async fn a_full_server_empties_itself() {
 }
 
 /// Operations that need memory: a full server rejects them.
-const NEED_MEMORY: [&str; 7] =
-    ["open", "post", "post of much", "subscribe", "change_subscription", "rows", "ping"];
+const NEED_MEMORY: [&str; 8] = [
+    "open",
+    "post",
+    "post of much",
+    "post in parts",
+    "subscribe",
+    "change_subscription",
+    "rows",
+    "ping",
+];
 
 /// Every operation that frees memory, or delivers messages, has the same effect as on a server that
 /// is not full.

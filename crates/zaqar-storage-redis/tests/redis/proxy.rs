@@ -284,7 +284,9 @@ fn is_first_of_script(arguments: &[Vec<u8>]) -> bool {
 }
 
 /// Reads one request: its bytes, and its arguments.
-async fn read_request(from: &mut BufReader<OwnedReadHalf>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+pub(crate) async fn read_request(
+    from: &mut BufReader<OwnedReadHalf>,
+) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut bytes = Vec::new();
     let count = read_number(from, &mut bytes).await?;
     let mut arguments = Vec::new();

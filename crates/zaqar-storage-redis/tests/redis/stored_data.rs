@@ -203,7 +203,9 @@ async fn removing_a_row_leaves_no_keys() {
 fn commands(server: &Server) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok();
-    stats.lines().filter(|line| !line.contains("info")).filter_map(calls).sum()
+    // News are published some time after a post.
+    let counts = |line: &&str| !line.contains("info") && !line.contains("publish");
+    stats.lines().filter(counts).filter_map(calls).sum()
 }
 
 /// The periodic work of servers takes a few calls if nothing is due.

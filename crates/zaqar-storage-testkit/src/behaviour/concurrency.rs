@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use zaqar_core::MessageId;
 use zaqar_core::storage::{ClaimRequest, Deleted, Guarded, ListQuery};
 
+use super::messages::LARGE;
 use super::{answers, at_once, start};
 use crate::kit::{Kit, generation, sweep};
 use crate::queue::{CLIENT, Queue, batch, everything, ids, message, request, texts, visible};
@@ -258,6 +259,109 @@ pub(crate) async fn claims_and_pops_see_whole_batches(kit: &mut Kit) {
     let claimed = |queue: Queue| async move { queue.claim(100).await.1.len() };
     check_whole_batches(kit, "claimed", claimed).await;
     check_whole_batches(kit, "popped", |queue| async move { queue.pop(100).await.len() }).await;
+}
+
+/// `post`: "Readers see the whole batch or nothing of it", however many messages it has.
+pub(crate) async fn readers_see_large_batches_whole(kit: &mut Kit) {
+    const BATCHES: usize = 3;
+    let queue = kit.queue("q").await;
+    let is_done = Arc::new(AtomicBool::new(false));
+    let lookers = (0..2).map(|n| {
+        let (queue, is_done) = (queue.clone(), is_done.clone());
+        async move {
+            while !is_done.load(Ordering::Acquire) {
+                let count = if n == 0 {
+                    usize::try_from(queue.stats().await.free).expect("a small count")
+                } else {
+                    queue.page(&ListQuery { limit: 100 * LARGE, ..visible() }).await.messages.len()
+                };
+                assert_eq!(count % LARGE, 0, "whole batches, or nothing of them");
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let lookers = start(lookers);
+    let mut posted = Vec::new();
+    for _ in 0..BATCHES {
+        posted.extend(queue.post(LARGE).await);
+    }
+    is_done.store(true, Ordering::Release);
+    answers(lookers).await;
+    assert_eq!(queue.ids().await, posted);
+}
+
+/// `post`: "consecutive positions after every message stored before", and "no message ever appears
+/// before a position that" a reader "has passed", with large and small posts at once.
+pub(crate) async fn large_batches_keep_their_order(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let large = (0..2).map(|_| {
+        let queue = queue.clone();
+        async move { vec![queue.post(LARGE).await, queue.post(LARGE).await] }
+    });
+    let small = (0..2).map(|n| {
+        let queue = queue.clone();
+        async move { vec![post_batches(queue, n, 8).await] }
+    });
+    let (large, small) = (start(large), start(small));
+    let count = 4 * LARGE + 2 * 8 * 3;
+    let seen = read_until(&queue, count, 50).await;
+    let large = answers(large).await.concat();
+    for batch in &large {
+        let is_next = |two: &[MessageId]| two[0].position.next() == two[1].position;
+        assert!(batch.windows(2).all(is_next), "a batch is consecutive");
+    }
+    let mut posted = large.concat();
+    posted.extend(answers(small).await.concat().concat());
+    posted.sort();
+    assert_eq!(seen, posted, "a reader sees each message once, in order");
+    assert_eq!(queue.ids().await, posted);
+}
+
+/// `close`: "from now on none of its messages … is found", also of a large post that races it.
+pub(crate) async fn a_close_discards_a_racing_large_batch(kit: &mut Kit) {
+    for round in 0..4 {
+        let queue = kit.queue(&format!("q{round}")).await;
+        let poster = queue.clone();
+        let poster = start([async move {
+            let messages = (0..LARGE).map(|n| message(&n.to_string())).collect();
+            poster.try_post(poster.generation, batch(CLIENT, messages)).await
+        }]);
+        for _ in 0..4 * round {
+            tokio::task::yield_now().await;
+            queue.stats().await;
+        }
+        assert_eq!(queue.close().await, Guarded::Done(()));
+        let next = kit.queue_at(queue.key.clone(), generation(1));
+        assert_eq!(next.open().await, next.generation);
+        for posted in answers(poster).await {
+            match posted {
+                Guarded::Done(posted) => assert_eq!(next.get(&posted[..9]).await, []),
+                Guarded::Absent | Guarded::Stale(_) => {}
+            }
+        }
+        kit.sweep().await;
+        assert_eq!(next.ids().await, []);
+        assert_eq!(next.claim(10).await.1, []);
+    }
+}
+
+/// `purge`: a large post that races it is purged, or it comes later; either as a whole.
+pub(crate) async fn a_purge_of_a_racing_large_batch_is_whole(kit: &mut Kit) {
+    for round in 0..4 {
+        let queue = kit.queue(&format!("q{round}")).await;
+        let poster = queue.clone();
+        let poster = start([async move { poster.post(LARGE).await }]);
+        for _ in 0..4 * round {
+            tokio::task::yield_now().await;
+            queue.stats().await;
+        }
+        queue.purge().await;
+        let posted = answers(poster).await.concat();
+        kit.sweep().await;
+        let left = queue.ids().await;
+        assert!(left.is_empty() || left == posted, "{} are left", left.len());
+        assert_eq!(queue.post(1).await, queue.ids().await[left.len()..], "after all others");
+    }
 }
 
 /// `close`: "from now on none of its messages … is found", also with racing posts.

@@ -1,10 +1,10 @@
 //! Following the outbox: every line of [`zaqar_core::storage::Outbox::follow`].
 
-use zaqar_core::storage::{Deletable, FOLLOWED_FOR, OutboxEntry};
+use zaqar_core::storage::{Deletable, FOLLOWED_FOR, NewSubscription, OutboxEntry};
 use zaqar_core::{Incarnation, MessageId, Position};
 
 use super::leases::followed;
-use super::messages::{with_delay, with_ttl};
+use super::messages::{LARGE, with_delay, with_ttl};
 use super::{answers, start};
 use crate::kit::{Kit, generation};
 use crate::queue::{Queue, message};
@@ -58,6 +58,30 @@ pub(crate) async fn a_post_can_be_followed(kit: &mut Kit) {
     assert_eq!(queue.lease().await, None, "there is no subscription with an address");
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
     assert!(!due.contains(&queue.key), "the queue is not due either");
+}
+
+/// "A post … writes one entry with all its messages in the same atomic step, or several in a row if
+/// they are many", for followers and for workers.
+pub(crate) async fn a_large_batch_is_followed_whole(kit: &mut Kit) {
+    let queue = followed(kit, "q").await;
+    let address = NewSubscription { ttl: 1_000_000, ..subscription(77, "http://example.org") };
+    queue.subscribe(&address).await;
+    let (before, posted) = (queue.post(1).await, queue.post(LARGE).await);
+    let after = queue.post(1).await;
+    let expected = [before, posted, after].concat();
+    let messages = |entries: &[OutboxEntry]| -> Vec<MessageId> {
+        entries.iter().flat_map(|entry| entry.messages.iter().map(|it| it.id)).collect()
+    };
+    let shown = queue.entries(queue.generation.incarnation, 0, 1000).await;
+    assert_eq!(messages(&shown), expected);
+    let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
+    assert!(due.contains(&queue.key));
+    let mut leased = Vec::new();
+    while let Some(entry) = queue.lease().await {
+        queue.settle(entry.messages[0].id).await;
+        leased.extend(messages(&[entry]));
+    }
+    assert_eq!(leased, expected);
 }
 
 /// "A post to a queue with a live subscription on a lease writes one entry": a post to one without

@@ -71,6 +71,56 @@ pub(crate) async fn a_large_batch_is_stored_whole(kit: &mut Kit) {
     assert_eq!(queue.ids().await, []);
 }
 
+/// More messages than any store writes in one step.
+pub(crate) const LARGE: usize = 1300;
+
+/// `post`: a batch that a store writes in parts is delayed and expires like any other.
+pub(crate) async fn a_large_batch_has_delays_and_ttls(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let created = kit.now();
+    let new = |n| match n % 3 {
+        0 => with_ttl(100),
+        1 => with_delay(50),
+        _ => message("plain"),
+    };
+    let posted = queue.post_new((0..LARGE).map(new).collect()).await;
+    let of = |kinds: &[usize]| -> Vec<MessageId> {
+        let ids = posted.iter().copied().enumerate();
+        ids.filter(|(n, _)| kinds.contains(&(n % 3))).map(|(_, id)| id).collect()
+    };
+    assert_eq!(queue.shown().await, of(&[0, 2]));
+    let all = queue.all().await;
+    assert_eq!(ids(&all), posted);
+    assert!(all.iter().all(|message| message.created == created));
+    assert_eq!(queue.stats().await.delayed, of(&[1]).len() as u64);
+    kit.pass(50);
+    assert_eq!(queue.shown().await, posted);
+    kit.pass(50);
+    assert_eq!(queue.ids().await, of(&[1, 2]));
+    kit.pass(3600);
+    kit.sweep().await;
+    let stats = queue.stats().await;
+    assert_eq!((stats.free, stats.claimed, stats.delayed), (0, 0, 0));
+}
+
+/// `claim`, `pop`: the first messages of a large batch come first, and later posts after it.
+pub(crate) async fn a_large_batch_is_claimed_and_popped_in_order(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let mut posted = queue.post(3).await;
+    posted.extend(queue.post(LARGE).await);
+    posted.extend(queue.post(3).await);
+    let (claim, held) = queue.claim(10).await;
+    assert_eq!(ids(&held), posted[..10]);
+    assert_eq!(ids(&queue.pop(10).await), posted[10..20]);
+    queue.release(claim).await;
+    posted.drain(10..20);
+    assert_eq!(queue.ids().await, posted);
+    let last = posted[posted.len() - 4];
+    assert_eq!(queue.delete(last, None).await, Deleted::Gone);
+    posted.remove(posted.len() - 4);
+    assert_eq!(queue.shown().await, posted);
+}
+
 /// `Message`: body, ttl and "who posted it" as posted, "when it was posted", free, not claimed yet.
 pub(crate) async fn messages_round_trip(kit: &mut Kit) {
     let queue = kit.queue("q").await;
