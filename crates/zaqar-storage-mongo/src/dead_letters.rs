@@ -11,6 +11,7 @@ use zaqar_core::storage::{DeadLetters, Error};
 use crate::Mongo;
 use crate::error::unreadable;
 use crate::holding::{Hold, HoldOutcome};
+use crate::moves::STAMP;
 use crate::schema::{
     CommitDeadline, first_position, news, number, plus_secs, queue_id, random_id, time,
 };
@@ -61,6 +62,9 @@ impl Mongo {
         rule: &DeadLetters,
         exhausted: &[&StoredMessage],
     ) -> Result<MoveOutcome, Error> {
+        if self.clear_stamps(view, exhausted).await? {
+            return Ok(MoveOutcome::Conflict);
+        }
         let target = queue_id(&rule.target);
         let head = self.head(&target).await?;
         if head.map(|head| head.generation()) != Some(rule.generation) {
@@ -82,6 +86,22 @@ impl Mongo {
         let moved = self.hand_over(view, rule, &target, &claim, exhausted).await?;
         self.release(&view.head.id, &claim, time(view.now)).await?;
         Ok(moved)
+    }
+
+    /// Clears the stamps of moves that were undone, which would keep messages from becoming dead
+    /// letters. Returns whether there were any.
+    async fn clear_stamps(&self, view: &View, messages: &[&StoredMessage]) -> Result<bool, Error> {
+        let stamped: Vec<_> = messages.iter().filter(|message| message.z.is_some()).collect();
+        if stamped.is_empty() {
+            return Ok(false);
+        }
+        // An error if the move goes on.
+        self.latest_head(&view.head.id).await?;
+        for message in stamped {
+            let seen = doc! { "_id": &message.id, "h": view.head.message_epoch, STAMP: message.z };
+            self.update_messages(seen, doc! { "$unset": { STAMP: "" } }).await?;
+        }
+        Ok(true)
     }
 
     async fn hand_over(

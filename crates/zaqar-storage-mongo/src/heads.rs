@@ -23,7 +23,7 @@ impl Heads for Mongo {
             let (queue, now) = (queue_id(key), self.effective_time(now));
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
-                match self.any_head(&queue).await? {
+                match self.any_head(&queue).await?.map(Head::unless_frozen).transpose()? {
                     Some(head) if head.open => return Ok(head.generation()),
                     Some(head) if self.reopen(&head, generation, now).await? => {
                         return Ok(generation);
@@ -91,9 +91,8 @@ impl Heads for Mongo {
 }
 
 impl Movable for Mongo {
-    /// Not yet.
     fn moves(&self) -> Option<&dyn Moves> {
-        None
+        Some(self)
     }
 }
 
@@ -128,7 +127,10 @@ impl Mongo {
 
     /// Opens a queue whose closed head still exists. Its intents and dropped epochs are kept.
     async fn reopen(&self, closed: &Head, generation: Generation, now: i64) -> Result<bool, Error> {
-        let filter = doc! { "_id": &closed.id, "open": false, "life": closed.outbox_epoch };
+        let filter = doc! {
+            "_id": &closed.id, "open": false, "moving": { "$exists": false },
+            "life": closed.outbox_epoch,
+        };
         let change = vec![doc! { "$set": beginning(generation, now.max(closed.latest_time)) }];
         Ok(self.change_head(filter, change).await?.is_some())
     }
@@ -171,7 +173,7 @@ impl Mongo {
 }
 
 /// The fields of a head that is opened.
-fn beginning(generation: Generation, now: i64) -> Document {
+pub(crate) fn beginning(generation: Generation, now: i64) -> Document {
     doc! {
         "open": true,
         "incarnation": generation.incarnation.get().cast_signed(),

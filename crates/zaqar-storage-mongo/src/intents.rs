@@ -21,6 +21,7 @@ use crate::Mongo;
 use crate::connect::one_node;
 use crate::entries::EntryChange;
 use crate::error::{DriverResult, StatementFailed, unreadable};
+use crate::moves::{STAMP, stamped};
 use crate::schema::{self, CHUNK_DOCUMENTS, CommitDeadline, date, message_keys};
 use crate::stored::{Action, DeadLetter, Head, Intent, Post, state};
 
@@ -80,7 +81,8 @@ impl Mongo {
 
     /// The head of an open queue. A missing head is confirmed by a linearizable read.
     pub(crate) async fn head(&self, queue: &str) -> Result<Option<Head>, Error> {
-        match self.any_head(queue).await?.filter(|head| head.open) {
+        let head = self.any_head(queue).await?.map(Head::unless_frozen).transpose()?;
+        match head.filter(|head| head.open) {
             Some(head) => Ok(Some(head)),
             None => self.latest_head(queue).await,
         }
@@ -88,8 +90,14 @@ impl Mongo {
 
     /// As [`Mongo::head`], always with a linearizable read.
     pub(crate) async fn latest_head(&self, queue: &str) -> Result<Option<Head>, Error> {
+        let head = self.latest_any_head(queue).await?.map(Head::unless_frozen).transpose()?;
+        Ok(head.filter(|head| head.open))
+    }
+
+    /// As [`Mongo::any_head`], always with a linearizable read.
+    pub(crate) async fn latest_any_head(&self, queue: &str) -> Result<Option<Head>, Error> {
         let heads = self.inner.linearizable_heads.as_ref().unwrap_or(&self.inner.heads);
-        Ok(self.read_head(heads, queue).await?.filter(|head| head.open))
+        self.read_head(heads, queue).await
     }
 
     async fn read_head(
@@ -465,7 +473,11 @@ impl Mongo {
         dead_letter: &DeadLetter,
         position: i64,
     ) -> Result<u64, Error> {
-        let filter = doc! { "_id": &dead_letter.id, "h": source, "s": state::CLAIMED, "c": claim };
+        // One that a move has stamped stays, and goes where its queue goes.
+        let filter = doc! {
+            "_id": &dead_letter.id, "h": source, "s": state::CLAIMED, "c": claim,
+            STAMP: stamped(None),
+        };
         let change = doc! {
             "$set": {
                 "h": intent.message_epoch, "n": position, "s": state::FREE, "q": 0_i64, "k": 0,

@@ -25,6 +25,7 @@ mod intents;
 mod leases;
 mod listing;
 mod messages;
+mod moves;
 mod news;
 mod original_data;
 mod outbox;

@@ -13,6 +13,7 @@ use zaqar_core::{ClaimId, Generation, MessageId, Position, QueueKey, Timestamp};
 use crate::Mongo;
 use crate::intents::{CommitOutcome, MAX_OPEN, Sequence};
 use crate::listing::positions;
+use crate::moves::{STAMP, stamped};
 use crate::schema::{claim_bits, millis, new_epoch, queue_id, random_id};
 use crate::stored::{Action, DroppedEpoch, Intent, StoredMessage, state};
 use crate::view::{Freshness, View, in_order};
@@ -199,11 +200,12 @@ struct Sealed {
 struct ClaimState {
     s: i32,
     c: Option<Binary>,
+    z: Option<i64>,
 }
 
 impl Mongo {
     /// Deletes a message if its state allows it; `None` if the state changed in the meantime.
-    async fn delete_one(
+    pub(crate) async fn delete_one(
         &self,
         view: &View,
         freshness: Freshness,
@@ -226,6 +228,7 @@ impl Mongo {
                 fitting.insert("c", claim);
             }
         }
+        fitting.insert(STAMP, stamped(None));
         let deleted =
             self.send(|| self.inner.messages.delete_one(fitting.clone())).await?.deleted_count;
         if deleted > 0 {
@@ -234,6 +237,14 @@ impl Mongo {
         let messages = self.inner.messages.clone_with_type::<ClaimState>();
         let found = self.send(|| messages.find_one(view.at_position(position))).await?;
         let Some(found) = found else { return Ok(gone) };
+        if found.z.is_some() {
+            // A move may be copying it. If it was undone, its stamp is as none.
+            self.latest_head(&view.head.id).await?;
+            fitting.insert(STAMP, stamped(found.z));
+            if self.delete_messages(fitting).await? > 0 {
+                return Ok(Some(Deleted::Gone));
+            }
+        }
         Ok(match claim {
             None if found.s == state::CLAIMED => Some(Deleted::Claimed),
             Some(_) if found.s != state::CLAIMED => Some(Deleted::NotClaimed),

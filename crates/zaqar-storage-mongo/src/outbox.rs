@@ -14,6 +14,7 @@ use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::entries::StoredEntry;
+use crate::moves::{STAMP, stamped};
 use crate::query::Query;
 use crate::schema::{millis, queue_id, queue_key, random_id};
 use crate::stored::{Head, Post};
@@ -43,6 +44,14 @@ struct Owners {
     dead: HashMap<String, i64>,
     /// Queues without subscriptions.
     undeliverable: Vec<Head>,
+    /// Queues that leave or arrive.
+    frozen: HashSet<String>,
+}
+
+/// The move that has stamped an entry.
+#[derive(Deserialize)]
+struct Stamp {
+    z: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -58,8 +67,15 @@ impl Outbox for Mongo {
             let now = self.database_time(now).await?;
             // A post whose writer died may have an entry that is not active yet.
             self.finish_abandoned(now, ABANDONED).await?;
+            // Queues that leave or arrive are not served, and must not hide others.
+            let mut frozen: HashSet<String> = HashSet::new();
             loop {
-                let query = Query::new(doc! { "due": { "$lte": now }, "ends": { "$gt": now } })
+                let mut due = doc! { "due": { "$lte": now }, "ends": { "$gt": now } };
+                if !frozen.is_empty() {
+                    let frozen: Vec<_> = frozen.iter().map(String::as_str).collect();
+                    due.insert("queue", doc! { "$nin": frozen });
+                }
+                let query = Query::new(due)
                     .sorted(doc! { "due": 1 })
                     .limited(limit)
                     .fields(doc! { "_id": 0, "queue": 1, "life": 1 });
@@ -67,7 +83,9 @@ impl Outbox for Mongo {
                 let sorted = self.group_owners(&owners, now).await?;
                 // Entries without readers must not hide others. If no such entry could be ended
                 // (one that this store did not write), it stays in front.
-                if self.end_unowned(&sorted, now).await? == 0 {
+                let has_more_frozen = sorted.frozen.iter().any(|queue| !frozen.contains(queue));
+                frozen.extend(sorted.frozen.iter().cloned());
+                if self.end_unowned(&sorted, now).await? == 0 && !has_more_frozen {
                     return Ok(sorted.queues);
                 }
             }
@@ -104,6 +122,10 @@ impl Outbox for Mongo {
                 let entry =
                     if was_retried { self.first_leased(&view, &call, until).await? } else { entry };
                 let Some(entry) = entry else { return Ok(None) };
+                if entry.get(STAMP).is_ok_and(|stamp| stamp.is_some()) {
+                    // As in `settle`: what was copied is leased where it is.
+                    self.latest_head(&view.head.id).await?;
+                }
                 // An unreadable entry stays leased, so that it does not block the next one.
                 if let Some(shown) = self.show_entry(&entry) {
                     return Ok(Some(shown));
@@ -125,10 +147,7 @@ impl Outbox for Mongo {
             if head.incarnation() != incarnation {
                 return Ok(());
             }
-            let first = first.get().cast_signed();
-            let entry =
-                doc! { "life": head.outbox_epoch, "first": first, "due": { "$gte": 0_i64 } };
-            self.end_entries(entry).await
+            self.settle_entry(&head, first).await
         })
         .await
     }
@@ -162,6 +181,25 @@ impl Outbox for Mongo {
 impl Mongo {
     fn show_entry(&self, raw: &RawDocumentBuf) -> Option<OutboxEntry> {
         self.read::<StoredEntry>(raw).and_then(|entry| entry.show().ok())
+    }
+
+    /// Settles an entry of a queue whose head was just read.
+    pub(crate) async fn settle_entry(&self, head: &Head, first: Position) -> Result<(), Error> {
+        let first = first.get().cast_signed();
+        let entry = doc! { "life": head.outbox_epoch, "first": first, "due": { "$gte": 0_i64 } };
+        let mut fitting = entry.clone();
+        fitting.insert(STAMP, stamped(None));
+        if self.end_entries(fitting).await? > 0 {
+            return Ok(());
+        }
+        let entries = self.inner.outbox.clone_with_type::<Stamp>();
+        let found = self.send(|| entries.find_one(entry.clone())).await?;
+        let Some(seen) = found.and_then(|found| found.z) else { return Ok(()) };
+        // A move may be copying it. If it was undone, its stamp is as none.
+        self.latest_head(&head.id).await?;
+        let mut fitting = entry;
+        fitting.insert(STAMP, stamped(Some(seen)));
+        self.end_entries(fitting).await.map(drop)
     }
 
     /// The first entry that a call has leased with a retried command. If it has leased more, these
@@ -214,16 +252,17 @@ impl Mongo {
     }
 
     /// Ends entries for workers: entries that can still be followed are kept until then, others are
-    /// deleted.
-    pub(crate) async fn end_entries(&self, which: Document) -> Result<(), Error> {
+    /// deleted. Returns how many.
+    pub(crate) async fn end_entries(&self, which: Document) -> Result<u64, Error> {
         let (mut followed, mut other) = (which.clone(), which);
         followed.insert("until", doc! { "$exists": true });
         other.insert("until", doc! { "$exists": false });
         let settled =
             vec![doc! { "$set": { "x": "$until" } }, doc! { "$unset": ["due", "ends", "until"] }];
-        self.send(|| self.inner.outbox.update_many(followed.clone(), settled.clone())).await?;
-        self.send(|| self.inner.outbox.delete_many(other.clone())).await?;
-        Ok(())
+        let kept =
+            self.send(|| self.inner.outbox.update_many(followed.clone(), settled.clone())).await?;
+        let gone = self.send(|| self.inner.outbox.delete_many(other.clone())).await?;
+        Ok(kept.matched_count + gone.deleted_count)
     }
 
     /// Ends at most `limit` entries of a queue that had no subscription without a lease when its
@@ -251,12 +290,14 @@ impl Mongo {
         let mut sorted = Owners::default();
         let mut seen = HashSet::new();
         let ids: Vec<_> = owners.iter().map(|owner| &owner.queue).collect();
-        let query = Query::new(doc! { "_id": { "$in": ids }, "open": true });
+        let query = Query::new(doc! { "_id": { "$in": ids } });
         let heads = self.inner.heads.clone_with_type::<Document>();
-        let open: Vec<Head> = self.find(&heads, &query).await?;
+        let found: Vec<Head> = self.find(&heads, &query).await?;
+        let there: Vec<_> = found.into_iter().filter(Head::exists).collect();
         for owner in owners {
-            match open.iter().find(|head| head.outbox_epoch == owner.outbox_epoch) {
+            match there.iter().find(|head| head.outbox_epoch == owner.outbox_epoch) {
                 None => drop(sorted.dead.insert(owner.queue.clone(), owner.outbox_epoch)),
+                Some(head) if !head.open => drop(sorted.frozen.insert(owner.queue.clone())),
                 Some(_) if !seen.insert(&owner.queue) => {}
                 Some(head) if head.subscribed_until <= now => {
                     sorted.undeliverable.push(head.clone())

@@ -179,7 +179,12 @@ impl Mongo {
             if let Some(head) = &committed {
                 return self.committed_by(head, group, was_retried).await.map(Guarded::Done);
             }
-            let head = self.head(&group.queue).await?;
+            let head = match self.head(&group.queue).await {
+                Err(moved @ Error::Moved { .. }) => {
+                    return self.rejected_by_move(group, was_retried, moved).await;
+                }
+                head => head?,
+            };
             if was_retried
                 && let Some(committed) = self.committed_before(head.as_ref(), group).await?
             {
@@ -206,6 +211,21 @@ impl Mongo {
         }
         self.delete_draft(group).await?;
         Err(Mongo::contended())
+    }
+
+    /// The answer for a queue that moves: it has the group if an earlier attempt committed it.
+    async fn rejected_by_move(
+        &self,
+        group: &Group,
+        was_retried: bool,
+        moved: Error,
+    ) -> Result<Guarded<Committed>, Error> {
+        let head = self.latest_any_head(&group.queue).await?;
+        if was_retried && let Some(committed) = self.committed_before(head.as_ref(), group).await? {
+            return Ok(Guarded::Done(committed));
+        }
+        self.delete_draft(group).await?;
+        Err(moved)
     }
 
     /// The committed group, from the head that the commit returned.

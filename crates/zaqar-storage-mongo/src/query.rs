@@ -122,7 +122,7 @@ impl Mongo {
     }
 
     /// Logs a permanent failure and returns `None`, so that one invalid document does not block the
-    /// others.
+    /// others. A queue that moves is passed over, too.
     pub(crate) fn skip_failed<T>(
         &self,
         what: &str,
@@ -130,6 +130,8 @@ impl Mongo {
     ) -> Result<Option<T>, Error> {
         match outcome {
             Ok(done) => Ok(Some(done)),
+            // The queue leaves or arrives.
+            Err(Error::Moved { .. }) => Ok(None),
             Err(error @ Error::Failed { .. }) => {
                 if let Some(times) = self.inner.unreadable.failure() {
                     let error = &error as &dyn std::error::Error;

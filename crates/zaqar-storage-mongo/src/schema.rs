@@ -80,6 +80,8 @@ pub(crate) fn indexes() -> Vec<(&'static str, Vec<IndexModel>)> {
                 sparse("garbage", doc! { "garbage": 1 }),
                 // For queues whose last subscription without a lease has expired.
                 plain("subscribed", doc! { "subscribed": 1 }),
+                // For a walk over all queues.
+                plain("life", doc! { "life": 1 }),
             ],
         ),
         (

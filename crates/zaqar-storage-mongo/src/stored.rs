@@ -83,6 +83,8 @@ pub(crate) struct Head {
     /// Epochs whose documents are still to be deleted.
     #[serde(rename = "gone", default)]
     pub(crate) dropped_epochs: Vec<DroppedEpoch>,
+    /// The move that has frozen it: see [`crate::moves`]. It is not open then.
+    pub(crate) moving: Option<String>,
     /// The database's clock when the head was read.
     pub(crate) clock: Option<DateTime>,
     /// The caller's clock, if intents are to compare it with the database's.
@@ -310,6 +312,10 @@ pub(crate) struct StoredMessage {
     /// The client that posted it.
     #[serde(default)]
     u: String,
+    /// When it becomes visible, if its state is delayed.
+    t: Option<i64>,
+    /// The move that has stamped it: see [`crate::moves`].
+    pub(crate) z: Option<i64>,
     /// Its body, encryption key and checksum.
     b: Binary,
     pub(crate) e: Option<String>,
@@ -345,6 +351,15 @@ impl StoredMessage {
     /// When it expires.
     pub(crate) const fn expires(&self) -> DateTime {
         self.x
+    }
+
+    /// Until when it is delayed.
+    pub(crate) fn visible(&self) -> Option<i64> {
+        self.t.filter(|_| self.s == state::DELAYED)
+    }
+
+    pub(crate) const fn body_length(&self) -> usize {
+        self.b.bytes.len()
     }
 
     /// The message as it is after this claim.

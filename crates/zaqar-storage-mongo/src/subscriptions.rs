@@ -28,7 +28,7 @@ use crate::view::View;
 
 /// A subscription as it is stored.
 #[derive(Debug, Deserialize)]
-struct StoredSubscription {
+pub(crate) struct StoredSubscription {
     #[serde(rename = "_id")]
     key: Binary,
     subscriber: String,
@@ -45,7 +45,7 @@ impl StoredSubscription {
         expiry_field(self.lease.is_some())
     }
 
-    fn show(self) -> Result<Subscription, Error> {
+    pub(crate) fn show(self) -> Result<Subscription, Error> {
         Ok(Subscription {
             id: schema::subscription_id(&self.key)
                 .ok_or_else(|| unreadable("a subscription's id"))?,
@@ -489,7 +489,7 @@ impl Mongo {
 }
 
 /// A filter for the keys of an epoch's subscriptions after one of them.
-fn ids_after(subscription_epoch: i64, after: Option<SubscriptionId>) -> Document {
+pub(crate) fn ids_after(subscription_epoch: i64, after: Option<SubscriptionId>) -> Document {
     let (first, last) = key_range(subscription_epoch);
     match after {
         Some(after) => doc! { "$gt": subscription_key(subscription_epoch, after), "$lt": last },

@@ -262,7 +262,7 @@ impl Mongo {
                 swept.more = true;
                 return Ok(());
             }
-            if head.open {
+            if head.exists() {
                 self.remove_dropped_epoch(&head.id, gone).await?;
             }
         }
@@ -328,10 +328,13 @@ impl Mongo {
 
     /// Deletes a closed head whose epochs are cleared, unless it was opened again.
     async fn delete_closed_head(&self, head: &Head) -> Result<(), Error> {
-        if head.open {
+        if head.exists() {
             return Ok(());
         }
-        let same = doc! { "_id": &head.id, "open": false, "life": head.outbox_epoch };
+        let same = doc! {
+            "_id": &head.id, "open": false, "moving": { "$exists": false },
+            "life": head.outbox_epoch,
+        };
         self.send(|| self.inner.heads.delete_one(same.clone())).await?;
         Ok(())
     }

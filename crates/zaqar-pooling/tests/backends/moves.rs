@@ -31,14 +31,14 @@ use crate::stores::Places;
 /// before.
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const SCENE: u64 = 10_000;
-const ASSUMED: Generation =
+pub(crate) const ASSUMED: Generation =
     Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
 const HELD: ClaimId = ClaimId::new(77);
 const LEASE: LeaseId = LeaseId::new(5);
 
-type Stores = BTreeMap<&'static str, Arc<dyn MessageStore>>;
+pub(crate) type Stores = BTreeMap<&'static str, Arc<dyn MessageStore>>;
 
-async fn stores() -> Stores {
+pub(crate) async fn stores() -> Stores {
     let name = format!("moves_{:016x}", rand::random::<u64>());
     let (places, other) = (Places::new(name.clone()), Places::new(format!("{name}_2")));
     let disk = |places: &Places| {
@@ -50,6 +50,8 @@ async fn stores() -> Stores {
         ("redis1", Arc::new(places.redis(1).await)),
         ("disk0", disk(&places)),
         ("disk1", disk(&other)),
+        ("mongo0", Arc::new(places.mongo().await)),
+        ("mongo1", Arc::new(other.mongo().await)),
     ])
 }
 
@@ -88,7 +90,7 @@ struct Scene {
     now: Timestamp,
 }
 
-fn pool_name(name: &str) -> PoolName {
+pub(crate) fn pool_name(name: &str) -> PoolName {
     PoolName::new(name).unwrap()
 }
 
@@ -99,6 +101,16 @@ fn everything() -> ListQuery {
 
 /// A server, which may die. The first one has one pool take all new queues.
 async fn server(
+    stores: &Stores,
+    management: &Memory,
+    taking: &str,
+    calls_left: &Arc<AtomicI64>,
+) -> Arc<Pooled> {
+    server_with(Options::default(), stores, management, taking, calls_left).await
+}
+
+pub(crate) async fn server_with(
+    options: Options,
     stores: &Stores,
     management: &Memory,
     taking: &str,
@@ -119,7 +131,7 @@ async fn server(
             registry.put_pool(pool).await.unwrap();
         }
     }
-    let pooled = Arc::new(Pooled::new(registry, Options::default()));
+    let pooled = Arc::new(Pooled::new(registry, options));
     pooled.refresh().await;
     while pooled.statuses().iter().any(|pool| pool.problem.is_some()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -127,7 +139,7 @@ async fn server(
     pooled
 }
 
-fn immortal() -> Arc<AtomicI64> {
+pub(crate) fn immortal() -> Arc<AtomicI64> {
     Arc::new(AtomicI64::new(i64::MAX))
 }
 
@@ -290,7 +302,7 @@ async fn goes_on(scene: &Scene, before: &Contents, what: &str) {
 /// on with the move.
 async fn dies_at_any_step(stores: &Stores, first: u64, from: &'static str, to: &'static str) {
     let (mut stayed, mut arrived) = (0, 0);
-    for calls in 0.. {
+    for calls in 0_i64.. {
         let what = format!("{from} to {to}, {calls} calls");
         let scene = Scene::new(stores, first + calls.cast_unsigned(), from).await;
         let before = scene.contents(&scene.server).await;
@@ -338,6 +350,13 @@ async fn a_server_may_die_at_any_step_between_redis_and_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_may_die_at_any_step_between_redis_and_mongodb() {
+    let stores = stores().await;
+    dies_at_any_step(&stores, 0, "redis0", "mongo0").await;
+    dies_at_any_step(&stores, 1000, "mongo0", "redis0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_may_die_at_any_step_between_disks() {
     let stores = stores().await;
     dies_at_any_step(&stores, 0, "disk0", "disk1").await;
@@ -349,7 +368,9 @@ async fn a_queue_goes_round_all_stores() {
     let stores = stores().await;
     let scene = Scene::new(&stores, 0, "redis0").await;
     let before = scene.contents(&scene.server).await;
-    for to in ["disk0", "redis1", "disk1", "disk0", "redis0", "disk1"] {
+    let route =
+        ["disk0", "redis1", "mongo0", "disk1", "disk0", "mongo1", "mongo0", "redis0", "disk1"];
+    for to in route {
         scene.server.move_queue(&scene.key, &pool_name(to), scene.now).await.unwrap();
         scene.until_moved(to).await;
         assert_eq!(scene.contents(&scene.server).await, before, "{to}");

@@ -5,6 +5,7 @@
 
 mod claims;
 mod dead_letters;
+mod moves;
 mod posts;
 
 use bytes::Bytes;
