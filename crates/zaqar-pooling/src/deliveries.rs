@@ -14,7 +14,7 @@ use zaqar_core::{ClaimId, QueueKey, Timestamp};
 use crate::catalogue::contended;
 use crate::members::Members;
 use crate::place::Place;
-use crate::transfers::{self, Transfer, TransferBatch};
+use crate::transfers::{self, LostArrival, Transfer, TransferBatch};
 use crate::{Registry, rows};
 
 /// Batches per delivery, at most: the next delivery continues.
@@ -25,6 +25,9 @@ const BATCH: usize = 100;
 const BATCH_BYTES: usize = 1 << 20;
 /// Seconds for which one process owns a batch.
 const OWNED_FOR: u64 = 30;
+/// Seconds after the end of that when it still opens an arrival queue, at most. After twice as long
+/// the queue is closed for the last time.
+const LATE: u64 = 300;
 /// The resolution of a [`Moment`] in seconds; small compared with [`OWNED_FOR`].
 const TICK: u64 = 5;
 /// Steps in which a store moves one batch, at most: it may move many messages in pieces.
@@ -97,6 +100,11 @@ impl Deliverer {
             if batch.is_some_and(|batch| batch.owner != self.owner && batch.until > time.now()) {
                 return Ok(Delivery::Busy);
             }
+            match self.close_lost(row, &transfer, time.now()).await {
+                Ok(false) => {}
+                Ok(true) => continue,
+                Err(error) => return Err((Some(transfer), error)),
+            }
             match self.step(row, &transfer, time).await {
                 Ok(true) => {}
                 Ok(false) => {
@@ -157,6 +165,11 @@ impl Deliverer {
             return Err(leaving());
         }
         let store = self.store(&batch.to).await?;
+        // A process that was stopped for longer leaves the queue to whoever has taken over: nobody
+        // would close it again.
+        if batch.until.plus_secs(LATE) <= leg.time.now() {
+            return Err(contended());
+        }
         let generation = store.open(&batch.arrival, rows::new_generation(), leg.time.now()).await?;
         for run in letters.chunk_by(|one, next| one.client == next.client) {
             let Some(first) = run.first() else { continue };
@@ -173,9 +186,8 @@ impl Deliverer {
             }
         }
         let complete = TransferBatch { is_complete: true, ..batch.clone() };
-        if !transfers::set_batch(self.registry.store(), leg.row, Some(&batch), Some(&complete))
-            .await?
-        {
+        let (rows, now) = (self.registry.store(), leg.time.now());
+        if !transfers::set_batch(rows, leg.row, Some(&batch), Some(&complete), now).await? {
             // Another server has taken over, perhaps before this one opened the arrival queue: then
             // nobody else closes it.
             self.close(&batch.to, &batch.arrival).await?;
@@ -261,6 +273,32 @@ impl Deliverer {
         Ok(!ids.is_empty())
     }
 
+    /// Closes arrival queues that were lost a while ago once more, if the process that lost one has
+    /// opened it since. Returns whether there were any. In a pool that is away they wait, and
+    /// nothing else waits for them.
+    async fn close_lost(
+        &self,
+        row: &QueueKey,
+        transfer: &Transfer,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let is_past = |lost: &&LostArrival| lost.closed.plus_secs(2 * LATE) <= now;
+        let past: Vec<_> = transfer.lost.iter().filter(is_past).collect();
+        if past.is_empty() {
+            return Ok(false);
+        }
+        let (pools, mut has_closed) = (self.registry.read_pools().await?, false);
+        for lost in past {
+            let is_registered = lost.to.pool().is_none_or(|pool| pools.get(pool).is_ok());
+            if is_registered && self.close(&lost.to, &lost.queue).await.is_err() {
+                continue;
+            }
+            transfers::forget_lost(self.registry.store(), row, lost).await?;
+            has_closed = true;
+        }
+        Ok(has_closed)
+    }
+
     /// Deletes a row that was not used for long, and its staging queue.
     async fn retire(
         &self,
@@ -269,7 +307,8 @@ impl Deliverer {
         transfer: &Transfer,
         now: Timestamp,
     ) -> Result<Delivery, Error> {
-        if transfer.is_idle(now) && rows::remove(self.registry.store(), row, generation).await? {
+        let is_idle = transfer.is_idle(now) && transfer.lost.is_empty();
+        if is_idle && rows::remove(self.registry.store(), row, generation).await? {
             // The row first: a claim that finds it gone creates one with another staging queue.
             self.close(&transfer.from, &transfer.staging).await?;
         }
@@ -282,7 +321,8 @@ impl Deliverer {
         before: Option<&TransferBatch>,
         after: Option<&TransferBatch>,
     ) -> Result<(), Error> {
-        match transfers::set_batch(self.registry.store(), leg.row, before, after).await? {
+        let (rows, now) = (self.registry.store(), leg.time.now());
+        match transfers::set_batch(rows, leg.row, before, after, now).await? {
             true => Ok(()),
             false => Err(contended()),
         }

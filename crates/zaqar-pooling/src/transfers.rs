@@ -14,6 +14,8 @@ const NOTED_FOR: u64 = 60;
 /// Seconds after the last claim when an empty staging queue may be deleted. Far longer than any
 /// claim takes that has read the row.
 const IDLE_FOR: u64 = 600;
+/// Arrival queues of lost attempts that are remembered, at most.
+const MAX_LOST: usize = 32;
 
 /// A transfer of letters from one pool to one dead-letter queue in another.
 ///
@@ -35,6 +37,18 @@ pub(crate) struct Transfer {
     used: Timestamp,
     /// The batch that is being delivered.
     pub(crate) batch: Option<TransferBatch>,
+    /// Arrival queues of attempts that others took over, the latest last. The process that lost one
+    /// may still open it.
+    pub(crate) lost: Vec<LostArrival>,
+}
+
+/// An arrival queue that does not count any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LostArrival {
+    pub(crate) queue: QueueKey,
+    pub(crate) to: Place,
+    /// When it was last closed.
+    pub(crate) closed: Timestamp,
 }
 
 /// A batch that is being delivered.
@@ -56,7 +70,8 @@ pub(crate) struct TransferBatch {
 
 impl Transfer {
     fn new(from: Place, target: QueueKey, now: Timestamp) -> Result<Self, storage::Error> {
-        Ok(Self { from, target, staging: new_queue()?, used: now, batch: None })
+        let (staging, lost) = (new_queue()?, Vec::new());
+        Ok(Self { from, target, staging, used: now, batch: None, lost })
     }
 
     /// Whether it was not used for so long that its empty staging queue can be deleted.
@@ -89,7 +104,15 @@ impl Transfer {
                 "is_complete": batch.is_complete,
             })
         });
+        let lost = |lost: &LostArrival| {
+            json!({
+                "arrival": lost.queue.name.as_str(),
+                "to": lost.to.to_value(),
+                "closed": lost.closed.as_millis(),
+            })
+        };
         let fields = [
+            ("lost", self.lost.iter().map(lost).collect::<Vec<_>>().into()),
             ("from", self.from.to_value()),
             ("project", self.target.project.as_str().into()),
             ("kind", self.target.kind.as_str().into()),
@@ -127,12 +150,14 @@ pub(crate) async fn note(
     Ok((row.clone(), changed.await.map_err(as_storage)?))
 }
 
-/// Replaces the batch of a row if it still is `before`; `false` if it has changed.
+/// Replaces the batch of a row if it still is `before`; `false` if it has changed. The arrival
+/// queue of an incomplete one is lost at the time `now`.
 pub(crate) async fn set_batch(
     store: &dyn ManagementStore,
     row: &QueueKey,
     before: Option<&TransferBatch>,
     after: Option<&TransferBatch>,
+    now: Timestamp,
 ) -> Result<bool, storage::Error> {
     let changed = rows::change(store, row, |object| {
         let Some(mut transfer) = Transfer::read(object)? else { return Ok((None, false)) };
@@ -144,7 +169,30 @@ pub(crate) async fn set_batch(
             return Ok((None, false));
         }
         transfer.batch = after.cloned();
+        if let Some(before) = before
+            && after.is_none_or(|after| after.arrival != before.arrival)
+            && !before.is_complete
+        {
+            let (queue, to) = (before.arrival.clone(), before.to.clone());
+            transfer.lost.push(LostArrival { queue, to, closed: now });
+            let surplus = transfer.lost.len().saturating_sub(MAX_LOST);
+            transfer.lost.drain(..surplus);
+        }
         Ok((Some(transfer.write()), true))
+    });
+    changed.await.map_err(as_storage)
+}
+
+/// Forgets an arrival queue that was lost.
+pub(crate) async fn forget_lost(
+    store: &dyn ManagementStore,
+    row: &QueueKey,
+    lost: &LostArrival,
+) -> Result<(), storage::Error> {
+    let changed = rows::change(store, row, |object| {
+        let Some(mut transfer) = Transfer::read(object)? else { return Ok((None, ())) };
+        transfer.lost.retain(|other| other != lost);
+        Ok((Some(transfer.write()), ()))
     });
     changed.await.map_err(as_storage)
 }
@@ -193,6 +241,19 @@ fn read_transfer(object: &Map<String, Value>) -> Option<Transfer> {
         staging: queue(text("staging")?).ok()?,
         used: Timestamp::from_millis(object.get("used")?.as_u64()?),
         batch: batch.map(|batch| read_batch(batch).ok_or(())).transpose().ok()?,
+        // Earlier releases remember none.
+        lost: match object.get("lost") {
+            Some(lost) => lost.as_array()?.iter().map(read_lost).collect::<Option<_>>()?,
+            None => Vec::new(),
+        },
+    })
+}
+
+fn read_lost(lost: &Value) -> Option<LostArrival> {
+    Some(LostArrival {
+        queue: queue(lost.get("arrival")?.as_str()?).ok()?,
+        to: Place::of_value(lost.get("to")?)?,
+        closed: Timestamp::from_millis(lost.get("closed")?.as_u64()?),
     })
 }
 

@@ -318,3 +318,40 @@ async fn servers_move_letters_at_once_and_each_arrives_once() {
         scene.check_moved(NOW, "by four servers").await;
     }
 }
+
+/// What a server that was stopped before it opened an arrival queue leaves when it goes on, after
+/// another one has taken over.
+#[tokio::test]
+async fn an_arrival_queue_that_is_opened_too_late_is_closed_again() {
+    let mut lost = None;
+    for calls in 0..60 {
+        let scene = Scene::new().await;
+        let calls_left = Arc::new(AtomicI64::new(i64::MAX));
+        let mortal = scene.deployment.mortal_server(Arc::clone(&calls_left)).await;
+        calls_left.store(calls, Ordering::Release);
+        claim(&mortal, &scene.source, &scene.request(5), NOW).await.ok();
+        scene.server.resume_dead_letters(LATER).await.unwrap();
+        let rows = scene.deployment.management.as_ref();
+        let letters = project("zaqar.letters");
+        let found = Queues::list(rows, &letters, Kind::Internal, None, 9).await.unwrap();
+        let arrival = found.iter().find_map(|(_, row)| {
+            let lost = row.metadata.as_object().get("lost")?.as_array()?.first()?;
+            lost.get("arrival")?.as_str().map(str::to_owned)
+        });
+        let Some(arrival) = arrival else { continue };
+        scene.check_moved(LATER, "after the second attempt").await;
+        let name = zaqar_core::QueueName::new(&arrival).unwrap();
+        let arrival = QueueKey { project: letters, kind: Kind::Internal, name };
+        let store = scene.deployment.places.memory("memory:b");
+        store.open(&arrival, ASSUMED, LATER).await.unwrap();
+        let soon = LATER.plus_secs(599);
+        scene.server.resume_dead_letters(soon).await.unwrap();
+        assert_eq!(store.generation(&arrival).await.unwrap(), Some(ASSUMED));
+        scene.server.resume_dead_letters(LATER.plus_secs(605)).await.unwrap();
+        assert_eq!(store.generation(&arrival).await.unwrap(), None);
+        assert_eq!(scene.rows().await, 0, "the row goes, too");
+        lost = Some(calls);
+        break;
+    }
+    assert!(lost.is_some(), "no call lets an attempt be lost");
+}
