@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt, stream};
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
+use mongodb::error::Error as Driver;
 use serde::Deserialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -21,13 +22,16 @@ use zaqar_core::storage::{Error, News, NewsStream, Posted};
 
 use crate::Mongo;
 use crate::broadcaster::{Announcement, SLACK};
+use crate::error::is_transient;
 use crate::query::Query;
 use crate::schema::{self, queue_key};
 
 /// The poll interval while a change stream is open.
 const FALLBACK_POLL: Duration = Duration::from_secs(5);
-/// The delay before another attempt to open a change stream.
+/// The delay before another attempt to open a change stream: on a server that has none, and
+/// otherwise.
 const WATCH_RETRY: Duration = Duration::from_secs(5);
+const RECONNECT: Duration = Duration::from_millis(500);
 
 /// The fields of a head that news need.
 #[derive(Deserialize)]
@@ -152,6 +156,82 @@ impl Listener {
     }
 }
 
+/// A change stream that is opened again after it has ended.
+#[derive(Default)]
+struct EventStream {
+    changes: Option<ChangeStream<ChangeEvent>>,
+    /// The last event of the stream that ended: the next stream continues after it.
+    resume: Option<ResumeToken>,
+    /// When it may be opened.
+    next_attempt: Option<Instant>,
+}
+
+enum Next {
+    /// There is no event yet.
+    Nothing,
+    Posted(Posted),
+    /// The stream has ended.
+    Ended,
+}
+
+impl EventStream {
+    const fn is_open(&self) -> bool {
+        self.changes.is_some()
+    }
+
+    /// Opens the stream if it is not open and the last attempt is long enough ago.
+    async fn open(&mut self, store: &Mongo) {
+        let start = Instant::now();
+        if self.is_open() || self.next_attempt.is_some_and(|next| next > start) {
+            return;
+        }
+        let mut opened = store.watch(self.resume.clone()).await;
+        if self.resume.is_some() && opened.as_ref().is_err_and(is_permanent) {
+            // The server no longer has the event, or cannot continue after it.
+            self.resume = None;
+            opened = store.watch(None).await;
+        }
+        let pause = match opened {
+            Ok(changes) => {
+                self.changes = Some(changes);
+                RECONNECT
+            }
+            Err(error) => {
+                tracing::debug!(?error, "no change stream: news are polled");
+                if is_permanent(&error) { WATCH_RETRY } else { RECONNECT }
+            }
+        };
+        self.next_attempt = Some(start + pause);
+    }
+
+    /// Waits for an event for at most `longest`, or until the stream is to be opened.
+    async fn next(&mut self, longest: Duration) -> Next {
+        let Some(changes) = &mut self.changes else {
+            let until =
+                self.next_attempt.map(|next| next.saturating_duration_since(Instant::now()));
+            sleep(until.map_or(longest, |until| until.min(longest))).await;
+            return Next::Nothing;
+        };
+        match timeout(longest, changes.next()).await {
+            Err(_) => Next::Nothing,
+            Ok(Some(Ok(change))) => change.read().map_or(Next::Nothing, Next::Posted),
+            // The driver has tried to resume after an error that permits it.
+            Ok(ended) => {
+                tracing::debug!(?ended, "a change stream ended");
+                self.resume = changes.resume_token().or(self.resume.take());
+                self.changes = None;
+                Next::Ended
+            }
+        }
+    }
+}
+
+/// Whether another attempt to open a stream after the same event would fail, too. `None` is a
+/// timeout.
+fn is_permanent(error: &Option<Driver>) -> bool {
+    error.as_ref().is_some_and(|error| !is_transient(error))
+}
+
 impl Mongo {
     /// The server's clock.
     pub(crate) async fn server_time(&self) -> Result<DateTime, Error> {
@@ -169,15 +249,11 @@ impl Mongo {
     /// Reports posts until there are no listeners or the store is shut down.
     async fn run_news(self, mut since: DateTime) {
         let poll = self.inner.options.poll;
-        let (mut stream, mut resume): (Option<ChangeStream<ChangeEvent>>, Option<ResumeToken>) =
-            (None, None);
-        let mut next_watch = Instant::now();
+        let mut stream = EventStream::default();
         let mut next_poll = Instant::now();
         while !self.inner.news.has_no_listeners() {
-            if self.inner.options.change_streams && stream.is_none() && Instant::now() >= next_watch
-            {
-                stream = self.watch(resume.take()).await;
-                next_watch = Instant::now() + WATCH_RETRY;
+            if self.inner.options.change_streams {
+                stream.open(&self).await;
             }
             if Instant::now() >= next_poll {
                 if let Ok(heads) = self.posted_since(since).await {
@@ -188,47 +264,35 @@ impl Mongo {
                     since = last.map_or(since, |last| since.max(minus_slack(last)));
                     self.inner.news.forget_old();
                 }
-                next_poll = Instant::now() + if stream.is_some() { FALLBACK_POLL } else { poll };
+                next_poll = Instant::now() + if stream.is_open() { FALLBACK_POLL } else { poll };
             }
-            match &mut stream {
-                None => sleep(poll).await,
-                Some(changes) => match timeout(poll, changes.next()).await {
-                    Ok(Some(Ok(change))) => {
-                        if let Some(posted) = change.read() {
-                            self.inner.news.publish(posted, None);
-                        }
-                    }
-                    Ok(ended) => {
-                        tracing::debug!(?ended, "a change stream ended");
-                        // The next stream resumes after the last event, and a poll finds the rest.
-                        resume = changes.resume_token();
-                        stream = None;
-                        next_poll = Instant::now();
-                    }
-                    Err(_) => {}
-                },
+            match stream.next(poll).await {
+                Next::Nothing => {}
+                Next::Posted(posted) => self.inner.news.publish(posted, None),
+                // A poll finds what the next stream may not report.
+                Next::Ended => next_poll = Instant::now(),
             }
         }
     }
 
-    /// Opens a change stream of posts, if the server supports it, after the given event if there is
-    /// one.
-    async fn watch(&self, resume: Option<ResumeToken>) -> Option<ChangeStream<ChangeEvent>> {
+    /// Opens a change stream of posts, after the given event if there is one.
+    async fn watch(
+        &self,
+        resume: Option<ResumeToken>,
+    ) -> Result<ChangeStream<ChangeEvent>, Option<Driver>> {
         let posts = doc! { "$match": { "$or": [
             { "updateDescription.updatedFields.news": { "$exists": true } },
             { "operationType": "replace" },
         ] } };
         let mut watch = self.inner.heads.watch().pipeline([posts]);
-        let is_resumed = resume.is_some();
         if let Some(resume) = resume {
-            watch = watch.resume_after(resume);
+            // Unlike `resumeAfter`, this also continues after the collection was dropped.
+            watch = watch.start_after(resume);
         }
-        match watch.await {
-            Ok(changes) => Some(changes.with_type()),
-            Err(error) => {
-                tracing::debug!(%error, is_resumed, "no change stream: news are polled");
-                None
-            }
+        match timeout(self.inner.options.command_timeout, watch).await {
+            Ok(Ok(changes)) => Ok(changes.with_type()),
+            Ok(Err(error)) => Err(Some(error)),
+            Err(_) => Err(None),
         }
     }
 

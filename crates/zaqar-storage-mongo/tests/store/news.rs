@@ -15,6 +15,8 @@ use zaqar_core::{
 use zaqar_storage_mongo::{Mongo, Options};
 use zaqar_storage_testkit::block_on;
 
+use crate::support::change_stream::Scripted::{Break, Error, Nothing, Post};
+use crate::support::proxy::{Proxy, plain_address};
 use crate::support::server;
 
 /// Longer than news take on a slow machine, and much shorter than the poll interval that disables
@@ -98,5 +100,66 @@ fn news_of_other_processes_arrive_by_change_stream() {
         // Polls are too rare to find them in time.
         let poll = Duration::from_secs(3600);
         gets_news_of_another_process(|options| Options { poll, ..options }).await;
+    });
+}
+
+/// The position of the post that is reported next, for a topic.
+async fn next_post(news: &mut NewsStream, topic: &str) -> u64 {
+    let received = tokio::time::timeout(TIMEOUT, news.next()).await.expect("news arrive in time");
+    let posted = received.expect("the news go on");
+    assert_eq!(posted.key, key(topic));
+    posted.last.position.get()
+}
+
+/// By MongoDB's documentation: the driver resumes once after an error with a label, or of the
+/// connection; after others the application continues after its last token, and if that is too old
+/// (286) or invalid (260, 280), with a new stream.
+#[test]
+fn change_streams_resume_after_errors() {
+    block_on(async {
+        let Some(address) = plain_address() else {
+            eprintln!("skipped: {} has more than a host and a port, as a proxy needs", server::URI);
+            return;
+        };
+        let (name, proxy) = (server::name(), Proxy::start(address).await);
+        let listener = Mongo::open(Options {
+            uri: zaqar_core::Secret::new(proxy.uri()),
+            // Only when a stream has ended.
+            poll: Duration::from_secs(3600),
+            ..server::options(&name)
+        })
+        .await
+        .unwrap();
+        proxy.change_stream.play([
+            Nothing(1),
+            Post("a", 2),
+            // The driver resumes.
+            Error(10107, true),
+            Post("a", 3),
+            Break,
+            Post("a", 4),
+            // It does not after this one, and then there is no primary for a while.
+            Error(11601, false),
+            Error(13435, false),
+            Error(13435, false),
+            Error(13435, false),
+            Post("b", 5),
+            // The oplog is too short.
+            Error(43, false),
+            Error(286, false),
+            Error(286, false),
+            Nothing(70),
+            Post("a", 71),
+        ]);
+        let mut news = listener.news().await.unwrap();
+        for number in [2, 3, 4] {
+            assert_eq!(next_post(&mut news, "a").await, number);
+        }
+        assert_eq!(next_post(&mut news, "b").await, 5);
+        assert_eq!(next_post(&mut news, "a").await, 71);
+        let resumed_after = [2, 3, 4, 4, 4, 4, 5, 5].map(Some);
+        let opened = [&[None], &resumed_after[..], &[None]].concat();
+        assert_eq!(proxy.change_stream.opened(), opened);
+        server::database(&name).await.drop().await.unwrap();
     });
 }

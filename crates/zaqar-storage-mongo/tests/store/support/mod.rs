@@ -1,5 +1,6 @@
 //! Shared test support.
 
+pub(crate) mod change_stream;
 mod indexes;
 pub(crate) mod proxy;
 pub(crate) mod server;

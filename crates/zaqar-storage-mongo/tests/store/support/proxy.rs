@@ -2,11 +2,14 @@
 //! the server has executed it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::change_stream::{Reply, Script};
 
 /// The opcode of the wire protocol, and the bytes before the first section.
 const OP_MSG: i32 = 2013;
@@ -51,6 +54,8 @@ pub(crate) struct Proxy {
     plan: Arc<Mutex<Plan>>,
     /// Set to imitate a mongos: the name of the collection that is sharded.
     sharded: Arc<Mutex<Option<&'static str>>>,
+    /// Answers for the server once it is played.
+    pub(crate) change_stream: Script,
 }
 
 impl Proxy {
@@ -58,7 +63,8 @@ impl Proxy {
     pub(crate) async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let proxy = Self { port, plan: Arc::default(), sharded: Arc::default() };
+        let (plan, sharded, change_stream) = (Arc::default(), Arc::default(), Script::default());
+        let proxy = Self { port, plan, sharded, change_stream };
         let own = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -127,6 +133,14 @@ impl Proxy {
         let (mut from_server, mut to_server) = server.into_split();
         loop {
             let request = read(&mut from_client).await?;
+            match self.scripted(&request).await {
+                None => {}
+                Some(Reply::Document(said)) => {
+                    answer(&mut to_client, &request, &said).await?;
+                    continue;
+                }
+                Some(Reply::Break | Reply::NothingYet) => return None,
+            }
             let fault = self.fault_of(&request);
             match fault {
                 Some((Fault::Network, When::Before)) => return None,
@@ -157,6 +171,17 @@ impl Proxy {
             }
             // A streamed hello has several replies; they are forwarded with later ones.
             to_client.write_all(&reply).await.ok()?;
+        }
+    }
+
+    /// The scripted reply to a command of a change stream.
+    async fn scripted(&self, request: &[u8]) -> Option<Reply> {
+        let command = document(request)?;
+        loop {
+            match self.change_stream.answer(&command)? {
+                Reply::NothingYet => tokio::time::sleep(Duration::from_millis(5)).await,
+                reply @ (Reply::Document(_) | Reply::Break) => return Some(reply),
+            }
         }
     }
 
