@@ -42,6 +42,8 @@ const RETRY_BUSY: Duration = Duration::from_secs(5);
 /// The delay after a failed attempt.
 const RETRY_FAILED: Duration = Duration::from_secs(1);
 
+const TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+
 const IDLE: u8 = 0;
 const COPYING: u8 = 1;
 const COPIED: u8 = 2;
@@ -229,17 +231,21 @@ impl Checkpointer {
         self.ended(outcome, pages);
     }
 
-    /// Restarts the log if possible, so that its space is reused.
-    pub(crate) fn restart_log_now(&mut self, writer: &Connection) {
+    /// Truncates the log if possible, so that a full disk gets its space back.
+    pub(crate) fn truncate_log_now(&mut self, writer: &Connection) {
         if self.state.phase.load(Ordering::Acquire) == IDLE {
             let pages = self.health.log_pages();
-            let outcome = self.restart_log(writer);
+            let outcome = self.outcome(end_log(writer, TRUNCATE));
             self.ended(outcome, pages);
         }
     }
 
     fn restart_log(&self, writer: &Connection) -> Outcome {
-        match restart_log(writer) {
+        self.outcome(restart_log(writer))
+    }
+
+    fn outcome(&self, restarted: Sql<bool>) -> Outcome {
+        match restarted {
             Ok(is_restarted) => {
                 self.health.checkpoint_succeeded(is_restarted);
                 if is_restarted { Outcome::Restarted } else { Outcome::Busy }
@@ -345,11 +351,11 @@ pub(crate) fn copy_safely(writer: &Connection) -> Sql<()> {
 /// continues after one restart of the log as if it had copied everything before it, so its copies
 /// would lack pages; after a truncation it copies the whole file.
 fn restart_log(writer: &Connection) -> Sql<bool> {
-    let sql = if is_replicated(writer)? {
-        "PRAGMA wal_checkpoint(TRUNCATE)"
-    } else {
-        "PRAGMA wal_checkpoint(RESTART)"
-    };
+    let sql = if is_replicated(writer)? { TRUNCATE } else { "PRAGMA wal_checkpoint(RESTART)" };
+    end_log(writer, sql)
+}
+
+fn end_log(writer: &Connection, sql: &str) -> Sql<bool> {
     writer.busy_timeout(READER_WAIT)?;
     let outcome = checkpoint(writer, sql);
     writer.busy_timeout(schema::BUSY)?;
@@ -486,6 +492,22 @@ mod tests {
         let facts = health.facts();
         assert!(facts.log_bytes < u64::from(PIECE), "it was restarted: {facts:?}");
         assert_eq!((facts.checkpoints_done, facts.checkpoints_failed), (1, 0), "{facts:?}");
+        checkpointer.stop();
+    }
+
+    #[test]
+    fn a_full_disk_gets_the_space_of_the_log_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { sync: crate::Sync::Never, ..Options::new(directory.path()) };
+        let mut writer = schema::open_writer(&options, |_| Ok(())).unwrap();
+        let page_size = schema::page_size(&writer).unwrap();
+        let health = Arc::new(Health::new(schema::file(&options.path), page_size));
+        let mut checkpointer = Checkpointer::start(&options, &mut writer, &health).unwrap();
+        insert(&writer);
+        let log = schema::log(&options.path);
+        assert!(log.metadata().unwrap().len() > 600_000);
+        checkpointer.truncate_log_now(&writer);
+        assert_eq!(log.metadata().unwrap().len(), 0);
         checkpointer.stop();
     }
 

@@ -215,8 +215,8 @@ impl Writer<'_> {
             return;
         }
         self.reserve_tried_at = Some(Instant::now());
-        // Its space is reused from the beginning.
-        self.parts.helpers.checkpointer.restart_log_now(&self.state.conn);
+        // What was deleted meanwhile has left its space to the log.
+        self.parts.helpers.checkpointer.truncate_log_now(&self.state.conn);
         match self.parts.reserve.allocate() {
             Ok(()) => health.disk_recovered(),
             Err(error) => tracing::debug!(%error, "the reserve cannot be allocated"),
@@ -243,7 +243,7 @@ impl Writer<'_> {
             tracing::warn!(%error, "the reserve cannot be released");
         }
         self.undo(error);
-        self.parts.helpers.checkpointer.restart_log_now(&self.state.conn);
+        self.parts.helpers.checkpointer.truncate_log_now(&self.state.conn);
         true
     }
 
