@@ -20,7 +20,8 @@ if is_plain then
     local chunk, fields, from = math.floor((tonumber(positions[i]) or 0) / 256), {}, i
     while i <= #positions do
       local position, count = tonumber(positions[i]), 0
-      if not position or tonumber(ends[i] or 0) <= now then
+      ends[i] = tonumber(ends[i] or 0)
+      if not position or ends[i] <= now then
         is_plain = false
         break
       end
@@ -59,7 +60,7 @@ if is_plain then
     end
     for n = at, to do
       local position = positions[n]
-      if tonumber(ends[n]) < extended then
+      if ends[n] < extended then
         ends[n] = extended
         longer[#longer + 1] = extended
         longer[#longer + 1] = position

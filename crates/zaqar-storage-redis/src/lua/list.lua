@@ -25,42 +25,36 @@ end
 local after, limit, hide = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 if ARGV[9] ~= head[1] then after = 0 end
 local answer, shown, scanned, bytes, is_end = {'done', head[1], '', ''}, 0, 0, 0, false
+-- With a hidden client, look at some more than the page needs.
+local least = hide == '' and 1 or 16
+
+-- How many bodies to read at once: reading them costs most, and their size is not known before.
+local function group_size()
+  if scanned == 0 then return 4 end
+  return math.min(math.max(math.floor((BYTES - bytes) / (bytes / scanned + 64)), 1), 256)
+end
+
 while shown < limit and scanned < limit + MAX_SCANNED and bytes < BYTES and not is_end do
-  -- Without a hidden client, read no more than the page needs, as reading bodies costs most;
-  -- otherwise read at least 16. The first read is small because the size of bodies is not known
-  -- yet.
-  local least = (hide == '' and scanned == 0) and 1 or 16
-  local most = 4
-  if scanned > 0 then
-    most = math.min(math.max(math.floor((BYTES - bytes) / (bytes / scanned + 64)), 1), 256)
-  end
-  local want = math.min(math.max(limit - shown, least), most)
+  local want = math.min(math.max(limit - shown, least), 256)
   local positions = behind(after, want)
-  if #positions < want then is_end = true end
-  local ends = read_many('ZMSCORE', 'x', positions)
-  local live = {}
-  for i, position in ipairs(positions) do
-    if tonumber(ends[i] or 0) > now then live[#live + 1] = position end
-  end
-  local notes, bodies = read_many('HMGET', 'k', live), records(live)
-  local n = 0
-  for i, position in ipairs(positions) do
-    if shown == limit then
-      is_end = false
-      break
-    end
-    after = tonumber(position) or after
-    scanned = scanned + 1
-    if live[n + 1] == position then
-      n = n + 1
-      local record = bodies[n]
+  local ends, notes = read_many('ZMSCORE', 'x', positions), read_many('HMGET', 'k', positions)
+  local first, count = 1, #positions
+  while first <= count and shown < limit and bytes < BYTES do
+    local from, to = first, math.min(first + group_size() - 1, count)
+    local bodies = records({unpack(positions, from, to)})
+    for i = from, to do
+      if shown == limit then break end
+      local position, record = positions[i], bodies[i - from + 1]
+      first, after, scanned = i + 1, tonumber(position) or after, scanned + 1
       bytes = bytes + (record and #record or 0)
-      if record and (hide == '' or string.sub(record, 10, 9 + #hide) ~= hide) then
-        append_message(answer, position, ends[i], notes[n], record)
+      local is_live = record and tonumber(ends[i] or 0) > now
+      if is_live and (hide == '' or string.sub(record, 10, 9 + #hide) ~= hide) then
+        append_message(answer, position, ends[i], notes[i], record)
         shown = shown + 1
       end
     end
   end
+  is_end = count < want and first > count
 end
 if shown < limit and bytes >= BYTES and not is_end then answer[4] = 1 end
 if scanned > 0 and not (is_end and shown == 0) then answer[3] = string.format('%.0f', after) end

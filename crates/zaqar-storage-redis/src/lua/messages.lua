@@ -16,6 +16,15 @@ local function own_positions(from)
   return {}
 end
 
+-- The digits of a whole number. `%.0f` is slow, so neighbours share their first digits.
+local million, first_digits = -1, ''
+local function decimal(number)
+  local part = math.floor(number / 1000000)
+  if part == 0 then return string.format('%d', number) end
+  if part ~= million then million, first_digits = part, string.format('%.0f', part) end
+  return first_digits .. string.format('%06d', number - part * 1000000)
+end
+
 local function write_many(name, key, args)
   for i = 1, #args, MANY do
     call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))

@@ -9,11 +9,17 @@ local first = last + 1
 local is_plain = not answered and ARGV[2] == head[2] and now == caller_now
   and (ARGV[5] == '' or (tonumber(head[7]) or 0) <= now)
   and first % 256 + count <= 256 and last + count < FOREVER
-local soonest = math.huge
+-- When messages expire, by their ttl.
+local soonest, ends = math.huge, {}
 for i = 7, #ARGV, 3 do
-  local ends = now + ARGV[i + 1]
-  if ends < soonest then soonest = ends end
-  if ARGV[i + 2] ~= '0' or ends > FOREVER then is_plain = false end
+  local ttl = ARGV[i + 1]
+  if not ends[ttl] then
+    local at = now + ttl
+    if at < soonest then soonest = at end
+    if at > FOREVER then is_plain = false end
+    ends[ttl] = at
+  end
+  if ARGV[i + 2] ~= '0' then is_plain = false end
 end
 if is_plain then
   local scheduled_at, at = scheduled, math.max(soonest, now + LEAD)
@@ -28,19 +34,27 @@ if is_plain then
   if count == 1 then
     call('HSET', chunk, first % 256, ARGV[7])
     call('ZADD', base .. 'f', name, name)
-    call('ZADD', base .. 'x', now + ARGV[8], name)
+    call('ZADD', base .. 'x', ends[ARGV[8]], name)
   else
-    local records, free, ends = {}, {}, {}
+    local records, free, expiring = {}, {}, {}
+    for ttl, at in pairs(ends) do ends[ttl] = string.format('%.0f', at) end
+    -- The first digits are the same for most; `%.0f` is slow.
+    local million = math.floor(first / 1000000)
+    local digits, rest = string.format('%.0f', million), first - million * 1000000
     for n = 0, count - 1 do
-      newest = string.format('%.0f', first + n)
+      if million > 0 and rest + n < 1000000 then
+        newest = digits .. string.format('%06d', rest + n)
+      else
+        newest = string.format('%.0f', first + n)
+      end
       local i, record = 2 * n + 1, 3 * n + 7
       records[i], records[i + 1] = first % 256 + n, ARGV[record]
       free[i], free[i + 1] = newest, newest
-      ends[i], ends[i + 1] = now + ARGV[record + 1], newest
+      expiring[i], expiring[i + 1] = ends[ARGV[record + 1]], newest
     end
     call('HSET', chunk, unpack(records))
     call('ZADD', base .. 'f', unpack(free))
-    call('ZADD', base .. 'x', unpack(ends))
+    call('ZADD', base .. 'x', unpack(expiring))
   end
   call('HSET', requests, request, name)
   call('PEXPIRE', requests, keep)

@@ -14,6 +14,7 @@ local function decode_part(part, first, created)
   found.chunks, found.last_visible, found.first_visible, found.last_end = {}, 0, math.huge, 0
   local stamp, at, position, chunk, fields = struct.pack('>I8', created), 1, first, nil, nil
   local free, expiring, entry = found.free, found.expiring, found.entry
+  local last_ttl, ends, ends_at
   while at <= #part do
     local ttl, delay, record
     ttl, delay, record, at = struct.unpack('>I8I8I4c0', part, at)
@@ -23,8 +24,12 @@ local function decode_part(part, first, created)
       found.chunks[chunk] = fields
     end
     fields[#fields + 1], fields[#fields + 2] = position % 256, record
-    local ends, visible = math.min(created + ttl, FOREVER), math.min(created + delay, FOREVER)
-    local name = string.format('%.0f', position)
+    if ttl ~= last_ttl then
+      last_ttl, ends = ttl, math.min(created + ttl, FOREVER)
+      ends_at = decimal(ends)
+      if ends > found.last_end then found.last_end = ends end
+    end
+    local visible, name = math.min(created + delay, FOREVER), decimal(position)
     if delay > 0 then
       local n = #found.delayed
       found.delayed[n + 1], found.delayed[n + 2] = name, name
@@ -32,12 +37,11 @@ local function decode_part(part, first, created)
     else
       free[#free + 1], free[#free + 2] = name, name
     end
-    expiring[#expiring + 1], expiring[#expiring + 2] = ends, name
+    expiring[#expiring + 1], expiring[#expiring + 2] = ends_at, name
     local n = #entry
     entry[n + 1], entry[n + 2], entry[n + 3] = record, ttl, delay
     if visible > found.last_visible then found.last_visible = visible end
     if visible < found.first_visible then found.first_visible = visible end
-    if ends > found.last_end then found.last_end = ends end
     position = position + 1
   end
   return found, position - first

@@ -29,14 +29,15 @@ local function append(record, expires, visible)
   last = last + 1
   -- The caller's clock may be behind the queue's time.
   if now > caller_now then record = struct.pack('>I8', now) .. string.sub(record, 9) end
+  local name = decimal(last)
   pair(pending.fields, last % 256, record)
   if visible > now then
-    pair(pending.delayed, last, last)
-    pair(pending.waiting, visible, last)
+    pair(pending.delayed, name, name)
+    pair(pending.waiting, visible, name)
   else
-    pair(pending.free, last, last)
+    pair(pending.free, name, name)
   end
-  pair(pending.expiring, expires, last)
+  pair(pending.expiring, expires, name)
   due = math.min(due, expires, visible > now and visible or math.huge)
   return record
 end
