@@ -335,14 +335,14 @@ async fn subscribe(queue: &Queue) {
     made.expect("it subscribes");
 }
 
-/// Steps a post until it has sent two parts.
-async fn two_parts(world: &World, queue: &Queue) -> Posting {
+/// Steps a post until it has sent this many parts.
+async fn sent(world: &World, queue: &Queue, parts: usize) -> Posting {
     let posting = world.post(queue, many(THREE_PARTS));
     let staged = world.key_of(queue, "u:*");
     loop {
         world.gate.until_waiting().await;
         let list = world.server.cli(&["--scan", "--pattern", &staged]);
-        if !list.is_empty() && world.number(&["LLEN", list.trim()]) == 2 {
+        if !list.is_empty() && world.number(&["LLEN", list.trim()]) == parts {
             return posting;
         }
         assert!(world.step(&posting, async {}).await, "it goes on");
@@ -352,16 +352,19 @@ async fn two_parts(world: &World, queue: &Queue) -> Posting {
 /// Parts can be lost by a failover.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_whose_parts_are_lost_begins_anew() {
-    let world = World::new().await;
-    let queue = world.queue().await;
-    let posting = two_parts(&world, &queue).await;
-    let list = world.server.cli(&["--scan", "--pattern", &world.key_of(&queue, "u:*")]);
-    world.server.cli(&["DEL", list.trim()]);
-    world.gate.open();
-    let posted = posting.await.expect("it ends").expect("it is stored");
-    let all = queue.all().await;
-    assert_eq!(all.iter().map(|message| message.id).collect::<Vec<_>>(), posted);
-    assert_eq!(texts(&all), numbers(THREE_PARTS));
+    // Before the last part, and before the commit.
+    for parts in [2, 3] {
+        let world = World::new().await;
+        let queue = world.queue().await;
+        let posting = sent(&world, &queue, parts).await;
+        let list = world.server.cli(&["--scan", "--pattern", &world.key_of(&queue, "u:*")]);
+        world.server.cli(&["DEL", list.trim()]);
+        world.gate.open();
+        let posted = posting.await.expect("it ends").expect("it is stored");
+        let all = queue.all().await;
+        assert_eq!(all.iter().map(|message| message.id).collect::<Vec<_>>(), posted);
+        assert_eq!(texts(&all), numbers(THREE_PARTS));
+    }
 }
 
 /// What happens to a queue between the parts of a post decides about the post.
@@ -370,7 +373,7 @@ async fn a_large_post_meets_the_queue_of_its_commit() {
     for what in ["advance", "close", "freeze", "purge"] {
         let world = World::new().await;
         let queue = world.queue().await;
-        let posting = two_parts(&world, &queue).await;
+        let posting = sent(&world, &queue, 2).await;
         let (store, key, old) = (&world.direct, &queue.key, queue.generation);
         let newer = Generation { version: Version::new(2), ..old };
         let id = MoveId::new(rand());
