@@ -144,8 +144,9 @@ impl FromStr for MessageId {
     }
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 fn hex(bits: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = [0; 32];
     for (i, byte) in bits.to_be_bytes().into_iter().enumerate() {
         out[2 * i] = DIGITS[usize::from(byte >> 4)];
@@ -155,19 +156,28 @@ fn hex(bits: u128) -> [u8; 32] {
 }
 
 fn parse(text: &str) -> Result<u128, IdError> {
-    if text.len() != 32 {
+    const NO_DIGIT: u8 = 16;
+    const VALUES: [u8; 256] = {
+        let (mut values, mut value) = ([NO_DIGIT; 256], 0);
+        while value < NO_DIGIT {
+            values[DIGITS[value as usize] as usize] = value;
+            value += 1;
+        }
+        values
+    };
+    let digits: &[u8; 32] = text.as_bytes().try_into().map_err(|_| IdError)?;
+    let (mut halves, mut seen) = ([0u64; 2], 0);
+    for (half, digits) in halves.iter_mut().zip(digits.chunks_exact(16)) {
+        for digit in digits {
+            let value = VALUES[usize::from(*digit)];
+            seen |= value;
+            *half = *half << 4 | u64::from(value & 15);
+        }
+    }
+    if seen >= NO_DIGIT {
         return Err(IdError);
     }
-    let mut bits = 0u128;
-    for byte in text.bytes() {
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            _ => return Err(IdError),
-        };
-        bits = bits << 4 | u128::from(digit);
-    }
-    Ok(bits)
+    Ok(u128::from(halves[0]) << 64 | u128::from(halves[1]))
 }
 
 #[cfg(test)]

@@ -53,11 +53,10 @@ impl ProjectId {
             trimmed if trimmed.len() != id.len() => return Err(NameError::ProjectWhitespace),
             _ => {}
         }
-        let chars = id.chars().count();
-        if chars > Self::MAX_CHARS {
-            return Err(NameError::ProjectTooLong { chars, max: Self::MAX_CHARS });
+        match chars_past(id, Self::MAX_CHARS) {
+            Some(chars) => Err(NameError::ProjectTooLong { chars, max: Self::MAX_CHARS }),
+            None => Ok(Self(id.into())),
         }
-        Ok(Self(id.into()))
     }
 
     /// The id as text.
@@ -85,12 +84,10 @@ impl QueueName {
     /// # Errors
     /// [`NameError::QueueTooLong`] and [`NameError::QueueCharacters`], in this order.
     pub fn new(name: &str) -> Result<Self, NameError> {
-        let chars = name.chars().count();
-        if chars > Self::MAX_CHARS {
+        if let Some(chars) = chars_past(name, Self::MAX_CHARS) {
             return Err(NameError::QueueTooLong { chars, max: Self::MAX_CHARS });
         }
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        if chars == 0 || !name.bytes().all(allowed) {
+        if name.is_empty() || !name.bytes().all(|byte| IN_QUEUE_NAMES[usize::from(byte)]) {
             return Err(NameError::QueueCharacters);
         }
         Ok(Self(name.into()))
@@ -107,6 +104,25 @@ impl fmt::Display for QueueName {
         f.write_str(&self.0)
     }
 }
+
+/// The characters of a text, if they are more than `max`. Fewer bytes are not counted.
+fn chars_past(text: &str, max: usize) -> Option<usize> {
+    if text.len() <= max {
+        return None;
+    }
+    Some(text.chars().count()).filter(|chars| *chars > max)
+}
+
+/// The bytes that a queue name may consist of.
+const IN_QUEUE_NAMES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        byte += 1;
+    }
+    allowed
+};
 
 /// Queue, topic or internal. It is a part of the key, so queue `x` and topic `x` are unrelated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,16 +176,14 @@ pub struct ClientId(Arc<str>);
 impl ClientId {
     /// Accepts any text; a UUID in any of its spellings becomes 32 lower-case hexadecimal digits.
     pub fn new(id: &str) -> Self {
-        match uuid_digits(id) {
-            Some(digits) => Self(digits.into()),
-            None => Self(id.into()),
-        }
+        Self::uuid(id).unwrap_or_else(|| Self(id.into()))
     }
 
     /// Accepts only a UUID, in any spelling that Python's `uuid.UUID` accepts (dashes anywhere,
     /// `urn:uuid:`, braces).
     pub fn uuid(id: &str) -> Option<Self> {
-        uuid_digits(id).map(|digits| Self(digits.into()))
+        let digits = uuid_digits(id)?;
+        str::from_utf8(&digits).ok().map(|digits| Self(digits.into()))
     }
 
     /// The canonical text.
@@ -178,12 +192,43 @@ impl ClientId {
     }
 }
 
-fn uuid_digits(id: &str) -> Option<String> {
+fn uuid_digits(id: &str) -> Option<[u8; 32]> {
+    if let Some(digits) = bare_digits(id) {
+        return Some(digits);
+    }
+    if !id.contains([':', '{', '}']) {
+        return None;
+    }
     let bare = id.replace("urn:", "").replace("uuid:", "");
-    let bare = bare.trim_matches(['{', '}']);
-    let digits: String = bare.chars().filter(|c| *c != '-').collect();
-    let is_uuid = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    is_uuid.then(|| digits.to_ascii_lowercase())
+    bare_digits(bare.trim_matches(['{', '}']))
+}
+
+/// 32 hexadecimal digits, with dashes anywhere between them, in lower case.
+fn bare_digits(text: &str) -> Option<[u8; 32]> {
+    /// The digit in lower case; 0 for what is none.
+    const LOWER: [u8; 256] = {
+        let mut lower = [0; 256];
+        let mut byte = 0u8;
+        while byte < 128 {
+            if byte.is_ascii_hexdigit() {
+                lower[byte as usize] = byte.to_ascii_lowercase();
+            }
+            byte += 1;
+        }
+        lower
+    };
+    let (mut digits, mut count) = ([0; 32], 0);
+    for byte in text.bytes() {
+        match LOWER[usize::from(byte)] {
+            0 if byte == b'-' => {}
+            0 => return None,
+            digit => {
+                *digits.get_mut(count)? = digit;
+                count += 1;
+            }
+        }
+    }
+    (count == 32).then_some(digits)
 }
 
 #[cfg(test)]
