@@ -38,12 +38,17 @@ pub struct Context {
 impl Context {
     /// An unauthenticated client of a project, without roles.
     pub fn new(project: ProjectId, client: ClientId) -> Self {
+        Self::of_request(project, client, RequestId::random())
+    }
+
+    /// As [`Context::new`], with the request's id.
+    pub fn of_request(project: ProjectId, client: ClientId, request_id: RequestId) -> Self {
         Self {
             project,
             client,
             authentication: Authentication::Unchecked { roles: Vec::new() },
             wire: Wire::InProcess,
-            request_id: RequestId::random(),
+            request_id,
             global_request_id: None,
             trace_parent: None,
             profiler: None,
@@ -158,17 +163,16 @@ impl RequestId {
     /// A new one, of a random UUID (version 4).
     pub fn random() -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut id = *b"req-xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx";
-        let mut random: u128 = rand::random();
-        for byte in &mut id[4..] {
-            let digit = DIGITS[(random & 15) as usize];
-            match *byte {
-                b'x' => *byte = digit,
-                // The variant: 8, 9, a or b.
-                b'y' => *byte = DIGITS[(8 | random & 3) as usize],
-                _ => continue,
-            }
-            random >>= 4;
+        /// Where the two digits of each byte are.
+        const PLACES: [usize; 16] = [4, 6, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 32, 34, 36, 38];
+        let mut id = *b"req-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+        let mut random: [u8; 16] = rand::random();
+        // The version and the variant (RFC 9562).
+        random[6] = random[6] & 0x0f | 0x40;
+        random[8] = random[8] & 0x3f | 0x80;
+        for (byte, place) in random.into_iter().zip(PLACES) {
+            id[place] = DIGITS[usize::from(byte >> 4)];
+            id[place + 1] = DIGITS[usize::from(byte & 15)];
         }
         Self(id)
     }
@@ -183,6 +187,11 @@ impl RequestId {
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         });
         fits.then_some(Self(id))
+    }
+
+    /// The id as ASCII text.
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The id as text.

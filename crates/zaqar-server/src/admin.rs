@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 use tracing::{error, info, warn};
 use zaqar_core::{ProjectId, QueueName};
-use zaqar_transport_http::{Server, ServerOptions};
+use zaqar_transport_http::{ConnectionBody, Server, ServerOptions};
 
 use crate::config;
 use crate::error::{StartError, with_causes};
@@ -89,7 +88,7 @@ impl Admin {
     /// Answers until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let pages = self.pages;
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<ConnectionBody>| {
             let pages = Arc::clone(&pages);
             async move {
                 let query = request.uri().query().unwrap_or_default();

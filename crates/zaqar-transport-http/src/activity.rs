@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 /// The minimum rate at which a peer must read a response, in bytes per second: in addition to the
@@ -81,20 +80,17 @@ impl Activity {
         self.responses().deadlines.iter().any(|(_, due)| now >= *due)
     }
 
-    /// Begins to track a response's body: the peer has `timeout` to read it, and more if it is
-    /// long. It counts as read when its last slice is dropped.
-    pub(crate) fn respond(self: &Arc<Self>, body: Bytes, timeout: Duration) -> Bytes {
-        if body.is_empty() {
-            return body;
-        }
-        let seconds = u64::try_from(body.len() / MIN_RATE).unwrap_or(u64::MAX);
+    /// Begins to track a response's body of this length: the peer has `timeout` to read it, and
+    /// more if it is long. It counts as read when what is returned is dropped.
+    pub(crate) fn respond(self: &Arc<Self>, length: usize, timeout: Duration) -> UnreadBody {
+        let seconds = u64::try_from(length / MIN_RATE).unwrap_or(u64::MAX);
         let due = Instant::now() + timeout + Duration::from_secs(seconds);
         let mut responses = self.responses();
         let id = responses.next_id;
         responses.next_id += 1;
         responses.deadlines.push((id, due));
         drop(responses);
-        Bytes::from_owner(UnreadBody { body, id, activity: Arc::clone(self) })
+        UnreadBody { id, activity: Arc::clone(self) }
     }
 
     /// No code panics while it holds this lock.
@@ -109,17 +105,11 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A response's body, which is tracked until it is dropped.
-struct UnreadBody {
-    body: Bytes,
+/// Tracks a response's body until it is dropped, with the last of the body's bytes.
+#[derive(Debug)]
+pub(crate) struct UnreadBody {
     id: u64,
     activity: Arc<Activity>,
-}
-
-impl AsRef<[u8]> for UnreadBody {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
 }
 
 impl Drop for UnreadBody {
@@ -135,17 +125,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_response_is_due_until_its_last_slice_is_gone() {
+    async fn a_response_is_due_until_it_was_read() {
         let activity = Arc::new(Activity::default());
         let timeout = Duration::from_secs(60);
-        let mut body = activity.respond(Bytes::from(vec![0; 10 * MIN_RATE]), timeout);
-        let slice = body.split_to(10);
-        drop(body);
+        let unread = activity.respond(10 * MIN_RATE, timeout);
         tokio::time::advance(Duration::from_secs(69)).await;
         assert!(!activity.is_overdue() && !activity.is_idle());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(activity.is_overdue());
-        drop(slice);
+        drop(unread);
         assert!(!activity.is_overdue() && activity.is_idle());
     }
 }

@@ -1,5 +1,8 @@
 //! Reads request bodies up to a limit, and decodes them without building a tree of message bodies.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use zaqar_api::PostedMessage;
 use zaqar_core::Holder;
-use zaqar_core::json::{self, JsonError};
+use zaqar_core::json::{self, JsonError, NotOrdinary, Scan};
 
 use crate::error::HttpError;
 
@@ -46,6 +49,11 @@ pub(crate) struct RequestBody<B> {
 impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     pub(crate) fn new(body: B) -> Self {
         Self { ended: body.is_end_stream(), body }
+    }
+
+    /// Whether everything has been read.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, B::Error>> {
@@ -108,6 +116,11 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
             permit.shrink(REQUEST_BYTES);
             Ok(if whole.is_empty() { whole } else { permit.attach(whole) })
         };
+        let mut reading = pin!(reading);
+        // Most bodies came with their head, and need no timer.
+        if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+            return read;
+        }
         match tokio::time::timeout(bound.timeout, reading).await {
             Ok(read) => read,
             Err(_) => Err(HttpError::BodyTimeout),
@@ -158,6 +171,52 @@ pub(crate) fn decode<T: DeserializeOwned>(document: &Bytes) -> Result<T, HttpErr
 /// # Errors
 /// [`HttpError::Body`] with the fault and its position.
 pub(crate) fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
+    match scan_post(document) {
+        Ok(messages) => Ok(messages),
+        Err(NotOrdinary) => parse_post(document),
+    }
+}
+
+/// Decodes an ordinary post in one pass.
+fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> {
+    let text = str::from_utf8(document).map_err(|_| NotOrdinary)?;
+    let (mut scan, mut messages) = (Scan::new(text), None);
+    scan.object(|scan, name| {
+        if name != b"messages" {
+            return scan.value().map(|_| ());
+        }
+        let mut list = Vec::new();
+        scan.list(|scan| {
+            list.push(scan_message(scan, document)?);
+            Ok(())
+        })?;
+        // Of a repeated member the last one counts.
+        messages = Some(list);
+        Ok(())
+    })?;
+    scan.end()?;
+    messages.ok_or(NotOrdinary)
+}
+
+fn scan_message(scan: &mut Scan<'_>, document: &Bytes) -> Result<PostedMessage, NotOrdinary> {
+    let (mut body, mut ttl, mut delay) = (None, None, None);
+    scan.object(|scan, name| {
+        match name {
+            b"body" => body = Some(scan.value()?),
+            b"ttl" => ttl = Some(scan.integer()?),
+            b"delay" => delay = Some(scan.integer()?),
+            _ => {
+                scan.value()?;
+            }
+        }
+        Ok(())
+    })?;
+    let body = document.slice_ref(body.ok_or(NotOrdinary)?);
+    Ok(PostedMessage { body, ttl, delay })
+}
+
+/// Decodes any post, and names the fault of one that is malformed.
+fn parse_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
     let text = check(document)?;
     let posted: Posted<'_> =
         serde_json::from_str(text).map_err(|error| unreadable(text, &error))?;
@@ -356,6 +415,8 @@ impl<'de> Deserialize<'de> for ClaimDocument {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn post(document: &str) -> Result<Vec<PostedMessage>, String> {
@@ -372,6 +433,57 @@ mod tests {
         assert_eq!((posted[0].ttl, posted[0].delay), (Some(60), Some(1)));
         assert_eq!(posted[1].body, "null");
         assert_eq!((posted[1].ttl, posted[1].delay), (None, None));
+    }
+
+    #[test]
+    fn a_post_that_is_not_ordinary_is_decoded_too() {
+        for document in [
+            r#"{"messages":[{"body":1,"ttl":true}]}"#,
+            r#"{"mess\u0061ges":[{"body":1,"ttl":1}]}"#,
+            r#"{"messages":[{"body":1,"ttl":1000000000000000000}]}"#,
+        ] {
+            let bytes = Bytes::from(document);
+            assert!(scan_post(&bytes).is_err() && post(document).is_ok(), "{document}");
+        }
+    }
+
+    fn nearly_posts() -> impl Strategy<Value = String> {
+        let member = prop_oneof![
+            "\"(body|ttl|delay|x)\":-?[0-9]{1,4}",
+            Just("\"body\":{\"a\" : [1.50, \"\\u00e9\"]} ".to_owned()),
+            Just("\"body\":\"\\ud83d\\ude00\"".to_owned()),
+            Just("\"ttl\":true".to_owned()),
+            Just("\"ttl\":null".to_owned()),
+            Just("\"ttl\":1.5".to_owned()),
+            Just("\"b\\u006fdy\":2".to_owned()),
+        ];
+        let message = prop::collection::vec(member, 0..4)
+            .prop_map(|members| format!(" {{ {} }}", members.join(",")));
+        let list = prop::collection::vec(message, 0..4)
+            .prop_map(|messages| format!("\"messages\":[{}]", messages.join(" ,")));
+        let part = prop_oneof![4 => list, 1 => Just("\"x\":[{}]".to_owned())];
+        prop::collection::vec(part, 0..3).prop_map(|parts| format!("{{{}}} ", parts.join(",")))
+    }
+
+    proptest! {
+        /// What is read in one pass is what the parser reads.
+        #[test]
+        fn both_ways_to_decode_a_post_agree(
+            text in nearly_posts(),
+            change in prop::option::of((any::<prop::sample::Index>(), 0u8..128)),
+        ) {
+            let mut bytes = text.into_bytes();
+            if let Some((at, byte)) = change {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let document = Bytes::from(bytes);
+            if let Ok(scanned) = scan_post(&document) {
+                let shown = |messages: &[PostedMessage]| format!("{messages:?}");
+                let parsed = parse_post(&document).map_err(|error| error.to_string());
+                prop_assert_eq!(parsed.map(|parsed| shown(&parsed)), Ok(shown(&scanned)));
+            }
+        }
     }
 
     #[test]

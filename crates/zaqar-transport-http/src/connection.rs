@@ -1,30 +1,34 @@
 //! Serves one connection: hyper over a stream with timeouts, whose memory is charged to the budget.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use futures_util::future::{Either, Ready, ready};
 use http::{Method, Request, Response, Version, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
-use tower::Service;
+use tower::util::Oneshot;
+use tower::{Service, ServiceExt};
 use tracing::debug;
 use zaqar_api::RequestId;
 use zaqar_core::{Holder, Permit};
 use zaqar_transport::{Connection, Protocol};
 
-use crate::activity::Activity;
+use crate::activity::{Activity, RequestGuard, UnreadBody};
 use crate::bounds::ServerOptions;
+use crate::connection_body::ConnectionBody;
 use crate::error::HttpError;
 use crate::handlers::set_request_id;
 use crate::io::{ConnectionIo, MAX_BUFFER};
+use crate::respond::take_body;
 
 /// Maximum number of concurrent streams of an HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
@@ -82,11 +86,7 @@ fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
 
 impl<S> Protocol for Http<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    S: HttpLike + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     const NAME: &'static str = "http";
@@ -143,7 +143,19 @@ where
     }
 }
 
-/// Adds the connection's [`Holder`] to requests, and tracks how long responses take to be read.
+/// What [`crate::Server`] serves.
+pub(crate) trait HttpLike:
+    Service<Request<ConnectionBody>, Response = Response<Full<Bytes>>, Error = Infallible>
+{
+}
+
+impl<S> HttpLike for S where
+    S: Service<Request<ConnectionBody>, Response = Response<Full<Bytes>>, Error = Infallible>
+{
+}
+
+/// Passes requests on with the connection's [`Holder`], and tracks how long responses take to be
+/// read.
 ///
 /// It also rejects requests that HTTP/1.1 requires to be rejected: those with no or several `Host`
 /// headers (RFC 9112, 3.2), and a target in authority form with a method other than CONNECT
@@ -156,46 +168,62 @@ struct ConnectionService<S> {
     timeout: Duration,
 }
 
-type ResponseFuture =
-    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
-
 impl<S> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: HttpLike + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = ResponseFuture;
+    type Future = Responding<S>;
 
-    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture {
+    fn call(&self, request: Request<Incoming>) -> Responding<S> {
         let Self { service, holder, activity, timeout } = self;
-        let (mut service, activity, timeout) = (service.clone(), Arc::clone(activity), *timeout);
         let guard = activity.begin_request();
-        let headers = charge_headers(&request, holder);
-        let rejected = match &headers {
-            Err(over) => Some(HttpError::OverBudget(*over)),
-            Ok(_) if !has_valid_host(&request) => Some(HttpError::WrongHost),
-            Ok(_) => None,
+        let (headers, rejected) = match charge_headers(&request, holder) {
+            Err(over) => (None, Some(HttpError::OverBudget(over))),
+            Ok(headers) => (headers, (!has_valid_host(&request)).then_some(HttpError::WrongHost)),
         };
-        request.extensions_mut().insert(holder.clone());
-        Box::pin(async move {
-            let response = match rejected {
-                Some(error) => rejection(error),
-                None => {
-                    poll_fn(|cx| service.poll_ready(cx)).await?;
-                    service.call(request).await?
-                }
-            };
-            drop((headers, guard));
-            let (head, body) = response.into_parts();
-            // A `Full` body is ready at once and is not copied.
-            let body = activity.respond(body.collect().await?.to_bytes(), timeout);
-            Ok(Response::from_parts(head, ResponseBody(body)))
-        })
+        let response = match rejected {
+            Some(error) => Either::Right(ready(Ok(rejection(error)))),
+            None => {
+                let holder = holder.clone();
+                let request = request.map(|body| ConnectionBody::new(body, holder));
+                Either::Left(service.clone().oneshot(request))
+            }
+        };
+        let open = Some((guard, headers));
+        Responding { response, open, activity: Arc::clone(activity), timeout: *timeout }
+    }
+}
+
+type HandlerResult = Result<Response<Full<Bytes>>, Infallible>;
+
+pin_project! {
+    /// A response on its way.
+    struct Responding<S: HttpLike> {
+        #[pin]
+        response: Either<Oneshot<S, Request<ConnectionBody>>, Ready<HandlerResult>>,
+        open: Option<(RequestGuard, Option<Permit>)>,
+        activity: Arc<Activity>,
+        timeout: Duration,
+    }
+}
+
+impl<S: HttpLike> Future for Responding<S> {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.response.poll(context))?;
+        // The request is handled, and its headers are dropped.
+        this.open.take();
+        let bytes = take_body(&mut response);
+        let unread = match bytes.is_empty() {
+            true => None,
+            false => Some(this.activity.respond(bytes.len(), *this.timeout)),
+        };
+        Poll::Ready(Ok(response.map(|_| ResponseBody { bytes, unread })))
     }
 }
 
@@ -230,34 +258,55 @@ fn has_valid_host<B>(request: &Request<B>) -> bool {
 }
 
 /// A response's body, passed to hyper in pieces of bounded size.
-struct ResponseBody(Bytes);
+struct ResponseBody {
+    bytes: Bytes,
+    unread: Option<UnreadBody>,
+}
+
+/// A piece of a response's body. Pieces are written in order, so the last one ends the response.
+struct Piece {
+    bytes: Bytes,
+    _unread: Option<UnreadBody>,
+}
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.0.is_empty() {
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
-        let length = self.0.len().min(MAX_FRAME);
         // The last piece takes the buffer itself, so that the body keeps no reference to it.
-        let piece = if length == self.0.len() {
-            std::mem::take(&mut self.0)
-        } else {
-            self.0.split_to(length)
+        let piece = match self.bytes.len() > MAX_FRAME {
+            true => Piece { bytes: self.bytes.split_to(MAX_FRAME), _unread: None },
+            false => Piece { bytes: std::mem::take(&mut self.bytes), _unread: self.unread.take() },
         };
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
     }
 }

@@ -4,9 +4,11 @@ mod activity;
 mod body;
 mod bounds;
 mod connection;
+mod connection_body;
 mod cors;
 mod error;
 mod handlers;
+mod headers;
 mod io;
 #[cfg(test)]
 mod openapi_tests;
@@ -30,6 +32,7 @@ use hyper::body::Body;
 use zaqar_api::Api;
 
 pub use bounds::ServerOptions;
+pub use connection_body::ConnectionBody;
 pub use cors::{CorsRules, WithCors};
 pub use server::Server;
 pub use zaqar_transport::ConnectionCounts;

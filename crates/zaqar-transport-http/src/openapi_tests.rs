@@ -14,53 +14,52 @@ const DOCUMENT: &str = include_str!("../../../docs/api/openapi.yaml");
 const NAMED: &str = "x";
 
 /// Every resource once, with [`NAMED`] for its variables.
-fn resources() -> impl Iterator<Item = Route> {
+fn resources() -> impl Iterator<Item = Route<'static>> {
     std::iter::successors(Some(Route::Versions), after)
 }
 
 /// The successor of a resource in a sequence of all. Without a wildcard arm, a new resource must be
 /// added here to compile.
-fn after(route: &Route) -> Option<Route> {
-    let x = || NAMED.to_owned();
+fn after(route: &Route<'static>) -> Option<Route<'static>> {
     Some(match route {
         Route::Versions => Route::Home,
         Route::Home => Route::Ping,
         Route::Ping => Route::Health,
         Route::Health => Route::Pools,
-        Route::Pools => Route::Pool(x()),
-        Route::Pool(_) => Route::Drain(x()),
-        Route::Drain(_) => Route::PoolQueues(x()),
+        Route::Pools => Route::Pool(NAMED),
+        Route::Pool(_) => Route::Drain(NAMED),
+        Route::Drain(_) => Route::PoolQueues(NAMED),
         Route::PoolQueues(_) => Route::Flavors,
-        Route::Flavors => Route::Flavor(x()),
-        Route::Flavor(_) => Route::Quotas(x()),
+        Route::Flavors => Route::Flavor(NAMED),
+        Route::Flavor(_) => Route::Quotas(NAMED),
         Route::Quotas(_) => Route::Queues(Kind::Queue),
-        Route::Queues(kind) => Route::Queue(*kind, x()),
-        Route::Queue(kind, _) => Route::Stats(*kind, x()),
-        Route::Stats(kind, _) => Route::Purge(*kind, x()),
-        Route::Purge(kind, _) => Route::Messages(*kind, x()),
-        Route::Messages(kind, _) => Route::Message(*kind, x(), x()),
-        Route::Message(kind, ..) => Route::Subscriptions(*kind, x()),
-        Route::Subscriptions(kind, _) => Route::Subscription(*kind, x(), x()),
-        Route::Subscription(kind, ..) => Route::Confirm(*kind, x(), x()),
-        Route::Confirm(kind, ..) => Route::Secret(*kind, x(), x()),
-        Route::Secret(kind, ..) => Route::Deliveries(*kind, x(), x()),
-        Route::Deliveries(kind, ..) => Route::Delivery(*kind, x(), x(), x()),
-        Route::Delivery(kind, ..) => Route::Retry(*kind, x(), x(), x()),
-        Route::Retry(kind, ..) => Route::SubscriberHealth(*kind, x(), x()),
-        Route::SubscriberHealth(kind, ..) => Route::Resume(*kind, x(), x()),
-        Route::Resume(kind, ..) => Route::Test(*kind, x(), x()),
-        Route::Test(kind, ..) => Route::Recover(*kind, x(), x()),
-        Route::Recover(kind, ..) => Route::Recovery(*kind, x(), x(), x()),
-        Route::Recovery(Kind::Queue, ..) => Route::Claims(x()),
-        Route::Claims(_) => Route::Claim(x(), x()),
-        Route::Claim(..) => Route::Share(x()),
+        Route::Queues(kind) => Route::Queue(*kind, NAMED),
+        Route::Queue(kind, _) => Route::Stats(*kind, NAMED),
+        Route::Stats(kind, _) => Route::Purge(*kind, NAMED),
+        Route::Purge(kind, _) => Route::Messages(*kind, NAMED),
+        Route::Messages(kind, _) => Route::Message(*kind, NAMED, NAMED),
+        Route::Message(kind, ..) => Route::Subscriptions(*kind, NAMED),
+        Route::Subscriptions(kind, _) => Route::Subscription(*kind, NAMED, NAMED),
+        Route::Subscription(kind, ..) => Route::Confirm(*kind, NAMED, NAMED),
+        Route::Confirm(kind, ..) => Route::Secret(*kind, NAMED, NAMED),
+        Route::Secret(kind, ..) => Route::Deliveries(*kind, NAMED, NAMED),
+        Route::Deliveries(kind, ..) => Route::Delivery(*kind, NAMED, NAMED, NAMED),
+        Route::Delivery(kind, ..) => Route::Retry(*kind, NAMED, NAMED, NAMED),
+        Route::Retry(kind, ..) => Route::SubscriberHealth(*kind, NAMED, NAMED),
+        Route::SubscriberHealth(kind, ..) => Route::Resume(*kind, NAMED, NAMED),
+        Route::Resume(kind, ..) => Route::Test(*kind, NAMED, NAMED),
+        Route::Test(kind, ..) => Route::Recover(*kind, NAMED, NAMED),
+        Route::Recover(kind, ..) => Route::Recovery(*kind, NAMED, NAMED, NAMED),
+        Route::Recovery(Kind::Queue, ..) => Route::Claims(NAMED),
+        Route::Claims(_) => Route::Claim(NAMED, NAMED),
+        Route::Claim(..) => Route::Share(NAMED),
         Route::Share(_) => Route::Queues(Kind::Topic),
         Route::Recovery(Kind::Topic | Kind::Internal, ..) => return None,
     })
 }
 
 /// The methods that a resource answers.
-fn answered(route: &Route) -> Vec<&'static str> {
+fn answered(route: &Route<'_>) -> Vec<&'static str> {
     let mut methods: Vec<&str> = route.methods().iter().map(http::Method::as_str).collect();
     if methods.contains(&"GET") {
         methods.push("HEAD");
@@ -85,32 +84,33 @@ fn documented(document: &str) -> BTreeMap<String, Vec<String>> {
     paths.iter().map(|(path, item)| (path.clone(), methods(item))).collect()
 }
 
-/// The resource that a path of the document names.
-fn routed(template: &str) -> Option<Route> {
+/// A path that a template of the document stands for.
+fn path_of(template: &str) -> String {
     let segment = |segment: &str| match segment.strip_prefix('{') {
         Some(_) => NAMED.to_owned(),
         None => segment.to_owned(),
     };
-    Route::find(&template.split('/').map(segment).collect::<Vec<_>>().join("/"))
+    template.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
 /// All differences between the document and the routes.
 fn differences(document: &str) -> Vec<String> {
     let mut differences = Vec::new();
-    let mut undocumented: Vec<Route> = resources().collect();
-    for (path, methods) in documented(document) {
-        let Some(route) = routed(&path) else {
-            differences.push(format!("{path} does not route"));
+    let mut undocumented: Vec<Route<'_>> = resources().collect();
+    for (template, methods) in documented(document) {
+        let path = path_of(&template);
+        let Some(route) = Route::find(&path) else {
+            differences.push(format!("{template} does not route"));
             continue;
         };
         let before = undocumented.len();
         undocumented.retain(|resource| *resource != route);
         if undocumented.len() == before {
-            differences.push(format!("{path} names {route:?} once more"));
+            differences.push(format!("{template} names {route:?} once more"));
         }
         let answered = answered(&route);
         if methods != answered {
-            differences.push(format!("{path} has {methods:?}, the route {answered:?}"));
+            differences.push(format!("{template} has {methods:?}, the route {answered:?}"));
         }
     }
     differences.extend(undocumented.iter().map(|route| format!("{route:?} is not documented")));

@@ -1,5 +1,8 @@
 //! Responses and their JSON. Message bodies are copied as they are stored, never parsed.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -50,14 +53,27 @@ pub(crate) fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value:
     }
 }
 
+/// Takes the body out of a response, without copying it.
+pub(crate) fn take_body(response: &mut Response<Full<Bytes>>) -> Bytes {
+    let mut body = std::mem::take(response.body_mut());
+    // A `Full` body is ready at once, and one piece.
+    match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        Poll::Ready(None) | Poll::Pending => Bytes::new(),
+    }
+}
+
 /// The path of a queue or topic.
 pub(crate) fn queue_path(kind: Kind, name: &QueueName) -> String {
     let collection = match kind {
-        Kind::Queue => "queues",
-        Kind::Topic => "topics",
-        Kind::Internal => "internal",
+        Kind::Queue => "/v2/queues/",
+        Kind::Topic => "/v2/topics/",
+        Kind::Internal => "/v2/internal/",
     };
-    format!("/v2/{collection}/{name}")
+    let mut path = String::with_capacity(collection.len() + name.as_str().len());
+    path.push_str(collection);
+    path.push_str(name.as_str());
+    path
 }
 
 /// Appends a message as in lists, gets and claims.

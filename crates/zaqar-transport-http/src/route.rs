@@ -3,54 +3,59 @@
 use std::borrow::Cow;
 
 use http::Method;
+use memchr::memchr;
 use percent_encoding::percent_decode_str;
 use zaqar_core::Kind;
 
 /// A resource of the API, with the variable parts of its path unvalidated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Route {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
     Versions,
     Home,
     Ping,
     Queues(Kind),
-    Queue(Kind, String),
-    Stats(Kind, String),
-    Purge(Kind, String),
-    Messages(Kind, String),
-    Message(Kind, String, String),
-    Claims(String),
-    Claim(String, String),
-    Share(String),
-    Subscriptions(Kind, String),
-    Subscription(Kind, String, String),
-    Confirm(Kind, String, String),
-    Secret(Kind, String, String),
-    Deliveries(Kind, String, String),
-    Delivery(Kind, String, String, String),
-    Retry(Kind, String, String, String),
-    SubscriberHealth(Kind, String, String),
-    Resume(Kind, String, String),
-    Test(Kind, String, String),
-    Recover(Kind, String, String),
-    Recovery(Kind, String, String, String),
+    Queue(Kind, &'a str),
+    Stats(Kind, &'a str),
+    Purge(Kind, &'a str),
+    Messages(Kind, &'a str),
+    Message(Kind, &'a str, &'a str),
+    Claims(&'a str),
+    Claim(&'a str, &'a str),
+    Share(&'a str),
+    Subscriptions(Kind, &'a str),
+    Subscription(Kind, &'a str, &'a str),
+    Confirm(Kind, &'a str, &'a str),
+    Secret(Kind, &'a str, &'a str),
+    Deliveries(Kind, &'a str, &'a str),
+    Delivery(Kind, &'a str, &'a str, &'a str),
+    Retry(Kind, &'a str, &'a str, &'a str),
+    SubscriberHealth(Kind, &'a str, &'a str),
+    Resume(Kind, &'a str, &'a str),
+    Test(Kind, &'a str, &'a str),
+    Recover(Kind, &'a str, &'a str),
+    Recovery(Kind, &'a str, &'a str, &'a str),
     Health,
     Pools,
-    Pool(String),
-    Drain(String),
-    PoolQueues(String),
+    Pool(&'a str),
+    Drain(&'a str),
+    PoolQueues(&'a str),
     Flavors,
-    Flavor(String),
-    Quotas(String),
+    Flavor(&'a str),
+    Quotas(&'a str),
 }
 
 /// A path, percent-decoded once: the form that is routed and that signatures cover.
 pub(crate) fn decode(path: &str) -> Cow<'_, str> {
-    if path.contains('%') { percent_decode_str(path).decode_utf8_lossy() } else { path.into() }
+    if memchr(b'%', path.as_bytes()).is_some() {
+        percent_decode_str(path).decode_utf8_lossy()
+    } else {
+        path.into()
+    }
 }
 
-impl Route {
+impl<'a> Route<'a> {
     /// Finds the resource of a decoded path.
-    pub(crate) fn find(path: &str) -> Option<Self> {
+    pub(crate) fn find(path: &'a str) -> Option<Self> {
         let path = path.strip_prefix('/').unwrap_or(path);
         if path.is_empty() {
             return Some(Self::Versions);
@@ -61,62 +66,63 @@ impl Route {
         }
         let mut parts = [""; 7];
         let mut count = 0;
-        for part in rest.strip_prefix('/')?.split('/') {
-            *parts.get_mut(count)? = part;
+        let mut rest = rest.strip_prefix('/')?;
+        while let Some(end) = memchr(b'/', rest.as_bytes()) {
+            *parts.get_mut(count)? = &rest[..end];
+            rest = &rest[end + 1..];
             count += 1;
         }
+        *parts.get_mut(count)? = rest;
+        count += 1;
         let kind = match parts[0] {
             "queues" => Kind::Queue,
             "topics" => Kind::Topic,
             "ping" if count == 1 => return Some(Self::Ping),
             "health" if count == 1 => return Some(Self::Health),
             "pools" if count == 1 => return Some(Self::Pools),
-            "pools" if count == 2 => return Some(Self::Pool(parts[1].to_owned())),
+            "pools" if count == 2 => return Some(Self::Pool(parts[1])),
             "pools" if count == 3 && parts[2] == "drain" => {
-                return Some(Self::Drain(parts[1].to_owned()));
+                return Some(Self::Drain(parts[1]));
             }
             "pools" if count == 3 && parts[2] == "queues" => {
-                return Some(Self::PoolQueues(parts[1].to_owned()));
+                return Some(Self::PoolQueues(parts[1]));
             }
             "flavors" if count == 1 => return Some(Self::Flavors),
-            "flavors" if count == 2 => return Some(Self::Flavor(parts[1].to_owned())),
-            "quotas" if count == 2 => return Some(Self::Quotas(parts[1].to_owned())),
+            "flavors" if count == 2 => return Some(Self::Flavor(parts[1])),
+            "quotas" if count == 2 => return Some(Self::Quotas(parts[1])),
             _ => return None,
         };
-        let name = || parts[1].to_owned();
+        let name = parts[1];
         Some(match (kind, &parts[2..], count) {
             (_, _, 1) => Self::Queues(kind),
-            (_, _, 2) => Self::Queue(kind, name()),
-            (_, ["stats", ..], 3) => Self::Stats(kind, name()),
-            (_, ["purge", ..], 3) => Self::Purge(kind, name()),
-            (_, ["messages", ..], 3) => Self::Messages(kind, name()),
-            (_, ["messages", id, ..], 4) => Self::Message(kind, name(), (*id).to_owned()),
-            (Kind::Queue, ["claims", ..], 3) => Self::Claims(name()),
-            (Kind::Queue, ["claims", id, ..], 4) => Self::Claim(name(), (*id).to_owned()),
-            (Kind::Queue, ["share", ..], 3) => Self::Share(name()),
-            (_, ["subscriptions", ..], 3) => Self::Subscriptions(kind, name()),
-            (_, ["subscriptions", id, ..], 4) => Self::Subscription(kind, name(), (*id).to_owned()),
-            (_, ["subscriptions", id, what, ..], 5) => {
-                let id = (*id).to_owned();
-                match *what {
-                    "confirm" => Self::Confirm(kind, name(), id),
-                    "secret" => Self::Secret(kind, name(), id),
-                    "deliveries" => Self::Deliveries(kind, name(), id),
-                    "health" => Self::SubscriberHealth(kind, name(), id),
-                    "resume" => Self::Resume(kind, name(), id),
-                    "test" => Self::Test(kind, name(), id),
-                    "recover" => Self::Recover(kind, name(), id),
-                    _ => return None,
-                }
-            }
+            (_, _, 2) => Self::Queue(kind, name),
+            (_, ["stats", ..], 3) => Self::Stats(kind, name),
+            (_, ["purge", ..], 3) => Self::Purge(kind, name),
+            (_, ["messages", ..], 3) => Self::Messages(kind, name),
+            (_, ["messages", id, ..], 4) => Self::Message(kind, name, id),
+            (Kind::Queue, ["claims", ..], 3) => Self::Claims(name),
+            (Kind::Queue, ["claims", id, ..], 4) => Self::Claim(name, id),
+            (Kind::Queue, ["share", ..], 3) => Self::Share(name),
+            (_, ["subscriptions", ..], 3) => Self::Subscriptions(kind, name),
+            (_, ["subscriptions", id, ..], 4) => Self::Subscription(kind, name, id),
+            (_, ["subscriptions", id, what, ..], 5) => match *what {
+                "confirm" => Self::Confirm(kind, name, id),
+                "secret" => Self::Secret(kind, name, id),
+                "deliveries" => Self::Deliveries(kind, name, id),
+                "health" => Self::SubscriberHealth(kind, name, id),
+                "resume" => Self::Resume(kind, name, id),
+                "test" => Self::Test(kind, name, id),
+                "recover" => Self::Recover(kind, name, id),
+                _ => return None,
+            },
             (_, ["subscriptions", id, "deliveries", delivery, ..], 6) => {
-                Self::Delivery(kind, name(), (*id).to_owned(), (*delivery).to_owned())
+                Self::Delivery(kind, name, id, delivery)
             }
             (_, ["subscriptions", id, "recover", recovery, ..], 6) => {
-                Self::Recovery(kind, name(), (*id).to_owned(), (*recovery).to_owned())
+                Self::Recovery(kind, name, id, recovery)
             }
             (_, ["subscriptions", id, "deliveries", delivery, "retry"], 7) => {
-                Self::Retry(kind, name(), (*id).to_owned(), (*delivery).to_owned())
+                Self::Retry(kind, name, id, delivery)
             }
             _ => return None,
         })
@@ -188,7 +194,7 @@ impl Route {
     }
 
     /// The queue or topic that the path names.
-    pub(crate) fn queue(&self) -> Option<(Kind, &str)> {
+    pub(crate) fn queue(&self) -> Option<(Kind, &'a str)> {
         match self {
             Self::Versions
             | Self::Home
@@ -232,7 +238,6 @@ mod tests {
 
     #[test]
     fn paths_name_resources() {
-        let queue = || "q".to_owned();
         for (path, route) in [
             ("/", Some(Route::Versions)),
             ("", Some(Route::Versions)),
@@ -244,44 +249,41 @@ mod tests {
             ("/v2x", None),
             ("/v1/queues", None),
             ("/v2/queues", Some(Route::Queues(Kind::Queue))),
-            ("/v2/queues/", Some(Route::Queue(Kind::Queue, String::new()))),
+            ("/v2/queues/", Some(Route::Queue(Kind::Queue, ""))),
             ("/v2//queues", None),
-            ("/v2/topics/q", Some(Route::Queue(Kind::Topic, queue()))),
+            ("/v2/topics/q", Some(Route::Queue(Kind::Topic, "q"))),
             ("/v2/queues/q/", None),
-            ("/v2/queues/q/stats", Some(Route::Stats(Kind::Queue, queue()))),
+            ("/v2/queues/q/stats", Some(Route::Stats(Kind::Queue, "q"))),
             ("/v2/queues/q/stats/", None),
-            ("/v2/queues/q/messages/7", Some(Route::Message(Kind::Queue, queue(), "7".into()))),
+            ("/v2/queues/q/messages/7", Some(Route::Message(Kind::Queue, "q", "7"))),
             ("/v2/queues/q/messages/7/x", None),
-            ("/v2/queues/q/claims", Some(Route::Claims(queue()))),
+            ("/v2/queues/q/claims", Some(Route::Claims("q"))),
             ("/v2/topics/q/claims", None),
             ("/v2/topics/q/share", None),
             ("/v2/health", Some(Route::Health)),
             ("/v2/health/", None),
             ("/v2/pools", Some(Route::Pools)),
-            ("/v2/pools/p", Some(Route::Pool("p".into()))),
-            ("/v2/pools/p/drain", Some(Route::Drain("p".into()))),
-            ("/v2/pools/p/queues", Some(Route::PoolQueues("p".into()))),
+            ("/v2/pools/p", Some(Route::Pool("p"))),
+            ("/v2/pools/p/drain", Some(Route::Drain("p"))),
+            ("/v2/pools/p/queues", Some(Route::PoolQueues("p"))),
             ("/v2/pools/p/messages", None),
-            ("/v2/quotas/p", Some(Route::Quotas("p".into()))),
+            ("/v2/quotas/p", Some(Route::Quotas("p"))),
             ("/v2/quotas", None),
             ("/v2/pools/p/x", None),
             ("/v2/flavors", Some(Route::Flavors)),
-            ("/v2/flavors/f", Some(Route::Flavor("f".into()))),
-            (
-                "/v2/topics/q/subscriptions/7/confirm",
-                Some(Route::Confirm(Kind::Topic, queue(), "7".into())),
-            ),
+            ("/v2/flavors/f", Some(Route::Flavor("f"))),
+            ("/v2/topics/q/subscriptions/7/confirm", Some(Route::Confirm(Kind::Topic, "q", "7"))),
             (
                 "/v2/queues/q/subscriptions/7/deliveries/8",
-                Some(Route::Delivery(Kind::Queue, queue(), "7".into(), "8".into())),
+                Some(Route::Delivery(Kind::Queue, "q", "7", "8")),
             ),
             (
                 "/v2/topics/q/subscriptions/7/deliveries/8/retry",
-                Some(Route::Retry(Kind::Topic, queue(), "7".into(), "8".into())),
+                Some(Route::Retry(Kind::Topic, "q", "7", "8")),
             ),
             (
                 "/v2/queues/q/subscriptions/7/recover/8",
-                Some(Route::Recovery(Kind::Queue, queue(), "7".into(), "8".into())),
+                Some(Route::Recovery(Kind::Queue, "q", "7", "8")),
             ),
             ("/v2/queues/q/subscriptions/7/recover/8/x", None),
             ("/v2/queues/q/subscriptions/7/deliveries/8/retry/", None),

@@ -5,13 +5,13 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use zaqar_transport::{AcceptOptions, Listener, ServeError, serve};
 
 use crate::bounds::ServerOptions;
 use crate::connection::Http;
+use crate::connection_body::ConnectionBody;
 
 /// Serves a service on a listener: an [`crate::HttpService`], bare or with layers around it.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Server<S> {
 
 impl<S> Server<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
+    S: Service<Request<ConnectionBody>, Response = Response<Full<Bytes>>, Error = Infallible>
         + Clone
         + Send
         + Sync

@@ -50,7 +50,7 @@ fn headers(out: &mut BytesMut, written: &[u8]) {
         is_first = false;
         json::string(out, name);
         out.put_slice(b":");
-        out.put_slice(value.as_bytes());
+        out.put_slice(value);
     });
     out.put_slice(b"}");
     if read.is_err() {

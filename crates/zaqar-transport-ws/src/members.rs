@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use zaqar_core::json::{self, JsonError};
+use zaqar_core::json::{self, JsonError, NotOrdinary, Scan};
 
 /// The type of a JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Members {
                 if found.len() < before {
                     repeated = Some(*name);
                 }
-                found.push((*name, object.slice_ref(value.as_bytes())));
+                found.push((*name, object.slice_ref(value)));
             }
         })?;
         Ok(Self { found, repeated })
@@ -91,14 +91,55 @@ impl Members {
     }
 }
 
-/// Calls `found` with the name and the JSON text of each member. Text after the object is an error.
+/// Calls `found` with the name and the JSON text of each member of an object that is UTF-8. Text
+/// after the object is an error.
 ///
 /// # Errors
 /// For text that is not a JSON object.
-pub(crate) fn each(object: &[u8], found: impl FnMut(&str, &str)) -> Result<(), serde_json::Error> {
+pub(crate) fn each(
+    object: &[u8],
+    mut found: impl FnMut(&str, &[u8]),
+) -> Result<(), serde_json::Error> {
+    // Most objects are ordinary, and taken apart without a parser.
+    if let Ok(members) = scan_members(object) {
+        for (name, value) in members {
+            // The whole frame has been checked to be UTF-8.
+            found(str::from_utf8(name).unwrap_or_default(), value);
+        }
+        return Ok(());
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(object);
     Each(found).deserialize(&mut deserializer)?;
     deserializer.end()
+}
+
+/// A member's name and its value.
+type Member<'a> = (&'a [u8], &'a [u8]);
+
+fn scan_members(object: &[u8]) -> Result<Vec<Member<'_>>, NotOrdinary> {
+    let mut scan = Scan::of_checked(object);
+    let mut members = Vec::new();
+    scan.object(|scan, name| {
+        members.push((name, scan.value()?));
+        Ok(())
+    })?;
+    scan.end().map(|()| members)
+}
+
+fn scan_items(list: &[u8]) -> Result<Vec<&[u8]>, NotOrdinary> {
+    let mut scan = Scan::of_checked(list);
+    let mut items = Vec::new();
+    scan.list(|scan| {
+        items.push(scan.value()?);
+        Ok(())
+    })?;
+    scan.end().map(|()| items)
+}
+
+fn is_ordinary(document: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(document) else { return false };
+    let mut scan = Scan::new(text);
+    scan.value().is_ok() && scan.end().is_ok()
 }
 
 /// The JSON texts of the items of a list.
@@ -106,6 +147,9 @@ pub(crate) fn each(object: &[u8], found: impl FnMut(&str, &str)) -> Result<(), s
 /// # Errors
 /// For text that is not a JSON list.
 pub(crate) fn items(list: &Bytes) -> Result<Vec<Bytes>, serde_json::Error> {
+    if let Ok(items) = scan_items(list) {
+        return Ok(items.into_iter().map(|item| list.slice_ref(item)).collect());
+    }
     let items: Vec<&RawValue> = serde_json::from_slice(list)?;
     Ok(items.into_iter().map(|item| list.slice_ref(item.get().as_bytes())).collect())
 }
@@ -115,6 +159,9 @@ pub(crate) fn items(list: &Bytes) -> Result<Vec<Bytes>, serde_json::Error> {
 /// # Errors
 /// A description of the fault, for the client.
 pub(crate) fn check(document: &[u8]) -> Result<(), String> {
+    if is_ordinary(document) {
+        return Ok(());
+    }
     json::check(document).map_err(|error| match error {
         JsonError::IntegerTooLarge => {
             "JSON contains integer that is too large: integers must be between -2^63 and 2^63-1."
@@ -128,7 +175,7 @@ pub(crate) fn check(document: &[u8]) -> Result<(), String> {
 
 struct Each<F>(F);
 
-impl<'de, F: FnMut(&str, &str)> DeserializeSeed<'de> for Each<F> {
+impl<'de, F: FnMut(&str, &[u8])> DeserializeSeed<'de> for Each<F> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -136,7 +183,7 @@ impl<'de, F: FnMut(&str, &str)> DeserializeSeed<'de> for Each<F> {
     }
 }
 
-impl<'de, F: FnMut(&str, &str)> Visitor<'de> for Each<F> {
+impl<'de, F: FnMut(&str, &[u8])> Visitor<'de> for Each<F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,7 +193,7 @@ impl<'de, F: FnMut(&str, &str)> Visitor<'de> for Each<F> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<Name<'de>>()? {
             let value: &RawValue = map.next_value()?;
-            (self.0)(&name.0, value.get());
+            (self.0)(&name.0, value.get().as_bytes());
         }
         Ok(())
     }

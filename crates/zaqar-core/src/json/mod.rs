@@ -1,9 +1,14 @@
 //! Rules for JSON input beyond the grammar: UTF-8, 64-bit integers, bounded nesting.
 //!
 //! [`check`] runs once over a whole document, so that the parser behind it can slice message bodies
-//! out as raw bytes.
+//! out as raw bytes. Most documents are ordinary, and a [`Scan`] checks and takes them apart at
+//! once.
+
+mod scan;
 
 use memchr::memchr2;
+
+pub use scan::{NotOrdinary, Scan};
 
 /// The maximum nesting of arrays and objects, so that no later parser overflows its stack.
 pub const MAX_NESTING: usize = 128;

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::error;
 use zaqar_transport_http::{
-    ALPN, ConnectionCounts, CorsRules, HttpService, Options, Server, ServerOptions, WithCors,
+    ALPN, ConnectionBody, ConnectionCounts, CorsRules, HttpService, Options, Server, ServerOptions,
+    WithCors,
 };
 
 use crate::config::Cors;
@@ -65,7 +65,7 @@ impl TransportDriver for Driver {
 #[async_trait]
 impl<S> Transport for Http<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
+    S: Service<Request<ConnectionBody>, Response = Response<Full<Bytes>>, Error = Infallible>
         + Clone
         + Send
         + Sync

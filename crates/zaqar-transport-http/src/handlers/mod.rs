@@ -10,16 +10,20 @@ mod queues;
 mod quotas;
 mod subscriptions;
 
+use std::any::Any;
+
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Body;
 use zaqar_api::{Callable, Context, Ping, ReadHome, RequestId};
 use zaqar_core::{Holder, Permit};
 
 use crate::body::{Bound, RequestBody};
+use crate::connection_body::ConnectionBody;
 use crate::error::HttpError;
+use crate::headers::{Claims, Headers};
 use crate::query::Query;
 use crate::route::{self, Route};
 use crate::{Inner, request, respond};
@@ -39,7 +43,7 @@ struct Exchange<'a, B> {
     inner: &'a Inner,
     context: Context,
     query: Query<'a>,
-    headers: &'a http::HeaderMap,
+    headers: &'a Headers<'a>,
     body: &'a mut RequestBody<B>,
     holder: &'a Holder,
 }
@@ -48,7 +52,7 @@ struct Exchange<'a, B> {
 const RESERVED: usize = 512 * 1024;
 
 /// Whether a response may be as large as a page of messages.
-fn returns_messages(route: &Route, method: &Method) -> bool {
+fn returns_messages(route: &Route<'_>, method: &Method) -> bool {
     match route {
         Route::Messages(..) => *method != Method::POST,
         // The recorded answers of receivers may be as large as messages.
@@ -102,7 +106,7 @@ impl Charge {
     ///
     /// # Errors
     /// [`HttpError::OverBudget`]; the response is dropped.
-    async fn response(self, response: Response<Full<Bytes>>) -> HandlerResult {
+    fn response(self, response: Response<Full<Bytes>>) -> HandlerResult {
         let length = response.body().size_hint().exact().unwrap_or_default();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length <= FREE_BYTES {
@@ -117,42 +121,43 @@ impl Charge {
         } else {
             permit.resize_past_bounds(length);
         }
-        let (head, body) = response.into_parts();
-        // A `Full` body is ready at once and is not copied.
-        let Ok(body) = body.collect().await;
-        Ok(Response::from_parts(head, Full::new(permit.attach(body.to_bytes()))))
+        let mut response = response;
+        let body = respond::take_body(&mut response);
+        *response.body_mut() = Full::new(permit.attach(body));
+        Ok(response)
     }
 }
 
 /// Answers a request. Every response has a request id.
 pub(crate) async fn handle<B>(inner: &Inner, request: Request<B>) -> Response<Full<Bytes>>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: std::error::Error,
 {
-    let (mut head, body) = request.into_parts();
-    if inner.api.authenticator().is_some() {
-        request::drop_claims(&mut head.headers);
-    }
+    let (head, body) = request.into_parts();
+    let claims = match inner.api.authenticator() {
+        Some(_) => Claims::Ignored,
+        None => Claims::Believed,
+    };
+    let headers = Headers::read(&head.headers, claims);
     let id = RequestId::random();
-    let mut body = RequestBody::new(body);
-    let holder = match head.extensions.get::<Holder>() {
-        Some(holder) => holder.clone(),
+    // A request from elsewhere than the server of this crate has no connection to charge.
+    let holder = match (&body as &dyn Any).downcast_ref::<ConnectionBody>() {
+        Some(body) => body.holder().clone(),
         None => inner.api.memory().holder(),
     };
+    let mut body = RequestBody::new(body);
     let is_repeatable = head.method.is_safe();
     let mut charge = Charge { holder, reserved: None, is_repeatable };
-    let outcome = match answer(inner, &head, &mut body, &mut charge, id).await {
-        Ok(response) => charge.response(response).await,
-        Err(error) => Err(error),
-    };
+    let asked = Asked { head: &head, headers: &headers, id };
+    let outcome = answer(inner, &asked, &mut body, &mut charge).await;
+    let outcome = outcome.and_then(|response| charge.response(response));
     let mut response = outcome.unwrap_or_else(HttpError::into_response);
-    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     tracing::debug!(
         request_id = id.as_str(),
         // The same id in the logs of all services that the request passes.
-        global_request_id = header(REQUEST_ID.as_str()),
-        project = header("x-project-id"),
+        global_request_id = headers.openstack_request_id.unwrap_or_default(),
+        project = headers.project_id.unwrap_or_default(),
         method = head.method.as_str(),
         path = head.uri.path(),
         status = response.status().as_u16(),
@@ -165,7 +170,7 @@ where
         respond::set(&mut response, header::WWW_AUTHENTICATE, authenticator.challenge());
     }
     // The next request on the connection would be read from the middle of an unread body.
-    if !body.drain(head.headers.contains_key(header::EXPECT)).await {
+    if !body.has_ended() && !body.drain(headers.expect.is_some()).await {
         respond::close(&mut response);
     }
     if head.method == Method::HEAD { respond::without_body(response) } else { response }
@@ -173,29 +178,36 @@ where
 
 /// Sets the id of the request that a response answers.
 pub(crate) fn set_request_id(response: &mut Response<Full<Bytes>>, id: RequestId) {
-    respond::set(response, REQUEST_ID, Bytes::copy_from_slice(id.as_str().as_bytes()));
+    respond::set(response, REQUEST_ID, Bytes::copy_from_slice(id.as_bytes()));
+}
+
+/// A request without its body.
+struct Asked<'a> {
+    head: &'a http::request::Parts,
+    headers: &'a Headers<'a>,
+    id: RequestId,
 }
 
 async fn answer<B>(
     inner: &Inner,
-    head: &http::request::Parts,
+    asked: &Asked<'_>,
     body: &mut RequestBody<B>,
     charge: &mut Charge,
-    request_id: RequestId,
 ) -> HandlerResult
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
+    let Asked { head, headers, id } = *asked;
     let path = route::decode(head.uri.path());
     let method = &head.method;
-    let served = |route: &Route| {
+    let served = |route: &Route<'_>| {
         (inner.options.admin || !route.is_for_admins())
             && (inner.api.has_pools() || !route.is_of_pooling())
             && (inner.api.has_project_quotas() || !matches!(route, Route::Quotas(_)))
     };
     let found = Route::find(&path).filter(served);
-    let signed = request::signed(&head.headers);
+    let signed = request::signed(headers);
     // An unknown caller learns nothing, not even which resources exist.
     let token = match (inner.api.authenticator(), &signed, &found) {
         (None, _, _) | (_, None, Some(Route::Versions)) => None,
@@ -204,12 +216,12 @@ where
         }
         (Some(_), Some(_), _) => None,
         (Some(_), None, _) => {
-            request::check_identity(&head.headers)?;
+            headers.check_identity()?;
             // Creating a trust needs the caller's token.
             let keeps_token =
                 matches!(found, Some(Route::Subscriptions(..) | Route::Subscription(..)))
                     && matches!(*method, Method::POST | Method::PATCH);
-            Some(request::token(&inner.api, &head.headers, (method, &path), keeps_token).await?)
+            Some(request::token(&inner.api, headers, (method, &path), keeps_token).await?)
         }
     };
     let Some(route) = found else {
@@ -223,9 +235,9 @@ where
         respond::set(&mut response, header::ALLOW, allow(&route));
         return Ok(response);
     }
-    request::check_identity(&head.headers)?;
+    headers.check_identity()?;
     if route == Route::Versions && signed.is_none() {
-        request::check_accept(&head.headers, "")?;
+        request::check_accept(headers, "")?;
         check_method(&route, method)?;
         return Ok(home::versions());
     }
@@ -233,13 +245,12 @@ where
     let authentication = match (&signed, token) {
         (Some(signed), _) => request::granted(&inner.api, signed, method, &path)?,
         (None, Some(token)) => token,
-        (None, None) => request::unchecked(&head.headers),
+        (None, None) => request::unchecked(headers),
     };
-    request::check_content_type(&head.headers)?;
-    request::check_accept(&head.headers, home::MEDIA_TYPE)?;
+    request::check_content_type(headers)?;
+    request::check_accept(headers, home::MEDIA_TYPE)?;
     let limits = inner.api.limits();
-    let mut context = request::context(&head.headers, route.kind(), limits, authentication)?;
-    context.request_id = request_id;
+    let context = request::context(headers, route.kind(), limits, authentication, id)?;
     let queue = route.queue().map(|(kind, name)| request::queue(kind, name)).transpose()?;
     check_method(&route, method)?;
     let query = Query::new(head.uri.query());
@@ -248,7 +259,7 @@ where
         charge.reserved = Some(charge.holder.try_acquire(RESERVED)?);
     }
     let holder = &charge.holder;
-    let exchange = Exchange { inner, context, query, headers: &head.headers, body, holder };
+    let exchange = Exchange { inner, context, query, headers, body, holder };
     match queue {
         Some(queue) => exchange.on_queue(&route, method, queue).await,
         None => exchange.on_service(&route, method).await,
@@ -268,7 +279,7 @@ where
     }
 
     /// Handles requests for resources outside of queues.
-    async fn on_service(self, route: &Route, method: &Method) -> HandlerResult {
+    async fn on_service(self, route: &Route<'_>, method: &Method) -> HandlerResult {
         match route {
             Route::Queues(kind) => self.list_queues(*kind).await,
             Route::Pools => self.list_pools().await,
@@ -311,7 +322,7 @@ where
 
     async fn on_queue(
         self,
-        route: &Route,
+        route: &Route<'_>,
         method: &Method,
         queue: zaqar_api::QueueRef,
     ) -> HandlerResult {
@@ -398,7 +409,7 @@ where
     }
 }
 
-fn check_method(route: &Route, method: &Method) -> Result<(), HttpError> {
+fn check_method(route: &Route<'_>, method: &Method) -> Result<(), HttpError> {
     let get = || route.methods().contains(&Method::GET);
     if route.methods().contains(method) || (method == Method::HEAD && get()) {
         return Ok(());
