@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::operation::AnyOperation;
-use crate::{Context, Error, Facts, Operation, PostMessages, Rejection, Resource};
+use crate::{Context, Declaration, Error, Facts, Operation, PostMessages, Rejection, Resource};
 
 /// One stage of a pipeline. Configuration names it, in `[storage] …_pipeline`.
 ///
@@ -15,6 +15,12 @@ use crate::{Context, Error, Facts, Operation, PostMessages, Rejection, Resource}
 /// stage changed it.
 #[async_trait]
 pub trait Stage: Send + Sync {
+    /// Whether it has something to do with operations of this type: the others pass it by, at no
+    /// cost.
+    fn concerns(&self, _: &Declaration) -> bool {
+        true
+    }
+
     /// Called before the operation, in the order of the pipeline. It may change the operation, or
     /// answer it, in which case later stages and the store do not see it.
     ///
@@ -159,11 +165,12 @@ impl Pipelines {
     {
         let kind = operation.kind();
         let stages = self.of(O::DECLARATION.resource(kind));
-        if stages.is_empty() {
+        let concerned = |stage: &&Arc<dyn Stage>| stage.concerns(O::DECLARATION);
+        if !stages.iter().any(|stage| concerned(&stage)) {
             return run(operation).await;
         }
         let (mut passed, mut answer, mut rejection) = (0, None, None);
-        for stage in stages {
+        for stage in stages.iter().filter(concerned) {
             let mut asked = Asked { operation: &mut operation, answer: &mut answer };
             match stage.before(context, &mut asked).await {
                 Ok(()) => passed += 1,
@@ -183,7 +190,9 @@ impl Pipelines {
         };
         let (queue, id) = (queue.as_ref().map(|queue| &queue.name), id.as_deref());
         let delivery = delivery.as_deref();
-        for stage in stages[..passed].iter().rev() {
+        // Of those that are concerned, the ones that passed the operation on.
+        let behind = stages.iter().filter(concerned).count() - passed;
+        for stage in stages.iter().filter(concerned).rev().skip(behind) {
             let facts = Facts { declaration: O::DECLARATION, kind, queue, id, delivery, amount };
             let outcome = match &mut outcome {
                 Ok(answer) => Ok(answer as &mut (dyn Any + Send + Sync)),
@@ -215,10 +224,84 @@ pub struct Notifier;
 
 #[async_trait]
 impl Stage for Notifier {
+    fn concerns(&self, declaration: &Declaration) -> bool {
+        declaration.name == PostMessages::DECLARATION.name
+    }
+
     async fn before(&self, _: &Context, asked: &mut Asked<'_>) -> Result<(), Rejection> {
         if let Some(post) = asked.operation_mut::<PostMessages>() {
             post.notify = true;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use zaqar_core::{ClientId, Kind, ProjectId};
+
+    use super::*;
+    use crate::{GetQueue, GetQueueStats, QueueRef};
+
+    /// Counts how often it was called before and after an operation.
+    #[derive(Default)]
+    struct OfQueues {
+        before: AtomicUsize,
+        after: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Stage for OfQueues {
+        fn concerns(&self, declaration: &Declaration) -> bool {
+            declaration.name == GetQueue::DECLARATION.name
+        }
+
+        async fn before(&self, _: &Context, _: &mut Asked<'_>) -> Result<(), Rejection> {
+            self.before.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+
+        async fn after(&self, _: &Context, _: &mut Answered<'_>) {
+            self.after.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Rejects everything.
+    struct Reject;
+
+    #[async_trait]
+    impl Stage for Reject {
+        async fn before(&self, _: &Context, _: &mut Asked<'_>) -> Result<(), Rejection> {
+            Err(Rejection::Forbidden("no".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stage_sees_what_concerns_it() {
+        let name = zaqar_core::QueueName::new("q").unwrap();
+        let queue = QueueRef { kind: Kind::Queue, name };
+        let context = Context::new(ProjectId::new("p").unwrap(), ClientId::new("c"));
+        let (stage, other) = (Arc::new(OfQueues::default()), Arc::new(OfQueues::default()));
+        let calls = |stage: &OfQueues| {
+            (stage.before.load(Ordering::Relaxed), stage.after.load(Ordering::Relaxed))
+        };
+        let mut pipelines = Pipelines { queue: vec![stage.clone()], ..Pipelines::none() };
+        let stats = || GetQueueStats { queue: queue.clone() };
+        let get = || GetQueue { queue: queue.clone() };
+        let answer = || ready(Err(Error::Contended));
+        let _failed = pipelines.pass(&context, stats(), |_| answer()).await;
+        assert_eq!(calls(&stage), (0, 0));
+        let _failed = pipelines.pass(&context, get(), |_| ready(Err(Error::Contended))).await;
+        assert_eq!(calls(&stage), (1, 1));
+        // Behind a stage that rejects, and behind one that is not concerned.
+        pipelines.queue = vec![stage.clone(), Arc::new(Reject), other.clone()];
+        let _rejected = pipelines.pass(&context, get(), |_| ready(Err(Error::Contended))).await;
+        assert_eq!((calls(&stage), calls(&other)), ((2, 2), (0, 0)));
+        let rejected = pipelines.pass(&context, stats(), |_| answer()).await;
+        assert!(matches!(rejected, Err(Error::Rejected(_))));
+        assert_eq!(calls(&stage), (2, 2));
     }
 }
