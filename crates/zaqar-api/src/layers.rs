@@ -92,6 +92,14 @@ pub trait Authenticator: Send + Sync {
     /// [`TokenError`].
     async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError>;
 
+    /// The identity, if it is known without asking anybody and without waiting; else `None`, and
+    /// [`Authenticator::authenticate`] decides. It is asked first, for each request.
+    ///
+    /// # Behavior
+    /// - What it returns, [`Authenticator::authenticate`] would return, but for an identity that
+    ///   has expired: the caller compares the time.
+    fn remembered(&self, auth: AuthRequest<'_>) -> Option<Arc<Identity>>;
+
     /// Where to get a token: the value of `WWW-Authenticate` in a 401.
     fn challenge(&self) -> String;
 }

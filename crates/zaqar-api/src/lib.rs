@@ -288,7 +288,12 @@ impl Api {
     /// [`Error::AuthenticationUnavailable`].
     pub async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, Error> {
         let authenticator = self.authenticator().ok_or(Error::NotAuthenticated)?;
-        let authenticating = authenticator.authenticate(auth);
+        let remembered = authenticator.remembered(auth);
+        if let Some(identity) = remembered.filter(|known| self.inner.clock.now() < known.expires) {
+            return Ok(identity);
+        }
+        // Boxed: of all requests, few wait.
+        let authenticating = Box::pin(authenticator.authenticate(auth));
         match trace::on_behalf(auth.trace_parent, authenticating).await {
             Ok(identity) if self.inner.clock.now() < identity.expires => Ok(identity),
             Ok(_) | Err(TokenError::Invalid) => Err(Error::NotAuthenticated),

@@ -62,6 +62,15 @@ impl Authenticator for Keystone {
         Ok(Arc::new(Identity { expires, requests, ..Identity::clone(identity) }))
     }
 
+    fn remembered(&self, auth: AuthRequest<'_>) -> Option<Arc<Identity>> {
+        let user = self.middleware.remembered(auth)?;
+        // The limits of a connection's token are made by `authenticate`.
+        if auth.request.is_none() && user.access_rules.is_some() {
+            return None;
+        }
+        user.identity.clone()
+    }
+
     fn challenge(&self) -> String {
         self.challenge.clone()
     }

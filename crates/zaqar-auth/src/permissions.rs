@@ -117,13 +117,9 @@ impl Policy for Permissions {
         rule: &'static str,
         facts: &Facts<'_>,
     ) -> Result<(), Error> {
-        let loaded = self.loaded.load();
-        if loaded.rules.allows_everybody(rule) {
-            return Ok(());
-        }
-        let Some(caller) = credentials(context) else { return Ok(()) };
-        let target = target(context, facts);
-        if loaded.rules.allows(rule, &target, &caller) { Ok(()) } else { Err(Error::Forbidden) }
+        let about = || Some((target(context, facts), credentials(context)?));
+        let allows = self.loaded.load().rules.allows_with(rule, about);
+        if allows { Ok(()) } else { Err(Error::Forbidden) }
     }
 }
 

@@ -79,6 +79,17 @@ impl Middleware {
         Ok(Verified { user, service: service.and_then(|service| service.token) })
     }
 
+    /// The user of a request with a token that is remembered, which may use it for the request. The
+    /// token may have expired. `None` says nothing: [`Middleware::verify`] decides.
+    pub fn remembered(&self, request: AuthRequest<'_>) -> Option<Arc<Token>> {
+        if present(request.service_token).is_some() {
+            return None;
+        }
+        let token = self.validator.remembered(present(request.user_token)?)?;
+        let service_type = self.options.service_type.as_deref();
+        access_rules::allow(&token, service_type, false, request.request).ok().map(|()| token)
+    }
+
     async fn service(&self, token: &str) -> Result<Service, Rejection> {
         let refused = Service { token: None, may_use_expired: false };
         let Some(token) = self.validate(token, false).await? else { return Ok(refused) };

@@ -7,6 +7,7 @@
 //! | `session` | our own token: made, renewed before it expires, made again when it is refused |
 //! | `token` | what a token says of its owner |
 //! | `digest` | what a token is remembered by |
+//! | `recent` | the tokens used last |
 //! | `validate` | validation of other people's tokens, with a bounded cache |
 //! | `shared_cache` | validated tokens in memcached, as keystonemiddleware keeps them there |
 //! | `access_rules` | what an application credential may be used for |
@@ -23,6 +24,7 @@ mod digest;
 mod http;
 mod middleware;
 mod options;
+mod recent;
 mod session;
 mod shared_cache;
 mod token;

@@ -124,12 +124,14 @@ impl Token {
         let project_domain = project.map(|project| project.domain_id.as_str());
         let domain_id = self.domain.as_ref().map(|(id, _)| id.as_str());
         let system_scope = self.is_system.then_some("all");
+        // First what most rules look at.
         Credentials::new(json!({
+            "roles": self.roles,
+            "project_id": project_id,
             "user_id": self.user.id,
             "user": self.user.id,
             "user_domain_id": self.user.domain_id,
             "user_domain": self.user.domain_id,
-            "project_id": project_id,
             "project": project_id,
             "tenant": project_id,
             "project_domain_id": project_domain,
@@ -137,7 +139,6 @@ impl Token {
             "domain_id": domain_id,
             "domain": domain_id,
             "system_scope": system_scope,
-            "roles": self.roles,
             "is_admin_project": is_admin_project,
             "is_admin": false,
         }))

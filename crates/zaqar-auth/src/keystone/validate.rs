@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use http::Method;
 use moka::Expiry;
 use moka::future::Cache;
@@ -11,6 +12,7 @@ use tokio::sync::Semaphore;
 use zaqar_core::Clock;
 
 use super::digest::{Digest, Digester, Halves};
+use super::recent::{Recent, Remembered};
 use super::session::{OwnToken, Session, add_token, json_headers};
 use super::shared_cache::SharedCache;
 use super::token::Token;
@@ -40,6 +42,7 @@ pub struct Validator {
     clock: Arc<dyn Clock>,
     /// By a digest: the tokens themselves are not kept. `None` where nothing is remembered.
     cache: Option<Cache<Digest, Remembered, Halves>>,
+    recent: Recent,
     digester: Digester,
     shared: Option<Arc<SharedCache>>,
     waiting: Semaphore,
@@ -51,13 +54,6 @@ impl fmt::Debug for Validator {
     }
 }
 
-/// A token, and for how long it is remembered.
-#[derive(Debug, Clone)]
-struct Remembered {
-    token: Arc<Token>,
-    lives: Duration,
-}
-
 /// Each entry lives for as long as it says.
 struct Lives;
 
@@ -66,9 +62,9 @@ impl Expiry<Digest, Remembered> for Lives {
         &self,
         _: &Digest,
         remembered: &Remembered,
-        _: Instant,
+        now: Instant,
     ) -> Option<Duration> {
-        Some(remembered.lives)
+        Some(remembered.until.saturating_duration_since(now))
     }
 }
 
@@ -93,7 +89,8 @@ impl Validator {
         let seconds = options.cached_for.as_secs();
         let shared = shared.map(|shared| Arc::new(SharedCache::new(shared, seconds)));
         let waiting = Semaphore::new(options.max_waiting);
-        Self { session, clock, cache, digester: Digester::default(), shared, waiting }
+        let (recent, digester) = (Recent::default(), Digester::default());
+        Self { session, clock, cache, recent, digester, shared, waiting }
     }
 
     /// The options.
@@ -134,6 +131,20 @@ impl Validator {
         }
     }
 
+    /// A token whose validation is remembered. It may have expired. Nothing waits, and nobody is
+    /// asked.
+    pub fn remembered(&self, token: &str) -> Option<Arc<Token>> {
+        let cache = self.cache.as_ref()?;
+        let key = self.digester.digest(token.trim());
+        if let Some(token) = self.recent.get(key, Instant::now()) {
+            return Some(token);
+        }
+        // A look-up is ready at once; if it ever were not, the token would be validated as usual.
+        let found = cache.get(&key).now_or_never()??;
+        self.recent.put(key, found.clone());
+        Some(found.token)
+    }
+
     async fn ask(&self, token: &str, allow_expired: bool) -> Result<Remembered, Failure> {
         // The timeout covers the shared cache, and waiting for our own token, which another caller
         // may be requesting.
@@ -149,13 +160,13 @@ impl Validator {
         let lives = self.session.options().cached_for;
         // Without a permit: those are for Keystone, and memcached may be slow.
         if let Some(token) = self.find_shared(token).await {
-            return Ok(Remembered { token, lives: lives / SHARED_PART });
+            return Ok(Remembered::for_time(token, lives / SHARED_PART));
         }
         let limit = self.session.options().max_waiting;
         let overloaded = Failure::Keystone(Error::Overloaded { limit });
         let _permit = self.waiting.try_acquire().map_err(|_| overloaded)?;
         let token = self.ask_as_ourselves(token, allow_expired).await?;
-        Ok(Remembered { token, lives })
+        Ok(Remembered::for_time(token, lives))
     }
 
     /// What is in the shared cache and is no token is as if it were not there.

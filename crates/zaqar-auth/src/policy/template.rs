@@ -50,14 +50,16 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The text with those of its attributes; `None` where one is not there.
-    pub(super) fn fill<'a, 'b>(
+    /// The text with those of its attributes; `None` where one is not there. One attribute alone is
+    /// not copied.
+    pub(super) fn fill<'a>(
         &'a self,
-        attribute: impl Fn(&str) -> Option<Cow<'b, str>>,
+        attribute: impl Fn(&str) -> Option<Cow<'a, str>>,
     ) -> Option<Cow<'a, str>> {
         match self.parts.as_slice() {
             [] => return Some(Cow::Borrowed("")),
             [Part::Text(text)] => return Some(Cow::Borrowed(text)),
+            [Part::Attribute(name)] => return attribute(name),
             _ => {}
         }
         let mut filled = String::new();
@@ -109,7 +111,8 @@ mod tests {
 
     fn filled(text: &str) -> Option<String> {
         let target = json!({"a": "x", "b.c": 7, "t": true, "n": null, "f(x)": "y"});
-        Template::parse(text).ok()?.fill(|name| target.get(name).map(text_of)).map(Cow::into_owned)
+        let template = Template::parse(text).ok()?;
+        template.fill(|name| target.get(name).map(text_of)).map(Cow::into_owned)
     }
 
     #[test]

@@ -211,6 +211,10 @@ impl Authenticator for OneToken {
         Ok(Arc::new(Identity::new(project, "u", roles, Timestamp::MAX)))
     }
 
+    fn remembered(&self, _: AuthRequest<'_>) -> Option<Arc<Identity>> {
+        None
+    }
+
     fn challenge(&self) -> String {
         "Keystone uri=\"http://keystone\"".to_owned()
     }

@@ -40,6 +40,10 @@ impl Authenticator for Double {
         Ok(Arc::new(Identity { requests, ..identity }))
     }
 
+    fn remembered(&self, _: AuthRequest<'_>) -> Option<Arc<Identity>> {
+        None
+    }
+
     fn challenge(&self) -> String {
         "Keystone uri=\"http://keystone\"".to_owned()
     }
