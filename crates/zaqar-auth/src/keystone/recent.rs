@@ -1,5 +1,5 @@
-//! The tokens that were used last, in front of the cache of all validated ones: a look-up here costs
-//! a lock and two comparisons, and records nothing.
+//! The tokens that were used last, in front of the cache of all validated ones: a look-up here
+//! costs a lock and two comparisons, and records nothing.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -2,8 +2,8 @@
 //!
 //! It accepts no text that a JSON parser or [`super::check`] would reject, but for bytes in strings
 //! that are not UTF-8: whoever has not checked that yet begins with a `str`. Some that they would
-//! accept it gives up on: integers of more than 18 digits, names with escapes, deep nesting. Callers
-//! then parse the text by other means, which also name the fault of malformed text.
+//! accept it gives up on: integers of more than 18 digits, names with escapes, deep nesting.
+//! Callers then parse the text by other means, which also name the fault of malformed text.
 
 use memchr::{memchr, memchr2};
 
