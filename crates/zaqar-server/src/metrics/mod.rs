@@ -4,6 +4,7 @@
 //! counting takes no lock and no allocation, and the number of series is bounded: no label has a
 //! name that a client chose. Everything else is read when the page is requested.
 
+mod calls;
 mod histogram;
 mod operations;
 mod page;
@@ -16,13 +17,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+pub(crate) use calls::outcome_name;
 pub(crate) use operations::error_name;
 pub(crate) use process::Process;
 pub(crate) use queues::text as queue_text;
-pub(crate) use store::outcome_name;
 
+use calls::{MessageCounts, StoreCalls};
 use operations::Operations;
-use store::{MessageCounts, MeteredManagement, MeteredMessages, StoreCalls};
+use store::{MeteredManagement, MeteredMessages};
 
 use crate::report::RecentErrors;
 use crate::status::Status;

@@ -192,7 +192,7 @@ fn stores(families: &mut Families, counted: &Counted, status: &Status) {
 
 fn messages(families: &mut Families, counted: &Counted) {
     let messages = &counted.messages;
-    let counter = |families: &mut Families, name, help, count: &super::store::Count| {
+    let counter = |families: &mut Families, name, help, count: &super::calls::Count| {
         families.counter(name, help, float(count.get()));
     };
     let help = "Messages that were posted to queues and topics through this server";
