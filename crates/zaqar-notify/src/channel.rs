@@ -134,7 +134,7 @@ impl Webhooks {
             value.set_sensitive(true);
             headers.entry("x-auth-token").or_insert(value);
         }
-        self.client.post(target, headers, body, outgoing.timeout).await
+        self.client.post(target, headers, body, outgoing.timeout, outgoing.now).await
     }
 }
 

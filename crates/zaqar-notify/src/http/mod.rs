@@ -9,7 +9,7 @@ mod connector;
 mod resolve;
 mod tls;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, RETRY_AFTER, USER_AGENT};
@@ -20,6 +20,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
+use zaqar_core::Timestamp;
 
 use crate::address::Networks;
 use crate::outcome::{Answer, Attempt, Failure};
@@ -51,8 +52,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Public addresses; 5 s to connect, 15 s in all; bodies of 64 KiB, headers of 64 KiB; 8 idle
-    /// connections for 30 s; the system's certificates.
+    /// Public addresses; 5 s to connect, 15 s in all; bodies of 64 KiB, headers of 64 KiB; 16 idle
+    /// connections, as many as a destination has in flight, for 30 s; the system's certificates.
     fn default() -> Self {
         Self {
             networks: Networks::default(),
@@ -61,7 +62,7 @@ impl Default for Options {
             max_body: 64 * 1024,
             max_headers: 64 * 1024,
             idle_timeout: Duration::from_secs(30),
-            max_idle: 8,
+            max_idle: 16,
             roots: Roots::System,
         }
     }
@@ -134,17 +135,19 @@ impl WebhookClient {
         }
     }
 
-    /// Posts once. `timeout` can only shorten the client's own. Dropping the future ends the
-    /// request.
+    /// Posts once, at `now`: a date in `Retry-After` is compared with it. `timeout` can only
+    /// shorten the client's own. Dropping the future ends the request.
     pub async fn post(
         &self,
         target: &Target,
         headers: HeaderMap,
         body: Bytes,
         timeout: Option<Duration>,
+        now: Timestamp,
     ) -> Attempt {
         let timeout = timeout.map_or(self.timeout, |shorter| shorter.min(self.timeout));
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
+        let deadline = began + timeout;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target.uri().clone();
@@ -154,16 +157,24 @@ impl WebhookClient {
         match tokio::time::timeout_at(deadline, self.client.request(request)).await {
             Err(_) => Attempt::Failed(Failure::TimedOut(timeout)),
             Ok(Err(error)) => Attempt::Failed(failure(&error)),
-            Ok(Ok(response)) => Attempt::Answered(self.answer(response, deadline).await),
+            Ok(Ok(response)) => {
+                let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let now = Timestamp::from_millis(now.as_millis().saturating_add(waited));
+                Attempt::Answered(self.answer(response, deadline, now).await)
+            }
         }
     }
 
     /// The status decides; the receiver has answered, even if reading the body fails.
-    #[expect(clippy::disallowed_methods, reason = "Retry-After may be a date of the wall clock")]
-    async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> Answer {
+    async fn answer(
+        &self,
+        response: Response<Incoming>,
+        deadline: Instant,
+        now: Timestamp,
+    ) -> Answer {
         let status = response.status().as_u16();
         let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = header.and_then(|value| RetryAfter::parse(value, SystemTime::now()));
+        let retry_after = header.and_then(|value| RetryAfter::parse(value, now));
         let mut kept = BytesMut::new();
         let reading = read(response.into_body(), self.max_body, &mut kept);
         let _too_slow = tokio::time::timeout_at(deadline, reading).await;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use zaqar_core::Timestamp;
+
 /// How far a receiver can postpone a retry, unless twice its planned delay is longer.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -17,14 +19,15 @@ impl RetryAfter {
 
     /// Parses a header's value: seconds, or a date (RFC 9110, 10.2.3). A date in the past means no
     /// delay; `None` for anything else.
-    pub fn parse(value: &str, now: SystemTime) -> Option<Self> {
+    pub fn parse(value: &str, now: Timestamp) -> Option<Self> {
         let value = value.trim();
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
             let secs = value.parse().unwrap_or(u64::MAX);
             return Some(Self(Duration::from_secs(secs)));
         }
         let date = httpdate::parse_http_date(value).ok()?;
-        Some(Self(date.duration_since(now).unwrap_or(Duration::ZERO)))
+        let date = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Some(Self(date.saturating_sub(Duration::from_millis(now.as_millis()))))
     }
 
     /// The requested delay: at least `planned`, and at most twice that or an hour, whichever is
@@ -40,7 +43,8 @@ mod tests {
 
     #[test]
     fn seconds_and_dates_are_read() {
-        let now = httpdate::parse_http_date("Sun, 29 Nov 2026 05:00:00 GMT").unwrap();
+        // Sunday, 29 November 2026, 05:00:00.
+        let now = Timestamp::from_millis(1_795_928_400_000);
         let table = [
             ("120", Some(120)),
             (" 0 ", Some(0)),

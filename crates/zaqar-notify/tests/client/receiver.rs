@@ -10,10 +10,14 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use zaqar_core::Timestamp;
 use zaqar_notify::address::Networks;
 use zaqar_notify::http::{Options, WebhookClient};
 use zaqar_notify::outcome::{Answer, Attempt};
 use zaqar_notify::target::Target;
+
+/// When requests are made: Sunday, 29 November 2026, 05:00:00.
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_795_928_400_000);
 
 /// A listener on loopback whose connections are served by one function.
 pub(crate) struct Receiver {
@@ -95,7 +99,7 @@ pub(crate) fn client() -> WebhookClient {
 }
 
 pub(crate) async fn post(client: &WebhookClient, target: &Target) -> Attempt {
-    client.post(target, HeaderMap::new(), Bytes::from_static(b"{}"), None).await
+    client.post(target, HeaderMap::new(), Bytes::from_static(b"{}"), None, NOW).await
 }
 
 pub(crate) fn answered(attempt: Attempt) -> Answer {

@@ -13,7 +13,7 @@ use zaqar_notify::http::{Options, WebhookClient};
 use zaqar_notify::outcome::{Answer, Attempt, Failure, Verdict};
 use zaqar_notify::retry::RetryAfter;
 
-use crate::receiver::{Receiver, answer_all, answered, client, options, post, read_request};
+use crate::receiver::{NOW, Receiver, answer_all, answered, client, options, post, read_request};
 
 #[tokio::test]
 async fn a_request_arrives_as_it_was_made() {
@@ -30,7 +30,7 @@ async fn a_request_arrives_as_it_was_made() {
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("x-own", HeaderValue::from_static("yes"));
     let body = Bytes::from_static(b"{\"ttl\":60}");
-    let attempt = client().post(&receiver.target(), headers, body, None).await;
+    let attempt = client().post(&receiver.target(), headers, body, None, NOW).await;
     assert_eq!(answered(attempt).status, 204);
     let request = requests.recv().await.unwrap();
     assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
@@ -57,6 +57,22 @@ async fn an_answer_is_read_with_its_retry_after() {
         assert_eq!(attempt, Attempt::Answered(expected));
     }
     assert_eq!(receiver.connections(), 1);
+}
+
+/// A date in it is compared with the time that the caller passes, not with the wall clock.
+#[tokio::test]
+async fn a_date_to_retry_after_is_one_of_the_callers_clock() {
+    let receiver = Receiver::start(|_, stream| {
+        let answer = "HTTP/1.1 503 Busy\r\nRetry-After: Sun, 29 Nov 2026 06:00:00 GMT\r\n\
+            Content-Length: 0\r\n\r\n";
+        answer_all(stream, answer)
+    })
+    .await;
+    let asked = answered(post(&client(), &receiver.target()).await).retry_after.unwrap();
+    let delay = asked.bounded(Duration::ZERO);
+    // An hour after `NOW`, less the duration of the request.
+    let bounds = Duration::from_secs(3600 - 60)..=Duration::from_secs(3600);
+    assert!(bounds.contains(&delay), "{delay:?}");
 }
 
 #[tokio::test]
@@ -126,7 +142,7 @@ async fn a_shorter_time_out_is_kept_and_a_longer_one_is_not() {
         let (client, target) = (client.clone(), receiver.target());
         let asked = Some(Duration::from_secs(asked));
         let posting = tokio::spawn(async move {
-            client.post(&target, HeaderMap::new(), Bytes::from_static(b"{}"), asked).await
+            client.post(&target, HeaderMap::new(), Bytes::from_static(b"{}"), asked, NOW).await
         });
         arrived.notified().await;
         tokio::time::pause();
