@@ -12,7 +12,7 @@ use zaqar_core::{MessageId, Timestamp};
 
 use crate::channel::{Outgoing, OutgoingMessage};
 use crate::context::{Context, count};
-use crate::deliveries::{HeldRow, Lease, ROW_LEASE};
+use crate::deliveries::{EndedRow, HeldRow, Lease, ROW_LEASE};
 use crate::destination::Ended;
 use crate::events::{self, EventKind};
 use crate::log::{self, Entry};
@@ -46,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) ended: Ended,
     /// The receiver asked for no request before this time.
     pub(crate) asked: Option<Timestamp>,
+    /// Rows that have ended; the caller deletes them, together with others.
+    pub(crate) rows: Vec<EndedRow>,
 }
 
 /// Delivers rows in one request, as far as possible now, and logs the result of each.
@@ -55,9 +57,9 @@ pub(crate) async fn deliver(
     lease: &Lease,
     rows: Vec<HeldRow>,
 ) -> Result<Report, Error> {
-    let (ready, attempts) = (Vec::new(), Vec::new());
-    let mut sending =
-        Sending { context, subject, lease, ready, attempts, leaves_unreadable: false };
+    let (ready, over, attempts) = (Vec::new(), Vec::new(), Vec::new());
+    let leaves_unreadable = false;
+    let mut sending = Sending { context, subject, lease, ready, over, attempts, leaves_unreadable };
     let report = sending.take(rows).await;
     for waiting in &sending.ready {
         sending.note(&waiting.held.row, DeliveryState::Pending, None);
@@ -79,6 +81,8 @@ struct Sending<'a> {
     subject: &'a Subject,
     lease: &'a Lease,
     ready: Vec<Ready>,
+    /// Rows that have ended and are not deleted yet.
+    over: Vec<EndedRow>,
     /// Of this call: the log records them with each row.
     attempts: Vec<DeliveryAttempt>,
     /// The bodies of some rows cannot be read, so these rows wait.
@@ -102,7 +106,7 @@ impl Sending<'_> {
             let ended = ended(&attempt);
             match attempt.verdict() {
                 Verdict::Delivered => {
-                    self.delivered().await?;
+                    self.delivered();
                     return self.over(Disposition::Ended, ended, None).await;
                 }
                 Verdict::Suspend => {
@@ -124,7 +128,7 @@ impl Sending<'_> {
                         None => return self.over(Disposition::Ended, ended, asked).await,
                         Some(Duration::ZERO) => {
                             if !self.context.deliveries.hold(self.lease, ROW_LEASE, now).await? {
-                                return Ok(Report { disposition: Disposition::Lost, ended, asked });
+                                return Ok(self.report(Disposition::Lost, ended, asked));
                             }
                         }
                         Some(delay) => {
@@ -141,12 +145,11 @@ impl Sending<'_> {
     /// Ends rows that expired or that the filter excludes, and reads the bodies of the rest.
     async fn sort(&mut self, rows: Vec<HeldRow>) -> Result<(), Error> {
         let (context, now) = (self.context, self.context.parts.clock.now());
-        let mut over = Vec::new();
         for held in rows {
             if now >= held.row.expires() {
                 count(&context.counters.expired);
                 self.note(&held.row, DeliveryState::Expired, None);
-                over.push(held);
+                self.over.push(held.ended(self.lease));
                 continue;
             }
             match self.body(&held).await? {
@@ -155,13 +158,20 @@ impl Sending<'_> {
                     let failed = failed_before(&self.subject.schedule, held.count);
                     self.ready.push(Ready { held, body, failed });
                 }
-                Some(_) => over.push(held),
+                Some(_) => self.over.push(held.ended(self.lease)),
             }
         }
-        if over.is_empty() {
+        if self.ready.is_empty() { Ok(()) } else { self.delete_over().await }
+    }
+
+    /// Deletes the rows that have ended, before the others wait: these share their lease.
+    async fn delete_over(&mut self) -> Result<(), Error> {
+        let rows = std::mem::take(&mut self.over);
+        if rows.is_empty() {
             return Ok(());
         }
-        context.deliveries.finish(self.lease, &over, context.parts.clock.now()).await
+        let now = self.context.parts.clock.now();
+        self.context.deliveries.finish_all(&self.subject.key, &rows, now).await
     }
 
     fn is_wanted(&self, row: &Row, body: &[u8]) -> bool {
@@ -235,14 +245,12 @@ impl Sending<'_> {
         channel.send(&outgoing).await
     }
 
-    async fn delivered(&mut self) -> Result<(), Error> {
-        let all: Vec<_> = self.ready.drain(..).map(|one| one.held).collect();
-        for held in &all {
+    fn delivered(&mut self) {
+        for Ready { held, .. } in std::mem::take(&mut self.ready) {
             count(&self.context.counters.delivered);
             self.note(&held.row, DeliveryState::Delivered, None);
+            self.over.push(held.ended(self.lease));
         }
-        let now = self.context.parts.clock.now();
-        self.context.deliveries.finish(self.lease, &all, now).await
     }
 
     /// Ends rows whose retries are used up. Returns how long until the first of the others is
@@ -301,7 +309,7 @@ impl Sending<'_> {
 
     /// Reports the end of all rows; those that cannot be read wait.
     async fn over(
-        &self,
+        &mut self,
         disposition: Disposition,
         ended: Ended,
         asked: Option<Timestamp>,
@@ -309,20 +317,30 @@ impl Sending<'_> {
         if self.leaves_unreadable && disposition == Disposition::Ended {
             return self.wait(UNREADABLE, ended, asked).await;
         }
-        Ok(Report { disposition, ended, asked })
+        Ok(self.report(disposition, ended, asked))
+    }
+
+    fn report(
+        &mut self,
+        disposition: Disposition,
+        ended: Ended,
+        asked: Option<Timestamp>,
+    ) -> Report {
+        Report { disposition, ended, asked, rows: std::mem::take(&mut self.over) }
     }
 
     async fn wait(
-        &self,
+        &mut self,
         secs: u64,
         ended: Ended,
         asked: Option<Timestamp>,
     ) -> Result<Report, Error> {
+        self.delete_over().await?;
         let now = self.context.parts.clock.now();
         let waits = self.context.deliveries.wait(self.lease, secs, now).await?;
         let disposition =
             waits.map_or(Disposition::Lost, |secs| Disposition::RetryAt(now.plus_secs(secs)));
-        Ok(Report { disposition, ended, asked })
+        Ok(self.report(disposition, ended, asked))
     }
 
     /// Logs the state of a row. Without an attempt, only its end.

@@ -15,10 +15,13 @@ use crate::channel::Channel;
 use crate::deliveries::Deliveries;
 use crate::destination::Bounds;
 use crate::events::{EventSink, Events};
+use crate::expand::Audiences;
 use crate::fairness::{Fairness, Limits};
+use crate::in_service::InService;
 use crate::log::Log;
 use crate::rates::Rates;
 use crate::retry::Tail;
+use crate::subjects::Subjects;
 use crate::unfinished::Unfinished;
 
 /// Options of the workers.
@@ -193,6 +196,12 @@ pub(crate) struct Context {
     /// Rate limits of subscriptions.
     pub(crate) rates: Rates,
     pub(crate) unfinished: Unfinished,
+    /// How many subscriptions queues have.
+    pub(crate) audiences: Audiences,
+    /// Subscriptions that were read recently.
+    pub(crate) subjects: Subjects,
+    /// Subscriptions that this server serves.
+    pub(crate) in_service: InService,
     /// Notified when a delivery ends, so that another may start.
     pub(crate) freed: Notify,
     /// Limits how often failures of the store are logged.
@@ -215,6 +224,9 @@ impl Context {
             events,
             rates,
             unfinished: Unfinished::default(),
+            audiences: Audiences::default(),
+            subjects: Subjects::default(),
+            in_service: InService::default(),
             freed,
             store_log,
         }

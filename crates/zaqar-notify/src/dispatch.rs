@@ -10,6 +10,7 @@ use zaqar_core::{ClaimId, Timestamp};
 
 use crate::context::Context;
 use crate::deliveries::{HeldTicket, IDLE_CHECK};
+use crate::in_service::ServiceNews;
 use crate::row::{SHARDS, SubscriptionKey, Ticket};
 use crate::serve::{Next, serve};
 
@@ -18,7 +19,7 @@ const TICKETS: usize = 32;
 /// Due times that are cached for waiting subscriptions; a missing one costs an extra ticket.
 const REMEMBERED: usize = 10_000;
 
-/// Subscriptions in service, and the tickets that this server holds.
+/// Serves subscriptions, and keeps the tickets that this server holds.
 pub(crate) struct Dispatcher {
     context: Arc<Context>,
     shutdown: CancellationToken,
@@ -28,21 +29,14 @@ pub(crate) struct Dispatcher {
 
 #[derive(Default)]
 struct State {
-    /// Subscriptions in service, with their tickets.
-    served: HashMap<SubscriptionKey, Served>,
     /// The number of tickets of each claim that are not settled.
     claims: HashMap<(usize, ClaimId), usize>,
+    /// Tickets of subscriptions whose service failed.
+    failed: Vec<(SubscriptionKey, Vec<HeldTicket>)>,
     /// When a waiting subscription is due, by a ticket that this server posted.
     waiting: HashMap<SubscriptionKey, Timestamp>,
     /// The due times of tickets that this server posted, with their shards.
     timers: BTreeSet<(Timestamp, usize)>,
-}
-
-#[derive(Default)]
-struct Served {
-    tickets: Vec<HeldTicket>,
-    /// Whether another ticket arrived since the subscription was last checked.
-    has_news: bool,
 }
 
 impl Dispatcher {
@@ -53,7 +47,7 @@ impl Dispatcher {
 
     /// The number of subscriptions in service.
     pub(crate) fn served(&self) -> usize {
-        self.state().served.len()
+        self.context.in_service.len()
     }
 
     /// The first due time of the tickets that this server posted.
@@ -88,58 +82,44 @@ impl Dispatcher {
         }
     }
 
-    /// Serves the subscription of a ticket. If it is in service already, it is served once more
-    /// afterwards.
+    /// Serves the subscription of a ticket. If it is in service already, it looks for rows once
+    /// more.
     async fn begin(self: &Arc<Self>, held: HeldTicket) {
         let key = held.ticket.subscription.clone();
-        {
-            let mut state = self.state();
-            if let Some(served) = state.served.get_mut(&key) {
-                served.tickets.push(held);
-                served.has_news = true;
-                return;
-            }
-            let served = Served { tickets: vec![held], has_news: false };
-            state.served.insert(key.clone(), served);
-        }
+        let Some(news) = self.context.in_service.begin(held) else { return };
         let this = Arc::clone(self);
         let mut serving = self.serving.lock().await;
         while serving.try_join_next().is_some() {}
-        serving.spawn(async move { this.serve(&key).await });
+        serving.spawn(async move { this.serve(&key, &news).await });
     }
 
-    async fn serve(&self, key: &SubscriptionKey) {
+    async fn serve(&self, key: &SubscriptionKey, news: &ServiceNews) {
         loop {
-            let served = serve(&self.context, key, &self.shutdown).await;
-            let Some(tickets) = self.ended(key, served.is_ok()) else { continue };
+            let served = serve(&self.context, key, news, &self.shutdown).await;
+            let looks_again = served.is_ok() && !self.shutdown.is_cancelled();
+            let Some(ended) = self.context.in_service.end(key, looks_again) else { continue };
             let settled = match served {
-                Ok(next) => self.settle(key, &tickets, next).await,
+                // Rows came that were not looked for.
+                Ok(Next::WithTicket | Next::At(_)) if ended.has_news => {
+                    let now = self.context.parts.clock.now();
+                    self.settle(key, &ended.tickets, Next::At(now)).await
+                }
+                Ok(next) => self.settle(key, &ended.tickets, next).await,
                 Err(error) => Err(error),
             };
             match settled {
-                Ok(()) => self.context.log_success(),
-                // The tickets' claim expires, and they are taken again.
-                Err(error) => self.context.log_failure("serving a subscription", &error),
+                Ok(()) => {
+                    self.context.log_success();
+                    self.forget(&ended.tickets);
+                }
+                Err(error) => {
+                    self.context.log_failure("serving a subscription", &error);
+                    self.state().failed.push((key.clone(), ended.tickets));
+                }
             }
-            self.forget(&tickets);
             self.context.freed.notify_waiters();
             return;
         }
-    }
-
-    /// Removes a subscription's tickets; `None` if another one arrived, so that it must be served
-    /// again.
-    fn ended(&self, key: &SubscriptionKey, looks_again: bool) -> Option<Vec<HeldTicket>> {
-        let mut state = self.state();
-        if let Some(served) = state.served.get_mut(key)
-            && served.has_news
-            && looks_again
-            && !self.shutdown.is_cancelled()
-        {
-            served.has_news = false;
-            return None;
-        }
-        Some(state.served.remove(key).map(|served| served.tickets).unwrap_or_default())
     }
 
     /// Posts the next tickets, then deletes the current ones.
@@ -162,10 +142,7 @@ impl Dispatcher {
             let due = now.plus_secs(IDLE_CHECK);
             self.context.deliveries.schedule(&[ticket], due, now).await?;
         }
-        for held in tickets {
-            self.context.deliveries.delete_ticket(held, now).await?;
-        }
-        Ok(())
+        self.context.deliveries.delete_tickets(tickets, now).await
     }
 
     /// Whether a ticket that this server posted is due by then, and not before now.
@@ -207,8 +184,19 @@ impl Dispatcher {
         }
     }
 
-    /// Renews the claims of tickets whose subscriptions are in service.
+    /// Renews the claims of tickets whose subscriptions are in service. Replaces tickets of
+    /// services that failed by new ones: their claims may be those of others, and last as long.
     pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let mut failed = std::mem::take(&mut self.state().failed);
+        while let Some((key, tickets)) = failed.pop() {
+            let now = self.context.parts.clock.now();
+            if let Err(error) = self.settle(&key, &tickets, Next::At(now)).await {
+                failed.push((key, tickets));
+                self.state().failed.append(&mut failed);
+                return Err(error);
+            }
+            self.forget(&tickets);
+        }
         let claims: Vec<_> = self.state().claims.keys().copied().collect();
         for (shard, claim) in claims {
             let now = self.context.parts.clock.now();

@@ -1,170 +1,256 @@
 //! Expands entries of the outbox into rows: one for each message and subscription.
+//!
+//! Entries of one queue are expanded in groups: all that wait while a group is expanded are the
+//! next one. A group costs one step to lease it, one for each subscription to add all its rows, one
+//! for each shard of the schedule to post tickets, and one to settle it. The store leases no entry
+//! while an older one of its queue is leased, so rows are added in the order of the posts, whatever
+//! server dies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt;
-use zaqar_core::storage::{Error, OutboxEntry, OutboxMessage, RecipientQuery};
+use futures_util::future::try_join;
+use zaqar_core::storage::{Error, LeaseRequest, OutboxEntry, RecipientQuery};
 use zaqar_core::{QueueKey, SubscriptionId, Timestamp};
 
 use crate::context::Context;
+use crate::deliveries::EncodedRow;
 use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
 
-/// How long an entry is leased for expansion, in seconds.
+/// How long entries are leased for expansion, in seconds.
 const LEASE: u64 = 60;
-/// How long an entry goes first, in seconds, if its expansion fails: in the rest of its lease the
-/// entries behind it have their turn.
-const FIRST: u64 = LEASE / 2;
 /// Subscriptions per page.
 const PAGE: usize = 100;
 /// Subscriptions whose rows are added concurrently.
 const CONCURRENCY: usize = 16;
-/// Entries of one queue that are expanded before other queues have their turn.
+/// Entries of a group, at most.
 const ENTRIES: usize = 64;
+/// Entries of a queue's first group, whose number of subscriptions is not known.
+const FIRST_ENTRIES: usize = 8;
+/// Bytes of a group's bodies, about; a larger entry is a group of its own.
+const BYTES: usize = 256 * 1024;
+/// Entries times subscriptions of a group, about, so that it is expanded long before its lease
+/// expires.
+const ADDED: usize = 16 * 1024;
+/// Groups of one queue that are expanded before other queues have their turn.
+const GROUPS: usize = 4;
 /// A body larger than this is stored once for all subscriptions.
 const SHARED_FROM: usize = 1024;
+/// Queues whose number of subscriptions is remembered.
+const REMEMBERED: usize = 10_000;
 
-/// Expands due entries of a queue, at most [`ENTRIES`]. Returns their number. One that failed
-/// before goes first, for a while.
+/// How many subscriptions a queue had when one of its entries was expanded last.
+#[derive(Debug, Default)]
+pub(crate) struct Audiences {
+    sizes: Mutex<HashMap<QueueKey, usize>>,
+}
+
+impl Audiences {
+    /// How many entries of a queue are a group, at most.
+    fn entries(&self, key: &QueueKey) -> usize {
+        // No code panics while it holds this lock.
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.get(key).map_or(FIRST_ENTRIES, |size| (ADDED / (*size).max(1)).clamp(1, ENTRIES))
+    }
+
+    fn note(&self, key: &QueueKey, size: usize) {
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if sizes.len() >= REMEMBERED && !sizes.contains_key(key) {
+            sizes.clear();
+        }
+        sizes.insert(key.clone(), size);
+    }
+}
+
+/// Expands due entries of a queue, at most [`GROUPS`] groups. Returns their number. Entries whose
+/// expansion failed before are expanded first: while they are leased, no others are.
 pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<usize, Error> {
-    for done in 0..ENTRIES {
+    let mut done = 0;
+    for _ in 0..GROUPS {
         let now = context.parts.clock.now();
-        let (entry, first_until) = match context.unfinished.take(key, now) {
+        let limit = context.audiences.entries(key);
+        let (entries, until) = match context.unfinished.take(key, now) {
             Some(failed) => failed,
             None => {
-                let leased = context.parts.messages.lease(key, now.plus_secs(LEASE), now).await?;
-                let Some(entry) = leased else { return Ok(done) };
-                (entry, now.plus_secs(FIRST))
+                let until = now.plus_secs(LEASE);
+                let request = LeaseRequest { until, limit, bytes: BYTES };
+                (context.parts.messages.lease(key, &request, now).await?, until)
             }
         };
-        if let Err(error) = finish(context, key, &entry).await {
-            context.unfinished.keep(key, entry, first_until);
+        // A group that is not full had all there was. News tells of what came since.
+        let is_last = entries.len() < limit && bytes(&entries) < BYTES / 2;
+        if let Err(error) = finish(context, key, &entries).await {
+            context.unfinished.keep(key, (entries, until));
             return Err(error);
         }
+        done += entries.len();
+        if is_last {
+            break;
+        }
     }
-    Ok(ENTRIES)
+    Ok(done)
 }
 
-/// Expands an entry, and settles it.
-async fn finish(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Result<(), Error> {
-    expand(context, key, entry).await?;
-    let Some(first) = entry.messages.first() else { return Ok(()) };
-    context.parts.messages.settle(key, entry.incarnation, first.id.position).await
+fn bytes(entries: &[OutboxEntry]) -> usize {
+    let messages = entries.iter().flat_map(|entry| &entry.messages);
+    messages.map(|message| message.payload.bytes.len()).sum()
 }
 
-/// Adds the rows of an entry page by page, and each page's tickets after its rows. What is repeated
-/// after a crash is delivered twice.
-async fn expand(context: &Context, key: &QueueKey, entry: &OutboxEntry) -> Result<(), Error> {
-    let mut after = None;
-    let mut bodies = Bodies { shared: None };
+/// Expands entries, and settles them.
+async fn finish(context: &Context, key: &QueueKey, entries: &[OutboxEntry]) -> Result<(), Error> {
+    let Some(first) = entries.first() else { return Ok(()) };
+    expand(context, key, entries).await?;
+    let firsts: Vec<_> = entries.iter().map(|entry| entry.first).collect();
+    context.parts.messages.settle(key, first.incarnation, &firsts).await
+}
+
+/// Adds the rows of entries page by page, and each page's tickets after its rows, while the next
+/// page is read and its rows are added. What is repeated after a crash is delivered twice.
+async fn expand(context: &Context, key: &QueueKey, entries: &[OutboxEntry]) -> Result<(), Error> {
+    let Some(newest) = entries.iter().map(|entry| entry.created).max() else { return Ok(()) };
+    let (mut after, mut size) = (None, 0);
+    let mut group = None;
+    let mut tickets = Vec::new();
     loop {
         let now = context.parts.clock.now();
-        let confirmed_only = context.options.require_confirmation;
-        let query = RecipientQuery { after, limit: PAGE, confirmed_only };
-        let page = context.parts.messages.recipients(key, &query, now).await?;
-        after = page.last().copied();
-        // Ids are in the order of their times: those behind a younger one are younger too.
-        let told: Vec<_> =
-            page.iter().copied().take_while(|id| is_older(*id, entry.created)).collect();
-        let is_last = page.len() < PAGE || told.len() < page.len();
-        if !told.is_empty() {
-            bodies.prepare(context, key, entry, told.len() > 1 || !is_last).await?;
-            expand_to(context, key, entry, &bodies, &told).await?;
-        }
+        let page = async {
+            let confirmed_only = context.options.require_confirmation;
+            let query = RecipientQuery { after, limit: PAGE, confirmed_only };
+            let page = context.parts.messages.recipients(key, &query, now).await?;
+            // Ids are in the order of their times: those behind a younger one are younger too.
+            let told: Vec<_> =
+                page.iter().copied().take_while(|id| is_older(*id, newest)).collect();
+            let is_last = page.len() < PAGE || told.len() < page.len();
+            if !told.is_empty() {
+                let is_shared = told.len() > 1 || !is_last;
+                if group.is_none() {
+                    group = Some(Group::new(context, key, entries, is_shared, now).await?);
+                }
+                if let Some(group) = &group {
+                    group.add(context, key, &told, now).await?;
+                }
+            }
+            Ok((told, page.last().copied(), is_last))
+        };
+        let posted = context.deliveries.schedule_all(&tickets, now);
+        let ((), (told, last, is_last)) = try_join(posted, page).await?;
+        (after, size) = (last, size + told.len());
+        tickets =
+            group.as_ref().map(|group| group.tickets(context, key, &told, now)).unwrap_or_default();
         if is_last {
-            return Ok(());
+            context.audiences.note(key, size);
+            return context.deliveries.schedule_all(&tickets, now).await;
         }
     }
+}
+
+/// When a subscription was made.
+fn made(id: SubscriptionId) -> u64 {
+    u64::try_from(id.get() >> 80).unwrap_or(u64::MAX)
 }
 
 /// Whether a subscription gets what was posted at `posted`.
 fn is_older(id: SubscriptionId, posted: Timestamp) -> bool {
-    let made = u64::try_from(id.get() >> 80).unwrap_or(u64::MAX);
-    made <= posted.as_millis()
+    made(id) <= posted.as_millis()
 }
 
-/// Bodies of an entry that are stored once, by message.
-struct Bodies {
-    shared: Option<Vec<Option<Body>>>,
+/// The rows of entries as messages, which are the same for all subscriptions.
+struct Group {
+    rows: Vec<GroupRow>,
 }
 
-impl Bodies {
-    /// Stores large bodies, unless they are stored already or there is a single subscription.
-    async fn prepare(
-        &mut self,
+struct GroupRow {
+    row: EncodedRow,
+    /// When its message was posted.
+    created: Timestamp,
+}
+
+impl Group {
+    /// Makes the rows. Stores large bodies that several subscriptions share.
+    async fn new(
         context: &Context,
         key: &QueueKey,
-        entry: &OutboxEntry,
+        entries: &[OutboxEntry],
         is_shared: bool,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let messages = entries
+            .iter()
+            .flat_map(|entry| entry.messages.iter().map(move |message| (entry.created, message)));
+        let live: Vec<_> =
+            messages.filter(|(created, message)| created.plus_secs(message.ttl) > now).collect();
+        let is_large = |bytes: usize| is_shared && bytes > SHARED_FROM;
+        let large = live.iter().filter(|(_, one)| is_large(one.payload.bytes.len()));
+        let large: Vec<_> =
+            large.map(|(created, one)| (one.payload.clone(), created.plus_secs(one.ttl))).collect();
+        let stored = match large.is_empty() {
+            true => Vec::new(),
+            false => context.deliveries.add_bodies(&key.project, large, now).await?,
+        };
+        let mut stored = stored.into_iter();
+        let rows = live.into_iter().map(|(created, message)| {
+            let size = message.payload.bytes.len();
+            let shared = if is_large(size) { stored.next() } else { None };
+            let body = match shared {
+                Some(id) => Body::Shared(id, Some(size)),
+                None => Body::Here(message.payload.clone()),
+            };
+            let (content, ttl) = (Content::Message, message.ttl);
+            let row = Row { message: message.id, ttl, created, content, body };
+            GroupRow { row: EncodedRow::new(&row, message.due), created }
+        });
+        Ok(Self { rows: rows.collect() })
+    }
+
+    /// The rows of a subscription: those of entries that are not older than it.
+    fn of(&self, id: SubscriptionId) -> impl Iterator<Item = &EncodedRow> {
+        let rows = self.rows.iter().filter(move |row| is_older(id, row.created));
+        rows.map(|row| &row.row)
+    }
+
+    /// Adds the rows of subscriptions, in one step for each.
+    async fn add(
+        &self,
+        context: &Context,
+        key: &QueueKey,
+        subscriptions: &[SubscriptionId],
+        now: Timestamp,
     ) -> Result<(), Error> {
-        if self.shared.is_some() || !is_shared {
-            return Ok(());
+        let mut adding = futures_util::stream::iter(subscriptions.to_vec())
+            .map(|id| async move {
+                let messages = self.of(id).map(|row| row.message(now)).collect();
+                let key = SubscriptionKey { queue: key.clone(), id };
+                context.deliveries.add_messages(&key, messages, now).await
+            })
+            .buffer_unordered(CONCURRENCY);
+        while let Some(added) = adding.next().await {
+            added?;
         }
-        let now = context.parts.clock.now();
-        let mut stored = Vec::with_capacity(entry.messages.len());
-        for message in &entry.messages {
-            let expires = entry.created.plus_secs(message.ttl);
-            let is_small = message.payload.bytes.len() <= SHARED_FROM;
-            if is_small || expires <= now {
-                stored.push(None);
-                continue;
-            }
-            let payload = message.payload.clone();
-            let size = payload.bytes.len();
-            let added = context.deliveries.add_body(&key.project, payload, expires, now).await?;
-            stored.push(added.map(|id| Body::Shared(id, Some(size))));
-        }
-        self.shared = Some(stored);
         Ok(())
     }
 
-    fn of(&self, at: usize, message: &OutboxMessage) -> Body {
-        let shared = self.shared.as_ref().and_then(|bodies| bodies.get(at)?.clone());
-        shared.unwrap_or_else(|| Body::Here(message.payload.clone()))
+    /// The tickets of subscriptions whose rows were added: one for each time at which some become
+    /// due, so that a delayed row is not late. A service of this server that looks for rows once
+    /// more needs none for those that are due.
+    fn tickets(
+        &self,
+        context: &Context,
+        key: &QueueKey,
+        subscriptions: &[SubscriptionId],
+        now: Timestamp,
+    ) -> Vec<(Ticket, Timestamp)> {
+        let mut tickets = Vec::new();
+        for id in subscriptions {
+            let subscription = SubscriptionKey { queue: key.clone(), id: *id };
+            let delays: BTreeSet<_> = self.of(*id).map(|row| row.delay(now)).collect();
+            for delay in delays {
+                if delay > 0 || !context.in_service.notify(&subscription) {
+                    let ticket = Ticket { subscription: subscription.clone(), keeps: false };
+                    tickets.push((ticket, now.plus_secs(delay)));
+                }
+            }
+        }
+        tickets
     }
-}
-
-async fn expand_to(
-    context: &Context,
-    key: &QueueKey,
-    entry: &OutboxEntry,
-    bodies: &Bodies,
-    subscriptions: &[SubscriptionId],
-) -> Result<(), Error> {
-    let now = context.parts.clock.now();
-    let rows: Vec<(Row, Timestamp)> = entry
-        .messages
-        .iter()
-        .enumerate()
-        .map(|(at, message)| {
-            let (ttl, created) = (message.ttl, entry.created);
-            let body = bodies.of(at, message);
-            let content = Content::Message;
-            (Row { message: message.id, ttl, created, content, body }, message.due)
-        })
-        .filter(|(row, _)| row.expires() > now)
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let keys: Vec<_> =
-        subscriptions.iter().map(|id| SubscriptionKey { queue: key.clone(), id: *id }).collect();
-    let rows = &rows;
-    let mut adding = futures_util::stream::iter(keys.clone())
-        .map(|key| async move { context.deliveries.add(&key, rows, now).await })
-        .buffer_unordered(CONCURRENCY);
-    while let Some(added) = adding.next().await {
-        added?;
-    }
-    drop(adding);
-    let tickets: Vec<_> =
-        keys.into_iter().map(|subscription| Ticket { subscription, keeps: false }).collect();
-    // A ticket for each time at which a row becomes due, so that a delayed row is not late.
-    let dues: BTreeSet<_> =
-        rows.iter().map(|(_, due)| due.as_millis().max(now.as_millis()).div_ceil(1000)).collect();
-    for (at, due) in dues.into_iter().enumerate() {
-        let due = if at == 0 { rows.iter().map(|(_, due)| *due).min() } else { None }
-            .unwrap_or(Timestamp::from_millis(due.saturating_mul(1000)));
-        context.deliveries.schedule(&tickets, due, now).await?;
-    }
-    Ok(())
 }

@@ -47,6 +47,25 @@ struct State {
     in_flight: u32,
     projects: HashMap<ProjectId, u32>,
     destinations: HashMap<Key, Destination>,
+    /// Subscriptions in service: in all, and by project.
+    served: Served,
+    served_of: HashMap<ProjectId, Served>,
+}
+
+/// Subscriptions in service, and how many of them wait for what others have in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Served {
+    count: u32,
+    waiting: u32,
+}
+
+/// A subscription in service, which shares the limits with others. While others wait for what is in
+/// flight, none has more than its share.
+#[derive(Debug)]
+pub(crate) struct Sharer {
+    fairness: Fairness,
+    project: ProjectId,
+    is_waiting: bool,
 }
 
 /// Destinations by the state of their circuits.
@@ -75,6 +94,14 @@ impl Fairness {
     /// With nothing in flight.
     pub fn new(limits: Limits) -> Self {
         Self { limits, state: Arc::default() }
+    }
+
+    /// A subscription of a project that is served from now on.
+    pub(crate) fn sharer(&self, project: &ProjectId) -> Sharer {
+        let mut state = self.state();
+        state.served.count += 1;
+        state.served_of.entry(project.clone()).or_default().count += 1;
+        Sharer { fairness: self.clone(), project: project.clone(), is_waiting: false }
     }
 
     /// Starts a delivery of a project to a destination, if that is allowed now.
@@ -167,6 +194,86 @@ impl Fairness {
     }
 }
 
+impl Sharer {
+    /// Starts a delivery to a destination, as [`Fairness::start`] does; the subscription has
+    /// `sending` in flight. [`Admission::Full`] also if it has its share, and others wait for
+    /// theirs.
+    pub(crate) fn start(
+        &mut self,
+        origin: &Origin,
+        sending: usize,
+        now: Timestamp,
+    ) -> Result<InFlight, Admission> {
+        let has_its_share = self.has_its_share(sending);
+        let started = match has_its_share {
+            true => Err(Admission::Full),
+            false => self.fairness.start(&self.project, origin, now),
+        };
+        // Who waits for its own destination waits for nobody else.
+        self.set_waiting(started.is_err() && (has_its_share || self.is_full()));
+        started
+    }
+
+    /// Notes that it has nothing to start: it does not wait any more.
+    pub(crate) fn rest(&mut self) {
+        self.set_waiting(false);
+    }
+
+    fn has_its_share(&self, sending: usize) -> bool {
+        let (limits, state) = (self.fairness.limits, self.fairness.state());
+        let own = u32::from(self.is_waiting);
+        let of_project = state.served_of.get(&self.project).copied().unwrap_or_default();
+        let has = |served: Served, limit: u32| {
+            let share = (limit / served.count.max(1)).max(1);
+            served.waiting > own && sending >= usize::try_from(share).unwrap_or(usize::MAX)
+        };
+        has(of_project, limits.per_project) || has(state.served, limits.in_flight)
+    }
+
+    /// Whether the server or the project has as much in flight as it may.
+    fn is_full(&self) -> bool {
+        let (limits, state) = (self.fairness.limits, self.fairness.state());
+        let of_project = state.projects.get(&self.project).copied().unwrap_or(0);
+        state.in_flight >= limits.in_flight || of_project >= limits.per_project
+    }
+
+    fn set_waiting(&mut self, is_waiting: bool) {
+        if is_waiting == self.is_waiting {
+            return;
+        }
+        self.is_waiting = is_waiting;
+        let mut state = self.fairness.state();
+        state.served.wait(is_waiting);
+        if let Some(served) = state.served_of.get_mut(&self.project) {
+            served.wait(is_waiting);
+        }
+    }
+}
+
+impl Served {
+    const fn wait(&mut self, is_waiting: bool) {
+        if is_waiting {
+            self.waiting += 1;
+        } else {
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+    }
+}
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.set_waiting(false);
+        let mut state = self.fairness.state();
+        state.served.count = state.served.count.saturating_sub(1);
+        if let Some(served) = state.served_of.get_mut(&self.project) {
+            served.count = served.count.saturating_sub(1);
+            if served.count == 0 {
+                state.served_of.remove(&self.project);
+            }
+        }
+    }
+}
+
 impl InFlight {
     /// Ends the delivery: see [`Destination::end`].
     pub fn end(mut self, ended: Ended, asked: Option<Timestamp>, now: Timestamp) {
@@ -226,6 +333,42 @@ mod tests {
         assert_eq!(fairness.in_flight(), 0);
         let state = fairness.state();
         assert!(state.projects.is_empty() && state.destinations.is_empty(), "{state:?}");
+    }
+
+    /// Who has its share gets no more while others of its project wait for theirs.
+    #[test]
+    fn nobody_takes_more_than_its_share_while_others_wait() {
+        let destination = Bounds { max_in_flight: 100, ..Bounds::default() };
+        let limits = Limits { in_flight: 100, per_project: 8, destination, destinations: 100 };
+        let fairness = Fairness::new(limits);
+        let mut busy = fairness.sharer(&project("a"));
+        let mut flying: Vec<_> =
+            (0..8).map(|at| busy.start(&origin("x"), at, NOW).unwrap()).collect();
+        let mut other = fairness.sharer(&project("a"));
+        assert_eq!(other.start(&origin("y"), 0, NOW).err(), Some(Admission::Full));
+        flying.truncate(4);
+        // Four of eight are its half.
+        assert_eq!(busy.start(&origin("x"), 4, NOW).err(), Some(Admission::Full));
+        let others: Vec<_> = (0..4).map(|at| other.start(&origin("y"), at, NOW).unwrap()).collect();
+        drop(flying.pop());
+        flying.push(busy.start(&origin("x"), 3, NOW).unwrap());
+        assert_eq!(busy.start(&origin("x"), 4, NOW).err(), Some(Admission::Full));
+        // Nobody waits any more.
+        drop((other, others));
+        flying.push(busy.start(&origin("x"), 4, NOW).unwrap());
+        // Who waits for its own destination alone takes nothing from others.
+        let destination = Bounds { max_in_flight: 1, ..Bounds::default() };
+        let fairness = Fairness::new(Limits { destination, ..limits });
+        let (mut slow, mut quick) =
+            (fairness.sharer(&project("a")), fairness.sharer(&project("a")));
+        let _flying = slow.start(&origin("slow"), 0, NOW).unwrap();
+        assert_eq!(slow.start(&origin("slow"), 1, NOW).err(), Some(Admission::Full));
+        let hosts = ["a", "b", "c", "d", "e"].into_iter().enumerate();
+        let started = hosts.map(|(at, host)| quick.start(&origin(host), at, NOW).unwrap());
+        assert_eq!(started.collect::<Vec<_>>().len(), 5);
+        drop((slow, quick));
+        let state = fairness.state();
+        assert_eq!((state.served, state.served_of.len()), (Served::default(), 0));
     }
 
     #[test]

@@ -42,7 +42,13 @@ pub(crate) async fn flush(context: &Context) -> Result<(), Error> {
     failed.map_or(Ok(()), Err)
 }
 
-async fn write(context: &Context, key: &SubscriptionKey, entries: Vec<Entry>) -> Result<(), Error> {
+async fn write(
+    context: &Context,
+    key: &SubscriptionKey,
+    mut entries: Vec<Entry>,
+) -> Result<(), Error> {
+    // Of more than are kept, the older ones would be deleted at once.
+    entries.drain(..entries.len().saturating_sub(context.options.log));
     let Some(queue) = key.log().filter(|_| !entries.is_empty()) else { return Ok(()) };
     let (deliveries, now) = (&context.deliveries, context.parts.clock.now());
     let project = &key.queue.project;

@@ -112,6 +112,8 @@ pub(crate) async fn step(
     }
     let rows: Vec<_> = page.iter().map(|kept| (kept.row.clone(), now)).collect();
     context.deliveries.add(key, &rows, now).await?;
+    // The subscription is in service: this is one of its rows.
+    context.in_service.notify(key);
     let ids: Vec<_> = page.iter().map(|kept| kept.id).collect();
     context.deliveries.drop_kept(key, &ids, now).await?;
     wait(context, lease).await
@@ -129,7 +131,7 @@ async fn wait(context: &Context, lease: &Lease) -> Result<Report, Error> {
 }
 
 const fn report(disposition: Disposition) -> Report {
-    Report { disposition, ended: Ended::NotSent, asked: None }
+    Report { disposition, ended: Ended::NotSent, asked: None, rows: Vec::new() }
 }
 
 /// The first failed rows that a recovery takes. Cost: reads the ones before them, too.

@@ -189,6 +189,14 @@ impl Row {
         })
     }
 
+    /// The bytes of its body, if that is in the row.
+    pub(crate) fn bytes_here(&self) -> usize {
+        match &self.body {
+            Body::Here(payload) => payload.bytes.len(),
+            Body::Shared(..) => 0,
+        }
+    }
+
     /// When the message expires.
     pub(crate) const fn expires(&self) -> Timestamp {
         self.created.plus_secs(self.ttl)

@@ -1,9 +1,14 @@
 //! Serves one subscription: sends its rows, as many at once as its destination accepts.
+//!
+//! Under load the store's steps are shared: one step takes rows for all requests that may start,
+//! and one deletes all rows that have ended meanwhile. At most one of each is under way, and
+//! nothing waits for more to join it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -12,23 +17,34 @@ use zaqar_core::storage::Error;
 
 use crate::attempt::{self, Disposition, Report};
 use crate::context::{Context, count};
-use crate::deliveries::{HeldRow, Lease, Taken};
+use crate::deliveries::{EndedRow, HeldRow, Lease, Take, Taken};
 use crate::delivery_options::DeliveryOptions;
 use crate::destination::{Admission, Ended};
 use crate::events::EventKind;
-use crate::fairness::InFlight;
+use crate::fairness::{InFlight, Sharer};
+use crate::in_service::ServiceNews;
 use crate::recovery;
 use crate::row::{Body, Content, Row, SubscriptionKey};
 use crate::subject::Subject;
+use crate::subjects::{Read, Subjects};
 
-/// How long a subscription that was read is considered current, in seconds.
-const MAX_AGE: u64 = 5;
+/// How long to wait for the end of a request before checking the subscription again.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long to wait for capacity before checking again.
 const WAIT: Duration = Duration::from_millis(200);
 /// Seconds until a subscription is served again that got no capacity within [`WAIT`].
 const RETRY_WITHOUT_CAPACITY: u64 = 1;
 /// Rows without a possible destination that are ended at once, at most.
 const MAX_UNSENDABLE: usize = 16;
+/// Rows that one step takes, at most, and the first step of a service.
+const MAX_TAKEN: usize = 64;
+const FIRST_TAKEN: usize = 2;
+/// Bytes of the rows that one step takes, as far as the rows before them tell.
+const TAKEN_BYTES: usize = 1024 * 1024;
+/// Rows that have ended and are not deleted yet, at most: with more, none are taken.
+const MAX_ENDED: usize = 256;
+/// Times of retries that a service knows, at most.
+const MAX_DUES: usize = 1000;
 /// Seconds between checks of rows that another worker holds.
 const POLL_HELD: u64 = 30;
 
@@ -48,45 +64,74 @@ pub(crate) enum Next {
     Never,
 }
 
-/// When one more attempt may start.
+/// Whether more attempts may start.
 enum Admitted {
-    /// Now; `None` if there is no destination to send to.
-    Now(Option<InFlight>),
+    /// So many, now; without flights if there is no destination to send to.
+    Now(usize, Vec<InFlight>),
     /// When one in flight has ended.
     WhenOneEnds,
     /// Later, after this call.
     Later(Next),
 }
 
+/// The end of a task of a service.
+enum Done {
+    Sent(Result<Report, Error>),
+    Deleted(Result<(), Error>),
+}
+
 /// Delivers a subscription's rows until none is due.
 pub(crate) async fn serve(
     context: &Arc<Context>,
     key: &SubscriptionKey,
+    news: &ServiceNews,
     shutdown: &CancellationToken,
 ) -> Result<Next, Error> {
     let mut service = Service {
         context,
         key,
-        running: JoinSet::new(),
+        news,
+        sharer: context.fairness.sharer(&key.queue.project),
+        tasks: JoinSet::new(),
+        sending: 0,
+        ended: Vec::new(),
+        is_deleting: false,
+        looks: true,
+        takes: FIRST_TAKEN,
         waits_since: None,
-        first_due: None,
+        dues: BTreeSet::new(),
         is_gone: false,
         lost: false,
     };
     let next = service.run(shutdown).await;
-    // Attempts in progress continue, even if the store failed meanwhile.
-    while service.running.join_next().await.is_some() {}
+    // Attempts in progress continue, even if the store failed meanwhile. Rows that cannot be
+    // deleted are delivered again.
+    while !service.is_idle() {
+        let _failed = service.finish_one().await;
+    }
     next
 }
 
 struct Service<'a> {
     context: &'a Arc<Context>,
     key: &'a SubscriptionKey,
-    running: JoinSet<Result<Disposition, Error>>,
+    news: &'a ServiceNews,
+    sharer: Sharer,
+    tasks: JoinSet<Done>,
+    /// Requests in flight.
+    sending: usize,
+    /// Rows to delete.
+    ended: Vec<EndedRow>,
+    /// Whether a deletion is under way.
+    is_deleting: bool,
+    /// Whether there may be rows that are due.
+    looks: bool,
+    /// Rows that the next step takes, at most: more while every step finds all that it may take.
+    takes: usize,
     /// Since when it waits for capacity.
     waits_since: Option<Instant>,
-    /// When the first of its waiting rows is retried.
-    first_due: Option<Timestamp>,
+    /// When waiting rows are retried.
+    dues: BTreeSet<Timestamp>,
     is_gone: bool,
     lost: bool,
 }
@@ -94,34 +139,40 @@ struct Service<'a> {
 impl Service<'_> {
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<Next, Error> {
         let clock = &self.context.parts.clock;
-        let deliveries = &self.context.deliveries;
-        let mut read: Option<(Arc<Subject>, Timestamp)> = None;
         loop {
-            while let Some(ended) = self.running.try_join_next() {
-                self.note(ended)?;
+            while let Some(done) = self.tasks.try_join_next() {
+                self.note(done)?;
             }
+            self.start_deletion();
             if shutdown.is_cancelled() {
-                self.finish_running().await?;
+                self.finish_all().await?;
                 return Ok(Next::At(clock.now()));
             }
             let now = clock.now();
-            let Some(subject) = self.subject(&mut read, now).await? else {
-                self.finish_running().await?;
-                deliveries.remove(self.key).await?;
+            let Some(read) = Subjects::current(self.context, self.key).await? else {
+                self.finish_all().await?;
+                self.context.deliveries.remove(self.key).await?;
                 return Ok(Next::Never);
             };
             if self.is_gone {
-                self.finish_running().await?;
-                return self.suspend(&subject, "the receiver wants nothing more (410)").await;
+                self.finish_all().await?;
+                let why = "the receiver wants nothing more (410)";
+                return self.suspend(&read.subject, why).await;
             }
-            if self.running.len() >= at_once(&subject.delivery) {
-                if let Some(ended) = self.running.join_next().await {
-                    self.note(ended)?;
+            self.looks |= self.news.take() | self.has_retry(now);
+            let free = self.free(&read.subject.delivery);
+            if !self.looks || free == 0 {
+                if self.is_idle() {
+                    return self.nothing_due().await;
                 }
+                if !self.looks {
+                    self.sharer.rest();
+                }
+                self.wait().await?;
                 continue;
             }
-            let flight = match self.admit(&subject, now).await? {
-                Admitted::Now(flight) => flight,
+            let (most, flights) = match self.admit(&read.subject, free, now).await? {
+                Admitted::Now(most, flights) => (most, flights),
                 Admitted::WhenOneEnds => {
                     if self.gives_up() {
                         return Ok(Next::At(now.plus_secs(RETRY_WITHOUT_CAPACITY)));
@@ -132,50 +183,106 @@ impl Service<'_> {
                 Admitted::Later(next) => return Ok(next),
             };
             self.waits_since = None;
-            // Only after capacity was found: while it waits, the store is not queried.
-            if subject.delivery.ordered && !deliveries.is_first_due(self.key, now).await? {
-                return self.nothing_due().await;
-            }
-            let limit = self.batch(&subject, now).await?;
-            match deliveries.take(self.key, limit, now).await? {
-                Taken::Rows(lease, rows)
-                    if subject.delivery.ordered
-                        && !deliveries.is_first(self.key, &rows[0], now).await? =>
-                {
-                    // Another server took the first row meanwhile.
-                    drop(flight);
-                    deliveries.release(&lease, now).await?;
-                    return self.nothing_due().await;
-                }
-                Taken::Rows(lease, rows) => {
-                    if batch_of(rows.iter().map(|held| &held.row)) == rows.len() {
-                        self.start(subject, lease, rows, flight);
-                    } else {
-                        // Another server took earlier rows meanwhile.
-                        drop(flight);
-                        deliveries.release(&lease, now).await?;
-                    }
-                }
-                Taken::Suspended => {
-                    drop(flight);
-                    self.finish_running().await?;
-                    return Ok(Next::WithTicket);
-                }
-                Taken::Nothing => {
-                    drop(flight);
-                    match self.running.join_next().await {
-                        Some(ended) => self.note(ended)?,
-                        None => return self.nothing_due().await,
-                    }
-                }
+            if let Some(next) = self.take(read, most, flights, now).await? {
+                return Ok(next);
             }
         }
     }
 
+    /// Takes rows and starts to send them. Returns when the subscription is served again, if it
+    /// cannot be served now.
+    async fn take(
+        &mut self,
+        read: Read,
+        most: usize,
+        flights: Vec<InFlight>,
+        now: Timestamp,
+    ) -> Result<Option<Next>, Error> {
+        let (deliveries, ordered) = (&self.context.deliveries, read.subject.delivery.ordered);
+        // Only after capacity was found: while it waits, the store is not queried.
+        if ordered && !deliveries.is_first_due(self.key, now).await? {
+            return self.nothing_due().await.map(Some);
+        }
+        let take = match read.subject.batch().filter(|most| *most > 1) {
+            Some(most) => Take::Together(self.batch(most, now).await?),
+            None => Take::Each(most),
+        };
+        let taken = match deliveries.take(self.key, take, now).await? {
+            Taken::Rows(taken) => taken,
+            Taken::Suspended => {
+                self.give_back(flights);
+                self.finish_all().await?;
+                return Ok(Some(Next::WithTicket));
+            }
+            Taken::Nothing => {
+                self.looks = false;
+                self.give_back(flights);
+                return Ok(None);
+            }
+        };
+        for (lease, rows) in &taken {
+            let is_out_of_turn = batch_of(rows.iter().map(|held| &held.row)) < rows.len()
+                || ordered && !deliveries.is_first(self.key, &rows[0], now).await?;
+            if is_out_of_turn {
+                // Another server took earlier rows meanwhile.
+                self.give_back(flights);
+                deliveries.release(lease, now).await?;
+                return if ordered { self.nothing_due().await.map(Some) } else { Ok(None) };
+            }
+        }
+        let subject = self.subject_for(read).await?;
+        let Some(subject) = subject else { return Ok(None) };
+        self.adapt(take, &taken);
+        let mut flights = flights.into_iter();
+        for (lease, rows) in taken {
+            self.start(Arc::clone(&subject), lease, rows, flights.next());
+        }
+        self.give_back(flights.collect());
+        Ok(None)
+    }
+
+    /// The subscription for rows that were just taken: read again if it may drop some, as it may
+    /// have been changed before they were posted. `None` if it is gone.
+    async fn subject_for(&self, read: Read) -> Result<Option<Arc<Subject>>, Error> {
+        let (subject, context) = (read.subject, self.context);
+        let needs_confirmation =
+            context.options.require_confirmation && !subject.subscription.confirmed;
+        if subject.filter.is_none() && !needs_confirmation {
+            return Ok(Some(subject));
+        }
+        let now = context.subjects.moment();
+        let read = Subjects::after(context, self.key, now).await?;
+        Ok(read.map(|read| read.subject))
+    }
+
+    /// Sets how many rows the next step takes.
+    fn adapt(&mut self, take: Take, taken: &[(Lease, Vec<HeldRow>)]) {
+        let Take::Each(asked) = take else { return };
+        self.looks = taken.len() == asked;
+        let rows = taken.iter().flat_map(|(_, rows)| rows);
+        let bytes: usize = rows.map(|held| held.row.bytes_here()).sum();
+        let average = (bytes / taken.len().max(1)).max(1);
+        let wanted = if self.looks { self.takes.saturating_mul(2) } else { taken.len() + 1 };
+        self.takes = wanted.min(MAX_TAKEN).min(TAKEN_BYTES / average).max(1);
+    }
+
+    /// How many requests may start, as far as the subscription's options say.
+    fn free(&self, delivery: &DeliveryOptions) -> usize {
+        if delivery.ordered {
+            // The next one starts when the one before has ended and is deleted, or waits.
+            return usize::from(self.is_idle());
+        }
+        if self.ended.len() >= MAX_ENDED {
+            return 0;
+        }
+        let most = delivery.max_in_flight.unwrap_or(usize::MAX).saturating_sub(self.sending);
+        // A rate is checked for each request.
+        most.min(if delivery.pause.is_some() { 1 } else { self.takes })
+    }
+
     /// How many of the first due rows go out in one request; at least one. Determined before they
     /// are taken, because taking a row and giving it back counts as an attempt.
-    async fn batch(&self, subject: &Subject, now: Timestamp) -> Result<usize, Error> {
-        let Some(most) = subject.batch().filter(|most| *most > 1) else { return Ok(1) };
+    async fn batch(&self, most: usize, now: Timestamp) -> Result<usize, Error> {
         let (mut rows, mut after) = (Vec::new(), None);
         loop {
             let limit = (most - rows.len()).min(PAGE);
@@ -190,46 +297,52 @@ impl Service<'_> {
         }
     }
 
-    /// The subscription and its subscriber, read again when they are no longer current; `None` if
-    /// it is gone.
-    async fn subject(
-        &self,
-        read: &mut Option<(Arc<Subject>, Timestamp)>,
+    /// Whether the subscription's rate and the destination allow more attempts: at most `most`.
+    async fn admit(
+        &mut self,
+        subject: &Subject,
+        most: usize,
         now: Timestamp,
-    ) -> Result<Option<Arc<Subject>>, Error> {
-        if let Some((subject, at)) = read
-            && now.secs_since(*at) < MAX_AGE
-        {
-            return Ok(Some(Arc::clone(subject)));
-        }
-        let found = Subject::read(self.context, self.key).await?;
-        Ok(found.map(|subject| Arc::clone(&read.insert((Arc::new(subject), now)).0)))
-    }
-
-    /// Whether the subscription's rate and the destination allow one more attempt.
-    async fn admit(&mut self, subject: &Subject, now: Timestamp) -> Result<Admitted, Error> {
+    ) -> Result<Admitted, Error> {
         if let Some(pause) = subject.delivery.pause
             && let Some(next) = self.context.rates.not_before(self.key, pause, now)
         {
-            self.finish_running().await?;
+            self.finish_all().await?;
             return Ok(Admitted::Later(Next::At(next)));
         }
         let Ok(origin) = &subject.origin else {
             // There is no destination: the attempt says why and ends the row.
-            let is_full = self.running.len() >= MAX_UNSENDABLE;
-            return Ok(if is_full { Admitted::WhenOneEnds } else { Admitted::Now(None) });
+            let most = most.min(MAX_UNSENDABLE.saturating_sub(self.sending));
+            let is_full = most == 0;
+            let none = Vec::new();
+            return Ok(if is_full { Admitted::WhenOneEnds } else { Admitted::Now(most, none) });
         };
-        match self.context.fairness.start(&self.key.queue.project, origin, now) {
-            Ok(flight) => Ok(Admitted::Now(Some(flight))),
+        let most = if subject.batch().is_some() { 1 } else { most };
+        let (sharer, sending) = (&mut self.sharer, self.sending);
+        match sharer.start(origin, sending, now) {
+            Ok(flight) => {
+                let start = |at| sharer.start(origin, sending + at, now).ok();
+                let more = (1..most).map_while(start);
+                let flights: Vec<_> = std::iter::once(flight).chain(more).collect();
+                Ok(Admitted::Now(flights.len(), flights))
+            }
             Err(Admission::NotBefore(probe)) => {
-                self.finish_running().await?;
+                self.finish_all().await?;
                 Ok(Admitted::Later(Next::At(probe)))
             }
             Err(Admission::Suspended) => {
-                self.finish_running().await?;
+                self.finish_all().await?;
                 Ok(Admitted::Later(self.suspend(subject, "nothing has succeeded for days").await?))
             }
             Err(Admission::Full | Admission::Started) => Ok(Admitted::WhenOneEnds),
+        }
+    }
+
+    /// Ends flights for which there are no rows, so that others may start.
+    fn give_back(&self, flights: Vec<InFlight>) {
+        if !flights.is_empty() {
+            drop(flights);
+            self.context.freed.notify_waiters();
         }
     }
 
@@ -244,40 +357,58 @@ impl Service<'_> {
         if let Some(pause) = subject.delivery.pause {
             context.rates.note(self.key, pause, context.parts.clock.now());
         }
-        self.running.spawn(async move {
+        self.sending += 1;
+        self.tasks.spawn(async move {
             let recovery = rows.pop_if(|held| held.row.content == Content::Recovery);
             let reported = match recovery {
                 Some(held) => recovery::step(&context, &subject.key, &lease, held).await,
                 None => attempt::deliver(&context, &subject, &lease, rows).await,
             };
-            let now = context.parts.clock.now();
-            let disposition = match reported {
-                Ok(Report { disposition, ended, asked }) => {
-                    if let Some(flight) = flight {
-                        flight.end(ended, asked, now);
-                    }
-                    Ok(disposition)
-                }
-                Err(error) => {
-                    if let Some(flight) = flight {
-                        flight.end(Ended::NotSent, None, now);
-                    }
-                    Err(error)
-                }
-            };
+            if let Some(flight) = flight {
+                let (ended, asked) = match &reported {
+                    Ok(report) => (report.ended, report.asked),
+                    Err(_) => (Ended::NotSent, None),
+                };
+                flight.end(ended, asked, context.parts.clock.now());
+            }
             context.freed.notify_waiters();
-            disposition
+            Done::Sent(reported)
         });
     }
 
-    fn note(
-        &mut self,
-        ended: Result<Result<Disposition, Error>, tokio::task::JoinError>,
-    ) -> Result<(), Error> {
-        match ended.map_err(Error::failed)?? {
+    /// Deletes all rows that have ended, unless a deletion is under way: then the next one does.
+    fn start_deletion(&mut self) {
+        if self.is_deleting || self.ended.is_empty() {
+            return;
+        }
+        self.is_deleting = true;
+        let (context, key) = (Arc::clone(self.context), self.key.clone());
+        let rows = std::mem::take(&mut self.ended);
+        self.tasks.spawn(async move {
+            let now = context.parts.clock.now();
+            Done::Deleted(context.deliveries.finish_all(&key, &rows, now).await)
+        });
+    }
+
+    fn note(&mut self, done: Result<Done, JoinError>) -> Result<(), Error> {
+        let report = match done.map_err(Error::failed)? {
+            Done::Deleted(deleted) => {
+                self.is_deleting = false;
+                return deleted;
+            }
+            Done::Sent(report) => {
+                self.sending -= 1;
+                report?
+            }
+        };
+        self.ended.extend(report.rows);
+        match report.disposition {
             Disposition::Ended => {}
             Disposition::RetryAt(due) => {
-                self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
+                self.dues.insert(due);
+                if self.dues.len() > MAX_DUES {
+                    self.dues.pop_last();
+                }
             }
             Disposition::Gone => self.is_gone = true,
             Disposition::Lost => self.lost = true,
@@ -285,26 +416,58 @@ impl Service<'_> {
         Ok(())
     }
 
-    async fn finish_running(&mut self) -> Result<(), Error> {
-        while let Some(ended) = self.running.join_next().await {
-            self.note(ended)?;
+    /// Whether a retry has become due.
+    fn has_retry(&mut self, now: Timestamp) -> bool {
+        let before = self.dues.len();
+        self.dues.retain(|due| *due > now);
+        self.dues.len() < before
+    }
+
+    fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.ended.is_empty()
+    }
+
+    /// Waits until all rows in flight have ended and are deleted.
+    async fn finish_all(&mut self) -> Result<(), Error> {
+        while !self.is_idle() {
+            self.finish_one().await?;
         }
         Ok(())
+    }
+
+    async fn finish_one(&mut self) -> Result<(), Error> {
+        self.start_deletion();
+        match self.tasks.join_next().await {
+            Some(done) => self.note(done),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until a task has ended, there is news, or a retry is due.
+    async fn wait(&mut self) -> Result<(), Error> {
+        let now = self.context.parts.clock.now();
+        let retry = self.dues.first().map_or(LONGEST_WAIT, |due| until(*due, now));
+        let done = tokio::select! {
+            done = self.tasks.join_next(), if !self.tasks.is_empty() => done,
+            () = self.news.arrived() => None,
+            () = tokio::time::sleep(retry) => None,
+        };
+        done.map_or(Ok(()), |done| self.note(done))
     }
 
     /// Whether to let other subscriptions be served: nothing of it is in flight, and it has waited.
     fn gives_up(&mut self) -> bool {
         let since = *self.waits_since.get_or_insert_with(Instant::now);
-        self.running.is_empty() && since.elapsed() >= WAIT
+        self.is_idle() && since.elapsed() >= WAIT
     }
 
     async fn wait_for_capacity(&mut self) -> Result<(), Error> {
-        let ended = tokio::select! {
-            ended = self.running.join_next(), if !self.running.is_empty() => ended,
+        let done = tokio::select! {
+            done = self.tasks.join_next(), if !self.tasks.is_empty() => done,
             () = self.context.freed.notified() => None,
             () = tokio::time::sleep(WAIT) => None,
         };
-        ended.map_or(Ok(()), |ended| self.note(ended))
+        done.map_or(Ok(()), |done| self.note(done))
     }
 
     async fn suspend(&self, subject: &Subject, why: &'static str) -> Result<Next, Error> {
@@ -323,23 +486,23 @@ impl Service<'_> {
     }
 
     /// Rows may be left that wait for a retry, or that another worker holds.
-    async fn nothing_due(&self) -> Result<Next, Error> {
+    async fn nothing_due(&mut self) -> Result<Next, Error> {
+        self.finish_all().await?;
         let now = self.context.parts.clock.now();
         if self.context.deliveries.is_empty(self.key, now).await? {
             return Ok(Next::WithTicket);
         }
         let check = now.plus_secs(POLL_HELD);
-        let known = match self.first_due.filter(|_| !self.lost) {
-            Some(due) => Some(due),
+        let known = match self.dues.first().filter(|_| !self.lost) {
+            Some(due) => Some(*due),
             None => self.context.deliveries.first_due(self.key, now).await?,
         };
         Ok(Next::At(known.map_or(check, |due| due.min(check))))
     }
 }
 
-/// The number of requests that a subscription may have in flight.
-fn at_once(delivery: &DeliveryOptions) -> usize {
-    if delivery.ordered { 1 } else { delivery.max_in_flight.unwrap_or(usize::MAX) }
+fn until(due: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(due.as_millis().saturating_sub(now.as_millis()).max(1))
 }
 
 /// How many of the first rows go out in one request. Confirmations and recoveries are handled one

@@ -8,6 +8,7 @@ mod health;
 mod log;
 mod planted;
 mod recovery;
+mod throughput;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,6 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use zaqar_core::delivery::{DeliveryQuery, DeliveryState, Redelivery};
 use zaqar_core::storage::{
     Batch, Error, Guarded, Heads, ListQuery, Messages, NewMessage, NewSubscription, Subscriptions,
@@ -26,7 +29,7 @@ use zaqar_core::{
 };
 use zaqar_storage_testkit::Memory;
 
-use crate::deliveries::{Deliveries, ROW_LEASE, Taken};
+use crate::deliveries::{Deliveries, ROW_LEASE, Take, Taken};
 use crate::outcome::{Answer, Attempt};
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, schedule};
 use crate::target::{Origin, Target};
@@ -36,6 +39,8 @@ use crate::{Channel, EventSink, Options, Outgoing, Parts, PlainBodies, Workers};
 #[derive(Default)]
 struct Script {
     statuses: Mutex<VecDeque<u16>>,
+    /// Bodies of requests that are never answered.
+    hangs: Mutex<Vec<String>>,
     sent: Mutex<Vec<Sent>>,
 }
 
@@ -62,10 +67,11 @@ impl Channel for Script {
         let body = if outgoing.is_batch { format!("[{body}]") } else { body };
         self.sent.lock().unwrap().push(Sent {
             subscriber: outgoing.subscriber.to_owned(),
-            body,
+            body: body.clone(),
             at: outgoing.now.as_millis() - START.as_millis(),
         });
-        if outgoing.subscriber.starts_with("http://dead/") {
+        let hangs = self.hangs.lock().unwrap().contains(&body);
+        if hangs || outgoing.subscriber.starts_with("http://dead/") {
             return std::future::pending().await;
         }
         let status = match outgoing.subscriber {
@@ -198,6 +204,28 @@ impl Scene {
         self.workers.step().await.unwrap();
     }
 
+    /// Runs the workers in a task.
+    fn run(&mut self) -> Running {
+        let (store, clock, script) = (&self.store, &self.clock, &self.script);
+        let spare = workers(store, clock, script, &self.posted, Options::default());
+        let shutdown = CancellationToken::new();
+        let running = std::mem::replace(&mut self.workers, spare).run(shutdown.clone());
+        Running { task: tokio::spawn(running), shutdown }
+    }
+
+    /// Waits until so many more requests were sent, in paused time.
+    async fn wait_for(&self, count: usize) {
+        let mut sent = 0;
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            sent += self.sent().len();
+            if sent >= count {
+                return;
+            }
+        }
+        panic!("{sent} requests of {count}");
+    }
+
     async fn pass(&self, secs: u64) {
         self.clock.advance(Duration::from_secs(secs));
         self.step().await;
@@ -236,6 +264,19 @@ impl Scene {
 
     fn subscription(&self, id: SubscriptionId) -> SubscriptionKey {
         SubscriptionKey { queue: self.key.clone(), id }
+    }
+}
+
+/// Workers that run in a task.
+struct Running {
+    task: JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
     }
 }
 
@@ -498,14 +539,17 @@ async fn a_worker_that_was_too_slow_settles_nothing() {
     let content = Content::Message;
     let row = Row { message, ttl: 3600, created: START, content, body };
     deliveries.add(&key, &[(row.clone(), START)], START).await.unwrap();
-    let take = async |now| match deliveries.take(&key, 1, now).await.unwrap() {
-        Taken::Rows(lease, mut rows) => (lease, rows.pop().unwrap()),
+    let take = async |now| match deliveries.take(&key, Take::Each(1), now).await.unwrap() {
+        Taken::Rows(mut taken) => {
+            let (lease, mut rows) = taken.pop().unwrap();
+            (lease, rows.pop().unwrap())
+        }
         other => panic!("{other:?}"),
     };
     let (slow, held) = take(START).await;
     assert_eq!((held.count, &held.row), (1, &row));
     let slow_row = held;
-    let held = deliveries.take(&key, 1, START.plus_secs(ROW_LEASE - 1)).await.unwrap();
+    let held = deliveries.take(&key, Take::Each(1), START.plus_secs(ROW_LEASE - 1)).await.unwrap();
     assert!(matches!(held, Taken::Nothing), "{held:?}");
     let later = START.plus_secs(ROW_LEASE);
     let (quick, quick_row) = take(later).await;

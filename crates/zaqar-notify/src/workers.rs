@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::future::FusedFuture;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use zaqar_core::storage::{Error, Posted};
@@ -111,11 +113,12 @@ impl Workers {
     /// Runs until `shutdown`; then attempts in progress may end, within [`Options::drain`].
     pub async fn run(self, shutdown: CancellationToken) {
         let shared = &self.shared;
+        let mut expanding = pin!(shared.expand_outbox(&shutdown).fuse());
         tokio::select! {
             () = shutdown.cancelled() => {}
             _ = async { tokio::join!(
                 shared.listen(),
-                shared.expand_outbox(),
+                expanding.as_mut(),
                 shared.serve_schedule(),
                 shared.renew_tickets(),
                 shared.write_log(),
@@ -124,8 +127,18 @@ impl Workers {
         }
         shared.shutdown.cancel();
         let drain = shared.context.options.drain;
+        // Entries that are leased would hold up their queues until their lease expires.
+        let is_expanded = expanding.is_terminated();
+        let expanded = async {
+            if !is_expanded {
+                expanding.await;
+            }
+        };
         // Tickets must not expire meanwhile: the drain is shorter than their lease.
-        let _is_drained = tokio::time::timeout(drain, shared.dispatcher.idle()).await;
+        let _is_drained = tokio::time::timeout(drain, async {
+            tokio::join!(expanded, shared.dispatcher.idle());
+        })
+        .await;
         shared.dispatcher.stop().await;
         shared.flush_log().await;
     }
@@ -201,6 +214,7 @@ impl Handle {
                 announce::tell(context, &key, about, &EventKind::Resumed).await?;
             }
         }
+        context.subjects.forget(&key);
         context.deliveries.set_suspended(&key, false).await?;
         if !context.deliveries.is_empty(&key, now).await? {
             let ticket = Ticket { subscription: key, keeps: false };
@@ -293,6 +307,7 @@ impl Handle {
     /// Errors of the store.
     pub async fn remove(&self, queue: &QueueKey, id: SubscriptionId) -> Result<(), Error> {
         let key = SubscriptionKey { queue: queue.clone(), id };
+        self.shared.context.subjects.forget(&key);
         self.shared.context.deliveries.remove(&key).await
     }
 }
@@ -334,12 +349,13 @@ impl Shared {
         }
     }
 
-    /// Expands due entries, on news and every [`Options::poll_outbox`].
-    async fn expand_outbox(&self) {
+    /// Expands due entries, on news and every [`Options::poll_outbox`], until `shutdown`; then it
+    /// finishes what it has begun.
+    async fn expand_outbox(&self, shutdown: &CancellationToken) {
         let poll = self.context.options.poll_outbox;
         let mut pause = PAUSES[0];
         let mut looked = None::<tokio::time::Instant>;
-        loop {
+        while !shutdown.is_cancelled() {
             let (queues, others) = {
                 let mut news = self.wake.news();
                 (std::mem::take(&mut news.queues), news.others)
@@ -357,7 +373,10 @@ impl Shared {
                 self.wake.news().others |= found > 0;
             } else if !had_queues {
                 let news = self.wake.outbox.notified();
-                let _is_late = tokio::time::timeout(wait - since, news).await;
+                tokio::select! {
+                    _ = tokio::time::timeout(wait - since, news) => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
         }
     }

@@ -9,8 +9,8 @@ use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use zaqar_core::storage::{
-    Claim, ClaimRequest, Claimed, Claims, Error, Guarded, Heads, MessageStore, Movable, Moves,
-    News, NewsStream, Swept, Upkeep,
+    Claim, ClaimRequest, Claimed, Claims, Error, Guarded, Heads, Message, MessageStore, Movable,
+    Moves, News, NewsStream, Swept, Upkeep,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, QueueKey, StateLog, TaskMonitor, Timestamp,
@@ -373,6 +373,20 @@ impl Claims for Pooled {
             Some(rule) => self.follow([key, &rule.target], step).await,
             None => self.follow([key], step).await,
         }
+    }
+
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        Ok(self
+            .ask(key, |store| async move { store.claim_each(key, assumed, ids, ttl, now).await })
+            .await?
+            .unwrap_or(Guarded::Absent))
     }
 
     async fn claim_get(

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, RecipientQuery, Renewal,
-    Subscribed, Subscription, SubscriptionChange, Subscriptions,
+    Changed, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
+    RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
@@ -147,22 +147,22 @@ impl Outbox for Pooled {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
+    ) -> Result<Vec<OutboxEntry>, Error> {
         Ok(self
-            .ask(key, |store| async move { store.lease(key, until, now).await })
+            .ask(key, |store| async move { store.lease(key, request, now).await })
             .await?
-            .flatten())
+            .unwrap_or_default())
     }
 
     async fn settle(
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
-        self.ask(key, |store| async move { store.settle(key, incarnation, first).await }).await?;
+        self.ask(key, |store| async move { store.settle(key, incarnation, firsts).await }).await?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use zaqar_core::{ClaimId, Generation, QueueKey, Timestamp};
 
 use crate::Embedded;
 use crate::error::Sql;
-use crate::first_free::{Found, Progress};
+use crate::first_free::Progress;
 use crate::rows::{State, StateRow, body, find_held, message};
 use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, find_head, millis, time};
@@ -54,6 +54,31 @@ impl Claims for Embedded {
                 Progress::Done(None) => Claimed::TargetChanged,
                 Progress::Unfinished => continue,
             }));
+        }
+    }
+
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        self.effective_time(now);
+        let (key, ids, count) = (key.clone(), ids.to_vec(), ids.len());
+        let requester = self.requester(&key.project);
+        let step = move |state: &mut WriterState<'_>| {
+            let claim_all = |state: &mut WriterState<'_>, head| state.claim_each(head, &ids, ttl);
+            state.guarded(&key, |head| head == assumed, claim_all)
+        };
+        loop {
+            match requester.write_rows(count, step.clone()).await? {
+                Guarded::Done(Progress::Done(messages)) => return Ok(Guarded::Done(messages)),
+                Guarded::Done(Progress::Unfinished) => {}
+                Guarded::Absent => return Ok(Guarded::Absent),
+                Guarded::Stale(generation) => return Ok(Guarded::Stale(generation)),
+            }
         }
     }
 
@@ -174,17 +199,32 @@ impl WriterState<'_> {
         if found.is_unfinished() {
             return Ok((moved, Progress::Unfinished));
         }
-        let messages = self.take(head, request, &found)?;
+        let messages = self.take(head, request, &found.rows)?;
         Ok((moved, Progress::Done(Some(messages))))
     }
 
-    fn take(&mut self, head: Head, request: &ClaimRequest, found: &Found) -> Sql<Vec<Message>> {
-        if found.rows.is_empty() {
+    /// Does one transaction of claims with a message each.
+    fn claim_each(&mut self, head: Head, ids: &[ClaimId], ttl: u64) -> Sql<Progress<Vec<Message>>> {
+        let found = self.first_free(head.number, ids.len(), None)?;
+        self.advance_floor(head.number, found.floor);
+        if found.is_unfinished() {
+            return Ok(Progress::Unfinished);
+        }
+        let mut messages = Vec::with_capacity(found.rows.len());
+        for (row, id) in found.rows.iter().zip(ids) {
+            let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
+            messages.extend(self.take(head, &request, std::slice::from_ref(row))?);
+        }
+        Ok(Progress::Done(messages))
+    }
+
+    fn take(&mut self, head: Head, request: &ClaimRequest, rows: &[StateRow]) -> Sql<Vec<Message>> {
+        if rows.is_empty() {
             return Ok(Vec::new());
         }
         let until = millis(self.now.plus_secs(request.ttl).plus_secs(request.grace));
-        let mut messages = Vec::with_capacity(found.rows.len());
-        for row in &found.rows {
+        let mut messages = Vec::with_capacity(rows.len());
+        for row in rows {
             // Every state row has a body: both are written and removed in one transaction.
             let Some(body) = self.body(row.position)? else { continue };
             let held = StateRow {
@@ -195,13 +235,13 @@ impl WriterState<'_> {
             self.hold(head.number, row, request.id, held.expires)?;
             messages.push(message(&head, &held, body, Some(request.id)));
         }
-        self.insert_claim(head.number, request, found)?;
+        self.insert_claim(head.number, request, rows)?;
         Ok(messages)
     }
 
-    fn insert_claim(&mut self, number: i64, request: &ClaimRequest, found: &Found) -> Sql<()> {
+    fn insert_claim(&mut self, number: i64, request: &ClaimRequest, rows: &[StateRow]) -> Sql<()> {
         let expires = millis(self.now.plus_secs(request.ttl));
-        let positions: Vec<_> = found.rows.iter().map(|row| row.position).collect();
+        let positions: Vec<_> = rows.iter().map(|row| row.position).collect();
         self.conn.statement("INSERT INTO claims VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
             params![
                 number,

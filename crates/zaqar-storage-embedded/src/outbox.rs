@@ -1,15 +1,17 @@
 //! The outbox.
 //!
 //! An entry that may be leased is `ready`. One that waits for its due time, or is leased, is not;
-//! each lease first makes due entries ready. So the oldest one is found without scanning those that
-//! wait.
+//! each lease first makes those ready whose time has come. So the oldest ones are found without
+//! scanning those that wait, and a leased one that blocks others is found among the leased.
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
-use zaqar_core::storage::{Error, FOLLOWED_FOR, NewMessage, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{
+    Error, FOLLOWED_FOR, LeaseRequest, NewMessage, Outbox, OutboxEntry, OutboxMessage,
+};
 use zaqar_core::{Checksum, Incarnation, KeyId, MessageId, Payload, Position, QueueKey, Timestamp};
 
 use crate::Embedded;
@@ -25,8 +27,11 @@ use crate::writer_state::{
 /// The value of `ready` for a settled entry.
 pub(crate) const SETTLED: i64 = 2;
 
-/// Messages that a leased entry has, about, for the cost of reading them.
-const LEASED: usize = 64;
+/// The value of `ready` for a leased entry.
+const LEASED: i64 = 3;
+
+/// Messages that leased entries have, about, for the cost of reading them.
+const LEASED_MESSAGES: usize = 64;
 /// Due entries that one lease makes ready, at most.
 const DUE_BUDGET: i64 = 1000;
 /// Messages of an entry that is written to be removed, at most.
@@ -50,15 +55,15 @@ impl Outbox for Embedded {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
-        let key = key.clone();
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        let (key, request) = (key.clone(), *request);
         self.effective_time(now);
         self.requester(&key.project)
-            .repeat(LEASED, move |state| match state.head(&key)? {
-                Some(head) => state.lease(&head, until),
-                None => Ok(Progress::Done(None)),
+            .repeat(LEASED_MESSAGES, move |state| match state.head(&key)? {
+                Some(head) => state.lease(&head, &request),
+                None => Ok(Progress::Done(Vec::new())),
             })
             .await
     }
@@ -67,14 +72,19 @@ impl Outbox for Embedded {
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
         let key = key.clone();
+        let firsts = firsts.to_vec();
         self.requester(&key.project)
-            .write(move |state| {
+            .write_rows(firsts.len(), move |state| {
                 let head = state.head(&key)?;
                 match head.filter(|head| head.generation.incarnation == incarnation) {
-                    Some(head) => state.settle(&head, head.stored_entry(first)),
+                    Some(head) => {
+                        let firsts: Vec<_> =
+                            firsts.iter().map(|first| head.stored_entry(*first)).collect();
+                        state.settle(&head, &firsts)
+                    }
                     None => Ok(()),
                 }
             })
@@ -215,53 +225,90 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    fn lease(&mut self, head: &Head, until: Timestamp) -> Sql<Progress<Option<OutboxEntry>>> {
+    fn lease(&mut self, head: &Head, request: &LeaseRequest) -> Sql<Progress<Vec<OutboxEntry>>> {
         let now = millis(self.now);
         if self.subscribed_until(head)?.address <= now {
             self.end_unwanted_entries(head)?;
-            return Ok(Progress::Done(None));
+            return Ok(Progress::Done(Vec::new()));
         }
-        self.conn
-            .statement(
-                "UPDATE outbox SET ready = 1 WHERE first IN (SELECT first FROM outbox \
-                 WHERE life = ?1 AND ready = 0 AND due <= ?2 ORDER BY due LIMIT ?3)",
-            )?
-            .execute([head.outbox_number, now, DUE_BUDGET])?;
+        for waiting in [LEASED, 0] {
+            self.conn
+                .statement(
+                    "UPDATE outbox SET ready = 1 WHERE first IN (SELECT first FROM outbox \
+                     WHERE life = ?1 AND ready = ?4 AND due <= ?2 ORDER BY due LIMIT ?3)",
+                )?
+                .execute([head.outbox_number, now, DUE_BUDGET, waiting])?;
+        }
+        let before = self.first_leased(head)?.unwrap_or(i64::MAX);
+        let (mut leased, mut bytes, mut after) = (Vec::new(), 0_usize, i64::MIN);
         for _ in 0..MAX_EXPIRED {
-            let oldest = self
-                .conn
-                .statement(concat!(
-                    entry_columns!(),
-                    " WHERE life = ?1 AND ready = 1 ORDER BY first LIMIT 1"
-                ))?
-                .query_row([head.outbox_number], Entry::read)
-                .optional()?;
+            let oldest = match leased.len() < request.limit {
+                true => self.first_ready(head, after, before)?,
+                false => None,
+            };
             let Some(oldest) = oldest else {
                 self.update_next_due(head)?;
-                return Ok(Progress::Done(None));
+                return Ok(Progress::Done(leased));
             };
+            after = oldest.first;
             if oldest.expires <= now {
                 self.end_entry(&oldest)?;
                 continue;
             }
+            let entry = read_entry(&self.conn, head, &oldest)?;
+            let size: usize = entry.messages.iter().map(|one| one.payload.bytes.len()).sum();
+            bytes = bytes.saturating_add(size);
+            if bytes > request.bytes && !leased.is_empty() {
+                self.update_next_due(head)?;
+                return Ok(Progress::Done(leased));
+            }
             self.conn
-                .statement("UPDATE outbox SET ready = 0, due = ?2 WHERE first = ?1")?
-                .execute([oldest.first, millis(until)])?;
-            self.update_next_due(head)?;
-            return read_entry(&self.conn, head, &oldest).map(|entry| Progress::Done(Some(entry)));
+                .statement("UPDATE outbox SET ready = ?3, due = ?2 WHERE first = ?1")?
+                .execute([oldest.first, millis(request.until), LEASED])?;
+            leased.push(entry);
         }
-        Ok(Progress::Unfinished)
+        self.update_next_due(head)?;
+        match leased.is_empty() {
+            true => Ok(Progress::Unfinished),
+            false => Ok(Progress::Done(leased)),
+        }
     }
 
-    fn settle(&mut self, head: &Head, first: i64) -> Sql<()> {
-        let entry = self
-            .conn
-            .statement(concat!(entry_columns!(), " WHERE first = ?1 AND life = ?2"))?
-            .query_row([first, head.outbox_number], Entry::read)
-            .optional()?;
-        let Some(entry) = entry else { return Ok(()) };
-        self.end_entry(&entry)?;
-        self.update_next_due(head)
+    /// The first entry with a live lease, which blocks those after it.
+    fn first_leased(&self, head: &Head) -> Sql<Option<i64>> {
+        // There are only as many as a lease takes, so they need no index by position.
+        self.conn
+            .statement(
+                "SELECT min(first) FROM outbox INDEXED BY outbox_due \
+                 WHERE life = ?1 AND ready = 3 AND due > ?2 AND expires > ?2",
+            )?
+            .query_row([head.outbox_number, millis(self.now)], |row| row.get(0))
+    }
+
+    fn first_ready(&self, head: &Head, after: i64, before: i64) -> Sql<Option<Entry>> {
+        self.conn
+            .statement(concat!(
+                entry_columns!(),
+                " WHERE life = ?1 AND ready = 1 AND first > ?2 AND first < ?3 ORDER BY first LIMIT 1"
+            ))?
+            .query_row([head.outbox_number, after, before], Entry::read)
+            .optional()
+    }
+
+    fn settle(&mut self, head: &Head, firsts: &[i64]) -> Sql<()> {
+        let mut is_changed = false;
+        for first in firsts {
+            let entry = self
+                .conn
+                .statement(concat!(entry_columns!(), " WHERE first = ?1 AND life = ?2"))?
+                .query_row([*first, head.outbox_number], Entry::read)
+                .optional()?;
+            if let Some(entry) = entry {
+                self.end_entry(&entry)?;
+                is_changed = true;
+            }
+        }
+        if is_changed { self.update_next_due(head) } else { Ok(()) }
     }
 
     /// Ends an entry for workers. It is kept as long as it can be followed.
@@ -348,7 +395,7 @@ impl WriterState<'_> {
             .conn
             .statement(concat!(
                 entry_columns!(),
-                " WHERE life = ?1 AND ready IN (0, 1) AND first < ?2 LIMIT ?3"
+                " WHERE life = ?1 AND ready IN (0, 1, 3) AND first < ?2 LIMIT ?3"
             ))?
             .query_map(
                 params![number, before, i64::try_from(budget).unwrap_or(i64::MAX)],
@@ -389,7 +436,7 @@ impl WriterState<'_> {
                 .query_row([head.outbox_number, ready], |row| row.get(0))?;
             Ok(due.unwrap_or(NEVER))
         };
-        let next_due = next(0)?.min(next(1)?);
+        let next_due = next(0)?.min(next(1)?).min(next(LEASED)?);
         self.set_next_due(head, next_due)
     }
 

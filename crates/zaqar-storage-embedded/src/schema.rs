@@ -58,10 +58,10 @@ INSERT INTO arrivals VALUES (1, -9223372036854775807);
 /// - `messages` never change. Their states are in three small tables, one per state, ordered by
 ///   number and position.
 /// - `expiry`, `claims_due` and `delayed_due` have the next due work of all queues.
-/// - `ready` of an outbox entry is 1 while it may be leased, 0 while it waits for its due time or a
-///   lease on it lasts, and 2 once it is settled: then it is kept until `followed`. Its messages
-///   have the positions from `first` on. `next_due` of a head is when its first entry is due.
-///   Entries of a `life` in `unwanted` with positions below `before` have no subscriber left.
+/// - `ready` of an outbox entry is 1 while it may be leased, 0 while it waits for its due time, 3
+///   while a lease on it lasts, and 2 once it is settled: then it is kept until `followed`. Its
+///   messages have the positions from `first` on. `next_due` of a head is when its first entry is
+///   due. Entries of a `life` in `unwanted` with positions below `before` have no subscriber left.
 /// - A subscription may depend on a row of `leases`.
 /// - `open_mark` has a row while the store is open: see [`crate::recovery`].
 /// - `garbage` has the numbers of rows that no head refers to, for the sweep.

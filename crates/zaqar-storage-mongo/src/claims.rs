@@ -47,6 +47,32 @@ impl Claims for Mongo {
         self.run(self.claim_messages(&queue_id(key), assumed, request, now)).await
     }
 
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        let queue = queue_id(key);
+        let mut taken = Vec::with_capacity(ids.len());
+        // An intent makes one claim, so each is a step of its own.
+        for id in ids {
+            let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
+            match self.run(self.claim_messages(&queue, assumed, &request, now)).await? {
+                Guarded::Done(Claimed::Messages { messages, .. }) if !messages.is_empty() => {
+                    taken.extend(messages);
+                }
+                // What was claimed before stays claimed, in the generation that was assumed.
+                Guarded::Absent if taken.is_empty() => return Ok(Guarded::Absent),
+                Guarded::Stale(found) if taken.is_empty() => return Ok(Guarded::Stale(found)),
+                Guarded::Done(_) | Guarded::Absent | Guarded::Stale(_) => break,
+            }
+        }
+        Ok(Guarded::Done(taken))
+    }
+
     async fn claim_get(
         &self,
         key: &QueueKey,

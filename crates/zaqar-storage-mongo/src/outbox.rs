@@ -7,16 +7,16 @@
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use mongodb::bson::{Binary, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Binary, Bson, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
-use zaqar_core::storage::{Error, Outbox, OutboxEntry};
+use zaqar_core::storage::{Error, LeaseRequest, Outbox, OutboxEntry};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::entries::StoredEntry;
 use crate::moves::{STAMP, stamped};
 use crate::query::Query;
-use crate::schema::{millis, queue_id, queue_key, random_id};
+use crate::schema::{self, millis, queue_id, queue_key, random_id};
 use crate::stored::{Head, Post};
 use crate::view::View;
 
@@ -25,7 +25,7 @@ const DUE: usize = 1000;
 /// How many queues with abandoned posts one call finishes.
 const ABANDONED: usize = 100;
 
-/// How many unreadable entries one lease skips.
+/// How often one lease looks again, past unreadable entries and other workers.
 const MAX_UNREADABLE: usize = 100;
 
 /// The queue and outbox epoch of an entry.
@@ -52,6 +52,12 @@ struct Owners {
 #[derive(Deserialize)]
 struct Stamp {
     z: Option<i64>,
+}
+
+/// The position of an entry.
+#[derive(Deserialize)]
+struct First {
+    first: i64,
 }
 
 #[derive(Deserialize)]
@@ -96,42 +102,38 @@ impl Outbox for Mongo {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
+    ) -> Result<Vec<OutboxEntry>, Error> {
         self.run(async {
-            let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(None) };
+            let Some(view) = self.view(&queue_id(key), now).await? else { return Ok(Vec::new()) };
             if view.head.subscribed_until <= view.now {
                 // There is no subscription to deliver to.
-                return Ok(None);
+                return Ok(Vec::new());
             }
-            let due = doc! {
-                "life": view.head.outbox_epoch, "due": { "$lte": view.now }, "ends": { "$gt": view.now },
-            };
-            let entries = self.inner.outbox.clone_with_type::<RawDocumentBuf>();
             for _ in 0..MAX_UNREADABLE {
-                let call = random_id();
-                let lease = doc! { "$set": { "due": millis(until), "leased_by": &call } };
-                let (entry, was_retried) = self
-                    .send_reporting_retry(|| {
-                        entries
-                            .find_one_and_update(due.clone(), lease.clone())
-                            .sort(doc! { "first": 1 })
-                    })
-                    .await?;
-                let entry =
-                    if was_retried { self.first_leased(&view, &call, until).await? } else { entry };
-                let Some(entry) = entry else { return Ok(None) };
-                if entry.get(STAMP).is_ok_and(|stamp| stamp.is_some()) {
-                    // As in `settle`: what was copied is leased where it is.
+                let mut found = self.leasable(&view, request).await?;
+                let Some(seen) = found.first().map(stamp_of) else { break };
+                found.truncate(found.iter().take_while(|raw| stamp_of(raw) == seen).count());
+                if seen.is_some() {
+                    // As in `settle_entries`: what was copied is leased where it is.
                     self.latest_head(&view.head.id).await?;
                 }
-                // An unreadable entry stays leased, so that it does not block the next one.
-                if let Some(shown) = self.show_entry(&entry) {
-                    return Ok(Some(shown));
+                let leased = self.lease_found(&view, &found, seen, request.until).await?;
+                let (entries, unreadable) = self.show_entries(&leased);
+                if !unreadable.is_empty() {
+                    // They wait, and do not block the next ones.
+                    let which = doc! { "_id": { "$in": unreadable } };
+                    let wait = doc! { "$unset": { "leased_until": "" } };
+                    self.send(|| self.inner.outbox.update_many(which.clone(), wait.clone()))
+                        .await?;
                 }
+                if !entries.is_empty() {
+                    return Ok(entries);
+                }
+                // Another worker has leased the first one, or none can be read.
             }
-            Ok(None)
+            Ok(Vec::new())
         })
         .await
     }
@@ -140,14 +142,14 @@ impl Outbox for Mongo {
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
         self.run(async {
             let Some(head) = self.head(&queue_id(key)).await? else { return Ok(()) };
             if head.incarnation() != incarnation {
                 return Ok(());
             }
-            self.settle_entry(&head, first).await
+            self.settle_entries(&head, firsts).await
         })
         .await
     }
@@ -183,45 +185,114 @@ impl Mongo {
         self.read::<StoredEntry>(raw).and_then(|entry| entry.show().ok())
     }
 
-    /// Settles an entry of a queue whose head was just read.
-    pub(crate) async fn settle_entry(&self, head: &Head, first: Position) -> Result<(), Error> {
-        let first = first.get().cast_signed();
-        let entry = doc! { "life": head.outbox_epoch, "first": first, "due": { "$gte": 0_i64 } };
-        let mut fitting = entry.clone();
+    /// Settles entries of a queue whose head was just read.
+    pub(crate) async fn settle_entries(
+        &self,
+        head: &Head,
+        firsts: &[Position],
+    ) -> Result<(), Error> {
+        let firsts: Vec<_> = firsts.iter().map(|first| first.get().cast_signed()).collect();
+        let count = firsts.len() as u64;
+        let entries = doc! {
+            "life": head.outbox_epoch, "first": { "$in": firsts }, "due": { "$gte": 0_i64 },
+        };
+        let mut fitting = entries.clone();
         fitting.insert(STAMP, stamped(None));
-        if self.end_entries(fitting).await? > 0 {
+        if self.end_entries(fitting).await? == count {
             return Ok(());
         }
-        let entries = self.inner.outbox.clone_with_type::<Stamp>();
-        let found = self.send(|| entries.find_one(entry.clone())).await?;
-        let Some(seen) = found.and_then(|found| found.z) else { return Ok(()) };
-        // A move may be copying it. If it was undone, its stamp is as none.
+        let query = Query::new(entries.clone()).fields(doc! { "_id": 0, STAMP: 1 });
+        let left: Vec<Stamp> = self.find(&self.inner.outbox, &query).await?;
+        let seen: Vec<_> = left.into_iter().filter_map(|left| left.z).collect();
+        if seen.is_empty() {
+            return Ok(());
+        }
+        // A move may be copying them. If it was undone, its stamp is as none.
         self.latest_head(&head.id).await?;
-        let mut fitting = entry;
-        fitting.insert(STAMP, stamped(Some(seen)));
+        let mut fitting = entries;
+        fitting.insert(STAMP, doc! { "$in": seen });
         self.end_entries(fitting).await.map(drop)
     }
 
-    /// The first entry that a call has leased with a retried command. If it has leased more, these
-    /// become due again.
-    async fn first_leased(
+    /// Entries that can be read, and the ids of those that cannot.
+    fn show_entries(&self, raw: &[RawDocumentBuf]) -> (Vec<OutboxEntry>, Vec<Bson>) {
+        let (mut shown, mut unreadable) = (Vec::new(), Vec::new());
+        for raw in raw {
+            match self.show_entry(raw) {
+                Some(entry) => shown.push(entry),
+                None => unreadable.extend(entry_id(raw)),
+            }
+        }
+        (shown, unreadable)
+    }
+
+    /// The first due entries, up to one that is leased.
+    async fn leasable(
         &self,
         view: &View,
-        call: &Binary,
+        request: &LeaseRequest,
+    ) -> Result<Vec<RawDocumentBuf>, Error> {
+        let of_queue = doc! { "life": view.head.outbox_epoch, "ends": { "$gt": view.now } };
+        let mut due = of_queue.clone();
+        due.insert("due", doc! { "$lte": view.now });
+        let query = Query::new(due).sorted(doc! { "first": 1 }).limited(request.limit);
+        let mut found = self.find_until(&self.inner.outbox, &query, request.bytes).await?;
+        if found.is_empty() {
+            return Ok(found);
+        }
+        // Read after the due entries: one that is in neither answer was settled in between.
+        let mut leased = of_queue;
+        leased.insert("leased_until", doc! { "$gt": view.now });
+        let query = Query::new(leased)
+            .sorted(doc! { "first": 1 })
+            .limited(1)
+            .hint(schema::LEASED)
+            .fields(doc! { "_id": 0, "first": 1 });
+        let leased: Vec<First> = self.find(&self.inner.outbox, &query).await?;
+        if let Some(leased) = leased.first() {
+            found.retain(|raw| raw.get_i64("first").is_ok_and(|first| first < leased.first));
+        }
+        Ok(found)
+    }
+
+    /// Leases entries that were due, and had this stamp of a move, when they were read. Returns those that it got: none if another
+    /// worker has the first one, as the worker that has it may have the others, too.
+    async fn lease_found(
+        &self,
+        view: &View,
+        found: &[RawDocumentBuf],
+        seen: Option<i64>,
         until: Timestamp,
-    ) -> Result<Option<RawDocumentBuf>, Error> {
-        let leased =
-            doc! { "life": view.head.outbox_epoch, "due": millis(until), "leased_by": call };
-        let query = Query::new(leased.clone()).sorted(doc! { "first": 1 }).limited(1);
-        let first = self.find_raw(&self.inner.outbox, &query).await?.pop();
-        let Some(position) = first.as_ref().and_then(|first| first.get_i64("first").ok()) else {
-            return Ok(first);
-        };
-        let mut others = leased;
-        others.insert("first", doc! { "$gt": position });
-        let due = doc! { "$set": { "due": view.now } };
-        self.send(|| self.inner.outbox.update_many(others.clone(), due.clone())).await?;
-        Ok(first)
+    ) -> Result<Vec<RawDocumentBuf>, Error> {
+        let call = random_id();
+        let until = millis(until);
+        let lease = doc! { "$set": { "due": until, "leased_until": until, "leased_by": &call } };
+        let mut ids = found.iter().filter_map(entry_id);
+        let Some(first) = ids.next() else { return Ok(Vec::new()) };
+        let due = doc! { "_id": first, "due": { "$lte": view.now }, STAMP: stamped(seen) };
+        let (answer, was_retried) = self
+            .send_reporting_retry(|| self.inner.outbox.update_one(due.clone(), lease.clone()))
+            .await?;
+        let rest: Vec<_> = ids.collect();
+        let mut got = answer.modified_count;
+        if got == 0 && !was_retried {
+            return Ok(Vec::new());
+        }
+        if !rest.is_empty() {
+            let due = doc! {
+                "_id": { "$in": rest }, "due": { "$lte": view.now }, STAMP: stamped(seen),
+            };
+            let answer =
+                self.send(|| self.inner.outbox.update_many(due.clone(), lease.clone())).await?;
+            got += answer.modified_count;
+        }
+        if got == found.len() as u64 {
+            return Ok(found.to_vec());
+        }
+        // The answer of a first attempt was lost, or some were ended in the meantime.
+        let leased = doc! { "life": view.head.outbox_epoch, "due": until, "leased_by": call };
+        let query = Query::new(leased).sorted(doc! { "first": 1 });
+        self.find_raw(&self.inner.outbox, &query).await
     }
 
     /// Ends due entries without readers. Returns how many.
@@ -307,4 +378,13 @@ impl Mongo {
         }
         Ok(sorted)
     }
+}
+
+/// The move that has stamped an entry.
+fn stamp_of(raw: &RawDocumentBuf) -> Option<i64> {
+    raw.get_i64(STAMP).ok()
+}
+
+fn entry_id(raw: &RawDocumentBuf) -> Option<Bson> {
+    raw.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())
 }

@@ -91,6 +91,33 @@ impl Mongo {
         Ok(found)
     }
 
+    /// Reads the first documents, with about `bytes` together: at least one, if there is one. Reads
+    /// no more replies of the server than it needs.
+    pub(crate) async fn find_until(
+        &self,
+        collection: &Collection<Document>,
+        query: &Query,
+        bytes: usize,
+    ) -> Result<Vec<RawDocumentBuf>, Error> {
+        let collection = collection.clone_with_type::<RawDocumentBuf>();
+        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+        self.send(|| {
+            let find = collection.find(query.filter.clone()).sort(query.sort.clone()).limit(limit);
+            async move {
+                let (mut cursor, mut found, mut size) = (find.await?, Vec::new(), 0_usize);
+                while let Some(document) = cursor.try_next().await? {
+                    size = size.saturating_add(document.as_bytes().len());
+                    if size > bytes && !found.is_empty() {
+                        break;
+                    }
+                    found.push(document);
+                }
+                Ok(found)
+            }
+        })
+        .await
+    }
+
     /// Reads documents without decoding them.
     pub(crate) async fn find_raw(
         &self,

@@ -38,6 +38,8 @@ pub(crate) const LEASES: &str = "queue_leases";
 /// The field of messages of internal queues.
 pub(crate) const INTERNAL: &str = "own";
 
+/// The index of leased outbox entries by position.
+pub(crate) const LEASED: &str = "leased";
 /// The index of messages by position.
 pub(crate) const BY_POSITION: &str = "place_expiry";
 /// The index of subscriptions by lease and id.
@@ -130,6 +132,7 @@ pub(crate) fn indexes() -> Vec<(&'static str, Vec<IndexModel>)> {
                 sparse("first", doc! { "life": 1, "first": 1 }),
                 // Only open entries, so that entries that can only be followed are not scanned.
                 having("open", doc! { "life": 1, "first": 1, "due": 1 }, "due"),
+                having(LEASED, doc! { "life": 1, "first": 1, "leased_until": 1 }, "leased_until"),
                 sparse("due", doc! { "due": 1 }),
                 sparse("ends", doc! { "ends": 1 }),
                 ttl_index("expires", "x"),

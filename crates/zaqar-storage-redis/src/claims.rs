@@ -47,6 +47,46 @@ impl Claims for Redis {
         submitted.unwrap_or_else(flatten)
     }
 
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        let _permit = self.server().admit()?;
+        let group = ClaimKey { key: key.clone(), assumed, max_claim_count: None };
+        let item = |id: &ClaimId| groups::Claim {
+            request: ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None },
+            now,
+        };
+        let mut taken = Vec::with_capacity(ids.len());
+        let mut items: Vec<_> = ids.iter().map(item).collect();
+        // Claims that cannot be made together: the first ends what is due, and the others follow.
+        while !items.is_empty() {
+            let (answers, count) = match self.claim_together(&group, &items).await? {
+                Some(answers) => (answers, items.len()),
+                None => (vec![self.claim_alone(&group, &items[0].request, now).await?], 1),
+            };
+            for answer in answers {
+                match answer {
+                    Guarded::Done(Claimed::Messages { messages, .. }) if !messages.is_empty() => {
+                        taken.extend(messages);
+                    }
+                    // What was claimed before stays claimed, in the generation that was assumed.
+                    Guarded::Absent if taken.is_empty() => return Ok(Guarded::Absent),
+                    Guarded::Stale(found) if taken.is_empty() => return Ok(Guarded::Stale(found)),
+                    Guarded::Done(_) | Guarded::Absent | Guarded::Stale(_) => {
+                        return Ok(Guarded::Done(taken));
+                    }
+                }
+            }
+            items.drain(..count);
+        }
+        Ok(Guarded::Done(taken))
+    }
+
     async fn claim_get(
         &self,
         key: &QueueKey,

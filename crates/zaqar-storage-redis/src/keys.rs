@@ -32,7 +32,8 @@
 //! | `:s` `:so` `:sx` `:si` `:sn` | subscriptions by id; large options by id; ids by expiry; ids in order; id by subscriber |
 //! | `:sl` `:sm` | ids of subscriptions with a lease: by expiry; by lease and id |
 //! | `:o:POSITION` `:oe` | an outbox entry; entries by the expiry of their messages |
-//! | `:ow` `:or` `:od` | waiting entries by due time; due entries by age; the same by due time |
+//! | `:ow` `:or` `:od` | waiting and leased entries by due time; due entries by age; the same by due time |
+//! | `:ol` | leased entries by age |
 //! | `:of` `:ox` | entries that can be followed: by age; by the time until which they can |
 //!
 //! Other keys:

@@ -2,7 +2,7 @@
 //! entries.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{Error, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Generation, Incarnation, MessageId, Position, QueueKey, Timestamp, Version};
 
 use crate::Redis;
@@ -49,35 +49,50 @@ impl Outbox for Redis {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
+    ) -> Result<Vec<OutboxEntry>, Error> {
         let script = &scripts::LEASE_ENTRY;
         for _ in 0..MAX_UNREADABLE {
-            // If the caller never gets the answer, the lease expires; another lease takes another
-            // entry.
-            let leased = self.update_head(key, now, script, [time(until)]).await?;
+            // If the caller never gets the answer, the lease expires; another lease takes the
+            // entries then.
+            let own = [
+                time(request.until),
+                number(bounded(request.limit)),
+                number(bounded(request.bytes)),
+            ];
+            let leased = self.update_head(key, now, script, own).await?;
             let Some(("done", mut reply)) = leased else { break };
-            let (incarnation, first) = (reply.incarnation()?, reply.number()?);
-            if let Some(entry) = readable(key, incarnation, first, reply) {
-                return Ok(Some(entry));
+            let incarnation = reply.incarnation()?;
+            let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
+            while !reply.is_empty() {
+                let (first, parts) = (reply.number()?, reply.number()?);
+                match readable(key, incarnation, first, reply.take(parts)?) {
+                    Some(entry) => entries.push(entry),
+                    None => unreadable.push(Position::new(first)),
+                }
             }
-            // The next entry is as old as this one or younger, so the order of delivery is kept.
-            self.settle(key, incarnation, Position::new(first)).await?;
+            if !unreadable.is_empty() {
+                // They must not block the others.
+                self.settle(key, incarnation, &unreadable).await?;
+            }
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
     async fn settle(
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
         let assumed = Generation { incarnation, version: Version::new(0) };
         let mut arguments = arguments(Some(assumed));
         arguments[VERSION].clear();
-        arguments.push(number(first.get()));
+        arguments.extend(firsts.iter().map(|first| number(first.get())));
         self.call_head(key, HeadCall::new(&scripts::SETTLE_ENTRY, Mode::Write, None, arguments))
             .await?;
         Ok(())

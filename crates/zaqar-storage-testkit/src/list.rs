@@ -142,6 +142,8 @@ macro_rules! __behaviours {
                 renew_without_a_live_claim
                 release_frees_messages_in_place
                 release_without_a_live_claim
+                each_message_has_a_claim_of_its_own
+                claims_of_their_own_need_the_generation
             }
             dead_letters {
                 a_message_at_the_maximum_claim_count_moves
@@ -188,6 +190,7 @@ macro_rules! __behaviours {
                 a_frozen_head_rejects_every_call
                 a_head_that_thaws_serves_as_before
                 everything_arrives
+                a_leased_entry_blocks_others_after_a_move
                 a_repeated_import_changes_nothing
                 a_call_of_another_move_does_nothing
                 a_head_that_is_discarded_is_gone
@@ -230,6 +233,9 @@ macro_rules! __behaviours {
                 every_live_subscription_counts
                 a_dead_letter_writes_none
                 entries_are_leased_oldest_first
+                a_lease_is_bounded
+                a_leased_entry_blocks_those_after_it
+                entries_are_settled_together
                 a_lease_holds_until_it_expires
                 a_settled_entry_is_never_due_again
                 concurrent_leases_are_disjoint

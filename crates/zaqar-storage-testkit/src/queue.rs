@@ -188,6 +188,12 @@ impl Queue {
         }
     }
 
+    /// Claims with these claims, one message each, for 100 seconds.
+    pub(crate) async fn claim_each(&self, ids: &[ClaimId]) -> Guarded<Vec<Message>> {
+        let claimed = self.store.claim_each(&self.key, self.generation, ids, 100, self.now()).await;
+        claimed.expect("claim_each answers")
+    }
+
     pub(crate) async fn try_claim(
         &self,
         assumed: Generation,

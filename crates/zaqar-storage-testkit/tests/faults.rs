@@ -198,7 +198,8 @@ faults! {
     entries_outlive_readers: EntriesOutliveReaders breaks "outbox::entries_expire_with_their_messages"
         "outbox::entries_end_with_the_last_subscription";
     time_ahead_kept: TimeAheadKept breaks "messages::a_time_far_ahead_is_reset";
-    stale_claim: StaleClaim breaks "claims::a_claim_with_another_generation_is_stale";
+    stale_claim: StaleClaim breaks "claims::a_claim_with_another_generation_is_stale"
+        "claims::claims_of_their_own_need_the_generation";
     lost_claim_renews: LostClaimRenews breaks "claims::renew_without_a_live_claim";
     lost_claim_deletes: LostClaimDeletes breaks "messages::delete_many_needs_live_claims";
     list_hides_claimed: ListHidesClaimed breaks "listing::claimed_messages_are_listed_on_request";
@@ -215,6 +216,11 @@ faults! {
     import_repeated: ImportRepeated breaks "moving::a_repeated_import_changes_nothing";
     any_move: AnyMove breaks "moving::a_call_of_another_move_does_nothing";
     head_unlisted: HeadUnlisted breaks "moving::every_head_is_listed";
+    lease_overtakes: LeaseOvertakes breaks "outbox::a_leased_entry_blocks_those_after_it"
+        "moving::a_leased_entry_blocks_others_after_a_move";
+    lease_unbounded: LeaseUnbounded breaks "outbox::a_lease_is_bounded";
+    settles_one: SettlesOne breaks "outbox::entries_are_settled_together";
+    claim_shared: ClaimShared breaks "claims::each_message_has_a_claim_of_its_own";
 }
 
 /// A fault that breaks this many behaviours or more proves nothing about a single one.

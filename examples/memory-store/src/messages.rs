@@ -206,6 +206,28 @@ impl Claims for MemoryStore {
         }))
     }
 
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        let mut state = self.state()?;
+        let guarded = state.guard(key, |own| own == assumed).map(|_| ());
+        Ok(guarded.map(|()| {
+            let mut taken = Vec::new();
+            for id in ids {
+                let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
+                let head = state.heads.get_mut(key);
+                let first = head.map(|head| head.choose(&request, now).1).unwrap_or_default();
+                taken.extend(state.hold(key, &first, &request, now));
+            }
+            taken
+        }))
+    }
+
     async fn claim_get(
         &self,
         key: &QueueKey,

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, Leases, NewSubscription, Outbox, OutboxEntry, RecipientQuery, Renewal,
-    Subscribed, Subscription, SubscriptionChange, Subscriptions,
+    Changed, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
+    OutboxMessage, RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
@@ -162,13 +163,22 @@ impl Outbox for MemoryStore {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
+    ) -> Result<Vec<OutboxEntry>, Error> {
         self.on(key, now, |head, now| {
-            let stored = head.due(now).next()?;
-            stored.leased_until = until;
-            Some(stored.entry.clone())
+            let (mut leased, mut bytes) = (Vec::new(), 0_usize);
+            for stored in head.due(now) {
+                let of = |one: &OutboxMessage| one.payload.bytes.len();
+                bytes = bytes.saturating_add(stored.entry.messages.iter().map(of).sum());
+                let is_full = leased.len() == request.limit || bytes > request.bytes;
+                if is_full && !leased.is_empty() {
+                    break;
+                }
+                stored.leased_until = request.until;
+                leased.push(stored.entry.clone());
+            }
+            leased
         })
     }
 
@@ -176,11 +186,13 @@ impl Outbox for MemoryStore {
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
         let mut state = self.state()?;
         if let Guarded::Done(head) = state.guard(key, |own| own.incarnation == incarnation) {
-            head.outbox.entry(first).and_modify(|stored| stored.is_settled = true);
+            for first in firsts {
+                head.outbox.entry(*first).and_modify(|stored| stored.is_settled = true);
+            }
         }
         Ok(())
     }
@@ -202,10 +214,11 @@ impl Outbox for MemoryStore {
 }
 
 impl Head {
-    /// The entries that a worker may take, in order.
+    /// The entries that a worker may take, in order: up to one that is leased.
     fn due(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
         let is_delivered = self.has_address(now);
         let open = self.outbox.values_mut().filter(move |one| is_delivered && one.is_open(now));
-        open.filter(move |one| one.due() <= Some(now))
+        let reachable = open.take_while(move |one| one.leased_until <= now);
+        reachable.filter(move |one| one.due() <= Some(now))
     }
 }

@@ -98,6 +98,25 @@ pub trait Claims: Send + Sync {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error>;
 
+    /// Claims the first free messages, each with a claim of its own, which ends apart from the
+    /// others: `ids` are the claims to make, drawn at random by the caller for this request.
+    ///
+    /// # Behavior
+    /// - Does what [`Claims::claim`] does, for each id in turn, with a limit of 1, `ttl`, no grace
+    ///   and no dead letters, until one gets nothing. Returns the messages in order, each with the
+    ///   claim that holds it: the first message has the first id.
+    /// - Each claim is an atomic step; a store makes them in one step if it can. After an error,
+    ///   some may have been made.
+    /// - No head: `Absent`. Another generation: `Stale`. Nothing is claimed.
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error>;
+
     /// Reads a live claim.
     ///
     /// # Behavior

@@ -34,6 +34,17 @@ pub struct OutboxMessage {
     pub due: Timestamp,
 }
 
+/// The entries that a worker leases in one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// When the lease expires.
+    pub until: Timestamp,
+    /// Entries to lease at most; at least 1.
+    pub limit: usize,
+    /// Bytes of their bodies at most, about; an entry that is larger is leased alone.
+    pub bytes: usize,
+}
+
 /// How long an entry can be followed after its last message is due.
 pub const FOLLOWED_FOR: Duration = Duration::from_secs(60);
 
@@ -49,12 +60,13 @@ pub trait Outbox: Send + Sync {
     /// Queues that have due entries, of every project.
     ///
     /// # Behavior
+    /// - Includes a queue whose due entries cannot be leased yet, because an older one is leased.
     /// - At most `limit`, those due longest first: an entry whose lease expired is due since then.
     ///   Every queue with a due entry appears once everything before it is settled or leased.
     /// - May include a queue that has no due entry left; never omits one that has.
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error>;
 
-    /// Leases a due entry of a queue until `until`: the one that was posted first.
+    /// Leases the due entries of a queue that were posted first, in the order of their posts.
     ///
     /// # Behavior
     /// - A post to a queue with a live subscription without a lease, confirmed or not, writes one
@@ -63,8 +75,13 @@ pub trait Outbox: Send + Sync {
     ///   none.
     /// - A post with [`super::Batch::notify`] off writes no entry, neither for workers nor for
     ///   followers.
-    /// - If two workers race, one gets the entry; the other gets the next one or `None`.
-    /// - An expired lease is ignored, so another worker takes the entry over when one dies.
+    /// - At most `request.limit` entries, with about `request.bytes` of bodies; at least one, if
+    ///   one may be leased. All are leased in one atomic step.
+    /// - A leased entry blocks those after it: an entry is leased only while no older one is
+    ///   leased. So all entries of a queue are settled, or leased again, in their order, whatever
+    ///   worker dies. An older entry that was not due yet blocks none.
+    /// - If two workers race, one gets the entries; the other gets none until these are settled.
+    /// - An expired lease is ignored, so another worker takes the entries over when one dies.
     /// - Deleting, claiming, popping or purging messages does not change entries; closing the head
     ///   discards them.
     /// - An entry whose messages have all expired (by their own ttl, from the entry's creation) is
@@ -74,20 +91,21 @@ pub trait Outbox: Send + Sync {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error>;
+    ) -> Result<Vec<OutboxEntry>, Error>;
 
-    /// Settles an entry: every subscriber has received it or has deliveries of its own.
+    /// Settles entries, each named by the position of its first message, in one atomic step: every
+    /// subscriber has received them or has deliveries of its own.
     ///
     /// # Behavior
-    /// - The entry is never due again, leased or not, and its space is freed once it cannot be
-    ///   followed. A missing entry is not an error.
+    /// - The entries are never due again, leased or not, and block no others; their space is freed
+    ///   once they cannot be followed. Missing entries are ignored.
     async fn settle(
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error>;
 
     /// Returns the entries after a position, oldest first, at most `limit`; fewer only at the end.

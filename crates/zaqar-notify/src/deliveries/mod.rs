@@ -1,7 +1,8 @@
 //! Deliveries in the store: a queue of rows for each subscription, and a schedule of tickets.
 //!
-//! Here are the rows; `tickets` has the schedule, `kept` what is kept of a subscription beside its
-//! rows, `events` what waits to be told, and `queues` the internal queues that all of it is in.
+//! Here are the rows; `taking` has those that a worker holds, `tickets` the schedule, `kept` what
+//! is kept of a subscription beside its rows, `events` what waits to be told, and `queues` the
+//! internal queues that all of it is in.
 //!
 //! Both are internal queues of the message store, so every store has them, and every guarantee of a
 //! store for messages and claims holds for deliveries:
@@ -23,19 +24,18 @@
 mod events;
 mod kept;
 mod queues;
+mod taking;
 mod tickets;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use zaqar_core::storage::{
-    Claim, ClaimRequest, Claimed, Deletable, Error, Guarded, ListQuery, Message, MessageStore,
-    NewMessage,
-};
+use zaqar_core::storage::{Claim, Error, ListQuery, Message, MessageStore, NewMessage};
 use zaqar_core::{ClaimId, Generation, MessageId, Payload, ProjectId, QueueKey, Timestamp};
 
 pub(crate) use self::kept::Kept;
 pub(crate) use self::queues::IDLE_CHECK;
+pub(crate) use self::taking::{EndedRow, HeldRow, Lease, Take, Taken};
 pub(crate) use self::tickets::HeldTicket;
 use crate::row::{self, Body, Content, Row, SubscriptionKey, Ticket};
 
@@ -53,33 +53,6 @@ pub(crate) struct Deliveries {
     known: Arc<Mutex<HashMap<QueueKey, Generation>>>,
 }
 
-/// The claim by which this worker holds rows; all rows of a batch share it.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    queue: QueueKey,
-    claim: ClaimId,
-}
-
-/// A row that this worker holds.
-#[derive(Debug)]
-pub(crate) struct HeldRow {
-    id: MessageId,
-    /// How often it was claimed, including this time.
-    pub(crate) count: u32,
-    pub(crate) row: Row,
-}
-
-/// The result of [`Deliveries::take`].
-#[derive(Debug)]
-pub(crate) enum Taken {
-    /// The first rows that are due, at least one.
-    Rows(Lease, Vec<HeldRow>),
-    /// Nothing is due.
-    Nothing,
-    /// The subscription is suspended.
-    Suspended,
-}
-
 impl Deliveries {
     pub(crate) fn new(store: Arc<dyn MessageStore>) -> Self {
         Self { store, known: Arc::default() }
@@ -93,29 +66,39 @@ impl Deliveries {
         rows: &[(Row, Timestamp)],
         now: Timestamp,
     ) -> Result<(), Error> {
-        let Some(key) = subscription.deliveries() else { return Ok(()) };
-        let message = |(row, due): &(Row, Timestamp)| NewMessage {
-            payload: row.encode(),
-            ttl: row.expires().secs_since(now).saturating_add(ROW_LEASE),
-            delay: seconds_until(*due, now),
+        let message = |(row, due): &(Row, Timestamp)| EncodedRow::new(row, *due).message(now);
+        self.add_messages(subscription, rows.iter().map(message).collect(), now).await
+    }
+
+    /// As [`Deliveries::add`], in one step, for rows as messages.
+    pub(crate) async fn add_messages(
+        &self,
+        subscription: &SubscriptionKey,
+        messages: Vec<NewMessage>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let Some(key) = subscription.deliveries().filter(|_| !messages.is_empty()) else {
+            return Ok(());
         };
-        let messages: Vec<_> = rows.iter().map(message).collect();
         let keeps = Ticket { subscription: subscription.clone(), keeps: true };
         self.post(&key, messages, Some(&keeps), now).await.map(|_| ())
     }
 
-    /// Stores a body that several rows share, until its message expires.
-    pub(crate) async fn add_body(
+    /// Stores bodies that several rows share, each until its message expires, in one step. Returns
+    /// their ids, in order.
+    pub(crate) async fn add_bodies(
         &self,
         project: &ProjectId,
-        payload: Payload,
-        expires: Timestamp,
+        bodies: Vec<(Payload, Timestamp)>,
         now: Timestamp,
-    ) -> Result<Option<MessageId>, Error> {
-        let Some(key) = row::bodies(project) else { return Ok(None) };
-        let ttl = expires.secs_since(now).saturating_add(ROW_LEASE);
-        let ids = self.post(&key, vec![NewMessage { payload, ttl, delay: 0 }], None, now).await?;
-        Ok(ids.first().copied())
+    ) -> Result<Vec<MessageId>, Error> {
+        let Some(key) = row::bodies(project) else { return Ok(Vec::new()) };
+        let message = |(payload, expires): (Payload, Timestamp)| NewMessage {
+            payload,
+            ttl: expires.secs_since(now).saturating_add(ROW_LEASE),
+            delay: 0,
+        };
+        self.post(&key, bodies.into_iter().map(message).collect(), None, now).await
     }
 
     /// The body of a row; `None` if it is gone.
@@ -134,52 +117,6 @@ impl Deliveries {
         Ok(found.into_iter().next().map(|message| message.payload))
     }
 
-    /// Takes the first due rows of a subscription, at most `limit`, under one lease.
-    pub(crate) async fn take(
-        &self,
-        subscription: &SubscriptionKey,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<Taken, Error> {
-        let Some(key) = subscription.deliveries() else { return Ok(Taken::Nothing) };
-        for _ in 0..ATTEMPTS {
-            let Some(assumed) = self.generation(&key).await? else { return Ok(Taken::Nothing) };
-            if is_suspended(assumed) {
-                return Ok(Taken::Suspended);
-            }
-            let id = ClaimId::new(rand::random());
-            let ttl = ROW_LEASE;
-            let request = ClaimRequest { id, ttl, grace: 0, limit, dead_letters: None };
-            let messages = match self.store.claim(&key, assumed, &request, now).await? {
-                Guarded::Done(Claimed::Messages { messages, .. }) => messages,
-                Guarded::Done(Claimed::TargetChanged) => Vec::new(),
-                Guarded::Absent => {
-                    self.forget(&key);
-                    continue;
-                }
-                Guarded::Stale(found) => {
-                    self.remember(&key, found);
-                    continue;
-                }
-            };
-            if messages.is_empty() {
-                return Ok(Taken::Nothing);
-            }
-            let mut rows = Vec::with_capacity(messages.len());
-            for message in messages {
-                let (of, count) = (message.id, message.claim_count);
-                match Row::decode(&message.payload) {
-                    Some(row) => rows.push(HeldRow { id: of, count, row }),
-                    None => self.discard(&key, of, id, now).await?,
-                }
-            }
-            if !rows.is_empty() {
-                return Ok(Taken::Rows(Lease { queue: key, claim: id }, rows));
-            }
-        }
-        Err(contended())
-    }
-
     /// A page of the rows that [`Deliveries::take`] would take, after a position, and where the
     /// next page begins. A row that cannot be decoded is left out: `take` deletes it.
     pub(crate) async fn due(
@@ -195,47 +132,6 @@ impl Deliveries {
         let page = self.store.list(&key, &query, now).await?;
         let rows = page.messages.iter().filter_map(|message| Row::decode(&message.payload));
         Ok((rows.collect(), page.next))
-    }
-
-    /// Deletes rows, if this worker still holds them.
-    pub(crate) async fn finish(
-        &self,
-        lease: &Lease,
-        rows: &[HeldRow],
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        let ids: Vec<_> = rows.iter().map(|held| held.id).collect();
-        let held = Deletable::HeldBy(vec![lease.claim]);
-        self.store.delete_many(&lease.queue, &ids, &held, now).await
-    }
-
-    /// Holds rows for `secs` from `now`, for another immediate attempt. `false` if another worker
-    /// may hold them.
-    pub(crate) async fn hold(
-        &self,
-        lease: &Lease,
-        secs: u64,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
-        self.store.claim_renew(&lease.queue, lease.claim, secs.max(1), 0, now).await
-    }
-
-    /// Holds rows until their retry is due, `secs` from `now`. Returns the seconds they wait, or
-    /// `None` if another worker may hold them. The wait always differs from the lease of an
-    /// attempt, so that [`Deliveries::hasten`] can tell the two apart.
-    pub(crate) async fn wait(
-        &self,
-        lease: &Lease,
-        secs: u64,
-        now: Timestamp,
-    ) -> Result<Option<u64>, Error> {
-        let secs = secs.max(1) + u64::from(secs == ROW_LEASE);
-        Ok(self.hold(lease, secs, now).await?.then_some(secs))
-    }
-
-    /// Releases rows at once.
-    pub(crate) async fn release(&self, lease: &Lease, now: Timestamp) -> Result<(), Error> {
-        self.store.claim_release(&lease.queue, lease.claim, now).await.map(drop)
     }
 
     /// Whether the first row whose delay has passed is not held.
@@ -396,6 +292,34 @@ impl Deliveries {
         }
         self.forget(&key);
         Ok(changes)
+    }
+}
+
+/// A row, encoded, that several subscriptions may get.
+#[derive(Debug, Clone)]
+pub(crate) struct EncodedRow {
+    payload: Payload,
+    expires: Timestamp,
+    due: Timestamp,
+}
+
+impl EncodedRow {
+    pub(crate) fn new(row: &Row, due: Timestamp) -> Self {
+        Self { payload: row.encode(), expires: row.expires(), due }
+    }
+
+    /// Whole seconds until it is due, from `now`.
+    pub(crate) const fn delay(&self, now: Timestamp) -> u64 {
+        seconds_until(self.due, now)
+    }
+
+    /// It as a message of a subscription's queue.
+    pub(crate) fn message(&self, now: Timestamp) -> NewMessage {
+        NewMessage {
+            payload: self.payload.clone(),
+            ttl: self.expires.secs_since(now).saturating_add(ROW_LEASE),
+            delay: self.delay(now),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The schedule: tickets, each of which says that a subscription may have rows to deliver.
 
-use zaqar_core::storage::{Error, NewMessage};
+use futures_util::future::try_join_all;
+use zaqar_core::storage::{Deletable, Error, NewMessage};
 use zaqar_core::{ClaimId, MessageId, Timestamp};
 
 use super::{Deliveries, NO_EXPIRY, seconds_until};
@@ -8,6 +9,9 @@ use crate::row::{self, SHARDS, Ticket};
 
 /// How long tickets are held, in seconds; renewed while their subscriptions are served.
 const TICKET_LEASE: u64 = 20;
+
+/// Tickets of one step, at most.
+const POSTED: usize = 500;
 
 /// A ticket that this worker holds.
 #[derive(Debug, Clone)]
@@ -26,17 +30,32 @@ impl Deliveries {
         due: Timestamp,
         now: Timestamp,
     ) -> Result<(), Error> {
-        for shard in 0..SHARDS {
-            let of_shard = tickets.iter().filter(|ticket| ticket.subscription.shard() == shard);
-            let delay = seconds_until(due, now);
-            let message =
-                |ticket: &Ticket| NewMessage { payload: ticket.encode(), ttl: NO_EXPIRY, delay };
+        let tickets: Vec<_> = tickets.iter().map(|ticket| (ticket.clone(), due)).collect();
+        self.schedule_all(&tickets, now).await
+    }
+
+    /// Posts tickets, each with the time from which its subscription is served: in one step for
+    /// each shard, unless they are very many.
+    pub(crate) async fn schedule_all(
+        &self,
+        tickets: &[(Ticket, Timestamp)],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let shards = (0..SHARDS).map(|shard| async move {
+            let of_shard = tickets.iter().filter(|(one, _)| one.subscription.shard() == shard);
+            let message = |(ticket, due): &(Ticket, Timestamp)| NewMessage {
+                payload: ticket.encode(),
+                ttl: NO_EXPIRY,
+                delay: seconds_until(*due, now),
+            };
             let messages: Vec<_> = of_shard.map(message).collect();
-            if let (false, Some(key)) = (messages.is_empty(), row::schedule(shard)) {
-                self.post(&key, messages, None, now).await?;
+            let Some(key) = row::schedule(shard) else { return Ok(()) };
+            for messages in messages.chunks(POSTED) {
+                self.post(&key, messages.to_vec(), None, now).await?;
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        try_join_all(shards).await.map(drop)
     }
 
     /// Takes due tickets of a shard, all under one claim.
@@ -80,13 +99,17 @@ impl Deliveries {
         self.store.claim_release(&key, claim, now).await.map(drop)
     }
 
-    /// Deletes a ticket, if this worker still holds it.
-    pub(crate) async fn delete_ticket(
+    /// Deletes tickets of one subscription in one step, as far as this worker still holds them.
+    pub(crate) async fn delete_tickets(
         &self,
-        held: &HeldTicket,
+        held: &[HeldTicket],
         now: Timestamp,
     ) -> Result<(), Error> {
-        let Some(key) = row::schedule(held.shard) else { return Ok(()) };
-        self.discard(&key, held.id, held.claim, now).await
+        let Some(key) = held.first().and_then(|held| row::schedule(held.shard)) else {
+            return Ok(());
+        };
+        let ids: Vec<_> = held.iter().map(|held| held.id).collect();
+        let claims = held.iter().map(|held| held.claim).collect();
+        self.store.delete_many(&key, &ids, &Deletable::HeldBy(claims), now).await
     }
 }

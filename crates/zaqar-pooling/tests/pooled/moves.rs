@@ -11,7 +11,7 @@ use bytes::Bytes;
 use zaqar_core::pools::{self, PoolChange, Pools, QueueMoveState, QueueMoves};
 use zaqar_core::storage::{
     Batch, Claim, ClaimRequest, Claimed, Claims, DeadLetters, Deletable, Error, FrozenHead,
-    Guarded, Heads, Leases, ListQuery, Message, Messages, MoveId, Moves, NewMessage,
+    Guarded, Heads, LeaseRequest, Leases, ListQuery, Message, Messages, MoveId, Moves, NewMessage,
     NewSubscription, Outbox, OutboxEntry, Queues, Subscription, Subscriptions, Upkeep,
 };
 use zaqar_core::{
@@ -197,8 +197,9 @@ async fn a_queue_moves_with_everything_in_it() {
     // Life goes on: the claim ends with a deletion, the delay ends, workers are told.
     let id = before.held.unwrap().messages[0].id;
     other.delete(&scene.key, id, Some(HELD), LATER).await.unwrap();
-    let entry = other.lease(&scene.key, LATER.plus_secs(9), LATER).await.unwrap().unwrap();
-    other.settle(&scene.key, ASSUMED.incarnation, entry.first).await.unwrap();
+    let lease = LeaseRequest { until: LATER.plus_secs(9), limit: 1, bytes: usize::MAX };
+    let entry = other.lease(&scene.key, &lease, LATER).await.unwrap().remove(0);
+    other.settle(&scene.key, ASSUMED.incarnation, &[entry.first]).await.unwrap();
     scene.post(&["new"], 0).await;
     let left = all(&other, &scene.key, NOW.plus_secs(501)).await;
     let left: Vec<_> = left.iter().map(|one| &one.payload.bytes[..]).collect();

@@ -24,6 +24,7 @@ pub(super) enum Method {
     Stats,
     Volume,
     Claim,
+    ClaimEach,
     ClaimGet,
     ClaimRenew,
     ClaimRelease,
@@ -52,7 +53,7 @@ pub(super) enum Method {
 }
 
 /// Their names, in the order of [`Method`].
-const METHODS: [&str; 39] = [
+const METHODS: [&str; 40] = [
     "open",
     "generation",
     "advance",
@@ -67,6 +68,7 @@ const METHODS: [&str; 39] = [
     "stats",
     "volume",
     "claim",
+    "claim_each",
     "claim_get",
     "claim_renew",
     "claim_release",

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
-    Heads, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore, Messages,
-    Movable, Moves, NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery,
-    QueueRow, Queues, RecipientQuery, Renewal, Stats, Subscribed, Subscription, SubscriptionChange,
-    Subscriptions, Swept, Upkeep, Volume,
+    Heads, LeaseRequest, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore,
+    Messages, Movable, Moves, NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage,
+    PopQuery, QueueRow, Queues, RecipientQuery, Renewal, Stats, Subscribed, Subscription,
+    SubscriptionChange, Subscriptions, Swept, Upkeep, Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, LeaseId, MessageId, Position, ProjectId, QueueKey,
@@ -195,6 +195,24 @@ impl Claims for MeteredMessages {
         outcome
     }
 
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        let work = self.inner.claim_each(key, assumed, ids, ttl, now);
+        let outcome = self.calls.timed(Method::ClaimEach, work).await;
+        if let (true, Ok(Guarded::Done(messages))) = (is_clients(key), &outcome) {
+            self.messages.claimed.add(messages.len());
+            let again = messages.iter().filter(|message| message.claim_count > 1).count();
+            self.messages.redelivered.add(again);
+        }
+        outcome
+    }
+
     async fn claim_get(
         &self,
         key: &QueueKey,
@@ -341,19 +359,19 @@ impl Outbox for MeteredMessages {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
-        self.calls.timed(Method::Lease, self.inner.lease(key, until, now)).await
+    ) -> Result<Vec<OutboxEntry>, Error> {
+        self.calls.timed(Method::Lease, self.inner.lease(key, request, now)).await
     }
 
     async fn settle(
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
-        self.calls.timed(Method::Settle, self.inner.settle(key, incarnation, first)).await
+        self.calls.timed(Method::Settle, self.inner.settle(key, incarnation, firsts)).await
     }
 
     async fn follow(

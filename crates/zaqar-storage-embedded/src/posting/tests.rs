@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 
 use zaqar_core::storage::{
-    Batch, Claimed, Claims, Error, Guarded, Heads, Leases, ListQuery, Messages, NewSubscription,
-    Outbox, Stats, Subscriptions, Upkeep, Volume,
+    Batch, Claimed, Claims, Error, Guarded, Heads, LeaseRequest, Leases, ListQuery, Messages,
+    NewSubscription, Outbox, OutboxEntry, Stats, Subscriptions, Upkeep, Volume,
 };
 use zaqar_core::{LeaseId, MessageId, Position, ProjectId, QueueKey, SubscriptionId, Timestamp};
 
@@ -160,10 +160,9 @@ async fn transactions_of_a_large_post_are_bounded_in_rows() {
     assert_eq!(stats(&store, time(0)).await.free, LARGE as u64 + 2);
 
     let mut sizes = Vec::new();
-    let until = time(30);
-    while let Some(entry) = store.lease(&key("q"), until, time(0)).await.unwrap() {
+    while let Some(entry) = lease(&store).await {
         sizes.push(entry.messages.len());
-        store.settle(&key("q"), generation().incarnation, entry.first).await.unwrap();
+        store.settle(&key("q"), generation().incarnation, &[entry.first]).await.unwrap();
     }
     assert_eq!(sizes, [1, PART, PART, PART, PART, 10, 1], "no entry is large either");
 }
@@ -340,7 +339,7 @@ async fn what_a_killed_process_left_of_a_post_is_never_seen_and_is_removed() {
         while store.sweep(time(0), 500).await.unwrap().more {}
         assert_eq!(listed(&store, "q", time(0)).await, expected);
         assert_eq!(stats(&store, time(0)).await.free, expected.len() as u64);
-        while store.lease(&key("q"), time(30), time(0)).await.unwrap().is_some() {}
+        while lease(&store).await.is_some() {}
         store.purge(&key("q"), time(0)).await.unwrap();
         store.close(&key("q"), generation().incarnation).await.unwrap();
         while store.sweep(time(0), 500).await.unwrap().more {}
@@ -379,10 +378,15 @@ async fn a_post_that_fails_in_a_later_part_stores_nothing() {
         assert!(next[0].position.get() > last);
         assert_eq!(listed(&store, "q", time(0)).await, next);
         store.delete(&key("q"), next[0], None, time(0)).await.unwrap();
-        let settled = store.lease(&key("q"), time(30), time(0)).await.unwrap().unwrap();
-        store.settle(&key("q"), generation().incarnation, settled.first).await.unwrap();
+        let settled = lease(&store).await.unwrap();
+        store.settle(&key("q"), generation().incarnation, &[settled.first]).await.unwrap();
         while store.sweep(time(0), 500).await.unwrap().more {}
     }
+}
+
+async fn lease(store: &Embedded) -> Option<OutboxEntry> {
+    let request = LeaseRequest { until: time(30), limit: 1, bytes: usize::MAX };
+    store.lease(&key("q"), &request, time(0)).await.unwrap().pop()
 }
 
 /// Queues with hidden messages.

@@ -79,7 +79,7 @@ fn a_worker_that_comes_after_the_copy_is_told_so() {
         let head = scene.head().await;
         scene.freeze().await;
         assert_eq!(scene.copied().await.1.len(), 1);
-        assert!(is_moved(scene.store.settle_entry(&head, first).await));
+        assert!(is_moved(scene.store.settle_entries(&head, &[first]).await));
         let due = scene.store.due_queues(9, scene.now).await.unwrap();
         assert!(due.is_empty(), "{due:?}");
         scene.thaw().await;

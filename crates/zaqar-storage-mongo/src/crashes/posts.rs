@@ -1,7 +1,8 @@
 //! Processes that post.
 
 use zaqar_core::storage::{
-    Error, Guarded, Heads, Leases, Messages, NewSubscription, Outbox, Subscribed, Subscriptions,
+    Error, Guarded, Heads, LeaseRequest, Leases, Messages, NewSubscription, Outbox, Subscribed,
+    Subscriptions,
 };
 use zaqar_core::{LeaseId, Position, SubscriptionId};
 use zaqar_storage_testkit::block_on;
@@ -232,9 +233,9 @@ fn a_new_subscription_starts_between_committed_and_uncommitted_posts() {
         let posted = scene.store.post_group(late).await.pop().unwrap();
         let posted = done(posted.unwrap());
         assert!(posted[0].position.get() > after);
-        let until = scene.now.plus_secs(60);
-        let entry = scene.store.lease(&scene.key, until, scene.now).await.unwrap();
-        assert_eq!(entry.expect("it is due").messages[0].id, posted[0]);
+        let lease = LeaseRequest { until: scene.now.plus_secs(60), limit: 1, bytes: 1 };
+        let entries = scene.store.lease(&scene.key, &lease, scene.now).await.unwrap();
+        assert_eq!(entries[0].messages[0].id, posted[0]);
         scene.end().await;
     });
 }
@@ -256,9 +257,9 @@ fn a_post_whose_writer_died_is_due_in_the_outbox() {
         scene.pass(2);
         let due = scene.another().await.due_queues(9, scene.now).await.unwrap();
         assert_eq!(due, [scene.key.clone()]);
-        let until = scene.now.plus_secs(60);
-        let entry = scene.store.lease(&scene.key, until, scene.now).await.unwrap();
-        assert_eq!(entry.expect("it is due").messages.len(), 2);
+        let lease = LeaseRequest { until: scene.now.plus_secs(60), limit: 1, bytes: 1 };
+        let entries = scene.store.lease(&scene.key, &lease, scene.now).await.unwrap();
+        assert_eq!(entries[0].messages.len(), 2);
         scene.end().await;
     });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use zaqar_core::storage::{
-    Claims, Deletable, Error, Heads, Leases, Messages, Outbox, Subscriptions, Upkeep,
+    Claims, Deletable, Error, Heads, LeaseRequest, Leases, Messages, Outbox, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, Clock, SystemClock, Timestamp};
 use zaqar_storage_mongo::{Mongo, Options};
@@ -34,6 +34,7 @@ async fn errors_at(
     let (key, generation, ids) = (&scene.key, scene.generation, &scene.ids);
     let at = Scene { now, ..scene.clone() };
     let until = now.plus_secs(60);
+    let lease = LeaseRequest { until, limit: 1, bytes: 1 };
     vec![
         ("post", store.post(key, generation, batch(&["x"]), now).await.err()),
         ("list", at.list(store).await.err()),
@@ -52,7 +53,7 @@ async fn errors_at(
         ("unsubscribe", store.unsubscribe(key, subscription(1).id, now).await.err()),
         ("unsubscribe all", store.unsubscribe_all(key, now).await.err()),
         ("due queues", store.due_queues(9, now).await.err()),
-        ("lease", Outbox::lease(store, key, until, now).await.err()),
+        ("lease", Outbox::lease(store, key, &lease, now).await.err()),
         ("keep lease", store.keep_lease(at.lease, until, now).await.err()),
         ("sweep", store.sweep(now, 100).await.err()),
     ]

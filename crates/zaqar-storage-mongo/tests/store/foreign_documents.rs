@@ -6,7 +6,8 @@ use mongodb::Database;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
 use zaqar_core::storage::{
-    Claims, Heads, Messages, News, Outbox, PopQuery, QueueRow, Queues, Subscriptions, Upkeep,
+    Claims, Heads, LeaseRequest, Messages, News, Outbox, PopQuery, QueueRow, Queues, Subscriptions,
+    Upkeep,
 };
 use zaqar_core::{Kind, Metadata, QueueKey, QueueName};
 use zaqar_storage_mongo::Mongo;
@@ -216,10 +217,11 @@ async fn schedules_go_on(scene: &Scene, store: &Mongo) {
     tokio::time::timeout(std::time::Duration::from_secs(60), received).await.expect("news arrive");
     let due = store.due_queues(100, now.plus_secs(1)).await.unwrap();
     assert_eq!(due, std::slice::from_ref(key), "no other queue is due");
-    for (number, of) in [4, 1].into_iter().enumerate() {
-        let leased = Outbox::lease(store, key, now.plus_secs(500), now.plus_secs(1)).await.unwrap();
-        assert_eq!(leased.map(|entry| entry.messages.len()), Some(of), "entry {number}");
-    }
+    let lease = LeaseRequest { until: now.plus_secs(500), limit: 10, bytes: usize::MAX };
+    let leased = Outbox::lease(store, key, &lease, now.plus_secs(1)).await.unwrap();
+    assert_eq!(leased.iter().map(|entry| entry.messages.len()).collect::<Vec<_>>(), [4, 1]);
+    let firsts: Vec<_> = leased.iter().map(|entry| entry.first).collect();
+    store.settle(key, scene.generation.incarnation, &firsts).await.unwrap();
 }
 
 async fn consumers_go_on(scene: &Scene, store: &Mongo) {
@@ -235,8 +237,9 @@ async fn consumers_go_on(scene: &Scene, store: &Mongo) {
     let later = now.plus_secs(1);
     let posted = store.post(key, scene.generation, batch(&["f"]), later).await.unwrap();
     assert_eq!(done(posted).len(), 1);
-    let leased = Outbox::lease(store, key, now.plus_secs(500), later).await.unwrap();
-    assert_eq!(leased.map(|entry| entry.messages.len()), Some(1));
+    let lease = LeaseRequest { until: now.plus_secs(500), limit: 10, bytes: usize::MAX };
+    let leased = Outbox::lease(store, key, &lease, later).await.unwrap();
+    assert_eq!(leased.iter().map(|entry| entry.messages.len()).collect::<Vec<_>>(), [1]);
 }
 
 async fn sweeps_reach_what_is_ours(scene: &Scene, store: &Mongo, db: &Database) {

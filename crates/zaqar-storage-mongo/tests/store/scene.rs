@@ -8,9 +8,9 @@ use bytes::Bytes;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use zaqar_core::storage::{
-    Batch, ClaimRequest, Claimed, Claims, Deletable, Error, Guarded, Heads, Leases, ListQuery,
-    Message, Messages, NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Queues, Subscribed,
-    SubscriptionChange, Subscriptions, Upkeep,
+    Batch, ClaimRequest, Claimed, Claims, Deletable, Error, Guarded, Heads, LeaseRequest, Leases,
+    ListQuery, Message, Messages, NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Queues,
+    Subscribed, SubscriptionChange, Subscriptions, Upkeep,
 };
 use zaqar_core::{
     ClaimId, ClientId, Clock, Generation, Incarnation, Kind, LeaseId, MessageId, Metadata, Payload,
@@ -19,7 +19,7 @@ use zaqar_core::{
 use zaqar_storage_mongo::Mongo;
 
 /// The operations of [`Scene::perform`].
-pub(crate) const OPERATIONS: [&str; 23] = [
+pub(crate) const OPERATIONS: [&str; 24] = [
     "post",
     "list",
     "get",
@@ -30,6 +30,7 @@ pub(crate) const OPERATIONS: [&str; 23] = [
     "purge",
     "stats",
     "claim",
+    "claim each",
     "claim get",
     "renew",
     "release",
@@ -167,6 +168,11 @@ impl Scene {
             }
             "renew" => debug(&store.claim_renew(key, self.claim, 500, 60, now).await?),
             // How many it freed is lower if an answer was lost and the release repeated.
+            "claim each" => {
+                let ids = [21, 22].map(ClaimId::new);
+                let taken = done(store.claim_each(key, generation, &ids, 100, now).await?);
+                debug(&taken.iter().map(|message| message.id).collect::<Vec<_>>())
+            }
             "release" => debug(&store.claim_release(key, self.claim, now).await.map(drop)?),
             "subscribe" => {
                 let made = store.subscribe(key, generation, &subscription(3), now).await?;
@@ -180,10 +186,14 @@ impl Scene {
             "unsubscribe" => debug(&store.unsubscribe(key, SubscriptionId::new(1), now).await?),
             "unsubscribe all" => debug(&store.unsubscribe_all(key, now).await?),
             "lease" => {
-                let entry = Outbox::lease(store, key, now.plus_secs(100), now).await?;
-                debug(&entry.map(|entry| entry.messages.len()))
+                let lease =
+                    LeaseRequest { until: now.plus_secs(100), limit: 10, bytes: usize::MAX };
+                let entries = Outbox::lease(store, key, &lease, now).await?;
+                debug(&entries.iter().map(|entry| entry.messages.len()).collect::<Vec<_>>())
             }
-            "settle" => debug(&store.settle(key, generation.incarnation, ids[0].position).await?),
+            "settle" => {
+                debug(&store.settle(key, generation.incarnation, &[ids[0].position]).await?)
+            }
             "keep lease" => debug(&store.keep_lease(self.lease, now.plus_secs(2000), now).await?),
             "close" => debug(&Heads::close(store, key, generation.incarnation).await?),
             "replace row" => {
@@ -224,9 +234,8 @@ impl Scene {
         seen.push(format!("{:?}", stats.map(|stats| (stats.free, stats.claimed))));
         let row = Queues::get(store, &self.key).await.unwrap();
         seen.push(format!("{:?}", row.map(|row| row.generation.version)));
-        while let Some(entry) =
-            Outbox::lease(store, &self.key, self.now.plus_secs(1000), self.now).await.unwrap()
-        {
+        let lease = LeaseRequest { until: self.now.plus_secs(1000), limit: 100, bytes: usize::MAX };
+        for entry in Outbox::lease(store, &self.key, &lease, self.now).await.unwrap() {
             seen.push(texts(entry.messages.iter().map(|message| &message.payload)));
         }
         seen.push(self.pop(store, 100).await.unwrap());

@@ -13,7 +13,7 @@ if has_entries then
   end
   call('RPUSH', base .. 'g', string.format('o %s %.0f', head[1], chunk_end()))
 end
-unlink('ow', 'or', 'od', 'ox', 's', 'so', 'sx', 'sl', 'sm', 'sn', 'si', 't0', 't1')
+unlink('ow', 'or', 'od', 'ol', 'ox', 's', 'so', 'sx', 'sl', 'sm', 'sn', 'si', 't0', 't1')
 call('DEL', KEYS[1])
 remember('closed')
 return {'done'}

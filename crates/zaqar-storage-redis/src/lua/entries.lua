@@ -7,7 +7,7 @@ end
 
 -- Ends an entry for workers. It is kept as long as it can be followed.
 local function end_entry(first)
-  for _, key in ipairs({'ow', 'or', 'od', 'oe'}) do call('ZREM', base .. key, first) end
+  for _, key in ipairs({'ow', 'or', 'od', 'ol', 'oe'}) do call('ZREM', base .. key, first) end
   if not call('ZSCORE', base .. 'ox', first) then call('UNLINK', base .. 'o:' .. first) end
 end
 

@@ -76,6 +76,10 @@ function take_one.e()
   if due_at ~= '' then
     call('ZADD', base .. 'ow', due_at, first)
     call('ZADD', base .. 'oe', expires, first)
+    -- It is leased if it is due later than its first message.
+    local soonest = math.huge
+    for i = 4, #parts, 3 do soonest = math.min(soonest, parts[1] + parts[i]) end
+    if tonumber(due_at) > soonest then call('ZADD', base .. 'ol', first, first) end
   end
 end
 

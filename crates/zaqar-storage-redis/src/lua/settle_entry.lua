@@ -1,3 +1,3 @@
--- Settles the entry ARGV[4].
-end_entry(ARGV[4])
+-- Settles the entries ARGV[4] and further.
+for i = 4, #ARGV do end_entry(ARGV[i]) end
 return {'done'}

@@ -10,11 +10,12 @@ use zaqar_storage_redis::Redis;
 
 use crate::repeats::{Fixture, fixture};
 use crate::servers::Server;
-use crate::support::{Queue, generation, message, now, open, options, rand};
+use crate::support::{Queue, generation, lease_for, message, now, open, options, rand};
 
 /// The suffixes of the keys of a queue, as `keys.rs` lists them; `*` matches one of several.
-const SETS: [&str; 16] =
-    ["f", "c", "d", "w", "x", "e", "sx", "si", "sl", "sm", "oe", "ow", "or", "od", "of", "ox"];
+const SETS: [&str; 17] = [
+    "f", "c", "d", "w", "x", "e", "sx", "si", "sl", "sm", "oe", "ow", "or", "od", "ol", "of", "ox",
+];
 const HASHES: [&str; 9] = ["h", "k", "l", "s", "so", "sn", "b:*", "r:*", "t0"];
 const LISTS: [&str; 2] = ["g", "o:*"];
 
@@ -73,7 +74,7 @@ async fn answers(it: &Fixture, what: &str) {
     store.recipients(key, &recipients, now).await.expect(what);
     store.due_queues(1000, now).await.expect(what);
     store.follow(key, incarnation, start, 10, now).await.expect(what);
-    store.lease(key, now.plus_secs(60), now).await.expect(what);
+    store.lease(key, &lease_for(now.plus_secs(60)), now).await.expect(what);
     store.claim_get(key, it.claim, now).await.expect(what);
     it.queue.try_claim(1).await.expect(what);
     let one = PopQuery { limit: 1, after: None, keys: Vec::new() };

@@ -9,7 +9,7 @@ use zaqar_storage_redis::Options;
 
 use crate::repeats::{OPERATIONS, fixture, state};
 use crate::servers::{Cluster, Server};
-use crate::support::{Queue, message, now, open, options, rand};
+use crate::support::{Queue, lease_for, message, now, open, options, rand};
 
 fn lives(text: &str, ttl: u64) -> NewMessage {
     NewMessage { ttl, ..message(text) }
@@ -137,9 +137,10 @@ async fn renewals_dead_letters_and_deliveries_continue() {
     assert_eq!(renewed, Renewal::Continued);
     let soon = now().plus_secs(40);
     assert_eq!(store.due_queues(10, soon).await.unwrap(), std::slice::from_ref(&queue.key));
-    let entry = store.lease(&queue.key, soon.plus_secs(60), soon).await.unwrap().unwrap();
-    store.settle(&queue.key, entry.incarnation, entry.first).await.unwrap();
-    assert!(store.lease(&queue.key, soon.plus_secs(60), soon).await.unwrap().is_none());
+    let entry_lease = lease_for(soon.plus_secs(60));
+    let entry = store.lease(&queue.key, &entry_lease, soon).await.unwrap().remove(0);
+    store.settle(&queue.key, entry.incarnation, &[entry.first]).await.unwrap();
+    assert!(store.lease(&queue.key, &entry_lease, soon).await.unwrap().is_empty());
     store.claim_release(&queue.key, claim, now()).await.unwrap();
     let (to, generation) = (target.key.clone(), target.generation);
     let rule = DeadLetters { max_claim_count: 1, target: to, generation, ttl: None };

@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use zaqar_core::storage::{
-    Batch, Claims, Deleted, Error, Guarded, Message, Messages, NewSubscription, Outbox,
-    Subscriptions, Upkeep,
+    Batch, Claims, Deleted, Error, Guarded, LeaseRequest, Message, Messages, NewSubscription,
+    Outbox, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, ClientId, Generation, MessageId, SubscriptionId, Version};
 
 use crate::proxy::{HoldingProxy, Proxy};
 use crate::servers::Server;
-use crate::support::{Queue, message, now, open, options, rand, texts};
+use crate::support::{Queue, lease_for, message, now, open, options, rand, texts};
 
 const COUNT: usize = 40;
 
@@ -127,11 +127,9 @@ async fn each_post_of_a_group_has_its_own_outbox_entry() {
     store.subscribe(&queue.key, queue.generation, &new, now()).await.unwrap();
     queue.post(&["first"]).await;
     let posted = post_together(&server, &queue).await;
-    let mut entries = Vec::new();
     let later = now().plus_secs(60);
-    while let Some(entry) = store.lease(&queue.key, later.plus_secs(60), now()).await.unwrap() {
-        entries.push(entry);
-    }
+    let all = LeaseRequest { limit: COUNT + 2, ..lease_for(later) };
+    let entries = store.lease(&queue.key, &all, now()).await.unwrap();
     for posted in posted {
         let posted = posted.unwrap();
         let entry = entries.iter().find(|entry| entry.first == posted[0].position);

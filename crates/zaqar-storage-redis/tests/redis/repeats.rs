@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use zaqar_core::storage::{
-    Batch, ClaimRequest, Claims, DeadLetters, Deletable, Heads, Leases, Message, Messages,
+    Batch, ClaimRequest, Claims, DeadLetters, Deletable, Guarded, Heads, Leases, Message, Messages,
     NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Queues, SubscriptionChange,
     Subscriptions, Upkeep,
 };
@@ -19,7 +19,7 @@ use zaqar_storage_redis::{Options, Redis};
 
 use crate::proxy::HoldingProxy;
 use crate::servers::Server;
-use crate::support::{Queue, message, now, open, options, rand, texts};
+use crate::support::{Queue, lease_for, message, now, open, options, rand, texts};
 
 /// The objects that the operations use: everything that a queue can hold.
 #[derive(Clone)]
@@ -66,6 +66,14 @@ pub(crate) const OPERATIONS: &[(&str, Operation)] = operations! {
     "post of much": |it| it.queue.try_post_new(vec![message("new"); 100]).await.unwrap();
     "post in parts": |it| it.queue.try_post_new(vec![message("new"); 1200]).await.unwrap();
     "claim": |it| it.queue.claim(2).await;
+    "claim_each": |it| {
+        let (store, key) = (&it.queue.store, &it.queue.key);
+        let ids = [rand(), rand()].map(ClaimId::new);
+        match store.claim_each(key, it.queue.generation, &ids, 60, now()).await.unwrap() {
+            Guarded::Done(taken) => texts(&taken),
+            refused @ (Guarded::Absent | Guarded::Stale(_)) => panic!("{refused:?}"),
+        }
+    };
     "claim_renew": |it| {
         let (store, key) = (&it.queue.store, &it.queue.key);
         assert!(store.claim_renew(key, it.claim, 100, 100, now()).await.unwrap())
@@ -121,12 +129,14 @@ pub(crate) const OPERATIONS: &[(&str, Operation)] = operations! {
     "due_queues": |it| it.queue.store.due_queues(10, now().plus_secs(60)).await.unwrap();
     "lease": |it| {
         let (store, key) = (&it.queue.store, &it.queue.key);
-        store.lease(key, now().plus_secs(60), now()).await.unwrap().expect("an entry is due")
+        let entries = store.lease(key, &lease_for(now().plus_secs(60)), now()).await.unwrap();
+        assert_eq!(entries.len(), 1, "an entry is due");
+        entries
     };
     "settle": |it| {
         let (store, key) = (&it.queue.store, &it.queue.key);
         let first: Position = it.ids[0].position;
-        store.settle(key, it.queue.generation.incarnation, first).await.unwrap()
+        store.settle(key, it.queue.generation.incarnation, &[first]).await.unwrap()
     };
     "close": |it| {
         let (store, key) = (&it.queue.store, &it.queue.key);

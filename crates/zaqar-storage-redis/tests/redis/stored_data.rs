@@ -11,7 +11,9 @@ use zaqar_core::{ClaimId, ClientId, LeaseId, SubscriptionId, Timestamp};
 use zaqar_storage_redis::{Options, Redis};
 
 use crate::servers::{Cluster, MAJOR, Server, TEST_TIMEOUT};
-use crate::support::{Queue, full_text, key_of, message, now, open, options, rand, short_retry};
+use crate::support::{
+    Queue, full_text, key_of, lease_for, message, now, open, options, rand, short_retry,
+};
 
 /// Sweeps, as of some seconds from now, until nothing is left.
 async fn sweep(store: &Redis, secs: u64) {
@@ -77,11 +79,8 @@ async fn fill(queue: &Queue, target: &Queue, lease: LeaseId) {
     let id = ClaimId::new(rand());
     let request = ClaimRequest { id, ttl: 60, grace: 60, limit: 5, dead_letters: Some(rule) };
     store.claim(&queue.key, queue.generation, &request, now()).await.expect("it answers");
-    store
-        .lease(&queue.key, now().plus_secs(60), now())
-        .await
-        .expect("it answers")
-        .expect("there is an entry");
+    let leased = store.lease(&queue.key, &lease_for(now().plus_secs(60)), now()).await;
+    assert_eq!(leased.expect("it answers").len(), 1, "there is an entry");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -466,9 +465,10 @@ async fn a_post_costs_the_same_with_many_subscriptions() {
         let before = commands(&server);
         queue.post(&["a", "b"]).await;
         let posted = commands(&server) - before;
-        let entry = store.lease(&queue.key, now().plus_secs(60), now()).await.unwrap().unwrap();
+        let lease = lease_for(now().plus_secs(60));
+        let entry = store.lease(&queue.key, &lease, now()).await.unwrap().remove(0);
         let first = entry.messages[0].id.position;
-        store.settle(&queue.key, queue.generation.incarnation, first).await.unwrap();
+        store.settle(&queue.key, queue.generation.incarnation, &[first]).await.unwrap();
         posted
     };
     subscribe(&queue, None).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use zaqar_core::storage::{
-    Batch, ClaimRequest, Claimed, Claims, Error, Guarded, Heads, ListQuery, Message, Messages,
-    NewMessage,
+    Batch, ClaimRequest, Claimed, Claims, Error, Guarded, Heads, LeaseRequest, ListQuery, Message,
+    Messages, NewMessage,
 };
 use zaqar_core::{
     ClaimId, ClientId, Clock, Generation, Incarnation, Kind, MessageId, Payload, ProjectId,
@@ -23,6 +23,11 @@ use crate::servers::TEST_TIMEOUT;
 const SLOW: Duration = Duration::from_secs(60);
 /// Longer than a test lasts, in seconds.
 const HOUR: u64 = 3600;
+
+/// A lease of one entry.
+pub(crate) fn lease_for(until: Timestamp) -> LeaseRequest {
+    LeaseRequest { until, limit: 1, bytes: usize::MAX }
+}
 
 /// Stores on one server with different key prefixes.
 pub(crate) struct Prefixes(pub(crate) String);

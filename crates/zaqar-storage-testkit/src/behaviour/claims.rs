@@ -1,6 +1,6 @@
 //! Claims: every line of [`zaqar_core::storage::Claims`] except those on dead letters.
 
-use zaqar_core::storage::{Claim, ClaimRequest, Guarded};
+use zaqar_core::storage::{Claim, ClaimRequest, Deletable, Guarded};
 use zaqar_core::{ClaimId, Generation, Version};
 
 use super::messages::{with_delay, with_ttl};
@@ -410,4 +410,61 @@ impl Queue {
         let request = ClaimRequest { ttl, grace, ..request(limit) };
         (request.id, self.claim_with(&request).await)
     }
+}
+
+fn new_claims(count: usize) -> Vec<ClaimId> {
+    (0..count).map(|_| ClaimId::new(rand::random())).collect()
+}
+
+/// `claim_each`: "Does what `Claims::claim` does, for each id in turn, with a limit of 1": "each
+/// with the claim that holds it: the first message has the first id".
+pub(crate) async fn each_message_has_a_claim_of_its_own(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    assert_eq!(queue.claim_each(&new_claims(2)).await, Guarded::Done(vec![]), "there is nothing");
+    let p = queue.post_new(vec![message("0"), with_delay(60), message("2"), message("3")]).await;
+    let claims = new_claims(5);
+    let Guarded::Done(taken) = queue.claim_each(&claims[..2]).await else {
+        panic!("it has a head")
+    };
+    assert_eq!(ids(&taken), [p[0], p[2]], "in order, and none that is not free");
+    assert_eq!(queue.get(&[p[0], p[2]]).await, taken);
+    for (message, claim) in taken.iter().zip(&claims) {
+        assert_eq!((message.claim, message.claim_count), (Some(*claim), 1));
+        let found = queue.claim_get(*claim).await.expect("it is live");
+        assert_eq!((found.ttl, found.messages), (100, vec![message.clone()]));
+    }
+    let Guarded::Done(rest) = queue.claim_each(&claims[2..]).await else { panic!("it has a head") };
+    assert_eq!(ids(&rest), [p[3]], "fewer than asked for where there are no more");
+    assert_eq!(queue.claim_get(claims[3]).await, None, "without messages no claim is made");
+    // Each ends apart from the others.
+    queue.release(claims[0]).await;
+    assert!(queue.renew(claims[1], 500, 0).await);
+    let held = Deletable::HeldBy(claims.clone());
+    queue.delete_many(&[p[0], p[2], p[3]], &held).await;
+    assert_eq!(queue.ids().await, [p[0], p[1]], "the first one's claim was released");
+    let later = queue.post(2).await;
+    let (one, again) = (new_claims(1), new_claims(3));
+    assert!(matches!(queue.claim_each(&one).await, Guarded::Done(taken) if taken.len() == 1));
+    kit.pass(60);
+    queue.claim_each(&again).await;
+    kit.pass(40);
+    let claimed = queue.claim(10).await.1;
+    assert_eq!(ids(&claimed), [p[0]], "the first claim has expired");
+    assert_eq!(claimed[0].claim_count, 3);
+    assert_eq!(
+        queue.claim_get(again[2]).await.map(|claim| ids(&claim.messages)),
+        Some(vec![later[1]])
+    );
+}
+
+/// `claim_each`: "No head: `Absent`. Another generation: `Stale`. Nothing is claimed."
+pub(crate) async fn claims_of_their_own_need_the_generation(kit: &mut Kit) {
+    let absent = kit.queue_at(kit.key("absent"), generation(1));
+    assert_eq!(absent.claim_each(&new_claims(2)).await, Guarded::Absent);
+    let queue = kit.queue("q").await;
+    queue.post(2).await;
+    let own = Generation { version: Version::new(3), ..queue.generation };
+    queue.advance(own).await;
+    assert_eq!(queue.claim_each(&new_claims(2)).await, Guarded::Stale(own));
+    assert_eq!(queue.shown().await.len(), 2, "nothing is claimed");
 }

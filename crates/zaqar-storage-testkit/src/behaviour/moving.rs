@@ -3,10 +3,10 @@
 //! The queue moves to another name in the same store, as a store cannot tell.
 
 use zaqar_core::storage::{
-    ClaimRequest, Claims, Contents, ContentsMark, Deletable, Error, FrozenHead, Heads, Messages,
-    MoveEnd, MoveId, Moves, NewSubscription, PopQuery, SubscriptionChange,
+    ClaimRequest, Claims, Contents, ContentsMark, Deletable, Error, FrozenHead, Heads,
+    LeaseRequest, Messages, MoveEnd, MoveId, Moves, NewSubscription, PopQuery, SubscriptionChange,
 };
-use zaqar_core::{Checksum, KeyId, Kind, Payload, SubscriptionId};
+use zaqar_core::{Checksum, KeyId, Kind, Payload, SubscriptionId, Timestamp};
 
 use super::messages::{with_delay, with_ttl};
 use crate::kit::Kit;
@@ -95,6 +95,7 @@ pub(crate) async fn a_frozen_head_rejects_every_call(kit: &mut Kit) {
         ("purge", is_moved(store.purge(key, now).await, id)),
         ("stats", is_moved(store.stats(key, now).await, id)),
         ("claim", is_moved(Claims::claim(store, key, generation, &request(1), now).await, id)),
+        ("claim_each", is_moved(store.claim_each(key, generation, &[claim], 60, now).await, id)),
         ("claim_get", is_moved(store.claim_get(key, claim, now).await, id)),
         ("claim_renew", is_moved(store.claim_renew(key, claim, 60, 60, now).await, id)),
         ("claim_release", is_moved(store.claim_release(key, claim, now).await, id)),
@@ -105,8 +106,8 @@ pub(crate) async fn a_frozen_head_rejects_every_call(kit: &mut Kit) {
         ("change_subscription", is_moved(changing, id)),
         ("unsubscribe", is_moved(store.unsubscribe(key, subscriber.id, now).await, id)),
         ("unsubscribe_all", is_moved(store.unsubscribe_all(key, now).await, id)),
-        ("lease", is_moved(store.lease(key, now, now).await, id)),
-        ("settle", is_moved(store.settle(key, incarnation, first).await, id)),
+        ("lease", is_moved(store.lease(key, &lease_one(now), now).await, id)),
+        ("settle", is_moved(store.settle(key, incarnation, &[first]).await, id)),
         ("follow", is_moved(store.follow(key, incarnation, first, 1, now).await, id)),
     ] {
         assert!(is_rejected, "{call} of a frozen head");
@@ -145,6 +146,10 @@ pub(crate) async fn a_head_that_thaws_serves_as_before(kit: &mut Kit) {
     assert_eq!(frozen, None, "a queue without a head");
 }
 
+fn lease_one(until: Timestamp) -> LeaseRequest {
+    LeaseRequest { until, limit: 1, bytes: usize::MAX }
+}
+
 /// A queue with messages in every state, claims, subscriptions and entries.
 async fn full(kit: &Kit) -> Queue {
     let queue = kit.queue("q").await;
@@ -181,6 +186,20 @@ async fn readings(queue: &Queue) -> impl PartialEq + std::fmt::Debug + use<> {
         queue.store.subscriptions(&queue.key, None, 100, queue.now()).await.expect("it answers");
     let entries = queue.entries(queue.generation.incarnation, 0, 100).await;
     (queue.all().await, queue.shown().await, queue.stats().await, subscriptions, entries)
+}
+
+/// `lease`: "A leased entry blocks those after it", wherever the queue is.
+pub(crate) async fn a_leased_entry_blocks_others_after_a_move(kit: &mut Kit) {
+    let Some(moves) = kit.store().moves() else { return };
+    let queue = kit.queue("q").await;
+    queue.subscribe(&subscription(1, "http://a")).await;
+    let posted = [queue.post(1).await[0], queue.post(1).await[0]];
+    queue.lease().await.expect("the first entry is due");
+    let to = moved(kit, moves, &queue, 1).await;
+    assert_eq!(to.lease().await, None, "the second entry waits for the first");
+    kit.pass(60);
+    let firsts: Vec<_> = to.lease_many(10, usize::MAX).await.iter().map(|one| one.first).collect();
+    assert_eq!(firsts, posted.map(|id| id.position));
 }
 
 /// `export`: "messages with their positions, ages, expiry, delays, claims and claim counts; claims;

@@ -1,8 +1,10 @@
 //! The outbox: every line of [`zaqar_core::storage::Outbox`].
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
 use zaqar_core::storage::{
-    Batch, ClaimRequest, Deletable, Guarded, NewMessage, NewSubscription, OutboxEntry,
+    Batch, ClaimRequest, Deletable, Guarded, LeaseRequest, NewMessage, NewSubscription, OutboxEntry,
 };
 use zaqar_core::{Checksum, Generation, Incarnation, KeyId, MessageId, Payload, QueueKey, Version};
 
@@ -24,11 +26,24 @@ pub(crate) async fn subscribed(kit: &Kit, name: &str) -> Queue {
 }
 
 impl Queue {
-    /// Leases for 60 seconds.
+    /// Leases one entry for 60 seconds.
     pub(crate) async fn lease(&self) -> Option<OutboxEntry> {
-        let until = self.now().plus_secs(60);
-        let leased = self.store.lease(&self.key, until, self.now()).await;
-        leased.expect("lease answers")
+        self.lease_many(1, usize::MAX).await.pop()
+    }
+
+    /// Leases entries for 60 seconds.
+    pub(crate) async fn lease_many(&self, limit: usize, bytes: usize) -> Vec<OutboxEntry> {
+        let request = LeaseRequest { until: self.now().plus_secs(60), limit, bytes };
+        let leased = self.store.lease(&self.key, &request, self.now()).await;
+        let leased = leased.expect("lease answers");
+        assert!(leased.len() <= limit, "at most the limit");
+        assert!(leased.is_sorted_by_key(|entry| entry.first), "in order: {leased:?}");
+        leased
+    }
+
+    /// Leases all entries that may be leased; returns the ids of their first messages.
+    async fn lease_all(&self) -> Vec<MessageId> {
+        self.lease_many(100, usize::MAX).await.iter().map(|entry| entry.messages[0].id).collect()
     }
 
     /// Leases an entry that must be due; returns the id of its first message.
@@ -39,7 +54,13 @@ impl Queue {
     }
 
     pub(crate) async fn settle(&self, first: MessageId) {
-        let settled = self.store.settle(&self.key, first.incarnation, first.position).await;
+        self.settle_all(&[first]).await;
+    }
+
+    /// Settles entries of one incarnation.
+    async fn settle_all(&self, firsts: &[MessageId]) {
+        let positions: Vec<_> = firsts.iter().map(|first| first.position).collect();
+        let settled = self.store.settle(&self.key, firsts[0].incarnation, &positions).await;
         settled.expect("settle answers");
     }
 }
@@ -156,8 +177,8 @@ pub(crate) async fn a_dead_letter_writes_none(kit: &mut Kit) {
     assert_eq!(dead.lease_first().await, posted[0]);
 }
 
-/// `lease`: "Leases a due entry of a queue": "the one that was posted first"; `settle`: "The entry
-/// is never due again".
+/// `lease`: "the due entries of a queue that were posted first, in the order of their posts";
+/// `settle`: "The entries are never due again".
 pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut firsts = Vec::new();
@@ -168,9 +189,7 @@ pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     let settled = queue.lease_first().await;
     assert_eq!(settled, firsts[0]);
     queue.settle(settled).await;
-    for first in &firsts[1..] {
-        assert_eq!(queue.lease_first().await, *first, "each once until its lease expires");
-    }
+    assert_eq!(queue.lease_all().await, firsts[1..], "each once until its lease expires");
     assert_eq!(queue.lease().await, None);
     kit.pass(60);
     for first in &firsts[1..] {
@@ -185,7 +204,64 @@ pub(crate) async fn entries_are_leased_oldest_first(kit: &mut Kit) {
     let prompt = queue.post(1).await[0];
     kit.pass(20);
     assert_eq!(queue.lease_first().await, late, "it was posted first, though it was due later");
+    queue.settle(late).await;
     assert_eq!(queue.lease_first().await, prompt);
+}
+
+/// `lease`: "At most `request.limit` entries, with about `request.bytes` of bodies; at least one".
+pub(crate) async fn a_lease_is_bounded(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let large = "x".repeat(10_000);
+    let mut firsts = Vec::new();
+    for _ in 0..7 {
+        firsts.push(queue.post_new(vec![message(&large), message(&large)]).await[0]);
+    }
+    let mut rest = &firsts[..];
+    for (limit, bytes, count) in [(2, usize::MAX, 2), (100, 45_000, 2), (100, 5000, 1)] {
+        let leased = queue.lease_many(limit, bytes).await;
+        let leased: Vec<_> = leased.iter().map(|entry| entry.messages[0].id).collect();
+        assert_eq!(leased, rest[..count], "{limit} entries, {bytes} bytes");
+        queue.settle_all(&leased).await;
+        rest = &rest[count..];
+    }
+    assert_eq!(queue.lease_all().await, rest, "the others are still due");
+}
+
+/// `lease`: "A leased entry blocks those after it", and "An older entry that was not due yet blocks
+/// none."
+pub(crate) async fn a_leased_entry_blocks_those_after_it(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let late = queue.post_one(with_delay(30)).await;
+    let mut firsts = Vec::new();
+    for _ in 0..5 {
+        firsts.push(queue.post(1).await[0]);
+    }
+    let leased = queue.lease_many(2, usize::MAX).await;
+    assert_eq!(leased[1].first, firsts[1].position);
+    assert_eq!(queue.lease_all().await, [], "the third waits for the first two");
+    queue.settle(firsts[0]).await;
+    assert_eq!(queue.lease_all().await, [], "and for the second alone");
+    kit.pass(30);
+    assert_eq!(queue.lease_all().await, [late], "an older one was not due");
+    queue.settle_all(&[firsts[1], late]).await;
+    assert_eq!(queue.lease_first().await, firsts[2]);
+    kit.pass(60);
+    assert_eq!(queue.lease_all().await, firsts[2..], "in order when its worker has died");
+}
+
+/// `settle`: "Settles entries": all of them, and "The entries … block no others".
+pub(crate) async fn entries_are_settled_together(kit: &mut Kit) {
+    let queue = subscribed(kit, "q").await;
+    let mut firsts = Vec::new();
+    for _ in 0..4 {
+        firsts.push(queue.post(2).await[0]);
+    }
+    assert_eq!(queue.lease_many(3, usize::MAX).await.len(), 3);
+    queue.settle_all(&firsts[..3]).await;
+    assert_eq!(queue.lease_all().await, firsts[3..]);
+    queue.settle_all(&firsts).await;
+    kit.pass(60);
+    assert_eq!(queue.lease_all().await, []);
 }
 
 /// `lease`: "An expired lease is ignored, so another worker takes the entry over".
@@ -202,7 +278,7 @@ pub(crate) async fn a_lease_holds_until_it_expires(kit: &mut Kit) {
     }
 }
 
-/// `settle`: "The entry is never due again, leased or not": by a worker whose lease has expired,
+/// `settle`: "The entries are never due again, leased or not": by a worker whose lease has expired,
 /// too.
 pub(crate) async fn a_settled_entry_is_never_due_again(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
@@ -219,30 +295,36 @@ pub(crate) async fn a_settled_entry_is_never_due_again(kit: &mut Kit) {
     }
 }
 
-/// `lease`: "If two workers race, one gets the entry; the other gets the next one or `None`."
+/// `lease`: "If two workers race, one gets the entries; the other gets none until these are
+/// settled."
 pub(crate) async fn concurrent_leases_are_disjoint(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let mut posted = Vec::new();
     for _ in 0..24 {
         posted.push(queue.post(1).await[0]);
     }
+    let leased = Arc::new(Mutex::new(Vec::<MessageId>::new()));
     let workers = (0..4).map(|_| {
-        let queue = queue.clone();
+        let (queue, leased, count) = (queue.clone(), Arc::clone(&leased), posted.len());
         async move {
-            let mut leased = Vec::new();
             for _ in 0..MAX_STEPS {
-                let Some(entry) = queue.lease().await else { return leased };
-                leased.push(entry.messages[0].id);
-                if leased.len() % 2 == 0 {
-                    queue.settle(entry.messages[0].id).await;
+                let entries = queue.lease_many(3, usize::MAX).await;
+                let ids: Vec<_> = entries.iter().map(|entry| entry.messages[0].id).collect();
+                leased.lock().expect("no panic under the lock").extend(&ids);
+                tokio::task::yield_now().await;
+                if !ids.is_empty() {
+                    queue.settle_all(&ids).await;
+                }
+                if leased.lock().expect("no panic under the lock").len() >= count {
+                    return;
                 }
             }
             panic!("after {MAX_STEPS} leases there are still more");
         }
     });
-    let mut leased = at_once(workers).await.concat();
-    leased.sort();
-    assert_eq!(leased, posted, "each entry was leased by one worker");
+    at_once(workers).await;
+    let leased = std::mem::take(&mut *leased.lock().expect("no panic under the lock"));
+    assert_eq!(leased, posted, "each entry was leased by one worker, in their order");
 }
 
 /// `Outbox`: due when "`now` has reached the earliest `due` of its messages".
@@ -280,6 +362,7 @@ pub(crate) async fn entries_outlive_messages(kit: &mut Kit) {
         let entry = queue.lease().await.expect("it is open until it is settled");
         assert_eq!(entry.messages.iter().map(|m| m.id).collect::<Vec<_>>(), posted);
         assert_eq!(entry.messages[1].payload, with_ttl(60).payload);
+        queue.settle(posted[0]).await;
     }
 }
 
@@ -344,7 +427,7 @@ pub(crate) async fn closing_discards_entries(kit: &mut Kit) {
     assert_eq!(next.lease().await, None);
 }
 
-/// `settle`: "A missing entry is not an error", and only the given entry is settled.
+/// `settle`: "Missing entries are ignored", and only the given entries are settled.
 pub(crate) async fn settling_a_missing_entry_is_not_an_error(kit: &mut Kit) {
     let (queue, other) = (subscribed(kit, "q").await, subscribed(kit, "other").await);
     let (p, theirs) = (queue.post(3).await, other.post(3).await);
@@ -406,9 +489,9 @@ pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
         }
         for key in named {
             let queue = kit.queue_at(key, generation(1));
-            let Some(entry) = queue.lease().await else { continue };
-            if step % 3 == 0 {
-                queue.settle(entry.messages[0].id).await;
+            let leased = queue.lease_all().await;
+            if step % 3 == 0 && !leased.is_empty() {
+                queue.settle_all(&leased).await;
             }
         }
     }
@@ -418,7 +501,7 @@ pub(crate) async fn every_due_queue_appears(kit: &mut Kit) {
 }
 
 /// `due_queues`: "never omits one that has": also after its lease expired, after more posts and
-/// after a sweep.
+/// after a sweep; "Includes a queue whose due entries cannot be leased yet".
 pub(crate) async fn a_due_queue_is_listed_until_settled(kit: &mut Kit) {
     let queue = subscribed(kit, "q").await;
     let first = queue.post(1).await;
@@ -426,13 +509,15 @@ pub(crate) async fn a_due_queue_is_listed_until_settled(kit: &mut Kit) {
     queue.lease().await;
     let second = queue.post(1).await;
     assert!(due_index(kit, &queue).await.is_some(), "the second is due");
-    assert_eq!(queue.lease_first().await, second[0]);
-    queue.settle(second[0]).await;
+    assert_eq!(queue.lease().await, None, "but waits for the first");
     kit.pass(60);
     kit.sweep().await;
     assert!(due_index(kit, &queue).await.is_some(), "the first one's lease has expired");
     assert_eq!(queue.lease_first().await, first[0]);
     queue.settle(first[0]).await;
+    assert!(due_index(kit, &queue).await.is_some(), "the second is still due");
+    assert_eq!(queue.lease_first().await, second[0]);
+    queue.settle(second[0]).await;
     let late = queue.post_one(with_delay(30)).await;
     kit.pass(30);
     assert!(due_index(kit, &queue).await.is_some(), "its delay has ended");
@@ -474,6 +559,7 @@ pub(crate) async fn no_racing_post_is_missed(kit: &mut Kit) {
     while let Some(entry) = queue.lease().await {
         assert!(leased.len() < posted.len(), "an entry is leased once");
         leased.push(entry.messages[0].id);
+        queue.settle(entry.messages[0].id).await;
     }
     posted.sort();
     leased.sort();

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use zaqar_core::storage::{
-    Claims, Error, Heads, Messages, NewMessage, PopQuery, Queues, RecipientQuery, Stats,
-    SubscriptionChange, Swept,
+    Claims, Error, Heads, LeaseRequest, Messages, NewMessage, PopQuery, Queues, RecipientQuery,
+    Stats, SubscriptionChange, Swept,
 };
 use zaqar_core::{Kind, Timestamp};
 
@@ -33,6 +33,8 @@ pub(crate) async fn a_store_that_is_shut_down_rejects_calls(kit: &mut Kit) {
     let batch = batch("c", vec![message("late")]);
     let (subscriber, change) = (subscription(1, "http://a"), SubscriptionChange::default());
     let (lease, first) = (kit.lease(1), id.position);
+    let entries = LeaseRequest { until: now, limit: 1, bytes: 1 };
+    let claims = [id_of_claim];
     let pop = PopQuery { limit: 1, after: None, keys: Vec::new() };
     let recipients = RecipientQuery { after: None, limit: 1, confirmed_only: false };
     for (method, error) in [
@@ -54,6 +56,7 @@ pub(crate) async fn a_store_that_is_shut_down_rejects_calls(kit: &mut Kit) {
         ("purge", store.purge(key, now).await.err()),
         ("stats", store.stats(key, now).await.err()),
         ("claim", Claims::claim(store, key, generation, &request(1), now).await.err()),
+        ("claim_each", store.claim_each(key, generation, &claims, 60, now).await.err()),
         ("claim_get", store.claim_get(key, id_of_claim, now).await.err()),
         ("claim_renew", store.claim_renew(key, id_of_claim, 60, 60, now).await.err()),
         ("claim_release", store.claim_release(key, id_of_claim, now).await.err()),
@@ -70,8 +73,8 @@ pub(crate) async fn a_store_that_is_shut_down_rejects_calls(kit: &mut Kit) {
         ("unsubscribe", store.unsubscribe(key, subscriber.id, now).await.err()),
         ("unsubscribe_all", store.unsubscribe_all(key, now).await.err()),
         ("due_queues", store.due_queues(1, now).await.err()),
-        ("lease", store.lease(key, now, now).await.err()),
-        ("settle", store.settle(key, generation.incarnation, id.position).await.err()),
+        ("lease", store.lease(key, &entries, now).await.err()),
+        ("settle", store.settle(key, generation.incarnation, &[id.position]).await.err()),
         ("news", store.news().await.err()),
         ("sweep", store.sweep(now, 10).await.err()),
     ] {

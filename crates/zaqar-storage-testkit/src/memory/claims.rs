@@ -51,6 +51,37 @@ impl Claims for Memory {
         Ok(Guarded::Done(self.apply(&mut state, &key, request, chosen, now)))
     }
 
+    async fn claim_each(
+        &self,
+        key: &QueueKey,
+        assumed: Generation,
+        ids: &[ClaimId],
+        ttl: u64,
+        now: Timestamp,
+    ) -> Result<Guarded<Vec<Message>>, Error> {
+        let mut state = self.state_of(key)?;
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else {
+            return Ok(Guarded::Absent);
+        };
+        let is_accepted = head.has(Fault::AnyGeneration)
+            || head.has(Fault::StaleClaim) && head.generation.incarnation == assumed.incarnation;
+        if head.generation != assumed && !is_accepted {
+            return Ok(Guarded::Stale(head.generation));
+        }
+        let mut taken = Vec::with_capacity(ids.len());
+        for id in ids {
+            let id = if head.has(Fault::ClaimShared) { ids[0] } else { *id };
+            let request = ClaimRequest { id, ttl, grace: 0, limit: 1, dead_letters: None };
+            let chosen = head.choose(&request, now);
+            let messages = head.hold(&request, &chosen.taken, now);
+            if messages.is_empty() {
+                break;
+            }
+            taken.extend(messages);
+        }
+        Ok(Guarded::Done(taken))
+    }
+
     async fn claim_get(
         &self,
         key: &QueueKey,

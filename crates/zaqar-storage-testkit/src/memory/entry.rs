@@ -17,6 +17,17 @@ pub(super) struct StoredEntry {
 }
 
 impl StoredEntry {
+    /// Whether a worker has leased it: its due time is then later than that of its messages.
+    pub(super) fn is_leased(&self, now: Timestamp) -> bool {
+        let first_due = self.shown.messages.iter().map(|message| message.due).min();
+        self.due.is_some_and(|due| due > now && Some(due) > first_due)
+    }
+
+    /// The bytes of its bodies.
+    pub(super) fn bytes(&self) -> usize {
+        self.shown.messages.iter().map(|message| message.payload.bytes.len()).sum()
+    }
+
     /// Whether it is no longer needed.
     pub(super) fn is_ended(&self, now: Timestamp) -> bool {
         self.due.is_none() && self.followed <= now

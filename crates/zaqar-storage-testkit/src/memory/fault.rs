@@ -189,11 +189,19 @@ pub enum Fault {
     AnyMove,
     /// The first head is not listed.
     HeadUnlisted,
+    /// An entry is leased although an older one is.
+    LeaseOvertakes,
+    /// A lease takes all entries, whatever its bounds.
+    LeaseUnbounded,
+    /// Of entries that are settled together, only the first is.
+    SettlesOne,
+    /// Messages that are to be claimed each on its own share the first claim.
+    ClaimShared,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 93] = [
+    pub const ALL: [Self; 97] = [
         Self::DoubleClaim,
         Self::RacingClaims,
         Self::RacingPops,
@@ -287,5 +295,9 @@ impl Fault {
         Self::ImportRepeated,
         Self::AnyMove,
         Self::HeadUnlisted,
+        Self::LeaseOvertakes,
+        Self::LeaseUnbounded,
+        Self::SettlesOne,
+        Self::ClaimShared,
     ];
 }

@@ -1,7 +1,7 @@
 //! The outbox.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, FOLLOWED_FOR, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{Error, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use super::entry::StoredEntry;
@@ -28,43 +28,56 @@ impl Outbox for Memory {
     async fn lease(
         &self,
         key: &QueueKey,
-        until: Timestamp,
+        request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Option<OutboxEntry>, Error> {
+    ) -> Result<Vec<OutboxEntry>, Error> {
         let mut state = self.state_of(key)?;
-        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(None) };
+        let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
         let now = head.effective_time(now);
-        let lease = match self.fault {
+        let until = match self.fault {
             Some(Fault::EntryLeaseIgnored) => now,
             Some(Fault::EntryLeaseNeverExpires) => Timestamp::MAX,
-            _ => until,
+            _ => request.until,
         };
         head.end_unneeded_entries(now);
-        let is_due = |entry: &&mut StoredEntry| entry.due.is_some_and(|due| due <= now);
-        let due = head.outbox.values_mut().find(is_due);
-        Ok(due.map(|entry| {
-            entry.due = Some(lease);
+        let overtakes = self.has(Fault::LeaseOvertakes);
+        let is_unbounded = self.has(Fault::LeaseUnbounded);
+        let reachable =
+            head.outbox.values_mut().take_while(|entry| overtakes || !entry.is_leased(now));
+        let due = reachable.filter(|entry| entry.due.is_some_and(|due| due <= now));
+        let (mut leased, mut bytes) = (Vec::new(), 0_usize);
+        for entry in due {
+            bytes = bytes.saturating_add(entry.bytes());
+            let is_full = leased.len() == request.limit || bytes > request.bytes;
+            if is_full && !leased.is_empty() && !is_unbounded {
+                break;
+            }
+            entry.due = Some(until);
             let mut shown = entry.shown.clone();
             if self.has(Fault::EntryCreatedWhenLeased) {
                 shown.created = now;
             }
-            shown
-        }))
+            leased.push(shown);
+        }
+        Ok(leased)
     }
 
     async fn settle(
         &self,
         key: &QueueKey,
         incarnation: Incarnation,
-        first: Position,
+        firsts: &[Position],
     ) -> Result<(), Error> {
         let mut state = self.state_of(key)?;
         if let Some(head) = state.heads.get_mut(&self.stored_key(key))
             && head.generation.incarnation == incarnation
             && !self.has(Fault::SettleIgnored)
         {
-            if let Some(entry) = head.outbox.get_mut(&first) {
-                entry.due = None;
+            let count = if self.has(Fault::SettlesOne) { 1 } else { firsts.len() };
+            for first in firsts.iter().take(count) {
+                if let Some(entry) = head.outbox.get_mut(first) {
+                    entry.due = None;
+                }
             }
             let latest = head.latest();
             let hides = head.has(Fault::SettledHidden);

@@ -58,8 +58,8 @@ pub enum Op {
     Unsubscribe { queue: usize, subscription: usize },
     /// Removes all subscriptions.
     UnsubscribeAll { queue: usize },
-    /// Leases an outbox entry, for seconds.
-    LeaseEntry { queue: usize, secs: u64 },
+    /// Leases outbox entries, for seconds.
+    LeaseEntries { queue: usize, limit: usize, secs: u64 },
     /// Settles the outbox entry that begins with a message.
     Settle { queue: usize, id: usize },
     /// Extends the lease that subscriptions depend on, to `secs` from now.
@@ -148,7 +148,8 @@ fn subscribers() -> impl Strategy<Value = Op> {
         1 => (queue(), 0..4usize)
             .prop_map(|(queue, subscription)| Op::Unsubscribe { queue, subscription }),
         1 => queue().prop_map(|queue| Op::UnsubscribeAll { queue }),
-        3 => (queue(), lease()).prop_map(|(queue, secs)| Op::LeaseEntry { queue, secs }),
+        3 => (queue(), 1usize..4, lease())
+            .prop_map(|(queue, limit, secs)| Op::LeaseEntries { queue, limit, secs }),
         3 => (queue(), any_of()).prop_map(|(queue, id)| Op::Settle { queue, id }),
         1 => lease().prop_map(|secs| Op::KeepLease { secs }),
         1 => Just(Op::EndLease),

@@ -142,7 +142,9 @@ impl Run {
             }
             Op::Unsubscribe { queue, subscription } => self.unsubscribe(queue, subscription).await,
             Op::UnsubscribeAll { queue } => self.unsubscribe_all(queue).await,
-            Op::LeaseEntry { queue, secs } => self.lease_entry(queue, secs).await,
+            Op::LeaseEntries { queue, limit, secs } => {
+                self.lease_entries(queue, limit, secs).await;
+            }
             Op::Settle { queue, id } => self.settle(queue, id).await,
             Op::KeepLease { secs } => self.keep_lease(secs).await,
             Op::EndLease => self.end_lease().await,

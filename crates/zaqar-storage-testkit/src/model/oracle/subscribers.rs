@@ -23,6 +23,7 @@ struct Entry {
     /// From when a worker can lease it: initially, or when its last lease expires. `None` if
     /// workers can not.
     due: Option<Timestamp>,
+    leased_until: Timestamp,
     /// Until when it can be followed.
     followed: Option<Timestamp>,
 }
@@ -63,7 +64,8 @@ impl Subscribers {
         let followed = dues().max().filter(|_| has(|one| one.lease.is_some()));
         let followed = followed.map(|due| due.plus_secs(FOLLOWED_FOR.as_secs()));
         if due.is_some() || followed.is_some() {
-            self.entries.push(Entry { shown, due, followed });
+            let leased_until = Timestamp::from_millis(0);
+            self.entries.push(Entry { shown, due, leased_until, followed });
         }
     }
 
@@ -136,15 +138,20 @@ impl Subscribers {
         self.entries.iter().any(|entry| entry.is_due(now))
     }
 
-    /// Leases the first entry that is due.
+    /// Leases the first entries that are due, up to one that is leased.
     pub(in crate::model) fn lease(
         &mut self,
+        limit: usize,
         until: Timestamp,
         now: Timestamp,
-    ) -> Option<OutboxEntry> {
-        let entry = self.entries.iter_mut().find(|entry| entry.is_due(now))?;
-        entry.due = Some(until);
-        Some(entry.shown.clone())
+    ) -> Vec<OutboxEntry> {
+        let reachable = self.entries.iter_mut().take_while(|entry| !entry.is_leased(now));
+        let due = reachable.filter(|entry| entry.is_due(now)).take(limit);
+        due.map(|entry| {
+            (entry.due, entry.leased_until) = (Some(until), until);
+            entry.shown.clone()
+        })
+        .collect()
     }
 
     pub(in crate::model) fn settle(&mut self, first: Position) {
@@ -172,5 +179,9 @@ impl Subscribers {
 impl Entry {
     fn is_due(&self, now: Timestamp) -> bool {
         self.due.is_some_and(|due| due <= now)
+    }
+
+    fn is_leased(&self, now: Timestamp) -> bool {
+        self.due.is_some() && self.leased_until > now
     }
 }

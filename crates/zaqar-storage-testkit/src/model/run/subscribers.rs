@@ -1,8 +1,8 @@
 //! Subscriptions, leases and the outbox.
 
 use zaqar_core::storage::{
-    Changed, Guarded, NewMessage, NewSubscription, OutboxEntry, OutboxMessage, RecipientQuery,
-    Renewal, Subscribed, SubscriptionChange,
+    Changed, Guarded, LeaseRequest, NewMessage, NewSubscription, OutboxEntry, OutboxMessage,
+    RecipientQuery, Renewal, Subscribed, SubscriptionChange,
 };
 use zaqar_core::{LeaseId, MessageId, SubscriptionId, Timestamp};
 
@@ -88,12 +88,14 @@ impl Run {
         self.kit.sweep().await;
     }
 
-    pub(super) async fn lease_entry(&mut self, queue: usize, secs: u64) {
+    pub(super) async fn lease_entries(&mut self, queue: usize, limit: usize, secs: u64) {
         let (until, now) = (self.kit.now().plus_secs(secs), self.kit.now());
         let queue_of = &self.queues[queue].0;
-        let answer = queue_of.store.lease(&queue_of.key, until, now).await.expect("lease answers");
-        let expected = self.model(queue).and_then(|model| model.subscribers.lease(until, now));
-        assert_eq!(answer, expected, "{}", self.at);
+        let request = LeaseRequest { until, limit, bytes: usize::MAX };
+        let answer = queue_of.store.lease(&queue_of.key, &request, now).await;
+        let model = self.model(queue);
+        let expected = model.map(|model| model.subscribers.lease(limit, until, now));
+        assert_eq!(answer.expect("lease answers"), expected.unwrap_or_default(), "{}", self.at);
     }
 
     pub(super) async fn settle(&mut self, queue: usize, id: usize) {

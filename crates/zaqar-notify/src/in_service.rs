@@ -1,0 +1,103 @@
+//! Subscriptions that this server serves at the moment, and news for them.
+//!
+//! A subscription in service has a ticket that this server holds, so rows that are added meanwhile
+//! need none of their own: it is enough that the service looks for rows once more before that
+//! ticket is deleted. If the server dies first, the ticket's claim expires and another takes it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::deliveries::HeldTicket;
+use crate::row::SubscriptionKey;
+
+/// Tells a service that there may be more rows.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceNews {
+    is_new: AtomicBool,
+    wake: Notify,
+}
+
+impl ServiceNews {
+    fn set(&self) {
+        self.is_new.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Whether there is news since the last call. Whoever gets `true` looks for rows.
+    pub(crate) fn take(&self) -> bool {
+        self.is_new.swap(false, Ordering::AcqRel)
+    }
+
+    /// Returns after news came; it may have been taken already.
+    pub(crate) async fn arrived(&self) {
+        self.wake.notified().await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Served {
+    tickets: Vec<HeldTicket>,
+    news: Arc<ServiceNews>,
+}
+
+/// The subscriptions in service; the options of the workers bound their number.
+#[derive(Debug, Default)]
+pub(crate) struct InService {
+    served: Mutex<HashMap<SubscriptionKey, Served>>,
+}
+
+/// The tickets of a subscription whose service has ended.
+#[derive(Debug)]
+pub(crate) struct EndedService {
+    pub(crate) tickets: Vec<HeldTicket>,
+    /// Whether news came that the service did not see.
+    pub(crate) has_news: bool,
+}
+
+impl InService {
+    /// The number of subscriptions in service.
+    pub(crate) fn len(&self) -> usize {
+        self.served().len()
+    }
+
+    /// Adds a ticket. Returns the news for a service that must begin now; `None` if the
+    /// subscription is in service, and gets the news.
+    pub(crate) fn begin(&self, held: HeldTicket) -> Option<Arc<ServiceNews>> {
+        let mut served = self.served();
+        let key = held.ticket.subscription.clone();
+        if let Some(found) = served.get_mut(&key) {
+            found.tickets.push(held);
+            found.news.set();
+            return None;
+        }
+        let news = Arc::<ServiceNews>::default();
+        served.insert(key, Served { tickets: vec![held], news: Arc::clone(&news) });
+        Some(news)
+    }
+
+    /// Tells a subscription's service of rows that were added; `false` if it is not in service, so
+    /// that it needs a ticket.
+    pub(crate) fn notify(&self, key: &SubscriptionKey) -> bool {
+        let served = self.served();
+        served.get(key).inspect(|found| found.news.set()).is_some()
+    }
+
+    /// Ends a service; `None` if news came and `looks_again`: then it must look once more.
+    pub(crate) fn end(&self, key: &SubscriptionKey, looks_again: bool) -> Option<EndedService> {
+        let mut served = self.served();
+        let has_news = served.get(key).is_some_and(|found| found.news.take());
+        if has_news && looks_again {
+            return None;
+        }
+        let tickets = served.remove(key).map(|found| found.tickets).unwrap_or_default();
+        Some(EndedService { tickets, has_news })
+    }
+
+    fn served(&self) -> MutexGuard<'_, HashMap<SubscriptionKey, Served>> {
+        // No critical section leaves the map inconsistent.
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
