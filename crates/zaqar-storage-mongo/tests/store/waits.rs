@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mongodb::Database;
-use mongodb::bson::Document;
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::event::EventHandler;
 use mongodb::event::command::CommandEvent;
-use zaqar_core::storage::{Messages, Subscriptions};
+use zaqar_core::storage::{Messages, RecipientQuery, Subscriptions};
 use zaqar_storage_mongo::{Mongo, Options};
 use zaqar_storage_testkit::block_on;
 
@@ -86,6 +86,50 @@ fn round_trips_are_as_documented() {
         let docs = include_str!("../../src/docs.md");
         let missing: Vec<_> = rows.iter().filter(|row| !docs.contains(row.as_str())).collect();
         assert_eq!(missing, [""; 0], "docs.md says otherwise; measured:\n{}", rows.join("\n"));
+        db.drop().await.unwrap();
+    });
+}
+
+/// A post to a queue with 10 000 subscriptions costs the commands of one with a few.
+#[test]
+fn a_post_costs_the_same_with_many_subscriptions() {
+    const MANY: u32 = 10_000;
+    block_on(async {
+        let (name, sent) = (server::name(), Sent::default());
+        let options = Options {
+            commands: Some(sent.handler()),
+            change_streams: false,
+            ..server::options(&name)
+        };
+        let (direct, store) = (server::open(&name).await, Mongo::open(options).await.unwrap());
+        let (db, scene) = (server::database(&name).await, Scene::new(&direct).await);
+        let post = async || {
+            wait_until_applied(&db).await;
+            measure(&scene, &store, &db, &sent, "post, to subscribers").await
+        };
+        // The first one begins the queue's entries.
+        post().await;
+        let with_few = post().await;
+        // Copies of a subscription, as that many calls take long on the compatible server.
+        let all = db.collection::<Document>("queue_subscriptions");
+        let with_address = doc! { "counts": true, "leased": false };
+        let one = all.find_one(with_address).await.unwrap().expect("the scene has one");
+        let copy = |number: u32| {
+            let mut copy = one.clone();
+            let Some(Bson::Binary(id)) = copy.get_mut("_id") else { panic!("{one}") };
+            let end = id.bytes.len() - 4;
+            id.bytes[end..].copy_from_slice(&(number + 1000).to_be_bytes());
+            copy.insert("subscriber", format!("http://many/{number}"));
+            copy
+        };
+        for from in (0..MANY).step_by(1000) {
+            all.insert_many((from..from + 1000).map(copy)).await.unwrap();
+        }
+        let limit = MANY as usize;
+        let query = RecipientQuery { after: None, limit, confirmed_only: false };
+        let told = store.recipients(&scene.key, &query, scene.now).await.unwrap();
+        assert_eq!(told.len(), limit, "they are subscriptions");
+        assert_eq!(post().await, with_few);
         db.drop().await.unwrap();
     });
 }
