@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zaqar_core::{Secret, Timestamp};
@@ -13,8 +14,13 @@ use crate::types::Body;
 
 /// How a secret begins as text.
 const PREFIX: &str = "whsec_";
+/// How a public key begins as text.
+const PUBLIC_PREFIX: &str = "whpk_";
+/// Bytes of a public key.
+const PUBLIC_BYTES: usize = 32;
 
-/// Verifies the signatures of one subscription.
+/// Verifies the signatures of one subscription: those of the scheme `v1` (HMAC-SHA256) by its
+/// secret, or those of `v1a` (Ed25519) by its public key.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,8 +40,14 @@ const PREFIX: &str = "whsec_";
 /// ```
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    secret: Secret<Vec<u8>>,
+    key: Key,
     tolerance: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Key {
+    Hmac(Secret<Vec<u8>>),
+    Ed25519([u8; PUBLIC_BYTES]),
 }
 
 /// The headers of a webhook that are signed, and the signature.
@@ -52,8 +64,10 @@ pub struct Headers<'a> {
 /// Why a webhook is not believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// The text is no signing secret.
-    #[error("a signing secret is whsec_ and the base64 of 24 to 64 bytes")]
+    /// The text is no signing secret and no public key.
+    #[error(
+        "a signing secret is whsec_ and the base64 of 24 to 64 bytes, a public key whpk_ and that of 32"
+    )]
     Secret,
     /// No signature in the header is that of the secret.
     #[error("no signature is that of the secret")]
@@ -78,18 +92,24 @@ pub struct Notification {
 }
 
 impl Verifier {
-    /// For the secret that the creation of the subscription answered. Signatures may be five
-    /// minutes old.
+    /// For the secret, or the public key, that the creation of the subscription answered.
+    /// Signatures may be five minutes old.
     ///
     /// # Errors
     /// [`SignatureError::Secret`]; it does not repeat the text.
     pub fn new(secret: &str) -> Result<Self, SignatureError> {
-        let encoded = secret.strip_prefix(PREFIX).ok_or(SignatureError::Secret)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| SignatureError::Secret)?;
-        if !(24..=64).contains(&bytes.len()) {
-            return Err(SignatureError::Secret);
-        }
-        Ok(Self { secret: Secret::new(bytes), tolerance: Duration::from_secs(300) })
+        let bytes = |encoded| STANDARD.decode(encoded).map_err(|_| SignatureError::Secret);
+        let key = match (secret.strip_prefix(PREFIX), secret.strip_prefix(PUBLIC_PREFIX)) {
+            (Some(encoded), _) => {
+                let bytes = bytes(encoded)?;
+                let is_long_enough = (24..=64).contains(&bytes.len());
+                is_long_enough.then_some(Key::Hmac(Secret::new(bytes)))
+            }
+            (None, Some(encoded)) => bytes(encoded)?.try_into().ok().map(Key::Ed25519),
+            (None, None) => None,
+        };
+        let key = key.ok_or(SignatureError::Secret)?;
+        Ok(Self { key, tolerance: Duration::from_secs(300) })
     }
 
     /// How far the time of signing may be from now.
@@ -111,15 +131,9 @@ impl Verifier {
         now: Timestamp,
     ) -> Result<(), SignatureError> {
         let signed: u64 = headers.timestamp.parse().map_err(|_| SignatureError::Signature)?;
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.expose())
-            .map_err(|_| SignatureError::Secret)?;
-        mac.update(format!("{}.{signed}.", headers.id).as_bytes());
-        mac.update(body);
-        let is_ours = |text: &str| {
-            let signature = text.strip_prefix("v1,").and_then(|text| STANDARD.decode(text).ok());
-            signature.is_some_and(|signature| mac.clone().verify_slice(&signature).is_ok())
-        };
-        if !headers.signature.split(' ').any(is_ours) {
+        let mut text = format!("{}.{signed}.", headers.id).into_bytes();
+        text.extend_from_slice(body);
+        if !headers.signature.split(' ').any(|one| self.key.has_signed(&text, one)) {
             return Err(SignatureError::Signature);
         }
         if signed.abs_diff(now.as_secs()) > self.tolerance.as_secs() {
@@ -129,8 +143,28 @@ impl Verifier {
     }
 }
 
+impl Key {
+    /// Whether a signature, with its scheme, is that of this key.
+    fn has_signed(&self, text: &[u8], signature: &str) -> bool {
+        let decoded = |scheme| STANDARD.decode(signature.strip_prefix(scheme)?).ok();
+        match self {
+            Self::Hmac(secret) => {
+                let mac = Hmac::<Sha256>::new_from_slice(secret.expose());
+                decoded("v1,").zip(mac.ok()).is_some_and(|(signature, mac)| {
+                    mac.chain_update(text).verify_slice(&signature).is_ok()
+                })
+            }
+            Self::Ed25519(public) => decoded("v1a,").is_some_and(|signature| {
+                UnparsedPublicKey::new(&ED25519, public).verify(text, &signature).is_ok()
+            }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+
     use super::*;
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -164,8 +198,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_private_key_signs_verifies_by_the_public_one_and_nothing_else_does() {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = format!("whpk_{}", STANDARD.encode(pair.public_key()));
+        let sign = |text: &[u8]| format!("v1a,{}", STANDARD.encode(pair.sign(text)));
+        let signature = sign(b"m-s.1700000000.{}");
+        let headers = Headers { id: "m-s", timestamp: "1700000000", signature: &signature };
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let verifier = Verifier::new(&public).unwrap();
+        assert_eq!(verifier.verify(&headers, b"{}", now), Ok(()));
+        let rotated = format!("v1a,AAAA v1,AAAA {signature}");
+        let both = Headers { signature: &rotated, ..headers };
+        assert_eq!(verifier.verify(&both, b"{}", now), Ok(()));
+
+        let wrong = Err(SignatureError::Signature);
+        assert_eq!(verifier.verify(&headers, b"[]", now), wrong);
+        assert_eq!(verifier.verify(&Headers { id: "m-t", ..headers }, b"{}", now), wrong);
+        let as_hmac = signature.replace("v1a,", "v1,");
+        for signature in ["", "v1a,", "v1a,AAAA", &as_hmac] {
+            assert_eq!(verifier.verify(&Headers { signature, ..headers }, b"{}", now), wrong);
+        }
+        // The public key is no secret: who knows it cannot sign as the scheme `v1`.
+        let bytes = pair.public_key().as_ref();
+        let mac = Hmac::<Sha256>::new_from_slice(bytes).unwrap();
+        let mac = mac.chain_update(b"m-s.1700000000.{}").finalize().into_bytes();
+        let forged = format!("v1,{}", STANDARD.encode(mac));
+        assert_eq!(verifier.verify(&Headers { signature: &forged, ..headers }, b"{}", now), wrong);
+        let late = now.plus_secs(301);
+        assert!(matches!(verifier.verify(&headers, b"{}", late), Err(SignatureError::Time(_))));
+    }
+
+    #[test]
     fn a_text_that_is_no_secret_is_rejected() {
-        for text in ["", "whsec_", "whsec_AAAA", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"] {
+        for text in
+            ["", "whsec_", "whsec_AAAA", "whpk_", "whpk_AAAA", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+        {
             assert!(Verifier::new(text).is_err(), "{text}");
         }
     }
