@@ -395,7 +395,8 @@ impl Shared {
 
     /// Queues with due entries, or with one whose expansion failed.
     async fn due_queues(&self, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
-        let mut queues = self.context.parts.messages.due_queues(QUEUES, now).await?;
+        let due = self.context.parts.messages.due_queues(QUEUES, now).await?;
+        let mut queues: Vec<_> = due.into_iter().map(|due| due.queue).collect();
         let failed = self.context.unfinished.queues();
         queues.extend(failed.into_iter().filter(|key| !queues.contains(key)).collect::<Vec<_>>());
         Ok(queues)

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
+    Changed, DueQueue, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
     RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
@@ -127,19 +127,13 @@ impl Leases for Pooled {
 
 #[async_trait]
 impl Outbox for Pooled {
-    /// Some of each pool in turn, so that no pool's backlog hides another's.
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    /// Those of all pools, by the time since which they are due.
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         let due =
             self.members.ask(|store| async move { store.due_queues(limit, now).await }).await?;
-        let mut pools: Vec<_> = due.into_iter().map(|(_, queues)| queues.into_iter()).collect();
-        let mut merged = Vec::new();
-        while merged.len() < limit {
-            let before = merged.len();
-            merged.extend(pools.iter_mut().filter_map(Iterator::next));
-            if merged.len() == before {
-                break;
-            }
-        }
+        let mut merged: Vec<_> = due.into_iter().flat_map(|(_, queues)| queues).collect();
+        // Stable: a store knows the order of what is due since the same time.
+        merged.sort_by_key(|due| due.since);
         merged.truncate(limit);
         Ok(merged)
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
 use zaqar_core::storage::{
-    Error, FOLLOWED_FOR, LeaseRequest, NewMessage, Outbox, OutboxEntry, OutboxMessage,
+    DueQueue, Error, FOLLOWED_FOR, LeaseRequest, NewMessage, Outbox, OutboxEntry, OutboxMessage,
 };
 use zaqar_core::{Checksum, Incarnation, KeyId, MessageId, Payload, Position, QueueKey, Timestamp};
 
@@ -41,14 +41,17 @@ const MAX_EXPIRED: usize = 256;
 
 #[async_trait]
 impl Outbox for Embedded {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         let now = self.effective_time(now);
         self.read(|conn| {
             let mut statement = conn.statement(
-                "SELECT project, kind, name FROM heads WHERE next_due <= ?1 ORDER BY next_due",
+                "SELECT project, kind, name, next_due FROM heads WHERE next_due <= ?1 \
+                 ORDER BY next_due",
             )?;
             let mut rows = statement.query([millis(now)])?;
-            conn.readable_rows(&mut rows, limit, |row| key_of(row, 0))
+            conn.readable_rows(&mut rows, limit, |row| {
+                Ok(DueQueue { queue: key_of(row, 0)?, since: time(row.get(3)?) })
+            })
         })
     }
 

@@ -9,14 +9,14 @@ use std::collections::{HashMap, HashSet};
 use async_trait::async_trait;
 use mongodb::bson::{Binary, Bson, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
-use zaqar_core::storage::{Error, LeaseRequest, Outbox, OutboxEntry};
+use zaqar_core::storage::{DueQueue, Error, LeaseRequest, Outbox, OutboxEntry};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::entries::StoredEntry;
 use crate::moves::{STAMP, stamped};
 use crate::query::Query;
-use crate::schema::{self, millis, queue_id, queue_key, random_id};
+use crate::schema::{self, millis, queue_id, queue_key, random_id, time};
 use crate::stored::{Head, Post};
 use crate::view::View;
 
@@ -34,12 +34,13 @@ struct Owner {
     queue: String,
     #[serde(rename = "life")]
     outbox_epoch: i64,
+    due: i64,
 }
 
 /// Owners of due entries.
 #[derive(Default)]
 struct Owners {
-    queues: Vec<QueueKey>,
+    queues: Vec<DueQueue>,
     /// Epochs of queues that seem to be closed; one per queue at a time.
     dead: HashMap<String, i64>,
     /// Queues without subscriptions.
@@ -68,7 +69,7 @@ struct Named {
 
 #[async_trait]
 impl Outbox for Mongo {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         self.run(async {
             let now = self.database_time(now).await?;
             // A post whose writer died may have an entry that is not active yet.
@@ -84,7 +85,7 @@ impl Outbox for Mongo {
                 let query = Query::new(due)
                     .sorted(doc! { "due": 1 })
                     .limited(limit)
-                    .fields(doc! { "_id": 0, "queue": 1, "life": 1 });
+                    .fields(doc! { "_id": 0, "queue": 1, "life": 1, "due": 1 });
                 let owners: Vec<Owner> = self.find(&self.inner.outbox, &query).await?;
                 let sorted = self.group_owners(&owners, now).await?;
                 // Entries without readers must not hide others. If no such entry could be ended
@@ -373,7 +374,10 @@ impl Mongo {
                 Some(head) if head.subscribed_until <= now => {
                     sorted.undeliverable.push(head.clone())
                 }
-                Some(_) => sorted.queues.extend(queue_key(&owner.queue)),
+                Some(_) => {
+                    let due = |queue| DueQueue { queue, since: time(owner.due) };
+                    sorted.queues.extend(queue_key(&owner.queue).map(due));
+                }
             }
         }
         Ok(sorted)

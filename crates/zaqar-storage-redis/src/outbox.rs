@@ -2,7 +2,7 @@
 //! entries.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{DueQueue, Error, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
 use zaqar_core::{Generation, Incarnation, MessageId, Position, QueueKey, Timestamp, Version};
 
 use crate::Redis;
@@ -24,7 +24,7 @@ const MAX_UNREADABLE: usize = 100;
 
 #[async_trait]
 impl Outbox for Redis {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         for round in 1..=MAX_ROUNDS {
             let mut entries =
                 self.server().due_entries(Schedule::Deliveries, 0, limit, now).await?;
@@ -35,7 +35,9 @@ impl Outbox for Redis {
                     break;
                 }
                 match self.due_queue(&entry, now).await? {
-                    Some(key) => queues.push(key),
+                    Some(queue) => {
+                        queues.push(DueQueue { queue, since: entry.time() });
+                    }
                     None => is_right = false,
                 }
             }

@@ -45,6 +45,11 @@ impl Entry {
         (time as f64 - self.at()).abs() < 1.0
     }
 
+    /// When the queue is to be looked at.
+    pub(crate) fn time(&self) -> Timestamp {
+        Timestamp::from_millis(self.at().max(0.0) as u64)
+    }
+
     /// The score: milliseconds since 1970.
     pub(crate) fn at(&self) -> f64 {
         std::str::from_utf8(&self.score).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0)

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
+    Changed, DueQueue, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
     OutboxMessage, RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
 };
@@ -146,18 +146,18 @@ impl Leases for MemoryStore {
 
 #[async_trait]
 impl Outbox for MemoryStore {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         let mut state = self.state()?;
         let mut due: Vec<_> = state
             .heads
             .iter_mut()
             .filter_map(|(key, head)| {
                 let now = head.time(now);
-                Some((head.due(now).map(|one| one.due()).min()?, key.clone()))
+                Some((head.due(now).map(|one| one.due()).min()??, key.clone()))
             })
             .collect();
         due.sort();
-        Ok(due.into_iter().map(|(_, key)| key).take(limit).collect())
+        Ok(due.into_iter().map(|(since, queue)| DueQueue { queue, since }).take(limit).collect())
     }
 
     async fn lease(

@@ -55,7 +55,7 @@ pub use moves::{
     Moves,
 };
 pub use news::{News, NewsStream, Posted};
-pub use outbox::{FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
+pub use outbox::{DueQueue, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
 pub use queues::{QueueRow, Queues};
 pub use subscriptions::{
     Changed, NewSubscription, RecipientQuery, Subscribed, Subscription, SubscriptionChange,

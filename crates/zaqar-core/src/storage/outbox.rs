@@ -45,6 +45,15 @@ pub struct LeaseRequest {
     pub bytes: usize,
 }
 
+/// A queue that has due entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueQueue {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Since when it is due; earlier than that for one that may not be.
+    pub since: Timestamp,
+}
+
 /// How long an entry can be followed after its last message is due.
 pub const FOLLOWED_FOR: Duration = Duration::from_secs(60);
 
@@ -62,9 +71,10 @@ pub trait Outbox: Send + Sync {
     /// # Behavior
     /// - Includes a queue whose due entries cannot be leased yet, because an older one is leased.
     /// - At most `limit`, those due longest first: an entry whose lease expired is due since then.
+    ///   They say since when, so that those of several stores can be merged.
     ///   Every queue with a due entry appears once everything before it is settled or leased.
     /// - May include a queue that has no due entry left; never omits one that has.
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error>;
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error>;
 
     /// Leases the due entries of a queue that were posted first, in the order of their posts.
     ///

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Contents, ContentsMark, Deletable,
-    Deleted, Error, Exported, FrozenHead, Guarded, Heads, Leases, ListQuery, Message, MessagePage,
-    MessageStore, Messages, Movable, MoveId, Moves, NewSubscription, News, NewsStream, Outbox,
-    OutboxEntry, PopPage, PopQuery, RecipientQuery, Renewal, Stats, Subscribed, Subscription,
-    SubscriptionChange, Subscriptions, Swept, Upkeep, Volume,
+    Deleted, DueQueue, Error, Exported, FrozenHead, Guarded, Heads, Leases, ListQuery, Message,
+    MessagePage, MessageStore, Messages, Movable, MoveId, Moves, NewSubscription, News, NewsStream,
+    Outbox, OutboxEntry, PopPage, PopQuery, RecipientQuery, Renewal, Stats, Subscribed,
+    Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep, Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, LeaseId, MessageId, Position, QueueKey, SubscriptionId,
@@ -110,7 +110,7 @@ forward!(alive Leases {
 });
 
 forward!(alive Outbox {
-    fn due_queues(limit: usize, now: Timestamp) -> Vec<QueueKey>;
+    fn due_queues(limit: usize, now: Timestamp) -> Vec<DueQueue>;
     fn lease(key: &QueueKey, until: Timestamp, now: Timestamp) -> Option<OutboxEntry>;
     fn settle(key: &QueueKey, incarnation: Incarnation, first: Position) -> ();
     fn follow(

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, Error, Guarded,
-    Heads, LeaseRequest, Leases, ListQuery, ManagementStore, Message, MessagePage, MessageStore,
-    Messages, Movable, Moves, NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage,
-    PopQuery, QueueRow, Queues, RecipientQuery, Renewal, Stats, Subscribed, Subscription,
+    Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Deletable, Deleted, DueQueue, Error,
+    Guarded, Heads, LeaseRequest, Leases, ListQuery, ManagementStore, Message, MessagePage,
+    MessageStore, Messages, Movable, Moves, NewSubscription, News, NewsStream, Outbox, OutboxEntry,
+    PopPage, PopQuery, QueueRow, Queues, RecipientQuery, Renewal, Stats, Subscribed, Subscription,
     SubscriptionChange, Subscriptions, Swept, Upkeep, Volume,
 };
 use zaqar_core::{
@@ -352,7 +352,7 @@ impl Leases for MeteredMessages {
 
 #[async_trait]
 impl Outbox for MeteredMessages {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         self.calls.timed(Method::DueQueues, self.inner.due_queues(limit, now)).await
     }
 

@@ -216,7 +216,8 @@ async fn schedules_go_on(scene: &Scene, store: &Mongo) {
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), received).await.expect("news arrive");
     let due = store.due_queues(100, now.plus_secs(1)).await.unwrap();
-    assert_eq!(due, std::slice::from_ref(key), "no other queue is due");
+    let due: Vec<_> = due.iter().map(|due| &due.queue).collect();
+    assert_eq!(due, [key], "no other queue is due");
     let lease = LeaseRequest { until: now.plus_secs(500), limit: 10, bytes: usize::MAX };
     let leased = Outbox::lease(store, key, &lease, now.plus_secs(1)).await.unwrap();
     assert_eq!(leased.iter().map(|entry| entry.messages.len()).collect::<Vec<_>>(), [4, 1]);

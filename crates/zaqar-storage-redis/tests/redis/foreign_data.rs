@@ -108,7 +108,7 @@ async fn foreign_keys_of_queues_block_nothing_else() {
     good.queue.try_post_new(vec![short]).await.expect("it is stored");
     answers(&good, "the good queue").await;
     let due = store.due_queues(1000, now().plus_secs(60)).await.expect("the schedule goes on");
-    assert!(due.contains(&good.queue.key), "{due:?}");
+    assert!(due.iter().any(|due| due.queue == good.queue.key), "{due:?}");
     assert!(store.volume().await.expect("it counts").is_some());
     // Claims have extended the lives of some messages by hours.
     let later = now().plus_secs(50_000);

@@ -68,7 +68,8 @@ impl Queue {
 async fn due(kit: &Kit, limit: usize) -> Vec<QueueKey> {
     let due = kit.store().due_queues(limit, kit.now()).await.expect("due_queues answers");
     assert!(due.len() <= limit, "at most the limit");
-    due
+    assert!(due.is_sorted_by_key(|due| due.since), "longest first");
+    due.into_iter().map(|due| due.queue).collect()
 }
 
 /// The index of a queue among those that are due.
@@ -380,7 +381,7 @@ pub(crate) async fn entries_expire_with_their_messages(kit: &mut Kit) {
     assert_eq!(queue.lease().await, None, "the lease expired after the last message");
     kit.sweep().await;
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(!due.contains(&queue.key), "no entry is due");
+    assert!(!due.iter().any(|due| due.queue == queue.key), "no entry is due");
 }
 
 /// `lease`: "While the queue has no live subscription without a lease, none of its entries is due."
@@ -459,6 +460,15 @@ pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
     topic.subscribe(&subscription(1, "http://a")).await;
     topic.post(1).await;
     queues.push(topic);
+    let listed = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
+    for pair in queues.windows(2) {
+        let since = |queue: &Queue| {
+            let due = listed.iter().find(|due| due.queue == queue.key).map(|due| due.since);
+            due.expect("it is due")
+        };
+        let apart = since(&pair[1]).as_millis() - since(&pair[0]).as_millis();
+        assert_eq!(apart, 1000, "they say since when");
+    }
     let named = due(kit, 1000).await;
     let named: Vec<_> = named.iter().filter(|key| queues.iter().any(|q| q.key == **key)).collect();
     assert_eq!(named, queues.iter().map(|queue| &queue.key).collect::<Vec<_>>());

@@ -90,7 +90,7 @@ pub(crate) async fn subscriptions_and_outbox_are_kept(kit: &mut Kit) {
     let queue = kit.again(&queue);
     assert_eq!(queue.subscribed().await, [1]);
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(due.contains(&queue.key), "a due queue is listed after a restart");
+    assert!(due.iter().any(|due| due.queue == queue.key), "a due queue is listed after a restart");
     assert_eq!(queue.lease().await, None, "the lease is still live");
     kit.pass(60);
     assert_eq!(queue.lease().await, Some(held), "the lease keeps its expiry");

@@ -1,7 +1,9 @@
 //! The outbox.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{Error, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
+use zaqar_core::storage::{
+    DueQueue, Error, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage,
+};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use super::entry::StoredEntry;
@@ -10,7 +12,7 @@ use super::{Fault, Memory};
 
 #[async_trait]
 impl Outbox for Memory {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<QueueKey>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         let state = self.state()?;
         let heads = state.heads.iter().filter(|(_, head)| head.frozen.is_none());
         let due = heads.filter_map(|(key, head)| {
@@ -22,7 +24,7 @@ impl Outbox for Memory {
         due.sort_by_key(|(due, key)| {
             (if self.has(Fault::DueQueuesStuck) { now } else { *due }, key.clone())
         });
-        Ok(due.into_iter().take(limit).map(|(_, key)| key).collect())
+        Ok(due.into_iter().take(limit).map(|(since, queue)| DueQueue { queue, since }).collect())
     }
 
     async fn lease(

@@ -154,6 +154,7 @@ impl Run {
     pub(super) async fn compare_subscribers(&self) {
         let now = self.kit.now();
         let due = self.kit.store().due_queues(ALL, now).await.expect("due_queues answers");
+        let due: Vec<_> = due.into_iter().map(|due| due.queue).collect();
         for (queue, model) in &self.queues {
             let at = format!("{} after {}", queue.key, self.at);
             let subscriptions = queue.store.subscriptions(&queue.key, None, 100, now).await;
