@@ -5,6 +5,7 @@
 //! replaced as soon as its replica was promoted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,28 @@ impl Cluster {
             answers.push(peer.send(&mut Request::plain(&mut |_| command())).await);
         }
         answers
+    }
+
+    /// Sends a command to one of the masters, by its place among them; `None` behind the last one.
+    pub(crate) async fn send_to_nth(
+        &self,
+        nth: usize,
+        command: &Cmd,
+    ) -> Option<Result<Value, Failure>> {
+        let (_, peer) = self.masters().into_iter().nth(nth)?;
+        Some(peer.send(&mut Request::plain(&mut |_| command.clone())).await)
+    }
+
+    /// A number that changes with the masters, their slots, and their places among them, as the
+    /// nodes said it at most some time ago.
+    pub(crate) async fn topology(&self, age: Duration) -> u64 {
+        self.refresh_at_most(age).await;
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        let mut hasher = DefaultHasher::new();
+        for (last, range) in &map.owners {
+            (last, range.first, &range.owner).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Clients of the masters, in any order.

@@ -37,6 +37,7 @@ mod startup;
 mod subscriptions;
 mod upkeep;
 mod uri;
+mod walk;
 
 pub use config::Options;
 pub use driver::Redis;

@@ -9,17 +9,16 @@
 //! by position, and positions come back with the queue.
 
 use async_trait::async_trait;
-use redis::{Value, cmd};
 use zaqar_core::storage::{
     Contents, ContentsMark, Error, Exported, FrozenHead, MoveId, MovedClaim, MovedEntry,
     MovedMessage, Moves, Subscription,
 };
-use zaqar_core::{ClientId, Incarnation, Kind, Position, QueueKey, Timestamp};
+use zaqar_core::{ClientId, Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Redis;
 use crate::driver::{HeadCall, arguments, digits, millis, number, time};
 use crate::error::Malformed;
-use crate::keys::{self, Schedule};
+use crate::keys::Schedule;
 use crate::messages::{bounded, claim_text};
 use crate::peer::Lane;
 use crate::reply::{Outcome, Reply, seconds};
@@ -152,23 +151,7 @@ impl Moves for Redis {
         cursor: Option<u64>,
         limit: usize,
     ) -> Result<(Vec<QueueKey>, Option<u64>), Error> {
-        if self.server().is_cluster() {
-            return Err(Error::failed("the queues of a Redis Cluster cannot be listed"));
-        }
-        let mut scan = cmd("SCAN");
-        scan.arg(cursor.unwrap_or(0)).arg("MATCH").arg("*:h").arg("COUNT").arg(bounded(limit));
-        let layout = self.server().keys().layout();
-        let mut reply = Reply::new(self.server().read(&layout, &scan).await?)?;
-        let next = Some(reply.number()?).filter(|next| *next > 0);
-        let Value::Array(found) = reply.value()? else { return Err(Malformed.into()) };
-        let (mut found, mut queues) = (Reply::new(Value::Array(found))?, Vec::new());
-        while !found.is_empty() {
-            let Ok(name) = found.text() else { continue };
-            let tag = self.server().keys().tag_of_head(&name);
-            let queue = tag.and_then(keys::queue).filter(|queue| queue.kind != Kind::Internal);
-            queues.extend(queue);
-        }
-        Ok((queues, next))
+        self.walk_heads(cursor, limit).await
     }
 }
 

@@ -58,6 +58,14 @@ impl Pool {
         }
     }
 
+    /// The Cluster, unless there is one server.
+    pub(crate) const fn cluster(&self) -> Option<&Cluster> {
+        match &self.servers {
+            Endpoint::One(_) => None,
+            Endpoint::Cluster(cluster) => Some(cluster),
+        }
+    }
+
     /// Opens a connection that receives news. In a Cluster every node receives what is published on
     /// any node, so it is to any master. The second value names the node.
     pub(crate) async fn listen(&self) -> RedisResult<(PubSub, Option<Address>)> {

@@ -198,7 +198,7 @@ impl Server {
     }
 
     /// Converts a failure for the caller and logs a change of the server's state.
-    fn report(&self, failure: Failure) -> storage::Error {
+    pub(crate) fn report(&self, failure: Failure) -> storage::Error {
         self.0.health.failed(&failure);
         failure.into_storage_error(self.0.options.max_clock_skew)
     }

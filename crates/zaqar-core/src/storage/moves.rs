@@ -206,7 +206,8 @@ pub trait Moves: Send + Sync {
     ///
     /// # Behavior
     /// - A head that exists all the while is returned at least once by the calls from the one
-    ///   without a cursor to the one that returns none.
+    ///   without a cursor to the one that returns none. A store of several servers may miss one
+    ///   that is on its way between two of them.
     ///
     /// # Errors
     /// [`Error::Failed`] from a store that cannot list its queues: it cannot be drained.

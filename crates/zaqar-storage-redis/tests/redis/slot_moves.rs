@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use zaqar_core::ClaimId;
-use zaqar_core::storage::{ClaimRequest, Claimed, Claims, DeadLetters, Guarded};
+use zaqar_core::storage::{ClaimRequest, Claimed, Claims, DeadLetters, Guarded, Movable};
 
 use crate::load::{check, under_load};
 use crate::servers::Cluster;
@@ -84,5 +84,32 @@ async fn claim_with(source: &Queue, dead: &Queue) -> Result<usize, zaqar_core::s
     match source.store.claim(&source.key, source.generation, &request, now()).await? {
         Guarded::Done(Claimed::Messages { messages, .. }) => Ok(messages.len()),
         refused => panic!("{refused:?}"),
+    }
+}
+
+/// A head that goes to a master that is done is found, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_finds_queues_whose_slots_move() {
+    let cluster = Cluster::start();
+    let store = open(options(&cluster.uri())).await;
+    let queues = spread(&store).await;
+    for (moved, pages) in queues.iter().zip(1..) {
+        let moves = store.moves().expect("a store that moves queues");
+        let (mut found, mut cursor, mut page) = (Vec::new(), None, 0);
+        loop {
+            let (some, next) = moves.heads(cursor, 1).await.expect("a Cluster lists its queues");
+            found.extend(some);
+            page += 1;
+            if page == pages {
+                tokio::task::block_in_place(|| cluster.move_slot(&head(moved)));
+            }
+            match next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        for queue in &queues {
+            assert!(found.contains(&queue.key), "{} after page {pages}", queue.key);
+        }
     }
 }
