@@ -234,7 +234,9 @@ def test_the_websocket_actions(pooled: Server, admin: Api, tmp_path: Path):
             return ask("pool_drain_get", pool_name="other")[1]["moves"][0]["state"]
 
         wait_until(lambda: state() == "moved", "the queue has moved")
-        assert [one["body"] for one in ask("message_list", queue_name="moves", echo=True)[1]["messages"]] == [1]
+        assert [one["body"] for one in ask("message_list", queue_name="moves", echo=True)[1]["messages"]] == [
+            1
+        ]
         assert ask("pool_queue_create", **to)[0] == 409
         assert ask("pool_queue_create", **{**to, "queue_name": "none"})[0] == 404
         assert ask("pool_queue_create", **to, kind="heap")[0] == 400

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crossing;
+mod history;
 mod kit;
 mod mortal;
 mod moves;

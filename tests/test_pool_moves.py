@@ -1,0 +1,109 @@
+"""Queues that move between pools of different kinds, to and fro, while servers are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.api import Api
+from support.redis import Redis
+from support.server import Sections, Server
+from support.spread import SpreadLoad
+from support.wait import wait_until
+
+#: How long a slow machine may take for a drain: a move that fails is tried again after a minute.
+PATIENCE = 400.0
+
+POOLING: Sections = {
+    "DEFAULT": {"pooling": True, "admin_mode": True},
+    "pooling:catalog": {"enable_virtual_pool": True},
+    "transport": {"max_messages_per_page": 200},
+}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis that has on disk what it acknowledged."""
+    server = Redis(tmp_path / "redis", "--save", "", "--appendonly", "yes", "--appendfsync", "always").start()
+    yield server
+    server.kill()
+
+
+class Operator:
+    """Who moves the queues; any server that lives does it."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+
+    def call(self, server: Server, method: str, path: str, **more: object):
+        with Api(server.url, self.project) as api:
+            api.http.headers["X-Roles"] = "admin"
+            return api.call(method, path, **more)
+
+    def register(self, server: Server, name: str, uri: str, weight: int, **options: object) -> None:
+        pool = {"uri": uri, "weight": weight, "options": options}
+        answer = self.call(server, "PUT", f"/v2/pools/{name}", json=pool)
+        assert answer.status_code == 201, answer.text
+
+    def drain(self, server: Server, pool: str) -> None:
+        assert self.call(server, "POST", f"/v2/pools/{pool}/drain").status_code == 202
+
+    def end_drain(self, server: Server, pool: str) -> None:
+        assert self.call(server, "DELETE", f"/v2/pools/{pool}/drain").status_code == 204
+
+    def queues_left(self, server: Server, pool: str) -> int:
+        drain = self.call(server, "GET", f"/v2/pools/{pool}/drain").json()
+        assert not drain["more"]
+        return drain["queues_left"]
+
+    def until_left(self, server: Server, pool: str) -> None:
+        wait_until(lambda: self.queues_left(server, pool) == 0, f"no queue is left in {pool}", PATIENCE)
+
+
+def to_and_fro(load: SpreadLoad, servers: list[Server], pools: tuple[str, str], operator: Operator) -> None:
+    """Drains each pool to the other one; one of the servers is killed on the way."""
+    for source, target in (pools, pools[::-1]):
+        victim = load.random.choice(servers)
+
+        def kill_on_the_way(source: str = source, target: str = target) -> None:
+            operator.end_drain(servers[0], target)
+            operator.drain(servers[0], source)
+            before = operator.queues_left(servers[0], source)
+            # Queues that have just come stay for a minute.
+            moved = f"a queue leaves {source}"
+            wait_until(lambda: operator.queues_left(servers[0], source) < max(before, 1), moved, PATIENCE)
+
+        async def kill(
+            kill_on_the_way: Callable[[], None] = kill_on_the_way, victim: Server = victim
+        ) -> None:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(kill_on_the_way)
+            await asyncio.sleep(load.random.uniform(0, 0.05))
+            victim.kill()
+
+        load.run_on(servers, kill)
+        assert load.take_losses()
+        victim.start()
+
+        async def end(source: str = source) -> None:
+            await asyncio.to_thread(operator.until_left, servers[-1], source)
+
+        load.run_on(servers, end)
+    assert {status for _, status in load.server_errors()} <= {503}
+
+
+@pytest.mark.timeout(1800)
+def test_between_a_disk_and_redis_in_one_process(
+    redis: Redis, new_server: Callable[..., Server], tmp_path: Path, seed: int
+):
+    load = SpreadLoad(random=random.Random(seed), producers=8, claimers=8)
+    operator = Operator(load.project)
+    server = new_server(options=POOLING).start()
+    operator.register(server, "disk", f"embedded:{tmp_path / 'pool'}", 1)
+    operator.register(server, "redis", redis.uri, 1)
+    to_and_fro(load, [server], ("disk", "redis"), operator)
+    load.judge(server.url, tmp_path / "history")
