@@ -467,7 +467,8 @@ pub(crate) async fn due_queues_come_longest_due_first(kit: &mut Kit) {
             due.expect("it is due")
         };
         let apart = since(&pair[1]).as_millis() - since(&pair[0]).as_millis();
-        assert_eq!(apart, 1000, "they say since when");
+        // A store may round the time by less than a millisecond.
+        assert!((999..=1001).contains(&apart), "they say since when: {apart} ms apart");
     }
     let named = due(kit, 1000).await;
     let named: Vec<_> = named.iter().filter(|key| queues.iter().any(|q| q.key == **key)).collect();
