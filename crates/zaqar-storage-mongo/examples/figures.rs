@@ -4,7 +4,8 @@
 //! `cargo run --release -p zaqar-storage-mongo --example figures -- mongodb://127.0.0.1:27017/ 200`
 //!
 //! The last argument is the number of rounds. The compatible server of the tests reads a whole
-//! queue before it sorts it: use 50 rounds there.
+//! queue before it sorts it: use 50 rounds there. At the end 1, 8, 32 and 128 posters post to one
+//! queue for some seconds each, through the store and then through the driver.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -12,6 +13,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use mongodb::bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use mongodb::{Client, Database};
@@ -28,6 +30,9 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: u32 = 200;
 const BODY: &[u8] = &[b'1'; 1000];
+/// How many post to one queue at once, and for how long.
+const POSTERS: [usize; 4] = [1, 8, 32, 128];
+const POSTING: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
@@ -49,6 +54,13 @@ async fn main() -> Outcome<()> {
     let theirs = async |round| raw_claim_and_delete(&raw, round, 10).await;
     compare(rounds, "claim of 10, 10 deletes", async |_| queue.claim_and_delete(10).await, theirs)
         .await?;
+    println!("\n{POSTING:?} of posts of one message to one queue; posts per second");
+    println!("{:24} {:>8} {:>8} {:>6}", "posters", "store", "driver", "ratio");
+    for posters in POSTERS {
+        let ours = rate(posters, async || queue.post(1).await).await?;
+        let theirs = rate(posters, async || raw_post(&raw, 1).await).await?;
+        println!("{posters:<24} {ours:8.0} {theirs:8.0} {:6.2}", ours / theirs);
+    }
     raw.drop().await?;
     let client = raw.client();
     client.database(&format!("{name}_server")).drop().await?;
@@ -72,6 +84,21 @@ async fn compare(
     let (ours, theirs) = (millis(our_time), millis(their_time));
     println!("{what:24} {ours:8.2} {theirs:8.2} {:6.2}", ours / theirs);
     Ok(())
+}
+
+/// The rate of posts of concurrent posters.
+async fn rate(posters: usize, post: impl AsyncFn() -> Outcome<()>) -> Outcome<f64> {
+    let start = Instant::now();
+    let posted = try_join_all((0..posters).map(async |_| {
+        let mut posted = 0_u32;
+        while start.elapsed() < POSTING {
+            post().await?;
+            posted += 1;
+        }
+        Ok::<_, Box<dyn Error>>(posted)
+    }))
+    .await?;
+    Ok(f64::from(posted.iter().sum::<u32>()) / start.elapsed().as_secs_f64())
 }
 
 async fn timed(work: impl Future<Output = Outcome<()>>) -> Outcome<Duration> {

@@ -48,6 +48,8 @@ pub(crate) struct Group {
     pub(crate) assumed: Generation,
     pub(crate) now: i64,
     pub(crate) caller_time: i64,
+    /// Its only post may have been committed by an earlier attempt of its request.
+    pub(crate) is_repeated: bool,
 }
 
 impl Group {
@@ -63,8 +65,14 @@ impl Group {
             deadline: CommitDeadline::new(),
             now,
             caller_time,
+            is_repeated: false,
             drafts,
         }
+    }
+
+    /// A group of one post that may have been committed by an earlier attempt of its request.
+    pub(crate) fn repeated(draft: Draft, deadline: CommitDeadline) -> Self {
+        Self { deadline, is_repeated: true, ..Self::new(vec![draft]) }
     }
 
     /// Whether its posts notify subscribers.

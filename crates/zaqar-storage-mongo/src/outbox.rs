@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use mongodb::bson::{Binary, Bson, Document, RawDocumentBuf, doc};
 use serde::Deserialize;
 use zaqar_core::storage::{DueQueue, Error, LeaseRequest, Outbox, OutboxEntry};
@@ -14,16 +15,17 @@ use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
 use crate::Mongo;
 use crate::entries::StoredEntry;
+use crate::intents::ABANDONED;
 use crate::moves::{STAMP, stamped};
 use crate::query::Query;
 use crate::schema::{self, millis, queue_id, queue_key, random_id, time};
-use crate::stored::{Head, Post};
+use crate::stored::{Head, Intent, Post};
 use crate::view::View;
 
 /// How many entries of a queue without subscribers one round ends.
 const DUE: usize = 1000;
-/// How many queues with abandoned posts one call finishes.
-const ABANDONED: usize = 100;
+/// How many queues with listed intents one call examines.
+const UNFINISHED: usize = 1000;
 
 /// How often one lease looks again, past unreadable entries and other workers.
 const MAX_UNREADABLE: usize = 100;
@@ -72,8 +74,8 @@ impl Outbox for Mongo {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
         self.run(async {
             let now = self.database_time(now).await?;
-            // A post whose writer died may have an entry that is not active yet.
-            self.finish_abandoned(now, ABANDONED).await?;
+            // Before the entries: an intent is removed only after its entries are active.
+            let unfinished = self.unfinished_posts(now).await?;
             // Queues that leave or arrive are not served, and must not hide others.
             let mut frozen: HashSet<String> = HashSet::new();
             loop {
@@ -87,12 +89,20 @@ impl Outbox for Mongo {
                     .limited(limit)
                     .fields(doc! { "_id": 0, "queue": 1, "life": 1, "due": 1 });
                 let owners: Vec<Owner> = self.find(&self.inner.outbox, &query).await?;
-                let sorted = self.group_owners(&owners, now).await?;
+                let mut sorted = self.group_owners(&owners, now).await?;
                 // Entries without readers must not hide others. If no such entry could be ended
                 // (one that this store did not write), it stays in front.
                 let has_more_frozen = sorted.frozen.iter().any(|queue| !frozen.contains(queue));
                 frozen.extend(sorted.frozen.iter().cloned());
                 if self.end_unowned(&sorted, now).await? == 0 && !has_more_frozen {
+                    // Their entries have no time yet. They were posted just now.
+                    let is_known =
+                        |queue: &QueueKey| sorted.queues.iter().any(|due| due.queue == *queue);
+                    let others = unfinished.into_iter().filter(|queue| !is_known(queue));
+                    let others: Vec<_> =
+                        others.map(|queue| DueQueue { queue, since: time(now) }).collect();
+                    sorted.queues.extend(others);
+                    sorted.queues.truncate(limit);
                     return Ok(sorted.queues);
                 }
             }
@@ -182,6 +192,35 @@ impl Outbox for Mongo {
 }
 
 impl Mongo {
+    /// Queues with committed posts whose outbox entries may not be active yet. Those that this
+    /// process applies, and those of writers that died, are active when this returns; the others
+    /// are returned, as their writers are about to apply them.
+    async fn unfinished_posts(&self, now: i64) -> Result<Vec<QueueKey>, Error> {
+        let query = Query::new(doc! { "todo.at": { "$lte": now } }).limited(UNFINISHED);
+        let heads: Vec<Head> = self.find(&self.inner.heads.clone_with_type(), &query).await?;
+        let is_abandoned = |intent: &Intent| intent.at.saturating_add(ABANDONED) <= now;
+        let (abandoned, recent): (Vec<_>, Vec<_>) =
+            heads.iter().partition(|head| head.intents.iter().any(is_abandoned));
+        let mut unfinished = self.finish_heads(abandoned, now).await;
+        let mut posts = Vec::new();
+        for head in recent {
+            posts.push(self.finish_own_posts(head));
+        }
+        unfinished.extend(join_all(posts).await.into_iter().flatten());
+        Ok(unfinished.into_iter().filter_map(|head| queue_key(&head.id)).collect())
+    }
+
+    /// Waits until the posts are applied that this process applies. Returns the head if there are
+    /// others.
+    async fn finish_own_posts<'a>(&self, head: &'a Head) -> Option<&'a Head> {
+        let mut is_finished = true;
+        for post in head.intents.iter().filter(|intent| intent.notifies_workers()) {
+            is_finished &=
+                self.inner.applied.has(&post.op) && self.apply_once(&head.id, post).await.is_ok();
+        }
+        (!is_finished).then_some(head)
+    }
+
     fn show_entry(&self, raw: &RawDocumentBuf) -> Option<OutboxEntry> {
         self.read::<StoredEntry>(raw).and_then(|entry| entry.show().ok())
     }
@@ -256,8 +295,9 @@ impl Mongo {
         Ok(found)
     }
 
-    /// Leases entries that were due, and had this stamp of a move, when they were read. Returns those that it got: none if another
-    /// worker has the first one, as the worker that has it may have the others, too.
+    /// Leases entries that were due, and had this stamp of a move, when they were read. Returns
+    /// those that it got: none if another worker has the first one, as the worker that has it may
+    /// have the others, too.
     async fn lease_found(
         &self,
         view: &View,

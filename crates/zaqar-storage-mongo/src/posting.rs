@@ -109,7 +109,7 @@ impl Mongo {
     async fn post_one_by_one(&self, group: Group, earlier: Option<Binary>) -> Vec<Answer> {
         let (mut answers, mut earlier) = (Vec::new(), earlier);
         for draft in group.drafts {
-            let mut one = Group { deadline: group.deadline, ..Group::new(vec![draft]) };
+            let mut one = Group::repeated(draft, group.deadline);
             answers.extend(match self.find_posted(&one).await {
                 Ok(Some(ids)) => vec![Ok(Guarded::Done(ids))],
                 Ok(None) => self.commit_group(&mut one, earlier.take(), false).await,
@@ -142,15 +142,6 @@ impl Mongo {
         if let Action::Post { readers, .. } = &committed.intent.action {
             let has_readers = readers.is_some_and(Readers::are_any);
             self.remember_subscribed(&group.queue, has_readers);
-            if has_readers {
-                // Its outbox entry must be due when the post is answered. If this fails, others
-                // apply it: it is committed.
-                let done = self.apply_once(&group.queue, &committed.intent).await;
-                if let Err(error) = done {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, "a committed post is left for others to apply");
-                }
-            }
         }
         self.apply_later(&group.queue, committed.intent);
         let mut first = committed.first;
@@ -185,16 +176,25 @@ impl Mongo {
                 }
                 head => head?,
             };
-            if was_retried
-                && let Some(committed) = self.committed_before(head.as_ref(), group).await?
-            {
-                return Ok(Guarded::Done(committed));
+            if was_retried || group.is_repeated {
+                if let Some(head) = head.as_ref().filter(|_| group.is_repeated) {
+                    // It may list an earlier attempt.
+                    self.apply_intents(head, group.now).await?;
+                }
+                if let Some(committed) = self.committed_before(head.as_ref(), group).await? {
+                    return Ok(Guarded::Done(committed));
+                }
             }
             if let Some(refusal) = refusal(head.as_ref(), group.assumed) {
                 self.delete_draft(group).await?;
                 return Ok(refusal);
             }
             let Some(head) = head else { continue };
+            if head.lists_any(&group.posts()) {
+                return Err(Error::unavailable(
+                    "another attempt of the same request is in progress",
+                ));
+            }
             let skewed = self.check_clock(head.clock, group.caller_time);
             let is_late = head.clock.is_some_and(|clock| group.deadline.has_passed(clock));
             if skewed.is_err() || is_late {
@@ -221,7 +221,8 @@ impl Mongo {
         moved: Error,
     ) -> Result<Guarded<Committed>, Error> {
         let head = self.latest_any_head(&group.queue).await?;
-        if was_retried && let Some(committed) = self.committed_before(head.as_ref(), group).await? {
+        let may_be_done = was_retried || group.is_repeated;
+        if may_be_done && let Some(committed) = self.committed_before(head.as_ref(), group).await? {
             return Ok(Guarded::Done(committed));
         }
         self.delete_draft(group).await?;
@@ -240,7 +241,7 @@ impl Mongo {
         let Some((intent, mut first)) = listed else {
             return Err(unreadable("a post that was just committed"));
         };
-        if was_retried {
+        if was_retried || group.is_repeated {
             // An earlier attempt may have committed first, and its intent may be applied and
             // removed: then the messages have their positions from that one.
             self.apply_once(&group.queue, intent).await?;
@@ -324,11 +325,14 @@ impl Mongo {
         has_entries: bool,
         earlier: Option<&Binary>,
     ) -> Result<(Option<Head>, bool), Error> {
+        let ops: Vec<_> = group.drafts.iter().map(|draft| &draft.op).collect();
         let mut filter = doc! {
             "_id": &group.queue, "open": true,
             "incarnation": group.assumed.incarnation.get().cast_signed(),
             "version": group.assumed.version.get().cast_signed(),
             "todo.op": { "$ne": &group.op },
+            // Of two intents for one post, each could assign a part of the positions.
+            "todo.act.post.posts.op": { "$nin": ops },
             MAX_OPEN: { "$exists": false },
         };
         self.guard(&mut filter, group.caller_time, Some(group.deadline));
@@ -342,7 +346,8 @@ impl Mongo {
         self.change_head_reporting_retry(filter, change).await
     }
 
-    /// Applies a committed post in the background, after its answer.
+    /// Applies a committed post in the background, after its answer. Whoever reads the queue or its
+    /// outbox earlier waits for that, or applies the post itself: the head lists it.
     fn apply_later(&self, queue: &str, intent: Intent) {
         let (store, name, op) = (self.clone(), queue.to_owned(), intent.op.clone());
         let token = self.inner.background.token();

@@ -160,18 +160,23 @@ impl Mongo {
             // The queue leaves or arrives.
             Err(Error::Moved { .. }) => Ok(None),
             Err(error @ Error::Failed { .. }) => {
-                if let Some(times) = self.inner.unreadable.failure() {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(
-                        error,
-                        what,
-                        times,
-                        "an operation failed on a stored document and is skipped"
-                    );
-                }
+                self.report_skipped(what, &error);
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Logs the failure of an operation on a stored document, at most every few seconds.
+    pub(crate) fn report_skipped(&self, what: &str, error: &Error) {
+        if let Some(times) = self.inner.unreadable.failure() {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                what,
+                times,
+                "an operation failed on a stored document and is skipped"
+            );
         }
     }
 

@@ -117,6 +117,12 @@ impl Head {
         self.intents.iter().find(|intent| intent.op == *op)
     }
 
+    /// Whether it lists an intent for one of these posts.
+    pub(crate) fn lists_any(&self, posts: &[Post]) -> bool {
+        let listed = self.intents.iter().flat_map(|intent| intent.action.posts());
+        listed.into_iter().any(|listed| posts.iter().any(|post| post.op == listed.op))
+    }
+
     /// The last assigned position.
     pub(crate) fn last_position(&self) -> Position {
         Position::new(u64::try_from(self.next - 1).unwrap_or(0))
@@ -164,6 +170,13 @@ pub(crate) struct Intent {
     pub(crate) message_epoch: i64,
     #[serde(rename = "act")]
     pub(crate) action: Action,
+}
+
+impl Intent {
+    /// Whether it activates outbox entries for workers.
+    pub(crate) const fn notifies_workers(&self) -> bool {
+        matches!(self.action, Action::Post { readers: Some(Readers { workers: true, .. }), .. })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -248,6 +261,13 @@ pub(crate) enum Action {
     },
     #[serde(rename = "leave")]
     Unsubscribe { keys: Vec<Binary> },
+}
+
+impl Action {
+    /// The posts that it commits.
+    fn posts(&self) -> &[Post] {
+        if let Self::Post { posts, .. } = self { posts } else { &[] }
+    }
 }
 
 /// One of the posts that an intent commits together.

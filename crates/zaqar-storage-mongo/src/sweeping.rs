@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::{StreamExt, stream};
 use mongodb::Collection;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use serde::Deserialize;
@@ -13,6 +14,9 @@ use crate::query::Query;
 use crate::schema::{INTERNAL, date, key_range, time};
 use crate::stored::{DroppedEpoch, Head, state};
 use crate::view::Freshness;
+
+/// How many queues with abandoned intents are finished concurrently.
+const AT_ONCE: usize = 8;
 
 #[derive(Deserialize)]
 struct Id {
@@ -63,10 +67,27 @@ impl Mongo {
         let old = doc! { "todo.at": { "$lte": now.saturating_sub(ABANDONED) } };
         let query = Query::new(old).limited(limit);
         let heads: Vec<Head> = self.find(&self.heads(), &query).await?;
-        for head in &heads {
-            self.skip_failed("an abandoned intent", self.apply_intents(head, now).await)?;
+        let is_full = heads.len() >= limit;
+        self.finish_heads(heads.iter().collect(), now).await;
+        Ok(is_full)
+    }
+
+    /// Applies the intents of heads. Returns the heads where that failed: they do not stop the
+    /// others.
+    pub(crate) async fn finish_heads<'a>(&self, heads: Vec<&'a Head>, now: i64) -> Vec<&'a Head> {
+        let mut finishing = Vec::new();
+        for head in heads {
+            finishing.push(self.finish_head(head, now));
         }
-        Ok(heads.len() >= limit)
+        let failed: Vec<_> = stream::iter(finishing).buffer_unordered(AT_ONCE).collect().await;
+        failed.into_iter().flatten().collect()
+    }
+
+    /// Applies the intents of a head. Returns it if that failed.
+    async fn finish_head<'a>(&self, head: &'a Head, now: i64) -> Option<&'a Head> {
+        let error = self.apply_intents(head, now).await.err()?;
+        self.report_skipped("an abandoned intent", &error);
+        Some(head)
     }
 
     async fn remove_expired_messages(

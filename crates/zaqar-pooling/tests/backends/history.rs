@@ -1,5 +1,5 @@
-//! A queue that moves to and fro between stores of different kinds while producers and consumers use
-//! it and the servers that move it die.
+//! A queue that moves to and fro between stores of different kinds while producers and consumers
+//! use it and the servers that move it die.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,15 +1,23 @@
 //! Processes that post.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mongodb::event::EventHandler;
+use mongodb::event::command::CommandEvent;
 use zaqar_core::storage::{
     Error, Guarded, Heads, LeaseRequest, Leases, Messages, NewSubscription, Outbox, Subscribed,
-    Subscriptions,
+    Subscriptions, Upkeep,
 };
 use zaqar_core::{LeaseId, Position, SubscriptionId};
 use zaqar_storage_testkit::block_on;
 
-use super::{Scene, batch, done, request, texts};
+use super::{Scene, batch, done, key, request, server, texts};
 use crate::posting::Insertion;
 use crate::schema::CommitDeadline;
+use crate::{Mongo, Options};
 
 #[test]
 fn a_writer_that_dies_before_the_commit_has_posted_nothing() {
@@ -161,6 +169,30 @@ fn a_retried_request_is_posted_once() {
 }
 
 #[test]
+fn a_request_is_repeated_that_was_committed_and_not_applied() {
+    block_on(async {
+        let scene = Scene::new().await;
+        subscribe(&scene, 5, None).await;
+        let batch = batch(&["a", "b"]);
+        let draft = scene.draft_of(&batch);
+        scene.store.write_messages(&draft).await.unwrap();
+        scene.store.write_entries(&draft).await.unwrap();
+        scene.store.commit(&draft, true, None).await.unwrap().0.expect("the head takes it");
+        // Its process has died, and its client asks another one.
+        let other = scene.another().await;
+        let posted = other.post(&scene.key, scene.generation, batch, scene.now).await;
+        assert_eq!(scene.ids().await, done(posted.unwrap()));
+        assert_eq!(scene.texts().await, ["a", "b"]);
+        let lease = || scene.store.lease(&scene.key, scene.now.plus_secs(60), scene.now);
+        let entry = lease().await.unwrap().expect("it is due");
+        let ids: Vec<_> = entry.messages.iter().map(|message| message.id).collect();
+        assert_eq!(ids, scene.ids().await);
+        assert_eq!(lease().await.unwrap(), None);
+        scene.end().await;
+    });
+}
+
+#[test]
 fn a_commit_that_is_sent_twice_is_idempotent() {
     block_on(async {
         let scene = Scene::new().await;
@@ -260,6 +292,69 @@ fn a_post_whose_writer_died_is_due_in_the_outbox() {
         let lease = LeaseRequest { until: scene.now.plus_secs(60), limit: 1, bytes: 1 };
         let entries = scene.store.lease(&scene.key, &lease, scene.now).await.unwrap();
         assert_eq!(entries[0].messages.len(), 2);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn concurrent_readers_of_one_process_apply_a_dead_writers_post_once() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let draft = scene.draft(&["a", "b"]);
+        scene.store.write_messages(&draft).await.unwrap();
+        scene.store.commit(&draft, false, None).await.unwrap().0.expect("the head takes it");
+        let updates = Arc::new(AtomicUsize::new(0));
+        let count = {
+            let updates = Arc::clone(&updates);
+            EventHandler::callback(move |event| {
+                if let CommandEvent::Started(command) = event
+                    && command.command.get_str("update").is_ok_and(|name| name == "queue_messages")
+                {
+                    updates.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let options = Options { commands: Some(count), ..server::options(&scene.name) };
+        let readers = Mongo::open(options).await.unwrap();
+        let stats = || readers.stats(&scene.key, scene.now);
+        for stats in join_all((0..8).map(|_| stats())).await {
+            assert_eq!(stats.unwrap().map(|stats| stats.free), Some(2));
+        }
+        assert_eq!(updates.load(Ordering::Relaxed), 1);
+        scene.end().await;
+    });
+}
+
+#[test]
+fn a_queue_whose_intents_cannot_be_applied_does_not_stop_the_others() {
+    block_on(async {
+        let mut scene = Scene::new().await;
+        let mut posts = Vec::new();
+        for name in ["blocked", "other"] {
+            let key = key(name);
+            scene.open(&key).await;
+            scene.key = key;
+            subscribe(&scene, 5, None).await;
+            let draft = scene.draft(&["a"]);
+            scene.store.write_messages(&draft).await.unwrap();
+            scene.store.write_entries(&draft).await.unwrap();
+            scene.store.commit(&draft, true, None).await.unwrap().0.expect("the head takes it");
+            posts.push(draft);
+        }
+        scene.pass(2);
+        let store = scene.another().await;
+        // As if an attempt had taken so long.
+        store.inner.applied.delay(&posts[0].op, Duration::from_secs(3600));
+        let due = store.due_queues(9, scene.now).await.unwrap();
+        assert_eq!(due.len(), 2, "{due:?}");
+        store.sweep(scene.now, 100).await.unwrap();
+        let until = scene.now.plus_secs(60);
+        let entry = store.lease(&key("other"), until, scene.now).await.unwrap();
+        assert_eq!(entry.map(|entry| entry.messages.len()), Some(1));
+        let failed = store.stats(&key("blocked"), scene.now).await.unwrap_err();
+        assert!(matches!(failed, Error::Unavailable { .. }), "{failed:?}");
+        // Another process can apply it.
+        assert_eq!(scene.texts_of(&key("blocked")).await, ["a"]);
         scene.end().await;
     });
 }

@@ -30,7 +30,7 @@ const BATCHES: usize = 10;
 const CONSUMERS: usize = 6;
 const MESSAGES: usize = POSTERS * BATCHES * 3;
 /// How long a consumer or a reader may see nothing new before the test fails.
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Scene {
     name: String,
@@ -157,14 +157,15 @@ fn readers_on_other_servers_see_each_message_once_in_order() {
 
 /// Which consumer holds which message: no message may be given to two consumers.
 #[derive(Default)]
-struct ClaimTracker {
+pub(crate) struct ClaimTracker {
     held: Mutex<BTreeMap<MessageId, u64>>,
     consumed: Mutex<BTreeSet<MessageId>>,
     consumers: AtomicU64,
+    bodies: Mutex<BTreeMap<MessageId, String>>,
 }
 
 impl ClaimTracker {
-    fn take(&self, consumer: u64, ids: &[MessageId]) {
+    pub(crate) fn take(&self, consumer: u64, ids: &[MessageId]) {
         let mut held = self.held.lock().unwrap();
         for id in ids {
             let other = held.insert(*id, consumer);
@@ -175,18 +176,28 @@ impl ClaimTracker {
     }
 
     /// Called before a message is released or deleted.
-    fn release(&self, ids: &[MessageId]) {
+    pub(crate) fn release(&self, ids: &[MessageId]) {
         let mut held = self.held.lock().unwrap();
         for id in ids {
             held.remove(id);
         }
     }
 
-    fn consume(&self, ids: &[MessageId]) {
+    pub(crate) fn consume(&self, ids: &[MessageId]) {
         self.consumed.lock().unwrap().extend(ids);
     }
 
-    fn count(&self) -> usize {
+    /// Remembers the body of a consumed message.
+    pub(crate) fn read(&self, id: MessageId, body: String) {
+        self.bodies.lock().unwrap().insert(id, body);
+    }
+
+    /// The bodies of the consumed messages.
+    pub(crate) fn bodies(&self) -> BTreeMap<MessageId, String> {
+        self.bodies.lock().unwrap().clone()
+    }
+
+    pub(crate) fn count(&self) -> usize {
         self.consumed.lock().unwrap().len()
     }
 }

@@ -9,6 +9,7 @@ mod history;
 mod kit;
 mod leases;
 mod news;
+mod random_faults;
 mod scene;
 mod sharding;
 mod support;

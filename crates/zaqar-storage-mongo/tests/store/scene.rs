@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +47,9 @@ pub(crate) const OPERATIONS: [&str; 24] = [
     "sweep",
 ];
 
+/// Operations whose callers repeat the request once, as it was, if its outcome is unknown.
+pub(crate) const REPEATED: [&str; 2] = ["post, repeated", "claim, repeated"];
+
 /// A queue with four messages, the first of them claimed, two subscriptions and an outbox entry.
 #[derive(Clone)]
 pub(crate) struct Scene {
@@ -55,6 +59,8 @@ pub(crate) struct Scene {
     pub(crate) ids: Vec<MessageId>,
     pub(crate) claim: ClaimId,
     pub(crate) lease: LeaseId,
+    /// What `post` was told of the ids of its messages.
+    pub(crate) posted: Arc<Mutex<Vec<MessageId>>>,
 }
 
 pub(crate) fn new_message(text: &str) -> NewMessage {
@@ -108,7 +114,8 @@ impl Scene {
         Queues::create(store, &key, &row(1, incarnation)).await.unwrap();
         Heads::open(store, &key, generation, now).await.unwrap();
         let (claim, lease) = (ClaimId::new(rand::random()), LeaseId::new(rand::random()));
-        let mut scene = Self { key, generation, now, ids: Vec::new(), claim, lease };
+        let (ids, posted) = (Vec::new(), Arc::default());
+        let mut scene = Self { key, generation, now, ids, claim, lease, posted };
         store.keep_lease(lease, now.plus_secs(1000), now).await.unwrap();
         for number in [1, 2] {
             let new = subscription(number);
@@ -118,6 +125,11 @@ impl Scene {
         scene.ids = done(posted.unwrap());
         scene.take(store, claim, 1).await.unwrap();
         scene
+    }
+
+    /// The same contents in another queue.
+    pub(crate) fn with_key(&self, key: QueueKey) -> Self {
+        Self { key, posted: Arc::default(), ..self.clone() }
     }
 
     pub(crate) async fn take(
@@ -143,10 +155,16 @@ impl Scene {
         let (key, generation, now, ids) = (&self.key, self.generation, self.now, &self.ids);
         let debug = |answer: &dyn std::fmt::Debug| format!("{answer:?}");
         Ok(match operation {
-            "post" => {
-                let posted = store.post(key, generation, batch(&["x", "y"]), now).await?;
-                let posted = done(posted);
+            "post" | "post, repeated" => {
+                let batch = batch(&["x", "y"]);
+                let post = || store.post(key, generation, batch.clone(), now);
+                let posted = match post().await {
+                    Err(Error::Unavailable { .. }) if operation != "post" => post().await,
+                    posted => posted,
+                };
+                let posted = done(posted?);
                 assert!(posted[0] > ids[3], "it comes after earlier messages");
+                posted.clone_into(&mut self.posted.lock().unwrap());
                 format!("{} posted", posted.len())
             }
             "list" => texts(self.list(store).await?.iter().map(|m| &m.payload)),
@@ -161,7 +179,15 @@ impl Scene {
             "stats" => {
                 debug(&store.stats(key, now).await?.map(|stats| (stats.free, stats.claimed)))
             }
-            "claim" => self.take(store, ClaimId::new(rand::random()), 2).await?,
+            "claim" | "claim, repeated" => {
+                let id = ClaimId::new(rand::random());
+                match self.take(store, id, 2).await {
+                    Err(Error::Unavailable { .. }) if operation != "claim" => {
+                        self.take(store, id, 2).await?
+                    }
+                    taken => taken?,
+                }
+            }
             "claim get" => {
                 let claim = store.claim_get(key, self.claim, now).await?;
                 debug(&claim.map(|claim| (claim.ttl, claim.messages.len())))
@@ -221,7 +247,13 @@ impl Scene {
     /// The observable state of the queue. Consumes its messages.
     pub(crate) async fn state(&self, store: &Mongo) -> String {
         let mut seen = Vec::new();
-        for message in self.list(store).await.unwrap() {
+        let listed = self.list(store).await.unwrap();
+        let posted = std::mem::take(&mut *self.posted.lock().unwrap());
+        if !posted.is_empty() {
+            let last = listed.iter().skip(listed.len().saturating_sub(posted.len()));
+            assert_eq!(last.map(|message| message.id).collect::<Vec<_>>(), posted);
+        }
+        for message in listed {
             let text = texts(std::iter::once(&message.payload));
             seen.push(format!("{text} {} {}", message.claim.is_some(), message.claim_count));
         }

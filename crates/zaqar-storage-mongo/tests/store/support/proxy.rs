@@ -1,6 +1,7 @@
 //! A proxy between a store and its server that injects an error into one statement, before or after
 //! the server has executed it.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub(crate) enum Fault {
     Network,
     /// A server error with this code.
     Code(i32),
-    /// The statement is never answered.
+    /// The statement and all later ones are not executed before [`Proxy::release`].
     Hold,
     /// The statement is executed, but its write concern fails with this code.
     Concern(i32),
@@ -41,10 +42,28 @@ pub(crate) enum When {
 /// The planned fault and the seen statements.
 #[derive(Debug, Default)]
 struct Plan {
-    fault: Option<(usize, Fault, When)>,
+    fault: Option<(Range<usize>, Fault, When)>,
     /// Statements since the plan was made.
     seen: Vec<String>,
     has_struck: bool,
+    /// One in so many statements gets one of these faults.
+    random: Option<(u32, &'static [Fault])>,
+    /// How many got one.
+    struck: usize,
+    /// Statements that the server has not answered yet, whenever they were sent.
+    pending: usize,
+}
+
+impl Plan {
+    fn at_random(&mut self) -> Option<(Fault, When)> {
+        let (one_in, faults) = self.random?;
+        if rand::random_range(0..one_in) > 0 {
+            return None;
+        }
+        self.struck += 1;
+        let when = if rand::random() { When::Before } else { When::After };
+        Some((faults[rand::random_range(0..faults.len())], when))
+    }
 }
 
 /// A proxy that runs as long as its runtime.
@@ -86,7 +105,16 @@ impl Proxy {
 
     /// Injects a fault into the statement with this number, counted from now on.
     pub(crate) fn plan(&self, fault: Option<(usize, Fault, When)>) {
-        *self.lock() = Plan { fault, ..Plan::default() };
+        self.plan_many(fault.map(|(number, fault, when)| {
+            let end = if fault == Fault::Hold { usize::MAX } else { number + 1 };
+            (number..end, fault, when)
+        }));
+    }
+
+    /// Injects a fault into the statements with these numbers, counted from now on.
+    pub(crate) fn plan_many(&self, fault: Option<(Range<usize>, Fault, When)>) {
+        let mut plan = self.lock();
+        *plan = Plan { fault, pending: plan.pending, ..Plan::default() };
     }
 
     /// Imitates a mongos with a sharded collection of this name; `""` for none.
@@ -120,6 +148,34 @@ impl Proxy {
         (plan.seen.clone(), plan.has_struck)
     }
 
+    /// From now on, one in so many statements gets one of these faults, before or after its
+    /// execution.
+    pub(crate) fn strike_at_random(&self, one_in: u32, faults: &'static [Fault]) {
+        self.plan(None);
+        self.lock().random = Some((one_in, faults));
+    }
+
+    /// How many statements got a fault at random.
+    pub(crate) fn struck(&self) -> usize {
+        self.lock().struck
+    }
+
+    /// Lets the held statements go on.
+    pub(crate) fn release(&self) {
+        self.lock().fault = None;
+    }
+
+    fn is_holding(&self) -> bool {
+        matches!(self.lock().fault, Some((_, Fault::Hold, _)))
+    }
+
+    /// Waits until the server has answered all statements.
+    pub(crate) async fn idle(&self) {
+        while self.lock().pending > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,9 +198,15 @@ impl Proxy {
                 Some(Reply::Break | Reply::NothingYet) => return None,
             }
             let fault = self.fault_of(&request);
+            let _pending = Pending::new(self);
             match fault {
                 Some((Fault::Network, When::Before)) => return None,
-                Some((Fault::Hold, _)) => return std::future::pending().await,
+                Some((Fault::Hold, _)) => {
+                    while self.is_holding() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    to_server.write_all(&request).await.ok()?;
+                }
                 Some((Fault::Code(code), When::Before)) => {
                     answer(&mut to_client, &request, &error(code)).await?;
                     continue;
@@ -153,8 +215,8 @@ impl Proxy {
             }
             let mut reply = read(&mut from_server).await?;
             match fault {
-                None => {}
-                Some((Fault::Network | Fault::Hold, _)) => return None,
+                None | Some((Fault::Hold, _)) => {}
+                Some((Fault::Network, _)) => return None,
                 Some((Fault::Code(code), _)) => {
                     answer(&mut to_client, &request, &error(code)).await?;
                     continue;
@@ -197,16 +259,31 @@ impl Proxy {
         let mut plan = self.lock();
         let number = plan.seen.len();
         plan.seen.push(name.clone());
-        let (target, fault, when) = plan.fault?;
-        if target != number {
-            return None;
-        }
+        let planned = plan.fault.clone().filter(|(target, ..)| target.contains(&number));
+        let planned = planned.map(|(_, fault, when)| (fault, when));
+        let (fault, when) = planned.or_else(|| plan.at_random())?;
         let is_write = matches!(name.as_str(), "findAndModify" | "update" | "insert" | "delete");
         if matches!(fault, Fault::Concern(_)) && !is_write {
             return None;
         }
         plan.has_struck = true;
         Some((fault, when))
+    }
+}
+
+/// A request that is being forwarded.
+struct Pending<'a>(&'a Proxy);
+
+impl<'a> Pending<'a> {
+    fn new(proxy: &'a Proxy) -> Self {
+        proxy.lock().pending += 1;
+        Self(proxy)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.lock().pending -= 1;
     }
 }
 
