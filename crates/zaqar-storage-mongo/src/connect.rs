@@ -40,8 +40,7 @@ pub(crate) async fn client(options: &Options, elections: Arc<Elections>) -> Resu
     client.server_selection_timeout.get_or_insert(SELECTION);
     client.connect_timeout.get_or_insert(CONNECT);
     client.write_concern = Some(durable(client.write_concern.take(), options.unreliable)?);
-    let in_flight = u32::try_from(options.in_flight).unwrap_or(u32::MAX);
-    client.max_pool_size.get_or_insert(options.max_pool_size.min(in_flight).max(1));
+    bound_pool(&mut client, options);
     client.sdam_event_handler =
         Some(EventHandler::callback(move |event: SdamEvent| elections.observe(&event)));
     read_from_the_primary(&mut client);
@@ -54,6 +53,12 @@ pub(crate) async fn client(options: &Options, elections: Arc<Elections>) -> Resu
     // The client has loaded it.
     drop(combined);
     Ok(connected)
+}
+
+/// Limits the connections to what the operations in progress can use, unless the URI has a limit.
+fn bound_pool(client: &mut ClientOptions, options: &Options) {
+    let in_flight = u32::try_from(options.in_flight).unwrap_or(u32::MAX);
+    client.max_pool_size.get_or_insert(options.max_pool_size.min(in_flight).max(1));
 }
 
 /// Overrides the URI's read settings: reads from a secondary could miss writes.
@@ -261,6 +266,21 @@ mod tests {
             assert!(client.selection_criteria.is_some() || client.read_concern.is_some());
             read_from_the_primary(&mut client);
             assert!(client.selection_criteria.is_none() && client.read_concern.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_pool_fits_the_operations_unless_the_uri_has_its_size() {
+        for (uri, in_flight, connections) in [
+            ("mongodb://127.0.0.1/", 1024, 100),
+            ("mongodb://127.0.0.1/", 20, 20),
+            ("mongodb://127.0.0.1/", 0, 1),
+            ("mongodb://127.0.0.1/?maxPoolSize=7", 1024, 7),
+            ("mongodb://127.0.0.1/?maxPoolSize=500", 20, 500),
+        ] {
+            let mut client = ClientOptions::parse(uri).await.unwrap();
+            bound_pool(&mut client, &Options { in_flight, ..Options::new(uri, "d") });
+            assert_eq!(client.max_pool_size, Some(connections), "{uri} {in_flight}");
         }
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
 mod clocks;
+mod concerns;
 mod faults;
 mod foreign_documents;
 mod history;
@@ -12,5 +13,6 @@ mod news;
 mod random_faults;
 mod scene;
 mod sharding;
+mod startup;
 mod support;
 mod waits;

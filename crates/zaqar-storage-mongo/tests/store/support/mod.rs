@@ -1,7 +1,7 @@
 //! Shared test support.
 
 pub(crate) mod change_stream;
-mod indexes;
+pub(crate) mod indexes;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
