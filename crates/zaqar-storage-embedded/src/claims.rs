@@ -277,10 +277,12 @@ impl WriterState<'_> {
             };
             self.conn
                 .statement(
-                    "INSERT INTO messages SELECT ?2, ?3, client, sealed, checksum, body \
+                    "INSERT INTO messages \
+                     (position, created, number, client, sealed, checksum, body) \
+                     SELECT ?2, ?3, ?4, client, sealed, checksum, body \
                      FROM messages WHERE position = ?1",
                 )?
-                .execute([row.position, position, now])?;
+                .execute([row.position, position, now, target.number])?;
             self.insert_free(target.number, position, expires)?;
             self.remove(source.number, row)?;
         }

@@ -26,7 +26,7 @@ use crate::sequence::Start;
 use crate::statements::Statements;
 use crate::writer::{Helpers, Job, JobReceiver, WriterParts, job_of};
 use crate::writer_state::WriterState;
-use crate::{Options, Sync, directory, recovery, schema};
+use crate::{Options, Sync, directory, expiry_rows, recovery, schema};
 
 /// When a caller should retry after the queue of changes was full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -75,6 +75,7 @@ impl Embedded {
             path: schema::file(&options.path),
             source: source.into(),
         };
+        expiry_rows::index(&conn).map_err(failed)?;
         let start = Start::read(&conn).map_err(failed)?;
         let identity = FileIdentity::of(schema::file(&options.path)).map_err(|source| {
             Error::Open { path: schema::file(&options.path), source: source.into() }

@@ -60,6 +60,8 @@ pub(crate) enum UpkeepTask {
     Delays,
     /// Messages that have expired.
     Expiry,
+    /// Messages of which nothing says yet when they expire.
+    Index,
     /// Bodies of deleted messages.
     Bodies,
     /// Subscriptions that have expired.

@@ -11,6 +11,7 @@ mod directory;
 mod driver;
 mod due;
 mod error;
+mod expiry_rows;
 mod fair_queue;
 mod first_free;
 mod heads;

@@ -28,7 +28,7 @@ use crate::writer_state::{
 pub(crate) const SETTLED: i64 = 2;
 
 /// The value of `ready` for a leased entry.
-const LEASED: i64 = 3;
+pub(crate) const LEASED: i64 = 3;
 
 /// Messages that leased entries have, about, for the cost of reading them.
 const LEASED_MESSAGES: usize = 64;

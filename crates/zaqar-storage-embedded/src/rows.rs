@@ -8,6 +8,7 @@ use zaqar_core::{
 };
 
 use crate::error::Sql;
+use crate::expiry_rows::ExpiryRow;
 use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, millis, time};
 
@@ -285,7 +286,7 @@ impl WriterState<'_> {
     }
 
     /// Deletes the remaining rows of a message without a state.
-    pub(crate) fn drop_body(&self, position: i64, expires: i64) -> Sql<()> {
+    pub(crate) fn drop_body(&mut self, position: i64, expires: i64) -> Sql<()> {
         self.drop_expiry(position, expires)?;
         if !self.skips_bodies {
             self.conn.statement("DELETE FROM messages WHERE position = ?1")?.execute([position])?;
@@ -293,19 +294,29 @@ impl WriterState<'_> {
         Ok(())
     }
 
-    fn drop_expiry(&self, position: i64, expires: i64) -> Sql<()> {
+    fn drop_expiry(&mut self, position: i64, expires: i64) -> Sql<()> {
+        if self.expiry.remove(position) {
+            return Ok(());
+        }
         self.conn
             .statement("DELETE FROM expiry WHERE at = ?1 AND position = ?2")?
             .execute([expires, position])?;
         Ok(())
     }
 
-    /// Records when the message at a position expires.
+    /// Records when a new message expires.
     fn expires(&mut self, number: i64, position: i64, at: i64) -> Sql<()> {
+        self.due.message_expires(at);
+        if self.expiry.add(ExpiryRow { at, position, number }) {
+            return Ok(());
+        }
+        self.insert_expiry(number, position, at)
+    }
+
+    fn insert_expiry(&self, number: i64, position: i64, at: i64) -> Sql<()> {
         self.conn
             .statement("INSERT INTO expiry VALUES (?1, ?2, ?3)")?
             .execute([at, position, number])?;
-        self.due.message_expires(at);
         Ok(())
     }
 
@@ -313,8 +324,12 @@ impl WriterState<'_> {
         if expires == row.expires {
             return Ok(());
         }
+        self.due.message_expires(expires);
+        if self.expiry.change(row.position, expires) {
+            return Ok(());
+        }
         self.drop_expiry(row.position, row.expires)?;
-        self.expires(number, row.position, expires)
+        self.insert_expiry(number, row.position, expires)
     }
 
     /// Deletes the row of a message's state, and updates the count.

@@ -12,7 +12,7 @@ use crate::{Options, Sync, directory};
 /// `ZQAR`, which identifies the file, also to `file`.
 const APPLICATION_ID: i32 = 0x5a51_4152;
 /// The format of this release.
-pub(crate) const FORMAT: i32 = 5;
+pub(crate) const FORMAT: i32 = 6;
 
 /// The format since which an open store is marked: see [`crate::recovery`].
 pub(crate) const MARKED_SINCE: i32 = 3;
@@ -56,8 +56,11 @@ INSERT INTO arrivals VALUES (1, -9223372036854775807);
 /// - `frozen` is the move that has frozen a head; it `leaves`, or arrives. What has arrived is at
 ///   negative positions, which `arrival` says: see [`crate::arrival`].
 /// - `messages` never change. Their states are in three small tables, one per state, ordered by
-///   number and position.
-/// - `expiry`, `claims_due` and `delayed_due` have the next due work of all queues.
+///   number and position. Their `number` is that of their head when they were posted, for the case
+///   that their row of `expiry` is missing.
+/// - `expiry`, `claims_due` and `delayed_due` have the next due work of all queues. Messages from
+///   `sequence.indexed` on may have no row in `expiry`: see [`crate::expiry_rows`].
+/// - `position` and `seen` of `sequence` are reserved ones: see [`crate::sequence`].
 /// - `ready` of an outbox entry is 1 while it may be leased, 0 while it waits for its due time, 3
 ///   while a lease on it lasts, and 2 once it is settled: then it is kept until `followed`. Its
 ///   messages have the positions from `first` on. `next_due` of a head is when its first entry is
@@ -69,9 +72,10 @@ INSERT INTO arrivals VALUES (1, -9223372036854775807);
 const TABLES: &str = concat!("
 CREATE TABLE sequence (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    position INTEGER NOT NULL, number INTEGER NOT NULL, seen INTEGER NOT NULL
+    position INTEGER NOT NULL, number INTEGER NOT NULL, seen INTEGER NOT NULL,
+    indexed INTEGER NOT NULL
 );
-INSERT INTO sequence VALUES (1, 1, 1, 0);
+INSERT INTO sequence VALUES (1, 1, 1, 0, 1);
 CREATE TABLE queues (
     project TEXT NOT NULL, kind INTEGER NOT NULL, name TEXT NOT NULL,
     incarnation INTEGER NOT NULL, version INTEGER NOT NULL, metadata TEXT NOT NULL,
@@ -95,7 +99,7 @@ CREATE INDEX heads_next_due ON heads (next_due) WHERE next_due IS NOT NULL;
 CREATE UNIQUE INDEX heads_audience ON heads (audience);
 CREATE INDEX heads_hidden ON heads (number) WHERE hidden_from IS NOT NULL;
 CREATE TABLE messages (
-    position INTEGER PRIMARY KEY, created INTEGER NOT NULL, client TEXT NOT NULL,
+    position INTEGER PRIMARY KEY, created INTEGER NOT NULL, number INTEGER, client TEXT NOT NULL,
     sealed TEXT, checksum BLOB, body BLOB NOT NULL
 );
 CREATE TABLE free (
@@ -207,6 +211,17 @@ pub(crate) const fn frame_bytes(page_size: u32) -> u64 {
     page_size as u64 + 24
 }
 
+/// From format 5 to 6: rows of `expiry` are written later. Columns are added behind the others, so
+/// statements name them.
+const FROM_5: &str = "
+ALTER TABLE sequence ADD COLUMN indexed INTEGER NOT NULL DEFAULT 0;
+UPDATE sequence SET indexed = position;
+ALTER TABLE messages ADD COLUMN number INTEGER;
+";
+
+/// The migrations from each format to the next, beginning with format 1.
+const MIGRATIONS: [&str; FORMAT as usize - 1] = [FROM_1, FROM_2, FROM_3, FROM_4, FROM_5];
+
 /// The name of a store's file.
 pub(crate) const FILE: &str = "zaqar.db";
 
@@ -249,10 +264,7 @@ pub(crate) fn open_writer(
     match (application, format) {
         (0, 0) if is_empty(&conn).map_err(failed)? => create(&conn).map_err(failed)?,
         (APPLICATION_ID, FORMAT) => {}
-        (APPLICATION_ID, 1) => migrate(&conn, &[FROM_1, FROM_2, FROM_3, FROM_4]).map_err(failed)?,
-        (APPLICATION_ID, 2) => migrate(&conn, &[FROM_2, FROM_3, FROM_4]).map_err(failed)?,
-        (APPLICATION_ID, 3) => migrate(&conn, &[FROM_3, FROM_4]).map_err(failed)?,
-        (APPLICATION_ID, 4) => migrate(&conn, &[FROM_4]).map_err(failed)?,
+        (APPLICATION_ID, earlier @ 1..FORMAT) => migrate(&conn, earlier).map_err(failed)?,
         (APPLICATION_ID, found) => return Err(Error::Newer { path, found, supported: FORMAT }),
         _ => return Err(Error::Foreign { path }),
     }
@@ -350,8 +362,9 @@ fn create(conn: &Connection) -> Sql<()> {
 }
 
 /// Migrates a file of an earlier format in one transaction.
-fn migrate(conn: &Connection, steps: &[&str]) -> Sql<()> {
-    let steps = steps.concat();
+fn migrate(conn: &Connection, format: i32) -> Sql<()> {
+    let first = usize::try_from(format - 1).unwrap_or(0);
+    let steps = MIGRATIONS[first..].concat();
     conn.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {FORMAT}; COMMIT;"))
 }
 

@@ -79,6 +79,11 @@ impl Sequence {
         self.next_position = self.next_position.max(last.saturating_add(1));
     }
 
+    /// The position after every one that was assigned.
+    pub(crate) const fn next_position(&self) -> i64 {
+        self.next_position
+    }
+
     pub(crate) const fn allocate_number(&mut self) -> i64 {
         let number = self.next_number;
         self.next_number += 1;

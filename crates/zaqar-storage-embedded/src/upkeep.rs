@@ -90,6 +90,7 @@ impl WriterState<'_> {
             UpkeepTask::Claims => self.due.has_claims(now),
             UpkeepTask::Delays => self.due.has_delays(now),
             UpkeepTask::Expiry => self.due.has_expired(now),
+            UpkeepTask::Index => !self.expiry.is_empty(),
             UpkeepTask::Bodies => self.deleted.is_waiting(),
             UpkeepTask::Subscriptions => self.due.has_subscriptions(now),
             UpkeepTask::Leases => self.due.has_leases(now),
@@ -118,6 +119,7 @@ impl WriterState<'_> {
             UpkeepTask::Claims => self.end_claims(budget),
             UpkeepTask::Delays => self.end_delays(budget),
             UpkeepTask::Expiry => self.remove_expired(budget),
+            UpkeepTask::Index => self.write_expiry().map(|()| budget),
             UpkeepTask::Bodies => self.drop_deleted(budget),
             UpkeepTask::Subscriptions => self.remove_subscriptions(budget),
             UpkeepTask::Leases => self.remove_leased(budget),
@@ -148,6 +150,8 @@ impl WriterState<'_> {
             return true;
         }
         match task {
+            // The next start makes the rows again.
+            UpkeepTask::Index => self.expiry.forget(),
             // They are deleted when they expire.
             UpkeepTask::Bodies => self.deleted.forget(),
             UpkeepTask::Expiry | UpkeepTask::Abandoned | UpkeepTask::Garbage
@@ -184,6 +188,9 @@ impl WriterState<'_> {
     /// Runs some of the due work before the requests of a transaction.
     pub(crate) fn run_due(&mut self, budget: usize) -> Sql<()> {
         self.end_due(budget)?;
+        if self.expiry.are_many() {
+            self.run_task(UpkeepTask::Index, budget)?;
+        }
         match self.deleted.too_many() {
             0 => Ok(()),
             count => self.run_task(UpkeepTask::Bodies, count).map(|_| ()),
@@ -272,6 +279,9 @@ impl WriterState<'_> {
 
     /// Deletes at most `budget` expired messages. Returns how many.
     fn remove_expired(&mut self, budget: usize) -> Sql<usize> {
+        if !self.expiry.is_empty() {
+            self.write_expiry()?;
+        }
         let due_rows = self
             .conn
             .statement(
@@ -457,7 +467,8 @@ const fn defer_sql(task: UpkeepTask) -> Option<&'static str> {
             "UPDATE leases SET until = 9223372036854775807 WHERE until <= ?1 AND NOT \
              (typeof(id) = 'blob' AND length(id) = 16)",
         ),
-        UpkeepTask::Bodies
+        UpkeepTask::Index
+        | UpkeepTask::Bodies
         | UpkeepTask::Unwanted
         | UpkeepTask::Entries
         | UpkeepTask::Abandoned

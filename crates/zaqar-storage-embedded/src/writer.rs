@@ -186,6 +186,7 @@ impl Writer<'_> {
     fn finish(&mut self) -> Sql<()> {
         self.begin()?;
         self.state.drop_deleted(usize::MAX)?;
+        self.state.write_expiry()?;
         self.state.flush()?;
         self.state.give_back_reserved()?;
         self.state.commit()
@@ -359,6 +360,7 @@ impl Writer<'_> {
     fn run_with_savepoint(&mut self, job: &mut dyn Job) -> Sql<()> {
         let state = &mut self.state;
         let (posted, deleted) = (state.posted.len(), state.deleted.mark());
+        let expiry = state.expiry.mark();
         state.conn.statement("SAVEPOINT request")?.execute([])?;
         let outcome = job.run(state).and_then(|()| state.flush());
         // After damage nothing of the transaction can be kept.
@@ -370,6 +372,7 @@ impl Writer<'_> {
             state.clear_cache();
             state.posted.truncate(posted);
             state.deleted.back_to(deleted);
+            state.expiry.back_to(expiry);
             state.due.reset();
         }
         if !state.conn.is_autocommit() {

@@ -13,6 +13,7 @@ use crate::arrival::{Arrival, START};
 use crate::deleted_bodies::DeletedBodies;
 use crate::due::{Due, UpkeepTask};
 use crate::error::{Frozen, Sql};
+use crate::expiry_rows::ExpiryRows;
 use crate::keys::{key_of, kind_number};
 use crate::sequence::{Sequence, Start};
 use crate::statements::Statements;
@@ -119,6 +120,7 @@ pub(crate) struct WriterState<'c> {
     /// The posts of the transaction, in order.
     pub(crate) posted: Vec<Posted>,
     pub(crate) deleted: DeletedBodies,
+    pub(crate) expiry: ExpiryRows,
     /// The task that is running in this transaction, or that failed in it.
     pub(crate) task: Option<UpkeepTask>,
     /// Bodies are not deleted: some of this transaction's are on a damaged page.
@@ -159,6 +161,7 @@ impl<'c> WriterState<'c> {
             due,
             posted: Vec::new(),
             deleted: DeletedBodies::default(),
+            expiry: ExpiryRows::new(conn),
             task: None,
             skips_bodies: false,
             failed_body: Cell::new(None),
@@ -227,6 +230,11 @@ impl<'c> WriterState<'c> {
         self.sequence.reserve(&self.conn, self.now)
     }
 
+    /// Writes the rows of `expiry` that wait.
+    pub(crate) fn write_expiry(&mut self) -> Sql<()> {
+        self.expiry.write(&self.conn, self.sequence.next_position())
+    }
+
     /// Gives back reserved positions and time, as the last change before the store is closed.
     pub(crate) fn give_back_reserved(&mut self) -> Sql<()> {
         self.sequence.give_back(&self.conn, self.now)
@@ -237,6 +245,7 @@ impl<'c> WriterState<'c> {
         #[cfg(test)]
         self.transactions.push(self.conn.total_changes() - self.changes);
         self.deleted.committed();
+        self.expiry.committed();
         self.skips_bodies = false;
         self.deferred.clear();
         if self.by_number.len() > HEADS {
@@ -250,6 +259,7 @@ impl<'c> WriterState<'c> {
         self.clear_cache();
         self.posted.clear();
         self.deleted.rolled_back();
+        self.expiry.back_to(0);
         self.due.reset();
         if self.conn.is_autocommit() {
             return;

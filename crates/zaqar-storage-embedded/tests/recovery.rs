@@ -247,17 +247,20 @@ async fn a_copy_of_an_open_store_is_opened() {
 
 #[tokio::test]
 async fn stores_of_earlier_formats_are_migrated() {
+    const FROM_6: &str = "ALTER TABLE sequence DROP COLUMN indexed; \
+        ALTER TABLE messages DROP COLUMN number;";
     const FROM_5: &str = "DROP TABLE arrivals; ALTER TABLE heads DROP COLUMN frozen; \
         ALTER TABLE heads DROP COLUMN leaves; ALTER TABLE heads DROP COLUMN arrival;";
     const FROM_4: &str = "DROP INDEX heads_hidden; \
         ALTER TABLE heads DROP COLUMN hidden_from; ALTER TABLE heads DROP COLUMN hidden_until;";
     const FROM_3: &str = "DROP TABLE open_mark;";
-    for (format, steps) in [(4, vec![]), (3, vec![FROM_4]), (2, vec![FROM_4, FROM_3])] {
+    let back = [FROM_6, FROM_5, FROM_4, FROM_3];
+    for format in [5, 4, 3, 2] {
+        let steps = back[..6 - format].concat();
         let directory = tempdir().unwrap();
         drop(Embedded::open(Options::new(directory.path())).unwrap());
         let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
-        let steps = steps.concat();
-        conn.execute_batch(&format!("{FROM_5} {steps} PRAGMA user_version = {format}")).unwrap();
+        conn.execute_batch(&format!("{steps} PRAGMA user_version = {format}")).unwrap();
         drop(conn);
         let acknowledged = run_and_kill(directory.path(), "2", None);
         let store = Embedded::open(Options::new(directory.path())).unwrap();

@@ -388,6 +388,42 @@ fn a_second_owner_is_rejected() {
     open(directory.path());
 }
 
+/// The file of an earlier release, with pages of 8 KiB.
+#[tokio::test]
+async fn a_file_of_format_4_is_migrated() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("zaqar.db");
+    Connection::open(&file).unwrap().execute_batch(include_str!("format-4.sql")).unwrap();
+    assert_eq!(zaqar_storage_embedded::check(directory.path()).unwrap().format, 4);
+    let store = open(directory.path());
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let queue = |name: &str| QueueKey { project: ProjectId::new("soak").unwrap(), ..key(name) };
+    let mut total = (0, 0);
+    for name in ["q0", "q1", "q2"] {
+        let stats = store.stats(&queue(name), now).await.unwrap().unwrap();
+        total = (total.0 + stats.free, total.1 + stats.claimed);
+    }
+    assert_eq!(total, (32, 3));
+    let posted = store.post(&queue("q0"), generation(1), batch(300, 10), now).await.unwrap();
+    let Guarded::Done(ids) = posted else { panic!("{posted:?}") };
+    let page = Messages::get(&store, &queue("q0"), &ids[299..], now).await.unwrap();
+    assert_eq!(page[0].payload.bytes.len(), 10);
+    assert_eq!(zaqar_storage_embedded::check(directory.path()).unwrap().messages, 335);
+    let copy = tempdir().unwrap();
+    copy_as_if_killed(directory.path(), copy.path());
+    for (directory, store) in [(directory.path(), store.clone()), (copy.path(), open(copy.path()))]
+    {
+        let later = now.plus_secs(100_000);
+        while store.sweep(later, 1000).await.unwrap().more {}
+        assert_eq!(zaqar_storage_embedded::check(directory).unwrap().messages, 0);
+        let conn = Connection::open(directory.join("zaqar.db")).unwrap();
+        let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM messages"), 0);
+        assert_eq!(count("SELECT count(*) FROM expiry"), 0);
+        assert_eq!((count("PRAGMA page_size"), count("PRAGMA user_version")), (8192, 5));
+    }
+}
+
 #[test]
 fn a_newer_format_is_rejected() {
     let directory = tempdir().unwrap();

@@ -9,7 +9,7 @@ use zaqar_core::{ClaimId, Payload, QueueKey};
 use crate::arrival::{Arrival, Reserved};
 use crate::claims::ClaimRow;
 use crate::error::Sql;
-use crate::outbox::SETTLED;
+use crate::outbox::{LEASED, SETTLED};
 use crate::posting::ROWS;
 use crate::rows::{State, StateRow, claim_end, find};
 use crate::writer_state::{Head, WriterState, after, millis};
@@ -144,7 +144,11 @@ impl WriterState<'_> {
             }
             let Payload { bytes, sealed_with, checksum } = &moved.payload;
             self.conn
-                .statement("INSERT OR REPLACE INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .statement(
+                    "INSERT OR REPLACE INTO messages \
+                     (position, created, client, sealed, checksum, body) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
                 .execute(params![
                     position,
                     millis(moved.created),
@@ -233,6 +237,13 @@ impl WriterState<'_> {
             expires = expires.max(after(created, message.ttl));
         }
         let count = i64::try_from(entry.messages.len()).unwrap_or(i64::MAX);
+        let soonest = entry.messages.iter().map(|message| message.due).min();
+        let ready = match due {
+            None => SETTLED,
+            // It is leased if it is due later than its first message.
+            Some(due) if soonest.is_some_and(|soonest| *due > soonest) => LEASED,
+            Some(_) => 0,
+        };
         self.conn
             .statement("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
             .execute(params![
@@ -241,7 +252,7 @@ impl WriterState<'_> {
                 count,
                 created,
                 due.map_or(0, millis),
-                if due.is_some() { 0 } else { SETTLED },
+                ready,
                 millis(*followed),
                 expires,
             ])?;

@@ -276,10 +276,11 @@ impl WriterState<'_> {
     ) -> Sql<()> {
         for (new, position) in messages.iter().zip(first..) {
             let payload = &new.payload;
-            self.conn.statement("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+            self.conn.statement("INSERT INTO messages (position, created, number, client, sealed, checksum, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
                 params![
                     position,
                     insertion.created,
+                    number,
                     insertion.client,
                     payload.sealed_with.as_ref().map(|key| key.0.as_str()),
                     payload.checksum.as_ref().map(|sum| sum.0),
