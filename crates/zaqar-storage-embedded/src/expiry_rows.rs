@@ -1,8 +1,8 @@
 //! Rows of `expiry` that are not written yet.
 //!
 //! A new message needs a row there only when it expires. Written with the message, the row would
-//! cost the transaction a page; together, in order, many of them take one. So up to [`MANY`] wait in
-//! memory, and `sequence.indexed` is a position from which on messages may have no row. After a
+//! cost the transaction a page; together, in order, many of them take one. So up to [`MANY`] wait
+//! in memory, and `sequence.indexed` is a position from which on messages may have no row. After a
 //! crash the rows of these are made from the messages.
 
 use std::collections::BTreeMap;

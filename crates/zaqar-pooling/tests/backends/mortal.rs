@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use async_trait::async_trait;
 use zaqar_core::storage::{
     Batch, Changed, Claim, ClaimRequest, Claimed, Claims, Contents, ContentsMark, Deletable,
-    Deleted, DueQueue, Error, Exported, FrozenHead, Guarded, Heads, Leases, ListQuery, Message,
-    MessagePage, MessageStore, Messages, Movable, MoveId, Moves, NewSubscription, News, NewsStream,
-    Outbox, OutboxEntry, PopPage, PopQuery, RecipientQuery, Renewal, Stats, Subscribed,
-    Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep, Volume,
+    Deleted, DueQueue, Error, Exported, FrozenHead, Guarded, Heads, LeaseRequest, Leases,
+    ListQuery, Message, MessagePage, MessageStore, Messages, Movable, MoveId, Moves,
+    NewSubscription, News, NewsStream, Outbox, OutboxEntry, PopPage, PopQuery, RecipientQuery,
+    Renewal, Stats, Subscribed, Subscription, SubscriptionChange, Subscriptions, Swept, Upkeep,
+    Volume,
 };
 use zaqar_core::{
     ClaimId, Generation, Incarnation, LeaseId, MessageId, Position, QueueKey, SubscriptionId,
@@ -76,6 +77,9 @@ forward!(alive Claims {
     fn claim(
         key: &QueueKey, assumed: Generation, request: &ClaimRequest, now: Timestamp
     ) -> Guarded<Claimed>;
+    fn claim_each(
+        key: &QueueKey, assumed: Generation, ids: &[ClaimId], ttl: u64, now: Timestamp
+    ) -> Guarded<Vec<Message>>;
     fn claim_get(key: &QueueKey, id: ClaimId, now: Timestamp) -> Option<Claim>;
     fn claim_renew(key: &QueueKey, id: ClaimId, ttl: u64, grace: u64, now: Timestamp) -> bool;
     fn claim_release(key: &QueueKey, id: ClaimId, now: Timestamp) -> usize;
@@ -111,8 +115,8 @@ forward!(alive Leases {
 
 forward!(alive Outbox {
     fn due_queues(limit: usize, now: Timestamp) -> Vec<DueQueue>;
-    fn lease(key: &QueueKey, until: Timestamp, now: Timestamp) -> Option<OutboxEntry>;
-    fn settle(key: &QueueKey, incarnation: Incarnation, first: Position) -> ();
+    fn lease(key: &QueueKey, request: &LeaseRequest, now: Timestamp) -> Vec<OutboxEntry>;
+    fn settle(key: &QueueKey, incarnation: Incarnation, firsts: &[Position]) -> ();
     fn follow(
         key: &QueueKey, incarnation: Incarnation, after: Position, limit: usize, now: Timestamp
     ) -> Vec<OutboxEntry>;

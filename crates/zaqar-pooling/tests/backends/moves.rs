@@ -12,9 +12,9 @@ use zaqar_core::pools::{
     Capability, Pool, PoolName, PoolStores, Pools, QueueMoveState, QueueMoves,
 };
 use zaqar_core::storage::{
-    Batch, Claim, ClaimRequest, Claims, Guarded, Heads, Leases, ListQuery, Message, MessageStore,
-    Messages, NewMessage, NewSubscription, Outbox, OutboxEntry, Stats, Subscription, Subscriptions,
-    Upkeep,
+    Batch, Claim, ClaimRequest, Claims, Guarded, Heads, LeaseRequest, Leases, ListQuery, Message,
+    MessageStore, Messages, NewMessage, NewSubscription, Outbox, OutboxEntry, Stats, Subscription,
+    Subscriptions, Upkeep,
 };
 use zaqar_core::{
     ClaimId, ClientId, Generation, Incarnation, Kind, LeaseId, Payload, Position, ProjectId,
@@ -279,10 +279,11 @@ async fn goes_on(scene: &Scene, before: &Contents, what: &str) {
     let held = &before.held.as_ref().unwrap().messages;
     let deleted = server.delete(key, held[0].id, Some(HELD), later).await.unwrap();
     assert_eq!(deleted, zaqar_core::storage::Deleted::Gone, "{what}");
-    let entry = server.lease(key, later.plus_secs(9), later).await.unwrap().unwrap();
-    assert_eq!(entry, before.entries[0], "{what}");
-    server.settle(key, ASSUMED.incarnation, entry.first).await.unwrap();
-    assert_eq!(server.lease(key, later.plus_secs(9), later).await.unwrap(), None, "{what}");
+    let lease = LeaseRequest { until: later.plus_secs(9), limit: 9, bytes: usize::MAX };
+    let entries = server.lease(key, &lease, later).await.unwrap();
+    assert_eq!(entries, before.entries[..1], "{what}");
+    server.settle(key, ASSUMED.incarnation, &[entries[0].first]).await.unwrap();
+    assert_eq!(server.lease(key, &lease, later).await.unwrap(), [], "{what}");
     scene.post(&["new"], 0).await;
     let now = scene.now.plus_secs(501);
     while server.sweep(now, 100).await.unwrap().more {}

@@ -75,7 +75,7 @@ pub(crate) async fn a_large_batch_is_followed_whole(kit: &mut Kit) {
     let shown = queue.entries(queue.generation.incarnation, 0, 1000).await;
     assert_eq!(messages(&shown), expected);
     let due = kit.store().due_queues(1000, kit.now()).await.expect("due_queues answers");
-    assert!(due.contains(&queue.key));
+    assert!(due.iter().any(|due| due.queue == queue.key));
     let mut leased = Vec::new();
     while let Some(entry) = queue.lease().await {
         queue.settle(entry.messages[0].id).await;
