@@ -10,6 +10,8 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError};
 use zaqar_core::storage;
 
+use crate::uri::Servers;
+
 /// When a caller should retry if the server is full or busy.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -35,8 +37,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// No server could be reached, or none answers.
-    #[error("cannot connect to Redis")]
+    #[error("cannot connect to Redis at {address}")]
     Connect {
+        /// Where it should be, without credentials.
+        address: String,
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -61,8 +65,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Converts a failure during the opening of a store.
-    pub(crate) fn connect(failure: Failure) -> Self {
+    /// Converts a failure during the opening of the store on these servers.
+    pub(crate) fn connect(servers: &Servers, failure: Failure) -> Self {
         let source: Box<dyn std::error::Error + Send + Sync> = match failure {
             Failure::Retryable(error)
             | Failure::Ambiguous(error)
@@ -73,7 +77,7 @@ impl Error {
                 "an unexpected answer".into()
             }
         };
-        Self::Connect { source }
+        Self::Connect { address: servers.to_string(), source }
     }
 }
 

@@ -14,36 +14,40 @@ const MAX_BULK: u64 = 512 << 20;
 /// The last known state of the server.
 #[derive(Debug)]
 pub(crate) struct Health {
+    /// Where the server is, without credentials.
+    address: String,
     unavailable: StateLog,
     full: StateLog,
     clock_skew: StateLog,
     max_bulk: AtomicU64,
 }
 
-impl Default for Health {
-    fn default() -> Self {
+impl Health {
+    /// Of the server at an address.
+    pub(crate) fn new(address: String) -> Self {
         Self {
+            address,
             unavailable: StateLog::new(),
             full: StateLog::new(),
             clock_skew: StateLog::new(),
             max_bulk: AtomicU64::new(MAX_BULK),
         }
     }
-}
 
-impl Health {
     /// Records a failed request.
     pub(crate) fn failed(&self, failure: &Failure) {
+        let address = self.address.as_str();
         match failure {
             Failure::Full(error) => {
                 if let Some(failures) = self.full.failure() {
-                    warn!(%error, failures, "Redis is full: posts are rejected until it has memory again");
+                    warn!(%error, address, failures, "Redis is full: posts are rejected until it has memory again");
                 }
             }
             Failure::ClockSkew { offset_ms } => {
                 if let Some(failures) = self.clock_skew.failure() {
                     warn!(
                         offset_ms,
+                        address,
                         failures,
                         "our clock and that of Redis differ too much: requests are rejected"
                     );
@@ -51,7 +55,7 @@ impl Health {
             }
             Failure::Retryable(error) | Failure::Ambiguous(error) | Failure::Unavailable(error) => {
                 if let Some(failures) = self.unavailable.failure() {
-                    warn!(%error, failures, "Redis is unavailable");
+                    warn!(%error, address, failures, "Redis is unavailable");
                 }
             }
             Failure::NoScript | Failure::UnderReplicated { .. } | Failure::Rejected(_) => {}
@@ -60,14 +64,15 @@ impl Health {
 
     /// Records a successful request. `needs_memory`: a full server would have rejected it.
     pub(crate) fn succeeded(&self, needs_memory: bool) {
+        let address = self.address.as_str();
         if let Some(failures) = self.unavailable.success() {
-            info!(failures, "Redis is available again");
+            info!(address, failures, "Redis is available again");
         }
         if let Some(failures) = self.clock_skew.success() {
-            info!(failures, "our clock and that of Redis agree again");
+            info!(address, failures, "our clock and that of Redis agree again");
         }
         if needs_memory && let Some(failures) = self.full.success() {
-            info!(failures, "Redis accepts posts again");
+            info!(address, failures, "Redis accepts posts again");
         }
     }
 

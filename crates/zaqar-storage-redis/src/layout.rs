@@ -17,13 +17,16 @@ const FIRST: u32 = 1;
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other reply names a layout")]
 pub(crate) async fn check(server: &Server) -> Result<(), Error> {
     let key = server.keys().layout();
-    let found = server.send(&key, cmd("GET").arg(&key)).await.map_err(Error::connect)?;
+    let found = server
+        .send(&key, cmd("GET").arg(&key))
+        .await
+        .map_err(|failure| server.connect_error(failure))?;
     let found = match found {
         Value::BulkString(text) => {
             let text = String::from_utf8_lossy(&text).into_owned();
             text.parse().map_err(|_| Error::Layout { found: text, known: LAYOUT })?
         }
-        _ if is_used(server).await.map_err(Error::connect)? => FIRST,
+        _ if is_used(server).await.map_err(|failure| server.connect_error(failure))? => FIRST,
         _ => LAYOUT,
     };
     if found != LAYOUT {

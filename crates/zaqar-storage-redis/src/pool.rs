@@ -28,7 +28,10 @@ impl Pool {
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
         let servers = Endpoint::new(options);
         Ok(Self {
-            servers: servers.map_err(|source| Error::Connect { source: source.into() })?,
+            servers: servers.map_err(|source| Error::Connect {
+                address: options.uri.servers.to_string(),
+                source: source.into(),
+            })?,
             timeouts: Timeouts::new(options),
         })
     }

@@ -82,7 +82,7 @@ impl Server {
             keys: Keys::new(options.prefix.clone()),
             permits: Semaphore::new(options.pending.clamp(1, Semaphore::MAX_PERMITS)),
             is_closing: AtomicBool::new(false),
-            health: Health::default(),
+            health: Health::new(options.uri.servers.to_string()),
             options,
         })))
     }
@@ -93,6 +93,16 @@ impl Server {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.0.pool
+    }
+
+    /// Where it is, without credentials.
+    pub(crate) fn address(&self) -> String {
+        self.0.options.uri.servers.to_string()
+    }
+
+    /// A failure while the store is opened.
+    pub(crate) fn connect_error(&self, failure: Failure) -> Error {
+        Error::connect(&self.0.options.uri.servers, failure)
     }
 
     pub(crate) fn is_cluster(&self) -> bool {

@@ -26,15 +26,34 @@ pub(crate) async fn check(server: &Server) -> Result<(), Error> {
         info
     };
     // This also waits for a server that is unavailable.
-    server.send("", cmd("PING").arg("zaqar")).await.map_err(Error::connect)?;
+    server
+        .send("", cmd("PING").arg("zaqar"))
+        .await
+        .map_err(|failure| server.connect_error(failure))?;
+    let mut has_log = false;
     for answer in server.pool().send_to_all(info).await {
         match answer {
-            Ok(info) => check_node(server, &text(&info))?,
-            Err(Failure::Rejected(error)) if error.code() == Some("NOPERM") => warn!(
-                "INFO is not allowed: neither version nor maxmemory-policy of Redis is checked"
-            ),
-            Err(failure) => warn!(?failure, "the version of a Redis node cannot be read"),
+            Ok(info) => {
+                let info = text(&info);
+                has_log |= field(&info, "aof_enabled") != Some("0");
+                check_node(server, &info)?;
+            }
+            Err(Failure::Rejected(error)) if error.code() == Some("NOPERM") => {
+                has_log = true;
+                warn!("INFO is not allowed: neither version nor settings of Redis are checked");
+            }
+            Err(failure) => {
+                has_log = true;
+                warn!(?failure, "the version of a Redis node cannot be read");
+            }
         }
+    }
+    if !has_log && has_no_snapshots(server).await {
+        warn!(
+            address = server.address(),
+            "Redis writes nothing to disk (save \"\" and appendonly no): when it ends, all queues and \
+             messages are lost"
+        );
     }
     read_max_bulk(server).await;
     layout::check(server).await?;
@@ -80,6 +99,29 @@ fn check_node(server: &Server, info: &str) -> Result<(), Error> {
 fn number(version: &str) -> Option<(u32, u32)> {
     let mut numbers = version.split('.').map(|part| part.parse().ok());
     Some((numbers.next()??, numbers.next()??))
+}
+
+/// Whether no node makes snapshots. Where CONFIG is not allowed, as in many managed services, that
+/// is not known.
+async fn has_no_snapshots(server: &Server) -> bool {
+    let ask = || {
+        let mut ask = cmd("CONFIG");
+        ask.arg("GET").arg("save");
+        ask
+    };
+    let answers = server.pool().send_to_all(ask).await;
+    !answers.is_empty() && answers.iter().all(|answer| answer.as_ref().is_ok_and(is_empty_setting))
+}
+
+/// Whether the answer of `CONFIG GET` is one setting without a value.
+fn is_empty_setting(answer: &Value) -> bool {
+    match answer {
+        Value::Array(setting) => {
+            setting.len() == 2 && setting.get(1).is_some_and(|value| text(value).is_empty())
+        }
+        Value::Map(settings) => settings.iter().all(|(_, value)| text(value).is_empty()),
+        _ => false,
+    }
 }
 
 /// Reads the largest argument that Redis is configured to accept.
@@ -136,6 +178,19 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_setting_without_a_value_turns_snapshots_off() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        for (answer, is_off) in [
+            (Value::Array(vec![bulk("save"), bulk("")]), true),
+            (Value::Array(vec![bulk("save"), bulk("3600 1 300 100")]), false),
+            (Value::Array(Vec::new()), false),
+            (Value::Okay, false),
+        ] {
+            assert_eq!(is_empty_setting(&answer), is_off, "{answer:?}");
+        }
+    }
 
     #[test]
     fn versions_compare_as_numbers() {

@@ -1,6 +1,7 @@
 //! URIs of servers: those of the original, with TLS and Cluster added.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -74,6 +75,28 @@ pub struct Tls {
     pub roots: Option<Vec<u8>>,
     /// `ssl_certfile`, `ssl_keyfile`: our own certificate and its key.
     pub own: Option<(Vec<u8>, Secret<Vec<u8>>)>,
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, port } = self;
+        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+    }
+}
+
+/// The addresses, without credentials, for errors and the log.
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |hosts: &[Host]| hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(",");
+        match self {
+            Self::Single(host) => write!(f, "{host}"),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Sentinel { hosts, master, .. } => {
+                write!(f, "the master {master} of Sentinel {}", list(hosts))
+            }
+            Self::Cluster(hosts) => write!(f, "the Cluster {}", list(hosts)),
+        }
+    }
 }
 
 impl FromStr for Uri {
@@ -281,6 +304,22 @@ mod tests {
 
     fn at(name: &str, port: u16) -> Host {
         Host { name: name.to_owned(), port }
+    }
+
+    #[test]
+    fn addresses_are_shown_without_credentials() {
+        for (text, shown) in [
+            ("redis://u:secret@h:7", "h:7"),
+            ("redis://:secret@[::1]", "[::1]:6379"),
+            ("redis://:secret@/run/redis.sock", "/run/redis.sock"),
+            (
+                "redis://u:secret@h1,h2:5?master=m&sentinel_password=secret",
+                "the master m of Sentinel h1:26379,h2:5",
+            ),
+            ("redis://:secret@h1,h2?cluster=true", "the Cluster h1:6379,h2:6379"),
+        ] {
+            assert_eq!(uri(text).servers.to_string(), shown, "{text}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ mod redis;
 
 use async_trait::async_trait;
 use zaqar_core::Secret;
+use zaqar_core::pools::masked;
 
-use crate::error::StartError;
+use crate::error::{StartError, with_causes};
 
 /// A queue of the original.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,21 @@ pub(super) trait Original: Send {
 /// # Errors
 /// A URI that is no such store's, a store that cannot be reached.
 pub(super) async fn open(
+    uri: &Secret<String>,
+    database: &str,
+) -> Result<Box<dyn Original>, StartError> {
+    let opened = open_by_scheme(uri, database).await;
+    // The drivers' errors do not say where. They may repeat the URI.
+    let named = |error: StartError| {
+        let (uri, shown) = (uri.expose(), masked(uri.expose()));
+        let text = with_causes(&*error);
+        let text = if uri.is_empty() { text } else { text.replace(uri, &shown) };
+        format!("{shown}: {text}").into()
+    };
+    opened.map_err(named)
+}
+
+async fn open_by_scheme(
     uri: &Secret<String>,
     database: &str,
 ) -> Result<Box<dyn Original>, StartError> {
