@@ -22,7 +22,9 @@ pub(crate) fn text(failure: &Failure) -> String {
             if let Error::Refused(refusal) = error
                 && let Some(id) = &refusal.request_id
             {
-                text += &format!("\n  request: {id} (the server's log has it)");
+                // Only failures of its own are in the server's log, not what callers did wrong.
+                let place = if refusal.status >= 500 { " (see the server's log)" } else { "" };
+                text += &format!("\n  request: {id}{place}");
             }
             if let Some(advice) = advice(error) {
                 text += &format!("\n  hint: {advice}");
@@ -67,9 +69,11 @@ fn refused(refusal: &Refusal) -> Option<&'static str> {
             Some("say --project, or use credentials for a project")
         }
         401 => Some("the server wants a token: set OS_AUTH_URL and credentials, or OS_CLOUD"),
-        403 if method == "DELETE" && path.contains("/messages") => {
+        // Other refusals with this status say themselves what to do: a quota, a pool in use.
+        403 if title == "Unable to delete" && method == "DELETE" && path.contains("/messages") => {
             Some("a claim holds the message: say --claim with the claim's id")
         }
+        403 if title != "Not authorized" => None,
         403 if is_for_administrators => {
             Some("only administrators may: --roles admin where the server does not authenticate")
         }
@@ -96,8 +100,13 @@ mod tests {
         for (method, status, path, title, hint) in [
             ("GET", 400, "/v2/queues", "Project-Id Missing", "--project"),
             ("GET", 401, "/v2/queues", "Unauthorized", "OS_AUTH_URL"),
-            ("DELETE", 403, "/v2/queues/q/messages/m", "Forbidden", "--claim"),
-            ("POST", 403, "/v2/queues/q/messages", "Forbidden", "policy"),
+            ("DELETE", 403, "/v2/queues/q/messages/m", "Unable to delete", "--claim"),
+            ("DELETE", 403, "/v2/queues/q/messages/m", "Not authorized", "policy"),
+            ("POST", 403, "/v2/queues/q/messages", "Not authorized", "policy"),
+            ("GET", 403, "/v2/pools", "Not authorized", "--roles admin"),
+            ("DELETE", 403, "/v2/pools/p", "Unable to delete", ""),
+            ("POST", 403, "/v2/queues/q/messages", "Quota exceeded", ""),
+            ("GET", 500, "/v2/queues", "", ""),
             ("GET", 404, "/v2/health", "404 Not Found", "admin_mode"),
             ("GET", 426, "/v2/queues", "", "WebSocket"),
             ("GET", 503, "/v2/queues", "", "again"),
@@ -111,7 +120,14 @@ mod tests {
                 retry_after: None,
                 request_id: None,
             };
-            assert!(refused(&refusal).unwrap().contains(hint), "{method} {status} {path}");
+            let found = refused(&refusal).unwrap_or_default();
+            let is_hint = found.contains(hint) && hint.is_empty() == found.is_empty();
+            assert!(is_hint, "{method} {status} {path} {title}: {found}");
+            let id = Some("req-1".to_owned());
+            let error = Error::Refused(Box::new(Refusal { request_id: id, ..refusal }));
+            let text = text(&Failure::Client(error));
+            let is_in_log = text.contains("request: req-1 (see the server's log)");
+            assert_eq!(is_in_log, status >= 500, "{text}");
         }
         let source = "connection refused".into();
         let error = Error::Connect { url: "http://h".to_owned(), source };

@@ -5,9 +5,9 @@ use clap_complete::Shell;
 
 use crate::commands::{claim, delivery, flavor, message, pool, queue, quota, subscription, topic};
 use crate::connect::Connection;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, counted};
 use crate::{Failure, redrive};
-use zaqar_client::{Client, Health, StoreHealth};
+use zaqar_client::{Client, Health, PoolsHealth, StoreHealth};
 
 /// Queues, messages, claims, subscriptions, topics and pools of OpenStack Zaqar's v2 API
 ///
@@ -104,8 +104,8 @@ async fn health(client: &Client, output: &Output) -> Result<(), Failure> {
             for (name, pool) in &all.pools {
                 store_health(output, &format!("the pool {name}"), pool)?;
             }
-            say(output, &all.problems)?;
-            output.done(&format!("the configured stores {}", verb(all.catalog_reachable, "answer")))
+            say(output, "the server and its configured stores", &all.problems)?;
+            output.done(&configured_stores(all))
         }
     }
 }
@@ -124,15 +124,31 @@ fn store_health(output: &Output, name: &str, store: &StoreHealth) -> Result<(), 
         })
         .collect();
     output.list(&["operation", "works", "seconds", "failure"], &rows)?;
-    say(output, &store.problems)?;
+    say(output, name, &store.problems)?;
     let volume = store.message_volume.map_or_else(String::new, |volume| {
-        format!("; {} messages, {} of them claimed", volume.total, volume.claimed)
+        format!("; {}, {} of them claimed", counted(volume.total, "message"), volume.claimed)
     });
     output.done(&format!("{name} {}{volume}", verb(store.storage_reachable, "answers")))
 }
 
-fn say(output: &Output, problems: &[String]) -> Result<(), Failure> {
-    problems.iter().try_for_each(|problem| output.done(problem))
+/// What is known of the configured stores: the server only says whether all stores can be reached,
+/// those of pools included, and what is wrong besides the pools.
+fn configured_stores(all: &PoolsHealth) -> String {
+    let away = all.pools.iter().filter(|(_, pool)| !pool.storage_reachable);
+    let away: Vec<_> = away.map(|(name, _)| name.as_str()).collect();
+    let pools = match away.len() {
+        0 => String::new(),
+        1 => format!("; the pool {} does not", away[0]),
+        _ => format!("; the pools {} do not", away.join(", ")),
+    };
+    if all.catalog_reachable || (all.problems.is_empty() && !away.is_empty()) {
+        return format!("the configured stores answer{pools}");
+    }
+    format!("the server or its configured stores do not serve{pools}")
+}
+
+fn say(output: &Output, name: &str, problems: &[String]) -> Result<(), Failure> {
+    problems.iter().try_for_each(|problem| output.done(&format!("{name}: {problem}")))
 }
 
 fn verb(is_reachable: bool, answers: &'static str) -> &'static str {
@@ -143,7 +159,31 @@ fn verb(is_reachable: bool, answers: &'static str) -> &'static str {
 mod tests {
     use clap::CommandFactory;
 
-    use super::Arguments;
+    use super::{Arguments, configured_stores};
+
+    #[test]
+    fn a_pool_that_is_away_does_not_take_the_configured_stores_with_it() {
+        let pool = |reachable: bool| serde_json::json!({"storage_reachable": reachable, "operation_status": {}});
+        for (document, expected) in [
+            (
+                serde_json::json!({"catalog_reachable": true, "a": pool(true)}),
+                "the configured stores answer",
+            ),
+            (
+                serde_json::json!({"catalog_reachable": false, "a": pool(true), "b": pool(false)}),
+                "the configured stores answer; the pool b does not",
+            ),
+            (
+                serde_json::json!({
+                    "catalog_reachable": false, "problems": ["gone"], "a": pool(false),
+                    "b": pool(false),
+                }),
+                "the server or its configured stores do not serve; the pools a, b do not",
+            ),
+        ] {
+            assert_eq!(configured_stores(&serde_json::from_value(document).unwrap()), expected);
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

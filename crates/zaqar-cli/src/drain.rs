@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use zaqar_client::{Client, QueueToMove};
+use zaqar_client::{Client, PoolDrain, QueueToMove};
 
 use crate::Failure;
-use crate::output::{Output, progress};
+use crate::output::{Output, counted, progress};
 
 /// How often the server is asked.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -26,6 +26,30 @@ pub(crate) async fn wait(client: &Client, pool: &str, output: &Output) -> Result
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
+}
+
+/// Shows what a drain has come to, a line for each move.
+pub(crate) fn show(drain: &PoolDrain, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.line(drain);
+    }
+    let PoolDrain { draining, queues_left, more, moves } = drain;
+    output.record(&serde_json::json!({
+        "draining": draining,
+        "queues_left": queues_left,
+        "more": more,
+    }))?;
+    if !moves.is_empty() {
+        let columns = ["project", "queue_name", "kind", "from", "to", "state", "rows", "began"];
+        output.list(&columns, moves)?;
+    }
+    // In whole, which a cell of a table is not.
+    for one in moves {
+        if let Some(problem) = &one.problem {
+            output.done(&format!("{}/{}: {problem}", one.project, one.queue_name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves a queue, and waits until it has arrived.
@@ -51,8 +75,8 @@ pub(crate) async fn move_queue(
         match found.state.as_str() {
             "moved" => {
                 bar.finish_and_clear();
-                let (name, rows) = (&queue.queue_name, found.rows);
-                return output.done(&format!("{name} moved to {pool}: {rows} rows"));
+                let (name, rows) = (&queue.queue_name, counted(found.rows, "row"));
+                return output.done(&format!("{name} moved to {pool}: {rows}"));
             }
             "failed" => {
                 bar.finish_and_clear();

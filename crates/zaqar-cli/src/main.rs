@@ -75,8 +75,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Command::Completion { shell } = arguments.command {
-        clap_complete::generate(shell, &mut Arguments::command(), "zaqar", &mut io::stdout());
-        return Ok(());
+        // The generator panics where it cannot write, such as into a pipe that is closed.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "zaqar", &mut script);
+        return Ok(io::stdout().write_all(&script)?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {

@@ -89,6 +89,11 @@ pub(crate) fn progress(total: Option<u64>, what: &'static str) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
 }
 
+/// A number of things.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 pub(crate) fn value(record: &impl Serialize) -> Result<Value, Failure> {
     Ok(serde_json::to_value(record).map_err(io::Error::from)?)
 }

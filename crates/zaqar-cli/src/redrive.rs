@@ -50,7 +50,8 @@ impl Arguments {
                 // What was not moved is free again at once; if this fails, when the claim expires.
                 let _ = claim.release().await;
                 return Err(failure.with(format!(
-                    "{moved} messages were moved before; the one that failed may be in both queues"
+                    "moved before: {}; the one that failed may be in both queues",
+                    output::counted(moved, "message")
                 )));
             }
             claim.release().await?;
@@ -61,8 +62,10 @@ impl Arguments {
             claimed => format!("; {claimed} were claimed by others and stay"),
         };
         output.done(&format!(
-            "{moved} messages moved from {} to {}, each at least once{claimed}",
-            self.from, self.to
+            "{} moved from {} to {}, each at least once{claimed}",
+            output::counted(moved, "message"),
+            self.from,
+            self.to
         ))
     }
 

@@ -111,7 +111,24 @@ fn lines_of_standard_input_are_messages_in_order() {
 
     let ran = cli.with_input(&["message", "post", "jobs", "--json"], "1\nno json\n");
     let error = String::from_utf8(ran.stderr).unwrap();
-    assert!(error.contains("\"no json\" is no JSON") && error.contains("posted before"), "{error}");
+    assert!(
+        error.contains("\"no json\" is no JSON") && error.contains("posted before: 1 message\n"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_line_that_is_no_text_is_named() {
+    let server = Server::start();
+    let cli = Cli { server: &server };
+    let mut command = cli.command(&["message", "post", "jobs"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"good\n\xff\n").unwrap();
+    let ran = child.wait_with_output().unwrap();
+    let error = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(2));
+    assert!(error.contains("standard input: line 2 is not UTF-8\n"), "{error}");
 }
 
 #[test]
@@ -224,9 +241,7 @@ fn pools_flavors_and_health_are_for_administrators() {
         health.contains("post_messages") && health.contains("the pool one answers"),
         "{health}"
     );
-    // An embedded store cannot move queues.
-    let (code, error) = cli.fails(&["--roles", "admin", "pool", "drain", "one"]);
-    assert!(code == 1 && error.contains("cannot move queues"), "{error}");
+    assert_eq!(admin(&["pool", "drain", "one"]), "one has no queues left\n");
     assert!(admin(&["pool", "drain", "one", "--show"]).contains("draining"));
     assert_eq!(admin(&["pool", "drain", "one", "--stop"]), "one is not drained any more\n");
     let (code, error) = cli.fails(&["--roles", "admin", "queue", "move", "nothing", "one"]);
@@ -300,7 +315,7 @@ fn what_is_refused_in_between_is_not_lost() {
     cli.run(&["queue", "create", "small", "_max_messages_post_size=20"]);
     cli.run(&["message", "post", "jobs.dead", "a body that is longer than this"]);
     let (code, error) = cli.fails(&["redrive", "jobs.dead", "small"]);
-    assert!(code == 1 && error.contains("0 messages were moved before"), "{error}");
+    assert!(code == 1 && error.contains("moved before: 0 messages"), "{error}");
     let stats = cli.json(&["queue", "stats", "jobs.dead"]);
     assert_eq!((&stats["free"], &stats["claimed"]), (&1.into(), &0.into()));
 }
@@ -329,5 +344,12 @@ fn shells_complete_its_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = cli.run(&["completion", shell]);
         assert!(script.contains("redrive"), "{shell}");
+        // A reader that has gone is no error.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = cli.command(&["completion", shell]);
+        let ran = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let error = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && error.is_empty(), "{shell}: {error}");
     }
 }

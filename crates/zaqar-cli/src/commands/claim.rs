@@ -12,6 +12,7 @@ use crate::output::Output;
 pub(crate) enum Command {
     /// Claims the first free messages; nobody renews the claim
     Create {
+        /// The queue
         queue: String,
         /// The most messages
         #[arg(long, default_value_t = 10)]
@@ -24,10 +25,17 @@ pub(crate) enum Command {
         grace: u64,
     },
     /// Shows a claim and its messages
-    Show { queue: String, claim: String },
+    Show {
+        /// The queue
+        queue: String,
+        /// The claim's id
+        claim: String,
+    },
     /// Gives a claim a new life from now
     Renew {
+        /// The queue
         queue: String,
+        /// The claim's id
         claim: String,
         /// Seconds that the claim lives
         #[arg(long, default_value_t = 300)]
@@ -37,7 +45,12 @@ pub(crate) enum Command {
         grace: u64,
     },
     /// Ends a claim: its messages are free again
-    Release { queue: String, claim: String },
+    Release {
+        /// The queue
+        queue: String,
+        /// The claim's id
+        claim: String,
+    },
 }
 
 impl Command {

@@ -17,21 +17,31 @@ pub(crate) enum Command {
         detailed: bool,
     },
     /// Shows a flavor with what its pools can do
-    Show { name: String },
+    Show {
+        /// The flavor
+        name: String,
+    },
     /// Creates a flavor of pools
     Create {
+        /// The flavor
         name: String,
+        /// Its pools
         #[arg(required = true)]
         pools: Vec<String>,
     },
     /// Gives a flavor other pools
     Set {
+        /// The flavor
         name: String,
+        /// Its pools
         #[arg(required = true)]
         pools: Vec<String>,
     },
     /// Deletes a flavor
-    Delete { name: String },
+    Delete {
+        /// The flavor
+        name: String,
+    },
 }
 
 impl Command {

@@ -1,6 +1,6 @@
 //! `zaqar message`.
 
-use std::io::BufRead;
+use std::io::{BufRead, ErrorKind};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -52,12 +52,15 @@ pub(crate) enum Command {
     Show {
         #[command(flatten)]
         of: Of,
+        /// Ids of messages
         #[arg(required = true)]
         ids: Vec<String>,
     },
     /// Deletes messages by their ids
     Delete {
+        /// The queue
         queue: String,
+        /// Ids of messages
         #[arg(required = true)]
         ids: Vec<String>,
         /// The claim that holds them
@@ -69,6 +72,7 @@ pub(crate) enum Command {
     },
     /// Takes the first free messages out of a queue, and shows them
     Pop {
+        /// The queue
         queue: String,
         /// How many
         #[arg(long, default_value_t = 1)]
@@ -79,6 +83,7 @@ pub(crate) enum Command {
 /// A queue or a topic.
 #[derive(Debug, Args)]
 pub(crate) struct Of {
+    /// The queue, or the topic with --topic
     queue: String,
     /// QUEUE is a topic
     #[arg(long)]
@@ -289,7 +294,13 @@ impl Post {
     async fn lines<K: Kind>(self, to: &Resource<K>, output: &Output) -> Result<(), Failure> {
         let (sender, mut lines) = mpsc::channel(LINES);
         tokio::task::spawn_blocking(move || {
-            for line in std::io::stdin().lock().lines() {
+            for (line, number) in std::io::stdin().lock().lines().zip(1_u64..) {
+                let line = line.map_err(|error| {
+                    if error.kind() != ErrorKind::InvalidData {
+                        return Failure::from(error);
+                    }
+                    Failure::Usage(format!("standard input: line {number} is not UTF-8"))
+                });
                 // Nobody reads any more after an error.
                 if sender.blocking_send(line).is_err() {
                     return;
@@ -301,10 +312,11 @@ impl Post {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let failed = |posted: usize, failure: Failure| {
-            failure.with(format!("{posted} messages were posted before"))
+            failure.with(format!("posted before: {}", output::counted(posted as u64, "message")))
         };
         while let Some(line) = lines.recv().await {
-            let message = self.message(&line?).map_err(|failure| failed(posted, failure))?;
+            let line = line.map_err(|failure| failed(posted, failure))?;
+            let message = self.message(&line).map_err(|failure| failed(posted, failure))?;
             let length = message.body().as_json().len();
             if batch.len() == POST || (bytes + length > POST_BYTES && !batch.is_empty()) {
                 posted += send(to, &mut batch).await.map_err(|error| failed(posted, error))?;
@@ -322,7 +334,7 @@ impl Post {
         }
         posted += send(to, &mut batch).await.map_err(|error| failed(posted, error))?;
         bar.finish_and_clear();
-        output.done(&format!("{posted} messages posted"))
+        output.done(&format!("{} posted", output::counted(posted as u64, "message")))
     }
 }
 

@@ -19,9 +19,13 @@ pub(crate) enum Command {
         detailed: bool,
     },
     /// Shows a pool with its options
-    Show { name: String },
+    Show {
+        /// The pool
+        name: String,
+    },
     /// Registers a store as a pool; the server opens it first
     Create {
+        /// The pool
         name: String,
         /// Where the store is: redis://HOST:6379
         uri: String,
@@ -32,6 +36,7 @@ pub(crate) enum Command {
     },
     /// Changes a pool
     Set {
+        /// The pool
         name: String,
         /// Where the store is
         #[arg(long)]
@@ -44,6 +49,7 @@ pub(crate) enum Command {
     },
     /// Moves all queues of a pool to the others of its flavor, while they are in use
     Drain {
+        /// The pool
         name: String,
         /// Moves no further queues
         #[arg(long)]
@@ -53,7 +59,10 @@ pub(crate) enum Command {
         show: bool,
     },
     /// Removes a pool; its store keeps what it has
-    Delete { name: String },
+    Delete {
+        /// The pool
+        name: String,
+    },
 }
 
 /// What a pool may have besides.
@@ -99,7 +108,9 @@ impl Command {
                 }
                 output.record(&client.change_pool(&name, &change).await?)
             }
-            Self::Drain { name, show: true, .. } => output.record(&client.drain(&name).await?),
+            Self::Drain { name, show: true, .. } => {
+                drain::show(&client.drain(&name).await?, output)
+            }
             Self::Drain { name, stop: true, .. } => {
                 client.stop_drain(&name).await?;
                 output.done(&format!("{name} is not drained any more"))

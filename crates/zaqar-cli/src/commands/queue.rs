@@ -17,17 +17,27 @@ pub(crate) enum Command {
     /// Lists the project's queues
     List(List),
     /// Shows a queue's metadata, with defaults
-    Show { name: String },
+    Show {
+        /// The queue
+        name: String,
+    },
     /// Creates a queue; one that is there keeps its metadata
     Create(Create),
     /// Changes a queue's metadata
     Set(Set),
     /// Deletes a queue and everything in it
-    Delete { name: String },
+    Delete {
+        /// The queue
+        name: String,
+    },
     /// Counts a queue's messages
-    Stats { name: String },
+    Stats {
+        /// The queue
+        name: String,
+    },
     /// Removes what is in a queue
     Purge {
+        /// The queue
         name: String,
         /// What goes
         #[arg(long, value_enum, default_value = "messages")]
@@ -35,6 +45,7 @@ pub(crate) enum Command {
     },
     /// Moves a queue to a pool, while it is in use; for administrators
     Move {
+        /// The queue
         name: String,
         /// The pool that it goes to
         pool: String,
@@ -68,6 +79,7 @@ pub(crate) struct List {
 /// What is created.
 #[derive(Debug, Args)]
 pub(crate) struct Create {
+    /// Its name
     name: String,
     /// Metadata: _default_message_ttl=600, _dead_letter_queue=jobs.dead, _max_claim_count=5, …
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
@@ -77,6 +89,7 @@ pub(crate) struct Create {
 /// What is changed.
 #[derive(Debug, Args)]
 pub(crate) struct Set {
+    /// Its name
     name: String,
     /// Metadata to set
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
@@ -110,6 +123,7 @@ impl From<What> for Purge {
 /// What is shared.
 #[derive(Debug, Args)]
 pub(crate) struct Sharing {
+    /// The queue
     name: String,
     /// What it opens
     #[arg(long = "path", value_enum, default_value = "messages")]

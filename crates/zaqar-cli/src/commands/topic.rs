@@ -13,17 +13,27 @@ pub(crate) enum Command {
     /// Lists the project's topics
     List(List),
     /// Shows a topic's metadata, with defaults
-    Show { name: String },
+    Show {
+        /// The topic
+        name: String,
+    },
     /// Creates a topic; one that is there keeps its metadata
     Create(Create),
     /// Changes a topic's metadata
     Set(Set),
     /// Deletes a topic and everything in it
-    Delete { name: String },
+    Delete {
+        /// The topic
+        name: String,
+    },
     /// Counts a topic's messages
-    Stats { name: String },
+    Stats {
+        /// The topic
+        name: String,
+    },
     /// Removes what is in a topic
     Purge {
+        /// The topic
         name: String,
         /// What goes
         #[arg(long, value_enum, default_value = "messages")]
