@@ -90,8 +90,8 @@ def test_definitions_go_from_store_to_store(
     assert source.stop() == 0
     what = ["--pools"] if target == "embedded" else []
     code, said, error = manage(source, "export", "--project", "p", "--project", "none", *what, file)
-    pools = "1 flavors, 1 pools, 3 queues" if what else "2 queues"
-    assert (code, said) == (0, f"exported: {pools}, 3 subscriptions, 1 topics\n"), error
+    pools = "1 flavor, 1 pool, 3 queues" if what else "2 queues"
+    assert (code, said) == (0, f"exported: {pools}, 3 subscriptions, 1 topic\n"), error
     assert file.stat().st_mode & 0o777 == 0o600
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0] == {"type": "definitions", "format": 1}
@@ -105,17 +105,19 @@ def test_definitions_go_from_store_to_store(
     server = new_server(options=options)
     code, said, _ = manage(server, "import", "--dry-run", file)
     assert code == 0
-    assert said.startswith(f"would be imported: {pools}, 2 subscriptions, 1 topics\n")
+    assert said.startswith(f"would be imported: {pools}, 2 subscriptions, 1 topic\n")
     assert not server.data.exists()
     # Of a file that is cut off, nothing is imported.
     code, _, error = manage(server, "import", cut_off)
     assert (code, "it ends early" in error) == (1, True), error
     code, said, error = manage(server, "import", file)
     assert code == 0, error
-    signed = "left out: 1 x subscriptions: its secret is not in the file (signing): subscribe again\n"
-    assert said == f"imported: {pools}, 2 subscriptions, 1 topics\n{signed}"
+    signed = "left out: a subscription of p/jobs: its secret is not in the file (signing): subscribe again\n"
+    assert said == f"imported: {pools}, 2 subscriptions, 1 topic\n{signed}"
     again = manage(server, "import", file)[1]
-    assert "left out: 1 x queues: p/jobs: it exists\n" in again
+    assert "left out: queue p/jobs" in again and ": it exists\n" in again
+    # Confirmed subscriptions exist, and those that await it stay as they are: none is counted.
+    assert "subscription" not in again.splitlines()[0]
     server.start()
     with Api(server.url, "p") as api:
         api.http.headers["X-Roles"] = "admin"
@@ -152,7 +154,7 @@ def test_passwords_of_pools_are_exported_on_request_only(
     code, said, _ = manage(server, "export", "--pools", "--secrets")
     assert f'"uri":"{uri}"' in said
     (tmp_path / "whole").write_text(said)
-    assert manage(server, "import", tmp_path / "whole")[:2] == (0, "imported: 1 pools\n")
+    assert manage(server, "import", tmp_path / "whole")[:2] == (0, "imported: 1 pool\n")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_every_message_of_a_redis_is_imported_once_in_order(redis: Redis, new_se
     fill_redis(redis.uri + "/3", MESSAGES)
     server = new_server(options=many())
     code, said, error = manage(server, "import", "--from", redis.uri + "/3")
-    assert (code, said) == (0, f"imported: 1 queues of 1 projects, {MESSAGES} messages, 0 subscriptions\n")
+    assert (code, said) == (0, f"imported: 1 queue of 1 project, {MESSAGES} messages, 0 subscriptions\n")
     assert "10000 messages" not in error, "progress is of every ten thousand"
     server.start()
     with Api(server.url, "p") as api:

@@ -9,7 +9,8 @@ use zaqar_auth::{Keystone, Permissions, Quotas};
 use zaqar_core::Clock;
 
 use crate::config::Settings;
-use crate::error::{StartError, with_causes};
+use crate::drivers::in_section;
+use crate::error::StartError;
 use crate::store::Stores;
 
 /// The parts of authentication and authorization.
@@ -21,6 +22,25 @@ pub(crate) struct Access {
     pub(crate) permissions: Arc<Permissions>,
     /// `None` if the settings limit nothing.
     pub(crate) quotas: Option<Quotas>,
+}
+
+/// Checks what [`Access::new`] reads besides the stores: certificates for Keystone, policies, and
+/// the quotas of projects. Returns errors, and warnings.
+pub(crate) fn check(settings: &Settings, clock: &Arc<dyn Clock>) -> (Vec<StartError>, Vec<String>) {
+    let (mut errors, mut warnings): (Vec<StartError>, _) = (Vec::new(), Vec::new());
+    if let Some(options) = &settings.access.keystone {
+        errors.extend(Session::new(options.clone(), Arc::clone(clock)).err().map(StartError::from));
+    }
+    match settings.access.policies.load() {
+        Ok(loaded) => {
+            warnings.extend(loaded.problems.iter().map(|one| format!("[oslo_policy] {one}")));
+        }
+        Err(error) => errors.push(in_section("oslo_policy", &error)),
+    }
+    if let Some(Err(error)) = settings.quotas.as_ref().map(zaqar_auth::quotas::Options::check) {
+        errors.push(in_section("quotas", &error));
+    }
+    (errors, warnings)
 }
 
 impl Access {
@@ -45,7 +65,7 @@ impl Access {
             .as_ref()
             .map(|session| Keystone::with_session(Arc::clone(session), Arc::clone(clock)));
         let permissions = Permissions::load(access.policies.clone())
-            .map_err(|error| format!("[oslo_policy] {}", with_causes(&error)))?;
+            .map_err(|error| in_section("oslo_policy", &error))?;
         Ok(Self {
             authenticator: authenticator.map(|keystone| Arc::new(keystone) as _),
             session,
@@ -81,5 +101,5 @@ fn quotas(
     let management = Arc::clone(&stores.management) as _;
     let messages = Arc::clone(&stores.messages);
     let quotas = Quotas::load(options, management, messages, Arc::clone(clock));
-    Ok(Some(quotas.map_err(|error| format!("[quotas] {}", with_causes(&error)))?))
+    Ok(Some(quotas.map_err(|error| in_section("quotas", &error))?))
 }

@@ -97,6 +97,7 @@ impl Admin {
             }
         });
         let options = ServerOptions {
+            name: Some("admin"),
             max_connections: MAX_CONNECTIONS,
             header_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(1),

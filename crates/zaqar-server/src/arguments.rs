@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{Environment, Sources};
@@ -104,9 +105,28 @@ pub(crate) fn command() -> Command {
     )
 }
 
+/// Parses the command line of this process; exits if it is wrong.
+pub(crate) fn matches_of(command: Command) -> ArgMatches {
+    command.try_get_matches().unwrap_or_else(|error| without_hidden_tip(error).exit())
+}
+
+/// The error, without the tip to use a flag that the help does not name.
+fn without_hidden_tip(mut error: clap::Error) -> clap::Error {
+    let is_hidden = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(tip)) => {
+            SWITCHES.iter().any(|(_, off, _)| tip.strip_prefix("--") == Some(off))
+        }
+        _ => false,
+    };
+    if is_hidden {
+        error.remove(ContextKind::SuggestedArg);
+    }
+    error
+}
+
 /// Parses the command line and the environment of this process; exits if the command line is wrong.
 pub(crate) fn parse() -> (Task, Sources) {
-    let matches = command().get_matches();
+    let matches = matches_of(command());
     (task_of(&matches), sources_of(&matches, Environment::of_process()))
 }
 
@@ -153,7 +173,7 @@ pub(crate) fn sources_of(matches: &ArgMatches, environment: Environment) -> Sour
 mod tests {
     use crate::config::Environment;
 
-    use super::{Task, command, sources_of, task_of};
+    use super::{Task, command, sources_of, task_of, without_hidden_tip};
 
     /// `flag: option = value` for each flag that sets an option.
     fn flags(line: &str) -> Vec<String> {
@@ -217,6 +237,15 @@ mod tests {
             assert_eq!(task_of(&matches), task, "{line}");
             let sources = sources_of(&matches, Environment::default());
             assert_eq!(sources.files, [std::path::PathBuf::from("a")], "{line}");
+        }
+    }
+
+    #[test]
+    fn no_tip_names_a_flag_that_the_help_does_not() {
+        for (flag, tip) in [("--nodebugg", false), ("--debugg", true)] {
+            let wrong = command().try_get_matches_from(["zaqar-server", flag]).unwrap_err();
+            let text = without_hidden_tip(wrong).to_string();
+            assert_eq!(text.contains("a similar argument"), tip, "{text}");
         }
     }
 

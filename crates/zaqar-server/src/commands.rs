@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Command};
 
-use crate::arguments::{sources_of, with_configuration};
-use crate::config::{self, Environment, Errors, Loaded};
+use crate::arguments::{matches_of, sources_of, with_configuration};
+use crate::config::{self, Environment, Loaded};
 use crate::manage;
+use crate::preflight::{self, Findings};
 use crate::registry::Registry;
 
 /// The subcommands of the original's `zaqar-sql-db-manage`: Alembic's and its own.
@@ -25,7 +26,7 @@ const MIGRATIONS: [&str; 8] = [
 
 /// `zaqar-gc`, which cron jobs call: prints that there is nothing to collect, and exits with 0.
 pub fn gc() -> ExitCode {
-    gc_command().get_matches();
+    matches_of(gc_command());
     print("Nothing to collect: the server itself deletes what has expired.\n")
 }
 
@@ -33,7 +34,7 @@ pub fn gc() -> ExitCode {
 /// there is nothing to migrate, and exits with 0. It accepts every subcommand of the original, with
 /// any arguments.
 pub fn sql_db_manage() -> ExitCode {
-    sql_db_manage_command().get_matches();
+    matches_of(sql_db_manage_command());
     print("Nothing to migrate: the stores of this server keep their own format up to date.\n")
 }
 
@@ -74,7 +75,7 @@ fn status_command() -> Command {
 /// configuration. Exits with 0 on success, 1 on failure, 2 if the command line or the configuration
 /// is wrong; standard error says what.
 pub fn manage() -> ExitCode {
-    let matches = manage::command().get_matches();
+    let matches = matches_of(manage::command());
     let sources = sources_of(&matches, Environment::of_process());
     let loaded = match config::load(&sources, &Registry::default().registered()) {
         Ok(loaded) => loaded,
@@ -89,20 +90,36 @@ pub fn manage() -> ExitCode {
 /// `zaqar-status upgrade check`: whether the server would start with the configuration, printed in
 /// the original's format. Exits with 0 for success, 1 for warnings, 2 for failures.
 pub fn status() -> ExitCode {
-    let matches = status_command().get_matches();
+    let matches = matches_of(status_command());
     let sources = sources_of(&matches, Environment::of_process());
-    let (code, result, details) =
-        check_result(config::load(&sources, &Registry::default().registered()));
+    let registry = Registry::default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.to_string(), 2),
+    };
+    let findings = match config::load(&sources, &registry.registered()) {
+        Ok(Loaded { settings, warnings }) => {
+            let mut found = runtime.block_on(preflight::check(&registry, &settings));
+            found.warnings.splice(0..0, warnings.iter().map(ToString::to_string));
+            found
+        }
+        Err(errors) => Findings {
+            errors: errors.to_string().lines().map(str::to_owned).collect(),
+            warnings: Vec::new(),
+        },
+    };
+    let (code, result, details) = check_result(findings);
     print(&table(result, &details));
     ExitCode::from(code)
 }
 
 /// Exit code, result and details of the check of a configuration.
-fn check_result(loaded: Result<Loaded, Errors>) -> (u8, &'static str, Vec<String>) {
-    match loaded {
-        Err(errors) => (2, "Failure", errors.to_string().lines().map(str::to_owned).collect()),
-        Ok(loaded) if loaded.warnings.is_empty() => (0, "Success", Vec::new()),
-        Ok(loaded) => (1, "Warning", loaded.warnings.iter().map(ToString::to_string).collect()),
+fn check_result(findings: Findings) -> (u8, &'static str, Vec<String>) {
+    let Findings { errors, warnings } = findings;
+    match (errors.is_empty(), warnings.is_empty()) {
+        (false, _) => (2, "Failure", errors.into_iter().chain(warnings).collect()),
+        (true, false) => (1, "Warning", warnings),
+        (true, true) => (0, "Success", Vec::new()),
     }
 }
 
@@ -135,6 +152,8 @@ fn fail(text: &str, code: u8) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough: `zaqar-manage … | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }

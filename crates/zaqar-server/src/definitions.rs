@@ -17,11 +17,12 @@ use zaqar_core::limits::MIN_TTL;
 use zaqar_core::pools::{FlavorName, MAX_POOLS, Pool, PoolName, Pools, masked};
 use zaqar_core::{
     ClientId, Clock, Kind, Metadata, ProjectId, QueueName, Secret, SubscriptionId, SystemClock,
+    Timestamp,
 };
 
 use crate::config::Settings;
 use crate::error::StartError;
-use crate::left_out::LeftOut;
+use crate::left_out::{LeftOut, counted};
 use crate::offline::Offline;
 
 /// The format of the file. A file of a later one is refused.
@@ -92,13 +93,25 @@ impl Line {
     const fn name(&self) -> &'static str {
         match self {
             Self::Definitions { .. } => "definitions",
-            Self::End { .. } => "ends",
-            Self::Pool { .. } => "pools",
-            Self::Flavor { .. } => "flavors",
-            Self::Queue { .. } => "queues",
-            Self::Topic { .. } => "topics",
-            Self::Subscription { .. } => "subscriptions",
+            Self::End { .. } => "end",
+            Self::Pool { .. } => "pool",
+            Self::Flavor { .. } => "flavor",
+            Self::Queue { .. } => "queue",
+            Self::Topic { .. } => "topic",
+            Self::Subscription { .. } => "subscription",
         }
+    }
+}
+
+/// What a line is about, for [`LeftOut`].
+fn thing(line: &Line, last_queue: &str) -> String {
+    match line {
+        Line::Definitions { .. } | Line::End { .. } => "a line".to_owned(),
+        Line::Pool { name, .. } => format!("pool {name}"),
+        Line::Flavor { project, name, .. } => format!("flavor {project}/{name}"),
+        Line::Queue { project, name, .. } => format!("queue {project}/{name}"),
+        Line::Topic { project, name, .. } => format!("topic {project}/{name}"),
+        Line::Subscription { .. } => format!("a subscription of {last_queue}"),
     }
 }
 
@@ -112,7 +125,7 @@ impl Counts {
     }
 
     fn text(&self, done: &str) -> String {
-        let all = self.0.iter().map(|(name, count)| format!("{count} {name}"));
+        let all = self.0.iter().map(|(name, count)| counted(*count, name));
         let all = all.collect::<Vec<_>>().join(", ");
         format!("{done}: {}\n", if all.is_empty() { "nothing" } else { &all })
     }
@@ -316,8 +329,13 @@ async fn import_into(
 ) -> Result<String, StartError> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let opened = File::open(file).map_err(|error| named(&error))?;
-    let mut importer =
-        Importer { offline, queue: None, counts: Counts::default(), left_out: LeftOut::default() };
+    let mut importer = Importer {
+        offline,
+        queue: None,
+        began: SystemClock.now(),
+        counts: Counts::default(),
+        left_out: LeftOut::default(),
+    };
     importer.read(BufReader::new(opened)).await.map_err(|error| named(&error))?;
     Ok(format!("{}{}", importer.counts.text(done), importer.left_out))
 }
@@ -327,6 +345,7 @@ struct Importer<'a> {
     offline: Option<&'a Offline>,
     /// The queue or topic whose line came last; `None` where it was left out.
     queue: Option<(Context, QueueRef)>,
+    began: Timestamp,
     counts: Counts,
     left_out: LeftOut,
 }
@@ -334,10 +353,17 @@ struct Importer<'a> {
 impl Importer<'_> {
     async fn read(&mut self, mut lines: impl BufRead) -> Result<(), StartError> {
         let mut ended = false;
+        let mut last_queue = String::new();
         for number in 1_u64.. {
             let mut text = String::new();
             let limit = u64::try_from(MAX_LINE)?;
-            if std::io::Read::take(&mut lines, limit).read_line(&mut text)? == 0 {
+            let read = std::io::Read::take(&mut lines, limit).read_line(&mut text);
+            let read = read.map_err(|error| {
+                let is_text = error.kind() != std::io::ErrorKind::InvalidData;
+                let reason = if is_text { error.to_string() } else { "not UTF-8".to_owned() };
+                format!("line {number}: {reason}")
+            });
+            if read? == 0 {
                 break;
             }
             let line: Line = serde_json::from_str(&text)
@@ -359,10 +385,12 @@ impl Importer<'_> {
                 }
                 _ => {}
             }
-            let name = line.name();
+            if let Line::Queue { project, name, .. } | Line::Topic { project, name, .. } = &line {
+                last_queue = format!("{project}/{name}");
+            }
             match self.take(&line).await {
                 Ok(()) => self.counts.add(&line),
-                Err(reason) => self.left_out.add(format!("{name}: {reason}")),
+                Err(reason) => self.left_out.add(thing(&line, &last_queue), reason.to_string()),
             }
         }
         if ended { Ok(()) } else { Err("it ends early: the export was cut off".into()) }
@@ -374,7 +402,7 @@ impl Importer<'_> {
             Line::Definitions { .. } | Line::End { .. } => Err("a second beginning".into()),
             Line::Pool { name, uri, weight, flavor, options } => {
                 if masked(uri) == *uri && uri.contains("***") {
-                    return Err(format!("pool {name}: its password is masked in the file").into());
+                    return Err("its password is masked in the file".into());
                 }
                 let pool = Pool {
                     name: PoolName::new(name)?,
@@ -384,15 +412,14 @@ impl Importer<'_> {
                     options: options.clone(),
                 };
                 let Some(pools) = self.pools()? else { return Ok(()) };
-                pools.put_pool(pool).await.map_err(|error| format!("pool {name}: {error}").into())
+                Ok(pools.put_pool(pool).await?)
             }
             Line::Flavor { project, name, pools: of } => {
                 let (project, name) = (ProjectId::new(project)?, FlavorName::new(name)?);
                 let of =
                     of.iter().map(|pool| PoolName::new(pool)).collect::<Result<Vec<_>, _>>()?;
                 let Some(pools) = self.pools()? else { return Ok(()) };
-                let put = pools.put_flavor(&project, &name, &of).await;
-                put.map(drop).map_err(|error| format!("flavor {name}: {error}").into())
+                Ok(pools.put_flavor(&project, &name, &of).await.map(drop)?)
             }
             Line::Queue { project, name, metadata } => {
                 self.queue(Kind::Queue, project, name, metadata).await
@@ -425,18 +452,15 @@ impl Importer<'_> {
         metadata: &Map<String, Value>,
     ) -> Result<(), StartError> {
         self.queue = None;
-        let failed = |error: StartError| format!("{project}/{name}: {error}");
-        let id = ProjectId::new(project).map_err(|error| failed(error.into()))?;
-        let context = Context::new(id, ClientId::new(""));
-        let name = QueueName::new(name).map_err(|error| failed(error.into()))?;
+        let context = Context::new(ProjectId::new(project)?, ClientId::new(""));
+        let name = QueueName::new(name)?;
         let queue = QueueRef { kind, name };
         if let Some(offline) = self.offline {
             let metadata = Metadata::new(metadata.clone());
             let create = CreateQueue { queue: queue.clone(), metadata };
-            let created = offline.api.call(&context, create).await;
-            let is_new = created.map_err(|error| failed(error.into()))?;
+            let is_new = offline.api.call(&context, create).await?;
             self.queue = Some((context, queue));
-            return if is_new { Ok(()) } else { Err(failed("it exists".into()).into()) };
+            return if is_new { Ok(()) } else { Err("it exists".into()) };
         }
         self.queue = Some((context, queue));
         Ok(())
@@ -470,6 +494,9 @@ impl Importer<'_> {
             let subscription = SubscriptionRef { queue, id: made.id.to_string() };
             let confirm = ConfirmSubscription { subscription, confirmed: true };
             offline.api.call(&context, confirm).await?;
+        } else if made.id < SubscriptionId::new(u128::from(self.began.as_millis()) << 80) {
+            // Ids begin with the time. One that awaits its confirmation stays as it is.
+            return Err("it exists".into());
         }
         Ok(())
     }

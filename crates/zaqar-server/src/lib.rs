@@ -20,6 +20,7 @@ mod notify;
 mod offline;
 mod policy_program;
 mod pools;
+mod preflight;
 mod program;
 mod queue_move;
 mod registry;

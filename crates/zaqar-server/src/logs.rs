@@ -115,9 +115,32 @@ pub(crate) fn start(logging: &Logging, recent: RecentErrors) -> Result<Logs, Sta
     Ok(logs)
 }
 
+/// Checks that the log file can be opened, but creates none.
+///
+/// # Errors
+/// Why not, with the path.
+pub(crate) fn check(logging: &Logging) -> Result<(), StartError> {
+    let Some(path) = &logging.file else { return Ok(()) };
+    let opened = match OpenOptions::new().append(true).open(path) {
+        // It would be created, in a directory that must be there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().filter(|place| !place.as_os_str().is_empty());
+            std::fs::metadata(directory.unwrap_or(Path::new("."))).and_then(|found| {
+                if found.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+            })
+        }
+        opened => opened.map(drop),
+    };
+    Ok(opened.map_err(|error| cannot_open(path, &error))?)
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> String {
+    format!("[DEFAULT] log_file: cannot open {}: {error}", path.display())
+}
+
 fn log_file(path: &Path) -> Result<LogFile, String> {
     let file = LogFile::open(path);
-    file.map_err(|error| format!("[DEFAULT] log_file: cannot open {}: {error}", path.display()))
+    file.map_err(|error| cannot_open(path, &error))
 }
 
 fn output<W>(logging: &Logging, writer: W, filter: Filter) -> Output

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use zaqar_core::pools::PoolName;
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
-use zaqar_storage_embedded::{Checked, back_up, check, restore};
+use zaqar_storage_embedded::{Checked, Error, back_up, check, restore};
 
 use crate::arguments::with_configuration;
 use crate::config::Settings;
@@ -232,7 +232,26 @@ pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, F
             .map(|done| format!("{} restored from {}", store.display(), said(file(), done))),
         _ => check(&store).map(|done| said(&store, done)),
     };
-    done.map_err(|error| with_causes(&error))
+    done.map_err(|error| failure(name, &error))
+}
+
+/// What failed, and what to do about it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "other errors say themselves what to do")]
+fn failure(command: &str, error: &Error) -> Failure {
+    let text = with_causes(error);
+    match error {
+        Error::Exists { .. } if command == "restore" => format!(
+            "{text}: stop the server that has it open, if one runs, and say --replace; the present \
+             store is then kept under names that end in .replaced"
+        ),
+        Error::InUse { .. } if command == "restore" => format!("{text}; stop it first"),
+        Error::Damaged { path, problems } => {
+            let path = path.display();
+            let problems: Vec<_> = problems.split("; ").flat_map(str::lines).collect();
+            format!("{path} is damaged:\n  {}", problems.join("\n  "))
+        }
+        _ => text,
+    }
 }
 
 fn said(path: &Path, checked: Checked) -> String {

@@ -36,6 +36,27 @@ use crate::trusts::Trustee;
 /// Channels by the scheme of their subscribers.
 type Channels = BTreeMap<String, Arc<dyn Channel>>;
 
+/// Checks what [`Deliveries::new`] reads: certificates for webhooks, mail and trusts.
+///
+/// # Errors
+/// The first of them that cannot be read.
+pub(crate) fn check(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<(), StartError> {
+    WebhookClient::new(&client_options(&settings.notification))?;
+    Mail::new(mail_options(&settings.notification))?;
+    TrustRules::new(settings, clock)?;
+    Ok(())
+}
+
+/// Why no subscriber gets a message, if the settings are such that none does.
+pub(crate) fn missing_signing_key(settings: &Settings) -> Option<&'static str> {
+    let is_missing =
+        settings.notification.require_confirmation && settings.signed_url_key.is_none();
+    is_missing.then_some(
+        "[notification] require_confirmation is set, and [signed_url] secret_key is not: no \
+         subscriber can be asked to confirm, so none gets a message",
+    )
+}
+
 /// The workers of this server, and what checks subscribers.
 pub(crate) struct Deliveries {
     workers: Workers,
@@ -80,11 +101,8 @@ impl Deliveries {
         for scheme in ["trust+http", "trust+https"] {
             channels.extend(acting.clone().map(|acting| (scheme.to_owned(), acting)));
         }
-        if notification.require_confirmation && settings.signed_url_key.is_none() {
-            error!(
-                "[notification] require_confirmation is set, and [signed_url] secret_key is not: \
-                 no subscriber can be asked to confirm, so none gets a message"
-            );
+        if let Some(problem) = missing_signing_key(settings) {
+            error!("{problem}");
         }
         let parts = Parts {
             management: Arc::clone(&stores.management),

@@ -90,15 +90,24 @@ fn print_error(text: &str) -> u8 {
 }
 
 fn run(arguments: &Arguments) -> Result<(String, u8), StartError> {
-    let loaded = match &arguments.command {
+    let files = match &arguments.command {
         Command::Sample => return Ok((sample(), OK)),
-        Command::List | Command::Check { .. } => files(arguments)?.load()?,
+        Command::List | Command::Check { .. } => files(arguments)?,
     };
+    let loaded = files.load()?;
     for problem in &loaded.problems {
         print_error(&problem.to_string());
     }
     Ok(match &arguments.command {
         Command::Check { rule, credentials, target } => {
+            if let Some(rule) = rule {
+                let names = loaded.rules.names();
+                // A rule that is not there is decided by the default rule, where there is one.
+                if ![rule.as_str(), &files.default_rule].iter().any(|name| names.contains(name)) {
+                    let text = format!("there is no rule {rule:?}; `zaqar-policy list` names all");
+                    return Err(text.into());
+                }
+            }
             let credentials = caller(object(credentials)?)?;
             let target = match target {
                 Some(path) => object(path)?,
@@ -259,6 +268,23 @@ mod tests {
         // Uncommented, its rules are the defaults.
         write("full.yaml", &sample.replace("#\"", "\""));
         assert_eq!(run_in(&dir, &["--policy-file", "@full.yaml", "list"]).0, of_sample);
+    }
+
+    #[test]
+    fn a_rule_that_is_not_there_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::write(path("c.json"), "{}").unwrap();
+        for (policies, expected) in [("a: '@'\n", None), ("default: '@'\n", Some(OK))] {
+            std::fs::write(path("p.yaml"), policies).unwrap();
+            let (file, caller) = (path("p.yaml"), path("c.json"));
+            let words = ["zaqar-policy", "--policy-file", &file, "check", "--rule", "nope"];
+            let words = words.into_iter().chain(["--credentials", &caller]);
+            let ran = run(&Arguments::try_parse_from(words).unwrap());
+            let said = ran.as_ref().err().map_or_else(String::new, ToString::to_string);
+            assert_eq!(ran.ok().map(|(_, code)| code), expected, "{said}");
+            assert_eq!(said.contains("there is no rule \"nope\""), expected.is_none(), "{said}");
+        }
     }
 
     #[test]

@@ -161,6 +161,9 @@ impl Connector for PoolConnector {
         let driver = self.driver(pool)?;
         self.check_shared(driver)?;
         let location = location(driver, pool)?;
+        for option in pool.options.keys().filter(|name| !is_read(driver, name)) {
+            warn!(pool = pool.name.as_str(), option, "an option of a pool has no effect");
+        }
         let refusal = |error: StartError| {
             let uri = pool.uri.expose();
             Refusal { reason: with_causes(error.as_ref()).replace(uri, &masked(uri)) }
@@ -201,15 +204,18 @@ impl Connector for PoolConnector {
     }
 }
 
+/// Whether a driver reads an option of a pool.
+fn is_read(driver: &dyn StoreDriver, name: &str) -> bool {
+    name != driver.location_option() && driver.options().iter().any(|known| known.name == name)
+}
+
 /// A pool's URI and options as its driver reads them. Unknown options are ignored, as in the
 /// original: some are the original's.
 fn location(driver: &dyn StoreDriver, pool: &Pool) -> Result<StoreLocation, Refusal> {
     let section = format!("pool {}", pool.name);
     let mut options = Vec::new();
     for (name, value) in &pool.options {
-        let is_known = driver.options().iter().any(|known| known.name == name);
-        if !is_known || name == driver.location_option() {
-            warn!(pool = pool.name.as_str(), option = name, "an option of a pool has no effect");
+        if !is_read(driver, name) {
             continue;
         }
         let text = match value {

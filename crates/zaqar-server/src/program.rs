@@ -12,6 +12,7 @@ use zaqar_core::TaskMonitor;
 use crate::arguments::Task;
 use crate::config::{self, Loaded, Settings, Shown};
 use crate::error::{StartError, with_causes};
+use crate::preflight::{self, Findings};
 use crate::registry::Registry;
 use crate::reload::Reloader;
 use crate::report::{RecentErrors, Reporter};
@@ -77,7 +78,10 @@ fn serve(registry: &Registry) -> u8 {
     match task {
         // The sample needs no configuration, and was printed before.
         Task::Serve | Task::Sample => {}
-        Task::Check => return check(&loaded),
+        Task::Check => {
+            let findings = runtime.block_on(preflight::check(registry, &loaded.settings));
+            return check(&loaded, &findings);
+        }
         Task::Show => return show(&loaded),
         Task::Health => return health(&loaded.settings),
     }
@@ -134,18 +138,25 @@ fn spawn_endless(
     });
 }
 
-/// Prints the warnings of a valid configuration.
-fn check(loaded: &Loaded) -> u8 {
+/// Prints what is wrong with a configuration whose options can be read, and its warnings.
+fn check(loaded: &Loaded, findings: &Findings) -> u8 {
     let mut text = String::new();
     for file in loaded.settings.raw().files() {
         text += &format!("read: {file}\n");
     }
-    for warning in &loaded.warnings {
+    for error in &findings.errors {
+        text += &format!("error: {error}\n");
+    }
+    let warnings = loaded.warnings.iter().map(ToString::to_string);
+    let warnings: Vec<_> = warnings.chain(findings.warnings.iter().cloned()).collect();
+    for warning in &warnings {
         text += &format!("warning: {warning}\n");
     }
-    let count = loaded.warnings.len();
-    text += &format!("0 errors, {count} {}\n", if count == 1 { "warning" } else { "warnings" });
-    print(&text)
+    let count = |count: usize, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let (errors, warnings) = (findings.errors.len(), warnings.len());
+    text += &format!("{}, {}\n", count(errors, "error"), count(warnings, "warning"));
+    let printed = print(&text);
+    if errors > 0 { USAGE } else { printed }
 }
 
 /// Asks the running server for its health, and prints the answer.
@@ -176,6 +187,8 @@ fn show(loaded: &Loaded) -> u8 {
 fn print(text: &str) -> u8 {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => OK,
+        // Whoever reads has seen enough: `zaqar-server config show | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => OK,
         Err(_) => FAILED,
     }
 }

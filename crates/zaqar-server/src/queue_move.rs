@@ -8,6 +8,7 @@ use zaqar_core::{Clock, QueueKey, SystemClock, TaskMonitor};
 
 use crate::config::Settings;
 use crate::error::StartError;
+use crate::left_out::counted;
 use crate::pools::Pooling;
 use crate::registry::Registry;
 use crate::store::{StoreContext, Stores};
@@ -53,7 +54,7 @@ async fn move_queue(order: &QueueToMove, pooling: &Pooling) -> Result<String, St
         };
         match found.state {
             QueueMoveState::Moved => {
-                return Ok(format!("{queue} moved to {pool}: {} rows\n", found.rows));
+                return Ok(format!("{queue} moved to {pool}: {}\n", counted(found.rows, "row")));
             }
             QueueMoveState::Failed => {
                 let problem = found.problem.unwrap_or_default();

@@ -158,6 +158,32 @@ impl Registry {
         })
     }
 
+    /// Checks the stores, pipelines, channels and transports that the settings name, without
+    /// opening or binding anything.
+    pub(crate) async fn check(&self, settings: &Settings) -> Vec<StartError> {
+        let mut problems = match self.locate_both(settings) {
+            Ok((messages, management)) => {
+                let names = &settings.drivers;
+                // One store, which is opened with the options of the message store.
+                let is_one = names.message_store == names.management_store
+                    && messages.uri == management.uri
+                    && management.options.options().next().is_none();
+                let mut found = Vec::from_iter(messages.check().await.err());
+                if !is_one {
+                    found.extend(management.check().await.err());
+                }
+                found
+            }
+            Err(error) => vec![error],
+        };
+        problems.extend(self.pipelines(settings).err());
+        problems.extend(self.channels(settings).err());
+        let transports = settings.drivers.transports.iter();
+        let drivers = transports.filter_map(|name| self.transports.get(name));
+        problems.extend(drivers.filter_map(|driver| driver.check(settings).err()));
+        problems
+    }
+
     /// Opens the store at a URI, with the driver for its scheme.
     ///
     /// # Errors
@@ -296,6 +322,11 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
+    async fn check(self) -> Result<(), StartError> {
+        let driver = self.driver;
+        driver.check(&self.resolve()?).await
+    }
+
     /// Uses the driver's default location if none is set.
     fn resolve(self) -> Result<StoreLocation, StartError> {
         let option = self.driver.location_option();

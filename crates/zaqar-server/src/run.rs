@@ -16,13 +16,14 @@ use zaqar_core::{
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::announce::{EventPoster, Integrations};
-use crate::config::{AuthStrategy, Settings};
+use crate::config::Settings;
 use crate::drivers::embedded;
 use crate::error::StartError;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::pools::Pooling;
+use crate::preflight;
 use crate::registry::Registry;
 use crate::report::{RecentErrors, Reporter};
 use crate::service_manager::{self, Passed};
@@ -412,10 +413,10 @@ fn start_maintenance(
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
 ) {
-    for StoreStatus { role, upkeep, health, .. } in status.stores() {
+    for StoreStatus { name, role, upkeep, health, .. } in status.stores() {
         let sweeper = Sweeper::new(Arc::clone(&upkeep), Arc::clone(clock));
         supervisor.spawn(format!("sweeper of the {role} store"), stop, sweeper.run(stop.clone()));
-        let watching = watch(upkeep, health, stop.clone());
+        let watching = watch(name, upkeep, health, stop.clone());
         supervisor.spawn(format!("watch of the {role} store"), stop, watching);
     }
 }
@@ -425,7 +426,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pings a store every second: logs when it becomes unavailable and available again, and returns if
 /// it is dead, which stops the server.
-async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationToken) {
+async fn watch(name: String, store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationToken) {
     let log = StateLog::new();
     loop {
         let pinged = tokio::select! {
@@ -436,14 +437,14 @@ async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationTo
         match pinged {
             Ok(()) => {
                 if let Some(failures) = log.success() {
-                    info!(failures, "the store is available again");
+                    info!(store = name, failures, "the store is available again");
                 }
             }
             Err(StorageError::Closed) => return,
             Err(error) => {
                 if let Some(failures) = log.failure() {
                     let error = &error as &dyn std::error::Error;
-                    warn!(error, failures, "the store is unavailable");
+                    warn!(error, store = name, failures, "the store is unavailable");
                 }
             }
         }
@@ -457,18 +458,8 @@ async fn watch(store: Arc<dyn Upkeep>, health: StoreHealth, stop: CancellationTo
 /// A file with the settings of Keystone's middleware, but without the line that enables it, was
 /// meant to protect the server: the original's guide enables the middleware elsewhere.
 fn warn_of_missing_strategy(settings: &Settings) {
-    const SECTION: &str = "keystone_authtoken";
-    let section = settings.driver_section(SECTION);
-    let is_filled = section.options().any(|option| {
-        section.text(option).is_ok_and(|text| text.is_some_and(|text| !text.is_empty()))
-    });
-    if settings.auth_strategy == AuthStrategy::None && is_filled {
-        let origin = settings.raw().section_origin(SECTION).map(ToString::to_string);
-        error!(
-            origin,
-            "NO AUTHENTICATION: [{SECTION}] is configured, but without auth_strategy = keystone in \
-             [DEFAULT] no token is checked, and every caller is the project that it names"
-        );
+    if let Some((origin, problem)) = preflight::missing_strategy(settings) {
+        error!(origin, "{problem}");
     }
 }
 

@@ -75,6 +75,13 @@ pub trait StoreDriver: Send + Sync {
     /// The capabilities of its stores, for flavors: all pools of a flavor have the same ones.
     fn capabilities(&self) -> &'static [Capability];
 
+    /// Checks a location and its options as [`StoreDriver::open`] reads them, with the files that
+    /// they name, but opens nothing and connects to nothing: for `config check`.
+    ///
+    /// # Errors
+    /// The location, an option or a file is invalid.
+    async fn check(&self, location: &StoreLocation) -> Result<(), StartError>;
+
     /// Whether two locations are the same store, which is then opened once.
     ///
     /// # Errors

@@ -21,6 +21,13 @@ pub trait TransportDriver: Send + Sync {
     /// The options of its section, `drivers:transport:NAME`; anything else there causes a warning.
     fn options(&self) -> &'static [Known];
 
+    /// Checks its options as [`TransportDriver::bind`] reads them, with the files that they name,
+    /// but binds nothing: for `config check`.
+    ///
+    /// # Errors
+    /// An option or a file is invalid.
+    fn check(&self, settings: &Settings) -> Result<(), StartError>;
+
     /// Binds its address, so that a port in use is an error at the start. If the service manager
     /// passed a socket for it, it listens on that instead.
     async fn bind(&self, binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError>;
@@ -62,6 +69,19 @@ pub(crate) struct Bound {
     pub(crate) address: String,
 }
 
+/// Reads the certificate and the key of a section.
+///
+/// # Errors
+/// What is wrong with them, with the section's name.
+pub(crate) fn load_tls(
+    section: &str,
+    files: Option<&TlsFiles>,
+    protocols: &[&str],
+) -> Result<Option<Arc<Tls>>, StartError> {
+    let tls = files.map(|files| Tls::load(files.clone(), protocols)).transpose();
+    Ok(tls.map_err(|error| format!("[{section}] {error}"))?.map(Arc::new))
+}
+
 impl Binding<'_> {
     /// Listens on the passed socket, or else on the endpoint's address.
     ///
@@ -69,8 +89,7 @@ impl Binding<'_> {
     /// The system's error, or what is wrong with the TLS files, with the section's name.
     pub(crate) async fn listen(&mut self, endpoint: Endpoint<'_>) -> Result<Bound, StartError> {
         let Endpoint { section, schemes, host, port, unix_socket, tls, protocols } = endpoint;
-        let tls = tls.map(|files| Tls::load(files.clone(), protocols)).transpose();
-        let tls = tls.map_err(|error| format!("[{section}] {error}"))?.map(Arc::new);
+        let tls = load_tls(section, tls, protocols)?;
         let refused = |at: String| {
             move |error: std::io::Error| format!("[{section}] cannot listen on {at}: {error}")
         };

@@ -259,7 +259,7 @@ fn unreadable(document: &str, error: &serde_json::Error) -> HttpError {
     // A wrong type is reported before the rest is parsed, which may not be JSON at all.
     let broken = serde_json::from_str::<IgnoredAny>(document).err();
     let error = broken.as_ref().unwrap_or(error);
-    let text = error.to_string();
+    let text = in_words_of_json(error);
     if error.is_data() && text.starts_with("invalid type") && is_structure {
         return HttpError::body(format!("Document type not supported: {text}."));
     }
@@ -267,6 +267,20 @@ fn unreadable(document: &str, error: &serde_json::Error) -> HttpError {
         return HttpError::body(format!("{text}."));
     }
     HttpError::body(format!("Request body could not be parsed: {text}."))
+}
+
+/// The text of an error: maps and sequences are the parser's words, and column 0 is no position.
+fn in_words_of_json(error: &serde_json::Error) -> String {
+    let mut text = error.to_string();
+    if error.column() == 0
+        && let Some(at) = text.rfind(" at line ")
+    {
+        text.truncate(at);
+    }
+    text.replace("invalid type: map", "invalid type: object")
+        .replace("invalid type: sequence", "invalid type: list")
+        .replace("expected a map", "expected an object")
+        .replace("expected a sequence", "expected a list")
 }
 
 /// A number of seconds; `true` is 1 and `false` is 0, as in the original.
@@ -495,7 +509,7 @@ mod tests {
             ("[]", "No messages were found"),
             ("{}", "No messages were found"),
             (r#"{"messages":null}"#, "Document type not supported: invalid type: null"),
-            (r#"{"messages":{}}"#, "invalid type: map"),
+            (r#"{"messages":{}}"#, "invalid type: object"),
             (r#"{"messages":{}"#, "could not be parsed: EOF"),
             (r#"{"messages":[3]}"#, "invalid type: integer `3`, expected a message"),
             (r#"{"messages":[{}]}"#, "Missing \"body\" field"),

@@ -9,6 +9,8 @@ use zaqar_transport::{ConnectionCounts, Tls};
 /// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
+    /// The listener's name in logs; `http` without one.
+    pub name: Option<&'static str>,
     /// Maximum number of open connections. Further ones are rejected with 503.
     pub max_connections: usize,
     /// How long the head of a request may take to arrive, a connection may idle between requests, a
@@ -29,6 +31,7 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
+            name: None,
             max_connections: 16_384,
             header_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(30),

@@ -40,9 +40,10 @@ where
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
         let Self { listener, service, options } = self;
         let http = Http::new(service, &options);
-        let ServerOptions { max_connections, grace, memory, connections: counts, tls, .. } =
-            options;
-        let options = AcceptOptions { max_connections, grace, memory, counts, tls };
+        let ServerOptions {
+            name, max_connections, grace, memory, connections: counts, tls, ..
+        } = options;
+        let options = AcceptOptions { name, max_connections, grace, memory, counts, tls };
         serve(listener, http, options, shutdown).await
     }
 }

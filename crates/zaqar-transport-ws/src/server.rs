@@ -47,6 +47,7 @@ impl Server {
         let Self { listener, service, options } = self;
         let inner = &service.inner;
         let options = AcceptOptions {
+            name: None,
             max_connections: options.max_connections,
             grace: inner.options.grace,
             memory: inner.api.memory().clone(),

@@ -34,6 +34,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// The bounds of [`serve`].
 #[derive(Debug, Clone)]
 pub struct AcceptOptions {
+    /// The listener's name in logs; [`Protocol::NAME`] without one.
+    pub name: Option<&'static str>,
     /// Maximum number of open connections. Further ones are rejected with 503.
     pub max_connections: usize,
     /// How long connections may take to close when the server stops.
@@ -113,9 +115,10 @@ pub async fn serve<P: Protocol>(
     drop(listener);
     stopping.cancel();
     drop(reloading);
-    info!(transport = P::NAME, "stopped accepting connections");
+    let name = server.name();
+    info!(transport = name, "stopped accepting connections");
     server.drain().await;
-    accepted.map_err(|source| ServeError { name: P::NAME, source })
+    accepted.map_err(|source| ServeError { name, source })
 }
 
 struct Server<P> {
@@ -128,6 +131,10 @@ struct Server<P> {
 }
 
 impl<P: Protocol> Server<P> {
+    fn name(&self) -> &'static str {
+        self.options.name.unwrap_or(P::NAME)
+    }
+
     async fn accept_all(
         &mut self,
         listener: &Listener,
@@ -151,14 +158,14 @@ impl<P: Protocol> Server<P> {
             match accepted {
                 Ok(stream) => {
                     if let Some(failures) = log.success() {
-                        info!(transport = P::NAME, failures, "accepting connections again");
+                        info!(transport = self.name(), failures, "accepting connections again");
                     }
                     self.admit(stream, shutdown);
                 }
                 Err(error) if is_fatal(&error) => return Err(error),
                 Err(error) => {
                     if let Some(failures) = log.failure() {
-                        warn!(transport = P::NAME, %error, failures, "accept failed, retrying");
+                        warn!(transport = self.name(), %error, failures, "accept failed, retrying");
                     }
                     // Usually the process is out of file descriptors, and an immediate retry would
                     // fail again.
@@ -173,7 +180,7 @@ impl<P: Protocol> Server<P> {
         let permit = match self.admission(&holder) {
             Ok(permit) => permit,
             Err(why) => {
-                debug!(transport = P::NAME, %why, "connection rejected");
+                debug!(transport = self.name(), %why, "connection rejected");
                 self.options.counts.reject();
                 // A peer that speaks TLS could not read the answer.
                 if self.options.tls.is_none() && self.rejected.len() < REJECTED_AT_ONCE {
@@ -194,7 +201,7 @@ impl<P: Protocol> Server<P> {
         };
         let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
             self.options.counts.reject();
-            return debug!(transport = P::NAME, "too many TLS handshakes, connection closed");
+            return debug!(transport = self.name(), "too many TLS handshakes, connection closed");
         };
         let open = self.options.counts.accept();
         let (tls, protocol) = (Arc::clone(tls), Arc::clone(&self.protocol));
@@ -226,7 +233,7 @@ impl<P: Protocol> Server<P> {
         if timeout(self.options.grace, ended).await.is_err() {
             let open = self.connections.len();
             warn!(
-                transport = P::NAME,
+                transport = self.name(),
                 open, "grace period has passed, open connections are aborted"
             );
         }
@@ -352,8 +359,14 @@ mod tests {
         let stop = CancellationToken::new();
         let grace = Duration::from_millis(100);
         let counts = ConnectionCounts::default();
-        let options =
-            AcceptOptions { max_connections, grace, memory, counts: counts.clone(), tls: None };
+        let options = AcceptOptions {
+            name: None,
+            max_connections,
+            grace,
+            memory,
+            counts: counts.clone(),
+            tls: None,
+        };
         let serving = tokio::spawn(serve(listener, Echo::default(), options, stop.clone()));
         Running { address, stop, serving, counts }
     }
@@ -448,6 +461,7 @@ mod tests {
         let (stop, memory) = (CancellationToken::new(), MemoryBudget::default());
         let grace = Duration::from_millis(100);
         let options = AcceptOptions {
+            name: None,
             max_connections: 2,
             grace,
             memory,
@@ -483,6 +497,7 @@ mod tests {
         let (stop, memory) = (CancellationToken::new(), MemoryBudget::default());
         let grace = Duration::from_millis(100);
         let options = AcceptOptions {
+            name: None,
             max_connections: 4,
             grace,
             memory,

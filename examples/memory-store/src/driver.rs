@@ -35,6 +35,11 @@ impl StoreDriver for MemoryDriver {
         &[Capability::Fifo, Capability::Claims]
     }
 
+    /// Every name is one.
+    async fn check(&self, _: &StoreLocation) -> Result<(), StartError> {
+        Ok(())
+    }
+
     /// Two names are two stores.
     fn is_same_store(
         &self,

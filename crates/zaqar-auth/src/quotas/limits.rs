@@ -1,6 +1,6 @@
 //! Limits of projects, and the file with the limits of single projects.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -153,6 +153,14 @@ pub enum FileError {
 }
 
 impl Options {
+    /// Checks the file of projects, if there is one.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn check(&self) -> Result<(), FileError> {
+        self.projects().map(drop)
+    }
+
     /// Reads the file of projects, if there is one.
     pub(super) fn projects(&self) -> Result<HashMap<ProjectId, Limits>, FileError> {
         match &self.projects_file {
@@ -163,14 +171,17 @@ impl Options {
 
     fn projects_in(&self, path: &Path) -> Result<HashMap<ProjectId, Limits>, FileError> {
         let text = read(path)?;
-        // An empty file has no exceptions.
-        let document: Option<BTreeMap<String, BTreeMap<String, u64>>> =
-            serde_saphyr::from_str(&text).map_err(|source| FileError::Malformed {
-                path: path.to_owned(),
-                source: Box::new(source),
-            })?;
+        let malformed =
+            |reason: String| FileError::Malformed { path: path.to_owned(), source: reason.into() };
+        let document = match serde_saphyr::from_str(&text) {
+            Ok(Value::Object(document)) => document,
+            // An empty file has no exceptions.
+            Ok(Value::Null) => Map::new(),
+            Ok(_) => return Err(malformed("it names no projects".to_owned())),
+            Err(error) => return Err(malformed(reason(&error))),
+        };
         let mut projects = HashMap::new();
-        for (project, options) in document.unwrap_or_default() {
+        for (project, options) in document {
             let limits = self.limits(&options);
             let id = ProjectId::new(&project).map_err(|error| error.to_string());
             let (id, limits) = id
@@ -182,16 +193,21 @@ impl Options {
     }
 
     /// The limits of one project: those it does not name are the configured defaults.
-    fn limits(&self, options: &BTreeMap<String, u64>) -> Result<Limits, String> {
-        let mut limits = self.default;
-        for (option, value) in options {
-            let limit = known(option)?;
-            if *value > MAX_LIMIT {
-                return Err(format!("{option} is {value}; the maximum is {MAX_LIMIT}"));
-            }
-            limits = limits.with(limit, *value);
+    fn limits(&self, options: &Value) -> Result<Limits, String> {
+        let options = options.as_object().ok_or("must be an object of quotas: {max_queues: 10}")?;
+        let own = read_document(options)?;
+        Ok(own.iter().fold(self.default, |limits, (limit, value)| limits.with(*limit, *value)))
+    }
+}
+
+/// What a parser found, without the hints that it has for programmers.
+fn reason(error: &serde_saphyr::Error) -> String {
+    let error = error.without_snippet();
+    match (error, error.location()) {
+        (serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. }, Some(at)) => {
+            format!("line {}: {key} is there twice", at.line())
         }
-        Ok(limits)
+        _ => error.to_string(),
     }
 }
 

@@ -63,7 +63,10 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let default = Limits::default().with(Limit::Queues, 10).with(Limit::Messages, 5);
         let options = Options { default, projects_file: Some(path), is_managed: false };
-        Loaded::read(&options).map_err(|error| error.to_string())
+        Loaded::read(&options).map_err(|error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error}: {}", source.unwrap_or_default())
+        })
     }
 
     #[test]
@@ -82,11 +85,13 @@ mod tests {
     fn a_file_that_is_wrong_says_what_is_wrong() {
         for (text, part) in [
             ("p: {max_quees: 1}", "max_quees is not a quota; quotas are max_queues,"),
-            ("p: {max_queues: -1}", "no YAML or JSON object"),
-            ("p: {max_queues: many}", "no YAML or JSON object"),
-            ("p: 3", "no YAML or JSON object"),
+            ("p: {max_queues: -1}", "p: max_queues must be an integer from 0 to 9007199254740992"),
+            ("p: {max_queues: many}", "p: max_queues must be an integer from 0 to"),
+            ("p: {max_queues: 9007199254740993}", "from 0 to 9007199254740992"),
+            ("p: 3", "project p: must be an object of quotas"),
             ("- p", "no YAML or JSON object"),
-            ("p: {max_queues: 9007199254740993}", "the maximum is 9007199254740992"),
+            ("p: {\n", "no YAML or JSON object"),
+            ("p: {max_queues: 1}\np: {max_queues: 2}\n", "line 2: p is there twice"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -9,7 +9,7 @@ use super::suggest;
 
 /// Warnings about everything that is set.
 pub(super) fn warnings(raw: &Raw) -> Vec<Warning> {
-    let mut warnings = raw.old_names().to_vec();
+    let mut warnings = raw.warnings().to_vec();
     for section in raw.sections() {
         if raw.known().is_section(section) {
             let options = raw.options(section);

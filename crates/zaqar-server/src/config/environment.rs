@@ -7,8 +7,10 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::error::Warning;
 use super::origin::Origin;
 use super::source::Environment;
+use super::suggest;
 
 /// A variable that sets an option.
 pub(super) struct Override<'a> {
@@ -41,6 +43,23 @@ pub(super) fn overrides<'a>(
     found
 }
 
+/// Warnings about variables that name no known section, but nearly do: others may be of other
+/// services.
+pub(super) fn misspelt(environment: &Environment, sections: &[String]) -> Vec<Warning> {
+    let upper: Vec<_> =
+        sections.iter().map(|section| section.to_uppercase().replace(':', "_")).collect();
+    let variables = environment.iter().filter_map(|(name, _)| {
+        let (section, option) = name.strip_prefix("OS_")?.split_once("__")?;
+        if find(section, sections).is_some() || option.is_empty() {
+            return None;
+        }
+        let nearest = suggest::nearest(section, upper.iter().map(String::as_str))?;
+        let nearest = format!("OS_{nearest}__{option}");
+        Some(Warning::UnknownVariable { origin: Origin::Environment(Arc::from(name)), nearest })
+    });
+    variables.collect()
+}
+
 /// The section that a variable's first part names.
 fn find<'a>(name: &str, sections: &'a [String]) -> Option<&'a str> {
     let is = |section: &&String| {
@@ -52,7 +71,7 @@ fn find<'a>(name: &str, sections: &'a [String]) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Environment, overrides};
+    use super::{Environment, misspelt, overrides};
 
     fn found(variables: &[(&str, &str)]) -> Vec<String> {
         let environment = Environment::new(variables.iter().copied());
@@ -88,6 +107,29 @@ mod tests {
                 .map(|option| format!("environment variable {name}: {option} = \"1\""))
                 .collect();
             assert_eq!(found(&[(name, "1")]), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_nearly_names_a_section_is_told() {
+        let sections = ["DEFAULT", "transport", "drivers:message_store:redis"].map(str::to_owned);
+        let table = [
+            ("OS_TRANSPRT__MAX_CLAIM_TTL", Some("OS_TRANSPORT__MAX_CLAIM_TTL")),
+            ("OS_DRIVERS_MESSAGE_STORE_REDS__URI", Some("OS_DRIVERS_MESSAGE_STORE_REDIS__URI")),
+            ("OS_TRANSPORT__MAX_CLAIM_TTL", None),
+            ("OS_PLACEMENT_DATABASE__CONNECTION", None),
+            ("OS_AUTH_URL", None),
+        ];
+        for (name, nearest) in table {
+            let told = misspelt(&Environment::new([(name, "1")]), &sections);
+            let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+            let expected = nearest.map(|nearest| {
+                format!(
+                    "environment variable {name}: names no section of this server and is \
+                     ignored; did you mean {nearest}?"
+                )
+            });
+            assert_eq!(told, Vec::from_iter(expected), "{name}");
         }
     }
 

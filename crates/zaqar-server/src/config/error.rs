@@ -19,7 +19,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A line is not valid INI or not UTF-8.
-    #[error("{origin}: {what}")]
+    #[error("{}{what}", Place(origin))]
     Syntax {
         /// The line.
         origin: Origin,
@@ -27,7 +27,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A value is not valid for its option.
-    #[error("{origin}: [{section}] {option} = {value}: must be {allowed}")]
+    #[error("{}[{section}] {option} = {value}: must be {allowed}", Place(origin))]
     Value {
         /// Where the value is set.
         origin: Origin,
@@ -41,7 +41,7 @@ pub enum Error {
         allowed: Box<str>,
     },
     /// A required option without a default is not set.
-    #[error("{origin}: [{section}] {option} must be set")]
+    #[error("{}[{section}] {option} must be set", Place(origin))]
     Missing {
         /// Where the section begins, or the store is named.
         origin: Origin,
@@ -51,7 +51,7 @@ pub enum Error {
         option: Box<str>,
     },
     /// A `$` reference in a value cannot be resolved.
-    #[error("{origin}: [{section}] {option}: ${{{reference}}} {what}")]
+    #[error("{}[{section}] {option}: ${{{reference}}} {what}", Place(origin))]
     Reference {
         /// Where the value is set.
         origin: Origin,
@@ -65,7 +65,10 @@ pub enum Error {
         what: &'static str,
     },
     /// The original has this store, but this server does not.
-    #[error("{origin}: [drivers] {option} = {value}: this store is not supported; use {instead}")]
+    #[error(
+        "{}[drivers] {option} = {value}: this store is not supported; use {instead}",
+        Place(origin)
+    )]
     Unsupported {
         /// Where the value is set.
         origin: Origin,
@@ -78,7 +81,8 @@ pub enum Error {
     },
     /// A store is configured, but `[drivers]` does not name it.
     #[error(
-        "{origin}: {what}, but [drivers] names no {missing}; add to [drivers]:\n  message_store = {message_store}\n  management_store = {management_store}"
+        "{}{what}, but [drivers] names no {missing}; add to [drivers]:\n  message_store = {message_store}\n  management_store = {management_store}",
+        Place(origin)
     )]
     Unnamed {
         /// The section or option that configures a store.
@@ -136,6 +140,13 @@ pub enum Warning {
         /// The most similar known name, if one is similar.
         nearest: Option<String>,
     },
+    /// An environment variable that nearly names a known section.
+    UnknownVariable {
+        /// The variable.
+        origin: Origin,
+        /// The most similar variable that would be read.
+        nearest: String,
+    },
     /// An option that nothing reads.
     UnknownOption {
         /// Where it is set.
@@ -184,6 +195,7 @@ impl Warning {
     pub fn origin(&self) -> &Origin {
         match self {
             Self::UnknownSection { origin, .. }
+            | Self::UnknownVariable { origin, .. }
             | Self::UnknownOption { origin, .. }
             | Self::WithoutEffect { origin, .. }
             | Self::OldName { origin, .. }
@@ -194,11 +206,15 @@ impl Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin())?;
+        write!(f, "{}", Place(self.origin()))?;
         match self {
             Self::UnknownSection { section, nearest, .. } => {
                 write!(f, "[{section}] is no section of this server")?;
                 did_you_mean(f, nearest.as_ref().map(|name| format!("[{name}]")))
+            }
+            Self::UnknownVariable { nearest, .. } => {
+                f.write_str("names no section of this server and is ignored")?;
+                did_you_mean(f, Some(nearest.clone()))
             }
             Self::UnknownOption { section, option, nearest, .. } => {
                 write!(f, "[{section}] {option} is no option of this server")?;
@@ -211,6 +227,20 @@ impl fmt::Display for Warning {
                 write!(f, "[{section}] {option} is an old name; write {name}")
             }
             Self::Conflict { what, .. } => f.write_str(what),
+        }
+    }
+}
+
+/// A prefix that says where something is set; nothing where it is not.
+struct Place<'a>(&'a Origin);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Origin::Default => Ok(()),
+            origin @ (Origin::File { .. } | Origin::Environment(_) | Origin::CommandLine(_)) => {
+                write!(f, "{origin}: ")
+            }
         }
     }
 }

@@ -69,6 +69,7 @@ fn type_check(raw: Raw, registered: &Registered) -> Result<Loaded, Errors> {
         return Err(Errors(problems));
     }
     warnings.extend(check::warnings(&raw));
+    warnings.extend(settings.pools_from_elsewhere());
     warnings.sort_by_key(|warning| raw.order(warning.origin()));
     Ok(Loaded { settings, warnings })
 }

@@ -27,7 +27,7 @@ pub struct Value {
 pub struct Raw {
     sections: BTreeMap<String, Content>,
     files: Vec<Arc<str>>,
-    old_names: Vec<Warning>,
+    warnings: Vec<Warning>,
     known: Arc<Table>,
 }
 
@@ -71,7 +71,9 @@ impl Raw {
             Ok(paths) => raw.add_files(&paths, &mut problems),
             Err(more) => problems.extend(more),
         }
-        for found in environment::overrides(&sources.environment, &raw.names()) {
+        let names = raw.names();
+        raw.warnings.extend(environment::misspelt(&sources.environment, &names));
+        for found in environment::overrides(&sources.environment, &names) {
             match found.value.to_str() {
                 Some(text) => raw.set(found.section, found.option, text, found.origin),
                 None => problems.push(Error::Syntax { origin: found.origin, what: "not UTF-8" }),
@@ -161,8 +163,9 @@ impl Raw {
         if is_secret { "***".to_owned() } else { format!("{text:?}") }
     }
 
-    pub(super) fn old_names(&self) -> &[Warning] {
-        &self.old_names
+    /// What was odd while the sources were merged.
+    pub(super) fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// The rank of an origin: files come before variables, variables before flags.
@@ -230,7 +233,7 @@ impl Raw {
                 for old in known.old_names {
                     let key = (section.name.to_string(), (*old).to_owned());
                     let Some(values) = file.remove(&key) else { continue };
-                    self.old_names.extend(values.last().map(|value| Warning::OldName {
+                    self.warnings.extend(values.last().map(|value| Warning::OldName {
                         origin: value.origin.clone(),
                         section: section.name.to_string(),
                         option: (*old).to_owned(),

@@ -384,7 +384,10 @@ fn what_changes_nothing_is_warned_about() {
             "[oslo_messaging_rabbit]\nssl = true",
             &["2: [oslo_messaging_rabbit] ssl has no effect: the server has no message bus"],
         ),
-        ("[DEFAULT]\nsharding = true", &["2: [DEFAULT] sharding is an old name; write pooling"]),
+        (
+            "[DEFAULT]\nsharding = true\nadmin_mode = true",
+            &["2: [DEFAULT] sharding is an old name; write pooling"],
+        ),
         (
             "[transport]\nmax_message_ttl = 600",
             &["2: [transport] default_message_ttl (3600) is above max_message_ttl (600)"],

@@ -59,6 +59,19 @@ impl StoreDriver for Driver {
         ]
     }
 
+    async fn check(&self, location: &StoreLocation) -> Result<(), StartError> {
+        let path = directory(location)?;
+        read(&path, &location.options)?;
+        // The start makes what is missing of it.
+        match path.ancestors().find_map(|place| std::fs::metadata(place).ok()) {
+            Some(found) if !found.is_dir() => {
+                let allowed = "a directory, or one that can be made";
+                Err(location.options.invalid(PATH.name, allowed).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn is_same_store(
         &self,
         one: &StoreLocation,
@@ -74,22 +87,26 @@ impl StoreDriver for Driver {
         context: &StoreContext,
     ) -> Result<OpenedStore, StartError> {
         let (path, options) = (directory(location)?, &location.options);
-        let sync = match options.choice_of(&SYNC)? {
-            "interval" => {
-                let millis = options.number_of(&SYNC_INTERVAL)?;
-                Sync::Interval(std::time::Duration::from_millis(millis))
-            }
-            "never" => Sync::Never,
-            _ => Sync::Always,
-        };
-        let accept_loss = options.boolean(ACCEPT_LOSS.name)?.unwrap_or_default();
-        let tasks = context.tasks.clone();
-        let store = Embedded::open(Options { sync, accept_loss, tasks, ..Options::new(&path) })
-            .map_err(|error| in_section(options.name(), &error))?;
+        let read = Options { tasks: context.tasks.clone(), ..read(&path, options)? };
+        let sync = read.sync;
+        let store = Embedded::open(read).map_err(|error| in_section(options.name(), &error))?;
         info!(path = %path.display(), ?sync, "embedded store open");
         let watched = store.clone();
         Ok(OpenedStore::both(store).with_figures(move || figures(&watched, &path)))
     }
+}
+
+fn read(path: &Path, section: &Section) -> Result<Options, StartError> {
+    let sync = match section.choice_of(&SYNC)? {
+        "interval" => {
+            let millis = section.number_of(&SYNC_INTERVAL)?;
+            Sync::Interval(std::time::Duration::from_millis(millis))
+        }
+        "never" => Sync::Never,
+        _ => Sync::Always,
+    };
+    let accept_loss = section.boolean(ACCEPT_LOSS.name)?.unwrap_or_default();
+    Ok(Options { sync, accept_loss, ..Options::new(path) })
 }
 
 /// The store's directory in a role; `None` if the role has another store. A role without a location

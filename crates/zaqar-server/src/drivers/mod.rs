@@ -25,6 +25,6 @@ pub(crate) fn warn_of_untrusted_network(local: SocketAddr, settings: &Settings) 
 }
 
 /// Prefixes an error with its section, and adds its causes.
-fn in_section(name: &str, error: &(dyn std::error::Error + 'static)) -> StartError {
+pub(crate) fn in_section(name: &str, error: &(dyn std::error::Error + 'static)) -> StartError {
     format!("[{name}] {}", with_causes(error)).into()
 }

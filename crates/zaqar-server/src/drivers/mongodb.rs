@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use mongodb::options::ClientOptions;
 use zaqar_core::pools::Capability;
 use zaqar_storage_mongo::{Error, Mongo, Options, Tls};
 
@@ -71,6 +72,25 @@ impl StoreDriver for Driver {
             Capability::Aod,
             Capability::HighThroughput,
         ]
+    }
+
+    async fn check(&self, location: &StoreLocation) -> Result<(), StartError> {
+        let options = read(location)?;
+        let section = &location.options;
+        let Tls { ca_file, certificate_file, key_file, .. } = &options.tls;
+        for file in [ca_file, certificate_file, key_file].into_iter().flatten() {
+            std::fs::File::open(file).map_err(|error| {
+                format!("[{}] cannot read {}: {error}", section.name(), file.display())
+            })?;
+        }
+        let uri = options.uri.expose().replacen("mongodb.fifo://", "mongodb://", 1);
+        // One with `+srv` is resolved by DNS, which only the start does.
+        if !uri.starts_with("mongodb+srv://") {
+            ClientOptions::parse(uri.as_str()).await.map_err(|error| {
+                section.invalid(URI.name, format!("usable: {}", with_causes(&error)))
+            })?;
+        }
+        Ok(())
     }
 
     fn is_same_store(

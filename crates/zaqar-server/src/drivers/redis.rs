@@ -42,6 +42,10 @@ impl StoreDriver for Driver {
         &[Capability::Fifo, Capability::Claims, Capability::Aod, Capability::HighThroughput]
     }
 
+    async fn check(&self, location: &StoreLocation) -> Result<(), StartError> {
+        read(location).map(drop)
+    }
+
     fn is_same_store(
         &self,
         one: &StoreLocation,

@@ -8,11 +8,13 @@ use zaqar_transport_ws::{ALPN, ConnectionCounts, Options, Server, ServerOptions,
 use crate::config::known::{Known, WEBSOCKET};
 use crate::config::{Settings, Websocket};
 use crate::error::StartError;
-use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver};
+use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver, load_tls};
 
 /// A message that is too large to be posted must still be received, so that its sender gets an
 /// error.
 const LEAST_MESSAGE_SIZE: u64 = 1024 * 1024;
+
+const SECTION: &str = "drivers:transport:websocket";
 
 pub(crate) struct Driver;
 
@@ -27,11 +29,16 @@ impl TransportDriver for Driver {
         WEBSOCKET
     }
 
+    fn check(&self, settings: &Settings) -> Result<(), StartError> {
+        options(&settings.websocket, settings)?;
+        load_tls(SECTION, settings.websocket.tls.as_ref(), ALPN).map(drop)
+    }
+
     async fn bind(&self, mut binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError> {
         let settings = binding.settings;
         let section = &settings.websocket;
         let endpoint = Endpoint {
-            section: "drivers:transport:websocket",
+            section: SECTION,
             schemes: ["ws", "wss"],
             host: &section.bind,
             port: section.port,

@@ -15,10 +15,12 @@ use zaqar_transport_http::{
     WithCors,
 };
 
-use crate::config::Cors;
 use crate::config::known::{Known, WSGI};
+use crate::config::{Cors, Settings};
 use crate::error::StartError;
-use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver};
+use crate::transport::{Binding, Bound, Endpoint, Transport, TransportDriver, load_tls};
+
+const SECTION: &str = "drivers:transport:wsgi";
 
 pub(crate) struct Driver;
 
@@ -33,11 +35,15 @@ impl TransportDriver for Driver {
         WSGI
     }
 
+    fn check(&self, settings: &Settings) -> Result<(), StartError> {
+        load_tls(SECTION, settings.wsgi.tls.as_ref(), ALPN).map(drop)
+    }
+
     async fn bind(&self, mut binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError> {
         let settings = binding.settings;
         let section = &settings.wsgi;
         let endpoint = Endpoint {
-            section: "drivers:transport:wsgi",
+            section: SECTION,
             schemes: ["http", "https"],
             host: &section.bind,
             port: section.port,

@@ -20,7 +20,7 @@ use zaqar_core::{
 
 use crate::config::Settings;
 use crate::error::StartError;
-use crate::left_out::LeftOut;
+use crate::left_out::{LeftOut, counted};
 use crate::offline::Offline;
 
 use original::{OldMessage, OldQueue, Original};
@@ -110,13 +110,19 @@ impl<'a> Names<'a> {
 }
 
 impl Work<'_> {
+    fn left_out(&mut self, thing: &str, reason: impl ToString) {
+        self.totals.left_out.add(thing.to_owned(), reason.to_string());
+    }
+
     async fn project(
         &mut self,
         source: &mut dyn Original,
         project: &str,
     ) -> Result<(), StartError> {
         let Ok(id) = ProjectId::new(project) else {
-            self.totals.left_out.add(format!("project {project}: not an id of a project"));
+            self.totals
+                .left_out
+                .add(format!("project {project}"), "not an id of a project".to_owned());
             return Ok(());
         };
         self.totals.projects += 1;
@@ -133,9 +139,7 @@ impl Work<'_> {
                         let names = Names { project, queue: &queue, id: id.clone(), name };
                         self.queue(source, &names).await?;
                     }
-                    Err(error) => {
-                        self.totals.left_out.add(format!("queue {project}/{queue}: {error}"))
-                    }
+                    Err(error) => self.left_out(&format!("queue {project}/{queue}"), error),
                 }
             }
         }
@@ -146,20 +150,17 @@ impl Work<'_> {
         source: &mut dyn Original,
         names: &Names<'_>,
     ) -> Result<(), StartError> {
-        let (project, queue) = (names.project, names.queue);
+        let thing = format!("queue {}/{}", names.project, names.queue);
         let metadata = source.metadata(names.old()).await?;
         let metadata = metadata.and_then(|json| Metadata::from_json(json.as_bytes()).ok());
         let Some(metadata) = metadata else {
-            self.totals
-                .left_out
-                .add(format!("queue {project}/{queue}: metadata that is no object"));
+            self.left_out(&thing, "metadata that is no object");
             return Ok(());
         };
         if metadata.rules().encrypt {
-            self.totals.left_out.add(format!(
-                "queue {project}/{queue}: it is encrypted (_enable_encrypt_messages), and its \
-                 bodies cannot be read here"
-            ));
+            let reason = "it is encrypted (_enable_encrypt_messages), and its bodies cannot be \
+                          read here";
+            self.left_out(&thing, reason);
             return Ok(());
         }
         if let Some(target) = self.target {
@@ -168,13 +169,12 @@ impl Work<'_> {
                 target.api.call(&context, GetQueueStats { queue: names.reference() }).await?;
             if stats.is_some_and(|stats| stats.ends.is_some()) {
                 // Messages would be there twice.
-                let reason = format!("queue {project}/{queue}: it has messages here already");
-                self.totals.left_out.add(reason);
+                self.left_out(&thing, "it has messages here already");
                 return Ok(());
             }
             let create = CreateQueue { queue: queue_ref, metadata };
             if let Err(error) = target.api.call(&context, create).await {
-                self.totals.left_out.add(format!("queue {project}/{queue}: {error}"));
+                self.left_out(&thing, error);
                 return Ok(());
             }
         }
@@ -201,7 +201,10 @@ impl Work<'_> {
                 match place {
                     Ok(message) if message.expires > now => live.push(message),
                     Ok(_) => {}
-                    Err(reason) => self.totals.left_out.add(reason.to_owned()),
+                    Err(reason) => {
+                        let thing = format!("a message of {}/{}", names.project, names.queue);
+                        self.left_out(&thing, reason);
+                    }
                 }
             }
             // A post has one client.
@@ -249,7 +252,10 @@ impl Work<'_> {
                 };
                 match taken {
                     Ok(is_new) => self.totals.subscriptions += u64::from(is_new),
-                    Err(reason) => self.totals.left_out.add(reason),
+                    Err(reason) => {
+                        let thing = format!("a subscription of {}/{}", names.project, names.queue);
+                        self.left_out(&thing, reason);
+                    }
                 }
             }
         }
@@ -261,8 +267,6 @@ impl Work<'_> {
         names: &Names<'_>,
         old: &original::OldSubscription,
     ) -> Result<bool, String> {
-        let (project, queue) = (names.project, names.queue);
-        let failed = |reason: String| format!("a subscription of {project}/{queue}: {reason}");
         let left = old.expires.saturating_sub(self.clock.now().as_secs());
         if left == 0 {
             return Ok(false);
@@ -271,10 +275,10 @@ impl Work<'_> {
             old.subscriber.get(..6).is_some_and(|it| it.eq_ignore_ascii_case("trust+"));
         if is_trusted {
             let text = "its Keystone trust is one with the original's user, and is not taken over";
-            return Err(failed(text.to_owned()));
+            return Err(text.to_owned());
         }
-        let options: Option<Map<String, Value>> = serde_json::from_str(&old.options)
-            .map_err(|_| failed("options that are no object".into()))?;
+        let options: Option<Map<String, Value>> =
+            serde_json::from_str(&old.options).map_err(|_| "options that are no object")?;
         let Some(target) = self.target else { return Ok(true) };
         let context = names.context("");
         let create = CreateSubscription {
@@ -284,12 +288,12 @@ impl Work<'_> {
             options: options.unwrap_or_default(),
         };
         let made = target.api.call(&context, create).await;
-        let made = made.map_err(|error| failed(error.to_string()))?;
+        let made = made.map_err(|error| error.to_string())?;
         if old.confirmed {
             let (queue, id) = (names.reference(), made.id.to_string());
             let subscription = SubscriptionRef { queue, id };
             let confirm = ConfirmSubscription { subscription, confirmed: true };
-            target.api.call(&context, confirm).await.map_err(|error| failed(error.to_string()))?;
+            target.api.call(&context, confirm).await.map_err(|error| error.to_string())?;
         }
         Ok(true)
     }
@@ -312,8 +316,11 @@ impl Totals {
         let done = if is_dry { "would be imported" } else { "imported" };
         let Self { projects, queues, messages, subscriptions, left_out } = self;
         format!(
-            "{done}: {queues} queues of {projects} projects, {messages} messages, {subscriptions} \
-             subscriptions\n{left_out}"
+            "{done}: {} of {}, {}, {}\n{left_out}",
+            counted(*queues, "queue"),
+            counted(*projects, "project"),
+            counted(*messages, "message"),
+            counted(*subscriptions, "subscription"),
         )
     }
 }

@@ -44,6 +44,10 @@ impl TransportDriver for TestTransport {
         &[]
     }
 
+    fn check(&self, _: &zaqar_server::config::Settings) -> Result<(), StartError> {
+        Ok(())
+    }
+
     async fn bind(&self, binding: Binding<'_>) -> Result<Box<dyn Transport>, StartError> {
         let Self { behaviour, driver, drained } = self;
         let (driver, drained) = (Arc::clone(driver), drained.clone());

@@ -58,6 +58,10 @@ impl StoreDriver for Driver {
         &[]
     }
 
+    async fn check(&self, location: &StoreLocation) -> Result<(), StartError> {
+        Ok(location.options.number_of(&SIZE).map(drop)?)
+    }
+
     fn is_same_store(
         &self,
         one: &StoreLocation,

@@ -15,6 +15,8 @@ use crate::config::reader::{Options, Reader};
 
 /// Where the original looks for policies if no configuration file was read.
 const DEFAULT_DIR: &str = "/etc/zaqar";
+/// The default of `policy_file`, which need not exist.
+const DEFAULT_FILE: &str = "policy.yaml";
 
 /// How callers are authenticated and authorized.
 #[derive(Debug, Clone)]
@@ -265,8 +267,20 @@ fn tls(section: &mut Options<'_>) -> Option<keystone::Tls> {
 fn policies(reader: &mut Reader) -> Files {
     let dirs = config_dirs(reader);
     let mut section = reader.section("oslo_policy");
-    let file = find(&dirs, &section.text("policy_file"));
-    let is_default = !section.is_set("policy_file") && !file.exists();
+    let name = section.text("policy_file");
+    let file = find(&dirs, &name);
+    let is_set = section.is_set("policy_file");
+    // A sample file with all options sets the default, too.
+    if is_set && name != DEFAULT_FILE && !file.exists() {
+        let place = file.display();
+        let origin = section.section.origin("policy_file");
+        let what = format!(
+            "[oslo_policy] policy_file: there is no file {place}; until there is one, the default \
+             rules hold"
+        );
+        section.reader.warnings.push(Warning::Conflict { origin, what });
+    }
+    let is_default = !is_set && !file.exists();
     let older = is_default.then(|| find(&dirs, "policy.json")).filter(|older| older.exists());
     Files {
         file: Some(older.unwrap_or(file)),

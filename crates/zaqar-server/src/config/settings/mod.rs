@@ -27,6 +27,7 @@ pub use overload::Overload;
 pub use traces::{Otlp, Profiler, ProfilerTarget, Traces};
 pub use transports::{Admin, Cors, Websocket, Wsgi};
 
+use super::error::Warning;
 use super::layer::Layer;
 use super::raw::Raw;
 use super::reader::{Options, Reader};
@@ -131,6 +132,18 @@ impl Settings {
         Layer::new(&self.raw)
     }
 
+    /// A warning if pools have to be registered elsewhere: until then nothing can be posted.
+    pub(super) fn pools_from_elsewhere(&self) -> Option<Warning> {
+        if !self.pooling || self.admin_mode || self.virtual_pool {
+            return None;
+        }
+        let what = "[DEFAULT] pooling without admin_mode and without [pooling:catalog] \
+                    enable_virtual_pool: nothing can be posted until another server with \
+                    admin_mode and the same management store has registered a pool";
+        let origin = self.raw.origin("DEFAULT", "pooling");
+        Some(Warning::Conflict { origin, what: what.to_owned() })
+    }
+
     pub(super) fn read(reader: &mut Reader, registered: &Registered) -> Self {
         let drivers = drivers::read(reader, registered);
         let strategy = AuthStrategy::read(&mut reader.section("DEFAULT"));
@@ -184,8 +197,7 @@ impl Pipelines {
                 options.warn(option, EXTRA_SPEC);
             }
             if !names.iter().all(|name| stages.contains(name)) {
-                options
-                    .refuse(option, format!("a comma-separated list of:  {}", stages.join(", ")));
+                options.refuse(option, format!("a comma-separated list of: {}", stages.join(", ")));
             }
             names
         };

@@ -77,10 +77,22 @@ impl Wsgi {
         Self {
             bind: options.host("bind"),
             port: options.port("port"),
-            unix_socket: options.optional_text("unix_socket").map(PathBuf::from),
+            unix_socket: unix_socket(options),
             tls: tls(options),
         }
     }
+}
+
+/// The longest path of a Unix socket, in bytes, on Linux.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn unix_socket(options: &mut Options<'_>) -> Option<PathBuf> {
+    const OPTION: &str = "unix_socket";
+    let path = options.optional_text(OPTION)?;
+    if path.len() > MAX_SOCKET_PATH {
+        options.refuse(OPTION, format!("a path of at most {MAX_SOCKET_PATH} bytes"));
+    }
+    Some(path.into())
 }
 
 impl Admin {
@@ -95,7 +107,7 @@ impl Websocket {
         Self {
             bind: options.host("bind"),
             port: options.port("port"),
-            unix_socket: options.optional_text("unix_socket").map(PathBuf::from),
+            unix_socket: unix_socket(options),
             tls: tls(options),
             max_connections: options.number("max_connections"),
             max_message_size: options.number("max_message_size"),
