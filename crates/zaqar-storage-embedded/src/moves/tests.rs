@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use zaqar_core::storage::{
-    Claims, Contents, ContentsMark, Deleted, Error, FrozenHead, Heads, ListQuery, Messages, MoveId,
-    MovedClaim, MovedEntry, MovedMessage, Moves, NewSubscription, Outbox, OutboxEntry,
-    OutboxMessage, PopQuery, Subscriptions, Upkeep,
+    Claims, Contents, ContentsMark, Deleted, Error, FrozenHead, Heads, LeaseRequest, ListQuery,
+    Messages, MoveId, MovedClaim, MovedEntry, MovedMessage, Moves, NewSubscription, Outbox,
+    OutboxEntry, OutboxMessage, PopQuery, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, ClientId, MessageId, Payload, Position, QueueKey, SubscriptionId};
 
@@ -178,12 +178,13 @@ async fn entries_with_the_same_positions_arrive_side_by_side() {
         assert_eq!(firsts, POSITIONS);
         let rest = store.follow(&queue, incarnation, all[1].first, 9, time(1)).await.unwrap();
         assert_eq!(rest, all[2..]);
-        let leased = store.lease(&queue, time(90), time(1)).await.unwrap().unwrap();
-        assert_eq!(leased, all[0]);
-        assert_eq!(leased.messages[0].payload, payload(format!("{name} {}", POSITIONS[0])));
-        store.settle(&queue, incarnation, leased.first).await.unwrap();
-        let next = store.lease(&queue, time(90), time(1)).await.unwrap().unwrap();
-        assert_eq!(next, all[1]);
+        let lease = LeaseRequest { until: time(90), limit: 1, bytes: 1000 };
+        let leased = store.lease(&queue, &lease, time(1)).await.unwrap();
+        assert_eq!(leased, all[..1]);
+        assert_eq!(leased[0].messages[0].payload, payload(format!("{name} {}", POSITIONS[0])));
+        store.settle(&queue, incarnation, &[leased[0].first]).await.unwrap();
+        let next = store.lease(&queue, &lease, time(1)).await.unwrap();
+        assert_eq!(next, all[1..2]);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Processes that read a head before it was frozen, and go on when its queue has been copied.
 
 use zaqar_core::storage::{
-    Claims, ContentsMark, DeadLetters, Deleted, Error, Messages, MoveId, MovedEntry, MovedMessage,
-    Moves, NewSubscription, Outbox, Subscriptions,
+    Claims, ContentsMark, DeadLetters, Deleted, Error, LeaseRequest, Messages, MoveId, MovedEntry,
+    MovedMessage, Moves, NewSubscription, Outbox, Subscriptions,
 };
 use zaqar_core::{Position, SubscriptionId};
 use zaqar_storage_testkit::block_on;
@@ -83,9 +83,9 @@ fn a_worker_that_comes_after_the_copy_is_told_so() {
         let due = scene.store.due_queues(9, scene.now).await.unwrap();
         assert!(due.is_empty(), "{due:?}");
         scene.thaw().await;
-        scene.store.settle(&scene.key, scene.generation.incarnation, first).await.unwrap();
-        let until = scene.now.plus_secs(60);
-        assert_eq!(scene.store.lease(&scene.key, until, scene.now).await.unwrap(), None);
+        scene.store.settle(&scene.key, scene.generation.incarnation, &[first]).await.unwrap();
+        let lease = LeaseRequest { until: scene.now.plus_secs(60), limit: 9, bytes: 9 };
+        assert_eq!(scene.store.lease(&scene.key, &lease, scene.now).await.unwrap(), []);
         scene.end().await;
     });
 }

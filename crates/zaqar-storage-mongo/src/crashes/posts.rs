@@ -183,11 +183,12 @@ fn a_request_is_repeated_that_was_committed_and_not_applied() {
         let posted = other.post(&scene.key, scene.generation, batch, scene.now).await;
         assert_eq!(scene.ids().await, done(posted.unwrap()));
         assert_eq!(scene.texts().await, ["a", "b"]);
-        let lease = || scene.store.lease(&scene.key, scene.now.plus_secs(60), scene.now);
-        let entry = lease().await.unwrap().expect("it is due");
-        let ids: Vec<_> = entry.messages.iter().map(|message| message.id).collect();
+        let request = LeaseRequest { until: scene.now.plus_secs(60), limit: 9, bytes: 9 };
+        let lease = || scene.store.lease(&scene.key, &request, scene.now);
+        let entries = lease().await.unwrap();
+        let ids: Vec<_> = entries[0].messages.iter().map(|message| message.id).collect();
         assert_eq!(ids, scene.ids().await);
-        assert_eq!(lease().await.unwrap(), None);
+        assert_eq!(lease().await.unwrap(), []);
         scene.end().await;
     });
 }
@@ -348,9 +349,9 @@ fn a_queue_whose_intents_cannot_be_applied_does_not_stop_the_others() {
         let due = store.due_queues(9, scene.now).await.unwrap();
         assert_eq!(due.len(), 2, "{due:?}");
         store.sweep(scene.now, 100).await.unwrap();
-        let until = scene.now.plus_secs(60);
-        let entry = store.lease(&key("other"), until, scene.now).await.unwrap();
-        assert_eq!(entry.map(|entry| entry.messages.len()), Some(1));
+        let lease = LeaseRequest { until: scene.now.plus_secs(60), limit: 9, bytes: 9 };
+        let entries = store.lease(&key("other"), &lease, scene.now).await.unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.messages.len()).collect::<Vec<_>>(), [1]);
         let failed = store.stats(&key("blocked"), scene.now).await.unwrap_err();
         assert!(matches!(failed, Error::Unavailable { .. }), "{failed:?}");
         // Another process can apply it.
