@@ -364,7 +364,12 @@ impl Sending<'_> {
         };
         for Ready { held, .. } in rows {
             let message = held.row.message;
-            warn!(%project, queue = %name, subscription = %id, %message, status, failure, "{what}");
+            if let Some(failures) = self.context.undelivered_log.failure() {
+                warn!(
+                    %project, queue = %name, subscription = %id, %message, status, failure, failures,
+                    "{what}"
+                );
+            }
         }
     }
 }

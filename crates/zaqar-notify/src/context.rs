@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{Clock, Payload, ProjectId, Secret, StateLog};
 
+use crate::audiences::Audiences;
 use crate::channel::Channel;
 use crate::deliveries::Deliveries;
 use crate::destination::Bounds;
 use crate::events::{EventSink, Events};
-use crate::expand::Audiences;
 use crate::fairness::{Fairness, Limits};
 use crate::in_service::InService;
 use crate::log::Log;
@@ -206,6 +206,8 @@ pub(crate) struct Context {
     pub(crate) freed: Notify,
     /// Limits how often failures of the store are logged.
     pub(crate) store_log: StateLog,
+    /// Limits how often messages are logged that are not delivered: the log of deliveries has all.
+    pub(crate) undelivered_log: StateLog,
 }
 
 impl Context {
@@ -229,6 +231,7 @@ impl Context {
             in_service: InService::default(),
             freed,
             store_log,
+            undelivered_log: StateLog::new(),
         }
     }
 

@@ -6,8 +6,7 @@
 //! while an older one of its queue is leased, so rows are added in the order of the posts, whatever
 //! server dies.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
 use futures_util::future::try_join;
@@ -24,44 +23,14 @@ const LEASE: u64 = 60;
 const PAGE: usize = 100;
 /// Subscriptions whose rows are added concurrently.
 const CONCURRENCY: usize = 16;
-/// Entries of a group, at most.
-const ENTRIES: usize = 64;
-/// Entries of a queue's first group, whose number of subscriptions is not known.
-const FIRST_ENTRIES: usize = 8;
 /// Bytes of a group's bodies, about; a larger entry is a group of its own.
-const BYTES: usize = 256 * 1024;
-/// Entries times subscriptions of a group, about, so that it is expanded long before its lease
-/// expires.
-const ADDED: usize = 16 * 1024;
+const BYTES: usize = 64 * 1024;
+/// Messages whose rows are added in one step, about: an entry of more has a step of its own.
+const MESSAGES: usize = 1000;
 /// Groups of one queue that are expanded before other queues have their turn.
 const GROUPS: usize = 4;
 /// A body larger than this is stored once for all subscriptions.
 const SHARED_FROM: usize = 1024;
-/// Queues whose number of subscriptions is remembered.
-const REMEMBERED: usize = 10_000;
-
-/// How many subscriptions a queue had when one of its entries was expanded last.
-#[derive(Debug, Default)]
-pub(crate) struct Audiences {
-    sizes: Mutex<HashMap<QueueKey, usize>>,
-}
-
-impl Audiences {
-    /// How many entries of a queue are a group, at most.
-    fn entries(&self, key: &QueueKey) -> usize {
-        // No code panics while it holds this lock.
-        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        sizes.get(key).map_or(FIRST_ENTRIES, |size| (ADDED / (*size).max(1)).clamp(1, ENTRIES))
-    }
-
-    fn note(&self, key: &QueueKey, size: usize) {
-        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        if sizes.len() >= REMEMBERED && !sizes.contains_key(key) {
-            sizes.clear();
-        }
-        sizes.insert(key.clone(), size);
-    }
-}
 
 /// Expands due entries of a queue, at most [`GROUPS`] groups. Returns their number. Entries whose
 /// expansion failed before are expanded first: while they are leased, no others are.
@@ -80,9 +49,14 @@ pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<us
         };
         // A group that is not full had all there was. News tells of what came since.
         let is_last = entries.len() < limit && bytes(&entries) < BYTES / 2;
-        if let Err(error) = finish(context, key, &entries).await {
-            context.unfinished.keep(key, (entries, until));
-            return Err(error);
+        let mut left = entries.as_slice();
+        while !left.is_empty() {
+            let (part, rest) = left.split_at(part(left));
+            if let Err(error) = finish(context, key, part).await {
+                context.unfinished.keep(key, (left.to_vec(), until));
+                return Err(error);
+            }
+            left = rest;
         }
         done += entries.len();
         if is_last {
@@ -90,6 +64,16 @@ pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<us
         }
     }
     Ok(done)
+}
+
+/// How many entries are expanded in one step, of at least one.
+fn part(entries: &[OutboxEntry]) -> usize {
+    let mut messages = 0;
+    let fitting = entries.iter().take_while(|entry| {
+        messages += entry.messages.len();
+        messages <= MESSAGES
+    });
+    fitting.count().max(1)
 }
 
 fn bytes(entries: &[OutboxEntry]) -> usize {

@@ -23,10 +23,11 @@ use crate::destination::{Admission, Ended};
 use crate::events::EventKind;
 use crate::fairness::{InFlight, Sharer};
 use crate::in_service::ServiceNews;
+use crate::read_subject;
 use crate::recovery;
 use crate::row::{Body, Content, Row, SubscriptionKey};
 use crate::subject::Subject;
-use crate::subjects::{Read, Subjects};
+use crate::subjects::Read;
 
 /// How long to wait for the end of a request before checking the subscription again.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -149,7 +150,7 @@ impl Service<'_> {
                 return Ok(Next::At(clock.now()));
             }
             let now = clock.now();
-            let Some(read) = Subjects::current(self.context, self.key).await? else {
+            let Some(read) = read_subject::current(self.context, self.key).await? else {
                 self.finish_all().await?;
                 self.context.deliveries.remove(self.key).await?;
                 return Ok(Next::Never);
@@ -251,7 +252,7 @@ impl Service<'_> {
             return Ok(Some(subject));
         }
         let now = context.subjects.moment();
-        let read = Subjects::after(context, self.key, now).await?;
+        let read = read_subject::after(context, self.key, now).await?;
         Ok(read.map(|read| read.subject))
     }
 

@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zaqar_core::Timestamp;
-use zaqar_core::storage::Error;
 
-use crate::context::Context;
 use crate::row::SubscriptionKey;
 use crate::subject::Subject;
 
@@ -53,41 +51,24 @@ impl Subjects {
         Moment(self.moments.fetch_add(1, Ordering::AcqRel))
     }
 
-    /// A subscription that is current, from the cache if it has it; `None` if it is gone.
-    pub(crate) async fn current(
-        context: &Context,
-        key: &SubscriptionKey,
-    ) -> Result<Option<Read>, Error> {
-        let now = context.parts.clock.now();
-        let cached = context.subjects.state().read.get(key).cloned();
-        match cached.filter(|read| now.secs_since(read.at) < MAX_AGE && read.at <= now) {
-            Some(read) => Ok(Some(read)),
-            None => Self::read(context, key).await,
-        }
+    /// A subscription of the cache that is current.
+    pub(crate) fn current(&self, key: &SubscriptionKey, now: Timestamp) -> Option<Read> {
+        let cached = self.state().read.get(key).cloned();
+        cached.filter(|read| now.secs_since(read.at) < MAX_AGE && read.at <= now)
     }
 
-    /// A subscription as it is after a moment; `None` if it is gone.
-    pub(crate) async fn after(
-        context: &Context,
-        key: &SubscriptionKey,
-        moment: Moment,
-    ) -> Result<Option<Read>, Error> {
-        let cached = context.subjects.state().read.get(key).cloned();
-        match cached.filter(|read| read.moment > moment) {
-            Some(read) => Ok(Some(read)),
-            None => Self::read(context, key).await,
-        }
+    /// A subscription of the cache as it is after a moment.
+    pub(crate) fn after(&self, key: &SubscriptionKey, moment: Moment) -> Option<Read> {
+        let cached = self.state().read.get(key).cloned();
+        cached.filter(|read| read.moment > moment)
     }
 
-    async fn read(context: &Context, key: &SubscriptionKey) -> Result<Option<Read>, Error> {
-        let (moment, at) = (context.subjects.moment(), context.parts.clock.now());
-        let Some(subject) = Subject::read(context, key).await? else {
-            context.subjects.forget(key);
-            return Ok(None);
-        };
+    /// Adds one that was read at a time, after a moment.
+    pub(crate) fn add(&self, subject: Subject, moment: Moment, at: Timestamp) -> Read {
+        let key = subject.key.clone();
         let read = Read { subject: Arc::new(subject), moment, at };
-        context.subjects.state().add(key, read.clone());
-        Ok(Some(read))
+        self.state().add(&key, read.clone());
+        read
     }
 
     /// Forgets a subscription that has changed.
@@ -104,7 +85,7 @@ impl Subjects {
 impl State {
     fn add(&mut self, key: &SubscriptionKey, read: Read) {
         self.remove(key);
-        let bytes = size(&read);
+        let bytes = read.subject.size();
         if self.read.len() >= REMEMBERED || self.bytes + bytes > REMEMBERED_BYTES {
             self.read.clear();
             self.bytes = 0;
@@ -117,12 +98,7 @@ impl State {
 
     fn remove(&mut self, key: &SubscriptionKey) {
         if let Some(read) = self.read.remove(key) {
-            self.bytes -= size(&read).min(self.bytes);
+            self.bytes -= read.subject.size().min(self.bytes);
         }
     }
-}
-
-fn size(read: &Read) -> usize {
-    let subscription = &read.subject.subscription;
-    subscription.options.len() + subscription.subscriber.len()
 }
