@@ -8,9 +8,6 @@
 
 use zaqar_core::Position;
 
-use crate::error::Sql;
-use crate::writer_state::{Head, WriterState};
-
 /// Precedes every stored position.
 pub(crate) const START: i64 = i64::MIN;
 
@@ -70,7 +67,11 @@ impl Arrival {
 }
 
 /// The stored position of one that a caller gives. A marker that no store assigned is past the end.
-fn stored(arrival: Option<Arrival>, of: fn(Arrival) -> Option<Reserved>, given: Position) -> i64 {
+pub(crate) fn stored(
+    arrival: Option<Arrival>,
+    of: fn(Arrival) -> Option<Reserved>,
+    given: Position,
+) -> i64 {
     let position = i64::try_from(given.get()).unwrap_or(i64::MAX);
     match arrival {
         Some(arrival) if position <= arrival.last => {
@@ -80,52 +81,21 @@ fn stored(arrival: Option<Arrival>, of: fn(Arrival) -> Option<Reserved>, given: 
     }
 }
 
-fn shown(arrival: Option<Arrival>, of: fn(Arrival) -> Option<Reserved>, stored: i64) -> Position {
+pub(crate) fn shown(
+    arrival: Option<Arrival>,
+    of: fn(Arrival) -> Option<Reserved>,
+    stored: i64,
+) -> Position {
     let reserved = arrival.and_then(of).filter(|_| stored < 0);
     Position::new(reserved.map_or(stored, |reserved| reserved.shown(stored)).cast_unsigned())
 }
 
-const fn of_messages(arrival: Arrival) -> Option<Reserved> {
+pub(crate) const fn of_messages(arrival: Arrival) -> Option<Reserved> {
     arrival.messages
 }
 
-const fn of_entries(arrival: Arrival) -> Option<Reserved> {
+pub(crate) const fn of_entries(arrival: Arrival) -> Option<Reserved> {
     arrival.entries
-}
-
-impl Head {
-    /// Where a message is stored.
-    pub(crate) fn stored(&self, position: Position) -> i64 {
-        stored(self.arrival, of_messages, position)
-    }
-
-    /// The position of a stored message, as callers see it.
-    pub(crate) fn shown(&self, stored: i64) -> Position {
-        shown(self.arrival, of_messages, stored)
-    }
-
-    /// Where an outbox entry is stored, or a message of it.
-    pub(crate) fn stored_entry(&self, position: Position) -> i64 {
-        stored(self.arrival, of_entries, position)
-    }
-
-    /// The position of a stored outbox entry, or of a message of it, as callers see it.
-    pub(crate) fn shown_entry(&self, stored: i64) -> Position {
-        shown(self.arrival, of_entries, stored)
-    }
-}
-
-impl WriterState<'_> {
-    /// Reserves negative positions for those from `first` to `last`; `None` once all are reserved.
-    pub(crate) fn reserve_positions(&self, first: i64, last: i64) -> Sql<Option<Reserved>> {
-        let at: i64 =
-            self.conn.statement("SELECT next FROM arrivals")?.query_row([], |row| row.get(0))?;
-        let Some(next) = at.checked_add(last - first + 1).filter(|next| *next <= 0) else {
-            return Ok(None);
-        };
-        self.conn.statement("UPDATE arrivals SET next = ?1")?.execute([next])?;
-        Ok(Some(Reserved { first, at }))
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod arrival;
+mod arrived;
 mod backup;
 mod broadcaster;
 mod checkpoint;
@@ -40,6 +41,7 @@ mod statements;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
+mod times;
 mod upkeep;
 mod writer;
 mod writer_state;

@@ -3,14 +3,16 @@
 //! If their row were written with each transaction, a page would be, too. So the row is ahead of
 //! the counters: it reserves [`POSITIONS`] and [`MILLIS`], and is written again once they are used
 //! up. After a crash the store continues at what was reserved, so that no position is assigned
-//! again and time does not run backwards. A store that is closed writes its counters as they are.
+//! again. Its time continues a second before what was reserved, so that nothing is due too early:
+//! it is later than that by the clock, unless the clock was set back. A store that is closed writes
+//! its counters as they are.
 
 use rusqlite::Connection;
 use zaqar_core::{Position, Timestamp};
 
 use crate::error::Sql;
 use crate::statements::Statements;
-use crate::writer_state::{millis, time};
+use crate::times::{millis, time};
 
 /// Positions that are reserved: as many as the clock allows in a second.
 const POSITIONS: i64 = 1_000_000;
@@ -31,9 +33,12 @@ pub(crate) struct Start {
 impl Start {
     /// Reads the counters from the file.
     pub(crate) fn read(conn: &Connection) -> Sql<Self> {
-        conn.query_row("SELECT position, number, seen FROM sequence", [], |row| {
-            let (next_position, next_number) = (row.get(0)?, row.get(1)?);
-            Ok(Self { next_position, next_number, seen: time(row.get(2)?) })
+        // Whoever died has left the mark of an open store, and a time that was reserved.
+        let sql = "SELECT position, number, seen, EXISTS (SELECT 1 FROM open_mark) FROM sequence";
+        conn.query_row(sql, [], |row| {
+            let (next_position, next_number, seen) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let reserved = if row.get(3)? { MILLIS } else { 0 };
+            Ok(Self { next_position, next_number, seen: time(i64::max(seen, reserved) - reserved) })
         })
     }
 }
@@ -186,11 +191,10 @@ mod tests {
             fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
         }
         let restarted = Embedded::open(Options::new(copy.path())).unwrap();
-        let next = post(&restarted, time(0)).await;
+        let next = post(&restarted, LATER).await;
         assert!(next.position > last.position);
-        let messages = Messages::get(&restarted, &key("q"), &[next], time(0)).await.unwrap();
-        let ahead = messages[0].created.as_millis().checked_sub(LATER.as_millis()).unwrap();
-        assert!(ahead <= 1000, "{ahead} ms");
+        let messages = Messages::get(&restarted, &key("q"), &[next], LATER).await.unwrap();
+        assert_eq!(messages[0].created, LATER, "nothing is due too early");
     }
 
     #[tokio::test]

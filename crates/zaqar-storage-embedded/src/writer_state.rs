@@ -17,6 +17,7 @@ use crate::expiry_rows::ExpiryRows;
 use crate::keys::{key_of, kind_number};
 use crate::sequence::{Sequence, Start};
 use crate::statements::Statements;
+pub(crate) use crate::times::{after, millis, time};
 
 /// Bound on cached heads between transactions.
 const HEADS: usize = 8192;
@@ -547,19 +548,4 @@ pub(crate) const fn generation(incarnation: i64, version: i64) -> Generation {
         incarnation: Incarnation::new(incarnation.cast_unsigned()),
         version: Version::new(version.cast_unsigned()),
     }
-}
-
-/// A time from its stored number.
-pub(crate) fn time(millis: i64) -> Timestamp {
-    Timestamp::from_millis(u64::try_from(millis).unwrap_or(0))
-}
-
-/// The stored number of a time.
-pub(crate) const fn millis(time: Timestamp) -> i64 {
-    time.as_millis().cast_signed()
-}
-
-/// A number of seconds after a stored time.
-pub(crate) fn after(millis_since_1970: i64, secs: u64) -> i64 {
-    millis(time(millis_since_1970).plus_secs(secs))
 }

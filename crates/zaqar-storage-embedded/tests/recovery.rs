@@ -26,6 +26,18 @@ const GENERATION: Generation =
 /// The task of a child process, and its directory.
 const TASK: &str = "ZAQAR_RECOVERY_TASK";
 
+/// Opens a store. A process that another test starts has the lock of this one's, too, until it runs
+/// its own program: so it is waited for.
+fn open(options: Options) -> Result<Embedded, Error> {
+    for _ in 0..1000 {
+        match Embedded::open(options.clone()) {
+            Err(Error::InUse { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    Embedded::open(options)
+}
+
 fn key() -> QueueKey {
     QueueKey {
         project: ProjectId::new("p").unwrap(),
@@ -92,7 +104,7 @@ fn checkpoint(directory: &Path, mode: &str) {
 /// Opens a store and executes the actions. Reports each acknowledged position.
 #[expect(clippy::disallowed_methods, reason = "a process that waits to be killed")]
 async fn execute(directory: &Path, actions: &str, mut report: impl FnMut(u64)) {
-    let store = Embedded::open(Options::new(directory)).unwrap();
+    let store = open(Options::new(directory)).unwrap();
     for action in actions.split(',').filter(|action| !action.is_empty()).map(Action::parse) {
         match action {
             Action::Post(count) => {
@@ -125,10 +137,7 @@ async fn actions_of_a_child() {
     let mut acknowledged = Vec::new();
     execute(directory.path(), "3,restart,2,truncate,1", |position| acknowledged.push(position))
         .await;
-    assert_eq!(
-        positions(&Embedded::open(Options::new(directory.path())).unwrap()).await,
-        acknowledged
-    );
+    assert_eq!(positions(&open(Options::new(directory.path())).unwrap()).await, acknowledged);
 }
 
 /// Runs a child and kills it, once it is done or after a delay. Returns the positions that it
@@ -189,7 +198,7 @@ async fn every_state_that_a_kill_leaves_is_opened_with_all_that_was_acknowledged
         // Twice: the second round begins with the state that the first has left.
         for _ in 0..2 {
             acknowledged.extend(run_and_kill(directory.path(), actions, None));
-            let store = Embedded::open(Options::new(directory.path())).expect(actions);
+            let store = open(Options::new(directory.path())).expect(actions);
             assert_eq!(positions(&store).await, acknowledged, "{actions}");
             // Dropped, not shut down, before the second round.
         }
@@ -209,7 +218,7 @@ async fn a_store_can_be_opened_after_a_kill_at_any_moment() {
         let actions = if round % 3 == 0 { "20,shut-down" } else { "100000" };
         let after = Duration::from_millis(round * 37 % 211);
         acknowledged.extend(run_and_kill(directory.path(), actions, Some(after)));
-        let store = Embedded::open(Options::new(directory.path())).unwrap();
+        let store = open(Options::new(directory.path())).unwrap();
         let found = positions(&store).await;
         let missing: Vec<_> = acknowledged.iter().filter(|at| !found.contains(at)).collect();
         assert!(missing.is_empty(), "round {round}: {missing:?}");
@@ -228,21 +237,18 @@ async fn a_log_that_another_program_checkpointed_is_no_loss() {
     assert_eq!(count, 50);
     drop(conn);
     assert!(!directory.path().join("zaqar.db-wal").exists(), "the last connection removes the log");
-    assert_eq!(
-        positions(&Embedded::open(Options::new(directory.path())).unwrap()).await,
-        acknowledged
-    );
+    assert_eq!(positions(&open(Options::new(directory.path())).unwrap()).await, acknowledged);
 }
 
 #[tokio::test]
 async fn a_copy_of_an_open_store_is_opened() {
     let (directory, copy) = (tempdir().unwrap(), tempdir().unwrap());
-    let store = Embedded::open(Options::new(directory.path())).unwrap();
+    let store = open(Options::new(directory.path())).unwrap();
     let acknowledged = vec![post(&store, 10).await, post(&store, 10).await];
     let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
     let target = copy.path().join("zaqar.db");
     conn.execute("VACUUM INTO ?1", [target.to_str().unwrap()]).unwrap();
-    assert_eq!(positions(&Embedded::open(Options::new(copy.path())).unwrap()).await, acknowledged);
+    assert_eq!(positions(&open(Options::new(copy.path())).unwrap()).await, acknowledged);
 }
 
 #[tokio::test]
@@ -258,12 +264,12 @@ async fn stores_of_earlier_formats_are_migrated() {
     for format in [5, 4, 3, 2] {
         let steps = back[..6 - format].concat();
         let directory = tempdir().unwrap();
-        drop(Embedded::open(Options::new(directory.path())).unwrap());
+        drop(open(Options::new(directory.path())).unwrap());
         let conn = Connection::open(directory.path().join("zaqar.db")).unwrap();
         conn.execute_batch(&format!("{steps} PRAGMA user_version = {format}")).unwrap();
         drop(conn);
         let acknowledged = run_and_kill(directory.path(), "2", None);
-        let store = Embedded::open(Options::new(directory.path())).unwrap();
+        let store = open(Options::new(directory.path())).unwrap();
         assert_eq!(positions(&store).await, acknowledged, "{format}");
     }
 }
@@ -297,12 +303,12 @@ async fn the_index_of_the_log_is_used_only_within_one_boot() {
     let directory = killed();
     let (log, lock) = (directory.path().join("zaqar.db-wal"), directory.path().join("lock"));
     cut(&log, log.metadata().unwrap().len() / 2);
-    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    let error = open(Options::new(directory.path())).unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "{error}");
     let said = fs::read_to_string(&lock).unwrap();
     assert_eq!(said.lines().count(), 2, "{said}");
     fs::write(&lock, "1\nan earlier boot\n").unwrap();
-    let store = Embedded::open(Options::new(directory.path())).unwrap();
+    let store = open(Options::new(directory.path())).unwrap();
     let found = positions(&store).await.len();
     assert!((1..100).contains(&found), "{found}");
 }
@@ -315,12 +321,12 @@ async fn an_accepted_loss_is_accepted_once() {
     let options = Options { accept_loss: true, ..Options::new(directory.path()) };
     // A copy of the state that a kill right after the start leaves.
     let copy = tempdir().unwrap();
-    let store = Embedded::open(options).unwrap();
+    let store = open(options).unwrap();
     for name in ["zaqar.db", "zaqar.db-wal"] {
         fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
     }
     let left = positions(&store).await;
-    assert_eq!(positions(&Embedded::open(Options::new(copy.path())).unwrap()).await, left);
+    assert_eq!(positions(&open(Options::new(copy.path())).unwrap()).await, left);
 }
 
 fn flip(path: &Path) {
@@ -357,16 +363,16 @@ async fn lost_and_damaged_files_are_rejected_unless_the_loss_is_accepted() {
         let directory = killed();
         let path = |name: &str| directory.path().join(name);
         damage(&path("zaqar.db"), &path("zaqar.db-wal"), &path("zaqar.db-shm"));
-        let error = Embedded::open(Options::new(directory.path())).expect_err(what);
+        let error = open(Options::new(directory.path())).expect_err(what);
         assert!(matches!(error, Error::Lost { .. }), "{what}: {error}");
         // It is rejected again, and was not changed.
-        Embedded::open(Options::new(directory.path())).expect_err(what);
+        open(Options::new(directory.path())).expect_err(what);
         let options = Options { accept_loss: true, ..Options::new(directory.path()) };
-        let store = Embedded::open(options).expect(what);
+        let store = open(options).expect(what);
         assert!(positions(&store).await.len() < 100, "{what}");
         post(&store, 10).await;
         let left = positions(&store).await;
         store.shut_down().await.unwrap();
-        assert_eq!(positions(&Embedded::open(Options::new(directory.path())).unwrap()).await, left);
+        assert_eq!(positions(&open(Options::new(directory.path())).unwrap()).await, left);
     }
 }

@@ -420,7 +420,7 @@ async fn a_file_of_format_4_is_migrated() {
         let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         assert_eq!(count("SELECT count(*) FROM messages"), 0);
         assert_eq!(count("SELECT count(*) FROM expiry"), 0);
-        assert_eq!((count("PRAGMA page_size"), count("PRAGMA user_version")), (8192, 5));
+        assert_eq!((count("PRAGMA page_size"), count("PRAGMA user_version")), (8192, 6));
     }
 }
 
