@@ -132,7 +132,8 @@ impl Mongo {
         let Some(last) = places.last().map(|last| last.n) else {
             return Ok((Contents::default(), None));
         };
-        let range = doc! { "h": head.message_epoch, "n": { "$gt": after, "$lte": last } };
+        // With `$lte`, the compatible server of the tests leaves out the last one.
+        let range = doc! { "h": head.message_epoch, "n": { "$gt": after, "$lt": last + 1 } };
         let stamp = doc! { "$set": { STAMP: id.get().cast_signed() } };
         self.update_messages(range.clone(), stamp).await?;
         let query = Query::new(range).sorted(doc! { "n": 1 }).hint(BY_POSITION);
@@ -254,7 +255,7 @@ impl Mongo {
         let Some(last) = places.last().map(|last| last.first) else {
             return Ok((Contents::default(), None));
         };
-        let range = doc! { "life": head.outbox_epoch, "first": { "$gt": after, "$lte": last } };
+        let range = doc! { "life": head.outbox_epoch, "first": { "$gt": after, "$lt": last + 1 } };
         let stamp = doc! { "$set": { STAMP: id.get().cast_signed() } };
         self.send(|| self.inner.outbox.update_many(range.clone(), stamp.clone())).await?;
         let query = Query::new(range).sorted(doc! { "first": 1 });

@@ -218,6 +218,10 @@ fn entry_document(head: &Head, key: &QueueKey, moved: &MovedEntry) -> Document {
     match due {
         Some(due) => {
             document.insert("due", millis(*due));
+            // It is leased if it is due later than its first message.
+            if entry.messages.iter().any(|message| message.due < *due) {
+                document.insert("leased_until", millis(*due));
+            }
             document.insert("ends", created.saturating_add(lives.max().unwrap_or(0)));
             if followed > 0 {
                 document.insert("until", date(followed));
