@@ -10,8 +10,6 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError};
 use zaqar_core::storage;
 
-use crate::uri::Servers;
-
 /// When a caller should retry if the server is full or busy.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -66,7 +64,7 @@ pub enum Error {
 
 impl Error {
     /// Converts a failure during the opening of the store on these servers.
-    pub(crate) fn connect(servers: &Servers, failure: Failure) -> Self {
+    pub(crate) fn connect(address: String, failure: Failure) -> Self {
         let source: Box<dyn std::error::Error + Send + Sync> = match failure {
             Failure::Retryable(error)
             | Failure::Ambiguous(error)
@@ -77,7 +75,7 @@ impl Error {
                 "an unexpected answer".into()
             }
         };
-        Self::Connect { address: servers.to_string(), source }
+        Self::Connect { address, source }
     }
 }
 

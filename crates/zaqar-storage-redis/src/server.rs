@@ -102,7 +102,7 @@ impl Server {
 
     /// A failure while the store is opened.
     pub(crate) fn connect_error(&self, failure: Failure) -> Error {
-        Error::connect(&self.0.options.uri.servers, failure)
+        Error::connect(self.0.options.uri.servers.to_string(), failure)
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
