@@ -168,7 +168,7 @@ impl Outbox for MemoryStore {
     ) -> Result<Vec<OutboxEntry>, Error> {
         self.on(key, now, |head, now| {
             let (mut leased, mut bytes) = (Vec::new(), 0_usize);
-            for stored in head.due(now) {
+            for stored in head.leasable(now) {
                 let of = |one: &OutboxMessage| one.payload.bytes.len();
                 bytes = bytes.saturating_add(stored.entry.messages.iter().map(of).sum());
                 let is_full = leased.len() == request.limit || bytes > request.bytes;
@@ -214,11 +214,20 @@ impl Outbox for MemoryStore {
 }
 
 impl Head {
-    /// The entries that a worker may take, in order: up to one that is leased.
-    fn due(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
+    /// The entries that are open for workers, in order.
+    fn open(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
         let is_delivered = self.has_address(now);
-        let open = self.outbox.values_mut().filter(move |one| is_delivered && one.is_open(now));
-        let reachable = open.take_while(move |one| one.leased_until <= now);
+        self.outbox.values_mut().filter(move |one| is_delivered && one.is_open(now))
+    }
+
+    /// Those of them that are due, also behind one that is leased.
+    fn due(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
+        self.open(now).filter(move |one| one.due() <= Some(now))
+    }
+
+    /// Those that a worker may take: up to one that is leased.
+    fn leasable(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
+        let reachable = self.open(now).take_while(move |one| one.leased_until <= now);
         reachable.filter(move |one| one.due() <= Some(now))
     }
 }

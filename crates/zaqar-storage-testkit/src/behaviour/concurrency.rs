@@ -263,7 +263,7 @@ pub(crate) async fn claims_and_pops_see_whole_batches(kit: &mut Kit) {
 
 /// `post`: "Readers see the whole batch or nothing of it", however many messages it has.
 pub(crate) async fn readers_see_large_batches_whole(kit: &mut Kit) {
-    const BATCHES: usize = 3;
+    const BATCHES: usize = 2;
     let queue = kit.queue("q").await;
     let is_done = Arc::new(AtomicBool::new(false));
     let lookers = (0..2).map(|n| {
@@ -296,14 +296,14 @@ pub(crate) async fn large_batches_keep_their_order(kit: &mut Kit) {
     let queue = kit.queue("q").await;
     let large = (0..2).map(|_| {
         let queue = queue.clone();
-        async move { vec![queue.post(LARGE).await, queue.post(LARGE).await] }
+        async move { vec![queue.post(LARGE).await] }
     });
     let small = (0..2).map(|n| {
         let queue = queue.clone();
         async move { vec![post_batches(queue, n, 8).await] }
     });
     let (large, small) = (start(large), start(small));
-    let count = 4 * LARGE + 2 * 8 * 3;
+    let count = 2 * LARGE + 2 * 8 * 3;
     let seen = read_until(&queue, count, 50).await;
     let large = answers(large).await.concat();
     for batch in &large {
@@ -347,7 +347,7 @@ pub(crate) async fn a_close_discards_a_racing_large_batch(kit: &mut Kit) {
 
 /// `purge`: a large post that races it is purged, or it comes later; either as a whole.
 pub(crate) async fn a_purge_of_a_racing_large_batch_is_whole(kit: &mut Kit) {
-    for round in 0..4 {
+    for round in 0..3 {
         let queue = kit.queue(&format!("q{round}")).await;
         let poster = queue.clone();
         let poster = start([async move { poster.post(LARGE).await }]);
