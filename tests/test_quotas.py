@@ -112,7 +112,7 @@ def test_a_wrong_file_keeps_the_server_from_starting(tmp_path, new_server):
     server = new_server(options={"quotas": {"projects_file": path}})
     code, said = server.run_to_exit()
     assert code != 0
-    assert f"{path} is no YAML or JSON object of projects" in said
+    assert f"{path}: project p: must be an object of quotas" in said
 
 
 def test_counting_is_not_on_the_path_of_posts(tmp_path, new_server):

@@ -72,14 +72,15 @@ def test_what_the_original_wrote_to_redis_is_imported_once_and_in_order(tmp_path
             fill(f"http://{address[0]}:{address[1]}")
         before = redis.cli("DBSIZE")
         server = new_server()
-        counted = "2 projects, 256 messages, 1 subscriptions"
+        counted = "2 projects, 256 messages, 1 subscription"
         dry = manage(server, "--from", redis.uri, "--dry-run")
         assert dry == f"would be imported: 3 queues of {counted}\n"
         assert not server.data.exists()
         assert manage(server, "--from", redis.uri) == f"imported: 3 queues of {counted}\n"
         # Once more changes nothing.
         again = manage(server, "--from", redis.uri)
-        assert "left out: 1 x queue p1/q: it has messages here already" in again
+        assert "queue p1/q" in again
+        assert ": it has messages here already" in again
         assert redis.cli("DBSIZE") == before
     finally:
         redis.kill()
@@ -92,7 +93,7 @@ def test_what_the_original_wrote_to_mongodb_is_imported_once_and_in_order(tmp_pa
     server = new_server()
     with original(tmp_path / "original") as target:
         fill(f"http://{target.http[0]}:{target.http[1]}")
-        counted = "2 projects, 256 messages, 1 subscriptions"
+        counted = "2 projects, 256 messages, 1 subscription"
         dry = manage(server, "--from", target.database, "--dry-run")
         assert dry == f"would be imported: 3 queues of {counted}\n"
         assert not server.data.exists()
