@@ -28,6 +28,7 @@ const TASK: &str = "ZAQAR_RECOVERY_TASK";
 
 /// Opens a store. A process that another test starts has the lock of this one's, too, until it runs
 /// its own program: so it is waited for.
+#[expect(clippy::disallowed_methods, reason = "opening blocks, too")]
 fn open(options: Options) -> Result<Embedded, Error> {
     for _ in 0..1000 {
         match Embedded::open(options.clone()) {
