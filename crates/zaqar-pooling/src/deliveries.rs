@@ -159,6 +159,11 @@ impl Deliverer {
             self.close(&before.to, &before.arrival).await?;
         }
         let Some(batch) = batch else { return Ok(false) };
+        // Before the batch was this process's own, another one may have delivered a whole batch,
+        // after which the row looks as before. Letters that are there now stay until this one ends.
+        if leg.next_letters().await?.iter().take(letters.len()).ne(&letters) {
+            return Ok(true);
+        }
         // The batch is in its row before this is read, and a move looks for batches after it has
         // begun: so either the move waits for this one, or this one is given up.
         if self.registry.is_leaving(&leg.transfer.target).await? {
