@@ -419,7 +419,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_goes_on_in_ticks() {
+    async fn a_moment_advances_in_ticks() {
         let given = Timestamp::from_millis(1_234);
         let time = Moment::new(given);
         tokio::time::advance(Duration::from_millis(4_900)).await;
