@@ -89,7 +89,7 @@ def test_every_operation_is_counted_with_its_wire_and_outcome(operated):
     assert value(after, "process_max_fds") >= value(after, "process_open_fds") > 3
 
 
-def test_no_series_is_made_by_what_clients_choose(operated):
+def test_values_of_clients_create_no_series(operated):
     with Api(operated.url) as api:
         api.post("first", 1)
         before = set(operated.metrics())
@@ -132,7 +132,7 @@ def test_deliveries_are_counted(operated):
         assert report["deliveries"]["delivered"] == 1
 
 
-def test_the_report_is_there_as_text_and_as_json(operated):
+def test_the_report_is_served_as_text_and_as_json(operated):
     text = operated.ask("/report")
     assert text.headers["content-type"].startswith("text/plain")
     titles = re.findall(r"^====\s+(\S.*?)\s+====$", text.text, re.M)
@@ -186,7 +186,7 @@ def test_only_reading_is_allowed_and_other_paths_list_the_pages(operated):
     assert httpx.head(f"{url}/metrics", timeout=30).status_code == 200
 
 
-def test_without_a_port_nobody_listens_and_an_address_in_use_is_named(tmp_path, new_server):
+def test_without_a_port_there_is_no_listener_and_an_address_in_use_is_named(tmp_path, new_server):
     server = new_server()
     server.start()
     assert "listener for operators" not in server.log_tail()

@@ -1,4 +1,4 @@
-"""What somebody tries who wants in, on each store and both wires: nothing opens, and nothing leaks."""
+"""Attacks with a foreign token or none, on each store and both wires: no access, and no leak."""
 
 from __future__ import annotations
 
@@ -140,12 +140,12 @@ def refused(scene: Scene, method: str, path: str, headers: dict[str, str], *, of
 # --- HTTP
 
 
-def test_claims_of_identity_open_nothing(scene: Scene):
+def test_forged_identity_headers_give_no_access(scene: Scene):
     for value in ("admin", scene.cloud.demo, "Confirmed", "True", "all"):
         every = dict.fromkeys(CLAIMS, value)
         refused(scene, "GET", f"/v2/queues/{QUEUE}/messages?echo=true", every, of={401})
         refused(scene, "GET", "/v2/health", every | {"X-Auth-Token": scene.thief}, of={403})
-        # With a token they are dropped: the thief sees its own, empty queue.
+        # With a token these headers are dropped: the thief sees its own, empty queue.
         mine = every | {"X-Auth-Token": scene.thief}
         status, text = scene.http("GET", f"/v2/queues/{QUEUE}/messages?echo=true", mine)
         assert status == 200, text
@@ -181,7 +181,7 @@ def test_ids_of_another_project_find_nothing(scene: Scene):
     assert scene.http("GET", f"{queue}/claims/{scene.claim}", victim)[0] == 200
 
 
-def test_paths_lead_nowhere_else(scene: Scene):
+def test_encoded_paths_reach_no_other_project(scene: Scene):
     demo = scene.cloud.demo
     for path in [
         f"/v2/queues/../{demo}/queues/{QUEUE}/messages",
@@ -225,7 +225,7 @@ def changed(scene: Scene) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_changed_signature_opens_nothing(scene: Scene):
+def test_a_changed_signature_gives_no_access(scene: Scene):
     messages = f"/v2/queues/{QUEUE}/messages?echo=true"
     status, text = scene.http("GET", messages, scene.signed)
     assert status == 200, text
@@ -247,7 +247,7 @@ def test_a_changed_signature_opens_nothing(scene: Scene):
         refused(scene, method, path, scene.signed | {"X-Auth-Token": scene.victim}, of={404})
 
 
-def test_headers_twice_folded_and_smuggled(scene: Scene):
+def test_repeated_and_folded_headers_give_no_access(scene: Scene):
     head = f"GET /v2/queues/{QUEUE}/messages?echo=true HTTP/1.1\r\nHost: z\r\nClient-ID: {CLIENT}\r\n"
     thief, victim = f"X-Auth-Token: {scene.thief}\r\n", f"X-Project-ID: {scene.cloud.demo}\r\n"
     for lines, expected in [
@@ -276,7 +276,7 @@ def test_headers_twice_folded_and_smuggled(scene: Scene):
         assert SECRET not in text, lines
 
 
-def test_a_request_behind_another_is_known_by_its_own_token(scene: Scene):
+def test_pipelined_requests_are_identified_by_their_own_tokens(scene: Scene):
     path = f"/v2/queues/{QUEUE}/messages?echo=true&include_claimed=true"
     head = f"GET {path} HTTP/1.1\r\nHost: z\r\nClient-ID: {uuid.uuid4()}\r\n"
     with RawConnection(scene.server.address, timeout=60) as connection:
@@ -317,7 +317,7 @@ def test_a_check_takes_as_long_for_a_near_miss_as_for_nonsense(scene: Scene):
 # --- WebSocket
 
 
-def test_a_connection_opens_nothing_of_others(scene: Scene):
+def test_a_connection_has_no_access_to_other_projects(scene: Scene):
     cloud = scene.cloud
     with WebSocket(scene.server.websocket_url, cloud.demo) as socket:
 
@@ -393,7 +393,7 @@ def thief(scene: Scene) -> Iterator[WebSocket]:
         yield socket
 
 
-def test_names_over_a_connection_lead_nowhere_else(scene: Scene, thief: WebSocket):
+def test_names_over_a_connection_reach_no_other_project(scene: Scene, thief: WebSocket):
     demo = scene.cloud.demo
     names: list[object] = [
         *("..", f"../{demo}/queues/{QUEUE}", f"../{QUEUE}", f"{QUEUE}/messages", f"{QUEUE}%2Fmessages"),
@@ -408,7 +408,7 @@ def test_names_over_a_connection_lead_nowhere_else(scene: Scene, thief: WebSocke
             assert SECRET not in json.dumps(reply.body), (action, name)
 
 
-def test_members_twice_over_a_connection_open_nothing(scene: Scene, thief: WebSocket):
+def test_repeated_members_over_a_connection_give_no_access(scene: Scene, thief: WebSocket):
     client, mine, theirs = (
         f'"{name}":"{value}"'
         for name, value in [
@@ -434,7 +434,7 @@ def test_members_twice_over_a_connection_open_nothing(scene: Scene, thief: WebSo
         assert SECRET not in json.dumps(reply.body), members
 
 
-def test_a_handshake_brings_no_identity(scene: Scene):
+def test_a_handshake_gives_no_identity(scene: Scene):
     headers = dict.fromkeys(CLAIMS, scene.cloud.demo) | {"X-Roles": "admin", "X-Auth-Token": scene.victim}
     with connect(scene.server.websocket_url, additional_headers=headers, proxy=None) as connection:
         sent = {"Client-ID": CLIENT, "X-Project-ID": scene.cloud.demo}
@@ -449,7 +449,7 @@ def test_a_handshake_brings_no_identity(scene: Scene):
             assert json.loads(connection.recv(timeout=60))["headers"]["status"] in (400, 403)
 
 
-def test_http_behind_a_handshake_is_no_request(scene: Scene):
+def test_http_after_a_handshake_is_not_executed(scene: Scene):
     address = httpx.URL(scene.server.websocket_url)
     upgrade = "GET / HTTP/1.1\r\nHost: z\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -478,7 +478,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_no_secret_is_written_anywhere(cloud: Cloud, token: str, tmp_path, new_server, collector):
-    """Everything that a server with every secret option writes, at debug, and while much fails."""
+    """All output of a server with every secret option, at debug level, also for errors."""
     del new_server  # skips where a running server is tested
     secrets = {name: f"canary{n}{uuid.uuid4().hex}" for n, name in enumerate(NAMES)}
     store = Redis(tmp_path / "redis", "--save", "").start()

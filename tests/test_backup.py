@@ -54,7 +54,7 @@ def test_a_backup_under_load_has_what_was_posted_before_and_can_be_restored(new_
             stop.set()
             busy.join()
         after = api.post("q", "later")
-        # A file is never written over, nor left half done.
+        # A file is neither overwritten nor left incomplete.
         code, said = manage(server, "backup", copy)
         assert (code, "exists" in said) == (1, True)
         # Nothing is restored under a running server.
@@ -80,7 +80,7 @@ def test_a_backup_under_load_has_what_was_posted_before_and_can_be_restored(new_
         assert messages == set(before)
         # Claims are there as they were.
         assert api.call("GET", f"/v2/queues/q/claims/{claim}").status_code == 200
-        # What was posted after the backup is gone, and its place is not given again.
+        # What was posted after the backup is gone, and its positions are not reused.
         (new,) = api.post("q", "new")
         assert new > after[0]
     assert server.stop() == 0
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_named_and_changes_nothing(new_server, tmp_path: Path)
     assert (code, "20 messages, sound" in said) == (0, True), said
 
 
-def test_into_an_empty_directory(new_server, tmp_path: Path):
+def test_a_backup_is_restored_into_an_empty_directory(new_server, tmp_path: Path):
     server = new_server()
     server.start()
     with Api(server.url, "p") as api:
@@ -127,7 +127,7 @@ def test_into_an_empty_directory(new_server, tmp_path: Path):
 
 
 @pytest.mark.parametrize("command", [["backup", "x"], ["restore", "x"], ["check"]], ids=lambda one: one[0])
-def test_other_stores_have_their_own_tools(new_server, command: list[str]):
+def test_a_backup_of_another_store_is_refused(new_server, command: list[str]):
     server = new_server(options={"drivers:message_store:redis": {"uri": "redis://127.0.0.1:1"}})
     server.sections["drivers"] |= {"message_store": "redis", "management_store": "redis"}
     server.write_config()

@@ -1,4 +1,4 @@
-"""The book in `docs`: every command does what its page prints, and every link leads somewhere."""
+"""The book in `docs`: every command does what its page prints, and every link has a target."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PAGES = [
     if not name.startswith("..")
 ]
 
-#: A block of commands and what they print. A block that a comment above calls "not run" is passed
-#: over; the comment says why.
+#: A block of commands and their output. A block is skipped if a comment above it says "not run";
+#: the comment says why.
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+) -->\n\n?)?```(?P<language>\w+)\n(?P<text>.*?)```", re.S
 )
-#: What a page may show besides commands: nothing of it can be run.
+#: The languages of blocks that are not run.
 SHOWN = {"ini", "json", "text", "toml", "python", "javascript", "rust", "yaml", "html"}
 
 #: A command, with the lines behind it that begin with a space, and what it prints.
@@ -71,7 +71,7 @@ def localized(text: str, server: Server) -> str:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether a line is there, where an ellipsis stands for what nobody can know before."""
+    """Whether a line is as expected, where an ellipsis stands for any text."""
     pieces = expected.strip().replace('"age":0', '"age":…').split("…")
     return re.search(rf"^{'.+'.join(map(re.escape, pieces))}\r?$", printed, re.M) is not None
 
@@ -83,7 +83,7 @@ def test_every_page_is_in_the_summary():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(BOOK)))
-def test_blocks_say_what_they_are(page: Path):
+def test_every_block_names_its_language(page: Path):
     for block in BLOCK.finditer(page.read_text()):
         assert block["language"] in SHOWN | {"console"}, block.group()
 
@@ -93,7 +93,7 @@ def test_blocks_say_what_they_are(page: Path):
     [page for page in PAGES if commands(page) or programs(page)],
     ids=lambda page: str(page.relative_to(BOOK)),
 )
-def test_the_commands_do_what_they_print(page: Path, server: Server):
+def test_the_commands_print_what_the_page_shows(page: Path, server: Server):
     examples = commands(page)
     script = f"echo '{MARK}'\n".join(localized(command, server) + "\n" for command, _ in examples)
     environment = {**os.environ, "no_proxy": "*", "LC_ALL": "C.UTF-8"}
@@ -152,7 +152,7 @@ def anchors(page: Path) -> set[str]:
     ],
     ids=lambda page: str(page.relative_to(REPOSITORY)),
 )
-def test_links_lead_somewhere(page: Path):
+def test_links_have_a_target(page: Path):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+[:@]|zaqar_", target) or "::" in target:

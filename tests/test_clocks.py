@@ -1,4 +1,4 @@
-"""Clocks that are wrong: a wall clock is set, servers of one store disagree, a server stands still."""
+"""Wrong clocks: a wall clock is set, servers of one store disagree, a server is suspended."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_one_wrong_reading_deletes_nothing(new_server, store: Store, tmp_path: P
         api.post("q", *range(5), ttl=TTL)
         claim, claimed = api.claim("q", limit=2, ttl=TTL, grace=TTL)
         clock.set(HOUR)
-        wait_until(lambda: "wall clock" in problems(api), "health tells of the step")
+        wait_until(lambda: "wall clock" in problems(api), "health reports the step")
         until = time.monotonic() + 5
         while time.monotonic() < until:
             assert len(api.messages("q")) == 5
@@ -117,7 +117,7 @@ def test_one_wrong_reading_deletes_nothing(new_server, store: Store, tmp_path: P
         assert bodies(api) == list(range(5))
         assert len(claimed) == 2
         api.post("q", "later", ttl=TTL)
-        wait_until(lambda: age(api, "q", "later") >= 2, "time does not stand still", patience=30)
+        wait_until(lambda: age(api, "q", "later") >= 2, "time does not stand still", timeout=30)
         assert "the wall clock was set" in server.log.read_text()
 
 
@@ -129,7 +129,7 @@ def test_a_clock_that_was_set_back_does_not_stop_time(new_server, store: Store, 
         api.post("q", "before", ttl=TTL)
         clock.set(-HOUR)
         api.post("q", "after", ttl=TTL)
-        wait_until(lambda: age(api, "q", "after") >= 2, "time goes on", patience=30)
+        wait_until(lambda: age(api, "q", "after") >= 2, "time goes on", timeout=30)
         assert bodies(api) == ["before", "after"]
 
 
@@ -153,18 +153,18 @@ def test_a_server_whose_clock_differs_answers_503_until_it_is_right(
             assert int(answer.headers["retry-after"]) >= 1
         assert "clock" in problems(skewed)
         assert skewed.call("GET", "/v2/ping").status_code == 503
-        wait_until(lambda: "clock" in wrong.log.read_text(), "the log tells why")
-        # Whatever the wrong server sweeps, nothing is gone, and time goes on for the others.
+        wait_until(lambda: "clock" in wrong.log.read_text(), "the log names the clock")
+        # Sweeps of the wrong server delete nothing, and time advances for the others.
         assert bodies(api) == list(range(5))
         _, claimed = api.claim("q", limit=1, ttl=60, grace=60)
         assert len(claimed) == 1
         api.post("q", "later", ttl=TTL)
-        wait_until(lambda: age(api, "q", "later") >= 2, "time goes on for the others", patience=30)
+        wait_until(lambda: age(api, "q", "later") >= 2, "time goes on for the others", timeout=30)
         clock.set(0)
         wait_until(
             lambda: skewed.call("GET", "/v2/queues/q/messages?echo=true").status_code == 200,
             "the server recovers by itself once its clock is right",
-            patience=ADOPTED_AFTER + 60,
+            timeout=ADOPTED_AFTER + 60,
         )
         assert bodies(skewed) == [*range(5), "later"]
         skewed.post("q", "from the other", ttl=TTL)
@@ -187,10 +187,10 @@ def test_a_store_that_was_used_with_a_clock_ahead_is_repaired(
         server.start()
         assert bodies(api) == ["ahead"]
         api.post("q", "right", ttl=TTL)
-        wait_until(lambda: age(api, "q", "right") >= 2, "ages are not 0 for a day", patience=30)
+        wait_until(lambda: age(api, "q", "right") >= 2, "ages are not 0 for a day", timeout=30)
 
 
-def test_a_server_that_stood_still_closes_its_subscribers(new_server, store: Store) -> None:
+def test_a_suspended_server_closes_its_subscribers_afterwards(new_server, store: Store) -> None:
     """Its lease has expired, so that another server's sweep may have removed their subscriptions."""
     server = start(new_server, store, websocket=True)
     with Api(server.url) as api, WebSocket(server.websocket_url, api.project) as socket:

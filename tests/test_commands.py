@@ -50,7 +50,7 @@ def config(tmp_path: Path) -> Path:
     ],
     ids=" ".join,
 )
-def test_there_is_nothing_to_migrate(arguments: list[str], config: Path):
+def test_sql_migrations_are_a_no_op(arguments: list[str], config: Path):
     code, out, _ = run("zaqar-sql-db-manage", "--config-file", config, *arguments, cwd=config.parent)
     assert (code, out.split(":")[0]) == (0, "Nothing to migrate")
 
@@ -61,7 +61,7 @@ def test_an_unknown_migration_is_an_error(config: Path):
     assert "sidegrade" in err
 
 
-def test_there_is_nothing_to_collect(config: Path):
+def test_garbage_collection_is_a_no_op(config: Path):
     code, out, _ = run("zaqar-gc", "--config-file", config, "--debug", cwd=config.parent)
     assert (code, out.split(":")[0]) == (0, "Nothing to collect")
 
@@ -71,7 +71,7 @@ def check(config: Path) -> tuple[int, str]:
     return code, out
 
 
-def test_an_upgrade_check_tells_success_warnings_and_failures(config: Path):
+def test_the_exit_code_of_an_upgrade_check_is_that_of_its_worst_result(config: Path):
     code, out = check(config)
     assert code == 0
     assert "Result: Success" in out
@@ -133,7 +133,7 @@ def test_health_asks_the_listeners_that_the_configuration_names(new_server, tmp_
     server.start()
     code, said = health(server)
     assert (code, said) == (0, f"127.0.0.1 port {server.port}: GET /v2/ping is 204\n")
-    # On any address is on this machine, too.
+    # A listener on every address is asked on the loopback address.
     server.sections["drivers:transport:wsgi"]["bind"] = "0.0.0.0"
     server.write_config()
     assert health(server)[0] == 0
@@ -156,7 +156,7 @@ def test_health_asks_the_listeners_that_the_configuration_names(new_server, tmp_
 
 
 def test_health_says_why_a_server_is_not_ready(tmp_path: Path):
-    # A store that is away is waited for.
+    # The server waits for a store that is away.
     server = Operated(
         tmp_path, options={"drivers:message_store:redis": {"uri": f"redis://127.0.0.1:{free_port()}"}}
     )

@@ -1,4 +1,4 @@
-"""What an operator meets: exit codes, messages, flags of old start scripts, the log and its file, signals."""
+"""Exit codes, messages, flags of old start scripts, the log and its file, signals."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_value_that_only_a_driver_can_judge_names_its_place(
     assert "secret" not in said
 
 
-def test_what_the_machine_lacks_is_no_wrong_configuration(new_server: NewServer, tmp_path: Path):
+def test_missing_files_and_directories_are_no_configuration_errors(new_server: NewServer, tmp_path: Path):
     (tmp_path / "file").write_text("")
     server = new_server(options={"drivers:message_store:embedded": {"path": tmp_path / "file"}})
     code, said = server.run_to_exit()
@@ -92,7 +92,7 @@ def test_an_unknown_flag_is_a_usage_error(new_server: NewServer):
     assert (code, "--colour" in said) == (USAGE, True)
 
 
-def test_flags_of_old_start_scripts_are_taken(new_server: NewServer):
+def test_flags_of_old_start_scripts_are_accepted(new_server: NewServer):
     server = new_server(options={"DEFAULT": {"admin_mode": False}})
     log = server.root / "flag.log"
     server.arguments = ["--log-file", log, "--admin_mode", "--use-syslog", "--nodebug"]
@@ -117,7 +117,7 @@ def test_a_log_line_is_one_message_with_fields(new_server: NewServer):
 
 
 def test_a_hangup_opens_the_log_file_again(new_server: NewServer):
-    """Who rotates logs renames the file first: what comes later must not follow it."""
+    """logrotate renames the file first: later lines belong to a new one."""
     server = new_server()
     log = server.root / "rotated.log"
     server.sections["DEFAULT"]["log_file"] = log
@@ -148,7 +148,7 @@ def test_a_second_signal_drops_no_request(new_server: NewServer):
     assert server.process.wait(30) == 0
 
 
-def test_a_store_that_is_away_does_not_hold_a_stop_up(new_server: NewServer):
+def test_a_store_that_is_away_does_not_delay_a_stop(new_server: NewServer):
     uri = f"redis://127.0.0.1:{free_port()}"
     section = {"uri": uri, "max_reconnect_attempts": 1_000_000, "reconnect_sleep": 86_400}
     server = new_server(
@@ -167,7 +167,7 @@ def test_a_store_that_is_away_does_not_hold_a_stop_up(new_server: NewServer):
 
 
 @pytest.mark.parametrize("outputs", ["2>/dev/full >&2", "<&- >&- 2>&-"], ids=["full", "closed"])
-def test_a_log_that_nobody_can_write_holds_nothing_up(new_server: NewServer, outputs: str):
+def test_a_log_that_cannot_be_written_blocks_nothing(new_server: NewServer, outputs: str):
     """Started as a service manager does it: no variables, no home, in the root directory."""
     server = new_server()
     server.write_config()
@@ -203,7 +203,7 @@ def test_no_other_signal_ends_the_server(new_server: NewServer):
     assert server.stop() == 0
 
 
-def test_keystone_settings_without_the_line_that_uses_them_are_told_of(new_server: NewServer):
+def test_unused_keystone_settings_cause_a_warning(new_server: NewServer):
     filled = {"keystone_authtoken": {"www_authenticate_uri": "http://127.0.0.1:5000"}}
     server = new_server(options=filled).start()
     said = server.log_tail()

@@ -1,4 +1,4 @@
-"""Subscribers that are asked to confirm, and mail: by a command, and by SMTP."""
+"""Confirmations of subscribers, and mail by a command and by SMTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def subscribe(api: Api, subscriber: str, **options) -> str:
 
 
 def signed_put(server: Server, request: dict, confirmed: bool) -> httpx.Response:
-    """What a subscriber does with the members that it was sent: nothing else, and no token."""
+    """Confirms with the members that the subscriber was sent, and without a token."""
     names = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires", "X-Project-ID")
     headers = {name: request[name] for name in names} | {"Client-ID": str(uuid.uuid4())}
     body = request["SubscribeBody" if confirmed else "UnsubscribeBody"]
@@ -58,7 +58,7 @@ def receiver() -> Iterator[Receiver]:
         yield one
 
 
-def test_a_webhook_confirms_gets_messages_and_ends_that(
+def test_a_webhook_confirms_gets_messages_and_unsubscribes(
     new_server: Callable[..., Server], receiver: Receiver
 ):
     server = new_server(options=CONFIRMED).start()
@@ -99,7 +99,7 @@ def test_a_webhook_confirms_gets_messages_and_ends_that(
 
 
 class Mailbox:
-    """What an SMTP server takes."""
+    """Keeps what an SMTP server receives."""
 
     def __init__(self) -> None:
         self.mails: list[email.message.EmailMessage] = []
@@ -219,7 +219,7 @@ def test_mail_by_a_command_asks_for_a_confirmation(
         assert ended["Subject"] == "Zaqar Notification - Unsubscribe Confirmation"
 
 
-def test_no_subscriber_writes_headers(new_server: Callable[..., Server], command: tuple[Path, Path]):
+def test_a_subscriber_cannot_inject_headers(new_server: Callable[..., Server], command: tuple[Path, Path]):
     program, outbox = command
     server = new_server(options={"notification": {"smtp_command": program}}).start()
     with Api(server.url) as api:
@@ -235,7 +235,7 @@ def test_no_subscriber_writes_headers(new_server: Callable[..., Server], command
         assert mail["Subject"] == "one  Bcc: c@d.org    two"
 
 
-def test_a_command_that_fails_is_tried_again(new_server: Callable[..., Server], tmp_path: Path):
+def test_a_failed_command_is_retried(new_server: Callable[..., Server], tmp_path: Path):
     outbox, program = tmp_path / "outbox", tmp_path / "sendmail"
     outbox.mkdir()
     tried = tmp_path / "tried"
@@ -252,7 +252,9 @@ def test_a_command_that_fails_is_tried_again(new_server: Callable[..., Server], 
         assert len(mails(outbox, 1)) == 1
 
 
-def test_what_nobody_may_get_is_not_kept(new_server: Callable[..., Server], receiver: Receiver):
+def test_messages_without_a_confirmed_subscriber_are_not_kept(
+    new_server: Callable[..., Server], receiver: Receiver
+):
     """The only subscriber never confirms, and the messages are gone: nothing of them is stored."""
     server = new_server(options=CONFIRMED).start()
     with Api(server.url) as api:

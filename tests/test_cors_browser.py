@@ -68,7 +68,7 @@ def test_a_page_of_an_allowed_origin_posts_and_lists(
     status, text, _ = fetch(chromium, "GET", f"{url}?echo=true", headers)
     assert status == 200
     assert json.loads(text)["messages"][0]["body"] == "from a page"
-    # An error can be read, too; a method of its own needs leave like the others.
+    # Errors can be read, too, and each method must be allowed.
     status, text, _ = fetch(chromium, "DELETE", f"{server.url}/v2/queues/q/claims/none", headers)
     assert status == 204
     status, text, _ = fetch(chromium, "GET", f"{server.url}/v2/queues/n%20o/messages", headers)
@@ -76,7 +76,7 @@ def test_a_page_of_an_allowed_origin_posts_and_lists(
     assert "title" in json.loads(text)
 
 
-def test_a_page_may_not_send_what_is_not_allowed(
+def test_a_page_cannot_send_headers_that_are_not_allowed(
     new_server: Callable[..., Server], chromium: Browser, page: str, project: str
 ) -> None:
     server = new_server(options={"cors": {"allowed_origin": origin(page)}}).start()
@@ -87,7 +87,7 @@ def test_a_page_may_not_send_what_is_not_allowed(
         assert api.call("GET", "/v2/queues").json()["queues"] == []
 
 
-def test_a_page_of_another_origin_reads_nothing(
+def test_a_page_of_another_origin_cannot_read_answers(
     new_server: Callable[..., Server], chromium: Browser, page: str
 ) -> None:
     server = new_server(options={"cors": {"allowed_origin": "https://console.example.org"}}).start()

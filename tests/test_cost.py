@@ -28,14 +28,14 @@ PROJECT = "cost"
 
 @dataclass
 class Case:
-    """What is in play beside the backlog."""
+    """The configuration and contents besides the backlog."""
 
     kind: str = "queues"
     metadata: dict[str, object] = field(default_factory=dict)
     subscribers: int = 0
-    #: What each message of the backlog says of itself.
+    #: The members of each message of the backlog.
     message: dict[str, object] = field(default_factory=dict)
-    #: Claims the backlog, so that it stands before what is free.
+    #: Claims the backlog, so that it is before the free messages.
     is_claimed: bool = False
 
     @property
@@ -87,7 +87,7 @@ def prepare(api: Api, case: Case, path: str, backlog: int) -> None:
             break
         assert answer.status_code == 201, answer.text
     if case.hides:
-        # Something that is free, behind it.
+        # Free messages after it.
         post(api, path, [{"body": "free", "ttl": 3600}] * SHORT)
 
 

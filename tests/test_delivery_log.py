@@ -1,4 +1,4 @@
-"""The log of deliveries: what became of each message, and what can be done with what failed."""
+"""The log of deliveries: the result of each one, and how failed ones are repeated."""
 
 from __future__ import annotations
 
@@ -195,21 +195,21 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.timeout(400)
-def test_the_log_tells_and_failed_ones_are_delivered_once_more(stored: Server, receiver: Receiver):
+def test_the_log_lists_deliveries_and_failed_ones_are_repeated(stored: Server, receiver: Receiver):
     tells_retries_and_resumes(stored, receiver)
 
 
 @pytest.mark.timeout(400)
-def test_batches_and_events(stored: Server, receiver: Receiver):
+def test_batches_are_sent_and_events_are_posted(stored: Server, receiver: Receiver):
     sends_batches_and_posts_events(stored, receiver)
 
 
 @pytest.mark.timeout(400)
-def test_what_failed_is_recovered(stored: Server, receiver: Receiver):
+def test_failed_deliveries_are_recovered(stored: Server, receiver: Receiver):
     recovers(stored, receiver)
 
 
-def test_a_destination_that_fails_is_left_alone(new_server: Callable[..., Server], receiver: Receiver):
+def test_the_circuit_of_a_failing_destination_opens(new_server: Callable[..., Server], receiver: Receiver):
     with Api(new_server(options=LOCAL).start().url) as api:
         good = Subscription(api, receiver.url("/ok"))
         dead = Subscription(api, f"http://127.0.0.1:{free_port()}/", _retry_policy=LATER)
@@ -223,7 +223,7 @@ def test_a_destination_that_fails_is_left_alone(new_server: Callable[..., Server
         assert good.get("/health")["state"] == "ok"
 
 
-def test_pages_filters_and_what_is_wrong(new_server: Callable[..., Server], receiver: Receiver):
+def test_pages_and_filters_and_invalid_requests(new_server: Callable[..., Server], receiver: Receiver):
     server = new_server(options=LOCAL).start()
     with Api(server.url) as api:
         one = Subscription(api, receiver.url("/ok"))

@@ -51,7 +51,7 @@ def environment(root: Path, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("deployer", "files", "said", "_"), DEPLOYERS, ids=[one[0] for one in DEPLOYERS])
-def test_the_files_hold(tmp_path: Path, deployer: str, files: list[str], said: str, _: object):
+def test_the_files_are_valid(tmp_path: Path, deployer: str, files: list[str], said: str, _: object):
     arguments = laid_out(tmp_path, deployer, files)
     checked = subprocess.run(
         [server_binary(), *arguments, "config", "check"],

@@ -15,7 +15,7 @@ from support.wait import wait_until
 
 
 class Faults:
-    """A server whose disk fails as told."""
+    """A server whose disk fails by rules that the test sets."""
 
     def __init__(self, server: Server, library: Path) -> None:
         self.server = server
@@ -72,7 +72,7 @@ def test_a_failed_sync_of_an_interval_refuses_changes_until_the_log_is_safe(faul
 LARGE = {"transport": {"max_messages_post_size": 1_048_576}}
 
 
-def test_failing_checkpoints_show(faults):
+def test_failed_checkpoints_are_reported(faults):
     disk = faults(sync="never", options=LARGE)
     with Api(disk.server.url) as api:
         assert ping(api) == 204
@@ -163,7 +163,7 @@ def test_a_lock_of_another_process_is_named(faults):
         assert disk.lines("no longer locked by another process")
 
 
-def test_a_reader_that_holds_a_snapshot_is_warned_of(faults):
+def test_a_reader_with_an_old_snapshot_causes_a_warning(faults):
     disk = faults(sync="never", options=LARGE)
     with Api(disk.server.url) as api:
         assert post(api) == 201

@@ -1,4 +1,4 @@
-"""A disk that takes no more: 503, nothing acknowledged is lost, and served again once there is room."""
+"""A full disk: posts are 503, nothing acknowledged is lost, and posts are accepted once there is space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.api import Api
 from support.server import Server
 
 BODY = "x" * 50_000
-#: Bytes that a file of the server may grow to, until there is room again.
+#: Bytes that a file of the server may grow to, until the limit is lifted.
 FULL = 3 * 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""What is in etc: alerts and dashboard name metrics that exist, the unit is one that systemd takes."""
+"""The files in etc: alerts and dashboard name existing metrics, and systemd accepts the unit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_documentation_lists_every_metric_and_no_other(page):
     assert listed == {name for name, _ in re.findall(r"^# TYPE (\S+) (\S+)$", page, re.M)}
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     for name in ("zaqar-server.service", "zaqar-server.socket"):
@@ -93,7 +93,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path):
     assert ours == []
 
 
-def test_the_unit_calls_what_there_is():
+def test_the_unit_calls_existing_commands():
     text = (ETC / "systemd/zaqar-server.service").read_text()
     assert re.search(r"^ExecStartPre=/usr/bin/zaqar-server config check$", text, re.M)
     assert re.search(r"^Type=notify$", text, re.M)

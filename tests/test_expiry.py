@@ -1,4 +1,4 @@
-"""What a minute does, the shortest life of a message and of a claim. `support/minute.py` prepares it."""
+"""Expiry after a minute, the least ttl of a message and a claim. `support/minute.py` prepares it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def minute(past):
 
 
 @differs
-def test_a_reader_goes_on_after_expired_messages(past):
+def test_a_reader_continues_after_expired_messages(past):
     assert past.first_page == [f"{kind} {number}" for number in range(5) for kind in ("short", "long")]
     seen = []
     path = past.next_page
@@ -44,7 +44,7 @@ def test_expired_messages_are_not_counted(past):
     assert stats.json()["messages"]["total"] == 0
 
 
-def test_an_expired_claim_gives_its_messages_back_in_their_place(past):
+def test_messages_of_an_expired_claim_are_free_in_their_order(past):
     _, messages = past.api.claim("claimed", limit=4)
     assert [message["body"] for message in messages] == [0, 1, 2, 3]
 
@@ -55,11 +55,11 @@ def test_an_expired_claim_is_not_found(past):
     assert renewal.status_code == 404
 
 
-def test_a_claim_extends_the_life_of_its_messages(past):
+def test_a_claim_extends_the_ttl_of_its_messages(past):
     assert past.api.bodies("extended") == ["kept alive"]
 
 
-def test_a_renewed_claim_still_holds(past):
+def test_a_renewed_claim_still_holds_its_messages(past):
     assert past.api.claim("renewed") == ("", [])
 
 

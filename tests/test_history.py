@@ -1,4 +1,4 @@
-"""The history checker itself: it must catch what it is there to catch, and nothing else."""
+"""The history checker itself: it finds every kind of violation, and none in a correct history."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def claim(name: str, *keys, start: float, ttl=60.0, queue="q") -> Claim:
     return Claim(queue, start, start + 1, name, ttl, keys)
 
 
-def worn(*keys, start=2.0, times=2) -> list[Event]:
-    """Claims and releases, as often as said."""
+def failed(*keys, start=2.0, times=2) -> list[Event]:
+    """Claims and releases the messages so many times."""
     return [
         event
         for number in range(times)
         for event in (
-            claim(f"worn-{number}", *keys, start=start + 4 * number),
-            Release("q", start + 4 * number + 2, start + 4 * number + 3, f"worn-{number}"),
+            claim(f"failed-{number}", *keys, start=start + 4 * number),
+            Release("q", start + 4 * number + 2, start + 4 * number + 3, f"failed-{number}"),
         )
     ]
 
@@ -199,34 +199,34 @@ IMPOSSIBLE_DELAYS = {
 
 POSSIBLE_LETTERS = {
     "not claimed": [post(A), *both((A,))],
-    "claimed often enough": [post(A), *worn(A), *both((A,))],
-    "a dead letter": [post(A), *worn(A), *both((), (A,))],
-    "a dead letter among others": [post(A, B, C), *worn(A), *both((B, C), (A,))],
+    "claimed often enough": [post(A), *failed(A), *both((A,))],
+    "a dead letter": [post(A), *failed(A), *both((), (A,))],
+    "a dead letter among others": [post(A, B, C), *failed(A), *both((B, C), (A,))],
     "a dead letter after an unanswered claim": [
         post(A),
-        *worn(A, times=1),
+        *failed(A, times=1),
         LostClaim("q", 20, None),
         *both((), (A,)),
     ],
-    "a dead letter of an unanswered post": [post(A, end=None), *worn(A), *both((), (A,))],
+    "a dead letter of an unanswered post": [post(A, end=None), *failed(A), *both((), (A,))],
     "a dead letter with a new id": [
         post(A, ids=("i",)),
-        *worn(A),
+        *failed(A),
         *both((), (A,), ids=("j",)),
         *both((), (A,), start=110, ids=("j",)),
     ],
     "a dead letter claimed and deleted": [
         post(A),
-        *worn(A),
+        *failed(A),
         claim("y", A, start=20, queue="dead"),
         Delete("dead", 22, 23, (A,)),
         *both(),
     ],
-    "deleted by the id of before": [post(A), *worn(A), Delete("q", 22, 23, (A,)), *both((), (A,))],
-    "a dead letter in an order of its own": [post(A, B), *worn(A, B), *both((), (B, A))],
+    "deleted by the id of before": [post(A), *failed(A), Delete("q", 22, 23, (A,)), *both((), (A,))],
+    "a dead letter in an order of its own": [post(A, B), *failed(A, B), *both((), (B, A))],
     "a dead letter seen while it moved": [
         post(A),
-        *worn(A),
+        *failed(A),
         Glimpse("q", 20, 23, (A,)),
         Glimpse("dead", 21, 22, (A,)),
         *both((), (A,)),
@@ -234,53 +234,53 @@ POSSIBLE_LETTERS = {
 }
 
 IMPOSSIBLE_LETTERS = {
-    "in both": ([post(A), *worn(A), *both((A,), (A,))], "in both"),
-    "in neither": ([post(A), *worn(A), *both()], "is missing"),
+    "in both": ([post(A), *failed(A), *both((A,), (A,))], "in both"),
+    "in neither": ([post(A), *failed(A), *both()], "is missing"),
     "lost, whatever was tried where it had been": (
-        [post(A), *worn(A), Delete("q", 22, 23, (A,)), *both((), (A,)), *both(start=110)],
+        [post(A), *failed(A), Delete("q", 22, 23, (A,)), *both((), (A,)), *both(start=110)],
         "is missing",
     ),
-    "twice": ([post(A), *worn(A), *both((), (A, A))], "2 times"),
+    "twice": ([post(A), *failed(A), *both((), (A, A))], "2 times"),
     "out of order where it was posted": ([post(A), post(B, start=2, end=3), *both((B, A))], "listed after"),
-    "too early": ([post(A), *worn(A, times=1), *both((), (A,))], "after 1 claims"),
+    "too early": ([post(A), *failed(A, times=1), *both((), (A,))], "after 1 claims"),
     "too early, as the unanswered claim came later": (
-        [post(A), *worn(A, times=1), Glimpse("dead", 20, 21, (A,)), LostClaim("q", 30, None)],
+        [post(A), *failed(A, times=1), Glimpse("dead", 20, 21, (A,)), LostClaim("q", 30, None)],
         "after 1 claims",
     ),
-    "claimed once too often": ([post(A), *worn(A, times=3), *both((A,))], "claimed 3 times"),
+    "claimed once too often": ([post(A), *failed(A, times=3), *both((A,))], "claimed 3 times"),
     "back again": (
-        [post(A), *worn(A), *both((), (A,)), *both((A,), start=110)],
+        [post(A), *failed(A), *both((), (A,)), *both((A,), start=110)],
         "after it was a dead letter",
     ),
     "claimed here and there": (
-        [post(A), *worn(A, times=1), claim("y", A, start=20), claim("z", A, start=23, queue="dead")],
+        [post(A), *failed(A, times=1), claim("y", A, start=20), claim("z", A, start=23, queue="dead")],
         "live claims y and z",
     ),
     "deleted and still there": (
-        [post(A), *worn(A), Delete("dead", 22, 23, (A,)), *both((), (A,))],
+        [post(A), *failed(A), Delete("dead", 22, 23, (A,)), *both((), (A,))],
         "listed after its deletion",
     ),
     "deleted while it was held, and dead": (
-        [post(A), *worn(A), Delete("q", 22, 23, (A,), held=True), *both((), (A,))],
+        [post(A), *failed(A), Delete("q", 22, 23, (A,), held=True), *both((), (A,))],
         "listed after its deletion",
     ),
     "deleted in the one and still there": (
-        [post(A), *worn(A), Delete("q", 22, 23, (A,)), *both((A,))],
+        [post(A), *failed(A), Delete("q", 22, 23, (A,)), *both((A,))],
         "listed after its deletion",
     ),
     "never posted": ([*both((), (A,))], "never posted"),
-    "with its old id": ([post(A, ids=("i",)), *worn(A), *both((), (A,), ids=("i",))], "kept its id"),
+    "with its old id": ([post(A, ids=("i",)), *failed(A), *both((), (A,), ids=("i",))], "kept its id"),
     "with two ids": (
-        [post(A), *worn(A), *both((), (A,), ids=("i",)), *both((), (A,), start=110, ids=("j",))],
+        [post(A), *failed(A), *both((), (A,), ids=("i",)), *both((), (A,), start=110, ids=("j",))],
         "was i and is j",
     ),
-    "half a batch": ([post(A, B, end=None), *worn(A), *both((), (A,))], "unacknowledged batch"),
+    "half a batch": ([post(A, B, end=None), *failed(A), *both((), (A,))], "unacknowledged batch"),
 }
 
 POSSIBLE_THINGS = {
     "made": [write("a", 1, 0), read(5, a=1)],
     "made and changed": [write("a", 1, 0), write("a", 2, 3), read(5, a=2), read(8, a=2)],
-    "made and taken away": [write("a", 1, 0), write("a", None, 3), read(5)],
+    "created and deleted": [write("a", 1, 0), write("a", None, 3), read(5)],
     "an unanswered change, done": [write("a", 1, 0), write("a", 2, 3, None), read(5, a=2)],
     "an unanswered change, not done": [write("a", 1, 0), write("a", 2, 3, None), read(5, a=1)],
     "an unanswered end": [write("a", 1, 0), write("a", None, 3, None), read(5)],
@@ -318,15 +318,15 @@ def test_a_planted_violation_of_dead_letters_is_caught(events, sentence):
 
 
 @pytest.mark.parametrize("events", POSSIBLE_THINGS.values(), ids=POSSIBLE_THINGS.keys())
-def test_possible_things_pass(events):
+def test_possible_values_pass(events):
     assert verdict(*events) == []
 
 
 @pytest.mark.parametrize(("events", "sentence"), IMPOSSIBLE_THINGS.values(), ids=IMPOSSIBLE_THINGS.keys())
-def test_a_planted_violation_of_things_is_caught(events, sentence):
+def test_a_planted_violation_of_values_is_caught(events, sentence):
     assert [one for one in verdict(*events) if sentence in one]
 
 
-def test_queues_are_judged_apart():
+def test_queues_are_judged_separately():
     there = Post("other", 0, 1, (A,))
     assert verdict(there, Listing("other", 5, 6, (A,)), listing()) == []

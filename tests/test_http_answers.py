@@ -24,7 +24,7 @@ from support.rawhttp import exchange, head
         ("n=7&name=x", []),
     ],
 )
-def test_a_filter_finds_values_of_its_kind(api, query, found):
+def test_a_filter_matches_values_of_its_type(api, query, found):
     values = {"number": 7, "digits": "7", "fraction": 1.5, "boolean": True, "text": "red", "null": None}
     for name, value in values.items():
         api.call("PUT", f"/v2/queues/{name}", json={"n": value})
@@ -34,7 +34,7 @@ def test_a_filter_finds_values_of_its_kind(api, query, found):
 
 @pytest.mark.differs("415")
 @pytest.mark.parametrize("kind", [f"{PATCH_TYPE}; charset=utf-8", PATCH_TYPE.upper()])
-def test_a_patch_is_known_by_its_media_type(api, queue, kind):
+def test_a_patch_is_decoded_by_its_media_type(api, queue, kind):
     api.call("PUT", f"/v2/queues/{queue}")
     patch = [{"op": "add", "path": "/metadata/a", "value": 1}]
     answer = api.call("PATCH", f"/v2/queues/{queue}", json=patch, headers={"Content-Type": kind})
@@ -62,7 +62,7 @@ def test_an_error_says_which_rule_was_broken(server, method, path, status, names
 
 
 @pytest.mark.differs("the text is about metadata")
-def test_a_claim_too_large_is_not_called_metadata(api, queue):
+def test_the_error_of_a_large_claim_names_the_limit(api, queue):
     answer = api.call("POST", f"/v2/queues/{queue}/claims", json={"ttl": 60, "x": "y" * 65536})
     text = answer.json()["description"]
     assert answer.status_code == 400

@@ -87,7 +87,7 @@ MISFRAMED = {
     + b"2\n{}\n0\n\n",
     "a chunk beyond 64 bits": head("POST", "/v2/queues/q/messages", {"Transfer-Encoding": "chunked"})
     + b"1ffffffffffffffff\r\n",
-    "a flood of trailers": head("POST", "/v2/queues/q/messages", {"Transfer-Encoding": "chunked"})
+    "too many trailers": head("POST", "/v2/queues/q/messages", {"Transfer-Encoding": "chunked"})
     + b"2\r\n{}\r\n0\r\n"
     + b"X: y\r\n" * 100_000
     + b"\r\n",
@@ -95,13 +95,13 @@ MISFRAMED = {
 
 
 @pytest.mark.parametrize("request_bytes", MISFRAMED.values(), ids=MISFRAMED.keys())
-def test_what_is_misframed_is_told_so(server, request_bytes):
+def test_misframed_requests_are_answered_with_an_error(server, request_bytes):
     """The peer gets an answer, not only a closed connection."""
     assert exchange(server.address, request_bytes).status == 400
 
 
 @pytest.mark.parametrize("status", [414, 431])
-def test_what_is_too_long_is_told_so(server, status):
+def test_requests_that_are_too_long_are_answered_with_an_error(server, status):
     long = {
         414: head("GET", "/v2/queues?x=" + "y" * 70_000),
         431: head("GET", "/v2/queues", {"X": "y" * 200_000}),
@@ -130,7 +130,7 @@ def test_http_1_0_is_kept_alive_where_it_is_asked_to(server):
             assert (answer.status, answer.headers["connection"].lower()) == (300, "keep-alive")
 
 
-def test_trailers_are_passed_over(server, queue, project):
+def test_trailers_are_ignored(server, queue, project):
     chunked = b"%x;extension=1\r\n%s\r\n0\r\nContent-Length: 5\r\nX: y\r\n\r\n" % (len(POST), POST)
     request = post(queue, project, Transfer_Encoding="chunked", Content_Length=None)
     with RawConnection(server.address) as connection:
@@ -138,7 +138,7 @@ def test_trailers_are_passed_over(server, queue, project):
         assert [connection.answer().status for _ in range(2)] == [201, 300]
 
 
-def test_a_server_that_stops_ends_what_is_idle_and_answers_what_is_not(new_server, queue, project):
+def test_a_stop_closes_idle_connections_and_answers_open_requests(new_server, queue, project):
     server = new_server().start()
     with (
         RawConnection(server.address) as idle,
@@ -210,7 +210,7 @@ class TestHttp2:
             http.read_until(200)
             assert set(http.statuses.values()) == {201}
 
-    def test_requests_given_up_halfway_hold_nobody_up(self, server, queue, project):
+    def test_cancelled_requests_delay_no_others(self, server, queue, project):
         with Http2(server.address) as http:
             http.read_until(0)
             for _ in range(10):
@@ -220,7 +220,7 @@ class TestHttp2:
             http.read_until(1)
             assert http.statuses == {last: 200}
 
-    def test_a_flood_of_given_up_requests_ends_the_connection(self, server, project):
+    def test_many_cancelled_requests_close_the_connection(self, server, project):
         with Http2(server.address) as http, contextlib.suppress(ConnectionError):
             for _ in range(20_000):
                 http.connection.reset_stream(http.begin("GET", "/v2/queues", project))
@@ -255,7 +255,7 @@ class TestHttp2:
         assert not connection.closed
         connection.close()
 
-    def test_head_brings_no_body(self, server, project):
+    def test_an_answer_to_head_has_no_body(self, server, project):
         headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}
         with httpx.Client(http1=False, http2=True, headers=headers, timeout=30, trust_env=False) as http:
             got = http.get(f"{server.url}/v2/queues/q")

@@ -174,7 +174,7 @@ def test_passwords_of_pools_are_exported_on_request_only(
         ('{"type":"definitions","format":1}\n[\n', "line 2 is no definition"),
     ],
 )
-def test_a_file_that_is_no_export_is_refused(new_server, tmp_path: Path, text: str, problem: str):
+def test_an_invalid_export_is_refused(new_server, tmp_path: Path, text: str, problem: str):
     server = new_server()
     (tmp_path / "file").write_text(text)
     code, _, error = manage(server, "import", "--dry-run", tmp_path / "file")

@@ -1,4 +1,4 @@
-"""What a request takes does not grow unnoticed: instructions are counted, which no busy machine changes."""
+"""Instructions per request do not grow unnoticed: they are the same on a busy machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.server import server_binary
 
 
 @pytest.mark.timeout(900)
-def test_no_request_takes_more_than_it_did() -> None:
+def test_no_request_takes_more_instructions_than_the_baseline() -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("needs valgrind")
     written = json.loads(BASELINE.read_text())
@@ -32,7 +32,7 @@ def test_no_request_takes_more_than_it_did() -> None:
     assert worse(found, written["operations"]) == [], "tools/instructions --write, if it is on purpose"
 
 
-def test_more_is_found_and_named() -> None:
+def test_a_request_above_the_baseline_is_named() -> None:
     before = {"HTTP get": {"instructions": 1000, "functions": {"parse": 600, "answer": 300}}}
     one = Count(1019, {"parse": 610, "answer": 309})
     assert worse({"HTTP get": one}, before) == []

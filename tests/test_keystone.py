@@ -30,7 +30,7 @@ from support.websocket import WebSocket
 # The first test of a run waits for Keystone to start: some 15 s, minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
-#: What the middleware of the original says to who is not known.
+#: The answer of the original's middleware to an unauthenticated request.
 UNAUTHORIZED = {
     "error": {
         "code": 401,
@@ -97,7 +97,7 @@ def authenticate(socket: WebSocket, token: str, project: str, **headers: str) ->
 # --- Tokens
 
 
-def test_a_token_opens_its_own_project_whatever_the_headers_say(server, cloud, token, queue):
+def test_a_token_gives_access_to_its_own_project_only(server, cloud, token, queue):
     assert status(server, token, "PUT", f"{QUEUES}/{queue}", X_Project_Id=cloud.other) == 201
     assert queue in listed(server, token)
     assert queue not in listed(server, cloud.token("ann", cloud.other))
@@ -105,7 +105,7 @@ def test_a_token_opens_its_own_project_whatever_the_headers_say(server, cloud, t
     assert status(server, None, X_Storage_Token=token) == 200
 
 
-def test_claims_of_identity_from_outside_count_for_nothing(server, cloud, token):
+def test_identity_headers_of_clients_are_ignored(server, cloud, token):
     claims = {
         "X_Roles": "admin",
         "X_Role": "admin",
@@ -125,7 +125,7 @@ def test_claims_of_identity_from_outside_count_for_nothing(server, cloud, token)
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2/ping", "/v2/health", QUEUES, "/v2/nowhere", "/nowhere"])
-def test_who_is_not_known_learns_nothing(server, path):
+def test_unauthenticated_requests_are_401_before_any_other_check(server, path):
     for method in ("GET", "HEAD", "OPTIONS", "PUT"):
         answer = ask(server, method, path, None)
         assert answer.status_code == 401, (method, answer.text)
@@ -141,18 +141,18 @@ def test_who_is_not_known_learns_nothing(server, path):
     assert httpx.put(server.url + path, timeout=60).status_code == 401
 
 
-def test_the_version_list_is_open(server):
+def test_the_version_list_needs_no_token(server):
     assert httpx.get(server.url + "/").status_code == 300
     assert httpx.get(server.url).status_code == 300
 
 
-def test_a_revoked_token_is_none(server, cloud):
+def test_a_revoked_token_is_401(server, cloud):
     never_used = cloud.token("ann", cloud.demo)
     cloud.revoke(never_used)
     assert status(server, never_used) == 401
 
 
-def test_tokens_for_something_else_than_a_project(server, cloud):
+def test_tokens_without_a_project_are_rejected(server, cloud):
     unscoped = cloud.token("ann")
     system = cloud.token("root", {"system": {"all": True}})
     for sent in (unscoped, system):
@@ -163,7 +163,7 @@ def test_tokens_for_something_else_than_a_project(server, cloud):
         assert socket.call("queue_list", {}).status == 403
 
 
-def test_an_expired_token_is_none_unless_a_service_brings_it(server, cloud, short):
+def test_an_expired_token_is_401_unless_a_service_sends_it(server, cloud, short):
     # Made first: it has expired when the other has.
     unused = short.token("ann", cloud.demo)
     token = short.token("ann", cloud.demo)
@@ -185,7 +185,7 @@ def test_service_tokens(server, cloud, token):
     assert status(server, None, X_Service_Token=service) == 401
 
 
-def test_application_credentials_are_held_to_their_rules(server, cloud, token, queue):
+def test_access_rules_of_application_credentials_apply(server, cloud, token, queue):
     free = cloud.application_credential(token, cloud.users["ann"])
     assert status(server, cloud.credential_token(free), "PUT", f"{QUEUES}/{queue}") == 201
     rules = [
@@ -212,7 +212,7 @@ def test_application_credentials_are_held_to_their_rules(server, cloud, token, q
         assert socket.call("queue_create", {"queue_name": queue}).status == 403
 
 
-def test_a_signed_url_opens_what_it_signs_and_nothing_else(server, cloud, token, queue):
+def test_a_signed_url_allows_only_what_it_signs(server, cloud, token, queue):
     shared = ask(
         server, "POST", f"{QUEUES}/{queue}/share", token, {"paths": ["messages"], "methods": ["GET"]}
     )
@@ -270,7 +270,7 @@ def test_a_connection_is_for_the_project_of_its_token(server, cloud, token, queu
         assert authenticate(socket, token, cloud.demo, **{"X-Service-Token": "garbage"}) == 401
 
 
-def test_a_connection_ends_with_its_token_unless_it_gets_another(server, cloud, short, token):
+def test_a_connection_is_closed_when_its_token_expires_unless_it_gets_another(server, cloud, short, token):
     with (
         WebSocket(server.websocket_url, cloud.demo) as ends,
         WebSocket(server.websocket_url, cloud.demo) as goes_on,
@@ -285,7 +285,7 @@ def test_a_connection_ends_with_its_token_unless_it_gets_another(server, cloud, 
 # --- Policies
 
 
-def test_policies_hold_on_both_wires_and_are_reloaded(cloud, token, queue, new_server: Callable[..., Server]):
+def test_policies_apply_to_both_wires_and_reload(cloud, token, queue, new_server: Callable[..., Server]):
     server = new_server(options=cloud.options(), websocket=True)
     policies = server.root / "policy.yaml"
     policies.write_text('"queues:create": "role:nobody"\n"queues:get_all": "project_id:%(project_id)s"\n')
@@ -310,7 +310,7 @@ def test_policies_hold_on_both_wires_and_are_reloaded(cloud, token, queue, new_s
 # --- A Keystone that is away
 
 
-def test_a_keystone_that_is_paused_or_dead_delays_nobody_who_is_known(
+def test_a_keystone_that_is_paused_or_dead_delays_no_cached_token(
     cloud: Cloud, token: str, new_server: Callable[..., Server], tmp_path: Path
 ):
     # One of its own, on the same data: the others go on.
@@ -409,7 +409,7 @@ def test_tokens_are_shared_with_services_in_python(
     assert secret not in server.log.read_text()
 
 
-def test_a_memcached_that_is_away_is_told_once(cloud, new_server: Callable[..., Server]):
+def test_a_memcached_that_is_away_is_logged_once(cloud, new_server: Callable[..., Server]):
     memcached = Memcached().start()
     options = cloud.options(memcached_servers=memcached.address, memcache_pool_dead_retry=0)
     server = new_server(options=options).start()

@@ -1,4 +1,4 @@
-"""A queue with a million messages goes as fast as an empty one, delays nobody, and its space comes back."""
+"""A queue with a million messages is purged and deleted as fast as an empty one, and its space is freed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ BIG = "big"
 BATCH = 20_000
 BATCH_BODY = json.dumps({"messages": [{"body": 1}] * BATCH}, separators=(",", ":")).encode()
 
-#: A deletion that touched each message would take seconds; one that does not has noise alone to
-#: fear.
+#: A deletion that touches each message takes seconds; the time of any other is noise.
 FACTOR, NOISE = 20, 0.2
 
 PROJECT = "large"
@@ -46,7 +45,7 @@ def fill(server: Server, messages: int = MESSAGES) -> None:
 
 @dataclass
 class Before:
-    """What a client remembers of the big queue."""
+    """Ids that a client has of the big queue."""
 
     root: Path
     ids: list[str]
@@ -83,7 +82,7 @@ def server(before: Before, new_server: Callable[..., Server], tmp_path: Path) ->
     shutil.copytree(before.root / "data", tmp_path / "data")
     server = new_server(root=tmp_path).start()
     with Api(server.url, PROJECT) as api:
-        # It knows the queue from then on, as one that has run for long.
+        # From then on it has the queue in its caches.
         assert len(api.call("GET", f"/v2/queues/{BIG}/messages?echo=true").json()["messages"]) == 10
         assert len(api.claim(BIG)[1]) == 10
     return server
@@ -132,7 +131,7 @@ def holds_nothing(api: Api) -> None:
 
 
 def knows_nothing_of(api: Api, before: Before) -> None:
-    """Old ids, claims, markers and subscriptions lead nowhere."""
+    """Old ids, claims, markers and subscriptions find nothing."""
     queue = f"/v2/queues/{BIG}"
     for id_ in before.ids:
         assert api.call("GET", f"{queue}/messages/{id_}").status_code == 404
@@ -183,8 +182,7 @@ class Others:
         self.calm = quantiles(self._work(200), n=100)[-1]
 
     def do_not_wait(self) -> None:
-        # Once it is over nobody can wait for it any more: on a slow machine there is time for
-        # fewer.
+        # Only requests during the clean-up count: on a slow machine there is time for fewer.
         times = self._work(500, lambda: self.space.free() > self.space.used * 0.9)
         assert len(times) > 100, "the clean-up was over too soon to tell"
         busy = quantiles(times, n=100)[-1]
@@ -227,7 +225,7 @@ def test_a_purge_is_as_fast_as_of_an_empty_queue(server: Server, api: Api, befor
         knows_nothing_of(api, before)
         assert api.call("GET", f"/v2/queues/{BIG}").json()["colour"] == "red"
         api.post(BIG, "new")
-        # A marker of before the purge is a position still, and what is new comes after it.
+        # A marker of before the purge is still a position, and new messages come after it.
         page = api.call("GET", before.next_page).json()
         assert [message["body"] for message in page["messages"]] == ["new"]
         others.do_not_wait()
@@ -248,7 +246,7 @@ def test_a_deletion_is_as_fast_as_of_an_empty_queue(server: Server, api: Api, be
         knows_nothing_of(api, before)
         assert api.bodies(BIG) == ["new"]
 
-        # A part of it shows as well that new messages take the space of the old ones.
+        # Waiting for a part of it also shows that new messages reuse the space of the old ones.
         again = 15 * BATCH
         fill(server, again)
         assert api.call("GET", f"/v2/queues/{BIG}/stats").json()["messages"]["total"] == again + 1
@@ -257,7 +255,7 @@ def test_a_deletion_is_as_fast_as_of_an_empty_queue(server: Server, api: Api, be
 
 
 def is_new_when_made_again(api: Api, before: Before) -> None:
-    """The queue of the same name has nothing of the old one, which is still cleaned up."""
+    """The new queue of the same name has no contents of the old one, which is still being cleaned up."""
     assert api.call("PUT", f"/v2/queues/{BIG}").status_code == 201
     holds_nothing(api)
     knows_nothing_of(api, before)

@@ -1,4 +1,4 @@
-"""Every option of `[transport]`, set to a value of its own: what it allows, and what is one past it."""
+"""Every option of `[transport]`: a request at its limit is accepted, and one past it rejected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def api(limited: Server) -> Iterator[Api]:
-    """Plenty of queues, topics, messages and subscriptions; what a test takes it posts first."""
+    """A client of a project with more queues, topics, messages and subscriptions than a page holds."""
     with Api(limited.url) as api:
         for kind in ("queues", "topics"):
             for number in range(PLENTY):
@@ -190,10 +190,10 @@ ASKED = [
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.option)
-def test_a_limit_holds(api: Api, asked: Asked):
+def test_a_request_at_a_limit_is_accepted_and_one_past_it_is_400(api: Api, asked: Asked):
     limit = OPTIONS[asked.option]
     assert isinstance(limit, int)
-    # The one past it first: had it changed anything, what follows would show.
+    # The request past the limit comes first: if it changed anything, the next one would fail.
     refused = asked.ask(api, limit + asked.wrong)
     assert refused.status_code == 400, refused.text
     assert re.search(rf"\b{limit}\b", refused.text)
@@ -203,7 +203,7 @@ def test_a_limit_holds(api: Api, asked: Asked):
         assert len(taken.json()[asked.shows]) == limit
 
 
-def test_a_renewed_claim_has_the_longest_life_too(api: Api):
+def test_a_claim_is_renewed_with_the_longest_ttl(api: Api):
     path = f"/v2/queues/renewed/claims/{claim_one(api, 'renewed')[0]}"
     for ttl, status in ((1001, 400), (1000, 204)):
         assert api.call("PATCH", path, json={"ttl": ttl, "grace": 60}).status_code == status
@@ -234,7 +234,7 @@ def test_a_claim_without_a_limit_is_no_larger_than_the_largest(api: Api):
     assert len(api.call("POST", "/v2/queues/whole/claims", json={}).json()["messages"]) == 8
 
 
-def test_what_is_not_said_has_the_default(api: Api):
+def test_a_message_without_members_has_the_defaults(api: Api):
     answer = api.call("POST", "/v2/queues/plain/messages", json=message())
     assert answer.status_code == 201
     assert api.call("GET", "/v2/queues/plain/messages?echo=true").json()["messages"] == []
@@ -249,20 +249,20 @@ def test_what_is_not_said_has_the_default(api: Api):
     assert api.call("GET", path).json()["ttl"] == 510
 
 
-def test_a_claim_that_says_nothing_has_the_defaults(api: Api):
+def test_a_claim_without_members_has_the_defaults(api: Api):
     answer = api.call("POST", "/v2/queues/brief/messages", json=message(ttl=60, delay=0))
     assert answer.status_code == 201
     answer = api.call("POST", "/v2/queues/brief/claims", json={})
     claim_id = answer.headers["location"].rsplit("/", 1)[1]
     assert api.call("GET", f"/v2/queues/brief/claims/{claim_id}").json()["ttl"] == 210
-    # The claim gave it a life as long as its own and the grace.
+    # The claim extended the ttl to its own and the grace.
     listing = "/v2/queues/brief/messages?echo=true&include_claimed=true"
     (shown,) = api.call("GET", listing).json()["messages"]
     assert shown["ttl"] in range(210 + 110, 210 + 110 + 30)
 
 
 @pytest.mark.parametrize("subscriber", ["http://hooks.example.com", "trust+https://hooks.example.com"])
-def test_only_the_subscriber_types_are_taken(api: Api, subscriber: str):
+def test_only_the_configured_subscriber_types_are_accepted(api: Api, subscriber: str):
     refused = api.call("POST", "/v2/queues/q0/subscriptions", json={"subscriber": subscriber})
     assert refused.status_code == 400
     assert "['https', 'mailto']" in refused.json()["description"]
@@ -275,7 +275,7 @@ def test_any_text_of_the_right_length_is_a_client_id(api: Api):
     assert api.call("GET", "/v2/queues", headers={"Client-ID": "who?!"}).status_code == 200
 
 
-def test_a_deletion_names_its_claims(api: Api):
+def test_a_deletion_must_name_its_claims(api: Api):
     claim_id, first = claim_one(api, "deleted")
     path = f"/v2/queues/deleted/messages?ids={first['id']}"
     refused = api.call("DELETE", path)
@@ -290,7 +290,7 @@ def test_a_queue_can_be_encrypted_with_the_key(api: Api):
     assert api.call("PUT", "/v2/queues/secret", json={"_enable_encrypt_messages": True}).status_code == 201
 
 
-def test_no_option_of_the_section_is_left_out():
+def test_every_option_of_the_section_is_tested():
     section = re.search(
         r"^\[transport\]\n(.*?)^\[", (REPOSITORY / "crates/zaqar-server/zaqar.conf").read_text(), re.M | re.S
     )

@@ -39,7 +39,7 @@ class Litestream:
         self.process.wait(60)
 
     def finish(self) -> None:
-        """Copies what is left."""
+        """Copies the rest of the log."""
         database, replica = self.command[2:]
         command = [LITESTREAM, "replicate", "-once", database, replica]
         subprocess.run(command, check=True, timeout=60, capture_output=True)
@@ -115,10 +115,10 @@ def test_a_store_is_usable_under_litestream(
         assert len(post(api, 20)) == 20
 
 
-def test_a_killed_litestream_begins_anew_after_the_log_was_restarted(
+def test_a_killed_litestream_starts_over_after_the_log_was_restarted(
     new_server: Callable[..., Server], litestream: type[Litestream], tmp_path: Path
 ):
-    """It takes one restart of the log for its own, and what was written before for copied."""
+    """It mistakes one restart of the log for its own, and then does not copy what was written before."""
     server = new_server().start()
     with Api(server.url) as api:
         posted = [id for _ in range(4) for id in api.post("q", *range(1000))]

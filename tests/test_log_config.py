@@ -31,7 +31,7 @@ class = oslo_log.formatters.JSONFormatter
 """
 
 
-def test_its_handlers_and_levels_count(tmp_path, new_server):
+def test_its_handlers_and_levels_are_used(tmp_path, new_server):
     log, config = tmp_path / "zaqar.log", tmp_path / "logging.conf"
     config.write_text(CHART.replace("{log}", str(log)))
     server = new_server(options={"DEFAULT": {"log_config_append": config, "debug": True}})

@@ -1,4 +1,4 @@
-"""What clients can make a server keep: one test for each way that was found, at ten times its load.
+"""The memory that clients can make a server use: one test for each known way, at ten times its load.
 
 Each server has a budget that the load exceeds many times over. It must stay near the budget, tell the
 clients at once that they are over it, serve everybody else, and give the memory back to the system
@@ -91,7 +91,7 @@ def headers(project: str) -> dict[str, str]:
     return {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}
 
 
-def test_lists_that_nobody_reads_over_http2(server: Server, loaded: Loaded) -> None:
+def test_unread_lists_over_http2(server: Server, loaded: Loaded) -> None:
     """Ten connections, each with 256 requests for a list of 5 MB and a window of 0; they answer pings."""
     project = f"p-{uuid.uuid4()}"
     large_list(server, project)
@@ -118,7 +118,7 @@ def answered(connections: list[Connection]) -> int:
     return sum(len({*one.statuses, *one.resets}) for one in connections)
 
 
-def test_bodies_that_never_end_over_http2(server: Server, loaded: Loaded) -> None:
+def test_unfinished_bodies_over_http2(server: Server, loaded: Loaded) -> None:
     """120 connections with 200 unfinished request bodies each."""
     project = f"p-{uuid.uuid4()}"
     request = block("POST", "/v2/queues/q/messages", headers(project))
@@ -152,7 +152,7 @@ def has_credit(connection: Connection, length: int) -> bool:
     return connection.closed or connection.credit >= length
 
 
-def test_bodies_that_never_end_over_http1(server: Server, loaded: Loaded) -> None:
+def test_unfinished_bodies_over_http1(server: Server, loaded: Loaded) -> None:
     """A thousand connections, each with all but the last byte of a post."""
     project, content = f"p-{uuid.uuid4()}", b'{"messages": [{"body": "' + b"x" * 250_000
     fields = {"Content-Type": "application/json", "Content-Length": str(len(content) + 1)}
@@ -167,7 +167,7 @@ def test_bodies_that_never_end_over_http1(server: Server, loaded: Loaded) -> Non
         close(clients)
 
 
-def test_lists_that_nobody_reads_over_http1(server: Server, loaded: Loaded) -> None:
+def test_unread_lists_over_http1(server: Server, loaded: Loaded) -> None:
     """A thousand connections that ask for a list of 5 MB and read nothing of it."""
     project = f"p-{uuid.uuid4()}"
     large_list(server, project)
@@ -213,7 +213,7 @@ def close(clients: list[socket.socket]) -> None:
         client.close()
 
 
-def test_messages_that_never_end_over_websocket(server: Server, loaded: Loaded) -> None:
+def test_unfinished_messages_over_websocket(server: Server, loaded: Loaded) -> None:
     """200 connections, each with a message of 1 MiB that lacks its last byte."""
     with bounded(server, loaded):
         clients = [open_websocket(server.websocket_port) for _ in range(200)]
@@ -229,7 +229,7 @@ def test_messages_that_never_end_over_websocket(server: Server, loaded: Loaded) 
         close(clients)
 
 
-def test_lists_that_nobody_reads_over_websocket(server: Server, loaded: Loaded) -> None:
+def test_unread_lists_over_websocket(server: Server, loaded: Loaded) -> None:
     """200 connections that ask for two lists of 5 MB and read nothing."""
     project = f"p-{uuid.uuid4()}"
     large_list(server, project)
@@ -252,7 +252,7 @@ def settled(server: Server) -> bool:
     return abs(resident(server) - before) < 8 * MIB
 
 
-def test_pushes_that_nobody_reads(server: Server, loaded: Loaded) -> None:
+def test_unread_pushes(server: Server, loaded: Loaded) -> None:
     """100 subscribers that read nothing, of ten queues that 13 MB are posted to each, ten times over."""
     project = f"p-{uuid.uuid4()}"
     with bounded(server, loaded), Api(server.url, project) as api:
@@ -307,7 +307,7 @@ def closing(socket_: WebSocket) -> int | None:
     return socket_.connection.close_code
 
 
-def test_subscribing_and_unsubscribing_for_ever(server: Server, loaded: Loaded) -> None:
+def test_repeated_subscribing_and_unsubscribing(server: Server, loaded: Loaded) -> None:
     """5 000 subscriptions of one connection, one after the other."""
     with WebSocket(server.websocket_url) as socket_:
         for _ in range(500):
@@ -317,7 +317,7 @@ def test_subscribing_and_unsubscribing_for_ever(server: Server, loaded: Loaded) 
             subscribe_and_unsubscribe(socket_)
         grown = resident(server) - before
         print(f"grown by {grown >> 10} KiB")
-        # 550 bytes each were kept.
+        # A leak of 550 bytes for each was found.
         assert grown < 5_000 * 400
 
 
@@ -326,7 +326,7 @@ def subscribe_and_unsubscribe(socket_: WebSocket) -> None:
     socket_.ask("subscription_delete", 204, queue_name="q", subscription_id=created["subscription_id"])
 
 
-def test_the_memory_goes_back_to_the_system(loaded: Loaded) -> None:
+def test_the_memory_is_returned_to_the_system(loaded: Loaded) -> None:
     """After the tests above: their clients are gone, and nobody asks their servers for anything."""
     if not loaded:
         pytest.skip("runs after the tests of this module that load servers")

@@ -66,8 +66,8 @@ def servers(uri: str, database: str, new_server: Callable[..., Server]) -> list[
 
 
 class GentleLoad(SpreadLoad):
-    """Leaves out who changes a queue without pause: posts follow that a bounded number of times, and the
-    compatible server is slow."""
+    """Without the workers that change a queue all the time: a post retries such a conflict a bounded number
+    of times, and the compatible server is slow."""
 
     ENOUGH: ClassVar[dict[str, int]] = {"post": 120, "claim": 40, "delete": 60}
 
@@ -76,7 +76,7 @@ class GentleLoad(SpreadLoad):
 
 
 def refuses_little(load: Load) -> None:
-    """On a machine that is too slow a server gives up now and then, with 503 and nothing else."""
+    """On a slow machine a server may answer some requests with 503, and no other error."""
     errors = load.server_errors()
     assert {status for _, status in errors} <= {503}, errors
     assert sum(errors.values()) * 10 <= sum(load.answers.values()), errors
@@ -143,7 +143,7 @@ def test_many_clients_of_several_servers(servers: list[Server], tmp_path: Path, 
 
 
 @pytest.mark.timeout(300)
-def test_servers_that_stop_and_wake_up_leave_no_trace(servers: list[Server], tmp_path: Path, seed: int):
+def test_suspended_servers_lose_nothing(servers: list[Server], tmp_path: Path, seed: int):
     """Each is stopped in the middle of whatever it does; the others go on, and finish it."""
     load = GentleLoad(random=random.Random(seed), producers=2, claimers=4)
 
@@ -158,7 +158,7 @@ def test_servers_that_stop_and_wake_up_leave_no_trace(servers: list[Server], tmp
                 goes_on = load.acknowledged("post") > before + 10
                 pause = PAUSE if goes_on else LONGEST_PAUSE
             sleeper.process.send_signal(signal.SIGCONT)
-            assert goes_on, "the others wait for it"
+            assert goes_on, "the others wait for the suspended server"
         await asyncio.sleep(2)
         await load.until_enough()
 
@@ -216,7 +216,7 @@ def test_a_fail_over_loses_nothing(uri: str, servers: list[Server], tmp_path: Pa
 def test_what_no_document_can_hold_is_rejected_with_the_limit(
     uri: str, database: str, new_server: Callable[..., Server]
 ) -> None:
-    """The operator allows more than MongoDB does; whoever asks is told, and nothing is half done."""
+    """If the limits allow more than MongoDB does, a request is rejected with a reason and changes nothing."""
     limit = 40_000_000
     options = on_mongodb(uri, database)
     options["transport"] = {"max_messages_post_size": limit, "max_queue_metadata": limit}
@@ -308,7 +308,7 @@ def test_servers_share_queues_claims_and_markers(servers: list[Server]):
     share_queues_claims_and_markers(servers)
 
 
-def test_queues_outlive_their_servers(uri: str, database: str, new_server: Callable[..., Server]):
+def test_queues_survive_their_servers(uri: str, database: str, new_server: Callable[..., Server]):
     server = new_server(options=on_mongodb(uri, database)).start()
     with Api(server.url, "kept") as api:
         api.call("PUT", "/v2/queues/q", json={"z": 1, "a": [1.0, 2]})
@@ -320,7 +320,7 @@ def test_queues_outlive_their_servers(uri: str, database: str, new_server: Calla
         assert api.call("GET", "/v2/queues/q").json()["a"] == [1.0, 2]
 
 
-def test_the_originals_names_are_taken(uri: str, database: str, new_server: Callable[..., Server]):
+def test_the_names_of_the_original_are_accepted(uri: str, database: str, new_server: Callable[..., Server]):
     """`mongodb.fifo`, in [drivers] and in the URI, and every option that it has."""
     options = on_mongodb(
         uri.replace("mongodb://", "mongodb.fifo://"),
@@ -353,7 +353,7 @@ def test_each_role_can_have_another_store(uri: str, database: str, new_server: C
             assert api.call("GET", "/v2/queues/q").json()["a"] == 1
 
 
-def test_without_its_database_a_server_answers_503_and_when_to_come_back(
+def test_without_its_database_a_server_answers_503_with_retry_after(
     own: MongoDB, new_server: Callable[..., Server]
 ):
     uri = f"{own.uri}&serverSelectionTimeoutMS=500"
@@ -393,7 +393,7 @@ def test_a_wrong_uri_says_what_is_wrong_and_keeps_the_password(
     assert "hidden" not in said
 
 
-def test_one_writer_is_enough_where_that_is_wanted(
+def test_a_weaker_write_concern_is_allowed_if_configured(
     uri: str, database: str, new_server: Callable[..., Server]
 ):
     options = on_mongodb(f"{uri}{'&' if '?' in uri else '/?'}w=1", database)
@@ -425,7 +425,7 @@ def test_data_of_the_original_is_a_warning(uri: str, database: str, new_server: 
 
 
 @pytest.mark.timeout(300)
-def test_all_is_delivered_when_the_claims_of_the_dead_have_run_out(deaths: Deaths):
+def test_messages_are_delivered_after_the_claims_of_killed_servers_expire(deaths: Deaths):
     """The last of this file: the others use the minute that claims take."""
     time.sleep(max(0.0, deaths.time + CLAIM_TTL + 5 - time.monotonic()))
     delivered = 0

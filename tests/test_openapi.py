@@ -1,4 +1,4 @@
-"""The API's document: the server answers as it says, to whatever is sent; and the check of that can fail."""
+"""The API's document: the server answers any request as it says, and the check of that can fail."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def session() -> Iterator[requests.Session]:
 
 
 class Stored:
-    """Makes queues and topics with something of everything in them."""
+    """Creates queues and topics with contents of every kind."""
 
     def __init__(self, api: Api, root: Path) -> None:
         self.api = api
@@ -171,7 +171,7 @@ class Stored:
         return answer
 
     def aim(self, case: schemathesis.Case) -> None:
-        """Points a generated request at what is there."""
+        """Puts names and ids that exist into a generated request."""
         if case.path_parameters:
             there = self.make(case.operation.path)
             case.path_parameters = {name: there[name] for name in case.path_parameters}
@@ -212,7 +212,7 @@ def test_any_request_is_answered_as_documented(
 
 
 @AIMED.parametrize()
-def test_requests_to_what_is_there_are_answered_as_documented(
+def test_requests_to_existing_resources_are_answered_as_documented(
     case: schemathesis.Case, stored: Stored, documented: Server | RunningServer, session: requests.Session
 ) -> None:
     stored.aim(case)
@@ -242,11 +242,11 @@ def example_of(operation: dict) -> tuple[bytes | None, dict[str, str]]:
 def test_examples_of_the_document_succeed(method: str, path: str, stored: Stored) -> None:
     operation = RAW["paths"][path][method.lower()]
     body, headers = example_of(operation)
-    # The one operation that means nothing without a parameter.
+    # The operation that is invalid without a parameter.
     query = "?pop=1" if operation["operationId"] in ("deleteMessages", "deleteTopicMessages") else ""
     there = stored.make(path)
     if body and (pool := there.get("pool_name")):
-        # The stores of the document are nowhere near.
+        # The stores in the document do not exist.
         body = body.replace(b"redis://10.0.0.5:6379", stored.uri().encode()).replace(b"fast", pool.encode())
     url = path.format(**there) + query
     is_move = operation["operationId"] == "moveQueue"
@@ -343,7 +343,7 @@ WRONG: list[tuple[Callable[[dict], None], str]] = [
 
 
 @pytest.mark.parametrize(("mistake", "says"), WRONG, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_wrong_document_is_found_out(
+def test_a_wrong_document_is_detected(
     mistake: Callable[[dict], None], says: str, documented: Server | RunningServer, session: requests.Session
 ) -> None:
     # Aliases of the file are one object in memory: a copy through JSON has no shared parts.
@@ -363,7 +363,7 @@ def test_a_wrong_document_is_found_out(
     assert says in str(raised.value.exceptions), raised.value
 
 
-def test_a_failure_of_the_server_is_found_out(
+def test_a_failure_of_the_server_is_detected(
     stored: Stored, documented: Server | RunningServer, session: requests.Session
 ) -> None:
     case = ANYTHING["/v2/queues"]["GET"].Case(headers=stored.headers())

@@ -1,4 +1,4 @@
-"""Many producers and readers at one place while messages come and go: one order, each message once."""
+"""Many producers and readers of one queue while messages come and go: one order, each message once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from support.workers import Place, key_of
 PRODUCERS = 8
 READERS = 4
 BATCHES = 60
-#: Dead letters that are enough to say something of their order.
+#: Enough dead letters to check their order.
 LETTERS = 50
 
-#: A place as the promise of order wants it listed.
+#: How a queue or topic is listed in order, with everything in it.
 LISTING = "messages?limit=20&echo=true&include_claimed=true&include_delayed=true"
 
 DEAD = Place("dead")
@@ -31,18 +31,18 @@ Reading = list[Key]
 
 @dataclass
 class Seen:
-    """What each reader saw of the place and of its dead letters, and what was to last."""
+    """What each reader saw of the queue and of its dead letters, and the messages that were not deleted."""
 
     readings: list[Reading]
     dead_readings: list[Reading]
     lasting: set[Key]
-    #: What is there at the end, nobody being at work any more.
+    #: The contents at the end, after all workers have stopped.
     left: Reading = field(default_factory=list)
     dead: Reading = field(default_factory=list)
 
 
 class Scene:
-    """One place, those at work on it, and what is going to stay in it or among its dead letters."""
+    """A queue or topic, its workers, and the messages that stay in it or among its dead letters."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Scene:
                 await asyncio.sleep(0.005)
 
     async def claim(self, posted: asyncio.Event) -> None:
-        """Claims, deletes what is not to last, releases or keeps the rest, until there are dead letters."""
+        """Claims; deletes what need not last, releases or keeps the rest, until there are dead letters."""
         connection = await self.connect()
         while not posted.is_set() or (self.metadata and self.letters <= LETTERS):
             status, page = await connection.request(
@@ -157,7 +157,7 @@ class Scene:
         connection.close()
 
     async def delete(self, connection: Connection, message: dict) -> None:
-        # By its id alone a claimed message is refused, which is as good here.
+        # A claimed message is not deleted by its id alone, which does not matter here.
         status, _ = await connection.request("DELETE", message["href"])
         assert status in (204, 400, 403)
 
@@ -185,7 +185,7 @@ def seen(server, request) -> Seen:
             raise AssertionError("the server closed a connection") from error
 
     seen = asyncio.run(play())
-    # Each scene is about something that must have happened in it.
+    # What a scene tests must have happened in it.
     assert len(seen.lasting) > PRODUCERS * BATCHES
     assert (len(seen.dead) > LETTERS) == (request.param == "dead letters"), len(seen.dead)
     return seen
@@ -194,7 +194,7 @@ def seen(server, request) -> Seen:
 def test_every_reader_sees_every_lasting_message_once(seen):
     for reading in seen.readings:
         assert len(reading) == len(set(reading))
-        # One that moved away before the reader came there is among the dead letters.
+        # A message that moved before the reader reached it is among the dead letters.
         assert seen.lasting <= {*reading, *seen.dead}
 
 

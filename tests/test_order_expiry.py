@@ -19,13 +19,13 @@ def scene(expiring: Expiring) -> Expiring:
     return expiring.wait()
 
 
-def test_it_was_worth_watching(scene: Expiring):
+def test_enough_messages_expired_under_markers(scene: Expiring):
     assert {producer for producer, _ in scene.lasting} == {f"producer-{n}" for n in range(PRODUCERS)}
     assert min(len(scene.lasting), len(scene.short)) > 20 * PRODUCERS
     assert len(scene.readers) == len(READERS) == 4
     newest, *behind = scene.readers
     assert len(set(newest.seen) & set(scene.short)) > 10 * PRODUCERS
-    # The others came to many messages too late, and went on from markers that were over.
+    # The other readers missed many expired messages, and continued from expired markers.
     for reader in behind:
         assert len(set(scene.short) - set(reader.seen)) > 10
     assert sum(reader.gone_markers for reader in behind) > 3
@@ -51,11 +51,11 @@ def test_all_readers_agree_on_one_order(scene: Expiring):
         assert [key for key in one if key in common] == [key for key in other if key in common]
 
 
-def test_no_reader_is_shown_what_is_over(scene: Expiring):
+def test_no_reader_sees_an_expired_message(scene: Expiring):
     assert [reader.ghosts for reader in scene.readers] == [[]] * 4
 
 
-def test_in_the_end_only_what_lasts_is_there(scene: Expiring):
+def test_only_lasting_messages_are_left_at_the_end(scene: Expiring):
     assert set(scene.left) >= set(scene.lasting)
     assert not set(scene.left) & set(scene.short)
     assert len(scene.left) == len(set(scene.left))

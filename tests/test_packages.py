@@ -1,4 +1,4 @@
-"""What packages and images are made of: everything they name exists, and fits together."""
+"""Packages and images: every file and option that they name exists, and they agree with each other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_debian_package_has_every_program_and_what_they_need():
 def test_the_debian_package_replaces_that_of_the_original():
     for relation in ("provides", "conflicts", "replaces"):
         assert DEB[relation] == "zaqar-server, zaqar-common"
-    # The original's version is higher: a package of its name would be taken for an older one.
+    # The original's version is higher, so a package of the same name would count as older.
     assert DEB["name"] != "zaqar-server"
 
 
@@ -103,8 +103,8 @@ def test_the_configuration_of_the_image_opens_both_transports(tmp_path):
         assert conf[f"drivers:transport:{transport}"]["bind"] == "0.0.0.0"
 
 
-def test_the_helm_values_are_options_that_the_server_has(tmp_path):
-    """What the values set is a configuration that is right, and nothing in it is without effect."""
+def test_the_helm_values_are_valid_options(tmp_path):
+    """The values make a valid configuration, in which every option has an effect."""
     values = yaml.safe_load((ETC / "openstack-helm/values.yaml").read_text())
     conf = values["conf"]["zaqar"]
     # What the chart writes into a file of its own.

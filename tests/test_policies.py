@@ -79,7 +79,7 @@ class Generator:
             return [self.part(names) for _ in range(self.random.randrange(4))]
         text = self.text(names)
         if chosen < 0.2:
-            # A word too many, too few, or elsewhere.
+            # A word is added, removed, or moved.
             words = text.split(" ")
             at = self.random.randrange(len(words) + 1)
             words[at:at] = [self.random.choice(["and", "or", "not", "(", ")", "()", "@", "", "x:y", "'q'"])]
@@ -148,7 +148,7 @@ def theirs(rules: dict[str, object], caller: dict, target: dict) -> dict[str, bo
 
 
 def ours(root: Path, rules: dict[str, object], caller: dict, target: dict) -> tuple[dict[str, bool], str]:
-    """With what was said of the rules."""
+    """The decisions, and the output about the rules."""
     for name, document in (("rules", rules), ("caller", caller), ("target", target)):
         (root / f"{name}.json").write_text(json.dumps(document))
     ran = subprocess.run(
@@ -199,7 +199,7 @@ def test_each_kind_with_each_value(tmp_path):
         assert [(rules[name], caller, target, one[name]) for name in rules if one[name] != other[name]] == []
 
 
-def test_what_is_not_read_denies_and_is_named(tmp_path):
+def test_an_unsupported_check_denies_and_is_named(tmp_path):
     checks = [f"role:{text}" for text in FORMATS] + [f"{literal}:x" for literal in LITERALS]
     rules = {check: check for check in checks} | {f"not {check}": f"not {check}" for check in checks}
     decided, said = ours(tmp_path, rules, {"roles": ["p"]}, {"role": "p", "n": 1, "f": 1.5})

@@ -1,4 +1,4 @@
-"""Queues that move between pools of different kinds, to and fro, while servers are killed."""
+"""Queues that move back and forth between pools of different kinds while servers are killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.spread import SpreadLoad
 from support.wait import wait_until
 
 #: How long a slow machine may take for a drain: a move that fails is tried again after a minute.
-PATIENCE = 400.0
+TIMEOUT = 400.0
 
 POOLING: Sections = {
     "DEFAULT": {"pooling": True, "admin_mode": True},
@@ -34,7 +34,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 class Operator:
-    """Who moves the queues; any server that lives does it."""
+    """An administrator that moves queues through any running server."""
 
     def __init__(self, project: str) -> None:
         self.project = project
@@ -61,27 +61,27 @@ class Operator:
         return drain["queues_left"]
 
     def until_left(self, server: Server, pool: str) -> None:
-        wait_until(lambda: self.queues_left(server, pool) == 0, f"no queue is left in {pool}", PATIENCE)
+        wait_until(lambda: self.queues_left(server, pool) == 0, f"no queue is left in {pool}", TIMEOUT)
 
 
-def to_and_fro(load: SpreadLoad, servers: list[Server], pools: tuple[str, str], operator: Operator) -> None:
-    """Drains each pool to the other one; one of the servers is killed on the way."""
+def drain_both(load: SpreadLoad, servers: list[Server], pools: tuple[str, str], operator: Operator) -> None:
+    """Drains each pool to the other one, and kills one of the servers during the drain."""
     for source, target in (pools, pools[::-1]):
         victim = load.random.choice(servers)
 
-        def kill_on_the_way(source: str = source, target: str = target) -> None:
+        def kill_during_drain(source: str = source, target: str = target) -> None:
             operator.end_drain(servers[0], target)
             operator.drain(servers[0], source)
             before = operator.queues_left(servers[0], source)
             # Queues that have just come stay for a minute.
             moved = f"a queue leaves {source}"
-            wait_until(lambda: operator.queues_left(servers[0], source) < max(before, 1), moved, PATIENCE)
+            wait_until(lambda: operator.queues_left(servers[0], source) < max(before, 1), moved, TIMEOUT)
 
         async def kill(
-            kill_on_the_way: Callable[[], None] = kill_on_the_way, victim: Server = victim
+            kill_during_drain: Callable[[], None] = kill_during_drain, victim: Server = victim
         ) -> None:
             await asyncio.sleep(1)
-            await asyncio.to_thread(kill_on_the_way)
+            await asyncio.to_thread(kill_during_drain)
             await asyncio.sleep(load.random.uniform(0, 0.05))
             victim.kill()
 
@@ -105,5 +105,5 @@ def test_between_a_disk_and_redis_in_one_process(
     server = new_server(options=POOLING).start()
     operator.register(server, "disk", f"embedded:{tmp_path / 'pool'}", 1)
     operator.register(server, "redis", redis.uri, 1)
-    to_and_fro(load, [server], ("disk", "redis"), operator)
+    drain_both(load, [server], ("disk", "redis"), operator)
     load.judge(server.url, tmp_path / "history")

@@ -74,7 +74,7 @@ def embedded(root: Path, name: str) -> str:
     return f"embedded:{root / name}"
 
 
-def test_without_pooling_nothing_is_there(api: Api):
+def test_without_pooling_pools_and_flavors_are_404(api: Api):
     for path in ("/v2/pools", "/v2/pools/p", "/v2/flavors", "/v2/flavors/f"):
         assert api.call("GET", path, headers={"X-Roles": "admin"}).status_code == 404, path
     assert "rel/pools" not in api.call("GET", "/v2/").json()["resources"]
@@ -89,7 +89,7 @@ def test_pools_are_for_administrators(pooled: Server, admin: Api):
     assert "rel/pools" in admin.call("GET", "/v2/").json()["resources"]
 
 
-def test_a_pool_from_its_registration_to_its_end(admin: Api, tmp_path: Path):
+def test_a_pool_is_registered_changed_and_deleted(admin: Api, tmp_path: Path):
     uri = embedded(tmp_path, "one")
     register(admin, "one", uri, 7, options={"sync": "never", "accept_loss": True})
     shown = {"href": "/v2/pools/one", "name": "one", "uri": uri, "weight": 7, "flavor": None}
@@ -129,7 +129,7 @@ def test_a_pool_from_its_registration_to_its_end(admin: Api, tmp_path: Path):
     ],
     ids=str,
 )
-def test_pools_that_are_refused(admin: Api, document: object):
+def test_invalid_pools_are_400(admin: Api, document: object):
     answer = admin.call("PUT", "/v2/pools/bad", json=document)
     assert answer.status_code == 400, answer.text
     assert answer.json()["title"] == "Invalid request body"
@@ -170,7 +170,7 @@ def test_pools_are_listed_in_pages(admin: Api, tmp_path: Path):
     assert names == [f"p{number}" for number in range(5)]
 
 
-def test_flavors(pooled: Server, admin: Api, tmp_path: Path):
+def test_a_flavor_is_created_changed_and_deleted(pooled: Server, admin: Api, tmp_path: Path):
     for name in ("a", "b"):
         register(admin, name, embedded(tmp_path, name))
     assert admin.call("PUT", "/v2/flavors/gold", json={"pool_list": ["a", "b"]}).status_code == 201
@@ -203,7 +203,7 @@ def test_flavors(pooled: Server, admin: Api, tmp_path: Path):
     assert (gone.status_code, gone.json()["description"]) == (404, "Flavor gold does not exist")
 
 
-def test_the_websocket_actions(pooled: Server, admin: Api, tmp_path: Path):
+def test_pools_and_flavors_over_websocket(pooled: Server, admin: Api, tmp_path: Path):
     with WebSocket(pooled.websocket_url, admin.project) as socket:
 
         def ask(action: str, **body: object) -> tuple[int, object]:
@@ -217,7 +217,7 @@ def test_the_websocket_actions(pooled: Server, admin: Api, tmp_path: Path):
         assert ask("pool_list") == (200, {"pools": [pool]})
         assert ask("pool_update", pool_name="ws", weight=2) == (200, {**pool, "weight": 2})
         assert ask("pool_update", pool_name="ws")[0] == 400
-        # Its queues have nowhere to go.
+        # There is no other pool for its queues.
         assert ask("pool_drain_create", pool_name="ws")[0] == 409
         spare = embedded(tmp_path, "spare")
         assert ask("pool_create", pool_name="spare", uri=spare, weight=1)[0] == 201
@@ -258,7 +258,7 @@ def test_the_websocket_actions(pooled: Server, admin: Api, tmp_path: Path):
 
 
 class Admin(zaqarclient.Client):
-    """The client behind a proxy that says who asks."""
+    """The client behind a proxy that sends the caller's roles."""
 
     def _request_and_transport(self):
         request, transport = super()._request_and_transport()
@@ -285,7 +285,7 @@ def test_python_zaqarclient(pooled: Server, admin: Api, tmp_path: Path):
     assert list(client.pools()) == []
 
 
-def test_queues_go_where_their_flavor_says(admin: Api, tmp_path: Path):
+def test_a_queue_is_placed_in_a_pool_of_its_flavor(admin: Api, tmp_path: Path):
     for name in ("plain", "gold"):
         register(admin, name, embedded(tmp_path, name))
     assert admin.call("PUT", "/v2/flavors/gold", json={"pool_list": ["gold"]}).status_code == 201
@@ -302,17 +302,17 @@ def test_queues_go_where_their_flavor_says(admin: Api, tmp_path: Path):
     assert len(messages) == 3
     assert claim
     assert {queue["name"] for queue in admin.call("GET", "/v2/queues").json()["queues"]} == {"g", "h"}
-    # Letters from one pool to the other.
+    # A dead letter moves from one pool to the other.
     assert admin.call("PUT", "/v2/queues/dead").status_code == 201
-    assert admin.call("PUT", "/v2/queues/worn", json={"_flavor": "gold"}).status_code == 201
-    admin.set_metadata("worn", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
-    admin.post("worn", "letter")
-    claim, messages = admin.claim("worn")
+    assert admin.call("PUT", "/v2/queues/source", json={"_flavor": "gold"}).status_code == 201
+    admin.set_metadata("source", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
+    admin.post("source", "letter")
+    claim, messages = admin.claim("source")
     assert [one["body"] for one in messages] == ["letter"]
-    assert admin.call("DELETE", f"/v2/queues/worn/claims/{claim}").status_code == 204
-    assert admin.claim("worn") == ("", [])
+    assert admin.call("DELETE", f"/v2/queues/source/claims/{claim}").status_code == 204
+    assert admin.claim("source") == ("", [])
     assert [one["body"] for one in admin.messages("dead")] == ["letter"]
-    assert admin.messages("worn") == []
+    assert admin.messages("source") == []
 
 
 def test_snapshots_are_made_of_an_embedded_pool(admin: Api, tmp_path: Path):
@@ -321,7 +321,7 @@ def test_snapshots_are_made_of_an_embedded_pool(admin: Api, tmp_path: Path):
     wait_until(lambda: any((tmp_path / "copies").glob("snapshot-*.db")), "a snapshot is made")
 
 
-def test_health_tells_of_each_pool(pooled: Server, admin: Api, tmp_path: Path):
+def test_health_reports_each_pool(pooled: Server, admin: Api, tmp_path: Path):
     def health() -> dict:
         return admin.call("GET", "/v2/health").json()
 
@@ -353,7 +353,7 @@ def test_health_tells_of_each_pool(pooled: Server, admin: Api, tmp_path: Path):
         assert admin.call("DELETE", f"/v2/queues/{name}").status_code == 204
 
 
-def test_subscribers_hear_of_queues_in_every_pool(pooled: Server, admin: Api, tmp_path: Path):
+def test_subscribers_get_messages_of_queues_in_every_pool(pooled: Server, admin: Api, tmp_path: Path):
     for name in ("a", "b"):
         register(admin, name, embedded(tmp_path, name))
     queues = [f"q{number}" for number in range(6)]
@@ -362,8 +362,8 @@ def test_subscribers_hear_of_queues_in_every_pool(pooled: Server, admin: Api, tm
             socket.ask("subscription_create", 201, queue_name=queue, ttl=600)
         for queue in queues:
             admin.post(queue, queue)
-        heard = {socket.push(timeout=60).document["queue_name"] for _ in queues}
-    assert heard == set(queues)
+        received = {socket.push(timeout=60).document["queue_name"] for _ in queues}
+    assert received == set(queues)
 
 
 @pytest.fixture
@@ -406,7 +406,7 @@ def test_two_servers_three_redises_and_one_that_fails(
         assert other.call("GET", "/v2/queues?limit=20").status_code == 200
         wait_until(lambda: 'pool="b"' in second.log.read_text(), "the log names the pool")
         assert all("b" not in answer.json()["description"].split() for answer in answers if answer.is_error)
-        # Who operates it is told which pool it is, and that it is the only one.
+        # Metrics and health name this pool, and no other.
         health = api.call("GET", "/v2/health").json()
         assert health["catalog_reachable"] is False
         assert health["a"]["storage_reachable"] is True

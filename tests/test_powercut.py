@@ -53,7 +53,7 @@ def prepared(new_server: Callable[..., Server], sync: str) -> Server:
 
 
 @pytest.mark.timeout(600)
-def test_synced_data_outlives_power_cuts(
+def test_synced_data_survives_power_cuts(
     new_server: Callable[..., Server], powercut_library: Path, tmp_path: Path, seed: int
 ):
     choose = random.Random(seed)
@@ -70,7 +70,7 @@ def test_synced_data_outlives_power_cuts(
 
 
 @pytest.mark.timeout(600)
-def test_the_same_check_catches_a_server_that_does_not_sync(
+def test_the_same_check_finds_losses_of_a_server_that_does_not_sync(
     new_server: Callable[..., Server], powercut_library: Path, seed: int
 ):
     choose = random.Random(seed)
@@ -89,7 +89,7 @@ def test_the_same_check_catches_a_server_that_does_not_sync(
     pytest.fail("no power cut lost anything although nothing was synced")
 
 
-def test_an_interval_loses_nothing_older_than_itself(
+def test_sync_interval_loses_nothing_older_than_the_interval(
     new_server: Callable[..., Server], powercut_library: Path, seed: int
 ):
     server = new_server(

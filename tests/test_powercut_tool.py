@@ -72,7 +72,7 @@ def test_an_overwrite_without_sync_leaves_the_old_bytes(after):
     assert nothing_kept(disk) == {"f": b"old"}
 
 
-def test_pages_of_one_write_survive_apart(after):
+def test_pages_of_one_write_survive_independently(after):
     disk = after("fd = make('f'); os.write(fd, b'x' * 40960); sync_dir()")
     content = disk.surviving(random.Random(1), keep=0.4)["f"]
     pages = [content[start : start + PAGE] for start in range(0, len(content), PAGE)]
@@ -85,7 +85,7 @@ def test_a_new_name_needs_its_directory_synced(after):
     assert nothing_kept(disk) == {}
 
 
-def test_a_sync_does_not_vouch_for_later_names(after):
+def test_a_sync_does_not_cover_later_names(after):
     disk = after("make('a'); sync_dir(); make('b')")
     assert set(nothing_kept(disk)) == {"a"}
 
@@ -116,12 +116,12 @@ def test_a_removed_file_comes_back_without_a_synced_directory(after):
     assert nothing_kept(after("os.unlink(d + '/f'); sync_dir()", {"f": b"abc"})) == {}
 
 
-def test_directories_are_names_too(after):
+def test_new_directories_need_a_sync_too(after):
     program = "os.mkdir(d + '/sub'); sync_dir(); make('sub/f')"
     assert nothing_kept(after(program)) == {"sub": None}
 
 
-def test_vectored_writes_are_seen(after):
+def test_vectored_writes_are_logged(after):
     disk = after(
         "fd = make('f'); os.writev(fd, [b'ab', b'cd']); os.pwritev(fd, [b'X'], 0); os.fsync(fd); sync_dir()"
     )
@@ -158,7 +158,7 @@ def test_sqlite_that_syncs_loses_no_commit(after, tmp_path):
         assert rows(image, tmp_path / f"image-{seed}") == list(range(1000)), seed
 
 
-def test_sqlite_that_does_not_sync_is_caught(after, tmp_path):
+def test_sqlite_without_sync_loses_commits(after, tmp_path):
     disk = after(SQLITE % "OFF")
     with pytest.raises(sqlite3.DatabaseError):
         rows(nothing_kept(disk), tmp_path / "image")

@@ -12,7 +12,7 @@ from support.wait import wait_until
 from support.websocket import WebSocket
 
 
-def test_projects_have_limits_of_their_own_and_sighup_takes_them_over(tmp_path, new_server):
+def test_projects_have_limits_of_their_own_that_sighup_reloads(tmp_path, new_server):
     del new_server  # skips where a running server is tested
     (tmp_path / "quotas.yaml").write_text("small: {max_messages_per_queue: 2}\n")
     server = Operated(
@@ -52,7 +52,7 @@ def test_projects_have_limits_of_their_own_and_sighup_takes_them_over(tmp_path, 
     assert server.stop() == 0, server.log_tail()
 
 
-def test_what_administrators_set_holds_on_every_server(tmp_path, new_server):
+def test_quotas_set_by_administrators_apply_on_every_server(tmp_path, new_server):
     store = Redis(tmp_path / "redis", "--save", "").start()
     options = on_redis(store.uri) | {"quotas": {"managed": True}}
     admin = new_server(options=options, websocket=True).start()
@@ -93,7 +93,7 @@ def test_what_administrators_set_holds_on_every_server(tmp_path, new_server):
     store.kill()
 
 
-def test_a_rate_is_told_with_when_to_retry(new_server):
+def test_past_a_rate_requests_are_rejected_with_retry_after(new_server):
     server = new_server(options={"quotas": {"max_bytes_per_second": 1000}})
     server.start()
     with Api(server.url) as api:

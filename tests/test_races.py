@@ -56,21 +56,21 @@ def message(body: object) -> dict:
     return {"messages": [{"ttl": 300, "body": body}]}
 
 
-def test_first_posts_at_once_create_the_queue_and_all_stay(at_once, api):
-    # More clients than a queue's creation can keep busy: none may be told to come back.
+def test_concurrent_first_posts_create_the_queue_and_are_all_stored(at_once, api):
+    # Many more clients than one creation needs: none of them may get a 503.
     for number in range(30):
         answers = at_once(lambda client, n=number: ("POST", f"/v2/queues/new-{n}/messages", message(client)))
         assert statuses(answers) == {201: CLIENTS}
         assert sorted(api.bodies(f"new-{number}")) == list(range(CLIENTS))
 
 
-def test_one_of_many_puts_creates(at_once, queue):
+def test_one_of_many_concurrent_puts_creates_the_queue(at_once, queue):
     answers = at_once(lambda _: ("PUT", f"/v2/queues/{queue}", None))
     assert statuses(answers) == {201: 1, 204: CLIENTS - 1}
 
 
 @loses_races
-def test_patches_at_once_are_all_kept(at_once, api, queue):
+def test_concurrent_patches_are_all_applied(at_once, api, queue):
     api.call("PUT", f"/v2/queues/{queue}")
 
     def patch(number: int) -> int:
@@ -91,7 +91,7 @@ def test_patches_at_once_are_all_kept(at_once, api, queue):
 
 
 @loses_races
-def test_claims_at_once_share_the_messages_out(at_once, api, queue):
+def test_concurrent_claims_share_the_messages(at_once, api, queue):
     for start in range(0, 100, 20):
         api.post(queue, *range(start, start + 20))
     answers = at_once(lambda _: ("POST", f"/v2/queues/{queue}/claims?limit=5", {"ttl": 60, "grace": 60}))
@@ -99,7 +99,7 @@ def test_claims_at_once_share_the_messages_out(at_once, api, queue):
     assert sorted(claimed) == list(range(100))
 
 
-def test_pops_at_once_share_the_messages_out(at_once, api, queue):
+def test_concurrent_pops_share_the_messages(at_once, api, queue):
     for start in range(0, 100, 20):
         api.post(queue, *range(start, start + 20))
     answers = at_once(lambda _: ("DELETE", f"/v2/queues/{queue}/messages?pop=5", None))
@@ -108,7 +108,7 @@ def test_pops_at_once_share_the_messages_out(at_once, api, queue):
 
 
 @loses_races
-def test_deletes_of_the_queue_between_posts_break_nothing(at_once, api, queue):
+def test_posts_succeed_while_the_queue_is_deleted(at_once, api, queue):
     for _ in range(10):
         answers = at_once(
             lambda client: (

@@ -22,7 +22,7 @@ EXAMPLE = re.compile(r"^ {4}\$ (?P<command>(?:.*\\\n)*.*)\n(?P<printed>(?: {4}[^
 
 
 class Bare(Server):
-    """The server as who has just built it starts it: in an empty directory, without arguments."""
+    """The server, started in an empty directory without arguments."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
@@ -58,15 +58,14 @@ def run(command: str, server: Server) -> str:
     ).stdout
 
 
-def test_the_examples_do_what_they_print(bare: Bare):
+def test_the_examples_print_what_the_page_shows(bare: Bare):
     examples = list(EXAMPLE.finditer((REPOSITORY / "README.md").read_text()))
     assert len(examples) >= 2
     assert all(ADDRESS in example["command"] for example in examples)
     for example in examples:
         printed = run(example["command"], bare)
         for line in example["printed"].splitlines():
-            # An ellipsis stands for what nobody can know before; on a slow machine that is the age
-            # too.
+            # An ellipsis stands for any text; on a slow machine the age may differ, too.
             pieces = line.strip().replace('"age":0', '"age":…').split("…")
             expected = r"[^\n]+".join(map(re.escape, pieces))
             assert re.search(rf"^{expected}\r?$", printed, re.M), (line, printed)

@@ -21,7 +21,7 @@ from support.history import Claim, History, check
 from support.redis import Redis, Watched, on_redis
 from support.server import Server
 from support.spread import SpreadLoad, share_queues_claims_and_markers
-from support.wait import PATIENCE, wait_until
+from support.wait import TIMEOUT, wait_until
 from support.websocket import WebSocket
 
 SERVERS = 3
@@ -83,7 +83,9 @@ def test_the_death_of_a_server_loses_nothing(servers: list[Server], tmp_path: Pa
 
 
 @pytest.mark.timeout(300)
-def test_redis_is_killed_and_comes_back(redis: Redis, servers: list[Server], tmp_path: Path, seed: int):
+def test_a_killed_and_restarted_redis_loses_nothing(
+    redis: Redis, servers: list[Server], tmp_path: Path, seed: int
+):
     load = SpreadLoad(random=random.Random(seed))
 
     async def end() -> None:
@@ -119,7 +121,7 @@ def test_a_fail_over_loses_nothing(
         await asyncio.sleep(2)
         await asyncio.to_thread(fail_over)
         before = load.acknowledged("post")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while load.acknowledged("post") < before + 50:
             assert time.monotonic() < deadline, "nobody is served again"
             await asyncio.sleep(0.1)
@@ -168,7 +170,7 @@ CHANGES = [POST, POST, ("POST", "/v2/queues/q/claims", {"ttl": 60, "grace": 60})
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_trouble_is_a_503_that_says_when_to_come_back(tmp_path: Path, new_server, trouble: str):
+def test_an_unusable_redis_is_a_503_with_retry_after(tmp_path: Path, new_server, trouble: str):
     begin, end = TROUBLES[trouble]
     redis = Redis(tmp_path / "redis", "--save", "").start()
     options = on_redis(f"{redis.uri}?socket_timeout=3", max_reconnect_attempts=2, reconnect_sleep=0.1)
@@ -202,7 +204,7 @@ def test_trouble_is_a_503_that_says_when_to_come_back(tmp_path: Path, new_server
         redis.kill()
 
 
-def test_a_full_redis_is_a_503_and_lets_consumers_go_on(redis: Redis, servers: list[Server]):
+def test_a_full_redis_is_a_503_for_posts_and_serves_consumers(redis: Redis, servers: list[Server]):
     with Api(servers[0].url) as api:
         api.post("q", 1, 2, 3)
         redis.cli("CONFIG", "SET", "maxmemory", "1")
@@ -217,7 +219,7 @@ def test_a_full_redis_is_a_503_and_lets_consumers_go_on(redis: Redis, servers: l
 
 
 @pytest.mark.timeout(300)
-def test_dropped_connections_lose_and_double_nothing(
+def test_dropped_connections_lose_and_duplicate_nothing(
     redis: Redis, servers: list[Server], tmp_path: Path, seed: int
 ):
     """Connections end in the middle of requests: what may have been done already is not done again."""
@@ -235,7 +237,7 @@ def test_dropped_connections_lose_and_double_nothing(
     load.judge(servers[0].url, tmp_path / "history")
 
 
-def test_rules_hold_on_every_server_once_they_are_changed(servers: list[Server]):
+def test_changed_rules_apply_on_every_server(servers: list[Server]):
     """A patch on one server while others post with what they know of the queue."""
     project = "rules"
     stop = threading.Event()
@@ -275,7 +277,7 @@ def test_rules_hold_on_every_server_once_they_are_changed(servers: list[Server])
 
 
 def test_nothing_of_a_deleted_queue_returns(servers: list[Server]):
-    """A queue is deleted and made again on one server while others post to it."""
+    """A queue is deleted and created again on one server while others post to it."""
     project = "deleted"
     stop = threading.Event()
     lock = threading.Lock()
@@ -454,7 +456,7 @@ CONDITIONS = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_several_servers_say_once_what_is_wrong_with_redis(
+def test_several_servers_log_once_what_is_wrong_with_redis(
     redis: Redis, new_server: Callable[..., Server], condition: str
 ):
     begin, end, said, recovered = CONDITIONS[condition]

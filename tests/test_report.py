@@ -78,7 +78,7 @@ def until(what: Callable[[], object], timeout: float = 60.0) -> object:
 
 
 def whole(directory: Path) -> list[str]:
-    """The reports of a directory that were written to their end."""
+    """The complete reports of a directory."""
     found = sorted(directory.glob("zaqar-server_gurumeditation_*"))
     texts = [file.read_text() for file in found]
     return [text for text in texts if f"{'Recent Errors': ^64}" in text and text.endswith("\n\n")]

@@ -1,4 +1,4 @@
-"""The process: start, refusals that say why, a stop that drops nothing, a restart that keeps everything."""
+"""The process: starts, refused starts and their reasons, stops, restarts."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_the_directory_is_free_again_after_a_kill(new_server: NewServer):
 
 
 def test_a_port_in_use_is_refused(new_server: NewServer):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         refused(new_server(port=port), str(port))
 
 
@@ -143,7 +143,7 @@ def test_options_of_the_original_are_accepted(new_server: NewServer):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_stop_answers_requests_that_are_under_way(new_server: NewServer, number: signal.Signals):
+def test_a_stop_answers_requests_in_progress(new_server: NewServer, number: signal.Signals):
     server = new_server().start()
     assert server.process is not None
     body = b'{"messages": [{"ttl": 300, "body": "last"}]}'
@@ -168,7 +168,7 @@ def test_a_stop_answers_requests_that_are_under_way(new_server: NewServer, numbe
         assert api.bodies("open") == ["last"] * 30
 
 
-def test_a_stop_closes_the_door(new_server: NewServer):
+def test_a_stop_accepts_no_new_connection(new_server: NewServer):
     server = new_server().start()
     assert server.process is not None
     with RawConnection(server.address) as waiting:
@@ -184,7 +184,7 @@ def test_a_stop_closes_the_door(new_server: NewServer):
     assert server.process.wait(30) == 0
 
 
-def test_idle_connections_do_not_hold_a_stop_up(new_server: NewServer):
+def test_idle_connections_do_not_delay_a_stop(new_server: NewServer):
     server = new_server().start()
     idle = [RawConnection(server.address) for _ in range(20)]
     for connection in idle:
@@ -194,7 +194,7 @@ def test_idle_connections_do_not_hold_a_stop_up(new_server: NewServer):
     assert all(connection.closed_by_server() for connection in idle)
 
 
-def test_half_a_request_does_not_hold_a_stop_up_for_good(held_up_stop):
+def test_an_unfinished_request_delays_a_stop_for_a_bounded_time(held_up_stop):
     stopped = held_up_stop.wait()
     assert stopped.code == 0
     assert stopped.seconds < 40
@@ -204,7 +204,7 @@ def test_half_a_request_does_not_hold_a_stop_up_for_good(held_up_stop):
 STOP = 6
 
 
-def test_clients_that_read_nothing_do_not_hold_a_stop_up(new_server: NewServer):
+def test_clients_that_read_nothing_do_not_delay_a_stop(new_server: NewServer):
     """Lists of 5 MB that nobody reads, over HTTP/1.1, HTTP/2 and WebSocket, when the server stops."""
     options: Sections = {"DEFAULT": {"graceful_shutdown_timeout": STOP}}
     server = new_server(options=options, websocket=True, sync="never").start()

@@ -60,7 +60,7 @@ class Activated(Server):
 
 
 class Manager:
-    """Takes notifications as systemd does."""
+    """Receives notifications as systemd does."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "notify"
@@ -93,7 +93,7 @@ def until(what: Callable[[], object], timeout: float = 60.0) -> object:
     raise AssertionError(f"not within {timeout} s")
 
 
-def test_the_service_manager_learns_of_each_phase_and_that_the_server_lives(new_server, manager):
+def test_the_service_manager_is_notified_of_each_phase_and_that_the_server_is_alive(new_server, manager):
     environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "300000"}
     server = new_server(environment=environment)
     server.spawn()
@@ -111,7 +111,7 @@ def test_the_service_manager_learns_of_each_phase_and_that_the_server_lives(new_
     assert server.process.wait(60) == 0
 
 
-def test_a_server_that_cannot_start_never_says_that_it_is_ready(new_server, manager):
+def test_a_failed_start_never_notifies_ready(new_server, manager):
     taken = socket.create_server(("127.0.0.1", 0))
     with taken:
         port = taken.getsockname()[1]
@@ -141,7 +141,7 @@ def test_both_transports_serve_on_the_sockets_that_are_passed(tmp_path, new_serv
         assert "listening on a socket of the service manager" in server.log_tail()
 
 
-def test_a_restart_refuses_and_loses_no_request(tmp_path, new_server):
+def test_a_restart_rejects_and_loses_no_request(tmp_path, new_server):
     del new_server
     with listening() as wsgi:
         server = Activated(tmp_path, {"zaqar-server.socket": wsgi})
@@ -195,7 +195,7 @@ def test_a_socket_without_a_transport_is_named(tmp_path, new_server):
     assert 'name="websocket"' in server.log_tail()
 
 
-def test_sighup_takes_over_log_levels_and_says_what_needs_a_restart(new_server):
+def test_sighup_applies_log_levels_and_names_what_needs_a_restart(new_server):
     server = new_server()
     server.start()
 
@@ -220,7 +220,7 @@ def test_sighup_takes_over_log_levels_and_says_what_needs_a_restart(new_server):
     assert "hidden" not in server.log_tail(1_000_000)
     httpx.get(server.url + "/v2/queues/q/claims/none", headers=HEADERS)
     until(lambda: " DEBUG " in server.log_tail(1_000_000))
-    # What waits for a restart is said each time, what was taken over is not.
+    # Options that need a restart are named each time, those that were applied are not.
     assert 'changed="nothing" needs_restart="[signed_url] secret_key, [transport] max' in reload()
     # The ttl that the server was started with still holds.
     message = {"messages": [{"body": 1, "ttl": 3600}]}

@@ -43,7 +43,7 @@ def test_power_cuts_after_failed_syncs_lose_nothing_acknowledged(
     assert cuts.failed_syncs > 0
 
 
-def test_the_same_check_catches_a_store_that_does_not_sync(
+def test_the_same_check_finds_losses_of_a_store_that_does_not_sync(
     powercut_library: Path, soak_example: Path, tmp_path: Path, seed: int
 ):
     cuts = cut_power(tmp_path, powercut_library, "never", random.Random(seed), 40)

@@ -85,7 +85,7 @@ def test_the_core_builds_no_runtime_and_no_network():
     assert {names[one] for one in below} & RUNTIMES == set()
 
 
-def test_what_is_published_says_what_it_is():
+def test_published_crates_have_metadata_and_explain_their_features():
     for package in packages():
         if package["publish"] == []:
             continue

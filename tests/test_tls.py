@@ -60,7 +60,7 @@ def secured(tmp_path: Path, new_server: Callable[..., Server]) -> tuple[Server, 
     return new_server(options=options, websocket=True), trusted
 
 
-def test_both_wires_within_tls(secured: tuple[Server, Path]):
+def test_both_wires_serve_tls(secured: tuple[Server, Path]):
     server, trusted = secured
     context = trusting(trusted)
     begin(server, context)
@@ -91,7 +91,7 @@ def test_a_certificate_is_used_once_it_is_renewed(secured: tuple[Server, Path], 
     assert not answers(server, trusting(old))
 
 
-def test_clients_show_certificates_when_authorities_are_named(
+def test_clients_need_certificates_when_authorities_are_configured(
     tmp_path: Path, new_server: Callable[..., Server]
 ):
     _, trusted = certificate(tmp_path, "localhost")
@@ -104,7 +104,7 @@ def test_clients_show_certificates_when_authorities_are_named(
     assert not answers(server, trusting(trusted, shows=(unknown, unknown.with_suffix(".key"))))
 
 
-def test_a_socket_in_the_file_system(tmp_path: Path, new_server: Callable[..., Server]):
+def test_http_is_served_on_a_unix_socket(tmp_path: Path, new_server: Callable[..., Server]):
     path = tmp_path / "zaqar.sock"
     server = new_server(options={WIRES[0]: {"unix_socket": path}})
 

@@ -1,4 +1,4 @@
-"""Topics: what queues are, without claims; a topic and a queue of one name have nothing in common."""
+"""Topics: like queues, without claims; a topic and a queue of the same name share nothing."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_spans_of_operations_and_store_calls_reach_a_collector(tmp_path, new_ser
     assert "s3cret" not in server.log.read_text()
 
 
-def test_what_a_collector_refuses_is_dropped_and_counted(tmp_path, new_server, collector):
+def test_spans_that_a_collector_rejects_are_dropped_and_counted(tmp_path, new_server, collector):
     del new_server
     collector.status = 400
     server = traced(tmp_path, collector)
@@ -125,7 +125,7 @@ def test_what_a_collector_refuses_is_dropped_and_counted(tmp_path, new_server, c
     assert server.stop() == 0, server.log_tail()
 
 
-def test_webhooks_do_not_hear_of_traces(tmp_path, new_server, collector):
+def test_webhooks_get_no_trace_headers(tmp_path, new_server, collector):
     del new_server
     server = traced(tmp_path, collector)
     server.start()
@@ -258,7 +258,7 @@ def test_osprofiler_shows_what_is_written_to_its_redis(tmp_path, new_server):
         redis.kill()
 
 
-def test_osprofiler_off_believes_no_header(tmp_path, new_server, collector):
+def test_trace_headers_are_ignored_without_osprofiler(tmp_path, new_server, collector):
     del new_server
     profiler = {
         "hmac_keys": "ours",

@@ -55,7 +55,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 class Caller:
-    """Who asks with a token, of a queue of its own."""
+    """A client with a token and a queue of its own."""
 
     def __init__(self, server: Server, token: str) -> None:
         self.url = server.url
@@ -157,7 +157,7 @@ def test_a_repeated_subscription_makes_no_other_trust(ann, cloud, receiver):
     assert trusts(cloud, ann.token) == before
 
 
-def test_a_trust_that_outlives_the_calendar_ends_with_it(ann, cloud, receiver):
+def test_a_trust_may_expire_thousands_of_years_later(ann, cloud, receiver):
     # What Heat asks for, twice: two trusts that end at the same second.
     for _ in range(2):
         subscription = ann.subscribe(trusting(receiver)[0], ttl=220_367_260_800)
@@ -191,7 +191,7 @@ def test_a_trust_that_is_given_is_kept_and_used(ann, cloud, receiver):
     assert described(cloud, sent)["OS-TRUST:trust"]["id"] == given
 
 
-def test_another_ones_trust_is_not_taken(server, ann, cloud, receiver):
+def test_a_trust_of_another_user_is_rejected(server, ann, cloud, receiver):
     subscriber, _ = trusting(receiver)
     trust = ann.options(ann.subscribe(subscriber))["trust_id"]
     root = Caller(server, cloud.token("root", cloud.demo))
@@ -226,7 +226,7 @@ def test_a_change_keeps_the_trust_of_the_same_subscriber_only(ann, cloud, receiv
     assert receiver.of(path) == []
 
 
-def test_a_change_that_is_refused_leaves_no_trust(ann, cloud, receiver):
+def test_a_rejected_change_leaves_no_trust(ann, cloud, receiver):
     subscription = ann.subscribe(receiver.url(f"/ok?{uuid.uuid4()}"))
     taken, _ = trusting(receiver)
     ann.subscribe(taken)
@@ -274,7 +274,7 @@ def test_a_deleted_trust_ends_deliveries_and_shows_no_token(ann, cloud, receiver
     wait_until(lambda: "failed" in states(), "it ends")
 
 
-def test_what_cannot_be_trusted_is_a_clear_400(server, ann, cloud, receiver, new_server):
+def test_a_trust_that_cannot_be_made_is_a_400_with_the_reason(server, ann, cloud, receiver, new_server):
     port = receiver.port
     for subscriber, says in (
         (f"trust+http://localhost:{port}/", "trust_http_hosts"),
@@ -291,7 +291,7 @@ def test_what_cannot_be_trusted_is_a_clear_400(server, ann, cloud, receiver, new
     assert "application credential" in answer.json()["description"]
 
 
-def test_a_confirmation_says_where_the_service_is(
+def test_a_confirmation_names_the_endpoint_of_the_service(
     cloud, token, new_server: Callable[..., Server], receiver: Receiver
 ):
     own = options(cloud)

@@ -92,7 +92,7 @@ def signs_rotates_and_hides(server: Server, receiver: Receiver) -> list[str]:
         assert not verifies(first, receiver.requests[-1])
         assert not verifies(second, receiver.requests[-1])
 
-        # Nobody is shown a secret twice.
+        # A secret is shown only once.
         shown = api.call("GET", path).text + api.call("GET", "/v2/queues/q/subscriptions").text
         shown += api.call("GET", "/v2/queues?detailed=true").text
         assert '"signing":true' in shown.replace(" ", "")
@@ -125,7 +125,7 @@ def test_webhooks_are_signed_on_redis(new_server: Callable[..., Server], receive
         redis.kill()
 
 
-def test_signing_can_begin_later(new_server: Callable[..., Server], receiver: Receiver):
+def test_signing_can_be_enabled_later(new_server: Callable[..., Server], receiver: Receiver):
     server = new_server(options=LOCAL).start()
     with Api(server.url) as api:
         path, secret = subscribe(api, receiver.url("/ok"))
@@ -183,7 +183,7 @@ def test_webhooks_are_signed_with_a_key_pair(new_server: Callable[..., Server], 
         assert answer.status_code == 400, answer.text
 
 
-def test_a_secret_ends_with_its_subscription(new_server: Callable[..., Server], receiver: Receiver):
+def test_a_secret_is_deleted_with_its_subscription(new_server: Callable[..., Server], receiver: Receiver):
     server = new_server(options=LOCAL).start()
     with Api(server.url) as api:
         path, secret = subscribe(api, receiver.url("/ok"), signing=True)

@@ -86,8 +86,8 @@ def arrived(receiver: Receiver, path: str, count: int = 1) -> None:
     wait_until(lambda: len(receiver.of(path)) >= count, f"{count} requests arrive at {path}")
 
 
-def quiet(receiver: Receiver, path: str, count: int, seconds: float = 2.0) -> None:
-    """Nothing more comes: the test fails with whatever comes while it looks."""
+def assert_no_more(receiver: Receiver, path: str, count: int, seconds: float = 2.0) -> None:
+    """Fails if another request arrives within this time."""
     time.sleep(seconds)
     found = receiver.of(path)
     assert len(found) == count, found
@@ -124,7 +124,7 @@ class TestWhatIsSent:
         arrived(receiver, path, 20)
         assert sorted(receiver.messages(path)) == list(range(20))
 
-    def test_a_topic_and_its_own_subscribers(self, hooks: Api, receiver: Receiver):
+    def test_a_topic_has_subscribers_of_its_own(self, hooks: Api, receiver: Receiver):
         path, other = path_of("/ok"), path_of("/ok")
         subscribe(hooks, receiver.url(path), collection="topics")
         subscribe(hooks, receiver.url(other))
@@ -144,7 +144,7 @@ class TestWhatIsSent:
         arrived(receiver, path, 2)
         assert sorted(receiver.messages(path)) == ["secret", large]
 
-    def test_only_what_was_posted_after_the_subscription(self, hooks: Api, receiver: Receiver):
+    def test_messages_before_the_subscription_are_not_delivered(self, hooks: Api, receiver: Receiver):
         path = path_of("/ok")
         subscribe(hooks, "http://hooks.invalid/")
         hooks.post("q", "before")
@@ -154,7 +154,7 @@ class TestWhatIsSent:
         arrived(receiver, path)
         assert receiver.messages(path) == ["after"]
 
-    def test_consumers_take_nothing_from_subscribers(self, hooks: Api, receiver: Receiver):
+    def test_consumed_messages_are_still_delivered(self, hooks: Api, receiver: Receiver):
         path = path_of("/ok")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", "taken")
@@ -162,7 +162,7 @@ class TestWhatIsSent:
         assert purged.status_code == 204
         arrived(receiver, path)
 
-    def test_a_delayed_message_waits(self, hooks: Api, receiver: Receiver):
+    def test_a_delayed_message_is_delivered_when_it_is_due(self, hooks: Api, receiver: Receiver):
         path = path_of("/ok")
         assert hooks.call("PUT", "/v2/queues/q", json={"_default_message_delay": 1}).status_code == 201
         subscribe(hooks, receiver.url(path))
@@ -172,77 +172,77 @@ class TestWhatIsSent:
         arrived(receiver, path)
         assert receiver.of(path)[0].at - posted > 2.9
 
-    def test_a_filter(self, hooks: Api, receiver: Receiver):
+    def test_a_filter_selects_messages(self, hooks: Api, receiver: Receiver):
         path = path_of("/ok")
         subscribe(hooks, receiver.url(path), filter={"body.type": ["created"]})
         hooks.post("q", {"type": "deleted"}, {"type": "created"}, 7)
         arrived(receiver, path)
-        quiet(receiver, path, 1, 0.5)
+        assert_no_more(receiver, path, 1, 0.5)
         assert receiver.messages(path) == [{"type": "created"}]
 
 
 class TestReceiversThatAreNotWell:
-    def test_500_then_200(self, hooks: Api, receiver: Receiver):
+    def test_a_500_is_retried(self, hooks: Api, receiver: Receiver):
         path = path_of("/then/500/503/200")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", 1)
         arrived(receiver, path, 3)
-        # The same message, told by the id that stays over attempts.
+        # The id is the same for every attempt.
         assert len({request.headers["Webhook-Id"] for request in receiver.of(path)}) == 1
-        quiet(receiver, path, 3)
+        assert_no_more(receiver, path, 3)
 
-    def test_ordered_ones_wait_for_the_first(self, hooks: Api, receiver: Receiver):
+    def test_ordered_deliveries_wait_for_earlier_ones(self, hooks: Api, receiver: Receiver):
         path = path_of("/then/500/204")
         subscribe(hooks, receiver.url(path), ordered=True, _retry_policy=QUICK)
         hooks.post("q", "a", "b", "c")
         arrived(receiver, path, 6)
         assert [request.json["body"] for request in receiver.of(path)] == list("aabbcc")
 
-    def test_a_time_out_of_its_own(self, hooks: Api, receiver: Receiver):
+    def test_a_subscription_has_a_timeout_of_its_own(self, hooks: Api, receiver: Receiver):
         path = path_of("/slow")
         subscribe(hooks, receiver.url(path), timeout=0.2, _retry_policy=QUICK)
         hooks.post("q", 1)
         arrived(receiver, path, 2)
 
     @pytest.mark.parametrize("what", ["drop", "garbage"])
-    def test_a_connection_that_ends_without_an_answer(self, hooks: Api, receiver: Receiver, what: str):
+    def test_a_connection_without_an_answer_is_retried(self, hooks: Api, receiver: Receiver, what: str):
         path = path_of(f"/{what}")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", 1)
         arrived(receiver, path, 2)
-        quiet(receiver, path, 2)
+        assert_no_more(receiver, path, 2)
 
     def test_a_redirect_is_not_followed(self, hooks: Api, receiver: Receiver):
         path = path_of("/redirect")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", 1)
         arrived(receiver, path)
-        quiet(receiver, path, 1)
+        assert_no_more(receiver, path, 1)
         assert receiver.of("/redirected") == []
 
     @pytest.mark.parametrize("status", [400, 404, 501])
-    def test_what_is_tried_again_and_what_is_not(self, hooks: Api, receiver: Receiver, status: int):
+    def test_which_statuses_are_retried(self, hooks: Api, receiver: Receiver, status: int):
         path = path_of(f"/then/{status}/204")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", 1)
         count = 2 if status >= 500 else 1
         arrived(receiver, path, count)
-        quiet(receiver, path, count)
+        assert_no_more(receiver, path, count)
 
-    def test_a_body_that_does_not_end_is_a_success(self, hooks: Api, receiver: Receiver):
+    def test_an_unfinished_body_is_a_success(self, hooks: Api, receiver: Receiver):
         path = path_of("/endless")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", 1)
         arrived(receiver, path)
-        quiet(receiver, path, 1, 3)
+        assert_no_more(receiver, path, 1, 3)
 
-    def test_headers_that_do_not_end_are_a_failure(self, hooks: Api, receiver: Receiver):
+    def test_unfinished_headers_are_a_failure(self, hooks: Api, receiver: Receiver):
         path = path_of("/headers")
         subscribe(hooks, receiver.url(path))
         hooks.post("q", 1)
         arrived(receiver, path, 4)
 
-    def test_a_slow_one_is_given_up_and_delays_nobody(self, hooks: Api, receiver: Receiver):
+    def test_a_slow_receiver_times_out_and_delays_no_other(self, hooks: Api, receiver: Receiver):
         slow = path_of("/slow")
         subscribe(hooks, receiver.url(slow))
         with Receiver() as other:
@@ -252,7 +252,7 @@ class TestReceiversThatAreNotWell:
             assert len(receiver.messages(slow)) < 30, "they did not wait for the slow one"
         arrived(receiver, slow, 17)
 
-    def test_kept_connections_that_are_closed(self, hooks: Api, receiver: Receiver):
+    def test_closed_idle_connections_are_replaced(self, hooks: Api, receiver: Receiver):
         path = path_of("/kept")
         subscribe(hooks, receiver.url(path), _retry_policy=QUICK)
         for number in range(10):
@@ -266,7 +266,7 @@ class TestReceiversThatAreNotWell:
         hooks.post("q", "gone")
         arrived(receiver, path)
         hooks.post("q", "kept")
-        quiet(receiver, path, 1)
+        assert_no_more(receiver, path, 1)
         ok = path_of("/ok")
         changed = hooks.call(
             "PATCH", f"/v2/queues/q/subscriptions/{id_}", json={"subscriber": receiver.url(ok)}
@@ -282,7 +282,7 @@ class TestReceiversThatAreNotWell:
         arrived(receiver, path)
         assert hooks.call("DELETE", f"/v2/queues/q/subscriptions/{id_}").status_code == 204
         time.sleep(1)
-        quiet(receiver, path, len(receiver.of(path)), 3)
+        assert_no_more(receiver, path, len(receiver.of(path)), 3)
 
 
 class TestTargets:
@@ -297,7 +297,7 @@ class TestTargets:
             ("http://example.org:99999/", "URI"),
         ],
     )
-    def test_what_must_not_be_reached_is_refused(self, hooks: Api, subscriber: str, says: str):
+    def test_forbidden_addresses_are_rejected(self, hooks: Api, subscriber: str, says: str):
         document = {"subscriber": subscriber, "ttl": 600}
         answer = hooks.call("POST", "/v2/queues/q/subscriptions", json=document)
         assert answer.status_code == 400
@@ -307,7 +307,7 @@ class TestTargets:
         assert changed.status_code == 400
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-    def test_loopback_is_refused_unless_it_is_opened(self, api: Api, host: str):
+    def test_loopback_is_rejected_unless_it_is_allowed(self, api: Api, host: str):
         answer = api.call("POST", "/v2/queues/q/subscriptions", json={"subscriber": f"http://{host}:9/"})
         assert answer.status_code == 400
         assert "allow_networks" in answer.json()["description"]
@@ -324,14 +324,14 @@ class TestTargets:
             ({"timeout": 0}, "timeout"),
         ],
     )
-    def test_options_that_cannot_be_sent(self, hooks: Api, options: dict, says: str):
+    def test_options_that_cannot_be_sent_are_rejected(self, hooks: Api, options: dict, says: str):
         document = {"subscriber": "http://example.org/", "options": options}
         answer = hooks.call("POST", "/v2/queues/q/subscriptions", json=document)
         assert answer.status_code == 400
         assert says in answer.json()["description"]
 
 
-def test_tls_with_the_right_name_and_with_a_wrong_one(new_server: Callable[..., Server], tmp_path: Path):
+def test_tls_checks_the_name_of_the_receiver(new_server: Callable[..., Server], tmp_path: Path):
     right, trusted = certificate(tmp_path, "localhost")
     wrong, also_trusted = certificate(tmp_path, "other.example.org")
     bundle = tmp_path / "bundle.pem"
@@ -344,7 +344,7 @@ def test_tls_with_the_right_name_and_with_a_wrong_one(new_server: Callable[..., 
             subscribe(api, receiver.url("/ok", "localhost"))
         api.post("q", "over TLS")
         arrived(good, "/ok")
-        quiet(bad, "/ok", 0)
+        assert_no_more(bad, "/ok", 0)
 
 
 @pytest.mark.timeout(max(400, SUBSCRIPTIONS // 10))

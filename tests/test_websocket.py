@@ -77,7 +77,7 @@ class TestAnswers:
 
 
 class TestQueues:
-    def test_life_of_a_queue(self, socket: WebSocket) -> None:
+    def test_a_queue_is_created_read_and_deleted(self, socket: WebSocket) -> None:
         assert socket.ask("queue_get", 200, queue_name="q") == {}
         metadata = {"a": [1, {"b": None}], "é": "😀", "_default_message_ttl": 100}
         assert socket.ask("queue_create", 201, queue_name="q", metadata=metadata) == "Queue q created."
@@ -95,7 +95,7 @@ class TestQueues:
         assert page == {"queues": [{"name": "b", "metadata": {"is": "b"}}]}
         assert socket.ask("queue_list", 200, marker="c") == {"queues": []}
 
-    def test_projects_are_apart(self, both, socket: WebSocket) -> None:
+    def test_projects_are_isolated(self, both, socket: WebSocket) -> None:
         post(socket, "q", "mine")
         with WebSocket(both.websocket_url, encoding=socket.encoding) as stranger:
             assert stranger.ask("queue_list", 200) == {"queues": []}
@@ -123,7 +123,7 @@ class TestQueues:
         assert socket.ask("subscription_list", 200, queue_name="q") == {"subscriptions": []}
 
     @pytest.mark.parametrize("name", ["a b", "a/b", "", "x" * 65, "é"])
-    def test_a_name_that_cannot_be(self, socket: WebSocket, name: str) -> None:
+    def test_an_invalid_name_is_400(self, socket: WebSocket, name: str) -> None:
         for action, more in (("queue_create", {}), ("message_post", {"messages": [{"body": 1}]})):
             assert refused(socket, 400, action, queue_name=name, **more).startswith("Queue names may ")
 
@@ -174,7 +174,7 @@ class TestMessages:
         assert listed(socket, "q") == [3]
         assert socket.ask("message_delete_many", 200, queue_name="empty", pop=1) == {"messages": []}
 
-    def test_the_queue_decides_what_is_left_out(self, socket: WebSocket, other: WebSocket) -> None:
+    def test_metadata_of_the_queue_apply_to_posts(self, socket: WebSocket, other: WebSocket) -> None:
         rules = {"_default_message_ttl": 120, "_max_messages_post_size": 200}
         socket.ask("queue_create", 201, queue_name="q", metadata=rules)
         socket.ask("message_post", 201, queue_name="q", messages=[{"body": 1}])
@@ -195,13 +195,13 @@ class TestMessages:
             (None, "Schema validation failed."),
         ],
     )
-    def test_posts_that_are_refused(self, socket: WebSocket, messages: object, says: str) -> None:
+    def test_invalid_posts_are_400(self, socket: WebSocket, messages: object, says: str) -> None:
         assert says in refused(socket, 400, "message_post", queue_name="q", messages=messages)
         assert listed(socket, "q") == []
 
     @pytest.mark.differs("the original answers 500")
     @pytest.mark.parametrize("message", [3, None, "x", []])
-    def test_a_message_that_is_no_object(self, socket: WebSocket, message: object) -> None:
+    def test_a_message_that_is_not_an_object_is_400(self, socket: WebSocket, message: object) -> None:
         assert refused(socket, 400, "message_post", queue_name="q", messages=[message])
 
     def test_both_wires_see_the_same(self, both, socket: WebSocket) -> None:
@@ -220,7 +220,7 @@ MESSAGE = ("id", "claim_id", "ttl", "age", "body")
 
 
 class TestClaims:
-    def test_life_of_a_claim(self, socket: WebSocket) -> None:
+    def test_a_claim_is_created_read_renewed_and_released(self, socket: WebSocket) -> None:
         ids = post(socket, "q", 1, 2, 3, ttl=600)
         claimed = socket.ask("claim_create", 201, queue_name="q", limit=2, ttl=100, grace=60)
         claim = claimed["claim_id"]
@@ -265,14 +265,14 @@ class TestClaims:
     @pytest.mark.parametrize(
         "values", [{"limit": 0}, {"limit": 21}, {"ttl": 59}, {"ttl": 43_201}, {"grace": 59}, {"ttl": "60"}]
     )
-    def test_claims_that_are_refused(self, socket: WebSocket, values: dict) -> None:
+    def test_invalid_claims_are_400(self, socket: WebSocket, values: dict) -> None:
         post(socket, "q", 1)
         assert refused(socket, 400, "claim_create", queue_name="q", **values)
         assert listed(socket, "q") == [1]
 
 
 class TestSubscriptions:
-    def test_life_of_a_webhook_subscription(self, both, socket: WebSocket) -> None:
+    def test_a_webhook_subscription_is_created_read_and_deleted(self, both, socket: WebSocket) -> None:
         subscriber = {"queue_name": "q", "subscriber": "http://example.org/a"}
         made = socket.ask("subscription_create", 201, **subscriber, ttl=600, options={"a": 1})
         assert made["message"] == "Subscription q created."
@@ -318,13 +318,13 @@ class TestSubscriptions:
             {"ttl": 59},
         ],
     )
-    def test_subscriptions_that_are_refused(self, socket: WebSocket, values: dict) -> None:
+    def test_invalid_subscriptions_are_400(self, socket: WebSocket, values: dict) -> None:
         assert refused(socket, 400, "subscription_create", queue_name="q", **values)
         assert socket.ask("subscription_list", 200, queue_name="q") == {"subscriptions": []}
 
     @pytest.mark.differs("the original answers 500")
     @pytest.mark.parametrize("subscriber", ["x", "ftp://example.org/"])
-    def test_a_scheme_that_cannot_be(self, socket: WebSocket, subscriber: str) -> None:
+    def test_an_unknown_scheme_is_400(self, socket: WebSocket, subscriber: str) -> None:
         assert refused(socket, 400, "subscription_create", queue_name="q", subscriber=subscriber)
 
 
@@ -351,7 +351,7 @@ class TestNode:
         assert reply.body["operation_status"].keys() == over_http["operation_status"].keys()
 
     @pytest.mark.differs("the original drops the connection")
-    def test_authenticate_where_nobody_has_to(self, socket: WebSocket) -> None:
+    def test_authenticate_is_accepted_without_authentication(self, socket: WebSocket) -> None:
         headers = {**socket.headers, "X-Auth-Token": str(uuid.uuid4())}
         reply = socket.call("authenticate", headers=headers)
         assert (reply.status, reply.body) == (200, {"message": "Authentified."})
@@ -381,7 +381,7 @@ class TestSignedUrls:
             "URL-Paths": ",".join(made["paths"]),
         }
 
-    def test_what_is_signed_works(self, socket: WebSocket, signed: dict) -> None:
+    def test_signed_requests_are_allowed(self, socket: WebSocket, signed: dict) -> None:
         messages = [{"body": 1, "ttl": 300}]
         assert socket.call("message_post", {"queue_name": "q", "messages": messages}, signed).status == 201
         reply = socket.call("message_list", {"queue_name": "q", "echo": True}, signed)
@@ -398,7 +398,9 @@ class TestSignedUrls:
             ("subscription_create", "q"),
         ],
     )
-    def test_nothing_else_does(self, socket: WebSocket, signed: dict, action: str, queue: str) -> None:
+    def test_other_requests_are_rejected(
+        self, socket: WebSocket, signed: dict, action: str, queue: str
+    ) -> None:
         body = {"queue_name": queue, "messages": [{"body": 1}], "pop": 1}
         reply = socket.call(action, body, signed)
         assert (reply.status, reply.body) == (403, {"error": "Not authentified."})
@@ -416,6 +418,8 @@ class TestSignedUrls:
             ("URL-Paths", "/v2/queues/other/messages"),
         ],
     )
-    def test_nothing_may_be_changed(self, socket: WebSocket, signed: dict, header: str, value: str) -> None:
+    def test_changed_headers_are_rejected(
+        self, socket: WebSocket, signed: dict, header: str, value: str
+    ) -> None:
         reply = socket.call("message_list", {"queue_name": "q"}, {**signed, header: value})
         assert (reply.status, reply.body) == (403, {"error": "Not authentified."})

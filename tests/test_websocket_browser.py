@@ -72,7 +72,7 @@ def test_it_shows_what_the_server_refuses(both, browser: Browser, files: str, pr
     assert not browser.evaluate(SUBSCRIBED)
 
 
-def test_it_says_when_the_server_stops(new_server, browser: Browser, files: str) -> None:
+def test_it_shows_that_the_server_stopped(new_server, browser: Browser, files: str) -> None:
     server = new_server(websocket=True).start()
     browser.open(page(files, url=server.websocket_url, project="p", queue="news"))
     browser.wait_for(SUBSCRIBED)

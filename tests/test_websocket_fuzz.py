@@ -1,4 +1,4 @@
-"""Requests that nobody would think of: each is answered, none with a fault of the server."""
+"""Random requests: each is answered, and none with a server error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from support.websocket import ENCODINGS, WebSocket, encode
 #: Frames a test sends; a few thousand find more.
 FRAMES = int(os.environ.get("ZAQAR_TEST_FRAMES", "1500"))
 
-#: What a request that a client can form is answered with.
+#: The statuses that any request may be answered with.
 EXPECTED = {200, 201, 204, 400, 403, 404, 409}
 
-#: Requests that are right, to begin with.
+#: Valid requests to start from.
 BODIES = {
     "queue_list": {"limit": 3, "marker": "a", "detailed": True},
     "queue_create": {"queue_name": "q", "metadata": {"a": [1], "_default_message_ttl": 100}},
@@ -47,7 +47,7 @@ BODIES = {
     "ping_node": {},
 }
 
-#: What takes the place of something in them.
+#: Values that replace others in them.
 VALUES = [
     *(None, True, False, 0, 1, -1, 60, 20, 21, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, -0.0, 1e300),
     *("", "a", "é", "\0", "x" * 65, "x" * 5000, "../..", "true", "60", "ffffffffffffffffffffffff"),
@@ -61,7 +61,7 @@ def socket(request: pytest.FixtureRequest, both, project: str) -> Iterator[WebSo
         yield connection
 
 
-def test_values_in_the_wrong_place(both, socket: WebSocket, seed: int) -> None:
+def test_wrong_values_are_answered(both, socket: WebSocket, seed: int) -> None:
     choices = random.Random(seed)
     bystander = WebSocket(both.websocket_url)
     for _ in range(FRAMES):
@@ -100,7 +100,7 @@ def places(value: object) -> Iterator[tuple[dict | list, object]]:
         yield from places(inner)
 
 
-def test_bytes_in_the_wrong_place(both, socket: WebSocket, seed: int) -> None:
+def test_wrong_bytes_are_answered(both, socket: WebSocket, seed: int) -> None:
     choices = random.Random(seed)
     bystander = WebSocket(both.websocket_url)
     for _ in range(FRAMES):

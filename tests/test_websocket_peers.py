@@ -15,13 +15,13 @@ from support.api import Api
 from support.rawhttp import RawConnection
 from support.server import Server
 from support.wait import wait_until
-from support.websocket import PATIENCE, WebSocket
+from support.websocket import TIMEOUT, WebSocket
 
 #: What no buffer of the kernel's holds many of.
 LARGE = "x" * 100_000
 
 
-def test_who_does_not_take_what_is_pushed_is_let_go(both, project: str) -> None:
+def test_a_subscriber_that_does_not_read_is_closed(both, project: str) -> None:
     with Api(both.url, project) as http:
         slow, quick = (WebSocket(both.websocket_url, project) for _ in range(2))
         for socket in (slow, quick):
@@ -29,7 +29,7 @@ def test_who_does_not_take_what_is_pushed_is_let_go(both, project: str) -> None:
         for number in range(150):
             http.post("q", [number, LARGE], [number, LARGE])
             assert [body[0] for body in quick.pushed(2)] == [number, number]
-        # Behind what was on its way, it learns why no more comes.
+        # After the pushes that were sent before, it gets the close with its reason.
         assert slow.closed()[0] == 1013
         wait_until(lambda: len(http.subscriptions("queues/q")) == 1, "the slow one has no subscription")
         http.post("q", "still there")
@@ -37,8 +37,8 @@ def test_who_does_not_take_what_is_pushed_is_let_go(both, project: str) -> None:
         quick.close()
 
 
-def test_who_asks_without_listening_waits_for_its_own_answers(both, project: str) -> None:
-    """Far more requests than are taken at once: none is lost, and answers stay in order."""
+def test_a_client_that_reads_no_answers_is_not_read_from(both, project: str) -> None:
+    """Far more requests than are read at once: none is lost, and answers are in order."""
     count = 3000
     with WebSocket(both.websocket_url, project) as other:
         frames = [other.frame("queue_get", {"queue_name": f"q{n}", "pad": "x" * 5000}) for n in range(count)]
@@ -54,7 +54,7 @@ def test_who_asks_without_listening_waits_for_its_own_answers(both, project: str
                 asking = asyncio.create_task(ask())
                 await asyncio.sleep(1)
                 assert not asking.done(), "the server takes no more than it can hold"
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     await asyncio.to_thread(other.ask, "queue_create", 201, queue_name="other")
                     answers = [json.loads(await greedy.recv()) for _ in frames]
                 await asking
@@ -63,7 +63,7 @@ def test_who_asks_without_listening_waits_for_its_own_answers(both, project: str
         assert asyncio.run(play()) == [f"q{number}" for number in range(count)]
 
 
-def test_who_gives_no_sign_of_life_is_let_go(new_server: Callable[..., Server], project: str) -> None:
+def test_a_peer_that_answers_no_pings_is_closed(new_server: Callable[..., Server], project: str) -> None:
     section = {"drivers:transport:websocket": {"ping_interval": 3, "idle_timeout": 10}}
     server = new_server(websocket=True, options=section).start()
     address = ("127.0.0.1", server.websocket_port)
@@ -78,13 +78,13 @@ def test_who_gives_no_sign_of_life_is_let_go(new_server: Callable[..., Server], 
         assert b"\x89\x00" in received, "a ping"
         assert b"\x88" in received, "a close"
         assert (1008).to_bytes(2, "big") in received.rpartition(b"\x88")[2]
-        # It answers pings, and has nothing else to say.
+        # This one answers pings, and sends nothing else.
         with Api(server.url, project) as http:
             http.post("q", 1)
         assert alive.push().body == 1
 
 
-def test_one_connection_too_many_is_told(new_server: Callable[..., Server], project: str) -> None:
+def test_connections_past_the_limit_are_rejected(new_server: Callable[..., Server], project: str) -> None:
     section = {"drivers:transport:websocket": {"max_connections": 2}}
     server = new_server(websocket=True, options=section).start()
     first, second = (WebSocket(server.websocket_url, project) for _ in range(2))
@@ -94,18 +94,18 @@ def test_one_connection_too_many_is_told(new_server: Callable[..., Server], proj
     assert first.call("queue_list").status == 200
     second.close()
 
-    def is_let_in() -> bool:
+    def is_accepted() -> bool:
         try:
             WebSocket(server.websocket_url, project).close()
         except InvalidStatus:
             return False
         return True
 
-    wait_until(is_let_in, "a place is free")
+    wait_until(is_accepted, "another connection is accepted")
     first.close()
 
 
-def test_a_message_size_of_ones_own(new_server: Callable[..., Server], project: str) -> None:
+def test_a_configured_message_size_applies(new_server: Callable[..., Server], project: str) -> None:
     section = {"drivers:transport:websocket": {"max_message_size": 300_000}}
     server = new_server(websocket=True, options=section).start()
     with WebSocket(server.websocket_url, project) as socket:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosedError
 from support.api import Api
 from support.server import REPOSITORY
 from support.wait import wait_until
-from support.websocket import ENCODINGS, PATIENCE, WebSocket
+from support.websocket import ENCODINGS, TIMEOUT, WebSocket
 
 #: Connections on one queue. Each is a socket here and one in the server.
 MANY = 300
@@ -62,7 +62,7 @@ class TestPushes:
             "queue_name": "q",
         }
 
-    def test_from_both_wires_and_to_the_poster_itself(self, both, socket: WebSocket, http: Api) -> None:
+    def test_posts_are_pushed_also_to_the_poster(self, both, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         http.post("q", "over HTTP")
         assert socket.push().body == "over HTTP"
@@ -73,7 +73,7 @@ class TestPushes:
         assert socket.push().body == "by another connection"
 
     @pytest.mark.differs("the original delivers from a pool of threads", sometimes=True)
-    def test_each_message_once_and_in_order(self, socket: WebSocket, http: Api) -> None:
+    def test_each_message_is_pushed_once_and_in_order(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         numbers = list(range(200))
         for start in range(0, 200, 20):
@@ -82,17 +82,17 @@ class TestPushes:
         post(socket, "q", "the end")
         assert socket.push().body == "the end"
 
-    def test_only_what_is_posted_after_the_subscription(self, socket: WebSocket, http: Api) -> None:
+    def test_messages_before_the_subscription_are_not_pushed(self, socket: WebSocket, http: Api) -> None:
         http.post("q", "before")
         subscribe(socket, "q")
         http.post("q", "after")
         assert socket.push().body == "after"
 
-    def test_only_its_queues_of_its_project(self, both, socket: WebSocket, http: Api) -> None:
+    def test_other_queues_and_projects_are_not_pushed(self, both, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         subscribe(socket, "r")
-        with Api(both.url) as stranger:
-            stranger.post("q", "of another project")
+        with Api(both.url) as other_project:
+            other_project.post("q", "of another project")
         http.post("s", "of another queue")
         http.post("q", 1)
         assert socket.push().document["queue_name"] == "q"
@@ -100,7 +100,7 @@ class TestPushes:
         assert socket.push().document["queue_name"] == "r"
 
     @pytest.mark.differs("posting to a topic is a 500 in the original")
-    def test_a_topic_of_the_same_name_is_another(self, socket: WebSocket, http: Api) -> None:
+    def test_a_topic_and_a_queue_of_one_name_are_separate(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         document = {"messages": [{"body": "to the topic", "ttl": 300}]}
         assert http.call("POST", "/v2/topics/q/messages", json=document).status_code == 201
@@ -116,13 +116,13 @@ class TestPushes:
             push = socket.push()
             assert (push.document["queue_name"], push.encoding) == (encoding, encoding)
 
-    def test_consumers_take_nothing_from_subscribers(self, socket: WebSocket, http: Api) -> None:
+    def test_consumed_messages_are_still_pushed(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         http.post("q", 1, 2, 3)
         http.call("DELETE", "/v2/queues/q/messages", params={"pop": 3})
         assert socket.pushed(3) == [1, 2, 3]
 
-    def test_a_large_body(self, socket: WebSocket, http: Api) -> None:
+    def test_a_large_body_is_pushed(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         body = {"text": "é" * 100_000}
         http.post("q", body)
@@ -130,14 +130,14 @@ class TestPushes:
 
 
 class TestSubscriptions:
-    def test_one_connection_subscribes_once_a_queue(self, both, socket: WebSocket, http: Api) -> None:
+    def test_a_connection_subscribes_once_to_a_queue(self, both, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         again = socket.call("subscription_create", {"queue_name": "q", "subscriber": ""})
         assert (again.status, again.body) == (409, "Subscription q not created.")
         with WebSocket(both.websocket_url, http.project) as other:
             subscribe(other, "q")
 
-    def test_both_wires_list_it(self, socket: WebSocket, http: Api) -> None:
+    def test_both_wires_list_the_subscription(self, socket: WebSocket, http: Api) -> None:
         id = subscribe(socket, "q", ttl=600, options={"a": 1})
         (found,) = socket.ask("subscription_list", 200, queue_name="q")["subscriptions"]
         assert (found["id"], found["source"], found["ttl"], found["options"]) == (id, "q", 600, {"a": 1})
@@ -145,7 +145,9 @@ class TestSubscriptions:
         assert [one["id"] for one in http.subscriptions("queues/q")] == [id]
 
     @pytest.mark.parametrize("over_http", [False, True])
-    def test_no_push_after_it_is_deleted(self, socket: WebSocket, http: Api, over_http: bool) -> None:
+    def test_a_deleted_subscription_gets_no_pushes(
+        self, socket: WebSocket, http: Api, over_http: bool
+    ) -> None:
         id = subscribe(socket, "q")
         subscribe(socket, "r")
         if over_http:
@@ -159,7 +161,7 @@ class TestSubscriptions:
         http.post("q", "and this")
         assert socket.push().body == "and this"
 
-    def test_no_push_after_a_purge(self, socket: WebSocket, http: Api) -> None:
+    def test_purged_subscriptions_get_no_pushes(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         subscribe(socket, "r")
         socket.ask("queue_purge", 204, queue_name="q", resource_types=["subscriptions"])
@@ -168,20 +170,20 @@ class TestSubscriptions:
         assert socket.push().body == "but this"
 
     @pytest.mark.differs("subscriptions of the original outlive their queue")
-    def test_the_end_of_a_queue_closes_its_subscribers(self, socket: WebSocket, http: Api) -> None:
+    def test_a_deletion_of_the_queue_closes_its_subscribers(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")
         assert http.call("DELETE", "/v2/queues/q").status_code == 204
         with pytest.raises(ConnectionClosedError, match=r"1012.*subscribe again"):
             socket.push()
 
     @pytest.mark.differs("subscriptions of the original outlive their queue")
-    def test_who_deletes_its_own_queue_is_answered_first(self, socket: WebSocket) -> None:
+    def test_a_deletion_of_ones_own_queue_is_answered_before_the_close(self, socket: WebSocket) -> None:
         subscribe(socket, "q")
         assert socket.ask("queue_delete", 204, queue_name="q") == "Queue q removed."
         assert socket.closed()[0] == 1012
 
     @pytest.mark.parametrize("cut", [False, True])
-    def test_they_end_with_the_connection(self, both, http: Api, encoding: str, cut: bool) -> None:
+    def test_subscriptions_end_with_their_connection(self, both, http: Api, encoding: str, cut: bool) -> None:
         leaving = WebSocket(both.websocket_url, http.project, encoding)
         for queue in ("q", "r"):
             subscribe(leaving, queue)
@@ -192,7 +194,7 @@ class TestSubscriptions:
         for queue in ("q", "r"):
             wait_until(lambda queue=queue: not http.subscriptions(f"queues/{queue}"), "no subscription")
 
-    def test_others_stay(self, both, socket: WebSocket, http: Api) -> None:
+    def test_subscriptions_of_other_connections_stay(self, both, socket: WebSocket, http: Api) -> None:
         id = subscribe(socket, "q")
         with WebSocket(both.websocket_url, http.project) as leaving:
             subscribe(leaving, "q")
@@ -202,7 +204,7 @@ class TestSubscriptions:
         assert socket.push().body == 1
 
 
-def test_many_connections_on_one_queue(both, http: Api) -> None:
+def test_one_post_is_pushed_to_many_connections(both, http: Api) -> None:
     """One post reaches all of them, and all are gone when they are."""
     headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": http.project}
     request = json.dumps(
@@ -213,12 +215,12 @@ def test_many_connections_on_one_queue(both, http: Api) -> None:
 
     async def subscriber(number: int) -> list[object]:
         url = both.websocket_url
-        async with connect(url, open_timeout=2 * PATIENCE, compression=None, proxy=None) as connection:
+        async with connect(url, open_timeout=2 * TIMEOUT, compression=None, proxy=None) as connection:
             await connection.send(request)
             assert json.loads(await connection.recv())["headers"]["status"] == 201
             subscribed.put_nowait(None)
             await posted.wait()
-            async with asyncio.timeout(2 * PATIENCE):
+            async with asyncio.timeout(2 * TIMEOUT):
                 return [json.loads(await connection.recv())["body"] for _ in range(3)]
 
     async def play() -> list[list[object]]:
@@ -249,4 +251,4 @@ def test_the_example_script(both, http: Api, options: list[str]) -> None:
         assert first.startswith("subscribed: "), first + script.stdout.read()
         http.post("news", {"hello": "world"}, "again")
         rest = script.stdout.read()
-        assert (rest, script.wait(PATIENCE)) == ('news: {"hello": "world"}\nnews: "again"\n', 0)
+        assert (rest, script.wait(TIMEOUT)) == ('news: {"hello": "world"}\nnews: "again"\n', 0)

@@ -69,8 +69,8 @@ def test_what_is_posted_on_one_reaches_subscribers_on_all(servers: list[Server],
             wait_until(lambda http=http: not http.subscriptions("queues/q"), "no subscription is left")
 
 
-def test_each_message_once_and_in_order(servers: list[Server], project: str) -> None:
-    """Posts one after the other, through both servers in turn: that is the order for everybody."""
+def test_each_message_is_pushed_once_and_in_order(servers: list[Server], project: str) -> None:
+    """Posts are made one after the other, through both servers in turn; every subscriber gets this order."""
     sockets = [subscribe(server, project) for server in servers]
     posted = list(range(200))
     with Api(servers[0].url, project) as one, Api(servers[1].url, project) as other:
@@ -81,7 +81,7 @@ def test_each_message_once_and_in_order(servers: list[Server], project: str) -> 
         socket.close()
 
 
-def test_a_stopped_server_takes_its_subscriptions_along(servers: list[Server], project: str) -> None:
+def test_subscriptions_of_a_stopped_server_are_deleted(servers: list[Server], project: str) -> None:
     stopped, other = servers
     leaving, staying = subscribe(stopped, project), subscribe(other, project)
     assert stopped.stop() == 0, stopped.log_tail()
@@ -92,7 +92,7 @@ def test_a_stopped_server_takes_its_subscriptions_along(servers: list[Server], p
     assert staying.push().body == "to who is left"
 
 
-def test_a_killed_server_takes_its_subscriptions_along(servers: list[Server], project: str) -> None:
+def test_subscriptions_of_a_killed_server_are_deleted(servers: list[Server], project: str) -> None:
     killed, other = servers
     subscribe(killed, project)
     staying = subscribe(other, project)
@@ -130,10 +130,10 @@ def empty(store: Sections) -> None:
             database[collection].delete_many({})
 
 
-def test_subscribers_are_told_when_the_store_was_emptied(
+def test_subscribers_are_closed_when_the_store_was_emptied(
     store: Sections, servers: list[Server], project: str
 ) -> None:
-    """Their lease is gone: a renewal that made it anew would leave them open and silent."""
+    """Their lease is gone: a renewal that created it again would leave them open without pushes."""
     sockets = [subscribe(server, project) for server in servers]
     with Api(servers[0].url, project) as http:
         http.post("q", "before")

@@ -51,7 +51,7 @@ class TestWrongRequests:
             b"\x81" * 20_000,
         ],
     )
-    def test_what_cannot_be_decoded(self, socket: WebSocket, frame: str | bytes) -> None:
+    def test_a_frame_that_cannot_be_decoded_is_400(self, socket: WebSocket, frame: str | bytes) -> None:
         reply = socket.exchange(frame)
         kind, encoding = (
             ("binary (MessagePack)", "messagepack") if isinstance(frame, bytes) else ("text (JSON)", "json")
@@ -63,7 +63,9 @@ class TestWrongRequests:
 
     @pytest.mark.parametrize("encoding", ENCODINGS)
     @pytest.mark.parametrize("document", [[], "x", 3, None, True, [{"action": "queue_list"}]])
-    def test_what_is_no_object(self, socket: WebSocket, document: object, encoding: str) -> None:
+    def test_a_document_that_is_no_object_is_400(
+        self, socket: WebSocket, document: object, encoding: str
+    ) -> None:
         frame = msgpack.packb(document) if encoding == "messagepack" else json.dumps(document)
         reply = socket.exchange(frame)
         assert (reply.status, reply.encoding) == (400, encoding)
@@ -71,18 +73,18 @@ class TestWrongRequests:
         assert socket.call("queue_list").status == 200
 
     @pytest.mark.parametrize("action", ["nope", "", "Queue_list", None, 3])
-    def test_an_action_that_is_none(self, socket: WebSocket, action: object) -> None:
+    def test_an_unknown_action_is_400(self, socket: WebSocket, action: object) -> None:
         reply = socket.call(action)
         assert (reply.status, reply.body) == (400, {"error": f"{action} is not a valid action"})
 
     @pytest.mark.parametrize("left_out", ["Client-ID", "X-Project-ID"])
-    def test_a_header_that_is_missing(self, socket: WebSocket, left_out: str) -> None:
+    def test_a_missing_header_is_400(self, socket: WebSocket, left_out: str) -> None:
         headers = {name: value for name, value in socket.headers.items() if name != left_out}
         reply = socket.call("queue_list", headers=headers)
         assert (reply.status, reply.body) == (400, {"error": "Schema validation failed."})
 
     @pytest.mark.parametrize("body", ["absent", [], "x", 3, {}, {"queue_name": 3}, {"queue_name": None}])
-    def test_a_body_that_cannot_be(self, socket: WebSocket, body: object) -> None:
+    def test_an_invalid_body_is_400(self, socket: WebSocket, body: object) -> None:
         reply = socket.call("queue_get", None if body == "absent" else body)
         assert (reply.status, reply.body) == (400, {"error": "Schema validation failed."})
 
@@ -91,19 +93,19 @@ class TestWrongFrames:
     """The connection ends with a code that says why; the others do not notice."""
 
     @pytest.mark.differs("the original reads messages of any size")
-    def test_a_message_beyond_the_limit(self, both, socket: WebSocket) -> None:
+    def test_a_message_beyond_the_limit_closes_the_connection(self, both, socket: WebSocket) -> None:
         with contextlib.suppress(ConnectionClosed):
             socket.connection.send("x" * 16_000_000)
         assert socket.closed()[0] == 1009
         assert lives(both)
 
     @pytest.mark.differs("the original drops the connection without a word")
-    def test_text_that_is_no_utf8(self, both, socket: WebSocket) -> None:
+    def test_text_that_is_not_utf8_closes_the_connection(self, both, socket: WebSocket) -> None:
         socket.connection.send(b'{"action": "\xff\xfe"}', text=True)
         assert socket.closed()[0] == 1007
         assert lives(both)
 
-    def test_pieces_make_a_request(self, socket: WebSocket) -> None:
+    def test_fragments_make_a_request(self, socket: WebSocket) -> None:
         request = socket.frame("queue_create", {"queue_name": "q"})
         socket.connection.send([request[:1], request[1:10], "", request[10:]])
         assert socket.answer().status == 201
@@ -124,7 +126,7 @@ class TestWrongFrames:
             b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00",  # as long as can be
         ],
     )
-    def test_what_is_no_frame(self, both, socket: WebSocket, frame: bytes) -> None:
+    def test_an_invalid_frame_closes_the_connection(self, both, socket: WebSocket, frame: bytes) -> None:
         socket.connection.socket.sendall(frame)
         assert socket.closed()[0] in (1002, 1009)
         assert lives(both)
@@ -141,7 +143,7 @@ class TestHandshake:
     @pytest.mark.parametrize(
         "sent", [b"", b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: t\r\n", b"\x16\x03\x01"]
     )
-    def test_half_a_handshake_holds_nobody_up(self, both, sent: bytes) -> None:
+    def test_an_unfinished_handshake_delays_no_other(self, both, sent: bytes) -> None:
         host, port = both.websocket_url.removeprefix("ws://").rstrip("/").split(":")
         with sockets.create_connection((host, int(port)), 10) as connection:
             connection.sendall(sent)
@@ -160,7 +162,7 @@ class TestHandshake:
 
 
 class TestProcess:
-    def test_a_graceful_stop_says_so(self, new_server) -> None:
+    def test_a_stop_closes_connections_with_1001(self, new_server) -> None:
         server: Server = new_server(websocket=True).start()
         connections = [WebSocket(server.websocket_url, "p", encoding) for encoding in ENCODINGS]
         for connection in connections:
@@ -172,7 +174,7 @@ class TestProcess:
             assert http.subscriptions("queues/q") == []
             assert http.call("GET", "/v2/queues/q/messages").status_code == 200
 
-    def test_after_a_kill_the_subscriptions_of_connections_go(self, new_server) -> None:
+    def test_subscriptions_of_connections_are_deleted_after_a_kill(self, new_server) -> None:
         server: Server = new_server(websocket=True).start()
         with WebSocket(server.websocket_url, "p") as connection:
             connection.ask("subscription_create", 201, queue_name="q")
@@ -188,7 +190,7 @@ class TestProcess:
                 lambda: left() == ["http://example.org/"], "the webhook alone is left", LEASE_AND_SWEEP
             )
 
-    def test_requests_under_way_are_answered_before_the_stop(self, new_server) -> None:
+    def test_requests_in_progress_are_answered_before_a_stop(self, new_server) -> None:
         server: Server = new_server(websocket=True).start()
         connection = WebSocket(server.websocket_url, "p")
         connection.ask("queue_create", 201, queue_name="q")
@@ -207,7 +209,7 @@ class TestProcess:
         with Api(server.url, "p") as http:
             assert http.bodies("q") == list(range(answered))
 
-    def test_websocket_alone(self, new_server) -> None:
+    def test_websocket_is_served_alone(self, new_server) -> None:
         server: Server = new_server(websocket=True)
         server.sections["drivers"]["transport"] = "websocket"
         server.spawn()
@@ -217,14 +219,14 @@ class TestProcess:
         with pytest.raises(OSError, match="refused"):
             sockets.create_connection(server.address, 10)
 
-    def test_http_alone(self, new_server) -> None:
+    def test_http_is_served_alone(self, new_server) -> None:
         port = free_port()
         section = {"drivers:transport:websocket": {"bind": "127.0.0.1", "port": port}}
         new_server(options={"drivers": {"transport": "wsgi"}, **section}).start()
         with pytest.raises(OSError, match="refused"):
             sockets.create_connection(("127.0.0.1", port), 10)
 
-    def test_a_port_that_is_taken_is_named(self, new_server) -> None:
+    def test_a_port_in_use_is_named(self, new_server) -> None:
         server: Server = new_server(websocket=True)
         with sockets.create_server(("127.0.0.1", server.websocket_port)):
             code, said = server.run_to_exit()
@@ -232,7 +234,7 @@ class TestProcess:
         assert str(server.websocket_port) in said
 
 
-def test_a_browser_of_another_site_is_no_business_of_ours(both) -> None:
+def test_any_origin_may_connect_by_default(both) -> None:
     """The original asks for no origin, and requests carry their own credentials: no cookie says who calls."""
     with WebSocket(both.websocket_url, origin="http://elsewhere.example") as connection:
         assert connection.call("queue_list").status == 200

@@ -62,7 +62,7 @@ def refused(answer: RawAnswer, limit: int) -> None:
 
 
 class TestSizes:
-    def test_the_largest_post_is_taken(self, server, queue, project):
+    def test_the_largest_post_is_accepted(self, server, queue, project):
         body = document_of(MAX_POST)
         request = post_head(queue, project, Content_Length=str(len(body))) + body
         assert exchange(server.address, request).status == 201
@@ -76,7 +76,7 @@ class TestSizes:
     def test_the_announced_length_is_enough_to_refuse(self, server, queue, project, length):
         refused(exchange(server.address, post_head(queue, project, Content_Length=str(length))), MAX_POST)
 
-    def test_who_asks_before_sending_is_told(self, server, queue, project):
+    def test_expect_continue_is_answered(self, server, queue, project):
         request = post_head(queue, project, Content_Length=str(MAX_POST + 1), Expect="100-continue")
         refused(exchange(server.address, request), MAX_POST)
 
@@ -101,7 +101,7 @@ class TestSizes:
 
 class TestChunks:
     @pytest.mark.parametrize("size", [1, 7, 10_000])
-    def test_a_chunked_post_is_taken(self, server, queue, project, size):
+    def test_a_chunked_post_is_accepted(self, server, queue, project, size):
         request = post_head(queue, project, Transfer_Encoding="chunked") + chunked(document_of(3000), size)
         assert exchange(server.address, request).status == 201
         with Api(server.url, project) as api:
@@ -118,7 +118,7 @@ class TestChunks:
         request = post_head(queue, project, Transfer_Encoding="chunked") + body
         refused(exchange(server.address, request), MAX_POST)
 
-    def test_a_chunked_claim_is_taken(self, server, queue, project):
+    def test_a_chunked_claim_is_accepted(self, server, queue, project):
         with Api(server.url, project) as api:
             api.post(queue, 1)
         fields = {"Transfer-Encoding": "chunked"}
@@ -159,12 +159,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("request_bytes", BROKEN.values(), ids=BROKEN.keys())
-def test_what_is_no_request_is_refused(server, request_bytes):
+def test_an_invalid_request_is_refused(server, request_bytes):
     assert 400 <= refused_or_closed(server, request_bytes) < 500
 
 
-def test_two_ways_to_say_the_length_smuggle_nothing(server, queue, project):
-    """With both a length and chunks, what follows must not be taken for a second request."""
+def test_a_length_and_chunks_smuggle_no_request(server, queue, project):
+    """With both a length and chunks, the rest must not be read as a second request."""
     hidden = head("PUT", "/v2/queues/smuggled", {"Content-Length": "0"}, project=project)
     body = b"0\r\n\r\n" + hidden
     request = post_head(queue, project, Content_Length=str(len(body)), Transfer_Encoding="chunked") + body
@@ -214,7 +214,7 @@ class TestConnections:
                 connection.send(bytes([byte]))
             assert connection.answer().status == 200
 
-    def test_half_requests_hold_nobody_up_and_are_ended(self, server, half_requests):
+    def test_unfinished_requests_delay_no_others_and_time_out(self, server, half_requests):
         # They have been under way since before the first test.
         assert exchange(server.address, head("GET", "/v2/queues")).status == 200
         # Each may be told first that it took too long.
@@ -239,7 +239,7 @@ class TestHttp2:
         listed = http.get(f"/v2/queues/{queue}/messages", params={"echo": "true"})
         assert [message["body"] for message in listed.json()["messages"]] == [1]
 
-    def test_a_body_without_a_length_is_taken(self, http, queue):
+    def test_a_body_without_a_length_is_accepted(self, http, queue):
         body = (piece for piece in (b'{"messages": [', b'{"ttl": 300, "body": 1}', b"]}"))
         assert http.post(f"/v2/queues/{queue}/messages", content=body).status_code == 201
 

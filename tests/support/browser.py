@@ -19,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 #: Seconds for its start and for what a page does; a busy machine takes many for the first.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 _FLAGS = (
     "--headless",
@@ -52,7 +52,7 @@ class Browser:
         #: What went wrong in the page and nobody caught.
         self.errors: list[str] = []
         self._numbers = itertools.count(1)
-        self._connection = connect(self._page(), open_timeout=PATIENCE, max_size=None, proxy=None)
+        self._connection = connect(self._page(), open_timeout=TIMEOUT, max_size=None, proxy=None)
         self._command("Page.enable")
         self._command("Runtime.enable")
 
@@ -63,7 +63,7 @@ class Browser:
         self._connection.close()
         self.process.terminate()
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -82,19 +82,17 @@ class Browser:
 
     def wait_for(self, condition: str) -> None:
         """Until a JavaScript expression is true."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self.evaluate(condition):
             shown = self.evaluate("document.body?.innerText")
-            assert time.monotonic() < deadline, (
-                f"not within {PATIENCE} s: {condition}\n{self.errors}\n{shown}"
-            )
+            assert time.monotonic() < deadline, f"not within {TIMEOUT} s: {condition}\n{self.errors}\n{shown}"
             time.sleep(0.05)
 
     def _command(self, method: str, **parameters: object) -> dict:
         number = next(self._numbers)
         self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._connection.recv(timeout=PATIENCE))
+            message = json.loads(self._connection.recv(timeout=TIMEOUT))
             if message.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(json.dumps(message["params"]["exceptionDetails"]))
             if message.get("id") == number:
@@ -104,7 +102,7 @@ class Browser:
     def _page(self) -> str:
         """Where the page's own DevTools are."""
         port_file = self.profile / "DevToolsActivePort"
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline and self.process.poll() is None:
             lines = port_file.read_text().splitlines() if port_file.exists() else []
             if len(lines) == 2:

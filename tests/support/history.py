@@ -1,4 +1,4 @@
-"""What clients did and saw, and whether a server that keeps its promises can have answered so.
+"""What clients did and saw, and whether a correct server can have answered so.
 
 Each message carries a key of its own in its body: the producer's name and a number that grows. A
 request that got no answer is recorded too, with `end` None: it happened or it did not, and both are
@@ -142,7 +142,7 @@ def check(history: History) -> list[str]:
     found: list[str] = []
     queues = {event.queue for event in history.events}
     for rule in history.dead_letters:
-        found += _Letters(rule, history).violations()
+        found += _WithDeadLetters(rule, history).violations()
         queues -= {rule.source, rule.target}
     for queue in sorted(queues):
         events = history.of_queues(queue)
@@ -203,7 +203,7 @@ class _Queue:
         return [f"queue {self.name}: {what}" for what in found]
 
     def _views(self) -> list[Listing]:
-        """The listings that show all there is."""
+        """The listings that show all messages."""
         return self.listings
 
     def _ordered(self) -> list[Listing]:
@@ -323,7 +323,7 @@ class _Queue:
         return sum(pop.limit for pop in self.lost_pops if pop.start < _answered(listing))
 
 
-class _Letters(_Queue):
+class _WithDeadLetters(_Queue):
     """The history of a queue and of the one for its dead letters: together they hold each message once."""
 
     def __init__(self, rule: DeadLetters, history: History) -> None:
@@ -335,14 +335,19 @@ class _Letters(_Queue):
             if claim.queue == rule.source:
                 for key in claim.keys:
                     self.claimed[key].append(claim)
-        self.buried: dict[Key, float] = {}
+        self.dead: dict[Key, float] = {}
         for _, event, keys in self._shown():
             if event.queue == rule.target:
                 for key in keys:
-                    self.buried[key] = min(self.buried.get(key, math.inf), _answered(event))
+                    self.dead[key] = min(self.dead.get(key, math.inf), _answered(event))
 
     def violations(self) -> list[str]:
-        found = [*self._claimed_too_often(), *self._buried_alive(), *self._risen(), *self._in_both()]
+        found = [
+            *self._claimed_too_often(),
+            *self._dead_too_early(),
+            *self._shown_again(),
+            *self._in_both(),
+        ]
         found += self._renamed()
         return [*super().violations(), *(f"queue {self.name}: {what}" for what in found)]
 
@@ -357,8 +362,8 @@ class _Letters(_Queue):
         return [listing for listing in self.listings if listing.queue == self.rule.source]
 
     def _removed_before(self, key: Key, listing: Listing) -> bool:
-        if self.buried.get(key, math.inf) < listing.start:
-            # It did move, so what was tried where it had been can not have removed it.
+        if self.dead.get(key, math.inf) < listing.start:
+            # It was moved, so no removal in the source queue can have succeeded.
             return any(
                 removal.queue == self.rule.target and removal.start < _answered(listing)
                 for removal in self.removals[key]
@@ -382,17 +387,17 @@ class _Letters(_Queue):
             if len(claims) > self.rule.max_claims:
                 yield f"{key} was claimed {len(claims)} times"
 
-    def _buried_alive(self) -> Iterable[str]:
+    def _dead_too_early(self) -> Iterable[str]:
         lost = [claim.start for claim in self.history.of(LostClaim) if claim.queue == self.rule.source]
-        for key, seen in self.buried.items():
+        for key, seen in self.dead.items():
             claims = len(self.claimed[key]) + sum(start < seen for start in lost)
             if claims < self.rule.max_claims:
                 yield f"{key} is a dead letter after {claims} claims"
 
-    def _risen(self) -> Iterable[str]:
+    def _shown_again(self) -> Iterable[str]:
         for how, event, keys in self._shown():
             for key in keys:
-                if event.queue == self.rule.source and self.buried.get(key, math.inf) < event.start:
+                if event.queue == self.rule.source and self.dead.get(key, math.inf) < event.start:
                     yield f"{key} was {how} in {event.queue} after it was a dead letter"
 
     def _in_both(self) -> Iterable[str]:

@@ -22,8 +22,8 @@ from support.workers import (
     Place,
     Popper,
     Producer,
+    Releaser,
     Subscriber,
-    Wearer,
     Worker,
     key_of,
     shown_subscription,
@@ -31,19 +31,19 @@ from support.workers import (
 
 #: Queues with claimers and deleters; the first has subscribers as well.
 WORK_QUEUES = (Place("work-0"), Place("work-1"))
-#: The one with poppers: an unanswered pop blurs its queue's history.
+#: Has poppers. After an unanswered pop less is certain about the queue, so others have none.
 POP_QUEUE = Place("popped")
-#: A queue whose messages wear out, and where they go.
-WORN_QUEUE, DEAD_QUEUE = Place("worn"), Place("dead")
+#: A queue whose messages are claimed too often, and its dead-letter queue.
+SOURCE_QUEUE, DEAD_QUEUE = Place("source"), Place("dead")
 MAX_CLAIMS = 2
 #: Its messages are delayed, by up to MAX_DELAY seconds.
 DELAYED_QUEUE = Place("delayed")
 MAX_DELAY = 3
 TOPIC = Place("news", "topics")
-#: Those that are purged and deleted, one worker each.
+#: Places that are purged and deleted, by one worker each.
 CLEARED = (Place("cleared"), Place("cleared-topic", "topics"))
 
-PLACES = (*WORK_QUEUES, POP_QUEUE, WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC, *CLEARED)
+PLACES = (*WORK_QUEUES, POP_QUEUE, SOURCE_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC, *CLEARED)
 SUBSCRIBED = (WORK_QUEUES[0], TOPIC)
 
 RULE = {"_max_claim_count": MAX_CLAIMS, "_dead_letter_queue": DEAD_QUEUE.name}
@@ -56,7 +56,7 @@ class Load:
     project: str = field(default_factory=lambda: f"load-{uuid.uuid4()}")
     history: History = field(
         default_factory=lambda: History(
-            dead_letters=[DeadLetters(WORN_QUEUE.name, DEAD_QUEUE.name, MAX_CLAIMS)]
+            dead_letters=[DeadLetters(SOURCE_QUEUE.name, DEAD_QUEUE.name, MAX_CLAIMS)]
         )
     )
     #: Answers by operation and status.
@@ -69,11 +69,11 @@ class Load:
     producers: int = 4
     claimers: int = 5
     deleters: int = 1
-    #: Whether there are those who purge and delete.
+    #: Whether there are workers that purge and delete.
     clears: bool = False
 
     async def run(self, address: tuple[str, int], end: Callable[[], Awaitable[None]]) -> None:
-        """Works until `end` returns, which stops the workers or has taken the server from them."""
+        """Runs the workers until `end` returns, which may stop the server before it does."""
         if not self.answers:
             await asyncio.to_thread(self._prepare, f"http://{address[0]}:{address[1]}")
         stop = asyncio.Event()
@@ -83,7 +83,7 @@ class Load:
         await asyncio.gather(*workers)
 
     def list_all(self, url: str) -> None:
-        """Records all that there is; nobody may write meanwhile."""
+        """Records all contents; no worker may run at the same time."""
         with Api(url, self.project) as api:
             for place in PLACES:
                 self._list(api, place)
@@ -93,9 +93,9 @@ class Load:
                 values = dict(map(shown_subscription, api.subscriptions(place.path)))
                 self.history.add(Read(place.subscriptions, start, time.monotonic(), values))
             start = time.monotonic()
-            metadata = api.call("GET", f"/v2/{WORN_QUEUE.path}").json()
+            metadata = api.call("GET", f"/v2/{SOURCE_QUEUE.path}").json()
             values = {name: value for name, value in metadata.items() if name in RULE or name[0] != "_"}
-            self.history.add(Read(WORN_QUEUE.metadata, start, time.monotonic(), values))
+            self.history.add(Read(SOURCE_QUEUE.metadata, start, time.monotonic(), values))
 
     def listed(self, place: Place) -> set[Key]:
         """What any listing of a place has shown."""
@@ -103,7 +103,7 @@ class Load:
         return {key for listing in listings for key in listing.keys}
 
     def held_back(self) -> set[Key]:
-        """What was listed while it was delayed."""
+        """The keys that were listed while they were delayed."""
         listings = sorted(self.history.of_queues(DELAYED_QUEUE.name).of(Listing), key=lambda one: one.start)
         return {
             key
@@ -126,13 +126,13 @@ class Load:
         return {what: count for what, count in self.answers.items() if what[1] >= 500}
 
     def _prepare(self, url: str) -> None:
-        """Makes the queue that has dead letters; the other places are made by the first who comes."""
+        """Creates the queue with a dead-letter queue; the first request creates any other place."""
         with Api(url, self.project) as api:
             start = time.monotonic()
-            answer = api.call("PUT", f"/v2/{WORN_QUEUE.path}", json=RULE)
+            answer = api.call("PUT", f"/v2/{SOURCE_QUEUE.path}", json=RULE)
             assert answer.status_code == 201, answer.text
             for name, value in RULE.items():
-                self.history.add(Write(WORN_QUEUE.metadata, start, time.monotonic(), name, value))
+                self.history.add(Write(SOURCE_QUEUE.metadata, start, time.monotonic(), name, value))
 
     def _list(self, api: Api, place: Place, *, includes_delayed: bool = True) -> None:
         start = time.monotonic()
@@ -149,18 +149,18 @@ class Load:
             workers += [Claimer(self, place) for _ in range(self.claimers)]
             workers += [Deleter(self, place) for _ in range(self.deleters)]
         workers += [Popper(self, POP_QUEUE) for _ in range(2)]
-        # Two of each suffice: these are about what a message goes through, not about the crowd.
+        # Two of each suffice: these are about the states of a message, not about concurrency.
         for number in range(2):
             workers += [
-                Producer(self, WORN_QUEUE, f"worn-{number}"),
-                Wearer(self, WORN_QUEUE),
-                Wearer(self, WORN_QUEUE),
+                Producer(self, SOURCE_QUEUE, f"source-{number}"),
+                Releaser(self, SOURCE_QUEUE),
+                Releaser(self, SOURCE_QUEUE),
                 Producer(self, DELAYED_QUEUE, f"delayed-{number}", MAX_DELAY),
                 Claimer(self, DELAYED_QUEUE),
                 Producer(self, TOPIC, f"news-{number}"),
             ]
-        workers += [Deleter(self, place) for place in (WORN_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC)]
-        workers += [Claimer(self, DEAD_QUEUE), Patcher(self, WORN_QUEUE)]
+        workers += [Deleter(self, place) for place in (SOURCE_QUEUE, DEAD_QUEUE, DELAYED_QUEUE, TOPIC)]
+        workers += [Claimer(self, DEAD_QUEUE), Patcher(self, SOURCE_QUEUE)]
         workers += [Clearer(self, place, place.name) for place in CLEARED] if self.clears else []
         return [*workers, *(Subscriber(self, place) for place in SUBSCRIBED)]
 
@@ -180,5 +180,5 @@ class Load:
 
 
 def save(history: History, path: Path) -> None:
-    """Writes a history down, one event a line, for whoever has to find out what went wrong."""
+    """Writes a history, one event a line, for the analysis of a failure."""
     path.write_text("".join(f"{event}\n" for event in sorted(history.events, key=lambda event: event.start)))

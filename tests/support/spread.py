@@ -14,7 +14,7 @@ from support.api import Api
 from support.history import check
 from support.load import Load, save
 from support.server import Server
-from support.wait import PATIENCE
+from support.wait import TIMEOUT
 from support.workers import Worker
 
 
@@ -30,7 +30,7 @@ class SpreadLoad(Load):
         asyncio.run(self.run(servers[0].address, end))
 
     async def until_enough(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self.is_enough():
             assert time.monotonic() < deadline, self.answers
             await asyncio.sleep(0.1)

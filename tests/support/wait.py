@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 #: How long a slow machine may take for what servers do by themselves, in seconds.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
-def wait_until(is_so: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
+def wait_until(is_so: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
+    deadline = time.monotonic() + timeout
     while not is_so():
-        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
         time.sleep(0.05)

@@ -15,7 +15,7 @@ ENCODINGS = ("json", "messagepack")
 
 #: Seconds until what a server does at once must have happened, on a machine that does other things
 #: too.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 #: Seconds until the subscriptions of a dead server are gone: its lease must end, and a sweep come
 #: by.
@@ -57,8 +57,8 @@ class WebSocket:
         }
         self.connection = connect(
             url,
-            open_timeout=PATIENCE,
-            close_timeout=PATIENCE,
+            open_timeout=TIMEOUT,
+            close_timeout=TIMEOUT,
             max_size=None,
             compression=None,
             proxy=None,
@@ -98,12 +98,12 @@ class WebSocket:
     def answer(self) -> Reply:
         """The next answer; pushes before it are kept."""
         while True:
-            encoding, document = self._receive(PATIENCE)
+            encoding, document = self._receive(TIMEOUT)
             if "request" in document:
                 return Reply(document["headers"]["status"], document["body"], document["request"], encoding)
             self._pushes.append(Push(document, encoding))
 
-    def push(self, timeout: float = PATIENCE) -> Push:
+    def push(self, timeout: float = TIMEOUT) -> Push:
         """The next push; TimeoutError when none comes."""
         if self._pushes:
             return self._pushes.popleft()
@@ -119,7 +119,7 @@ class WebSocket:
         """Waits until the server ends the connection; the code and the reason, 1006 when it gave none."""
         try:
             while True:
-                self._receive(PATIENCE)
+                self._receive(TIMEOUT)
         except ConnectionClosed as error:
             return (error.rcvd.code, error.rcvd.reason) if error.rcvd else (1006, "")
 

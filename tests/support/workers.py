@@ -1,4 +1,4 @@
-"""Those who make the load: each is a client on a connection that does one thing at a time and records it."""
+"""The workers of the load: each is a client on a connection that does one thing at a time and records it."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class Claimer(Worker):
             self.load.history.add(Renew(self.queue, start, end, claim, CLAIM_TTL))
 
 
-class Wearer(Worker):
+class Releaser(Worker):
     """Claims messages and fails: now and then it deletes one, the others it gives back."""
 
     async def step(self) -> None:

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stage_sees_what_concerns_it() {
+    async fn a_stage_sees_only_operations_that_concern_it() {
         let name = zaqar_core::QueueName::new("q").unwrap();
         let queue = QueueRef { kind: Kind::Queue, name };
         let context = Context::new(ProjectId::new("p").unwrap(), ClientId::new("c"));

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_self_test_tells_of_each_pool_and_leaves_nothing() {
+    async fn the_self_test_reports_each_pool_and_leaves_nothing() {
         let (store, pools) =
             (Arc::new(Memory::new()), [Memory::new(), Memory::new()].map(Arc::new));
         pools[1].set_away(true);

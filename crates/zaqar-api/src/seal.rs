@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_for_its_project_and_key_only() {
+    fn a_sealed_body_opens_for_its_project_and_key_only() {
         let (ours, theirs) = (ProjectId::new("p").unwrap(), ProjectId::new("q").unwrap());
         let old = ring("a:0123456789abcdef");
         let sealed = old.seal(&ours, Payload::plain(Bytes::from_static(b"\"x\""))).unwrap();

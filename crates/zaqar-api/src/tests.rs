@@ -1,5 +1,5 @@
-//! The operations over the store in memory: what two servers on one store see of each other, and
-//! what a crash between the two stores leaves.
+//! The operations over the store in memory, also with two servers on one store, and after a crash
+//! between a change of the management store and that of the message store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,7 +93,7 @@ async fn claim(api: &Api, name: &str) -> Option<(ClaimId, Vec<storage::Message>)
 }
 
 #[tokio::test]
-async fn a_post_creates_its_queue_and_a_refused_one_does_not() {
+async fn a_post_creates_its_queue_and_a_rejected_one_does_not() {
     let world = World::new();
     let api = world.server();
     let message = PostedMessage { body: "1".into(), ttl: Some(5), delay: None };
@@ -110,7 +110,7 @@ async fn a_post_creates_its_queue_and_a_refused_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_row_whose_head_a_crash_took_is_an_empty_queue_that_takes_posts() {
+async fn a_row_without_a_head_is_an_empty_queue_that_accepts_posts() {
     let world = World::new();
     let api = world.server();
     let row = QueueRow { generation: generation(7, 1), metadata: metadata(json!({"a": 1})) };
@@ -119,7 +119,11 @@ async fn a_row_whose_head_a_crash_took_is_an_empty_queue_that_takes_posts() {
     assert!(claim(&api, "q").await.is_none());
 
     let id = post(&api, "q", "1").await.unwrap();
-    assert_ne!(id.incarnation, Incarnation::new(7), "a head is never opened twice in one life");
+    assert_ne!(
+        id.incarnation,
+        Incarnation::new(7),
+        "a head is never opened twice with one incarnation"
+    );
     assert_eq!(bodies(&api, "q").await, ["1"]);
     let kept = api.get_queue(&caller(), queue("q")).await.unwrap().unwrap();
     assert_eq!(kept, metadata(json!({"a": 1})));
@@ -141,7 +145,7 @@ async fn a_head_without_a_row_gets_one_and_keeps_its_messages() {
 }
 
 #[tokio::test]
-async fn row_and_head_of_two_lives_become_one() {
+async fn a_row_of_another_incarnation_adopts_that_of_the_head() {
     let world = World::new();
     let row = QueueRow { generation: generation(9, 4), metadata: metadata(json!({"a": 1})) };
     world.store.create(&key("q"), &row).await.unwrap();
@@ -149,14 +153,14 @@ async fn row_and_head_of_two_lives_become_one() {
 
     let api = world.server();
     let id = post(&api, "q", "1").await.unwrap();
-    assert_eq!(id.incarnation, Incarnation::new(8), "the head's life goes on");
+    assert_eq!(id.incarnation, Incarnation::new(8), "the head's incarnation stays");
     let row = Queues::get(&*world.store, &key("q")).await.unwrap().unwrap();
     assert_eq!(world.store.generation(&key("q")).await.unwrap(), Some(row.generation));
     assert_eq!(row.metadata, metadata(json!({"a": 1})));
 }
 
 #[tokio::test]
-async fn a_version_that_a_crash_kept_from_the_head_is_mended() {
+async fn a_head_with_a_stale_version_gets_that_of_the_row() {
     let world = World::new();
     let api = world.server();
     create(&api, "q", json!({})).await;
@@ -172,7 +176,7 @@ async fn a_version_that_a_crash_kept_from_the_head_is_mended() {
 }
 
 #[tokio::test]
-async fn a_queue_made_again_shows_nothing_of_before_to_warm_caches() {
+async fn a_recreated_queue_shows_no_old_messages_to_servers_that_cached_it() {
     let world = World::new();
     let (one, two) = (world.server(), world.server());
     let old = post(&one, "q", "\"old\"").await.unwrap();
@@ -188,9 +192,9 @@ async fn a_queue_made_again_shows_nothing_of_before_to_warm_caches() {
     assert_eq!(found.iter().map(|m| (m.id, m.ttl)).collect::<Vec<_>>(), [(new, 77)]);
 }
 
-/// Servers that all meet a queue for the first time, some of them while another deletes it.
+/// Many servers post to a new queue at once, in odd rounds while another one deletes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_posts_at_once_all_succeed_and_end_in_one_life() {
+async fn concurrent_first_posts_succeed_and_agree_on_one_incarnation() {
     for round in 0..20 {
         let world = World::new();
         let deleter = world.server();
@@ -219,7 +223,7 @@ async fn first_posts_at_once_all_succeed_and_end_in_one_life() {
 }
 
 #[tokio::test]
-async fn a_patch_holds_for_every_server_once_it_is_answered() {
+async fn an_answered_patch_applies_on_every_server() {
     let world = World::new();
     let (one, two) = (world.server(), world.server());
     post(&two, "q", "1").await.unwrap();
@@ -231,7 +235,7 @@ async fn a_patch_holds_for_every_server_once_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_patch_happens_whole_or_not_at_all() {
+async fn a_patch_is_applied_as_a_whole_or_not_at_all() {
     let world = World::new();
     let api = world.server();
     create(&api, "q", json!({"a": 1})).await;
@@ -266,7 +270,7 @@ async fn a_patch_happens_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_filtered_page_looks_at_a_bounded_number_of_queues_and_goes_on() {
+async fn a_filtered_page_reads_a_bounded_number_of_queues_and_links_to_the_next() {
     let world = World::new();
     let api = world.server();
     let rare = MAX_ROWS_FILTERED + 5;
@@ -286,9 +290,9 @@ async fn a_filtered_page_looks_at_a_bounded_number_of_queues_and_goes_on() {
         with_count: true,
         filters: vec![("n".to_owned(), "1".to_owned())],
     };
-    // Another task of the same thread, which runs only where this one yields.
-    let turns = Arc::new(AtomicUsize::new(0));
-    let counter = turns.clone();
+    // Another task of the same thread, which runs only when the list yields.
+    let yields = Arc::new(AtomicUsize::new(0));
+    let counter = yields.clone();
     let other = tokio::spawn(async move {
         loop {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -297,8 +301,8 @@ async fn a_filtered_page_looks_at_a_bounded_number_of_queues_and_goes_on() {
     });
     let first = api.list_queues(&caller(), ask(None, None)).await.unwrap();
     other.abort();
-    let turns = turns.load(Ordering::Relaxed);
-    assert!(turns >= rare / 16, "{turns} turns of another task while {rare} queues were read");
+    let yields = yields.load(Ordering::Relaxed);
+    assert!(yields >= rare / 16, "{yields} yields while {rare} queues were read");
     assert_eq!(first.queues.len(), 1, "a page is empty only at the end");
     assert_eq!(first.count, Some(rare as u64 + 1));
     let next = first.next.unwrap().to_string();
@@ -331,7 +335,7 @@ async fn a_message_claimed_often_enough_moves_to_the_dead_letter_queue() {
     let (_, dead) = claim(&api, "dead").await.unwrap();
     assert_eq!((dead[0].ttl, dead[0].claim_count), (120, 1), "99 s, lengthened by its claim");
 
-    // The dead-letter queue goes away and comes back while a server remembers it.
+    // The dead-letter queue is deleted and created again while a server has it cached.
     post(&api, "q", "\"second\"").await.unwrap();
     for _ in 0..2 {
         assert!(claim(&api, "q").await.is_some());
@@ -342,14 +346,14 @@ async fn a_message_claimed_often_enough_moves_to_the_dead_letter_queue() {
     assert_eq!(bodies(&api, "dead").await, ["\"second\""]);
 }
 
-/// A server with keys, as `message_encryption_key` gives them; without any where that is empty.
+/// A server with the keys of this `message_encryption_key`; without keys if it is empty.
 fn server_with_keys(world: &World, keys: &str) -> Api {
     let keyring = Keyring::parse(&Secret::new(keys.to_owned())).ok().map(Arc::new);
     world.server_with(Options { keyring, ..Options::default() })
 }
 
 #[tokio::test]
-async fn messages_that_cannot_be_opened_hold_up_no_others() {
+async fn messages_that_cannot_be_decrypted_block_no_others() {
     let world = World::new();
     let with = |keys: &str| server_with_keys(&world, keys);
     let (old, new) = ("old:0123456789abcdef", "new:fedcba9876543210");
@@ -365,7 +369,7 @@ async fn messages_that_cannot_be_opened_hold_up_no_others() {
     assert_eq!(api.read_claim(&caller(), read()).await.unwrap().messages, messages);
     api.release_claim(&caller(), read()).await.unwrap();
 
-    // Encryption is switched off, and all keys are gone.
+    // Encryption is switched off, and no key is configured.
     let change = Change::Remove { attribute: "_enable_encrypt_messages".to_owned() };
     let patch = PatchQueue { queue: queue("q"), changes: vec![change] };
     api.patch_queue(&caller(), patch).await.unwrap();
@@ -382,7 +386,7 @@ async fn messages_that_cannot_be_opened_hold_up_no_others() {
 }
 
 #[tokio::test]
-async fn unreadable_messages_end_in_the_dead_letter_queue_still_sealed() {
+async fn messages_that_cannot_be_decrypted_become_dead_letters_still_encrypted() {
     let world = World::new();
     let (old, new) = ("old:0123456789abcdef", "new:fedcba9876543210");
     let api = server_with_keys(&world, new);
@@ -420,7 +424,7 @@ async fn a_pop_leaves_messages_whose_key_id_has_another_secret() {
 }
 
 #[tokio::test]
-async fn encrypted_queues_store_ciphertext_and_hand_out_plain_bodies() {
+async fn encrypted_queues_store_ciphertext_and_return_plain_bodies() {
     let world = World::new();
     let keyring = Keyring::parse(&Secret::new("0123456789abcdef".to_owned())).unwrap();
     let options =
@@ -453,7 +457,7 @@ async fn encrypted_queues_store_ciphertext_and_hand_out_plain_bodies() {
 }
 
 #[tokio::test]
-async fn a_signed_url_lets_in_who_keeps_to_it() {
+async fn a_signed_url_allows_only_what_it_names_until_it_expires() {
     let world = World::new();
     let key = Some(Secret::new("test".to_owned()));
     let api = world.server_with(Options { signing_key: key, ..Options::default() });
@@ -484,9 +488,9 @@ async fn a_signed_url_lets_in_who_keeps_to_it() {
         api.call(&signed, ReadMessages { queue: queue("q"), ids: vec!["1".into()] }).await.is_ok()
     );
     assert!(api.call(&signed, ReadMessage { queue: queue("q"), id: "1".into() }).await.is_ok());
-    let elsewhere = Context { project: ProjectId::new("other").unwrap(), ..signed.clone() };
+    let other_project = Context { project: ProjectId::new("other").unwrap(), ..signed.clone() };
     let read = ReadMessage { queue: queue("q"), id: "1".into() };
-    let refused = api.call(&elsewhere, read.clone()).await;
+    let refused = api.call(&other_project, read.clone()).await;
     assert!(matches!(refused, Err(Error::NotGranted)), "{refused:?}");
     let refused = api.call(&signed, PopMessages { queue: queue("q"), limit: 1 }).await;
     assert!(matches!(refused, Err(Error::NotGranted)), "another method: {refused:?}");
@@ -521,7 +525,7 @@ async fn the_self_test_runs_every_operation_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn health_tells_of_a_wall_clock_that_is_not_followed() {
+async fn health_reports_a_wall_clock_that_is_not_followed() {
     struct Unsteady;
     impl Clock for Unsteady {
         fn now(&self) -> Timestamp {
@@ -557,8 +561,8 @@ async fn a_subscriber_subscribes_once() {
     let subscription = SubscriptionRef { queue: queue("q"), id: first.to_string() };
     let confirm = ConfirmSubscription { subscription: subscription.clone(), confirmed: true };
     api.confirm_subscription(&caller(), confirm).await.unwrap();
-    let taken = api.create_subscription(&caller(), ask("http://h/x", None)).await;
-    assert!(matches!(taken, Err(Error::SubscriptionExists)));
+    let again = api.create_subscription(&caller(), ask("http://h/x", None)).await;
+    assert!(matches!(again, Err(Error::SubscriptionExists)));
 
     for (subscriber, ttl, says) in [
         ("ftp://h/x", None, "must be supported in the list ['http'"),

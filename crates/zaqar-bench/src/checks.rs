@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_claim_without_an_answer_held_may_come_late() {
+    fn messages_of_a_claim_without_an_answer_may_be_out_of_order() {
         let (mut checks, mut order) = (Checks::new(1), Order::default());
         checks.claim_unanswered();
         checks.claimed(0, &mut order, &[label(0, 2), label(0, 1)], later());

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_loop_goes_on_at_once() {
+    async fn a_closed_loop_continues_at_once() {
         let start = Instant::now();
         let mut pace = Pace::new(start, None, 0, 1);
         assert_eq!(pace.due().await, start);

@@ -19,7 +19,7 @@ fn bench(server: &Server, arguments: &[&str]) -> (bool, String, String) {
     (ran.status.success(), text(ran.stdout), text(ran.stderr))
 }
 
-/// Of a run whose end is a number of messages.
+/// The JSON report of a run that ends after a number of messages.
 fn json(server: &Server, arguments: &[&str]) -> Value {
     let arguments = [&["--format", "json", "--seconds", "600"], arguments].concat();
     let (good, out, error) = bench(server, &arguments);
@@ -39,14 +39,14 @@ fn everything_posted_is_consumed_in_order() {
     assert!(of("list")["requests"].as_u64().unwrap() > 0);
     assert_eq!((&found["loop"], &found["faults"]["lost"]), (&"closed".into(), &0.into()));
     assert_eq!(found["left"], Value::Null);
-    // It leaves nothing behind.
+    // Its queues are deleted.
     let client = zaqar_client::Client::new(&server.url, "demo").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert_eq!(runtime.block_on(client.count_queues()).unwrap(), 0);
 }
 
 #[test]
-fn over_websocket_at_a_rate_on_several_queues() {
+fn messages_are_consumed_over_websocket_at_a_rate_on_several_queues() {
     let server = Server::start();
     let url = server.websocket_url.clone();
     let transport = ["--transport", "websocket", "--websocket-url", &url];
@@ -59,7 +59,7 @@ fn over_websocket_at_a_rate_on_several_queues() {
 }
 
 #[test]
-fn a_table_a_plot_and_payloads_of_a_file() {
+fn payloads_are_read_from_a_file_and_a_table_and_a_plot_are_written() {
     let server = Server::start();
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
@@ -86,7 +86,7 @@ fn a_table_a_plot_and_payloads_of_a_file() {
 }
 
 #[test]
-fn errors_are_counted_and_said() {
+fn errors_are_counted_and_reported() {
     let server = Server::start();
     let load = ["--messages", "3", "--seconds", "600", "-p", "1", "-c", "0", "--ttl", "1"];
     let (good, out, _) = bench(&server, &load);

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_say_what_to_do() {
+    fn errors_have_a_hint() {
         for (method, status, path, title, hint) in [
             ("GET", 400, "/v2/queues", "Project-Id Missing", "--project"),
             ("GET", 401, "/v2/queues", "Unauthorized", "OS_AUTH_URL"),

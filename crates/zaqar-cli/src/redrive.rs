@@ -15,7 +15,7 @@ const POST_BYTES: usize = 128 * 1024;
 ///
 /// Each message is claimed, posted to the target, and deleted. If this program or the server ends
 /// between the post and the deletion, the message is in both queues: a message arrives at least
-/// once. It gets a new id, and its age begins anew. Messages that arrive meanwhile are left.
+/// once. It gets a new id, and its age restarts. Messages that arrive meanwhile are left.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The dead letter queue

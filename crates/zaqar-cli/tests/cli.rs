@@ -1,4 +1,4 @@
-//! The program as its user meets it, against the real server.
+//! The program, run by its command line against the real server.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
 
@@ -118,7 +118,7 @@ fn lines_of_standard_input_are_messages_in_order() {
 }
 
 #[test]
-fn a_line_that_is_no_text_is_named() {
+fn a_line_that_is_not_utf8_is_reported_by_its_number() {
     let server = Server::start();
     let cli = Cli { server: &server };
     let mut command = cli.command(&["message", "post", "jobs"]);
@@ -132,7 +132,7 @@ fn a_line_that_is_no_text_is_named() {
 }
 
 #[test]
-fn an_error_ends_a_post_whose_standard_input_stays_open() {
+fn a_rejected_post_exits_while_its_standard_input_is_open() {
     let server = Server::start();
     let cli = Cli { server: &server };
     cli.run(&["queue", "create", "small", "_max_messages_post_size=20"]);
@@ -141,7 +141,7 @@ fn an_error_ends_a_post_whose_standard_input_stays_open() {
     let mut child = command.spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"a line that is longer than this\n").unwrap();
-    // It would hang here while the input is open.
+    // A program that reads on would wait for the end of the input.
     let code = child.wait().unwrap().code();
     drop(input);
     assert_eq!(code, Some(1));
@@ -276,7 +276,7 @@ fn quotas_are_for_administrators() {
 }
 
 #[test]
-fn a_signed_url_takes_the_place_of_credentials() {
+fn a_signed_url_is_used_instead_of_credentials() {
     let server = Server::start();
     let cli = Cli { server: &server };
     let url = cli.json(&["queue", "share", "jobs", "--method", "POST", "--method", "GET"]);
@@ -294,7 +294,7 @@ fn a_signed_url_takes_the_place_of_credentials() {
 }
 
 #[test]
-fn dead_letters_go_back_to_work_in_order() {
+fn redrive_moves_dead_letters_back_in_order() {
     let server = Server::start();
     let cli = Cli { server: &server };
     let input: String = (0..45).map(|number| format!("{number}\n")).collect();
@@ -315,7 +315,7 @@ fn dead_letters_go_back_to_work_in_order() {
 }
 
 #[test]
-fn what_is_refused_in_between_is_not_lost() {
+fn a_redrive_loses_no_message_that_the_target_rejects() {
     let server = Server::start();
     let cli = Cli { server: &server };
     cli.run(&["queue", "create", "small", "_max_messages_post_size=20"]);
@@ -327,7 +327,7 @@ fn what_is_refused_in_between_is_not_lost() {
 }
 
 #[test]
-fn errors_say_what_to_do() {
+fn errors_name_the_remedy() {
     let server = Server::start();
     let cli = Cli { server: &server };
     let ran = cli.command(&["queue", "list"]).env_remove("OS_ENDPOINT").output().unwrap();
@@ -344,13 +344,13 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
-fn shells_complete_its_commands() {
+fn completions_of_each_shell_have_the_commands() {
     let server = Server::start();
     let cli = Cli { server: &server };
     for shell in ["bash", "zsh", "fish"] {
         let script = cli.run(&["completion", shell]);
         assert!(script.contains("redrive"), "{shell}");
-        // A reader that has gone is no error.
+        // A closed pipe is no error.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = cli.command(&["completion", shell]);

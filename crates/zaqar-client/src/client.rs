@@ -417,7 +417,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_is_what_stands_before_the_version() {
+    fn the_base_url_is_the_part_before_the_version() {
         for (url, base) in [
             ("http://h:8888", "http://h:8888"),
             ("http://h:8888/", "http://h:8888"),
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_rejected_before_anything_is_sent() {
+    fn invalid_settings_are_rejected_before_anything_is_sent() {
         let error = Client::builder().project("p").build().unwrap_err();
         assert!(error.to_string().contains("url"), "{error}");
         assert!(Client::new("http://h", "a\nb").is_err());

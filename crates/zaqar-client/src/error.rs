@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_the_server_said() {
+    fn a_refusal_has_the_text_of_the_server() {
         let mut refusal = Refusal {
             method: "GET".to_owned(),
             path: "/v2/queues".to_owned(),

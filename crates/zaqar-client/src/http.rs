@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_names_what_was_made() {
+    fn a_location_names_the_created_resource() {
         let mut answer = answer(201, "");
         assert_eq!(answer.located(), None);
         for (location, id) in [

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_safe_is_repeated() {
+    fn only_safe_requests_are_repeated() {
         let retries = Retries::default();
         let lost = Error::Connect { url: String::new(), source: "refused".into() };
         let unsure =

@@ -170,7 +170,7 @@ mod tests {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]
-    fn what_the_reference_implementation_signs_verifies_and_nothing_else_does() {
+    fn only_signatures_of_the_reference_implementation_verify() {
         let reference = standardwebhooks::Webhook::new(SECRET).unwrap();
         let body = br#"{"body": 1}"#;
         let (id, secs) = ("m-s", 1_700_000_000);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_private_key_signs_verifies_by_the_public_one_and_nothing_else_does() {
+    fn only_signatures_of_the_private_key_verify_by_the_public_one() {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
         let public = format!("whpk_{}", STANDARD.encode(pair.public_key()));
         let sign = |text: &[u8]| format!("v1a,{}", STANDARD.encode(pair.sign(text)));

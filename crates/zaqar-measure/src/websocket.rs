@@ -20,7 +20,7 @@ use crate::zaqar::{BODY, PAGE};
 /// Connections that are opened at once.
 const OPENING: usize = 64;
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the server has to come to rest before its memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -111,7 +111,7 @@ impl Connection {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waiting)
+        tokio::time::timeout(TIMEOUT, waiting)
             .await
             .map_err(|_| Error::Answer { reason: "none came in time".to_owned() })?
     }

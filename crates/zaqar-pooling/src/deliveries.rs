@@ -371,7 +371,7 @@ fn leaving() -> Error {
     Error::unavailable("the dead-letter queue is being moved")
 }
 
-/// A letter as it is posted to an arrival queue: its life goes on.
+/// A letter as it is posted to an arrival queue, with the rest of its ttl.
 fn copied(letter: &Message, now: Timestamp) -> NewMessage {
     let left = letter.ttl.saturating_sub(now.secs_since(letter.created)).max(1);
     NewMessage { payload: letter.payload.clone(), ttl: left, delay: 0 }
@@ -419,7 +419,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_goes_on_in_ticks() {
+    async fn a_moment_advances_in_ticks() {
         let given = Timestamp::from_millis(1_234);
         let time = Moment::new(given);
         tokio::time::advance(Duration::from_millis(4_900)).await;

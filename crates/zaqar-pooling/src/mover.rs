@@ -30,7 +30,7 @@ const PART: usize = 500;
 const OWNED_FOR: u64 = 30;
 /// How often it says so.
 const HOLD_EVERY: Duration = Duration::from_secs(8);
-/// Seconds for which a lease counts as live in a pool that has not heard of it: its server renews
+/// Seconds for which a lease counts as live in a pool that does not know it: its server renews
 /// it everywhere before.
 const LEASED_FOR: u64 = 15;
 /// How often dead letters on their way to a queue are looked for before it is frozen, and the pause

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_directories_are_taken_in_their_order() {
+    fn files_and_directories_are_read_in_their_order() {
         let line = ["zaqar-server", "--config-file", "b", "--config-file=a", "--config-dir", "c"];
         let matches = command().try_get_matches_from(line).unwrap();
         let sources = sources_of(&matches, Environment::default());

@@ -188,7 +188,7 @@ fn partial(file: &Path) -> Result<PathBuf, StartError> {
 
 /// A new file that its owner alone can read: addresses of subscribers may have secrets in them.
 fn create(file: &Path) -> Result<File, StartError> {
-    // One that an export left behind that was killed is written anew.
+    // A file that a killed export left is overwritten.
     let created = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
     created.map_err(|error| format!("{}: {error}", file.display()).into())
 }

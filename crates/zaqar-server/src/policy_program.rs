@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_said() {
+    fn unreadable_files_are_reported() {
         for words in [
             &["--policy-file", "/none", "list"][..],
             &["check", "--credentials", "/none"],

@@ -103,7 +103,7 @@ mod tests {
                            [drivers:message_store:mongodb]\n";
 
     #[tokio::test]
-    async fn what_the_start_would_reject_is_an_error() {
+    async fn problems_that_the_start_rejects_are_errors() {
         for (text, part) in [
             (format!("{REDIS}uri = redis://h:99999"), "[drivers:message_store:redis] uri"),
             (format!("{REDIS}uri = foo"), "[drivers:message_store:redis] uri"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_would_start_but_not_serve_is_a_warning() {
+    async fn problems_that_only_keep_it_from_serving_are_warnings() {
         for (text, part) in [
             ("", ""),
             ("[transport]\nmessage_encryption_key = short", "no queue can be encrypted"),

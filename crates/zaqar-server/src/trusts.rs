@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_owner_is_not_told_where_keystone_is() {
+    async fn errors_for_owners_do_not_name_the_keystone() {
         let trustee = Trustee::new(options(), &clock()).unwrap();
         let project = ProjectId::new("p").unwrap();
         let failure = trustee.token("t1", &project).await.unwrap_err();

@@ -324,7 +324,7 @@ mod tests {
 
     /// However many small items arrive, the large one gets its turn.
     #[test]
-    fn nobody_starves() {
+    fn no_key_starves() {
         let queue = queue(100, 1 << 30);
         queue.push(&tenant("large"), Cost::bytes(5 * QUANTUM), "large").unwrap();
         let mut rounds = 0;
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_when_it_is_closed_is_taken() {
+    fn waiting_items_are_taken_after_the_close() {
         let queue = queue(10, 10);
         queue.push(&None, Cost::bytes(1), "last").unwrap();
         queue.close();

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_store_gives_back_what_it_reserved() {
+    async fn a_closed_store_returns_its_reservation() {
         let (store, directory) = store();
         store.open(&key("q"), generation(), time(0)).await.unwrap();
         let last = post(&store, LATER).await;

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_identifies_the_caller_is_sent_once_and_is_text() {
+    fn headers_that_identify_the_caller_are_sent_once_and_are_text() {
         let (one, two) = (HeaderValue::from_static("1"), HeaderValue::from_static("2"));
         let bytes = HeaderValue::from_bytes(b"\xff").unwrap();
         for name in SINGLE {

@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_request_is_charged_anew() {
+    async fn each_request_is_charged_separately() {
         let budget = MemoryBudget::default();
         let (mut peer, stream) = duplex(256 << 10);
         let mut stream = io(stream, &budget);

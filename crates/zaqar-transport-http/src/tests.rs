@@ -71,9 +71,9 @@ async fn bodies_come_back_byte_for_byte() {
     assert!(page.contains(body), "{page}");
 }
 
-/// Every limit of `[transport]` at the limit and one past it.
+/// Each limit of `[transport]`, with a request at the limit and one past it.
 #[tokio::test]
-async fn limits_hold_at_the_limit_and_one_past_it() {
+async fn requests_at_a_limit_are_accepted_and_past_it_are_400() {
     let limits = Limits {
         max_queue_metadata: 40,
         max_messages_post_size: 100,
@@ -136,7 +136,7 @@ async fn limits_hold_at_the_limit_and_one_past_it() {
 }
 
 #[tokio::test]
-async fn a_deletion_names_its_claims_if_configured() {
+async fn a_deletion_must_name_its_claims_if_configured() {
     let limits = Limits { message_delete_with_claim_id: true, ..Limits::default() };
     let service = service_with(zaqar_api::Options { limits, ..zaqar_api::Options::default() });
     let messages = "/v2/queues/q/messages";
@@ -154,7 +154,7 @@ async fn a_deletion_names_its_claims_if_configured() {
     let (status, _) = call(&service, "DELETE", &format!("{ids}&claim_ids={claim}"), "").await;
     assert_eq!(status, 204);
     let (_, left) = call(&service, "GET", &format!("{messages}?echo=true"), "").await;
-    assert_eq!(left["messages"][0]["body"], json!(2), "the one that no named claim holds stays");
+    assert_eq!(left["messages"][0]["body"], json!(2), "a message of no named claim stays");
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn a_large_batch_is_answered_with_headers_that_clients_can_read() {
 }
 
 #[tokio::test]
-async fn a_signed_request_reaches_what_it_covers_and_has_no_roles() {
+async fn a_signed_request_is_allowed_only_what_it_covers_and_has_no_roles() {
     let service = service();
     let (_, url) = call(&service, "POST", "/v2/queues/q/share", "{}").await;
     let text = |name: &str| url[name].as_str().unwrap().to_owned();
@@ -204,7 +204,7 @@ async fn a_signed_request_reaches_what_it_covers_and_has_no_roles() {
     }
     let mut empty = signed("GET", "/v2/queues/q/messages");
     empty.headers_mut().insert("URL-Signature", "".parse().unwrap());
-    assert_eq!(status(empty).await, 404, "an empty signature opens nothing");
+    assert_eq!(status(empty).await, 404, "an empty signature is invalid");
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn health_is_for_administrators() {
 }
 
 #[tokio::test]
-async fn head_and_options_answer_where_http_expects_them() {
+async fn every_resource_answers_head_and_options() {
     let service = service();
     let (head, body) = send(&service, request("HEAD", "/v2/queues/q/stats", "")).await;
     assert_eq!(head.status(), StatusCode::OK);
@@ -263,7 +263,7 @@ async fn the_home_document_is_cacheable_and_names_every_resource() {
         let (head, _) = send(&service, request("OPTIONS", &path, "")).await;
         assert_eq!(status, 200);
         let allow = head.headers().get(header::ALLOW).map(|v| v.to_str().unwrap().to_owned());
-        let allow = allow.unwrap_or_else(|| panic!("{relation} leads nowhere: {path}"));
+        let allow = allow.unwrap_or_else(|| panic!("{relation} has no route: {path}"));
         for method in resource["hints"]["allow"].as_array().unwrap() {
             assert!(allow.contains(method.as_str().unwrap()), "{relation}: {method}");
         }
@@ -271,7 +271,7 @@ async fn the_home_document_is_cacheable_and_names_every_resource() {
 }
 
 #[tokio::test]
-async fn cors_answers_the_origins_that_are_allowed() {
+async fn cors_headers_are_sent_to_allowed_origins_only() {
     let rules = CorsRules {
         origins: vec!["https://a.example".to_owned()],
         credentials: true,
@@ -300,7 +300,7 @@ async fn cors_answers_the_origins_that_are_allowed() {
     assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
 
     let plain = service.call(request("OPTIONS", "/v2/queues/q", "")).await.unwrap();
-    assert!(plain.headers().contains_key(header::ALLOW), "no preflight: an OPTIONS like any");
+    assert!(plain.headers().contains_key(header::ALLOW), "an OPTIONS that is no preflight");
 }
 
 fn budgeted(process: usize) -> (HttpService, MemoryBudget) {
@@ -353,7 +353,7 @@ async fn the_ids_of_a_post_are_answered_over_budget() {
 }
 
 #[tokio::test]
-async fn one_project_cannot_take_the_memory_of_another() {
+async fn one_project_cannot_use_up_the_memory_of_another() {
     let bounds = MemoryBounds { project: 15_000, ..MemoryBounds::UNLIMITED };
     let memory = MemoryBudget::new(bounds);
     let service = service_with(zaqar_api::Options { memory, ..Default::default() });
@@ -363,7 +363,7 @@ async fn one_project_cannot_take_the_memory_of_another() {
         post.headers_mut().insert("X-Project-ID", project.parse().unwrap());
         post
     };
-    // The store in memory keeps the first body, so that the second finds less than it needs.
+    // The store in memory keeps the first body, which leaves too little for the second.
     let statuses = [
         send(&service, post("a")).await.0.status().as_u16(),
         send(&service, post("a")).await.0.status().as_u16(),
@@ -387,7 +387,7 @@ async fn documents_other_than_messages_have_a_limit_of_their_own() {
     assert_eq!(call(&service, "PUT", "/v2/queues/q", &padded(100_000)).await.0, 201);
 }
 
-/// Each header with two values, and the error about it.
+/// Each header with two equal values is an error.
 #[tokio::test]
 async fn headers_that_identify_the_caller_are_not_repeated() {
     let service = service();
@@ -424,31 +424,31 @@ async fn project_ids_are_compared_byte_by_byte_or_rejected() {
         request.headers_mut().insert("X-Project-ID", id);
         request
     };
-    let said = async |id: &[u8]| {
+    let put = async |id: &[u8]| {
         let (head, body) = send(&service, as_project("PUT", id)).await;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = body["description"].as_str().unwrap_or_default().to_owned();
         (head.status().as_u16(), text)
     };
     for not_utf8 in [&b"\xe9"[..], b"\xe8", b"a\xff"] {
-        let (status, text) = said(not_utf8).await;
+        let (status, text) = put(not_utf8).await;
         assert_eq!(
             (status, text.as_str()),
             (400, "The value of the header X-Project-ID must be UTF-8.")
         );
     }
     for padded in ["a\u{a0}", "a\u{2003}", "\u{2003}a"] {
-        let (status, text) = said(padded.as_bytes()).await;
+        let (status, text) = put(padded.as_bytes()).await;
         assert!(status == 400 && text.contains("neither start nor end with whitespace"), "{text}");
     }
-    // Each of them has its own queue.
+    // Each is a project of its own, in which the queue is new.
     for id in ["a", "\u{fffd}", "\u{e9}", "e\u{301}", "a\u{a0}b", "a b", "A"] {
-        assert_eq!(said(id.as_bytes()).await.0, 201, "{id:?}");
+        assert_eq!(put(id.as_bytes()).await.0, 201, "{id:?}");
     }
 }
 
 #[tokio::test]
-async fn roles_are_not_folded() {
+async fn roles_are_compared_without_unicode_folding() {
     let service = service();
     let mut request = request("GET", "/v2/health", "");
     let roles = http::HeaderValue::from_bytes("admin\u{a0}".as_bytes()).unwrap();

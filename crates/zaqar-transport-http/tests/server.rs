@@ -1,4 +1,4 @@
-//! The server over TCP: bodies that nobody reads, peers that do not read, memory, and the stop.
+//! The server over TCP: unread request bodies, peers that do not read, memory, shutdown.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
@@ -16,7 +16,7 @@ use zaqar_core::{Limits, MemoryBounds, MemoryBudget};
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_http::{HttpService, Options, Server, ServerOptions};
 
-/// Long enough for a slow machine: what takes longer is lost.
+/// Bounds every wait; long enough for a slow machine.
 const LONG: Duration = Duration::from_secs(60);
 
 const IDENTITY: &str =
@@ -87,8 +87,8 @@ async fn answer(stream: &mut TcpStream) -> Option<Answer> {
     Some(Answer { status, closes: head.contains("connection: close") })
 }
 
-/// What is answered before its body is read, by how it is wrong.
-const EARLY: [(&str, &str, &str, u16); 9] = [
+/// Requests that are answered before their body is read.
+const ANSWERED_BEFORE_BODY: [(&str, &str, &str, u16); 9] = [
     ("POST", "/nowhere", "", 404),
     ("PUT", "/v2/queues", "", 405),
     ("POST", "/v2/queues/q/messages", "Accept: text/html\r\n", 406),
@@ -101,22 +101,22 @@ const EARLY: [(&str, &str, &str, u16); 9] = [
 ];
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_costs_no_later_request() {
+async fn an_unread_body_does_not_break_later_requests() {
     let server = start(MemoryBounds::UNLIMITED, LONG).await;
-    for (method, path, headers, status) in EARLY {
+    for (method, path, headers, status) in ANSWERED_BEFORE_BODY {
         for length in [2, 30_000, 1 << 20] {
             let mut stream = server.connect().await;
             for round in 0..30 {
                 let head = request(method, path, headers, length);
                 stream.write_all(head.as_bytes()).await.unwrap();
-                // The response may come while this is being sent, with the end of the connection.
+                // The server may respond and close the connection while this is being sent.
                 let sent = stream.write_all(&vec![b'x'; length]).await;
                 let answered = answer(&mut stream).await;
                 let about = format!("{method} {path} with {length} bytes, round {round}");
-                let answered = answered.unwrap_or_else(|| panic!("{about}: nothing, {sent:?}"));
+                let answered = answered.unwrap_or_else(|| panic!("{about}: no response, {sent:?}"));
                 assert_eq!(answered.status, status, "{about}");
                 if answered.closes {
-                    assert!(length > 256 << 10, "{about}: a small body ends the connection");
+                    assert!(length > 256 << 10, "{about}: a small body closes the connection");
                     stream = server.connect().await;
                 } else {
                     sent.unwrap();
@@ -127,7 +127,7 @@ async fn a_body_that_nobody_reads_costs_no_later_request() {
 }
 
 #[tokio::test]
-async fn half_a_head_does_not_hold_up_the_stop() {
+async fn an_unfinished_head_does_not_delay_shutdown() {
     let server = start(MemoryBounds::UNLIMITED, LONG).await;
     let mut half = server.connect().await;
     half.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
@@ -135,11 +135,11 @@ async fn half_a_head_does_not_hold_up_the_stop() {
     server.stop.cancel();
     let start = Instant::now();
     server.serving.await.unwrap();
-    // The grace is 30 s, the timeout of the head 60 s.
+    // Less than the grace period of 30 s and the header timeout of 60 s.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
-async fn window_zero(
+async fn client_with_window_zero(
     server: &Running,
 ) -> (h2::client::SendRequest<bytes::Bytes>, JoinHandle<Result<(), h2::Error>>) {
     let mut builder = h2::client::Builder::new();
@@ -156,17 +156,17 @@ fn list() -> http::Request<()> {
         .unwrap()
 }
 
-/// The report's first row: 256 lists over HTTP/2 with window 0, here of ten connections.
+/// Ten HTTP/2 connections with window 0 send 256 lists each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unread_responses_stay_within_the_shares() {
+async fn unread_responses_stay_within_the_memory_bounds() {
     const CONNECTION: usize = 4 << 20;
     let bounds = MemoryBounds { process: 32 << 20, connection: CONNECTION, project: 24 << 20 };
     let server = start(bounds, LONG).await;
     server.post(500_000).await;
     let mut open = Vec::new();
-    let (mut taken, mut refused) = (0, 0);
+    let (mut accepted, mut rejected) = (0, 0);
     for _ in 0..10 {
-        let (mut send, connection) = window_zero(&server).await;
+        let (mut send, connection) = client_with_window_zero(&server).await;
         let mut responses = Vec::new();
         for _ in 0..256 {
             send = timeout(LONG, send.ready()).await.unwrap().unwrap();
@@ -175,36 +175,36 @@ async fn unread_responses_stay_within_the_shares() {
         for response in responses {
             let response = timeout(LONG, response).await.unwrap().unwrap();
             match response.status().as_u16() {
-                200 => taken += 1,
-                503 => refused += 1,
+                200 => accepted += 1,
+                503 => rejected += 1,
                 other => panic!("{other}"),
             }
             assert!(server.memory.in_use() <= bounds.process);
             open.push(response);
         }
-        // Kept open to the end.
+        // The connections stay open until the test ends.
         std::mem::forget((send, connection));
     }
-    assert!(taken > 0 && taken < 10 * (CONNECTION / 500_000) + 10, "{taken}");
-    assert!(refused > 2000, "{refused}");
+    assert!(accepted > 0 && accepted < 10 * (CONNECTION / 500_000) + 10, "{accepted}");
+    assert!(rejected > 2000, "{rejected}");
 }
 
 #[tokio::test]
 async fn a_peer_that_answers_pings_but_reads_nothing_is_closed() {
     let server = start(MemoryBounds::UNLIMITED, Duration::from_secs(1)).await;
     server.post(20_000).await;
-    let (mut send, connection) = window_zero(&server).await;
+    let (mut send, connection) = client_with_window_zero(&server).await;
     send = send.ready().await.unwrap();
     let (response, _) = send.send_request(list(), true).unwrap();
     let response = timeout(LONG, response).await.unwrap().unwrap();
     assert_eq!(response.status(), 200);
-    // The connection ends though this client reads frames and answers pings all the time.
+    // It is closed although this client reads frames and answers pings all the time.
     let ended = timeout(LONG, connection).await;
     assert!(ended.is_ok(), "the connection is still open");
     drop(response);
 }
 
-/// The report's second row: unfinished bodies, here of 120 connections over HTTP/1.
+/// 120 HTTP/1 connections send an unfinished body each.
 #[tokio::test]
 async fn unfinished_bodies_stay_within_the_budget() {
     const BUDGET: usize = 16 << 20;
@@ -215,7 +215,7 @@ async fn unfinished_bodies_stay_within_the_budget() {
         let mut stream = server.connect().await;
         let head = request("POST", "/v2/queues/q/messages", "", 4 << 20);
         let sent = stream.write_all(head.as_bytes()).await;
-        // Refused ones may be closed meanwhile.
+        // The server may have closed the connection already.
         if sent.is_ok() {
             let _ = timeout(LONG, stream.write_all(&vec![b' '; 400_000])).await.unwrap();
         }
@@ -225,15 +225,15 @@ async fn unfinished_bodies_stay_within_the_budget() {
     while server.memory.refused() == 0 {
         tokio::task::yield_now().await;
     }
-    // What is not waited for is told why.
-    let mut refused = 0;
+    // A rejected request gets a response.
+    let mut rejected = 0;
     for stream in &mut open {
         if let Ok(first) = timeout(Duration::from_millis(100), stream.read_u8()).await {
             assert_eq!(first.unwrap(), b'H');
-            refused += 1;
+            rejected += 1;
         }
     }
-    assert!(refused >= 120 - BUDGET / 400_000, "{refused}");
+    assert!(rejected >= 120 - BUDGET / 400_000, "{rejected}");
     drop(open);
     while server.memory.in_use() > 0 {
         tokio::task::yield_now().await;

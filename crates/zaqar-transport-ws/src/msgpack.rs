@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_represent_is_rejected() {
+    fn values_that_json_cannot_represent_are_rejected() {
         use MessagePackError as E;
         let nested = |depth: usize| [vec![0x91; depth], vec![0xc0]].concat();
         assert!(to_json(&nested(MAX_NESTING)).is_ok());

@@ -14,7 +14,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended already has ended.
+        // An error means that it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -44,14 +44,14 @@ async fn axum_serves_the_api_beside_its_own_routes() {
 }
 
 #[tokio::test]
-async fn a_hyper_program_decides_who_asks() {
+async fn a_hyper_program_authenticates_callers() {
     let running = start(env!("CARGO_BIN_EXE_in-hyper"));
     assert_eq!(post(&running.url, "one").await, 1);
     assert_eq!(post(&running.url, "other").await, 2);
 }
 
 #[test]
-fn a_queue_in_the_process_keeps_what_it_got() {
+fn a_queue_in_the_process_is_durable() {
     let directory = tempfile::tempdir().unwrap();
     for notes in 1..=3 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_in-process"));

@@ -61,7 +61,7 @@ impl Messages for MemoryStore {
         if let Guarded::Done(ids) = &posted
             && let Some(last) = ids.last()
         {
-            state.tell(|listener| listener.hear(key, *last));
+            state.notify(|listener| listener.record(key, *last));
         }
         Ok(posted)
     }
@@ -196,7 +196,7 @@ impl Claims for MemoryStore {
         let mut state = self.state()?;
         let chosen = state.guard(key, |own| own == assumed).map(|head| head.choose(request, now));
         Ok(chosen.map(|(dead, taken)| match &request.dead_letters {
-            Some(rule) if !dead.is_empty() && !state.bury(key, &dead, rule, now) => {
+            Some(rule) if !dead.is_empty() && !state.move_dead_letters(key, &dead, rule, now) => {
                 Claimed::TargetChanged
             }
             Some(_) | None => Claimed::Messages {
@@ -278,7 +278,7 @@ impl Claims for MemoryStore {
 
 impl State {
     /// Moves messages to the dead letters; `false` if these are not as the rule assumes.
-    fn bury(
+    fn move_dead_letters(
         &mut self,
         key: &QueueKey,
         dead: &[Position],

@@ -15,7 +15,7 @@ use crate::store::{MemoryStore, State};
 /// What one listener has not been told yet.
 #[derive(Debug, Default)]
 pub(crate) struct Listener {
-    unheard: BTreeMap<QueueKey, MessageId>,
+    waiting: BTreeMap<QueueKey, MessageId>,
     is_closed: bool,
     waker: Option<Waker>,
 }
@@ -37,7 +37,7 @@ impl Stream for Listening {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Posted>> {
         let mut listener = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         listener.waker = Some(context.waker().clone());
-        match listener.unheard.pop_first() {
+        match listener.waiting.pop_first() {
             Some((key, last)) => Poll::Ready(Some(Posted { key, last })),
             None if listener.is_closed => Poll::Ready(None),
             None => Poll::Pending,
@@ -46,8 +46,8 @@ impl Stream for Listening {
 }
 
 impl State {
-    /// Tells every listener, and forgets those that are gone.
-    pub(crate) fn tell(&mut self, change: impl Fn(&mut Listener)) {
+    /// Notifies every listener, and removes those that were dropped.
+    pub(crate) fn notify(&mut self, change: impl Fn(&mut Listener)) {
         self.listeners.retain(|listener: &Weak<Mutex<Listener>>| {
             let Some(listener) = listener.upgrade() else { return false };
             let mut listener = listener.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,8 +59,8 @@ impl State {
 }
 
 impl Listener {
-    pub(crate) fn hear(&mut self, key: &QueueKey, last: MessageId) {
-        self.unheard.insert(key.clone(), last);
+    pub(crate) fn record(&mut self, key: &QueueKey, last: MessageId) {
+        self.waiting.insert(key.clone(), last);
     }
 
     pub(crate) fn close(&mut self) {

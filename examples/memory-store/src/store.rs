@@ -94,7 +94,7 @@ impl Upkeep for MemoryStore {
     async fn shut_down(&self) -> Result<(), Error> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_closed = true;
-        state.tell(Listener::close);
+        state.notify(Listener::close);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended already has ended.
+        // An error means that it has exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

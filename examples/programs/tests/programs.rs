@@ -54,7 +54,7 @@ fn every_reader_gets_every_message() {
 }
 
 #[test]
-fn answers_find_their_questions() {
+fn each_answer_reaches_the_asker() {
     let server = Server::start();
     let printed = run(&server, env!("CARGO_BIN_EXE_point-to-point"), &["squares"]);
     let mut lines: Vec<_> = printed.lines().collect();
@@ -63,7 +63,7 @@ fn answers_find_their_questions() {
 }
 
 #[test]
-fn a_receiver_takes_signed_webhooks_only() {
+fn a_receiver_accepts_signed_webhooks_only() {
     let server = Server::with("[notification]\nallow_networks = 127.0.0.0/8\n");
     let mut receiver = command(&server, env!("CARGO_BIN_EXE_webhook-receiver"));
     let mut child = receiver.args(["alarms", "1"]).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,5 +1,5 @@
-//! Pushes over the store in memory: who gets what, once and in order, from whichever server, and
-//! what ends.
+//! Pushes over the store in memory: each subscriber gets its messages once and in order, from any
+//! server, until its subscription ends.
 
 use std::time::Duration;
 
@@ -253,15 +253,15 @@ async fn subscriptions_end_with_their_server() {
     let (here, there) = (world.server(), world.server());
     let (listener, mut pushes) = here.open_pushes(10);
     subscribe(&here, &listener, "q").await;
-    // It is as if it stood still: the clock goes on, it does not.
+    // As if the server had been suspended: the clock advances, and it renews no lease.
     world.clock.advance(Duration::from_secs(15));
     while world.store.sweep(world.clock.now(), 100).await.unwrap().more {}
     assert_eq!(listed(&there, "q").await, 0);
-    assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "it wakes up and sees");
+    assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "it finds its lease expired");
     let (listener, mut pushes) = here.open_pushes(10);
     subscribe(&here, &listener, "q").await;
     post(&there, "q", &["1"]).await;
-    assert_eq!(next(&mut pushes).await, ["1"], "whoever connects anew is served");
+    assert_eq!(next(&mut pushes).await, ["1"], "a new connection is served");
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,7 +332,7 @@ async fn a_server_that_was_paused_or_whose_clock_was_set_gives_up_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn subscribers_of_a_deleted_queue_are_told() {
+async fn subscribers_of_a_deleted_queue_are_closed() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
     for deleter in [&here, &there] {
@@ -342,13 +342,13 @@ async fn subscribers_of_a_deleted_queue_are_told() {
         subscribe(&here, &other, "other").await;
         deleter.delete_queue(&caller(), queue("q")).await.unwrap();
         for _ in 0..7 {
-            // The lease is renewed, and every 30 s the queue is looked at.
+            // The lease is renewed every 5 s, and the queue is checked every 30 s.
             tokio::time::sleep(Duration::from_millis(5001)).await;
             world.clock.advance(Duration::from_secs(5));
         }
         assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
         post(&there, "other", &["1"]).await;
-        assert_eq!(next(&mut other_pushes).await, ["1"], "nobody else is");
+        assert_eq!(next(&mut other_pushes).await, ["1"], "no other subscriber is closed");
     }
 }
 
@@ -393,7 +393,7 @@ async fn a_connection_has_a_bounded_number_of_subscriptions() {
         assert_eq!(listener.subscriptions(), 1);
         let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
         api.delete_subscription(&caller(), gone).await.unwrap();
-        assert_eq!(listener.subscriptions(), 0, "what ended is forgotten");
+        assert_eq!(listener.subscriptions(), 0, "a deleted subscription does not count");
     }
     for _ in 0..MAX_SUBSCRIPTIONS_PER_CONNECTION {
         subscribe(&api, &listener, "q").await;
@@ -408,7 +408,7 @@ async fn a_connection_has_a_bounded_number_of_subscriptions() {
     assert_eq!(error.to_string(), "A connection may have at most 1000 subscriptions.");
 }
 
-/// Waits until something holds; a test that never ends is cut off by its runner.
+/// Waits until a condition holds; the test runner bounds the wait.
 async fn until(holds: impl Fn() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -452,7 +452,7 @@ async fn subscribers_are_closed_when_delayed_pushes_exceed_the_budget() {
     let posting = async {
         loop {
             post_delayed(&api, "q", &tiny).await;
-            // The store in memory never waits, and nobody else would get a turn.
+            // The store in memory never waits, so no other task would run.
             tokio::task::yield_now().await;
         }
     };

@@ -1,5 +1,5 @@
-//! The types against `docs/api/openapi.yaml`: every answer that the description allows is read, and
-//! written again without loss; every request is one that it allows.
+//! The types against `docs/api/openapi.yaml`: every answer that the document allows can be read and
+//! written again without loss, and it allows every request.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,16 +8,16 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::auth::SignedUrl;
 
-struct Description(Value);
+struct Document(Value);
 
-/// How much of an object an instance has.
+/// Which members of an object an instance has.
 #[derive(Clone, Copy, PartialEq)]
 enum Fill {
     Required,
     All,
 }
 
-impl Description {
+impl Document {
     fn load() -> Self {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api/openapi.yaml");
         let text = std::fs::read_to_string(path).unwrap();
@@ -26,7 +26,7 @@ impl Description {
 
     fn schema(&self, name: &str) -> &Value {
         let schema = &self.0["components"]["schemas"][name];
-        assert!(schema.is_object(), "the description has no schema {name}");
+        assert!(schema.is_object(), "the document has no schema {name}");
         schema
     }
 
@@ -117,15 +117,16 @@ impl Description {
     }
 }
 
-/// Every answer of this schema is read as a `T`, and a full one is written as it was.
-fn answers<T: DeserializeOwned + Serialize>(description: &Description, name: &str) {
+/// Reads answers of this schema as a `T`, and checks that one with all members is written
+/// unchanged.
+fn answers<T: DeserializeOwned + Serialize>(document: &Document, name: &str) {
     for fill in [Fill::Required, Fill::All] {
-        let answer = description.instance(description.schema(name), fill);
+        let answer = document.instance(document.schema(name), fill);
         let read: T = serde_json::from_str(&answer.to_string())
             .unwrap_or_else(|error| panic!("{name}: {error}\n{answer}"));
         let written = serde_json::to_value(&read).unwrap();
         if fill == Fill::All {
-            // Topics have a name of their own for what is read as one type.
+            // Topics have another name for some members of the same type.
             let answer = answer.to_string().replacen("{\"topics\"", "{\"queues\"", 1);
             assert_eq!(written, serde_json::from_str::<Value>(&answer).unwrap(), "{name}");
         }
@@ -134,36 +135,36 @@ fn answers<T: DeserializeOwned + Serialize>(description: &Description, name: &st
 
 #[test]
 fn every_answer_is_read_without_loss() {
-    let description = &Description::load();
-    answers::<QueuePage>(description, "QueueList");
-    answers::<QueuePage>(description, "TopicList");
-    answers::<StatsDocument>(description, "Stats");
-    answers::<Posted>(description, "Posted");
-    answers::<Message>(description, "Message");
-    answers::<MessageList>(description, "MessageList");
-    answers::<ClaimInfo>(description, "Claim");
-    answers::<Subscribed>(description, "Subscribed");
-    answers::<Subscription>(description, "Subscription");
-    answers::<SubscriptionList>(description, "SubscriptionList");
-    answers::<DeliveryList>(description, "DeliveryList");
-    answers::<Delivery>(description, "Delivery");
-    answers::<SubscriberHealth>(description, "SubscriberHealth");
-    answers::<SignedUrl>(description, "Shared");
-    answers::<Pool>(description, "Pool");
-    answers::<PoolList>(description, "PoolList");
-    answers::<PoolDrain>(description, "PoolDrain");
-    answers::<Flavor>(description, "Flavor");
-    answers::<FlavorList>(description, "FlavorList");
-    answers::<Quotas>(description, "Quotas");
-    answers::<Recovery>(description, "Recovery");
-    answers::<Health>(description, "StoreHealth");
-    answers::<Health>(description, "PoolsHealth");
+    let document = &Document::load();
+    answers::<QueuePage>(document, "QueueList");
+    answers::<QueuePage>(document, "TopicList");
+    answers::<StatsDocument>(document, "Stats");
+    answers::<Posted>(document, "Posted");
+    answers::<Message>(document, "Message");
+    answers::<MessageList>(document, "MessageList");
+    answers::<ClaimInfo>(document, "Claim");
+    answers::<Subscribed>(document, "Subscribed");
+    answers::<Subscription>(document, "Subscription");
+    answers::<SubscriptionList>(document, "SubscriptionList");
+    answers::<DeliveryList>(document, "DeliveryList");
+    answers::<Delivery>(document, "Delivery");
+    answers::<SubscriberHealth>(document, "SubscriberHealth");
+    answers::<SignedUrl>(document, "Shared");
+    answers::<Pool>(document, "Pool");
+    answers::<PoolList>(document, "PoolList");
+    answers::<PoolDrain>(document, "PoolDrain");
+    answers::<Flavor>(document, "Flavor");
+    answers::<FlavorList>(document, "FlavorList");
+    answers::<Quotas>(document, "Quotas");
+    answers::<Recovery>(document, "Recovery");
+    answers::<Health>(document, "StoreHealth");
+    answers::<Health>(document, "PoolsHealth");
 }
 
 #[test]
-fn a_popped_message_has_what_the_description_says() {
-    let description = Description::load();
-    let answer = description.instance(description.schema("PoppedList"), Fill::Required).to_string();
+fn a_popped_message_has_the_members_of_the_document() {
+    let document = Document::load();
+    let answer = document.instance(document.schema("PoppedList"), Fill::Required).to_string();
     let rows =
         r#"{"messages":[{"id":"a","ttl":60,"age":0,"body":1,"claim_count":2,"claim_id":null}]}"#;
     for text in [&*answer, rows] {
@@ -173,41 +174,41 @@ fn a_popped_message_has_what_the_description_says() {
     assert_eq!(popped.messages[0].claim_count, 2);
 }
 
-/// What a request says is allowed.
-fn requests(description: &Description, name: &str, request: impl Serialize) {
+/// The document allows every member of a request.
+fn requests(document: &Document, name: &str, request: impl Serialize) {
     let written = serde_json::to_value(&request).unwrap();
-    description.allows(description.schema(name), &written);
+    document.allows(document.schema(name), &written);
 }
 
 #[test]
-fn every_request_is_one_that_the_description_allows() {
-    let description = &Description::load();
+fn every_request_is_allowed_by_the_document() {
+    let document = &Document::load();
     let message = NewMessage::new("x").unwrap();
     let messages = vec![message.clone(), message.ttl(60).delay(0)];
-    requests(description, "PostRequest", Post { messages });
-    requests(description, "ClaimRequest", ClaimTimes { ttl: 60, grace: 60 });
+    requests(document, "PostRequest", Post { messages });
+    requests(document, "ClaimRequest", ClaimTimes { ttl: 60, grace: 60 });
     let subscription = NewSubscription::new("https://example.org/").ttl(60).option("signing", true);
-    requests(description, "SubscriptionRequest", subscription);
+    requests(document, "SubscriptionRequest", subscription);
     let change = SubscriptionChange {
         subscriber: Some("mailto:a@example.org".to_owned()),
         ttl: Some(60),
         options: Some(Object::new()),
     };
-    requests(description, "SubscriptionChange", change);
+    requests(document, "SubscriptionChange", change);
     let share = Share {
         paths: vec![SharedPath::Messages, SharedPath::Claims, SharedPath::Subscriptions],
         methods: vec!["GET".to_owned()],
         expires: Some("2099-01-01T00:00:00".to_owned()),
     };
-    requests(description, "ShareRequest", share);
-    requests(description, "ShareRequest", Share::default());
+    requests(document, "ShareRequest", share);
+    requests(document, "ShareRequest", Share::default());
     let pool = PoolChange {
         uri: Some("redis://h".to_owned()),
         weight: Some(1),
         flavor: Some("f".to_owned()),
         options: Some(Object::new()),
     };
-    requests(description, "NewPool", pool);
+    requests(document, "NewPool", pool);
     let quotas = QuotaChange {
         max_queues: Some(1),
         max_subscriptions: Some(2),
@@ -218,30 +219,30 @@ fn every_request_is_one_that_the_description_allows() {
         max_requests_per_second: Some(7),
         max_bytes_per_second: Some(0),
     };
-    requests(description, "QuotaChange", quotas);
+    requests(document, "QuotaChange", quotas);
     let range = RecoveryRange {
         since: Some("2026-11-29T00:00:00Z".to_owned()),
         until: Some("2026-11-30T00:00:00Z".to_owned()),
     };
-    requests(description, "RecoveryRequest", range);
+    requests(document, "RecoveryRequest", range);
     let queue = QueueToMove {
         queue_name: "jobs".to_owned(),
         kind: Some("queue".to_owned()),
         project: Some("p".to_owned()),
     };
-    requests(description, "QueueToMove", queue);
+    requests(document, "QueueToMove", queue);
     let changes =
         [MetadataChange::Set("a/b~c".to_owned(), json!(1)), MetadataChange::Remove("d".to_owned())];
     let patch: Vec<_> = changes.iter().map(MetadataChange::document).collect();
     assert_eq!(patch[0]["path"], "/metadata/a~1b~0c");
-    requests(description, "MetadataPatch", patch);
+    requests(document, "MetadataPatch", patch);
 }
 
 #[test]
-fn the_examples_of_the_description_are_read() {
-    let description = Description::load();
+fn the_examples_of_the_document_are_read() {
+    let document = Document::load();
     let example = |pointer: &str| {
-        let found = description.0.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
+        let found = document.0.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
         found["content"]["application/json"]["example"].to_string()
     };
     let list: QueuePage =

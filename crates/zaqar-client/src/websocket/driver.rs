@@ -37,7 +37,7 @@ struct Pending {
 
 /// Why a connection is not served any more.
 enum Ended {
-    /// Nobody can send or hear any more.
+    /// All senders and receivers were dropped.
     Unused,
     /// It broke.
     Broken,
@@ -85,8 +85,8 @@ impl Driver {
         connection: &mut Connection,
         pending: &mut VecDeque<Pending>,
     ) -> Ended {
-        let mut heard = Instant::now();
-        let mut ping = heard + PING_EVERY;
+        let mut last_received = Instant::now();
+        let mut ping = last_received + PING_EVERY;
         let mut has_senders = true;
         loop {
             if !has_senders && pending.is_empty() && self.events.is_closed() {
@@ -95,8 +95,8 @@ impl Driver {
             tokio::select! {
                 received = connection.next() => match received {
                     Ok(received) => {
-                        heard = Instant::now();
-                        ping = heard + PING_EVERY;
+                        last_received = Instant::now();
+                        ping = last_received + PING_EVERY;
                         if let Some(received) = received
                             && self.receive(received, pending).await.is_err()
                         {
@@ -123,7 +123,7 @@ impl Driver {
                 },
                 () = self.events.closed(), if !has_senders => return Ended::Unused,
                 () = sleep_until(ping) => {
-                    if heard.elapsed() >= SILENT_FOR || connection.ping().await.is_err() {
+                    if last_received.elapsed() >= SILENT_FOR || connection.ping().await.is_err() {
                         return Ended::Broken;
                     }
                     ping = Instant::now() + PING_EVERY;

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_and_pushes_are_told_apart() {
+    fn answers_and_pushes_are_distinguished() {
         let answer =
             r#"{"request":{"action":"ping_node"},"headers":{"status":204},"body":{"a":1}}"#;
         let Received::Answer(204, body) = read(answer).unwrap() else { panic!("no answer") };
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_keeps_what_the_server_says() {
+    fn an_error_keeps_the_text_of_the_server() {
         let body = RawValue::from_string(r#"{"error":"no such queue"}"#.to_owned()).unwrap();
         let error = outcome("queue_get_stats", 404, body.into()).unwrap_err();
         assert!(error.is_not_found());

@@ -1,4 +1,4 @@
-//! Claims: renewed while held, lost when they end, released when they are dropped.
+//! Claims: renewed while held, lost when they expire, released when dropped.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn a_claim_whose_messages_are_deleted_is_not_released() {
 }
 
 #[tokio::test]
-async fn a_claim_that_the_server_does_not_know_is_lost() {
+async fn a_claim_is_lost_if_its_renewal_is_404() {
     let (server, queue) = server(404).await;
     let claim = queue.claim(&options()).await.unwrap().unwrap();
     claim.lost().await;
@@ -68,7 +68,7 @@ async fn a_claim_that_the_server_does_not_know_is_lost() {
 }
 
 #[tokio::test]
-async fn nothing_is_deleted_through_a_claim_that_is_lost() {
+async fn a_lost_claim_deletes_nothing() {
     let (server, queue) = server(404).await;
     let claim = queue.claim(&options()).await.unwrap().unwrap();
     claim.lost().await;
@@ -78,7 +78,7 @@ async fn nothing_is_deleted_through_a_claim_that_is_lost() {
 }
 
 #[tokio::test]
-async fn a_claim_may_be_held_as_long_as_a_duration_can_be() {
+async fn hold_at_most_may_be_the_longest_duration() {
     let (_server, queue) = server(204).await;
     let options = ClaimOptions { hold_at_most: Duration::MAX, ..options() };
     assert!(!queue.claim(&options).await.unwrap().unwrap().is_lost());
@@ -92,16 +92,16 @@ async fn a_claim_that_cannot_be_renewed_is_lost_when_it_expires() {
 }
 
 #[tokio::test]
-async fn a_renewal_without_an_answer_does_not_hide_that_the_claim_is_lost() {
+async fn a_claim_expires_while_its_renewal_has_no_answer() {
     let (_server, queue) = server(0).await;
     let claim = queue.claim(&ClaimOptions { ttl: 1, ..options() }).await.unwrap().unwrap();
-    // A request waits for 30 s, and is then sent again.
+    // Less than the timeout of a request, 30 s.
     let lost = tokio::time::timeout(Duration::from_secs(25), claim.lost());
-    lost.await.expect("the claim is lost when its second is over");
+    lost.await.expect("the claim is lost when its ttl of 1 s is over");
 }
 
 #[tokio::test]
-async fn a_claim_that_is_held_too_long_is_not_renewed_any_more() {
+async fn a_claim_is_not_renewed_past_hold_at_most() {
     let (server, queue) = server(204).await;
     let options = ClaimOptions { ttl: 0, hold_at_most: Duration::ZERO, ..options() };
     queue.claim(&options).await.unwrap().unwrap().lost().await;
@@ -113,7 +113,7 @@ async fn claim(queue: &Queue) -> Option<Claim> {
 }
 
 #[tokio::test]
-async fn a_real_server_gives_back_what_was_not_deleted() {
+async fn released_messages_can_be_claimed_again() {
     let server = Server::start();
     let queue = server.client().queue("jobs").unwrap();
     let messages = (1..=3).map(|number| NewMessage::new(number).unwrap());
@@ -127,13 +127,13 @@ async fn a_real_server_gives_back_what_was_not_deleted() {
     let bodies: Vec<u32> =
         again.messages().iter().map(|message| message.body.parse().unwrap()).collect();
     assert_eq!(bodies, [2, 3]);
-    // Whoever deletes without the claim is told so.
+    // A claimed message cannot be deleted without its claim.
     let error = queue.delete_message(&again.messages()[0].id).await.unwrap_err();
     assert_eq!(error.status(), Some(403), "{error}");
 }
 
 #[tokio::test]
-async fn all_that_a_claim_holds_is_deleted_at_once() {
+async fn delete_all_deletes_the_remaining_messages_of_a_claim() {
     let server = Server::with("[transport]\nmessage_delete_with_claim_id = true\n");
     let queue = server.client().queue("jobs").unwrap();
     queue.post((1..=3).map(|number| NewMessage::new(number).unwrap())).await.unwrap();

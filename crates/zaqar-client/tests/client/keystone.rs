@@ -16,7 +16,7 @@ fn identity() -> Identity {
     }
 }
 
-/// Keystone, whose tokens are numbered, and whose catalog has two regions.
+/// A Keystone that numbers its tokens and has two regions in its catalog.
 pub(crate) async fn keystone(
     service: &str,
     lifetime: &'static str,
@@ -49,7 +49,7 @@ pub(crate) fn client(keystone: &Scripted) -> Client {
 }
 
 #[tokio::test]
-async fn the_catalog_says_where_and_one_token_is_used_until_it_is_refused() {
+async fn the_service_is_found_in_the_catalog_and_a_token_is_used_until_it_is_rejected() {
     let service =
         Scripted::start(|number, _| Some(Answer::new(if number == 2 { 401 } else { 204 }, "")))
             .await;
@@ -67,7 +67,7 @@ async fn the_catalog_says_where_and_one_token_is_used_until_it_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_is_renewed() {
+async fn an_expired_token_is_renewed() {
     let service = Scripted::start(|_, _| Some(Answer::new(204, ""))).await;
     let (keystone, made) = keystone(&service.url, "2001-01-01T00:00:00Z").await;
     let client = client(&keystone);
@@ -77,7 +77,7 @@ async fn a_token_that_expires_is_renewed() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_and_a_catalog_without_the_service_are_said() {
+async fn a_wrong_password_and_a_catalog_without_the_service_are_reported() {
     let service = Scripted::start(|_, _| Some(Answer::new(204, ""))).await;
     let (keystone, _) = keystone(&service.url, "2099-01-01T00:00:00Z").await;
     let mut credentials = Credentials::new(&keystone.url, identity());
@@ -96,7 +96,7 @@ async fn a_wrong_password_and_a_catalog_without_the_service_are_said() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_token_shares_the_failure_which_is_keystones() {
+async fn calls_that_wait_for_one_token_get_the_same_error() {
     let keystone = Scripted::start(|_, _| Some(Answer::new(503, "busy"))).await;
     let client = client(&keystone);
     let (one, other) = tokio::join!(client.ping(), client.ping());

@@ -1,4 +1,4 @@
-//! The client against the real server, and against one that answers what a test says.
+//! The client against the real server, and against one with scripted answers.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that asked")]
 

@@ -1,4 +1,4 @@
-//! Everything else, against the real server.
+//! Queues, messages, subscriptions and the operations of administrators, against the real server.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn number(number: u32) -> NewMessage {
 }
 
 #[tokio::test]
-async fn queues_are_made_changed_listed_and_deleted() {
+async fn queues_are_created_changed_listed_and_deleted() {
     let server = Server::start();
     let client = server.client();
     let queue = client.queue("a").unwrap();
@@ -52,7 +52,7 @@ async fn queues_are_made_changed_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn messages_come_in_order_by_pages_by_id_and_popped() {
+async fn messages_are_in_order_in_pages_by_id_and_when_popped() {
     let server = Server::start();
     let queue = server.client().queue("q").unwrap();
     let mut ids = Vec::new();
@@ -78,7 +78,7 @@ async fn messages_come_in_order_by_pages_by_id_and_popped() {
 }
 
 #[tokio::test]
-async fn a_tail_goes_on_with_what_is_posted_later() {
+async fn a_tail_continues_with_later_messages() {
     let server = Server::start();
     let queue = server.client().queue("q").unwrap();
     queue.post([number(1)]).await.unwrap();
@@ -126,7 +126,7 @@ async fn subscriptions_and_their_deliveries() {
 
     let new = NewSubscription::new("https://hooks.example.org/").option("signing", true);
     let signed = server.client().topic("t").unwrap().subscribe(&new).await;
-    // Without a resolver the host is not there, which the server says.
+    // Without a resolver the server rejects the unknown host.
     match signed {
         Ok(signed) => assert!(signed.secret.unwrap().starts_with("whsec_")),
         Err(error) => assert_eq!(error.status(), Some(400), "{error}"),
@@ -134,7 +134,7 @@ async fn subscriptions_and_their_deliveries() {
 }
 
 #[tokio::test]
-async fn a_signed_url_opens_what_it_was_signed_for() {
+async fn a_signed_url_allows_only_what_it_names() {
     let server = Server::start();
     let queue = server.client().queue("q").unwrap();
     let share = Share {
@@ -193,7 +193,7 @@ async fn administrators_set_the_quotas_of_a_project() {
     let expected = Quotas { max_messages: 7, ..Quotas::default() };
     assert_eq!(client.set_quotas("trial", &change).await.unwrap(), expected);
     assert_eq!(client.quotas("trial").await.unwrap(), expected);
-    // What is set replaces all that was.
+    // The new quotas replace all earlier ones.
     let change = QuotaChange { max_bytes: Some(9), ..QuotaChange::default() };
     let expected = Quotas { max_bytes: 9, ..Quotas::default() };
     assert_eq!(client.set_quotas("trial", &change).await.unwrap(), expected);
@@ -204,7 +204,7 @@ async fn administrators_set_the_quotas_of_a_project() {
 }
 
 #[tokio::test]
-async fn a_tail_of_new_messages_begins_behind_the_last_of_all_pages() {
+async fn a_tail_of_new_messages_starts_after_the_last_page() {
     let page = |id: &str, next: &str| {
         format!(
             r#"{{"messages":[{{"id":"{id}","href":"/v2/queues/q/messages/{id}","ttl":60,"age":0,
@@ -214,7 +214,7 @@ async fn a_tail_of_new_messages_begins_behind_the_last_of_all_pages() {
     let server = Scripted::start(move |number, _| {
         Some(match number {
             0 => Answer::new(200, &page("m1", "1")),
-            // It is deleted before the next look, or not: nothing depends on it.
+            // This message may be deleted or not before the next poll.
             1 => Answer::new(200, &page("m2", "2")),
             2 => Answer::new(200, r#"{"messages":[],"links":[]}"#),
             _ => Answer::new(200, &page("m3", "3")),

@@ -1,4 +1,4 @@
-//! What is sent again.
+//! Which requests are repeated, and the limits of an answer.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn reads_are_repeated_and_posts_are_not() {
 }
 
 #[tokio::test]
-async fn posts_are_repeated_by_the_same_client_where_that_is_wanted() {
+async fn posts_are_repeated_with_the_same_client_id_if_allowed() {
     let server = Scripted::start(|number, _| match number {
         0 => None,
         1 => Some(Answer::new(503, "")),
@@ -76,7 +76,7 @@ async fn claims_and_pops_are_never_repeated() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_tried_again_whatever_it_is() {
+async fn a_refused_connection_is_an_error_and_nothing_was_done() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -100,16 +100,16 @@ async fn an_answer_is_bounded_in_time_and_size() {
     let error = small.queue("q").unwrap().metadata().await.unwrap_err();
     assert!(matches!(error, Error::TooLong { limit: 1000, .. }), "{error}");
 
-    // A server that takes connections and says nothing.
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", silent.local_addr().unwrap());
+    // A server that accepts connections and never answers.
+    let unresponsive = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", unresponsive.local_addr().unwrap());
     let client = builder.url(url).timeout(Duration::from_millis(20)).build().unwrap();
     let error = client.ping().await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_prefix_stands_before_every_path_and_pages_are_followed() {
+async fn every_path_gets_the_prefix_of_the_url_and_pages_are_followed() {
     let server = Scripted::start(|number, _| {
         let message = r#"{"href":"/v2/queues/q/messages/m1","ttl":60,"age":0,"body":1}"#;
         let link = r#"{"rel":"next","href":"/v2/queues/q/messages?marker=m1"}"#;

@@ -1,4 +1,4 @@
-//! A server that answers what a test tells it, and remembers what it was asked.
+//! A server that answers by a script and records its requests.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     /// `METHOD PATH`.
@@ -22,7 +22,7 @@ impl Request {
     }
 }
 
-/// An answer: status, header lines, body. The status 0 is no answer, ever.
+/// An answer: status, header lines, body. With status 0 the request is never answered.
 pub(crate) struct Answer(pub(crate) u16, pub(crate) String, pub(crate) String);
 
 impl Answer {
@@ -36,7 +36,7 @@ impl Answer {
     }
 }
 
-/// What is done with a request; `None` closes the connection without an answer.
+/// The answer to a request; `None` closes the connection without one.
 type Script = dyn Fn(usize, &Request) -> Option<Answer> + Send + Sync;
 
 #[derive(Clone)]
@@ -47,7 +47,7 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// Serves a script, which gets the number of the request, from 0, and the request.
+    /// Serves a script, which is called with the number of the request, from 0, and the request.
     pub(crate) async fn start(
         script: impl Fn(usize, &Request) -> Option<Answer> + Send + Sync + 'static,
     ) -> Self {
@@ -96,7 +96,7 @@ impl Scripted {
         self.asked().into_iter().map(|request| request.line).collect()
     }
 
-    /// Waits until it was asked something.
+    /// Waits for a request with this property.
     pub(crate) async fn until(&self, is_it: impl Fn(&Request) -> bool) {
         loop {
             let changed = self.changed.notified();

@@ -1,4 +1,4 @@
-//! TLS over both transports: whose certificates are believed.
+//! TLS over both transports: which certificates are trusted.
 
 use std::fs;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ impl Secure {
 }
 
 #[tokio::test]
-async fn a_certificate_must_be_known_and_for_the_host() {
+async fn a_certificate_must_be_trusted_and_for_the_host() {
     let secure = Secure::start();
     let known = Tls::CaFile(secure.certificate.clone());
     let client = secure.client(&secure.url, known.clone());

@@ -1,4 +1,4 @@
-//! The WebSocket: requests, pushes, and what follows a broken connection.
+//! The WebSocket: requests, pushes, and reconnects.
 
 use std::sync::atomic::Ordering;
 
@@ -64,7 +64,7 @@ async fn proxy(to: String) -> (String, watch::Sender<u32>) {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_made_and_subscribed_again() {
+async fn a_broken_connection_is_reopened_and_subscribed_again() {
     let server = Server::start();
     let address = server.websocket_url.trim_start_matches("ws://").trim_end_matches('/');
     let (url, cut) = proxy(address.to_owned()).await;
@@ -79,15 +79,15 @@ async fn a_broken_connection_is_made_and_subscribed_again() {
 }
 
 #[tokio::test]
-async fn a_request_on_its_way_is_not_sent_twice() {
+async fn a_request_in_flight_is_not_sent_twice() {
     let server = Server::start();
     let address = server.websocket_url.trim_start_matches("ws://").trim_end_matches('/');
     let (url, cut) = proxy(address.to_owned()).await;
     let (socket, mut events) = server.client().websocket(&url).await.unwrap();
     cut.send(1).unwrap();
     assert_eq!(events.next().await, Some(Event::Reconnected));
-    // Cut while it is on its way: either it was answered before, or it fails, and never is it done
-    // again.
+    // The connection is cut while the post is in flight: it may be answered or fail, but is never
+    // repeated.
     let post = socket.post("q", [NewMessage::new(1).unwrap()]);
     let (posted, _) = tokio::join!(post, async { cut.send(2).unwrap() });
     let most = match posted {
@@ -103,7 +103,7 @@ async fn a_request_on_its_way_is_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_error_at_once() {
+async fn a_refused_connection_is_an_error_at_once() {
     let server = Server::start();
     let error = server.client().websocket("ws://127.0.0.1:1/").await.unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error}");
@@ -112,18 +112,18 @@ async fn nobody_there_is_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_whose_caller_gave_up_is_not_sent() {
+async fn a_cancelled_request_is_not_sent() {
     let server = Server::start();
     let (socket, _events) = server.client().websocket(&server.websocket_url).await.unwrap();
-    // It is on its way to the task of the connection, which has not run since.
+    // The request is in the channel to the connection's task, which has not run since.
     let message = NewMessage::new(1).unwrap();
     assert!(socket.post("q", [message]).now_or_never().is_none());
     socket.request("ping_node", json!({})).await.unwrap();
     assert_eq!(server.client().queue("q").unwrap().stats().await.unwrap().total, 0);
 }
 
-/// A WebSocket server that does what a script says with each frame, which has the number of its
-/// connection: it sends these frames, or closes the connection where there is none.
+/// A WebSocket server that calls a script with the number of the connection and each frame. It
+/// sends the frames that the script returns, or closes the connection if there are none.
 async fn scripted(
     script: impl Fn(usize, &serde_json::Value) -> Vec<serde_json::Value> + Send + 'static,
 ) -> String {
@@ -152,7 +152,7 @@ fn status(status: u16) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn what_the_first_subscription_pushes_while_the_second_is_made_is_delivered() {
+async fn pushes_of_one_subscription_are_delivered_while_the_next_is_created() {
     let url = scripted(|connection, request| {
         let queue = &request["body"]["queue_name"];
         match (connection, queue.as_str()) {

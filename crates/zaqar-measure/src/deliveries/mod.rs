@@ -26,7 +26,7 @@ const CONNECTIONS: usize = 8;
 /// Deliveries a second of a paced load.
 const RATE: f64 = 500.0;
 /// How long deliveries may stop before the measurement is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The share of the bare client's rate.
 const SHARE: Aim = Aim::AtLeast(0.5);
 /// How many times the p99 without a dead endpoint.
@@ -215,7 +215,7 @@ impl Scene {
             if received > last {
                 (last, since) = (received, Instant::now());
             }
-            if since.elapsed() > PATIENCE {
+            if since.elapsed() > TIMEOUT {
                 return Err(Error::Nothing { reason: "deliveries do not arrive" });
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

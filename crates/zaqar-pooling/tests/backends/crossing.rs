@@ -1,4 +1,4 @@
-//! Dead letters between each two kinds of stores.
+//! Dead letters from each kind of store to each other.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -90,10 +90,10 @@ async fn letters_go_from_each_kind_of_store_to_each_other() {
                 let (id, dead_letters) = (ClaimId::new(rand::random()), Some(rule.clone()));
                 ClaimRequest { id, ttl: 60, grace: 60, limit: LETTERS, dead_letters }
             };
-            let worn = request();
-            assert_eq!(claim(pooled, &source, &worn).await.len(), LETTERS, "{from} to {to}");
-            pooled.claim_release(&source, worn.id, NOW).await.unwrap();
-            // A store may move many in pieces.
+            let first = request();
+            assert_eq!(claim(pooled, &source, &first).await.len(), LETTERS, "{from} to {to}");
+            pooled.claim_release(&source, first.id, NOW).await.unwrap();
+            // A store may move many in several steps.
             while !all(pooled, &source).await.is_empty() {
                 assert_eq!(claim(pooled, &source, &request()).await, [], "{from} to {to}");
             }
@@ -102,7 +102,7 @@ async fn letters_go_from_each_kind_of_store_to_each_other() {
                 .iter()
                 .map(|one| {
                     let text = String::from_utf8(one.payload.bytes.to_vec()).unwrap();
-                    // The seconds in transfer count.
+                    // The time in transfer counts towards the ttl.
                     let ttl = if (500..=600).contains(&one.ttl) { 600 } else { one.ttl };
                     (text, one.client.as_str().to_owned(), one.claim_count, ttl)
                 })

@@ -1,5 +1,5 @@
-//! A queue that moves to and fro between stores of different kinds while producers and consumers
-//! use it and the servers that move it die.
+//! A queue that moves back and forth between stores of different kinds, while producers and
+//! consumers use it and the servers that move it die.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,25 +18,25 @@ use zaqar_core::{
 use zaqar_pooling::{Options, Pooled};
 use zaqar_storage_testkit::Memory;
 
-use crate::moves::{ASSUMED, Stores, immortal, pool_name, server_with, stores};
+use crate::moves::{ASSUMED, Stores, pool_name, server_with, stores, unlimited_calls};
 
 const PRODUCERS: usize = 8;
 const CONSUMERS: usize = 8;
 const POSTS: usize = 40;
-/// Moves, at least, that came to an end one way or the other.
+/// The least number of moves, whether the queue arrived or stayed.
 const ROUNDS: u64 = 12;
 const CACHED_FOR: Duration = Duration::from_millis(20);
-/// For a call that waits for a move, and a history as a whole.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Bounds the wait of a call for a move, and that for the consumers.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What all tasks share.
+/// The state that all tasks share.
 struct History {
     key: QueueKey,
     servers: [Arc<Pooled>; 2],
-    /// Milliseconds since 1970: whoever takes a move over comes half a minute later.
+    /// Milliseconds since 1970. It is advanced by 31 s before another server takes a move over.
     clock: AtomicU64,
     consumed: AtomicUsize,
-    /// Each call reads it, so that who writes it waits for those that are under way.
+    /// Each call holds it for reading, so that a writer waits for the calls in progress.
     calls: RwLock<()>,
 }
 
@@ -50,8 +50,8 @@ impl History {
         self.now()
     }
 
-    /// Makes a call until it is not told to come back later.
-    async fn patient<T, F: Future<Output = Result<T, Error>>>(&self, call: impl Fn() -> F) -> T {
+    /// Repeats a call while the answer is that it should be retried.
+    async fn retried<T, F: Future<Output = Result<T, Error>>>(&self, call: impl Fn() -> F) -> T {
         let answered = async {
             loop {
                 let _call = self.calls.read().await;
@@ -62,11 +62,11 @@ impl History {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, answered).await.unwrap()
+        tokio::time::timeout(TIMEOUT, answered).await.unwrap()
     }
 
-    /// Waits until nobody looks for the queue where it was: neither a call that has begun, nor one
-    /// that believes what such a call has found out.
+    /// Waits until neither a call in progress nor a cache that one has filled leads to the old
+    /// place of the queue.
     async fn quiesce(&self) {
         for _ in 0..2 {
             drop(self.calls.write().await);
@@ -84,7 +84,7 @@ impl History {
             let batch = Batch { request: rand::random(), client, messages, notify: true };
             let server = &self.servers[number % 2];
             let post = || server.post(&self.key, ASSUMED, batch.clone(), self.now());
-            match self.patient(post).await {
+            match self.retried(post).await {
                 Guarded::Done(posted) => ids.extend(posted),
                 refused @ (Guarded::Absent | Guarded::Stale(_)) => panic!("{refused:?}"),
             }
@@ -100,18 +100,18 @@ impl History {
             let request =
                 ClaimRequest { id, ttl: 100_000, grace: 60, limit: 3, dead_letters: None };
             let claim = || server.claim(&self.key, ASSUMED, &request, self.now());
-            let Guarded::Done(Claimed::Messages { messages, .. }) = self.patient(claim).await
+            let Guarded::Done(Claimed::Messages { messages, .. }) = self.retried(claim).await
             else {
-                panic!("the queue is there");
+                panic!("the queue exists");
             };
             assert!(messages.is_sorted_by_key(|message| message.id));
             if messages.is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             for message in messages {
-                assert_eq!(message.claim_count, 1, "nobody has had {message:?}");
+                assert_eq!(message.claim_count, 1, "{message:?} was claimed before");
                 let delete = || server.delete(&self.key, message.id, Some(id), self.now());
-                assert_eq!(self.patient(delete).await, Deleted::Gone);
+                assert_eq!(self.retried(delete).await, Deleted::Gone);
                 taken.push(message);
                 self.consumed.fetch_add(1, Ordering::AcqRel);
             }
@@ -130,15 +130,15 @@ async fn place(stores: &Stores, key: &QueueKey, pools: [&'static str; 2]) -> usi
     usize::from(!matches!(first, Ok(Some(_))))
 }
 
-/// How far the last move to a pool is.
+/// The state of the last move to a pool.
 async fn state(server: &Pooled, pool: &PoolName) -> Option<QueueMoveState> {
     server.drain(pool).await.unwrap().moves.first().map(|one| one.state)
 }
 
-async fn moves_to_and_fro(stores: &Stores, name: &str, pools: [&'static str; 2]) {
+async fn check_moves(stores: &Stores, name: &str, pools: [&'static str; 2]) {
     let management = Memory::new();
-    let forever = immortal();
-    let live = || server_with(quick(), stores, &management, pools[0], &forever);
+    let unlimited = unlimited_calls();
+    let live = || server_with(quick(), stores, &management, pools[0], &unlimited);
     let servers = [live().await, live().await];
     let mover = live().await;
     let project = ProjectId::new("p").unwrap();
@@ -162,11 +162,11 @@ async fn moves_to_and_fro(stores: &Stores, name: &str, pools: [&'static str; 2])
     while producers.iter().any(|producer| !producer.is_finished()) || rounds < ROUNDS {
         let from = place(stores, &key, pools).await;
         let to = pool_name(pools[1 - from]);
-        // Dies after some calls, most often in the middle.
-        let calls_left = immortal();
-        let mortal = server_with(quick(), stores, &management, pools[0], &calls_left).await;
+        // It dies after some calls, mostly during the move.
+        let calls_left = unlimited_calls();
+        let dying = server_with(quick(), stores, &management, pools[0], &calls_left).await;
         calls_left.store(i64::try_from(5 + rounds * 7 % 40).unwrap(), Ordering::Release);
-        let began = mortal.move_queue(&key, &to, history.now()).await.is_ok();
+        let began = dying.move_queue(&key, &to, history.now()).await.is_ok();
         let has_ended = async {
             while began && calls_left.load(Ordering::Acquire) > 0 {
                 if state(&mover, &to).await == Some(QueueMoveState::Moved) {
@@ -175,8 +175,8 @@ async fn moves_to_and_fro(stores: &Stores, name: &str, pools: [&'static str; 2])
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, has_ended).await.unwrap();
-        // Another one takes it over, and cleans up once nobody looks where the queue was.
+        tokio::time::timeout(TIMEOUT, has_ended).await.unwrap();
+        // Another server takes the move over, and cleans up once no cache leads to the old place.
         if state(&mover, &to).await == Some(QueueMoveState::Moved) {
             history.quiesce().await;
         }
@@ -191,19 +191,19 @@ async fn moves_to_and_fro(stores: &Stores, name: &str, pools: [&'static str; 2])
         posted.extend(producer.await.unwrap());
     }
     for consumer in consumers {
-        let consumed = tokio::time::timeout(PATIENCE, consumer).await.unwrap().unwrap();
+        let consumed = tokio::time::timeout(TIMEOUT, consumer).await.unwrap().unwrap();
         taken.extend(consumed.into_iter().map(|message| message.id));
     }
     posted.sort();
     taken.sort();
-    assert_eq!(taken, posted, "{pools:?}: each is taken once");
+    assert_eq!(taken, posted, "{pools:?}: each is consumed once");
     assert!(arrived > ROUNDS / 4, "{pools:?}: {arrived} of {rounds} moves arrived");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_moves_to_and_fro_loses_nothing() {
+async fn a_queue_that_moves_back_and_forth_loses_nothing() {
     let stores = stores().await;
     for pools in [["disk0", "redis0"], ["redis1", "mongo0"], ["disk1", "mongo1"]] {
-        moves_to_and_fro(&stores, pools[0], pools).await;
+        check_moves(&stores, pools[0], pools).await;
     }
 }

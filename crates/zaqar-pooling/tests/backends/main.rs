@@ -4,9 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod crossing;
+mod dying;
 mod history;
 mod kit;
-mod mortal;
 mod moves;
 mod servers;
 mod stores;

@@ -1,4 +1,4 @@
-//! Moves between each two kinds of stores, by servers that die at any of their calls.
+//! Moves between stores of different kinds, by servers that die at any of their calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
 use zaqar_storage_testkit::Memory;
 
-use crate::mortal::Mortal;
+use crate::dying::Dying;
 use crate::stores::Places;
 
-/// When the first scene begins. A store's time does not go back, so each begins after the one
-/// before.
+/// When the first scene begins. A store's time does not go back, so each scene begins after the
+/// previous one.
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const SCENE: u64 = 10_000;
 pub(crate) const ASSUMED: Generation =
@@ -55,7 +55,7 @@ pub(crate) async fn stores() -> Stores {
     ])
 }
 
-/// Opens the stores that are there.
+/// Hands out stores that are open already.
 struct Shared {
     stores: Stores,
     calls_left: Arc<AtomicI64>,
@@ -65,7 +65,7 @@ struct Shared {
 impl Connector for Shared {
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
         let store = Arc::clone(&self.stores[pool.name.as_str()]);
-        Ok(Arc::new(Mortal { store, calls_left: Arc::clone(&self.calls_left) }))
+        Ok(Arc::new(Dying { store, calls_left: Arc::clone(&self.calls_left) }))
     }
 
     fn capabilities(&self, _: &Pool) -> BTreeSet<Capability> {
@@ -99,21 +99,22 @@ fn everything() -> ListQuery {
     ListQuery { after: None, limit: 1000, hide: None, include_claimed, include_delayed }
 }
 
-/// A server, which may die. The first one has one pool take all new queues.
+/// A server that dies after this many calls. The first one registers the pools so that all new
+/// queues are `placed_in` one.
 async fn server(
     stores: &Stores,
     management: &Memory,
-    taking: &str,
+    placed_in: &str,
     calls_left: &Arc<AtomicI64>,
 ) -> Arc<Pooled> {
-    server_with(Options::default(), stores, management, taking, calls_left).await
+    server_with(Options::default(), stores, management, placed_in, calls_left).await
 }
 
 pub(crate) async fn server_with(
     options: Options,
     stores: &Stores,
     management: &Memory,
-    taking: &str,
+    placed_in: &str,
     calls_left: &Arc<AtomicI64>,
 ) -> Arc<Pooled> {
     let own = || Arc::new(management.connect_for(Arc::clone(calls_left)));
@@ -124,7 +125,7 @@ pub(crate) async fn server_with(
             let pool = Pool {
                 name: pool_name(name),
                 uri: Secret::new(format!("{name}:")),
-                weight: u32::from(*name == taking),
+                weight: u32::from(*name == placed_in),
                 flavor: None,
                 options: Map::new(),
             };
@@ -139,15 +140,15 @@ pub(crate) async fn server_with(
     pooled
 }
 
-pub(crate) fn immortal() -> Arc<AtomicI64> {
+pub(crate) fn unlimited_calls() -> Arc<AtomicI64> {
     Arc::new(AtomicI64::new(i64::MAX))
 }
 
 impl Scene {
-    /// A queue in a pool, which has everything that a queue can have.
+    /// A queue in a pool, with contents of every kind.
     async fn new(stores: &Stores, number: u64, pool: &'static str) -> Self {
         let management = Memory::new();
-        let server = server(stores, &management, pool, &immortal()).await;
+        let server = server(stores, &management, pool, &unlimited_calls()).await;
         let key = QueueKey {
             project: ProjectId::new("p").unwrap(),
             kind: Kind::Queue,
@@ -160,12 +161,12 @@ impl Scene {
         scene
     }
 
-    /// When no server has a move for itself any more.
+    /// After the lease of every move has expired.
     fn later(&self) -> Timestamp {
         self.now.plus_secs(31)
     }
 
-    /// When no server looks for a queue where it was.
+    /// After every server has dropped the old place of a queue from its cache.
     fn last(&self) -> Timestamp {
         self.later().plus_secs(120)
     }
@@ -187,7 +188,7 @@ impl Scene {
         }
         self.post(&["a", "b", "c"], 0).await;
         self.post(&["late"], 500).await;
-        // One that was claimed before, and one that is.
+        // One claim that was released, and one that holds messages.
         for (id, is_released) in [(ClaimId::new(1), true), (HELD, false)] {
             let request = ClaimRequest { id, ttl: 300, grace: 60, limit: 2, dead_letters: None };
             server.claim(key, ASSUMED, &request, now).await.unwrap();
@@ -212,7 +213,7 @@ impl Scene {
         assert!(matches!(posted, Guarded::Done(_)), "{posted:?}");
     }
 
-    /// Everything of the queue, as clients and workers see it.
+    /// All contents of the queue, as clients and workers see them.
     async fn contents(&self, server: &Pooled) -> Contents {
         let (key, now) = (&self.key, self.later());
         Contents {
@@ -273,8 +274,8 @@ struct Contents {
     entries: Vec<OutboxEntry>,
 }
 
-/// What follows after a move: the rest of the lives of all that has arrived.
-async fn goes_on(scene: &Scene, before: &Contents, what: &str) {
+/// Asserts that deletes, leases, delays, expiry and claims work as before the move.
+async fn check_service(scene: &Scene, before: &Contents, what: &str) {
     let (server, key, later) = (&scene.server, &scene.key, scene.later());
     let held = &before.held.as_ref().unwrap().messages;
     let deleted = server.delete(key, held[0].id, Some(HELD), later).await.unwrap();
@@ -299,19 +300,19 @@ async fn goes_on(scene: &Scene, before: &Contents, what: &str) {
     assert_eq!(ids(&taken.messages), ids(&left), "{what}");
 }
 
-/// Whatever call a server dies at, the queue has everything, once, and serves; another server goes
-/// on with the move.
-async fn dies_at_any_step(stores: &Stores, first: u64, from: &'static str, to: &'static str) {
+/// Whichever call a server dies at, all contents are there once, the queue serves, and another
+/// server continues the move.
+async fn check_deaths(stores: &Stores, first: u64, from: &'static str, to: &'static str) {
     let (mut stayed, mut arrived) = (0, 0);
     for calls in 0_i64.. {
         let what = format!("{from} to {to}, {calls} calls");
         let scene = Scene::new(stores, first + calls.cast_unsigned(), from).await;
         let before = scene.contents(&scene.server).await;
         assert_eq!((before.messages.len(), before.entries.len()), (4, 2), "{what}");
-        let calls_left = immortal();
-        let mortal = server(stores, &scene.management, from, &calls_left).await;
+        let calls_left = unlimited_calls();
+        let dying = server(stores, &scene.management, from, &calls_left).await;
         calls_left.store(calls, Ordering::Release);
-        let began = mortal.move_queue(&scene.key, &pool_name(to), scene.now).await;
+        let began = dying.move_queue(&scene.key, &pool_name(to), scene.now).await;
         let has_ended = async {
             while began.is_ok() && calls_left.load(Ordering::Acquire) > 0 {
                 if scene.state(to).await == Some(QueueMoveState::Moved) {
@@ -325,7 +326,7 @@ async fn dies_at_any_step(stores: &Stores, first: u64, from: &'static str, to: &
         for now in [scene.later(), scene.later().plus_secs(1)] {
             scene.server.resume_moves(now).await.unwrap();
         }
-        let fresh = server(stores, &scene.management, from, &immortal()).await;
+        let fresh = server(stores, &scene.management, from, &unlimited_calls()).await;
         for server in [&scene.server, &fresh] {
             assert_eq!(scene.contents(server).await, before, "{what}");
         }
@@ -333,39 +334,39 @@ async fn dies_at_any_step(stores: &Stores, first: u64, from: &'static str, to: &
         let heads = scene.heads().await;
         assert!(heads == [from] || heads == [to], "{what}: {heads:?}");
         *if heads == [from] { &mut stayed } else { &mut arrived } += 1;
-        goes_on(&scene, &before, &what).await;
+        check_service(&scene, &before, &what).await;
         scene.server.close(&scene.key, ASSUMED.incarnation).await.unwrap();
         if is_whole {
             break;
         }
     }
-    // Before it began, and by itself or by another server.
+    // The queue stayed if the move had not begun; else it arrived, by this or another server.
     assert!(stayed > 3 && arrived > 10, "{from} to {to}: {stayed} stayed, {arrived} arrived");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_may_die_at_any_step_between_redis_and_disk() {
     let stores = stores().await;
-    dies_at_any_step(&stores, 0, "redis0", "disk0").await;
-    dies_at_any_step(&stores, 1000, "disk0", "redis0").await;
+    check_deaths(&stores, 0, "redis0", "disk0").await;
+    check_deaths(&stores, 1000, "disk0", "redis0").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_may_die_at_any_step_between_redis_and_mongodb() {
     let stores = stores().await;
-    dies_at_any_step(&stores, 0, "redis0", "mongo0").await;
-    dies_at_any_step(&stores, 1000, "mongo0", "redis0").await;
+    check_deaths(&stores, 0, "redis0", "mongo0").await;
+    check_deaths(&stores, 1000, "mongo0", "redis0").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_may_die_at_any_step_between_disks() {
     let stores = stores().await;
-    dies_at_any_step(&stores, 0, "disk0", "disk1").await;
+    check_deaths(&stores, 0, "disk0", "disk1").await;
 }
 
-/// To every kind of store and back, with everything in it.
+/// From each kind of store to the others, with contents of every kind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_goes_round_all_stores() {
+async fn a_queue_moves_through_all_stores_with_its_contents() {
     let stores = stores().await;
     let scene = Scene::new(&stores, 0, "redis0").await;
     let before = scene.contents(&scene.server).await;
@@ -378,5 +379,5 @@ async fn a_queue_goes_round_all_stores() {
         scene.server.resume_moves(scene.now.plus_secs(61)).await.unwrap();
         assert_eq!(scene.heads().await, [to]);
     }
-    goes_on(&scene, &before, "round").await;
+    check_service(&scene, &before, "round").await;
 }

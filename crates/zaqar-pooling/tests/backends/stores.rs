@@ -21,7 +21,7 @@ use zaqar_storage_testkit::{About, Factory, Memory, Stores};
 use crate::servers::{REDIS, mongo_uri};
 
 /// The timeout for a server: these tests are not about time.
-const PATIENCE: Duration = Duration::from_secs(100);
+const TIMEOUT: Duration = Duration::from_secs(100);
 
 /// The pools, each named after its server.
 pub(crate) const POOLS: [&str; 4] = ["redis0", "redis1", "mongodb", "disk"];
@@ -48,14 +48,14 @@ impl Places {
         options.prefix.clone_from(&self.name);
         // Tests have clocks of their own.
         options.max_clock_skew = None;
-        options.uri.socket_timeout = PATIENCE;
+        options.uri.socket_timeout = TIMEOUT;
         Redis::open(options).await.unwrap()
     }
 
     pub(crate) async fn mongo(&self) -> Mongo {
         let options = zaqar_storage_mongo::Options {
-            deadline: PATIENCE,
-            command_timeout: PATIENCE,
+            deadline: TIMEOUT,
+            command_timeout: TIMEOUT,
             max_clock_skew: None,
             ..zaqar_storage_mongo::Options::new(mongo_uri(), &self.name)
         };
@@ -127,7 +127,7 @@ impl Deployment {
         }
         places.is_registering.store(false, Ordering::Relaxed);
         let options =
-            Options { answer_timeout: PATIENCE, dead_letter_wait: PATIENCE, ..Options::default() };
+            Options { answer_timeout: TIMEOUT, dead_letter_wait: TIMEOUT, ..Options::default() };
         let pooled = Arc::new(Pooled::new(registry.clone(), options));
         pooled.refresh().await;
         let opened = async {
@@ -135,7 +135,7 @@ impl Deployment {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, opened).await.unwrap();
+        tokio::time::timeout(TIMEOUT, opened).await.unwrap();
         Self { management, registry, pooled }
     }
 

@@ -1,4 +1,4 @@
-//! Dead letters to a queue in another pool, while servers die and callers give up.
+//! Dead letters to a queue in another pool, while servers die and calls are cancelled.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -23,13 +23,13 @@ use zaqar_pooling::Pooled;
 use crate::support::{Deployment, pool_name, project, queue};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
-/// When no server owns a batch any more.
+/// After the lease of every batch has expired.
 const LATER: Timestamp = NOW.plus_secs(31);
 const LETTERS: usize = 3;
 const ASSUMED: Generation =
     Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
 
-/// Two queues in two pools.
+/// A queue and its dead-letter queue, each in a pool of its own.
 struct Scene {
     deployment: Deployment,
     source: QueueKey,
@@ -38,7 +38,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// With letters of two clients in the source, which the next claim moves.
+    /// The source has messages of two clients, which the next claim moves.
     async fn new() -> Self {
         let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
         let server = deployment.server().await;
@@ -84,7 +84,7 @@ impl Scene {
         (all(&self.server, &self.source, now).await, all(&self.server, &self.dead, now).await)
     }
 
-    /// All letters are in the dead-letter queue, once, in the order in which they were posted.
+    /// Asserts that each letter is in the dead-letter queue once, in the order of the posts.
     async fn check_moved(&self, now: Timestamp, what: &str) {
         let (source, dead) = self.seen(now).await;
         assert_eq!(source, [], "{what}");
@@ -97,7 +97,7 @@ impl Scene {
         assert_eq!(letters, expected, "{what}");
     }
 
-    /// The number of transfers.
+    /// The number of rows of transfers.
     async fn rows(&self) -> u64 {
         let rows = self.deployment.management.as_ref();
         Queues::count(rows, &project("zaqar.letters"), Kind::Internal).await.unwrap()
@@ -128,7 +128,7 @@ async fn all(server: &Pooled, key: &QueueKey, now: Timestamp) -> Vec<Message> {
 }
 
 /// Waits for background tasks.
-async fn eventually<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
+async fn wait_until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
     let waiting = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -138,11 +138,11 @@ async fn eventually<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
 }
 
 #[tokio::test]
-async fn letters_are_there_when_the_claim_answers() {
+async fn letters_have_arrived_when_the_claim_answers() {
     let scene = Scene::new().await;
-    scene.post("alive", "third").await;
+    scene.post("fresh", "third").await;
     let taken = claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
-    assert_eq!(taken.iter().map(|one| &one.payload.bytes[..]).collect::<Vec<_>>(), [b"alive"]);
+    assert_eq!(taken.iter().map(|one| &one.payload.bytes[..]).collect::<Vec<_>>(), [b"fresh"]);
     scene.server.claim_release(&scene.source, ClaimId::new(0), NOW).await.unwrap();
     let (source, dead) = scene.seen(NOW).await;
     assert_eq!((source.len(), dead.len()), (1, LETTERS));
@@ -152,16 +152,16 @@ async fn letters_are_there_when_the_claim_answers() {
 /// A server dies between any two calls to stores; another one continues. At no time does a letter
 /// exist twice, and in the end each is there once.
 #[tokio::test]
-async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
+async fn a_server_that_dies_while_it_moves_letters_loses_and_duplicates_none() {
     let mut calls = 0;
     loop {
         let scene = Scene::new().await;
         let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let mortal = scene.deployment.mortal_server(Arc::clone(&calls_left)).await;
+        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
         calls_left.store(calls, Ordering::Release);
-        let answer = claim(&mortal, &scene.source, &scene.request(5), NOW).await;
-        let survived = calls_left.load(Ordering::Acquire) >= 0;
-        assert!(answer.is_ok() || !survived, "{answer:?}");
+        let answer = claim(&dying, &scene.source, &scene.request(5), NOW).await;
+        let finished = calls_left.load(Ordering::Acquire) >= 0;
+        assert!(answer.is_ok() || !finished, "{answer:?}");
         let what = format!("dead after {calls} calls");
 
         let (source, dead) = scene.seen(NOW).await;
@@ -169,12 +169,12 @@ async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
             source.len() + dead.len() <= LETTERS,
             "{what}: {source:?} and {dead:?} have a letter twice"
         );
-        // The next claim continues what was begun, or finds nothing to do.
+        // The next claim continues the transfer, or finds nothing to move.
         let other = scene.deployment.server().await;
         assert_eq!(claim(&other, &scene.source, &scene.request(5), LATER).await.unwrap(), []);
         other.resume_dead_letters(LATER).await.unwrap();
         scene.check_moved(LATER, &what).await;
-        if survived {
+        if finished {
             break;
         }
         calls += 1;
@@ -182,18 +182,18 @@ async fn a_server_that_dies_while_it_moves_letters_loses_and_doubles_none() {
     assert!(calls > 10, "the calls of a move are counted: {calls}");
 }
 
-/// As above, but the second server dies, too, at any point; the third continues.
+/// As above, but the second server dies, too, after any number of calls; the third continues.
 #[tokio::test]
-async fn a_server_that_dies_while_it_takes_over_loses_and_doubles_none() {
+async fn a_server_that_dies_while_it_takes_over_loses_and_duplicates_none() {
     for calls in (5..40).step_by(3) {
         for more in (0..40).step_by(3) {
             let scene = Scene::new().await;
             let left = Arc::new(AtomicI64::new(i64::MAX));
-            let first = scene.deployment.mortal_server(Arc::clone(&left)).await;
+            let first = scene.deployment.dying_server(Arc::clone(&left)).await;
             left.store(calls, Ordering::Release);
             claim(&first, &scene.source, &scene.request(5), NOW).await.ok();
             let left = Arc::new(AtomicI64::new(i64::MAX));
-            let second = scene.deployment.mortal_server(Arc::clone(&left)).await;
+            let second = scene.deployment.dying_server(Arc::clone(&left)).await;
             left.store(more, Ordering::Release);
             second.resume_dead_letters(LATER).await.ok();
 
@@ -206,9 +206,9 @@ async fn a_server_that_dies_while_it_takes_over_loses_and_doubles_none() {
     }
 }
 
-/// A caller that gives up after any number of polls does not interrupt the move.
+/// A claim that is cancelled after any number of polls does not interrupt the move.
 #[tokio::test]
-async fn a_claim_that_is_given_up_moves_letters_whole() {
+async fn a_cancelled_claim_moves_all_letters() {
     let mut polls = 0;
     loop {
         let scene = Scene::new().await;
@@ -230,8 +230,8 @@ async fn a_claim_that_is_given_up_moves_letters_whole() {
             assert!(source.len() + dead.len() <= LETTERS, "{source:?} {dead:?}");
             source.is_empty() && dead.len() == LETTERS
         };
-        eventually(is_moved).await;
-        scene.check_moved(NOW, &format!("given up after {polls} polls")).await;
+        wait_until(is_moved).await;
+        scene.check_moved(NOW, &format!("cancelled after {polls} polls")).await;
         if is_done {
             break;
         }
@@ -243,11 +243,11 @@ async fn a_claim_that_is_given_up_moves_letters_whole() {
 #[tokio::test]
 async fn letters_wait_for_a_pool_that_is_down() {
     let scene = Scene::new().await;
-    scene.post("alive", "third").await;
+    scene.post("fresh", "third").await;
     let pool = scene.deployment.places.memory("memory:b");
     pool.set_away(true);
     let taken = claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
-    assert_eq!(taken.len(), 1, "the queue that is claimed is in a pool that serves");
+    assert_eq!(taken.len(), 1, "the pool of the claimed queue is up");
     scene.server.resume_dead_letters(LATER).await.unwrap();
     pool.set_away(false);
     scene.server.resume_dead_letters(LATER).await.unwrap();
@@ -257,7 +257,7 @@ async fn letters_wait_for_a_pool_that_is_down() {
 }
 
 #[tokio::test]
-async fn letters_go_with_a_queue_that_is_deleted() {
+async fn letters_to_a_deleted_queue_are_deleted() {
     let scene = Scene::new().await;
     scene.deployment.places.memory("memory:b").set_away(true);
     claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
@@ -271,7 +271,7 @@ async fn letters_go_with_a_queue_that_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_target_of_another_life_is_said_and_nothing_moves() {
+async fn a_target_of_another_incarnation_is_reported_and_nothing_moves() {
     let scene = Scene::new().await;
     let mut request = scene.request(5);
     let other = Generation { incarnation: Incarnation::new(9), ..ASSUMED };
@@ -283,15 +283,15 @@ async fn a_target_of_another_life_is_said_and_nothing_moves() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_letters_that_arrived_long_ago() {
+async fn the_row_of_a_finished_transfer_is_deleted_later() {
     let scene = Scene::new().await;
     claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
     assert_eq!(scene.rows().await, 1);
     scene.server.resume_dead_letters(NOW.plus_secs(500)).await.unwrap();
-    assert_eq!(scene.rows().await, 1, "a claim may be about to use it");
+    assert_eq!(scene.rows().await, 1, "a claim may still use it");
     scene.server.resume_dead_letters(NOW.plus_secs(601)).await.unwrap();
     assert_eq!(scene.rows().await, 0);
-    // Others may still move letters.
+    // A later claim starts another transfer.
     scene.post("late", "third").await;
     let request = scene.request(5);
     assert_eq!(claim(&scene.server, &scene.source, &request, NOW).await.unwrap().len(), 1);
@@ -300,9 +300,9 @@ async fn nothing_is_left_of_letters_that_arrived_long_ago() {
     assert_eq!(all(&scene.server, &scene.dead, NOW).await.len(), LETTERS + 1);
 }
 
-/// Several servers move the letters of one queue at once: each arrives once.
+/// Several servers move the letters of one queue concurrently.
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_move_letters_at_once_and_each_arrives_once() {
+async fn concurrent_servers_deliver_each_letter_once() {
     for _ in 0..20 {
         let scene = Arc::new(Scene::new().await);
         let mut claiming = Vec::new();
@@ -319,17 +319,17 @@ async fn servers_move_letters_at_once_and_each_arrives_once() {
     }
 }
 
-/// What a server that was stopped before it opened an arrival queue leaves when it goes on, after
-/// another one has taken over.
+/// A server is suspended before it opens an arrival queue, and opens it after another one has taken
+/// the transfer over.
 #[tokio::test]
 async fn an_arrival_queue_that_is_opened_too_late_is_closed_again() {
     let mut lost = None;
     for calls in 0..60 {
         let scene = Scene::new().await;
         let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let mortal = scene.deployment.mortal_server(Arc::clone(&calls_left)).await;
+        let dying = scene.deployment.dying_server(Arc::clone(&calls_left)).await;
         calls_left.store(calls, Ordering::Release);
-        claim(&mortal, &scene.source, &scene.request(5), NOW).await.ok();
+        claim(&dying, &scene.source, &scene.request(5), NOW).await.ok();
         scene.server.resume_dead_letters(LATER).await.unwrap();
         let rows = scene.deployment.management.as_ref();
         let letters = project("zaqar.letters");
@@ -349,9 +349,9 @@ async fn an_arrival_queue_that_is_opened_too_late_is_closed_again() {
         assert_eq!(store.generation(&arrival).await.unwrap(), Some(ASSUMED));
         scene.server.resume_dead_letters(LATER.plus_secs(605)).await.unwrap();
         assert_eq!(store.generation(&arrival).await.unwrap(), None);
-        assert_eq!(scene.rows().await, 0, "the row goes, too");
+        assert_eq!(scene.rows().await, 0, "the row is deleted, too");
         lost = Some(calls);
         break;
     }
-    assert!(lost.is_some(), "no call lets an attempt be lost");
+    assert!(lost.is_some(), "no number of calls leaves a lost attempt");
 }

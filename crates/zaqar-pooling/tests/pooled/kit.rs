@@ -15,7 +15,7 @@ struct ThreePools;
 #[async_trait]
 impl Factory for ThreePools {
     async fn open(&self, _: &str) -> Stores {
-        // Left to the system: nothing says when the last test no longer needs it.
+        // Left to the operating system, as the last test that needs it is not known.
         let disk = format!("disk:{}/c", TempDir::new().unwrap().keep().display());
         let deployment =
             Deployment::with_pools(&[("memory:a", 100), ("memory:b", 100), (&disk, 100)]).await;
@@ -100,6 +100,6 @@ fn the_kit_notices_what_pools_do_wrong() {
 
 #[test]
 fn random_operations_agree_with_the_oracle() {
-    // Few cases, as each has pools on disk. Nothing in them asks for the client of a letter.
+    // Few cases, as each has pools on disk. None of them reads the client of a dead letter.
     model::run(|| ThreePools, 8);
 }

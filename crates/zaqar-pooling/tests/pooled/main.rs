@@ -1,4 +1,4 @@
-//! The store of stores: the behaviour kit, and its behaviour when pools come, go and fail.
+//! The store of stores: the behaviour kit, and pools that are added, removed and fail.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

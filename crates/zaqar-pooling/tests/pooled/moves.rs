@@ -23,15 +23,15 @@ use zaqar_pooling::{Options, Pooled};
 use crate::support::{Deployment, pool, pool_name, project, queue};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
-/// When no server has a move for itself any more.
+/// After the lease of every move has expired.
 const LATER: Timestamp = NOW.plus_secs(31);
-/// When no server looks for a queue where it was.
+/// After every server has dropped the old place of a queue from its cache.
 const LAST: Timestamp = LATER.plus_secs(120);
 const ASSUMED: Generation =
     Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
 const HELD: ClaimId = ClaimId::new(77);
 
-/// A queue in pool `a`, which has everything that a queue can have, and an empty pool `b`.
+/// A queue in pool `a` with contents of every kind, and an empty pool `b`.
 struct Scene {
     deployment: Deployment,
     key: QueueKey,
@@ -59,7 +59,7 @@ impl Scene {
         scene
     }
 
-    /// Has one pool take all new queues.
+    /// Places all new queues in one pool.
     async fn prefer(&self, name: &str) {
         let registry = self.deployment.registry();
         for pool in ["a", "b"] {
@@ -110,13 +110,13 @@ impl Scene {
         drain.moves.first().map(|one| one.state)
     }
 
-    /// What a pool's own store has of the queue.
+    /// The queue's head in a pool's store.
     async fn head_in(&self, pool: &str) -> Option<Generation> {
         let store = self.deployment.places.memory(&format!("memory:{pool}"));
         store.generation(&self.key).await.unwrap()
     }
 
-    /// Everything of the queue, as clients and workers see it.
+    /// All contents of the queue, as clients and workers see them.
     async fn contents(&self, server: &Pooled) -> Contents {
         let (key, now) = (&self.key, LATER);
         let subscriptions = server.subscriptions(key, None, 10, now).await.unwrap();
@@ -126,7 +126,7 @@ impl Scene {
         Contents { messages: all(server, key, now).await, held, subscriptions, entries }
     }
 
-    /// Rows of moves.
+    /// The number of rows of moves.
     async fn records(&self) -> u64 {
         let rows = self.deployment.management.as_ref();
         Queues::count(rows, &project("zaqar.moves"), Kind::Internal).await.unwrap()
@@ -187,14 +187,14 @@ async fn all(server: &Pooled, key: &QueueKey, now: Timestamp) -> Vec<Message> {
 #[tokio::test]
 async fn a_queue_moves_with_everything_in_it() {
     let scene = Scene::new().await;
-    // This server remembers where it was.
+    // This server has the old place in its cache.
     let other = scene.deployment.server().await;
     let before = scene.contents(&other).await;
     assert_eq!((before.messages.len(), before.subscriptions.len()), (4, 3));
     scene.moved("b").await;
     assert_eq!(scene.contents(&other).await, before);
     assert_eq!(scene.head_in("b").await, Some(ASSUMED));
-    // Life goes on: the claim ends with a deletion, the delay ends, workers are told.
+    // Deletes under the claim, delays and outbox entries work as before.
     let id = before.held.unwrap().messages[0].id;
     other.delete(&scene.key, id, Some(HELD), LATER).await.unwrap();
     let lease = LeaseRequest { until: LATER.plus_secs(9), limit: 1, bytes: usize::MAX };
@@ -204,14 +204,14 @@ async fn a_queue_moves_with_everything_in_it() {
     let left = all(&other, &scene.key, NOW.plus_secs(501)).await;
     let left: Vec<_> = left.iter().map(|one| &one.payload.bytes[..]).collect();
     assert_eq!(left, [&b"b"[..], b"c", b"late", b"new"]);
-    // What it has left goes once nobody looks there any more.
+    // The frozen head is deleted once no cache leads to it.
     assert!(matches!(scene.head_error("a").await, Some(Error::Moved { .. })));
     scene.server.resume_moves(LAST).await.unwrap();
     assert_eq!(scene.head_in("a").await, None);
     assert_eq!(scene.state("b").await, Some(QueueMoveState::Moved));
     scene.server.resume_moves(LAST.plus_secs(601)).await.unwrap();
     assert_eq!(scene.records().await, 0);
-    // And back.
+    // It moves back, too.
     scene.moved("a").await;
     assert_eq!(all(&other, &scene.key, NOW.plus_secs(501)).await.len(), 4);
 }
@@ -223,8 +223,8 @@ impl Scene {
     }
 }
 
-/// Whatever call a server dies at, the queue has everything, once, and serves; another server goes
-/// on with the move.
+/// Whichever call a server dies at, all contents are there once, the queue serves, and another
+/// server continues the move.
 #[tokio::test]
 async fn a_server_may_die_at_any_step() {
     let mut ends = BTreeMap::new();
@@ -232,10 +232,10 @@ async fn a_server_may_die_at_any_step() {
         let scene = Scene::new().await;
         let before = scene.contents(&scene.server).await;
         let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let mortal = scene.deployment.mortal_server(calls_left.clone()).await;
+        let dying = scene.deployment.dying_server(calls_left.clone()).await;
         calls_left.store(calls, Ordering::Release);
-        let began = scene.begin(&mortal, "b").await;
-        // Its task does what it can.
+        let began = scene.begin(&dying, "b").await;
+        // Its task continues until the server dies.
         let has_ended = async {
             while began.is_ok() && calls_left.load(Ordering::Acquire) > 0 {
                 if scene.state("b").await == Some(QueueMoveState::Moved) {
@@ -267,7 +267,7 @@ async fn a_server_may_die_at_any_step() {
             break;
         }
     }
-    // Stayed before it began, and arrived, by itself or by another server.
+    // The queue stayed if the move had not begun; else it arrived, by this or another server.
     assert!(ends.get(&(true, false)).is_some_and(|count| *count > 3), "{ends:?}");
     assert!(ends.get(&(false, true)).is_some_and(|count| *count > 10), "{ends:?}");
 }
@@ -276,7 +276,7 @@ async fn a_server_may_die_at_any_step() {
 async fn a_move_that_cannot_be_done_is_undone() {
     let scene = Scene::new().await;
     let before = scene.contents(&scene.server).await;
-    // A head that nobody expects is in the way.
+    // The target pool has an unexpected head of this queue.
     let target = scene.deployment.places.memory("memory:b");
     target.open(&scene.key, ASSUMED, NOW).await.unwrap();
     scene.begin(&scene.server, "b").await.unwrap();
@@ -296,7 +296,7 @@ async fn a_move_that_cannot_be_done_is_undone() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_moved_is_refused() {
+async fn impossible_moves_are_rejected() {
     let scene = Scene::new().await;
     let begin = async |key: &QueueKey, to: &str| {
         let began = scene.server.move_queue(key, &pool_name(to), NOW).await;
@@ -316,7 +316,7 @@ async fn what_cannot_be_moved_is_refused() {
     assert!(refused.to_string().contains("cannot move queues"), "{refused:?}");
 }
 
-/// A store and what a stopped server does to it long after its move.
+/// Does to a store what a suspended server may do long after its move.
 async fn frozen_late(scene: &Scene, pool: &str, is_source: bool) {
     let store = scene.deployment.places.memory(&format!("memory:{pool}"));
     let id = MoveId::new(99);
@@ -330,7 +330,7 @@ async fn frozen_late(scene: &Scene, pool: &str, is_source: bool) {
 }
 
 #[tokio::test]
-async fn what_a_stopped_server_freezes_too_late_thaws_again() {
+async fn a_head_that_a_suspended_server_freezes_late_is_thawed() {
     let scene = Scene::new().await;
     let before = scene.contents(&scene.server).await;
     frozen_late(&scene, "a", true).await;
@@ -340,7 +340,7 @@ async fn what_a_stopped_server_freezes_too_late_thaws_again() {
     scene.moved("b").await;
     assert_eq!(scene.contents(&scene.server).await, before);
     scene.server.resume_moves(LAST).await.unwrap();
-    // In the place that the next life of the queue gets.
+    // In the pool where the queue is created again.
     scene.server.close(&scene.key, ASSUMED.incarnation).await.unwrap();
     frozen_late(&scene, "b", false).await;
     let next = Generation { incarnation: Incarnation::new(2), ..ASSUMED };
@@ -364,29 +364,29 @@ async fn a_queue_that_is_deleted_after_its_move_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_is_told_to_come_back() {
+async fn a_call_that_waits_too_long_for_a_move_is_rejected_as_retryable() {
     let scene = Scene::new().await;
     scene.begin(&scene.server, "b").await.unwrap();
-    // Frozen by a move that does not go on.
+    // The queue is frozen by a move whose server died.
     let options = Options { move_wait: Duration::from_millis(20), ..Options::default() };
-    let hasty = scene.deployment.server_with(options).await;
+    let impatient = scene.deployment.server_with(options).await;
     scene.until_moved("b").await;
     scene.server.resume_moves(LAST).await.unwrap();
     let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-    let mortal = scene.deployment.mortal_server(calls_left.clone()).await;
+    let dying = scene.deployment.dying_server(calls_left.clone()).await;
     let source = scene.deployment.places.memory("memory:b");
-    mortal.move_queue(&scene.key, &pool_name("a"), LAST).await.unwrap();
+    dying.move_queue(&scene.key, &pool_name("a"), LAST).await.unwrap();
     while !matches!(source.generation(&scene.key).await, Err(Error::Moved { .. })) {
         tokio::task::yield_now().await;
     }
     calls_left.store(0, Ordering::Release);
     if scene.state("a").await == Some(QueueMoveState::Copying) {
-        let answer = post(&hasty, &scene.key, &["x"], 0).await;
+        let answer = post(&impatient, &scene.key, &["x"], 0).await;
         assert!(matches!(answer, Err(Error::Overloaded { .. }) | Ok(_)), "{answer:?}");
     }
     scene.server.resume_moves(LAST.plus_secs(31)).await.unwrap();
     scene.server.resume_moves(LAST.plus_secs(32)).await.unwrap();
-    post(&hasty, &scene.key, &["x"], 0).await.unwrap();
+    post(&impatient, &scene.key, &["x"], 0).await.unwrap();
 }
 
 #[tokio::test]
@@ -405,7 +405,7 @@ async fn a_pool_is_drained_to_the_others() {
     let progress = async || server.drain(&pool_name("a")).await.unwrap();
     assert_eq!((progress().await.is_draining, progress().await.queues_left), (false, 20));
     server.set_draining(&pool_name("a"), true).await.unwrap();
-    // It gets no new queues.
+    // A pool that is drained gets no new queues.
     let late: Vec<_> = (0..20).map(|number| queue(&format!("late{number}"))).collect();
     for key in &late {
         server.open(key, ASSUMED, NOW).await.unwrap();
@@ -427,9 +427,9 @@ async fn a_pool_is_drained_to_the_others() {
     assert!(!progress().await.is_draining);
 }
 
-/// A dead-letter queue that moves while letters are on their way to it by a server that has died.
+/// A dead-letter queue moves while a dead server's letters are on their way to it.
 #[tokio::test]
-async fn letters_on_their_way_to_a_queue_that_moves_arrive() {
+async fn letters_in_transfer_arrive_at_a_queue_that_moves() {
     for calls in (0..60).step_by(2) {
         let scene = Scene::new().await;
         let source = queue("source");
@@ -449,10 +449,10 @@ async fn letters_on_their_way_to_a_queue_that_moves_arrive() {
         assert_eq!(claim(&scene.server, &source, &first, NOW).await.unwrap().len(), 1);
         scene.server.claim_release(&source, first.id, NOW).await.unwrap();
         let calls_left = Arc::new(AtomicI64::new(i64::MAX));
-        let mortal = scene.deployment.mortal_server(calls_left.clone()).await;
+        let dying = scene.deployment.dying_server(calls_left.clone()).await;
         calls_left.store(calls, Ordering::Release);
-        claim(&mortal, &source, &request(), NOW).await.ok();
-        // By now nobody works at the letters any more.
+        claim(&dying, &source, &request(), NOW).await.ok();
+        // By now the dead server's lease of the letters has expired.
         scene.server.move_queue(&scene.key, &pool_name("b"), LATER).await.unwrap();
         scene.until_moved("b").await;
         for now in [LATER.plus_secs(31), LATER.plus_secs(62)] {
@@ -466,10 +466,10 @@ async fn letters_on_their_way_to_a_queue_that_moves_arrive() {
     }
 }
 
-/// Moved to and fro while producers post and consumers claim: nothing is lost, nothing comes twice
-/// to consumers that delete, and each producer's messages keep their order.
+/// While the queue moves, producers post and consumers claim and delete: each message is consumed
+/// exactly once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_moves_to_and_fro_loses_nothing() {
+async fn a_queue_that_moves_back_and_forth_loses_nothing() {
     const PRODUCERS: usize = 4;
     const POSTS: usize = 60;
     let scene = Arc::new(Scene::new().await);
@@ -504,7 +504,7 @@ async fn a_queue_that_moves_to_and_fro_loses_nothing() {
                     empty += 1;
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-                // Long enough for a move.
+                // The claim is held while the queue moves.
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 for message in got {
                     empty = 0;
@@ -523,7 +523,7 @@ async fn a_queue_that_moves_to_and_fro_loses_nothing() {
         let to = pool_name(if moves % 2 == 0 { "b" } else { "a" });
         mover.move_queue(&scene.key, &to, now).await.unwrap();
         scene.until_moved(to.as_str()).await;
-        // Nobody looks for it any more where it was.
+        // No cache leads to the old place any more.
         tokio::time::sleep(2 * cached_for).await;
         now = now.plus_secs(1);
         mover.resume_moves(now).await.unwrap();

@@ -50,9 +50,9 @@ async fn a_pool_that_cannot_be_reached_is_not_registered() {
     assert_eq!(registry.pools(None, 10).await.unwrap(), [pool("a", "memory:a", 1)]);
 }
 
-/// Its messages would count twice, and a drain would move its queues to itself.
+/// Its messages would be counted twice, and a drain would move its queues to itself.
 #[tokio::test]
-async fn the_configured_message_store_is_no_pool() {
+async fn the_configured_message_store_cannot_be_a_pool() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
     let registry = deployment.registry();
     let refused = registry.put_pool(pool("b", "memory:configured", 1)).await;
@@ -65,7 +65,7 @@ async fn the_configured_message_store_is_no_pool() {
 }
 
 #[tokio::test]
-async fn a_store_is_one_pool_whoever_registers_it() {
+async fn a_store_can_be_registered_as_one_pool_only() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
     let refused = deployment.registry().put_pool(pool("b", "memory:A", 1)).await;
     assert!(matches!(refused, Err(Error::UriInUse)), "{refused:?}");
@@ -90,7 +90,7 @@ async fn a_store_is_one_pool_whoever_registers_it() {
 }
 
 #[tokio::test]
-async fn a_uri_as_it_is_shown_is_the_uri_that_is_there() {
+async fn a_masked_uri_in_a_change_keeps_the_stored_uri() {
     let registry = Deployment::new().registry();
     registry.put_pool(pool("a", "memory://u:secret@a", 1)).await.unwrap();
     let name = pool_name("a");
@@ -134,7 +134,7 @@ async fn flavors_belong_to_projects_and_pools_to_flavors() {
 }
 
 #[tokio::test]
-async fn the_pools_of_a_flavor_can_do_the_same() {
+async fn the_pools_of_a_flavor_have_the_same_capabilities() {
     let directory = tempfile::tempdir().unwrap();
     let disk = format!("disk:{}/d", directory.path().display());
     let deployment = Deployment::with_pools(&[("memory:a", 1), (&disk, 1)]).await;

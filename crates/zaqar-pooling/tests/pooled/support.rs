@@ -68,13 +68,13 @@ impl Connector for Places {
 }
 
 /// Opens the stores of a server that dies after a number of calls.
-struct Mortal {
+struct Dying {
     places: Arc<Places>,
     calls_left: Arc<AtomicI64>,
 }
 
 #[async_trait]
-impl Connector for Mortal {
+impl Connector for Dying {
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
         let store = self.places.memory(pool.uri.expose());
         Ok(Arc::new(store.connect_for(self.calls_left.clone())))
@@ -127,10 +127,10 @@ impl Deployment {
     }
 
     /// Another server of the deployment, which dies after a number of calls to stores.
-    pub(crate) async fn mortal_server(&self, calls_left: Arc<AtomicI64>) -> Arc<Pooled> {
+    pub(crate) async fn dying_server(&self, calls_left: Arc<AtomicI64>) -> Arc<Pooled> {
         let management = Arc::new(self.management.connect_for(calls_left.clone()));
         let configured = Arc::new(self.configured.connect_for(calls_left.clone()));
-        let places = Mortal { places: self.places.clone(), calls_left };
+        let places = Dying { places: self.places.clone(), calls_left };
         let registry = Registry::new(management, configured, Arc::new(places));
         let pooled = Arc::new(Pooled::new(Arc::new(registry), Options::default()));
         pooled.refresh().await;

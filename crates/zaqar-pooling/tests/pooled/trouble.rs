@@ -1,4 +1,4 @@
-//! Pools that fail, come and go; queues that many servers create and delete.
+//! Pools that fail, are added and are removed; queues that many servers create and delete.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -57,7 +57,7 @@ async fn a_pool_that_is_away_fails_its_own_queues_only() {
     let pooled = deployment.server().await;
     let (lost, fine) = (queue("lost"), queue("fine"));
     pooled.open(&lost, generation(1), NOW).await.unwrap();
-    // From now on pool b takes all new queues.
+    // From now on all new queues are placed in pool b.
     deployment.registry().put_pool(pool("b", "memory:b", 1)).await.unwrap();
     let weightless = zaqar_core::pools::PoolChange { weight: Some(0), ..Default::default() };
     deployment.registry().change_pool(&pool_name("a"), weightless).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_pool_that_is_away_fails_its_own_queues_only() {
 }
 
 #[tokio::test]
-async fn it_is_said_of_each_pool_whether_it_serves() {
+async fn the_status_of_each_pool_says_whether_it_serves() {
     let deployment = Deployment::with_pools(&[("memory:a", 1), ("memory:b", 1)]).await;
     let pooled = deployment.server().await;
     let problems = || -> Vec<_> {
@@ -105,21 +105,21 @@ async fn it_is_said_of_each_pool_whether_it_serves() {
 }
 
 #[tokio::test]
-async fn without_a_pool_for_it_a_queue_is_not_created() {
+async fn a_queue_is_not_created_without_a_pool_for_it() {
     let deployment = Deployment::new();
     let pooled = deployment.server().await;
     let refused = pooled.open(&queue("q"), generation(1), NOW).await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
-    assert_eq!(listed(&pooled, &queue("q")).await, 0, "reading one that is nowhere is no error");
+    assert_eq!(listed(&pooled, &queue("q")).await, 0, "reading a queue without a pool is no error");
 }
 
 #[tokio::test]
-async fn the_virtual_pool_takes_what_no_pool_takes_and_keeps_what_it_has() {
+async fn the_virtual_pool_gets_queues_that_no_pool_accepts_and_keeps_its_own() {
     let deployment = Deployment::new();
     let registry = deployment.registry().with_virtual_pool();
     let pooled = Pooled::new(Arc::new(registry), Default::default());
     let old = queue("old");
-    // From before pooling was enabled.
+    // Created before pooling was enabled.
     Heads::open(deployment.configured.as_ref(), &old, generation(5), NOW).await.unwrap();
     post(&pooled, &old, generation(5)).await.unwrap();
     pooled.open(&queue("virtual"), generation(1), NOW).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_queue_goes_to_the_pools_of_its_flavor() {
 }
 
 #[tokio::test]
-async fn another_server_s_pool_is_found_at_once_and_heard_of() {
+async fn a_pool_registered_by_another_server_is_found_at_once_and_sends_news() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
     let (one, other) = (deployment.server().await, deployment.server().await);
     let mut news = other.news().await.unwrap();
@@ -160,7 +160,7 @@ async fn another_server_s_pool_is_found_at_once_and_heard_of() {
     let key = queue("q");
     one.open(&key, generation(1), NOW).await.unwrap();
     assert_eq!(listed(&other, &key).await, 0, "it is in a pool that was not known");
-    let heard = async {
+    let received = async {
         let next = std::future::poll_fn(|context| news.as_mut().poll_next(context));
         next.await.unwrap().key
     };
@@ -170,17 +170,17 @@ async fn another_server_s_pool_is_found_at_once_and_heard_of() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let heard = tokio::time::timeout(Duration::from_secs(60), async {
-        tokio::select! { key = heard => key, never = posting => never }
+    let received = tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::select! { key = received => key, never = posting => never }
     });
-    assert_eq!(heard.await.unwrap(), key);
+    assert_eq!(received.await.unwrap(), key);
 }
 
-/// Opens stores once the gate opens.
-struct Gated(Arc<Places>, Semaphore);
+/// Opens stores only when there is a permit.
+struct DelayedPlaces(Arc<Places>, Semaphore);
 
 #[async_trait]
-impl Connector for Gated {
+impl Connector for DelayedPlaces {
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
         let _opened = self.1.acquire().await;
         self.0.open(pool).await
@@ -200,13 +200,13 @@ impl Connector for Gated {
 }
 
 #[tokio::test]
-async fn who_listens_while_a_pool_is_opened_misses_none_of_its_news() {
+async fn news_of_a_pool_that_is_being_opened_are_not_missed() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
     let key = queue("q");
     deployment.server().await.open(&key, generation(1), NOW).await.unwrap();
-    let gate = Arc::new(Gated(deployment.places.clone(), Semaphore::new(0)));
+    let delayed = Arc::new(DelayedPlaces(deployment.places.clone(), Semaphore::new(0)));
     let (management, configured) = (deployment.management.clone(), deployment.configured.clone());
-    let registry = Registry::new(management, configured, gate.clone());
+    let registry = Registry::new(management, configured, delayed.clone());
     let pooled = Pooled::new(Arc::new(registry), Options::default());
     pooled.refresh().await;
     let mut listening = pin!(pooled.news());
@@ -214,12 +214,12 @@ async fn who_listens_while_a_pool_is_opened_misses_none_of_its_news() {
         assert!(poll!(listening.as_mut()).is_pending(), "the pool is not open yet");
         tokio::task::yield_now().await;
     }
-    gate.1.add_permits(1);
+    delayed.1.add_permits(1);
     let mut news = listening.await.unwrap();
     post(&pooled, &key, generation(1)).await.unwrap();
-    let heard = std::future::poll_fn(|context| news.as_mut().poll_next(context));
-    let heard = tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap();
-    assert_eq!(heard.unwrap().key, key);
+    let received = std::future::poll_fn(|context| news.as_mut().poll_next(context));
+    let received = tokio::time::timeout(Duration::from_secs(60), received).await.unwrap();
+    assert_eq!(received.unwrap().key, key);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn many_servers_create_and_delete_one_queue_and_lose_no_head() {
     for one in racing {
         one.await.unwrap();
     }
-    // One more opens it: whatever heads exist now, the catalogue names the only one.
+    // One more server opens it; then the head that the catalogue names is the only one.
     let last = deployment.server().await;
     let opened = last.open(&key, generation(999_999), NOW).await.unwrap();
     let mut heads = Vec::new();

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_nearly_names_a_section_is_told() {
+    fn a_variable_with_a_misspelt_section_is_reported() {
         let sections = ["DEFAULT", "transport", "drivers:message_store:redis"].map(str::to_owned);
         let table = [
             ("OS_TRANSPRT__MAX_CLAIM_TTL", Some("OS_TRANSPORT__MAX_CLAIM_TTL")),

@@ -98,7 +98,7 @@ mod tests {
     use super::{Environment, files, search};
 
     #[test]
-    fn each_name_is_taken_from_the_first_place_that_has_it() {
+    fn each_file_name_is_read_from_the_first_directory_that_has_it() {
         let root = tempfile::tempdir().unwrap();
         let places = [root.path().join("near"), root.path().join("far")];
         for place in &places {

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_say_where_what_and_what_is_allowed() {
+    fn errors_of_values_name_place_value_and_allowed_values() {
         let mine = section("a = 8\nb = maybe\nsize = 1.5\npassword = 12\nhost = a b");
         let messages = [
             mine.integer("a", 1..=7).unwrap_err(),

@@ -154,7 +154,7 @@ fn every_kind_of_option_reaches_its_setting() {
 }
 
 #[test]
-fn tokens_in_memcached_that_are_not_protected_or_not_shared_are_warned_of() {
+fn unprotected_or_unshared_tokens_in_memcached_cause_warnings() {
     for (strategy, part) in [
         ("", Some("zaqar.conf:7: [keystone_authtoken] memcache_security_strategy = None: whoever")),
         ("None", Some("zaqar.conf:8: [keystone_authtoken] memcache_security_strategy = None:")),
@@ -178,7 +178,7 @@ fn tokens_in_memcached_that_are_not_protected_or_not_shared_are_warned_of() {
 }
 
 #[test]
-fn what_keystone_needs_must_be_there() {
+fn required_options_of_keystone_must_be_set() {
     let user = "auth_url = http://k\nusername = z\npassword = p\nuser_domain_id = d\n";
     let table: [(&str, &str); 9] = [
         ("", "auth_url must be set"),
@@ -218,7 +218,7 @@ fn what_keystone_needs_must_be_there() {
 }
 
 #[test]
-fn policies_are_looked_for_beside_the_configuration() {
+fn policies_are_searched_beside_the_configuration() {
     for (others, expected) in [
         (&[][..], "policy.yaml"),
         (&[("policy.json", "{}")], "policy.json"),
@@ -350,7 +350,7 @@ fn all_problems_are_reported_in_the_order_of_the_file() {
 }
 
 #[test]
-fn what_changes_nothing_is_warned_about() {
+fn options_without_effect_cause_warnings() {
     let table: &[(&str, &[&str])] = &[
         (
             "[transport]\nmax_mesage_ttl = 60",
@@ -413,7 +413,7 @@ fn what_changes_nothing_is_warned_about() {
 }
 
 #[test]
-fn a_driver_that_the_build_has_not_reads_nothing() {
+fn a_driver_that_is_not_built_in_reads_no_options() {
     let text = "[drivers:message_store:redis]\nuri = x\n[drivers:transport:websocket]\nport = 1\n\
                 [drivers]\nmessage_store = embedded\nmanagement_store = embedded\n";
     assert_eq!(warnings(text), Vec::<String>::new());
@@ -434,7 +434,7 @@ fn a_driver_that_the_build_has_not_reads_nothing() {
 }
 
 #[test]
-fn an_old_name_counts_unless_the_new_one_is_in_the_same_file() {
+fn an_old_name_applies_unless_the_new_one_is_in_the_same_file() {
     assert!(settings("[DEFAULT]\nsharding = true").pooling);
     assert!(!settings("[DEFAULT]\npooling = false\nsharding = true").pooling);
 }
@@ -459,7 +459,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_nearly_a_configuration_is_read_or_refused_with_a_reason(text in nearly_ini()) {
+    fn nearly_valid_configurations_are_read_or_refused_with_a_reason(text in nearly_ini()) {
         match read(&text) {
             Ok(loaded) => prop_assert!(!loaded.settings.drivers.transports.is_empty()),
             Err(problems) => prop_assert!(!problems.is_empty() && problems.iter().all(|p| p.contains(": "))),

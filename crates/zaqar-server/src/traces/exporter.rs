@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stop_is_bounded_whatever_is_on_its_way() {
+    async fn a_stop_is_bounded_while_spans_are_being_sent() {
         let counts = Counts::default();
         let (sender, exporter) = Exporter::new(Box::new(Silent), counts.clone());
         let span = Arc::new(Span {

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_must_be_what_the_original_takes() {
+    fn signed_headers_must_be_valid_for_the_original() {
         let base = Traced { base: "b".to_owned(), parent: "b".to_owned(), key: 0 };
         assert_eq!(signed(r#"{"base_id":"b"}"#), Some(base));
         for document in
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_is_signed_as_what_came() {
+    fn outgoing_headers_are_signed_like_incoming_ones() {
         let headers = sign("b", "p", &Secret::new("k".to_owned())).unwrap();
         let traced = Traced { base: "b".to_owned(), parent: "p".to_owned(), key: 0 };
         assert_eq!(verified(&headers.info, &headers.signature, &["k"]), Some(traced));

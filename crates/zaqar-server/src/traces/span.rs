@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_uuid_has_no_number() {
+    fn only_a_uuid_has_a_number() {
         for text in [
             "",
             "7c2b3c1e",

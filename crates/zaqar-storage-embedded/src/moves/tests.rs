@@ -1,4 +1,4 @@
-//! What the tests of every store cannot see: positions that other queues have, too.
+//! Queues that arrive with positions that other queues of the store have, too.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::testing::{batch, generation, key, request, store, time};
 use crate::{Embedded, Options};
 
 const ID: MoveId = MoveId::new(9);
-/// The positions of each queue that arrives.
+/// The positions of the messages of each queue that arrives.
 const POSITIONS: [u64; 4] = [1 << 51, (1 << 51) + 1, (1 << 51) + 7, (1 << 51) + 900];
 const LAST: Position = Position::new((1 << 51) + 1000);
 
@@ -140,7 +140,7 @@ async fn queues_with_the_same_positions_arrive_side_by_side() {
     let popped = store.pop(a, &popped, time(1)).await.unwrap().messages;
     let popped: Vec<_> = popped.iter().map(|one| one.id).collect();
     assert_eq!(popped, [id(POSITIONS[2]), id(POSITIONS[3])]);
-    // The claim ends, and the message is first again.
+    // After the claim has ended, its message is claimed first again.
     let freed = store.claim_release(a, ClaimId::new(5), time(1)).await.unwrap();
     assert_eq!(freed, 1);
     store.claim(a, generation(), &request(6, 60), time(1)).await.unwrap();
@@ -189,7 +189,7 @@ async fn entries_with_the_same_positions_arrive_side_by_side() {
 }
 
 #[tokio::test]
-async fn what_has_arrived_leaves_with_the_positions_that_it_had() {
+async fn a_queue_that_arrived_leaves_with_the_same_positions() {
     let (store, _directory) = store();
     arrive(&store, "b").await;
     let queue = arrive(&store, "a").await;
@@ -202,14 +202,17 @@ async fn what_has_arrived_leaves_with_the_positions_that_it_had() {
         parts.entries.extend(part.contents.entries);
         mark = part.next;
     }
-    let came = contents("a");
-    assert_eq!(parts.claims, came[0].claims);
-    assert_eq!(parts.messages, [came[1].messages.clone(), came[2].messages.clone()].concat());
-    assert_eq!(parts.entries, came[3].entries);
+    let imported = contents("a");
+    assert_eq!(parts.claims, imported[0].claims);
+    assert_eq!(
+        parts.messages,
+        [imported[1].messages.clone(), imported[2].messages.clone()].concat()
+    );
+    assert_eq!(parts.entries, imported[3].entries);
 }
 
 #[tokio::test]
-async fn what_cannot_be_stored_is_refused_whole() {
+async fn an_import_that_cannot_be_stored_is_rejected_as_a_whole() {
     let (store, _directory) = store();
     let queue = key("a");
     let far = FrozenHead { last: Position::new((1 << 62) + 1), ..arriving() };
@@ -223,7 +226,7 @@ async fn what_cannot_be_stored_is_refused_whole() {
     let refused = store.import(&queue, ID, &parts[1], time(0)).await.unwrap_err();
     assert!(matches!(refused, Error::Failed { .. }), "{refused}: an earlier part");
     store.discard(&queue, ID).await.unwrap();
-    // A store that has reserved all positions that it has.
+    // As in a store that has reserved all of its positions.
     let exhaust = "UPDATE arrivals SET next = -100";
     store.write(move |state| state.conn.execute(exhaust, [])).await.unwrap();
     store.receive(&queue, ID, arriving(), time(0)).await.unwrap();
@@ -234,9 +237,9 @@ async fn what_cannot_be_stored_is_refused_whole() {
     assert_eq!(listed(&store, &queue).await, []);
 }
 
-/// What a post has left that was written in parts, by a process that died.
+/// Hidden messages are parts of a post by a process that died.
 #[tokio::test]
-async fn hidden_messages_do_not_leave() {
+async fn hidden_messages_are_not_exported() {
     let (store, _directory) = store();
     let queue = key("q");
     store.open(&queue, generation(), time(0)).await.unwrap();

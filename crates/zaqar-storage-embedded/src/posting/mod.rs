@@ -112,7 +112,7 @@ impl PostInParts {
 
     fn write_part(&self, state: &mut WriterState<'_>, head: Head) -> Sql<Attempt> {
         let total = self.batch.messages.len();
-        // Another program can have replaced the queue or the file: the post begins anew.
+        // Another program can have replaced the queue or the file: the post starts over.
         let written = self.written.filter(|written| {
             head.number == written.number && head.hidden == Positions::new(written.first, total)
         });

@@ -21,7 +21,7 @@ const LARGE: usize = 4 * PART + 10;
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Asks the store for something now; its writer may be stopped.
+/// Starts a request; its writer is stopped, so there is no answer yet.
 fn ask<T, F: Future<Output = T> + Send + 'static>(
     store: &Embedded,
     question: impl FnOnce(Embedded) -> F,
@@ -38,7 +38,7 @@ fn answer<T>(asked: &mut Waiting<T>) -> Option<T> {
     }
 }
 
-/// Stops the writer in a transaction; [`Steps::next`] lets it go on to another one.
+/// Stops the writer in a transaction; [`Steps::next`] lets it continue to the next one.
 struct Steps {
     store: Embedded,
     release: mpsc::SyncSender<()>,
@@ -66,8 +66,8 @@ impl Steps {
         (Self { store: store.clone(), release, asked }, entered)
     }
 
-    /// Ends the transaction; then come those of what waits, at most one part of each project, and
-    /// one that is stopped.
+    /// Ends the transaction. The writer then executes waiting requests, at most one part of each
+    /// project, and stops in another transaction.
     fn next(&mut self) {
         let (next, entered) = Self::stop(&self.store);
         self.release.send(()).unwrap();
@@ -169,7 +169,7 @@ async fn transactions_of_a_large_post_are_bounded_in_rows() {
 }
 
 #[tokio::test]
-async fn nobody_sees_a_post_before_its_last_part_and_others_go_between() {
+async fn a_post_is_invisible_before_its_last_part_and_delays_others_by_one_part() {
     let (store, _directory) = opened().await;
     let other = QueueKey { project: ProjectId::new("other").unwrap(), ..key("q") };
     store.open(&other, generation(), time(0)).await.unwrap();
@@ -184,7 +184,8 @@ async fn nobody_sees_a_post_before_its_last_part_and_others_go_between() {
     let ids = loop {
         let others = post(&store, other.clone(), batch(1, 60));
         steps.next();
-        // It is in one transaction with the step, and answered with the next one.
+        // Its transaction also writes a part of the large post, and is acknowledged in the next
+        // step.
         if let Some(mut earlier) = earlier.replace(others) {
             posted(answer(&mut earlier).expect("another project waits for one part at most"));
             between += 1;
@@ -217,9 +218,9 @@ async fn nobody_sees_a_post_before_its_last_part_and_others_go_between() {
     assert!(told.any(|posted| posted.key == key("q")));
 }
 
-/// Delays that end and messages that expire while the post goes on are counted once.
+/// Delays that end and messages that expire during the post are counted once.
 #[tokio::test]
-async fn a_post_that_takes_long_is_counted_right() {
+async fn a_slow_post_is_counted_correctly() {
     let (store, directory) = opened().await;
     let mut messages = batch(LARGE, 600);
     for (number, message) in messages.messages.iter_mut().enumerate() {
@@ -256,7 +257,7 @@ async fn a_post_that_takes_long_is_counted_right() {
 }
 
 #[test]
-fn a_post_in_parts_is_charged_whole_until_it_is_done() {
+fn a_post_in_parts_is_charged_as_a_whole_until_it_is_done() {
     let (caller, _answer) = tokio::sync::oneshot::channel();
     let mut post = super::PostInParts::new(key("q"), generation(), batch(LARGE, 60), caller);
     let whole = super::cost(&batch(LARGE, 60).messages);
@@ -269,10 +270,10 @@ fn a_post_in_parts_is_charged_whole_until_it_is_done() {
     assert_eq!(costs(&post), (whole, super::cost(&batch(10, 60).messages)));
 }
 
-/// Subscriptions may end while the post goes on, and so may the time for which its messages could
-/// be followed.
+/// During the post subscriptions may expire, and so may the time for which its messages can be
+/// followed.
 #[tokio::test]
-async fn subscribers_of_a_post_that_takes_long_are_those_at_its_end() {
+async fn a_slow_post_notifies_the_subscribers_at_its_end() {
     let (store, directory) = opened().await;
     let lease = LeaseId::new(1);
     store.keep_lease(lease, time(20_000), time(0)).await.unwrap();
@@ -300,7 +301,7 @@ async fn subscribers_of_a_post_that_takes_long_are_those_at_its_end() {
     assert_eq!(store.due_queues(10, now).await.unwrap(), [], "its subscription has expired");
     let incarnation = generation().incarnation;
     let entries = store.follow(&key("q"), incarnation, Position::new(0), 10, now).await.unwrap();
-    assert_eq!(entries.len(), 5, "the connection is still there");
+    assert_eq!(entries.len(), 5, "the connection is still subscribed");
     while store.sweep(time(5000), 500).await.unwrap().more {}
     let outbox = |state: &mut super::WriterState<'_>| {
         state.conn.query_row("SELECT count(*) FROM outbox_messages", [], |row| row.get::<_, i64>(0))
@@ -317,7 +318,7 @@ fn copy_as_if_killed(from: &Path) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_left_of_a_post_is_never_seen_and_is_removed() {
+async fn the_parts_of_a_post_that_a_killed_process_left_stay_invisible_and_are_removed() {
     let (store, directory) = opened().await;
     subscribe(&store).await;
     let mut steps = Steps::new(&store);
@@ -349,9 +350,9 @@ async fn what_a_killed_process_left_of_a_post_is_never_seen_and_is_removed() {
     drop((steps, large));
 }
 
-/// A post that fails in a later part has stored nothing; a purge takes what it left.
+/// The parts that were written before are removed by the sweep, also after a purge.
 #[tokio::test]
-async fn a_post_that_fails_in_a_later_part_stores_nothing() {
+async fn a_post_that_fails_in_a_later_part_is_never_visible() {
     let (store, _directory) = opened().await;
     subscribe(&store).await;
     for purges in [false, true] {
@@ -371,7 +372,10 @@ async fn a_post_that_fails_in_a_later_part_stores_nothing() {
         if purges {
             store.purge(&key("q"), time(0)).await.unwrap();
             let changed = store.write(|state| Ok(state.transactions.clone())).await.unwrap();
-            assert!(changed.iter().all(|rows| *rows < 50), "the sweep does it: {changed:?}");
+            assert!(
+                changed.iter().all(|rows| *rows < 50),
+                "the sweep removes the parts: {changed:?}"
+            );
         }
         while store.sweep(time(0), 500).await.unwrap().more {}
         assert_eq!(rows(&store).await, 0);
@@ -400,9 +404,9 @@ async fn execute(store: &Embedded, sql: &'static str) {
     store.write(move |state| state.conn.execute_batch(sql)).await.unwrap();
 }
 
-/// What is damaged of the leftovers in one queue holds up nothing else.
+/// Damaged leftovers of one queue block neither the other queue nor later posts.
 #[tokio::test]
-async fn leftovers_that_cannot_be_removed_hold_up_no_others() {
+async fn leftovers_that_cannot_be_removed_block_no_others() {
     const BODY: &str = "CREATE TRIGGER stays BEFORE DELETE ON messages \
         BEGIN SELECT RAISE(ABORT, 'damaged'); END";
     const ROW: &str = "CREATE TRIGGER stays BEFORE DELETE ON free \
@@ -431,7 +435,7 @@ async fn leftovers_that_cannot_be_removed_hold_up_no_others() {
         }
         assert_eq!(hiding(&store).await, left, "{stays}, {sweeps}");
         posted(store.post(&key("r"), generation(), batch(LARGE, 60), time(0)).await);
-        // What is hidden lies between the others.
+        // Hidden messages have positions between the visible ones.
         all.extend(posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await));
         assert_eq!(listed(&store, "q", time(0)).await, all);
         let ends = stats(&store, time(0)).await.ends.unwrap();

@@ -116,7 +116,7 @@ impl Mongo {
         Ok((contents, next.map(|last| ContentsMark::Claims(Some(last)))))
     }
 
-    /// Stamps some messages and reads them then: no delete that nobody hears of can follow.
+    /// Stamps some messages and reads them then: a delete that this copy misses cannot follow.
     async fn export_messages(
         &self,
         head: &Head,

@@ -115,8 +115,8 @@ pub(crate) async fn a_frozen_head_rejects_every_call(kit: &mut Kit) {
     // A dead letter to a frozen queue stays where it is.
     let source = kit.queue("source").await;
     source.post(1).await;
-    let (worn, _) = source.claim(1).await;
-    source.release(worn).await;
+    let (exhausted, _) = source.claim(1).await;
+    source.release(exhausted).await;
     let rule = Some(queue.as_target(1, None));
     let request = ClaimRequest { dead_letters: rule, ..request(1) };
     let claimed = Claims::claim(store, &source.key, source.generation, &request, now).await;
@@ -172,8 +172,8 @@ async fn full(kit: &Kit) -> Queue {
     queue.post_new(vec![odd, with_delay(30), message("two"), message("three")]).await;
     kit.pass_millis(500);
     queue.post_as("late", (0..5).map(|n| message(&format!("more {n}"))).collect()).await;
-    let (worn, _) = queue.claim(2).await;
-    queue.release(worn).await;
+    let (exhausted, _) = queue.claim(2).await;
+    queue.release(exhausted).await;
     kit.pass(5);
     let entry = queue.lease().await.expect("the first entry is due");
     queue.settle(entry.messages[0].id).await;
@@ -214,7 +214,7 @@ pub(crate) async fn everything_arrives(kit: &mut Kit) {
     let to = moved(kit, moves, &queue, 1).await;
     assert_eq!(readings(&to).await, before);
     assert_eq!(to.head().await, Some(queue.generation));
-    // The rest of their lives.
+    // Everything goes on as before the move.
     assert_eq!(to.claim_get(claim).await.expect("the claim lives").messages, held);
     assert!(to.renew(claim, 100, 60).await);
     to.release(second).await;

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_says_what_is_wrong_with_it() {
+    fn an_invalid_message_is_rejected_with_a_reason() {
         for (item, says) in [
             ("3", "object"),
             ("{\"ttl\":60}", "Missing \"body\""),

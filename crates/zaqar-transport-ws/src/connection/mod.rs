@@ -453,7 +453,7 @@ where
         Duration::from_millis(millis).min(Duration::from_secs(86_400))
     }
 
-    /// Handles the timer: closes on a timeout, sends pings, and sets the timer anew.
+    /// Handles the timer: closes on a timeout, sends pings, and resets the timer.
     fn tick(&mut self) -> Option<Close> {
         let now = Instant::now();
         let options = &self.inner.options;

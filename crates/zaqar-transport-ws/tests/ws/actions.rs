@@ -47,7 +47,7 @@ async fn an_answer_repeats_its_request_but_no_token() {
 }
 
 #[tokio::test]
-async fn queues() {
+async fn queue_actions() {
     for encoding in BOTH {
         let peer = &mut Setup::new(Options::default()).connect_as(encoding).await;
         let q = json!({ "queue_name": "q1" });
@@ -87,7 +87,7 @@ async fn queues() {
 }
 
 #[tokio::test]
-async fn messages() {
+async fn message_actions() {
     for encoding in BOTH {
         let peer = &mut Setup::new(Options::default()).connect_as(encoding).await;
         let q = json!({ "queue_name": "q" });
@@ -126,7 +126,7 @@ async fn messages() {
 }
 
 #[tokio::test]
-async fn claims() {
+async fn claim_actions() {
     for encoding in BOTH {
         let peer = &mut Setup::new(Options::default()).connect_as(encoding).await;
         let q = json!({ "queue_name": "q" });
@@ -176,7 +176,7 @@ async fn claims() {
 }
 
 #[tokio::test]
-async fn subscriptions_to_addresses() {
+async fn actions_of_subscriptions_by_address() {
     for encoding in BOTH {
         let peer = &mut Setup::new(Options::default()).connect_as(encoding).await;
         let q = json!({ "queue_name": "q" });
@@ -212,7 +212,7 @@ async fn subscriptions_to_addresses() {
 }
 
 #[tokio::test]
-async fn the_node() {
+async fn actions_without_a_queue() {
     let options = Options { admin: true, ..Options::default() };
     for encoding in BOTH {
         let peer = &mut Setup::new(options.clone()).connect_as(encoding).await;
@@ -233,7 +233,7 @@ async fn the_node() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_503() {
+async fn actions_are_503_while_the_store_is_down() {
     for encoding in BOTH {
         let store = Arc::new(Memory::new());
         let api = Api::new(store.clone(), store.clone(), zaqar_api::Options::default());
@@ -259,7 +259,7 @@ async fn a_store_that_is_down_is_503() {
 }
 
 #[tokio::test]
-async fn without_authentication_a_token_is_taken_and_not_needed() {
+async fn without_authentication_any_token_is_accepted_and_none_is_needed() {
     for encoding in BOTH {
         let peer = &mut Setup::new(Options::default()).connect_as(encoding).await;
         let request = json!({

@@ -1,4 +1,4 @@
-//! A connection whose first request takes long: what happens behind it.
+//! A connection whose first request is slow: what happens to the requests after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use zaqar_transport_ws::{Options, Server, ServerOptions, WsService};
 
 use crate::support::{LONG, Peer, Setup, api_with, default_headers, split};
 
-/// Takes every token, once it is let.
+/// Accepts any token as soon as a permit is added.
 #[derive(Clone)]
 struct Gate(Arc<Semaphore>);
 
@@ -46,7 +46,7 @@ impl Gate {
     }
 }
 
-/// A connection that waits for its token to be checked, and what lets it go on.
+/// A connection whose token is being checked; a permit of the gate ends the check.
 async fn waiting(options: Options) -> (Setup, Peer, Gate) {
     let gate = Gate(Arc::new(Semaphore::new(0)));
     let setup = Setup::with(api_with(gate.layers()), options);
@@ -57,8 +57,8 @@ async fn waiting(options: Options) -> (Setup, Peer, Gate) {
     (setup, peer, gate)
 }
 
-/// Sends copies of a request until the service takes no more for a while; how many it took.
-async fn taken(peer: &mut Peer, request: &Value, most: usize) -> usize {
+/// Sends copies of a request until the service stops reading, and returns how many it has read.
+async fn send_until_blocked(peer: &mut Peer, request: &Value, most: usize) -> usize {
     let request = request.to_string();
     for count in 0..most {
         let sending = peer.socket.send(Message::text(request.clone()));
@@ -70,12 +70,12 @@ async fn taken(peer: &mut Peer, request: &Value, most: usize) -> usize {
 }
 
 #[tokio::test]
-async fn only_so_many_requests_are_read() {
+async fn requests_in_flight_are_bounded() {
     let options = Options { max_in_flight: 8, ..Options::default() };
     let (_setup, mut peer, gate) = waiting(options).await;
     let request = peer.request("queue_list", json!({ "pad": "x".repeat(2000) }));
-    // Eight, and what the stream holds.
-    let count = taken(&mut peer, &request, 100).await;
+    // Eight are read; more fit into the stream's buffers.
+    let count = send_until_blocked(&mut peer, &request, 100).await;
     assert!((8..30).contains(&count), "{count}");
     gate.0.add_permits(1);
     assert_eq!(split(peer.next().await).0, 200);
@@ -85,11 +85,11 @@ async fn only_so_many_requests_are_read() {
 }
 
 #[tokio::test]
-async fn only_so_many_bytes_are_read() {
+async fn bytes_in_flight_are_bounded() {
     let options = Options { max_message_size: 64 * 1024, ..Options::default() };
     let (_setup, mut peer, gate) = waiting(options).await;
     let request = peer.request("queue_list", json!({ "pad": "x".repeat(30_000) }));
-    let count = taken(&mut peer, &request, 30).await;
+    let count = send_until_blocked(&mut peer, &request, 30).await;
     assert!((2..8).contains(&count), "{count}");
     gate.0.add_permits(1);
     assert_eq!(split(peer.next().await).0, 200);
@@ -99,7 +99,7 @@ async fn only_so_many_bytes_are_read() {
 }
 
 #[tokio::test]
-async fn requests_before_a_close_are_carried_out() {
+async fn requests_sent_before_a_close_are_executed() {
     let (setup, mut peer, gate) = waiting(Options::default()).await;
     for at in 0..10 {
         let message = json!({ "queue_name": "q", "messages": [{ "body": at }] });
@@ -129,17 +129,17 @@ async fn requests_before_a_close_are_carried_out() {
         };
         page.messages.iter().map(body).collect::<Vec<Value>>()
     };
-    let carried_out = async {
+    let executed = async {
         while listed().await.len() < 10 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LONG, carried_out).await.expect("requests are lost");
+    tokio::time::timeout(LONG, executed).await.expect("some requests are not executed");
     assert_eq!(listed().await, (0..10).map(Value::from).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_open_requests() {
+async fn shutdown_waits_for_requests_in_flight() {
     let gate = Gate(Arc::new(Semaphore::new(0)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -154,19 +154,19 @@ async fn a_stop_waits_for_open_requests() {
     headers["X-Auth-Token"] = "t".into();
     let request = json!({ "action": "authenticate", "headers": headers });
     socket.send(Message::text(request.to_string())).await.unwrap();
-    // A ping is answered behind it: it has been read.
+    // The pong shows that the request before the ping has been read.
     socket.send(Message::Ping("x".into())).await.unwrap();
     assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
     shutdown.cancel();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!serving.is_finished());
     gate.0.add_permits(1);
-    let ending = async {
+    let closing = async {
         let answer = socket.next().await.unwrap().unwrap();
         assert!(answer.to_text().unwrap().contains("Authentified."), "{answer}");
         assert!(matches!(socket.next().await, Some(Ok(Message::Close(Some(_))))));
         while let Some(Ok(_)) = socket.next().await {}
         serving.await.unwrap().unwrap();
     };
-    tokio::time::timeout(LONG, ending).await.unwrap();
+    tokio::time::timeout(LONG, closing).await.unwrap();
 }

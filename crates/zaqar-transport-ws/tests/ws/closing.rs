@@ -1,4 +1,4 @@
-//! How connections end, and what the peer is told.
+//! How connections are closed, and with which code and reason.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn text(payload: &[u8], is_final: bool) -> Message {
 }
 
 #[tokio::test]
-async fn the_code_says_what_was_wrong() {
+async fn the_close_code_names_the_violation() {
     let setup = Setup::new(Options { max_message_size: 2000, ..Options::default() });
     let continuation = Frame::message(vec![b'x'], OpCode::Data(Data::Continue), true);
     let reserved = Frame::message(vec![b'x'], OpCode::Data(Data::Reserved(4)), true);
@@ -55,7 +55,7 @@ impl IntoMessage for Frame {
 }
 
 #[tokio::test]
-async fn a_message_of_the_greatest_size_is_read() {
+async fn a_message_of_the_maximum_size_is_read() {
     let setup = Setup::new(Options { max_message_size: 2000, ..Options::default() });
     let mut peer = setup.connect().await;
     let mut request = peer.request("queue_list", json!({})).to_string();
@@ -65,7 +65,7 @@ async fn a_message_of_the_greatest_size_is_read() {
 }
 
 #[tokio::test]
-async fn a_stop_answers_what_was_asked_and_closes_with_1001() {
+async fn shutdown_answers_requests_and_closes_with_1001() {
     let setup = Setup::new(Options::default());
     let mut idle = setup.connect().await;
     let mut busy = setup.connect().await;
@@ -74,7 +74,7 @@ async fn a_stop_answers_what_was_asked_and_closes_with_1001() {
         let message = json!({ "queue_name": "q", "messages": [{ "body": at }] });
         busy.send("message_post", message).await;
     }
-    // The first answer shows that the others have been read or lie in the stream behind it.
+    // Once the first is answered, the others have been read or are in the stream's buffer.
     assert_eq!(split(busy.next().await).0, 201);
     setup.shutdown.cancel();
     assert_eq!(idle.close_code().await, 1001);
@@ -82,16 +82,16 @@ async fn a_stop_answers_what_was_asked_and_closes_with_1001() {
 }
 
 #[tokio::test]
-async fn a_silent_peer_is_asked_and_then_left() {
+async fn a_peer_that_answers_no_pings_is_closed() {
     let options = Options {
         ping_interval: Duration::from_millis(200),
         idle_timeout: Duration::from_millis(1000),
         ..Options::default()
     };
     let setup = Setup::new(options);
-    // Its client answers pings only when it is read from: nobody does before the time is over.
+    // This client answers pings only while it is read from, which happens after the timeout.
     let mut silent = setup.connect().await;
-    // One that answers stays for longer than the silent one.
+    // This one answers, and stays connected.
     let mut awake = setup.connect().await;
     let until = tokio::time::Instant::now() + Duration::from_millis(2500);
     let mut pings = 0;
@@ -109,7 +109,7 @@ async fn a_silent_peer_is_asked_and_then_left() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_read_is_held_back_and_left() {
+async fn a_peer_that_does_not_read_is_not_read_from_and_closed() {
     let options = Options {
         send_timeout: Duration::from_secs(1),
         ping_interval: Duration::from_millis(500),
@@ -119,7 +119,7 @@ async fn a_peer_that_does_not_read_is_held_back_and_left() {
     let mut peer = setup.connect().await;
     let body = "x".repeat(10_000);
     let mut sent = 0;
-    // Each answer repeats its request: what it does not read soon keeps the service from reading.
+    // Each answer repeats its request, so unread answers soon fill the buffers.
     let refused = tokio::time::timeout(LONG, async {
         loop {
             let message = json!({ "queue_name": "q", "messages": [{ "body": body }] });
@@ -130,6 +130,6 @@ async fn a_peer_that_does_not_read_is_held_back_and_left() {
             sent += 1;
         }
     });
-    refused.await.expect("the service goes on reading, or never gives up");
+    refused.await.expect("the connection is not closed");
     assert!(sent < 200, "{sent} requests were read from a peer that reads nothing");
 }

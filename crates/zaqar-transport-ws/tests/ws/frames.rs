@@ -1,5 +1,4 @@
-//! Frames that are not what they should be: each gets an answer or ends its own connection, nothing
-//! else.
+//! Invalid frames: each is answered or closes its connection, and affects no other.
 
 use futures_util::{SinkExt, StreamExt};
 use proptest::prelude::*;
@@ -14,7 +13,7 @@ use zaqar_transport_ws::Options;
 use crate::support::{Encoding, Setup, split};
 
 #[tokio::test]
-async fn what_cannot_be_read_is_400_in_its_encoding() {
+async fn an_invalid_request_is_400_in_its_encoding() {
     let setup = Setup::new(Options::default());
     let peer = &mut setup.connect().await;
     for (text, says) in [
@@ -49,10 +48,10 @@ async fn what_cannot_be_read_is_400_in_its_encoding() {
 }
 
 #[tokio::test]
-async fn a_body_comes_back_as_it_was_written() {
+async fn bodies_come_back_byte_for_byte() {
     let setup = Setup::new(Options::default());
     let peer = &mut setup.connect().await;
-    // What a tree would lose: order, repeated names, digits, escapes, spaces.
+    // A parsed tree would lose order, repeated names, digits, escapes and spaces.
     let body = r#"{"b":1.10, "a" : [1e2,"A\u0041"],"b":12345678901234567890.5}"#;
     let request = format!(
         r#"{{"action":"message_post","headers":{},"body":{{"queue_name":"q","messages":[{{"body":{body}}}]}}}}"#,
@@ -66,7 +65,7 @@ async fn a_body_comes_back_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn limits_are_400_and_name_the_limit() {
+async fn a_request_past_a_limit_is_400_and_names_the_limit() {
     let setup = Setup::new(Options::default());
     let peer = &mut setup.connect().await;
     let messages = |count: usize| vec![json!({ "body": "x".repeat(1000) }); count];
@@ -154,7 +153,7 @@ async fn fragments_are_one_message() {
     assert_eq!(split(peer.next().await).0, 201);
 }
 
-/// What a hostile peer sends.
+/// Frames of a hostile peer.
 fn hostile() -> impl Strategy<Value = Vec<Message>> {
     let frame = |kind: OpCode, is_final: bool, payload: Vec<u8>| {
         Message::Frame(Frame::message(payload, kind, is_final))
@@ -168,7 +167,7 @@ fn hostile() -> impl Strategy<Value = Vec<Message>> {
         bytes().prop_map(Message::binary),
         // Text that is not UTF-8.
         bytes().prop_map(move |bytes| frame(OpCode::Data(Data::Text), true, bytes)),
-        // Fragments that belong to nothing, begin in the middle, or never end.
+        // Continuations without a start, and messages that never end.
         (any::<bool>(), bytes()).prop_map(move |(is_final, bytes)| {
             frame(OpCode::Data(Data::Continue), is_final, bytes)
         }),
@@ -177,7 +176,7 @@ fn hostile() -> impl Strategy<Value = Vec<Message>> {
         // Larger than allowed.
         Just(Message::binary(vec![0x91; 70_000])),
         Just(Message::text("x".repeat(70_000))),
-        // Deep.
+        // Deeply nested.
         Just(nested("[", 10_000)),
         Just(nested("{\"a\":", 10_000)),
         Just(Message::binary(vec![0x91; 10_000])),
@@ -191,10 +190,10 @@ fn hostile() -> impl Strategy<Value = Vec<Message>> {
 }
 
 #[tokio::test]
-async fn whatever_is_sent_the_service_and_its_other_connections_go_on() {
+async fn hostile_frames_affect_no_other_connection() {
     let options = Options { max_message_size: 64 * 1024, ..Options::default() };
     let setup = Setup::new(options);
-    let mut witness = setup.connect().await;
+    let mut other = setup.connect().await;
     let mut runner = TestRunner::default();
     for _ in 0..150 {
         let messages = hostile().new_tree(&mut runner).unwrap().current();
@@ -202,7 +201,7 @@ async fn whatever_is_sent_the_service_and_its_other_connections_go_on() {
         let (mut sink, mut stream) = peer.socket.split();
         let sending = async {
             for message in messages.clone() {
-                // The service may have closed the connection for what came before.
+                // The service may have closed the connection because of an earlier frame.
                 if sink.send(message).await.is_err() {
                     return;
                 }
@@ -213,7 +212,7 @@ async fn whatever_is_sent_the_service_and_its_other_connections_go_on() {
         let both = async { tokio::join!(sending, reading) };
         tokio::time::timeout(crate::support::LONG, both)
             .await
-            .unwrap_or_else(|_| panic!("a connection hangs: {messages:?}"));
-        assert_eq!(witness.ask("queue_list", json!({})).await.0, 200, "{messages:?}");
+            .unwrap_or_else(|_| panic!("a connection does not end: {messages:?}"));
+        assert_eq!(other.ask("queue_list", json!({})).await.0, 200, "{messages:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who a connection belongs to: tokens, their end, and signed URLs.
+//! The identity of a connection: tokens, their expiry, and signed URLs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use zaqar_transport_ws::Options;
 
 use crate::support::{BOTH, CLIENT, Encoding, Peer, Setup, api_with, split};
 
-/// Tokens are `project` for a day, or `project/seconds`; `down` is a Keystone that is.
-struct Double;
+/// Accepts `project` for a day, or `project/seconds`; `down` is a Keystone that cannot be reached.
+struct TestAuthenticator;
 
 #[async_trait]
-impl Authenticator for Double {
+impl Authenticator for TestAuthenticator {
     async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, TokenError> {
         let token = auth.user_token.unwrap_or_default();
         let (project, seconds) = token.split_once('/').unwrap_or((token, "86400"));
@@ -49,7 +49,7 @@ impl Authenticator for Double {
     }
 }
 
-/// The limit of a token that may list the messages of `q` and nothing else.
+/// The limit of a token that may only list the messages of `q`.
 #[derive(Debug)]
 struct ListsOnly;
 
@@ -59,13 +59,13 @@ impl RequestLimit for ListsOnly {
     }
 }
 
-fn checked() -> Layers {
-    Layers { authenticator: Some(Arc::new(Double)), ..Layers::default() }
+fn test_layers() -> Layers {
+    Layers { authenticator: Some(Arc::new(TestAuthenticator)), ..Layers::default() }
 }
 
 fn setup() -> Setup {
     let options = Options { admin: true, ..Options::default() };
-    Setup::with(api_with(checked()), options)
+    Setup::with(api_with(test_layers()), options)
 }
 
 async fn authenticate(peer: &mut Peer, token: &str) -> Value {
@@ -76,7 +76,7 @@ async fn authenticate(peer: &mut Peer, token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn nothing_is_done_before_a_token_is_taken() {
+async fn requests_before_authentication_are_403() {
     let setup = setup();
     for encoding in BOTH {
         let peer = &mut setup.connect_as(encoding).await;
@@ -99,14 +99,14 @@ async fn nothing_is_done_before_a_token_is_taken() {
             })
         );
         assert_eq!(peer.ask("queue_list", json!({})).await, (200, json!({ "queues": [] })));
-        // A refused token takes nothing away from the one before it.
+        // A rejected token leaves the earlier identity in force.
         assert_eq!(split(authenticate(peer, "bad").await).0, 401);
         assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
     }
 }
 
 #[tokio::test]
-async fn a_connection_is_for_its_own_project() {
+async fn requests_for_another_project_are_403() {
     let setup = setup();
     let peer = &mut setup.connect().await;
     authenticate(peer, "p").await;
@@ -116,13 +116,13 @@ async fn a_connection_is_for_its_own_project() {
     assert_eq!(peer.ask("queue_list", json!({})).await, refused);
     assert_eq!(split(authenticate(peer, "other").await).0, 200);
     assert_eq!(peer.ask("queue_list", json!({})).await, (200, json!({ "queues": [] })));
-    // What the node says of itself belongs to no project; roles are the token's, not the request's.
+    // Health belongs to no project, and roles come from the token, not from the request.
     peer.headers = json!({ "X-Roles": "nobody" });
     assert_eq!(peer.ask("check_node_health", json!({})).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_token_without_a_project_opens_nothing() {
+async fn a_token_without_a_project_is_rejected() {
     let setup = setup();
     let peer = &mut setup.connect().await;
     let refused = (403, json!({ "error": "Not authenticated." }));
@@ -131,7 +131,7 @@ async fn a_token_without_a_project_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_limited_token_is_held_to_its_limit_request_by_request() {
+async fn each_request_is_checked_against_the_limit_of_its_token() {
     let setup = setup();
     let peer = &mut setup.connect().await;
     peer.headers["X-Project-ID"] = "limited".into();
@@ -146,7 +146,7 @@ async fn a_limited_token_is_held_to_its_limit_request_by_request() {
 }
 
 #[tokio::test]
-async fn requests_behind_a_token_wait_for_it() {
+async fn requests_wait_for_the_token_before_them() {
     let setup = setup();
     let peer = &mut setup.connect().await;
     let headers = json!({ "X-Auth-Token": "p", "X-Project-ID": "p" });
@@ -167,7 +167,7 @@ async fn an_expired_token_closes_with_4003_unless_it_is_renewed() {
     assert_eq!(split(authenticate(&mut renewed, "p").await).0, 200);
     let asked = std::time::Instant::now();
     let frame = expiring.closed().await.unwrap();
-    // By its own time, not with the next ping.
+    // At the expiry, not at the next ping.
     assert!(asked.elapsed() < Options::default().ping_interval * 2 / 3);
     assert_eq!((u16::from(frame.code), frame.reason.as_str()), (4003, "Authentication expired."));
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -175,12 +175,12 @@ async fn an_expired_token_closes_with_4003_unless_it_is_renewed() {
 }
 
 #[tokio::test]
-async fn an_expired_token_opens_nothing_from_its_last_second_on() {
+async fn requests_after_the_token_expired_are_403() {
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let store = Arc::new(Memory::new());
     let options = zaqar_api::Options {
         clock: clock.clone(),
-        layers: checked(),
+        layers: test_layers(),
         ..zaqar_api::Options::default()
     };
     let api = Api::new(store.clone(), store, options);
@@ -216,7 +216,7 @@ async fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) ->
 }
 
 #[tokio::test]
-async fn a_signed_url_opens_what_it_names_and_nothing_else() {
+async fn a_signed_url_allows_only_what_it_names() {
     for setup in [setup(), Setup::new(Options::default())] {
         let peer = &mut setup.connect().await;
         peer.headers = shared(&setup, "q", &["messages"], &["GET", "POST", "DELETE"]).await;
@@ -231,10 +231,10 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
             ("message_get_many", json!({ "queue_name": "q", "message_ids": ids }), 200),
             ("message_delete", json!({ "queue_name": "q", "message_id": id }), 204),
             ("message_delete_many", json!({ "queue_name": "q", "message_ids": ids }), 204),
-            // Other queues, and what no signed URL opens over this wire.
+            // Other queues, and actions that no signed URL allows over WebSocket.
             ("message_post", post("q2"), 403),
             ("message_list", json!({ "queue_name": "other" }), 403),
-            // Not told anything about queues, as there is none of this name.
+            // 400 rather than 403: no queue can have this name.
             ("message_list", json!({ "queue_name": "q/../other" }), 400),
             ("queue_get", json!({ "queue_name": "q" }), 403),
             ("queue_delete", json!({ "queue_name": "q" }), 403),
@@ -247,7 +247,7 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
             assert_eq!(status, expected, "{action}: {answer}");
         }
 
-        // As a share answers them: lists instead of texts with commas.
+        // As the answer to a share has them: lists instead of strings with commas.
         peer.headers["URL-Methods"] = json!(["DELETE", "GET", "POST"]);
         assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 200);
         for (name, value) in [
@@ -266,7 +266,7 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
             assert_eq!((status, body), (403, json!({ "error": "Not authentified." })), "{name}");
         }
 
-        // For one resource and method only.
+        // URLs for another resource or method.
         peer.headers = shared(&setup, "q", &["claims"], &["GET"]).await;
         assert_eq!(peer.ask("message_list", json!({ "queue_name": "q" })).await.0, 403);
         peer.headers = shared(&setup, "q", &["messages"], &["GET"]).await;
@@ -276,7 +276,7 @@ async fn a_signed_url_opens_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_says_who_asks_comes_once() {
+async fn headers_that_identify_the_caller_are_not_repeated() {
     let setup = Setup::new(Options::default());
     let mut peer = setup.connect().await;
     let headers = r#""Client-ID":"c","X-Project-ID":"p""#;
@@ -308,7 +308,7 @@ async fn what_says_who_asks_comes_once() {
 }
 
 #[tokio::test]
-async fn project_ids_with_whitespace_at_an_end_are_refused() {
+async fn project_ids_with_outer_whitespace_are_rejected() {
     let setup = Setup::new(Options::default());
     let mut peer = setup.connect().await;
     for id in [" a", "a\u{a0}", "a\u{2003}"] {

@@ -1,4 +1,4 @@
-//! What connections keep is charged to the memory budget; over it they are closed at once.
+//! Connections are charged to the memory budget, and closed at once when they exceed it.
 
 use futures_util::SinkExt;
 use serde_json::json;
@@ -15,12 +15,12 @@ fn bounded(connection: usize) -> MemoryBudget {
     MemoryBudget::new(MemoryBounds { connection, ..MemoryBounds::UNLIMITED })
 }
 
-/// The beginning of a text message of 1 MiB: the header of its frame, and this many bytes.
+/// Sends the header of a text frame of 1 MiB, and this many bytes of its payload.
 async fn send_unfinished(peer: &mut Peer, bytes: usize) {
     let stream = peer.socket.get_mut();
     let mut frame = vec![0x81, 0x80 | 127, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0];
     frame.resize(frame.len() + bytes, b'x');
-    // Fails when the service has closed already, as it may.
+    // The service may have closed the connection already.
     let _ = stream.write_all(&frame).await;
 }
 
@@ -42,7 +42,7 @@ async fn an_unfinished_message_over_the_budget_closes_with_1013_that_says_why() 
     }
 }
 
-/// Ten times the load of the report: every one of many connections stops in the middle.
+/// 100 connections send an unfinished message each.
 #[tokio::test]
 async fn many_unfinished_messages_stay_within_the_budget() {
     const BUDGET: usize = 4 << 20;
@@ -56,7 +56,7 @@ async fn many_unfinished_messages_stay_within_the_budget() {
         peers.push(peer);
     }
     assert!(memory.refused() > 0);
-    // Whoever kept within the budget goes on.
+    // Afterwards, new connections are served.
     drop(peers);
     while memory.in_use() > 0 {
         tokio::task::yield_now().await;
@@ -65,7 +65,7 @@ async fn many_unfinished_messages_stay_within_the_budget() {
 }
 
 #[tokio::test]
-async fn pings_between_fragments_do_not_hide_them() {
+async fn fragments_with_pings_between_them_are_charged() {
     let setup = Setup::with(api_within(bounded(100 << 10)), Options::default());
     let mut peer = setup.connect().await;
     let first = Frame::message(vec![b'x'; 1000], OpCode::Data(Data::Text), false);
@@ -94,7 +94,7 @@ async fn unread_answers_are_charged_and_freed() {
     for _ in 0..20 {
         peer.send("message_list", json!({ "queue_name": "q", "echo": true })).await;
     }
-    // Nothing is read until the connection is closed or holds what it may.
+    // The client reads nothing until the answers are charged or the connection is closed.
     while memory.in_use() < 200_000 && memory.refused() == 0 {
         tokio::task::yield_now().await;
     }
@@ -105,7 +105,7 @@ async fn unread_answers_are_charged_and_freed() {
     }
 }
 
-/// The answer to what has changed something comes, however large it is: nobody can ask again.
+/// An answer to a change is sent whatever its size, since the client cannot ask for it again.
 #[tokio::test]
 async fn popped_and_claimed_messages_are_answered_over_the_budget() {
     let memory = bounded(1 << 20);
@@ -123,7 +123,7 @@ async fn popped_and_claimed_messages_are_answered_over_the_budget() {
             "claim_create" => json!({ "queue_name": "q", "limit": 8, "ttl": 100, "grace": 100 }),
             _ => json!({ "queue_name": "q", "pop": 8 }),
         };
-        // The next request waits, and is done afterwards. It is small, as nobody reads it yet.
+        // The next request waits; it is small enough for the stream's buffer.
         peer.send(action, take).await;
         let small = json!({ "queue_name": "q", "messages": [{ "body": 1, "ttl": 100 }] });
         peer.send("message_post", small).await;
@@ -140,9 +140,8 @@ async fn popped_and_claimed_messages_are_answered_over_the_budget() {
     }
 }
 
-/// However often the connection looks whether there is room.
 #[tokio::test]
-async fn nothing_is_read_while_an_answer_is_over_the_budget() {
+async fn no_request_is_executed_while_an_answer_exceeds_the_budget() {
     const BUDGET: usize = 1 << 20;
     let memory = bounded(BUDGET);
     let setup = Setup::with(api_within(memory.clone()), Options::default());
@@ -155,7 +154,7 @@ async fn nothing_is_read_while_an_answer_is_over_the_budget() {
         assert_eq!(peer.ask("message_post", post.clone()).await.0, 201);
     }
     peer.send("message_delete_many", json!({ "queue_name": "q", "pop": 8 })).await;
-    // One has come when the answer does; the others wake the connection.
+    // This one is read before the answer exists; the later ones wake the connection.
     peer.send("queue_create", json!({ "queue_name": "one" })).await;
     while memory.in_use() <= BUDGET {
         tokio::task::yield_now().await;

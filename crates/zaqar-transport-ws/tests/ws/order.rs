@@ -1,4 +1,4 @@
-//! Many requests at once: answers in order, and effects as one after the other.
+//! Many requests at once: answers and effects are in the order of the requests.
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::support::{BOTH, Encoding, Setup};
 async fn answers_come_in_the_order_of_the_requests() {
     for encoding in BOTH {
         let peer = &mut Setup::new(Options::default()).connect_as(encoding).await;
-        // More than may be in flight; every queue may overlap with the others.
+        // More than may be in flight; requests for different queues may overlap.
         let names: Vec<String> = (0..100).map(|at| format!("q{}", at % 7)).collect();
         let requests: Vec<_> = names
             .iter()

@@ -1,4 +1,4 @@
-//! Connections as subscribers.
+//! WebSocket connections as subscribers.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
@@ -45,7 +45,7 @@ async fn messages_reach_the_connection_in_the_encoding_it_subscribed_in() {
         for body in &bodies {
             assert_eq!(peer.next().await, push("q", body));
         }
-        // Other queues and other projects are not its own.
+        // Posts to other queues and other projects are not pushed.
         producer.ask("message_post", post("other", &bodies)).await;
         producer.headers["X-Project-ID"] = "p2".into();
         producer.ask("message_post", post("q", &bodies)).await;
@@ -55,7 +55,7 @@ async fn messages_reach_the_connection_in_the_encoding_it_subscribed_in() {
 }
 
 #[tokio::test]
-async fn one_connection_follows_queues_in_different_encodings() {
+async fn one_connection_subscribes_to_queues_in_different_encodings() {
     let setup = Setup::new(Options::default());
     let peer = &mut setup.connect().await;
     subscribe(peer, "text").await;
@@ -73,7 +73,7 @@ async fn one_connection_follows_queues_in_different_encodings() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_answer_comes_before_the_first_push() {
     let setup = Setup::new(Options { max_waiting_pushes: 10_000, ..Options::default() });
-    // Somebody posts all the time, so that pushes come with the subscription.
+    // A producer posts all the time, so that pushes are ready as soon as the subscription is.
     let mut producer = setup.connect().await;
     let posting = tokio::spawn(async move {
         for at in 0.. {
@@ -104,7 +104,7 @@ async fn a_connection_subscribes_to_a_queue_once() {
         (shown.len(), &shown[0]["id"], &shown[0]["confirmed"]),
         (1, &json!(id), &json!(true))
     );
-    // Once it is over, another may be made; nothing is pushed twice.
+    // Once it is deleted, another may be created; nothing is pushed twice.
     let named = json!({ "queue_name": "q", "subscription_id": id });
     assert_eq!(peer.ask("subscription_delete", named).await.0, 204);
     subscribe(peer, "q").await;
@@ -122,7 +122,7 @@ async fn a_connection_subscribes_to_a_queue_once() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_cannot_be_is_refused() {
+async fn an_invalid_subscription_is_400_and_not_created() {
     let setup = Setup::new(Options::default());
     let peer = &mut setup.connect().await;
     for body in [
@@ -136,7 +136,7 @@ async fn a_subscription_that_cannot_be_is_refused() {
 }
 
 #[tokio::test]
-async fn a_deleted_subscription_brings_nothing_more() {
+async fn nothing_is_pushed_to_a_deleted_subscription() {
     let setup = Setup::new(Options::default());
     let peer = &mut setup.connect().await;
     let id = subscribe(peer, "q").await;
@@ -144,26 +144,26 @@ async fn a_deleted_subscription_brings_nothing_more() {
     peer.ask("subscription_delete", named).await;
     let producer = &mut setup.connect().await;
     producer.ask("message_post", post("q", &[json!(1)])).await;
-    // A subscription to another queue shows that pushes had their time.
+    // This push comes after any of the first post.
     subscribe(peer, "q2").await;
     producer.ask("message_post", post("q2", &[json!(2)])).await;
     assert_eq!(peer.next().await, push("q2", &json!(2)));
 }
 
 /// Waits until a queue has no subscriptions.
-async fn until_none(witness: &mut Peer, queue: &str) {
+async fn wait_until_none(observer: &mut Peer, queue: &str) {
     let none = async {
-        while !subscriptions(witness, queue).await.is_empty() {
+        while !subscriptions(observer, queue).await.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LONG, none).await.expect("subscriptions stay behind");
+    tokio::time::timeout(LONG, none).await.expect("subscriptions are left");
 }
 
 #[tokio::test]
 async fn subscriptions_end_with_their_connection() {
     let setup = Setup::new(Options::default());
-    let witness = &mut setup.connect().await;
+    let observer = &mut setup.connect().await;
     let mut closing = setup.connect().await;
     subscribe(&mut closing, "closed").await;
     let mut vanishing = setup.connect().await;
@@ -172,26 +172,26 @@ async fn subscriptions_end_with_their_connection() {
     subscribe(&mut staying, "stays").await;
     closing.socket.close(None).await.unwrap();
     drop(vanishing);
-    until_none(witness, "closed").await;
-    until_none(witness, "vanished").await;
-    assert_eq!(subscriptions(witness, "stays").await.len(), 1);
+    wait_until_none(observer, "closed").await;
+    wait_until_none(observer, "vanished").await;
+    assert_eq!(subscriptions(observer, "stays").await.len(), 1);
     setup.api.stop_pushes().await;
     assert_eq!(staying.close_code().await, 1001);
 }
 
 #[tokio::test]
-async fn a_connection_that_reads_too_slowly_is_told_so() {
+async fn a_connection_that_reads_too_slowly_is_closed_with_1013() {
     let options = Options { max_waiting_pushes: 4, ..Options::default() };
     let setup = Setup::new(options);
     let mut slow = setup.connect().await;
     subscribe(&mut slow, "q").await;
     let producer = &mut setup.connect().await;
-    // More than the stream and the pushes that may wait hold.
+    // More than the stream's buffer and `max_waiting_pushes` hold.
     let body = json!("x".repeat(4000));
     for _ in 0..20 {
         producer.ask("message_post", post("q", &vec![body.clone(); 10])).await;
     }
-    until_none(producer, "q").await;
+    wait_until_none(producer, "q").await;
     let mut pushes = 0;
     let code = loop {
         match slow.next_message().await {
@@ -205,7 +205,7 @@ async fn a_connection_that_reads_too_slowly_is_told_so() {
 }
 
 #[tokio::test]
-async fn many_connections_hear_one_post() {
+async fn one_post_is_pushed_to_many_connections() {
     let setup = Setup::new(Options::default());
     let mut peers = Vec::new();
     for at in 0..100 {
@@ -220,15 +220,15 @@ async fn many_connections_hear_one_post() {
     }
 }
 
-/// Some clients take the next frame for their answer.
+/// Some clients treat the next frame after a request as its answer.
 #[tokio::test]
-async fn no_push_comes_between_a_request_that_was_read_and_its_answer() {
+async fn no_push_is_sent_between_reading_a_request_and_answering_it() {
     let setup = Setup::new(Options { max_waiting_pushes: 1000, ..Options::default() });
     let mut peer = setup.connect().await;
     subscribe(&mut peer, "q").await;
     let mut pushes = 0;
     for at in 0..100 {
-        // Its own post brings a push, too: never before the answer.
+        // Its own post is pushed, too, but never before the answer.
         let requests = [
             peer.request("message_post", post("q", &[json!(at)])),
             peer.request("queue_get", json!({ "queue_name": "q" })),
@@ -236,14 +236,14 @@ async fn no_push_comes_between_a_request_that_was_read_and_its_answer() {
         for request in requests {
             peer.socket.feed(peer.encoding.message(&request)).await.unwrap();
         }
-        // Both leave in one piece.
+        // Both are sent together.
         peer.socket.flush().await.unwrap();
         let mut answers = 0;
         while answers < 2 {
             let next = peer.next().await;
             if next.get("Message_Type").is_some() {
-                // Of an earlier post.
-                assert_eq!(answers, 0, "a push between two requests that came together");
+                // A push of an earlier post.
+                assert_eq!(answers, 0, "a push between the answers to two requests sent together");
                 pushes += 1;
             } else {
                 answers += 1;

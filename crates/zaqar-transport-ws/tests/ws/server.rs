@@ -1,4 +1,4 @@
-//! The server over TCP: handshakes, how many connections, and the stop.
+//! The server over TCP: handshakes, the limit of connections, shutdown.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ impl Running {
         tokio_tungstenite::client_async("ws://localhost/", self.tcp().await).await.unwrap().0
     }
 
-    /// What the server says to raw bytes until it closes.
-    async fn says(&self, bytes: &[u8]) -> String {
+    /// Sends raw bytes and returns the response, which ends when the server closes.
+    async fn response_to(&self, bytes: &[u8]) -> String {
         let mut stream = self.tcp().await;
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
@@ -53,12 +53,12 @@ impl Running {
 }
 
 #[tokio::test]
-async fn what_is_no_handshake_is_told_so() {
+async fn an_invalid_handshake_is_answered_with_its_status() {
     let options = Options { handshake_timeout: Duration::from_secs(1), ..Options::default() };
     let server = start(options, 10).await;
     let long = format!("GET / HTTP/1.1\r\nx: {}\r\n", "y".repeat(20_000));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101));
-    for (bytes, says) in [
+    for (bytes, start) in [
         ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 426 "),
         ("POST / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n", "HTTP/1.1 426 "),
         ("\x16\x03\x01 nonsense\r\n\r\n", "HTTP/1.1 400 "),
@@ -67,13 +67,13 @@ async fn what_is_no_handshake_is_told_so() {
         // Half a request and then nothing.
         ("GET / HTTP/1.1\r\nhost: x\r\n", ""),
     ] {
-        let answer = server.says(bytes.as_bytes()).await;
-        assert!(answer.starts_with(says) && answer.is_empty() == says.is_empty(), "{answer}");
+        let answer = server.response_to(bytes.as_bytes()).await;
+        assert!(answer.starts_with(start) && answer.is_empty() == start.is_empty(), "{answer}");
     }
 }
 
 #[tokio::test]
-async fn only_pages_of_allowed_origins_connect() {
+async fn only_allowed_origins_connect() {
     let allowed_origins = vec!["https://a.example".to_owned()];
     let restricted = start(Options { allowed_origins, ..Options::default() }, 10).await;
     let open = start(Options::default(), 10).await;
@@ -91,7 +91,7 @@ async fn only_pages_of_allowed_origins_connect() {
             Err(other) => panic!("{other}"),
         }
     };
-    for (origin, is_let_in) in [
+    for (origin, is_allowed) in [
         (None, true),
         (Some("https://a.example"), true),
         (Some("HTTPS://A.example"), true),
@@ -99,7 +99,7 @@ async fn only_pages_of_allowed_origins_connect() {
         (Some("http://a.example"), false),
         (Some("null"), false),
     ] {
-        assert_eq!(connects(&restricted, origin).await, is_let_in, "{origin:?}");
+        assert_eq!(connects(&restricted, origin).await, is_allowed, "{origin:?}");
         assert!(connects(&open, origin).await, "{origin:?}");
     }
 }
@@ -114,12 +114,12 @@ async fn frames_may_follow_the_handshake_at_once() {
     let frame = b"\x81\x82\0\0\0\0{}";
     stream.write_all(&[head.as_bytes(), frame].concat()).await.unwrap();
     let mut answer = Vec::new();
-    let says = async {
+    let answered = async {
         while !String::from_utf8_lossy(&answer).contains("is not a valid action") {
             assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
         }
     };
-    tokio::time::timeout(LONG, says).await.unwrap();
+    tokio::time::timeout(LONG, answered).await.unwrap();
     let text = String::from_utf8_lossy(&answer);
     assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
     // RFC 6455, 1.3.
@@ -127,11 +127,11 @@ async fn frames_may_follow_the_handshake_at_once() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_refused_until_another_ends() {
+async fn connections_past_the_limit_are_503_until_one_closes() {
     let server = start(Options::default(), 2).await;
     let mut first = server.connect().await;
     let _second = server.connect().await;
-    assert!(server.says(b"GET / HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
+    assert!(server.response_to(b"GET / HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
     first.close(None).await.unwrap();
     while let Some(Ok(_)) = first.next().await {}
     let again = async {
@@ -143,17 +143,17 @@ async fn one_connection_too_many_is_refused_until_another_ends() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LONG, again).await.expect("its place does not come free");
+    tokio::time::timeout(LONG, again).await.expect("the closed connection still counts");
 }
 
 #[tokio::test]
-async fn a_stop_ends_every_connection_and_returns() {
+async fn shutdown_closes_every_connection_and_returns() {
     let server = start(Options::default(), 10).await;
     let mut socket = server.connect().await;
     let request = json!({ "action": "queue_list", "headers": default_headers() });
     socket.send(Message::text(request.to_string())).await.unwrap();
     assert!(matches!(socket.next().await, Some(Ok(Message::Text(_)))));
-    // A handshake that never comes to its end does not hold up the stop.
+    // An unfinished handshake does not delay shutdown.
     let _half = server.tcp().await;
     server.shutdown.cancel();
     let code = match tokio::time::timeout(LONG, socket.next()).await.unwrap() {
@@ -162,6 +162,6 @@ async fn a_stop_ends_every_connection_and_returns() {
     };
     assert_eq!(code, 1001);
     while let Some(Ok(_)) = socket.next().await {}
-    let ended = tokio::time::timeout(LONG, server.task).await.expect("the server does not end");
+    let ended = tokio::time::timeout(LONG, server.task).await.expect("the server does not return");
     ended.unwrap().unwrap();
 }

@@ -17,12 +17,12 @@ use zaqar_core::{MemoryBudget, Secret};
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_ws::{Options, WsService};
 
-/// Long enough for a slow machine: what takes longer is lost.
+/// Bounds every wait; long enough for a slow machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) const CLIENT: &str = "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1";
 
-/// How a client writes.
+/// The encoding of a client's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Json,
@@ -86,7 +86,7 @@ fn unpacked(value: &rmpv::Value) -> Value {
             .iter()
             .map(|(name, value)| (name.as_str().unwrap().to_owned(), unpacked(value)))
             .collect(),
-        other => panic!("no JSON: {other}"),
+        other => panic!("not JSON: {other}"),
     }
 }
 
@@ -175,7 +175,7 @@ impl Peer {
     pub(crate) async fn next_message(&mut self) -> Message {
         loop {
             let next = tokio::time::timeout(LONG, self.socket.next()).await;
-            let message = next.expect("nothing came").expect("the connection ended").unwrap();
+            let message = next.expect("no message arrives").expect("the connection ended").unwrap();
             if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
                 return message;
             }
@@ -188,21 +188,21 @@ impl Peer {
         split(self.next().await)
     }
 
-    /// Waits for the connection's end and says why it ended. What else comes is thrown away.
+    /// Waits until the connection is closed and returns the reason. Other messages are dropped.
     pub(crate) async fn closed(&mut self) -> Option<CloseFrame> {
         let mut reason = None;
-        let ending = async {
+        let closing = async {
             while let Some(Ok(message)) = self.socket.next().await {
                 if let Message::Close(frame) = message {
                     reason = frame;
                 }
             }
         };
-        tokio::time::timeout(LONG, ending).await.expect("the connection does not end");
+        tokio::time::timeout(LONG, closing).await.expect("the connection is not closed");
         reason
     }
 
-    /// The code that the connection ends with; 0 for none.
+    /// The close code; 0 if there is none.
     pub(crate) async fn close_code(&mut self) -> u16 {
         self.closed().await.map_or(0, |frame| frame.code.into())
     }

@@ -1,4 +1,4 @@
-//! A work queue with dead letters: a job that fails three times goes aside, the others go on.
+//! A work queue: a job that fails three times becomes a dead letter, the others are not delayed.
 //! `work-queue QUEUE`.
 
 use std::error::Error;
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let job: String = message.body.parse()?;
         if job == "explode" {
             println!("{job} failed");
-            // Back to its old place; the server counts how often it was claimed.
+            // The message is claimable again at once; the server counts its claims.
             claim.release().await?;
         } else {
             println!("{job} done");

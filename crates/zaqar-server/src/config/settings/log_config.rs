@@ -167,7 +167,7 @@ format = %(message)s
     }
 
     #[test]
-    fn files_json_and_what_is_missing_here_are_told_apart() {
+    fn handlers_are_files_json_or_unsupported() {
         let json = CHART.replace("ContextFormatter", "JSONFormatter");
         assert!(of(&json).json);
         let file = CHART.replace(

@@ -115,7 +115,7 @@ fn secrets_are_printed_nowhere() {
 }
 
 #[test]
-fn a_report_shows_what_counts_and_where_it_stands() {
+fn a_report_shows_effective_values_and_their_origin() {
     let settings = settings("[DEFAULT]\ndebug = no\ndebug = yes\n[signed_url]\nsecret_key = x\n");
     let shown: Vec<_> = settings
         .raw()

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_are_told_from_other_databases() {
+    fn partitions_are_distinguished_from_other_databases() {
         for name in ["zaqar_messages_p0", "zaqar_messages_p12", "zaqar_messages_fifo_p1"] {
             assert!(is_partition("zaqar", name), "{name}");
         }

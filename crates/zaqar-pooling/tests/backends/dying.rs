@@ -17,13 +17,13 @@ use zaqar_core::{
     Timestamp,
 };
 
-pub(crate) struct Mortal {
+pub(crate) struct Dying {
     pub(crate) store: Arc<dyn MessageStore>,
-    /// Other stores of the server may share it.
+    /// The server's stores share it.
     pub(crate) calls_left: Arc<AtomicI64>,
 }
 
-impl Mortal {
+impl Dying {
     fn alive(&self) -> Result<&dyn MessageStore, Error> {
         match self.calls_left.fetch_sub(1, Ordering::AcqRel) {
             left if left > 0 => Ok(self.store.as_ref()),
@@ -36,13 +36,13 @@ impl Mortal {
     }
 }
 
-/// Each method as a call that may be the last.
+/// Implements a trait by methods that count as calls, and fail after the last one.
 macro_rules! forward {
     ($alive:ident $resource:ident {
         $(fn $name:ident($($given:ident: $kind:ty),*) -> $answer:ty;)+
     }) => {
         #[async_trait]
-        impl $resource for Mortal {
+        impl $resource for Dying {
             $(async fn $name(&self, $($given: $kind),*) -> Result<$answer, Error> {
                 self.$alive()?.$name($($given),*).await
             })+
@@ -127,7 +127,7 @@ forward!(alive News {
 });
 
 #[async_trait]
-impl Upkeep for Mortal {
+impl Upkeep for Dying {
     async fn ping(&self) -> Result<(), Error> {
         self.alive()?.ping().await
     }
@@ -136,7 +136,7 @@ impl Upkeep for Mortal {
         self.alive()?.sweep(now, budget).await
     }
 
-    /// Other servers use the store.
+    /// Nothing, as other servers use the store.
     async fn shut_down(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -154,7 +154,7 @@ forward!(moving Moves {
     fn heads(cursor: Option<u64>, limit: usize) -> (Vec<QueueKey>, Option<u64>);
 });
 
-impl Movable for Mortal {
+impl Movable for Dying {
     fn moves(&self) -> Option<&dyn Moves> {
         self.store.moves().map(|_| self as _)
     }
