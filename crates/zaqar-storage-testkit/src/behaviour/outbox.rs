@@ -1,6 +1,7 @@
 //! The outbox: every line of [`zaqar_core::storage::Outbox`].
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use zaqar_core::storage::{
@@ -312,8 +313,11 @@ pub(crate) async fn concurrent_leases_are_disjoint(kit: &mut Kit) {
                 let entries = queue.lease_many(3, usize::MAX).await;
                 let ids: Vec<_> = entries.iter().map(|entry| entry.messages[0].id).collect();
                 leased.lock().expect("no panic under the lock").extend(&ids);
-                tokio::task::yield_now().await;
-                if !ids.is_empty() {
+                if ids.is_empty() {
+                    // Another worker has them, and may not be running.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                } else {
+                    tokio::task::yield_now().await;
                     queue.settle_all(&ids).await;
                 }
                 if leased.lock().expect("no panic under the lock").len() >= count {
