@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 use zaqar_core::signing::Grant;
-use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp};
+use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp, hex};
 
-use crate::QueueRef;
+use crate::{Attributes, QueueRef};
 
 /// The caller of an operation, and the request that it belongs to. A transport creates one for each
 /// request.
@@ -127,8 +127,8 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// When the token expires.
     pub expires: Timestamp,
-    /// All attributes that policies can use, by their names in oslo.policy.
-    pub attributes: Arc<Map<String, Value>>,
+    /// All attributes that policies can use.
+    pub attributes: Arc<Attributes>,
     /// The requests that the token is limited to, unless they were checked already.
     pub requests: Option<Arc<dyn RequestLimit>>,
     /// The token itself, if the request may need it to act for the caller.
@@ -142,6 +142,7 @@ impl Identity {
         attributes.insert("user_id".to_owned(), user.into());
         attributes.insert("project_id".to_owned(), project.as_str().into());
         attributes.insert("roles".to_owned(), roles.clone().into());
+        let attributes = Attributes::new(project.clone(), Arc::new(attributes));
         let (user, attributes) = (user.to_owned(), Arc::new(attributes));
         Self { project, user, roles, expires, attributes, requests: None, token: None }
     }
@@ -162,18 +163,16 @@ impl RequestId {
 
     /// A new one, of a random UUID (version 4).
     pub fn random() -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        /// Where the two digits of each byte are.
-        const PLACES: [usize; 16] = [4, 6, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 32, 34, 36, 38];
-        let mut id = *b"req-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-        let mut random: [u8; 16] = rand::random();
+        let random: u128 = rand::random();
         // The version and the variant (RFC 9562).
-        random[6] = random[6] & 0x0f | 0x40;
-        random[8] = random[8] & 0x3f | 0x80;
-        for (byte, place) in random.into_iter().zip(PLACES) {
-            id[place] = DIGITS[usize::from(byte >> 4)];
-            id[place + 1] = DIGITS[usize::from(byte & 15)];
-        }
+        let uuid = random & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
+        let digits = hex(uuid);
+        let mut id = *b"req-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+        id[4..12].copy_from_slice(&digits[..8]);
+        id[13..17].copy_from_slice(&digits[8..12]);
+        id[18..22].copy_from_slice(&digits[12..16]);
+        id[23..27].copy_from_slice(&digits[16..20]);
+        id[28..].copy_from_slice(&digits[20..]);
         Self(id)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
@@ -85,7 +85,8 @@ pub trait Authenticator: Send + Sync {
     /// The identity that the tokens prove.
     ///
     /// # Behavior
-    /// - It is called for every request; the implementation caches known tokens.
+    /// - It is called for every request whose token is not remembered, and for every connection;
+    ///   the implementation caches known tokens.
     /// - Answers in bounded time: requests wait for it.
     ///
     /// # Errors
@@ -98,10 +99,20 @@ pub trait Authenticator: Send + Sync {
     /// # Behavior
     /// - What it returns, [`Authenticator::authenticate`] would return, but for an identity that
     ///   has expired: the caller compares the time.
-    fn remembered(&self, auth: AuthRequest<'_>) -> Option<Arc<Identity>>;
+    fn remembered(&self, auth: AuthRequest<'_>) -> Option<Remembered>;
 
     /// Where to get a token: the value of `WWW-Authenticate` in a 401.
     fn challenge(&self) -> String;
+}
+
+/// An identity that an authenticator knew without asking anybody.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    /// The identity. It may have expired.
+    pub identity: Arc<Identity>,
+    /// Until when any request with this token, and without one of a service, has this identity;
+    /// `None` if that depends on the request.
+    pub until: Option<Instant>,
 }
 
 /// Why a token was rejected.
@@ -177,18 +188,15 @@ pub trait Admission: Send {
 }
 
 /// Authorizes operations by the names of the original's rules.
-#[async_trait]
 pub trait Policy: Send + Sync {
     /// Checks whether a caller may run an operation. Not called if [`Facts::rule`] is `None`.
     ///
+    /// # Behavior
+    /// - Decides from memory: every operation waits for it.
+    ///
     /// # Errors
     /// [`Error::Forbidden`]; [`Error::Overloaded`] if the decision is not possible at the moment.
-    async fn check(
-        &self,
-        context: &Context,
-        rule: &'static str,
-        facts: &Facts<'_>,
-    ) -> Result<(), Error>;
+    fn check(&self, context: &Context, rule: &'static str, facts: &Facts<'_>) -> Result<(), Error>;
 }
 
 /// The trust for a subscriber that acts for its owner.

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod attributes;
 mod claims;
 mod context;
 mod deliveries;
@@ -9,6 +10,7 @@ mod filter;
 mod health;
 mod home;
 pub mod json;
+mod last_token;
 mod layers;
 mod messages;
 mod operation;
@@ -31,7 +33,7 @@ mod trusts;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zaqar_core::limits::DEFAULT_PAGE;
 use zaqar_core::pools::{PoolStores, Pools, QueueMoves};
@@ -43,15 +45,17 @@ use project_limit::ProjectLimit;
 use pushes::Pusher;
 use stack::Stack;
 
+pub use attributes::Attributes;
 pub use context::{
     Authentication, Context, Identity, ProfilerHeaders, RequestId, RequestLimit, TraceParent, Wire,
 };
 pub use error::{Error, Part, PoolsRule, Rejection};
 pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
+pub use last_token::LastToken;
 pub use layers::{
     Admission, AuthRequest, Authenticator, Layers, Metrics, Policy, ProjectQuotas, Quota,
-    Subscribers, TokenError, TrustRequest,
+    Remembered, Subscribers, TokenError, TrustRequest,
 };
 pub use operation::{
     Access, Amount, Callable, CancelRecovery, Change, ChangeSubscription, CheckHealth,
@@ -280,18 +284,41 @@ impl Api {
         self.inner.stack.layers().authenticator.as_deref()
     }
 
-    /// Checks tokens. A transport calls this before anything else, and puts the identity into the
-    /// request's [`Context`].
+    /// The caller, if the tokens are known without asking anybody and have not expired: those that
+    /// a connection sent last, or one that the authenticator remembers. It waits for nothing. What
+    /// a connection sent last may have expired if the clock was corrected meanwhile: every
+    /// operation compares the time again.
+    pub fn recognize(
+        &self,
+        connection: Option<&LastToken>,
+        auth: AuthRequest<'_>,
+    ) -> Option<Arc<Identity>> {
+        let authenticator = self.authenticator()?;
+        let token = auth.user_token.filter(|_| auth.service_token.is_none());
+        let of_connection = connection.zip(token);
+        let now = Instant::now();
+        let last = of_connection.and_then(|(last, token)| last.get(token, now));
+        if last.is_some() {
+            return last;
+        }
+        let Remembered { identity, until } = authenticator.remembered(auth)?;
+        let lives = identity.expires.as_millis().checked_sub(self.inner.clock.now().as_millis());
+        let lives = Duration::from_millis(lives.filter(|lives| *lives > 0)?);
+        if let (Some((last, token)), Some(until)) = (of_connection, until) {
+            let expires = now.checked_add(lives);
+            last.put(token, &identity, expires.map_or(until, |expires| until.min(expires)));
+        }
+        Some(identity)
+    }
+
+    /// Checks tokens that are not known ([`Api::recognize`]). A transport does this before anything
+    /// else, and puts the identity into the request's [`Context`].
     ///
     /// # Errors
     /// [`Error::NotAuthenticated`], also without an authenticator; [`Error::NoProject`];
     /// [`Error::AuthenticationUnavailable`].
     pub async fn authenticate(&self, auth: AuthRequest<'_>) -> Result<Arc<Identity>, Error> {
         let authenticator = self.authenticator().ok_or(Error::NotAuthenticated)?;
-        let remembered = authenticator.remembered(auth);
-        if let Some(identity) = remembered.filter(|known| self.inner.clock.now() < known.expires) {
-            return Ok(identity);
-        }
         // Boxed: of all requests, few wait.
         let authenticating = Box::pin(authenticator.authenticate(auth));
         match trace::on_behalf(auth.trace_parent, authenticating).await {

@@ -92,7 +92,7 @@ impl Stack {
                 };
                 let admitted = Admitted { admission: admitted, has_started: &has_started };
                 // Policy: the caller may do this.
-                self.authorize(context, &operation).await?;
+                self.authorize(context, &operation)?;
                 // Fairness: expensive operations of one project wait for each other.
                 let _slot = self.project_slot(context, &operation, in_progress).await?;
                 // Pipeline, then the operation: the stages of its resource, in order.
@@ -176,14 +176,14 @@ impl Stack {
         }
     }
 
-    async fn authorize<O: Operation>(&self, context: &Context, operation: &O) -> Result<(), Error> {
+    fn authorize<O: Operation>(&self, context: &Context, operation: &O) -> Result<(), Error> {
         let Some(policy) = &self.layers.policy else {
             let allowed = !O::DECLARATION.admin || context.has_role("admin");
             return if allowed { Ok(()) } else { Err(Error::Forbidden) };
         };
         let facts = Facts::of(operation);
         match facts.rule() {
-            Some(rule) => policy.check(context, rule, &facts).await,
+            Some(rule) => policy.check(context, rule, &facts),
             None => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use zaqar_api::{AuthRequest, Authenticator, Identity, RequestLimit, TokenError};
+use zaqar_api::{AuthRequest, Authenticator, Identity, Remembered, RequestLimit, TokenError};
 use zaqar_core::Clock;
 
 use crate::keystone::{
@@ -62,13 +62,15 @@ impl Authenticator for Keystone {
         Ok(Arc::new(Identity { expires, requests, ..Identity::clone(identity) }))
     }
 
-    fn remembered(&self, auth: AuthRequest<'_>) -> Option<Arc<Identity>> {
-        let user = self.middleware.remembered(auth)?;
+    fn remembered(&self, auth: AuthRequest<'_>) -> Option<Remembered> {
+        let (user, until) = self.middleware.remembered(auth)?;
+        let is_limited = user.access_rules.is_some();
         // The limits of a connection's token are made by `authenticate`.
-        if auth.request.is_none() && user.access_rules.is_some() {
+        if auth.request.is_none() && is_limited {
             return None;
         }
-        user.identity.clone()
+        let identity = user.identity.clone()?;
+        Some(Remembered { identity, until: (!is_limited).then_some(until) })
     }
 
     fn challenge(&self) -> String {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -109,38 +108,37 @@ fn log_loaded(loaded: &Loaded) {
     }
 }
 
-#[async_trait]
 impl Policy for Permissions {
-    async fn check(
-        &self,
-        context: &Context,
-        rule: &'static str,
-        facts: &Facts<'_>,
-    ) -> Result<(), Error> {
-        let about = || Some((target(context, facts), credentials(context)?));
-        let allows = self.loaded.load().rules.allows_with(rule, about);
+    fn check(&self, context: &Context, rule: &'static str, facts: &Facts<'_>) -> Result<(), Error> {
+        let loaded = self.loaded.load();
+        let allows = match &context.authentication {
+            Authentication::Token(identity) => {
+                let target = target(context, facts);
+                loaded.rules.allows_token(rule, &target, &identity.attributes)
+            }
+            Authentication::Unchecked { roles } => loaded
+                .rules
+                .allows_with(rule, || (target(context, facts), credentials(context, roles))),
+            Authentication::Signature(_) => loaded
+                .rules
+                .allows_with(rule, || (target(context, facts), credentials(context, &[]))),
+            // No policy restricts the server itself.
+            Authentication::Server => true,
+        };
         if allows { Ok(()) } else { Err(Error::Forbidden) }
     }
 }
 
-/// The caller, as rules see it; `None` for the server itself, which no policy restricts.
-fn credentials(context: &Context) -> Option<Credentials> {
+/// A caller without a token, as rules see it.
+fn credentials(context: &Context, roles: &[String]) -> Credentials {
     let project = context.project.as_str();
-    let known = |roles: &[String]| {
-        let mut attributes = Map::new();
-        for name in ["project_id", "project", "tenant"] {
-            attributes.insert(name.to_owned(), project.into());
-        }
-        attributes.insert("roles".to_owned(), roles.into());
-        attributes.insert("is_admin".to_owned(), Value::Bool(false));
-        Credentials::new(Value::Object(attributes))
-    };
-    match &context.authentication {
-        Authentication::Token(identity) => Some(Credentials::of(Arc::clone(&identity.attributes))),
-        Authentication::Unchecked { roles } => Some(known(roles)),
-        Authentication::Signature(_) => Some(known(&[])),
-        Authentication::Server => None,
+    let mut attributes = Map::new();
+    for name in ["project_id", "project", "tenant"] {
+        attributes.insert(name.to_owned(), project.into());
     }
+    attributes.insert("roles".to_owned(), roles.into());
+    attributes.insert("is_admin".to_owned(), Value::Bool(false));
+    Credentials::new(Value::Object(attributes))
 }
 
 /// What an operation is about, as rules see it: its owner's project, and the queue or topic. The
@@ -152,8 +150,13 @@ fn target<'a>(context: &'a Context, facts: &Facts<'a>) -> Target<'a> {
         // No caller can name an internal queue.
         Kind::Internal => "queue_name",
     };
-    let quotas = [GetQuotas::DECLARATION, SetQuotas::DECLARATION, UnsetQuotas::DECLARATION];
-    let named = facts.id.filter(|_| quotas.iter().any(|one| one.name == facts.declaration.name));
+    const GET: &str = GetQuotas::DECLARATION.name;
+    const SET: &str = SetQuotas::DECLARATION.name;
+    const UNSET: &str = UnsetQuotas::DECLARATION.name;
+    let named = match facts.declaration.name {
+        GET | SET | UNSET => facts.id,
+        _ => None,
+    };
     let project = named.unwrap_or(context.project.as_str());
     Target::of(project, facts.queue.map(|queue| (name, queue.as_str())))
 }
@@ -162,10 +165,11 @@ fn target<'a>(context: &'a Context, facts: &Facts<'a>) -> Target<'a> {
 mod tests {
     use std::fs;
 
-    use zaqar_api::{Identity, Ping};
-    use zaqar_core::{ClientId, ProjectId, Timestamp};
+    use zaqar_api::{GetQueue, Identity, Ping, QueueRef};
+    use zaqar_core::{ClientId, ProjectId, QueueName, Timestamp};
 
     use super::*;
+    use crate::policy::DEFAULTS;
 
     fn files(dir: &tempfile::TempDir) -> Files {
         Files {
@@ -190,50 +194,93 @@ mod tests {
         vec![context(Authentication::Unchecked { roles }), context(token)]
     }
 
-    async fn allows(permissions: &Permissions, context: &Context, rule: &'static str) -> bool {
-        permissions.check(context, rule, &Facts::of(&Ping)).await.is_ok()
+    fn allows(permissions: &Permissions, context: &Context, rule: &'static str) -> bool {
+        permissions.check(context, rule, &Facts::of(&Ping)).is_ok()
     }
 
-    #[tokio::test]
-    async fn defaults_hold_for_callers_of_every_kind() {
+    #[test]
+    fn defaults_hold_for_callers_of_every_kind() {
         let dir = tempfile::tempdir().unwrap();
         let permissions = Permissions::load(files(&dir)).unwrap();
         for caller in with_roles(&["reader"]) {
-            assert!(allows(&permissions, &caller, "ping:get").await);
-            assert!(!allows(&permissions, &caller, "health:get").await);
+            assert!(allows(&permissions, &caller, "ping:get"));
+            assert!(!allows(&permissions, &caller, "health:get"));
         }
         for caller in with_roles(&["Admin"]) {
-            assert!(allows(&permissions, &caller, "health:get").await);
+            assert!(allows(&permissions, &caller, "health:get"));
         }
-        assert!(allows(&permissions, &context(Authentication::Server), "health:get").await);
+        assert!(allows(&permissions, &context(Authentication::Server), "health:get"));
     }
 
-    #[tokio::test]
-    async fn a_reload_counts_at_once_and_a_broken_file_changes_nothing() {
+    #[test]
+    fn a_reload_counts_at_once_and_a_broken_file_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let permissions = Permissions::load(files(&dir)).unwrap();
         let path = dir.path().join("policy.yaml");
         let member = &with_roles(&["member"])[1];
         fs::write(&path, "ping:get: role:other\n").unwrap();
-        assert!(allows(&permissions, member, "ping:get").await);
+        assert!(allows(&permissions, member, "ping:get"));
         permissions.reload();
-        assert!(!allows(&permissions, member, "ping:get").await);
+        assert!(!allows(&permissions, member, "ping:get"));
         fs::write(&path, "ping:get: [").unwrap();
         permissions.reload();
         permissions.reload();
-        assert!(!allows(&permissions, member, "ping:get").await);
+        assert!(!allows(&permissions, member, "ping:get"));
         assert_eq!(permissions.failures(), 2);
         fs::write(&path, "ping:get: 'project_id:%(project_id)s and user_id:u'\n").unwrap();
         permissions.reload();
-        assert!(allows(&permissions, member, "ping:get").await);
+        assert!(allows(&permissions, member, "ping:get"));
         assert_eq!(permissions.failures(), 2);
         fs::remove_file(&path).unwrap();
         permissions.reload();
-        assert!(allows(&permissions, member, "ping:get").await);
+        assert!(allows(&permissions, member, "ping:get"));
     }
 
-    #[tokio::test]
-    async fn quotas_are_those_of_the_project_that_is_named() {
+    #[test]
+    fn what_depends_on_the_queue_is_decided_for_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = "'one':%(queue_name)s";
+        let rules = [
+            ("messages:get", one),
+            ("messages:get_all", "rule:mine"),
+            ("messages:create", "not rule:no_such"),
+            ("default", one),
+            ("mine", one),
+            ("messages:delete", "role:member and project_id:%(project_id)s"),
+        ];
+        let text: String = rules.map(|(name, rule)| format!("{name}: \"{rule}\"\n")).concat();
+        fs::write(dir.path().join("policy.yaml"), text).unwrap();
+        let permissions = Permissions::load(files(&dir)).unwrap();
+        let allows = |caller: &Context, rule, name| {
+            let queue = QueueRef { kind: Kind::Queue, name: QueueName::new(name).unwrap() };
+            permissions.check(caller, rule, &Facts::of(&GetQueue { queue })).is_ok()
+        };
+        let (member, reader) = (&with_roles(&["member"])[1], &with_roles(&["reader"])[1]);
+        let other = Context { project: ProjectId::new("other").unwrap(), ..member.clone() };
+        for _ in 0..2 {
+            for (name, is_one) in [("one", true), ("two", false)] {
+                assert_eq!(allows(member, "messages:get", name), is_one);
+                assert_eq!(allows(member, "messages:get_all", name), is_one);
+                assert_eq!(allows(member, "messages:create", name), !is_one);
+                assert!(allows(member, "messages:delete", name));
+                assert!(!allows(reader, "messages:delete", name));
+                assert!(!allows(&other, "messages:delete", name));
+            }
+        }
+        let Authentication::Token(identity) = &member.authentication else { unreachable!() };
+        let remembered = |rule: &str| {
+            let number = DEFAULTS.iter().position(|default| default.name == rule).unwrap();
+            // Versions are numbers from 1 on, one for all rules that this process read.
+            (1..1000).find_map(|version| identity.attributes.decision(version, number))
+        };
+        assert_eq!(remembered("messages:delete"), Some(true));
+        for rule in ["messages:get", "messages:get_all", "messages:create"] {
+            assert_eq!(remembered(rule), None, "{rule}");
+        }
+    }
+
+    #[test]
+    fn quotas_are_those_of_the_project_that_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let rules: String = ["get", "update", "delete"]
             .map(|one| format!("quotas:{one}: role:admin or project_id:%(project_id)s\n"))
@@ -248,7 +295,7 @@ mod tests {
                 let unset = UnsetQuotas { project: project.clone() };
                 let get = GetQuotas { project };
                 for facts in [Facts::of(&get), Facts::of(&set), Facts::of(&unset)] {
-                    let checked = permissions.check(&caller, facts.rule().unwrap(), &facts).await;
+                    let checked = permissions.check(&caller, facts.rule().unwrap(), &facts);
                     assert_eq!(checked.is_ok(), is_admin || named == "p", "{named}: {facts:?}");
                 }
             }

@@ -144,40 +144,48 @@ impl FromStr for MessageId {
     }
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// The same in each of the eight bytes of a word.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
 
-fn hex(bits: u128) -> [u8; 32] {
+/// The 32 lower-case hexadecimal digits of a number. Eight are made at a time: each byte of a word
+/// becomes one.
+pub fn hex(bits: u128) -> [u8; 32] {
+    /// What lies between `9` and `a`, beyond one.
+    const GAP: u64 = (b'a' - b'9' - 1) as u64;
     let mut out = [0; 32];
-    for (i, byte) in bits.to_be_bytes().into_iter().enumerate() {
-        out[2 * i] = DIGITS[usize::from(byte >> 4)];
-        out[2 * i + 1] = DIGITS[usize::from(byte & 15)];
+    for (i, digits) in out.as_chunks_mut().0.iter_mut().enumerate() {
+        // The cast takes the 32 bits that are these digits.
+        let mut values = u64::from((bits >> (96 - 32 * i)) as u32);
+        values = (values << 16 | values) & 0x0000_ffff_0000_ffff;
+        values = (values << 8 | values) & 0x00ff_00ff_00ff_00ff;
+        values = (values << 4 | values) & each(0x0f);
+        let letters = (values + each(6)) >> 4 & each(1);
+        *digits = (values + each(b'0') + letters * GAP).to_be_bytes();
     }
     out
 }
 
 fn parse(text: &str) -> Result<u128, IdError> {
-    const NO_DIGIT: u8 = 16;
-    const VALUES: [u8; 256] = {
-        let (mut values, mut value) = ([NO_DIGIT; 256], 0);
-        while value < NO_DIGIT {
-            values[DIGITS[value as usize] as usize] = value;
-            value += 1;
-        }
-        values
-    };
-    let digits: &[u8; 32] = text.as_bytes().try_into().map_err(|_| IdError)?;
-    let (mut halves, mut seen) = ([0u64; 2], 0);
-    for (half, digits) in halves.iter_mut().zip(digits.chunks_exact(16)) {
-        for digit in digits {
-            let value = VALUES[usize::from(*digit)];
-            seen |= value;
-            *half = *half << 4 | u64::from(value & 15);
-        }
-    }
-    if seen >= NO_DIGIT {
-        return Err(IdError);
-    }
-    Ok(u128::from(halves[0]) << 64 | u128::from(halves[1]))
+    text.as_bytes().try_into().ok().and_then(from_hex).ok_or(IdError)
+}
+
+/// The number of what [`hex`] writes, and of nothing else.
+pub(crate) fn from_hex(text: &[u8; 32]) -> Option<u128> {
+    /// What a letter's lower four bits lack of its value.
+    const OF_LETTER: u64 = 9;
+    let bits = text.as_chunks().0.iter().fold(0, |bits, digits| {
+        let digits = u64::from_be_bytes(*digits);
+        let letters = digits >> 6 & each(1);
+        let mut values = (digits & each(0x0f)) + letters * OF_LETTER;
+        values = (values >> 4 | values) & 0x00ff_00ff_00ff_00ff;
+        values = (values >> 8 | values) & 0x0000_ffff_0000_ffff;
+        values = (values >> 16 | values) & 0xffff_ffff;
+        bits << 32 | u128::from(values)
+    });
+    // Of anything but digits the above makes something, which is not written so.
+    (hex(bits) == *text).then_some(bits)
 }
 
 #[cfg(test)]
@@ -196,6 +204,12 @@ mod tests {
             "+0000000000000ab0000000000000007",
             "ffffffffffffffff0000000000000007",
             "00000000000000ab00000000000000070",
+            "00000000000000ag0000000000000007",
+            "000000000000:0ab0000000000000007",
+            "00000000000`00ab0000000000000007",
+            "0000000000000Jab0000000000000007",
+            "000000000000\u{0}0ab0000000000000007",
+            "00000000000é0ab0000000000000007",
         ] {
             assert_eq!(bad.parse::<MessageId>(), Err(IdError), "{bad}");
         }

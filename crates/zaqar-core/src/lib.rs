@@ -25,7 +25,7 @@ pub use budget::{Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Pe
 pub use clock::{Clock, ClockStatus, ManualClock, Timestamp};
 pub use id::{
     ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, RecoveryId, SubscriptionId,
-    Version,
+    Version, hex,
 };
 pub use limits::Limits;
 pub use metadata::Metadata;

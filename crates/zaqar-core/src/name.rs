@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::id::from_hex;
+
 /// Why a name is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -193,7 +195,7 @@ impl ClientId {
 }
 
 fn uuid_digits(id: &str) -> Option<[u8; 32]> {
-    if let Some(digits) = bare_digits(id) {
+    if let Some(digits) = usual_digits(id).or_else(|| bare_digits(id)) {
         return Some(digits);
     }
     if !id.contains([':', '{', '}']) {
@@ -201,6 +203,21 @@ fn uuid_digits(id: &str) -> Option<[u8; 32]> {
     }
     let bare = id.replace("urn:", "").replace("uuid:", "");
     bare_digits(bare.trim_matches(['{', '}']))
+}
+
+/// Those of a UUID as it is usually written: in lower case, with four dashes.
+fn usual_digits(text: &str) -> Option<[u8; 32]> {
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    if [text[8], text[13], text[18], text[23]] != *b"----" {
+        return None;
+    }
+    let mut digits = [0; 32];
+    digits[..8].copy_from_slice(&text[..8]);
+    digits[8..12].copy_from_slice(&text[9..13]);
+    digits[12..16].copy_from_slice(&text[14..18]);
+    digits[16..20].copy_from_slice(&text[19..23]);
+    digits[20..].copy_from_slice(&text[24..]);
+    from_hex(&digits).map(|_| digits)
 }
 
 /// 32 hexadecimal digits, with dashes anywhere between them, in lower case.
@@ -273,6 +290,9 @@ mod tests {
     fn spellings_of_one_uuid_are_one_client() {
         let plain = ClientId::uuid("3381af92cb4f4d308e9e5c5cd4f5a0d1").unwrap();
         for spelling in [
+            "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1",
+            "3381af92-cb4f-4d30-8e9E-5c5cd4f5a0d1",
+            "3381-af92cb4f-4d30-8e9e-5c5cd4f5a0d1",
             "3381AF92-CB4F-4D30-8E9E-5C5CD4F5A0D1",
             "{3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1}",
             "urn:uuid:3381af92-cb4f-4d30-8e9e-5c5cd4f5a0d1",
@@ -280,7 +300,14 @@ mod tests {
             assert_eq!(ClientId::uuid(spelling).unwrap(), plain);
             assert_eq!(ClientId::new(spelling), plain);
         }
-        assert_eq!(ClientId::uuid("3381af92cb4f4d308e9e5c5cd4f5a0d"), None);
+        for other in [
+            "3381af92cb4f4d308e9e5c5cd4f5a0d",
+            "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0dg",
+            "3381af92-cb4f-4d30-8e9e+5c5cd4f5a0d1",
+            "3381af92-cb4f-4d30-8e9e-5c5cd4f5a0\u{e9}",
+        ] {
+            assert_eq!(ClientId::uuid(other), None, "{other}");
+        }
         assert_eq!(ClientId::new("anything goes").as_str(), "anything goes");
     }
 }

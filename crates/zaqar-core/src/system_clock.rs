@@ -5,23 +5,34 @@
 //! monotonic clock plus an offset, which follows the wall clock under the rules of [`SystemClock`].
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+#[cfg(target_os = "linux")]
+use rustix::time::ClockId;
 
 use crate::clock::{Clock, ClockStatus, Timestamp};
 use crate::storage::MAX_CLOCK_SKEW;
 
+/// Nanoseconds. A request reads the clock several times, and 128 bits would be divided by a
+/// function. These reach from 1678 to 2262; readings past that saturate.
+type Nanos = i64;
+
 /// A difference up to this is corrected gradually (slewed); a larger one is a step of the wall
 /// clock.
-const MAX_SLEW: i128 = nanos(Duration::from_secs(1));
+const MAX_SLEW: Nanos = nanos(Duration::from_secs(1));
 /// A step is adopted once the wall clock has been stable for this long.
-const STABLE_FOR: i128 = nanos(Duration::from_secs(30));
+const STABLE_FOR: Nanos = nanos(Duration::from_secs(30));
 /// Readings that differ by no more than this belong to one step.
-const SAME_STEP: i128 = nanos(Duration::from_secs(1));
+const SAME_STEP: Nanos = nanos(Duration::from_secs(1));
 /// A step back by more than this is adopted at once, not slewed.
-const MAX_SET_BACK: i128 = nanos(MAX_CLOCK_SKEW);
+const MAX_SET_BACK: Nanos = nanos(MAX_CLOCK_SKEW);
 
-const fn nanos(duration: Duration) -> i128 {
-    duration.as_nanos() as i128
+const fn nanos(duration: Duration) -> Nanos {
+    const MAX_SECS: u64 = Nanos::MAX as u64 / 1_000_000_000;
+    match duration.as_secs() {
+        secs @ 0..MAX_SECS => (secs * 1_000_000_000) as Nanos + duration.subsec_nanos() as Nanos,
+        _ => Nanos::MAX,
+    }
 }
 
 /// The machine's time. It always advances and follows the wall clock, but never trusts a single
@@ -73,15 +84,26 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reading {
     /// Since boot.
-    monotonic: i128,
+    monotonic: Nanos,
     /// Since 1970.
-    wall: i128,
+    wall: Nanos,
 }
 
 impl Reading {
+    /// Time since boot with suspension included, and since 1970.
+    #[cfg(target_os = "linux")]
+    fn now() -> Self {
+        let since = |clock| {
+            let since = rustix::time::clock_gettime(clock);
+            since.tv_sec.saturating_mul(1_000_000_000).saturating_add(since.tv_nsec)
+        };
+        Self { monotonic: since(ClockId::Boottime), wall: since(ClockId::Realtime) }
+    }
+
+    #[cfg(not(target_os = "linux"))]
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn now() -> Self {
-        let wall = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        let wall = match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
             Ok(since) => nanos(since),
             Err(before) => -nanos(before.duration()),
         };
@@ -89,17 +111,10 @@ impl Reading {
     }
 }
 
-/// Time since boot, suspension included.
-#[cfg(target_os = "linux")]
-fn monotonic() -> i128 {
-    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    i128::from(since.tv_sec) * 1_000_000_000 + i128::from(since.tv_nsec)
-}
-
 /// Time since the first call. If the system does not count suspension, waking up is a step of the
 /// wall clock.
 #[cfg(not(target_os = "linux"))]
-fn monotonic() -> i128 {
+fn monotonic() -> Nanos {
     static START: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     nanos(START.elapsed())
@@ -110,7 +125,7 @@ fn monotonic() -> i128 {
 struct OffsetTracker {
     last: Reading,
     /// Added to the monotonic clock to get the time.
-    offset: i128,
+    offset: Nanos,
     step: Option<ClockStep>,
 }
 
@@ -118,22 +133,23 @@ struct OffsetTracker {
 #[derive(Debug, Clone, Copy)]
 struct ClockStep {
     /// When it was first seen, by the monotonic clock.
-    since: i128,
+    since: Nanos,
     /// Wall clock minus monotonic clock when it was last seen.
-    offset: i128,
+    offset: Nanos,
 }
 
 impl OffsetTracker {
     fn new(first: Reading) -> Self {
-        Self { last: first, offset: first.wall - first.monotonic, step: None }
+        let offset = first.wall.saturating_sub(first.monotonic);
+        Self { last: first, offset, step: None }
     }
 
     fn update(&mut self, reading: Reading) {
         let elapsed = (reading.monotonic - self.last.monotonic).max(0);
         self.last = Reading { monotonic: self.last.monotonic.max(reading.monotonic), ..reading };
-        let wanted = reading.wall - self.last.monotonic;
-        let missing = wanted - self.offset;
-        if missing.abs() <= MAX_SLEW {
+        let wanted = reading.wall.saturating_sub(self.last.monotonic);
+        let missing = wanted.saturating_sub(self.offset);
+        if missing.saturating_abs() <= MAX_SLEW {
             self.step = None;
             self.slew(missing, elapsed / 20);
         } else if self.has_been_stable(wanted) {
@@ -148,48 +164,52 @@ impl OffsetTracker {
 
     /// Records a step of the wall clock. Returns whether the wall clock has been stable for long
     /// enough.
-    fn has_been_stable(&mut self, wanted: i128) -> bool {
+    fn has_been_stable(&mut self, wanted: Nanos) -> bool {
         let now = self.last.monotonic;
-        let same = self.step.filter(|step| (step.offset - wanted).abs() <= SAME_STEP);
+        let same = self
+            .step
+            .filter(|step| step.offset.saturating_sub(wanted).saturating_abs() <= SAME_STEP);
         let since = same.map_or(now, |step| step.since);
         self.step = Some(ClockStep { since, offset: wanted });
         now - since >= STABLE_FOR
     }
 
-    fn slew(&mut self, missing: i128, at_most: i128) {
-        self.offset += missing.clamp(-at_most, at_most);
+    fn slew(&mut self, missing: Nanos, at_most: Nanos) {
+        self.offset = self.offset.saturating_add(missing.clamp(-at_most, at_most));
     }
 
     fn time(&self) -> Timestamp {
-        let millis = (self.last.monotonic + self.offset).max(0) / 1_000_000;
-        Timestamp::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+        let nanos = self.last.monotonic.saturating_add(self.offset).max(0);
+        Timestamp::from_millis(nanos.unsigned_abs() / 1_000_000)
     }
 
     fn status(&self) -> ClockStatus {
-        let missing = self.last.wall - self.last.monotonic - self.offset;
+        let wanted = self.last.wall.saturating_sub(self.last.monotonic);
+        let missing = wanted.saturating_sub(self.offset);
         let unsteady_for = self.step.map(|step| {
             let nanos = self.last.monotonic - step.since;
             Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
         });
-        let offset_ms = i64::try_from(missing / 1_000_000).unwrap_or(i64::MAX);
-        ClockStatus { offset_ms, unsteady_for }
+        ClockStatus { offset_ms: missing / 1_000_000, unsteady_for }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const SECOND: i128 = 1_000_000_000;
+    const SECOND: Nanos = 1_000_000_000;
     /// A time of the wall clock, in seconds since 1970.
-    const START: i128 = 1_700_000_000;
+    const START: Nanos = 1_700_000_000;
 
     /// A simulated machine whose wall clock can be set.
     struct Machine {
-        monotonic: i128,
-        wall: i128,
+        monotonic: Nanos,
+        wall: Nanos,
         tracker: OffsetTracker,
     }
 
@@ -199,12 +219,12 @@ mod tests {
             Self { monotonic, wall, tracker: OffsetTracker::new(Reading { monotonic, wall }) }
         }
 
-        fn pass(&mut self, nanos: i128) {
+        fn pass(&mut self, nanos: Nanos) {
             self.monotonic += nanos;
             self.wall += nanos;
         }
 
-        fn set(&mut self, by_millis: i128) {
+        fn set(&mut self, by_millis: Nanos) {
             self.wall += by_millis * 1_000_000;
         }
 
@@ -215,12 +235,12 @@ mod tests {
 
         /// Reads the time every 100 ms for a number of seconds; returns the milliseconds since the
         /// start.
-        fn run(&mut self, secs: i128) -> i64 {
+        fn run(&mut self, secs: Nanos) -> i64 {
             for _ in 0..secs * 10 {
                 self.pass(SECOND / 10);
                 self.now();
             }
-            self.now() as i64 - (START * 1000) as i64
+            self.now() as Nanos - START * 1000
         }
     }
 
@@ -232,7 +252,7 @@ mod tests {
             machine.set(hours * 3_600_000);
             assert_eq!(machine.run(3), 13_000, "{hours} hours off");
             let status = machine.tracker.status();
-            assert_eq!(i128::from(status.offset_ms), hours * 3_600_000);
+            assert_eq!(status.offset_ms, hours * 3_600_000);
             assert_eq!(status.unsteady_for.map(|since| since.as_secs()), Some(2));
             machine.set(-hours * 3_600_000);
             assert_eq!(machine.run(100), 113_000, "time advances normally afterwards");
@@ -300,7 +320,7 @@ mod tests {
         /// faster.
         #[test]
         fn single_wrong_readings_change_the_speed_by_at_most_5_percent(
-            readings in prop::collection::vec((1..40_000i128, 0..100_000i128), 1..200),
+            readings in prop::collection::vec((1..40_000 as Nanos, 0..100_000 as Nanos), 1..200),
         ) {
             let mut machine = Machine::new();
             let mut last = machine.now();
@@ -310,7 +330,7 @@ mod tests {
                 machine.set(wrong_by);
                 let now = machine.now();
                 machine.set(-wrong_by);
-                let gone = i128::from(now) - i128::from(last);
+                let gone = now as Nanos - last as Nanos;
                 prop_assert!((gone - pass).abs() <= pass / 20 + 1, "{gone} ms instead of {pass}");
                 last = now;
             }
@@ -319,7 +339,7 @@ mod tests {
         /// Whatever happened before, a stable wall clock is eventually followed.
         #[test]
         fn a_stable_wall_clock_is_followed(
-            moves in prop::collection::vec((1..5_000i128, -90_000..90_000i128), 1..50),
+            moves in prop::collection::vec((1..5_000 as Nanos, -90_000..90_000 as Nanos), 1..50),
         ) {
             let mut machine = Machine::new();
             for (pass, set) in moves {
@@ -328,7 +348,7 @@ mod tests {
                 machine.now();
             }
             machine.run(120);
-            prop_assert_eq!(i128::from(machine.now()), machine.wall / 1_000_000);
+            prop_assert_eq!(machine.now() as Nanos, machine.wall / 1_000_000);
             prop_assert!(machine.tracker.status().is_steady());
         }
     }

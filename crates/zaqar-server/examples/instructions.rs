@@ -281,7 +281,9 @@ struct Requests {
 
 impl Requests {
     fn new(is_http: bool, kind: &'static str) -> Self {
-        Self { is_http, kind, queue: format!("{}-{is_http}", kind.replace(' ', "-")) }
+        // With a token and without, the path is as long.
+        let name = kind.trim_end_matches(" with a token").replace(' ', "-");
+        Self { is_http, kind, queue: format!("{name}-{is_http}") }
     }
 
     /// Prepares the request; returns the id that it refers to, if it needs one.

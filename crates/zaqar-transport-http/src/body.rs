@@ -179,7 +179,7 @@ pub(crate) fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpEr
 
 /// Decodes an ordinary post in one pass.
 fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> {
-    let text = str::from_utf8(document).map_err(|_| NotOrdinary)?;
+    let text = simdutf8::basic::from_utf8(document).map_err(|_| NotOrdinary)?;
     let (mut scan, mut messages) = (Scan::new(text), None);
     scan.object(|scan, name| {
         if name != b"messages" {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt};
 use tracing::debug;
-use zaqar_api::RequestId;
+use zaqar_api::{LastToken, RequestId};
 use zaqar_core::{Holder, Permit};
 use zaqar_transport::{Connection, Protocol};
 
@@ -90,7 +90,7 @@ where
     S::Future: Send,
 {
     const NAME: &'static str = "http";
-    /// The task with hyper's state, its read buffer, and a small response being written.
+    /// The task with hyper's state, its read buffer, a small response being written, and a token.
     const CONNECTION_BYTES: usize = 16 * 1024;
 
     fn serve(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static {
@@ -103,6 +103,7 @@ where
         let service = ConnectionService {
             service: self.service.clone(),
             holder,
+            last_token: Arc::default(),
             activity: Arc::clone(&activity),
             timeout,
         };
@@ -154,8 +155,8 @@ impl<S> HttpLike for S where
 {
 }
 
-/// Passes requests on with the connection's [`Holder`], and tracks how long responses take to be
-/// read.
+/// Passes requests on with the connection's [`Holder`] and [`LastToken`], and tracks how long
+/// responses take to be read.
 ///
 /// It also rejects requests that HTTP/1.1 requires to be rejected: those with no or several `Host`
 /// headers (RFC 9112, 3.2), and a target in authority form with a method other than CONNECT
@@ -164,6 +165,7 @@ impl<S> HttpLike for S where
 struct ConnectionService<S> {
     service: S,
     holder: Holder,
+    last_token: Arc<LastToken>,
     activity: Arc<Activity>,
     timeout: Duration,
 }
@@ -178,7 +180,7 @@ where
     type Future = Responding<S>;
 
     fn call(&self, request: Request<Incoming>) -> Responding<S> {
-        let Self { service, holder, activity, timeout } = self;
+        let Self { service, holder, last_token, activity, timeout } = self;
         let guard = activity.begin_request();
         let (headers, rejected) = match charge_headers(&request, holder) {
             Err(over) => (None, Some(HttpError::OverBudget(over))),
@@ -187,8 +189,8 @@ where
         let response = match rejected {
             Some(error) => Either::Right(ready(Ok(rejection(error)))),
             None => {
-                let holder = holder.clone();
-                let request = request.map(|body| ConnectionBody::new(body, holder));
+                let (holder, last_token) = (holder.clone(), Arc::clone(last_token));
+                let request = request.map(|body| ConnectionBody::new(body, holder, last_token));
                 Either::Left(service.clone().oneshot(request))
             }
         };

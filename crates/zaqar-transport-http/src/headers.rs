@@ -215,7 +215,7 @@ impl<'a> Slot<'_, 'a> {
 }
 
 fn text(value: &HeaderValue) -> Option<&str> {
-    str::from_utf8(value.as_bytes()).ok()
+    simdutf8::basic::from_utf8(value.as_bytes()).ok()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::Method;
 use zaqar_api::{
-    Api, AuthRequest, Authentication, Context, ProfilerHeaders, QueueRef, RequestId, SignedHeaders,
-    TraceParent, Wire,
+    Api, AuthRequest, Authentication, Context, Identity, ProfilerHeaders, QueueRef, RequestId,
+    SignedHeaders, TraceParent, Wire,
 };
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Kind, Limits, NameError, ProjectId, QueueName};
@@ -90,25 +90,31 @@ fn profiler(headers: &Headers<'_>) -> Option<Arc<ProfilerHeaders>> {
     Some(Arc::new(ProfilerHeaders { info, signature }))
 }
 
-/// Authenticates a request by its tokens. With `keeps_token` the identity includes the token, for a
-/// request that may act for its caller.
-pub(crate) async fn token(
-    api: &Api,
-    headers: &Headers<'_>,
-    (method, path): (&Method, &str),
-    keeps_token: bool,
-) -> Result<Authentication, HttpError> {
-    let auth = AuthRequest {
+/// The credentials of a request.
+#[inline]
+pub(crate) fn auth<'a>(
+    headers: &Headers<'a>,
+    (method, path): (&'a Method, &'a str),
+) -> AuthRequest<'a> {
+    AuthRequest {
         user_token: headers.auth_token.or(headers.storage_token),
         service_token: headers.service_token,
         request: Some((method.as_str(), path)),
         trace_parent: headers.traceparent.and_then(TraceParent::parse),
-    };
-    let identity = api.authenticate(auth).await?;
-    Ok(Authentication::Token(match auth.user_token {
+    }
+}
+
+/// What the tokens of a request prove. With `keeps_token` the identity includes the token, for a
+/// request that may act for its caller.
+pub(crate) fn authenticated(
+    identity: Arc<Identity>,
+    auth: AuthRequest<'_>,
+    keeps_token: bool,
+) -> Authentication {
+    Authentication::Token(match auth.user_token {
         Some(token) if keeps_token => Arc::new(identity.with_token(token.trim())),
         Some(_) | None => identity,
-    }))
+    })
 }
 
 /// A caller without authentication, which is trusted with its `X-Roles`.

@@ -137,7 +137,7 @@ fn scan_items(list: &[u8]) -> Result<Vec<&[u8]>, NotOrdinary> {
 }
 
 fn is_ordinary(document: &[u8]) -> bool {
-    let Ok(text) = str::from_utf8(document) else { return false };
+    let Ok(text) = simdutf8::basic::from_utf8(document) else { return false };
     let mut scan = Scan::new(text);
     scan.value().is_ok() && scan.end().is_ok()
 }

@@ -1,6 +1,7 @@
 //! Authenticates one request by its tokens.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::warn;
 use zaqar_api::AuthRequest;
@@ -79,15 +80,17 @@ impl Middleware {
         Ok(Verified { user, service: service.and_then(|service| service.token) })
     }
 
-    /// The user of a request with a token that is remembered, which may use it for the request. The
-    /// token may have expired. `None` says nothing: [`Middleware::verify`] decides.
-    pub fn remembered(&self, request: AuthRequest<'_>) -> Option<Arc<Token>> {
+    /// The user of a request with a token that is remembered, which may use it for the request, and
+    /// until when it is. The token may have expired. `None` says nothing: [`Middleware::verify`]
+    /// decides.
+    pub fn remembered(&self, request: AuthRequest<'_>) -> Option<(Arc<Token>, Instant)> {
         if present(request.service_token).is_some() {
             return None;
         }
-        let token = self.validator.remembered(present(request.user_token)?)?;
+        let (token, until) = self.validator.remembered(present(request.user_token)?)?;
         let service_type = self.options.service_type.as_deref();
-        access_rules::allow(&token, service_type, false, request.request).ok().map(|()| token)
+        let allowed = access_rules::allow(&token, service_type, false, request.request);
+        allowed.ok().map(|()| (token, until))
     }
 
     async fn service(&self, token: &str) -> Result<Service, Rejection> {

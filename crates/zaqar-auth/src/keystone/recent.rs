@@ -49,10 +49,10 @@ impl Default for Recent {
 }
 
 impl Recent {
-    pub(super) fn get(&self, key: Digest, now: Instant) -> Option<Arc<Token>> {
+    pub(super) fn get(&self, key: Digest, now: Instant) -> Option<Remembered> {
         match &*self.place(key) {
             Some((kept, remembered)) if *kept == key && now < remembered.until => {
-                Some(Arc::clone(&remembered.token))
+                Some(remembered.clone())
             }
             Some(_) | None => None,
         }
@@ -89,12 +89,13 @@ mod tests {
         let keys: Vec<_> = (0..2000).map(|n| digester.digest(&n.to_string())).collect();
         for (n, key) in keys.iter().enumerate() {
             recent.put(*key, remembered(&n.to_string(), until));
-            assert_eq!(recent.get(*key, now).unwrap().user.id, n.to_string());
+            assert_eq!(recent.get(*key, now).unwrap().token.user.id, n.to_string());
             let late = until - Duration::from_nanos(1);
             assert!(recent.get(*key, late).is_some() && recent.get(*key, until).is_none());
         }
         let kept = keys.iter().enumerate().filter_map(|(n, key)| Some((n, recent.get(*key, now)?)));
-        let kept: Vec<_> = kept.map(|(n, token)| (n.to_string(), token.user.id.clone())).collect();
+        let kept: Vec<_> =
+            kept.map(|(n, found)| (n.to_string(), found.token.user.id.clone())).collect();
         assert!(kept.len() <= PLACES && kept.iter().all(|(n, user)| n == user));
         assert!(recent.get(digester.digest("never"), now).is_none());
     }

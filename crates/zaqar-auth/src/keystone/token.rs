@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use zaqar_api::Identity;
+use zaqar_api::{Attributes, Identity};
 use zaqar_core::{ProjectId, Timestamp, iso8601};
 
 use crate::policy::Credentials;
@@ -106,12 +106,13 @@ impl Token {
     fn to_identity(&self) -> Result<Option<Arc<Identity>>, TokenError> {
         let Some(project) = &self.project else { return Ok(None) };
         let project = ProjectId::new(&project.id).map_err(|_| TokenError("a usable project id"))?;
+        let attributes = Arc::clone(self.credentials.attributes());
         Ok(Some(Arc::new(Identity {
+            attributes: Arc::new(Attributes::new(project.clone(), attributes)),
             project,
             user: self.user.id.clone(),
             roles: self.roles.clone(),
             expires: self.expires,
-            attributes: Arc::clone(self.credentials.attributes()),
             requests: None,
             token: None,
         })))

@@ -131,18 +131,18 @@ impl Validator {
         }
     }
 
-    /// A token whose validation is remembered. It may have expired. Nothing waits, and nobody is
-    /// asked.
-    pub fn remembered(&self, token: &str) -> Option<Arc<Token>> {
+    /// A token whose validation is remembered, and until when. It may have expired. Nothing waits,
+    /// and nobody is asked.
+    pub fn remembered(&self, token: &str) -> Option<(Arc<Token>, Instant)> {
         let cache = self.cache.as_ref()?;
         let key = self.digester.digest(token.trim());
-        if let Some(token) = self.recent.get(key, Instant::now()) {
-            return Some(token);
+        if let Some(Remembered { token, until }) = self.recent.get(key, Instant::now()) {
+            return Some((token, until));
         }
         // A look-up is ready at once; if it ever were not, the token would be validated as usual.
         let found = cache.get(&key).now_or_never()??;
         self.recent.put(key, found.clone());
-        Some(found.token)
+        Some((found.token, found.until))
     }
 
     async fn ask(&self, token: &str, allow_expired: bool) -> Result<Remembered, Failure> {

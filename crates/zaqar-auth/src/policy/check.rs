@@ -4,8 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use zaqar_core::ProjectId;
 
 use super::template::{Template, text_of};
+
+/// The attributes of a target that are its project.
+pub(super) const PROJECT_NAMES: [&str; 3] = ["project_id", "project", "tenant"];
 
 /// The scope of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,12 +115,20 @@ impl<'a> Target<'a> {
         Self(Attributes::Owned { project, queue })
     }
 
+    /// Whether it is of this project.
+    pub(super) fn is_of(&self, project: &ProjectId) -> bool {
+        match &self.0 {
+            Attributes::Owned { project: of, .. } => *of == project.as_str(),
+            Attributes::Any(_) => false,
+        }
+    }
+
     /// The text of an attribute.
     pub(super) fn text(&self, name: &str) -> Option<Cow<'_, str>> {
         match &self.0 {
             Attributes::Any(attributes) => attributes.get(name).map(text_of),
             Attributes::Owned { project, queue } => match name {
-                "project_id" | "project" | "tenant" => Some(Cow::Borrowed(project)),
+                _ if PROJECT_NAMES.contains(&name) => Some(Cow::Borrowed(project)),
                 _ => queue.filter(|(named, _)| *named == name).map(|(_, text)| text.into()),
             },
         }
@@ -245,6 +257,23 @@ impl Check {
                 find(&input.caller.attributes, path, &value)
             }
         }
+    }
+
+    /// The attributes of the target that this check itself looks at.
+    pub(super) fn target_attributes(&self) -> impl Iterator<Item = &str> {
+        let text = match self {
+            Self::Role(text)
+            | Self::Literal { value: text, .. }
+            | Self::Attribute { value: text, .. } => Some(text),
+            Self::Unsupported { value, .. } => value.as_ref(),
+            Self::True
+            | Self::False
+            | Self::Not(_)
+            | Self::And(_)
+            | Self::Or(_)
+            | Self::Rule(_) => None,
+        };
+        text.into_iter().flat_map(|text| text.0.attributes())
     }
 
     /// Calls `visit` for this check and everything in it.

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
+use zaqar_api::Attributes;
 
-use super::check::{Check, Credentials, Input, Scope, Target};
+use super::check::{Check, Credentials, Input, PROJECT_NAMES, Scope, Target};
 use super::defaults::{DEFAULTS, Default};
 use super::parse::{parse, parse_text};
 
@@ -22,12 +25,20 @@ pub struct Rules {
     /// The rule for a name that no rule has.
     default_rule: String,
     enforce_scope: bool,
+    /// No other rules have it, so that decisions of earlier ones are not taken for theirs.
+    version: u32,
 }
+
+/// The version of the next rules. It does not wrap around: rules are read once a second at most.
+static NEXT_VERSION: AtomicU32 = AtomicU32::new(1);
 
 #[derive(Debug, Clone)]
 struct Rule {
     check: Check,
     scopes: &'static [Scope],
+    /// What its decisions are remembered by, if they depend on nothing of the target but its
+    /// project.
+    number: Option<usize>,
 }
 
 impl Rule {
@@ -47,10 +58,11 @@ impl Hasher for NameHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            let mixed = (self.0 ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Less than a word is left, such as the byte that ends a text.
+        let (words, rest) = bytes.as_chunks();
+        let rest = rest.iter().fold(0, |rest, byte| rest << 8 | u64::from(*byte));
+        for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain([rest]) {
+            let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             self.0 = mixed ^ (mixed >> 32);
         }
     }
@@ -143,19 +155,37 @@ impl Rules {
         self.find(rule).is_some_and(|rule| self.decide(rule, target, caller))
     }
 
-    /// As [`Rules::allows`], with the target and the caller only where the rule looks at them. A
-    /// caller that is `None` is allowed everything.
+    /// As [`Rules::allows`], with the target and the caller only where the rule looks at them.
     pub fn allows_with<'a>(
         &self,
         rule: &str,
-        about: impl FnOnce() -> Option<(Target<'a>, Credentials)>,
+        about: impl FnOnce() -> (Target<'a>, Credentials),
     ) -> bool {
-        let found = self.find(rule);
-        if found.is_some_and(Rule::allows_everybody) {
+        let Some(rule) = self.find(rule) else { return false };
+        if rule.allows_everybody() {
             return true;
         }
-        let Some((target, caller)) = about() else { return true };
-        found.is_some_and(|rule| self.decide(rule, &target, &caller))
+        let (target, caller) = about();
+        self.decide(rule, &target, &caller)
+    }
+
+    /// As [`Rules::allows`], for the owner of a token. What depends on nothing of the target but
+    /// its project is decided once for the token's project, and remembered with the token.
+    pub fn allows_token(&self, rule: &str, target: &Target, caller: &Attributes) -> bool {
+        let Some(rule) = self.find(rule) else { return false };
+        if rule.allows_everybody() {
+            return true;
+        }
+        let number = rule.number.filter(|_| target.is_of(caller.project()));
+        let known = number.and_then(|number| caller.decision(self.version, number));
+        if let Some(is_allowed) = known {
+            return is_allowed;
+        }
+        let is_allowed = self.decide(rule, target, &Credentials::of(Arc::clone(caller.all())));
+        if let Some(number) = number {
+            caller.remember(self.version, number, is_allowed);
+        }
+        is_allowed
     }
 
     fn decide(&self, rule: &Rule, target: &Target, caller: &Credentials) -> bool {
@@ -246,13 +276,23 @@ impl Builder {
             let default = self.defaults.iter().find(|default| default.name == name);
             default.map_or(&[][..], |default| default.scopes)
         };
-        let rule = |(name, check): (String, Check)| {
-            let scopes = scopes(&name);
-            (name, Rule { check, scopes })
+        let rule = |(name, check): (&String, &Check)| {
+            let (check, scopes) = (check.clone(), scopes(name));
+            let number = self.number(name, &checks);
+            (name.clone(), Rule { check, scopes, number })
         };
-        let rules = checks.into_iter().map(rule).collect();
+        let rules = checks.iter().map(rule).collect();
+        let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
         let Self { default_rule, enforce_scope, .. } = self;
-        (Rules { rules, default_rule, enforce_scope }, problems)
+        (Rules { rules, default_rule, enforce_scope, version }, problems)
+    }
+
+    /// The number of a rule whose decisions depend on nothing of the target but its project.
+    fn number(&self, name: &str, checks: &HashMap<String, Check>) -> Option<usize> {
+        let number = self.defaults.iter().position(|default| default.name == name)?;
+        let is_remembered = number < Attributes::MAX_RULES
+            && depends_on_project_only(&checks[name], checks, &self.default_rule);
+        is_remembered.then_some(number)
     }
 
     /// The check of a rule that no file names, considering its deprecated name.
@@ -278,6 +318,36 @@ impl Builder {
         }
         check
     }
+}
+
+/// Whether a check, with the rules that it refers to, looks at nothing of the target but its
+/// project. The rules must not form a cycle.
+fn depends_on_project_only(
+    check: &Check,
+    checks: &HashMap<String, Check>,
+    default_rule: &str,
+) -> bool {
+    let mut does = true;
+    check.walk(&mut |part| {
+        does = does
+            && part.target_attributes().all(|name| PROJECT_NAMES.contains(&name))
+            && match part {
+                Check::Rule(name) => {
+                    let other = checks.get(name).or_else(|| checks.get(default_rule));
+                    other.is_none_or(|other| depends_on_project_only(other, checks, default_rule))
+                }
+                Check::True
+                | Check::False
+                | Check::Not(_)
+                | Check::And(_)
+                | Check::Or(_)
+                | Check::Role(_)
+                | Check::Literal { .. }
+                | Check::Attribute { .. }
+                | Check::Unsupported { .. } => true,
+            };
+    });
+    does
 }
 
 /// Finds undefined references, cycles and remote checks.

@@ -50,6 +50,14 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// The names of its attributes.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Attribute(name) => Some(name.as_str()),
+            Part::Text(_) => None,
+        })
+    }
+
     /// The text with those of its attributes; `None` where one is not there. One attribute alone is
     /// not copied.
     pub(super) fn fill<'a>(

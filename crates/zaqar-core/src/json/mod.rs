@@ -36,7 +36,7 @@ pub enum JsonError {
 /// # Errors
 /// The first violated rule.
 pub fn check(document: &[u8]) -> Result<&str, JsonError> {
-    let text = std::str::from_utf8(document).map_err(|_| JsonError::NotUtf8)?;
+    let text = simdutf8::basic::from_utf8(document).map_err(|_| JsonError::NotUtf8)?;
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0usize);
     while at < bytes.len() {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use zaqar_api::{
     Admission, Asked, AuthRequest, Authenticator, Context, DECLARATIONS, Error, Facts, Identity,
-    Layers, Policy, PushMessages, Quota, Rejection, Resource, Stage, TokenError,
+    Layers, Policy, PushMessages, Quota, Rejection, Remembered, Resource, Stage, TokenError,
 };
 use zaqar_core::{OperationLimit, ProjectId, Timestamp};
 use zaqar_storage_testkit::Memory;
@@ -141,9 +141,8 @@ async fn pushes_pass_the_stages_too() {
 /// Allows only one rule.
 struct OnlyLists;
 
-#[async_trait]
 impl Policy for OnlyLists {
-    async fn check(&self, _: &Context, rule: &'static str, _: &Facts<'_>) -> Result<(), Error> {
+    fn check(&self, _: &Context, rule: &'static str, _: &Facts<'_>) -> Result<(), Error> {
         if rule == "messages:get_all" { Ok(()) } else { Err(Error::Forbidden) }
     }
 }
@@ -211,7 +210,7 @@ impl Authenticator for OneToken {
         Ok(Arc::new(Identity::new(project, "u", roles, Timestamp::MAX)))
     }
 
-    fn remembered(&self, _: AuthRequest<'_>) -> Option<Arc<Identity>> {
+    fn remembered(&self, _: AuthRequest<'_>) -> Option<Remembered> {
         None
     }
 

@@ -100,14 +100,8 @@ impl Quota for Log {
     }
 }
 
-#[async_trait]
 impl Policy for Log {
-    async fn check(
-        &self,
-        context: &Context,
-        rule: &'static str,
-        facts: &Facts<'_>,
-    ) -> Result<(), Error> {
+    fn check(&self, context: &Context, rule: &'static str, facts: &Facts<'_>) -> Result<(), Error> {
         assert_eq!(Some(rule), facts.rule());
         self.add("policy", context, facts);
         Ok(())

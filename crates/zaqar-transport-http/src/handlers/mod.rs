@@ -11,13 +11,14 @@ mod quotas;
 mod subscriptions;
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Body;
-use zaqar_api::{Callable, Context, Ping, ReadHome, RequestId};
+use zaqar_api::{Callable, Context, LastToken, Ping, ReadHome, RequestId};
 use zaqar_core::{Holder, Permit};
 
 use crate::body::{Bound, RequestBody};
@@ -142,14 +143,15 @@ where
     let headers = Headers::read(&head.headers, claims);
     let id = RequestId::random();
     // A request from elsewhere than the server of this crate has no connection to charge.
-    let holder = match (&body as &dyn Any).downcast_ref::<ConnectionBody>() {
-        Some(body) => body.holder().clone(),
-        None => inner.api.memory().holder(),
+    let (holder, last_token) = match (&body as &dyn Any).downcast_ref::<ConnectionBody>() {
+        Some(body) => (body.holder().clone(), Some(Arc::clone(body.last_token()))),
+        None => (inner.api.memory().holder(), None),
     };
     let mut body = RequestBody::new(body);
     let is_repeatable = head.method.is_safe();
     let mut charge = Charge { holder, reserved: None, is_repeatable };
-    let asked = Asked { head: &head, headers: &headers, id };
+    let last_token = last_token.as_deref();
+    let asked = Asked { head: &head, headers: &headers, id, last_token };
     let outcome = answer(inner, &asked, &mut body, &mut charge).await;
     let outcome = outcome.and_then(|response| charge.response(response));
     let mut response = outcome.unwrap_or_else(HttpError::into_response);
@@ -186,6 +188,15 @@ struct Asked<'a> {
     head: &'a http::request::Parts,
     headers: &'a Headers<'a>,
     id: RequestId,
+    /// The token that its connection sent last.
+    last_token: Option<&'a LastToken>,
+}
+
+/// Whether a route exists as the server is configured.
+fn is_served(inner: &Inner, route: &Route<'_>) -> bool {
+    (inner.options.admin || !route.is_for_admins())
+        && (inner.api.has_pools() || !route.is_of_pooling())
+        && (inner.api.has_project_quotas() || !matches!(route, Route::Quotas(_)))
 }
 
 async fn answer<B>(
@@ -198,15 +209,10 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    let Asked { head, headers, id } = *asked;
+    let Asked { head, headers, id, last_token } = *asked;
     let path = route::decode(head.uri.path());
     let method = &head.method;
-    let served = |route: &Route<'_>| {
-        (inner.options.admin || !route.is_for_admins())
-            && (inner.api.has_pools() || !route.is_of_pooling())
-            && (inner.api.has_project_quotas() || !matches!(route, Route::Quotas(_)))
-    };
-    let found = Route::find(&path).filter(served);
+    let found = Route::find(&path).filter(|route| is_served(inner, route));
     let signed = request::signed(headers);
     // An unknown caller learns nothing, not even which resources exist.
     let token = match (inner.api.authenticator(), &signed, &found) {
@@ -221,7 +227,12 @@ where
             let keeps_token =
                 matches!(found, Some(Route::Subscriptions(..) | Route::Subscription(..)))
                     && matches!(*method, Method::POST | Method::PATCH);
-            Some(request::token(&inner.api, headers, (method, &path), keeps_token).await?)
+            let auth = request::auth(headers, (method, &path));
+            let identity = match inner.api.recognize(last_token, auth) {
+                Some(identity) => identity,
+                None => inner.api.authenticate(auth).await?,
+            };
+            Some(request::authenticated(identity, auth, keeps_token))
         }
     };
     let Some(route) = found else {

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use zaqar_api::{
     AuthRequest, Authentication, Authenticator, Context, Identity, Layers, ListMessages, QueueRef,
-    TokenError,
+    Remembered, TokenError,
 };
 use zaqar_core::{ClientId, Kind, ProjectId, QueueName, Timestamp};
 use zaqar_transport_ws::{Options, Server, ServerOptions, WsService};
@@ -31,7 +31,7 @@ impl Authenticator for Gate {
         Ok(Arc::new(Identity::new(project, "u", Vec::new(), Timestamp::MAX)))
     }
 
-    fn remembered(&self, _: AuthRequest<'_>) -> Option<Arc<Identity>> {
+    fn remembered(&self, _: AuthRequest<'_>) -> Option<Remembered> {
         None
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use zaqar_api::{
     Api, AuthRequest, Authentication, Authenticator, Context, Identity, Layers, QueueRef,
-    RequestLimit, Share, TokenError,
+    Remembered, RequestLimit, Share, TokenError,
 };
 use zaqar_core::{
     ClientId, Clock, Kind, ManualClock, ProjectId, QueueName, SystemClock, Timestamp,
@@ -40,7 +40,7 @@ impl Authenticator for TestAuthenticator {
         Ok(Arc::new(Identity { requests, ..identity }))
     }
 
-    fn remembered(&self, _: AuthRequest<'_>) -> Option<Arc<Identity>> {
+    fn remembered(&self, _: AuthRequest<'_>) -> Option<Remembered> {
         None
     }
 
