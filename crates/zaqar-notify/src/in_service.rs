@@ -13,6 +13,10 @@ use tokio::sync::Notify;
 use crate::deliveries::HeldTicket;
 use crate::row::SubscriptionKey;
 
+/// Tickets of one service, at most, besides those that keep its subscription: while it lasts, other
+/// servers may post any number of them.
+pub(crate) const MAX_TICKETS: usize = 32;
+
 /// Tells a service that there may be more rows.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceNews {
@@ -49,6 +53,16 @@ pub(crate) struct InService {
     served: Mutex<HashMap<SubscriptionKey, Served>>,
 }
 
+/// What a ticket leads to.
+#[derive(Debug)]
+pub(crate) enum Began {
+    /// A service must begin now, with this news.
+    Service(Arc<ServiceNews>),
+    /// The subscription is in service, and has got the news. These of its tickets are superfluous,
+    /// because it has later ones.
+    InService(Vec<HeldTicket>),
+}
+
 /// The tickets of a subscription whose service has ended.
 #[derive(Debug)]
 pub(crate) struct EndedService {
@@ -63,19 +77,22 @@ impl InService {
         self.served().len()
     }
 
-    /// Adds a ticket. Returns the news for a service that must begin now; `None` if the
-    /// subscription is in service, and gets the news.
-    pub(crate) fn begin(&self, held: HeldTicket) -> Option<Arc<ServiceNews>> {
+    /// Adds a ticket.
+    pub(crate) fn begin(&self, held: HeldTicket) -> Began {
         let mut served = self.served();
         let key = held.ticket.subscription.clone();
         if let Some(found) = served.get_mut(&key) {
-            found.tickets.push(held);
             found.news.set();
-            return None;
+            let superfluous = match found.tickets.len() > MAX_TICKETS {
+                true => found.tickets.extract_if(.., |one| !one.ticket.keeps).collect(),
+                false => Vec::new(),
+            };
+            found.tickets.push(held);
+            return Began::InService(superfluous);
         }
         let news = Arc::<ServiceNews>::default();
         served.insert(key, Served { tickets: vec![held], news: Arc::clone(&news) });
-        Some(news)
+        Began::Service(news)
     }
 
     /// Tells a subscription's service of rows that were added; `false` if it is not in service, so

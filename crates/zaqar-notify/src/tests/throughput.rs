@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use crate::in_service::MAX_TICKETS;
+use crate::row::Ticket;
 
 /// A scene whose workers count their calls to the store.
 struct Counted {
@@ -106,6 +108,28 @@ async fn a_subscription_in_service_needs_no_tickets() {
         assert_eq!(scene.tickets().await, tickets, "the service heard of the row");
     }
     assert_eq!(scene.count(&key.deliveries().unwrap()).await, 1, "the slow one is left");
+    running.stop().await;
+}
+
+/// Other servers post tickets for rows that they add; a service that never ends keeps few of them.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_does_not_end_keeps_few_tickets() {
+    const POSTED: usize = 300;
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    scene.script.hangs.lock().unwrap().push("\"slow\"".to_owned());
+    let running = scene.run();
+    scene.post("\"slow\"", 3600, 0).await;
+    scene.wait_for(1).await;
+    let others = Deliveries::new(Arc::clone(&scene.store) as _);
+    for _ in 0..POSTED {
+        let (now, subscription) = (scene.clock.now(), scene.subscription(id));
+        let ticket = Ticket { subscription, keeps: false };
+        others.schedule(&[ticket], now, now).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (tickets, most) = (scene.tickets().await, 2 + MAX_TICKETS);
+    assert!((2..=most).contains(&tickets), "{tickets} tickets of {POSTED}");
     running.stop().await;
 }
 
