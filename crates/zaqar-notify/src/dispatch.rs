@@ -211,13 +211,21 @@ impl Dispatcher {
             self.forget(&tickets);
         }
         let claims: Vec<_> = self.state().claims.keys().copied().collect();
+        let (mut renewed, mut outcome) = (HashMap::with_capacity(claims.len()), Ok(()));
         for (shard, claim) in claims {
             let now = self.context.parts.clock.now();
             // If a claim is lost, this server and the new holder both serve the subscription: each
             // row has its own claim.
-            self.context.deliveries.renew_tickets(shard, claim, now).await?;
+            match self.context.deliveries.renew_tickets(shard, claim, now).await {
+                Ok(until) => drop(renewed.insert((shard, claim), until.unwrap_or(now))),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
-        Ok(())
+        self.context.in_service.renewed(&renewed);
+        outcome
     }
 
     /// Waits until no subscription is in service.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use zaqar_core::{ClaimId, Timestamp};
 
 use crate::deliveries::HeldTicket;
 use crate::row::SubscriptionKey;
@@ -16,6 +17,10 @@ use crate::row::SubscriptionKey;
 /// Tickets of one service, at most, besides those that keep its subscription: while it lasts, other
 /// servers may post any number of them.
 pub(crate) const MAX_TICKETS: usize = 32;
+
+/// Seconds that a ticket's claim must last for it to be relied on: other servers' clocks may be
+/// ahead. Each renewal leaves more.
+const SURELY_HELD: u64 = 8;
 
 /// Tells a service that there may be more rows.
 #[derive(Debug, Default)]
@@ -95,11 +100,24 @@ impl InService {
         Began::Service(news)
     }
 
-    /// Tells a subscription's service of rows that were added; `false` if it is not in service, so
-    /// that it needs a ticket.
-    pub(crate) fn notify(&self, key: &SubscriptionKey) -> bool {
+    /// Tells a subscription's service of rows that were added; `false` if it needs a ticket: it is
+    /// not in service, or this server was stopped for so long that another one may have deleted the
+    /// service's own.
+    pub(crate) fn notify(&self, key: &SubscriptionKey, now: Timestamp) -> bool {
         let served = self.served();
-        served.get(key).inspect(|found| found.news.set()).is_some()
+        let Some(found) = served.get(key) else { return false };
+        found.news.set();
+        let surely = now.plus_secs(SURELY_HELD);
+        found.tickets.iter().any(|held| held.until >= surely)
+    }
+
+    /// Notes until when the claims of tickets last.
+    pub(crate) fn renewed(&self, claims: &HashMap<(usize, ClaimId), Timestamp>) {
+        for held in self.served().values_mut().flat_map(|found| &mut found.tickets) {
+            if let Some(until) = claims.get(&(held.shard, held.claim)) {
+                held.until = *until;
+            }
+        }
     }
 
     /// Ends a service; `None` if news came and `looks_again`: then it must look once more.

@@ -133,6 +133,29 @@ async fn a_service_that_does_not_end_keeps_few_tickets() {
     running.stop().await;
 }
 
+/// A server that was stopped for long may have lost its tickets: another one has served the
+/// subscription and deleted them. Rows that it adds then need one, lest it dies.
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_tickets_may_be_lost_is_not_relied_on() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    let shard = scene.subscription(id).shard();
+    scene.script.hangs.lock().unwrap().push("\"slow\"".to_owned());
+    let running = scene.run();
+    scene.post("\"slow\"", 3600, 0).await;
+    scene.wait_for(1).await;
+    assert_eq!(scene.tickets().await, 2, "one keeps the subscription, and one is held");
+    scene.clock.advance(Duration::from_secs(25));
+    let (other, now) = (Deliveries::new(Arc::clone(&scene.store) as _), scene.clock.now());
+    let lost = other.take_tickets(shard, 10, now).await.unwrap();
+    assert_eq!(lost.len(), 1);
+    other.delete_tickets(&lost, now).await.unwrap();
+    scene.post("1", 3600, 0).await;
+    scene.wait_for(1).await;
+    assert_eq!(scene.tickets().await, 2, "the new row has a ticket");
+    running.stop().await;
+}
+
 /// A message that the filter excludes is dropped only by what the filter says after its post.
 #[tokio::test]
 async fn a_change_of_the_filter_counts_for_what_is_posted_after_it() {
