@@ -156,6 +156,25 @@ async fn a_service_whose_tickets_may_be_lost_is_not_relied_on() {
     running.stop().await;
 }
 
+/// Look-ups of due queues wait for the slowest pool. A queue that is known to have subscribers does
+/// not.
+#[tokio::test(start_paused = true)]
+async fn news_of_a_known_queue_waits_for_no_look_up() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    let running = scene.run();
+    scene.post("0", 3600, 0).await;
+    scene.wait_for(1).await;
+    scene.store.set_silent(true);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for at in 1..5 {
+        scene.post(&at.to_string(), 3600, 0).await;
+        scene.wait_for(1).await;
+    }
+    scene.store.set_silent(false);
+    running.stop().await;
+}
+
 /// A message that the filter excludes is dropped only by what the filter says after its post.
 #[tokio::test]
 async fn a_change_of_the_filter_counts_for_what_is_posted_after_it() {

@@ -39,6 +39,7 @@ pub struct Memory {
     fault: Option<Fault>,
     is_shut_down: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
+    is_silent: Arc<AtomicBool>,
     calls_left: Option<Arc<AtomicI64>>,
     is_immovable: bool,
     state: Arc<Mutex<State>>,
@@ -95,6 +96,12 @@ impl Memory {
     /// Makes every call fail with [`Error::Unavailable`], on all handles, until it is reset.
     pub fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::Release);
+    }
+
+    /// Lets look-ups of due queues never be answered, on all handles, until it is reset: those that
+    /// have begun stay without an answer.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Release);
     }
 
     /// Deletes everything, as if the store was restarted empty.
