@@ -453,7 +453,7 @@ impl Writer<'_> {
 mod tests {
     use rusqlite::Error::SqliteFailure;
     use rusqlite::ffi;
-    use zaqar_core::storage::{Claims, Heads, Messages, Upkeep};
+    use zaqar_core::storage::{Claims, Heads, Messages};
 
     use crate::testing::{batch, generation, hold, key, request, store, time};
     use crate::{Embedded, Options};
@@ -483,7 +483,7 @@ mod tests {
         failed.unwrap_err();
         one.unwrap();
         two.unwrap();
-        while store.sweep(now, 100).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, now, 100).await;
         let stats = store.stats(&key("q"), now).await.unwrap().unwrap();
         assert_eq!((stats.free, stats.claimed), (3, 0));
         assert_eq!(store.generation(&key("q")).await.unwrap(), Some(generation()));
