@@ -164,7 +164,9 @@ fn put_away(store: &Path) -> io::Result<()> {
     let is_free = |suffix: &String| !files.iter().any(|path| with_suffix(path, suffix).exists());
     let suffix = std::iter::once(".replaced".to_owned()).chain(numbered).find(is_free);
     let suffix = suffix.unwrap_or_default();
-    for path in &files {
+    // The lock has made an empty file where there was none.
+    let has_content = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.len() > 0);
+    for path in files.iter().filter(has_content) {
         fs::rename(path, with_suffix(path, &suffix)).or_else(passed_over)?;
     }
     Ok(())

@@ -324,6 +324,7 @@ async fn a_log_of_a_lost_file_is_put_away_by_a_restore() {
     let restored = zaqar_storage_embedded::restore(&copy, two.path(), false).unwrap();
     assert_eq!(restored.messages, 100);
     assert!(two.path().join("zaqar.db-wal.replaced").exists());
+    assert!(!two.path().join("zaqar.db.replaced").exists());
     let after = open(two.path());
     assert_eq!(all(&after, "q").await, ids);
     assert_eq!(after.generation(&key("other")).await.unwrap(), None);
