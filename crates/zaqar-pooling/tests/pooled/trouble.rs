@@ -99,6 +99,9 @@ async fn a_pool_that_does_not_answer_delays_look_ups_once() {
     assert!((5.0..5.1).contains(&seconds().await), "it is not known");
     for _ in 0..5 {
         assert!(seconds().await < 0.5, "it is known");
+        let start = tokio::time::Instant::now();
+        pooled.volume().await.unwrap();
+        assert!(start.elapsed() < Duration::from_millis(500), "health checks are as quick");
     }
     deployment.places.memory("memory:a").set_silent(false);
     assert!(seconds().await < 0.1);

@@ -98,8 +98,8 @@ impl Memory {
         self.is_away.store(is_away, Ordering::Release);
     }
 
-    /// Lets look-ups of due queues never be answered, on all handles, until it is reset: those that
-    /// have begun stay without an answer.
+    /// Lets look-ups of due queues and of the volume never be answered, on all handles, until it is
+    /// reset: those that have begun stay without an answer.
     pub fn set_silent(&self, is_silent: bool) {
         self.is_silent.store(is_silent, Ordering::Release);
     }
@@ -109,6 +109,12 @@ impl Memory {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = std::mem::take(&mut state.listeners);
         *state = State { listeners, ..State::default() };
+    }
+
+    async fn answer(&self) {
+        if self.is_silent.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn has(&self, fault: Fault) -> bool {

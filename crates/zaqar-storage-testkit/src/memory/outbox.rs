@@ -1,7 +1,5 @@
 //! The outbox.
 
-use std::sync::atomic::Ordering;
-
 use async_trait::async_trait;
 use zaqar_core::storage::{
     DueQueue, Error, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage,
@@ -15,9 +13,7 @@ use super::{Fault, Memory};
 #[async_trait]
 impl Outbox for Memory {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
-        if self.is_silent.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
-        }
+        self.answer().await;
         let state = self.state()?;
         let heads = state.heads.iter().filter(|(_, head)| head.frozen.is_none());
         let due = heads.filter_map(|(key, head)| {
