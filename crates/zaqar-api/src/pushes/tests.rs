@@ -255,7 +255,7 @@ async fn subscriptions_end_with_their_server() {
     subscribe(&here, &listener, "q").await;
     // It is as if it stood still: the clock goes on, it does not.
     world.clock.advance(Duration::from_secs(15));
-    while world.store.sweep(world.clock.now(), 100).await.unwrap().more {}
+    zaqar_storage_testkit::sweep(&*world.store, world.clock.now(), 100).await;
     assert_eq!(listed(&there, "q").await, 0);
     assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "it wakes up and sees");
     let (listener, mut pushes) = here.open_pushes(10);
