@@ -146,6 +146,24 @@ def test_on_a_full_disk_deletion_works(faults):
         assert len(disk.lines("the disk has space again")) == 1
 
 
+def test_a_server_starts_on_a_full_disk(faults):
+    """It needs some space to start, which was reserved: otherwise nobody could delete anything."""
+    disk = faults()
+    with Api(disk.server.url) as api:
+        ids = [api.post("q", "x" * 10_000)[0] for _ in range(30)]
+        disk.server.kill()
+        used = sum(file.stat().st_size for file in disk.server.data.iterdir())
+        # The lock file is written in its own place.
+        disk.set(f"space {used + 200}")
+        disk.server.start()
+        assert disk.lines("the reserve is used to open the store")
+        for id in ids[:20]:
+            assert api.call("DELETE", f"/v2/queues/q/messages/{id}").status_code == 204
+        disk.set()
+        wait_until(lambda: post(api) == 201, "posts are accepted")
+        assert len(api.bodies("q")) >= 10
+
+
 def test_a_lock_of_another_process_is_named(faults):
     disk = faults()
     with Api(disk.server.url) as api:

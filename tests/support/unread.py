@@ -33,7 +33,9 @@ def open_websocket(port: int) -> socket.socket:
     )
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
-        answer += client.recv(1)
+        received = client.recv(1)
+        assert received, f"the connection was closed: {answer!r}"
+        answer += received
     assert answer.startswith(b"HTTP/1.1 101"), answer
     return client
 

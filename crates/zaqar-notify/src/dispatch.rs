@@ -10,7 +10,7 @@ use zaqar_core::{ClaimId, Timestamp};
 
 use crate::context::Context;
 use crate::deliveries::{HeldTicket, IDLE_CHECK};
-use crate::in_service::ServiceNews;
+use crate::in_service::{Began, ServiceNews};
 use crate::row::{SHARDS, SubscriptionKey, Ticket};
 use crate::serve::{Next, serve};
 
@@ -86,11 +86,24 @@ impl Dispatcher {
     /// more.
     async fn begin(self: &Arc<Self>, held: HeldTicket) {
         let key = held.ticket.subscription.clone();
-        let Some(news) = self.context.in_service.begin(held) else { return };
+        let news = match self.context.in_service.begin(held) {
+            Began::Service(news) => news,
+            Began::InService(superfluous) => return self.drop_superfluous(&superfluous).await,
+        };
         let this = Arc::clone(self);
         let mut serving = self.serving.lock().await;
         while serving.try_join_next().is_some() {}
         serving.spawn(async move { this.serve(&key, &news).await });
+    }
+
+    /// Deletes tickets of a service that has later ones.
+    async fn drop_superfluous(&self, tickets: &[HeldTicket]) {
+        let now = self.context.parts.clock.now();
+        if let Err(error) = self.context.deliveries.delete_tickets(tickets, now).await {
+            // They are taken once more when their claims have expired.
+            self.context.log_failure("tickets", &error);
+        }
+        self.forget(tickets);
     }
 
     async fn serve(&self, key: &SubscriptionKey, news: &ServiceNews) {
@@ -198,13 +211,21 @@ impl Dispatcher {
             self.forget(&tickets);
         }
         let claims: Vec<_> = self.state().claims.keys().copied().collect();
+        let (mut renewed, mut outcome) = (HashMap::with_capacity(claims.len()), Ok(()));
         for (shard, claim) in claims {
             let now = self.context.parts.clock.now();
             // If a claim is lost, this server and the new holder both serve the subscription: each
             // row has its own claim.
-            self.context.deliveries.renew_tickets(shard, claim, now).await?;
+            match self.context.deliveries.renew_tickets(shard, claim, now).await {
+                Ok(until) => drop(renewed.insert((shard, claim), until.unwrap_or(now))),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
-        Ok(())
+        self.context.in_service.renewed(&renewed);
+        outcome
     }
 
     /// Waits until no subscription is in service.

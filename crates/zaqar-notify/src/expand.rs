@@ -229,7 +229,7 @@ impl Group {
             let subscription = SubscriptionKey { queue: key.clone(), id: *id };
             let delays: BTreeSet<_> = self.of(*id).map(|row| row.delay(now)).collect();
             for delay in delays {
-                if delay > 0 || !context.in_service.notify(&subscription) {
+                if delay > 0 || !context.in_service.notify(&subscription, now) {
                     let ticket = Ticket { subscription: subscription.clone(), keeps: false };
                     tickets.push((ticket, now.plus_secs(delay)));
                 }

@@ -9,9 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use zaqar_core::{ClaimId, Timestamp};
 
 use crate::deliveries::HeldTicket;
 use crate::row::SubscriptionKey;
+
+/// Tickets of one service, at most, besides those that keep its subscription: while it lasts, other
+/// servers may post any number of them.
+pub(crate) const MAX_TICKETS: usize = 32;
+
+/// Seconds that a ticket's claim must last for it to be relied on: other servers' clocks may be
+/// ahead. Each renewal leaves more.
+const SURELY_HELD: u64 = 8;
 
 /// Tells a service that there may be more rows.
 #[derive(Debug, Default)]
@@ -49,6 +58,16 @@ pub(crate) struct InService {
     served: Mutex<HashMap<SubscriptionKey, Served>>,
 }
 
+/// What a ticket leads to.
+#[derive(Debug)]
+pub(crate) enum Began {
+    /// A service must begin now, with this news.
+    Service(Arc<ServiceNews>),
+    /// The subscription is in service, and has got the news. These of its tickets are superfluous,
+    /// because it has later ones.
+    InService(Vec<HeldTicket>),
+}
+
 /// The tickets of a subscription whose service has ended.
 #[derive(Debug)]
 pub(crate) struct EndedService {
@@ -63,26 +82,42 @@ impl InService {
         self.served().len()
     }
 
-    /// Adds a ticket. Returns the news for a service that must begin now; `None` if the
-    /// subscription is in service, and gets the news.
-    pub(crate) fn begin(&self, held: HeldTicket) -> Option<Arc<ServiceNews>> {
+    /// Adds a ticket.
+    pub(crate) fn begin(&self, held: HeldTicket) -> Began {
         let mut served = self.served();
         let key = held.ticket.subscription.clone();
         if let Some(found) = served.get_mut(&key) {
-            found.tickets.push(held);
             found.news.set();
-            return None;
+            let superfluous = match found.tickets.len() > MAX_TICKETS {
+                true => found.tickets.extract_if(.., |one| !one.ticket.keeps).collect(),
+                false => Vec::new(),
+            };
+            found.tickets.push(held);
+            return Began::InService(superfluous);
         }
         let news = Arc::<ServiceNews>::default();
         served.insert(key, Served { tickets: vec![held], news: Arc::clone(&news) });
-        Some(news)
+        Began::Service(news)
     }
 
-    /// Tells a subscription's service of rows that were added; `false` if it is not in service, so
-    /// that it needs a ticket.
-    pub(crate) fn notify(&self, key: &SubscriptionKey) -> bool {
+    /// Tells a subscription's service of rows that were added; `false` if it needs a ticket: it is
+    /// not in service, or this server was stopped for so long that another one may have deleted the
+    /// service's own.
+    pub(crate) fn notify(&self, key: &SubscriptionKey, now: Timestamp) -> bool {
         let served = self.served();
-        served.get(key).inspect(|found| found.news.set()).is_some()
+        let Some(found) = served.get(key) else { return false };
+        found.news.set();
+        let surely = now.plus_secs(SURELY_HELD);
+        found.tickets.iter().any(|held| held.until >= surely)
+    }
+
+    /// Notes until when the claims of tickets last.
+    pub(crate) fn renewed(&self, claims: &HashMap<(usize, ClaimId), Timestamp>) {
+        for held in self.served().values_mut().flat_map(|found| &mut found.tickets) {
+            if let Some(until) = claims.get(&(held.shard, held.claim)) {
+                held.until = *until;
+            }
+        }
     }
 
     /// Ends a service; `None` if news came and `looks_again`: then it must look once more.

@@ -113,7 +113,7 @@ pub(crate) async fn step(
     let rows: Vec<_> = page.iter().map(|kept| (kept.row.clone(), now)).collect();
     context.deliveries.add(key, &rows, now).await?;
     // The subscription is in service: this is one of its rows.
-    context.in_service.notify(key);
+    context.in_service.notify(key, now);
     let ids: Vec<_> = page.iter().map(|kept| kept.id).collect();
     context.deliveries.drop_kept(key, &ids, now).await?;
     wait(context, lease).await

@@ -96,7 +96,6 @@ pub(crate) async fn serve(
         tasks: JoinSet::new(),
         sending: 0,
         ended: Vec::new(),
-        is_deleting: false,
         looks: true,
         takes: FIRST_TAKEN,
         waits_since: None,
@@ -123,8 +122,6 @@ struct Service<'a> {
     sending: usize,
     /// Rows to delete.
     ended: Vec<EndedRow>,
-    /// Whether a deletion is under way.
-    is_deleting: bool,
     /// Whether there may be rows that are due.
     looks: bool,
     /// Rows that the next step takes, at most: more while every step finds all that it may take.
@@ -379,10 +376,11 @@ impl Service<'_> {
 
     /// Deletes all rows that have ended, unless a deletion is under way: then the next one does.
     fn start_deletion(&mut self) {
-        if self.is_deleting || self.ended.is_empty() {
+        // Every other task is a request.
+        let is_deleting = self.tasks.len() > self.sending;
+        if is_deleting || self.ended.is_empty() {
             return;
         }
-        self.is_deleting = true;
         let (context, key) = (Arc::clone(self.context), self.key.clone());
         let rows = std::mem::take(&mut self.ended);
         self.tasks.spawn(async move {
@@ -393,10 +391,7 @@ impl Service<'_> {
 
     fn note(&mut self, done: Result<Done, JoinError>) -> Result<(), Error> {
         let report = match done.map_err(Error::failed)? {
-            Done::Deleted(deleted) => {
-                self.is_deleting = false;
-                return deleted;
-            }
+            Done::Deleted(deleted) => return deleted,
             Done::Sent(report) => {
                 self.sending -= 1;
                 report?

@@ -80,6 +80,7 @@ struct Shared {
 #[derive(Default)]
 struct Wake {
     outbox: Notify,
+    queues: Notify,
     schedule: Notify,
     news: Mutex<PendingNews>,
 }
@@ -335,10 +336,11 @@ impl Shared {
                 let is_subscribed = news.subscribed.contains(&key);
                 if is_subscribed && news.queues.len() < REMEMBERED {
                     news.queues.insert(key);
+                    self.wake.queues.notify_one();
                 } else {
                     news.others = true;
+                    self.wake.outbox.notify_one();
                 }
-                self.wake.outbox.notify_one();
             }
             Kind::Internal => {
                 if let Some(shard) = shard_of(&key) {
@@ -349,20 +351,33 @@ impl Shared {
         }
     }
 
-    /// Expands due entries, on news and every [`Options::poll_outbox`], until `shutdown`; then it
-    /// finishes what it has begun.
+    /// Expands due entries until `shutdown`; then it finishes what it has begun. Queues with news
+    /// do not wait for a look-up: a pool that does not answer delays it.
     async fn expand_outbox(&self, shutdown: &CancellationToken) {
+        tokio::join!(self.expand_news(shutdown), self.look_up_entries(shutdown));
+    }
+
+    /// Expands queues with subscribers that have news.
+    async fn expand_news(&self, shutdown: &CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let queues = std::mem::take(&mut self.wake.news().queues);
+            if queues.is_empty() {
+                tokio::select! {
+                    () = self.wake.queues.notified() => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+            self.expand(queues.into_iter().collect()).await;
+        }
+    }
+
+    /// Looks up due entries on news of other queues, and every [`Options::poll_outbox`].
+    async fn look_up_entries(&self, shutdown: &CancellationToken) {
         let poll = self.context.options.poll_outbox;
         let mut pause = PAUSES[0];
         let mut looked = None::<tokio::time::Instant>;
         while !shutdown.is_cancelled() {
-            let (queues, others) = {
-                let mut news = self.wake.news();
-                (std::mem::take(&mut news.queues), news.others)
-            };
-            let had_queues = !queues.is_empty();
-            self.expand(queues.into_iter().collect()).await;
-            let wait = if others { pause } else { poll };
+            let wait = if self.wake.news().others { pause } else { poll };
             let since = looked.map_or(wait, |at| at.elapsed());
             if since >= wait {
                 self.wake.news().others = false;
@@ -371,7 +386,7 @@ impl Shared {
                 pause = if found > 0 { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
                 // There may be more than one look-up returns.
                 self.wake.news().others |= found > 0;
-            } else if !had_queues {
+            } else {
                 let news = self.wake.outbox.notified();
                 tokio::select! {
                     _ = tokio::time::timeout(wait - since, news) => {}

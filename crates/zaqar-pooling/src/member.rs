@@ -143,6 +143,11 @@ impl Member {
         Some(PoolStatus { name, store, problem })
     }
 
+    /// Whether the last operation on the pool as a whole has failed.
+    pub(crate) fn has_problem(&self) -> bool {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Records and logs the result of an operation on the pool as a whole.
     pub(crate) fn note<T>(&self, outcome: &Result<T, Error>) {
         let problem = outcome.as_ref().err().map(with_source);

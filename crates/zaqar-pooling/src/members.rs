@@ -18,6 +18,8 @@ use crate::place::Place;
 
 /// The shortest pause between reads of the registry for unknown pools.
 const REFRESH_AT_MOST: Duration = Duration::from_millis(500);
+/// How long work for all pools waits for one that has a problem.
+const BRIEFLY: Duration = Duration::from_millis(200);
 
 pub(crate) type MemberMap = Arc<BTreeMap<Place, Arc<Member>>>;
 
@@ -160,7 +162,28 @@ impl Members {
             .values()
             .filter_map(|member| Some((Arc::clone(member), ask(member.if_open()?))))
             .collect();
-        self.answers(open).await
+        self.answers(open, |_| self.answer_timeout).await
+    }
+
+    /// Like [`Self::ask`], but waits only briefly for a pool that has a problem, so that it does
+    /// not delay what is done again and again. Pings find out when it answers again.
+    pub(crate) async fn ask_briefly<T, F>(
+        &self,
+        ask: impl Fn(Arc<dyn MessageStore>) -> F,
+    ) -> Result<Vec<(Arc<Member>, T)>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let members = self.all();
+        let open: Vec<_> = members
+            .values()
+            .filter_map(|member| Some((Arc::clone(member), ask(member.if_open()?))))
+            .collect();
+        let limit = |member: &Member| {
+            let limit = self.answer_timeout;
+            if member.has_problem() { limit.min(BRIEFLY) } else { limit }
+        };
+        self.answers(open, limit).await
     }
 
     /// Like [`Self::ask`], but waits for pools that are being opened.
@@ -176,22 +199,24 @@ impl Members {
             let answer = async move { ask(member.store().await?).await };
             (Arc::clone(member), answer)
         });
-        self.answers(asking.collect()).await
+        self.answers(asking.collect(), |_| self.answer_timeout).await
     }
 
     async fn answers<T, F>(
         &self,
         asking: Vec<(Arc<Member>, F)>,
+        limit: impl Fn(&Member) -> Duration,
     ) -> Result<Vec<(Arc<Member>, T)>, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
+        let limit = &limit;
         let asking = asking.into_iter().map(|(member, answer)| async move {
             if member.place == Place::Configured {
                 return (member, answer.await);
             }
-            let limit = self.answer_timeout;
-            let late = || Error::unavailable(format!("no answer in {} s", limit.as_secs()));
+            let limit = limit(&member);
+            let late = || Error::unavailable(format!("no answer in {} ms", limit.as_millis()));
             let answer = tokio::time::timeout(limit, answer).await;
             (member, answer.unwrap_or_else(|_| Err(late())))
         });

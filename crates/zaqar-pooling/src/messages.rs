@@ -1,9 +1,11 @@
 //! Messages: each call goes to the store that has the queue.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
-    PopQuery, Stats, Volume,
+    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, MessageStore,
+    Messages, PopPage, PopQuery, Stats, Volume,
 };
 use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
 
@@ -97,7 +99,8 @@ impl Messages for Pooled {
     }
 
     async fn volume(&self) -> Result<Option<Volume>, Error> {
-        let volumes = self.members.ask(|store| async move { store.volume().await }).await?;
+        let ask = |store: Arc<dyn MessageStore>| async move { store.volume().await };
+        let volumes = self.members.ask_briefly(ask).await?;
         let known = volumes.into_iter().filter_map(|(_, volume)| volume);
         Ok(known.reduce(|all, one| Volume {
             claimed: all.claimed + one.claimed,

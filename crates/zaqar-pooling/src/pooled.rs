@@ -448,7 +448,8 @@ impl Upkeep for Pooled {
         self.mover.resume_in_background(now);
         // The budget is of all pools together.
         let share = budget.div_ceil(self.members.all().len().max(1));
-        let swept = self.members.ask(|store| async move { store.sweep(now, share).await }).await?;
+        let swept =
+            self.members.ask_briefly(|store| async move { store.sweep(now, share).await }).await?;
         Ok(swept.into_iter().fold(Swept::default(), |all, (_, one)| Swept {
             done: all.done + one.done,
             more: all.more || one.more,

@@ -1,9 +1,12 @@
 //! Subscriptions, the leases that they depend on, and the outbox.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, DueQueue, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
-    RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange, Subscriptions,
+    Changed, DueQueue, Error, Guarded, LeaseRequest, Leases, MessageStore, NewSubscription, Outbox,
+    OutboxEntry, RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange,
+    Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
@@ -129,8 +132,8 @@ impl Leases for Pooled {
 impl Outbox for Pooled {
     /// Those of all pools, by the time since which they are due.
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
-        let due =
-            self.members.ask(|store| async move { store.due_queues(limit, now).await }).await?;
+        let ask = |store: Arc<dyn MessageStore>| async move { store.due_queues(limit, now).await };
+        let due = self.members.ask_briefly(ask).await?;
         let mut merged: Vec<_> = due.into_iter().flat_map(|(_, queues)| queues).collect();
         // Stable: a store knows the order of what is due since the same time.
         merged.sort_by_key(|due| due.since);

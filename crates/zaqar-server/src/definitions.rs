@@ -162,7 +162,11 @@ pub(crate) async fn export(export: &Export, settings: &Settings) -> Result<Strin
     let mut done = done.await;
     if let (Some(partial), Some(file)) = (&partial, &export.file) {
         done = match done {
-            Ok(counts) => fs::rename(partial, file).map(|()| counts).map_err(Into::into),
+            Ok(counts) => File::open(partial)
+                .and_then(|written| written.sync_all())
+                .and_then(|()| fs::rename(partial, file))
+                .map(|()| counts)
+                .map_err(Into::into),
             Err(error) => {
                 // The error says more than one of the removal would.
                 let _ = fs::remove_file(partial);

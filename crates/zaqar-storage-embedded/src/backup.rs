@@ -61,8 +61,8 @@ pub fn back_up(store: &Path, target: &Path) -> Result<Checked, Error> {
 }
 
 /// Restores a copy into a directory without a store or, with `replace`, in place of the store
-/// there, whose files are kept with the suffix `.replaced`, or `.replaced-2` and so on. The store
-/// must not be open.
+/// there. What is there of a store is kept with the suffix `.replaced`, or `.replaced-2` and so on.
+/// The store must not be open.
 ///
 /// # Errors
 /// [`Error::InUse`]; [`Error::Exists`] if there is a store and `replace` is off;
@@ -77,11 +77,16 @@ pub fn restore(copy: &Path, store: &Path, replace: bool) -> Result<Checked, Erro
     }
     let _owner = directory::acquire(store, &target)?;
     let failed = |source: io::Error| Error::Copy { path: target.clone(), source: source.into() };
-    let partial = with_suffix(&target, ".partial");
+    let partial = schema::partial(store);
     directory::private(&partial).map_err(failed)?;
-    fs::copy(copy, &partial)
-        .and_then(|_| File::open(&partial)?.sync_all())
-        .and_then(|()| if has_store { put_away(store) } else { Ok(()) })
+    let copied = fs::copy(copy, &partial).and_then(|_| File::open(&partial)?.sync_all());
+    if copied.is_err() {
+        // Nothing has changed. A failure to remove it must not hide the first error.
+        let _ = fs::remove_file(&partial);
+    }
+    // Also the log of a file that is gone: SQLite would apply it to the copy.
+    copied
+        .and_then(|()| put_away(store))
         .and_then(|()| fs::rename(&partial, &target))
         .and_then(|()| directory::sync(store))
         .map_err(failed)?;
@@ -159,7 +164,9 @@ fn put_away(store: &Path) -> io::Result<()> {
     let is_free = |suffix: &String| !files.iter().any(|path| with_suffix(path, suffix).exists());
     let suffix = std::iter::once(".replaced".to_owned()).chain(numbered).find(is_free);
     let suffix = suffix.unwrap_or_default();
-    for path in &files {
+    // The lock has made an empty file where there was none.
+    let has_content = |path: &&PathBuf| path.metadata().is_ok_and(|found| found.len() > 0);
+    for path in files.iter().filter(has_content) {
         fs::rename(path, with_suffix(path, &suffix)).or_else(passed_over)?;
     }
     Ok(())

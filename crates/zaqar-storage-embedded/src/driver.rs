@@ -66,27 +66,29 @@ impl Embedded {
     pub fn open(options: Options) -> Result<Self, Error> {
         let mut owner = directory::acquire(&options.path, &schema::file(&options.path))?;
         let recovered_bytes = recovery::check(&options, owner.is_same_boot)?;
-        let mut conn = schema::open_writer(&options, |conn| {
-            recovery::make_durable(conn, &options, recovered_bytes)
-        })?;
-        directory::sync(&options.path)
-            .map_err(|source| Error::Create { path: options.path.clone(), source })?;
+        let reserve = Reserve::new(&options.path, options.reserve);
+        let (mut conn, start) = match open_writer(&options, recovered_bytes) {
+            // A store that is not open lets nobody delete anything.
+            Err(error) if error.is_full() && reserve.is_allocated() => {
+                tracing::warn!("the disk is full: the reserve is used to open the store");
+                let path = options.path.clone();
+                reserve.release().map_err(|source| Error::Create { path, source })?;
+                open_writer(&options, recovered_bytes)?
+            }
+            opened => opened?,
+        };
         let failed = |source: rusqlite::Error| Error::Open {
             path: schema::file(&options.path),
             source: source.into(),
         };
-        expiry_rows::index(&conn).map_err(failed)?;
-        let start = Start::read(&conn).map_err(failed)?;
         let identity = FileIdentity::of(schema::file(&options.path)).map_err(|source| {
             Error::Open { path: schema::file(&options.path), source: source.into() }
         })?;
-        recovery::set_mark(&conn, options.sync).map_err(failed)?;
         owner.opened().map_err(|source| Error::Lock { path: options.path.join("lock"), source })?;
         let deadlines = Arc::new(Deadlines::default());
         deadlines.advance(start.seen);
         let page_size = schema::page_size(&conn).map_err(failed)?;
         let health = Arc::new(Health::new(schema::file(&options.path), page_size));
-        let reserve = Reserve::new(&options.path, options.reserve);
         if let Err(error) = reserve.allocate() {
             tracing::warn!(%error, "the reserve cannot be allocated");
             health.disk_full();
@@ -334,6 +336,24 @@ impl Drop for Inner {
     }
 }
 
+/// Opens the file for its writer, completes what a process that died has left, and marks the store
+/// as open.
+fn open_writer(options: &Options, recovered_bytes: u64) -> Result<(Connection, Start), Error> {
+    let conn = schema::open_writer(options, |conn| {
+        recovery::make_durable(conn, options, recovered_bytes)
+    })?;
+    directory::sync(&options.path)
+        .map_err(|source| Error::Create { path: options.path.clone(), source })?;
+    let failed = |source: rusqlite::Error| Error::Open {
+        path: schema::file(&options.path),
+        source: source.into(),
+    };
+    expiry_rows::index(&conn).map_err(failed)?;
+    let start = Start::read(&conn).map_err(failed)?;
+    recovery::set_mark(&conn, options.sync).map_err(failed)?;
+    Ok((conn, start))
+}
+
 fn start_helpers(
     options: &Options,
     writer: &mut Connection,
@@ -514,7 +534,7 @@ mod tests {
         assert_eq!((small.free, small.claimed), (3, 0), "claimed messages live longer");
         assert_eq!((large.free, large.claimed), (5000, 0));
         assert_eq!(setting(&store, "SELECT total_changes()").await, before);
-        while store.sweep(time(400), 500).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, time(400), 500).await;
         assert_eq!(store.stats(&key("small"), time(400)).await.unwrap().unwrap().free, 3);
         assert_eq!(store.stats(&key("large"), time(400)).await.unwrap().unwrap().free, 5000);
         assert_eq!(store.stats(&key("other"), time(400)).await.unwrap().unwrap().free, 0);

@@ -116,6 +116,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether a store cannot be opened because its disk is full.
+    pub(crate) fn is_full(&self) -> bool {
+        let Self::Open { source, .. } = self else { return false };
+        source.downcast_ref().is_some_and(|error| kind_of(error) == ErrorKind::Full)
+    }
+}
+
 /// The result of statements.
 pub(crate) type Sql<T> = rusqlite::Result<T>;
 

@@ -82,7 +82,12 @@ pub(crate) fn check(options: &Options, is_same_boot: bool) -> Result<u64, Error>
     let file_bytes = size(&file).map_err(failed)?;
     let log = read_log(&path).map_err(failed)?;
     let lost = if file_bytes == 0 {
-        (log.bytes > 0).then_some("the file is missing or empty, and its log is not")
+        if log.bytes > 0 {
+            Some("the file is missing or empty, and its log is not")
+        } else {
+            let is_partial = schema::partial(&options.path).exists();
+            is_partial.then_some("the file is missing or empty, and a restore was interrupted")
+        }
     } else {
         let index = if is_same_boot {
             Index::read(&schema::log_index(&options.path)).map_err(failed)?

@@ -230,6 +230,12 @@ pub(crate) fn file(directory: &Path) -> PathBuf {
     directory.join(FILE)
 }
 
+/// A copy that is being restored. From when the store is put away until the copy has its name, it
+/// alone says that this is not the directory of a new store.
+pub(crate) fn partial(directory: &Path) -> PathBuf {
+    directory.join("zaqar.db.partial")
+}
+
 /// Its log.
 pub(crate) fn log(directory: &Path) -> PathBuf {
     directory.join("zaqar.db-wal")

@@ -242,6 +242,7 @@ impl Writer<'_> {
         self.reserve_tried_at = Some(Instant::now());
         if let Err(error) = self.parts.reserve.release() {
             tracing::warn!(%error, "the reserve cannot be released");
+            return false;
         }
         self.undo(error);
         self.parts.helpers.checkpointer.truncate_log_now(&self.state.conn);
@@ -450,9 +451,12 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use zaqar_core::storage::{Claims, Heads, Messages, Upkeep};
+    use rusqlite::Error::SqliteFailure;
+    use rusqlite::ffi;
+    use zaqar_core::storage::{Claims, Heads, Messages};
 
     use crate::testing::{batch, generation, hold, key, request, store, time};
+    use crate::{Embedded, Options};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_failed_request_fails_alone() {
@@ -479,9 +483,26 @@ mod tests {
         failed.unwrap_err();
         one.unwrap();
         two.unwrap();
-        while store.sweep(now, 100).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, now, 100).await;
         let stats = store.stats(&key("q"), now).await.unwrap().unwrap();
         assert_eq!((stats.free, stats.claimed), (3, 0));
         assert_eq!(store.generation(&key("q")).await.unwrap(), Some(generation()));
+    }
+
+    /// On some file systems a full disk does not even let a file be truncated.
+    #[tokio::test]
+    async fn a_reserve_that_cannot_be_released_fails_only_the_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("reserve");
+        // A directory of the same length cannot be opened for writing, not even by the superuser.
+        std::fs::create_dir(&path).unwrap();
+        let reserve = path.metadata().unwrap().len();
+        std::fs::remove_dir(&path).unwrap();
+        let store = Embedded::open(Options { reserve, ..Options::new(directory.path()) }).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let full = || SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
+        store.write(move |_| Err::<(), _>(full())).await.unwrap_err();
+        store.write(|_| Ok(())).await.unwrap();
     }
 }

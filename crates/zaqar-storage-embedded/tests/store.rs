@@ -74,7 +74,7 @@ async fn all(store: &Embedded, name: &str) -> Vec<MessageId> {
 }
 
 async fn sweep(store: &Embedded) {
-    while store.sweep(NOW, 1000).await.expect("the store sweeps").more {}
+    zaqar_storage_testkit::sweep(store, NOW, 1000).await;
 }
 
 fn file_bytes(path: &Path) -> u64 {
@@ -267,7 +267,7 @@ async fn bodies_deleted_before_a_kill_are_removed_when_they_expire() {
     copy_as_if_killed(one.path(), two.path());
     let after = open(two.path());
     assert_eq!(all(&after, "q").await, ids[..1]);
-    while after.sweep(NOW.plus_secs(3600), 10).await.unwrap().more {}
+    zaqar_storage_testkit::sweep(&after, NOW.plus_secs(3600), 10).await;
     after.shut_down().await.unwrap();
     let conn = Connection::open(two.path().join("zaqar.db")).unwrap();
     for table in ["messages", "free", "expiry"] {
@@ -305,6 +305,53 @@ async fn an_existing_store_keeps_the_size_of_its_pages() {
     zaqar_storage_embedded::restore(&copy, &restored, false).unwrap();
     assert_eq!(zaqar_storage_embedded::check(&restored).unwrap().messages, 20);
     assert_eq!(open(&restored).facts().log_bytes % (8192 + 24), 0);
+}
+
+/// A log that is left where the file was lost is not applied to a restored one.
+#[tokio::test]
+async fn a_log_of_a_lost_file_is_put_away_by_a_restore() {
+    let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = open(one.path());
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
+    let ids = post(&store, "q", batch(100, 1000)).await;
+    let copy = one.path().join("copy.db");
+    zaqar_storage_embedded::back_up(one.path(), &copy).unwrap();
+    store.open(&key("other"), generation(1), NOW).await.unwrap();
+    post(&store, "other", batch(300, 1000)).await;
+    store.delete_many(&key("q"), &ids[1..], &Deletable::Any, NOW).await.unwrap();
+    copy_as_if_killed(one.path(), two.path());
+    fs::remove_file(two.path().join("zaqar.db")).unwrap();
+    let restored = zaqar_storage_embedded::restore(&copy, two.path(), false).unwrap();
+    assert_eq!(restored.messages, 100);
+    assert!(two.path().join("zaqar.db-wal.replaced").exists());
+    assert!(!two.path().join("zaqar.db.replaced").exists());
+    let after = open(two.path());
+    assert_eq!(all(&after, "q").await, ids);
+    assert_eq!(after.generation(&key("other")).await.unwrap(), None);
+    after.shut_down().await.unwrap();
+    assert_eq!(zaqar_storage_embedded::check(two.path()).unwrap().messages, 100);
+}
+
+/// A process that dies in the middle of a restore leaves no store that seems to be new.
+#[tokio::test]
+async fn a_restore_that_was_interrupted_is_told() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let store = open(directory.path());
+    store.open(&key("q"), generation(1), NOW).await.unwrap();
+    let ids = post(&store, "q", batch(3, 1000)).await;
+    store.shut_down().await.unwrap();
+    drop(store);
+    let copy = path("copy.db");
+    zaqar_storage_embedded::back_up(directory.path(), &copy).unwrap();
+    // What it leaves after it has put away the store.
+    fs::copy(&copy, path("zaqar.db.partial")).unwrap();
+    fs::rename(path("zaqar.db"), path("zaqar.db.replaced")).unwrap();
+    let error = Embedded::open(Options::new(directory.path())).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    zaqar_storage_embedded::restore(&copy, directory.path(), false).unwrap();
+    assert!(!path("zaqar.db.partial").exists());
+    assert_eq!(all(&open(directory.path()), "q").await, ids);
 }
 
 #[tokio::test]
@@ -414,7 +461,7 @@ async fn a_file_of_format_4_is_migrated() {
     for (directory, store) in [(directory.path(), store.clone()), (copy.path(), open(copy.path()))]
     {
         let later = now.plus_secs(100_000);
-        while store.sweep(later, 1000).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, later, 1000).await;
         assert_eq!(zaqar_storage_embedded::check(directory).unwrap().messages, 0);
         let conn = Connection::open(directory.join("zaqar.db")).unwrap();
         let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();

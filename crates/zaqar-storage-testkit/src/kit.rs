@@ -167,7 +167,10 @@ pub(crate) fn generation(version: u64) -> Generation {
 }
 
 /// Sweeps until nothing is due; returns the number of rows that all sweeps processed.
-pub(crate) async fn sweep<S: Upkeep + ?Sized>(store: &S, now: Timestamp, budget: usize) -> usize {
+///
+/// # Panics
+/// A sweep fails, or after 10 000 of them there is still more to do.
+pub async fn sweep<S: Upkeep + ?Sized>(store: &S, now: Timestamp, budget: usize) -> usize {
     let mut done = 0;
     for _ in 0..MAX_SWEEPS {
         let swept: Swept = store.sweep(now, budget).await.expect("the store sweeps");

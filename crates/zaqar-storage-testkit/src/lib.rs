@@ -12,5 +12,6 @@ mod run;
 mod subscriber;
 
 pub use factory::{About, Factory, Stores};
+pub use kit::sweep;
 pub use memory::{Fault, Memories, Memory};
 pub use run::{Outcome, block_on, check, names, run_all};

@@ -18,6 +18,8 @@ const POSTED: usize = 500;
 pub(crate) struct HeldTicket {
     pub(crate) shard: usize,
     pub(crate) claim: ClaimId,
+    /// Until when its claim lasts, as far as this worker knows.
+    pub(crate) until: Timestamp,
     id: MessageId,
     pub(crate) ticket: Ticket,
 }
@@ -67,25 +69,29 @@ impl Deliveries {
     ) -> Result<Vec<HeldTicket>, Error> {
         let Some(key) = row::schedule(shard) else { return Ok(Vec::new()) };
         let (claim, messages) = self.claim(&key, TICKET_LEASE, limit, now).await?;
+        let until = now.plus_secs(TICKET_LEASE);
         let mut held = Vec::with_capacity(messages.len());
         for message in messages {
+            let id = message.id;
             match Ticket::decode(&message.payload) {
-                Some(ticket) => held.push(HeldTicket { shard, claim, id: message.id, ticket }),
+                Some(ticket) => held.push(HeldTicket { shard, claim, until, id, ticket }),
                 None => self.discard(&key, message.id, claim, now).await?,
             }
         }
         Ok(held)
     }
 
-    /// Renews all tickets of a claim. Returns whether they were still held.
+    /// Renews all tickets of a claim. Returns until when it lasts; `None` if they are not held any
+    /// more.
     pub(crate) async fn renew_tickets(
         &self,
         shard: usize,
         claim: ClaimId,
         now: Timestamp,
-    ) -> Result<bool, Error> {
-        let Some(key) = row::schedule(shard) else { return Ok(false) };
-        self.store.claim_renew(&key, claim, TICKET_LEASE, 0, now).await
+    ) -> Result<Option<Timestamp>, Error> {
+        let Some(key) = row::schedule(shard) else { return Ok(None) };
+        let is_held = self.store.claim_renew(&key, claim, TICKET_LEASE, 0, now).await?;
+        Ok(is_held.then(|| now.plus_secs(TICKET_LEASE)))
     }
 
     /// Releases the tickets of a claim that were not deleted.

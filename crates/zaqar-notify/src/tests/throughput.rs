@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use crate::in_service::MAX_TICKETS;
+use crate::row::Ticket;
 
 /// A scene whose workers count their calls to the store.
 struct Counted {
@@ -106,6 +108,70 @@ async fn a_subscription_in_service_needs_no_tickets() {
         assert_eq!(scene.tickets().await, tickets, "the service heard of the row");
     }
     assert_eq!(scene.count(&key.deliveries().unwrap()).await, 1, "the slow one is left");
+    running.stop().await;
+}
+
+/// Other servers post tickets for rows that they add; a service that never ends keeps few of them.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_does_not_end_keeps_few_tickets() {
+    const POSTED: usize = 300;
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    scene.script.hangs.lock().unwrap().push("\"slow\"".to_owned());
+    let running = scene.run();
+    scene.post("\"slow\"", 3600, 0).await;
+    scene.wait_for(1).await;
+    let others = Deliveries::new(Arc::clone(&scene.store) as _);
+    for _ in 0..POSTED {
+        let (now, subscription) = (scene.clock.now(), scene.subscription(id));
+        let ticket = Ticket { subscription, keeps: false };
+        others.schedule(&[ticket], now, now).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (tickets, most) = (scene.tickets().await, 2 + MAX_TICKETS);
+    assert!((2..=most).contains(&tickets), "{tickets} tickets of {POSTED}");
+    running.stop().await;
+}
+
+/// A server that was stopped for long may have lost its tickets: another one has served the
+/// subscription and deleted them. Rows that it adds then need one, lest it dies.
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_tickets_may_be_lost_is_not_relied_on() {
+    let mut scene = Scene::new().await;
+    let id = scene.subscribe("http://a/", json!({})).await;
+    let shard = scene.subscription(id).shard();
+    scene.script.hangs.lock().unwrap().push("\"slow\"".to_owned());
+    let running = scene.run();
+    scene.post("\"slow\"", 3600, 0).await;
+    scene.wait_for(1).await;
+    assert_eq!(scene.tickets().await, 2, "one keeps the subscription, and one is held");
+    scene.clock.advance(Duration::from_secs(25));
+    let (other, now) = (Deliveries::new(Arc::clone(&scene.store) as _), scene.clock.now());
+    let lost = other.take_tickets(shard, 10, now).await.unwrap();
+    assert_eq!(lost.len(), 1);
+    other.delete_tickets(&lost, now).await.unwrap();
+    scene.post("1", 3600, 0).await;
+    scene.wait_for(1).await;
+    assert_eq!(scene.tickets().await, 2, "the new row has a ticket");
+    running.stop().await;
+}
+
+/// Look-ups of due queues wait for the slowest pool. A queue that is known to have subscribers does
+/// not.
+#[tokio::test(start_paused = true)]
+async fn news_of_a_known_queue_waits_for_no_look_up() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    let running = scene.run();
+    scene.post("0", 3600, 0).await;
+    scene.wait_for(1).await;
+    scene.store.set_silent(true);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for at in 1..5 {
+        scene.post(&at.to_string(), 3600, 0).await;
+        scene.wait_for(1).await;
+    }
+    scene.store.set_silent(false);
     running.stop().await;
 }
 

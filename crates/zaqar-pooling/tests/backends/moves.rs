@@ -14,7 +14,7 @@ use zaqar_core::pools::{
 use zaqar_core::storage::{
     Batch, Claim, ClaimRequest, Claims, Guarded, Heads, LeaseRequest, Leases, ListQuery, Message,
     MessageStore, Messages, NewMessage, NewSubscription, Outbox, OutboxEntry, Stats, Subscription,
-    Subscriptions, Upkeep,
+    Subscriptions,
 };
 use zaqar_core::{
     ClaimId, ClientId, Generation, Incarnation, Kind, LeaseId, Payload, Position, ProjectId,
@@ -287,7 +287,7 @@ async fn check_service(scene: &Scene, before: &Contents, what: &str) {
     assert_eq!(server.lease(key, &lease, later).await.unwrap(), [], "{what}");
     scene.post(&["new"], 0).await;
     let now = scene.now.plus_secs(501);
-    while server.sweep(now, 100).await.unwrap().more {}
+    zaqar_storage_testkit::sweep(&**server, now, 100).await;
     let left = server.list(key, &everything(), now).await.unwrap().messages;
     let texts: Vec<_> = left.iter().map(|one| &one.payload.bytes[..]).collect();
     assert_eq!(texts, [&b"b"[..], b"c", b"late", b"new"], "{what}");

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use zaqar_core::pools::{Capability, Pool, PoolStores, Pools};
 use zaqar_core::storage::{
     Batch, Error, Guarded, Heads, Leases, ListQuery, MessageStore, Messages, NewMessage, News,
-    Renewal, Upkeep,
+    Outbox, Renewal, Upkeep,
 };
 use zaqar_core::{
     ClientId, Generation, Incarnation, LeaseId, Payload, QueueKey, Timestamp, Version,
@@ -79,6 +79,33 @@ async fn a_pool_that_is_away_fails_its_own_queues_only() {
     // The pool that missed the first renewal has not lost the lease.
     let renewed = pooled.keep_lease(lease, NOW.plus_secs(20), NOW).await.unwrap();
     assert_eq!(renewed, Renewal::Continued);
+}
+
+/// A pool that does not answer delays the look-ups of the others once, until that is known.
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_does_not_answer_delays_look_ups_once() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1), ("memory:b", 1)]).await;
+    let pooled = deployment.server().await;
+    while pooled.statuses().iter().any(|status| status.problem.is_some()) {
+        tokio::task::yield_now().await;
+    }
+    let seconds = async || {
+        let start = tokio::time::Instant::now();
+        pooled.due_queues(10, NOW).await.unwrap();
+        start.elapsed().as_secs_f64()
+    };
+    assert!(seconds().await < 0.1);
+    deployment.places.memory("memory:a").set_silent(true);
+    assert!((5.0..5.1).contains(&seconds().await), "it is not known");
+    for _ in 0..5 {
+        assert!(seconds().await < 0.5, "it is known");
+        let start = tokio::time::Instant::now();
+        pooled.volume().await.unwrap();
+        assert!(start.elapsed() < Duration::from_millis(500), "health checks are as quick");
+    }
+    deployment.places.memory("memory:a").set_silent(false);
+    assert!(seconds().await < 0.1);
+    assert!(pooled.statuses().iter().all(|status| status.problem.is_none()));
 }
 
 #[tokio::test]

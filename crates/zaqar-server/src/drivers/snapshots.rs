@@ -60,7 +60,7 @@ impl Snapshots {
         let mut not_before = Timestamp::from_millis(0);
         loop {
             let now = self.clock.now();
-            let due = self.due().max(not_before);
+            let due = self.due(now).max(not_before);
             if due <= now {
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -78,9 +78,10 @@ impl Snapshots {
         }
     }
 
-    /// When the next one is due.
-    fn due(&self) -> Timestamp {
-        let last = snapshots(&self.directory).ok().and_then(|all| all.last().map(|(at, _)| *at));
+    /// When the next one is due. One from the future was made while the clock was ahead.
+    fn due(&self, now: Timestamp) -> Timestamp {
+        let last = snapshots(&self.directory, now).ok().and_then(|all| all.last().map(|it| it.0));
+        let last = last.filter(|at| *at <= now.as_secs());
         let next = |last: u64| Timestamp::from_millis(0).plus_secs(last + self.interval.as_secs());
         last.map_or(Timestamp::from_millis(0), next)
     }
@@ -94,7 +95,7 @@ impl Snapshots {
         std::thread::spawn(move || {
             let copied = back_up(&store, &target).map_err(|error| with_causes(&error));
             let copied = copied.map(|checked| (target, checked.bytes));
-            let _ = prune(&directory, keep);
+            let _ = prune(&directory, keep, now);
             let _ = done.send(copied);
         });
         match made.await {
@@ -125,8 +126,9 @@ fn lock(directory: &Path) -> Result<File, String> {
     }
 }
 
-/// The snapshots in a directory, oldest first: seconds since 1970, and the file.
-fn snapshots(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+/// The snapshots in a directory, oldest first: seconds since 1970, and the file. Those from the
+/// future are before the others, so that they do not take the place of what is made now.
+fn snapshots(directory: &Path, now: Timestamp) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -134,7 +136,7 @@ fn snapshots(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
             found.push((at, path));
         }
     }
-    found.sort();
+    found.sort_by_key(|(at, _)| (*at <= now.as_secs(), *at));
     Ok(found)
 }
 
@@ -147,8 +149,8 @@ fn time_of(path: &Path, suffix: &str) -> Option<u64> {
 }
 
 /// Deletes all but the newest snapshots, and partial copies.
-fn prune(directory: &Path, keep: usize) -> io::Result<()> {
-    let all = snapshots(directory)?;
+fn prune(directory: &Path, keep: usize, now: Timestamp) -> io::Result<()> {
+    let all = snapshots(directory, now)?;
     for (_, path) in &all[..all.len().saturating_sub(keep)] {
         fs::remove_file(path)?;
     }
@@ -204,17 +206,29 @@ mod tests {
         };
         for secs in [1000, 1060, 1120] {
             let now = Timestamp::from_millis(secs * 1000);
-            assert!(snapshots.due() <= now, "{secs}");
+            assert!(snapshots.due(now) <= now, "{secs}");
             assert!(snapshots.make(now).await);
-            assert!(snapshots.due() > now, "{secs}");
+            assert!(snapshots.due(now) > now, "{secs}");
         }
         assert_eq!(
             names(),
             ["other.db", "snapshot-000000001060.db", "snapshot-000000001120.db", "snapshot-1.db"]
         );
+        // They go on after a clock that was ahead.
+        assert!(snapshots.make(Timestamp::from_millis(9_000_000_000)).await);
+        for secs in [1180, 1240] {
+            let now = Timestamp::from_millis(secs * 1000);
+            assert!(snapshots.due(now) <= now, "{secs}");
+            assert!(snapshots.make(now).await);
+            assert!(snapshots.due(now) > now, "{secs}");
+        }
+        assert_eq!(
+            names(),
+            ["other.db", "snapshot-000000001180.db", "snapshot-000000001240.db", "snapshot-1.db"]
+        );
         // A snapshot is a store.
         let restored = dir.path().join("restored");
-        let copy = directory.join("snapshot-000000001120.db");
+        let copy = directory.join("snapshot-000000001240.db");
         zaqar_storage_embedded::restore(&copy, &restored, false).unwrap();
         assert!(Embedded::open(Options::new(&restored)).is_ok());
     }

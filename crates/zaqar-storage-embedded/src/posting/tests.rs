@@ -244,7 +244,7 @@ async fn a_slow_post_is_counted_correctly() {
     for swept in asked {
         swept.await.unwrap();
     }
-    while store.sweep(time(40), 500).await.unwrap().more {}
+    zaqar_storage_testkit::sweep(&store, time(40), 500).await;
     let counts = stats(&store, time(40)).await;
     let of = |delays: &[u64]| {
         let live = |new: &&zaqar_core::storage::NewMessage| new.ttl == 600;
@@ -302,7 +302,7 @@ async fn a_slow_post_notifies_the_subscribers_at_its_end() {
     let incarnation = generation().incarnation;
     let entries = store.follow(&key("q"), incarnation, Position::new(0), 10, now).await.unwrap();
     assert_eq!(entries.len(), 5, "the connection is still subscribed");
-    while store.sweep(time(5000), 500).await.unwrap().more {}
+    zaqar_storage_testkit::sweep(&store, time(5000), 500).await;
     let outbox = |state: &mut super::WriterState<'_>| {
         state.conn.query_row("SELECT count(*) FROM outbox_messages", [], |row| row.get::<_, i64>(0))
     };
@@ -338,13 +338,13 @@ async fn the_parts_of_a_post_that_a_killed_process_left_stay_invisible_and_are_r
             expected.extend(posted(post));
         }
         assert_eq!(listed(&store, "q", time(0)).await, expected);
-        while store.sweep(time(0), 500).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, time(0), 500).await;
         assert_eq!(listed(&store, "q", time(0)).await, expected);
         assert_eq!(stats(&store, time(0)).await.free, expected.len() as u64);
         while lease(&store).await.is_some() {}
         store.purge(&key("q"), time(0)).await.unwrap();
         store.close(&key("q"), generation().incarnation).await.unwrap();
-        while store.sweep(time(0), 500).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, time(0), 500).await;
         assert_eq!(rows(&store).await, 0, "{name}");
     }
     drop((steps, large));
@@ -377,7 +377,7 @@ async fn a_post_that_fails_in_a_later_part_is_never_visible() {
                 "the sweep removes the parts: {changed:?}"
             );
         }
-        while store.sweep(time(0), 500).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, time(0), 500).await;
         assert_eq!(rows(&store).await, 0);
         let next = posted(store.post(&key("q"), generation(), batch(1, 60), time(0)).await);
         assert!(next[0].position.get() > last);
@@ -385,7 +385,7 @@ async fn a_post_that_fails_in_a_later_part_is_never_visible() {
         store.delete(&key("q"), next[0], None, time(0)).await.unwrap();
         let settled = lease(&store).await.unwrap();
         store.settle(&key("q"), generation().incarnation, &[settled.first]).await.unwrap();
-        while store.sweep(time(0), 500).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&store, time(0), 500).await;
     }
 }
 
@@ -428,7 +428,7 @@ async fn leftovers_that_cannot_be_removed_block_no_others() {
         execute(&store, stays).await;
         assert_eq!(hiding(&store).await, 2);
         if sweeps {
-            while store.sweep(time(0), 500).await.unwrap().more {}
+            zaqar_storage_testkit::sweep(&store, time(0), 500).await;
         } else {
             let post = store.post(&key("q"), generation(), batch(LARGE, 60), time(0)).await;
             all.extend(posted(post));

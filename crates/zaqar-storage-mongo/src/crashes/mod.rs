@@ -12,7 +12,7 @@ use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, Claims, DeadLetters, Guarded, Heads, ListQuery, Message,
-    Messages, NewMessage, PopQuery, Upkeep,
+    Messages, NewMessage, PopQuery,
 };
 use zaqar_core::{
     ClaimId, ClientId, Clock, Generation, Incarnation, Kind, MessageId, Payload, ProjectId,
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     async fn sweep(&self) {
-        while self.store.sweep(self.now, 100).await.unwrap().more {}
+        zaqar_storage_testkit::sweep(&self.store, self.now, 100).await;
     }
 
     async fn head(&self) -> Head {

@@ -201,13 +201,14 @@ impl Posting {
     }
 
     async fn until_seen(&self, count: usize) -> Vec<String> {
-        loop {
+        for _ in 0..60_000 {
             let (seen, _) = self.proxy.seen();
             if seen.len() >= count {
                 return seen;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        panic!("{count} commands are never seen: {:?}", self.proxy.seen());
     }
 
     async fn end(&self) {

@@ -51,7 +51,7 @@ async fn a_full_server_empties_itself() {
     store.purge(&purged.key, now()).await.unwrap();
     Heads::close(&store, &closed.key, closed.generation.incarnation).await.unwrap();
     let later = now().plus_secs(120);
-    while store.sweep(later, 500).await.expect("the sweep goes on").more {}
+    zaqar_storage_testkit::sweep(&store, later, 500).await;
     assert_eq!(chunks(&server), 1, "only what the bad queue has");
     for queue in &queues {
         assert_eq!(store.stats(&queue.key, later).await.unwrap().unwrap().free, 0);

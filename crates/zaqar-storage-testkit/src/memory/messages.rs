@@ -233,6 +233,7 @@ impl Messages for Memory {
     }
 
     async fn volume(&self) -> Result<Option<Volume>, Error> {
+        self.answer().await;
         let mut volume = Volume::default();
         let state = self.state()?;
         for (_, head) in state.heads.iter().filter(|(key, _)| key.kind != Kind::Internal) {

@@ -39,6 +39,7 @@ pub struct Memory {
     fault: Option<Fault>,
     is_shut_down: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
+    is_silent: Arc<AtomicBool>,
     calls_left: Option<Arc<AtomicI64>>,
     is_immovable: bool,
     state: Arc<Mutex<State>>,
@@ -97,11 +98,23 @@ impl Memory {
         self.is_away.store(is_away, Ordering::Release);
     }
 
+    /// Lets look-ups of due queues and of the volume never be answered, on all handles, until it is
+    /// reset: those that have begun stay without an answer.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Release);
+    }
+
     /// Deletes everything, as if the store was restarted empty.
     pub fn lose_everything(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = std::mem::take(&mut state.listeners);
         *state = State { listeners, ..State::default() };
+    }
+
+    async fn answer(&self) {
+        if self.is_silent.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn has(&self, fault: Fault) -> bool {

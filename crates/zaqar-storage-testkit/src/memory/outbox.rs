@@ -13,6 +13,7 @@ use super::{Fault, Memory};
 #[async_trait]
 impl Outbox for Memory {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
+        self.answer().await;
         let state = self.state()?;
         let heads = state.heads.iter().filter(|(_, head)| head.frozen.is_none());
         let due = heads.filter_map(|(key, head)| {
