@@ -1,6 +1,6 @@
-//! Remembers which queues had large answers lately. How large a claim or a pop becomes is known only
-//! when it is answered, so the next one of such a queue uses the connections for large answers, where
-//! it delays no small ones.
+//! Remembers which queues had large answers lately. How large a claim or a pop becomes is known
+//! only when it is answered, so the next one of such a queue uses the connections for large
+//! answers, where it delays no small ones.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redis::Value;
 use zaqar_core::QueueKey;
 
-use crate::messages::LARGE_BYTES;
-use crate::peer::Lane;
+use crate::peer::{LARGE_BYTES, Lane};
 
 /// Queues that are remembered. Past this number they are learned anew.
 const MAX_QUEUES: usize = 1024;

@@ -16,15 +16,14 @@ use crate::Redis;
 use crate::driver::{HeadCall, arguments, digits, number};
 use crate::error::Malformed;
 use crate::keys::{self, SHARDS, Schedule};
-use crate::peer::Lane;
+use crate::peer::{LARGE_BYTES, Lane};
 use crate::record;
 use crate::reply::Reply;
 use crate::scripts::{self, Script};
 use crate::server::Mode;
 
-/// A batch or page with more messages or bytes is large.
+/// A batch or page with more messages, or more than [`LARGE_BYTES`], is large.
 pub(crate) const LARGE: usize = 50;
-pub(crate) const LARGE_BYTES: usize = 64 << 10;
 /// Slices of one page, at most.
 const MAX_SLICES: usize = 256;
 /// Bounds of a slice: messages; bytes of the first one, whose size is not known before; and bytes
