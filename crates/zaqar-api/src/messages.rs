@@ -18,6 +18,9 @@ use crate::{
 /// examines about 1 000 messages.
 pub(crate) const MAX_SLICES: usize = 100;
 
+/// Messages of a post that get their checksums and are encrypted before other tasks run.
+const PAYLOADS_AT_ONCE: usize = 1000;
+
 impl Api {
     /// Stores messages, all or none, and returns their ids in order. Creates the queue if it does
     /// not exist. Cost: one store step.
@@ -52,8 +55,13 @@ impl Api {
             };
             check_queue_size(request.size, &queue.rules, limits)?;
             let mut messages = new_messages(&request.messages, &queue.rules, limits)?;
-            for message in &mut messages {
-                self.finish_payload(&key.project, &queue.rules, &mut message.payload)?;
+            for part in messages.chunks_mut(PAYLOADS_AT_ONCE) {
+                for message in part {
+                    self.finish_payload(&key.project, &queue.rules, &mut message.payload)?;
+                }
+                if request.messages.len() > PAYLOADS_AT_ONCE {
+                    tokio::task::yield_now().await;
+                }
             }
             let batch = Batch { request: id, client: context.client.clone(), messages, notify };
             match self.inner.messages.post(&key, queue.generation, batch, now).await? {

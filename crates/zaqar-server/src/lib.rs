@@ -27,6 +27,7 @@ mod registry;
 mod reload;
 mod report;
 mod run;
+mod runtime;
 mod service_manager;
 mod signals;
 mod status;

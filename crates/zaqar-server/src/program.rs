@@ -19,7 +19,7 @@ use crate::report::{RecentErrors, Reporter};
 use crate::run::run_monitored;
 use crate::service_manager::{self, Passed};
 use crate::signals::Signals;
-use crate::{arguments, health, logs};
+use crate::{arguments, health, logs, runtime};
 
 /// Success.
 const OK: u8 = 0;
@@ -52,11 +52,10 @@ fn serve(registry: &Registry) -> u8 {
         }
     };
     // Signals first: what follows may take time.
-    let caught =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
-            let _context = runtime.enter();
-            Signals::catch().map(|signals| (runtime, signals))
-        });
+    let caught = runtime::start().and_then(|runtime| {
+        let _context = runtime.enter();
+        Signals::catch().map(|signals| (runtime, signals))
+    });
     let (runtime, signals) = match caught {
         Ok(caught) => caught,
         Err(error) => {

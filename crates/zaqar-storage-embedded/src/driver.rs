@@ -162,7 +162,7 @@ impl Embedded {
     ) -> Result<Guarded<Vec<MessageId>>, storage::Error> {
         let requester = self.requester(&key.project);
         let (caller, answer) = oneshot::channel();
-        let post = PostInParts::new(key, assumed, batch, caller);
+        let post = PostInParts::new(key, assumed, batch, Arc::clone(&self.inner.jobs), caller);
         requester.push(post.cost(), Box::new(post), answer).await
     }
 

@@ -41,7 +41,8 @@ pub(crate) struct Cost {
     /// What its project pays when it is taken.
     pub(crate) turn: usize,
     /// It is work in parts, of which the next one is taken: [`FairQueue::put_back`] returns it with
-    /// the rest. Until then nothing else of its project is taken.
+    /// the rest. Until then nothing else of its project is taken. It has a slice to itself, so that
+    /// nobody waits for it who was taken before it.
     pub(crate) returns: bool,
 }
 
@@ -136,6 +137,12 @@ impl<T> FairQueue<T> {
         self.state().take(slice)
     }
 
+    /// Whether anything waits besides items of this project.
+    pub(crate) fn others_wait(&self, tenant: &Tenant) -> bool {
+        let state = self.state();
+        state.lanes.len() > usize::from(state.lanes.contains_key(tenant))
+    }
+
     /// Rejects further items; waiting ones can still be taken.
     pub(crate) fn close(&self) {
         self.state().is_closed = true;
@@ -186,7 +193,7 @@ impl<T> State<T> {
 
     fn take(&mut self, slice: Slice) -> Vec<T> {
         let items = Vec::with_capacity(self.items.min(slice.items));
-        let mut taken = Taken { items, left: slice, returning: Vec::new() };
+        let mut taken = Taken { items, left: slice };
         while self.items > 0 && !taken.is_full() {
             let before = taken.items.len();
             for _ in 0..self.order.len() {
@@ -210,16 +217,19 @@ impl<T> State<T> {
             return;
         }
         let Some(tenant) = self.order.pop_front() else { return };
-        if taken.returning.contains(&tenant) {
-            self.order.push_back(tenant);
-            return;
-        }
         let Some(lane) = self.lanes.get_mut(&tenant) else { return };
         lane.credit = lane.credit.saturating_add(QUANTUM);
         while let Some((cost, _)) = lane.waiting.front()
             && price(*cost) <= lane.credit
             && !taken.is_full()
         {
+            if cost.returns && !taken.items.is_empty() {
+                // The next slice begins with it, and with this turn.
+                lane.credit = lane.credit.saturating_sub(QUANTUM);
+                taken.end();
+                self.order.push_front(tenant);
+                return;
+            }
             let Some((cost, item)) = lane.waiting.pop_front() else { break };
             lane.credit -= price(cost);
             lane.bytes -= cost.bytes;
@@ -227,7 +237,7 @@ impl<T> State<T> {
             self.bytes -= cost.bytes;
             taken.add(price(cost), item);
             if cost.returns {
-                taken.returning.push(tenant.clone());
+                taken.end();
                 break;
             }
         }
@@ -256,13 +266,16 @@ impl<T> State<T> {
 struct Taken<T> {
     items: Vec<T>,
     left: Slice,
-    /// The projects of items that return.
-    returning: Vec<Tenant>,
 }
 
 impl<T> Taken<T> {
     const fn is_full(&self) -> bool {
         self.left.items == 0 || self.left.bytes == 0
+    }
+
+    /// Takes no more.
+    const fn end(&mut self) {
+        self.left.items = 0;
     }
 
     fn add(&mut self, price: usize, item: T) {
@@ -356,6 +369,32 @@ mod tests {
         assert_eq!(queue.take(ALL), ["part 3", "next"]);
         assert_eq!(queue.take(ALL), [""; 0]);
         assert_eq!(queue.state().bytes, 0);
+    }
+
+    /// Whoever is taken together waits together.
+    #[test]
+    fn work_in_parts_has_a_slice_to_itself_in_turn() {
+        let queue = queue(100, 1 << 30);
+        let (greedy, quiet) = (tenant("greedy"), tenant("quiet"));
+        let part = Cost { bytes: 0, turn: QUANTUM, returns: true };
+        queue.push(&greedy, part, "part 1").unwrap();
+        assert!(!queue.others_wait(&greedy));
+        queue.push(&quiet, Cost::bytes(100), "q1").unwrap();
+        assert!(queue.others_wait(&greedy) && queue.others_wait(&quiet));
+        let mut taken = Vec::new();
+        for (part_n, q) in [("part 2", "q2"), ("part 3", "q3"), ("part 4", "q4")] {
+            for _ in 0..2 {
+                let slice = queue.take(ALL);
+                assert_eq!(slice.len(), 1, "{slice:?}");
+                let (again, cost, item) = match slice[0].starts_with('q') {
+                    true => (&quiet, Cost::bytes(100), q),
+                    false => (&greedy, part, part_n),
+                };
+                queue.put_back(again, cost, item);
+                taken.extend(slice);
+            }
+        }
+        assert_eq!(taken, ["part 1", "q1", "part 2", "q2", "part 3", "q3"]);
     }
 
     #[test]

@@ -20,13 +20,23 @@ const MAX_EXPIRED_SCANNED: i64 = 4096;
 /// Expired messages that are passed over at each end of a queue.
 const MAX_END_SCANNED: usize = 10_000;
 
-/// One page.
+/// Bytes of bodies after which a read ends: others' reads go between the slices of a large page.
+pub(crate) const SLICE_BYTES: usize = 256 << 10;
+
+/// A part of a page.
+pub(crate) struct Slice {
+    pub(crate) page: MessagePage,
+    /// It ends because of its size.
+    pub(crate) is_large: bool,
+}
+
+/// One page, or its first part if it is large.
 pub(crate) fn list(
     conn: &Statements<'_>,
     head: &Head,
     query: &ListQuery,
     now: Timestamp,
-) -> Sql<MessagePage> {
+) -> Sql<Slice> {
     let incarnation = head.generation.incarnation;
     let after = query
         .after
@@ -37,8 +47,8 @@ pub(crate) fn list(
     let mut statement = conn.statement(page_sql(query))?;
     let mut rows = statement.query([head.number, after])?;
     let mut last = None;
-    let mut skipped = 0;
-    while page.messages.len() < query.limit && skipped < MAX_SKIPPED {
+    let (mut skipped, mut bytes) = (0, 0);
+    while page.messages.len() < query.limit && skipped < MAX_SKIPPED && bytes < SLICE_BYTES {
         let Some(row) = rows.next()? else {
             // The end is reached: only a page with messages has a next one.
             last = last.filter(|_| !page.messages.is_empty());
@@ -59,12 +69,15 @@ pub(crate) fn list(
             continue;
         }
         match conn.readable(body(conn, row.position, query.hide.as_ref()))?.flatten() {
-            Some(body) => page.messages.push(message(head, &row, body, holders.of(&row)?)),
+            Some(body) => {
+                bytes += body.payload.bytes.len();
+                page.messages.push(message(head, &row, body, holders.of(&row)?));
+            }
             None => skipped += HIDDEN_COST,
         }
     }
     page.next = last.map(|position| head.id(position));
-    Ok(page)
+    Ok(Slice { is_large: bytes >= SLICE_BYTES && page.messages.len() < query.limit, page })
 }
 
 /// Messages by id.
@@ -292,5 +305,60 @@ impl<'a, 'c> Holders<'a, 'c> {
         };
         self.last = Some((claim, is_live));
         Ok(is_live.then_some(claim))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use zaqar_core::Payload;
+    use zaqar_core::storage::{Heads, Messages};
+
+    use super::*;
+    use crate::testing::{batch, generation, key, store, time};
+    use crate::writer_state::find_head;
+
+    #[tokio::test]
+    async fn a_large_page_is_read_in_slices() {
+        let (store, _directory) = store();
+        store.open(&key("q"), generation(), time(0)).await.unwrap();
+        let body = Bytes::from(format!("\"{}\"", "x".repeat(100_000)));
+        let length = body.len();
+        let mut posted = batch(20, 60);
+        for new in &mut posted.messages {
+            new.payload = Payload::plain(body.clone());
+        }
+        store.post(&key("q"), generation(), posted, time(0)).await.unwrap();
+        let mut query = ListQuery {
+            after: None,
+            limit: 25,
+            hide: None,
+            include_claimed: true,
+            include_delayed: true,
+        };
+        let slice = |query: &ListQuery| {
+            let read = |conn: &Statements<'_>| {
+                let head = find_head(conn, &key("q"))?.expect("it is there");
+                list(conn, &head, query, time(0))
+            };
+            let slice = store.read(read).unwrap();
+            (slice.page.messages.len(), slice.is_large)
+        };
+        let of_slice = SLICE_BYTES.div_ceil(length);
+        assert_eq!(slice(&query), (of_slice, true));
+        let all = store.list(&key("q"), &query, time(0)).await.unwrap();
+        assert_eq!(all.messages.len(), 20);
+        assert!(all.messages.is_sorted_by_key(|message| message.id));
+        assert_eq!(all.next, all.messages.last().map(|message| message.id));
+        // The end is the end of a slice.
+        query.limit = of_slice;
+        assert_eq!(slice(&query), (of_slice, false));
+        query.after = Some(all.messages[19 - of_slice].id);
+        query.limit = 25;
+        let rest = store.list(&key("q"), &query, time(0)).await.unwrap();
+        assert_eq!((rest.messages.len(), rest.next), (of_slice, all.next));
+        query.after = all.next;
+        let end = store.list(&key("q"), &query, time(0)).await.unwrap();
+        assert_eq!((end.messages.len(), end.next), (0, None));
     }
 }

@@ -13,6 +13,7 @@ use crate::first_free::Progress;
 use crate::listing;
 use crate::posting::cost_of_whole;
 use crate::rows::{State, StateRow, find, is_live_claim, message};
+use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, find_head};
 
 #[async_trait]
@@ -50,11 +51,26 @@ impl Messages for Embedded {
         if !(query.include_claimed && query.include_delayed) {
             self.apply_due(now).await?;
         }
-        self.read_many(&key.project, |conn| match find_head(conn, key)? {
-            Some(head) => listing::list(conn, &head, query, now),
-            None => Ok(MessagePage::default()),
-        })
-        .await
+        let (mut page, mut query) = (MessagePage::default(), query.clone());
+        loop {
+            let read = |conn: &Statements<'_>| match find_head(conn, key)? {
+                Some(head) if continues(&page, &head) => {
+                    listing::list(conn, &head, &query, now).map(Some)
+                }
+                Some(_) | None => Ok(None),
+            };
+            let Some(slice) = self.read_many(&key.project, read).await? else { break };
+            query.limit -= slice.page.messages.len();
+            query.after = slice.page.next;
+            // Behind the last message of a page there may be nothing.
+            page.next = slice.page.next.or(page.next);
+            page.messages.extend(slice.page.messages);
+            if !slice.is_large {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(page)
     }
 
     async fn get(
@@ -131,6 +147,11 @@ impl Messages for Embedded {
     async fn volume(&self) -> Result<Option<Volume>, Error> {
         self.read(|conn| listing::volume(conn).map(Some))
     }
+}
+
+/// Whether what was read of a page so far is of this head.
+fn continues(page: &MessagePage, head: &Head) -> bool {
+    page.next.is_none_or(|next| next.incarnation == head.generation.incarnation)
 }
 
 impl WriterState<'_> {

@@ -49,16 +49,17 @@ impl Queues for Embedded {
         limit: usize,
     ) -> Result<Vec<(QueueName, QueueRow)>, Error> {
         // No name is empty, so this is before all names.
-        let after = after.map_or("", QueueName::as_str);
-        self.read_many(project, |conn| {
-            let mut statement = conn.statement(
-                "SELECT incarnation, version, metadata, name FROM queues \
-                 WHERE project = ?1 AND kind = ?2 AND name > ?3 ORDER BY name",
-            )?;
-            let mut rows = statement.query(params![project.as_str(), kind_number(kind), after])?;
-            conn.readable_rows(&mut rows, limit, |row| Ok((name_of(row, 3)?, row_of(row)?)))
-        })
-        .await
+        let mut after = after.map_or_else(String::new, ToString::to_string);
+        let mut all = Vec::new();
+        loop {
+            let left = limit - all.len();
+            let slice =
+                self.read_many(project, |conn| list(conn, project, kind, &after, left)).await?;
+            all.extend(slice.rows);
+            let Some(next) = slice.next.filter(|_| all.len() < limit) else { return Ok(all) };
+            after = next;
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
@@ -69,6 +70,46 @@ impl Queues for Embedded {
         })?;
         Ok(count.unwrap_or(0).cast_unsigned())
     }
+}
+
+/// Bytes of metadata after which a read ends: others' reads go between the slices of a large page.
+const SLICE_BYTES: usize = 256 << 10;
+
+/// A part of a page.
+struct Slice {
+    rows: Vec<(QueueName, QueueRow)>,
+    /// If it ends because of its size, the last name in it.
+    next: Option<String>,
+}
+
+fn list(
+    conn: &Statements<'_>,
+    project: &ProjectId,
+    kind: Kind,
+    after: &str,
+    limit: usize,
+) -> Sql<Slice> {
+    let mut statement = conn.statement(
+        "SELECT incarnation, version, metadata, name FROM queues \
+         WHERE project = ?1 AND kind = ?2 AND name > ?3 ORDER BY name",
+    )?;
+    let mut rows = statement.query(params![project.as_str(), kind_number(kind), after])?;
+    let (mut slice, mut bytes) = (Slice { rows: Vec::new(), next: None }, 0);
+    while slice.rows.len() < limit {
+        let Some(row) = rows.next()? else { break };
+        let read = |row: &Row<'_>| {
+            let bytes = row.get_ref(2)?.as_bytes()?.len();
+            Ok((bytes, (name_of(row, 3)?, row_of(row)?)))
+        };
+        let Some((size, row)) = conn.readable(read(row))? else { continue };
+        slice.rows.push(row);
+        bytes += size;
+        if bytes >= SLICE_BYTES {
+            slice.next = slice.rows.last().map(|(name, _)| name.to_string());
+            break;
+        }
+    }
+    Ok(slice)
 }
 
 /// The stored columns of a row.
@@ -177,4 +218,32 @@ fn row_of(row: &Row<'_>) -> Sql<QueueRow> {
     let metadata =
         Metadata::from_json(row.get_ref(2)?.as_bytes()?).map_err(|error| unreadable(2, error))?;
     Ok(QueueRow { generation: generation(row.get(0)?, row.get(1)?), metadata })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{generation, key, store};
+
+    #[tokio::test]
+    async fn a_page_of_large_rows_is_read_in_slices() {
+        let (store, _directory) = store();
+        let text = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000));
+        let metadata = Metadata::from_json(text.as_bytes()).unwrap();
+        let row = QueueRow { generation: generation(), metadata };
+        for number in 0..20 {
+            store.create(&key(&format!("q{number:02}")), &row).await.unwrap();
+        }
+        let (project, kind) = (key("q").project, Kind::Queue);
+        let slice = store.read(|conn| list(conn, &project, kind, "", 100)).unwrap();
+        let of_slice = SLICE_BYTES.div_ceil(text.len());
+        assert_eq!(slice.rows.len(), of_slice);
+        assert_eq!(slice.next, slice.rows.last().map(|(name, _)| name.to_string()));
+        for (limit, expected) in [(100, 20), (20, 20), (7, 7), (of_slice, of_slice)] {
+            let rows = store.list(&project, kind, None, limit).await.unwrap();
+            let names: Vec<_> = rows.iter().map(|(name, _)| name.to_string()).collect();
+            let all: Vec<_> = (0..expected).map(|number| format!("q{number:02}")).collect();
+            assert_eq!(names, all);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use zaqar_core::{Generation, QueueKey, Timestamp, storage};
 
+use crate::answer_sizes::AnswerSizes;
 use crate::broadcaster::Broadcaster;
 use crate::config::Options;
 use crate::error::{Error, RETRY_AFTER};
@@ -12,7 +13,7 @@ use crate::groups::Groups;
 use crate::keys::{Keys, Schedule, ScriptKeys};
 use crate::peer::Lane;
 use crate::reply::{Outcome, Reply};
-use crate::scripts::Script;
+use crate::scripts::{self, Script};
 use crate::server::{Mode, ScriptCall, Server};
 use crate::startup;
 
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) server: Server,
     pub(crate) broadcaster: Arc<Broadcaster>,
     pub(crate) groups: Groups,
+    pub(crate) answer_sizes: AnswerSizes,
     /// The shard with which the next sweep begins.
     pub(crate) shard: AtomicUsize,
 }
@@ -81,9 +83,9 @@ impl Redis {
         let server = Server::new(options)?;
         startup::check(&server).await?;
         let broadcaster = Broadcaster::start(server.clone(), channel, poll, tasks);
-        Ok(Self {
-            inner: Arc::new(Inner { server, broadcaster, groups, shard: AtomicUsize::new(0) }),
-        })
+        let (shard, answer_sizes) = (AtomicUsize::new(0), AnswerSizes::default());
+        let inner = Inner { server, broadcaster, groups, answer_sizes, shard };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub(crate) fn server(&self) -> &Server {
@@ -109,22 +111,27 @@ impl Redis {
     ) -> Result<Outcome, storage::Error> {
         let server = self.server();
         let keys = server.keys().head(key);
+        let sizes = returns_messages(call.script).then_some(&self.inner.answer_sizes);
+        if let Some(sizes) = sizes.filter(|_| call.lane == Lane::Small) {
+            call.lane = sizes.lane(key);
+        }
         for round in 1..MAX_ROUNDS {
-            let mut reply = Reply::new(
-                server
-                    .run(ScriptCall {
-                        script: call.script,
-                        keys: &keys,
-                        other_keys,
-                        arguments: &call.arguments,
-                        mode: call.mode,
-                        now: call.now,
-                        project: key.project.as_str(),
-                        lane: call.lane,
-                        is_admitted: call.is_admitted,
-                    })
-                    .await?,
-            )?;
+            let call_now = ScriptCall {
+                script: call.script,
+                keys: &keys,
+                other_keys,
+                arguments: &call.arguments,
+                mode: call.mode,
+                now: call.now,
+                project: key.project.as_str(),
+                lane: call.lane,
+                is_admitted: call.is_admitted,
+            };
+            let answer = server.run(call_now).await?;
+            if let Some(sizes) = sizes {
+                sizes.note(key, &answer);
+            }
+            let mut reply = Reply::new(answer)?;
             let status = match reply.bytes()?.as_slice() {
                 b"schedule" => {
                     self.update_schedules(key, &mut call, reply).await?;
@@ -176,6 +183,12 @@ impl Redis {
         }
         Ok(())
     }
+}
+
+/// Whether a script answers messages without a bound on their bytes that is small.
+fn returns_messages(script: &'static Script) -> bool {
+    let all: [&Script; 4] = [&scripts::CLAIM, &scripts::CLAIM_GET, &scripts::GET, &scripts::POP];
+    all.into_iter().any(|it| std::ptr::eq(it, script))
 }
 
 /// Statuses that scripts answer when they are done.

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod answer_sizes;
 mod broadcaster;
 mod claims;
 mod clients;

@@ -16,22 +16,21 @@ use crate::Redis;
 use crate::driver::{HeadCall, arguments, digits, number};
 use crate::error::Malformed;
 use crate::keys::{self, SHARDS, Schedule};
-use crate::peer::Lane;
+use crate::peer::{LARGE_BYTES, Lane};
 use crate::record;
 use crate::reply::Reply;
 use crate::scripts::{self, Script};
 use crate::server::Mode;
 
-/// A batch or page with more messages or bytes is large.
+/// A batch or page with more messages, or more than [`LARGE_BYTES`], is large.
 pub(crate) const LARGE: usize = 50;
-const LARGE_BYTES: usize = 64 << 10;
 /// Slices of one page, at most.
-const MAX_SLICES: usize = 64;
+const MAX_SLICES: usize = 256;
 /// Bounds of a slice: messages; bytes of the first one, whose size is not known before; and bytes
 /// of the following ones, which are sent on the connections for large answers.
 const SLICE_MESSAGES: usize = 500;
 const FIRST_SLICE_BYTES: u64 = 128 << 10;
-const SLICE_BYTES: u64 = 1 << 20;
+const SLICE_BYTES: u64 = 256 << 10;
 /// Tells a script not to end due claims and delays first.
 const SKIP_DUE: &[u8] = b"skip";
 

@@ -25,6 +25,9 @@ const REPLICA_CONNECTIONS_PER_NODE: usize = 16;
 const SMALL_IN_FLIGHT: (usize, usize) = (256, 64);
 const LARGE_IN_FLIGHT: (usize, usize) = (4, 2);
 
+/// More bytes in a request or an answer are large.
+pub(crate) const LARGE_BYTES: usize = 64 << 10;
+
 /// The connections that a request uses: a large answer would delay the answers after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {

@@ -13,11 +13,14 @@ use crate::Redis;
 use crate::driver::{digits, number};
 use crate::error::Malformed;
 use crate::messages::bounded;
+use crate::peer::Lane;
 use crate::reply::{self, Reply};
 use crate::scripts::{self, Script};
 use crate::server::{Mode, ScriptCall};
 
 const DIGITS: usize = 20;
+/// Bytes of rows after which a script answers a slice of a page.
+const SLICE_BYTES: u64 = 256 << 10;
 
 #[async_trait]
 impl Queues for Redis {
@@ -28,7 +31,8 @@ impl Queues for Redis {
 
     async fn get(&self, key: &QueueKey) -> Result<Option<QueueRow>, Error> {
         let arguments = [name(key)];
-        let row = self.ask_rows(&key.project, key.kind, &scripts::QUEUE_GET, &arguments).await?;
+        let script = &scripts::QUEUE_GET;
+        let row = self.ask_rows(&key.project, key.kind, script, &arguments, Lane::Small).await?;
         Ok(some_row(row)?)
     }
 
@@ -59,10 +63,15 @@ impl Queues for Redis {
         let mut from = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
         let (mut rows, mut left) = (Vec::new(), bounded(limit));
         loop {
-            let arguments = [from.into_bytes(), number(left)];
-            let listed = self.ask_rows(project, kind, &scripts::QUEUE_LIST, &arguments).await?;
+            let arguments = [from.into_bytes(), number(left), number(SLICE_BYTES)];
+            // A single row is small.
+            let lane = if limit > 1 { Lane::Large } else { Lane::Small };
+            let script = &scripts::QUEUE_LIST;
+            let listed = self.ask_rows(project, kind, script, &arguments, lane).await?;
             let mut reply = Reply::new(listed)?;
             let is_slice = reply.number()? == 1;
+            // Decoding a slice takes a while.
+            tokio::task::yield_now().await;
             from = String::new();
             while !reply.is_empty() {
                 let (name, row) = (reply.text()?, reply.value()?);
@@ -77,7 +86,7 @@ impl Queues for Redis {
     }
 
     async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
-        let count = self.ask_rows(project, kind, &scripts::QUEUE_COUNT, &[]).await?;
+        let count = self.ask_rows(project, kind, &scripts::QUEUE_COUNT, &[], Lane::Small).await?;
         Ok(reply::number(&count)?)
     }
 }
@@ -100,10 +109,11 @@ impl Redis {
         kind: Kind,
         script: &'static Script,
         arguments: &[Vec<u8>],
+        lane: Lane,
     ) -> Result<Value, Error> {
         let keys = self.server().keys().names(project, kind);
         let call = ScriptCall::new(script, &keys, arguments, Mode::Read);
-        self.server().run(ScriptCall { project: project.as_str(), ..call }).await
+        self.server().run(ScriptCall { project: project.as_str(), lane, ..call }).await
     }
 }
 

@@ -27,6 +27,9 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// many such requests.
 const REQUEST_BYTES: usize = 4 * 1024;
 
+/// Messages that are decoded, or ids that are encoded, before other tasks run.
+pub(crate) const ITEMS_AT_ONCE: usize = 1000;
+
 /// Initial capacity of the buffer for a body that arrives in several pieces.
 const FIRST_CAPACITY: usize = 16 * 1024;
 
@@ -166,34 +169,41 @@ pub(crate) fn decode<T: DeserializeOwned>(document: &Bytes) -> Result<T, HttpErr
     serde_json::from_str(text).map_err(|error| unreadable(text, &error))
 }
 
-/// Decodes the messages of a post. Bodies are slices of the document.
+/// Decodes the messages of a post. Bodies are slices of the document. Other tasks run between the
+/// parts of a large one.
 ///
 /// # Errors
 /// [`HttpError::Body`] with the fault and its position.
-pub(crate) fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
-    match scan_post(document) {
+pub(crate) async fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
+    match scan_post(document).await {
         Ok(messages) => Ok(messages),
         Err(NotOrdinary) => parse_post(document),
     }
 }
 
 /// Decodes an ordinary post in one pass.
-fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> {
+async fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> {
     let text = simdutf8::basic::from_utf8(document).map_err(|_| NotOrdinary)?;
     let (mut scan, mut messages) = (Scan::new(text), None);
-    scan.object(|scan, name| {
-        if name != b"messages" {
-            return scan.value().map(|_| ());
+    let mut member = scan.first_member()?;
+    while let Some(name) = member {
+        if name == b"messages" {
+            let mut list = Vec::new();
+            let mut is_item = scan.first_item()?;
+            while is_item {
+                list.push(scan_message(&mut scan, document)?);
+                if list.len().is_multiple_of(ITEMS_AT_ONCE) {
+                    tokio::task::yield_now().await;
+                }
+                is_item = scan.next_item()?;
+            }
+            // Of a repeated member the last one counts.
+            messages = Some(list);
+        } else {
+            scan.value()?;
         }
-        let mut list = Vec::new();
-        scan.list(|scan| {
-            list.push(scan_message(scan, document)?);
-            Ok(())
-        })?;
-        // Of a repeated member the last one counts.
-        messages = Some(list);
-        Ok(())
-    })?;
+        member = scan.next_member()?;
+    }
     scan.end()?;
     messages.ok_or(NotOrdinary)
 }
@@ -429,12 +439,35 @@ impl<'de> Deserialize<'de> for ClaimDocument {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use proptest::prelude::*;
 
     use super::*;
 
+    /// The result of a future that waits for nothing.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
     fn post(document: &str) -> Result<Vec<PostedMessage>, String> {
-        decode_post(&Bytes::from(document.to_owned())).map_err(|e| e.to_string())
+        now(decode_post(&Bytes::from(document.to_owned()))).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_large_post_is_decoded_in_parts() {
+        let messages = vec![r#"{"body":0}"#; 3 * ITEMS_AT_ONCE + 1].join(",");
+        let document = Bytes::from(format!("{{\"messages\":[{messages}]}}"));
+        let mut decoding = pin!(decode_post(&document));
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert!(decoding.as_mut().poll(&mut context).is_pending());
+        }
+        let Poll::Ready(Ok(messages)) = decoding.as_mut().poll(&mut context) else { panic!() };
+        assert_eq!(messages.len(), 3 * ITEMS_AT_ONCE + 1);
     }
 
     #[test]
@@ -457,7 +490,7 @@ mod tests {
             r#"{"messages":[{"body":1,"ttl":1000000000000000000}]}"#,
         ] {
             let bytes = Bytes::from(document);
-            assert!(scan_post(&bytes).is_err() && post(document).is_ok(), "{document}");
+            assert!(now(scan_post(&bytes)).is_err() && post(document).is_ok(), "{document}");
         }
     }
 
@@ -492,7 +525,7 @@ mod tests {
                 bytes[at] = byte;
             }
             let document = Bytes::from(bytes);
-            if let Ok(scanned) = scan_post(&document) {
+            if let Ok(scanned) = now(scan_post(&document)) {
                 let shown = |messages: &[PostedMessage]| format!("{messages:?}");
                 let parsed = parse_post(&document).map_err(|error| error.to_string());
                 prop_assert_eq!(parsed.map(|parsed| shown(&parsed)), Ok(shown(&scanned)));
@@ -523,7 +556,8 @@ mod tests {
             let error = post(document).unwrap_err();
             assert!(error.contains(says), "{document}: {error}");
         }
-        let not_utf8 = decode_post(&Bytes::from_static(b"{\"messages\":[{\"body\":\"\xff\"}]}"));
+        let not_utf8 =
+            now(decode_post(&Bytes::from_static(b"{\"messages\":[{\"body\":\"\xff\"}]}")));
         assert!(not_utf8.unwrap_err().to_string().contains("not UTF-8"));
     }
 

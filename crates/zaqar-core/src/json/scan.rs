@@ -45,22 +45,44 @@ impl<'a> Scan<'a> {
         &mut self,
         mut member: impl FnMut(&mut Self, &'a [u8]) -> Result<(), NotOrdinary>,
     ) -> Result<(), NotOrdinary> {
+        let mut name = self.first_member()?;
+        while let Some(found) = name {
+            member(self, found)?;
+            name = self.next_member()?;
+        }
+        Ok(())
+    }
+
+    /// Begins an object: the name of its first member, in front of whose value the scan is then,
+    /// or `None` behind an empty object.
+    ///
+    /// # Errors
+    /// [`NotOrdinary`].
+    pub fn first_member(&mut self) -> Result<Option<&'a [u8]>, NotOrdinary> {
         self.take(b'{')?;
-        if self.next_is(b'}') {
-            return Ok(());
+        if self.next_is(b'}') { Ok(None) } else { self.name().map(Some) }
+    }
+
+    /// As [`Self::first_member`], behind the value of a member.
+    ///
+    /// # Errors
+    /// [`NotOrdinary`].
+    pub fn next_member(&mut self) -> Result<Option<&'a [u8]>, NotOrdinary> {
+        if self.next_is(b',') {
+            return self.name().map(Some);
         }
-        loop {
-            let name = self.string()?;
-            // An escape may spell any name.
-            if memchr(b'\\', name).is_some() {
-                return Err(NotOrdinary);
-            }
-            self.take(b':')?;
-            member(self, &name[1..name.len() - 1])?;
-            if !self.next_is(b',') {
-                return self.take(b'}');
-            }
+        self.take(b'}')?;
+        Ok(None)
+    }
+
+    fn name(&mut self) -> Result<&'a [u8], NotOrdinary> {
+        let name = self.string()?;
+        // An escape may spell any name.
+        if memchr(b'\\', name).is_some() {
+            return Err(NotOrdinary);
         }
+        self.take(b':')?;
+        Ok(&name[1..name.len() - 1])
     }
 
     /// Reads a list: calls `item` in front of each item, which it must read.
@@ -71,16 +93,34 @@ impl<'a> Scan<'a> {
         &mut self,
         mut item: impl FnMut(&mut Self) -> Result<(), NotOrdinary>,
     ) -> Result<(), NotOrdinary> {
-        self.take(b'[')?;
-        if self.next_is(b']') {
-            return Ok(());
-        }
-        loop {
+        let mut is_item = self.first_item()?;
+        while is_item {
             item(self)?;
-            if !self.next_is(b',') {
-                return self.take(b']');
-            }
+            is_item = self.next_item()?;
         }
+        Ok(())
+    }
+
+    /// Begins a list: whether the scan is in front of its first item, rather than behind an empty
+    /// list.
+    ///
+    /// # Errors
+    /// [`NotOrdinary`].
+    pub fn first_item(&mut self) -> Result<bool, NotOrdinary> {
+        self.take(b'[')?;
+        Ok(!self.next_is(b']'))
+    }
+
+    /// As [`Self::first_item`], behind an item.
+    ///
+    /// # Errors
+    /// [`NotOrdinary`].
+    pub fn next_item(&mut self) -> Result<bool, NotOrdinary> {
+        if self.next_is(b',') {
+            return Ok(true);
+        }
+        self.take(b']')?;
+        Ok(false)
     }
 
     /// Reads any value, and returns its text without the whitespace around it.

@@ -13,7 +13,7 @@ use zaqar_core::storage::{Batch, Error, Guarded, NewMessage, Posted};
 use zaqar_core::{Generation, MessageId, QueueKey};
 
 use crate::error::Sql;
-use crate::fair_queue::{Cost, Tenant};
+use crate::fair_queue::{Cost, FairQueue, Tenant};
 use crate::rows::id;
 use crate::writer::Job;
 use crate::writer_state::{Head, Positions, SubscribedUntil, WriterState, after, millis};
@@ -27,6 +27,15 @@ const MAX_WHOLE: usize = 512 << 10;
 
 /// The cost of one part, about.
 const PART: usize = 256 << 10;
+
+/// The cost of a part that others wait for, about, and of what is written between two looks at
+/// whether they do.
+const STEP: usize = 64 << 10;
+
+/// What messages occupy in memory.
+fn occupied(messages: &[NewMessage]) -> usize {
+    messages.iter().map(|new| new.payload.bytes.len() + size_of::<NewMessage>()).sum()
+}
 
 /// The cost of writing messages.
 fn cost(messages: &[NewMessage]) -> usize {
@@ -46,7 +55,7 @@ pub(crate) struct PostInParts {
     key: QueueKey,
     assumed: Generation,
     batch: Batch,
-    /// The cost of all of it, which is kept to the end.
+    /// What all of it occupies, to the end.
     bytes: usize,
     /// What committed transactions have written.
     written: Option<Written>,
@@ -54,6 +63,8 @@ pub(crate) struct PostInParts {
     attempt: Attempt,
     /// Tells the sweep that the hidden messages belong to a post that goes on.
     alive: Arc<()>,
+    /// Where others wait.
+    jobs: Arc<FairQueue<Box<dyn Job>>>,
     caller: oneshot::Sender<Result<Answer, Error>>,
 }
 
@@ -84,17 +95,18 @@ impl PostInParts {
         key: QueueKey,
         assumed: Generation,
         batch: Batch,
+        jobs: Arc<FairQueue<Box<dyn Job>>>,
         caller: oneshot::Sender<Result<Answer, Error>>,
     ) -> Self {
         let (written, attempt, alive) = (None, Attempt::Nothing, Arc::default());
-        let bytes = cost(&batch.messages);
-        Self { key, assumed, batch, bytes, written, attempt, alive, caller }
+        let bytes = occupied(&batch.messages);
+        Self { key, assumed, batch, bytes, written, attempt, alive, jobs, caller }
     }
 
-    /// What the next part costs, and what is kept.
+    /// What the next part costs if others wait, and what is kept.
     pub(crate) fn cost(&self) -> Cost {
         let rest = &self.batch.messages[self.written.map_or(0, |written| written.count)..];
-        Cost { bytes: self.bytes, turn: cost(&rest[..part(rest)]), returns: true }
+        Cost { bytes: self.bytes, turn: cost(&rest[..part(rest, STEP)]), returns: true }
     }
 
     fn write(&self, state: &mut WriterState<'_>) -> Sql<Attempt> {
@@ -116,7 +128,7 @@ impl PostInParts {
         let written = self.written.filter(|written| {
             head.number == written.number && head.hidden == Positions::new(written.first, total)
         });
-        let written = match written {
+        let mut written = match written {
             Some(written) => written,
             None if !head.hidden.is_empty() => {
                 state.make_room(&head, PART / ROWS)?;
@@ -130,16 +142,16 @@ impl PostInParts {
                 subscribed_until: state.subscribed_until(&head)?,
             },
         };
-        let rest = &self.batch.messages[written.count..];
-        let messages = &rest[..part(rest)];
-        let first = written.first + to_i64(written.count);
-        let insertion = Insertion { created: written.created, client: self.batch.client.as_str() };
-        state.insert_messages(head.number, first, messages, &insertion)?;
         let is_notified = self.batch.notify && written.is_subscribed();
-        if is_notified {
-            state.insert_outbox_messages(first, messages, written.created)?;
+        let rest = &self.batch.messages[written.count..];
+        let mut part = &rest[..part(rest, PART)];
+        let tenant = Some(self.key.project.clone());
+        while !part.is_empty() {
+            let (step, later) = part.split_at(self::part(part, STEP));
+            self.insert_step(state, &head, &written, step)?;
+            written.count += step.len();
+            part = if self.jobs.others_wait(&tenant) { &[] } else { later };
         }
-        let mut written = Written { count: written.count + messages.len(), ..written };
         if written.count < total {
             return Ok(Attempt::Part(written));
         }
@@ -156,6 +168,22 @@ impl PostInParts {
         Ok(Attempt::Done(Guarded::Done(ids)))
     }
 
+    fn insert_step(
+        &self,
+        state: &mut WriterState<'_>,
+        head: &Head,
+        written: &Written,
+        messages: &[NewMessage],
+    ) -> Sql<()> {
+        let first = written.first + to_i64(written.count);
+        let insertion = Insertion { created: written.created, client: self.batch.client.as_str() };
+        state.insert_messages(head.number, first, messages, &insertion)?;
+        if self.batch.notify && written.is_subscribed() {
+            state.insert_outbox_messages(first, messages, written.created)?;
+        }
+        Ok(())
+    }
+
     /// Several entries, so that none of them is large.
     fn insert_entries(
         &self,
@@ -165,7 +193,7 @@ impl PostInParts {
     ) -> Sql<()> {
         let (mut rest, mut first) = (self.batch.messages.as_slice(), written.first);
         while !rest.is_empty() {
-            let (messages, later) = rest.split_at(part(rest));
+            let (messages, later) = rest.split_at(part(rest, PART));
             let head = state.head_by_number(head.number)?.unwrap_or(*head);
             state.insert_entry(
                 &head,
@@ -218,9 +246,9 @@ impl Job for PostInParts {
     }
 }
 
-/// How many of these messages one part has, at least one.
-fn part(messages: &[NewMessage]) -> usize {
-    let mut left = PART;
+/// How many of these messages a part of this cost has, at least one.
+fn part(messages: &[NewMessage], cost: usize) -> usize {
+    let mut left = cost;
     let fits = |new: &&NewMessage| {
         let fits = left > 0;
         left = left.saturating_sub(new.payload.bytes.len() + ROWS);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use zaqar_core::storage::{
@@ -11,11 +11,14 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{LeaseId, MessageId, Position, ProjectId, QueueKey, SubscriptionId, Timestamp};
 
+use crate::fair_queue::{Bounds, FairQueue};
 use crate::testing::{batch, generation, key, request, store, time};
 use crate::{Embedded, Options};
 
 /// Messages of one part, of a body of two bytes.
 const PART: usize = super::PART.div_ceil(super::ROWS + 2);
+/// Messages of a part that others wait for.
+const STEP: usize = super::STEP.div_ceil(super::ROWS + 2);
 /// Messages of a post in five parts.
 const LARGE: usize = 4 * PART + 10;
 
@@ -169,8 +172,8 @@ async fn transactions_of_a_large_post_are_bounded_in_rows() {
 }
 
 #[tokio::test]
-async fn a_post_is_invisible_before_its_last_part_and_delays_others_by_one_part() {
-    let (store, _directory) = opened().await;
+async fn a_post_is_invisible_before_its_last_part_and_delays_others_by_one_step() {
+    let (store, directory) = opened().await;
     let other = QueueKey { project: ProjectId::new("other").unwrap(), ..key("q") };
     store.open(&other, generation(), time(0)).await.unwrap();
     let mut steps = Steps::new(&store);
@@ -180,14 +183,15 @@ async fn a_post_is_invisible_before_its_last_part_and_delays_others_by_one_part(
         store.claim(&key("q"), generation(), &request(1, 60), time(0)).await
     });
     let (mut between, mut news) = (0, store.listen().unwrap());
-    let mut earlier = None;
+    let (mut earlier, mut written) = (None, 0);
     let ids = loop {
         let others = post(&store, other.clone(), batch(1, 60));
         steps.next();
-        // Its transaction also writes a part of the large post, and is acknowledged in the next
-        // step.
+        let before = std::mem::replace(&mut written, messages_in_file(directory.path()));
+        assert!(written - before <= STEP as i64 + 1, "{before} to {written}");
+        // It is committed with what stops the writer, and acknowledged in the next step.
         if let Some(mut earlier) = earlier.replace(others) {
-            posted(answer(&mut earlier).expect("another project waits for one part at most"));
+            posted(answer(&mut earlier).expect("another project waits for one step at most"));
             between += 1;
         }
         if let Some(ids) = answer(&mut large) {
@@ -259,11 +263,12 @@ async fn a_slow_post_is_counted_correctly() {
 #[test]
 fn a_post_in_parts_is_charged_as_a_whole_until_it_is_done() {
     let (caller, _answer) = tokio::sync::oneshot::channel();
-    let mut post = super::PostInParts::new(key("q"), generation(), batch(LARGE, 60), caller);
-    let whole = super::cost(&batch(LARGE, 60).messages);
-    let part = super::cost(&batch(PART, 60).messages);
+    let jobs = Arc::new(FairQueue::new(Bounds { items: 1, bytes: 1 }));
+    let mut post = super::PostInParts::new(key("q"), generation(), batch(LARGE, 60), jobs, caller);
+    let whole = super::occupied(&batch(LARGE, 60).messages);
+    let step = super::cost(&batch(STEP, 60).messages);
     let costs = |post: &super::PostInParts| (post.cost().bytes, post.cost().turn);
-    assert_eq!(costs(&post), (whole, part));
+    assert_eq!(costs(&post), (whole, step));
     let subscribed_until = super::SubscribedUntil { address: 0, lease: 0 };
     post.written =
         Some(super::Written { number: 1, first: 1, count: 4 * PART, created: 1, subscribed_until });
@@ -326,7 +331,7 @@ async fn the_parts_of_a_post_that_a_killed_process_left_stay_invisible_and_are_r
     while messages_in_file(directory.path()) == 0 {
         steps.next();
     }
-    assert_eq!(messages_in_file(directory.path()), PART as i64);
+    assert_eq!(messages_in_file(directory.path()), STEP as i64, "the next step waits");
     for (name, large_first) in [("swept", false), ("posted to", true)] {
         let copy = copy_as_if_killed(directory.path());
         let store = Embedded::open(Options::new(copy.path())).unwrap();

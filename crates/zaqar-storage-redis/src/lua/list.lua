@@ -30,7 +30,7 @@ local least = hide == '' and 1 or 16
 
 -- How many bodies to read at once: reading them costs most, and their size is not known before.
 local function group_size()
-  if scanned == 0 then return 4 end
+  if scanned == 0 then return 1 end
   return math.min(math.max(math.floor((BYTES - bytes) / (bytes / scanned + 64)), 1), 256)
 end
 

@@ -6,9 +6,12 @@ use std::pin::Pin;
 use tokio::task::JoinHandle;
 use zaqar_core::storage::{
     ContentsMark, Error, Guarded, Heads, LeaseRequest, ListQuery, Messages, MoveId, Moves,
-    NewMessage, NewSubscription, Outbox, PopQuery, Subscriptions,
+    NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Subscriptions, Upkeep,
 };
-use zaqar_core::{Generation, MessageId, Position, SubscriptionId, Version};
+use zaqar_core::{
+    Generation, Kind, MessageId, Metadata, Position, ProjectId, QueueKey, QueueName,
+    SubscriptionId, Version, storage,
+};
 use zaqar_storage_redis::Redis;
 
 use crate::gate::Gate;
@@ -16,9 +19,11 @@ use crate::servers::Server;
 use crate::support::{Queue, generation, head, message, now, open, options, rand, texts};
 
 /// Messages of three parts.
-const THREE_PARTS: usize = 1200;
+const THREE_PARTS: usize = 700;
 /// Messages that one script handles at most.
-const PART: usize = 500;
+const PART: usize = 256;
+/// Messages of one slice of a page at most.
+const SLICE: usize = 500;
 /// Bytes of one request at most: of a part, its last message and the encoding.
 const REQUEST: usize = (256 << 10) + (32 << 10);
 
@@ -112,12 +117,13 @@ async fn others_are_served_between_the_parts_of_a_large_post() {
     let (free, mut stored, mut steps) = (world.key_of(&queue, "f"), 0, 0);
     while world
         .step(&posting, async {
+            // The next call waits, so the one before has been executed.
+            let before = std::mem::replace(&mut stored, world.number(&["ZCARD", &free]));
+            assert!(stored <= before + PART, "{} messages in one call", stored - before);
             other.post(&["between"]).await;
         })
         .await
     {
-        let before = std::mem::replace(&mut stored, world.number(&["ZCARD", &free]));
-        assert!(stored <= before + PART, "{} messages in one call", stored - before);
         steps += 1;
     }
     assert_eq!(posting.await.expect("it ends").expect("it is stored").len(), 20_000);
@@ -415,6 +421,9 @@ async fn large_pages_are_read_in_slices() {
         ListQuery { after: None, limit: 20, hide: None, include_claimed, include_delayed };
     let page = Messages::list(&gated.store, &queue.key, &query, now()).await.expect("it answers");
     assert_eq!(page.messages.len(), 20);
+    for call in world.gate.calls() {
+        assert!(call.answer <= 2 * (256 << 10), "{call:?}");
+    }
     let got = gated.store.get(&queue.key, &posted, now()).await.expect("it answers");
     assert_eq!(got.len(), 20);
     let calls = world.gate.calls();
@@ -429,5 +438,31 @@ async fn large_pages_are_read_in_slices() {
     query.limit = 2000;
     let page = Messages::list(&world.gated, &tiny.key, &query, now()).await.expect("it answers");
     assert_eq!(texts(&page.messages), numbers(2000));
-    assert!(world.gate.calls().len() - before >= 2000 / PART, "slices of {PART} messages");
+    assert!(world.gate.calls().len() - before >= 2000 / SLICE, "slices of {SLICE} messages");
+}
+
+/// A page of queues with 60 kB of metadata each is read in slices, whatever the sizes before.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_of_queues_are_read_in_slices() {
+    let world = World::new().await;
+    let project = ProjectId::new("rows").expect("it is valid");
+    let large = Metadata::from_json(format!("{{\"text\":\"{}\"}}", "x".repeat(60_000)).as_bytes());
+    let large = large.expect("it is an object");
+    for number in 0..40 {
+        let name = QueueName::new(&format!("q{number:02}")).expect("it is valid");
+        let key = QueueKey { project: project.clone(), kind: Kind::Queue, name };
+        let metadata = if number == 0 { Metadata::default() } else { large.clone() };
+        let row = QueueRow { generation: generation(), metadata };
+        storage::Queues::create(&world.direct, &key, &row).await.expect("it is created");
+    }
+    world.gate.open();
+    let rows = storage::Queues::list(&world.gated, &project, Kind::Queue, None, 40).await;
+    let rows = rows.expect("it answers");
+    let names: Vec<_> = rows.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, (0..40).map(|number| format!("q{number:02}")).collect::<Vec<_>>());
+    let calls = world.gate.calls();
+    assert!(calls.iter().filter(|call| call.answer > 200_000).count() >= 8, "{calls:?}");
+    for call in calls {
+        assert!(call.answer <= (256 << 10) + 62_000, "{call:?}");
+    }
 }

@@ -64,7 +64,7 @@ pub(crate) const OPERATIONS: &[(&str, Operation)] = operations! {
     };
     "post": |it| it.queue.post(&["new"]).await;
     "post of much": |it| it.queue.try_post_new(vec![message("new"); 100]).await.unwrap();
-    "post in parts": |it| it.queue.try_post_new(vec![message("new"); 1200]).await.unwrap();
+    "post in parts": |it| it.queue.try_post_new(vec![message("new"); 700]).await.unwrap();
     "claim": |it| it.queue.claim(2).await;
     "claim_each": |it| {
         let (store, key) = (&it.queue.store, &it.queue.key);

@@ -12,7 +12,7 @@ use zaqar_api::{
 use zaqar_core::MessageId;
 
 use super::{Exchange, HandlerResult};
-use crate::body;
+use crate::body::{self, ITEMS_AT_ONCE};
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 
@@ -33,7 +33,7 @@ where
             })
             .await?;
         let size = document.len() as u64;
-        let messages = match body::decode_post(&document) {
+        let messages = match body::decode_post(&document).await {
             Ok(messages) => messages,
             // As in the original, a size past the queue's limit is reported before a malformed
             // body, although that reads the queue.
@@ -47,13 +47,19 @@ where
         let ids = self.call(request).await?;
         let mut out = BytesMut::with_capacity(16 + ids.len() * (base.len() + 48));
         out.put_slice(b"{\"resources\":[");
-        json::joined(&mut out, &ids, |out, id| {
-            out.put_u8(b'"');
-            out.put_slice(base.as_bytes());
-            out.put_slice(b"/messages/");
-            out.put_slice(&id.encode());
-            out.put_u8(b'"');
-        });
+        for (number, part) in ids.chunks(ITEMS_AT_ONCE).enumerate() {
+            if number > 0 {
+                out.put_u8(b',');
+                tokio::task::yield_now().await;
+            }
+            json::joined(&mut out, part, |out, id| {
+                out.put_u8(b'"');
+                out.put_slice(base.as_bytes());
+                out.put_slice(b"/messages/");
+                out.put_slice(&id.encode());
+                out.put_u8(b'"');
+            });
+        }
         out.put_slice(b"]}");
         let mut response = respond::json(StatusCode::CREATED, out.freeze());
         respond::set(&mut response, header::LOCATION, location(&base, &ids).freeze());
