@@ -3,6 +3,7 @@
 mod budget;
 mod checksum;
 mod clock;
+mod host;
 mod id;
 mod name;
 mod operations;
@@ -23,6 +24,7 @@ pub mod storage;
 
 pub use budget::{Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Permit};
 pub use clock::{Clock, ClockStatus, ManualClock, Timestamp};
+pub use host::canonical_host;
 pub use id::{
     ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, RecoveryId, SubscriptionId,
     Version,
