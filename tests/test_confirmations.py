@@ -6,6 +6,7 @@ import email
 import email.message
 import email.policy
 import json
+import re
 import sqlite3
 import stat
 import urllib.parse
@@ -156,6 +157,9 @@ def test_mail_by_smtp_with_tls_and_a_login(new_server: Callable[..., Server], tm
     assert mail["To"] == "user@example.org"
     assert mail["From"] == "Queues <queues@example.org>"
     assert mail["Subject"] == "Of the queue"
+    assert mail["MIME-Version"] == "1.0"
+    assert re.fullmatch(r"<[0-9a-f]{32}-[0-9a-f]{32}@example\.org>", mail["Message-ID"])
+    assert mail["Date"].datetime.year >= 2026
     body = json.loads(mail.get_content())
     assert body == {
         "ttl": 77,
