@@ -99,6 +99,22 @@ def test_a_webhook_confirms_gets_messages_and_ends_that(
         assert requests(5)[4]["body"] == "once more"
 
 
+def test_a_policy_leaves_confirming_to_the_link(
+    new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path
+):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("subscription:confirm: not role:reader\n")
+    server = new_server(options={**CONFIRMED, "oslo_policy": {"policy_file": policy}}).start()
+    with Api(server.url) as api:
+        id_ = subscribe(api, receiver.url("/ok"))
+        path, reader = f"/v2/queues/q/subscriptions/{id_}", {"X-Roles": "member,reader"}
+        own = api.call("PUT", f"{path}/confirm", json={"confirmed": True}, headers=reader)
+        assert own.status_code == 403
+        wait_until(lambda: receiver.of("/ok"), "the request")
+        assert signed_put(server, receiver.of("/ok")[0].json, True).status_code == 204
+        assert api.call("GET", path).json()["confirmed"] is True
+
+
 class Mailbox:
     """What an SMTP server takes."""
 
