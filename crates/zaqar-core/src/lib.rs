@@ -10,6 +10,7 @@ mod operations;
 mod payload;
 mod secret;
 mod state_log;
+mod suggest;
 mod system_clock;
 mod task_monitor;
 
@@ -36,6 +37,7 @@ pub use operations::{OperationInProgress, OperationLimit, TooManyOperations};
 pub use payload::{Checksum, KeyId, Payload};
 pub use secret::Secret;
 pub use state_log::StateLog;
+pub use suggest::nearest;
 pub use system_clock::SystemClock;
 pub use task_monitor::{TaskFailure, TaskGuard, TaskMonitor};
 
