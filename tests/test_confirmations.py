@@ -6,6 +6,7 @@ import email
 import email.message
 import email.policy
 import json
+import re
 import sqlite3
 import stat
 import urllib.parse
@@ -98,6 +99,22 @@ def test_a_webhook_confirms_gets_messages_and_unsubscribes(
         assert requests(5)[4]["body"] == "once more"
 
 
+def test_a_policy_leaves_confirming_to_the_link(
+    new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path
+):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("subscription:confirm: not role:reader\n")
+    server = new_server(options={**CONFIRMED, "oslo_policy": {"policy_file": policy}}).start()
+    with Api(server.url) as api:
+        id_ = subscribe(api, receiver.url("/ok"))
+        path, reader = f"/v2/queues/q/subscriptions/{id_}", {"X-Roles": "member,reader"}
+        own = api.call("PUT", f"{path}/confirm", json={"confirmed": True}, headers=reader)
+        assert own.status_code == 403
+        wait_until(lambda: receiver.of("/ok"), "the request")
+        assert signed_put(server, receiver.of("/ok")[0].json, True).status_code == 204
+        assert api.call("GET", path).json()["confirmed"] is True
+
+
 class Mailbox:
     """Keeps what an SMTP server receives."""
 
@@ -156,6 +173,9 @@ def test_mail_by_smtp_with_tls_and_a_login(new_server: Callable[..., Server], tm
     assert mail["To"] == "user@example.org"
     assert mail["From"] == "Queues <queues@example.org>"
     assert mail["Subject"] == "Of the queue"
+    assert mail["MIME-Version"] == "1.0"
+    assert re.fullmatch(r"<[0-9a-f]{32}-[0-9a-f]{32}@example\.org>", mail["Message-ID"])
+    assert mail["Date"].datetime.year >= 2026
     body = json.loads(mail.get_content())
     assert body == {
         "ttl": 77,

@@ -36,6 +36,31 @@ EDGES: dict[str, set[str]] = {
 }
 
 
+def scripts() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, check=True, text=True)
+    files = [REPOSITORY / name for name in listed.stdout.splitlines()]
+    return [file for file in files if re.match(rb"#!.*sh\b", file.read_bytes()[:40])]
+
+
+#: These end before they have read everything.
+STOPS_READING = re.compile(r"\|\s*(grep\s+(-\S+\s+)*-\w*[qm]|head\b|sed\s.*\bq\b)")
+
+
+def test_no_script_pipes_into_what_stops_reading():
+    """With pipefail the writer's SIGPIPE makes the pipe fail now and then."""
+    found = scripts()
+    assert REPOSITORY / "tools/test" in found
+    wrong = [
+        f"{script.relative_to(REPOSITORY)}: {line.strip()}"
+        for script in found
+        for line in script.read_text().splitlines()
+        if STOPS_READING.search(line) and not line.lstrip().startswith("#")
+    ]
+    assert wrong == []
+    assert STOPS_READING.search("x | grep -q y")
+    assert STOPS_READING.search("x | grep -F -m1 y")
+
+
 def packages() -> list[dict]:
     command = ["cargo", "metadata", "--no-deps", "--offline", "--format-version", "1"]
     found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, text=True)

@@ -81,12 +81,14 @@ class TestWrongRequests:
     def test_a_missing_header_is_400(self, socket: WebSocket, left_out: str) -> None:
         headers = {name: value for name, value in socket.headers.items() if name != left_out}
         reply = socket.call("queue_list", headers=headers)
-        assert (reply.status, reply.body) == (400, {"error": "Schema validation failed."})
+        assert reply.status == 400
+        assert reply.body["error"].startswith("Schema validation failed.")
 
     @pytest.mark.parametrize("body", ["absent", [], "x", 3, {}, {"queue_name": 3}, {"queue_name": None}])
     def test_an_invalid_body_is_400(self, socket: WebSocket, body: object) -> None:
         reply = socket.call("queue_get", None if body == "absent" else body)
-        assert (reply.status, reply.body) == (400, {"error": "Schema validation failed."})
+        assert reply.status == 400
+        assert reply.body["error"].startswith("Schema validation failed.")
 
 
 class TestWrongFrames:

@@ -3,12 +3,14 @@
 mod budget;
 mod checksum;
 mod clock;
+mod host;
 mod id;
 mod name;
 mod operations;
 mod payload;
 mod secret;
 mod state_log;
+mod suggest;
 mod system_clock;
 mod task_monitor;
 
@@ -23,6 +25,7 @@ pub mod storage;
 
 pub use budget::{Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Permit};
 pub use clock::{Clock, ClockStatus, ManualClock, Timestamp};
+pub use host::canonical_host;
 pub use id::{
     ClaimId, IdError, Incarnation, LeaseId, MessageId, Position, RecoveryId, SubscriptionId,
     Version, hex,
@@ -34,6 +37,7 @@ pub use operations::{OperationInProgress, OperationLimit, TooManyOperations};
 pub use payload::{Checksum, KeyId, Payload};
 pub use secret::Secret;
 pub use state_log::StateLog;
+pub use suggest::nearest;
 pub use system_clock::SystemClock;
 pub use task_monitor::{TaskFailure, TaskGuard, TaskMonitor};
 

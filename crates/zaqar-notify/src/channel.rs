@@ -156,7 +156,7 @@ fn message(outgoing: &Outgoing<'_>) -> Vec<u8> {
 
 /// The same for every attempt at the same messages, and different for each subscription, so that
 /// receivers can recognize duplicates.
-fn request_id(outgoing: &Outgoing<'_>) -> String {
+pub(crate) fn request_id(outgoing: &Outgoing<'_>) -> String {
     let Outgoing { messages, subscription, .. } = outgoing;
     match messages.first() {
         Some(one) if !outgoing.is_batch => format!("{}-{subscription}", one.id),

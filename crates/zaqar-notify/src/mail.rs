@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use lettre::message::Mailbox;
-use lettre::message::header::ContentType;
+use lettre::message::header::{ContentType, MIME_VERSION_1_0};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
@@ -14,15 +14,18 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use serde_json::{Map, Value};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use zaqar_core::Secret;
+use tracing::warn;
+use zaqar_core::{Secret, StateLog};
 
-use crate::channel::{Channel, Outgoing};
+use crate::channel::{Channel, Outgoing, request_id};
 use crate::outcome::{Answer, Attempt, Failure};
 use crate::row::Content;
 use crate::target::Origin;
 use crate::webhook::Notification;
 
-/// Bytes of a failing command's error output that are kept.
+/// Logs what the operator's own mail system answers; tenants are told only that it failed.
+static FAILURES: StateLog = StateLog::new();
+/// Bytes of a failing command's error output that are logged.
 const MAX_ERROR_OUTPUT: usize = 1024;
 
 /// How mail is sent.
@@ -155,10 +158,15 @@ impl Mail {
             Content::Confirmation | Content::Recovery => self.confirmation(one.body)?,
         };
         let from: Mailbox = from.parse().map_err(|error| format!("from {from:?}: {error}"))?;
+        let sent = SystemTime::UNIX_EPOCH + Duration::from_millis(outgoing.now.as_millis());
         Message::builder()
+            // The same for every attempt, so that mailboxes recognize duplicates.
+            .message_id(Some(format!("<{}@{}>", request_id(outgoing), id_domain(&from))))
+            .date(sent)
             .from(from)
             .to(to.mailbox)
             .subject(one_line(&subject))
+            .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN)
             .body(text)
             .map_err(|error| error.to_string())
@@ -201,7 +209,10 @@ impl Mail {
         let (program, arguments) = command
             .split_first()
             .ok_or_else(|| Failure::Unusable("smtp_command is empty".to_owned()))?;
-        let failed = |error: std::io::Error| Failure::NoConnection(format!("{program}: {error}"));
+        let failed = |error: std::io::Error| {
+            log_failure(&format!("{program}: {error}"));
+            Failure::NoConnection("the mail command cannot be run".to_owned())
+        };
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -225,7 +236,8 @@ impl Mail {
         }
         let said = &output.stderr[..output.stderr.len().min(MAX_ERROR_OUTPUT)];
         let said = String::from_utf8_lossy(said);
-        Err(Failure::NoAnswer(format!("{program}: {}: {}", output.status, said.trim())))
+        log_failure(&format!("{program}: {}: {}", output.status, said.trim()));
+        Err(Failure::NoAnswer(format!("the mail command failed: {}", output.status)))
     }
 }
 
@@ -298,14 +310,27 @@ fn connect(
     Ok(builder.build())
 }
 
+fn log_failure(error: &str) {
+    if let Some(failures) = FAILURES.failure() {
+        warn!(error, failures, "a mail was not sent");
+    }
+}
+
+/// The domain of a mail's id: the sender's, which is unique for ids that are random.
+fn id_domain(from: &Mailbox) -> &str {
+    let domain = from.email.domain();
+    if domain.is_ascii() { domain } else { "zaqar.invalid" }
+}
+
+/// A tenant may know how the mail server answered for its recipient, and no more about it.
 fn failure(error: &lettre::transport::smtp::Error) -> Failure {
-    let text = crate::mail::causes(error);
     if error.is_permanent() {
-        Failure::Unusable(text)
-    } else if error.is_response() || error.is_transient() {
-        Failure::NoAnswer(text)
+        Failure::Unusable(causes(error))
+    } else if error.is_transient() {
+        Failure::NoAnswer(causes(error))
     } else {
-        Failure::NoConnection(text)
+        log_failure(&causes(error));
+        Failure::NoConnection("the mail server does not take mail at the moment".to_owned())
     }
 }
 
@@ -392,7 +417,13 @@ fn fill(template: &str, values: [&str; 3]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use zaqar_core::{
+        Incarnation, Kind, MessageId, Position, ProjectId, QueueKey, QueueName, SubscriptionId,
+        Timestamp,
+    };
+
     use super::*;
+    use crate::channel::OutgoingMessage;
 
     #[test]
     fn addresses_are_taken_apart() {
@@ -409,6 +440,65 @@ mod tests {
         {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    fn mail() -> Mail {
+        let template = || Template {
+            topic: "Confirm".to_owned(),
+            body: "{0} {1} {2}".to_owned(),
+            sender: "Zaqar <zaqar@example.org>".to_owned(),
+        };
+        Mail::new(Options {
+            mailer: Mailer::Command(vec!["/nonexistent/internal/sendmail".to_owned()]),
+            confirmation: template(),
+            unsubscription: template(),
+            confirmation_url: None,
+            timeout: Duration::from_secs(60),
+        })
+        .unwrap()
+    }
+
+    fn with_outgoing<T>(use_it: impl FnOnce(&Outgoing<'_>) -> T) -> T {
+        let message = MessageId { incarnation: Incarnation::new(1), position: Position::new(2) };
+        let messages =
+            [OutgoingMessage { id: message, ttl: 60, content: Content::Message, body: b"1" }];
+        let project = ProjectId::new("p").unwrap();
+        use_it(&Outgoing {
+            queue: &QueueKey { project, kind: Kind::Queue, name: QueueName::new("q").unwrap() },
+            subscription: SubscriptionId::new(0xab),
+            subscriber: "mailto:user@example.org",
+            options: &Map::new(),
+            signing: None,
+            messages: &messages,
+            is_batch: false,
+            timeout: None,
+            now: Timestamp::from_millis(1_795_928_400_000),
+        })
+    }
+
+    #[test]
+    fn a_mail_has_the_headers_that_filters_expect() {
+        let formatted = || with_outgoing(|one| mail().message(one).unwrap().formatted());
+        let text = String::from_utf8(formatted()).unwrap();
+        for header in [
+            "Message-ID: <00000000000000010000000000000002-000000000000000000000000000000ab@example.org>",
+            "Date: Sun, 29 Nov 2026 05:00:00 +0000",
+            "MIME-Version: 1.0",
+        ] {
+            assert_eq!(text.matches(&format!("{header}\r\n")).count(), 1, "{header} in {text}");
+        }
+        assert_eq!(formatted(), text.as_bytes(), "another attempt");
+        for (from, domain) in [("a@b.org", "b.org"), ("a@b\u{fc}cher.org", "zaqar.invalid")] {
+            assert_eq!(id_domain(&from.parse().unwrap()), domain);
+        }
+    }
+
+    #[test]
+    fn a_tenant_does_not_see_the_mail_command() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let attempt = with_outgoing(|one| runtime.block_on(mail().send(one)));
+        let Attempt::Failed(failure) = attempt else { panic!("{attempt:?}") };
+        assert_eq!(failure.to_string(), "no connection: the mail command cannot be run");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The target of a webhook: the subscriber's URI, parsed and checked.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 use http::uri::Scheme;
@@ -42,7 +42,8 @@ pub enum TargetError {
         /// Bytes of the URI.
         bytes: usize,
     },
-    /// Its host is an address that webhooks must not reach.
+    /// Its host is an address that webhooks must not reach, or `localhost`. Names are not looked
+    /// up: the error would say which names exist inside the operator's network.
     #[error(transparent)]
     Refused(#[from] Refused),
 }
@@ -88,14 +89,19 @@ impl Target {
         Ok(Self { uri, origin })
     }
 
-    /// Like [`Target::parse`], and checks a host that is an address.
+    /// Like [`Target::parse`], and checks a host whose address is known without a lookup.
     ///
     /// # Errors
     /// [`TargetError`].
     pub fn checked(subscriber: &str, networks: &Networks) -> Result<Self, TargetError> {
         let target = Self::parse(subscriber)?;
-        if let Some(address) = literal(target.origin.host()) {
+        let host = target.origin.host();
+        if let Some(address) = literal(host) {
             networks.check(address)?;
+        } else if host == "localhost" || host.ends_with(".localhost") {
+            // It leads to either of them.
+            let v6 = networks.check(Ipv6Addr::LOCALHOST.into());
+            v6.or_else(|_| networks.check(Ipv4Addr::LOCALHOST.into()))?;
         }
         Ok(target)
     }
@@ -145,11 +151,38 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The address in a host, if it is one. Other spellings of IPv4 (`127.1`, `0x7f.1`, a number) count
-/// as names: the addresses that they resolve to are checked like any name's.
+/// The address in a host, if it is one: IPv6 in brackets, or IPv4 in any form that resolvers take
+/// (`127.1`, `0x7f.1`, a number).
 pub(crate) fn literal(host: &str) -> Option<IpAddr> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    bare.parse().ok()
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(bare) => bare.parse().ok().map(IpAddr::V6),
+        None => loose_v4(host).map(IpAddr::V4),
+    }
+}
+
+/// IPv4 as `inet_aton` reads it: one to four numbers, decimal, octal or hexadecimal, of which the
+/// last fills the bytes that are left.
+fn loose_v4(host: &str) -> Option<Ipv4Addr> {
+    let parts: Vec<u32> = host.split('.').take(5).map(loose_number).collect::<Option<_>>()?;
+    let (last, bytes) = parts.split_last().filter(|(_, bytes)| bytes.len() < 4)?;
+    let left = 32 - 8 * u32::try_from(bytes.len()).ok()?;
+    if bytes.iter().any(|byte| *byte > 255) || u64::from(*last) >> left != 0 {
+        return None;
+    }
+    let high = bytes.iter().enumerate().map(|(at, byte)| byte << (24 - 8 * at));
+    Some(Ipv4Addr::from(high.sum::<u32>() | last))
+}
+
+fn loose_number(text: &str) -> Option<u32> {
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, radix) = match hexadecimal {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    // `from_str_radix` would take a sign.
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_plain.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -197,13 +230,61 @@ mod tests {
     }
 
     #[test]
+    fn addresses_have_many_spellings() {
+        for (host, address) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.1", "127.0.0.1"),
+            ("10.1.258", "10.1.1.2"),
+            ("2130706433", "127.0.0.1"),
+            ("0x7f.0.0.0x1", "127.0.0.1"),
+            ("0177.1", "127.0.0.1"),
+            ("0xA9FEA9FE", "169.254.169.254"),
+            ("0", "0.0.0.0"),
+            ("255.255.255.255", "255.255.255.255"),
+            ("[::1]", "::1"),
+        ] {
+            assert_eq!(literal(host), Some(address.parse().unwrap()), "{host}");
+        }
+        for name in [
+            "",
+            "a",
+            "1.2.3.4.5",
+            "256.1",
+            "1.2.3.256",
+            "1.16777216",
+            "4294967296",
+            "0x",
+            "08",
+            "+1",
+            "1..2",
+            "1.2.3.4a",
+            "[127.0.0.1]",
+            "::1",
+            "0x1g",
+        ] {
+            assert_eq!(literal(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn a_literal_is_checked_and_a_name_is_not() {
         let networks = Networks::default();
-        for refused in ["http://127.0.0.1/", "https://[::ffff:10.0.0.1]/", "http://10.0.0.1./"] {
+        for refused in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://0x7f000001/",
+            "https://[::ffff:10.0.0.1]/",
+            "http://10.0.0.1./",
+            "http://LocalHost./",
+            "http://a.localhost/",
+        ] {
             let found = Target::checked(refused, &networks);
             assert!(matches!(found, Err(TargetError::Refused(_))), "{refused}: {found:?}");
         }
-        assert!(Target::checked("http://localhost/", &networks).is_ok());
-        assert!(Target::checked("http://8.8.8.8/", &networks).is_ok());
+        for passes in ["http://internal.example/", "http://8.8.8.8/", "http://notlocalhost/"] {
+            assert!(Target::checked(passes, &networks).is_ok(), "{passes}");
+        }
+        let opened = Networks::allowing(vec!["127.0.0.0/8".parse().unwrap()]);
+        assert!(Target::checked("http://localhost/", &opened).is_ok());
     }
 }

@@ -13,6 +13,7 @@ use zaqar_core::storage::{Error, MessageStore};
 use zaqar_core::{StateLog, TaskMonitor};
 
 use crate::Connector;
+use crate::outage::Outage;
 use crate::place::Place;
 
 /// The timeout for opening a store.
@@ -39,6 +40,7 @@ pub(crate) struct Member {
     log: StateLog,
     /// The last error, if there was no success since.
     problem: Mutex<Option<String>>,
+    outage: Outage,
 }
 
 impl fmt::Debug for Member {
@@ -52,8 +54,8 @@ impl Member {
     pub(crate) fn configured(store: Arc<dyn MessageStore>) -> Self {
         let state = watch::channel(State::Open(store)).1;
         let (closing, log) = (CancellationToken::new(), StateLog::new());
-        let problem = Mutex::default();
-        Self { place: Place::Configured, pool: None, state, closing, log, problem }
+        let (problem, outage) = (Mutex::default(), Outage::new());
+        Self { place: Place::Configured, pool: None, state, closing, log, problem, outage }
     }
 
     /// Starts to open the store of a pool.
@@ -69,8 +71,8 @@ impl Member {
             guard.finish();
         });
         let place = Place::Pool(pool.name.clone());
-        let (log, problem) = (StateLog::new(), Mutex::default());
-        Self { place, pool: Some(pool), state: seen, closing, log, problem }
+        let (log, problem, outage) = (StateLog::new(), Mutex::default(), Outage::new());
+        Self { place, pool: Some(pool), state: seen, closing, log, problem, outage }
     }
 
     /// The name for logs.
@@ -115,6 +117,16 @@ impl Member {
             Ok(Ok(State::Opening)) | Err(_) => unavailable("it is being opened"),
             Ok(Err(_)) => Err(Error::Closed),
         }
+    }
+
+    /// Whether it answers requests.
+    pub(crate) const fn outage(&self) -> &Outage {
+        &self.outage
+    }
+
+    /// Whether it is a pool, not the configured store.
+    pub(crate) const fn is_pool(&self) -> bool {
+        self.pool.is_some()
     }
 
     /// Waits until it is open; `None` once it is closed for good.

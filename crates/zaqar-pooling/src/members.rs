@@ -15,6 +15,7 @@ use zaqar_core::{StateLog, TaskMonitor};
 use crate::Registry;
 use crate::member::Member;
 use crate::place::Place;
+use crate::reach;
 
 /// The shortest pause between reads of the registry for unknown pools.
 const REFRESH_AT_MOST: Duration = Duration::from_millis(500);
@@ -223,6 +224,7 @@ impl Members {
         let (mut answers, mut failure) = (Vec::new(), None);
         for (member, outcome) in join_all(asking).await {
             member.note(&outcome);
+            reach::judge(&member, &outcome);
             match outcome {
                 Ok(answer) => answers.push((member, answer)),
                 Err(error) => failure = failure.or(Some(error)),

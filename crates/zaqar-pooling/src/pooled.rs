@@ -23,6 +23,7 @@ use crate::member::Member;
 use crate::members::Members;
 use crate::mover::Mover;
 use crate::place::Place;
+use crate::reach::serve;
 use crate::{Registry, news, rows};
 
 /// How often the registry is read for changes of pools.
@@ -202,7 +203,7 @@ impl Pooled {
         F: Future<Output = Result<T, Error>>,
     {
         let ask = &ask;
-        self.ask_member(key, |member| async move { ask(member.store().await?).await }).await
+        self.ask_member(key, |member| async move { serve(&member, key, ask).await }).await
     }
 
     /// As [`Self::ask`], for what needs more of the pool than its store.
@@ -261,8 +262,11 @@ impl Pooled {
         for _ in 0..rows::ATTEMPTS {
             // Always reads the catalogue: the cache may be from before the queue was deleted.
             let (place, found) = self.registry.find_place(key, None).await?;
-            let store = self.members.at(&place).await?.store().await?;
-            let opened = store.open(key, generation, now).await?;
+            let member = self.members.at(&place).await?;
+            let open = |store: Arc<dyn MessageStore>| async move {
+                store.open(key, generation, now).await
+            };
+            let opened = serve(&member, key, open).await?;
             if self.registry.confirm(key, &found).await? {
                 self.places.insert(key.clone(), place);
                 return Ok(opened);
@@ -271,7 +275,7 @@ impl Pooled {
             // the queue's any more would be found by nobody; one that moves is frozen.
             let again = self.registry.placement(key).await?.and_then(|again| again.place);
             if again != Some(place) && opened == generation {
-                store.close(key, generation.incarnation).await?;
+                member.store().await?.close(key, generation.incarnation).await?;
             }
         }
         Err(contended())
@@ -285,7 +289,12 @@ impl Pooled {
         let found = self.registry.placement(key).await?;
         self.places.invalidate(key);
         let closed = match self.member(key).await? {
-            Some(member) => member.store().await?.close(key, incarnation).await?,
+            Some(member) => {
+                let close = |store: Arc<dyn MessageStore>| async move {
+                    store.close(key, incarnation).await
+                };
+                serve(&member, key, close).await?
+            }
             None => Guarded::Absent,
         };
         let is_gone = matches!(closed, Guarded::Done(()) | Guarded::Absent);
@@ -305,17 +314,24 @@ impl Pooled {
         now: Timestamp,
     ) -> Result<Guarded<Claimed>, Error> {
         let Some(source) = self.member(key).await? else { return Ok(Guarded::Absent) };
-        let store = source.store().await?;
-        let Some(rule) = &request.dead_letters else {
-            return store.claim(key, assumed, request, now).await;
+        let target = match &request.dead_letters {
+            Some(rule) => self.member(&rule.target).await?,
+            None => None,
         };
-        let target = self.member(&rule.target).await?;
-        if target.is_some_and(|target| target.place == source.place) {
-            return store.claim(key, assumed, request, now).await;
+        match &request.dead_letters {
+            Some(rule) if target.is_none_or(|target| target.place != source.place) => {
+                let (own, rule, request) = (key.clone(), rule.clone(), request.clone());
+                let at = Arc::clone(&source);
+                let crossing = CrossingClaim { source: at, key: own, assumed, request, rule, now };
+                serve(&source, key, |_| self.dead_letters.claim(crossing)).await
+            }
+            Some(_) | None => {
+                let claim = |store: Arc<dyn MessageStore>| async move {
+                    store.claim(key, assumed, request, now).await
+                };
+                serve(&source, key, claim).await
+            }
         }
-        let (key, rule, request) = (key.clone(), rule.clone(), request.clone());
-        let crossing = CrossingClaim { source, key, assumed, request, rule, now };
-        self.dead_letters.claim(crossing).await
     }
 }
 

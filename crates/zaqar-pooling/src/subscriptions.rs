@@ -11,6 +11,7 @@ use zaqar_core::storage::{
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
 use crate::Pooled;
+use crate::reach::serve;
 
 #[async_trait]
 impl Subscriptions for Pooled {
@@ -22,10 +23,14 @@ impl Subscriptions for Pooled {
         now: Timestamp,
     ) -> Result<Guarded<Subscribed>, Error> {
         let subscribed = self.ask_member(key, |member| async move {
-            if let Some(lease) = subscription.lease {
-                self.leases.ensure(&member, lease, now).await?;
-            }
-            member.store().await?.subscribe(key, assumed, subscription, now).await
+            let at = &member;
+            let subscribe = |store: Arc<dyn MessageStore>| async move {
+                if let Some(lease) = subscription.lease {
+                    self.leases.ensure(at, lease, now).await?;
+                }
+                store.subscribe(key, assumed, subscription, now).await
+            };
+            serve(&member, key, subscribe).await
         });
         Ok(subscribed.await?.unwrap_or(Guarded::Absent))
     }

@@ -296,12 +296,12 @@ impl Subscribers for SubscriberLayer {
         }
         if let Some(webhook) = subscriber.and_then(trust::webhook_of) {
             self.trusts.trustee()?;
-            let target = self.client.check(webhook).await.map_err(|error| sentence(&error))?;
+            let target = self.client.check(webhook).map_err(|error| sentence(&error))?;
             return self.trusts.plain_hosts.check(&target).map_err(|error| sentence(&error));
         }
         match subscriber {
             Some(subscriber) if is_webhook(subscriber) => {
-                self.client.check(subscriber).await.map_err(|error| sentence(&error))?;
+                self.client.check(subscriber).map_err(|error| sentence(&error))?;
                 Ok(())
             }
             Some(subscriber) if has_scheme(subscriber, "mailto") => {

@@ -91,6 +91,9 @@ async fn serve(
     let served = serve_clients(registry, settings, shutdown, reporter, metrics, passed).await;
     end.cancel();
     watched.join().await;
+    if served.is_ok() {
+        info!("stopped");
+    }
     served
 }
 
@@ -213,7 +216,6 @@ async fn serve_stores(
         stopping.await.unwrap_or_else(|_| Instant::now()) + settings.graceful_shutdown_timeout;
     let is_away = wait_for_tasks(ended, deadline, status, [&last_request, &last_span]).await;
     close(&stores, is_away).await?;
-    info!("stopped");
     Ok(())
 }
 

@@ -82,7 +82,8 @@ pub trait StoreDriver: Send + Sync {
     /// The location, an option or a file is invalid.
     async fn check(&self, location: &StoreLocation) -> Result<(), StartError>;
 
-    /// Whether two locations are the same store, which is then opened once.
+    /// Whether two locations are one store, whatever users and options they have: it is opened once
+    /// for both roles, and is one pool. Names of hosts are not resolved.
     ///
     /// # Errors
     /// A location is invalid.

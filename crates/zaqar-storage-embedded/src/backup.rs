@@ -75,7 +75,7 @@ pub fn restore(copy: &Path, store: &Path, replace: bool) -> Result<Checked, Erro
     if has_store && !replace {
         return Err(Error::Exists { path: target });
     }
-    let _owner = directory::acquire(store, &target)?;
+    let _owner = directory::acquire(store, &target, || false)?;
     let failed = |source: io::Error| Error::Copy { path: target.clone(), source: source.into() };
     let partial = schema::partial(store);
     directory::private(&partial).map_err(failed)?;

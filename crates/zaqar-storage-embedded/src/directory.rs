@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::{Error, is_disk_full};
 
 /// Holds the locks of a directory until it is dropped.
 ///
@@ -22,8 +22,13 @@ pub(crate) struct DirectoryLock {
 }
 
 /// Creates the directory if it does not exist, and locks it. `file` is the store's; it is created
-/// empty if it does not exist.
-pub(crate) fn acquire(path: &Path, file: &Path) -> Result<DirectoryLock, Error> {
+/// empty if it does not exist. `make_room` is called on a full disk, once the directory is locked,
+/// and returns whether it made room.
+pub(crate) fn acquire(
+    path: &Path,
+    file: &Path,
+    make_room: impl FnOnce() -> bool,
+) -> Result<DirectoryLock, Error> {
     create(path)?;
     let lock = path.join("lock");
     let in_use = |owner| Error::InUse { path: path.to_path_buf(), owner };
@@ -42,7 +47,11 @@ pub(crate) fn acquire(path: &Path, file: &Path) -> Result<DirectoryLock, Error> 
     let _ = locked.read_to_string(&mut text);
     let last_boot = text.lines().nth(1);
     let is_same_boot = last_boot == boot_id().as_deref();
-    write_lock(&mut locked, last_boot).map_err(failed)?;
+    let written = match write_lock(&mut locked, last_boot) {
+        Err(error) if is_disk_full(&error) && make_room() => write_lock(&mut locked, last_boot),
+        written => written,
+    };
+    written.map_err(failed)?;
     Ok(DirectoryLock { is_same_boot, lock: locked, _file: held })
 }
 

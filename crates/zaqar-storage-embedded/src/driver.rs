@@ -56,38 +56,58 @@ struct Inner {
     end: watch::Receiver<CloseResult>,
 }
 
+/// The file, recovered and marked as open.
+struct OpenFile {
+    conn: Connection,
+    start: Start,
+    identity: FileIdentity,
+    page_size: u32,
+}
+
+impl OpenFile {
+    fn open(options: &Options, owner: &mut DirectoryLock) -> Result<Self, Error> {
+        let recovered_bytes = recovery::check(options, owner.is_same_boot)?;
+        let conn = schema::open_writer(options, |conn| {
+            recovery::make_durable(conn, options, recovered_bytes)
+        })?;
+        directory::sync(&options.path)
+            .map_err(|source| Error::Create { path: options.path.clone(), source })?;
+        let file = schema::file(&options.path);
+        let failed =
+            |source: rusqlite::Error| Error::Open { path: file.clone(), source: source.into() };
+        expiry_rows::index(&conn).map_err(failed)?;
+        let start = Start::read(&conn).map_err(failed)?;
+        let identity = FileIdentity::of(file.clone())
+            .map_err(|source| Error::Open { path: file.clone(), source: source.into() })?;
+        recovery::set_mark(&conn, options.sync).map_err(failed)?;
+        owner.opened().map_err(|source| Error::Lock { path: options.path.join("lock"), source })?;
+        let page_size = schema::page_size(&conn).map_err(failed)?;
+        Ok(Self { conn, start, identity, page_size })
+    }
+}
+
 impl Embedded {
     /// Opens a store, and creates it if its directory is empty or missing. Blocks for some
     /// milliseconds or, after a crash, as long as it takes to read the log, which has at most some
-    /// 100 MiB.
+    /// 100 MiB. On a full disk it uses the space of the [reserve](Options::reserve), if there is
+    /// one.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn open(options: Options) -> Result<Self, Error> {
-        let mut owner = directory::acquire(&options.path, &schema::file(&options.path))?;
-        let recovered_bytes = recovery::check(&options, owner.is_same_boot)?;
         let reserve = Reserve::new(&options.path, options.reserve);
-        let (mut conn, start) = match open_writer(&options, recovered_bytes) {
-            // A store that is not open lets nobody delete anything.
-            Err(error) if error.is_full() && reserve.is_allocated() => {
-                tracing::warn!("the disk is full: the reserve is used to open the store");
-                let path = options.path.clone();
-                reserve.release().map_err(|source| Error::Create { path, source })?;
-                open_writer(&options, recovered_bytes)?
+        let make_room = || reserve.release_if_allocated();
+        let mut owner = directory::acquire(&options.path, &schema::file(&options.path), make_room)?;
+        let opened = match OpenFile::open(&options, &mut owner) {
+            Err(error) if error.is_disk_full() && make_room() => {
+                tracing::warn!("the disk is full: the store is opened in the space of the reserve");
+                OpenFile::open(&options, &mut owner)?
             }
             opened => opened?,
         };
-        let failed = |source: rusqlite::Error| Error::Open {
-            path: schema::file(&options.path),
-            source: source.into(),
-        };
-        let identity = FileIdentity::of(schema::file(&options.path)).map_err(|source| {
-            Error::Open { path: schema::file(&options.path), source: source.into() }
-        })?;
-        owner.opened().map_err(|source| Error::Lock { path: options.path.join("lock"), source })?;
+        let OpenFile { mut conn, start, identity, page_size } = opened;
         let deadlines = Arc::new(Deadlines::default());
         deadlines.advance(start.seen);
-        let page_size = schema::page_size(&conn).map_err(failed)?;
         let health = Arc::new(Health::new(schema::file(&options.path), page_size));
         if let Err(error) = reserve.allocate() {
             tracing::warn!(%error, "the reserve cannot be allocated");
@@ -334,24 +354,6 @@ impl Drop for Inner {
             tracing::error!("the writer panicked");
         }
     }
-}
-
-/// Opens the file for its writer, completes what a process that died has left, and marks the store
-/// as open.
-fn open_writer(options: &Options, recovered_bytes: u64) -> Result<(Connection, Start), Error> {
-    let conn = schema::open_writer(options, |conn| {
-        recovery::make_durable(conn, options, recovered_bytes)
-    })?;
-    directory::sync(&options.path)
-        .map_err(|source| Error::Create { path: options.path.clone(), source })?;
-    let failed = |source: rusqlite::Error| Error::Open {
-        path: schema::file(&options.path),
-        source: source.into(),
-    };
-    expiry_rows::index(&conn).map_err(failed)?;
-    let start = Start::read(&conn).map_err(failed)?;
-    recovery::set_mark(&conn, options.sync).map_err(failed)?;
-    Ok((conn, start))
 }
 
 fn start_helpers(

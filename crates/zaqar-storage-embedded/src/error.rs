@@ -1,5 +1,6 @@
 //! Errors of opening a store, and the meaning of SQLite's errors for callers.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -117,11 +118,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a store cannot be opened because its disk is full.
-    pub(crate) fn is_full(&self) -> bool {
-        let Self::Open { source, .. } = self else { return false };
-        source.downcast_ref().is_some_and(|error| kind_of(error) == ErrorKind::Full)
+    /// Whether there was no space for what had to be written.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if error.downcast_ref().is_some_and(is_disk_full)
+                || error.downcast_ref().is_some_and(is_no_space)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
+}
+
+/// Whether an error of the operating system says that the disk, or its owner's share, is full.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether SQLite had no space for the file or the log, or for the log's index, of which it says
+/// only that it cannot be made larger.
+fn is_no_space(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    kind_of(error) == ErrorKind::Full || extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 /// The result of statements.
@@ -211,6 +232,31 @@ pub(crate) fn storage_error(error: Arc<rusqlite::Error>) -> storage::Error {
         ErrorKind::Disk => storage::Error::unavailable(error),
         ErrorKind::Damage | ErrorKind::Row | ErrorKind::Frozen | ErrorKind::Other => {
             storage::Error::failed(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_by_any_error_of_it() {
+        let open = |source| Error::Open { path: PathBuf::new(), source };
+        let sqlite = |code| {
+            let error = rusqlite::ffi::Error::new(code);
+            open(rusqlite::Error::SqliteFailure(error, None).into())
+        };
+        let system = |kind| open(io::Error::from(kind).into());
+        for (error, is_full) in [
+            (sqlite(rusqlite::ffi::SQLITE_FULL), true),
+            (sqlite(rusqlite::ffi::SQLITE_IOERR_SHMSIZE), true),
+            (sqlite(rusqlite::ffi::SQLITE_IOERR_WRITE), false),
+            (system(io::ErrorKind::StorageFull), true),
+            (system(io::ErrorKind::QuotaExceeded), true),
+            (system(io::ErrorKind::PermissionDenied), false),
+        ] {
+            assert_eq!(error.is_disk_full(), is_full, "{error:?}");
         }
     }
 }

@@ -49,6 +49,16 @@ impl Reserve {
         directory::private(&self.path)?.set_len(0)
     }
 
+    /// Releases the space, if there is any. Returns whether there is more space now.
+    pub(crate) fn release_if_allocated(&self) -> bool {
+        let is_there = self.bytes > 0 && self.path.metadata().is_ok_and(|it| it.len() > 0);
+        is_there
+            && self
+                .release()
+                .inspect_err(|error| tracing::warn!(%error, "the reserve cannot be released"))
+                .is_ok()
+    }
+
     fn write(&self) -> io::Result<()> {
         let mut file = directory::private(&self.path)?;
         file.set_len(0)?;
@@ -84,8 +94,9 @@ mod tests {
         let length = || directory.path().join("reserve").metadata().unwrap().len();
         reserve.allocate().unwrap();
         assert_eq!(length(), 200_000);
-        reserve.release().unwrap();
+        assert!(reserve.release_if_allocated());
         assert_eq!(length(), 0);
+        assert!(!reserve.release_if_allocated(), "there is no more");
         reserve.allocate().unwrap();
         assert_eq!(length(), 200_000);
         let missing = Reserve::new(&directory.path().join("missing"), 1);

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use mongodb::event::EventHandler;
 use mongodb::event::command::CommandEvent;
+use mongodb::options::{ConnectionString, HostInfo, ServerAddress};
 use zaqar_core::storage::MAX_CLOCK_SKEW;
-use zaqar_core::{Secret, TaskMonitor};
+use zaqar_core::{Secret, TaskMonitor, canonical_host};
+
+const MONGODB_PORT: u16 = 27017;
 
 /// The options of a store.
 #[derive(Clone)]
@@ -110,15 +113,79 @@ impl Options {
         }
     }
 
-    /// Whether these options and `other` open the same store with the same connections.
+    /// Whether these options and `other` open one store, as far as that is known without a
+    /// connection: one database of a server in common, whoever logs in and however. Names are not
+    /// resolved.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
-        (&self.uri, &self.database, &self.tls) == (&other.uri, &other.database, &other.tls)
+        self.database == other.database
+            && (self.uri == other.uri || have_common(&self.seeds(), &other.seeds()))
     }
+
+    /// The servers that the URI names; none if it is invalid.
+    fn seeds(&self) -> Vec<String> {
+        let uri = plain_scheme(self.uri.expose());
+        let Ok(parsed) = ConnectionString::parse(uri.as_str()) else { return Vec::new() };
+        match parsed.host_info {
+            HostInfo::HostIdentifiers(hosts) => hosts.iter().map(seed).collect(),
+            HostInfo::DnsRecord(name) => vec![format!("srv {}", canonical_host(&name))],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Removes the variant of the original's driver from the scheme.
+pub(crate) fn plain_scheme(uri: &str) -> String {
+    match uri.strip_prefix("mongodb.fifo://") {
+        Some(rest) => format!("mongodb://{rest}"),
+        None => uri.to_owned(),
+    }
+}
+
+fn seed(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Tcp { host, port } => {
+            format!("{} {}", canonical_host(host), port.unwrap_or(MONGODB_PORT))
+        }
+        ServerAddress::Unix { path } => path.display().to_string(),
+        // None yet.
+        _ => address.to_string(),
+    }
+}
+
+fn have_common(seeds: &[String], others: &[String]) -> bool {
+    seeds.iter().any(|seed| others.contains(seed))
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_place_has_many_spellings() {
+        for (one, other, is_same) in [
+            ("mongodb://localhost", "mongodb://127.0.0.1:27017/", true),
+            ("mongodb://[::1]/?w=majority", "mongodb.fifo://u:p@LOCALHOST", true),
+            ("mongodb://a,b:1/?replicaSet=r", "mongodb://B:1,A:27017/?replicaSet=r", true),
+            ("mongodb://a,b", "mongodb://b,c", true),
+            ("mongodb://a", "mongodb://a:27018", false),
+            ("mongodb://a", "mongodb://b", false),
+            ("mongodb+srv://Cluster.example.org", "mongodb+srv://cluster.example.org/", true),
+            ("mongodb+srv://cluster.example.org", "mongodb://cluster.example.org", false),
+            ("mongodb://%2Ftmp%2Fm.sock", "mongodb://%2Ftmp%2Fm.sock/?w=majority", true),
+            ("not a URI", "not a URI", true),
+            ("not a URI", "no URI either", false),
+        ] {
+            let options = |uri: &str| Options::new(uri, "zaqar");
+            let (first, second) = (options(one), options(other));
+            assert_eq!(first.is_same_place(&second), is_same, "{one} and {other}");
+            assert!(!first.is_same_place(&Options::new(other, "another")), "{one} and {other}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use mongodb::{Client, Collection, Database};
 use tempfile::NamedTempFile;
 use tokio::time::sleep;
 
-use crate::config::Tls;
+use crate::config::{Tls, plain_scheme};
 use crate::elections::Elections;
 use crate::error::{is_duplicate, is_transient};
 use crate::stored::Head;
@@ -101,14 +101,6 @@ fn durable(asked: Option<WriteConcern>, unreliable: bool) -> Result<WriteConcern
 /// The write concern of a write that others repeat if it is lost.
 pub(crate) fn one_node() -> WriteConcern {
     WriteConcern::builder().w(Acknowledgment::Nodes(1)).build()
-}
-
-/// Removes the variant of the original's driver from the scheme.
-fn plain_scheme(uri: &str) -> String {
-    match uri.strip_prefix("mongodb.fifo://") {
-        Some(rest) => format!("mongodb://{rest}"),
-        None => uri.to_owned(),
-    }
 }
 
 /// Sets the certificates. The driver needs our certificate and its key in one file: two files are

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use zaqar_core::Secret;
+use zaqar_core::{Secret, canonical_host};
 
 use crate::error::Error;
 
@@ -136,6 +136,14 @@ impl FromStr for Uri {
 }
 
 impl Uri {
+    /// Whether both lead to one store, as far as that is known without a connection: by the same
+    /// server, or one node or Sentinel in common, whoever logs in and however. Names are not
+    /// resolved.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.database == other.database && self.servers.is_one_with(&other.servers)
+    }
+
     fn check(self) -> Result<Self, Error> {
         if matches!(self.servers, Servers::Socket(_)) && self.tls.is_some() {
             return Err(wrong("cannot have both a socket's path and rediss:"));
@@ -145,6 +153,42 @@ impl Uri {
         }
         Ok(self)
     }
+}
+
+impl Servers {
+    fn is_one_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Socket(one), Self::Socket(other)) => real(one) == real(other),
+            (
+                Self::Sentinel { hosts, master, .. },
+                Self::Sentinel { hosts: others, master: other, .. },
+            ) => master == other && have_common(hosts, others),
+            (Self::Single(one), Self::Single(other)) => one.is_same(other),
+            (Self::Cluster(hosts), Self::Cluster(others)) => have_common(hosts, others),
+            // A node of a Cluster is not asked alone, but its keys are those of the Cluster.
+            (Self::Single(one), Self::Cluster(hosts))
+            | (Self::Cluster(hosts), Self::Single(one)) => {
+                hosts.iter().any(|host| host.is_same(one))
+            }
+            (Self::Socket(_) | Self::Sentinel { .. }, _)
+            | (_, Self::Socket(_) | Self::Sentinel { .. }) => false,
+        }
+    }
+}
+
+impl Host {
+    fn is_same(&self, other: &Self) -> bool {
+        self.port == other.port && canonical_host(&self.name) == canonical_host(&other.name)
+    }
+}
+
+fn have_common(hosts: &[Host], others: &[Host]) -> bool {
+    hosts.iter().any(|host| others.iter().any(|other| host.is_same(other)))
+}
+
+/// The path without links, if it is there.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
 impl Tls {
@@ -319,6 +363,38 @@ mod tests {
             ("redis://:secret@h1,h2?cluster=true", "the Cluster h1:6379,h2:6379"),
         ] {
             assert_eq!(uri(text).servers.to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_many_spellings() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("redis.sock");
+        std::fs::write(&socket, "").unwrap();
+        let (socket, directory) = (socket.display(), directory.path().display());
+        for (one, other, is_same) in [
+            ("redis://localhost", "redis://127.0.0.1:6379/", true),
+            ("redis://localhost", "redis://[::1]:6379?dbid=0", true),
+            ("redis://H.example.", "rediss://u:p@h.EXAMPLE:6379?socket_timeout=9", true),
+            ("redis://h", "redis://h:6380", false),
+            ("redis://h", "redis://h?dbid=1", false),
+            ("redis://h", "redis://other", false),
+            ("redis://127.0.0.1", "redis://127.0.0.2", false),
+            ("redis://a,b?master=m", "redis://b:26379,A?master=m", true),
+            ("redis://a,b?master=m", "redis://b,c?master=m", true),
+            ("redis://a,b?master=m", "redis://a,b?master=n", false),
+            ("redis://a?master=m", "redis://a:26379", false),
+            ("redis://a,b:7?cluster=true", "redis://B:7,c?cluster=true", true),
+            ("redis://a,b:7?cluster=true", "redis://b:7", true),
+            ("redis://a,b:7?cluster=true", "redis://b", false),
+            (&format!("redis:{socket}"), &format!("redis://:p@{socket}"), true),
+            (&format!("redis:{socket}"), &format!("redis:{directory}//./redis.sock"), true),
+            (&format!("redis:{socket}"), &format!("redis:{directory}"), false),
+            ("redis:/no/such/socket", "redis:/no/such/other", false),
+        ] {
+            let (first, second) = (uri(one), uri(other));
+            assert_eq!(first.is_same_place(&second), is_same, "{one} and {other}");
+            assert_eq!(second.is_same_place(&first), is_same, "{other} and {one}");
         }
     }
 

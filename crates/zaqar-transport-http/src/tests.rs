@@ -135,6 +135,32 @@ async fn requests_at_a_limit_are_accepted_and_past_it_are_400() {
     }
 }
 
+/// As in the original, which checks only `ttl` here; what the description says of `grace`.
+#[tokio::test]
+async fn a_renewal_takes_any_grace() {
+    let service = service();
+    call(&service, "POST", "/v2/queues/q/messages", r#"{"messages":[{"body":1}]}"#).await;
+    let (_, claimed) = call(&service, "POST", "/v2/queues/q/claims", "").await;
+    let href = claimed["messages"][0]["href"].as_str().unwrap();
+    let claim = format!("/v2/queues/q/claims/{}", href.split_once("claim_id=").unwrap().1);
+    for grace in [i64::MIN, -1, 0, 59, 60, 43_200, 43_201, i64::MAX] {
+        let body = format!(r#"{{"ttl":60,"grace":{grace}}}"#);
+        assert_eq!(call(&service, "PATCH", &claim, &body).await.0, 204, "{grace}");
+    }
+    for wrong in [r#"{"ttl":59,"grace":60}"#, r#"{"ttl":60,"grace":1.5}"#, r#"{"grace":null}"#] {
+        assert_eq!(call(&service, "PATCH", &claim, wrong).await.0, 400, "{wrong}");
+    }
+    // 60 s of the claim, and the longest grace after it.
+    let (_, page) =
+        call(&service, "GET", "/v2/queues/q/messages?include_claimed=true&echo=true", "").await;
+    assert!(page["messages"][0]["ttl"].as_u64().unwrap() <= 43_270, "{page}");
+    let description = include_str!("../../../docs/api/openapi.yaml");
+    let (_, schema) = description.split_once("    ClaimRenewal:\n").unwrap();
+    let (_, grace) = schema.split_once("        grace:\n").unwrap();
+    let (grace, _) = grace.split_once("    Claimed:\n").unwrap();
+    assert!(!grace.contains("minimum:") && !grace.contains("maximum:"), "{grace}");
+}
+
 #[tokio::test]
 async fn a_deletion_must_name_its_claims_if_configured() {
     let limits = Limits { message_delete_with_claim_id: true, ..Limits::default() };

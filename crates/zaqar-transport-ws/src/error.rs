@@ -18,8 +18,9 @@ pub(crate) enum WsError {
     NotAnObject,
     #[error("{name} is not a valid action")]
     UnknownAction { name: String },
-    #[error("Schema validation failed.")]
-    Schema,
+    /// The original says no more than the first sentence.
+    #[error("Schema validation failed. {rule}")]
+    Schema { rule: String },
     /// A header that identifies the caller is repeated.
     #[error("{name} may be given once; this request has it more than once.")]
     Repeated { name: &'static str },
@@ -94,7 +95,7 @@ impl WsError {
             Self::Undecodable { .. }
             | Self::NotAnObject
             | Self::UnknownAction { .. }
-            | Self::Schema
+            | Self::Schema { .. }
             | Self::Repeated { .. } => bare(400, &self.to_string()),
             Self::NotAuthenticated | Self::OtherProject => bare(403, &self.to_string()),
             Self::AuthenticationFailed { status } => bare(status, &self.to_string()),

@@ -20,6 +20,19 @@ pub(crate) enum Shape {
     Other,
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "a string",
+            Self::Integer => "an integer",
+            Self::Boolean => "true or false",
+            Self::List => "a list",
+            Self::Object => "an object",
+            Self::Other => "null or a fraction",
+        })
+    }
+}
+
 /// The type of a value, by its JSON text.
 pub(crate) fn shape(value: &[u8]) -> Shape {
     match value.first() {

@@ -5,7 +5,7 @@ use tokio_tungstenite::tungstenite::Message;
 use zaqar_api::Access;
 use zaqar_core::QueueName;
 
-use crate::action::{Action, BodyRule, FIELDS};
+use crate::action::{Action, BodyRule, FIELDS, Field};
 use crate::encoding::Encoding;
 use crate::error::WsError;
 use crate::members::{Members, Shape, shape};
@@ -134,12 +134,12 @@ impl Frame {
             return Err(RejectedFrame::boxed(self, WsError::UnknownAction { name }));
         };
         match self.checked_parts(action) {
-            Some((headers, _)) if headers.repeated().is_some() => {
+            Ok((headers, _)) if headers.repeated().is_some() => {
                 let name = headers.repeated().unwrap_or_default();
                 Err(RejectedFrame::boxed(self, WsError::Repeated { name }))
             }
-            Some((headers, body)) => Ok(Request { frame: self, action, headers, body }),
-            None => Err(RejectedFrame::boxed(self, WsError::Schema)),
+            Ok((headers, body)) => Ok(Request { frame: self, action, headers, body }),
+            Err(rule) => Err(RejectedFrame::boxed(self, WsError::Schema { rule })),
         }
     }
 
@@ -163,28 +163,60 @@ impl Frame {
         }
     }
 
-    fn checked_parts(&self, action: Action) -> Option<(Members, Members)> {
-        let headers = Members::of(&self.headers, HEADERS).ok()?;
-        let is_text =
-            |name: &&str| headers.get(name).is_none_or(|value| shape(value) == Shape::Text);
-        let is_there = |name: &&str| headers.get(name).is_some();
-        if !STRINGS.iter().all(is_text) || !action.required_headers().iter().all(is_there) {
-            return None;
-        }
+    /// Headers and body, or the rule that the request breaks.
+    fn checked_parts(&self, action: Action) -> Result<(Members, Members), String> {
+        let headers = self.checked_headers(action)?;
         let body = match (&self.body, action.body_rule()) {
             (_, BodyRule::Ignored) | (None, BodyRule::Optional) => {
-                return Some((headers, Members::default()));
+                return Ok((headers, Members::default()));
             }
-            (None, BodyRule::Required) => return None,
-            (Some(body), BodyRule::Optional | BodyRule::Required) => {
-                Members::of(body, FIELDS).ok()?
-            }
+            (None, BodyRule::Required) => return Err("The action needs a \"body\".".to_owned()),
+            (Some(body), BodyRule::Optional | BodyRule::Required) => Members::of(body, FIELDS)
+                .map_err(|_| format!("The \"body\" must be an object, not {}.", shown(body)))?,
         };
-        let fits = action.fields().iter().all(|field| match body.get(field.name) {
-            None => !field.required,
-            Some(value) => shape(value) == field.shape,
-        });
-        fits.then_some((headers, body))
+        for Field { name, shape: expected, required } in action.fields() {
+            match body.get(name) {
+                Some(value) if shape(value) != *expected => {
+                    let value = shown(value);
+                    return Err(format!("\"{name}\" in the body must be {expected}, not {value}."));
+                }
+                None if *required => {
+                    return Err(format!("The body needs \"{name}\", which is {expected}."));
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok((headers, body))
+    }
+
+    /// Errors name no value of a header: it may be a token.
+    fn checked_headers(&self, action: Action) -> Result<Members, String> {
+        let headers = Members::of(&self.headers, HEADERS)
+            .map_err(|_| format!("\"headers\" must be an object, not {}.", shape(&self.headers)))?;
+        for name in STRINGS {
+            if let Some(value) = headers.get(name)
+                && shape(value) != Shape::Text
+            {
+                let found = shape(value);
+                return Err(format!("The header \"{name}\" must be a string, not {found}."));
+            }
+        }
+        match action.required_headers().iter().find(|name| headers.get(name).is_none()) {
+            Some(name) => Err(format!("The header \"{name}\" is required.")),
+            None => Ok(headers),
+        }
+    }
+}
+
+/// Characters of a wrong value that an error shows.
+const SHOWN: usize = 64;
+
+/// The JSON text of a wrong value, cut.
+fn shown(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
     }
 }
 
@@ -269,6 +301,49 @@ mod tests {
             ),
         ] {
             assert_eq!(check(document).is_ok(), holds, "{document}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_rule_and_the_value() {
+        let headers = r#""headers":{"Client-ID":"c","X-Project-ID":"p"}"#;
+        let long = "x".repeat(100);
+        let cut = format!("\"queue_name\" in the body must be a string, not [\"{}….", &long[..62]);
+        for (rest, says) in [
+            (r#""action":"queue_get""#.to_owned(), r#"The action needs a "body"."#),
+            (
+                r#""action":"queue_list","body":null"#.to_owned(),
+                r#"The "body" must be an object, not null."#,
+            ),
+            (
+                r#""action":"queue_list","body":{"limit":1.5}"#.to_owned(),
+                r#""limit" in the body must be an integer, not 1.5."#,
+            ),
+            (
+                r#""action":"queue_get","body":{}"#.to_owned(),
+                r#"The body needs "queue_name", which is a string."#,
+            ),
+            (format!(r#""action":"queue_get","body":{{"queue_name":["{long}"]}}"#), &cut),
+        ] {
+            let error = check(&format!("{{{headers},{rest}}}")).unwrap_err();
+            assert_eq!(error, format!("Schema validation failed. {says}"), "{rest}");
+        }
+        for (headers, says) in [
+            ("{}", r#"The header "Client-ID" is required."#),
+            (r#"{"Client-ID":"c"}"#, r#"The header "X-Project-ID" is required."#),
+            (r#"{"Client-ID":7}"#, r#"The header "Client-ID" must be a string, not an integer."#),
+            (
+                r#"{"X-Auth-Token":["secret"]}"#,
+                r#"The header "X-Auth-Token" must be a string, not a list."#,
+            ),
+            (r#""x""#, r#""headers" must be an object, not a string."#),
+        ] {
+            let error = check(&format!(r#"{{"action":"queue_list","headers":{headers}}}"#));
+            assert_eq!(
+                error.unwrap_err(),
+                format!("Schema validation failed. {says}"),
+                "{headers}"
+            );
         }
     }
 

@@ -237,7 +237,8 @@ mod tests {
         dir.write("policy.d/1.yaml", "queues:create: role:b\nqueues:update: '!'\n");
         dir.write("policy.d/.hidden", "queues:get: '!'\n");
         let loaded = dir.files().load().unwrap();
-        assert_eq!(loaded.problems, []);
+        let unknown = Problem::Unknown { rule: "x".to_owned(), nearest: None };
+        assert_eq!(loaded.problems, [unknown]);
         assert_eq!(loaded.files.len(), 3);
         assert!(allows(&loaded, "queues:get", "a") && !allows(&loaded, "queues:get", "b"));
         assert!(allows(&loaded, "queues:create", "c") && !allows(&loaded, "queues:create", "b"));

@@ -1,6 +1,6 @@
 //! All rules together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use super::parse::{parse, parse_text};
 
 /// The longest chain of rules that refer to each other.
 const MAX_CHAIN: usize = 64;
+/// Unknown rules for which a known name is looked up, at most.
+const MAX_SUGGESTIONS: usize = 100;
 /// The most checks that one decision makes.
 const MAX_CHECKS: usize = 10_000;
 
@@ -103,6 +105,13 @@ pub enum Problem {
         /// The present name.
         to: &'static str,
     },
+    /// A rule in a file has a name that nothing asks for.
+    Unknown {
+        /// Its name.
+        rule: String,
+        /// The known name that is most like it, if one is.
+        nearest: Option<&'static str>,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -126,6 +135,10 @@ impl fmt::Display for Problem {
                 )
             }
             Self::Renamed { rule, to } => write!(f, "rule {rule} is now called {to}"),
+            Self::Unknown { rule, nearest } => {
+                write!(f, "rule {rule} has no effect: nothing is decided by it")?;
+                nearest.map_or(Ok(()), |nearest| write!(f, "; did you mean {nearest}?"))
+            }
         }
     }
 }
@@ -266,6 +279,7 @@ impl Builder {
             }
         }
         find_problems(&checks, &self.default_rule, &mut problems);
+        self.find_unknown(&checks, &mut problems);
         for problem in &problems {
             if let Problem::Endless { rule } = problem {
                 let endless = Check::Unsupported { check: "endless".to_owned(), value: None };
@@ -293,6 +307,41 @@ impl Builder {
         let is_remembered = number < Attributes::MAX_RULES
             && depends_on_project_only(&checks[name], checks, &self.default_rule);
         is_remembered.then_some(number)
+    }
+
+    /// Finds rules of files that are neither a default's nor referred to by another rule.
+    fn find_unknown(&self, checks: &HashMap<String, Check>, problems: &mut Vec<Problem>) {
+        let mut known: HashSet<&str> = HashSet::from([self.default_rule.as_str()]);
+        for deprecated in self.defaults.iter().filter_map(|default| default.deprecated) {
+            known.insert(deprecated.name);
+        }
+        for name in names(self.defaults) {
+            known.insert(name);
+        }
+        for (name, check) in checks {
+            check.walk(&mut |part| match part {
+                // One that refers only to itself is not used by that.
+                Check::Rule(to) if to != name => {
+                    known.insert(to);
+                }
+                Check::Rule(_)
+                | Check::True
+                | Check::False
+                | Check::Not(_)
+                | Check::And(_)
+                | Check::Or(_)
+                | Check::Role(_)
+                | Check::Literal { .. }
+                | Check::Attribute { .. }
+                | Check::Unsupported { .. } => {}
+            });
+        }
+        let unknown = self.overrides.keys().filter(|name| !known.contains(name.as_str()));
+        for (at, name) in unknown.enumerate() {
+            let looks = at < MAX_SUGGESTIONS;
+            let nearest = looks.then(|| zaqar_core::nearest(name, names(self.defaults))).flatten();
+            problems.push(Problem::Unknown { rule: name.clone(), nearest });
+        }
     }
 
     /// The check of a rule that no file names, considering its deprecated name.
@@ -348,6 +397,10 @@ fn depends_on_project_only(
             };
     });
     does
+}
+
+fn names(defaults: &'static [Default]) -> impl Iterator<Item = &'static str> {
+    defaults.iter().map(|default| default.name)
 }
 
 /// Finds undefined references, cycles and remote checks.
@@ -528,6 +581,31 @@ mod tests {
         assert!(problems.contains(&Problem::Endless { rule: "r0".into() }));
         assert!(!allows(&rules, "r0", json!({})));
         assert!(allows(&rules, "r55", json!({})));
+    }
+
+    #[test]
+    fn a_rule_that_decides_nothing_is_a_problem() {
+        let (_, problems) = build(&[
+            ("queues:gett", "rule:helper"),
+            ("helper", "role:a"),
+            ("default", "role:b"),
+            ("queues:get", "role:c"),
+            ("mine", "rule:mine or role:d"),
+        ]);
+        let unknown = |rule: &str, nearest| Problem::Unknown { rule: rule.to_owned(), nearest };
+        for problem in [unknown("queues:gett", Some("queues:get")), unknown("mine", None)] {
+            assert!(problems.contains(&problem), "{problem} is not in {problems:?}");
+        }
+        let found = problems.iter().filter(|one| matches!(one, Problem::Unknown { .. }));
+        assert_eq!(found.count(), 2, "{problems:?}");
+        assert_eq!(
+            problems
+                .iter()
+                .find(|one| matches!(one, Problem::Unknown { nearest: Some(_), .. }))
+                .unwrap()
+                .to_string(),
+            "rule queues:gett has no effect: nothing is decided by it; did you mean queues:get?"
+        );
     }
 
     static RENAMED: [Default; 2] = [

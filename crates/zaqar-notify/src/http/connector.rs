@@ -13,6 +13,8 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
+use tracing::warn;
+use zaqar_core::StateLog;
 
 use super::Resolve;
 use crate::address::{Networks, Refused};
@@ -21,18 +23,41 @@ use crate::target::literal;
 type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why connecting failed.
+/// Why connecting failed, in words that a tenant may read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// The address is refused.
+    /// The address that the URI names is refused.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The name has no address.
-    #[error("the name does not resolve")]
-    Resolve(#[source] io::Error),
+    /// The name has no address, or one that is refused. Which of them would tell a tenant what
+    /// names exist inside the operator's network, so only the log says it.
+    #[error("the name leads to no address that webhooks may reach")]
+    Name,
     /// None of the addresses accepts a connection.
     #[error("no address accepts a connection")]
     Dial(#[source] io::Error),
+}
+
+/// Logs names that lead nowhere: tenants choose them, so not each one.
+static NAMES: StateLog = StateLog::new();
+
+/// Why a name leads nowhere, for the operator.
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error("the name does not resolve")]
+    Resolve(#[from] io::Error),
+    #[error("the name has no address")]
+    NoAddress,
+    #[error("the name leads to an address that is refused")]
+    Refused(#[from] Refused),
+}
+
+fn hide(name: &str, error: &LookupError) -> ConnectError {
+    if let Some(failures) = NAMES.failure() {
+        let error = error as &dyn std::error::Error;
+        warn!(error, host = name, failures, "the host of a webhook leads nowhere");
+    }
+    ConnectError::Name
 }
 
 /// Resolves a host, checks all its addresses, and dials one after the other.
@@ -54,21 +79,24 @@ impl Guarded {
     }
 
     /// The addresses of a host; an error if one of them is refused.
-    pub(super) async fn resolve(
-        &self,
-        host: &str,
-        port: u16,
-    ) -> Result<Vec<SocketAddr>, ConnectError> {
-        let addresses: Vec<IpAddr> = match literal(host) {
-            Some(address) => vec![address],
-            None => self.resolver.resolve(host).await.map_err(ConnectError::Resolve)?,
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+        let addresses = match literal(host) {
+            Some(address) => {
+                self.networks.check(address)?;
+                vec![address]
+            }
+            None => self.look_up(host).await.map_err(|error| hide(host, &error))?,
         };
+        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let addresses = self.resolver.resolve(name).await?;
         if addresses.is_empty() {
-            let none = io::Error::new(io::ErrorKind::NotFound, "it has no address");
-            return Err(ConnectError::Resolve(none));
+            return Err(LookupError::NoAddress);
         }
         self.networks.check_all(addresses.iter().copied())?;
-        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+        Ok(addresses)
     }
 
     async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
@@ -85,8 +113,8 @@ impl Guarded {
                 Err(error) => last = Some(error),
             }
         }
-        let none = || io::Error::new(io::ErrorKind::NotFound, "it has no address");
-        Err(ConnectError::Dial(last.unwrap_or_else(none)))
+        // A name has at least one address.
+        last.map_or(Err(ConnectError::Name), |error| Err(ConnectError::Dial(error)))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One pool of connections, with HTTP/1.1 and, if TLS negotiates it, HTTP/2. Every wait is bounded:
 //! connecting, the answer, and its body, of which a bounded part is read. Redirects are not
-//! followed. Only addresses that [`Networks`] allows are dialled, even if a name resolved to others
-//! when the subscription was created.
+//! followed. Only addresses that [`Networks`] allows are dialled: a name is looked up and checked
+//! for each connection.
 
 mod connector;
 mod resolve;
@@ -72,8 +72,7 @@ impl Default for Options {
 #[derive(Debug, Clone)]
 pub struct WebhookClient {
     client: Client<Bounded<HttpsConnector<Guarded>>, Full<Bytes>>,
-    guarded: Guarded,
-    connect_timeout: Duration,
+    networks: Networks,
     timeout: Duration,
     max_body: usize,
 }
@@ -101,7 +100,7 @@ impl WebhookClient {
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(guarded.clone());
+            .wrap_connector(guarded);
         let connector = Bounded::new(https, options.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -114,25 +113,18 @@ impl WebhookClient {
             .http1_max_buf_size(options.max_headers.max(8192))
             .http2_max_header_list_size(u32::try_from(options.max_headers).unwrap_or(u32::MAX))
             .build(connector);
-        let (connect_timeout, timeout) = (options.connect_timeout, options.timeout);
-        Ok(Self { client, guarded, connect_timeout, timeout, max_body: options.max_body })
+        let networks = options.networks.clone();
+        Ok(Self { client, networks, timeout: options.timeout, max_body: options.max_body })
     }
 
-    /// Checks a subscriber's URI without sending a request: its form, and the present addresses of
-    /// its host. A name that does not resolve is accepted, because it may resolve later.
+    /// Checks a subscriber's URI: its form, and its host if that is an address. A name is not
+    /// looked up before something is sent: what came of it would tell a tenant which names exist
+    /// inside the operator's network.
     ///
     /// # Errors
     /// [`TargetError`] says why it can never be delivered to.
-    pub async fn check(&self, subscriber: &str) -> Result<Target, TargetError> {
-        let target = Target::parse(subscriber)?;
-        let origin = target.origin();
-        let resolved = self.guarded.resolve(origin.host(), origin.port());
-        match tokio::time::timeout(self.connect_timeout, resolved).await {
-            Ok(Err(ConnectError::Refused(refused))) => Err(refused.into()),
-            Ok(Ok(_) | Err(ConnectError::Resolve(_) | ConnectError::Dial(_))) | Err(_) => {
-                Ok(target)
-            }
-        }
+    pub fn check(&self, subscriber: &str) -> Result<Target, TargetError> {
+        Target::checked(subscriber, &self.networks)
     }
 
     /// Posts once, at `now`: a date in `Retry-After` is compared with it. `timeout` can only

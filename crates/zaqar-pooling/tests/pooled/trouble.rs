@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +39,16 @@ async fn post(store: &Pooled, key: &QueueKey, assumed: Generation) -> Result<(),
         Guarded::Done(_) => Ok(()),
         other => panic!("{other:?}"),
     }
+}
+
+/// Posts to a queue whose pool has come back, which the next ping notices.
+async fn until_posted(store: &Pooled, key: &QueueKey) {
+    let posting = async {
+        while post(store, key, generation(1)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), posting).await.expect("it is never back");
 }
 
 async fn listed(store: &Pooled, key: &QueueKey) -> usize {
@@ -75,7 +86,7 @@ async fn a_pool_that_is_away_fails_its_own_queues_only() {
     pooled.volume().await.unwrap();
 
     deployment.places.memory("memory:a").set_away(false);
-    post(&pooled, &lost, generation(1)).await.unwrap();
+    until_posted(&pooled, &lost).await;
     // The pool that missed the first renewal has not lost the lease.
     let renewed = pooled.keep_lease(lease, NOW.plus_secs(20), NOW).await.unwrap();
     assert_eq!(renewed, Renewal::Continued);
@@ -106,6 +117,61 @@ async fn a_pool_that_does_not_answer_delays_look_ups_once() {
     deployment.places.memory("memory:a").set_silent(false);
     assert!(seconds().await < 0.1);
     assert!(pooled.statuses().iter().all(|status| status.problem.is_none()));
+}
+
+/// Opens stores that count the calls they get, down from a number; from 0 on they are away.
+struct Counted(Arc<Places>, Arc<AtomicI64>);
+
+#[async_trait]
+impl Connector for Counted {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        Ok(Arc::new(self.0.memory(pool.uri.expose()).connect_for(self.1.clone())))
+    }
+
+    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
+        self.0.capabilities(pool)
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        self.0.is_same_store(one, other)
+    }
+
+    fn is_configured_store(&self, pool: &Pool) -> bool {
+        self.0.is_configured_store(pool)
+    }
+}
+
+/// Its driver would let each request wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_known_to_be_away_is_not_asked() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
+    let calls = Arc::new(AtomicI64::new(i64::MAX));
+    let counted = Arc::new(Counted(deployment.places.clone(), calls.clone()));
+    let (management, configured) = (deployment.management.clone(), deployment.configured.clone());
+    let registry = Registry::new(management, configured, counted);
+    let pooled = Pooled::new(Arc::new(registry), Options::default());
+    pooled.refresh().await;
+    let key = queue("q");
+    pooled.open(&key, generation(1), NOW).await.unwrap();
+    post(&pooled, &key, generation(1)).await.unwrap();
+
+    calls.store(0, Ordering::Release);
+    post(&pooled, &key, generation(1)).await.unwrap_err();
+    // Waits for the ping that confirms it.
+    post(&pooled, &key, generation(1)).await.unwrap_err();
+    let (asked, began) = (calls.load(Ordering::Acquire), tokio::time::Instant::now());
+    for _ in 0..100 {
+        let failed = post(&pooled, &key, generation(1)).await;
+        assert!(matches!(failed, Err(Error::Unavailable { .. })), "{failed:?}");
+        let failed = pooled.close(&key, Incarnation::new(1)).await;
+        assert!(matches!(failed, Err(Error::Unavailable { .. })), "{failed:?}");
+    }
+    assert_eq!(calls.load(Ordering::Acquire), asked, "calls of the pool that is away");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+
+    calls.store(i64::MAX, Ordering::Release);
+    until_posted(&pooled, &key).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

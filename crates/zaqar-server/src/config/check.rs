@@ -5,7 +5,6 @@ use super::error::Warning;
 use super::known::Effect;
 use super::origin::Origin;
 use super::raw::Raw;
-use super::suggest;
 
 /// Warnings about everything that is set.
 pub(super) fn warnings(raw: &Raw) -> Vec<Warning> {
@@ -23,7 +22,7 @@ pub(super) fn warnings(raw: &Raw) -> Vec<Warning> {
 
 fn of_section(raw: &Raw, section: &str) -> Warning {
     let names = raw.known().sections().map(|known| known.name.as_ref());
-    let nearest = suggest::nearest(section, names).map(str::to_owned);
+    let nearest = zaqar_core::nearest(section, names).map(str::to_owned);
     Warning::UnknownSection {
         origin: raw.section_origin(section).cloned().unwrap_or(Origin::Default),
         section: section.to_owned(),
@@ -54,7 +53,7 @@ fn nearest(raw: &Raw, section: &str, option: &str) -> Option<String> {
         return Some(format!("[{known}] {option}"));
     }
     let names = raw.known().options(section).map(|known| known.name);
-    suggest::nearest(option, names).map(str::to_owned)
+    zaqar_core::nearest(option, names).map(str::to_owned)
 }
 
 /// The only section that has this option.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::error::Warning;
 use super::origin::Origin;
 use super::source::Environment;
-use super::suggest;
 
 /// A variable that sets an option.
 pub(super) struct Override<'a> {
@@ -53,7 +52,7 @@ pub(super) fn misspelt(environment: &Environment, sections: &[String]) -> Vec<Wa
         if find(section, sections).is_some() || option.is_empty() {
             return None;
         }
-        let nearest = suggest::nearest(section, upper.iter().map(String::as_str))?;
+        let nearest = zaqar_core::nearest(section, upper.iter().map(String::as_str))?;
         let nearest = format!("OS_{nearest}__{option}");
         Some(Warning::UnknownVariable { origin: Origin::Environment(Arc::from(name)), nearest })
     });

@@ -20,7 +20,6 @@ pub(crate) mod sample;
 mod section;
 mod settings;
 mod source;
-mod suggest;
 mod value;
 
 use std::sync::Arc;

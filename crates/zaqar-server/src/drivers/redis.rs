@@ -51,7 +51,7 @@ impl StoreDriver for Driver {
         one: &StoreLocation,
         other: &StoreLocation,
     ) -> Result<bool, StartError> {
-        Ok(read(one)?.uri == read(other)?.uri)
+        Ok(read(one)?.uri.is_same_place(&read(other)?.uri))
     }
 
     async fn open(

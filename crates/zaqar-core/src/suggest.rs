@@ -4,10 +4,7 @@
 ///
 /// Case and the kind of dash are ignored. Cost: for each candidate the product of the lengths, at
 /// most 64 characters each.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = letters(name);
     let limit = name.len().div_ceil(3);
     candidates
