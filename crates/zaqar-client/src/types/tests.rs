@@ -155,6 +155,7 @@ fn every_answer_is_read_without_loss() {
     answers::<Flavor>(description, "Flavor");
     answers::<FlavorList>(description, "FlavorList");
     answers::<Quotas>(description, "Quotas");
+    answers::<QuotaList>(description, "QuotaList");
     answers::<Recovery>(description, "Recovery");
     answers::<Health>(description, "StoreHealth");
     answers::<Health>(description, "PoolsHealth");

@@ -68,6 +68,7 @@ fn returns_messages(route: &Route<'_>, method: &Method) -> bool {
         | Route::PoolQueues(_)
         | Route::Flavors
         | Route::Flavor(_)
+        | Route::QuotaList
         | Route::Quotas(_)
         | Route::Queues(_)
         | Route::Queue(..)
@@ -204,7 +205,7 @@ where
     let served = |route: &Route<'_>| {
         (inner.options.admin || !route.is_for_admins())
             && (inner.api.has_pools() || !route.is_of_pooling())
-            && (inner.api.has_project_quotas() || !matches!(route, Route::Quotas(_)))
+            && (inner.api.has_project_quotas() || !route.is_of_quotas())
     };
     let found = Route::find(&path).filter(served);
     let signed = request::signed(headers);
@@ -288,6 +289,7 @@ where
             Route::PoolQueues(name) => self.move_queue(name).await,
             Route::Flavors => self.list_flavors().await,
             Route::Flavor(name) => self.on_flavor(method, name).await,
+            Route::QuotaList => self.list_quotas().await,
             Route::Quotas(project) => self.on_quotas(method, project).await,
             Route::Health => self.health().await,
             Route::Ping => {
@@ -376,6 +378,7 @@ where
                 | Route::PoolQueues(_)
                 | Route::Flavors
                 | Route::Flavor(_)
+                | Route::QuotaList
                 | Route::Quotas(_)
                 | Route::Queues(_),
                 _,
