@@ -79,6 +79,13 @@ def test_quotas_set_by_administrators_apply_on_every_server(tmp_path, new_server
         with WebSocket(admin.websocket_url, "admin") as socket:
             socket.headers |= roles
             assert socket.ask("quota_get", 200, project="small") == held.json()
+            own = {"project": "small", "quotas": {"max_queues": 1, "max_bytes": 0}}
+            listed = api.call("GET", "/v2/quotas", headers=roles)
+            assert listed.json()["quotas"] == [own | {"href": "/v2/quotas/small"}]
+            assert socket.ask("quota_list", 200) == {"quotas": [own]}
+            assert socket.ask("quota_list", 200, marker="small") == {"quotas": []}
+            assert socket.ask("quota_list", 400, limit=21)
+            assert api.call("GET", "/v2/quotas").status_code == 403
             raised = socket.ask("quota_update", 200, project="small", quotas={"max_queues": 5000})
             assert raised["max_queues"] == 5000
             wait_until(lambda: create(next(names)) == 201, "the other server knows")

@@ -149,10 +149,30 @@ pub trait Quota: Send + Sync {
     ) -> Result<Option<Box<dyn Admission>>, Error>;
 }
 
+/// What administrators have set for a project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedQuotas {
+    /// The project.
+    pub project: ProjectId,
+    /// Each by the name of its option; 0 is no limit.
+    pub quotas: Map<String, Value>,
+}
+
 /// Keeps the quotas that administrators set for single projects. In documents each is a member with
 /// the name of its option, and 0 is no limit.
 #[async_trait]
 pub trait ProjectQuotas: Send + Sync {
+    /// The projects for which something is set, by their ids and from behind `after`, each with
+    /// what was set.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    async fn list_quotas(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ManagedQuotas>, Error>;
+
     /// The quotas that hold for a project: what was set for it, and the configured ones for the
     /// others.
     ///

@@ -54,8 +54,8 @@ pub use filter::{MAX_ROWS_FILTERED, MAX_ROWS_HIDDEN};
 pub use health::Health;
 pub use last_token::LastToken;
 pub use layers::{
-    Admission, AuthRequest, Authenticator, Layers, Metrics, Policy, ProjectQuotas, Quota,
-    Remembered, Subscribers, TokenError, TrustRequest,
+    Admission, AuthRequest, Authenticator, Layers, ManagedQuotas, Metrics, Policy, ProjectQuotas,
+    Quota, Remembered, Subscribers, TokenError, TrustRequest,
 };
 pub use operation::{
     Access, Amount, Callable, CancelRecovery, Change, ChangeSubscription, CheckHealth,
@@ -63,12 +63,12 @@ pub use operation::{
     CreateQueue, CreateSubscription, CreatedSubscription, DECLARATIONS, DEFAULT_GRACE, Declaration,
     DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue, DeleteSubscription,
     DrainPool, Facts, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas, ListDeliveries,
-    ListFlavors, ListMessages, ListPools, ListQueues, ListSubscriptions, ListedQueue, MAX_GRACE,
-    Method, MoveQueue, Operation, PatchQueue, Ping, PopMessages, PostMessages, PostedMessage,
-    Purge, PushMessages, QueueList, ReadClaim, ReadDelivery, ReadDrain, ReadHome, ReadMessage,
-    ReadMessages, ReadRecovery, ReadSubscription, RecoverDeliveries, ReleaseClaim, RenewClaim,
-    Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, SetQuotas, Share, Shared,
-    StopDrain, Subscriber, SubscriptionRef, TestSubscription, UnsetQuotas, UpdateFlavor,
+    ListFlavors, ListMessages, ListPools, ListQueues, ListQuotas, ListSubscriptions, ListedQueue,
+    MAX_GRACE, Method, MoveQueue, Operation, PatchQueue, Ping, PopMessages, PostMessages,
+    PostedMessage, Purge, PushMessages, QueueList, ReadClaim, ReadDelivery, ReadDrain, ReadHome,
+    ReadMessage, ReadMessages, ReadRecovery, ReadSubscription, RecoverDeliveries, ReleaseClaim,
+    RenewClaim, Resource, ResumeSubscription, RetryDelivery, RotateSecret, Rule, SetQuotas, Share,
+    Shared, StopDrain, Subscriber, SubscriptionRef, TestSubscription, UnsetQuotas, UpdateFlavor,
     UpdatePool,
 };
 pub use pipeline::{Answered, Asked, Notifier, Pipelines, Stage};

@@ -112,7 +112,8 @@ impl Api {
     }
 }
 
-fn page(limit: Option<i64>, max: u64) -> Result<usize, Error> {
+/// The size of a page.
+pub(crate) fn page(limit: Option<i64>, max: u64) -> Result<usize, Error> {
     checked_limit(limit, DEFAULT_PAGE, max, |max| {
         Error::request(format!("Limit must be at least 1 and no greater than {max}."))
     })

@@ -268,6 +268,9 @@ fn quotas_are_for_administrators() {
     let set = admin(&["quota", "set", "trial", "--max-messages", "1000", "--max-queues", "0"]);
     assert!(set.lines().any(|line| line.starts_with("max_messages ") && line.ends_with("1000")));
     assert_eq!(admin(&["quota", "show", "trial"]), set);
+    let listed = admin(&["quota", "list"]);
+    let last = listed.lines().last().unwrap();
+    assert!(last.starts_with("trial ") && last.contains("\"max_messages\":1000"), "{listed}");
     let unset = admin(&["quota", "unset", "trial"]);
     assert_eq!(unset, "trial has the quotas that are configured\n");
     assert!(!admin(&["quota", "show", "trial"]).contains("1000"));

@@ -31,10 +31,10 @@ pub use subscriptions::SubscriptionHandle;
 pub use tls::Tls;
 pub use types::{
     Attempt, Body, ClaimId, ClaimInfo, Delivery, DeliveryFilter, DeliverySummary, End, Flavor,
-    Health, Id, Listed, Message, MessageId, MessageVolume, MetadataChange, NewMessage,
-    NewSubscription, Object, OperationStatus, Pool, PoolChange, PoolDrain, PoolsHealth, Popped,
-    QueueEntry, QueueFilter, QueueMove, QueuePage, QueueToMove, QuotaChange, Quotas, Recovery,
-    RecoveryId, RecoveryRange, Share, SharedPath, Stats, StoreHealth, Subscribed, SubscriberHealth,
-    Subscription, SubscriptionChange, SubscriptionId,
+    Health, Id, Listed, ManagedQuotas, Message, MessageId, MessageVolume, MetadataChange,
+    NewMessage, NewSubscription, Object, OperationStatus, Pool, PoolChange, PoolDrain, PoolsHealth,
+    Popped, QueueEntry, QueueFilter, QueueMove, QueuePage, QueueToMove, QuotaChange, Quotas,
+    Recovery, RecoveryId, RecoveryRange, Share, SharedPath, Stats, StoreHealth, Subscribed,
+    SubscriberHealth, Subscription, SubscriptionChange, SubscriptionId,
 };
 pub use zaqar_core::{Secret, Timestamp};

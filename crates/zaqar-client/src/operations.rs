@@ -9,8 +9,8 @@ use crate::client::{Call, Client};
 use crate::pages;
 use crate::query::encoded;
 use crate::types::{
-    Flavor, FlavorList, Health, Pool, PoolChange, PoolDrain, PoolList, QueueToMove, QuotaChange,
-    Quotas,
+    Flavor, FlavorList, Health, ManagedQuotas, Pool, PoolChange, PoolDrain, PoolList, QueueToMove,
+    QuotaChange, QuotaList, Quotas,
 };
 
 impl Client {
@@ -185,6 +185,13 @@ impl Client {
 
 /// Quotas, on servers in admin mode whose administrators set them (`[quotas] managed`).
 impl Client {
+    /// The projects for which quotas are set, by their ids, with what was set.
+    pub fn managed_quotas(
+        &self,
+    ) -> impl Stream<Item = Result<ManagedQuotas, Error>> + Send + Unpin + use<> {
+        pages::rows::<QuotaList>(self.clone(), "/v2/quotas".to_owned())
+    }
+
     /// What holds for a project.
     ///
     /// # Errors

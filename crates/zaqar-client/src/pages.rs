@@ -6,8 +6,12 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::client::{Call, Client};
-use crate::types::{self, DeliveryList, FlavorList, Link, MessageList, PoolList, QueuePage};
-use crate::types::{DeliverySummary, Flavor, Message, Pool, QueueEntry, SubscriptionList};
+use crate::types::{
+    self, DeliveryList, FlavorList, Link, MessageList, PoolList, QueuePage, QuotaList,
+};
+use crate::types::{
+    DeliverySummary, Flavor, ManagedQuotas, Message, Pool, QueueEntry, SubscriptionList,
+};
 
 /// An answer that has rows and a link to the next page.
 pub(crate) trait Page: DeserializeOwned + Send + 'static {
@@ -63,6 +67,14 @@ impl Page for FlavorList {
 
     fn into_rows(self) -> (Vec<Flavor>, Vec<Link>) {
         (self.flavors, self.links)
+    }
+}
+
+impl Page for QuotaList {
+    type Row = ManagedQuotas;
+
+    fn into_rows(self) -> (Vec<ManagedQuotas>, Vec<Link>) {
+        (self.quotas, self.links)
     }
 }
 

@@ -159,6 +159,7 @@ async fn serve(layers: Layers) -> (std::net::SocketAddr, std::net::SocketAddr) {
     let options = zaqar_transport_ws::Options {
         ping_interval: LONG,
         idle_timeout: LONG,
+        unused_timeout: LONG,
         send_timeout: LONG,
         ..zaqar_transport_ws::Options::default()
     };

@@ -41,6 +41,7 @@ pub(crate) enum Route<'a> {
     PoolQueues(&'a str),
     Flavors,
     Flavor(&'a str),
+    QuotaList,
     Quotas(&'a str),
 }
 
@@ -89,6 +90,7 @@ impl<'a> Route<'a> {
             }
             "flavors" if count == 1 => return Some(Self::Flavors),
             "flavors" if count == 2 => return Some(Self::Flavor(parts[1])),
+            "quotas" if count == 1 => return Some(Self::QuotaList),
             "quotas" if count == 2 => return Some(Self::Quotas(parts[1])),
             _ => return None,
         };
@@ -138,6 +140,7 @@ impl<'a> Route<'a> {
             | Self::Health
             | Self::Pools
             | Self::Flavors
+            | Self::QuotaList
             | Self::Queues(_)
             | Self::Stats(..)
             | Self::Deliveries(..)
@@ -169,7 +172,12 @@ impl<'a> Route<'a> {
 
     /// Whether it is served in admin mode only.
     pub(crate) const fn is_for_admins(&self) -> bool {
-        matches!(self, Self::Health | Self::Quotas(_)) || self.is_of_pooling()
+        matches!(self, Self::Health) || self.is_of_quotas() || self.is_of_pooling()
+    }
+
+    /// Whether it is served only where administrators set quotas of single projects.
+    pub(crate) const fn is_of_quotas(&self) -> bool {
+        matches!(self, Self::QuotaList | Self::Quotas(_))
     }
 
     /// Whether it is served only where pools are configured.
@@ -206,6 +214,7 @@ impl<'a> Route<'a> {
             | Self::PoolQueues(_)
             | Self::Flavors
             | Self::Flavor(_)
+            | Self::QuotaList
             | Self::Quotas(_)
             | Self::Queues(_) => None,
             Self::Queue(kind, name)
@@ -268,7 +277,8 @@ mod tests {
             ("/v2/pools/p/queues", Some(Route::PoolQueues("p"))),
             ("/v2/pools/p/messages", None),
             ("/v2/quotas/p", Some(Route::Quotas("p"))),
-            ("/v2/quotas", None),
+            ("/v2/quotas", Some(Route::QuotaList)),
+            ("/v2/quotas/", Some(Route::Quotas(""))),
             ("/v2/pools/p/x", None),
             ("/v2/flavors", Some(Route::Flavors)),
             ("/v2/flavors/f", Some(Route::Flavor("f"))),

@@ -4,10 +4,10 @@ use zaqar_api::{
     CheckHealth, CreateClaim, CreateFlavor, CreatePool, CreateQueue, CreateSubscription,
     Declaration, DeleteFlavor, DeleteMessage, DeleteMessages, DeletePool, DeleteQueue,
     DeleteSubscription, DrainPool, GetFlavor, GetPool, GetQueue, GetQueueStats, GetQuotas,
-    ListFlavors, ListMessages, ListPools, ListQueues, ListSubscriptions, MoveQueue, Operation,
-    Ping, PostMessages, Purge, ReadClaim, ReadDrain, ReadHome, ReadMessage, ReadMessages,
-    ReadSubscription, ReleaseClaim, RenewClaim, SetQuotas, StopDrain, UnsetQuotas, UpdateFlavor,
-    UpdatePool,
+    ListFlavors, ListMessages, ListPools, ListQueues, ListQuotas, ListSubscriptions, MoveQueue,
+    Operation, Ping, PostMessages, Purge, ReadClaim, ReadDrain, ReadHome, ReadMessage,
+    ReadMessages, ReadSubscription, ReleaseClaim, RenewClaim, SetQuotas, StopDrain, UnsetQuotas,
+    UpdateFlavor, UpdatePool,
 };
 
 use crate::members::Shape;
@@ -53,6 +53,7 @@ pub(crate) enum Action {
     FlavorUpdate,
     FlavorGet,
     FlavorDelete,
+    QuotaList,
     QuotaGet,
     QuotaUpdate,
     QuotaDelete,
@@ -175,6 +176,7 @@ impl Action {
             "flavor_update" => Self::FlavorUpdate,
             "flavor_get" => Self::FlavorGet,
             "flavor_delete" => Self::FlavorDelete,
+            "quota_list" => Self::QuotaList,
             "quota_get" => Self::QuotaGet,
             "quota_update" => Self::QuotaUpdate,
             "quota_delete" => Self::QuotaDelete,
@@ -202,7 +204,10 @@ impl Action {
             Self::GetHomeDoc | Self::CheckNodeHealth | Self::PingNode | Self::Authenticate
         ) {
             BodyRule::Ignored
-        } else if matches!(self, Self::QueueList | Self::PoolList | Self::FlavorList) {
+        } else if matches!(
+            self,
+            Self::QueueList | Self::PoolList | Self::FlavorList | Self::QuotaList
+        ) {
             BodyRule::Optional
         } else {
             BodyRule::Required
@@ -216,6 +221,7 @@ impl Action {
             Self::QueueList | Self::PoolList | Self::FlavorList => {
                 const { &[MARKER, LIMIT, optional("detailed", Shape::Boolean)] }
             }
+            Self::QuotaList => const { &[MARKER, LIMIT] },
             Self::PoolCreate | Self::PoolUpdate => POOL_FIELDS,
             Self::PoolGet => const { &[POOL, optional("detailed", Shape::Boolean)] },
             Self::PoolDelete
@@ -346,6 +352,7 @@ impl Action {
             Self::FlavorUpdate => UpdateFlavor::DECLARATION,
             Self::FlavorGet => GetFlavor::DECLARATION,
             Self::FlavorDelete => DeleteFlavor::DECLARATION,
+            Self::QuotaList => ListQuotas::DECLARATION,
             Self::QuotaGet => GetQuotas::DECLARATION,
             Self::QuotaUpdate => SetQuotas::DECLARATION,
             Self::QuotaDelete => UnsetQuotas::DECLARATION,

@@ -56,6 +56,10 @@ impl Close {
         Self::with_code(CloseCode::Policy, "Nothing was received for too long.")
     }
 
+    pub(crate) const fn unused() -> Self {
+        Self::with_code(CloseCode::Policy, "No request came for too long.")
+    }
+
     pub(crate) const fn expired() -> Self {
         Self::with_code(CloseCode::Library(EXPIRED), "Authentication expired.")
     }

@@ -46,6 +46,11 @@ impl Inbox {
         self.subscriptions.get(queue).copied()
     }
 
+    /// Whether it has subscribed to anything yet.
+    pub(crate) fn has_subscribed(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
+
     pub(crate) fn remember(&mut self, queue: SubscribedQueue, id: SubscriptionId) {
         self.subscriptions.insert(queue, id);
     }

@@ -55,6 +55,9 @@ pub struct Options {
     pub ping_interval: Duration,
     /// The connection is closed with 1008 when nothing was received for this long.
     pub idle_timeout: Duration,
+    /// The connection is closed with 1008 when it made no request for this long, has no identity
+    /// and subscribes to nothing: pings alone keep no connection.
+    pub unused_timeout: Duration,
     /// The connection is closed when the peer reads less than 16 KiB of what waits for it in this
     /// time, and with 1008 when a message does not arrive completely in this time.
     pub send_timeout: Duration,
@@ -76,6 +79,7 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
+            unused_timeout: Duration::from_secs(600),
             send_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(30),
             admin: false,

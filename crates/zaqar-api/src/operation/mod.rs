@@ -38,7 +38,7 @@ pub use queues::{
     Change, CreateQueue, DeleteQueue, GetQueue, GetQueueStats, ListQueues, ListedQueue, PatchQueue,
     Purge, QueueList, Share, Shared,
 };
-pub use quotas::{GetQuotas, SetQuotas, UnsetQuotas};
+pub use quotas::{GetQuotas, ListQuotas, SetQuotas, UnsetQuotas};
 pub use service::{CheckHealth, Ping, ReadHome};
 pub use subscriptions::{
     ChangeSubscription, ConfirmSubscription, CreateSubscription, CreatedSubscription,
@@ -76,6 +76,7 @@ pub const DECLARATIONS: &[&Declaration] = &[
     ListMessages::DECLARATION,
     ListPools::DECLARATION,
     ListQueues::DECLARATION,
+    ListQuotas::DECLARATION,
     ListSubscriptions::DECLARATION,
     MoveQueue::DECLARATION,
     PatchQueue::DECLARATION,

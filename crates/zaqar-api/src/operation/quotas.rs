@@ -4,12 +4,50 @@ use serde_json::{Map, Value};
 use zaqar_core::ProjectId;
 
 use super::{Access, Declaration, Method, Operation, Resource, Rule, Run};
-use crate::{Api, Context, Error, ProjectQuotas, QueueRef};
+use crate::pools::page;
+use crate::{Api, Context, Error, ManagedQuotas, ProjectQuotas, QueueRef};
 
 impl Api {
     fn project_quotas(&self) -> Result<&dyn ProjectQuotas, Error> {
         let kept = self.inner.stack.layers().project_quotas.as_deref();
         kept.ok_or(Error::NoProjectQuotas)
+    }
+}
+
+/// Lists the projects for which quotas are set, with what is set.
+#[derive(Debug, Clone)]
+pub struct ListQuotas {
+    /// Begins behind this project, which need not exist.
+    pub marker: Option<String>,
+    /// Projects on the page, at most: as many as pools.
+    pub limit: Option<i64>,
+}
+
+impl Operation for ListQuotas {
+    type Answer = Vec<ManagedQuotas>;
+    const DECLARATION: &'static Declaration = &Declaration {
+        name: "list_quotas",
+        rule: Rule::One("quotas:get_all"),
+        about: Resource::Service,
+        access: Access::Read,
+        method: Method::Get,
+        path: "/v2/quotas",
+        admin: true,
+    };
+
+    fn queue(&self) -> Option<&QueueRef> {
+        None
+    }
+
+    fn id(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Run for ListQuotas {
+    async fn run(self, api: &Api, _: &Context) -> Result<Vec<ManagedQuotas>, Error> {
+        let limit = page(self.limit, api.inner.limits.max_pools_per_page)?;
+        api.project_quotas()?.list_quotas(self.marker.as_deref(), limit).await
     }
 }
 

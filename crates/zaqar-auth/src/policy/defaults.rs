@@ -155,6 +155,7 @@ pub const DEFAULTS: &[Default] = &[
     rule("flavors:get", ANYBODY, "Show a flavor", &["GET /v2/flavors/{flavor}"]),
     rule("flavors:delete", ADMIN, "Delete a flavor", &["DELETE /v2/flavors/{flavor}"]),
     rule("flavors:update", ADMIN, "Change a flavor", &["PATCH /v2/flavors/{flavor}"]),
+    rule("quotas:get_all", ADMIN, "List the projects with quotas", &["GET /v2/quotas"]),
     rule("quotas:get", ADMIN, "Show a project's quotas", &["GET /v2/quotas/{project}"]),
     rule("quotas:update", ADMIN, "Set a project's quotas", &["PUT /v2/quotas/{project}"]),
     rule("quotas:delete", ADMIN, "Forget a project's quotas", &["DELETE /v2/quotas/{project}"]),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use zaqar_api::{Error, Part};
+use zaqar_api::{Error, ManagedQuotas, Part};
 use zaqar_core::storage::{Error as StorageError, ManagementStore, QueueRow};
 use zaqar_core::{
     Generation, Incarnation, Kind, Metadata, ProjectId, QueueKey, QueueName, Version,
@@ -30,6 +30,21 @@ pub(super) struct Managed {
 impl Managed {
     pub(super) const fn projects(&self) -> &HashMap<ProjectId, Own> {
         &self.projects
+    }
+
+    /// The projects behind `after` by their ids, with what was set.
+    pub(super) fn page(&self, after: Option<&str>, limit: usize) -> Vec<ManagedQuotas> {
+        let is_behind = |project: &&ProjectId| after.is_none_or(|after| project.as_str() > after);
+        let mut projects: Vec<_> = self.projects.keys().filter(is_behind).collect();
+        projects.sort_unstable();
+        projects.truncate(limit);
+        let own = |project: &ProjectId| {
+            let set = self.projects[project].iter();
+            set.map(|(limit, value)| (limit.option().to_owned(), Value::from(*value))).collect()
+        };
+        let row =
+            |project: &ProjectId| ManagedQuotas { project: project.clone(), quotas: own(project) };
+        projects.into_iter().map(row).collect()
     }
 
     /// Which state of the row it is.

@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 use zaqar_api::{
     Admission, Amount, Authentication, Context, CreateQueue, CreateSubscription, DeleteQueue,
-    Error, Facts, Operation, Part, PostMessages, ProjectQuotas, PushMessages, Quota, Resource,
+    Error, Facts, ManagedQuotas, Operation, Part, PostMessages, ProjectQuotas, PushMessages, Quota,
+    Resource,
 };
 use zaqar_core::storage::{Error as StorageError, ManagementStore, MessageStore};
 use zaqar_core::{Clock, Kind, ProjectId, QueueKey, StateLog};
@@ -520,6 +521,15 @@ impl Quota for Quotas {
 
 #[async_trait]
 impl ProjectQuotas for Quotas {
+    async fn list_quotas(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ManagedQuotas>, Error> {
+        self.take_over().await?;
+        Ok(self.inner.loaded.load().managed().page(after, limit))
+    }
+
     async fn quotas(&self, project: &ProjectId) -> Result<Map<String, Value>, Error> {
         self.take_over().await?;
         Ok(limits::document(self.inner.loaded.load().of(project)))

@@ -1,6 +1,7 @@
 //! `zaqar quota`.
 
 use clap::{Args, Subcommand};
+use futures_util::TryStreamExt;
 use zaqar_client::{Client, QuotaChange};
 
 use crate::Failure;
@@ -9,6 +10,8 @@ use crate::output::Output;
 /// What to do with the quotas of a project.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Lists the projects for which quotas are set, with what is set; 0 is no limit
+    List,
     /// Shows what holds for a project; 0 is no limit
     Show {
         /// The project whose quotas they are
@@ -78,6 +81,10 @@ impl From<Limits> for QuotaChange {
 impl Command {
     pub(crate) async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
+            Self::List => {
+                let rows: Vec<_> = client.managed_quotas().try_collect().await?;
+                output.list(&["project", "quotas"], &rows)
+            }
             Self::Show { of_project } => output.record(&client.quotas(&of_project).await?),
             Self::Set { of_project, limits } => {
                 let change = QuotaChange::from(limits);

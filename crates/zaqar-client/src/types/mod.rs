@@ -23,7 +23,7 @@ pub use pools::{
 pub use queues::{
     ClaimInfo, End, MetadataChange, QueueEntry, QueueFilter, QueuePage, Share, SharedPath, Stats,
 };
-pub use quotas::{QuotaChange, Quotas};
+pub use quotas::{ManagedQuotas, QuotaChange, Quotas};
 pub use subscriptions::{
     Attempt, Delivery, DeliveryFilter, DeliverySummary, NewSubscription, Recovery, RecoveryId,
     RecoveryRange, Subscribed, SubscriberHealth, Subscription, SubscriptionChange,
@@ -32,6 +32,7 @@ pub use subscriptions::{
 pub(crate) use messages::{MessageList, PoppedList, Post, Posted};
 pub(crate) use pools::{FlavorList, PoolList};
 pub(crate) use queues::{ClaimTimes, StatsDocument};
+pub(crate) use quotas::QuotaList;
 pub(crate) use subscriptions::{DeliveryList, SubscriptionList};
 
 /// A JSON object.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Link;
+
 /// What holds for a project; 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quotas {
@@ -23,8 +25,26 @@ pub struct Quotas {
     pub max_bytes_per_second: u64,
 }
 
+/// What was set for a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagedQuotas {
+    /// The project.
+    pub project: String,
+    /// What was set; the rest is as the server is configured.
+    pub quotas: QuotaChange,
+    /// Its path.
+    pub href: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct QuotaList {
+    pub(crate) quotas: Vec<ManagedQuotas>,
+    #[serde(default)]
+    pub(crate) links: Vec<Link>,
+}
+
 /// What to set for a project; 0 is no limit. What is `None` is as the server is configured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotaChange {
     /// Queues and topics.
     #[serde(skip_serializing_if = "Option::is_none")]

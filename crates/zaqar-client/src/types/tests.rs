@@ -156,6 +156,7 @@ fn every_answer_is_read_without_loss() {
     answers::<Flavor>(document, "Flavor");
     answers::<FlavorList>(document, "FlavorList");
     answers::<Quotas>(document, "Quotas");
+    answers::<QuotaList>(document, "QuotaList");
     answers::<Recovery>(document, "Recovery");
     answers::<Health>(document, "StoreHealth");
     answers::<Health>(document, "PoolsHealth");

@@ -197,7 +197,17 @@ async fn administrators_set_the_quotas_of_a_project() {
     let change = QuotaChange { max_bytes: Some(9), ..QuotaChange::default() };
     let expected = Quotas { max_bytes: 9, ..Quotas::default() };
     assert_eq!(client.set_quotas("trial", &change).await.unwrap(), expected);
+    let last = QuotaChange { max_queues: Some(1), ..QuotaChange::default() };
+    for n in 0..12 {
+        client.set_quotas(&format!("a & b-{n:02}"), &last).await.unwrap();
+    }
+    let listed: Vec<_> = client.managed_quotas().try_collect().await.unwrap();
+    let projects: Vec<_> = listed.iter().map(|one| one.project.as_str()).collect();
+    let expected: Vec<_> = (0..12).map(|n| format!("a & b-{n:02}")).collect();
+    assert_eq!(projects[..12], expected, "in more than a page");
+    assert_eq!((projects[12..].to_vec(), listed[12].quotas), (vec!["trial"], change));
     client.unset_quotas("trial").await.unwrap();
+    assert_eq!(client.managed_quotas().try_collect::<Vec<_>>().await.unwrap().len(), 12);
     assert_eq!(client.quotas("trial").await.unwrap(), Quotas::default());
     let user = Client::new(&server.url, "trial").unwrap();
     assert_eq!(user.quotas("trial").await.unwrap_err().status(), Some(403));

@@ -94,6 +94,7 @@ fn options(section: &Websocket, settings: &Settings) -> Result<Options, StartErr
         max_message_size: usize::try_from(max_message_size)?,
         ping_interval: section.ping_interval,
         idle_timeout: section.idle_timeout,
+        unused_timeout: section.unused_timeout,
         allowed_origins: section.allowed_origins.clone(),
         grace: settings.drain_timeout(),
         admin: settings.admin_mode,

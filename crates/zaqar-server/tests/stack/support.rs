@@ -322,6 +322,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("delete_flavor", "DELETE", "/v2/flavors/f", "", Some(("flavor_delete", r#"{"flavor_name":"f"}"#))),
     operation("delete_pool", "DELETE", "/v2/pools/n", "", Some(("pool_delete", r#"{"pool_name":"n"}"#))),
     operation("set_quotas", "PUT", "/v2/quotas/p", r#"{"max_queues":9}"#, Some(("quota_update", r#"{"project":"p","quotas":{"max_queues":9}}"#))),
+    operation("list_quotas", "GET", "/v2/quotas", "", Some(("quota_list", "{}"))),
     operation("get_quotas", "GET", "/v2/quotas/p", "", Some(("quota_get", r#"{"project":"p"}"#))),
     operation("unset_quotas", "DELETE", "/v2/quotas/p", "", Some(("quota_delete", r#"{"project":"p"}"#))),
     operation("list_queues", "GET", "/v2/queues", "", Some(("queue_list", "{}"))),

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use tokio::task::JoinHandle;
 use zaqar_core::storage::{
     ContentsMark, Error, Guarded, Heads, LeaseRequest, ListQuery, Messages, MoveId, Moves,
-    NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Subscriptions, Upkeep,
+    NewMessage, NewSubscription, Outbox, PopQuery, QueueRow, Subscriptions,
 };
 use zaqar_core::{
     Generation, Kind, MessageId, Metadata, Position, ProjectId, QueueKey, QueueName,

@@ -69,6 +69,7 @@ fn returns_messages(route: &Route<'_>, method: &Method) -> bool {
         | Route::PoolQueues(_)
         | Route::Flavors
         | Route::Flavor(_)
+        | Route::QuotaList
         | Route::Quotas(_)
         | Route::Queues(_)
         | Route::Queue(..)
@@ -196,7 +197,7 @@ struct Asked<'a> {
 fn is_served(inner: &Inner, route: &Route<'_>) -> bool {
     (inner.options.admin || !route.is_for_admins())
         && (inner.api.has_pools() || !route.is_of_pooling())
-        && (inner.api.has_project_quotas() || !matches!(route, Route::Quotas(_)))
+        && (inner.api.has_project_quotas() || !route.is_of_quotas())
 }
 
 async fn answer<B>(
@@ -299,6 +300,7 @@ where
             Route::PoolQueues(name) => self.move_queue(name).await,
             Route::Flavors => self.list_flavors().await,
             Route::Flavor(name) => self.on_flavor(method, name).await,
+            Route::QuotaList => self.list_quotas().await,
             Route::Quotas(project) => self.on_quotas(method, project).await,
             Route::Health => self.health().await,
             Route::Ping => {
@@ -387,6 +389,7 @@ where
                 | Route::PoolQueues(_)
                 | Route::Flavors
                 | Route::Flavor(_)
+                | Route::QuotaList
                 | Route::Quotas(_)
                 | Route::Queues(_),
                 _,

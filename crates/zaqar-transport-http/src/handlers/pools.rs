@@ -122,7 +122,7 @@ where
         }
     }
 
-    fn limit(&self) -> Result<Option<i64>, HttpError> {
+    pub(super) fn limit(&self) -> Result<Option<i64>, HttpError> {
         self.query.integer("limit")
     }
 
@@ -156,7 +156,7 @@ fn with_href(mut document: Map<String, Value>, collection: &str) -> Map<String, 
     document
 }
 
-fn page(
+pub(super) fn page(
     collection: &str,
     documents: Vec<Map<String, Value>>,
     next: Option<String>,

@@ -17,8 +17,9 @@ use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 use crate::{body, request};
 
-/// Characters that are percent-encoded in a query value.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// Characters that are percent-encoded in a query value, or in a segment of a path.
+pub(super) const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 const OWN_PARAMETERS: [&str; 5] = ["marker", "limit", "detailed", "name", "with_count"];
 
@@ -170,7 +171,7 @@ pub(super) fn next_page(collection: &str, given: &[(String, String)], marker: &s
         let name = utf8_percent_encode(name, ESCAPED);
         href.push_str(&format!("{name}={}&", utf8_percent_encode(value, ESCAPED)));
     }
-    href + "marker=" + marker
+    format!("{href}marker={}", utf8_percent_encode(marker, ESCAPED))
 }
 
 fn queue_list(

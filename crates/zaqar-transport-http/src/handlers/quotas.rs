@@ -3,10 +3,13 @@
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use hyper::body::Body;
-use zaqar_api::{Error, GetQuotas, Part, SetQuotas, UnsetQuotas};
+use percent_encoding::utf8_percent_encode;
+use serde_json::{Map, Value};
+use zaqar_api::{Error, GetQuotas, ListQuotas, ManagedQuotas, Part, SetQuotas, UnsetQuotas};
 use zaqar_core::ProjectId;
 
-use super::pools::object_response;
+use super::pools::{object_response, page};
+use super::queues::{ESCAPED, next_page};
 use super::{Exchange, HandlerResult};
 use crate::error::HttpError;
 use crate::respond;
@@ -16,6 +19,16 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
+    pub(super) async fn list_quotas(self) -> HandlerResult {
+        let limit = self.limit()?;
+        let request = ListQuotas { marker: self.query.text("marker"), limit };
+        let rows = self.call(request).await?;
+        let given: Vec<_> =
+            limit.map(|limit| ("limit".to_owned(), limit.to_string())).into_iter().collect();
+        let next = rows.last().map(|last| next_page("quotas", &given, last.project.as_str()));
+        Ok(page("quotas", rows.into_iter().map(row).collect(), next))
+    }
+
     pub(super) async fn on_quotas(mut self, method: &Method, project: &str) -> HandlerResult {
         let project = ProjectId::new(project).map_err(|error| {
             let reason = format!("{project:?} is no project: {error}.");
@@ -33,4 +46,11 @@ where
             _ => Ok(object_response(self.call(GetQuotas { project }).await?)),
         }
     }
+}
+
+fn row(ManagedQuotas { project, quotas }: ManagedQuotas) -> Map<String, Value> {
+    let href = format!("/v2/quotas/{}", utf8_percent_encode(project.as_str(), ESCAPED));
+    let members =
+        [("project", project.as_str().into()), ("quotas", quotas.into()), ("href", href.into())];
+    members.into_iter().map(|(name, value): (&str, Value)| (name.to_owned(), value)).collect()
 }

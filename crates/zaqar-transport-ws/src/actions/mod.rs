@@ -95,6 +95,7 @@ impl Exchange {
             Action::FlavorUpdate => self.update_flavor().await,
             Action::FlavorGet => self.get_flavor().await,
             Action::FlavorDelete => self.delete_flavor().await,
+            Action::QuotaList => self.list_quotas().await,
             Action::QuotaGet => self.get_quotas().await,
             Action::QuotaUpdate => self.set_quotas().await,
             Action::QuotaDelete => self.unset_quotas().await,

@@ -1,7 +1,7 @@
 //! Quotas of single projects, for administrators.
 
-use serde_json::Value;
-use zaqar_api::{GetQuotas, SetQuotas, UnsetQuotas};
+use serde_json::{Value, json};
+use zaqar_api::{GetQuotas, ListQuotas, ManagedQuotas, SetQuotas, UnsetQuotas};
 use zaqar_core::ProjectId;
 
 use super::{Exchange, HandlerResult};
@@ -9,6 +9,16 @@ use crate::error::WsError;
 use crate::reply::Reply;
 
 impl Exchange {
+    pub(super) async fn list_quotas(&self) -> HandlerResult {
+        self.check_admin_mode()?;
+        let body = &self.request.body;
+        let request = ListQuotas { marker: body.text("marker"), limit: body.integer("limit") };
+        let row =
+            |row: ManagedQuotas| json!({ "project": row.project.as_str(), "quotas": row.quotas });
+        let rows: Vec<_> = self.call(request).await?.into_iter().map(row).collect();
+        Ok(Reply::json(200, json!({ "quotas": rows })))
+    }
+
     pub(super) async fn get_quotas(&self) -> HandlerResult {
         self.check_admin_mode()?;
         let quotas = self.call(GetQuotas { project: self.named_project()? }).await?;

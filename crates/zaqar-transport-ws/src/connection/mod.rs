@@ -145,6 +145,8 @@ struct Connection<S> {
     pushes_ended: Option<PushesEnded>,
     timer: Pin<Box<Sleep>>,
     last_received: Instant,
+    /// When a request was last permitted.
+    last_request: Instant,
     last_ping: Instant,
     /// Something was written but not flushed.
     unsent: bool,
@@ -180,6 +182,7 @@ where
             pushes_ended: None,
             timer: Box::pin(sleep_until(first)),
             last_received: now,
+            last_request: now,
             last_ping: now,
             unsent: false,
         }
@@ -468,6 +471,9 @@ where
         if now >= self.last_received + options.idle_timeout {
             return Some(Close::idle());
         }
+        if self.unused_at().is_some_and(|at| now >= at) {
+            return Some(Close::unused());
+        }
         if self.identity.as_ref().is_some_and(|identity| self.time_left(identity).is_zero()) {
             return Some(Close::expired());
         }
@@ -483,6 +489,14 @@ where
         None
     }
 
+    /// When it counts as unused; `None` while it is authenticated, subscribed or being answered.
+    fn unused_at(&self) -> Option<Instant> {
+        let is_used = self.identity.is_some()
+            || self.inbox.as_ref().is_some_and(Inbox::has_subscribed)
+            || !self.pipeline.is_empty();
+        (!is_used).then(|| self.last_request + self.inner.options.unused_timeout)
+    }
+
     fn next_tick(&self, now: Instant) -> Instant {
         let options = &self.inner.options;
         let quiet_since = self.last_received.max(self.last_ping);
@@ -490,6 +504,7 @@ where
         let deadlines = [
             Some(quiet_since + options.ping_interval),
             Some(self.last_received + options.idle_timeout),
+            self.unused_at(),
             unfinished_since.map(|since| since + options.send_timeout),
             self.drain_until,
             self.identity.as_ref().map(|identity| now + self.time_left(identity)),

@@ -58,6 +58,7 @@ where
                 return;
             }
         };
+        self.last_request = Instant::now();
         let reserved = match self.reserve(&request, &context.project) {
             Ok(reserved) => reserved,
             Err(over) => {

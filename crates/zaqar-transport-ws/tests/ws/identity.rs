@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use zaqar_api::{
@@ -190,6 +191,65 @@ async fn requests_after_the_token_expired_are_403() {
     assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
     clock.advance(Duration::from_secs(3601));
     assert_eq!(peer.ask("queue_list", json!({})).await.0, 403);
+}
+
+/// Pings alone keep no connection: a token, a subscription or requests do.
+#[tokio::test(start_paused = true)]
+async fn an_unused_connection_is_closed() {
+    let options = || Options {
+        ping_interval: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(5),
+        unused_timeout: Duration::from_secs(20),
+        ..Options::default()
+    };
+    let (open, checked) = (Setup::new(options()), Setup::with(api_with(checked()), options()));
+    let until = tokio::time::Instant::now() + Duration::from_secs(70);
+
+    let mut unused = open.connect().await;
+    let mut refused = checked.connect().await;
+    let mut asks = open.connect().await;
+    let mut subscribed = open.connect().await;
+    let body = json!({ "queue_name": "q", "ttl": 3600 });
+    assert_eq!(subscribed.ask("subscription_create", body).await.0, 201);
+    let mut known = checked.connect().await;
+    assert_eq!(split(authenticate(&mut known, "p").await).0, 200);
+
+    let unused = tokio::spawn(async move { unused.closed().await });
+    let refused = tokio::spawn(async move {
+        // A request that is not permitted uses nothing.
+        for _ in 0..2 {
+            assert_eq!(refused.ask("queue_list", json!({})).await.0, 403);
+            answer_pings(&mut refused, Duration::from_secs(9)).await;
+        }
+        refused.closed().await
+    });
+    let asks = tokio::spawn(async move {
+        while tokio::time::Instant::now() < until {
+            assert_eq!(asks.ask("queue_list", json!({})).await.0, 200);
+            answer_pings(&mut asks, Duration::from_secs(15)).await;
+        }
+    });
+    let minute = Duration::from_secs(60);
+    tokio::join!(answer_pings(&mut subscribed, minute), answer_pings(&mut known, minute));
+    for peer in [&mut subscribed, &mut known] {
+        assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
+    }
+    for closed in [unused.await.unwrap(), refused.await.unwrap()] {
+        let frame = closed.expect("a reason");
+        assert_eq!(
+            (u16::from(frame.code), frame.reason.as_str()),
+            (1008, "No request came for too long.")
+        );
+    }
+    asks.await.unwrap();
+}
+
+/// Reads for some time, which answers pings.
+async fn answer_pings(peer: &mut Peer, time: Duration) {
+    let until = tokio::time::Instant::now() + time;
+    while let Ok(next) = tokio::time::timeout_at(until, peer.socket.next()).await {
+        assert!(matches!(next, Some(Ok(Message::Ping(_)))), "{next:?}");
+    }
 }
 
 async fn shared(setup: &Setup, queue: &str, paths: &[&str], methods: &[&str]) -> Value {

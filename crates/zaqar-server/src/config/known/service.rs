@@ -72,6 +72,7 @@ pub(crate) const WEBSOCKET: &[Known] = &[
     integer("max_message_size", "0", 0, BYTES),
     integer("ping_interval", "30", 1, 86_400),
     integer("idle_timeout", "300", 1, 604_800),
+    integer("unused_timeout", "600", 1, 604_800),
     list("allowed_origin", None),
     unused("external_port", EXTERNAL_PORT),
     unused("notification_bind", PUSHES),

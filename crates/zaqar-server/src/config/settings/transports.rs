@@ -42,6 +42,8 @@ pub struct Websocket {
     pub ping_interval: Duration,
     /// `idle_timeout`: a peer that is silent for this long is disconnected.
     pub idle_timeout: Duration,
+    /// `unused_timeout`: a peer without token, subscription and requests is disconnected.
+    pub unused_timeout: Duration,
     /// `allowed_origin`: origins of pages that may connect; any if it is empty.
     pub allowed_origins: Vec<String>,
 }
@@ -113,6 +115,7 @@ impl Websocket {
             max_message_size: options.number("max_message_size"),
             ping_interval: Duration::from_secs(options.number("ping_interval")),
             idle_timeout: Duration::from_secs(options.number("idle_timeout")),
+            unused_timeout: Duration::from_secs(options.number("unused_timeout")),
             allowed_origins: origins(options),
         }
     }
