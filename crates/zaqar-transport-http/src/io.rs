@@ -24,6 +24,9 @@ pub(crate) const MAX_BUFFER: usize = 128 * 1024;
 /// The fixed charge of every connection covers this many bytes of a head.
 const FREE_BUFFER: usize = 8 * 1024;
 
+/// Bytes that are written before other tasks run: copying a large answer takes a while.
+const WRITTEN_AT_ONCE: usize = 256 * 1024;
+
 /// After our side is closed: how many bytes of the peer are discarded, and for how long.
 const LINGER_BYTES: usize = 4 << 20;
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
@@ -47,6 +50,8 @@ pub(crate) struct ConnectionIo<T> {
     is_http2: bool,
     /// Everything written was flushed: nothing of a response, or of a frame of HTTP/2, is left.
     is_flushed: bool,
+    /// Bytes written since other tasks ran.
+    written: usize,
     /// Bytes that came since the last request began.
     received: usize,
     /// Memory that the received bytes occupy.
@@ -84,6 +89,7 @@ impl<T> ConnectionIo<T> {
             preface: Some(0),
             is_http2: false,
             is_flushed: true,
+            written: 0,
             received: 0,
             permit,
             rejection: None,
@@ -125,6 +131,23 @@ impl<T> ConnectionIo<T> {
     /// Answers in the middle of a head: no response is on its way, and over HTTP/2 no frame.
     fn reject(&self, over: OverBudget) -> Rejection {
         Rejection { over, rest: if self.is_http2 { GO_AWAY } else { OVER_BUDGET } }
+    }
+}
+
+impl<T> ConnectionIo<T> {
+    /// Lets other tasks run once after [`WRITTEN_AT_ONCE`] bytes.
+    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.written < WRITTEN_AT_ONCE {
+            return Poll::Ready(());
+        }
+        self.written = 0;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
+        self.activity.wrote();
     }
 }
 
@@ -197,9 +220,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
         let this = self.get_mut();
         // What hyper writes must not come between: it waits, and fails.
         ready!(this.poll_rejection(cx))?;
+        ready!(this.poll_turn(cx));
         this.is_flushed = false;
+        let bytes = &bytes[..bytes.len().min(WRITTEN_AT_ONCE)];
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        this.activity.wrote();
+        this.wrote(written);
         Poll::Ready(Ok(written))
     }
 
@@ -211,9 +236,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<T> {
         let this = self.get_mut();
         // What hyper writes must not come between: it waits, and fails.
         ready!(this.poll_rejection(cx))?;
+        ready!(this.poll_turn(cx));
         this.is_flushed = false;
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
-        this.activity.wrote();
+        let mut left = WRITTEN_AT_ONCE;
+        let fits = |slice: &&IoSlice<'_>| {
+            let rest = left.checked_sub(slice.len());
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let stream = Pin::new(&mut this.stream);
+        let written = ready!(match (slices.iter().take_while(fits).count(), slices.first()) {
+            (0, Some(large)) => stream.poll_write(cx, &large[..WRITTEN_AT_ONCE]),
+            (count, _) => stream.poll_write_vectored(cx, &slices[..count]),
+        })?;
+        this.wrote(written);
         Poll::Ready(Ok(written))
     }
 
@@ -284,6 +320,30 @@ mod tests {
         for complete in [&b"G"[..], b"PU", PREFACE] {
             assert_eq!(read_after(complete).await.0.unwrap(), 1, "{complete:?}");
         }
+    }
+
+    /// However much the peer takes.
+    #[tokio::test]
+    async fn a_large_answer_is_written_in_parts() {
+        let (_peer, stream) = duplex(4 * WRITTEN_AT_ONCE);
+        let mut stream = io(stream, &MemoryBudget::default());
+        let large = vec![b'x'; 2 * WRITTEN_AT_ONCE];
+        let slices = [IoSlice::new(b"head"), IoSlice::new(&large)];
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut write = |slices: &[IoSlice<'_>]| match Pin::new(&mut stream)
+            .poll_write_vectored(&mut cx, slices)
+        {
+            Poll::Ready(written) => Some(written.unwrap()),
+            Poll::Pending => None,
+        };
+        assert!(write(&slices).unwrap() <= WRITTEN_AT_ONCE);
+        assert_eq!(write(&slices[1..]), Some(WRITTEN_AT_ONCE));
+        assert_eq!(write(&slices[1..]), None, "others' turn");
+        assert_eq!(write(&slices[1..]), Some(WRITTEN_AT_ONCE));
+        let written = Pin::new(&mut stream).poll_write(&mut cx, &large);
+        assert!(written.is_pending());
+        let written = Pin::new(&mut stream).poll_write(&mut cx, &large);
+        assert!(matches!(written, Poll::Ready(Ok(WRITTEN_AT_ONCE))));
     }
 
     #[tokio::test(start_paused = true)]
