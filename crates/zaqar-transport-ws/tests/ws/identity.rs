@@ -202,7 +202,7 @@ async fn an_unused_connection_is_closed() {
         unused_timeout: Duration::from_secs(20),
         ..Options::default()
     };
-    let (open, checked) = (Setup::new(options()), Setup::with(api_with(checked()), options()));
+    let (open, checked) = (Setup::new(options()), Setup::with(api_with(test_layers()), options()));
     let until = tokio::time::Instant::now() + Duration::from_secs(70);
 
     let mut unused = open.connect().await;
