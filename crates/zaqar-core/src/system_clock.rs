@@ -5,10 +5,7 @@
 //! monotonic clock plus an offset, which follows the wall clock under the rules of [`SystemClock`].
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-#[cfg(target_os = "linux")]
-use rustix::time::ClockId;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Clock, ClockStatus, Timestamp};
 use crate::storage::MAX_CLOCK_SKEW;
@@ -90,25 +87,22 @@ struct Reading {
 }
 
 impl Reading {
-    /// Time since boot with suspension included, and since 1970.
-    #[cfg(target_os = "linux")]
-    fn now() -> Self {
-        let since = |clock| {
-            let since = rustix::time::clock_gettime(clock);
-            since.tv_sec.saturating_mul(1_000_000_000).saturating_add(since.tv_nsec)
-        };
-        Self { monotonic: since(ClockId::Boottime), wall: since(ClockId::Realtime) }
-    }
-
-    #[cfg(not(target_os = "linux"))]
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn now() -> Self {
-        let wall = match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+        // By way of the C library, so that libfaketime can set it.
+        let wall = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => nanos(since),
             Err(before) => -nanos(before.duration()),
         };
         Self { monotonic: monotonic(), wall }
     }
+}
+
+/// Time since boot, suspension included.
+#[cfg(target_os = "linux")]
+fn monotonic() -> Nanos {
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    since.tv_sec.saturating_mul(1_000_000_000).saturating_add(since.tv_nsec)
 }
 
 /// Time since the first call. If the system does not count suspension, waking up is a step of the
@@ -196,8 +190,6 @@ impl OffsetTracker {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
     use proptest::prelude::*;
 
     use super::*;
