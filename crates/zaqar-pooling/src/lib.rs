@@ -13,6 +13,7 @@ mod messages;
 mod mover;
 mod moves;
 mod news;
+mod openings;
 mod outage;
 mod place;
 mod pooled;

@@ -22,6 +22,7 @@ use crate::leases::Leases;
 use crate::member::Member;
 use crate::members::Members;
 use crate::mover::Mover;
+use crate::openings::Openings;
 use crate::place::Place;
 use crate::reach::serve;
 use crate::{Registry, news, rows};
@@ -80,6 +81,7 @@ pub struct Pooled {
     pub(crate) registry: Arc<Registry>,
     pub(crate) members: Arc<Members>,
     places: Cache<QueueKey, Place>,
+    openings: Openings,
     pub(crate) leases: Leases,
     dead_letters: Arc<DeadLetterMover>,
     pub(crate) mover: Arc<Mover>,
@@ -113,6 +115,7 @@ impl Pooled {
             registry,
             members,
             places,
+            openings: Openings::default(),
             leases: Leases::default(),
             dead_letters,
             mover: Arc::new(mover),
@@ -346,7 +349,8 @@ impl Heads for Pooled {
         if key.kind == Kind::Internal {
             return self.registry.configured().open(key, generation, now).await;
         }
-        self.follow([key], || self.open_once(key, generation, now)).await
+        let open = || self.openings.open(key, self.open_once(key, generation, now));
+        self.follow([key], open).await
     }
 
     async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
