@@ -1,8 +1,8 @@
 //! Heads that are being opened by this server.
 //!
-//! Whoever opens a head confirms the queue's row, which one at a time can do. So many first requests
-//! to one queue open it one after the other, and those that wait share what was opened after they
-//! came.
+//! Whoever opens a head confirms the queue's row, which one at a time can do. So many first
+//! requests to one queue open it one after the other, and those that wait share what was opened
+//! after they came.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
