@@ -158,12 +158,7 @@ impl Members {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let members = self.all();
-        let open: Vec<_> = members
-            .values()
-            .filter_map(|member| Some((Arc::clone(member), ask(member.if_open()?))))
-            .collect();
-        self.answers(open, |_| self.answer_timeout).await
+        self.ask_within(ask, |_| self.answer_timeout).await
     }
 
     /// Like [`Self::ask`], but waits only briefly for a pool that has a problem, so that it does
@@ -175,15 +170,26 @@ impl Members {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        let limit = |member: &Member| {
+            let limit = self.answer_timeout;
+            if member.has_problem() { limit.min(BRIEFLY) } else { limit }
+        };
+        self.ask_within(ask, limit).await
+    }
+
+    async fn ask_within<T, F>(
+        &self,
+        ask: impl Fn(Arc<dyn MessageStore>) -> F,
+        limit: impl Fn(&Member) -> Duration,
+    ) -> Result<Vec<(Arc<Member>, T)>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let members = self.all();
         let open: Vec<_> = members
             .values()
             .filter_map(|member| Some((Arc::clone(member), ask(member.if_open()?))))
             .collect();
-        let limit = |member: &Member| {
-            let limit = self.answer_timeout;
-            if member.has_problem() { limit.min(BRIEFLY) } else { limit }
-        };
         self.answers(open, limit).await
     }
 

@@ -15,17 +15,18 @@ use zaqar_core::{Generation, QueueKey};
 #[derive(Debug, Default)]
 pub(crate) struct Openings(Mutex<HashMap<QueueKey, Turn>>);
 
-type Turn = Arc<tokio::sync::Mutex<Option<Opened>>>;
+type Turn = Arc<tokio::sync::Mutex<Option<Attempt>>>;
 
-/// The last head that was opened.
+/// The last attempt to open a head that has ended.
 #[derive(Debug)]
-struct Opened {
-    began: Instant,
-    generation: Generation,
+enum Attempt {
+    Opened { began: Instant, generation: Generation },
+    Failed { ended: Instant },
 }
 
 impl Openings {
-    /// Opens a head when no other request does, unless one has begun and done so since the call.
+    /// Opens a head when no other request does, unless one has begun and done so since the call. If
+    /// one has failed since, it does not wait for the others: each would wait for what is away.
     ///
     /// # Errors
     /// Those of `open`.
@@ -37,13 +38,23 @@ impl Openings {
         let arrived = Instant::now();
         let waiting = self.wait_for(key);
         let mut last = waiting.turn.lock().await;
-        if let Some(opened) = last.as_ref().filter(|opened| opened.began > arrived) {
-            return Ok(opened.generation);
+        match *last {
+            Some(Attempt::Opened { began, generation }) if began > arrived => {
+                return Ok(generation);
+            }
+            Some(Attempt::Failed { ended }) if ended > arrived => {
+                drop(last);
+                return open.await;
+            }
+            Some(Attempt::Opened { .. } | Attempt::Failed { .. }) | None => {}
         }
         let began = Instant::now();
-        let generation = open.await?;
-        *last = Some(Opened { began, generation });
-        Ok(generation)
+        let opened = open.await;
+        *last = Some(match opened {
+            Ok(generation) => Attempt::Opened { began, generation },
+            Err(_) => Attempt::Failed { ended: Instant::now() },
+        });
+        opened
     }
 
     fn wait_for(&self, key: &QueueKey) -> Waiting<'_> {
@@ -78,49 +89,76 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use tokio::task::JoinHandle;
     use zaqar_core::{Incarnation, Kind, ProjectId, QueueName, Version};
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn requests_that_wait_share_what_is_opened_after_they_came() {
-        let (openings, opened) = (Arc::new(Openings::default()), Arc::new(AtomicU64::new(0)));
-        let key = |name| {
-            let name = QueueName::new(name).unwrap();
-            QueueKey { project: ProjectId::new("p").unwrap(), kind: Kind::Queue, name }
-        };
-        let request = |name| {
-            let (openings, opened, key) = (openings.clone(), opened.clone(), key(name));
+    fn key(name: &str) -> QueueKey {
+        let name = QueueName::new(name).unwrap();
+        QueueKey { project: ProjectId::new("p").unwrap(), kind: Kind::Queue, name }
+    }
+
+    /// Opens heads, each in 100 ms, and numbers them.
+    #[derive(Debug, Default, Clone)]
+    struct Opener {
+        openings: Arc<Openings>,
+        opened: Arc<AtomicU64>,
+        is_away: bool,
+    }
+
+    impl Opener {
+        fn request(&self, name: &'static str) -> JoinHandle<Option<u64>> {
+            let Self { openings, opened, is_away } = self.clone();
             tokio::spawn(async move {
                 let open = async {
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    let count = opened.fetch_add(1, Ordering::Relaxed) + 1;
-                    let incarnation = Incarnation::new(count);
-                    Ok(Generation { incarnation, version: Version::new(1) })
+                    let incarnation = Incarnation::new(opened.fetch_add(1, Ordering::Relaxed) + 1);
+                    let generation = Generation { incarnation, version: Version::new(1) };
+                    if is_away { Err(Error::Closed) } else { Ok(generation) }
                 };
-                openings.open(&key, open).await.unwrap().incarnation.get()
+                let opened = openings.open(&key(name), open).await;
+                opened.ok().map(|generation| generation.incarnation.get())
             })
-        };
-        let start = Instant::now();
-        let first = request("q");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let others: Vec<_> = (0..100).map(|_| request("q")).collect();
-        let of_another_queue = request("other");
-        assert_eq!(first.await.unwrap(), 1);
-        for other in others {
-            assert!(other.await.unwrap() > 1, "the first had begun before");
         }
-        of_another_queue.await.unwrap();
-        assert_eq!(opened.load(Ordering::Relaxed), 3);
-        assert_eq!(start.elapsed(), Duration::from_millis(200));
-        assert!(openings.turns().is_empty());
+
+        /// One request, and 50 ms later a hundred more; returns what they got, within 200 ms.
+        async fn many(&self) -> (Option<u64>, Vec<Option<u64>>) {
+            let start = Instant::now();
+            let first = self.request("q");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let others: Vec<_> = (0..100).map(|_| self.request("q")).collect();
+            let of_another_queue = self.request("other");
+            let first = first.await.unwrap();
+            let others = futures_util::future::join_all(others).await;
+            of_another_queue.await.unwrap();
+            assert_eq!(start.elapsed(), Duration::from_millis(200));
+            assert!(self.openings.turns().is_empty());
+            (first, others.into_iter().map(Result::unwrap).collect())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_wait_share_what_is_opened_after_they_came() {
+        let opener = Opener::default();
+        let (first, others) = opener.many().await;
+        assert_eq!(first, Some(1));
+        assert!(others.iter().all(|other| *other > Some(1)), "the first had begun before");
+        assert_eq!(opener.opened.load(Ordering::Relaxed), 3);
 
         // A request that is given up leaves nothing, and the next one opens.
-        let given_up = request("q");
+        let given_up = opener.request("q");
         tokio::time::sleep(Duration::from_millis(50)).await;
         given_up.abort();
         assert!(given_up.await.unwrap_err().is_cancelled());
-        assert!(openings.turns().is_empty());
-        assert_eq!(request("q").await.unwrap(), 4);
+        assert!(opener.openings.turns().is_empty());
+        assert_eq!(opener.request("q").await.unwrap(), Some(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_for_a_failure_once_not_one_after_the_other() {
+        let opener = Opener { is_away: true, ..Opener::default() };
+        let (first, others) = opener.many().await;
+        assert!(others.into_iter().chain([first]).all(|opened| opened.is_none()));
     }
 }

@@ -276,6 +276,17 @@ impl Check {
         text.into_iter().flat_map(|text| text.0.attributes())
     }
 
+    /// The rules that it refers to, each as often as it does.
+    pub(super) fn references(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        self.walk(&mut |part| {
+            if let Self::Rule(name) = part {
+                found.push(name.as_str());
+            }
+        });
+        found
+    }
+
     /// Calls `visit` for this check and everything in it.
     pub(super) fn walk<'a>(&'a self, visit: &mut impl FnMut(&'a Self)) {
         visit(self);

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::rules::{Problem, Rules};
+use super::problems::Problem;
+use super::rules::Rules;
 
 /// Bytes of one policy file, at most.
 const MAX_BYTES: u64 = 1024 * 1024;

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `parse` | parses the text of a rule into a [`Check`] |
 //! | `check` | evaluates a check for credentials and a target |
-//! | `rules` | all rules together: defaults, overrides, references between rules |
+//! | `rules` | all rules together: defaults, overrides, decisions |
+//! | `problems` | what is wrong with them: unknown names, cycles, checks that are not supported |
 //! | `files` | `policy_file` and `policy_dirs`, and their reload |
 //! | `defaults` | the rule names and defaults of Zaqar |
 //!
@@ -15,10 +16,12 @@ mod check;
 mod defaults;
 mod files;
 mod parse;
+mod problems;
 mod rules;
 mod template;
 
 pub use check::{Check, Credentials, Scope, Target};
 pub use defaults::{DEFAULTS, Default};
 pub use files::{Files, LoadError, Loaded};
-pub use rules::{Builder, Problem, Rules};
+pub use problems::Problem;
+pub use rules::{Builder, Rules};

@@ -1,7 +1,6 @@
 //! All rules together.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,13 +11,7 @@ use zaqar_api::Attributes;
 use super::check::{Check, Credentials, Input, PROJECT_NAMES, Scope, Target};
 use super::defaults::{DEFAULTS, Default};
 use super::parse::{parse, parse_text};
-
-/// The longest chain of rules that refer to each other.
-const MAX_CHAIN: usize = 64;
-/// Unknown rules for which a known name is looked up, at most.
-const MAX_SUGGESTIONS: usize = 100;
-/// The most checks that one decision makes.
-const MAX_CHECKS: usize = 10_000;
+use super::problems::{Problem, find_problems, find_unknown};
 
 /// The rules in force. They are immutable: a reload makes new ones.
 #[derive(Debug, Clone)]
@@ -66,79 +59,6 @@ impl Hasher for NameHasher {
         for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain([rest]) {
             let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             self.0 = mixed ^ (mixed >> 32);
-        }
-    }
-}
-
-/// A problem in the rules, for the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
-    /// A rule cannot be parsed; it allows nobody.
-    Unreadable {
-        /// Its name.
-        rule: String,
-    },
-    /// A rule refers to rules that are not defined, which allow nobody.
-    Undefined {
-        /// Its name.
-        rule: String,
-        /// The one it refers to.
-        refers_to: String,
-    },
-    /// A rule refers to itself indirectly, through a chain of more than 64 rules, or needs more
-    /// than 10 000 checks in all; it allows nobody.
-    Endless {
-        /// Its name.
-        rule: String,
-    },
-    /// A rule has a check that is not supported, or that queries another server; it allows nobody.
-    Remote {
-        /// Its name.
-        rule: String,
-        /// The check.
-        check: String,
-    },
-    /// A rule in a file has a deprecated name.
-    Renamed {
-        /// The name in the file.
-        rule: String,
-        /// The present name.
-        to: &'static str,
-    },
-    /// A rule in a file has a name that nothing asks for.
-    Unknown {
-        /// Its name.
-        rule: String,
-        /// The known name that is most like it, if one is.
-        nearest: Option<&'static str>,
-    },
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable { rule } => {
-                write!(f, "rule {rule} cannot be parsed: it allows nobody")
-            }
-            Self::Undefined { rule, refers_to } => {
-                write!(f, "rule {rule} refers to rule {refers_to}, which is not defined")
-            }
-            Self::Endless { rule } => write!(
-                f,
-                "rule {rule} refers to itself, through a chain of more than {MAX_CHAIN} rules or to \
-                 more than {MAX_CHECKS} checks: it allows nobody"
-            ),
-            Self::Remote { rule, check } => {
-                write!(
-                    f,
-                    "rule {rule} has a check that is not supported ({check}): it allows nobody"
-                )
-            }
-            Self::Renamed { rule, to } => write!(f, "rule {rule} is now called {to}"),
-            Self::Unknown { rule, nearest } => {
-                write!(f, "rule {rule} has no effect: nothing is decided by it")?;
-                nearest.map_or(Ok(()), |nearest| write!(f, "; did you mean {nearest}?"))
-            }
         }
     }
 }
@@ -279,7 +199,8 @@ impl Builder {
             }
         }
         find_problems(&checks, &self.default_rule, &mut problems);
-        self.find_unknown(&checks, &mut problems);
+        let overridden = self.overrides.keys();
+        find_unknown(overridden, &checks, &self.default_rule, self.defaults, &mut problems);
         for problem in &problems {
             if let Problem::Endless { rule } = problem {
                 let endless = Check::Unsupported { check: "endless".to_owned(), value: None };
@@ -307,41 +228,6 @@ impl Builder {
         let is_remembered = number < Attributes::MAX_RULES
             && depends_on_project_only(&checks[name], checks, &self.default_rule);
         is_remembered.then_some(number)
-    }
-
-    /// Finds rules of files that are neither a default's nor referred to by another rule.
-    fn find_unknown(&self, checks: &HashMap<String, Check>, problems: &mut Vec<Problem>) {
-        let mut known: HashSet<&str> = HashSet::from([self.default_rule.as_str()]);
-        for deprecated in self.defaults.iter().filter_map(|default| default.deprecated) {
-            known.insert(deprecated.name);
-        }
-        for name in names(self.defaults) {
-            known.insert(name);
-        }
-        for (name, check) in checks {
-            check.walk(&mut |part| match part {
-                // One that refers only to itself is not used by that.
-                Check::Rule(to) if to != name => {
-                    known.insert(to);
-                }
-                Check::Rule(_)
-                | Check::True
-                | Check::False
-                | Check::Not(_)
-                | Check::And(_)
-                | Check::Or(_)
-                | Check::Role(_)
-                | Check::Literal { .. }
-                | Check::Attribute { .. }
-                | Check::Unsupported { .. } => {}
-            });
-        }
-        let unknown = self.overrides.keys().filter(|name| !known.contains(name.as_str()));
-        for (at, name) in unknown.enumerate() {
-            let looks = at < MAX_SUGGESTIONS;
-            let nearest = looks.then(|| zaqar_core::nearest(name, names(self.defaults))).flatten();
-            problems.push(Problem::Unknown { rule: name.clone(), nearest });
-        }
     }
 
     /// The check of a rule that no file names, considering its deprecated name.
@@ -378,118 +264,12 @@ fn depends_on_project_only(
 ) -> bool {
     let mut does = true;
     check.walk(&mut |part| {
-        does = does
-            && part.target_attributes().all(|name| PROJECT_NAMES.contains(&name))
-            && match part {
-                Check::Rule(name) => {
-                    let other = checks.get(name).or_else(|| checks.get(default_rule));
-                    other.is_none_or(|other| depends_on_project_only(other, checks, default_rule))
-                }
-                Check::True
-                | Check::False
-                | Check::Not(_)
-                | Check::And(_)
-                | Check::Or(_)
-                | Check::Role(_)
-                | Check::Literal { .. }
-                | Check::Attribute { .. }
-                | Check::Unsupported { .. } => true,
-            };
+        does = does && part.target_attributes().all(|name| PROJECT_NAMES.contains(&name));
     });
-    does
-}
-
-fn names(defaults: &'static [Default]) -> impl Iterator<Item = &'static str> {
-    defaults.iter().map(|default| default.name)
-}
-
-/// Finds undefined references, cycles and remote checks.
-fn find_problems(checks: &HashMap<String, Check>, default_rule: &str, problems: &mut Vec<Problem>) {
-    let mut names: Vec<_> = checks.keys().collect();
-    names.sort_unstable();
-    let costs = costs(checks, default_rule);
-    for name in names {
-        checks[name].walk(&mut |part| match part {
-            Check::Rule(refers_to) if !checks.contains_key(refers_to) => {
-                let (rule, refers_to) = (name.clone(), refers_to.clone());
-                problems.push(Problem::Undefined { rule, refers_to });
-            }
-            Check::Unsupported { check, .. } => {
-                problems.push(Problem::Remote { rule: name.clone(), check: check.clone() });
-            }
-            Check::True
-            | Check::False
-            | Check::Not(_)
-            | Check::And(_)
-            | Check::Or(_)
-            | Check::Rule(_)
-            | Check::Role(_)
-            | Check::Literal { .. }
-            | Check::Attribute { .. } => {}
-        });
-        let is_bounded = costs
-            .get(name.as_str())
-            .is_some_and(|cost| cost.chain <= MAX_CHAIN && cost.checks <= MAX_CHECKS);
-        if !is_bounded {
-            problems.push(Problem::Endless { rule: name.clone() });
-        }
-    }
-}
-
-/// The most that a decision costs.
-#[derive(Clone, Copy)]
-struct Cost {
-    /// Length of the longest chain of references from this rule.
-    chain: usize,
-    /// Checks that are made, counting those of another rule each time it is referred to.
-    checks: usize,
-}
-
-/// The cost of each rule; rules that lead into a cycle have none. Linear in the size of all rules.
-fn costs<'a>(checks: &'a HashMap<String, Check>, default_rule: &'a str) -> HashMap<&'a str, Cost> {
-    let mut own = HashMap::new();
-    let mut referrers: HashMap<&str, Vec<&str>> = HashMap::new();
-    let mut ready = Vec::new();
-    let mut waits_for = HashMap::new();
-    for (name, check) in checks {
-        let (mut size, mut refers_to) = (0, Vec::new());
-        check.walk(&mut |part| {
-            size += 1;
-            if let Check::Rule(to) = part {
-                let to = if checks.contains_key(to) { to.as_str() } else { default_rule };
-                if checks.contains_key(to) {
-                    refers_to.push(to);
-                }
-            }
-        });
-        for to in &refers_to {
-            referrers.entry(to).or_default().push(name);
-        }
-        if refers_to.is_empty() {
-            ready.push(name.as_str());
-        }
-        waits_for.insert(name.as_str(), refers_to.len());
-        own.insert(name.as_str(), (size, refers_to));
-    }
-    let mut costs: HashMap<&str, Cost> = HashMap::new();
-    while let Some(name) = ready.pop() {
-        let (size, refers_to) = &own[name];
-        let mut cost = Cost { chain: 1, checks: *size };
-        for to in refers_to {
-            let behind = costs[to];
-            cost.chain = cost.chain.max(behind.chain + 1);
-            cost.checks = cost.checks.saturating_add(behind.checks);
-        }
-        costs.insert(name, cost);
-        for referrer in referrers.get(name).into_iter().flatten() {
-            let Some(left) = waits_for.get_mut(referrer) else { continue };
-            *left -= 1;
-            if *left == 0 {
-                ready.push(referrer);
-            }
-        }
-    }
-    costs
+    does && check.references().into_iter().all(|name| {
+        let other = checks.get(name).or_else(|| checks.get(default_rule));
+        other.is_none_or(|other| depends_on_project_only(other, checks, default_rule))
+    })
 }
 
 #[cfg(test)]

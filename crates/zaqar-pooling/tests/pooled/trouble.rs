@@ -119,25 +119,39 @@ async fn a_pool_that_does_not_answer_delays_look_ups_once() {
     assert!(pooled.statuses().iter().all(|status| status.problem.is_none()));
 }
 
-/// Opens stores that count the calls they get, down from a number; from 0 on they are away.
-struct Counted(Arc<Places>, Arc<AtomicI64>);
+/// Opens stores in memory, each when there is a permit. They count the calls that they get, down
+/// from a number; from 0 on they are away.
+struct Watched {
+    places: Arc<Places>,
+    permits: Semaphore,
+    calls: Arc<AtomicI64>,
+}
+
+impl Watched {
+    fn new(places: &Arc<Places>, permits: usize) -> Arc<Self> {
+        let (permits, calls) = (Semaphore::new(permits), Arc::new(AtomicI64::new(i64::MAX)));
+        Arc::new(Self { places: Arc::clone(places), permits, calls })
+    }
+}
 
 #[async_trait]
-impl Connector for Counted {
+impl Connector for Watched {
     async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
-        Ok(Arc::new(self.0.memory(pool.uri.expose()).connect_for(self.1.clone())))
+        let _opened = self.permits.acquire().await;
+        let store = self.places.memory(pool.uri.expose());
+        Ok(Arc::new(store.connect_for(Arc::clone(&self.calls))))
     }
 
     fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
-        self.0.capabilities(pool)
+        self.places.capabilities(pool)
     }
 
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
-        self.0.is_same_store(one, other)
+        self.places.is_same_store(one, other)
     }
 
     fn is_configured_store(&self, pool: &Pool) -> bool {
-        self.0.is_configured_store(pool)
+        self.places.is_configured_store(pool)
     }
 }
 
@@ -145,10 +159,10 @@ impl Connector for Counted {
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_is_known_to_be_away_is_not_asked() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
-    let calls = Arc::new(AtomicI64::new(i64::MAX));
-    let counted = Arc::new(Counted(deployment.places.clone(), calls.clone()));
+    let watched = Watched::new(&deployment.places, 1);
+    let calls = Arc::clone(&watched.calls);
     let (management, configured) = (deployment.management.clone(), deployment.configured.clone());
-    let registry = Registry::new(management, configured, counted);
+    let registry = Registry::new(management, configured, watched);
     let pooled = Pooled::new(Arc::new(registry), Options::default());
     pooled.refresh().await;
     let key = queue("q");
@@ -269,37 +283,14 @@ async fn a_pool_registered_by_another_server_is_found_at_once_and_sends_news() {
     assert_eq!(received.await.unwrap(), key);
 }
 
-/// Opens stores only when there is a permit.
-struct DelayedPlaces(Arc<Places>, Semaphore);
-
-#[async_trait]
-impl Connector for DelayedPlaces {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
-        let _opened = self.1.acquire().await;
-        self.0.open(pool).await
-    }
-
-    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
-        self.0.capabilities(pool)
-    }
-
-    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
-        self.0.is_same_store(one, other)
-    }
-
-    fn is_configured_store(&self, pool: &Pool) -> bool {
-        self.0.is_configured_store(pool)
-    }
-}
-
 #[tokio::test]
 async fn news_of_a_pool_that_is_being_opened_are_not_missed() {
     let deployment = Deployment::with_pools(&[("memory:a", 1)]).await;
     let key = queue("q");
     deployment.server().await.open(&key, generation(1), NOW).await.unwrap();
-    let delayed = Arc::new(DelayedPlaces(deployment.places.clone(), Semaphore::new(0)));
+    let watched = Watched::new(&deployment.places, 0);
     let (management, configured) = (deployment.management.clone(), deployment.configured.clone());
-    let registry = Registry::new(management, configured, delayed.clone());
+    let registry = Registry::new(management, configured, watched.clone());
     let pooled = Pooled::new(Arc::new(registry), Options::default());
     pooled.refresh().await;
     let mut listening = pin!(pooled.news());
@@ -307,7 +298,7 @@ async fn news_of_a_pool_that_is_being_opened_are_not_missed() {
         assert!(poll!(listening.as_mut()).is_pending(), "the pool is not open yet");
         tokio::task::yield_now().await;
     }
-    delayed.1.add_permits(1);
+    watched.permits.add_permits(1);
     let mut news = listening.await.unwrap();
     post(&pooled, &key, generation(1)).await.unwrap();
     let received = std::future::poll_fn(|context| news.as_mut().poll_next(context));
