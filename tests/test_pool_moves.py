@@ -107,3 +107,11 @@ def test_between_a_disk_and_redis_in_one_process(
     operator.register(server, "redis", redis.uri, 1)
     drain_both(load, [server], ("disk", "redis"), operator)
     load.judge(server.url, tmp_path / "history")
+
+
+def test_the_end_of_a_drain_is_told_beside_many_other_keys(redis: Redis, new_server: Callable[..., Server]):
+    redis.cli("EVAL", "for n = 1, 30000 do redis.call('SET', 'other:' .. n, '') end", "0")
+    operator = Operator("p")
+    server = new_server(options=POOLING).start()
+    operator.register(server, "redis", redis.uri, 1)
+    assert operator.queues_left(server, "redis") == 0

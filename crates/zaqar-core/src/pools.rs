@@ -350,7 +350,7 @@ pub struct PoolDrain {
     pub is_draining: bool,
     /// Queues that are still in the pool. Counted to 100.
     pub queues_left: u64,
-    /// There are more.
+    /// There may be more: 100 were counted, or the store has too many keys to look through in 5 s.
     pub has_more: bool,
     /// Moves from the pool and to it. At most 100, in no order.
     pub moves: Vec<QueueMove>,

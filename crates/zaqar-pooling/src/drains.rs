@@ -1,5 +1,8 @@
 //! Drains of pools: all queues of a pool move to the others of its flavor.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tracing::warn;
 use zaqar_core::pools::{self, FlavorName, Pool, PoolDrain, PoolName, QueueMove, QueueMoveState};
 use zaqar_core::storage::Error;
@@ -15,8 +18,8 @@ use crate::rows;
 const PAGE: usize = 256;
 /// Queues and moves that a drain's progress names or counts, at most.
 const SHOWN: usize = 100;
-/// Pages of heads that are read for it, at most.
-const MAX_PAGES: usize = 32;
+/// How long its queues are looked for, at most: a store may have millions of other keys between them.
+const COUNTED_FOR: Duration = Duration::from_secs(5);
 /// Seconds after which a queue that could not be moved is tried again.
 const AGAIN_AFTER: u64 = 60;
 
@@ -132,8 +135,8 @@ impl Mover {
         let place = Place::Pool(pool.clone());
         let store = self.store(&place).await?;
         let Some(moves) = store.moves() else { return Ok((0, true)) };
-        let (mut count, mut cursor) = (0, None);
-        for _ in 0..MAX_PAGES {
+        let (mut count, mut cursor, began) = (0, None, Instant::now());
+        while began.elapsed() < COUNTED_FOR {
             let (queues, next) = moves.heads(cursor, PAGE).await?;
             for key in queues {
                 let found = self.registry.placement(&key).await?;

@@ -66,7 +66,7 @@ scripts! {
     CLAIM_RENEW = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "claim_renew";
     CLAIM_RELEASE = "allow_when_full" "clock" "head" "frozen" "messages" "claim_release";
     SWEEP = "allow_when_full" "clock" "sweep" "bounds" "messages" "settle" "due" "subscribers" "entries" "sweep_rest";
-    SUBSCRIBE = "clock" "head" "frozen" "guard" "bounds" "save" "subscribers" "subscribe";
+    SUBSCRIBE = "clock" "head" "frozen" "guard" "bounds" "save" "subscribers" "entries" "subscribe";
     SUBSCRIPTION = "clock" "head" "frozen" "subscribers" "subscription";
     SUBSCRIPTIONS = "clock" "head" "frozen" "subscribers" "subscriptions";
     LEASED_SUBSCRIPTIONS = "clock" "head" "frozen" "messages" "leased_subscriptions";

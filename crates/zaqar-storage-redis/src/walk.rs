@@ -22,6 +22,8 @@ const MASTER: u32 = 10;
 const SCAN: u32 = 64 - TOPOLOGY - MASTER;
 /// How old may be what is known of slots while a walk goes on.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// Keys that one command looks at, at least: few of them are heads. It takes the server about 0.2 ms.
+const KEYS: usize = 1024;
 
 /// Where a walk over a Cluster goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Redis {
     ) -> Result<(Vec<QueueKey>, Option<u64>), Error> {
         let scan = |cursor: u64| {
             let mut scan = cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg("*:h").arg("COUNT").arg(bounded(limit));
+            scan.arg(cursor).arg("MATCH").arg("*:h").arg("COUNT").arg(bounded(limit.max(KEYS)));
             scan
         };
         let Some(cluster) = self.server().pool().cluster() else {

@@ -81,9 +81,12 @@ impl Head {
         done += delete(&mut self.subscriptions, budget - done, |one| {
             one.since.plus_secs(one.ttl) <= now || one.lease.is_some_and(|lease| !is_leased(lease))
         });
-        let is_delivered = self.has_address(now);
+        if !self.has_address(now) {
+            // For good: a later subscription gets later posts only.
+            self.outbox.values_mut().for_each(|one| one.is_settled = true);
+        }
         done + delete(&mut self.outbox, budget - done, |one| {
-            !(is_delivered && one.is_open(now)) && one.followed_until() <= Some(now)
+            !one.is_open(now) && one.followed_until() <= Some(now)
         })
     }
 

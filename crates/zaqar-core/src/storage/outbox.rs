@@ -96,8 +96,8 @@ pub trait Outbox: Send + Sync {
     ///   discards them.
     /// - An entry whose messages have all expired (by their own ttl, from the entry's creation) is
     ///   not due any more; sweeps remove it.
-    /// - While the queue has no live subscription without a lease, none of its entries is due.
-    ///   Sweeps may remove them, so a later subscriber need not receive them.
+    /// - While the queue has no live subscription without a lease, none of its entries is due. The
+    ///   next sweep ends them for workers: a later subscriber does not receive them.
     async fn lease(
         &self,
         key: &QueueKey,
