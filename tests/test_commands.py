@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_an_unknown_migration_is_an_error(config: Path):
 def test_garbage_collection_is_a_no_op(config: Path):
     code, out, _ = run("zaqar-gc", "--config-file", config, "--debug", cwd=config.parent)
     assert (code, out.split(":")[0]) == (0, "Nothing to collect")
+
+
+def test_a_link_to_the_server_is_the_program_of_its_name(tmp_path: Path):
+    (tmp_path / "zaqar-gc").symlink_to(server_binary())
+    ran = subprocess.run([tmp_path / "zaqar-gc"], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("Nothing to collect")
+
+
+def test_a_program_without_the_server_beside_it_says_so(tmp_path: Path):
+    alone = shutil.copy(server_binary().with_name("zaqar-gc"), tmp_path)
+    ran = subprocess.run([alone], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"zaqar-gc: {tmp_path}/zaqar-server: No such file")
 
 
 def check(config: Path) -> tuple[int, str]:

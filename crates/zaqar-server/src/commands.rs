@@ -1,6 +1,8 @@
-//! The programs besides the server: `zaqar-manage`, and `zaqar-gc`, `zaqar-sql-db-manage` and
-//! `zaqar-status`, which deployment tools of the original call.
+//! The programs besides the server: `zaqar-manage`, and `zaqar-gc`, `zaqar-policy`,
+//! `zaqar-sql-db-manage` and `zaqar-status`, which deployment tools of the original call. The server
+//! acts as one of them when it is run by its name.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -9,6 +11,7 @@ use clap::{Arg, ArgAction, Command};
 use crate::arguments::{matches_of, sources_of, with_configuration};
 use crate::config::{self, Environment, Loaded};
 use crate::manage;
+use crate::policy_program::policy_main;
 use crate::preflight::{self, Findings};
 use crate::registry::Registry;
 
@@ -24,8 +27,20 @@ const MIGRATIONS: [&str; 8] = [
     "upgrade",
 ];
 
+/// The program of this name.
+pub(crate) fn named(name: Option<&OsStr>) -> Option<fn() -> ExitCode> {
+    Some(match name?.to_str()? {
+        "zaqar-gc" => gc,
+        "zaqar-manage" => manage,
+        "zaqar-policy" => policy_main,
+        "zaqar-sql-db-manage" => sql_db_manage,
+        "zaqar-status" => status,
+        _ => return None,
+    })
+}
+
 /// `zaqar-gc`, which cron jobs call: prints that there is nothing to collect, and exits with 0.
-pub fn gc() -> ExitCode {
+fn gc() -> ExitCode {
     matches_of(gc_command());
     print("Nothing to collect: the server itself deletes what has expired.\n")
 }
@@ -33,7 +48,7 @@ pub fn gc() -> ExitCode {
 /// `zaqar-sql-db-manage`, which deployment tools call before they start the server: prints that
 /// there is nothing to migrate, and exits with 0. It accepts every subcommand of the original, with
 /// any arguments.
-pub fn sql_db_manage() -> ExitCode {
+fn sql_db_manage() -> ExitCode {
     matches_of(sql_db_manage_command());
     print("Nothing to migrate: the stores of this server keep their own format up to date.\n")
 }
@@ -74,7 +89,7 @@ fn status_command() -> Command {
 /// `zaqar-manage`: copies, restores and checks the embedded store of the server with this
 /// configuration. Exits with 0 on success, 1 on failure, 2 if the command line or the configuration
 /// is wrong; standard error says what.
-pub fn manage() -> ExitCode {
+fn manage() -> ExitCode {
     let matches = matches_of(manage::command());
     let sources = sources_of(&matches, Environment::of_process());
     let loaded = match config::load(&sources, &Registry::default().registered()) {
@@ -89,7 +104,7 @@ pub fn manage() -> ExitCode {
 
 /// `zaqar-status upgrade check`: whether the server would start with the configuration, printed in
 /// the original's format. Exits with 0 for success, 1 for warnings, 2 for failures.
-pub fn status() -> ExitCode {
+fn status() -> ExitCode {
     let matches = matches_of(status_command());
     let sources = sources_of(&matches, Environment::of_process());
     let registry = Registry::default();
@@ -160,7 +175,7 @@ fn print(text: &str) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::{gc_command, sql_db_manage_command, status_command, table};
+    use super::{gc_command, named, sql_db_manage_command, status_command, table};
     use crate::policy_program::policy_command;
     use crate::{arguments, manage};
 
@@ -183,6 +198,14 @@ mod tests {
         }
         let found = std::fs::read_to_string(path).unwrap();
         assert_eq!(found, String::from_utf8(content).unwrap(), "{path}");
+    }
+
+    #[test]
+    fn each_program_has_a_name_of_its_own() {
+        let names: Vec<_> = commands().iter().map(|one| one.get_name().to_owned()).collect();
+        let without = names.iter().filter(|name| named(Some(name.as_ref())).is_none());
+        assert_eq!(without.collect::<Vec<_>>(), ["zaqar-server"], "of {names:?}");
+        assert!(named(None).is_none());
     }
 
     #[test]

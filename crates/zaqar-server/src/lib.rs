@@ -4,7 +4,7 @@ mod access;
 mod admin;
 mod announce;
 mod arguments;
-pub mod commands;
+mod commands;
 pub mod config;
 mod definitions;
 mod drivers;
@@ -39,7 +39,6 @@ mod trusts;
 mod varz;
 
 pub use error::{StartError, with_causes};
-pub use policy_program::policy_main;
 pub use program::main;
 pub use registry::Registry;
 pub use run::run;

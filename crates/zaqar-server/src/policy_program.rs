@@ -70,7 +70,7 @@ pub(crate) fn policy_command() -> clap::Command {
 }
 
 /// The main function of `zaqar-policy`.
-pub fn policy_main() -> ExitCode {
+pub(crate) fn policy_main() -> ExitCode {
     let arguments = Arguments::parse();
     ExitCode::from(match run(&arguments) {
         Ok((text, code)) => match io::stdout().write_all(text.as_bytes()) {

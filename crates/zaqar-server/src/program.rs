@@ -1,8 +1,10 @@
 //! The whole program: command line, logs, signals, exit codes.
 
+use std::env;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use crate::report::{RecentErrors, Reporter};
 use crate::run::run_monitored;
 use crate::service_manager::{self, Passed};
 use crate::signals::Signals;
-use crate::{arguments, health, logs, runtime};
+use crate::{arguments, commands, health, logs, runtime};
 
 /// Success.
 const OK: u8 = 0;
@@ -37,8 +39,15 @@ const USAGE: u8 = 2;
 ///
 /// The exit code is 0 after a stop, 1 if the server could not start, failed, or did not stop in
 /// order, 2 if the command line or the configuration is wrong; standard error says what.
+///
+/// Run by the name of another program, such as `zaqar-manage`, it is that program, with its own
+/// command line and exit codes.
 pub fn main(registry: &Registry) -> ExitCode {
-    ExitCode::from(serve(registry))
+    let name = env::args_os().next().map(PathBuf::from);
+    match commands::named(name.as_deref().and_then(Path::file_name)) {
+        Some(program) => program(),
+        None => ExitCode::from(serve(registry)),
+    }
 }
 
 fn serve(registry: &Registry) -> u8 {

@@ -1,7 +1,10 @@
-//! See [`zaqar_server::commands::gc`].
+//! `zaqar-gc`: see `beside`.
 
 use std::process::ExitCode;
 
+#[path = "../beside.rs"]
+mod beside;
+
 fn main() -> ExitCode {
-    zaqar_server::commands::gc()
+    beside::run("zaqar-gc")
 }

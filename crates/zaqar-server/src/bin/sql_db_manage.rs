@@ -1,7 +1,10 @@
-//! See [`zaqar_server::commands::sql_db_manage`].
+//! `zaqar-sql-db-manage`: see `beside`.
 
 use std::process::ExitCode;
 
+#[path = "../beside.rs"]
+mod beside;
+
 fn main() -> ExitCode {
-    zaqar_server::commands::sql_db_manage()
+    beside::run("zaqar-sql-db-manage")
 }

@@ -1,7 +1,10 @@
-//! See [`zaqar_server::commands::status`].
+//! `zaqar-status`: see `beside`.
 
 use std::process::ExitCode;
 
+#[path = "../beside.rs"]
+mod beside;
+
 fn main() -> ExitCode {
-    zaqar_server::commands::status()
+    beside::run("zaqar-status")
 }

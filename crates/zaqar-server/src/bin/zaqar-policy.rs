@@ -1,7 +1,10 @@
-//! The binary `zaqar-policy`.
+//! `zaqar-policy`: see `beside`.
 
 use std::process::ExitCode;
 
+#[path = "../beside.rs"]
+mod beside;
+
 fn main() -> ExitCode {
-    zaqar_server::policy_main()
+    beside::run("zaqar-policy")
 }
