@@ -18,7 +18,8 @@ use crate::rows;
 const PAGE: usize = 256;
 /// Queues and moves that a drain's progress names or counts, at most.
 const SHOWN: usize = 100;
-/// How long its queues are looked for, at most: a store may have millions of other keys between them.
+/// How long its queues are looked for, at most: a store may have millions of other keys between
+/// them.
 const COUNTED_FOR: Duration = Duration::from_secs(5);
 /// Seconds after which a queue that could not be moved is tried again.
 const AGAIN_AFTER: u64 = 60;

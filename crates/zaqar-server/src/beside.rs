@@ -1,5 +1,5 @@
-//! The programs beside the server are the server's own file, run by another name. So each of them has
-//! all drivers, and none is another file of its size.
+//! The programs beside the server are the server's own file, run by another name. So each of them
+//! has all drivers, and none is another file of its size.
 
 use std::env;
 use std::io;

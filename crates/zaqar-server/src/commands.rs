@@ -1,6 +1,6 @@
 //! The programs besides the server: `zaqar-manage`, and `zaqar-gc`, `zaqar-policy`,
-//! `zaqar-sql-db-manage` and `zaqar-status`, which deployment tools of the original call. The server
-//! acts as one of them when it is run by its name.
+//! `zaqar-sql-db-manage` and `zaqar-status`, which deployment tools of the original call. The
+//! server acts as one of them when it is run by its name.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};

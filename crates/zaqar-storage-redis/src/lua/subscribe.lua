@@ -11,7 +11,8 @@ end
 local expires = math.min(now + tonumber(ARGV[5]), FOREVER)
 local at = needs_schedule(expires)
 if at then return {'schedule', at} end
--- What was posted to earlier subscribers is not for this one: the sweep that ends it may be to come.
+-- What was posted to earlier subscribers is not for this one: the sweep that ends it may be to
+-- come.
 if call('EXISTS', base .. 'oe') == 1 and not is_wanted() and end_unwanted(250) == 250 then
   return {'again'}
 end
