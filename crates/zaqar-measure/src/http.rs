@@ -100,14 +100,16 @@ impl Connection {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, Error> {
+/// Connects, without Nagle's delays.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Error> {
     let failed = |source| Error::Connect { address: address.to_string(), source };
     let stream = TcpStream::connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)
 }
 
-async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<usize, Error> {
+/// Reads more into a buffer; 0 bytes are the end.
+pub(crate) async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<usize, Error> {
     if buffer.len() > MAX_ANSWER {
         return Err(Error::Answer { reason: format!("longer than {MAX_ANSWER} bytes") });
     }

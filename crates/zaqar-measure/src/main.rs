@@ -2,6 +2,7 @@
 
 mod backlog;
 mod beside;
+mod brokers;
 mod compare;
 mod deliveries;
 mod error;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backlog::Backlogs;
+use crate::brokers::{Brokers, Kind};
 use crate::compare::{Comparison, Server};
 use crate::deliveries::Deliveries;
 use crate::error::Error;
@@ -158,6 +160,23 @@ enum Command {
         #[command(flatten)]
         sender: SenderArguments,
     },
+    /// Measures the server beside message brokers that keep messages on disk
+    Brokers(Brokers),
+    /// Waits until a broker makes a queue, and prints the milliseconds since its start
+    WaitBroker {
+        /// The broker
+        #[arg(value_enum)]
+        kind: Kind,
+        /// Its port on this machine
+        #[arg(long)]
+        port: u16,
+        /// When it was started, in seconds since 1970: bash's $EPOCHREALTIME
+        #[arg(long)]
+        since: f64,
+        /// Seconds to wait at most
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
     /// Measures the WebSocket transport in a closed loop
     Websocket(websocket::Loops),
     /// Measures what connections that subscribe and wait cost, and how soon a post reaches them
@@ -230,11 +249,13 @@ struct Beside {
     sender: SenderArguments,
 }
 
-fn port_and_pid(text: &str) -> Result<(u16, u32), String> {
+/// `PORT,PID`.
+pub(crate) fn port_and_pid(text: &str) -> Result<(u16, u32), String> {
     let (port, pid) = url_and_pid(text)?;
     Ok((port.parse().map_err(|error| format!("{port}: {error}"))?, pid))
 }
 
+/// `URL,PID`.
 pub(crate) fn url_and_pid(text: &str) -> Result<(String, u32), String> {
     let (url, pid) = text.rsplit_once(',').ok_or("a comma and the process id are missing")?;
     let pid = pid.parse().map_err(|error| format!("{pid}: {error}"))?;
@@ -288,7 +309,15 @@ impl Command {
             Self::Deliveries(deliveries) => deliveries.run().await,
             Self::Wait { url, since, timeout, sender } => {
                 let target = Target::new(&url, &sender.into()).await?;
-                let millis = wait::first_answer(&target, since, timeout).await?;
+                let list = async || wait::list(&target).await;
+                let millis = wait::first_answer(&target.url, since, timeout, list).await?;
+                println!("{millis:.1}");
+                Ok(())
+            }
+            Self::Brokers(brokers) => brokers.run().await,
+            Self::WaitBroker { kind, port, since, timeout } => {
+                let create = async || kind.create(port, "zaqar-measure-wait").await;
+                let millis = wait::first_answer(kind.name(), since, timeout, create).await?;
                 println!("{millis:.1}");
                 Ok(())
             }
