@@ -8,7 +8,7 @@ use zaqar_core::storage::{
 };
 use zaqar_storage_redis::{Options, Redis};
 
-use crate::proxy::Proxy;
+use crate::proxy::{HoldingProxy, Proxy};
 use crate::servers::{MAJOR, Server, TEST_TIMEOUT, wait_until};
 use crate::support::{Queue, full_text, long_retry, now, open, options, rand, short_retry, texts};
 
@@ -302,16 +302,18 @@ async fn a_claim_is_recognised_although_the_queue_was_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pop_whose_answer_is_lost_takes_no_more() {
     let server = Server::start(&[]);
-    let proxy = Proxy::to(server.port).await;
-    let store = open(options(&proxy.uri())).await;
-    let queue = Queue::new(&store, "q").await;
+    let proxy = HoldingProxy::to(server.port).await;
+    // A store that posts has other answers at any time: of the news of its posts.
+    let (store, direct) = (open(options(&proxy.uri())).await, open(options(&server.uri())).await);
+    let queue = Queue::new(&direct, "q").await;
     queue.post(&["a", "b", "c", "d"]).await;
     // The server must know the script; otherwise the answer that is lost says that it does not.
     let one = PopQuery { limit: 1, after: None, keys: Vec::new() };
     let popped = store.pop(&queue.key, &one, now()).await.unwrap();
     assert_eq!(texts(&popped.messages), ["a"]);
-    proxy.cut_next_answer();
+    proxy.hide_answer(0);
     assert_retryable("pop", store.pop(&queue.key, &one, now())).await;
+    assert!(proxy.take_held().is_some(), "its answer was lost");
     assert_eq!(queue.texts().await, ["c", "d"]);
 }
 
