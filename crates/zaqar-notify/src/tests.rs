@@ -8,6 +8,7 @@ mod health;
 mod log;
 mod planted;
 mod recovery;
+mod taking;
 mod throughput;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -60,14 +60,20 @@ impl Claims for Mongo {
         // An intent makes one claim, so each is a step of its own.
         for id in ids {
             let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
-            match self.run(self.claim_messages(&queue, assumed, &request, now)).await? {
-                Guarded::Done(Claimed::Messages { messages, .. }) if !messages.is_empty() => {
+            match self.run(self.claim_messages(&queue, assumed, &request, now)).await {
+                Ok(Guarded::Done(Claimed::Messages { messages, .. })) if !messages.is_empty() => {
                     taken.extend(messages);
                 }
                 // What was claimed before stays claimed, in the generation that was assumed.
-                Guarded::Absent if taken.is_empty() => return Ok(Guarded::Absent),
-                Guarded::Stale(found) if taken.is_empty() => return Ok(Guarded::Stale(found)),
-                Guarded::Done(_) | Guarded::Absent | Guarded::Stale(_) => break,
+                Ok(Guarded::Absent) if taken.is_empty() => return Ok(Guarded::Absent),
+                Ok(Guarded::Stale(found)) if taken.is_empty() => return Ok(Guarded::Stale(found)),
+                Ok(Guarded::Done(_) | Guarded::Absent | Guarded::Stale(_)) => break,
+                Err(error) if taken.is_empty() => return Err(error),
+                Err(error) => {
+                    let (made, error) = (taken.len(), &error as &dyn std::error::Error);
+                    tracing::warn!(queue, made, error, "only some claims of a batch were made");
+                    break;
+                }
             }
         }
         Ok(Guarded::Done(taken))

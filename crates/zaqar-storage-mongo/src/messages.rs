@@ -4,6 +4,7 @@
 use async_trait::async_trait;
 use mongodb::bson::{Binary, doc};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 use zaqar_core::storage::{
     Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, Messages, PopPage,
     PopQuery, Stats, Volume,
@@ -118,13 +119,15 @@ impl Messages for Mongo {
     ) -> Result<PopPage, Error> {
         self.run(async {
             let queue = queue_id(key);
+            // Before the operation times out: what is popped must be answered.
+            let apply_until = Instant::now() + self.inner.options.deadline.mul_f32(0.9);
             let _lock = self.lock_claims(&queue).await;
             for attempt in 0..self.inner.options.max_attempts.max(1) {
                 self.back_off(attempt).await;
                 let Some(view) = self.view(&queue, now).await? else {
                     return Ok(PopPage::default());
                 };
-                if let Some(popped) = self.try_pop(&view, query).await? {
+                if let Some(popped) = self.try_pop(&view, query, apply_until).await? {
                     return Ok(popped);
                 }
             }
@@ -305,8 +308,13 @@ impl Mongo {
     }
 
     /// Removes the first free messages that the caller can open, with one intent; `None` after a
-    /// conflict.
-    async fn try_pop(&self, view: &View, query: &PopQuery) -> Result<Option<PopPage>, Error> {
+    /// conflict. They are returned also if the intent cannot be applied by `apply_until`.
+    async fn try_pop(
+        &self,
+        view: &View,
+        query: &PopQuery,
+        apply_until: Instant,
+    ) -> Result<Option<PopPage>, Error> {
         let (found, next) = self.first_readable(view, query).await?;
         if found.is_empty() {
             return Ok(Some(PopPage { messages: Vec::new(), next }));
@@ -322,7 +330,14 @@ impl Mongo {
         };
         match self.try_commit(&view.head, Sequence::Claims, &intent, doc! {}, None).await? {
             CommitOutcome::Committed(head) => {
-                self.apply_and_remove(&head.id, &intent).await?;
+                let applied =
+                    timeout_at(apply_until, self.apply_and_remove(&head.id, &intent)).await;
+                let applied = applied.unwrap_or_else(|late| Err(Error::unavailable(late)));
+                if let Err(error) = applied {
+                    // They are popped: whoever uses the queue next applies the listed intent.
+                    let (queue, error) = (&head.id, &error as &dyn std::error::Error);
+                    tracing::warn!(queue, error, "popped messages are deleted later");
+                }
                 Ok(Some(PopPage { messages: self.show(view, found)?, next }))
             }
             CommitOutcome::Conflict => Ok(None),

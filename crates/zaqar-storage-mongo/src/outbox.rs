@@ -69,6 +69,27 @@ struct Named {
     id: Binary,
 }
 
+/// A lease that a call takes.
+struct Lease<'a> {
+    view: &'a View,
+    /// The stamp of a move that the entries had when they were read.
+    seen: Option<i64>,
+    until: i64,
+    call: Binary,
+}
+
+impl Lease<'_> {
+    /// The entries with these ids, if they are still due.
+    fn of(&self, ids: impl Into<Bson>) -> Document {
+        doc! { "_id": ids.into(), "due": { "$lte": self.view.now }, STAMP: stamped(self.seen) }
+    }
+
+    fn change(&self) -> Document {
+        let Self { until, call, .. } = self;
+        doc! { "$set": { "due": until, "leased_until": until, "leased_by": call } }
+    }
+}
+
 #[async_trait]
 impl Outbox for Mongo {
     async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
@@ -136,8 +157,16 @@ impl Outbox for Mongo {
                     // They wait, and do not block the next ones.
                     let which = doc! { "_id": { "$in": unreadable } };
                     let wait = doc! { "$unset": { "leased_until": "" } };
-                    self.send(|| self.inner.outbox.update_many(which.clone(), wait.clone()))
-                        .await?;
+                    let waiting =
+                        self.send(|| self.inner.outbox.update_many(which.clone(), wait.clone()));
+                    match waiting.await {
+                        Err(error) if entries.is_empty() => return Err(error),
+                        Err(error) => {
+                            let (queue, error) = (&view.head.id, &error as &dyn std::error::Error);
+                            tracing::warn!(queue, error, "unreadable outbox entries block others");
+                        }
+                        Ok(_) => {}
+                    }
                 }
                 if !entries.is_empty() {
                     return Ok(entries);
@@ -305,33 +334,46 @@ impl Mongo {
         seen: Option<i64>,
         until: Timestamp,
     ) -> Result<Vec<RawDocumentBuf>, Error> {
-        let call = random_id();
-        let until = millis(until);
-        let lease = doc! { "$set": { "due": until, "leased_until": until, "leased_by": &call } };
-        let mut ids = found.iter().filter_map(entry_id);
-        let Some(first) = ids.next() else { return Ok(Vec::new()) };
-        let due = doc! { "_id": first, "due": { "$lte": view.now }, STAMP: stamped(seen) };
+        let Some(first) = found.first() else { return Ok(Vec::new()) };
+        let lease = Lease { view, seen, until: millis(until), call: random_id() };
+        let (due, change) = (lease.of(entry_id(first)), lease.change());
         let (answer, was_retried) = self
-            .send_reporting_retry(|| self.inner.outbox.update_one(due.clone(), lease.clone()))
+            .send_reporting_retry(|| self.inner.outbox.update_one(due.clone(), change.clone()))
             .await?;
-        let rest: Vec<_> = ids.collect();
-        let mut got = answer.modified_count;
-        if got == 0 && !was_retried {
+        let has_first = answer.modified_count > 0;
+        if !has_first && !was_retried {
             return Ok(Vec::new());
         }
+        match self.lease_rest(&lease, found, answer.modified_count).await {
+            Err(error) if has_first => {
+                let (queue, error) = (&view.head.id, &error as &dyn std::error::Error);
+                tracing::warn!(queue, error, "only the first of the due outbox entries was leased");
+                Ok(vec![first.clone()])
+            }
+            leased => leased,
+        }
+    }
+
+    /// Leases the entries after the first. Returns all that the lease got.
+    async fn lease_rest(
+        &self,
+        lease: &Lease<'_>,
+        found: &[RawDocumentBuf],
+        mut got: u64,
+    ) -> Result<Vec<RawDocumentBuf>, Error> {
+        let rest: Vec<_> = found.iter().skip(1).filter_map(entry_id).collect();
         if !rest.is_empty() {
-            let due = doc! {
-                "_id": { "$in": rest }, "due": { "$lte": view.now }, STAMP: stamped(seen),
-            };
+            let (due, change) = (lease.of(doc! { "$in": rest }), lease.change());
             let answer =
-                self.send(|| self.inner.outbox.update_many(due.clone(), lease.clone())).await?;
+                self.send(|| self.inner.outbox.update_many(due.clone(), change.clone())).await?;
             got += answer.modified_count;
         }
         if got == found.len() as u64 {
             return Ok(found.to_vec());
         }
         // The answer of a first attempt was lost, or some were ended in the meantime.
-        let leased = doc! { "life": view.head.outbox_epoch, "due": until, "leased_by": call };
+        let epoch = lease.view.head.outbox_epoch;
+        let leased = doc! { "life": epoch, "due": lease.until, "leased_by": &lease.call };
         let query = Query::new(leased).sorted(doc! { "first": 1 });
         self.find_raw(&self.inner.outbox, &query).await
     }

@@ -65,10 +65,16 @@ impl Claims for Redis {
         let mut items: Vec<_> = ids.iter().map(item).collect();
         // Claims that cannot be made together: the first ends what is due, and the others follow.
         while !items.is_empty() {
-            let (answers, count) = match self.claim_together(&group, &items).await? {
-                Some(answers) => (answers, items.len()),
-                None => (vec![self.claim_alone(&group, &items[0].request, now).await?], 1),
+            let answers = match self.claim_first(&group, &items).await {
+                Ok(answers) => answers,
+                Err(error) if taken.is_empty() => return Err(error),
+                Err(error) => {
+                    let (made, error) = (taken.len(), &error as &dyn std::error::Error);
+                    tracing::warn!(queue = %key, made, error, "only some claims of a batch were made");
+                    return Ok(Guarded::Done(taken));
+                }
             };
+            let count = answers.len();
             for answer in answers {
                 match answer {
                     Guarded::Done(Claimed::Messages { messages, .. }) if !messages.is_empty() => {
@@ -141,6 +147,19 @@ impl Redis {
         }
         let alone = items.iter().map(|item| self.claim_alone(group, &item.request, item.now));
         join_all(alone).await
+    }
+
+    /// Executes all these claims in one call, or only the first if that is not possible.
+    async fn claim_first(
+        &self,
+        group: &ClaimKey,
+        items: &[groups::Claim],
+    ) -> Result<Vec<Guarded<Claimed>>, Error> {
+        if let Some(answers) = self.claim_together(group, items).await? {
+            return Ok(answers);
+        }
+        let Some(first) = items.first() else { return Ok(Vec::new()) };
+        Ok(vec![self.claim_alone(group, &first.request, first.now).await?])
     }
 
     /// Executes claims in one call; `None`, and nothing is changed, if that is not possible.

@@ -76,7 +76,14 @@ impl Outbox for Redis {
             }
             if !unreadable.is_empty() {
                 // They must not block the others.
-                self.settle(key, incarnation, &unreadable).await?;
+                match self.settle(key, incarnation, &unreadable).await {
+                    Err(error) if entries.is_empty() => return Err(error),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(queue = %key, error, "unreadable outbox entries block others");
+                    }
+                    Ok(()) => {}
+                }
             }
             if !entries.is_empty() {
                 return Ok(entries);

@@ -105,8 +105,9 @@ pub trait Claims: Send + Sync {
     /// - Does what [`Claims::claim`] does, for each id in turn, with a limit of 1, `ttl`, no grace
     ///   and no dead letters, until one gets nothing. Returns the messages in order, each with the
     ///   claim that holds it: the first message has the first id.
-    /// - Each claim is an atomic step; a store makes them in one step if it can. After an error,
-    ///   some may have been made.
+    /// - Each claim is an atomic step; a store makes them in one step if it can. If one fails, the
+    ///   messages of those before it are returned, and later ones are not tried. So an error means
+    ///   that at most one step may have been done.
     /// - No head: `Absent`. Another generation: `Stale`. Nothing is claimed.
     async fn claim_each(
         &self,

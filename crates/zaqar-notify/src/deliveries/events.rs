@@ -34,7 +34,7 @@ impl Deliveries {
         for message in messages {
             match WaitingEvent::decode(&message.payload) {
                 Some(event) => events.push((message.id, event)),
-                None => self.discard(&key, message.id, claim, now).await?,
+                None => self.discard_unreadable(&key, message.id, claim, now).await,
             }
         }
         Ok((claim, events))

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 
+use tracing::warn;
 use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, Deletable, Error, Guarded, Heads, Message, NewMessage,
 };
@@ -106,6 +107,21 @@ impl Deliveries {
         now: Timestamp,
     ) -> Result<(), Error> {
         self.store.delete_many(key, &[id], &Deletable::HeldBy(vec![claim]), now).await
+    }
+
+    /// Deletes a message of an internal queue that cannot be decoded. If that fails, it is claimed
+    /// again later: what was claimed with it must not wait for that.
+    pub(super) async fn discard_unreadable(
+        &self,
+        key: &QueueKey,
+        id: MessageId,
+        claim: ClaimId,
+        now: Timestamp,
+    ) {
+        if let Err(error) = self.discard(key, id, claim, now).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(queue = %key, error, "an unreadable message of deliveries cannot be deleted");
+        }
     }
 
     pub(super) async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {

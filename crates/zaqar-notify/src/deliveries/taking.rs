@@ -86,7 +86,7 @@ impl Deliveries {
             if messages.is_empty() {
                 return Ok(Taken::Nothing);
             }
-            let rows = self.rows_of(&key, messages, now).await?;
+            let rows = self.rows_of(&key, messages, now).await;
             if !rows.is_empty() {
                 return Ok(Taken::Rows(rows));
             }
@@ -125,13 +125,13 @@ impl Deliveries {
         key: &QueueKey,
         messages: Vec<Message>,
         now: Timestamp,
-    ) -> Result<Vec<(Lease, Vec<HeldRow>)>, Error> {
+    ) -> Vec<(Lease, Vec<HeldRow>)> {
         let mut taken: Vec<(Lease, Vec<HeldRow>)> = Vec::new();
         for message in messages {
             let Some(claim) = message.claim else { continue };
             let (id, count) = (message.id, message.claim_count);
             let Some(row) = Row::decode(&message.payload) else {
-                self.discard(key, id, claim, now).await?;
+                self.discard_unreadable(key, id, claim, now).await;
                 continue;
             };
             let held = HeldRow { id, count, row };
@@ -140,7 +140,7 @@ impl Deliveries {
                 Some(_) | None => taken.push((Lease { queue: key.clone(), claim }, vec![held])),
             }
         }
-        Ok(taken)
+        taken
     }
 
     /// Deletes rows, if this worker still holds them.

@@ -75,7 +75,7 @@ impl Deliveries {
             let id = message.id;
             match Ticket::decode(&message.payload) {
                 Some(ticket) => held.push(HeldTicket { shard, claim, until, id, ticket }),
-                None => self.discard(&key, message.id, claim, now).await?,
+                None => self.discard_unreadable(&key, message.id, claim, now).await,
             }
         }
         Ok(held)

@@ -10,6 +10,7 @@ mod history;
 mod kit;
 mod leases;
 mod news;
+mod partial;
 mod random_faults;
 mod scene;
 mod sharding;

@@ -2,12 +2,13 @@
 //! anything else.
 
 use zaqar_core::storage::{
-    Claims, Heads, Leases, ListQuery, Messages, Outbox, PopQuery, QueueRow, Queues, RecipientQuery,
-    Subscriptions, Upkeep,
+    Claims, Heads, LeaseRequest, Leases, ListQuery, Messages, Outbox, PopQuery, QueueRow, Queues,
+    RecipientQuery, Subscriptions, Upkeep,
 };
 use zaqar_core::{LeaseId, Metadata, QueueKey, QueueName, Timestamp};
-use zaqar_storage_redis::Redis;
+use zaqar_storage_redis::{Options, Redis};
 
+use crate::proxy::HoldingProxy;
 use crate::repeats::{Fixture, fixture};
 use crate::servers::Server;
 use crate::support::{Queue, generation, lease_for, message, now, open, options, rand};
@@ -200,4 +201,24 @@ async fn foreign_rows_do_not_hide_others() {
     let listed = Queues::list(&store, &project, named("a").kind, None, 100).await;
     let listed: Vec<_> = listed.expect("it answers").into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, [named("a").name, named("c").name]);
+}
+
+/// An unreadable entry that cannot be settled does not keep those that were leased with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn readable_entries_are_returned_although_an_unreadable_one_stays() {
+    let server = Server::start(&[]);
+    let proxy = HoldingProxy::to(server.port).await;
+    let direct = open(options(&server.uri())).await;
+    let once = Options { max_reconnect_attempts: 0, ..options(&proxy.uri()) };
+    let store = open(once).await;
+    let queue = fixture(&direct).await.queue;
+    server.cli(&["LPUSH", &key(&server, &queue, "o:*"), "odd"]);
+    queue.post(&["readable"]).await;
+    // The lease is executed, and the end of the unreadable entry is not.
+    proxy.hold(1);
+    let request = LeaseRequest { limit: 10, ..lease_for(now().plus_secs(100)) };
+    let leased = store.lease(&queue.key, &request, now()).await.expect("it answers");
+    assert!(proxy.take_held().is_some(), "the second call was not executed");
+    let texts: Vec<_> = leased.iter().flat_map(|entry| &entry.messages).collect();
+    assert!(texts.iter().any(|message| message.payload.bytes == "readable"), "{texts:?}");
 }

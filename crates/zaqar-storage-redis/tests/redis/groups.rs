@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use zaqar_core::storage::{
-    Batch, Claims, Deleted, Error, Guarded, LeaseRequest, Message, Messages, NewSubscription,
-    Outbox, Subscriptions, Upkeep,
+    Batch, Claims, Deleted, Error, Guarded, LeaseRequest, Message, Messages, NewMessage,
+    NewSubscription, Outbox, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, ClientId, Generation, MessageId, SubscriptionId, Version};
+
+use zaqar_storage_redis::Options;
 
 use crate::proxy::{HoldingProxy, Proxy};
 use crate::servers::Server;
@@ -310,4 +312,50 @@ async fn claims_whose_answer_is_lost_are_executed_once() {
     let claims = claim_together(&server, &queue).await;
     assert!(proxy.has_cut());
     check_claims(&queue, &claims, COUNT).await;
+}
+
+/// Claims of a batch that cannot be made together, where a later step fails: those that were made
+/// are returned.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_were_made_are_returned_when_a_later_one_fails() {
+    let server = Server::start(&[]);
+    let direct = open(options(&server.uri())).await;
+    let later = now().plus_secs(7200);
+    let mut counts = BTreeSet::new();
+    for n in 0..10 {
+        let queue = Queue::new(&direct, "q").await;
+        let lasting = ["a", "b", "c"].map(|text| NewMessage { ttl: 86_400, ..message(text) });
+        queue.try_post_new(lasting.to_vec()).await.unwrap();
+        // A claim that has ended by `later`, so that the first step makes one claim only.
+        queue.claim(1).await;
+        let proxy = HoldingProxy::to(server.port).await;
+        let once = Options { max_reconnect_attempts: 0, ..options(&proxy.uri()) };
+        let store = open(once).await;
+        proxy.hold(n);
+        let ids = [rand(), rand(), rand()].map(ClaimId::new);
+        let taken = store.claim_each(&queue.key, queue.generation, &ids, 60, later).await;
+        let was_held = proxy.take_held().is_some();
+        let known = taken.map_or_else(|_| Vec::new(), done);
+        let mut made = Vec::new();
+        for id in ids {
+            let claim = direct.claim_get(&queue.key, id, later).await.unwrap();
+            made.extend(claim.into_iter().flat_map(|claim| claim.messages));
+        }
+        assert_eq!(known, made, "without call {n}");
+        if !known.is_empty() {
+            counts.insert(known.len());
+        }
+        if !was_held {
+            assert_eq!(counts, BTreeSet::from([1, 3]), "one by itself, and two together");
+            return;
+        }
+    }
+    panic!("it has no end");
+}
+
+fn done<T: std::fmt::Debug>(guarded: Guarded<T>) -> T {
+    match guarded {
+        Guarded::Done(done) => done,
+        refused @ (Guarded::Absent | Guarded::Stale(_)) => panic!("{refused:?}"),
+    }
 }
