@@ -27,7 +27,7 @@ pub trait Connector: Send + Sync {
     /// The capabilities of the store at a pool's URI; empty if no driver opens the URI.
     fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability>;
 
-    /// Whether two pools are the same store.
+    /// Whether two pools are the same store. Options may tell pools of one URI apart.
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool;
 
     /// Whether a pool is the configured message store.

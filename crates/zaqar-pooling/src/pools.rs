@@ -67,7 +67,7 @@ impl PoolSet {
     /// Adds or replaces a pool.
     pub(crate) fn put(&mut self, pool: Pool, connector: &dyn Connector) -> Result<(), Error> {
         let others = || self.iter().filter(|other| other.name != pool.name);
-        if others().any(|other| is_same(connector, other, &pool)) {
+        if others().any(|other| connector.is_same_store(other, &pool)) {
             return Err(Error::UriInUse);
         }
         if others().count() >= MAX_POOLS {
@@ -167,10 +167,6 @@ fn distance(key: &QueueKey, pool: &Pool) -> f64 {
     let bits = digest.iter().take(6).fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
     let unit = (bits as f64 + 0.5) / (1_u64 << 48) as f64;
     -unit.ln() / f64::from(pool.weight)
-}
-
-fn is_same(connector: &dyn Connector, one: &Pool, other: &Pool) -> bool {
-    one.uri == other.uri || connector.is_same_store(one, other)
 }
 
 fn read_pool(name: &str, value: &Value) -> Option<Pool> {

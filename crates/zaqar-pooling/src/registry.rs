@@ -115,10 +115,9 @@ impl Registry {
         }
     }
 
-    /// Checks that a pool that is new or whose URI changed is not the configured message store.
+    /// Checks that a pool that is new or whose store changed is not the configured message store.
     fn check_location(&self, before: Option<&Pool>, after: &Pool) -> Result<(), Error> {
-        let is_new = before.is_none_or(|before| before.uri != after.uri);
-        match is_new && self.connector.is_configured_store(after) {
+        match !is_unchanged(before, after) && self.connector.is_configured_store(after) {
             true => Err(Error::UriOfMessageStore),
             false => Ok(()),
         }
@@ -126,11 +125,13 @@ impl Registry {
 
     /// Checks a pool that is new or whose store changed.
     async fn check_changed(&self, before: Option<&Pool>, after: &Pool) -> Result<(), Error> {
-        match before {
-            Some(before) if before.uri == after.uri && before.options == after.options => Ok(()),
-            _ => self.check(after).await,
-        }
+        if is_unchanged(before, after) { Ok(()) } else { self.check(after).await }
     }
+}
+
+/// Whether a pool has the URI and the options that it had before.
+fn is_unchanged(before: Option<&Pool>, after: &Pool) -> bool {
+    before.is_some_and(|before| before.uri == after.uri && before.options == after.options)
 }
 
 #[async_trait]

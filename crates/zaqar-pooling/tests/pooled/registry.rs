@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Map, json};
 use zaqar_core::Secret;
 use zaqar_core::pools::{Capability, Error, Pool, PoolChange, Pools};
 use zaqar_core::storage::{Heads, ManagementStore, Queues};
@@ -87,6 +87,27 @@ async fn a_store_can_be_registered_as_one_pool_only() {
     }
     assert_eq!(registered, 1);
     assert_eq!(deployment.registry().pools(None, 100).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn pools_of_one_uri_are_told_apart_by_their_options() {
+    let registry = Deployment::new().registry();
+    let of = |name: &str, uri: &str, database: &str| {
+        let options = Map::from_iter([("database".to_owned(), database.into())]);
+        Pool { options, ..pool(name, uri, 1) }
+    };
+    registry.put_pool(of("a", "memory:a", "x")).await.unwrap();
+    registry.put_pool(of("b", "memory:a", "y")).await.unwrap();
+    let refused = registry.put_pool(of("c", "memory:a", "y")).await;
+    assert!(matches!(refused, Err(Error::UriInUse)), "{refused:?}");
+    let options = |pool: Pool| PoolChange { options: Some(pool.options), ..Default::default() };
+    let change = options(of("b", "memory:a", "x"));
+    let refused = registry.change_pool(&pool_name("b"), change).await;
+    assert!(matches!(refused, Err(Error::UriInUse)), "{refused:?}");
+    // Nor does a change of options lead to the configured message store.
+    registry.put_pool(of("c", "memory:configured", "x")).await.unwrap();
+    let refused = registry.change_pool(&pool_name("c"), options(pool("c", "", 1))).await;
+    assert!(matches!(refused, Err(Error::UriOfMessageStore)), "{refused:?}");
 }
 
 #[tokio::test]

@@ -59,11 +59,12 @@ impl Connector for Places {
     }
 
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
-        one.uri.expose().to_lowercase() == other.uri.expose().to_lowercase()
+        let is_same_option = one.options.get("database") == other.options.get("database");
+        is_same_option && one.uri.expose().to_lowercase() == other.uri.expose().to_lowercase()
     }
 
     fn is_configured_store(&self, pool: &Pool) -> bool {
-        pool.uri.expose() == "memory:configured"
+        pool.uri.expose() == "memory:configured" && !pool.options.contains_key("database")
     }
 }
 
