@@ -24,43 +24,70 @@ const COUNTED_FOR: Duration = Duration::from_secs(5);
 /// Seconds after which a queue that could not be moved is tried again.
 const AGAIN_AFTER: u64 = 60;
 
+/// A queue of a pool that is drained.
+enum Stay {
+    /// It is not in the pool.
+    NotThere,
+    /// It is being moved, perhaps by another server.
+    Moves,
+    /// It could not be moved just now.
+    Waits,
+    /// It is to be moved.
+    Leaves,
+}
+
 impl Mover {
-    /// Moves the queues of all pools that are drained, one after the other.
+    /// Moves the queues of all pools that are drained, one after the other. Pools in which the last
+    /// passes found nothing to move are looked through less often.
     pub(crate) async fn drain_all(&self, time: Moment) -> Result<(), Error> {
         let pools = self.registry.read_pools().await?;
+        self.drain_pauses.keep(pools.draining());
         for pool in pools.draining() {
-            if let Err(error) = self.drain_pool(pool, time).await
-                && let Some(failures) = self.log.failure()
-            {
-                let error = &error as &dyn std::error::Error;
-                warn!(pool = pool.as_str(), error, failures, "the pool cannot be drained");
+            if !self.drain_pauses.is_due(pool, time.now()) {
+                continue;
+            }
+            match self.drain_pool(pool, time).await {
+                Ok(true) => self.drain_pauses.end(pool),
+                Ok(false) => self.drain_pauses.lengthen(pool, time.now()),
+                Err(error) => {
+                    if let Some(failures) = self.log.failure() {
+                        let error = &error as &dyn std::error::Error;
+                        warn!(pool = pool.as_str(), error, failures, "the pool cannot be drained");
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    async fn drain_pool(&self, pool: &PoolName, time: Moment) -> Result<(), pools::Error> {
+    /// Returns whether it found a queue that moves, or moved one.
+    async fn drain_pool(&self, pool: &PoolName, time: Moment) -> Result<bool, pools::Error> {
         let place = Place::Pool(pool.clone());
         let store = self.store(&place).await?;
-        let Some(moves) = store.moves() else { return Ok(()) };
-        let mut cursor = None;
+        let Some(moves) = store.moves() else { return Ok(false) };
+        let (mut cursor, mut has_moves) = (None, false);
         loop {
             let (queues, next) = moves.heads(cursor, PAGE).await?;
             for key in queues {
                 let pools = self.registry.read_pools().await?;
                 if !pools.draining().contains(pool) {
-                    return Ok(());
+                    return Ok(has_moves);
                 }
                 let flavor = pools.get(pool)?.flavor.clone();
-                if self.is_to_leave(&key, &place, time).await? {
-                    let to = pools.choose(&key, flavor.as_ref());
-                    let to = to.ok_or_else(|| nowhere_to_go(pool, flavor.as_ref()))?;
-                    self.leave(&key, Place::Pool(to.name.clone()), time).await?;
+                match self.stay(&key, &place, time).await? {
+                    Stay::Leaves => {
+                        let to = pools.choose(&key, flavor.as_ref());
+                        let to = to.ok_or_else(|| nowhere_to_go(pool, flavor.as_ref()))?;
+                        has_moves = true;
+                        self.leave(&key, Place::Pool(to.name.clone()), time).await?;
+                    }
+                    Stay::Moves => has_moves = true,
+                    Stay::NotThere | Stay::Waits => {}
                 }
             }
             match next {
                 Some(next) => cursor = Some(next),
-                None => return Ok(()),
+                None => return Ok(has_moves),
             }
         }
     }
@@ -77,15 +104,14 @@ impl Mover {
         }
     }
 
-    /// Whether a queue is in a pool, and is not being moved, nor could not be just now.
-    async fn is_to_leave(
-        &self,
-        key: &QueueKey,
-        place: &Place,
-        time: Moment,
-    ) -> Result<bool, Error> {
-        if !self.is_in(key, place).await? {
-            return Ok(false);
+    /// What is to be done with a queue that a pool which is drained may have.
+    async fn stay(&self, key: &QueueKey, place: &Place, time: Moment) -> Result<Stay, Error> {
+        let found = self.registry.placement(key).await?;
+        let Some(found) = found.filter(|found| found.place.as_ref() == Some(place)) else {
+            return Ok(Stay::NotThere);
+        };
+        if found.moving.is_some() {
+            return Ok(Stay::Moves);
         }
         let row = self.registry.store().get(&rows::record_of(key)?).await?;
         let record = match row {
@@ -93,13 +119,8 @@ impl Mover {
             None => None,
         };
         let failed = record.and_then(|record| record.ended).filter(|end| end.problem.is_some());
-        Ok(failed.is_none_or(|ended| ended.at.plus_secs(AGAIN_AFTER) <= time.now()))
-    }
-
-    /// Whether a queue is in a pool, and stays there for now.
-    async fn is_in(&self, key: &QueueKey, place: &Place) -> Result<bool, Error> {
-        let found = self.registry.placement(key).await?;
-        Ok(found.is_some_and(|found| found.place.as_ref() == Some(place) && found.moving.is_none()))
+        let waits = failed.is_some_and(|ended| ended.at.plus_secs(AGAIN_AFTER) > time.now());
+        Ok(if waits { Stay::Waits } else { Stay::Leaves })
     }
 
     /// Whether the queues of a pool can be listed and moved.

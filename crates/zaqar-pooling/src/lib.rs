@@ -4,6 +4,7 @@ mod catalogue;
 mod connector;
 mod dead_letters;
 mod deliveries;
+mod drain_pauses;
 mod drains;
 mod flavors;
 mod leases;

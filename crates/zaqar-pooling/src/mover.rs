@@ -18,6 +18,7 @@ use zaqar_core::{Kind, LeaseId, QueueKey, QueueName, StateLog, Timestamp};
 use crate::catalogue::contended;
 use crate::dead_letters::DeadLetterMover;
 use crate::deliveries::Moment;
+use crate::drain_pauses::DrainPauses;
 use crate::member::with_source;
 use crate::members::Members;
 use crate::moves::{Ended, Moving, Phase, Record};
@@ -59,6 +60,7 @@ pub(crate) struct Mover {
     permits: Arc<Semaphore>,
     /// When moves were last looked for, and the task that does.
     resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
+    pub(crate) drain_pauses: DrainPauses,
     pub(crate) log: StateLog,
 }
 
@@ -93,6 +95,7 @@ impl Mover {
             busy: Mutex::default(),
             permits: Arc::new(Semaphore::new(MAX_MOVES)),
             resumed: Mutex::new((Timestamp::from_millis(0), None)),
+            drain_pauses: DrainPauses::default(),
             log: StateLog::new(),
         }
     }

@@ -38,7 +38,9 @@ impl QueueMoves for Pooled {
             self.mover.check_drain(pool).await?;
         }
         let set = |set: &mut PoolSet| set.set_draining(pool, is_draining);
-        self.registry.change_pools(set).await.map(drop)
+        self.registry.change_pools(set).await?;
+        self.mover.drain_pauses.end(pool);
+        Ok(())
     }
 
     async fn drain(&self, pool: &PoolName) -> Result<PoolDrain, Error> {

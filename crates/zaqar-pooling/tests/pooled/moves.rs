@@ -427,6 +427,47 @@ async fn a_pool_is_drained_to_the_others() {
     assert!(!progress().await.is_draining);
 }
 
+#[tokio::test]
+async fn an_empty_pool_that_is_drained_is_looked_through_less_often() {
+    let deployment = Deployment::with_pools(&[("memory:a", 1), ("memory:b", 1)]).await;
+    let (server, other) = (deployment.server().await, deployment.server().await);
+    let a = pool_name("a");
+    let left = async || server.drain(&a).await.unwrap().queues_left;
+    // Places queues in the pool as a server does that has not seen yet that it is drained.
+    let place = async |name: &str| {
+        other.set_draining(&a, false).await.unwrap();
+        for number in 0..20 {
+            other.open(&queue(&format!("{name}{number}")), ASSUMED, NOW).await.unwrap();
+        }
+        other.set_draining(&a, true).await.unwrap();
+        assert!(left().await > 0, "some are in it");
+    };
+    server.set_draining(&a, true).await.unwrap();
+    // Passes that find nothing, with pauses of 2, 4 and 8 s after them.
+    for at in [0, 2, 6] {
+        server.resume_moves(NOW.plus_secs(at)).await.unwrap();
+    }
+    place("early").await;
+    server.resume_moves(NOW.plus_secs(13)).await.unwrap();
+    assert!(left().await > 0, "the pause has not ended");
+    server.resume_moves(NOW.plus_secs(14)).await.unwrap();
+    assert_eq!(left().await, 0);
+    // What moved has ended the pause.
+    place("next").await;
+    server.resume_moves(NOW.plus_secs(14)).await.unwrap();
+    assert_eq!(left().await, 0);
+    // Nor does a drain that begins anew wait for one.
+    for at in [15, 17] {
+        server.resume_moves(NOW.plus_secs(at)).await.unwrap();
+    }
+    place("late").await;
+    server.resume_moves(NOW.plus_secs(18)).await.unwrap();
+    assert!(left().await > 0, "the pause has not ended");
+    server.set_draining(&a, true).await.unwrap();
+    server.resume_moves(NOW.plus_secs(18)).await.unwrap();
+    assert_eq!(left().await, 0);
+}
+
 /// A dead-letter queue moves while a dead server's letters are on their way to it.
 #[tokio::test]
 async fn letters_in_transfer_arrive_at_a_queue_that_moves() {
