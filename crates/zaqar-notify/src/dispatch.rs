@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zaqar_core::storage::Error;
@@ -18,6 +20,8 @@ use crate::serve::{Next, serve};
 const TICKETS: usize = 32;
 /// Due times that are cached for waiting subscriptions; a missing one costs an extra ticket.
 const REMEMBERED: usize = 10_000;
+/// Claims of a shard that are renewed concurrently.
+const RENEWALS: usize = 8;
 
 /// Serves subscriptions, and keeps the tickets that this server holds.
 pub(crate) struct Dispatcher {
@@ -35,8 +39,28 @@ struct State {
     failed: Vec<(SubscriptionKey, Vec<HeldTicket>)>,
     /// When a waiting subscription is due, by a ticket that this server posted.
     waiting: HashMap<SubscriptionKey, Timestamp>,
-    /// The due times of tickets that this server posted, with their shards.
-    timers: BTreeSet<(Timestamp, usize)>,
+    /// The due times of tickets that this server posted, by shard.
+    timers: [BTreeSet<Timestamp>; SHARDS],
+    /// Tickets that are being taken, at most.
+    reserved: usize,
+    /// Whether a shard found no capacity since the last reservation ended.
+    is_short: bool,
+}
+
+/// Room for tickets that are being taken.
+pub(crate) struct Reserved<'a> {
+    dispatcher: &'a Dispatcher,
+    pub(crate) tickets: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut state = self.dispatcher.state();
+        state.reserved = state.reserved.saturating_sub(self.tickets);
+        if std::mem::take(&mut state.is_short) {
+            self.dispatcher.context.freed.notify_waiters();
+        }
+    }
 }
 
 impl Dispatcher {
@@ -50,9 +74,27 @@ impl Dispatcher {
         self.context.in_service.len()
     }
 
-    /// The first due time of the tickets that this server posted.
-    pub(crate) fn next_due(&self) -> Option<Timestamp> {
-        self.state().timers.first().map(|(due, _)| *due)
+    /// The first due time of the tickets of a shard that this server posted.
+    pub(crate) fn next_due(&self, shard: usize) -> Option<Timestamp> {
+        self.state().timers.get(shard).and_then(|timers| timers.first().copied())
+    }
+
+    /// Reserves capacity for some tickets of a shard, and removes its timers that are due; `None`
+    /// if there is no capacity.
+    pub(crate) fn reserve(&self, shard: usize, now: Timestamp) -> Option<Reserved<'_>> {
+        let served = self.served();
+        let mut state = self.state();
+        // Removed even if there is no capacity: the shard is polled again without a timer once
+        // there is.
+        if let Some(timers) = state.timers.get_mut(shard) {
+            timers.retain(|due| *due > now);
+        }
+        let free = self.context.options.subscriptions.saturating_sub(served + state.reserved);
+        let tickets = free.min(TICKETS);
+        state.reserved += tickets;
+        state.is_short |= tickets == 0;
+        drop(state);
+        (tickets > 0).then(|| Reserved { dispatcher: self, tickets })
     }
 
     /// Takes the due tickets of a shard and starts to serve their subscriptions. Returns whether
@@ -60,14 +102,8 @@ impl Dispatcher {
     pub(crate) async fn poll(self: &Arc<Self>, shard: usize) -> Result<bool, Error> {
         loop {
             let now = self.context.parts.clock.now();
-            // Removed even if there is no capacity: the shard is polled again without a timer once
-            // there is.
-            self.state().timers.retain(|(due, of)| *of != shard || *due > now);
-            let free = self.context.options.subscriptions.saturating_sub(self.served());
-            if free == 0 {
-                return Ok(false);
-            }
-            let limit = free.min(TICKETS);
+            let Some(reserved) = self.reserve(shard, now) else { return Ok(false) };
+            let limit = reserved.tickets;
             let tickets = self.context.deliveries.take_tickets(shard, limit, now).await?;
             let is_last = tickets.len() < limit;
             if let Some(first) = tickets.first() {
@@ -76,6 +112,7 @@ impl Dispatcher {
             for ticket in tickets {
                 self.begin(ticket).await;
             }
+            drop(reserved);
             if is_last {
                 return Ok(true);
             }
@@ -147,6 +184,8 @@ impl Dispatcher {
             && !self.waits_until(key, due, now)
         {
             let ticket = Ticket { subscription: key.clone(), keeps: false };
+            // Before the news of the ticket, which lets the shard's next timer be looked at.
+            self.add_timers(key, due, now);
             self.context.deliveries.schedule(&[ticket], due, now).await?;
             self.note_waiting(key, due, now);
         }
@@ -171,14 +210,19 @@ impl Dispatcher {
         if state.waiting.len() < REMEMBERED {
             state.waiting.insert(key.clone(), due);
         }
+    }
+
+    fn add_timers(&self, key: &SubscriptionKey, due: Timestamp, now: Timestamp) {
+        let mut state = self.state();
+        let Some(timers) = state.timers.get_mut(key.shard()) else { return };
         // Stores count delays in whole seconds, and their clock may be some milliseconds later.
         let left = due.as_millis().saturating_sub(now.as_millis()).div_ceil(1000);
         for after in [20, 500] {
             let at = now.plus_secs(left).as_millis().saturating_add(after);
             // Tickets that are due together share one timer.
             let at = Timestamp::from_millis(at.next_multiple_of(50));
-            if state.timers.len() < REMEMBERED {
-                state.timers.insert((at, key.shard()));
+            if timers.len() < REMEMBERED / SHARDS {
+                timers.insert(at);
             }
         }
     }
@@ -197,35 +241,64 @@ impl Dispatcher {
         }
     }
 
-    /// Renews the claims of tickets whose subscriptions are in service. Replaces tickets of
-    /// services that failed by new ones: their claims may be those of others, and last as long.
-    pub(crate) async fn renew(&self) -> Result<(), Error> {
-        let mut failed = std::mem::take(&mut self.state().failed);
-        while let Some((key, tickets)) = failed.pop() {
-            let now = self.context.parts.clock.now();
-            if let Err(error) = self.settle(&key, &tickets, Next::At(now)).await {
-                failed.push((key, tickets));
-                self.state().failed.append(&mut failed);
-                return Err(error);
-            }
-            self.forget(&tickets);
-        }
-        let claims: Vec<_> = self.state().claims.keys().copied().collect();
-        let (mut renewed, mut outcome) = (HashMap::with_capacity(claims.len()), Ok(()));
-        for (shard, claim) in claims {
-            let now = self.context.parts.clock.now();
-            // If a claim is lost, this server and the new holder both serve the subscription: each
-            // row has its own claim.
-            match self.context.deliveries.renew_tickets(shard, claim, now).await {
-                Ok(until) => drop(renewed.insert((shard, claim), until.unwrap_or(now))),
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
+    /// Renews the claims of a shard's tickets whose subscriptions are in service. Replaces tickets
+    /// of services that failed by new ones: their claims may be those of others, and last as long.
+    ///
+    /// # Errors
+    /// The last error of the store. What failed is tried again by the next call; it holds up
+    /// nothing else.
+    pub(crate) async fn renew(&self, shard: usize) -> Result<(), Error> {
+        let (replaced, renewed) =
+            tokio::join!(self.replace_failed(shard), self.renew_claims(shard));
+        replaced.and(renewed)
+    }
+
+    async fn replace_failed(&self, shard: usize) -> Result<(), Error> {
+        let failed: Vec<_> =
+            self.state().failed.extract_if(.., |(key, _)| key.shard() == shard).collect();
+        let mut replacing = stream::iter(failed)
+            .map(|(key, tickets)| async move {
+                let now = self.context.parts.clock.now();
+                let settled = self.settle(&key, &tickets, Next::At(now)).await;
+                match settled.is_ok() {
+                    true => self.forget(&tickets),
+                    false => self.state().failed.push((key, tickets)),
                 }
+                settled
+            })
+            .buffer_unordered(RENEWALS);
+        let mut outcome = Ok(());
+        while let Some(settled) = replacing.next().await {
+            outcome = settled.and(outcome);
+        }
+        outcome
+    }
+
+    async fn renew_claims(&self, shard: usize) -> Result<(), Error> {
+        let mut renewing = stream::iter(self.claims_of(shard))
+            .map(|claim| async move {
+                let now = self.context.parts.clock.now();
+                // If a claim is lost, this server and the new holder both serve the subscription:
+                // each row has its own claim.
+                let until = self.context.deliveries.renew_tickets(shard, claim, now).await?;
+                Ok(((shard, claim), until.unwrap_or(now)))
+            })
+            .buffer_unordered(RENEWALS);
+        let (mut renewed, mut outcome) = (HashMap::new(), Ok(()));
+        while let Some(one) = renewing.next().await {
+            match one {
+                Ok((claim, until)) => drop(renewed.insert(claim, until)),
+                Err(error) => outcome = Err(error),
             }
         }
         self.context.in_service.renewed(&renewed);
         outcome
+    }
+
+    fn claims_of(&self, shard: usize) -> Vec<ClaimId> {
+        let state = self.state();
+        let claims = state.claims.keys().filter(|(of, _)| *of == shard);
+        claims.map(|(_, claim)| *claim).collect()
     }
 
     /// Waits until no subscription is in service.
@@ -237,22 +310,20 @@ impl Dispatcher {
     /// Stops what is still in service, and releases its tickets.
     pub(crate) async fn stop(&self) {
         self.serving.lock().await.shutdown().await;
-        let claims: Vec<_> = self.state().claims.drain().map(|(of, _)| of).collect();
-        for (shard, claim) in claims {
-            let now = self.context.parts.clock.now();
-            if let Err(error) = self.context.deliveries.release_tickets(shard, claim, now).await {
-                self.context.log_failure("releasing tickets at shutdown", &error);
-                return;
-            }
+        let released = join_all((0..SHARDS).map(|shard| self.release(shard))).await;
+        self.state().claims.clear();
+        for error in released.into_iter().filter_map(Result::err) {
+            self.context.log_failure("releasing tickets at shutdown", &error);
         }
     }
 
-    /// Shards whose tickets may be due.
-    pub(crate) fn due_shards(&self, now: Timestamp) -> Vec<usize> {
-        let state = self.state();
-        let is_due =
-            |shard: &usize| state.timers.iter().any(|(due, of)| of == shard && *due <= now);
-        (0..SHARDS).filter(is_due).collect()
+    /// Releases the tickets of a shard, until one fails: those of others are of other queues.
+    async fn release(&self, shard: usize) -> Result<(), Error> {
+        for claim in self.claims_of(shard) {
+            let now = self.context.parts.clock.now();
+            self.context.deliveries.release_tickets(shard, claim, now).await?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

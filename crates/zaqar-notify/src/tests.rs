@@ -8,6 +8,7 @@ mod health;
 mod log;
 mod planted;
 mod recovery;
+mod shards;
 mod taking;
 mod throughput;
 

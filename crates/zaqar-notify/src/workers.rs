@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::FusedFuture;
+use futures_util::future::{FusedFuture, join_all};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ struct Shared {
 struct Wake {
     outbox: Notify,
     queues: Notify,
-    schedule: Notify,
+    shards: [Notify; SHARDS],
     news: Mutex<PendingNews>,
 }
 
@@ -93,7 +93,6 @@ struct PendingNews {
     others: bool,
     /// Queues that had entries before.
     subscribed: HashSet<QueueKey>,
-    shards: [bool; SHARDS],
 }
 
 impl Workers {
@@ -121,7 +120,6 @@ impl Workers {
                 shared.listen(),
                 expanding.as_mut(),
                 shared.serve_schedule(),
-                shared.renew_tickets(),
                 shared.write_log(),
                 shared.post_events(),
             ) } => {}
@@ -173,6 +171,11 @@ impl Workers {
 impl Handle {
     pub(crate) fn context(&self) -> &Context {
         &self.shared.context
+    }
+
+    #[cfg(test)]
+    pub(crate) fn dispatcher(&self) -> Arc<Dispatcher> {
+        Arc::clone(&self.shared.dispatcher)
     }
 
     /// Counters since the start.
@@ -343,9 +346,8 @@ impl Shared {
                 }
             }
             Kind::Internal => {
-                if let Some(shard) = shard_of(&key) {
-                    news.shards[shard] = true;
-                    self.wake.schedule.notify_one();
+                if let Some(shard) = shard_of(&key).and_then(|shard| self.wake.shards.get(shard)) {
+                    shard.notify_one();
                 }
             }
         }
@@ -440,48 +442,46 @@ impl Shared {
         found
     }
 
-    /// Serves due tickets, on news and every [`Options::poll_schedule`].
+    /// Serves due tickets, and renews those that this server holds. Each shard is a queue of its
+    /// own, which may be at another place of the store: one that fails delays no other.
     async fn serve_schedule(&self) {
+        let shards = self.wake.shards.iter().enumerate();
+        join_all(shards.map(|(shard, news)| async move {
+            tokio::join!(self.serve_shard(shard, news), self.renew_tickets(shard));
+        }))
+        .await;
+    }
+
+    /// Serves due tickets of a shard, on news and every [`Options::poll_schedule`].
+    async fn serve_shard(&self, shard: usize, news: &Notify) {
         let poll = self.context.options.poll_schedule;
-        let mut looked = None::<tokio::time::Instant>;
-        let mut left = [false; SHARDS];
         loop {
-            let now = self.context.parts.clock.now();
-            let is_poll = looked.is_none_or(|at| at.elapsed() >= poll);
-            let mut shards = std::mem::take(&mut self.wake.news().shards);
-            for shard in self.dispatcher.due_shards(now) {
-                shards[shard] = true;
-            }
-            if is_poll {
-                looked = Some(tokio::time::Instant::now());
-                shards = [true; SHARDS];
-            }
-            let was_full = left.contains(&true);
-            for shard in 0..SHARDS {
-                if !(shards[shard] || left[shard]) {
+            // Enabled first, so that no capacity is missed that a service leaves meanwhile.
+            let mut freed = pin!(self.context.freed.notified());
+            freed.as_mut().enable();
+            let is_all = match self.dispatcher.poll(shard).await {
+                Ok(is_all) => is_all,
+                Err(error) => {
+                    self.context.log_failure("the schedule", &error);
+                    tokio::time::sleep(AFTER_FAILURE).await;
                     continue;
                 }
-                match self.dispatcher.poll(shard).await {
-                    Ok(is_all) => left[shard] = !is_all,
-                    Err(error) => {
-                        self.context.log_failure("the schedule", &error);
-                        tokio::time::sleep(AFTER_FAILURE).await;
-                    }
-                }
-            }
-            let due = self.dispatcher.next_due().map_or(poll, |due| until(due, now).min(poll));
+            };
+            let now = self.context.parts.clock.now();
+            let due = self.dispatcher.next_due(shard);
+            let due = due.map_or(poll, |due| until(due, now).min(poll));
             tokio::select! {
-                () = self.wake.schedule.notified() => {}
-                () = self.context.freed.notified(), if was_full || left.contains(&true) => {}
+                () = news.notified() => {}
+                () = freed, if !is_all => {}
                 () = tokio::time::sleep(due.max(Duration::from_millis(1))) => {}
             }
         }
     }
 
-    async fn renew_tickets(&self) {
+    async fn renew_tickets(&self, shard: usize) {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            if let Err(error) = self.dispatcher.renew().await {
+            if let Err(error) = self.dispatcher.renew(shard).await {
                 self.context.log_failure("tickets", &error);
             }
         }

@@ -1,6 +1,6 @@
 //! The schedule: tickets, each of which says that a subscription may have rows to deliver.
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use zaqar_core::storage::{Deletable, Error, NewMessage};
 use zaqar_core::{ClaimId, MessageId, Timestamp};
 
@@ -37,7 +37,7 @@ impl Deliveries {
     }
 
     /// Posts tickets, each with the time from which its subscription is served: in one step for
-    /// each shard, unless they are very many.
+    /// each shard, unless they are very many. A shard that fails holds up no other.
     pub(crate) async fn schedule_all(
         &self,
         tickets: &[(Ticket, Timestamp)],
@@ -57,7 +57,7 @@ impl Deliveries {
             }
             Ok(())
         });
-        try_join_all(shards).await.map(drop)
+        join_all(shards).await.into_iter().collect()
     }
 
     /// Takes due tickets of a shard, all under one claim.

@@ -19,7 +19,7 @@ mod queues;
 mod subscriptions;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -40,6 +40,8 @@ pub struct Memory {
     is_shut_down: Arc<AtomicBool>,
     is_away: Arc<AtomicBool>,
     is_silent: Arc<AtomicBool>,
+    /// Queues whose calls fail.
+    failing: Arc<Mutex<BTreeSet<QueueKey>>>,
     calls_left: Option<Arc<AtomicI64>>,
     is_immovable: bool,
     state: Arc<Mutex<State>>,
@@ -98,6 +100,17 @@ impl Memory {
         self.is_away.store(is_away, Ordering::Release);
     }
 
+    /// Makes every call on one queue fail with [`Error::Unavailable`], on all handles, until it is
+    /// reset.
+    pub fn set_failing(&self, key: &QueueKey, is_failing: bool) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_failing {
+            failing.insert(key.clone());
+        } else {
+            failing.remove(key);
+        }
+    }
+
     /// Lets look-ups of due queues and of the volume never be answered, on all handles, until it is
     /// reset: those that have begun stay without an answer.
     pub fn set_silent(&self, is_silent: bool) {
@@ -140,6 +153,9 @@ impl Memory {
 
     /// The state, for a call on one queue.
     fn state_of(&self, key: &QueueKey) -> Result<MutexGuard<'_, State>, Error> {
+        if self.failing.lock().unwrap_or_else(PoisonError::into_inner).contains(key) {
+            return Err(Error::unavailable("the queue is set to fail"));
+        }
         let state = self.state()?;
         let head = state.heads.get(&self.stored_key(key));
         match head.and_then(|head| head.frozen) {
