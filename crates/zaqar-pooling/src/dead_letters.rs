@@ -1,15 +1,19 @@
 //! Claims whose dead-letter queue is in another pool. A store moves messages only within itself, so
 //! [`Transfer`] describes how they get there.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use futures_util::future::join_all;
+use rand::seq::SliceRandom;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
-use zaqar_core::storage::{ClaimRequest, Claimed, DeadLetters, Error, Guarded, MessageStore};
+use zaqar_core::storage::{
+    ClaimRequest, Claimed, DeadLetters, Error, Guarded, MessageStore, QueueRow,
+};
 use zaqar_core::{
-    Generation, Incarnation, Kind, QueueKey, QueueName, StateLog, Timestamp, Version,
+    Generation, Incarnation, Kind, ProjectId, QueueKey, QueueName, StateLog, Timestamp, Version,
 };
 
 use crate::catalogue::contended;
@@ -17,6 +21,7 @@ use crate::deliveries::{Deliverer, Delivery, Moment};
 use crate::member::Member;
 use crate::members::Members;
 use crate::place::Place;
+use crate::shares::Shares;
 use crate::transfers::{self, Transfer};
 use crate::{Registry, rows};
 
@@ -24,9 +29,14 @@ use crate::{Registry, rows};
 const ROUNDS: usize = 4;
 /// How soon a delivery is retried while another server delivers.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
-/// Concurrent deliveries, at most. Letters beyond that are delivered by
+/// Concurrent deliveries, at most: in all, to one pool, which may hang, and of one transfer, where
+/// one waits for the other. Letters beyond that are delivered with others of their transfer, or by
 /// [`DeadLetterMover::resume`].
 const MAX_DELIVERIES: usize = 64;
+const MAX_TO_POOL: usize = 16;
+const MAX_OF_TRANSFER: usize = 8;
+/// A delivery that fails after this time leaves the others between its pools to the next search.
+const HANGS_AFTER: Duration = Duration::from_secs(1);
 /// Seconds between two searches for letters that another server left undelivered.
 const RESUME_EVERY: u64 = 10;
 /// Rows per page.
@@ -35,12 +45,21 @@ const PAGE: usize = 100;
 /// A generation that no queue ever has.
 const NEVER: Generation = Generation { incarnation: Incarnation::new(0), version: Version::new(0) };
 
+/// Who holds permits for deliveries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Owner {
+    /// The pool that letters go to.
+    Pool(Place),
+    /// The row of a transfer.
+    Transfer(QueueKey),
+}
+
 /// Moves dead letters between pools.
 pub(crate) struct DeadLetterMover {
     registry: Arc<Registry>,
     members: Arc<Members>,
     deliverer: Deliverer,
-    permits: Arc<Semaphore>,
+    permits: Arc<Shares<Owner>>,
     /// When undelivered letters were last searched for, and the task that delivers them.
     resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
     /// How long a claim waits until the letters that it moved are in the dead-letter queue.
@@ -79,7 +98,7 @@ impl DeadLetterMover {
             deliverer: Deliverer::new(Arc::clone(&registry), Arc::clone(&members)),
             registry,
             members,
-            permits: Arc::new(Semaphore::new(MAX_DELIVERIES)),
+            permits: Arc::new(Shares::new(MAX_DELIVERIES)),
             resumed: Mutex::new((Timestamp::from_millis(0), None)),
             wait,
             log: StateLog::new(),
@@ -98,26 +117,27 @@ impl DeadLetterMover {
         // nothing.
         let answer = claim.claim_into(store.as_ref(), nowhere(&claim.key)?, NEVER).await?;
         let must_move = answer == Guarded::Done(Claimed::TargetChanged);
-        if !must_move || !self.is_target_as_assumed(&claim.rule).await? {
+        if !must_move {
             return Ok(answer);
         }
+        let Some(to) = self.target_as_assumed(&claim.rule).await? else { return Ok(answer) };
         // A task of its own, so that a caller that gives up does not cancel it.
         let mover = Arc::clone(self);
-        let moving = tokio::spawn(async move { mover.claim_and_move(store, claim).await });
+        let moving = tokio::spawn(async move { mover.claim_and_move(store, claim, to).await });
         moving.await.map_err(Error::failed)?
     }
 
-    /// Whether the dead-letter queue has the generation that the claim assumes. If its pool is
-    /// down, this is assumed: letters wait until the pool is back.
-    async fn is_target_as_assumed(&self, rule: &DeadLetters) -> Result<bool, Error> {
+    /// Where the dead-letter queue is; `None` if it has not the generation that the claim assumes.
+    /// If its pool is down, this is assumed: letters wait until the pool is back.
+    async fn target_as_assumed(&self, rule: &DeadLetters) -> Result<Option<Place>, Error> {
         let Some(place) = self.registry.current_place(&rule.target).await? else {
-            return Ok(false);
+            return Ok(None);
         };
         let generation =
             async { self.members.at(&place).await?.store().await?.generation(&rule.target).await };
         match generation.await {
-            Ok(generation) => Ok(generation == Some(rule.generation)),
-            Err(error) if error.is_retryable() => Ok(true),
+            Ok(generation) => Ok((generation == Some(rule.generation)).then_some(place)),
+            Err(error) if error.is_retryable() => Ok(Some(place)),
             Err(error) => Err(error),
         }
     }
@@ -126,6 +146,7 @@ impl DeadLetterMover {
         self: Arc<Self>,
         store: Arc<dyn MessageStore>,
         claim: CrossingClaim,
+        to: Place,
     ) -> Result<Guarded<Claimed>, Error> {
         let time = Moment::new(claim.now);
         for _ in 0..ROUNDS {
@@ -138,7 +159,7 @@ impl DeadLetterMover {
             if answer == Guarded::Done(Claimed::TargetChanged) {
                 continue;
             }
-            if let Some(delivery) = self.spawn_delivery(row, time) {
+            if let Some(delivery) = self.spawn_delivery(row, to, time) {
                 tokio::time::timeout(self.wait, delivery).await.ok();
             }
             return Ok(answer);
@@ -175,8 +196,15 @@ impl DeadLetterMover {
     }
 
     /// Delivers in a task of its own, which may take longer than the claim waits.
-    fn spawn_delivery(self: &Arc<Self>, row: QueueKey, time: Moment) -> Option<JoinHandle<()>> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+    fn spawn_delivery(
+        self: &Arc<Self>,
+        row: QueueKey,
+        to: Place,
+        time: Moment,
+    ) -> Option<JoinHandle<()>> {
+        let pool = (Owner::Pool(to), MAX_TO_POOL);
+        let transfer = (Owner::Transfer(row.clone()), MAX_OF_TRANSFER);
+        let permit = self.permits.try_acquire(&[pool, transfer])?;
         let mover = Arc::clone(self);
         Some(tokio::spawn(async move {
             let started = tokio::time::Instant::now();
@@ -231,11 +259,10 @@ impl DeadLetterMover {
         loop {
             let rows = self.registry.store();
             let page = rows.list(&project, Kind::Internal, after.as_ref(), PAGE).await?;
-            for (name, _) in &page {
-                let name = name.clone();
-                let row = QueueKey { project: project.clone(), kind: Kind::Internal, name };
-                has_failed |= self.deliver(&row, time).await.is_none();
-            }
+            // Concurrently, as pools that do not answer take long to fail.
+            let groups = self.by_pools(&project, &page).await?;
+            let delivered = groups.into_iter().map(|rows| self.deliver_all(rows, time));
+            has_failed |= join_all(delivered).await.contains(&false);
             match page.into_iter().last() {
                 Some((name, _)) => after = Some(name),
                 None => break,
@@ -246,6 +273,41 @@ impl DeadLetterMover {
             info!(failures, "dead letters reach other pools again");
         }
         Ok(())
+    }
+
+    /// Rows of transfers by the pools they are between, each group in a random order.
+    async fn by_pools(
+        &self,
+        project: &ProjectId,
+        page: &[(QueueName, QueueRow)],
+    ) -> Result<Vec<Vec<QueueKey>>, Error> {
+        let mut groups = HashMap::<_, Vec<QueueKey>>::new();
+        for (name, row) in page {
+            let Some(transfer) = Transfer::read(row.metadata.as_object())? else { continue };
+            let to = self.registry.current_place(&transfer.target).await?;
+            let of = (transfer.from, to, transfer.batch.map(|batch| batch.to));
+            let (project, name) = (project.clone(), name.clone());
+            groups.entry(of).or_default().push(QueueKey { project, kind: Kind::Internal, name });
+        }
+        let mut groups: Vec<_> = groups.into_values().collect();
+        groups.iter_mut().for_each(|rows| rows.shuffle(&mut rand::rng()));
+        Ok(groups)
+    }
+
+    /// Delivers the letters of transfers between the same pools, until one hangs. Returns whether
+    /// all were delivered.
+    async fn deliver_all(&self, rows: Vec<QueueKey>, time: Moment) -> bool {
+        let mut are_delivered = true;
+        for row in rows {
+            let began = tokio::time::Instant::now();
+            if self.deliver(&row, time).await.is_none() {
+                are_delivered = false;
+                if began.elapsed() >= HANGS_AFTER {
+                    break;
+                }
+            }
+        }
+        are_delivered
     }
 }
 

@@ -22,6 +22,7 @@ mod pools;
 mod reach;
 mod registry;
 mod rows;
+mod shares;
 mod status;
 mod subscriptions;
 mod transfers;

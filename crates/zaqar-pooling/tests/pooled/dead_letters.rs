@@ -2,25 +2,28 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::poll;
-use zaqar_core::pools::{PoolChange, Pools};
+use tokio::task::JoinHandle;
+use zaqar_core::pools::{Capability, Pool, PoolChange, Pools};
 use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Heads, ListQuery, Message,
-    Messages, NewMessage, Queues,
+    MessageStore, Messages, NewMessage, Queues,
 };
 use zaqar_core::{
     ClaimId, ClientId, Generation, Incarnation, Kind, Payload, QueueKey, Timestamp, Version,
 };
-use zaqar_pooling::Pooled;
+use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 
-use crate::support::{Deployment, pool_name, project, queue};
+use crate::support::{Deployment, Places, pool_name, project, queue};
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 /// After the lease of every batch has expired.
@@ -356,4 +359,103 @@ async fn an_arrival_queue_that_is_opened_too_late_is_closed_again() {
         break;
     }
     assert!(lost.is_some(), "no number of calls leaves a lost attempt");
+}
+
+/// Queues whose dead letters go to a pool that hangs.
+const HANGING: usize = 80;
+
+/// Opens stores in memory, but for `memory:hangs`.
+struct Hanging(Arc<Places>);
+
+#[async_trait]
+impl Connector for Hanging {
+    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        if pool.uri.expose() == "memory:hangs" {
+            std::future::pending::<()>().await;
+        }
+        self.0.open(pool).await
+    }
+
+    fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {
+        self.0.capabilities(pool)
+    }
+
+    fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
+        self.0.is_same_store(one, other)
+    }
+
+    fn is_configured_store(&self, pool: &Pool) -> bool {
+        self.0.is_configured_store(pool)
+    }
+}
+
+/// A server for which the pool of many dead-letter queues does not answer, and many claims that
+/// move letters there.
+async fn hanging() -> (Scene, Vec<JoinHandle<()>>) {
+    let mut scene = Scene::new().await;
+    let registry = scene.deployment.registry();
+    registry.put_pool(crate::support::pool("hangs", "memory:hangs", 1)).await.unwrap();
+    let weight = |weight| PoolChange { weight: Some(weight), ..Default::default() };
+    registry.change_pool(&pool_name("b"), weight(0)).await.unwrap();
+    scene.server.refresh().await;
+    let queues = (0..HANGING).map(|at| queue(&format!("dead-{at}"))).collect::<Vec<_>>();
+    for key in &queues {
+        scene.server.open(key, ASSUMED, NOW).await.unwrap();
+    }
+    registry.change_pool(&pool_name("a"), weight(1)).await.unwrap();
+    registry.change_pool(&pool_name("hangs"), weight(0)).await.unwrap();
+    scene.server.refresh().await;
+    let Deployment { management, configured, places } = scene.deployment.clone();
+    let registry = Registry::new(management, configured, Arc::new(Hanging(places)));
+    let hanging = Arc::new(Pooled::new(Arc::new(registry), Options::default()));
+    hanging.refresh().await;
+    let mut claiming = Vec::new();
+    for (at, dead) in queues.into_iter().enumerate() {
+        let source = queue(&format!("source-{at}"));
+        scene.server.open(&source, ASSUMED, NOW).await.unwrap();
+        let payload = Payload::plain(Bytes::from_static(b"1"));
+        let messages = vec![NewMessage { payload, ttl: 600, delay: 0 }];
+        let client = ClientId::new("c");
+        let batch = Batch { request: rand::random(), client, messages, notify: true };
+        scene.server.post(&source, ASSUMED, batch, NOW).await.unwrap();
+        let mut request = scene.request(1);
+        request.dead_letters.as_mut().unwrap().target = dead;
+        claim(&scene.server, &source, &request, NOW).await.unwrap();
+        scene.server.claim_release(&source, request.id, NOW).await.unwrap();
+        request.id = ClaimId::new(rand::random());
+        let server = Arc::clone(&hanging);
+        claiming.push(tokio::spawn(async move {
+            assert_eq!(claim(&server, &source, &request, NOW).await.unwrap(), []);
+        }));
+    }
+    scene.server = hanging;
+    (scene, claiming)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_hangs_leaves_deliveries_to_others() {
+    let (scene, claiming) = hanging().await;
+    // The generations of their dead-letter queues are read first, for five seconds.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(claiming.iter().any(|one| !one.is_finished()), "deliveries are in progress");
+    claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    scene.check_moved(NOW, "while others hang").await;
+}
+
+/// The search for letters that were left finds those to a pool that answers.
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_hangs_holds_up_no_letters_that_were_left() {
+    let (scene, claiming) = hanging().await;
+    for one in claiming {
+        one.await.unwrap();
+    }
+    let pool = scene.deployment.places.memory("memory:b");
+    pool.set_away(true);
+    claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    pool.set_away(false);
+    let server = Arc::clone(&scene.server);
+    let searching = tokio::spawn(async move { server.resume_dead_letters(LATER).await });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.check_moved(LATER, "while others hang").await;
+    searching.await.unwrap().unwrap();
 }
