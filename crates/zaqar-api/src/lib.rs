@@ -285,9 +285,8 @@ impl Api {
     }
 
     /// The caller, if the tokens are known without asking anybody and have not expired: those that
-    /// a connection sent last, or one that the authenticator remembers. It waits for nothing. What
-    /// a connection sent last may have expired if the clock was corrected meanwhile: every
-    /// operation compares the time again.
+    /// a connection sent last, or one that the authenticator remembers. It waits for nothing. Its
+    /// expiry is compared by the service's clock, as that of every operation.
     pub fn recognize(
         &self,
         connection: Option<&LastToken>,
@@ -296,17 +295,17 @@ impl Api {
         let authenticator = self.authenticator()?;
         let token = auth.user_token.filter(|_| auth.service_token.is_none());
         let of_connection = connection.zip(token);
-        let now = Instant::now();
-        let last = of_connection.and_then(|(last, token)| last.get(token, now));
-        if last.is_some() {
-            return last;
+        let lives = |identity: &Arc<Identity>| self.inner.clock.now() < identity.expires;
+        let last = of_connection.and_then(|(last, token)| last.get(token, Instant::now()));
+        if let Some(identity) = last {
+            return lives(&identity).then_some(identity);
         }
         let Remembered { identity, until } = authenticator.remembered(auth)?;
-        let lives = identity.expires.as_millis().checked_sub(self.inner.clock.now().as_millis());
-        let lives = Duration::from_millis(lives.filter(|lives| *lives > 0)?);
+        if !lives(&identity) {
+            return None;
+        }
         if let (Some((last, token)), Some(until)) = (of_connection, until) {
-            let expires = now.checked_add(lives);
-            last.put(token, &identity, expires.map_or(until, |expires| until.min(expires)));
+            last.put(token, &identity, until);
         }
         Some(identity)
     }
