@@ -33,15 +33,19 @@ const MAX_REASON: usize = 1024;
 /// Posts events to queues of tenants.
 #[async_trait]
 pub trait EventSink: Send + Sync {
-    /// Posts an event, which is JSON text, like any message of the project.
+    /// Posts events, at most 32, in their order and in one step, like any messages of the project.
     ///
     /// # Behavior
-    /// - An event that the queue rejects is dropped and logged.
+    /// - An event that the queue rejects is dropped and logged; the others are posted.
     ///
     /// # Errors
-    /// What the store says: the event waits, and is posted again later.
-    async fn post(&self, project: &ProjectId, queue: &QueueName, event: Value)
-    -> Result<(), Error>;
+    /// What the store says: the events wait, and are posted again later.
+    async fn post(
+        &self,
+        project: &ProjectId,
+        queue: &QueueName,
+        events: &[Value],
+    ) -> Result<(), Error>;
 }
 
 /// What an event reports.

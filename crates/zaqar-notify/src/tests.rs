@@ -88,6 +88,8 @@ impl Channel for Script {
 #[derive(Default)]
 struct Posted {
     events: Mutex<Vec<(String, Value)>>,
+    /// The queue of each post, and the number of its events.
+    posts: Mutex<Vec<(String, usize)>>,
     failures: Mutex<u32>,
     /// For each event the rows of its subscription, and whether it was suspended.
     found: Mutex<Vec<(usize, bool)>>,
@@ -115,16 +117,20 @@ impl EventSink for Posted {
         &self,
         project: &ProjectId,
         queue: &QueueName,
-        event: Value,
+        events: &[Value],
     ) -> Result<(), Error> {
         assert_eq!(project.as_str(), "p");
-        self.look(&event).await;
+        for event in events {
+            self.look(event).await;
+        }
         let mut failures = self.failures.lock().unwrap();
         if *failures > 0 {
             *failures -= 1;
             return Err(Error::unavailable("as planned"));
         }
-        self.events.lock().unwrap().push((queue.as_str().to_owned(), event));
+        self.posts.lock().unwrap().push((queue.as_str().to_owned(), events.len()));
+        let events = events.iter().map(|event| (queue.as_str().to_owned(), event.clone()));
+        self.events.lock().unwrap().extend(events);
         Ok(())
     }
 }

@@ -52,33 +52,60 @@ impl EventSink for EventPoster {
         &self,
         project: &ProjectId,
         queue: &QueueName,
-        event: Value,
+        events: &[Value],
     ) -> Result<(), StorageError> {
+        match self.try_post(project, queue, events).await? {
+            Ok(()) => {}
+            Err(error) if events.len() < 2 => log_rejected(&error, project, queue),
+            // One of them, or that they are so many.
+            Err(_) => {
+                for event in events.chunks(1) {
+                    if let Err(error) = self.try_post(project, queue, event).await? {
+                        log_rejected(&error, project, queue);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl EventPoster {
+    /// Posts events in one step; the inner error says why they were rejected.
+    async fn try_post(
+        &self,
+        project: &ProjectId,
+        queue: &QueueName,
+        events: &[Value],
+    ) -> Result<Result<(), Error>, StorageError> {
         let Some(api) = self.api.get() else {
             return Err(StorageError::unavailable("the server is starting"));
         };
         let context = Context::new(project.clone(), ClientId::new("zaqar-notify"))
             .authenticated(Authentication::Server);
-        let body = Bytes::from(event.to_string());
+        let bodies: Vec<_> = events.iter().map(|event| Bytes::from(event.to_string())).collect();
+        let size: usize = bodies.iter().map(Bytes::len).sum();
+        let message = |body| PostedMessage { body, ttl: None, delay: None };
         let post = PostMessages {
             queue: QueueRef { kind: Kind::Queue, name: queue.clone() },
-            size: u64::try_from(body.len()).unwrap_or(u64::MAX),
-            messages: vec![PostedMessage { body, ttl: None, delay: None }],
+            size: u64::try_from(size).unwrap_or(u64::MAX),
+            messages: bodies.into_iter().map(message).collect(),
             notify: false,
         };
         match api.call(&context, post).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Ok(())),
             Err(Error::Storage(error)) => Err(error),
             Err(Error::Overloaded { .. } | Error::DeadlineExceeded | Error::Contended) => {
                 Err(StorageError::unavailable("the server is overloaded"))
             }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                warn!(error, %project, %queue, "an event about a subscriber was rejected");
-                Ok(())
-            }
+            Err(error) => Ok(Err(error)),
         }
     }
+}
+
+fn log_rejected(error: &Error, project: &ProjectId, queue: &QueueName) {
+    let error = error as &dyn std::error::Error;
+    warn!(error, %project, %queue, "an event about a subscriber was rejected");
 }
 
 /// Reads public URLs from Keystone's catalog.

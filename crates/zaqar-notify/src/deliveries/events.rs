@@ -1,6 +1,6 @@
 //! Events about subscribers whose queues could not be posted to: one internal queue for all.
 
-use zaqar_core::storage::{Error, NewMessage};
+use zaqar_core::storage::{Deletable, Error, NewMessage};
 use zaqar_core::{ClaimId, MessageId, Timestamp};
 
 use super::{Deliveries, ROW_LEASE};
@@ -40,14 +40,14 @@ impl Deliveries {
         Ok((claim, events))
     }
 
-    /// Deletes an event that was posted, if this worker still has it.
-    pub(crate) async fn delete_event(
+    /// Deletes events that were posted, in one step, as far as this worker still has them.
+    pub(crate) async fn delete_events(
         &self,
-        id: MessageId,
+        ids: &[MessageId],
         claim: ClaimId,
         now: Timestamp,
     ) -> Result<(), Error> {
         let Some(key) = row::events() else { return Ok(()) };
-        self.discard(&key, id, claim, now).await
+        self.store.delete_many(&key, ids, &Deletable::HeldBy(vec![claim]), now).await
     }
 }

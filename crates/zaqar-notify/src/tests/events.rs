@@ -125,6 +125,32 @@ async fn an_event_waits_in_the_store_for_its_queue() {
     assert_eq!(scene.told(), []);
 }
 
+/// Events that wait are posted together, those of each queue, at most 32 at a time.
+#[tokio::test]
+async fn events_that_wait_for_one_queue_are_posted_together() {
+    let mut scene = Scene::new().await;
+    for at in 0..40 {
+        let queue = if at < 5 { "few" } else { "many" };
+        let subscriber = format!("http://a-{at}/");
+        scene.subscribe(&subscriber, json!({"failure_queue": queue})).await;
+    }
+    *scene.posted.failures.lock().unwrap() = u32::MAX;
+    scene.answer(&[400; 40]);
+    scene.post("1", 3600, 0).await;
+    scene.step().await;
+    assert_eq!(scene.told(), []);
+    *scene.posted.failures.lock().unwrap() = 0;
+    scene.pass(ROW_LEASE).await;
+    let posts = std::mem::take(&mut *scene.posted.posts.lock().unwrap());
+    assert!(posts.len() <= 4, "two of each of two pages: {posts:?}");
+    let count =
+        |queue: &str| posts.iter().filter(|one| one.0 == queue).map(|one| one.1).sum::<usize>();
+    assert_eq!([count("few"), count("many")], [5, 35]);
+    assert_eq!(scene.told().len(), 40);
+    scene.pass(ROW_LEASE).await;
+    assert_eq!(scene.told(), [], "once");
+}
+
 /// The event comes before the end of the delivery: a server that dies in between repeats both.
 #[tokio::test]
 async fn an_event_is_posted_before_its_delivery_is_settled() {
