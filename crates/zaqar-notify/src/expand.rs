@@ -9,13 +9,14 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use futures_util::future::try_join;
+use futures_util::future::join;
 use zaqar_core::storage::{Error, LeaseRequest, OutboxEntry, RecipientQuery};
 use zaqar_core::{QueueKey, SubscriptionId, Timestamp};
 
 use crate::context::Context;
 use crate::deliveries::EncodedRow;
 use crate::row::{Body, Content, Row, SubscriptionKey, Ticket};
+use crate::unfinished::{Leased, Progress};
 
 /// How long entries are leased for expansion, in seconds.
 const LEASE: u64 = 60;
@@ -39,21 +40,30 @@ pub(crate) async fn expand_queue(context: &Context, key: &QueueKey) -> Result<us
     for _ in 0..GROUPS {
         let now = context.parts.clock.now();
         let limit = context.audiences.entries(key);
-        let (entries, until) = match context.unfinished.take(key, now) {
-            Some(failed) => failed,
-            None => {
-                let until = now.plus_secs(LEASE);
-                let request = LeaseRequest { until, limit, bytes: BYTES };
-                (context.parts.messages.lease(key, &request, now).await?, until)
-            }
-        };
+        let Leased { mut entries, mut until, mut progress } = context.unfinished.take(key, now);
+        if entries.is_empty() {
+            until = now.plus_secs(LEASE);
+            let request = LeaseRequest { until, limit, bytes: BYTES };
+            entries = match context.parts.messages.lease(key, &request, now).await {
+                Ok(entries) => entries,
+                Err(error) => {
+                    context.unfinished.keep(key, Leased { entries, until: now, progress });
+                    return Err(error);
+                }
+            };
+        }
         // A group that is not full had all there was. News tells of what came since.
         let is_last = entries.len() < limit && bytes(&entries) < BYTES / 2;
         let mut left = entries.as_slice();
         while !left.is_empty() {
-            let (part, rest) = left.split_at(part(left));
-            if let Err(error) = finish(context, key, part).await {
-                context.unfinished.keep(key, (left.to_vec(), until));
+            let size = progress.entries(left).unwrap_or_else(|| {
+                let size = part(left);
+                progress = Progress::of(&left[..size]);
+                size
+            });
+            let (part, rest) = left.split_at(size);
+            if let Err(error) = finish(context, key, part, &mut progress).await {
+                context.unfinished.keep(key, Leased { entries: left.to_vec(), until, progress });
                 return Err(error);
             }
             left = rest;
@@ -82,23 +92,40 @@ fn bytes(entries: &[OutboxEntry]) -> usize {
 }
 
 /// Expands entries, and settles them.
-async fn finish(context: &Context, key: &QueueKey, entries: &[OutboxEntry]) -> Result<(), Error> {
+async fn finish(
+    context: &Context,
+    key: &QueueKey,
+    entries: &[OutboxEntry],
+    progress: &mut Progress,
+) -> Result<(), Error> {
     let Some(first) = entries.first() else { return Ok(()) };
-    expand(context, key, entries).await?;
+    expand(context, key, entries, progress).await?;
     let firsts: Vec<_> = entries.iter().map(|entry| entry.first).collect();
     context.parts.messages.settle(key, first.incarnation, &firsts).await
 }
 
 /// Adds the rows of entries page by page, and each page's tickets after its rows, while the next
-/// page is read and its rows are added. What is repeated after a crash is delivered twice.
-async fn expand(context: &Context, key: &QueueKey, entries: &[OutboxEntry]) -> Result<(), Error> {
+/// page is read and its rows are added. After a failure it goes on where `progress` says; what is
+/// repeated after a crash is delivered twice.
+async fn expand(
+    context: &Context,
+    key: &QueueKey,
+    entries: &[OutboxEntry],
+    progress: &mut Progress,
+) -> Result<(), Error> {
     let Some(newest) = entries.iter().map(|entry| entry.created).max() else { return Ok(()) };
-    let (mut after, mut size) = (None, 0);
+    let (mut after, mut told, mut is_last) = (progress.after, Vec::new(), false);
     let mut group = None;
-    let mut tickets = Vec::new();
     loop {
         let now = context.parts.clock.now();
+        let tickets = group.as_ref().map(|group: &Group| group.tickets(context, key, &told, now));
+        let posted =
+            async { context.deliveries.schedule_all(&tickets.unwrap_or_default(), now).await };
+        let added = &mut progress.added;
         let page = async {
+            if is_last {
+                return Ok(None);
+            }
             let confirmed_only = context.options.require_confirmation;
             let query = RecipientQuery { after, limit: PAGE, confirmed_only };
             let page = context.parts.messages.recipients(key, &query, now).await?;
@@ -107,24 +134,36 @@ async fn expand(context: &Context, key: &QueueKey, entries: &[OutboxEntry]) -> R
                 page.iter().copied().take_while(|id| is_older(*id, newest)).collect();
             let is_last = page.len() < PAGE || told.len() < page.len();
             if !told.is_empty() {
-                let is_shared = told.len() > 1 || !is_last;
+                let is_shared = told.len() > 1 || !is_last || after.is_some();
                 if group.is_none() {
                     group = Some(Group::new(context, key, entries, is_shared, now).await?);
                 }
                 if let Some(group) = &group {
-                    group.add(context, key, &told, now).await?;
+                    group.add(context, key, &told, added, now).await?;
                 }
             }
-            Ok((told, page.last().copied(), is_last))
+            Ok(Some((told, page.last().copied().or(after), is_last)))
         };
-        let posted = context.deliveries.schedule_all(&tickets, now);
-        let ((), (told, last, is_last)) = try_join(posted, page).await?;
-        (after, size) = (last, size + told.len());
-        tickets =
-            group.as_ref().map(|group| group.tickets(context, key, &told, now)).unwrap_or_default();
-        if is_last {
-            context.audiences.note(key, size);
-            return context.deliveries.schedule_all(&tickets, now).await;
+        // Neither is dropped half done because the other fails.
+        let (posted, page) = join(posted, page).await;
+        posted?;
+        (progress.after, progress.size) = (after, progress.size + told.len());
+        progress.added.retain(|id| Some(*id) > after);
+        match page {
+            Ok(Some(next)) => (told, after, is_last) = next,
+            Ok(None) => {
+                context.audiences.note(key, progress.size);
+                return Ok(());
+            }
+            Err(error) => {
+                // Those that have their rows need not wait for the others.
+                let added: Vec<_> = progress.added.iter().copied().collect();
+                if let Some(group) = group.filter(|_| !added.is_empty()) {
+                    let tickets = group.tickets(context, key, &added, now);
+                    let _ = context.deliveries.schedule_all(&tickets, now).await;
+                }
+                return Err(error);
+            }
         }
     }
 }
@@ -193,25 +232,33 @@ impl Group {
         rows.map(|row| &row.row)
     }
 
-    /// Adds the rows of subscriptions, in one step for each.
+    /// Adds the rows of those subscriptions that are not in `added`, in one step for each, and
+    /// notes it there. One that fails keeps no other from its rows.
     async fn add(
         &self,
         context: &Context,
         key: &QueueKey,
         subscriptions: &[SubscriptionId],
+        added: &mut BTreeSet<SubscriptionId>,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let mut adding = futures_util::stream::iter(subscriptions.to_vec())
+        let missing: Vec<_> =
+            subscriptions.iter().copied().filter(|id| !added.contains(id)).collect();
+        let mut adding = futures_util::stream::iter(missing)
             .map(|id| async move {
                 let messages = self.of(id).map(|row| row.message(now)).collect();
                 let key = SubscriptionKey { queue: key.clone(), id };
-                context.deliveries.add_messages(&key, messages, now).await
+                context.deliveries.add_messages(&key, messages, now).await.map(|()| id)
             })
             .buffer_unordered(CONCURRENCY);
-        while let Some(added) = adding.next().await {
-            added?;
+        let mut failed = Ok(());
+        while let Some(done) = adding.next().await {
+            match done {
+                Ok(id) => drop(added.insert(id)),
+                Err(error) => failed = Err(error),
+            }
         }
-        Ok(())
+        failed
     }
 
     /// The tickets of subscriptions whose rows were added: one for each time at which some become

@@ -4,6 +4,7 @@
 
 mod batches;
 mod events;
+mod expansion;
 mod health;
 mod log;
 mod planted;
