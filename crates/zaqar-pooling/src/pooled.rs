@@ -18,6 +18,7 @@ use zaqar_core::{
 
 use crate::catalogue::contended;
 use crate::dead_letters::{CrossingClaim, DeadLetterMover};
+use crate::deliveries::Moment;
 use crate::leases::Leases;
 use crate::member::Member;
 use crate::members::Members;
@@ -168,6 +169,15 @@ impl Pooled {
     /// The management store does not answer. Of pools that do not, it is logged.
     pub async fn resume_moves(&self, now: Timestamp) -> Result<(), Error> {
         self.mover.resume(now).await
+    }
+
+    /// Goes on with the move of a queue until it pauses or ends, unless another task or server
+    /// does.
+    ///
+    /// # Errors
+    /// Those of the stores: the move waits, and the next call goes on.
+    pub async fn resume_move(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
+        self.mover.drive(key, Moment::new(now)).await
     }
 
     /// Where a queue is; `None` for one that has no place.

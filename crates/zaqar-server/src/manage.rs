@@ -74,7 +74,7 @@ fn move_command() -> Command {
         .long_about(
             "Moves a queue to a pool with everything in it, while servers use it. Requests for the \
              queue wait a little meanwhile, or are answered 503. If this program is stopped, a \
-             server goes on with the move.",
+             server goes on with the move. A move that makes no progress for a minute is an error.",
         )
         .arg(required("queue", "QUEUE", "The queue"))
         .arg(required("pool", "POOL", "The pool that it goes to"))
