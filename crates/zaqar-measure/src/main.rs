@@ -7,6 +7,7 @@ mod compare;
 mod deliveries;
 mod error;
 mod fairness;
+mod growth;
 mod http;
 mod limit;
 mod load;
@@ -28,6 +29,7 @@ use crate::compare::{Comparison, Server};
 use crate::deliveries::Deliveries;
 use crate::error::Error;
 use crate::fairness::Fairness;
+use crate::growth::Growth;
 use crate::http::Connection;
 use crate::load::{Options, Outcome, Workload, millis};
 use crate::redis::Redis;
@@ -146,6 +148,8 @@ enum Command {
     },
     /// Measures deliveries to webhooks of its own, beside a bare HTTP client
     Deliveries(Deliveries),
+    /// Measures how cost grows with the number of messages, queues or connections
+    Growth(Growth),
     /// Waits until a server lists messages, and prints the milliseconds since its start
     Wait {
         /// The server
@@ -307,6 +311,7 @@ impl Command {
                 fairness::run(&Fairness { url, token, seconds }).await
             }
             Self::Deliveries(deliveries) => deliveries.run().await,
+            Self::Growth(growth) => growth.run().await,
             Self::Wait { url, since, timeout, sender } => {
                 let target = Target::new(&url, &sender.into()).await?;
                 let list = async || wait::list(&target).await;

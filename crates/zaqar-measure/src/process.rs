@@ -1,5 +1,8 @@
 //! What a process on this machine uses, from `/proc`.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -20,6 +23,45 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration, Error> {
         }
     }
     Ok(Duration::from_millis(ticks * 1000 / TICKS))
+}
+
+/// The CPU time of each thread of a process, to the nanosecond: for what takes less than many clock
+/// ticks.
+#[derive(Debug)]
+pub(crate) struct Threads(BTreeMap<u32, Duration>);
+
+impl Threads {
+    /// What the threads of a process have used until now.
+    pub(crate) fn of(pid: u32) -> Result<Self, Error> {
+        Self::read(format!("/proc/{pid}/task").as_ref())
+            .map_err(|source| Error::Process { pid, source })
+    }
+
+    fn read(tasks: &Path) -> io::Result<Self> {
+        let mut threads = BTreeMap::new();
+        for task in std::fs::read_dir(tasks)? {
+            let task = task?;
+            // A thread may have ended meanwhile.
+            let Ok(text) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+            let name = task.file_name();
+            let (thread, nanos) = name
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                .zip(nanos)
+                .ok_or(io::ErrorKind::InvalidData)?;
+            threads.insert(thread, Duration::from_nanos(nanos));
+        }
+        Ok(Self(threads))
+    }
+
+    /// What they have used since `before`, but for threads that have ended.
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let used = |(thread, now): (&u32, &Duration)| {
+            now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
+        };
+        self.0.iter().map(used).sum()
+    }
 }
 
 /// A process, then its descendants.
@@ -107,5 +149,26 @@ mod tests {
     fn this_process_has_memory() {
         assert!(resident(std::process::id()).unwrap() > 100);
         assert!(cpu(std::process::id()).is_ok());
+    }
+
+    #[test]
+    fn a_thread_that_ends_takes_no_time_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let tasks = directory.path().to_owned();
+        let used = |thread: &str, text: &str| {
+            std::fs::create_dir_all(tasks.join(thread)).unwrap();
+            std::fs::write(tasks.join(thread).join("schedstat"), text).unwrap();
+        };
+        used("7", "9000000 1 1\n");
+        used("8", "4000 1 1\n");
+        let before = Threads::read(&tasks).unwrap();
+        used("8", "5000 2 2\n");
+        used("9", "300 1 1\n");
+        std::fs::remove_file(tasks.join("7").join("schedstat")).unwrap();
+        let after = Threads::read(&tasks).unwrap();
+        assert_eq!(after.since(&before), Duration::from_nanos(1300));
+        used("9", "much\n");
+        assert!(Threads::read(&tasks).is_err());
+        assert!(!Threads::of(std::process::id()).unwrap().0.is_empty());
     }
 }
