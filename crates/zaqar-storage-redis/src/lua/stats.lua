@@ -1,19 +1,22 @@
 -- Counts, and the oldest and newest message.
 local MAX_SCANNED, PAGE = 1000, 100
 
--- The first or last live position of a state.
+-- The first or last live position of a state. It is nearly always the one at the end, which is read
+-- alone before others are.
 local function first_live(key, is_last)
-  for from = 0, MAX_SCANNED - 1, PAGE do
+  local from, count = 0, 1
+  while from < MAX_SCANNED do
     local positions
     if is_last then
-      positions = call('ZRANGE', base .. key, from, from + PAGE - 1, 'REV')
+      positions = call('ZRANGE', base .. key, from, from + count - 1, 'REV')
     else
-      positions = call('ZRANGE', base .. key, from, from + PAGE - 1)
+      positions = call('ZRANGE', base .. key, from, from + count - 1)
     end
     for i, expires in ipairs(read_many('ZMSCORE', 'x', positions)) do
       if tonumber(expires or 0) > now then return tonumber(positions[i]) end
     end
-    if #positions < PAGE then return nil end
+    if #positions < count then return nil end
+    from, count = from + count, PAGE
   end
 end
 
