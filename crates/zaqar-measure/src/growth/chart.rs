@@ -14,8 +14,8 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = WIDTH - 36.0;
 const TOP: f64 = 84.0;
 const BOTTOM: f64 = HEIGHT - 48.0;
-/// Between two frames.
-const GAP: (f64, f64) = (24.0, 44.0);
+/// Between two frames; the numbers below their corners need it.
+const GAP: (f64, f64) = (56.0, 44.0);
 
 /// The diagram of all stores, as SVG.
 pub(super) fn svg(dimension: Dimension, curves: &[Curve]) -> String {
@@ -363,6 +363,30 @@ mod tests {
                 assert!(svg.contains(text), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn sizes_below_the_frames_do_not_touch() {
+        /// More than a digit is wide.
+        const DIGIT: f64 = 6.2;
+        let sizes = Dimension::Messages.sizes(10_000_000);
+        let curves = [curve("embedded", &sizes, 5), curve("Redis", &sizes, 5)];
+        let svg = svg(Dimension::Messages, &curves);
+        let end = format!("y=\"{:.1}\" text-anchor=\"middle\"", BOTTOM + 15.0);
+        let mut sides: Vec<(f64, f64)> = svg
+            .split("<text ")
+            .filter(|text| text.contains(&end))
+            .map(|text| {
+                let x: f64 = text.split('"').nth(1).unwrap().parse().unwrap();
+                let label = text.split(['>', '<']).nth(1).unwrap();
+                let half = label.len() as f64 * DIGIT / 2.0;
+                (x - half, x + half)
+            })
+            .collect();
+        sides.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
+        assert_eq!(sides.len(), 2 * sizes.len());
+        assert!(sides.windows(2).all(|pair| pair[0].1 < pair[1].0), "{sides:?}");
+        assert!(sides[sides.len() - 1].1 < WIDTH);
     }
 
     #[test]
