@@ -526,20 +526,3 @@ async fn a_post_reads_no_options_of_its_recipients() {
     store.unsubscribe_all(&queue.key, now()).await.unwrap();
     assert!(!keys(&server).iter().any(|key| key.ends_with(":so")));
 }
-
-/// The first and the last message of a queue are found among more expired ones than are read at
-/// once.
-#[tokio::test(flavor = "multi_thread")]
-async fn statistics_look_past_expired_messages_at_either_end() {
-    let server = Server::start(&[]);
-    let queue = Queue::new(&open(options(&server.uri())).await, "q").await;
-    let brief = vec![NewMessage { ttl: 60, ..message("brief") }; 150];
-    queue.try_post_new(brief.clone()).await.expect("it answers");
-    let lasting = queue.try_post_new(vec![message("first"), message("last")]).await;
-    let lasting = lasting.expect("it answers");
-    queue.try_post_new(brief).await.expect("it answers");
-    let stats = queue.store.stats(&queue.key, now().plus_secs(61)).await;
-    let ends = stats.expect("it answers").expect("there is a head").ends;
-    let (first, last) = ends.expect("the queue is not empty");
-    assert_eq!([first.id, last.id], lasting[..]);
-}
