@@ -145,6 +145,15 @@ impl PoolConnector {
         });
     }
 
+    /// Whether two pools are the same store, as their drivers read them.
+    fn compare(&self, one: &Pool, other: &Pool) -> Result<bool, StartError> {
+        let (driver, second) = (self.driver(one)?, self.driver(other)?);
+        if driver.schemes() != second.schemes() {
+            return Ok(false);
+        }
+        driver.is_same_store(&location(driver, one)?, &location(second, other)?)
+    }
+
     fn check_shared(&self, driver: &dyn StoreDriver) -> Result<(), Refusal> {
         if self.is_one_process || !driver.schemes().contains(&EMBEDDED) {
             return Ok(());
@@ -188,11 +197,7 @@ impl Connector for PoolConnector {
     }
 
     fn is_same_store(&self, one: &Pool, other: &Pool) -> bool {
-        let (Ok(driver), Ok(second)) = (self.driver(one), self.driver(other)) else { return false };
-        let (Ok(one), Ok(other)) = (location(driver, one), location(second, other)) else {
-            return false;
-        };
-        driver.schemes() == second.schemes() && driver.is_same_store(&one, &other).unwrap_or(false)
+        self.compare(one, other).unwrap_or_else(|_| one.uri == other.uri)
     }
 
     fn is_configured_store(&self, pool: &Pool) -> bool {
@@ -231,4 +236,57 @@ fn location(driver: &dyn StoreDriver, pool: &Pool) -> Result<StoreLocation, Refu
     let pairs = options.iter().map(|(name, text)| (*name, text.as_str()));
     let options = Section::of_options(&section, driver.options(), pairs);
     Ok(StoreLocation { uri: Secret::new(pool.uri.expose().clone()), options })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use zaqar_core::pools::PoolName;
+
+    use super::*;
+
+    fn pool(uri: &str, options: &Value) -> Pool {
+        Pool {
+            name: PoolName::new("p").unwrap(),
+            uri: Secret::new(uri.to_owned()),
+            weight: 1,
+            flavor: None,
+            options: options.as_object().unwrap().clone(),
+        }
+    }
+
+    #[test]
+    fn options_tell_pools_of_one_uri_apart() {
+        let drivers = Registry::default().store_drivers();
+        let redis = driver_of(drivers.iter(), "redis://configured").unwrap();
+        let location = location(redis.as_ref(), &pool("redis://configured", &json!({}))).unwrap();
+        let connector = PoolConnector {
+            configured: (Arc::clone(redis), location),
+            drivers,
+            context: StoreContext::default(),
+            clock: Arc::new(SystemClock),
+            is_one_process: true,
+        };
+        let (none, unreadable) = (json!({}), json!({ "max_clock_skew": [] }));
+        let mut pairs = vec![
+            ("redis://a", none.clone(), "redis://a:6379", none.clone(), true),
+            ("redis://a?dbid=1", none.clone(), "redis://a?dbid=2", none.clone(), false),
+            ("redis://a", unreadable.clone(), "redis://a", none.clone(), true),
+            ("redis://a", unreadable, "redis://a:6379", none.clone(), false),
+            ("redis://a", none.clone(), "redis://a", json!({ "wait_replicas": 1 }), true),
+        ];
+        if cfg!(feature = "mongodb") {
+            let database = |name: &str| json!({ "database": name });
+            pairs.extend([
+                ("mongodb://a", database("x"), "mongodb://a", database("y"), false),
+                ("mongodb://a", database("x"), "mongodb://a:27017", database("x"), true),
+                ("mongodb://a", database("zaqar"), "mongodb://a", none, true),
+            ]);
+        }
+        for (one, options, other, others, is_same) in pairs {
+            let (one, other) = (pool(one, &options), pool(other, &others));
+            assert_eq!(connector.is_same_store(&one, &other), is_same, "{one:?} {other:?}");
+            assert_eq!(connector.is_same_store(&other, &one), is_same, "{other:?} {one:?}");
+        }
+    }
 }

@@ -12,8 +12,8 @@ use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use zaqar_api::PostedMessage;
-use zaqar_core::Holder;
 use zaqar_core::json::{self, JsonError, NotOrdinary, Scan};
+use zaqar_core::{Holder, OverBudget, Permit};
 
 use crate::error::HttpError;
 
@@ -169,20 +169,38 @@ pub(crate) fn decode<T: DeserializeOwned>(document: &Bytes) -> Result<T, HttpErr
     serde_json::from_str(text).map_err(|error| unreadable(text, &error))
 }
 
-/// Decodes the messages of a post. Bodies are slices of the document. Other tasks run between the
-/// parts of a large one.
+/// Decodes the messages of a post. Bodies are slices of the document; what the list occupies
+/// besides is charged to `permit`. Other tasks run between the parts of a large one.
 ///
 /// # Errors
-/// [`HttpError::Body`] with the fault and its position.
-pub(crate) async fn decode_post(document: &Bytes) -> Result<Vec<PostedMessage>, HttpError> {
-    match scan_post(document).await {
-        Ok(messages) => Ok(messages),
-        Err(NotOrdinary) => parse_post(document),
+/// [`HttpError::Body`] with the fault and its position; [`HttpError::OverBudget`].
+pub(crate) async fn decode_post(
+    document: &Bytes,
+    permit: &mut Permit,
+) -> Result<Vec<PostedMessage>, HttpError> {
+    let messages = match scan_post(document, permit).await {
+        Ok(messages) => messages,
+        Err(Unscanned::NotOrdinary) => parse_post(document)?,
+        Err(Unscanned::OverBudget(over)) => return Err(over.into()),
+    };
+    PostedMessage::charge(&messages, permit)?;
+    Ok(messages)
+}
+
+/// Why a post could not be decoded in one pass.
+enum Unscanned {
+    NotOrdinary,
+    OverBudget(OverBudget),
+}
+
+impl From<NotOrdinary> for Unscanned {
+    fn from(NotOrdinary: NotOrdinary) -> Self {
+        Self::NotOrdinary
     }
 }
 
 /// Decodes an ordinary post in one pass.
-async fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> {
+async fn scan_post(document: &Bytes, permit: &mut Permit) -> Result<Vec<PostedMessage>, Unscanned> {
     let text = simdutf8::basic::from_utf8(document).map_err(|_| NotOrdinary)?;
     let (mut scan, mut messages) = (Scan::new(text), None);
     let mut member = scan.first_member()?;
@@ -193,6 +211,7 @@ async fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> 
             while is_item {
                 list.push(scan_message(&mut scan, document)?);
                 if list.len().is_multiple_of(ITEMS_AT_ONCE) {
+                    PostedMessage::charge(&list, permit).map_err(Unscanned::OverBudget)?;
                     tokio::task::yield_now().await;
                 }
                 is_item = scan.next_item()?;
@@ -205,7 +224,7 @@ async fn scan_post(document: &Bytes) -> Result<Vec<PostedMessage>, NotOrdinary> 
         member = scan.next_member()?;
     }
     scan.end()?;
-    messages.ok_or(NotOrdinary)
+    messages.ok_or(Unscanned::NotOrdinary)
 }
 
 fn scan_message(scan: &mut Scan<'_>, document: &Bytes) -> Result<PostedMessage, NotOrdinary> {
@@ -442,8 +461,13 @@ mod tests {
     use std::task::{Context, Waker};
 
     use proptest::prelude::*;
+    use zaqar_core::MemoryBudget;
 
     use super::*;
+
+    fn unlimited() -> Permit {
+        MemoryBudget::default().holder().try_acquire(0).unwrap()
+    }
 
     /// The result of a future that waits for nothing.
     fn now<T>(future: impl Future<Output = T>) -> T {
@@ -454,14 +478,16 @@ mod tests {
     }
 
     fn post(document: &str) -> Result<Vec<PostedMessage>, String> {
-        now(decode_post(&Bytes::from(document.to_owned()))).map_err(|e| e.to_string())
+        now(decode_post(&Bytes::from(document.to_owned()), &mut unlimited()))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn a_large_post_is_decoded_in_parts() {
         let messages = vec![r#"{"body":0}"#; 3 * ITEMS_AT_ONCE + 1].join(",");
         let document = Bytes::from(format!("{{\"messages\":[{messages}]}}"));
-        let mut decoding = pin!(decode_post(&document));
+        let mut permit = unlimited();
+        let mut decoding = pin!(decode_post(&document, &mut permit));
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..3 {
             assert!(decoding.as_mut().poll(&mut context).is_pending());
@@ -490,7 +516,10 @@ mod tests {
             r#"{"messages":[{"body":1,"ttl":1000000000000000000}]}"#,
         ] {
             let bytes = Bytes::from(document);
-            assert!(now(scan_post(&bytes)).is_err() && post(document).is_ok(), "{document}");
+            assert!(
+                now(scan_post(&bytes, &mut unlimited())).is_err() && post(document).is_ok(),
+                "{document}"
+            );
         }
     }
 
@@ -525,7 +554,7 @@ mod tests {
                 bytes[at] = byte;
             }
             let document = Bytes::from(bytes);
-            if let Ok(scanned) = now(scan_post(&document)) {
+            if let Ok(scanned) = now(scan_post(&document, &mut unlimited())) {
                 let shown = |messages: &[PostedMessage]| format!("{messages:?}");
                 let parsed = parse_post(&document).map_err(|error| error.to_string());
                 prop_assert_eq!(parsed.map(|parsed| shown(&parsed)), Ok(shown(&scanned)));
@@ -556,8 +585,10 @@ mod tests {
             let error = post(document).unwrap_err();
             assert!(error.contains(says), "{document}: {error}");
         }
-        let not_utf8 =
-            now(decode_post(&Bytes::from_static(b"{\"messages\":[{\"body\":\"\xff\"}]}")));
+        let not_utf8 = now(decode_post(
+            &Bytes::from_static(b"{\"messages\":[{\"body\":\"\xff\"}]}"),
+            &mut unlimited(),
+        ));
         assert!(not_utf8.unwrap_err().to_string().contains("not UTF-8"));
     }
 

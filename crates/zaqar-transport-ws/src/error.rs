@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use zaqar_api::{Part, PoolsRule, Rejection};
-use zaqar_core::storage;
+use zaqar_core::{OverBudget, storage};
 
 use crate::action::Action;
 use crate::reply::Reply;
+
+/// When a request that was rejected over the memory budget should be retried.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,12 @@ pub(crate) enum WsError {
 }
 
 impl WsError {
+    /// The error of a request that is rejected because memory is short.
+    pub(crate) fn over_budget(over: OverBudget) -> Self {
+        tracing::debug!(%over, "request rejected");
+        Self::Api(zaqar_api::Error::Overloaded { retry_after: RETRY_AFTER })
+    }
+
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid { reason: reason.into() }
     }

@@ -1,8 +1,8 @@
 //! Operations on messages.
 
 use bytes::Bytes;
-use zaqar_core::MessageId;
-use zaqar_core::storage::{Message, MessagePage};
+use zaqar_core::storage::{Message, MessagePage, NewMessage};
+use zaqar_core::{MessageId, OverBudget, Permit};
 
 use super::{
     Access, Amount, Declaration, Messages, Method, Operation, Resource, Rule, Run, addresses_id,
@@ -37,6 +37,25 @@ pub struct PostedMessage {
     pub ttl: Option<i64>,
     /// Seconds until it is visible; `None` for the default of its queue or of the configuration.
     pub delay: Option<i64>,
+}
+
+/// Bytes of the messages of a post that are not charged.
+const FREE_BYTES: usize = 4 * 1024;
+
+impl PostedMessage {
+    /// Bytes that a message of a post occupies besides its body, about, until it is stored: here,
+    /// and as what the store is given.
+    pub const OCCUPIES: usize = size_of::<Self>() + size_of::<NewMessage>();
+
+    /// Charges exactly what these messages of a post occupy besides their bodies; nothing if they
+    /// are few.
+    ///
+    /// # Errors
+    /// [`OverBudget`]; the permit does not change.
+    pub fn charge(messages: &[Self], permit: &mut Permit) -> Result<(), OverBudget> {
+        let occupied = messages.len() * Self::OCCUPIES;
+        if occupied <= FREE_BYTES { Ok(()) } else { permit.resize(occupied) }
+    }
 }
 
 impl Operation for PostMessages {

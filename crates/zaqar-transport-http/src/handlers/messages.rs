@@ -33,8 +33,10 @@ where
             })
             .await?;
         let size = document.len() as u64;
-        let messages = match body::decode_post(&document).await {
+        let mut decoded = self.holder.try_acquire(0)?;
+        let messages = match body::decode_post(&document, &mut decoded).await {
             Ok(messages) => messages,
+            Err(error @ HttpError::OverBudget(_)) => return Err(error),
             // As in the original, a size past the queue's limit is reported before a malformed
             // body, although that reads the queue.
             Err(error) => {
@@ -45,6 +47,7 @@ where
         let base = queue_path(queue.kind, &queue.name);
         let request = PostMessages { queue, size, messages, notify: false };
         let ids = self.call(request).await?;
+        drop(decoded);
         let mut out = BytesMut::with_capacity(16 + ids.len() * (base.len() + 48));
         out.put_slice(b"{\"resources\":[");
         for (number, part) in ids.chunks(ITEMS_AT_ONCE).enumerate() {

@@ -4,14 +4,19 @@ use std::slice;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use zaqar_api::{
-    CheckPostSize, DeleteMessage, DeleteMessages, ListMessages, PopMessages, PostMessages,
+    CheckPostSize, DeleteMessage, DeleteMessages, Error, ListMessages, PopMessages, PostMessages,
     PostedMessage, ReadMessage, ReadMessages, json,
 };
+use zaqar_core::Permit;
+use zaqar_core::json::Scan;
 
 use super::{Exchange, HandlerResult};
 use crate::error::WsError;
-use crate::members::{Members, Shape, shape};
+use crate::members::{self, Members, Shape, shape};
 use crate::reply::{self, Reply};
+
+/// Messages that are decoded, or ids that are encoded, before other tasks run.
+const ITEMS_AT_ONCE: usize = 1000;
 
 const NEITHER: &str = "The request should have either \"ids\" or \"pop\" parameter in the request, \
                        to be able to delete.";
@@ -22,8 +27,10 @@ impl Exchange {
         let queue = self.queue()?;
         let written = self.request.body.get("messages").cloned().unwrap_or_default();
         let size = written.len() as u64;
-        let messages = match posted(self.request.body.list("messages").unwrap_or_default()) {
+        let mut decoded = self.holder.try_acquire(0).map_err(WsError::over_budget)?;
+        let messages = match posted(&written, &mut decoded).await {
             Ok(messages) => messages,
+            Err(error @ WsError::Api(Error::Overloaded { .. })) => return Err(error),
             // As in the original, a size past the limit is reported before a malformed body,
             // although that reads the queue.
             Err(error) => {
@@ -34,13 +41,20 @@ impl Exchange {
         self.checked_client()?;
         let request = PostMessages { queue, size, messages, notify: false };
         let ids = self.call(request).await?;
+        drop(decoded);
         let mut out = BytesMut::with_capacity(32 + ids.len() * 40);
         out.put_slice(b"{\"message_ids\":[");
-        json::joined(&mut out, &ids, |out, id| {
-            out.put_slice(b"\"");
-            out.put_slice(&id.encode());
-            out.put_slice(b"\"");
-        });
+        for (number, part) in ids.chunks(ITEMS_AT_ONCE).enumerate() {
+            if number > 0 {
+                out.put_u8(b',');
+                tokio::task::yield_now().await;
+            }
+            json::joined(&mut out, part, |out, id| {
+                out.put_slice(b"\"");
+                out.put_slice(&id.encode());
+                out.put_slice(b"\"");
+            });
+        }
         out.put_slice(b"]}");
         Ok(Reply::new(201, out))
     }
@@ -117,9 +131,52 @@ impl Exchange {
     }
 }
 
-/// The messages of a post. Bodies are slices of the frame.
-fn posted(items: Vec<Bytes>) -> Result<Vec<PostedMessage>, WsError> {
-    items.into_iter().map(|item| one_posted(&item)).collect()
+/// The messages of a post; none if `list` is no list. Bodies are slices of the frame; what the
+/// messages occupy besides is charged to `permit`. Other tasks run between the parts of a large
+/// post.
+async fn posted(list: &Bytes, permit: &mut Permit) -> Result<Vec<PostedMessage>, WsError> {
+    let messages = match scan_posted(list, permit).await? {
+        Some(messages) => messages,
+        None => {
+            let mut messages = Vec::new();
+            for item in members::items(list).unwrap_or_default() {
+                add_posted(&mut messages, &item, permit).await?;
+            }
+            messages
+        }
+    };
+    PostedMessage::charge(&messages, permit).map_err(WsError::over_budget)?;
+    Ok(messages)
+}
+
+/// Decodes an ordinary list in one pass; `None` for any other.
+async fn scan_posted(
+    list: &Bytes,
+    permit: &mut Permit,
+) -> Result<Option<Vec<PostedMessage>>, WsError> {
+    let (mut scan, mut messages) = (Scan::of_checked(list), Vec::new());
+    let Ok(mut is_item) = scan.first_item() else { return Ok(None) };
+    while is_item {
+        let Ok(item) = scan.value() else { return Ok(None) };
+        add_posted(&mut messages, &list.slice_ref(item), permit).await?;
+        let Ok(has_next) = scan.next_item() else { return Ok(None) };
+        is_item = has_next;
+    }
+    Ok(scan.end().is_ok().then_some(messages))
+}
+
+/// Decodes one message of a post. Lets other tasks run after each part.
+async fn add_posted(
+    messages: &mut Vec<PostedMessage>,
+    item: &Bytes,
+    permit: &mut Permit,
+) -> Result<(), WsError> {
+    messages.push(one_posted(item)?);
+    if messages.len().is_multiple_of(ITEMS_AT_ONCE) {
+        PostedMessage::charge(messages, permit).map_err(WsError::over_budget)?;
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 fn one_posted(item: &Bytes) -> Result<PostedMessage, WsError> {
@@ -142,6 +199,11 @@ fn one_posted(item: &Bytes) -> Result<PostedMessage, WsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use zaqar_core::{MemoryBounds, MemoryBudget};
+
     use super::*;
 
     #[test]
@@ -152,6 +214,37 @@ mod tests {
         assert_eq!(message.body, "{\"a\" : [1, 2]}");
         assert!(item.as_ptr_range().contains(&message.body.as_ptr()));
         assert_eq!((message.ttl, message.delay), (Some(60), Some(1)));
+    }
+
+    #[test]
+    fn a_large_post_is_decoded_in_parts_that_are_charged() {
+        let list = |first: &str, count| {
+            let rest = vec!["{\"body\":0}"; count - 1].join(",");
+            Bytes::from(format!("[{first},{rest}]"))
+        };
+        let count = 3 * ITEMS_AT_ONCE + 1;
+        let mut context = Context::from_waker(Waker::noop());
+        // One that is scanned, and one that must be parsed.
+        for first in ["{\"body\":0}", "{\"bod\\u0079\":0}"] {
+            let (list, budget) = (list(first, count), MemoryBudget::default());
+            let mut permit = budget.holder().try_acquire(0).unwrap();
+            let mut decoding = pin!(posted(&list, &mut permit));
+            for part in 1..=3 {
+                assert!(decoding.as_mut().poll(&mut context).is_pending());
+                assert_eq!(budget.in_use(), part * ITEMS_AT_ONCE * PostedMessage::OCCUPIES);
+            }
+            let Poll::Ready(Ok(messages)) = decoding.as_mut().poll(&mut context) else { panic!() };
+            assert_eq!(messages.len(), count);
+            assert_eq!(budget.in_use(), count * PostedMessage::OCCUPIES);
+        }
+        let process = 3 * ITEMS_AT_ONCE / 2 * PostedMessage::OCCUPIES;
+        let budget = MemoryBudget::new(MemoryBounds { process, ..MemoryBounds::UNLIMITED });
+        let (list, mut permit) =
+            (list("{\"body\":0}", count), budget.holder().try_acquire(0).unwrap());
+        let mut decoding = pin!(posted(&list, &mut permit));
+        assert!(decoding.as_mut().poll(&mut context).is_pending());
+        let Poll::Ready(Err(error)) = decoding.as_mut().poll(&mut context) else { panic!() };
+        assert!(matches!(error, WsError::Api(Error::Overloaded { .. })), "{error}");
     }
 
     #[test]

@@ -37,8 +37,6 @@ const READ_BUFFER: usize = 2 * 1024;
 const WRITE_BUFFER: usize = 4 * 1024;
 /// Bytes reserved for an answer with messages before they are read from the store.
 const RESERVED: usize = 512 * 1024;
-/// When a request that was rejected over the memory budget should be retried.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Buffered bytes that the fixed charge of every connection covers.
 const FREE_BYTES: usize = 4 * 1024;
 

@@ -6,11 +6,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
-use tracing::debug;
 use zaqar_api::{AuthRequest, Error as ApiError, TraceParent};
 use zaqar_core::{OverBudget, Permit, ProjectId};
 
-use super::{Connection, Outcome, RESERVED, RETRY_AFTER};
+use super::{Connection, Outcome, RESERVED};
 use crate::action::Action;
 use crate::actions::{self, Completed, ConnectionSubscriber, Exchange};
 use crate::error::{ErrorContext, WsError};
@@ -62,8 +61,7 @@ where
         let reserved = match self.reserve(&request, &context.project) {
             Ok(reserved) => reserved,
             Err(over) => {
-                debug!(%over, "request rejected");
-                let error = WsError::Api(ApiError::Overloaded { retry_after: RETRY_AFTER });
+                let error = WsError::over_budget(over);
                 let rejected =
                     answered(&request.frame, &error.into_reply(&ErrorContext::default()));
                 self.pipeline.run(number, async move { rejected });
@@ -73,7 +71,8 @@ where
         let subscribes = request.subscribes_connection();
         let connection = subscribes.then(|| self.subscriber(&context, &request));
         let (api, admin) = (inner.api.clone(), inner.options.admin);
-        let exchange = Exchange { api, context, request, admin, connection };
+        let holder = self.permit.holder().clone();
+        let exchange = Exchange { api, context, request, admin, holder, connection };
         self.pipeline.run(number, async move {
             let Completed { request, reply, subscribed } = exchange.handle().await;
             // From now on the answer itself is charged.
