@@ -211,8 +211,13 @@ async fn readable_entries_are_returned_although_an_unreadable_one_stays() {
     let direct = open(options(&server.uri())).await;
     let once = Options { max_reconnect_attempts: 0, ..options(&proxy.uri()) };
     let store = open(once).await;
-    let queue = fixture(&direct).await.queue;
-    server.cli(&["LPUSH", &key(&server, &queue, "o:*"), "odd"]);
+    let Fixture { queue, ids, .. } = fixture(&direct).await;
+    // Of its two entries, the one that is due.
+    let entry = format!("{}o:{}", base(&queue), ids[0].position.get());
+    assert_eq!(
+        server.cli(&["LPUSHX", &entry, "odd"]).parse::<usize>().map(|rows| rows > 1),
+        Ok(true)
+    );
     queue.post(&["readable"]).await;
     // The lease is executed, and the end of the unreadable entry is not.
     proxy.hold(1);

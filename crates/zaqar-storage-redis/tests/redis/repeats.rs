@@ -26,7 +26,7 @@ use crate::support::{Queue, lease_for, message, now, open, options, rand, texts}
 pub(crate) struct Fixture {
     pub(crate) queue: Queue,
     pub(crate) target: Queue,
-    ids: Vec<MessageId>,
+    pub(crate) ids: Vec<MessageId>,
     pub(crate) claim: ClaimId,
     claimed: MessageId,
     lease: LeaseId,
