@@ -1,16 +1,16 @@
 //! Makes what grows: messages, queues, idle connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::Dimension;
-use super::operation::drive;
 use crate::error::Error;
 use crate::http::Connection;
 use crate::zaqar::{self, Target};
@@ -205,6 +205,24 @@ async fn connect(address: SocketAddr, number: usize, request: &[u8]) -> Result<T
         return Err(Error::Answer { reason });
     }
     Ok(stream)
+}
+
+/// Runs a round for each number; each connection takes the next number when its round has ended.
+pub(super) async fn drive(
+    connections: &mut [Connection],
+    numbers: Range<usize>,
+    round: impl AsyncFn(&mut Connection, usize) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let next = Cell::new(numbers.start);
+    let (next, round) = (&next, &round);
+    let workers = connections.iter_mut().map(|connection| async move {
+        while next.get() < numbers.end {
+            let number = next.replace(next.get() + 1);
+            round(connection, number).await?;
+        }
+        Ok(())
+    });
+    try_join_all(workers).await.map(drop)
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! What is measured at each size: a bounded number of requests of each kind in a closed loop.
 
-use std::cell::{Cell, RefCell};
-use std::ops::Range;
+use std::cell::RefCell;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use rand::Rng;
 
-use super::grow::{Queues, post};
+use super::grow::{Queues, drive, post};
 use super::site::{Site, Spent};
 use crate::error::Error;
 use crate::http::Connection;
@@ -214,24 +212,6 @@ impl Bench<'_> {
         let path = format!("{}/messages/{message}?claim_id={claim}", self.queues.name(place));
         Ok(self.queues.target.request("DELETE", &path, None))
     }
-}
-
-/// Runs a round for each number; each connection takes the next number when its round has ended.
-pub(super) async fn drive(
-    connections: &mut [Connection],
-    numbers: Range<usize>,
-    round: impl AsyncFn(&mut Connection, usize) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let next = Cell::new(numbers.start);
-    let (next, round) = (&next, &round);
-    let workers = connections.iter_mut().map(|connection| async move {
-        while next.get() < numbers.end {
-            let number = next.replace(next.get() + 1);
-            round(connection, number).await?;
-        }
-        Ok(())
-    });
-    try_join_all(workers).await.map(drop)
 }
 
 #[cfg(test)]
