@@ -477,9 +477,8 @@ mod tests {
         }
     }
 
-    fn post(document: &str) -> Result<Vec<PostedMessage>, String> {
-        now(decode_post(&Bytes::from(document.to_owned()), &mut unlimited()))
-            .map_err(|e| e.to_string())
+    fn post(document: impl Into<Bytes>) -> Result<Vec<PostedMessage>, String> {
+        now(decode_post(&document.into(), &mut unlimited())).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -516,10 +515,8 @@ mod tests {
             r#"{"messages":[{"body":1,"ttl":1000000000000000000}]}"#,
         ] {
             let bytes = Bytes::from(document);
-            assert!(
-                now(scan_post(&bytes, &mut unlimited())).is_err() && post(document).is_ok(),
-                "{document}"
-            );
+            let scanned = now(scan_post(&bytes, &mut unlimited()));
+            assert!(scanned.is_err() && post(document).is_ok(), "{document}");
         }
     }
 
@@ -585,11 +582,8 @@ mod tests {
             let error = post(document).unwrap_err();
             assert!(error.contains(says), "{document}: {error}");
         }
-        let not_utf8 = now(decode_post(
-            &Bytes::from_static(b"{\"messages\":[{\"body\":\"\xff\"}]}"),
-            &mut unlimited(),
-        ));
-        assert!(not_utf8.unwrap_err().to_string().contains("not UTF-8"));
+        let not_utf8 = post(&b"{\"messages\":[{\"body\":\"\xff\"}]}"[..]);
+        assert!(not_utf8.unwrap_err().contains("not UTF-8"));
     }
 
     #[test]
