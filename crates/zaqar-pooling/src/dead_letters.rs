@@ -260,7 +260,7 @@ impl DeadLetterMover {
             let rows = self.registry.store();
             let page = rows.list(&project, Kind::Internal, after.as_ref(), PAGE).await?;
             // Concurrently, as pools that do not answer take long to fail.
-            let groups = self.by_pools(&project, &page).await?;
+            let groups = self.by_pools(&project, &page).await;
             let delivered = groups.into_iter().map(|rows| self.deliver_all(rows, time));
             has_failed |= join_all(delivered).await.contains(&false);
             match page.into_iter().last() {
@@ -275,23 +275,28 @@ impl DeadLetterMover {
         Ok(())
     }
 
-    /// Rows of transfers by the pools they are between, each group in a random order.
+    /// Rows of transfers by the pools they are between, each group in a random order. Those that
+    /// cannot be read are a group, whose delivery says why.
     async fn by_pools(
         &self,
         project: &ProjectId,
         page: &[(QueueName, QueueRow)],
-    ) -> Result<Vec<Vec<QueueKey>>, Error> {
+    ) -> Vec<Vec<QueueKey>> {
         let mut groups = HashMap::<_, Vec<QueueKey>>::new();
         for (name, row) in page {
-            let Some(transfer) = Transfer::read(row.metadata.as_object())? else { continue };
-            let to = self.registry.current_place(&transfer.target).await?;
-            let of = (transfer.from, to, transfer.batch.map(|batch| batch.to));
+            let pools = match Transfer::read(row.metadata.as_object()) {
+                Ok(Some(transfer)) => {
+                    let to = self.registry.current_place(&transfer.target).await.ok().flatten();
+                    Some((transfer.from, to, transfer.batch.map(|batch| batch.to)))
+                }
+                Ok(None) | Err(_) => None,
+            };
             let (project, name) = (project.clone(), name.clone());
-            groups.entry(of).or_default().push(QueueKey { project, kind: Kind::Internal, name });
+            groups.entry(pools).or_default().push(QueueKey { project, kind: Kind::Internal, name });
         }
         let mut groups: Vec<_> = groups.into_values().collect();
         groups.iter_mut().for_each(|rows| rows.shuffle(&mut rand::rng()));
-        Ok(groups)
+        groups
     }
 
     /// Delivers the letters of transfers between the same pools, until one hangs. Returns whether

@@ -22,8 +22,7 @@ const MASTER: u32 = 10;
 const SCAN: u32 = 64 - TOPOLOGY - MASTER;
 /// How old may be what is known of slots while a walk goes on.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// Keys that one command looks at, at least: few of them are heads. It takes the server about 0.2
-/// ms.
+/// Keys that one command looks at, at least: few of them are heads.
 const KEYS: usize = 1024;
 
 /// Where a walk over a Cluster goes on.
