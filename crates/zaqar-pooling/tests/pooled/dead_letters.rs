@@ -16,10 +16,11 @@ use tokio::task::JoinHandle;
 use zaqar_core::pools::{Capability, Pool, PoolChange, Pools};
 use zaqar_core::storage::{
     Batch, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Heads, ListQuery, Message,
-    MessageStore, Messages, NewMessage, Queues,
+    MessageStore, Messages, NewMessage, QueueRow, Queues,
 };
 use zaqar_core::{
-    ClaimId, ClientId, Generation, Incarnation, Kind, Payload, QueueKey, Timestamp, Version,
+    ClaimId, ClientId, Generation, Incarnation, Kind, Metadata, Payload, QueueKey, QueueName,
+    Timestamp, Version,
 };
 use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
 
@@ -259,6 +260,23 @@ async fn letters_wait_for_a_pool_that_is_down() {
     let dead = all(&scene.server, &scene.dead, LATER).await;
     assert_eq!(dead.len(), LETTERS);
     assert_eq!(dead[0].ttl, 600 - 31, "the time in transfer counts");
+}
+
+#[tokio::test]
+async fn a_damaged_row_keeps_no_other_letters_waiting() {
+    let scene = Scene::new().await;
+    let metadata = Metadata::from_json(br#"{"from": "nowhere"}"#).unwrap();
+    let (project, kind) = (project("zaqar.letters"), Kind::Internal);
+    let name = QueueName::new("damaged").unwrap();
+    let damaged = QueueRow { generation: ASSUMED, metadata };
+    let key = QueueKey { project, kind, name };
+    scene.deployment.management.create(&key, &damaged).await.unwrap();
+    let pool = scene.deployment.places.memory("memory:b");
+    pool.set_away(true);
+    claim(&scene.server, &scene.source, &scene.request(5), NOW).await.unwrap();
+    pool.set_away(false);
+    scene.server.resume_dead_letters(LATER).await.unwrap();
+    assert_eq!(all(&scene.server, &scene.dead, LATER).await.len(), LETTERS);
 }
 
 #[tokio::test]
