@@ -452,19 +452,20 @@ async fn an_empty_pool_that_is_drained_is_looked_through_less_often() {
     assert!(left().await > 0, "the pause has not ended");
     server.resume_moves(NOW.plus_secs(14)).await.unwrap();
     assert_eq!(left().await, 0);
-    // What moved has ended the pause.
+    // What moved has ended the pause: the next one is the first again.
+    server.resume_moves(NOW.plus_secs(15)).await.unwrap();
     place("next").await;
-    server.resume_moves(NOW.plus_secs(14)).await.unwrap();
+    server.resume_moves(NOW.plus_secs(16)).await.unwrap();
+    assert!(left().await > 0, "the pause has not ended");
+    server.resume_moves(NOW.plus_secs(17)).await.unwrap();
     assert_eq!(left().await, 0);
-    // Nor does a drain that begins anew wait for one.
-    for at in [15, 17] {
-        server.resume_moves(NOW.plus_secs(at)).await.unwrap();
-    }
-    place("late").await;
+    // A drain that begins anew does not wait for one.
     server.resume_moves(NOW.plus_secs(18)).await.unwrap();
+    place("late").await;
+    server.resume_moves(NOW.plus_secs(19)).await.unwrap();
     assert!(left().await > 0, "the pause has not ended");
     server.set_draining(&a, true).await.unwrap();
-    server.resume_moves(NOW.plus_secs(18)).await.unwrap();
+    server.resume_moves(NOW.plus_secs(19)).await.unwrap();
     assert_eq!(left().await, 0);
 }
 
