@@ -44,33 +44,7 @@ impl EventPoster {
     pub(crate) fn set_api(&self, api: Api) {
         let _is_first = self.api.set(api);
     }
-}
 
-#[async_trait]
-impl EventSink for EventPoster {
-    async fn post(
-        &self,
-        project: &ProjectId,
-        queue: &QueueName,
-        events: &[Value],
-    ) -> Result<(), StorageError> {
-        match self.try_post(project, queue, events).await? {
-            Ok(()) => {}
-            Err(error) if events.len() < 2 => log_rejected(&error, project, queue),
-            // One of them, or that they are so many.
-            Err(_) => {
-                for event in events.chunks(1) {
-                    if let Err(error) = self.try_post(project, queue, event).await? {
-                        log_rejected(&error, project, queue);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl EventPoster {
     /// Posts events in one step; the inner error says why they were rejected.
     async fn try_post(
         &self,
@@ -103,6 +77,30 @@ impl EventPoster {
     }
 }
 
+#[async_trait]
+impl EventSink for EventPoster {
+    async fn post(
+        &self,
+        project: &ProjectId,
+        queue: &QueueName,
+        events: &[Value],
+    ) -> Result<(), StorageError> {
+        match self.try_post(project, queue, events).await? {
+            Ok(()) => {}
+            Err(error) if events.len() < 2 => log_rejected(&error, project, queue),
+            // One of them, or that they are so many.
+            Err(_) => {
+                for event in events.chunks(1) {
+                    if let Err(error) = self.try_post(project, queue, event).await? {
+                        log_rejected(&error, project, queue);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn log_rejected(error: &Error, project: &ProjectId, queue: &QueueName) {
     let error = error as &dyn std::error::Error;
     warn!(error, %project, %queue, "an event about a subscriber was rejected");
@@ -125,5 +123,35 @@ impl Directory for Catalog {
             }
             Err(_) => PublicUrls::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use zaqar_api::Options;
+    use zaqar_core::limits::Limits;
+    use zaqar_core::storage::Messages;
+    use zaqar_core::{Clock, QueueKey, SystemClock};
+    use zaqar_storage_testkit::Memory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_events_that_are_rejected_together_each_is_posted_that_can_be() {
+        let store = Arc::new(Memory::new());
+        let limits = Limits { max_messages_post_size: 100, ..Limits::default() };
+        let options = Options { limits, ..Options::default() };
+        let poster = EventPoster::default();
+        let (project, name) = (ProjectId::new("p").unwrap(), QueueName::new("q").unwrap());
+        let event = |length: usize| json!("e".repeat(length));
+        let events = [event(70), event(200), event(70)];
+        let early = poster.post(&project, &name, &events).await;
+        assert!(matches!(early, Err(StorageError::Unavailable { .. })), "{early:?}");
+        poster.set_api(Api::new(store.clone(), store.clone(), options));
+        poster.post(&project, &name, &events).await.unwrap();
+        let queue = QueueKey { project, kind: Kind::Queue, name };
+        let stats = store.stats(&queue, SystemClock.now()).await.unwrap().unwrap();
+        assert_eq!(stats.free, 2);
     }
 }
