@@ -44,6 +44,11 @@ impl Progress {
         Self { firsts: entries.iter().map(|entry| entry.first).collect(), ..Self::default() }
     }
 
+    /// Whether nothing was done.
+    fn is_none(&self) -> bool {
+        self.after.is_none() && self.added.is_empty()
+    }
+
     /// How many of these entries it is of: some that they begin with, or none.
     pub(crate) fn entries(&self, entries: &[OutboxEntry]) -> Option<usize> {
         let count = self.firsts.len();
@@ -60,8 +65,9 @@ pub(crate) struct Unfinished {
 
 impl Unfinished {
     pub(crate) fn keep(&self, key: &QueueKey, leased: Leased) {
+        let is_empty = leased.entries.is_empty() && leased.progress.is_none();
         let mut entries = self.entries();
-        if entries.len() < QUEUES {
+        if !is_empty && entries.len() < QUEUES {
             entries.insert(key.clone(), leased);
         }
     }
