@@ -35,6 +35,7 @@ mod subject;
 mod subjects;
 pub mod target;
 pub mod trust;
+mod turns;
 mod unfinished;
 pub mod webhook;
 mod workers;

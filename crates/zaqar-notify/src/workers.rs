@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{FusedFuture, join_all};
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zaqar_core::storage::{Error, Posted};
 use zaqar_core::{
@@ -23,13 +25,12 @@ use crate::expand::expand_queue;
 use crate::fairness::Circuits;
 use crate::row::{Body, Content, Row, SHARDS, SubscriptionKey, Ticket, shard_of};
 use crate::signature::Scheme;
+use crate::turns::{Reason, Turns};
 use crate::{announce, log_store, secrets};
 
 /// Queues per look-up in the outbox.
 const QUEUES: usize = 64;
-/// Queues that are expanded concurrently.
-const CONCURRENCY: usize = 8;
-/// Queues that are remembered for having subscribers, and queues with news, at most.
+/// Queues that are remembered for having subscribers, at most.
 const REMEMBERED: usize = 10_000;
 /// The pause between look-ups in the outbox on news of queues without subscribers: it grows while
 /// nothing is found.
@@ -87,8 +88,8 @@ struct Wake {
 
 #[derive(Default)]
 struct PendingNews {
-    /// Queues with subscribers that have news.
-    queues: HashSet<QueueKey>,
+    /// Queues with subscribers that have news, and those that look-ups named.
+    turns: Turns,
     /// Whether other queues have news.
     others: bool,
     /// Queues that had entries before.
@@ -337,8 +338,7 @@ impl Shared {
         match key.kind {
             Kind::Queue | Kind::Topic => {
                 let is_subscribed = news.subscribed.contains(&key);
-                if is_subscribed && news.queues.len() < REMEMBERED {
-                    news.queues.insert(key);
+                if is_subscribed && news.turns.add(key, Reason::News) {
                     self.wake.queues.notify_one();
                 } else {
                     news.others = true;
@@ -356,20 +356,53 @@ impl Shared {
     /// Expands due entries until `shutdown`; then it finishes what it has begun. Queues with news
     /// do not wait for a look-up: a pool that does not answer delays it.
     async fn expand_outbox(&self, shutdown: &CancellationToken) {
-        tokio::join!(self.expand_news(shutdown), self.look_up_entries(shutdown));
+        tokio::join!(self.expand_in_turns(shutdown), self.look_up_entries(shutdown));
     }
 
-    /// Expands queues with subscribers that have news.
-    async fn expand_news(&self, shutdown: &CancellationToken) {
-        while !shutdown.is_cancelled() {
-            let queues = std::mem::take(&mut self.wake.news().queues);
-            if queues.is_empty() {
-                tokio::select! {
-                    () = self.wake.queues.notified() => {}
-                    () = shutdown.cancelled() => {}
+    /// Expands the queues that wait.
+    async fn expand_in_turns(&self, shutdown: &CancellationToken) {
+        let context = &self.context;
+        let mut running = FuturesUnordered::new();
+        while !(shutdown.is_cancelled() && running.is_empty()) {
+            let mut change = None;
+            if !shutdown.is_cancelled() {
+                let (mut news, now) = (self.wake.news(), Instant::now());
+                while let Some(key) = news.turns.next(now) {
+                    running.push(async move { (expand_queue(context, &key).await, key) });
+                }
+                change = news.turns.next_change(now);
+            }
+            tokio::select! {
+                Some((expanded, key)) = running.next() => self.expanded(key, expanded),
+                () = self.wake.queues.notified() => {}
+                () = tokio::time::sleep_until(change.unwrap_or_else(Instant::now)),
+                    if change.is_some() => {}
+                () = shutdown.cancelled(), if !shutdown.is_cancelled() => {}
+            }
+        }
+    }
+
+    /// Notes the end of an expansion of a queue, which had so many entries.
+    fn expanded(&self, key: QueueKey, expanded: Result<usize, Error>) {
+        let mut news = self.wake.news();
+        let reason = news.turns.end(&key, expanded.is_err(), Instant::now());
+        match expanded {
+            Ok(0) => {}
+            Ok(_) => {
+                if news.subscribed.len() >= REMEMBERED {
+                    news.subscribed.clear();
+                }
+                news.subscribed.insert(key);
+                // There may be more than a look-up returns.
+                if reason == Some(Reason::LookUp) {
+                    news.others = true;
+                    self.wake.outbox.notify_one();
                 }
             }
-            self.expand(queues.into_iter().collect()).await;
+            Err(error) => {
+                drop(news);
+                self.context.log_failure("an entry of the outbox", &error);
+            }
         }
     }
 
@@ -377,17 +410,18 @@ impl Shared {
     async fn look_up_entries(&self, shutdown: &CancellationToken) {
         let poll = self.context.options.poll_outbox;
         let mut pause = PAUSES[0];
-        let mut looked = None::<tokio::time::Instant>;
+        let mut looked = None::<Instant>;
         while !shutdown.is_cancelled() {
             let wait = if self.wake.news().others { pause } else { poll };
             let since = looked.map_or(wait, |at| at.elapsed());
             if since >= wait {
                 self.wake.news().others = false;
-                looked = Some(tokio::time::Instant::now());
-                let found = self.poll_outbox().await;
-                pause = if found > 0 { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
-                // There may be more than one look-up returns.
-                self.wake.news().others |= found > 0;
+                looked = Some(Instant::now());
+                let found = tokio::select! {
+                    found = self.poll_outbox() => found,
+                    () = shutdown.cancelled() => return,
+                };
+                pause = if found { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
             } else {
                 let news = self.wake.outbox.notified();
                 tokio::select! {
@@ -398,14 +432,22 @@ impl Shared {
         }
     }
 
-    /// Expands the queues that the outbox names. Returns how many had entries.
-    async fn poll_outbox(&self) -> usize {
+    /// Lets the queues that the outbox names be expanded. Returns whether there are any.
+    async fn poll_outbox(&self) -> bool {
         match self.due_queues(self.context.parts.clock.now()).await {
-            Ok(queues) => self.expand(queues).await,
+            Ok(queues) => {
+                let mut news = self.wake.news();
+                let added = queues.into_iter().map(|key| news.turns.add(key, Reason::LookUp));
+                let is_any = added.fold(false, |any, is_added| any | is_added);
+                if is_any {
+                    self.wake.queues.notify_one();
+                }
+                is_any
+            }
             Err(error) => {
                 self.context.log_failure("the outbox", &error);
                 tokio::time::sleep(AFTER_FAILURE).await;
-                0
+                false
             }
         }
     }
@@ -417,29 +459,6 @@ impl Shared {
         let failed = self.context.unfinished.queues();
         queues.extend(failed.into_iter().filter(|key| !queues.contains(key)).collect::<Vec<_>>());
         Ok(queues)
-    }
-
-    async fn expand(&self, queues: Vec<QueueKey>) -> usize {
-        let context = &self.context;
-        let mut expanding = futures_util::stream::iter(queues)
-            .map(|key| async move { (expand_queue(context, &key).await, key) })
-            .buffer_unordered(CONCURRENCY);
-        let mut found = 0;
-        while let Some((expanded, key)) = expanding.next().await {
-            match expanded {
-                Ok(0) => {}
-                Ok(_) => {
-                    found += 1;
-                    let mut news = self.wake.news();
-                    if news.subscribed.len() >= REMEMBERED {
-                        news.subscribed.clear();
-                    }
-                    news.subscribed.insert(key);
-                }
-                Err(error) => self.context.log_failure("an entry of the outbox", &error),
-            }
-        }
-        found
     }
 
     /// Serves due tickets, and renews those that this server holds. Each shard is a queue of its

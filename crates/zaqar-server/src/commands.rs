@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, Command};
 use crate::arguments::{matches_of, sources_of, with_configuration};
 use crate::config::{self, Environment, Loaded};
 use crate::manage;
+use crate::offline::Setup;
 use crate::policy_program::policy_main;
 use crate::preflight::{self, Findings};
 use crate::registry::Registry;
@@ -28,7 +29,7 @@ const MIGRATIONS: [&str; 8] = [
 ];
 
 /// The program of this name.
-pub(crate) fn named(name: Option<&OsStr>) -> Option<fn() -> ExitCode> {
+pub(crate) fn named(name: Option<&OsStr>) -> Option<fn(&Registry) -> ExitCode> {
     Some(match name?.to_str()? {
         "zaqar-gc" => gc,
         "zaqar-manage" => manage,
@@ -40,7 +41,7 @@ pub(crate) fn named(name: Option<&OsStr>) -> Option<fn() -> ExitCode> {
 }
 
 /// `zaqar-gc`, which cron jobs call: prints that there is nothing to collect, and exits with 0.
-fn gc() -> ExitCode {
+fn gc(_: &Registry) -> ExitCode {
     matches_of(gc_command());
     print("Nothing to collect: the server itself deletes what has expired.\n")
 }
@@ -48,7 +49,7 @@ fn gc() -> ExitCode {
 /// `zaqar-sql-db-manage`, which deployment tools call before they start the server: prints that
 /// there is nothing to migrate, and exits with 0. It accepts every subcommand of the original, with
 /// any arguments.
-fn sql_db_manage() -> ExitCode {
+fn sql_db_manage(_: &Registry) -> ExitCode {
     matches_of(sql_db_manage_command());
     print("Nothing to migrate: the stores of this server keep their own format up to date.\n")
 }
@@ -89,14 +90,14 @@ fn status_command() -> Command {
 /// `zaqar-manage`: copies, restores and checks the embedded store of the server with this
 /// configuration. Exits with 0 on success, 1 on failure, 2 if the command line or the configuration
 /// is wrong; standard error says what.
-fn manage() -> ExitCode {
+fn manage(registry: &Registry) -> ExitCode {
     let matches = matches_of(manage::command());
     let sources = sources_of(&matches, Environment::of_process());
-    let loaded = match config::load(&sources, &Registry::default().registered()) {
+    let loaded = match config::load(&sources, &registry.registered()) {
         Ok(loaded) => loaded,
         Err(errors) => return fail(&errors.to_string(), 2),
     };
-    match manage::run(&matches, &loaded.settings) {
+    match manage::run(&matches, Setup { registry, settings: &loaded.settings }) {
         Ok(said) => print(&said),
         Err(why) => fail(&why, 1),
     }
@@ -104,17 +105,16 @@ fn manage() -> ExitCode {
 
 /// `zaqar-status upgrade check`: whether the server would start with the configuration, printed in
 /// the original's format. Exits with 0 for success, 1 for warnings, 2 for failures.
-fn status() -> ExitCode {
+fn status(registry: &Registry) -> ExitCode {
     let matches = matches_of(status_command());
     let sources = sources_of(&matches, Environment::of_process());
-    let registry = Registry::default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string(), 2),
     };
     let findings = match config::load(&sources, &registry.registered()) {
         Ok(Loaded { settings, warnings }) => {
-            let mut found = runtime.block_on(preflight::check(&registry, &settings));
+            let mut found = runtime.block_on(preflight::check(registry, &settings));
             found.warnings.splice(0..0, warnings.iter().map(ToString::to_string));
             found
         }

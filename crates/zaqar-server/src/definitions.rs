@@ -20,10 +20,9 @@ use zaqar_core::{
     Timestamp,
 };
 
-use crate::config::Settings;
 use crate::error::StartError;
 use crate::left_out::{LeftOut, counted};
-use crate::offline::Offline;
+use crate::offline::{Offline, Setup};
 
 /// The format of the file. A file of a later one is refused.
 const FORMAT: u32 = 1;
@@ -135,10 +134,10 @@ impl Counts {
 ///
 /// # Errors
 /// Stores that cannot be opened or read, a file that exists or cannot be written.
-pub(crate) async fn export(export: &Export, settings: &Settings) -> Result<String, StartError> {
+pub(crate) async fn export(export: &Export, setup: Setup<'_>) -> Result<String, StartError> {
     let projects = export.projects.iter().map(|id| ProjectId::new(id));
     let projects: Vec<_> = projects.collect::<Result<_, _>>()?;
-    let offline = Offline::open(settings).await?;
+    let offline = Offline::open(setup).await?;
     let partial = export.file.as_deref().map(partial).transpose()?;
     let done = async {
         let out: Box<dyn Write + Send> = match &partial {
@@ -312,14 +311,14 @@ impl Exporter<'_> {
 pub(crate) async fn import(
     file: &Path,
     is_dry: bool,
-    settings: &Settings,
+    setup: Setup<'_>,
 ) -> Result<String, StartError> {
     // All of it is read first: of a file that is cut off, nothing is imported.
     let checked = import_into(None, file, "would be imported").await?;
     if is_dry {
         return Ok(checked);
     }
-    let offline = Offline::open(settings).await?;
+    let offline = Offline::open(setup).await?;
     let imported = import_into(Some(&offline), file, "imported").await;
     offline.close().await?;
     imported

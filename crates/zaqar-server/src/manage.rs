@@ -9,11 +9,11 @@ use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
 use zaqar_storage_embedded::{Checked, Error, back_up, check, restore};
 
 use crate::arguments::with_configuration;
-use crate::config::Settings;
 use crate::definitions::{self, Export};
 use crate::drivers::embedded;
 use crate::error::{StartError, with_causes};
 use crate::import::{self, Import};
+use crate::offline::Setup;
 use crate::queue_move::{self, QueueToMove};
 use crate::store::StoreRole;
 
@@ -93,7 +93,7 @@ fn move_command() -> Command {
         )
 }
 
-fn run_move(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+fn run_move(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
     let text = |name| matches.get_one::<String>(name).map_or("", String::as_str);
     let kind = if matches.get_flag("topic") { Kind::Topic } else { Kind::Queue };
     let project = ProjectId::new(text("project")).map_err(|error| format!("project: {error}"))?;
@@ -102,7 +102,7 @@ fn run_move(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure
     let order = QueueToMove { queue: QueueKey { project, kind, name }, pool };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    runtime.block_on(queue_move::run(&order, settings)).map_err(|error| with_causes(&*error))
+    runtime.block_on(queue_move::run(&order, setup)).map_err(|error| with_causes(&*error))
 }
 
 fn import_command() -> Command {
@@ -178,21 +178,21 @@ fn export_command() -> Command {
         .group(ArgGroup::new("what").args(["project", "pools"]).required(true).multiple(true))
 }
 
-fn run_import(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+fn run_import(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
     let is_dry = matches.get_flag("dry-run");
     if let Some(file) = matches.get_one::<PathBuf>("file") {
-        return wait(definitions::import(file, is_dry, settings));
+        return wait(definitions::import(file, is_dry, setup));
     }
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let (from, database) = (Secret::new(text("from")), text("database"));
-    wait(import::run(&Import { from, database, is_dry }, settings))
+    wait(import::run(&Import { from, database, is_dry }, setup))
 }
 
-fn run_export(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+fn run_export(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
     let projects = matches.get_many::<String>("project").unwrap_or_default().cloned().collect();
     let (pools, secrets) = (matches.get_flag("pools"), matches.get_flag("secrets"));
     let file = matches.get_one::<PathBuf>("file").cloned();
-    wait(definitions::export(&Export { projects, pools, secrets, file }, settings))
+    wait(definitions::export(&Export { projects, pools, secrets, file }, setup))
 }
 
 fn wait(work: impl Future<Output = Result<String, StartError>>) -> Result<String, Failure> {
@@ -205,22 +205,23 @@ fn wait(work: impl Future<Output = Result<String, StartError>>) -> Result<String
 ///
 /// # Errors
 /// Why it failed.
-pub(crate) fn run(matches: &ArgMatches, settings: &Settings) -> Result<String, Failure> {
+pub(crate) fn run(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
     match name {
-        "import" => return run_import(matches, settings),
-        "export" => return run_export(matches, settings),
+        "import" => return run_import(matches, setup),
+        "export" => return run_export(matches, setup),
         _ => {}
     }
     if name == "queue" {
         let Some((_, matches)) = matches.subcommand() else { return Ok(String::new()) };
-        return run_move(matches, settings);
+        return run_move(matches, setup);
     }
     let role = match matches.get_one::<String>("role").map(String::as_str) {
         Some("management") => StoreRole::Management,
         _ => StoreRole::Messages,
     };
-    let store = embedded::directory_of(settings, role).map_err(|error| with_causes(&*error))?;
+    let store =
+        embedded::directory_of(setup.settings, role).map_err(|error| with_causes(&*error))?;
     let store = store.ok_or_else(|| {
         let option = role.option();
         format!("[drivers] {option} is not embedded: use the tools of the store that it names")

@@ -13,6 +13,13 @@ use crate::registry::Registry;
 use crate::status::Status;
 use crate::store::{StoreContext, Stores};
 
+/// The drivers of this program, and its configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) settings: &'a Settings,
+}
+
 /// Open stores, and the API's operations on them without quotas, policies and pipelines.
 pub(crate) struct Offline {
     pub(crate) api: Api,
@@ -26,11 +33,11 @@ impl Offline {
     ///
     /// # Errors
     /// A store that cannot be opened.
-    pub(crate) async fn open(settings: &Settings) -> Result<Self, StartError> {
-        let (registry, tasks) = (Registry::default(), TaskMonitor::default());
+    pub(crate) async fn open(setup: Setup<'_>) -> Result<Self, StartError> {
+        let (Setup { registry, settings }, tasks) = (setup, TaskMonitor::default());
         let context = StoreContext { unreliable: settings.unreliable, tasks: tasks.clone() };
         let stores = registry.open_stores(settings, &context).await?;
-        let pooling = Pooling::if_set(&registry, settings, &context, &stores)?;
+        let pooling = Pooling::if_set(registry, settings, &context, &stores)?;
         let stores = Pooling::spread(stores, pooling.as_ref()).await;
         let key = settings.message_encryption_key.as_ref();
         let keyring = key.map(Keyring::parse).transpose()?.map(Arc::new);

@@ -70,9 +70,9 @@ pub(crate) fn policy_command() -> clap::Command {
 }
 
 /// The main function of `zaqar-policy`.
-pub(crate) fn policy_main() -> ExitCode {
+pub(crate) fn policy_main(registry: &Registry) -> ExitCode {
     let arguments = Arguments::parse();
-    ExitCode::from(match run(&arguments) {
+    ExitCode::from(match run(&arguments, registry) {
         Ok((text, code)) => match io::stdout().write_all(text.as_bytes()) {
             Ok(()) => code,
             // The reader has closed the pipe.
@@ -89,10 +89,10 @@ fn print_error(text: &str) -> u8 {
     USAGE
 }
 
-fn run(arguments: &Arguments) -> Result<(String, u8), StartError> {
+fn run(arguments: &Arguments, registry: &Registry) -> Result<(String, u8), StartError> {
     let files = match &arguments.command {
         Command::Sample => return Ok((sample(), OK)),
-        Command::List | Command::Check { .. } => files(arguments)?,
+        Command::List | Command::Check { .. } => files(arguments, registry)?,
     };
     let loaded = files.load()?;
     for problem in &loaded.problems {
@@ -119,7 +119,7 @@ fn run(arguments: &Arguments) -> Result<(String, u8), StartError> {
     })
 }
 
-fn files(arguments: &Arguments) -> Result<Files, StartError> {
+fn files(arguments: &Arguments, registry: &Registry) -> Result<Files, StartError> {
     if let Some(path) = &arguments.policy_file {
         // A file that is named must exist.
         std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -137,7 +137,7 @@ fn files(arguments: &Arguments) -> Result<Files, StartError> {
         environment: Environment::of_process(),
         ..Sources::default()
     };
-    let loaded = config::load(&sources, &Registry::default().registered());
+    let loaded = config::load(&sources, &registry.registered());
     Ok(loaded.map_err(|errors| errors.to_string())?.settings.access.policies)
 }
 

@@ -40,12 +40,12 @@ const USAGE: u8 = 2;
 /// The exit code is 0 after a stop, 1 if the server could not start, failed, or did not stop in
 /// order, 2 if the command line or the configuration is wrong; standard error says what.
 ///
-/// Run by the name of another program, such as `zaqar-manage`, it is that program, with its own
-/// command line and exit codes.
+/// Run by the name of another program, such as `zaqar-manage`, it is that program, with the same
+/// drivers, its own command line and exit codes.
 pub fn main(registry: &Registry) -> ExitCode {
     let name = env::args_os().next().map(PathBuf::from);
     match commands::named(name.as_deref().and_then(Path::file_name)) {
-        Some(program) => program(),
+        Some(program) => program(registry),
         None => ExitCode::from(serve(registry)),
     }
 }

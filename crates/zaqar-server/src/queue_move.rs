@@ -8,11 +8,10 @@ use zaqar_core::storage::Upkeep;
 use zaqar_core::{Clock, QueueKey, SystemClock, TaskMonitor};
 use zaqar_pooling::Pooled;
 
-use crate::config::Settings;
 use crate::error::{StartError, with_causes};
 use crate::left_out::counted;
+use crate::offline::Setup;
 use crate::pools::Pooling;
-use crate::registry::Registry;
 use crate::store::{StoreContext, Stores};
 
 /// How often it is looked how far it is.
@@ -35,14 +34,14 @@ pub(crate) struct QueueToMove {
 /// # Errors
 /// A store that cannot be opened, a queue that cannot be moved or was not, or whose move has made
 /// no progress for a minute.
-pub(crate) async fn run(order: &QueueToMove, settings: &Settings) -> Result<String, StartError> {
+pub(crate) async fn run(order: &QueueToMove, setup: Setup<'_>) -> Result<String, StartError> {
+    let Setup { registry, settings } = setup;
     if !settings.pooling {
         return Err("without [DEFAULT] pooling there are no pools to move a queue to".into());
     }
-    let registry = Registry::default();
     let context = StoreContext { unreliable: settings.unreliable, tasks: TaskMonitor::default() };
     let stores = registry.open_stores(settings, &context).await?;
-    let pooling = Pooling::new(&registry, settings, &context, &stores)?;
+    let pooling = Pooling::new(registry, settings, &context, &stores)?;
     pooling.pooled.refresh().await;
     let moved = move_queue(order, &pooling.pooled).await;
     close(&pooling, &stores).await?;

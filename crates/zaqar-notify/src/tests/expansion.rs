@@ -36,3 +36,25 @@ async fn rows_that_cannot_be_stored_repeat_none_of_the_others() {
     assert!(sent.values().all(|times| *times == 1), "{sent:?}");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn queues_whose_store_does_not_answer_delay_no_other() {
+    let mut scene = Scene::new().await;
+    scene.subscribe("http://a/", json!({})).await;
+    let own = scene.key.clone();
+    for number in 0..40 {
+        scene.key.name = QueueName::new(&format!("hanging-{number}")).unwrap();
+        Heads::open(&*scene.store, &scene.key, GENERATION, START).await.unwrap();
+        scene.subscribe("http://b/", json!({})).await;
+        scene.post("0", 3600, 0).await;
+        scene.store.set_hanging(&scene.key);
+    }
+    scene.key = own;
+    let running = scene.run();
+    for body in ["1", "2"] {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        scene.post(body, 3600, 0).await;
+        scene.wait_for(1).await;
+    }
+    running.stop().await;
+}

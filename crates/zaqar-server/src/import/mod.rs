@@ -18,10 +18,9 @@ use zaqar_core::{
     ClientId, Clock, Kind, Limits, Metadata, ProjectId, QueueName, Secret, SystemClock,
 };
 
-use crate::config::Settings;
 use crate::error::StartError;
 use crate::left_out::{LeftOut, counted};
-use crate::offline::Offline;
+use crate::offline::{Offline, Setup};
 
 use original::{OldMessage, OldQueue, Original};
 
@@ -52,7 +51,8 @@ struct Totals {
 ///
 /// # Errors
 /// A source that cannot be read, a target that cannot be opened or written.
-pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, StartError> {
+pub(crate) async fn run(import: &Import, setup: Setup<'_>) -> Result<String, StartError> {
+    let settings = setup.settings;
     if settings.pooling {
         return Err("with [DEFAULT] pooling nothing can be imported: import into one store, and \
                     make it the virtual pool"
@@ -61,7 +61,7 @@ pub(crate) async fn run(import: &Import, settings: &Settings) -> Result<String, 
     let mut source = original::open(&import.from, &import.database).await?;
     let target = match import.is_dry {
         true => None,
-        false => Some(Offline::open(settings).await?),
+        false => Some(Offline::open(setup).await?),
     };
     let mut work = Work {
         target: target.as_ref(),

@@ -42,6 +42,8 @@ pub struct Memory {
     is_silent: Arc<AtomicBool>,
     /// Queues whose calls fail.
     failing: Arc<Mutex<BTreeSet<QueueKey>>>,
+    /// Queues whose entries cannot be leased: the call gets no answer.
+    hanging: Arc<Mutex<BTreeSet<QueueKey>>>,
     calls_left: Option<Arc<AtomicI64>>,
     is_immovable: bool,
     state: Arc<Mutex<State>>,
@@ -111,6 +113,11 @@ impl Memory {
         }
     }
 
+    /// Lets leases of the outbox's entries of one queue never be answered, on all handles.
+    pub fn set_hanging(&self, key: &QueueKey) {
+        self.hanging.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+    }
+
     /// Lets look-ups of due queues and of the volume never be answered, on all handles, until it is
     /// reset: those that have begun stay without an answer.
     pub fn set_silent(&self, is_silent: bool) {
@@ -126,6 +133,12 @@ impl Memory {
 
     async fn answer(&self) {
         if self.is_silent.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn answer_of(&self, key: &QueueKey) {
+        if self.hanging.lock().unwrap_or_else(PoisonError::into_inner).contains(key) {
             std::future::pending::<()>().await;
         }
     }

@@ -34,6 +34,7 @@ impl Outbox for Memory {
         request: &LeaseRequest,
         now: Timestamp,
     ) -> Result<Vec<OutboxEntry>, Error> {
+        self.answer_of(key).await;
         let mut state = self.state_of(key)?;
         let Some(head) = state.heads.get_mut(&self.stored_key(key)) else { return Ok(Vec::new()) };
         let now = head.effective_time(now);
