@@ -230,7 +230,7 @@ mod tests {
             None => (*word).to_owned(),
         };
         let words = std::iter::once("zaqar-policy".to_owned()).chain(words.iter().map(at));
-        run(&Arguments::try_parse_from(words).unwrap()).unwrap()
+        run(&Arguments::try_parse_from(words).unwrap(), &Registry::default()).unwrap()
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
             let (file, caller) = (path("p.yaml"), path("c.json"));
             let words = ["zaqar-policy", "--policy-file", &file, "check", "--rule", "nope"];
             let words = words.into_iter().chain(["--credentials", &caller]);
-            let ran = run(&Arguments::try_parse_from(words).unwrap());
+            let ran = run(&Arguments::try_parse_from(words).unwrap(), &Registry::default());
             let said = ran.as_ref().err().map_or_else(String::new, ToString::to_string);
             assert_eq!(ran.ok().map(|(_, code)| code), expected, "{said}");
             assert_eq!(said.contains("there is no rule \"nope\""), expected.is_none(), "{said}");
@@ -295,7 +295,8 @@ mod tests {
             &["--config-file", "/none", "list"],
         ] {
             let words = std::iter::once(&"zaqar-policy").chain(words);
-            let failed = run(&Arguments::try_parse_from(words).unwrap()).unwrap_err();
+            let failed =
+                run(&Arguments::try_parse_from(words).unwrap(), &Registry::default()).unwrap_err();
             assert!(failed.to_string().contains("/none"), "{failed}");
         }
     }

@@ -21,7 +21,8 @@ impl Drop for Running {
 /// A command that runs in a directory of its own, with the configuration of the README there.
 fn command(directory: &Path, more: &str) -> Command {
     let file = directory.join("zaqar.conf");
-    std::fs::write(&file, format!("{}{more}", include_str!("../zaqar.conf"))).unwrap();
+    let text = format!("{}{more}", include_str!("../zaqar.conf"));
+    std::fs::write(&file, text).expect("the directory can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_zaqar-memory-store"));
     command.arg("--config-file").arg(file).current_dir(directory);
     command
@@ -52,9 +53,8 @@ fn the_programs_beside_the_server_have_the_store_too() {
         let directory = tempfile::tempdir().unwrap();
         let mut command = command(directory.path(), "");
         let output = command.arg0(name).args(arguments).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{name}: {text}{output:?}");
-        text
+        assert!(output.status.success(), "{name}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     };
     let checked = run("zaqar-status", &["upgrade", "check"]);
     assert!(checked.contains("Result: Success"), "{checked}");
