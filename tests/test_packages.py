@@ -16,6 +16,7 @@ ETC = REPOSITORY / "etc"
 CRATE = REPOSITORY / "crates/zaqar-server"
 MANIFEST = tomllib.loads((CRATE / "Cargo.toml").read_text())
 DEB = MANIFEST["package"]["metadata"]["deb"]
+WORKSPACE = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())
 PROGRAMS = {binary["name"] for binary in MANIFEST["bin"]}
 
 
@@ -35,7 +36,7 @@ def test_the_debian_package_has_every_program_and_what_they_need():
     packaged = assets()
     assert {name for name in packaged if name.startswith("usr/bin/")} == {f"usr/bin/{p}" for p in PROGRAMS}
     manuals = {name.rsplit("/", 1)[-1] for name in packaged if "/man1/" in name}
-    assert manuals == {page.name for page in (ETC / "man").iterdir()}
+    assert manuals == {f"{program}.1" for program in PROGRAMS}
     assert {name.rsplit("/", 1)[-1] for name in packaged if "systemd" in name} == {
         file.name for file in (ETC / "systemd").iterdir()
     }
@@ -43,8 +44,12 @@ def test_the_debian_package_has_every_program_and_what_they_need():
         assert file.lstrip("/") in packaged
     assert "etc/zaqar/zaqar.conf" not in packaged, "a file that others made would be asked about"
     changelog = (CRATE / DEB["changelog"]).read_text()
-    workspace = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["workspace"]["package"]
-    assert changelog.startswith(f"{DEB['name']} ({workspace['version']}-1) ")
+    assert changelog.startswith(f"{DEB['name']} ({WORKSPACE['workspace']['package']['version']}-1) ")
+
+
+def test_the_debian_package_has_no_debug_symbols():
+    """cargo-deb strips nothing where the profile keeps symbols, unless they get a package of their own."""
+    assert not WORKSPACE["profile"]["release"].get("debug") or DEB.get("dbgsym")
 
 
 def test_the_debian_package_replaces_that_of_the_original():
@@ -62,6 +67,13 @@ def test_the_scripts_of_the_debian_package_are_sound(script):
     assert text.startswith("#!/bin/sh\nset -e\n")
     for name in re.findall(r"/usr/share/[^ \n]+", text):
         assert name.lstrip("/") in assets(), name
+
+
+def test_each_unit_that_was_enabled_is_disabled_by_a_purge():
+    installed, removed = ((ETC / "debian" / name).read_text() for name in ("postinst", "postrm"))
+    for unit in (ETC / "systemd").iterdir():
+        assert f"deb-systemd-helper update-state {unit.name}" in installed
+        assert re.search(rf"deb-systemd-helper purge .*\b{re.escape(unit.name)}\b", removed)
 
 
 def test_the_unit_runs_programs_that_are_packaged():
