@@ -76,11 +76,35 @@ def test_each_unit_that_was_enabled_is_disabled_by_a_purge():
         assert re.search(rf"deb-systemd-helper purge .*\b{re.escape(unit.name)}\b", removed)
 
 
-def test_the_unit_runs_programs_that_are_packaged():
-    unit = (ETC / "systemd/zaqar-server.service").read_text()
-    programs = re.findall(r"^Exec(?:Start|StartPre)=(/usr/bin/\S+)", unit, re.M)
-    assert programs
-    assert {program.lstrip("/") for program in programs} <= set(assets())
+@pytest.fixture
+def unit() -> dict[str, dict[str, str]]:
+    """The sections of the unit; of options that are there several times the last."""
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str
+    parser.read(ETC / "systemd/zaqar-server.service")
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def test_the_unit_runs_a_program_that_is_packaged(unit):
+    assert unit["Service"]["ExecStart"].split()[0].lstrip("/") in assets()
+
+
+def test_the_unit_starts_a_server_with_a_wrong_configuration_once(unit, tmp_path):
+    (tmp_path / "zaqar.conf").write_text("[transport]\nmax_message_ttl = many\n")
+    command = [server_binary(), "--config-file", tmp_path / "zaqar.conf"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert unit["Service"]["RestartPreventExitStatus"].split() == [str(done.returncode)]
+    # `systemctl status` shows the last lines of the main process: it has to say what is wrong.
+    assert "max_message_ttl" in done.stderr
+    assert "ExecStartPre" not in unit["Service"]
+
+
+def test_the_unit_is_patient(unit):
+    # At systemd's limit of five failed starts in ten seconds the service and its socket stay down.
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    sample = (CRATE / "zaqar.conf").read_text()
+    [grace] = re.findall(r"^#graceful_shutdown_timeout = (\d+)$", sample, re.M)
+    assert int(unit["Service"]["TimeoutStopSec"]) > int(grace)
 
 
 def test_the_image_copies_what_exists_and_runs_without_root():
