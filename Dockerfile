@@ -1,7 +1,7 @@
 # The server in a container: built from source, then nothing but the programs on a slim system.
 #
 #   docker build -t zaqar-server .
-#   docker run --read-only --cap-drop ALL -p 8888:8888 -v zaqar:/var/lib/zaqar zaqar-server
+#   docker run --read-only --cap-drop ALL --stop-timeout 40 -p 8888:8888 -v zaqar:/var/lib/zaqar zaqar-server
 #
 # The server reads /etc/zaqar/zaqar.conf, /etc/zaqar/zaqar.conf.d, and OS_SECTION__OPTION from the
 # environment, and says in a warning that without [DEFAULT] auth_strategy it believes everybody. It

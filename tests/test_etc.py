@@ -93,7 +93,6 @@ def test_systemd_accepts_the_unit(tmp_path):
     assert ours == []
 
 
-def test_the_unit_calls_existing_commands():
+def test_the_unit_waits_until_the_server_is_ready():
     text = (ETC / "systemd/zaqar-server.service").read_text()
-    assert re.search(r"^ExecStartPre=/usr/bin/zaqar-server config check$", text, re.M)
     assert re.search(r"^Type=notify$", text, re.M)
