@@ -60,6 +60,7 @@ fn serve(registry: &Registry) -> u8 {
             return FAILED;
         }
     };
+    runtime::raise_descriptor_limit();
     // Signals first: what follows may take time.
     let caught = runtime::start().and_then(|runtime| {
         let _context = runtime.enter();

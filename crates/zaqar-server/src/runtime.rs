@@ -2,12 +2,20 @@
 
 use std::io;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 /// How many tasks a busy thread runs before it looks for requests that have arrived. Tokio's
 /// default is 61: a request of one project would wait behind so many steps of the others, of up to
 /// a millisecond each.
 const POLLS_BETWEEN_EVENTS: u32 = 8;
+
+/// Lets the process open as many files as its hard limit allows: each connection is one, and many
+/// systems start programs with a soft limit of 1024. Where that is refused, the limit stays.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
 
 /// Starts the threads.
 ///
@@ -35,6 +43,18 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_can_be_allowed() {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(512), ..limit }).unwrap();
+        raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::Nofile), limit_of(limit.maximum));
+    }
+
+    fn limit_of(all: Option<u64>) -> Rlimit {
+        Rlimit { current: all, maximum: all }
+    }
 
     /// Ends a poll of a task that has more to do, as I/O that is always ready makes them. Tokio's
     /// `yield_now` would look for events each time.

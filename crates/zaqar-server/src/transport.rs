@@ -1,11 +1,12 @@
 //! Transport drivers.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio_util::sync::CancellationToken;
 use zaqar_api::Api;
 use zaqar_transport::{ConnectionCounts, Listener, Tls, TlsFiles};
@@ -82,6 +83,26 @@ pub(crate) fn load_tls(
     Ok(tls.map_err(|error| format!("[{section}] {error}"))?.map(Arc::new))
 }
 
+/// Connections that the system accepts before the server does, as far as `net.core.somaxconn`
+/// allows. With Tokio's default, a burst of clients waits a second for the next try of their
+/// system.
+const BACKLOG: u32 = 4096;
+
+/// Listens on the first address of a host that can be bound.
+async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = None;
+    for address in lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // As Tokio does: a restart finds connections of the server before.
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::other("the host has no address")))
+}
+
 impl Binding<'_> {
     /// Listens on the passed socket, or else on the endpoint's address.
     ///
@@ -91,7 +112,7 @@ impl Binding<'_> {
         let Endpoint { section, schemes, host, port, unix_socket, tls, protocols } = endpoint;
         let tls = load_tls(section, tls, protocols)?;
         let refused = |at: String| {
-            move |error: std::io::Error| format!("[{section}] cannot listen on {at}: {error}")
+            move |error: io::Error| format!("[{section}] cannot listen on {at}: {error}")
         };
         if let (Some(path), None) = (unix_socket, &self.passed) {
             let listener = Listener::bind_unix(path).await;
@@ -100,7 +121,7 @@ impl Binding<'_> {
         }
         let listener = match self.passed.take() {
             Some(passed) => TcpListener::from_std(passed),
-            None => TcpListener::bind((host, port)).await,
+            None => listen(host, port).await,
         };
         let listener = listener.map_err(refused(format!("{host} port {port}")))?;
         let local = listener.local_addr()?;
@@ -128,4 +149,26 @@ pub trait Transport: Send {
     /// Serves until `shutdown`, then answers accepted requests and returns. A transport that panics
     /// or returns earlier stops the whole server.
     async fn run(self: Box<Self>, shutdown: CancellationToken);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::raise_descriptor_limit;
+
+    /// None of them is accepted.
+    #[tokio::test]
+    async fn a_burst_of_connections_is_taken() {
+        raise_descriptor_limit();
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let listener = listen("localhost", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+        let open: Vec<_> = (0..most.min(2000)).map(connect).collect();
+        assert!(open.len() > 128, "of {most}");
+    }
 }
