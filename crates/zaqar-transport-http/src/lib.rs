@@ -15,6 +15,7 @@ mod openapi_tests;
 mod query;
 mod request;
 mod respond;
+mod response_body;
 mod route;
 mod server;
 
