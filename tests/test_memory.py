@@ -186,6 +186,49 @@ def test_unread_lists_over_http1(server: Server, loaded: Loaded) -> None:
         close(clients)
 
 
+def test_unread_errors_over_http2(server: Server, loaded: Loaded) -> None:
+    """50 connections with 256 requests each whose errors repeat 16 kB of them, and a window of 0."""
+    request = block("POST", "/v2/queues/q/claims", headers(f"p-{uuid.uuid4()}"))
+    body = b'{"ttl": "' + b"x" * 16_000 + b'"}'
+    with bounded(server, loaded):
+        connections = [Connection(server.address, window=0) for _ in range(50)]
+        for one in connections:
+            for stream in range(1, 512, 2):
+                wait_until(lambda: has_credit(one, len(body)), "the server takes more")  # noqa: B023
+                one.send(frame(HEADERS, END_HEADERS, stream, request))
+                if not one.closed:
+                    one.send_body(stream, body, END_STREAM)
+        total = 50 * 256
+        wait_until(
+            lambda: any(one.closed for one in connections) or answered(connections) == total,
+            "every request is answered at once, or its connection closed",
+        )
+        statuses = [status for one in connections for status in one.statuses.values()]
+        print(f"{statuses.count(400)} are being answered, {statuses.count(503)} were told 503")
+        assert set(statuses) <= {400, 503}
+        # Each of these occupies 16 kB for as long as the client reads nothing.
+        assert 1 <= statuses.count(400) <= OF_PROJECT // len(body)
+        for one in connections:
+            one.close()
+
+
+def test_idle_connections_after_large_posts(server: Server, loaded: Loaded) -> None:
+    """1 200 connections that have posted 200 kB each: what they keep is charged, and they all fit."""
+    project, content = f"p-{uuid.uuid4()}", json.dumps({"messages": [{"body": "x" * 200_000, "ttl": 60}]})
+    fields = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    request = head("POST", "/v2/queues/q/messages", fields, project=project) + content.encode()
+    with bounded(server, loaded) as peak:
+        clients = []
+        for _ in range(1200):
+            client = send(server.address, request)
+            client.setblocking(True)
+            client.settimeout(30)
+            assert client.recv(12).split()[1] == b"201"
+            clients.append(client)
+        print(f"grown by {peak.grown >> 20} MiB")
+        close(clients)
+
+
 def first_statuses(clients: list[socket.socket], least: int) -> list[int]:
     """The statuses of answers, once so many have begun; 0 where none has, -1 for a close without one."""
     statuses = [0] * len(clients)

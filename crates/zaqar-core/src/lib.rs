@@ -23,7 +23,9 @@ pub mod pools;
 pub mod signing;
 pub mod storage;
 
-pub use budget::{Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Permit};
+pub use budget::{
+    Holder, MemoryBounds, MemoryBudget, MemoryScope, OverBudget, Permit, RejectionPermit,
+};
 pub use clock::{Clock, ClockStatus, ManualClock, Timestamp};
 pub use host::canonical_host;
 pub use id::{

@@ -1,4 +1,5 @@
-//! A quiet tenant beside greedy ones: how long its posts take without and with them.
+//! A quiet tenant beside greedy ones: how long its posts take without and with them, and with the
+//! same greedy ones at another server of the machine, which shares the processors only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,12 +89,21 @@ impl Greedy {
 #[derive(Debug)]
 pub(crate) struct Fairness {
     pub(crate) url: String,
+    /// Another server, which the quiet tenant does not use.
+    pub(crate) other_url: Option<String>,
     pub(crate) token: Option<String>,
     /// Seconds of each measurement.
     pub(crate) seconds: f64,
 }
 
-/// Prints a table. What the greedy tenants stored stays on the server.
+impl Fairness {
+    async fn target(&self, url: &str, project: &str) -> Result<Target, Error> {
+        let sender = Sender { project: project.to_owned(), token: self.token.clone() };
+        Target::new(url, &sender).await
+    }
+}
+
+/// Prints a table. What the greedy tenants stored stays on the servers.
 pub(crate) async fn run(fairness: &Fairness) -> Result<(), Error> {
     let mut table = Table::new(&[
         "greedy tenant",
@@ -103,6 +113,7 @@ pub(crate) async fn run(fairness: &Fairness) -> Result<(), Error> {
         "p99 ms, alone",
         "p50 ms, beside it",
         "p99 ms, beside it",
+        "p99 ms, it at another server",
         "times its p99",
         &format!("aim {TIMES}"),
     ]);
@@ -114,24 +125,23 @@ pub(crate) async fn run(fairness: &Fairness) -> Result<(), Error> {
 }
 
 async fn measure(fairness: &Fairness, greedy: Greedy) -> Result<Vec<String>, Error> {
-    let target = async |project: &str| {
-        let sender = Sender { project: project.to_owned(), token: fairness.token.clone() };
-        Target::new(&fairness.url, &sender).await
+    let quiet = fairness.target(&fairness.url, "quiet").await?;
+    let alone = succeed(post(&quiet, fairness.seconds).await?)?;
+    let (beside, counts) = beside(fairness, greedy, &fairness.url, &quiet).await?;
+    let control = match &fairness.other_url {
+        Some(url) => Some(self::beside(fairness, greedy, url, &quiet).await?.0),
+        None => None,
     };
-    let (quiet, target) = (target("quiet").await?, target(greedy.project()).await?);
-    let request = greedy.prepare(&target).await?;
-    let alone = post(&quiet, fairness.seconds).await?;
-    let load = Load::start(target, request, greedy.connections())?;
-    let beside = post(&quiet, fairness.seconds).await;
-    let counts = load.stop();
-    let (beside, counts) = (beside?, counts?);
-    let failure = alone.failure.clone().or_else(|| beside.failure.clone());
-    if let Some(reason) = failure {
-        return Err(Error::Answer { reason });
-    }
     let (before, after) = (alone.latency(), beside.latency());
     let [before, after] = [before, after].map(|all| (millis(&all, 0.5), millis(&all, 0.99)));
-    eprintln!("{}: p99 {:.2} and {:.2} ms", greedy.describe(), before.1, after.1);
+    let control =
+        control.map_or_else(|| "-".to_owned(), |all| figure(millis(&all.latency(), 0.99)));
+    eprintln!(
+        "{}: p99 {:.2} and {:.2} ms; {control} with it at another server",
+        greedy.describe(),
+        before.1,
+        after.1
+    );
     let times = after.1 / before.1;
     Ok(vec![
         greedy.describe().to_owned(),
@@ -141,9 +151,33 @@ async fn measure(fairness: &Fairness, greedy: Greedy) -> Result<Vec<String>, Err
         figure(before.1),
         figure(after.0),
         figure(after.1),
+        control,
         figure(times),
         TIMES.judge(times),
     ])
+}
+
+/// The quiet tenant's posts while a greedy one loads the server at `url`.
+async fn beside(
+    fairness: &Fairness,
+    greedy: Greedy,
+    url: &str,
+    quiet: &Target,
+) -> Result<(Outcome, Counts), Error> {
+    let target = fairness.target(url, greedy.project()).await?;
+    let request = greedy.prepare(&target).await?;
+    let load = Load::start(target, request, greedy.connections())?;
+    let beside = post(quiet, fairness.seconds).await;
+    let counts = load.stop();
+    let (beside, counts) = (beside?, counts?);
+    Ok((succeed(beside)?, counts))
+}
+
+fn succeed(outcome: Outcome) -> Result<Outcome, Error> {
+    match &outcome.failure {
+        Some(reason) => Err(Error::Answer { reason: reason.clone() }),
+        None => Ok(outcome),
+    }
 }
 
 /// The quiet tenant: one connection that posts messages of 1 KiB one after the other.
@@ -243,10 +277,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         tokio::spawn(async move { limit::serve(limit::Kind::Memory, listener, &path).await });
-        let fairness = Fairness { url, token: None, seconds: 0.2 };
+        let other_url = Some(url.clone());
+        let mut fairness = Fairness { url, other_url, token: None, seconds: 0.2 };
         for greedy in [Greedy::LargeLists, Greedy::FilteredQueues] {
             let row = measure(&fairness, greedy).await.unwrap();
-            assert_eq!(row.len(), 9);
+            assert_eq!(row.len(), 10);
+            assert_eq!(row[7] == "-", fairness.other_url.is_none(), "{row:?}");
+            fairness.other_url = None;
             assert!(row[1].replace(' ', "").parse::<f64>().unwrap() > 0.0, "{row:?}");
             assert_eq!(row[2], "0");
         }

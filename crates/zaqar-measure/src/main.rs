@@ -139,6 +139,10 @@ enum Command {
         /// The server
         #[arg(long)]
         url: String,
+        /// Another server of the machine: the same greedy tenants load it while the quiet one posts
+        /// to the first
+        #[arg(long)]
+        other_url: Option<String>,
         /// Seconds of each measurement
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
@@ -307,8 +311,8 @@ impl Command {
                 let large = Target::new(&large, &sender).await?;
                 backlog::run(&Backlogs { small, large, messages, claimed, samples }).await
             }
-            Self::Fairness { url, seconds, token } => {
-                fairness::run(&Fairness { url, token, seconds }).await
+            Self::Fairness { url, other_url, seconds, token } => {
+                fairness::run(&Fairness { url, other_url, token, seconds }).await
             }
             Self::Deliveries(deliveries) => deliveries.run().await,
             Self::Growth(growth) => growth.run().await,

@@ -21,7 +21,7 @@ const MAX_EXPIRED_SCANNED: i64 = 4096;
 const MAX_END_SCANNED: usize = 10_000;
 
 /// Bytes of bodies after which a read ends: others' reads go between the slices of a large page.
-pub(crate) const SLICE_BYTES: usize = 256 << 10;
+pub(crate) const SLICE_BYTES: usize = 128 << 10;
 
 /// A part of a page.
 pub(crate) struct Slice {

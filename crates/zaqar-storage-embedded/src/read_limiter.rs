@@ -40,7 +40,7 @@ impl ReadLimiter {
         Arc::new(Self { free: Mutex::new(permits), waiting: FairQueue::new(bounds) })
     }
 
-    /// Waits for a permit.
+    /// Waits for a permit. A read that had to wait begins after a look for events.
     pub(crate) async fn acquire(self: &Arc<Self>, project: &ProjectId) -> Result<Permit, Refusal> {
         let waiter = {
             let mut free = self.free();
@@ -52,7 +52,11 @@ impl ReadLimiter {
             self.waiting.push(&Some(project.clone()), Cost::bytes(COST), sender)?;
             waiter
         };
-        waiter.await.map_err(|_| Refusal::Closed)
+        let permit = waiter.await.map_err(|_| Refusal::Closed)?;
+        // Else the reads of all that wait would run one after the other before the thread looks for
+        // requests that have arrived: who gives a permit wakes a task that the runtime runs next.
+        tokio::task::yield_now().await;
+        Ok(permit)
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {
@@ -121,5 +125,18 @@ mod tests {
             ["greedy 1", "quiet 1", "greedy 2", "quiet 2", "greedy 3"]
         );
         assert_eq!(*limiter.free(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_waited_begins_after_a_look_for_events() {
+        let limiter = ReadLimiter::with_permits(1);
+        let project = ProjectId::new("p").unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let first = limiter.acquire(&project).await.unwrap();
+        let mut waiting = pin!(limiter.acquire(&project));
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        drop(first);
+        assert!(waiting.as_mut().poll(&mut context).is_pending(), "others run before it");
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
     }
 }

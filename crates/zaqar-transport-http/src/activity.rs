@@ -3,9 +3,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
+use zaqar_transport::Turns;
 
 /// The minimum rate at which a peer must read a response, in bytes per second: in addition to the
 /// timeout, a response may take as long as reading it at this rate. It is half of what a line of
@@ -17,12 +20,21 @@ const MIN_RATE: usize = 16 * 1024;
 pub(crate) struct Activity {
     /// Requests that are being handled.
     requests: AtomicUsize,
-    /// Whether a request has begun since [`Activity::take_request_began`].
-    request_began: AtomicBool,
+    /// Whether a request has begun or ended since [`Activity::take_boundary`].
+    has_boundary: AtomicBool,
     /// Number of writes.
     writes: AtomicU64,
     stopping: AtomicBool,
     responses: Mutex<Responses>,
+    /// Bytes of a body that hyper has taken and the stream has not written yet. Only over HTTP/1,
+    /// which has one response at a time.
+    unwritten: AtomicUsize,
+    /// Wakes the body that waits for them.
+    written: AtomicWaker,
+    /// The connection is closed without an answer to what it still owes.
+    is_aborted: AtomicBool,
+    /// Those of large bodies.
+    turns: Turns,
 }
 
 /// Responses that the peer has not read yet, with the deadline of each.
@@ -39,17 +51,59 @@ pub(crate) struct RequestGuard(Arc<Activity>);
 impl Activity {
     pub(crate) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.request_began.store(true, Ordering::Relaxed);
+        self.has_boundary.store(true, Ordering::Relaxed);
         RequestGuard(Arc::clone(self))
     }
 
-    pub(crate) fn take_request_began(&self) -> bool {
-        self.request_began.load(Ordering::Relaxed)
-            && self.request_began.swap(false, Ordering::Relaxed)
+    /// Whether a request has begun or ended since the last call.
+    pub(crate) fn take_boundary(&self) -> bool {
+        self.has_boundary.load(Ordering::Relaxed)
+            && self.has_boundary.swap(false, Ordering::Relaxed)
     }
 
-    pub(crate) fn wrote(&self) {
+    pub(crate) fn wrote(&self, bytes: usize) {
         self.writes.fetch_add(1, Ordering::Relaxed);
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
+        if unwritten > 0 {
+            let left = unwritten.saturating_sub(bytes);
+            self.unwritten.store(left, Ordering::Relaxed);
+            if left == 0 {
+                self.written.wake();
+            }
+        }
+    }
+
+    /// Notes that hyper has taken so many bytes of a body over HTTP/1.
+    pub(crate) fn took(&self, bytes: usize) {
+        self.unwritten.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Ready once what hyper took was written, but for some bytes of the head.
+    pub(crate) fn poll_written(&self, context: &Context<'_>) -> Poll<()> {
+        if self.unwritten.load(Ordering::Relaxed) > 0 {
+            // All of this happens in the connection's task.
+            self.written.register(context.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    pub(crate) const fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_turns(turns: Turns) -> Self {
+        Self { turns, ..Self::default() }
+    }
+
+    /// Closes the connection at the end of the current poll.
+    pub(crate) fn abort(&self) {
+        self.is_aborted.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.is_aborted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn writes(&self) -> u64 {
@@ -102,6 +156,7 @@ impl Activity {
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.has_boundary.store(true, Ordering::Relaxed);
     }
 }
 
@@ -110,6 +165,12 @@ impl Drop for RequestGuard {
 pub(crate) struct UnreadBody {
     id: u64,
     activity: Arc<Activity>,
+}
+
+impl UnreadBody {
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
 }
 
 impl Drop for UnreadBody {

@@ -314,8 +314,10 @@ fn unavailable_as(description: &str, retry_after: Duration) -> Response<Full<Byt
 }
 
 fn described(status: StatusCode, title: &str, description: &str) -> Response<Full<Bytes>> {
-    let body = json!({ "title": title, "description": description });
-    let mut response = respond::json(status, body.to_string());
+    let mut body = json!({ "title": title, "description": description }).to_string();
+    // Of a long text it is charged by its length.
+    body.shrink_to_fit();
+    let mut response = respond::json(status, body);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }

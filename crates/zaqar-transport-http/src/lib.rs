@@ -15,6 +15,7 @@ mod openapi_tests;
 mod query;
 mod request;
 mod respond;
+mod response_body;
 mod route;
 mod server;
 
@@ -30,6 +31,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Body;
 use zaqar_api::Api;
+use zaqar_transport::Turns;
 
 pub use bounds::ServerOptions;
 pub use connection_body::ConnectionBody;
@@ -71,12 +73,13 @@ impl fmt::Debug for HttpService {
 struct Inner {
     api: Api,
     options: Options,
+    turns: Turns,
 }
 
 impl HttpService {
     /// Serves an API.
     pub fn new(api: Api, options: Options) -> Self {
-        Self { inner: Arc::new(Inner { api, options }) }
+        Self { inner: Arc::new(Inner { api, options, turns: Turns::of_process() }) }
     }
 }
 

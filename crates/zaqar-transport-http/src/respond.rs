@@ -11,6 +11,10 @@ use hyper::body::Body;
 use zaqar_api::json;
 use zaqar_core::storage::Message;
 use zaqar_core::{ClaimId, Kind, QueueName, Timestamp};
+use zaqar_transport::Turns;
+
+/// Bytes of a list that are encoded before other tasks run.
+const ENCODED_AT_ONCE: usize = 64 * 1024;
 
 /// A JSON response.
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -101,8 +105,9 @@ pub(crate) fn encoded_size(base: &str, list: &[Message]) -> usize {
 }
 
 /// `{"messages":[…]}` with the messages as [`message`] shows them, and what `after` appends to the
-/// list.
-pub(crate) fn messages(
+/// list. Large lists are encoded in turns.
+pub(crate) async fn messages(
+    turns: &Turns,
     base: &str,
     list: &[Message],
     now: Timestamp,
@@ -111,11 +116,41 @@ pub(crate) fn messages(
     // Enough for the links too, so that this allocates once.
     let mut out = BytesMut::with_capacity(encoded_size(base, list) + 2 * (base.len() + 256));
     out.put_slice(b"{\"messages\":[");
-    json::joined(&mut out, list, |out, one| message(out, base, one, now));
+    joined_in_turns(turns, &mut out, list, |out, one| message(out, base, one, now)).await;
     out.put_u8(b']');
     after(&mut out);
     out.put_u8(b'}');
     out.freeze()
+}
+
+/// `{"messages":[…]}` of a pop. Large lists are encoded in turns.
+pub(crate) async fn popped(turns: &Turns, list: &[Message], now: Timestamp) -> Bytes {
+    let mut out = BytesMut::with_capacity(json::encoded_size(list, 0) + 16);
+    out.put_slice(b"{\"messages\":[");
+    joined_in_turns(turns, &mut out, list, |out, one| json::popped(out, one, now)).await;
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
+/// Appends messages separated by commas; after each [`ENCODED_AT_ONCE`] bytes it waits for a turn.
+async fn joined_in_turns(
+    turns: &Turns,
+    out: &mut BytesMut,
+    list: &[Message],
+    mut one: impl FnMut(&mut BytesMut, &Message),
+) {
+    let (mut turn, mut end) = (None, out.len() + ENCODED_AT_ONCE);
+    for (at, message) in list.iter().enumerate() {
+        if out.len() >= end {
+            drop(turn.take());
+            turn = Some(turns.next().await);
+            end = out.len() + ENCODED_AT_ONCE;
+        }
+        if at > 0 {
+            out.put_u8(b',');
+        }
+        one(out, message);
+    }
 }
 
 /// Appends `,"links":[…]` with a link to the next page, or none.
@@ -132,4 +167,49 @@ pub(crate) fn links(out: &mut BytesMut, next: Option<String>) {
 /// The path of a claim.
 pub(crate) fn claim_path(base: &str, id: ClaimId) -> String {
     format!("{base}/claims/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use zaqar_core::storage::Message;
+    use zaqar_core::{ClientId, Incarnation, MessageId, Payload, Position};
+
+    use super::*;
+
+    fn list(count: u64, length: usize) -> Vec<Message> {
+        let message = |number| Message {
+            id: MessageId { incarnation: Incarnation::new(1), position: Position::new(number) },
+            client: ClientId::new(""),
+            payload: Payload::plain(Bytes::from(format!("\"{}\"", "x".repeat(length)))),
+            ttl: 60,
+            created: Timestamp::from_millis(0),
+            claim: None,
+            claim_count: 0,
+        };
+        (1..=count).map(message).collect()
+    }
+
+    /// While another has the turn, a small list is encoded, and the beginning of a large one.
+    #[tokio::test]
+    async fn large_lists_are_encoded_in_turns() {
+        let (turns, now) = (Turns::new(1), Timestamp::from_millis(0));
+        let small = list(10, 1000);
+        let large = list(4, ENCODED_AT_ONCE);
+        for pops in [false, true] {
+            let encode = async |list: &[Message]| match pops {
+                true => popped(&turns, list, now).await,
+                false => messages(&turns, "/v2/queues/q", list, now, |_| {}).await,
+            };
+            let other = turns.next().await;
+            assert!(encode(&small).await.len() > 10_000);
+            let mut encoding = Box::pin(encode(&large));
+            let mut context = Context::from_waker(Waker::noop());
+            for _ in 0..10 {
+                assert!(encoding.as_mut().poll(&mut context).is_pending());
+            }
+            drop(other);
+            let document: serde_json::Value = serde_json::from_slice(&encoding.await).unwrap();
+            assert_eq!(document["messages"].as_array().map(Vec::len), Some(4));
+        }
+    }
 }

@@ -366,6 +366,23 @@ async fn a_response_is_charged_until_it_is_dropped_and_rejected_over_budget() {
     assert_eq!(service.clone().oneshot(list()).await.unwrap().status(), StatusCode::OK);
 }
 
+/// An error that repeats what is wrong with a document may be larger than the document.
+#[tokio::test]
+async fn an_error_is_charged_until_it_is_dropped_and_rejected_over_budget() {
+    let (service, memory) = budgeted(600_000);
+    let body = format!(r#"{{"messages":"{}"}}"#, r#"\""#.repeat(50_000));
+    let post = || request("POST", "/v2/queues/q/messages", body.clone());
+    let first = service.clone().oneshot(post()).await.unwrap();
+    assert_eq!(first.status(), StatusCode::BAD_REQUEST);
+    let charged = memory.in_use();
+    assert!((200_000..201_000).contains(&charged), "{charged}");
+    let others = memory.connection().try_acquire(200_000).unwrap();
+    let second = service.clone().oneshot(post()).await.unwrap();
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop((first, others));
+    assert_eq!(memory.in_use(), 0);
+}
+
 /// A post of many tiny messages, and what its list of messages occupies.
 fn tiny_messages(count: usize) -> (String, usize) {
     let messages = vec![r#"{"body":0}"#; count].join(",");

@@ -189,6 +189,54 @@ async fn unread_responses_stay_within_the_memory_bounds() {
     assert!(rejected > 2000, "{rejected}");
 }
 
+/// 40 HTTP/2 connections with window 0 send 200 requests each, with small answers. Over the budget
+/// they are told 503, and over the bound of such answers their connections are closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_rejections_are_bounded_for_the_process() {
+    const BUDGET: usize = 4 << 20;
+    /// Each is charged 2 KiB, of a 64th of the budget.
+    const MAX_REJECTED: usize = BUDGET / 64 / 2048;
+    let bounds = MemoryBounds { process: BUDGET, ..MemoryBounds::UNLIMITED };
+    let server = start(bounds, LONG).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(client_with_window_zero(&server).await);
+    }
+    let (mut served, mut closed, mut open) = (0, 0, Vec::new());
+    for (send, connection) in clients {
+        let mut responses = Vec::new();
+        for _ in 0..200 {
+            let ready = timeout(LONG, send.clone().ready()).await.unwrap();
+            let request = http::Request::get("http://h/v2/nowhere").body(()).unwrap();
+            // Of a closed connection neither is possible.
+            let Ok(Ok((response, _))) = ready.map(|mut send| send.send_request(request, true))
+            else {
+                break;
+            };
+            responses.push(response);
+        }
+        let (mut rejected, mut is_closed) = (0, false);
+        for response in responses {
+            match timeout(LONG, response).await.unwrap() {
+                Ok(response) => {
+                    let is_rejection = response.status() == 503;
+                    assert!(is_rejection || response.status() == 404);
+                    (served, rejected) =
+                        (served + usize::from(!is_rejection), rejected + usize::from(is_rejection));
+                    open.push(response);
+                }
+                Err(_) => is_closed = true,
+            }
+            assert!(server.memory.in_use() <= BUDGET);
+        }
+        assert!(rejected <= MAX_REJECTED, "{rejected} of one connection");
+        closed += usize::from(is_closed);
+        // The others stay open until the test ends.
+        std::mem::forget((send, connection));
+    }
+    assert!(closed > 0 && served > 500, "{closed} closed, {served} served");
+}
+
 #[tokio::test]
 async fn a_peer_that_answers_pings_but_reads_nothing_is_closed() {
     let server = start(MemoryBounds::UNLIMITED, Duration::from_secs(1)).await;

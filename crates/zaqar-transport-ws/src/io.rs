@@ -9,38 +9,50 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use zaqar_transport::IoTimeout;
+use zaqar_transport::{IoTimeout, Turn, Turns};
 
 use crate::encoding::Encoding;
+
+/// Bytes of a large frame that are written before other tasks run.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
 /// Bytes of a client's control frame besides its payload: the header and the mask.
 const CONTROL_OVERHEAD: usize = 2 + 4;
 
 /// A connection's stream.
-#[derive(Debug)]
 pub(crate) struct ConnectionIo<S> {
     stream: IoTimeout<S>,
     /// Bytes received since the last complete message.
     received: usize,
     /// When the first bytes of an unfinished message arrived.
     unfinished_since: Option<Instant>,
+    /// Bytes of the largest message so far.
+    largest: usize,
     /// A large frame, which bypasses tungstenite: its buffer would copy the frame and stay that
     /// large.
     large: Option<LargeFrame>,
+    turns: Turns,
 }
 
-#[derive(Debug)]
 struct LargeFrame {
     head: Bytes,
     payload: Bytes,
     is_begun: bool,
+    /// Bytes of the current part that may still be written.
+    part: usize,
+    /// The wait for the turn of the next part.
+    next_turn: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
 }
 
 impl<S> ConnectionIo<S> {
     /// Writes fail when the peer reads too little for `timeout`.
-    pub(crate) const fn new(stream: S, timeout: Duration) -> Self {
+    pub(crate) fn new(stream: S, timeout: Duration) -> Self {
+        Self::with_turns(stream, timeout, Turns::of_process())
+    }
+
+    fn with_turns(stream: S, timeout: Duration, turns: Turns) -> Self {
         let stream = IoTimeout::new(stream, timeout);
-        Self { stream, received: 0, unfinished_since: None, large: None }
+        Self { stream, received: 0, unfinished_since: None, largest: 0, large: None, turns }
     }
 
     /// Bytes received of an unfinished message, and when the first ones arrived.
@@ -48,8 +60,16 @@ impl<S> ConnectionIo<S> {
         (self.received, self.unfinished_since)
     }
 
+    /// Bytes that tungstenite's buffer for reads occupies: it grows for each message, and is kept
+    /// as it is until the connection is closed. While it grows it is up to twice as large as what
+    /// is in it.
+    pub(crate) fn buffered(&self) -> usize {
+        self.largest.max(2 * self.received)
+    }
+
     /// A complete message has arrived.
-    pub(crate) const fn finish_message(&mut self) {
+    pub(crate) fn finish_message(&mut self) {
+        self.largest = self.largest.max(self.received);
         self.received = 0;
         self.unfinished_since = None;
     }
@@ -66,7 +86,8 @@ impl<S> ConnectionIo<S> {
     /// before must have been flushed.
     pub(crate) fn write_large(&mut self, encoding: Encoding, payload: Bytes) {
         let head = frame_head(encoding, payload.len());
-        self.large = Some(LargeFrame { head, payload, is_begun: false });
+        let part = WRITTEN_AT_ONCE;
+        self.large = Some(LargeFrame { head, payload, is_begun: false, part, next_turn: None });
     }
 
     /// Drops the large message that is being written. Returns whether a part of it was sent, after
@@ -99,7 +120,8 @@ fn frame_head(encoding: Encoding, length: usize) -> Bytes {
 }
 
 impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
-    /// Writes the frame that [`ConnectionIo::write_large`] was given.
+    /// Writes the frame that [`ConnectionIo::write_large`] was given, in parts: each but the first
+    /// waits for a turn, so that the tasks of large frames are not all ready to run at once.
     fn poll_large(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(large) = &mut self.large {
             let rest = if large.head.is_empty() { &mut large.payload } else { &mut large.head };
@@ -107,10 +129,22 @@ impl<S: AsyncWrite + Unpin> ConnectionIo<S> {
                 self.large = None;
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+            if large.part == 0 {
+                let turns = &self.turns;
+                let turn = large.next_turn.get_or_insert_with(|| {
+                    let turns = turns.clone();
+                    Box::pin(async move { turns.next().await })
+                });
+                // It ends at once: a turn does not wait for the peer.
+                let _turn: Turn = ready!(turn.as_mut().poll(cx));
+                (large.next_turn, large.part) = (None, WRITTEN_AT_ONCE);
+            }
+            let part = &rest[..rest.len().min(large.part)];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, part))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => {
                     rest.advance(written);
+                    large.part -= written;
                     large.is_begun = true;
                 }
             }
@@ -185,6 +219,27 @@ mod tests {
         }
     }
 
+    /// A small frame waits for no turn, nor does the first part of a large one.
+    #[tokio::test]
+    async fn a_large_frame_is_written_in_turns() {
+        let (mut peer, stream) = duplex(4 * WRITTEN_AT_ONCE);
+        let turns = Turns::new(1);
+        let mut wire = ConnectionIo::with_turns(stream, Duration::from_secs(60), turns.clone());
+        wire.write_large(Encoding::Json, Bytes::from(vec![b'x'; 3 * WRITTEN_AT_ONCE]));
+        let other = turns.next().await;
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..10 {
+            assert!(Pin::new(&mut wire).poll_flush(&mut context).is_pending());
+        }
+        peer.read_exact(&mut vec![0; WRITTEN_AT_ONCE]).await.unwrap();
+        let mut byte = [0];
+        let mut more = Box::pin(peer.read_exact(&mut byte));
+        assert!(more.as_mut().poll(&mut context).is_pending(), "another has the turn");
+        drop((more, other));
+        wire.flush().await.unwrap();
+        peer.read_exact(&mut vec![0; 2 * WRITTEN_AT_ONCE + 10]).await.unwrap();
+    }
+
     #[tokio::test]
     async fn pings_in_the_middle_of_a_message_do_not_hide_it() {
         let (mut peer, stream) = duplex(1000);
@@ -197,7 +252,9 @@ mod tests {
             wire.finish_control(10);
         }
         assert_eq!(wire.unfinished().0, 500);
+        assert_eq!(wire.buffered(), 1000);
         wire.finish_message();
         assert_eq!(wire.unfinished(), (0, None));
+        assert_eq!(wire.buffered(), 500, "the buffer remains");
     }
 }

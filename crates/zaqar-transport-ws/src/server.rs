@@ -60,8 +60,8 @@ impl Server {
 
 impl Protocol for WsService {
     const NAME: &'static str = "websocket";
-    /// The task with its state and buffers.
-    const CONNECTION_BYTES: usize = 16 * 1024;
+    /// The task with its state and buffers: 6.1 KiB were measured, and 8.8 KiB with a subscription.
+    const CONNECTION_BYTES: usize = 12 * 1024;
 
     fn serve(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static {
         let Connection { stream, holder, shutdown } = connection;

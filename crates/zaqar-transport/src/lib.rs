@@ -6,6 +6,7 @@ mod io_timeout;
 mod linger;
 mod stream;
 mod tls;
+mod turns;
 
 pub use accept::{AcceptOptions, Connection, Protocol, ServeError, serve};
 pub use counts::ConnectionCounts;
@@ -13,3 +14,4 @@ pub use io_timeout::IoTimeout;
 pub use linger::linger;
 pub use stream::{Listener, Stream};
 pub use tls::{Tls, TlsError, TlsFiles};
+pub use turns::{Turn, Turns};

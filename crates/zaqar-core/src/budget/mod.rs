@@ -8,6 +8,7 @@
 
 mod permit;
 mod projects;
+mod rejection;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::ProjectId;
 
 pub use permit::Permit;
 use projects::{ProjectAccount, Projects, SHARDS, lock};
+pub use rejection::RejectionPermit;
 
 /// The bounds of a [`MemoryBudget`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,8 @@ struct Shared {
     /// The part of it that is charged to background holders.
     background: AtomicUsize,
     refused: AtomicU64,
+    /// Bytes of answers that tell clients that they are over the budget. They are beyond it.
+    rejections: AtomicUsize,
     /// Only projects with a live account.
     projects: [Mutex<Projects>; SHARDS],
     hasher: RandomState,
@@ -102,6 +106,7 @@ impl MemoryBudget {
             in_use: AtomicUsize::new(0),
             background: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            rejections: AtomicUsize::new(0),
             projects: Default::default(),
             hasher: RandomState::new(),
         };

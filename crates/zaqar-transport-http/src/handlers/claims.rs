@@ -25,7 +25,7 @@ where
             return Ok(respond::empty(StatusCode::NO_CONTENT));
         };
         let now = self.inner.api.clock().now();
-        let document = respond::messages(&base, &messages, now, |_| {});
+        let document = respond::messages(&self.inner.turns, &base, &messages, now, |_| {}).await;
         let mut response = respond::json(StatusCode::CREATED, document);
         respond::set(&mut response, header::LOCATION, claim_path(&base, id));
         Ok(response)
@@ -36,12 +36,13 @@ where
         let request = ReadClaim { queue, id: id.to_owned() };
         let claim = self.call(request).await?;
         let now = self.inner.api.clock().now();
-        let document = respond::messages(&base, &claim.messages, now, |out| {
+        let turns = &self.inner.turns;
+        let document = respond::messages(turns, &base, &claim.messages, now, |out| {
             let (age, ttl) = (now.secs_since(claim.since), claim.ttl);
             let rest = format!(",\"age\":{age},\"ttl\":{ttl},\"href\":\"{base}/claims/{id}\"");
             out.extend_from_slice(rest.as_bytes());
         });
-        Ok(respond::json(StatusCode::OK, document))
+        Ok(respond::json(StatusCode::OK, document.await))
     }
 
     pub(super) async fn renew_claim(mut self, queue: QueueRef, id: &str) -> HandlerResult {

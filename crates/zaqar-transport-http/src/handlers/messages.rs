@@ -106,10 +106,11 @@ where
             href + &format!("marker={next}")
         });
         let now = self.inner.api.clock().now();
-        let document = respond::messages(&base, &page.messages, now, |out| {
+        let turns = &self.inner.turns;
+        let document = respond::messages(turns, &base, &page.messages, now, |out| {
             respond::links(out, next);
         });
-        Ok(respond::json(StatusCode::OK, document))
+        Ok(respond::json(StatusCode::OK, document.await))
     }
 
     async fn messages_by_id(self, queue: QueueRef, ids: Vec<String>) -> HandlerResult {
@@ -126,7 +127,8 @@ where
             return Err(HttpError::NotFound { description });
         }
         let now = self.inner.api.clock().now();
-        Ok(respond::json(StatusCode::OK, respond::messages(&base, &messages, now, |_| {})))
+        let document = respond::messages(&self.inner.turns, &base, &messages, now, |_| {}).await;
+        Ok(respond::json(StatusCode::OK, document))
     }
 
     pub(super) async fn get_message(self, queue: QueueRef, id: &str) -> HandlerResult {
@@ -176,7 +178,7 @@ where
                 let request = PopMessages { queue, limit };
                 let messages = self.call(request).await?;
                 let now = self.inner.api.clock().now();
-                let document = json::all_popped(&messages, now).freeze();
+                let document = respond::popped(&self.inner.turns, &messages, now).await;
                 Ok(respond::json(StatusCode::OK, document))
             }
         }

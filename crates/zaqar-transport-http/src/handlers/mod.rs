@@ -104,7 +104,7 @@ impl Charge {
     /// Charges a response's body until its last slice is dropped. Whatever tells of a change, such
     /// as popped messages or the ids of a post, is charged past the bounds, as it cannot be fetched
     /// again; the reservation before it, or the request's body, keeps that in proportion. A page
-    /// that was only read is refused.
+    /// that was only read is refused, and so is an error: what refuses them is small.
     ///
     /// # Errors
     /// [`HttpError::OverBudget`]; the response is dropped.
@@ -118,7 +118,7 @@ impl Charge {
             Some(permit) => permit,
             None => self.holder.try_acquire(0)?,
         };
-        if self.is_repeatable {
+        if self.is_repeatable || !response.status().is_success() {
             permit.resize(length)?;
         } else {
             permit.resize_past_bounds(length);
@@ -154,8 +154,9 @@ where
     let last_token = last_token.as_deref();
     let asked = Asked { head: &head, headers: &headers, id, last_token };
     let outcome = answer(inner, &asked, &mut body, &mut charge).await;
-    let outcome = outcome.and_then(|response| charge.response(response));
-    let mut response = outcome.unwrap_or_else(HttpError::into_response);
+    // Errors are charged too: some repeat what is wrong with a document.
+    let response = outcome.unwrap_or_else(HttpError::into_response);
+    let mut response = charge.response(response).unwrap_or_else(HttpError::into_response);
     tracing::debug!(
         request_id = id.as_str(),
         // The same id in the logs of all services that the request passes.

@@ -315,11 +315,10 @@ where
     /// what they tell has been done. The memory reserved before keeps that in proportion, and
     /// nothing more is read until it is within the bounds.
     fn charge(&mut self) -> Result<(), OverBudget> {
-        let (unfinished, _) = self.socket.get_ref().unfinished();
+        let buffered = self.socket.get_ref().buffered();
         let waiting = [&self.push, &self.large];
         let waiting: usize = waiting.into_iter().flatten().map(|(_, payload)| payload.len()).sum();
-        // A buffer that grows is up to twice as large as what is in it.
-        let kept = 2 * unfinished + self.pipeline.bytes() + self.unsent_bytes + waiting;
+        let kept = buffered + self.pipeline.bytes() + self.unsent_bytes + waiting;
         let charged = if kept <= FREE_BYTES { 0 } else { kept.next_multiple_of(FREE_BYTES) };
         let resized = self.permit.resize(charged);
         // What is no larger than before is not refused, even while it is past the bounds.

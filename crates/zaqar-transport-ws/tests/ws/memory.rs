@@ -169,3 +169,25 @@ async fn no_request_is_executed_while_an_answer_exceeds_the_budget() {
         assert_eq!(peer.next().await["headers"]["status"], 201);
     }
 }
+
+/// The stream's buffer stays as large as the largest message.
+#[tokio::test]
+async fn a_connection_is_charged_for_its_largest_message_until_it_is_closed() {
+    let memory = bounded(1 << 20);
+    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let mut peer = setup.connect().await;
+    assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
+    assert_eq!(memory.in_use(), 0);
+    let large = json!({
+        "queue_name": "q",
+        "messages": [{ "body": "x".repeat(200_000), "ttl": 100 }],
+    });
+    assert_eq!(peer.ask("message_post", large).await.0, 201);
+    assert_eq!(peer.ask("queue_list", json!({})).await.0, 200);
+    let charged = memory.in_use();
+    assert!((200_000..220_000).contains(&charged), "{charged}");
+    drop(peer);
+    while memory.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
