@@ -37,6 +37,11 @@ impl Timestamp {
     pub const fn secs_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0) / 1000
     }
+
+    /// Seconds from `earlier` to this, rounded to the nearest; 0 if `earlier` is later.
+    pub const fn rounded_secs_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0).saturating_add(500) / 1000
+    }
 }
 
 /// The source of `now`.
@@ -117,6 +122,8 @@ mod tests {
         assert_eq!(Timestamp::from_millis(5).plus_secs(u64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::from_millis(5).secs_since(Timestamp::MAX), 0);
         assert_eq!(Timestamp::from_millis(2999).secs_since(Timestamp::from_millis(1000)), 1);
+        let rounded = |millis| Timestamp::from_millis(millis).rounded_secs_since(Timestamp(1000));
+        assert_eq!([0, 1499, 1500, 2499, 2500].map(rounded), [0, 0, 1, 1, 2]);
     }
 
     #[test]

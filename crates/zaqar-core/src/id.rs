@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Timestamp;
+
 /// A text is not a valid id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id has 32 lower-case hexadecimal digits")]
@@ -46,6 +48,28 @@ macro_rules! number {
 number!(Incarnation);
 number!(Version);
 number!(Position);
+
+impl Position {
+    /// The position before every message.
+    pub const START: Self = Self(0);
+    /// Positions follow the clock up to the year 74 000, so that a wrong clock does not exhaust
+    /// them.
+    const MAX_OF_CLOCK: u64 = 1 << 61;
+
+    /// The first position that a store assigns at a time, for one that assigns less than a thousand
+    /// in a millisecond: the time in microseconds.
+    pub const fn of_clock(now: Timestamp) -> Self {
+        let micros = now.as_millis().saturating_mul(1000);
+        Self(if micros < Self::MAX_OF_CLOCK { micros } else { Self::MAX_OF_CLOCK })
+    }
+
+    /// The position that a store assigns at `now` after this one. It follows the clock where that
+    /// is ahead, so that a store that has lost its last writes does not assign theirs again.
+    #[must_use]
+    pub fn next_at(self, now: Timestamp) -> Self {
+        self.next().max(Self::of_clock(now))
+    }
+}
 
 /// Identifies a message: the queue's incarnation and the message's position.
 ///
@@ -213,6 +237,14 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<MessageId>(), Err(IdError), "{bad}");
         }
+    }
+
+    #[test]
+    fn positions_follow_the_clock_where_it_is_ahead() {
+        let now = Timestamp::from_millis(5);
+        assert_eq!(Position::START.next_at(now), Position(5000));
+        assert_eq!(Position(5000).next_at(now), Position(5001));
+        assert_eq!(Position::START.next_at(Timestamp::MAX), Position(1 << 61));
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use zaqar_core::{ClaimId, Generation, MessageId, QueueKey, Timestamp};
 
 use crate::Pooled;
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Messages for Pooled {
     async fn post(

@@ -389,6 +389,7 @@ impl Movable for Pooled {
     }
 }
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Claims for Pooled {
     async fn claim(

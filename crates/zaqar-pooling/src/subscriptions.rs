@@ -13,6 +13,7 @@ use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, Subscript
 use crate::Pooled;
 use crate::reach::serve;
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Subscriptions for Pooled {
     async fn subscribe(

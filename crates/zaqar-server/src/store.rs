@@ -76,19 +76,28 @@ pub trait StoreDriver: Send + Sync {
     fn capabilities(&self) -> &'static [Capability];
 
     /// Checks a location and its options as [`StoreDriver::open`] reads them, with the files that
-    /// they name, but opens nothing and connects to nothing: for `config check`.
+    /// they name, but opens nothing and connects to nothing: for `config check`. The default is for
+    /// a driver that any location suits and that has no other options.
     ///
     /// # Errors
     /// The location, an option or a file is invalid.
-    async fn check(&self, location: &StoreLocation) -> Result<(), StartError>;
+    async fn check(&self, _location: &StoreLocation) -> Result<(), StartError> {
+        Ok(())
+    }
 
     /// Whether two locations are one store, whatever users and options they have: it is opened once
-    /// for both roles, and is one pool. Names of hosts are not resolved.
+    /// for both roles, and is one pool. Names of hosts are not resolved. The default is for a
+    /// driver that has one way to write each location.
     ///
     /// # Errors
     /// A location is invalid.
-    fn is_same_store(&self, one: &StoreLocation, other: &StoreLocation)
-    -> Result<bool, StartError>;
+    fn is_same_store(
+        &self,
+        one: &StoreLocation,
+        other: &StoreLocation,
+    ) -> Result<bool, StartError> {
+        Ok(one.uri == other.uri)
+    }
 
     /// Opens the store at a location, for all roles that it supports.
     ///

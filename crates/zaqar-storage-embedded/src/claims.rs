@@ -17,7 +17,7 @@ use crate::rows::{State, StateRow, body, find_held, message};
 use crate::statements::Statements;
 use crate::writer_state::{Head, WriterState, find_head, millis, time};
 
-/// The columns of a [`ClaimRow`], followed by `number`.
+/// The columns of a [`StoredClaim`], followed by `number`.
 macro_rules! claim_columns {
     () => {
         "SELECT id, ttl, since, expires, positions, number FROM claims"
@@ -91,7 +91,9 @@ impl Claims for Embedded {
         let now = self.effective_time(now);
         self.read(|conn| {
             let Some(head) = find_head(conn, key)? else { return Ok(None) };
-            let Some(claim) = ClaimRow::find(conn, head.number, id, now)? else { return Ok(None) };
+            let Some(claim) = StoredClaim::find(conn, head.number, id, now)? else {
+                return Ok(None);
+            };
             let mut messages = Vec::with_capacity(claim.positions.len());
             for position in &claim.positions {
                 let row = conn.readable(find_held(conn, head.number, *position))?.flatten();
@@ -129,7 +131,8 @@ impl Claims for Embedded {
         self.requester(&key.project)
             .write(move |state| {
                 let Some(head) = state.head(&key)? else { return Ok(0) };
-                let Some(claim) = ClaimRow::find(&state.conn, head.number, id, state.now)? else {
+                let Some(claim) = StoredClaim::find(&state.conn, head.number, id, state.now)?
+                else {
                     return Ok(0);
                 };
                 let freed = state.free_held(head.number, id, &claim.positions)?;
@@ -141,7 +144,7 @@ impl Claims for Embedded {
 }
 
 /// The stored row of a claim.
-pub(crate) struct ClaimRow {
+pub(crate) struct StoredClaim {
     pub(crate) id: ClaimId,
     pub(crate) ttl: i64,
     pub(crate) since: i64,
@@ -150,7 +153,7 @@ pub(crate) struct ClaimRow {
     pub(crate) positions: Vec<i64>,
 }
 
-impl ClaimRow {
+impl StoredClaim {
     /// Reads the columns of [`claim_columns`].
     pub(crate) fn read(row: &Row<'_>) -> Sql<Self> {
         Ok(Self {
@@ -291,7 +294,7 @@ impl WriterState<'_> {
 
     fn renew(&mut self, key: &QueueKey, id: ClaimId, ttl: u64, grace: u64) -> Sql<bool> {
         let Some(head) = self.head(key)? else { return Ok(false) };
-        let Some(claim) = ClaimRow::find(&self.conn, head.number, id, self.now)? else {
+        let Some(claim) = StoredClaim::find(&self.conn, head.number, id, self.now)? else {
             return Ok(false);
         };
         let expires = millis(self.now.plus_secs(ttl));

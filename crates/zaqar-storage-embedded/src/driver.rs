@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
-use zaqar_core::storage::{Batch, Guarded};
+use zaqar_core::storage::{Batch, Broadcaster, Guarded, NewsStream};
 use zaqar_core::{Generation, MessageId, ProjectId, QueueKey, TaskGuard, Timestamp, storage};
 
-use crate::broadcaster::{Broadcaster, Listener};
 use crate::checkpoint::Checkpointer;
 use crate::directory::{DirectoryLock, FileIdentity};
 use crate::due::Deadlines;
@@ -218,8 +217,8 @@ impl Embedded {
     }
 
     /// Listens to posts from now on.
-    pub(crate) fn listen(&self) -> Result<Listener, storage::Error> {
-        self.inner.broadcaster.listen().ok_or(storage::Error::Closed)
+    pub(crate) fn listen(&self) -> Result<NewsStream, storage::Error> {
+        self.inner.broadcaster.listen()
     }
 
     /// Waits until the writer has ended the claims and delays that are due at `now`, up to some

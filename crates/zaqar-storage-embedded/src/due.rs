@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use zaqar_core::Timestamp;
-use zaqar_core::storage::MAX_CLOCK_SKEW;
+use zaqar_core::storage::effective_time;
 
 use crate::error::Sql;
 use crate::schema::entry_end;
@@ -25,14 +25,14 @@ impl Deadlines {
     /// one is ahead of `now` by more than the bound on clock skew, it was wrong, and is corrected
     /// to `now`.
     pub(crate) fn advance(&self, now: Timestamp) -> Timestamp {
-        let bound = now.plus_secs(MAX_CLOCK_SKEW.as_secs()).as_millis();
-        let advanced =
-            |seen: u64| if seen > bound { now.as_millis() } else { seen.max(now.as_millis()) };
+        let advanced = |seen: u64| effective_time(Timestamp::from_millis(seen), now);
         let seen = self
             .seen
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| Some(advanced(seen)))
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| {
+                Some(advanced(seen).as_millis())
+            })
             .unwrap_or_else(|seen| seen);
-        Timestamp::from_millis(advanced(seen))
+        advanced(seen)
     }
 
     /// The latest time of any request.

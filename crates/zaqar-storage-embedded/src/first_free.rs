@@ -1,7 +1,6 @@
 //! Shared by claims and pops: finding the first free messages, in several transactions if it takes
 //! long.
 
-use zaqar_core::KeyId;
 use zaqar_core::storage::{Error, PopQuery};
 
 use crate::arrival::START;
@@ -161,9 +160,7 @@ impl WriterState<'_> {
                 if row.is_live(self.now) {
                     // Every state row has a body: both are written and removed in one transaction.
                     match self.body(row.position)? {
-                        Some(body) if is_readable(&body, &query.keys) => {
-                            found.rows.push((row, body))
-                        }
+                        Some(body) if query.can_open(&body.payload) => found.rows.push((row, body)),
                         Some(_) => unreadable += 1,
                         None => {}
                     }
@@ -192,10 +189,6 @@ impl Found {
     pub(crate) const fn is_unfinished(&self) -> bool {
         self.rows.is_empty() && !self.is_end
     }
-}
-
-fn is_readable(body: &Body, keys: &[KeyId]) -> bool {
-    body.payload.sealed_with.as_ref().is_none_or(|key| keys.contains(key))
 }
 
 #[cfg(test)]

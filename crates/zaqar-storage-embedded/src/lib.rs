@@ -3,7 +3,6 @@
 mod arrival;
 mod arrived;
 mod backup;
-mod broadcaster;
 mod checkpoint;
 mod claims;
 mod config;

@@ -158,27 +158,18 @@ impl WriterState<'_> {
     fn delete(&mut self, key: &QueueKey, id: MessageId, claim: Option<ClaimId>) -> Sql<Deleted> {
         let Some(head) = self.head(key)? else { return Ok(Deleted::Gone) };
         let Some(row) = self.live(&head, id)? else { return Ok(Deleted::Gone) };
-        match (claim, self.holder(head.number, &row)?) {
-            (None, Some(_)) => return Ok(Deleted::Claimed),
-            (Some(_), None) => return Ok(Deleted::NotClaimed),
-            (Some(named), Some(holder)) if named != holder => return Ok(Deleted::WrongClaim),
-            (Some(_), Some(_)) | (None, None) => {}
+        let answer = Deleted::answer(self.holder(head.number, &row)?, claim);
+        if answer == Deleted::Gone {
+            self.remove(head.number, &row)?;
         }
-        self.remove(head.number, &row)?;
-        Ok(Deleted::Gone)
+        Ok(answer)
     }
 
     fn delete_many(&mut self, key: &QueueKey, ids: &[MessageId], which: &Deletable) -> Sql<()> {
         let Some(head) = self.head(key)? else { return Ok(()) };
         for id in ids {
             let Some(row) = self.live(&head, *id)? else { continue };
-            let is_meant = match which {
-                Deletable::Any => true,
-                Deletable::HeldBy(claims) => {
-                    self.holder(head.number, &row)?.is_some_and(|holder| claims.contains(&holder))
-                }
-            };
-            if is_meant {
+            if which.allows(self.holder(head.number, &row)?) {
                 self.remove(head.number, &row)?;
             }
         }

@@ -8,6 +8,6 @@ use crate::Embedded;
 #[async_trait]
 impl News for Embedded {
     async fn news(&self) -> Result<NewsStream, Error> {
-        Ok(Box::pin(self.listen()?))
+        self.listen()
     }
 }

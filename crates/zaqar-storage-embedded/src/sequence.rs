@@ -19,9 +19,6 @@ const POSITIONS: i64 = 1_000_000;
 /// The time that is reserved, which is how far the store's clock may be ahead after a crash.
 const MILLIS: i64 = 1000;
 
-/// Positions follow the clock up to the year 74 000, so that a wrong clock does not exhaust them.
-const CLOCK_POSITIONS: i64 = 1 << 61;
-
 /// The counters with which the writer starts.
 pub(crate) struct Start {
     next_position: i64,
@@ -73,8 +70,7 @@ impl Sequence {
     /// Allocates `count` positions and returns the first. They follow the clock, in microseconds,
     /// so that a store that has lost its last writes does not assign their positions again.
     pub(crate) fn allocate_positions(&mut self, count: usize, now: Timestamp) -> i64 {
-        let clock = millis(now).saturating_mul(1000).min(CLOCK_POSITIONS);
-        let first = self.next_position.max(clock);
+        let first = self.next_position.max(Position::of_clock(now).get().cast_signed());
         self.next_position = first.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
         first
     }

@@ -174,23 +174,12 @@ impl WriterState<'_> {
 
     fn subscribe(&mut self, head: &Head, new: &NewSubscription) -> Sql<Subscribed> {
         if let Some(existing) = self.with_subscriber(head.subscriptions_number, &new.subscriber)? {
-            if is_live(&existing, self.now) {
+            if existing.is_live(self.now) {
                 return Ok(Subscribed::Exists(existing));
             }
             self.drop_subscription(head.subscriptions_number, existing.id)?;
         }
-        self.insert_subscription(
-            head,
-            &Subscription {
-                id: new.id,
-                subscriber: new.subscriber.clone(),
-                ttl: new.ttl,
-                since: self.now,
-                options: new.options.clone(),
-                confirmed: new.confirmed,
-                lease: new.lease,
-            },
-        )?;
+        self.insert_subscription(head, &Subscription::new(new.clone(), self.now))?;
         if let Some(lease) = new.lease {
             self.attach_to_lease(lease)?;
         }
@@ -209,27 +198,20 @@ impl WriterState<'_> {
         if let Some(subscriber) = &change.subscriber {
             let existing = self.with_subscriber(head.subscriptions_number, subscriber)?;
             if let Some(existing) = existing.filter(|existing| existing.id != id) {
-                if is_live(&existing, self.now) {
+                if existing.is_live(self.now) {
                     return Ok(Changed::Duplicate);
                 }
                 self.drop_subscription(head.subscriptions_number, existing.id)?;
             }
-            one.subscriber.clone_from(subscriber);
         }
-        if let Some(ttl) = change.ttl {
-            (one.ttl, one.since) = (ttl, self.now);
-        }
-        if let Some(options) = &change.options {
-            one.options.clone_from(options);
-        }
-        one.confirmed = change.confirmed.unwrap_or(one.confirmed);
+        one.apply(change.clone(), self.now);
         self.drop_subscription(head.subscriptions_number, id)?;
         self.insert_subscription(head, &one)?;
         Ok(Changed::Done)
     }
 
     pub(crate) fn insert_subscription(&mut self, head: &Head, one: &Subscription) -> Sql<()> {
-        let expires = millis(end(one));
+        let expires = millis(one.expires());
         self.conn
             .statement("INSERT INTO subscriptions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
             .execute(params![
@@ -286,7 +268,7 @@ fn find(
         .statement(concat!(columns!(), " WHERE audience = ?1 AND id = ?2"))?
         .query_row(params![subscriptions_number, id.get().to_be_bytes()], read)
         .optional()?;
-    Ok(found.filter(|one| is_live(one, now)))
+    Ok(found.filter(|one| one.is_live(now)))
 }
 
 fn list(
@@ -367,12 +349,4 @@ pub(crate) fn read(row: &Row<'_>) -> Sql<Subscription> {
         options: row.get(5)?,
         lease: row.get::<_, Option<[u8; 16]>>(6)?.map(|id| LeaseId::new(u128::from_be_bytes(id))),
     })
-}
-
-pub(crate) fn is_live(one: &Subscription, now: Timestamp) -> bool {
-    now < end(one)
-}
-
-const fn end(one: &Subscription) -> Timestamp {
-    one.since.plus_secs(one.ttl)
 }

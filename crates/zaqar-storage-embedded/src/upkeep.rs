@@ -8,7 +8,7 @@ use zaqar_core::Timestamp;
 use zaqar_core::storage::{Error, Swept, Upkeep};
 
 use crate::Embedded;
-use crate::claims::{ClaimRow, claim_columns};
+use crate::claims::{StoredClaim, claim_columns};
 use crate::due::UpkeepTask;
 use crate::error::{ErrorKind, Sql, kind_of};
 use crate::rows::{StateRow, columns, find};
@@ -233,15 +233,15 @@ impl WriterState<'_> {
         Ok(done)
     }
 
-    fn next_due_claim(&self) -> Sql<Option<(i64, ClaimRow)>> {
+    fn next_due_claim(&self) -> Sql<Option<(i64, StoredClaim)>> {
         self.conn
             .statement(concat!(claim_columns!(), " WHERE expires <= ?1 ORDER BY expires LIMIT 1"))?
-            .query_row([millis(self.now)], |row| Ok((row.get(5)?, ClaimRow::read(row)?)))
+            .query_row([millis(self.now)], |row| Ok((row.get(5)?, StoredClaim::read(row)?)))
             .optional()
     }
 
     /// Ends a claim, or only its first `budget` messages. Returns how many messages.
-    fn end_claim(&mut self, number: i64, claim: &ClaimRow, budget: usize) -> Sql<usize> {
+    fn end_claim(&mut self, number: i64, claim: &StoredClaim, budget: usize) -> Sql<usize> {
         if self.head_by_number(number)?.is_none() {
             self.drop_claim(number, claim.id)?;
             return Ok(0);

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
-use zaqar_core::storage;
+use zaqar_core::storage::{self, Broadcaster};
 
-use crate::broadcaster::Broadcaster;
 use crate::checkpoint::{self, Checkpointer};
 use crate::directory::FileIdentity;
 use crate::due::{Deadlines, Due};

@@ -485,11 +485,8 @@ impl<'c> WriterState<'c> {
         assumed: impl FnOnce(Generation) -> bool,
         operation: impl FnOnce(&mut Self, Head) -> Sql<T>,
     ) -> Sql<Guarded<T>> {
-        match self.head(key)? {
-            None => Ok(Guarded::Absent),
-            Some(head) if assumed(head.generation) => operation(self, head).map(Guarded::Done),
-            Some(head) => Ok(Guarded::Stale(head.generation)),
-        }
+        Guarded::check(self.head(key)?, |head| head.generation, assumed)
+            .try_map(|head| operation(self, head))
     }
 }
 

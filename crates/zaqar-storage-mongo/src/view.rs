@@ -126,11 +126,8 @@ impl Mongo {
         assumed: Generation,
         now: Timestamp,
     ) -> Result<Guarded<View>, Error> {
-        Ok(match self.view(queue, now).await? {
-            None => Guarded::Absent,
-            Some(view) if view.head.generation() == assumed => Guarded::Done(view),
-            Some(view) => Guarded::Stale(view.head.generation()),
-        })
+        let view = self.view(queue, now).await?;
+        Ok(Guarded::check(view, |view| view.head.generation(), |own| own == assumed))
     }
 
     /// Resets the latest time of a head that a wrong clock has set far ahead of the database's

@@ -10,8 +10,8 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Contents, ContentsMark, Error, Exported, FrozenHead, MoveId, MovedClaim, MovedEntry,
-    MovedMessage, Moves, Subscription,
+    ClaimRow, Contents, ContentsMark, EntryRow, Error, Exported, FrozenHead, MessageRow, MoveId,
+    Moves,
 };
 use zaqar_core::{ClientId, Incarnation, Position, QueueKey, Timestamp};
 
@@ -122,7 +122,7 @@ impl Moves for Redis {
     ) -> Result<bool, Error> {
         for subscription in &part.subscriptions {
             if let Some(lease) = subscription.lease {
-                let expires = expiry(subscription);
+                let expires = subscription.expires();
                 self.attach_to_lease(lease, key, subscription.id, expires, now).await?;
             }
         }
@@ -210,7 +210,7 @@ fn read_part(
     let mut part = Contents::default();
     while !reply.is_empty() {
         match mark {
-            ContentsMark::Claims(_) => part.claims.push(MovedClaim {
+            ContentsMark::Claims(_) => part.claims.push(ClaimRow {
                 id: reply.text()?.parse().map_err(|_| Malformed)?,
                 ttl: reply.number()?,
                 since: reply.time()?,
@@ -226,7 +226,7 @@ fn read_part(
                 let count = reply.number()?;
                 let fields = reply.take(count)?;
                 match outbox::read(incarnation, first, fields) {
-                    Ok(entry) => part.entries.push(MovedEntry { entry, due, followed }),
+                    Ok(entry) => part.entries.push(EntryRow { entry, due, followed }),
                     // A damaged entry is never delivered.
                     Err(Malformed) => tracing::warn!(position = first, "an entry cannot be read"),
                 }
@@ -237,7 +237,7 @@ fn read_part(
 }
 
 /// Reads a message; a damaged one is skipped, as it is everywhere.
-fn read_message(reply: &mut Reply) -> Result<Option<MovedMessage>, Malformed> {
+fn read_message(reply: &mut Reply) -> Result<Option<MessageRow>, Malformed> {
     let (position, expires) = (Position::new(reply.number()?), reply.time()?);
     let (count, claim, visible) = (reply.number()?, reply.text()?, reply.some_number()?);
     let Ok(record) = record::decode(reply.bytes()?) else {
@@ -245,7 +245,7 @@ fn read_message(reply: &mut Reply) -> Result<Option<MovedMessage>, Malformed> {
         return Ok(None);
     };
     let claim = if claim.is_empty() { None } else { Some(claim.parse().map_err(|_| Malformed)?) };
-    Ok(Some(MovedMessage {
+    Ok(Some(MessageRow {
         position,
         client: record.client,
         payload: record.payload,
@@ -261,7 +261,7 @@ fn read_message(reply: &mut Reply) -> Result<Option<MovedMessage>, Malformed> {
 fn write_part(part: &Contents) -> Vec<Vec<u8>> {
     let mut rows = Vec::new();
     for claim in &part.claims {
-        let expires = time(claim.since.plus_secs(claim.ttl));
+        let expires = time(claim.expires());
         let (id, ttl) = (claim_text(claim.id), number(claim.ttl));
         rows.extend([b"c".to_vec(), id, ttl, time(claim.since), expires]);
     }
@@ -286,7 +286,7 @@ fn write_part(part: &Contents) -> Vec<Vec<u8>> {
             one.subscriber.clone().into_bytes(),
             one.options.clone().into_bytes(),
             one.lease.map_or_else(Vec::new, |lease| lease.encode().to_vec()),
-            time(expiry(one)),
+            time(one.expires()),
         ]);
     }
     for moved in &part.entries {
@@ -295,16 +295,15 @@ fn write_part(part: &Contents) -> Vec<Vec<u8>> {
     rows
 }
 
-fn write_entry(rows: &mut Vec<Vec<u8>>, moved: &MovedEntry) {
-    let MovedEntry { entry, due, followed } = moved;
-    let ends = entry.messages.iter().map(|message| entry.created.plus_secs(message.ttl));
+fn write_entry(rows: &mut Vec<Vec<u8>>, moved: &EntryRow) {
+    let EntryRow { entry, due, followed } = moved;
     let followed = if followed.as_millis() == 0 { Vec::new() } else { time(*followed) };
     rows.extend([
         b"e".to_vec(),
         number(entry.first.get()),
         due.map_or_else(Vec::new, time),
         followed,
-        time(ends.max().unwrap_or(entry.created)),
+        time(entry.expires()),
         number(1 + 3 * entry.messages.len() as u64),
         time(entry.created),
     ]);
@@ -317,8 +316,4 @@ fn write_entry(rows: &mut Vec<Vec<u8>>, moved: &MovedEntry) {
             number(delay),
         ]);
     }
-}
-
-fn expiry(subscription: &Subscription) -> Timestamp {
-    subscription.since.plus_secs(subscription.ttl)
 }

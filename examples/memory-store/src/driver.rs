@@ -35,20 +35,6 @@ impl StoreDriver for MemoryDriver {
         &[Capability::Fifo, Capability::Claims]
     }
 
-    /// Every name is one.
-    async fn check(&self, _: &StoreLocation) -> Result<(), StartError> {
-        Ok(())
-    }
-
-    /// Two names are two stores.
-    fn is_same_store(
-        &self,
-        one: &StoreLocation,
-        other: &StoreLocation,
-    ) -> Result<bool, StartError> {
-        Ok(one.uri == other.uri)
-    }
-
     async fn open(&self, _: &StoreLocation, _: &StoreContext) -> Result<OpenedStore, StartError> {
         Ok(OpenedStore::both(MemoryStore::default()))
     }

@@ -1,9 +1,8 @@
 //! The driver alone, so that a binary of anybody's can register it.
 
 mod driver;
-mod head;
 mod messages;
-mod news;
+mod queue;
 mod rows;
 mod store;
 mod subscribers;

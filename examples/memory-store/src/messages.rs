@@ -2,48 +2,39 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Batch, Claim, ClaimRequest, Claimed, Claims, DeadLetters, Deletable, Deleted, Error, Guarded,
-    Heads, ListQuery, Message, MessagePage, Messages, NewMessage, PopPage, PopQuery, Stats, Volume,
+    Batch, Chosen, Claim, ClaimRequest, ClaimRow, Claimed, Claims, DeadLetters, Deletable, Deleted,
+    Guarded, Heads, ListQuery, MessagePage, MessageState, Messages, PopPage, PopQuery, Posted,
+    Result, Stats,
 };
-use zaqar_core::{
-    ClaimId, Generation, Incarnation, Kind, MessageId, Position, QueueKey, Timestamp,
-};
+use zaqar_core::{ClaimId, Generation, Incarnation, MessageId, Position, QueueKey, Timestamp};
 
-use crate::head::{Head, START, Stored, rounded_secs};
+use crate::queue::Queue;
 use crate::store::{MemoryStore, State};
 
 #[async_trait]
 impl Heads for MemoryStore {
-    async fn open(
-        &self,
-        key: &QueueKey,
-        generation: Generation,
-        now: Timestamp,
-    ) -> Result<Generation, Error> {
+    async fn open(&self, key: &QueueKey, new: Generation, now: Timestamp) -> Result<Generation> {
         let mut state = self.state()?;
-        let new = || Head::new(generation, now);
-        Ok(state.heads.entry(key.clone()).or_insert_with(new).generation)
+        let queue = state.queues.entry(key.clone()).or_insert_with(|| Queue::new(new, now));
+        Ok(queue.generation)
     }
 
-    async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>, Error> {
-        Ok(self.state()?.heads.get(key).map(|head| head.generation))
+    async fn generation(&self, key: &QueueKey) -> Result<Option<Generation>> {
+        Ok(self.state()?.queues.get(key).map(|queue| queue.generation))
     }
 
-    async fn advance(&self, key: &QueueKey, to: Generation) -> Result<Guarded<()>, Error> {
+    async fn advance(&self, key: &QueueKey, to: Generation) -> Result<Guarded<()>> {
         let mut state = self.state()?;
-        let head = state.guard(key, |own| own.incarnation == to.incarnation);
-        Ok(head.map(|head| {
-            head.generation.version = head.generation.version.max(to.version);
+        let queue = state.guard(key, |own| own.incarnation == to.incarnation);
+        Ok(queue.map(|queue| {
+            queue.generation.version = queue.generation.version.max(to.version);
         }))
     }
 
-    async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>, Error> {
+    async fn close(&self, key: &QueueKey, incarnation: Incarnation) -> Result<Guarded<()>> {
         let mut state = self.state()?;
-        let closed = state.guard(key, |own| own.incarnation == incarnation).map(|_| ());
-        if matches!(closed, Guarded::Done(())) {
-            state.heads.remove(key);
-        }
-        Ok(closed)
+        let queue = state.guard(key, |own| own.incarnation == incarnation).map(|_| ());
+        Ok(queue.map(|()| drop(state.queues.remove(key))))
     }
 }
 
@@ -55,46 +46,25 @@ impl Messages for MemoryStore {
         assumed: Generation,
         batch: Batch,
         now: Timestamp,
-    ) -> Result<Guarded<Vec<MessageId>>, Error> {
+    ) -> Result<Guarded<Vec<MessageId>>> {
         let mut state = self.state()?;
-        let posted = state.guard(key, |own| own == assumed).map(|head| head.post(batch, now));
-        if let Guarded::Done(ids) = &posted
-            && let Some(last) = ids.last()
-        {
-            state.notify(|listener| listener.record(key, *last));
-        }
-        Ok(posted)
+        Ok(state.guard(key, |own| own == assumed).map(|queue| {
+            let now = queue.time(now);
+            let ids = queue.post(batch, now);
+            self.news.announce(ids.last().map(|last| Posted { key: key.clone(), last: *last }));
+            ids
+        }))
     }
 
-    async fn list(
-        &self,
-        key: &QueueKey,
-        query: &ListQuery,
-        now: Timestamp,
-    ) -> Result<MessagePage, Error> {
-        self.on(key, now, |head, now| {
-            let after = query.after.filter(|id| id.incarnation == head.generation.incarnation);
-            let is_shown = |stored: &&Stored| {
-                (query.include_claimed || head.claim_of(stored, now).is_none())
-                    && (query.include_delayed || stored.due <= now)
-                    && query.hide.as_ref() != Some(&stored.message.client)
-            };
-            let behind = head.live(after.map_or(START, |id| id.position), now);
-            let shown = behind.filter(is_shown).take(query.limit);
-            let messages: Vec<_> = shown.map(|stored| head.show(stored, now)).collect();
+    async fn list(&self, key: &QueueKey, query: &ListQuery, now: Timestamp) -> Result<MessagePage> {
+        self.on(key, now, |queue, now| {
+            let incarnation = queue.generation.incarnation;
+            let after = queue.live(query.start(incarnation), now);
+            let listed = after.filter(|(row, state)| query.includes(&row.client, *state));
+            let messages =
+                listed.take(query.limit).map(|(row, state)| row.show(incarnation, state));
+            let messages: Vec<_> = messages.collect();
             MessagePage { next: messages.last().map(|last| last.id), messages }
-        })
-    }
-
-    async fn get(
-        &self,
-        key: &QueueKey,
-        ids: &[MessageId],
-        now: Timestamp,
-    ) -> Result<Vec<Message>, Error> {
-        self.on(key, now, |head, now| {
-            let named = head.live(START, now).filter(|stored| ids.contains(&stored.message.id));
-            named.map(|stored| head.show(stored, now)).collect()
         })
     }
 
@@ -104,20 +74,15 @@ impl Messages for MemoryStore {
         id: MessageId,
         claim: Option<ClaimId>,
         now: Timestamp,
-    ) -> Result<Deleted, Error> {
-        let deleted = self.on(key, now, |head, now| {
-            let stored = head.live(START, now).find(|stored| stored.message.id == id)?;
-            Some(match (head.claim_of(stored, now), claim) {
-                (Some(_), None) => Deleted::Claimed,
-                (None, Some(_)) => Deleted::NotClaimed,
-                (Some(held), Some(named)) if held != named => Deleted::WrongClaim,
-                (None, None) | (Some(_), Some(_)) => {
-                    head.messages.remove(&id.position);
-                    Deleted::Gone
-                }
-            })
-        })?;
-        Ok(deleted.unwrap_or(Deleted::Gone))
+    ) -> Result<Deleted> {
+        self.on(key, now, |queue, now| {
+            let Some((_, state)) = queue.find(id, now) else { return Deleted::Gone };
+            let answer = Deleted::answer(state.holder(), claim);
+            if answer == Deleted::Gone {
+                queue.messages.remove(&id.position);
+            }
+            answer
+        })
     }
 
     async fn delete_many(
@@ -126,61 +91,43 @@ impl Messages for MemoryStore {
         ids: &[MessageId],
         which: &Deletable,
         now: Timestamp,
-    ) -> Result<(), Error> {
-        self.on(key, now, |head, now| {
-            let may_go = |claim: Option<ClaimId>| match which {
-                Deletable::Any => true,
-                Deletable::HeldBy(claims) => claim.is_some_and(|id| claims.contains(&id)),
-            };
-            let named = head.live(START, now).filter(|stored| ids.contains(&stored.message.id));
-            let gone = named.filter(|stored| may_go(head.claim_of(stored, now)));
-            let gone: Vec<_> = gone.map(|stored| stored.message.id.position).collect();
-            head.messages.retain(|position, _| !gone.contains(position));
+    ) -> Result<()> {
+        self.on(key, now, |queue, now| {
+            for id in ids {
+                if queue.find(*id, now).is_some_and(|(_, state)| which.allows(state.holder())) {
+                    queue.messages.remove(&id.position);
+                }
+            }
         })
     }
 
-    async fn pop(
-        &self,
-        key: &QueueKey,
-        query: &PopQuery,
-        now: Timestamp,
-    ) -> Result<PopPage, Error> {
-        self.on(key, now, |head, now| {
-            let can_open = |stored: &&Stored| {
-                let key = stored.message.payload.sealed_with.as_ref();
-                key.is_none_or(|key| query.keys.contains(key))
-            };
-            let free = head.free(query.after.unwrap_or(START), now).filter(can_open);
-            let taken = free.take(query.limit).map(|stored| head.show(stored, now));
-            let messages: Vec<_> = taken.collect();
+    async fn pop(&self, key: &QueueKey, query: &PopQuery, now: Timestamp) -> Result<PopPage> {
+        self.on(key, now, |queue, now| {
+            let incarnation = queue.generation.incarnation;
+            let free = queue.free(query.after.unwrap_or(Position::START), now);
+            let taken = free.filter(|row| query.can_open(&row.payload)).take(query.limit);
+            let messages = taken.map(|row| row.show(incarnation, MessageState::Free));
+            let messages: Vec<_> = messages.collect();
             for message in &messages {
-                head.messages.remove(&message.id.position);
+                queue.messages.remove(&message.id.position);
             }
             PopPage { messages, next: None }
         })
     }
 
-    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.on(key, now, |head, _| {
-            head.messages.clear();
-            head.claims.clear();
+    async fn purge(&self, key: &QueueKey, now: Timestamp) -> Result<()> {
+        self.on(key, now, |queue, _| {
+            queue.messages.clear();
+            queue.claims.clear();
         })
     }
 
-    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>, Error> {
-        self.on(key, now, |head, now| Some(head.stats(now)))
-    }
-
-    async fn volume(&self) -> Result<Option<Volume>, Error> {
-        let state = self.state()?;
-        let heads = state.heads.iter().filter(|(key, _)| key.kind != Kind::Internal);
-        Ok(Some(heads.fold(Volume::default(), |sum, (_, head)| {
-            let stats = head.stats(head.latest);
-            Volume {
-                claimed: sum.claimed + stats.claimed,
-                free: sum.free + stats.free + stats.delayed,
-            }
-        })))
+    async fn stats(&self, key: &QueueKey, now: Timestamp) -> Result<Option<Stats>> {
+        self.on(key, now, |queue, now| {
+            let live = queue.live(Position::START, now);
+            let incarnation = queue.generation.incarnation;
+            Some(live.map(|(row, state)| (row.endpoint(incarnation), state)).collect())
+        })
     }
 }
 
@@ -192,39 +139,21 @@ impl Claims for MemoryStore {
         assumed: Generation,
         request: &ClaimRequest,
         now: Timestamp,
-    ) -> Result<Guarded<Claimed>, Error> {
+    ) -> Result<Guarded<Claimed>> {
         let mut state = self.state()?;
-        let chosen = state.guard(key, |own| own == assumed).map(|head| head.choose(request, now));
-        Ok(chosen.map(|(dead, taken)| match &request.dead_letters {
-            Some(rule) if !dead.is_empty() && !state.move_dead_letters(key, &dead, rule, now) => {
-                Claimed::TargetChanged
+        let chosen = state.guard(key, |own| own == assumed).map(|queue| {
+            let now = queue.time(now);
+            (request.choose(queue.free(Position::START, now)), ClaimRow::new(request, now))
+        });
+        Ok(chosen.map(|(Chosen { taken, moved }, claim)| {
+            if let Some(rule) = request.dead_letters.as_ref().filter(|_| !moved.is_empty())
+                && state.move_dead_letters(key, &moved, rule, now).is_none()
+            {
+                return Claimed::TargetChanged;
             }
-            Some(_) | None => Claimed::Messages {
-                messages: state.hold(key, &taken, request, now),
-                dead_letters: dead.len(),
-            },
-        }))
-    }
-
-    async fn claim_each(
-        &self,
-        key: &QueueKey,
-        assumed: Generation,
-        ids: &[ClaimId],
-        ttl: u64,
-        now: Timestamp,
-    ) -> Result<Guarded<Vec<Message>>, Error> {
-        let mut state = self.state()?;
-        let guarded = state.guard(key, |own| own == assumed).map(|_| ());
-        Ok(guarded.map(|()| {
-            let mut taken = Vec::new();
-            for id in ids {
-                let request = ClaimRequest { id: *id, ttl, grace: 0, limit: 1, dead_letters: None };
-                let head = state.heads.get_mut(key);
-                let first = head.map(|head| head.choose(&request, now).1).unwrap_or_default();
-                taken.extend(state.hold(key, &first, &request, now));
-            }
-            taken
+            let queue = state.queues.get_mut(key);
+            let messages = queue.map(|queue| queue.hold(claim, request.grace, &taken));
+            Claimed::Messages { messages: messages.unwrap_or_default(), dead_letters: moved.len() }
         }))
     }
 
@@ -233,10 +162,13 @@ impl Claims for MemoryStore {
         key: &QueueKey,
         id: ClaimId,
         now: Timestamp,
-    ) -> Result<Option<Claim>, Error> {
-        self.on(key, now, |head, now| {
-            let (ttl, since) = *head.claims.get(&id).filter(|_| head.has_claim(id, now))?;
-            Some(Claim { ttl, since, messages: head.held(id, now) })
+    ) -> Result<Option<Claim>> {
+        self.on(key, now, |queue, now| {
+            let ClaimRow { ttl, since, .. } = *queue.live_claim(id, now)?;
+            let (incarnation, state) = (queue.generation.incarnation, MessageState::Claimed(id));
+            let held = queue.held(id, now).into_iter();
+            let messages = held.map(|at| queue.messages[&at].show(incarnation, state)).collect();
+            Some(Claim { ttl, since, messages })
         })
     }
 
@@ -247,80 +179,50 @@ impl Claims for MemoryStore {
         ttl: u64,
         grace: u64,
         now: Timestamp,
-    ) -> Result<bool, Error> {
-        self.on(key, now, |head, now| {
-            let held = head.held(id, now);
-            let is_live = head.has_claim(id, now);
-            if is_live {
-                head.claims.insert(id, (ttl, now));
+    ) -> Result<bool> {
+        self.on(key, now, |queue, now| {
+            let (held, renewed) = (queue.held(id, now), ClaimRow { id, ttl, since: now });
+            if queue.live_claim(id, now).is_none() {
+                return false;
             }
-            for message in held {
-                head.extend(message.id.position, now.plus_secs(ttl).plus_secs(grace));
+            queue.claims.insert(id, renewed);
+            for position in held {
+                queue.messages.entry(position).and_modify(|row| row.extend(&renewed, grace));
             }
-            is_live
+            true
         })
     }
 
-    async fn claim_release(
-        &self,
-        key: &QueueKey,
-        id: ClaimId,
-        now: Timestamp,
-    ) -> Result<usize, Error> {
+    async fn claim_release(&self, key: &QueueKey, id: ClaimId, now: Timestamp) -> Result<usize> {
         // A message whose claim is not there is free.
-        self.on(key, now, |head, now| {
-            let freed = head.held(id, now).len();
-            head.claims.remove(&id);
+        self.on(key, now, |queue, now| {
+            let freed = queue.held(id, now).len();
+            queue.claims.remove(&id);
             freed
         })
     }
 }
 
 impl State {
-    /// Moves messages to the dead letters; `false` if these are not as the rule assumes.
+    /// Moves messages to the dead letters; `None` if these have another generation than assumed.
     fn move_dead_letters(
         &mut self,
         key: &QueueKey,
-        dead: &[Position],
+        moved: &[Position],
         rule: &DeadLetters,
         now: Timestamp,
-    ) -> bool {
-        let Guarded::Done(_) = self.guard(&rule.target, |own| own == rule.generation) else {
-            return false;
-        };
-        let Some(source) = self.heads.get_mut(key) else { return false };
-        let dead: Vec<_> = dead.iter().filter_map(|at| source.messages.remove(at)).collect();
-        let Some(target) = self.heads.get_mut(&rule.target) else { return false };
+    ) -> Option<()> {
+        self.queues.get(&rule.target).filter(|queue| queue.generation == rule.generation)?;
+        let source = self.queues.get_mut(key)?;
+        let moved: Vec<_> = moved.iter().filter_map(|at| source.messages.remove(at)).collect();
+        let target = self.queues.get_mut(&rule.target)?;
         let now = target.time(now);
-        for Stored { message, expires, .. } in dead {
-            let expires = rule.ttl.map_or(expires, |ttl| now.plus_secs(ttl));
-            let ttl = rule.ttl.unwrap_or_else(|| rounded_secs(now, expires));
-            let new = NewMessage { payload: message.payload, ttl, delay: 0 };
-            target.push(message.client, new, expires, now);
-        }
-        true
-    }
-
-    /// Makes the claim on the messages that were chosen.
-    fn hold(
-        &mut self,
-        key: &QueueKey,
-        taken: &[Position],
-        request: &ClaimRequest,
-        now: Timestamp,
-    ) -> Vec<Message> {
-        let Some(head) = self.heads.get_mut(key).filter(|_| !taken.is_empty()) else {
-            return Vec::new();
-        };
-        let now = head.time(now);
-        head.claims.insert(request.id, (request.ttl, now));
-        let held = taken.iter().filter_map(|position| {
-            head.extend(*position, now.plus_secs(request.ttl).plus_secs(request.grace));
-            let stored = head.messages.get_mut(position)?;
-            stored.message.claim = Some(request.id);
-            stored.message.claim_count += 1;
-            Some(stored.message.clone())
-        });
-        held.collect()
+        let positions = target.last.next_at(now).get()..;
+        let positioned = moved.into_iter().zip(positions);
+        target.append(
+            positioned
+                .map(|(row, position)| row.into_dead_letter(Position::new(position), rule, now)),
+        );
+        Some(())
     }
 }

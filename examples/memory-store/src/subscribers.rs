@@ -2,13 +2,11 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Changed, DueQueue, Error, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
-    OutboxMessage, RecipientQuery, Renewal, Subscribed, Subscription, SubscriptionChange,
-    Subscriptions,
+    Changed, DueQueue, Guarded, LeaseRequest, Leases, NewSubscription, Outbox, OutboxEntry,
+    Renewal, Result, Subscribed, Subscription, SubscriptionChange, Subscriptions,
 };
 use zaqar_core::{Generation, Incarnation, LeaseId, Position, QueueKey, SubscriptionId, Timestamp};
 
-use crate::head::{Entry, Head};
 use crate::store::MemoryStore;
 
 #[async_trait]
@@ -19,28 +17,17 @@ impl Subscriptions for MemoryStore {
         assumed: Generation,
         new: &NewSubscription,
         now: Timestamp,
-    ) -> Result<Guarded<Subscribed>, Error> {
+    ) -> Result<Guarded<Subscribed>> {
         let mut state = self.state()?;
-        Ok(state.guard(key, |own| own == assumed).map(|head| {
-            let now = head.time(now);
-            let is_same = |one: &&Subscription| one.subscriber == new.subscriber;
-            if let Some(exists) = head.subscribed(None, now).find(is_same).cloned() {
-                return Subscribed::Exists(exists);
+        Ok(state.guard(key, |own| own == assumed).map(|queue| {
+            let now = queue.time(now);
+            let exists = queue.subscribed(None, now).find(|one| one.subscriber == new.subscriber);
+            if let Some(exists) = exists {
+                return Subscribed::Exists(exists.clone());
             }
-            let NewSubscription { id, subscriber, ttl, options, confirmed, lease } = new.clone();
-            let one = Subscription { id, subscriber, ttl, since: now, options, confirmed, lease };
-            head.subscriptions.insert(id, one);
-            Subscribed::Created { after: head.last }
+            queue.subscriptions.insert(new.id, Subscription::new(new.clone(), now));
+            Subscribed::Created { after: queue.last }
         }))
-    }
-
-    async fn subscription(
-        &self,
-        key: &QueueKey,
-        id: SubscriptionId,
-        now: Timestamp,
-    ) -> Result<Option<Subscription>, Error> {
-        self.on(key, now, |head, now| head.subscribed(None, now).find(|one| one.id == id).cloned())
     }
 
     async fn subscriptions(
@@ -49,36 +36,8 @@ impl Subscriptions for MemoryStore {
         after: Option<SubscriptionId>,
         limit: usize,
         now: Timestamp,
-    ) -> Result<Vec<Subscription>, Error> {
-        self.on(key, now, |head, now| head.subscribed(after, now).take(limit).cloned().collect())
-    }
-
-    async fn leased_subscriptions(
-        &self,
-        key: &QueueKey,
-        lease: LeaseId,
-        after: Option<SubscriptionId>,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
-        self.on(key, now, |head, now| {
-            let leased = head.subscribed(after, now).filter(|one| one.lease == Some(lease));
-            leased.take(limit).map(|one| (one.id, one.since.plus_secs(one.ttl))).collect()
-        })
-    }
-
-    async fn recipients(
-        &self,
-        key: &QueueKey,
-        query: &RecipientQuery,
-        now: Timestamp,
-    ) -> Result<Vec<SubscriptionId>, Error> {
-        self.on(key, now, |head, now| {
-            let wanted = head
-                .subscribed(query.after, now)
-                .filter(|one| one.lease.is_none() && (one.confirmed || !query.confirmed_only));
-            wanted.take(query.limit).map(|one| one.id).collect()
-        })
+    ) -> Result<Vec<Subscription>> {
+        self.on(key, now, |queue, now| queue.subscribed(after, now).take(limit).cloned().collect())
     }
 
     async fn change_subscription(
@@ -87,77 +46,63 @@ impl Subscriptions for MemoryStore {
         id: SubscriptionId,
         change: &SubscriptionChange,
         now: Timestamp,
-    ) -> Result<Changed, Error> {
-        let changed = self.on(key, now, |head, now| {
-            let is_taken = head
+    ) -> Result<Changed> {
+        self.on(key, now, |queue, now| {
+            let is_taken = queue
                 .subscribed(None, now)
                 .any(|one| one.id != id && Some(&one.subscriber) == change.subscriber.as_ref());
-            head.subscribed(None, now).find(|one| one.id == id)?;
-            let one = head.subscriptions.get_mut(&id)?;
-            if is_taken {
-                return Some(Changed::Duplicate);
+            let own = queue.subscriptions.get_mut(&id).filter(|own| own.is_live(now));
+            match own {
+                None => Changed::Absent,
+                Some(_) if is_taken => Changed::Duplicate,
+                Some(own) => {
+                    own.apply(change.clone(), now);
+                    Changed::Done
+                }
             }
-            let SubscriptionChange { subscriber, ttl, options, confirmed } = change.clone();
-            one.subscriber = subscriber.unwrap_or_else(|| one.subscriber.clone());
-            one.options = options.unwrap_or_else(|| one.options.clone());
-            one.confirmed = confirmed.unwrap_or(one.confirmed);
-            (one.ttl, one.since) = ttl.map_or((one.ttl, one.since), |ttl| (ttl, now));
-            Some(Changed::Done)
-        })?;
-        Ok(changed.unwrap_or(Changed::Absent))
+        })
     }
 
-    async fn unsubscribe(
-        &self,
-        key: &QueueKey,
-        id: SubscriptionId,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        self.on(key, now, |head, _| drop(head.subscriptions.remove(&id)))
+    async fn unsubscribe(&self, key: &QueueKey, id: SubscriptionId, now: Timestamp) -> Result<()> {
+        self.on(key, now, |queue, _| drop(queue.subscriptions.remove(&id)))
     }
 
-    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error> {
-        self.on(key, now, |head, _| head.subscriptions.clear())
+    async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<()> {
+        self.on(key, now, |queue, _| queue.subscriptions.clear())
     }
 }
 
 #[async_trait]
 impl Leases for MemoryStore {
-    async fn keep_lease(
-        &self,
-        lease: LeaseId,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Renewal, Error> {
+    async fn keep_lease(&self, id: LeaseId, until: Timestamp, now: Timestamp) -> Result<Renewal> {
         let mut state = self.state()?;
-        let kept = state.leases.get(&lease).copied();
+        let kept = state.leases.get(&id).copied();
         if kept.is_some_and(|kept| kept <= now) {
             return Ok(Renewal::Expired);
         }
-        state.leases.insert(lease, kept.map_or(until, |kept| kept.max(until)));
+        state.leases.insert(id, kept.map_or(until, |kept| kept.max(until)));
         Ok(if kept.is_some() { Renewal::Continued } else { Renewal::Created })
     }
 
-    async fn end_lease(&self, lease: LeaseId, now: Timestamp) -> Result<(), Error> {
-        self.state()?.leases.entry(lease).and_modify(|until| *until = now.min(*until));
+    async fn end_lease(&self, id: LeaseId, now: Timestamp) -> Result<()> {
+        self.state()?.leases.entry(id).and_modify(|until| *until = now.min(*until));
         Ok(())
     }
 }
 
 #[async_trait]
 impl Outbox for MemoryStore {
-    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>, Error> {
+    async fn due_queues(&self, limit: usize, now: Timestamp) -> Result<Vec<DueQueue>> {
         let mut state = self.state()?;
-        let mut due: Vec<_> = state
-            .heads
-            .iter_mut()
-            .filter_map(|(key, head)| {
-                let now = head.time(now);
-                Some((head.due(now).map(|one| one.due()).min()??, key.clone()))
-            })
-            .collect();
-        due.sort();
-        Ok(due.into_iter().map(|(since, queue)| DueQueue { queue, since }).take(limit).collect())
+        let due = state.queues.iter_mut().filter_map(|(key, queue)| {
+            let now = queue.time(now);
+            let since = queue.entries(now).filter_map(|row| row.due_since(now)).min()?;
+            Some(DueQueue { queue: key.clone(), since })
+        });
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|due| due.since);
+        due.truncate(limit);
+        Ok(due)
     }
 
     async fn lease(
@@ -165,21 +110,8 @@ impl Outbox for MemoryStore {
         key: &QueueKey,
         request: &LeaseRequest,
         now: Timestamp,
-    ) -> Result<Vec<OutboxEntry>, Error> {
-        self.on(key, now, |head, now| {
-            let (mut leased, mut bytes) = (Vec::new(), 0_usize);
-            for stored in head.leasable(now) {
-                let of = |one: &OutboxMessage| one.payload.bytes.len();
-                bytes = bytes.saturating_add(stored.entry.messages.iter().map(of).sum());
-                let is_full = leased.len() == request.limit || bytes > request.bytes;
-                if is_full && !leased.is_empty() {
-                    break;
-                }
-                stored.leased_until = request.until;
-                leased.push(stored.entry.clone());
-            }
-            leased
-        })
+    ) -> Result<Vec<OutboxEntry>> {
+        self.on(key, now, |queue, now| request.lease(queue.entries(now), now))
     }
 
     async fn settle(
@@ -187,11 +119,11 @@ impl Outbox for MemoryStore {
         key: &QueueKey,
         incarnation: Incarnation,
         firsts: &[Position],
-    ) -> Result<(), Error> {
+    ) -> Result<()> {
         let mut state = self.state()?;
-        if let Guarded::Done(head) = state.guard(key, |own| own.incarnation == incarnation) {
+        if let Guarded::Done(queue) = state.guard(key, |own| own.incarnation == incarnation) {
             for first in firsts {
-                head.outbox.entry(*first).and_modify(|stored| stored.is_settled = true);
+                queue.outbox.entry(*first).and_modify(|row| row.due = None);
             }
         }
         Ok(())
@@ -204,30 +136,11 @@ impl Outbox for MemoryStore {
         after: Position,
         limit: usize,
         now: Timestamp,
-    ) -> Result<Vec<OutboxEntry>, Error> {
-        self.on(key, now, |head, _| {
-            let is_it = head.generation.incarnation == incarnation;
-            let entries = head.outbox.range(after.next()..).filter(|_| is_it).take(limit);
-            entries.map(|(_, stored)| stored.entry.clone()).collect()
+    ) -> Result<Vec<OutboxEntry>> {
+        self.on(key, now, |queue, _| {
+            let is_own = queue.generation.incarnation == incarnation;
+            let rows = queue.outbox.range(after.next()..).filter(|_| is_own).take(limit);
+            rows.map(|(_, row)| row.entry.clone()).collect()
         })
-    }
-}
-
-impl Head {
-    /// The entries that are open for workers, in order.
-    fn open(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
-        let is_delivered = self.has_address(now);
-        self.outbox.values_mut().filter(move |one| is_delivered && one.is_open(now))
-    }
-
-    /// Those of them that are due, also behind one that is leased.
-    fn due(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
-        self.open(now).filter(move |one| one.due() <= Some(now))
-    }
-
-    /// Those that a worker may take: up to one that is leased.
-    fn leasable(&mut self, now: Timestamp) -> impl Iterator<Item = &mut Entry> {
-        let reachable = self.open(now).take_while(move |one| one.leased_until <= now);
-        reachable.filter(move |one| one.due() <= Some(now))
     }
 }

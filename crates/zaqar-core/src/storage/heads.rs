@@ -6,23 +6,47 @@ use super::Error;
 use crate::{Generation, Incarnation, QueueKey, Timestamp};
 
 /// The answer of an operation that assumes a generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Guarded<T> {
     /// The assumption was right; the operation was done.
     Done(T),
     /// The queue has no head; nothing was done.
+    #[default]
     Absent,
     /// The head has this generation instead; nothing was done.
     Stale(Generation),
 }
 
 impl<T> Guarded<T> {
+    /// The head, if there is one and its generation is as the caller assumes.
+    pub fn check(
+        head: Option<T>,
+        generation: impl FnOnce(&T) -> Generation,
+        is_assumed: impl FnOnce(Generation) -> bool,
+    ) -> Self {
+        let Some(head) = head else { return Self::Absent };
+        let generation = generation(&head);
+        if is_assumed(generation) { Self::Done(head) } else { Self::Stale(generation) }
+    }
+
     /// Applies `step` to what was done.
     pub fn map<U>(self, step: impl FnOnce(T) -> U) -> Guarded<U> {
         match self {
             Self::Done(done) => Guarded::Done(step(done)),
             Self::Absent => Guarded::Absent,
             Self::Stale(generation) => Guarded::Stale(generation),
+        }
+    }
+
+    /// Applies `step`, which can fail, to what was done.
+    ///
+    /// # Errors
+    /// Those of `step`.
+    pub fn try_map<U, E>(self, step: impl FnOnce(T) -> Result<U, E>) -> Result<Guarded<U>, E> {
+        match self.map(step) {
+            Guarded::Done(done) => done.map(Guarded::Done),
+            Guarded::Absent => Ok(Guarded::Absent),
+            Guarded::Stale(generation) => Ok(Guarded::Stale(generation)),
         }
     }
 }

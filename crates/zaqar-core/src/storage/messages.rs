@@ -1,10 +1,13 @@
 //! Messages of a queue.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
-use super::{Error, Guarded};
+use super::{Error, Guarded, MessageState};
 use crate::{
-    ClaimId, ClientId, Generation, KeyId, MessageId, Payload, Position, QueueKey, Timestamp,
+    ClaimId, ClientId, Generation, Incarnation, KeyId, MessageId, Payload, Position, QueueKey,
+    Timestamp,
 };
 
 /// A message to store.
@@ -67,6 +70,24 @@ pub struct ListQuery {
     pub include_delayed: bool,
 }
 
+impl ListQuery {
+    /// The position after which the page begins, in a queue of this incarnation.
+    pub fn start(&self, incarnation: Incarnation) -> Position {
+        let own = self.after.filter(|marker| marker.incarnation == incarnation);
+        own.map_or(Position::START, |marker| marker.position)
+    }
+
+    /// Whether the page contains a message of this client in this state.
+    pub fn includes(&self, client: &ClientId, state: MessageState) -> bool {
+        let is_included = match state {
+            MessageState::Free => true,
+            MessageState::Delayed => self.include_delayed,
+            MessageState::Claimed(_) => self.include_claimed,
+        };
+        is_included && self.hide.as_ref() != Some(client)
+    }
+}
+
 /// One page of messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MessagePage {
@@ -88,6 +109,13 @@ pub struct PopQuery {
     /// The keys whose sealed payloads the caller can open. A message sealed with another key stays
     /// in the queue.
     pub keys: Vec<KeyId>,
+}
+
+impl PopQuery {
+    /// Whether the caller can open a payload.
+    pub fn can_open(&self, payload: &Payload) -> bool {
+        payload.sealed_with.as_ref().is_none_or(|key| self.keys.contains(key))
+    }
 }
 
 /// The result of a pop.
@@ -123,6 +151,22 @@ pub struct Stats {
     pub ends: Option<(Endpoint, Endpoint)>,
 }
 
+/// Counts live messages, which come in order.
+impl FromIterator<(Endpoint, MessageState)> for Stats {
+    fn from_iter<I: IntoIterator<Item = (Endpoint, MessageState)>>(messages: I) -> Self {
+        let mut stats = Self::default();
+        for (end, state) in messages {
+            match state {
+                MessageState::Free => stats.free += 1,
+                MessageState::Delayed => stats.delayed += 1,
+                MessageState::Claimed(_) => stats.claimed += 1,
+            }
+            stats.ends = Some((stats.ends.map_or(end, |(first, _)| first), end));
+        }
+        stats
+    }
+}
+
 /// The number of messages in a whole store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Volume {
@@ -133,9 +177,10 @@ pub struct Volume {
 }
 
 /// The answer to the deletion of one message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Deleted {
     /// It was deleted, or did not exist.
+    #[default]
     Gone,
     /// A live claim holds it and the request named no claim; it was not deleted.
     Claimed,
@@ -145,6 +190,20 @@ pub enum Deleted {
     WrongClaim,
 }
 
+impl Deleted {
+    /// The answer for a live message, given the live claim that holds it and the named one.
+    /// [`Deleted::Gone`] if it may be deleted: then the store deletes it.
+    pub fn answer(holder: Option<ClaimId>, named: Option<ClaimId>) -> Self {
+        match (holder, named) {
+            (None, None) => Self::Gone,
+            (Some(_), None) => Self::Claimed,
+            (None, Some(_)) => Self::NotClaimed,
+            (Some(holder), Some(named)) if holder == named => Self::Gone,
+            (Some(_), Some(_)) => Self::WrongClaim,
+        }
+    }
+}
+
 /// Which of the named messages may be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletable {
@@ -152,6 +211,16 @@ pub enum Deletable {
     Any,
     /// Only messages that one of these live claims holds.
     HeldBy(Vec<ClaimId>),
+}
+
+impl Deletable {
+    /// Whether a message may be deleted, given the live claim that holds it.
+    pub fn allows(&self, holder: Option<ClaimId>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::HeldBy(claims) => holder.is_some_and(|holder| claims.contains(&holder)),
+        }
+    }
 }
 
 /// Messages by queue.
@@ -205,12 +274,31 @@ pub trait Messages: Send + Sync {
     /// # Behavior
     /// - Includes claimed and delayed messages. Ids that are unknown, not live or of another
     ///   incarnation are ignored.
+    /// - A store may read each in a step of its own.
+    ///
+    /// The default costs a [`Messages::list`] of one message for each id.
     async fn get(
         &self,
         key: &QueueKey,
         ids: &[MessageId],
         now: Timestamp,
-    ) -> Result<Vec<Message>, Error>;
+    ) -> Result<Vec<Message>, Error> {
+        let ids: BTreeSet<_> = ids.iter().copied().collect();
+        let mut found = Vec::new();
+        for id in ids {
+            let Some(before) = id.position.get().checked_sub(1) else { continue };
+            let query = ListQuery {
+                after: Some(MessageId { position: Position::new(before), ..id }),
+                limit: 1,
+                hide: None,
+                include_claimed: true,
+                include_delayed: true,
+            };
+            let page = self.list(key, &query, now).await?;
+            found.extend(page.messages.into_iter().filter(|message| message.id == id));
+        }
+        Ok(found)
+    }
 
     /// Deletes one message.
     ///
@@ -276,6 +364,8 @@ pub trait Messages: Send + Sync {
     /// # Behavior
     /// - The sum of [`Messages::stats`] over all queues and topics, without internal queues
     ///   ([`crate::Kind::Internal`]). It may lag a few seconds behind.
-    /// - `None` if the store cannot count at a cost bounded by the number of queues.
-    async fn volume(&self) -> Result<Option<Volume>, Error>;
+    /// - `None` if the store cannot count at a cost bounded by the number of queues: the default.
+    async fn volume(&self) -> Result<Option<Volume>, Error> {
+        Ok(None)
+    }
 }

@@ -21,13 +21,27 @@
 //!   Only [`Heads::open`] creates a head.
 //! - Time never goes backwards for a queue: a store that gets an earlier `now` than before uses the
 //!   later one, unless that is further ahead of real time than clocks may differ
-//!   ([`MAX_CLOCK_SKEW`] by default). In that case the stored time is reset to `now`.
+//!   ([`MAX_CLOCK_SKEW`] by default). In that case the stored time is reset to `now`. See
+//!   [`effective_time`].
 //! - What has expired is hidden at once, and deleted by [`Upkeep::sweep`]: the `now` of any other
 //!   call may turn out to be wrong, so it deletes nothing. A store that compares `now` with a clock
 //!   of its own may delete sooner.
 //! - A store that several servers share compares `now` with its own clock in the same step. If they
 //!   differ by more than the bound, it returns [`Error::ClockSkew`] and does nothing.
+//!
+//! # What a driver need not write
+//!
+//! A method that follows from others has a default, which states what it costs: a store overrides
+//! it where it can do better. A rule about a value is a method of that value: [`effective_time`],
+//! [`Guarded::check`], [`crate::Position::next_at`], [`Deleted::answer`], [`ListQuery::includes`],
+//! and those of [`MessageRow`], [`ClaimRow`], [`EntryRow`] and [`Subscription`], which are rows
+//! that a store can keep as they are. The `Default` of an answer is that of a queue without a head.
+//! A store that no other process posts to has its [`News`] from a [`Broadcaster`].
+//!
+//! A store that wraps another one must forward every method, also those with a default; the lint
+//! `clippy::missing_trait_methods` checks it.
 
+mod broadcaster;
 mod claims;
 mod error;
 mod heads;
@@ -38,10 +52,13 @@ mod moves;
 mod news;
 mod outbox;
 mod queues;
+mod rows;
 mod subscriptions;
+mod time;
 mod upkeep;
 
-pub use claims::{Claim, ClaimRequest, Claimed, Claims, DeadLetters};
+pub use broadcaster::Broadcaster;
+pub use claims::{Chosen, Claim, ClaimRequest, Claimed, Claims, DeadLetters};
 pub use error::Error;
 pub use heads::{Guarded, Heads};
 pub use leases::{Leases, Renewal};
@@ -50,21 +67,20 @@ pub use messages::{
     PopPage, PopQuery, Stats, Volume,
 };
 pub use move_id::{MoveEnd, MoveId};
-pub use moves::{
-    Contents, ContentsMark, Exported, FrozenHead, Movable, MovedClaim, MovedEntry, MovedMessage,
-    Moves,
-};
+pub use moves::{Contents, ContentsMark, Exported, FrozenHead, Movable, Moves};
 pub use news::{News, NewsStream, Posted};
 pub use outbox::{DueQueue, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage};
 pub use queues::{QueueRow, Queues};
+pub use rows::{ClaimRow, EntryRow, MessageRow, MessageState};
 pub use subscriptions::{
     Changed, NewSubscription, RecipientQuery, Subscribed, Subscription, SubscriptionChange,
     Subscriptions,
 };
+pub use time::{MAX_CLOCK_SKEW, effective_time};
 pub use upkeep::{Swept, Upkeep};
 
-/// The default maximum difference between a server's clock and that of a store or of other servers.
-pub const MAX_CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(30);
+/// What a call to a store returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A store of queue rows. Every type that implements the parts implements it.
 pub trait ManagementStore: Queues + Upkeep {}

@@ -2,10 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::{Error, MoveId, OutboxEntry, Subscription};
-use crate::{
-    ClaimId, ClientId, Generation, Payload, Position, QueueKey, SubscriptionId, Timestamp,
-};
+use super::{ClaimRow, EntryRow, Error, MessageRow, MoveId, Subscription};
+use crate::{ClaimId, Generation, Position, QueueKey, SubscriptionId, Timestamp};
 
 /// A head that is frozen for a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,62 +16,17 @@ pub struct FrozenHead {
     pub time: Timestamp,
 }
 
-/// A message as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MovedMessage {
-    /// Its position.
-    pub position: Position,
-    /// Who posted it.
-    pub client: ClientId,
-    /// Its body.
-    pub payload: Payload,
-    /// When it was posted.
-    pub created: Timestamp,
-    /// The ttl that is shown, in seconds.
-    pub ttl: u64,
-    /// When it expires.
-    pub expires: Timestamp,
-    /// Until when it is delayed; a time that has passed for one that is not.
-    pub visible: Timestamp,
-    /// The live claim that holds it.
-    pub claim: Option<ClaimId>,
-    /// How many times it was claimed.
-    pub claim_count: u32,
-}
-
-/// A live claim as it is stored. The messages that it holds name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MovedClaim {
-    /// Its id.
-    pub id: ClaimId,
-    /// Its ttl in seconds, from `since`.
-    pub ttl: u64,
-    /// When it was created or last renewed.
-    pub since: Timestamp,
-}
-
-/// An outbox entry as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MovedEntry {
-    /// The entry.
-    pub entry: OutboxEntry,
-    /// From when a worker can lease it; `None` for one that is settled, or not for workers.
-    pub due: Option<Timestamp>,
-    /// Until when it can be followed; a time that has passed for one that cannot.
-    pub followed: Timestamp,
-}
-
 /// A part of the contents of a queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Live claims.
-    pub claims: Vec<MovedClaim>,
+    pub claims: Vec<ClaimRow>,
     /// Live messages, by position.
-    pub messages: Vec<MovedMessage>,
+    pub messages: Vec<MessageRow>,
     /// Live subscriptions.
     pub subscriptions: Vec<Subscription>,
     /// Outbox entries that still have a reader.
-    pub entries: Vec<MovedEntry>,
+    pub entries: Vec<EntryRow>,
 }
 
 /// Where the next part of a queue's contents begins. Parts come in the order of these: a claim is

@@ -14,6 +14,9 @@ pub struct QueueRow {
     pub metadata: Metadata,
 }
 
+/// Rows that the default of [`Queues::count`] reads at a time.
+const COUNTED_PAGE: usize = 1000;
+
 /// Queue rows by key.
 #[async_trait]
 pub trait Queues: Send + Sync {
@@ -70,5 +73,17 @@ pub trait Queues: Send + Sync {
     ///
     /// # Behavior
     /// - Counts the rows that [`Queues::list`] would return over all pages.
-    async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error>;
+    ///
+    /// The default reads all these pages.
+    async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.list(project, kind, after.as_ref(), COUNTED_PAGE).await?;
+            count += page.len() as u64;
+            if page.len() < COUNTED_PAGE {
+                return Ok(count);
+            }
+            after = page.into_iter().next_back().map(|(name, _)| name);
+        }
+    }
 }

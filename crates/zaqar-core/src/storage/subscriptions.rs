@@ -42,6 +42,35 @@ pub struct Subscription {
     pub lease: Option<LeaseId>,
 }
 
+impl Subscription {
+    /// A subscription that is created at `now`.
+    pub fn new(new: NewSubscription, now: Timestamp) -> Self {
+        let NewSubscription { id, subscriber, ttl, options, confirmed, lease } = new;
+        Self { id, subscriber, ttl, since: now, options, confirmed, lease }
+    }
+
+    /// When it expires.
+    pub const fn expires(&self) -> Timestamp {
+        self.since.plus_secs(self.ttl)
+    }
+
+    /// Whether it has not expired at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        now < self.expires()
+    }
+
+    /// Makes a change at `now`: a new ttl counts from then on.
+    pub fn apply(&mut self, change: SubscriptionChange, now: Timestamp) {
+        let SubscriptionChange { subscriber, ttl, options, confirmed } = change;
+        if let Some(ttl) = ttl {
+            (self.ttl, self.since) = (ttl, now);
+        }
+        self.subscriber = subscriber.unwrap_or_else(|| std::mem::take(&mut self.subscriber));
+        self.options = options.unwrap_or_else(|| std::mem::take(&mut self.options));
+        self.confirmed = confirmed.unwrap_or(self.confirmed);
+    }
+}
+
 /// What to change; `None` keeps the old value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubscriptionChange {
@@ -66,6 +95,13 @@ pub struct RecipientQuery {
     pub confirmed_only: bool,
 }
 
+impl RecipientQuery {
+    /// Whether a post is delivered to a live subscription, whatever its id.
+    pub const fn includes(&self, one: &Subscription) -> bool {
+        one.lease.is_none() && (one.confirmed || !self.confirmed_only)
+    }
+}
+
 /// The answer to a new subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscribed {
@@ -80,11 +116,12 @@ pub enum Subscribed {
 }
 
 /// The answer to a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Changed {
     /// The change was made.
     Done,
     /// There is no such live subscription.
+    #[default]
     Absent,
     /// Another live subscription of the queue has that subscriber; nothing changed.
     Duplicate,
@@ -117,12 +154,18 @@ pub trait Subscriptions: Send + Sync {
     ///
     /// # Behavior
     /// - `None` for one that is unknown, expired or of another queue.
+    ///
+    /// The default costs a page of one.
     async fn subscription(
         &self,
         key: &QueueKey,
         id: SubscriptionId,
         now: Timestamp,
-    ) -> Result<Option<Subscription>, Error>;
+    ) -> Result<Option<Subscription>, Error> {
+        let before = id.get().checked_sub(1).map(SubscriptionId::new);
+        let page = self.subscriptions(key, before, 1, now).await?;
+        Ok(page.into_iter().find(|one| one.id == id))
+    }
 
     /// Lists live subscriptions by id, ascending.
     ///
@@ -145,7 +188,7 @@ pub trait Subscriptions: Send + Sync {
     ///   fewer only at the end.
     /// - Each comes with its expiry, [`Timestamp::MAX`] at most.
     /// - Cost grows with the number returned, not with the queue's other subscriptions or the size
-    ///   of any.
+    ///   of any. The default is for stores of queues with few: it reads all after `after`.
     async fn leased_subscriptions(
         &self,
         key: &QueueKey,
@@ -153,7 +196,11 @@ pub trait Subscriptions: Send + Sync {
         after: Option<SubscriptionId>,
         limit: usize,
         now: Timestamp,
-    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error>;
+    ) -> Result<Vec<(SubscriptionId, Timestamp)>, Error> {
+        let leased =
+            |one: &Subscription| (one.lease == Some(lease)).then(|| (one.id, one.expires()));
+        select(self, key, after, limit, now, leased).await
+    }
 
     /// Lists the live subscriptions of a queue without a lease, by id, ascending. For workers that
     /// give each a delivery: without subscribers and options.
@@ -161,13 +208,16 @@ pub trait Subscriptions: Send + Sync {
     /// # Behavior
     /// - With `confirmed_only` only confirmed ones. At most `limit`; fewer only at the end.
     /// - Cost grows with the number of the queue's subscriptions that are passed, not with the size
-    ///   of any.
+    ///   of any. The default is for stores of queues with few: it reads the whole subscriptions.
     async fn recipients(
         &self,
         key: &QueueKey,
         query: &RecipientQuery,
         now: Timestamp,
-    ) -> Result<Vec<SubscriptionId>, Error>;
+    ) -> Result<Vec<SubscriptionId>, Error> {
+        let recipient = |one: &Subscription| query.includes(one).then_some(one.id);
+        select(self, key, query.after, query.limit, now, recipient).await
+    }
 
     /// Changes a subscription.
     ///
@@ -200,4 +250,27 @@ pub trait Subscriptions: Send + Sync {
     /// # Behavior
     /// - Takes constant time, however many there are.
     async fn unsubscribe_all(&self, key: &QueueKey, now: Timestamp) -> Result<(), Error>;
+}
+
+/// Subscriptions that a default reads at a time.
+const PAGE: usize = 100;
+
+/// Reads pages until `limit` subscriptions are chosen or none is left.
+async fn select<T>(
+    store: &(impl Subscriptions + ?Sized),
+    key: &QueueKey,
+    mut after: Option<SubscriptionId>,
+    limit: usize,
+    now: Timestamp,
+    choose: impl Fn(&Subscription) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let mut chosen = Vec::new();
+    loop {
+        let page = store.subscriptions(key, after, PAGE, now).await?;
+        chosen.extend(page.iter().filter_map(&choose).take(limit - chosen.len()));
+        if page.len() < PAGE || chosen.len() == limit {
+            return Ok(chosen);
+        }
+        after = page.last().map(|last| last.id);
+    }
 }

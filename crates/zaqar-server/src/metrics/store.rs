@@ -81,6 +81,7 @@ impl Movable for MeteredMessages {
     }
 }
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Messages for MeteredMessages {
     async fn post(
@@ -173,6 +174,7 @@ impl Messages for MeteredMessages {
     }
 }
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Claims for MeteredMessages {
     async fn claim(
@@ -248,6 +250,7 @@ impl Claims for MeteredMessages {
     }
 }
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Subscriptions for MeteredMessages {
     async fn subscribe(
@@ -415,6 +418,7 @@ impl Upkeep for MeteredMessages {
     }
 }
 
+#[warn(clippy::missing_trait_methods, reason = "a default would bypass the store behind it")]
 #[async_trait]
 impl Queues for MeteredManagement {
     async fn create(&self, key: &QueueKey, row: &QueueRow) -> Result<Option<QueueRow>, Error> {

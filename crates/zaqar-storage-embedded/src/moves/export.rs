@@ -1,7 +1,7 @@
 //! Parts of the contents of a head that a queue leaves.
 
 use rusqlite::{OptionalExtension, Row, params};
-use zaqar_core::storage::{Contents, ContentsMark, Exported, MovedClaim, MovedEntry, MovedMessage};
+use zaqar_core::storage::{ClaimRow, Contents, ContentsMark, EntryRow, Exported, MessageRow};
 use zaqar_core::{ClaimId, Position, SubscriptionId, Timestamp};
 
 use crate::arrival::START;
@@ -57,7 +57,7 @@ fn claims(
     let found = conn.readable_rows(&mut rows, limit, |row| {
         let id = ClaimId::new(u128::from_be_bytes(row.get(0)?));
         let (ttl, since) = (row.get::<_, i64>(1)?.cast_unsigned(), time(row.get(2)?));
-        Ok((MovedClaim { id, ttl, since }, row.get::<_, i64>(3)?))
+        Ok((ClaimRow { id, ttl, since }, row.get::<_, i64>(3)?))
     })?;
     let last = found.last().filter(|_| found.len() == limit).map(|(claim, _)| claim.id);
     let live = found.into_iter().filter(|(_, expires)| *expires > millis(now));
@@ -116,7 +116,7 @@ fn moved(
     row: &StateRow,
     body: Body,
     now: Timestamp,
-) -> Sql<MovedMessage> {
+) -> Sql<MessageRow> {
     let claim = match row.state {
         State::Held(claim) => is_live_claim(conn, head.number, claim, now)?.then_some(claim),
         State::Free | State::Delayed(_) => None,
@@ -125,7 +125,7 @@ fn moved(
         State::Delayed(due) => due,
         State::Free | State::Held(_) => body.created,
     };
-    Ok(MovedMessage {
+    Ok(MessageRow {
         position: head.shown(row.position),
         client: body.client,
         payload: body.payload,
@@ -160,7 +160,7 @@ fn subscribed(
         };
         let Some(one) = conn.readable(subscriptions::read(row))? else { continue };
         (last, examined) = (Some(one.id), examined + 1);
-        if subscriptions::is_live(&one, now) {
+        if one.is_live(now) {
             bytes += one.options.len() + one.subscriber.len();
             found.push(one);
         }
@@ -205,7 +205,7 @@ fn entries(
         let Some(read) = conn.readable(read_entry(conn, head, &entry))? else { continue };
         bytes += read.messages.iter().map(|one| one.payload.bytes.len()).sum::<usize>();
         let due = is_for_workers.then(|| time(due));
-        entries.push(MovedEntry { entry: read, due, followed: time(entry.followed) });
+        entries.push(EntryRow { entry: read, due, followed: time(entry.followed) });
     }
     let next = last.filter(|_| !is_end).map(|last| ContentsMark::Entries(head.shown_entry(last)));
     Ok(Part { contents: Contents { entries, ..Contents::default() }, next })

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension, params};
-use zaqar_core::storage::{Contents, MovedEntry, MovedMessage};
+use zaqar_core::storage::{Contents, EntryRow, MessageRow};
 use zaqar_core::{ClaimId, Payload, QueueKey};
 
 use crate::arrival::{Arrival, Reserved};
-use crate::claims::ClaimRow;
+use crate::claims::StoredClaim;
 use crate::error::Sql;
 use crate::outbox::{LEASED, SETTLED};
 use crate::posting::ROWS;
 use crate::rows::{State, StateRow, claim_end, find};
-use crate::writer_state::{Head, WriterState, after, millis};
+use crate::writer_state::{Head, WriterState, millis};
 
 /// Why a part cannot be stored.
 type Rejection = &'static str;
@@ -45,7 +45,7 @@ impl WriterState<'_> {
             Err(rejection) => return Ok(Err(rejection)),
         };
         for claim in &part.claims {
-            let expires = after(millis(claim.since), claim.ttl);
+            let expires = millis(claim.expires());
             self.conn
                 .statement("INSERT OR IGNORE INTO claims VALUES (?1, ?2, ?3, ?4, ?5, x'')")?
                 .execute(params![
@@ -91,7 +91,7 @@ impl WriterState<'_> {
         if !are_in_a_row {
             return Ok(Err(NOT_IN_A_ROW));
         }
-        let of_entry = |moved: &MovedEntry| {
+        let of_entry = |moved: &EntryRow| {
             let first = moved.entry.first.get();
             [first, first + (moved.entry.messages.len() as u64).saturating_sub(1)]
         };
@@ -134,7 +134,7 @@ impl WriterState<'_> {
         &mut self,
         head: &Head,
         reserved: Reserved,
-        messages: &[MovedMessage],
+        messages: &[MessageRow],
     ) -> Sql<()> {
         let mut held: BTreeMap<ClaimId, Vec<i64>> = BTreeMap::new();
         for moved in messages {
@@ -173,7 +173,7 @@ impl WriterState<'_> {
         &mut self,
         head: &Head,
         position: i64,
-        moved: &MovedMessage,
+        moved: &MessageRow,
     ) -> Sql<Option<ClaimId>> {
         let (number, expires, count) = (head.number, millis(moved.expires), moved.claim_count);
         // One whose claim has been swept here is free.
@@ -207,19 +207,18 @@ impl WriterState<'_> {
             .statement(
                 "SELECT id, ttl, since, expires, positions FROM claims WHERE number = ?1 AND id = ?2",
             )?
-            .query_row(params![number, claim.get().to_be_bytes()], ClaimRow::read)
+            .query_row(params![number, claim.get().to_be_bytes()], StoredClaim::read)
             .optional()?;
         Ok(found.map(|claim| claim.positions).unwrap_or_default())
     }
 
-    fn import_entry(&mut self, head: &Head, reserved: Reserved, moved: &MovedEntry) -> Sql<()> {
-        let MovedEntry { entry, due, followed } = moved;
+    fn import_entry(&mut self, head: &Head, reserved: Reserved, moved: &EntryRow) -> Sql<()> {
+        let EntryRow { entry, due, followed } = moved;
         let first = reserved.stored(entry.first.get().cast_signed());
         if self.conn.statement("SELECT 1 FROM outbox WHERE first = ?1")?.exists([first])? {
             return Ok(());
         }
         let created = millis(entry.created);
-        let mut expires = created;
         for (message, position) in entry.messages.iter().zip(first..) {
             let payload = &message.payload;
             self.conn
@@ -234,14 +233,13 @@ impl WriterState<'_> {
                     payload.checksum.as_ref().map(|sum| sum.0),
                     payload.bytes.as_ref(),
                 ])?;
-            expires = expires.max(after(created, message.ttl));
         }
         let count = i64::try_from(entry.messages.len()).unwrap_or(i64::MAX);
-        let soonest = entry.messages.iter().map(|message| message.due).min();
+        let expires = millis(entry.expires());
         let ready = match due {
             None => SETTLED,
             // It is leased if it is due later than its first message.
-            Some(due) if soonest.is_some_and(|soonest| *due > soonest) => LEASED,
+            Some(due) if *due > entry.due() => LEASED,
             Some(_) => 0,
         };
         self.conn

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use zaqar_core::storage::{
-    Claims, Contents, ContentsMark, Deleted, Error, FrozenHead, Heads, LeaseRequest, ListQuery,
-    Messages, MoveId, MovedClaim, MovedEntry, MovedMessage, Moves, NewSubscription, Outbox,
+    ClaimRow, Claims, Contents, ContentsMark, Deleted, EntryRow, Error, FrozenHead, Heads,
+    LeaseRequest, ListQuery, MessageRow, Messages, MoveId, Moves, NewSubscription, Outbox,
     OutboxEntry, OutboxMessage, PopQuery, Subscriptions, Upkeep,
 };
 use zaqar_core::{ClaimId, ClientId, MessageId, Payload, Position, QueueKey, SubscriptionId};
@@ -30,7 +30,7 @@ fn payload(text: String) -> Payload {
 /// been posted one by one to a subscriber.
 fn contents(name: &str) -> Vec<Contents> {
     let held = ClaimId::new(5);
-    let message = |position: u64| MovedMessage {
+    let message = |position: u64| MessageRow {
         position: Position::new(position),
         client: ClientId::new("c"),
         payload: payload(format!("{name} {position}")),
@@ -41,7 +41,7 @@ fn contents(name: &str) -> Vec<Contents> {
         claim: (position == POSITIONS[1]).then_some(held),
         claim_count: u32::from(position == POSITIONS[1]),
     };
-    let entry = |position: u64| MovedEntry {
+    let entry = |position: u64| EntryRow {
         entry: OutboxEntry {
             incarnation: generation().incarnation,
             first: Position::new(position),
@@ -56,7 +56,7 @@ fn contents(name: &str) -> Vec<Contents> {
         due: Some(time(0)),
         followed: time(60),
     };
-    let claims = vec![MovedClaim { id: held, ttl: 300, since: time(0) }];
+    let claims = vec![ClaimRow { id: held, ttl: 300, since: time(0) }];
     let (early, late) = POSITIONS.split_at(2);
     vec![
         Contents { claims, ..Contents::default() },

@@ -1,8 +1,8 @@
 //! Processes that read a head before it was frozen, and go on when its queue has been copied.
 
 use zaqar_core::storage::{
-    Claims, ContentsMark, DeadLetters, Deleted, Error, LeaseRequest, Messages, MoveId, MovedEntry,
-    MovedMessage, Moves, NewSubscription, Outbox, Subscriptions,
+    Claims, ContentsMark, DeadLetters, Deleted, EntryRow, Error, LeaseRequest, MessageRow,
+    Messages, MoveId, Moves, NewSubscription, Outbox, Subscriptions,
 };
 use zaqar_core::{Position, SubscriptionId};
 use zaqar_storage_testkit::block_on;
@@ -21,7 +21,7 @@ impl Scene {
         assert_eq!(frozen.map(|head| head.generation), Some(self.generation));
     }
 
-    async fn copied(&self) -> (Vec<MovedMessage>, Vec<MovedEntry>) {
+    async fn copied(&self) -> (Vec<MessageRow>, Vec<EntryRow>) {
         let (mut messages, mut entries, mut mark) =
             (Vec::new(), Vec::new(), Some(ContentsMark::START));
         while let Some(from) = mark {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use mongodb::bson::{Binary, DateTime, RawDocumentBuf, doc};
 use serde::Deserialize;
 use zaqar_core::storage::{
-    Contents, ContentsMark, Error, Exported, MoveId, MovedClaim, MovedEntry, MovedMessage,
+    ClaimRow, Contents, ContentsMark, EntryRow, Error, Exported, MessageRow, MoveId,
 };
 use zaqar_core::{ClaimId, Position, SubscriptionId};
 
@@ -110,7 +110,7 @@ impl Mongo {
         let live = live.filter(|claim| claim.e > date(now));
         let claims = live.filter_map(|claim| {
             let ttl = u64::try_from(claim.ttl).unwrap_or(0);
-            Some(MovedClaim { id: id_of(&claim.key)?, ttl, since: time(claim.since) })
+            Some(ClaimRow { id: id_of(&claim.key)?, ttl, since: time(claim.since) })
         });
         let contents = Contents { claims: claims.collect(), ..Contents::default() };
         Ok((contents, next.map(|last| ContentsMark::Claims(Some(last)))))
@@ -186,10 +186,10 @@ impl Mongo {
         message: StoredMessage,
         head: &Head,
         claims: &HashSet<ClaimId>,
-    ) -> Result<MovedMessage, Error> {
+    ) -> Result<MessageRow, Error> {
         let (expires, visible) = (message.expires(), message.visible());
         let shown = message.show(head.generation().incarnation)?;
-        Ok(MovedMessage {
+        Ok(MessageRow {
             position: shown.id.position,
             client: shown.client,
             payload: shown.payload,
@@ -274,8 +274,8 @@ impl Mongo {
             }
             let Some(entry) = self.read::<StoredEntry>(raw) else { continue };
             let Some(entry) = self.skip_failed("an outbox entry", entry.show())? else { continue };
-            bytes += entry.messages.iter().map(|one| one.payload.bytes.len()).sum::<usize>();
-            entries.push(MovedEntry { entry, due: due.map(time), followed: time(followed) });
+            bytes += entry.bytes();
+            entries.push(EntryRow { entry, due: due.map(time), followed: time(followed) });
         }
         let end = if is_cut { end } else { last };
         let next = (is_cut || places.len() == limit)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
-use zaqar_core::storage::{Contents, Error, MovedClaim, MovedEntry, MovedMessage, Subscription};
+use zaqar_core::storage::{ClaimRow, Contents, EntryRow, Error, MessageRow, Subscription};
 use zaqar_core::{ClaimId, QueueKey};
 
 use crate::Mongo;
@@ -115,7 +115,7 @@ fn expiry(since: zaqar_core::Timestamp, ttl: u64) -> i64 {
 }
 
 /// The positions that each claim holds, in order.
-fn held_by(messages: &[MovedMessage]) -> BTreeMap<ClaimId, Vec<i64>> {
+fn held_by(messages: &[MessageRow]) -> BTreeMap<ClaimId, Vec<i64>> {
     let mut held: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for message in messages {
         if let Some(claim) = message.claim {
@@ -130,7 +130,7 @@ fn arrived_key(epoch: i64, position: i64) -> Bson {
     schema::binary([epoch.to_be_bytes(), position.to_be_bytes()].concat()).into()
 }
 
-fn claim_document(head: &Head, claim: &MovedClaim) -> Document {
+fn claim_document(head: &Head, claim: &ClaimRow) -> Document {
     doc! {
         "_id": claim_key(head.message_epoch, &claim_bits(claim.id)),
         "h": head.message_epoch,
@@ -144,7 +144,7 @@ fn claim_document(head: &Head, claim: &MovedClaim) -> Document {
     }
 }
 
-fn message_document(head: &Head, moved: &MovedMessage, live: &[ClaimId], now: i64) -> Document {
+fn message_document(head: &Head, moved: &MessageRow, live: &[ClaimId], now: i64) -> Document {
     let position = moved.position.get().cast_signed();
     let mut message = doc! {
         "_id": arrived_key(head.message_epoch, position),
@@ -195,8 +195,8 @@ fn subscription_document(head: &Head, one: &Subscription) -> Document {
     document
 }
 
-fn entry_document(head: &Head, key: &QueueKey, moved: &MovedEntry) -> Document {
-    let MovedEntry { entry, due, followed } = moved;
+fn entry_document(head: &Head, key: &QueueKey, moved: &EntryRow) -> Document {
+    let EntryRow { entry, due, followed } = moved;
     let (first, created) = (entry.first.get().cast_signed(), millis(entry.created));
     let messages = entry.messages.iter().map(|message| {
         let delay = millis(message.due).saturating_sub(created);

@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Claim, ClaimRequest, Claimed, Claims, DeadLetters, Error, Guarded, Message,
+    Chosen, Claim, ClaimRequest, ClaimRow, Claimed, Claims, DeadLetters, Error, Guarded, Message,
+    MessageState,
 };
 use zaqar_core::{ClaimId, Generation, Position, QueueKey, Timestamp};
 
-use super::head::{Head, Status, StoredClaim, StoredMessage, rounded_secs};
+use super::head::Head;
 use super::{Fault, Memory, State};
 
 #[async_trait]
@@ -96,11 +97,8 @@ impl Claims for Memory {
         if !head.is_live(id, now) {
             return Ok(None);
         }
-        let messages = head
-            .live(now)
-            .filter(|(.., status)| *status == Status::Claimed(id))
-            .map(|row| head.show(row))
-            .collect();
+        let held = head.live(now).filter(|(_, state)| state.holder() == Some(id));
+        let messages = held.map(|row| head.show(row)).collect();
         Ok(head.claims.get(&id).map(|held| Claim { ttl: held.ttl, since: held.since, messages }))
     }
 
@@ -121,10 +119,12 @@ impl Claims for Memory {
         if !head.is_live(id, now) && !is_lost {
             return Ok(false);
         }
-        let held = head.held_by(id, now);
-        head.extend(&held, now.plus_secs(ttl).plus_secs(grace));
+        let renewed = ClaimRow { id, ttl, since: now };
+        for position in head.held_by(id, now) {
+            head.extend(position, &renewed, grace);
+        }
         if !head.has(Fault::RenewIgnored) {
-            head.claims.insert(id, StoredClaim { ttl, since: now });
+            head.claims.insert(id, renewed);
         }
         Ok(true)
     }
@@ -145,20 +145,14 @@ impl Claims for Memory {
         head.claims.remove(&id);
         if head.has(Fault::ReleasedToEnd) {
             for position in held {
-                if let Some(message) = head.messages.remove(&position) {
-                    head.push(message);
+                if let Some(mut message) = head.messages.remove(&position) {
+                    message.position = head.next_position(now);
+                    head.messages.insert(message.position, message);
                 }
             }
         }
         Ok(freed)
     }
-}
-
-/// The messages that a claim takes, and those that it must move to the dead-letter queue first.
-#[derive(Debug, Default)]
-struct Chosen {
-    taken: Vec<Position>,
-    moved: Vec<Position>,
 }
 
 impl Memory {
@@ -207,18 +201,13 @@ impl Memory {
             if self.has(Fault::DeadLetterLost) {
                 continue;
             }
-            let end = rule.ttl.map_or(dead_letter.end, |ttl| created.plus_secs(ttl));
-            let count =
-                if self.has(Fault::DeadLetterCounted) { dead_letter.claim_count } else { 0 };
-            target.push(StoredMessage {
-                ttl: rule.ttl.unwrap_or_else(|| rounded_secs(created, end)),
-                created,
-                end,
-                shown_from: created,
-                claim: None,
-                claim_count: count,
-                ..dead_letter
-            });
+            let count = dead_letter.claim_count;
+            let mut moved =
+                dead_letter.into_dead_letter(target.next_position(created), rule, created);
+            if self.has(Fault::DeadLetterCounted) {
+                moved.claim_count = count;
+            }
+            target.messages.insert(moved.position, moved);
         }
         true
     }
@@ -227,27 +216,13 @@ impl Memory {
 impl Head {
     fn choose(&mut self, request: &ClaimRequest, now: Timestamp) -> Chosen {
         let now = self.effective_time(now);
-        let mut chosen = Chosen::default();
-        for (position, message, status) in self.live(now) {
-            if chosen.taken.len() == request.limit {
-                break;
-            }
-            let is_free = match status {
-                Status::Free => true,
-                Status::Claimed(_) => self.has(Fault::DoubleClaim),
-                Status::Delayed => self.has(Fault::DelayIgnored),
-            };
-            let is_dead = request
-                .dead_letters
-                .as_ref()
-                .is_some_and(|rule| message.claim_count >= rule.max_claim_count);
-            match (is_free, is_dead) {
-                (false, _) => {}
-                (true, true) => chosen.moved.push(position),
-                (true, false) => chosen.taken.push(position),
-            }
-        }
-        chosen
+        let is_free = |state: MessageState| match state {
+            MessageState::Free => true,
+            MessageState::Claimed(_) => self.has(Fault::DoubleClaim),
+            MessageState::Delayed => self.has(Fault::DelayIgnored),
+        };
+        let free = self.live(now).filter(|(_, state)| is_free(*state));
+        request.choose(free.map(|(message, _)| message))
     }
 
     fn hold(
@@ -260,33 +235,30 @@ impl Head {
         if chosen.is_empty() {
             return Vec::new();
         }
-        self.claims.insert(request.id, StoredClaim { ttl: request.ttl, since: now });
-        self.extend(chosen, now.plus_secs(request.ttl).plus_secs(request.grace));
-        let counts = !self.has(Fault::ClaimNotCounted);
+        let claim = ClaimRow::new(request, now);
+        self.claims.insert(request.id, claim);
         let mut taken = Vec::with_capacity(chosen.len());
         for position in chosen {
+            self.extend(*position, &claim, request.grace);
+            let counts = u32::from(!self.has(Fault::ClaimNotCounted));
             let Some(message) = self.messages.get_mut(position) else { continue };
             message.claim = Some(request.id);
-            message.claim_count += u32::from(counts);
+            message.claim_count += counts;
             let message = message.clone();
-            taken.push(self.show((*position, &message, Status::Claimed(request.id))));
+            taken.push(self.show((&message, MessageState::Claimed(request.id))));
         }
         taken
     }
 
     fn held_by(&self, id: ClaimId, now: Timestamp) -> Vec<Position> {
-        let held = self.live(now).filter(|(.., status)| *status == Status::Claimed(id));
-        held.map(|(position, ..)| position).collect()
+        let held = self.live(now).filter(|(_, state)| state.holder() == Some(id));
+        held.map(|(message, _)| message.position).collect()
     }
 
-    fn extend(&mut self, positions: &[Position], end: Timestamp) {
-        if self.has(Fault::TtlNotExtended) {
-            return;
-        }
-        for position in positions {
-            if let Some(message) = self.messages.get_mut(position) {
-                message.extend_until(end);
-            }
+    fn extend(&mut self, position: Position, claim: &ClaimRow, grace: u64) {
+        let is_kept = self.has(Fault::TtlNotExtended);
+        if let Some(message) = self.messages.get_mut(&position).filter(|_| !is_kept) {
+            message.extend(claim, grace);
         }
     }
 }

@@ -2,55 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use zaqar_core::storage::{Guarded, MAX_CLOCK_SKEW, Message, MoveEnd, MoveId, Subscription};
-use zaqar_core::{
-    ClaimId, ClientId, Generation, MessageId, Payload, Position, SubscriptionId, Timestamp,
+use zaqar_core::storage::{
+    ClaimRow, EntryRow, Guarded, Message, MessageRow, MessageState, MoveEnd, MoveId, Subscription,
+    effective_time,
 };
+use zaqar_core::{ClaimId, ClientId, Generation, MessageId, Position, SubscriptionId, Timestamp};
 
 use super::Fault;
-use super::entry::StoredEntry;
 
 /// One queue.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
     pub(super) generation: Generation,
     pub(super) last: Position,
-    pub(super) messages: BTreeMap<Position, StoredMessage>,
-    pub(super) claims: BTreeMap<ClaimId, StoredClaim>,
+    pub(super) messages: BTreeMap<Position, MessageRow>,
+    pub(super) claims: BTreeMap<ClaimId, ClaimRow>,
     pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
-    pub(super) outbox: BTreeMap<Position, StoredEntry>,
+    pub(super) outbox: BTreeMap<Position, EntryRow>,
     /// The move that it is frozen for.
     pub(super) frozen: Option<(MoveId, MoveEnd)>,
     latest: Timestamp,
     fault: Option<Fault>,
-}
-
-/// One message.
-#[derive(Debug, Clone)]
-pub(super) struct StoredMessage {
-    pub(super) client: ClientId,
-    pub(super) payload: Payload,
-    pub(super) ttl: u64,
-    pub(super) created: Timestamp,
-    pub(super) end: Timestamp,
-    pub(super) shown_from: Timestamp,
-    pub(super) claim: Option<ClaimId>,
-    pub(super) claim_count: u32,
-}
-
-/// One claim.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct StoredClaim {
-    pub(super) ttl: u64,
-    pub(super) since: Timestamp,
-}
-
-/// The state of a live message at a given time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
-    Free,
-    Delayed,
-    Claimed(ClaimId),
 }
 
 impl Head {
@@ -58,7 +30,7 @@ impl Head {
         Self {
             fault,
             generation,
-            last: Position::new(0),
+            last: Position::START,
             messages: BTreeMap::new(),
             claims: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
@@ -71,11 +43,10 @@ impl Head {
     /// The effective time: `now`, or the latest time that this queue has seen, unless that is so
     /// far ahead that it must be wrong.
     pub(super) fn effective_time(&mut self, now: Timestamp) -> Timestamp {
-        let is_wrong = now.plus_secs(MAX_CLOCK_SKEW.as_secs()) < self.latest;
-        if is_wrong && !self.has(Fault::TimeAheadKept) {
-            self.latest = now;
-        }
-        self.latest = self.latest.max(now);
+        self.latest = match self.has(Fault::TimeAheadKept) {
+            true => self.latest.max(now),
+            false => effective_time(self.latest, now),
+        };
         if self.has(Fault::TimeRounded) {
             return Timestamp::from_millis(self.latest.as_secs() * 1000);
         }
@@ -95,64 +66,48 @@ impl Head {
         MessageId { incarnation: self.generation.incarnation, position }
     }
 
-    /// Appends a message.
-    pub(super) fn push(&mut self, message: StoredMessage) -> MessageId {
+    /// The position of a message that is appended at `now`, which must then be stored.
+    pub(super) fn next_position(&mut self, now: Timestamp) -> Position {
         if self.has(Fault::PositionReused) {
-            self.last = self.messages.keys().next_back().copied().unwrap_or(Position::new(0));
+            self.last = self.messages.keys().next_back().copied().unwrap_or(Position::START);
         }
-        self.last = self.last.next();
         // Positions that follow the clock would hide the fault.
-        if !self.has(Fault::PositionsIgnoreClock) && !self.has(Fault::PositionReused) {
-            self.last = self.last.max(Position::new(message.created.as_millis() * 1000));
-        }
-        self.messages.insert(self.last, message);
-        self.id(self.last)
+        let ignores_clock =
+            self.has(Fault::PositionsIgnoreClock) || self.has(Fault::PositionReused);
+        self.last = if ignores_clock { self.last.next() } else { self.last.next_at(now) };
+        self.last
     }
 
     pub(super) fn is_live(&self, claim: ClaimId, now: Timestamp) -> bool {
         self.claims.get(&claim).is_some_and(|held| {
-            let end = held.since.plus_secs(held.ttl);
-            now < end || (now == end && self.has(Fault::ExpiredClaimHolds))
+            held.is_live(now) || (now == held.expires() && self.has(Fault::ExpiredClaimHolds))
         })
     }
 
     /// `None` for an expired one.
-    pub(super) fn status(&self, message: &StoredMessage, now: Timestamp) -> Option<Status> {
-        let end = message.end;
-        if end < now || (end == now && !self.has(Fault::ExpiredShown)) {
-            return None;
-        }
-        match message.claim {
-            Some(claim) if self.is_live(claim, now) => Some(Status::Claimed(claim)),
-            _ if message.shown_from > now => Some(Status::Delayed),
-            _ => Some(Status::Free),
-        }
+    pub(super) fn state(&self, message: &MessageRow, now: Timestamp) -> Option<MessageState> {
+        let is_shown_too_long = message.expires == now && self.has(Fault::ExpiredShown);
+        let at = now.as_millis() - u64::from(is_shown_too_long);
+        message.state(Timestamp::from_millis(at), |claim| self.is_live(claim, now))
     }
 
     /// A live message by id.
-    pub(super) fn find(&self, id: MessageId, now: Timestamp) -> Option<(&StoredMessage, Status)> {
+    pub(super) fn find(
+        &self,
+        id: MessageId,
+        now: Timestamp,
+    ) -> Option<(&MessageRow, MessageState)> {
         if id.incarnation != self.generation.incarnation {
             return None;
         }
         let message = self.messages.get(&id.position)?;
-        self.status(message, now).map(|status| (message, status))
+        self.state(message, now).map(|state| (message, state))
     }
 
     /// Every live message, in order.
-    pub(super) fn live(
-        &self,
-        now: Timestamp,
-    ) -> impl Iterator<Item = (Position, &StoredMessage, Status)> {
-        self.messages.iter().filter_map(move |(position, message)| {
-            self.status(message, now).map(|status| (*position, message, status))
-        })
-    }
-
-    /// The first free messages.
-    pub(super) fn free(&self, now: Timestamp) -> impl Iterator<Item = (Position, &StoredMessage)> {
-        self.live(now)
-            .filter(|(_, _, status)| *status == Status::Free)
-            .map(|(position, message, _)| (position, message))
+    pub(super) fn live(&self, now: Timestamp) -> impl Iterator<Item = (&MessageRow, MessageState)> {
+        let messages = self.messages.values();
+        messages.filter_map(move |message| Some((message, self.state(message, now)?)))
     }
 
     /// Removes at most `budget` expired messages, claims, subscriptions and outbox entries. Returns
@@ -161,7 +116,7 @@ impl Head {
         if self.has(Fault::StatsStale) {
             return (0, 0);
         }
-        let has_expired = |message: &StoredMessage| self.status(message, now).is_none();
+        let has_expired = |message: &MessageRow| self.state(message, now).is_none();
         let messages: Vec<_> = self
             .messages
             .iter()
@@ -180,47 +135,19 @@ impl Head {
         self.subscriptions.retain(|id, _| !expired.contains(id));
         let done = done + expired.len();
         self.end_unneeded_entries(now);
-        let entries = self.outbox.iter().filter(|(_, entry)| entry.is_ended(now));
+        let entries = self.outbox.iter().filter(|(_, row)| self.is_ended(row, now));
         let entries: Vec<_> = entries.map(|(first, _)| *first).take(budget - done).collect();
         self.outbox.retain(|first, _| !entries.contains(first));
         (done + entries.len(), messages.len())
     }
 
-    pub(super) fn show(
-        &self,
-        (position, message, status): (Position, &StoredMessage, Status),
-    ) -> Message {
-        Message {
-            id: self.id(position),
-            client: match self.has(Fault::ClientLost) {
-                true => ClientId::new(""),
-                false => message.client.clone(),
-            },
-            payload: message.payload.clone(),
-            ttl: message.ttl,
-            created: message.created,
-            claim: match status {
-                Status::Claimed(claim) => Some(claim),
-                Status::Free | Status::Delayed => None,
-            },
-            claim_count: message.claim_count,
+    pub(super) fn show(&self, (message, state): (&MessageRow, MessageState)) -> Message {
+        let mut shown = message.show(self.generation.incarnation, state);
+        if self.has(Fault::ClientLost) {
+            shown.client = ClientId::new("");
         }
+        shown
     }
-}
-
-impl StoredMessage {
-    /// Extends its life to `end` at least.
-    pub(super) fn extend_until(&mut self, end: Timestamp) {
-        if end > self.end {
-            self.end = end;
-            self.ttl = rounded_secs(self.created, end);
-        }
-    }
-}
-
-/// Seconds from one time to another, to the nearest.
-pub(super) fn rounded_secs(from: Timestamp, to: Timestamp) -> u64 {
-    to.as_millis().saturating_sub(from.as_millis()).saturating_add(500) / 1000
 }
 
 /// Runs an operation if the head has the generation that the caller assumes.
@@ -229,11 +156,6 @@ pub(super) fn guarded<T>(
     assumed: impl FnOnce(Generation) -> bool,
     step: impl FnOnce(&mut Head) -> T,
 ) -> Guarded<T> {
-    match head {
-        None => Guarded::Absent,
-        Some(head) if assumed(head.generation) || head.has(Fault::AnyGeneration) => {
-            Guarded::Done(step(head))
-        }
-        Some(head) => Guarded::Stale(head.generation),
-    }
+    let is_any = head.as_ref().is_some_and(|head| head.has(Fault::AnyGeneration));
+    Guarded::check(head, |head| head.generation, |own| assumed(own) || is_any).map(step)
 }

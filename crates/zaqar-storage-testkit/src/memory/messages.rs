@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Batch, Deletable, Deleted, Endpoint, Error, Guarded, ListQuery, Message, MessagePage, Messages,
-    NewMessage, PopPage, PopQuery, Stats, Volume,
+    Batch, Deletable, Deleted, Error, Guarded, ListQuery, Message, MessagePage, MessageRow,
+    MessageState, Messages, PopPage, PopQuery, Stats, Volume,
 };
-use zaqar_core::{ClaimId, ClientId, Generation, Kind, MessageId, Position, QueueKey, Timestamp};
+use zaqar_core::{ClaimId, Generation, Kind, MessageId, Position, QueueKey, Timestamp};
 
-use super::head::{Head, Status, StoredMessage, guarded};
+use super::head::{Head, guarded};
 use super::{Fault, Memory};
 
 /// Messages that the caller cannot open and that one slice of a pop skips.
@@ -55,20 +55,18 @@ impl Messages for Memory {
         };
         let now = head.effective_time(now);
         let after = head.position_of(query.after);
-        let is_shown = |(_, message, status): &(Position, &StoredMessage, Status)| {
-            (query.include_claimed && !head.has(Fault::ListHidesClaimed)
-                || !matches!(status, Status::Claimed(_)))
-                && (query.include_delayed || *status != Status::Delayed)
-                && query.hide.as_ref() != Some(&message.client)
+        let is_shown = |(message, state): &(&MessageRow, MessageState)| {
+            query.includes(&message.client, *state)
+                && !(state.holder().is_some() && head.has(Fault::ListHidesClaimed))
         };
-        let behind = head.live(now).filter(|(position, ..)| *position > after);
+        let behind = head.live(now).filter(|(message, _)| message.position > after);
         let messages: Vec<_> = if head.has(Fault::PageCutBeforeFilter) {
             behind.take(query.limit).filter(is_shown).map(|row| head.show(row)).collect()
         } else {
             behind.filter(is_shown).take(query.limit).map(|row| head.show(row)).collect()
         };
         let next = match messages.last() {
-            None if head.last == Position::new(0) && head.has(Fault::EndlessListing) => {
+            None if head.last == Position::START && head.has(Fault::EndlessListing) => {
                 Some(head.id(after))
             }
             Some(last)
@@ -95,10 +93,8 @@ impl Messages for Memory {
         };
         let now = head.effective_time(now);
         let ids: BTreeSet<_> = ids.iter().copied().collect();
-        let found = ids.into_iter().filter_map(|id| {
-            let (message, status) = head.find(id, now)?;
-            Some(head.show((id.position, message, status)))
-        });
+        let found =
+            ids.into_iter().filter_map(|id| head.find(id, now).map(|found| head.show(found)));
         let found: Vec<_> = found.collect();
         if head.has(Fault::GetRemoves) {
             head.remove_all(&found);
@@ -120,18 +116,11 @@ impl Messages for Memory {
                 return self.nothing(Deleted::Gone);
             };
             let now = head.effective_time(now);
-            let Some((_, status)) = head.find(id, now) else { return self.nothing(Deleted::Gone) };
-            let any = head.has(Fault::AnyClaimDeletes);
-            let refused = match (status, claim) {
-                (Status::Claimed(_), None) => Some(Deleted::Claimed),
-                (Status::Claimed(own), Some(named)) if own != named && !any => {
-                    Some(Deleted::WrongClaim)
-                }
-                (Status::Claimed(_), Some(_)) | (Status::Free | Status::Delayed, None) => None,
-                (Status::Free | Status::Delayed, Some(_)) => Some(Deleted::NotClaimed),
-            };
-            if let Some(refused) = refused {
-                return Ok(refused);
+            let Some((_, state)) = head.find(id, now) else { return self.nothing(Deleted::Gone) };
+            let answer = Deleted::answer(state.holder(), claim);
+            let is_any = answer == Deleted::WrongClaim && head.has(Fault::AnyClaimDeletes);
+            if answer != Deleted::Gone && !is_any {
+                return Ok(answer);
             }
             if !self.has(Fault::RacingDeletes) {
                 if !self.has(Fault::DeleteIgnored) {
@@ -160,12 +149,8 @@ impl Messages for Memory {
         };
         let now = head.effective_time(now);
         for id in ids {
-            let Some((_, status)) = head.find(*id, now) else { continue };
-            let goes = match (which, status) {
-                (Deletable::Any, _) => true,
-                (Deletable::HeldBy(claims), Status::Claimed(own)) => claims.contains(&own),
-                (Deletable::HeldBy(_), Status::Free | Status::Delayed) => false,
-            };
+            let Some((_, state)) = head.find(*id, now) else { continue };
+            let goes = which.allows(state.holder());
             let was_held = matches!(which, Deletable::HeldBy(claims) if !claims.is_empty());
             if goes || (was_held && head.has(Fault::LostClaimDeletes)) {
                 head.messages.remove(&id.position);
@@ -209,8 +194,8 @@ impl Messages for Memory {
         let now = head.effective_time(now);
         let claimed: BTreeSet<_> = head
             .live(now)
-            .filter(|(.., status)| matches!(status, Status::Claimed(_)))
-            .map(|(position, ..)| position)
+            .filter(|(_, state)| state.holder().is_some())
+            .map(|(message, _)| message.position)
             .collect();
         let keeps = head.has(Fault::PurgeLeavesClaimed);
         head.messages.retain(|position, _| keeps && claimed.contains(position));
@@ -260,7 +245,7 @@ impl Memory {
         let stored = guarded(
             state.heads.get_mut(&stored_key),
             |own| own == assumed || (stale_too && own.incarnation == assumed.incarnation),
-            |head| head.append(&batch.client, batch.messages, batch.notify, now),
+            |head| head.append(batch, now),
         );
         if let Guarded::Done(ids) = &stored
             && let Some(last) = ids.last()
@@ -299,39 +284,28 @@ impl Memory {
 }
 
 impl Head {
-    fn append(
-        &mut self,
-        client: &ClientId,
-        mut messages: Vec<NewMessage>,
-        notify: bool,
-        now: Timestamp,
-    ) -> Vec<MessageId> {
+    fn append(&mut self, mut batch: Batch, now: Timestamp) -> Vec<MessageId> {
         let now = self.effective_time(now);
         if self.has(Fault::LostOrder) {
-            messages.reverse();
+            batch.messages.reverse();
         }
-        let stored = messages.into_iter().map(|new| StoredMessage {
-            client: client.clone(),
-            payload: new.payload,
-            ttl: new.ttl,
-            created: now,
-            end: now.plus_secs(new.ttl),
-            shown_from: now.plus_secs(new.delay),
-            claim: None,
-            claim_count: 0,
-        });
-        let ids: Vec<_> = stored.map(|message| self.push(message)).collect();
-        if let Some(first) = ids.first()
-            && (notify || self.has(Fault::OutboxAlwaysWritten))
-        {
-            self.write_entry(first.position, now);
+        let is_entry_written = batch.notify || self.has(Fault::OutboxAlwaysWritten);
+        let first = self.next_position(now);
+        let mut ids = Vec::with_capacity(batch.messages.len());
+        for message in MessageRow::of_post(batch, first, now) {
+            self.last = message.position;
+            ids.push(message.id(self.generation.incarnation));
+            self.messages.insert(message.position, message);
+        }
+        if is_entry_written {
+            self.write_entry(first, now);
         }
         ids
     }
 
     /// The position after which a listing begins.
     fn position_of(&self, marker: Option<MessageId>) -> Position {
-        let head = Position::new(0);
+        let head = Position::START;
         let is_own = |id: &MessageId| {
             id.incarnation == self.generation.incarnation || self.has(Fault::AnyGeneration)
         };
@@ -352,23 +326,20 @@ impl Head {
         let now = self.effective_time(now);
         let mut page = PopPage::default();
         let mut skipped = 0;
-        for (position, message) in self.free(now) {
-            if query.after.is_some_and(|after| position <= after) {
+        for (message, state) in self.live(now) {
+            let is_behind = query.after.is_none_or(|after| message.position > after);
+            if state != MessageState::Free || !is_behind {
                 continue;
             }
-            let is_readable = match &message.payload.sealed_with {
-                None => true,
-                Some(key) => query.keys.contains(key) || self.has(Fault::PopRemovesUnreadable),
-            };
-            if is_readable {
-                page.messages.push(self.show((position, message, Status::Free)));
+            if query.can_open(&message.payload) || self.has(Fault::PopRemovesUnreadable) {
+                page.messages.push(self.show((message, state)));
                 if page.messages.len() == query.limit {
                     break;
                 }
             } else {
                 skipped += 1;
                 if skipped == MAX_UNREADABLE {
-                    page.next = Some(position);
+                    page.next = Some(message.position);
                     break;
                 }
             }
@@ -383,24 +354,13 @@ impl Head {
     }
 
     fn stats(&self, now: Timestamp) -> Stats {
-        let mut stats = Stats::default();
-        let mut ends: Option<(Endpoint, Endpoint)> = None;
-        for (position, message, status) in self.counted(now) {
-            match status {
-                Status::Free => stats.free += 1,
-                Status::Delayed => stats.delayed += 1,
-                Status::Claimed(_) => stats.claimed += 1,
-            }
-            let end = Endpoint { id: self.id(position), created: message.created };
-            ends = Some((ends.map_or(end, |(first, _)| first), end));
+        let incarnation = self.generation.incarnation;
+        if self.has(Fault::StatsStale) {
+            let all = self.messages.values();
+            return all
+                .map(|message| (message.endpoint(incarnation), MessageState::Free))
+                .collect();
         }
-        Stats { ends, ..stats }
-    }
-
-    fn counted(&self, now: Timestamp) -> Vec<(Position, &StoredMessage, Status)> {
-        if !self.has(Fault::StatsStale) {
-            return self.live(now).collect();
-        }
-        self.messages.iter().map(|(position, message)| (*position, message, Status::Free)).collect()
+        self.live(now).map(|(message, state)| (message.endpoint(incarnation), state)).collect()
     }
 }

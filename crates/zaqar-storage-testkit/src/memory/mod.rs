@@ -5,7 +5,6 @@
 //! ones they return, so it is for tests and small embedded uses.
 
 mod claims;
-mod entry;
 mod factory;
 mod fault;
 mod head;

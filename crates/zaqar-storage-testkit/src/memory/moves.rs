@@ -2,13 +2,11 @@
 
 use async_trait::async_trait;
 use zaqar_core::storage::{
-    Contents, ContentsMark, Error, Exported, FrozenHead, MoveEnd, MoveId, MovedClaim, MovedEntry,
-    MovedMessage, Moves,
+    Contents, ContentsMark, Error, Exported, FrozenHead, MessageRow, MoveEnd, MoveId, Moves,
 };
 use zaqar_core::{Kind, QueueKey, Timestamp};
 
-use super::entry::StoredEntry;
-use super::head::{Head, Status, StoredClaim, StoredMessage};
+use super::head::Head;
 use super::{Fault, Memory, State};
 
 #[async_trait]
@@ -144,34 +142,21 @@ impl Head {
         let mut contents = Contents::default();
         let next = match mark {
             ContentsMark::Claims(after) => {
-                let live = self.claims.iter().filter(|(id, _)| self.is_live(**id, now));
-                let behind = live.filter(|(id, _)| Some(**id) > after);
-                let claim = |(id, own): (_, &StoredClaim)| (id, own.ttl, own.since);
-                let claims = behind.map(|(id, own)| claim((*id, own))).take(limit);
-                contents.claims =
-                    claims.map(|(id, ttl, since)| MovedClaim { id, ttl, since }).collect();
+                let live = self.claims.values().filter(|claim| self.is_live(claim.id, now));
+                let behind = live.filter(|claim| Some(claim.id) > after);
+                contents.claims = behind.take(limit).copied().collect();
                 if self.has(Fault::MoveLosesClaims) {
                     contents.claims.clear();
                 }
                 contents.claims.last().map(|last| ContentsMark::Claims(Some(last.id)))
             }
             ContentsMark::Messages(after) => {
-                let live = self.live(now).filter(|(position, ..)| *position > after);
-                let messages = live.take(limit).map(|(position, message, status)| MovedMessage {
-                    position,
-                    client: message.client.clone(),
-                    payload: message.payload.clone(),
-                    created: message.created,
-                    ttl: message.ttl,
-                    expires: message.end,
-                    visible: message.shown_from,
-                    claim: match status {
-                        Status::Claimed(claim) => Some(claim),
-                        Status::Free | Status::Delayed => None,
-                    },
-                    claim_count: message.claim_count,
+                let live = self.live(now).filter(|(message, _)| message.position > after);
+                let rows = live.map(|(message, state)| MessageRow {
+                    claim: state.holder(),
+                    ..message.clone()
                 });
-                contents.messages = messages.collect();
+                contents.messages = rows.take(limit).collect();
                 contents.messages.last().map(|last| ContentsMark::Messages(last.position))
             }
             ContentsMark::Subscriptions(after) => {
@@ -183,7 +168,7 @@ impl Head {
             ContentsMark::Entries(after) => {
                 let behind = self.outbox.range(after.next()..).map(|(_, entry)| entry);
                 let entries = behind.filter(|entry| !entry.is_ended(now)).take(limit);
-                contents.entries = entries.map(StoredEntry::moved).collect();
+                contents.entries = entries.cloned().collect();
                 let last = contents.entries.last();
                 last.map(|last| ContentsMark::Entries(last.entry.first))
             }
@@ -193,41 +178,17 @@ impl Head {
 
     fn import(&mut self, part: &Contents) {
         let counts_repeats = self.has(Fault::ImportRepeated);
-        for MovedClaim { id, ttl, since } in part.claims.iter().copied() {
-            self.claims.insert(id, StoredClaim { ttl, since });
-        }
-        for moved in part.messages.iter().cloned() {
-            let is_repeat = counts_repeats && self.messages.contains_key(&moved.position);
-            let message = StoredMessage {
-                client: moved.client,
-                payload: moved.payload,
-                ttl: moved.ttl,
-                created: moved.created,
-                end: moved.expires,
-                shown_from: moved.visible,
-                claim: moved.claim,
-                claim_count: moved.claim_count + u32::from(is_repeat),
-            };
-            self.messages.insert(moved.position, message);
+        self.claims.extend(part.claims.iter().map(|claim| (claim.id, *claim)));
+        for mut message in part.messages.iter().cloned() {
+            let is_repeat = counts_repeats && self.messages.contains_key(&message.position);
+            message.claim_count += u32::from(is_repeat);
+            self.messages.insert(message.position, message);
         }
         for subscription in &part.subscriptions {
             self.subscriptions.insert(subscription.id, subscription.clone());
         }
-        for moved in &part.entries {
-            self.outbox.insert(moved.entry.first, StoredEntry::of_move(moved.clone()));
+        for row in part.entries.iter().cloned() {
+            self.outbox.insert(row.entry.first, row);
         }
-    }
-}
-
-impl StoredEntry {
-    fn moved(&self) -> MovedEntry {
-        MovedEntry { entry: self.shown.clone(), due: self.due, followed: self.followed }
-    }
-
-    fn of_move(moved: MovedEntry) -> Self {
-        let MovedEntry { entry: shown, due, followed } = moved;
-        let ends = shown.messages.iter().map(|message| shown.created.plus_secs(message.ttl));
-        let expires = ends.max().unwrap_or(shown.created);
-        Self { shown, due, followed, expires }
     }
 }

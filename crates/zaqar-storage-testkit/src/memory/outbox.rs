@@ -1,13 +1,10 @@
 //! The outbox.
 
 use async_trait::async_trait;
-use zaqar_core::storage::{
-    DueQueue, Error, FOLLOWED_FOR, LeaseRequest, Outbox, OutboxEntry, OutboxMessage,
-};
+use zaqar_core::storage::{DueQueue, EntryRow, Error, LeaseRequest, Outbox, OutboxEntry};
 use zaqar_core::{Incarnation, Position, QueueKey, Timestamp};
 
-use super::entry::StoredEntry;
-use super::head::{Head, StoredMessage};
+use super::head::Head;
 use super::{Fault, Memory};
 
 #[async_trait]
@@ -45,23 +42,17 @@ impl Outbox for Memory {
         };
         head.end_unneeded_entries(now);
         let overtakes = self.has(Fault::LeaseOvertakes);
-        let is_unbounded = self.has(Fault::LeaseUnbounded);
-        let reachable =
-            head.outbox.values_mut().take_while(|entry| overtakes || !entry.is_leased(now));
-        let due = reachable.filter(|entry| entry.due.is_some_and(|due| due <= now));
-        let (mut leased, mut bytes) = (Vec::new(), 0_usize);
-        for entry in due {
-            bytes = bytes.saturating_add(entry.bytes());
-            let is_full = leased.len() == request.limit || bytes > request.bytes;
-            if is_full && !leased.is_empty() && !is_unbounded {
-                break;
-            }
-            entry.due = Some(until);
-            let mut shown = entry.shown.clone();
-            if self.has(Fault::EntryCreatedWhenLeased) {
-                shown.created = now;
-            }
-            leased.push(shown);
+        let mut request = LeaseRequest { until, ..*request };
+        if self.has(Fault::LeaseUnbounded) {
+            (request.limit, request.bytes) = (usize::MAX, usize::MAX);
+        }
+        if self.has(Fault::EntriesOutliveReaders) {
+            return Ok(head.lease_any(&request, now));
+        }
+        let rows = head.outbox.values_mut().filter(|row| !(overtakes && row.is_leased(now)));
+        let mut leased = request.lease(rows, now);
+        if self.has(Fault::EntryCreatedWhenLeased) {
+            leased.iter_mut().for_each(|entry| entry.created = now);
         }
         Ok(leased)
     }
@@ -105,13 +96,30 @@ impl Outbox for Memory {
         if head.generation.incarnation != incarnation && !self.has(Fault::AnyGeneration) {
             return Ok(Vec::new());
         }
-        let after = if self.has(Fault::FollowRestarts) { Position::new(0) } else { after };
+        let after = if self.has(Fault::FollowRestarts) { Position::START } else { after };
         let shown = head.outbox.range(after.next()..).filter(|(_, entry)| !entry.is_ended(now));
-        Ok(shown.take(limit).map(|(_, entry)| entry.shown.clone()).collect())
+        Ok(shown.take(limit).map(|(_, row)| row.entry.clone()).collect())
     }
 }
 
 impl Head {
+    /// Whether an entry has no reader left.
+    pub(super) fn is_ended(&self, row: &EntryRow, now: Timestamp) -> bool {
+        let is_kept = row.due.is_some() && self.has(Fault::EntriesOutliveReaders);
+        row.is_ended(now) && !is_kept
+    }
+
+    /// Leases entries, also expired ones.
+    fn lease_any(&mut self, request: &LeaseRequest, now: Timestamp) -> Vec<OutboxEntry> {
+        let unblocked = self.outbox.values_mut().take_while(|row| !row.is_leased(now));
+        let due = unblocked.filter(|row| row.due.is_some_and(|due| due <= now));
+        let leased = due.take(request.limit).map(|row| {
+            row.due = Some(request.until);
+            row.entry.clone()
+        });
+        leased.collect()
+    }
+
     /// Ends entries for workers if their messages have all expired, and all of them if no
     /// subscription with an address is left.
     pub(super) fn end_unneeded_entries(&mut self, now: Timestamp) {
@@ -121,40 +129,33 @@ impl Head {
         let is_needed = self.subscribed(now).any(|one| one.lease.is_none())
             || self.has(Fault::OutboxAlwaysWritten)
             || self.has(Fault::FollowedIsDue);
-        for entry in self.outbox.values_mut() {
-            if !is_needed || entry.expires <= now {
-                entry.due = None;
+        for row in self.outbox.values_mut() {
+            if !is_needed || row.entry.expires() <= now {
+                row.due = None;
             }
         }
     }
 
     /// Writes one entry for the messages from `first` on, if there are subscriptions.
     pub(super) fn write_entry(&mut self, first: Position, created: Timestamp) {
-        let is_due_for_workers = self.subscribed(created).any(|one| one.lease.is_none())
-            || self.has(Fault::OutboxAlwaysWritten);
-        let is_followed = self.subscribed(created).any(|one| one.lease.is_some());
-        if !(is_due_for_workers || is_followed) || self.has(Fault::OutboxNotWritten) {
+        if self.has(Fault::OutboxNotWritten) {
             return;
         }
-        let to_outbox = |(position, message): (&Position, &StoredMessage)| OutboxMessage {
-            id: self.id(*position),
-            payload: message.payload.clone(),
-            ttl: message.ttl,
-            due: message.shown_from,
-        };
-        let messages: Vec<_> = self.messages.range(first..).map(to_outbox).collect();
-        let dues = || messages.iter().map(|message| message.due);
-        let due = dues().min().unwrap_or(created);
-        let due = if self.has(Fault::OutboxDueEarly) { created } else { due };
-        let due = (is_due_for_workers || self.has(Fault::FollowedIsDue)).then_some(due);
-        let mut followed = Timestamp::from_millis(0);
-        if is_followed && !self.has(Fault::FollowersIgnored) {
-            followed = dues().max().unwrap_or(created).plus_secs(FOLLOWED_FOR.as_secs());
+        let messages = self.messages.range(first..).map(|(_, message)| message);
+        let entry = OutboxEntry::of_post(self.generation.incarnation, first, messages, created);
+        let row = EntryRow::of_post(entry.clone(), self.subscribed(created));
+        let is_forced = self.has(Fault::OutboxAlwaysWritten);
+        let unread = EntryRow { entry, due: None, followed: Timestamp::from_millis(0) };
+        let Some(mut row) = row.or_else(|| is_forced.then_some(unread)) else { return };
+        if is_forced || self.has(Fault::FollowedIsDue) {
+            row.due = Some(row.entry.due());
         }
-        let ends = messages.iter().map(|message| created.plus_secs(message.ttl));
-        let expires = ends.max().unwrap_or(created);
-        let incarnation = self.generation.incarnation;
-        let shown = OutboxEntry { incarnation, first, messages, created };
-        self.outbox.insert(first, StoredEntry { shown, due, followed, expires });
+        if self.has(Fault::OutboxDueEarly) {
+            row.due = row.due.map(|_| created);
+        }
+        if self.has(Fault::FollowersIgnored) {
+            row.followed = Timestamp::from_millis(0);
+        }
+        self.outbox.insert(first, row);
     }
 }

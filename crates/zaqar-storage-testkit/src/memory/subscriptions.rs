@@ -71,7 +71,7 @@ impl Subscriptions for Memory {
         let leased = head
             .subscribed(now)
             .filter(|one| Some(one.id) > after && (one.lease == Some(lease) || any));
-        Ok(leased.take(limit).map(|one| (one.id, one.since.plus_secs(one.ttl))).collect())
+        Ok(leased.take(limit).map(|one| (one.id, one.expires())).collect())
     }
 
     async fn recipients(
@@ -137,7 +137,7 @@ impl Subscriptions for Memory {
 impl Head {
     /// Live subscriptions, by id.
     pub(super) fn subscribed(&self, now: Timestamp) -> impl Iterator<Item = &Subscription> {
-        let is_live = move |one: &&Subscription| now < one.since.plus_secs(one.ttl);
+        let is_live = move |one: &&Subscription| one.is_live(now);
         self.subscriptions.values().filter(is_live)
     }
 
@@ -149,10 +149,7 @@ impl Head {
         {
             return Subscribed::Exists(there);
         }
-        let NewSubscription { id, subscriber, ttl, options, confirmed, lease } = new.clone();
-        let subscription =
-            Subscription { id, subscriber, ttl, since: now, options, confirmed, lease };
-        self.subscriptions.insert(id, subscription);
+        self.subscriptions.insert(new.id, Subscription::new(new.clone(), now));
         let after =
             if self.has(Fault::StartPositionTooLate) { self.last.next() } else { self.last };
         Subscribed::Created { after }
@@ -176,14 +173,8 @@ impl Head {
         if is_taken {
             return Changed::Duplicate;
         }
-        let SubscriptionChange { subscriber, ttl, options, confirmed } = change.clone();
-        if let Some(ttl) = ttl {
-            one.ttl = ttl;
-            one.since = if keeps_since { one.since } else { now };
-        }
-        one.subscriber = subscriber.unwrap_or_else(|| one.subscriber.clone());
-        one.options = options.unwrap_or_else(|| one.options.clone());
-        one.confirmed = confirmed.unwrap_or(one.confirmed);
+        let since = if keeps_since { one.since } else { now };
+        one.apply(change.clone(), since);
         Changed::Done
     }
 }

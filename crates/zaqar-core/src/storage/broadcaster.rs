@@ -1,4 +1,4 @@
-//! Broadcasts news of posts to listeners within this process: no other process posts.
+//! Broadcasts news of posts to listeners within this process.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
-use zaqar_core::storage::Posted;
-use zaqar_core::{MessageId, QueueKey};
 
-/// Sends news to listeners.
+use super::{Error, NewsStream, Posted};
+use crate::{MessageId, QueueKey};
+
+/// Sends news to the listeners of this process: what [`super::News`] returns for a store that no
+/// other process posts to. A listener that lags gets the last post of each queue.
 #[derive(Debug, Default)]
-pub(crate) struct Broadcaster {
+pub struct Broadcaster {
     listeners: Mutex<Listeners>,
 }
 
@@ -33,29 +35,31 @@ struct Mailbox {
 }
 
 /// A stream of news.
-pub(crate) struct Listener {
-    mailbox: Arc<Mutex<Mailbox>>,
-}
+struct Listener(Arc<Mutex<Mailbox>>);
 
 impl Broadcaster {
-    /// A new listener; `None` after closing.
-    pub(crate) fn listen(&self) -> Option<Listener> {
+    /// The news from now on.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`Broadcaster::close`].
+    pub fn listen(&self) -> Result<NewsStream, Error> {
         let mut listeners = lock(&self.listeners);
         if listeners.is_closed {
-            return None;
+            return Err(Error::Closed);
         }
         let mailbox = Arc::default();
         listeners.mailboxes.push(Arc::downgrade(&mailbox));
-        Some(Listener { mailbox })
+        Ok(Box::pin(Listener(mailbox)))
     }
 
-    /// Sends news to all listeners, before the posts are acknowledged.
-    pub(crate) fn announce(&self, posts: impl Iterator<Item = Posted>) {
+    /// Sends news to all listeners. To be called before the posts are acknowledged. `posts` is read
+    /// only if there are listeners.
+    pub fn announce(&self, posts: impl IntoIterator<Item = Posted>) {
         let mut listeners = lock(&self.listeners);
         if listeners.mailboxes.is_empty() {
             return;
         }
-        let posts: Vec<_> = posts.collect();
+        let posts: Vec<_> = posts.into_iter().collect();
         listeners.mailboxes.retain(|mailbox| match mailbox.upgrade() {
             Some(mailbox) => {
                 lock(&mailbox).put(&posts);
@@ -66,7 +70,7 @@ impl Broadcaster {
     }
 
     /// Ends all streams.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut listeners = lock(&self.listeners);
         listeners.is_closed = true;
         for mailbox in listeners.mailboxes.drain(..).filter_map(|mailbox| mailbox.upgrade()) {
@@ -105,7 +109,7 @@ impl Stream for Listener {
     type Item = Posted;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Posted>> {
-        let mut mailbox = lock(&self.mailbox);
+        let mut mailbox = lock(&self.0);
         if let Some(posted) = mailbox.take() {
             return Poll::Ready(Some(posted));
         }
@@ -120,4 +124,47 @@ impl Stream for Listener {
 /// No code panics while it holds one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Incarnation, Kind, Position, ProjectId, QueueName};
+
+    fn posted(name: &str, position: u64) -> Posted {
+        let key = QueueKey {
+            project: ProjectId::new("p").unwrap(),
+            kind: Kind::Queue,
+            name: QueueName::new(name).unwrap(),
+        };
+        let incarnation = Incarnation::new(1);
+        Posted { key, last: MessageId { incarnation, position: Position::new(position) } }
+    }
+
+    fn poll(stream: &mut NewsStream) -> Poll<Option<Posted>> {
+        stream.as_mut().poll_next(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_slow_listener_gets_the_last_post_of_each_queue_and_the_end() {
+        let broadcaster = Broadcaster::default();
+        broadcaster.announce([posted("a", 1)]);
+        let mut news = broadcaster.listen().unwrap();
+        assert!(poll(&mut news).is_pending(), "a post before it listened is no news");
+        broadcaster.announce([posted("b", 1), posted("a", 2)]);
+        broadcaster.announce([posted("b", 3)]);
+        broadcaster.close();
+        assert_eq!(poll(&mut news), Poll::Ready(Some(posted("b", 3))));
+        assert_eq!(poll(&mut news), Poll::Ready(Some(posted("a", 2))));
+        assert_eq!(poll(&mut news), Poll::Ready(None));
+        assert!(matches!(broadcaster.listen(), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn a_dropped_listener_is_forgotten() {
+        let broadcaster = Broadcaster::default();
+        drop(broadcaster.listen());
+        broadcaster.announce([posted("a", 1)]);
+        assert!(lock(&broadcaster.listeners).mailboxes.is_empty());
+    }
 }
