@@ -15,11 +15,20 @@ use zaqar_transport::Turns;
 /// 256 kbit/s carries.
 const MIN_RATE: usize = 16 * 1024;
 
+/// How long the peer of a connection may take to begin its first request when the server stops, or
+/// another one: what it has sent meanwhile is answered. Nobody waits for long that sends nothing.
+const STOP_UNUSED: Duration = Duration::from_secs(1);
+const STOP_IDLE: Duration = Duration::from_millis(250);
+
 /// The requests and responses of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     /// Requests that are being handled.
     requests: AtomicUsize,
+    /// Whether there was a request.
+    has_begun: AtomicBool,
+    /// Whether the peer speaks HTTP/2; not before it has said so.
+    is_http2: AtomicBool,
     /// Whether a request has begun or ended since [`Activity::take_boundary`].
     has_boundary: AtomicBool,
     /// Number of writes.
@@ -51,6 +60,7 @@ pub(crate) struct RequestGuard(Arc<Activity>);
 impl Activity {
     pub(crate) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.has_begun.store(true, Ordering::Relaxed);
         self.has_boundary.store(true, Ordering::Relaxed);
         RequestGuard(Arc::clone(self))
     }
@@ -108,6 +118,19 @@ impl Activity {
 
     pub(crate) fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_http2(&self) {
+        self.is_http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+
+    /// How long the peer may take to begin a request when the server stops.
+    pub(crate) fn idle_limit(&self) -> Duration {
+        if self.has_begun.load(Ordering::Relaxed) { STOP_IDLE } else { STOP_UNUSED }
     }
 
     pub(crate) fn stop(&self) {

@@ -29,7 +29,7 @@ use crate::connection_body::ConnectionBody;
 use crate::error::HttpError;
 use crate::handlers::set_request_id;
 use crate::io::{ConnectionIo, MAX_BUFFER};
-use crate::respond::take_body;
+use crate::respond::{close, take_body};
 use crate::response_body::{MAX_PIECE, Owed, ResponseBody, StreamPermit};
 
 /// Maximum number of concurrent streams of an HTTP/2 connection.
@@ -47,9 +47,6 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Bytes that a stream of HTTP/2 occupies besides the headers of its request: its state, and a
 /// small response.
 const STREAM_BYTES: usize = 2 * 1024;
-
-/// How long a connection without an open request may take to complete one when the server stops.
-const STOP_IDLE: Duration = Duration::from_secs(1);
 
 /// HTTP as a [`Protocol`] for [`zaqar_transport::serve`].
 pub(crate) struct Http<S> {
@@ -117,7 +114,7 @@ where
             let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
             let mut stopped = pin!(shutdown.cancelled());
             let mut check = pin!(sleep(timeout / 4));
-            let mut writes = 0;
+            let (mut writes, mut is_told) = (0, false);
             loop {
                 tokio::select! {
                     biased;
@@ -129,19 +126,25 @@ where
                     }
                     () = stopped.as_mut(), if !activity.is_stopping() => {
                         activity.stop();
-                        serving.as_mut().graceful_shutdown();
-                        check.as_mut().reset(Instant::now() + STOP_IDLE);
-                        writes = activity.writes();
+                        (is_told, writes) = (activity.is_http2(), activity.writes());
+                        if is_told {
+                            serving.as_mut().graceful_shutdown();
+                        }
+                        check.as_mut().reset(Instant::now() + activity.idle_limit());
                     }
                     () = check.as_mut() => {
                         if activity.is_overdue() {
                             return debug!("peer did not read its responses in time");
                         }
                         let wrote = activity.writes() != std::mem::replace(&mut writes, activity.writes());
-                        let next = if activity.is_stopping() { STOP_IDLE } else { timeout / 4 };
-                        if activity.is_stopping() && activity.is_idle() && !wrote {
+                        let is_stopping = activity.is_stopping();
+                        if is_stopping && activity.is_http2() && !is_told {
+                            is_told = true;
+                            serving.as_mut().graceful_shutdown();
+                        } else if is_stopping && activity.is_idle() && !wrote {
                             return debug!("no request completed before the server stopped");
                         }
+                        let next = if is_stopping { activity.idle_limit() } else { timeout / 4 };
                         check.as_mut().reset(Instant::now() + next);
                     }
                 }
@@ -238,6 +241,10 @@ impl<S: HttpLike> Future for Responding<S> {
         let mut response = ready!(this.response.poll(context))?;
         // The request is handled.
         let stream = this.open.take().and_then(|(_, stream)| stream);
+        // hyper's own shutdown would close a connection whose next request is on its way.
+        if *this.is_http1 && this.activity.is_stopping() {
+            close(&mut response);
+        }
         let bytes = take_body(&mut response);
         let owed = match bytes.is_empty() {
             true => Owed::default(),
@@ -255,7 +262,7 @@ impl<S: HttpLike> Future for Responding<S> {
 fn rejection(error: HttpError) -> Response<Full<Bytes>> {
     let mut response = error.into_response();
     set_request_id(&mut response, RequestId::random());
-    crate::respond::close(&mut response);
+    close(&mut response);
     response
 }
 

@@ -123,6 +123,9 @@ impl<T> ConnectionIo<T> {
         let continues =
             had + received.len() < PREFACE.len() && PREFACE[had..].starts_with(received);
         self.preface = continues.then_some(had + received.len());
+        if self.is_http2 {
+            self.activity.note_http2();
+        }
         self.stream.expect_bytes(continues);
     }
 

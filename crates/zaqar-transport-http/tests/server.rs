@@ -139,6 +139,41 @@ async fn an_unfinished_head_does_not_delay_shutdown() {
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
+/// Whether a request is answered that is sent when the server has just begun to stop: on a
+/// connection that has had one, or on a new one. The server closes them after a while.
+async fn is_answered_at_the_stop(is_new: bool) -> bool {
+    let server = start(MemoryBounds::UNLIMITED, LONG).await;
+    let get = request("GET", "/v2/ping", "", 0);
+    let mut stream = server.connect().await;
+    if !is_new {
+        stream.write_all(get.as_bytes()).await.unwrap();
+        assert!(!answer(&mut stream).await.unwrap().closes);
+    }
+    // Connections are accepted in turn.
+    server.post(10).await;
+    server.stop.cancel();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    // The server may have closed it.
+    let _ = stream.write_all(get.as_bytes()).await;
+    let answered = answer(&mut stream).await;
+    timeout(LONG, server.serving).await.unwrap().unwrap();
+    answered.is_some_and(|answered| answered.status == 204 && answered.closes)
+}
+
+#[tokio::test]
+async fn what_is_sent_as_the_server_stops_is_answered() {
+    for is_new in [true, false] {
+        // A machine that stands still for longer than the server waits fails one of them.
+        let mut is_answered = false;
+        for _ in 0..10 {
+            is_answered = is_answered || is_answered_at_the_stop(is_new).await;
+        }
+        assert!(is_answered, "new: {is_new}");
+    }
+}
+
 async fn client_with_window_zero(
     server: &Running,
 ) -> (h2::client::SendRequest<bytes::Bytes>, JoinHandle<Result<(), h2::Error>>) {
