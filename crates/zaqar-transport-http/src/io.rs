@@ -569,7 +569,7 @@ mod tests {
         let mut stream = io(stream, &MemoryBudget::default());
         peer.write_all(&[b'x'; 100_000]).await.unwrap();
         let read = stream.read(&mut [0; 100_000]).await.unwrap();
-        assert_eq!(read as u64, READ_AT_ONCE);
+        assert!(read < 16 << 10, "{read}");
     }
 
     #[tokio::test(start_paused = true)]

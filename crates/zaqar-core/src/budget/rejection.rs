@@ -18,10 +18,10 @@ pub struct RejectionPermit {
 }
 
 impl Holder {
-    /// Charges bytes of an answer that tells a client that a bound is exceeded: to the process, past
-    /// the bounds of the connection and the project. Where the process's bound is reached, all of
-    /// these together may occupy a 64th of it, and at least 64 KiB, beyond it. `None` beyond that:
-    /// the client's connection is to be closed without an answer.
+    /// Charges bytes of an answer that tells a client that a bound is exceeded: to the process,
+    /// past the bounds of the connection and the project. Where the process's bound is reached, all
+    /// of these together may occupy a 64th of it, and at least 64 KiB, beyond it. `None` beyond
+    /// that: the client's connection is to be closed without an answer.
     pub fn try_reject(&self, bytes: usize) -> Option<RejectionPermit> {
         let limit = self.shared.bounds.process;
         let is_beyond = add_up_to(&self.shared.in_use, bytes, limit).is_err();
