@@ -38,6 +38,8 @@ pub(crate) struct Claimed {
 /// A page of a reader.
 pub(crate) struct Page {
     pub(crate) messages: Vec<Message>,
+    /// Where the next one begins; `None` without messages.
+    pub(crate) marker: Option<MessageId>,
 }
 
 #[derive(Deserialize)]
@@ -105,20 +107,26 @@ impl Link {
         }
     }
 
-    /// The page behind a message, claimed ones included.
+    /// The page behind a marker, or the first. Claimed messages are included behind a marker only:
+    /// the original on Redis cannot list them without one.
     pub(crate) async fn list(&self, marker: Option<&MessageId>) -> Result<Page, Error> {
+        let claimed = marker.is_some();
         match self {
             Self::Http(queue) => {
-                let listed = Listed { claimed: true, ..Listed::default() };
-                Ok(Page { messages: queue.page(&listed, marker).await? })
+                let listed = Listed { claimed, ..Listed::default() };
+                let (messages, marker) = queue.page_and_marker(&listed, marker).await?;
+                Ok(Page { messages, marker })
             }
             Self::WebSocket { socket, queue, .. } => {
-                let mut body = json!({"queue_name": queue, "echo": true, "include_claimed": true});
+                let mut body =
+                    json!({"queue_name": queue, "echo": true, "include_claimed": claimed});
                 if let Some(marker) = marker {
                     body["marker"] = marker.as_str().into();
                 }
                 let reply = socket.request("message_list", body).await?;
-                Ok(Page { messages: read("message_list", &reply.body)? })
+                let messages = read("message_list", &reply.body)?;
+                let marker = messages.last().map(|last| last.id.clone());
+                Ok(Page { messages, marker })
             }
         }
     }

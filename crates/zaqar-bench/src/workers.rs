@@ -181,8 +181,8 @@ pub(crate) async fn observe(run: &Run, link: Link) {
                     if let Some(label) = label(&message.body, run.id) {
                         lock(&run.checks).seen(&mut order, label);
                     }
-                    marker = Some(message.id);
                 }
+                marker = page.marker.or(marker);
                 if is_empty {
                     run.until(Phase::Drain, tokio::time::sleep(IDLE)).await;
                 }

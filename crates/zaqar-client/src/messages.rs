@@ -9,7 +9,7 @@ use http::Method;
 use crate::Error;
 use crate::client::Call;
 use crate::pages;
-use crate::query::{Query, encoded};
+use crate::query::{self, Query, encoded};
 use crate::resource::{Kind, Resource};
 use crate::retry::Repeat;
 use crate::types::{
@@ -73,9 +73,23 @@ impl<K: Kind> Resource<K> {
         listed: &Listed,
         marker: Option<&MessageId>,
     ) -> Result<Vec<Message>, Error> {
+        self.page_and_marker(listed, marker).await.map(|(messages, _)| messages)
+    }
+
+    /// As [`Self::page`], with the marker of the next page, if there are messages. It may not be
+    /// the id of a message: OpenStack's server on MongoDB counts messages.
+    ///
+    /// # Errors
+    /// Those of any request.
+    pub async fn page_and_marker(
+        &self,
+        listed: &Listed,
+        marker: Option<&MessageId>,
+    ) -> Result<(Vec<Message>, Option<MessageId>), Error> {
         let query = self.list_query(listed).with_some("marker", marker.map(MessageId::as_str));
-        let (messages, _) = pages::page::<MessageList>(&self.client, &query.end()).await?;
-        Ok(messages)
+        let (messages, next) = pages::page::<MessageList>(&self.client, &query.end()).await?;
+        let marker = next.and_then(|next| query::parameter(&next, "marker")).map(MessageId::new);
+        Ok((messages, marker))
     }
 
     /// The messages, and those that are posted later: where there is none, it asks again every

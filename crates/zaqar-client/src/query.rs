@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// What stands in a path segment or a query as it is.
 const PLAIN: &AsciiSet =
@@ -51,6 +51,14 @@ pub(crate) fn encoded(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, PLAIN)
 }
 
+/// The value of a parameter in a path's query.
+pub(crate) fn parameter(path: &str, name: &str) -> Option<String> {
+    let (_, query) = path.split_once('?')?;
+    let mut parameters = query.split('&').filter_map(|one| one.split_once('='));
+    let (_, value) = parameters.find(|(own, _)| *own == name)?;
+    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +68,14 @@ mod tests {
         let query = Query::new("/v2/queues").with("a b", "c&d=e").with_number("limit", Some(3));
         assert_eq!(query.end(), "/v2/queues?a%20b=c%26d%3De&limit=3");
         assert_eq!(encoded("../x?y").to_string(), "..%2Fx%3Fy");
+    }
+
+    #[test]
+    fn a_parameter_is_found_by_its_whole_name_and_decoded() {
+        let path = "/v2/queues/q/messages?old_marker=1&marker=a%2Fb&limit=3";
+        assert_eq!(parameter(path, "marker").as_deref(), Some("a/b"));
+        assert_eq!(parameter(path, "echo"), None);
+        assert_eq!(parameter("/v2/queues?marker", "marker"), None);
+        assert_eq!(parameter("/v2/queues", "marker"), None);
     }
 }

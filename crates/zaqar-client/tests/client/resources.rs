@@ -237,3 +237,21 @@ async fn a_tail_of_new_messages_starts_after_the_last_page() {
     let lines = server.lines();
     assert_eq!(lines[2..], vec!["GET /v2/queues/q/messages?marker=2"; 2]);
 }
+
+#[tokio::test]
+async fn the_marker_of_the_next_page_is_that_of_the_link() {
+    let page = r#"{"messages":[{"id":"m1","href":"/v2/queues/q/messages/m1","ttl":60,"age":0,
+        "body":1}],"links":[{"rel":"next","href":"/v2/queues/q/messages?limit=1&marker=7"}]}"#;
+    let server = Scripted::start(move |number, _| {
+        let end = r#"{"messages":[],"links":[]}"#;
+        Some(Answer::new(200, if number == 0 { page } else { end }))
+    })
+    .await;
+    let queue = Client::new(&server.url, "p").unwrap().queue("q").unwrap();
+    let listed = Listed::default();
+    let (messages, marker) = queue.page_and_marker(&listed, None).await.unwrap();
+    assert_eq!((messages[0].id.as_str(), marker.as_ref().unwrap().as_str()), ("m1", "7"));
+    let (messages, next) = queue.page_and_marker(&listed, marker.as_ref()).await.unwrap();
+    assert_eq!((messages.len(), next), (0, None));
+    assert!(server.lines()[1].ends_with("&marker=7"), "{:?}", server.lines());
+}
