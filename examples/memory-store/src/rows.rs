@@ -52,10 +52,4 @@ impl Queues for MemoryStore {
         let rows = rows.filter(|(key, _)| after.is_none_or(|after| key.name > *after)).take(limit);
         Ok(rows.map(|(key, row)| (key.name.clone(), row.clone())).collect())
     }
-
-    async fn count(&self, project: &ProjectId, kind: Kind) -> Result<u64, Error> {
-        let state = self.state()?;
-        let rows = state.rows.keys().filter(|key| key.project == *project && key.kind == kind);
-        Ok(rows.count() as u64)
-    }
 }

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::{Error, Guarded, Message, MessageRow};
-use crate::{ClaimId, Generation, Position, QueueKey, Timestamp};
+use super::{Error, Guarded, Message};
+use crate::{ClaimId, Generation, QueueKey, Timestamp};
 
 /// A claim to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,30 +21,6 @@ pub struct ClaimRequest {
     pub dead_letters: Option<DeadLetters>,
 }
 
-impl ClaimRequest {
-    /// Which of a queue's free messages, in order, it claims, and which it moves before that.
-    pub fn choose<'a>(&self, free: impl Iterator<Item = &'a MessageRow>) -> Chosen {
-        let mut chosen = Chosen::default();
-        for row in free {
-            if chosen.taken.len() == self.limit {
-                break;
-            }
-            let is_moved = self.dead_letters.as_ref().is_some_and(|rule| rule.takes(row));
-            if is_moved { &mut chosen.moved } else { &mut chosen.taken }.push(row.position);
-        }
-        chosen
-    }
-}
-
-/// What a claim does with the free messages of a queue.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Chosen {
-    /// Those that it claims.
-    pub taken: Vec<Position>,
-    /// Those that it moves to the dead-letter queue.
-    pub moved: Vec<Position>,
-}
-
 /// The dead-letter rule: what to do with messages that reached the maximum claim count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetters {
@@ -57,13 +33,6 @@ pub struct DeadLetters {
     /// Its ttl there, in seconds from `now`. `None` keeps its expiry; the ttl shown is then what is
     /// left, rounded to the nearest second.
     pub ttl: Option<u64>,
-}
-
-impl DeadLetters {
-    /// Whether a message is moved instead of claimed again.
-    pub const fn takes(&self, message: &MessageRow) -> bool {
-        message.claim_count >= self.max_claim_count
-    }
 }
 
 /// The answer to a claim request.

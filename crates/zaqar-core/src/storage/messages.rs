@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 
-use super::{Error, Guarded, MessageState};
+use super::{Error, Guarded};
 use crate::{
-    ClaimId, ClientId, Generation, Incarnation, KeyId, MessageId, Payload, Position, QueueKey,
-    Timestamp,
+    ClaimId, ClientId, Generation, KeyId, MessageId, Payload, Position, QueueKey, Timestamp,
 };
 
 /// A message to store.
@@ -68,24 +67,6 @@ pub struct ListQuery {
     pub include_claimed: bool,
     /// Include messages that are still delayed.
     pub include_delayed: bool,
-}
-
-impl ListQuery {
-    /// The position after which the page begins, in a queue of this incarnation.
-    pub fn start(&self, incarnation: Incarnation) -> Position {
-        let own = self.after.filter(|marker| marker.incarnation == incarnation);
-        own.map_or(Position::START, |marker| marker.position)
-    }
-
-    /// Whether the page contains a message of this client in this state.
-    pub fn includes(&self, client: &ClientId, state: MessageState) -> bool {
-        let is_included = match state {
-            MessageState::Free => true,
-            MessageState::Delayed => self.include_delayed,
-            MessageState::Claimed(_) => self.include_claimed,
-        };
-        is_included && self.hide.as_ref() != Some(client)
-    }
 }
 
 /// One page of messages.
@@ -149,22 +130,6 @@ pub struct Stats {
     pub delayed: u64,
     /// The first and the last message of any state; `None` for an empty queue.
     pub ends: Option<(Endpoint, Endpoint)>,
-}
-
-/// Counts live messages, which come in order.
-impl FromIterator<(Endpoint, MessageState)> for Stats {
-    fn from_iter<I: IntoIterator<Item = (Endpoint, MessageState)>>(messages: I) -> Self {
-        let mut stats = Self::default();
-        for (end, state) in messages {
-            match state {
-                MessageState::Free => stats.free += 1,
-                MessageState::Delayed => stats.delayed += 1,
-                MessageState::Claimed(_) => stats.claimed += 1,
-            }
-            stats.ends = Some((stats.ends.map_or(end, |(first, _)| first), end));
-        }
-        stats
-    }
 }
 
 /// The number of messages in a whole store.

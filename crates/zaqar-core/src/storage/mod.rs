@@ -42,6 +42,7 @@
 //! `clippy::missing_trait_methods` checks it.
 
 mod broadcaster;
+mod choices;
 mod claims;
 mod error;
 mod heads;
@@ -58,7 +59,8 @@ mod time;
 mod upkeep;
 
 pub use broadcaster::Broadcaster;
-pub use claims::{Chosen, Claim, ClaimRequest, Claimed, Claims, DeadLetters};
+pub use choices::Chosen;
+pub use claims::{Claim, ClaimRequest, Claimed, Claims, DeadLetters};
 pub use error::Error;
 pub use heads::{Guarded, Heads};
 pub use leases::{Leases, Renewal};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{EntryRow, Error};
+use super::Error;
 use crate::{Incarnation, MessageId, Payload, Position, QueueKey, Timestamp};
 
 /// One post to a queue that has subscriptions, or a part of a large one.
@@ -43,27 +43,6 @@ pub struct LeaseRequest {
     pub limit: usize,
     /// Bytes of their bodies at most, about; an entry that is larger is leased alone.
     pub bytes: usize,
-}
-
-impl LeaseRequest {
-    /// Leases the entries of a queue, which come in order, that it gets at `now`.
-    pub fn lease<'a>(
-        &self,
-        rows: impl Iterator<Item = &'a mut EntryRow>,
-        now: Timestamp,
-    ) -> Vec<OutboxEntry> {
-        let (mut leased, mut bytes) = (Vec::new(), 0_usize);
-        let unblocked = rows.take_while(|row| !row.is_leased(now));
-        for row in unblocked.filter(|row| row.due_since(now).is_some()) {
-            bytes = bytes.saturating_add(row.entry.bytes());
-            if !leased.is_empty() && (leased.len() >= self.limit || bytes > self.bytes) {
-                break;
-            }
-            row.due = Some(self.until);
-            leased.push(row.entry.clone());
-        }
-        leased
-    }
 }
 
 /// A queue that has due entries.

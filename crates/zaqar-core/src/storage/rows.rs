@@ -264,23 +264,23 @@ impl OutboxEntry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::storage::{Chosen, LeaseRequest, NewMessage, NewSubscription, Stats};
+    use crate::storage::{NewMessage, NewSubscription};
     use crate::{
         Generation, Kind, LeaseId, ProjectId, QueueKey, QueueName, SubscriptionId, Version,
     };
 
-    const INCARNATION: Incarnation = Incarnation::new(1);
+    pub(in crate::storage) const INCARNATION: Incarnation = Incarnation::new(1);
 
-    fn at(secs: u64) -> Timestamp {
+    pub(in crate::storage) fn at(secs: u64) -> Timestamp {
         Timestamp::from_millis(0).plus_secs(secs)
     }
 
     /// Messages posted at second 100, with a ttl of 60 and these delays.
-    fn posted(delays: &[u64]) -> Vec<MessageRow> {
+    pub(in crate::storage) fn posted(delays: &[u64]) -> Vec<MessageRow> {
         let payload = Payload { bytes: Bytes::from("body"), sealed_with: None, checksum: None };
         let new = |delay: &u64| NewMessage { payload: payload.clone(), ttl: 60, delay: *delay };
         let messages = delays.iter().map(new).collect();
@@ -292,7 +292,7 @@ mod tests {
         ClaimRow { id: ClaimId::new(id), ttl, since }
     }
 
-    fn subscription(lease: Option<LeaseId>) -> Subscription {
+    pub(in crate::storage) fn subscription(lease: Option<LeaseId>) -> Subscription {
         let new = NewSubscription {
             id: SubscriptionId::new(1),
             subscriber: "http://s".to_owned(),
@@ -360,40 +360,6 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_moves_worn_messages_before_the_last_that_it_takes() {
-        let generation = Generation { incarnation: INCARNATION, version: Version::new(1) };
-        let (project, name) = (ProjectId::new("p").unwrap(), QueueName::new("dead").unwrap());
-        let target = QueueKey { project, kind: Kind::Queue, name };
-        let rule = DeadLetters { max_claim_count: 1, target, generation, ttl: None };
-        let mut rows = posted(&[0, 0, 0, 0]);
-        (rows[0].claim_count, rows[2].claim_count) = (1, 1);
-        let choose = |limit, dead_letters: Option<&DeadLetters>| {
-            let (id, dead_letters) = (ClaimId::new(1), dead_letters.cloned());
-            let request = ClaimRequest { id, ttl: 60, grace: 0, limit, dead_letters };
-            let Chosen { taken, moved } = request.choose(rows.iter());
-            let plain = |list: Vec<_>| list.into_iter().map(Position::get).collect::<Vec<_>>();
-            (plain(taken), plain(moved))
-        };
-        assert_eq!(choose(1, Some(&rule)), (vec![8], vec![7]));
-        assert_eq!(choose(9, Some(&rule)), (vec![8, 10], vec![7, 9]));
-        assert_eq!(choose(2, None), (vec![7, 8], vec![]));
-    }
-
-    #[test]
-    fn statistics_count_states_and_have_both_ends() {
-        let (rows, now) = (posted(&[0, 0, 10]), at(100));
-        let states =
-            [MessageState::Claimed(ClaimId::new(1)), MessageState::Free, MessageState::Delayed];
-        let counted = rows.iter().map(|row| row.endpoint(INCARNATION)).zip(states);
-        let stats: Stats = counted.collect();
-        assert_eq!((stats.free, stats.claimed, stats.delayed), (1, 1, 1));
-        let (first, last) = stats.ends.unwrap();
-        assert_eq!((first.id.position, last.id.position), (Position::new(7), Position::new(9)));
-        assert_eq!((first.created, last.created), (now, now));
-        assert_eq!(Stats::from_iter([]), Stats::default());
-    }
-
-    #[test]
     fn an_entry_is_for_the_readers_that_a_queue_has() {
         let rows = posted(&[20, 10]);
         let entry = || OutboxEntry::of_post(INCARNATION, Position::new(7), rows.iter(), at(100));
@@ -424,26 +390,5 @@ mod tests {
         row.due = None;
         row.followed = at(140);
         assert!(!row.is_ended(at(139)) && row.is_ended(at(140)));
-    }
-
-    #[test]
-    fn a_lease_is_bounded_and_stops_at_a_leased_entry() {
-        let far = subscription(None);
-        let row = |delay| {
-            let rows = posted(&[delay]);
-            let entry = OutboxEntry::of_post(INCARNATION, Position::new(7), rows.iter(), at(100));
-            EntryRow::of_post(entry, [&far].into_iter()).unwrap()
-        };
-        let lease = |limit, bytes, rows: &mut [EntryRow]| {
-            LeaseRequest { until: at(150), limit, bytes }.lease(rows.iter_mut(), at(100)).len()
-        };
-        let rows = || vec![row(10), row(0), row(0), row(0)];
-        assert_eq!(lease(2, 100, &mut rows()), 2);
-        assert_eq!(lease(9, 8, &mut rows()), 2, "the first, which is not due, blocks none");
-        assert_eq!(lease(9, 1, &mut rows()), 1, "one at least");
-        let mut rows = rows();
-        assert_eq!(lease(1, 100, &mut rows), 1);
-        assert_eq!(rows[1].due, Some(at(150)));
-        assert_eq!(lease(9, 100, &mut rows), 0);
     }
 }
