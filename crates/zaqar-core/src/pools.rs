@@ -429,6 +429,7 @@ fn masked_parameter(parameter: &str) -> String {
         "dbid",
         "directconnection",
         "journal",
+        "layout",
         "master",
         "maxpoolsize",
         "minpoolsize",

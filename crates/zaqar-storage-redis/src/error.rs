@@ -51,13 +51,13 @@ pub enum Error {
     },
     /// The store was written by a release with another layout.
     #[error(
-        "this Redis holds a store of layout {found}, and this release knows layout {known}: \
+        "this Redis holds a store of layout {found}, and this release knows layouts 2 to {known}: \
          run the release that wrote it, or use another database or an empty one"
     )]
     Layout {
         /// The store's layout.
         found: String,
-        /// The layout of this release.
+        /// The latest layout that this release knows.
         known: u32,
     },
 }

@@ -18,10 +18,10 @@
 //! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last position, `n` latest time, |
 //! | | `d` earliest due time, `a` time on the schedule of sweeps, `o` on that of deliveries, |
 //! | | `s` last expiry of a subscription; `u` a post that is not settled: see `settle.lua`; `z` the move that it is frozen for: `s` or `t` for the end,
-//! | | and its number; `lk` `lt` which of `t0` `t1` is in use, since when |
+//! | | and its number; `m` the open chunk: see `lua/cover.lua`; `x` messages that have expired; `lk` `lt` which of `t0` `t1` is in use, since when |
 //! | `:f` `:c` `:d` | positions of free, claimed and delayed messages, by position |
 //! | `:w` | positions of delayed messages, by the time at which they become visible |
-//! | `:x` | positions of all messages, by expiry |
+//! | `:x` | chunks and positions by expiry: see `lua/cover.lua` |
 //! | `:k` | position → how often it was claimed, and which claim holds it |
 //! | `:l` `:e` | claim → ttl, creation time, positions; claims by expiry |
 //! | `:b:N` | chunk of the records of 256 positions: see `record` |
@@ -58,6 +58,13 @@ use zaqar_core::{Kind, ProjectId, QueueKey, QueueName};
 pub(crate) const PREFIX: &str = "zq1";
 /// Shards of a schedule. All servers of a deployment must use the same number.
 pub(crate) const SHARDS: usize = 16;
+/// The layout of an empty store: see `layout`. It changes with the names of keys and with the
+/// encoding of their values.
+pub(crate) const LAYOUT: u32 = 3;
+/// The first layout whose records have lives.
+pub(crate) const LAYOUT_WITH_LIVES: u32 = 3;
+/// The layouts that this release uses.
+pub(crate) const KNOWN_LAYOUTS: [u32; 2] = [2, LAYOUT];
 /// Suffix of a key that never exists.
 const ABSENT: &str = "!";
 

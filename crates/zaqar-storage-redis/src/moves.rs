@@ -23,7 +23,7 @@ use crate::messages::{bounded, claim_text};
 use crate::peer::Lane;
 use crate::reply::{Outcome, Reply, seconds};
 use crate::scripts::{self, Script};
-use crate::server::{Mode, ScriptCall};
+use crate::server::{Mode, ScriptCall, Server};
 use crate::{outbox, record, subscriptions};
 
 /// Sweeps of what an earlier life left, at most, and rows of each.
@@ -127,7 +127,8 @@ impl Moves for Redis {
             }
         }
         let script = &scripts::IMPORT;
-        let imported = self.of_move(key, id, "t", Some(now), script, write_part(part)).await?;
+        let own = write_part(part, self.server());
+        let imported = self.of_move(key, id, "t", Some(now), script, own).await?;
         Ok(matches!(imported, Some(("done", _))))
     }
 
@@ -258,7 +259,7 @@ fn read_message(reply: &mut Reply) -> Result<Option<MessageRow>, Malformed> {
     }))
 }
 
-fn write_part(part: &Contents) -> Vec<Vec<u8>> {
+fn write_part(part: &Contents, server: &Server) -> Vec<Vec<u8>> {
     let mut rows = Vec::new();
     for claim in &part.claims {
         let expires = time(claim.expires());
@@ -266,10 +267,12 @@ fn write_part(part: &Contents) -> Vec<Vec<u8>> {
         rows.extend([b"c".to_vec(), id, ttl, time(claim.since), expires]);
     }
     for message in &part.messages {
+        let total = message.expires.as_millis().saturating_sub(message.created.as_millis());
+        let life = if total.is_multiple_of(1000) { server.life(total / 1000) } else { None };
         rows.extend([
             b"m".to_vec(),
             number(message.position.get()),
-            record::encode(message.created, &message.client, &message.payload),
+            record::encode(message.created, &message.client, &message.payload, life),
             time(message.expires),
             time(message.visible),
             message.claim.map_or_else(Vec::new, claim_text),
@@ -311,7 +314,7 @@ fn write_entry(rows: &mut Vec<Vec<u8>>, moved: &EntryRow) {
     for message in &entry.messages {
         let delay = message.due.as_millis().saturating_sub(entry.created.as_millis());
         rows.extend([
-            record::encode(entry.created, &nobody, &message.payload),
+            record::encode(entry.created, &nobody, &message.payload, None),
             millis(message.ttl),
             number(delay),
         ]);

@@ -96,7 +96,7 @@ impl Redis {
         let mut count = 0;
         while !rest.is_empty() {
             let (part, later) = rest.split_at(part(rest));
-            let encoded = encode(&parts.post.batch.client, part)?;
+            let encoded = self.encode_part(&parts.post.batch.client, part)?;
             let own = vec![parts.list.clone().into_bytes(), number(count), encoded];
             match self.call_part(parts, &scripts::STAGE, None, own).await? {
                 Outcome::Answer("done", _) => {}
@@ -161,6 +161,24 @@ impl Redis {
             tracing::debug!(queue = %key, error, "a large post is settled later");
         }
     }
+
+    fn encode_part(
+        &self,
+        client: &ClientId,
+        messages: &[NewMessage],
+    ) -> Result<Vec<u8>, Malformed> {
+        let mut part = Vec::with_capacity(PART_BYTES);
+        for message in messages {
+            let (unknown, life) = (Timestamp::from_millis(0), self.server().life(message.ttl));
+            let record = record::encode(unknown, client, &message.payload, life);
+            let record = record.get(record::TIME..).ok_or(Malformed)?;
+            part.extend(bounded_millis(message.ttl).to_be_bytes());
+            part.extend(bounded_millis(message.delay).to_be_bytes());
+            part.extend(u32::try_from(record.len()).map_err(|_| Malformed)?.to_be_bytes());
+            part.extend_from_slice(record);
+        }
+        Ok(part)
+    }
 }
 
 /// How many of these messages one part has, at least one.
@@ -172,17 +190,4 @@ fn part(messages: &[NewMessage]) -> usize {
         fits
     };
     messages.iter().take(PART_MESSAGES).take_while(fits).count()
-}
-
-fn encode(client: &ClientId, messages: &[NewMessage]) -> Result<Vec<u8>, Malformed> {
-    let mut part = Vec::with_capacity(PART_BYTES);
-    for message in messages {
-        let record = record::encode(Timestamp::from_millis(0), client, &message.payload);
-        let record = record.get(record::TIME..).ok_or(Malformed)?;
-        part.extend(bounded_millis(message.ttl).to_be_bytes());
-        part.extend(bounded_millis(message.delay).to_be_bytes());
-        part.extend(u32::try_from(record.len()).map_err(|_| Malformed)?.to_be_bytes());
-        part.extend_from_slice(record);
-    }
-    Ok(part)
 }

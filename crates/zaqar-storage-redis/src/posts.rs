@@ -120,11 +120,9 @@ impl Redis {
         arguments.extend([Vec::new(), followed, sizes.join(" ").into_bytes()]);
         for Post { batch, .. } in posts {
             for message in &batch.messages {
-                arguments.push(record::encode(
-                    now.ok_or(Malformed)?,
-                    &batch.client,
-                    &message.payload,
-                ));
+                let life = self.server().life(message.ttl);
+                let now = now.ok_or(Malformed)?;
+                arguments.push(record::encode(now, &batch.client, &message.payload, life));
                 arguments.extend([millis(message.ttl), millis(message.delay)]);
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Creation time (8 bytes, big-endian); a byte of flags; the client (4 bytes of length, then its
 //! text); if flagged, the id of the key that encrypted it, likewise; if flagged, 16 bytes of
-//! checksum; and the body. Scripts read the time and the client.
+//! checksum; the body; and, if flagged, the life in seconds (4 bytes, big-endian). Scripts read the
+//! times and the client.
 
 use bytes::{Buf, Bytes};
 use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
@@ -13,6 +14,9 @@ use crate::error::Malformed;
 pub(crate) const TIME: usize = 8;
 const SEALED: u8 = 1;
 const CHECKSUMMED: u8 = 2;
+const HAS_LIFE: u8 = 4;
+/// The length of the life, with which a record ends that has one.
+const LIFE: usize = 4;
 
 /// A message as it was posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +26,20 @@ pub(crate) struct Record {
     pub(crate) payload: Payload,
 }
 
-/// Encodes a record.
-pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -> Vec<u8> {
+/// Encodes a record. With a life, in seconds, scripts know when the message expires: see
+/// `lua/cover.lua`.
+pub(crate) fn encode(
+    created: Timestamp,
+    client: &ClientId,
+    payload: &Payload,
+    life: Option<u32>,
+) -> Vec<u8> {
     let mut record = Vec::with_capacity(64 + client.as_str().len() + payload.bytes.len());
     record.extend(created.as_millis().to_be_bytes());
     let sealed = if payload.sealed_with.is_some() { SEALED } else { 0 };
     let summed = if payload.checksum.is_some() { CHECKSUMMED } else { 0 };
-    record.push(sealed | summed);
+    let lives = if life.is_some() { HAS_LIFE } else { 0 };
+    record.push(sealed | summed | lives);
     text(&mut record, client.as_str());
     if let Some(KeyId(key)) = &payload.sealed_with {
         text(&mut record, key);
@@ -37,12 +48,13 @@ pub(crate) fn encode(created: Timestamp, client: &ClientId, payload: &Payload) -
         record.extend(sum);
     }
     record.extend_from_slice(&payload.bytes);
+    record.extend(life.map(u32::to_be_bytes).into_iter().flatten());
     record
 }
 
-/// The length of a message's record.
+/// The length of a message's record, at most.
 pub(crate) fn length(client: &ClientId, payload: &Payload) -> usize {
-    const FIXED: usize = TIME + 1 + 4;
+    const FIXED: usize = TIME + 1 + 4 + LIFE;
     let key = payload.sealed_with.as_ref().map_or(0, |KeyId(key)| 4 + key.len());
     let sum = payload.checksum.as_ref().map_or(0, |Checksum(sum)| sum.len());
     FIXED + client.as_str().len() + key + sum + payload.bytes.len()
@@ -75,6 +87,9 @@ pub(crate) fn decode(record: Vec<u8>) -> Result<Record, Malformed> {
         rest.try_copy_to_slice(&mut sum).map_err(|_| Malformed)?;
         Some(Checksum(sum))
     };
+    if flags & HAS_LIFE != 0 {
+        rest.truncate(rest.len().checked_sub(LIFE).ok_or(Malformed)?);
+    }
     Ok(Record { created, client, payload: Payload { bytes: rest, sealed_with, checksum } })
 }
 
@@ -113,21 +128,27 @@ mod tests {
         ] {
             let created = Timestamp::from_millis(1_700_000_000_123);
             let me = ClientId::new("me");
-            let record = encode(created, &me, &payload);
-            assert_eq!(record.len(), length(&me, &payload));
+            let (without, with) =
+                [None, Some(3600)].map(|life| encode(created, &me, &payload, life)).into();
+            assert_eq!((without.len() + LIFE, with.len()), (with.len(), length(&me, &payload)));
+            assert_eq!(with[with.len() - LIFE..], 3600_u32.to_be_bytes());
             let mine = client(&me);
             let read = Record { created, client: me, payload };
-            assert_eq!(decode(record.clone()).unwrap(), read);
-            assert_eq!(record[9..9 + mine.len()], mine, "where scripts look for it");
+            for record in [without, with] {
+                assert_eq!(record[9..9 + mine.len()], mine, "where scripts look for it");
+                assert_eq!(decode(record).unwrap(), read);
+            }
         }
     }
 
     #[test]
     fn a_truncated_record_is_rejected() {
         let payload = Payload { checksum: Some(Checksum([7; 16])), ..Payload::plain(Bytes::new()) };
-        let record = encode(Timestamp::from_millis(1), &ClientId::new("me"), &payload);
-        for length in 0..record.len() {
-            assert!(decode(record[..length].to_vec()).is_err(), "{length} bytes");
+        for life in [None, Some(60)] {
+            let record = encode(Timestamp::from_millis(1), &ClientId::new("me"), &payload, life);
+            for length in 0..record.len() {
+                assert!(decode(record[..length].to_vec()).is_err(), "{length} bytes");
+            }
         }
     }
 }

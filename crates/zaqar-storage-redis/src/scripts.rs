@@ -43,29 +43,29 @@ scripts! {
     GENERATION = "generation";
     ADVANCE = "allow_when_full" "clock" "head" "frozen" "advance";
     CLOSE = "allow_when_full" "clock" "close_repeated" "head" "frozen" "bounds" "save" "clear" "close";
-    POST = "clock" "head" "frozen" "bounds" "post_plain" "save" "messages" "entries" "post_begin" "store"
+    POST = "clock" "head" "frozen" "bounds" "post_plain" "save" "messages" "cover" "entries" "post_begin" "store"
         "post";
     STAGE = "clock" "head" "frozen" "guard" "stage";
-    COMMIT = "clock" "head" "frozen" "bounds" "save" "messages" "entries" "settle" "store" "post_begin" "commit";
-    SETTLE = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "settle" "settle_post";
-    STORE_DEAD_LETTERS = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "save" "messages" "store" "store_dead_letters";
-    MOVE_DEAD_LETTERS = "allow_when_full" "clock" "move_dead_letters_begin" "head" "frozen" "guard" "bounds" "save" "messages"
+    COMMIT = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "entries" "settle" "store" "post_begin" "commit";
+    SETTLE = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_post";
+    STORE_DEAD_LETTERS = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "save" "messages" "cover" "store" "store_dead_letters";
+    MOVE_DEAD_LETTERS = "allow_when_full" "clock" "move_dead_letters_begin" "head" "frozen" "guard" "bounds" "save" "messages" "cover"
         "store" "store_dead_letters" "move_dead_letters_end" "head" "frozen" "messages" "remove_dead_letters";
     REMOVE_DEAD_LETTERS = "allow_when_full" "clock" "head" "messages" "remove_dead_letters";
-    LIST = "clock" "head" "frozen" "bounds" "save" "messages" "settle" "settle_first" "due" "apply_due" "list";
-    GET = "clock" "head" "frozen" "bounds" "messages" "settle" "settle_first" "get";
-    DELETE = "allow_when_full" "clock" "head" "frozen" "delete_plain" "bounds" "messages" "settle" "settle_first" "delete";
-    DELETE_MANY = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "settle" "settle_first" "delete_many";
-    POP = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "settle" "settle_first" "due" "apply_due"
+    LIST = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "list";
+    GET = "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "get";
+    DELETE = "allow_when_full" "clock" "head" "frozen" "delete_plain" "bounds" "messages" "cover" "settle" "settle_first" "delete";
+    DELETE_MANY = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "delete_many";
+    POP = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due"
         "first_free" "pop";
-    PURGE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "settle" "settle_first" "clear" "purge";
-    STATS = "clock" "head" "frozen" "bounds" "save" "messages" "settle" "settle_first" "due" "apply_due" "stats";
-    CLAIM = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "claim_plain" "save" "messages" "settle" "settle_first"
+    PURGE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "clear" "purge";
+    STATS = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "stats";
+    CLAIM = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "claim_plain" "save" "messages" "cover" "settle" "settle_first"
         "due" "apply_due" "first_free" "claim";
     CLAIM_GET = "clock" "head" "frozen" "messages" "claim_get";
     CLAIM_RENEW = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "claim_renew";
     CLAIM_RELEASE = "allow_when_full" "clock" "head" "frozen" "messages" "claim_release";
-    SWEEP = "allow_when_full" "clock" "sweep" "bounds" "messages" "settle" "due" "subscribers" "entries" "sweep_rest";
+    SWEEP = "allow_when_full" "clock" "sweep" "bounds" "messages" "cover" "settle" "due" "subscribers" "entries" "sweep_rest";
     SUBSCRIBE = "clock" "head" "frozen" "guard" "bounds" "save" "subscribers" "entries" "subscribe";
     SUBSCRIPTION = "clock" "head" "frozen" "subscribers" "subscription";
     SUBSCRIPTIONS = "clock" "head" "frozen" "subscribers" "subscriptions";
@@ -80,11 +80,11 @@ scripts! {
     LEASE_MEMBERS = "clock" "leases" "lease_members";
     LEASE_DETACH = "allow_when_full" "clock" "leases" "lease_detach";
     EXPIRED_LEASES = "allow_when_full" "clock" "leases" "expired_leases";
-    FOLLOW = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "settle" "settle_first" "entries" "follow";
-    LEASE_ENTRY = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "settle" "settle_first" "entries"
+    FOLLOW = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "entries" "follow";
+    LEASE_ENTRY = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "entries"
         "lease_entry";
     SETTLE_ENTRY = "allow_when_full" "clock" "head" "frozen" "entries" "settle_entry";
-    NEXT_ENTRY = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "settle" "settle_first" "entries" "next_entry";
+    NEXT_ENTRY = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "entries" "next_entry";
     SCHEDULE_DUE = "schedule_due";
     SCHEDULE_BY = "allow_when_full" "clock" "schedule_by";
     SCHEDULE_MOVE = "allow_when_full" "clock" "schedule_move";
@@ -96,10 +96,10 @@ scripts! {
     QUEUE_COUNT = "queue_count";
     PING = "clock" "ping";
     VOLUME = "volume";
-    FREEZE = "allow_when_full" "clock" "bounds" "messages" "settle" "freeze";
+    FREEZE = "allow_when_full" "clock" "bounds" "messages" "cover" "settle" "freeze";
     RECEIVE = "clock" "receive";
     EXPORT = "allow_when_full" "clock" "moving" "messages" "subscribers" "export";
-    IMPORT = "clock" "moving" "bounds" "messages" "import";
+    IMPORT = "clock" "moving" "bounds" "messages" "cover" "import";
     THAW = "allow_when_full" "clock" "moving" "thaw";
     DISCARD = "allow_when_full" "clock" "moving" "bounds" "save" "clear" "close";
 }

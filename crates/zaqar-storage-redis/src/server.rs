@@ -1,7 +1,7 @@
 //! Sends calls of scripts to the server: admission, per-project fairness, timeouts and retries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
@@ -31,6 +31,8 @@ struct Shared {
     permits: Semaphore,
     is_closing: AtomicBool,
     health: Health,
+    /// The layout in which messages are stored: see `layout`.
+    layout: AtomicU32,
 }
 
 /// The effect of a call. Every call may be repeated: scripts that change something recognise their
@@ -82,6 +84,7 @@ impl Server {
             keys: Keys::new(options.prefix.clone()),
             permits: Semaphore::new(options.pending.clamp(1, Semaphore::MAX_PERMITS)),
             is_closing: AtomicBool::new(false),
+            layout: AtomicU32::new(keys::LAYOUT),
             health: Health::new(options.uri.servers.to_string()),
             options,
         })))
@@ -191,6 +194,26 @@ impl Server {
         }
         let permit = self.0.permits.try_acquire();
         permit.map_err(|_| storage::Error::Overloaded { retry_after: RETRY_AFTER })
+    }
+
+    /// The layout in which messages are stored.
+    pub(crate) fn layout(&self) -> u32 {
+        self.0.layout.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_layout(&self, layout: u32) {
+        self.0.layout.store(layout, Ordering::Relaxed);
+    }
+
+    /// The layout that the URI asks for.
+    pub(crate) fn wanted_layout(&self) -> Option<u32> {
+        self.0.options.uri.layout
+    }
+
+    /// The life of a message in its record, in seconds: `None` in the layout without it, and for
+    /// lives of more than a century.
+    pub(crate) fn life(&self, ttl: u64) -> Option<u32> {
+        u32::try_from(ttl).ok().filter(|_| self.layout() >= keys::LAYOUT_WITH_LIVES)
     }
 
     /// Rejects an argument that is larger than the server accepts.

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use zaqar_core::{Secret, canonical_host};
 
 use crate::error::Error;
+use crate::keys::KNOWN_LAYOUTS;
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -28,6 +29,8 @@ pub struct Uri {
     pub database: i64,
     /// `socket_timeout`: how long a server may take to answer.
     pub socket_timeout: Duration,
+    /// `layout`: the layout of an empty store, or the one to which an older store is raised.
+    pub layout: Option<u32>,
 }
 
 /// The servers that a URI names.
@@ -128,6 +131,7 @@ impl FromStr for Uri {
             tls: if is_encrypted { Some(Tls::read(&mut query)?) } else { None },
             database: query.number("dbid")?.unwrap_or(0),
             socket_timeout: query.seconds("socket_timeout")?.unwrap_or(DEFAULT_TIMEOUT),
+            layout: layout(&mut query)?,
             servers,
         };
         query.end()?;
@@ -219,6 +223,14 @@ fn servers(hosts: &str, path: &str, query: &mut Query) -> Result<Servers, Error>
         (None, false) if !hosts.is_empty() => Ok(Servers::Single(host(hosts, REDIS_PORT)?)),
         (None, false) if !path.is_empty() => Ok(Servers::Socket(PathBuf::from(path))),
         (None, false) => Err(wrong("names neither a host nor a socket")),
+    }
+}
+
+fn layout(query: &mut Query) -> Result<Option<u32>, Error> {
+    let Some(number) = query.number("layout")? else { return Ok(None) };
+    match u32::try_from(number).ok().filter(|number| KNOWN_LAYOUTS.contains(number)) {
+        Some(known) => Ok(Some(known)),
+        None => Err(wrong(&format!("has a layout that is not one of {KNOWN_LAYOUTS:?}"))),
     }
 }
 
@@ -425,6 +437,13 @@ mod tests {
     }
 
     #[test]
+    fn a_layout_is_parsed() {
+        assert_eq!(uri("redis://h").layout, None);
+        assert_eq!(uri("redis://h?layout=2").layout, Some(2));
+        assert_eq!(uri("redis://h?layout=3").layout, Some(3));
+    }
+
+    #[test]
     fn passwords_are_literal() {
         let user = uri("redis://:a%40b:c@h").user.unwrap();
         assert_eq!((user.name, user.password.expose().as_str()), (None, "a%40b:c"));
@@ -458,6 +477,9 @@ mod tests {
             ("redis://h?dbid=x", "a dbid that is not a number"),
             ("redis://h?dbid=-1", "a dbid that is not a number"),
             ("redis://h?socket_timeout=0", "above 0"),
+            ("redis://h?layout=x", "a layout that is not a number"),
+            ("redis://h?layout=1", "a layout that is not one of [2, 3]"),
+            ("redis://h?layout=4", "a layout that is not one of [2, 3]"),
             ("redis://h?timeout=1", "the unknown option timeout"),
             ("redis://h?cluster=true&dbid=1", "one database"),
             ("redis://h?cluster=true&master=m", "both master and cluster"),

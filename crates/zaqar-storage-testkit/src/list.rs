@@ -204,6 +204,7 @@ macro_rules! __behaviours {
                 sweeps_count_messages_that_expired
                 a_sweep_is_bounded
                 a_sweep_keeps_what_is_not_due
+                messages_of_mixed_lives_expire_in_time
                 a_sweep_after_purge_and_close_keeps_the_rest
                 management_sweeps_end
             }

@@ -62,7 +62,7 @@ end
 if answered == 'moving' then
   local row = call('HGET', base .. 'l', moving)
   local positions = row and held(moving, row) or {}
-  return dead_letters_of(positions, read_many('ZMSCORE', 'x', positions))
+  return dead_letters_of(positions, expiries(positions, records(positions)))
 end
 if answered then
   local answer = {'done', head[1]}
@@ -71,7 +71,8 @@ if answered then
     local row = call('HGET', base .. 'l', ARGV[i])
     local found = {positions = {}, notes = {}}
     if row then found.positions, found.notes = held(ARGV[i], row) end
-    found.ends, found.records = read_many('ZMSCORE', 'x', found.positions), records(found.positions)
+    found.records = records(found.positions)
+    found.ends = expiries(found.positions, found.records)
     add(answer, found)
   end
   return answer

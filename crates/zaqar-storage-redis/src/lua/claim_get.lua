@@ -4,7 +4,8 @@ if tonumber(call('ZSCORE', base .. 'e', id) or 0) <= now then return {'none'} en
 local row = call('HGET', base .. 'l', id)
 if not row then return {'none'} end
 local positions, notes = held(id, row)
-local ends, bodies = read_many('ZMSCORE', 'x', positions), records(positions)
+local bodies = records(positions)
+local ends = expiries(positions, bodies)
 local ttl, since = string.match(row, '^(%d+) (%d+)')
 if not ttl then return {'none'} end
 local answer = {'done', head[1], ttl, since}

@@ -20,8 +20,7 @@ if is_plain then
     local chunk, fields, from = math.floor((tonumber(positions[i]) or 0) / 256), {}, i
     while i <= #positions do
       local position, count = tonumber(positions[i]), 0
-      ends[i] = tonumber(ends[i] or 0)
-      if not position or ends[i] <= now then
+      if not position then
         is_plain = false
         break
       end
@@ -35,8 +34,15 @@ if is_plain then
     if is_plain then
       local found = call('HMGET', base .. 'b:' .. chunk, unpack(fields))
       for n = 1, #fields do
-        records[from + n - 1] = found[n]
-        if not found[n] then is_plain = false end
+        local record, at = found[n], from + n - 1
+        records[at] = record
+        -- An entry in the index of expiry precedes the record: see cover.lua.
+        local expires = tonumber(ends[at] or nil)
+        if not expires and record and #record > 12 and string.byte(record, 9) >= 4 then
+          expires = struct.unpack('>I8', record) + struct.unpack('>I4', record, #record - 3) * 1000
+        end
+        ends[at] = expires
+        if not record or not expires or expires <= now then is_plain = false end
       end
     end
   end

@@ -10,7 +10,7 @@ if at then return {'schedule', at} end
 
 local extended = math.min(now + tonumber(ARGV[7]), FOREVER)
 local positions = held(id, row)
-local ends, longer = read_many('ZMSCORE', 'x', positions), {}
+local ends, longer = expiries_after(extended, positions), {}
 for i, position in ipairs(positions) do
   local expires = tonumber(ends[i] or 0)
   if expires > now and expires < extended then

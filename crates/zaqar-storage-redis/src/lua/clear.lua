@@ -18,6 +18,7 @@ local function clear()
     unlink('v:' .. (string.match(rest, '^%x+') or ''))
     call('HDEL', KEYS[1], 'u')
   end
+  call('HDEL', KEYS[1], 'm')
   if call('EXISTS', base .. 'x') == 0 then return false end
   call('RENAME', base .. 'x', base .. 'x:' .. head[3])
   call('RPUSH', base .. 'g', string.format('x %s %.0f', head[3], chunk_end()))

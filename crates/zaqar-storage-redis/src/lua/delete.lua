@@ -1,6 +1,8 @@
 -- Deletes messages, each independently: from ARGV[4] on, a position and the named claim, or empty,
 -- for each message. Answers the outcome of each.
-local gone, gone_notes = {}, {}
+local positions, answer, gone, gone_notes = {}, {'done'}, {}, {}
+for i = 4, #ARGV, 2 do positions[#positions + 1] = ARGV[i] end
+local ends, notes = expiries_after(now, positions), read_many('HMGET', 'k', positions)
 for i, position in ipairs(positions) do
   local named, status = ARGV[2 * i + 3], 'gone'
   if tonumber(ends[i] or 0) > now then

@@ -7,7 +7,7 @@ if ARGV[4] ~= '' then
   for i = 5, from - 1 do named[ARGV[i]] = true end
 end
 local all, positions, notes = own_positions(from), {}, {}
-local ends, all_notes = read_many('ZMSCORE', 'x', all), read_many('HMGET', 'k', all)
+local ends, all_notes = expiries_after(now, all), read_many('HMGET', 'k', all)
 for i, position in ipairs(all) do
   local owner = holder(all_notes[i])
   if tonumber(ends[i] or 0) > now and (not named or (owner and named[owner])) then

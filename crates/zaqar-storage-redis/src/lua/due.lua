@@ -2,6 +2,65 @@ local function expired_members(key, limit)
   return call('ZRANGE', base .. key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
+-- The first stored positions of a chunk from a bound on, at most `limit`.
+local function stored_positions(chunk, from, limit)
+  local to, found = decimal(chunk * 256 + 255), {}
+  for _, key in ipairs({'f', 'c', 'd'}) do
+    for _, position in ipairs(call('ZRANGE', base .. key, from, to, 'BYSCORE', 'LIMIT', 0, limit)) do
+      if chunk_of(position) then found[#found + 1] = position end
+    end
+  end
+  table.sort(found, function(a, b) return tonumber(a) < tonumber(b) end)
+  for i = #found, limit + 1, -1 do found[i] = nil end
+  return found
+end
+
+-- Of positions that expire in their order, how many have expired, and when the next one does.
+local function find_live(positions)
+  local function ends(i)
+    local record = records({positions[i]})[1]
+    return record and end_by_record(record) or 0
+  end
+  local expired, live, next_end = 0, #positions, 0
+  if live > 0 then next_end = ends(live) end
+  if next_end <= now then return live, nil end
+  while live - expired > 1 do
+    local middle = math.floor((expired + live) / 2)
+    local middle_end = ends(middle)
+    if middle_end > now then live, next_end = middle, middle_end else expired = middle end
+  end
+  return expired, next_end
+end
+
+-- Deletes the messages of a chunk that the chunk's entry covers and that have expired, about
+-- `budget` of them, and sets the entry to the next one that expires. Answers how many. It reads few
+-- records, because these messages expire in the order of their positions: see cover.lua.
+local function expire_chunk(chunk, budget)
+  local gone, from, limit, next_end, is_end = {}, decimal(chunk * 256), 1, nil, false
+  while not next_end and not is_end and #gone < budget do
+    local positions, covered, expired = stored_positions(chunk, from, limit), {}, nil
+    is_end = #positions == 0
+    for i, ends in ipairs(read_many('ZMSCORE', 'x', positions)) do
+      if not ends then covered[#covered + 1] = positions[i] end
+    end
+    expired, next_end = find_live(covered)
+    for i = 1, expired do gone[#gone + 1] = covered[i] end
+    if not is_end then from = '(' .. positions[#positions] end
+    limit = math.min(4 * limit, 256, math.max(budget - #gone, 1))
+  end
+  if next_end then
+    call('ZADD', base .. 'x', next_end, 'b' .. chunk)
+  elseif is_end then
+    call('ZREM', base .. 'x', 'b' .. chunk)
+    if chunk == read_open() then
+      call('HDEL', KEYS[1], 'm')
+      open_chunk, open_life = -1, nil
+    end
+  end
+  delete_messages(gone, read_many('HMGET', 'k', gone))
+  return #gone
+end
+
 -- Ends due claims and delays and deletes expired messages, about `budget` of them. Answers how
 -- many, and whether claims or delays are still due.
 local function end_due(budget)
@@ -28,10 +87,20 @@ local function end_due(budget)
     done = done + #positions
   end
   if done < budget then
-    local positions = expired_members('x', budget - done)
+    local positions, covered = {}, {}
+    for _, member in ipairs(expired_members('x', budget - done)) do
+      local chunk = covered_chunk(member)
+      if chunk then covered[#covered + 1] = chunk else positions[#positions + 1] = member end
+    end
     delete_messages(positions, read_many('HMGET', 'k', positions))
-    count_expired(#positions)
     done = done + #positions
+    local expired = #positions
+    for _, chunk in ipairs(covered) do
+      if done >= budget then break end
+      local count = expire_chunk(chunk, budget - done)
+      expired, done = expired + count, done + count + 1
+    end
+    count_expired(expired)
   end
   local released = math.min(first_score('e'), first_score('w'))
   due = math.min(released, first_score('x'))

@@ -40,8 +40,8 @@ elseif kind == 'm' then
   for from = 1, math.min(#positions, limit), 8 do
     local some = {}
     for i = from, math.min(from + 7, #positions, limit) do some[#some + 1] = positions[i] end
-    local ends, notes = read_many('ZMSCORE', 'x', some), read_many('HMGET', 'k', some)
-    local bodies = records(some)
+    local notes, bodies = read_many('HMGET', 'k', some), records(some)
+    local ends = expiries(some, bodies)
     for i, position in ipairs(some) do
       examined, last = examined + 1, position
       if bodies[i] and tonumber(ends[i] or 0) > now then

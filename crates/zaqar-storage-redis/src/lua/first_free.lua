@@ -1,5 +1,5 @@
--- Expired messages that one call passes over.
-local MAX_SCANNED = 500
+-- Messages that one call passes over, and bytes of them.
+local MAX_SCANNED, MAX_BYTES = 500, 4194304
 -- Messages that one call hands over to the dead-letter queue.
 local MOST_MOVED = 50
 
@@ -7,15 +7,16 @@ local MOST_MOVED = 50
 -- that have expired and those that were claimed `most` times.
 local function first_free(limit, most, last)
   local found = {positions = {}, ends = {}, notes = {}, gone = {}, gone_notes = {}, is_end = false}
-  found.exhausted, found.exhausted_ends = {}, {}
-  local scanned = 0
+  found.records, found.exhausted, found.exhausted_ends = {}, {}, {}
+  local scanned, bytes = 0, 0
   while #found.positions < limit and #found.exhausted < MOST_MOVED and #found.gone < MAX_SCANNED
-    and not found.is_end do
+    and bytes < MAX_BYTES and not found.is_end do
     local want = math.min(limit - #found.positions, 1000)
     local positions = call('ZRANGE', base .. 'f', scanned, scanned + want - 1)
-    local ends, notes = read_many('ZMSCORE', 'x', positions), read_many('HMGET', 'k', positions)
+    local notes, bodies = read_many('HMGET', 'k', positions), records(positions)
+    local ends = expiries(positions, bodies)
     for i, position in ipairs(positions) do
-      local expires = tonumber(ends[i] or 0)
+      local expires, is_taken = tonumber(ends[i] or 0), false
       if (tonumber(position) or 0) > last then
         found.is_end = true
         break
@@ -29,7 +30,10 @@ local function first_free(limit, most, last)
         found.positions[#found.positions + 1] = position
         found.ends[#found.positions] = expires
         found.notes[#found.positions] = notes[i]
+        found.records[#found.positions] = bodies[i]
+        is_taken = true
       end
+      if not is_taken then bytes = bytes + (bodies[i] and #bodies[i] or 0) end
     end
     scanned = scanned + #positions
     if #positions < want then found.is_end = true end
@@ -40,7 +44,6 @@ end
 -- Removes positions whose record is missing, which happens if a server evicts keys.
 local function with_records(found)
   count_expired(#found.gone)
-  found.records = records(found.positions)
   local kept = {positions = {}, ends = {}, notes = {}, records = {}}
   for i, position in ipairs(found.positions) do
     if found.records[i] then

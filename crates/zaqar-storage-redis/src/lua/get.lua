@@ -9,17 +9,12 @@ for from = 1, #positions, PAGE do
     break
   end
   local some = {unpack(positions, from, math.min(from + PAGE - 1, #positions))}
-  local live, live_ends = {}, {}
-  for i, expires in ipairs(read_many('ZMSCORE', 'x', some)) do
-    if tonumber(expires or 0) > now then
-      live[#live + 1] = some[i]
-      live_ends[#live] = expires
-    end
-  end
-  local notes, bodies = read_many('HMGET', 'k', live), records(live)
-  for i, position in ipairs(live) do
-    if bodies[i] then
-      append_message(answer, position, live_ends[i], notes[i], bodies[i])
+  local notes, bodies = read_many('HMGET', 'k', some), records(some)
+  local ends, has_entry = expiries(some, bodies)
+  for i, position in ipairs(some) do
+    local is_stored = bodies[i] and (has_entry[i] or first_end(chunk_of(position)))
+    if is_stored and tonumber(ends[i] or 0) > now then
+      append_message(answer, position, ends[i], notes[i], bodies[i])
       bytes = bytes + #bodies[i]
     end
   end

@@ -8,6 +8,8 @@ end
 
 local held_by, subscribed_until = {}, tonumber(head[7]) or 0
 local take_one = {}
+-- The chunk whose entry covers messages of this call, and when the last one of them expires.
+local filled, filled_end
 
 -- A claim: id, ttl in seconds, since when, expiry. Its messages add themselves to its row.
 function take_one.c()
@@ -23,10 +25,17 @@ end
 function take_one.m()
   local position, record, expires, visible = take(), take(), tonumber(take()), tonumber(take())
   local claim, count = take(), take()
-  if call('ZSCORE', base .. 'x', position) then return end
-  local chunk = base .. 'b:' .. math.floor(position / 256)
+  local number = chunk_of(position)
+  local chunk = base .. 'b:' .. number
+  if call('HEXISTS', chunk, position % 256) == 1 then return end
   call('HSET', chunk, position % 256, record)
-  call('ZADD', base .. 'x', expires, position)
+  local is_in_order = number > read_open() or number == filled and expires >= filled_end
+  if is_in_order and created(record) <= now and end_by_record(record) == expires
+    and is_covered(number, created(record), expires) then
+    filled, filled_end = number, expires
+  else
+    call('ZADD', base .. 'x', expires, position)
+  end
   due = math.min(due, expires)
   if claim ~= '' then
     call('ZADD', base .. 'c', position, position)

@@ -47,9 +47,10 @@ while shown < limit and scanned < limit + MAX_SCANNED and bytes < BYTES and not 
       local position, record = positions[i], bodies[i - from + 1]
       first, after, scanned = i + 1, tonumber(position) or after, scanned + 1
       bytes = bytes + (record and #record or 0)
-      local is_live = record and tonumber(ends[i] or 0) > now
+      local expires = tonumber(ends[i] or record and end_by_record(record) or 0)
+      local is_live = record and expires > now
       if is_live and (hide == '' or string.sub(record, 10, 9 + #hide) ~= hide) then
-        append_message(answer, position, ends[i], notes[i], record)
+        append_message(answer, position, expires, notes[i], record)
         shown = shown + 1
       end
     end

@@ -53,6 +53,9 @@ local function chunk_of(position)
   return number and math.floor(number / 256)
 end
 
+-- The chunk of an entry in the index of expiry that is for many messages: see cover.lua.
+local function covered_chunk(member) return tonumber(string.match(member, '^b(%d+)$')) end
+
 -- Calls `use` for each run of adjacent positions in the same chunk: the chunk's key, their fields,
 -- and the index of the first.
 local function chunks(positions, use)
@@ -80,6 +83,71 @@ local function records(positions)
 end
 
 local function created(record) return #record >= 8 and struct.unpack('>I8', record) or 0 end
+
+-- When a message expires, by its record; nil for a record without a life. See record.rs.
+local function end_by_record(record)
+  if #record < 13 or string.byte(record, 9) < 4 then return nil end
+  return struct.unpack('>I8', record) + struct.unpack('>I4', record, #record - 3) * 1000
+end
+
+-- When messages expire, given their records; nil or false for one that does not exist. An entry in
+-- the index of expiry precedes the record: see cover.lua. Answers also which have an entry.
+local function expiries(positions, found)
+  local own, ends = read_many('ZMSCORE', 'x', positions), {}
+  for i = 1, #positions do
+    ends[i] = own[i] or found[i] and end_by_record(found[i])
+  end
+  return ends, own
+end
+
+-- When the first message that its entry covers expires in each chunk, read once; false for a chunk
+-- without an entry. Records in such a chunk are left of a purge, unless they have own entries.
+local first_ends = {}
+local function first_end(chunk)
+  if first_ends[chunk] == nil then
+    first_ends[chunk] = tonumber(call('ZSCORE', base .. 'x', 'b' .. chunk) or nil) or false
+  end
+  return first_ends[chunk]
+end
+
+-- As `expiries`, for positions that a caller names and that may not be stored, without their
+-- records: for a message that expires after `enough`, any time between the two. Reads only records
+-- of chunks of which something expires before.
+local function expiries_after(enough, positions)
+  local ends = read_many('ZMSCORE', 'x', positions)
+  for i, position in ipairs(positions) do
+    local chunk = not ends[i] and chunk_of(position)
+    local soonest = chunk and first_end(chunk)
+    if soonest then
+      local key, field = base .. 'b:' .. chunk, position % 256
+      if soonest <= enough then
+        local record = call('HGET', key, field)
+        ends[i] = record and end_by_record(record)
+      elseif call('HEXISTS', key, field) == 1 then
+        ends[i] = soonest
+      end
+    end
+  end
+  return ends
+end
+
+-- The chunk and the life, in milliseconds, that the head's field `m` names: see cover.lua.
+local open_chunk, open_life
+local function read_open()
+  if not open_chunk then
+    local chunk, life = string.match(call('HGET', KEYS[1], 'm') or '', '^(%d+) (.+)$')
+    open_chunk, open_life = tonumber(chunk) or -1, tonumber(life)
+  end
+  return open_chunk
+end
+
+-- Removes the entry of a chunk in the index of expiry if the chunk is empty. The one that is open
+-- keeps it: most queues become empty again and again.
+local function forget_if_empty(chunk)
+  if call('EXISTS', base .. 'b:' .. chunk) == 0 and chunk ~= read_open() then
+    call('ZREM', base .. 'x', 'b' .. chunk)
+  end
+end
 
 -- A note records how often a message was claimed, and the claim that took it last until that claim
 -- is released.
@@ -132,7 +200,10 @@ local function delete_messages(positions, notes)
   end
   write_many('ZREM', 'x', positions)
   write_many('HDEL', 'k', noted)
-  chunks(positions, function(key, fields) write_many('HDEL', key, fields) end)
+  chunks(positions, function(key, fields, first)
+    write_many('HDEL', key, fields)
+    forget_if_empty(chunk_of(positions[first]))
+  end)
 end
 
 -- Counts messages that expired, for the next sweep to report.

@@ -26,8 +26,8 @@ local passed, passed_bytes, next, is_end = 0, 0, '', false
 while #positions < limit and #gone < MAX_SCANNED and next == '' and not is_end do
   local want = math.min(math.max(limit - #positions, passed > 0 and 16 or 1), 256)
   local some = call('ZRANGE', base .. 'f', from, '+inf', 'BYSCORE', 'LIMIT', 0, want)
-  local some_ends, some_notes = read_many('ZMSCORE', 'x', some), read_many('HMGET', 'k', some)
-  local some_records = records(some)
+  local some_notes, some_records = read_many('HMGET', 'k', some), records(some)
+  local some_ends = expiries(some, some_records)
   for i, position in ipairs(some) do
     local record = some_records[i]
     if tonumber(some_ends[i] or 0) <= now or not record then

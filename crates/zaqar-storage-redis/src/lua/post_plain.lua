@@ -6,18 +6,18 @@ local last = tonumber(head[3])
 if now * 1000 - last > MAX_LAG then last = now * 1000 - 1 end
 if connected > last then last = connected - 1 end
 local first = last + 1
-local is_plain = not answered and ARGV[2] == head[2] and now == caller_now
+local is_plain = not answered and ARGV[2] == head[2] and now == caller_now and now >= latest
   and (ARGV[5] == '' or (tonumber(head[7]) or 0) <= now)
   and first % 256 + count <= 256 and last + count < FOREVER
 -- When messages expire, by their ttl.
-local soonest, ends = math.huge, {}
+local soonest, ends, lives = math.huge, {}, 0
 for i = 7, #ARGV, 3 do
   local ttl = ARGV[i + 1]
   if not ends[ttl] then
     local at = now + ttl
     if at < soonest then soonest = at end
     if at > FOREVER then is_plain = false end
-    ends[ttl] = at
+    ends[ttl], lives = at, lives + 1
   end
   if ARGV[i + 2] ~= '0' then is_plain = false end
 end
@@ -30,12 +30,34 @@ if is_plain then
   end
   local name = string.format('%.0f', first)
   local newest = name
-  local chunk = base .. 'b:' .. math.floor(first / 256)
+  local number = '' .. math.floor(first / 256)
+  local chunk = base .. 'b:' .. number
+  -- The life of the messages that the entry of their chunk covers, and a new value of `m`: see
+  -- cover.lua.
+  local life, mark
+  if string.byte(ARGV[7], 9) >= 4 then
+    local open = call('HGET', KEYS[1], 'm') or ''
+    if open == number .. ' ' .. ARGV[8] then
+      life = ARGV[8]
+    else
+      local was_open, its_life = string.match(open, '^(%d+) (.+)$')
+      if was_open == number then
+        life = its_life
+      elseif tonumber(was_open or -1) < tonumber(number) then
+        life, mark = ARGV[8], number .. ' ' .. ARGV[8]
+        call('ZADD', base .. 'x', ends[life], 'b' .. number)
+        if was_open and call('EXISTS', base .. 'b:' .. was_open) == 0 then
+          call('ZREM', base .. 'x', 'b' .. was_open)
+        end
+      end
+    end
+  end
   if count == 1 then
     call('HSET', chunk, first % 256, ARGV[7])
     call('ZADD', base .. 'f', name, name)
-    call('ZADD', base .. 'x', ends[ARGV[8]], name)
+    if life ~= ARGV[8] then call('ZADD', base .. 'x', ends[ARGV[8]], name) end
   else
+    local is_covered = lives == 1 and life == ARGV[8]
     local records, free, expiring = {}, {}, {}
     for ttl, at in pairs(ends) do ends[ttl] = string.format('%.0f', at) end
     -- The first digits are the same for most; `%.0f` is slow.
@@ -50,11 +72,14 @@ if is_plain then
       local i, record = 2 * n + 1, 3 * n + 7
       records[i], records[i + 1] = first % 256 + n, ARGV[record]
       free[i], free[i + 1] = newest, newest
-      expiring[i], expiring[i + 1] = ends[ARGV[record + 1]], newest
+      if not is_covered and ARGV[record + 1] ~= life then
+        expiring[#expiring + 1] = ends[ARGV[record + 1]]
+        expiring[#expiring + 1] = newest
+      end
     end
     call('HSET', chunk, unpack(records))
     call('ZADD', base .. 'f', unpack(free))
-    call('ZADD', base .. 'x', unpack(expiring))
+    if #expiring > 0 then call('ZADD', base .. 'x', unpack(expiring)) end
   end
   call('HSET', requests, request, name)
   call('PEXPIRE', requests, keep)
@@ -64,5 +89,6 @@ if is_plain then
   else
     call('HSET', KEYS[1], 'p', newest, 'n', now)
   end
+  if mark then call('HSET', KEYS[1], 'm', mark) end
   return {'done', name, ''}
 end

@@ -8,26 +8,36 @@ local function first_score(key)
   return tonumber(call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]) or math.huge
 end
 
--- The messages of one part, in the arguments of commands. For the encoding, see parts.rs.
-local function decode_part(part, first, created)
+-- Stores the records of one part, and answers the rest of it in the arguments of commands. For the
+-- encoding, see parts.rs.
+local function store_records(part, first, created)
   local found = {free = {}, delayed = {}, waiting = {}, expiring = {}, entry = {}}
-  found.chunks, found.last_visible, found.first_visible, found.last_end = {}, 0, math.huge, 0
+  found.last_visible, found.first_visible, found.last_end = 0, math.huge, 0
   local stamp, at, position, chunk, fields = struct.pack('>I8', created), 1, first, nil, nil
   local free, expiring, entry = found.free, found.expiring, found.entry
-  local last_ttl, ends, ends_at
+  local last_ttl, ends, ends_at, covers
+  local function flush()
+    if chunk then write_many('HSET', string.format('b:%.0f', chunk), fields) end
+  end
   while at <= #part do
     local ttl, delay, record
     ttl, delay, record, at = struct.unpack('>I8I8I4c0', part, at)
     record = stamp .. record
     if math.floor(position / 256) ~= chunk then
-      chunk, fields = math.floor(position / 256), {}
-      found.chunks[chunk] = fields
+      flush()
+      chunk, fields, covers = math.floor(position / 256), {}, nil
     end
     fields[#fields + 1], fields[#fields + 2] = position % 256, record
     if ttl ~= last_ttl then
       last_ttl, ends = ttl, math.min(created + ttl, FOREVER)
       ends_at = decimal(ends)
       if ends > found.last_end then found.last_end = ends end
+      covers = nil
+    end
+    if covers == nil then
+      covers = string.byte(record, 9) >= 4 and is_covered(chunk, created, ends)
+      -- Messages that were posted later may be in the chunk already.
+      if covers then call('ZADD', base .. 'x', 'LT', ends, 'b' .. chunk) end
     end
     local visible, name = math.min(created + delay, FOREVER), decimal(position)
     if delay > 0 then
@@ -37,13 +47,14 @@ local function decode_part(part, first, created)
     else
       free[#free + 1], free[#free + 2] = name, name
     end
-    expiring[#expiring + 1], expiring[#expiring + 2] = ends_at, name
+    if not covers then expiring[#expiring + 1], expiring[#expiring + 2] = ends_at, name end
     local n = #entry
     entry[n + 1], entry[n + 2], entry[n + 3] = record, ttl, delay
     if visible > found.last_visible then found.last_visible = visible end
     if visible < found.first_visible then found.first_visible = visible end
     position = position + 1
   end
+  flush()
   return found, position - first
 end
 
@@ -81,10 +92,7 @@ local function settle(now)
   if part then
     local found
     first, created = tonumber(first), tonumber(created)
-    found, count = decode_part(part, first, created)
-    for chunk, fields in pairs(found.chunks) do
-      write_many('HSET', string.format('b:%.0f', chunk), fields)
-    end
+    found, count = store_records(part, first, created)
     write_many('ZADD', 'f', found.free)
     write_many('ZADD', 'd', found.delayed)
     write_many('ZADD', 'w', found.waiting)

@@ -20,6 +20,7 @@ local function begin(count)
   local clock = now * 1000
   if clock - last > MAX_LAG then last = clock - 1 end
   last = math.max(last, connected - 1)
+  if now < latest then open(chunk_of(last + 1), '-') end
   return last + count < FOREVER
 end
 
@@ -37,7 +38,10 @@ local function append(record, expires, visible)
   else
     pair(pending.free, name, name)
   end
-  pair(pending.expiring, expires, name)
+  if created(record) ~= now or end_by_record(record) ~= expires
+    or not is_covered(math.floor(last / 256), now, expires) then
+    pair(pending.expiring, expires, name)
+  end
   due = math.min(due, expires, visible > now and visible or math.huge)
   return record
 end

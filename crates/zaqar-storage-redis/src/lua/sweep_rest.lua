@@ -18,7 +18,7 @@ local function collect_messages(name)
   local key, chunks = base .. 'x:' .. name, {}
   local positions = call('ZPOPMIN', key, budget - done)
   for i = 1, #positions, 2 do
-    local chunk = chunk_of(positions[i])
+    local chunk = covered_chunk(positions[i]) or chunk_of(positions[i])
     if chunk then chunks[chunk] = true end
   end
   for chunk in pairs(chunks) do call('UNLINK', base .. string.format('b:%.0f', chunk)) end

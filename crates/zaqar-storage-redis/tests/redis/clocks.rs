@@ -152,16 +152,16 @@ async fn a_lost_lease_is_created_again() {
 async fn other_layouts_are_rejected() {
     let server = Server::start(&[]);
     let store = open(options(&server.uri())).await;
-    assert_eq!(server.cli(&["GET", "zq1:layout"]), "2");
+    assert_eq!(server.cli(&["GET", "zq1:layout"]), "3");
     Queue::new(&store, "q").await.post(&["a"]).await;
     open(options(&server.uri())).await;
     // A flush deletes the layout key as well; the next sweep writes it again.
     server.cli(&["DEL", "zq1:layout"]);
     store.sweep(now(), 10).await.unwrap();
-    assert_eq!(server.cli(&["GET", "zq1:layout"]), "2");
+    assert_eq!(server.cli(&["GET", "zq1:layout"]), "3");
     // Without the key the store is of a release before layouts were numbered.
     for (found, says) in [
-        (Some("3"), "layout 3"),
+        (Some("4"), "layout 4"),
         (Some("odd"), "layout odd"),
         (Some("1"), "layout 1"),
         (None, "layout 1"),
@@ -171,10 +171,12 @@ async fn other_layouts_are_rejected() {
             None => server.cli(&["DEL", "zq1:layout"]),
         };
         let before = server.cli(&["DBSIZE"]);
+        let raising = format!("{}?layout=3", server.uri());
+        Redis::open(short_retry(&raising)).await.expect_err("no option helps");
         let error = Redis::open(short_retry(&server.uri())).await.expect_err("it is rejected");
         let text = full_text(&error);
         let to_do = ["run the release that wrote it", "another database"];
-        for part in [says, "knows layout 2"].iter().chain(&to_do) {
+        for part in [says, "knows layouts 2 to 3"].iter().chain(&to_do) {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(server.cli(&["DBSIZE"]), before, "nothing was changed");

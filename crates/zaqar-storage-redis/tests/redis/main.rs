@@ -3,7 +3,9 @@
 
 mod clocks;
 mod cluster;
+mod expiry;
 mod failover;
+mod fast_paths;
 mod foreign_data;
 mod full;
 mod gate;
@@ -11,6 +13,7 @@ mod groups;
 mod load;
 mod logs;
 mod news;
+mod older_layout;
 mod outages;
 mod parts;
 mod permissions;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use zaqar_core::storage::{
-    Claims, Error, Heads, LeaseRequest, Messages, NewMessage, PopQuery, Queues, RecipientQuery,
-    Stats, SubscriptionChange, Swept,
+    Claims, Deleted, Error, Heads, LeaseRequest, Messages, NewMessage, PopQuery, Queues,
+    RecipientQuery, Stats, SubscriptionChange, Swept,
 };
 use zaqar_core::{Kind, Timestamp};
 
@@ -232,4 +232,65 @@ pub(crate) async fn management_sweeps_end(kit: &mut Kit) {
         sweep(kit.rows(), kit.now(), 10).await;
         assert_eq!(Queues::get(kit.rows(), &key).await.expect("get answers").as_ref(), Some(&row));
     }
+}
+
+/// `post`, `claim`: messages expire at their own times, whatever the lives of those beside them;
+/// those that a claim has extended, later.
+pub(crate) async fn messages_of_mixed_lives_expire_in_time(kit: &mut Kit) {
+    let queue = kit.queue("q").await;
+    let (mut all, mut ends, mut at) = (Vec::new(), Vec::new(), 0);
+    for ttl in [60, 60, 200, 60, 90, 60].into_iter().cycle().take(24) {
+        let new = if at % 5 == 4 { NewMessage { ttl, ..with_delay(30) } } else { with_ttl(ttl) };
+        all.push(queue.post_one(new).await);
+        ends.push(at + ttl);
+        kit.pass(1);
+        at += 1;
+    }
+    // Extended to 60 s after the claim's end.
+    let (claim, held) = queue.claim(3).await;
+    for (end, id) in ends.iter_mut().zip(&all) {
+        if held.iter().any(|held| held.id == *id) {
+            *end = (*end).max(at + 160);
+        }
+    }
+    let mut claim = Some(claim);
+    // One of each end and one within is gone before its time.
+    for gone in [5, 12, 23] {
+        assert_eq!(queue.delete(all[gone], None).await, Deleted::Gone);
+        ends[gone] = 0;
+    }
+    let mut times = ends.clone();
+    times.sort_unstable();
+    times.dedup();
+    let posted_by = at;
+    for end in times.into_iter().filter(|end| *end > posted_by) {
+        for (secs, is_swept) in [(end - at - 1, false), (1, end % 3 == 0)] {
+            kit.pass(secs);
+            at += secs;
+            if at >= 62
+                && let Some(claim) = claim.take()
+            {
+                assert_eq!(queue.release(claim).await, 3);
+            }
+            let live = all.iter().zip(&ends).filter(|(_, end)| **end > at);
+            let live: Vec<_> = live.map(|(id, _)| *id).collect();
+            assert_eq!(queue.ids().await, live, "after {at} seconds");
+            let found: Vec<_> = queue.get(&all).await.iter().map(|message| message.id).collect();
+            assert_eq!(found, live, "after {at} seconds");
+            if is_swept {
+                kit.sweep().await;
+                let Stats { free, claimed, delayed, .. } = queue.stats().await;
+                assert_eq!(free + claimed + delayed, live.len() as u64, "after {at} seconds");
+                assert_eq!(queue.ids().await, live, "after {at} seconds and a sweep");
+            }
+        }
+    }
+    assert_eq!(queue.ids().await, []);
+    // What comes later is not mistaken for them.
+    let next = queue.post_one(with_ttl(60)).await;
+    kit.pass(59);
+    assert_eq!(queue.ids().await, [next]);
+    kit.pass(1);
+    kit.sweep().await;
+    assert_eq!(queue.stats().await, Stats::default());
 }
