@@ -30,10 +30,10 @@ use crate::scripts::{self, Script};
 use crate::server::Mode;
 
 /// Bounds of one part, and so of one script: messages, and bytes of bodies.
-const PART_MESSAGES: usize = 256;
+const PART_MESSAGES: usize = 128;
 const PART_BYTES: usize = 256 << 10;
 /// Bounds of a post that is stored by one script.
-const WHOLE_MESSAGES: usize = 256;
+const WHOLE_MESSAGES: usize = 128;
 const WHOLE_BYTES: usize = 512 << 10;
 /// Attempts for a post whose parts are lost, by a failover for example.
 const ATTEMPTS: usize = 3;

@@ -11,8 +11,18 @@ pub(crate) struct Server {
     _directory: tempfile::TempDir,
 }
 
+/// A port below those that systems take for outgoing connections: whoever waits for the server could
+/// get that port for its own side otherwise, and be connected to itself.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    use std::hash::{BuildHasher, Hasher, RandomState};
+
+    loop {
+        let random = RandomState::new().build_hasher().finish() % 20_000;
+        let port = 10_000 + u16::try_from(random).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Server {

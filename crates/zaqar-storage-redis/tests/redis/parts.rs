@@ -19,9 +19,9 @@ use crate::servers::Server;
 use crate::support::{Queue, generation, head, message, now, open, options, rand, texts};
 
 /// Messages of three parts.
-const THREE_PARTS: usize = 700;
+const THREE_PARTS: usize = 350;
 /// Messages that one script handles at most.
-const PART: usize = 256;
+const PART: usize = 128;
 /// Messages of one slice of a page at most.
 const SLICE: usize = 500;
 /// Bytes of one request at most: of a part, its last message and the encoding.
