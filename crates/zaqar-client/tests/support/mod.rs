@@ -11,8 +11,8 @@ pub(crate) struct Server {
     _directory: tempfile::TempDir,
 }
 
-/// A port below those that systems take for outgoing connections: whoever waits for the server could
-/// get that port for its own side otherwise, and be connected to itself.
+/// A port below those that systems take for outgoing connections: whoever waits for the server
+/// could get that port for its own side otherwise, and be connected to itself.
 fn free_port() -> u16 {
     use std::hash::{BuildHasher, Hasher, RandomState};
 
