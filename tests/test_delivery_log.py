@@ -142,9 +142,14 @@ def sends_batches_and_posts_events(server: Server, receiver: Receiver) -> None:
             return [one["body"] for request in receiver.of(paths[0]) for one in json.loads(request.body)]
 
         wait_until(lambda: sorted(map(str, received())) == [*"0123456", "alone"], "arrays have them all")
-        known = {one["id"] for one in batched.get("/deliveries")["deliveries"]}
         sent = [one for request in receiver.of(paths[0]) for one in json.loads(request.body)]
-        assert {one["message_id"] for one in sent} == known
+        ids = {one["message_id"] for one in sent}
+
+        def known() -> set[str]:
+            return {one["id"] for one in batched.get("/deliveries")["deliveries"]}
+
+        # The log is written every half second.
+        wait_until(lambda: known() == ids, "the log has them all")
         assert all(one["queue_name"] == "q" and one["Message_Type"] == "Notification" for one in sent)
         assert len(receiver.of(paths[0])) < 8, "some came together"
         assert "Webhook-Signature" in receiver.of(paths[0])[0].headers
