@@ -13,7 +13,7 @@ use crate::factory::Factory;
 use crate::kit::Kit;
 
 /// A behaviour that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Behaviours that [`run_all`] tests concurrently.
 const AT_ONCE: usize = 8;
@@ -56,8 +56,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Tests one behaviour of a store.
 ///
 /// # Panics
-/// If the store violates it or takes longer than two minutes, or if `name` is not one of [`names`].
-/// The text quotes the line of the traits' documentation that the store violates.
+/// If the store violates it or takes longer than five minutes, or if `name` is not one of
+/// [`names`]. The text quotes the line of the traits' documentation that the store violates.
 pub async fn check(factory: impl Factory, name: &str) {
     let behaviour =
         BEHAVIOURS.iter().find(|own| own.name == name).expect("the behaviour is listed");
@@ -124,7 +124,7 @@ pub(crate) fn runtime() -> Runtime {
 
 async fn run(factory: Arc<dyn Factory>, test: Test) {
     let mut kit = Kit::new(factory).await;
-    tokio::time::timeout(TIMEOUT, test(&mut kit)).await.expect("the test ends within two minutes");
+    tokio::time::timeout(TIMEOUT, test(&mut kit)).await.expect("the test ends within five minutes");
     kit.finish().await;
 }
 
