@@ -62,14 +62,6 @@ impl StoreDriver for Driver {
         Ok(location.options.number_of(&SIZE).map(drop)?)
     }
 
-    fn is_same_store(
-        &self,
-        one: &StoreLocation,
-        other: &StoreLocation,
-    ) -> Result<bool, StartError> {
-        Ok(one.uri == other.uri)
-    }
-
     async fn open(
         &self,
         location: &StoreLocation,
