@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{FusedFuture, join_all};
+use futures_util::future::{BoxFuture, FusedFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
@@ -111,8 +111,13 @@ impl Workers {
         Handle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Runs until `shutdown`; then attempts in progress may end, within [`Options::drain`].
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Runs until `shutdown`; then attempts in progress may end, within [`Options::drain`]. The
+    /// future is boxed so that it is compiled in this crate.
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.work(shutdown))
+    }
+
+    async fn work(self, shutdown: CancellationToken) {
         let shared = &self.shared;
         let mut expanding = pin!(shared.expand_outbox(&shutdown).fuse());
         tokio::select! {

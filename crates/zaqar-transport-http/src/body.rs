@@ -15,6 +15,7 @@ use zaqar_api::PostedMessage;
 use zaqar_core::json::{self, JsonError, NotOrdinary, Scan};
 use zaqar_core::{Holder, OverBudget, Permit};
 
+use crate::connection_body::AnyBody;
 use crate::error::HttpError;
 
 /// Bytes of an unread body that are discarded at most, so that the connection can be reused.
@@ -44,13 +45,13 @@ pub(crate) struct Bound<'a> {
 }
 
 /// A request's body, which tracks whether it has been read to its end.
-pub(crate) struct RequestBody<B> {
-    body: B,
+pub(crate) struct RequestBody {
+    body: AnyBody,
     ended: bool,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
-    pub(crate) fn new(body: B) -> Self {
+impl RequestBody {
+    pub(crate) fn new(body: AnyBody) -> Self {
         Self { ended: body.is_end_stream(), body }
     }
 
@@ -59,7 +60,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         self.ended
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, B::Error>> {
+    async fn next(&mut self) -> Option<Result<Bytes, HttpError>> {
         while !self.ended {
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -95,7 +96,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
             let mut whole = BytesMut::new();
             let mut permit = bound.holder.try_acquire(REQUEST_BYTES)?;
             while let Some(data) = self.next().await {
-                let data = data.map_err(|_| HttpError::BodyBroken)?;
+                let data = data?;
                 let length = first.len() + whole.len() + data.len();
                 if length as u64 > bound.max {
                     return Err(too_large(bound.max));

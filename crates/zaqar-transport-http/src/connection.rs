@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{Either, Ready, ready};
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::{Method, Request, Response, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -16,8 +16,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
-use tower::util::Oneshot;
-use tower::{Service, ServiceExt};
 use tracing::debug;
 use zaqar_api::{LastToken, RequestId};
 use zaqar_core::{Holder, OverBudget};
@@ -48,16 +46,22 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// small response.
 const STREAM_BYTES: usize = 2 * 1024;
 
+/// What answers the requests of all connections. It is not generic, so that hyper and all around it
+/// are compiled once, in this crate.
+pub(crate) type Handler = Arc<dyn Fn(Request<ConnectionBody>) -> Handling + Send + Sync>;
+
+type Handling = BoxFuture<'static, HandlerResult>;
+
 /// HTTP as a [`Protocol`] for [`zaqar_transport::serve`].
-pub(crate) struct Http<S> {
-    service: S,
+pub(crate) struct Http {
+    handler: Handler,
     builder: Builder<TokioExecutor>,
     timeout: Duration,
 }
 
-impl<S> Http<S> {
-    pub(crate) fn new(service: S, options: &ServerOptions) -> Self {
-        Self { service, builder: builder(options), timeout: options.header_timeout }
+impl Http {
+    pub(crate) fn new(handler: Handler, options: &ServerOptions) -> Self {
+        Self { handler, builder: builder(options), timeout: options.header_timeout }
     }
 }
 
@@ -84,11 +88,7 @@ fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
     builder
 }
 
-impl<S> Protocol for Http<S>
-where
-    S: HttpLike + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
+impl Protocol for Http {
     const NAME: &'static str = "http";
     /// The task with hyper's state, its two buffers of 8 KiB, and a token: 22.8 KiB were measured.
     const CONNECTION_BYTES: usize = 24 * 1024;
@@ -101,7 +101,7 @@ where
             .try_acquire(0)
             .map(|permit| ConnectionIo::new(stream, timeout, Arc::clone(&activity), permit));
         let service = ConnectionService {
-            service: self.service.clone(),
+            handler: Arc::clone(&self.handler),
             holder,
             last_token: Arc::default(),
             activity: Arc::clone(&activity),
@@ -158,17 +158,6 @@ async fn aborted(activity: &Activity) {
     poll_fn(|_| if activity.is_aborted() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// What [`crate::Server`] serves.
-pub(crate) trait HttpLike:
-    Service<Request<ConnectionBody>, Response = Response<Full<Bytes>>, Error = Infallible>
-{
-}
-
-impl<S> HttpLike for S where
-    S: Service<Request<ConnectionBody>, Response = Response<Full<Bytes>>, Error = Infallible>
-{
-}
-
 /// Passes requests on with the connection's [`Holder`] and [`LastToken`], and tracks how long
 /// responses take to be read.
 ///
@@ -176,25 +165,21 @@ impl<S> HttpLike for S where
 /// headers (RFC 9112, 3.2), and a target in authority form with a method other than CONNECT
 /// (3.2.3).
 #[derive(Clone)]
-struct ConnectionService<S> {
-    service: S,
+struct ConnectionService {
+    handler: Handler,
     holder: Holder,
     last_token: Arc<LastToken>,
     activity: Arc<Activity>,
     timeout: Duration,
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
-where
-    S: HttpLike + Clone + Send + 'static,
-    S::Future: Send,
-{
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Responding<S>;
+    type Future = Responding;
 
-    fn call(&self, request: Request<Incoming>) -> Responding<S> {
-        let Self { service, holder, last_token, activity, timeout } = self;
+    fn call(&self, request: Request<Incoming>) -> Responding {
+        let Self { handler, holder, last_token, activity, timeout } = self;
         let guard = activity.begin_request();
         let is_http1 = request.version() != Version::HTTP_2;
         let (stream, rejected) = match charge_stream(&request, holder) {
@@ -206,7 +191,7 @@ where
             None => {
                 let (holder, last_token) = (holder.clone(), Arc::clone(last_token));
                 let request = request.map(|body| ConnectionBody::new(body, holder, last_token));
-                Either::Left(service.clone().oneshot(request))
+                Either::Left(handler(request))
             }
         };
         let open = Some((guard, stream));
@@ -219,9 +204,9 @@ type HandlerResult = Result<Response<Full<Bytes>>, Infallible>;
 
 pin_project! {
     /// A response on its way.
-    struct Responding<S: HttpLike> {
+    struct Responding {
         #[pin]
-        response: Either<Oneshot<S, Request<ConnectionBody>>, Ready<HandlerResult>>,
+        response: Either<Handling, Ready<HandlerResult>>,
         open: Option<(RequestGuard, Option<StreamPermit>)>,
         activity: Arc<Activity>,
         timeout: Duration,
@@ -229,7 +214,7 @@ pin_project! {
     }
 }
 
-impl<S: HttpLike> Future for Responding<S> {
+impl Future for Responding {
     type Output = Result<Response<ResponseBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

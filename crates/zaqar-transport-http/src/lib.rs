@@ -21,17 +21,19 @@ mod server;
 
 use std::convert::Infallible;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Body;
 use zaqar_api::Api;
 use zaqar_transport::Turns;
+
+use connection_body::AnyBody;
 
 pub use bounds::ServerOptions;
 pub use connection_body::ConnectionBody;
@@ -81,24 +83,30 @@ impl HttpService {
     pub fn new(api: Api, options: Options) -> Self {
         Self { inner: Arc::new(Inner { api, options, turns: Turns::of_process() }) }
     }
+
+    /// What handles a request is compiled here, not in each crate that calls the service.
+    fn respond(&self, request: Request<AnyBody>) -> Responding {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { Ok(handlers::handle(&inner, request).await) })
+    }
 }
+
+type Responding = BoxFuture<'static, Result<Response<Full<Bytes>>, Infallible>>;
 
 impl<B> tower::Service<Request<B>> for HttpService
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Responding;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let service = self.clone();
-        Box::pin(async move { Ok(handlers::handle(&service.inner, request).await) })
+    fn call(&mut self, request: Request<B>) -> Responding {
+        self.respond(request.map(AnyBody::new))
     }
 }
 

@@ -1,16 +1,18 @@
 //! The hyper server.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::{Service, ServiceExt};
 use zaqar_transport::{AcceptOptions, Listener, ServeError, serve};
 
 use crate::bounds::ServerOptions;
-use crate::connection::Http;
+use crate::connection::{Handler, Http};
 use crate::connection_body::ConnectionBody;
 
 /// Serves a service on a listener: an [`crate::HttpService`], bare or with layers around it.
@@ -39,11 +41,21 @@ where
     /// When the listener is broken and accepts no more connections.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
         let Self { listener, service, options } = self;
-        let http = Http::new(service, &options);
-        let ServerOptions {
-            name, max_connections, grace, memory, connections: counts, tls, ..
-        } = options;
-        let options = AcceptOptions { name, max_connections, grace, memory, counts, tls };
-        serve(listener, http, options, shutdown).await
+        let handler = Arc::new(move |request| service.clone().oneshot(request).boxed());
+        run(listener, handler, options, shutdown).await
     }
+}
+
+/// Boxed, so that it is compiled in this crate.
+fn run(
+    listener: Listener,
+    handler: Handler,
+    options: ServerOptions,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), ServeError>> {
+    let http = Http::new(handler, &options);
+    let ServerOptions { name, max_connections, grace, memory, connections: counts, tls, .. } =
+        options;
+    let options = AcceptOptions { name, max_connections, grace, memory, counts, tls };
+    Box::pin(serve(listener, http, options, shutdown))
 }

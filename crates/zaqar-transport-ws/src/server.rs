@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use zaqar_transport::{
     AcceptOptions, Connection, ConnectionCounts, Listener, Protocol, ServeError, Tls, serve,
@@ -44,6 +45,11 @@ impl Server {
     /// # Errors
     /// When the listener is broken and accepts no more connections.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ServeError> {
+        self.start(shutdown).await
+    }
+
+    /// Boxed, so that it is compiled in this crate.
+    fn start(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), ServeError>> {
         let Self { listener, service, options } = self;
         let inner = &service.inner;
         let options = AcceptOptions {
@@ -54,7 +60,7 @@ impl Server {
             counts: options.connections,
             tls: options.tls,
         };
-        serve(listener, service, options, shutdown).await
+        Box::pin(serve(listener, service, options, shutdown))
     }
 }
 

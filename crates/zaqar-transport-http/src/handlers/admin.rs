@@ -1,8 +1,6 @@
 //! Pre-signed URLs and the self-test.
 
-use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::Body;
 use serde_json::{Map, Value, json};
 use zaqar_api::{CheckHealth, Error, Part, QueueRef, Share};
 use zaqar_core::iso8601;
@@ -12,11 +10,7 @@ use crate::body;
 use crate::error::HttpError;
 use crate::respond;
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn share(mut self, queue: QueueRef) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields: Map<String, Value> = body::decode(&document)?;

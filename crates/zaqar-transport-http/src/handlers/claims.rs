@@ -1,19 +1,13 @@
 //! Claims.
 
-use bytes::Bytes;
 use http::{StatusCode, header};
-use hyper::body::Body;
 use zaqar_api::{CreateClaim, QueueRef, ReadClaim, ReleaseClaim, RenewClaim};
 
 use super::{Exchange, HandlerResult};
 use crate::body::{self, ClaimDocument};
 use crate::respond::{self, claim_path, queue_path};
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn create_claim(mut self, queue: QueueRef) -> HandlerResult {
         let limit = self.query.integer("limit")?;
         let document = self.small_document().await?;

@@ -1,8 +1,7 @@
 //! The deliveries of a subscription.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use http::{StatusCode, header};
-use hyper::body::Body;
 use zaqar_api::{
     CancelRecovery, CheckSubscriber, ListDeliveries, QueueRef, ReadDelivery, ReadRecovery,
     RecoverDeliveries, ResumeSubscription, RetryDelivery, SubscriptionRef, TestSubscription, json,
@@ -12,11 +11,7 @@ use super::subscriptions::{Fields, subscription_path};
 use super::{Exchange, HandlerResult};
 use crate::respond;
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn list_deliveries(self, queue: QueueRef, id: &str) -> HandlerResult {
         let (limit, query) = (self.query.integer("limit")?, self.query);
         let base = subscription_path(&queue, id);

@@ -2,9 +2,8 @@
 
 use std::slice;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use http::{StatusCode, header};
-use hyper::body::Body;
 use zaqar_api::{
     CheckPostSize, DeleteMessage, DeleteMessages, Error, ListMessages, Part, PopMessages,
     PostMessages, QueueRef, ReadMessage, ReadMessages, json,
@@ -20,11 +19,7 @@ use crate::respond::{self, queue_path};
 /// the stored messages again. The body always has all ids.
 const MAX_LOCATION_IDS: usize = 100;
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn post_messages(mut self, queue: QueueRef) -> HandlerResult {
         let max = self.inner.api.limits().max_messages_post_size;
         let document = self

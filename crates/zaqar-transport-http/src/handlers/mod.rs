@@ -10,7 +10,6 @@ mod queues;
 mod quotas;
 mod subscriptions;
 
-use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use zaqar_api::{Callable, Context, LastToken, Ping, ReadHome, RequestId};
 use zaqar_core::{Holder, Permit};
 
 use crate::body::{Bound, RequestBody};
-use crate::connection_body::ConnectionBody;
+use crate::connection_body::AnyBody;
 use crate::error::HttpError;
 use crate::headers::{Claims, Headers};
 use crate::query::Query;
@@ -40,12 +39,12 @@ const MAX_DOCUMENT: u64 = 64 * 1024;
 type HandlerResult = Result<Response<Full<Bytes>>, HttpError>;
 
 /// One request, with the context of its caller, while it is handled.
-struct Exchange<'a, B> {
+struct Exchange<'a> {
     inner: &'a Inner,
     context: Context,
     query: Query<'a>,
     headers: &'a Headers<'a>,
-    body: &'a mut RequestBody<B>,
+    body: &'a mut RequestBody,
     holder: &'a Holder,
 }
 
@@ -131,11 +130,7 @@ impl Charge {
 }
 
 /// Answers a request. Every response has a request id.
-pub(crate) async fn handle<B>(inner: &Inner, request: Request<B>) -> Response<Full<Bytes>>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: std::error::Error,
-{
+pub(crate) async fn handle(inner: &Inner, request: Request<AnyBody>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let claims = match inner.api.authenticator() {
         Some(_) => Claims::Ignored,
@@ -144,9 +139,9 @@ where
     let headers = Headers::read(&head.headers, claims);
     let id = RequestId::random();
     // A request from elsewhere than the server of this crate has no connection to charge.
-    let (holder, last_token) = match (&body as &dyn Any).downcast_ref::<ConnectionBody>() {
-        Some(body) => (body.holder().clone(), Some(Arc::clone(body.last_token()))),
-        None => (inner.api.memory().holder(), None),
+    let (holder, last_token) = match &body {
+        AnyBody::Connection(body) => (body.holder().clone(), Some(Arc::clone(body.last_token()))),
+        AnyBody::Other(_) => (inner.api.memory().holder(), None),
     };
     let mut body = RequestBody::new(body);
     let is_repeatable = head.method.is_safe();
@@ -201,16 +196,12 @@ fn is_served(inner: &Inner, route: &Route<'_>) -> bool {
         && (inner.api.has_project_quotas() || !route.is_of_quotas())
 }
 
-async fn answer<B>(
+async fn answer(
     inner: &Inner,
     asked: &Asked<'_>,
-    body: &mut RequestBody<B>,
+    body: &mut RequestBody,
     charge: &mut Charge,
-) -> HandlerResult
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+) -> HandlerResult {
     let Asked { head, headers, id, last_token } = *asked;
     let path = route::decode(head.uri.path());
     let method = &head.method;
@@ -279,15 +270,11 @@ where
     }
 }
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     fn call<O: Callable>(
         &self,
         operation: O,
-    ) -> impl Future<Output = Result<O::Answer, zaqar_api::Error>> + use<'_, B, O> {
+    ) -> impl Future<Output = Result<O::Answer, zaqar_api::Error>> + use<'_, O> {
         self.inner.api.call(&self.context, operation)
     }
 

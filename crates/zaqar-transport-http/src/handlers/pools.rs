@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Body;
 use serde_json::{Map, Value, json};
 use zaqar_api::pools::{
     drain_document, flavor_document, pool_document, read_flavor, read_move, read_pool,
@@ -22,11 +21,7 @@ use crate::body;
 use crate::error::HttpError;
 use crate::respond;
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn list_pools(self) -> HandlerResult {
         let (given, detailed) = (self.repeated_parameters()?, self.is_detailed()?);
         let request = ListPools { marker: self.query.text("marker"), limit: self.limit()? };

@@ -3,7 +3,6 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Body;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use zaqar_api::{
@@ -23,11 +22,7 @@ pub(super) const ESCAPED: &AsciiSet =
 
 const OWN_PARAMETERS: [&str; 5] = ["marker", "limit", "detailed", "name", "with_count"];
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn list_queues(self, kind: Kind) -> HandlerResult {
         let query = self.query;
         let filters: Vec<(String, String)> = query

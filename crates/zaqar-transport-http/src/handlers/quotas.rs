@@ -1,8 +1,6 @@
 //! Quotas of single projects, for administrators.
 
-use bytes::Bytes;
 use http::{Method, StatusCode};
-use hyper::body::Body;
 use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value};
 use zaqar_api::{Error, GetQuotas, ListQuotas, ManagedQuotas, Part, SetQuotas, UnsetQuotas};
@@ -14,11 +12,7 @@ use super::{Exchange, HandlerResult};
 use crate::error::HttpError;
 use crate::respond;
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn list_quotas(self) -> HandlerResult {
         let limit = self.limit()?;
         let request = ListQuotas { marker: self.query.text("marker"), limit };

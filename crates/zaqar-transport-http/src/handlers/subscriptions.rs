@@ -2,7 +2,6 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{StatusCode, header};
-use hyper::body::Body;
 use serde_json::{Map, Value};
 use zaqar_api::{
     ChangeSubscription, ConfirmSubscription, CreateSubscription, CreatedSubscription,
@@ -15,11 +14,7 @@ use crate::body;
 use crate::error::HttpError;
 use crate::respond::{self, queue_path};
 
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
+impl Exchange<'_> {
     pub(super) async fn create_subscription(mut self, queue: QueueRef) -> HandlerResult {
         let document = self.small_document().await?;
         let mut fields = Fields::read(&document)?;
