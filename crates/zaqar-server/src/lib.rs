@@ -11,6 +11,7 @@ mod drivers;
 mod error;
 mod health;
 pub mod import;
+mod journal;
 mod left_out;
 mod logs;
 mod manage;

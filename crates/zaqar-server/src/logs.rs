@@ -13,6 +13,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{Level, Logging};
 use crate::error::StartError;
+use crate::journal::{Journal, is_journal};
 use crate::report::RecentErrors;
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
@@ -109,7 +110,11 @@ pub(crate) fn start(logging: &Logging, recent: RecentErrors) -> Result<Logs, Sta
         outputs.push(output(logging, io::stdout, logs.filter(logging)));
     }
     if !(has_file || logging.stdout) || logging.stderr {
-        outputs.push(output(logging, io::stderr, logs.filter(logging)));
+        let filter = logs.filter(logging);
+        outputs.push(match is_journal() {
+            true => output(logging, Journal, filter),
+            false => output(logging, io::stderr, filter),
+        });
     }
     tracing_subscriber::registry().with(outputs).try_init()?;
     Ok(logs)
