@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import subprocess
 import tomllib
@@ -13,18 +14,37 @@ import yaml
 from support.server import REPOSITORY, server_binary
 
 ETC = REPOSITORY / "etc"
-CRATE = REPOSITORY / "crates/zaqar-server"
-MANIFEST = tomllib.loads((CRATE / "Cargo.toml").read_text())
-DEB = MANIFEST["package"]["metadata"]["deb"]
+#: The crates that have a Debian package, and their programs.
+PACKAGED = {
+    "zaqar-server": {
+        "zaqar-server",
+        "zaqar-gc",
+        "zaqar-manage",
+        "zaqar-policy",
+        "zaqar-sql-db-manage",
+        "zaqar-status",
+    },
+    "zaqar-cli": {"zaqar"},
+    "zaqar-bench": {"zaqar-bench"},
+}
 WORKSPACE = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())
-PROGRAMS = {binary["name"] for binary in MANIFEST["bin"]}
 
 
-def assets() -> dict[str, str]:
-    """Where each file of the Debian package comes from, by where it goes."""
+def manifest(crate: str) -> dict:
+    return tomllib.loads((REPOSITORY / "crates" / crate / "Cargo.toml").read_text())["package"]
+
+
+CRATE = REPOSITORY / "crates/zaqar-server"
+DEB = manifest("zaqar-server")["metadata"]["deb"]
+PROGRAMS = PACKAGED["zaqar-server"]
+
+
+def assets(crate: str = "zaqar-server") -> dict[str, str]:
+    """Where each file of a Debian package comes from, by where it goes."""
     found = {}
-    for source, target, _ in DEB["assets"]:
-        paths = [source] if source.startswith("target/") else [str(p) for p in CRATE.glob(source)]
+    directory = REPOSITORY / "crates" / crate
+    for source, target, _ in manifest(crate)["metadata"]["deb"]["assets"]:
+        paths = [source] if source.startswith("target/") else [str(p) for p in directory.glob(source)]
         assert paths, f"{source} names nothing"
         for path in paths:
             name = target + path.rsplit("/", 1)[-1] if target.endswith("/") else target
@@ -32,24 +52,58 @@ def assets() -> dict[str, str]:
     return found
 
 
-def test_the_debian_package_has_every_program_and_what_they_need():
-    packaged = assets()
-    assert {name for name in packaged if name.startswith("usr/bin/")} == {f"usr/bin/{p}" for p in PROGRAMS}
+def test_each_program_is_in_a_debian_package():
+    metadata = json.loads(
+        subprocess.run(
+            ["cargo", "metadata", "--no-deps", "--offline", "--format-version", "1"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            check=True,
+        ).stdout
+    )
+    installed = {
+        target["name"]
+        for package in metadata["packages"]
+        if package["publish"] is None
+        for target in package["targets"]
+        if target["kind"] == ["bin"]
+    }
+    assert installed == set().union(*PACKAGED.values())
+
+
+@pytest.mark.parametrize("crate", PACKAGED)
+def test_a_debian_package_has_every_program_and_what_it_needs(crate):
+    deb, programs, packaged = manifest(crate)["metadata"]["deb"], PACKAGED[crate], assets(crate)
+    assert {name for name in packaged if name.startswith("usr/bin/")} == {f"usr/bin/{p}" for p in programs}
     manuals = {name.rsplit("/", 1)[-1] for name in packaged if "/man1/" in name}
-    assert manuals == {f"{program}.1" for program in PROGRAMS}
+    if crate == "zaqar-cli":
+        others = {f"{p}.1" for p in set().union(*PACKAGED.values()) - programs}
+        assert manuals == {file.name for file in (ETC / "man").iterdir()} - others
+    else:
+        assert manuals == {f"{program}.1" for program in programs}
+    changelog = (REPOSITORY / "crates" / crate / deb["changelog"]).read_text()
+    assert changelog.startswith(f"{deb['name']} ({WORKSPACE['workspace']['package']['version']}-1) ")
+    # cargo-deb strips nothing where the profile keeps symbols, unless they get a package of their
+    # own.
+    assert not WORKSPACE["profile"]["release"].get("debug") or deb.get("dbgsym")
+
+
+def test_the_package_of_the_server_has_its_units():
+    packaged = assets()
     assert {name.rsplit("/", 1)[-1] for name in packaged if "systemd" in name} == {
         file.name for file in (ETC / "systemd").iterdir()
     }
     for file in DEB["conf-files"]:
         assert file.lstrip("/") in packaged
     assert "etc/zaqar/zaqar.conf" not in packaged, "a file that others made would be asked about"
-    changelog = (CRATE / DEB["changelog"]).read_text()
-    assert changelog.startswith(f"{DEB['name']} ({WORKSPACE['workspace']['package']['version']}-1) ")
 
 
-def test_the_debian_package_has_no_debug_symbols():
-    """cargo-deb strips nothing where the profile keeps symbols, unless they get a package of their own."""
-    assert not WORKSPACE["profile"]["release"].get("debug") or DEB.get("dbgsym")
+def test_the_packages_can_be_installed_together():
+    """The server provides names of the original without a version; nobody must conflict with those."""
+    provided = DEB["provides"].split(", ")
+    for crate in PACKAGED.keys() - {"zaqar-server"}:
+        conflicts = manifest(crate)["metadata"]["deb"].get("conflicts", "")
+        assert not set(conflicts.split(", ")) & set(provided)
 
 
 def test_the_debian_package_replaces_that_of_the_original():
