@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from support.server import free_port
+
 from .wire import exchange
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -222,9 +224,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _free_address() -> Address:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return "127.0.0.1", probe.getsockname()[1]
+    return "127.0.0.1", free_port()
 
 
 def _listens(address: Address) -> bool:

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -52,7 +52,7 @@ fn secantus() -> Server {
 
 #[expect(clippy::disallowed_methods, reason = "a process is waited for outside of a runtime")]
 fn start(program: OsString, options: &[&str]) -> Server {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = zaqar_storage_testkit::free_port();
     let script = r#""$@" & pid=$!; cat >/dev/null; kill -9 $pid; wait"#;
     let shell = Command::new("sh")
         .args(["-c", script, "sh"])

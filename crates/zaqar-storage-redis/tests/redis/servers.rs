@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use zaqar_storage_testkit::free_port;
 
 /// How long events such as a failover may take.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -393,13 +394,6 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(started.elapsed() < TEST_TIMEOUT, "{what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// A port that is not in use, below those of outgoing connections, and not the port of a Cluster
-/// node.
-pub(crate) fn free_port() -> u16 {
-    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..22_000));
-    ports.find(|port| is_free(*port)).expect("the range of ports is endless")
 }
 
 fn is_free(port: u16) -> bool {

@@ -420,7 +420,7 @@ async fn connections_are_encrypted() {
     certificates(dir.path());
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (ca, own, key) = (file("ca.pem"), file("own.pem"), file("own.key"));
-    let tls_port = crate::servers::free_port().to_string();
+    let tls_port = zaqar_storage_testkit::free_port().to_string();
     let server = Server::start(&[
         "--tls-port",
         &tls_port,

@@ -1,6 +1,6 @@
 //! The server that the tests of one binary share, with a database for each test.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -44,7 +44,7 @@ fn compatible_server() -> PathBuf {
 /// when this process ends.
 #[expect(clippy::disallowed_methods, reason = "a process is waited for outside of a runtime")]
 fn start(program: &Path) -> (u16, Child) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = zaqar_storage_testkit::free_port();
     let script = r#""$0" --port "$1" --storage-path :memory: & cat >/dev/null; kill $!"#;
     let server = Command::new("sh")
         .args(["-c", script])
