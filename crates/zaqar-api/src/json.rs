@@ -79,15 +79,6 @@ pub fn encoded_size(messages: &[Message], added: usize) -> usize {
     bodies + messages.len() * (MESSAGE_OVERHEAD + added)
 }
 
-/// `{"messages":[…]}` of a pop.
-pub fn all_popped(messages: &[Message], now: Timestamp) -> BytesMut {
-    let mut out = BytesMut::with_capacity(encoded_size(messages, 0) + 16);
-    out.put_slice(b"{\"messages\":[");
-    joined(&mut out, messages, |out, one| popped(out, one, now));
-    out.put_slice(b"]}");
-    out
-}
-
 /// Appends a subscription to the queue or topic `source`.
 pub fn subscription(out: &mut BytesMut, source: &str, subscription: &Subscription, now: Timestamp) {
     out.put_slice(b"{\"id\":\"");

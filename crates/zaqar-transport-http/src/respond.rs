@@ -13,9 +13,6 @@ use zaqar_core::storage::Message;
 use zaqar_core::{ClaimId, Kind, QueueName, Timestamp};
 use zaqar_transport::Turns;
 
-/// Bytes of a list that are encoded before other tasks run.
-const ENCODED_AT_ONCE: usize = 64 * 1024;
-
 /// A JSON response.
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
@@ -116,7 +113,7 @@ pub(crate) async fn messages(
     // Enough for the links too, so that this allocates once.
     let mut out = BytesMut::with_capacity(encoded_size(base, list) + 2 * (base.len() + 256));
     out.put_slice(b"{\"messages\":[");
-    joined_in_turns(turns, &mut out, list, |out, one| message(out, base, one, now)).await;
+    turns.joined(&mut out, list, |out, one| message(out, base, one, now)).await;
     out.put_u8(b']');
     after(&mut out);
     out.put_u8(b'}');
@@ -127,30 +124,9 @@ pub(crate) async fn messages(
 pub(crate) async fn popped(turns: &Turns, list: &[Message], now: Timestamp) -> Bytes {
     let mut out = BytesMut::with_capacity(json::encoded_size(list, 0) + 16);
     out.put_slice(b"{\"messages\":[");
-    joined_in_turns(turns, &mut out, list, |out, one| json::popped(out, one, now)).await;
+    turns.joined(&mut out, list, |out, one| json::popped(out, one, now)).await;
     out.put_slice(b"]}");
     out.freeze()
-}
-
-/// Appends messages separated by commas; after each [`ENCODED_AT_ONCE`] bytes it waits for a turn.
-async fn joined_in_turns(
-    turns: &Turns,
-    out: &mut BytesMut,
-    list: &[Message],
-    mut one: impl FnMut(&mut BytesMut, &Message),
-) {
-    let (mut turn, mut end) = (None, out.len() + ENCODED_AT_ONCE);
-    for (at, message) in list.iter().enumerate() {
-        if out.len() >= end {
-            drop(turn.take());
-            turn = Some(turns.next().await);
-            end = out.len() + ENCODED_AT_ONCE;
-        }
-        if at > 0 {
-            out.put_u8(b',');
-        }
-        one(out, message);
-    }
 }
 
 /// Appends `,"links":[…]` with a link to the next page, or none.
@@ -194,7 +170,7 @@ mod tests {
     async fn large_lists_are_encoded_in_turns() {
         let (turns, now) = (Turns::new(1), Timestamp::from_millis(0));
         let small = list(10, 1000);
-        let large = list(4, ENCODED_AT_ONCE);
+        let large = list(4, Turns::BYTES);
         for pops in [false, true] {
             let encode = async |list: &[Message]| match pops {
                 true => popped(&turns, list, now).await,

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use zaqar_api::Api;
+use zaqar_transport::Turns;
 
 pub use server::{Server, ServerOptions};
 pub use zaqar_transport::ConnectionCounts;
@@ -108,12 +109,13 @@ impl fmt::Debug for WsService {
 struct Inner {
     api: Api,
     options: Options,
+    turns: Turns,
 }
 
 impl WsService {
     /// Serves an API.
     pub fn new(api: Api, options: Options) -> Self {
-        Self { inner: Arc::new(Inner { api, options }) }
+        Self { inner: Arc::new(Inner { api, options, turns: Turns::of_process() }) }
     }
 
     /// Serves one connection, from the opening handshake on. `shutdown` closes it with 1001 once

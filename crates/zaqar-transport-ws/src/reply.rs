@@ -5,6 +5,7 @@ use serde_json::Value;
 use zaqar_api::json;
 use zaqar_core::storage::Message;
 use zaqar_core::{ClaimId, Timestamp};
+use zaqar_transport::Turns;
 
 /// The result of an action.
 #[derive(Debug)]
@@ -52,8 +53,9 @@ pub(crate) fn message(
     out.put_u8(b'}');
 }
 
-/// Appends `"messages":[…]`.
-pub(crate) fn messages(
+/// Appends `"messages":[…]`. A large list is encoded in turns.
+pub(crate) async fn messages(
+    turns: &Turns,
     out: &mut BytesMut,
     list: &[Message],
     claim: Option<ClaimId>,
@@ -61,6 +63,66 @@ pub(crate) fn messages(
 ) {
     out.reserve(json::encoded_size(list, 0) + 16);
     out.put_slice(b"\"messages\":[");
-    json::joined(out, list, |out, one| message(out, one, claim, now));
+    turns.joined(out, list, |out, one| message(out, one, claim, now)).await;
     out.put_u8(b']');
+}
+
+/// `{"messages":[…]}` of a pop. A large list is encoded in turns.
+pub(crate) async fn popped(turns: &Turns, list: &[Message], now: Timestamp) -> Bytes {
+    let mut out = BytesMut::with_capacity(json::encoded_size(list, 0) + 16);
+    out.put_slice(b"{\"messages\":[");
+    turns.joined(&mut out, list, |out, one| json::popped(out, one, now)).await;
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use serde_json::Value;
+    use zaqar_core::{ClientId, Incarnation, MessageId, Payload, Position};
+
+    use super::*;
+
+    fn list(count: u64, length: usize) -> Vec<Message> {
+        let message = |number| Message {
+            id: MessageId { incarnation: Incarnation::new(1), position: Position::new(number) },
+            client: ClientId::new(""),
+            payload: Payload::plain(Bytes::from(format!("\"{}\"", "x".repeat(length)))),
+            ttl: 60,
+            created: Timestamp::from_millis(0),
+            claim: None,
+            claim_count: 0,
+        };
+        (1..=count).map(message).collect()
+    }
+
+    /// While another has the turn, a small list is encoded, and the beginning of a large one.
+    #[tokio::test]
+    async fn large_lists_are_encoded_in_turns() {
+        let (turns, now) = (Turns::new(1), Timestamp::from_millis(0));
+        let (small, large) = (list(10, 1000), list(4, Turns::BYTES));
+        let encode = async |pops, list: &[Message]| {
+            if pops {
+                return popped(&turns, list, now).await;
+            }
+            let mut out = BytesMut::from("{");
+            messages(&turns, &mut out, list, None, now).await;
+            out.put_u8(b'}');
+            out.freeze()
+        };
+        for pops in [false, true] {
+            let other = turns.next().await;
+            assert!(encode(pops, &small).await.len() > 10_000);
+            let mut encoding = Box::pin(encode(pops, &large));
+            let mut context = Context::from_waker(Waker::noop());
+            for _ in 0..10 {
+                assert!(encoding.as_mut().poll(&mut context).is_pending());
+            }
+            drop(other);
+            let document: Value = serde_json::from_slice(&encoding.await).unwrap();
+            assert_eq!(document["messages"].as_array().map(Vec::len), Some(4));
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
 
+use bytes::{BufMut, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 
@@ -20,6 +21,9 @@ pub struct Turn(
 );
 
 impl Turns {
+    /// Bytes that are encoded in one turn: 64 KiB.
+    pub const BYTES: usize = 64 * 1024;
+
     /// The turns of the process: as many at a time as there are processors.
     pub fn of_process() -> Self {
         static TURNS: LazyLock<Turns> =
@@ -42,6 +46,33 @@ impl Turns {
         let permit = Arc::clone(&self.0).acquire_owned().await.ok();
         yield_now().await;
         Turn(permit)
+    }
+
+    /// Waits for a turn for work on so many bytes, if they are more than [`Turns::BYTES`].
+    pub async fn for_bytes(&self, bytes: usize) -> Option<Turn> {
+        if bytes > Self::BYTES { Some(self.next().await) } else { None }
+    }
+
+    /// Appends items to a document, separated by commas; after each [`Turns::BYTES`] it waits for a
+    /// turn.
+    pub async fn joined<T>(
+        &self,
+        out: &mut BytesMut,
+        items: &[T],
+        mut one: impl FnMut(&mut BytesMut, &T),
+    ) {
+        let (mut turn, mut end) = (None, out.len() + Self::BYTES);
+        for (at, item) in items.iter().enumerate() {
+            if out.len() >= end {
+                drop(turn.take());
+                turn = Some(self.next().await);
+                end = out.len() + Self::BYTES;
+            }
+            if at > 0 {
+                out.put_u8(b',');
+            }
+            one(out, item);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ impl Exchange {
         };
         let mut out = BytesMut::new();
         out.put_slice(format!("{{\"claim_id\":\"{id}\",").as_bytes());
-        reply::messages(&mut out, &messages, Some(id), self.now());
+        reply::messages(&self.turns, &mut out, &messages, Some(id), self.now()).await;
         out.put_slice(b"}");
         Ok(Reply::new(201, out))
     }
@@ -35,7 +35,7 @@ impl Exchange {
         let mut out = BytesMut::new();
         let (age, ttl) = (now.secs_since(claim.since), claim.ttl);
         out.put_slice(format!("{{\"age\":{age},\"ttl\":{ttl},").as_bytes());
-        reply::messages(&mut out, &claim.messages, parsed, now);
+        reply::messages(&self.turns, &mut out, &claim.messages, parsed, now).await;
         out.put_slice(b"}");
         Ok(Reply::new(200, out))
     }

@@ -71,14 +71,14 @@ impl Exchange {
             include_delayed: self.lenient_boolean("include_delayed"),
         };
         let page = self.call(request).await?;
-        Ok(self.message_list(&page.messages))
+        Ok(self.message_list(&page.messages).await)
     }
 
     pub(super) async fn get_messages(&self) -> HandlerResult {
         let ids = self.texts("message_ids").unwrap_or_default();
         let request = ReadMessages { queue: self.queue()?, ids };
         let messages = self.call(request).await?;
-        Ok(self.message_list(&messages))
+        Ok(self.message_list(&messages).await)
     }
 
     pub(super) async fn get_message(&self) -> HandlerResult {
@@ -96,10 +96,10 @@ impl Exchange {
         Ok(Reply::new(200, out))
     }
 
-    fn message_list(&self, messages: &[zaqar_core::storage::Message]) -> Reply {
+    async fn message_list(&self, messages: &[zaqar_core::storage::Message]) -> Reply {
         let mut out = BytesMut::new();
         out.put_slice(b"{");
-        reply::messages(&mut out, messages, None, self.now());
+        reply::messages(&self.turns, &mut out, messages, None, self.now()).await;
         out.put_slice(b"}");
         Reply::new(200, out)
     }
@@ -125,7 +125,7 @@ impl Exchange {
             (None, Some(limit)) => {
                 let request = PopMessages { queue, limit };
                 let messages = self.call(request).await?;
-                Ok(Reply::new(200, json::all_popped(&messages, self.now())))
+                Ok(Reply::new(200, reply::popped(&self.turns, &messages, self.now()).await))
             }
         }
     }

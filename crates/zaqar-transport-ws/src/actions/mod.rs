@@ -12,6 +12,7 @@ mod subscriptions;
 use zaqar_api::{Api, Callable, Context, PushHandle, QueueRef};
 use zaqar_core::limits::ClientIds;
 use zaqar_core::{ClientId, Holder, Kind, NameError, QueueName, SubscriptionId, Timestamp};
+use zaqar_transport::Turns;
 
 use crate::action::Action;
 use crate::error::{ErrorContext, WsError};
@@ -29,6 +30,8 @@ pub(crate) struct Exchange {
     pub(crate) request: Request,
     /// Serves the operations for administrators too.
     pub(crate) admin: bool,
+    /// In which large lists are encoded.
+    pub(crate) turns: Turns,
     /// What memory is charged to: the connection and the project.
     pub(crate) holder: Holder,
     /// The connection, if the request subscribes it.

@@ -562,7 +562,11 @@ mod tests {
     fn an_idle_connection_is_small() {
         let store = Arc::new(zaqar_storage_testkit::Memory::new());
         let api = zaqar_api::Api::new(store.clone(), store, zaqar_api::Options::default());
-        let inner = Arc::new(Inner { api, options: Options::default() });
+        let inner = Arc::new(Inner {
+            api,
+            options: Options::default(),
+            turns: zaqar_transport::Turns::default(),
+        });
         let (stream, _) = tokio::io::duplex(1);
         let holder = inner.api.memory().connection();
         let future = serve(inner, stream, holder, CancellationToken::new());

@@ -70,11 +70,13 @@ where
         };
         let subscribes = request.subscribes_connection();
         let connection = subscribes.then(|| self.subscriber(&context, &request));
-        let (api, admin) = (inner.api.clone(), inner.options.admin);
+        let (api, admin, turns) = (inner.api.clone(), inner.options.admin, inner.turns.clone());
         let holder = self.permit.holder().clone();
-        let exchange = Exchange { api, context, request, admin, holder, connection };
+        let exchange = Exchange { api, context, request, admin, turns, holder, connection };
         self.pipeline.run(number, async move {
+            let turns = exchange.turns.clone();
             let Completed { request, reply, subscribed } = exchange.handle().await;
+            let _turn = turns.for_bytes(reply.body.len()).await;
             // From now on the answer itself is charged.
             drop(reserved);
             Outcome { subscribed, ..answered(&request.frame, &reply) }

@@ -144,7 +144,8 @@ async fn popped_and_claimed_messages_are_answered_over_the_budget() {
 async fn no_request_is_executed_while_an_answer_exceeds_the_budget() {
     const BUDGET: usize = 1 << 20;
     let memory = bounded(BUDGET);
-    let setup = Setup::with(api_within(memory.clone()), Options::default());
+    let one_at_a_time = Options { max_in_flight: 1, ..Options::default() };
+    let setup = Setup::with(api_within(memory.clone()), one_at_a_time);
     let (mut peer, mut other) = (setup.connect().await, setup.connect().await);
     let post = json!({
         "queue_name": "q",
