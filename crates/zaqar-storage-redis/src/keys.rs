@@ -18,8 +18,10 @@
 //! | `:h` | head, a hash: `i` incarnation, `v` version, `p` last position, `n` latest time, |
 //! | | `d` earliest due time, `a` time on the schedule of sweeps, `o` on that of deliveries, |
 //! | | `s` last expiry of a subscription; `u` a post that is not settled: see `settle.lua`; `z` the move that it is frozen for: `s` or `t` for the end,
-//! | | and its number; `m` the open chunk: see `lua/cover.lua`; `x` messages that have expired; `lk` `lt` which of `t0` `t1` is in use, since when |
-//! | `:f` `:c` `:d` | positions of free, claimed and delayed messages, by position |
+//! | | and its number; `m` the open chunk: see `lua/cover.lua`; `q` `h` fresh messages: see `lua/fresh.lua`; |
+//! | | `x` messages that have expired; `lk` `lt` which of `t0` `t1` is in use, since when |
+//! | `:f` `:c` `:d` | positions of free, claimed and delayed messages, by position; not of fresh ones |
+//! | `:q` | chunks with fresh messages: see `lua/fresh.lua` |
 //! | `:w` | positions of delayed messages, by the time at which they become visible |
 //! | `:x` | chunks and positions by expiry: see `lua/cover.lua` |
 //! | `:k` | position → how often it was claimed, and which claim holds it |

@@ -1,8 +1,9 @@
 //! The version of the stored layout, and which of them this release uses.
 //!
 //! - **1**: stores without a version, of releases before layouts were numbered.
-//! - **2**: each message has an entry in the index of expiry.
-//! - **3**: records have lives, and messages of one life share an entry: see `lua/cover.lua`.
+//! - **2**: each message has an entry in the index of expiry, and in the one of its state.
+//! - **3**: records have lives, and messages of one life share an entry: see `lua/cover.lua`. Free
+//!   messages that were never claimed have none: see `lua/fresh.lua`.
 //!
 //! Scripts handle records of both layouts in one queue. A server of a release that knows only 2
 //! would delete messages of layout 3 as expired, and looks at the version only when it starts. So a

@@ -268,7 +268,11 @@ fn write_part(part: &Contents, server: &Server) -> Vec<Vec<u8>> {
     }
     for message in &part.messages {
         let total = message.expires.as_millis().saturating_sub(message.created.as_millis());
-        let life = if total.is_multiple_of(1000) { server.life(total / 1000) } else { None };
+        let is_fresh = message.claim.is_none()
+            && message.claim_count == 0
+            && message.visible <= message.created;
+        let is_whole = total.is_multiple_of(1000);
+        let life = if is_whole { server.life(total / 1000, is_fresh) } else { None };
         rows.extend([
             b"m".to_vec(),
             number(message.position.get()),

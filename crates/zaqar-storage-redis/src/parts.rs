@@ -169,7 +169,8 @@ impl Redis {
     ) -> Result<Vec<u8>, Malformed> {
         let mut part = Vec::with_capacity(PART_BYTES);
         for message in messages {
-            let (unknown, life) = (Timestamp::from_millis(0), self.server().life(message.ttl));
+            let life = self.server().life(message.ttl, message.delay == 0);
+            let unknown = Timestamp::from_millis(0);
             let record = record::encode(unknown, client, &message.payload, life);
             let record = record.get(record::TIME..).ok_or(Malformed)?;
             part.extend(bounded_millis(message.ttl).to_be_bytes());

@@ -120,7 +120,7 @@ impl Redis {
         arguments.extend([Vec::new(), followed, sizes.join(" ").into_bytes()]);
         for Post { batch, .. } in posts {
             for message in &batch.messages {
-                let life = self.server().life(message.ttl);
+                let life = self.server().life(message.ttl, message.delay == 0);
                 let now = now.ok_or(Malformed)?;
                 arguments.push(record::encode(now, &batch.client, &message.payload, life));
                 arguments.extend([millis(message.ttl), millis(message.delay)]);

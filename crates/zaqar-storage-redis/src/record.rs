@@ -2,8 +2,9 @@
 //!
 //! Creation time (8 bytes, big-endian); a byte of flags; the client (4 bytes of length, then its
 //! text); if flagged, the id of the key that encrypted it, likewise; if flagged, 16 bytes of
-//! checksum; the body; and, if flagged, the life in seconds (4 bytes, big-endian). Scripts read the
-//! times and the client.
+//! checksum; the body; and, if flagged, the life in seconds (4 bytes, big-endian). A flag marks
+//! messages that are free without an entry: see `lua/fresh.lua`. Scripts read the flags, the times
+//! and the client.
 
 use bytes::{Buf, Bytes};
 use zaqar_core::{Checksum, ClientId, KeyId, Payload, Timestamp};
@@ -15,6 +16,8 @@ pub(crate) const TIME: usize = 8;
 const SEALED: u8 = 1;
 const CHECKSUMMED: u8 = 2;
 const HAS_LIFE: u8 = 4;
+/// Only with [`HAS_LIFE`]. Scripts take flags of 8 and more for fresh.
+const FRESH: u8 = 8;
 /// The length of the life, with which a record ends that has one.
 const LIFE: usize = 4;
 
@@ -26,19 +29,27 @@ pub(crate) struct Record {
     pub(crate) payload: Payload,
 }
 
-/// Encodes a record. With a life, in seconds, scripts know when the message expires: see
-/// `lua/cover.lua`.
+/// What records tell scripts since layout 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    /// In seconds: the message expires so long after its creation. See `lua/cover.lua`.
+    pub(crate) secs: u32,
+    /// The message is free when it is stored, and was never claimed.
+    pub(crate) is_fresh: bool,
+}
+
+/// Encodes a record; without a life in layout 2.
 pub(crate) fn encode(
     created: Timestamp,
     client: &ClientId,
     payload: &Payload,
-    life: Option<u32>,
+    life: Option<Life>,
 ) -> Vec<u8> {
     let mut record = Vec::with_capacity(64 + client.as_str().len() + payload.bytes.len());
     record.extend(created.as_millis().to_be_bytes());
     let sealed = if payload.sealed_with.is_some() { SEALED } else { 0 };
     let summed = if payload.checksum.is_some() { CHECKSUMMED } else { 0 };
-    let lives = if life.is_some() { HAS_LIFE } else { 0 };
+    let lives = life.map_or(0, |it| if it.is_fresh { HAS_LIFE | FRESH } else { HAS_LIFE });
     record.push(sealed | summed | lives);
     text(&mut record, client.as_str());
     if let Some(KeyId(key)) = &payload.sealed_with {
@@ -48,7 +59,7 @@ pub(crate) fn encode(
         record.extend(sum);
     }
     record.extend_from_slice(&payload.bytes);
-    record.extend(life.map(u32::to_be_bytes).into_iter().flatten());
+    record.extend(life.map(|it| it.secs.to_be_bytes()).into_iter().flatten());
     record
 }
 
@@ -128,13 +139,15 @@ mod tests {
         ] {
             let created = Timestamp::from_millis(1_700_000_000_123);
             let me = ClientId::new("me");
-            let (without, with) =
-                [None, Some(3600)].map(|life| encode(created, &me, &payload, life)).into();
+            let life = |is_fresh| Some(Life { secs: 3600, is_fresh });
+            let all = [None, life(false), life(true)];
+            let [without, with, fresh] = all.map(|life| encode(created, &me, &payload, life));
             assert_eq!((without.len() + LIFE, with.len()), (with.len(), length(&me, &payload)));
             assert_eq!(with[with.len() - LIFE..], 3600_u32.to_be_bytes());
+            assert_eq!((without[8] / 4, with[8] / 4, fresh[8] / 4), (0, 1, 3), "flags");
             let mine = client(&me);
             let read = Record { created, client: me, payload };
-            for record in [without, with] {
+            for record in [without, with, fresh] {
                 assert_eq!(record[9..9 + mine.len()], mine, "where scripts look for it");
                 assert_eq!(decode(record).unwrap(), read);
             }
@@ -144,7 +157,7 @@ mod tests {
     #[test]
     fn a_truncated_record_is_rejected() {
         let payload = Payload { checksum: Some(Checksum([7; 16])), ..Payload::plain(Bytes::new()) };
-        for life in [None, Some(60)] {
+        for life in [None, Some(Life { secs: 60, is_fresh: true })] {
             let record = encode(Timestamp::from_millis(1), &ClientId::new("me"), &payload, life);
             for length in 0..record.len() {
                 assert!(decode(record[..length].to_vec()).is_err(), "{length} bytes");

@@ -52,16 +52,16 @@ scripts! {
     MOVE_DEAD_LETTERS = "allow_when_full" "clock" "move_dead_letters_begin" "head" "frozen" "guard" "bounds" "save" "messages" "cover"
         "store" "store_dead_letters" "move_dead_letters_end" "head" "frozen" "messages" "remove_dead_letters";
     REMOVE_DEAD_LETTERS = "allow_when_full" "clock" "head" "messages" "remove_dead_letters";
-    LIST = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "list";
+    LIST = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "fresh" "list";
     GET = "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "get";
     DELETE = "allow_when_full" "clock" "head" "frozen" "delete_plain" "bounds" "messages" "cover" "settle" "settle_first" "delete";
     DELETE_MANY = "allow_when_full" "clock" "head" "frozen" "bounds" "messages" "cover" "settle" "settle_first" "delete_many";
-    POP = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due"
+    POP = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "fresh"
         "first_free" "pop";
     PURGE = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "clear" "purge";
     STATS = "clock" "head" "frozen" "bounds" "save" "messages" "cover" "settle" "settle_first" "due" "apply_due" "stats";
     CLAIM = "allow_when_full" "clock" "head" "frozen" "guard" "bounds" "claim_plain" "save" "messages" "cover" "settle" "settle_first"
-        "due" "apply_due" "first_free" "claim";
+        "due" "apply_due" "fresh" "first_free" "claim";
     CLAIM_GET = "clock" "head" "frozen" "messages" "claim_get";
     CLAIM_RENEW = "allow_when_full" "clock" "head" "frozen" "bounds" "save" "messages" "claim_renew";
     CLAIM_RELEASE = "allow_when_full" "clock" "head" "frozen" "messages" "claim_release";
@@ -98,7 +98,7 @@ scripts! {
     VOLUME = "volume";
     FREEZE = "allow_when_full" "clock" "bounds" "messages" "cover" "settle" "freeze";
     RECEIVE = "clock" "receive";
-    EXPORT = "allow_when_full" "clock" "moving" "messages" "subscribers" "export";
+    EXPORT = "allow_when_full" "clock" "moving" "messages" "fresh" "subscribers" "export";
     IMPORT = "clock" "moving" "bounds" "messages" "cover" "import";
     THAW = "allow_when_full" "clock" "moving" "thaw";
     DISCARD = "allow_when_full" "clock" "moving" "bounds" "save" "clear" "close";

@@ -15,6 +15,7 @@ use crate::health::Health;
 use crate::keys::{self, Keys, Schedule, ScriptKeys};
 use crate::peer::{Lane, Request};
 use crate::pool::Pool;
+use crate::record::Life;
 use crate::scripts::{self, Script};
 use crate::uri::Servers;
 
@@ -210,10 +211,11 @@ impl Server {
         self.0.options.uri.layout
     }
 
-    /// The life of a message in its record, in seconds: `None` in the layout without it, and for
-    /// lives of more than a century.
-    pub(crate) fn life(&self, ttl: u64) -> Option<u32> {
-        u32::try_from(ttl).ok().filter(|_| self.layout() >= keys::LAYOUT_WITH_LIVES)
+    /// The life in the record of a message that lives for `ttl` seconds: `None` in the layout
+    /// without it, and for lives of more than a century.
+    pub(crate) fn life(&self, ttl: u64, is_fresh: bool) -> Option<Life> {
+        let secs = u32::try_from(ttl).ok().filter(|_| self.layout() >= keys::LAYOUT_WITH_LIVES)?;
+        Some(Life { secs, is_fresh })
     }
 
     /// Rejects an argument that is larger than the server accepts.

@@ -50,7 +50,7 @@ local function hold(positions, notes, claim, ttl, claim_expires)
     noted[#noted + 1] = position
     noted[#noted + 1] = notes[i]
   end
-  write_many('ZREM', 'f', positions)
+  remove_fresh(#positions - write_many('ZREM', 'f', positions))
   write_many('ZADD', 'c', held_positions)
   write_many('HSET', 'k', noted)
   local row = string.format('%s %.0f %s', ttl, now, table.concat(positions, ' '))
@@ -113,6 +113,7 @@ for i, position in ipairs(found.positions) do
   found.notes[i] = string.format('%.0f %s', claims(found.notes[i]) + 1, id)
 end
 hold(found.positions, found.notes, id, ARGV[9], claim_expires)
+move_cursor(found.positions[#found.positions] + 1)
 write_many('ZADD', 'x', longer)
 is_live[id] = true
 save()

@@ -5,13 +5,44 @@ local wanted = 0
 for i = 12, #ARGV, 5 do wanted = wanted + ARGV[i] end
 local is_plain = not answered and now < due and ARGV[6] == '' and wanted <= 256
 local positions = is_plain and call('ZRANGE', base .. 'f', 0, wanted - 1) or {}
-if is_plain and #positions == 0 then
+-- Fresh messages are those from the cursor on: see fresh.lua.
+local last, cursor = tonumber(head[3]), tonumber(head[9] or math.huge)
+local is_fresh = cursor <= last
+  and not (positions[wanted] and (tonumber(positions[wanted]) or math.huge) < cursor)
+if is_plain and not is_fresh and #positions == 0 then
   local answer = {'done', head[1]}
   for _ = 12, #ARGV, 5 do answer[#answer + 1] = 0 end
   return answer
 end
 local ends, notes, records = {}, {}, {}
-if is_plain then
+if is_plain and is_fresh then
+  local to = math.min(cursor + wanted - 1, last)
+  local other = positions[1] and (tonumber(positions[1]) or 0) or math.huge
+  if to < cursor + wanted - 1 and other < math.huge or other < to then is_plain = false end
+  positions = {}
+  local million = math.floor(cursor / 1000000)
+  local digits, rest, at = string.format('%.0f', million), cursor - million * 1000000, cursor
+  while is_plain and at <= to do
+    local chunk, fields = math.floor(at / 256), {}
+    for field = at % 256, math.min(to - chunk * 256, 255) do fields[#fields + 1] = field end
+    for _, record in ipairs(call('HMGET', base .. 'b:' .. chunk, unpack(fields))) do
+      if not record or (string.byte(record, 9) or 0) < 8 then
+        is_plain = false
+        break
+      end
+      local n, offset = #positions + 1, rest + #positions
+      if million > 0 and offset < 1000000 then
+        positions[n] = digits .. string.format('%06d', offset)
+      else
+        positions[n] = string.format('%.0f', cursor + n - 1)
+      end
+      local expires = struct.unpack('>I8', record) + struct.unpack('>I4', record, #record - 3) * 1000
+      if expires <= now then is_plain = false end
+      records[n], ends[n], notes[n] = record, expires, 1
+    end
+    at = chunk * 256 + 256
+  end
+elseif is_plain then
   local most = tonumber(ARGV[5]) or math.huge
   ends = call('ZMSCORE', base .. 'x', unpack(positions))
   notes = call('HMGET', base .. 'k', unpack(positions))
@@ -85,14 +116,24 @@ if is_plain then
     if ARGV[3] == '' then return {'schedule', due_at} end
     scheduled_at = math.min(scheduled_at, tonumber(ARGV[3]))
   end
-  call('ZREM', base .. 'f', unpack(positions))
+  local saved = {'n', now, 'd', math.min(soonest, due)}
+  if is_fresh then
+    cursor = cursor + #positions
+    saved[5], saved[6] = 'q', cursor
+    -- No chunk before the cursor is in the index.
+    for chunk = math.floor(positions[1] / 256), math.floor(cursor / 256) - 1 do
+      call('ZREM', base .. 'q', chunk)
+    end
+  else
+    call('ZREM', base .. 'f', unpack(positions))
+  end
   call('ZADD', base .. 'c', unpack(held))
   call('HSET', base .. 'k', unpack(noted))
   call('HSET', base .. 'l', unpack(rows))
   call('ZADD', base .. 'e', unpack(claims))
   if #longer > 0 then call('ZADD', base .. 'x', unpack(longer)) end
   if scheduled_at == math.huge then scheduled_at = '' end
-  call('HSET', KEYS[1], 'n', now, 'd', math.min(soonest, due), 'a', scheduled_at)
+  call('HSET', KEYS[1], 'a', scheduled_at, unpack(saved))
   call('HSET', requests, request, 'claimed')
   call('PEXPIRE', requests, keep)
   return answer

@@ -16,6 +16,7 @@ if unscheduled_answer then return unscheduled_answer end
 if not begin(count) then return {'no positions'} end
 local first, news = string.format('%.0f', last + 1), ''
 last = last + count
+if head[9] then add_fresh(0, tonumber(head[9]), last) end
 if for_workers and entry_due < first_entry_due() then news = entry_due end
 -- A list of another name, which no late part reaches.
 call('RENAME', base .. 'u:' .. id, base .. 'v:' .. id)

@@ -19,6 +19,7 @@ local function is_covered(chunk, at, ends)
   if read_open() < chunk then
     open(chunk, string.format('%.0f', ends - at))
     call('ZADD', base .. 'x', ends, 'b' .. chunk)
+    call('ZADD', base .. 'q', chunk, chunk)
   end
   return open_chunk == chunk and open_life == ends - at
 end

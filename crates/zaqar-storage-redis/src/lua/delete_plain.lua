@@ -37,6 +37,7 @@ if is_plain then
   if ends[count + 1] and call('EXISTS', base .. 'b:' .. chunk_name) == 0
     and string.match(call('HGET', KEYS[1], 'm') or '', '^%d+') ~= chunk_name then
     call('ZREM', base .. 'x', 'b' .. chunk_name)
+    call('ZREM', base .. 'q', chunk_name)
   end
   return answer
 end

@@ -2,19 +2,6 @@ local function expired_members(key, limit)
   return call('ZRANGE', base .. key, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit)
 end
 
--- The first stored positions of a chunk from a bound on, at most `limit`.
-local function stored_positions(chunk, from, limit)
-  local to, found = decimal(chunk * 256 + 255), {}
-  for _, key in ipairs({'f', 'c', 'd'}) do
-    for _, position in ipairs(call('ZRANGE', base .. key, from, to, 'BYSCORE', 'LIMIT', 0, limit)) do
-      if chunk_of(position) then found[#found + 1] = position end
-    end
-  end
-  table.sort(found, function(a, b) return tonumber(a) < tonumber(b) end)
-  for i = #found, limit + 1, -1 do found[i] = nil end
-  return found
-end
-
 -- Of positions that expire in their order, how many have expired, and when the next one does.
 local function find_live(positions)
   local function ends(i)
@@ -32,33 +19,31 @@ local function find_live(positions)
   return expired, next_end
 end
 
--- Deletes the messages of a chunk that the chunk's entry covers and that have expired, about
+-- Deletes the messages of a chunk that the chunk's entry covers and that have expired, at most
 -- `budget` of them, and sets the entry to the next one that expires. Answers how many. It reads few
 -- records, because these messages expire in the order of their positions: see cover.lua.
 local function expire_chunk(chunk, budget)
-  local gone, from, limit, next_end, is_end = {}, decimal(chunk * 256), 1, nil, false
-  while not next_end and not is_end and #gone < budget do
-    local positions, covered, expired = stored_positions(chunk, from, limit), {}, nil
-    is_end = #positions == 0
-    for i, ends in ipairs(read_many('ZMSCORE', 'x', positions)) do
-      if not ends then covered[#covered + 1] = positions[i] end
-    end
-    expired, next_end = find_live(covered)
-    for i = 1, expired do gone[#gone + 1] = covered[i] end
-    if not is_end then from = '(' .. positions[#positions] end
-    limit = math.min(4 * limit, 256, math.max(budget - #gone, 1))
+  local positions, covered, is_stored = {}, {}, stored_in(chunk)
+  for position = chunk * 256, chunk * 256 + 255 do
+    if is_stored[position] then positions[#positions + 1] = decimal(position) end
   end
-  if next_end then
+  for i, ends in ipairs(read_many('ZMSCORE', 'x', positions)) do
+    if not ends then covered[#covered + 1] = positions[i] end
+  end
+  local expired, next_end = find_live(covered)
+  for i = #covered, math.min(expired, budget) + 1, -1 do covered[i] = nil end
+  delete_messages(covered, read_many('HMGET', 'k', covered))
+  if #covered == expired and next_end then
     call('ZADD', base .. 'x', next_end, 'b' .. chunk)
-  elseif is_end then
-    call('ZREM', base .. 'x', 'b' .. chunk)
+  elseif #covered == expired then
     if chunk == read_open() then
       call('HDEL', KEYS[1], 'm')
       open_chunk, open_life = -1, nil
     end
+    forget_if_empty(chunk)
+    call('ZREM', base .. 'x', 'b' .. chunk)
   end
-  delete_messages(gone, read_many('HMGET', 'k', gone))
-  return #gone
+  return #covered
 end
 
 -- Ends due claims and delays and deletes expired messages, about `budget` of them. Answers how

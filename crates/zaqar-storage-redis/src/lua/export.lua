@@ -28,30 +28,20 @@ if kind == 'c' then
     if ttl and expires > now then add(id, ttl, since) end
   end
 elseif kind == 'm' then
-  local positions = {}
-  for _, key in ipairs({'f', 'c', 'd'}) do
-    local from = '(' .. after
-    local some = call('ZRANGE', base .. key, from, '+inf', 'BYSCORE', 'LIMIT', 0, limit)
-    for _, position in ipairs(some) do
-      if chunk_of(position) then positions[#positions + 1] = position end
-    end
-  end
-  table.sort(positions, function(a, b) return tonumber(a) < tonumber(b) end)
-  for from = 1, math.min(#positions, limit), 8 do
-    local some = {}
-    for i = from, math.min(from + 7, #positions, limit) do some[#some + 1] = positions[i] end
-    local notes, bodies = read_many('HMGET', 'k', some), records(some)
-    local ends = expiries(some, bodies)
+  local from = tonumber(after) + 1
+  while from and examined < limit and bytes < BYTES do
+    local some, bodies, next = messages_from(from, 'fcd', math.min(limit - examined, 8))
+    local notes, ends = read_many('HMGET', 'k', some), expiries(some, bodies)
     for i, position in ipairs(some) do
-      examined, last = examined + 1, position
       if bodies[i] and tonumber(ends[i] or 0) > now then
         local visible = call('ZSCORE', base .. 'w', position) or ''
         add(position, ends[i], claims(notes[i]), holder(notes[i]) or '', visible, bodies[i])
       end
     end
-    if bytes >= BYTES then break end
+    from, examined = next, examined + math.max(#some, 1)
+    last = next and decimal(next - 1) or ''
   end
-  if #positions > 0 then examined = limit end
+  if from then examined = limit end
 elseif kind == 's' then
   local from = after == '' and '-' or '(' .. after
   local ids = call('ZRANGE', base .. 'si', from, '+', 'BYLEX', 'LIMIT', 0, limit)

@@ -8,13 +8,12 @@ local MOST_MOVED = 50
 local function first_free(limit, most, last)
   local found = {positions = {}, ends = {}, notes = {}, gone = {}, gone_notes = {}, is_end = false}
   found.records, found.exhausted, found.exhausted_ends = {}, {}, {}
-  local scanned, bytes = 0, 0
+  local from, bytes = 0, 0
   while #found.positions < limit and #found.exhausted < MOST_MOVED and #found.gone < MAX_SCANNED
     and bytes < MAX_BYTES and not found.is_end do
     local want = math.min(limit - #found.positions, 1000)
-    local positions = call('ZRANGE', base .. 'f', scanned, scanned + want - 1)
-    local notes, bodies = read_many('HMGET', 'k', positions), records(positions)
-    local ends = expiries(positions, bodies)
+    local positions, bodies, next = messages_from(from, 'f', want)
+    local notes, ends = read_many('HMGET', 'k', positions), expiries(positions, bodies)
     for i, position in ipairs(positions) do
       local expires, is_taken = tonumber(ends[i] or 0), false
       if (tonumber(position) or 0) > last then
@@ -23,7 +22,7 @@ local function first_free(limit, most, last)
       elseif expires <= now then
         found.gone[#found.gone + 1] = position
         found.gone_notes[#found.gone] = notes[i]
-      elseif claims(notes[i]) >= most then
+      elseif notes[i] and claims(notes[i]) >= most then
         found.exhausted[#found.exhausted + 1] = position
         found.exhausted_ends[#found.exhausted] = expires
       else
@@ -35,8 +34,12 @@ local function first_free(limit, most, last)
       end
       if not is_taken then bytes = bytes + (bodies[i] and #bodies[i] or 0) end
     end
-    scanned = scanned + #positions
-    if #positions < want then found.is_end = true end
+    if not next then
+      found.is_end = true
+    elseif #positions == 0 then
+      break
+    end
+    from = next
   end
   return found
 end

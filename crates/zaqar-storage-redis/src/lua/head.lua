@@ -5,7 +5,7 @@
 -- never exists: see keys.rs. ARGV[1] and ARGV[2] are the assumed incarnation and version, or empty;
 -- ARGV[3] is the time for which the caller has scheduled the queue, or empty.
 local base = string.sub(KEYS[1], 1, -2)
-local head = call('HMGET', KEYS[1], 'i', 'v', 'p', 'n', 'd', 'a', 's', 'z')
+local head = call('HMGET', KEYS[1], 'i', 'v', 'p', 'n', 'd', 'a', 's', 'z', 'q')
 if not head[1] then return {'absent'} end
 if ARGV[1] ~= '' and ARGV[1] ~= head[1] then return {'stale', head[1], head[2]} end
 -- A caller whose clock is behind gets the queue's latest time, unless that is too far ahead to be

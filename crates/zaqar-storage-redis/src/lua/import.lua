@@ -46,7 +46,10 @@ function take_one.m()
     return
   end
   if count ~= '0' then call('HSET', base .. 'k', position, count) end
-  if visible and visible > now then
+  if is_marked(record) then
+    call('ZADD', base .. 'q', number, number)
+    add_fresh(1, tonumber(position))
+  elseif visible and visible > now then
     call('ZADD', base .. 'd', position, position)
     call('ZADD', base .. 'w', visible, position)
     due = math.min(due, visible)

@@ -25,10 +25,13 @@ local function decimal(number)
   return first_digits .. string.format('%06d', number - part * 1000000)
 end
 
+-- Answers the sum of what the commands answer, which are numbers.
 local function write_many(name, key, args)
+  local sum = 0
   for i = 1, #args, MANY do
-    call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))
+    sum = sum + call(name, base .. key, unpack(args, i, math.min(i + MANY - 1, #args)))
   end
+  return sum
 end
 
 -- As `write_many`, for commands that answer one value per argument.
@@ -81,6 +84,18 @@ local function records(positions)
   end)
   return found
 end
+
+-- The positions of a chunk that are stored, as keys.
+local function stored_in(chunk)
+  local found = {}
+  for _, field in ipairs(call('HKEYS', base .. 'b:' .. chunk)) do
+    if tonumber(field) then found[chunk * 256 + field] = true end
+  end
+  return found
+end
+
+-- Whether a record is marked as that of a fresh message: see fresh.lua.
+local function is_marked(record) return (string.byte(record, 9) or 0) >= 8 end
 
 local function created(record) return #record >= 8 and struct.unpack('>I8', record) or 0 end
 
@@ -141,12 +156,35 @@ local function read_open()
   return open_chunk
 end
 
--- Removes the entry of a chunk in the index of expiry if the chunk is empty. The one that is open
--- keeps it: most queues become empty again and again.
+-- Removes the entries of a chunk in the indexes if the chunk is empty. The one that is open keeps
+-- them: most queues become empty again and again.
 local function forget_if_empty(chunk)
   if call('EXISTS', base .. 'b:' .. chunk) == 0 and chunk ~= read_open() then
-    call('ZREM', base .. 'x', 'b' .. chunk)
+    if call('ZREM', base .. 'x', 'b' .. chunk) == 1 then call('ZREM', base .. 'q', chunk) end
   end
+end
+
+-- The cursor of fresh messages, or nil, how many there are, and the last position: see fresh.lua.
+local function read_fresh()
+  local last, cursor, others = unpack(call('HMGET', KEYS[1], 'p', 'q', 'h'))
+  if not cursor then return nil, 0, tonumber(last) end
+  return tonumber(cursor), last + 1 - cursor - others, tonumber(last)
+end
+
+local function write_fresh(cursor, count, last)
+  call('HSET', KEYS[1], 'q', cursor, 'h', last + 1 - cursor - count)
+end
+
+-- Adds fresh messages from a position on, before which nothing was claimed since it was assigned.
+-- `new_last` is the last position if it changes.
+local function add_fresh(count, position, new_last)
+  local cursor, before, last = read_fresh()
+  write_fresh(math.min(cursor or position, position), before + count, new_last or last)
+end
+
+-- Counts fresh messages that are fresh no more.
+local function remove_fresh(count)
+  if count > 0 then call('HINCRBY', KEYS[1], 'h', count) end
 end
 
 -- A note records how often a message was claimed, and the claim that took it last until that claim
@@ -189,21 +227,22 @@ local function delete_messages(positions, notes)
     if claimant(notes[i]) then held[#held + 1] = position else others[#others + 1] = position end
     if notes[i] then noted[#noted + 1] = position end
   end
-  write_many('ZREM', 'c', held)
-  local freed = 0
-  for i = 1, #others, MANY do
-    freed = freed + call('ZREM', base .. 'f', unpack(others, i, math.min(i + MANY - 1, #others)))
-  end
+  local indexed = write_many('ZREM', 'c', held)
+  local freed = write_many('ZREM', 'f', others)
   if freed < #others then
-    write_many('ZREM', 'd', others)
-    write_many('ZREM', 'w', others)
+    local delayed = write_many('ZREM', 'd', others)
+    if delayed > 0 then write_many('ZREM', 'w', others) end
+    indexed = indexed + delayed
   end
   write_many('ZREM', 'x', positions)
   write_many('HDEL', 'k', noted)
+  local deleted = 0
   chunks(positions, function(key, fields, first)
-    write_many('HDEL', key, fields)
+    deleted = deleted + write_many('HDEL', key, fields)
     forget_if_empty(chunk_of(positions[first]))
   end)
+  -- Those that had no entry were fresh.
+  remove_fresh(deleted - indexed - freed)
 end
 
 -- Counts messages that expired, for the next sweep to report.

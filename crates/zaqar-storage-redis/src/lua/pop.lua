@@ -4,7 +4,7 @@
 -- be given again.
 if answered then return {'lost'} end
 local PASSED, PASSED_BYTES = 1000, 4194304
-local limit, from = tonumber(ARGV[5]), ARGV[6] == '' and '-inf' or '(' .. ARGV[6]
+local limit, from = tonumber(ARGV[5]), ARGV[6] == '' and 0 or tonumber(ARGV[6]) + 1
 local readable = {}
 for i = 7, #ARGV do readable[ARGV[i]] = true end
 
@@ -25,9 +25,8 @@ local positions, ends, notes, bodies, gone, gone_notes = {}, {}, {}, {}, {}, {}
 local passed, passed_bytes, next, is_end = 0, 0, '', false
 while #positions < limit and #gone < MAX_SCANNED and next == '' and not is_end do
   local want = math.min(math.max(limit - #positions, passed > 0 and 16 or 1), 256)
-  local some = call('ZRANGE', base .. 'f', from, '+inf', 'BYSCORE', 'LIMIT', 0, want)
-  local some_notes, some_records = read_many('HMGET', 'k', some), records(some)
-  local some_ends = expiries(some, some_records)
+  local some, some_records, later = messages_from(from, 'f', want)
+  local some_notes, some_ends = read_many('HMGET', 'k', some), expiries(some, some_records)
   for i, position in ipairs(some) do
     local record = some_records[i]
     if tonumber(some_ends[i] or 0) <= now or not record then
@@ -42,9 +41,13 @@ while #positions < limit and #gone < MAX_SCANNED and next == '' and not is_end d
       passed, passed_bytes = passed + 1, passed_bytes + #record
       if passed >= PASSED or passed_bytes >= PASSED_BYTES then next = position end
     end
-    if chunk_of(position) then from = '(' .. position end
   end
-  if #some < want then is_end = true end
+  if not later then
+    is_end = true
+  elseif #some == 0 then
+    break
+  end
+  from = later
 end
 delete_messages(gone, gone_notes)
 count_expired(#gone)
@@ -55,4 +58,5 @@ for i, position in ipairs(positions) do
   append_message(answer, position, ends[i], notes[i], bodies[i])
 end
 delete_messages(positions, notes)
+if passed == 0 and ARGV[6] == '' and #positions > 0 then move_cursor(positions[#positions] + 1) end
 return answer

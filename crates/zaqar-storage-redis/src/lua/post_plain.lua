@@ -9,6 +9,8 @@ local first = last + 1
 local is_plain = not answered and ARGV[2] == head[2] and now == caller_now and now >= latest
   and (ARGV[5] == '' or (tonumber(head[7]) or 0) <= now)
   and first % 256 + count <= 256 and last + count < FOREVER
+-- Whether all messages are fresh, or none: see fresh.lua.
+local is_fresh = string.byte(ARGV[7], 9) >= 8
 -- When messages expire, by their ttl.
 local soonest, ends, lives = math.huge, {}, 0
 for i = 7, #ARGV, 3 do
@@ -19,7 +21,7 @@ for i = 7, #ARGV, 3 do
     if at > FOREVER then is_plain = false end
     ends[ttl], lives = at, lives + 1
   end
-  if ARGV[i + 2] ~= '0' then is_plain = false end
+  if ARGV[i + 2] ~= '0' or (string.byte(ARGV[i], 9) >= 8) ~= is_fresh then is_plain = false end
 end
 if is_plain then
   local scheduled_at, at = scheduled, math.max(soonest, now + LEAD)
@@ -46,15 +48,26 @@ if is_plain then
       elseif tonumber(was_open or -1) < tonumber(number) then
         life, mark = ARGV[8], number .. ' ' .. ARGV[8]
         call('ZADD', base .. 'x', ends[life], 'b' .. number)
+        call('ZADD', base .. 'q', number, number)
         if was_open and call('EXISTS', base .. 'b:' .. was_open) == 0 then
           call('ZREM', base .. 'x', 'b' .. was_open)
+          call('ZREM', base .. 'q', was_open)
         end
       end
     end
   end
+  -- The index of fresh messages has chunks that are open with a life.
+  if is_fresh and (not life or life == '-') then call('ZADD', base .. 'q', number, number) end
+  -- Positions after the cursor that are not of fresh messages: see fresh.lua.
+  local others = last - head[3] + (is_fresh and 0 or count)
+  if head[9] then
+    if others > 0 then call('HINCRBY', KEYS[1], 'h', others) end
+  elseif is_fresh then
+    call('HSET', KEYS[1], 'q', name, 'h', 0)
+  end
   if count == 1 then
     call('HSET', chunk, first % 256, ARGV[7])
-    call('ZADD', base .. 'f', name, name)
+    if not is_fresh then call('ZADD', base .. 'f', name, name) end
     if life ~= ARGV[8] then call('ZADD', base .. 'x', ends[ARGV[8]], name) end
   else
     local is_covered = lives == 1 and life == ARGV[8]
@@ -64,21 +77,25 @@ if is_plain then
     local million = math.floor(first / 1000000)
     local digits, rest = string.format('%.0f', million), first - million * 1000000
     for n = 0, count - 1 do
-      if million > 0 and rest + n < 1000000 then
-        newest = digits .. string.format('%06d', rest + n)
-      else
-        newest = string.format('%.0f', first + n)
-      end
       local i, record = 2 * n + 1, 3 * n + 7
       records[i], records[i + 1] = first % 256 + n, ARGV[record]
-      free[i], free[i + 1] = newest, newest
-      if not is_covered and ARGV[record + 1] ~= life then
-        expiring[#expiring + 1] = ends[ARGV[record + 1]]
-        expiring[#expiring + 1] = newest
+      if not is_fresh or not is_covered then
+        local position
+        if million > 0 and rest + n < 1000000 then
+          position = digits .. string.format('%06d', rest + n)
+        else
+          position = string.format('%.0f', first + n)
+        end
+        if not is_fresh then free[i], free[i + 1] = position, position end
+        if not is_covered and ARGV[record + 1] ~= life then
+          expiring[#expiring + 1] = ends[ARGV[record + 1]]
+          expiring[#expiring + 1] = position
+        end
       end
     end
+    newest = string.format('%.0f', last + count)
     call('HSET', chunk, unpack(records))
-    call('ZADD', base .. 'f', unpack(free))
+    if not is_fresh then call('ZADD', base .. 'f', unpack(free)) end
     if #expiring > 0 then call('ZADD', base .. 'x', unpack(expiring)) end
   end
   call('HSET', requests, request, name)

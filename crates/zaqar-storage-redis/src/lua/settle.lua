@@ -11,12 +11,14 @@ end
 -- Stores the records of one part, and answers the rest of it in the arguments of commands. For the
 -- encoding, see parts.rs.
 local function store_records(part, first, created)
-  local found = {free = {}, delayed = {}, waiting = {}, expiring = {}, entry = {}}
+  local found = {free = {}, delayed = {}, waiting = {}, expiring = {}, entry = {}, fresh = 0}
   found.last_visible, found.first_visible, found.last_end = 0, math.huge, 0
-  local stamp, at, position, chunk, fields = struct.pack('>I8', created), 1, first, nil, nil
+  local stamp, at, position, chunk = struct.pack('>I8', created), 1, first, nil
+  local fields, has_fresh
   local free, expiring, entry = found.free, found.expiring, found.entry
   local last_ttl, ends, ends_at, covers
   local function flush()
+    if has_fresh then call('ZADD', base .. 'q', chunk, chunk) end
     if chunk then write_many('HSET', string.format('b:%.0f', chunk), fields) end
   end
   while at <= #part do
@@ -25,7 +27,7 @@ local function store_records(part, first, created)
     record = stamp .. record
     if math.floor(position / 256) ~= chunk then
       flush()
-      chunk, fields, covers = math.floor(position / 256), {}, nil
+      chunk, fields, covers, has_fresh = math.floor(position / 256), {}, nil, false
     end
     fields[#fields + 1], fields[#fields + 2] = position % 256, record
     if ttl ~= last_ttl then
@@ -44,6 +46,8 @@ local function store_records(part, first, created)
       local n = #found.delayed
       found.delayed[n + 1], found.delayed[n + 2] = name, name
       found.waiting[n + 1], found.waiting[n + 2] = visible, name
+    elseif is_marked(record) then
+      has_fresh, found.fresh = true, found.fresh + 1
     else
       free[#free + 1], free[#free + 2] = name, name
     end
@@ -93,6 +97,7 @@ local function settle(now)
     local found
     first, created = tonumber(first), tonumber(created)
     found, count = store_records(part, first, created)
+    if found.fresh > 0 then add_fresh(found.fresh, first) end
     write_many('ZADD', 'f', found.free)
     write_many('ZADD', 'd', found.delayed)
     write_many('ZADD', 'w', found.waiting)

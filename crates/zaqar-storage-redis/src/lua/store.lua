@@ -1,11 +1,13 @@
 -- Collects messages to store.
 local last = tonumber(head[3])
-local pending = {free = {}, delayed = {}, waiting = {}, expiring = {}, fields = {}}
+local pending = {free = {}, delayed = {}, waiting = {}, expiring = {}, fields = {}, fresh = 0}
 
 local function flush_chunk()
   if #pending.fields == 0 then return end
-  write_many('HSET', 'b:' .. math.floor(last / 256), pending.fields)
-  pending.fields = {}
+  local chunk = math.floor(last / 256)
+  if pending.has_fresh then call('ZADD', base .. 'q', chunk, chunk) end
+  write_many('HSET', 'b:' .. chunk, pending.fields)
+  pending.fields, pending.has_fresh = {}, false
 end
 
 local function pair(list, score, member)
@@ -30,15 +32,22 @@ local function append(record, expires, visible)
   last = last + 1
   -- The caller's clock may be behind the queue's time.
   if now > caller_now then record = struct.pack('>I8', now) .. string.sub(record, 9) end
-  local name = decimal(last)
+  local name, ends = decimal(last), end_by_record(record)
+  if is_marked(record) and ends ~= expires then
+    record = string.sub(record, 1, 8) .. string.char(string.byte(record, 9) - 8)
+      .. string.sub(record, 10)
+  end
   pair(pending.fields, last % 256, record)
   if visible > now then
     pair(pending.delayed, name, name)
     pair(pending.waiting, visible, name)
+  elseif is_marked(record) then
+    pending.first, pending.has_fresh = pending.first or last, true
+    pending.fresh = pending.fresh + 1
   else
     pair(pending.free, name, name)
   end
-  if created(record) ~= now or end_by_record(record) ~= expires
+  if created(record) ~= now or ends ~= expires
     or not is_covered(math.floor(last / 256), now, expires) then
     pair(pending.expiring, expires, name)
   end
@@ -48,6 +57,8 @@ end
 
 local function flush()
   flush_chunk()
+  local cursor = tonumber(head[9] or nil)
+  if cursor or pending.first then add_fresh(pending.fresh, cursor or pending.first, last) end
   write_many('ZADD', 'f', pending.free)
   write_many('ZADD', 'd', pending.delayed)
   write_many('ZADD', 'w', pending.waiting)

@@ -124,9 +124,9 @@ fn number(number: u64) -> Bytes {
 }
 
 /// The record of a message: see `src/record.rs`.
-fn record(at: u64, life: Option<u64>) -> Bytes {
+fn record(at: u64, life: Option<u64>, delay: u64) -> Bytes {
     let mut record = at.to_be_bytes().to_vec();
-    record.push(if life.is_some() { 4 } else { 0 });
+    record.push(life.map_or(0, |_| if delay == 0 { 12 } else { 4 }));
     record.extend(2_u32.to_be_bytes());
     record.extend(b"mebody");
     record.extend(life.map(|life| (life as u32).to_be_bytes()).into_iter().flatten());
@@ -138,17 +138,19 @@ fn operation(
     random: &mut StdRng,
     at: u64,
     held: &mut Vec<(Bytes, Bytes)>,
+    posted: &mut Vec<Bytes>,
 ) -> (&'static str, Vec<Bytes>) {
     match random.random_range(0..10) {
         0..4 => {
             let count = random.random_range(1..4);
             let has_life = random.random_bool(0.9);
+            let delay = if random.random_bool(0.1) { 20 } else { 0 };
             let sizes = vec!["1"; count].join(" ").into_bytes();
             let mut own = vec![Bytes::new(), b"60000".to_vec(), sizes];
             for _ in 0..count {
                 let ttl = if random.random_bool(0.8) { 60 } else { 3600 };
-                own.push(record(at, has_life.then_some(ttl)));
-                own.extend([number(1000 * ttl), b"0".to_vec()]);
+                own.push(record(at, has_life.then_some(ttl), delay));
+                own.extend([number(1000 * ttl), number(1000 * delay)]);
             }
             ("POST", own)
         }
@@ -159,6 +161,11 @@ fn operation(
             let mut own = vec![Bytes::new(), Bytes::new(), Bytes::new(), moving, id];
             own.extend([ttl, 1000 * ttl, 1000 * ttl + 20_000, limit].map(number));
             ("CLAIM", own)
+        }
+        // A message that may be free, claimed, delayed or gone.
+        7 if !posted.is_empty() && random.random_bool(0.6) => {
+            let position = posted.swap_remove(random.random_range(0..posted.len()));
+            ("DELETE", vec![position, Bytes::new()])
         }
         7 if !held.is_empty() => {
             let (_, claim) = held.swap_remove(random.random_range(0..held.len()));
@@ -180,13 +187,13 @@ fn fast_paths_have_the_effect_of_the_general_scripts() {
         let mut random = StdRng::seed_from_u64(run);
         let mut fast = Queue::new(&server, &format!("fast{run}"), true);
         let mut general = Queue::new(&server, &format!("general{run}"), false);
-        let (mut at, mut held) = (now().as_millis(), Vec::new());
+        let (mut at, mut held, mut posted) = (now().as_millis(), Vec::new(), Vec::new());
         for queue in [&mut fast, &mut general] {
             queue.call("OPEN", at, 0, &[digits(7), digits(1)]);
         }
         for step in 1..=STEPS {
             at += [0, 1, 500, 15_000][random.random_range(0..4)];
-            let (script, own) = operation(&mut random, at, &mut held);
+            let (script, own) = operation(&mut random, at, &mut held, &mut posted);
             if own.is_empty() {
                 continue;
             }
@@ -194,6 +201,9 @@ fn fast_paths_have_the_effect_of_the_general_scripts() {
             let answer = fast.call(script, at, request, &own);
             assert_eq!(answer, general.call(script, at, request, &own), "run {run}, step {step}");
             assert_eq!(fast.content(), general.content(), "run {run}, step {step}: {script}");
+            if script == "POST" {
+                posted.push(text(&answer[1]).into_bytes());
+            }
             if script == "CLAIM" {
                 let positions = answer.get(3..).unwrap_or_default().iter().step_by(5);
                 let positions = positions.map(|position| text(position).into_bytes());

@@ -14,8 +14,9 @@ use crate::servers::Server;
 use crate::support::{Queue, generation, lease_for, message, now, open, options, rand};
 
 /// The suffixes of the keys of a queue, as `keys.rs` lists them; `*` matches one of several.
-const SETS: [&str; 17] = [
-    "f", "c", "d", "w", "x", "e", "sx", "si", "sl", "sm", "oe", "ow", "or", "od", "ol", "of", "ox",
+const SETS: [&str; 18] = [
+    "f", "q", "c", "d", "w", "x", "e", "sx", "si", "sl", "sm", "oe", "ow", "or", "od", "ol", "of",
+    "ox",
 ];
 const HASHES: [&str; 9] = ["h", "k", "l", "s", "so", "sn", "b:*", "r:*", "t0"];
 const LISTS: [&str; 2] = ["g", "o:*"];

@@ -7,6 +7,7 @@ mod expiry;
 mod failover;
 mod fast_paths;
 mod foreign_data;
+mod fresh;
 mod full;
 mod gate;
 mod groups;
