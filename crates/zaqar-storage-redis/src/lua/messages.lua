@@ -171,15 +171,12 @@ local function read_fresh()
   return tonumber(cursor), last + 1 - cursor - others, tonumber(last)
 end
 
-local function write_fresh(cursor, count, last)
-  call('HSET', KEYS[1], 'q', cursor, 'h', last + 1 - cursor - count)
-end
-
 -- Adds fresh messages from a position on, before which nothing was claimed since it was assigned.
 -- `new_last` is the last position if it changes.
 local function add_fresh(count, position, new_last)
   local cursor, before, last = read_fresh()
-  write_fresh(math.min(cursor or position, position), before + count, new_last or last)
+  cursor, last = math.min(cursor or position, position), new_last or last
+  call('HSET', KEYS[1], 'q', cursor, 'h', last + 1 - cursor - before - count)
 end
 
 -- Counts fresh messages that are fresh no more.
