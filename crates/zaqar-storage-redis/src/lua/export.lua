@@ -30,15 +30,15 @@ if kind == 'c' then
 elseif kind == 'm' then
   local from = tonumber(after) + 1
   while from and examined < limit and bytes < BYTES do
-    local some, bodies, next = messages_from(from, 'fcd', math.min(limit - examined, 8))
-    local notes, ends = read_many('HMGET', 'k', some), expiries(some, bodies)
-    for i, position in ipairs(some) do
+    local found = messages_from(from, 'fcd', math.min(limit - examined, 8))
+    local bodies, ends, notes, next = found.bodies, found.ends, found.notes, found.next
+    for i, position in ipairs(found.positions) do
       if bodies[i] and tonumber(ends[i] or 0) > now then
         local visible = call('ZSCORE', base .. 'w', position) or ''
         add(position, ends[i], claims(notes[i]), holder(notes[i]) or '', visible, bodies[i])
       end
     end
-    from, examined = next, examined + math.max(#some, 1)
+    from, examined = next, examined + math.max(#found.positions, 1)
     last = next and decimal(next - 1) or ''
   end
   if from then examined = limit end

@@ -12,8 +12,8 @@ local function first_free(limit, most, last)
   while #found.positions < limit and #found.exhausted < MOST_MOVED and #found.gone < MAX_SCANNED
     and bytes < MAX_BYTES and not found.is_end do
     local want = math.min(limit - #found.positions, 1000)
-    local positions, bodies, next = messages_from(from, 'f', want)
-    local notes, ends = read_many('HMGET', 'k', positions), expiries(positions, bodies)
+    local some = messages_from(from, 'f', want)
+    local positions, bodies, ends, notes = some.positions, some.bodies, some.ends, some.notes
     for i, position in ipairs(positions) do
       local expires, is_taken = tonumber(ends[i] or 0), false
       if (tonumber(position) or 0) > last then
@@ -34,12 +34,12 @@ local function first_free(limit, most, last)
       end
       if not is_taken then bytes = bytes + (bodies[i] and #bodies[i] or 0) end
     end
-    if not next then
+    if not some.next then
       found.is_end = true
     elseif #positions == 0 then
       break
     end
-    from = next
+    from = some.next
   end
   return found
 end

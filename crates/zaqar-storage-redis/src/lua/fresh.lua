@@ -11,19 +11,33 @@ local passed = 0
 -- As the head has it: nil if there was never a fresh message.
 local cursor = tonumber(head[9] or nil)
 
--- Moves the cursor to a position before which no message is fresh.
-local function move_cursor(position)
-  if not cursor or cursor >= position then return end
-  local _, count, last = read_fresh()
-  -- This only saves later calls some work if nothing was claimed. So a full server may reject it.
-  local set = redis.pcall('HSET', KEYS[1], 'q', position, 'h', last + 1 - position - count)
-  if type(set) ~= 'number' then return end
+-- Removes the chunks before the new cursor from the index.
+local function set_cursor(position)
   local before, chunk = math.floor(cursor / 256), math.floor(position / 256)
   cursor = position
   if before == chunk then return end
   for _, member in ipairs(call('ZRANGE', base .. 'q', '-inf', '(' .. chunk, 'BYSCORE')) do
     call('ZREM', base .. 'q', member)
   end
+end
+
+-- Moves the cursor to a position before which no message is fresh.
+local function move_cursor(position)
+  if not cursor or cursor >= position then return end
+  local _, count, last = read_fresh()
+  -- This only saves later calls some work if nothing was claimed. So a full server may reject it.
+  local set = redis.pcall('HSET', KEYS[1], 'q', position, 'h', last + 1 - position - count)
+  if type(set) == 'number' then set_cursor(position) end
+end
+
+-- Moves the cursor past fresh messages that are taken, if they are the first ones and adjacent.
+-- Answers whether; the field `h` does not change.
+local function pass_fresh(positions)
+  local first, last = tonumber(positions[1]), tonumber(positions[#positions])
+  if first ~= cursor or last - first ~= #positions - 1 then return false end
+  call('HSET', KEYS[1], 'q', last + 1)
+  set_cursor(last + 1)
+  return true
 end
 
 -- Adds fresh messages of a chunk between two positions, until there are `limit`. Answers the
@@ -50,19 +64,38 @@ local function read_chunk(chunk, first, last, limit, positions, bodies)
   return at - 1
 end
 
+-- The first members of a sorted set from a score on, at most `limit`. Nothing is added while a
+-- script reads, so that a set which was once read to its end is not read again.
+local read_to_end = {}
+local function members_from(key, first, limit)
+  local all, found = read_to_end[key], {}
+  if not all then
+    found = call('ZRANGE', base .. key, first, '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+    if #found < limit then read_to_end[key] = found end
+    return found
+  end
+  for _, member in ipairs(all) do
+    if #found < limit and (tonumber(member) or 0) >= first then found[#found + 1] = member end
+  end
+  return found
+end
+
 -- The first fresh messages between two positions, at most `limit`: positions, records, and the
 -- position up to which these are all.
 local function fresh_messages(first, last, limit)
   local positions, bodies = {}, {}
   if not cursor then return positions, bodies, last end
   first = math.max(first, cursor)
-  local members = call('ZRANGE', base .. 'q', math.floor(first / 256), math.floor(last / 256),
-    'BYSCORE', 'LIMIT', 0, MAX_CHUNKS)
+  local members = members_from('q', math.floor(first / 256), MAX_CHUNKS)
   local seen = #members < MAX_CHUNKS and last or first - 1
   for _, member in ipairs(members) do
     local chunk, count = tonumber(member) or 0, #positions
     local from, end_of_chunk = chunk * 256, math.min(chunk * 256 + 255, tonumber(head[3]))
     local to = math.min(end_of_chunk, last)
+    if from > last then
+      seen = last
+      break
+    end
     local read = read_chunk(chunk, math.max(from, first), to, limit, positions, bodies)
     local is_empty = #positions == count and first <= math.max(from, cursor) and read >= end_of_chunk
     if is_empty and chunk ~= read_open() then call('ZREM', base .. 'q', member) end
@@ -77,41 +110,45 @@ local function fresh_messages(first, last, limit)
 end
 
 -- The first messages from a position on in any of the states `f`, `c` and `d`, at most `limit`:
--- positions, records, which are false if missing, and where further ones may be, or nil.
+-- their positions, records, ends and notes, and `next`, where further ones may be, or nil. A record
+-- and an end are false or nil if they are missing. Answers also whether all are fresh.
 local function messages_from(first, states, limit)
-  local positions, bodies, fresh, last, seen = {}, {}, {}, tonumber(head[3]), nil
+  local others, last, fresh, bodies, seen = {}, tonumber(head[3]), {}, {}, nil
   for key in string.gmatch(states, '.') do
-    local some = call('ZRANGE', base .. key, first, '+inf', 'BYSCORE', 'LIMIT', 0, limit)
-    for _, position in ipairs(some) do positions[#positions + 1] = position end
+    for _, position in ipairs(members_from(key, first, limit)) do others[#others + 1] = position end
   end
-  local function sort()
-    table.sort(positions, function(a, b) return (tonumber(a) or 0) < (tonumber(b) or 0) end)
-    for i = #positions, limit + 1, -1 do positions[i] = nil end
+  if #states > 1 then
+    table.sort(others, function(a, b) return (tonumber(a) or 0) < (tonumber(b) or 0) end)
   end
-  if #states > 1 then sort() end
+  for i = #others, limit + 1, -1 do others[i] = nil end
   if string.find(states, 'f', 1, true) then
-    fresh, bodies, seen = fresh_messages(first, tonumber(positions[limit] or nil) or last, limit)
-    while #positions > 0 and (tonumber(positions[#positions]) or 0) > seen do
-      positions[#positions] = nil
+    fresh, bodies, seen = fresh_messages(first, tonumber(others[limit] or nil) or last, limit)
+    while #others > 0 and (tonumber(others[#others]) or 0) > seen do others[#others] = nil end
+  end
+  -- A fresh message has no note, and expires as its record says.
+  local found = {positions = fresh, bodies = bodies, ends = {}, notes = {}}
+  for i, record in ipairs(bodies) do found.ends[i] = end_by_record(record) end
+  if #others > 0 then
+    local other = {positions = others, bodies = records(others), notes = read_many('HMGET', 'k', others)}
+    other.ends = expiries(others, other.bodies)
+    if #fresh == 0 then
+      found = other
+    else
+      local merged, i, j = {positions = {}, bodies = {}, ends = {}, notes = {}}, 1, 1
+      for n = 1, math.min(#others + #fresh, limit) do
+        local is_other = others[i]
+          and (not fresh[j] or (tonumber(others[i]) or 0) < tonumber(fresh[j]))
+        local from, at = is_other and other or found, is_other and i or j
+        for name, list in pairs(merged) do list[n] = from[name][at] end
+        if is_other then i = i + 1 else j = j + 1 end
+      end
+      found = merged
     end
   end
-  if #positions == 0 then
-    positions = fresh
-  elseif #fresh == 0 then
-    bodies = records(positions)
-  else
-    local record_of = {}
-    for i, position in ipairs(fresh) do record_of[position] = bodies[i] end
-    for i, record in ipairs(records(positions)) do record_of[positions[i]] = record end
-    for _, position in ipairs(fresh) do positions[#positions + 1] = position end
-    sort()
-    for i, position in ipairs(positions) do bodies[i] = record_of[position] end
-  end
-  local next
-  if #positions >= limit then
-    next = math.max(tonumber(positions[limit]) or 0, first) + 1
+  if #found.positions >= limit then
+    found.next = math.max(tonumber(found.positions[limit]) or 0, first) + 1
   elseif seen and seen < last then
-    next = seen + 1
+    found.next = seen + 1
   end
-  return positions, bodies, next
+  return found, #others == 0
 end

@@ -11,16 +11,25 @@ local is_end, is_slice = false, false
 -- With a hidden client, look at some more than the page needs.
 local least = hide == '' and 1 or 16
 
+-- The size of the first fresh message of the page, or nil.
+local function first_size()
+  local position = cursor and math.max(after + 1, cursor)
+  local size = position and call('HSTRLEN', base .. 'b:' .. chunk_of(position), position % 256)
+  if size and size > 0 then return size end
+end
+
 -- How many messages to read at once: their bodies cost most, and their size is not known before.
+-- One is read first, or its size, and others are as large as those before them.
 local function group_size()
-  if scanned == 0 then return 1 end
+  local size = scanned > 0 and bytes / scanned or first_size()
+  if not size then return 1 end
   local most = math.min(math.max(limit - shown, least), 256)
-  return math.min(math.max(math.floor((BYTES - bytes) / (bytes / scanned + 64)), 1), most)
+  return math.min(math.max(math.floor((BYTES - bytes) / (size + 64)), 1), most)
 end
 
 while shown < limit and scanned < limit + MAX_SCANNED and not is_slice and not is_end do
-  local positions, bodies, next = messages_from(after + 1, ARGV[8], group_size())
-  local ends, notes = expiries(positions, bodies), read_many('HMGET', 'k', positions)
+  local found = messages_from(after + 1, ARGV[8], group_size())
+  local positions, bodies, next = found.positions, found.bodies, found.next
   is_end = not next
   for i, position in ipairs(positions) do
     if shown == limit then
@@ -30,9 +39,9 @@ while shown < limit and scanned < limit + MAX_SCANNED and not is_slice and not i
     local record = bodies[i]
     after, scanned = tonumber(position) or after, scanned + 1
     bytes = bytes + (record and #record or 0)
-    local is_live = record and tonumber(ends[i] or 0) > now
+    local is_live = record and tonumber(found.ends[i] or 0) > now
     if is_live and (hide == '' or string.sub(record, 10, 9 + #hide) ~= hide) then
-      append_message(answer, position, tonumber(ends[i]), notes[i], record)
+      append_message(answer, position, tonumber(found.ends[i]), found.notes[i], record)
       shown = shown + 1
     end
   end

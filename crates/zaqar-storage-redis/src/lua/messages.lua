@@ -216,8 +216,9 @@ local function append_message(answer, position, expires, note, record)
   answer[n + 5] = record
 end
 
--- Deletes messages; `notes` are their notes.
-local function delete_messages(positions, notes)
+-- Deletes messages; `notes` are their notes. If the cursor of fresh messages was moved past them,
+-- `are_passed` is true.
+local function delete_messages(positions, notes, are_passed)
   if #positions == 0 then return end
   local held, others, noted = {}, {}, {}
   for i, position in ipairs(positions) do
@@ -225,7 +226,7 @@ local function delete_messages(positions, notes)
     if notes[i] then noted[#noted + 1] = position end
   end
   local indexed = write_many('ZREM', 'c', held)
-  local freed = write_many('ZREM', 'f', others)
+  local freed = are_passed and #others or write_many('ZREM', 'f', others)
   if freed < #others then
     local delayed = write_many('ZREM', 'd', others)
     if delayed > 0 then write_many('ZREM', 'w', others) end

@@ -22,32 +22,32 @@ local function is_readable(record)
 end
 
 local positions, ends, notes, bodies, gone, gone_notes = {}, {}, {}, {}, {}, {}
-local passed, passed_bytes, next, is_end = 0, 0, '', false
+local passed, passed_bytes, next, is_end, are_fresh = 0, 0, '', false, true
 while #positions < limit and #gone < MAX_SCANNED and next == '' and not is_end do
   local want = math.min(math.max(limit - #positions, passed > 0 and 16 or 1), 256)
-  local some, some_records, later = messages_from(from, 'f', want)
-  local some_notes, some_ends = read_many('HMGET', 'k', some), expiries(some, some_records)
-  for i, position in ipairs(some) do
-    local record = some_records[i]
-    if tonumber(some_ends[i] or 0) <= now or not record then
+  local some, are_some_fresh = messages_from(from, 'f', want)
+  are_fresh = are_fresh and are_some_fresh
+  for i, position in ipairs(some.positions) do
+    local record = some.bodies[i]
+    if tonumber(some.ends[i] or 0) <= now or not record then
       gone[#gone + 1] = position
-      gone_notes[#gone] = some_notes[i]
+      gone_notes[#gone] = some.notes[i]
     elseif #positions == limit or next ~= '' then
       break
     elseif is_readable(record) then
       local n = #positions + 1
-      positions[n], ends[n], notes[n], bodies[n] = position, some_ends[i], some_notes[i], record
+      positions[n], ends[n], notes[n], bodies[n] = position, some.ends[i], some.notes[i], record
     else
       passed, passed_bytes = passed + 1, passed_bytes + #record
       if passed >= PASSED or passed_bytes >= PASSED_BYTES then next = position end
     end
   end
-  if not later then
+  if not some.next then
     is_end = true
-  elseif #some == 0 then
+  elseif #some.positions == 0 then
     break
   end
-  from = later
+  from = some.next
 end
 delete_messages(gone, gone_notes)
 count_expired(#gone)
@@ -57,6 +57,9 @@ local answer = {'done', head[1], #positions < limit and next or ''}
 for i, position in ipairs(positions) do
   append_message(answer, position, ends[i], notes[i], bodies[i])
 end
-delete_messages(positions, notes)
-if passed == 0 and ARGV[6] == '' and #positions > 0 then move_cursor(positions[#positions] + 1) end
+local are_passed = are_fresh and #positions > 0 and pass_fresh(positions)
+delete_messages(positions, notes, are_passed)
+if not are_passed and passed == 0 and ARGV[6] == '' and #positions > 0 then
+  move_cursor(positions[#positions] + 1)
+end
 return answer
