@@ -11,7 +11,7 @@ use tracing::warn;
 use zaqar_core::pools::{Capability, Pool, masked};
 use zaqar_core::storage::MessageStore;
 use zaqar_core::{Clock, Secret, SystemClock};
-use zaqar_pooling::{Connector, Options, Pooled, Refusal};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal};
 
 use crate::config::{Section, Settings};
 use crate::drivers::embedded;
@@ -19,7 +19,7 @@ use crate::drivers::snapshots::Snapshots;
 use crate::error::{StartError, with_causes};
 use crate::registry::{Registry, driver_of};
 use crate::status::Status;
-use crate::store::{StoreContext, StoreDriver, StoreLocation, Stores};
+use crate::store::{Presence, StoreContext, StoreDriver, StoreLocation, Stores};
 
 /// The driver whose stores belong to one process.
 const EMBEDDED: &str = "embedded";
@@ -166,7 +166,7 @@ impl PoolConnector {
 
 #[async_trait]
 impl Connector for PoolConnector {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, purpose: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         let driver = self.driver(pool)?;
         self.check_shared(driver)?;
         let location = location(driver, pool)?;
@@ -182,6 +182,12 @@ impl Connector for PoolConnector {
             true => embedded::snapshots_of_pool(&location, &self.clock).map_err(refusal)?,
             false => None,
         };
+        let presence = driver.presence(&location).map_err(refusal)?;
+        if purpose != Purpose::CheckNew && presence == Presence::Absent {
+            let reason = "its store is gone, and an empty one would lose its queues: put the store \
+                          back, or set the pool's option accept_loss to go on without it";
+            return Err(Refusal { reason: reason.to_owned() });
+        }
         let opened = driver.open(&location, &self.context).await.map_err(refusal)?;
         let lacks = || Refusal { reason: "its driver has no message store".to_owned() };
         let store = opened.messages.ok_or_else(lacks)?;

@@ -16,7 +16,7 @@ use crate::drivers::in_section;
 use crate::drivers::snapshots::Snapshots;
 use crate::error::StartError;
 use crate::store::{
-    Figure, FigureKind, OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole,
+    Figure, FigureKind, OpenedStore, Presence, StoreContext, StoreDriver, StoreLocation, StoreRole,
 };
 
 const PATH: Known = text("path", "./zaqar-data");
@@ -79,6 +79,15 @@ impl StoreDriver for Driver {
     ) -> Result<bool, StartError> {
         let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
         Ok(real(directory(one)?) == real(directory(other)?))
+    }
+
+    fn presence(&self, location: &StoreLocation) -> Result<Presence, StartError> {
+        let path = directory(location)?;
+        if zaqar_storage_embedded::has_file(&path) {
+            return Ok(Presence::Present);
+        }
+        let accepts = read(&path, &location.options)?.accept_loss;
+        Ok(if accepts { Presence::Unknown } else { Presence::Absent })
     }
 
     async fn open(
