@@ -56,6 +56,11 @@ pub enum Presence {
     Absent,
 }
 
+/// A store that cannot be opened because this process has it open. It may be about to close it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OpenHere(pub(crate) String);
+
 /// What all stores are opened with.
 #[derive(Debug, Clone, Default)]
 pub struct StoreContext {
