@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from support.certificates import certificate
 from support.operated import Operated
 from support.server import Server, free_port, server_binary
+from support.wait import wait_until
 
 
 def run(program: str, *arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
@@ -156,7 +158,7 @@ def test_health_asks_the_listeners_that_the_configuration_names(new_server, tmp_
     server.write_config()
     code, said = health(server)
     assert code == 0
-    assert f"port {server.websocket_port}: GET / is " in said
+    assert said == f"127.0.0.1 port {server.websocket_port}: ping_node is 204\n"
     assert server.stop() == 0
     code, said = health(server)
     assert code == 1
@@ -167,6 +169,80 @@ def test_health_asks_the_listeners_that_the_configuration_names(new_server, tmp_
     code, said = health(operated)
     assert (code, said) == (0, f"127.0.0.1 port {operated.admin_port}: GET /ready is 200\n")
     assert operated.stop() == 0
+
+
+WIRES = {"wsgi": "GET /v2/ping", "websocket": "ping_node"}
+
+
+def only(server: Server, transport: str) -> None:
+    """Configures the health check as that of an instance with one transport."""
+    server.sections["drivers"]["transport"] = transport
+    server.write_config()
+
+
+def test_health_speaks_tls_to_the_configured_certificate(new_server, tmp_path: Path):
+    # Not the name or the address that is connected to.
+    _, trusted = certificate(tmp_path, "zaqar.example.org")
+    _, other = certificate(tmp_path, "other.example.org")
+    tls = {"cert_file": trusted, "key_file": trusted.with_suffix(".key")}
+    server = new_server(options={f"drivers:transport:{wire}": tls for wire in WIRES}, websocket=True)
+    server.spawn()
+    wait_until(lambda: health(server)[0] == 0, "the server is healthy", 60)
+    for wire, asked in WIRES.items():
+        only(server, wire)
+        assert health(server) == (0, f"127.0.0.1 port {port_of(server, wire)}: {asked} is 204\n")
+        section = server.sections[f"drivers:transport:{wire}"]
+        # Another server's certificate, and none at all.
+        section["cert_file"] = other
+        server.write_config()
+        code, said = health(server)
+        assert (code, "its certificate is not the one in cert_file" in said) == (1, True), said
+        section["cert_file"] = trusted
+
+
+def test_health_tells_that_clients_need_certificates(new_server, tmp_path: Path):
+    _, trusted = certificate(tmp_path, "localhost")
+    tls = {"cert_file": trusted, "key_file": trusted.with_suffix(".key"), "ca_file": trusted}
+    server = new_server(options={f"drivers:transport:{wire}": tls for wire in WIRES}, websocket=True)
+    server.spawn()
+    wait_until(lambda: health(server)[0] == 0, "the server is healthy", 60)
+    server.wait_for_websocket()
+    for wire in WIRES:
+        only(server, wire)
+        code, said = health(server)
+        assert code == 0
+        assert f"port {port_of(server, wire)}: TLS is served" in said
+        assert "no store was asked" in said
+    assert server.stop() == 0
+    code, said = health(server)
+    assert (code, "does not answer" in said) == (1, True)
+
+
+def port_of(server: Server, wire: str) -> object:
+    return server.sections[f"drivers:transport:{wire}"]["port"]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_health_asks_on_a_unix_socket(new_server, tmp_path: Path, wire: str):
+    path = tmp_path / "zaqar.sock"
+    server = new_server(options={f"drivers:transport:{wire}": {"unix_socket": path}})
+    only(server, wire)
+    server.spawn()
+    wait_until(lambda: health(server)[0] == 0, "the server is healthy", 60)
+    assert health(server) == (0, f"{path}: {WIRES[wire]} is 204\n")
+    assert server.stop() == 0
+    code, said = health(server)
+    assert (code, f"{path} does not answer" in said) == (1, True), said
+
+
+@pytest.mark.parametrize(("least", "most"), [(10, 20), (40, 200)])
+def test_health_sends_a_client_id_that_is_accepted(new_server, least: int, most: int):
+    limits = {"client_id_uuid_safe": "off", "min_length_client_id": least, "max_length_client_id": most}
+    server = new_server(options={"transport": limits}, websocket=True)
+    server.start()
+    for wire, asked in WIRES.items():
+        only(server, wire)
+        assert health(server) == (0, f"127.0.0.1 port {port_of(server, wire)}: {asked} is 204\n")
 
 
 def test_health_says_why_a_server_is_not_ready(tmp_path: Path):

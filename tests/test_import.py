@@ -114,7 +114,8 @@ def test_definitions_go_from_store_to_store(
     assert code == 0, error
     signed = "left out: a subscription of p/jobs: its secret is not in the file (signing): subscribe again\n"
     assert said == f"imported: {pools}, 2 subscriptions, 1 topic\n{signed}"
-    again = manage(server, "import", file)[1]
+    code, again, error = manage(server, "import", file)
+    assert code == 0, error
     assert "queue p/jobs" in again
     assert ": it exists\n" in again
     # Confirmed subscriptions exist, and those that await it stay as they are: none is counted.
@@ -134,6 +135,48 @@ def test_definitions_go_from_store_to_store(
         assert mail["subscriber"] == "mailto:a@example.org"
         assert api.messages("jobs") == []
     assert server.stop() == 0, server.log_tail()
+
+
+def test_an_import_checks_what_the_api_does(new_server: Callable[..., Server], tmp_path: Path):
+    limits = {"max_queue_metadata": 300, "subscriber_types": "http"}
+    server = new_server(options={"transport": limits})
+    expires = int(time.time()) + 7200
+
+    def subscription(subscriber: str, **options: object) -> dict:
+        address = {"type": "subscription", "subscriber": subscriber, "expires": expires}
+        return {**address, "confirmed": True, "options": options}
+
+    def queue(name: str, **metadata: object) -> dict:
+        return {"type": "queue", "project": "p", "name": name, "metadata": metadata}
+
+    lines = [
+        queue("good", colour="blue"),
+        subscription("http://example.org/good"),
+        subscription("http://10.0.0.1/private"),
+        subscription("https://example.org/type"),
+        subscription("http://example.org/batch", batch=1000),
+        queue("large", x="y" * 400),
+        subscription("http://example.org/lost"),
+        queue("wrong", _default_message_ttl=-1),
+        queue("good"),
+        {"type": "pool", "name": "a", "uri": "redis://h", "weight": 1},
+    ]
+    lines = [{"type": "definitions", "format": 1}, *lines, {"type": "end", "lines": len(lines)}]
+    file = tmp_path / "file"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, dry, error = manage(server, "import", "--dry-run", file)
+    assert (code, error) == (1, "6 definitions refused\n")
+    assert not server.data.exists()
+    code, said, error = manage(server, "import", file)
+    assert (code, error) == (1, "6 definitions refused\n")
+    assert dry == said.replace("imported", "would be imported", 1)
+    assert said.startswith("imported: 1 queue, 1 subscription\n")
+    for part in ["queue p/large: its metadata", "pool a: [DEFAULT] pooling is off", "10.0.0.1", "batch"]:
+        assert part in said
+    server.start()
+    with Api(server.url, "p") as api:
+        assert [one["name"] for one in api.call("GET", "/v2/queues").json()["queues"]] == ["good"]
+        assert [one["subscriber"] for one in api.subscriptions("queues/good")] == ["http://example.org/good"]
 
 
 def test_passwords_of_pools_are_exported_on_request_only(

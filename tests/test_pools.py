@@ -315,10 +315,27 @@ def test_a_queue_is_placed_in_a_pool_of_its_flavor(admin: Api, tmp_path: Path):
     assert admin.messages("source") == []
 
 
-def test_snapshots_are_made_of_an_embedded_pool(admin: Api, tmp_path: Path):
-    options = {"snapshot_interval": 1, "snapshot_dir": str(tmp_path / "copies")}
-    register(admin, "copied", embedded(tmp_path, "copied"), options=options)
-    wait_until(lambda: any((tmp_path / "copies").glob("snapshot-*.db")), "a snapshot is made")
+def test_snapshots_are_made_of_an_embedded_pool(pooled: Server, admin: Api, tmp_path: Path):
+    made = [tmp_path / f"copies{number}" for number in range(4)]
+    for number, directory in enumerate(made):
+        options = {"snapshot_interval": 3600, "snapshot_dir": str(directory)}
+        uri = embedded(tmp_path, f"copied{number}")
+        # So that the next queue is placed in it, and it is opened at once.
+        register(admin, f"copied{number}", uri, 1000**number, options=options)
+        admin.post(f"in{number}", number)
+        assert admin.call("DELETE", f"/v2/queues/in{number}").status_code == 204
+    wait_until(lambda: all(any(one.glob("snapshot-*.db")) for one in made), "snapshots are made")
+    # By what checks the pool, whose own store has its snapshots there.
+    assert "snapshots cannot be created" not in pooled.log.read_text()
+
+
+def test_a_pool_gets_another_store_and_the_first_one_back(admin: Api, pooled: Server, tmp_path: Path):
+    register(admin, "back", embedded(tmp_path, "one"))
+    opened = f'pool="back" uri="{embedded(tmp_path, "one")}"'
+    wait_until(lambda: opened in pooled.log.read_text(), "the pool is open")
+    for name in ["two", "one"]:
+        changed = admin.call("PATCH", "/v2/pools/back", json={"uri": embedded(tmp_path, name)})
+        assert changed.status_code == 200, changed.text
 
 
 def test_health_reports_each_pool(pooled: Server, admin: Api, tmp_path: Path):

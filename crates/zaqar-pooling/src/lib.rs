@@ -27,6 +27,6 @@ mod status;
 mod subscriptions;
 mod transfers;
 
-pub use connector::{Connector, Refusal};
+pub use connector::{Connector, Purpose, Refusal};
 pub use pooled::{Options, Pooled};
 pub use registry::Registry;

@@ -12,9 +12,9 @@ use zaqar_core::pools::{Pool, PoolStatus, masked};
 use zaqar_core::storage::{Error, MessageStore};
 use zaqar_core::{StateLog, TaskMonitor};
 
-use crate::Connector;
 use crate::outage::Outage;
 use crate::place::Place;
+use crate::{Connector, Purpose};
 
 /// The timeout for opening a store.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -212,7 +212,7 @@ async fn keep_open(
 ) {
     let log = StateLog::new();
     loop {
-        let opening = tokio::time::timeout(OPEN_TIMEOUT, connector.open(&pool));
+        let opening = tokio::time::timeout(OPEN_TIMEOUT, connector.open(&pool, Purpose::Serve));
         let opened = tokio::select! {
             () = closing.cancelled() => return,
             opened = opening => opened,

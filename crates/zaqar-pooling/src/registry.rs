@@ -10,7 +10,7 @@ use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{ProjectId, QueueKey};
 
 use crate::pools::PoolSet;
-use crate::{Connector, rows};
+use crate::{Connector, Purpose, rows};
 
 /// The timeout for the store of a pool that is being registered.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,11 +100,12 @@ impl Registry {
     }
 
     /// Checks that the store of a pool can be opened.
-    async fn check(&self, pool: &Pool) -> Result<(), Error> {
+    async fn check(&self, pool: &Pool, purpose: Purpose) -> Result<(), Error> {
         let refused =
             |reason: String| Error::Unreachable { uri: masked(pool.uri.expose()), reason };
         let open = async {
-            let store = self.connector.open(pool).await.map_err(|refusal| refusal.reason)?;
+            let store =
+                self.connector.open(pool, purpose).await.map_err(|refusal| refusal.reason)?;
             let answered = store.ping().await;
             let closed = store.shut_down().await;
             answered.and(closed).map_err(|error| error.to_string())
@@ -125,7 +126,12 @@ impl Registry {
 
     /// Checks a pool that is new or whose store changed.
     async fn check_changed(&self, before: Option<&Pool>, after: &Pool) -> Result<(), Error> {
-        if is_unchanged(before, after) { Ok(()) } else { self.check(after).await }
+        if is_unchanged(before, after) {
+            return Ok(());
+        }
+        let keeps = |before: &Pool| self.connector.is_same_store(before, after);
+        let is_known = before.is_some_and(keeps);
+        self.check(after, if is_known { Purpose::CheckKnown } else { Purpose::CheckNew }).await
     }
 }
 

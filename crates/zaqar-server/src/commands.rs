@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Command};
 
 use crate::arguments::{matches_of, sources_of, with_configuration};
 use crate::config::{self, Environment, Loaded};
-use crate::manage;
+use crate::manage::{self, Outcome};
 use crate::offline::Setup;
 use crate::policy_program::policy_main;
 use crate::preflight::{self, Findings};
@@ -98,7 +98,11 @@ fn manage(registry: &Registry) -> ExitCode {
         Err(errors) => return fail(&errors.to_string(), 2),
     };
     match manage::run(&matches, Setup { registry, settings: &loaded.settings }) {
-        Ok(said) => print(&said),
+        Ok(Outcome { text, problem: None }) => print(&text),
+        Ok(Outcome { text, problem: Some(why) }) => {
+            print(&text);
+            fail(&why, 1)
+        }
         Err(why) => fail(&why, 1),
     }
 }

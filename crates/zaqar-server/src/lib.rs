@@ -44,8 +44,8 @@ pub use program::main;
 pub use registry::Registry;
 pub use run::run;
 pub use store::{
-    Figure, FigureKind, Figures, OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole,
-    Stores,
+    Figure, FigureKind, Figures, OpenedStore, Presence, StoreContext, StoreDriver, StoreLocation,
+    StoreRole, Stores,
 };
 pub use transport::{Binding, Transport, TransportDriver};
 pub use zaqar_transport_http::ConnectionCounts;

@@ -113,7 +113,8 @@ fn import_command() -> Command {
              subscriptions of a Python service from its Redis or MongoDB, into the stores of this \
              configuration. Stop this server first if its store is embedded.\n\n\
              From a file: what exists is left as it is, but for pools and flavors, which are \
-             replaced.\n\n\
+             replaced. What this configuration does not accept is left out, and the exit code is \
+             1.\n\n\
              From a Python service: its store is not changed; stop the service first. Claims are \
              not taken over: what was claimed is free. A queue that has messages here is left out, \
              so that a second import goes on where the first was interrupted, but for the queue it \
@@ -139,7 +140,7 @@ fn import_command() -> Command {
         .arg(
             Arg::new("dry-run")
                 .long("dry-run")
-                .help("Only counts what would be imported; opens no store")
+                .help("Only checks and counts what would be imported; opens no configured store")
                 .action(ArgAction::SetTrue),
         )
         .group(ArgGroup::new("source").args(["file", "from"]).required(true))
@@ -178,14 +179,14 @@ fn export_command() -> Command {
         .group(ArgGroup::new("what").args(["project", "pools"]).required(true).multiple(true))
 }
 
-fn run_import(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
+fn run_import(matches: &ArgMatches, setup: Setup<'_>) -> Result<Outcome, Failure> {
     let is_dry = matches.get_flag("dry-run");
     if let Some(file) = matches.get_one::<PathBuf>("file") {
         return wait(definitions::import(file, is_dry, setup));
     }
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let (from, database) = (Secret::new(text("from")), text("database"));
-    wait(import::run(&Import { from, database, is_dry }, setup))
+    wait(import::run(&Import { from, database, is_dry }, setup)).map(Outcome::from)
 }
 
 fn run_export(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
@@ -195,23 +196,40 @@ fn run_export(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure>
     wait(definitions::export(&Export { projects, pools, secrets, file }, setup))
 }
 
-fn wait(work: impl Future<Output = Result<String, StartError>>) -> Result<String, Failure> {
+fn wait<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     runtime.block_on(work).map_err(|error| with_causes(&*error))
 }
 
-/// Runs the command. Returns its message.
+/// What a command did.
+pub(crate) struct Outcome {
+    /// For standard output.
+    pub(crate) text: String,
+    /// Why it is a failure although the command did the rest of its work.
+    pub(crate) problem: Option<Failure>,
+}
+
+impl From<String> for Outcome {
+    fn from(text: String) -> Self {
+        Self { text, problem: None }
+    }
+}
+
+/// Runs the command.
 ///
 /// # Errors
 /// Why it failed.
-pub(crate) fn run(matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
-    let Some((name, matches)) = matches.subcommand() else { return Ok(String::new()) };
-    match name {
-        "import" => return run_import(matches, setup),
-        "export" => return run_export(matches, setup),
-        _ => {}
+pub(crate) fn run(matches: &ArgMatches, setup: Setup<'_>) -> Result<Outcome, Failure> {
+    match matches.subcommand() {
+        Some(("import", matches)) => run_import(matches, setup),
+        Some(("export", matches)) => run_export(matches, setup).map(Outcome::from),
+        Some((name, matches)) => run_on_store(name, matches, setup).map(Outcome::from),
+        None => Ok(String::new().into()),
     }
+}
+
+fn run_on_store(name: &str, matches: &ArgMatches, setup: Setup<'_>) -> Result<String, Failure> {
     if name == "queue" {
         let Some((_, matches)) = matches.subcommand() else { return Ok(String::new()) };
         return run_move(matches, setup);

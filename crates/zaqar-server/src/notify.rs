@@ -57,12 +57,18 @@ pub(crate) fn missing_signing_key(settings: &Settings) -> Option<&'static str> {
     )
 }
 
-/// The workers of this server, and what checks subscribers.
-pub(crate) struct Deliveries {
-    workers: Workers,
+/// Which subscribers and options are accepted.
+#[derive(Clone)]
+pub(crate) struct SubscriberRules {
     client: WebhookClient,
     trusts: TrustRules,
     added: Channels,
+}
+
+/// The workers of this server, and what checks subscribers.
+pub(crate) struct Deliveries {
+    workers: Workers,
+    rules: SubscriberRules,
     default_ttl: u64,
     requires_confirmation: bool,
 }
@@ -89,13 +95,12 @@ impl Deliveries {
         added: Channels,
     ) -> Result<Self, StartError> {
         let notification = &settings.notification;
-        let client = WebhookClient::new(&client_options(notification))?;
-        let webhooks = Webhooks::new(client.clone());
-        let trusts = TrustRules::new(settings, clock)?;
-        let acting = trusts.channel(&webhooks);
+        let rules = SubscriberRules::new(settings, clock, added)?;
+        let webhooks = Webhooks::new(rules.client.clone());
+        let acting = rules.trusts.channel(&webhooks);
         let webhooks: Arc<dyn Channel> = Arc::new(webhooks);
         let mail: Arc<dyn Channel> = Arc::new(Mail::new(mail_options(notification))?);
-        let mut channels = added.clone();
+        let mut channels = rules.added.clone();
         channels.insert("mailto".to_owned(), mail);
         channels.extend(["http", "https"].map(|one| (one.to_owned(), Arc::clone(&webhooks))));
         for scheme in ["trust+http", "trust+https"] {
@@ -118,7 +123,7 @@ impl Deliveries {
         let default_ttl = settings.limits.default_subscription_ttl;
         let requires_confirmation = options.require_confirmation;
         let workers = Workers::new(parts, options);
-        Ok(Self { workers, client, trusts, added, default_ttl, requires_confirmation })
+        Ok(Self { workers, rules, default_ttl, requires_confirmation })
     }
 
     /// A handle to control the workers.
@@ -130,9 +135,7 @@ impl Deliveries {
     pub(crate) fn subscribers(&self) -> Arc<dyn Subscribers> {
         Arc::new(SubscriberLayer {
             handle: self.workers.handle(),
-            client: self.client.clone(),
-            trusts: self.trusts.clone(),
-            added: self.added.clone(),
+            rules: self.rules.clone(),
             default_ttl: self.default_ttl,
             requires_confirmation: self.requires_confirmation,
         })
@@ -247,42 +250,30 @@ impl Cipher for Bodies {
 
 struct SubscriberLayer {
     handle: Handle,
-    client: WebhookClient,
-    trusts: TrustRules,
-    added: Channels,
+    rules: SubscriberRules,
     default_ttl: u64,
     requires_confirmation: bool,
 }
 
-impl SubscriberLayer {
-    /// Asks the channel that was added for the subscriber's scheme.
-    fn check_added(
-        &self,
-        subscriber: &str,
-        options: Option<&Map<String, Value>>,
-    ) -> Result<(), String> {
-        let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
-        let Some(channel) = scheme.as_ref().and_then(|scheme| self.added.get(scheme)) else {
-            return Ok(());
-        };
-        channel.origin(subscriber)?;
-        if has_batch(options) && !channel.takes_batches() {
-            return Err("The option batch is not for subscribers of this type.".to_owned());
-        }
-        Ok(())
+impl SubscriberRules {
+    /// Those of a configuration, with the channels that were `added`.
+    ///
+    /// # Errors
+    /// Certificates for webhooks or Keystone cannot be read.
+    pub(crate) fn new(
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+        added: Channels,
+    ) -> Result<Self, StartError> {
+        let client = WebhookClient::new(&client_options(&settings.notification))?;
+        Ok(Self { client, trusts: TrustRules::new(settings, clock)?, added })
     }
 
-    async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
-        if let Err(error) = self.handle.confirm(queue, id, secs, has_ended).await {
-            let error = &error as &dyn std::error::Error;
-            warn!(error, subscription = %id, "a subscriber could not be asked to confirm");
-        }
-    }
-}
-
-#[async_trait]
-impl Subscribers for SubscriberLayer {
-    async fn check(
+    /// As [`Subscribers::check`].
+    ///
+    /// # Errors
+    /// Why it is not accepted, as a sentence.
+    pub(crate) fn check(
         &self,
         subscriber: Option<&str>,
         options: Option<&Map<String, Value>>,
@@ -317,14 +308,51 @@ impl Subscribers for SubscriberLayer {
         }
     }
 
+    /// Asks the channel that was added for the subscriber's scheme.
+    fn check_added(
+        &self,
+        subscriber: &str,
+        options: Option<&Map<String, Value>>,
+    ) -> Result<(), String> {
+        let scheme = subscriber.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let Some(channel) = scheme.as_ref().and_then(|scheme| self.added.get(scheme)) else {
+            return Ok(());
+        };
+        channel.origin(subscriber)?;
+        if has_batch(options) && !channel.takes_batches() {
+            return Err("The option batch is not for subscribers of this type.".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl SubscriberLayer {
+    async fn confirm(&self, queue: &QueueKey, id: SubscriptionId, secs: u64, has_ended: bool) {
+        if let Err(error) = self.handle.confirm(queue, id, secs, has_ended).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, subscription = %id, "a subscriber could not be asked to confirm");
+        }
+    }
+}
+
+#[async_trait]
+impl Subscribers for SubscriberLayer {
+    async fn check(
+        &self,
+        subscriber: Option<&str>,
+        options: Option<&Map<String, Value>>,
+    ) -> Result<(), String> {
+        self.rules.check(subscriber, options)
+    }
+
     async fn trust(&self, context: &Context, request: TrustRequest<'_>) -> Result<String, Error> {
-        let trustee = self.trusts.trustee();
+        let trustee = self.rules.trusts.trustee();
         let trustee = trustee.map_err(|reason| Error::Invalid { part: Part::Request, reason })?;
         trustee.trust(context, request).await
     }
 
     async fn end_trust(&self, context: &Context, id: &str) {
-        if let Some(trustee) = &self.trusts.trustee {
+        if let Some(trustee) = &self.rules.trusts.trustee {
             trustee.end(context, id).await;
         }
     }

@@ -11,7 +11,7 @@ use tracing::warn;
 use zaqar_core::pools::{Capability, Pool, masked};
 use zaqar_core::storage::MessageStore;
 use zaqar_core::{Clock, Secret, SystemClock};
-use zaqar_pooling::{Connector, Options, Pooled, Refusal};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal};
 
 use crate::config::{Section, Settings};
 use crate::drivers::embedded;
@@ -19,10 +19,17 @@ use crate::drivers::snapshots::Snapshots;
 use crate::error::{StartError, with_causes};
 use crate::registry::{Registry, driver_of};
 use crate::status::Status;
-use crate::store::{StoreContext, StoreDriver, StoreLocation, Stores};
+use crate::store::{
+    OpenHere, OpenedStore, Presence, StoreContext, StoreDriver, StoreLocation, Stores,
+};
 
 /// The driver whose stores belong to one process.
 const EMBEDDED: &str = "embedded";
+
+/// How long a check waits for a store that this process is about to close: the pools notice a
+/// change within 2 s, and then close what they do not need.
+const CLOSING: Duration = Duration::from_secs(5);
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The pools of a server.
 pub(crate) struct Pooling {
@@ -145,6 +152,23 @@ impl PoolConnector {
         });
     }
 
+    /// Opens a store that this process may be closing.
+    async fn open_closing(
+        &self,
+        driver: &dyn StoreDriver,
+        location: &StoreLocation,
+    ) -> Result<OpenedStore, StartError> {
+        let deadline = tokio::time::Instant::now() + CLOSING;
+        loop {
+            match driver.open(location, &self.context).await {
+                Err(error) if error.is::<OpenHere>() && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     /// Whether two pools are the same store, as their drivers read them.
     fn compare(&self, one: &Pool, other: &Pool) -> Result<bool, StartError> {
         let (driver, second) = (self.driver(one)?, self.driver(other)?);
@@ -166,7 +190,7 @@ impl PoolConnector {
 
 #[async_trait]
 impl Connector for PoolConnector {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, purpose: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         let driver = self.driver(pool)?;
         self.check_shared(driver)?;
         let location = location(driver, pool)?;
@@ -182,10 +206,20 @@ impl Connector for PoolConnector {
             true => embedded::snapshots_of_pool(&location, &self.clock).map_err(refusal)?,
             false => None,
         };
-        let opened = driver.open(&location, &self.context).await.map_err(refusal)?;
+        let presence = driver.presence(&location).map_err(refusal)?;
+        if purpose != Purpose::CheckNew && presence == Presence::Absent {
+            let reason = "its store is gone, and an empty one would lose its queues: put the store \
+                          back, or set the pool's option accept_loss to go on without it";
+            return Err(Refusal { reason: reason.to_owned() });
+        }
+        let opened = match purpose {
+            Purpose::CheckNew => self.open_closing(driver, &location).await,
+            Purpose::CheckKnown | Purpose::Serve => driver.open(&location, &self.context).await,
+        };
+        let opened = opened.map_err(refusal)?;
         let lacks = || Refusal { reason: "its driver has no message store".to_owned() };
         let store = opened.messages.ok_or_else(lacks)?;
-        if let Some(snapshots) = snapshots {
+        if let (Some(snapshots), Purpose::Serve) = (snapshots, purpose) {
             self.make_snapshots(pool, snapshots, &store);
         }
         Ok(store)

@@ -4,6 +4,9 @@
 //! It uses the functions that the start uses, but opens no store and no port, and connects to
 //! nothing.
 
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use zaqar_api::Keyring;
@@ -45,6 +48,7 @@ pub(crate) async fn check(registry: &Registry, settings: &Settings) -> Findings 
     warnings.extend(invalid_key(settings));
     warnings.extend(notify::missing_signing_key(settings).map(str::to_owned));
     let mut errors: Vec<String> = errors.iter().map(|error| with_causes(&**error)).collect();
+    errors.extend(shared_addresses(settings));
     // Both roles of one store have the same problem.
     let mut known = std::collections::BTreeSet::new();
     errors.retain(|error| known.insert(error.clone()));
@@ -69,6 +73,77 @@ pub(crate) fn missing_strategy(settings: &Settings) -> Option<(Option<String>, S
          [DEFAULT] no token is checked, and every caller is the project that it names"
     );
     Some((origin, problem))
+}
+
+/// Where a listener is to listen.
+#[derive(Debug, PartialEq, Eq)]
+enum Address<'a> {
+    Tcp(&'a str, u16),
+    Unix(&'a Path),
+}
+
+impl Address<'_> {
+    /// Whether the system cannot have listeners on both.
+    fn excludes(&self, other: &Self) -> bool {
+        let (Self::Tcp(one, port), Self::Tcp(second, other_port)) = (self, other) else {
+            return self == other;
+        };
+        // 0 is any free port.
+        if port != other_port || *port == 0 {
+            return false;
+        }
+        match (one.parse::<IpAddr>(), second.parse::<IpAddr>()) {
+            (Ok(one), Ok(second)) => {
+                let is_any = one.is_unspecified() || second.is_unspecified();
+                one == second || (is_any && one.is_ipv4() == second.is_ipv4())
+            }
+            _ => one.eq_ignore_ascii_case(second),
+        }
+    }
+}
+
+impl fmt::Display for Address<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) => write!(f, "{host} port {port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Listeners of this server that cannot both listen.
+fn shared_addresses(settings: &Settings) -> Vec<String> {
+    let address = |unix_socket, host, port| match unix_socket {
+        Some(path) => Address::Unix(path),
+        None => Address::Tcp(host, port),
+    };
+    let (wsgi, websocket) = (&settings.wsgi, &settings.websocket);
+    let listeners = [
+        ("wsgi", address(wsgi.unix_socket.as_deref(), wsgi.bind.as_str(), wsgi.port)),
+        (
+            "websocket",
+            address(websocket.unix_socket.as_deref(), websocket.bind.as_str(), websocket.port),
+        ),
+    ];
+    let mut listeners: Vec<_> = listeners
+        .into_iter()
+        .filter(|(name, _)| settings.drivers.transports.iter().any(|chosen| chosen == name))
+        .map(|(name, address)| (format!("drivers:transport:{name}"), address))
+        .collect();
+    let admin = settings.admin.as_ref();
+    let admin = admin.map(|admin| ("admin".to_owned(), Address::Tcp(&admin.bind, admin.port)));
+    listeners.extend(admin);
+    let mut problems = Vec::new();
+    for (at, (section, address)) in listeners.iter().enumerate() {
+        for (other, second) in &listeners[..at] {
+            if address.excludes(second) {
+                problems.push(format!(
+                    "[{section}] cannot listen on {address}: [{other}] listens on {second}"
+                ));
+            }
+        }
+    }
+    problems
 }
 
 fn invalid_key(settings: &Settings) -> Option<String> {
@@ -117,6 +192,33 @@ mod tests {
         ] {
             let (errors, _) = found(&text).await;
             assert!(errors.len() == 1 && errors[0].contains(part), "{text}: {errors:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn two_listeners_with_one_address_are_an_error() {
+        let text = |wsgi: &str, websocket: &str, admin: &str| {
+            format!(
+                "[drivers]\ntransport = wsgi, websocket\n[drivers:transport:wsgi]\n{wsgi}\n\
+                 [drivers:transport:websocket]\n{websocket}\n[admin]\n{admin}\n"
+            )
+        };
+        for (text, count) in [
+            (text("port = 7", "port = 7", "port = 7"), 3),
+            (text("port = 7", "port = 8", "port = 7"), 1),
+            (text("bind = 0.0.0.0\nport = 7", "port = 7", ""), 1),
+            (text("bind = h\nport = 7", "bind = H\nport = 7", ""), 1),
+            (text("unix_socket = /a", "unix_socket = /a", ""), 1),
+            (text("port = 0", "port = 0", "port = 0"), 0),
+            (text("bind = 127.0.0.2\nport = 7", "port = 7", "bind = ::1\nport = 7"), 0),
+            (text("bind = ::1\nport = 7", "bind = 0.0.0.0\nport = 7", ""), 0),
+            (text("unix_socket = /a\nport = 7", "unix_socket = /b\nport = 7", "port = 7"), 0),
+            // A transport that is not chosen.
+            ("[drivers:transport:websocket]\nport = 8888".to_owned(), 0),
+        ] {
+            let (errors, _) = found(&text).await;
+            assert_eq!(errors.len(), count, "{text}: {errors:?}");
+            assert!(errors.iter().all(|error| error.contains("cannot listen on")), "{errors:?}");
         }
     }
 

@@ -113,7 +113,7 @@ mod tests {
     use zaqar_core::pools::{Capability, Pool, Pools};
     use zaqar_core::storage::{Heads, MessageStore};
     use zaqar_core::{Generation, Incarnation, Kind, ProjectId, QueueName, Secret, Version};
-    use zaqar_pooling::{Connector, Options, Refusal};
+    use zaqar_pooling::{Connector, Options, Purpose, Refusal};
     use zaqar_storage_testkit::Memory;
 
     use super::*;
@@ -127,7 +127,7 @@ mod tests {
 
     #[async_trait]
     impl Connector for Places {
-        async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+        async fn open(&self, pool: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
             let is_source = pool.name.as_str() == "a";
             Ok(Arc::new(match is_source {
                 true => self.source.connect_for(Arc::clone(&self.left)),

@@ -12,7 +12,9 @@ use zaqar_notify::Channel;
 use crate::config::{NOTIFIER, Registered, Section, Settings};
 use crate::drivers::{embedded, redis, websocket, wsgi};
 use crate::error::StartError;
-use crate::store::{OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole, Stores};
+use crate::store::{
+    OpenedStore, Presence, StoreContext, StoreDriver, StoreLocation, StoreRole, Stores,
+};
 use crate::transport::{Binding, Transport, TransportDriver};
 
 /// Creates a stage of pipelines from the settings.
@@ -131,7 +133,7 @@ impl Registry {
     /// both have the same driver.
     ///
     /// # Errors
-    /// The driver's error.
+    /// The driver's error, or that the message store of a management store is gone.
     pub async fn open_stores(
         &self,
         settings: &Settings,
@@ -147,8 +149,20 @@ impl Registry {
             let opened = message_driver.open(&messages, context).await?;
             return one_store(&names.message_store, opened);
         }
-        let management = management_driver.open(&management, context).await?;
+        // The message store is created first, so a management store without one has lost it, even
+        // if the process was killed in between.
+        if management_driver.presence(&management)? == Presence::Present
+            && message_driver.presence(&messages)? == Presence::Absent
+        {
+            return Err(format!(
+                "[{}] the message store is gone: there is none, but the management store has \
+                 queues from before. Put it back, or set accept_loss to go on with an empty one",
+                messages.options.name()
+            )
+            .into());
+        }
         let messages = message_driver.open(&messages, context).await?;
+        let management = management_driver.open(&management, context).await?;
         Ok(Stores {
             management: management.management.ok_or_else(|| lacks(&names.management_store))?,
             messages: messages.messages.ok_or_else(|| lacks(&names.message_store))?,

@@ -45,6 +45,22 @@ pub struct StoreLocation {
     pub options: Section,
 }
 
+/// Whether there is a store at a location that is not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// The driver cannot tell, or opening creates no store.
+    Unknown,
+    /// There is one.
+    Present,
+    /// There is none: opening would create an empty one.
+    Absent,
+}
+
+/// A store that cannot be opened because this process has it open. It may be about to close it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OpenHere(pub(crate) String);
+
 /// What all stores are opened with.
 #[derive(Debug, Clone, Default)]
 pub struct StoreContext {
@@ -97,6 +113,16 @@ pub trait StoreDriver: Send + Sync {
         other: &StoreLocation,
     ) -> Result<bool, StartError> {
         Ok(one.uri == other.uri)
+    }
+
+    /// Whether there is a store at a location, without opening it: one that is known to have been
+    /// there is not replaced by an empty one, unless an option accepts that; then the answer is
+    /// [`Presence::Unknown`]. The default is for a driver whose stores need not be created.
+    ///
+    /// # Errors
+    /// The location or an option is invalid.
+    fn presence(&self, _location: &StoreLocation) -> Result<Presence, StartError> {
+        Ok(Presence::Unknown)
     }
 
     /// Opens the store at a location, for all roles that it supports.

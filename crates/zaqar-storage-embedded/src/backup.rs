@@ -60,6 +60,16 @@ pub fn back_up(store: &Path, target: &Path) -> Result<Checked, Error> {
     copied
 }
 
+/// Whether a directory has the file of a store. An empty file is left by a process that was killed
+/// while it created the store, and counts as none. One that cannot be examined counts as there, so
+/// that opening it says why.
+pub fn has_file(store: &Path) -> bool {
+    match file(store).metadata() {
+        Ok(metadata) => metadata.len() > 0,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Restores a copy into a directory without a store or, with `replace`, in place of the store
 /// there. What is there of a store is kept with the suffix `.replaced`, or `.replaced-2` and so on.
 /// The store must not be open.

@@ -17,6 +17,9 @@ pub(crate) struct DirectoryLock {
     /// The system was not restarted since the last owner, so the shared memory is as that one left
     /// it.
     pub(crate) is_same_boot: bool,
+    /// There was an open store in the directory before, so it is not that of a new one. Not known
+    /// on systems whose boots have no id.
+    pub(crate) was_open: bool,
     lock: File,
     _file: File,
 }
@@ -47,12 +50,13 @@ pub(crate) fn acquire(
     let _ = locked.read_to_string(&mut text);
     let last_boot = text.lines().nth(1);
     let is_same_boot = last_boot == boot_id().as_deref();
+    let was_open = last_boot.is_some();
     let written = match write_lock(&mut locked, last_boot) {
         Err(error) if is_disk_full(&error) && make_room() => write_lock(&mut locked, last_boot),
         written => written,
     };
     written.map_err(failed)?;
-    Ok(DirectoryLock { is_same_boot, lock: locked, _file: held })
+    Ok(DirectoryLock { is_same_boot, was_open, lock: locked, _file: held })
 }
 
 impl DirectoryLock {

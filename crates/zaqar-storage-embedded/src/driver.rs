@@ -20,6 +20,7 @@ use crate::log_sync::LogSync;
 use crate::posting::{PostInParts, ROWS};
 use crate::read_limiter::ReadLimiter;
 use crate::reader::Readers;
+use crate::recovery::Past;
 use crate::reserve::Reserve;
 use crate::sequence::Start;
 use crate::statements::Statements;
@@ -65,7 +66,12 @@ struct OpenFile {
 
 impl OpenFile {
     fn open(options: &Options, owner: &mut DirectoryLock) -> Result<Self, Error> {
-        let recovered_bytes = recovery::check(options, owner.is_same_boot)?;
+        let past = Past {
+            is_same_boot: owner.is_same_boot,
+            // Both are written once a store is open.
+            was_open: owner.was_open || Reserve::new(&options.path, options.reserve).exists(),
+        };
+        let recovered_bytes = recovery::check(options, past)?;
         let conn = schema::open_writer(options, |conn| {
             recovery::make_durable(conn, options, recovered_bytes)
         })?;

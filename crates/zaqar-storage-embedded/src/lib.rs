@@ -45,7 +45,7 @@ mod upkeep;
 mod writer;
 mod writer_state;
 
-pub use backup::{Checked, back_up, check, restore};
+pub use backup::{Checked, back_up, check, has_file, restore};
 pub use config::{Options, Sync};
 pub use driver::Embedded;
 pub use error::Error;

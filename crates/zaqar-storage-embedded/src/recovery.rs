@@ -25,6 +25,10 @@
 //! After a restart of the system that index may have any content, and is ignored. If it is not
 //! available, a missing or empty log is only logged.
 //!
+//! A store that was open once has a file with content, so a directory without one is not that of a
+//! new store if it has what an open store leaves there: a `lock` that names a boot, or a `reserve`.
+//! Both are written after the mark, and a process that is killed before has acknowledged nothing.
+//!
 //! This requires that whatever a transaction continues is durable. What a process left may not be
 //! durable, if its sync failed or it died before the sync. Therefore recovered data are written and
 //! synced again before anything is written after them: see [`make_durable`].
@@ -73,10 +77,18 @@ impl Log {
     }
 }
 
+/// What is known of the store's past, without its file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Past {
+    /// The system was not restarted since the store was open.
+    pub(crate) is_same_boot: bool,
+    /// A store was open in the directory before.
+    pub(crate) was_open: bool,
+}
+
 /// Checks the directory before SQLite opens it, and rejects a store that has lost acknowledged
-/// changes. Returns how many bytes of the log will be recovered. `is_same_boot`: the system was not
-/// restarted since the store was open.
-pub(crate) fn check(options: &Options, is_same_boot: bool) -> Result<u64, Error> {
+/// changes. Returns how many bytes of the log will be recovered.
+pub(crate) fn check(options: &Options, past: Past) -> Result<u64, Error> {
     let (file, path) = (schema::file(&options.path), schema::log(&options.path));
     let failed = |source: io::Error| Error::Open { path: path.clone(), source: source.into() };
     let file_bytes = size(&file).map_err(failed)?;
@@ -84,12 +96,13 @@ pub(crate) fn check(options: &Options, is_same_boot: bool) -> Result<u64, Error>
     let lost = if file_bytes == 0 {
         if log.bytes > 0 {
             Some("the file is missing or empty, and its log is not")
+        } else if schema::partial(&options.path).exists() {
+            Some("the file is missing or empty, and a restore was interrupted")
         } else {
-            let is_partial = schema::partial(&options.path).exists();
-            is_partial.then_some("the file is missing or empty, and a restore was interrupted")
+            past.was_open.then_some("the file is missing or empty, and there was a store before")
         }
     } else {
-        let index = if is_same_boot {
+        let index = if past.is_same_boot {
             Index::read(&schema::log_index(&options.path)).map_err(failed)?
         } else {
             None

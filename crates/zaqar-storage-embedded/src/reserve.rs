@@ -41,6 +41,11 @@ impl Reserve {
         self.bytes > 0 && self.path.metadata().is_ok_and(|it| it.len() == self.bytes)
     }
 
+    /// Whether the file is there, of whatever size.
+    pub(crate) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
     /// Releases the space to the file system.
     pub(crate) fn release(&self) -> io::Result<()> {
         if self.bytes == 0 {

@@ -377,3 +377,52 @@ async fn lost_and_damaged_files_are_rejected_unless_the_loss_is_accepted() {
         assert_eq!(positions(&open(Options::new(directory.path())).unwrap()).await, left);
     }
 }
+
+/// A store that was closed leaves its lock and its reserve.
+#[tokio::test]
+async fn a_store_that_was_open_is_not_replaced_by_an_empty_one() {
+    type Removal = fn(&Path, &Path, &Path);
+    let removals: [(&str, Removal); 4] = [
+        ("no file", |_, _, file| remove(file)),
+        ("an empty file", |_, _, file| cut(file, 0)),
+        ("only the reserve", |lock, _, file| [lock, file].into_iter().for_each(remove)),
+        ("only the lock", |_, reserve, file| [reserve, file].into_iter().for_each(remove)),
+    ];
+    for (what, removal) in removals {
+        // Only Linux says which boot it is.
+        if what == "only the lock" && !cfg!(target_os = "linux") {
+            continue;
+        }
+        let directory = tempdir().unwrap();
+        let store = open(Options::new(directory.path())).unwrap();
+        post(&store, 10).await;
+        store.shut_down().await.unwrap();
+        drop(store);
+        let path = |name: &str| directory.path().join(name);
+        removal(&path("lock"), &path("reserve"), &path("zaqar.db"));
+        for _ in 0..2 {
+            let error = open(Options::new(directory.path())).expect_err(what);
+            assert!(matches!(error, Error::Lost { .. }), "{what}: {error}");
+        }
+        let options = Options { accept_loss: true, ..Options::new(directory.path()) };
+        let store = open(options).expect(what);
+        post(&store, 10).await;
+        store.shut_down().await.unwrap();
+        drop(store);
+        let store = open(Options::new(directory.path())).expect(what);
+        assert_eq!(positions(&store).await.len(), 1, "{what}");
+    }
+}
+
+/// What a kill can leave before a store was open for the first time.
+#[tokio::test]
+async fn a_store_that_was_never_open_is_created() {
+    for files in [&[][..], &[("lock", "")], &[("lock", "123\n"), ("zaqar.db", "")]] {
+        let directory = tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(directory.path().join(name), content).unwrap();
+        }
+        let store = open(Options::new(directory.path())).unwrap();
+        post(&store, 10).await;
+    }
+}

@@ -207,6 +207,13 @@ impl Tls {
 }
 
 fn servers(hosts: &str, path: &str, query: &mut Query) -> Result<Servers, Error> {
+    if !hosts.is_empty() && !matches!(path, "" | "/") {
+        return Err(wrong(
+            "has a path after its host, which does not choose a database: use the option dbid \
+             (redis://host?dbid=5), without a path. Earlier releases, like the original, ignored \
+             the path, so their data are in database 0 or the one of dbid",
+        ));
+    }
     let master = query.take("master");
     let is_cluster = query.boolean("cluster")?;
     match (master, is_cluster) {
@@ -474,6 +481,14 @@ mod tests {
             ("redis://[::1", "no ]"),
             ("redis://[::1]x", "between a host and its port"),
             ("redis://u@h", "a user without a password"),
+            ("redis://h/5", "the option dbid"),
+            ("redis://h:7/5?dbid=5", "the option dbid"),
+            ("redis://:p@h/0", "in database 0"),
+            ("redis://h/zaqar", "the option dbid"),
+            ("redis://h//", "the option dbid"),
+            ("rediss://h/5", "the option dbid"),
+            ("redis://h1,h2/5?master=m", "the option dbid"),
+            ("redis://h1,h2/5?cluster=true", "the option dbid"),
             ("redis://h?dbid=x", "a dbid that is not a number"),
             ("redis://h?dbid=-1", "a dbid that is not a number"),
             ("redis://h?socket_timeout=0", "above 0"),

@@ -157,7 +157,7 @@ complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log-config-append -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l log-date-format -d '' -r
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l syslog-log-facility -d '' -r
-complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l dry-run -d 'Only counts what would be imported; opens no store'
+complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l dry-run -d 'Only checks and counts what would be imported; opens no configured store'
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l nodebug
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l noadmin_mode
 complete -c zaqar-manage -n "__fish_zaqar_manage_using_subcommand import" -l use-json -d 'Logs one JSON object per line'

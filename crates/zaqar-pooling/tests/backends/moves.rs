@@ -20,7 +20,7 @@ use zaqar_core::{
     ClaimId, ClientId, Generation, Incarnation, Kind, LeaseId, Payload, Position, ProjectId,
     QueueKey, QueueName, Secret, SubscriptionId, Timestamp, Version,
 };
-use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
 use zaqar_storage_testkit::Memory;
 
@@ -63,7 +63,7 @@ struct Shared {
 
 #[async_trait]
 impl Connector for Shared {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         let store = Arc::clone(&self.stores[pool.name.as_str()]);
         Ok(Arc::new(Dying { store, calls_left: Arc::clone(&self.calls_left) }))
     }

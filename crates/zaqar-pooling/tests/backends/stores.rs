@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use zaqar_core::Secret;
 use zaqar_core::pools::{Capability, Pool, PoolChange, PoolName, PoolStores, Pools};
 use zaqar_core::storage::MessageStore;
-use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
 use zaqar_storage_mongo::Mongo;
 use zaqar_storage_redis::Redis;
@@ -69,7 +69,7 @@ impl Places {
 
 #[async_trait]
 impl Connector for Places {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         if self.is_registering.load(Ordering::Relaxed) {
             return Ok(Arc::new(Memory::new()));
         }

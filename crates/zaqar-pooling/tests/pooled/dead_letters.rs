@@ -22,7 +22,7 @@ use zaqar_core::{
     ClaimId, ClientId, Generation, Incarnation, Kind, Metadata, Payload, QueueKey, QueueName,
     Timestamp, Version,
 };
-use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal, Registry};
 
 use crate::support::{Deployment, Places, pool_name, project, queue};
 
@@ -387,11 +387,11 @@ struct Hanging(Arc<Places>);
 
 #[async_trait]
 impl Connector for Hanging {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, purpose: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         if pool.uri.expose() == "memory:hangs" {
             std::future::pending::<()>().await;
         }
-        self.0.open(pool).await
+        self.0.open(pool, purpose).await
     }
 
     fn capabilities(&self, pool: &Pool) -> BTreeSet<Capability> {

@@ -10,7 +10,7 @@ use serde_json::Map;
 use zaqar_core::pools::{Capability, FlavorName, Pool, PoolName, Pools};
 use zaqar_core::storage::MessageStore;
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
-use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
 use zaqar_storage_testkit::{Fault, Memory};
 
@@ -36,7 +36,7 @@ impl Places {
 
 #[async_trait]
 impl Connector for Places {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         let uri = pool.uri.expose();
         if uri.starts_with("memory:") {
             // A connection of its own, so that closing it does not close the store.
@@ -76,7 +76,7 @@ struct Dying {
 
 #[async_trait]
 impl Connector for Dying {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         let store = self.places.memory(pool.uri.expose());
         Ok(Arc::new(store.connect_for(self.calls_left.clone())))
     }

@@ -20,7 +20,7 @@ use zaqar_core::storage::{
 use zaqar_core::{
     ClientId, Generation, Incarnation, LeaseId, Payload, QueueKey, Timestamp, Version,
 };
-use zaqar_pooling::{Connector, Options, Pooled, Refusal, Registry};
+use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal, Registry};
 
 use crate::support::{Deployment, Places, flavor, pool, pool_name, project, queue};
 
@@ -136,7 +136,7 @@ impl Watched {
 
 #[async_trait]
 impl Connector for Watched {
-    async fn open(&self, pool: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, pool: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         let _opened = self.permits.acquire().await;
         let store = self.places.memory(pool.uri.expose());
         Ok(Arc::new(store.connect_for(Arc::clone(&self.calls))))

@@ -79,6 +79,19 @@ pub enum Error {
         /// What to use.
         instead: Box<str>,
     },
+    /// A store is configured that no driver has, and `[drivers]` names no other.
+    #[error(
+        "{}[{section}] configures a store that this server does not have: its name must be {offered}",
+        Place(origin)
+    )]
+    UnknownStore {
+        /// Where its section begins.
+        origin: Origin,
+        /// Its section.
+        section: Box<str>,
+        /// The names that there are.
+        offered: Box<str>,
+    },
     /// A store is configured, but `[drivers]` does not name it.
     #[error(
         "{}{what}, but [drivers] names no {missing}; add to [drivers]:\n  message_store = {message_store}\n  management_store = {management_store}",
@@ -108,6 +121,7 @@ impl Error {
             | Self::Missing { origin, .. }
             | Self::Reference { origin, .. }
             | Self::Unsupported { origin, .. }
+            | Self::UnknownStore { origin, .. }
             | Self::Unnamed { origin, .. } => Some(origin),
         }
     }

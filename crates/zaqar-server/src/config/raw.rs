@@ -141,8 +141,9 @@ impl Raw {
         self.sections.iter().flat_map(move |(section, content)| {
             content.options.iter().filter_map(move |(option, values)| {
                 let is_secret = self.known.is_secret(section, option);
-                let value = if is_secret { "***" } else { &values.last()?.text };
-                Some((section.as_str(), option.as_str(), value.to_owned()))
+                let text = &values.last()?.text;
+                let value = if is_secret { "***".to_owned() } else { without_passwords(text) };
+                Some((section.as_str(), option.as_str(), value))
             })
         })
     }
@@ -157,10 +158,11 @@ impl Raw {
         self.known.find(section, option).is_some_and(|known| known.kind == Kind::Repeated)
     }
 
-    /// A value for a message: in quotes, or stars if it is secret.
+    /// A value for a message: in quotes and without the passwords of its URLs, or stars if it is
+    /// secret.
     pub(super) fn quoted(&self, section: &str, option: &str, text: &str) -> String {
         let is_secret = self.known.is_secret(section, option);
-        if is_secret { "***".to_owned() } else { format!("{text:?}") }
+        if is_secret { "***".to_owned() } else { format!("{:?}", without_passwords(text)) }
     }
 
     /// What was odd while the sources were merged.
@@ -252,6 +254,30 @@ impl Raw {
 }
 
 /// Names of sections ignore case, except `DEFAULT`.
+/// A text with stars in place of the password of each URL in it, or of a user without a password,
+/// which may be a token.
+fn without_passwords(text: &str) -> String {
+    const BEGIN: &str = "://";
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(BEGIN) {
+        let (before, url) = rest.split_at(at + BEGIN.len());
+        shown.push_str(before);
+        let end = url.find(|c: char| c.is_whitespace() || "/?#\"'".contains(c));
+        let (authority, after) = url.split_at(end.unwrap_or(url.len()));
+        match authority.rsplit_once('@') {
+            Some((userinfo, host)) => {
+                let user = userinfo.split_once(':').map(|(user, _)| user);
+                shown.push_str(user.unwrap_or_default());
+                shown.push_str(if user.is_some() { ":***@" } else { "***@" });
+                shown.push_str(host);
+            }
+            None => shown.push_str(authority),
+        }
+        rest = after;
+    }
+    shown + rest
+}
+
 fn normalize(section: &str) -> String {
     if section == "DEFAULT" { section.to_owned() } else { section.to_lowercase() }
 }

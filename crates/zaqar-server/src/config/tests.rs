@@ -261,6 +261,10 @@ fn wrong_values_are_refused_with_what_is_allowed() {
             "max_claim_ttl = \"1h\": must be an integer from 60 to 2147483647",
         ),
         (
+            "[limits]\nmemory_budget = 1048575",
+            "memory_budget = \"1048575\": must be 0, or at least 1048576 bytes",
+        ),
+        (
             "[transport]\nclient_id_uuid_safe = Off",
             "client_id_uuid_safe = \"Off\": must be one of: strict, off",
         ),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tracing::info;
 use zaqar_core::pools::Capability;
 use zaqar_core::{Clock, Secret};
-use zaqar_storage_embedded::{Embedded, Options, Sync};
+use zaqar_storage_embedded::{Embedded, Error, Options, Sync};
 
 use crate::config::known::{Known, boolean, choice, integer, text, unset};
 use crate::config::{Section, Settings};
@@ -16,7 +16,8 @@ use crate::drivers::in_section;
 use crate::drivers::snapshots::Snapshots;
 use crate::error::StartError;
 use crate::store::{
-    Figure, FigureKind, OpenedStore, StoreContext, StoreDriver, StoreLocation, StoreRole,
+    Figure, FigureKind, OpenHere, OpenedStore, Presence, StoreContext, StoreDriver, StoreLocation,
+    StoreRole,
 };
 
 const PATH: Known = text("path", "./zaqar-data");
@@ -81,6 +82,15 @@ impl StoreDriver for Driver {
         Ok(real(directory(one)?) == real(directory(other)?))
     }
 
+    fn presence(&self, location: &StoreLocation) -> Result<Presence, StartError> {
+        let path = directory(location)?;
+        if zaqar_storage_embedded::has_file(&path) {
+            return Ok(Presence::Present);
+        }
+        let accepts = read(&path, &location.options)?.accept_loss;
+        Ok(if accepts { Presence::Unknown } else { Presence::Absent })
+    }
+
     async fn open(
         &self,
         location: &StoreLocation,
@@ -89,11 +99,18 @@ impl StoreDriver for Driver {
         let (path, options) = (directory(location)?, &location.options);
         let read = Options { tasks: context.tasks.clone(), ..read(&path, options)? };
         let sync = read.sync;
-        let store = Embedded::open(read).map_err(|error| in_section(options.name(), &error))?;
+        let store = Embedded::open(read).map_err(|error| failed(options.name(), &error))?;
         info!(path = %path.display(), ?sync, "embedded store open");
         let watched = store.clone();
         Ok(OpenedStore::both(store).with_figures(move || figures(&watched, &path)))
     }
+}
+
+fn failed(section: &str, error: &Error) -> StartError {
+    let own = std::process::id().to_string();
+    let is_open_here = matches!(error, Error::InUse { owner, .. } if *owner == own);
+    let named = in_section(section, error);
+    if is_open_here { Box::new(OpenHere(named.to_string())) } else { named }
 }
 
 fn read(path: &Path, section: &Section) -> Result<Options, StartError> {

@@ -16,6 +16,10 @@ use crate::error::with_causes;
 
 /// A failed snapshot is retried after this, or after the interval if that is shorter.
 const RETRY: Duration = Duration::from_secs(600);
+/// How long the snapshots of a store that was just closed, and is open again, may keep the lock,
+/// and the pause between attempts to get it.
+const CLOSING: Duration = Duration::from_secs(5);
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// The longest sleep, so that changes of the clock are noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 const PREFIX: &str = "snapshot-";
@@ -42,19 +46,25 @@ impl Snapshots {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let retry = RETRY.min(self.interval).max(Duration::from_secs(1));
         // Held until the end: another store's snapshots would be taken for this one's.
+        let closed = tokio::time::Instant::now() + CLOSING;
         let _lock = loop {
-            match lock(&self.directory) {
-                Ok(lock) => break lock,
-                Err(error) => error!(
+            let problem = match lock(&self.directory) {
+                Ok(Some(lock)) => break lock,
+                Ok(None) if tokio::time::Instant::now() < closed => None,
+                Ok(None) => Some("another store has its snapshots there".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(error) = &problem {
+                error!(
                     error,
                     directory = %self.directory.display(),
                     store = %self.store.display(),
                     "snapshots cannot be created"
-                ),
+                );
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(retry) => {}
+                () = tokio::time::sleep(if problem.is_some() { retry } else { AGAIN_AFTER }) => {}
             }
         };
         let mut not_before = Timestamp::from_millis(0);
@@ -112,17 +122,15 @@ impl Snapshots {
     }
 }
 
-/// Creates the directory, and locks it for snapshots of one store as long as the file is open.
-fn lock(directory: &Path) -> Result<File, String> {
-    let open = || {
-        fs::create_dir_all(directory)?;
-        File::create(directory.join(LOCK))
-    };
-    let file = open().map_err(|error| error.to_string())?;
+/// Creates the directory, and locks it for snapshots of one store as long as the file is open;
+/// `None` if it is locked.
+fn lock(directory: &Path) -> io::Result<Option<File>> {
+    fs::create_dir_all(directory)?;
+    let file = File::create(directory.join(LOCK))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err("another store has its snapshots there".to_owned()),
-        Err(TryLockError::Error(error)) => Err(error.to_string()),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -174,10 +182,33 @@ mod tests {
     fn a_directory_has_the_snapshots_of_one_store() {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().join("snapshots");
-        let first = lock(&directory).unwrap();
-        assert_eq!(lock(&directory).unwrap_err(), "another store has its snapshots there");
+        let first = lock(&directory).unwrap().unwrap();
+        assert!(lock(&directory).unwrap().is_none());
         drop(first);
-        lock(&directory).unwrap();
+        assert!(lock(&directory).unwrap().is_some());
+    }
+
+    /// A pool whose options changed is opened while its snapshots with the old ones are stopped.
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_about_to_be_released_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("snapshots");
+        let before = lock(&directory).unwrap();
+        let snapshots = Snapshots {
+            store: dir.path().join("store"),
+            directory: directory.clone(),
+            interval: Duration::from_secs(3600),
+            keep: 2,
+            clock: Arc::new(ManualClock::new(Timestamp::from_millis(1))),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(snapshots.run(stop.clone()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(before);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(lock(&directory).unwrap().is_none(), "the lock is taken");
+        stop.cancel();
+        running.await.unwrap();
     }
 
     #[tokio::test]

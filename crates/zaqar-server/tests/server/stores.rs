@@ -32,7 +32,7 @@ async fn two_roles_at_one_location_share_one_store() {
         (
             "[drivers:message_store:memory]\npath = a\nsize = 3\n\
              [drivers:management_store:memory]\npath = b\nsize = 4\n",
-            &[("b", 4), ("a", 3)],
+            &[("a", 3), ("b", 4)],
             false,
         ),
     ];

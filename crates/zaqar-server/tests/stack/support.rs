@@ -24,7 +24,7 @@ use zaqar_auth::Quotas;
 use zaqar_core::pools::{Capability, Pool};
 use zaqar_core::storage::MessageStore;
 use zaqar_core::{Kind, Secret, SystemClock};
-use zaqar_pooling::{Connector, Refusal, Registry};
+use zaqar_pooling::{Connector, Purpose, Refusal, Registry};
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_http::HttpService;
 use zaqar_transport_ws::WsService;
@@ -169,7 +169,7 @@ struct InMemory;
 
 #[async_trait]
 impl Connector for InMemory {
-    async fn open(&self, _: &Pool) -> Result<Arc<dyn MessageStore>, Refusal> {
+    async fn open(&self, _: &Pool, _: Purpose) -> Result<Arc<dyn MessageStore>, Refusal> {
         Ok(Arc::new(Memory::new()))
     }
 

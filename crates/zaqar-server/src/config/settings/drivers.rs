@@ -199,6 +199,17 @@ fn keeps_both(management_store: &str, message_store: &str, registered: &Register
 fn unnamed(raw: &Raw, registered: &Registered) -> Option<Error> {
     let named = ROLES.map(|role| Some(last(raw, role)).filter(|name| !name.is_empty()));
     let configured = ROLES.map(|role| configured(raw, role));
+    for at in (0..2).filter(|at| named[*at].is_none()) {
+        let stores = registered.stores(ROLES[at]);
+        let is_known =
+            |name: &&&str| stores.contains(*name) || **name == FIFO || UNSUPPORTED.contains(*name);
+        if let Some(name) = configured[at].iter().find(|name| !is_known(name)) {
+            let section = format!("drivers:{}:{name}", ROLES[at]);
+            let origin = raw.section_origin(&section)?.clone();
+            let offered = one_of(&stores).into();
+            return Some(Error::UnknownStore { origin, section: section.into(), offered });
+        }
+    }
     let missing: Vec<_> =
         (0..2).filter(|at| named[*at].is_none() && needs_name(&named, &configured, *at)).collect();
     let at = *missing.first()?;

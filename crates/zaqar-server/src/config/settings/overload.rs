@@ -7,6 +7,10 @@ use crate::config::reader::Options;
 /// The default budget is one part in this many of the available memory.
 const DEFAULT_PART: u64 = 4;
 
+/// The smallest budget: connections with small requests. With less than a connection takes, every
+/// request would be rejected.
+const LEAST_BUDGET: u64 = 1 << 20;
+
 /// The smallest limit of one connection, if the budget allows it: some of the largest posts and
 /// pages that the defaults allow.
 const LEAST_CONNECTION_SHARE: u64 = 16 << 20;
@@ -28,8 +32,13 @@ pub struct Overload {
 
 impl Overload {
     pub(super) fn read(options: &mut Options<'_>) -> Self {
+        let memory_budget = options.number("memory_budget");
+        if (1..LEAST_BUDGET).contains(&memory_budget) {
+            let allowed = format!("0, or at least {LEAST_BUDGET} bytes");
+            options.refuse("memory_budget", allowed);
+        }
         Self {
-            memory_budget: options.number("memory_budget"),
+            memory_budget,
             memory_per_connection: options.number("memory_per_connection"),
             memory_per_project: options.number("memory_per_project"),
             max_operations: options.number("max_operations"),

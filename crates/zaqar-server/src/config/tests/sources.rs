@@ -115,6 +115,25 @@ fn secrets_are_printed_nowhere() {
 }
 
 #[test]
+fn passwords_of_urls_are_masked_in_any_value() {
+    for (value, shown) in [
+        ("http://u:p@h/a:b@c", "http://u:***@h/a:b@c"),
+        ("http://:p@h, https://v:q:r@i:1", "http://:***@h, https://v:***@i:1"),
+        ("http://p@h?x=y@z", "http://***@h?x=y@z"),
+        ("http://u:a@b@h", "http://u:***@h"),
+        ("http://h:80/", "http://h:80/"),
+        ("mailto:a@b", "mailto:a@b"),
+        ("a://", "a://"),
+    ] {
+        let settings = settings(&format!("[notification]\nsmtp_command = {value}\n"));
+        let found: Vec<_> = settings.raw().shown().map(|shown| shown.value).collect();
+        assert_eq!(found, [format!("{shown:?}")], "{value}");
+        let (_, _, effective) = settings.raw().effective().next().unwrap();
+        assert_eq!(effective, shown, "{value}");
+    }
+}
+
+#[test]
 fn a_report_shows_effective_values_and_their_origin() {
     let settings = settings("[DEFAULT]\ndebug = no\ndebug = yes\n[signed_url]\nsecret_key = x\n");
     let shown: Vec<_> = settings

@@ -80,6 +80,16 @@ fn a_configured_store_must_be_named() {
 }
 
 #[test]
+fn a_configured_store_must_exist() {
+    let redis = "[drivers:message_store:redis2]\nuri = redis://h\n";
+    let expected = "zaqar.conf:1: [drivers:message_store:redis2] configures a store that this server \
+                    does not have: its name must be one of: embedded, mongodb, redis";
+    assert_eq!(problems(redis), [expected]);
+    // Beside the store that is used, it is only a mistake.
+    read(&format!("{redis}[drivers]\nmessage_store = redis\nmanagement_store = redis")).unwrap();
+}
+
+#[test]
 fn stores_that_are_not_offered_are_refused() {
     let both = "[drivers]\nmessage_store = swift\nmanagement_store = sqlalchemy\n";
     assert_eq!(

@@ -1,33 +1,28 @@
 //! `zaqar-manage export` and `zaqar-manage import FILE`: pools, flavors, queues, topics and
 //! subscriptions as lines of JSON, without messages.
 
+mod import;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use zaqar_api::{
-    ConfirmSubscription, Context, CreateQueue, CreateSubscription, ListQueues, ListSubscriptions,
-    QueueRef, Subscriber, SubscriptionRef,
-};
-use zaqar_core::limits::MIN_TTL;
-use zaqar_core::pools::{FlavorName, MAX_POOLS, Pool, PoolName, Pools, masked};
-use zaqar_core::{
-    ClientId, Clock, Kind, Metadata, ProjectId, QueueName, Secret, SubscriptionId, SystemClock,
-    Timestamp,
-};
+use zaqar_api::{Context, ListQueues, ListSubscriptions, QueueRef};
+use zaqar_core::pools::{FlavorName, MAX_POOLS, masked};
+use zaqar_core::{ClientId, Kind, ProjectId, SubscriptionId};
+
+pub(crate) use import::import;
 
 use crate::error::StartError;
-use crate::left_out::{LeftOut, counted};
+use crate::left_out::counted;
 use crate::offline::{Offline, Setup};
 
 /// The format of the file. A file of a later one is refused.
 const FORMAT: u32 = 1;
-/// A longer line is refused: no metadata and no options are as long.
-const MAX_LINE: usize = 4 << 20;
 
 /// What to export.
 pub(crate) struct Export {
@@ -99,18 +94,6 @@ impl Line {
             Self::Topic { .. } => "topic",
             Self::Subscription { .. } => "subscription",
         }
-    }
-}
-
-/// What a line is about, for [`LeftOut`].
-fn thing(line: &Line, last_queue: &str) -> String {
-    match line {
-        Line::Definitions { .. } | Line::End { .. } => "a line".to_owned(),
-        Line::Pool { name, .. } => format!("pool {name}"),
-        Line::Flavor { project, name, .. } => format!("flavor {project}/{name}"),
-        Line::Queue { project, name, .. } => format!("queue {project}/{name}"),
-        Line::Topic { project, name, .. } => format!("topic {project}/{name}"),
-        Line::Subscription { .. } => format!("a subscription of {last_queue}"),
     }
 }
 
@@ -301,206 +284,5 @@ impl Exporter<'_> {
                 })?;
             }
         }
-    }
-}
-
-/// Imports a file that [`export`] wrote; what there is to say. With `is_dry` no store is opened.
-///
-/// # Errors
-/// A file that cannot be read or is none of definitions, stores that cannot be opened or written.
-pub(crate) async fn import(
-    file: &Path,
-    is_dry: bool,
-    setup: Setup<'_>,
-) -> Result<String, StartError> {
-    // All of it is read first: of a file that is cut off, nothing is imported.
-    let checked = import_into(None, file, "would be imported").await?;
-    if is_dry {
-        return Ok(checked);
-    }
-    let offline = Offline::open(setup).await?;
-    let imported = import_into(Some(&offline), file, "imported").await;
-    offline.close().await?;
-    imported
-}
-
-/// Without stores it only checks and counts.
-async fn import_into(
-    offline: Option<&Offline>,
-    file: &Path,
-    done: &str,
-) -> Result<String, StartError> {
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    let opened = File::open(file).map_err(|error| named(&error))?;
-    let mut importer = Importer {
-        offline,
-        queue: None,
-        began: SystemClock.now(),
-        counts: Counts::default(),
-        left_out: LeftOut::default(),
-    };
-    importer.read(BufReader::new(opened)).await.map_err(|error| named(&error))?;
-    Ok(format!("{}{}", importer.counts.text(done), importer.left_out))
-}
-
-struct Importer<'a> {
-    /// `None` only checks and counts.
-    offline: Option<&'a Offline>,
-    /// The queue or topic whose line came last; `None` where it was left out.
-    queue: Option<(Context, QueueRef)>,
-    began: Timestamp,
-    counts: Counts,
-    left_out: LeftOut,
-}
-
-impl Importer<'_> {
-    async fn read(&mut self, mut lines: impl BufRead) -> Result<(), StartError> {
-        let mut ended = false;
-        let mut last_queue = String::new();
-        for number in 1_u64.. {
-            let mut text = String::new();
-            let limit = u64::try_from(MAX_LINE)?;
-            let read = std::io::Read::take(&mut lines, limit).read_line(&mut text);
-            let read = read.map_err(|error| {
-                let is_text = error.kind() != std::io::ErrorKind::InvalidData;
-                let reason = if is_text { error.to_string() } else { "not UTF-8".to_owned() };
-                format!("line {number}: {reason}")
-            });
-            if read? == 0 {
-                break;
-            }
-            let line: Line = serde_json::from_str(&text)
-                .map_err(|error| format!("line {number} is no definition: {error}"))?;
-            match (&line, number) {
-                (Line::Definitions { format: FORMAT }, 1) => continue,
-                (Line::Definitions { format }, 1) => {
-                    return Err(format!("format {format}, and this release reads {FORMAT}").into());
-                }
-                (_, 1) => return Err("the first line names no format: no export".into()),
-                (Line::End { lines }, _) if *lines + 2 == number => {
-                    ended = true;
-                    continue;
-                }
-                (Line::End { lines }, _) => {
-                    return Err(
-                        format!("{} lines, and it was written with {lines}", number - 2).into()
-                    );
-                }
-                _ => {}
-            }
-            if let Line::Queue { project, name, .. } | Line::Topic { project, name, .. } = &line {
-                last_queue = format!("{project}/{name}");
-            }
-            match self.take(&line).await {
-                Ok(()) => self.counts.add(&line),
-                Err(reason) => self.left_out.add(thing(&line, &last_queue), reason.to_string()),
-            }
-        }
-        if ended { Ok(()) } else { Err("it ends early: the export was cut off".into()) }
-    }
-
-    /// Takes one line over.
-    async fn take(&mut self, line: &Line) -> Result<(), StartError> {
-        match line {
-            Line::Definitions { .. } | Line::End { .. } => Err("a second beginning".into()),
-            Line::Pool { name, uri, weight, flavor, options } => {
-                if masked(uri) == *uri && uri.contains("***") {
-                    return Err("its password is masked in the file".into());
-                }
-                let pool = Pool {
-                    name: PoolName::new(name)?,
-                    uri: Secret::new(uri.clone()),
-                    weight: *weight,
-                    flavor: flavor.as_deref().map(FlavorName::new).transpose()?,
-                    options: options.clone(),
-                };
-                let Some(pools) = self.pools()? else { return Ok(()) };
-                Ok(pools.put_pool(pool).await?)
-            }
-            Line::Flavor { project, name, pools: of } => {
-                let (project, name) = (ProjectId::new(project)?, FlavorName::new(name)?);
-                let of =
-                    of.iter().map(|pool| PoolName::new(pool)).collect::<Result<Vec<_>, _>>()?;
-                let Some(pools) = self.pools()? else { return Ok(()) };
-                Ok(pools.put_flavor(&project, &name, &of).await.map(drop)?)
-            }
-            Line::Queue { project, name, metadata } => {
-                self.queue(Kind::Queue, project, name, metadata).await
-            }
-            Line::Topic { project, name, metadata } => {
-                self.queue(Kind::Topic, project, name, metadata).await
-            }
-            Line::Subscription { subscriber, expires, confirmed, options } => {
-                let queue = self.queue.clone().ok_or("of a queue that is left out")?;
-                self.subscription(queue, (subscriber, *expires, *confirmed), options).await
-            }
-        }
-    }
-
-    /// The registry of pools; `None` in a dry run.
-    fn pools(&self) -> Result<Option<&dyn Pools>, StartError> {
-        let Some(offline) = self.offline else { return Ok(None) };
-        match &offline.pools {
-            Some(pools) => Ok(Some(pools.as_ref())),
-            None => Err("[DEFAULT] pooling is off".into()),
-        }
-    }
-
-    /// A queue that exists keeps its metadata.
-    async fn queue(
-        &mut self,
-        kind: Kind,
-        project: &str,
-        name: &str,
-        metadata: &Map<String, Value>,
-    ) -> Result<(), StartError> {
-        self.queue = None;
-        let context = Context::new(ProjectId::new(project)?, ClientId::new(""));
-        let name = QueueName::new(name)?;
-        let queue = QueueRef { kind, name };
-        if let Some(offline) = self.offline {
-            let metadata = Metadata::new(metadata.clone());
-            let create = CreateQueue { queue: queue.clone(), metadata };
-            let is_new = offline.api.call(&context, create).await?;
-            self.queue = Some((context, queue));
-            return if is_new { Ok(()) } else { Err("it exists".into()) };
-        }
-        self.queue = Some((context, queue));
-        Ok(())
-    }
-
-    async fn subscription(
-        &self,
-        (context, queue): (Context, QueueRef),
-        (subscriber, expires, confirmed): (&str, u64, bool),
-        options: &Map<String, Value>,
-    ) -> Result<(), StartError> {
-        let left = expires.saturating_sub(SystemClock.now().as_secs());
-        if left == 0 {
-            return Err("expired".into());
-        }
-        if options.contains_key("signing") {
-            return Err("its secret is not in the file (signing): subscribe again".into());
-        }
-        if subscriber.get(..6).is_some_and(|it| it.eq_ignore_ascii_case("trust+")) {
-            return Err("its Keystone trust is not in the file (trust+): subscribe again".into());
-        }
-        let Some(offline) = self.offline else { return Ok(()) };
-        let create = CreateSubscription {
-            queue: queue.clone(),
-            subscriber: Subscriber::Address(subscriber.to_owned()),
-            ttl: Some(i64::try_from(left.max(MIN_TTL)).unwrap_or(i64::MAX)),
-            options: options.clone(),
-        };
-        let made = offline.api.call(&context, create).await?;
-        if confirmed {
-            let subscription = SubscriptionRef { queue, id: made.id.to_string() };
-            let confirm = ConfirmSubscription { subscription, confirmed: true };
-            offline.api.call(&context, confirm).await?;
-        } else if made.id < SubscriptionId::new(u128::from(self.began.as_millis()) << 80) {
-            // Ids begin with the time. One that awaits its confirmation stays as it is.
-            return Err("it exists".into());
-        }
-        Ok(())
     }
 }
