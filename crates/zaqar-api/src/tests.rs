@@ -61,19 +61,19 @@ fn generation(incarnation: u64, version: u64) -> Generation {
     Generation { incarnation: Incarnation::new(incarnation), version: Version::new(version) }
 }
 
-async fn create(api: &Api, name: &str, attributes: Value) -> bool {
+pub(crate) async fn create(api: &Api, name: &str, attributes: Value) -> bool {
     let request = CreateQueue { queue: queue(name), metadata: metadata(attributes) };
     api.create_queue(&caller(), request).await.unwrap()
 }
 
-async fn post(api: &Api, name: &str, body: &str) -> Result<MessageId, Error> {
+pub(crate) async fn post(api: &Api, name: &str, body: &str) -> Result<MessageId, Error> {
     let message = PostedMessage { body: body.to_owned().into(), ttl: None, delay: None };
     let request =
         PostMessages { queue: queue(name), size: 100, messages: vec![message], notify: false };
     api.call(&caller(), request).await.map(|ids| ids[0])
 }
 
-async fn bodies(api: &Api, name: &str) -> Vec<String> {
+pub(crate) async fn bodies(api: &Api, name: &str) -> Vec<String> {
     let request = ListMessages {
         queue: queue(name),
         marker: None,
@@ -87,7 +87,7 @@ async fn bodies(api: &Api, name: &str) -> Vec<String> {
     page.messages.iter().map(|message| text(&message.payload.bytes)).collect()
 }
 
-async fn claim(api: &Api, name: &str) -> Option<(ClaimId, Vec<storage::Message>)> {
+pub(crate) async fn claim(api: &Api, name: &str) -> Option<(ClaimId, Vec<storage::Message>)> {
     let request = CreateClaim { queue: queue(name), limit: None, ttl: Some(60), grace: Some(60) };
     api.create_claim(&caller(), request).await.unwrap()
 }
