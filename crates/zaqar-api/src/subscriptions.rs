@@ -71,6 +71,12 @@ impl Api {
                 }
                 // Spawned, so that a connection that closes meanwhile cannot cancel it halfway.
                 let api = self.clone();
+                let signed_until = match &context.authentication {
+                    Authentication::Signature(grant) => grant.expires,
+                    Authentication::Unchecked { .. }
+                    | Authentication::Token(_)
+                    | Authentication::Server => Timestamp::MAX,
+                };
                 let connected = async move {
                     let pending = api.inner.pusher.begin_subscription().await?;
                     let (subscriber, confirmed) = (format!("websocket:{id}"), true);
@@ -79,7 +85,8 @@ impl Api {
                     if let (incarnation, Subscribed::Created { after }) =
                         api.subscribe(&key, &new, now).await?
                     {
-                        pending.activate(&handle, &key, incarnation, &new, after, now);
+                        let span = (after, signed_until);
+                        pending.activate(&handle, &key, incarnation, &new, span, now);
                     }
                     Ok(CreatedSubscription { id, secret: None })
                 };
@@ -384,8 +391,9 @@ impl Api {
     ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
         let key = context.key(request.queue);
+        self.inner.pusher.begin_leaving(&key, Some(id), context.connection.as_ref());
         self.inner.messages.unsubscribe(&key, id, self.inner.clock.now()).await?;
-        self.inner.pusher.forget(&key, id);
+        self.inner.pusher.removed(&key, Some(id));
         if let Some(subscribers) = self.subscribers() {
             subscribers.deleted(&key, id).await;
         }
