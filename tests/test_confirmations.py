@@ -74,7 +74,8 @@ def test_a_webhook_confirms_gets_messages_and_unsubscribes(
         path = f"/v2/queues/q/subscriptions/{id_}/confirm"
         assert asked["Message_Type"] == "SubscriptionConfirmation"
         assert asked["Message"] == "You have chosen to subscribe to the queue: q"
-        assert (asked["URL-Methods"], asked["URL-Paths"]) == ("PUT", path)
+        assert asked["URL-Methods"] == "PUT"
+        assert re.fullmatch(re.escape(path) + r"\?for=[0-9a-f]{32}", asked["URL-Paths"])
         assert (asked["X-Project-ID"], asked["queue_name"]) == (api.project, "q")
         api.post("q", "too early")
         # Asked again, under the old id.
@@ -97,6 +98,55 @@ def test_a_webhook_confirms_gets_messages_and_unsubscribes(
         assert signed_put(server, ended, True).status_code == 204
         api.post("q", "once more")
         assert requests(5)[4]["body"] == "once more"
+
+
+def test_another_subscriber_must_confirm_for_itself(
+    new_server: Callable[..., Server], receiver: Receiver, tmp_path: Path
+):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("subscription:confirm: not role:reader\n")
+    server = new_server(options={**CONFIRMED, "oslo_policy": {"policy_file": policy}}).start()
+
+    def requests(path: str, count: int) -> list[dict]:
+        wait_until(lambda: len(receiver.of(path)) >= count, f"{count} requests")
+        return [request.json for request in receiver.of(path)]
+
+    with Api(server.url) as api:
+        id_ = subscribe(api, receiver.url("/mine"))
+        (asked,) = requests("/mine", 1)
+        assert signed_put(server, asked, True).status_code == 204
+        path = f"/v2/queues/q/subscriptions/{id_}"
+        same = api.call("PATCH", path, json={"subscriber": receiver.url("/mine"), "ttl": 3600})
+        assert same.status_code == 204
+        assert api.call("GET", path).json()["confirmed"] is True
+
+        changed = api.call("PATCH", path, json={"subscriber": receiver.url("/other")})
+        assert changed.status_code == 204
+        assert api.call("GET", path).json()["confirmed"] is False
+        api.post("q", "not for it")
+        (request,) = requests("/other", 1)
+        assert request["Message_Type"] == "SubscriptionConfirmation"
+        # Neither the link of the one before nor one that was shared confirms for it.
+        share = {"paths": ["subscriptions"], "methods": ["PUT"]}
+        shared = api.call("POST", "/v2/queues/q/share", json=share).json()
+        shared = asked | {
+            "URL-Signature": shared["signature"],
+            "URL-Paths": shared["paths"][0],
+            "URL-Expires": shared["expires"],
+        }
+        assert signed_put(server, asked, True).status_code == 404
+        assert signed_put(server, asked, False).status_code == 404
+        url = f"{server.url}{path}/confirm"
+        names = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires", "X-Project-ID")
+        headers = {name: shared[name] for name in names} | {"Client-ID": str(uuid.uuid4())}
+        answer = httpx.put(url, json={"confirmed": True}, headers=headers, trust_env=False)
+        assert answer.status_code == 404
+        assert api.call("GET", path).json()["confirmed"] is False
+
+        assert signed_put(server, request, True).status_code == 204
+        api.post("q", "a message")
+        assert requests("/other", 2)[1]["body"] == "a message"
+    assert len(receiver.of("/mine")) == 1
 
 
 def test_a_policy_leaves_confirming_to_the_link(
@@ -220,7 +270,7 @@ def test_mail_by_a_command_asks_for_a_confirmation(
         assert f"queue q of the project {api.project}" in text
         url = next(word for word in text.split() if word.startswith(PAGE))
         values = {name: value[0] for name, value in urllib.parse.parse_qs(url.partition("?")[2]).items()}
-        assert values["Paths"] == f"/v2/queues/q/subscriptions/{id_}/confirm"
+        assert values["Paths"].startswith(f"/v2/queues/q/subscriptions/{id_}/confirm?for=")
         request = {
             "URL-Signature": values["Signature"],
             "URL-Methods": values["Methods"],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -144,22 +145,54 @@ class TestSubscriptions:
         assert socket.ask("subscription_get", 200, queue_name="q", subscription_id=id)["id"] == id
         assert [one["id"] for one in http.subscriptions("queues/q")] == [id]
 
-    @pytest.mark.parametrize("over_http", [False, True])
-    def test_a_deleted_subscription_gets_no_pushes(
-        self, socket: WebSocket, http: Api, over_http: bool
+    def test_a_subscription_that_its_connection_deletes_gets_no_pushes(
+        self, socket: WebSocket, http: Api
     ) -> None:
         id = subscribe(socket, "q")
         subscribe(socket, "r")
-        if over_http:
-            assert http.call("DELETE", f"/v2/queues/q/subscriptions/{id}").status_code == 204
-        else:
-            socket.ask("subscription_delete", 204, queue_name="q", subscription_id=id)
+        socket.ask("subscription_delete", 204, queue_name="q", subscription_id=id)
         http.post("q", "nobody hears this")
         http.post("r", "but this")
         assert socket.push().body == "but this"
         subscribe(socket, "q")
         http.post("q", "and this")
         assert socket.push().body == "and this"
+
+    @pytest.mark.differs("the original says nothing to a connection whose subscription ends")
+    @pytest.mark.parametrize("purges", [False, True])
+    def test_somebody_who_ends_a_subscription_closes_its_connection(
+        self, both, socket: WebSocket, http: Api, purges: bool
+    ) -> None:
+        id = subscribe(socket, "q")
+        subscribe(socket, "r")
+        with WebSocket(both.websocket_url, http.project) as other:
+            subscribe(other, "r")
+            if purges:
+                other.ask("queue_purge", 204, queue_name="q", resource_types=["subscriptions"])
+            else:
+                assert http.call("DELETE", f"/v2/queues/q/subscriptions/{id}").status_code == 204
+            code, reason = socket.closed()
+            assert (code, "subscribe again" in reason) == (1012, True), reason
+            http.post("r", "goes on")
+            assert other.push().body == "goes on"
+
+    @pytest.mark.differs("the original lets a signed subscription outlive its signature")
+    def test_the_end_of_a_signature_ends_its_subscription(self, both, socket: WebSocket, http: Api) -> None:
+        expires = (datetime.now(UTC) + timedelta(seconds=8)).strftime("%Y-%m-%dT%H:%M:%S")
+        document = {"paths": ["subscriptions"], "methods": ["POST"], "expires": expires}
+        made = http.call("POST", "/v2/queues/q/share", json=document).json()
+        signed = {
+            "Client-ID": str(uuid.uuid4()),
+            "X-Project-ID": made["project"],
+            "URL-Signature": made["signature"],
+            "URL-Expires": made["expires"],
+            "URL-Methods": made["methods"],
+            "URL-Paths": made["paths"],
+        }
+        reply = socket.call("subscription_create", {"queue_name": "q", "ttl": 600}, signed)
+        assert reply.status == 201
+        assert socket.closed() == (4003, "Authentication expired.")
+        wait_until(lambda: not http.subscriptions("queues/q"), "no subscription is left")
 
     def test_purged_subscriptions_get_no_pushes(self, socket: WebSocket, http: Api) -> None:
         subscribe(socket, "q")

@@ -8,7 +8,7 @@ use serde_json::Map;
 use zaqar_core::signing::Grant;
 use zaqar_core::{ClientId, ProjectId, QueueKey, Secret, Timestamp, hex};
 
-use crate::{Attributes, QueueRef};
+use crate::{Attributes, PushHandle, QueueRef};
 
 /// The caller of an operation, and the request that it belongs to. A transport creates one for each
 /// request.
@@ -30,6 +30,9 @@ pub struct Context {
     pub trace_parent: Option<TraceParent>,
     /// OSprofiler's headers, unverified; over HTTP only.
     pub profiler: Option<Arc<ProfilerHeaders>>,
+    /// The connection of the request, if it receives pushes: it is not closed for what it ends
+    /// itself.
+    pub connection: Option<PushHandle>,
     /// When the caller stops waiting: the operation then fails with
     /// [`crate::Error::DeadlineExceeded`]. A change in progress may have been made.
     pub deadline: Option<Instant>,
@@ -52,6 +55,7 @@ impl Context {
             global_request_id: None,
             trace_parent: None,
             profiler: None,
+            connection: None,
             deadline: None,
         }
     }

@@ -61,6 +61,11 @@ impl Directory {
         Ok(row.map(|row| self.remember(key, &row)))
     }
 
+    /// The generation of a queue, if it is cached.
+    pub(crate) fn cached_generation(&self, key: &QueueKey) -> Option<Generation> {
+        self.cache.get(key).map(|known| known.generation)
+    }
+
     /// The queue, which is created without metadata if it does not exist.
     pub(crate) async fn find_or_create(
         &self,

@@ -147,6 +147,13 @@ pub trait Quota: Send + Sync {
         context: &Context,
         facts: &Facts<'_>,
     ) -> Result<Option<Box<dyn Admission>>, Error>;
+
+    /// Whether a queue that an operation creates beside its own is within its project's quota, with
+    /// what it takes of it. A queue that exists is.
+    ///
+    /// # Errors
+    /// [`Error::OverQuota`]; those of the store.
+    async fn admit_new_queue(&self, key: &QueueKey) -> Result<Option<Box<dyn Admission>>, Error>;
 }
 
 /// What administrators have set for a project.
@@ -389,7 +396,7 @@ pub trait Subscribers: Send + Sync {
     async fn resume(&self, queue: &QueueKey, id: SubscriptionId) -> Result<(), Error>;
 
     /// Called when a client subscribed and the subscriber has not confirmed yet, also when the
-    /// subscription existed before.
+    /// subscription existed before, or has another subscriber from now on.
     ///
     /// # Behavior
     /// - The subscription exists, whatever happens here.

@@ -152,8 +152,9 @@ impl Api {
             self.inner.messages.purge(&key, self.inner.clock.now()).await?;
         }
         if request.subscriptions {
+            self.inner.pusher.begin_leaving(&key, None, context.connection.as_ref());
             self.inner.messages.unsubscribe_all(&key, self.inner.clock.now()).await?;
-            self.inner.pusher.forget_all(&key);
+            self.inner.pusher.removed(&key, None);
         }
         Ok(())
     }

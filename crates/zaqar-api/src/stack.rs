@@ -259,7 +259,7 @@ mod tests {
     use std::task::{Context as Task, Waker};
 
     use async_trait::async_trait;
-    use zaqar_core::{ClientId, Kind, ProjectId, SystemClock};
+    use zaqar_core::{ClientId, Kind, ProjectId, QueueKey, SystemClock};
 
     use super::*;
     use crate::{ListQueues, Quota};
@@ -315,6 +315,10 @@ mod tests {
         ) -> Result<Option<Box<dyn Admission>>, Error> {
             self.0.store(false, Ordering::Relaxed);
             Ok(Some(Box::new(self.clone())))
+        }
+
+        async fn admit_new_queue(&self, _: &QueueKey) -> Result<Option<Box<dyn Admission>>, Error> {
+            Ok(None)
         }
     }
 

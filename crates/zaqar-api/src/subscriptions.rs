@@ -12,9 +12,10 @@ use zaqar_core::{Incarnation, QueueKey, Secret, SubscriptionId, Timestamp};
 use crate::directory::ATTEMPTS;
 use crate::trusts::{NewTrust, needs_trust};
 use crate::{
-    Api, ChangeSubscription, ConfirmSubscription, Context, CreateSubscription, CreatedSubscription,
-    DEFAULT_GRACE, Error, ListSubscriptions, MAX_GRACE, MAX_SUBSCRIPTIONS_PER_CONNECTION, Part,
-    RotateSecret, Subscriber, Subscribers, SubscriptionRef, page_limit,
+    Api, Authentication, ChangeSubscription, ConfirmSubscription, Context, CreateSubscription,
+    CreatedSubscription, DEFAULT_GRACE, Error, Facts, ListSubscriptions, MAX_GRACE,
+    MAX_SUBSCRIPTIONS_PER_CONNECTION, Part, RotateSecret, Subscriber, Subscribers, SubscriptionRef,
+    page_limit,
 };
 
 /// A requested subscription with an address.
@@ -70,6 +71,12 @@ impl Api {
                 }
                 // Spawned, so that a connection that closes meanwhile cannot cancel it halfway.
                 let api = self.clone();
+                let signed_until = match &context.authentication {
+                    Authentication::Signature(grant) => grant.expires,
+                    Authentication::Unchecked { .. }
+                    | Authentication::Token(_)
+                    | Authentication::Server => Timestamp::MAX,
+                };
                 let connected = async move {
                     let pending = api.inner.pusher.begin_subscription().await?;
                     let (subscriber, confirmed) = (format!("websocket:{id}"), true);
@@ -78,7 +85,8 @@ impl Api {
                     if let (incarnation, Subscribed::Created { after }) =
                         api.subscribe(&key, &new, now).await?
                     {
-                        pending.activate(&handle, &key, incarnation, &new, after, now);
+                        let span = (after, signed_until);
+                        pending.activate(&handle, &key, incarnation, &new, span, now);
                     }
                     Ok(CreatedSubscription { id, secret: None })
                 };
@@ -202,7 +210,8 @@ impl Api {
         found.ok_or(Error::SubscriptionNotFound { id: request.id })
     }
 
-    /// Changes the given parts of a subscription.
+    /// Changes the given parts of a subscription. One with another subscriber is not confirmed, and
+    /// the new subscriber is asked.
     ///
     /// # Errors
     /// [`Error::Invalid`] for invalid values; [`Error::SubscriptionUnchanged`] if nothing is given;
@@ -229,25 +238,33 @@ impl Api {
         }
         let key = context.key(queue);
         let (mut options, mut made) = (request.options, None);
+        let stored = match request.subscriber.is_some() || options.is_some() {
+            true => self.inner.messages.subscription(&key, parsed, now).await?,
+            false => None,
+        };
         if let Some(subscribers) = self.subscribers()
             && (request.subscriber.is_some() || options.is_some())
         {
-            let stored = self.inner.messages.subscription(&key, parsed, now).await?;
-            let Some(stored) = stored else { return Err(Error::SubscriptionNotFound { id }) };
+            let Some(stored) = &stored else { return Err(Error::SubscriptionNotFound { id }) };
             if let Some(options) = options.as_ref().filter(|options| signs(options)) {
                 // Shown to nobody: the client asks for a new one.
                 subscribers.make_secret(&key, parsed, options).await?;
             }
             let expires = ttl.map_or(stored.since.plus_secs(stored.ttl), |ttl| now.plus_secs(ttl));
             let changed = (request.subscriber.as_deref(), options.as_ref());
-            let trusted = self.trust_changed(context, &stored, changed, expires).await?;
+            let trusted = self.trust_changed(context, stored, changed, expires).await?;
             (options, made) = (trusted.options.or(options), trusted.created);
         }
+        // One that is the same is not written: it may be changed meanwhile.
+        let before = stored.as_ref().map(|stored| &stored.subscriber);
+        let subscriber = request.subscriber.filter(|subscriber| Some(subscriber) != before);
+        let is_other = subscriber.is_some();
         let change = SubscriptionChange {
-            subscriber: request.subscriber,
+            subscriber,
             ttl,
             options: options.map(|options| Value::Object(options).to_string()),
-            confirmed: None,
+            // In the same step, so that no message is sent to who did not agree.
+            confirmed: is_other.then_some(false),
         };
         let changed = self.inner.messages.change_subscription(&key, parsed, &change, now).await;
         if !matches!(changed, Ok(Changed::Done)) {
@@ -257,6 +274,10 @@ impl Api {
             Changed::Done => {
                 if let Some(subscribers) = self.subscribers() {
                     subscribers.changed(&key, parsed).await;
+                    if is_other {
+                        let ttl = ttl.or(stored.map(|stored| stored.ttl)).unwrap_or_default();
+                        subscribers.created(&key, parsed, ttl).await;
+                    }
                 }
                 Ok(())
             }
@@ -265,21 +286,25 @@ impl Api {
         }
     }
 
-    /// Records that the subscriber confirmed the subscription, or withdrew the confirmation.
+    /// Records that the subscriber confirmed the subscription, or withdrew the confirmation. A link
+    /// does so for the subscriber that it was sent to, and no other.
     ///
     /// # Errors
-    /// [`Error::SubscriptionNotFound`]; [`Error::Storage`].
+    /// [`Error::SubscriptionNotFound`]; [`Error::NotGranted`] for a link that was sent to another
+    /// subscriber; [`Error::Storage`].
     pub(crate) async fn confirm_subscription(
         &self,
         context: &Context,
         request: ConfirmSubscription,
     ) -> Result<(), Error> {
+        let now = self.inner.clock.now();
+        let subscriber = self.linked_subscriber(context, &request, now).await?;
         let SubscriptionRef { queue, id } = request.subscription;
         let parsed = parse(&id)?;
-        let change =
-            SubscriptionChange { confirmed: Some(request.confirmed), ..Default::default() };
+        // With the subscriber that agrees: it may be changed meanwhile.
+        let confirmed = Some(request.confirmed);
+        let change = SubscriptionChange { subscriber, confirmed, ..Default::default() };
         let key = context.key(queue);
-        let now = self.inner.clock.now();
         match self.inner.messages.change_subscription(&key, parsed, &change, now).await? {
             Changed::Done => {
                 if let Some(subscribers) = self.subscribers() {
@@ -289,6 +314,33 @@ impl Api {
             }
             Changed::Absent | Changed::Duplicate => Err(Error::SubscriptionNotFound { id }),
         }
+    }
+
+    /// The subscriber that a signed request confirms; `None` for any other request, for links of
+    /// earlier releases, which only withdraw, and where nobody needs to confirm. A signature that a
+    /// user of the project made confirms nobody: it was not sent to the subscriber.
+    async fn linked_subscriber(
+        &self,
+        context: &Context,
+        request: &ConfirmSubscription,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let Authentication::Signature(grant) = &context.authentication else { return Ok(None) };
+        if !self.subscribers().is_some_and(<dyn Subscribers>::requires_confirmation) {
+            return Ok(None);
+        }
+        let path = Facts::of(request).path();
+        if !request.confirmed && grant.paths.contains(&path) {
+            return Ok(None);
+        }
+        let SubscriptionRef { queue, id } = &request.subscription;
+        let found =
+            self.inner.messages.subscription(&context.key(queue.clone()), parse(id)?, now).await?;
+        let found = found.ok_or_else(|| Error::SubscriptionNotFound { id: id.clone() })?;
+        if grant.is_for(&path, &found.subscriber) {
+            return Ok(Some(found.subscriber));
+        }
+        Err(Error::NotGranted)
     }
 
     /// Replaces the signing secret.
@@ -339,8 +391,9 @@ impl Api {
     ) -> Result<(), Error> {
         let Ok(id) = request.id.parse() else { return Ok(()) };
         let key = context.key(request.queue);
+        self.inner.pusher.begin_leaving(&key, Some(id), context.connection.as_ref());
         self.inner.messages.unsubscribe(&key, id, self.inner.clock.now()).await?;
-        self.inner.pusher.forget(&key, id);
+        self.inner.pusher.removed(&key, Some(id));
         if let Some(subscribers) = self.subscribers() {
             subscribers.deleted(&key, id).await;
         }

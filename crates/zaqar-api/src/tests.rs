@@ -61,19 +61,19 @@ fn generation(incarnation: u64, version: u64) -> Generation {
     Generation { incarnation: Incarnation::new(incarnation), version: Version::new(version) }
 }
 
-async fn create(api: &Api, name: &str, attributes: Value) -> bool {
+pub(crate) async fn create(api: &Api, name: &str, attributes: Value) -> bool {
     let request = CreateQueue { queue: queue(name), metadata: metadata(attributes) };
     api.create_queue(&caller(), request).await.unwrap()
 }
 
-async fn post(api: &Api, name: &str, body: &str) -> Result<MessageId, Error> {
+pub(crate) async fn post(api: &Api, name: &str, body: &str) -> Result<MessageId, Error> {
     let message = PostedMessage { body: body.to_owned().into(), ttl: None, delay: None };
     let request =
         PostMessages { queue: queue(name), size: 100, messages: vec![message], notify: false };
     api.call(&caller(), request).await.map(|ids| ids[0])
 }
 
-async fn bodies(api: &Api, name: &str) -> Vec<String> {
+pub(crate) async fn bodies(api: &Api, name: &str) -> Vec<String> {
     let request = ListMessages {
         queue: queue(name),
         marker: None,
@@ -87,7 +87,7 @@ async fn bodies(api: &Api, name: &str) -> Vec<String> {
     page.messages.iter().map(|message| text(&message.payload.bytes)).collect()
 }
 
-async fn claim(api: &Api, name: &str) -> Option<(ClaimId, Vec<storage::Message>)> {
+pub(crate) async fn claim(api: &Api, name: &str) -> Option<(ClaimId, Vec<storage::Message>)> {
     let request = CreateClaim { queue: queue(name), limit: None, ttl: Some(60), grace: Some(60) };
     api.create_claim(&caller(), request).await.unwrap()
 }
@@ -383,30 +383,6 @@ async fn messages_that_cannot_be_decrypted_block_no_others() {
     let popped = with(&format!("{new},{old}")).pop_messages(&caller(), pop()).await.unwrap();
     assert_eq!(popped.iter().map(|m| &m.payload.bytes).collect::<Vec<_>>(), ["1", "2"]);
     assert!(popped.iter().all(|message| message.claim.is_none() && message.ttl == 3600));
-}
-
-#[tokio::test]
-async fn messages_that_cannot_be_decrypted_become_dead_letters_still_encrypted() {
-    let world = World::new();
-    let (old, new) = ("old:0123456789abcdef", "new:fedcba9876543210");
-    let api = server_with_keys(&world, new);
-    let rule = json!({"_enable_encrypt_messages": true, "_max_claim_count": 2,
-        "_dead_letter_queue": "dead"});
-    create(&api, "q", rule).await;
-    for body in ["1", "2"] {
-        post(&server_with_keys(&world, old), "q", body).await.unwrap();
-    }
-    post(&api, "q", "3").await.unwrap();
-    let one = || CreateClaim { queue: queue("q"), limit: Some(1), ttl: Some(60), grace: Some(60) };
-    let (_, first) = api.create_claim(&caller(), one()).await.unwrap().expect("3 can be read");
-    assert_eq!((first[0].payload.bytes.as_ref(), first[0].claim_count), (&b"3"[..], 1));
-    for _ in 0..2 {
-        world.clock.advance(Duration::from_secs(61));
-        api.create_claim(&caller(), one()).await.unwrap();
-    }
-    assert_eq!(bodies(&api, "dead").await, ["3"]);
-    let both = server_with_keys(&world, &format!("{new},{old}"));
-    assert_eq!(bodies(&both, "dead").await, ["1", "2", "3"]);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@
 //! which contains none. The project in between may contain anything.
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use crate::{ProjectId, Secret, Timestamp, iso8601};
 
@@ -56,14 +56,19 @@ impl Grant {
     }
 
     /// Whether the grant covers a request: its method, and its path at or below a path of the
-    /// grant.
+    /// grant, whose query does not count.
     pub fn covers(&self, method: &str, path: &str) -> bool {
         let below = |granted: &String| {
-            path.strip_prefix(granted.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            let granted = granted.split_once('?').map_or(granted.as_str(), |(path, _)| path);
+            let rest = path.strip_prefix(granted).filter(|_| !granted.is_empty());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        self.methods.iter().any(|granted| granted == method)
-            && self.paths.iter().any(|granted| !granted.is_empty() && below(granted))
+        self.methods.iter().any(|granted| granted == method) && self.paths.iter().any(below)
+    }
+
+    /// Whether it was sent to this address, with [`path_for`].
+    pub fn is_for(&self, path: &str, address: &str) -> bool {
+        self.paths.contains(&path_for(path, address))
     }
 
     /// The text to sign. No other grant has the same text.
@@ -76,6 +81,14 @@ impl Grant {
         let expires = iso8601::format(self.expires);
         Ok([paths.as_str(), methods.as_str(), self.project.as_str(), &expires].join(SEPARATOR))
     }
+}
+
+/// A path for a grant that one address is sent, and which is void for any other: the path, and a
+/// digest of the address as its query.
+pub fn path_for(path: &str, address: &str) -> String {
+    let digest = Sha256::digest(address);
+    let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("{path}?for={digest}")
 }
 
 /// Separates the fields of the signed text: a backslash and an `n`.
@@ -226,7 +239,22 @@ mod tests {
         ] {
             assert!(!grant.covers(method, path), "{method} {path}");
         }
-        let empty = Grant { paths: vec![String::new()], ..grant };
-        assert!(!empty.covers("GET", "/v2/queues/q/messages"));
+        for path in ["", "?for=0"] {
+            let empty = Grant { paths: vec![path.to_owned()], ..grant.clone() };
+            assert!(!empty.covers("GET", "/v2/queues/q/messages"));
+        }
+    }
+
+    #[test]
+    fn a_grant_is_for_one_address() {
+        let path = "/v2/queues/q/subscriptions/1/confirm";
+        let sent = path_for(path, "http://a");
+        let sent = grant(&[&sent], &["PUT"], "p", "2030-01-01");
+        assert!(sent.covers("PUT", path) && sent.is_for(path, "http://a"));
+        assert!(!sent.is_for(path, "http://b"));
+        assert!(!sent.is_for("/v2/queues/q/subscriptions/2/confirm", "http://a"));
+        assert!(!sent.covers("PUT", "/v2/queues/q/subscriptions/2/confirm"));
+        let plain = grant(&[path, "/v2/queues/q/subscriptions"], &["PUT"], "p", "2030-01-01");
+        assert!(plain.covers("PUT", path) && !plain.is_for(path, "http://a"));
     }
 }

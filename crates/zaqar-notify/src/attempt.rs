@@ -11,6 +11,7 @@ use zaqar_core::storage::Error;
 use zaqar_core::{MessageId, Timestamp};
 
 use crate::channel::{Outgoing, OutgoingMessage};
+use crate::confirmation;
 use crate::context::{Context, count};
 use crate::deliveries::{EndedRow, HeldRow, Lease, ROW_LEASE};
 use crate::destination::Ended;
@@ -142,7 +143,8 @@ impl Sending<'_> {
         self.wait(1, Ended::Failing, None).await
     }
 
-    /// Ends rows that expired or that the filter excludes, and reads the bodies of the rest.
+    /// Ends rows that expired, that the filter excludes or that are for another subscriber, and
+    /// reads the bodies of the rest.
     async fn sort(&mut self, rows: Vec<HeldRow>) -> Result<(), Error> {
         let (context, now) = (self.context, self.context.parts.clock.now());
         for held in rows {
@@ -175,13 +177,16 @@ impl Sending<'_> {
     }
 
     fn is_wanted(&self, row: &Row, body: &[u8]) -> bool {
+        let subject = self.subject;
+        let agreed = subject.subscription.confirmed || !self.context.options.require_confirmation;
         match row.content {
-            Content::Confirmation | Content::Test => true,
+            Content::Test => agreed,
             Content::Recovery => false,
+            Content::Confirmation => {
+                confirmation::is_for(body, &subject.key, &subject.subscription.subscriber)
+            }
             Content::Message => {
-                let subject = self.subject;
-                (subject.subscription.confirmed || !self.context.options.require_confirmation)
-                    && subject.filter.as_ref().is_none_or(|filter| filter.passes(body))
+                agreed && subject.filter.as_ref().is_none_or(|filter| filter.passes(body))
             }
         }
     }

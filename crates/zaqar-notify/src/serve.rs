@@ -228,7 +228,7 @@ impl Service<'_> {
                 return if ordered { self.nothing_due().await.map(Some) } else { Ok(None) };
             }
         }
-        let subject = self.subject_for(read).await?;
+        let subject = self.subject_for(read, &taken).await?;
         let Some(subject) = subject else { return Ok(None) };
         self.adapt(take, &taken);
         let mut flights = flights.into_iter();
@@ -241,10 +241,16 @@ impl Service<'_> {
 
     /// The subscription for rows that were just taken: read again if it may drop some, as it may
     /// have been changed before they were posted. `None` if it is gone.
-    async fn subject_for(&self, read: Read) -> Result<Option<Arc<Subject>>, Error> {
+    async fn subject_for(
+        &self,
+        read: Read,
+        taken: &[(Lease, Vec<HeldRow>)],
+    ) -> Result<Option<Arc<Subject>>, Error> {
         let (subject, context) = (read.subject, self.context);
-        let needs_confirmation =
-            context.options.require_confirmation && !subject.subscription.confirmed;
+        let mut rows = taken.iter().flat_map(|(_, rows)| rows);
+        let needs_confirmation = context.options.require_confirmation
+            && (!subject.subscription.confirmed
+                || rows.any(|held| held.row.content == Content::Confirmation));
         if subject.filter.is_none() && !needs_confirmation {
             return Ok(Some(subject));
         }

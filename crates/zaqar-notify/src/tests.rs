@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test fails on whatever it does not expect")]
 
 mod batches;
+mod confirmations;
 mod events;
 mod expansion;
 mod health;
@@ -28,7 +29,7 @@ use zaqar_core::storage::{
 };
 use zaqar_core::{
     ClientId, Clock, Generation, Incarnation, Kind, ManualClock, MessageId, Payload, ProjectId,
-    QueueKey, QueueName, Secret, SubscriptionId, Timestamp, Version,
+    QueueKey, QueueName, SubscriptionId, Timestamp, Version,
 };
 use zaqar_storage_testkit::Memory;
 
@@ -479,29 +480,6 @@ async fn nothing_is_left_of_a_subscription_that_has_ended() {
     scene.pass(86_400).await;
     assert_eq!(scene.tickets().await, 0);
     assert_eq!(scene.bodies().len(), 4);
-}
-
-#[tokio::test]
-async fn an_unconfirmed_subscriber_waits_where_that_is_asked_for() {
-    let signing_key = Some(Secret::new("k".to_owned()));
-    let options = Options { require_confirmation: true, signing_key, ..Options::default() };
-    let mut scene = Scene::with(options).await;
-    let id = scene.subscribe("http://a/", json!({"filter": {"body.x": [1]}})).await;
-    scene.post("1", 3600, 0).await;
-    scene.workers.handle().confirm(&scene.key, id, 60, false).await.unwrap();
-    scene.step().await;
-    let asked = scene.bodies();
-    assert_eq!(asked.len(), 1);
-    let asked: Value = serde_json::from_str(&asked[0]).unwrap();
-    assert_eq!(asked["Message_Type"], "SubscriptionConfirmation");
-    assert_eq!(asked["URL-Paths"], format!("/v2/queues/q/subscriptions/{id}/confirm"));
-    let confirmed =
-        zaqar_core::storage::SubscriptionChange { confirmed: Some(true), ..Default::default() };
-    let now = scene.clock.now();
-    scene.store.change_subscription(&scene.key, id, &confirmed, now).await.unwrap();
-    scene.post("{\"x\": 1}", 3600, 0).await;
-    scene.step().await;
-    assert_eq!(scene.bodies(), ["{\"x\": 1}"]);
 }
 
 #[tokio::test]

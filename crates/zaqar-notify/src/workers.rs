@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use zaqar_core::storage::{Error, Posted};
+use zaqar_core::storage::{Error, Posted, Subscription};
 use zaqar_core::{
     Incarnation, Kind, MessageId, Payload, Position, QueueKey, Secret, SubscriptionId, Timestamp,
 };
@@ -253,12 +253,15 @@ impl Handle {
         };
         let key = SubscriptionKey { queue: queue.clone(), id };
         let now = context.parts.clock.now();
+        let found = context.parts.messages.subscription(queue, id, now).await?;
+        let Some(Subscription { subscriber, .. }) = found else { return Ok(()) };
         let urls = match &context.parts.directory {
             Some(directory) => directory.public_urls().await,
             None => PublicUrls::default(),
         };
         let expires = now.plus_secs(secs);
-        let Some(request) = confirmation(signing, &key, &urls, expires, has_ended) else {
+        let Some(request) = confirmation(signing, (&key, &subscriber), &urls, expires, has_ended)
+        else {
             return Ok(());
         };
         let row = Row {

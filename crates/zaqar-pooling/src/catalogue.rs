@@ -8,6 +8,9 @@ use crate::moves::{Moving, Phase};
 use crate::place::Place;
 use crate::{Registry, rows};
 
+/// The member of a row whose queue has had no head yet.
+const NEW: &str = "new";
+
 /// A queue's row in the catalogue, as it was read.
 #[derive(Debug, Clone)]
 pub(crate) struct Placement {
@@ -16,6 +19,8 @@ pub(crate) struct Placement {
     pub(crate) place: Option<Place>,
     /// The move that is under way.
     pub(crate) moving: Option<Moving>,
+    /// Whether the queue has had no head yet.
+    is_new: bool,
 }
 
 impl Registry {
@@ -27,17 +32,21 @@ impl Registry {
         let Some(row) = self.store().get(&rows::placement(key)?).await? else { return Ok(None) };
         let place = Place::read(row.metadata.as_object())?;
         let moving = Moving::read(row.metadata.as_object())?;
-        Ok(Some(Placement { row, place, moving }))
+        let is_new = row.metadata.as_object().contains_key(NEW);
+        Ok(Some(Placement { row, place, moving, is_new }))
     }
 
-    /// Places a queue that is in no pool. If several servers do so at once, one of them decides.
+    /// Places a queue that is in no pool, in the place of the row that was found. If several
+    /// servers do so at once, one of them decides.
     pub(crate) async fn place_at(
         &self,
         key: &QueueKey,
         found: Option<&Placement>,
         place: &Place,
     ) -> Result<bool, storage::Error> {
-        let row = rows::row(rows::new_generation(), place.write(key));
+        let mut object = place.write(key);
+        object.insert(NEW.to_owned(), true.into());
+        let row = rows::row(rows::new_generation(), object);
         let key = rows::placement(key)?;
         match found {
             None => Ok(self.store().create(&key, &row).await?.is_none()),
@@ -52,7 +61,9 @@ impl Registry {
         key: &QueueKey,
         found: &Placement,
     ) -> Result<bool, storage::Error> {
-        let after = rows::next(&found.row, found.row.metadata.as_object().clone());
+        let mut object = found.row.metadata.as_object().clone();
+        object.remove(NEW);
+        let after = rows::next(&found.row, object);
         self.store().replace(&rows::placement(key)?, found.row.generation, &after).await
     }
 
@@ -89,14 +100,42 @@ impl Registry {
         Err(contended())
     }
 
-    /// Removes the row of a queue whose head was closed after `found` was read, unless one was
-    /// opened since.
+    /// Removes the row of a queue that had no head at some time after `found` was read; `false` if
+    /// one was opened since.
     pub(crate) async fn displace(
         &self,
         key: &QueueKey,
         found: &Placement,
-    ) -> Result<(), storage::Error> {
-        rows::remove(self.store(), &rows::placement(key)?, found.row.generation).await.map(drop)
+    ) -> Result<bool, storage::Error> {
+        rows::remove(self.store(), &rows::placement(key)?, found.row.generation).await
+    }
+
+    /// Removes the row of a queue that was deleted, if one was left; `false` if there is none.
+    pub(crate) async fn forget_deleted(&self, key: &QueueKey) -> Result<bool, storage::Error> {
+        match self.placement(key).await? {
+            Some(found) if self.is_left(key, &found).await? => self.displace(key, &found).await,
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    /// Whether a row was left by a queue that was deleted. Such a queue has no row of its own and
+    /// no head; where its pool is not registered any more, its head does not count. A queue that is
+    /// just being created has neither, too, but its place is new.
+    async fn is_left(&self, key: &QueueKey, found: &Placement) -> Result<bool, storage::Error> {
+        let Some(place) = found.place.as_ref().filter(|_| found.moving.is_none()) else {
+            return Ok(false);
+        };
+        let is_registered = match place.pool() {
+            Some(pool) => self.read_pools().await?.get(pool).is_ok(),
+            None => true,
+        };
+        if is_registered && found.is_new || self.store().get(key).await?.is_some() {
+            return Ok(false);
+        }
+        match self.members().filter(|_| is_registered) {
+            Some(members) => members.has_no_head(place, key).await,
+            None => Ok(!is_registered),
+        }
     }
 
     /// Where a queue is; `None` if it is not placed.
@@ -157,6 +196,7 @@ impl Registry {
             let found = self.placement(key).await?;
             if let Some(found) = &found
                 && let Some(place) = &found.place
+                && !self.is_left(key, found).await?
             {
                 return Ok((place.clone(), found.clone()));
             }

@@ -21,6 +21,7 @@ mod pooled;
 mod pools;
 mod reach;
 mod registry;
+mod resumes;
 mod rows;
 mod shares;
 mod status;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 use zaqar_core::storage::{Error, MessageStore};
-use zaqar_core::{StateLog, TaskMonitor};
+use zaqar_core::{QueueKey, StateLog, TaskMonitor};
 
 use crate::Registry;
 use crate::member::Member;
@@ -76,6 +76,18 @@ impl Members {
             }
             Error::unavailable(format!("pool {name} is not registered"))
         })
+    }
+
+    /// Whether a queue has no head at a place. A frozen head is one.
+    ///
+    /// # Errors
+    /// As [`Self::at`], and those of the store.
+    pub(crate) async fn has_no_head(&self, place: &Place, key: &QueueKey) -> Result<bool, Error> {
+        match self.at(place).await?.store().await?.generation(key).await {
+            Ok(head) => Ok(head.is_none()),
+            Err(Error::Moved { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the registry once for all concurrent callers, at most twice a second.

@@ -11,11 +11,10 @@ use tracing::{info, warn};
 use zaqar_core::pools;
 use zaqar_core::storage::{
     Contents, ContentsMark, Error, Exported, FrozenHead, MessageStore, MoveEnd, MoveId, Moves,
-    QueueRow,
 };
-use zaqar_core::{Kind, LeaseId, QueueKey, QueueName, StateLog, Timestamp};
+use zaqar_core::{LeaseId, QueueKey, StateLog, Timestamp};
 
-use crate::catalogue::contended;
+use crate::catalogue::{Placement, contended};
 use crate::dead_letters::DeadLetterMover;
 use crate::deliveries::Moment;
 use crate::drain_pauses::DrainPauses;
@@ -28,7 +27,7 @@ use crate::{Registry, rows, transfers};
 /// Rows of one part that is copied, about.
 const PART: usize = 500;
 /// Seconds for which one process alone does a move, unless it says so again.
-const OWNED_FOR: u64 = 30;
+pub(crate) const OWNED_FOR: u64 = 30;
 /// How often it says so.
 const HOLD_EVERY: Duration = Duration::from_secs(8);
 /// Seconds for which a lease counts as live in a pool that does not know it: its server renews
@@ -40,12 +39,6 @@ const LETTER_ROUNDS: usize = 200;
 const LETTER_PAUSE: Duration = Duration::from_millis(100);
 /// Moves at a time that callers began. Others are begun by [`Mover::resume`].
 const MAX_MOVES: usize = 8;
-/// Seconds between two looks for moves that were left half done.
-const RESUME_EVERY: u64 = 2;
-/// Seconds for which the record of a move is kept.
-const REMEMBERED_FOR: u64 = 600;
-/// Records that are read at a time.
-const PAGE: usize = 100;
 
 /// Moves queues between pools.
 pub(crate) struct Mover {
@@ -59,7 +52,7 @@ pub(crate) struct Mover {
     busy: Mutex<HashSet<QueueKey>>,
     permits: Arc<Semaphore>,
     /// When moves were last looked for, and the task that does.
-    resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
+    pub(crate) resumed: Mutex<(Timestamp, Option<JoinHandle<()>>)>,
     pub(crate) drain_pauses: DrainPauses,
     pub(crate) log: StateLog,
 }
@@ -217,7 +210,12 @@ impl Mover {
 
     /// Drives a move; logs why it cannot go on.
     pub(crate) async fn drive_logged(&self, key: &QueueKey, time: Moment) {
-        if let Err(error) = self.drive(key, time).await
+        let driven = self.drive(key, time).await;
+        self.log_waiting(key, driven);
+    }
+
+    fn log_waiting(&self, key: &QueueKey, outcome: Result<(), Error>) {
+        if let Err(error) = outcome
             && let Some(failures) = self.log.failure()
         {
             let error = &error as &dyn std::error::Error;
@@ -225,7 +223,7 @@ impl Mover {
         }
     }
 
-    async fn moving(&self, key: &QueueKey) -> Result<Option<Moving>, Error> {
+    pub(crate) async fn moving(&self, key: &QueueKey) -> Result<Option<Moving>, Error> {
         Ok(self.registry.placement(key).await?.and_then(|found| found.moving))
     }
 
@@ -255,8 +253,7 @@ impl Mover {
             moves.thaw(key, moving.id).await?;
         }
         self.discard(key, &moving.to, moving.id).await?;
-        self.set(key, moving, None, None).await?;
-        self.end_record(key, moving, time.now()).await
+        self.end(key, moving, time).await
     }
 
     async fn thaw(&self, key: &QueueKey, moving: &Moving, time: Moment) -> Result<(), Error> {
@@ -273,8 +270,62 @@ impl Mover {
 
     async fn clean(&self, key: &QueueKey, moving: &Moving, time: Moment) -> Result<(), Error> {
         self.discard(key, &moving.from, moving.id).await?;
-        self.set(key, moving, None, None).await?;
+        self.end(key, moving, time).await
+    }
+
+    /// Removes a move from the catalogue, and with it the queue's row if the queue was deleted
+    /// meanwhile.
+    async fn end(&self, key: &QueueKey, moving: &Moving, time: Moment) -> Result<(), Error> {
+        let is_removed = match self.registry.placement(key).await? {
+            // By a server that deleted the queue.
+            None => true,
+            Some(found) if found.moving.as_ref() != Some(moving) => false,
+            Some(found) if self.is_gone(key, found.place.as_ref()).await? => {
+                self.registry.displace(key, &found).await?
+            }
+            Some(_) => false,
+        };
+        if !is_removed {
+            self.set(key, moving, None, None).await?;
+        }
         self.end_record(key, moving, time.now()).await
+    }
+
+    /// Ends the move of a queue that was deleted where it had arrived. Where that fails, which is
+    /// logged, [`Self::clean`] does it later.
+    pub(crate) async fn clean_deleted(&self, key: &QueueKey, found: &Placement, moving: &Moving) {
+        match moving.phase {
+            // The end of the move is near.
+            Phase::Copy | Phase::Undo => {}
+            Phase::Thaw | Phase::Clean => {
+                let cleaned = self.discard_and_displace(key, found, moving).await;
+                self.log_waiting(key, cleaned);
+            }
+        }
+    }
+
+    async fn discard_and_displace(
+        &self,
+        key: &QueueKey,
+        found: &Placement,
+        moving: &Moving,
+    ) -> Result<(), Error> {
+        // First: a frozen head that no row names counts as a leftover, and would serve again.
+        self.discard(key, &moving.from, moving.id).await?;
+        if self.registry.displace(key, found).await? {
+            self.end_record(key, moving, moving.until).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a queue has no head where it is. In a pool that is not registered any more it may
+    /// have one.
+    async fn is_gone(&self, key: &QueueKey, place: Option<&Place>) -> Result<bool, Error> {
+        let Some(place) = place else { return Ok(false) };
+        match self.store_if_registered(place).await? {
+            Some(_) => self.members.has_no_head(place, key).await,
+            None => Ok(false),
+        }
     }
 
     /// Discards one end of a move. A pool that is not registered any more is left as it is.
@@ -361,7 +412,7 @@ impl Mover {
         .await
     }
 
-    async fn change_record(
+    pub(crate) async fn change_record(
         &self,
         key: &QueueKey,
         change: impl Fn(Option<Record>) -> Option<Record>,
@@ -511,85 +562,4 @@ impl Copy<'_> {
 fn size(part: &Contents) -> u64 {
     let Contents { claims, messages, subscriptions, entries } = part;
     (claims.len() + messages.len() + subscriptions.len() + entries.len()) as u64
-}
-
-impl Mover {
-    /// Begins to look for moves that were left half done, and for pools to drain, unless that was
-    /// done just now.
-    pub(crate) fn resume_in_background(self: &Arc<Self>, now: Timestamp) {
-        let mut resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, task) = &mut *resumed;
-        let is_early = *at <= now && at.plus_secs(RESUME_EVERY) > now;
-        if is_early || task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        let mover = Arc::clone(self);
-        let resume = async move {
-            if let Err(error) = mover.resume(now).await {
-                let error = &error as &dyn std::error::Error;
-                warn!(error, "moves of queues cannot be listed");
-            }
-        };
-        *resumed = (now, Some(tokio::spawn(resume)));
-    }
-
-    /// Goes on with moves, and drains pools.
-    pub(crate) async fn resume(&self, now: Timestamp) -> Result<(), Error> {
-        let time = Moment::new(now);
-        let mut after: Option<QueueName> = None;
-        loop {
-            let page = self.records(after.as_ref()).await?;
-            for (_, record) in &page {
-                self.resume_one(record, time).await?;
-            }
-            match page.into_iter().last() {
-                Some((name, _)) => after = Some(name),
-                None => break,
-            }
-        }
-        self.drain_all(time).await
-    }
-
-    /// A page of the records of moves, by the names of their rows.
-    pub(crate) async fn records(
-        &self,
-        after: Option<&QueueName>,
-    ) -> Result<Vec<(QueueName, Record)>, Error> {
-        let store = self.registry.store();
-        let page = store.list(&rows::moves()?, Kind::Internal, after, PAGE).await?;
-        let read = |(name, row): (QueueName, QueueRow)| {
-            let record = Record::read(row.metadata.as_object());
-            record.map(|record| record.map(|record| (name, record))).transpose()
-        };
-        page.into_iter().filter_map(read).collect()
-    }
-
-    async fn resume_one(&self, record: &Record, time: Moment) -> Result<(), Error> {
-        let key = &record.queue;
-        if self.moving(key).await?.is_some() {
-            self.drive_logged(key, time).await;
-            return Ok(());
-        }
-        let now = time.now();
-        match &record.ended {
-            // Its server may be about to begin, or died before it noted the end.
-            None if record.began.plus_secs(OWNED_FOR) <= now => {
-                let place = self.registry.current_place(key).await?;
-                let is_there = place.as_ref() == Some(&record.to);
-                let problem = (!is_there).then(|| "it was interrupted".to_owned());
-                let ended = Some(Ended { at: now, rows: 0, problem });
-                self.change_record(key, |before| {
-                    let before = before.filter(|before| before == record)?;
-                    Some(Record { ended: ended.clone(), ..before })
-                })
-                .await
-            }
-            Some(ended) if ended.at.plus_secs(REMEMBERED_FOR) <= now => {
-                let row = rows::record_of(key)?;
-                let Some(found) = self.registry.store().get(&row).await? else { return Ok(()) };
-                rows::remove(self.registry.store(), &row, found.generation).await.map(drop)
-            }
-            None | Some(_) => Ok(()),
-        }
-    }
 }

@@ -16,7 +16,7 @@ use zaqar_core::{
     ClaimId, Generation, Incarnation, Kind, QueueKey, StateLog, TaskMonitor, Timestamp,
 };
 
-use crate::catalogue::contended;
+use crate::catalogue::{Placement, contended};
 use crate::dead_letters::{CrossingClaim, DeadLetterMover};
 use crate::deliveries::Moment;
 use crate::leases::Leases;
@@ -103,6 +103,7 @@ impl Pooled {
         let Options { cached_queues, cached_for, answer_timeout, dead_letter_wait, .. } = options;
         let places = Cache::builder().max_capacity(cached_queues).time_to_live(cached_for).build();
         let members = Arc::new(Members::new(Arc::clone(&registry), options.tasks, answer_timeout));
+        registry.set_members(&members);
         let letters =
             DeadLetterMover::new(Arc::clone(&registry), Arc::clone(&members), dead_letter_wait);
         let dead_letters = Arc::new(letters);
@@ -200,10 +201,17 @@ impl Pooled {
     }
 
     async fn member(&self, key: &QueueKey) -> Result<Option<Arc<Member>>, Error> {
-        match self.place(key).await? {
-            Some(place) => self.members.at(&place).await.map(Some),
-            None => Ok(None),
+        let Some(place) = self.place(key).await? else { return Ok(None) };
+        let found = self.members.at(&place).await;
+        if found.is_err() && self.registry.forget_deleted(key).await? {
+            self.places.invalidate(key);
+            let place = self.registry.place_of_unplaced();
+            return Ok(match place {
+                Some(place) => Some(self.members.at(&place).await?),
+                None => None,
+            });
         }
+        found.map(Some)
     }
 
     /// Asks the store that has a queue; `None` for a queue that has no place, and so no head.
@@ -311,12 +319,23 @@ impl Pooled {
             None => Guarded::Absent,
         };
         let is_gone = matches!(closed, Guarded::Done(()) | Guarded::Absent);
-        // The row of a queue that has just moved says what is still to be discarded.
-        if let Some(found) = found.filter(|found| is_gone && found.moving.is_none()) {
-            self.registry.displace(key, &found).await?;
+        if let Some(found) = found.filter(|_| is_gone) {
+            self.displace(key, &found).await?;
             self.places.invalidate(key);
         }
         Ok(closed)
+    }
+
+    /// Removes the row of a queue that was deleted. The row of one that is being moved says what is
+    /// still to be discarded, and so the end of the move removes it.
+    async fn displace(&self, key: &QueueKey, found: &Placement) -> Result<(), Error> {
+        match &found.moving {
+            None => self.registry.displace(key, found).await.map(drop),
+            Some(moving) => {
+                self.mover.clean_deleted(key, found, moving).await;
+                Ok(())
+            }
+        }
     }
 
     async fn claim_once(

@@ -1,7 +1,7 @@
 //! Pools, flavors and the catalogue.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use zaqar_core::pools::{Error, Flavor, FlavorName, Pool, PoolChange, PoolName, P
 use zaqar_core::storage::{ManagementStore, MessageStore};
 use zaqar_core::{ProjectId, QueueKey};
 
+use crate::members::Members;
 use crate::pools::PoolSet;
 use crate::{Connector, Purpose, rows};
 
@@ -23,6 +24,8 @@ pub struct Registry {
     /// The configured message store.
     configured: Arc<dyn MessageStore>,
     has_virtual_pool: bool,
+    /// The stores of the pools, once they are opened.
+    members: OnceLock<Weak<Members>>,
 }
 
 impl fmt::Debug for Registry {
@@ -39,7 +42,8 @@ impl Registry {
         configured: Arc<dyn MessageStore>,
         connector: Arc<dyn Connector>,
     ) -> Self {
-        Self { store, connector, configured, has_virtual_pool: false }
+        let members = OnceLock::new();
+        Self { store, connector, configured, has_virtual_pool: false, members }
     }
 
     /// The configured store takes queues that no pool takes (`enable_virtual_pool`).
@@ -63,6 +67,16 @@ impl Registry {
 
     pub(crate) fn connector(&self) -> &dyn Connector {
         self.connector.as_ref()
+    }
+
+    /// Says where the stores of the pools are. The first call counts.
+    pub(crate) fn set_members(&self, members: &Arc<Members>) {
+        let _ = self.members.set(Arc::downgrade(members));
+    }
+
+    /// The stores of the pools, if they are open.
+    pub(crate) fn members(&self) -> Option<Arc<Members>> {
+        self.members.get().and_then(Weak::upgrade)
     }
 
     pub(crate) const fn has_virtual_pool(&self) -> bool {

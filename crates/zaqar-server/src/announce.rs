@@ -72,6 +72,10 @@ impl EventPoster {
             Err(Error::Overloaded { .. } | Error::DeadlineExceeded | Error::Contended) => {
                 Err(StorageError::unavailable("the server is overloaded"))
             }
+            // Until the project may have one more queue, or there is a key.
+            Err(error @ (Error::OverQuota { .. } | Error::CannotSeal)) => {
+                Err(StorageError::unavailable(error))
+            }
             Err(error) => Ok(Err(error)),
         }
     }
@@ -129,7 +133,8 @@ impl Directory for Catalog {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use zaqar_api::Options;
+    use zaqar_api::{Layers, Options};
+    use zaqar_auth::quotas;
     use zaqar_core::limits::Limits;
     use zaqar_core::storage::Messages;
     use zaqar_core::{Clock, QueueKey, SystemClock};
@@ -153,5 +158,31 @@ mod tests {
         let queue = QueueKey { project, kind: Kind::Queue, name };
         let stats = store.stats(&queue, SystemClock.now()).await.unwrap().unwrap();
         assert_eq!(stats.free, 2);
+    }
+
+    #[tokio::test]
+    async fn events_wait_while_their_queue_exceeds_the_quota_of_queues() {
+        let (store, clock) = (Arc::new(Memory::new()), Arc::new(SystemClock));
+        let default = quotas::Limits::default().with(quotas::Limit::Queues, 1);
+        let limits = quotas::Options { default, projects_file: None, is_managed: false };
+        let quotas = quotas::Quotas::load(&limits, store.clone(), store.clone(), clock).unwrap();
+        let layers = Layers { quota: Some(Arc::new(quotas)), ..Layers::default() };
+        let poster = EventPoster::default();
+        poster.set_api(Api::new(
+            store.clone(),
+            store.clone(),
+            Options { layers, ..Options::default() },
+        ));
+        let (project, event) = (ProjectId::new("p").unwrap(), [json!(1)]);
+        let post = |name| poster.post(&project, name, &event);
+        let [first, second] = ["first", "second"].map(|name| QueueName::new(name).unwrap());
+        post(&first).await.unwrap();
+        for _ in 0..2 {
+            let waits = post(&second).await;
+            assert!(matches!(waits, Err(StorageError::Unavailable { .. })), "{waits:?}");
+            post(&first).await.unwrap();
+        }
+        let key = QueueKey { project: project.clone(), kind: Kind::Queue, name: second };
+        assert_eq!(store.stats(&key, SystemClock.now()).await.unwrap(), None);
     }
 }

@@ -19,7 +19,7 @@ use zaqar_core::OverBudget;
 /// How long a peer may take to receive a close frame, and again to answer it.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The original's close code for an expired token.
+/// The original's close code for an expired token, and that for a signature.
 const EXPIRED: u16 = 4003;
 
 /// Why a connection is closed.
@@ -121,6 +121,7 @@ impl Close {
             PushesEnded::Lost => {
                 Self::with_code(CloseCode::Restart, "The subscriptions were lost; subscribe again.")
             }
+            PushesEnded::Expired => Self::expired(),
             PushesEnded::ShutDown => Self::going_away(),
         }
     }

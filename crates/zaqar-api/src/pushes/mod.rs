@@ -101,10 +101,13 @@ pub enum PushesEnded {
     /// The connection reads pushes too slowly, or the memory budget is used up.
     #[error("too many pushes are waiting for the connection")]
     Overflow,
-    /// The subscriptions were lost: this server's lease expired, or a queue was deleted. Clients
-    /// can reconnect and subscribe again.
+    /// Subscriptions have ended: this server's lease expired, one was deleted by somebody else or
+    /// its ttl ran out, or a queue was deleted. Clients can reconnect and subscribe again.
     #[error("the subscriptions were lost")]
     Lost,
+    /// The signature has expired that a subscription was made with.
+    #[error("the signature of a subscription has expired")]
+    Expired,
     /// The server shuts down.
     #[error("the server shuts down")]
     ShutDown,
@@ -134,6 +137,11 @@ impl PushHandle {
     /// The number of its subscriptions.
     pub(crate) fn subscriptions(&self) -> usize {
         self.connection.subscriptions().len()
+    }
+
+    /// Whether both are of one connection.
+    fn is_same(&self, connection: &Arc<ConnectionSender>) -> bool {
+        Arc::ptr_eq(&self.connection, connection)
     }
 
     /// Waits until pushes have ended, whether or not the last ones were received.

@@ -1,7 +1,7 @@
 //! Manages the subscriptions of this server's connections, the lease that they depend on, and the
 //! tasks that read queues and send delayed messages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -83,22 +83,29 @@ impl PendingSubscription {
     }
 
     /// Starts to push to a subscription the messages posted after `begin` in this incarnation of
-    /// the queue.
+    /// the queue, until its signature expires.
     pub(crate) fn activate(
         self,
         handle: &PushHandle,
         key: &QueueKey,
         incarnation: Incarnation,
         new: &NewSubscription,
-        begin: Position,
+        (begin, signed_until): (Position, Timestamp),
         now: Timestamp,
     ) {
         let Some(session) = &self.session else { return };
         let (connection, tag) = (handle.connection.clone(), handle.tag);
         connection.subscriptions().push((key.clone(), new.id));
         let expires = now.plus_secs(new.ttl);
-        let subscription =
-            LocalSubscription { connection: connection.clone(), tag, begin, after: begin, expires };
+        let subscription = LocalSubscription {
+            connection: connection.clone(),
+            tag,
+            begin,
+            after: begin,
+            expires,
+            signed_until,
+            is_leaving: false,
+        };
         let fresh = || FollowedQueue {
             incarnation,
             cursor: begin,
@@ -108,6 +115,7 @@ impl PendingSubscription {
             checked: now,
         };
         let mut state = self.pusher.state();
+        state.note_end(expires.min(signed_until));
         let queue = state.queues.entry(key.clone()).or_insert_with(fresh);
         if queue.incarnation != incarnation {
             // The earlier incarnation of the queue was deleted with its subscriptions.
@@ -370,8 +378,37 @@ impl Pusher {
         }
     }
 
-    /// Stops pushing to a subscription that was removed from the store.
-    pub(crate) fn forget(&self, key: &QueueKey, id: SubscriptionId) {
+    /// Notes that a connection begins to delete a subscription of its own, or all of a queue, so
+    /// that it is not closed for that.
+    pub(crate) fn begin_leaving(
+        &self,
+        key: &QueueKey,
+        id: Option<SubscriptionId>,
+        by: Option<&PushHandle>,
+    ) {
+        let Some(by) = by else { return };
+        let mut state = self.state();
+        let Some(queue) = state.queues.get_mut(key) else { return };
+        for (own, subscription) in &mut queue.subscriptions {
+            if id.is_none_or(|id| id == *own) && by.is_same(&subscription.connection) {
+                subscription.is_leaving = true;
+            }
+        }
+    }
+
+    /// Ends the connection of a subscription that was removed from the store, or of all of a queue,
+    /// unless it did so itself.
+    pub(crate) fn removed(&self, key: &QueueKey, id: Option<SubscriptionId>) {
+        let mut state = self.state();
+        let Some(queue) = state.queues.get_mut(key) else { return };
+        queue.remove(key, |own| id.is_none_or(|id| id == own));
+        if queue.subscriptions.is_empty() {
+            state.remove(key);
+        }
+    }
+
+    /// Stops pushing to a subscription of a closed connection.
+    fn forget(&self, key: &QueueKey, id: SubscriptionId) {
         let mut state = self.state();
         if let Some(queue) = state.queues.get_mut(key) {
             if let Some(subscription) = queue.subscriptions.remove(&id) {
@@ -380,14 +417,6 @@ impl Pusher {
             if queue.subscriptions.is_empty() {
                 state.remove(key);
             }
-        }
-    }
-
-    /// Stops pushing to the subscriptions of a queue, which were removed from the store.
-    pub(crate) fn forget_all(&self, key: &QueueKey) {
-        let removed = self.state().remove(key);
-        for (id, subscription) in removed.iter().flat_map(|queue| &queue.subscriptions) {
-            subscription.connection.forget(key, *id);
         }
     }
 
@@ -439,7 +468,8 @@ impl Pusher {
         }
     }
 
-    /// The subscriptions of a queue to check against the store, unless that was done recently.
+    /// The subscriptions of a queue to check against the store, unless that was done recently and
+    /// none has expired since.
     pub(super) fn due_for_check(
         &self,
         key: &QueueKey,
@@ -447,14 +477,15 @@ impl Pusher {
     ) -> Option<Vec<SubscriptionId>> {
         let mut state = self.state();
         let queue = state.queues.get_mut(key)?;
-        if now.as_millis() < queue.checked.as_millis().saturating_add(1000) {
+        let is_recent = now.as_millis() < queue.checked.as_millis().saturating_add(1000);
+        if is_recent && queue.subscriptions.values().all(|one| now < one.expires) {
             return None;
         }
         queue.checked = now;
         Some(queue.subscriptions.keys().copied().collect())
     }
 
-    /// Removes the checked subscriptions that the store does not have.
+    /// Removes the checked subscriptions that the store does not have, and ends their connections.
     pub(super) fn checked(
         &self,
         key: &QueueKey,
@@ -463,21 +494,18 @@ impl Pusher {
     ) {
         let mut state = self.state();
         let Some(queue) = state.queues.get_mut(key) else { return };
-        for id in asked {
-            match found.get(id) {
-                Some(expires) => {
-                    if let Some(subscription) = queue.subscriptions.get_mut(id) {
-                        subscription.expires = *expires;
-                    }
-                }
-                None => {
-                    if let Some(subscription) = queue.subscriptions.remove(id) {
-                        subscription.connection.forget(key, *id);
-                    }
-                }
+        let mut first_end = Timestamp::MAX;
+        for (id, expires) in found {
+            if let Some(subscription) = queue.subscriptions.get_mut(id) {
+                subscription.expires = *expires;
+                first_end = first_end.min(*expires);
             }
         }
-        if queue.subscriptions.is_empty() {
+        let asked: HashSet<_> = asked.iter().collect();
+        queue.remove(key, |id| asked.contains(&id) && !found.contains_key(&id));
+        let is_empty = queue.subscriptions.is_empty();
+        state.note_end(first_end);
+        if is_empty {
             state.remove(key);
         }
     }
@@ -492,10 +520,14 @@ impl Pusher {
         state.send(key, &message, now, |subscription| subscription.after < message.id.position);
     }
 
-    /// Sends delayed messages when they are due.
+    /// Sends delayed messages when they are due, and ends subscriptions whose time has passed.
     async fn send_delayed(self: Arc<Self>, session: Arc<Session>) {
         loop {
             let now = self.clock.now();
+            let expired = self.state().end_due(now);
+            for key in &expired {
+                self.wake_reader(&session, key);
+            }
             let next = self.send_due(now).map_or(TICK, |due| {
                 Duration::from_millis(due.as_millis().saturating_sub(now.as_millis()))
             });

@@ -18,6 +18,8 @@ pub(super) struct State {
     pub(super) schedule: BTreeSet<(Timestamp, QueueKey)>,
     /// Subscriptions of closed connections that could not be removed from the store yet.
     pub(super) unremoved: VecDeque<(QueueKey, SubscriptionId)>,
+    /// No subscription ends before this time; `None` while none will.
+    first_end: Option<Timestamp>,
 }
 
 /// A queue with subscribed connections.
@@ -42,6 +44,17 @@ pub(super) struct LocalSubscription {
     /// The last position that it got without counting delayed messages.
     pub(super) after: Position,
     pub(super) expires: Timestamp,
+    /// When the signature expires that it was made with; [`Timestamp::MAX`] without one.
+    pub(super) signed_until: Timestamp,
+    /// Its own connection is deleting it.
+    pub(super) is_leaving: bool,
+}
+
+impl LocalSubscription {
+    /// When the first of its times has passed.
+    fn ends(&self) -> Timestamp {
+        self.expires.min(self.signed_until)
+    }
 }
 
 /// A message that was read from a queue's outbox.
@@ -68,6 +81,21 @@ impl FollowedQueue {
         }
     }
 
+    /// Removes subscriptions that have ended. Their connections end, but for one that removed its
+    /// own.
+    pub(super) fn remove(&mut self, key: &QueueKey, has_ended: impl Fn(SubscriptionId) -> bool) {
+        self.subscriptions.retain(|id, subscription| {
+            let is_removed = has_ended(*id);
+            if is_removed {
+                subscription.connection.forget(key, *id);
+                if !subscription.is_leaving {
+                    subscription.connection.end(PushesEnded::Lost);
+                }
+            }
+            !is_removed
+        });
+    }
+
     /// When the first delayed message is due.
     fn first_due(&self) -> Option<Timestamp> {
         self.delayed.first_key_value().map(|((due, _), _)| *due)
@@ -81,6 +109,43 @@ impl State {
             self.schedule.remove(&(due, key.clone()));
         }
         Some(queue)
+    }
+
+    /// Ends the connections of subscriptions whose signatures have expired, and returns the queues
+    /// with subscriptions whose ttl seems to have run out: the store knows whether it was renewed.
+    pub(super) fn end_due(&mut self, now: Timestamp) -> Vec<QueueKey> {
+        if self.first_end.is_none_or(|first| now < first) {
+            return Vec::new();
+        }
+        let (mut expired, mut next) = (Vec::new(), Timestamp::MAX);
+        for (key, queue) in &mut self.queues {
+            // The connection removes them from the store as it closes.
+            queue.subscriptions.retain(|_, subscription| {
+                let is_signed = now < subscription.signed_until;
+                if !is_signed {
+                    subscription.connection.end(PushesEnded::Expired);
+                }
+                is_signed
+            });
+            let ends = queue.subscriptions.values().map(LocalSubscription::ends).min();
+            if ends.is_some_and(|ends| ends <= now) {
+                expired.push(key.clone());
+            }
+            next = next.min(ends.unwrap_or(Timestamp::MAX));
+        }
+        let is_empty = |queue: &FollowedQueue| queue.subscriptions.is_empty();
+        let empty = self.queues.iter().filter(|(_, queue)| is_empty(queue));
+        for key in empty.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.remove(&key);
+        }
+        // What the store did not answer for is asked again in a second.
+        self.first_end = Some(if next <= now { now.plus_secs(1) } else { next });
+        expired
+    }
+
+    /// Notes when a subscription ends.
+    pub(super) fn note_end(&mut self, at: Timestamp) {
+        self.first_end = Some(self.first_end.map_or(at, |first| first.min(at)));
     }
 
     /// Stores a message until it is due; repeated calls store it once.
@@ -126,11 +191,11 @@ impl State {
             return;
         }
         queue.subscriptions.retain(|id, subscription| {
-            if subscription.expires <= now || subscription.connection.has_ended() {
+            if subscription.connection.has_ended() {
                 subscription.connection.forget(key, *id);
                 return false;
             }
-            if !wants(subscription) {
+            if subscription.ends() <= now || !wants(subscription) {
                 return true;
             }
             subscription.after = subscription.after.max(message.id.position);

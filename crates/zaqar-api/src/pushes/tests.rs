@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use zaqar_core::storage::{Leases, Renewal, Subscriptions, Upkeep};
+use zaqar_core::signing::Grant;
+use zaqar_core::storage::{Leases, Renewal, SubscriptionChange, Subscriptions, Upkeep};
 use zaqar_core::{Clock, MemoryBounds, MemoryBudget, SubscriptionId};
 
 use super::{MAX_SUBSCRIPTIONS_PER_CONNECTION, PushHandle, Pushes, PushesEnded};
 use crate::tests::{World, caller, key, queue};
 use crate::{
-    Api, CreateSubscription, ListSubscriptions, Options, PopMessages, PostMessages, PostedMessage,
-    Purge, Subscriber, SubscriptionRef,
+    Api, Authentication, Context, CreateSubscription, ListSubscriptions, Options, PopMessages,
+    PostMessages, PostedMessage, Purge, Subscriber, SubscriptionRef,
 };
 
 async fn subscribe(api: &Api, listener: &PushHandle, name: &str) -> SubscriptionId {
@@ -199,25 +200,56 @@ async fn subscriptions_end_with_their_connection() {
 async fn a_subscription_deleted_on_any_server_gets_no_more() {
     let world = World::new();
     let (here, there) = (world.server(), world.server());
-    let (listener, mut pushes) = here.open_pushes(100);
-    let id = subscribe(&here, &listener, "q").await;
-    let other = subscribe(&here, &listener.with_tag(1), "q").await;
+    let (other, mut other_pushes) = here.open_pushes(100);
+    for deleter in [&here, &there] {
+        let (listener, mut pushes) = here.open_pushes(100);
+        let id = subscribe(&here, &listener, "q").await;
+        let kept = subscribe(&here, &other, "q").await;
+        let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
+        deleter.delete_subscription(&caller(), gone).await.unwrap();
+        world.clock.advance(Duration::from_secs(1));
+        post(&there, "q", &["1"]).await;
+        assert_eq!(next(&mut other_pushes).await, ["1"], "it is not closed");
+        assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
+        let gone = SubscriptionRef { queue: queue("q"), id: kept.to_string() };
+        here.delete_subscription(&by(&other), gone).await.unwrap();
+    }
+    for purger in [&here, &there] {
+        let (listener, mut pushes) = here.open_pushes(100);
+        subscribe(&here, &listener, "q").await;
+        purger.purge(&caller(), purge()).await.unwrap();
+        world.clock.advance(Duration::from_secs(1));
+        post(&there, "q", &["2"]).await;
+        assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
+    }
+}
+
+/// A request of this connection.
+fn by(listener: &PushHandle) -> Context {
+    Context { connection: Some(listener.clone()), ..caller() }
+}
+
+fn purge() -> Purge {
+    Purge { queue: queue("q"), messages: false, subscriptions: true }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_closed_for_what_it_ends_itself() {
+    let world = World::new();
+    let api = world.server();
+    let (listener, mut pushes) = api.open_pushes(100);
+    subscribe(&api, &listener, "other").await;
+    let id = subscribe(&api, &listener, "q").await;
     let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
-    there.delete_subscription(&caller(), gone).await.unwrap();
-    world.clock.advance(Duration::from_secs(1));
-    post(&there, "q", &["1"]).await;
-    assert_eq!(pushes.next().await.unwrap().tag, 1);
-    nothing(&mut pushes).await;
-    let gone = SubscriptionRef { queue: queue("q"), id: other.to_string() };
-    here.delete_subscription(&caller(), gone).await.unwrap();
-    post(&there, "q", &["2"]).await;
-    nothing(&mut pushes).await;
-    subscribe(&here, &listener, "q").await;
-    let purge = Purge { queue: queue("q"), messages: false, subscriptions: true };
-    there.purge(&caller(), purge).await.unwrap();
-    world.clock.advance(Duration::from_secs(1));
-    post(&there, "q", &["3"]).await;
-    nothing(&mut pushes).await;
+    api.delete_subscription(&by(&listener), gone).await.unwrap();
+    subscribe(&api, &listener, "q").await;
+    let (else_, mut others_pushes) = api.open_pushes(100);
+    subscribe(&api, &else_, "q").await;
+    api.purge(&by(&listener), purge()).await.unwrap();
+    assert_eq!(ended(&mut others_pushes).await, PushesEnded::Lost);
+    post(&api, "q", &["1"]).await;
+    post(&api, "other", &["2"]).await;
+    assert_eq!(next(&mut pushes).await, ["2"]);
 }
 
 #[tokio::test]
@@ -242,9 +274,53 @@ async fn a_subscription_ends_with_its_ttl() {
     let api = world.server();
     let (listener, mut pushes) = api.open_pushes(100);
     subscribe(&api, &listener, "q").await;
-    world.clock.advance(Duration::from_secs(3600));
+    world.clock.advance(Duration::from_millis(3_599_999));
     post(&api, "q", &["1"]).await;
-    nothing(&mut pushes).await;
+    assert_eq!(next(&mut pushes).await, ["1"]);
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(ended(&mut pushes).await, PushesEnded::Lost, "without any post");
+}
+
+#[tokio::test]
+async fn a_subscription_that_another_server_renewed_does_not_end() {
+    let world = World::new();
+    let (here, there) = (world.server(), world.server());
+    let (listener, mut pushes) = here.open_pushes(100);
+    let id = subscribe(&here, &listener, "q").await;
+    let renewed = SubscriptionChange { ttl: Some(7200), ..Default::default() };
+    let now = world.clock.now();
+    world.store.change_subscription(&key("q"), id, &renewed, now).await.unwrap();
+    world.clock.advance(Duration::from_secs(3600));
+    post(&there, "q", &["1"]).await;
+    assert_eq!(next(&mut pushes).await, ["1"]);
+    world.clock.advance(Duration::from_secs(3600));
+    assert_eq!(ended(&mut pushes).await, PushesEnded::Lost);
+}
+
+#[tokio::test]
+async fn a_signed_subscription_ends_with_its_signature() {
+    let world = World::new();
+    let api = world.server();
+    let (listener, mut pushes) = api.open_pushes(100);
+    let (paths, methods) = (vec!["/v2/queues/q/subscriptions".to_owned()], vec!["POST".to_owned()]);
+    let grant = Grant::new(caller().project, paths, methods, world.clock.now().plus_secs(5));
+    let signed = caller().authenticated(Authentication::Signature(grant));
+    let request = CreateSubscription {
+        queue: queue("q"),
+        subscriber: Subscriber::Connection(listener),
+        ttl: Some(600),
+        options: serde_json::Map::new(),
+    };
+    api.call(&signed, request).await.unwrap();
+    post(&api, "q", &["1"]).await;
+    assert_eq!(next(&mut pushes).await, ["1"]);
+    world.clock.advance(Duration::from_secs(5));
+    assert_eq!(ended(&mut pushes).await, PushesEnded::Expired);
+    drop(pushes);
+    let is_left = || async { listed(&api, "q").await > 0 };
+    while is_left().await {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,7 +468,7 @@ async fn a_connection_has_a_bounded_number_of_subscriptions() {
         let id = subscribe(&api, &listener, "q").await;
         assert_eq!(listener.subscriptions(), 1);
         let gone = SubscriptionRef { queue: queue("q"), id: id.to_string() };
-        api.delete_subscription(&caller(), gone).await.unwrap();
+        api.delete_subscription(&by(&listener), gone).await.unwrap();
         assert_eq!(listener.subscriptions(), 0, "a deleted subscription does not count");
     }
     for _ in 0..MAX_SUBSCRIPTIONS_PER_CONNECTION {

@@ -487,13 +487,18 @@ impl Quota for Quotas {
             self.charge_pushes(context, facts.amount);
             return Ok(None);
         }
-        // The server's own operations, and health checks.
-        if matches!(context.authentication, Authentication::Server)
-            || facts.resource() == Resource::Service
-        {
+        if facts.resource() == Resource::Service {
             return Ok(None);
         }
         let limits = *self.inner.loaded.load().of(&context.project);
+        if matches!(context.authentication, Authentication::Server) {
+            // What the server posts by itself is not limited, but for the queues that it creates.
+            let posts = name == PostMessages::DECLARATION.name;
+            let Some(queue) = facts.queue.filter(|_| posts) else { return Ok(None) };
+            let (project, name) = (context.project.clone(), queue.clone());
+            let key = QueueKey { project, kind: facts.kind, name };
+            return self.admit_new_queue(&key).await;
+        }
         self.admit_rates(context, &limits, facts.amount)?;
         let Some(queue) = facts.queue else { return Ok(None) };
         let key =
@@ -516,6 +521,11 @@ impl Quota for Quotas {
             taken.of_project = Some(self.admit_count(&what, &limits, number(1), max).await?);
         }
         Ok(Some(Box::new(taken)))
+    }
+
+    async fn admit_new_queue(&self, key: &QueueKey) -> Result<Option<Box<dyn Admission>>, Error> {
+        let limits = *self.inner.loaded.load().of(&key.project);
+        Ok(Some(Box::new(self.admit_queue(&limits, key).await?)))
     }
 }
 

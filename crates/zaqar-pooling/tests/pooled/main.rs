@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dead_letters;
+mod deleted;
 mod kit;
 mod moves;
 mod registry;

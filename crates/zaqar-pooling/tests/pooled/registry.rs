@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, json};
 use zaqar_core::Secret;
 use zaqar_core::pools::{Capability, Error, Pool, PoolChange, Pools};
-use zaqar_core::storage::{Heads, ManagementStore, Queues};
-use zaqar_core::{Generation, Incarnation, Kind, Timestamp, Version};
+use zaqar_core::storage::Heads;
+use zaqar_core::{Generation, Incarnation, Timestamp, Version};
 
 use crate::support::{Deployment, flavor, pool, pool_name, project, queue};
 
@@ -205,16 +205,7 @@ async fn a_deleted_queue_leaves_no_row() {
     let generation = Generation { incarnation: Incarnation::new(1), version: Version::new(1) };
     let key = queue("q");
     pooled.open(&key, generation, Timestamp::from_millis(0)).await.unwrap();
-    assert_eq!(rows(&deployment).await, 1);
+    assert_eq!(deployment.catalogue_rows().await, 1);
     pooled.close(&key, generation.incarnation).await.unwrap();
-    assert_eq!(rows(&deployment).await, 0);
-}
-
-/// Rows of the catalogue for queues of project `p`.
-async fn rows(deployment: &Deployment) -> u64 {
-    // SHA-256 of "p".
-    let digest = "148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
-    let project = project(&format!("zaqar.catalogue/queue/{digest}"));
-    let management: &dyn ManagementStore = deployment.management.as_ref();
-    Queues::count(management, &project, Kind::Internal).await.unwrap()
+    assert_eq!(deployment.catalogue_rows().await, 0);
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use serde_json::Map;
 use zaqar_core::pools::{Capability, FlavorName, Pool, PoolName, Pools};
-use zaqar_core::storage::MessageStore;
+use zaqar_core::storage::{MessageStore, Queues};
 use zaqar_core::{Kind, ProjectId, QueueKey, QueueName, Secret};
 use zaqar_pooling::{Connector, Options, Pooled, Purpose, Refusal, Registry};
 use zaqar_storage_embedded::Embedded;
@@ -142,6 +142,12 @@ impl Deployment {
         Self::new().and_pools(uris).await
     }
 
+    /// The number of rows of the catalogue for queues of project `p`.
+    pub(crate) async fn catalogue_rows(&self) -> u64 {
+        let (management, project) = (self.management.as_ref(), catalogue());
+        Queues::count(management, &project, Kind::Internal).await.unwrap()
+    }
+
     /// Registers more pools.
     pub(crate) async fn and_pools(self, uris: &[(&str, u32)]) -> Self {
         for (uri, weight) in uris {
@@ -150,6 +156,13 @@ impl Deployment {
         }
         self
     }
+}
+
+/// The project of the rows of the catalogue for queues of project `p`.
+pub(crate) fn catalogue() -> ProjectId {
+    // SHA-256 of "p".
+    let digest = "148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
+    project(&format!("zaqar.catalogue/queue/{digest}"))
 }
 
 pub(crate) fn pool(name: &str, uri: &str, weight: u32) -> Pool {

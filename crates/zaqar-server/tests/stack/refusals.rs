@@ -10,7 +10,7 @@ use zaqar_api::{
     Admission, Asked, AuthRequest, Authenticator, Context, DECLARATIONS, Error, Facts, Identity,
     Layers, Policy, PushMessages, Quota, Rejection, Remembered, Resource, Stage, TokenError,
 };
-use zaqar_core::{OperationLimit, ProjectId, Timestamp};
+use zaqar_core::{OperationLimit, ProjectId, QueueKey, Timestamp};
 use zaqar_storage_testkit::Memory;
 
 use crate::support::{OPERATIONS, Operation, Socket, Wires, all};
@@ -183,6 +183,10 @@ impl Quota for TwoMessages {
             return Ok(None);
         }
         Err(Rejection::Forbidden("the quota is 1 message".to_owned()).into())
+    }
+
+    async fn admit_new_queue(&self, _: &QueueKey) -> Result<Option<Box<dyn Admission>>, Error> {
+        Ok(None)
     }
 }
 

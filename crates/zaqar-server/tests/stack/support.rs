@@ -23,7 +23,7 @@ use zaqar_api::{
 use zaqar_auth::Quotas;
 use zaqar_core::pools::{Capability, Pool};
 use zaqar_core::storage::MessageStore;
-use zaqar_core::{Kind, Secret, SystemClock};
+use zaqar_core::{Kind, QueueKey, Secret, SystemClock};
 use zaqar_pooling::{Connector, Purpose, Refusal, Registry};
 use zaqar_storage_testkit::Memory;
 use zaqar_transport_http::HttpService;
@@ -96,6 +96,10 @@ impl Quota for Log {
         facts: &Facts<'_>,
     ) -> Result<Option<Box<dyn Admission>>, Error> {
         self.add("quota", context, facts);
+        Ok(None)
+    }
+
+    async fn admit_new_queue(&self, _: &QueueKey) -> Result<Option<Box<dyn Admission>>, Error> {
         Ok(None)
     }
 }

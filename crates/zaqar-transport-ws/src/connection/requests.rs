@@ -48,7 +48,7 @@ where
             self.pipeline.run(number, async move { authenticate(&inner, request).await });
             return;
         }
-        let context = match session::context(&request, self.identity.as_ref(), &inner.api) {
+        let mut context = match session::context(&request, self.identity.as_ref(), &inner.api) {
             Ok(context) => context,
             Err(error) => {
                 let rejected =
@@ -68,6 +68,8 @@ where
                 return;
             }
         };
+        let encoding = request.frame.encoding;
+        context.connection = self.inbox.as_ref().map(|inbox| inbox.handle(encoding));
         let subscribes = request.subscribes_connection();
         let connection = subscribes.then(|| self.subscriber(&context, &request));
         let (api, admin, turns) = (inner.api.clone(), inner.options.admin, inner.turns.clone());
