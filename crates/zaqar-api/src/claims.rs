@@ -1,9 +1,9 @@
 //! Operations on claims.
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use zaqar_core::limits::MIN_TTL;
 use zaqar_core::metadata::DeadLetterRule;
-use zaqar_core::storage::{Claim, ClaimRequest, Claimed, DeadLetters, Guarded, Message};
+use zaqar_core::storage::{Claim, ClaimRequest, Claimed, DeadLetters, Guarded, ListQuery, Message};
 use zaqar_core::{ClaimId, Generation, Incarnation, QueueKey, StateLog, Timestamp, Version};
 
 use crate::directory::ATTEMPTS;
@@ -16,24 +16,36 @@ const NEVER: Generation = Generation { incarnation: Incarnation::new(0), version
 /// The dead-letter queue of a claim.
 #[derive(Debug, Clone, Copy)]
 enum Target {
+    /// None, so that the store says whether a message must be moved that cannot be decrypted.
+    Unchecked,
     /// As it is cached.
     Assumed,
     /// With this generation.
     Found(Generation),
-    /// It cannot be created: messages stay where they are.
+    /// It cannot be created, or not all messages can be decrypted: they stay where they are.
     Missing,
 }
 
+/// Messages that are looked at, at a time, for whether they can be moved.
+const LETTERS: ListQuery = ListQuery {
+    after: None,
+    limit: 100,
+    hide: None,
+    include_claimed: false,
+    include_delayed: false,
+};
+
 /// Claims that left dead letters where they are.
 static OVER_QUOTA: StateLog = StateLog::new();
+static UNREADABLE_LETTERS: StateLog = StateLog::new();
 
 impl Api {
     /// Claims the first free messages for the caller; `None` when there are none. Cost: one store
     /// step.
     ///
-    /// Messages that cannot be decrypted are claimed and counted like others, but not returned; if
-    /// the queue has a dead-letter queue, they are moved there in the end. A claim that got only
-    /// such messages is repeated, at most [`MAX_SLICES`] times.
+    /// Messages that cannot be decrypted are claimed and counted like others, but not returned, and
+    /// do not become dead letters: while there are such, none of an encrypted queue does. A claim
+    /// that got only such messages is repeated, at most [`MAX_SLICES`] times.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a ttl, grace or limit out of bounds; [`Error::Storage`].
@@ -70,13 +82,22 @@ impl Api {
         let (mut known, mut target) = (directory.find(key).await?, Target::Assumed);
         for _ in 0..ATTEMPTS {
             let Some(queue) = known else { return Ok(Vec::new()) };
+            if queue.rules.encrypt && matches!(target, Target::Assumed) {
+                target = Target::Unchecked;
+            }
             let rule = queue.rules.dead_letters.as_ref();
             claim.dead_letters = rule.and_then(|rule| self.dead_letters(key, rule, target));
             match self.inner.messages.claim(key, queue.generation, &claim, now).await? {
                 Guarded::Done(Claimed::Messages { messages, .. }) => return Ok(messages),
                 Guarded::Done(Claimed::TargetChanged) => {
                     if let Some(dead_letters) = &claim.dead_letters {
-                        target = self.make_dead_letter_queue(&dead_letters.target, now).await?;
+                        let is_unchecked = matches!(target, Target::Unchecked);
+                        target = if is_unchecked && !self.can_open_letters(key, &claim, now).await?
+                        {
+                            Target::Missing
+                        } else {
+                            self.make_dead_letter_queue(&dead_letters.target, now).await?
+                        };
                     }
                     known = Some(queue);
                 }
@@ -161,12 +182,52 @@ impl Api {
     ) -> Option<DeadLetters> {
         let queue = QueueKey { name: rule.queue.clone(), ..source.clone() };
         let generation = match target {
+            Target::Unchecked => NEVER,
             Target::Assumed => self.inner.directory.cached_generation(&queue).unwrap_or(NEVER),
             Target::Found(generation) => generation,
             Target::Missing => return None,
         };
         let DeadLetterRule { max_claim_count, ttl, .. } = *rule;
         Some(DeadLetters { max_claim_count, target: queue, generation, ttl })
+    }
+
+    /// Whether all messages can be decrypted that a claim would move to the dead-letter queue.
+    /// `false` too where there are too many to look at.
+    async fn can_open_letters(
+        &self,
+        key: &QueueKey,
+        claim: &ClaimRequest,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let most = claim.dead_letters.as_ref().map_or(u32::MAX, |rule| rule.max_claim_count);
+        let (mut query, mut left) = (LETTERS, claim.limit);
+        for _ in 0..MAX_SLICES {
+            let page = self.inner.messages.list(key, &query, now).await?;
+            for mut message in page.messages {
+                if message.claim_count < most {
+                    left -= 1;
+                } else if !self.can_open(key, &mut message.payload) {
+                    if let Some(claims) = UNREADABLE_LETTERS.failure() {
+                        let (project, queue) = (&key.project, &key.name);
+                        let key = message.payload.sealed_with.as_ref().map(|id| id.0.as_str());
+                        error!(
+                            %project, %queue, key, claims,
+                            "dead letters stay in their queue, as some cannot be decrypted: is \
+                             their key configured?"
+                        );
+                    }
+                    return Ok(false);
+                }
+                if left == 0 {
+                    return Ok(true);
+                }
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// Creates the dead-letter queue that a message must be moved to, or makes its row and head

@@ -181,8 +181,11 @@ pub enum Error {
     /// The caller's roles do not allow it.
     #[error("not allowed")]
     Forbidden,
-    /// A body could not be encrypted, so nothing was stored.
-    #[error("the queue asks for encryption, and [transport] message_encryption_key gives no key")]
+    /// A body could not be encrypted, so nothing was stored. It can be once a key is configured.
+    #[error(
+        "the queue encrypts its messages, and this server has no key for that ([transport] \
+         message_encryption_key)"
+    )]
     CannotSeal,
     /// The caller is not authenticated, or its token has expired.
     #[error("not authenticated")]

@@ -244,6 +244,12 @@ impl Api {
         seal::open_readable(self.inner.keyring.as_deref(), &key.project, messages);
     }
 
+    /// Whether a payload can be decrypted; then it is.
+    pub(crate) fn can_open(&self, key: &QueueKey, payload: &mut Payload) -> bool {
+        let keyring = self.inner.keyring.as_deref();
+        seal::open_payload(keyring, &key.project, payload).is_some()
+    }
+
     /// Adds the checksum of the plain body, then encrypts it, as configured for the server and the
     /// queue.
     fn finish_payload(

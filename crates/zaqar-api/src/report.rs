@@ -95,7 +95,7 @@ impl Error {
                 Treatment::LoggedRetry(Failure::Full, RETRY_AFTER_FULL)
             }
             Self::Storage(storage::Error::Failed { .. }) => Treatment::Logged(Failure::Failed),
-            Self::CannotSeal => Treatment::Logged(Failure::Encryption),
+            Self::CannotSeal => Treatment::LoggedRetry(Failure::Encryption, RETRY_AFTER_FULL),
             Self::Invalid { .. }
             | Self::Pools(_)
             | Self::NoPools

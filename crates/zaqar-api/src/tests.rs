@@ -386,30 +386,6 @@ async fn messages_that_cannot_be_decrypted_block_no_others() {
 }
 
 #[tokio::test]
-async fn messages_that_cannot_be_decrypted_become_dead_letters_still_encrypted() {
-    let world = World::new();
-    let (old, new) = ("old:0123456789abcdef", "new:fedcba9876543210");
-    let api = server_with_keys(&world, new);
-    let rule = json!({"_enable_encrypt_messages": true, "_max_claim_count": 2,
-        "_dead_letter_queue": "dead"});
-    create(&api, "q", rule).await;
-    for body in ["1", "2"] {
-        post(&server_with_keys(&world, old), "q", body).await.unwrap();
-    }
-    post(&api, "q", "3").await.unwrap();
-    let one = || CreateClaim { queue: queue("q"), limit: Some(1), ttl: Some(60), grace: Some(60) };
-    let (_, first) = api.create_claim(&caller(), one()).await.unwrap().expect("3 can be read");
-    assert_eq!((first[0].payload.bytes.as_ref(), first[0].claim_count), (&b"3"[..], 1));
-    for _ in 0..2 {
-        world.clock.advance(Duration::from_secs(61));
-        api.create_claim(&caller(), one()).await.unwrap();
-    }
-    assert_eq!(bodies(&api, "dead").await, ["3"]);
-    let both = server_with_keys(&world, &format!("{new},{old}"));
-    assert_eq!(bodies(&both, "dead").await, ["1", "2", "3"]);
-}
-
-#[tokio::test]
 async fn a_pop_leaves_messages_whose_key_id_has_another_secret() {
     let world = World::new();
     let (before, after) = ("a:0123456789abcdef", "a:fedcba9876543210");

@@ -72,8 +72,10 @@ impl EventPoster {
             Err(Error::Overloaded { .. } | Error::DeadlineExceeded | Error::Contended) => {
                 Err(StorageError::unavailable("the server is overloaded"))
             }
-            // Until the project may have one more queue.
-            Err(error @ Error::OverQuota { .. }) => Err(StorageError::unavailable(error)),
+            // Until the project may have one more queue, or there is a key.
+            Err(error @ (Error::OverQuota { .. } | Error::CannotSeal)) => {
+                Err(StorageError::unavailable(error))
+            }
             Err(error) => Ok(Err(error)),
         }
     }

@@ -160,6 +160,10 @@ impl HttpError {
     }
 }
 
+/// Why a body was not stored.
+const CANNOT_SEAL: &str = "The queue encrypts its messages, and this server has no key for that \
+                           ([transport] message_encryption_key).";
+
 #[expect(clippy::too_many_lines, reason = "one arm for each error")]
 fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
     use zaqar_api::Error;
@@ -232,7 +236,7 @@ fn api(error: zaqar_api::Error) -> Response<Full<Bytes>> {
             "Not authorized",
             "You are not authorized to complete this action.",
         ),
-        Error::CannotSeal => internal_error(&format!("{error}.")),
+        Error::CannotSeal => unavailable_as(CANNOT_SEAL, retry_after),
         Error::NotAuthenticated => respond::json(StatusCode::UNAUTHORIZED, UNAUTHORIZED),
         // The original's response to a token without a project.
         Error::NoProject => described(

@@ -115,6 +115,10 @@ impl WsError {
     }
 }
 
+/// Why a body was not stored.
+const CANNOT_SEAL: &str = "The queue encrypts its messages, and this server has no key for that \
+                           ([transport] message_encryption_key).";
+
 fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
     use zaqar_api::Error;
     // Only used for errors that a retry may help.
@@ -172,7 +176,7 @@ fn api(error: zaqar_api::Error, context: &ErrorContext) -> Reply {
             described(400, &format!("Subscription {id} could not be updated."), None)
         }
         Error::Forbidden => bare(403, "You are not authorized to complete this action."),
-        Error::CannotSeal => internal_error(&format!("{error}.")),
+        Error::CannotSeal => unavailable_as(CANNOT_SEAL, context, retry_after),
         Error::NotAuthenticated | Error::NotGranted => {
             bare(403, &WsError::NotAuthenticated.to_string())
         }

@@ -109,7 +109,7 @@ pub(crate) const fn error_name(error: &Error) -> &'static str {
 const fn outcome(error: Option<&Error>) -> usize {
     let Some(error) = error else { return 0 };
     match error {
-        Error::Invalid { .. } | Error::Rejected(_) | Error::CannotSeal => 1,
+        Error::Invalid { .. } | Error::Rejected(_) => 1,
         Error::QueueNotFound { .. }
         | Error::ClaimNotFound { .. }
         | Error::SubscriptionNotFound { .. }
@@ -141,7 +141,7 @@ const fn outcome(error: Option<&Error>) -> usize {
         },
         Error::Overloaded { .. } | Error::OverRate { .. } => 5,
         Error::DeadlineExceeded => 6,
-        Error::AuthenticationUnavailable { .. } | Error::TaskFailed { .. } => 7,
+        Error::AuthenticationUnavailable { .. } | Error::TaskFailed { .. } | Error::CannotSeal => 7,
         Error::Storage(error) => match error {
             storage::Error::Overloaded { .. } => 5,
             storage::Error::Unavailable { .. }
